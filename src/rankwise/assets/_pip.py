@@ -1,0 +1,151 @@
+"""One archive from the user's package registry, by pip and with pip's own hash checking."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..config import Package
+from ..errors import Refused
+from ._cache import no_room
+
+_REMEDY = "give a local copy with model.path= or task.path="
+_FULL = r"No space left on device|Disk quota exceeded|File too large|not enough space on the disk"
+_OFFLINE = r"Could not fetch URL \S+ (?!404 ).* - skipping|incomplete-download|ReadTimeoutError|ConnectionResetError"
+_CAUSE = r"\[Errno -?\d+\] [\w ]+|timed out|certificate verify failed|[45]\d\d \w+ Error: [\w ]+|ReadTimeoutError"
+
+
+def download(package: Package, into: Path, progress: bool) -> Path:
+    """Fetch the archive of ``package`` below the existing folder ``into`` and return its path.
+
+    No dependency is fetched, nothing is installed or imported. For a source distribution pip itself runs the metadata
+    hook in an isolated environment once the hash is right; it has no option to leave that out (pypa/pip#1884).
+    Raises Refused: no pip, wrong hash, no such version, no network, disk full, pip failed.
+    """
+    title = f"package {package.name} {package.version}"
+    if importlib.util.find_spec("pip") is None:
+        raise Refused(f"{title}: {sys.executable} has no pip to fetch it with; run python -m ensurepip, or {_REMEDY}")
+    for name in ("out", "tmp"):
+        (into / name).mkdir()
+    code, output = _run(_command(package, into), into, f"fetching {title}", progress)
+    if code:
+        raise _diagnosis(package, title, output, _log(into))
+    archive = next((into / "out").iterdir())
+    with archive.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != package.sha256:
+        raise _wrong_hash(title, package.sha256, digest)
+    return archive
+
+
+def _command(package: Package, into: Path) -> list[str]:
+    requirements = into / "requirements.txt"
+    requirements.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
+    # -P: a file called pip.py or logging.py in the working directory is not what we mean.
+    # Only this package may come as source: what its build hook needs comes as wheels, not built from source in turn.
+    return [
+        sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--require-hashes", "--ignore-requires-python",
+        "--only-binary", ":all:", *(["--no-binary", package.name] if package.sdist else []),
+        "--progress-bar", "off", "--log", str(into / "log"), "--dest", str(into / "out"), "-r", str(requirements),
+    ]  # fmt: skip
+
+
+def _run(command: list[str], into: Path, title: str, progress: bool) -> tuple[int, str]:
+    """pip's exit status and output. It never outlives this call, and all its temporary files are below ``into``."""
+    # pip keeps the user's own index, proxy and certificate settings; it asks nothing and installs nothing
+    settings = {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_REQUIRE_VIRTUALENV": "0"}
+    env = {**os.environ, **settings, "TMPDIR": str(into / "tmp"), "PIP_QUIET": "0", "PIP_VERBOSE": "0"}
+    process = subprocess.Popen(
+        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace", start_new_session=True,
+    )  # fmt: skip
+    try:
+        with _status(title, progress) as show:
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    output, _ = process.communicate(timeout=0.2)
+                    return process.returncode, output
+                show(_largest_file_bytes(into))
+    finally:
+        if process.poll() is None:
+            _kill(process)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """End pip and what it started; its own files are all in our folder, so nothing needs its clean-up."""
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@contextmanager
+def _status(title: str, progress: bool) -> Iterator[Callable[[int], None]]:
+    """A spinner with the size so far where stderr is a terminal, else one line."""
+    if not progress:
+        yield lambda _: None
+    elif not sys.stderr.isatty():
+        print(title, file=sys.stderr, flush=True)
+        yield lambda _: None
+    else:
+        from rich.console import Console
+
+        with Console(stderr=True).status(title) as status:
+            yield lambda size: status.update(f"{title}: {size / 1e6:.1f} MB")
+
+
+def _largest_file_bytes(folder: Path) -> int:
+    """Size of the archive so far: by far the largest file. pip moves files meanwhile, so any may vanish."""
+    sizes = [0]
+    for root, _, files in os.walk(folder):
+        for name in files:
+            with suppress(OSError):
+                sizes.append(os.path.getsize(os.path.join(root, name)))
+    return max(sizes)
+
+
+def _log(into: Path) -> str:
+    with suppress(OSError):
+        return (into / "log").read_text(errors="replace")
+    return ""
+
+
+def _diagnosis(package: Package, title: str, output: str, log: str) -> Refused:
+    """What went wrong, in one line, out of pip's output and its more talkative log."""
+    both = f"{output}\n{log}"
+    if "DO NOT MATCH THE HASHES" in output:
+        got = re.search(r"Got\s+([0-9a-f]{64})", output)
+        return _wrong_hash(title, package.sha256, got[1] if got else "another one")
+    if full := re.search(_FULL, both):
+        return no_room(full[0])
+    if offline := re.search(_OFFLINE, both):
+        cause = re.findall(_CAUSE, offline[0])
+        shown = f" ({cause[-1].strip()})" if cause else ""
+        return Refused(f"{title}: the package index cannot be reached{shown}; connect, check pip's index, or {_REMEDY}")
+    asked = rf"satisfies the requirement {re.escape(package.name)}==.*\(from versions: (.*)\)"
+    if versions := re.search(asked, output):
+        form = "source distribution" if package.sdist else "wheel for this machine"
+        newest = ", ".join(versions[1].split(", ")[-5:])
+        return Refused(
+            f"{title}: the index has no such {form} (newest: {newest}); correct name or version, or {_REMEDY}"
+        )
+    if re.search(r"BadZipFile|ReadError|is invalid\.|not a gzip file", both):
+        return Refused(f"{title}: the registry's archive cannot be read; {_REMEDY}")
+    errors = [line for line in output.splitlines() if re.match(r"\s*(error|ERROR)\b", line)]
+    return Refused(f"{title}: pip failed ({(errors or ['no reason given'])[-1].strip()}); {_REMEDY}")
+
+
+def _wrong_hash(title: str, declared: str, got: str) -> Refused:
+    return Refused(
+        f"{title}: wrong hash: sha256 {declared} is declared, {got} was served; nothing was kept: "
+        f"fetch again in case the download broke off, correct sha256 only if you trust the file, or {_REMEDY}"
+    )

@@ -1,0 +1,175 @@
+"""Everything about a config that can be refused before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rankwise import assets, machine
+from rankwise.config import ADAPTERS, BASELINES, METHODS, Config, folder, parse_alpha, scale_of
+from rankwise.errors import Refused, did_you_mean
+
+PRESETS = ("all_linear", "attention", "mlp", "q", "k", "v", "o", "qv", "qkvo")
+METRICS = {"classification": ("accuracy",), "regression": ("pearson", "spearman")}
+
+
+def check(config: Config) -> None:
+    """Raise Refused for the first value or combination that cannot run."""
+    _check_method(config)
+    _check_targets(config)
+    _check_task(config)
+    _check_optim(config)
+    _check_trainer(config)
+    _check_names(config)
+    _check_rank_fits(config)
+
+
+def _check_method(config: Config) -> None:
+    method = config.method
+    _one_of("method.name", method.name, METHODS)
+    _one_of("method.bias", method.bias, ("none", "all", "lora_only"))
+    _number("method.dropout", method.dropout, 0, 1, "from 0 up to, not including, 1", open_high=True)
+    _one_of("quant.name", config.quant.name, ("none",))
+    if method.name not in ADAPTERS:
+        return
+    if method.rank is None or method.rank < 1:
+        raise Refused.value("method.rank", method.rank, "an integer of at least 1")
+    try:
+        parse_alpha(method.alpha)
+    except ValueError:
+        allowed = "a positive number (scale alpha/r), a multiple of the rank such as 2r (scale 2), or 16sqrt (16/sqrt(r))"
+        raise Refused.value("method.alpha", method.alpha, allowed) from None
+    if not 1e-6 <= scale_of(method.alpha, method.rank) <= 1e6:
+        raise Refused.value("method.alpha", method.alpha, "a scale between 1e-6 and 1e6")
+
+
+def _check_targets(config: Config) -> None:
+    targets = config.targets
+    if config.method.name not in ADAPTERS:
+        return
+    if targets.modules and targets.regex:
+        raise Refused.value("targets.regex", targets.regex, "null when targets.modules is given")
+    if targets.name == "custom" and not (targets.modules or targets.regex):
+        raise Refused("targets=custom: give targets.modules=[…] or targets.regex=…")
+    if not (targets.modules or targets.regex):
+        _one_of("targets.name", targets.name, (*PRESETS, "custom"))
+    if targets.regex:
+        try:
+            re.compile(targets.regex)
+        except re.error as error:
+            raise Refused.value("targets.regex", targets.regex, f"a regular expression ({error})") from None
+    if targets.layers is not None and (not targets.layers or min(targets.layers) < 0):
+        raise Refused.value("targets.layers", targets.layers, "block numbers from 0, or null for all")
+
+
+def _check_task(config: Config) -> None:
+    task = config.task
+    _one_of("task.kind", task.kind, METRICS)
+    _one_of("task.metric", task.metric, METRICS[task.kind], f"for task.kind={task.kind}")
+    for key in ("n_train", "n_validation", "n_test"):
+        if (size := getattr(task, key)) is not None and size < 2:
+            raise Refused.value(f"task.{key}", size, "an integer of at least 2, or null for all")
+    for key in ("validation_share", "test_share"):
+        _number(f"task.{key}", getattr(task, key), 0, 1, "between 0 and 1, both excluded", open_low=True, open_high=True)
+    if task.validation_share + task.test_share >= 1:
+        raise Refused("task.validation_share + task.test_share: below 1, so that training rows are left")
+    if task.max_length < 4:
+        raise Refused.value("task.max_length", task.max_length, "at least 4 tokens")
+    _number("task.margin", task.margin, 0, 1, "between 0 and 1, both excluded", open_low=True, open_high=True)
+    if not (task.path or task.package or task.synthetic):
+        raise Refused("task: give task.path=FILE or choose a task that brings its data")
+    if len(task.delimiter) != 1:
+        raise Refused.value("task.delimiter", repr(task.delimiter), "one character")
+
+
+def _check_optim(config: Config) -> None:
+    optim = config.optim
+    if config.method.name not in BASELINES:
+        _number("optim.lr", optim.lr, 0, 10, "above 0 and at most 10", open_low=True)
+    _number("optim.weight_decay", optim.weight_decay, 0, 10, "from 0 to 10")
+    _number("optim.warmup", optim.warmup, 0, 1, "a share from 0 up to, not including, 1", open_high=True)
+    _one_of("optim.schedule", optim.schedule, ("linear", "cosine", "constant"))
+    if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
+        raise Refused.value("optim.betas", optim.betas, "two numbers from 0 up to, not including, 1")
+
+
+def _check_trainer(config: Config) -> None:
+    trainer = config.trainer
+    _one_of("trainer.precision", trainer.precision, ("auto", "fp32", "bf16", "fp16"))
+    _one_of("trainer.matmul_precision", trainer.matmul_precision, ("highest", "high", "medium"))
+    _one_of("trainer.device", trainer.device, ("auto", "cpu", "cuda", "mps"))
+    for key in ("batch_size", "accumulate", "eval_batch_size", "validations"):
+        if getattr(trainer, key) < 1:
+            raise Refused.value(f"trainer.{key}", getattr(trainer, key), "an integer of at least 1")
+    for key in ("max_steps", "early_stopping", "threads"):
+        if (value := getattr(trainer, key)) is not None and value < 1:
+            raise Refused.value(f"trainer.{key}", value, "an integer of at least 1, or null")
+    _number("trainer.epochs", trainer.epochs, 0, 10_000, "above 0", open_low=True)
+    _number("trainer.clip", trainer.clip, 0, math.inf, "0 (off) or more")
+    on_cpu = trainer.device == "cpu" or (trainer.device == "auto" and not machine.gpus())
+    if trainer.precision == "fp16" and on_cpu:
+        raise Refused.value("trainer.precision", "fp16", "fp32, bf16 or auto on a CPU, where fp16 is slower than fp32")
+    if trainer.device == "cuda" and not machine.gpus():
+        raise Refused.value("trainer.device", "cuda", "no GPU is visible here", "use trainer.device=auto")
+
+
+def _check_names(config: Config) -> None:
+    _one_of("tracking.mode", config.tracking.mode, ("auto", "offline", "online", "disabled"))
+    allowed = [f"val/{name}" for name in METRICS[config.task.kind]] + ["val/loss"]
+    if config.objective not in allowed:
+        why = "; a test score must not select anything" if config.objective.startswith("test/") else ""
+        raise Refused.value("objective", config.objective, f"one of {', '.join(allowed)}{why}")
+    for key in ("study", "name"):
+        value = getattr(config, key)
+        if value is not None and not re.fullmatch(r"[\w.+=,@-]{1,100}", value):
+            raise Refused.value(key, repr(value), "letters, digits and . _ - + = , @ only: it names a folder")
+        if value is not None and value.strip(".") in ("", "wandb"):
+            raise Refused.value(key, repr(value), "a name of its own")
+    for parent in folder(config).parents:
+        if parent.exists() and not parent.is_dir():
+            raise Refused.value("outputs", config.outputs, f"{parent} is a file, not a folder")
+
+
+def _check_rank_fits(config: Config) -> None:
+    """Refuse a rank above the model's width, which no adapted matrix of a block is narrower than on both sides.
+
+    The width is read from the model's own config where that is at hand; narrower layers are found when it is built.
+    """
+    if config.method.name not in ADAPTERS or config.method.rank is None:
+        return
+    width = _width(config)
+    if width and config.method.rank > width:
+        remedy = "a rank above min(in, out) adds parameters but no rank"
+        raise Refused.value("method.rank", config.method.rank, f"at most {width}, the width of {config.model.name}", remedy)
+
+
+def _width(config: Config) -> int | None:
+    shape: dict[str, Any] | None = None if config.model.path or config.model.package else config.model.shape
+    if shape is None:
+        path = assets.cached(config.model)
+        if path is None or not (Path(path) / "config.json").is_file():
+            return None
+        try:
+            shape = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+        except ValueError:
+            raise Refused(f"model: {path}/config.json is not JSON") from None
+    return next((int(shape[key]) for key in ("hidden_size", "n_embd", "d_model") if key in shape), None)
+
+
+def _one_of(key: str, given: object, allowed: Iterable[str], note: str = "") -> None:
+    allowed = list(allowed)
+    if given not in allowed:
+        listed = ", ".join(allowed) + (f" {note}" if note else "")
+        raise Refused.value(key, given, f"one of {listed}{did_you_mean(str(given), allowed)}")
+
+
+def _number(
+    key: str, given: float, low: float, high: float, allowed: str, *, open_low: bool = False, open_high: bool = False
+) -> None:
+    inside = (low < given if open_low else low <= given) and (given < high if open_high else given <= high)
+    if not inside:  # NaN is never inside
+        raise Refused.value(key, given, allowed)

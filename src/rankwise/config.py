@@ -1,0 +1,271 @@
+"""What a run is: the typed schema, its canonical form and its hash.
+
+Hydra composes a ``Config`` from ``conf/``; everything downstream reads this one object. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+
+METHODS = ("lora", "full", "head", "probe", "tfidf")
+ADAPTERS = frozenset({"lora"})
+BASELINES = frozenset({"probe", "tfidf"})  # fitted by scikit-learn on fixed features: no steps, no checkpoints
+
+
+@dataclass
+class Package:
+    """A file or folder inside a registry package, fetched once and checked against its hash."""
+
+    name: str = MISSING
+    version: str = MISSING
+    sha256: str = MISSING  # of the archive that the registry serves
+    member: str = MISSING  # path inside it; "inner.tar.gz!path" looks into a nested archive
+    sdist: bool = False  # the source distribution instead of the wheel
+
+
+@dataclass
+class Model:
+    """The base LM: exactly one of ``path``, ``package`` and ``shape`` says where it comes from."""
+
+    name: str = MISSING
+    path: str | None = None  # local folder, GGUF file or hub id; wins over package and shape
+    package: Package | None = None
+    shape: dict[str, Any] | None = None  # random weights of this transformers config, with a byte tokenizer
+    revision: str | None = None  # of a hub id
+
+
+@dataclass
+class Task:
+    """Data, labels, metric and split sizes."""
+
+    name: str = MISSING
+    kind: str = "classification"  # classification | regression
+    path: str | None = None  # local delimited file or hub id; wins over package and synthetic
+    package: Package | None = None
+    synthetic: int | None = None  # rows of a generated toy task
+    revision: str | None = None
+    delimiter: str = "\t"
+    columns: list[str] | None = None  # names, where the file has no header line
+    text: str = "text"
+    label: str = "label"
+    threshold: float | None = None  # classification of a number: class 1 is label > threshold
+    min_abs_label: float = 0.0  # rows whose |label| is smaller are left out
+    deduplicate: bool = False  # keep the first of the rows whose normalised text is the same
+    validation_share: float = 0.15  # of all rows, by hash of the normalised text
+    test_share: float = 0.25
+    n_train: int | None = None  # sampled with data_seed; null takes all
+    n_validation: int | None = None  # the first by hash; null takes all
+    n_test: int | None = None
+    max_length: int = 48  # tokens
+    metric: str = "accuracy"
+    margin: float = 0.02  # two scores closer than this count as the same; fixed before the run
+
+
+@dataclass
+class Method:
+    """How the weights are adapted."""
+
+    name: str = MISSING
+    lr: float = MISSING
+    rank: int | None = None
+    alpha: Any = None  # 16 | 2r | 16sqrt, see ``scale_of``
+    dropout: float = 0.0
+    bias: str = "none"  # none | all | lora_only
+    modules_to_save: list[str] | None = None  # trained in full beside the adapter; the task head always is
+
+
+@dataclass
+class Targets:
+    """Which linear layers carry an adapter."""
+
+    name: str = MISSING
+    modules: list[str] | None = None  # last parts of module names; null means the preset ``name``
+    regex: str | None = None  # matched against whole module names
+    layers: list[int] | None = None  # block numbers; null means all
+
+
+@dataclass
+class Quant:
+    """Storage of the frozen base."""
+
+    name: str = MISSING
+
+
+@dataclass
+class Optim:
+    """AdamW with warm-up and decay."""
+
+    name: str = "adamw"
+    lr: float = MISSING
+    weight_decay: float = 0.01
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    schedule: str = "linear"  # linear | cosine | constant, each after the warm-up
+    warmup: float = 0.1  # share of all steps
+
+
+@dataclass
+class Trainer:
+    """Budget, batches and numerics. Every arm of a study gets the same budget of optimizer steps."""
+
+    epochs: float = 3.0
+    max_steps: int | None = None  # optimizer steps; wins over epochs
+    batch_size: int = 32
+    accumulate: int = 1
+    eval_batch_size: int = 64
+    group_by_length: bool = True
+    clip: float = 1.0  # global gradient norm; 0 is off
+    validations: int = 5  # spread evenly over the steps
+    early_stopping: int | None = None  # validations without improvement; off in comparisons
+    precision: str = "auto"  # auto | fp32 | bf16 | fp16 (mixed precision by autocast)
+    matmul_precision: str = "highest"  # highest | high | medium, for fp32 products
+    device: str = "auto"  # auto | cpu | cuda | mps
+    threads: int | None = None  # of torch; null leaves it to the launcher
+    deterministic: bool = True
+    save_full: bool = False  # keep all weights of a fully fine-tuned model, not only their size
+
+
+@dataclass
+class Tracking:
+    """The W&B mirror of a run."""
+
+    mode: str = "auto"  # auto | offline | online | disabled
+    project: str = "rankwise"
+    entity: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Config:
+    """One run, whole."""
+
+    model: Model = field(default_factory=Model)
+    task: Task = field(default_factory=Task)
+    method: Method = field(default_factory=Method)
+    targets: Targets = field(default_factory=Targets)
+    quant: Quant = field(default_factory=Quant)
+    optim: Optim = field(default_factory=Optim)
+    trainer: Trainer = field(default_factory=Trainer)
+    tracking: Tracking = field(default_factory=Tracking)
+    study: str = "default"
+    name: str | None = None  # of the run; null makes one from the arm
+    seed: int = 0  # initialisation, order, dropout
+    data_seed: int = 0  # which training rows are drawn
+    objective: str = "val/${task.metric}"  # what selects the checkpoint and the learning rate
+    outputs: str = "outputs"
+    rerun: bool = False  # run again what has finished
+
+
+def typed(values: dict[str, Any]) -> Config:
+    """A ``Config`` from plain nested values; unknown keys and wrong types raise OmegaConf's errors."""
+    merged = OmegaConf.merge(OmegaConf.structured(Config), values)
+    return OmegaConf.to_object(merged)  # type: ignore[return-value]
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The config as nested plain values, every key present."""
+    return OmegaConf.to_container(OmegaConf.structured(config), resolve=True)  # type: ignore[return-value]
+
+
+# What cannot change a result, so that it is in no hash: where things go, how they are shown, how fast they run.
+_IMMATERIAL = (
+    "study", "name", "outputs", "rerun", "tracking", "model.name", "task.name", "task.margin", "optim.name",
+    "trainer.threads", "trainer.device", "trainer.save_full", "trainer.eval_batch_size",
+)  # fmt: skip
+_ADAPTER_ONLY = ("method.rank", "method.alpha", "method.dropout", "method.bias", "method.modules_to_save", "targets")
+
+
+def canonical(config: Config) -> dict[str, Any]:
+    """What decides the result, and nothing else: two configs that must give the same run are equal here.
+
+    Keys that cannot matter are left out (rank under full fine-tuning, a package that a path overrides), as are nulls,
+    so that a new optional key does not change the hash of old runs.
+    """
+    values = plain(config)
+    drop = list(_IMMATERIAL)
+    if config.method.name not in ADAPTERS:
+        drop += _ADAPTER_ONLY
+    if config.method.name in BASELINES:
+        drop += ["trainer", "optim", "method.lr"]
+        drop += ["model"] if config.method.name == "tfidf" else []
+    drop.append("method.lr")  # optim.lr is what is used
+    drop.append("trainer.epochs" if config.trainer.max_steps else "trainer.max_steps")
+    drop += _overridden("model", config.model.path, config.model.package, "shape")
+    drop += _overridden("task", config.task.path, config.task.package, "synthetic")
+    for key in drop:
+        _remove(values, key)
+    return _without_nulls(values)
+
+
+def run_id(config: Config) -> str:
+    """The first 10 hex digits of the SHA-256 of the canonical form: the run's identity."""
+    text = json.dumps(canonical(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def label(config: Config) -> str:
+    """A short readable name: method, rank, targets, learning rate, seed."""
+    method = config.method
+    parts = [method.name]
+    if method.name in ADAPTERS:
+        parts += [f"r{method.rank}", config.targets.name]
+    if config.quant.name != "none":
+        parts.append(config.quant.name)
+    if method.name not in BASELINES:
+        parts.append(f"lr{config.optim.lr:g}")
+    return "-".join([*parts, f"s{config.seed}"])
+
+
+def folder(config: Config) -> Path:
+    """Where the run lives: ``outputs/<study>/<label>-<id>``."""
+    return Path(config.outputs) / config.study / f"{config.name or label(config)}-{run_id(config)}"
+
+
+_ALPHA = re.compile(r"^(\d+(?:\.\d+)?)(r|sqrt)?$")
+
+
+def parse_alpha(alpha: Any) -> tuple[float, str]:
+    """Split an alpha policy into its number and kind: ``16`` → (16, ""), ``2r`` → (2, "r"), ``16sqrt`` → (16, "sqrt").
+
+    Raises ValueError for anything else and for numbers that are not positive.
+    """
+    match = _ALPHA.match(str(alpha))
+    if not match or float(match[1]) <= 0:
+        raise ValueError(f"not an alpha policy: {alpha}")
+    return float(match[1]), match[2] or ""
+
+
+def scale_of(alpha: Any, rank: int) -> float:
+    """The effective multiplier of BA.
+
+    A number α gives α/r (Hu et al. 2021, §4.1); ``Kr`` means α = K·r, so K; ``Ksqrt`` gives K/√r
+    (rank-stabilized LoRA, Kalajdzievski 2023).
+    """
+    number, kind = parse_alpha(alpha)
+    return {"": number / rank, "r": number, "sqrt": number / math.sqrt(rank)}[kind]
+
+
+def _overridden(group: str, path: str | None, package: Package | None, last: str) -> list[str]:
+    if path:
+        return [f"{group}.package", f"{group}.{last}"]
+    return [f"{group}.{last}"] if package else []
+
+
+def _remove(values: dict[str, Any], key: str) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.get(parent) or {}
+    values.pop(last, None)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    return value

@@ -1,0 +1,61 @@
+"""Seconds by phase, and tokens per second."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+
+class Clock:
+    """Adds up wall time per named phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(phase, time.perf_counter() - start)
+
+    def add(self, phase: str, seconds: float) -> None:
+        """Add to a phase what was timed elsewhere."""
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+    def rounded(self) -> dict[str, float]:
+        """``{phase_s: seconds}`` to the millisecond."""
+        return {f"{phase}_s": round(seconds, 3) for phase, seconds in self.seconds.items()}
+
+
+class Throughput:
+    """Tokens per second over training steps, padding not counted, the first steps left out.
+
+    The first steps pay for lazy initialisation and allocation, so a rate with them in would favour long runs.
+    """
+
+    SKIPPED = 5
+
+    def __init__(self) -> None:
+        self.steps = self.tokens = self.timed_tokens = 0
+        self.timed_s = 0.0
+        self._start = 0.0
+
+    def begin(self) -> None:
+        """A step (micro-batch) starts."""
+        self._start = time.perf_counter()
+
+    def end(self, tokens: int) -> None:
+        """The step is over; it held this many tokens that are no padding."""
+        self.steps += 1
+        self.tokens += tokens
+        if self.steps > self.SKIPPED:
+            self.timed_s += time.perf_counter() - self._start
+            self.timed_tokens += tokens
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """None when there were too few steps to leave the first ones out."""
+        return self.timed_tokens / self.timed_s if self.timed_s else None

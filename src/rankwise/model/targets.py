@@ -1,0 +1,90 @@
+"""Which linear layers carry an adapter: presets that mean the same on every architecture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from rankwise.config import Targets
+from rankwise.errors import Refused
+
+# The role of a linear layer of a block, from the end of its name; the first that fits.
+_ROLES = (
+    ("qkv", r"(c_attn|qkv_proj|query_key_value|in_proj|Wqkv)"),
+    ("q", r"(query|query_proj|q_proj|q_lin|q)"),
+    ("k", r"(key|key_proj|k_proj|k_lin|k)"),
+    ("v", r"(value|value_proj|v_proj|v_lin|v)"),
+    ("o", r"(attention\.output\.dense|attention\.dense|attn\.c_proj|o_proj|out_proj|out_lin|Attention\.o)"),
+    ("mlp", r"(intermediate\.dense|output\.dense|(gate|up|down|gate_up)_proj|fc[12]|lin[12]|c_fc|c_proj|wi|wi_[01]|wo)"),
+)  # fmt: skip
+PRESETS = {
+    "attention": {"q", "k", "v", "qkv", "o"},
+    "qkvo": {"q", "k", "v", "qkv", "o"},
+    "mlp": {"mlp"},
+    "q": {"q"},
+    "k": {"k"},
+    "v": {"v"},
+    "o": {"o"},
+    "qv": {"q", "v"},
+}
+_BLOCK = re.compile(r"\.(\d+)\.")
+
+
+def adapted_modules(base: nn.Module, targets: Targets) -> list[str]:
+    """Full names of the linear layers that the targets mean, never the task head's.
+
+    Raises Refused when nothing matches, naming what would.
+    """
+    linears = dict(_block_linears(base))
+    chosen = [name for name in linears if _wanted(name, targets)]
+    if targets.layers is not None:
+        blocks = {_block(name) for name in linears}
+        if missing := set(targets.layers) - blocks:
+            raise Refused.value("targets.layers", targets.layers, f"block {min(missing)} is not one of the {len(blocks)} blocks from 0")
+        chosen = [name for name in chosen if _block(name) in targets.layers]
+    if not chosen:
+        raise Refused(_nothing(targets, linears))
+    return chosen
+
+
+def role(name: str) -> str | None:
+    """q, k, v, qkv (fused), o or mlp; None for a linear layer of another kind."""
+    return next((role for role, pattern in _ROLES if re.search(rf"(^|[._]|\b){pattern}$", name)), None)
+
+
+def shape(module: nn.Module) -> tuple[int, int]:
+    """(in, out) of a linear layer; GPT-2's Conv1D stores its weight the other way round."""
+    rows, columns = module.weight.shape  # type: ignore[union-attr,misc]
+    return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)  # type: ignore[return-value]
+
+
+def _wanted(name: str, targets: Targets) -> bool:
+    if targets.regex:
+        return re.fullmatch(targets.regex, name) is not None
+    if targets.modules:
+        return any(name == part or name.endswith(f".{part}") for part in targets.modules)
+    return targets.name == "all_linear" or role(name) in PRESETS[targets.name]
+
+
+def _block_linears(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Linear layers inside numbered blocks: embeddings, poolers and heads have no number."""
+    for name, module in base.named_modules():
+        if isinstance(module, nn.Linear | Conv1D) and _BLOCK.search(name):
+            yield name, module
+
+
+def _block(name: str) -> int:
+    match = _BLOCK.search(name)
+    assert match is not None
+    return int(match[1])
+
+
+def _nothing(targets: Targets, linears: dict[str, nn.Module]) -> str:
+    ends = sorted({_BLOCK.split(name)[-1] for name in linears})
+    what = f"regex {targets.regex}" if targets.regex else f"modules {targets.modules}" if targets.modules else targets.name
+    fused = any(role(name) == "qkv" for name in linears) and not (targets.regex or targets.modules)
+    why = "query, key and value are one fused layer here; use attention" if fused else f"there are {', '.join(ends)}"
+    return f"targets={what}: matches no linear layer of this model; {why}"

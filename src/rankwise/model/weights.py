@@ -1,0 +1,60 @@
+"""What is kept of a trained model: the best weights while it trains, the adapter afterwards."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+HEAD_FILE = "head.safetensors"
+
+
+def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters that training changes, by name (they are all that a best checkpoint needs)."""
+    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def save_best(model: nn.Module, path: Path) -> None:
+    """Write the trainable parameters; a reader sees the old file or the new one."""
+    partial = path.with_suffix(".partial")
+    save_file(trainable_state(model), partial)
+    partial.replace(path)
+
+
+def load_best(model: nn.Module, path: Path) -> None:
+    """Put saved trainable parameters back."""
+    state = load_file(path)
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in state.items():
+            own[name].copy_(value)
+
+
+def export(model: nn.Module, folder: Path, keep_full: bool) -> int:
+    """Write what must be kept to use the run and return its bytes: a PEFT adapter, a head, or all weights.
+
+    All weights of a fully fine-tuned model are written with ``keep_full`` only; their size is returned all the same.
+    """
+    if folder.exists():
+        shutil.rmtree(folder)
+    if isinstance(model, PeftModel):
+        model.save_pretrained(str(folder), safe_serialization=True)
+        (folder / "README.md").unlink(missing_ok=True)  # a form to fill in; the record says it all
+        return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    state = trainable_state(model)
+    size = sum(value.numel() * value.element_size() for value in state.values())
+    is_full = all(p.requires_grad for p in model.parameters())
+    if is_full and not keep_full:
+        return size
+    folder.mkdir(parents=True)
+    if is_full:
+        model.save_pretrained(str(folder), safe_serialization=True)  # type: ignore[operator]
+    else:
+        save_file(state, folder / HEAD_FILE)
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+

@@ -1,0 +1,298 @@
+"""Records → arms: what competes, at which learning rate, on how many seeds, and whether it may be compared at all.
+
+A *replicate* is a pair (seed, data_seed). A run's config splits into its arm (what defines the contender), its tuned knob
+(the learning rate), its replicate, and its *context*: everything else. Only arms of one context are compared.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from omegaconf.errors import OmegaConfBaseException
+
+from rankwise.config import ADAPTERS, BASELINES, canonical, typed
+from rankwise.errors import Refused
+from rankwise.report.statistics import Interval, interval
+from rankwise.tracking.record import FINISHED, Record
+
+Replicate = tuple[int, int]
+Context = tuple[tuple[str, str], ...]  # sorted pairs of a dotted key and its value as JSON
+
+_ORDER = {"lora": 0, "full": 2, "head": 3, "probe": 4, "tfidf": 5}  # 1: adapters that are not known here
+_LOSSES = ("loss", "perplexity", "error", "mse", "mae")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One learning rate of an arm: its mean validation objective over the replicates that all its rates have."""
+
+    lr: float
+    validation: float
+    n: int
+
+
+@dataclass
+class Arm:
+    """A contender in one context, at its best learning rate. ``runs`` are scored: one finished run per replicate."""
+
+    key: str
+    family: str  # the key without the rank
+    method: str
+    settings: dict[str, Any]  # rank, alpha, targets, quant, dropout, bias, …
+    context: Context
+    runs: list[Record] = field(default_factory=list)
+    unscored: list[Record] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
+    lr: float | None = None
+    scores: dict[str, Interval] = field(default_factory=dict)  # on the test set, by metric
+    differs: dict[str, tuple[str, str]] = field(default_factory=dict)  # context key: (here, in the reference)
+    name: str = ""  # method, rank and what varies in the study, targets excepted
+    label: str = ""  # the same with targets
+    flags: list[str] = field(default_factory=list)
+
+    @property
+    def rank(self) -> int | None:
+        return self.settings.get("rank")
+
+    @property
+    def comparable(self) -> bool:
+        return not self.differs
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.method in BASELINES
+
+    def replicates(self) -> list[Replicate]:
+        return [replicate(run) for run in self.runs]
+
+    def first(self, path: str) -> Any:
+        """The value at a dotted path in the first run that has it: for what is the same in every run of an arm."""
+        return next((value for run in self.runs if (value := dig(run, path)) is not None), None)
+
+    def median(self, path: str) -> float | None:
+        """The median over runs of a measured number: one disturbed run does not move it."""
+        values = [value for run in self.runs if (value := dig(run, path)) is not None]
+        return float(np.median(values)) if values else None
+
+
+def dig(record: Record, path: str) -> Any:
+    """The value at a dotted path of a record, or None."""
+    first, *rest = path.split(".")
+    value: Any = getattr(record, first)
+    for part in rest:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def replicate(record: Record) -> Replicate:
+    return int(record.config.get("seed", 0)), int(record.config.get("data_seed", 0))
+
+
+def lower_is_better(metric: str) -> bool:
+    return any(word in metric for word in _LOSSES)
+
+
+def group(records: list[Record]) -> list[Arm]:
+    """Arms in reading order: comparable ones first, adapters by rank, then full, head and baselines.
+
+    Raises Refused for a run that was selected on the test set.
+    """
+    for record in records:
+        objective = str(record.config.get("objective", ""))
+        if objective.startswith("test"):
+            raise Refused(
+                f"{record.folder}: objective={objective}: learning rates must be chosen on validation data; "
+                "report without this run, or train it again with objective=val/…"
+            )
+    contexts = _contexts(records)
+    arms: dict[tuple[str, Context], Arm] = {}
+    for record, context in sorted(zip(records, contexts, strict=True), key=lambda pair: pair[0].status != FINISHED):
+        _home(arms, record, context)
+    found = list(arms.values())
+    reference = _reference_context(found)
+    for arm in found:
+        arm.differs = _differences(arm, reference)
+        _choose_lr(arm)
+        arm.scores = _scores(arm)
+    _name(found)
+    return sorted(found, key=lambda a: (not a.comparable, _ORDER.get(a.method, 1), a.family, a.rank or 0, a.context))
+
+
+def reference_of(arms: list[Arm]) -> Arm | None:
+    """Full fine-tuning in the context that the report compares in."""
+    return next((arm for arm in arms if arm.method == "full" and arm.comparable and arm.runs), None)
+
+
+def _home(arms: dict[tuple[str, Context], Arm], record: Record, context: Context) -> None:
+    """Put a run into its arm. One that did not finish may not know its context: it joins its arm where the rest agrees."""
+    settings = _settings(record.config)
+    method = str(settings.pop("method"))
+    key = json.dumps([method, settings], sort_keys=True, default=str)
+    scored = record.status == FINISHED
+    if not scored:
+        known = set(context)
+        context = next((c for k, c in arms if k == key and known <= set(c)), context)
+    if (key, context) not in arms:
+        family = json.dumps([method, {k: v for k, v in settings.items() if k != "rank"}], sort_keys=True, default=str)
+        arms[key, context] = Arm(key, family, method, settings, context)
+    arm = arms[key, context]
+    (arm.runs if scored else arm.unscored).append(record)
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What defines the contender: the method with its keys, targets and quantization; nulls left out."""
+    method, quant = dict(config.get("method") or {}), (config.get("quant") or {}).get("name", "none")
+    name = method.pop("name", "?")
+    method.pop("lr", None)
+    if name not in ADAPTERS:
+        return {"method": name, "quant": quant}
+    method["alpha"] = str(method.get("alpha"))
+    targets = _targets(config.get("targets") or {})
+    return {"method": name, "targets": targets, "quant": quant} | {k: v for k, v in method.items() if v is not None}
+
+
+def _targets(targets: dict[str, Any]) -> str:
+    chosen = targets.get("regex") or ",".join(targets.get("modules") or []) or targets.get("name", "?")
+    layers = targets.get("layers")
+    return f"{chosen} in layers {','.join(map(str, layers))}" if layers is not None else str(chosen)
+
+
+def _contexts(records: list[Record]) -> list[Context]:
+    """Each run's context. The training sample follows data_seed, so a data fingerprint is held against its own data_seed's."""
+    usual = _usual_fingerprints(records)
+    contexts = []
+    for record in records:
+        values = dict(_config_context(_fixed(record.config)))
+        observed = {"model.fingerprint": dig(record, "provenance.model.fingerprint")}
+        data = dig(record, "provenance.data.fingerprint")
+        observed["data.fingerprint"] = "as the reference's" if data == usual.get(replicate(record)[1]) else data
+        if record.config["method"]["name"] not in BASELINES:
+            observed |= {f"compute.{key}": record.compute.get(key) for key in ("precision", "device")}
+        values |= {key: json.dumps(value) for key, value in observed.items() if value is not None}
+        contexts.append(tuple(sorted(values.items())))
+    return contexts
+
+
+def _usual_fingerprints(records: list[Record]) -> dict[int, Any]:
+    """The data fingerprint of each data_seed: full fine-tuning's, else the most frequent."""
+    counts: dict[int, Counter[str]] = defaultdict(Counter)
+    for record in records:
+        value = dig(record, "provenance.data.fingerprint")
+        if value is not None:
+            weight = len(records) + 1 if record.config["method"]["name"] == "full" else 1
+            counts[replicate(record)[1]][json.dumps(value)] += weight
+    return {seed: json.loads(counter.most_common(1)[0][0]) for seed, counter in counts.items()}
+
+
+def _fixed(config: dict[str, Any]) -> str:
+    """The config with arm, tuned knob and replicate set to constants, as JSON: equal for most runs of a study."""
+    values = {key: value for key, value in config.items() if key not in ("targets", "quant", "tracking")}
+    values["method"] = {"name": config["method"]["name"], "lr": 0.0}
+    values["optim"] = {**(config.get("optim") or {}), "lr": 0.0}
+    values |= {"seed": 0, "data_seed": 0, "study": "", "name": None, "outputs": "", "rerun": False}
+    return json.dumps(values, sort_keys=True)
+
+
+@functools.lru_cache(maxsize=4096)
+def _config_context(fixed: str) -> Context:
+    """The canonical config but for arm, tuned knob and replicate. Cached: a typed config takes 40 ms to make."""
+    config = json.loads(fixed)
+    try:
+        values = canonical(typed(config | {"targets": {"name": "-"}, "quant": {"name": "-"}}))
+    except OmegaConfBaseException:  # written by another version, whose keys differ: compare it as it stands
+        values = config
+    for key in ("method", "targets", "quant", "seed", "data_seed", "study", "name", "outputs", "rerun"):
+        values.pop(key, None)
+    values.get("optim", {}).pop("lr", None)
+    return tuple(sorted((key, json.dumps(value)) for key, value in _flat(values)))
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return pairs
+
+
+def _reference_context(arms: list[Arm]) -> Context:
+    """Full fine-tuning's context with the most runs; without one, the context of most trained runs."""
+    scored = [arm for arm in arms if arm.runs] or arms
+    full = [arm for arm in scored if arm.method == "full"]
+    best = full or [arm for arm in scored if not arm.is_baseline] or scored
+    counts: Counter[Context] = Counter()
+    for arm in best:
+        counts[arm.context] += len(arm.runs)
+    return counts.most_common(1)[0][0]
+
+
+def _differences(arm: Arm, reference: Context) -> dict[str, tuple[str, str]]:
+    """Context keys in which an arm departs from the reference. A baseline has no trainer, so only what it has counts."""
+    here, there = dict(arm.context), dict(reference)
+    keys = set(here) | set(there)
+    if arm.is_baseline:
+        keys = {key for key in here if key.split(".")[0] in ("task", "data", "model")}
+    if not arm.runs:  # nothing was observed
+        keys &= set(here)
+    return {key: (a, b) for key in sorted(keys) if (a := here.get(key, "unset")) != (b := there.get(key, "unset"))}
+
+
+def _choose_lr(arm: Arm) -> None:
+    """Keep the runs of the learning rate with the best mean validation objective, one run per replicate.
+
+    Rates are judged on the replicates that all of them have, so that a rate run again on more seeds has no advantage.
+    A run without an objective (it diverged) makes its rate the worst.
+    """
+    by_lr: dict[float, dict[Replicate, Record]] = defaultdict(dict)
+    for run in sorted(arm.runs, key=lambda r: str(r.run.get("ended") or "")):  # the latest of two of the same
+        by_lr[float(dig(run, "config.optim.lr") or 0.0)][replicate(run)] = run
+    if not by_lr:
+        return
+    common = set.intersection(*(set(runs) for runs in by_lr.values()))
+    arm.trials = [_trial(lr, [run for rep, run in runs.items() if not common or rep in common])
+                  for lr, runs in sorted(by_lr.items())]  # fmt: skip
+    sign = -1.0 if lower_is_better(str(dig(arm.runs[0], "config.objective"))) else 1.0
+    best = max(arm.trials, key=lambda t: (sign * t.validation if np.isfinite(t.validation) else -np.inf, -t.lr))
+    arm.lr = None if arm.is_baseline else best.lr
+    chosen = by_lr[best.lr]
+    arm.runs = [chosen[rep] for rep in sorted(chosen)]
+
+
+def _trial(lr: float, runs: list[Record]) -> Trial:
+    values = [float("nan") if run.objective is None else run.objective for run in runs]
+    return Trial(lr, float(np.mean(values)), len(values))
+
+
+def _scores(arm: Arm) -> dict[str, Interval]:
+    """Every test metric with its interval. A score that is not finite cannot enter a mean; it is flagged elsewhere."""
+    found: dict[str, Interval] = {}
+    for metric in sorted({name for run in arm.runs for name in run.metrics.get("test") or {}}):
+        cells = [dig(run, f"metrics.test.{metric}") for run in arm.runs]
+        cells = [cell for cell in cells if cell and cell.get("value") is not None]
+        if cells:
+            ses = [cell["se"] for cell in cells if cell.get("se") is not None]
+            found[metric] = interval([float(cell["value"]) for cell in cells], ses)
+    return found
+
+
+def _name(arms: list[Arm]) -> None:
+    """Short names: method, rank and whatever else distinguishes arms of the same method here."""
+    for method in {arm.method for arm in arms}:
+        same = [arm for arm in arms if arm.method == method]
+        keys = sorted({key for arm in same for key in arm.settings} - {"rank"})
+        varying = [key for key in keys if len({json.dumps(arm.settings.get(key)) for arm in same}) > 1]
+        for arm in same:
+            parts = [method] + ([f"r={arm.rank}"] if arm.rank is not None else [])
+            others = [_shown(key, arm.settings.get(key)) for key in varying if key != "targets"]
+            arm.name = " ".join([*parts, *others])
+            arm.label = f"{arm.name} {arm.settings['targets']}" if "targets" in varying else arm.name
+
+
+def _shown(key: str, value: Any) -> str:
+    if key == "quant":
+        return str(value) if value != "none" else "unquantized"
+    return {"alpha": "α=", "dropout": "dropout=", "bias": "bias="}.get(key, f"{key}=") + str(value)

@@ -1,0 +1,80 @@
+"""Numbers as a reader meets them: three significant digits and a unit."""
+
+from __future__ import annotations
+
+import math
+
+NOTHING = "–"
+_PERCENT = ("accuracy",)  # metrics shown in percent, with differences in points
+
+
+def in_percent(metric: str) -> bool:
+    return metric in _PERCENT
+
+
+def unit(metric: str) -> str:
+    """The unit of a score in a header: ", %" or nothing."""
+    return ", %" if in_percent(metric) else ""
+
+
+def score(value: float | None, metric: str) -> str:
+    """``81.2`` (percent) or ``0.812``, after the metric."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    return f"{100 * value:.1f}" if in_percent(metric) else f"{value:.3f}"
+
+
+def difference(value: float | None, metric: str) -> str:
+    """A signed difference in the unit of the score: points for percentages."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    text = f"{100 * value:+.1f}" if in_percent(metric) else f"{value:+.3f}"
+    if not text.strip("+-0."):
+        return text[1:]  # a rounded zero has no sign
+    return text.replace("-", "−")  # a real minus
+
+
+def width(value: float, metric: str) -> str:
+    """An unsigned distance with its unit: ``2 points`` or ``0.02``."""
+    return f"{100 * value:.3g} points" if in_percent(metric) else f"{value:.3g}"
+
+
+def si(value: float | None, suffix: str = "") -> str:
+    """``2.65 M``: three significant digits with a decimal prefix (k = 10³)."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor * 0.9995:
+            return f"{_three(value / factor)} {prefix}{suffix}"
+    return f"{_three(value)} {suffix}".strip()
+
+
+def megabytes(value: float | None) -> str:
+    """Bytes in MB (10⁶)."""
+    return NOTHING if value is None else _three(value / 1e6)
+
+
+def seconds(value: float | None) -> str:
+    return NOTHING if value is None else _three(value)
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction in percent, without the sign."""
+    return NOTHING if fraction is None else _three(100 * fraction)
+
+
+def rate(lr: float | None) -> str:
+    """A learning rate: ``2e-3``."""
+    if not lr:
+        return NOTHING
+    mantissa, exponent = f"{lr:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def _three(value: float) -> str:
+    """Three significant digits, never in powers of ten, at most four decimals: ``1234``, ``123``, ``12.3``, ``0.0034``."""
+    if value == 0:
+        return "0"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    text = f"{value:.{min(digits, 4)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text and abs(value) < 1 else text

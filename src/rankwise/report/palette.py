@@ -1,0 +1,45 @@
+"""Colours with one meaning on the whole page: orange is full fine-tuning, greens are ranks, greys have no adapter."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+from rankwise.report import svg
+from rankwise.report.arms import Arm
+
+FULL, ADAPTER, PARETO = "#e07a1f", "#2a788e", "#c2407a"
+VERDICTS = {"same": "#2f9e64", "better": "#2f9e64", "worse": "#d1495b", "inconclusive": "#8a8f98"}
+COMPONENTS = {
+    "weights": "#5b7c99", "gradients": "#e0a93f", "optimizer": "#c9695e", "activations": "#6aa584", "other": "#b0b4ba",
+    "peak": "#5b7c99",
+}  # fmt: skip
+_FAMILIES = (ADAPTER, "#7a5195", "#4c8c4a", "#b5542e", "#3b6fb6", "#8d6e1f", "#a13d63", "#5a5f66")
+_MARKERS = "osD^vPX*"
+
+
+def colour(arm: Arm, among: list[Arm]) -> str:
+    """An arm's colour: ranks from dark to light on a perceptually even map, by log₂ rank among the others."""
+    if arm.method == "full":
+        return FULL
+    if not arm.rank:
+        return svg.MUTED
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    logs = [math.log2(other.rank) for other in among if other.rank]
+    span = max(logs) - min(logs)
+    place = (math.log2(arm.rank) - min(logs)) / span if span else 0.5
+    return to_hex(colormaps["viridis"](0.16 + 0.62 * place))
+
+
+def family_styles(ranked: list[Arm]) -> list[tuple[list[Arm], tuple[str, str, str]]]:
+    """Families of ranks, each with colour, marker and legend text."""
+    families: dict[str, list[Arm]] = defaultdict(list)
+    for arm in sorted(ranked, key=lambda a: a.rank or 0):
+        families[arm.family].append(arm)
+    styled = []
+    for i, members in enumerate(families.values()):
+        label = members[0].label.replace(f" r={members[0].rank}", "")
+        styled.append((members, (_FAMILIES[i % len(_FAMILIES)], _MARKERS[i % len(_MARKERS)], label)))
+    return styled

@@ -1,0 +1,295 @@
+"""The figures of the page: each a name, a title, an SVG and one caption that says what is shown and how to read it."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rankwise.report import formats as fmt
+from rankwise.report import svg
+from rankwise.report.arms import Arm
+from rankwise.report.curves import learning_curves, rates
+from rankwise.report.equivalence import Comparison
+from rankwise.report.palette import COMPONENTS, FULL, PARETO, VERDICTS, colour, family_styles
+from rankwise.report.table import rank_fraction
+
+if TYPE_CHECKING:
+    from rankwise.report.report import Report
+
+
+HALF, WIDE = 6.3, 13.0  # inches: one scale of text on the page
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure. ``wide`` ones take the page's whole width."""
+
+    name: str
+    title: str
+    image: str
+    caption: str
+    wide: bool = False
+
+
+def draw(report: Report) -> list[Plot]:
+    """All figures that the records have data for."""
+    makers: list[Callable[[Report], Plot | None]] = [
+        score_by_rank, differences, score_by_parameters, costs, curves, grid,
+    ]  # fmt: skip
+    return [plot for maker in makers if (plot := maker(report)) is not None]
+
+
+def score_by_rank(report: Report) -> Plot | None:
+    """Score against rank, full fine-tuning as a band, everything without a rank as labelled lines."""
+    metric, arms = report.metric, _scored(report)
+    ranked = [arm for arm in arms if arm.rank]
+    if not ranked:
+        return None
+    factor = _factor(metric)
+    with svg.canvas(HALF, 3.7) as (figure, (ax,)):
+        for members, (paint, marker, label) in family_styles(ranked):
+            x = np.array([arm.rank for arm in members], float)
+            found = [arm.scores[metric] for arm in members]
+            mean = factor * np.array([s.mean for s in found])
+            half = factor * np.nan_to_num([s.half for s in found])
+            ax.errorbar(x, mean, half, color=paint, marker=marker, ms=6, lw=1.8, elinewidth=1.4, label=label, zorder=4)
+        _limits(ax, [arm for arm in arms if arm.method in ("full", "head") or arm.rank], metric, report.margin)
+        _lines(ax, arms, report)
+        ax.set_xscale("log", base=2)
+        ticks = sorted({arm.rank for arm in ranked if arm.rank})
+        ax.set_xticks(ticks, [str(t) for t in ticks])
+        ax.set_xlim(ticks[0] / 1.35, ticks[-1] * 1.35)
+        ax.set(xlabel=f"rank r{_narrowest(ranked)}", ylabel=f"test {metric}{fmt.unit(metric)}")
+        if len(family_styles(ranked)) > 1:
+            ax.legend(loc="lower right", fontsize=9)
+        image = svg.render(figure, "rank", f"test {metric} against rank")
+    caption = (
+        f"Points are means with 95 % intervals ({_kinds(arms, metric)}); the band is full fine-tuning's. A rank is enough when "
+        "it stays above the dotted line, full fine-tuning less the margin, with its uncertainty: see the next figure for that."
+    )
+    return Plot("rank", "Score against rank", image, caption)
+
+
+def differences(report: Report) -> Plot | None:
+    """Each arm's paired difference from full fine-tuning against the margin."""
+    rows = [(a, c) for a in report.arms if (c := report.comparison(a)) and c.estimate is not None]
+    if not rows:
+        return None
+    metric, factor = report.metric, _factor(report.metric)
+    with svg.canvas(HALF, max(2.2, 0.27 * len(rows) + 0.75)) as (figure, (ax,)):
+        margin = factor * report.margin
+        ax.axvspan(-margin, margin, color=FULL, alpha=0.10, lw=0)
+        ax.axvline(0, color=FULL, lw=1.2)
+        low, high = _reach(rows, report.margin)
+        ax.set_xlim(factor * low, factor * high)
+        for y, (_, c) in enumerate(rows):
+            paint = VERDICTS.get(c.verdict, svg.MUTED)
+            point = c.estimate or 0.0
+            if not low < point < high:
+                text = f"◂ {fmt.difference(point, metric)}" if point < 0 else f"{fmt.difference(point, metric)} ▸"
+                ax.text(factor * (low if point < 0 else high), y, text, color=paint, va="center", fontsize=8.5,
+                        ha="left" if point < 0 else "right")  # fmt: skip
+                continue
+            ax.plot(factor * point, y, "o", color=paint, ms=6, zorder=3)
+            if c.bootstrap:
+                ax.plot(factor * np.array([c.bootstrap.low, c.bootstrap.high]), [y, y], color=paint, lw=2.2, zorder=2)
+        ax.set_yticks(range(len(rows)), [arm.label for arm, _ in rows])
+        ax.grid(axis="y", visible=False)
+        ax.set_ylim(len(rows) - 0.4, -0.6)
+        unit = "percentage points" if fmt.in_percent(metric) else metric
+        ax.set(xlabel=f"difference from full fine-tuning, {unit}")
+        image = svg.render(figure, "difference", "paired differences from full fine-tuning with the margin")
+    n = sorted({c.seeds for _, c in rows})
+    how = "bars are 90 % bootstrap intervals over seeds and items" if n[-1] > 1 else "one seed: points without an interval"
+    caption = (
+        f"Paired by seed (n = {', '.join(map(str, n))}) and test item; {how}. Wholly inside the band of "
+        f"±{fmt.width(report.margin, metric)} means same, wholly outside means different, anything else is inconclusive."
+    )
+    return Plot("difference", "Difference from full fine-tuning", image, caption)
+
+
+def _reach(rows: list[tuple[Arm, Comparison]], margin: float) -> tuple[float, float]:
+    """The axis: every rank's interval as far as it is not extreme, and the margin. What lies outside is written at the edge."""
+    shown = [c for arm, c in rows if arm.rank] or [c for _, c in rows]
+    lows = [c.bootstrap.low if c.bootstrap else c.estimate or 0.0 for c in shown]
+    highs = [c.bootstrap.high if c.bootstrap else c.estimate or 0.0 for c in shown]
+    points = [c.estimate or 0.0 for c in shown]
+    low, high = max(min(lows), min(points) - 3 * margin), min(max(highs), max(points) + 3 * margin)
+    return min(1.1 * low, -2 * margin), max(1.1 * high, 2 * margin)
+
+
+def score_by_parameters(report: Report) -> Plot | None:
+    """Score against trainable parameters with the Pareto front."""
+    metric = report.metric
+    arms = [arm for arm in _scored(report) if arm.first("params.trainable") and not arm.is_baseline]
+    if len(arms) < 2:
+        return None
+    factor = _factor(metric)
+    points = [(float(arm.first("params.trainable")), factor * arm.scores[metric].mean, arm) for arm in arms]
+    front = pareto([(x, y) for x, y, _ in points])
+    with svg.canvas(WIDE, 4.0) as (figure, (ax,)):
+        best = sorted((points[i][0], points[i][1]) for i in front)
+        ax.step(*zip(*best, strict=True), where="post", color=PARETO, lw=1.5, alpha=0.8, label="Pareto front", zorder=2)
+        for i, (x, y, arm) in enumerate(points):
+            half = factor * arm.scores[metric].half
+            ax.errorbar(x, y, half if math.isfinite(half) else None, color=colour(arm, arms), lw=0, elinewidth=1.2, zorder=3)
+            edge = PARETO if i in front else "none"
+            ax.plot(x, y, "o", color=colour(arm, arms), ms=7, mec=edge, mew=1.8, zorder=4)
+            ax.annotate(_brief(arm), (x, y), xytext=(7, 6), textcoords="offset points", fontsize=8.5, color=svg.INK)
+        _limits(ax, arms, metric, report.margin)
+        ax.set_xscale("log")
+        ax.margins(x=0.1)
+        ax.set(xlabel="trainable parameters (adapter and head)", ylabel=f"test {metric}{fmt.unit(metric)}")
+        ax.legend(loc="lower right", fontsize=9)
+        image = svg.render(figure, "parameters", f"test {metric} against trainable parameters")
+    caption = (
+        f"Means with 95 % intervals ({_kinds(arms, metric)}). Ringed points are on the Pareto front: no arm that trains as few "
+        "parameters scores higher on average. The front ignores uncertainty, so neighbours on it may not differ."
+    )
+    return Plot("parameters", "Score against trainable parameters", image, caption, wide=True)
+
+
+def pareto(points: list[tuple[float, float]]) -> set[int]:
+    """Indices of points (cost, score) that no other beats: at most the cost and at least the score, one of them better."""
+    beaten = {
+        i for i, (cost, score) in enumerate(points)
+        if any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in points)
+    }  # fmt: skip
+    return set(range(len(points))) - beaten
+
+
+def costs(report: Report) -> Plot | None:
+    """Peak training memory by component, and training time."""
+    arms = [arm for arm in report.arms if arm.comparable and arm.median("memory.train.peak_bytes")]
+    if not arms:
+        return None
+    with svg.canvas(WIDE, max(2.2, 0.28 * len(arms) + 1.1), panels=2) as (figure, (left, right)):
+        names = [arm.label for arm in arms]
+        parts = _components(arms)
+        start = np.zeros(len(arms))
+        for name, width in parts.items():
+            left.barh(names, width, left=start, color=COMPONENTS.get(name, svg.MUTED), height=0.66, label=name)
+            start = start + width
+        if len(parts) > 1:
+            figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=len(parts), fontsize=9)
+        took = [arm.median("compute.seconds.train_s") or 0.0 for arm in arms]
+        right.barh(names, took, color=[colour(arm, arms) for arm in arms], height=0.66)
+        left.set(xlabel="peak training memory, MB", title="Memory")
+        right.set(xlabel="training time, s", title="Time")
+        for ax in (left, right):
+            ax.invert_yaxis()
+            ax.grid(axis="y", visible=False)
+        image = svg.render(figure, "costs", "peak training memory and training time of each arm")
+    runs = sorted({len(arm.runs) for arm in arms})
+    split = "split into what holds it" if len(parts) > 1 else "as measured"
+    caption = (
+        f"Medians over n = {', '.join(map(str, runs))} run(s) per arm, no interval: peak memory of training ({split}) and seconds "
+        "spent in training steps. Both depend on the hardware; compare within this study only."
+    )
+    return Plot("costs", "What it costs", image, caption, wide=True)
+
+
+def curves(report: Report) -> Plot | None:
+    image = learning_curves([arm for arm in report.arms if arm.comparable], report.metric)
+    if image is None:
+        return None
+    caption = (
+        "Mean over seeds at the chosen learning rate; thin lines are single seeds, no interval. Lighter greens are larger ranks. A "
+        "loss that still falls at the right edge means that the budget, not the rank, may decide."
+    )
+    return Plot("curves", "Learning curves on validation data", image, caption, wide=True)
+
+
+def grid(report: Report) -> Plot | None:
+    image = rates([arm for arm in report.arms if arm.comparable and len(arm.trials) > 1])
+    if image is None:
+        return None
+    caption = (
+        "Mean validation objective at each learning rate that was tried, on the seeds that all rates of an arm share, no interval; "
+        "ringed is the one taken. A best value at an end of its line means the optimum may lie outside the grid."
+    )
+    return Plot("rates", "Learning rates tried", image, caption, wide=True)
+
+
+def _components(arms: list[Arm]) -> dict[str, Any]:
+    """Memory in MB by what holds it; the rest of the peak is "other". One component where the records have only a peak."""
+    peak = np.array([arm.median("memory.train.peak_bytes") or 0.0 for arm in arms]) / 1e6
+    parts: dict[str, Any] = {}
+    for name in ("weights", "gradients", "optimizer", "activations"):
+        held = np.array([arm.median(f"memory.train.{name}_bytes") or 0.0 for arm in arms]) / 1e6
+        if held.any():
+            parts[name] = held
+    rest = peak - sum(parts.values(), np.zeros(len(arms)))
+    # Components measured at different moments can exceed the peak: then only the peak is a true bar.
+    return {**parts, "other": rest} if parts and (rest >= -1e-6 * peak).all() else {"peak": peak}
+
+
+def _scored(report: Report) -> list[Arm]:
+    return [arm for arm in report.arms if arm.comparable and report.metric in arm.scores]
+
+
+def _factor(metric: str) -> float:
+    return 100.0 if fmt.in_percent(metric) else 1.0
+
+
+def _narrowest(ranked: list[Arm]) -> str:
+    """What the largest rank is of the narrowest adapted matrix, for the axis."""
+    largest = max(ranked, key=lambda arm: arm.rank or 0)
+    share = rank_fraction(largest)
+    return f"   (r = {largest.rank} is {fmt.percent(share)} % of min(in, out))" if share else ""
+
+
+def _limits(ax: Any, arms: list[Arm], metric: str, margin: float) -> None:
+    """Room for all means, and for intervals as far as they do not flatten the picture."""
+    factor = _factor(metric)
+    found = [arm.scores[metric] for arm in arms]
+    low, high = min(s.mean for s in found), max(s.mean for s in found)
+    room = max(high - low, 3 * margin)
+    ends = [end for s in found for end in (s.low, s.high) if math.isfinite(end)]
+    low, high = max(min([low, *ends]), low - room), min(max([high, *ends]), high + room)
+    low, high = min(low, high - 3 * margin), high + 0.08 * (high - low)
+    ax.set_ylim(factor * (low - 0.06 * (high - low)), factor * high)
+
+
+def _lines(ax: Any, arms: list[Arm], report: Report) -> None:
+    """Arms without a rank: full as a band with the margin beneath, others as lines labelled at the right edge."""
+    metric, factor = report.metric, _factor(report.metric)
+    bottom, top = ax.get_ylim()
+    labels: dict[float, list[str]] = defaultdict(list)
+    for arm in (a for a in arms if not a.rank):
+        found = arm.scores[metric]
+        y, is_full = factor * found.mean, arm is report.reference
+        text = f"{arm.label} {fmt.score(found.mean, metric)}"
+        if y < bottom:
+            labels[bottom].append(f"{text} ↓")
+            continue
+        labels[y].append(text)
+        ax.axhline(y, color=FULL if is_full else svg.MUTED, lw=1.4 if is_full else 1.0, ls="-" if is_full else "--", zorder=2)
+        if is_full:
+            if math.isfinite(found.low):
+                ax.axhspan(factor * found.low, factor * found.high, color=FULL, alpha=0.14, lw=0, zorder=1)
+            limit = factor * (found.mean - report.margin)
+            ax.axhline(limit, color=FULL, lw=1.2, ls=":", zorder=2)
+            labels[limit].append("full − margin")
+    step, last = 0.055 * (top - bottom), -math.inf
+    for y in sorted(labels):
+        last = max(y, last + step)
+        ax.annotate(", ".join(labels[y]), (1.01, last), xycoords=("axes fraction", "data"), fontsize=8.5, va="center",
+                    color=svg.INK, annotation_clip=False)  # fmt: skip
+
+
+def _kinds(arms: list[Arm], metric: str) -> str:
+    """n and kind of the intervals in a caption."""
+    kinds = {arm.scores[metric].kind for arm in arms if metric in arm.scores}
+    n = sorted({len(arm.runs) for arm in arms if metric in arm.scores and arm.scores[metric].kind == "seeds"})
+    said = [f"t over n = {', '.join(map(str, n))} seeds"] if "seeds" in kinds else []
+    return "; ".join(said + (["over test items only for one seed or identical runs"] if "items" in kinds else []))
+
+
+def _brief(arm: Arm) -> str:
+    return arm.label.removeprefix("lora ") if arm.method == "lora" else arm.label

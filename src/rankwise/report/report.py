@@ -1,0 +1,102 @@
+"""Records in, one Report out: everything that table, plots and page show is decided here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+
+from rankwise.errors import Refused
+from rankwise.report import table as tables
+from rankwise.report.arms import Arm, group, reference_of
+from rankwise.report.equivalence import Comparison, compare
+from rankwise.report.flags import flag
+from rankwise.report.sufficiency import Sufficiency, smallest_sufficient
+from rankwise.report.summary import Headline, headline, notes
+from rankwise.tracking.record import Record, find, write_atomically
+
+_MARGIN = 0.02  # of records without one
+
+
+@dataclass(frozen=True)
+class Report:
+    """A study, read. ``comparisons`` are with ``reference``, by ``id`` of the arm."""
+
+    records: list[Record]
+    arms: list[Arm]
+    reference: Arm | None
+    metric: str
+    margin: float
+    comparisons: dict[int, Comparison]
+    families: list[Sufficiency]
+    headline: Headline
+    notes: list[str]
+
+    def comparison(self, arm: Arm) -> Comparison | None:
+        return self.comparisons.get(id(arm))
+
+    def table(self) -> RenderableType:
+        """Headline, table and footnotes for a terminal of 120 columns."""
+        return tables.render(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """One document: arms, runs (the records as they are), headline, notes. What is not finite is null."""
+        return tables.document(self)
+
+    def to_csv(self) -> str:
+        """One line per arm, raw numbers with units in the header."""
+        return tables.csv_text(self)
+
+    def to_markdown(self) -> str:
+        """Headline, table, footnotes and notes."""
+        return tables.markdown(self)
+
+    def write(self, folder: Path) -> dict[str, Path]:
+        """Write report.html, .csv, .md and .json into a folder, each atomically; their paths by extension."""
+        from rankwise.report.page import html  # matplotlib takes a second, which a table need not wait for
+
+        texts = {
+            "html": html(self),
+            "csv": self.to_csv(),
+            "md": self.to_markdown(),
+            "json": json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n",
+        }
+        paths = {kind: folder / f"report.{kind}" for kind in texts}
+        try:
+            for kind, text in texts.items():
+                write_atomically(paths[kind], text)
+        except OSError as error:
+            raise Refused(f"{folder}: cannot write the report ({error.strerror or error})") from None
+        return paths
+
+
+def build(paths: list[Path]) -> Report:
+    """Read all records in or below the given folders and compare their arms.
+
+    Raises Refused for a path without records, for a broken record and for runs selected on the test set.
+    """
+    records = find(paths)
+    arms = group(records)
+    reference = reference_of(arms)
+    metric = _metric(reference or arms[0])
+    margins = sorted({float(m) for m in map(_margin_of, records) if m is not None})
+    margin = margins[0] if margins else _MARGIN
+    comparisons = compare(arms, reference, metric, margin) if reference else {}
+    flag(arms, reference, comparisons, metric)
+    families = smallest_sufficient(arms, comparisons, margin) if reference else []
+    said = notes(records, arms, reference, metric, margins, comparisons)
+    found = headline(families, reference, metric)
+    return Report(records, arms, reference, metric, margin, comparisons, families, found, said)
+
+
+def _metric(arm: Arm) -> str:
+    """The study's metric: the task's own."""
+    config = (arm.runs or arm.unscored)[0].config
+    return str((config.get("task") or {}).get("metric") or "accuracy")
+
+
+def _margin_of(record: Record) -> float | None:
+    return (record.config.get("task") or {}).get("margin")

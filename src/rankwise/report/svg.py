@@ -1,0 +1,57 @@
+"""Figures as inline SVG that follow the page: text stays text, ink and grid take the page's colours."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, MUTED, GRID, PAPER = "#101112", "#707172", "#d0d1d2", "#fdfcfb"  # stand-ins for the page's CSS variables
+_VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+_RC = {
+    "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 10.0, "text.color": INK,
+    "axes.edgecolor": GRID, "axes.labelcolor": MUTED, "axes.facecolor": "none", "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.6,
+    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.major.size": 0, "ytick.major.size": 0,
+    "xtick.minor.size": 0, "ytick.minor.size": 0, "legend.frameon": False, "figure.facecolor": "none",
+    "axes.titlesize": 10.5, "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.unicode_minus": True,
+    "errorbar.capsize": 0, "lines.solid_capstyle": "round",
+}  # fmt: skip
+
+
+@contextmanager
+def canvas(width: float, height: float, panels: int = 1) -> Iterator[tuple[Figure, list[Any]]]:
+    """A figure in the page's style with panels side by side; sizes in inches at 72 dpi. No pyplot, so no global state."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots(1, panels, squeeze=False)[0]
+        yield figure, list(axes)
+
+
+def render(figure: Figure, name: str, alt: str) -> str:
+    """The figure as an ``<svg>`` element. ``name`` keeps its ids apart from other figures' on the page."""
+    import matplotlib
+
+    out = io.StringIO()
+    with matplotlib.rc_context({**_RC, "svg.hashsalt": name}):
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r"(font: [^\"';]*?[\d.]+px) [^;\"]+", rf"\1 {_FONT}", text)
+    text = re.sub(r'\bid="([A-Za-z]\w*)"', rf'id="{name}-\1"', text)
+    text = re.sub(r'(href="#|url\(#)(\w+)', rf"\1{name}-\2", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, variable)
+    label = html.escape(alt, quote=True)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

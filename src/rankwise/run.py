@@ -1,0 +1,153 @@
+"""The story of one run, readable from top to bottom."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+from rankwise import assets
+from rankwise.config import BASELINES, Config, folder
+from rankwise.errors import Refused
+from rankwise.measure.clock import Clock
+from rankwise.tracking import record as records
+from rankwise.tracking.journal import Journal
+from rankwise.tracking.mirror import Mirror
+from rankwise.tracking.provenance import provenance
+from rankwise.tracking.record import Record
+
+OnProgress = Callable[[int, int, str], None]
+Log = Callable[[dict[str, Any]], None]
+
+
+def run(config: Config, on_progress: OnProgress = lambda step, total, text: None) -> Record:
+    """Train, validate and test what ``config`` says, unless that has been done; the record is on disk when this returns.
+
+    A run that another process is at right now is not touched: its record says "running".
+    Raises Refused (for the user to mend) or what went wrong; the record then says so too.
+    """
+    place = folder(config)
+    with records.owned(place) as mine:
+        earlier = records.read(place) if (place / "result.json").exists() else None
+        if not mine:
+            return earlier or records.begin(config, None)
+        if earlier and earlier.status == records.FINISHED and not config.rerun:
+            return earlier
+        return _tell(config, records.begin(config, earlier), on_progress)
+
+
+def _tell(config: Config, record: Record, on_progress: OnProgress) -> Record:
+    """Run the story and write how it ended, whatever happens."""
+    assert record.folder is not None
+    record.write()
+    records.write_atomically(record.folder / "config.yaml", yaml.safe_dump(record.config, sort_keys=False))
+    journal, clock = Journal(record.folder / "metrics.jsonl", record.run["attempts"]), Clock()
+    mirror = Mirror(config, record)
+
+    def log(row: dict[str, Any]) -> None:
+        journal(row)
+        mirror.log(row)
+
+    status = records.FAILED
+    try:
+        record.provenance = provenance()
+        with clock("total"):
+            story = _baseline if config.method.name in BASELINES else _fine_tune
+            story(config, record, clock, log, on_progress)
+        status = records.FINISHED
+    except (KeyboardInterrupt, SystemExit) as stop:
+        status, record.error = records.STOPPED, {"type": "Stopped", "message": "stopped from outside"}
+        raise KeyboardInterrupt from stop  # Lightning turns Ctrl-C into an exit of its own
+    except BaseException as error:
+        record.error = {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+        if "out of memory" in str(error).lower():
+            raise Refused("out of memory: lower trainer.batch_size (and raise trainer.accumulate) or task.max_length") from None
+        raise
+    finally:
+        record.compute["seconds"] = clock.rounded()
+        record.run |= {"status": status, "ended": records.now()}
+        record.write()
+        journal.close()
+        mirror.close(record)
+        record.write()  # with what the mirror added: the W&B run's id, or why there is none
+    return record
+
+
+def _fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progress: OnProgress) -> None:
+    with clock("imports"):
+        from rankwise.measure.parameters import count
+        from rankwise.model import base, weights
+        from rankwise.model.adapt import adapt
+        from rankwise.tasks import batches, scores
+        from rankwise.tracking import predictions
+        from rankwise.train import loop, module, numerics
+
+    assert record.folder is not None
+    settings = numerics.settle(config.trainer)
+    record.compute |= settings.to_dict()
+    with clock("load"):
+        data, model = _load(config, record)
+        scorer = scores.scorer_for(config.task.kind, data.classes, data.train.labels)
+        lm, tokenizer = base.load(config.model, model, scorer.outputs, config.seed)
+        adapted = adapt(lm, config)
+        loaders = batches.Loaders.of(config, data, tokenizer)
+    record.params, record.lora = count(adapted.model, adapted.heads), adapted.lora
+    record.write()
+
+    budget = loop.Budget.of(config, len(data.train))
+    tuner = module.FineTuner(adapted.model, scorer, config.optim, budget.steps)
+    watch = loop.Watch(config, budget, record.folder / "best.safetensors", clock, log, on_progress)
+    trainer = loop.fit(tuner, loaders, watch, config, settings, record)
+    on_progress(budget.steps, budget.steps, "test")
+    with clock("test"):
+        record.metrics["test"], columns = loop.test(trainer, tuner, loaders.test)
+    with clock("save"):
+        predictions.write(record.folder, data.test.items, columns["label"], columns["prediction"], columns["score"])
+        record.storage["adapter_bytes"] = weights.export(adapted.model, record.folder / "adapter", config.trainer.save_full)
+        watch.best_file.unlink(missing_ok=True)
+
+
+def _baseline(config: Config, record: Record, clock: Clock, log: Log, on_progress: OnProgress) -> None:
+    with clock("imports"):
+        from rankwise.model import base
+        from rankwise.tasks import baselines, scores
+        from rankwise.tracking import predictions
+        from rankwise.train import numerics
+
+    assert record.folder is not None
+    on_progress(0, 1, "features")
+    record.compute |= numerics.settle(config.trainer).to_dict() | {"precision": "fp32", "device": "cpu"}
+    with clock("load"):
+        data, model = _load(config, record)
+        inputs: list[Any] = [split.texts for split in (data.train, data.validation, data.test)]
+        if config.method.name == "probe":
+            lm, tokenizer = base.load(config.model, model, 1, config.seed)
+            encoder, batch = lm.get_submodule(lm.base_model_prefix), config.trainer.eval_batch_size
+            inputs = [baselines.mean_pooled(encoder, tokenizer, texts, config.task.max_length, batch) for texts in inputs]
+    with clock("train"):
+        fitted = baselines.fit(config.method.name, inputs[0], data.train.labels, config.task.kind)
+    scorer = scores.scorer_for(config.task.kind, data.classes, data.train.labels)
+    validation, _ = baselines.predict(fitted, inputs[1], config.task.kind)
+    record.metrics["validation"] = scorer.scores(validation, data.validation.labels)
+    with clock("test"):
+        prediction, score = baselines.predict(fitted, inputs[2], config.task.kind)
+        record.metrics["test"] = scorer.scores(prediction, data.test.labels)
+    if config.objective != "val/loss":
+        record.objective = record.metrics["validation"][config.objective.removeprefix("val/")]["value"]
+    size = baselines.size(fitted)
+    record.params = {"trainable": size, "frozen": 0, "total": size, "adapter": 0, "head": size}
+    predictions.write(record.folder, data.test.items, data.test.labels, prediction, score)
+
+
+def _load(config: Config, record: Record) -> tuple[Any, assets.Asset]:
+    """The task's data and the model's asset, with their fingerprints in the record."""
+    from rankwise.tasks import data
+
+    model, source = assets.resolve(config.model, progress=False), assets.resolve(config.task, progress=False)
+    rows = data.load(config.task, source, config.data_seed)
+    sizes = {name: len(getattr(rows, name)) for name in ("train", "validation", "test")}
+    record.provenance["data"] = {"source": source.source, "fingerprint": rows.fingerprint, "classes": rows.classes, **sizes}
+    record.provenance["model"] = {"source": model.source, "fingerprint": model.fingerprint}
+    return rows, model

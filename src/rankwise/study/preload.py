@@ -1,0 +1,65 @@
+"""Imports what runs need into the fork server, before it forks any.
+
+multiprocessing imports this module there, by name. It imports and does nothing else: one multi-threaded operation of
+torch in the server would start OpenMP's threads, which no child inherits, and every child would hang at its first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+
+VARIABLE = "RANKWISE_PRELOAD"
+
+
+def environment(modules: Sequence[str]) -> dict[str, str]:
+    """What must be in the environment for the fork server to import ``modules``.
+
+    It looks for modules where this process does: Python before 3.13 does not tell the server where that is.
+    """
+    search = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    wish = {"modules": list(modules), "search": os.environ.get("PYTHONPATH")}
+    return {VARIABLE: json.dumps(wish), "PYTHONPATH": search}
+
+
+def _load() -> None:
+    wish = json.loads(os.environ.pop(VARIABLE))
+    os.environ.pop("PYTHONPATH", None)
+    if wish["search"] is not None:
+        os.environ["PYTHONPATH"] = wish["search"]
+    with _silence(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in wish["modules"]:
+            with contextlib.suppress(Exception):  # not installed, or broken: the run that needs it will say so
+                importlib.import_module(module)
+    gc.freeze()  # a child's collections then leave these pages shared
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Send both standard streams nowhere, also what compiled code writes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for stream, copy in enumerate(kept, start=1):
+            os.dup2(copy, stream)
+        for handle in (*kept, nowhere):
+            os.close(handle)
+
+
+if VARIABLE in os.environ:
+    _load()

@@ -1,0 +1,45 @@
+"""One run in this process, with its progress and a summary."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rankwise import assets
+from rankwise.config import BASELINES, Config, folder
+from rankwise.run import run
+from rankwise.tracking import record as records
+
+
+def single(config: Config) -> int:
+    """Fetch what is missing, run, print where the record is and what it says. Returns the exit code."""
+    for source in (config.model, config.task):
+        assets.resolve(source)
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+    try:
+        with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
+            bar = bars.add_task(folder(config).name, total=None, text="loading")
+            record = run(config, lambda step, total, text: bars.update(bar, completed=step, total=total, text=text))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    print(f"{record.folder}  {describe(record, config)}")
+    return 0 if record.status in (records.FINISHED, records.RUNNING) else 1
+
+
+def describe(record: records.Record, config: Config) -> str:
+    """The record in one line: status, scores, trainable parameters, seconds."""
+    if record.status == records.RUNNING:
+        return "running in another process"
+    parts = [f"test {name} {score['value']:.3f} ± {score['se']:.3f}" for name, score in record.metrics.get("test", {}).items() if name != "loss"]
+    if config.method.name not in BASELINES:
+        parts.append(f"{record.params['trainable']:,} of {record.params['total']:,} parameters trained")
+    return ", ".join([*parts, f"{record.compute['seconds'].get('train_s', 0):.0f} s of training"])
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt

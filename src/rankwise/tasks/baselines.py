@@ -1,0 +1,58 @@
+"""What a language model has to beat: linear models on fixed features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from rankwise.tasks.batches import Collate, Encoded, eval_loader
+
+
+def fit(name: str, inputs: Any, labels: np.ndarray, kind: str) -> Pipeline:
+    """``tfidf``: words and word pairs of texts; ``probe``: standardised features (N, H). Then a linear model."""
+    if name == "tfidf":
+        return make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), _linear(kind)).fit(inputs, labels)
+    return make_pipeline(StandardScaler(), _linear(kind, strength=0.01)).fit(inputs, labels)
+
+
+@torch.inference_mode()
+def mean_pooled(
+    encoder: torch.nn.Module, tokenizer: Any, texts: list[str], max_length: int, batch_size: int
+) -> np.ndarray:
+    """The last hidden states of each text averaged over its tokens, padding left out: (N, H) in fp32."""
+    data = Encoded(texts, np.zeros(len(texts)), tokenizer, max_length)
+    encoder.eval()
+    pooled: list[np.ndarray | None] = [None] * len(texts)
+    for batch in eval_loader(data, Collate(tokenizer, torch.float32), batch_size):
+        rows, _ = batch.pop("row"), batch.pop("labels")
+        hidden_BTH = encoder(**batch).last_hidden_state.float()
+        mask_BT1 = batch["attention_mask"].unsqueeze(-1)
+        mean_BH = (hidden_BTH * mask_BT1).sum(1) / mask_BT1.sum(1)
+        for row, vector in zip(rows.tolist(), mean_BH.numpy(), strict=True):
+            pooled[row] = vector
+    return np.stack(pooled)  # type: ignore[arg-type]
+
+
+def size(model: Pipeline) -> int:
+    """Fitted coefficients and intercepts of the linear model."""
+    linear = model[-1]
+    return int(np.size(linear.coef_) + np.size(linear.intercept_))
+
+
+def predict(model: Pipeline, inputs: Any, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Prediction and score of each row, as in ``Scorer.predict``."""
+    prediction = model.predict(inputs)
+    return prediction, model.predict_proba(inputs)[:, -1] if kind == "classification" else prediction
+
+
+def _linear(kind: str, strength: float = 1.0) -> Any:
+    """``strength`` is scikit-learn's C: the inverse of the ridge penalty."""
+    if kind == "classification":
+        return LogisticRegression(C=strength, max_iter=2000)
+    return Ridge(alpha=1 / strength)

@@ -1,0 +1,109 @@
+"""Tokens and batches: which rows go together, in which order, padded to the longest of the batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from rankwise.config import Config
+from rankwise.tasks.data import Data
+
+
+class Encoded(Dataset[dict[str, Any]]):
+    """Tokenized rows of one split, without padding."""
+
+    def __init__(self, texts: list[str], labels: np.ndarray, tokenizer: Any, max_length: int):
+        encoded = tokenizer(texts, truncation=True, max_length=max_length, add_special_tokens=True)
+        self.columns = {key: encoded[key] for key in encoded if key in ("input_ids", "attention_mask", "token_type_ids")}
+        self.labels = labels
+        self.lengths = np.array([len(ids) for ids in self.columns["input_ids"]])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return {key: values[row] for key, values in self.columns.items()} | {"labels": self.labels[row], "row": row}
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Rows → tensors (batch, longest); ``row`` keeps their places in the split."""
+
+    tokenizer: Any
+    dtype: torch.dtype  # of the labels
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        inputs = {key: [row[key] for row in rows] for key in rows[0] if key not in ("labels", "row")}
+        batch = dict(self.tokenizer.pad(inputs, return_tensors="pt"))
+        batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=self.dtype)
+        batch["row"] = torch.tensor([row["row"] for row in rows])
+        return batch
+
+
+def steps_per_epoch(rows: int, batch_size: int, accumulate: int) -> int:
+    """Optimizer steps that see every row once."""
+    return math.ceil(math.ceil(rows / batch_size) / accumulate)
+
+
+def schedule(lengths: np.ndarray, batch_size: int, batches: int, seed: int, by_length: bool) -> list[list[int]]:
+    """The rows of every training batch of a run, in order: shuffled anew each epoch, from the seed alone.
+
+    With ``by_length``, rows are sorted by length inside random chunks, so that a batch needs little padding.
+    """
+    plan: list[list[int]] = []
+    for epoch in range(math.ceil(batches / math.ceil(len(lengths) / batch_size))):
+        rng = np.random.default_rng([seed, epoch])
+        plan += _one_epoch(lengths, batch_size, rng, by_length)
+    return plan[:batches]
+
+
+def _one_epoch(lengths: np.ndarray, batch_size: int, rng: np.random.Generator, by_length: bool) -> list[list[int]]:
+    rows = rng.permutation(len(lengths))
+    if by_length:
+        chunk = batch_size * max(1, min(50, len(lengths) // (batch_size * 4)))
+        chunks = [rows[i : i + chunk] for i in range(0, len(rows), chunk)]
+        rows = np.concatenate([c[np.argsort(-lengths[c], kind="stable")] for c in chunks])
+    batches = [rows[i : i + batch_size].tolist() for i in range(0, len(rows), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))] if by_length else batches
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """The three parts of a task as batches."""
+
+    train_rows: Encoded
+    collate: Collate
+    validation: DataLoader[Any]
+    test: DataLoader[Any]
+
+    @classmethod
+    def of(cls, config: Config, data: Data, tokenizer: Any) -> Loaders:
+        """Tokenize all parts once."""
+        collate = Collate(tokenizer, torch.long if data.classes else torch.float32)
+        train, validation, test = (
+            Encoded(part.texts, part.labels, tokenizer, config.task.max_length)
+            for part in (data.train, data.validation, data.test)
+        )
+        size = config.trainer.eval_batch_size
+        return cls(train, collate, eval_loader(validation, collate, size), eval_loader(test, collate, size))
+
+    def train(self, plan: Sequence[list[int]]) -> DataLoader[Any]:
+        """Training batches in exactly the planned order."""
+        return DataLoader(self.train_rows, batch_sampler=plan, collate_fn=self.collate)  # type: ignore[arg-type]
+
+
+def eval_loader(data: Encoded, collate: Collate, batch_size: int) -> DataLoader[Any]:
+    """Every row once, longest first; ``row`` says where each prediction belongs."""
+    return DataLoader(data, batch_sampler=list(_by_length(data.lengths, batch_size)), collate_fn=collate)  # type: ignore[arg-type]
+
+
+def _by_length(lengths: np.ndarray, batch_size: int) -> Iterator[list[int]]:
+    order = np.argsort(-lengths, kind="stable")
+    for i in range(0, len(order), batch_size):
+        yield order[i : i + batch_size].tolist()

@@ -1,0 +1,66 @@
+"""Metrics of a task with their standard errors over items."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F  # noqa: N812  torch's own convention
+from torchmetrics.functional import accuracy, pearson_corrcoef, spearman_corrcoef
+
+Score = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What a task asks of logits: loss, predictions and metrics.
+
+    ``mean`` and ``spread`` standardise the labels of a regression (of its training rows), so that one learning rate
+    fits any scale; predictions are in the units of the data.
+    """
+
+    kind: str
+    outputs: int  # classes, or 1
+    mean: float = 0.0
+    spread: float = 1.0
+
+    def losses(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        """The loss of each item (B,), in fp32: cross-entropy or squared error of the standardised label."""
+        logits_BC = logits_BC.float()
+        if self.kind == "classification":
+            return F.cross_entropy(logits_BC, labels_B, reduction="none")
+        return (logits_BC[:, 0] - (labels_B - self.mean) / self.spread) ** 2
+
+    def predict(self, logits_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prediction (class or value) and score (probability of the last class, or the value), each (B,)."""
+        logits_BC = logits_BC.double()
+        if self.kind == "classification":
+            return logits_BC.argmax(-1), logits_BC.softmax(-1)[:, -1]
+        value = logits_BC[:, 0] * self.spread + self.mean
+        return value, value
+
+    def scores(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Score]:
+        """Each metric as {value, se, n}."""
+        predicted, wanted, n = torch.as_tensor(predictions), torch.as_tensor(labels), len(labels)
+        if self.kind == "classification":
+            share = float(accuracy(predicted, wanted, task="multiclass", num_classes=self.outputs, average="micro"))
+            return {"accuracy": {"value": share, "se": math.sqrt(share * (1 - share) / n), "n": n}}
+        if not predicted.isfinite().all() or float(predicted.std()) == 0:  # a constant correlates with nothing
+            return {name: {"value": 0.0, "se": 1 / math.sqrt(n), "n": n} for name in ("pearson", "spearman")}
+        predicted, wanted = predicted.float(), wanted.float()
+        r, rho = float(pearson_corrcoef(predicted, wanted)), float(spearman_corrcoef(predicted, wanted))
+        return {
+            "pearson": {"value": r, "se": (1 - r**2) / math.sqrt(n - 1), "n": n},
+            # Bonett & Wright (2000), brought back from Fisher's z
+            "spearman": {"value": rho, "se": (1 - rho**2) * math.sqrt((1 + rho**2 / 2) / (n - 3)), "n": n},
+        }
+
+
+def scorer_for(kind: str, classes: list[str] | None, train_labels: np.ndarray) -> Scorer:
+    """The scorer of a task, standardised on its training labels."""
+    if kind == "classification":
+        return Scorer(kind, len(classes or []))
+    spread = float(train_labels.std())
+    return Scorer(kind, 1, float(train_labels.mean()), spread if spread > 0 else 1.0)

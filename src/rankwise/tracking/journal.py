@@ -1,0 +1,39 @@
+"""``metrics.jsonl``: one row per logging, on disk before the next step begins."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+
+class Journal:
+    """Appends rows; every row of a later attempt at the same run carries its number."""
+
+    def __init__(self, path: Path, attempt: int):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.attempt = attempt
+        self.file = path.open("a", encoding="utf-8")
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        """Write one row and flush it. A number that is not finite becomes null."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        self.file.write(json.dumps({"attempt": self.attempt} | clean) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of the last attempt. A torn last line (of a killed run) is left out; no file is no rows."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    last = max((row["attempt"] for row in rows), default=0)
+    return [row for row in rows if row["attempt"] == last]

@@ -1,0 +1,62 @@
+"""Where a result comes from: code, packages, machine."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rankwise import machine
+
+PACKAGES = (
+    "rankwise", "torch", "lightning", "transformers", "peft", "datasets", "hydra-core", "wandb", "numpy", "scikit-learn",
+)  # fmt: skip
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, hardware, a fingerprint of rankwise's own source, and the git state of the working directory."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "hardware": machine.hardware(),
+        "code": code_fingerprint(),
+        "git": _git(Path.cwd()),
+    }
+
+
+@functools.cache
+def code_fingerprint() -> str:
+    """SHA-256 (16 hex digits) of the installed package's Python files, by path."""
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _git(folder: Path) -> dict[str, str] | None:
+    """Commit and a hash of what differs from it (null when clean); None outside a repository."""
+    try:
+        commit = _run_git(folder, "rev-parse", "HEAD").decode().strip()
+        difference = _run_git(folder, "diff", "HEAD")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit} | ({"diff": hashlib.sha256(difference).hexdigest()[:16]} if difference else {})
+
+
+def _run_git(folder: Path, *arguments: str) -> bytes:
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+    done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, check=True, timeout=10)
+    return done.stdout
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

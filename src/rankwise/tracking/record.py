@@ -1,0 +1,185 @@
+"""The record: everything a finished (or failed) run left behind, in one JSON file that is always whole.
+
+A run folder holds ``result.json`` (this record), ``config.yaml``, ``metrics.jsonl``, ``predictions.parquet``, ``adapter/``
+and ``log``. Files are the truth; W&B mirrors them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from rankwise.config import Config, folder, label, plain, run_id
+from rankwise.errors import Refused
+
+SCHEMA = 1
+RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
+
+
+@dataclass
+class Record:
+    """One run. Fractions are 0–1, bytes end in ``_bytes``, seconds in ``_s``; a group that was not reached is empty.
+
+    ``run``         id, name, study, status, started, ended (ISO, UTC), attempts, pid, host
+    ``config``      the whole resolved config
+    ``provenance``  git, packages, hardware, model and data fingerprints
+    ``params``      trainable, frozen, total; adapter and head apart
+    ``memory``      train: {weights,gradients,optimizer,peak}_bytes
+    ``compute``     precision, device, threads, steps, tokens, tokens_per_s, seconds: {phase_s: …}, diverged
+    ``storage``     adapter_bytes: what must be kept to use the run
+    ``lora``        scale, alpha, rank, ranks per module, narrowest side of an adapted matrix
+    ``metrics``     test: {name: {value, se, n}}, validation: the same at the chosen step, best_step, curve: rows of
+                    {step, epoch, val/…}
+    ``objective``   the number that selected the checkpoint
+    ``error``       type, message
+    """
+
+    run: dict[str, Any]
+    config: dict[str, Any]
+    provenance: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
+    compute: dict[str, Any] = field(default_factory=dict)
+    storage: dict[str, Any] = field(default_factory=dict)
+    lora: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    objective: float | None = None
+    error: dict[str, Any] | None = None
+    schema: int = SCHEMA
+    folder: Path | None = field(default=None, compare=False)
+
+    @property
+    def status(self) -> str:
+        return str(self.run["status"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without the folder: what ``result.json`` holds."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "folder"}
+        return _finite(values)  # type: ignore[no-any-return]
+
+    def write(self) -> None:
+        """Replace ``result.json`` in the run's folder atomically."""
+        assert self.folder is not None
+        write_atomically(self.folder / "result.json", json.dumps(self.to_dict(), indent=1) + "\n")
+
+
+def begin(config: Config, earlier: Record | None) -> Record:
+    """A running record for a new attempt at ``config``; nothing is written yet."""
+    run = {
+        "id": run_id(config), "name": config.name or label(config), "study": config.study, "status": RUNNING,
+        "started": now(), "ended": None, "attempts": (earlier.run["attempts"] if earlier else 0) + 1,
+        "pid": os.getpid(), "host": socket.gethostname(),
+    }  # fmt: skip
+    return Record(run, plain(config), folder=folder(config))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside the target, flush to disk and rename: a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def read(folder: Path) -> Record:
+    """The record in a run folder. A run that says "running" but whose process is gone is read as stopped.
+
+    Raises Refused for a file that is not a record or is of a newer schema.
+    """
+    path = folder / "result.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values["schema"] > SCHEMA:
+            raise Refused(f"{path}: record schema {values['schema']}, this rankwise reads up to {SCHEMA}; upgrade it")
+        known = {f.name for f in dataclasses.fields(Record)}
+        record = Record(**{k: v for k, v in values.items() if k in known}, folder=folder)
+        record.run["status"]  # noqa: B018  a record without a status is not one
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Refused(f"{path}: not a run's record ({type(error).__name__}: {error})") from None
+    if record.status == RUNNING and not is_live(folder):
+        record.run["status"] = STOPPED
+    return record
+
+
+def find(paths: list[Path]) -> list[Record]:
+    """All records in or below the given run, study or outputs folders, by folder name.
+
+    Raises Refused for a path that does not exist and when there is no record at all.
+    """
+    found: dict[Path, Record] = {}
+    for path in paths:
+        if not path.exists():
+            raise Refused(f"{path}: no such folder; give a run, a study or an outputs folder")
+        folder = path.parent if path.name == "result.json" else path
+        for file in sorted(folder.rglob("result.json")):
+            found.setdefault(file.parent.resolve(), read(file.parent))
+    if not found:
+        raise Refused(f"no runs in {', '.join(map(str, paths))}: nothing there has a result.json")
+    return list(found.values())
+
+
+@contextlib.contextmanager
+def owned(folder: Path) -> Iterator[bool]:
+    """Hold the run's folder for writing; yields False when another process has it.
+
+    The kernel drops the lock when its owner dies, so there is nothing to time out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def is_live(folder: Path) -> bool:
+    """Whether some process holds the run's folder now."""
+    if not (folder / ".lock").exists():
+        return False
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: a number that is not finite becomes null."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

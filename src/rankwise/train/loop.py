@@ -1,0 +1,174 @@
+"""Fit within a fixed budget of steps, keep the best weights by validation, test once."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from rankwise.config import Config
+from rankwise.measure.clock import Clock, Throughput
+from rankwise.measure.memory import TrainingMemory
+from rankwise.model.weights import load_best, save_best
+from rankwise.tasks.batches import Loaders, schedule, steps_per_epoch
+from rankwise.tasks.scores import Score
+from rankwise.tracking.record import Record
+from rankwise.train.module import FineTuner
+from rankwise.train.numerics import Numerics
+
+OnProgress = Callable[[int, int, str], None]
+Log = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Optimizer steps of a run and where it is validated: the same for every arm of a study."""
+
+    steps: int
+    steps_per_epoch: int
+    checkpoints: list[int]  # steps after which the run is validated; the last is the end
+
+    @classmethod
+    def of(cls, config: Config, rows: int) -> Budget:
+        """From epochs or max_steps and the number of training rows."""
+        trainer = config.trainer
+        each = steps_per_epoch(rows, trainer.batch_size, trainer.accumulate)
+        steps = trainer.max_steps or max(1, math.ceil(trainer.epochs * each))
+        count = min(trainer.validations, steps)
+        return cls(steps, each, [round(steps * (i + 1) / count) for i in range(count)])
+
+
+class Periods(pl.LightningDataModule):
+    """The whole run's batches, planned ahead, in one stretch per validation.
+
+    Lightning's "epoch" is a stretch here: it ends exactly where a validation is due, wherever the epochs of the data end.
+    """
+
+    def __init__(self, config: Config, budget: Budget, loaders: Loaders):
+        super().__init__()
+        trainer, lengths = config.trainer, loaders.train_rows.lengths
+        batches = budget.steps * trainer.accumulate
+        plan = schedule(lengths, trainer.batch_size, batches, config.seed, trainer.group_by_length)
+        bounds = [0, *(step * trainer.accumulate for step in budget.checkpoints)]
+        self.stretches = [plan[a:b] for a, b in pairwise(bounds)]
+        self.loaders = loaders
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """The stretch that is due."""
+        assert self.trainer is not None
+        return self.loaders.train(self.stretches[self.trainer.current_epoch])
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The validation rows."""
+        return self.loaders.validation
+
+
+class Watch(pl.Callback):
+    """Measures, logs, and keeps the best weights."""
+
+    def __init__(self, config: Config, budget: Budget, best_file: Path, clock: Clock, log: Log, on_progress: OnProgress):
+        self.objective, self.patience = config.objective.removeprefix("val/"), config.trainer.early_stopping
+        self.budget, self.best_file, self.clock, self.journal, self.on_progress = budget, best_file, clock, log, on_progress
+        self.throughput = Throughput()
+        self.every = max(1, budget.steps // 100)
+        self.losses: list[float] = []
+        self.curve: list[dict[str, float]] = []
+        self.best: dict[str, Score] = {}  # validation scores at the step whose weights are kept
+        self.best_step = 0
+        self.most, self.waited = -math.inf, 0  # the best objective so far, and validations since
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        self.throughput.begin()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.throughput.end(int(batch["attention_mask"].sum()))
+        self.losses.append(module.last_loss)
+        step = trainer.global_step
+        self.on_progress(step, self.budget.steps, f"loss {module.last_loss:.3f}")
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and step % self.every == 0:
+            self.journal(self._row(step) | {"train/loss": float(np.mean(self.losses)), "lr": trainer.optimizers[0].param_groups[0]["lr"]})
+            self.losses = []
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.began = time.perf_counter()
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        scores, _ = module.evaluated()
+        row = self._row(trainer.global_step)
+        for name, score in scores.items():
+            row |= {f"val/{name}": score["value"], f"val/{name}_se": score["se"]}
+        self.curve.append(row)
+        self.journal(row)
+        value = scores[self.objective]["value"]
+        gain = -value if self.objective == "loss" else value
+        if math.isfinite(gain) and gain > self.most:
+            self.best, self.best_step, self.most, self.waited = scores, trainer.global_step, gain, 0
+            save_best(module.model, self.best_file)
+        else:
+            self.waited += 1
+        trainer.should_stop = trainer.should_stop or bool(self.patience and self.waited >= self.patience)
+        self.clock.add("validate", time.perf_counter() - self.began)
+
+    def _row(self, step: int) -> dict[str, float]:
+        return {"step": step, "epoch": round(step / self.budget.steps_per_epoch, 4)}
+
+
+def fit(
+    module: FineTuner, loaders: Loaders, watch: Watch, config: Config, numerics: Numerics, record: Record
+) -> pl.Trainer:
+    """Train within the budget, put the best weights back and fill in the record's compute, memory and validation."""
+    periods = Periods(config, watch.budget, loaders)
+    trainer = _trainer(config, numerics, len(periods.stretches), watch)
+    torch.manual_seed(config.seed)  # dropout is the same for every arm, whatever was drawn to build the model
+    memory, start = TrainingMemory(numerics.device), time.perf_counter()
+    trainer.fit(module, datamodule=periods)
+    watch.clock.add("train", time.perf_counter() - start - watch.clock.seconds.get("validate", 0.0))
+    record.memory["train"] = memory.measure(module, trainer.optimizers[0])
+    record.compute |= {
+        "steps": trainer.global_step, "tokens": watch.throughput.tokens,
+        "tokens_per_s": watch.throughput.tokens_per_s, "diverged": module.diverged,
+    }  # fmt: skip
+    record.metrics |= {"validation": watch.best, "best_step": watch.best_step, "curve": watch.curve}
+    record.objective = watch.best[watch.objective]["value"] if watch.best else None
+    if watch.best:
+        load_best(module.model, watch.best_file)
+    return trainer
+
+
+def test(trainer: pl.Trainer, module: FineTuner, loader: DataLoader[Any]) -> tuple[dict[str, Score], dict[str, np.ndarray]]:
+    """Scores and columns of the test rows."""
+    trainer.test(module, dataloaders=loader, verbose=False)
+    return module.evaluated()
+
+
+def _trainer(config: Config, numerics: Numerics, periods: int, watch: Watch) -> pl.Trainer:
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # tokens are in memory: workers would only cost
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
+    return pl.Trainer(
+        **numerics.lightning,
+        max_epochs=periods,
+        reload_dataloaders_every_n_epochs=1,
+        accumulate_grad_batches=config.trainer.accumulate,
+        gradient_clip_val=config.trainer.clip or None,
+        deterministic=config.trainer.deterministic,
+        callbacks=[watch],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )

@@ -1,0 +1,77 @@
+"""Device, precision and threads: what the hardware really has, settled before anything is built."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rankwise.config import Trainer
+from rankwise.errors import Refused
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """The choices as they came out, for the trainer and for the record."""
+
+    device: torch.device
+    precision: str  # fp32 | bf16 | fp16
+    threads: int
+
+    @property
+    def lightning(self) -> dict[str, Any]:
+        """The same as arguments of Lightning's Trainer."""
+        names = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+        accelerator = "gpu" if self.device.type == "cuda" else self.device.type
+        return {"accelerator": accelerator, "devices": 1, "precision": names[self.precision]}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for the record."""
+        return {"device": self.device.type, "precision": self.precision, "threads": self.threads}
+
+
+def settle(trainer: Trainer) -> Numerics:
+    """Choose device and precision and set torch's threads. Raises Refused for what this machine cannot do."""
+    device = _device(trainer.device)
+    if trainer.threads:
+        torch.set_num_threads(trainer.threads)
+    torch.set_float32_matmul_precision(trainer.matmul_precision)
+    precision = trainer.precision
+    if precision == "auto":
+        precision = "bf16" if has_bf16(device) else "fp32"
+    if precision == "fp16" and device.type != "cuda":
+        raise Refused.value("trainer.precision", "fp16", f"fp32, bf16 or auto on {device.type}")
+    return Numerics(device, precision, torch.get_num_threads())
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the processor or GPU multiplies bf16 in hardware; emulation would be slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "mps":
+        return False
+    if platform.machine() in ("arm64", "aarch64"):
+        flags = _cpu_flags()
+        return "bf16" in flags
+    return bool({"avx512_bf16", "amx_bf16"} & _cpu_flags())
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise Refused.value("trainer.device", "cuda", "torch sees no GPU here", "use trainer.device=auto")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise Refused.value("trainer.device", "mps", "torch sees no Apple GPU here", "use trainer.device=auto")
+    return torch.device(name)

@@ -1,0 +1,161 @@
+"""Runs that cost nothing, for tests of the launcher: the run's name says what it does.
+
+``python -m tests.study.fake_task OUTPUTS NAME…`` is a study of its own, for tests that kill it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rankwise import machine
+from rankwise.config import Config, Method, Model, Optim, Quant, Targets, Task, folder
+from rankwise.errors import Refused
+from rankwise.study.launcher import launch
+from rankwise.tracking.record import FINISHED, RUNNING, STOPPED, Record, owned
+
+OnProgress = Callable[[int, int, str], None]
+DEADLINE_S = 60.0
+
+
+def config(outputs: Path, name: str, seed: int = 0, threads: int | None = None, device: str = "auto") -> Config:
+    made = Config(
+        model=Model(name="none"),
+        task=Task(name="none"),
+        method=Method(name="lora", lr=1e-3, rank=4, alpha="2r"),
+        targets=Targets(name="attention"),
+        quant=Quant(name="none"),
+        optim=Optim(lr=1e-3),
+        name=name,
+        seed=seed,
+        outputs=str(outputs),
+    )
+    made.trainer.threads, made.trainer.device = threads, device
+    return made
+
+
+def run(config: Config, on_progress: OnProgress) -> Record:
+    """Behaves as the real task promises: owns its folder, records running first, and stopped on KeyboardInterrupt."""
+    home = folder(config)
+    with owned(home) as mine:
+        record = Record(run={"status": RUNNING, "pid": os.getpid()}, config={}, folder=home)
+        if not mine:
+            return record
+        record.write()
+        try:
+            globals()[f"do_{config.name}"](config, home, on_progress)
+            record.run["status"], record.objective = FINISHED, 0.821
+        except KeyboardInterrupt:
+            record.run["status"] = STOPPED
+        record.write()
+    return record
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition; its failing to come is an error."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.01)
+
+
+def do_report(config: Config, home: Path, _: OnProgress) -> None:
+    torch = sys.modules.get("torch")
+    info = {
+        "argv": sys.argv,
+        "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "session": os.getsid(0) == os.getpid(),
+        "threads": torch.get_num_threads() if torch else int(os.environ["OMP_NUM_THREADS"]),
+        "environment": {k: os.environ.get(k) for k in ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "PYTHONPATH")},
+        "modules": list(sys.modules),
+    }
+    if torch:  # hangs where the fork server has started threads
+        ones = torch.ones(500, 500)
+        info["product"] = (ones @ ones).sum().item()
+    (home / "info.json").write_text(json.dumps(info))
+
+
+def do_meet(config: Config, home: Path, _: OnProgress) -> None:
+    """Ends when three of them are there at once."""
+    (home.parent / f"here-{config.seed}").touch()
+    until(lambda: len(list(home.parent.glob("here-*"))) == 3)
+
+
+def do_gpu(config: Config, home: Path, _: OnProgress) -> None:
+    """Ends when another has a GPU too; nobody else may have the same."""
+    mine = home.parent / f"gpu-{os.environ['CUDA_VISIBLE_DEVICES']}"
+    mine.touch(exist_ok=False)
+    (home.parent / f"here-{config.seed}").touch()
+    until(lambda: len(list(home.parent.glob("here-*"))) >= 2)
+    mine.unlink()
+
+
+def do_error(config: Config, home: Path, _: OnProgress) -> None:
+    raise ValueError("two\nlines")
+
+
+def do_refuse(config: Config, home: Path, _: OnProgress) -> None:
+    raise Refused("trainer.precision=fp16: not on a CPU")
+
+
+def do_quit(config: Config, home: Path, _: OnProgress) -> None:
+    os._exit(3)
+
+
+def do_die(config: Config, home: Path, _: OnProgress) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def do_crash(config: Config, home: Path, _: OnProgress) -> None:
+    ctypes.string_at(0)
+
+
+def do_orphan(config: Config, home: Path, _: OnProgress) -> None:
+    """Dies and leaves a process behind."""
+    subprocess.Popen(["sleep", "1000"])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def do_wait(config: Config, home: Path, _: OnProgress) -> None:
+    (home / "ready").touch()
+    until(lambda: False)
+
+
+def do_deaf(config: Config, home: Path, _: OnProgress) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    do_wait(config, home, _)
+
+
+def do_print(config: Config, home: Path, _: OnProgress) -> None:
+    print("by print")
+    print("to stderr", file=sys.stderr)
+    os.write(1, b"by write\n")
+    subprocess.run(["echo", "by echo"], check=True)
+
+
+def do_count(config: Config, home: Path, on_progress: OnProgress) -> None:
+    for step in range(1, 10_001):
+        on_progress(step, 10_000, f"loss {step}")
+
+
+def do_memory(config: Config, home: Path, _: OnProgress) -> None:
+    filled = bytearray(os.urandom(1024) * 1024 * (200 if config.seed == 0 else 1))
+    (home / "peak").write_text(f"{machine.peak_rss_bytes()} {len(filled)}")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    outputs, *names = sys.argv[1:]
+    study = [config(Path(outputs), name, seed) for seed, name in enumerate(names)]
+    try:
+        launch(study, jobs=2, task="tests.study.fake_task:run", preload=())
+    except KeyboardInterrupt:
+        sys.exit(130)

