@@ -41,7 +41,9 @@ def _check_method(config: Config) -> None:
     try:
         parse_alpha(method.alpha)
     except ValueError:
-        allowed = "a positive number (scale alpha/r), a multiple of the rank such as 2r (scale 2), or 16sqrt (16/sqrt(r))"
+        allowed = (
+            "a positive number (scale alpha/r), a multiple of the rank such as 2r (scale 2), or 16sqrt (16/sqrt(r))"
+        )
         raise Refused.value("method.alpha", method.alpha, allowed) from None
     if not 1e-6 <= scale_of(method.alpha, method.rank) <= 1e6:
         raise Refused.value("method.alpha", method.alpha, "a scale between 1e-6 and 1e6")
@@ -74,7 +76,9 @@ def _check_task(config: Config) -> None:
         if (size := getattr(task, key)) is not None and size < 2:
             raise Refused.value(f"task.{key}", size, "an integer of at least 2, or null for all")
     for key in ("validation_share", "test_share"):
-        _number(f"task.{key}", getattr(task, key), 0, 1, "between 0 and 1, both excluded", open_low=True, open_high=True)
+        _number(
+            f"task.{key}", getattr(task, key), 0, 1, "between 0 and 1, both excluded", open_low=True, open_high=True
+        )
     if task.validation_share + task.test_share >= 1:
         raise Refused("task.validation_share + task.test_share: below 1, so that training rows are left")
     if task.max_length < 4:
@@ -144,7 +148,9 @@ def _check_rank_fits(config: Config) -> None:
     width = _width(config)
     if width and config.method.rank > width:
         remedy = "a rank above min(in, out) adds parameters but no rank"
-        raise Refused.value("method.rank", config.method.rank, f"at most {width}, the width of {config.model.name}", remedy)
+        raise Refused.value(
+            "method.rank", config.method.rank, f"at most {width}, the width of {config.model.name}", remedy
+        )
 
 
 def _width(config: Config) -> int | None:

@@ -153,7 +153,9 @@ def _refuse_twice(overrides: list[str]) -> None:
             raise Refused(f"{override}: not KEY=VALUE; see rankwise train --help")
         key = override.split("=", 1)[0].lstrip("+~")
         if override.startswith("+") and not key.startswith("hydra"):
-            raise Refused(f"{override}: keys cannot be added with +; write {override.lstrip('+')} for a key that exists")
+            raise Refused(
+                f"{override}: keys cannot be added with +; write {override.lstrip('+')} for a key that exists"
+            )
         if key in seen:
             raise Refused(f"{key}: given twice; write {key}=a,b with -m to run both")
         seen.add(key)
@@ -199,12 +201,16 @@ def _report(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "rankwise report", description="Compare finished runs: the table here, the whole report as files beside them."
     )
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="runs, studies or outputs (default: outputs)")
+    parser.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH", help="runs, studies or outputs (default: outputs)"
+    )
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     shape.add_argument("--csv", action="store_true", help="print CSV instead of the table")
     shape.add_argument("--markdown", action="store_true", help="print Markdown instead of the table")
-    parser.add_argument("--out", type=Path, help="folder for report.html, .csv, .md and .json (default: the first PATH)")
+    parser.add_argument(
+        "--out", type=Path, help="folder for report.html, .csv, .md and .json (default: the first PATH)"
+    )
     options = _parse(parser, arguments)
     paths = options.paths or [Path("outputs")]
 
@@ -237,8 +243,12 @@ def _list_files(files: dict[str, Path], paths: list[Path]) -> None:
 
 
 def _fetch(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser("rankwise fetch", description="Download the model and data that a config names, once.")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train, e.g. model=minilm task=movie_rating")
+    parser = argparse.ArgumentParser(
+        "rankwise fetch", description="Download the model and data that a config names, once."
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="as for train, e.g. model=minilm task=movie_rating"
+    )
     options = _parse(parser, arguments)
     _refuse_twice(options.overrides)
     from rankwise import assets

@@ -23,7 +23,7 @@ Log = Callable[[dict[str, Any]], None]
 
 
 def run(config: Config, on_progress: OnProgress = lambda step, total, text: None) -> Record:
-    """Train, validate and test what ``config`` says, unless that has been done; the record is on disk when this returns.
+    """Train, validate and test what ``config`` says, unless that has been done; the record is then on disk.
 
     A run that another process is at right now is not touched: its record says "running".
     Raises Refused (for the user to mend) or what went wrong; the record then says so too.
@@ -63,7 +63,9 @@ def _tell(config: Config, record: Record, on_progress: OnProgress) -> Record:
     except BaseException as error:
         record.error = {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
         if "out of memory" in str(error).lower():
-            raise Refused("out of memory: lower trainer.batch_size (and raise trainer.accumulate) or task.max_length") from None
+            raise Refused(
+                "out of memory: lower trainer.batch_size (and raise trainer.accumulate) or task.max_length"
+            ) from None
         raise
     finally:
         record.compute["seconds"] = clock.rounded()
@@ -105,7 +107,9 @@ def _fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progre
         record.metrics["test"], columns = loop.test(trainer, tuner, loaders.test)
     with clock("save"):
         predictions.write(record.folder, data.test.items, columns["label"], columns["prediction"], columns["score"])
-        record.storage["adapter_bytes"] = weights.export(adapted.model, record.folder / "adapter", config.trainer.save_full)
+        record.storage["adapter_bytes"] = weights.export(
+            adapted.model, record.folder / "adapter", config.trainer.save_full
+        )
         watch.best_file.unlink(missing_ok=True)
 
 
@@ -124,8 +128,10 @@ def _baseline(config: Config, record: Record, clock: Clock, log: Log, on_progres
         inputs: list[Any] = [split.texts for split in (data.train, data.validation, data.test)]
         if config.method.name == "probe":
             lm, tokenizer = base.load(config.model, model, 1, config.seed)
-            encoder, batch = lm.get_submodule(lm.base_model_prefix), config.trainer.eval_batch_size
-            inputs = [baselines.mean_pooled(encoder, tokenizer, texts, config.task.max_length, batch) for texts in inputs]
+            encoder, batch = lm.get_submodule(str(lm.base_model_prefix)), config.trainer.eval_batch_size
+            inputs = [
+                baselines.mean_pooled(encoder, tokenizer, texts, config.task.max_length, batch) for texts in inputs
+            ]
     with clock("train"):
         fitted = baselines.fit(config.method.name, inputs[0], data.train.labels, config.task.kind)
     scorer = scores.scorer_for(config.task.kind, data.classes, data.train.labels)
@@ -148,6 +154,11 @@ def _load(config: Config, record: Record) -> tuple[Any, assets.Asset]:
     model, source = assets.resolve(config.model, progress=False), assets.resolve(config.task, progress=False)
     rows = data.load(config.task, source, config.data_seed)
     sizes = {name: len(getattr(rows, name)) for name in ("train", "validation", "test")}
-    record.provenance["data"] = {"source": source.source, "fingerprint": rows.fingerprint, "classes": rows.classes, **sizes}
+    record.provenance["data"] = {
+        "source": source.source,
+        "fingerprint": rows.fingerprint,
+        "classes": rows.classes,
+        **sizes,
+    }
     record.provenance["model"] = {"source": model.source, "fingerprint": model.fingerprint}
     return rows, model

@@ -1,6 +1,6 @@
 """Runs that cost nothing, for tests of the launcher: the run's name says what it does.
 
-``python -m tests.study.fake_task OUTPUTS NAME…`` is a study of its own, for tests that kill it.
+``python -m tests.study.fake_task OUTPUTS NAME…`` is a study in a process of its own, for tests that kill it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import Lock
 from pathlib import Path
 
 from rankwise import machine
@@ -129,6 +130,13 @@ def do_wait(config: Config, home: Path, _: OnProgress) -> None:
     until(lambda: False)
 
 
+def do_semaphore(config: Config, home: Path, _: OnProgress) -> None:
+    """Leaves a semaphore to the resource tracker, as tqdm does."""
+    kept = Lock()
+    with kept:
+        os._exit(3)
+
+
 def do_deaf(config: Config, home: Path, _: OnProgress) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     do_wait(config, home, _)
@@ -156,6 +164,6 @@ if __name__ == "__main__":
     outputs, *names = sys.argv[1:]
     study = [config(Path(outputs), name, seed) for seed, name in enumerate(names)]
     try:
-        launch(study, jobs=2, task="tests.study.fake_task:run", preload=())
+        launch(study, jobs=2, task="tests.study.fake_task:run", preload=os.environ.get("FAKE_PRELOAD", "").split())
     except KeyboardInterrupt:
         sys.exit(130)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from rankwise import machine
 from rankwise.config import Config, folder
 from rankwise.study import launcher, progress
 from rankwise.study.launcher import Outcome, correct, launch, share
+from rankwise.study.preload import HEAVY
 from rankwise.tracking import record
 from tests.study.fake_task import config, until
 
@@ -195,14 +197,17 @@ def test_share(make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Study:
-    """A launcher in a process of its own: two runs at a time, the second batch never begins."""
+    """A launcher in a process group of its own, two runs at a time."""
 
-    def __init__(self, outputs: Path, names: list[str]):
+    def __init__(self, outputs: Path, names: list[str], **variables: str):
         self.configs = [config(outputs, name, seed) for seed, name in enumerate(names)]
         command = [sys.executable, "-m", "tests.study.fake_task", str(outputs), *names]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **variables}
+        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, process_group=0)
+
+    def wait(self) -> Study:
         until(lambda: all((folder(c) / "ready").exists() for c in self.configs[:2]))
+        return self
 
     def end(self) -> tuple[int, str]:
         _, noise = self.process.communicate(timeout=60)
@@ -211,7 +216,7 @@ class Study:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_stops_runs_and_leaves_waiting_ones_alone(tmp_path: Path, number: signal.Signals) -> None:
-    study = Study(tmp_path, ["wait", "wait", "print"])
+    study = Study(tmp_path, ["wait", "wait", "print"]).wait()
     study.process.send_signal(number)
     code, noise = study.end()
     assert code == 130
@@ -221,7 +226,7 @@ def test_interrupt_stops_runs_and_leaves_waiting_ones_alone(tmp_path: Path, numb
 
 
 def test_second_interrupt_kills(tmp_path: Path) -> None:
-    study = Study(tmp_path, ["wait", "deaf"])
+    study = Study(tmp_path, ["wait", "deaf"]).wait()
     study.process.send_signal(signal.SIGINT)
     until(lambda: status(study.configs[0]) == "stopped")
     assert study.process.poll() is None and status(study.configs[1]) == "running"
@@ -231,15 +236,40 @@ def test_second_interrupt_kills(tmp_path: Path) -> None:
 
 
 def test_runs_stop_when_the_launcher_is_killed(tmp_path: Path, no_process_is_left: Callable[[], list[int]]) -> None:
-    study = Study(tmp_path, ["wait", "wait"])
+    study = Study(tmp_path, ["wait", "wait"]).wait()
     study.process.kill()
     study.end()
     until(lambda: not no_process_is_left())
     assert [status(c) for c in study.configs] == ["stopped"] * 2
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_while_libraries_load(tmp_path: Path, number: signal.Signals) -> None:
+    began = tmp_path / "began"
+    (tmp_path / "endless.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(began)!r}).touch()\ntime.sleep(600)\n"
+    )
+    search = os.pathsep.join([*sys.path, str(tmp_path)])
+    study = Study(tmp_path, ["print"], FAKE_PRELOAD="endless", PYTHONPATH=search)
+    until(began.exists)
+    os.killpg(study.process.pid, number)  # as a terminal does: the fork server gets it too
+    code, noise = study.end()
+    assert code == 130 and "Traceback" not in noise
+    assert not folder(study.configs[0]).exists()
+
+
+def test_nothing_is_said_about_what_killed_runs_leave(tmp_path: Path) -> None:
+    code, noise = Study(tmp_path, ["semaphore"]).end()
+    assert code == 0 and "resource_tracker" not in noise and "exit code 3" in noise
+
+
+def test_own_modules_to_preload_exist() -> None:
+    for name in HEAVY:
+        assert not name.startswith("rankwise.") or importlib.util.find_spec(name)
+
+
 def test_one_run_can_be_stopped_by_itself(tmp_path: Path) -> None:
-    study = Study(tmp_path, ["wait", "wait", "print"])
+    study = Study(tmp_path, ["wait", "wait", "print"]).wait()
     pids = [json.loads((folder(c) / "result.json").read_text())["run"]["pid"] for c in study.configs[:2]]
     for pid in pids:
         os.kill(pid, signal.SIGTERM)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -48,4 +48,4 @@ class UserConfigs(SearchPathPlugin):
         user = Path.cwd() / "conf"
         ours = Path(conf_dir())
         if main is not None and main.removeprefix("file://") == str(ours) and user.is_dir() and user.resolve() != ours:
-            search_path.append("user", f"file://{user}", anchor="main")
+            search_path.append("user", f"file://{user}", SearchPathQuery(provider="main"))

@@ -9,10 +9,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import Model, Package, Task
-from ..errors import Refused
-from ._cache import cache_dir, file_digest
-from ._package import cached_package, fetch_package, package_fingerprint
+from rankwise.assets._cache import cache_dir, file_digest
+from rankwise.assets._package import cached_package, fetch_package, package_fingerprint
+from rankwise.config import Model, Package, Task
+from rankwise.errors import Refused
 
 __all__ = ["Asset", "cache_dir", "cached", "fetch_package", "resolve"]
 

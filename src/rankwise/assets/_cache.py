@@ -13,7 +13,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
-from ..errors import Refused
+from rankwise.errors import Refused
 
 _FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
 _SMALL_BYTES = 1 << 20  # hashing less than this costs no more than remembering it

@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
-from ..config import Package
-from ..errors import Refused
-from ._archive import extract
-from ._cache import cache_dir, writing_to_cache
-from ._pip import download
+from rankwise.assets._archive import extract
+from rankwise.assets._cache import cache_dir, writing_to_cache
+from rankwise.assets._pip import download
+from rankwise.config import Package
+from rankwise.errors import Refused
 
 _MARKER = ".complete"
 _FORMS = {  # what may stand in a requirements file and a folder name

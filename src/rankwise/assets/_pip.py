@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..config import Package
-from ..errors import Refused
-from ._cache import no_room
+from rankwise.assets._cache import no_room
+from rankwise.config import Package
+from rankwise.errors import Refused
 
 _REMEDY = "give a local copy with model.path= or task.path="
 _FULL = r"No space left on device|Disk quota exceeded|File too large|not enough space on the disk"

@@ -50,11 +50,15 @@ def _lora(base: nn.Module, config: Config, heads: list[str]) -> Adapted:
     narrowest = min(names, key=lambda name: min(sides[name]))
     if rank > min(sides[narrowest]):
         d_in, d_out = sides[narrowest]
-        raise Refused.value("method.rank", rank, f"at most {min(d_in, d_out)}, the smaller side of {narrowest} ({d_in} × {d_out})")
+        raise Refused.value(
+            "method.rank", rank, f"at most {min(d_in, d_out)}, the smaller side of {narrowest} ({d_in} × {d_out})"
+        )
     known = {name for name, _ in base.named_modules()}
     for extra in method.modules_to_save or []:
         if not any(name == extra or name.endswith(f".{extra}") for name in known):
-            raise Refused.value("method.modules_to_save", extra, f"the last part of a module's name, such as {narrowest.split('.')[-1]}")
+            raise Refused.value(
+                "method.modules_to_save", extra, f"the last part of a module's name, such as {narrowest.split('.')[-1]}"
+            )
     number, kind = parse_alpha(method.alpha)
     alpha = number * rank if kind == "r" else number
     with warnings.catch_warnings():
@@ -71,7 +75,7 @@ def _lora(base: nn.Module, config: Config, heads: list[str]) -> Adapted:
 def _peft_config(method: Method, rank: int, alpha: float, kind: str, names: list[str], heads: list[str]) -> LoraConfig:
     return LoraConfig(
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  PEFT divides it, whatever its type
+        lora_alpha=alpha,
         use_rslora=kind == "sqrt",
         lora_dropout=method.dropout,
         bias=method.bias,  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
 from rankwise.assets import Asset
 from rankwise.config import Model
@@ -26,6 +27,8 @@ def load(model: Model, asset: Asset, outputs: int, seed: int) -> tuple[nn.Module
     The head's initialisation depends on ``seed`` alone, so that every arm starts from the same one.
     Raises Refused for a folder or hub id that holds no model.
     """
+    logging.set_verbosity_error()  # that the head is new is what a fine-tuning run means
+    logging.disable_progress_bar()
     torch.manual_seed(seed)
     if asset.path is None and asset.hub_id is None:
         return _random(model, outputs)

@@ -17,8 +17,8 @@ _ROLES = (
     ("q", r"(query|query_proj|q_proj|q_lin|q)"),
     ("k", r"(key|key_proj|k_proj|k_lin|k)"),
     ("v", r"(value|value_proj|v_proj|v_lin|v)"),
-    ("o", r"(attention\.output\.dense|attention\.dense|attn\.c_proj|o_proj|out_proj|out_lin|Attention\.o)"),
-    ("mlp", r"(intermediate\.dense|output\.dense|(gate|up|down|gate_up)_proj|fc[12]|lin[12]|c_fc|c_proj|wi|wi_[01]|wo)"),
+    ("o", r"(attention\.output\.dense|attention\.dense|attn\.c_proj|o_proj|out_proj|out_lin|\w*Attention\.o)"),
+    ("mlp", r"((intermediate|output)\.dense|(gate|up|down|gate_up)_proj|fc[12]|lin[12]|c_fc|c_proj|wi|wi_[01]|wo)"),
 )  # fmt: skip
 PRESETS = {
     "attention": {"q", "k", "v", "qkv", "o"},
@@ -43,7 +43,9 @@ def adapted_modules(base: nn.Module, targets: Targets) -> list[str]:
     if targets.layers is not None:
         blocks = {_block(name) for name in linears}
         if missing := set(targets.layers) - blocks:
-            raise Refused.value("targets.layers", targets.layers, f"block {min(missing)} is not one of the {len(blocks)} blocks from 0")
+            raise Refused.value(
+                "targets.layers", targets.layers, f"block {min(missing)} is not one of the {len(blocks)} blocks from 0"
+            )
         chosen = [name for name in chosen if _block(name) in targets.layers]
     if not chosen:
         raise Refused(_nothing(targets, linears))
@@ -52,7 +54,7 @@ def adapted_modules(base: nn.Module, targets: Targets) -> list[str]:
 
 def role(name: str) -> str | None:
     """q, k, v, qkv (fused), o or mlp; None for a linear layer of another kind."""
-    return next((role for role, pattern in _ROLES if re.search(rf"(^|[._]|\b){pattern}$", name)), None)
+    return next((role for role, pattern in _ROLES if re.search(rf"(^|[._]){pattern}$", name)), None)
 
 
 def shape(module: nn.Module) -> tuple[int, int]:
@@ -84,7 +86,9 @@ def _block(name: str) -> int:
 
 def _nothing(targets: Targets, linears: dict[str, nn.Module]) -> str:
     ends = sorted({_BLOCK.split(name)[-1] for name in linears})
-    what = f"regex {targets.regex}" if targets.regex else f"modules {targets.modules}" if targets.modules else targets.name
+    what = (
+        f"regex {targets.regex}" if targets.regex else f"modules {targets.modules}" if targets.modules else targets.name
+    )
     fused = any(role(name) == "qkv" for name in linears) and not (targets.regex or targets.modules)
     why = "query, key and value are one fused layer here; use attention" if fused else f"there are {', '.join(ends)}"
     return f"targets={what}: matches no linear layer of this model; {why}"

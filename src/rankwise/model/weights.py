@@ -56,5 +56,3 @@ def export(model: nn.Module, folder: Path, keep_full: bool) -> int:
     else:
         save_file(state, folder / HEAD_FILE)
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-
-

@@ -1,7 +1,7 @@
 """Records → arms: what competes, at which learning rate, on how many seeds, and whether it may be compared at all.
 
-A *replicate* is a pair (seed, data_seed). A run's config splits into its arm (what defines the contender), its tuned knob
-(the learning rate), its replicate, and its *context*: everything else. Only arms of one context are compared.
+A *replicate* is a pair (seed, data_seed). A run's config splits into its arm (what defines the contender), its tuned
+knob (the learning rate), its replicate, and its *context*: everything else. Only arms of one context are compared.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def reference_of(arms: list[Arm]) -> Arm | None:
 
 
 def _home(arms: dict[tuple[str, Context], Arm], record: Record, context: Context) -> None:
-    """Put a run into its arm. One that did not finish may not know its context: it joins its arm where the rest agrees."""
+    """Put a run into its arm. One that did not finish may not know all its context: it joins where the rest agrees."""
     settings = _settings(record.config)
     method = str(settings.pop("method"))
     key = json.dumps([method, settings], sort_keys=True, default=str)
@@ -163,7 +163,7 @@ def _targets(targets: dict[str, Any]) -> str:
 
 
 def _contexts(records: list[Record]) -> list[Context]:
-    """Each run's context. The training sample follows data_seed, so a data fingerprint is held against its own data_seed's."""
+    """Each run's context. The training sample follows data_seed, so data fingerprints are compared within one."""
     usual = _usual_fingerprints(records)
     contexts = []
     for record in records:
@@ -231,7 +231,7 @@ def _reference_context(arms: list[Arm]) -> Context:
 
 
 def _differences(arm: Arm, reference: Context) -> dict[str, tuple[str, str]]:
-    """Context keys in which an arm departs from the reference. A baseline has no trainer, so only what it has counts."""
+    """Context keys in which an arm departs from the reference. A baseline has no trainer: only what it has counts."""
     here, there = dict(arm.context), dict(reference)
     keys = set(here) | set(there)
     if arm.is_baseline:

@@ -68,4 +68,6 @@ def _line(ax: Any, runs: list[list[tuple[float, float]]], paint: str, arm: Arm, 
             ax.plot([s for s, _ in rows], [factor * v for _, v in rows], color=paint, lw=0.6, alpha=0.35)
     style = "-" if arm.rank or arm.method == "full" else "--"
     width = 2.4 if arm.method == "full" else 1.7
-    ax.plot(sorted(at), [np.mean(at[s]) for s in sorted(at)], style, color=paint, lw=width, marker="o", ms=3.5, label=arm.label)
+    steps = sorted(at)
+    means = [np.mean(at[step]) for step in steps]
+    ax.plot(steps, means, style, color=paint, lw=width, marker="o", ms=3.5, label=arm.label)

@@ -44,7 +44,7 @@ class _Scored:
 
 
 def compare(arms: list[Arm], reference: Arm, metric: str, margin: float, seed: int = 0) -> dict[int, Comparison]:
-    """Comparisons of the comparable, scored arms with the reference, by ``id(arm)``. ``seed`` is the bootstrap's own."""
+    """Comparisons of the comparable, scored arms with the reference, by ``id(arm)``; ``seed`` is the bootstrap's."""
     rivals = [arm for arm in arms if arm is not reference and arm.comparable and arm.runs]
     if metric not in WEIGHTED:
         reason = f"no paired bootstrap for {metric}, only for {', '.join(WEIGHTED)}"

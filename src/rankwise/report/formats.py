@@ -72,7 +72,7 @@ def rate(lr: float | None) -> str:
 
 
 def _three(value: float) -> str:
-    """Three significant digits, never in powers of ten, at most four decimals: ``1234``, ``123``, ``12.3``, ``0.0034``."""
+    """Three significant digits, no powers of ten, at most four decimals: ``1234``, ``12.3``, ``0.0034``."""
     if value == 0:
         return "0"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))

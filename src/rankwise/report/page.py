@@ -72,7 +72,7 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
     narrow = f"{fmt.percent(fraction)} % of min(in, out)" if fraction else "of full fine-tuning's"
     tiles = [("smallest sufficient rank", str(arm.rank), narrow)]
     asked = (
-        ("trainable parameters", arm.first("params.trainable"), full.first("params.trainable"), lambda v: fmt.si(v)),
+        ("trainable parameters", arm.first("params.trainable"), full.first("params.trainable"), fmt.si),
         ("peak training memory", arm.median("memory.train.peak_bytes"), full.median("memory.train.peak_bytes"),
          lambda v: fmt.si(v, "B")),
         ("training time", arm.median("compute.seconds.train_s"), full.median("compute.seconds.train_s"),

@@ -69,8 +69,8 @@ def score_by_rank(report: Report) -> Plot | None:
             ax.legend(loc="lower right", fontsize=9)
         image = svg.render(figure, "rank", f"test {metric} against rank")
     caption = (
-        f"Points are means with 95 % intervals ({_kinds(arms, metric)}); the band is full fine-tuning's. A rank is enough when "
-        "it stays above the dotted line, full fine-tuning less the margin, with its uncertainty: see the next figure for that."
+        f"Points are means with 95 % intervals ({_kinds(arms, metric)}); the band is full fine-tuning's. The dotted "
+        "line is full fine-tuning less the margin: whether a rank stays above it, the next figure tells."
     )
     return Plot("rank", "Score against rank", image, caption)
 
@@ -105,16 +105,16 @@ def differences(report: Report) -> Plot | None:
         ax.set(xlabel=f"difference from full fine-tuning, {unit}")
         image = svg.render(figure, "difference", "paired differences from full fine-tuning with the margin")
     n = sorted({c.seeds for _, c in rows})
-    how = "bars are 90 % bootstrap intervals over seeds and items" if n[-1] > 1 else "one seed: points without an interval"
+    how = "bars are 90 % bootstrap intervals over seeds and items" if n[-1] > 1 else "points without an interval"
     caption = (
-        f"Paired by seed (n = {', '.join(map(str, n))}) and test item; {how}. Wholly inside the band of "
-        f"±{fmt.width(report.margin, metric)} means same, wholly outside means different, anything else is inconclusive."
+        f"Paired by seed (n = {', '.join(map(str, n))}) and test item; {how}. Wholly inside the "
+        f"band of ±{fmt.width(report.margin, metric)} means same, wholly outside different, anything else inconclusive."
     )
     return Plot("difference", "Difference from full fine-tuning", image, caption)
 
 
 def _reach(rows: list[tuple[Arm, Comparison]], margin: float) -> tuple[float, float]:
-    """The axis: every rank's interval as far as it is not extreme, and the margin. What lies outside is written at the edge."""
+    """Ends of the axis: the margin and every rank's interval that is not extreme; the rest is written at the edge."""
     shown = [c for arm, c in rows if arm.rank] or [c for _, c in rows]
     lows = [c.bootstrap.low if c.bootstrap else c.estimate or 0.0 for c in shown]
     highs = [c.bootstrap.high if c.bootstrap else c.estimate or 0.0 for c in shown]
@@ -137,9 +137,9 @@ def score_by_parameters(report: Report) -> Plot | None:
         ax.step(*zip(*best, strict=True), where="post", color=PARETO, lw=1.5, alpha=0.8, label="Pareto front", zorder=2)
         for i, (x, y, arm) in enumerate(points):
             half = factor * arm.scores[metric].half
-            ax.errorbar(x, y, half if math.isfinite(half) else None, color=colour(arm, arms), lw=0, elinewidth=1.2, zorder=3)
-            edge = PARETO if i in front else "none"
-            ax.plot(x, y, "o", color=colour(arm, arms), ms=7, mec=edge, mew=1.8, zorder=4)
+            half, paint = half if math.isfinite(half) else 0.0, colour(arm, arms)
+            ax.errorbar(x, y, half, color=paint, lw=0, elinewidth=1.2, zorder=3)
+            ax.plot(x, y, "o", color=paint, ms=7, mec=PARETO if i in front else "none", mew=1.8, zorder=4)
             ax.annotate(_brief(arm), (x, y), xytext=(7, 6), textcoords="offset points", fontsize=8.5, color=svg.INK)
         _limits(ax, arms, metric, report.margin)
         ax.set_xscale("log")
@@ -148,14 +148,14 @@ def score_by_parameters(report: Report) -> Plot | None:
         ax.legend(loc="lower right", fontsize=9)
         image = svg.render(figure, "parameters", f"test {metric} against trainable parameters")
     caption = (
-        f"Means with 95 % intervals ({_kinds(arms, metric)}). Ringed points are on the Pareto front: no arm that trains as few "
-        "parameters scores higher on average. The front ignores uncertainty, so neighbours on it may not differ."
+        f"Means with 95 % intervals ({_kinds(arms, metric)}). Ringed points are on the Pareto front: no arm that "
+        "trains as few parameters scores higher on average. The front ignores uncertainty: neighbours may not differ."
     )
     return Plot("parameters", "Score against trainable parameters", image, caption, wide=True)
 
 
 def pareto(points: list[tuple[float, float]]) -> set[int]:
-    """Indices of points (cost, score) that no other beats: at most the cost and at least the score, one of them better."""
+    """Indices of points (cost, score) that none beats: at most the cost and at least the score, one of them better."""
     beaten = {
         i for i, (cost, score) in enumerate(points)
         if any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in points)
@@ -188,8 +188,8 @@ def costs(report: Report) -> Plot | None:
     runs = sorted({len(arm.runs) for arm in arms})
     split = "split into what holds it" if len(parts) > 1 else "as measured"
     caption = (
-        f"Medians over n = {', '.join(map(str, runs))} run(s) per arm, no interval: peak memory of training ({split}) and seconds "
-        "spent in training steps. Both depend on the hardware; compare within this study only."
+        f"Medians over n = {', '.join(map(str, runs))} run(s) per arm, no interval: peak memory of training ({split}) "
+        "and seconds spent in training steps. Both depend on the hardware; compare within this study only."
     )
     return Plot("costs", "What it costs", image, caption, wide=True)
 
@@ -199,8 +199,8 @@ def curves(report: Report) -> Plot | None:
     if image is None:
         return None
     caption = (
-        "Mean over seeds at the chosen learning rate; thin lines are single seeds, no interval. Lighter greens are larger ranks. A "
-        "loss that still falls at the right edge means that the budget, not the rank, may decide."
+        "Mean over seeds at the chosen learning rate; thin lines are single seeds, no interval. Lighter greens are "
+        "larger ranks. A loss that still falls at the right edge means that the budget, not the rank, may decide."
     )
     return Plot("curves", "Learning curves on validation data", image, caption, wide=True)
 
@@ -210,14 +210,14 @@ def grid(report: Report) -> Plot | None:
     if image is None:
         return None
     caption = (
-        "Mean validation objective at each learning rate that was tried, on the seeds that all rates of an arm share, no interval; "
-        "ringed is the one taken. A best value at an end of its line means the optimum may lie outside the grid."
+        "Mean validation objective at each learning rate that was tried, on the seeds that all rates of an arm share, "
+        "no interval; ringed is the one taken. At an end of its line, the optimum may lie outside the grid."
     )
     return Plot("rates", "Learning rates tried", image, caption, wide=True)
 
 
 def _components(arms: list[Arm]) -> dict[str, Any]:
-    """Memory in MB by what holds it; the rest of the peak is "other". One component where the records have only a peak."""
+    """Memory in MB by what holds it; the rest of the peak is "other". Only the peak where the records have no more."""
     peak = np.array([arm.median("memory.train.peak_bytes") or 0.0 for arm in arms]) / 1e6
     parts: dict[str, Any] = {}
     for name in ("weights", "gradients", "optimizer", "activations"):
@@ -269,7 +269,8 @@ def _lines(ax: Any, arms: list[Arm], report: Report) -> None:
             labels[bottom].append(f"{text} ↓")
             continue
         labels[y].append(text)
-        ax.axhline(y, color=FULL if is_full else svg.MUTED, lw=1.4 if is_full else 1.0, ls="-" if is_full else "--", zorder=2)
+        paint, width, style = (FULL, 1.4, "-") if is_full else (svg.MUTED, 1.0, "--")
+        ax.axhline(y, color=paint, lw=width, ls=style, zorder=2)
         if is_full:
             if math.isfinite(found.low):
                 ax.axhspan(factor * found.low, factor * found.high, color=FULL, alpha=0.14, lw=0, zorder=1)

@@ -1,6 +1,7 @@
 """Intervals, weighted metrics and the paired bootstrap over seeds and items.
 
-Weights are resampling counts: a metric under weights is the metric of the resampled test set, for all replicates at once.
+Weights are resampling counts: a metric under weights is that of the resampled test set, for all replicates at once.
+Shapes: B replicates, R runs, N items, S seeds.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Interval:
 def interval(values: list[float], item_ses: list[float]) -> Interval:
     """95 % interval of the mean over runs.
 
-    From two runs on Student's t over seeds, n−1 degrees of freedom. With one run, or runs that all agree (a deterministic
-    baseline), the normal interval over test items from the run's own standard error: it says nothing about seeds.
+    From two runs on Student's t over seeds, n−1 degrees of freedom. With one run, or runs that all agree (a
+    deterministic baseline), the normal interval over test items from the run's own standard error, silent on seeds.
     """
     n, mean = len(values), float(np.mean(values))
     if n > 1 and float(np.ptp(values)) > 0:
@@ -55,7 +56,7 @@ def interval(values: list[float], item_ses: list[float]) -> Interval:
 def accuracy(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
     """Weighted share of predictions that equal the label, (B, R)."""
     correct_rn = (values_rn == labels_n).astype(float)
-    return weights_bn @ correct_rn.T / weights_bn.sum(1, keepdims=True)  # type: ignore[no-any-return]
+    return weights_bn @ correct_rn.T / weights_bn.sum(1, keepdims=True)
 
 
 def pearson(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
@@ -68,7 +69,7 @@ def pearson(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
     var_x = weights_bn @ (x**2).T / total - mean_x**2
     cov = weights_bn @ (x * y).T / total - mean_x * mean_y
     with np.errstate(divide="ignore", invalid="ignore"):
-        return cov / np.sqrt(var_x * var_y)  # type: ignore[no-any-return]
+        return cov / np.sqrt(var_x * var_y)
 
 
 def spearman(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
@@ -88,7 +89,7 @@ def _ranks(x_n: Floats, weights_bn: Floats) -> Floats:
     starts = np.concatenate([[0], np.cumsum(tied_n)[:-1]])
     group_bg = np.add.reduceat(weights_bn[:, np.argsort(where_n, kind="stable")], starts, axis=1)
     rank_bg = np.cumsum(group_bg, axis=1) - (group_bg - 1) / 2
-    return rank_bg[:, where_n]  # type: ignore[no-any-return]
+    return rank_bg[:, where_n]
 
 
 def _correlation(x_bn: Floats, y_bn: Floats, weights_bn: Floats) -> Floats:
@@ -97,7 +98,7 @@ def _correlation(x_bn: Floats, y_bn: Floats, weights_bn: Floats) -> Floats:
     y = y_bn - (weights_bn * y_bn).sum(1, keepdims=True) / total
     wx = weights_bn * x
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (wx * y).sum(1) / np.sqrt((wx * x).sum(1) * (weights_bn * y * y).sum(1))  # type: ignore[no-any-return]
+        return (wx * y).sum(1) / np.sqrt((wx * x).sum(1) * (weights_bn * y * y).sum(1))
 
 
 def item_weights(items: int, replicates: int, seed: int) -> Iterator[Floats]:
@@ -118,7 +119,7 @@ def seed_weights(seeds: int, replicates: int, seed: int) -> Floats:
     """
     rng = np.random.default_rng([seed, seeds, 1])
     drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), replicates) / seeds
-    return 1 / seeds + math.sqrt(seeds / (seeds - 1)) * (drawn - 1 / seeds)  # type: ignore[no-any-return]
+    return 1 / seeds + math.sqrt(seeds / (seeds - 1)) * (drawn - 1 / seeds)
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,9 @@ class Bootstrap:
 def paired(points_s: Floats, resampled_bs: Floats, seed: int) -> Bootstrap:
     """Bootstrap over seeds and items of a mean difference, given per seed on all items and on each resample of items.
 
-    Both factors are resampled at once, as seeds and items are crossed (Owen 2007). The percentile interval is widened by
-    t/z, with the degrees of freedom of Satterthwaite (1946) when a share of the variance is known from k−1 only.
+    Both factors are resampled at once, as seeds and items are crossed; this overstates the variance of their
+    interaction, so it errs on the safe side (Owen 2007). The percentile interval is widened by t/z, with the degrees of
+    freedom of Satterthwaite (1946), as the seeds' share of the variance is known from k−1 only.
     """
     k = len(points_s)
     replicates = (seed_weights(k, len(resampled_bs), seed) * resampled_bs).sum(1)

@@ -52,14 +52,14 @@ def smallest_sufficient(arms: list[Arm], comparisons: dict[int, Comparison], mar
     """For every family of ranks the smallest one that is not worse than full fine-tuning by ``margin`` or more.
 
     Ranks are tested from the largest down, each one-sided at 5 %, and testing stops at the first failure, so that the
-    chance of naming any insufficient rank is at most 5 % without further correction (Maurer, Hothorn and Lehmacher 1995).
+    chance of naming any insufficient rank is at most 5 % without further correction (Maurer, Hothorn and Lehmacher
+    1995).
     """
     families: dict[str, list[Arm]] = defaultdict(list)
     for arm in arms:
         if arm.rank is not None and id(arm) in comparisons:
             families[arm.family].append(arm)
-    shown = _labels(list(families.values()))
-    return [_sequence(name, members, comparisons, margin) for name, members in zip(shown, families.values(), strict=True)]
+    return [_sequence(_label(members[0]), members, comparisons, margin) for members in families.values()]
 
 
 def _sequence(label: str, arms: list[Arm], comparisons: dict[int, Comparison], margin: float) -> Sufficiency:
@@ -98,12 +98,9 @@ def _answer_shares(found: list[Comparison], margin: float) -> list[float]:
     return [float(share) for share in [*counts[1:], counts[0]]]
 
 
-def _labels(families: list[list[Arm]]) -> list[str]:
-    """A family's name: its method, targets and alpha policy, and what else sets it apart."""
-    names = []
-    for members in families:
-        first = members[0]
-        extra = first.name.replace(f"{first.method} r={first.rank}", "").replace(f"α={first.settings.get('alpha')}", "")
-        alpha = f"α={first.settings.get('alpha')}"
-        names.append(" ".join([first.method, str(first.settings.get("targets")), alpha, *extra.split()]))
-    return names
+def _label(arm: Arm) -> str:
+    """A family's name: its method, targets and alpha policy, and what else sets it apart in this study."""
+    alpha = f"α={arm.settings.get('alpha')}"
+    known = {arm.method, f"r={arm.rank}", alpha}
+    others = [word for word in arm.name.split() if word not in known]
+    return " ".join([arm.method, str(arm.settings.get("targets")), alpha, *others])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rankwise.report.arms import Arm, dig
 from rankwise.report.equivalence import ONE_SEED, REPLICATES, Comparison
-from rankwise.report.formats import difference, percent, rate, si, width
+from rankwise.report.formats import difference, in_percent, percent, rate, si, width
 from rankwise.report.sufficiency import Step, Sufficiency
 from rankwise.tracking.record import FINISHED, Record
 
@@ -42,21 +42,24 @@ def headline(families: list[Sufficiency], reference: Arm | None, metric: str) ->
 
 def _title(family: Sufficiency, metric: str, named: bool) -> str:
     where = f" ({family.label})" if named else ""
-    margin = f"{width(family.margin, metric)} of {metric}" if "points" in width(0, metric) else f"{family.margin:g} {metric}"
+    margin = f"{width(family.margin, metric)} of {metric}" if in_percent(metric) else f"{family.margin:g} {metric}"
     if not family.conclusive:
         return f"{family.reason[0].upper()}{family.reason[1:]}{where}."
     if family.answer:
         return f"Rank {family.answer.rank} is enough{where}: not worse than full fine-tuning by {margin} or more."
     largest = family.steps[0]
-    why = largest.comparison.reason or f"even rank {largest.rank} may be worse than full fine-tuning by {margin} or more"
+    why = f"even rank {largest.rank} may be worse than full fine-tuning by {margin} or more"
+    why = largest.comparison.reason or why
     return f"No rank was shown to be enough{where}: {why}."
 
 
 def _details(family: Sufficiency, metric: str) -> list[str]:
     if not family.conclusive:
         points = [f"r={s.rank} {difference(s.comparison.estimate, metric)}" for s in reversed(family.steps)]
-        unit = "points" if "points" in width(0, metric) else metric
-        return [f"Differences from full fine-tuning on it, {unit}: {', '.join(points)}."]
+        points = [point for point, step in zip(points, reversed(family.steps), strict=True) if step.comparison.items]
+        unit = "points" if in_percent(metric) else metric
+        shown = [f"Differences from full fine-tuning on it, {unit}: {', '.join(points)}."] if points else []
+        return [*shown, "Two or more shared seeds allow a conclusion: run with seed=0,1,2."]
     pairs = max((s.comparison for s in family.steps if s.comparison.bootstrap), key=lambda c: c.seeds)
     shares = [f"{_whole(s.share)} for rank {s.rank}" for s in reversed(family.steps) if s.share >= 0.005]
     none = [f"{_whole(family.none_share)} for none"] if family.none_share >= 0.005 else []
@@ -91,7 +94,8 @@ def notes(
     comparisons: dict[int, Comparison],
 ) -> list[str]:  # fmt: skip
     """How this was compared, one sentence or two each."""
-    kept = [_counts(records, arms), *_budget(reference or arms[0]), *_seeds(arms), _rates(arms), *_margin(margins, metric)]
+    kept = [_counts(records, arms), *_budget(reference or arms[0]), *_seeds(arms), _rates(arms)]
+    kept += _margin(margins, metric)
     others = sum(not arm.comparable for arm in arms)
     if others:
         kept.append(f"{others} row(s) differ from the reference in more than the arm: shown with the key, not ranked.")
@@ -104,12 +108,12 @@ def notes(
 
 _TESTS = [
     "Scores: 95 % t-interval over seeds; with one run (or runs that all agree) the interval is over test items only.",
-    f"Differences from full fine-tuning are paired by seed and test item; {REPLICATES:,} bootstrap replicates over both at "
-    "once, intervals widened by Student's t for few seeds (Owen 2007; Satterthwaite 1946).",
+    f"Differences from full fine-tuning are paired by seed and test item; {REPLICATES:,} bootstrap replicates over "
+    "both at once, intervals widened by Student's t for few seeds (Owen 2007; Satterthwaite 1946).",
     "Verdicts: two one-sided 5 % tests (Schuirmann 1987). “same” if the 90 % interval lies inside ± margin, “worse” or "
     "“better” if wholly outside, else “inconclusive”. Not finding a difference is not finding sameness.",
-    "Smallest sufficient rank: one-sided 5 % non-inferiority from the largest rank down, stopping at the first failure, "
-    "which holds the chance of naming an insufficient rank to 5 % without further correction.",
+    "Smallest sufficient rank: one-sided 5 % non-inferiority from the largest rank down, stopping at the first "
+    "failure, which holds the chance of naming an insufficient rank to 5 % without further correction.",
     "p-values of “no difference from full” are corrected for the number of arms (Holm 1979).",
 ]  # fmt: skip
 
@@ -118,7 +122,8 @@ def _counts(records: list[Record], arms: list[Arm]) -> str:
     counts = Counter(record.status for record in records)
     scored = sum(len(arm.runs) for arm in arms)
     aside = counts[FINISHED] - scored
-    text = f"{counts[FINISHED]} runs finished" + (f", {scored} of them at their arm's chosen learning rate." if aside else ".")
+    which = f", {scored} of them at their arm's chosen learning rate" if aside else ""
+    text = f"{counts[FINISHED]} runs finished{which}."
     other = [f"{counts[s]} {s}" for s in sorted(counts) if s != FINISHED]
     return text + (f" Listed but not scored: {', '.join(other)}." if other else "")
 
@@ -132,7 +137,8 @@ def _budget(arm: Arm) -> list[str]:
     batch = (trainer.get("batch_size") or 0) * (trainer.get("accumulate") or 1)
     precision = arm.first("compute.precision") or trainer.get("precision")
     where = arm.first("compute.device") or trainer.get("device")
-    return [f"Equal budget: {length} of {batch} sequences, {precision} on {where}; the checkpoint is chosen on validation."]
+    budget = f"Equal budget: {length} of {batch} sequences, {precision} on {where}"
+    return [f"{budget}; the checkpoint is chosen on validation."]
 
 
 def _seeds(arms: list[Arm]) -> list[str]:
@@ -140,7 +146,7 @@ def _seeds(arms: list[Arm]) -> list[str]:
     seeds = sorted({run.config.get("seed", 0) for run in runs})
     data = sorted({run.config.get("data_seed", 0) for run in runs})
     items = sorted({n for run in runs for cell in (run.metrics.get("test") or {}).values() if (n := cell.get("n"))})
-    kept = [f"Seeds {', '.join(map(str, seeds))}; data seeds {', '.join(map(str, data))}. Arms share them, so they are paired."]
+    kept = [f"Seeds {', '.join(map(str, seeds))}; data seeds {', '.join(map(str, data))}; arms are paired by both."]
     return kept + ([f"Test set: {' or '.join(f'{n:,}' for n in items)} items."] if items else [])
 
 

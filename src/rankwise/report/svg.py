@@ -28,7 +28,7 @@ _RC = {
 
 @contextmanager
 def canvas(width: float, height: float, panels: int = 1) -> Iterator[tuple[Figure, list[Any]]]:
-    """A figure in the page's style with panels side by side; sizes in inches at 72 dpi. No pyplot, so no global state."""
+    """A figure in the page's style with panels side by side; sizes in inches. No pyplot: no global state."""
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -121,7 +121,7 @@ def render(report: Report) -> RenderableType:
 def interval_note(report: Report) -> str:
     """What ± and the verdicts mean in this table."""
     kinds = {a.scores[report.metric].kind for a in report.arms if report.metric in a.scores}
-    said = {"seeds": "t-interval over seeds", "items": "over test items only where a row has one seed or identical runs"}
+    said = {"seeds": "t-interval over seeds", "items": "over test items where a row has one seed or identical runs"}
     kind = ", ".join(said[k] for k in ("seeds", "items") if k in kinds)
     said_all = f"± 95 % ({kind or 'no interval'})."
     if not report.comparisons:
@@ -174,7 +174,7 @@ def document(report: Report) -> dict[str, Any]:
         ],
         "runs": [record.to_dict() for record in report.records],
     }  # fmt: skip
-    return _finite(found)  # type: ignore[no-any-return]
+    return _finite(found)
 
 
 def _arm(report: Report, arm: Arm) -> dict[str, Any]:

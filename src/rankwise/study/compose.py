@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -61,7 +61,7 @@ class _Single:
     """The single run that ``call_hydra`` is about to start, and how it ended."""
 
     start: Callable[[Config], int] | None = None
-    argv: list[str] = []
+    argv: ClassVar[list[str]] = []
     ended: int | BaseException = 0
 
 

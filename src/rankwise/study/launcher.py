@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -28,22 +28,11 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.study import preload as preloading
 from rankwise.study import progress
+from rankwise.study.preload import HEAVY
 from rankwise.study.worker import GRACE_S, End, Job, Step, idle, work
 from rankwise.tracking import record
 from rankwise.tracking.record import FAILED, RUNNING, STOPPED
 
-# What a run imports sooner or later, by its own modules, and what theirs only import when first used (measured: 3 s).
-HEAVY = (
-    "torch", "lightning.pytorch", "peft", "transformers", "torchmetrics", "wandb", "pandas", "pyarrow.parquet",
-    "sklearn.linear_model", "sklearn.feature_extraction.text", "scipy.stats",
-    "torch.profiler", "torch.utils.flop_counter", "peft.utils.transformers_weight_conversion", "wandb.apis.public",
-    "requests", "pyarrow.pandas_compat",
-    "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert",
-    "rankwise.run", "rankwise.measure.parameters", "rankwise.model.adapt", "rankwise.model.base",
-    "rankwise.model.weights", "rankwise.tasks.baselines", "rankwise.tasks.batches", "rankwise.tasks.data",
-    "rankwise.tasks.scores", "rankwise.tracking.predictions", "rankwise.train.loop", "rankwise.train.module",
-    "rankwise.train.numerics",
-)  # fmt: skip
 _JOB_BYTES = 2 * 1024**3  # what a run of a small model may need
 _TICK_S = 0.25
 
@@ -270,7 +259,10 @@ def _fork_server(modules: Sequence[str], signals: _Signals) -> Iterator[ForkServ
     server: Any = forkserver._forkserver  # there is no public way to end it
     with signals.raising():
         try:
-            with _environment(modules):
+            # It cleans up after runs that were killed; that it had to is nobody's concern.
+            with _environment({"PYTHONWARNINGS": "ignore:resource_tracker"}):
+                resource_tracker.ensure_running()
+            with _environment(_server_environment(modules)):
                 forkserver.ensure_running()
             first = context.Process(target=idle)
             first.start()
@@ -292,16 +284,27 @@ def _end(server: Any) -> None:
         server._stop()
 
 
+def _server_environment(modules: Sequence[str]) -> dict[str, str]:
+    """What the fork server, and so every run, gets besides this process's environment."""
+    yielding = {
+        # Threads that spin at barriers slow a shared machine by an order of magnitude; libgomp reads this on loading.
+        "OMP_WAIT_POLICY": "passive",
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pyarrow's: no thread in the server
+    }
+    return {
+        **preloading.environment(modules),
+        "OMP_NUM_THREADS": "1",  # threads do not survive a fork; every run sets its own number
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # "is there a GPU?" must not initialise CUDA before the fork
+        **{name: value for name, value in yielding.items() if name not in os.environ},
+    }
+
+
 @contextlib.contextmanager
-def _environment(modules: Sequence[str]) -> Iterator[None]:
-    """The environment that the fork server, and so every run, gets; the caller's own is put back."""
+def _environment(changes: dict[str, str]) -> Iterator[None]:
+    """The environment with ``changes``; put back afterwards."""
     before = dict(os.environ)
-    os.environ.update(preloading.environment(modules))
-    # One OpenMP thread in the server: threads do not survive a fork. Every run sets its own number.
-    os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", PYTORCH_NVML_BASED_CUDA_CHECK="1")
-    # Threads that spin at barriers slow a shared machine by an order of magnitude; libgomp reads this once, on loading.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")  # pyarrow's: no thread in the server
+    os.environ.update(changes)
     try:
         yield
     finally:

@@ -64,7 +64,8 @@ class Plain:
         score = "" if objective is None else f" {objective:.3f}"
         reason = f": {error}" if error else ""
         eta = self.eta_s()
-        left = "" if eta is None or self.ended_n == self.total else f", ETA {duration(eta)}"
+        going_on = self.ended_n < self.total and status in (FINISHED, FAILED)
+        left = f", ETA {duration(eta)}" if going_on and eta is not None else ""
         self.say(f"[{self.ended_n}/{self.total}] {name} {status}{score} in {duration(seconds)}{left}{reason}")
 
     def tick(self) -> None:
@@ -136,7 +137,7 @@ class Animated(Plain):
 def show(total: int, jobs: int) -> Plain:
     """The progress of ``total`` runs, ``jobs`` at a time, in the way that stderr allows. A context manager."""
     console = Console(file=sys.stderr)
-    moving = console.is_terminal and not console.is_dumb_terminal
+    moving = sys.stderr.isatty() and not console.is_dumb_terminal  # FORCE_COLOR makes no log file a terminal
     return (Animated if moving else Plain)(total, jobs, console)
 
 

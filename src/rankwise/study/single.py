@@ -20,7 +20,13 @@ def single(config: Config) -> int:
     for source in (config.model, config.task):
         assets.resolve(source)
     before = signal.signal(signal.SIGTERM, _interrupt)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
     try:
         with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
             bar = bars.add_task(folder(config).name, total=None, text="loading")
@@ -35,7 +41,11 @@ def describe(record: records.Record, config: Config) -> str:
     """The record in one line: status, scores, trainable parameters, seconds."""
     if record.status == records.RUNNING:
         return "running in another process"
-    parts = [f"test {name} {score['value']:.3f} ± {score['se']:.3f}" for name, score in record.metrics.get("test", {}).items() if name != "loss"]
+    parts = [
+        f"test {name} {score['value']:.3f} ± {score['se']:.3f}"
+        for name, score in record.metrics.get("test", {}).items()
+        if name != "loss"
+    ]
     if config.method.name not in BASELINES:
         parts.append(f"{record.params['trainable']:,} of {record.params['total']:,} parameters trained")
     return ", ".join([*parts, f"{record.compute['seconds'].get('train_s', 0):.0f} s of training"])

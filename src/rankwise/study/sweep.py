@@ -117,7 +117,10 @@ def _launch_here(todo: list[Config], jobs: int | None) -> int:
     outcomes = launch(todo, jobs)
     failed = [outcome for outcome in outcomes if outcome.status not in ("finished", "skipped")]
     for outcome in failed:
-        print(f"rankwise: {outcome.folder.name} {outcome.status}: {outcome.error}; log: {outcome.folder / 'log'}", file=sys.stderr)
+        print(
+            f"rankwise: {outcome.folder.name} {outcome.status}: {outcome.error}; log: {outcome.folder / 'log'}",
+            file=sys.stderr,
+        )
     return int(bool(failed))
 
 

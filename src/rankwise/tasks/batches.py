@@ -20,7 +20,9 @@ class Encoded(Dataset[dict[str, Any]]):
 
     def __init__(self, texts: list[str], labels: np.ndarray, tokenizer: Any, max_length: int):
         encoded = tokenizer(texts, truncation=True, max_length=max_length, add_special_tokens=True)
-        self.columns = {key: encoded[key] for key in encoded if key in ("input_ids", "attention_mask", "token_type_ids")}
+        self.columns = {
+            key: encoded[key] for key in encoded if key in ("input_ids", "attention_mask", "token_type_ids")
+        }
         self.labels = labels
         self.lengths = np.array([len(ids) for ids in self.columns["input_ids"]])
 

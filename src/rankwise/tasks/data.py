@@ -111,7 +111,9 @@ def _read_hub(task: Task, hub_id: str) -> pd.DataFrame:
     try:
         parts = datasets.load_dataset(hub_id, revision=task.revision)
     except Exception as error:  # the hub's client raises many kinds
-        raise Refused(f"task.path={hub_id}: no such file here, and the hub has no answer ({_first_line(error)})") from None
+        raise Refused(
+            f"task.path={hub_id}: no such file here, and the hub has no answer ({_first_line(error)})"
+        ) from None
     return pd.concat([part.to_pandas() for part in parts.values()], ignore_index=True)
 
 
@@ -139,7 +141,11 @@ def _labelled(task: Task, raw: pd.DataFrame) -> pd.DataFrame:
 
 def _split(task: Task, name: str, rows: pd.DataFrame, wanted: int | None) -> Split:
     if len(rows) < max(2, wanted or 0):
-        remedy = "lower it, or null for all" if wanted and len(rows) >= 2 else "change task.validation_share or task.test_share"
+        remedy = (
+            "lower it, or null for all"
+            if wanted and len(rows) >= 2
+            else "change task.validation_share or task.test_share"
+        )
         raise Refused.value(f"task.n_{name}", wanted, f"the data have {len(rows)} rows for this part", remedy)
     return Split(rows["text"].tolist(), rows["label"].to_numpy(copy=True), rows["item"].to_numpy(np.int64, copy=True))
 

@@ -6,7 +6,6 @@ import os
 import queue
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 from rankwise.config import Config, label, run_id
@@ -67,7 +66,7 @@ def _init(config: Config, record: Record) -> Any:
 
     mode, attempt = _mode(config.tracking.mode), record.run["attempts"]
     run = wandb.init(
-        project=config.tracking.project, entity=config.tracking.entity, dir=str(study), mode=mode,  # type: ignore[arg-type]
+        project=config.tracking.project, entity=config.tracking.entity, dir=str(study), mode=mode,
         id=run_id(config) + (f"-{attempt}" if attempt > 1 else ""), name=config.name or label(config), group=config.study,
         job_type="train", tags=[config.method.name, config.targets.name, *config.tracking.tags],
         config=record.config | {"run_id": run_id(config)}, reinit="create_new",
@@ -98,7 +97,7 @@ def _mode(wanted: str) -> str:
 
 
 def summary(record: Record) -> dict[str, Any]:
-    """The record's numbers under flat keys, as in the record: ``params/trainable``, ``test/accuracy``, ``objective``."""
+    """The record's numbers under flat keys of the same names: ``params/trainable``, ``test/accuracy``, ``objective``."""
     groups = {name: getattr(record, name) for name in ("params", "memory", "compute", "storage", "lora")}
     values = _flat(groups)
     for part in ("test", "validation"):
@@ -116,5 +115,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             out[f"{prefix}{key}"] = value
     return out
-
-

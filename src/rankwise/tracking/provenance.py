@@ -14,7 +14,8 @@ from typing import Any
 from rankwise import machine
 
 PACKAGES = (
-    "rankwise", "torch", "lightning", "transformers", "peft", "datasets", "hydra-core", "wandb", "numpy", "scikit-learn",
+    "rankwise", "torch", "lightning", "transformers", "peft", "datasets", "hydra-core", "wandb", "numpy",
+    "scikit-learn",
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The record: everything a finished (or failed) run left behind, in one JSON file that is always whole.
 
-A run folder holds ``result.json`` (this record), ``config.yaml``, ``metrics.jsonl``, ``predictions.parquet``, ``adapter/``
-and ``log``. Files are the truth; W&B mirrors them.
+A run folder holds ``result.json`` (this record), ``config.yaml``, ``metrics.jsonl``, ``predictions.parquet``,
+``adapter/`` and ``log``. Files are the truth; W&B mirrors them.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def read(folder: Path) -> Record:
             raise Refused(f"{path}: record schema {values['schema']}, this rankwise reads up to {SCHEMA}; upgrade it")
         known = {f.name for f in dataclasses.fields(Record)}
         record = Record(**{k: v for k, v in values.items() if k in known}, folder=folder)
-        record.run["status"]  # noqa: B018  a record without a status is not one
+        record.run["status"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Refused(f"{path}: not a run's record ({type(error).__name__}: {error})") from None
     if record.status == RUNNING and not is_live(folder):

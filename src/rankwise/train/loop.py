@@ -52,7 +52,8 @@ class Budget:
 class Periods(pl.LightningDataModule):
     """The whole run's batches, planned ahead, in one stretch per validation.
 
-    Lightning's "epoch" is a stretch here: it ends exactly where a validation is due, wherever the epochs of the data end.
+    Lightning's "epoch" is a stretch here: it ends exactly where a validation is due, wherever the epochs of the data
+    end.
     """
 
     def __init__(self, config: Config, budget: Budget, loaders: Loaders):
@@ -77,9 +78,17 @@ class Periods(pl.LightningDataModule):
 class Watch(pl.Callback):
     """Measures, logs, and keeps the best weights."""
 
-    def __init__(self, config: Config, budget: Budget, best_file: Path, clock: Clock, log: Log, on_progress: OnProgress):
+    def __init__(
+        self, config: Config, budget: Budget, best_file: Path, clock: Clock, log: Log, on_progress: OnProgress
+    ):
         self.objective, self.patience = config.objective.removeprefix("val/"), config.trainer.early_stopping
-        self.budget, self.best_file, self.clock, self.journal, self.on_progress = budget, best_file, clock, log, on_progress
+        self.budget, self.best_file, self.clock, self.journal, self.on_progress = (
+            budget,
+            best_file,
+            clock,
+            log,
+            on_progress,
+        )
         self.throughput = Throughput()
         self.every = max(1, budget.steps // 100)
         self.losses: list[float] = []
@@ -97,7 +106,8 @@ class Watch(pl.Callback):
         step = trainer.global_step
         self.on_progress(step, self.budget.steps, f"loss {module.last_loss:.3f}")
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and step % self.every == 0:
-            self.journal(self._row(step) | {"train/loss": float(np.mean(self.losses)), "lr": trainer.optimizers[0].param_groups[0]["lr"]})
+            lr = trainer.optimizers[0].param_groups[0]["lr"]
+            self.journal(self._row(step) | {"train/loss": float(np.mean(self.losses)), "lr": lr})
             self.losses = []
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -130,6 +140,7 @@ def fit(
     """Train within the budget, put the best weights back and fill in the record's compute, memory and validation."""
     periods = Periods(config, watch.budget, loaders)
     trainer = _trainer(config, numerics, len(periods.stretches), watch)
+    module.train()  # transformers hands models over in eval mode, where dropout is off, and Lightning keeps modes
     torch.manual_seed(config.seed)  # dropout is the same for every arm, whatever was drawn to build the model
     memory, start = TrainingMemory(numerics.device), time.perf_counter()
     trainer.fit(module, datamodule=periods)
@@ -146,7 +157,9 @@ def fit(
     return trainer
 
 
-def test(trainer: pl.Trainer, module: FineTuner, loader: DataLoader[Any]) -> tuple[dict[str, Score], dict[str, np.ndarray]]:
+def test(
+    trainer: pl.Trainer, module: FineTuner, loader: DataLoader[Any]
+) -> tuple[dict[str, Score], dict[str, np.ndarray]]:
     """Scores and columns of the test rows."""
     trainer.test(module, dataloaders=loader, verbose=False)
     return module.evaluated()
@@ -157,6 +170,7 @@ def _trainer(config: Config, numerics: Numerics, periods: int, watch: Watch) -> 
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # tokens are in memory: workers would only cost
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # only ever reads of unwritten memory would differ
     return pl.Trainer(
         **numerics.lightning,
         max_epochs=periods,

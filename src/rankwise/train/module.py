@@ -51,7 +51,8 @@ class FineTuner(pl.LightningModule):
     def evaluated(self) -> tuple[dict[str, Score], dict[str, np.ndarray]]:
         """Scores (with the loss) and the columns row, loss, prediction, score, label of the split just run."""
         names = ("row", "loss", "prediction", "score", "label")
-        columns = {name: torch.cat(parts).numpy() for name, parts in zip(names, zip(*self.outputs, strict=True), strict=True)}
+        parts = zip(*self.outputs, strict=True)
+        columns = {name: torch.cat(part).numpy() for name, part in zip(names, parts, strict=True)}
         self.outputs = []
         order = np.argsort(columns["row"])
         columns = {name: values[order] for name, values in columns.items()}
@@ -66,9 +67,9 @@ class FineTuner(pl.LightningModule):
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.optim.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=self.optim.lr, betas=tuple(self.optim.betas)  # type: ignore[arg-type]
-        )
+        first, second = self.optim.betas
+        filled = [group for group in groups if group["params"]]
+        optimizer = torch.optim.AdamW(filled, lr=self.optim.lr, betas=(first, second))
         schedule = LambdaLR(optimizer, lambda step: rate(self.optim, step, self.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

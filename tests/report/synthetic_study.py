@@ -1,0 +1,114 @@
+"""Synthetic studies, written in the layout of real runs."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rankwise.tracking.record import Record
+
+ITEMS = 2_000
+FLAT = (0.7, 0.5, 0.42, 0.40, 0.40)  # validation losses of a run that has converged
+_count = itertools.count()
+
+
+def config(method: str, rank: int | None, lr: float, changes: dict[str, Any]) -> dict[str, Any]:
+    """A whole config; ``changes`` are dotted keys, written with ``__`` for dots."""
+    values: dict[str, Any] = {
+        "model": {"name": "minilm", "path": "/models/minilm"},
+        "task": {"name": "polarity", "path": "/data/polarity.tsv", "metric": "accuracy", "margin": 0.02},
+        "method": {"name": method, "lr": lr, "rank": rank if method == "lora" else None},
+        "targets": {"name": "all_linear", "modules": None, "regex": None, "layers": None},
+        "quant": {"name": "none"},
+        "optim": {"name": "adamw", "lr": lr, "weight_decay": 0.01},
+        "trainer": {"epochs": 3.0, "batch_size": 32, "accumulate": 1, "precision": "auto", "device": "auto"},
+        "study": "synthetic", "seed": 0, "data_seed": 0, "objective": "val/accuracy",
+    }  # fmt: skip
+    if method == "lora":
+        values["method"] |= {"alpha": "2r", "dropout": 0.0, "bias": "none"}
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        group = values
+        for parent in parents:
+            group = group[parent]
+        group[last] = value
+    return values
+
+
+def curve(losses: tuple[float, ...], steps: int = 100, se: float = 0.01) -> list[dict[str, Any]]:
+    """Validations spread evenly over the steps."""
+    at = np.linspace(steps / len(losses), steps, len(losses)).astype(int)
+    rows = [{"step": int(s), "epoch": 3 * s / steps, "val/loss": loss} for s, loss in zip(at, losses, strict=True)]
+    return [row | {"val/loss_se": se, "val/accuracy": 1 - row["val/loss"]} for row in rows]
+
+
+def write_run(
+    root: Path, method: str = "lora", rank: int | None = 8, *, lr: float = 2e-3, test: float = 0.8,
+    objective: float | None = 0.8, status: str = "finished", losses: tuple[float, ...] = FLAT, diverged: bool = False,
+    data: str = "d0", precision: str = "fp32", correct: np.ndarray | None = None, **changes: Any,
+) -> Record:  # fmt: skip
+    """One run below ``root``: what was configured, and what was measured."""
+    values = config(method, rank, lr, changes)
+    name = f"{method}-r{rank}-s{values['seed']}-{next(_count)}"
+    correct = answers(test, values["seed"], rank or 0) if correct is None else correct
+    record = Record(
+        run={"id": name, "name": name, "status": status, "ended": "2026-01-01T00:00:00+00:00"},
+        config=values,
+        provenance={"data": {"fingerprint": data}, "model": {"fingerprint": "m0"}, "git": {"commit": "abc1234"}},
+        folder=root / name,
+    )
+    if status == "finished":
+        _measure(record, correct)
+        record.metrics["curve"] = curve(losses)
+        record.objective = objective
+        record.compute |= {"precision": precision, "diverged": diverged}
+        write_predictions(root / name, correct)
+    elif status == "failed":
+        record.error = {"type": "RuntimeError", "message": "out of <memory>"}
+    record.write()
+    return record
+
+
+def write_study(root: Path, scores: dict[int, float], seeds: range = range(3), full: float = 0.82, **changes: Any) -> None:
+    """Every rank at its true score, and full fine-tuning, on each seed."""
+    for seed in seeds:
+        write_run(root, "full", None, lr=1e-4, test=full, seed=seed, **changes)
+        for rank, score in scores.items():
+            write_run(root, "lora", rank, test=score, seed=seed, **changes)
+
+
+def answers(rate: float, seed: int, key: int, items: int = ITEMS) -> np.ndarray:
+    """Right or wrong per item: the same items are hard for all, and 1 % of answers flip by seed and arm."""
+    hardness = np.random.default_rng(7).permutation(items)
+    flips = np.random.default_rng([seed, key]).random(items) < 0.01
+    return np.asarray((hardness < rate * items) ^ flips)
+
+
+def write_predictions(folder: Path, correct: np.ndarray) -> None:
+    """A test set of alternating labels, answered as ``correct`` says."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = np.arange(len(correct)) % 2
+    predicted = np.where(correct, labels, 1 - labels)
+    columns = {"item": np.arange(len(correct)), "label": labels, "prediction": predicted, "score": predicted * 0.9}
+    pq.write_table(pa.table(columns), folder / "predictions.parquet")
+
+
+def _measure(record: Record, correct: np.ndarray) -> None:
+    method, rank = record.config["method"]["name"], record.config["method"]["rank"]
+    adapter = 40_000 * rank if method == "lora" else 0
+    trainable = 22_700_770 if method == "full" else adapter + 770
+    total = 22_700_770 + adapter
+    record.params = {"trainable": trainable, "frozen": total - trainable, "total": total, "adapter": adapter, "head": 770}
+    held = {"weights_bytes": 9e7, "gradients_bytes": 4.0 * trainable, "optimizer_bytes": 8.0 * trainable}
+    record.memory = {"train": held | {"peak_bytes": 3e8 + 12.0 * trainable}}
+    record.compute = {"device": "cpu", "steps": 100, "tokens_per_s": 9000.0, "seconds": {"train_s": 20.0}}
+    record.storage = {"adapter_bytes": 4 * trainable}
+    record.lora = {"scale": 2.0, "rank": rank, "min_side": 384} if method == "lora" else {}
+    value = float(np.mean(correct))
+    se = float(np.sqrt(value * (1 - value) / len(correct)))
+    record.metrics = {"test": {"accuracy": {"value": value, "se": se, "n": len(correct)}}, "validation": {}}

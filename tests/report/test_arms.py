@@ -1,0 +1,203 @@
+"""What becomes an arm, at which learning rate, and what is flagged."""
+
+import numpy as np
+import pytest
+from synthetic_study import write_run, write_study
+
+from rankwise.errors import Refused
+from rankwise.report import build
+
+
+def arm(report, method="lora", rank=None, comparable=True):
+    found = [a for a in report.arms if (a.method, a.rank, a.comparable) == (method, rank, comparable)]
+    assert len(found) == 1, [a.label for a in report.arms]
+    return found[0]
+
+
+def flags(found):
+    return " | ".join(found.flags)
+
+
+def test_seeds_of_one_arm_are_one_row_in_reading_order(tmp_path):
+    write_study(tmp_path, {8: 0.81, 1: 0.79})
+    write_run(tmp_path, "head", None, lr=5e-3, test=0.76)
+    report = build([tmp_path])
+    assert [(a.method, a.rank, len(a.runs)) for a in report.arms] == [
+        ("lora", 1, 3), ("lora", 8, 3), ("full", None, 3), ("head", None, 1),
+    ]  # fmt: skip
+    assert report.reference is report.arms[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "label"),
+    [({"targets__name": "qv"}, "lora r=8 qv"), ({"targets__layers": [0, 1]}, "lora r=8 all_linear in layers 0,1"),
+     ({"method__alpha": 16}, "lora r=8 α=16"), ({"quant__name": "nf4"}, "lora r=8 nf4"),
+     ({"method__dropout": 0.1}, "lora r=8 dropout=0.1"), ({"method__bias": "all"}, "lora r=8 bias=all")],
+)  # fmt: skip
+def test_what_defines_a_contender_makes_an_arm_of_its_own_and_names_it(tmp_path, change, label):
+    write_study(tmp_path, {8: 0.8})
+    write_run(tmp_path, "lora", 8, **change)
+    report = build([tmp_path])
+    assert label in [a.label for a in report.arms]
+    assert all(a.comparable for a in report.arms)
+    assert len({a.family for a in report.arms if a.method == "lora"}) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [({"trainer__batch_size": 16}, "trainer.batch_size=16 (reference: 32)"),
+     ({"optim__weight_decay": 0.1}, "optim.weight_decay=0.1 (reference: 0.01)"),
+     ({"precision": "bf16"}, "compute.precision=bf16 (reference: fp32)"),
+     ({"data": "d1", "seed": 1}, "data.fingerprint=d1"),
+     ({"task__max_length": 96}, "task.max_length=96 (reference: 48)")],
+)  # fmt: skip
+def test_a_run_of_another_context_is_flagged_with_the_key_and_not_averaged(tmp_path, change, key):
+    write_study(tmp_path, {8: 0.81})
+    write_run(tmp_path, "lora", 8, test=0.5, **({"seed": 9} | change))
+    report = build([tmp_path])
+    other = arm(report, rank=8, comparable=False)
+    assert key in flags(other)
+    assert report.comparison(other) is None
+    assert len(arm(report, rank=8).runs) == 3
+    assert arm(report, rank=8).scores["accuracy"].mean == pytest.approx(0.81, abs=0.01)
+
+
+def test_where_things_go_and_how_fast_they_ran_is_not_context(tmp_path):
+    write_study(tmp_path, {8: 0.81})
+    write_run(tmp_path, "lora", 8, seed=3, study="another", name="mine", trainer__threads=4)
+    assert len(arm(build([tmp_path]), rank=8).runs) == 4
+
+
+def test_a_training_sample_that_follows_its_data_seed_stays_comparable(tmp_path):
+    for data_seed in range(3):
+        for method, rank in (("full", None), ("lora", 8)):
+            write_run(tmp_path, method, rank, data_seed=data_seed, data=f"d{data_seed}")
+    report = build([tmp_path])
+    assert len(report.arms) == 2
+    assert report.comparison(arm(report, rank=8)).seeds == 3
+
+
+def test_baselines_are_compared_on_data_and_model_only(tmp_path):
+    write_study(tmp_path, {8: 0.81})
+    for seed in range(3):
+        write_run(tmp_path, "probe", None, lr=0.0, seed=seed, test=0.77, precision="none", trainer__batch_size=1)
+    write_run(tmp_path, "tfidf", None, lr=0.0, data="d1")
+    report = build([tmp_path])
+    assert report.comparison(arm(report, "probe")).verdict == "worse"
+    assert "data.fingerprint" in flags(arm(report, "tfidf", comparable=False))
+
+
+def test_learning_rate_is_the_best_by_mean_validation_not_by_test(tmp_path):
+    for seed in range(2):
+        for lr, objective, test in ((1e-3, 0.80, 0.70), (2e-3, 0.82, 0.75), (4e-3, 0.79, 0.90)):
+            write_run(tmp_path, "lora", 8, lr=lr, objective=objective, test=test, seed=seed)
+    found = build([tmp_path]).arms[0]
+    assert found.lr == 2e-3
+    assert [(t.lr, t.n) for t in found.trials] == [(1e-3, 2), (2e-3, 2), (4e-3, 2)]
+    assert found.scores["accuracy"].mean == pytest.approx(0.75, abs=0.02)
+    assert "edge" not in flags(found)
+
+
+def test_learning_rates_by_a_loss_take_the_lowest(tmp_path):
+    for lr, loss in ((1e-3, 0.5), (2e-3, 0.4)):
+        write_run(tmp_path, lr=lr, objective=loss, **{"objective": loss})
+    records = [write_run(tmp_path, rank=4, lr=lr, objective=loss) for lr, loss in ((1e-3, 0.4), (2e-3, 0.5))]
+    for record in records:
+        record.config["objective"] = "val/loss"
+        record.write()
+    assert next(a for a in build([tmp_path]).arms if a.rank == 4).lr == 1e-3
+
+
+def test_rates_are_judged_on_the_seeds_that_all_of_them_have(tmp_path):
+    for lr, objective in ((1e-3, 0.80), (2e-3, 0.82)):
+        write_run(tmp_path, lr=lr, objective=objective, seed=100)
+    for seed in range(3):  # the chosen rate again, on seeds that happen to be harder
+        write_run(tmp_path, lr=2e-3, objective=0.75, seed=seed)
+    found = build([tmp_path]).arms[0]
+    assert (found.lr, len(found.runs)) == (2e-3, 4)
+
+
+def test_a_rate_whose_run_has_no_objective_is_never_taken(tmp_path):
+    write_run(tmp_path, lr=1e-3, objective=0.6)
+    write_run(tmp_path, lr=8e-3, objective=None, diverged=True)
+    assert build([tmp_path]).arms[0].lr == 1e-3
+
+
+def test_best_rate_at_an_end_of_its_grid_is_flagged(tmp_path):
+    for lr, objective in ((1e-3, 0.80), (2e-3, 0.82)):
+        write_run(tmp_path, lr=lr, objective=objective)
+    assert "lr at the edge of its grid (1e-3 … 2e-3)" in flags(build([tmp_path]).arms[0])
+
+
+def test_unequal_numbers_of_trials_are_flagged(tmp_path):
+    write_study(tmp_path, {8: 0.81})
+    for lr in (1e-3, 4e-3):
+        write_run(tmp_path, "lora", 8, lr=lr, objective=0.7)
+    assert "unequal tuning: 3 learning rate(s) tried, full fine-tuning had 1" in flags(arm(build([tmp_path]), rank=8))
+
+
+def test_the_same_run_found_twice_counts_once(tmp_path):
+    for folder in ("one", "two"):
+        write_run(tmp_path / folder, "lora", 8)
+    assert len(build([tmp_path]).arms[0].runs) == 1
+
+
+def test_runs_selected_on_the_test_set_are_refused(tmp_path):
+    record = write_run(tmp_path)
+    record.config["objective"] = "test/accuracy"
+    record.write()
+    with pytest.raises(Refused, match="objective=test/accuracy.*validation"):
+        build([tmp_path])
+
+
+def test_diverged_runs_are_counted_and_stay_in_the_mean(tmp_path):
+    write_study(tmp_path, {8: 0.81}, range(2))
+    write_run(tmp_path, "lora", 8, seed=2, test=0.5, diverged=True)
+    found = arm(build([tmp_path]), rank=8)
+    assert "diverged 1/3" in flags(found)
+    assert found.scores["accuracy"].mean == pytest.approx((0.81 + 0.81 + 0.5) / 3, abs=0.01)
+
+
+def test_a_score_that_is_not_finite_is_flagged_where_it_is_missing_from_the_mean(tmp_path):
+    write_study(tmp_path, {8: 0.81})
+    broken = write_run(tmp_path, "lora", 8, seed=3, diverged=True)
+    broken.metrics["test"]["accuracy"] = {"value": np.nan, "se": np.nan, "n": 10}
+    broken.write()
+    found = arm(build([tmp_path]), rank=8)
+    assert "1/4 without a finite score, not in the mean" in flags(found)
+    assert found.scores["accuracy"].n == 3
+
+
+@pytest.mark.parametrize(
+    ("losses", "flagged"),
+    [((0.7, 0.5, 0.45, 0.42, 0.40), True), ((0.7, 0.5, 0.42, 0.405, 0.40), False), ((0.7, 0.3, 0.3, 0.35, 0.5), False)],
+)
+def test_a_loss_that_falls_by_more_than_its_error_in_the_last_fifth_is_under_trained(tmp_path, losses, flagged):
+    write_run(tmp_path, losses=losses)
+    assert ("under-trained 1/1" in flags(build([tmp_path]).arms[0])) == flagged
+
+
+def test_unfinished_runs_are_counted_with_their_arm_and_never_scored(tmp_path):
+    write_study(tmp_path, {8: 0.81})
+    write_run(tmp_path, "lora", 8, seed=7, status="failed")
+    write_run(tmp_path, "lora", 8, seed=8, status="running")  # nobody holds its folder: it was stopped
+    write_run(tmp_path, "lora", 64, status="failed")
+    report = build([tmp_path])
+    assert len(arm(report, rank=8).runs) == 3
+    assert {"1 failed", "1 stopped"} <= set(arm(report, rank=8).flags)
+    assert (arm(report, rank=64).runs, arm(report, rank=64).flags) == ([], ["1 failed"])
+
+
+def test_disagreeing_margins_take_the_smallest_and_say_so(tmp_path):
+    write_study(tmp_path, {8: 0.81})
+    write_run(tmp_path, "lora", 4, task__margin=0.05)
+    report = build([tmp_path])
+    assert report.margin == 0.02
+    assert any("disagree on the margin (2 points, 5 points)" in note for note in report.notes)
+
+
+def test_configs_of_another_version_are_compared_as_they_stand(tmp_path):
+    write_study(tmp_path, {8: 0.81}, trainer__colour="red")
+    assert build([tmp_path]).comparison(arm(build([tmp_path]), rank=8)) is None  # of the other report's arm
+    report = build([tmp_path])
+    assert report.comparison(arm(report, rank=8)).seeds == 3

@@ -1,0 +1,121 @@
+"""Intervals, weighted metrics and the bootstrap against known answers and simulation."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rankwise.report.statistics import WEIGHTED, holm, interval, item_weights, paired, seed_weights, verdict
+
+
+def test_interval_over_seeds_is_students_t():
+    values = [0.81, 0.79, 0.84, 0.80]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    found = interval(values, [0.01] * 4)
+    assert (found.low, found.high, found.n, found.kind) == (pytest.approx(low), pytest.approx(high), 4, "seeds")
+
+
+def test_one_seed_gives_the_interval_over_items_and_says_so():
+    found = interval([0.8], [0.01])
+    assert found.kind == "items"
+    assert found.half == pytest.approx(1.959964 * 0.01)
+
+
+def test_identical_runs_give_the_interval_over_items_not_zero_width():
+    assert interval([0.77, 0.77, 0.77], [0.01] * 3).kind == "items"
+
+
+def test_holm_matches_hand_values():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+DIRECT = {
+    "accuracy": lambda y, x: float(np.mean(x == y)),
+    "pearson": lambda y, x: float(stats.pearsonr(x, y)[0]),
+    "spearman": lambda y, x: float(stats.spearmanr(x, y)[0]),
+}
+
+
+@pytest.mark.parametrize("metric", WEIGHTED)
+def test_metric_under_counts_equals_the_metric_of_the_resampled_items(metric):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, 60).astype(float)  # with ties
+    values = np.round(labels + rng.normal(0, 1, (3, 60)))
+    counts = rng.multinomial(60, np.full(60, 1 / 60), 4).astype(float)
+    found = WEIGHTED[metric](labels, values, counts)
+    assert found.shape == (4, 3)
+    for b, r in np.ndindex(found.shape):
+        chosen = np.repeat(np.arange(60), counts[b].astype(int))
+        assert found[b, r] == pytest.approx(DIRECT[metric](labels[chosen], values[r, chosen]))
+
+
+def test_item_weights_are_counts_that_repeat_with_the_seed_across_chunks():
+    one = np.concatenate(list(item_weights(3_000, 2_000, 0)))  # two chunks
+    two = np.concatenate(list(item_weights(3_000, 2_000, 0)))
+    assert one.shape == (2_000, 3_000)
+    assert (one.sum(1) == 3_000).all()
+    assert (one == two).all()
+
+
+def test_seed_weights_give_the_unbiased_variance_of_the_mean():
+    values = np.array([0.0, 1.0, 5.0])
+    means = seed_weights(3, 200_000, 0) @ values
+    assert means.mean() == pytest.approx(values.mean(), abs=0.01)
+    assert means.var() == pytest.approx(values.var(ddof=1) / 3, rel=0.02)
+
+
+def test_bootstrap_of_items_alone_matches_the_textbook_standard_error():
+    rng = np.random.default_rng(1)
+    differences = rng.choice([-1.0, 0.0, 1.0], 2_000, p=[0.06, 0.86, 0.08])
+    resampled = np.concatenate(list(item_weights(2_000, 2_000, 0))) @ differences / 2_000
+    both = np.stack([resampled, resampled], axis=1)  # two seeds that agree
+    found = paired(np.full(2, differences.mean()), both, 0)
+    assert found.se == pytest.approx(differences.std() / np.sqrt(2_000), rel=0.05)
+    assert found.df == np.inf
+    assert found.high - found.low == pytest.approx(2 * 1.645 * found.se, rel=0.07)
+
+
+def test_bootstrap_of_seeds_alone_matches_the_t_test():
+    points = np.array([0.01, -0.02, 0.015, 0.03, 0.0])
+    found = paired(points, np.tile(points, (20_000, 1)), 0)
+    low, high = stats.t.interval(0.90, 4, points.mean(), stats.sem(points))
+    assert found.df == pytest.approx(4, rel=0.05)
+    assert (found.low, found.high) == (pytest.approx(low, abs=3e-3), pytest.approx(high, abs=3e-3))
+    assert found.p == pytest.approx(stats.ttest_1samp(points, 0).pvalue, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(-0.01, 0.015, "same"), (-0.05, -0.021, "worse"), (0.021, 0.05, "better"), (-0.03, 0.01, "inconclusive"),
+     (-0.02, 0.0, "inconclusive"), (-0.09, 0.09, "inconclusive")],
+)  # fmt: skip
+def test_verdict_reads_two_one_sided_tests_from_the_interval(low, high, said):
+    assert verdict(low, high, 0.02) == said
+
+
+def simulated(true: float, seeds: int, seed_sd: float, studies: int, items: int = 300):
+    """Paired differences of many studies: discordant items shared by half between seeds, seeds of their own."""
+    rng = np.random.default_rng(11)
+    for study in range(studies):
+        effects = true + seed_sd * rng.standard_normal(seeds)
+        shared = rng.random(items)
+        own = np.where(rng.random((seeds, items)) < 0.5, shared, rng.random((seeds, items)))
+        wins, losses = 0.08 + effects[:, None] / 2, 0.08 - effects[:, None] / 2
+        differences = np.where(own < wins, 1.0, np.where(own > 1 - losses, -1.0, 0.0))
+        weights = np.concatenate(list(item_weights(items, 300, study)))
+        yield paired(differences.mean(1), weights @ differences.T / items, study)
+
+
+@pytest.mark.parametrize(("seeds", "seed_sd"), [(2, 0.03), (3, 0.0), (3, 0.03), (5, 0.02)])
+def test_an_arm_worse_by_the_margin_is_called_same_or_sufficient_in_at_most_5_percent(seeds, seed_sd):
+    margin, studies = 0.08, 200
+    found = list(simulated(-margin, seeds, seed_sd, studies))
+    wrong = np.mean([boot.low > -margin for boot in found])
+    assert wrong <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / studies)
+    assert np.mean([verdict(boot.low, boot.high, margin) == "same" for boot in found]) <= wrong
+
+
+@pytest.mark.parametrize(("seeds", "seed_sd"), [(3, 0.0), (3, 0.03), (5, 0.02)])
+def test_interval_covers_the_truth_in_at_least_90_percent(seeds, seed_sd):
+    covered = [boot.low <= 0.01 <= boot.high for boot in simulated(0.01, seeds, seed_sd, 200)]
+    assert np.mean(covered) >= 0.90 - 2 * np.sqrt(0.9 * 0.1 / 200)
