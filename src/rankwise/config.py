@@ -9,11 +9,11 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 METHODS = ("lora", "full", "head", "probe", "tfidf")
 ADAPTERS = frozenset({"lora"})
@@ -163,15 +163,20 @@ class Config:
     rerun: bool = False  # run again what has finished
 
 
-def typed(values: dict[str, Any]) -> Config:
-    """A ``Config`` from plain nested values; unknown keys and wrong types raise OmegaConf's errors."""
-    merged = OmegaConf.merge(OmegaConf.structured(Config), values)
-    return OmegaConf.to_object(merged)  # type: ignore[return-value]
+def merged(values: dict[str, Any]) -> DictConfig:
+    """Nested plain values over the schema; unknown keys and wrong types raise OmegaConf's errors."""
+    return OmegaConf.merge(OmegaConf.structured(Config), values)  # type: ignore[return-value]
+
+
+def typed(values: dict[str, Any] | DictConfig) -> Config:
+    """A ``Config`` from nested values, interpolations resolved; what does not fit raises OmegaConf's errors."""
+    node = values if isinstance(values, DictConfig) else merged(values)
+    return OmegaConf.to_object(node)  # type: ignore[return-value]
 
 
 def plain(config: Config) -> dict[str, Any]:
     """The config as nested plain values, every key present."""
-    return OmegaConf.to_container(OmegaConf.structured(config), resolve=True)  # type: ignore[return-value]
+    return asdict(config)
 
 
 # What cannot change a result, so that it is in no hash: where things go, how they are shown, how fast they run.

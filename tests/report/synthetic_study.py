@@ -74,7 +74,9 @@ def write_run(
     return record
 
 
-def write_study(root: Path, scores: dict[int, float], seeds: range = range(3), full: float = 0.82, **changes: Any) -> None:
+def write_study(
+    root: Path, scores: dict[int, float], seeds: range = range(3), full: float = 0.82, **changes: Any
+) -> None:
     """Every rank at its true score, and full fine-tuning, on each seed."""
     for seed in seeds:
         write_run(root, "full", None, lr=1e-4, test=full, seed=seed, **changes)
@@ -103,7 +105,13 @@ def _measure(record: Record, correct: np.ndarray) -> None:
     adapter = 40_000 * rank if method == "lora" else 0
     trainable = 22_700_770 if method == "full" else adapter + 770
     total = 22_700_770 + adapter
-    record.params = {"trainable": trainable, "frozen": total - trainable, "total": total, "adapter": adapter, "head": 770}
+    record.params = {
+        "trainable": trainable,
+        "frozen": total - trainable,
+        "total": total,
+        "adapter": adapter,
+        "head": 770,
+    }
     held = {"weights_bytes": 9e7, "gradients_bytes": 4.0 * trainable, "optimizer_bytes": 8.0 * trainable}
     record.memory = {"train": held | {"peak_bytes": 3e8 + 12.0 * trainable}}
     record.compute = {"device": "cpu", "steps": 100, "tokens_per_s": 9000.0, "seconds": {"train_s": 20.0}}

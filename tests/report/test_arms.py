@@ -99,13 +99,11 @@ def test_learning_rate_is_the_best_by_mean_validation_not_by_test(tmp_path):
 
 
 def test_learning_rates_by_a_loss_take_the_lowest(tmp_path):
-    for lr, loss in ((1e-3, 0.5), (2e-3, 0.4)):
-        write_run(tmp_path, lr=lr, objective=loss, **{"objective": loss})
     records = [write_run(tmp_path, rank=4, lr=lr, objective=loss) for lr, loss in ((1e-3, 0.4), (2e-3, 0.5))]
     for record in records:
         record.config["objective"] = "val/loss"
         record.write()
-    assert next(a for a in build([tmp_path]).arms if a.rank == 4).lr == 1e-3
+    assert build([tmp_path]).arms[0].lr == 1e-3
 
 
 def test_rates_are_judged_on_the_seeds_that_all_of_them_have(tmp_path):
@@ -146,7 +144,7 @@ def test_runs_selected_on_the_test_set_are_refused(tmp_path):
     record = write_run(tmp_path)
     record.config["objective"] = "test/accuracy"
     record.write()
-    with pytest.raises(Refused, match="objective=test/accuracy.*validation"):
+    with pytest.raises(Refused, match=r"objective=test/accuracy.*validation"):
         build([tmp_path])
 
 
@@ -198,6 +196,5 @@ def test_disagreeing_margins_take_the_smallest_and_say_so(tmp_path):
 
 def test_configs_of_another_version_are_compared_as_they_stand(tmp_path):
     write_study(tmp_path, {8: 0.81}, trainer__colour="red")
-    assert build([tmp_path]).comparison(arm(build([tmp_path]), rank=8)) is None  # of the other report's arm
     report = build([tmp_path])
     assert report.comparison(arm(report, rank=8)).seeds == 3

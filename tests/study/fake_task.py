@@ -1,6 +1,6 @@
 """Runs that cost nothing, for tests of the launcher: the run's name says what it does.
 
-``python -m tests.study.fake_task OUTPUTS NAME…`` is a study in a process of its own, for tests that kill it.
+``python -m fake_task OUTPUTS NAME…`` is a study in a process of its own, for tests that kill it.
 """
 
 from __future__ import annotations
@@ -164,6 +164,6 @@ if __name__ == "__main__":
     outputs, *names = sys.argv[1:]
     study = [config(Path(outputs), name, seed) for seed, name in enumerate(names)]
     try:
-        launch(study, jobs=2, task="tests.study.fake_task:run", preload=os.environ.get("FAKE_PRELOAD", "").split())
+        launch(study, jobs=2, task="fake_task:run", preload=os.environ.get("FAKE_PRELOAD", "").split())
     except KeyboardInterrupt:
         sys.exit(130)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fake_task import config, until
 from rich.console import Console
 
 from rankwise import machine
@@ -23,9 +24,8 @@ from rankwise.study import launcher, progress
 from rankwise.study.launcher import Outcome, correct, launch, share
 from rankwise.study.preload import HEAVY
 from rankwise.tracking import record
-from tests.study.fake_task import config, until
 
-TASK = "tests.study.fake_task:run"
+TASK = "fake_task:run"
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
 
 
@@ -201,7 +201,7 @@ class Study:
 
     def __init__(self, outputs: Path, names: list[str], **variables: str):
         self.configs = [config(outputs, name, seed) for seed, name in enumerate(names)]
-        command = [sys.executable, "-m", "tests.study.fake_task", str(outputs), *names]
+        command = [sys.executable, "-m", "fake_task", str(outputs), *names]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **variables}
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, process_group=0)
 

@@ -63,7 +63,7 @@ def _lora(base: nn.Module, config: Config, heads: list[str]) -> Adapted:
     alpha = number * rank if kind == "r" else number
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is on its way out
-        model = get_peft_model(base, _peft_config(method, rank, alpha, kind, names, heads))  # type: ignore[arg-type]
+        model = get_peft_model(base, _peft_config(method, rank, alpha, kind, names, heads))
     seed_adapters(model, config.seed)
     lora = {
         "rank": rank, "alpha": alpha, "scale": scale_of(method.alpha, rank), "min_side": min(sides[narrowest]),
@@ -78,7 +78,7 @@ def _peft_config(method: Method, rank: int, alpha: float, kind: str, names: list
         lora_alpha=alpha,
         use_rslora=kind == "sqrt",
         lora_dropout=method.dropout,
-        bias=method.bias,  # type: ignore[arg-type]
+        bias=method.bias,
         target_modules="|".join(map(re.escape, names)),  # a pattern of whole names: a list would match by suffix
         modules_to_save=[*heads, *(method.modules_to_save or [])],
         task_type=TaskType.SEQ_CLS,

@@ -59,8 +59,9 @@ def role(name: str) -> str | None:
 
 def shape(module: nn.Module) -> tuple[int, int]:
     """(in, out) of a linear layer; GPT-2's Conv1D stores its weight the other way round."""
-    rows, columns = module.weight.shape  # type: ignore[union-attr,misc]
-    return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)  # type: ignore[return-value]
+    weight = module.get_parameter("weight")
+    rows, columns = weight.shape
+    return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
 
 
 def _wanted(name: str, targets: Targets) -> bool:

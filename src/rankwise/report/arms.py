@@ -23,6 +23,7 @@ from rankwise.tracking.record import FINISHED, Record
 Replicate = tuple[int, int]
 Context = tuple[tuple[str, str], ...]  # sorted pairs of a dotted key and its value as JSON
 
+USUAL = "the reference's"  # in place of a data fingerprint, which differs between data seeds
 _ORDER = {"lora": 0, "full": 2, "head": 3, "probe": 4, "tfidf": 5}  # 1: adapters that are not known here
 _LOSSES = ("loss", "perplexity", "error", "mse", "mae")
 
@@ -170,7 +171,7 @@ def _contexts(records: list[Record]) -> list[Context]:
         values = dict(_config_context(_fixed(record.config)))
         observed = {"model.fingerprint": dig(record, "provenance.model.fingerprint")}
         data = dig(record, "provenance.data.fingerprint")
-        observed["data.fingerprint"] = "as the reference's" if data == usual.get(replicate(record)[1]) else data
+        observed["data.fingerprint"] = USUAL if data == usual.get(replicate(record)[1]) else data
         if record.config["method"]["name"] not in BASELINES:
             observed |= {f"compute.{key}": record.compute.get(key) for key in ("precision", "device")}
         values |= {key: json.dumps(value) for key, value in observed.items() if value is not None}

@@ -25,7 +25,7 @@ def learning_curves(arms: list[Arm], metric: str) -> str | None:
             for arm in shown:
                 _line(ax, _curves(arm, key), colour(arm, shown), arm, 100.0 if percent else 1.0)
             name = key.removeprefix("val/")
-            ax.set(xlabel="optimizer step", ylabel=f"validation {name}{', %' if percent else ''}", title=name)
+            ax.set(xlabel="optimizer step", ylabel=f"validation {name}{' %' if percent else ''}", title=name)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", fontsize=9)
         return svg.render(figure, "curves", f"validation {metric} and loss against optimizer steps")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from rankwise.report.arms import Arm, dig, replicate
+from rankwise.report.arms import USUAL, Arm, dig, replicate
 from rankwise.report.equivalence import MISSING, Comparison
 from rankwise.report.formats import rate
 from rankwise.tracking.record import Record
+
+_KEYS = 4  # shown of those in which a row differs; report.json has all
 
 
 def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparison], metric: str) -> None:
@@ -27,11 +29,17 @@ def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparis
 
 
 def _context(arm: Arm) -> list[str]:
-    """Keys that differ from the reference's, with both values."""
+    """Keys that differ from the reference's, with both values; the first few, as another model differs in many."""
     if arm.comparable:
         return []
-    pairs = [f"{key}={here} (reference: {there})" for key, (here, there) in arm.differs.items()]
-    return [f"not comparable, not ranked: {', '.join(pairs)}".replace('"', "")]
+    pairs = [f"{key}={_short(here)} (reference: {_short(there)})" for key, (here, there) in arm.differs.items()]
+    more = f" and {len(pairs) - _KEYS} more keys" if len(pairs) > _KEYS else ""
+    return [f"not comparable, not ranked: {', '.join(pairs[:_KEYS])}{more}"]
+
+
+def _short(value: str) -> str:
+    text = value.strip('"')
+    return "another" if text == USUAL else text if len(text) <= 24 else f"{text[:23]}…"
 
 
 def _unscored(arm: Arm) -> list[str]:

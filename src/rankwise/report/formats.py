@@ -13,8 +13,8 @@ def in_percent(metric: str) -> bool:
 
 
 def unit(metric: str) -> str:
-    """The unit of a score in a header: ", %" or nothing."""
-    return ", %" if in_percent(metric) else ""
+    """The unit of a score in a header: " %" or nothing."""
+    return " %" if in_percent(metric) else ""
 
 
 def score(value: float | None, metric: str) -> str:

@@ -265,8 +265,8 @@ def _lines(ax: Any, arms: list[Arm], report: Report) -> None:
         found = arm.scores[metric]
         y, is_full = factor * found.mean, arm is report.reference
         text = f"{arm.label} {fmt.score(found.mean, metric)}"
-        if y < bottom:
-            labels[bottom].append(f"{text} ↓")
+        if not bottom <= y <= top:
+            labels[min(max(y, bottom), top)].append(f"{text} {'↓' if y < bottom else '↑'}")
             continue
         labels[y].append(text)
         paint, width, style = (FULL, 1.4, "-") if is_full else (svg.MUTED, 1.0, "--")

@@ -49,7 +49,8 @@ def _title(family: Sufficiency, metric: str, named: bool) -> str:
         return f"Rank {family.answer.rank} is enough{where}: not worse than full fine-tuning by {margin} or more."
     largest = family.steps[0]
     why = f"even rank {largest.rank} may be worse than full fine-tuning by {margin} or more"
-    why = largest.comparison.reason or why
+    if largest.comparison.bootstrap is None:
+        why = f"rank {largest.rank} could not be tested ({largest.comparison.reason or 'one shared seed'})"
     return f"No rank was shown to be enough{where}: {why}."
 
 
@@ -143,6 +144,8 @@ def _budget(arm: Arm) -> list[str]:
 
 def _seeds(arms: list[Arm]) -> list[str]:
     runs = [run for arm in arms if arm.comparable for run in arm.runs]
+    if not runs:
+        return []
     seeds = sorted({run.config.get("seed", 0) for run in runs})
     data = sorted({run.config.get("data_seed", 0) for run in runs})
     items = sorted({n for run in runs for cell in (run.metrics.get("test") or {}).values() if (n := cell.get("n"))})
@@ -170,7 +173,7 @@ def _margin(margins: list[float], metric: str) -> list[str]:
 def provenance(records: list[Record]) -> list[tuple[str, str]]:
     """What the runs were made with: (what, values), each value that occurs, most frequent first."""
     asked = {
-        "code": "provenance.git", "hardware": "provenance.hardware", "packages": "provenance.packages",
+        "git": "provenance.git", "code": "provenance.code", "python": "provenance.python", "hardware": "provenance.hardware", "packages": "provenance.packages",
         "model": "provenance.model", "data": "provenance.data", "host": "run.host",
     }  # fmt: skip
     rows = []

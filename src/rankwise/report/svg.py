@@ -49,8 +49,8 @@ def render(figure: Figure, name: str, alt: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r"(font: [^\"';]*?[\d.]+px) [^;\"]+", rf"\1 {_FONT}", text)
-    text = re.sub(r'\bid="([A-Za-z]\w*)"', rf'id="{name}-\1"', text)
-    text = re.sub(r'(href="#|url\(#)(\w+)', rf"\1{name}-\2", text)
+    text = re.sub(r'\bid="([A-Za-z][\w.]*)"', rf'id="{name}-\1"', text)
+    text = re.sub(r'(href="#|url\(#)([\w.]+)', rf"\1{name}-\2", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
     label = html.escape(alt, quote=True)

@@ -45,7 +45,7 @@ def columns(report: Report) -> list[Column]:
     return [
         Column("arm", lambda r, a: a.name, left=True),
         *(varies if len(targets) > 1 else []),
-        Column("r/min (in,out) %", lambda r, a: fmt.percent(rank_fraction(a))),
+        Column("r/min (in, out)\N{NO-BREAK SPACE}%", lambda r, a: fmt.percent(rank_fraction(a))),
         Column("scale", lambda r, a: _scale(a)),
         Column("lr", lambda r, a: fmt.rate(a.lr)),
         Column("n", lambda r, a: str(len(a.runs))),
@@ -53,7 +53,7 @@ def columns(report: Report) -> list[Column]:
         Column(f"Δ full{unit}", lambda r, a: delta(r, a), left=True),
         Column("adapter params", lambda r, a: fmt.si(_positive(a.first("params.adapter")))),
         Column("head params", lambda r, a: fmt.si(a.first("params.head"))),
-        Column("train-able %", lambda r, a: fmt.percent(trainable_fraction(a))),
+        Column("trained %", lambda r, a: fmt.percent(trainable_fraction(a))),
         Column("peak MB", lambda r, a: fmt.megabytes(a.median("memory.train.peak_bytes"))),
         Column("train s", lambda r, a: fmt.seconds(a.median("compute.seconds.train_s"))),
         Column("tokens /s", lambda r, a: fmt.si(a.median("compute.tokens_per_s"))),
@@ -68,8 +68,9 @@ def rank_fraction(arm: Arm) -> float | None:
 
 
 def trainable_fraction(arm: Arm) -> float | None:
+    """Trainable of all parameters; None for a baseline, which has no model to train a part of."""
     trainable, total = arm.first("params.trainable"), arm.first("params.total")
-    return trainable / total if trainable is not None and total else None
+    return trainable / total if trainable is not None and total and not arm.is_baseline else None
 
 
 def delta(report: Report, arm: Arm) -> str:
@@ -102,7 +103,9 @@ def render(report: Report) -> RenderableType:
     for column in shown:
         may_fold = column.header in ("arm", "targets")
         header = Text(column.header.replace(" ", "\n"))
-        table.add_column(header, justify="left" if column.left else "right", vertical="bottom", no_wrap=not may_fold)
+        table.add_column(
+            header, justify="left" if column.left else "right", vertical="bottom", no_wrap=not may_fold, overflow="fold"
+        )
     texts, marks = footnotes(report)
     for arm in report.arms:
         comparison = report.comparison(arm)
@@ -183,14 +186,14 @@ def _arm(report: Report, arm: Arm) -> dict[str, Any]:
     params = {key: arm.first(f"params.{key}") for key in ("trainable", "frozen", "total", "adapter", "head")}
     compute = {key: arm.first(f"compute.{key}") for key in ("precision", "device", "steps")}
     compute |= {"tokens_per_s": arm.median("compute.tokens_per_s"), "train_s": arm.median("compute.seconds.train_s")}
-    keys = {key for run in arm.runs for key in run.memory.get("train") or {}}
-    memory = {"train": {key: arm.median(f"memory.train.{key}") for key in sorted(keys)}}
+    keys = sorted({key for run in arm.runs for key in run.memory.get("train") or {}})
+    held = {key: (arm.median if key.endswith("_bytes") else arm.first)(f"memory.train.{key}") for key in keys}
     return {
         "label": arm.label, "method": arm.method, "rank": arm.rank, "rank_fraction": rank_fraction(arm),
         "alpha": arm.settings.get("alpha"), "scale": arm.first("lora.scale"), "targets": arm.settings.get("targets"),
         "quant": arm.settings.get("quant"), "lr": arm.lr, "n": len(arm.runs),
         "scores": {name: _interval(found) for name, found in arm.scores.items()},
-        "params": params, "memory": memory, "compute": compute,
+        "params": params, "memory": {"train": held}, "compute": compute,
         "storage": {"adapter_bytes": arm.median("storage.adapter_bytes")},
         "reference": arm is report.reference, "comparable": arm.comparable,
         "differs": {key: {"here": here, "reference": there} for key, (here, there) in arm.differs.items()},

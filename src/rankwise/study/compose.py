@@ -29,16 +29,21 @@ def conf_dir() -> str:
     return str(next(path for path in (here / "conf", here.parents[1] / "conf") if (path / "config.yaml").is_file()))
 
 
-def to_config(cfg: DictConfig) -> Config:
-    """Hydra's composed config as a checked ``Config``; raises Refused for what cannot run.
-
-    The values go through plain containers because Hydra opens the schema for ``+key=value``, which is refused here.
-    """
+def unresolved(cfg: DictConfig) -> dict[str, Any]:
+    """The composed values without Hydra's own, interpolations as they are written."""
     values = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(values, dict)
     values.pop("hydra", None)
+    return values  # type: ignore[return-value]
+
+
+def to_config(values: dict[str, Any] | DictConfig) -> Config:
+    """A checked ``Config`` from composed values; raises Refused for what cannot run.
+
+    Plain values, or ``merged`` ones: Hydra opens its own tree for ``+key=value``, which is refused here.
+    """
     try:
-        config = typed(values)  # type: ignore[arg-type]
+        config = typed(values)
     except OmegaConfBaseException as error:
         raise Refused(explain(error)) from None
     check(config)
@@ -54,7 +59,7 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
         raise Refused(f"--config {path}: no such file; give a run's config.yaml") from None
     except Exception as error:  # a YAML parser has many ways to fail on a foreign file
         raise Refused(f"--config {path}: not a config snapshot ({str(error).splitlines()[0]})") from None
-    return to_config(values)
+    return to_config(unresolved(values))
 
 
 class _Single:
@@ -94,11 +99,11 @@ def task(cfg: DictConfig) -> Any:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from rankwise.run import run
 
-        return run(to_config(cfg)).to_dict()
+        return run(to_config(unresolved(cfg))).to_dict()
     sys.argv = _Single.argv  # what relaunches a process (Lightning's DDP) must see the user's own command line
     assert _Single.start is not None
     try:
-        _Single.ended = _Single.start(to_config(cfg))
+        _Single.ended = _Single.start(to_config(unresolved(cfg)))
     except BaseException as error:  # raised by call_hydra, past Hydra, which would print its own lines about it
         _Single.ended = error
     return None

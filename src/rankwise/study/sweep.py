@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.utils import JobStatus
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from rankwise.config import Config, folder, run_id
+from rankwise.config import Config, folder, merged, run_id
 from rankwise.errors import Refused
-from rankwise.study.compose import to_config
+from rankwise.study.compose import explain, known_keys, to_config, unresolved
 from rankwise.tracking import record
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ def sweep(sweeper: StudySweeper, arguments: list[str]) -> None:
     global exit_code
     from hydra_plugins.rankwise.plugins import LocalLauncher
 
+    if isinstance(sweeper.launcher, LocalLauncher):
+        _check_jobs(sweeper.launcher.jobs)
     rows = expand(sweeper, arguments)
     composed = Composer(sweeper)
-    study = distinct([(to_config(composed(row)), row) for row in rows])
+    study = distinct([(composed(row), row) for row in rows])
     todo = [(config, row) for config, row in study if config.rerun or not is_finished(config)]
     _announce(len(rows), len(study), len(todo))
     if not todo:
@@ -75,37 +78,37 @@ def is_finished(config: Config) -> bool:
 class Composer:
     """Composes rows of overrides, once per distinct choice of groups, since each composition takes about 50 ms.
 
-    Plain values are set on a copy, which the schema checks just as Hydra's own composition does.
+    Plain values are then set on the composed node, in place: all rows of a sweep set the same keys.
     """
 
     def __init__(self, sweeper: StudySweeper):
         assert sweeper.hydra_context is not None and sweeper.config is not None
         self.loader, self.master = sweeper.hydra_context.config_loader, sweeper.config
         self.parser = OverridesParser.create(config_loader=self.loader)
-        self.bases: dict[tuple[str, ...], DictConfig] = {}
+        self.nodes: dict[tuple[str, ...], DictConfig] = {}
+        self.keys = set(known_keys())
 
-    def __call__(self, row: Sequence[str]) -> DictConfig:
-        parsed = self.parser.parse_overrides(list(row))
+    def __call__(self, row: Row) -> Config:
+        parsed = self.parser.parse_overrides(row)
         slow = tuple(o.input_line or "" for o in parsed if not self._is_plain(o))
-        if slow not in self.bases:
-            composed = self.loader.load_sweep_config(self.master, list(slow))
-            with open_dict(composed):
-                del composed["hydra"]
-            self.bases[slow] = composed
-        config = copy.deepcopy(self.bases[slow])
-        for override in parsed:
-            if self._is_plain(override):
-                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-        return config
+        try:
+            if slow not in self.nodes:
+                self.nodes[slow] = merged(unresolved(self.loader.load_sweep_config(self.master, list(slow))))
+            for override in parsed:
+                if self._is_plain(override):
+                    OmegaConf.update(self.nodes[slow], override.key_or_group, override.value())
+        except OmegaConfBaseException as error:
+            raise Refused(explain(error)) from None
+        return to_config(self.nodes[slow])
 
     def _is_plain(self, override: Override) -> bool:
-        """A value for an existing key: not a group's choice, an addition, a deletion, or Hydra's own key."""
-        key = override.key_or_group
-        changes = override.is_add() or override.is_force_add() or override.is_delete()
-        return not (changes or key.startswith("hydra.") or self._is_group(key) or isinstance(override.value(), dict))
+        """A scalar or list for an existing key of the schema: no group's choice, addition, deletion or dict."""
+        simple = override.type == OverrideType.CHANGE and not isinstance(override.value(), dict)
+        return simple and override.key_or_group in self.keys and not self._is_group(override.key_or_group)
 
+    @functools.cache  # noqa: B019  one composer per sweep
     def _is_group(self, key: str) -> bool:
-        return bool(self.loader.get_group_options(key.split("@")[0]))
+        return bool(self.loader.get_group_options(key))
 
 
 def _launch_here(todo: list[Config], jobs: int | None) -> int:
@@ -122,6 +125,11 @@ def _launch_here(todo: list[Config], jobs: int | None) -> int:
             file=sys.stderr,
         )
     return int(bool(failed))
+
+
+def _check_jobs(jobs: object) -> None:
+    if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
+        raise Refused.value("hydra.launcher.jobs", jobs, "an integer of at least 1, or null")
 
 
 def _announce(rows: int, runs: int, left: int) -> None:

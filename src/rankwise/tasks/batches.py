@@ -97,12 +97,12 @@ class Loaders:
 
     def train(self, plan: Sequence[list[int]]) -> DataLoader[Any]:
         """Training batches in exactly the planned order."""
-        return DataLoader(self.train_rows, batch_sampler=plan, collate_fn=self.collate)  # type: ignore[arg-type]
+        return DataLoader(self.train_rows, batch_sampler=plan, collate_fn=self.collate)
 
 
 def eval_loader(data: Encoded, collate: Collate, batch_size: int) -> DataLoader[Any]:
     """Every row once, longest first; ``row`` says where each prediction belongs."""
-    return DataLoader(data, batch_sampler=list(_by_length(data.lengths, batch_size)), collate_fn=collate)  # type: ignore[arg-type]
+    return DataLoader(data, batch_sampler=list(_by_length(data.lengths, batch_size)), collate_fn=collate)
 
 
 def _by_length(lengths: np.ndarray, batch_size: int) -> Iterator[list[int]]:

@@ -67,7 +67,8 @@ def _init(config: Config, record: Record) -> Any:
     mode, attempt = _mode(config.tracking.mode), record.run["attempts"]
     run = wandb.init(
         project=config.tracking.project, entity=config.tracking.entity, dir=str(study), mode=mode,
-        id=run_id(config) + (f"-{attempt}" if attempt > 1 else ""), name=config.name or label(config), group=config.study,
+        id=run_id(config) + (f"-{attempt}" if attempt > 1 else ""),
+        name=config.name or label(config), group=config.study,
         job_type="train", tags=[config.method.name, config.targets.name, *config.tracking.tags],
         config=record.config | {"run_id": run_id(config)}, reinit="create_new",
         settings=wandb.Settings(
@@ -81,7 +82,7 @@ def _init(config: Config, record: Record) -> Any:
     return run
 
 
-def _mode(wanted: str) -> str:
+def _mode(wanted: str) -> Any:
     """Offline unless online is possible without asking: W&B must never prompt."""
     import wandb
 
@@ -89,7 +90,7 @@ def _mode(wanted: str) -> str:
     wanted = (given or "auto") if wanted == "auto" else wanted
     if wanted == "offline":
         return wanted
-    if wandb.login(prompt=False, verify=False):  # type: ignore[call-arg]
+    if wandb.login(prompt=False, verify=False):
         return "online"
     if wanted == "online":
         print("rankwise: no W&B key is configured, tracking offline; 'wandb login' sets one", file=sys.stderr)
@@ -97,7 +98,7 @@ def _mode(wanted: str) -> str:
 
 
 def summary(record: Record) -> dict[str, Any]:
-    """The record's numbers under flat keys of the same names: ``params/trainable``, ``test/accuracy``, ``objective``."""
+    """The record's numbers under flat keys: ``params/trainable``, ``test/accuracy``, ``objective``."""
     groups = {name: getattr(record, name) for name in ("params", "memory", "compute", "storage", "lora")}
     values = _flat(groups)
     for part in ("test", "validation"):

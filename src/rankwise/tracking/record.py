@@ -67,7 +67,7 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without the folder: what ``result.json`` holds."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "folder"}
-        return _finite(values)  # type: ignore[no-any-return]
+        return _finite(values)
 
     def write(self) -> None:
         """Replace ``result.json`` in the run's folder atomically."""

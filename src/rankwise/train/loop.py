@@ -170,7 +170,8 @@ def _trainer(config: Config, numerics: Numerics, periods: int, watch: Watch) -> 
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # tokens are in memory: workers would only cost
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # only ever reads of unwritten memory would differ
+    # Filling every new tensor costs a few percent and matters only to code that reads what was never written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return pl.Trainer(
         **numerics.lightning,
         max_epochs=periods,

@@ -1,0 +1,206 @@
+"""The forms a report takes: terminal, CSV, Markdown, JSON and the page."""
+
+import csv
+import io
+import json
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+from synthetic_study import write_run, write_study
+
+from rankwise.errors import Refused
+from rankwise.report import build
+from rankwise.report import formats as fmt
+from rankwise.report.plots import pareto
+
+
+def write_all(folder):
+    """All methods, all ranks, two learning rates, a failure and a run of another context."""
+    write_study(folder, {1: 0.79, 2: 0.80, 4: 0.81, 8: 0.82, 16: 0.82, 32: 0.82, 64: 0.82})
+    for seed in range(3):
+        write_run(folder, "head", None, seed=seed, lr=5e-3, test=0.76)
+        write_run(folder, "probe", None, seed=seed, lr=0.0, test=0.77)
+        write_run(folder, "tfidf", None, seed=seed, lr=0.0, test=0.71)
+        write_run(folder, "lora", 8, seed=seed, lr=1e-3, objective=0.7)
+    write_run(folder, "lora", 16, trainer__batch_size=16, losses=(0.7, 0.6, 0.5, 0.45, 0.4))
+    write_run(folder, "lora", 64, seed=5, status="failed")
+
+
+@pytest.fixture
+def study(tmp_path):
+    write_all(tmp_path / "study")
+    return tmp_path / "study"
+
+
+def printed(report, width=120):
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(report.table())
+    return console.file.getvalue()
+
+
+def test_table_fits_120_columns_without_cutting_anything(study):
+    for seed in range(2):
+        write_run(study, "lora", 64, seed=seed, test=0.7, targets__name="attention")
+    text = printed(build([study]))
+    assert "…" not in text.replace("1e-3 … 2e-3", "")
+    assert max(map(len, text.splitlines())) <= 120
+    assert "inconclusive" in text and "attention" in text
+
+
+def test_table_leads_with_the_headline_and_ends_with_numbered_flags(study):
+    lines = [line.rstrip() for line in printed(build([study])).splitlines()]
+    assert lines[0].startswith("Rank ")
+    assert any(re.match(r"lora r=64 ¹|lora r=64 [¹²³⁴]", line) for line in lines)
+    assert any("not comparable, not ranked: trainer.batch_size=16 (reference: 32)" in line for line in lines)
+
+
+def test_targets_are_a_column_only_where_they_vary(study):
+    assert "targets" not in printed(build([study]))
+    write_run(study, "lora", 8, targets__name="qv")
+    assert "targets" in printed(build([study]))
+
+
+def test_json_has_the_documented_keys_and_no_number_that_is_not_finite(study):
+    broken = write_run(study, "lora", 2, seed=9)
+    broken.metrics["test"]["accuracy"]["value"] = np.inf
+    broken.write()
+    text = json.dumps(build([study]).to_json(), allow_nan=False)
+    document = json.loads(text)
+    assert {"headline", "notes", "arms", "runs"} <= set(document)
+    for arm in document["arms"]:
+        assert {"method", "rank", "alpha", "scale", "targets", "quant", "lr", "n", "scores", "params", "memory",
+                "compute", "storage", "same_as_full", "flags"} <= set(arm)  # fmt: skip
+    by_rank = {arm["rank"]: arm for arm in document["arms"] if arm["rank"] and arm["comparable"]}
+    assert {"mean", "se", "low", "high"} <= set(by_rank[8]["scores"]["accuracy"])
+    assert {"trainable", "total", "adapter", "head"} <= set(by_rank[8]["params"])
+    assert by_rank[8]["same_as_full"] is True
+    assert by_rank[8]["lr"] == 2e-3
+    assert (by_rank[8]["alpha"], by_rank[8]["scale"], by_rank[8]["rank_fraction"]) == ("2r", 2.0, 8 / 384)
+    assert len(document["runs"]) == len(list(study.rglob("result.json")))
+    assert all({"run", "config", "metrics", "schema"} <= set(run) for run in document["runs"])
+
+
+def test_csv_has_one_line_of_raw_numbers_per_arm(study):
+    report = build([study])
+    rows = list(csv.DictReader(io.StringIO(report.to_csv())))
+    assert len(rows) == len(report.arms)
+    eight = next(row for row in rows if row["rank"] == "8")
+    assert float(eight["test_mean"]) == pytest.approx(0.82, abs=0.01)
+    assert (eight["verdict"], eight["adapter_params"]) == ("same", "320000")
+
+
+def test_markdown_is_a_table_with_one_row_per_arm(study):
+    report = build([study])
+    lines = [line for line in report.to_markdown().splitlines() if line.startswith("|")]
+    assert len(lines) == len(report.arms) + 2
+    assert len({line.count("|") for line in lines}) == 1
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    root = tmp_path_factory.mktemp("page")
+    write_all(root / "study")
+    return build([root / "study"]).write(root / "out")["html"].read_text(encoding="utf-8")
+
+
+def test_page_asks_nothing_of_the_network(page):
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!\#)""", page)
+    assert not re.search(r"<script|<link|<img|@import|url\((?!#)", page)
+
+
+def test_page_has_every_figure_with_a_caption_and_unique_ids(page):
+    assert re.findall(r'<figure[^>]* id="plot-(\w+)"', page) == [
+        "rank", "difference", "parameters", "costs", "curves", "rates",
+    ]  # fmt: skip
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, flags=re.S)
+    assert len(captions) == 6
+    assert all("interval" in caption for caption in captions)
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert all(
+        target in ids for target in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page) for target in target if target
+    )
+
+
+def test_page_text_in_figures_stays_text_in_the_pages_colours(page):
+    assert re.search(r"<text[^>]*>full − margin</text>", page)
+    assert "var(--ink)" in page and "#101112" not in page
+
+
+def test_page_escapes_what_runs_wrote_and_points_to_the_log(page):
+    assert "RuntimeError: out of &lt;memory&gt;" in page
+    assert "<memory>" not in page
+    assert re.search(r"/study/lora-r64-s5-\d+/log<", page)
+
+
+def test_page_says_how_it_was_compared_and_what_it_was_made_with(page):
+    for said in ("Equal budget: 100 steps of 32 sequences", "Schuirmann 1987", "Holm 1979", "Margin of sameness",
+                 "abc1234", "fingerprint m0", "smallest sufficient rank"):  # fmt: skip
+        assert said in page
+
+
+def test_page_of_one_failed_run_can_be_made(tmp_path):
+    write_run(tmp_path, "lora", 8, status="failed")
+    report = build([tmp_path])
+    assert "there is no finished run of full fine-tuning" in report.headline.title
+    assert sorted(report.write(tmp_path / "out")) == ["csv", "html", "json", "md"]
+
+
+def test_regression_is_compared_by_its_correlation_and_shown_without_percent(tmp_path):
+    labels = np.random.default_rng(0).normal(size=2_000)
+    for seed in range(3):
+        for method, rank in (("full", None), ("lora", 8)):
+            record = write_run(tmp_path, method, rank, seed=seed, task__metric="pearson", objective=0.9)
+            noise = np.random.default_rng([seed, rank or 0]).normal(size=2_000)
+            columns = {"item": np.arange(2_000), "label": labels, "score": labels + 0.3 * noise}
+            pq.write_table(pa.table(columns), record.folder / "predictions.parquet")
+            value = float(np.corrcoef(labels, columns["score"])[0, 1])
+            record.metrics["test"] = {"pearson": {"value": value, "se": 0.002, "n": 2_000}}
+            record.write()
+    report = build([tmp_path])
+    assert report.comparison(report.arms[0]).verdict == "same"
+    assert re.search(r"lora r=8 .* 0\.9\d\d±0\.\d\d\d [+−]?0\.00\d same", printed(report))
+    assert "not worse than full fine-tuning by 0.02 pearson or more" in report.headline.title
+    report.write(tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_one_line(study, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refused, match="cannot write the report"):
+        build([study]).write(tmp_path / "file" / "out")
+
+
+def test_a_thousand_records_are_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+    for seed in range(50):
+        for lr in (5e-4, 1e-3, 2e-3, 4e-3):
+            for rank in (2, 4, 8, 16):
+                write_run(tmp_path, "lora", rank, seed=seed, lr=lr, test=0.82, objective=0.8 - abs(lr - 1e-3))
+            write_run(tmp_path, "full", None, seed=seed, lr=lr / 10, test=0.82, objective=0.8 - abs(lr - 1e-3))
+    report = build([tmp_path])
+    assert len(report.records) == 1000
+    assert [(a.rank, a.lr, len(a.runs)) for a in report.arms] == [
+        (2, 1e-3, 50), (4, 1e-3, 50), (8, 1e-3, 50), (16, 1e-3, 50), (None, 1e-4, 50),
+    ]  # fmt: skip
+    assert {c.verdict for c in report.comparisons.values()} == {"same"}
+
+
+def test_pareto_front_holds_what_no_other_beats():
+    points = [(1.0, 0.5), (2.0, 0.7), (3.0, 0.6), (3.0, 0.9), (2.0, 0.7)]
+    assert pareto(points) == {0, 1, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [(fmt.si(2_654_208), "2.65 M"), (fmt.si(999_999), "1 M"), (fmt.si(770), "770"), (fmt.rate(2e-3), "2e-3"),
+     (fmt.rate(2.5e-5), "2.5e-5"), (fmt.rate(None), "–"), (fmt.difference(-0.0004, "accuracy"), "0.0"),
+     (fmt.difference(-0.024, "accuracy"), "−2.4"), (fmt.difference(0.024, "pearson"), "+0.024"),
+     (fmt.percent(0.0000339), "0.0034"), (fmt.width(0.02, "accuracy"), "2 points"),
+     (fmt.score(float("nan"), "x"), "–")],
+)  # fmt: skip
+def test_numbers_are_shown_with_three_digits_and_their_unit(shown, expected):
+    assert shown == expected

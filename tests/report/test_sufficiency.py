@@ -1,0 +1,190 @@
+"""Sameness with full fine-tuning and the smallest sufficient rank, on studies whose truth is known."""
+
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from synthetic_study import ITEMS, answers, write_predictions, write_run, write_study
+
+from rankwise.report import build
+
+TRUTH = {1: 0.76, 2: 0.78, 4: 0.815, 8: 0.82, 16: 0.82}  # full is 0.82, the margin 0.02
+
+
+def by_rank(report):
+    return {a.rank: report.comparison(a) for a in report.arms if a.rank}
+
+
+def test_arms_within_the_margin_are_the_same_and_far_ones_worse(tmp_path):
+    write_study(tmp_path, TRUTH)
+    found = by_rank(build([tmp_path]))
+    assert {rank: c.verdict for rank, c in found.items()} == {1: "worse", 2: "worse", 4: "same", 8: "same", 16: "same"}
+    assert all((c.seeds, c.items) == (3, ITEMS) for c in found.values())
+    assert found[1].estimate == pytest.approx(-0.06, abs=0.01)
+    assert found[1].p_holm < 0.01 <= found[8].p_holm
+
+
+def test_the_headline_is_the_smallest_rank_that_passes_from_the_largest_down(tmp_path):
+    write_study(tmp_path, TRUTH)
+    report = build([tmp_path])
+    (family,) = report.families
+    assert [(s.rank, s.passed) for s in family.steps] == [(16, True), (8, True), (4, True), (2, False), (1, None)]
+    assert family.answer.rank == 4
+    assert report.headline.title.startswith("Rank 4 is enough: not worse than full fine-tuning by 2 points")
+    assert "% of the parameters (161 k of 22.7 M)" in report.headline.cost
+
+
+def test_testing_stops_at_the_first_failure_though_smaller_ranks_would_pass(tmp_path):
+    write_study(tmp_path, {1: 0.82, 2: 0.82, 4: 0.76, 8: 0.82})
+    family = build([tmp_path]).families[0]
+    assert [(s.rank, s.passed) for s in family.steps] == [(8, True), (4, False), (2, None), (1, None)]
+    assert family.answer.rank == 8
+
+
+def test_no_rank_is_enough_when_the_largest_fails(tmp_path):
+    write_study(tmp_path, {1: 0.70, 8: 0.76})
+    report = build([tmp_path])
+    assert report.families[0].answer is None
+    assert report.headline.title.startswith("No rank was shown to be enough: even rank 8 may be worse")
+
+
+def test_shares_of_the_answer_over_replicates_sum_to_one_and_agree_with_a_clear_answer(tmp_path):
+    write_study(tmp_path, TRUTH)
+    family = build([tmp_path]).families[0]
+    assert sum(s.share for s in family.steps) + family.none_share == pytest.approx(1)
+    assert max(family.steps, key=lambda s: s.share).rank == 4
+
+
+def test_minimum_detectable_deficit_is_at_least_the_two_quantiles_of_the_standard_error(tmp_path):
+    write_study(tmp_path, TRUTH)
+    report = build([tmp_path])
+    boot = by_rank(report)[8].bootstrap
+    assert boot.detectable >= (1.6449 + 0.8416) * boot.se * 0.999
+    assert "Minimum detectable deficit at 80 % power" in str(report.headline)
+
+
+def test_reading_twice_gives_the_same_numbers(tmp_path):
+    write_study(tmp_path, TRUTH)
+    assert build([tmp_path]).to_json() == build([tmp_path]).to_json()
+
+
+def test_one_seed_gives_no_conclusion_but_point_differences(tmp_path):
+    write_study(tmp_path, TRUTH, range(1))
+    report = build([tmp_path])
+    assert report.headline.title == "No conclusion can be drawn from one seed."
+    assert "r=1 −6." in str(report.headline)
+    assert {c.verdict for c in by_rank(report).values()} == {"one seed: no conclusion"}
+    assert all(c.bootstrap is None and c.p_holm is None for c in by_rank(report).values())
+
+
+def test_pairs_are_the_seeds_that_both_arms_have(tmp_path):
+    write_study(tmp_path, {8: 0.82})
+    write_run(tmp_path, "lora", 8, seed=7, test=0.82)
+    report = build([tmp_path])
+    assert by_rank(report)[8].seeds == 3
+    assert "compared on 3 shared seed(s): it has 4, full fine-tuning 3" in report.arms[0].flags
+
+
+def test_no_shared_seed_is_no_comparison(tmp_path):
+    write_run(tmp_path, "full", None, seed=0)
+    write_run(tmp_path, "lora", 8, seed=1)
+    report = build([tmp_path])
+    assert by_rank(report)[8].reason == "it shares no seed with full fine-tuning"
+    assert "shares no seed" in report.headline.title[:1].lower() + report.headline.title[1:]
+
+
+def test_families_of_targets_have_answers_of_their_own(tmp_path):
+    write_study(tmp_path, {4: 0.82, 8: 0.82})
+    for seed in range(3):
+        for rank, score in ((4, 0.76), (8, 0.82)):
+            write_run(tmp_path, "lora", rank, seed=seed, test=score, targets__name="qv")
+    report = build([tmp_path])
+    assert {f.label: f.answer.rank for f in report.families} == {"lora all_linear α=2r": 4, "lora qv α=2r": 8}
+    assert "Rank 4 is enough (lora all_linear α=2r)" in report.headline.title
+    assert "Rank 8 is enough (lora qv α=2r)" in str(report.headline)
+
+
+def test_without_full_fine_tuning_there_is_a_table_and_no_verdict(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path, "lora", 8, seed=seed)
+    report = build([tmp_path])
+    assert report.headline.title == "No conclusion: there is no finished run of full fine-tuning to compare with."
+    assert report.comparisons == {}
+    report.write(tmp_path / "out")
+
+
+def _missing(folder):
+    (folder / "predictions.parquet").unlink()
+
+
+def _corrupt(folder):
+    (folder / "predictions.parquet").write_bytes(b"PAR1 this is not one")
+
+
+def _truncated(folder):
+    file = folder / "predictions.parquet"
+    file.write_bytes(file.read_bytes()[:-200])
+
+
+def _other_columns(folder):
+    pq.write_table(pa.table({"item": [1, 2]}), folder / "predictions.parquet")
+
+
+def _other_scores(folder):
+    write_predictions(folder, answers(0.5, 0, 0))
+
+
+def _twice(folder):
+    table = pq.read_table(folder / "predictions.parquet")
+    pq.write_table(pa.concat_tables([table, table]), folder / "predictions.parquet")
+
+
+def _no_values(folder):
+    table = pq.read_table(folder / "predictions.parquet")
+    nulls = pa.array([None] * len(table), pa.float64())
+    pq.write_table(table.set_column(2, "prediction", nulls), folder / "predictions.parquet")
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [(_missing, "has no predictions.parquet"), (_corrupt, "cannot be read"), (_truncated, "cannot be read"),
+     (_other_columns, "cannot be read"), (_other_scores, "its record says"), (_twice, "one twice"),
+     (_no_values, "not all finite")],
+)  # fmt: skip
+def test_unusable_predictions_cost_only_their_own_comparison_and_say_why(tmp_path, harm, why):
+    write_study(tmp_path, {4: 0.82, 8: 0.82})
+    harm(next(p for p in tmp_path.iterdir() if p.name.startswith("lora-r8-s1")))
+    report = build([tmp_path])
+    found = by_rank(report)
+    assert (found[8].verdict, found[4].verdict) == ("no comparison", "same")
+    assert why in found[8].reason
+    assert any(why in text for text in report.arms[1].flags)
+    assert report.families[0].answer is None  # the sequence cannot pass what it cannot test
+    report.write(tmp_path / "out")
+
+
+def test_other_test_items_are_no_comparison(tmp_path):
+    write_study(tmp_path, {4: 0.82}, range(2))
+    for seed in range(2):
+        write_run(tmp_path, "lora", 8, seed=seed, correct=answers(0.82, seed, 8, items=500))
+    assert "are not those of full fine-tuning" in by_rank(build([tmp_path]))[8].reason
+
+
+def test_predictions_in_another_order_are_lined_up_by_item(tmp_path):
+    write_study(tmp_path, {8: 0.82})
+    before = by_rank(build([tmp_path]))[8].bootstrap
+    file = next(p for p in tmp_path.iterdir() if p.name.startswith("lora-r8-s1")) / "predictions.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.take(pa.array(range(len(table) - 1, -1, -1))), file)
+    assert by_rank(build([tmp_path]))[8].bootstrap.low == before.low
+
+
+def test_all_predictions_missing_still_gives_a_whole_report(tmp_path):
+    write_study(tmp_path, {8: 0.82})
+    for file in tmp_path.rglob("predictions.parquet"):
+        file.unlink()
+    report = build([tmp_path])
+    assert "has no predictions.parquet" in str(report.headline)
+    assert sorted(report.write(tmp_path / "out")) == ["csv", "html", "json", "md"]
+    shutil.rmtree(tmp_path / "out")
