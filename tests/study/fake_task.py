@@ -37,6 +37,7 @@ def config(outputs: Path, name: str, seed: int = 0, threads: int | None = None, 
         name=name,
         seed=seed,
         outputs=str(outputs),
+        objective="val/accuracy",
     )
     made.trainer.threads, made.trainer.device = threads, device
     return made

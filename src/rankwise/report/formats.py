@@ -40,13 +40,14 @@ def width(value: float, metric: str) -> str:
 
 
 def si(value: float | None, suffix: str = "") -> str:
-    """``2.65 M``: three significant digits with a decimal prefix (k = 10³)."""
+    """``2.65 M``: three significant digits with a decimal prefix (k = 10³); ``66`` for a small count."""
     if value is None or not math.isfinite(value):
         return NOTHING
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor * 0.9995:
             return f"{_three(value / factor)} {prefix}{suffix}"
-    return f"{_three(value)} {suffix}".strip()
+    whole = float(value).is_integer()  # a count is exact
+    return f"{int(value) if whole else _three(value)} {suffix}".strip()
 
 
 def megabytes(value: float | None) -> str:

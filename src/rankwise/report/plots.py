@@ -187,6 +187,8 @@ def costs(report: Report) -> Plot | None:
         image = svg.render(figure, "costs", "peak training memory and training time of each arm")
     runs = sorted({len(arm.runs) for arm in arms})
     split = "split into what holds it" if len(parts) > 1 else "as measured"
+    if any(arm.first("memory.train.peak_of") == "process" for arm in arms):
+        split += "; of the whole process, libraries included"
     caption = (
         f"Medians over n = {', '.join(map(str, runs))} run(s) per arm, no interval: peak memory of training ({split}) "
         "and seconds spent in training steps. Both depend on the hardware; compare within this study only."

@@ -172,17 +172,15 @@ def _margin(margins: list[float], metric: str) -> list[str]:
 
 def provenance(records: list[Record]) -> list[tuple[str, str]]:
     """What the runs were made with: (what, values), each value that occurs, most frequent first."""
-    asked = {
-        "git": "provenance.git", "code": "provenance.code", "python": "provenance.python", "hardware": "provenance.hardware", "packages": "provenance.packages",
-        "model": "provenance.model", "data": "provenance.data", "host": "run.host",
-    }  # fmt: skip
+    asked = ("provenance.git", "provenance.code", "provenance.python", "provenance.packages", "provenance.hardware",
+             "run.host", "provenance.model", "provenance.data")  # fmt: skip
     rows = []
-    for what, path in asked.items():
+    for path in asked:
         seen = Counter(_flat(value) for record in records if (value := dig(record, path)))
         shown = [text if len(seen) == 1 else f"{text} ({n} runs)" for text, n in seen.most_common(4)]
         more = [f"and {len(seen) - 4} more"] if len(seen) > 4 else []
         if shown:
-            rows.append((what, "; ".join(shown + more)))
+            rows.append((path.split(".")[1], "; ".join(shown + more)))
     return rows
 
 

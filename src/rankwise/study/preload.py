@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,7 @@ def environment(modules: Sequence[str]) -> dict[str, str]:
 
 
 def _load() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal comes here too, and is the parent's to handle
     wish = json.loads(os.environ.pop(VARIABLE))
     os.environ.pop("PYTHONPATH", None)
     if wish["search"] is not None:

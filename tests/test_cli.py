@@ -1,0 +1,164 @@
+"""The command line: what it prints, what it refuses, and with which exit code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rankwise.cli import main
+
+CONF_GROUPS = ("model", "task", "method", "targets", "quant", "optim", "trainer", "tracking", "experiment", "debug")
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+# A command line of the user's, and what its one line of refusal must name.
+REFUSED = [
+    ("trian", ["no such command", "did you mean train?"]),
+    ("train method=loar", ["method=loar", "lora", "full"]),
+    ("train experiment=rank_swep", ["experiment=rank_swep", "did you mean rank_sweep?"]),
+    ("train experment=rank_sweep", ["experment"]),
+    ("train method.rnk=4", ["method.rnk", "did you mean method.rank?"]),
+    ("train +foo=1", ["+foo=1"]),
+    ("train +method.foo=1", ["+method.foo=1"]),
+    ("train ++method.foo=1", ["++method.foo=1"]),
+    ("train seed=1 seed=2", ["seed", "given twice"]),
+    ("train -m method=lora method=full", ["method", "given twice"]),
+    ("train seed=1.5", ["seed", "1.5"]),
+    ("train seed=", ["seed"]),
+    ("train method.rank=1,2", ["-m"]),
+    ("train method.rank=[", ["method.rank=["]),
+    ("train method.rank=0", ["method.rank=0", "at least 1"]),
+    ("train method.rank=eight", ["method.rank", "eight"]),
+    ("train method.alpha=0", ["method.alpha=0", "2r"]),
+    ("train optim.lr=-1", ["optim.lr=-1"]),
+    ("train optim.lr=nan", ["optim.lr=nan"]),
+    ("train trainer.precision=fp16 trainer.device=cpu", ["trainer.precision=fp16", "bf16"]),
+    ("train trainer.precision=int3", ["trainer.precision=int3", "fp32"]),
+    ("train objective=test/accuracy", ["objective=test/accuracy", "val/accuracy", "select"]),
+    ("train targets=all", ["targets=all", "all_linear"]),
+    ("train targets=custom", ["targets.modules"]),
+    ("train study=../up", ["study", "names a folder"]),
+    ("train model=local", ["model.path"]),
+    ("train model.path=./nowhere", ["model.path=./nowhere", "no such file"]),
+    ("train model=tiny_bert method.rank=33", ["method.rank=33", "at most 32"]),
+    ("train -m 'method.rank=glob(*)'", ["empty sweep"]),
+    ("train -m method.rank=1,0", ["method.rank=0"]),
+    ("train -m --jobs 0", ["--jobs 0"]),
+    ("train -m hydra.launcher.jobs=two", ["hydra.launcher.jobs=two"]),
+    ("train --mulitrun", ["--mulitrun", "did you mean --multirun?"]),
+    ("train --config nowhere.yaml", ["--config nowhere.yaml", "no such file"]),
+    ("train rank 4", ["rank", "KEY=VALUE"]),
+    ("train method='{name:x}'", ["method.name=x"]),
+    ("train '~method'", ["method"]),
+    ("report nowhere", ["nowhere", "no such folder"]),
+    ("report --jsn", ["--jsn"]),
+    ("fetch method.rnk=4", ["method.rnk"]),
+]
+
+
+@pytest.mark.parametrize(("line", "named"), REFUSED, ids=[line for line, _ in REFUSED])
+def test_bad_input_is_one_line_that_names_it_exit_2_and_nothing_written(line, named, capsys, tmp_path):
+    import shlex
+
+    assert main(shlex.split(line)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("rankwise: ") and err.count("\n") == 1
+    for part in named:
+        assert part in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["", "train", "report", "fetch"])
+def test_help_tells_how_to_use_each_command(command, capsys):
+    try:
+        code = main([*command.split(), "--help"])
+    except SystemExit as done:  # argparse
+        code = done.code
+    assert code == 0
+    assert capsys.readouterr().out.startswith(f"usage: rankwise {command}".rstrip())
+
+
+def test_help_does_not_import_what_takes_long():
+    code = (
+        "import sys; from rankwise.cli import main; main(['--help']); main(['train', '--help']);"
+        "sys.exit(','.join({'torch', 'hydra', 'omegaconf', 'numpy', 'rich'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_train_help_lists_every_option_of_every_group(capsys):
+    main(["train", "--help"])
+    out = capsys.readouterr().out
+    for group in CONF_GROUPS:
+        assert f"  {group}=" in out
+    assert "rank_sweep" in out and "tiny_bert" in out
+
+
+def test_version_is_the_installed_one(capsys):
+    from importlib.metadata import version
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"rankwise {version('rankwise')}\n"
+
+
+@pytest.mark.parametrize("line", ["train --cfg job", "train --cfg job --resolve", "train method.rank=3 --cfg job"])
+def test_cfg_prints_the_composed_config_and_runs_nothing(line, capsys, tmp_path):
+    assert main(line.split()) == 0
+    out = capsys.readouterr().out
+    assert "rank: 3" in out if "rank=3" in line else "rank: 8" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_info_shows_how_the_config_was_made(capsys):
+    assert main(["train", "--info", "defaults", "method=full"]) == 0
+    assert "method/full" in capsys.readouterr().out
+
+
+def complete(line: str, capsys) -> list[str]:
+    os.environ["COMP_LINE"] = line
+    try:
+        assert main(["-sc", "query=bash"]) == 0
+    finally:
+        del os.environ["COMP_LINE"]
+    return capsys.readouterr().out.split()
+
+
+def test_completion_knows_commands_groups_options_and_keys(capsys):
+    assert "train" in complete("rankwise tr", capsys)
+    assert "method=" in complete("rankwise train meth", capsys)
+    assert {"method=lora", "method=full"} <= set(complete("rankwise train method=", capsys))
+    assert "method.rank=" in complete("rankwise train method.ra", capsys)
+
+
+def test_hydra_config_is_shipped_whole_every_group_option_composes(capsys):
+    conf = Path(__file__).parents[1] / "conf"
+    options = [(group, p.stem) for group in CONF_GROUPS for p in sorted((conf / group).glob("*.yaml"))]
+    for group, option in options:
+        extra = ["model.path=x"] if option == "local" and group == "model" else []
+        extra += ["task.path=x"] if option == "local" and group == "task" else []
+        assert main(["train", f"{group}={option}", *extra, "--cfg", "job", "hydra.mode=RUN"]) == 0, (group, option)
+    assert len(options) > 20
+    capsys.readouterr()
+
+
+def test_a_conf_folder_of_the_user_adds_options_and_experiments(tmp_path, capsys):
+    (tmp_path / "conf/method").mkdir(parents=True)
+    (tmp_path / "conf/method/mine.yaml").write_text("defaults: [lora, _self_]\nrank: 3\n")
+    (tmp_path / "conf/method/full.yaml").write_text("name: full\nlr: 7\n")
+    (tmp_path / "conf/method/bad.yaml").write_text("defaults: [lora, _self_]\nrnk: 3\n")
+    assert main(["train", "method=mine", "--cfg", "job", "--package", "method.rank"]) == 0
+    assert "3" in capsys.readouterr().out
+    assert main(["train", "method=full", "--cfg", "job"]) == 0
+    assert "lr: 7" not in capsys.readouterr().out, "the user's tree must not shadow ours"
+    assert main(["train", "method=bad"]) == 2
+    assert "rnk" in capsys.readouterr().err

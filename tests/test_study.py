@@ -1,0 +1,160 @@
+"""From a command line to finished runs: composition, order, skipping, failures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rankwise.cli import main
+from rankwise.config import Config, run_id, typed
+from rankwise.study import sweep as sweeps
+from rankwise.study.compose import to_config, unresolved
+from rankwise.study.sweep import distinct
+from rankwise.tracking import record as records
+
+
+def rankwise(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, with no terminal."""
+    command = [sys.executable, "-m", "rankwise", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300)
+
+
+def results(folder: Path) -> dict[str, records.Record]:
+    return {record.run["name"]: record for record in records.find([folder / "outputs"])}
+
+
+@pytest.fixture
+def composed(monkeypatch, tmp_path):
+    """The study that a command line composes to, without running it."""
+    monkeypatch.chdir(tmp_path)
+
+    def compose(line: str) -> list[Config]:
+        seen: list[Config] = []
+
+        def launch(configs: list[Config], jobs: int | None) -> int:
+            seen.extend(configs)
+            return 0
+
+        monkeypatch.setattr(sweeps, "_launch_here", launch)
+        assert main(["train", *line.split()]) == 0
+        return seen
+
+    return compose
+
+
+def test_a_rank_axis_collapses_where_there_is_no_rank(composed):
+    study = composed("-m debug=fast method=lora,full,head method.rank=1,2,4 seed=0,1")
+    arms = [(c.method.name, c.method.rank if c.method.name == "lora" else None, c.seed) for c in study]
+    assert len(arms) == len(set(arms)) == 2 * (3 + 2)
+
+
+def test_the_whole_curve_comes_before_the_second_seed(composed):
+    study = composed("-m seed=1,0 debug=fast method=lora,full method.rank=4,1")
+    assert [c.seed for c in study] == [0, 0, 0, 1, 1, 1]
+    assert [(c.method.name, c.method.rank) for c in study[:2]] == [("lora", 4), ("lora", 1)]
+
+
+@pytest.mark.parametrize("place", ["-m debug=fast seed=0,1", "debug=fast -m seed=0,1", "debug=fast seed=0,1 --multirun"])
+def test_multirun_may_stand_anywhere_on_the_line(place, composed):
+    assert [c.seed for c in composed(place)] == [0, 1]
+
+
+def test_the_rank_sweep_is_every_rank_against_full_head_and_the_baselines(composed):
+    study = composed("experiment=rank_sweep")
+    assert [c.method.rank for c in study if c.method.name == "lora"] == [64, 32, 16, 8, 4, 2, 1]
+    assert sorted(c.method.name for c in study if c.method.name != "lora") == ["full", "head", "probe", "tfidf"]
+    assert {c.study for c in study} == {"rank_sweep"}
+
+
+def test_an_axis_on_the_command_line_replaces_the_experiments(composed):
+    study = composed("experiment=rank_sweep method.rank=1,16 method=lora seed=3")
+    assert [(c.method.rank, c.seed) for c in study] == [(1, 3), (16, 3)]
+
+
+def test_paired_axes_are_written_as_dicts(composed):
+    study = composed("-m debug=fast method={rank:1,lr:1e-3},{rank:8,lr:5e-4}")
+    assert [(c.method.rank, c.optim.lr) for c in study] == [(1, 1e-3), (8, 5e-4)]
+
+
+def test_composing_once_per_group_choice_gives_what_hydra_composes(composed, monkeypatch):
+    slow: list[Config] = []
+    fast = sweeps.Composer.__call__
+
+    def both(self, row):
+        slow.append(to_config(unresolved(self.loader.load_sweep_config(self.master, list(row)))))
+        return fast(self, row)
+
+    monkeypatch.setattr(sweeps.Composer, "__call__", both)
+    line = "-m debug=fast method=lora,full method.rank=1,2 optim.betas=[0.9,0.99],[0.8,0.9] trainer.clip=0,1 seed=0,1"
+    quick = composed(line)
+    assert quick == [config for config, _ in distinct([(config, []) for config in slow])]
+    assert len(quick) == 24
+
+
+def test_a_multirun_runs_skips_what_is_finished_and_reruns_on_demand(tmp_path):
+    line = ["train", "-m", "debug=fast", "method=lora,full,tfidf", "method.rank=1,2"]
+    first = rankwise(*line, folder=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == ""
+    done = results(tmp_path)
+    assert {record.status for record in done.values()} == {"finished"} and len(done) == 4
+    started = {name: record.run["started"] for name, record in done.items()}
+
+    again = rankwise(*line, folder=tmp_path)
+    assert again.returncode == 0
+    assert "4 finished before; 0 to run" in again.stderr
+    assert {n: r.run["started"] for n, r in results(tmp_path).items()} == started
+
+    forced = rankwise("train", "-m", "debug=fast", "method=tfidf", "--rerun", folder=tmp_path)
+    assert forced.returncode == 0
+    assert results(tmp_path)["tfidf-s0"].run["attempts"] == 2
+    assert results(tmp_path)["full-lr0.0001-s0"].run["attempts"] == 1
+
+
+def test_a_failing_run_stops_no_other_and_is_listed_with_its_log(tmp_path):
+    # Rank 17 fits the width, but not the values of grouped-query attention, which only the built model shows.
+    done = rankwise("train", "-m", "debug=fast", "model=tiny_llama", "method.rank=17,1,2", folder=tmp_path)
+    assert done.returncode == 1
+    statuses = {name.split("-")[1]: record.status for name, record in results(tmp_path).items()}
+    assert statuses == {"r17": "failed", "r1": "finished", "r2": "finished"}
+    line = next(line for line in done.stderr.splitlines() if line.startswith("rankwise: lora-r17"))
+    assert "method.rank=17" in line and "v_proj" in line and "at most 16" in line
+    log = Path(line.rsplit("log: ", 1)[1])
+    assert (tmp_path / log).is_file()
+
+
+def test_a_single_run_that_is_refused_late_exits_2_with_one_line(tmp_path):
+    done = rankwise("train", "debug=fast", "model=tiny_llama", "method.rank=17", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "v_proj" in done.stderr
+
+
+def test_a_foreign_launcher_runs_the_same_study(tmp_path):
+    line = ["train", "-m", "debug=fast", "hydra/launcher=basic", "method=tfidf,probe"]
+    done = rankwise(*line, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {record.status for record in results(tmp_path).values()} == {"finished"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["outputs"]
+
+
+def test_a_snapshot_runs_again_to_the_same_run_and_result(tmp_path):
+    assert rankwise("train", "debug=fast", "method.rank=3", folder=tmp_path).returncode == 0
+    [record] = results(tmp_path).values()
+    assert record.folder is not None
+    snapshot = str(record.folder / "config.yaml")
+    done = rankwise("train", "--config", snapshot, "outputs=elsewhere", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    [other] = records.find([tmp_path / "elsewhere"])
+    assert other.run["id"] == record.run["id"] == run_id(typed(record.config))
+    assert other.metrics == record.metrics
+
+
+def test_what_a_single_run_prints_on_stdout_is_where_it_is_and_its_score(tmp_path):
+    done = rankwise("train", "debug=fast", "method=tfidf", folder=tmp_path)
+    place, text = done.stdout.split("  ", 1)
+    result = json.loads((tmp_path / place / "result.json").read_text())
+    assert f"test accuracy {result['metrics']['test']['accuracy']['value']:.3f}" in text
