@@ -58,7 +58,9 @@ def test_the_whole_curve_comes_before_the_second_seed(composed):
     assert [(c.method.name, c.method.rank) for c in study[:2]] == [("lora", 4), ("lora", 1)]
 
 
-@pytest.mark.parametrize("place", ["-m debug=fast seed=0,1", "debug=fast -m seed=0,1", "debug=fast seed=0,1 --multirun"])
+@pytest.mark.parametrize(
+    "place", ["-m debug=fast seed=0,1", "debug=fast -m seed=0,1", "debug=fast seed=0,1 --multirun"]
+)
 def test_multirun_may_stand_anywhere_on_the_line(place, composed):
     assert [c.seed for c in composed(place)] == [0, 1]
 

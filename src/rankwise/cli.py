@@ -202,7 +202,7 @@ def _report(arguments: list[str]) -> int:
         "rankwise report", description="Compare finished runs: the table here, the whole report as files beside them."
     )
     parser.add_argument(
-        "paths", nargs="*", type=Path, metavar="PATH", help="runs, studies or outputs (default: outputs)"
+        "paths", nargs="*", type=Path, metavar="PATH", help="runs or studies (default: the study in outputs)"
     )
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
@@ -212,9 +212,9 @@ def _report(arguments: list[str]) -> int:
         "--out", type=Path, help="folder for report.html, .csv, .md and .json (default: the first PATH)"
     )
     options = _parse(parser, arguments)
-    paths = options.paths or [Path("outputs")]
-
     from rankwise.report import build
+
+    paths = options.paths or [_only_study(Path("outputs"))]
 
     report = build(paths)
     if options.json:
@@ -228,11 +228,17 @@ def _report(arguments: list[str]) -> int:
     return 0
 
 
+def _only_study(outputs: Path) -> Path:
+    studies = sorted({file.parent.parent for file in outputs.glob("*/*/result.json")})
+    if len(studies) > 1:
+        raise Refused(f"{outputs} holds several studies; give one or more: {' '.join(map(str, studies))}")
+    return studies[0] if studies else outputs
+
+
 def _show(renderable: Any) -> None:
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else 120
-    Console(width=width, highlight=False).print(renderable)
+    Console(width=max(120, Console().width), highlight=False).print(renderable)
 
 
 def _list_files(files: dict[str, Path], paths: list[Path]) -> None:

@@ -5,6 +5,7 @@ Hydra composes a ``Config`` from ``conf/``; everything downstream reads this one
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -187,31 +188,29 @@ _IMMATERIAL = (
 _ADAPTER_ONLY = ("method.rank", "method.alpha", "method.dropout", "method.bias", "method.modules_to_save", "targets")
 
 
-def canonical(config: Config) -> dict[str, Any]:
-    """What decides the result, and nothing else: two configs that must give the same run are equal here.
+def canonical(values: dict[str, Any]) -> dict[str, Any]:
+    """What decides the result, of a run's plain values: two configs that must give the same run are equal here.
 
     Keys that cannot matter are left out (rank under full fine-tuning, a package that a path overrides), as are nulls,
     so that a new optional key does not change the hash of old runs.
     """
-    values = plain(config)
-    drop = list(_IMMATERIAL)
-    if config.method.name not in ADAPTERS:
+    method = values["method"]["name"]
+    drop = [*_IMMATERIAL, "method.lr"]  # optim.lr is what is used
+    if method not in ADAPTERS:
         drop += _ADAPTER_ONLY
-    if config.method.name in BASELINES:
-        drop += ["trainer", "optim", "method.lr"]
-        drop += ["model"] if config.method.name == "tfidf" else []
-    drop.append("method.lr")  # optim.lr is what is used
-    drop.append("trainer.epochs" if config.trainer.max_steps else "trainer.max_steps")
-    drop += _overridden("model", config.model.path, config.model.package, "shape")
-    drop += _overridden("task", config.task.path, config.task.package, "synthetic")
+    if method in BASELINES:
+        drop += ["trainer", "optim"] + (["model"] if method == "tfidf" else [])
+    drop.append("trainer.epochs" if values.get("trainer", {}).get("max_steps") else "trainer.max_steps")
+    drop += [*_overridden("model", values.get("model", {}), "shape"), *_overridden("task", values["task"], "synthetic")]
+    kept = copy.deepcopy(values)
     for key in drop:
-        _remove(values, key)
-    return _without_nulls(values)
+        _remove(kept, key)
+    return _without_nulls(kept)
 
 
 def run_id(config: Config) -> str:
     """The first 10 hex digits of the SHA-256 of the canonical form: the run's identity."""
-    text = json.dumps(canonical(config), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(canonical(plain(config)), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
@@ -257,10 +256,11 @@ def scale_of(alpha: Any, rank: int) -> float:
     return {"": number / rank, "r": number, "sqrt": number / math.sqrt(rank)}[kind]
 
 
-def _overridden(group: str, path: str | None, package: Package | None, last: str) -> list[str]:
-    if path:
+def _overridden(group: str, source: dict[str, Any], last: str) -> list[str]:
+    """Where an asset comes from: a path wins over a package, that over what is generated."""
+    if source.get("path"):
         return [f"{group}.package", f"{group}.{last}"]
-    return [f"{group}.{last}"] if package else []
+    return [f"{group}.{last}"] if source.get("package") else []
 
 
 def _remove(values: dict[str, Any], key: str) -> None:

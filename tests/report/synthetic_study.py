@@ -21,7 +21,8 @@ def config(method: str, rank: int | None, lr: float, changes: dict[str, Any]) ->
     """A whole config; ``changes`` are dotted keys, written with ``__`` for dots."""
     values: dict[str, Any] = {
         "model": {"name": "minilm", "path": "/models/minilm"},
-        "task": {"name": "polarity", "path": "/data/polarity.tsv", "metric": "accuracy", "margin": 0.02},
+        "task": {"name": "polarity", "path": "/data/polarity.tsv", "metric": "accuracy", "margin": 0.02,
+                 "max_length": 48},
         "method": {"name": method, "lr": lr, "rank": rank if method == "lora" else None},
         "targets": {"name": "all_linear", "modules": None, "regex": None, "layers": None},
         "quant": {"name": "none"},

@@ -6,16 +6,14 @@ knob (the learning rate), its replicate, and its *context*: everything else. Onl
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from omegaconf.errors import OmegaConfBaseException
 
-from rankwise.config import ADAPTERS, BASELINES, canonical, typed
+from rankwise.config import ADAPTERS, BASELINES, canonical
 from rankwise.errors import Refused
 from rankwise.report.statistics import Interval, interval
 from rankwise.tracking.record import FINISHED, Record
@@ -23,7 +21,6 @@ from rankwise.tracking.record import FINISHED, Record
 Replicate = tuple[int, int]
 Context = tuple[tuple[str, str], ...]  # sorted pairs of a dotted key and its value as JSON
 
-USUAL = "the reference's"  # in place of a data fingerprint, which differs between data seeds
 _ORDER = {"lora": 0, "full": 2, "head": 3, "probe": 4, "tfidf": 5}  # 1: adapters that are not known here
 _LOSSES = ("loss", "perplexity", "error", "mse", "mae")
 
@@ -110,7 +107,7 @@ def group(records: list[Record]) -> list[Arm]:
                 f"{record.folder}: objective={objective}: learning rates must be chosen on validation data; "
                 "report without this run, or train it again with objective=val/…"
             )
-    contexts = _contexts(records)
+    contexts = [_context(record) for record in records]
     arms: dict[tuple[str, Context], Arm] = {}
     for record, context in sorted(zip(records, contexts, strict=True), key=lambda pair: pair[0].status != FINISHED):
         _home(arms, record, context)
@@ -163,54 +160,18 @@ def _targets(targets: dict[str, Any]) -> str:
     return f"{chosen} in layers {','.join(map(str, layers))}" if layers is not None else str(chosen)
 
 
-def _contexts(records: list[Record]) -> list[Context]:
-    """Each run's context. The training sample follows data_seed, so data fingerprints are compared within one."""
-    usual = _usual_fingerprints(records)
-    contexts = []
-    for record in records:
-        values = dict(_config_context(_fixed(record.config)))
-        observed = {"model.fingerprint": dig(record, "provenance.model.fingerprint")}
-        data = dig(record, "provenance.data.fingerprint")
-        observed["data.fingerprint"] = USUAL if data == usual.get(replicate(record)[1]) else data
-        if record.config["method"]["name"] not in BASELINES:
-            observed |= {f"compute.{key}": record.compute.get(key) for key in ("precision", "device")}
-        values |= {key: json.dumps(value) for key, value in observed.items() if value is not None}
-        contexts.append(tuple(sorted(values.items())))
-    return contexts
-
-
-def _usual_fingerprints(records: list[Record]) -> dict[int, Any]:
-    """The data fingerprint of each data_seed: full fine-tuning's, else the most frequent."""
-    counts: dict[int, Counter[str]] = defaultdict(Counter)
-    for record in records:
-        value = dig(record, "provenance.data.fingerprint")
-        if value is not None:
-            weight = len(records) + 1 if record.config["method"]["name"] == "full" else 1
-            counts[replicate(record)[1]][json.dumps(value)] += weight
-    return {seed: json.loads(counter.most_common(1)[0][0]) for seed, counter in counts.items()}
-
-
-def _fixed(config: dict[str, Any]) -> str:
-    """The config with arm, tuned knob and replicate set to constants, as JSON: equal for most runs of a study."""
-    values = {key: value for key, value in config.items() if key not in ("targets", "quant", "tracking")}
-    values["method"] = {"name": config["method"]["name"], "lr": 0.0}
-    values["optim"] = {**(config.get("optim") or {}), "lr": 0.0}
-    values |= {"seed": 0, "data_seed": 0, "study": "", "name": None, "outputs": "", "rerun": False}
-    return json.dumps(values, sort_keys=True)
-
-
-@functools.lru_cache(maxsize=4096)
-def _config_context(fixed: str) -> Context:
-    """The canonical config but for arm, tuned knob and replicate. Cached: a typed config takes 40 ms to make."""
-    config = json.loads(fixed)
-    try:
-        values = canonical(typed(config | {"targets": {"name": "-"}, "quant": {"name": "-"}}))
-    except OmegaConfBaseException:  # written by another version, whose keys differ: compare it as it stands
-        values = config
-    for key in ("method", "targets", "quant", "seed", "data_seed", "study", "name", "outputs", "rerun"):
+def _context(record: Record) -> Context:
+    """What must be the same for a fair comparison: the canonical config but for arm, tuned knob and replicate, and what
+    was observed of data, model and numerics."""
+    values = canonical(record.config)
+    for key in ("method", "targets", "quant", "seed", "data_seed"):
         values.pop(key, None)
     values.get("optim", {}).pop("lr", None)
-    return tuple(sorted((key, json.dumps(value)) for key, value in _flat(values)))
+    observed = {f"{part}.fingerprint": dig(record, f"provenance.{part}.fingerprint") for part in ("model", "data")}
+    if record.config["method"]["name"] not in BASELINES:
+        observed |= {f"compute.{key}": record.compute.get(key) for key in ("precision", "device")}
+    found = {key: value for key, value in observed.items() if value is not None}
+    return tuple(sorted((key, json.dumps(value)) for key, value in [*_flat(values), *found.items()]))
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

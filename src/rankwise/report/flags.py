@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from rankwise.report.arms import USUAL, Arm, dig, replicate
+from rankwise.report.arms import Arm, dig, replicate
 from rankwise.report.equivalence import MISSING, Comparison
 from rankwise.report.formats import rate
 from rankwise.tracking.record import Record
@@ -39,7 +39,7 @@ def _context(arm: Arm) -> list[str]:
 
 def _short(value: str) -> str:
     text = value.strip('"')
-    return "another" if text == USUAL else text if len(text) <= 24 else f"{text[:23]}…"
+    return text if len(text) <= 24 else f"{text[:23]}…"
 
 
 def _unscored(arm: Arm) -> list[str]:

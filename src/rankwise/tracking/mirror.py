@@ -78,7 +78,7 @@ def _init(config: Config, record: Record) -> Any:
     )  # fmt: skip
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
-    record.run["wandb"] = {"id": run.id, "mode": mode, "url": run.url}
+    record.run["wandb"] = {"id": run.id, "mode": mode, "url": run.url if mode == "online" else None}
     return run
 
 

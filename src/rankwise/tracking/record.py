@@ -12,6 +12,7 @@ import json
 import math
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -125,7 +126,8 @@ def read(folder: Path) -> Record:
 def find(paths: list[Path]) -> list[Record]:
     """All records in or below the given run, study or outputs folders, by folder name.
 
-    Raises Refused for a path that does not exist and when there is no record at all.
+    A file that is no record is left out with a line on stderr. Raises Refused for a path that does not exist and when
+    there is no record at all.
     """
     found: dict[Path, Record] = {}
     for path in paths:
@@ -133,7 +135,10 @@ def find(paths: list[Path]) -> list[Record]:
             raise Refused(f"{path}: no such folder; give a run, a study or an outputs folder")
         folder = path.parent if path.name == "result.json" else path
         for file in sorted(folder.rglob("result.json")):
-            found.setdefault(file.parent.resolve(), read(file.parent))
+            try:
+                found.setdefault(file.parent.resolve(), read(file.parent))
+            except Refused as unreadable:
+                print(f"rankwise: left out: {unreadable}", file=sys.stderr)
     if not found:
         raise Refused(f"no runs in {', '.join(map(str, paths))}: nothing there has a result.json")
     return list(found.values())
