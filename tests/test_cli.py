@@ -55,6 +55,9 @@ REFUSED = [
     ("train -m hydra.launcher.jobs=two", ["hydra.launcher.jobs=two"]),
     ("train --mulitrun", ["--mulitrun", "did you mean --multirun?"]),
     ("train --config nowhere.yaml", ["--config nowhere.yaml", "no such file"]),
+    ("train --cfg jobs", ["--cfg jobs", "did you mean job?"]),
+    ("train --cfg", ["--cfg", "must follow"]),
+    ("train --info everything", ["--info everything", "searchpath"]),
     ("train rank 4", ["rank", "KEY=VALUE"]),
     ("train method='{name:x}'", ["method.name=x"]),
     ("train '~method'", ["method"]),
@@ -131,6 +134,12 @@ def complete(line: str, capsys) -> list[str]:
     finally:
         del os.environ["COMP_LINE"]
     return capsys.readouterr().out.split()
+
+
+def test_completion_is_installed_for_the_command_alone(capsys):
+    assert main(["-sc", "install=bash"]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if " complete -o" in line]
+    assert line.endswith(" rankwise")
 
 
 def test_completion_knows_commands_groups_options_and_keys(capsys):

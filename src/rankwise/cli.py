@@ -46,10 +46,12 @@ groups:
 
 Runs land in outputs/<study>/; a ./conf folder of yours adds options to these groups. Hydra's own help: --hydra-help
 Exit codes: 0 done, 1 some runs failed, 2 input refused, 130 interrupted."""
-# Hydra's flags that pass through, with whether a value follows (? = may follow).
-HYDRA_FLAGS = {
-    "-m": "", "--multirun": "", "--cfg": "1", "-c": "1", "--resolve": "", "--package": "1", "-p": "1",
-    "--info": "?", "-i": "?", "--hydra-help": "", "--config-dir": "1", "-cd": "1",
+# Hydra's flags that pass through, and the values that may follow: none, one of some, or any.
+CFG = ("job", "hydra", "all")
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+HYDRA_FLAGS: dict[str, tuple[str, ...] | None] = {
+    "-m": (), "--multirun": (), "--cfg": CFG, "-c": CFG, "--resolve": (), "--package": None, "-p": None,
+    "--info": INFO, "-i": INFO, "--hydra-help": (), "--config-dir": None, "-cd": None,
 }  # fmt: skip
 
 
@@ -128,9 +130,13 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str], Path | None]:
             overrides.append("rerun=true")
         elif word in HYDRA_FLAGS:
             flags.append(word)
-            kind = HYDRA_FLAGS[word]
-            if kind == "1" or (kind == "?" and queue and "=" not in queue[0] and not queue[0].startswith("-")):
-                flags.append(value(word))
+            allowed = HYDRA_FLAGS[word]
+            bare = allowed is INFO and not (queue and "=" not in queue[0] and not queue[0].startswith("-"))
+            if allowed == () or bare:
+                continue
+            flags.append(value(word))
+            if allowed and flags[-1] not in allowed:
+                raise Refused(f"{word} {flags[-1]}: one of {', '.join(allowed)}{did_you_mean(flags[-1], allowed)}")
         elif word.startswith("-"):
             known = [*HYDRA_FLAGS, "--config", "--jobs", "--rerun", "--help"]
             raise Refused(f"{word}: no such flag{did_you_mean(word, known)}; see rankwise train --help")

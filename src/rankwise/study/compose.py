@@ -81,7 +81,8 @@ def call_hydra(arguments: list[str], single: Callable[[Config], int]) -> int:
     sweep.exit_code = 0
     _Single.start, _Single.argv, _Single.ended = single, sys.argv, 0
     full_error = os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["rankwise train", *arguments], "1"
+    program = "rankwise" if "-sc" in arguments else "rankwise train"  # the words that completion is registered for
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [program, *arguments], "1"
     try:
         hydra.main(config_path=conf_dir(), config_name="config", version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException) as error:

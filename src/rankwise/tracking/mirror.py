@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import Any
 
-from rankwise.config import Config, label, run_id
+from rankwise.config import ADAPTERS, Config, label, run_id
 from rankwise.tracking.record import Record
 
 FINISH_S = 30  # at the end of a run, for what is still to be written or uploaded
@@ -65,11 +65,12 @@ def _init(config: Config, record: Record) -> Any:
     import wandb
 
     mode, attempt = _mode(config.tracking.mode), record.run["attempts"]
+    targets = [config.targets.name] if config.method.name in ADAPTERS else []
     run = wandb.init(
         project=config.tracking.project, entity=config.tracking.entity, dir=str(study), mode=mode,
         id=run_id(config) + (f"-{attempt}" if attempt > 1 else ""),
         name=config.name or label(config), group=config.study,
-        job_type="train", tags=[config.method.name, config.targets.name, *config.tracking.tags],
+        job_type="train", tags=[config.method.name, *targets, *config.tracking.tags],
         config=record.config | {"run_id": run_id(config)}, reinit="create_new",
         settings=wandb.Settings(
             console="off", silent=True, x_disable_stats=True, disable_git=True, symlink=False, init_timeout=30,
