@@ -95,7 +95,8 @@ def _train(arguments: list[str]) -> int:
     flags, overrides, snapshot = _split(arguments)
     _refuse_twice(overrides)
     _prepare_environment()
-    from rankwise.study.compose import call_hydra, from_snapshot
+    from rankwise.study.app import call_hydra
+    from rankwise.study.compose import from_snapshot
     from rankwise.study.single import single
 
     if snapshot is None:
@@ -187,7 +188,7 @@ def _groups() -> str:
 def _complete(rest: list[str]) -> int:
     """Shell completion: command names here, everything after ``train`` by Hydra, which knows no subcommands."""
     if not any(word.startswith("query=") for word in rest):
-        from rankwise.study.compose import call_hydra
+        from rankwise.study.app import call_hydra
 
         return call_hydra(["-sc", *rest], lambda config: 0)
     line = os.environ.get("COMP_LINE", "")
@@ -198,7 +199,7 @@ def _complete(rest: list[str]) -> int:
     if words[1] != "train":
         return 0
     os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
-    from rankwise.study.compose import call_hydra
+    from rankwise.study.app import call_hydra
 
     return call_hydra(["-sc", *rest], lambda config: 0)
 
@@ -265,7 +266,7 @@ def _fetch(arguments: list[str]) -> int:
     _refuse_twice(options.overrides)
     from rankwise import assets
     from rankwise.config import Config
-    from rankwise.study.compose import call_hydra
+    from rankwise.study.app import call_hydra
 
     def fetch(config: Config) -> int:
         for source in (config.model, config.task):

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
 from rankwise.report import formats as fmt
 from rankwise.report import table as tables
 from rankwise.report.arms import Arm
+from rankwise.report.findings import Findings
 from rankwise.report.plots import draw
 from rankwise.report.sufficiency import Step
 from rankwise.report.summary import provenance
 from rankwise.tracking.record import now
 
-if TYPE_CHECKING:
-    from rankwise.report.report import Report
 
-
-def html(report: Report) -> str:
+def html(report: Findings) -> str:
     """The page."""
     source = files("rankwise.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -41,7 +39,7 @@ def html(report: Report) -> str:
     )
 
 
-def _subject(report: Report) -> str:
+def _subject(report: Findings) -> str:
     """What was adapted to what: models and tasks of the comparable runs."""
     runs = [run for arm in report.arms if arm.comparable for run in [*arm.runs, *arm.unscored]]
     models = sorted({str((run.config.get("model") or {}).get("name", "?")) for run in runs})
@@ -49,7 +47,7 @@ def _subject(report: Report) -> str:
     return f"{', '.join(models)} on {', '.join(tasks)}"
 
 
-def _row(report: Report, arm: Arm, marks: list[int]) -> dict[str, Any]:
+def _row(report: Findings, arm: Arm, marks: list[int]) -> dict[str, Any]:
     comparison = report.comparison(arm)
     kind = comparison.verdict.split(":")[0].replace(" ", "-") if comparison else ""
     answers = [f.answer.arm for f in report.families if f.answer]
@@ -62,7 +60,7 @@ def _row(report: Report, arm: Arm, marks: list[int]) -> dict[str, Any]:
     }
 
 
-def _tiles(report: Report) -> list[tuple[str, str, str]]:
+def _tiles(report: Findings) -> list[tuple[str, str, str]]:
     """The answer's cost beside full fine-tuning: (what, value, explanation)."""
     answered = [family.answer for family in report.families if family.answer]
     if not answered or report.reference is None:
@@ -86,7 +84,7 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _differences(report: Report) -> list[dict[str, str]]:
+def _differences(report: Findings) -> list[dict[str, str]]:
     """Every comparison in numbers."""
     steps = {id(step.arm): step for family in report.families for step in family.steps}
     rows = []

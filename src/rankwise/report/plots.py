@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +15,9 @@ from rankwise.report import svg
 from rankwise.report.arms import Arm
 from rankwise.report.curves import learning_curves, rates
 from rankwise.report.equivalence import Comparison
+from rankwise.report.findings import Findings
 from rankwise.report.palette import COMPONENTS, FULL, PARETO, VERDICTS, colour, family_styles
 from rankwise.report.table import rank_fraction
-
-if TYPE_CHECKING:
-    from rankwise.report.report import Report
-
 
 HALF, WIDE = 6.3, 13.0  # inches: one scale of text on the page
 
@@ -36,15 +33,15 @@ class Plot:
     wide: bool = False
 
 
-def draw(report: Report) -> list[Plot]:
+def draw(report: Findings) -> list[Plot]:
     """All figures that the records have data for."""
-    makers: list[Callable[[Report], Plot | None]] = [
+    makers: list[Callable[[Findings], Plot | None]] = [
         score_by_rank, differences, score_by_parameters, costs, curves, grid,
     ]  # fmt: skip
     return [plot for maker in makers if (plot := maker(report)) is not None]
 
 
-def score_by_rank(report: Report) -> Plot | None:
+def score_by_rank(report: Findings) -> Plot | None:
     """Score against rank, full fine-tuning as a band, everything without a rank as labelled lines."""
     metric, arms = report.metric, _scored(report)
     ranked = [arm for arm in arms if arm.rank]
@@ -75,7 +72,7 @@ def score_by_rank(report: Report) -> Plot | None:
     return Plot("rank", "Score against rank", image, caption)
 
 
-def differences(report: Report) -> Plot | None:
+def differences(report: Findings) -> Plot | None:
     """Each arm's paired difference from full fine-tuning against the margin."""
     rows = [(a, c) for a in report.arms if (c := report.comparison(a)) and c.estimate is not None]
     if not rows:
@@ -123,7 +120,7 @@ def _reach(rows: list[tuple[Arm, Comparison]], margin: float) -> tuple[float, fl
     return min(1.1 * low, -2 * margin), max(1.1 * high, 2 * margin)
 
 
-def score_by_parameters(report: Report) -> Plot | None:
+def score_by_parameters(report: Findings) -> Plot | None:
     """Score against trainable parameters with the Pareto front."""
     metric = report.metric
     arms = [arm for arm in _scored(report) if arm.first("params.trainable") and not arm.is_baseline]
@@ -163,7 +160,7 @@ def pareto(points: list[tuple[float, float]]) -> set[int]:
     return set(range(len(points))) - beaten
 
 
-def costs(report: Report) -> Plot | None:
+def costs(report: Findings) -> Plot | None:
     """Peak training memory by component, and training time."""
     arms = [arm for arm in report.arms if arm.comparable and arm.median("memory.train.peak_bytes")]
     if not arms:
@@ -196,7 +193,7 @@ def costs(report: Report) -> Plot | None:
     return Plot("costs", "What it costs", image, caption, wide=True)
 
 
-def curves(report: Report) -> Plot | None:
+def curves(report: Findings) -> Plot | None:
     image = learning_curves([arm for arm in report.arms if arm.comparable], report.metric)
     if image is None:
         return None
@@ -207,7 +204,7 @@ def curves(report: Report) -> Plot | None:
     return Plot("curves", "Learning curves on validation data", image, caption, wide=True)
 
 
-def grid(report: Report) -> Plot | None:
+def grid(report: Findings) -> Plot | None:
     image = rates([arm for arm in report.arms if arm.comparable and len(arm.trials) > 1])
     if image is None:
         return None
@@ -231,7 +228,7 @@ def _components(arms: list[Arm]) -> dict[str, Any]:
     return {**parts, "other": rest} if parts and (rest >= -1e-6 * peak).all() else {"peak": peak}
 
 
-def _scored(report: Report) -> list[Arm]:
+def _scored(report: Findings) -> list[Arm]:
     return [arm for arm in report.arms if arm.comparable and report.metric in arm.scores]
 
 
@@ -258,7 +255,7 @@ def _limits(ax: Any, arms: list[Arm], metric: str, margin: float) -> None:
     ax.set_ylim(factor * (low - 0.06 * (high - low)), factor * high)
 
 
-def _lines(ax: Any, arms: list[Arm], report: Report) -> None:
+def _lines(ax: Any, arms: list[Arm], report: Findings) -> None:
     """Arms without a rank: full as a band with the margin beneath, others as lines labelled at the right edge."""
     metric, factor = report.metric, _factor(report.metric)
     bottom, top = ax.get_ylim()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +11,18 @@ from rich.console import RenderableType
 from rankwise.errors import Refused
 from rankwise.report import table as tables
 from rankwise.report.arms import Arm, group, reference_of
-from rankwise.report.equivalence import Comparison, compare
+from rankwise.report.equivalence import compare
+from rankwise.report.findings import Findings
 from rankwise.report.flags import flag
-from rankwise.report.sufficiency import Sufficiency, smallest_sufficient
-from rankwise.report.summary import Headline, headline, notes
+from rankwise.report.sufficiency import smallest_sufficient
+from rankwise.report.summary import headline, notes
 from rankwise.tracking.record import Record, find, write_atomically
 
 _MARGIN = 0.02  # of records without one
 
 
-@dataclass(frozen=True)
-class Report:
-    """A study, read. ``comparisons`` are with ``reference``, by ``id`` of the arm."""
-
-    records: list[Record]
-    arms: list[Arm]
-    reference: Arm | None
-    metric: str
-    margin: float
-    comparisons: dict[int, Comparison]
-    families: list[Sufficiency]
-    headline: Headline
-    notes: list[str]
-
-    def comparison(self, arm: Arm) -> Comparison | None:
-        return self.comparisons.get(id(arm))
+class Report(Findings):
+    """A study, read, in every form."""
 
     def table(self) -> RenderableType:
         """Headline, table and footnotes for a terminal of 120 columns."""

@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -17,10 +17,8 @@ from rich.text import Text
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm, dig
 from rankwise.report.equivalence import MISSING, ONE_SEED
+from rankwise.report.findings import Findings
 from rankwise.report.statistics import Interval
-
-if TYPE_CHECKING:
-    from rankwise.report.report import Report
 
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _STYLE = {"same": "green", "better": "green", "worse": "red"}
@@ -32,11 +30,11 @@ class Column:
     """A header with its unit, and the text of an arm's cell."""
 
     header: str
-    cell: Callable[[Report, Arm], str]
+    cell: Callable[[Findings, Arm], str]
     left: bool = False
 
 
-def columns(report: Report) -> list[Column]:
+def columns(report: Findings) -> list[Column]:
     """The columns of this report; targets only where they vary."""
     metric = report.metric
     targets = {arm.settings["targets"] for arm in report.arms if "targets" in arm.settings}
@@ -73,7 +71,7 @@ def trainable_fraction(arm: Arm) -> float | None:
     return trainable / total if trainable is not None and total and not arm.is_baseline else None
 
 
-def delta(report: Report, arm: Arm) -> str:
+def delta(report: Findings, arm: Arm) -> str:
     """The difference from full fine-tuning and its verdict: ``−0.4 same``."""
     if arm is report.reference:
         return "reference"
@@ -84,7 +82,7 @@ def delta(report: Report, arm: Arm) -> str:
     return f"{fmt.difference(comparison.estimate, report.metric)} {said}"
 
 
-def footnotes(report: Report) -> tuple[list[str], dict[int, list[int]]]:
+def footnotes(report: Findings) -> tuple[list[str], dict[int, list[int]]]:
     """Each flag once, numbered from 1 in order of the table, and the numbers of each arm by ``id``."""
     texts: list[str] = []
     marks: dict[int, list[int]] = {}
@@ -96,7 +94,7 @@ def footnotes(report: Report) -> tuple[list[str], dict[int, list[int]]]:
     return texts, marks
 
 
-def render(report: Report) -> RenderableType:
+def render(report: Findings) -> RenderableType:
     """Headline, table and footnotes; fits 120 columns."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
     shown = columns(report)
@@ -121,7 +119,7 @@ def render(report: Report) -> RenderableType:
     return Group(title, *details, Padding(table, (1, 0)), *notes, Text(interval_note(report), style="dim"))
 
 
-def interval_note(report: Report) -> str:
+def interval_note(report: Findings) -> str:
     """What ± and the verdicts mean in this table."""
     kinds = {a.scores[report.metric].kind for a in report.arms if report.metric in a.scores}
     said = {"seeds": "t-interval over seeds", "items": "over test items where a row has one seed or identical runs"}
@@ -135,7 +133,7 @@ def interval_note(report: Report) -> str:
     return f"{said_all} Δ: paired with full fine-tuning; same, worse, better: 90 % interval against ±{margin}."
 
 
-def markdown(report: Report) -> str:
+def markdown(report: Findings) -> str:
     """Headline, table, footnotes and how this was compared."""
     shown = columns(report)
     texts, marks = footnotes(report)
@@ -151,7 +149,7 @@ def markdown(report: Report) -> str:
     return "\n".join([*lines, *[f"* {note}" for note in report.notes], ""])
 
 
-def csv_text(report: Report) -> str:
+def csv_text(report: Findings) -> str:
     """Raw numbers, one line per arm; empty where unknown."""
     out = io.StringIO()
     rows = [_raw(report, arm) for arm in report.arms]
@@ -161,7 +159,7 @@ def csv_text(report: Report) -> str:
     return out.getvalue()
 
 
-def document(report: Report) -> dict[str, Any]:
+def document(report: Findings) -> dict[str, Any]:
     """The JSON document."""
     found = {
         "headline": str(report.headline),
@@ -180,7 +178,7 @@ def document(report: Report) -> dict[str, Any]:
     return _finite(found)
 
 
-def _arm(report: Report, arm: Arm) -> dict[str, Any]:
+def _arm(report: Findings, arm: Arm) -> dict[str, Any]:
     comparison = report.comparison(arm)
     said = comparison.verdict if comparison else None
     params = {key: arm.first(f"params.{key}") for key in ("trainable", "frozen", "total", "adapter", "head")}
@@ -205,7 +203,7 @@ def _arm(report: Report, arm: Arm) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _compared(report: Report, arm: Arm) -> dict[str, Any] | None:
+def _compared(report: Findings, arm: Arm) -> dict[str, Any] | None:
     c = report.comparison(arm)
     if c is None:
         return None
@@ -222,7 +220,7 @@ def _interval(found: Interval) -> dict[str, Any]:
     return asdict(found)
 
 
-def _raw(report: Report, arm: Arm) -> dict[str, Any]:
+def _raw(report: Findings, arm: Arm) -> dict[str, Any]:
     """An arm's CSV line."""
     found, compared = arm.scores.get(report.metric), _compared(report, arm) or {}
     line: dict[str, Any] = {key: arm.settings.get(key) for key in ("rank", "alpha", "targets", "quant")}
@@ -241,7 +239,7 @@ def _raw(report: Report, arm: Arm) -> dict[str, Any]:
     return {key: "" if value is None or value != value else value for key, value in line.items()}
 
 
-def failures(report: Report) -> list[dict[str, str]]:
+def failures(report: Findings) -> list[dict[str, str]]:
     """Runs without a score: name, status, error and where the log is."""
     rows = []
     for arm in report.arms:

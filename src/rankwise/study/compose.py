@@ -1,26 +1,18 @@
-"""Hydra's part: from a command line to Configs, and from Hydra's errors to one line each."""
+"""From what Hydra composed to a Config, and from Hydra's errors to one line each."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import hydra
-from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.types import RunMode
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rankwise.check import check
-from rankwise.config import Config, plain, typed
+from rankwise.config import Config, typed
 from rankwise.errors import Refused, did_you_mean
-
-TOP_KEYS = ("hydra", "experiment", "debug")
 
 
 def conf_dir() -> str:
@@ -60,54 +52,6 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
     except Exception as error:  # a YAML parser has many ways to fail on a foreign file
         raise Refused(f"--config {path}: not a config snapshot ({str(error).splitlines()[0]})") from None
     return to_config(unresolved(values))
-
-
-class _Single:
-    """The single run that ``call_hydra`` is about to start, and how it ended."""
-
-    start: Callable[[Config], int] | None = None
-    argv: ClassVar[list[str]] = []
-    ended: int | BaseException = 0
-
-
-def call_hydra(arguments: list[str], single: Callable[[Config], int]) -> int:
-    """Let Hydra compose and dispatch ``arguments``; a single run goes to ``single``. Returns the exit code.
-
-    Raises Refused for whatever the user can mend.
-    """
-    from rankwise.study import sweep
-
-    ConfigStore.instance().store(name="schema", node=Config, provider="rankwise")
-    sweep.exit_code = 0
-    _Single.start, _Single.argv, _Single.ended = single, sys.argv, 0
-    full_error = os.environ.get("HYDRA_FULL_ERROR")
-    program = "rankwise" if "-sc" in arguments else "rankwise train"  # the words that completion is registered for
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [program, *arguments], "1"
-    try:
-        hydra.main(config_path=conf_dir(), config_name="config", version_base="1.3")(task)()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise Refused(explain(error)) from None
-    finally:
-        sys.argv = _Single.argv
-        os.environ.pop("HYDRA_FULL_ERROR") if full_error is None else os.environ.update(HYDRA_FULL_ERROR=full_error)
-    if isinstance(_Single.ended, BaseException):
-        raise _Single.ended
-    return _Single.ended or sweep.exit_code
-
-
-def task(cfg: DictConfig) -> Any:
-    """What Hydra calls for one run: a job of a foreign launcher (pickled by name), or the single run."""
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        from rankwise.run import run
-
-        return run(to_config(unresolved(cfg))).to_dict()
-    sys.argv = _Single.argv  # what relaunches a process (Lightning's DDP) must see the user's own command line
-    assert _Single.start is not None
-    try:
-        _Single.ended = _Single.start(to_config(unresolved(cfg)))
-    except BaseException as error:  # raised by call_hydra, past Hydra, which would print its own lines about it
-        _Single.ended = error
-    return None
 
 
 def explain(error: BaseException) -> str:
@@ -151,8 +95,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             seen.add(id(one))
             yield one
             queue += [one.__cause__, one.__context__]
-
-
-def snapshot(config: Config) -> str:
-    """The config as YAML, as it is written beside the record."""
-    return OmegaConf.to_yaml(plain(config))

@@ -1,0 +1,29 @@
+"""What a study says: everything that table, plots and page show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rankwise.report.arms import Arm
+from rankwise.report.equivalence import Comparison
+from rankwise.report.sufficiency import Sufficiency
+from rankwise.report.summary import Headline
+from rankwise.tracking.record import Record
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A study, read. ``comparisons`` are with ``reference``, by ``id`` of the arm."""
+
+    records: list[Record]
+    arms: list[Arm]
+    reference: Arm | None
+    metric: str
+    margin: float
+    comparisons: dict[int, Comparison]
+    families: list[Sufficiency]
+    headline: Headline
+    notes: list[str]
+
+    def comparison(self, arm: Arm) -> Comparison | None:
+        return self.comparisons.get(id(arm))

@@ -1,0 +1,67 @@
+"""The Hydra app: one command line in, one run or one study out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from rankwise.config import Config
+from rankwise.errors import Refused
+from rankwise.study import sweep
+from rankwise.study.compose import conf_dir, explain, to_config, unresolved
+
+
+class _Single:
+    """The single run that ``call_hydra`` is about to start, and how it ended."""
+
+    start: Callable[[Config], int] | None = None
+    argv: ClassVar[list[str]] = []
+    ended: int | BaseException = 0
+
+
+def call_hydra(arguments: list[str], single: Callable[[Config], int]) -> int:
+    """Let Hydra compose and dispatch ``arguments``; a single run goes to ``single``. Returns the exit code.
+
+    Raises Refused for whatever the user can mend.
+    """
+    ConfigStore.instance().store(name="schema", node=Config, provider="rankwise")
+    sweep.exit_code = 0
+    _Single.start, _Single.argv, _Single.ended = single, sys.argv, 0
+    full_error = os.environ.get("HYDRA_FULL_ERROR")
+    program = "rankwise" if "-sc" in arguments else "rankwise train"  # the words that completion is registered for
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [program, *arguments], "1"
+    try:
+        hydra.main(config_path=conf_dir(), config_name="config", version_base="1.3")(task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise Refused(explain(error)) from None
+    finally:
+        sys.argv = _Single.argv
+        os.environ.pop("HYDRA_FULL_ERROR") if full_error is None else os.environ.update(HYDRA_FULL_ERROR=full_error)
+    if isinstance(_Single.ended, BaseException):
+        raise _Single.ended
+    return _Single.ended or sweep.exit_code
+
+
+def task(cfg: DictConfig) -> Any:
+    """What Hydra calls for one run: a job of a foreign launcher (pickled by name), or the single run."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        from rankwise.run import run
+
+        return run(to_config(unresolved(cfg))).to_dict()
+    sys.argv = _Single.argv  # what relaunches a process (Lightning's DDP) must see the user's own command line
+    assert _Single.start is not None
+    try:
+        _Single.ended = _Single.start(to_config(unresolved(cfg)))
+    except BaseException as error:  # raised by call_hydra, past Hydra, which would print its own lines about it
+        _Single.ended = error
+    return None
