@@ -126,6 +126,7 @@ class Trainer:
     validations: int = 5  # spread evenly over the steps
     early_stopping: int | None = None  # validations without improvement; off in comparisons
     precision: str = "auto"  # auto | fp32 | bf16 | fp16 (mixed precision by autocast)
+    attention: str | None = None  # eager | sdpa; null leaves it to the model
     matmul_precision: str = "highest"  # highest | high | medium, for fp32 products
     device: str = "auto"  # auto | cpu | cuda | mps
     threads: int | None = None  # of torch; null leaves it to the launcher
@@ -232,7 +233,7 @@ def folder(config: Config) -> Path:
     return Path(config.outputs) / config.study / f"{config.name or label(config)}-{run_id(config)}"
 
 
-_ALPHA = re.compile(r"^(\d+(?:\.\d+)?)(r|sqrt)?$")
+_ALPHA = re.compile(r"([0-9]+(?:\.[0-9]+)?)(r|sqrt)?")
 
 
 def parse_alpha(alpha: Any) -> tuple[float, str]:
@@ -240,7 +241,7 @@ def parse_alpha(alpha: Any) -> tuple[float, str]:
 
     Raises ValueError for anything else and for numbers that are not positive.
     """
-    match = _ALPHA.match(str(alpha))
+    match = _ALPHA.fullmatch(str(alpha))
     if not match or float(match[1]) <= 0:
         raise ValueError(f"not an alpha policy: {alpha}")
     return float(match[1]), match[2] or ""

@@ -32,7 +32,9 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
     with records.owned(place) as mine:
         earlier = records.read(place) if (place / "result.json").exists() else None
         if not mine:
-            return earlier or records.begin(config, None)
+            theirs = earlier or records.begin(config, None)
+            theirs.run["status"] = records.RUNNING  # whatever an earlier attempt of it wrote
+            return theirs
         if earlier and earlier.status == records.FINISHED and not config.rerun:
             return earlier
         return _tell(config, records.begin(config, earlier), on_progress)
@@ -92,9 +94,10 @@ def _fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progre
     with clock("load"):
         data, model = _load(config, record)
         scorer = scores.scorer_for(config.task.kind, data.classes, data.train.labels)
-        lm, tokenizer = base.load(config.model, model, scorer.outputs, config.seed)
+        lm, tokenizer = base.load(config.model, model, scorer.outputs, config.seed, config.trainer.attention)
         adapted = adapt(lm, config)
         loaders = batches.Loaders.of(config, data, tokenizer)
+    record.compute["attention"] = base.attention(lm)
     record.params, record.lora = count(adapted.model, adapted.heads), adapted.lora
     record.write()
 
@@ -127,7 +130,7 @@ def _baseline(config: Config, record: Record, clock: Clock, log: Log, on_progres
         data, model = _load(config, record)
         inputs: list[Any] = [split.texts for split in (data.train, data.validation, data.test)]
         if config.method.name == "probe":
-            lm, tokenizer = base.load(config.model, model, 1, config.seed)
+            lm, tokenizer = base.load(config.model, model, 1, config.seed, config.trainer.attention)
             encoder, batch = lm.get_submodule(str(lm.base_model_prefix)), config.trainer.eval_batch_size
             inputs = [
                 baselines.mean_pooled(encoder, tokenizer, texts, config.task.max_length, batch) for texts in inputs

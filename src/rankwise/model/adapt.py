@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from rankwise.config import Config, Method, parse_alpha, scale_of
 from rankwise.errors import Refused
@@ -55,15 +56,19 @@ def _lora(base: nn.Module, config: Config, heads: list[str]) -> Adapted:
         )
     known = {name for name, _ in base.named_modules()}
     for extra in method.modules_to_save or []:
+        if any(name == extra or name.endswith(f".{extra}") for name in names):
+            raise Refused.value("method.modules_to_save", extra, "a module that carries no adapter")
         if not any(name == extra or name.endswith(f".{extra}") for name in known):
             raise Refused.value(
                 "method.modules_to_save", extra, f"the last part of a module's name, such as {narrowest.split('.')[-1]}"
             )
     number, kind = parse_alpha(method.alpha)
     alpha = number * rank if kind == "r" else number
+    settings = _peft_config(method, rank, alpha, kind, names, heads)
+    settings.fan_in_fan_out = isinstance(base.get_submodule(narrowest), Conv1D)  # GPT-2 keeps weights as (in, out)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is on its way out
-        model = get_peft_model(base, _peft_config(method, rank, alpha, kind, names, heads))
+        model = get_peft_model(base, settings)
     seed_adapters(model, config.seed)
     lora = {
         "rank": rank, "alpha": alpha, "scale": scale_of(method.alpha, rank), "min_side": min(sides[narrowest]),

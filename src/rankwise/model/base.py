@@ -21,30 +21,52 @@ from rankwise.config import Model
 from rankwise.errors import Refused
 
 
-def load(model: Model, asset: Asset, outputs: int, seed: int) -> tuple[nn.Module, Any]:
+def load(model: Model, asset: Asset, outputs: int, seed: int, attention: str | None = None) -> tuple[nn.Module, Any]:
     """The base with a fresh head of ``outputs`` logits, in fp32, and its tokenizer.
 
-    The head's initialisation depends on ``seed`` alone, so that every arm starts from the same one.
+    The head's initialisation depends on ``seed`` alone, so that every arm starts from the same one. ``attention`` is
+    transformers' implementation (eager, sdpa); None is the model's own choice.
     Raises Refused for a folder or hub id that holds no model.
     """
     logging.set_verbosity_error()  # that the head is new is what a fine-tuning run means
     logging.disable_progress_bar()
     torch.manual_seed(seed)
     if asset.path is None and asset.hub_id is None:
-        return _random(model, outputs)
+        base, tokenizer = _random(model, outputs, attention)
+    else:
+        base, tokenizer = _pretrained(model, asset, outputs, attention)
+        _draw_head(base, seed)
+    tokenizer.model_max_length = _positions(base) or tokenizer.model_max_length
+    return base, tokenizer
+
+
+def _pretrained(model: Model, asset: Asset, outputs: int, attention: str | None) -> tuple[nn.Module, Any]:
     where, options = _location(asset, model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        base = AutoModelForSequenceClassification.from_pretrained(
-            where, num_labels=outputs, dtype=torch.float32, trust_remote_code=False, **_weights(options), **options
-        )
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise Refused(f"model {asset.source}: cannot be loaded ({reason})") from None
+        # Without trust_remote_code=False, transformers asks on the terminal whether to run a stranger's code.
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+        base, report = AutoModelForSequenceClassification.from_pretrained(
+            where, num_labels=outputs, dtype=torch.float32, trust_remote_code=False, ignore_mismatched_sizes=True,
+            output_loading_info=True, attn_implementation=attention, **_weights(options), **options,
+        )  # fmt: skip
+    except Exception as error:  # a stranger's files, and the hub, can fail in any way
+        raise Refused(f"model {asset.source}: cannot be loaded ({_reason(error)})") from None
+    if holes := _holes(base, report):
+        more = f" and {len(holes) - 1} more" if len(holes) > 1 else ""
+        raise Refused(f"model {asset.source}: its weights do not fit its config.json ({holes[0]}{more})")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up by transformers where there is none
+        raise Refused(f"model {asset.source}: has no tokenizer; save one beside the weights with save_pretrained")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise Refused(f"model {asset.source}: its tokenizer has neither a padding nor an end token; set pad_token")
     base.config.pad_token_id = tokenizer.pad_token_id
     return base, tokenizer
+
+
+def attention(base: nn.Module) -> str:
+    """The attention implementation that came out: eager, sdpa or another of transformers'."""
+    return str(base.config._attn_implementation)  # type: ignore[union-attr]
 
 
 def head_names(base: nn.Module) -> list[str]:
@@ -53,7 +75,27 @@ def head_names(base: nn.Module) -> list[str]:
     return [name for name, child in base.named_children() if name != prefix and any(True for _ in child.parameters())]
 
 
-def byte_tokenizer(max_length: int) -> PreTrainedTokenizerFast:
+def _holes(base: nn.Module, report: dict[str, Any]) -> list[str]:
+    """Weights that the file lacks or has in another size; transformers draws them at random and says nothing.
+
+    That is meant for the head, which a checkpoint may have of another task, and for a pooler, which many lack.
+    """
+    drawn = [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]
+    heads = head_names(base)
+    return sorted(name for name in drawn if name.split(".")[0] not in heads and ".pooler." not in name)
+
+
+def _draw_head(base: nn.Module, seed: int) -> None:
+    """Initialise the head as its architecture does, from the seed alone, whatever the checkpoint held."""
+    torch.manual_seed(seed)
+    for name in head_names(base):
+        for module in base.get_submodule(name).modules():
+            for parameter in module.parameters(recurse=False):
+                parameter._is_hf_initialized = False  # type: ignore[attr-defined]  # else it is left as it is
+            base._init_weights(module)  # type: ignore[operator]
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token per byte behind four special ones: for models of random weights, on any text, with nothing to fetch."""
     special = ["<pad>", "<s>", "</s>", "<unk>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -64,21 +106,38 @@ def byte_tokenizer(max_length: int) -> PreTrainedTokenizerFast:
     tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
-        cls_token="<s>", sep_token="</s>", model_max_length=max_length,
+        cls_token="<s>", sep_token="</s>",
     )  # fmt: skip
 
 
-def _random(model: Model, outputs: int) -> tuple[nn.Module, Any]:
+def _random(model: Model, outputs: int, attention: str | None) -> tuple[nn.Module, Any]:
     shape = dict(model.shape or {})
     try:
         config = AutoConfig.for_model(**shape)
-    except (TypeError, ValueError, KeyError) as error:
-        raise Refused(f"model.shape: not a model config of transformers ({str(error).splitlines()[0]})") from None
-    longest = next((int(shape[key]) for key in ("max_position_embeddings", "n_positions") if key in shape), 512)
-    tokenizer = byte_tokenizer(longest - 2)  # RoBERTa's positions start after the padding id
-    config.vocab_size, config.num_labels, config.pad_token_id = len(tokenizer), outputs, tokenizer.pad_token_id
-    config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
-    return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32), tokenizer
+        tokenizer = byte_tokenizer()
+        config.vocab_size, config.num_labels, config.pad_token_id = len(tokenizer), outputs, tokenizer.pad_token_id
+        config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+        base = AutoModelForSequenceClassification.from_config(
+            config, dtype=torch.float32, attn_implementation=attention
+        )
+    except Exception as error:  # each architecture checks its own values in its own way
+        raise Refused(f"model.shape: not a model config of transformers ({_reason(error)})") from None
+    return base, tokenizer
+
+
+def _positions(base: nn.Module) -> int | None:
+    """Tokens that a learned table of positions has room for; None where positions are computed."""
+    for name, module in base.named_modules():
+        if isinstance(module, nn.Embedding) and name.split(".")[-1] in ("position_embeddings", "wpe"):
+            first = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts on from its padding
+            return module.num_embeddings - first
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, cut where it becomes a list of everything that there is."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 200 else line[:199] + "…"
 
 
 def _location(asset: Asset, model: Model) -> tuple[str, dict[str, Any]]:

@@ -42,7 +42,8 @@ def export(model: nn.Module, folder: Path, keep_full: bool) -> int:
     if folder.exists():
         shutil.rmtree(folder)
     if isinstance(model, PeftModel):
-        model.save_pretrained(str(folder), safe_serialization=True)
+        # The vocabulary is as it was; left to itself, PEFT asks the base's folder or the hub whether it is.
+        model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # a form to fill in; the record says it all
         return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     state = trainable_state(model)

@@ -9,16 +9,16 @@ import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import Normalizer
 
 from rankwise.tasks.batches import Collate, Encoded, eval_loader
 
 
 def fit(name: str, inputs: Any, labels: np.ndarray, kind: str) -> Pipeline:
-    """``tfidf``: words and word pairs of texts; ``probe``: standardised features (N, H). Then a linear model."""
+    """``tfidf``: words and word pairs of texts; ``probe``: features (N, H), scaled to length 1. Then a linear model."""
     if name == "tfidf":
         return make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), _linear(kind)).fit(inputs, labels)
-    return make_pipeline(StandardScaler(), _linear(kind, strength=0.01)).fit(inputs, labels)
+    return make_pipeline(Normalizer(), _linear(kind)).fit(inputs, labels)
 
 
 @torch.inference_mode()
@@ -51,8 +51,5 @@ def predict(model: Pipeline, inputs: Any, kind: str) -> tuple[np.ndarray, np.nda
     return prediction, model.predict_proba(inputs)[:, -1] if kind == "classification" else prediction
 
 
-def _linear(kind: str, strength: float = 1.0) -> Any:
-    """``strength`` is scikit-learn's C: the inverse of the ridge penalty."""
-    if kind == "classification":
-        return LogisticRegression(C=strength, max_iter=2000)
-    return Ridge(alpha=1 / strength)
+def _linear(kind: str) -> Any:
+    return LogisticRegression(max_iter=2000) if kind == "classification" else Ridge()

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from rankwise.config import Config
+from rankwise.errors import Refused
 from rankwise.tasks.data import Data
 
 
@@ -19,6 +20,9 @@ class Encoded(Dataset[dict[str, Any]]):
     """Tokenized rows of one split, without padding."""
 
     def __init__(self, texts: list[str], labels: np.ndarray, tokenizer: Any, max_length: int):
+        if max_length > tokenizer.model_max_length:
+            allowed = f"at most {tokenizer.model_max_length}, the longest sequence that this model has positions for"
+            raise Refused.value("task.max_length", max_length, allowed)
         encoded = tokenizer(texts, truncation=True, max_length=max_length, add_special_tokens=True)
         self.columns = {
             key: encoded[key] for key in encoded if key in ("input_ids", "attention_mask", "token_type_ids")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,21 +42,23 @@ class Data:
 def load(task: Task, asset: Asset, data_seed: int) -> Data:
     """Read, split and sample. Raises Refused for a missing column, an unreadable label or an empty part."""
     rows = _labelled(task, _read(task, asset))
-    part = parts(rows["text"].tolist(), task.validation_share, task.test_share)
+    place = places(rows["text"].tolist())
+    part = parts(place, task.validation_share, task.test_share)
     classes = None
     if task.kind == "classification":
         names = sorted(rows["label"].unique())
         classes = [f"{name:g}" if isinstance(name, float) else str(name) for name in names]
         if len(classes) < 2:
-            raise Refused(f"task.label={task.label}: one class only ({classes[0]}); a classification needs two")
+            found = f"one class only ({classes[0]})" if classes else "no rows"
+            raise Refused(f"task.label={task.label}: {found}; a classification needs two classes")
         rows["label"] = rows["label"].map({name: number for number, name in enumerate(names)})
     pool = {name: rows[part == name] for name in ("train", "validation", "test")}
-    rng = np.random.default_rng(data_seed)
-    order = rng.permutation(len(pool["train"]))[: task.n_train]
+    order = {name: np.argsort(place[part == name], kind="stable") for name in pool}
+    order["train"] = np.random.default_rng(data_seed).permutation(len(pool["train"]))
     return Data(
-        _split(task, "train", pool["train"].iloc[np.sort(order)], task.n_train),
-        _split(task, "validation", pool["validation"].iloc[: task.n_validation], task.n_validation),
-        _split(task, "test", pool["test"].iloc[: task.n_test], task.n_test),
+        _split(task, "train", pool["train"], order["train"], task.n_train),
+        _split(task, "validation", pool["validation"], order["validation"], task.n_validation),
+        _split(task, "test", pool["test"], order["test"], task.n_test),
         classes,
         _fingerprint(rows, part),
     )
@@ -65,17 +68,21 @@ _NOT_WORD = re.compile(r"[^\w]+")
 
 
 def normalise(text: str) -> str:
-    """Lower case, punctuation and white space folded: texts that read the same become the same."""
-    return _NOT_WORD.sub(" ", text.lower()).strip()
+    """Lower case, punctuation and white space folded: texts that read the same become the same.
 
-
-def parts(texts: list[str], validation_share: float, test_share: float) -> np.ndarray:
-    """The part of each text, from a hash of its normalised form alone.
-
-    The same sentence is always in the same part, whatever else is in the file.
+    A text of nothing but punctuation stays as it is: ":)" is not ":(".
     """
-    keys = np.array([int(hashlib.sha256(normalise(text).encode()).hexdigest()[:12], 16) for text in texts])
-    place = keys / 16**12
+    return _NOT_WORD.sub(" ", text.lower()).strip() or text.strip()
+
+
+def places(texts: list[str]) -> np.ndarray:
+    """A number from 0 up to 1 for each text, from a hash of its normalised form alone."""
+    keys = [int(hashlib.sha256(normalise(text).encode()).hexdigest()[:12], 16) for text in texts]
+    return np.array(keys, dtype=np.float64) / 16**12
+
+
+def parts(place: np.ndarray, validation_share: float, test_share: float) -> np.ndarray:
+    """The part of each text by its place: a sentence is always in the same one, whatever else is in the file."""
     return np.where(place < test_share, "test", np.where(place < test_share + validation_share, "validation", "train"))
 
 
@@ -97,11 +104,15 @@ def _read(task: Task, asset: Asset) -> pd.DataFrame:
     if asset.path is None:
         return synthetic(task.synthetic or 0, task.kind)
     try:
-        return pd.read_csv(
-            asset.path, sep=task.delimiter, quoting=csv.QUOTE_NONE, header=None if task.columns else 0,
-            names=task.columns, dtype=str, keep_default_na=False, encoding="utf-8", encoding_errors="strict",
-        )  # fmt: skip
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # more fields than names would be cut off
+            raw = pd.read_csv(
+                asset.path, sep=task.delimiter, quoting=csv.QUOTE_NONE, header=None if task.columns else 0,
+                names=task.columns, index_col=False, dtype=str, keep_default_na=False, skip_blank_lines=False,
+                encoding="utf-8", encoding_errors="strict",
+            )  # fmt: skip
+        return raw[~(raw.fillna("") == "").all(axis=1)]  # the index still counts the blank lines
+    except (ValueError, OSError, pd.errors.ParserWarning) as error:
         raise Refused(f"task data {asset.path}: not a text table ({str(error).strip()})") from None
 
 
@@ -123,13 +134,14 @@ def _labelled(task: Task, raw: pd.DataFrame) -> pd.DataFrame:
         if column not in raw.columns:
             near = did_you_mean(column, map(str, raw.columns))
             raise Refused.value(f"task.{key}", column, f"one of the columns {', '.join(map(str, raw.columns))}{near}")
-    label = raw[task.label]
+    text, label = raw[task.text].fillna("").astype(str).str.strip(), raw[task.label]
+    _refuse_line(task, "text", text, text == "", "no text")
     if task.kind == "regression" or task.threshold is not None or task.min_abs_label:
-        label = pd.to_numeric(label, errors="coerce")
-        if (bad := label.isna()).any():
-            line = int(np.flatnonzero(bad)[0]) + (1 if task.columns else 2)
-            raise Refused(f"task.label={task.label}: line {line} holds {raw[task.label][bad].iloc[0]!r}, not a number")
-    rows = pd.DataFrame({"text": raw[task.text].astype(str).str.strip(), "label": label, "item": np.arange(len(raw))})
+        number = pd.to_numeric(label, errors="coerce")
+        _refuse_line(task, "label", label, ~np.isfinite(number), "not a number")
+        label = number
+    _refuse_line(task, "label", label, label.isna() | (label.astype(str) == ""), "no label")
+    rows = pd.DataFrame({"text": text, "label": label, "item": np.arange(len(raw))})
     if task.min_abs_label:
         rows = rows[rows["label"].abs() >= task.min_abs_label]
     if task.threshold is not None:
@@ -139,7 +151,16 @@ def _labelled(task: Task, raw: pd.DataFrame) -> pd.DataFrame:
     return rows.reset_index(drop=True)
 
 
-def _split(task: Task, name: str, rows: pd.DataFrame, wanted: int | None) -> Split:
+def _refuse_line(task: Task, key: str, values: pd.Series, bad: pd.Series, what: str) -> None:
+    """Refuse the first bad value, with the number of its line in the file."""
+    if bad.any():
+        index = bad.index[bad][0]
+        line, column = int(index) + (1 if task.columns else 2), getattr(task, key)
+        raise Refused(f"task.{key}={column}: line {line} holds {values[index]!r}, {what}")
+
+
+def _split(task: Task, name: str, rows: pd.DataFrame, order: np.ndarray, wanted: int | None) -> Split:
+    """The first ``wanted`` rows by ``order``, as they stand in the file."""
     if len(rows) < max(2, wanted or 0):
         remedy = (
             "lower it, or null for all"
@@ -147,6 +168,7 @@ def _split(task: Task, name: str, rows: pd.DataFrame, wanted: int | None) -> Spl
             else "change task.validation_share or task.test_share"
         )
         raise Refused.value(f"task.n_{name}", wanted, f"the data have {len(rows)} rows for this part", remedy)
+    rows = rows.iloc[np.sort(order[:wanted])]
     return Split(rows["text"].tolist(), rows["label"].to_numpy(copy=True), rows["item"].to_numpy(np.int64, copy=True))
 
 

@@ -47,14 +47,17 @@ class Scorer:
         if self.kind == "classification":
             share = float(accuracy(predicted, wanted, task="multiclass", num_classes=self.outputs, average="micro"))
             return {"accuracy": {"value": share, "se": math.sqrt(share * (1 - share) / n), "n": n}}
-        if not predicted.isfinite().all() or float(predicted.std()) == 0:  # a constant correlates with nothing
+        pair = torch.stack([predicted, wanted]).double()
+        centred = pair - pair.mean(1, keepdim=True)
+        constant = centred.abs().amax(1) <= 1e-9 * pair.abs().amax(1)  # but for rounding
+        if not pair.isfinite().all() or constant.any():  # a constant correlates with nothing
             return {name: {"value": 0.0, "se": 1 / math.sqrt(n), "n": n} for name in ("pearson", "spearman")}
-        predicted, wanted = predicted.float(), wanted.float()
+        predicted, wanted = centred
         r, rho = float(pearson_corrcoef(predicted, wanted)), float(spearman_corrcoef(predicted, wanted))
         return {
             "pearson": {"value": r, "se": (1 - r**2) / math.sqrt(n - 1), "n": n},
             # Bonett & Wright (2000), brought back from Fisher's z
-            "spearman": {"value": rho, "se": (1 - rho**2) * math.sqrt((1 + rho**2 / 2) / (n - 3)), "n": n},
+            "spearman": {"value": rho, "se": (1 - rho**2) * math.sqrt((1 + rho**2 / 2) / max(1, n - 3)), "n": n},
         }
 
 

@@ -14,7 +14,10 @@ class Journal:
     def __init__(self, path: Path, attempt: int):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.attempt = attempt
+        torn = path.exists() and not path.read_bytes().endswith(b"\n")  # by a kill, in the middle of a row
         self.file = path.open("a", encoding="utf-8")
+        if torn:
+            self.file.write("\n")
 
     def __call__(self, row: dict[str, Any]) -> None:
         """Write one row and flush it. A number that is not finite becomes null."""

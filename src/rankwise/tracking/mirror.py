@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import sys
@@ -19,6 +20,7 @@ class Mirror:
 
     def __init__(self, config: Config, record: Record):
         self.problem: str | None = None
+        self.about: dict[str, Any] = {}  # id, mode and url of the W&B run
         self.started = threading.Event()
         self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._final: tuple[dict[str, Any], int] = ({}, 1)
@@ -33,7 +35,10 @@ class Mirror:
             self._queue.put(row)
 
     def close(self, record: Record) -> None:
-        """Send the summary, end the W&B run as the record ended, and say once on stderr if W&B had a problem."""
+        """Send the summary, end the W&B run as the record ended, and note in the record which run it is.
+
+        If W&B had a problem, one line on stderr says so, and the record.
+        """
         if not self._thread:
             return
         self._final = (summary(record), 0 if record.status == "finished" else 1)
@@ -41,12 +46,15 @@ class Mirror:
         self._thread.join(FINISH_S if self.started.is_set() else FINISH_S / 3)
         if self._thread.is_alive():
             self.problem = self.problem or "no answer"
+            _abandon()
+        record.run["wandb"] = self.about | ({"problem": self.problem} if self.problem else {})
         if self.problem:
             print(f"rankwise: W&B mirror incomplete ({self.problem}); the run's own files are whole", file=sys.stderr)
 
     def _work(self, config: Config, record: Record) -> None:
         try:
-            run = _init(config, record)
+            run, mode = _init(config, record)
+            self.about = {"id": run.id, "mode": mode, "url": run.url if mode == "online" else None}
             self.started.set()
             while (row := self._queue.get()) is not None:
                 run.log(row)
@@ -55,10 +63,24 @@ class Mirror:
             run.finish(exit_code=code)
         except BaseException as error:  # W&B's service can raise anything, when it is killed for one
             self.problem = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        with contextlib.suppress(BaseException):
+            sys.modules["wandb"].teardown()  # or it waits, and prints, when this process exits
 
 
-def _init(config: Config, record: Record) -> Any:
+def _abandon() -> None:
+    """Kill W&B's service: at exit, wandb would wait for it as long as it waits for a server.
+
+    wandb has no public way to do so; should these names change, the process ends later, and no worse.
+    """
+    with contextlib.suppress(Exception):
+        connection = sys.modules["wandb"].sdk.wandb_setup.singleton()._connection
+        connection._cleanup()  # takes back what was to happen at exit
+        connection._proc._process.kill()
+
+
+def _init(config: Config, record: Record) -> tuple[Any, str]:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")
     assert record.folder is not None
     study = record.folder.parent.resolve()
     os.environ.setdefault("WANDB_DATA_DIR", str(study / "wandb" / "data"))  # staged artifacts stay with the study
@@ -79,8 +101,7 @@ def _init(config: Config, record: Record) -> Any:
     )  # fmt: skip
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
-    record.run["wandb"] = {"id": run.id, "mode": mode, "url": run.url if mode == "online" else None}
-    return run
+    return run, mode
 
 
 def _mode(wanted: str) -> Any:

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import math
 import os
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import IO, Any
 
 from rankwise.config import Config, folder, label, plain, run_id
 from rankwise.errors import Refused
@@ -151,29 +151,33 @@ def owned(folder: Path) -> Iterator[bool]:
     The kernel drops the lock when its owner dies, so there is nothing to time out.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
+    with (folder / ".lock").open("a") as file:  # closing it lets go
+        yield _locked(file)
 
 
 def is_live(folder: Path) -> bool:
     """Whether some process holds the run's folder now."""
-    if not (folder / ".lock").exists():
-        return False
-    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        lock.acquire()
-    except (Timeout, OSError):
+        with (folder / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: readers do not take each other for the owner
+    except FileNotFoundError:
+        return False
+    except OSError:
         return True
-    lock.release()
     return False
+
+
+def _locked(file: IO[str]) -> bool:
+    """Lock the file for writing, unless another owner has it; a reader that looks for one is soon gone."""
+    deadline = time.monotonic() + 0.5
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
 
 
 def now() -> str:

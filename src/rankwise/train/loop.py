@@ -98,6 +98,7 @@ class Watch(pl.Callback):
         self.most, self.waited = -math.inf, 0  # the best objective so far, and validations since
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        self.lr = trainer.optimizers[0].param_groups[0]["lr"]  # of this step; at its end, it is that of the next
         self.throughput.begin()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -106,8 +107,7 @@ class Watch(pl.Callback):
         step = trainer.global_step
         self.on_progress(step, self.budget.steps, f"loss {module.last_loss:.3f}")
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and step % self.every == 0:
-            lr = trainer.optimizers[0].param_groups[0]["lr"]
-            self.journal(self._row(step) | {"train/loss": float(np.mean(self.losses)), "lr": lr})
+            self.journal(self._row(step) | {"train/loss": float(np.mean(self.losses)), "lr": self.lr})
             self.losses = []
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -122,7 +122,7 @@ class Watch(pl.Callback):
         self.journal(row)
         value = scores[self.objective]["value"]
         gain = -value if self.objective == "loss" else value
-        if math.isfinite(gain) and gain > self.most:
+        if math.isfinite(scores["loss"]["value"]) and gain > self.most:  # NaN weights score like chance
             self.best, self.best_step, self.most, self.waited = scores, trainer.global_step, gain, 0
             save_best(module.model, self.best_file)
         else:
@@ -170,6 +170,7 @@ def _trainer(config: Config, numerics: Numerics, periods: int, watch: Watch) -> 
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # tokens are in memory: workers would only cost
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*`training_step` returned `None`.*")  # a diverged run ends so
     # Filling every new tensor costs a few percent and matters only to code that reads what was never written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return pl.Trainer(

@@ -57,8 +57,9 @@ class FineTuner(pl.LightningModule):
         order = np.argsort(columns["row"])
         columns = {name: values[order] for name, values in columns.items()}
         loss, n = columns["loss"].astype(np.float64), len(order)
-        scores = self.scorer.scores(columns["prediction"], columns["label"])
-        return {"loss": {"value": loss.mean(), "se": loss.std(ddof=1) / math.sqrt(n), "n": n}} | scores, columns
+        with np.errstate(all="ignore"):  # of a diverged run
+            scores = {"loss": {"value": float(loss.mean()), "se": float(loss.std(ddof=1)) / math.sqrt(n), "n": n}}
+        return scores | self.scorer.scores(columns["prediction"], columns["label"]), columns
 
     def configure_optimizers(self) -> Any:
         """AdamW; no weight decay on biases and norms; warm-up, then the schedule, per optimizer step."""

@@ -11,6 +11,7 @@ import torch
 
 from rankwise.config import Trainer
 from rankwise.errors import Refused
+from rankwise.train import dropout
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ def settle(trainer: Trainer) -> Numerics:
         precision = "bf16" if has_bf16(device) else "fp32"
     if precision == "fp16" and device.type != "cuda":
         raise Refused.value("trainer.precision", "fp16", f"fp32, bf16 or auto on {device.type}")
+    if device.type == "cpu":
+        dropout.install()
     return Numerics(device, precision, torch.get_num_threads())
 
 

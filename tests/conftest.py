@@ -1,0 +1,34 @@
+"""Shared fixtures; the environment is settled here, before anything imports torch."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tiny import tiny as tiny_config
+from zygote import Zygote
+
+from rankwise.config import Config
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_ERROR_REPORTING"] = "false"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., Config]:
+    """``tiny("gpt2", "full", optim__lr=1e-3)``: a small config whose runs land in ``tmp_path``."""
+    return functools.partial(tiny_config, outputs=str(tmp_path / "outputs"))
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Real processes at the price of a fork."""
+    started = Zygote()
+    yield started
+    started.close()

@@ -1,0 +1,69 @@
+"""What tests have done in a process of its own: see ``zygote.py``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rankwise.config import typed
+from rankwise.run import run as rankwise_run
+
+torch.set_num_threads(1)
+
+
+def run(config: dict[str, Any]) -> None:
+    """A run; what it says goes to stdout."""
+    record = rankwise_run(typed(config))
+    print(json.dumps({"status": record.status, "attempts": record.run["attempts"]}))
+
+
+def run_and_wait(config: dict[str, Any], step: int) -> None:
+    """A run that stands still after some steps; the file ``waiting`` says that it does."""
+
+    def on_progress(done: int, total: int, text: str) -> None:
+        if done == step:
+            (Path(config["outputs"]) / "waiting").touch()
+            signal.pause()
+
+    rankwise_run(typed(config), on_progress)
+
+
+def run_without_core(config: dict[str, Any]) -> None:
+    """A run whose W&B service is killed in the middle."""
+
+    def on_progress(done: int, total: int, text: str) -> None:
+        if done == 3:
+            os.kill(_wandb_core(), signal.SIGKILL)
+
+    print(rankwise_run(typed(config), on_progress).status)
+
+
+def logits(cases: list[dict[str, str]], texts: list[str]) -> None:
+    """Logits of each saved ``adapter`` on its saved ``base``, by PEFT alone, into the file ``out``."""
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    for case in cases:
+        tokenizer = AutoTokenizer.from_pretrained(case["base"])
+        model = AutoModelForSequenceClassification.from_pretrained(case["base"], num_labels=2)
+        model.config.pad_token_id = tokenizer.pad_token_id
+        adapted = PeftModel.from_pretrained(model, case["adapter"]).eval()
+        with torch.inference_mode():
+            values = adapted(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+        Path(case["out"]).write_text(json.dumps(values.tolist()))
+
+
+def _wandb_core() -> int:
+    """The process id of this process's W&B service, as soon as it is there."""
+    while True:
+        for task in Path("/proc/self/task").iterdir():
+            for pid in (task / "children").read_text().split():
+                if Path(f"/proc/{pid}/comm").read_text().strip() == "wandb-core":
+                    return int(pid)
+        time.sleep(0.05)

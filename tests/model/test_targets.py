@@ -1,0 +1,160 @@
+"""Presets mean the same on every architecture."""
+
+from __future__ import annotations
+
+import pytest
+from tiny import SHAPES, tiny
+from torch import nn
+
+from rankwise.assets import resolve
+from rankwise.check import PRESETS
+from rankwise.config import Targets
+from rankwise.errors import Refused
+from rankwise.model import base, targets
+from rankwise.model.targets import adapted_modules, role, shape
+
+BLOCK = {
+    "bert": "bert.encoder.layer.{}.",
+    "roberta": "roberta.encoder.layer.{}.",
+    "gpt2": "transformer.h.{}.",
+    "llama": "model.layers.{}.",
+}
+BERT = {
+    "q": ["attention.self.query"],
+    "k": ["attention.self.key"],
+    "v": ["attention.self.value"],
+    "o": ["attention.output.dense"],
+    "mlp": ["intermediate.dense", "output.dense"],
+}
+LAYERS = {
+    "bert": BERT,
+    "roberta": BERT,
+    "gpt2": {"qkv": ["attn.c_attn"], "o": ["attn.c_proj"], "mlp": ["mlp.c_fc", "mlp.c_proj"]},
+    "llama": {
+        **{name: [f"self_attn.{name}_proj"] for name in "qkvo"},
+        "mlp": ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"],
+    },
+}
+ROLES = {
+    "all_linear": ("q", "k", "v", "qkv", "o", "mlp"),
+    "attention": ("q", "k", "v", "qkv", "o"),
+    "qkvo": ("q", "k", "v", "qkv", "o"),
+    "mlp": ("mlp",),
+    "q": ("q",),
+    "k": ("k",),
+    "v": ("v",),
+    "o": ("o",),
+    "qv": ("q", "v"),
+}
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def model(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
+    return request.param, load(request.param)
+
+
+def load(name: str) -> nn.Module:
+    source = tiny(name).model
+    return base.load(source, resolve(source), 2, 0)[0]
+
+
+@pytest.mark.parametrize("preset", ROLES)
+def test_a_preset_is_exactly_the_layers_of_its_roles(model: tuple[str, nn.Module], preset: str) -> None:
+    name, module = model
+    wanted = {
+        BLOCK[name].format(block) + layer
+        for block in range(2)
+        for role in ROLES[preset]
+        for layer in LAYERS[name].get(role, [])
+    }
+    if wanted:
+        found = adapted_modules(module, Targets(preset))
+        assert set(found) == wanted and len(found) == len(wanted)
+    else:
+        with pytest.raises(Refused, match=f"^targets={preset}: .* one fused layer here; use attention$"):
+            adapted_modules(module, Targets(preset))
+
+
+def test_the_presets_that_are_allowed_are_those_that_there_are() -> None:
+    assert set(PRESETS) == {*targets.PRESETS, "all_linear"} == set(ROLES)
+
+
+def test_the_head_is_never_adapted(model: tuple[str, nn.Module]) -> None:
+    _, module = model
+    heads = base.head_names(module)
+    assert heads in (["classifier"], ["score"])
+    linears = {name for name, child in module.named_modules() if isinstance(child, nn.Linear)}
+    in_head = {name for name in linears if name.split(".")[0] in heads}
+    assert in_head and not in_head & set(adapted_modules(module, Targets("all_linear")))
+    for greedy in (
+        Targets("custom", regex=".*"),
+        Targets("custom", modules=["dense", "classifier", "score", "c_fc", "o_proj"]),
+    ):
+        assert not in_head & set(adapted_modules(module, greedy))
+
+
+def test_layers_keep_their_blocks_only(model: tuple[str, nn.Module]) -> None:
+    name, module = model
+    chosen = adapted_modules(module, Targets("o", layers=[1]))
+    assert chosen == [BLOCK[name].format(1) + LAYERS[name]["o"][0]]
+    with pytest.raises(Refused, match=r"^targets.layers=\[0, 2\]: block 2 is not one of the 2 blocks from 0$"):
+        adapted_modules(module, Targets("o", layers=[0, 2]))
+
+
+def test_modules_match_whole_parts_of_names() -> None:
+    bert = load("bert")
+    assert len(adapted_modules(bert, Targets("custom", modules=["query"]))) == 2
+    assert len(adapted_modules(bert, Targets("custom", modules=["output.dense"]))) == 4
+    assert len(adapted_modules(bert, Targets("custom", modules=["attention.output.dense", "key"]))) == 4
+    with pytest.raises(Refused, match=r"modules \['uery'\]: matches no linear layer"):
+        adapted_modules(bert, Targets("custom", modules=["uery"]))
+
+
+def test_a_regex_matches_whole_names() -> None:
+    bert = load("bert")
+    assert adapted_modules(bert, Targets("custom", regex=r".*layer\.1\..*query")) == [
+        "bert.encoder.layer.1.attention.self.query"
+    ]
+    with pytest.raises(Refused, match="regex query: matches no linear layer"):
+        adapted_modules(bert, Targets("custom", regex="query"))
+
+
+def test_where_nothing_matches_the_line_lists_what_would(model: tuple[str, nn.Module]) -> None:
+    name, module = model
+    with pytest.raises(Refused) as refused:
+        adapted_modules(module, Targets("custom", modules=["nonsense"]))
+    layers = sorted({layer for layers in LAYERS[name].values() for layer in layers})
+    assert (
+        str(refused.value)
+        == f"targets=modules ['nonsense']: matches no linear layer of this model; there are {', '.join(layers)}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("distilbert.transformer.layer.0.attention.q_lin", "q"),
+        ("distilbert.transformer.layer.0.attention.out_lin", "o"),
+        ("distilbert.transformer.layer.0.ffn.lin2", "mlp"),
+        ("gpt_neox.layers.0.attention.query_key_value", "qkv"),
+        ("gpt_neox.layers.0.attention.dense", "o"),
+        ("deberta.encoder.layer.0.attention.self.query_proj", "q"),
+        ("model.layers.0.mlp.gate_up_proj", "mlp"),
+        ("model.layers.0.self_attn.qkv_proj", "qkv"),
+        ("encoder.block.0.layer.0.SelfAttention.o", "o"),
+        ("encoder.block.0.layer.1.DenseReluDense.wi_0", "mlp"),
+        ("model.decoder.layers.0.fc1", "mlp"),
+        ("model.decoder.layers.0.self_attn.out_proj", "o"),
+        ("model.layers.0.router", None),
+        ("model.layers.0.seq", None),
+    ],
+)
+def test_roles_on_architectures_that_others_use(name: str, expected: str | None) -> None:
+    assert role(name) == expected
+
+
+def test_the_shape_of_a_layer_is_in_and_out_however_it_is_stored() -> None:
+    bert, gpt2 = load("bert"), load("gpt2")
+    assert shape(bert.get_submodule("bert.encoder.layer.0.intermediate.dense")) == (32, 64)
+    assert shape(gpt2.get_submodule("transformer.h.0.mlp.c_fc")) == (32, 64)
+    assert shape(gpt2.get_submodule("transformer.h.0.attn.c_attn")) == (32, 96)

@@ -1,0 +1,120 @@
+"""Which rows go together, in which order."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny
+
+from rankwise.assets import resolve
+from rankwise.model.base import byte_tokenizer
+from rankwise.tasks import data
+from rankwise.tasks.batches import Collate, Encoded, Loaders, eval_loader, schedule, steps_per_epoch
+
+LENGTHS = np.random.default_rng(0).geometric(0.05, 1000) + 2
+Plan = list[list[int]]
+
+
+def padding(plan: Plan, lengths: np.ndarray) -> float:
+    """The share of a padded batch that is padding, over a plan."""
+    padded = sum(len(batch) * lengths[batch].max() for batch in plan)
+    return 1 - sum(lengths[batch].sum() for batch in plan) / padded
+
+
+@pytest.mark.parametrize("by_length", [False, True])
+@pytest.mark.parametrize(("rows", "batch_size"), [(100, 8), (96, 8), (7, 32), (1000, 32), (1, 4), (33, 32)])
+def test_every_row_comes_once_an_epoch(rows: int, batch_size: int, by_length: bool) -> None:
+    each = math.ceil(rows / batch_size)
+    plan = schedule(LENGTHS[:rows], batch_size, 3 * each, seed=1, by_length=by_length)
+    assert len(plan) == 3 * each
+    for epoch in range(3):
+        batches = plan[epoch * each : (epoch + 1) * each]
+        assert sorted(itertools.chain(*batches)) == list(range(rows))
+        assert sorted(map(len, batches), reverse=True)[: each - 1] == [batch_size] * (each - 1)
+
+
+@pytest.mark.parametrize("by_length", [False, True])
+def test_the_order_is_the_seeds_and_another_in_every_epoch(by_length: bool) -> None:
+    first, again, other = (schedule(LENGTHS, 32, 64, seed, by_length) for seed in (0, 0, 1))
+    assert first == again != other
+    assert first[:32] != first[32:]
+    assert {tuple(sorted(batch)) for batch in first[:32]} != {tuple(sorted(batch)) for batch in first[32:]}
+
+
+def test_a_longer_run_begins_as_a_shorter_one() -> None:
+    assert schedule(LENGTHS, 32, 100, 0, True)[:45] == schedule(LENGTHS, 32, 45, 0, True)
+
+
+@pytest.mark.parametrize("rows", [200, 1000])
+def test_grouping_by_length_saves_most_of_the_padding(rows: int) -> None:
+    lengths = LENGTHS[:rows]
+    batches = math.ceil(rows / 16)
+    random, grouped = (padding(schedule(lengths, 16, batches, 0, by_length), lengths) for by_length in (False, True))
+    assert random > 0.5 and grouped < 0.7 * random
+
+
+def test_grouped_batches_do_not_come_sorted() -> None:
+    """Long batches first would be a curriculum."""
+    plan = schedule(LENGTHS, 16, 63, 0, True)
+    means = [LENGTHS[batch].mean() for batch in plan]
+    assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.4
+
+
+def test_steps_of_an_epoch() -> None:
+    assert [steps_per_epoch(*given) for given in ((100, 10, 1), (101, 10, 1), (101, 10, 3), (3, 10, 4))] == [
+        10,
+        11,
+        4,
+        1,
+    ]
+
+
+def encoded(texts: list[str], max_length: int = 12) -> Encoded:
+    return Encoded(texts, np.arange(len(texts)), byte_tokenizer(), max_length)
+
+
+def test_texts_are_cut_at_the_longest_allowed_with_their_end_token() -> None:
+    rows = encoded(["ab", "x" * 50, ""])
+    assert rows.lengths.tolist() == [4, 12, 2] == [len(row["input_ids"]) for row in (rows[0], rows[1], rows[2])]
+    assert all(rows[i]["input_ids"][0] == 1 and rows[i]["input_ids"][-1] == 2 for i in range(3))
+    assert len(rows) == 3 and rows[1]["labels"] == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.long, torch.float32])
+def test_a_batch_is_padded_to_its_longest_row(dtype: torch.dtype) -> None:
+    rows, tokenizer = encoded(["ab", "abcdef", "a"]), byte_tokenizer()
+    batch = Collate(tokenizer, dtype)([rows[2], rows[1]])
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 8)
+    assert batch["attention_mask"].sum(1).tolist() == [3, 8]
+    assert (batch["input_ids"] == tokenizer.pad_token_id).sum() == 5
+    assert batch["labels"].dtype == dtype and batch["labels"].tolist() == [2, 1] == batch["row"].tolist()
+
+
+def test_evaluation_sees_every_row_once_longest_first() -> None:
+    rows = encoded(["a" * n for n in (1, 9, 3, 9, 2)])
+    batches = list(eval_loader(rows, Collate(byte_tokenizer(), torch.long), 2))
+    assert [batch["row"].tolist() for batch in batches] == [[1, 3], [2, 4], [0]]
+    assert batches[0]["input_ids"].shape == (2, 11)
+
+
+def loaders(**keys: Any) -> Loaders:
+    config = tiny(**keys)
+    return Loaders.of(config, data.load(config.task, resolve(config.task), config.data_seed), byte_tokenizer())
+
+
+def test_training_batches_are_those_of_the_plan() -> None:
+    made = loaders()
+    plan = [[5, 2, 9], [0], [5, 1]]
+    assert [batch["row"].tolist() for batch in made.train(plan)] == plan
+    assert len(made.train_rows) == 128
+
+
+def test_labels_are_classes_or_numbers_as_the_task_is() -> None:
+    assert next(iter(loaders().test))["labels"].dtype == torch.long
+    numbers = next(iter(loaders(task__kind="regression", task__metric="pearson", objective="val/pearson").test))
+    assert numbers["labels"].dtype == torch.float32

@@ -1,0 +1,236 @@
+"""Rows of a task: read, labelled, split by hash, sampled; and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rankwise.assets import resolve
+from rankwise.config import Task
+from rankwise.errors import Refused
+from rankwise.tasks.data import Data, load, normalise, parts, places, synthetic
+
+Table = Callable[..., Path]
+WORDS = "sun joy win fog ill mud cup box map sea oak ink".split()
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, 6)) + f" {i}" for i in range(count)]
+
+
+ROWS = [(text, i % 2) for i, text in enumerate(sentences(300))]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Table:
+    """``table(rows)``: a file of tab-separated text and label under a header."""
+
+    def write(rows: Any, header: str = "text\tlabel\n", name: str = "data.tsv") -> Path:
+        path = tmp_path / name
+        body = rows if isinstance(rows, bytes) else "".join("\t".join(map(str, row)) + "\n" for row in rows).encode()
+        path.write_bytes(header.encode() + body)
+        return path
+
+    return write
+
+
+def read(path: Path, data_seed: int = 0, **keys: Any) -> Data:
+    task = Task(name="t", path=str(path), **keys)
+    return load(task, resolve(task), data_seed)
+
+
+def members(data: Data) -> dict[str, str]:
+    """The part of each text."""
+    return {text: name for name in ("train", "validation", "test") for text in getattr(data, name).texts}
+
+
+def test_every_row_is_in_exactly_one_part_with_its_own_label(table: Table) -> None:
+    data = read(table(ROWS))
+    texts = [*data.train.texts, *data.validation.texts, *data.test.texts]
+    assert sorted(texts) == sorted(text for text, _ in ROWS)
+    labels = dict(ROWS)
+    for part in (data.train, data.validation, data.test):
+        assert [labels[text] for text in part.texts] == part.labels.tolist()
+        assert [ROWS[item][0] for item in part.items] == part.texts
+    assert data.classes == ["0", "1"]
+
+
+def test_the_shares_are_kept_within_chance() -> None:
+    place = places([f"row {i}" for i in range(20_000)])
+    assert place.min() >= 0 and place.max() < 1
+    names, counts = np.unique(parts(place, 0.15, 0.25), return_counts=True)
+    assert dict(zip(names.tolist(), (counts / 20_000).round(2).tolist(), strict=True)) == {
+        "test": 0.25, "train": 0.6, "validation": 0.15,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "a fine, fine film!",
+        "A FINE FINE FILM",
+        "  a fine\tfine   film. ",
+        "a fine -- fine film?!",
+        "“A fine, fine” film…",
+    ],
+)
+def test_texts_that_read_the_same_are_in_the_same_part(variant: str) -> None:
+    assert normalise(variant) == "a fine fine film"
+    assert places([variant]) == places(["a fine fine film"])
+
+
+def test_texts_of_punctuation_alone_are_not_all_the_same() -> None:
+    assert normalise(" :) ") == ":)" != normalise(":(")
+    assert normalise("") == ""
+
+
+def test_adding_rows_moves_nobody_and_changes_no_evaluation_row_that_stays(table: Table) -> None:
+    keys: dict[str, Any] = {"n_validation": 20, "n_test": 40}
+    more = [(text, 1) for text in sentences(200, seed=1)]
+    small, large = read(table(ROWS)), read(table(more + ROWS, name="more.tsv"))
+    moved = {text for text, part in members(small).items() if members(large)[text] != part}
+    assert not moved
+    # The limited parts are the first by hash, not by place in the file: a prefix does not push them all out.
+    few, many = read(table(ROWS), **keys), read(table(more + ROWS, name="more.tsv"), **keys)
+    assert len(few.test) == len(many.test) == 40
+    added = {text for text, _ in more}
+    kept = set(few.test.texts) & set(many.test.texts)
+    assert kept and set(many.test.texts) <= set(few.test.texts) | added
+    assert len(kept) == 40 - len(set(many.test.texts) & added)
+
+
+def test_limits_take_the_first_by_hash_and_keep_the_order_of_the_file(table: Table) -> None:
+    whole, limited = read(table(ROWS)), read(table(ROWS), n_validation=10, n_test=15, n_train=30)
+    assert [len(part) for part in (limited.train, limited.validation, limited.test)] == [30, 10, 15]
+    for name in ("validation", "test"):
+        everyone, chosen = getattr(whole, name), getattr(limited, name)
+        place = dict(zip(everyone.texts, places(everyone.texts), strict=True))
+        assert set(chosen.texts) == set(sorted(everyone.texts, key=place.__getitem__)[: len(chosen)])
+        assert (np.diff(chosen.items) > 0).all()
+
+
+def test_the_data_seed_changes_the_training_sample_and_nothing_else(table: Table) -> None:
+    path = table(ROWS)
+    first, again, other = (read(path, seed, n_train=50, n_test=20) for seed in (0, 0, 1))
+    assert first.train.texts == again.train.texts
+    assert set(first.train.texts) != set(other.train.texts)
+    for name in ("validation", "test"):
+        assert getattr(first, name).texts == getattr(other, name).texts
+    assert first.fingerprint == other.fingerprint
+    assert set(read(path, 7).train.texts) == set(read(path, 8).train.texts)  # all of them
+
+
+def test_the_fingerprint_changes_with_content_only(table: Table) -> None:
+    first = read(table(ROWS)).fingerprint
+    assert read(table(ROWS, name="elsewhere.csv"), n_train=40).fingerprint == first
+    changed = [
+        [("another text", 1), *ROWS[1:]], [(ROWS[0][0], 1), *ROWS[1:]], ROWS[1:], [*ROWS, ("one more", 0)],
+    ]  # fmt: skip
+    prints = {read(table(rows)).fingerprint for rows in changed}
+    assert len(prints | {first}) == 5
+    assert read(table(ROWS), test_share=0.3).fingerprint != first
+
+
+def test_duplicates_by_normalised_text_leave_the_first(table: Table) -> None:
+    rows = [("Same text!", 1), ("same text", 0), (":)", 1), (":(", 0), *ROWS]
+    data = read(table(rows), deduplicate=True)
+    found = members(data)
+    assert "Same text!" in found and "same text" not in found
+    assert {":)", ":("} <= set(found)
+    assert len(found) == len(rows) - 1
+    assert len(members(read(table(rows)))) == len(rows)
+
+
+def test_a_number_becomes_a_class_above_the_threshold_and_neutral_rows_go(table: Table) -> None:
+    rows = [(text, i % 9 - 4) for i, (text, _) in enumerate(ROWS)]
+    data = read(table(rows), threshold=0, min_abs_label=2)
+    assert data.classes == ["0", "1"]
+    wanted = {text: int(rating > 0) for text, rating in rows if abs(rating) >= 2}
+    found = {
+        t: int(l) for p in (data.train, data.validation, data.test) for t, l in zip(p.texts, p.labels, strict=True)
+    }
+    assert found == wanted
+    assert read(table(rows), threshold=3.5).train.labels.mean() < 0.2
+
+
+def test_a_regression_keeps_its_numbers(table: Table) -> None:
+    rows = [(text, f"{i / 7:.3f}") for i, (text, _) in enumerate(ROWS)]
+    data = read(table(rows), kind="regression")
+    assert data.classes is None
+    label = {text: float(value) for text, value in rows}
+    assert [label[text] for text in data.test.texts] == data.test.labels.tolist()
+
+
+def test_classes_may_be_words(table: Table) -> None:
+    data = read(table([(text, ("neg", "neu", "pos")[i % 3]) for i, (text, _) in enumerate(ROWS)]))
+    assert data.classes == ["neg", "neu", "pos"]
+    assert set(data.train.labels.tolist()) == {0, 1, 2}
+
+
+def test_other_tables_are_read_too(table: Table) -> None:
+    plain = members(read(table(ROWS)))
+    named = table([(i, *row) for i, row in enumerate(ROWS)], header="")
+    assert members(read(named, columns=["id", "label_text", "y"], text="label_text", label="y")) == plain
+    commas = table(b"".join(f"{label},{text}\r\n".encode() for text, label in ROWS), header="﻿label,text\r\n")
+    assert members(read(commas, delimiter=",")) == plain
+    assert members(read(table([("", ""), *ROWS, ("", "")]))) == plain  # blank lines
+    quoted = [(f'"{text}', label) for text, label in ROWS]
+    assert set(members(read(table(quoted)))) == {text for text, _ in quoted}  # quotes are text
+
+
+REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "a missing column": (ROWS, {"label": "lable"}, "^task.label=lable: one of the columns text, label .did you mean label"),
+    "no header": ([("a b", 1), *ROWS], {"columns": ["label", "other"]}, "^task.text=text: one of the columns label, other"),
+    "a word for a number": ([*ROWS, ("x", "1,5")], {"kind": "regression"}, "line 302 holds '1,5', not a number$"),
+    "nan for a number": ([("x", "nan"), *ROWS], {"kind": "regression"}, "line 2 holds 'nan', not a number$"),
+    "infinity for a number": ([("x", "inf"), *ROWS], {"threshold": 0}, "line 2 holds 'inf', not a number$"),
+    "behind blank lines": ([("",), ("",), ("x", "y"), *ROWS], {"kind": "regression"}, "line 4 holds 'y', not a number$"),
+    "no header and a word": ([("x", "y"), *ROWS], {"kind": "regression", "columns": ["text", "label"]}, "line 1 holds 'y'"),
+    "a row without a label": ([*ROWS, ("only text",)], {}, "^task.label=label: line 302 holds .*, no label$"),
+    "a row without a text": ([("  ", 1), *ROWS], {}, "^task.text=text: line 2 holds '', no text$"),
+    "one class": ([(text, 1) for text, _ in ROWS], {}, r"^task.label=label: one class only \(1\)"),
+    "one class by threshold": (ROWS, {"threshold": 5}, "one class only"),
+    "a header alone": ([], {}, "^task.label=label: no rows"),
+    "all rows neutral": (ROWS, {"min_abs_label": 9}, "^task.label=label: no rows"),
+    "all rows neutral, numbers": (ROWS, {"min_abs_label": 9, "kind": "regression"}, "^task.n_train=null: the data have 0 rows"),
+    "an empty part": (ROWS[:4], {"test_share": 0.01}, "^task.n_(test|validation)=null: the data have 0 rows for this part; change"),
+    "too few rows": (ROWS, {"n_test": 200}, "^task.n_test=200: the data have [0-9]+ rows for this part; lower it"),
+    "too few training rows": (ROWS, {"n_train": 299}, "^task.n_train=299: the data have [0-9]+ rows"),
+    "one field too many": ([*ROWS, ("a", 1, "b")], {}, "not a text table"),
+    "one field too many in all": ([(0, *row) for row in ROWS], {}, "not a text table"),
+    "names for fewer fields": ([(0, *row) for row in ROWS], {"columns": ["text", "label"]}, "not a text table"),
+    "a name given twice": (ROWS, {"columns": ["text", "text"]}, "not a text table"),
+    "an image": (bytes(range(256)) * 9, {}, "not a text table"),
+    "zeros": (bytes(5000), {"columns": ["text", "label"]}, "^task"),
+    "another encoding": ("caf\xe9\t1\n".encode("latin-1") * 50, {}, "not a text table"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_data_is_refused_in_one_line(table: Table, case: str) -> None:
+    rows, keys, line = REFUSED[case]
+    with pytest.raises(Refused, match=line):
+        read(table(rows, header="" if "columns" in keys else "text\tlabel\n"), **keys)
+
+
+def test_an_empty_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.tsv").touch()
+    for path in (tmp_path / "empty.tsv", tmp_path):
+        with pytest.raises(Refused, match="not a text table"):
+            read(path)
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_the_synthetic_task_has_a_rule_to_learn(kind: str) -> None:
+    rows = synthetic(500, kind)
+    assert len(rows) == 500 and rows.equals(synthetic(500, kind))
+    mood = {"sun": 1, "joy": 1, "win": 1, "fog": -1, "ill": -1, "mud": -1}
+    total = rows["text"].map(lambda text: sum(mood.get(word, 0) for word in text.split()))
+    assert (total != 0).all()
+    assert rows["label"].equals((total if kind == "regression" else (total > 0)).astype(float))
+    assert 0.4 < (total > 0).mean() < 0.6

@@ -1,0 +1,109 @@
+"""Metrics with known values, and their standard errors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from rankwise.tasks.scores import Scorer, scorer_for
+
+
+def correlated(n: int, rho: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    x, noise = rng.normal(size=(2, n))
+    return x, rho * x + math.sqrt(1 - rho**2) * noise
+
+
+def test_accuracy_and_its_standard_error() -> None:
+    scores = Scorer("classification", 3).scores(np.array([0, 1, 2, 2, 1]), np.array([0, 1, 2, 0, 0]))
+    assert scores.keys() == {"accuracy"}
+    assert scores["accuracy"]["value"] == pytest.approx(3 / 5)
+    assert scores["accuracy"]["se"] == pytest.approx(math.sqrt(0.6 * 0.4 / 5)) and scores["accuracy"]["n"] == 5
+
+
+@pytest.mark.parametrize(("predicted", "value"), [([1, 1, 1, 1], 0.25), ([0, 1, 0, 0], 1.0), ([1, 0, 1, 1], 0.0)])
+def test_accuracy_of_constant_perfect_and_inverted_predictions(predicted: list[int], value: float) -> None:
+    score = Scorer("classification", 2).scores(np.array(predicted), np.array([0, 1, 0, 0]))["accuracy"]
+    assert score["value"] == value and score["se"] == pytest.approx(math.sqrt(value * (1 - value) / 4))
+
+
+def test_correlations_are_those_of_scipy() -> None:
+    x, y = correlated(200, 0.6, 0)
+    y = y.round(1)  # with ties
+    scores = Scorer("regression", 1).scores(x, y)
+    assert scores["pearson"]["value"] == pytest.approx(scipy.stats.pearsonr(x, y).statistic, abs=1e-6)
+    assert scores["spearman"]["value"] == pytest.approx(scipy.stats.spearmanr(x, y).statistic, abs=1e-6)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
+def test_standard_errors_of_correlations_are_their_spread_over_samples(rho: float) -> None:
+    scorer = Scorer("regression", 1)
+    runs = [scorer.scores(*correlated(100, rho, seed)) for seed in range(400)]
+    for name in ("pearson", "spearman"):
+        spread = np.std([run[name]["value"] for run in runs])
+        assert np.mean([run[name]["se"] for run in runs]) == pytest.approx(spread, rel=0.15)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 1e6, 1e-9])
+@pytest.mark.parametrize("n", [7, 64, 65])
+def test_a_constant_correlates_with_nothing(value: float, n: int) -> None:
+    for predicted, labels in ((np.full(n, value), np.arange(n)), (np.arange(n), np.full(n, value))):
+        scores = Scorer("regression", 1).scores(predicted.astype(float), labels.astype(float))
+        for name in ("pearson", "spearman"):
+            assert scores[name]["value"] == 0
+            assert scores[name]["se"] == pytest.approx(1 / math.sqrt(n), rel=0.2)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_predictions_that_are_not_finite_correlate_with_nothing(bad: float) -> None:
+    scores = Scorer("regression", 1).scores(np.array([bad, 1.0, 2.0, 3.0]), np.arange(4.0))
+    assert scores["pearson"]["value"] == scores["spearman"]["value"] == 0
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_the_fewest_rows_have_scores_too(n: int) -> None:
+    scores = Scorer("regression", 1).scores(np.arange(float(n)), np.arange(float(n)) * 3 - 1)
+    for name in ("pearson", "spearman"):
+        assert scores[name]["value"] == pytest.approx(1, abs=1e-5)
+        assert math.isfinite(scores[name]["se"]) and scores[name]["se"] >= 0
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(1.0, 0.0), (1e4, 1e5), (1e-4, 0.0), (1.0, 1e5), (-1.0, 3.0)])
+def test_correlations_do_not_depend_on_the_unit_of_the_data(factor: float, offset: float) -> None:
+    x, y = correlated(150, 0.7, 3)
+    scorer = Scorer("regression", 1)
+    plain, moved = scorer.scores(x, y), scorer.scores(x * factor + offset, y * abs(factor) + offset)
+    for name in ("pearson", "spearman"):
+        assert moved[name]["value"] == pytest.approx(math.copysign(1, factor) * plain[name]["value"], abs=1e-4)
+
+
+def test_a_regression_is_standardised_on_its_training_labels_and_predicts_in_their_unit() -> None:
+    scorer = scorer_for("regression", None, np.array([10.0, 20.0, 30.0, 40.0]))
+    assert (scorer.outputs, scorer.mean) == (1, 25.0) and scorer.spread == pytest.approx(np.std([10, 20, 30, 40]))
+    logits = torch.tensor([[0.0], [1.0]])
+    prediction, score = scorer.predict(logits)
+    assert torch.equal(prediction, score)
+    assert prediction.tolist() == pytest.approx([25, 25 + scorer.spread])
+    losses = scorer.losses(logits, torch.tensor([25.0, 25.0]))
+    assert losses.tolist() == [0, 1]
+
+
+def test_equal_training_labels_are_not_divided_by_nothing() -> None:
+    scorer = scorer_for("regression", None, np.full(3, 7.0))
+    assert scorer.losses(torch.tensor([[0.0]]), torch.tensor([8.0])).item() == 1
+
+
+def test_the_loss_of_a_class_is_cross_entropy_in_fp32() -> None:
+    scorer = scorer_for("classification", ["a", "b", "c"], np.zeros(2))
+    assert scorer.outputs == 3
+    logits = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]], dtype=torch.bfloat16)
+    losses = scorer.losses(logits, torch.tensor([2, 0]))
+    expected = [-3 + math.log(sum(map(math.exp, (1, 2, 3)))), math.log(3)]
+    assert losses.dtype == torch.float32 and losses.tolist() == pytest.approx(expected)
+    prediction, score = scorer.predict(logits)
+    assert prediction.tolist()[0] == 2
+    assert score.tolist() == pytest.approx([math.exp(3) / sum(map(math.exp, (1, 2, 3))), 1 / 3])

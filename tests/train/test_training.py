@@ -1,0 +1,357 @@
+"""Whole runs of tiny models: what is trained, chosen, tested and written down."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from tiny import SHAPES
+
+from rankwise.assets import resolve
+from rankwise.config import Config
+from rankwise.model import base
+from rankwise.run import run
+from rankwise.tasks import data
+from rankwise.tracking.journal import read_rows
+from rankwise.tracking.record import Record, read
+from rankwise.train.loop import Watch
+from rankwise.train.module import rate
+
+Tiny = Callable[..., Config]
+CONSTANT = {"optim__schedule": "constant", "optim__warmup": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was() -> Iterator[None]:
+    """Runs set global switches of torch."""
+    threads, matmul = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(matmul)
+    torch.use_deterministic_algorithms(False)
+
+
+def predictions(record: Record) -> dict[str, list[Any]]:
+    assert record.folder
+    columns: dict[str, list[Any]] = pq.read_table(record.folder / "predictions.parquet").to_pydict()
+    return columns
+
+
+def adapter(record: Record) -> dict[str, torch.Tensor]:
+    assert record.folder
+    return load_file(record.folder / "adapter" / "adapter_model.safetensors")
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, hook: str, see: Callable[..., Any]) -> None:
+    """Call ``see(trainer, module, *rest)`` before what Watch does at a hook."""
+    before = getattr(Watch, hook, None)
+
+    def both(self: Watch, *arguments: Any) -> None:
+        see(*arguments)
+        if before:
+            before(self, *arguments)
+
+    monkeypatch.setattr(Watch, hook, both)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("method", "lr", "share"), [("lora", 2e-2, 0.75), ("full", 5e-3, 0.75), ("head", 5e-2, 0.97)])
+def test_every_method_learns_on_every_architecture(
+    tiny: Tiny, shape: str, method: str, lr: float, share: float
+) -> None:
+    """Sixteen sentences by heart, as far as random features allow; and the record is whole."""
+    sixteen = {"task__n_train": 16, "trainer__batch_size": 16, "trainer__max_steps": 30, "trainer__validations": 1}
+    record = run(tiny(shape, method, "all_linear", optim__lr=lr, **sixteen))
+    assert record.status == "finished" and record.error is None and not record.compute["diverged"]
+    assert record.folder and record.to_dict() == read(record.folder).to_dict()
+    losses = [row["train/loss"] for row in read_rows(record.folder / "metrics.jsonl") if "train/loss" in row]
+    assert len(losses) == 30 and np.mean(losses[-3:]) < share * np.mean(losses[:3])
+    assert record.compute["steps"] == 30 and record.params["trainable"] > 0
+    assert record.metrics["test"]["accuracy"]["n"] == 64
+    assert record.objective == record.metrics["validation"]["accuracy"]["value"]
+    assert set(record.compute["seconds"]) >= {"load_s", "train_s", "validate_s", "test_s", "total_s"}
+
+
+def test_a_regression_is_learnt_and_reported_in_the_unit_of_the_data(tiny: Tiny) -> None:
+    keys = {"task__kind": "regression", "task__metric": "pearson", "objective": "val/pearson"}
+    record = run(tiny(method="full", trainer__max_steps=60, trainer__batch_size=16, optim__lr=3e-3, **keys))
+    columns = predictions(record)
+    assert record.metrics["test"].keys() == {"loss", "pearson", "spearman"}
+    assert record.metrics["test"]["pearson"]["value"] == pytest.approx(
+        np.corrcoef(columns["label"], columns["prediction"])[0, 1], abs=1e-5
+    )
+    assert record.metrics["test"]["pearson"]["value"] > 0.5
+    assert np.abs(columns["prediction"]).max() > 1 and columns["prediction"] == pytest.approx(
+        columns["score"], abs=1e-5
+    )
+    assert {float(label) for label in columns["label"]} <= set(map(float, range(-6, 7)))
+
+
+def test_the_same_config_gives_the_same_numbers_twice(tiny: Tiny, tmp_path: Path) -> None:
+    """With dropout on, and other random numbers drawn before."""
+    first = run(tiny(method__dropout=0.2))
+    torch.manual_seed(999)
+    np.random.seed(5)
+    again = run(tiny(method__dropout=0.2, outputs=str(tmp_path / "again")))
+    assert again.folder != first.folder
+    assert predictions(first) == predictions(again)
+    assert first.metrics == again.metrics and first.objective == again.objective
+    assert all(torch.equal(value, adapter(again)[name]) for name, value in adapter(first).items())
+    other = run(tiny(method__dropout=0.2, seed=1))
+    assert not all(torch.equal(value, adapter(other)[name]) for name, value in adapter(first).items())
+
+
+def test_every_arm_sees_the_same_rows_in_the_same_order(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[int]] = []
+    watch(monkeypatch, "on_train_batch_start", lambda trainer, module, batch, index: seen.append(batch["row"].tolist()))
+
+    def order(**keys: Any) -> list[list[int]]:
+        seen.clear()
+        run(tiny(**keys))
+        return list(seen)
+
+    first = order()
+    assert len(first) == 6 and all(len(rows) == 8 for rows in first)
+    for keys in ({"method__rank": 2, "targets": "mlp"}, {"method": "full"}, {"method": "head", "optim__lr": 0.1}):
+        assert order(**keys) == first
+    assert order(seed=1) != first
+    assert order(data_seed=1) == first  # other sentences in the same places
+
+
+def test_two_micro_batches_are_one_batch_of_twice_the_size(tiny: Tiny) -> None:
+    """Llama has no dropout; the rows of a step are the same ones; clipping sees the whole step's gradient."""
+    keys = {
+        "trainer__max_steps": 10,
+        "trainer__group_by_length": False,
+        "trainer__validations": 2,
+        "trainer__clip": 0.05,
+    }
+    whole = run(tiny("llama", trainer__batch_size=16, **keys))
+    halves = run(tiny("llama", trainer__batch_size=8, trainer__accumulate=2, **keys))
+    assert whole.compute["steps"] == halves.compute["steps"] == 10
+    assert whole.compute["tokens"] == halves.compute["tokens"]
+    assert (
+        [row["step"] for row in whole.metrics["curve"]] == [row["step"] for row in halves.metrics["curve"]] == [5, 10]
+    )
+    once = run(tiny("llama", trainer__batch_size=8, **keys))
+    far = _distance(adapter(whole), adapter(once))
+    assert _distance(adapter(whole), adapter(halves)) < 1e-4 < far / 10
+
+
+def _distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+def test_the_step_that_is_best_by_validation_is_kept_and_tested(tiny: Tiny) -> None:
+    """The last step is worse here; a run that ends at the best one has exactly its weights."""
+    keys = {
+        **CONSTANT,
+        "optim__lr": 0.05,
+        "objective": "val/loss",
+        "trainer__max_steps": 20,
+        "trainer__validations": 10,
+    }
+    record = run(tiny("llama", **keys))
+    curve, best = record.metrics["curve"], record.metrics["best_step"]
+    assert [row["step"] for row in curve] == list(range(2, 21, 2))
+    assert best < 20 and curve[-1]["val/loss"] > record.objective + 0.01
+    assert record.objective == min(row["val/loss"] for row in curve) == record.metrics["validation"]["loss"]["value"]
+    assert next(row for row in curve if row["step"] == best)["val/loss"] == record.objective
+
+    shorter = keys | {"trainer__max_steps": best, "trainer__validations": best // 2}
+    ends_there = run(tiny("llama", name="short", **shorter))
+    assert ends_there.metrics["best_step"] == best
+    assert predictions(record) == predictions(ends_there)
+    assert record.metrics["test"] == ends_there.metrics["test"]
+
+
+def test_of_two_equally_good_steps_the_earlier_is_kept(tiny: Tiny) -> None:
+    record = run(tiny(method="head", optim__lr=1e-6, trainer__validations=3))
+    assert len({row["val/accuracy"] for row in record.metrics["curve"]}) == 1
+    assert record.metrics["best_step"] == 2
+
+
+def test_early_stopping_ends_a_run_that_gets_no_better(tiny: Tiny) -> None:
+    keys = {"optim__lr": 1e-6, "trainer__max_steps": 12, "trainer__validations": 6}
+    assert run(tiny(method="head", **keys)).compute["steps"] == 12
+    record = run(tiny(method="head", trainer__early_stopping=2, **keys))
+    assert [row["step"] for row in record.metrics["curve"]] == [2, 4, 6]  # the first, and two that are no better
+    assert record.compute["steps"] == 6 and record.metrics["test"]
+
+
+EXPLODING = {
+    **CONSTANT, "optim__lr": 10.0, "optim__weight_decay": 10.0, "trainer__clip": 0.0, "trainer__max_steps": 60,
+    "trainer__validations": 12,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", ["val/accuracy", "val/loss"])
+def test_a_run_that_diverges_is_marked_tested_and_written_down(tiny: Tiny, objective: str) -> None:
+    """Each step multiplies every weight by −99: fp32 overflows after about twenty."""
+    record = run(tiny("llama", "full", objective=objective, **EXPLODING))
+    assert record.status == "finished" and record.compute["diverged"] is True
+    assert 5 < record.compute["steps"] < 60
+    assert record.folder
+    stored = json.loads((record.folder / "result.json").read_text(), parse_constant=pytest.fail)
+    finite = [row["step"] for row in stored["metrics"]["curve"] if row["val/loss"] is not None]
+    assert len(finite) < len(stored["metrics"]["curve"]), "no validation saw it"
+    assert stored["metrics"]["best_step"] in finite
+    assert math.isfinite(stored["metrics"]["test"]["loss"]["value"]) and stored["objective"] is not None
+    assert len(predictions(record)["item"]) == 64
+    for line in (record.folder / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
+
+
+def test_a_run_that_never_had_a_finite_loss_has_no_objective(tiny: Tiny, tmp_path: Path) -> None:
+    source = tiny().model
+    model, tokenizer = base.load(source, resolve(source), 2, 0)
+    model.save_pretrained(tmp_path / "poisoned")
+    tokenizer.save_pretrained(tmp_path / "poisoned")
+    weights = load_file(tmp_path / "poisoned" / "model.safetensors")
+    weights["bert.embeddings.LayerNorm.weight"][3] = math.nan
+    save_file(weights, tmp_path / "poisoned" / "model.safetensors", metadata={"format": "pt"})
+
+    record = run(tiny(model__path=str(tmp_path / "poisoned")))
+    assert record.status == "finished" and record.compute["diverged"] and record.compute["steps"] <= 1
+    assert record.objective is None and record.metrics["validation"] == {} and record.metrics["best_step"] == 0
+    assert record.metrics["test"]["accuracy"]["n"] == 64 and len(predictions(record)["item"]) == 64
+    assert record.folder and read(record.folder).metrics["test"]["loss"]["value"] is None
+
+
+@pytest.mark.parametrize("shape", ["bert", "roberta", "gpt2"])
+@pytest.mark.parametrize("method", ["lora", "full", "head"])
+def test_dropout_is_on_in_training_and_off_in_evaluation(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, shape: str, method: str
+) -> None:
+    """In every stretch between two validations, and for every method."""
+    differ: dict[str, list[bool]] = {"train": [], "evaluate": []}
+
+    def forward_twice(phase: str, module: Any, batch: dict[str, torch.Tensor]) -> None:
+        inputs = {key: value for key, value in batch.items() if key not in ("labels", "row")}
+        state = torch.get_rng_state()
+        with torch.no_grad():
+            first, second = module.model(**inputs).logits, module.model(**inputs).logits
+        torch.set_rng_state(state)
+        differ[phase].append(not torch.equal(first, second))
+
+    watch(monkeypatch, "on_train_batch_start", lambda trainer, module, batch, *_: forward_twice("train", module, batch))
+    for hook in ("on_validation_batch_start", "on_test_batch_start"):
+        watch(monkeypatch, hook, lambda trainer, module, batch, *_: forward_twice("evaluate", module, batch))
+    run(tiny(shape, method))
+    assert differ["train"] == [True] * 6
+    assert len(differ["evaluate"]) == 3 and not any(differ["evaluate"])
+
+
+def test_dropout_of_the_adapter_changes_training(tiny: Tiny) -> None:
+    """Llama itself has none."""
+    plain, dropped = run(tiny("llama")), run(tiny("llama", method__dropout=0.5))
+    assert _distance(adapter(plain), adapter(dropped)) > 1e-4
+
+
+def test_gradients_are_clipped_to_the_norm_that_is_asked(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms: list[float] = []
+
+    def see(trainer: Any, module: Any, optimizer: torch.optim.Optimizer) -> None:
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if grads:  # of the step before, as the optimizer saw them
+            norms.append(torch.stack([g.norm() for g in grads]).norm().item())
+
+    watch(monkeypatch, "on_before_zero_grad", see)
+    run(tiny(trainer__clip=0))
+    free = list(norms)
+    norms.clear()
+    bound = min(free) / 2
+    run(tiny(trainer__clip=bound))
+    assert len(norms) == len(free) >= 4 and norms == pytest.approx([bound] * len(norms), rel=1e-3)
+
+
+def test_the_learning_rate_that_is_logged_is_the_one_of_the_step(tiny: Tiny) -> None:
+    config = tiny(trainer__max_steps=10, optim__warmup=0.2)
+    record = run(config)
+    assert record.folder
+    rows = [row for row in read_rows(record.folder / "metrics.jsonl") if "lr" in row]
+    assert [row["step"] for row in rows] == list(range(1, 11))
+    assert [row["lr"] for row in rows] == pytest.approx([2e-3 * rate(config.optim, step, 10) for step in range(10)])
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_precision_is_what_runs_and_what_is_recorded(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, precision: str, kind: torch.dtype
+) -> None:
+    kinds: set[torch.dtype] = set()
+
+    def see(trainer: Any, module: Any, *_: Any) -> None:
+        query = module.model.get_submodule("base_model.model.bert.encoder.layer.0.attention.self.query")
+        query.register_forward_hook(lambda *given: kinds.add(given[2].dtype))
+
+    watch(monkeypatch, "on_train_start", see)
+    record = run(tiny(trainer__precision=precision))
+    assert kinds == {kind} and record.compute["precision"] == precision
+    assert {value.dtype for value in adapter(record).values()} == {torch.float32}
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks transformers so
+def test_test_predictions_are_those_of_the_exported_adapter_row_by_row(tiny: Tiny, tmp_path: Path) -> None:
+    """One text at a time, by its item number: no row is mixed up by sorting, padding or batching."""
+    source = tiny("roberta").model
+    model, tokenizer = base.load(source, resolve(source), 2, 0)
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    config = tiny("roberta", model__path=str(tmp_path / "base"), trainer__max_steps=20, optim__lr=1e-2)
+    record = run(config)
+    assert record.folder
+    columns = predictions(record)
+    rows = data.load(config.task, resolve(config.task), 0)
+    assert columns["item"] == rows.test.items.tolist() and columns["label"] == rows.test.labels.tolist()
+    fresh = type(model).from_pretrained(tmp_path / "base", num_labels=2)
+    adapted = PeftModel.from_pretrained(fresh, record.folder / "adapter").eval()
+    with torch.inference_mode():
+        logits = [adapted(**tokenizer([text], return_tensors="pt")).logits[0] for text in rows.test.texts]
+    scores = [one.softmax(-1)[1].item() for one in logits]
+    assert columns["score"] == pytest.approx(scores, abs=1e-5)
+    assert columns["prediction"] == [int(one.argmax()) for one in logits]
+    assert len({round(score, 4) for score in scores}) > 20
+    right = np.mean([p == label for p, label in zip(columns["prediction"], columns["label"], strict=True)])
+    assert record.metrics["test"]["accuracy"]["value"] == pytest.approx(right)
+
+
+def test_tokens_are_counted_without_padding(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    watch(
+        monkeypatch,
+        "on_train_batch_start",
+        lambda trainer, module, batch, index: seen.append(int((batch["input_ids"] != 0).sum())),
+    )
+    record = run(tiny(trainer__max_steps=12, trainer__accumulate=2, trainer__group_by_length=False))
+    assert len(seen) == 24 and record.compute["tokens"] == sum(seen)
+    assert record.compute["tokens_per_s"] > 0
+
+
+def test_a_full_model_is_kept_when_asked(tiny: Tiny) -> None:
+    record = run(tiny(method="full", trainer__save_full=True))
+    assert record.folder
+    file = record.folder / "adapter" / "model.safetensors"
+    assert record.storage["adapter_bytes"] == file.stat().st_size
+    lean = run(tiny(method="full", seed=1))
+    assert lean.folder and not (lean.folder / "adapter").exists()
+    assert lean.storage["adapter_bytes"] == 4 * lean.params["total"]
+
+
+@pytest.mark.parametrize(("method", "file"), [("lora", "adapter_model.safetensors"), ("head", "head.safetensors")])
+def test_nothing_but_what_is_promised_is_left_in_a_runs_folder(tiny: Tiny, method: str, file: str) -> None:
+    record = run(tiny(method=method))
+    assert record.folder
+    names = {path.name for path in record.folder.iterdir()} - {".lock"}
+    assert names == {"result.json", "config.yaml", "metrics.jsonl", "predictions.parquet", "adapter"}
+    sizes = {path.name: path.stat().st_size for path in (record.folder / "adapter").iterdir()}
+    assert record.storage["adapter_bytes"] == sizes[file]
+    assert set(sizes) <= {file, "adapter_config.json"}
