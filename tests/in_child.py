@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -34,6 +35,17 @@ def run_and_wait(config: dict[str, Any], step: int) -> None:
     rankwise_run(typed(config), on_progress)
 
 
+def run_and_fail(config: dict[str, Any]) -> None:
+    """A run that raises in the middle."""
+
+    def on_progress(done: int, total: int, text: str) -> None:
+        if done == 3:
+            raise ValueError("on purpose")
+
+    with contextlib.suppress(ValueError):
+        rankwise_run(typed(config), on_progress)
+
+
 def run_without_core(config: dict[str, Any]) -> None:
     """A run whose W&B service is killed in the middle."""
 
@@ -42,6 +54,21 @@ def run_without_core(config: dict[str, Any]) -> None:
             os.kill(_wandb_core(), signal.SIGKILL)
 
     print(rankwise_run(typed(config), on_progress).status)
+
+
+def mirror(config: dict[str, Any]) -> None:
+    """A mirror alone: what it notes in the record goes to stdout."""
+    from rankwise.tracking.mirror import Mirror
+    from rankwise.tracking.record import begin
+
+    made = typed(config)
+    record = begin(made, None)
+    assert record.folder
+    record.folder.mkdir(parents=True)
+    told = Mirror(made, record)
+    told.log({"step": 1, "train/loss": 0.5})
+    told.close(record)
+    print(json.dumps(record.run.get("wandb")))
 
 
 def logits(cases: list[dict[str, str]], texts: list[str]) -> None:

@@ -152,23 +152,16 @@ def _distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> f
 
 
 def test_the_step_that_is_best_by_validation_is_kept_and_tested(tiny: Tiny) -> None:
-    """The last step is worse here; a run that ends at the best one has exactly its weights."""
-    keys = {
-        **CONSTANT,
-        "optim__lr": 0.05,
-        "objective": "val/loss",
-        "trainer__max_steps": 20,
-        "trainer__validations": 10,
-    }
-    record = run(tiny("llama", **keys))
+    """Eight sentences by heart are worse than fewer steps; a run that ends at the best one has exactly its weights."""
+    keys = {**CONSTANT, "optim__lr": 0.01, "objective": "val/loss", "task__n_train": 8}
+    record = run(tiny("llama", **keys, trainer__max_steps=40, trainer__validations=10))
     curve, best = record.metrics["curve"], record.metrics["best_step"]
-    assert [row["step"] for row in curve] == list(range(2, 21, 2))
-    assert best < 20 and curve[-1]["val/loss"] > record.objective + 0.01
+    assert [row["step"] for row in curve] == list(range(4, 41, 4))
+    assert best < 40 and curve[-1]["val/loss"] > record.objective + 0.5
     assert record.objective == min(row["val/loss"] for row in curve) == record.metrics["validation"]["loss"]["value"]
     assert next(row for row in curve if row["step"] == best)["val/loss"] == record.objective
 
-    shorter = keys | {"trainer__max_steps": best, "trainer__validations": best // 2}
-    ends_there = run(tiny("llama", name="short", **shorter))
+    ends_there = run(tiny("llama", **keys, trainer__max_steps=best, trainer__validations=best // 4))
     assert ends_there.metrics["best_step"] == best
     assert predictions(record) == predictions(ends_there)
     assert record.metrics["test"] == ends_there.metrics["test"]
@@ -189,21 +182,21 @@ def test_early_stopping_ends_a_run_that_gets_no_better(tiny: Tiny) -> None:
 
 
 EXPLODING = {
-    **CONSTANT, "optim__lr": 10.0, "optim__weight_decay": 10.0, "trainer__clip": 0.0, "trainer__max_steps": 60,
-    "trainer__validations": 12,
+    **CONSTANT, "optim__lr": 1.0, "optim__weight_decay": 10.0, "trainer__clip": 0.0, "trainer__max_steps": 40,
+    "trainer__validations": 20,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("objective", ["val/accuracy", "val/loss"])
 def test_a_run_that_diverges_is_marked_tested_and_written_down(tiny: Tiny, objective: str) -> None:
-    """Each step multiplies every weight by −99: fp32 overflows after about twenty."""
+    """Each step multiplies every matrix by −9, until a product of them is more than fp32 holds."""
     record = run(tiny("llama", "full", objective=objective, **EXPLODING))
     assert record.status == "finished" and record.compute["diverged"] is True
-    assert 5 < record.compute["steps"] < 60
+    assert 2 < record.compute["steps"] < 40
     assert record.folder
     stored = json.loads((record.folder / "result.json").read_text(), parse_constant=pytest.fail)
     finite = [row["step"] for row in stored["metrics"]["curve"] if row["val/loss"] is not None]
-    assert len(finite) < len(stored["metrics"]["curve"]), "no validation saw it"
+    assert 0 < len(finite) < len(stored["metrics"]["curve"])
     assert stored["metrics"]["best_step"] in finite
     assert math.isfinite(stored["metrics"]["test"]["loss"]["value"]) and stored["objective"] is not None
     assert len(predictions(record)["item"]) == 64
@@ -300,13 +293,16 @@ def test_the_precision_is_what_runs_and_what_is_recorded(
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks transformers so
-def test_test_predictions_are_those_of_the_exported_adapter_row_by_row(tiny: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", ["bert", "llama"])
+def test_test_predictions_are_those_of_the_exported_adapter_row_by_row(
+    tiny: Tiny, tmp_path: Path, shape: str
+) -> None:
     """One text at a time, by its item number: no row is mixed up by sorting, padding or batching."""
-    source = tiny("roberta").model
+    source = tiny(shape).model
     model, tokenizer = base.load(source, resolve(source), 2, 0)
     model.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
-    config = tiny("roberta", model__path=str(tmp_path / "base"), trainer__max_steps=20, optim__lr=1e-2)
+    config = tiny(shape, model__path=str(tmp_path / "base"), trainer__max_steps=20, optim__lr=1e-2)
     record = run(config)
     assert record.folder
     columns = predictions(record)
@@ -319,7 +315,7 @@ def test_test_predictions_are_those_of_the_exported_adapter_row_by_row(tiny: Tin
     scores = [one.softmax(-1)[1].item() for one in logits]
     assert columns["score"] == pytest.approx(scores, abs=1e-5)
     assert columns["prediction"] == [int(one.argmax()) for one in logits]
-    assert len({round(score, 4) for score in scores}) > 20
+    assert np.std(scores) > 1e-4
     right = np.mean([p == label for p, label in zip(columns["prediction"], columns["label"], strict=True)])
     assert record.metrics["test"]["accuracy"]["value"] == pytest.approx(right)
 
