@@ -14,6 +14,8 @@ import torch
 
 from rankwise.config import typed
 from rankwise.run import run as rankwise_run
+from rankwise.tracking.mirror import Mirror, _mode
+from rankwise.tracking.record import begin
 
 torch.set_num_threads(1)
 
@@ -58,9 +60,6 @@ def run_without_core(config: dict[str, Any]) -> None:
 
 def mirror(config: dict[str, Any]) -> None:
     """A mirror alone: what it notes in the record goes to stdout."""
-    from rankwise.tracking.mirror import Mirror
-    from rankwise.tracking.record import begin
-
     made = typed(config)
     record = begin(made, None)
     assert record.folder
@@ -69,6 +68,11 @@ def mirror(config: dict[str, Any]) -> None:
     told.log({"step": 1, "train/loss": 0.5})
     told.close(record)
     print(json.dumps(record.run.get("wandb")))
+
+
+def mode(wanted: str) -> None:
+    """The mode that comes out of ``tracking.mode``."""
+    print(_mode(wanted))
 
 
 def logits(cases: list[dict[str, str]], texts: list[str]) -> None:

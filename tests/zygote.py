@@ -2,11 +2,14 @@
 
 A test gets a real process (to kill, to starve, to leave alone with its exit) in milliseconds instead of seconds.
 Requests and answers are JSON lines: ``{"target", "arguments", "env", "folder"}`` → ``{"pid"}`` … ``{"pid", "code"}``.
-The child writes to ``stdout`` and ``stderr`` in ``folder``, has no stdin, and ends as any interpreter does.
+The child writes to ``stdout`` and ``stderr`` in ``folder``, has no stdin, and ends
+after its exit handlers.
 """
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -15,11 +18,13 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 HEAVY = (
-    "lightning.pytorch", "peft", "peft.utils.transformers_weight_conversion", "wandb", "pyarrow.parquet", "pyarrow.pandas_compat",
+    "lightning.pytorch", "peft", "peft.utils.transformers_weight_conversion", "wandb", "pyarrow.parquet",
+    "pyarrow.pandas_compat",
     "transformers.models.bert.modeling_bert", "rankwise.run", "rankwise.model.weights", "rankwise.model.adapt",
     "rankwise.tasks.data", "rankwise.tracking.predictions",
     "rankwise.train.loop",
@@ -93,6 +98,7 @@ class Zygote:
 def _serve() -> None:
     for module in HEAVY:
         importlib.import_module(module)
+    gc.freeze()  # the memory that it holds stays shared
     alive: set[int] = set()
     while True:
         ready = select.select([sys.stdin], [], [], 0.05)[0]
@@ -109,13 +115,13 @@ def _serve() -> None:
                 return
             pid = os.fork()
             if pid == 0:
-                return _become(json.loads(line))
+                _become(json.loads(line))
             alive.add(pid)
             _answer({"pid": pid})
 
 
-def _become(request: dict[str, Any]) -> None:
-    """Be the process that was asked for; it ends by returning from the main module."""
+def _become(request: dict[str, Any]) -> NoReturn:
+    """Be the process that was asked for, to its end."""
     folder = Path(request["folder"])
     for stream, path, flags in (
         (0, Path(os.devnull), os.O_RDONLY),
@@ -126,7 +132,16 @@ def _become(request: dict[str, Any]) -> None:
         os.dup2(handle, stream)
         os.close(handle)
     os.environ.update(request["env"])
-    getattr(importlib.import_module("in_child"), request["target"])(*request["arguments"])
+    code = 0
+    try:
+        getattr(importlib.import_module("in_child"), request["target"])(*request["arguments"])
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the interpreter's own end would take apart every module, for seconds
 
 
 def _answer(values: dict[str, int]) -> None:

@@ -104,7 +104,7 @@ def _check_optim(config: Config) -> None:
 def _check_trainer(config: Config) -> None:
     trainer = config.trainer
     _one_of("trainer.precision", trainer.precision, ("auto", "fp32", "bf16", "fp16"))
-    _one_of("trainer.attention", trainer.attention or "sdpa", ("eager", "sdpa"))
+    _one_of("trainer.attention", trainer.attention, ("auto", "eager", "sdpa"))
     _one_of("trainer.matmul_precision", trainer.matmul_precision, ("highest", "high", "medium"))
     _one_of("trainer.device", trainer.device, ("auto", "cpu", "cuda", "mps"))
     for key in ("batch_size", "accumulate", "eval_batch_size", "validations"):

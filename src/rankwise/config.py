@@ -126,7 +126,7 @@ class Trainer:
     validations: int = 5  # spread evenly over the steps
     early_stopping: int | None = None  # validations without improvement; off in comparisons
     precision: str = "auto"  # auto | fp32 | bf16 | fp16 (mixed precision by autocast)
-    attention: str | None = None  # eager | sdpa; null leaves it to the model
+    attention: str = "auto"  # auto | eager | sdpa; auto is eager on a CPU, where sdpa with dropout is slower
     matmul_precision: str = "highest"  # highest | high | medium, for fp32 products
     device: str = "auto"  # auto | cpu | cuda | mps
     threads: int | None = None  # of torch; null leaves it to the launcher

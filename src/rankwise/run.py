@@ -94,7 +94,7 @@ def _fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progre
     with clock("load"):
         data, model = _load(config, record)
         scorer = scores.scorer_for(config.task.kind, data.classes, data.train.labels)
-        lm, tokenizer = base.load(config.model, model, scorer.outputs, config.seed, config.trainer.attention)
+        lm, tokenizer = base.load(config.model, model, scorer.outputs, config.seed, settings.attention)
         adapted = adapt(lm, config)
         loaders = batches.Loaders.of(config, data, tokenizer)
     record.compute["attention"] = base.attention(lm)
@@ -125,12 +125,13 @@ def _baseline(config: Config, record: Record, clock: Clock, log: Log, on_progres
 
     assert record.folder is not None
     on_progress(0, 1, "features")
-    record.compute |= numerics.settle(config.trainer).to_dict() | {"precision": "fp32", "device": "cpu"}
+    settings = numerics.settle(config.trainer)
+    record.compute |= settings.to_dict() | {"precision": "fp32", "device": "cpu"}
     with clock("load"):
         data, model = _load(config, record)
         inputs: list[Any] = [split.texts for split in (data.train, data.validation, data.test)]
         if config.method.name == "probe":
-            lm, tokenizer = base.load(config.model, model, 1, config.seed, config.trainer.attention)
+            lm, tokenizer = base.load(config.model, model, 1, config.seed, settings.attention)
             encoder, batch = lm.get_submodule(str(lm.base_model_prefix)), config.trainer.eval_batch_size
             inputs = [
                 baselines.mean_pooled(encoder, tokenizer, texts, config.task.max_length, batch) for texts in inputs

@@ -46,7 +46,7 @@ def logits(model: nn.Module, tokenizer: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("shape_name", SHAPES)
 @pytest.mark.parametrize("preset", ["all_linear", "attention", "mlp", "o"])
-@pytest.mark.parametrize("rank", [1, 5, 16])
+@pytest.mark.parametrize("rank", [1, 16])
 def test_lora_trains_r_times_in_plus_out_of_each_layer_and_the_head(shape_name: str, preset: str, rank: int) -> None:
     config = tiny(shape_name, targets=preset, method__rank=rank)
     fresh, _ = load(config)

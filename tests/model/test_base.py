@@ -122,6 +122,7 @@ def _remote_code(folder: Path) -> None:
     edit(folder / "tokenizer_config.json", tokenizer_class="Evil", auto_map={"AutoTokenizer": ["evil.Evil", None]})
 
 
+SPECIAL = [f"{kind}_token" for kind in ("pad", "eos", "sep", "bos", "cls", "unk")]
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "pickle only": (_pickled, "no file named model.safetensors"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no file named model.safetensors"),
@@ -145,7 +146,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         "has no tokenizer",
     ),
     "nothing to pad with": (
-        lambda f: edit(f / "tokenizer_config.json", **{f"{k}_token": None for k in ("pad", "eos", "sep", "bos", "cls", "unk")},
+        lambda f: edit(f / "tokenizer_config.json", **dict.fromkeys(SPECIAL),
                        tokenizer_class="PreTrainedTokenizerFast"),
         "neither a padding nor an end token",
     ),

@@ -40,7 +40,7 @@ def test_a_baseline_learns_what_is_there_to_learn(name: str, kind: str) -> None:
     prediction, score = baselines.predict(fitted, inputs, kind)
     if kind == "classification":
         assert (prediction == labels).mean() > 0.9
-        assert ((score > 0.5) == (prediction == 1)).all() and 0 <= score.min() and score.max() <= 1
+        assert ((score > 0.5) == (prediction == 1)).all() and score.min() >= 0 and score.max() <= 1
     else:
         assert np.corrcoef(prediction, labels)[0, 1] > 0.9
         assert np.array_equal(prediction, score)

@@ -15,7 +15,7 @@ from rankwise.errors import Refused
 from rankwise.tasks.data import Data, load, normalise, parts, places, synthetic
 
 Table = Callable[..., Path]
-WORDS = "sun joy win fog ill mud cup box map sea oak ink".split()
+WORDS = ["sun", "joy", "win", "fog", "ill", "mud", "cup", "box", "map", "sea", "oak", "ink"]
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:
@@ -152,7 +152,9 @@ def test_a_number_becomes_a_class_above_the_threshold_and_neutral_rows_go(table:
     assert data.classes == ["0", "1"]
     wanted = {text: int(rating > 0) for text, rating in rows if abs(rating) >= 2}
     found = {
-        t: int(l) for p in (data.train, data.validation, data.test) for t, l in zip(p.texts, p.labels, strict=True)
+        text: int(label)
+        for part in (data.train, data.validation, data.test)
+        for text, label in zip(part.texts, part.labels, strict=True)
     }
     assert found == wanted
     assert read(table(rows), threshold=3.5).train.labels.mean() < 0.2
@@ -184,21 +186,21 @@ def test_other_tables_are_read_too(table: Table) -> None:
 
 
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "a missing column": (ROWS, {"label": "lable"}, "^task.label=lable: one of the columns text, label .did you mean label"),
-    "no header": ([("a b", 1), *ROWS], {"columns": ["label", "other"]}, "^task.text=text: one of the columns label, other"),
+    "a missing column": (ROWS, {"label": "lable"}, "^task.label=lable: .* text, label .did you mean label"),
+    "no header": ([("a b", 1), *ROWS], {"columns": ["label", "other"]}, "^task.text=text: .* label, other"),
     "a word for a number": ([*ROWS, ("x", "1,5")], {"kind": "regression"}, "line 302 holds '1,5', not a number$"),
     "nan for a number": ([("x", "nan"), *ROWS], {"kind": "regression"}, "line 2 holds 'nan', not a number$"),
     "infinity for a number": ([("x", "inf"), *ROWS], {"threshold": 0}, "line 2 holds 'inf', not a number$"),
-    "behind blank lines": ([("",), ("",), ("x", "y"), *ROWS], {"kind": "regression"}, "line 4 holds 'y', not a number$"),
-    "no header and a word": ([("x", "y"), *ROWS], {"kind": "regression", "columns": ["text", "label"]}, "line 1 holds 'y'"),
+    "behind blank lines": ([("",), ("",), ("x", "y"), *ROWS], {"kind": "regression"}, "line 4 holds 'y', not a"),
+    "no header and a word": ([("x", "y"), *ROWS], {"threshold": 0, "columns": ["text", "label"]}, "line 1 holds 'y'"),
     "a row without a label": ([*ROWS, ("only text",)], {}, "^task.label=label: line 302 holds .*, no label$"),
     "a row without a text": ([("  ", 1), *ROWS], {}, "^task.text=text: line 2 holds '', no text$"),
     "one class": ([(text, 1) for text, _ in ROWS], {}, r"^task.label=label: one class only \(1\)"),
     "one class by threshold": (ROWS, {"threshold": 5}, "one class only"),
     "a header alone": ([], {}, "^task.label=label: no rows"),
     "all rows neutral": (ROWS, {"min_abs_label": 9}, "^task.label=label: no rows"),
-    "all rows neutral, numbers": (ROWS, {"min_abs_label": 9, "kind": "regression"}, "^task.n_train=null: the data have 0 rows"),
-    "an empty part": (ROWS[:4], {"test_share": 0.01}, "^task.n_(test|validation)=null: the data have 0 rows for this part; change"),
+    "all rows neutral, numbers": (ROWS, {"min_abs_label": 9, "kind": "regression"}, "^task.n_train=null: .* 0 rows"),
+    "an empty part": (ROWS[:4], {"test_share": 0.01}, "^task.n_(test|validation)=null: .* 0 rows .*; change"),
     "too few rows": (ROWS, {"n_test": 200}, "^task.n_test=200: the data have [0-9]+ rows for this part; lower it"),
     "too few training rows": (ROWS, {"n_train": 299}, "^task.n_train=299: the data have [0-9]+ rows"),
     "one field too many": ([*ROWS, ("a", 1, "b")], {}, "not a text table"),

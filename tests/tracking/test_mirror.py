@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from wandb_file import Seen, seen
@@ -31,8 +30,9 @@ def start(zygote: Zygote, tmp_path: Path) -> Start:
     home.mkdir()
     env = {"HOME": str(home), "NETRC": str(home / "netrc"), "WANDB_CONFIG_DIR": str(home), "WANDB_CACHE_DIR": str(home)}
 
-    def go(target: str, config: Config, **more: str) -> Child:
-        return zygote(tmp_path / f"child-{time.monotonic_ns()}", target, plain(config), **env, **more)
+    def go(target: str, given: Config | str, **more: str) -> Child:
+        argument = given if isinstance(given, str) else plain(given)
+        return zygote(tmp_path / f"child-{time.monotonic_ns()}", target, argument, **env, **more)
 
     return go
 
@@ -57,7 +57,7 @@ def whole(config: Config) -> Record:
 
 
 def test_an_offline_run_is_told_whole(start: Start, tracked: Callable[..., Config]) -> None:
-    config = tracked(tracking__tags=["mine"], tracking__project="ranks", method__rank=3)
+    config = tracked(tracking__tags=["mine"], tracking__project="ranks", method__rank=3, method__alpha="2r")
     child = start("run", config)
     assert child.wait() == 0 and child.stderr == ""
     record = whole(config)
@@ -159,36 +159,39 @@ def test_without_a_key_online_becomes_offline_and_says_so(start: Start, tracked:
 
 
 @pytest.mark.parametrize(
-    ("mode", "env", "expected"),
+    ("wanted", "env", "expected"),
     [
         ("auto", {}, "offline"),
-        ("auto", {"WANDB_MODE": "offline", "WANDB_API_KEY": KEY}, "offline"),
-        ("auto", {"WANDB_MODE": "dryrun", "WANDB_API_KEY": KEY}, "offline"),
-        ("auto", {"WANDB_API_KEY": "short"}, "AuthenticationError"),
-        ("auto", {"WANDB_MODE": "disabled"}, None),
-        ("online", {"WANDB_MODE": "disabled", "WANDB_API_KEY": KEY}, None),
-        ("disabled", {"WANDB_MODE": "online", "WANDB_API_KEY": KEY}, None),
-        ("offline", {"WANDB_MODE": "online", "WANDB_API_KEY": KEY}, "offline"),
+        ("auto", {"WANDB_API_KEY": KEY}, "online"),
+        ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "offline"),
+        ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "dryrun"}, "offline"),
+        ("offline", {"WANDB_API_KEY": KEY, "WANDB_MODE": "online"}, "offline"),
+        ("online", {"WANDB_API_KEY": KEY}, "online"),
     ],
     ids=str,
 )
 def test_the_mode_is_the_configs_unless_that_is_auto(
-    start: Start, tracked: Callable[..., Config], mode: str, env: dict[str, str], expected: str | None
+    start: Start, wanted: str, env: dict[str, str], expected: str
 ) -> None:
+    child = start("mode", wanted, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_SILENT="true", **env)
+    assert child.wait() == 0
+    assert (child.stdout, child.stderr) == (f"{expected}\n", "")
+
+
+def test_a_key_that_cannot_be_one_is_a_line(start: Start, tracked: Callable[..., Config]) -> None:
+    child = start("mirror", tracked("auto"), WANDB_API_KEY="short")
+    assert child.wait() == 0
+    assert child.stderr.startswith(f"{LINE}AuthenticationError") and child.stderr.count("\n") == 1
+    assert json.loads(child.stdout).keys() == {"problem"}
+
+
+@pytest.mark.parametrize(("mode", "env"), [("disabled", None), ("online", "disabled"), ("auto", "disabled")])
+def test_a_mirror_that_is_off_starts_no_thread_and_notes_nothing(
+    tracked: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, mode: str, env: str | None
+) -> None:
+    if env:
+        monkeypatch.setenv("WANDB_MODE", env)
     config = tracked(mode)
-    child = start("mirror", config, **env)
-    assert child.wait() == 0, child.stderr
-    told: dict[str, Any] | None = json.loads(child.stdout)
-    if expected is None:
-        assert told is None and not (folder(config).parent / "wandb").exists() and child.stderr == ""
-    elif expected == "offline":
-        assert told and told["mode"] == "offline" and child.stderr == ""
-    else:
-        assert told and expected in told["problem"] and child.stderr.count("\n") == 1
-
-
-def test_a_mirror_that_is_off_starts_no_thread_and_notes_nothing(tracked: Callable[..., Config]) -> None:
-    config = tracked("disabled")
     record, threads = begin(config, None), threading.active_count()
     off = mirror.Mirror(config, record)
     off.log({"step": 1})

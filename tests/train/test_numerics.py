@@ -65,11 +65,11 @@ def test_threads_are_left_alone_when_not_given() -> None:
 
 
 def test_fp16_and_absent_devices_are_refused() -> None:
-    with pytest.raises(Refused, match="^trainer.precision=fp16: fp32, bf16 or auto on cpu"):
+    with pytest.raises(Refused, match=r"^trainer.precision=fp16: fp32, bf16 or auto on cpu"):
         settle(Trainer(device="cpu", precision="fp16"))
     if not torch.cuda.is_available():
-        with pytest.raises(Refused, match="^trainer.device=cuda: torch sees no GPU"):
+        with pytest.raises(Refused, match=r"^trainer.device=cuda: torch sees no GPU"):
             settle(Trainer(device="cuda"))
     if not torch.backends.mps.is_available():
-        with pytest.raises(Refused, match="^trainer.device=mps:"):
+        with pytest.raises(Refused, match=r"^trainer.device=mps:"):
             settle(Trainer(device="mps"))

@@ -130,6 +130,9 @@ class Watch(pl.Callback):
         trainer.should_stop = trainer.should_stop or bool(self.patience and self.waited >= self.patience)
         self.clock.add("validate", time.perf_counter() - self.began)
 
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        self.best_file.unlink(missing_ok=True)  # as large as the model when all of it is trained
+
     def _row(self, step: int) -> dict[str, float]:
         return {"step": step, "epoch": round(step / self.budget.steps_per_epoch, 4)}
 

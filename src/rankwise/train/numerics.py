@@ -21,6 +21,7 @@ class Numerics:
     device: torch.device
     precision: str  # fp32 | bf16 | fp16
     threads: int
+    attention: str | None  # eager | sdpa; None leaves it to the model
 
     @property
     def lightning(self) -> dict[str, Any]:
@@ -45,9 +46,11 @@ def settle(trainer: Trainer) -> Numerics:
         precision = "bf16" if has_bf16(device) else "fp32"
     if precision == "fp16" and device.type != "cuda":
         raise Refused.value("trainer.precision", "fp16", f"fp32, bf16 or auto on {device.type}")
+    attention = None if trainer.attention == "auto" else trainer.attention
     if device.type == "cpu":
+        attention = attention or "eager"
         dropout.install()
-    return Numerics(device, precision, torch.get_num_threads())
+    return Numerics(device, precision, torch.get_num_threads(), attention)
 
 
 def has_bf16(device: torch.device) -> bool:

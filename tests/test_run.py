@@ -1,0 +1,217 @@
+"""The story of one run: whatever happens to it, its record says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from zygote import Zygote
+
+from rankwise.config import Config, folder, plain, typed
+from rankwise.errors import Refused
+from rankwise.run import run
+from rankwise.tracking.journal import read_rows
+from rankwise.tracking.record import find, owned, read
+
+Tiny = Callable[..., Config]
+OnProgress = Callable[[int, int, str], None]
+
+
+def at(step: int, action: Callable[[], Any]) -> OnProgress:
+    """Do something when a run reaches a step."""
+
+    def on_progress(done: int, total: int, text: str) -> None:
+        if done == step and text.startswith("loss"):
+            action()
+
+    return on_progress
+
+
+def fail() -> None:
+    raise ValueError("first line\nsecond line")
+
+
+def ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def files(config: Config) -> set[str]:
+    return {path.name for path in folder(config).iterdir()} - {".lock"}
+
+
+def test_a_run_leaves_one_self_contained_folder(tiny: Tiny) -> None:
+    config = tiny()
+    record = run(config)
+    assert record.status == "finished" and record.folder == folder(config)
+    assert files(config) == {"result.json", "config.yaml", "metrics.jsonl", "predictions.parquet", "adapter"}
+    assert typed(yaml.safe_load((folder(config) / "config.yaml").read_text())) == config
+    assert record.provenance["data"] | {"fingerprint": None} == {
+        "source": "600 generated rows", "fingerprint": None, "classes": ["0", "1"], "train": 128, "validation": 64,
+        "test": 64,
+    }  # fmt: skip
+    assert record.provenance["model"]["source"] == "random weights"
+    assert record.run["started"] <= record.run["ended"]
+    assert [row["step"] for row in record.metrics["curve"]] == [3, 6]
+    assert find([Path(config.outputs)]) == [record]
+
+
+def test_progress_goes_up_to_the_end(tiny: Tiny) -> None:
+    told: list[tuple[int, int, str]] = []
+    run(tiny(), lambda *given: told.append(given))
+    assert [step for step, _, text in told if text.startswith("loss")] == [1, 2, 3, 4, 5, 6]
+    assert {total for _, total, _ in told} == {6} and told[-1] == (6, 6, "test")
+
+
+def test_the_record_is_whole_at_every_moment(tiny: Tiny) -> None:
+    config = tiny()
+    seen: list[dict[str, Any]] = []
+    run(config, lambda *_: seen.append(json.loads((folder(config) / "result.json").read_text())))
+    assert {stored["run"]["status"] for stored in seen} == {"running"}
+    assert all(stored["params"]["trainable"] and stored["config"] == plain(config) for stored in seen)
+
+
+@pytest.mark.parametrize("method", ["probe", "tfidf"])
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_a_baseline_has_a_record_like_any_other(tiny: Tiny, method: str, kind: str) -> None:
+    metric = {"classification": "accuracy", "regression": "pearson"}[kind]
+    config = tiny(method=method, task__kind=kind, task__metric=metric, objective=f"val/{metric}")
+    record = run(config)
+    assert record.status == "finished" and files(config) == {
+        "result.json", "config.yaml", "metrics.jsonl", "predictions.parquet",
+    }  # fmt: skip
+    assert record.objective == record.metrics["validation"][metric]["value"] > 0.6
+    assert record.metrics["test"][metric]["n"] == 64
+    assert record.params["trainable"] == record.params["head"] == record.params["total"] > 0
+    assert record.compute["precision"] == "fp32"
+
+
+def test_what_is_finished_is_skipped_unless_asked(tiny: Tiny) -> None:
+    config = tiny()
+    first = run(config)
+    assert run(config, at(1, lambda: pytest.fail("ran again"))) == first
+    assert run(tiny(study=config.study, trainer__threads=1), at(1, fail)) == first  # the same run by its hash
+    again = run(tiny(rerun=True))
+    assert again.run["attempts"] == 2 and again.metrics == first.metrics
+    assert len(read_rows(folder(config) / "metrics.jsonl")) == 8
+
+
+def test_a_failing_run_says_why_and_may_be_tried_again(tiny: Tiny) -> None:
+    config = tiny()
+    with pytest.raises(ValueError, match="first line"):
+        run(config, at(4, fail))
+    record = read(folder(config))
+    assert record.status == "failed" and record.run["ended"]
+    assert record.error and record.error["type"] == "ValueError"
+    assert record.error["message"] == "first line\nsecond line" and "def fail" not in record.error["message"]
+    assert "in fail" in record.error["traceback"]
+    assert [row["step"] for row in read_rows(folder(config) / "metrics.jsonl")] == [1, 2, 3, 3]
+    assert files(config) == {"result.json", "config.yaml", "metrics.jsonl"}
+    assert record.compute["seconds"]["total_s"] > 0 and record.params["trainable"] > 0
+
+    finished = run(config)
+    assert finished.status == "finished" and finished.run["attempts"] == 2 and finished.error is None
+
+
+def test_what_the_user_can_mend_is_refused_and_written_down(tiny: Tiny) -> None:
+    config = tiny("llama", method__rank=20)
+    with pytest.raises(Refused, match=r"^method.rank=20: at most 16"):
+        run(config)
+    record = read(folder(config))
+    assert record.status == "failed" and record.error
+    assert record.error["type"] == "Refused" and record.error["message"].startswith("method.rank=20")
+
+
+def test_out_of_memory_names_the_remedy(tiny: Tiny) -> None:
+    def exhaust() -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate … Out of memory")
+
+    config = tiny()
+    with pytest.raises(Refused, match=r"^out of memory: lower trainer.batch_size"):
+        run(config, at(2, exhaust))
+    record = read(folder(config))
+    assert record.status == "failed" and record.error and "allocate" in record.error["message"]
+
+
+@pytest.mark.parametrize("step", [1, 6])
+def test_ctrl_c_stops_a_run_and_its_record(tiny: Tiny, step: int) -> None:
+    config = tiny()
+    with pytest.raises(KeyboardInterrupt):
+        run(config, at(step, ctrl_c))
+    record = read(folder(config))
+    assert record.status == "stopped" and record.error == {"type": "Stopped", "message": "stopped from outside"}
+    assert files(config) == {"result.json", "config.yaml", "metrics.jsonl"}
+    assert run(config).run["attempts"] == 2
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_killed_run_reads_as_stopped_and_the_same_command_finishes_it(
+    tiny: Tiny, zygote: Zygote, tmp_path: Path
+) -> None:
+    config = tiny()
+    child = zygote(tmp_path / "child", "run_and_wait", plain(config), 5)
+    until((Path(config.outputs) / "waiting").exists)
+    assert read(folder(config)).status == "running"
+    before = (folder(config) / "result.json").read_bytes()
+    assert run(config, at(1, lambda: pytest.fail("ran beside it"))).status == "running"
+    assert (folder(config) / "result.json").read_bytes() == before
+
+    child.kill(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    killed = read(folder(config))
+    assert killed.status == "stopped" and killed.run["attempts"] == 1 and killed.run["pid"] == child.pid
+    assert [row["step"] for row in read_rows(folder(config) / "metrics.jsonl")] == [1, 2, 3, 3, 4]
+    assert typed(yaml.safe_load((folder(config) / "config.yaml").read_text())) == config
+
+    record = run(config)
+    assert record.status == "finished" and record.run["attempts"] == 2
+    assert {row["attempt"] for row in read_rows(folder(config) / "metrics.jsonl")} == {2}
+    assert not [name for name in files(config) if name.startswith(".") or name.startswith("best")]
+
+
+def test_sigterm_stops_a_run_truthfully(tiny: Tiny, zygote: Zygote, tmp_path: Path) -> None:
+    config = tiny()
+    child = zygote(tmp_path / "child", "run_and_wait", plain(config), 2)
+    until((Path(config.outputs) / "waiting").exists)
+    child.kill(signal.SIGTERM)
+    assert child.wait() != 0
+    stored = json.loads((folder(config) / "result.json").read_text())
+    assert stored["run"]["status"] == "stopped" and stored["run"]["ended"]
+
+
+def test_two_processes_at_one_run_do_it_once(tiny: Tiny, zygote: Zygote, tmp_path: Path) -> None:
+    config = tiny(trainer__max_steps=40)
+    children = [zygote(tmp_path / f"child-{i}", "run", plain(config)) for i in range(2)]
+    assert [child.wait() for child in children] == [0, 0], [child.stderr for child in children]
+    told = [json.loads(child.stdout) for child in children]
+    assert "finished" in [one["status"] for one in told] and {one["status"] for one in told} <= {"finished", "running"}
+    assert {one["attempts"] for one in told} == {1}
+    record = read(folder(config))
+    assert record.status == "finished" and record.run["attempts"] == 1
+    steps = [row["step"] for row in read_rows(folder(config) / "metrics.jsonl") if "lr" in row]
+    assert steps == list(range(1, 41))
+
+
+def test_a_run_that_another_has_is_running_whatever_an_earlier_attempt_wrote(tiny: Tiny) -> None:
+    config = tiny()
+    with pytest.raises(ValueError):
+        run(config, at(1, fail))
+    with owned(folder(config)):
+        assert run(config).status == "running"
+    assert read(folder(config)).status == "failed"
+    fresh = tiny(seed=1)
+    with owned(folder(fresh)):
+        assert run(fresh).status == "running"
+    assert not (folder(fresh) / "result.json").exists()

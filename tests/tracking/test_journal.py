@@ -1,0 +1,62 @@
+"""Rows on disk as they come."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from rankwise.tracking.journal import Journal, read_rows
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "metrics.jsonl"
+
+
+def test_every_row_is_on_disk_at_once(path: Path) -> None:
+    journal = Journal(path, attempt=1)
+    for step in range(3):
+        journal({"step": step, "loss": 0.5})
+        assert read_rows(path)[-1] == {"attempt": 1, "step": step, "loss": 0.5}
+    journal.close()
+    assert len(read_rows(path)) == 3
+
+
+def test_no_file_is_no_rows(path: Path) -> None:
+    assert read_rows(path) == []
+
+
+def test_only_the_last_attempt_is_read_but_all_are_kept(path: Path) -> None:
+    for attempt, steps in ((1, 5), (2, 2)):
+        journal = Journal(path, attempt)
+        for step in range(steps):
+            journal({"step": step})
+        journal.close()
+    assert [row["step"] for row in read_rows(path)] == [0, 1]
+    assert len(path.read_text().splitlines()) == 7
+
+
+@pytest.mark.parametrize("torn", ['{"attempt": 1, "st', '{"attempt": 1', "{", '{"attempt": 1, "step": 2}', "\0\0\0"])
+def test_the_torn_last_row_of_a_killed_run_costs_no_other(path: Path, torn: str) -> None:
+    first = Journal(path, 1)
+    first({"step": 1})
+    first.close()
+    with path.open("a") as file:
+        file.write(torn)
+    assert read_rows(path)[0] == {"attempt": 1, "step": 1}
+    second = Journal(path, 2)
+    second({"step": 7})
+    second({"step": 8})
+    second.close()
+    assert read_rows(path) == [{"attempt": 2, "step": 7}, {"attempt": 2, "step": 8}]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_null(path: Path, value: float) -> None:
+    journal = Journal(path, 1)
+    journal({"loss": value})
+    journal.close()
+    assert json.loads(path.read_text(), parse_constant=pytest.fail) == {"attempt": 1, "loss": None}

@@ -1,0 +1,240 @@
+"""The record: always whole, honest about who is at it, and readable by others."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from rankwise.config import Config, folder, plain, run_id
+from rankwise.errors import Refused
+from rankwise.tracking import predictions, provenance
+from rankwise.tracking.record import Record, begin, find, is_live, owned, read, write_atomically
+
+Tiny = Callable[..., Config]
+
+
+def finished(config: Config, **groups: Any) -> Record:
+    record = begin(config, None)
+    record.run["status"] = "finished"
+    for name, value in groups.items():
+        setattr(record, name, value)
+    record.write()
+    return record
+
+
+def change(record: Record, **values: Any) -> Path:
+    """Set keys of a written record's file."""
+    assert record.folder
+    path = record.folder / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    return record.folder
+
+
+def test_a_record_comes_back_as_it_was_written(tiny: Tiny) -> None:
+    config = tiny()
+    record = finished(config, params={"total": 3}, objective=0.5, error={"type": "E", "message": "é"})
+    assert record.folder == folder(config)
+    again = read(folder(config))
+    assert again == record and again.folder == record.folder
+    assert again.run["id"] == run_id(config) and again.config == plain(config)
+    assert "folder" not in json.loads((folder(config) / "result.json").read_text())
+
+
+def test_numbers_that_are_not_finite_are_null_at_any_depth(tiny: Tiny) -> None:
+    record = finished(
+        tiny(), objective=math.nan, metrics={"curve": [{"loss": math.inf}, {"loss": np.float64("nan")}], "n": (1, 2.5)}
+    )
+    assert record.folder
+    stored = json.loads((record.folder / "result.json").read_text(), parse_constant=pytest.fail)
+    assert stored["objective"] is None
+    assert stored["metrics"] == {"curve": [{"loss": None}, {"loss": None}], "n": [1, 2.5]}
+
+
+def test_attempts_are_counted(tiny: Tiny) -> None:
+    first = begin(tiny(), None)
+    assert first.run["attempts"] == 1 and begin(tiny(), first).run["attempts"] == 2
+    assert first.status == "running" and first.run["pid"] == os.getpid() and first.run["ended"] is None
+
+
+def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    target = tmp_path / "result.json"
+    write_atomically(target, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(target, "new \ud800")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError):
+        write_atomically(tmp_path / "folder", "text")
+    assert target.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "result.json"]
+    assert list((tmp_path / "folder").iterdir()) == []
+    assert target.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
+    target, seen = tmp_path / "a" / "file.json", set()
+    texts = [json.dumps([number] * 20_000) for number in range(40)]
+    write_atomically(target, texts[0])
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            seen.add(target.read_text())
+
+    reader = threading.Thread(target=watch)
+    reader.start()
+    for text in texts:
+        write_atomically(target, text)
+    done.set()
+    reader.join()
+    assert seen and seen <= set(texts)
+
+
+def test_a_running_record_without_a_process_reads_as_stopped(tiny: Tiny) -> None:
+    record = begin(tiny(), None)
+    record.write()
+    assert record.folder
+    assert read(record.folder).status == "stopped"
+    with owned(record.folder):
+        assert read(record.folder).status == "running"
+    assert read(record.folder).status == "stopped"
+    assert (
+        json.loads((record.folder / "result.json").read_text())["run"]["status"] == "running"
+    )  # reading writes nothing
+
+
+def test_a_folder_has_one_owner(tmp_path: Path) -> None:
+    assert not is_live(tmp_path)
+    with owned(tmp_path) as mine:
+        assert mine and is_live(tmp_path)
+        with owned(tmp_path) as also:
+            assert not also
+        assert is_live(tmp_path)
+    assert not is_live(tmp_path)
+    with owned(tmp_path) as again:
+        assert again
+
+
+def test_an_owner_that_raises_lets_go(tmp_path: Path) -> None:
+    with pytest.raises(ValueError), owned(tmp_path):
+        raise ValueError
+    assert not is_live(tmp_path)
+
+
+def test_readers_neither_keep_a_run_from_starting_nor_take_each_other_for_it(tiny: Tiny) -> None:
+    record = begin(tiny(), None)
+    record.write()
+    assert record.folder
+    place, done, statuses = record.folder, threading.Event(), set()
+    (place / ".lock").touch()
+
+    def watch() -> None:
+        while not done.is_set():
+            statuses.add(read(place).status)
+
+    readers = [threading.Thread(target=watch) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        for _ in range(50):
+            statuses.add(read(place).status)
+        assert statuses == {"stopped"}
+        for _ in range(100):
+            with owned(place) as mine:
+                assert mine
+    finally:
+        done.set()
+        for reader in readers:
+            reader.join()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "null", "3", '"text"', "{}", '{"schema": 1}', '{"schema": 1, "run": {}, "config": {}}',
+     '{"schema": null, "run": {"status": "finished"}, "config": {}}', '{"schema": 1, "run": "x", "config": {}}'],
+)  # fmt: skip
+def test_what_is_no_record_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "result.json").write_text(content)
+    with pytest.raises(Refused, match=r"^.*result.json: not a run's record \(.*\)$"):
+        read(tmp_path)
+
+
+def test_a_folder_without_a_record_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="not a run's record"):
+        read(tmp_path)
+
+
+def test_a_newer_schema_is_refused_and_says_so(tiny: Tiny) -> None:
+    with pytest.raises(Refused, match=r"record schema 99, this rankwise reads up to 1; upgrade it$"):
+        read(change(finished(tiny()), schema=99))
+
+
+def test_keys_that_later_versions_add_are_passed_over(tiny: Tiny) -> None:
+    assert read(change(finished(tiny()), invented={"a": 1})).status == "finished"
+
+
+def test_all_records_below_a_folder_are_found_once(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    configs = [tiny(seed=seed, study=study) for seed in (0, 1) for study in ("a", "b")]
+    for config in configs:
+        finished(config)
+    outputs = Path(configs[0].outputs)
+    ids = sorted(run_id(config) + config.study for config in configs)
+
+    def found(*paths: Path) -> list[str]:
+        return sorted(record.run["id"] + record.run["study"] for record in find(list(paths)))
+
+    assert found(outputs) == found(outputs, outputs / "a", folder(configs[0])) == ids
+    assert found(outputs / "a") == sorted(run_id(config) + "a" for config in configs if config.study == "a")
+    assert found(folder(configs[0]) / "result.json") == [run_id(configs[0]) + "a"]
+    assert capsys.readouterr().err == ""
+    (folder(configs[0]) / "result.json").write_text("{")
+    assert len(found(outputs)) == 3
+    line = capsys.readouterr().err
+    assert line.startswith("rankwise: left out: ") and line.count("\n") == 1 and folder(configs[0]).name in line
+
+
+def test_nothing_to_find_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"^no runs in .*: nothing there has a result.json$"):
+        find([tmp_path])
+    with pytest.raises(Refused, match=r"absent: no such folder; give a run, a study or an outputs folder$"):
+        find([tmp_path / "absent"])
+
+
+def test_predictions_keep_their_kinds(tmp_path: Path) -> None:
+    labels, scores = np.array([0, 1, 1]), np.array([0.1, 0.9, 0.4])
+    predictions.write(tmp_path, np.array([4, 2, 9]), labels, np.array([0, 1, 0]), scores)
+    table = pq.read_table(tmp_path / predictions.FILE)
+    assert {name: str(kind) for name, kind in zip(table.schema.names, table.schema.types, strict=True)} == {
+        "item": "int64", "label": "int64", "prediction": "int64", "score": "float",
+    }  # fmt: skip
+    assert table["item"].to_pylist() == [4, 2, 9] and table["score"].to_pylist() == pytest.approx(scores.tolist())
+    assert [path.name for path in tmp_path.iterdir()] == [predictions.FILE]
+
+
+def test_provenance_says_which_code_ran_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    outside = provenance.provenance()
+    assert outside["git"] is None
+    assert outside["packages"]["torch"] and outside["packages"]["rankwise"] and outside["hardware"]["cores"] >= 1
+    assert outside["code"] == provenance.code_fingerprint()
+    for command in (
+        "init -q", "-c user.name=n -c user.email=e -c commit.gpgsign=false commit -q --allow-empty -m m",
+    ):  # fmt: skip
+        assert os.system(f"git {command}") == 0
+    (tmp_path / "file").write_text("1")
+    assert os.system("git add file") == 0
+    changed = provenance.provenance()["git"]
+    assert len(changed["commit"]) == 40 and len(changed["diff"]) == 16
+    (tmp_path / "file").write_text("2")
+    assert provenance.provenance()["git"]["diff"] != changed["diff"]
+    assert os.system("git rm -q -f file") == 0
+    assert provenance.provenance()["git"] == {"commit": changed["commit"]}
