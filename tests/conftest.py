@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tiny import tiny as tiny_config
+from tiny_configs import tiny as tiny_config
 from zygote import Zygote
 
 from rankwise.config import Config

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from tiny import tiny
+from tiny_configs import tiny
 from torch import nn
 
 from rankwise import machine

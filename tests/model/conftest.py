@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny import tiny
+from tiny_configs import tiny
 
 from rankwise.assets import resolve
 from rankwise.model import base

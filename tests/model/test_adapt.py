@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
-from tiny import SHAPES, tiny
+from tiny_configs import SHAPES, tiny
 from torch import nn
 
 from rankwise.assets import resolve

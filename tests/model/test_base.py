@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import SHAPES, tiny
+from tiny_configs import SHAPES, tiny
 
 from rankwise.assets import resolve
 from rankwise.errors import Refused

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tiny import SHAPES, tiny
+from tiny_configs import SHAPES, tiny
 from torch import nn
 
 from rankwise.assets import resolve

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny import SHAPES, tiny
+from tiny_configs import SHAPES, tiny
 from torch import nn
 from zygote import Zygote
 

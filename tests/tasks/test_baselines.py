@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny import SHAPES, tiny
+from tiny_configs import SHAPES, tiny
 
 from rankwise.assets import resolve
 from rankwise.model import base

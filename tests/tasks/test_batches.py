@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import tiny
+from tiny_configs import tiny
 
 from rankwise.assets import resolve
 from rankwise.model.base import byte_tokenizer

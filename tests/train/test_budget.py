@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from tiny import tiny
+from tiny_configs import tiny
 
 from rankwise.config import Optim
 from rankwise.train.loop import Budget

@@ -14,7 +14,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tiny import SHAPES
+from tiny_configs import SHAPES
 
 from rankwise.assets import resolve
 from rankwise.config import Config
