@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -33,5 +34,6 @@ def tiny(shape: str = "bert", method: str = "lora", targets: str = "attention", 
     return typed(node)
 
 
+@functools.cache
 def _read(group: str, choice: str) -> dict[str, Any]:
     return dict(yaml.safe_load((CONF / group / f"{choice}.yaml").read_text()))

@@ -81,6 +81,11 @@ def _check_task(config: Config) -> None:
         )
     if task.validation_share + task.test_share >= 1:
         raise Refused("task.validation_share + task.test_share: below 1, so that training rows are left")
+    _number("task.min_abs_label", task.min_abs_label, 0, math.inf, "0 or more", open_high=True)
+    if task.threshold is not None and not math.isfinite(task.threshold):
+        raise Refused.value("task.threshold", task.threshold, "a finite number, or null")
+    if task.synthetic is not None and task.synthetic < 10:
+        raise Refused.value("task.synthetic", task.synthetic, "at least 10 rows, or null")
     if task.max_length < 4:
         raise Refused.value("task.max_length", task.max_length, "at least 4 tokens")
     _number("task.margin", task.margin, 0, 1, "between 0 and 1, both excluded", open_low=True, open_high=True)
@@ -123,6 +128,9 @@ def _check_trainer(config: Config) -> None:
 
 
 def _check_names(config: Config) -> None:
+    for key in ("seed", "data_seed"):
+        if not 0 <= getattr(config, key) < 2**32:
+            raise Refused.value(key, getattr(config, key), "an integer from 0 to 4294967295")
     _one_of("tracking.mode", config.tracking.mode, ("auto", "offline", "online", "disabled"))
     allowed = [f"val/{name}" for name in METRICS[config.task.kind]] + ["val/loss"]
     if config.objective not in allowed:
