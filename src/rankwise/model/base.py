@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import getLogger
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ def load(model: Model, asset: Asset, outputs: int, seed: int, attention: str | N
     """
     logging.set_verbosity_error()  # that the head is new is what a fine-tuning run means
     logging.disable_progress_bar()
+    getLogger("huggingface_hub").setLevel("CRITICAL")  # its retries; what comes of them is one line of ours
     torch.manual_seed(seed)
     if asset.path is None and asset.hub_id is None:
         base, tokenizer = _random(model, outputs, attention)
