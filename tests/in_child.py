@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from rankwise.config import typed
+from rankwise.config import folder, typed
 from rankwise.run import run as rankwise_run
 from rankwise.tracking.mirror import Mirror, _mode
 from rankwise.tracking.record import begin
@@ -51,11 +51,15 @@ def run_and_fail(config: dict[str, Any]) -> None:
 def run_without_core(config: dict[str, Any]) -> None:
     """A run whose W&B service is killed in the middle."""
 
+    made = typed(config)
+
     def on_progress(done: int, total: int, text: str) -> None:
         if done == 3:
+            while not list(folder(made).parent.glob("wandb/*/*.wandb")):  # wandb.init is through
+                time.sleep(0.05)
             os.kill(_wandb_core(), signal.SIGKILL)
 
-    print(rankwise_run(typed(config), on_progress).status)
+    print(rankwise_run(made, on_progress).status)
 
 
 def mirror(config: dict[str, Any]) -> None:
@@ -91,10 +95,6 @@ def logits(cases: list[dict[str, str]], texts: list[str]) -> None:
 
 
 def _wandb_core() -> int:
-    """The process id of this process's W&B service, as soon as it is there."""
-    while True:
-        for task in Path("/proc/self/task").iterdir():
-            for pid in (task / "children").read_text().split():
-                if Path(f"/proc/{pid}/comm").read_text().strip() == "wandb-core":
-                    return int(pid)
-        time.sleep(0.05)
+    """The process id of this process's W&B service."""
+    children = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    return next(int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == "wandb-core")

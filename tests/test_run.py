@@ -141,6 +141,7 @@ def test_out_of_memory_names_the_remedy(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("step", [1, 6])
 def test_ctrl_c_stops_a_run_and_its_record(tiny: Tiny, step: int) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     config = tiny()
     with pytest.raises(KeyboardInterrupt):
         run(config, at(step, ctrl_c))

@@ -127,6 +127,16 @@ def test_every_arm_sees_the_same_rows_in_the_same_order(tiny: Tiny, monkeypatch:
     assert order(data_seed=1) == first  # other sentences in the same places
 
 
+def test_every_arm_starts_training_with_the_same_random_numbers(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was drawn to build its model: dropout is the same for all."""
+    states: list[torch.Tensor] = []
+    watch(monkeypatch, "on_train_start", lambda *_: states.append(torch.get_rng_state()))
+    for keys in ({}, {"method__rank": 2, "targets": "mlp"}, {"method": "full"}, {"method": "head"}, {"seed": 1}):
+        run(tiny(**keys))
+    first, *others, other_seed = states
+    assert all(torch.equal(state, first) for state in others) and not torch.equal(other_seed, first)
+
+
 def test_two_micro_batches_are_one_batch_of_twice_the_size(tiny: Tiny) -> None:
     """Llama has no dropout; the rows of a step are the same ones; clipping sees the whole step's gradient."""
     keys = {
@@ -300,11 +310,16 @@ def test_test_predictions_are_those_of_the_exported_adapter_row_by_row(tiny: Tin
     model, tokenizer = base.load(source, resolve(source), 2, 0)
     model.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
-    config = tiny(shape, model__path=str(tmp_path / "base"), trainer__max_steps=20, optim__lr=1e-2)
+    lines = [f"{'sun joy win '[: i % 12 + 1] * (i * 7 % 5 + 1)}{i}\t{i * 5 % 2}\n" for i in range(400)]
+    (tmp_path / "data.tsv").write_text("text\tlabel\n" + "".join(lines))
+    paths = {"model__path": str(tmp_path / "base"), "task__path": str(tmp_path / "data.tsv"), "task__max_length": 100}
+    sizes = {"trainer__max_steps": 20, "trainer__eval_batch_size": 16, "task__n_validation": 50}
+    config = tiny(shape, optim__lr=1e-2, **paths, **sizes)
     record = run(config)
     assert record.folder
     columns = predictions(record)
     rows = data.load(config.task, resolve(config.task), 0)
+    assert len({len(text) for text in rows.test.texts}) > 20
     assert columns["item"] == rows.test.items.tolist() and columns["label"] == rows.test.labels.tolist()
     fresh = type(model).from_pretrained(tmp_path / "base", num_labels=2)
     adapted = PeftModel.from_pretrained(fresh, record.folder / "adapter").eval()
