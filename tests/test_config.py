@@ -310,3 +310,9 @@ def test_the_width_of_a_local_model_is_read_from_its_config(tiny: Tiny, tmp_path
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(Refused, match=r"config.json is not JSON$"):
         check(tiny(model__path=str(tmp_path)))
+
+
+def test_one_alpha_has_one_hash_however_it_is_written(tiny: Tiny) -> None:
+    assert len({run_id(tiny(method__alpha=alpha)) for alpha in (16, 16.0, "16", "16.0")}) == 1
+    assert len({run_id(tiny(method__alpha=alpha)) for alpha in ("2r", "2.0r")}) == 1
+    assert len({run_id(tiny(method__alpha=alpha)) for alpha in (2, "2r", "2sqrt")}) == 3

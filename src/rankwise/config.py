@@ -206,6 +206,8 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
     kept = copy.deepcopy(values)
     for key in drop:
         _remove(kept, key)
+    if "alpha" in kept["method"]:
+        kept["method"]["alpha"] = _spelled(kept["method"]["alpha"])
     return _without_nulls(kept)
 
 
@@ -255,6 +257,15 @@ def scale_of(alpha: Any, rank: int) -> float:
     """
     number, kind = parse_alpha(alpha)
     return {"": number / rank, "r": number, "sqrt": number / math.sqrt(rank)}[kind]
+
+
+def _spelled(alpha: Any) -> Any:
+    """One spelling of an alpha policy: 16, 16.0 and "16" are the same; what is none stays as it is."""
+    try:
+        number, kind = parse_alpha(alpha)
+    except ValueError:
+        return alpha
+    return f"{number:g}{kind}"
 
 
 def _overridden(group: str, source: dict[str, Any], last: str) -> list[str]:
