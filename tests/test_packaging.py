@@ -52,7 +52,7 @@ def test_a_run_and_a_study_work_from_the_unpacked_wheel_in_an_empty_folder(wheel
         return subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=300)
 
     where = subprocess.run(
-        [sys.executable, "-P", "-c", "from rankwise.study import compose as c; print(c.__file__, c.conf_dir())"],
+        [sys.executable, "-P", "-c", "from rankwise import paths; print(paths.__file__, paths.conf_dir())"],
         cwd=work, env=environment, capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     assert all(path.startswith(str(site)) for path in where), "this must be the wheel's copy, not the checkout's"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rankwise.errors import Refused, did_you_mean
+from rankwise.paths import conf_dir
 
 COMMANDS = {
     "train": "run one config, or a whole study with -m",
@@ -176,8 +177,7 @@ def _prepare_environment() -> None:
 
 
 def _groups() -> str:
-    here = Path(__file__).resolve()
-    tree = next(path for path in (here.parent / "conf", here.parents[2] / "conf") if (path / "config.yaml").is_file())
+    tree = conf_dir()
     rows = []
     for group in ("model", "task", "method", "targets", "quant", "optim", "trainer", "tracking", "experiment", "debug"):
         options = sorted(p.relative_to(tree / group).with_suffix("").as_posix() for p in (tree / group).rglob("*.yaml"))

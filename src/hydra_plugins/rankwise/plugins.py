@@ -42,10 +42,10 @@ class UserConfigs(SearchPathPlugin):
     """Adds ``./conf`` of the working directory after rankwise's own tree: new options, never shadowed ones."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        from rankwise.study.compose import conf_dir
+        from rankwise.paths import conf_dir
 
         main = next((item.path for item in search_path.get_path() if item.provider == "main"), None)
         user = Path.cwd() / "conf"
-        ours = Path(conf_dir())
+        ours = conf_dir()
         if main is not None and main.removeprefix("file://") == str(ours) and user.is_dir() and user.resolve() != ours:
             search_path.append("user", f"file://{user}", SearchPathQuery(provider="main"))

@@ -17,8 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rankwise.config import Config
 from rankwise.errors import Refused
+from rankwise.paths import conf_dir
 from rankwise.study import sweep
-from rankwise.study.compose import conf_dir, explain, to_config, unresolved
+from rankwise.study.compose import explain, to_config, unresolved
 
 
 class _Single:
@@ -41,7 +42,7 @@ def call_hydra(arguments: list[str], single: Callable[[Config], int]) -> int:
     program = "rankwise" if "-sc" in arguments else "rankwise train"  # the words that completion is registered for
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [program, *arguments], "1"
     try:
-        hydra.main(config_path=conf_dir(), config_name="config", version_base="1.3")(task)()
+        hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException) as error:
         raise Refused(explain(error)) from None
     finally:

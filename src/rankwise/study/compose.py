@@ -15,12 +15,6 @@ from rankwise.config import Config, typed
 from rankwise.errors import Refused, did_you_mean
 
 
-def conf_dir() -> str:
-    """The Hydra tree: beside the package in a wheel, two levels up in a checkout (never a stale copy by name)."""
-    here = Path(__file__).resolve().parents[1]
-    return str(next(path for path in (here / "conf", here.parents[1] / "conf") if (path / "config.yaml").is_file()))
-
-
 def unresolved(cfg: DictConfig) -> dict[str, Any]:
     """The composed values without Hydra's own, interpolations as they are written."""
     values = OmegaConf.to_container(cfg, resolve=False)

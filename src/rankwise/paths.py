@@ -1,0 +1,11 @@
+"""Where rankwise's own files are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def conf_dir() -> Path:
+    """The Hydra tree: beside the package in a wheel, two levels up in a checkout (never a stale copy by name)."""
+    here = Path(__file__).resolve()
+    return next(path for path in (here.parent / "conf", here.parents[2] / "conf") if (path / "config.yaml").is_file())
