@@ -13,7 +13,7 @@ import pytest
 from tiny_configs import tiny as tiny_config
 
 from rankwise import machine
-from rankwise.check import check
+from rankwise.check import check, check_here
 from rankwise.config import (
     Config,
     Package,
@@ -38,7 +38,7 @@ PACKAGE = Package("p", "1", "0" * 64, "m")
         {"study": "other"}, {"name": "mine"}, {"outputs": "elsewhere"}, {"rerun": True}, {"trainer__threads": 7},
         {"trainer__device": "cpu"}, {"trainer__eval_batch_size": 3}, {"trainer__save_full": True},
         {"tracking__mode": "online"}, {"tracking__project": "p"}, {"tracking__tags": ["t"]}, {"model__name": "M"},
-        {"task__name": "T"}, {"task__margin": 0.1}, {"optim__name": "o"}, {"method__lr": 0.5},
+        {"task__name": "T"}, {"task__margin": 0.1}, {"quant__name": "o"}, {"method__lr": 0.5},
         {"trainer__epochs": 9.0},  # max_steps wins
     ],
     ids=str,
@@ -106,7 +106,7 @@ def test_the_canonical_form_leaves_its_argument_alone(tiny: Tiny) -> None:
 
 def test_the_hash_is_the_same_in_every_process_and_version() -> None:
     """A change here makes users run everything again: it must be meant."""
-    assert run_id(tiny_config(method__alpha="2r", method__rank=8, optim__lr=2e-3)) == "527a07c68c"
+    assert run_id(tiny_config(method__alpha="2r", method__rank=8, optim__lr=2e-3)) == "ef6f49d78c"
 
 
 def test_the_folder_is_named_by_study_arm_and_hash(tiny: Tiny) -> None:
@@ -194,7 +194,16 @@ REFUSED = [
     ("method.dropout=-0.1:", {"method__dropout": -0.1}),
     ("method.bias=some:", {"method__bias": "some"}),
     ("method.name=lorra: .*did you mean lora", {"method__name": "lorra"}),
-    ("quant.name=nf4:", {"quant__name": "nf4"}),
+    ("quant.kind=int3:", {"quant__kind": "int3"}),
+    ("quant=nf4: none with method=full", {"quant__name": "nf4", "quant__kind": "nf4", "method__name": "full"}),
+    ("quant=nf4: can be planned", {"quant__name": "nf4", "quant__kind": "nf4"}),
+    ("quant.double=True:", {"quant__kind": "int8", "quant__double": True}),
+    ("trainer.precision=bf16_true: .* with quant=", {"quant__kind": "bf16", "trainer__precision": "bf16_true"}),
+    ("optim.name=adamax:", {"optim__name": "adamax"}),
+    ("optim.kernel=fussed:", {"optim__kernel": "fussed"}),
+    ("optim.kernel=fused:", {"optim__name": "adafactor", "optim__kernel": "fused"}),
+    ("task.kind=causal_lm:", {"task__kind": "causal_lm", "task__metric": "perplexity", "objective": "val/loss"}),
+    ("model .*: has no weights to load", {"model__shape": {"model_type": "gpt2", "vocab_size": 50257}}),
     ("optim.lr=0.0:", {"optim__lr": 0}),
     ("optim.lr=-1.0:", {"optim__lr": -1}),
     ("optim.lr=nan:", {"optim__lr": math.nan}),
@@ -261,6 +270,7 @@ REFUSED = [
 def test_what_cannot_run_is_refused_in_one_line_with_its_key(tiny: Tiny, line: str, keys: dict[str, Any]) -> None:
     with pytest.raises(Refused) as refused:
         check(tiny(**keys))
+        check_here(tiny(**keys))
     assert re.match(line, str(refused.value)), refused.value
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 300
 
@@ -289,11 +299,11 @@ def test_a_rank_is_not_refused_where_there_is_none(tiny: Tiny) -> None:
 def test_a_gpu_is_refused_where_there_is_none(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "gpus", list)
     with pytest.raises(Refused, match=r"^trainer.device=cuda: no GPU is visible here; use trainer.device=auto$"):
-        check(tiny(trainer__device="cuda"))
+        check_here(tiny(trainer__device="cuda"))
     with pytest.raises(Refused, match=r"^trainer.precision=fp16:"):
-        check(tiny(trainer__precision="fp16"))
+        check_here(tiny(trainer__precision="fp16"))
     monkeypatch.setattr(machine, "gpus", lambda: ["0"])
-    check(tiny(trainer__precision="fp16", trainer__device="cuda"))
+    check_here(tiny(trainer__precision="fp16", trainer__device="cuda"))
 
 
 def test_outputs_below_a_file_are_refused(tiny: Tiny, tmp_path: Path) -> None:

@@ -14,7 +14,11 @@ from rankwise.config import ADAPTERS, BASELINES, METHODS, Config, folder, parse_
 from rankwise.errors import Refused, did_you_mean
 
 PRESETS = ("all_linear", "attention", "mlp", "q", "k", "v", "o", "qv", "qkvo")
-METRICS = {"classification": ("accuracy",), "regression": ("pearson", "spearman")}
+METRICS = {
+    "classification": ("accuracy",),
+    "regression": ("pearson", "spearman"),
+    "causal_lm": ("perplexity",),
+}
 
 
 def check(config: Config) -> None:
@@ -28,12 +32,31 @@ def check(config: Config) -> None:
     _check_rank_fits(config)
 
 
+def check_here(config: Config) -> None:
+    """Raise Refused for what can be planned, but not run: on this machine, or at all."""
+    trainer, gpus = config.trainer, machine.gpus()
+    if config.task.kind == "causal_lm":
+        raise Refused.value("task.kind", "causal_lm", "can be planned, not trained yet", "choose another task")
+    if not (config.task.path or config.task.package or config.task.synthetic):
+        raise Refused("task: give task.path=FILE or choose a task that brings its data")
+    shape = config.model.shape
+    if shape and "vocab_size" in shape and not (config.model.path or config.model.package):
+        raise Refused(f"model {config.model.name}: has no weights to load; it can be planned, not trained")
+    if config.quant.kind:
+        raise Refused.value("quant", config.quant.name, "can be planned, not trained yet", "use quant=none")
+    on_cpu = trainer.device == "cpu" or (trainer.device == "auto" and not gpus)
+    if trainer.precision == "fp16" and on_cpu:
+        raise Refused.value("trainer.precision", "fp16", "fp32, bf16 or auto on a CPU, where fp16 is slower than fp32")
+    if trainer.device == "cuda" and not gpus:
+        raise Refused.value("trainer.device", "cuda", "no GPU is visible here", "use trainer.device=auto")
+
+
 def _check_method(config: Config) -> None:
     method = config.method
     _one_of("method.name", method.name, METHODS)
     _one_of("method.bias", method.bias, ("none", "all", "lora_only"))
     _number("method.dropout", method.dropout, 0, 1, "from 0 up to, not including, 1", open_high=True)
-    _one_of("quant.name", config.quant.name, ("none",))
+    _check_quant(config)
     if method.name not in ADAPTERS:
         return
     if method.rank is None or method.rank < 1:
@@ -47,6 +70,19 @@ def _check_method(config: Config) -> None:
         raise Refused.value("method.alpha", method.alpha, allowed) from None
     if not 1e-6 <= scale_of(method.alpha, method.rank) <= 1e6:
         raise Refused.value("method.alpha", method.alpha, "a scale between 1e-6 and 1e6")
+
+
+def _check_quant(config: Config) -> None:
+    quant, method = config.quant, config.method.name
+    if quant.kind is None:
+        return
+    _one_of("quant.kind", quant.kind, ("bf16", "int8", "nf4", "fp4"))
+    if method == "full":
+        raise Refused.value("quant", quant.name, "none with method=full: what is stored in few bits cannot be trained")
+    if quant.double and quant.kind not in ("nf4", "fp4"):
+        raise Refused.value("quant.double", True, "null, or quant.kind nf4 or fp4, whose constants it quantizes")
+    if config.trainer.precision == "bf16_true":
+        raise Refused.value("trainer.precision", "bf16_true", f"fp32, bf16 or fp16 with quant={quant.name}")
 
 
 def _check_targets(config: Config) -> None:
@@ -89,8 +125,6 @@ def _check_task(config: Config) -> None:
     if task.max_length < 4:
         raise Refused.value("task.max_length", task.max_length, "at least 4 tokens")
     _number("task.margin", task.margin, 0, 1, "between 0 and 1, both excluded", open_low=True, open_high=True)
-    if not (task.path or task.package or task.synthetic):
-        raise Refused("task: give task.path=FILE or choose a task that brings its data")
     if len(task.delimiter) != 1:
         raise Refused.value("task.delimiter", repr(task.delimiter), "one character")
 
@@ -101,6 +135,12 @@ def _check_optim(config: Config) -> None:
         _number("optim.lr", optim.lr, 0, 10, "above 0 and at most 10", open_low=True)
     _number("optim.weight_decay", optim.weight_decay, 0, 10, "from 0 to 10")
     _number("optim.warmup", optim.warmup, 0, 1, "a share from 0 up to, not including, 1", open_high=True)
+    _one_of("optim.name", optim.name, ("adamw", "sgd", "adafactor"))
+    if optim.kernel is not None:
+        _one_of("optim.kernel", optim.kernel, ("fused", "foreach", "loop"))
+    if optim.name == "adafactor" and optim.kernel == "fused":
+        raise Refused.value("optim.kernel", "fused", "null, foreach or loop for optim.name=adafactor")
+    _number("optim.momentum", optim.momentum, 0, 1, "from 0 up to, not including, 1", open_high=True)
     _one_of("optim.schedule", optim.schedule, ("linear", "cosine", "constant"))
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         raise Refused.value("optim.betas", optim.betas, "two numbers from 0 up to, not including, 1")
@@ -108,7 +148,7 @@ def _check_optim(config: Config) -> None:
 
 def _check_trainer(config: Config) -> None:
     trainer = config.trainer
-    _one_of("trainer.precision", trainer.precision, ("auto", "fp32", "bf16", "fp16"))
+    _one_of("trainer.precision", trainer.precision, ("auto", "fp32", "bf16", "fp16", "bf16_true"))
     _one_of("trainer.attention", trainer.attention, ("auto", "eager", "sdpa"))
     _one_of("trainer.matmul_precision", trainer.matmul_precision, ("highest", "high", "medium"))
     _one_of("trainer.device", trainer.device, ("auto", "cpu", "cuda", "mps"))
@@ -120,11 +160,6 @@ def _check_trainer(config: Config) -> None:
             raise Refused.value(f"trainer.{key}", value, "an integer of at least 1, or null")
     _number("trainer.epochs", trainer.epochs, 0, 10_000, "above 0", open_low=True)
     _number("trainer.clip", trainer.clip, 0, math.inf, "0 (off) or more")
-    on_cpu = trainer.device == "cpu" or (trainer.device == "auto" and not machine.gpus())
-    if trainer.precision == "fp16" and on_cpu:
-        raise Refused.value("trainer.precision", "fp16", "fp32, bf16 or auto on a CPU, where fp16 is slower than fp32")
-    if trainer.device == "cuda" and not machine.gpus():
-        raise Refused.value("trainer.device", "cuda", "no GPU is visible here", "use trainer.device=auto")
 
 
 def _check_names(config: Config) -> None:
@@ -163,9 +198,9 @@ def _check_rank_fits(config: Config) -> None:
 
 
 def _width(config: Config) -> int | None:
-    shape: dict[str, Any] | None = None if config.model.path or config.model.package else config.model.shape
+    path = assets.cached(config.model)
+    shape: dict[str, Any] | None = None if path or config.model.package else config.model.shape
     if shape is None:
-        path = assets.cached(config.model)
         if path is None or not (Path(path) / "config.json").is_file():
             return None
         try:

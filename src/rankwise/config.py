@@ -98,13 +98,17 @@ class Quant:
     """Storage of the frozen base."""
 
     name: str = MISSING
+    kind: str | None = None  # bf16 | int8 | nf4 | fp4; null is fp32, as it was loaded
+    double: bool | None = None  # nf4 and fp4: quantize the quantization constants as well
 
 
 @dataclass
 class Optim:
-    """AdamW with warm-up and decay."""
+    """The optimizer, with warm-up and decay."""
 
-    name: str = "adamw"
+    name: str = "adamw"  # adamw | sgd | adafactor
+    kernel: str | None = None  # fused | foreach | loop; null is fused where there is such a kernel
+    momentum: float = 0.9  # of sgd
     lr: float = MISSING
     weight_decay: float = 0.01
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
@@ -125,7 +129,8 @@ class Trainer:
     clip: float = 1.0  # global gradient norm; 0 is off
     validations: int = 5  # spread evenly over the steps
     early_stopping: int | None = None  # validations without improvement; off in comparisons
-    precision: str = "auto"  # auto | fp32 | bf16 | fp16 (mixed precision by autocast)
+    precision: str = "auto"  # auto | fp32 | bf16 | fp16 (mixed, by autocast) | bf16_true (weights too)
+    gradient_checkpointing: bool = False  # keep no activations inside blocks: less memory, one more forward
     attention: str = "auto"  # auto | eager | sdpa; auto is eager on a CPU, where sdpa with dropout is slower
     matmul_precision: str = "highest"  # highest | high | medium, for fp32 products
     device: str = "auto"  # auto | cpu | cuda | mps
@@ -136,7 +141,9 @@ class Trainer:
 
 @dataclass
 class Tracking:
-    """The W&B mirror of a run."""
+    """What is measured beside the result, and the W&B mirror of a run."""
+
+    ledger: bool = True  # follow every tensor of one training step and one evaluation batch; predict the same
 
     mode: str = "auto"  # auto | offline | online | disabled
     project: str = "rankwise"
@@ -183,7 +190,7 @@ def plain(config: Config) -> dict[str, Any]:
 
 # What cannot change a result, so that it is in no hash: where things go, how they are shown, how fast they run.
 _IMMATERIAL = (
-    "study", "name", "outputs", "rerun", "tracking", "model.name", "task.name", "task.margin", "optim.name",
+    "study", "name", "outputs", "rerun", "tracking", "model.name", "task.name", "task.margin", "quant.name",
     "trainer.threads", "trainer.device", "trainer.save_full", "trainer.eval_batch_size",
 )  # fmt: skip
 _ADAPTER_ONLY = ("method.rank", "method.alpha", "method.dropout", "method.bias", "method.modules_to_save", "targets")
@@ -199,6 +206,8 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
     drop = [*_IMMATERIAL, "method.lr"]  # optim.lr is what is used
     if method not in ADAPTERS:
         drop += _ADAPTER_ONLY
+    if values.get("optim", {}).get("name") != "sgd":
+        drop.append("optim.momentum")
     if method in BASELINES:
         drop += ["trainer", "optim"] + (["model"] if method == "tfidf" else [])
     drop.append("trainer.epochs" if values.get("trainer", {}).get("max_steps") else "trainer.max_steps")

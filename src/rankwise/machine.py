@@ -84,6 +84,23 @@ def reset_peak_rss() -> bool:
     return True
 
 
+def process_age_s() -> float | None:
+    """Seconds since this process was started, or forked; None on the second call, and where the system does not say.
+
+    Only the first run of a process has start-up to account for.
+    """
+    global _age_told
+    fields = _read("/proc/self/stat").rpartition(")")[2].split()
+    uptime = _read("/proc/uptime").split()
+    if _age_told == os.getpid() or not fields or not uptime:
+        return None
+    _age_told = os.getpid()
+    return max(0.0, float(uptime[0]) - int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+
+
+_age_told: int | None = None  # the process that has been told
+
+
 @functools.cache
 def _nvidia() -> tuple[tuple[str, str], ...]:
     """Id and name of every NVIDIA GPU that is there.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import traceback
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import yaml
 
-from rankwise import assets
+from rankwise import assets, machine
 from rankwise.config import BASELINES, Config, folder
 from rankwise.errors import Refused
 from rankwise.measure.clock import Clock
@@ -46,6 +48,8 @@ def _tell(config: Config, record: Record, on_progress: OnProgress) -> Record:
     record.write()
     records.write_atomically(record.folder / "config.yaml", yaml.safe_dump(record.config, sort_keys=False))
     journal, clock = Journal(record.folder / "metrics.jsonl", record.run["attempts"]), Clock()
+    if (age := machine.process_age_s()) is not None:
+        clock.add("start_up", age)  # the interpreter, Hydra, the fork
     mirror = Mirror(config, record)
 
     def log(row: dict[str, Any]) -> None:
@@ -81,12 +85,14 @@ def _tell(config: Config, record: Record, on_progress: OnProgress) -> Record:
 
 def _fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progress: OnProgress) -> None:
     with clock("imports"):
+        from rankwise.measure.efficiency import flops_of, utilisation
         from rankwise.measure.parameters import count
         from rankwise.model import base, weights
         from rankwise.model.adapt import adapt
+        from rankwise.plan.predict import predict
         from rankwise.tasks import batches, scores
         from rankwise.tracking import predictions
-        from rankwise.train import loop, module, numerics
+        from rankwise.train import loop, module, numerics, probe
 
     assert record.folder is not None
     settings = numerics.settle(config.trainer)
@@ -95,6 +101,7 @@ def _fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progre
         data, model = _load(config, record)
         scorer = scores.scorer_for(config.task.kind, data.classes, data.train.labels)
         lm, tokenizer = base.load(config.model, model, scorer.outputs, config.seed, settings.attention)
+        architecture = copy.deepcopy(lm.config)
         adapted = adapt(lm, config)
         loaders = batches.Loaders.of(config, data, tokenizer)
     record.compute["attention"] = base.attention(lm)
@@ -102,12 +109,26 @@ def _fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progre
     record.write()
 
     budget = loop.Budget.of(config, len(data.train))
+    periods = loop.Periods(config, budget, loaders)
+    measuring = probe.Probe(periods.shapes, loaders.largest_validation) if config.tracking.ledger else None
+    if measuring:
+        with clock("plan"):
+            expected = predict(config, architecture, scorer, settings, measuring.shapes, measuring.evaluation)
+            record.memory = expected.memory()
     tuner = module.FineTuner(adapted.model, scorer, config.optim, budget.steps)
     watch = loop.Watch(config, budget, record.folder / "best.safetensors", clock, log, on_progress)
-    trainer = loop.fit(tuner, loaders, watch, config, settings, record)
+    trainer = loop.fit(tuner, periods, watch, measuring, config, settings, record)
     on_progress(budget.steps, budget.steps, "test")
     with clock("test"):
         record.metrics["test"], columns = loop.test(trainer, tuner, loaders.test)
+    if measuring:
+        with clock("measure"):
+            form = expected.operations.closed_form
+            taken = list(chain.from_iterable(periods.shapes[: trainer.global_step]))
+            operations = flops_of(form, measuring.shapes) | {"per_step_counted": measuring.counted}
+            if form:
+                operations["train_total"] = sum(form.cost(shape.rows, shape.length).total for shape in taken)
+            record.compute |= {"flops": operations, **utilisation(form, taken, watch.throughput, settings)}
     with clock("save"):
         predictions.write(record.folder, data.test.items, columns["label"], columns["prediction"], columns["score"])
         record.storage["adapter_bytes"] = weights.export(

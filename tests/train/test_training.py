@@ -263,12 +263,14 @@ def test_dropout_of_the_adapter_changes_training(tiny: Tiny) -> None:
 def test_gradients_are_clipped_to_the_norm_that_is_asked(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[float] = []
 
-    def see(trainer: Any, module: Any, optimizer: torch.optim.Optimizer) -> None:
+    def see(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if grads:  # of the step before, as the optimizer saw them
-            norms.append(torch.stack([g.norm() for g in grads]).norm().item())
+        norms.append(torch.stack([g.norm() for g in grads]).norm().item())
 
-    watch(monkeypatch, "on_before_zero_grad", see)
+    def start(trainer: Any, *_: Any) -> None:
+        trainer.optimizers[0].register_step_post_hook(see)
+
+    watch(monkeypatch, "on_train_start", start)
     run(tiny(trainer__clip=0))
     free = list(norms)
     norms.clear()

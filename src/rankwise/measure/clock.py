@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 
 class Clock:
@@ -31,29 +31,33 @@ class Clock:
 
 
 class Throughput:
-    """Tokens per second over training steps, padding not counted, the first steps left out.
+    """Tokens per second over training micro-batches, padding not counted, the first and the ``probed`` left out.
 
-    The first steps pay for lazy initialisation and allocation, so a rate with them in would favour long runs.
+    The first pay for lazy initialisation and allocation, so a rate with them in would favour long runs; the probed are
+    slowed by what measures them. ``timed`` numbers those that count.
     """
 
     SKIPPED = 5
 
     def __init__(self) -> None:
-        self.steps = self.tokens = self.timed_tokens = 0
+        self.probed: Container[int] = ()
+        self.timed: list[int] = []
+        self.seen = self.tokens = self.timed_tokens = 0
         self.timed_s = 0.0
         self._start = 0.0
 
     def begin(self) -> None:
-        """A step (micro-batch) starts."""
+        """A micro-batch starts."""
         self._start = time.perf_counter()
 
     def end(self, tokens: int) -> None:
-        """The step is over; it held this many tokens that are no padding."""
-        self.steps += 1
-        self.tokens += tokens
-        if self.steps > self.SKIPPED:
+        """It is over; it held this many tokens that are no padding."""
+        if self.seen >= self.SKIPPED and self.seen not in self.probed:
+            self.timed.append(self.seen)
             self.timed_s += time.perf_counter() - self._start
             self.timed_tokens += tokens
+        self.seen += 1
+        self.tokens += tokens
 
     @property
     def tokens_per_s(self) -> float | None:

@@ -32,7 +32,7 @@ class Adapted:
 
 def adapt(base: nn.Module, config: Config) -> Adapted:
     """Mark what ``config.method`` trains. Raises Refused for a rank or targets that do not fit this model."""
-    heads = head_names(base)
+    heads = [] if config.task.kind == "causal_lm" else head_names(base)  # a language model's is part of the base
     if config.method.name == "full":
         base.requires_grad_(True)
         return Adapted(base, heads)
@@ -64,12 +64,15 @@ def _lora(base: nn.Module, config: Config, heads: list[str]) -> Adapted:
             )
     number, kind = parse_alpha(method.alpha)
     alpha = number * rank if kind == "r" else number
-    settings = _peft_config(method, rank, alpha, kind, names, heads)
+    task = TaskType.CAUSAL_LM if config.task.kind == "causal_lm" else TaskType.SEQ_CLS
+    settings = _peft_config(method, rank, alpha, kind, names, heads, task)
     settings.fan_in_fan_out = isinstance(base.get_submodule(narrowest), Conv1D)  # GPT-2 keeps weights as (in, out)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is on its way out
-        model = get_peft_model(base, settings)
-    seed_adapters(model, config.seed)
+        planned = base.get_submodule(narrowest).get_parameter("weight").is_meta
+        model = get_peft_model(base, settings, low_cpu_mem_usage=planned)
+    if not planned:
+        seed_adapters(model, config.seed)
     lora = {
         "rank": rank, "alpha": alpha, "scale": scale_of(method.alpha, rank), "min_side": min(sides[narrowest]),
         "ranks": dict.fromkeys(names, rank),
@@ -77,7 +80,9 @@ def _lora(base: nn.Module, config: Config, heads: list[str]) -> Adapted:
     return Adapted(model, heads, lora)
 
 
-def _peft_config(method: Method, rank: int, alpha: float, kind: str, names: list[str], heads: list[str]) -> LoraConfig:
+def _peft_config(
+    method: Method, rank: int, alpha: float, kind: str, names: list[str], heads: list[str], task: TaskType
+) -> LoraConfig:
     return LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -86,7 +91,7 @@ def _peft_config(method: Method, rank: int, alpha: float, kind: str, names: list
         bias=method.bias,
         target_modules="|".join(map(re.escape, names)),  # a pattern of whole names: a list would match by suffix
         modules_to_save=[*heads, *(method.modules_to_save or [])],
-        task_type=TaskType.SEQ_CLS,
+        task_type=task,
     )
 
 

@@ -43,7 +43,7 @@ def load(model: Model, asset: Asset, outputs: int, seed: int, attention: str | N
 
 
 def _pretrained(model: Model, asset: Asset, outputs: int, attention: str | None) -> tuple[nn.Module, Any]:
-    where, options = _location(asset, model)
+    where, options = location(asset, model)
     try:
         # Without trust_remote_code=False, transformers asks on the terminal whether to run a stranger's code.
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
@@ -52,7 +52,7 @@ def _pretrained(model: Model, asset: Asset, outputs: int, attention: str | None)
             output_loading_info=True, attn_implementation=attention, **_weights(options), **options,
         )  # fmt: skip
     except Exception as error:  # a stranger's files, and the hub, can fail in any way
-        raise Refused(f"model {asset.source}: cannot be loaded ({_reason(error)})") from None
+        raise Refused(f"model {asset.source}: cannot be loaded ({reason(error)})") from None
     if holes := _holes(base, report):
         more = f" and {len(holes) - 1} more" if len(holes) > 1 else ""
         raise Refused(f"model {asset.source}: its weights do not fit its config.json ({holes[0]}{more})")
@@ -123,7 +123,7 @@ def _random(model: Model, outputs: int, attention: str | None) -> tuple[nn.Modul
             config, dtype=torch.float32, attn_implementation=attention
         )
     except Exception as error:  # each architecture checks its own values in its own way
-        raise Refused(f"model.shape: not a model config of transformers ({_reason(error)})") from None
+        raise Refused(f"model.shape: not a model config of transformers ({reason(error)})") from None
     return base, tokenizer
 
 
@@ -136,13 +136,14 @@ def _positions(base: nn.Module) -> int | None:
     return None
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The first line of an error, cut where it becomes a list of everything that there is."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line if len(line) <= 200 else line[:199] + "…"
 
 
-def _location(asset: Asset, model: Model) -> tuple[str, dict[str, Any]]:
+def location(asset: Asset, model: Model) -> tuple[str, dict[str, Any]]:
+    """Where ``from_pretrained`` finds the model, and the options that it needs for that."""
     if asset.path is None:
         return str(asset.hub_id), {"revision": model.revision or "main"}
     if asset.path.is_file():

@@ -17,7 +17,7 @@ _ROLES = (
     ("q", r"(query|query_proj|q_proj|q_lin|q)"),
     ("k", r"(key|key_proj|k_proj|k_lin|k)"),
     ("v", r"(value|value_proj|v_proj|v_lin|v)"),
-    ("o", r"(attention\.output\.dense|attention\.dense|attn\.c_proj|o_proj|out_proj|out_lin|\w*Attention\.o)"),
+    ("o", r"(attention\.(output\.)?dense|attn\.(c_proj|Wo|o)|o_proj|out_proj|out_lin|\w*Attention\.o)"),
     ("mlp", r"((intermediate|output)\.dense|(gate|up|down|gate_up)_proj|fc[12]|lin[12]|c_fc|c_proj|wi|wi_[01]|wo)"),
 )  # fmt: skip
 PRESETS = {
@@ -38,7 +38,7 @@ def adapted_modules(base: nn.Module, targets: Targets) -> list[str]:
 
     Raises Refused when nothing matches, naming what would.
     """
-    linears = dict(_block_linears(base))
+    linears = dict(block_linears(base))
     chosen = [name for name in linears if _wanted(name, targets)]
     if targets.layers is not None:
         blocks = {_block(name) for name in linears}
@@ -59,6 +59,8 @@ def role(name: str) -> str | None:
 
 def shape(module: nn.Module) -> tuple[int, int]:
     """(in, out) of a linear layer; GPT-2's Conv1D stores its weight the other way round."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features  # a quantized weight has another shape
     weight = module.get_parameter("weight")
     rows, columns = weight.shape
     return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
@@ -72,7 +74,7 @@ def _wanted(name: str, targets: Targets) -> bool:
     return targets.name == "all_linear" or role(name) in PRESETS[targets.name]
 
 
-def _block_linears(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def block_linears(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Linear layers inside numbered blocks: embeddings, poolers and heads have no number."""
     for name, module in base.named_modules():
         if isinstance(module, nn.Linear | Conv1D) and _BLOCK.search(name):

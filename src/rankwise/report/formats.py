@@ -29,9 +29,7 @@ def difference(value: float | None, metric: str) -> str:
     if value is None or not math.isfinite(value):
         return NOTHING
     text = f"{100 * value:+.1f}" if in_percent(metric) else f"{value:+.3f}"
-    if not text.strip("+-0."):
-        return text[1:]  # a rounded zero has no sign
-    return text.replace("-", "−")  # a real minus
+    return _signed(text)
 
 
 def width(value: float, metric: str) -> str:
@@ -64,12 +62,39 @@ def percent(fraction: float | None) -> str:
     return NOTHING if fraction is None else _three(100 * fraction)
 
 
+def signed_percent(fraction: float | None) -> str:
+    """A relative error: ``+0.3 %``."""
+    if fraction is None or not math.isfinite(fraction):
+        return NOTHING
+    return f"{_signed(f'{100 * fraction:+.1f}')} %"
+
+
+def ratio(value: float | None) -> str:
+    """A share of something near it: ``0.67``."""
+    return NOTHING if value is None else f"{value:.2f}"
+
+
+def whole(value: float | None) -> str:
+    """The integer at or below: of a rank, as there are no others."""
+    return NOTHING if value is None else str(math.floor(value))
+
+
+def listed(values: list[int]) -> str:
+    """``3`` or ``3, 4``."""
+    return ", ".join(map(str, values))
+
+
 def rate(lr: float | None) -> str:
     """A learning rate: ``2e-3``."""
     if not lr:
         return NOTHING
     mantissa, exponent = f"{lr:.2e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def _signed(text: str) -> str:
+    """A signed number with a real minus; a rounded zero has no sign."""
+    return text.replace("-", "−") if text.strip("+-0.") else text[1:]
 
 
 def _three(value: float) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+from rankwise.report import cost_tables, costs
 from rankwise.report import formats as fmt
 from rankwise.report import table as tables
 from rankwise.report.arms import Arm
@@ -19,10 +20,11 @@ from rankwise.tracking.record import now
 
 def html(report: Findings) -> str:
     """The page."""
-    source = files("rankwise.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     texts, marks = tables.footnotes(report)
-    return environment.from_string(source).render(
+    return environment.get_template("page.html.j2").render(
         subject=_subject(report),
         headline=report.headline,
         tiles=_tiles(report),
@@ -31,12 +33,18 @@ def html(report: Findings) -> str:
         footnotes=list(enumerate(texts, 1)),
         interval_note=tables.interval_note(report),
         plots=draw(report),
+        cost_tables=_cost_tables(report),
+        layers=cost_tables.layers(report),
         differences=_differences(report),
         notes=report.notes,
         failures=tables.failures(report),
         provenance=provenance(report.records),
         made=now(),
     )
+
+
+def _source(name: str) -> str:
+    return files("rankwise.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _subject(report: Findings) -> str:
@@ -71,8 +79,8 @@ def _tiles(report: Findings) -> list[tuple[str, str, str]]:
     tiles = [("smallest sufficient rank", str(arm.rank), narrow)]
     asked = (
         ("trainable parameters", arm.first("params.trainable"), full.first("params.trainable"), fmt.si),
-        ("peak training memory", arm.median("memory.train.peak_bytes"), full.median("memory.train.peak_bytes"),
-         lambda v: fmt.si(v, "B")),
+        ("peak training memory", costs.peak_bytes(arm), costs.peak_bytes(full), lambda v: fmt.si(v, "B")),
+        ("FLOPs per token", costs.flops(arm)["per_token"], costs.flops(arm)["full_per_token"], fmt.si),
         ("training time", arm.median("compute.seconds.train_s"), full.median("compute.seconds.train_s"),
          lambda v: f"{fmt.seconds(v)} s"),
         ("to keep on disk", arm.median("storage.adapter_bytes"), full.median("storage.adapter_bytes"),
@@ -82,6 +90,20 @@ def _tiles(report: Findings) -> list[tuple[str, str, str]]:
         if mine and theirs:
             tiles.append((what, f"{fmt.percent(mine / theirs)} %", f"{shown(mine)} against {shown(theirs)}"))
     return tiles
+
+
+def _cost_tables(report: Findings) -> list[dict[str, Any]]:
+    """What each run of an arm took, beside what was predicted of it."""
+    kinds = (
+        ("memory", "Memory: predicted against measured", cost_tables.memory_table, cost_tables.memory_notes),
+        ("compute", "Computation", cost_tables.compute_table, cost_tables.compute_notes),
+    )
+    found = []
+    for name, title, table, notes in kinds:
+        header, rows = table(report)
+        if rows:
+            found.append({"name": name, "title": title, "header": header, "rows": rows, "notes": notes(report)})
+    return found
 
 
 def _differences(report: Findings) -> list[dict[str, str]]:

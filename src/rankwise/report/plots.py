@@ -13,10 +13,12 @@ import numpy as np
 from rankwise.report import formats as fmt
 from rankwise.report import svg
 from rankwise.report.arms import Arm
+from rankwise.report.cost_plots import memory_and_time
+from rankwise.report.costs import peak_bytes, seconds
 from rankwise.report.curves import learning_curves, rates
 from rankwise.report.equivalence import Comparison
 from rankwise.report.findings import Findings
-from rankwise.report.palette import COMPONENTS, FULL, PARETO, VERDICTS, colour, family_styles
+from rankwise.report.palette import FULL, PARETO, VERDICTS, colour, family_styles
 from rankwise.report.table import rank_fraction
 
 HALF, WIDE = 6.3, 13.0  # inches: one scale of text on the page
@@ -161,34 +163,16 @@ def pareto(points: list[tuple[float, float]]) -> set[int]:
 
 
 def costs(report: Findings) -> Plot | None:
-    """Peak training memory by component, and training time."""
-    arms = [arm for arm in report.arms if arm.comparable and arm.median("memory.train.peak_bytes")]
-    if not arms:
+    """Memory of a training step by what holds it, and seconds by phase."""
+    arms = [arm for arm in report.arms if arm.comparable and (peak_bytes(arm) or seconds(arm))]
+    image = memory_and_time(arms, WIDE)
+    if image is None:
         return None
-    with svg.canvas(WIDE, max(2.2, 0.28 * len(arms) + 1.1), panels=2) as (figure, (left, right)):
-        names = [arm.label for arm in arms]
-        parts = _components(arms)
-        start = np.zeros(len(arms))
-        for name, width in parts.items():
-            left.barh(names, width, left=start, color=COMPONENTS.get(name, svg.MUTED), height=0.66, label=name)
-            start = start + width
-        if len(parts) > 1:
-            figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=len(parts), fontsize=9)
-        took = [arm.median("compute.seconds.train_s") or 0.0 for arm in arms]
-        right.barh(names, took, color=[colour(arm, arms) for arm in arms], height=0.66)
-        left.set(xlabel="peak training memory, MB", title="Memory")
-        right.set(xlabel="training time, s", title="Time")
-        for ax in (left, right):
-            ax.invert_yaxis()
-            ax.grid(axis="y", visible=False)
-        image = svg.render(figure, "costs", "peak training memory and training time of each arm")
     runs = sorted({len(arm.runs) for arm in arms})
-    split = "split into what holds it" if len(parts) > 1 else "as measured"
-    if any(arm.first("memory.train.peak_of") == "process" for arm in arms):
-        split += "; of the whole process, libraries included"
     caption = (
-        f"Medians over n = {', '.join(map(str, runs))} run(s) per arm, no interval: peak memory of training ({split}) "
-        "and seconds spent in training steps. Both depend on the hardware; compare within this study only."
+        f"Medians over n = {fmt.listed(runs)} run(s) per arm, no interval: live tensors at the peak of one training "
+        "step, with the peak that the config alone predicts, and seconds by phase. Seconds depend on the hardware; "
+        "compare them within this study only."
     )
     return Plot("costs", "What it costs", image, caption, wide=True)
 
@@ -213,19 +197,6 @@ def grid(report: Findings) -> Plot | None:
         "no interval; ringed is the one taken. At an end of its line, the optimum may lie outside the grid."
     )
     return Plot("rates", "Learning rates tried", image, caption, wide=True)
-
-
-def _components(arms: list[Arm]) -> dict[str, Any]:
-    """Memory in MB by what holds it; the rest of the peak is "other". Only the peak where the records have no more."""
-    peak = np.array([arm.median("memory.train.peak_bytes") or 0.0 for arm in arms]) / 1e6
-    parts: dict[str, Any] = {}
-    for name in ("weights", "gradients", "optimizer", "activations"):
-        held = np.array([arm.median(f"memory.train.{name}_bytes") or 0.0 for arm in arms]) / 1e6
-        if held.any():
-            parts[name] = held
-    rest = peak - sum(parts.values(), np.zeros(len(arms)))
-    # Components measured at different moments can exceed the peak: then only the peak is a true bar.
-    return {**parts, "other": rest} if parts and (rest >= -1e-6 * peak).all() else {"peak": peak}
 
 
 def _scored(report: Findings) -> list[Arm]:

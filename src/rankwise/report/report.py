@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from rankwise.errors import Refused
+from rankwise.report import export
 from rankwise.report import table as tables
 from rankwise.report.arms import Arm, group, reference_of
 from rankwise.report.equivalence import compare
@@ -30,11 +31,11 @@ class Report(Findings):
 
     def to_json(self) -> dict[str, Any]:
         """One document: arms, runs (the records as they are), headline, notes. What is not finite is null."""
-        return tables.document(self)
+        return export.document(self)
 
     def to_csv(self) -> str:
         """One line per arm, raw numbers with units in the header."""
-        return tables.csv_text(self)
+        return export.csv_text(self)
 
     def to_markdown(self) -> str:
         """Headline, table, footnotes and notes."""

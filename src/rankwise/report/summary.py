@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from rankwise.report.arms import Arm, dig
+from rankwise.report.costs import peak_bytes
 from rankwise.report.equivalence import ONE_SEED, REPLICATES, Comparison
 from rankwise.report.formats import difference, in_percent, percent, rate, si, width
 from rankwise.report.sufficiency import Step, Sufficiency
@@ -83,8 +84,11 @@ def _cost(step: Step, reference: Arm) -> str:
     trainable, total = arm.first("params.trainable"), reference.first("params.trainable")
     if trainable and total:
         parts.append(f"trains {percent(trainable / total)} % of the parameters ({si(trainable)} of {si(total)})")
-    for path, words in (("memory.train.peak_bytes", "peak memory"), ("compute.seconds.train_s", "training time")):
-        mine, theirs = arm.median(path), reference.median(path)
+    took = "compute.seconds.train_s"
+    for mine, theirs, words in (
+        (peak_bytes(arm), peak_bytes(reference), "peak memory"),
+        (arm.median(took), reference.median(took), "training time"),
+    ):
         if mine and theirs:
             parts.append(f"takes {percent(mine / theirs)} % of the {words}")
     return f"It {' and '.join([', '.join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)}." if parts else ""

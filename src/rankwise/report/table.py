@@ -1,19 +1,17 @@
-"""One list of columns, read as a terminal table, Markdown and HTML cells; CSV and JSON hold the raw numbers."""
+"""One list of columns, read as a terminal table, Markdown and HTML cells."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from rankwise.report import cost_tables, costs
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm, dig
 from rankwise.report.equivalence import MISSING, ONE_SEED
@@ -34,8 +32,8 @@ class Column:
     left: bool = False
 
 
-def columns(report: Findings) -> list[Column]:
-    """The columns of this report; targets only where they vary."""
+def columns(report: Findings, wide: bool = True) -> list[Column]:
+    """The columns of this report; targets only where they vary. A terminal has no room for the ``wide`` ones."""
     metric = report.metric
     targets = {arm.settings["targets"] for arm in report.arms if "targets" in arm.settings}
     varies = [Column("targets", lambda r, a: str(a.settings.get("targets", fmt.NOTHING)), left=True)]
@@ -50,12 +48,14 @@ def columns(report: Findings) -> list[Column]:
         Column(f"{metric}{fmt.unit(metric)}", lambda r, a: _score(a.scores.get(r.metric), r.metric)),
         Column(f"Δ full{unit}", lambda r, a: delta(r, a), left=True),
         Column("adapter params", lambda r, a: fmt.si(_positive(a.first("params.adapter")))),
-        Column("head params", lambda r, a: fmt.si(a.first("params.head"))),
+        *([Column("head params", lambda r, a: fmt.si(a.first("params.head")))] if wide else []),
         Column("trained %", lambda r, a: fmt.percent(trainable_fraction(a))),
-        Column("peak MB", lambda r, a: fmt.megabytes(a.median("memory.train.peak_bytes"))),
+        Column("peak MB", lambda r, a: fmt.megabytes(costs.peak_bytes(a))),
+        Column("predicted MB", _predicted) if wide else Column("pred. error", _error),
+        Column("FLOPs /full", lambda r, a: fmt.ratio(a.median("compute.flops.of_full"))),
         Column("train s", lambda r, a: fmt.seconds(a.median("compute.seconds.train_s"))),
         Column("tokens /s", lambda r, a: fmt.si(a.median("compute.tokens_per_s"))),
-        Column("adapter MB", lambda r, a: fmt.megabytes(a.median("storage.adapter_bytes"))),
+        *([Column("adapter MB", lambda r, a: fmt.megabytes(a.median("storage.adapter_bytes")))] if wide else []),
     ]
 
 
@@ -69,6 +69,16 @@ def trainable_fraction(arm: Arm) -> float | None:
     """Trainable of all parameters; None for a baseline, which has no model to train a part of."""
     trainable, total = arm.first("params.trainable"), arm.first("params.total")
     return trainable / total if trainable is not None and total and not arm.is_baseline else None
+
+
+def _predicted(report: Findings, arm: Arm) -> str:
+    """The predicted peak with its error: ``365 (+0.3 %)``."""
+    size = fmt.megabytes(costs.predicted_bytes(arm))
+    return f"{size} ({error})" if (error := _error(report, arm)) != fmt.NOTHING else size
+
+
+def _error(report: Findings, arm: Arm) -> str:
+    return fmt.signed_percent(costs.prediction_error(arm))
 
 
 def delta(report: Findings, arm: Arm) -> str:
@@ -97,7 +107,7 @@ def footnotes(report: Findings) -> tuple[list[str], dict[int, list[int]]]:
 def render(report: Findings) -> RenderableType:
     """Headline, table and footnotes; fits 120 columns."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
-    shown = columns(report)
+    shown = columns(report, wide=False)
     for column in shown:
         may_fold = column.header in ("arm", "targets")
         header = Text(column.header.replace(" ", "\n"))
@@ -116,7 +126,8 @@ def render(report: Findings) -> RenderableType:
     notes = [Text(f"{i} {text}".replace(str(i), str(i).translate(_SUPERSCRIPT), 1)) for i, text in enumerate(texts, 1)]
     title = Text(report.headline.title, style="bold")
     details = [Text(text) for text in (report.headline.cost, " ".join(report.headline.details)) if text]
-    return Group(title, *details, Padding(table, (1, 0)), *notes, Text(interval_note(report), style="dim"))
+    meanings = [Text(text, style="dim") for text in (interval_note(report), cost_tables.short_note(report)) if text]
+    return Group(title, *details, Padding(table, (1, 0)), *notes, *meanings)
 
 
 def interval_note(report: Findings) -> str:
@@ -146,97 +157,8 @@ def markdown(report: Findings) -> str:
         cells[0] += "".join(f" [{n}]" for n in marks[id(arm)])
         lines.append(_md_row(cells))
     lines += ["", *[f"[{i}] {text}  " for i, text in enumerate(texts, 1)], "", interval_note(report), ""]
-    return "\n".join([*lines, *[f"* {note}" for note in report.notes], ""])
-
-
-def csv_text(report: Findings) -> str:
-    """Raw numbers, one line per arm; empty where unknown."""
-    out = io.StringIO()
-    rows = [_raw(report, arm) for arm in report.arms]
-    writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def document(report: Findings) -> dict[str, Any]:
-    """The JSON document."""
-    found = {
-        "headline": str(report.headline),
-        "notes": report.notes,
-        "arms": [_arm(report, arm) for arm in report.arms],
-        "sufficiency": [
-            {
-                "family": f.label, "margin": f.margin, "rank": f.answer.rank if f.answer else None,
-                "conclusive": f.conclusive, "none_share": f.none_share, "detectable": f.detectable,
-                "steps": [{"rank": s.rank, "passed": s.passed, "share": s.share} for s in f.steps],
-            }
-            for f in report.families
-        ],
-        "runs": [record.to_dict() for record in report.records],
-    }  # fmt: skip
-    return _finite(found)
-
-
-def _arm(report: Findings, arm: Arm) -> dict[str, Any]:
-    comparison = report.comparison(arm)
-    said = comparison.verdict if comparison else None
-    params = {key: arm.first(f"params.{key}") for key in ("trainable", "frozen", "total", "adapter", "head")}
-    compute = {key: arm.first(f"compute.{key}") for key in ("precision", "device", "steps")}
-    compute |= {"tokens_per_s": arm.median("compute.tokens_per_s"), "train_s": arm.median("compute.seconds.train_s")}
-    keys = sorted({key for run in arm.runs for key in run.memory.get("train") or {}})
-    held = {key: (arm.median if key.endswith("_bytes") else arm.first)(f"memory.train.{key}") for key in keys}
-    return {
-        "label": arm.label, "method": arm.method, "rank": arm.rank, "rank_fraction": rank_fraction(arm),
-        "alpha": arm.settings.get("alpha"), "scale": arm.first("lora.scale"), "targets": arm.settings.get("targets"),
-        "quant": arm.settings.get("quant"), "lr": arm.lr, "n": len(arm.runs),
-        "scores": {name: _interval(found) for name, found in arm.scores.items()},
-        "params": params, "memory": {"train": held}, "compute": compute,
-        "storage": {"adapter_bytes": arm.median("storage.adapter_bytes")},
-        "reference": arm is report.reference, "comparable": arm.comparable,
-        "differs": {key: {"here": here, "reference": there} for key, (here, there) in arm.differs.items()},
-        "same_as_full": {"same": True, "worse": False, "better": False}.get(said or ""),
-        "comparison": _compared(report, arm),
-        "trials": [asdict(trial) for trial in arm.trials],
-        "unscored": [{"name": run.run.get("name"), "status": run.status} for run in arm.unscored],
-        "flags": arm.flags,
-    }  # fmt: skip
-
-
-def _compared(report: Findings, arm: Arm) -> dict[str, Any] | None:
-    c = report.comparison(arm)
-    if c is None:
-        return None
-    boot = c.bootstrap
-    return {
-        "metric": report.metric, "verdict": c.verdict, "reason": c.reason, "margin": c.margin,
-        "difference": c.estimate, "se": boot and boot.se, "low": boot and boot.low, "high": boot and boot.high,
-        "level": 0.9, "p": boot and boot.p, "p_holm": c.p_holm, "detectable": boot and boot.detectable,
-        "seeds": c.seeds, "items": c.items,
-    }  # fmt: skip
-
-
-def _interval(found: Interval) -> dict[str, Any]:
-    return asdict(found)
-
-
-def _raw(report: Findings, arm: Arm) -> dict[str, Any]:
-    """An arm's CSV line."""
-    found, compared = arm.scores.get(report.metric), _compared(report, arm) or {}
-    line: dict[str, Any] = {key: arm.settings.get(key) for key in ("rank", "alpha", "targets", "quant")}
-    line = {"method": arm.method, **line}
-    line |= {"rank_fraction": rank_fraction(arm), "scale": arm.first("lora.scale"), "lr": arm.lr, "n": len(arm.runs)}
-    line["metric"] = report.metric
-    line |= {f"test_{key}": getattr(found, key, None) for key in ("mean", "se", "low", "high")}
-    line["test_interval"] = found and found.kind
-    line |= {f"difference_{key}": compared.get(key) for key in ("se", "low", "high", "p_holm")}
-    line |= {"difference": compared.get("difference"), "verdict": compared.get("verdict")}
-    line |= {f"{key}_params": arm.first(f"params.{key}") for key in ("trainable", "total", "adapter", "head")}
-    line["train_peak_bytes"] = arm.median("memory.train.peak_bytes")
-    line["train_s"], line["tokens_per_s"] = arm.median("compute.seconds.train_s"), arm.median("compute.tokens_per_s")
-    line |= {"adapter_bytes": arm.median("storage.adapter_bytes"), "comparable": arm.comparable}
-    line["flags"] = "; ".join(arm.flags)
-    return {key: "" if value is None or value != value else value for key, value in line.items()}
+    said = [*report.notes, *cost_tables.memory_notes(report), *cost_tables.compute_notes(report)]
+    return "\n".join([*lines, *[f"* {note}" for note in said], ""])
 
 
 def failures(report: Findings) -> list[dict[str, str]]:
@@ -268,12 +190,3 @@ def _positive(value: float | None) -> float | None:
 
 def _md_row(cells: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: a number that is not finite becomes null."""
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -30,13 +30,16 @@ class _Single:
     ended: int | BaseException = 0
 
 
-def call_hydra(arguments: list[str], single: Callable[[Config], int]) -> int:
-    """Let Hydra compose and dispatch ``arguments``; a single run goes to ``single``. Returns the exit code.
+def call_hydra(
+    arguments: list[str], single: Callable[[Config], int], study: Callable[[list[Config]], int] | None = None
+) -> int:
+    """Let Hydra compose and dispatch ``arguments``; a single run goes to ``single``, a study's to the launcher, or to
+    ``study``. Returns the exit code.
 
     Raises Refused for whatever the user can mend.
     """
     ConfigStore.instance().store(name="schema", node=Config, provider="rankwise")
-    sweep.exit_code = 0
+    sweep.exit_code, sweep.instead = 0, study
     _Single.start, _Single.argv, _Single.ended = single, sys.argv, 0
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     program = "rankwise" if "-sc" in arguments else "rankwise train"  # the words that completion is registered for

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rankwise import assets
+from rankwise.check import check_here
 from rankwise.config import BASELINES, Config, folder
 from rankwise.run import run
 from rankwise.tracking import record as records
@@ -17,6 +18,7 @@ from rankwise.tracking import record as records
 
 def single(config: Config) -> int:
     """Fetch what is missing, run, print where the record is and what it says. Returns the exit code."""
+    check_here(config)
     for source in (config.model, config.task):
         assets.resolve(source)
     before = signal.signal(signal.SIGTERM, _interrupt)

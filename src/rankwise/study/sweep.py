@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,6 +13,7 @@ from hydra.core.utils import JobStatus
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rankwise.check import check_here
 from rankwise.config import Config, folder, merged, run_id
 from rankwise.errors import Refused
 from rankwise.study.compose import explain, known_keys, to_config, unresolved
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Row = list[str]  # override strings of one combination
 exit_code = 0  # of the last sweep: hydra.main returns nothing
+instead: Callable[[list[Config]], int] | None = None  # what to do with the study's configs in place of running them
 
 
 def sweep(sweeper: StudySweeper, arguments: list[str]) -> None:
@@ -35,6 +37,11 @@ def sweep(sweeper: StudySweeper, arguments: list[str]) -> None:
     rows = expand(sweeper, arguments)
     composed = Composer(sweeper)
     study = distinct([(composed(row), row) for row in rows])
+    if instead is not None:
+        exit_code = instead([config for config, _ in study])
+        return
+    for config, _ in study:
+        check_here(config)
     todo = [(config, row) for config, row in study if config.rerun or not is_finished(config)]
     _announce(len(rows), len(study), len(todo))
     if not todo:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rankwise.config import Config
 from rankwise.errors import Refused
+from rankwise.measure.shape import Shape
 from rankwise.tasks.data import Data
 
 
@@ -52,6 +53,11 @@ class Collate:
         return batch
 
 
+def shape_of(lengths: np.ndarray) -> Shape:
+    """The shape of a batch of rows with so many tokens each."""
+    return Shape(len(lengths), int(lengths.max()), bool(lengths.min() < lengths.max()))
+
+
 def steps_per_epoch(rows: int, batch_size: int, accumulate: int) -> int:
     """Optimizer steps that see every row once."""
     return math.ceil(math.ceil(rows / batch_size) / accumulate)
@@ -87,6 +93,7 @@ class Loaders:
     collate: Collate
     validation: DataLoader[Any]
     test: DataLoader[Any]
+    largest_validation: Shape  # of the first batch, which no other exceeds
 
     @classmethod
     def of(cls, config: Config, data: Data, tokenizer: Any) -> Loaders:
@@ -97,7 +104,8 @@ class Loaders:
             for part in (data.train, data.validation, data.test)
         )
         size = config.trainer.eval_batch_size
-        return cls(train, collate, eval_loader(validation, collate, size), eval_loader(test, collate, size))
+        loaders = eval_loader(validation, collate, size), eval_loader(test, collate, size)
+        return cls(train, collate, *loaders, shape_of(-np.sort(-validation.lengths)[:size]))
 
     def train(self, plan: Sequence[list[int]]) -> DataLoader[Any]:
         """Training batches in exactly the planned order."""

@@ -19,13 +19,15 @@ from torch.utils.data import DataLoader
 
 from rankwise.config import Config
 from rankwise.measure.clock import Clock, Throughput
-from rankwise.measure.memory import TrainingMemory
+from rankwise.measure.memory import reset_peak, system_peak
 from rankwise.model.weights import load_best, save_best
-from rankwise.tasks.batches import Loaders, schedule, steps_per_epoch
+from rankwise.tasks.batches import Loaders, schedule, shape_of, steps_per_epoch
 from rankwise.tasks.scores import Score
 from rankwise.tracking.record import Record
 from rankwise.train.module import FineTuner
 from rankwise.train.numerics import Numerics
+from rankwise.train.probe import Probe
+from rankwise.train.step import checkpoint_blocks
 
 OnProgress = Callable[[int, int, str], None]
 Log = Callable[[dict[str, Any]], None]
@@ -50,7 +52,7 @@ class Budget:
 
 
 class Periods(pl.LightningDataModule):
-    """The whole run's batches, planned ahead, in one stretch per validation.
+    """The whole run's batches, planned ahead, in one stretch per validation; ``shapes`` are theirs, per step.
 
     Lightning's "epoch" is a stretch here: it ends exactly where a validation is due, wherever the epochs of the data
     end.
@@ -64,6 +66,8 @@ class Periods(pl.LightningDataModule):
         bounds = [0, *(step * trainer.accumulate for step in budget.checkpoints)]
         self.stretches = [plan[a:b] for a, b in pairwise(bounds)]
         self.loaders = loaders
+        shapes = [shape_of(lengths[rows]) for rows in plan]
+        self.shapes = [shapes[i : i + trainer.accumulate] for i in range(0, len(shapes), trainer.accumulate)]
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The stretch that is due."""
@@ -138,26 +142,37 @@ class Watch(pl.Callback):
 
 
 def fit(
-    module: FineTuner, loaders: Loaders, watch: Watch, config: Config, numerics: Numerics, record: Record
-) -> pl.Trainer:
+    module: FineTuner, periods: Periods, watch: Watch, probe: Probe | None, config: Config, numerics: Numerics,
+    record: Record,
+) -> pl.Trainer:  # fmt: skip
     """Train within the budget, put the best weights back and fill in the record's compute, memory and validation."""
-    periods = Periods(config, watch.budget, loaders)
-    trainer = _trainer(config, numerics, len(periods.stretches), watch)
+    trainer = _trainer(config, numerics, len(periods.stretches), [watch, *([probe] if probe else [])])
+    watch.throughput.probed = probe.micro_batches if probe else ()
     module.train()  # transformers hands models over in eval mode, where dropout is off, and Lightning keeps modes
+    if config.trainer.gradient_checkpointing:
+        checkpoint_blocks(module.model)
     torch.manual_seed(config.seed)  # dropout is the same for every arm, whatever was drawn to build the model
-    memory, start = TrainingMemory(numerics.device), time.perf_counter()
+    reset_peak(numerics.device)
+    start = time.perf_counter()
     trainer.fit(module, datamodule=periods)
     watch.clock.add("train", time.perf_counter() - start - watch.clock.seconds.get("validate", 0.0))
-    record.memory["train"] = memory.measure(module, trainer.optimizers[0])
     record.compute |= {
         "steps": trainer.global_step, "tokens": watch.throughput.tokens,
         "tokens_per_s": watch.throughput.tokens_per_s, "diverged": module.diverged,
     }  # fmt: skip
+    _measured(record, probe, watch, numerics)
     record.metrics |= {"validation": watch.best, "best_step": watch.best_step, "curve": watch.curve}
     record.objective = watch.best[watch.objective]["value"] if watch.best else None
     if watch.best:
         load_best(module.model, watch.best_file)
     return trainer
+
+
+def _measured(record: Record, probe: Probe | None, watch: Watch, numerics: Numerics) -> None:
+    """The probe's findings beside what was predicted, and the peak that the system saw."""
+    for phase, found in probe.memory() if probe else ():
+        record.memory[phase] = found | record.memory.get(phase, {})
+    record.memory["train"] = record.memory.get("train", {}) | system_peak(numerics.device)
 
 
 def test(
@@ -168,7 +183,7 @@ def test(
     return module.evaluated()
 
 
-def _trainer(config: Config, numerics: Numerics, periods: int, watch: Watch) -> pl.Trainer:
+def _trainer(config: Config, numerics: Numerics, periods: int, callbacks: list[pl.Callback]) -> pl.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # tokens are in memory: workers would only cost
@@ -183,7 +198,7 @@ def _trainer(config: Config, numerics: Numerics, periods: int, watch: Watch) -> 
         accumulate_grad_batches=config.trainer.accumulate,
         gradient_clip_val=config.trainer.clip or None,
         deterministic=config.trainer.deterministic,
-        callbacks=[watch],
+        callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

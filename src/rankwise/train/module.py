@@ -13,23 +13,22 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from rankwise.config import Optim
 from rankwise.tasks.scores import Score, Scorer
-
-Batch = dict[str, torch.Tensor]
+from rankwise.train import optim
+from rankwise.train.step import Batch, losses
 
 
 class FineTuner(pl.LightningModule):
     """Trains whatever is marked trainable in ``model`` for a fixed number of optimizer steps."""
 
-    def __init__(self, model: nn.Module, scorer: Scorer, optim: Optim, steps: int):
+    def __init__(self, model: nn.Module, scorer: Scorer, settings: Optim, steps: int):
         super().__init__()
-        self.model, self.scorer, self.optim, self.steps = model, scorer, optim, steps
+        self.model, self.scorer, self.settings, self.steps = model, scorer, settings, steps
         self.diverged = False
         self.outputs: list[tuple[torch.Tensor, ...]] = []
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor | None:
         """Mean loss of the batch; a loss that is not finite ends the training and marks the run as diverged."""
-        logits_BC, labels_B, _ = self._forward(batch)
-        loss = self.scorer.losses(logits_BC, labels_B).mean()
+        loss = losses(self.model, self.scorer, batch)[1].mean()
         self.last_loss = float(loss.detach())
         if not math.isfinite(self.last_loss):
             self.diverged = True
@@ -39,9 +38,9 @@ class FineTuner(pl.LightningModule):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Keep each item's row, loss, prediction, score and label until the split is through."""
-        logits_BC, labels_B, row_B = self._forward(batch)
+        logits_BC, losses_B = losses(self.model, self.scorer, batch)
         predicted_B, score_B = self.scorer.predict(logits_BC)
-        columns = (row_B, self.scorer.losses(logits_BC, labels_B), predicted_B, score_B, labels_B)
+        columns = (batch["row"], losses_B, predicted_B, score_B, batch["labels"])
         self.outputs.append(tuple(column.cpu() for column in columns))
 
     def test_step(self, batch: Batch, index: int) -> None:
@@ -62,22 +61,16 @@ class FineTuner(pl.LightningModule):
         return scores | self.scorer.scores(columns["prediction"], columns["label"]), columns
 
     def configure_optimizers(self) -> Any:
-        """AdamW; no weight decay on biases and norms; warm-up, then the schedule, per optimizer step.
-
-        The fused kernel makes no temporaries and one pass, a fifth of the loop's time for a full update on a CPU; under
-        fp16's loss scaling it would unscale the gradients after they are clipped.
-        """
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.optim.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        first, second = self.optim.betas
-        filled = [group for group in groups if group["params"]]
-        fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
-        optimizer = torch.optim.AdamW(filled, lr=self.optim.lr, betas=(first, second), fused=fused)
-        schedule = LambdaLR(optimizer, lambda step: rate(self.optim, step, self.steps))
+        """The config's optimizer; warm-up, then the schedule, per optimizer step."""
+        scaled = self.trainer.precision == "16-mixed"
+        optimizer = optim.build(self.model.parameters(), self.settings, self.device.type, scaled)
+        schedule = LambdaLR(optimizer, lambda step: rate(self.settings, step, self.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Step, then free the gradients: Lightning would hold them through the next forward pass."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
@@ -87,17 +80,13 @@ class FineTuner(pl.LightningModule):
             held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             torch.nn.utils.clip_grad_norm_(held, gradient_clip_val)
 
-    def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        inputs = {key: value for key, value in batch.items() if key not in ("labels", "row")}
-        return self.model(**inputs).logits, batch["labels"], batch["row"]
 
-
-def rate(optim: Optim, step: int, steps: int) -> float:
+def rate(settings: Optim, step: int, steps: int) -> float:
     """The share of the peak learning rate at an optimizer step: linear warm-up, then the schedule down to zero."""
-    warmup = round(optim.warmup * steps)
+    warmup = round(settings.warmup * steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    if optim.schedule == "constant":
+    if settings.schedule == "constant":
         return 1.0
     done = (step - warmup) / max(1, steps - warmup)
-    return 1 - done if optim.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return 1 - done if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))

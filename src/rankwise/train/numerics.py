@@ -19,14 +19,14 @@ class Numerics:
     """The choices as they came out, for the trainer and for the record."""
 
     device: torch.device
-    precision: str  # fp32 | bf16 | fp16
+    precision: str  # fp32 | bf16 | fp16 | bf16_true
     threads: int
     attention: str | None  # eager | sdpa; None leaves it to the model
 
     @property
     def lightning(self) -> dict[str, Any]:
         """The same as arguments of Lightning's Trainer."""
-        names = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+        names = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed", "bf16_true": "bf16-true"}
         accelerator = "gpu" if self.device.type == "cuda" else self.device.type
         return {"accelerator": accelerator, "devices": 1, "precision": names[self.precision]}
 

@@ -1,0 +1,30 @@
+"""``rankwise fetch``: download what a config names."""
+
+from __future__ import annotations
+
+import argparse
+
+from rankwise.commands._shared import parse, refuse_twice
+
+
+def main(arguments: list[str]) -> int:
+    """Fetch model and data, print where they are."""
+    parser = argparse.ArgumentParser(
+        "rankwise fetch", description="Download the model and data that a config names, once."
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="as for train, e.g. model=minilm task=movie_rating"
+    )
+    options = parse(parser, arguments)
+    refuse_twice(options.overrides)
+    from rankwise import assets
+    from rankwise.config import Config
+    from rankwise.study.app import call_hydra
+
+    def fetch(config: Config) -> int:
+        for source in (config.model, config.task):
+            asset = assets.resolve(source)
+            print(f"{source.name}: {asset.path or asset.source}")
+        return 0
+
+    return call_hydra([*options.overrides, "hydra.mode=RUN"], fetch)

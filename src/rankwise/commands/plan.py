@@ -1,0 +1,75 @@
+"""``rankwise plan``: what runs would cost."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+
+from rankwise.commands._shared import groups, parse, prepare_environment, refuse_twice, show
+from rankwise.config import Config
+from rankwise.errors import Refused
+from rankwise.measure.gpus import gpu
+
+DESCRIPTION = """Predict what a run, or with -m a whole study, costs, without loading weights: parameters exactly,
+memory by component, operations, time, disk. One training step runs with tensors that have a shape and no content.
+
+  rankwise plan                                        the default run, on this machine
+  rankwise plan -m method=lora,full method.rank=1,8,64
+  rankwise plan model=llama2_7b task=next_token quant=bf16 --gpu a100-80gb
+  rankwise plan model=llama3_8b task=next_token quant=nf4_double --fit 24GB
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Print the plan; the exit code is 0 whether or not it fits."""
+    parser = argparse.ArgumentParser(
+        "rankwise plan", description=DESCRIPTION, epilog=f"groups:\n{groups()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train")
+    parser.add_argument("-m", "--multirun", action="store_true", help="every combination of the given values")
+    parser.add_argument("--gpu", metavar="NAME", help="plan for this GPU, such as t4, rtx4090, a100-80gb, h100-80gb")
+    parser.add_argument("--fit", metavar="SIZE", help="does it fit, and which batch would: 24GB, 22.5GiB")
+    parser.add_argument("--mfu", type=float, help="share of the peak FLOP/s that training reaches, 0 to 1")
+    parser.add_argument("--params", action="store_true", help="count parameters only")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    options = parse(parser, arguments)
+    refuse_twice(options.overrides)
+    if options.mfu is not None and not 0 < options.mfu <= 1:
+        raise Refused(f"--mfu {options.mfu:g}: above 0 and at most 1")
+    if options.gpu:
+        gpu(options.gpu)  # refused here, before anything heavy is imported
+    limit = _bytes(options.fit) if options.fit is not None else None
+    prepare_environment()
+    from rankwise.study.app import call_hydra
+
+    def answer(configs: list[Config]) -> int:
+        from rankwise.plan.estimate import Question, plan
+        from rankwise.plan.hardware import Hardware
+
+        hardware = Hardware.named(options.gpu) if options.gpu else Hardware.here()
+        room = hardware.memory_bytes if limit is None else limit
+        found = plan(configs, Question(hardware, room, limit is not None, options.params, options.mfu))
+        if options.json:
+            print(json.dumps(found, indent=1))
+        else:
+            from rankwise.report.plans import table
+
+            show(table(found))
+        return 0
+
+    flags = ["-m"] if options.multirun else []
+    return call_hydra([*flags, *options.overrides], lambda config: answer([config]), answer)
+
+
+_UNITS = {"K": 1, "M": 2, "G": 3, "T": 4}
+
+
+def _bytes(text: str) -> int:
+    """``24GB``, ``22.5GiB`` or a number of bytes."""
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(?:([KMGT])(I?))?B?", text.strip().upper())
+    size = float(match[1]) * (1024 if match[3] else 1000) ** _UNITS.get(match[2], 0) if match else 0
+    if size < 1:
+        raise Refused(f"--fit {text}: a size such as 24GB (10⁹ bytes each) or 24GiB (2³⁰)")
+    return int(size)

@@ -1,0 +1,56 @@
+"""``rankwise report``: compare finished runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from rankwise.commands._shared import parse, show
+from rankwise.errors import Refused
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table, write the files."""
+    parser = argparse.ArgumentParser(
+        "rankwise report", description="Compare finished runs: the table here, the whole report as files beside them."
+    )
+    parser.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH", help="runs or studies (default: the study in outputs)"
+    )
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
+    shape.add_argument("--csv", action="store_true", help="print CSV instead of the table")
+    shape.add_argument("--markdown", action="store_true", help="print Markdown instead of the table")
+    parser.add_argument(
+        "--out", type=Path, help="folder for report.html, .csv, .md and .json (default: the first PATH)"
+    )
+    options = parse(parser, arguments)
+    from rankwise.report import build
+
+    paths = options.paths or [_only_study(Path("outputs"))]
+
+    report = build(paths)
+    if options.json:
+        print(json.dumps(report.to_json(), indent=1))
+    elif options.csv or options.markdown:
+        print(report.to_csv() if options.csv else report.to_markdown(), end="")
+    else:
+        show(report.table())
+    if options.out or not (options.json or options.csv or options.markdown):
+        _list_files(report.write(options.out or (paths[0] if paths[0].is_dir() else paths[0].parent)), paths)
+    return 0
+
+
+def _only_study(outputs: Path) -> Path:
+    studies = sorted({file.parent.parent for file in outputs.glob("*/*/result.json")})
+    if len(studies) > 1:
+        raise Refused(f"{outputs} holds several studies; give one or more: {' '.join(map(str, studies))}")
+    return studies[0] if studies else outputs
+
+
+def _list_files(files: dict[str, Path], paths: list[Path]) -> None:
+    for kind, file in files.items():
+        print(f"{kind:<9} {file}")
+    for study in sorted({mirror for path in paths for mirror in path.glob("**/wandb") if mirror.is_dir()}):
+        print(f"W&B runs  {study}  (wandb leet {study})")

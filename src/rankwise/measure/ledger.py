@@ -1,0 +1,189 @@
+"""Bytes of live tensors by what holds them, at every moment of a real or a fake step."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+from torch.utils._pytree import tree_leaves
+
+PARTS = ("weights", "gradients", "optimizer", "activations", "other")
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes at the moment when their sum was largest, and the most that each part held at any moment.
+
+    ``parts`` sum to ``peak``. The parts' own peaks happen at different moments, so they sum to more.
+    ``activations`` are tensors saved for the backward pass, ``other`` is what none of the four names: temporaries, the
+    batch, what checkpointing computes a second time.
+    """
+
+    parts: dict[str, int]
+    peaks: dict[str, int]
+    phase: str  # forward, backward or step: where the sum was largest
+    phases: dict[str, int]  # the largest sum within each
+
+    @property
+    def peak(self) -> int:
+        """The largest sum, in bytes."""
+        return sum(self.parts.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the record: ``{part}_bytes`` and ``peak_bytes`` at the peak, its ``phase``; ``phases`` and ``peaks``."""
+        held = {f"{part}_bytes": size for part, size in self.parts.items()}
+        own = {f"{part}_bytes": size for part, size in self.peaks.items()}
+        return held | {"peak_bytes": self.peak, "phase": self.phase, "phases": self.phases, "peaks": own}
+
+
+@dataclass
+class _Held:
+    """One storage that is alive."""
+
+    alive: weakref.ref[Any]
+    part: str
+    size: int
+
+
+class Ledger(TorchDispatchMode):
+    """While entered, follows every storage from the operation that makes it until it is freed.
+
+    A storage counts once, however many tensors view it, and whole, even where a view needs a part of it. It belongs to
+    one part at a time: "other" when it appears, relabelled when autograd saves it, or when it turns out to be a
+    gradient or a state of the optimizer. Weights stay weights although autograd saves them too.
+
+    Enter it when the optimizer has its states already (the second step or later), else these count as "other" until
+    the step ends. What was alive before and is not the model's or the optimizer's is not seen unless ``hold`` says so;
+    nor is the workspace that a kernel allocates without an operation of its own, nor a saved random state.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None):
+        super().__init__()
+        self.model, self.optimizer, self.phase = model, optimizer, "forward"
+        self._held: dict[int, _Held] = {}
+        self._now = dict.fromkeys(PARTS, 0)
+        self._sum = self._most = 0
+        self._peaks = dict.fromkeys(PARTS, 0)
+        self._at_peak, self._phase_at_peak, self._phases = dict(self._now), self.phase, dict[str, int]()
+        for tensor in [*model.parameters(), *model.buffers(), *quant_states(model)]:
+            self._label(tensor, "weights")
+
+    def __enter__(self) -> Ledger:
+        self._undo = contextlib.ExitStack()
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:  # a hook on a frozen one would be an error
+                if parameter.grad is not None:
+                    self._label(parameter.grad, "gradients")
+                hook = parameter.register_post_accumulate_grad_hook(self._gradient)
+                self._undo.callback(hook.remove)
+        if self.optimizer is not None:
+            self._states(self.optimizer)
+            self._undo.callback(self.optimizer.register_step_post_hook(self._states).remove)
+        self._undo.enter_context(saved_tensors_hooks(self._save, lambda tensor: tensor))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._undo.close()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._see(leaf)
+        return result
+
+    def hold(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Count tensors that were there before, such as the batch."""
+        for tensor in tensors:
+            self._see(tensor)
+
+    def footprint(self) -> Footprint:
+        """What has been seen so far."""
+        return Footprint(dict(self._at_peak), dict(self._peaks), self._phase_at_peak, dict(self._phases))
+
+    def _see(self, tensor: torch.Tensor) -> None:
+        for storage in _storages(tensor):
+            held = self._held.get(storage._cdata)
+            size = storage.nbytes()
+            if held is None:
+                self._held[storage._cdata] = _Held(weakref.ref(storage, self._freed(storage._cdata)), "other", size)
+                self._add("other", size)
+            elif held.size != size:  # resized in place
+                self._add(held.part, size - held.size)
+                held.size = size
+
+    def _label(self, tensor: torch.Tensor, part: str) -> None:
+        self._see(tensor)
+        for storage in _storages(tensor):
+            held = self._held[storage._cdata]
+            if held.part != part and held.part != "weights":
+                self._now[held.part] -= held.size
+                held.part = part
+                self._now[part] += held.size
+                self._peaks[part] = max(self._peaks[part], self._now[part])
+                if self._sum == self._most:
+                    self._at_peak = dict(self._now)
+
+    def _add(self, part: str, size: int) -> None:
+        self._now[part] += size
+        self._sum += size
+        self._peaks[part] = max(self._peaks[part], self._now[part])
+        self._phases[self.phase] = max(self._phases.get(self.phase, 0), self._sum)
+        if self._sum > self._most:
+            self._most, self._at_peak, self._phase_at_peak = self._sum, dict(self._now), self.phase
+
+    def _freed(self, key: int) -> Any:
+        ledger = weakref.ref(self)  # storages outlive the ledger and must not keep it
+
+        def free(_: Any) -> None:
+            if (mine := ledger()) is not None and (held := mine._held.pop(key, None)):
+                mine._add(held.part, -held.size)
+
+        return free
+
+    def _save(self, tensor: torch.Tensor) -> torch.Tensor:
+        for storage in _storages(tensor):
+            held = self._held.get(storage._cdata)
+            if held is None or held.part == "other":
+                self._label(tensor, "activations")
+        return tensor
+
+    def _gradient(self, parameter: torch.Tensor) -> None:
+        if parameter.grad is not None:
+            self._label(parameter.grad, "gradients")
+
+    def _states(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for state in optimizer.state.values():
+            for value in state.values():
+                if isinstance(value, torch.Tensor):
+                    self._label(value, "optimizer")
+
+
+def quant_states(model: nn.Module) -> Iterator[torch.Tensor]:
+    """Tensors that bitsandbytes keeps beside a quantized weight, neither parameters nor buffers."""
+    for parameter in model.parameters():
+        pending = [getattr(parameter, "quant_state", None), *(getattr(parameter, name, None) for name in ("CB", "SCB"))]
+        while pending:
+            value = pending.pop()
+            if isinstance(value, torch.Tensor):
+                yield value
+            elif value is not None:
+                pending += [getattr(value, name, None) for name in ("absmax", "code", "offset", "state2")]
+
+
+def _storages(tensor: torch.Tensor) -> Iterator[torch.UntypedStorage]:
+    if is_traceable_wrapper_subclass(tensor):  # keeps its data in other tensors
+        names, _ = tensor.__tensor_flatten__()
+        for name in names:
+            yield from _storages(getattr(tensor, name))
+    elif tensor.layout == torch.strided:
+        yield tensor.untyped_storage()

@@ -1,0 +1,173 @@
+"""From a config and a device to one row of a plan."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rankwise import assets
+from rankwise.config import BASELINES, Config, canonical, label, plain, run_id
+from rankwise.errors import Refused
+from rankwise.measure.efficiency import flops_of
+from rankwise.measure.parameters import count
+from rankwise.measure.shape import Shape
+from rankwise.model.skeleton import architecture
+from rankwise.plan.facts import Facts, facts
+from rankwise.plan.fake import FakeRun, build
+from rankwise.plan.fit import largest_batch
+from rankwise.plan.hardware import Hardware
+from rankwise.tasks.batches import steps_per_epoch
+from rankwise.tracking import record as records
+
+ASSUMED_MFU = 0.4  # where neither the user nor a finished run says
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a plan is asked beside the configs."""
+
+    hardware: Hardware
+    limit_bytes: int
+    find_batch: bool = False
+    only_parameters: bool = False
+    mfu: float | None = None
+
+
+def plan(configs: Sequence[Config], question: Question) -> dict[str, Any]:
+    """``{"hardware", "limit_bytes", "runs": [row…], "totals"}``; runs that differ in seed or learning rate alone are
+    worked out once. Raises Refused for what cannot be built.
+    """
+    rows, known = [], dict[str, Row]()
+    for config in configs:
+        if config.method.name in BASELINES:
+            raise Refused(f"method={config.method.name}: trains nothing that a plan could count")
+        key = _same_cost(config)
+        if key not in known:
+            known[key] = _row(config, question)
+        rows.append({"label": config.name or label(config), "id": run_id(config)} | known[key])
+    return {
+        "hardware": question.hardware.name, "limit_bytes": question.limit_bytes, "runs": rows, "totals": _totals(rows),
+    }  # fmt: skip
+
+
+def _same_cost(config: Config) -> str:
+    """Equal for runs that cost the same: all that is in the canonical form but seeds and numbers of the optimizer."""
+    values = canonical(plain(config))
+    for key in ("seed", "data_seed", "objective"):
+        values.pop(key, None)
+    for key in ("lr", "weight_decay", "betas", "schedule", "warmup"):
+        values.get("optim", {}).pop(key, None)
+    return json.dumps([values, config.trainer.eval_batch_size, config.outputs], sort_keys=True)
+
+
+def _row(config: Config, question: Question) -> Row:
+    task = facts(config)
+    asset = assets.resolve(config.model, progress=False) if _is_here(config) else None
+    settings = question.hardware.settle(config.trainer)
+    base = architecture(config.model, asset)
+    adapted = build(config, base, task.scorer.outputs, settings.attention, settings.precision)
+    row: Row = {"params": count(adapted.model, adapted.heads)}
+    row["storage"] = _storage(config, adapted.model)
+    if question.only_parameters:
+        return row
+    rows, length = config.trainer.batch_size, _length(config, base)
+    run = FakeRun(config, adapted, task.scorer, settings.precision, settings.device.type == "cuda")
+    shape = Shape(rows, length)
+    step = [shape] * min(config.trainer.accumulate, 2)  # the second micro-batch finds gradients
+    peak = run.train(step)
+    evaluation = run.evaluate(Shape(config.trainer.eval_batch_size, length))
+    row["memory"] = {"train": peak.to_dict(), "eval": evaluation.to_dict()}
+    row["batch"] = [rows, length]
+    row["fits"] = max(peak.peak, evaluation.peak) <= question.limit_bytes
+    if question.find_batch:
+        row["largest_batch"] = largest_batch(
+            lambda n: run.train([Shape(n, length)] * len(step)).phases, question.limit_bytes
+        )
+    operations = flops_of(run.operations(shape).closed_form, [shape] * config.trainer.accumulate)
+    row["compute"] = {"flops": operations} | _time(config, task, operations, question, settings)
+    return row
+
+
+def _is_here(config: Config) -> bool:
+    """Whether the model's own config can be read without the network; a named model brings its shape."""
+    model = config.model
+    return assets.cached(model) is not None or (model.shape is None and model.path is not None) or bool(model.package)
+
+
+def _length(config: Config, base: Any) -> int:
+    """The longest a batch can be: what the task cuts at, or the model's positions."""
+    positions = getattr(base, "max_position_embeddings", None) or getattr(base, "n_positions", None)
+    if positions and config.task.max_length > positions:
+        raise Refused.value("task.max_length", config.task.max_length, f"at most {positions}, this model's positions")
+    return config.task.max_length
+
+
+def _storage(config: Config, model: Any) -> dict[str, int]:
+    """Bytes kept after the run, and of the best weights while it trains."""
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    kept = trained if config.method.name != "full" or config.trainer.save_full else 0
+    return {"adapter_bytes": trained, "disk_bytes": kept, "best_bytes": trained}
+
+
+def _time(config: Config, task: Facts, operations: Row, question: Question, settings: Any) -> Row:
+    """Steps, and seconds of training at the MFU that was given, measured or assumed; padding counts as full length."""
+    trainer = config.trainer
+    steps = trainer.max_steps
+    if steps is None and task.rows is not None:
+        steps = math.ceil(trainer.epochs * steps_per_epoch(task.rows, trainer.batch_size, trainer.accumulate))
+    peak, source = question.hardware.peak(settings, trainer.matmul_precision)
+    share, said = _mfu(question, config.outputs, settings.precision)
+    each = operations["per_step"] / (peak * share) if operations and peak else None
+    return {
+        "precision": settings.precision, "steps": steps, "step_s": each,
+        "train_s": each * steps if each is not None and steps is not None else None,
+        "mfu": share, "mfu_source": said, "peak_flops": peak, "peak_flops_source": source,
+    }  # fmt: skip
+
+
+def _mfu(question: Question, outputs: str, precision: str) -> tuple[float, str]:
+    if question.mfu is not None:
+        return question.mfu, "given"
+    if question.hardware.gpu is None or question.hardware == Hardware.here():
+        measured = _measured_mfu(outputs, precision, question.hardware.device)
+        if measured:
+            return statistics.median(measured), f"measured in {len(measured)} finished runs"
+    return ASSUMED_MFU, "assumed"
+
+
+@functools.cache
+def _measured_mfu(outputs: str, precision: str, device: str) -> list[float]:
+    """Of the finished runs in the outputs folder, in this precision on this kind of device."""
+    found = []
+    for file in Path(outputs).glob("*/*/result.json"):
+        try:
+            compute = records.read(file.parent).compute
+        except Refused:
+            continue
+        if compute.get("mfu") and (compute.get("precision"), compute.get("device")) == (precision, device):
+            found.append(float(compute["mfu"]))
+    return found
+
+
+def _totals(rows: Sequence[Row]) -> Row:
+    """Over all runs; None where a run does not know."""
+    times = [row.get("compute", {}).get("train_s") for row in rows]
+    flops = [
+        (row.get("compute", {}).get("flops") or {}).get("per_step", 0) * (row.get("compute", {}).get("steps") or 0)
+        for row in rows
+    ]
+    return {
+        "runs": len(rows),
+        "train_s": None if None in times else sum(times),
+        "flops": sum(flops) or None,
+        "disk_bytes": sum(row["storage"]["disk_bytes"] for row in rows),
+        "peak_bytes": max((row["memory"]["train"]["peak_bytes"] for row in rows if "memory" in row), default=None),
+        "fits": all(row["fits"] for row in rows) if all("fits" in row for row in rows) else None,
+    }

@@ -1,0 +1,155 @@
+"""One run's training step and evaluation batch with fake tensors: every operation, no memory, no arithmetic."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import PretrainedConfig
+
+from rankwise.config import Config
+from rankwise.measure import flops
+from rankwise.measure.flops import Watched
+from rankwise.measure.ledger import Footprint, Ledger
+from rankwise.measure.shape import Shape
+from rankwise.model.adapt import Adapted, adapt
+from rankwise.model.base import head_names
+from rankwise.model.quantize import cast_base, plan_quantized
+from rankwise.model.skeleton import materialise, skeleton
+from rankwise.plan import attention as kernels
+from rankwise.tasks.scores import Scorer
+from rankwise.train import optim, step
+from rankwise.train.step import Batch
+
+_LOW = {"bf16": torch.bfloat16, "fp16": torch.float16, "bf16_true": torch.bfloat16}
+
+
+def build(
+    config: Config, architecture: PretrainedConfig, outputs: int, attention: str | None, precision: str
+) -> Adapted:
+    """The adapted model on the meta device, as a run would build it: parameters exact, nothing allocated.
+
+    Raises Refused for a rank or targets that do not fit the architecture.
+    """
+    base = skeleton(copy.deepcopy(architecture), config.task.kind, outputs, attention)
+    heads = head_names(base) if config.task.kind != "causal_lm" else []
+    low = _LOW.get(precision)
+    if config.quant.kind == "bf16":
+        cast_base(base, heads, torch.bfloat16)
+    elif config.quant.kind:
+        if low is not None:
+            cast_base(base, heads, low)
+        plan_quantized(base, config.quant)
+    adapted = adapt(base, config)
+    if precision == "bf16_true":
+        adapted.model.to(torch.bfloat16)
+    if config.trainer.gradient_checkpointing:
+        step.checkpoint_blocks(adapted.model)
+    return adapted
+
+
+class FakeRun:
+    """A run without weights or data, on which steps of any shape can be tried.
+
+    ``gpu`` stands for a CUDA device: attention then keeps no matrix of scores, as its kernels do.
+    """
+
+    def __init__(self, config: Config, adapted: Adapted, scorer: Scorer, precision: str, gpu: bool):
+        self.config, self.scorer, self.precision, self.gpu = config, scorer, precision, gpu
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.model = adapted.model.train()
+        materialise(self.model, self.mode)
+        self.optimizer = optim.build(
+            self.model.parameters(), config.optim, "cuda" if gpu else "cpu", precision == "fp16"
+        )
+
+    def train(self, shapes: list[Shape]) -> Footprint:
+        """One optimizer step over micro-batches of these shapes; a first one has made the optimizer's states."""
+        with self._settings():
+            batches = [self._batch(shape) for shape in shapes]
+            if not self.optimizer.state:
+                self._step(batches[:1])
+            ledger = Ledger(self.model, self.optimizer)
+            with ledger:
+                for batch in batches:
+                    ledger.hold(batch.values())
+                self._step(batches, ledger)
+        return ledger.footprint()
+
+    def evaluate(self, shape: Shape) -> Footprint:
+        """One batch without gradients, the optimizer's states still there as they are in a run."""
+        self.model.eval()
+        with self._settings(), torch.inference_mode():
+            batch = self._batch(shape)
+            ledger = Ledger(self.model, self.optimizer)
+            with ledger:
+                ledger.hold(batch.values())
+                with self._autocast():
+                    self._losses(batch)
+        self.model.train()
+        return ledger.footprint()
+
+    def operations(self, shape: Shape) -> Watched:
+        """What one forward pass says about the operations of a step, for any shape."""
+        with self.mode, flops.watch(self.model) as watched, self._autocast():
+            self._losses(self._batch(shape))
+        return watched
+
+    def _step(self, batches: list[Batch], ledger: Ledger | None = None) -> None:
+        for batch in batches:
+            if ledger:
+                ledger.phase = "forward"
+            with self._autocast():
+                loss = self._losses(batch).mean()
+            if ledger:
+                ledger.phase = "backward"
+            loss.backward()
+        if ledger:
+            ledger.phase = "step"
+        if self.config.trainer.clip:
+            nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self.config.trainer.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _losses(self, batch: Batch) -> torch.Tensor:
+        batch = {name: tensor for name, tensor in batch.items() if name != "mask of ones"}
+        if self.config.task.kind == "causal_lm":
+            loss: torch.Tensor = self.model(**batch).loss
+            return loss
+        return step.losses(self.model, self.scorer, batch)[1]
+
+    def _batch(self, shape: Shape) -> Batch:
+        rows = shape.rows
+        ids = torch.zeros(rows, shape.length, dtype=torch.long)
+        batch = {"input_ids": ids, "attention_mask" if shape.padded else "mask of ones": torch.ones_like(ids)}
+        if getattr(self.model.config, "type_vocab_size", 0) > 1:
+            batch["token_type_ids"] = torch.zeros_like(ids)
+        if self.config.task.kind == "causal_lm":
+            return batch | {"labels": torch.zeros_like(ids)}
+        dtype = torch.long if self.scorer.kind == "classification" else torch.float32
+        return batch | {"labels": torch.zeros(rows, dtype=dtype), "row": torch.zeros(rows, dtype=torch.long)}
+
+    def _autocast(self) -> Any:
+        dtype = _LOW.get(self.precision)
+        return torch.autocast("cpu", dtype or torch.bfloat16, enabled=self.precision in ("bf16", "fp16"))
+
+    @contextlib.contextmanager
+    def _settings(self) -> Iterator[None]:
+        with self.mode, _known_numbers(), kernels.without_scores() if self.gpu else contextlib.nullcontext():
+            yield
+
+
+@contextlib.contextmanager
+def _known_numbers() -> Iterator[None]:
+    """Fake tensors have no values; where Adafactor asks for one (a norm), it is told 1."""
+    real = torch.Tensor.item
+    torch.Tensor.item = lambda tensor: 1.0  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        torch.Tensor.item = real  # type: ignore[method-assign]

@@ -1,0 +1,120 @@
+"""A plan as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from rankwise.report import formats as fmt
+
+PARTS = ("weights", "gradients", "optimizer", "activations", "other")
+
+
+def table(plan: dict[str, Any]) -> RenderableType:
+    """One row per run: what it trains and computes, then what it holds; totals and footnotes beneath."""
+    rows = plan["runs"]
+    if "memory" not in rows[0]:
+        return Group(_table(_COSTS[:4], rows), Text(), Text(_sum(plan)))
+    memory = [*_MEMORY, *([_BATCH] if "largest_batch" in rows[0] else [])]
+    notes = [Text(line, style="dim") for line in _notes(plan)]
+    parts: list[RenderableType] = [_table(_COSTS, rows), Text()]
+    parts += [_table(memory, rows, plan["limit_bytes"], "GB at the peak"), Text(), Text(_sum(plan)), *notes]
+    return Group(*parts)
+
+
+Cell = Callable[[dict[str, Any], int], str]  # of a row and the limit in bytes
+_COSTS: list[tuple[str, Cell]] = [
+    ("trained parameters", lambda row, limit: f"{row['params']['trainable']:,}"),
+    ("of", lambda row, limit: fmt.si(row["params"]["total"])),
+    ("%", lambda row, limit: fmt.percent(row["params"]["trainable"] / row["params"]["total"])),
+    ("keep MB", lambda row, limit: fmt.megabytes(row["storage"]["adapter_bytes"])),
+    ("TFLOP/step", lambda row, limit: fmt.seconds(_flops(row, "per_step", 1e12))),
+    ("of full", lambda row, limit: fmt.ratio(_flops(row, "of_full"))),
+    ("steps", lambda row, limit: fmt.NOTHING if (n := row["compute"]["steps"]) is None else f"{n:,}"),
+    ("train time", lambda row, limit: _duration(row["compute"]["train_s"])),
+]
+_MEMORY: list[tuple[str, Cell]] = [
+    *((part, partial(lambda part, row, limit: _part(row, part), part)) for part in (*PARTS, "peak")),
+    ("evaluation", lambda row, limit: _gigabytes(row["memory"]["eval"]["peak_bytes"])),
+    ("fits", lambda row, limit: _verdict(row, limit)),
+]
+_BATCH: tuple[str, Cell] = ("largest batch", lambda row, limit: str(row["largest_batch"]))
+
+
+def _table(columns: list[tuple[str, Cell]], rows: list[dict[str, Any]], limit: int = 0, first: str = "run") -> Table:
+    shown = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    shown.add_column(first, no_wrap=True)
+    for header, _ in columns:
+        shown.add_column(header, justify="right", no_wrap=header in ("fits", "train time"))
+    for row in rows:
+        shown.add_row(row["label"], *(cell(row, limit) for _, cell in columns))
+    return shown
+
+
+def _part(row: dict[str, Any], part: str) -> str:
+    return _gigabytes(row["memory"]["train"][f"{part}_bytes"])
+
+
+def _flops(row: dict[str, Any], key: str, unit: float = 1) -> float | None:
+    value = row["compute"]["flops"].get(key)
+    return None if value is None else value / unit
+
+
+def _verdict(row: dict[str, Any], limit: int) -> str:
+    """What is too large, if anything is: trainer.eval_batch_size is easily mended."""
+    if row["fits"]:
+        return "yes"
+    return "no" if row["memory"]["train"]["peak_bytes"] > limit else "not evaluation"
+
+
+def _sum(plan: dict[str, Any]) -> str:
+    totals = plan["totals"]
+    parts = [f"{totals['runs']} run{'s' if totals['runs'] != 1 else ''}"]
+    if totals["train_s"] is not None:
+        parts.append(f"{_duration(totals['train_s'])} of training one after the other")
+    parts.append(f"{fmt.megabytes(totals['disk_bytes'])} MB to keep on disk")
+    if totals["fits"] is not None:
+        verdict = "all fit in" if totals["fits"] else "not all fit in"
+        parts.append(f"{verdict} {_gigabytes(plan['limit_bytes'])} GB ({plan['hardware']})")
+    return ", ".join(parts)
+
+
+def _notes(plan: dict[str, Any]) -> list[str]:
+    row = plan["runs"][0]
+    compute, (rows, length) = row["compute"], row["batch"]
+    lines = [
+        f"Memory: live tensors at the peak of a step of {rows} × {length} tokens (batch × longest), GB = 10⁹ bytes. "
+        "The process holds more: 0.5 GB of CUDA context and some percent of fragmentation, or 0.6 GB of libraries."
+    ]
+    if compute["train_s"] is not None:
+        peak = fmt.si(compute["peak_flops"], "FLOP/s")
+        lines.append(
+            f"Time: every batch at full length, so at most, at {fmt.percent(compute['mfu'])} % "
+            f"({compute['mfu_source']}) of {peak} ({compute['peak_flops_source']}, {compute['precision']})."
+        )
+    elif compute["steps"] is None:
+        lines.append(
+            "No time: the data is not here yet, so nobody knows the steps; give trainer.max_steps or task.n_train."
+        )
+    ranks = {round(r) for run in plan["runs"] if (r := (run["compute"]["flops"] or {}).get("break_even_rank"))}
+    if ranks:
+        span = f"{min(ranks)}" if len(ranks) == 1 else f"{min(ranks)} to {max(ranks)}"
+        lines.append(f"Above rank {span}, a step with these adapters computes more than full fine-tuning.")
+    return lines
+
+
+def _gigabytes(value: float | None) -> str:
+    return fmt.seconds(None if value is None else value / 1e9)
+
+
+def _duration(value: float | None) -> str:
+    if value is None:
+        return fmt.NOTHING
+    if value < 120:
+        return f"{fmt.seconds(value)} s"
+    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"

@@ -1,0 +1,211 @@
+"""Parameters against the built model and against published arithmetic."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from tiny_configs import tiny
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from rankwise.config import Quant
+from rankwise.errors import Refused
+from rankwise.measure.parameters import count, lora_parameters, numel, saving
+from rankwise.model.adapt import adapt
+from rankwise.model.base import head_names
+from rankwise.model.quantize import plan_quantized
+from rankwise.model.targets import PRESETS, adapted_modules, block_linears, role, shape
+
+WIDTH, MLP, RANK = 32, 64, 3
+PLAIN: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": MLP, "num_hidden_layers": 2}
+SHAPES: dict[str, dict[str, Any]] = {
+    "bert": PLAIN | {"num_attention_heads": 2},
+    "roberta": PLAIN | {"num_attention_heads": 2},
+    "gpt2": {"n_embd": WIDTH, "n_inner": MLP, "n_layer": 2, "n_head": 2},
+    "llama": PLAIN | {"num_attention_heads": 4, "num_key_value_heads": 2},
+    "qwen2": PLAIN | {"num_attention_heads": 4, "num_key_value_heads": 2},
+    "t5": {
+        "d_model": WIDTH,
+        "d_ff": MLP,
+        "d_kv": 8,
+        "num_heads": 4,
+        "num_layers": 2,
+        "num_decoder_layers": 2,
+        "decoder_start_token_id": 0,
+    },
+}
+FUSED = {"gpt2"}  # query, key and value in one layer: there is no q to adapt alone
+SQUARE, NARROW = (WIDTH, WIDTH), (WIDTH, WIDTH // 2)
+UP, DOWN = (WIDTH, MLP), (MLP, WIDTH)
+# Shapes (in, out) of the layers of one role in the whole model, from each architecture's definition.
+LAYERS: dict[str, dict[str, list[tuple[int, int]]]] = {
+    "bert": {"q": [SQUARE] * 2, "k": [SQUARE] * 2, "v": [SQUARE] * 2, "o": [SQUARE] * 2, "mlp": [UP, DOWN] * 2},
+    "gpt2": {"qkv": [(WIDTH, 3 * WIDTH)] * 2, "o": [SQUARE] * 2, "mlp": [UP, DOWN] * 2},
+    "llama": {"q": [SQUARE] * 2, "k": [NARROW] * 2, "v": [NARROW] * 2, "o": [SQUARE] * 2, "mlp": [UP, UP, DOWN] * 2},
+    # two attentions in each block of the decoder, one in each of the encoder
+    "t5": {"q": [SQUARE] * 6, "k": [SQUARE] * 6, "v": [SQUARE] * 6, "o": [SQUARE] * 6, "mlp": [UP, DOWN] * 4},
+}
+LAYERS |= {"roberta": LAYERS["bert"], "qwen2": LAYERS["llama"]}
+
+
+def bare(family: str) -> nn.Module:
+    config = AutoConfig.for_model(family, vocab_size=97, num_labels=2, pad_token_id=0, **SHAPES[family])
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(config)
+
+
+@functools.cache
+def parameters_of(family: str) -> int:
+    return sum(p.numel() for p in bare(family).parameters())
+
+
+@pytest.mark.parametrize("preset", [*PRESETS, "all_linear"])
+@pytest.mark.parametrize("family", SHAPES)
+def test_lora_has_r_times_in_plus_out_parameters(family: str, preset: str) -> None:
+    config, base = tiny(targets=preset, method__rank=RANK), bare(family)
+    roles = set().union(*PRESETS.values()) if preset == "all_linear" else PRESETS[preset]
+    shapes = [side for name, sides in LAYERS[family].items() if name in roles for side in sides]
+    if family in FUSED and not shapes:
+        with pytest.raises(Refused, match="one fused layer"):
+            adapted_modules(base, config.targets)
+        return
+    adapted = adapt(base, config)
+    sizes = count(adapted.model, adapted.heads)
+    assert sizes["adapter"] == lora_parameters(shapes, RANK) == sizes["by_type"]["LoRA"]["trainable"]
+    assert sizes["total"] == parameters_of(family) + sizes["adapter"]
+    outside = {key: parts for key, parts in sizes["by_layer"].items() if not key.split(".")[-1].isdigit()}
+    assert sum(parts["trainable"] for parts in outside.values()) == sizes["head"]
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_every_linear_layer_of_a_block_has_a_role(family: str) -> None:
+    found: dict[str | None, list[tuple[int, int]]] = {}
+    for name, module in block_linears(bare(family)):
+        found.setdefault(role(name), []).append(shape(module))
+    assert found == LAYERS[family]
+
+
+@pytest.mark.parametrize(
+    ("family", "layers"),
+    [
+        ("bert", ["embeddings", "0", "1", "pooler", "classifier"]),
+        ("roberta", ["embeddings", "0", "1", "classifier"]),
+        ("gpt2", ["wte", "wpe", "0", "1", "ln_f", "score"]),
+        ("llama", ["embed_tokens", "0", "1", "norm", "score"]),
+        ("qwen2", ["embed_tokens", "0", "1", "norm", "score"]),
+        ("t5", ["shared", "encoder.0", "encoder.1", "encoder.final_layer_norm", "decoder.0", "decoder.1",
+                "decoder.final_layer_norm", "classification_head"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("targets", ["all_linear", None])
+def test_layers_keep_their_names_and_order_with_and_without_adapters(
+    family: str, layers: list[str], targets: str | None
+) -> None:
+    base = bare(family)
+    model = adapt(base, tiny(targets=targets, method__rank=RANK)).model if targets else base
+    by_layer = count(model, head_names(base))["by_layer"]
+    assert list(by_layer) == layers
+
+
+def test_layers_and_types_of_a_bert() -> None:
+    adapted = adapt(bare("bert"), tiny(targets="q", method__rank=1))
+    sizes = count(adapted.model, adapted.heads)
+    block = 4 * (WIDTH * WIDTH + WIDTH) + 2 * WIDTH * MLP + MLP + WIDTH + 4 * WIDTH
+    assert sizes["by_layer"]["0"] == {"trainable": 2 * WIDTH, "frozen": block}
+    assert sizes["by_layer"]["classifier"] == {"trainable": 2 * WIDTH + 2, "frozen": 0}
+    assert sizes["by_type"]["LayerNorm"] == {"trainable": 0, "frozen": 5 * 2 * WIDTH}
+    assert sizes["by_type"]["LoRA"] == {"trainable": 2 * 2 * WIDTH, "frozen": 0}
+    assert sizes["by_type"]["Embedding"] == {"trainable": 0, "frozen": (97 + 512 + 2) * WIDTH}
+    assert set(sizes["by_type"]) == {"LayerNorm", "LoRA", "Embedding", "Linear"}
+    assert "Conv1D" in count(bare("gpt2"), [])["by_type"]
+
+
+def test_the_parts_of_a_count_sum_to_the_whole() -> None:
+    model = nn.ModuleDict({"body": nn.Linear(3, 4), "head": nn.Linear(4, 2, bias=False)})
+    model["body"].requires_grad_(False)
+    model["body"].bias.requires_grad_(True)
+    assert count(model, ["head"]) == {
+        "trainable": 12, "frozen": 12, "total": 24, "adapter": 4, "head": 8,
+        "by_layer": {"body": {"trainable": 4, "frozen": 12}, "head": {"trainable": 8, "frozen": 0}},
+        "by_type": {"Linear": {"trainable": 12, "frozen": 12}},
+    }  # fmt: skip
+
+
+def test_the_copies_that_peft_keeps_of_trained_modules_are_not_counted() -> None:
+    adapted = adapt(bare("bert"), tiny(method__rank=1, targets="q"))
+    added = 2 * (WIDTH + WIDTH)
+    assert count(adapted.model, adapted.heads)["total"] == parameters_of("bert") + added
+    copies = 2 * WIDTH + 2
+    assert sum(p.numel() for p in adapted.model.parameters()) == parameters_of("bert") + added + copies
+
+
+def test_tied_weights_count_once_where_they_are_seen_first() -> None:
+    config = AutoConfig.for_model("gpt2", vocab_size=97, **SHAPES["gpt2"])
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    sizes = count(model, ["lm_head"])
+    assert sizes["total"] == sum(p.numel() for p in model.parameters())
+    assert sizes["by_layer"]["wte"] == {"trainable": 97 * WIDTH, "frozen": 0} and "lm_head" not in sizes["by_layer"]
+
+
+def test_a_weight_that_a_copy_of_peft_shares_with_the_model_still_counts() -> None:
+    model = nn.ModuleDict({"a": nn.ModuleDict({"original_module": nn.Linear(4, 4)}), "b": nn.Linear(4, 4)})
+    model["b"].weight = model["a"]["original_module"].weight
+    assert count(model, [])["total"] == 20
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_quantized_weights_count_their_values_not_their_bytes(kind: str) -> None:
+    base = bare("llama")
+    before = count(base, ["score"])
+    plan_quantized(base, Quant(name=kind, kind=kind, double=True))
+    after = count(base, ["score"])
+    assert after["total"] == before["total"]
+    assert {k: sum(v.values()) for k, v in after["by_type"].items()} == {
+        k: sum(v.values()) for k, v in before["by_type"].items()
+    }
+
+
+def test_a_bitsandbytes_weight_is_known_by_its_quant_state() -> None:
+    packed = nn.Parameter(torch.zeros(32, 1, dtype=torch.uint8), requires_grad=False)
+    assert numel(packed) == 32
+    packed.quant_state = type("QuantState", (), {"shape": torch.Size([8, 8])})()  # type: ignore[attr-defined]
+    assert numel(packed) == 64
+
+
+def test_groups_that_miss_a_parameter_are_an_error() -> None:
+    class Hiding(nn.Sequential):
+        def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+            return (item for item in super().named_modules(*args, **kwargs) if item[0] != "1")
+
+    class Renaming(Hiding):  # as wrappers do that present their parameters under the names of what they wrap
+        def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+            return iter([(f"{n}.{k}", p) for n, m in self._modules.items() for k, p in m._parameters.items()])
+
+    with pytest.raises(RuntimeError, match=re.escape("(12, 0) trainable and frozen parameters by group, (24, 0)")):
+        count(Renaming(nn.Linear(3, 3), nn.Linear(3, 3)), [])
+
+
+@pytest.mark.parametrize(
+    ("d_in", "d_out", "rank", "parameters", "less"),
+    [
+        (1000, 1000, 16, 32_000, 0.968),
+        (4096, 4096, 32, 262_144, 0.984),
+        (40_000, 10_000, 2, 100_000, 1 - 1 / 4000),
+    ],
+)
+def test_published_examples_of_one_matrix(d_in: int, d_out: int, rank: int, parameters: int, less: float) -> None:
+    assert lora_parameters([(d_in, d_out)], rank) == parameters
+    assert saving(parameters, d_in * d_out) == pytest.approx(less, abs=5e-4 if rank > 2 else 1e-12)
+
+
+def test_gpt3_as_published() -> None:
+    """Hu et al. 2021, tables 4 and 5: 96 layers of width 12,288."""
+    matrix = (12_288, 12_288)
+    assert lora_parameters([matrix] * 96, 8) == lora_parameters([matrix] * 192, 4) == 18_874_368
+    assert lora_parameters([matrix] * 192, 1) == 4_718_592

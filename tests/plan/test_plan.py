@@ -1,0 +1,280 @@
+"""Plans: what is predicted without weights is what is measured with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny_configs import CONF, SHAPES
+
+from rankwise.cli import main
+from rankwise.config import Config, Model, Quant
+from rankwise.measure.ledger import PARTS
+from rankwise.plan.estimate import Question, plan
+from rankwise.plan.fit import LARGEST, largest_batch
+from rankwise.plan.hardware import Hardware
+from rankwise.run import run
+from rankwise.tracking.record import Record
+
+Tiny = Callable[..., Config]
+H100 = Hardware.named("h100-80gb")
+GIB = 2**30
+
+
+def published(tiny: Tiny, model: str, method: str = "lora", targets: str = "qv", **keys: Any) -> Config:
+    """A causal LM of ``conf/model``, to be planned."""
+    values = yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text())
+    quant = keys.pop("quant", None)
+    config = tiny("llama", method, targets, task__kind="causal_lm", task__metric="perplexity", **keys)
+    storage = Quant(name=quant or "none", kind=quant and quant.split("_")[0], double=quant == "nf4_double" or None)
+    return replace(config, model=Model(name=model, shape=values["shape"]), quant=storage)
+
+
+def row(config: Config, **question: Any) -> dict[str, Any]:
+    asked: dict[str, Any] = {"hardware": H100, "limit_bytes": H100.memory_bytes} | question
+    found: dict[str, Any] = plan([config], Question(**asked))["runs"][0]
+    return found
+
+
+def measured(record: Record, phase: str = "train") -> tuple[dict[str, Any], dict[str, Any]]:
+    found = record.memory[phase]
+    return found, found["predicted"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("method", ["lora", "full", "head"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_was_predicted_is_measured(tiny: Tiny, shape: str, method: str, precision: str) -> None:
+    record = run(tiny(shape, method, "all_linear", tracking__ledger=True, trainer__precision=precision))
+    for phase in ("train", "eval"):
+        found, predicted = measured(record, phase)
+        assert sum(found[f"{part}_bytes"] for part in PARTS) == found["peak_bytes"]
+        assert predicted["peak_bytes"] == pytest.approx(found["peak_bytes"], rel=0.02)
+        assert predicted["weights_bytes"] == found["weights_bytes"]
+        assert predicted["optimizer_bytes"] == found["optimizer_bytes"]
+    found, predicted = measured(record)
+    assert predicted["peaks"]["gradients_bytes"] == found["peaks"]["gradients_bytes"]
+    assert record.compute["flops"]["per_step"] == record.compute["flops"]["per_step_counted"]
+
+
+HELD_OUT: list[dict[str, Any]] = [
+    {"optim__name": "adafactor", "trainer__accumulate": 3, "trainer__precision": "bf16"},
+    {"optim__kernel": "foreach", "trainer__gradient_checkpointing": True, "trainer__attention": "sdpa"},
+    {"optim__name": "sgd", "trainer__batch_size": 5, "trainer__precision": "bf16_true", "method": "full"},
+    {"method__bias": "all", "method__dropout": 0.1, "targets": "qv", "trainer__clip": 0},
+]
+
+
+@pytest.mark.parametrize("keys", HELD_OUT, ids=str)
+def test_other_optimizers_checkpointing_and_accumulation_are_predicted_too(tiny: Tiny, keys: dict[str, Any]) -> None:
+    options = {"method": "lora", "targets": "mlp"} | keys
+    record = run(tiny("bert", options.pop("method"), options.pop("targets"), tracking__ledger=True, **options))
+    for phase in ("train", "eval"):
+        found, predicted = measured(record, phase)
+        assert predicted["peak_bytes"] == pytest.approx(found["peak_bytes"], rel=0.02)
+
+
+def test_a_plan_before_the_run_says_what_the_run_then_holds(tiny: Tiny) -> None:
+    """The synthetic sentences are all equally long, so that the longest batch is the one that is planned."""
+    config = tiny(tracking__ledger=True)
+    record = run(config)
+    found = record.memory["train"]
+    (rows, length), *_ = found["batch"]
+    config.task.max_length = length
+    planned = row(config, hardware=Hardware.here())
+    assert planned["batch"] == [rows, length]
+    assert planned["memory"]["train"]["peak_bytes"] == pytest.approx(found["peak_bytes"], rel=0.02)
+    assert planned["params"] == record.params
+    assert planned["compute"]["steps"] == record.compute["steps"]
+    assert planned["compute"]["flops"]["per_step"] == record.compute["flops"]["per_step"]
+    assert planned["storage"]["adapter_bytes"] == pytest.approx(record.storage["adapter_bytes"], rel=0.2)  # the header
+
+
+def test_the_probed_step_is_the_largest_from_the_second_on_and_losses_are_as_without_it(tiny: Tiny) -> None:
+    with_it = run(tiny(tracking__ledger=True))
+    without = run(tiny(tracking__ledger=False, rerun=True))
+    assert _losses(with_it) == _losses(without)
+    assert with_it.memory["train"]["step"] >= 2
+    assert "peak_bytes" not in without.memory["train"] and "flops" not in without.compute
+
+
+def _losses(record: Record) -> list[float]:
+    return [record.metrics[part]["loss"]["value"] for part in ("validation", "test")]
+
+
+def test_no_gradient_of_a_frozen_weight_is_predicted(tiny: Tiny) -> None:
+    planned = row(tiny(), hardware=Hardware.here())
+    assert planned["memory"]["train"]["peaks"]["gradients_bytes"] == 4 * planned["params"]["trainable"]
+
+
+# Figures of the published runs: PEFT's method comparison (max reserved), in GiB.
+@pytest.mark.parametrize(
+    ("method", "keys", "reserved", "within"),
+    [
+        ("lora", {"method__rank": 32, "quant": "bf16", "trainer__precision": "fp32"}, 20.76, 0.05),
+        ("lora", {"method__rank": 64, "quant": "bf16", "trainer__precision": "fp32"}, 21.00, 0.05),
+        ("full", {"trainer__precision": "bf16_true", "optim__kernel": "foreach"}, 36.20, 0.10),
+    ],
+)
+def test_llama_3b_is_near_what_was_published(
+    tiny: Tiny, method: str, keys: dict[str, Any], reserved: float, within: float
+) -> None:
+    planned = row(published(tiny, "llama3_3b", method, trainer__batch_size=4, task__max_length=768, **keys))
+    assert planned["memory"]["train"]["peak_bytes"] / GIB == pytest.approx(reserved, rel=within)
+    assert planned["memory"]["train"]["peak_bytes"] / GIB < reserved  # what is allocated is less than what is reserved
+
+
+@pytest.mark.parametrize(("quant", "megabytes"), [("nf4_double", 3865.8), ("nf4", 4167.6), ("bf16", 13476.8)])
+def test_a_quantized_7b_base_has_the_bytes_of_its_format(tiny: Tiny, quant: str, megabytes: float) -> None:
+    """Embedding and head in bf16 are 524.3 MB of it."""
+    config = published(tiny, "llama2_7b", quant=quant, trainer__precision="bf16", method__rank=1)
+    planned = row(config, hardware=H100, only_parameters=True)
+    assert planned["params"]["frozen"] == 6_738_415_616
+    short = replace(config, trainer=replace(config.trainer, batch_size=1))
+    short.task.max_length = 8
+    held = row(short)["memory"]["train"]["weights_bytes"] - 4 * planned["params"]["trainable"]
+    assert held / 1e6 == pytest.approx(megabytes, rel=0.001)
+
+
+def test_a_gpu_keeps_no_matrix_of_scores_and_a_cpu_does(tiny: Tiny) -> None:
+    keys = {
+        "task__max_length": 128,
+        "trainer__batch_size": 8,
+        "trainer__attention": "sdpa",
+        "trainer__precision": "fp32",
+    }
+    peaks = [row(tiny("bert", **keys), hardware=where)["memory"]["train"]["peaks"] for where in (H100, Hardware.here())]
+    scores = 2 * 8 * 2 * 128 * 128 * 4  # layers × rows × heads × length² × bytes
+    assert peaks[1]["activations_bytes"] - peaks[0]["activations_bytes"] > scores
+
+
+def test_foreach_needs_a_copy_of_all_gradients_and_the_fused_kernel_none(tiny: Tiny) -> None:
+    keys: dict[str, Any] = {"trainer__batch_size": 1, "task__max_length": 8, "trainer__precision": "fp32"}
+    steps = {
+        kernel: row(tiny("bert", "full", optim__kernel=kernel, **keys))["memory"]["train"]["phases"]["step"]
+        for kernel in ("fused", "foreach")
+    }
+    trained = 4 * row(tiny("bert", "full", **keys), only_parameters=True)["params"]["trainable"]
+    assert steps["foreach"] - steps["fused"] == pytest.approx(trained, rel=0.1)
+
+
+def test_runs_that_cost_the_same_are_worked_out_once_and_summed(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rankwise.plan import estimate
+
+    calls: list[Config] = []
+    real = estimate._row
+    monkeypatch.setattr(estimate, "_row", lambda config, question: calls.append(config) or real(config, question))
+    configs = [tiny(seed=seed, optim__lr=lr) for seed in (0, 1) for lr in (1e-3, 1e-2)] + [tiny(method__rank=2)]
+    found = plan(configs, Question(Hardware.here(), 10**12, mfu=0.5))
+    assert len(calls) == 2 and len(found["runs"]) == 5
+    assert len({run["id"] for run in found["runs"]}) == 5
+    totals = found["totals"]
+    assert totals["train_s"] == pytest.approx(sum(run["compute"]["train_s"] for run in found["runs"]))
+    assert totals["disk_bytes"] == sum(4 * run["params"]["trainable"] for run in found["runs"])
+    assert totals["fits"] and not plan(configs, Question(Hardware.here(), 1000))["totals"]["fits"]
+
+
+def lines(*pairs: tuple[int, int]) -> Callable[[int], Mapping[str, int]]:
+    """Phases whose peaks grow along lines: (at no rows, per row)."""
+    return lambda rows: {str(i): start + slope * rows for i, (start, slope) in enumerate(pairs)}
+
+
+@pytest.mark.parametrize(
+    ("phases", "limit", "rows"),
+    [
+        (lines((100, 10)), 109, 0),
+        (lines((100, 10)), 110, 1),
+        (lines((100, 10)), 129, 2),
+        (lines((100, 10)), 1105, 100),
+        (lines((500, 0), (100, 10)), 700, 60),
+        (lines((500, 0)), 700, LARGEST),
+        (lambda n: {"forward": 100 + (10 * n if n < 50 else 30 * n - 1000)}, 2000, 96),  # steeper from 50 on
+        (lambda n: {"forward": 100 + (30 * n if n < 50 else 10 * n + 1000)}, 2000, 90),  # flatter
+    ],
+)
+def test_the_largest_batch_is_found(phases: Callable[[int], Mapping[str, int]], limit: int, rows: int) -> None:
+    asked: list[int] = []
+
+    def watched(n: int) -> Mapping[str, int]:
+        asked.append(n)
+        return phases(n)
+
+    assert largest_batch(watched, limit) == rows
+    assert len(asked) <= 12
+
+
+def test_the_batch_that_fits_fits_and_the_next_does_not(tiny: Tiny) -> None:
+    config = tiny()
+    limit = 3_000_000
+    rows = row(config, hardware=Hardware.here(), limit_bytes=limit, find_batch=True)["largest_batch"]
+    assert rows > 2
+    for batch, fits in ((rows, True), (rows + 1, False)):
+        config.trainer.batch_size = batch
+        assert (row(config, hardware=Hardware.here())["memory"]["train"]["peak_bytes"] <= limit) == fits
+
+
+def test_gpt_3_is_counted_from_its_published_shape(tiny: Tiny) -> None:
+    """LoRA's Table 4 counts 4.7M at r=1 on query and value; here the fused projection gives the same number."""
+    planned = row(published(tiny, "gpt3_175b", targets="attention", method__rank=1), only_parameters=True)
+    assert planned["params"]["frozen"] == 174_604_259_328
+    config = published(tiny, "gpt3_175b", targets="custom", method__rank=4)
+    config.targets.modules = ["c_attn"]
+    assert row(config, only_parameters=True)["params"]["trainable"] == 18_874_368
+
+
+REFUSED = [
+    ("plan trainer.batch_size=-1 debug=fast", "trainer.batch_size=-1"),
+    ("plan --gpu a100 debug=fast", "did you mean a100-40gb or a100-80gb?"),
+    ("plan --fit 0 debug=fast", "--fit 0:"),
+    ("plan --fit lots debug=fast", "--fit lots:"),
+    ("plan --mfu 2 debug=fast", "--mfu 2:"),
+    ("plan model=local model.path=nothing/here/at/all", "model.path=nothing/here/at/all"),
+    ("plan debug=fast method=tfidf", "method=tfidf"),
+    ("plan debug=fast method.rank=33", "method.rank=33"),
+    ("plan model=llama2_7b task=next_token quant=nf4 method=full", "quant=nf4"),
+    ("plan --bach 3", "--bach"),
+]
+
+
+@pytest.mark.parametrize(("line", "says"), REFUSED)
+def test_what_cannot_be_planned_is_refused_in_one_line(
+    line: str, says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 2
+    said = capsys.readouterr().err
+    assert says in said and said.count("\n") == 1
+
+
+def test_a_broken_model_config_is_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    for text in ("{", '{"model_type": "no such"}', "[]"):
+        (tmp_path / "model" / "config.json").write_text(text)
+        assert main(["plan", "debug=fast", "model=local", "model.path=./model"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("rankwise: model") and said.count("\n") == 1
+
+
+def test_the_command_prints_a_table_and_json(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    grid = ["plan", "debug=fast", "-m", "method=lora,full", "method.rank=1,4"]
+    assert main([*grid, "--fit", "1MB"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("lora-r1-") == 2 and "not all fit in" in said and "largest" in said
+    assert main([*grid, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [run["params"]["trainable"] for run in found["runs"]] == sorted(
+        run["params"]["trainable"] for run in found["runs"]
+    )
+    assert found["totals"]["runs"] == 3  # full fine-tuning has no rank
+    assert not (tmp_path / "outputs").exists()
