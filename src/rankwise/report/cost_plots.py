@@ -26,9 +26,10 @@ def memory_and_time(arms: list[Arm], width: float) -> str | None:
             ax.set_ylim(len(arms) - 0.5, -0.5)
             ax.set_xlim(left=0)
             ax.grid(axis="y", visible=False)
-            handles, labels = ax.get_legend_handles_labels()
+            entries = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+            entries |= {_PREDICTED: entries.pop(_PREDICTED)} if _PREDICTED in entries else {}  # lines would come first
             side = "left" if i == 0 else "right"
-            figure.legend(handles, labels, loc=f"outside lower {side}", ncols=4, fontsize=9)
+            figure.legend(entries.values(), entries, loc=f"outside lower {side}", ncols=5, fontsize=9)
         return svg.render(figure, "costs", "peak memory of a training step by part, and seconds by phase, of each arm")
 
 

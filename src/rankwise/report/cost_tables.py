@@ -15,7 +15,7 @@ Cells = list[str]
 def memory_table(report: Findings) -> tuple[Cells, list[Cells]]:
     """Header and a row per arm that measured its memory; columns without any value are left out."""
     header = ["arm", "probed batch, rows × tokens", "peak in", "predicted MB", "measured MB", "error %",
-              "largest in evaluation MB", "process peak MB", "allocator peak MB", "reserved peak MB"]  # fmt: skip
+              "evaluation peak MB", "process peak MB", "allocator peak MB", "reserved peak MB"]  # fmt: skip
     return _filled(header, [row for arm in report.arms if (row := _memory_row(arm))])
 
 
@@ -33,8 +33,7 @@ def _memory_row(arm: Arm) -> Cells:
 
 def compute_table(report: Findings) -> tuple[Cells, list[Cells]]:
     """Header and a row per arm whose operations were counted."""
-    header = ["arm", "FLOPs /token", "FLOPs /full", "break-even rank", "FLOPs of training", "FLOPs /s of the device",
-              "MFU %"]  # fmt: skip
+    header = ["arm", "FLOPs /token", "FLOPs /full", "break-even rank", "FLOPs of training", "MFU %"]
     return _filled(header, [row for arm in report.arms if (row := _compute_row(arm))])
 
 
@@ -44,7 +43,7 @@ def _compute_row(arm: Arm) -> Cells:
         return []
     return [
         arm.label, fmt.si(found["per_token"]), fmt.ratio(found["of_full"]), fmt.whole(found["break_even_rank"]),
-        fmt.si(found["train_total"]), fmt.si(arm.median("compute.peak_flops")), fmt.percent(mfu),
+        fmt.si(found["train_total"]), fmt.percent(mfu),
     ]  # fmt: skip
 
 
@@ -86,21 +85,31 @@ def memory_notes(report: Findings) -> list[str]:
 
 
 def compute_notes(report: Findings) -> list[str]:
-    """What the operations are, and the break-even rank."""
+    """What the operations are."""
     arms = [arm for arm in report.arms if arm.median("compute.flops.per_token")]
     if not arms:
         return []
-    comparable = [arm for arm in arms if arm.comparable]
-    sources = sorted({str(source) for arm in arms if (source := arm.first("compute.peak_flops_source"))})
-    of = f" (FLOPs /s: {' or '.join(sources)})" if sources else ""
-    said = costs.break_even(comparable)
-    return [
-        *([said] if said else []),
+    kept = [
         "FLOPs: floating-point operations of forward and backward pass, in closed form; “/full” is the share of what "
-        "full fine-tuning of the same model needs for the same tokens.",
-        *([f"MFU: model FLOPs utilization, the share of the device's peak{of} that training reached."]
-          if any(arm.median("compute.mfu") for arm in arms) else []),
-    ]  # fmt: skip
+        "full fine-tuning of the same model needs for the same tokens."
+    ]
+    if any(arm.median("compute.mfu") for arm in arms):
+        peaks = sorted({_device_peak(arm) for arm in arms} - {""})
+        of = f" ({' or '.join(peaks)})" if peaks else ""
+        kept.append(f"MFU: model FLOPs utilization, the share of the device's peak{of} that training reached.")
+    return kept
+
+
+def break_even(report: Findings) -> str:
+    """The rank from which on adapters compute more than full fine-tuning, in words; empty where no record says it."""
+    return costs.break_even([arm for arm in report.arms if arm.comparable]) or ""
+
+
+def _device_peak(arm: Arm) -> str:
+    """``90.0 GFLOP/s, measured``; empty where unknown."""
+    peak = arm.median("compute.peak_flops")
+    source = arm.first("compute.peak_flops_source")
+    return ", ".join(filter(None, [fmt.si(peak, "FLOP/s"), source])) if peak else ""
 
 
 def short_note(report: Findings) -> str:

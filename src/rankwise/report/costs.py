@@ -9,7 +9,8 @@ from typing import Any
 from rankwise.report.arms import Arm, dig
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "other")  # of memory
-PHASES = ("train", "validate", "test", "load", "imports", "start_up", "save")  # training first: its bars share a start
+# As they are drawn, one after another: training first, so that its bars share a start.
+PHASES = ("train", "validate", "test", "load", "plan", "measure", "imports", "start_up", "save")
 SYSTEM = ("process_peak_bytes", "allocated_peak_bytes", "reserved_peak_bytes")  # as the OS or the allocator saw it
 _FLOPS = ("per_step_counted", "per_step", "per_token", "full_per_token", "of_full", "train_total", "break_even_rank")
 _SAME = ("precision", "device", "threads", "attention", "steps", "peak_flops_source")  # in all runs of an arm
@@ -64,8 +65,9 @@ def flops(arm: Arm) -> dict[str, float | None]:
 
 
 def seconds(arm: Arm) -> dict[str, float]:
-    """``{phase_s: median over runs}`` of the phases that the records have, with the total."""
-    found = {f"{phase}_s": arm.median(f"compute.seconds.{phase}_s") for phase in (*PHASES, "total")}
+    """``{phase_s: median over runs}`` of every phase that the records have, with the total."""
+    phases = dict.fromkeys(key for run in arm.runs for key in run.compute.get("seconds") or {})
+    found = {key: arm.median(f"compute.seconds.{key}") for key in phases}
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -83,17 +85,20 @@ def break_even(arms: list[Arm]) -> str | None:
     if not found:
         return None
     ranks = sorted(math.floor(rank) for _, rank in found)
-    by_targets: dict[str, list[int]] = {}
+    methods = {arm.method for arm, _ in found}
+    by_kind: dict[str, list[int]] = {}
     for arm, rank in found:
-        by_targets.setdefault(str(arm.settings.get("targets", "?")), []).append(math.floor(rank))
-    each = [f"{targets}: {_span(sorted(values))}" for targets, values in by_targets.items()]
-    where = f", depending on the targets ({', '.join(each)})" if len(each) > 1 and ranks[0] != ranks[-1] else ""
+        kind = [arm.method] * (len(methods) > 1) + [str(arm.settings.get("targets", "?"))]
+        by_kind.setdefault(" ".join(kind), []).append(math.floor(rank))
+    each = ", ".join(f"{kind}: {_span(sorted(values))}" for kind, values in by_kind.items())
+    where = f", depending on what is adapted ({each})" if len(by_kind) > 1 and ranks[0] != ranks[-1] else ""
+    who = "LoRA computes" if methods == {"lora"} else "low-rank adapters compute"
     above = sorted({arm.rank for arm, rank in found if arm.rank and arm.rank > rank})
-    here = f"Here {', '.join(f'r = {r}' for r in above)} " + ("do so." if len(above) > 1 else "does so.")
+    here = f"Here {', '.join(f'r = {r}' for r in above)} " + ("are above it." if len(above) > 1 else "is above it.")
     return (
-        f"On these layers LoRA computes more than full fine-tuning above r = {_span(ranks)}{where}: an adapter saves "
+        f"On these layers {who} more than full fine-tuning above r = {_span(ranks)}{where}: an adapter saves "
         "the gradients of the frozen weights, but adds two matrix products that grow with r. "
-        + (here if above else "No rank here does so.")
+        + (here if above else "No rank here is above it.")
     )
 
 

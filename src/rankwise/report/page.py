@@ -94,16 +94,16 @@ def _tiles(report: Findings) -> list[tuple[str, str, str]]:
 
 def _cost_tables(report: Findings) -> list[dict[str, Any]]:
     """What each run of an arm took, beside what was predicted of it."""
-    kinds = (
-        ("memory", "Memory: predicted against measured", cost_tables.memory_table, cost_tables.memory_notes),
-        ("compute", "Computation", cost_tables.compute_table, cost_tables.compute_notes),
-    )
-    found = []
-    for name, title, table, notes in kinds:
-        header, rows = table(report)
-        if rows:
-            found.append({"name": name, "title": title, "header": header, "rows": rows, "notes": notes(report)})
-    return found
+    memory, compute = cost_tables.memory_table(report), cost_tables.compute_table(report)
+    parts = [
+        ("memory", "Memory: predicted against measured", "", memory, cost_tables.memory_notes(report)),
+        ("compute", "Computation", cost_tables.break_even(report), compute, cost_tables.compute_notes(report)),
+    ]
+    return [
+        {"name": name, "title": title, "lead": lead, "header": header, "rows": rows, "notes": notes}
+        for name, title, lead, (header, rows), notes in parts
+        if rows
+    ]
 
 
 def _differences(report: Findings) -> list[dict[str, str]]:

@@ -158,6 +158,7 @@ def markdown(report: Findings) -> str:
         lines.append(_md_row(cells))
     lines += ["", *[f"[{i}] {text}  " for i, text in enumerate(texts, 1)], "", interval_note(report), ""]
     said = [*report.notes, *cost_tables.memory_notes(report), *cost_tables.compute_notes(report)]
+    said += filter(None, [cost_tables.break_even(report)])
     return "\n".join([*lines, *[f"* {note}" for note in said], ""])
 
 

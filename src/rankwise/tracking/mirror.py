@@ -134,7 +134,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            out |= {} if key in ("ranks", "by_layer", "by_type") else _flat(value, f"{prefix}{key}/")
+            out |= {} if key in ("ranks", "by_layer", "by_type", "phases", "peaks") else _flat(value, f"{prefix}{key}/")
         else:
             out[f"{prefix}{key}"] = value
     return out

@@ -36,9 +36,13 @@ class Record:
     ``run``         id, name, study, status, started, ended (ISO, UTC), attempts, pid, host
     ``config``      the whole resolved config
     ``provenance``  git, packages, hardware, model and data fingerprints
-    ``params``      trainable, frozen, total; adapter and head apart
-    ``memory``      train: {weights,gradients,optimizer,peak}_bytes
-    ``compute``     precision, device, threads, steps, tokens, tokens_per_s, seconds: {phase_s: …}, diverged
+    ``params``      trainable, frozen, total; adapter and head apart; by_layer, by_type
+    ``memory``      train and eval: {weights,gradients,optimizer,activations,other}_bytes at the peak, and their sum
+                    peak_bytes; phase, phases, peaks; the step and batch that were followed; predicted: the same, before
+                    training; process_peak_bytes on a CPU, allocated_ and reserved_peak_bytes on a GPU
+    ``compute``     precision, device, threads, steps, tokens, tokens_per_s, diverged; flops: {per_step,
+                    per_step_counted, per_token, full_per_token, of_full, train_total, break_even_rank}; mfu,
+                    peak_flops, peak_flops_source; seconds: {phase_s: …}
     ``storage``     adapter_bytes: what must be kept to use the run
     ``lora``        scale, alpha, rank, ranks per module, narrowest side of an adapted matrix
     ``metrics``     test: {name: {value, se, n}}, validation: the same at the chosen step, best_step, curve: rows of

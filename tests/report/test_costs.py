@@ -1,0 +1,216 @@
+"""What a run cost: memory, computation and seconds, in every form of the report, and where a record lacks them."""
+
+import csv
+import io
+import json
+import re
+
+import pytest
+from rich.console import Console
+from synthetic_study import write_run, write_study
+
+from rankwise.report import build, costs
+from rankwise.report import formats as fmt
+
+PARTS = ("weights", "gradients", "optimizer", "activations", "other")
+
+
+def change(record, group, **values):
+    """Rewrite a record with other values in a group, at dotted keys written with ``__``."""
+    for key, value in values.items():
+        *parents, last = key.split("__")
+        place = getattr(record, group)
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    record.write()
+
+
+def page(report, folder):
+    return report.write(folder)["html"].read_text(encoding="utf-8")
+
+
+def row(text, first):
+    """Cells of the first HTML table row that starts with this cell, after the anchor of its section."""
+    found = re.search(rf"<tr>\s*<td[^>]*>{re.escape(first)}</td>(.*?)</tr>", text, flags=re.S)
+    return re.findall(r"<td[^>]*>(.*?)</td>", found[1])
+
+
+def arm_of(report, **wanted):
+    return next(a for a in report.to_json()["arms"] if all(a[key] == value for key, value in wanted.items()))
+
+
+def test_parts_sum_to_the_peak_though_seeds_differ(tmp_path):
+    write_study(tmp_path, {8: 0.82}, range(4))
+    held = arm_of(build([tmp_path]), rank=8)["memory"]["train"]
+    assert held["peak_bytes"] == sum(held[f"{part}_bytes"] for part in PARTS)
+    assert (held["batch"], held["activations_bytes"]) == ([[32, 49]], 3_000_000 * 49)  # of lengths 48 to 51
+
+
+def test_what_the_system_saw_is_the_median_over_runs(tmp_path):
+    for seed, size in enumerate((1.5e9, 1.1e9, 1.2e9)):
+        change(write_run(tmp_path, seed=seed), "memory", train__process_peak_bytes=size)
+    assert build([tmp_path]).to_json()["arms"][0]["memory"]["train"]["process_peak_bytes"] == 1.2e9
+
+
+def test_a_peak_of_something_else_than_the_parts_is_not_shown_as_theirs(tmp_path):
+    record = write_run(tmp_path)
+    change(record, "memory", train__peak_bytes=1_200_000_000)
+    assert costs.peak_bytes(build([tmp_path]).arms[0]) is None
+
+
+def test_json_has_memory_compute_and_the_seconds_of_every_phase(tmp_path):
+    write_study(tmp_path, {8: 0.82})
+    arm = arm_of(build([tmp_path]), rank=8)
+    assert arm["memory"]["train"]["predicted"]["peak_bytes"] > arm["memory"]["train"]["peak_bytes"]
+    assert arm["memory"]["eval"]["peak_bytes"] == 4 * (22_700_770 + 320_000) + 13_000_000
+    assert arm["compute"]["flops"]["of_full"] == pytest.approx(2 / 3 + 8 / 77.4 / 3)
+    assert arm["compute"]["flops"]["break_even_rank"] == 77.4
+    assert (arm["compute"]["mfu"], arm["compute"]["attention"]) == (pytest.approx(0.37), "sdpa")  # median of three
+    assert set(arm["compute"]["seconds"]) == {
+        "start_up_s", "imports_s", "load_s", "plan_s", "train_s", "validate_s", "test_s", "measure_s", "save_s",
+        "total_s",
+    }  # fmt: skip
+    full = arm_of(build([tmp_path]), method="full")
+    assert full["compute"]["flops"]["break_even_rank"] is None
+
+
+def test_csv_has_the_raw_numbers(tmp_path):
+    write_study(tmp_path, {8: 0.82})
+    line = next(row for row in csv.DictReader(io.StringIO(build([tmp_path]).to_csv())) if row["rank"] == "8")
+    peak = int(line["train_peak_bytes"])
+    assert int(line["predicted_peak_bytes"]) == pytest.approx(1.02 * peak, abs=3)
+    assert float(line["process_peak_bytes"]) == peak + 900_000_000
+    assert int(line["eval_peak_bytes"]) == 4 * (22_700_770 + 320_000) + 13_000_000
+    assert float(line["flops_per_token"]) == pytest.approx(1.3e8 * float(line["flops_of_full"]))
+    assert (float(line["mfu"]), float(line["break_even_rank"])) == (pytest.approx(0.37), 77.4)
+
+
+def test_table_shows_peak_error_of_the_prediction_and_share_of_flops(tmp_path):
+    write_study(tmp_path, {8: 0.82})
+    report = build([tmp_path])
+    console = Console(width=120, file=io.StringIO(), color_system=None)
+    console.print(report.table())
+    text = console.file.getvalue()
+    peak = fmt.megabytes(costs.peak_bytes(report.arms[0]))
+    assert re.search(rf"lora r=8 .* {peak} \+2\.0 % +0\.70 ", text)
+    assert re.search(r"full .* 519 \+2\.0 % +1\.00 ", text)
+    assert "predicted from the config alone" in text
+    assert re.search(rf"\| {peak} \| {fmt.megabytes(costs.predicted_bytes(report.arms[0]))} \(\+2\.0 %\) \| 0\.70 \|",
+                     report.to_markdown())  # fmt: skip
+
+
+def test_page_sets_predicted_beside_measured_memory(tmp_path):
+    write_study(tmp_path / "study", {8: 0.82})
+    report = build([tmp_path / "study"])
+    text = page(report, tmp_path / "out")
+    text = text[text.index('<h2 id="memory">') :]
+    arm = report.arms[0]
+    held = costs.memory(arm)
+    assert row(text, "lora r=8") == [
+        "32 × 49", "backward", fmt.megabytes(costs.predicted_bytes(arm)), fmt.megabytes(held["peak_bytes"]), "+2.0",
+        fmt.megabytes(costs.peak_bytes(arm, "eval")), fmt.megabytes(held["process_peak_bytes"]),
+    ]  # fmt: skip
+    assert "541 MB against 519 MB for full" in text  # the parts' own peaks against their sum at one moment
+    assert "(step 3)" in text and "Python and its libraries included" in text
+    assert "CUDA" not in text
+
+
+def test_page_shows_the_allocator_in_place_of_the_process_on_a_gpu(tmp_path):
+    write_study(tmp_path / "study", {8: 0.82}, device="cuda")
+    text = page(build([tmp_path / "study"]), tmp_path / "out")
+    assert "reserved peak MB" in text and "what it took from the GPU" in text
+    assert "process peak MB" not in text
+
+
+def test_page_draws_all_parts_the_prediction_and_the_phases(tmp_path):
+    write_study(tmp_path / "study", {8: 0.82})
+    text = page(build([tmp_path / "study"]), tmp_path / "out")
+    figure = text[text.index('id="plot-costs"') :]
+    labels = re.findall(r"<text[^>]*>(.*?)</text>", figure[: figure.index("</figure>")])
+    assert {*PARTS, "predicted peak", "train", "validate", "test", "load", "plan", "imports", "save"} <= set(labels)
+
+
+def test_page_says_above_which_rank_lora_computes_more(tmp_path):
+    write_study(tmp_path / "study", {8: 0.82, 128: 0.82})
+    text = page(build([tmp_path / "study"]), tmp_path / "out")
+    assert "On these layers LoRA computes more than full fine-tuning above r = 77:" in text
+    assert "Here r = 128 is above it." in text
+    assert row(text[text.index('<h2 id="compute">') :], "lora r=128")[1:3] == ["1.22", "77"]
+    assert "the device&#39;s peak (90.0 GFLOP/s, measured)" in text
+
+
+def test_break_even_is_a_range_where_targets_differ(tmp_path):
+    write_study(tmp_path, {8: 0.82})
+    write_run(tmp_path, "lora", 8, targets__name="qv")
+    said = costs.break_even(build([tmp_path]).arms)
+    assert "above r = 77 to 309, depending on what is adapted (all_linear: 77, qv: 309)" in said
+    assert said.endswith("No rank here is above it.")
+
+
+def test_parameters_by_layer_are_those_of_the_largest_adapter_with_equal_layers_joined(tmp_path):
+    write_study(tmp_path / "study", {8: 0.82, 16: 0.82})
+    text = page(build([tmp_path / "study"]), tmp_path / "out")
+    text = text[text.index("<details>") :]
+    assert "Parameters by layer of lora r=16" in text
+    assert row(text, "0 to 3, each") == ["0", "1.77 M", "0"]
+    assert row(text, "4 to 5, each") == ["320 k", "1.77 M", "15.3"]
+    assert row(text, "head") == ["770", "0", "100"]
+
+
+def test_costs_that_were_not_measured_are_a_dash(tmp_path):
+    write_study(tmp_path / "study", {4: 0.82}, range(1))
+    write_run(tmp_path / "study", "lora", 8, measured=False)
+    write_run(tmp_path / "study", "probe", None, lr=0.0)
+    report = build([tmp_path / "study"])
+    arm = arm_of(report, rank=8)
+    assert arm["memory"] == {"train": {}, "eval": {}}
+    assert set(arm["compute"]["flops"].values()) == {None}
+    text = page(report, tmp_path / "out")
+    assert text.count("– not measured") == 2
+    assert [n for n in re.findall(r">(lora r=\d+)</td>", text[text.index('<h2 id="memory">') :])][:1] == ["lora r=4"]
+    line = next(line for line in report.to_markdown().splitlines() if line.startswith("| lora r=8"))
+    assert "| – | – | – | 20.0 |" in line  # peak, predicted, FLOPs; the training time is known
+
+
+def test_a_study_without_any_measurement_has_no_such_sections(tmp_path):
+    write_study(tmp_path / "study", {8: 0.82}, measured=False)
+    report = build([tmp_path / "study"])
+    text = page(report, tmp_path / "out")
+    assert "predicted against measured" not in text and "Computation" not in text
+    assert "Peak: live tensors" not in report.to_markdown()
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("missing", ["predicted", "peaks", "batch", "phase", "step", "process_peak_bytes"])
+def test_each_part_of_the_memory_may_be_missing(tmp_path, missing):
+    for method, rank in (("full", None), ("lora", 8)):
+        record = write_run(tmp_path / "study", method, rank)
+        del record.memory["train"][missing]
+        record.compute["flops"] = record.compute["mfu"] = record.params["by_layer"] = None
+        record.write()
+    report = build([tmp_path / "study"])
+    assert costs.peak_bytes(report.arms[0])
+    text = page(report, tmp_path / "out")
+    assert "predicted against measured" in text and "None" not in text
+
+
+def test_the_answer_costs_are_of_the_tensors(tmp_path):
+    write_study(tmp_path / "study", {8: 0.82})
+    report = build([tmp_path / "study"])
+    share = costs.peak_bytes(report.arms[0]) / costs.peak_bytes(report.reference)
+    assert f"{fmt.percent(share)} % of the peak memory" in report.headline.cost
+    assert re.search(rf'FLOPs per token</div><div class="value">{fmt.percent(2 / 3 + 8 / 77.4 / 3)} %',
+                     page(report, tmp_path / "out"))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [(fmt.signed_percent(0.0031), "+0.3 %"), (fmt.signed_percent(-0.021), "−2.1 %"),
+     (fmt.signed_percent(-1e-5), "0.0 %"),
+     (fmt.signed_percent(None), "–"), (fmt.ratio(0.6704), "0.67"), (fmt.ratio(None), "–"), (fmt.whole(77.9), "77"),
+     (costs.shapes([[32, 48]]), "32 × 48"), (costs.shapes([[8, 40], [8, 40], [4, 9]]), "2 of 8 × 40, 4 × 9"),
+     (costs.shapes([[1, 2], [3, 4], [5, 6], [7, 8]]), "1 × 2, 3 × 4, 2 more shapes"), (costs.shapes(None), "")],
+)  # fmt: skip
+def test_costs_are_shown_in_a_readers_form(shown, expected):
+    assert shown == expected
