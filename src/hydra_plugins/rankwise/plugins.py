@@ -18,6 +18,17 @@ from omegaconf import DictConfig
 class StudySweeper(BasicSweeper):
     """Turns the axes of a command line into a study and hands what is left to run to the launcher."""
 
+    def __init__(
+        self,
+        max_batch_size: int | None = None,
+        params: Any = None,
+        pairs: Any = None,
+        exclude: Any = None,
+        tune: Any = None,
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self.pairs, self.exclude, self.tune = pairs or [], exclude or [], tune
+
     def sweep(self, arguments: list[str]) -> Any:
         from rankwise.study.sweep import sweep
 

@@ -65,7 +65,8 @@ def build(paths: list[Path]) -> Report:
 
     Raises Refused for a path without records, for a broken record and for runs selected on the test set.
     """
-    records = find(paths)
+    found = find(paths)
+    records = [record for record in found if not record.config.get("purpose")] or found
     arms = group(records)
     reference = reference_of(arms)
     metric = _metric(reference or arms[0])
@@ -75,8 +76,12 @@ def build(paths: list[Path]) -> Report:
     flag(arms, reference, comparisons, metric)
     families = smallest_sufficient(arms, comparisons, margin) if reference else []
     said = notes(records, arms, reference, metric, margins, comparisons)
-    found = headline(families, reference, metric)
-    return Report(records, arms, reference, metric, margin, comparisons, families, found, said)
+    if len(found) > len(records):
+        said.append(f"{len(found) - len(records)} runs that tuned or searched are left out: they chose what is compared.")
+    elif records[0].config.get("purpose"):
+        said.insert(0, "These runs tuned or searched; what they chose is not yet judged on fresh seeds.")
+    top = headline(families, reference, metric)
+    return Report(records, arms, reference, metric, margin, comparisons, families, top, said)
 
 
 def _metric(arm: Arm) -> str:

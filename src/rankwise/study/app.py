@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -19,7 +18,7 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.paths import conf_dir
 from rankwise.study import sweep
-from rankwise.study.compose import explain, to_config, unresolved
+from rankwise.study.compose import explain, register_schema, to_config, unresolved
 
 
 class _Single:
@@ -38,7 +37,7 @@ def call_hydra(
 
     Raises Refused for whatever the user can mend.
     """
-    ConfigStore.instance().store(name="schema", node=Config, provider="rankwise")
+    register_schema()
     sweep.exit_code, sweep.instead = 0, study
     _Single.start, _Single.argv, _Single.ended = single, sys.argv, 0
     full_error = os.environ.get("HYDRA_FULL_ERROR")

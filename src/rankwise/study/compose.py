@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rankwise.check import check
 from rankwise.config import Config, typed
 from rankwise.errors import Refused, did_you_mean
+from rankwise.paths import conf_dir
 
 
 def unresolved(cfg: DictConfig) -> dict[str, Any]:
@@ -24,16 +27,42 @@ def unresolved(cfg: DictConfig) -> dict[str, Any]:
 
 
 def to_config(values: dict[str, Any] | DictConfig) -> Config:
-    """A checked ``Config`` from composed values; raises Refused for what cannot run.
+    """A checked ``Config`` from composed values; raises Refused for what cannot run."""
+    config = to_typed(values)
+    check(config)
+    return config
+
+
+def to_typed(values: dict[str, Any] | DictConfig) -> Config:
+    """A ``Config`` from composed values, not checked yet; raises Refused for unknown keys and wrong types.
 
     Plain values, or ``merged`` ones: Hydra opens its own tree for ``+key=value``, which is refused here.
     """
     try:
-        config = typed(values)
+        return typed(values)
     except OmegaConfBaseException as error:
         raise Refused(explain(error)) from None
-    check(config)
-    return config
+
+
+def composed(overrides: list[str]) -> Config:
+    """A checked config from a command line's overrides, without Hydra's main. Raises Refused for what cannot run."""
+    register_schema()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            values = unresolved(compose("config", overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise Refused(explain(error)) from None
+    return to_config(values)
+
+
+def register_schema() -> None:
+    """Tell Hydra what the config tree's ``schema`` is."""
+    ConfigStore.instance().store(name="schema", node=Config, provider="rankwise")
+
+
+def option_groups() -> list[str]:
+    """Config groups, whose value on a command line is an option's name."""
+    return [path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra"]
 
 
 def from_snapshot(path: Path, overrides: list[str]) -> Config:

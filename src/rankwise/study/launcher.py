@@ -13,14 +13,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from rankwise import config as schema
 from rankwise import machine
@@ -58,13 +58,63 @@ def launch(
     """
     if not configs:
         return []
-    slots = share(configs, jobs)
+    ended: dict[Path, Outcome] = {}
+    drive(_Listed(configs, ended), configs, len(configs), jobs, task, preload)
+    return [ended[schema.folder(config).absolute()] for config in configs]
+
+
+class Source(Protocol):
+    """Where runs come from, one at a time, when what comes next may hang on how others went."""
+
+    def next(self) -> Config | None:
+        """The run to start now; None while there is none."""
+
+    def more(self) -> bool:
+        """Whether there may be another, once those that run have ended."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """A run is over."""
+
+    def hopeless(self) -> Collection[Path]:
+        """Folders of running runs that are to be stopped now."""
+
+
+@dataclass
+class _Listed:
+    """Runs that are known beforehand."""
+
+    configs: Sequence[Config]
+    outcomes: dict[Path, Outcome]
+    given: int = 0
+
+    def next(self) -> Config | None:
+        if not self.more():
+            return None
+        self.given += 1
+        return self.configs[self.given - 1]
+
+    def more(self) -> bool:
+        return self.given < len(self.configs)
+
+    def ended(self, outcome: Outcome) -> None:
+        self.outcomes[outcome.folder] = outcome
+
+    def hopeless(self) -> Collection[Path]:
+        return ()
+
+
+def drive(
+    source: Source, like: Sequence[Config], total: int, jobs: int | None = None, task: str = "rankwise.run:run",
+    preload: Sequence[str] = HEAVY,
+) -> None:  # fmt: skip
+    """Run what ``source`` gives, as ``launch`` does; ``like`` are configs such as will come, ``total`` how many."""
+    slots = share(like, jobs, total)
     with (
         _Signals() as signals,
-        progress.show(len(configs), slots.jobs) as shown,
+        progress.show(total, slots.jobs) as shown,
         _fork_server(preload, signals) as context,
     ):
-        return _Engine(context, slots, task, signals, shown).run(configs)
+        _Engine(context, slots, task, signals, shown).run(source)
 
 
 @dataclass(frozen=True)
@@ -76,7 +126,7 @@ class Slots:
     gpus: list[str | None]  # one per job
 
 
-def share(configs: Sequence[Config], jobs: int | None = None) -> Slots:
+def share(configs: Sequence[Config], jobs: int | None = None, total: int | None = None) -> Slots:
     """One job per GPU if there are any, else as many as cores and available memory (2 GiB each) allow.
 
     More jobs than GPUs, when asked for, share them.
@@ -87,7 +137,7 @@ def share(configs: Sequence[Config], jobs: int | None = None) -> Slots:
     if jobs is None:
         each = max(config.trainer.threads or 1 for config in configs)
         jobs = len(gpus) or min(cores // each, machine.memory_bytes() // _JOB_BYTES)
-    jobs = max(1, min(jobs, len(configs)))
+    jobs = max(1, min(jobs, total or len(configs)))
     return Slots(jobs, max(1, cores // jobs), [gpus[i % len(gpus)] if gpus else None for i in range(jobs)])
 
 
@@ -95,13 +145,13 @@ def share(configs: Sequence[Config], jobs: int | None = None) -> Slots:
 class _Run:
     """A run and its process."""
 
-    index: int
     folder: Path
     gpu: str | None
     process: ForkServerProcess
     pipe: Connection
     began_s: float = field(default_factory=time.monotonic)
     end: End | None = None
+    asked_s: float | None = None  # when it was asked to stop
 
     @property
     def name(self) -> str:
@@ -115,24 +165,23 @@ class _Engine:
         self._context, self._slots, self._task, self._signals, self._shown = context, slots, task, signals, shown
         self._free = list(reversed(slots.gpus))
         self._running: list[_Run] = []
-        self._outcomes: dict[int, Outcome] = {}
 
-    def run(self, configs: Sequence[Config]) -> list[Outcome]:
-        waiting = list(enumerate(configs))
+    def run(self, source: Source) -> None:
+        self._source = source
         try:
-            while (waiting or self._running) and not self._signals.count:
-                while waiting and self._free and not self._signals.count:
-                    self._start(*waiting.pop(0))
+            while (self._running or source.more()) and not self._signals.count:
+                while self._free and not self._signals.count and (config := source.next()) is not None:
+                    self._start(config)
                 self._poll()
+                self._stop_hopeless()
             if self._signals.count:
                 self._stop()
                 raise KeyboardInterrupt
         finally:  # a bug of ours must not leave runs behind either
             for run in self._running:
                 _kill(run.process, signal.SIGKILL)
-        return [self._outcomes[index] for index in range(len(configs))]
 
-    def _start(self, index: int, config: Config) -> None:
+    def _start(self, config: Config) -> None:
         folder = schema.folder(config).absolute()
         gpu = self._free.pop()
         threads = config.trainer.threads or self._slots.threads
@@ -141,7 +190,7 @@ class _Engine:
         process = self._context.Process(target=work, args=(job, writer), name=folder.name)
         process.start()
         writer.close()
-        self._running.append(_Run(index, folder, gpu, process, reader))
+        self._running.append(_Run(folder, gpu, process, reader))
         self._shown.started(folder.name)
 
     def _poll(self, timeout_s: float = _TICK_S) -> None:
@@ -180,8 +229,19 @@ class _Engine:
         run.process.close()
         self._running.remove(run)
         self._free.append(run.gpu)
-        self._outcomes[run.index] = Outcome(run.folder, end.status, end.error, seconds)
+        self._source.ended(Outcome(run.folder, end.status, end.error, seconds))
         self._shown.ended(run.name, end.status, seconds, end.objective, end.error)
+
+    def _stop_hopeless(self) -> None:
+        """Ask each once; one that cannot hear is killed after the grace time."""
+        if not (folders := set(self._source.hopeless())):
+            return
+        for run in self._running:
+            if run.folder in folders and run.asked_s is None:
+                run.asked_s = time.monotonic()
+                _kill(run.process, signal.SIGTERM)
+            elif run.asked_s is not None and time.monotonic() - run.asked_s > GRACE_S:
+                _kill(run.process, signal.SIGKILL)
 
     def _stop(self) -> None:
         """Ask the runs to stop, then make them."""

@@ -13,16 +13,17 @@ from hydra.core.utils import JobStatus
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rankwise.check import check_here
+from rankwise.check import check, check_here
 from rankwise.config import Config, folder, merged, run_id
 from rankwise.errors import Refused
-from rankwise.study.compose import explain, known_keys, to_config, unresolved
+from rankwise.study.axes import Row, excluded, paired
+from rankwise.study.compose import explain, known_keys, to_typed, unresolved
+from rankwise.study.tuning import Tuning
 from rankwise.tracking import record
 
 if TYPE_CHECKING:
     from hydra_plugins.rankwise.plugins import StudySweeper
 
-Row = list[str]  # override strings of one combination
 exit_code = 0  # of the last sweep: hydra.main returns nothing
 instead: Callable[[list[Config]], int] | None = None  # what to do with the study's configs in place of running them
 
@@ -32,26 +33,43 @@ def sweep(sweeper: StudySweeper, arguments: list[str]) -> None:
     global exit_code
     from hydra_plugins.rankwise.plugins import LocalLauncher
 
+    local = isinstance(sweeper.launcher, LocalLauncher)
     if isinstance(sweeper.launcher, LocalLauncher):
         _check_jobs(sweeper.launcher.jobs)
-    rows = expand(sweeper, arguments)
-    composed = Composer(sweeper)
-    study = distinct([(composed(row), row) for row in rows])
+    study = _study(sweeper, arguments)
+    configs = [config for config, _ in study]
     if instead is not None:
-        exit_code = instead([config for config, _ in study])
+        exit_code = instead(configs)
         return
-    for config, _ in study:
+    for config in configs:
         check_here(config)
-    todo = [(config, row) for config, row in study if config.rerun or not is_finished(config)]
-    _announce(len(rows), len(study), len(todo))
-    if not todo:
-        return
-    if isinstance(sweeper.launcher, LocalLauncher):
-        exit_code = _launch_here([config for config, _ in todo], sweeper.launcher.jobs)
-        return
-    assert sweeper.launcher is not None
-    returns = sweeper.launcher.launch([row for _, row in todo], initial_job_idx=0)
-    exit_code = int(any(result.status != JobStatus.COMPLETED for result in returns))
+    if sweeper.tune:
+        if not local:
+            raise Refused("hydra.sweeper.tune: needs the launcher of this machine, hydra/launcher=local")
+        tuning = Tuning.of(sweeper.tune, known_keys())
+        exit_code = _launch_rest(sweeper, tuning.trials(configs), "tuning ")
+        exit_code = exit_code or _launch_rest(sweeper, tuning.frozen(configs))
+    elif local:
+        exit_code = _launch_rest(sweeper, configs)
+    else:
+        todo = [row for config, row in study if config.rerun or not is_finished(config)]
+        _announce(len(study), len(todo))
+        assert sweeper.launcher is not None
+        returns = sweeper.launcher.launch(todo, initial_job_idx=0) if todo else []
+        exit_code = int(any(result.status != JobStatus.COMPLETED for result in returns))
+
+
+def _study(sweeper: StudySweeper, arguments: list[str]) -> list[tuple[Config, Row]]:
+    """The distinct runs of the axes, without what is excluded. Raises Refused for the first that cannot run."""
+    rows = [[*row, *more] for row in expand(sweeper, arguments) for more in paired(sweeper.pairs)]
+    composed = Composer(sweeper)
+    runs = [(config, row) for row in rows if (config := composed(row)) is not None]
+    if not runs:
+        raise Refused("hydra.sweeper.exclude: leaves no combination")
+    study = distinct(runs)
+    if len(runs) > len(study):
+        print(f"rankwise: {len(runs) - len(study)} of {len(runs)} combinations are the same run", file=sys.stderr)
+    return study
 
 
 def expand(sweeper: StudySweeper, arguments: list[str]) -> list[Row]:
@@ -93,9 +111,10 @@ class Composer:
         self.loader, self.master = sweeper.hydra_context.config_loader, sweeper.config
         self.parser = OverridesParser.create(config_loader=self.loader)
         self.nodes: dict[tuple[str, ...], DictConfig] = {}
-        self.keys = set(known_keys())
+        self.keys, self.exclude = set(known_keys()), list(sweeper.exclude)
 
-    def __call__(self, row: Row) -> Config:
+    def __call__(self, row: Row) -> Config | None:
+        """The row's config, or None where the study leaves it out. Raises Refused for one that cannot run."""
         parsed = self.parser.parse_overrides(row)
         slow = tuple(o.input_line or "" for o in parsed if not self._is_plain(o))
         try:
@@ -106,7 +125,11 @@ class Composer:
                     OmegaConf.update(self.nodes[slow], override.key_or_group, override.value())
         except OmegaConfBaseException as error:
             raise Refused(explain(error)) from None
-        return to_config(self.nodes[slow])
+        config = to_typed(self.nodes[slow])
+        if excluded(config, self.exclude, [*self.keys]):
+            return None
+        check(config)
+        return config
 
     def _is_plain(self, override: Override) -> bool:
         """A scalar or list for an existing key of the schema: no group's choice, addition, deletion or dict."""
@@ -116,6 +139,13 @@ class Composer:
     @functools.cache  # noqa: B019  one composer per sweep
     def _is_group(self, key: str) -> bool:
         return bool(self.loader.get_group_options(key))
+
+
+def _launch_rest(sweeper: StudySweeper, configs: Sequence[Config], what: str = "") -> int:
+    """Launch what is not finished, one seed of every arm before the second seed."""
+    todo = [config for config in configs if config.rerun or not is_finished(config)]
+    _announce(len(configs), len(todo), what)
+    return _launch_here(todo, sweeper.launcher.jobs) if todo else 0  # type: ignore[union-attr]
 
 
 def _launch_here(todo: list[Config], jobs: int | None) -> int:
@@ -139,10 +169,6 @@ def _check_jobs(jobs: object) -> None:
         raise Refused.value("hydra.launcher.jobs", jobs, "an integer of at least 1, or null")
 
 
-def _announce(rows: int, runs: int, left: int) -> None:
-    parts = [f"{runs} runs"]
-    if rows > runs:
-        parts.append(f"{rows - runs} of {rows} combinations are the same run")
-    if runs > left:
-        parts.append(f"{runs - left} finished before")
-    print(f"rankwise: {', '.join(parts)}; {left} to run", file=sys.stderr)
+def _announce(runs: int, left: int, what: str = "") -> None:
+    before = f", {runs - left} finished before" if runs > left else ""
+    print(f"rankwise: {runs} {what}runs{before}; {left} to run", file=sys.stderr)

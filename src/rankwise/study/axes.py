@@ -1,0 +1,55 @@
+"""The axes of a study beyond a plain product: pairs that are walked together, combinations to leave out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Any
+
+from rankwise.config import Config
+from rankwise.errors import Refused, did_you_mean
+
+Row = list[str]  # override strings of one combination
+
+
+def paired(pairs: Sequence[Mapping[str, Sequence[Any]]]) -> list[Row]:
+    """Every combination of the groups of pairs, as override strings: inside a group, the n-th value of each axis goes
+    with the n-th of the others. Raises Refused for axes of different lengths.
+    """
+    groups = []
+    for group in pairs:
+        lengths = {key: len(list(values)) for key, values in group.items()}
+        if len(set(lengths.values())) != 1:
+            shown = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+            raise Refused(f"hydra.sweeper.pairs: axes that are walked together are equally long; {shown}")
+        groups.append([[f"{key}={_text(value)}" for key, value in zip(group, values, strict=True)]
+                       for values in zip(*group.values(), strict=True)])  # fmt: skip
+    return [list(itertools.chain(*rows)) for rows in itertools.product(*groups)]
+
+
+def excluded(config: Config, conditions: Sequence[str], keys: Sequence[str]) -> bool:
+    """Whether all parts of a condition hold: ``"method=full quant=nf4|int8"``. A group's name stands for its ``name``.
+
+    Raises Refused for a condition that is none, or a key that does not exist.
+    """
+    return any(all(_holds(config, part, condition, keys) for part in condition.split()) for condition in conditions)
+
+
+def _holds(config: Config, part: str, condition: str, keys: Sequence[str]) -> bool:
+    key, equals, values = part.partition("=")
+    if not equals or key not in keys:
+        near = did_you_mean(key, keys)
+        raise Refused(f"hydra.sweeper.exclude: {condition}: {part} is not KEY=VALUE of a config key{near}")
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name, None) if is_dataclass(value) else (value or {}).get(name)
+    found = value.name if is_dataclass(value) else value  # type: ignore[union-attr]
+    return _text(found) in values.split("|") or str(found) in values.split("|")
+
+
+def _text(value: Any) -> str:
+    """As an override is written."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,110 @@
+"""Tune, freeze, final: learning rates are chosen per arm on seeds of their own, then judged on fresh ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from rankwise.config import BASELINES, Config, canonical, folder, label, merged, plain, typed
+from rankwise.errors import Refused
+from rankwise.tracking import record as records
+
+PURPOSE = "tune"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """What is tried for every arm, and on which seeds."""
+
+    axes: dict[str, list[Any]]
+    seeds: list[int]
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], keys: Sequence[str]) -> Tuning:
+        """From ``hydra.sweeper.tune``. Raises Refused for anything but axes with values and seeds."""
+        axes, seeds = given.get("axes") or {}, list(given.get("seeds") or [])
+        if not axes or not seeds or set(given) - {"axes", "seeds"}:
+            raise Refused("hydra.sweeper.tune: give {axes: {KEY: [VALUES]}, seeds: [SEEDS]}")
+        if unknown := set(axes) - set(keys):
+            raise Refused(f"hydra.sweeper.tune: {min(unknown)} is no config key")
+        return cls({key: list(values) for key, values in axes.items()}, seeds)
+
+    def trials(self, finals: Sequence[Config]) -> list[Config]:
+        """Every value of the axes for every arm of ``finals``, on the tuning seeds. Raises Refused on shared seeds."""
+        used = {config.seed for config in finals}
+        if shared := used & set(self.seeds):
+            raise Refused(f"hydra.sweeper.tune: seed {min(shared)} is also a seed of the study; tune on others")
+        return [
+            self._with(arm, dict(zip(self.axes, values, strict=True)) | {"seed": seed, "purpose": PURPOSE})
+            for seed in self.seeds
+            for arm in self._arms(finals).values()
+            for values in itertools.product(*self.axes.values())
+        ]
+
+    def frozen(self, finals: Sequence[Config]) -> list[Config]:
+        """``finals`` with the values that did best in the trials, by the mean objective over the tuning seeds.
+
+        Raises Refused when an arm has no finished trial.
+        """
+        best = {key: self._best(arm) for key, arm in self._arms(finals).items()}
+        return [self._with(config, best[key]) if (key := self._key(config)) in best else config for config in finals]
+
+    def _best(self, arm: Config) -> dict[str, Any]:
+        scores: dict[str, list[float]] = defaultdict(list)
+        for trial in self.trials([dataclasses.replace(arm, seed=-1)]):
+            place = folder(trial)
+            found = records.read(place) if (place / "result.json").exists() else None
+            if found and found.status == records.FINISHED and found.objective is not None:
+                scores[json.dumps(self._values(trial))].append(found.objective)
+        if not scores:
+            raise Refused(
+                f"{folder(arm).parent.name}: no trial of {folder(arm).name} has finished; nothing to choose from"
+            )
+        sign = -1 if arm.objective == "val/loss" else 1
+        full = [text for text, found in scores.items() if len(found) == max(map(len, scores.values()))]
+        text = max(full, key=lambda text: sign * sum(scores[text]) / len(scores[text]))
+        best: dict[str, Any] = json.loads(text)
+        edge = [
+            key
+            for key, value in best.items()
+            if len(self.axes[key]) > 2 and value in (self.axes[key][0], self.axes[key][-1])
+        ]
+        at = "; at the edge of its axis, a wider one may do better" if edge else ""
+        chosen = ", ".join(f"{key}={value}" for key, value in best.items())
+        print(f"rankwise: {label(arm).split('-lr')[0]}: {chosen}{at}", file=sys.stderr)
+        return best
+
+    def _arms(self, finals: Sequence[Config]) -> dict[str, Config]:
+        """One config per arm; what is fitted without steps has nothing to tune."""
+        return {self._key(config): config for config in reversed(finals) if config.method.name not in BASELINES}
+
+    def _key(self, config: Config) -> str:
+        values = canonical(plain(config))
+        values.pop("seed", None)
+        for key in [*self.axes, "optim.lr"]:
+            *parents, last = key.split(".")
+            place: Any = values
+            for parent in parents:
+                place = place.get(parent, {})
+            place.pop(last, None)
+        return json.dumps(values, sort_keys=True)
+
+    def _values(self, config: Config) -> dict[str, Any]:
+        node = OmegaConf.create(plain(config))
+        return {key: OmegaConf.select(node, key) for key in self.axes}
+
+    @staticmethod
+    def _with(config: Config, values: Mapping[str, Any]) -> Config:
+        node = merged(plain(config))
+        for key, value in values.items():
+            OmegaConf.update(node, key, value)
+            if key == "method.lr":
+                OmegaConf.update(node, "optim.lr", value)  # which follows it, and is a number by now
+        return typed(node)
