@@ -94,6 +94,17 @@ def logits(cases: list[dict[str, str]], texts: list[str]) -> None:
         Path(case["out"]).write_text(json.dumps(values.tolist()))
 
 
+def restored(folders: list[str], texts: list[str]) -> None:
+    """Logits of each run in ``folders``, from what it left there, into its file ``restored``."""
+    from rankwise.model.restore import load_run
+
+    for place in map(Path, folders):
+        model, tokenizer, _ = load_run(place)
+        with torch.inference_mode():
+            values = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+        (place / "restored").write_text(json.dumps(values.tolist()))
+
+
 def _wandb_core() -> int:
     """The process id of this process's W&B service."""
     children = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]

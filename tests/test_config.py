@@ -196,7 +196,7 @@ REFUSED = [
     ("method.name=lorra: .*did you mean lora", {"method__name": "lorra"}),
     ("quant.kind=int3:", {"quant__kind": "int3"}),
     ("quant=nf4: none with method=full", {"quant__name": "nf4", "quant__kind": "nf4", "method__name": "full"}),
-    ("quant=nf4: can be planned", {"quant__name": "nf4", "quant__kind": "nf4"}),
+    ("method.bias=all: none with quant=nf4", {"quant__name": "nf4", "quant__kind": "nf4", "method__bias": "all"}),
     ("quant.double=True:", {"quant__kind": "int8", "quant__double": True}),
     ("trainer.precision=bf16_true: .* with quant=", {"quant__kind": "bf16", "trainer__precision": "bf16_true"}),
     ("optim.name=adamax:", {"optim__name": "adamax"}),

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Any
+
+# What quantization libraries log when PEFT imports them, in every process and whether or not they are used: kernels
+# for other hardware that did not load. It is said before anything of ours could keep it off the user's terminal.
+for _name in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 # Flat public names, loaded when first used: importing rankwise imports nothing heavy.
 _PUBLIC = {

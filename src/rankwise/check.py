@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import re
@@ -10,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from rankwise import assets, machine
-from rankwise.config import ADAPTERS, BASELINES, METHODS, Config, folder, parse_alpha, scale_of
+from rankwise.check_method import check_keys, check_patterns
+from rankwise.config import ADAPTERS, BASELINES, METHODS, RANKED, Config, folder, own_keys, scale_of
 from rankwise.errors import Refused, did_you_mean
 
+TRAINS_BASE = frozenset({"full", "bitfit", "top_layers"})  # methods that train weights of the base themselves
+QUANT_LIBRARIES = {"int8": "bitsandbytes", "int8_torchao": "torchao", "nf4": "bitsandbytes", "fp4": "bitsandbytes"}
 PRESETS = ("all_linear", "attention", "mlp", "q", "k", "v", "o", "qv", "qkvo")
 METRICS = {
     "classification": ("accuracy",),
@@ -42,8 +46,10 @@ def check_here(config: Config) -> None:
     shape = config.model.shape
     if shape and "vocab_size" in shape and not (config.model.path or config.model.package):
         raise Refused(f"model {config.model.name}: has no weights to load; it can be planned, not trained")
-    if config.quant.kind:
-        raise Refused.value("quant", config.quant.name, "can be planned, not trained yet", "use quant=none")
+    library = QUANT_LIBRARIES.get(config.quant.kind or "")
+    if library and importlib.util.find_spec(library) is None:
+        remedy = "pip install 'rankwise[quant]', or use quant=none or bf16"
+        raise Refused.value("quant", config.quant.name, f"needs {library}, which is not installed", remedy)
     on_cpu = trainer.device == "cpu" or (trainer.device == "auto" and not gpus)
     if trainer.precision == "fp16" and on_cpu:
         raise Refused.value("trainer.precision", "fp16", "fp32, bf16 or auto on a CPU, where fp16 is slower than fp32")
@@ -57,18 +63,12 @@ def _check_method(config: Config) -> None:
     _one_of("method.bias", method.bias, ("none", "all", "lora_only"))
     _number("method.dropout", method.dropout, 0, 1, "from 0 up to, not including, 1", open_high=True)
     _check_quant(config)
-    if method.name not in ADAPTERS:
+    check_keys(config)
+    if method.name not in RANKED or method.budget is not None:
         return
     if method.rank is None or method.rank < 1:
         raise Refused.value("method.rank", method.rank, "an integer of at least 1")
-    try:
-        parse_alpha(method.alpha)
-    except ValueError:
-        allowed = (
-            "a positive number (scale alpha/r), a multiple of the rank such as 2r (scale 2), or 16sqrt (16/sqrt(r))"
-        )
-        raise Refused.value("method.alpha", method.alpha, allowed) from None
-    if not 1e-6 <= scale_of(method.alpha, method.rank) <= 1e6:
+    if "alpha" in own_keys(method.name) and not 1e-6 <= scale_of(method.alpha, method.rank) <= 1e6:
         raise Refused.value("method.alpha", method.alpha, "a scale between 1e-6 and 1e6")
 
 
@@ -76,9 +76,12 @@ def _check_quant(config: Config) -> None:
     quant, method = config.quant, config.method.name
     if quant.kind is None:
         return
-    _one_of("quant.kind", quant.kind, ("bf16", "int8", "nf4", "fp4"))
-    if method == "full":
-        raise Refused.value("quant", quant.name, "none with method=full: what is stored in few bits cannot be trained")
+    _one_of("quant.kind", quant.kind, ("bf16", *QUANT_LIBRARIES))
+    if method in TRAINS_BASE:
+        allowed = f"none with method={method}: what is stored in few bits cannot be trained"
+        raise Refused.value("quant", quant.name, allowed)
+    if method in ADAPTERS and config.method.bias != "none":
+        raise Refused.value("method.bias", config.method.bias, f"none with quant={quant.name}, whose biases are frozen")
     if quant.double and quant.kind not in ("nf4", "fp4"):
         raise Refused.value("quant.double", True, "null, or quant.kind nf4 or fp4, whose constants it quantizes")
     if config.trainer.precision == "bf16_true":
@@ -102,6 +105,7 @@ def _check_targets(config: Config) -> None:
             raise Refused.value("targets.regex", targets.regex, f"a regular expression ({error})") from None
     if targets.layers is not None and (not targets.layers or min(targets.layers) < 0):
         raise Refused.value("targets.layers", targets.layers, "block numbers from 0, or null for all")
+    check_patterns(config)
 
 
 def _check_task(config: Config) -> None:
@@ -166,6 +170,8 @@ def _check_names(config: Config) -> None:
     for key in ("seed", "data_seed"):
         if not 0 <= getattr(config, key) < 2**32:
             raise Refused.value(key, getattr(config, key), "an integer from 0 to 4294967295")
+    if config.purpose is not None:
+        _one_of("purpose", config.purpose, ("tune", "search"))
     _one_of("tracking.mode", config.tracking.mode, ("auto", "offline", "online", "disabled"))
     allowed = [f"val/{name}" for name in METRICS[config.task.kind]] + ["val/loss"]
     if config.objective not in allowed:
@@ -187,7 +193,7 @@ def _check_rank_fits(config: Config) -> None:
 
     The width is read from the model's own config where that is at hand; narrower layers are found when it is built.
     """
-    if config.method.name not in ADAPTERS or config.method.rank is None:
+    if config.method.name not in RANKED or config.method.budget is not None or config.method.rank is None:
         return
     width = _width(config)
     if width and config.method.rank > width:

@@ -13,8 +13,11 @@ from rankwise.errors import Refused, did_you_mean
 COMMANDS = {
     "train": "run one config, or a whole study with -m",
     "plan": "predict parameters, memory, operations, time and disk before running anything",
+    "sweep": "run a W&B sweep file here, with W&B's own engine and no server",
     "report": "compare finished runs: table, CSV, Markdown, JSON, HTML",
+    "adapter": "merge, export, swap, combine, shrink or compare the adapters of finished runs",
     "fetch": "download the model and data that a config names",
+    "doctor": "what this machine can do, and what is missing for the rest",
 }
 USAGE = """usage: rankwise COMMAND …
 

@@ -16,9 +16,32 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-METHODS = ("lora", "full", "head", "probe", "tfidf")
-ADAPTERS = frozenset({"lora"})
+# LoRA by several names: what a name stands for is in its keys (init, dora, lr_ratio, freeze_a, alpha).
+LORA = ("lora", "rslora", "dora", "pissa", "olora", "eva", "orthogonal", "lora_plus", "lora_fa")
+RANKED = frozenset({*LORA, "adalora", "vera", "loha", "lokr"})  # adapters that have a rank
+ADAPTERS = RANKED | {"ia3", "oft", "custom"}  # they sit on the linear layers of ``targets``
+PARTIAL = frozenset({"head", "bitfit", "top_layers", "bottleneck"})  # the base as it is, with some weights trained
 BASELINES = frozenset({"probe", "tfidf"})  # fitted by scikit-learn on fixed features: no steps, no checkpoints
+METHODS = (
+    *LORA, "adalora", "vera", "loha", "lokr", "ia3", "oft", "custom", "bottleneck", "bitfit", "top_layers", "full",
+    "head", "probe", "tfidf",
+)  # fmt: skip
+
+_SHARED_KEYS = frozenset({"modules_to_save", "init_from"})  # of all that PEFT does
+_LORA_KEYS = frozenset({"rank", "alpha", "dropout", "bias", "init", "dora", "lr_ratio", "freeze_a", "budget"})
+_OWN_KEYS = {name: _LORA_KEYS | _SHARED_KEYS for name in LORA} | {
+    "adalora": frozenset({"rank", "alpha", "dropout", "bias"}) | _SHARED_KEYS,
+    "vera": frozenset({"rank", "dropout"}) | _SHARED_KEYS,
+    "loha": frozenset({"rank", "alpha"}) | _SHARED_KEYS,
+    "lokr": frozenset({"rank", "alpha"}) | _SHARED_KEYS,
+    "ia3": _SHARED_KEYS,
+    "oft": frozenset({"block"}) | _SHARED_KEYS,
+    "custom": frozenset({"peft"}) | _SHARED_KEYS,
+    "bottleneck": frozenset({"size", "place", "init_from"}),
+    "bitfit": frozenset({"init_from"}),
+    "top_layers": frozenset({"layers", "init_from"}),
+    "head": frozenset({"init_from"}),
+}
 
 
 @dataclass
@@ -81,16 +104,29 @@ class Method:
     dropout: float = 0.0
     bias: str = "none"  # none | all | lora_only
     modules_to_save: list[str] | None = None  # trained in full beside the adapter; the task head always is
+    budget: int | None = None  # LoRA: the largest rank whose factors have no more parameters; rank is null then
+    init: str | None = None  # LoRA: zero_B (as null) | zero_A | gaussian | pissa | pissa_niter_16 | olora | eva | …
+    dora: bool | None = None  # LoRA with a trained magnitude per output
+    lr_ratio: float | None = None  # LoRA: the learning rate of B over that of the rest
+    freeze_a: bool | None = None  # LoRA: train B alone
+    layers: int | None = None  # top_layers: how many of the last blocks are trained
+    size: int | None = None  # bottleneck: its inner width
+    place: str | None = None  # bottleneck: both (behind attention and MLP) | mlp
+    block: int | None = None  # oft: side of the orthogonal blocks, a divisor of every input width
+    peft: Any = None  # custom: {_target_: peft.XConfig, key: value}
+    init_from: str | None = None  # a finished run or an adapter folder whose weights are the start
 
 
 @dataclass
 class Targets:
-    """Which linear layers carry an adapter."""
+    """Which linear layers carry an adapter, and of which rank where that differs."""
 
     name: str = MISSING
     modules: list[str] | None = None  # last parts of module names; null means the preset ``name``
     regex: str | None = None  # matched against whole module names
     layers: list[int] | None = None  # block numbers; null means all
+    ranks: Any = None  # LoRA: last parts of names, or a regex of whole ones, to another rank
+    alphas: Any = None  # LoRA: the same to another alpha (a number or 2r)
 
 
 @dataclass
@@ -98,7 +134,7 @@ class Quant:
     """Storage of the frozen base."""
 
     name: str = MISSING
-    kind: str | None = None  # bf16 | int8 | nf4 | fp4; null is fp32, as it was loaded
+    kind: str | None = None  # bf16 | int8 | int8_torchao | nf4 | fp4; null is fp32, as it was loaded
     double: bool | None = None  # nf4 and fp4: quantize the quantization constants as well
 
 
@@ -165,6 +201,7 @@ class Config:
     tracking: Tracking = field(default_factory=Tracking)
     study: str = "default"
     name: str | None = None  # of the run; null makes one from the arm
+    purpose: str | None = None  # tune | search: chosen by what came before, so no part of a comparison; null: a result
     seed: int = 0  # initialisation, order, dropout
     data_seed: int = 0  # which training rows are drawn
     objective: str = "val/${task.metric}"  # what selects the checkpoint and the learning rate
@@ -190,31 +227,44 @@ def plain(config: Config) -> dict[str, Any]:
 
 # What cannot change a result, so that it is in no hash: where things go, how they are shown, how fast they run.
 _IMMATERIAL = (
-    "study", "name", "outputs", "rerun", "tracking", "model.name", "task.name", "task.margin", "quant.name",
+    "study", "name", "purpose", "outputs", "rerun", "tracking", "model.name", "task.name", "task.margin", "quant.name",
     "trainer.threads", "trainer.device", "trainer.save_full", "trainer.eval_batch_size",
 )  # fmt: skip
-_ADAPTER_ONLY = ("method.rank", "method.alpha", "method.dropout", "method.bias", "method.modules_to_save", "targets")
+_OFF = {"init": "zero_B", "dora": False, "lr_ratio": 1, "freeze_a": False, "place": "both"}  # the same as null
+
+
+def own_keys(method: str) -> frozenset[str]:
+    """The keys of ``method`` that matter to a method of this name, beside its name and learning rate."""
+    return _OWN_KEYS.get(method, frozenset())
 
 
 def canonical(values: dict[str, Any]) -> dict[str, Any]:
     """What decides the result, of a run's plain values: two configs that must give the same run are equal here.
 
     Keys that cannot matter are left out (rank under full fine-tuning, a package that a path overrides), as are nulls,
-    so that a new optional key does not change the hash of old runs.
+    so that a new optional key does not change the hash of old runs. The names of LoRA's variants are not told apart:
+    their keys are.
     """
     method = values["method"]["name"]
-    drop = [*_IMMATERIAL, "method.lr"]  # optim.lr is what is used
+    drop = [*_IMMATERIAL, *(f"method.{key}" for key in set(values["method"]) - {"name"} - own_keys(method))]
     if method not in ADAPTERS:
-        drop += _ADAPTER_ONLY
+        drop.append("targets")
     if values.get("optim", {}).get("name") != "sgd":
         drop.append("optim.momentum")
     if method in BASELINES:
-        drop += ["trainer", "optim"] + (["model"] if method == "tfidf" else [])
+        drop += ["trainer", "optim", "quant.kind", "quant.double"] + (["model"] if method == "tfidf" else [])
     drop.append("trainer.epochs" if values.get("trainer", {}).get("max_steps") else "trainer.max_steps")
     drop += [*_overridden("model", values.get("model", {}), "shape"), *_overridden("task", values["task"], "synthetic")]
     kept = copy.deepcopy(values)
     for key in drop:
         _remove(kept, key)
+    if method in LORA:
+        kept["method"]["name"] = "lora"
+    for key in {key for key, off in _OFF.items() if kept["method"].get(key) == off}:
+        _remove(kept, f"method.{key}")
+    for key in ("ranks", "alphas"):
+        if not kept.get("targets", {}).get(key):
+            _remove(kept, f"targets.{key}")
     if "alpha" in kept["method"]:
         kept["method"]["alpha"] = _spelled(kept["method"]["alpha"])
     return _without_nulls(kept)
@@ -227,16 +277,33 @@ def run_id(config: Config) -> str:
 
 
 def label(config: Config) -> str:
-    """A short readable name: method, rank, targets, learning rate, seed."""
+    """A short readable name: method, rank or budget or what else sizes it, targets, learning rate, seed."""
     method = config.method
-    parts = [method.name]
+    parts = [method.name, *_size(method)]
     if method.name in ADAPTERS:
-        parts += [f"r{method.rank}", config.targets.name]
-    if config.quant.name != "none":
+        parts.append(config.targets.name)
+    if config.quant.name != "none" and method.name not in BASELINES:
         parts.append(config.quant.name)
     if method.name not in BASELINES:
         parts.append(f"lr{config.optim.lr:g}")
     return "-".join([*parts, f"s{config.seed}"])
+
+
+def _size(method: Method) -> list[str]:
+    if method.name in RANKED:
+        by_budget = method.budget is not None and method.name in LORA
+        variant = [method.init] if method.name == "lora" and method.init else []
+        return [f"b{method.budget}" if by_budget else f"r{method.rank}", *variant]
+    if method.name == "custom":
+        return [peft_class(method.peft).removesuffix("Config").lower()]
+    sizes = {"top_layers": ("k", method.layers), "bottleneck": ("m", method.size), "oft": ("b", method.block)}
+    letter, size = sizes.get(method.name, ("", None))
+    return [] if size is None else [f"{letter}{size}"]
+
+
+def peft_class(peft: Any) -> str:
+    """The bare name of the class that ``method.peft`` asks for; empty where it names none."""
+    return str(peft.get("_target_") or "").removeprefix("peft.") if isinstance(peft, dict) else ""
 
 
 def folder(config: Config) -> Path:

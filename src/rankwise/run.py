@@ -89,6 +89,7 @@ def _fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progre
         from rankwise.measure.parameters import count
         from rankwise.model import base, weights
         from rankwise.model.adapt import adapt
+        from rankwise.model.quantize import quantize
         from rankwise.plan.predict import predict
         from rankwise.tasks import batches, scores
         from rankwise.tracking import predictions
@@ -102,22 +103,27 @@ def _fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progre
         scorer = scores.scorer_for(config.task.kind, data.classes, data.train.labels)
         lm, tokenizer = base.load(config.model, model, scorer.outputs, config.seed, settings.attention)
         architecture = copy.deepcopy(lm.config)
-        adapted = adapt(lm, config)
         loaders = batches.Loaders.of(config, data, tokenizer)
+        record.compute |= quantize(lm, config, settings, loaders.validation)
+        adapted = adapt(lm, config)
     record.compute["attention"] = base.attention(lm)
     record.params, record.lora = count(adapted.model, adapted.heads), adapted.lora
     record.write()
 
     budget = loop.Budget.of(config, len(data.train))
     periods = loop.Periods(config, budget, loaders)
+    if adapted.prepare:
+        with clock("prepare"):
+            adapted.prepare(loaders.train(periods.stretches[0]))
     measuring = probe.Probe(periods.shapes, loaders.largest_validation) if config.tracking.ledger else None
     if measuring:
         with clock("plan"):
             expected = predict(config, architecture, scorer, settings, measuring.shapes, measuring.evaluation)
             record.memory = expected.memory()
-    tuner = module.FineTuner(adapted.model, scorer, config.optim, budget.steps)
+    tuner = module.FineTuner(adapted.model, scorer, config.optim, budget.steps, config.method.lr_ratio)
     watch = loop.Watch(config, budget, record.folder / "best.safetensors", clock, log, on_progress)
     trainer = loop.fit(tuner, periods, watch, measuring, config, settings, record)
+    record.lora = adapted.described()
     on_progress(budget.steps, budget.steps, "test")
     with clock("test"):
         record.metrics["test"], columns = loop.test(trainer, tuner, loaders.test)
@@ -132,7 +138,7 @@ def _fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progre
     with clock("save"):
         predictions.write(record.folder, data.test.items, columns["label"], columns["prediction"], columns["score"])
         record.storage["adapter_bytes"] = weights.export(
-            adapted.model, record.folder / "adapter", config.trainer.save_full
+            adapted.model, record.folder / "adapter", config.trainer.save_full, adapted.start
         )
         watch.best_file.unlink(missing_ok=True)
 

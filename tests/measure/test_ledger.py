@@ -33,7 +33,7 @@ class Trained:
         self.model = adapt(model, config).model.train()
         if config.trainer.gradient_checkpointing:
             checkpoint_blocks(self.model)
-        self.optimizer = optim.build(self.model.parameters(), config.optim, "cpu")
+        self.optimizer = optim.build(self.model, config.optim, "cpu")
         self.precision = precision
         ids = torch.randint(4, 200, (rows, 48), generator=torch.Generator().manual_seed(0))
         mask = torch.ones_like(ids)

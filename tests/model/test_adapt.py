@@ -16,7 +16,8 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.measure.parameters import count
 from rankwise.model import base
-from rankwise.model.adapt import Adapted, adapt, derived_seed
+from rankwise.model.adapt import Adapted, adapt
+from rankwise.model.methods.seeds import derived_seed
 from rankwise.model.targets import adapted_modules, shape
 
 TEXTS = ["the cat sat", "a much longer sentence about nothing at all", "x"]

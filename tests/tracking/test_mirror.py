@@ -7,53 +7,23 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from wandb_file import Seen, seen
-from zygote import Child, Zygote
+from whole import LINE, rows, whole
+from zygote import Child
 
-from rankwise.config import Config, folder, label, plain, run_id
+from rankwise.config import Config, folder, label, run_id
 from rankwise.tracking import mirror
-from rankwise.tracking.journal import read_rows
-from rankwise.tracking.record import Record, begin, read
+from rankwise.tracking.record import begin
 
 Start = Callable[..., Child]
 KEY = "a" * 40
-LINE = "rankwise: W&B mirror incomplete ("
-
-
-@pytest.fixture
-def start(zygote: Zygote, tmp_path: Path) -> Start:
-    """A child without credentials of the developer's."""
-    home = tmp_path / "home"
-    home.mkdir()
-    env = {"HOME": str(home), "NETRC": str(home / "netrc"), "WANDB_CONFIG_DIR": str(home), "WANDB_CACHE_DIR": str(home)}
-
-    def go(target: str, given: Config | str, **more: str) -> Child:
-        argument = given if isinstance(given, str) else plain(given)
-        return zygote(tmp_path / f"child-{time.monotonic_ns()}", target, argument, **env, **more)
-
-    return go
-
-
-@pytest.fixture
-def tracked(tiny: Callable[..., Config]) -> Callable[..., Config]:
-    return lambda mode="offline", **keys: tiny(tracking__mode=mode, study="my-study", **keys)
 
 
 def mirrored(config: Config) -> list[Seen]:
     """All W&B runs of the study, in order of time."""
     return [seen(path) for path in sorted(folder(config).parent.glob("wandb/*run-*/run-*.wandb"))]
-
-
-def whole(config: Config) -> Record:
-    """The run's own files, all there."""
-    record = read(folder(config))
-    assert record.status == "finished" and record.metrics["test"]["accuracy"]["n"] == 64
-    assert [row["step"] for row in read_rows(folder(config) / "metrics.jsonl") if "lr" in row] == [1, 2, 3, 4, 5, 6]
-    assert {"adapter", "predictions.parquet", "config.yaml"} <= {path.name for path in folder(config).iterdir()}
-    return record
 
 
 def test_an_offline_run_is_told_whole(start: Start, tracked: Callable[..., Config]) -> None:
@@ -68,9 +38,8 @@ def test_an_offline_run_is_told_whole(start: Start, tracked: Callable[..., Confi
     assert told.config["run_id"] == run_id(config)
     assert {key: told.config[key] for key in record.config} == json.loads(json.dumps(record.config))
 
-    own = [{k: v for k, v in row.items() if k != "attempt"} for row in read_rows(folder(config) / "metrics.jsonl")]
-    assert len(own) == 6 + 2
-    assert [{k: v for k, v in row.items() if not k.startswith("_")} for row in told.history] == own
+    assert len(rows(config)) == 6 + 2
+    assert [{k: v for k, v in row.items() if not k.startswith("_")} for row in told.history] == rows(config)
     assert told.summary["objective"] == record.objective
     assert told.summary["test/accuracy"] == record.metrics["test"]["accuracy"]["value"]
     assert told.summary["val/accuracy_se"] == record.metrics["validation"]["accuracy"]["se"]
@@ -81,17 +50,20 @@ def test_an_offline_run_is_told_whole(start: Start, tracked: Callable[..., Confi
     assert record.run["wandb"] == {"id": run_id(config), "mode": "offline", "url": None}
 
 
-def test_a_failed_run_and_its_next_attempt_are_two_runs_of_one_group(
+def test_a_failed_run_goes_on_under_its_id_and_what_is_run_again_gets_its_own(
     start: Start, tracked: Callable[..., Config]
 ) -> None:
     config = tracked()
     assert start("run_and_fail", config).wait() == 0
     assert start("run", config).wait() == 0
-    failed, finished = mirrored(config)
+    assert start("run", tracked(rerun=True)).wait() == 0
+    failed, finished, again = mirrored(config)
     assert (failed.exit_code, finished.exit_code) == (1, 0)
-    assert (failed.id, finished.id) == (run_id(config), f"{run_id(config)}-2")
-    assert failed.group == finished.group and failed.summary["status"] == "failed"
+    assert (failed.id, finished.id, again.id) == (run_id(config), run_id(config), f"{run_id(config)}-3")
+    assert failed.group == finished.group == again.group and failed.summary["status"] == "failed"
     assert [row["step"] for row in failed.history] == [1, 2]
+    assert not any("attempt" in row for row in failed.history)
+    assert {row["attempt"] for row in finished.history} == {2}
 
 
 def test_a_run_survives_the_death_of_wandbs_service(start: Start, tracked: Callable[..., Config]) -> None:
@@ -143,9 +115,9 @@ def test_a_run_ends_in_time_when_the_server_never_answers(
     """Also the process: wandb has a mind to wait when the interpreter exits."""
     config = tracked("online")
     began = time.monotonic()
-    child = start("run", config, WANDB_BASE_URL=deaf, WANDB_API_KEY=KEY)
+    child = start("run", config, WANDB_BASE_URL=deaf, WANDB_API_KEY=KEY, WANDB_FINISH_TIMEOUT="6")
     assert child.wait(60) == 0
-    assert time.monotonic() - began < mirror.FINISH_S / 3 + 15
+    assert time.monotonic() - began < 2 + 15
     assert child.stderr == f"{LINE}no answer); the run's own files are whole\n"
     assert whole(config).run["wandb"] == {"problem": "no answer"}
 

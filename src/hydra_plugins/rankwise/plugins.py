@@ -37,16 +37,18 @@ class StudySweeper(BasicSweeper):
 
 
 class LocalLauncher(Launcher):
-    """One process per run on this machine; see rankwise.study.launcher."""
+    """One process per run on this machine; see rankwise.study.launcher. Any Hydra sweeper can use it."""
 
-    def __init__(self, jobs: int | None = None) -> None:
-        self.jobs = jobs
+    def __init__(self, jobs: int | None = None, returns: Any = None) -> None:
+        self.jobs, self.returns = jobs, list(returns or ["objective"])
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context = hydra_context
+        self.hydra_context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        raise RuntimeError("the local launcher takes composed configs: use it with hydra/sweeper=rankwise")
+        from rankwise.study.foreign import launch_rows
+
+        return launch_rows(self, job_overrides)
 
 
 class UserConfigs(SearchPathPlugin):

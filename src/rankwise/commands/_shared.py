@@ -94,6 +94,8 @@ def split(arguments: list[str]) -> tuple[list[str], list[str], Path | None]:
             overrides.append(f"hydra.launcher.jobs={_jobs(value(word))}")
         elif word == "--rerun":
             overrides.append("rerun=true")
+        elif word == "--dry-run":
+            flags.append(word)
         elif word in HYDRA_FLAGS:
             flags.append(word)
             allowed = HYDRA_FLAGS[word]
@@ -104,7 +106,7 @@ def split(arguments: list[str]) -> tuple[list[str], list[str], Path | None]:
             if allowed and flags[-1] not in allowed:
                 raise Refused(f"{word} {flags[-1]}: one of {', '.join(allowed)}{did_you_mean(flags[-1], allowed)}")
         elif word.startswith("-"):
-            known = [*HYDRA_FLAGS, "--config", "--jobs", "--rerun", "--help"]
+            known = [*HYDRA_FLAGS, "--config", "--jobs", "--rerun", "--dry-run", "--help"]
             raise Refused(f"{word}: no such flag{did_you_mean(word, known)}; see rankwise train --help")
         else:
             overrides.append(word)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from typing import TYPE_CHECKING
 
 from rankwise.commands._shared import groups, parse, prepare_environment, refuse_twice, show
-from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.measure.gpus import gpu
+
+if TYPE_CHECKING:
+    from rankwise.config import Config
 
 DESCRIPTION = """Predict what a run, or with -m a whole study, costs, without loading weights: parameters exactly,
 memory by component, operations, time, disk. One training step runs with tensors that have a shape and no content.

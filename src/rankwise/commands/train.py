@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from rankwise.commands._shared import groups, prepare_environment, refuse_twice, split
+from typing import TYPE_CHECKING
+
+from rankwise.commands._shared import groups, prepare_environment, refuse_twice, show, split
 from rankwise.errors import Refused
 
-HELP = """usage: rankwise train [-m] [--jobs N] [--rerun] [--config FILE] [--cfg job] [--info] [KEY=VALUE …]
+if TYPE_CHECKING:
+    from rankwise.config import Config
+
+HELP = """usage: rankwise train [-m] [--jobs N] [--rerun] [--dry-run] [--config FILE] [--cfg job] [--info] [KEY=VALUE …]
 
 Run one config, or with -m every combination of the comma-separated values. What follows is Hydra override syntax.
 
@@ -17,6 +22,7 @@ Run one config, or with -m every combination of the comma-separated values. What
   -m, --multirun   a study: duplicates collapse, finished runs are skipped
   --jobs N         runs at once (default: one per GPU, or as cores and memory allow)
   --rerun          run again what has finished
+  --dry-run        list the runs with their ids, what is done already and what the rest will cost; run nothing
   --config FILE    start from an earlier run's config.yaml instead of conf/
   --cfg job        print the composed config and stop; --info [what] tells how Hydra made it
 
@@ -40,7 +46,28 @@ def main(arguments: list[str]) -> int:
     from rankwise.study.single import single
 
     if snapshot is None:
+        if "--dry-run" in flags:
+            flags.remove("--dry-run")
+            return call_hydra([*flags, *overrides], lambda config: _list([config]), _list)
         return call_hydra([*flags, *overrides], single)
     if flags:
         raise Refused(f"{flags[0]}: not with --config, which is one run as it was")
     return single(from_snapshot(snapshot, [o for o in overrides if not o.startswith("hydra")]))
+
+
+def _list(configs: list[Config]) -> int:
+    """The runs of a study, with their state and what those that are left will cost."""
+    from rankwise.check import check_here
+    from rankwise.config import BASELINES
+    from rankwise.plan.estimate import Question, plan
+    from rankwise.plan.hardware import Hardware
+    from rankwise.report.plans import listing
+    from rankwise.tracking.record import state
+
+    for config in configs:
+        check_here(config)
+    here = Hardware.here()
+    left = [config for config in configs if state(config) != "finished" and config.method.name not in BASELINES]
+    planned = plan(left, Question(here, here.memory_bytes))["runs"] if left else []
+    show(listing(configs, [state(config) for config in configs], planned))
+    return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import Any
 
 import torch
@@ -19,6 +21,9 @@ def counter() -> FlopCounterMode:
     inside, so a step under it computes and holds something else: for real steps there is ``Tally``.
     """
     mapping = {getattr(aten, _FLASH): _flash, getattr(aten, f"{_FLASH}_backward"): _flash_backward}
+    if "bitsandbytes" in sys.modules:
+        products = torch.ops.bitsandbytes
+        mapping |= {products.gemm_4bit: _product_4bit, products.int8_mixed_scaled_mm: _product_8bit}
     return FlopCounterMode(display=False, custom_mapping=mapping)
 
 
@@ -45,3 +50,11 @@ def _flash(query: Any, key: Any, value: Any, *others: Any, **options: Any) -> in
 def _flash_backward(gradient: Any, query: Any, key: Any, value: Any, *others: Any, **options: Any) -> int:
     rows, heads, length, width = query
     return 2 * rows * heads * length * key[-2] * (3 * width + 2 * value[-1])  # QKᵀ again, dQ and dK; dP and dV
+
+
+def _product_4bit(input: Any, packed: Any, shape: Any, *others: Any, **options: Any) -> int:
+    return 2 * math.prod(input) * shape[0]  # the weight is (out, in)
+
+
+def _product_8bit(input: Any, quantized: Any, weight: Any, *others: Any, **options: Any) -> int:
+    return 2 * math.prod(input) * weight[0]

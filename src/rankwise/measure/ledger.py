@@ -170,8 +170,10 @@ class Ledger(TorchDispatchMode):
 
 def quant_states(model: nn.Module) -> Iterator[torch.Tensor]:
     """Tensors that bitsandbytes keeps beside a quantized weight, neither parameters nor buffers."""
-    for parameter in model.parameters():
-        pending = [getattr(parameter, "quant_state", None), *(getattr(parameter, name, None) for name in ("CB", "SCB"))]
+    # The scales of 8 bits move from the weight to the layer's state in the first forward pass.
+    holders = [*model.parameters(), *(getattr(module, "state", None) for module in model.modules())]
+    for holder in holders:
+        pending = [getattr(holder, name, None) for name in ("quant_state", "CB", "SCB")]
         while pending:
             value = pending.pop()
             if isinstance(value, torch.Tensor):

@@ -1,24 +1,29 @@
-"""From a base LM to a trainable one: full fine-tuning, the head alone, or LoRA."""
+"""From a base LM to a trainable one, by the config's method."""
 
 from __future__ import annotations
 
-import hashlib
-import math
 import re
-import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from peft import LoraConfig, TaskType, get_peft_model
-from peft.tuners.lora import LoraLayer
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from rankwise.config import Config, Method, parse_alpha, scale_of
+from rankwise.config import LORA, PARTIAL, Config
 from rankwise.errors import Refused
-from rankwise.model.base import head_names
+from rankwise.model.base import head_names, reason
+from rankwise.model.methods import adalora, bottleneck, inits, lora, tuners
+from rankwise.model.methods import partial as partly
+from rankwise.model.methods.quiet import quiet_peft
+from rankwise.model.methods.seeds import derived_seed
+from rankwise.model.methods.warm import warm_start
 from rankwise.model.targets import adapted_modules, shape
+
+Batch = dict[str, torch.Tensor]
 
 
 @dataclass
@@ -28,89 +33,91 @@ class Adapted:
     model: nn.Module
     heads: list[str]  # children that are the task head
     lora: dict[str, Any] = field(default_factory=dict)  # scale, alpha, rank, min_side, ranks per module
+    start: inits.Start = field(default_factory=dict)  # A and B before training, where the base gave them up
+    prepare: Callable[[Iterable[Batch]], None] | None = None  # to be called with training batches before the first step
+
+    def described(self) -> dict[str, Any]:
+        """``lora`` with the ranks that are left, where training changes them."""
+        return self.lora | ({"ranks": adalora.ranks(self.model)} if adalora.is_adalora(self.model) else {})
 
 
 def adapt(base: nn.Module, config: Config) -> Adapted:
-    """Mark what ``config.method`` trains. Raises Refused for a rank or targets that do not fit this model."""
+    """Mark what ``config.method`` trains. A base on the meta device (a plan's) is adapted without any values.
+
+    Raises Refused for a rank, targets or a method that do not fit this model.
+    """
     heads = [] if config.task.kind == "causal_lm" else head_names(base)  # a language model's is part of the base
-    if config.method.name == "full":
+    method, planned = config.method, next(base.parameters()).is_meta
+    if method.name == "full":
         base.requires_grad_(True)
         return Adapted(base, heads)
+    if method.name in PARTIAL:
+        partly.unfreeze(base, method, heads)
+        if method.name == "bottleneck":
+            bottleneck.insert(base, method, config.seed)
+        adapted = Adapted(base, heads)
+    else:
+        adapted = _with_peft(base, config, heads, planned)
+    if method.init_from and not planned:
+        adapted.lora["init_from"] = warm_start(adapted.model, method.init_from, heads)
+    return adapted
+
+
+def _with_peft(base: nn.Module, config: Config, heads: list[str], planned: bool) -> Adapted:
+    method = config.method
     base.requires_grad_(False)
-    if config.method.name == "head":
-        for name in heads:
-            base.get_submodule(name).requires_grad_(True)
-        return Adapted(base, heads)
-    return _lora(base, config, heads)
-
-
-def _lora(base: nn.Module, config: Config, heads: list[str]) -> Adapted:
-    method, rank = config.method, int(config.method.rank or 0)
     names = adapted_modules(base, config.targets)
     sides = {name: shape(base.get_submodule(name)) for name in names}
-    narrowest = min(names, key=lambda name: min(sides[name]))
-    if rank > min(sides[narrowest]):
-        d_in, d_out = sides[narrowest]
-        raise Refused.value(
-            "method.rank", rank, f"at most {min(d_in, d_out)}, the smaller side of {narrowest} ({d_in} × {d_out})"
-        )
+    extras = _extras(base, names, method.modules_to_save or [])
+    common = {
+        "target_modules": "|".join(map(re.escape, names)),  # a pattern of whole names: a list would match by suffix
+        "modules_to_save": [*heads, *extras],
+        "task_type": TaskType.CAUSAL_LM if config.task.kind == "causal_lm" else TaskType.SEQ_CLS,
+    }
+    if method.name not in LORA:
+        settings = tuners.peft_config(config, base, sides, common)
+        model = _peft_model(base, settings, config, planned)
+        return Adapted(model, heads, tuners.described(config, sides))
+    chosen = lora.sizes(config, sides)
+    model = _peft_model(base, lora.peft_config(config, chosen, common), config, planned)
+    start = {} if planned else inits.initialise(model, method.init, config.seed)
+    if method.freeze_a:
+        for _, layer in inits.layers(model):
+            layer.lora_A.requires_grad_(False)
+    scales = {name: chosen.scale(name) for name in names}
+    same = len(set(scales.values())) == 1
+    described = {
+        "rank": chosen.rank, "alpha": chosen.alpha, "scale": scales[names[0]] if same else None,
+        "min_side": min(map(min, sides.values())), "ranks": chosen.ranks, **({} if same else {"scales": scales}),
+    }  # fmt: skip
+    prepare = partial(inits.eva, model) if method.init == "eva" and not planned else None
+    return Adapted(model, heads, described, start, prepare)
+
+
+def _peft_model(base: nn.Module, settings: PeftConfig, config: Config, planned: bool) -> PeftModel:
+    """PEFT's model. What it cannot do with this base is refused with its own words."""
+    if hasattr(settings, "fan_in_fan_out"):  # GPT-2 keeps weights as (in, out)
+        settings.fan_in_fan_out = any(isinstance(module, Conv1D) for module in base.modules())
+    torch.manual_seed(derived_seed(config.seed, config.method.name))  # of what PEFT draws
+    try:
+        with quiet_peft():
+            model = get_peft_model(base, settings, low_cpu_mem_usage=planned)
+    except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
+        raise Refused(f"method={config.method.name}: PEFT cannot adapt this model so ({reason(error)})") from None
+    assert isinstance(model, PeftModel)
+    for name, parameter in model.named_parameters():
+        if "ranknum" in name.split("."):  # AdaLoRA's constant, which PEFT forgets to freeze on the meta device
+            parameter.requires_grad_(False)
+    return model
+
+
+def _extras(base: nn.Module, names: list[str], extras: list[str]) -> list[str]:
+    """The modules that are trained beside the adapter, if there are such and they carry none."""
     known = {name for name, _ in base.named_modules()}
-    for extra in method.modules_to_save or []:
+    for extra in extras:
         if any(name == extra or name.endswith(f".{extra}") for name in names):
             raise Refused.value("method.modules_to_save", extra, "a module that carries no adapter")
         if not any(name == extra or name.endswith(f".{extra}") for name in known):
-            raise Refused.value(
-                "method.modules_to_save", extra, f"the last part of a module's name, such as {narrowest.split('.')[-1]}"
-            )
-    number, kind = parse_alpha(method.alpha)
-    alpha = number * rank if kind == "r" else number
-    task = TaskType.CAUSAL_LM if config.task.kind == "causal_lm" else TaskType.SEQ_CLS
-    settings = _peft_config(method, rank, alpha, kind, names, heads, task)
-    settings.fan_in_fan_out = isinstance(base.get_submodule(narrowest), Conv1D)  # GPT-2 keeps weights as (in, out)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is on its way out
-        planned = base.get_submodule(narrowest).get_parameter("weight").is_meta
-        model = get_peft_model(base, settings, low_cpu_mem_usage=planned)
-    if not planned:
-        seed_adapters(model, config.seed)
-    lora = {
-        "rank": rank, "alpha": alpha, "scale": scale_of(method.alpha, rank), "min_side": min(sides[narrowest]),
-        "ranks": dict.fromkeys(names, rank),
-    }  # fmt: skip
-    return Adapted(model, heads, lora)
-
-
-def _peft_config(
-    method: Method, rank: int, alpha: float, kind: str, names: list[str], heads: list[str], task: TaskType
-) -> LoraConfig:
-    return LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        use_rslora=kind == "sqrt",
-        lora_dropout=method.dropout,
-        bias=method.bias,
-        target_modules="|".join(map(re.escape, names)),  # a pattern of whole names: a list would match by suffix
-        modules_to_save=[*heads, *(method.modules_to_save or [])],
-        task_type=task,
-    )
-
-
-def seed_adapters(model: nn.Module, seed: int) -> None:
-    """Draw every A anew from (seed, module name, rank), as PEFT does (Kaiming uniform), B stays zero.
-
-    With one global generator, A of r=8 would be the first rows of A of r=64 and depend on the order of the modules;
-    their subspaces would look alike before any training.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
-            for weight in (layer.weight for layer in module.lora_A.values()):
-                generator = torch.Generator().manual_seed(derived_seed(seed, name, weight.shape[0]))
-                with torch.no_grad():
-                    fresh = torch.empty(weight.shape)
-                    nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
-                    weight.copy_(fresh)
-
-
-def derived_seed(*parts: object) -> int:
-    """A 63-bit seed from the parts, the same on every machine."""
-    return int(hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()[:15], 16)
+            last = names[0].split(".")[-1]
+            raise Refused.value("method.modules_to_save", extra, f"the last part of a module's name, such as {last}")
+    return extras

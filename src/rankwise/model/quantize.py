@@ -1,23 +1,110 @@
-"""Storage of the frozen base: what a quantized linear layer holds, and how much of the rest is cast."""
+"""Storage of the frozen base: the linear layers of its blocks in few bits, the rest in floating point.
+
+Layers are replaced one by one after the model is loaded, not by ``from_pretrained(quantization_config=…)``: that knows
+neither random weights nor GGUF files, and it quantizes what it finds outside the blocks. A plan does the same with
+stand-ins that need no library.
+"""
 
 from __future__ import annotations
 
+import functools
+import warnings
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from transformers.pytorch_utils import Conv1D
 
-from rankwise.config import Quant
+from rankwise.config import Config, Quant
+from rankwise.errors import Refused
+from rankwise.model.base import head_names
 from rankwise.model.targets import block_linears, shape
+from rankwise.train.numerics import Numerics
 
 BLOCK, OUTER_BLOCK = 64, 256  # values per quantization constant, and constants per second-level constant (QLoRA, §3)
+OUTLIER = 6.0  # activations above this are multiplied in 16 bit (Dettmers et al. 2022, §3.2)
+LOW = {"bf16": torch.bfloat16, "fp16": torch.float16, "bf16_true": torch.bfloat16}  # by the run's precision
+ERROR_BATCHES = 2  # of the validation rows
+Dense = Callable[[torch.dtype], torch.Tensor]
 
 
-def cast_base(base: nn.Module, heads: list[str], dtype: torch.dtype) -> None:
-    """Store everything but the task head in ``dtype``; heads are trained and stay as they are."""
-    for name, child in base.named_children():
-        if name not in heads:
-            child.to(dtype)
+def store(
+    base: nn.Module, config: Config, heads: list[str], precision: str, device: torch.device | None = None
+) -> None:
+    """Put the frozen base in the storage that ``config.quant`` asks for, in place, layer by layer.
+
+    Few bits are for the linear layers of the blocks. Everything else is kept in the type of ``precision``, but for the
+    task head and ``modules_to_save``, which are trained and stay in fp32. On the meta device the layers become
+    stand-ins of the same size. Raises Refused where a quantized layer would have to be trained.
+    """
+    quant = config.quant
+    if quant.kind is None:
+        return
+    low = torch.bfloat16 if quant.kind == "bf16" else LOW.get(precision)
+    apart = [*heads, *_saved(base, config)]
+    if quant.kind != "bf16":
+        names = [name for name, _ in block_linears(base) if name.split(".")[0] not in heads]
+        _refuse_trained(names, config)
+        for name in names:  # by name: a list of the layers would keep all dense weights to the end
+            _replace(base, name, quant, low or torch.float32, device)
+        if quant.kind != "int8_torchao":  # by this PEFT knows layers of bitsandbytes
+            setattr(base, "is_loaded_in_8bit" if quant.kind == "int8" else "is_loaded_in_4bit", True)
+    if low is not None:
+        cast_base(base, apart, low)
+        for name in apart:
+            _bridge(base.get_submodule(name), low, is_head=name in heads)
+
+
+def quantize(
+    base: nn.Module, config: Config, numerics: Numerics, batches: Iterable[dict[str, torch.Tensor]]
+) -> dict[str, Any]:
+    """``store`` a loaded base and move it to the run's device; returns what that did to it, for the record.
+
+    ``quant_error`` is the relative error of the logits, ‖q − exact‖ / ‖exact‖ over a few batches: ``exact`` in fp32
+    before, q after as the run will compute, so in its precision. ``quant_error_rows`` is how many rows that were.
+    """
+    if config.quant.kind is None:
+        return {}
+    device, precision = numerics.device, numerics.precision
+    heads = [] if config.task.kind == "causal_lm" else head_names(base)
+    few = list(islice(batches, ERROR_BATCHES))
+    exact = _logits(base, few, device if _has_room(base, device) else torch.device("cpu"), "fp32")
+    store(base, config, heads, precision, device)
+    held = _logits(base, few, device, precision)
+    error = float(torch.linalg.vector_norm(held - exact) / torch.linalg.vector_norm(exact))
+    return {"quant_error": error, "quant_error_rows": len(exact)}
+
+
+def cast_base(base: nn.Module, apart: list[str], dtype: torch.dtype) -> None:
+    """Store the parameters of all but the modules ``apart`` in ``dtype``.
+
+    Buffers keep their type, as when transformers loads a model in 16 bit: rotary frequencies would lose digits.
+    """
+    trained = {id(p) for name in apart for p in base.get_submodule(name).parameters()}
+    for parameter in base.parameters():
+        quantized = not parameter.is_floating_point() or is_traceable_wrapper_subclass(parameter)
+        if id(parameter) not in trained and not quantized:
+            parameter.data = parameter.data.to(dtype)
+
+
+def dequantize(base: nn.Module) -> None:
+    """Turn quantized layers back into dense ones, in place and in fp32, with the values that they stood for.
+
+    An adapter must be merged into these and not into the quantized layers, which would round it away.
+    """
+    for name, layer in [(n, m) for n, m in block_linears(base) if _is_quantized(m)]:
+        weight = _values(layer)
+        with torch.device("meta"):
+            dense = nn.Linear(weight.shape[1], weight.shape[0], layer.bias is not None)
+        dense.weight = nn.Parameter(weight, requires_grad=False)
+        if layer.bias is not None:
+            dense.bias = nn.Parameter(layer.get_parameter("bias").data.float(), requires_grad=False)
+        _put(base, name, dense)
+    for mark in ("is_loaded_in_8bit", "is_loaded_in_4bit"):
+        base.__dict__.pop(mark, None)
 
 
 class PlannedLinear(nn.Linear):
@@ -28,16 +115,20 @@ class PlannedLinear(nn.Linear):
     The dense weight is made for each product and dropped, in forward and in backward.
     """
 
-    def __init__(self, linear: nn.Module, quant: Quant):
+    def __init__(self, linear: nn.Module, quant: Quant, compute: torch.dtype | None = None):
         nn.Module.__init__(self)
         self.in_features, self.out_features = shape(linear)
         self.logical_numel = self.in_features * self.out_features
+        self.compute = None if str(quant.kind).startswith("int8") else compute
+        self.keeps_input = quant.kind == "int8"  # as bitsandbytes does, although no gradient needs it
         device = linear.get_parameter("weight").device
         constants = -(-self.logical_numel // BLOCK)
         sizes: dict[str, tuple[int, torch.dtype]]
-        if quant.kind == "int8":
+        if str(quant.kind).startswith("int8"):
             stored = torch.empty(self.out_features, self.in_features, dtype=torch.int8, device=device)
             sizes = {"scales": (self.out_features, torch.float32)}
+            if quant.kind == "int8_torchao":
+                sizes["zero_points"] = (self.out_features, torch.int8)
         else:
             stored = torch.empty((self.logical_numel + 1) // 2, 1, dtype=torch.uint8, device=device)
             sizes = {"code": (16, torch.float32), "absmax": (constants, torch.float32)}
@@ -52,29 +143,212 @@ class PlannedLinear(nn.Linear):
         bias = getattr(linear, "bias", None)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
 
+    @property
+    def W_q(self) -> torch.Tensor:  # noqa: N802
+        """By this name, which is HQQ's, PEFT knows that it must ask for the dense weight."""
+        return self.weight
+
+    def dequantize(self) -> torch.Tensor:
+        """A dense weight for methods that read it, such as DoRA."""
+        return self._dense(self.compute or torch.float32)
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """The product of the right shape and type; its values mean nothing."""
-        result: torch.Tensor = _Product.apply(input, self.out_features)
-        return result if self.bias is None else result + self.bias.to(result.dtype)
+        computed = input.to(self.compute or input.dtype)
+        result = _product(computed, self.bias, self._dense, self.keeps_input)
+        return result.to(input.dtype) if self.compute else result
+
+    def _dense(self, dtype: torch.dtype) -> torch.Tensor:
+        return self.weight.new_empty(self.out_features, self.in_features, dtype=dtype)
+
+
+class Int8Linear(nn.Linear):
+    """torchao's int8 weight with one scale per row, computed with as floating point.
+
+    torchao's own product leaves the dense weight to autograd, which keeps it until the backward pass: a whole model in
+    floating point beside the quantized one. Here it is made anew.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """x·Wᵀ + b in the input's type."""
+        return _product(input, self.bias, self._dense, False)
+
+    def _dense(self, dtype: torch.dtype) -> torch.Tensor:
+        return self.weight.qdata.to(dtype).mul_(self.weight.scale)  # type: ignore[attr-defined]
+
+
+def _product(input: torch.Tensor, bias: torch.Tensor | None, dense: Dense, keep: bool) -> torch.Tensor:
+    """x·Wᵀ + b. The function sees a matrix: AdaLoRA changes the output in place, which no view from inside allows."""
+    result: torch.Tensor = _Product.apply(input.reshape(-1, input.shape[-1]), bias, dense, keep)
+    return result.view(*input.shape[:-1], result.shape[-1])
 
 
 class _Product(torch.autograd.Function):
-    """x·Wᵀ with W made anew in forward and in backward, so that only its quantized form is kept."""
+    """x·Wᵀ + b with W made anew in forward and in backward, so that only its quantized form is kept; b is frozen."""
 
     @staticmethod
-    def forward(ctx: Any, input: torch.Tensor, out_features: int) -> torch.Tensor:
-        if torch.is_autocast_enabled("cpu"):
-            input = input.to(torch.get_autocast_dtype("cpu"))
-        ctx.shape = (out_features, input.shape[-1])
-        return nn.functional.linear(input, input.new_empty(ctx.shape))
+    def forward(ctx: Any, input: torch.Tensor, bias: torch.Tensor | None, dense: Dense, keep: bool) -> torch.Tensor:
+        ctx.dense, ctx.dtype, ctx.kept = dense, input.dtype, input if keep else None
+        return nn.functional.linear(input, dense(input.dtype), None if bias is None else bias.to(input.dtype))
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        return gradient @ gradient.new_empty(ctx.shape), None
+        return gradient.to(ctx.dtype) @ ctx.dense(ctx.dtype), None, None, None
 
 
-def plan_quantized(base: nn.Module, quant: Quant) -> None:
-    """Replace the linear layers of the blocks by what they become under ``quant``."""
+def plan_quantized(base: nn.Module, quant: Quant, compute: torch.dtype | None = None) -> None:
+    """Replace the linear layers of the blocks by stand-ins for what they become under ``quant``."""
     for name, linear in list(block_linears(base)):
-        parent, _, child = name.rpartition(".")
-        setattr(base.get_submodule(parent), child, PlannedLinear(linear, quant))
+        _put(base, name, PlannedLinear(linear, quant, compute))
+
+
+def _replace(base: nn.Module, name: str, quant: Quant, compute: torch.dtype, device: torch.device | None) -> None:
+    linear = base.get_submodule(name)
+    weight = linear.get_parameter("weight").detach()
+    if weight.is_meta:
+        return _put(base, name, PlannedLinear(linear, quant, compute))
+    weight = (weight.T if isinstance(linear, Conv1D) else weight).to(device).contiguous()
+    make = _torchao if quant.kind == "int8_torchao" else _bitsandbytes
+    layer = make(weight, getattr(linear, "bias", None), quant, compute)
+    layer.requires_grad_(False)
+    _put(base, name, layer.train(linear.training))
+
+
+def _bitsandbytes(weight: torch.Tensor, bias: nn.Parameter | None, quant: Quant, compute: torch.dtype) -> nn.Module:
+    import bitsandbytes as bnb
+
+    d_out, d_in = weight.shape
+    layer: Any
+    with torch.device("meta"):
+        if quant.kind == "int8":
+            layer = _movable()(d_in, d_out, bias is not None, has_fp16_weights=False, threshold=OUTLIER)
+        else:
+            layer = bnb.nn.Linear4bit(d_in, d_out, bias is not None, compute)
+    if quant.kind == "int8":
+        layer.weight = bnb.nn.Int8Params(weight.cpu(), requires_grad=False).to(weight.device)  # from a CPU only
+    else:
+        held = bnb.nn.Params4bit(
+            weight, requires_grad=False, compress_statistics=bool(quant.double), quant_type=quant.kind, module=layer
+        )
+        layer.weight = held.to(weight.device)
+        layer.weight.quant_state.dtype = compute  # what the backward pass makes of it
+        # With it, the first pass without gradients packs the weights anew in place, for a kernel of inference only:
+        # from then on nothing behind the layer gets a gradient, and no error says so (bitsandbytes issue 2078).
+        layer.support_avx512bf16_for_cpu = False
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().to(weight.device), requires_grad=False)
+    return layer
+
+
+@functools.cache
+def _movable() -> type[nn.Module]:
+    """bitsandbytes' 8-bit layer with its scales kept together with its weight, which others take apart."""
+    import bitsandbytes as bnb
+
+    class Linear8bit(bnb.nn.Linear8bitLt):
+        def init_8bit_state(self) -> None:
+            if self.weight.SCB is not None:
+                return super().init_8bit_state()
+            self.weight.CB = None  # DoRA has put a new weight here; the state has the scales since the first pass
+
+        def _apply(self, fn: Any, recurse: bool = True) -> Any:
+            super()._apply(fn, recurse)  # a model's ``to`` calls this and not the layer's ``to``, which would do it
+            for holder in (self.weight, self.state):  # before and after the first forward pass
+                if getattr(holder, "SCB", None) is not None:
+                    holder.CB, holder.SCB = self.weight.data, holder.SCB.to(self.weight.device)
+            return self
+
+    return Linear8bit
+
+
+def _torchao(weight: torch.Tensor, bias: nn.Parameter | None, quant: Quant, compute: torch.dtype) -> nn.Module:
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    # How PEFT would merge in place, which rounds the adapter away.
+    warnings.filterwarnings("ignore", ".*instantiated without `get_apply_tensor_subclass`.*")
+    with torch.device("meta"):
+        layer = Int8Linear(weight.shape[1], weight.shape[0], bias is not None)
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().to(weight.device), requires_grad=False)
+    quantize_(layer, Int8WeightOnlyConfig(set_inductor_config=False))
+    return layer
+
+
+def _is_quantized(layer: nn.Module) -> bool:
+    weight = layer.get_parameter("weight")
+    return not weight.is_floating_point() or is_traceable_wrapper_subclass(weight)
+
+
+def _values(layer: Any) -> torch.Tensor:
+    """The dense fp32 weight (out, in) that a quantized layer stands for."""
+    if isinstance(layer, Int8Linear):
+        return layer._dense(torch.float32)
+    import bitsandbytes as bnb
+
+    if isinstance(layer, bnb.nn.Linear4bit):
+        values: torch.Tensor = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        return values.float()
+    scale = layer.weight.SCB if layer.weight.SCB is not None else layer.state.SCB
+    return layer.weight.data.float() * (scale / 127).unsqueeze(1)
+
+
+def _saved(base: nn.Module, config: Config) -> list[str]:
+    """Full names of the modules that ``method.modules_to_save`` means."""
+    extras = config.method.modules_to_save or []
+    return [n for n, _ in base.named_modules() if any(n == extra or n.endswith(f".{extra}") for extra in extras)]
+
+
+def _refuse_trained(quantized: list[str], config: Config) -> None:
+    for extra in config.method.modules_to_save or []:
+        if any(f".{extra}." in f".{name}." for name in quantized):
+            allowed = f"a module without quantized layers under quant={config.quant.name}, or null"
+            raise Refused.value("method.modules_to_save", extra, allowed)
+
+
+def _put(base: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(base.get_submodule(parent), child, layer)
+
+
+def _bridge(module: nn.Module, low: torch.dtype, is_head: bool) -> None:
+    """Let an fp32 module work on what a base in 16 bit gives it, which autocast does for products; and give it back."""
+    module.register_forward_pre_hook(functools.partial(_cast_arguments, torch.float32))
+    if not is_head:
+        module.register_forward_hook(functools.partial(_cast_output, low))
+
+
+def _cast_arguments(dtype: torch.dtype, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(_cast(given, dtype) if not torch.is_autocast_enabled(_device(given)) else given for given in arguments)
+
+
+def _cast_output(dtype: torch.dtype, module: nn.Module, arguments: Any, output: Any) -> Any:
+    return _cast(output, dtype)
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def _device(value: Any) -> str:
+    return value.device.type if isinstance(value, torch.Tensor) else "cpu"
+
+
+def _has_room(base: nn.Module, device: torch.device) -> bool:
+    """Whether the unquantized model, with a fifth for its activations, fits beside what the device holds."""
+    if device.type != "cuda":
+        return True
+    return 1.2 * sum(p.numel() * p.element_size() for p in base.parameters()) < torch.cuda.mem_get_info(device)[0]
+
+
+def _logits(base: nn.Module, batches: list[Any], device: torch.device, precision: str) -> torch.Tensor:
+    """fp32 logits of the rows of all batches, (rows, outputs), on the CPU."""
+    found = []
+    was_training = base.training
+    base.to(device).eval()
+    with torch.no_grad(), torch.autocast(device.type, LOW.get(precision), enabled=precision in ("bf16", "fp16")):
+        for batch in batches:
+            inputs = {key: value.to(device) for key, value in batch.items() if key not in ("labels", "row")}
+            found.append(base(**inputs).logits.float().cpu())
+    base.train(was_training)
+    return torch.cat(found)

@@ -57,6 +57,11 @@ def role(name: str) -> str | None:
     return next((role for role, pattern in _ROLES if re.search(rf"(^|[._]){pattern}$", name)), None)
 
 
+def is_last_of_mlp(name: str) -> bool:
+    """Whether a linear layer is the one that an MLP ends with."""
+    return role(name) == "mlp" and re.search(r"(^|\.)(output\.dense|down_proj|fc2|lin2|c_proj|wo)$", name) is not None
+
+
 def shape(module: nn.Module) -> tuple[int, int]:
     """(in, out) of a linear layer; GPT-2's Conv1D stores its weight the other way round."""
     if isinstance(module, nn.Linear):

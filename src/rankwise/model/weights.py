@@ -6,11 +6,13 @@ import shutil
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-HEAD_FILE = "head.safetensors"
+from rankwise.model.base import head_names
+from rankwise.model.methods import adalora, inits
+from rankwise.model.methods.warm import HEAD_FILE, TRAINED_FILE
 
 
 def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -34,17 +36,18 @@ def load_best(model: nn.Module, path: Path) -> None:
             own[name].copy_(value)
 
 
-def export(model: nn.Module, folder: Path, keep_full: bool) -> int:
-    """Write what must be kept to use the run and return its bytes: a PEFT adapter, a head, or all weights.
+def export(model: nn.Module, folder: Path, keep_full: bool, start: inits.Start | None = None) -> int:
+    """Write what must be kept to use the run and return its bytes: a PEFT adapter, a head or other trained weights of
+    the base, or all weights.
 
-    All weights of a fully fine-tuned model are written with ``keep_full`` only; their size is returned all the same.
+    An adapter whose ``start`` was taken out of the base is written as plain LoRA of twice the rank, which fits the base
+    as it was. All weights of a fully fine-tuned model are written with ``keep_full`` only; their size is returned all
+    the same.
     """
     if folder.exists():
         shutil.rmtree(folder)
     if isinstance(model, PeftModel):
-        # The vocabulary is as it was; left to itself, PEFT asks the base's folder or the hub whether it is.
-        model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)  # a form to fill in; the record says it all
+        _export_adapter(model, folder, start or {})
         return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     state = trainable_state(model)
     size = sum(value.numel() * value.element_size() for value in state.values())
@@ -55,5 +58,20 @@ def export(model: nn.Module, folder: Path, keep_full: bool) -> int:
     if is_full:
         model.save_pretrained(str(folder), safe_serialization=True)  # type: ignore[operator]
     else:
-        save_file(state, folder / HEAD_FILE)
+        in_head = all(name.split(".")[0] in head_names(model) for name in state)
+        save_file(state, folder / (HEAD_FILE if in_head else TRAINED_FILE))
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _export_adapter(model: PeftModel, folder: Path, start: inits.Start) -> None:
+    adalora.forget_ranks(model)
+    own, state = model.peft_config["default"], None
+    if start:
+        assert isinstance(own, LoraConfig)
+        model.peft_config["default"], state = inits.as_plain(own), inits.as_plain_state(model, start)
+    try:
+        # The vocabulary is as it was; left to itself, PEFT asks the base's folder or the hub whether it is.
+        model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=state)
+    finally:
+        model.peft_config["default"] = own
+    (folder / "README.md").unlink(missing_ok=True)  # a form to fill in; the record says it all

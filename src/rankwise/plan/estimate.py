@@ -42,12 +42,13 @@ class Question:
 
 def plan(configs: Sequence[Config], question: Question) -> dict[str, Any]:
     """``{"hardware", "limit_bytes", "runs": [row…], "totals"}``; runs that differ in seed or learning rate alone are
-    worked out once. Raises Refused for what cannot be built.
+    worked out once; baselines, which train no model, are left out. Raises Refused for what cannot be built.
     """
     rows, known = [], dict[str, Row]()
-    for config in configs:
-        if config.method.name in BASELINES:
-            raise Refused(f"method={config.method.name}: trains nothing that a plan could count")
+    trained = [config for config in configs if config.method.name not in BASELINES]
+    if not trained:
+        raise Refused(f"method={configs[0].method.name}: trains nothing that a plan could count")
+    for config in trained:
         key = _same_cost(config)
         if key not in known:
             known[key] = _row(config, question)
@@ -123,7 +124,7 @@ def _time(config: Config, task: Facts, operations: Row, question: Question, sett
     if steps is None and task.rows is not None:
         steps = math.ceil(trainer.epochs * steps_per_epoch(task.rows, trainer.batch_size, trainer.accumulate))
     peak, source = question.hardware.peak(settings, trainer.matmul_precision)
-    share, said = _mfu(question, config.outputs, settings.precision)
+    share, said = _mfu(question, config, settings.precision)
     each = operations["per_step"] / (peak * share) if operations and peak else None
     return {
         "precision": settings.precision, "steps": steps, "step_s": each,
@@ -132,26 +133,28 @@ def _time(config: Config, task: Facts, operations: Row, question: Question, sett
     }  # fmt: skip
 
 
-def _mfu(question: Question, outputs: str, precision: str) -> tuple[float, str]:
+def _mfu(question: Question, config: Config, precision: str) -> tuple[float, str]:
     if question.mfu is not None:
         return question.mfu, "given"
     if question.hardware.gpu is None or question.hardware == Hardware.here():
-        measured = _measured_mfu(outputs, precision, question.hardware.device)
+        measured = _measured_mfu(config.outputs, config.model.name, precision, question.hardware.device)
         if measured:
-            return statistics.median(measured), f"measured in {len(measured)} finished runs"
+            return statistics.median(measured), f"measured in {len(measured)} finished runs of this model"
     return ASSUMED_MFU, "assumed"
 
 
 @functools.cache
-def _measured_mfu(outputs: str, precision: str, device: str) -> list[float]:
-    """Of the finished runs in the outputs folder, in this precision on this kind of device."""
+def _measured_mfu(outputs: str, model: str, precision: str, device: str) -> list[float]:
+    """Of the finished runs of this model in the outputs folder, in this precision on this kind of device."""
     found = []
     for file in Path(outputs).glob("*/*/result.json"):
         try:
-            compute = records.read(file.parent).compute
+            record = records.read(file.parent)
         except Refused:
             continue
-        if compute.get("mfu") and (compute.get("precision"), compute.get("device")) == (precision, device):
+        compute, named = record.compute, (record.config.get("model") or {}).get("name")
+        same = (named, compute.get("precision"), compute.get("device")) == (model, precision, device)
+        if same and compute.get("mfu"):
             found.append(float(compute["mfu"]))
     return found
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from transformers import PretrainedConfig
 
 from rankwise.config import Config
@@ -19,14 +19,12 @@ from rankwise.measure.ledger import Footprint, Ledger
 from rankwise.measure.shape import Shape
 from rankwise.model.adapt import Adapted, adapt
 from rankwise.model.base import head_names
-from rankwise.model.quantize import cast_base, plan_quantized
+from rankwise.model.quantize import LOW, store
 from rankwise.model.skeleton import materialise, skeleton
 from rankwise.plan import attention as kernels
 from rankwise.tasks.scores import Scorer
 from rankwise.train import optim, step
 from rankwise.train.step import Batch
-
-_LOW = {"bf16": torch.bfloat16, "fp16": torch.float16, "bf16_true": torch.bfloat16}
 
 
 def build(
@@ -38,13 +36,7 @@ def build(
     """
     base = skeleton(copy.deepcopy(architecture), config.task.kind, outputs, attention)
     heads = head_names(base) if config.task.kind != "causal_lm" else []
-    low = _LOW.get(precision)
-    if config.quant.kind == "bf16":
-        cast_base(base, heads, torch.bfloat16)
-    elif config.quant.kind:
-        if low is not None:
-            cast_base(base, heads, low)
-        plan_quantized(base, config.quant)
+    store(base, config, heads, precision)
     adapted = adapt(base, config)
     if precision == "bf16_true":
         adapted.model.to(torch.bfloat16)
@@ -65,15 +57,15 @@ class FakeRun:
         self.model = adapted.model.train()
         materialise(self.model, self.mode)
         self.optimizer = optim.build(
-            self.model.parameters(), config.optim, "cuda" if gpu else "cpu", precision == "fp16"
+            self.model, config.optim, "cuda" if gpu else "cpu", precision == "fp16", config.method.lr_ratio
         )
 
     def train(self, shapes: list[Shape]) -> Footprint:
-        """One optimizer step over micro-batches of these shapes; a first one has made the optimizer's states."""
+        """One optimizer step over micro-batches of these shapes, the optimizer's states being there already."""
         with self._settings():
             batches = [self._batch(shape) for shape in shapes]
             if not self.optimizer.state:
-                self._step(batches[:1])
+                self._first_states()
             ledger = Ledger(self.model, self.optimizer)
             with ledger:
                 for batch in batches:
@@ -81,22 +73,30 @@ class FakeRun:
                 self._step(batches, ledger)
         return ledger.footprint()
 
+    def _first_states(self) -> None:
+        """Make the optimizer's states as a first step would, without its forward and backward pass."""
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.empty_like(parameter)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
     def evaluate(self, shape: Shape) -> Footprint:
         """One batch without gradients, the optimizer's states still there as they are in a run."""
         self.model.eval()
-        with self._settings(), torch.inference_mode():
+        with self._settings(), torch.no_grad():  # inference mode would hide what composite operations allocate
             batch = self._batch(shape)
             ledger = Ledger(self.model, self.optimizer)
             with ledger:
                 ledger.hold(batch.values())
-                with self._autocast():
+                with self._autocast(keeps_casts=False):  # as a run's inference mode does not
                     self._losses(batch)
         self.model.train()
         return ledger.footprint()
 
     def operations(self, shape: Shape) -> Watched:
         """What one forward pass says about the operations of a step, for any shape."""
-        with self.mode, flops.watch(self.model) as watched, self._autocast():
+        with self.mode, _known_numbers(), flops.watch(self.model) as watched, self._autocast():
             self._losses(self._batch(shape))
         return watched
 
@@ -105,10 +105,11 @@ class FakeRun:
             if ledger:
                 ledger.phase = "forward"
             with self._autocast():
-                loss = self._losses(batch).mean()
+                loss = step.loss(self.model, self._losses(batch))
             if ledger:
                 ledger.phase = "backward"
             loss.backward()
+            del loss  # its graph, and what layers keep there themselves, would live through the next forward pass
         if ledger:
             ledger.phase = "step"
         if self.config.trainer.clip:
@@ -134,9 +135,10 @@ class FakeRun:
         dtype = torch.long if self.scorer.kind == "classification" else torch.float32
         return batch | {"labels": torch.zeros(rows, dtype=dtype), "row": torch.zeros(rows, dtype=torch.long)}
 
-    def _autocast(self) -> Any:
-        dtype = _LOW.get(self.precision)
-        return torch.autocast("cpu", dtype or torch.bfloat16, enabled=self.precision in ("bf16", "fp16"))
+    def _autocast(self, keeps_casts: bool = True) -> Any:
+        dtype = LOW.get(self.precision)
+        enabled = self.precision in ("bf16", "fp16")
+        return torch.autocast("cpu", dtype or torch.bfloat16, enabled=enabled, cache_enabled=keeps_casts)
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
@@ -146,10 +148,14 @@ class FakeRun:
 
 @contextlib.contextmanager
 def _known_numbers() -> Iterator[None]:
-    """Fake tensors have no values; where Adafactor asks for one (a norm), it is told 1."""
-    real = torch.Tensor.item
+    """Fake tensors have no values; where Adafactor asks for one (a norm), it is told 1.
+
+    Where LoHa and LoKr ask whether chance keeps a layer in this step, it does.
+    """
+    item, truth = torch.Tensor.item, torch.Tensor.__bool__
     torch.Tensor.item = lambda tensor: 1.0  # type: ignore[method-assign,assignment]
+    torch.Tensor.__bool__ = lambda tensor: isinstance(tensor, FakeTensor) or truth(tensor)  # type: ignore
     try:
         yield
     finally:
-        torch.Tensor.item = real  # type: ignore[method-assign]
+        torch.Tensor.item, torch.Tensor.__bool__ = item, truth  # type: ignore[method-assign]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rankwise.config import ADAPTERS, BASELINES, canonical
+from rankwise.config import ADAPTERS, BASELINES, canonical, own_keys, peft_class
 from rankwise.errors import Refused
 from rankwise.report.statistics import Interval, interval
 from rankwise.tracking.record import FINISHED, Record
@@ -147,17 +147,20 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     method, quant = dict(config.get("method") or {}), (config.get("quant") or {}).get("name", "none")
     name = method.pop("name", "?")
     method.pop("lr", None)
-    if name not in ADAPTERS:
-        return {"method": name, "quant": quant}
-    method["alpha"] = str(method.get("alpha"))
-    targets = _targets(config.get("targets") or {})
-    return {"method": name, "targets": targets, "quant": quant} | {k: v for k, v in method.items() if v is not None}
+    own = {key: method[key] for key in method if key in own_keys(name) and method[key] is not None}
+    if "alpha" in own_keys(name):
+        own["alpha"] = str(method.get("alpha"))
+    targets = {"targets": _targets(config.get("targets") or {})} if name in ADAPTERS else {}
+    return {"method": name, **targets, "quant": quant} | own
 
 
 def _targets(targets: dict[str, Any]) -> str:
     chosen = targets.get("regex") or ",".join(targets.get("modules") or []) or targets.get("name", "?")
     layers = targets.get("layers")
-    return f"{chosen} in layers {','.join(map(str, layers))}" if layers is not None else str(chosen)
+    where = f" in layers {','.join(map(str, layers))}" if layers is not None else ""
+    patterns = [f"{key} {pattern}={value}" for key in ("ranks", "alphas")
+                for pattern, value in (targets.get(key) or {}).items()]  # fmt: skip
+    return " ".join([f"{chosen}{where}", *patterns])
 
 
 def _context(record: Record) -> Context:
@@ -257,4 +260,6 @@ def _name(arms: list[Arm]) -> None:
 def _shown(key: str, value: Any) -> str:
     if key == "quant":
         return str(value) if value != "none" else "unquantized"
+    if key == "peft":
+        return peft_class(value).removesuffix("Config")
     return {"alpha": "α=", "dropout": "dropout=", "bias": "bias="}.get(key, f"{key}=") + str(value)

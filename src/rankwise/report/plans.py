@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rankwise.config import Config, label, run_id
 from rankwise.report import formats as fmt
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "other")
@@ -70,6 +71,27 @@ def _verdict(row: dict[str, Any], limit: int) -> str:
     if row["fits"]:
         return "yes"
     return "no" if row["memory"]["train"]["peak_bytes"] > limit else "not evaluation"
+
+
+def listing(configs: Sequence[Config], states: Sequence[str], planned: Sequence[dict[str, Any]]) -> RenderableType:
+    """The runs of a study: what each is, where it stands, and the cost of what is left."""
+    costs = {row["id"]: row for row in planned}
+    shown = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    for header in ("run", "id", "state"):
+        shown.add_column(header, no_wrap=True)
+    for header in ("trained parameters", "peak GB", "train time"):
+        shown.add_column(header, justify="right")
+    for config, state in zip(configs, states, strict=True):
+        row = costs.get(run_id(config))
+        cells = [fmt.NOTHING] * 3
+        if row:
+            peak = _gigabytes(row["memory"]["train"]["peak_bytes"])
+            cells = [f"{row['params']['trainable']:,}", peak, _duration(row["compute"]["train_s"])]
+        shown.add_row(config.name or label(config), run_id(config), state, *cells)
+    left = sum(state != "finished" for state in states)
+    times = [row["compute"]["train_s"] for row in planned]
+    sum_s = "" if None in times or not times else f", {_duration(sum(times))} of training one after the other at most"
+    return Group(shown, Text(), Text(f"{len(configs)} runs, {left} to run{sum_s}"))
 
 
 def _sum(plan: dict[str, Any]) -> str:

@@ -77,7 +77,8 @@ def build(paths: list[Path]) -> Report:
     families = smallest_sufficient(arms, comparisons, margin) if reference else []
     said = notes(records, arms, reference, metric, margins, comparisons)
     if len(found) > len(records):
-        said.append(f"{len(found) - len(records)} runs that tuned or searched are left out: they chose what is compared.")
+        left_out = len(found) - len(records)
+        said.append(f"{left_out} runs that tuned or searched are left out: they chose what is compared.")
     elif records[0].config.get("purpose"):
         said.insert(0, "These runs tuned or searched; what they chose is not yet judged on fresh seeds.")
     top = headline(families, reference, metric)

@@ -7,6 +7,7 @@ measured cleanly. The server only imports: see ``preload.py``.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import multiprocessing
 import os
 import signal
@@ -109,6 +110,8 @@ def drive(
 ) -> None:  # fmt: skip
     """Run what ``source`` gives, as ``launch`` does; ``like`` are configs such as will come, ``total`` how many."""
     slots = share(like, jobs, total)
+    if any(slots.gpus) and importlib.util.find_spec("bitsandbytes"):  # which PEFT imports, and which asks CUDA at once
+        preload = [name for name in preload if not name.startswith(("peft", "rankwise"))]
     with (
         _Signals() as signals,
         progress.show(total, slots.jobs) as shown,

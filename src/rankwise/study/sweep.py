@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rankwise.check import check, check_here
-from rankwise.config import Config, folder, merged, run_id
+from rankwise.config import Config, merged, run_id
 from rankwise.errors import Refused
 from rankwise.study.axes import Row, excluded, paired
 from rankwise.study.compose import explain, known_keys, to_typed, unresolved
@@ -96,8 +96,7 @@ def distinct(runs: Sequence[tuple[Config, Row]]) -> list[tuple[Config, Row]]:
 
 def is_finished(config: Config) -> bool:
     """Whether this run has a finished record in its study."""
-    place = folder(config)
-    return (place / "result.json").exists() and record.read(place).status == record.FINISHED
+    return record.state(config) == record.FINISHED
 
 
 class Composer:
@@ -142,10 +141,15 @@ class Composer:
 
 
 def _launch_rest(sweeper: StudySweeper, configs: Sequence[Config], what: str = "") -> int:
-    """Launch what is not finished, one seed of every arm before the second seed."""
+    """Launch what is not finished, after saying how much that is."""
+    _announce(len(configs), sum(config.rerun or not is_finished(config) for config in configs), what)
+    return launch_missing(configs, sweeper.launcher.jobs)  # type: ignore[union-attr]
+
+
+def launch_missing(configs: Sequence[Config], jobs: int | None) -> int:
+    """Launch what is not finished here; 1 if a run failed, else 0."""
     todo = [config for config in configs if config.rerun or not is_finished(config)]
-    _announce(len(configs), len(todo), what)
-    return _launch_here(todo, sweeper.launcher.jobs) if todo else 0  # type: ignore[union-attr]
+    return _launch_here(todo, jobs) if todo else 0
 
 
 def _launch_here(todo: list[Config], jobs: int | None) -> int:

@@ -7,12 +7,15 @@ import os
 import queue
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from rankwise.config import ADAPTERS, Config, label, run_id
 from rankwise.tracking.record import Record
 
-FINISH_S = 30  # at the end of a run, for what is still to be written or uploaded
+FINISH_S = 30.0  # at the end of a run, for what is still to be written or uploaded
+INIT_S = 30.0  # at its start, while it trains
+MOST_BYTES = 10**9  # of an adapter that goes to W&B as well
 
 
 class Mirror:
@@ -23,7 +26,8 @@ class Mirror:
         self.about: dict[str, Any] = {}  # id, mode and url of the W&B run
         self.started = threading.Event()
         self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._final: tuple[dict[str, Any], int] = ({}, 1)
+        self._final: Record | None = None
+        self._files: Path | None = None  # where W&B writes
         self._thread: threading.Thread | None = None
         if config.tracking.mode != "disabled" and os.environ.get("WANDB_MODE") != "disabled":
             self._thread = threading.Thread(target=self._work, args=(config, record), name="wandb-mirror", daemon=True)
@@ -41,11 +45,15 @@ class Mirror:
         """
         if not self._thread:
             return
-        self._final = (summary(record), 0 if record.status == "finished" else 1)
+        self._final = record
         self._queue.put(None)
-        self._thread.join(FINISH_S if self.started.is_set() else FINISH_S / 3)
+        patience = _seconds("WANDB_FINISH_TIMEOUT", FINISH_S)
+        self._thread.join(patience / 3)
+        if self.started.is_set():
+            self._thread.join(patience + 5)  # by then it has given up by itself, or should have
         if self._thread.is_alive():
             self.problem = self.problem or "no answer"
+            _hush()
             _abandon()
         record.run["wandb"] = self.about | ({"problem": self.problem} if self.problem else {})
         if self.problem:
@@ -55,16 +63,110 @@ class Mirror:
         try:
             run, mode = _init(config, record)
             self.about = {"id": run.id, "mode": mode, "url": run.url if mode == "online" else None}
+            self._files = Path(run.dir).parent
+            lost = _Lost(run)
             self.started.set()
+            attempt = {"attempt": record.run["attempts"]} if record.run["attempts"] > 1 else {}
             while (row := self._queue.get()) is not None:
-                run.log(row)
-            values, code = self._final
-            run.summary.update(values)
-            run.finish(exit_code=code)
+                run.log(row | attempt | _objective(row, config))
+            assert self._final is not None
+            _end(run, self._final)
+            if lost.any:
+                self.problem = f"the server refused some of it{_remedy(self._files)}"
         except BaseException as error:  # W&B's service can raise anything, when it is killed for one
-            self.problem = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            self.problem = _cause(error, self._files)
+            _hush()
         with contextlib.suppress(BaseException):
             sys.modules["wandb"].teardown()  # or it waits, and prints, when this process exits
+
+
+def _end(run: Any, record: Record) -> None:
+    """Send the summary and what was trained, and wait until W&B has it all."""
+    run.summary.update(summary(record))
+    failed: list[BaseException] = []
+
+    def log_adapter() -> None:
+        try:
+            _log_adapter(run, record)
+        except BaseException as error:
+            failed.append(error)
+
+    # wandb asks the server things before it takes an artifact, and would wait for an answer before all else.
+    adapter = threading.Thread(target=log_adapter, name="wandb-adapter", daemon=True)
+    adapter.start()
+    adapter.join(_seconds("WANDB_FINISH_TIMEOUT", FINISH_S) / 3)
+    failed += [TimeoutError()] if adapter.is_alive() else []
+    run.finish(exit_code=0 if record.status == "finished" else 1)
+    if failed:
+        raise failed[0]
+
+
+def _log_adapter(run: Any, record: Record) -> None:
+    """The adapter (or what else was trained) as an artifact, unless it is huge. Its files are read where they lie."""
+    import wandb
+
+    assert record.folder is not None
+    adapter, method = record.folder / "adapter", record.config["method"]
+    sizes = [file.stat().st_size for file in adapter.rglob("*") if file.is_file()]
+    if record.status != "finished" or not sizes or sum(sizes) >= MOST_BYTES:
+        return
+    kind = "lora-adapter" if (adapter / "adapter_config.json").exists() else "weights"
+    metadata = {"method": method["name"], "rank": method["rank"]}
+    artifact = wandb.Artifact(f"adapter-{run.id}", kind, metadata=metadata)
+    artifact.add_dir(str(adapter), policy="immutable")
+    run.log_artifact(artifact)
+
+
+def _objective(row: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Each validation's value of what selects, under the one name that a sweep's early stopping can look for."""
+    return {"objective": row[config.objective]} if config.objective in row else {}
+
+
+class _Lost:
+    """Listens to wandb, which is silent to users, for data that it has given up on: it raises nothing then."""
+
+    def __init__(self, run: Any):
+        self.any = False
+        with contextlib.suppress(AttributeError):  # not in its documentation
+            sys.modules["wandb"].termsetup(run.settings, self)
+
+    def warning(self, text: str) -> None:
+        self.any |= "will not be synced" in text
+
+    def info(self, text: str) -> None:
+        """Of no interest."""
+
+    error = warning
+
+
+def _cause(error: BaseException, files: Path | None) -> str:
+    """What went wrong in one line, and the way out where there is one."""
+    if isinstance(error, TimeoutError):
+        return f"not all of it reached the server in time{_remedy(files)}"
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+def _remedy(files: Path | None) -> str:
+    return f", wandb sync --include-online {files} sends the metrics" if files else ""
+
+
+def _seconds(variable: str, otherwise: float) -> float:
+    """How long to wait: the user's own setting of W&B's, or ours where that is none or no limit."""
+    with contextlib.suppress(KeyError, ValueError):
+        if (value := float(os.environ[variable])) > 0:
+            return value
+    return otherwise
+
+
+def _hush() -> None:
+    """wandb's own threads fail one after the other when its service is gone: one line about it is enough."""
+    others = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not (failed.thread and failed.thread.name.startswith("wandb")):
+            others(failed)
+
+    threading.excepthook = hook
 
 
 def _abandon() -> None:
@@ -86,22 +188,43 @@ def _init(config: Config, record: Record) -> tuple[Any, str]:
     os.environ.setdefault("WANDB_DATA_DIR", str(study / "wandb" / "data"))  # staged artifacts stay with the study
     import wandb
 
-    mode, attempt = _mode(config.tracking.mode), record.run["attempts"]
+    mode = _mode(config.tracking.mode)
     targets = [config.targets.name] if config.method.name in ADAPTERS else []
     run = wandb.init(
-        project=config.tracking.project, entity=config.tracking.entity, dir=str(study), mode=mode,
-        id=run_id(config) + (f"-{attempt}" if attempt > 1 else ""),
-        name=config.name or label(config), group=config.study,
+        **_where(config, record, mode), dir=str(study), mode=mode, name=config.name or label(config),
+        group=config.study,
         job_type="train", tags=[config.method.name, *targets, *config.tracking.tags],
         config=record.config | {"run_id": run_id(config)}, reinit="create_new",
         settings=wandb.Settings(
-            console="off", silent=True, x_disable_stats=True, disable_git=True, symlink=False, init_timeout=30,
-            finish_timeout=FINISH_S,
+            console="off", silent=True, x_disable_stats=True, disable_git=True, symlink=False,
+            init_timeout=_seconds("WANDB_INIT_TIMEOUT", INIT_S),
+            finish_timeout=_seconds("WANDB_FINISH_TIMEOUT", FINISH_S), finish_timeout_raises=True,
         ),
     )  # fmt: skip
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
+    # While the run goes on, the best so far; the record's values take their place at its end.
+    for name, best in {"val/loss": "min", config.objective: "min" if config.objective == "val/loss" else "max"}.items():
+        run.define_metric(name, step_metric="step", summary=best)
     return run, mode
+
+
+def _where(config: Config, record: Record, mode: str) -> dict[str, Any]:
+    """Which W&B run this is: a run that was stopped goes on under its id; what is run again (``rerun``) gets a new one.
+
+    A first attempt takes the place of whatever has the id, of another study or machine. Under ``wandb agent`` the sweep
+    decides.
+    """
+    if os.environ.get("WANDB_SWEEP_ID"):
+        return {}
+    attempt = record.run["attempts"]
+    return {
+        "project": config.tracking.project,
+        "entity": config.tracking.entity,
+        "id": run_id(config) + (f"-{attempt}" if config.rerun and attempt > 1 else ""),
+        # Offline, wandb sync puts the fragments of one id together.
+        "resume": "allow" if mode == "online" and attempt > 1 else None,
+    }
 
 
 def _mode(wanted: str) -> Any:

@@ -12,29 +12,35 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from rankwise.config import Optim
+from rankwise.model.methods import adalora
 from rankwise.tasks.scores import Score, Scorer
 from rankwise.train import optim
-from rankwise.train.step import Batch, losses
+from rankwise.train.step import Batch, loss, losses
 
 
 class FineTuner(pl.LightningModule):
     """Trains whatever is marked trainable in ``model`` for a fixed number of optimizer steps."""
 
-    def __init__(self, model: nn.Module, scorer: Scorer, settings: Optim, steps: int):
+    def __init__(self, model: nn.Module, scorer: Scorer, settings: Optim, steps: int, lr_ratio: float | None = None):
         super().__init__()
+        self.lr_ratio = lr_ratio
         self.model, self.scorer, self.settings, self.steps = model, scorer, settings, steps
         self.diverged = False
         self.outputs: list[tuple[torch.Tensor, ...]] = []
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor | None:
         """Mean loss of the batch; a loss that is not finite ends the training and marks the run as diverged."""
-        loss = losses(self.model, self.scorer, batch)[1].mean()
-        self.last_loss = float(loss.detach())
+        losses_B = losses(self.model, self.scorer, batch)[1]
+        self.last_loss = float(losses_B.detach().mean())
         if not math.isfinite(self.last_loss):
             self.diverged = True
             self.trainer.should_stop = True
             return None
-        return loss
+        return loss(self.model, losses_B)
+
+    def on_fit_start(self) -> None:
+        """Tell a method that has a schedule of its own how long the run is."""
+        adalora.begin(self.model, self.steps)
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Keep each item's row, loss, prediction, score and label until the split is through."""
@@ -63,13 +69,15 @@ class FineTuner(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The config's optimizer; warm-up, then the schedule, per optimizer step."""
         scaled = self.trainer.precision == "16-mixed"
-        optimizer = optim.build(self.model.parameters(), self.settings, self.device.type, scaled)
+        optimizer = optim.build(self.model, self.settings, self.device.type, scaled, self.lr_ratio)
         schedule = LambdaLR(optimizer, lambda step: rate(self.settings, step, self.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Step, then free the gradients: Lightning would hold them through the next forward pass."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if not self.diverged:
+            adalora.after_step(self.model, self.trainer.global_step)
         optimizer.zero_grad()
 
     def configure_gradient_clipping(

@@ -9,6 +9,7 @@ from peft import PeftModel
 from torch import nn
 
 from rankwise.errors import Refused
+from rankwise.model.methods import adalora
 from rankwise.tasks.scores import Scorer
 
 Batch = dict[str, torch.Tensor]
@@ -19,6 +20,12 @@ def losses(model: nn.Module, scorer: Scorer, batch: Batch) -> tuple[torch.Tensor
     inputs = {key: value for key, value in batch.items() if key not in ("labels", "row")}
     logits_BC = model(**inputs).logits
     return logits_BC, scorer.losses(logits_BC, batch["labels"])
+
+
+def loss(model: nn.Module, losses_B: torch.Tensor) -> torch.Tensor:
+    """What a step descends: the mean over items, and the method's penalty where it has one."""
+    extra = adalora.penalty(model)
+    return losses_B.mean() if extra is None else losses_B.mean() + extra
 
 
 def checkpoint_blocks(model: Any) -> None:

@@ -1,0 +1,44 @@
+"""An adapter for people without rankwise: plain PEFT, the tokenizer, and a card that says what it is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rankwise import assets
+from rankwise.adapters import card, files, loading
+from rankwise.adapters.runs import Run, base_asset
+from rankwise.model.methods.warm import ADAPTER_FILE
+from rankwise.tasks import data, scores
+
+
+def export(run: Run, out: Path) -> dict[str, Any]:
+    """Write adapter, config, tokenizer and card to ``out``; returns what was written."""
+    files.refuse_taken(out)
+    loading.check(run, run.adapter)
+    asset = base_asset(run)
+    tokenizer = loading.load_tokenizer(run)
+    settings = loading.adapter_config(run.adapter)
+    settings.base_model_name_or_path = card.base_name(run, asset)
+    settings.revision = run.config.model.revision if asset.hub_id else None
+    with files.whole(out) as folder:
+        shutil.copyfile(run.adapter / ADAPTER_FILE, folder / ADAPTER_FILE)
+        settings.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
+        card.write(folder, run, asset, "adapter", [], _scorer(run))
+        size, names = files.weight_bytes(folder), sorted(file.name for file in folder.iterdir())
+    return {
+        "run": run.name, "out": str(out), "base": {"source": asset.source, "fingerprint": asset.fingerprint},
+        "peft_type": str(getattr(settings.peft_type, "value", settings.peft_type)), "weight_bytes": size,
+        "files": names, "scores": {name: {"value": value, "low": low, "high": high, "n": n}
+                                   for name, value, low, high, n in card.intervals(run)},
+    }  # fmt: skip
+
+
+def _scorer(run: Run) -> scores.Scorer | None:
+    """How a regression's logit becomes a value: it needs the mean and spread of the training labels."""
+    if run.classes:
+        return None
+    rows = data.load(run.config.task, assets.resolve(run.config.task, progress=False), run.config.data_seed)
+    return scores.scorer_for(run.config.task.kind, None, rows.train.labels)

@@ -1,0 +1,138 @@
+"""One plain transformers model from base and adapter: W + ΔW in every layer, measured to be the same model."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoModelForSequenceClassification
+
+from rankwise.adapters import card, files, loading, score
+from rankwise.adapters.runs import Run, base_asset
+from rankwise.config import PARTIAL
+from rankwise.errors import Refused
+from rankwise.model.base import reason
+
+TOLERANCE = 1e-5  # relative, of the logits in fp32
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def merge(run: Run, out: Path, dtype: str) -> dict[str, Any]:
+    """Write the merged model to ``out``; returns what was measured, logits relative to those before.
+
+    A quantized base is dequantized first: merging into few bits rounds ΔW away, as it is smaller than their steps.
+    Raises Refused for a method that is no change of weights, and where the written model is not the same in fp32.
+    """
+    refuse_unmergeable(run)
+    files.refuse_taken(out)
+    errors: dict[str, float] = {}
+    lm, tokenizer = loading.dense_base(run)
+    model = loading.adapted(lm, run)
+    rows = score.Rows.of(run, tokenizer)
+    before = score.logits(model, rows)
+    if run.config.quant.kind is not None:
+        settings = loading.numerics(run)
+        as_run = score.logits(loading.as_run(run, settings)[0], rows, settings)
+        errors["dequantized"] = score.relative(before, as_run)
+    merged = fold(model, run)
+    errors["merged"] = score.relative(score.logits(merged, rows), before)
+    _refuse_inexact(run, errors["merged"])
+    with files.whole(out) as folder:
+        again = _save(merged, tokenizer, folder, run, dtype)
+        errors["written"] = score.relative(score.logits(again, rows), before)
+        if dtype == "fp32":
+            _refuse_inexact(run, errors["written"])
+        card.write(folder, run, base_asset(run), "merged", _notes(run, errors, dtype, len(before)), rows.scorer)
+        size = files.weight_bytes(folder)
+    return {"run": run.name, "out": str(out), "dtype": dtype, "quant": run.config.quant.kind,
+            "logits": {"rows": len(before), "tolerance": TOLERANCE, "relative_errors": errors},
+            "weight_bytes": size}  # fmt: skip
+
+
+def refuse_unmergeable(run: Run) -> None:
+    """Refuse, by name, what is no change of the base's weights, and what is a plain model already."""
+    name = run.config.method.name
+    if name == "full":
+        raise Refused(
+            f"{run.folder}: method=full has no adapter to merge; with trainer.save_full its adapter/ is the model"
+        )
+    if name == "bottleneck":
+        raise Refused(
+            f"{run.folder}: method=bottleneck cannot be merged: it computes GELU behind layers, no change of W"
+        )
+    if name not in PARTIAL:
+        config = loading.adapter_config(run.adapter)
+        if config.is_prompt_learning or config.is_adaption_prompt:
+            raise Refused(f"{run.folder}: {_kind(config)} cannot be merged: it adds inputs, no change of W")
+
+
+def fold(model: nn.Module, run: Run) -> nn.Module:
+    """The base with ΔW added and the trained head in place. Raises Refused for a PEFT method that has no merge."""
+    if not isinstance(model, PeftModel):
+        return model  # of weights of the base that were trained: they are where they belong
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            merged = model.merge_and_unload(safe_merge=True)
+    except (NotImplementedError, AttributeError, ValueError, TypeError, RuntimeError) as error:
+        kind = _kind(model.peft_config["default"])
+        raise Refused(f"{run.folder}: {kind} cannot be merged by PEFT ({reason(error)})") from None
+    assert isinstance(merged, nn.Module)
+    return merged
+
+
+def _save(merged: Any, tokenizer: Any, folder: Path, run: Run, dtype: str) -> nn.Module:
+    """Write the model, and read it back as anyone would."""
+    plain = _plain(merged, run).to(DTYPES[dtype])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
+        again: nn.Module = AutoModelForSequenceClassification.from_pretrained(
+            str(folder), dtype=DTYPES[dtype], trust_remote_code=False, use_safetensors=True,
+            attn_implementation=run.record.compute.get("attention"),
+        )  # fmt: skip
+    return again
+
+
+def _plain(merged: Any, run: Run) -> Any:
+    """The same weights in a model that remembers nothing of GGUF or quantization, which would not let it be saved."""
+    config = copy.deepcopy(merged.config)
+    config.__dict__.pop("quantization_config", None)
+    if run.classes:
+        config.id2label = dict(enumerate(run.classes))
+        config.label2id = {name: number for number, name in config.id2label.items()}
+    with torch.device("meta"):
+        plain = type(merged)(config)
+    plain.load_state_dict(merged.state_dict(), assign=True)
+    plain.tie_weights()
+    return plain
+
+
+def _refuse_inexact(run: Run, error: float) -> None:
+    if not error <= TOLERANCE:
+        raise Refused(
+            f"{run.folder}: not merged, as the merged model's logits differ by {error:.1e} (allowed {TOLERANCE:g})"
+        )
+
+
+def _notes(run: Run, errors: dict[str, float], dtype: str, rows: int) -> list[str]:
+    said = [
+        f"the adapter is merged; logits of {rows} validation rows differ from base and adapter by "
+        f"{errors['written']:.1e} (relative, in {dtype})"
+    ]
+    if "dequantized" in errors:
+        said.append(
+            f"the base was dequantized from {run.config.quant.kind} to fp32, which changes the logits of the run by "
+            f"{errors['dequantized']:.1e}"
+        )
+    return said
+
+
+def _kind(config: Any) -> str:
+    return str(getattr(config.peft_type, "value", config.peft_type))

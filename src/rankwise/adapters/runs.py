@@ -1,0 +1,116 @@
+"""A finished run as the source of an adapter: its folder, config and record, with what cannot be used refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rankwise import assets
+from rankwise.config import ADAPTERS, BASELINES, Config
+from rankwise.errors import Refused
+from rankwise.model.restore import load_config
+from rankwise.tracking import record as records
+from rankwise.tracking.record import Record
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run."""
+
+    folder: Path
+    config: Config
+    record: Record
+
+    @property
+    def name(self) -> str:
+        """Its folder's name, which ends in the run's id."""
+        return self.folder.name
+
+    @property
+    def adapter(self) -> Path:
+        """Where its weights are."""
+        return self.folder / "adapter"
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Names of the classes; None for a regression."""
+        found = (self.record.provenance.get("data") or {}).get("classes")
+        return list(found) if found else None
+
+    @property
+    def outputs(self) -> int:
+        """Logits of its head."""
+        return len(self.classes or [0])
+
+    @property
+    def precision(self) -> str:
+        """What it computed in: fp32, bf16, fp16 or bf16_true."""
+        return str(self.record.compute.get("precision", "fp32"))
+
+    @property
+    def base(self) -> tuple[Any, ...]:
+        """Equal for runs on the same base in the same storage. Random weights depend on seed and head besides, and
+        what is not quantized on the precision."""
+        fingerprint = str((self.record.provenance.get("model") or {}).get("fingerprint"))
+        quant = self.config.quant
+        drawn = (self.config.seed, self.outputs) if fingerprint.startswith("shape:") else ()
+        rounded = self.precision if quant.kind or self.precision == "bf16_true" else None
+        return (fingerprint, *drawn, quant.kind, bool(quant.kind and quant.double), rounded)
+
+
+def open_run(folder: Path) -> Run:
+    """Raises Refused for a folder that is not a run's, and a run that has not finished."""
+    folder = Path(folder).expanduser()
+    if not (folder / "result.json").is_file():
+        what = "no such folder" if not folder.exists() else "not a run's folder (it has no result.json)"
+        raise Refused(f"{folder}: {what}; give outputs/STUDY/RUN")
+    record, config = records.read(folder), load_config(folder)
+    if record.status != records.FINISHED:
+        raise Refused(f"{folder}: the run has not finished (it is {record.status})")
+    return Run(folder.resolve(), config, record)
+
+
+def open_trained(folder: Path) -> Run:
+    """A run that trained a model. Raises Refused for a baseline as well, and for data about it that is missing."""
+    run = open_run(folder)
+    if run.config.method.name in BASELINES:
+        raise Refused(f"{folder}: method={run.config.method.name} trains no model")
+    if not run.record.provenance.get("model") or not run.record.provenance.get("data"):
+        raise Refused(f"{folder}: its record does not say which model and data it had")
+    return run
+
+
+def open_adapter(folder: Path) -> Run:
+    """A run that left a PEFT adapter. Raises Refused for full fine-tuning and other methods that leave none."""
+    run = open_trained(folder)
+    name = run.config.method.name
+    if name not in ADAPTERS:
+        what = "trains all weights" if name == "full" else "leaves no PEFT adapter"
+        raise Refused(f"{folder}: method={name} {what}; an adapter is needed, such as of method=lora")
+    return run
+
+
+def base_asset(run: Run) -> assets.Asset:
+    """The base that the run had. Raises Refused where another stands in its place now."""
+    asset = assets.resolve(run.config.model, progress=False)
+    trained_on = run.record.provenance["model"]["fingerprint"]
+    if asset.fingerprint != trained_on:
+        raise Refused(
+            f"{run.folder}: its adapter is for another base; {asset.source} is {asset.fingerprint} now and was "
+            f"{trained_on} when it ran"
+        )
+    return asset
+
+
+def same_base(runs: list[Run]) -> None:
+    """Refuse runs that cannot share a base, and one that is given twice."""
+    first = runs[0]
+    for number, run in enumerate(runs):
+        if any(run.record.run["id"] == other.record.run["id"] for other in runs[:number]):
+            raise Refused(f"{run.folder}: given twice (run {run.record.run['id']})")
+        if run.base != first.base:
+            ours, theirs = (" ".join(str(part) for part in each.base if part) for each in (run, first))
+            raise Refused(
+                f"{run.folder}: is on another base or in another storage ({ours}) than {first.name} ({theirs})"
+            )

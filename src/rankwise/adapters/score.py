@@ -1,0 +1,150 @@
+"""Scores, logits and paired differences on a run's own rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from scipy.stats import rankdata
+from torch import nn
+from torch.utils.data import DataLoader
+
+from rankwise import assets
+from rankwise.adapters.runs import Run
+from rankwise.errors import Refused
+from rankwise.model.quantize import LOW
+from rankwise.tasks import batches, data, scores
+from rankwise.tracking.predictions import FILE
+from rankwise.train.module import FineTuner
+from rankwise.train.numerics import Numerics
+
+Columns = dict[str, np.ndarray]
+
+CHECK_ROWS = 256  # validation rows whose logits are compared
+_RESAMPLES = 400
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A run's validation and test rows as batches, and how they are scored."""
+
+    validation: DataLoader[Any]
+    test: DataLoader[Any]
+    scorer: scores.Scorer
+    metric: str
+
+    @classmethod
+    def of(cls, run: Run, tokenizer: Any) -> Rows:
+        """Raises Refused where the data are no longer those of the run."""
+        config = run.config
+        loaded = data.load(config.task, assets.resolve(config.task, progress=False), config.data_seed)
+        if loaded.fingerprint != run.record.provenance["data"]["fingerprint"]:
+            raise Refused(
+                f"{run.folder}: its data have changed since it ran; they are {loaded.fingerprint} now and were "
+                f"{run.record.provenance['data']['fingerprint']}"
+            )
+        collate = batches.Collate(tokenizer, torch.long if loaded.classes else torch.float32)
+        validation, test = (
+            batches.eval_loader(
+                batches.Encoded(part.texts, part.labels, tokenizer, config.task.max_length), collate,
+                config.trainer.eval_batch_size,
+            )
+            for part in (loaded.validation, loaded.test)
+        )  # fmt: skip
+        return cls(
+            validation, test, scores.scorer_for(config.task.kind, loaded.classes, loaded.train.labels),
+            config.task.metric,
+        )  # fmt: skip
+
+
+def logits(model: nn.Module, rows: Rows, settings: Numerics | None = None) -> torch.Tensor:
+    """fp32 logits (rows, outputs) of the first validation rows: computed in the run's numerics, or in fp32."""
+    found = []
+    device, precision = (settings.device, settings.precision) if settings else (torch.device("cpu"), "fp32")
+    model.to(device).eval()
+    size = rows.validation.batch_sampler
+    several = math.ceil(CHECK_ROWS / max(map(len, size)))  # type: ignore[arg-type]
+    with torch.inference_mode(), _autocast(device, precision):
+        for batch in islice(rows.validation, several):
+            inputs = {key: value.to(device) for key, value in batch.items() if key not in ("labels", "row")}
+            found.append(model(**inputs).logits.float().cpu())
+    return torch.cat(found)
+
+
+def relative(now: torch.Tensor, exact: torch.Tensor) -> float:
+    """‖now − exact‖ / ‖exact‖."""
+    return float(torch.linalg.vector_norm(now.double() - exact.double()) / torch.linalg.vector_norm(exact.double()))
+
+
+def evaluate(model: nn.Module, rows: Rows, run: Run, settings: Numerics) -> tuple[scores.Score, Columns]:
+    """The task's metric {value, se, n} on the test rows, computed as the run's own test was, and the predictions."""
+    tuner = FineTuner(model, rows.scorer, run.config.optim, 1)
+    tuner.to(settings.device).eval()
+    with torch.inference_mode(), _autocast(settings.device, settings.precision):
+        for number, batch in enumerate(rows.test):
+            tuner.validation_step({key: value.to(settings.device) for key, value in batch.items()}, number)
+    found, columns = tuner.evaluated()
+    return found[rows.metric], columns
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference of a metric on the same rows, with its standard error over rows."""
+
+    value: float
+    se: float
+
+    def to_json(self) -> dict[str, float]:
+        """Plain values."""
+        return {"value": self.value, "se": self.se}
+
+
+def paired(metric: str, labels: np.ndarray, one: Columns, other: Columns) -> Difference:
+    """``other`` − ``one`` on the same rows.
+
+    The standard error is that of the mean of paired differences for accuracy; for correlations, of 400 bootstrap
+    resamples of the rows (Efron and Tibshirani 1993, §8.2).
+    """
+    column = "prediction" if metric == "accuracy" else "score"
+    a, b = (np.asarray(columns[column], dtype=float) for columns in (one, other))
+    y, n = np.asarray(labels, dtype=float), len(labels)
+    if metric == "accuracy":
+        each = (b == y).astype(float) - (a == y)
+        return Difference(float(each.mean()), float(each.std(ddof=1)) / math.sqrt(n))
+    rng = np.random.default_rng(0)
+
+    def gap(rows: np.ndarray) -> float:
+        return _correlation(metric, b[rows], y[rows]) - _correlation(metric, a[rows], y[rows])
+
+    resampled = [gap(rng.integers(0, n, n)) for _ in range(_RESAMPLES)]
+    return Difference(gap(np.arange(n)), float(np.std(resampled, ddof=1)))
+
+
+def stored(run: Run) -> tuple[np.ndarray, Columns] | None:
+    """Item numbers and the columns label, prediction and score of the run's test; None where they were not kept."""
+    try:
+        with (run.folder / FILE).open("rb") as file:
+            table = pq.ParquetFile(file).read()
+        columns = {name: table[name].to_numpy() for name in ("item", "label", "prediction", "score")}
+    except (OSError, KeyError, pa.ArrowException):
+        return None
+    order = np.argsort(columns["item"])
+    return columns["item"][order], {name: values[order] for name, values in columns.items()}
+
+
+def _correlation(metric: str, x: np.ndarray, y: np.ndarray) -> float:
+    if metric == "spearman":
+        x, y = rankdata(x), rankdata(y)
+    if np.ptp(x) == 0 or np.ptp(y) == 0:  # a constant correlates with nothing, as in ``Scorer.scores``
+        return 0.0
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _autocast(device: torch.device, precision: str) -> Any:
+    return torch.autocast(device.type, LOW.get(precision), enabled=precision in ("bf16", "fp16"))

@@ -1,0 +1,85 @@
+"""``rankwise doctor``: what this machine can do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from rankwise.commands._shared import parse, prepare_environment
+
+
+def main(arguments: list[str]) -> int:
+    """Print what was found; the exit code is 0 whatever it is."""
+    parser = argparse.ArgumentParser(
+        "rankwise doctor", description="Show what this machine can do, and what is missing for the rest."
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    options = parse(parser, arguments)
+    prepare_environment()
+    from rankwise import doctor
+
+    found = doctor.here()
+    if not options.json:
+        print("\n".join(_first(found)))
+        sys.stdout.flush()  # torch takes seconds
+    found |= doctor.with_torch()
+    print(json.dumps(found, indent=1) if options.json else "\n".join(_second(found)))
+    return 0
+
+
+def _first(found: dict[str, Any]) -> Iterator[str]:
+    def machine(has: dict[str, Any]) -> str:
+        free, total = has["memory_available_bytes"] / 1e9, has["memory_bytes"] / 1e9
+        gpus = ", ".join(has["gpus"]) or "no GPU"
+        return f"{has['cpu']}, cores: {has['cores']}, memory: {free:.1f} of {total:.1f} GB free, {gpus}"
+
+    def packages(has: dict[str, Any]) -> str:
+        return ", ".join(f"{name} {number or 'not installed'}" for name, number in has.items())
+
+    def wandb(has: dict[str, Any]) -> str:
+        why = {
+            "environment": "WANDB_API_KEY is set",
+            "netrc": "a key is in netrc",
+            None: "no key; wandb login sets one",
+        }
+        return f"{has['mode']} ({why[has['key']]})"
+
+    def cache(has: dict[str, Any]) -> str:
+        size = f"{'' if has['complete'] else 'more than '}{has['bytes'] / 1e6:.1f} MB"
+        return f"{has['folder']}, {size}" + ("" if has["writable"] else ", cannot be written: set RANKWISE_CACHE")
+
+    def launchers(has: dict[str, Any]) -> str:
+        return f"{', '.join(has['names'])} (local: up to {has['local_slots']} at once)"
+
+    for name, text in zip(found, (machine, packages, wandb, cache, launchers), strict=True):
+        yield _row(name, found[name], text)
+
+
+def _second(found: dict[str, Any]) -> Iterator[str]:
+    def devices(has: dict[str, Any]) -> str:
+        return "; ".join(_device(name, about) for name, about in has.items())
+
+    yield _row("devices", found["devices"], devices)
+    storages = found["quantization"]
+    if "problem" in storages:
+        yield _row("quantization", storages, str)
+        return
+    for name, about in storages.items():
+        works = (
+            f"works on {about['device']}, error of a product {about['error']:.2g}" if about["works"] else about["why"]
+        )
+        yield f"{'quant=' + name:<20}{works}"
+
+
+def _device(name: str, about: dict[str, Any]) -> str:
+    parts = [about["name"]] if "name" in about else []
+    parts += [f"{about['memory_bytes'] / 1e9:.1f} GB"] if "memory_bytes" in about else []
+    parts += [f"threads: {about['threads']}"] if "threads" in about else []
+    return f"{name}: " + ", ".join([*parts, "bf16" if about["bf16"] else "no bf16: precision auto is fp32"])
+
+
+def _row(name: str, has: Any, text: Any) -> str:
+    return f"{name:<20}" + (f"not known: {has['problem']}" if "problem" in has else text(has))

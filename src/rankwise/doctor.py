@@ -1,0 +1,175 @@
+"""What this machine can do, and what is missing for the rest. Nothing here raises: a probe that fails says why."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rankwise import assets, machine
+from rankwise.check import QUANT_LIBRARIES
+from rankwise.paths import conf_dir
+
+SECTIONS = ("machine", "packages", "wandb", "cache", "launchers")  # of ``here``
+PACKAGES = (
+    "rankwise", "torch", "transformers", "peft", "lightning", "hydra-core", "wandb", "datasets", "bitsandbytes",
+    "torchao", "gguf",
+)  # fmt: skip
+STORAGES = {  # quant: (kind, double)
+    "none": (None, None), "bf16": ("bf16", None), "int8": ("int8", None), "int8_torchao": ("int8_torchao", None),
+    "nf4": ("nf4", False), "nf4_double": ("nf4", True), "fp4": ("fp4", False), "fp4_double": ("fp4", True),
+}  # fmt: skip
+TOLERATED = 0.2  # relative error of a product of a random matrix; fp4's is 0.12
+FOUND_S = 2.0  # for counting the cache
+
+
+def here() -> dict[str, Any]:
+    """What is known without torch: machine, packages, W&B, cache, launchers."""
+    probes = (_machine, _packages, _wandb, _cache, _launchers)
+    return {name: _safely(probe) for name, probe in zip(SECTIONS, probes, strict=True)}
+
+
+def with_torch() -> dict[str, Any]:
+    """Devices as torch sees them, and every storage of the base, tried on the device that a run would take."""
+    return {"devices": _safely(_devices), "quantization": _safely(_quantization)}
+
+
+def _safely(probe: Callable[[], Any]) -> Any:
+    try:
+        return probe()
+    except Exception as error:  # a broken installation can fail in any way
+        return {"problem": _line(error)}
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+
+
+def _machine() -> dict[str, Any]:
+    threads = os.environ.get("OMP_NUM_THREADS")
+    return machine.hardware() | {
+        "memory_available_bytes": machine.memory_bytes(), "python": platform.python_version(),
+        "omp_num_threads": int(threads) if threads and threads.isdigit() else None,
+    }  # fmt: skip
+
+
+def _packages() -> dict[str, str | None]:
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    return {name: installed(name) for name in PACKAGES}
+
+
+def _wandb() -> dict[str, Any]:
+    """The mode that ``tracking.mode=auto`` comes to; whether a key is right is only known to the server."""
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
+    key = "environment" if os.environ.get("WANDB_API_KEY") else "netrc" if _in_netrc(host) else None
+    given = os.environ.get("WANDB_MODE")
+    mode = {"dryrun": "offline", "run": "online"}.get(given or "", given) or ("online" if key else "offline")
+    return {"mode": "offline" if mode == "online" and not key else mode, "key": key, "given": given}
+
+
+def _in_netrc(host: str) -> bool:
+    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    try:
+        return netrc.netrc(path).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _cache() -> dict[str, Any]:
+    """Folder, whether it can be written, its packages and bytes; ``complete`` is False where counting took too long."""
+    root, start, size, complete = assets.cache_dir(), time.monotonic(), 0, True
+    for folder, _, files in os.walk(root):
+        size += sum(_size(Path(folder) / file) for file in files)
+        if time.monotonic() - start > FOUND_S:
+            complete = False
+            break
+    near = next(path for path in (root, *root.parents) if path.exists())
+    return {"folder": str(root), "writable": os.access(near, os.W_OK), "bytes": size, "complete": complete}
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.lstat().st_size
+    except OSError:  # it went away meanwhile
+        return 0
+
+
+def _launchers() -> dict[str, Any]:
+    """Those of ``hydra/launcher``; and how many runs the local one starts at once at most."""
+    names = sorted(file.stem for file in (conf_dir() / "hydra" / "launcher").glob("*.yaml"))
+    return {"names": names, "local_slots": len(machine.gpus()) or machine.cores()}
+
+
+def _devices() -> dict[str, Any]:
+    import torch
+
+    from rankwise.train.numerics import has_bf16
+
+    found: dict[str, Any] = {"cpu": {"bf16": has_bf16(torch.device("cpu")), "threads": torch.get_num_threads()}}
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(index)
+        found[f"cuda:{index}"] = {
+            "name": properties.name, "memory_bytes": properties.total_memory,
+            "bf16": has_bf16(torch.device("cuda", index)),
+        }  # fmt: skip
+    if torch.backends.mps.is_available():
+        found["mps"] = {"bf16": False}
+    return found
+
+
+def _quantization() -> dict[str, dict[str, Any]]:
+    return {name: _storage(kind, double) for name, (kind, double) in STORAGES.items()}
+
+
+def _storage(kind: str | None, double: bool | None) -> dict[str, Any]:
+    """``works``, on which ``device``, with what relative ``error`` of a product; or ``why`` not."""
+    library = QUANT_LIBRARIES.get(kind or "")
+    if library and find_spec(library) is None:
+        return {"works": False, "why": f"needs {library}: pip install 'rankwise[quant]'"}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _tried(kind, double)
+    except Exception as error:  # what a library does on hardware that it does not know
+        return {"works": False, "why": _line(error)}
+
+
+def _tried(kind: str | None, double: bool | None) -> dict[str, Any]:
+    """One layer, evaluated and then trained through, as a run does."""
+    import torch
+
+    from rankwise.config import Config, Quant
+    from rankwise.model.quantize import store
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    generator = torch.Generator().manual_seed(0)
+    block = torch.nn.ModuleDict({"linear": torch.nn.Linear(64, 64, bias=False)})
+    base = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([block])})
+    weight = torch.randn(64, 64, generator=generator)
+    block["linear"].get_parameter("weight").data.copy_(weight)
+    x = torch.randn(8, 64, generator=generator)
+    store(base, Config(quant=Quant(name=str(kind), kind=kind, double=double)), [], "fp32", device)
+    layer = base.to(device).get_submodule("blocks.0.linear")
+    given = x.to(device, layer.get_parameter("weight").dtype if kind == "bf16" else torch.float32)
+    with torch.no_grad():
+        exact, found = x @ weight.T, layer.eval()(given).float().cpu()
+    error = float((found - exact).norm() / exact.norm())
+    layer.train()(given.requires_grad_()).sum().backward()
+    expected, gradient = weight.sum(0).expand(8, 64), given.grad
+    if gradient is None or float((gradient.float().cpu() - expected).norm() / expected.norm()) > TOLERATED:
+        return {"works": False, "why": "sends back no or wrong gradients"}
+    if not error < TOLERATED or (kind and not error):
+        return {"works": False, "why": f"a product is off by {error:.2g}"}
+    return {"works": True, "device": device.type, "error": error}

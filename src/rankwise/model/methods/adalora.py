@@ -1,0 +1,84 @@
+"""AdaLoRA in a training loop of ours: its schedule, its penalty, and the ranks that are left.
+
+PEFT's model does both itself only for who hands labels to its forward and counts steps for it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from peft import AdaLoraConfig, AdaLoraModel
+from peft.tuners.adalora import AdaLoraLayer
+from torch import nn
+
+START = 1.5  # rank at the start over the mean rank at the end (Zhang et al. 2023, §4.1)
+
+
+def start_rank(rank: int) -> int:
+    """The rank that every layer starts with."""
+    return math.ceil(START * rank)
+
+
+def begin(model: nn.Module, steps: int) -> None:
+    """Set the schedule for a run of ``steps``: prune from a tenth of it to the middle, a hundred times at most."""
+    if (config := _config(model)) is None:
+        return
+    config.total_step = max(2, steps)  # a single step has no importance to go by yet
+    config.tinit, config.deltaT = steps // 10, max(1, steps // 100)
+    config.tfinal = steps // 2 if steps >= 4 else 0
+
+
+def after_step(model: nn.Module, step: int) -> None:
+    """Prune what matters least (Algorithm 1), after optimizer step ``step`` from 1 and before gradients are dropped."""
+    config = _config(model)
+    if config is not None and step <= (config.total_step or 0):
+        model.base_model.update_and_allocate(step)  # type: ignore[union-attr,operator]
+
+
+def penalty(model: nn.Module) -> torch.Tensor | None:
+    """γ times the mean distance of A Aᵀ and Bᵀ B from the identity (equation 4); None for any other method."""
+    if (config := _config(model)) is None:
+        return None
+    grams = [gram for layer in _layers(model).values() for gram in _grams(layer)]
+    distances = [torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)) for gram in grams]
+    return config.orth_reg_weight * torch.stack(distances).mean()
+
+
+def ranks(model: nn.Module) -> dict[str, int]:
+    """Singular values of each layer that are not pruned, by its name in the base."""
+    return {
+        name.removeprefix("base_model.model."): int(layer.lora_E["default"].count_nonzero())
+        for name, layer in _layers(model).items()
+    }
+
+
+def is_adalora(model: nn.Module) -> bool:
+    """Whether the model is adapted by AdaLoRA."""
+    return isinstance(getattr(model, "base_model", None), AdaLoraModel)
+
+
+def forget_ranks(model: nn.Module) -> None:
+    """Drop PEFT's note of what it pruned last, which need not fit the weights of the best step.
+
+    With it, saving would cut the factors to the noted ranks; without, pruned values are stored as the zeros they are.
+    """
+    if (config := _config(model)) is not None:
+        config.rank_pattern = None
+
+
+def _config(model: nn.Module) -> AdaLoraConfig | None:
+    if not is_adalora(model):
+        return None
+    found = model.peft_config["default"]  # type: ignore[index]
+    assert isinstance(found, AdaLoraConfig)
+    return found
+
+
+def _layers(model: nn.Module) -> dict[str, AdaLoraLayer]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, AdaLoraLayer)}
+
+
+def _grams(layer: AdaLoraLayer) -> tuple[torch.Tensor, torch.Tensor]:
+    a, b = layer.lora_A["default"], layer.lora_B["default"]
+    return a @ a.T, b.T @ b

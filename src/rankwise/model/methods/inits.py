@@ -1,0 +1,156 @@
+"""Where LoRA's factors start from.
+
+Each layer draws from (seed, its name, its rank). With one global generator, A of r=8 would be the first rows of A of
+r=64 and depend on the order of the modules; their subspaces would look alike before any training.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from peft import EvaConfig, LoraConfig, PeftModel, initialize_lora_eva_weights
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from rankwise.errors import Refused
+from rankwise.model.methods.seeds import derived_seed
+
+Start = dict[str, tuple[torch.Tensor, torch.Tensor]]  # A and B before training, by the layer's name
+Batch = dict[str, torch.Tensor]
+
+_EVA_PASSES = 200  # batches after which directions that still turn are given up
+
+
+def layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
+    """The layers that carry LoRA, by name."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
+
+
+def initialise(model: nn.Module, init: str | None, seed: int) -> Start:
+    """Set A and B of every layer; returns them where the base was changed, which needs them to be undone.
+
+    ``zero_B`` (as null) is PEFT's Kaiming-uniform A, ``zero_A`` the same draw in B (Init[A] and Init[B] of Hayou et
+    al. 2024). ``eva`` gets its A later, from data.
+    """
+    start: Start = {}
+    for name, layer in layers(model):
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        number = derived_seed(seed, name, a.shape[0])
+        with torch.no_grad():
+            if init in ("pissa", "olora") or str(init).startswith("pissa"):
+                _take_from_base(layer, str(init), number)
+                start[name] = tuple(w.weight.detach().clone() for w in _factors(layer))  # type: ignore[assignment]
+            else:
+                _draw(a, b, init, torch.Generator().manual_seed(number))
+    return start
+
+
+def _draw(a: torch.Tensor, b: torch.Tensor, init: str | None, generator: torch.Generator) -> None:
+    rank = a.shape[0]
+    a.zero_()
+    b.zero_()
+    if init == "zero_A":
+        b.copy_(_kaiming(b, generator))
+    elif init == "gaussian":
+        a.copy_(torch.randn(a.shape, generator=generator) / rank)
+    elif init == "orthogonal":  # two halves of one orthonormal basis of the r dimensions, so that BA = 0; as in PEFT
+        basis, _ = torch.linalg.qr(torch.randn(rank, rank, generator=generator))
+        a.copy_((torch.randn(a.shape[1], rank // 2, generator=generator) @ basis[0::2]).T / 10)
+        b.copy_(torch.randn(b.shape[0], rank // 2, generator=generator) @ basis[1::2] / 10)
+    else:
+        a.copy_(_kaiming(a, generator))
+
+
+def _kaiming(weight: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return nn.init.kaiming_uniform_(torch.empty(weight.shape), a=math.sqrt(5), generator=generator)
+
+
+def _take_from_base(layer: LoraLayer, init: str, seed: int) -> None:
+    """PiSSA (Meng et al. 2024, equations 2–4) and OLoRA (Büyükakyüz 2024, §3): W = (W − s·B₀A₀) + s·B₀A₀."""
+    base = layer.get_base_layer()
+    if init.startswith("pissa"):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # of the approximate decomposition
+            layer.pissa_init("default", init)
+    else:  # PEFT's own takes GPT-2's transposed weights as they lie
+        flip = isinstance(base, Conv1D)
+        weight = base.weight.data.T if flip else base.weight.data
+        q, r = torch.linalg.qr(weight.float())
+        rank = layer.r["default"]
+        a, b = _factors(layer)
+        a.weight.copy_(r[:rank])
+        b.weight.copy_(q[:, :rank])
+        rest = weight - layer.scaling["default"] * (b.weight @ a.weight)
+        base.weight.data = rest.T if flip else rest
+    base.weight.data = base.weight.data.contiguous()
+    for factor in _factors(layer):
+        factor.weight.data = factor.weight.data.contiguous()
+
+
+def _factors(layer: LoraLayer) -> tuple[nn.Linear, nn.Linear]:
+    return layer.lora_A["default"], layer.lora_B["default"]
+
+
+def as_plain(config: LoraConfig) -> LoraConfig:
+    """The config of twice the rank whose factors [A; A₀] and [B, −B₀] are the change from the untouched base.
+
+    α grows so that every layer keeps its scale: twofold, √2-fold where it is divided by √r.
+    """
+    growth = math.sqrt(2) if config.use_rslora else 2.0
+    values = config.to_dict() | {
+        "r": 2 * config.r, "lora_alpha": growth * config.lora_alpha, "init_lora_weights": True,
+        "rank_pattern": {name: 2 * rank for name, rank in config.rank_pattern.items()},
+        "alpha_pattern": {name: growth * alpha for name, alpha in config.alpha_pattern.items()},
+    }  # fmt: skip
+    known = LoraConfig.__dataclass_fields__
+    return LoraConfig(**{key: value for key, value in values.items() if known.get(key) and known[key].init})
+
+
+def as_plain_state(model: nn.Module, start: Start) -> dict[str, torch.Tensor]:
+    """The model's state with the factors of ``as_plain`` in place of its own."""
+    state = model.state_dict()
+    for name, (a, b) in start.items():
+        for key, now, then, side in (("lora_A", None, a, 0), ("lora_B", None, -b, 1)):
+            full = f"{name}.{key}.default.weight"
+            now = state[full]
+            state[full] = torch.cat([now, then.to(now)], dim=side)
+    return state
+
+
+def eva(model: PeftModel, batches: Iterable[Batch]) -> None:
+    """Start A at the leading right-singular vectors of each layer's inputs (Paischer et al. 2024, §3.1–3.2).
+
+    PEFT's incremental decomposition over the batches, in turn, until the directions stand still. ρ = 1: every layer
+    keeps its rank, so that arms have the parameters that were planned.
+    Raises Refused for batches that hold fewer tokens than the rank, or too little variety to settle the directions.
+    """
+    config = model.peft_config["default"]
+    assert isinstance(config, LoraConfig)
+    some = itertools.islice(batches, _EVA_PASSES)
+    kept = [{key: value for key, value in batch.items() if key not in ("labels", "row")} for batch in some]
+    tokens = max((int(batch["attention_mask"].sum()) for batch in kept), default=0)
+    if tokens < config.r:
+        raise Refused.value("method.rank", config.r, f"at most {tokens} with method.init=eva: the tokens of a batch")
+    config.init_lora_weights, config.eva_config = "eva", EvaConfig(rho=1.0, use_label_mask=False)
+    with torch.no_grad():
+        initialize_lora_eva_weights(model, kept, forward_fn=_limited(_EVA_PASSES), show_progress_bar=False)
+    config.init_lora_weights, config.eva_config = True, None  # of no use to who loads the adapter
+    for _, layer in layers(model):
+        for factor in _factors(layer):
+            factor.weight.data = factor.weight.data.contiguous()
+
+
+def _limited(passes: int) -> Callable[[nn.Module, Batch], None]:
+    left = iter(range(passes))
+
+    def forward(model: nn.Module, batch: Batch) -> None:
+        if next(left, None) is None:
+            why = f"the layers' inputs have not settled in {passes} batches; use a smaller rank or more varied data"
+            raise Refused.value("method.init", "eva", f"a rank that the data can fill: {why}")
+        model(**batch)
+
+    return forward

@@ -1,0 +1,127 @@
+"""PEFT's other adapters: one config each, with what PEFT cannot do refused by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import peft
+from peft import AdaLoraConfig, IA3Config, LoHaConfig, LoKrConfig, OFTConfig, PeftConfig, VeraConfig
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from rankwise.config import Config, peft_class, scale_of
+from rankwise.errors import Refused, did_you_mean
+from rankwise.model.base import reason
+from rankwise.model.methods import adalora
+from rankwise.model.methods.lora import Sides
+from rankwise.model.methods.quiet import quiet_peft
+from rankwise.model.methods.seeds import derived_seed
+from rankwise.model.targets import is_last_of_mlp
+
+Common = dict[str, Any]  # target_modules, modules_to_save, task_type
+
+_NO_CONV1D = ("loha", "lokr", "oft")
+
+
+def peft_config(config: Config, base: nn.Module, sides: Sides, common: Common) -> PeftConfig:
+    """PEFT's config of ``config.method``. Raises Refused for what this model or these values do not allow."""
+    name = config.method.name
+    if name in _NO_CONV1D and (odd := next((n for n in sides if isinstance(base.get_submodule(n), Conv1D)), None)):
+        raise Refused.value("method.name", name, f"a method that PEFT has for transposed layers such as {odd}")
+    with quiet_peft():
+        return _MAKERS[name](config, sides, common)
+
+
+def described(config: Config, sides: Sides) -> dict[str, Any]:
+    """Rank, α and scale for the record, null where the method has none, and the rank of every layer."""
+    rank = config.method.rank if config.method.name in _RANKED else None
+    found: dict[str, Any] = {"rank": rank, "alpha": None, "scale": None}
+    if config.method.name in ("adalora", "loha", "lokr"):
+        found |= dict(zip(("alpha", "scale"), _alpha(config), strict=True))
+    return found | {"min_side": min(map(min, sides.values())), "ranks": dict.fromkeys(sides, rank) if rank else {}}
+
+
+_RANKED = ("adalora", "vera", "loha", "lokr")
+
+
+def _alpha(config: Config) -> tuple[float, float]:
+    """(α, scale) with scale = α/r, r being the rank at the start."""
+    rank = int(config.method.rank or 0)
+    rank = adalora.start_rank(rank) if config.method.name == "adalora" else rank
+    scale = scale_of(config.method.alpha, rank)
+    return scale * rank, scale
+
+
+def _fit(config: Config, sides: Sides, rank: int, said: str = "") -> int:
+    """The rank, if every layer has room for it."""
+    name = min(sides, key=lambda name: min(sides[name]))
+    if rank > min(sides[name]):
+        d_in, d_out = sides[name]
+        allowed = f"at most {min(d_in, d_out)}, the smaller side of {name} ({d_in} × {d_out}){said}"
+        raise Refused.value("method.rank", config.method.rank, allowed)
+    return rank
+
+
+def _adalora(config: Config, sides: Sides, common: Common) -> PeftConfig:
+    method, rank = config.method, int(config.method.rank or 0)
+    first = _fit(config, sides, adalora.start_rank(rank), f", for the {adalora.start_rank(rank)} that it starts with")
+    return AdaLoraConfig(
+        init_r=first, target_r=rank, lora_alpha=_alpha(config)[0], lora_dropout=method.dropout, bias=method.bias,
+        total_step=10**9, **common,
+    )  # fmt: skip
+
+
+def _vera(config: Config, sides: Sides, common: Common) -> PeftConfig:
+    return VeraConfig(
+        r=int(config.method.rank or 0), vera_dropout=config.method.dropout, save_projection=False,
+        projection_prng_key=derived_seed(config.seed, "vera") % 2**31, **common,
+    )  # fmt: skip
+
+
+def _ia3(config: Config, sides: Sides, common: Common) -> PeftConfig:
+    inputs = [name for name in sides if is_last_of_mlp(name)]  # scaled where they come in
+    return IA3Config(feedforward_modules="|".join(map(re.escape, inputs)) if inputs else [], **common)
+
+
+def _loha(config: Config, sides: Sides, common: Common) -> PeftConfig:
+    return LoHaConfig(r=_fit(config, sides, int(config.method.rank or 0)), alpha=_alpha(config)[0], **common)
+
+
+def _lokr(config: Config, sides: Sides, common: Common) -> PeftConfig:
+    return LoKrConfig(r=_fit(config, sides, int(config.method.rank or 0)), alpha=_alpha(config)[0], **common)
+
+
+def _oft(config: Config, sides: Sides, common: Common) -> PeftConfig:
+    block = int(config.method.block or 0)
+    for name, (d_in, _) in sides.items():
+        if d_in % block:
+            raise Refused.value("method.block", block, f"a divisor of {d_in}, the input width of {name}")
+    return OFTConfig(r=0, oft_block_size=block, **common)
+
+
+def _custom(config: Config, sides: Sides, common: Common) -> PeftConfig:
+    """Any config class of PEFT's, by name; nothing else is imported, whatever the name says."""
+    values = dict(config.method.peft or {})
+    named, given = peft_class(values), values.pop("_target_", None)
+    known = {n for n in dir(peft) if n.endswith("Config") and is_dataclass(getattr(peft, n))} - {"PeftConfig"}
+    if named not in known:
+        raise Refused.value("method.peft._target_", given, f"a config class of peft{did_you_mean(named, known)}")
+    kind = getattr(peft, named)
+    own = {field.name for field in fields(kind) if field.init}
+    if wrong := sorted(set(values) - own):
+        raise Refused.value(
+            f"method.peft.{wrong[0]}", values[wrong[0]], f"a key of {named}{did_you_mean(wrong[0], own)}"
+        )
+    try:
+        made: PeftConfig = kind(**{key: value for key, value in common.items() if key in own} | values)
+    except Exception as error:  # each checks its values in its own way
+        raise Refused(f"method.peft: {named} does not take this ({reason(error)})") from None
+    return made
+
+
+_MAKERS: dict[str, Callable[[Config, Sides, Common], PeftConfig]] = {
+    "adalora": _adalora, "vera": _vera, "ia3": _ia3, "loha": _loha, "lokr": _lokr, "oft": _oft, "custom": _custom,
+}  # fmt: skip

@@ -1,0 +1,102 @@
+"""A start from another run's weights: LoRA's MRPC, RTE and STS-B start from its MNLI (Hu et al. 2021, §5.2)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from rankwise.errors import Refused
+from rankwise.model.methods.quiet import quiet_peft
+
+ADAPTER_FILE = "adapter_model.safetensors"
+HEAD_FILE, TRAINED_FILE = "head.safetensors", "trained.safetensors"
+_DECIDING = ("peft_type", "r", "lora_alpha", "alpha", "use_rslora", "use_dora")  # what the same factors mean
+
+
+def adapter_folder(folder: Path) -> Path:
+    """Where the weights of a run's folder are, or of one that holds them itself."""
+    return folder / "adapter" if (folder / "adapter").is_dir() else folder
+
+
+def weights_file(folder: Path) -> Path | None:
+    """The file of trained weights in an adapter folder."""
+    return next((folder / name for name in (ADAPTER_FILE, TRAINED_FILE, HEAD_FILE) if (folder / name).is_file()), None)
+
+
+def warm_start(model: nn.Module, source: str, heads: list[str]) -> dict[str, str]:
+    """Put the adapter weights of ``source`` in; returns its path and the SHA-256 of its file, for the record.
+
+    The head comes along where all of it fits, and stays fresh where the classes are others.
+    Raises Refused for a folder without such weights, other names or shapes, and another scale.
+    """
+    folder = adapter_folder(Path(source).expanduser())
+    file = weights_file(folder)
+    if file is None:
+        raise Refused.value(
+            "method.init_from", source, f"a folder with an adapter; none of {ADAPTER_FILE} and the like"
+        )
+    try:
+        given = load_file(file)
+    except SafetensorError as error:
+        raise Refused.value("method.init_from", source, f"a readable {file.name} ({error})") from None
+    own = _state(model)
+    if isinstance(model, PeftModel):
+        _same_meaning(model, folder, source)
+    head = {name for name in own if any(f".{part}." in f".{name}" for part in heads)}
+    fresh = any(name not in given or given[name].shape != own[name].shape for name in head)
+    body = [name for name in given if not any(f".{part}." in f".{name}" for part in heads)]
+    _compare(source, {n: given[n] for n in body}, {n: t for n, t in own.items() if n not in head})
+    taken = {name: given[name] for name in body} | {name: own[name] if fresh else given[name] for name in head}
+    if isinstance(model, PeftModel):
+        with quiet_peft():
+            set_peft_model_state_dict(model, taken)
+    else:
+        with torch.no_grad():
+            for name, value in taken.items():
+                model.get_parameter(name).copy_(value)
+    return {"folder": str(folder), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+
+
+def _state(model: nn.Module) -> dict[str, torch.Tensor]:
+    if isinstance(model, PeftModel):
+        return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _compare(source: str, given: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> None:
+    if (name := next(iter(sorted(given.keys() ^ own.keys())), None)) is not None:
+        where = "there, but not in this run" if name in given else "in this run, but not there"
+        raise Refused.value("method.init_from", source, f"the same method on the same targets; {name} is {where}")
+    for name, value in given.items():
+        if value.shape != own[name].shape:
+            raise Refused.value(
+                "method.init_from", source, f"weights of the same shapes; {name} is {_sides(value.shape)} there and "
+                f"{_sides(own[name].shape)} in this run",
+            )  # fmt: skip
+
+
+def _same_meaning(model: PeftModel, folder: Path, source: str) -> None:
+    try:
+        there: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise Refused.value("method.init_from", source, "an adapter with its adapter_config.json") from None
+    here = model.peft_config["default"].to_dict()
+    for key in _DECIDING:
+        ours, theirs = here.get(key), there.get(key)
+        if str(getattr(ours, "value", ours)) != str(theirs) and ours != theirs:
+            raise Refused.value(
+                "method.init_from", source, f"an adapter with {key} {ours}, as in this run; it has {theirs}"
+            )
+
+
+def _sides(sizes: Iterable[int]) -> str:
+    return " × ".join(map(str, sizes))

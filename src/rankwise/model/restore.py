@@ -1,0 +1,80 @@
+"""From a run's folder back to the model that it trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from omegaconf.errors import OmegaConfBaseException
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch import nn
+
+from rankwise import assets
+from rankwise.config import ADAPTERS, BASELINES, PARTIAL, Config, typed
+from rankwise.errors import Refused
+from rankwise.model import base
+from rankwise.model.adapt import adapt
+from rankwise.model.methods.quiet import quiet_peft
+from rankwise.model.methods.warm import ADAPTER_FILE, HEAD_FILE, TRAINED_FILE
+from rankwise.model.quantize import store
+from rankwise.model.weights import load_best
+from rankwise.tracking import record as records
+
+
+def load_run(folder: Path) -> tuple[nn.Module, Any, Config]:
+    """The trained model in eval mode, its tokenizer and the run's config.
+
+    Raises Refused for a folder that is not a run's, a baseline, and weights that were not kept.
+    """
+    config, record = load_config(folder), records.read(folder)
+    if config.method.name in BASELINES:
+        raise Refused(f"{folder}: method={config.method.name} trains no model")
+    outputs = len((record.provenance.get("data") or {}).get("classes") or [0])
+    source = assets.resolve(config.model, progress=False)
+    lm, tokenizer = base.load(config.model, source, outputs, config.seed, record.compute.get("attention"))
+    store(lm, config, base.head_names(lm), str(record.compute.get("precision", "fp32")))
+    return with_weights(lm, config, folder / "adapter").eval(), tokenizer, config
+
+
+def load_config(folder: Path) -> Config:
+    """The config of a run. Raises Refused for a folder that has none, or one that this version does not know."""
+    try:
+        return typed(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, OmegaConfBaseException, TypeError) as error:
+        raise Refused(f"{folder}: not a run's folder (config.yaml: {base.reason(error)})") from None
+
+
+def with_weights(lm: nn.Module, config: Config, folder: Path) -> nn.Module:
+    """A base with what a run of ``config`` left in its adapter folder."""
+    name = config.method.name
+    files = (
+        {"model.safetensors"} if name == "full" else {HEAD_FILE, TRAINED_FILE} if name in PARTIAL else {ADAPTER_FILE}
+    )
+    file = next((folder / file for file in files if (folder / file).is_file()), None)
+    if file is None:
+        why = "run it with trainer.save_full=true" if name == "full" else "the run has not finished"
+        raise Refused(f"{folder}: holds no weights; {why}")
+    if name in ADAPTERS:
+        with quiet_peft():
+            return PeftModel.from_pretrained(lm, str(folder))
+    if name == "full":
+        return _whole(lm, file)
+    config.method.init_from = None  # the start does not matter any more
+    model = adapt(lm, config).model
+    load_best(model, file)
+    return model
+
+
+def _whole(lm: nn.Module, file: Path) -> nn.Module:
+    state = load_file(file)
+    own = dict(lm.named_parameters())
+    if unknown := sorted(state.keys() - lm.state_dict().keys()):
+        raise Refused(f"{file}: holds {unknown[0]}, which this base has not")
+    with torch.no_grad():
+        for name, value in state.items():
+            if name in own:
+                own[name].copy_(value)
+    return lm

@@ -1,0 +1,334 @@
+"""LoRA's starts, ranks, budgets and learning rates, AdaLoRA's pruning, and a start from another run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from methods_table import batch_of, config_of, load, logits, train
+from tiny_configs import SHAPES, tiny
+from torch import nn
+
+from rankwise.check import check
+from rankwise.config import LORA, Config, canonical, folder, label, plain, run_id
+from rankwise.errors import Refused
+from rankwise.measure.parameters import count
+from rankwise.model.adapt import Adapted, adapt
+from rankwise.model.methods import adalora, inits
+from rankwise.model.weights import export
+from rankwise.run import run
+from rankwise.tasks.scores import Scorer
+from rankwise.train import optim, step
+
+Tiny = Callable[..., Config]
+
+
+def build(config: Config) -> Adapted:
+    check(config)
+    return adapt(load(config)[0], config)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("init", "zero", "random"), [("zero_A", "lora_A", "lora_B"), ("zero_B", "lora_B", "lora_A")])
+def test_a_product_with_zero_starts_at_the_base_and_moves_the_zero_first(
+    shape: str, init: str, zero: str, random: str
+) -> None:
+    """∂L/∂A = Bᵀ G and ∂L/∂B = G Aᵀ: the gradient of the random factor is zero, that of the zero factor is not."""
+    config = config_of("lora", shape, method__init=init)
+    lm, tokenizer = load(config)
+    before = logits(lm, tokenizer)
+    model = adapt(lm, config).model
+    assert torch.equal(logits(model, tokenizer), before)
+    step.losses(model, Scorer("classification", 2), batch_of(tokenizer))[1].mean().backward()
+    for _, layer in inits.layers(model):
+        assert not getattr(layer, zero)["default"].weight.any()
+        assert getattr(layer, random)["default"].weight.any()
+        assert not getattr(layer, random)["default"].weight.grad.any()
+        assert getattr(layer, zero)["default"].weight.grad.any()
+
+
+def test_gaussian_and_orthogonal_starts_are_what_they_say() -> None:
+    for _, layer in inits.layers(build(config_of("lora", "bert", method__init="gaussian")).model):
+        a = layer.lora_A["default"].weight
+        assert not layer.lora_B["default"].weight.any()
+        assert 0.8 < float(a.detach().std()) * 8 < 1.2  # N(0, 1/r²)
+    for _, layer in inits.layers(build(config_of("orthogonal", "gpt2")).model):
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        assert a.any() and b.any() and float((b @ a).detach().abs().max()) < 1e-6
+
+
+def test_eva_starts_at_the_leading_directions_of_the_inputs() -> None:
+    """Against the exact decomposition of one batch: A's rows span the same directions, each of length one."""
+    config = config_of("eva", "llama", method__rank=4)
+    lm, tokenizer = load(config)
+    name, batch = "model.layers.0.mlp.gate_proj", batch_of(tokenizer)
+    seen: list[torch.Tensor] = []
+    hook = lm.get_submodule(name).register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    logits(lm, tokenizer)
+    hook.remove()
+    adapted = adapt(lm, config)
+    assert adapted.prepare is not None
+    adapted.prepare([batch])
+    inputs = seen[0][batch["attention_mask"].bool()]
+    _, _, directions = torch.linalg.svd(inputs - inputs.mean(0))
+    a = dict(inits.layers(adapted.model))[f"base_model.model.{name}"].lora_A["default"].weight
+    overlap = torch.linalg.svdvals(a @ directions[:4].T)
+    assert torch.allclose(overlap, torch.ones(4), atol=1e-2)
+    assert set(adapted.lora["ranks"].values()) == {4} and count(adapted.model, adapted.heads)["adapter"] > 0
+    with pytest.raises(Refused, match=r"^method.rank=4: at most 3 with method.init=eva: the tokens of a batch$"):
+        adapted.prepare([{"input_ids": torch.ones(1, 3).long(), "attention_mask": torch.ones(1, 3).long()}])
+
+
+def test_b_alone_learns_faster_and_a_stays_where_it_is_told_to() -> None:
+    plus = build(config_of("lora_plus", "bert"))
+    optimizer = optim.build(plus.model, config_of("lora_plus", "bert").optim, "cpu", lr_ratio=16)
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    slow = config_of("lora_plus", "bert").optim.lr
+    trained = {n: p for n, p in plus.model.named_parameters() if p.requires_grad}
+    assert len(rate) == len(trained)
+    assert {n for n, p in trained.items() if rate[id(p)] == 16 * slow} == {n for n in trained if "lora_B" in n}
+    assert {rate[id(p)] for n, p in trained.items() if "lora_B" not in n} == {slow}
+
+    config = config_of("lora_fa", "bert")
+    frozen, lora = build(config), build(config_of("lora", "bert"))
+    before = [layer.lora_A["default"].weight.clone() for _, layer in inits.layers(frozen.model)]
+    train(frozen, load(config)[1], config, steps=4)
+    assert all(map(torch.equal, before, (layer.lora_A["default"].weight for _, layer in inits.layers(frozen.model))))
+    sizes = [count(a.model, a.heads)["adapter"] for a in (lora, frozen)]
+    assert sizes[0] - sizes[1] == sum(a.numel() for a in before)
+
+
+def test_patterns_give_layers_another_rank_and_alpha() -> None:
+    patterns = {"targets__ranks": {"query": 2, r".*layer\.1\..*dense": 4}, "targets__alphas": {"key": 4, "value": "3r"}}
+    adapted = build(config_of("lora", "bert", **patterns))
+    for name, layer in inits.layers(adapted.model):
+        plain_name = name.removeprefix("base_model.model.")
+        rank = 2 if name.endswith("query") else 4 if ".1." in name and name.endswith("dense") else 8
+        scale = 0.5 if name.endswith("key") else 3 if name.endswith("value") else 16 / rank
+        assert layer.lora_A["default"].weight.shape[0] == rank == adapted.lora["ranks"][plain_name]
+        assert layer.scaling["default"] == scale == adapted.lora["scales"][plain_name]
+    assert adapted.lora["scale"] is None and adapted.lora["rank"] == 8
+    assert build(config_of("lora", "bert")).lora["scale"] == 2.0
+    with pytest.raises(Refused, match=r"^targets.ranks.quer=2: a pattern of an adapted layer; there are attention"):
+        build(config_of("lora", "bert", targets__ranks={"quer": 2}))
+    with pytest.raises(Refused, match=r"^targets.ranks=33: at most 32, the smaller side of bert"):
+        build(config_of("lora", "bert", targets__ranks={"query": 33}))
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "lora_fa"])
+@pytest.mark.parametrize("targets", ["q", "qv", "mlp", "all_linear"])
+def test_a_budget_buys_the_largest_rank_that_it_can(method: str, targets: str) -> None:
+    def adapter(**keys: Any) -> int:
+        adapted = build(tiny("llama", method, targets, **keys))
+        return int(count(adapted.model, adapted.heads)["adapter"])
+
+    for rank in (1, 5, 16):
+        cost, one = adapter(method__rank=rank), adapter(method__rank=1)
+        for budget in (cost, cost + 1):
+            bought = build(tiny("llama", method, targets, method__rank=None, method__budget=budget))
+            assert bought.lora["rank"] == rank and set(bought.lora["ranks"].values()) == {rank}
+        if rank > 1:
+            assert build(tiny("llama", method, targets, method__rank=None, method__budget=cost - 1)).lora["rank"] < rank
+    with pytest.raises(Refused, match=f"^method.budget={one - 1}: at least {one}, what rank 1 costs on these targets$"):
+        adapter(method__rank=None, method__budget=one - 1)
+    with pytest.raises(Refused, match=r"^method.budget=10000000 \(rank \d+ here\): a rank of at most (16|32), the sma"):
+        adapter(method__rank=None, method__budget=10_000_000)
+
+
+def test_budget_arms_are_named_by_the_budget_and_collapse_with_nothing(tiny: Tiny) -> None:
+    small, large = (tiny(targets="qv", method__rank=None, method__budget=budget) for budget in (500, 900))
+    assert label(small) == "lora-b500-qv-lr0.002-s0" and run_id(small) != run_id(large)
+    record = run(small)
+    assert record.lora["rank"] == 1 and record.params["adapter"] <= 500
+    assert record.config["method"]["rank"] is None
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 40])
+def test_adalora_prunes_to_its_mean_rank_and_no_further(steps: int) -> None:
+    config = config_of("adalora", "bert", method__rank=4)
+    lm, tokenizer = load(config)
+    adapted = adapt(lm, config)
+    assert all(p.shape[0] == 6 for n, p in adapted.model.named_parameters() if "lora_A" in n)
+    optimizer = optim.build(adapted.model, config.optim, "cpu")
+    adalora.begin(adapted.model, steps)
+    left = []
+    for number in range(1, steps + 1):
+        losses = step.losses(adapted.model, Scorer("classification", 2), batch_of(tokenizer))[1]
+        step.loss(adapted.model, losses).backward()
+        optimizer.step()
+        adalora.after_step(adapted.model, number)
+        optimizer.zero_grad()
+        left.append(sum(adapted.described()["ranks"].values()))
+    layers = len(adapted.lora["ranks"])
+    if steps > 1:
+        assert left[-1] == 4 * layers
+        assert steps < 4 or left[steps - 1 - steps // 2] == 4 * layers  # pruned by the middle, and no further
+    if steps == 1:
+        return  # a single step has no importance to go by yet
+    state = {name: p.clone() for name, p in adapted.model.named_parameters() if "lora_E" in name}
+    adalora.after_step(adapted.model, steps + 1)  # beyond its schedule nothing happens
+    assert all(torch.equal(value, adapted.model.get_parameter(name)) for name, value in state.items())
+
+
+def test_adalora_is_penalised_for_factors_that_are_not_orthogonal() -> None:
+    model = build(config_of("adalora", "bert", method__rank=4)).model
+    first = adalora.penalty(model)
+    assert first is not None and float(first.detach()) > 0
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            nn.init.orthogonal_(parameter)
+    last = adalora.penalty(model)
+    assert last is not None and float(last.detach()) < 1e-5
+    assert adalora.penalty(build(config_of("lora", "bert")).model) is None
+
+
+def test_the_record_of_a_run_has_the_ranks_that_adalora_left(tiny: Tiny) -> None:
+    record = run(tiny("bert", "adalora", method__rank=4, trainer__max_steps=20, trainer__validations=1))
+    ranks = record.lora["ranks"]
+    assert sum(ranks.values()) == 4 * len(ranks) and all(name.startswith("bert.encoder") for name in ranks)
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "vera", "adalora", "ia3", "bottleneck", "bitfit", "head"])
+def test_a_run_can_start_from_another(tiny: Tiny, tmp_path: Path, method: str) -> None:
+    """As LoRA's MRPC starts from MNLI; the head comes along where the classes are as many."""
+    keys: dict[str, Any] = {"vera": {"method__rank": 8}, "bottleneck": {"method__size": 4}}.get(method, {})
+    config = config_of(method, "bert", **keys)
+    lm, tokenizer = load(config)
+    first = adapt(lm, config)
+    with torch.no_grad():
+        for parameter in (p for p in first.model.parameters() if p.requires_grad):
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    export(first.model, tmp_path / "run" / "adapter", keep_full=False)
+    warm = config_of(method, "bert", method__init_from=str(tmp_path / "run"), **keys)
+    second = build(warm)
+    assert torch.allclose(logits(second.model, tokenizer), logits(first.model, tokenizer), atol=1e-5)
+    assert len(second.lora["init_from"]["sha256"]) == 64
+    assert run_id(warm) != run_id(config)
+
+    from rankwise.assets import resolve
+    from rankwise.model import base
+
+    three = adapt(base.load(warm.model, resolve(warm.model), 3, 0)[0], warm)
+    fresh = base.load(warm.model, resolve(warm.model), 3, 0)[0]
+    for name, parameter in fresh.classifier.named_parameters():  # type: ignore[union-attr,operator]
+        own = [p for n, p in three.model.named_parameters() if n.endswith(f"classifier.{name}") or
+               n.endswith(f"classifier.modules_to_save.default.{name}")]  # fmt: skip
+        assert any(torch.equal(p, parameter) for p in own)
+
+
+def test_a_start_that_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
+    export(build(config_of("lora", "bert")).model, tmp_path / "adapter", keep_full=False)
+    source = str(tmp_path / "adapter")
+    for line, keys in (
+        ("an adapter with r 4, as in this run; it has 8", {"method__rank": 4, "method__alpha": 8}),
+        ("an adapter with lora_alpha 8", {"method__alpha": 8}),
+        ("an adapter with use_dora True", {"method__dora": True}),
+        ("the same method on the same targets; base_model", {"targets__name": "q"}),
+    ):
+        with pytest.raises(Refused) as refused:
+            build(config_of("lora", "bert", method__init_from=source, **keys))
+        assert str(refused.value).startswith(f"method.init_from={source}: {line}")
+    with pytest.raises(Refused, match=r"lora_A.weight is 8 × 32 there and 8 × 16 in this run$"):
+        build(config_of("lora", "bert", method__init_from=source, model__shape__hidden_size=16))
+    with pytest.raises(Refused, match="same method on the same targets"):
+        build(config_of("bitfit", "bert", method__init_from=source))
+
+
+BOUGHT: dict[str, Any] = {"method__budget": 9, "method__rank": None}
+LINES: list[tuple[str, str, dict[str, Any]]] = [
+    ("lora", "method.init=pisa: one of zero_B, zero_A, gaussian", {"method__init": "pisa"}),
+    ("orthogonal", "method.rank=3: an even number", {"method__rank": 3}),
+    ("dora", "method.dora=False: true with method=dora", {"method__dora": False}),
+    ("pissa", "method.init=eva: pissa or pissa_niter_16 with method=pissa", {"method__init": "eva"}),
+    ("rslora", "method.alpha=16: a policy such as 16sqrt with method=rslora", {"method__alpha": 16}),
+    ("lora_fa", "method.freeze_a=True: false with method.init=zero_A", {"method__init": "zero_A"}),
+    ("ia3", "method.dora=True: null with method=ia3", {"method__dora": True}),
+    ("ia3", "method.dropout=0.1: null with method=ia3", {"method__dropout": 0.1}),
+    ("vera", "method.bias=all: null with method=vera", {"method__rank": 8, "method__bias": "all"}),
+    ("full", "method.init_from=x: null with method=full", {"method__init_from": "x"}),
+    ("lora", "method.init_from=nowhere: the folder of a finished run", {"method__init_from": "nowhere"}),
+    ("lora", "method.lr_ratio=-1.0: a number above 0", {"method__lr_ratio": -1.0}),
+    ("lora", "method.budget=500: null, or method.rank=null", {"method__budget": 500}),
+    ("lora", "method.budget=9: null with method.bias", {**BOUGHT, "method__bias": "all"}),
+    ("vera", "method.budget=500: null with method=vera", {"method__budget": 500, "method__rank": 4}),
+    ("lora", "method.rank=null: an integer of at least 1", {"method__rank": None}),
+    ("top_layers", "method.layers=0: how many of the last blocks", {"method__layers": 0}),
+    ("bottleneck", "method.size=0: an inner width", {"method__size": 0}),
+    ("bottleneck", "method.place=attention: one of both, mlp", {"method__place": "attention"}),
+    ("oft", "method.block=1: the side of the orthogonal blocks", {"method__block": 1}),
+    ("custom", "method=custom: give method.peft=", {}),
+    ("custom", "method.peft._target_=os.system: a config class of peft", {"method__peft": {"_target_": "os.system"}}),
+    ("ia3", "targets.ranks={'query': 2}: null with method=ia3", {"targets__ranks": {"query": 2}}),
+    ("lora", "targets.ranks.query=0: an integer of at least 1", {"targets__ranks": {"query": 0}}),
+    ("lora", "targets.alphas.query=2sqrt: a positive number", {"targets__alphas": {"query": "2sqrt"}}),
+    ("eva", "targets.ranks={'query': 2}: null with method.init=eva", {"targets__ranks": {"query": 2}}),
+    ("pissa", "method.init=pissa: another with quant=nf4", {"quant__name": "nf4", "quant__kind": "nf4"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "line", "keys"), LINES, ids=[line.split(":")[0] for _, line, _ in LINES])
+def test_keys_that_cannot_be_are_refused_before_anything_loads(method: str, line: str, keys: dict[str, Any]) -> None:
+    with pytest.raises(Refused) as refused:
+        check(tiny("bert", method, **keys))
+    assert str(refused.value).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("method", "keys", "line"),
+    [
+        ("top_layers", {"method__layers": 3}, "method.layers=3: at most 2, the blocks of this model"),
+        ("oft", {"method__block": 5}, "method.block=5: a divisor of 32, the input width of bert"),
+        ("adalora", {"method__rank": 22}, "method.rank=22: at most 32, the smaller side of bert.encoder"),
+        ("custom", {"method__peft": {"_target_": "BOFConfig"}}, "method.peft._target_=BOFConfig: a config class"),
+        ("custom", {"method__peft": {"_target_": "peft.IA3Config", "r": 3}}, "method.peft.r=3: a key of IA3Config"),
+        ("custom", {"method__peft": {"_target_": "AdaLoraConfig"}}, "method.peft: AdaLoraConfig does not take this"),
+    ],
+)  # fmt: skip
+def test_what_only_the_model_can_tell_is_refused_when_it_is_built(method: str, keys: dict[str, Any], line: str) -> None:
+    with pytest.raises(Refused) as refused:
+        build(tiny("bert", method, **keys))
+    assert str(refused.value).startswith(line)
+
+
+def test_arms_collapse_where_a_key_means_nothing_and_variants_are_their_keys() -> None:
+    for method in ("ia3", "bitfit", "top_layers", "full", "head", "oft"):
+        arms = [tiny("bert", method, method__rank=rank, method__alpha=16) for rank in (None, 1, 64)]
+        assert len({run_id(arm) for arm in arms}) == 1
+        assert len({folder(arm) for arm in arms}) == 1
+        for arm in arms:
+            check(arm)
+    assert run_id(tiny("bert", "dora")) == run_id(tiny("bert", "lora", method__dora=True))
+    assert run_id(tiny("bert", "lora", method__init="zero_B", method__dora=False)) == run_id(tiny("bert", "lora"))
+    assert len({run_id(tiny("bert", name, optim__lr=1e-3)) for name in LORA}) == len(LORA)
+
+
+def test_new_keys_leave_the_identity_of_older_runs() -> None:
+    """As computed before there were other methods."""
+    config = plain(tiny("bert", "lora"))
+    for key in ("budget", "init", "dora", "lr_ratio", "freeze_a", "layers", "size", "place", "block", "peft"):
+        assert not config["method"].pop(key)
+    assert canonical(config) == canonical(plain(tiny("bert", "lora")))
+    assert canonical(config)["method"] == {"name": "lora", "rank": 8, "alpha": "16", "dropout": 0.0, "bias": "none"}
+
+
+@pytest.mark.parametrize("place", ["both", "mlp"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_bottleneck_starts_as_the_identity_and_costs_what_the_paper_says(shape: str, place: str) -> None:
+    """2·d·m + m + d for each adapter (Hu et al. 2021, §5.1), two in each of the two blocks, or one."""
+    config = tiny(shape, "bottleneck", method__size=4, method__place=place)
+    lm, tokenizer = load(config)
+    before = logits(lm, tokenizer)
+    adapted = adapt(lm, config)
+    assert torch.equal(logits(adapted.model, tokenizer), before)
+    assert count(adapted.model, adapted.heads)["adapter"] == (4 if place == "both" else 2) * (2 * 32 * 4 + 4 + 32)
+
+
+def test_bitfit_and_top_layers_train_what_they_say() -> None:
+    bitfit, top = build(tiny("bert", "bitfit")), build(tiny("gpt2", "top_layers", method__layers=1))
+    trained = [{n for n, p in a.model.named_parameters() if p.requires_grad} for a in (bitfit, top)]
+    biases = {n for n, _ in bitfit.model.named_parameters() if n.endswith(".bias")}
+    assert trained[0] == biases | {"classifier.weight"}
+    assert trained[1] == {n for n, _ in top.model.named_parameters() if n.startswith(("transformer.h.1.", "score."))}

@@ -1,0 +1,118 @@
+"""What the doctor says, and that it always says something."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rankwise import doctor
+from rankwise.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKWISE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+
+
+def asked(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert main(["doctor", "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_it_knows_the_machine_and_tries_every_storage(capsys: pytest.CaptureFixture[str]) -> None:
+    found = asked(capsys)
+    assert set(found) == {*doctor.SECTIONS, "devices", "quantization"}
+    assert not any("problem" in section for section in found.values())
+    assert found["machine"]["cores"] >= 1 and found["packages"]["torch"].startswith("2.")
+    assert found["launchers"]["names"] == ["local"] and found["launchers"]["local_slots"] >= 1
+    assert found["devices"]["cpu"]["threads"] >= 1
+    assert all(about["works"] for about in found["quantization"].values()), found["quantization"]
+    errors = {name: about["error"] for name, about in found["quantization"].items()}
+    assert errors["none"] == 0 < errors["int8_torchao"] < errors["nf4"] < errors["fp4"]
+
+
+def test_the_text_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        *doctor.SECTIONS, "devices", *(f"quant={name}" for name in doctor.STORAGES),
+    ]  # fmt: skip
+
+
+def test_what_is_missing_or_broken_is_a_line_and_no_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "bitsandbytes" else real(name))
+    monkeypatch.setattr("torchao.quantization.quantize_", lambda *_: 1 / 0)
+    monkeypatch.setattr(doctor.machine, "hardware", lambda: 1 / 0)
+    found = asked(capsys)
+    storages = found["quantization"]
+    assert storages["nf4"] == {"works": False, "why": "needs bitsandbytes: pip install 'rankwise[quant]'"}
+    assert storages["int8_torchao"]["why"].startswith("ZeroDivisionError")
+    assert storages["bf16"]["works"]
+    assert found["machine"]["problem"].startswith("ZeroDivisionError")
+    assert main(["doctor"]) == 0
+    assert "not known: ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_a_layer_that_sends_no_gradient_back_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rankwise.model import quantize
+
+    monkeypatch.setattr(quantize._Product, "backward", lambda ctx, gradient: (gradient * 0, None, None, None))
+    assert doctor._storage("int8_torchao", None) == {"works": False, "why": "sends back no or wrong gradients"}
+    monkeypatch.setattr(quantize, "store", lambda *_: None)  # nothing is quantized
+    assert not doctor._storage("nf4", False)["works"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "netrc", "mode", "key"),
+    [
+        ({}, "", "offline", None),
+        ({"WANDB_API_KEY": "x" * 40}, "", "online", "environment"),
+        ({}, "machine api.wandb.ai login user password x", "online", "netrc"),
+        ({}, "machine elsewhere.org login user password x", "offline", None),
+        ({"WANDB_API_KEY": "x" * 40, "WANDB_MODE": "offline"}, "", "offline", "environment"),
+        ({"WANDB_MODE": "online"}, "", "offline", None),
+        ({"WANDB_MODE": "disabled"}, "nonsense", "disabled", None),
+    ],
+)
+def test_the_mode_of_wandb(
+    environment: dict[str, str], netrc: str, mode: str, key: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if netrc:
+        (tmp_path / "netrc").write_text(netrc)
+    found = doctor._wandb()
+    assert (found["mode"], found["key"]) == (mode, key)
+
+
+def test_the_cache_is_measured(tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "packages"
+    assert doctor._cache() == {"folder": str(folder.parent), "writable": True, "bytes": 0, "complete": True}
+    folder.mkdir(parents=True)
+    (folder / "a").write_bytes(b"x" * 1234)
+    assert doctor._cache()["bytes"] == 1234
+
+
+def test_the_first_lines_come_before_torch() -> None:
+    code = "import sys; from rankwise import doctor; doctor.here(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_importing_quantization_libraries_says_nothing() -> None:
+    """They log which of their kernels are not for this machine, in every process that imports PEFT."""
+    done = subprocess.run([sys.executable, "-c", "import rankwise, peft"], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

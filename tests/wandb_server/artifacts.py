@@ -1,0 +1,144 @@
+"""Artifacts: declared, uploaded, committed; found by name and downloaded."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from wandb_server.runs import project_node
+from wandb_server.store import CREATED, Artifact, Store
+
+Variables = dict[str, Any]
+
+
+def kind(store: Store, given: Variables) -> dict[str, Any]:
+    """The type of an artifact that is there already."""
+    found = _named(store, given["name"])
+    return {"project": {"artifact": {"artifactType": {"name": found.type}} if found else None}}
+
+
+def create(store: Store, given: Variables) -> dict[str, Any]:
+    """A new version, or the one that has the same content."""
+    sent = given["input"]
+    collection = sent.get("artifactCollectionName") or (sent.get("artifactCollectionNames") or [""])[0]
+    versions = [one for one in store.artifacts if one.collection == collection]
+    made = next((one for one in versions if one.digest == sent["digest"]), None)
+    if made is None:
+        aliases = [one["alias"] for one in sent.get("aliases") or []]
+        metadata = json.loads(sent.get("metadata") or "{}")
+        made = Artifact(
+            f"artifact-{len(store.artifacts) + 1}", sent["projectName"], collection, sent["artifactTypeName"],
+            sent["digest"], sent.get("runName") or "", aliases, metadata, len(versions),
+        )  # fmt: skip
+        store.artifacts.append(made)
+    latest = {"id": versions[-1].id} if versions else None
+    return {"createArtifact": {"artifact": {
+        "id": made.id, "state": made.state, "artifactSequence": {"latestArtifact": latest}
+    }}}  # fmt: skip
+
+
+def create_manifest(store: Store, given: Variables) -> dict[str, Any]:
+    """Where to PUT the manifest."""
+    url = f"{store.url}/storage/manifest/{given['artifactID']}"
+    file = {"id": f"manifest:{given['artifactID']}", "uploadUrl": url, "uploadHeaders": []}
+    return {"createArtifactManifest": {"artifactManifest": {"id": f"manifest:{given['artifactID']}", "file": file}}}
+
+
+def create_files(store: Store, given: Variables) -> dict[str, Any]:
+    """Where to PUT each file."""
+    edges = []
+    for file in given["input"]["artifactFiles"]:
+        path = f"artifact/{file['artifactID']}/{file['name']}"
+        node: dict[str, Any] = {
+            "storagePath": path, "uploadUrl": f"{store.url}/storage/{path}", "uploadHeaders": [],
+            "uploadMultipartUrls": None, "artifact": {"id": file["artifactID"]},
+        }  # fmt: skip
+        edges.append({"node": node})
+    return {"createArtifactFiles": {"files": {"edges": edges}}}
+
+
+def commit(store: Store, given: Variables) -> dict[str, Any]:
+    """Everything is uploaded."""
+    made = _by_id(store, given["artifactID"])
+    made.state, made.manifest = "COMMITTED", store.stored[f"manifest/{made.id}"]
+    return {"commitArtifact": {"artifact": {"id": made.id, "digest": made.digest}}}
+
+
+def by_id(store: Store, given: Variables) -> dict[str, Any]:
+    """One version, whole."""
+    return {"artifact": _fragment(_by_id(store, given["id"]))}
+
+
+def membership(store: Store, given: Variables) -> dict[str, Any]:
+    """``collection:alias`` → the version."""
+    found = _named(store, given["name"])
+    return {"project": {"artifactCollectionMembership": _membership(found) if found else None}}
+
+
+def manifest(store: Store, given: Variables) -> dict[str, Any]:
+    """Where to GET the manifest."""
+    url = f"{store.url}/storage/manifest/{given['id']}"
+    return {"artifact": {"currentManifest": {"file": {"directUrl": url}}}}
+
+
+def file_urls(store: Store, given: Variables) -> dict[str, Any]:
+    """Where to GET each file."""
+    found = _named(store, f"{given['collection']}:{given['alias']}")
+    assert found is not None
+    urls = {path: f"{store.url}/storage/artifact/{found.id}/{path}" for path in found.files(store.stored)}
+    nodes = [{"__typename": "File", "name": path, "directUrl": url} for path, url in urls.items()]
+    page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+    files = {"pageInfo": page, "edges": [{"node": node} for node in nodes]}
+    collection = {"__typename": "ArtifactSequence", "artifactMembership": {"files": files}}
+    return {"project": {"artifactCollection": collection}}
+
+
+def of_run(store: Store, given: Variables) -> dict[str, Any]:
+    """What a run logged."""
+    mine = [one for one in store.artifacts if one.run == given["run"]]
+    page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+    edges = [{"node": _fragment(one), "cursor": one.id} for one in mine]
+    logged = {"totalCount": len(mine), "pageInfo": page, "edges": edges}
+    return {"project": {"run": {"artifacts": logged}}}
+
+
+def _by_id(store: Store, identity: str) -> Artifact:
+    return next(one for one in store.artifacts if one.id == identity)
+
+
+def _named(store: Store, name: str) -> Artifact | None:
+    collection, _, alias = name.partition(":")
+    versions = [one for one in store.artifacts if one.collection == collection]
+    if alias in ("", "latest"):
+        return versions[-1] if versions else None
+    return next((one for one in versions if alias in (f"v{one.version}", *one.aliases)), None)
+
+
+def _collection(made: Artifact) -> dict[str, Any]:
+    return {"__typename": "ArtifactSequence", "name": made.collection, "project": project_node(made.project)}
+
+
+def _fragment(made: Artifact) -> dict[str, Any]:
+    contents = json.loads(made.manifest or "{}").get("contents", {})
+    aliases = [{"__typename": "ArtifactAlias", "id": f"alias:{name}", "alias": name} for name in _aliases(made)]
+    return {
+        "__typename": "Artifact", "id": made.id, "artifactSequence": _collection(made), "versionIndex": made.version,
+        "artifactType": {"name": made.type}, "description": None, "metadata": json.dumps(made.metadata),
+        "ttlDurationSeconds": -2, "ttlIsInherited": False, "tags": [], "historyStep": None, "state": made.state,
+        "size": sum(entry["size"] for entry in contents.values()), "digest": made.digest,
+        "digestAlgorithm": "MANIFEST_MD5", "commitHash": None, "fileCount": len(contents), "createdAt": CREATED,
+        "updatedAt": None, "aliases": [one | {"artifactCollection": _collection(made)} for one in aliases],
+    }  # fmt: skip
+
+
+def _aliases(made: Artifact) -> list[str]:
+    return sorted({*made.aliases, "latest", f"v{made.version}"})
+
+
+def _membership(made: Artifact) -> dict[str, Any]:
+    fragment = _fragment(made)
+    plain = [{key: value for key, value in one.items() if key != "artifactCollection"} for one in fragment["aliases"]]
+    return {
+        "__typename": "ArtifactCollectionMembership", "id": f"membership:{made.id}", "versionIndex": made.version,
+        "createdAt": CREATED, "aliases": plain, "artifactCollection": _collection(made), "artifact": fragment,
+    }  # fmt: skip

@@ -1,0 +1,153 @@
+"""Runs: opened by wandb.init, filled by the file stream, read back by wandb.Api."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from wandb_server.query import matches, ordered
+from wandb_server.store import CREATED, ENTITY, Run, Store
+
+Variables = dict[str, Any]
+_FIELDS = ("displayName", "groupName", "jobType", "tags", "sweep")
+
+
+def viewer(store: Store, given: Variables) -> dict[str, Any]:
+    """Who the key belongs to."""
+    who = {
+        "id": "user:1", "entity": ENTITY, "username": ENTITY, "name": ENTITY, "email": "tester@localhost",
+        "flags": "{}", "admin": False, "deletedAt": None, "teams": {"edges": []}, "apiKeys": {"edges": []},
+    }  # fmt: skip
+    return {"viewer": who}
+
+
+def upsert(store: Store, given: Variables) -> dict[str, Any]:
+    """Open or change a run."""
+    run = store.runs.get(given.get("name") or "") or _by_id(store, given.get("id"))
+    if inserted := run is None:
+        run = store.runs[given["name"]] = Run(given["name"], given["project"], given.get("entity") or ENTITY)
+    assert run is not None
+    if given.get("host"):
+        run.started, run.state, run.exit_code = run.started + 1, "running", None
+    run.fields |= {key: given[key] for key in _FIELDS if given.get(key) is not None}
+    run.config |= json.loads(given.get("config") or "{}")
+    run.summary |= json.loads(given.get("summaryMetrics") or "{}")
+    return {"upsertBucket": {"bucket": _bucket(run), "inserted": inserted}}
+
+
+def resume_status(store: Store, given: Variables) -> dict[str, Any]:
+    """What a run that goes on must know; null where there is none."""
+    run = store.runs.get(given["name"])
+    model = {"id": "model:1", "name": given["project"], "entity": {"id": "entity:1", "name": ENTITY}}
+    if run is None:
+        return {"model": model | {"bucket": None}}
+    tail = {
+        "summaryMetrics": json.dumps(run.summary), "historyTail": json.dumps(run.lines[-1:]),
+        "eventsTail": "[]", "logLineCount": 0, "eventsLineCount": 0, "wandbConfig": '{"t": 1}', "notes": None,
+    }  # fmt: skip
+    return {"model": model | {"bucket": _bucket(run) | tail | {"tags": run.fields.get("tags") or []}}}
+
+
+def create_files(store: Store, given: Variables) -> dict[str, Any]:
+    """Where to PUT a run's files."""
+    where = f"{store.url}/storage/run/{given['run']}"
+    files = [{"name": name, "uploadUrl": f"{where}/{name}"} for name in given["files"]]
+    return {"createRunFiles": {"runID": given["run"], "uploadHeaders": [], "files": files}}
+
+
+def stream(store: Store, name: str, sent: dict[str, Any]) -> None:
+    """One POST of the file stream."""
+    run = store.runs[name]
+    for file, chunk in (sent.get("files") or {}).items():
+        if file == "wandb-history.jsonl":
+            run.lines[chunk["offset"] : chunk["offset"] + len(chunk["content"])] = chunk["content"]
+        elif file == "wandb-summary.json":
+            run.summary = json.loads(chunk["content"][-1])
+    if sent.get("complete"):
+        run.exit_code = sent["exitcode"]
+        run.state = "failed" if run.exit_code else "finished"
+
+
+def find(store: Store, given: Variables) -> dict[str, Any]:
+    """A page (all of them) of the runs of a project."""
+    nodes = [_node(run) for run in store.runs.values() if run.project == given["project"]]
+    wanted = json.loads(given.get("filters") or "{}")
+    nodes = ordered([node for node in nodes if matches(node, wanted)], given.get("order"))
+    return {
+        "project": project_node(given["project"]) | {
+            "runCount": len(nodes), "readOnly": False,
+            "runs": {
+                "edges": [{"node": _sent(node), "cursor": str(i)} for i, node in enumerate(nodes)],
+                "pageInfo": {"endCursor": None, "hasNextPage": False},
+            },
+        },
+    }  # fmt: skip
+
+
+def one(store: Store, given: Variables) -> dict[str, Any]:
+    """One run, with whatever of its history the operation asks."""
+    name = given.get("runName") or given.get("run") or given["name"]
+    run = store.runs.get(name)
+    if run is None:
+        return {"project": project_node(given["project"]) | {"run": None}}
+    first, last = given.get("minStep", 0), given.get("maxStep", 1 << 60)
+    lines = [line for line in run.lines if first <= json.loads(line)["_step"] < last]
+    specs = [json.loads(spec) for spec in [*given.get("specs", []), *filter(None, [given.get("spec")])]]
+    histories = {
+        "history": lines, "events": [], "parquetHistory": {"parquetUrls": [], "liveData": []},
+        "sampledHistory": [_sampled(run, spec) for spec in specs],
+    }  # fmt: skip
+    return {"project": project_node(given["project"]) | {"run": _sent(_node(run)) | histories}}
+
+
+def _sampled(run: Run, spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that have all the keys; ``maxStep`` is inclusive here."""
+    first, last = spec.get("minStep", 0), spec.get("maxStep", 1 << 60)
+    rows = [row for row in run.history if first <= row["_step"] <= last]
+    return [{key: row[key] for key in spec["keys"]} for row in rows if all(key in row for key in spec["keys"])]
+
+
+def projects(store: Store, given: Variables) -> dict[str, Any]:
+    """Every project, in the two shapes that clients ask for."""
+    page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+    nodes = [project_node(name) for name in store.projects()]
+    return {"models": {"edges": [{"node": node} for node in nodes], "pageInfo": page}}
+
+
+def project(store: Store, given: Variables) -> dict[str, Any]:
+    """One project, by whichever variable names it."""
+    return {"project": project_node(given.get("projectName") or given.get("project") or given["name"])}
+
+
+def project_node(name: str) -> dict[str, Any]:
+    return {
+        "__typename": "Project", "id": f"project:{name}", "internalId": "1", "name": name, "entityName": ENTITY,
+        "entity": {"id": "entity:1", "name": ENTITY}, "createdAt": CREATED, "isBenchmark": False, "user": None,
+    }  # fmt: skip
+
+
+def _by_id(store: Store, identity: str | None) -> Run | None:
+    return next((run for run in store.runs.values() if run.id == identity), None)
+
+
+def _bucket(run: Run) -> dict[str, Any]:
+    return {
+        "id": run.id, "name": run.name, "displayName": run.fields.get("displayName") or run.name, "description": None,
+        "config": json.dumps(run.config), "sweepName": run.fields.get("sweep"), "project": project_node(run.project),
+        "historyLineCount": len(run.lines),
+    }  # fmt: skip
+
+
+def _node(run: Run) -> dict[str, Any]:
+    """A run with its JSON unpacked, as filters and orders look at it."""
+    keys = {"lastStep": run.history[-1]["_step"] if run.lines else -1}
+    return _bucket(run) | {
+        "projectId": "1", "tags": run.fields.get("tags") or [], "state": run.state, "config": run.config,
+        "summaryMetrics": run.summary, "systemMetrics": "{}", "group": run.fields.get("groupName"),
+        "jobType": run.fields.get("jobType"), "commit": None, "readOnly": False, "createdAt": CREATED,
+        "heartbeatAt": CREATED, "notes": None, "user": {"name": ENTITY, "username": ENTITY}, "historyKeys": keys,
+    }  # fmt: skip
+
+
+def _sent(node: dict[str, Any]) -> dict[str, Any]:
+    return node | {"config": json.dumps(node["config"]), "summaryMetrics": json.dumps(node["summaryMetrics"])}

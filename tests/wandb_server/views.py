@@ -1,0 +1,36 @@
+"""Reports and saved workspaces."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import Any
+
+from wandb_server.runs import project_node
+from wandb_server.store import CREATED, Store
+
+Variables = dict[str, Any]
+_KEYS = ("type", "name", "displayName", "description", "spec")
+
+
+def upsert(store: Store, given: Variables) -> dict[str, Any]:
+    """Save a view, new or old."""
+    identity = given.get("id") or b64encode(b"View:%06d" % (len(store.views) + 1)).decode()  # without padding
+    inserted = identity not in store.views
+    sent = {key: given[key] for key in _KEYS if given.get(key) is not None}
+    project = {"project": project_node(given["projectName"])} if given.get("projectName") else {}
+    old = store.views.get(identity, {"description": "", "createdAt": CREATED, "updatedAt": CREATED})
+    store.views[identity] = old | sent | project | {"id": identity}
+    return {"upsertView": {"view": store.views[identity], "inserted": inserted}}
+
+
+def report(store: Store, given: Variables) -> dict[str, Any]:
+    """A report by its id."""
+    return {"view": store.views.get(given["reportId"])}
+
+
+def named(store: Store, given: Variables) -> dict[str, Any]:
+    """Saved workspaces of a name."""
+    found = [
+        one for one in store.views.values() if (one["name"], one["type"]) == (given["viewName"], given["viewType"])
+    ]
+    return {"project": project_node(given["projectName"]) | {"allViews": {"edges": [{"node": one} for one in found]}}}
