@@ -23,7 +23,7 @@ Tracked = Callable[..., Config]
     [
         (Fault(500), "CommError", "k" * 40),
         (Fault("hang"), "CommError", "k" * 40),
-        (Fault(401), "returned error 401", "k" * 40),
+        (Fault(401), "CommError: HTTP 401 on purpose", "k" * 40),
         (None, "AuthenticationError: WANDB_API_KEY invalid", "short"),
         (Fault(500, after="UpsertBucket"), LATE, "k" * 40),
         (Fault("hang", after="UpsertBucket"), LATE, "k" * 40),

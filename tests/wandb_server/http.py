@@ -122,7 +122,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault.kind == "hang":
             self.server.ended.wait()
         if isinstance(fault.kind, int):
-            self._send(fault.kind, b'{"errors": [{"message": "on purpose"}]}', "")
+            self._send(fault.kind, json.dumps({"errors": [{"message": f"HTTP {fault.kind} on purpose"}]}).encode(), "")
         else:
             self.close_connection = True
         return True
