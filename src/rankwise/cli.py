@@ -15,6 +15,7 @@ COMMANDS = {
     "plan": "predict parameters, memory, operations, time and disk before running anything",
     "sweep": "run a W&B sweep file here, with W&B's own engine and no server",
     "report": "compare finished runs: table, CSV, Markdown, JSON, HTML",
+    "dashboard": "make a W&B report and workspace of a study, or show the same offline",
     "adapter": "merge, export, swap, combine, shrink or compare the adapters of finished runs",
     "fetch": "download the model and data that a config names",
     "doctor": "what this machine can do, and what is missing for the rest",

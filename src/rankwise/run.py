@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import traceback
 from collections.abc import Callable
 from itertools import chain
@@ -15,7 +16,7 @@ from rankwise.config import BASELINES, Config, folder
 from rankwise.errors import Refused
 from rankwise.measure.clock import Clock
 from rankwise.tracking import record as records
-from rankwise.tracking.journal import Journal
+from rankwise.tracking.journal import Journal, read_rows
 from rankwise.tracking.mirror import Mirror
 from rankwise.tracking.provenance import provenance
 from rankwise.tracking.record import Record
@@ -38,8 +39,19 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
             theirs.run["status"] = records.RUNNING  # whatever an earlier attempt of it wrote
             return theirs
         if earlier and earlier.status == records.FINISHED and not config.rerun:
+            if os.environ.get("WANDB_SWEEP_ID"):
+                _mirror_again(config, earlier)
             return earlier
         return _tell(config, records.begin(config, earlier), on_progress)
+
+
+def _mirror_again(config: Config, record: Record) -> None:
+    """Send a finished run to W&B once more: a sweep's server that asks for it waits for a result."""
+    mirror = Mirror(config, record)
+    assert record.folder is not None
+    for row in read_rows(record.folder / "metrics.jsonl"):
+        mirror.log(row)
+    mirror.close(record)
 
 
 def _tell(config: Config, record: Record, on_progress: OnProgress) -> Record:

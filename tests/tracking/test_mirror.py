@@ -66,6 +66,21 @@ def test_a_failed_run_goes_on_under_its_id_and_what_is_run_again_gets_its_own(
     assert {row["attempt"] for row in finished.history} == {2}
 
 
+def test_a_finished_run_is_told_again_when_a_sweep_asks_for_it(start: Start, tracked: Callable[..., Config]) -> None:
+    """Else the agent's server would wait for a result that never comes."""
+    config = tracked()
+    assert start("run", config).wait() == 0
+    result = (folder(config) / "result.json").read_bytes()
+    assert start("run", config).wait() == 0
+    assert len(mirrored(config)) == 1
+    assert start("run", config, WANDB_SWEEP_ID="sweep1", WANDB_RUN_ID="asked1").wait() == 0
+    first, asked = mirrored(config)
+    assert asked.id == "asked1" and asked.exit_code == 0
+    assert asked.summary["objective"] == first.summary["objective"]
+    assert [row["step"] for row in asked.history] == [row["step"] for row in first.history]
+    assert (folder(config) / "result.json").read_bytes() == result
+
+
 def test_a_run_survives_the_death_of_wandbs_service(start: Start, tracked: Callable[..., Config]) -> None:
     config = tracked()
     child = start("run_without_core", config)
@@ -114,8 +129,8 @@ def test_a_run_ends_in_time_when_the_server_never_answers(
 ) -> None:
     """Also the process: wandb has a mind to wait when the interpreter exits."""
     config = tracked("online")
-    began = time.monotonic()
     child = start("run", config, WANDB_BASE_URL=deaf, WANDB_API_KEY=KEY, WANDB_FINISH_TIMEOUT="6")
+    began = time.monotonic()  # the first child waits for imports
     assert child.wait(60) == 0
     assert time.monotonic() - began < 2 + 15
     assert child.stderr == f"{LINE}no answer); the run's own files are whole\n"

@@ -69,7 +69,7 @@ class Lora:
 
 def why_not_plain(config: PeftConfig) -> str | None:
     """What makes an adapter something else than ΔW = s·B·A, in PEFT's words; None for plain LoRA."""
-    if not isinstance(config, LoraConfig):
+    if type(config) is not LoraConfig:  # AdaLoRA's is a kind of it, with singular values between the factors
         return f"{getattr(config.peft_type, 'value', config.peft_type)}"
     return next((key for key in _NOT_PLAIN if getattr(config, key, None)), None)
 
@@ -100,6 +100,8 @@ def _scaled(pair: dict[str, torch.Tensor], name: str, config: LoraConfig, folder
     rank, alpha = pattern(config.rank_pattern, name, config.r), pattern(config.alpha_pattern, name, config.lora_alpha)
     if rank != pair["A"].shape[0]:
         raise Refused(f"{folder / ADAPTER_FILE}: {name} has rank {pair['A'].shape[0]}, its config says {rank}")
+    if not (pair["A"].isfinite().all() and pair["B"].isfinite().all()):
+        raise Refused(f"{folder / ADAPTER_FILE}: {name} holds values that are not finite; the run has diverged")
     scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
     return Delta(pair["B"].double() * scale, pair["A"].double())
 

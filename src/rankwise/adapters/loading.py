@@ -94,9 +94,14 @@ def adapted(lm: nn.Module, run: Run, folder: Path | None = None) -> nn.Module:
 
     Raises Refused for files that are broken, or that belong to another base or method.
     """
-    folder = folder or run.adapter
     if run.config.method.name in ADAPTERS:
-        check(run, folder)
+        check(run, folder or run.adapter)
+    return placed(lm, run, folder)
+
+
+def placed(lm: nn.Module, run: Run, folder: Path | None = None) -> nn.Module:
+    """``adapted`` without its check."""
+    folder = folder or run.adapter
     try:
         with warnings.catch_warnings(), quiet_peft():
             warnings.filterwarnings("ignore", ".*adapter keys.*")  # a check of ours comes before

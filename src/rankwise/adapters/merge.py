@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForSequenceClassification
+from transformers.pytorch_utils import Conv1D
 
 from rankwise.adapters import card, files, loading, score
 from rankwise.adapters.runs import Run, base_asset
@@ -109,7 +110,11 @@ def _plain(merged: Any, run: Run) -> Any:
         config.label2id = {name: number for number, name in config.id2label.items()}
     with torch.device("meta"):
         plain = type(merged)(config)
-    plain.load_state_dict(merged.state_dict(), assign=True)
+    state = merged.state_dict()
+    for name, layer in plain.named_modules():
+        if isinstance(layer, Conv1D) and isinstance(merged.get_submodule(name), nn.Linear):  # it was dequantized
+            state[f"{name}.weight"] = state[f"{name}.weight"].T.contiguous()
+    plain.load_state_dict(state, assign=True)
     plain.tie_weights()
     return plain
 

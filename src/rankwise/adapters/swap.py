@@ -80,7 +80,8 @@ def _alone(run: Run) -> tuple[torch.Tensor, float]:
     settings = loading.numerics(run)
     loading.check(run, run.adapter)
     start = time.perf_counter()
-    model, tokenizer = loading.as_run(run, settings)
+    lm, tokenizer = loading.stored_base(run, settings)
+    model = loading.ready(loading.placed(lm, run), settings)
     if settings.device.type == "cuda":
         torch.cuda.synchronize()
     taken = time.perf_counter() - start

@@ -16,19 +16,22 @@ def main(arguments: list[str]) -> int:
         "rankwise report", description="Compare finished runs: the table here, the whole report as files beside them."
     )
     parser.add_argument(
-        "paths", nargs="*", type=Path, metavar="PATH", help="runs or studies (default: the study in outputs)"
-    )
+        "paths", nargs="*", type=Path, metavar="PATH",
+        help="runs or studies (default: the study in outputs); wandb:ENTITY/PROJECT[/GROUP] reads W&B back",
+    )  # fmt: skip
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     shape.add_argument("--csv", action="store_true", help="print CSV instead of the table")
     shape.add_argument("--markdown", action="store_true", help="print Markdown instead of the table")
     parser.add_argument(
-        "--out", type=Path, help="folder for report.html, .csv, .md and .json (default: the first PATH)"
+        "--out",
+        type=Path,
+        help="folder for report.html, .csv, .md and .json (default: the first PATH on disk)",
     )
     options = parse(parser, arguments)
     from rankwise.report import build
 
-    paths = options.paths or [_only_study(Path("outputs"))]
+    paths = options.paths or [only_study(Path("outputs"))]
 
     report = build(paths)
     if options.json:
@@ -37,12 +40,22 @@ def main(arguments: list[str]) -> int:
         print(report.to_csv() if options.csv else report.to_markdown(), end="")
     else:
         show(report.table())
-    if options.out or not (options.json or options.csv or options.markdown):
-        _list_files(report.write(options.out or (paths[0] if paths[0].is_dir() else paths[0].parent)), paths)
+    folder = options.out or (None if options.json or options.csv or options.markdown else _beside(paths))
+    if folder:
+        _list_files(report.write(folder), paths)
     return 0
 
 
-def _only_study(outputs: Path) -> Path:
+def _beside(paths: list[Path]) -> Path | None:
+    """Where the files go unless the user says: to the first PATH on disk; runs in W&B have no such place."""
+    from rankwise.tracking.remote import is_address
+
+    local = [path for path in paths if not is_address(path)]
+    return next((path if path.is_dir() else path.parent for path in local), None)
+
+
+def only_study(outputs: Path) -> Path:
+    """The study in the outputs folder, where there is but one."""
     studies = sorted({file.parent.parent for file in outputs.glob("*/*/result.json")})
     if len(studies) > 1:
         raise Refused(f"{outputs} holds several studies; give one or more: {' '.join(map(str, studies))}")

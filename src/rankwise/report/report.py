@@ -17,9 +17,14 @@ from rankwise.report.findings import Findings
 from rankwise.report.flags import flag
 from rankwise.report.sufficiency import smallest_sufficient
 from rankwise.report.summary import headline, notes
+from rankwise.tracking import remote
 from rankwise.tracking.record import Record, find, write_atomically
 
 _MARGIN = 0.02  # of records without one
+_REMOTE = (
+    "{} of the runs were read back from W&B, which has neither predictions nor fingerprints: differences are not "
+    "tested item by item, and nothing shows that their data and models were the same."
+)
 
 
 class Report(Findings):
@@ -61,11 +66,11 @@ class Report(Findings):
 
 
 def build(paths: list[Path]) -> Report:
-    """Read all records in or below the given folders and compare their arms.
+    """Read all records in or below the given folders, or of ``wandb:ENTITY/PROJECT[/GROUP]``, and compare their arms.
 
     Raises Refused for a path without records, for a broken record and for runs selected on the test set.
     """
-    found = find(paths)
+    found = _find(paths)
     records = [record for record in found if not record.config.get("purpose")] or found
     arms = group(records)
     reference = reference_of(arms)
@@ -81,8 +86,22 @@ def build(paths: list[Path]) -> Report:
         said.append(f"{left_out} runs that tuned or searched are left out: they chose what is compared.")
     elif records[0].config.get("purpose"):
         said.insert(0, "These runs tuned or searched; what they chose is not yet judged on fresh seeds.")
+    if read_back := sum(record.folder is None for record in records):
+        said.append(_REMOTE.format(read_back))
     top = headline(families, reference, metric)
     return Report(records, arms, reference, metric, margin, comparisons, families, top, said)
+
+
+def _find(paths: list[Path]) -> list[Record]:
+    """Records of files and of W&B; of a run that is in both, the files, which hold more."""
+    local = [path for path in paths if not remote.is_address(path)]
+    found = find(local) if local else []
+    here = {record.run.get("id") for record in found}
+    for path in dict.fromkeys(map(str, paths)):
+        if remote.is_address(path):
+            there = remote.read(remote.Address.of(path))
+            found += [record for record in there if record.run["id"] not in here]
+    return found
 
 
 def _metric(arm: Arm) -> str:

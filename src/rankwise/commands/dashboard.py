@@ -1,0 +1,110 @@
+"""``rankwise dashboard``: a study in W&B, or how to look at it without a server."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import webbrowser
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rankwise.commands._shared import parse
+from rankwise.commands.report import only_study
+from rankwise.errors import Refused
+
+if TYPE_CHECKING:
+    from rankwise.dashboards.place import Place
+    from rankwise.report.report import Report
+
+DESCRIPTION = """Make a W&B report and workspace of a study, or bring those that an earlier call made up to date.
+Offline, or where the runs are not in W&B: write the HTML report and say how to see the rest.
+
+  rankwise dashboard outputs/rank_sweep
+  rankwise dashboard outputs/rank_sweep --open         in the browser
+  rankwise dashboard wandb:me/rankwise/rank_sweep      runs of another machine
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Print where to look."""
+    parser = argparse.ArgumentParser(
+        "rankwise dashboard", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH",
+        help="runs or studies (default: the study in outputs), or wandb:ENTITY/PROJECT[/GROUP]",
+    )  # fmt: skip
+    parser.add_argument("--entity", help="W&B user or team (default: where the runs are)")
+    parser.add_argument("--project", help="W&B project (default: where the runs are)")
+    parser.add_argument("--open", action="store_true", help="open it in the browser")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    options = parse(parser, arguments)
+    from rankwise.report import build
+
+    paths = options.paths or [only_study(Path("outputs"))]
+    report = build(paths)
+    found = _online(report, options.entity, options.project)
+    if isinstance(found, str):
+        print(f"rankwise: no W&B dashboard: {found}", file=sys.stderr)
+        found = _offline(report, paths)
+    if options.json:
+        print(json.dumps(found, indent=1))
+    else:
+        _say(found)
+    if options.open and not webbrowser.open(found.get("report") or Path(found["html"]).resolve().as_uri()):
+        print("rankwise: no browser can be opened here", file=sys.stderr)
+    return 0
+
+
+def _online(report: Report, entity: str | None, project: str | None) -> dict[str, Any] | str:
+    """The dashboard's URLs; or, where W&B or the runs in it are out of reach, why."""
+    from rankwise.dashboards import place as places
+    from rankwise.tracking import remote
+
+    if why := remote.why_offline():
+        return f"offline: {why}"
+    place = places.of(report, entity, project)
+    if find_spec("wandb_workspaces") is None:
+        raise Refused("dashboard: needs wandb-workspaces: pip install 'rankwise[dashboards]'")
+    from rankwise.dashboards import publish
+
+    place = replace(place, entity=place.entity or publish.default_entity())
+    if not _there(place):
+        where = f"{place.entity}/{place.project}"
+        return f"{where} has no runs of {' or '.join(place.studies)}; wandb sync sends those tracked offline"
+    about = {"mode": "online", "entity": place.entity, "project": place.project, "studies": list(place.studies)}
+    return about | publish.publish(place, report)
+
+
+def _there(place: Place) -> bool:
+    from rankwise.tracking import remote
+
+    return remote.count(remote.Address(str(place.entity), place.project), list(place.studies)) > 0
+
+
+def _offline(report: Report, paths: list[Path]) -> dict[str, Any]:
+    """The HTML report, written, and the commands that show or send what W&B wrote."""
+    from rankwise.dashboards.place import mirrors
+    from rankwise.tracking.remote import is_address
+
+    folder = next((path if path.is_dir() else path.parent for path in paths if not is_address(path)), Path())
+    tracked = mirrors(report.records)
+    return {
+        "mode": "offline",
+        "html": str(report.write(folder)["html"]),
+        "view": [f"wandb leet {mirror}" for mirror in tracked],
+        "sync": [f"wandb sync {mirror}/offline-run-*" for mirror in tracked if any(mirror.glob("offline-run-*"))],
+    }
+
+
+def _say(found: dict[str, Any]) -> None:
+    meaning = {"view": "in a terminal", "sync": "to W&B, then again rankwise dashboard"}
+    for kind in ("report", "workspace", "html"):
+        if kind in found:
+            print(f"{kind:<9} {found[kind]}")
+    for kind, about in meaning.items():
+        for command in found.get(kind, []):
+            print(f"{kind:<9} {command}  ({about})")

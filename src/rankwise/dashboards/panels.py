@@ -1,0 +1,80 @@
+"""The panels of a study, and which of its project's runs they show. Keys are those that the mirror sends."""
+
+# wandb_workspaces re-exports its names in a way that mypy does not follow.
+# mypy: disable-error-code="attr-defined,name-defined"
+
+from __future__ import annotations
+
+from typing import Any
+
+import wandb_workspaces.expr as expr
+import wandb_workspaces.reports.v2 as wr
+
+from rankwise.dashboards.place import Place
+from rankwise.report.costs import PARTS
+
+RANK = "method.rank"  # of the nested config: sent as method.value.rank
+WIDE, HALF = 24, 12  # of W&B's grid of 24 columns
+PURPOSES = ("search", "tune")  # of runs that chose what is compared, and are no part of it
+
+
+def quality(metric: str) -> list[Any]:
+    """Score by rank, score against trainable parameters, the validations by rank."""
+    score = wr.SummaryMetric(f"test/{metric}")
+    spread = {"groupby": RANK, "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
+    return [
+        wr.BarPlot(
+            title=f"test {metric} by rank: mean ± standard deviation over seeds", metrics=[score], orientation="v",
+            title_x="rank (null: methods without one)", title_y=metric, layout=wr.Layout(0, 0, HALF, 9), **spread,
+        ),
+        wr.LinePlot(
+            title=f"validation {metric} by rank: mean ± standard deviation over seeds", x="step", y=[f"val/{metric}"],
+            title_x="optimizer step", title_y=metric, layout=wr.Layout(HALF, 0, HALF, 9), **spread,
+        ),
+        wr.ScatterPlot(
+            title=f"test {metric} against trainable parameters", x=wr.SummaryMetric("params/trainable"), y=score,
+            log_x=True, layout=wr.Layout(0, 9, WIDE, 9),
+        ),
+    ]  # fmt: skip
+
+
+def choices() -> list[Any]:
+    """What the choices of a run have to do with its objective."""
+    column = wr.ParallelCoordinatesPlotColumn
+    columns = [
+        column(wr.Config(RANK), display_name="rank"),
+        column(wr.Config("optim.lr"), display_name="learning rate", log=True),
+        column(wr.Config("targets.name"), display_name="targets"),
+        column(wr.SummaryMetric("objective"), display_name="objective"),
+    ]
+    return [
+        wr.ParallelCoordinatesPlot(
+            title="rank, learning rate, targets, objective", columns=columns, layout=wr.Layout(0, 0, WIDE, 10)
+        ),
+        wr.ParameterImportancePlot(with_respect_to="objective", layout=wr.Layout(0, 10, WIDE, 9)),
+    ]
+
+
+def costs() -> list[Any]:
+    """Bytes at the peak of a training step, by what holds them."""
+    return [
+        wr.BarPlot(
+            title="bytes at the peak of a training step, by component", orientation="v", groupby=RANK,
+            metrics=[wr.SummaryMetric(f"memory/train/{part}_bytes") for part in PARTS],
+            groupby_aggfunc="median", title_x="rank (null: methods without one)", title_y="bytes",
+            layout=wr.Layout(0, 0, WIDE, 10),
+        ),
+    ]  # fmt: skip
+
+
+def runs() -> list[Any]:
+    """Runs side by side, where they differ."""
+    return [wr.RunComparer(diff_only="split", layout=wr.Layout(0, 0, WIDE, 15))]
+
+
+def filters(place: Place) -> list[expr.FilterExpr]:
+    """Finished runs of the studies that are a result, not a search for one."""
+    group, studies = expr.Metric("Group"), list(place.studies)
+    which = group == studies[0] if len(studies) == 1 else group.isin(studies)
+    purposes = () if place.searched else PURPOSES
+    return [which, expr.Metric("State") == "finished", *(expr.Config("purpose") != one for one in purposes)]

@@ -1,0 +1,121 @@
+"""Make a study's report and workspace in W&B, or bring those that are there up to date."""
+
+# wandb_workspaces re-exports its names in a way that mypy does not follow.
+# mypy: disable-error-code="attr-defined,name-defined"
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import wandb
+import wandb_workspaces.reports.v2 as wr
+import wandb_workspaces.workspaces as ws
+
+from rankwise.dashboards import panels
+from rankwise.dashboards.place import Place
+from rankwise.report.report import Report
+from rankwise.tracking.remote import ANSWER_S, asking
+
+_REWRITTEN = "Made by `rankwise dashboard`, which rewrites this page when it is run again: clone it to keep changes."
+
+
+def default_entity() -> str:
+    """Whose projects the key is for, unless it says otherwise."""
+    with asking("dashboard"):
+        return str(wandb.Api(timeout=ANSWER_S).default_entity)
+
+
+def publish(place: Place, findings: Report) -> dict[str, str]:
+    """URLs of the report and the workspace. What an earlier call made is found again and replaced."""
+    with asking("dashboard"):
+        workspace = _workspace(place)
+        workspace.save()
+        report = _report(place, findings, workspace.url.split("?")[0])
+        report.id = _known_report(place) or ""
+        report.save()
+    return {"report": str(report.url), "workspace": str(workspace.url)}
+
+
+def _report(place: Place, findings: Report, project_url: str) -> wr.Report:
+    """The page."""
+    sections = [
+        ("Quality", panels.quality(place.metric), ""),
+        ("Choices", panels.choices(), "Importance and correlation are over the runs that are shown."),
+        ("Memory", panels.costs(), "Live tensors at one moment of a training step; medians over the runs of a rank."),
+        ("Runs", panels.runs(), ""),
+    ]
+    blocks: list[Any] = [wr.P(_REWRITTEN), wr.MarkdownBlock(findings.to_markdown())]
+    for name, shown, about in sections:
+        blocks += [wr.H2(name), *([wr.P(about)] if about else []), _grid(place, shown)]
+    blocks += [wr.H2("Adapters"), wr.MarkdownBlock(_artifacts(place, project_url))]
+    return wr.Report(
+        entity=str(place.entity), project=place.project, title=_title(place), blocks=blocks, width="fluid",
+        description=f"Which LoRA rank is enough, and what it costs: the finished runs of {', '.join(place.studies)}.",
+    )  # fmt: skip
+
+
+def _title(place: Place) -> str:
+    return place.title[:128]  # as long as W&B takes
+
+
+def _known_report(place: Place) -> str | None:
+    """The id of the project's oldest report of that title."""
+    reports = wandb.Api(timeout=ANSWER_S).reports(f"{place.entity}/{place.project}")
+    mine = [report for report in reports if report.display_name == _title(place)]
+    return str(min(mine, key=lambda report: str(report.created_at)).id) if mine else None
+
+
+def _workspace(place: Place) -> ws.Workspace:
+    """The saved view under the study's own name, with the id of the one that is there."""
+    made = ws.Workspace(
+        entity=str(place.entity), project=place.project, name=place.title,
+        sections=[
+            ws.Section(name="Quality", panels=panels.quality(place.metric), is_open=True),
+            ws.Section(name="Choices", panels=panels.choices(), is_open=True),
+            ws.Section(name="Memory", panels=panels.costs(), is_open=True),
+            ws.Section(name="Runs", panels=panels.runs()),
+        ],
+        settings=ws.WorkspaceSettings(x_axis="step"),
+        runset_settings=ws.RunsetSettings(
+            filters=panels.filters(place), groupby=[ws.Config(panels.RANK)],
+            order=[ws.Ordering(ws.Summary("objective"), ascending=False)],
+        ),
+    )  # fmt: skip
+    # W&B finds a saved view by the name in its URL alone. The client chooses that name; wandb_workspaces does so at
+    # random and has no public way to give one.
+    made._internal_name = f"nw-{_key(place)}-v"
+    made._internal_id = _known_view(made.url) or ""
+    return made
+
+
+def _known_view(url: str) -> str | None:
+    try:
+        return str(ws.Workspace.from_url(url)._internal_id)
+    except ValueError as error:
+        if "not found" in str(error):
+            return None
+        raise
+
+
+def _key(place: Place) -> str:
+    """The same for the same study, in the form of W&B's own."""
+    text = "/".join([str(place.entity), place.project, *place.studies])
+    return hashlib.sha256(text.encode()).hexdigest()[:11]
+
+
+def _grid(place: Place, shown: list[Any]) -> wr.PanelGrid:
+    runset = wr.Runset(
+        entity=str(place.entity), project=place.project, name=" + ".join(place.studies), filters=panels.filters(place),
+        order=[wr.OrderBy(wr.SummaryMetric("objective"), ascending=False)],
+    )  # fmt: skip
+    return wr.PanelGrid(runsets=[runset], panels=shown)
+
+
+def _artifacts(place: Place, project_url: str) -> str:
+    """Where what was trained can be had."""
+    return (
+        f"What each run trained is an artifact, with its method and rank as metadata: "
+        f"[adapters]({project_url}/artifacts/lora-adapter), [other weights]({project_url}/artifacts/weights).\n\n"
+        f"    wandb artifact get {place.entity}/{place.project}/adapter-RUN_ID:latest"
+    )

@@ -1,0 +1,64 @@
+"""Tiny runs that have finished, trained once for all tests that only read them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_configs import tiny as tiny_config
+
+from rankwise.adapters.runs import Run, open_run
+from rankwise.assets import resolve
+from rankwise.config import folder
+from rankwise.model import base
+from rankwise.run import run
+
+STRONG = {"optim__lr": 0.03, "tracking__ledger": False}  # an adapter of six steps that changes the logits
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """``trained("gpt2", "lora", quant="nf4", seed=1)``: the finished run of a tiny config."""
+    outputs, made = tmp_path_factory.mktemp("runs") / "outputs", {}
+
+    def train(shape: str = "bert", method: str = "lora", quant: str | None = None, **keys: Any) -> Run:
+        name = str((shape, method, quant, sorted(keys.items())))
+        if name not in made:
+            kept = {"quant__name": quant, "quant__kind": quant, "quant__double": False} if quant else {}
+            if quant in (None, "bf16", "int8"):
+                kept.pop("quant__double", None)
+            config = tiny_config(shape, method, outputs=str(outputs), **(STRONG | kept | keys))
+            run(config)
+            made[name] = folder(config)
+        return open_run(made[name])
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def saved_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``saved_base("bert")``: a tiny base as a folder of files, as most are."""
+    made: dict[str, Path] = {}
+
+    def save(shape: str) -> Path:
+        if shape not in made:
+            source, made[shape] = tiny_config(shape).model, tmp_path_factory.mktemp(f"base-{shape}")
+            model, tokenizer = base.load(source, resolve(source), 2, 0)
+            model.save_pretrained(made[shape])  # type: ignore[operator]
+            tokenizer.save_pretrained(made[shape])
+        return made[shape]
+
+    return save
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Callable[[Run], Path]:
+    """A copy of a run's folder, to break."""
+
+    def copy(source: Run) -> Path:
+        return Path(shutil.copytree(source.folder, tmp_path / source.name))
+
+    return copy

@@ -1,0 +1,190 @@
+"""Combined adapters: exact where they should be, scored as they are, and loadable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from rankwise.adapters import combine as module
+from rankwise.adapters import factors, loading, score
+from rankwise.adapters.combine import combine
+from rankwise.adapters.factors import read
+from rankwise.adapters.runs import Run
+from rankwise.cli import main
+from rankwise.errors import Refused
+from rankwise.model.methods.quiet import quiet_peft
+
+Trained = Callable[..., Run]
+Dense = dict[str, torch.Tensor]
+
+
+def dense(deltas: dict[str, factors.Delta]) -> Dense:
+    return {name: delta.b @ delta.a for name, delta in deltas.items() if delta.a is not None}
+
+
+def own(run: Run) -> Dense:
+    return dense(read(run.adapter, "test").deltas)
+
+
+def two(trained: Trained, shape: str = "bert", **keys: Any) -> list[Run]:
+    """On one base, trained on different rows."""
+    return [trained(shape, data_seed=number, **keys) for number in (0, 1)]
+
+
+def result(runs: list[Run], tmp_path: Path, *args: Any, **keys: Any) -> tuple[dict[str, Any], Dense]:
+    """What was found, and ΔW as it was written."""
+    out = tmp_path / "combined"
+    found = combine(runs, *args, **keys, out=out)
+    return found, dense(read(out, "test").deltas)
+
+
+def close(found: Dense, wanted: Dense) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("shape", "method"), [("bert", "lora"), ("gpt2", "rslora"), ("llama", "lora")])
+def test_one_adapter_with_weight_one_is_itself(trained: Trained, tmp_path: Path, shape: str, method: str) -> None:
+    run = trained(shape, method)
+    found, deltas = result([run], tmp_path, "linear", [1.0])
+    close(deltas, own(run))
+    task = found["tasks"][0]
+    assert task["combined"] == task["single"] and task["difference"] == {"value": 0.0, "se": 0.0}
+    assert task["single"]["value"] == pytest.approx(task["recorded"])
+
+
+@pytest.mark.parametrize("shape", ["bert", "gpt2", "llama"])
+def test_cat_adds_the_changes_of_weights(trained: Trained, tmp_path: Path, shape: str) -> None:
+    runs = two(trained, shape)
+    found, deltas = result(runs, tmp_path, "cat", [1.0, -0.5])
+    one, other = map(own, runs)
+    close(deltas, {name: one[name] - 0.5 * other[name] for name in one})
+    assert found["ranks"]["max"] == 16
+    assert [task["single"]["value"] for task in found["tasks"]] == [
+        pytest.approx(run.record.metrics["test"]["accuracy"]["value"]) for run in runs
+    ]
+
+
+def test_cat_of_two_ranks_and_of_divided_by_the_root(trained: Trained, tmp_path: Path) -> None:
+    runs = [trained(), trained("bert", "rslora", method__rank=4, data_seed=1)]
+    _, deltas = result(runs, tmp_path, "cat", [1.0, 1.0])
+    one, other = map(own, runs)
+    close(deltas, {name: one[name] + other[name] for name in one})
+
+
+def test_svd_is_the_best_approximation_of_the_sum(trained: Trained, tmp_path: Path) -> None:
+    runs = two(trained)
+    found, deltas = result(runs, tmp_path, "svd", [1.0, 1.0], rank=3)
+    one, other = map(own, runs)
+    for name, value in deltas.items():
+        u, s, v = torch.linalg.svd(one[name] + other[name], full_matrices=False)
+        torch.testing.assert_close(value, u[:, :3] * s[:3] @ v[:3], rtol=1e-3, atol=1e-6)
+    assert found["ranks"]["max"] == 3
+
+
+@pytest.mark.parametrize("how", ["linear", "ties", "dare_linear", "dare_ties"])
+def test_what_works_on_factors_gives_an_adapter_of_the_same_rank(trained: Trained, tmp_path: Path, how: str) -> None:
+    density = None if how == "linear" else 0.5
+    found, deltas = result(two(trained), tmp_path, how, None, density=density)
+    assert found["ranks"]["max"] == 8 and found["weights"] == [0.5, 0.5]
+    assert all(value.isfinite().all() and value.any() for value in deltas.values())
+    assert combine(two(trained), how, None, density=density)["tasks"] == found["tasks"]  # dare draws the same again
+
+
+def test_it_loads_by_peft_and_its_heads_fit(trained: Trained, tmp_path: Path) -> None:
+    runs = two(trained)
+    found, _ = result(runs, tmp_path, "cat", [0.5, 0.5])
+    out = tmp_path / "combined"
+    lm, tokenizer = loading.load_base(runs[1])
+    left = lm.load_state_dict(load_file(out / "heads" / f"{runs[1].name}.safetensors"), strict=False)
+    assert not left.unexpected_keys
+    with quiet_peft():
+        model = PeftModel.from_pretrained(lm, str(out)).eval()
+    rows = score.Rows.of(runs[1], tokenizer)
+    again, _ = score.evaluate(model, rows, runs[1], loading.numerics(runs[1]))
+    assert again == found["tasks"][1]["combined"]
+    assert found["adapter_bytes"] == sum(f.stat().st_size for f in out.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("quant", ["nf4"])
+def test_on_a_quantized_base(trained: Trained, tmp_path: Path, quant: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    runs = two(trained, quant=quant)
+    found, deltas = result(runs, tmp_path, "cat", [1.0, 1.0])
+    one, other = map(own, runs)
+    close(deltas, {name: one[name] + other[name] for name in one})
+    assert found["tasks"][0]["single"]["value"] == pytest.approx(found["tasks"][0]["recorded"])
+
+
+def test_heads_of_different_sizes_share_a_base(
+    trained: Trained, saved_base: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base = str(saved_base("bert"))
+    value = {"task__kind": "regression", "task__metric": "pearson", "objective": "val/pearson", "task__n_test": None}
+    runs = [trained(model__path=base), trained(model__path=base, **value)]
+    found, _ = result(runs, tmp_path, "svd", None)
+    assert [task["metric"] for task in found["tasks"]] == ["accuracy", "pearson"]
+    for task in found["tasks"]:
+        assert task["single"]["value"] == pytest.approx(task["recorded"], abs=1e-6)
+        assert task["difference"]["se"] >= 0
+
+
+REFUSED = [
+    ("--how cat --weights 1", "2 numbers, one for each run"),
+    ("--how cat --weights 1,x", "numbers, by commas"),
+    ("--how cat --weights 0,0", "not all zero"),
+    ("--how cat --weights nan,1", "finite"),
+    ("--how cat --rank 4", "--rank 4: with --how svd only"),
+    ("--how svd --rank 0", "--rank 0: 1 to 32"),
+    ("--how svd --rank 33", "--rank 33: 1 to 32"),
+    ("--how linear --density 0.5", "--density 0.5: with --how ties"),
+    ("--how ties --density 0", "above 0"),
+    ("--how ties --density 1.5", "at most 1"),
+    ("--how ties --density nan", "at most 1"),
+    ("--how mean", "invalid choice: 'mean'"),
+    ("", "--how"),
+]
+
+
+@pytest.mark.parametrize(("flags", "said"), REFUSED)
+def test_wrong_options_are_refused(
+    trained: Trained, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flags: str, said: str
+) -> None:
+    runs = two(trained)
+    monkeypatch.setattr(module.loading, "stored_base", lambda *_: pytest.fail("loaded all the same"))
+    assert main(["adapter", "combine", *(str(run.folder) for run in runs), *flags.split()]) == 2
+    shown = capsys.readouterr()
+    assert said in shown.err and shown.err.count("\n") == 1 and not shown.out
+
+
+def test_runs_that_do_not_go_together_are_refused(trained: Trained) -> None:
+    with pytest.raises(Refused, match="given twice"):
+        combine([trained(), trained()], "cat")
+    with pytest.raises(Refused, match="on another base"):
+        combine([trained(), trained("gpt2")], "cat")
+    with pytest.raises(Refused, match="on another base"):
+        combine([trained(), trained(seed=1)], "cat")  # other random weights
+    with pytest.raises(Refused, match=r"needs plain LoRA.*use_dora"):
+        combine([trained(), trained("bert", "dora", data_seed=1)], "cat")
+    with pytest.raises(Refused, match="needs adapters of one rank"):
+        combine([trained(), trained(method__rank=4)], "linear")
+    with pytest.raises(Refused, match="needs two or more"):
+        combine([trained()], "svd")
+    more = trained(method__modules_to_save=["word_embeddings"])
+    with pytest.raises(Refused, match=r"word_embeddings.*beside LoRA"):
+        combine([trained(), more], "cat")
+
+
+def test_json(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [str(run.folder) for run in two(trained)]
+    assert main(["adapter", "combine", *folders, "--how", "ties", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["density"] == 0.5 and len(found["tasks"]) == 2 and found["out"] is None

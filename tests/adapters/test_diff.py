@@ -1,0 +1,105 @@
+"""Two runs side by side."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from rankwise.adapters import score
+from rankwise.adapters.diff import deltas, diff
+from rankwise.adapters.factors import Delta, read
+from rankwise.adapters.runs import Run, open_run
+from rankwise.cli import main
+
+Trained = Callable[..., Run]
+
+
+def dense(delta: Delta) -> torch.Tensor:
+    return delta.b if delta.a is None else delta.b @ delta.a
+
+
+def test_distances_are_those_of_the_dense_changes(trained: Trained) -> None:
+    one, other = trained(), trained(data_seed=1)
+    found = diff(one, other)
+    assert found["config"] == {"data_seed": [0, 1]} and found["same_base"]
+    a, b = (read(run.adapter, "test").deltas for run in (one, other))
+    assert found["modules"].keys() == a.keys()
+    for name, each in found["modules"].items():
+        x, y = dense(a[name]), dense(b[name])
+        assert each["distance"] == pytest.approx(float((x - y).norm() / x.norm()), rel=1e-6)
+        assert each["cosine"] == pytest.approx(float((x * y).sum() / x.norm() / y.norm()), rel=1e-6)
+
+
+def test_a_run_and_itself(trained: Trained) -> None:
+    found = diff(trained("gpt2"), trained("gpt2"))
+    assert not found["config"] and found["all_modules"]["cosine"] == pytest.approx(1)
+    assert all(each["distance"] < 1e-6 for each in found["modules"].values())
+    assert found["scores"]["metrics"]["accuracy"]["difference"] == {"value": 0.0, "se": 0.0}
+
+
+@pytest.mark.parametrize("shape", ["bert", "gpt2"])
+def test_changes_by_merging_are_those_of_the_factors(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    run = trained(shape)
+    by_factors = deltas(run)
+    monkeypatch.setattr("rankwise.adapters.factors.why_not_plain", lambda config: "asked for")
+    by_merging = deltas(run)
+    assert by_merging.keys() == by_factors.keys()
+    for name, delta in by_merging.items():
+        assert delta.a is None
+        torch.testing.assert_close(dense(delta), dense(by_factors[name]), rtol=1e-3, atol=1e-6)
+
+
+def test_lora_beside_full_fine_tuning(trained: Trained) -> None:
+    kept = diff(trained(), trained("bert", "full", trainer__save_full=True))
+    assert kept["modules"] and kept["only_in"][0] == [] and kept["only_in"][1]
+    lost = diff(trained(), trained("bert", "full", seed=1))
+    assert not lost["modules"] and "kept no weights" in lost["not_compared"]
+    assert lost["scores"]["metrics"]["accuracy"]["difference"] is not None
+
+
+def test_scores_are_paired_by_item(trained: Trained) -> None:
+    one, other = trained(), trained("bert", "tfidf")
+    gap = diff(one, other)["scores"]["metrics"]["accuracy"]["difference"]
+    tables = [pq.read_table(run.folder / "predictions.parquet").to_pandas().set_index("item") for run in (one, other)]
+    right = [(table.prediction == table.label).astype(float) for table in tables]
+    each = right[1] - right[0]
+    assert gap["value"] == pytest.approx(each.mean()) and gap["se"] == pytest.approx(each.std() / math.sqrt(len(each)))
+
+
+def test_other_rows_are_not_paired(trained: Trained, copied: Callable[[Run], Path]) -> None:
+    found = diff(trained(), trained(task__n_test=40))["scores"]
+    assert found["not_paired"] == "the runs were tested on different rows"
+    assert found["metrics"]["accuracy"]["difference"] is None and found["metrics"]["accuracy"]["scores"][1]["n"] == 40
+    place = copied(trained(data_seed=1))
+    (place / "predictions.parquet").write_bytes(b"PAR1")
+    assert "cannot be read" in diff(trained(), open_run(place))["scores"]["not_paired"]
+
+
+def test_the_error_of_a_paired_correlation_is_that_of_its_spread() -> None:
+    rng = np.random.default_rng(0)
+    estimates, errors = [], []
+    for _ in range(40):
+        y = rng.normal(size=120)
+        a, b = y + rng.normal(size=120), y + 0.8 * rng.normal(size=120)
+        gap = score.paired("pearson", y, {"score": a}, {"score": b})
+        estimates.append(gap.value)
+        errors.append(gap.se)
+    assert 0.7 < np.std(estimates) / np.mean(errors) < 1.4
+
+
+def test_output(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [str(trained().folder), str(trained("bert", "vera").folder)]
+    assert main(["adapter", "diff", *folders]) == 0
+    shown = capsys.readouterr().out
+    assert "method.name" in shown and "bert.encoder.layer.0.attention.self.query" in shown and "accuracy" in shown
+    assert main(["adapter", "diff", *folders, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["method.name"] == ["lora", "vera"]

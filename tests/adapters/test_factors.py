@@ -1,0 +1,54 @@
+"""What is computed from the factors is what the dense ΔW would give."""
+
+from __future__ import annotations
+
+import torch
+
+from rankwise.adapters.factors import Delta, rank_for_energy, singular_values, truncate
+
+
+def delta(rank: int = 5, d_in: int = 12, d_out: int = 9, seed: int = 0) -> Delta:
+    generator = torch.Generator().manual_seed(seed)
+    return Delta(
+        torch.randn(d_out, rank, generator=generator, dtype=torch.float64),
+        torch.randn(rank, d_in, generator=generator, dtype=torch.float64),
+    )
+
+
+def dense(one: Delta) -> torch.Tensor:
+    return one.b if one.a is None else one.b @ one.a
+
+
+def test_inner_products_without_the_product() -> None:
+    pairs = [delta(5), delta(3, seed=1), Delta(dense(delta(4, seed=2)), None)]
+    for one in pairs:
+        for other in pairs:
+            wanted = float((dense(one) * dense(other)).sum())
+            assert abs(one.dot(other) - wanted) < 1e-9 * max(1, abs(wanted))
+
+
+def test_singular_values_and_the_best_approximation_are_those_of_the_product() -> None:
+    one = delta()
+    u, s, v = torch.linalg.svd(dense(one), full_matrices=False)
+    torch.testing.assert_close(singular_values(one), s[:5])
+    for rank in (1, 3, 5):
+        torch.testing.assert_close(dense(truncate(one, rank)), u[:, :rank] * s[:rank] @ v[:rank])
+
+
+def test_truncation_is_exact_from_the_true_rank_on() -> None:
+    low = delta(2)
+    twice = Delta(torch.cat([low.b, -0.5 * low.b], 1), torch.cat([low.a, low.a], 0))  # type: ignore[list-item]
+    torch.testing.assert_close(dense(truncate(twice, 2)), 0.5 * dense(low))
+    assert float((dense(truncate(twice, 1)) - dense(twice)).norm()) > 0.1
+
+
+def test_more_rank_than_a_side_has() -> None:
+    wide = delta(rank=12, d_in=8, d_out=6)
+    assert len(singular_values(wide)) == 6
+    torch.testing.assert_close(dense(truncate(wide, 6)), dense(wide))
+
+
+def test_the_rank_that_keeps_a_share_of_the_energy() -> None:
+    values = torch.tensor([3.0, 2.0, 1.0])  # 9, 4, 1 of 14
+    assert [rank_for_energy(values, share) for share in (0.1, 9 / 14, 0.65, 13 / 14, 0.95, 1.0)] == [1, 1, 2, 2, 3, 3]
+    assert rank_for_energy(torch.zeros(4), 0.9) == 1

@@ -1,0 +1,188 @@
+"""A merged model is the same model, and what cannot be is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from rankwise.adapters import loading, score
+from rankwise.adapters.merge import fold, merge
+from rankwise.adapters.runs import Run
+from rankwise.cli import main
+from rankwise.errors import Refused
+from rankwise.model.quantize import store
+
+Trained = Callable[..., Run]
+TEXTS = ["sun joy win", "fog ill mud box map cup sun"]
+
+
+def plain_logits(folder: Path, texts: list[str]) -> torch.Tensor:
+    """By transformers alone."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto").eval()
+    with torch.inference_mode():
+        logits: torch.Tensor = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.float()
+    return logits
+
+
+def logits(model: torch.nn.Module, tokenizer: Any, texts: list[str]) -> torch.Tensor:
+    with torch.inference_mode():
+        found: torch.Tensor = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.float()
+    return found
+
+
+@pytest.mark.parametrize("shape", ["bert", "gpt2", "llama"])
+def test_the_merged_model_is_base_and_adapter(trained: Trained, tmp_path: Path, shape: str) -> None:
+    run = trained(shape)
+    found = merge(run, tmp_path / "merged", "fp32")
+    assert found["logits"]["rows"] == 64 and max(found["logits"]["relative_errors"].values()) < 1e-5
+    lm, tokenizer = loading.load_base(run)
+    alone = logits(lm.eval(), tokenizer, TEXTS)
+    wanted = logits(loading.adapted(lm, run), tokenizer, TEXTS)
+    assert score.relative(alone, wanted) > 0.05  # the adapter matters
+    assert score.relative(plain_logits(tmp_path / "merged", TEXTS), wanted) < 1e-5
+    config = json.loads((tmp_path / "merged/config.json").read_text())
+    assert config["id2label"] == {"0": "0", "1": "1"} and "adapter_model.safetensors" not in str(
+        list((tmp_path / "merged").iterdir())
+    )
+
+
+@pytest.mark.parametrize("shape", ["bert", "gpt2", "llama"])
+def test_it_predicts_what_the_run_predicted(trained: Trained, tmp_path: Path, shape: str) -> None:
+    run = trained(shape, optim__lr=0.0005)
+    merge(run, tmp_path / "merged", "fp32")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
+    rows = score.Rows.of(run, AutoTokenizer.from_pretrained(tmp_path / "merged"))
+    _, columns = score.evaluate(model, rows, run, loading.numerics(run))
+    kept = score.stored(run)
+    assert kept is not None and np.ptp(kept[1]["score"]) > 0.01
+    np.testing.assert_allclose(columns["score"], kept[1]["score"], atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("quant", [None, "nf4", "int8", "bf16"])
+def test_a_run_is_loaded_as_it_ran(trained: Trained, quant: str | None, precision: str) -> None:
+    if quant in ("nf4", "int8"):
+        pytest.importorskip("bitsandbytes")
+    run = trained("llama", quant=quant, trainer__precision=precision, optim__lr=0.005)
+    settings = loading.numerics(run)
+    model, tokenizer = loading.as_run(run, settings)
+    _, columns = score.evaluate(model, score.Rows.of(run, tokenizer), run, settings)
+    kept = score.stored(run)
+    assert kept is not None and np.ptp(kept[1]["score"]) > 0.01
+    np.testing.assert_allclose(columns["score"], kept[1]["score"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["dora", "rslora", "pissa", "adalora", "vera", "loha", "lokr", "ia3", "oft", "bitfit", "head", "top_layers"],
+)
+def test_other_methods_that_change_weights_merge(trained: Trained, tmp_path: Path, method: str) -> None:
+    keys = {"method__layers": 1} if method == "top_layers" else {"method__block": 8} if method == "oft" else {}
+    found = merge(trained("bert", method, **keys), tmp_path / "merged", "fp32")
+    assert found["logits"]["relative_errors"]["written"] < 1e-5
+
+
+def test_bf16_is_merged_in_fp32_and_cast_once(trained: Trained, tmp_path: Path) -> None:
+    errors = merge(trained("llama"), tmp_path / "merged", "bf16")["logits"]["relative_errors"]
+    assert errors["merged"] < 1e-5 < errors["written"] < 0.05
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged", dtype="auto")
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("shape", ["bert", "gpt2"])
+@pytest.mark.parametrize("quant", ["nf4", "int8", "bf16"])
+def test_a_quantized_base_is_dequantized_first(trained: Trained, tmp_path: Path, shape: str, quant: str) -> None:
+    if quant != "bf16":
+        pytest.importorskip("bitsandbytes")
+    run = trained(shape, quant=quant)
+    errors = merge(run, tmp_path / "merged", "fp32")["logits"]["relative_errors"]
+    model, tokenizer = loading.as_run(run, loading.numerics(run))
+    wanted = logits(model, tokenizer, TEXTS)
+    close = {"nf4": 1e-5, "int8": 0.1, "bf16": 0.05}[quant]  # LLM.int8 rounds activations as well
+    assert errors["merged"] < 1e-5 and errors["dequantized"] < close
+    assert score.relative(plain_logits(tmp_path / "merged", TEXTS), wanted) < close
+    if quant == "nf4" and shape == "bert":
+        on_fp32 = logits(loading.adapted(loading.load_base(run)[0], run), tokenizer, TEXTS)
+        assert score.relative(on_fp32, wanted) > 100 * close  # what an adapter on the wrong base would give
+
+
+def test_few_bits_round_a_small_adapter_away_and_our_way_keeps_it(trained: Trained, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    run = trained("llama", quant="nf4", optim__lr=0.001)
+    base, tokenizer = loading.load_base(run)
+    store(base, run.config, ["score"], "fp32")
+    model = loading.adapted(base, run)
+    wanted = logits(model, tokenizer, TEXTS)
+    naive = score.relative(logits(fold(model, run), tokenizer, TEXTS), wanted)
+    merge(run, tmp_path / "merged", "fp32")
+    ours = score.relative(plain_logits(tmp_path / "merged", TEXTS), wanted)
+    assert ours < 1e-5 and naive > 1000 * ours
+
+
+def test_a_merge_that_is_not_exact_is_refused_and_leaves_nothing(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def off(model: torch.nn.Module, run: Run) -> torch.nn.Module:
+        merged = fold(model, run)
+        next(p for n, p in merged.named_parameters() if "query" in n).data.mul_(1.1)
+        return merged
+
+    monkeypatch.setattr("rankwise.adapters.merge.fold", off)
+    with pytest.raises(Refused, match=r"not merged, as the merged model's logits differ by"):
+        merge(trained(), tmp_path / "merged", "fp32")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_while_writing_leaves_nothing(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("rankwise.adapters.card.write", fail)
+    with pytest.raises(OSError, match="no space"):
+        merge(trained(), tmp_path / "deep/merged", "fp32")
+    assert not list((tmp_path / "deep").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("method", "keys", "said"),
+    [
+        ("full", {}, "method=full has no adapter"),
+        ("bottleneck", {}, "method=bottleneck cannot be merged"),
+        ("tfidf", {}, "method=tfidf trains no model"),
+    ],
+)
+def test_what_cannot_merge_is_refused_by_name(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, keys: dict[str, Any], said: str
+) -> None:
+    run = trained("bert", method, **keys)
+    assert main(["adapter", "merge", str(run.folder), "--out", str(tmp_path / "merged")]) == 2
+    shown = capsys.readouterr()
+    assert said in shown.err and shown.err.count("\n") == 1 and not shown.out
+    assert not (tmp_path / "merged").exists()
+
+
+def test_an_adapter_that_adds_inputs_is_refused_by_name(
+    trained: Trained, copied: Callable[[Run], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = copied(trained())
+    values = {"peft_type": "PROMPT_TUNING", "task_type": "SEQ_CLS", "num_virtual_tokens": 4}
+    (place / "adapter/adapter_config.json").write_text(json.dumps(values))
+    assert main(["adapter", "merge", str(place)]) == 2
+    assert "PROMPT_TUNING cannot be merged" in capsys.readouterr().err
+
+
+def test_a_regression_keeps_its_single_output(trained: Trained, tmp_path: Path) -> None:
+    run = trained("bert", task__kind="regression", task__metric="pearson", objective="val/pearson")
+    merge(run, tmp_path / "merged", "fp32")
+    assert plain_logits(tmp_path / "merged", TEXTS).shape == (2, 1)
+    assert "× logit +" in (tmp_path / "merged/README.md").read_text()

@@ -1,0 +1,73 @@
+"""Several adapters on one base are each as they are alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedModel
+
+from rankwise.adapters import swap as module
+from rankwise.adapters.runs import Run
+from rankwise.adapters.swap import swap
+from rankwise.cli import main
+from rankwise.errors import Refused
+
+Trained = Callable[..., Run]
+
+
+@pytest.mark.parametrize("shape", ["bert", "gpt2", "llama"])
+def test_each_is_as_alone_and_switching_is_cheap(trained: Trained, shape: str) -> None:
+    runs = [trained(shape), trained(shape, method__rank=4), trained(shape, "rslora", data_seed=1)]
+    found = swap(runs)
+    assert [row["run"] for row in found["adapters"]] == [run.name for run in runs]
+    assert all(row["same"] and row["relative_error"] < 1e-5 and row["rows"] == 64 for row in found["adapters"])
+    assert 0 < found["switch_ms"] < found["load_ms"]
+
+
+def test_heads_of_different_sizes(trained: Trained, saved_base: Callable[[str], Path]) -> None:
+    base = str(saved_base("bert"))
+    value = {"task__kind": "regression", "task__metric": "pearson", "objective": "val/pearson"}
+    found = swap(
+        [trained(model__path=base), trained(model__path=base, **value), trained("bert", "dora", model__path=base)]
+    )
+    assert all(row["same"] for row in found["adapters"])
+
+
+def test_on_a_quantized_base(trained: Trained) -> None:
+    pytest.importorskip("bitsandbytes")
+    found = swap([trained(quant="nf4"), trained(quant="nf4", data_seed=1)])
+    assert all(row["same"] for row in found["adapters"])
+
+
+def test_what_differs_is_told_and_the_exit_code_says_so(
+    trained: Trained, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = module.shared
+
+    def broken(runs: list[Run]) -> tuple[PreTrainedModel, object]:
+        model, tokenizer = real(runs)
+        for name, parameter in model.named_parameters():
+            if f"lora_B.{module.name_of(runs[1])}" in name:
+                parameter.data.mul_(1.5)
+        return model, tokenizer
+
+    monkeypatch.setattr(module, "shared", broken)
+    folders = [str(trained().folder), str(trained(data_seed=1).folder)]
+    assert main(["adapter", "swap", *folders, "--json"]) == 1
+    assert [row["same"] for row in json.loads(capsys.readouterr().out)["adapters"]] == [True, False]
+    assert main(["adapter", "swap", *folders]) == 1
+    assert "NO" in capsys.readouterr().out
+
+
+def test_what_cannot_share_a_base_is_refused(trained: Trained) -> None:
+    with pytest.raises(Refused, match="on another base"):
+        swap([trained(), trained("llama")])
+    with pytest.raises(Refused, match=r"another storage .*bf16"):
+        swap([trained(), trained(quant="bf16")])
+    with pytest.raises(Refused, match="two or more"):
+        swap([trained()])
+    with pytest.raises(Refused, match="not beside"):
+        swap([trained(), trained("bert", "ia3")])

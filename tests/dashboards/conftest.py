@@ -1,0 +1,82 @@
+"""A tiny study, tracked online on a server of its own, and the command in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_configs import tiny
+from wandb_server import ContractServer
+from wandb_server.http import OPERATIONS
+from wandb_server.runs import project_node
+from wandb_server.store import Store
+from zygote import Zygote
+
+from rankwise.config import Config, plain
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+ARMS = (("lora", {"method__rank": 2}), ("full", {}))
+
+
+@dataclass
+class Study:
+    """Two arms on two seeds: the files, and the server that was told of them."""
+
+    server: ContractServer
+    folder: Path
+    configs: list[Config]
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Iterator[Study]:
+    """Tracked online; the server must have been able to answer everything."""
+    place = tmp_path_factory.mktemp("online")
+    configs = [
+        tiny("bert", method, outputs=str(place), study="ranks", seed=seed, tracking__mode="online",
+             tracking__project="proj", **keys)
+        for method, keys in ARMS for seed in (0, 1)
+    ]  # fmt: skip
+    with ContractServer() as server:
+        env = nobody(tmp_path_factory.mktemp("home")) | server.env()
+        children = [zygote(place / f"child-{i}", "run", plain(config), **env) for i, config in enumerate(configs)]
+        assert [child.wait(120) for child in children] == [0] * len(configs), [child.stderr for child in children]
+        yield Study(server, place / "ranks", configs)
+        assert server.unknown == []
+
+
+@pytest.fixture
+def rankwise(tmp_path: Path) -> Command:
+    """``rankwise("report", folder, WANDB_MODE="offline")``: what came of it."""
+
+    def call(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, **nobody(tmp_path), "OMP_NUM_THREADS": "1", **more}
+        command = [sys.executable, "-W", "ignore", "-m", "rankwise", *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+
+    return call
+
+
+def nobody(home: Path) -> dict[str, str]:
+    """An environment without credentials and settings of the developer's."""
+    names = ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_ARTIFACT_DIR")
+    return {name: str(home) for name in names} | {"NETRC": str(home / "netrc")}
+
+
+def project_views(store: Store, given: dict[str, Any]) -> dict[str, Any]:
+    """Reports of a project, as ``Api().reports`` asks for them."""
+    shown = [one for one in store.views.values() if one["type"] == given.get("viewType", "runs")]
+    edges = [{"node": one | {"user": None}, "cursor": str(i)} for i, one in enumerate(shown)]
+    page = {"endCursor": None, "hasNextPage": False}
+    return {"project": project_node(given["project"]) | {"allViews": {"edges": edges, "pageInfo": page}}}
+
+
+@pytest.fixture(autouse=True)
+def reports_can_be_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server does not know this operation by itself yet."""
+    monkeypatch.setitem(OPERATIONS, "ProjectViews", project_views)

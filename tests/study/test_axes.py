@@ -1,0 +1,195 @@
+"""Axes beyond a plain product, studies that tune first, and three ways to the same runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rankwise.cli import main
+from rankwise.config import Config, folder, run_id
+from rankwise.errors import Refused
+from rankwise.study.app import call_hydra
+from rankwise.study.axes import excluded, paired
+from rankwise.study.compose import composed, known_keys
+from rankwise.study.convert import to_sweep_file
+from rankwise.study.sweep_file import read
+from rankwise.study.tuning import Tuning
+from rankwise.tracking import record as records
+
+Tiny = Callable[..., Config]
+ROOT = Path(__file__).parents[2]
+
+
+def study_of(*arguments: str) -> list[Config]:
+    """The runs of a command line, composed and not run."""
+    found: list[Config] = []
+
+    def keep(configs: list[Config]) -> int:
+        found.extend(configs)
+        return 0
+
+    call_hydra(list(arguments), lambda config: keep([config]), keep)
+    return found
+
+
+def points_of(text: str) -> list[dict[str, Any]]:
+    """Every point of a grid's sweep file."""
+    axes = {key: given["values"] for key, given in yaml.safe_load(text)["parameters"].items()}
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def axes_of(text: str) -> list[str]:
+    """The same grid as a command line."""
+    parameters = yaml.safe_load(text)["parameters"]
+    return [f"{key}={','.join(map(str, given['values']))}" for key, given in parameters.items()]
+
+
+def test_paired_axes_are_walked_together_and_groups_of_them_are_crossed() -> None:
+    groups = [{"method.rank": [1, 8], "method.lr": [4e-3, 1e-3]}, {"seed": [0, 1]}]
+    assert paired(groups) == [
+        ["method.rank=1", "method.lr=0.004", "seed=0"], ["method.rank=1", "method.lr=0.004", "seed=1"],
+        ["method.rank=8", "method.lr=0.001", "seed=0"], ["method.rank=8", "method.lr=0.001", "seed=1"],
+    ]  # fmt: skip
+    assert paired([]) == [[]]
+    with pytest.raises(Refused, match=r"equally long; method.rank has 2, method.lr has 1"):
+        paired([{"method.rank": [1, 8], "method.lr": [4e-3]}])
+
+
+@pytest.mark.parametrize(
+    ("condition", "holds"),
+    [
+        ("method=lora", True), ("method=full", False), ("method=full|lora", True), ("method=lora method.rank=8", False),
+        ("method=lora method.rank=4", True), ("task.n_train=null", False), ("trainer.deterministic=true", True),
+    ],
+)  # fmt: skip
+def test_a_combination_is_left_out_when_all_parts_of_a_condition_hold(tiny: Tiny, condition: str, holds: bool) -> None:
+    assert excluded(tiny(method__rank=4), [condition], [*known_keys(), "method"]) == holds
+
+
+def test_a_condition_on_nothing_that_exists_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(Refused, match=r"method.rnk=4 is not KEY=VALUE .*did you mean method.rank"):
+        excluded(tiny(), ["method.rnk=4"], known_keys())
+
+
+def test_the_command_line_takes_pairs_and_exclusions() -> None:
+    runs = study_of("-m", "debug=fast", "method=lora,full", "hydra.sweeper.exclude=['method=full seed=1']", "seed=0,1")
+    assert [(run.method.name, run.seed) for run in runs] == [("lora", 0), ("full", 0), ("lora", 1)]
+    pairs = "hydra.sweeper.pairs=[{method.rank: [1,4], method.lr: [0.004,0.001]}]"
+    runs = study_of("-m", "debug=fast", pairs, "seed=0,1")
+    assert {(run.method.rank, run.optim.lr) for run in runs} == {(1, 0.004), (4, 0.001)} and len(runs) == 4
+
+
+def test_what_is_excluded_need_not_be_possible() -> None:
+    """A quantized base cannot be fully fine-tuned; the grid that has both is fine once it leaves that out."""
+    axes = ("-m", "debug=fast", "method=lora,full", "quant=none,bf16")
+    with pytest.raises(Refused, match="quant=bf16"):
+        study_of(*axes)
+    runs = study_of(*axes, "hydra.sweeper.exclude=['method=full quant=bf16']")
+    assert [(run.method.name, run.quant.name) for run in runs] == [("lora", "none"), ("lora", "bf16"), ("full", "none")]
+
+
+TUNE = {"axes": {"method.lr": [1e-3, 1e-2, 1e-1]}, "seeds": [100, 101]}
+
+
+def finished(config: Config, objective: float) -> None:
+    record = records.begin(config, None)
+    record.run["status"], record.objective = records.FINISHED, objective
+    record.write()
+
+
+def test_trials_take_every_rate_of_every_arm_on_seeds_of_their_own(tiny: Tiny) -> None:
+    tuning = Tuning.of(TUNE, known_keys())
+    finals = [tiny(method__rank=rank, seed=seed) for rank in (1, 4) for seed in (0, 1)]
+    trials = tuning.trials(finals)
+    assert len(trials) == 2 * 3 * 2 == len({run_id(trial) for trial in trials})
+    assert {trial.seed for trial in trials} == {100, 101} and {trial.purpose for trial in trials} == {"tune"}
+    assert {trial.optim.lr for trial in trials} == {1e-3, 1e-2, 1e-1}
+    with pytest.raises(Refused, match="seed 100 is also a seed of the study"):
+        tuning.trials([tiny(seed=100)])
+
+
+def test_the_best_mean_over_the_tuning_seeds_is_frozen_per_arm(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    tuning = Tuning.of(TUNE, known_keys())
+    finals = [tiny(method__rank=rank, seed=seed) for rank in (1, 4) for seed in (0, 1)]
+    scores = {(1, 1e-3): (0.9, 0.1), (1, 1e-2): (0.6, 0.6), (4, 1e-1): (0.7, 0.8), (4, 1e-2): (0.7, 0.7)}
+    for trial in tuning.trials(finals):
+        best = scores.get((trial.method.rank or 0, trial.optim.lr))
+        finished(trial, best[trial.seed - 100] if best else 0.5)
+    frozen = tuning.frozen(finals)
+    assert [(run.method.rank, run.seed, run.optim.lr) for run in frozen] == [
+        (1, 0, 1e-2), (1, 1, 1e-2), (4, 0, 1e-1), (4, 1, 1e-1),
+    ]  # fmt: skip
+    assert {run.purpose for run in frozen} == {None}
+    said = {line.split(": ")[1]: line for line in capsys.readouterr().err.splitlines()}
+    assert "edge" not in said["lora-r1-attention"] and "edge" in said["lora-r4-attention"]
+
+
+def test_without_a_finished_trial_there_is_nothing_to_freeze(tiny: Tiny) -> None:
+    with pytest.raises(Refused, match="no trial of"):
+        Tuning.of(TUNE, known_keys()).frozen([tiny()])
+
+
+@pytest.mark.parametrize("given", [{}, {"axes": {}, "seeds": [1]}, {"axes": {"seed": [1]}}, TUNE | {"x": 1}])
+def test_a_tuning_that_says_too_little_or_too_much_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match=r"hydra\.sweeper\.tune: give"):
+        Tuning.of(given, known_keys())
+
+
+@pytest.mark.parametrize("name", ["rank_full", "rank_lr", "targets", "rank_quant"])
+def test_a_sweep_file_and_its_experiment_are_the_same_runs(name: str) -> None:
+    path = ROOT / "sweeps" / f"{name}.yaml"
+    file = read(path, [*known_keys(), "method", "targets", "quant"])
+    words = [[f"{key}={value}" for key, value in point.items()] for point in points_of(path.read_text())]
+    # Every fourth of a long grid: composing takes 50 ms a point.
+    by_file = {folder(composed([*file.overrides, *word])) for word in words[:: max(1, len(words) // 12)]}
+    by_hydra = {folder(config) for config in study_of(f"experiment={name}")}
+    assert by_file <= by_hydra
+    assert len(by_hydra) == len(study_of("-m", *file.overrides, *axes_of(path.read_text())))
+
+
+def test_an_experiment_becomes_a_sweep_file_of_the_same_runs(tmp_path: Path) -> None:
+    text = to_sweep_file(["experiment=rank_sweep", "method.rank=1,8", "seed=0,1"])
+    path = tmp_path / "rank_sweep.yaml"
+    path.write_text(text)
+    file = read(path, [*known_keys(), "method"])
+    words = [[f"{key}={value}" for key, value in point.items()] for point in points_of(text)]
+    ids = {run_id(composed([*file.overrides, *word])) for word in words}
+    runs = study_of("-m", "experiment=rank_sweep", "method.rank=1,8", "seed=0,1")
+    assert ids == {run_id(run) for run in runs}
+
+
+def test_numbers_of_an_axis_stay_numbers(tmp_path: Path) -> None:
+    parameters = yaml.safe_load(to_sweep_file(["method.lr=1e-5,2e-3", "method.rank=range(1,4)"]))["parameters"]
+    assert parameters == {"method.lr": {"values": [1e-5, 2e-3]}, "method.rank": {"values": [1, 2, 3]}}
+
+
+def test_what_a_grid_cannot_say_is_refused() -> None:
+    with pytest.raises(Refused, match="no axis"):
+        to_sweep_file(["method.rank=4"])
+    with pytest.raises(Refused, match=r"hydra\.sweeper\.tune"):
+        to_sweep_file(["experiment=tuned_ranks"])
+
+
+def test_a_dry_run_lists_ids_states_and_costs_and_runs_nothing(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = ["-m", "debug=fast", "method=lora,tfidf", "method.rank=1,4"]
+    runs = study_of(*line)
+    finished(runs[0], 0.5)
+    assert main(["train", "--dry-run", *line]) == 0
+    said = capsys.readouterr().out
+    rows = {run_id(run): next(row for row in said.splitlines() if run_id(run) in row) for run in runs}
+    assert "finished" in rows[run_id(runs[0])] and all("new" in rows[run_id(run)] for run in runs[1:])
+    assert f"{len(runs)} runs, {len(runs) - 1} to run" in said
+    assert [path.name for path in tmp_path.rglob("result.json")] == ["result.json"]
+
+
+def test_a_purpose_changes_no_identity(tiny: Tiny) -> None:
+    assert run_id(replace(tiny(), purpose="search")) == run_id(tiny())
