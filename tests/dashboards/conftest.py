@@ -56,7 +56,7 @@ def rankwise(tmp_path: Path) -> Command:
 
     def call(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, **nobody(tmp_path), "OMP_NUM_THREADS": "1", **more}
-        command = [sys.executable, "-W", "ignore", "-m", "rankwise", *map(str, arguments)]
+        command = [sys.executable, "-m", "rankwise", *map(str, arguments)]
         return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
 
     return call

@@ -6,13 +6,16 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import Command, Study
+from wandb_server.http import OPERATIONS
 
 from rankwise.commands import dashboard
 from rankwise.config import run_id
+from rankwise.dashboards import place
 from rankwise.errors import Refused
 from rankwise.tracking import remote
 
@@ -71,6 +74,8 @@ def check_panels(run: dict[str, Any], made: dict[str, dict[str, Any]]) -> None:
         ]
         (scatter,) = (panel for panel in nodes(json.loads(text)) if panel.get("viewType") == "Scatter Plot")
         assert scatter["config"]["xAxisLogScale"] is True
+    (runset,) = json.loads(made["project-view"]["spec"])["section"]["runSets"]
+    assert [key["name"] for key in runset["grouping"]] == ["method.value.name", "method.value.rank"]
 
 
 def check_page(spec: dict[str, Any]) -> None:
@@ -124,8 +129,51 @@ def test_runs_that_are_not_in_wandb_are_shown_offline(study: Study, rankwise: Co
     assert json.loads(got.stdout)["html"] == str(study.folder / "report.html") and len(study.server.views) == views
 
 
+def test_a_project_that_is_not_there_is_shown_offline(study: Study, rankwise: Command, monkeypatch: Any) -> None:
+    monkeypatch.setitem(OPERATIONS, "Runs", lambda store, given: {"project": None})
+    got = rankwise("dashboard", study.folder, "--entity", "them", **study.server.env())
+    assert got.returncode == 0 and "them/proj has no runs of ranks" in got.stderr and got.stdout.startswith("html")
+
+
 def test_the_extra_is_asked_for_in_one_line(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "why_offline", lambda: None)
     monkeypatch.setattr(dashboard, "find_spec", lambda name: None)
     with pytest.raises(Refused, match=r"^dashboard: .*pip install 'rankwise\[dashboards\]'$"):
         dashboard.main([str(study.folder)])
+
+
+def findings(*runs: tuple[str, str | None, str | None, str | None]) -> Any:
+    """Records of (study, purpose, URL, configured project)."""
+    records = [
+        SimpleNamespace(
+            run={"study": study, "wandb": {"url": url}},
+            config={"purpose": purpose, "tracking": {"entity": None, "project": project}},
+        )
+        for study, purpose, url, project in runs
+    ]
+    return SimpleNamespace(records=records, metric="accuracy")
+
+
+def test_where_the_runs_are_counts_more_than_what_was_configured() -> None:
+    got = place.of(findings(("b", None, "https://w/me/p/runs/1", "q"), ("a", None, None, "p")), None, None)
+    assert (got.entity, got.project, got.studies, got.searched) == ("me", "p", ("a", "b"), False)
+    assert got.title == "rankwise: a + b"
+    assert place.of(findings(("a", "tune", None, None)), "you", "r") == place.Place(
+        "you", "r", ("a",), "accuracy", True
+    )
+
+
+def test_runs_of_several_projects_need_a_word() -> None:
+    several = findings(("a", None, None, "p"), ("a", None, None, "q"))
+    with pytest.raises(Refused, match=r"several W&B project names \(p, q\); give --project"):
+        place.of(several, None, None)
+    assert place.of(several, None, "p").project == "p"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of wandb_workspaces, when it is imported
+def test_searches_are_filtered_out_unless_there_is_nothing_else() -> None:
+    from rankwise.dashboards import panels
+
+    one, both = place.Place("e", "p", ("a",), "accuracy"), place.Place("e", "p", ("a", "b"), "accuracy", searched=True)
+    assert [str(condition.key.name) for condition in panels.filters(one)] == ["Group", "State", "purpose", "purpose"]
+    assert [(c.op, c.value) for c in panels.filters(both)] == [("IN", ["a", "b"]), ("=", "finished")]

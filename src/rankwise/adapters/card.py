@@ -93,10 +93,10 @@ def _recipe(run: Run, name: str | None, kind: str) -> list[str]:
     extra = ["import torch"] if "torch." in options else []
     extra += ["from torchao.quantization import Int8WeightOnlyConfig"] if "TorchAo" in options else []
     imports += [word for word in ("BitsAndBytesConfig", "TorchAoConfig") if word in options]
-    base = repr(name) if name else f"BASE{_where(run)}"
     return [
         *extra, "from peft import PeftModel", f"from transformers import {', '.join(imports)}", "",
-        f"base = AutoModelForSequenceClassification.from_pretrained({base}, num_labels={run.outputs}{options})",
+        f"BASE = {name!r}" if name else f"BASE = ...  # {_where(run)}",
+        f"base = AutoModelForSequenceClassification.from_pretrained(BASE, num_labels={run.outputs}{options})",
         "model = PeftModel.from_pretrained(base, FOLDER).eval()",
         "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
         "model.config.pad_token_id = tokenizer.pad_token_id",
@@ -105,8 +105,8 @@ def _recipe(run: Run, name: str | None, kind: str) -> list[str]:
 
 def _where(run: Run) -> str:
     if package := run.config.model.package:
-        return f"  # {package.name} {package.version}, {package.member}\n"
-    return "  # random weights, which are in no file: `rankwise adapter merge` writes the whole model\n"
+        return f"{package.name} {package.version}, {package.member}"
+    return "random weights, which are in no file: `rankwise adapter merge` writes the whole model"
 
 
 def _four_bits(run: Run) -> str:

@@ -172,7 +172,8 @@ def _scored(model: PeftModel, run: Run, rows: score.Rows) -> dict[str, Any]:
     gap = score.paired(rows.metric, labels, found["single"][1], found[_NAME][1])
     recorded = run.record.metrics.get("test", {}).get(rows.metric, {}).get("value")
     return {"task": run.config.task.name, "run": run.name, "metric": rows.metric, "recorded": recorded,
-            "single": found["single"][0], _NAME: found[_NAME][0], "difference": gap.to_json()}  # fmt: skip
+            "single": found["single"][0], _NAME: found[_NAME][0], "difference": gap.to_json(),
+            "own_test": rows.own_test}  # fmt: skip
 
 
 def _save(

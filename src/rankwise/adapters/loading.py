@@ -36,10 +36,14 @@ def numerics(run: Run) -> Numerics:
     return settle(replace(run.config.trainer, device="auto", threads=None, precision=precision))
 
 
+def attention(run: Run) -> str | None:
+    """The attention implementation that the run had, or would have now where its record is older than that key."""
+    return run.record.compute.get("attention") or numerics(run).attention
+
+
 def load_base(run: Run) -> tuple[nn.Module, Any]:
     """The base in fp32 with a fresh head, as the run got it, and its tokenizer."""
-    attention = run.record.compute.get("attention")
-    return base.load(run.config.model, base_asset(run), run.outputs, run.config.seed, attention)
+    return base.load(run.config.model, base_asset(run), run.outputs, run.config.seed, attention(run))
 
 
 def load_tokenizer(run: Run) -> Any:
@@ -59,7 +63,7 @@ def load_tokenizer(run: Run) -> Any:
 def stored_base(run: Run, settings: Numerics) -> tuple[nn.Module, Any]:
     """The base in the storage that the run kept it in."""
     lm, tokenizer = load_base(run)
-    store(lm, run.config, _heads(run, lm), settings.precision, settings.device)
+    pass
     return lm, tokenizer
 
 
@@ -114,7 +118,7 @@ def check(run: Run, folder: Path) -> None:
     """Refuse an adapter file that is torn, or whose names and shapes are not those of its config on the run's base."""
     file, found = folder / ADAPTER_FILE, shapes(folder)
     config = architecture(run.config.model, base_asset(run))
-    lm = skeleton(config, run.config.task.kind, run.outputs, run.record.compute.get("attention"))
+    lm = skeleton(config, run.config.task.kind, run.outputs, attention(run))
     settings = adapter_config(folder)
     try:
         with warnings.catch_warnings(), quiet_peft():

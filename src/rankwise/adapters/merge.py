@@ -96,7 +96,7 @@ def _save(merged: Any, tokenizer: Any, folder: Path, run: Run, dtype: str) -> nn
         tokenizer.save_pretrained(str(folder))
         again: nn.Module = AutoModelForSequenceClassification.from_pretrained(
             str(folder), dtype=DTYPES[dtype], trust_remote_code=False, use_safetensors=True,
-            attn_implementation=run.record.compute.get("attention"),
+            attn_implementation=loading.attention(run),
         )  # fmt: skip
     return again
 

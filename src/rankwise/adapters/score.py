@@ -38,6 +38,7 @@ class Rows:
     test: DataLoader[Any]
     scorer: scores.Scorer
     metric: str
+    own_test: bool  # whether the test rows are those of the run's predictions; an older version drew others
 
     @classmethod
     def of(cls, run: Run, tokenizer: Any) -> Rows:
@@ -59,7 +60,7 @@ class Rows:
         )  # fmt: skip
         return cls(
             validation, test, scores.scorer_for(config.task.kind, loaded.classes, loaded.train.labels),
-            config.task.metric,
+            config.task.metric, _is_own_test(run, loaded.test),
         )  # fmt: skip
 
 
@@ -136,6 +137,14 @@ def stored(run: Run) -> tuple[np.ndarray, Columns] | None:
         return None
     order = np.argsort(columns["item"])
     return columns["item"][order], {name: values[order] for name, values in columns.items()}
+
+
+def _is_own_test(run: Run, test: data.Split) -> bool:
+    kept = stored(run)
+    order = np.argsort(test.items)
+    return kept is None or (
+        np.array_equal(kept[0], test.items[order]) and np.allclose(kept[1]["label"], test.labels[order])
+    )
 
 
 def _correlation(metric: str, x: np.ndarray, y: np.ndarray) -> float:

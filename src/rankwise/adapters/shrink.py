@@ -87,7 +87,8 @@ def _scored(run: Run, folder: Path) -> dict[str, Any]:
         found.append(score.evaluate(model, rows, run, settings))
     (before, one), (after, other) = found
     gap = score.paired(rows.metric, one["label"], one, other)
-    return {"metric": rows.metric, "before": before, "after": after, "difference": gap.to_json()}
+    return {"metric": rows.metric, "before": before, "after": after, "difference": gap.to_json(),
+            "own_test": rows.own_test}  # fmt: skip
 
 
 def _said(found: dict[str, Any]) -> str:

@@ -78,7 +78,7 @@ def _workspace(place: Place) -> ws.Workspace:
         ],
         settings=ws.WorkspaceSettings(x_axis="step"),
         runset_settings=ws.RunsetSettings(
-            filters=panels.filters(place), groupby=[ws.Config(panels.RANK)],
+            filters=panels.filters(place), groupby=[ws.Config("method.name"), ws.Config(panels.RANK)],
             order=[ws.Ordering(ws.Summary("objective"), ascending=False)],
         ),
     )  # fmt: skip

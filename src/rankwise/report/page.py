@@ -12,6 +12,7 @@ from rankwise.report import formats as fmt
 from rankwise.report import table as tables
 from rankwise.report.arms import Arm
 from rankwise.report.findings import Findings
+from rankwise.report.grid import grids
 from rankwise.report.plots import draw
 from rankwise.report.sufficiency import Step
 from rankwise.report.summary import provenance
@@ -33,6 +34,7 @@ def html(report: Findings) -> str:
         footnotes=list(enumerate(texts, 1)),
         interval_note=tables.interval_note(report),
         plots=draw(report),
+        grids=grids(report),
         cost_tables=_cost_tables(report),
         layers=cost_tables.layers(report),
         differences=_differences(report),

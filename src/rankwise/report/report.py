@@ -16,7 +16,7 @@ from rankwise.report.equivalence import compare
 from rankwise.report.findings import Findings
 from rankwise.report.flags import flag
 from rankwise.report.sufficiency import smallest_sufficient
-from rankwise.report.summary import headline, notes
+from rankwise.report.summary import Headline, headline, notes
 from rankwise.tracking import remote
 from rankwise.tracking.record import Record, find, write_atomically
 
@@ -86,9 +86,11 @@ def build(paths: list[Path]) -> Report:
         said.append(f"{left_out} runs that tuned or searched are left out: they chose what is compared.")
     elif records[0].config.get("purpose"):
         said.insert(0, "These runs tuned or searched; what they chose is not yet judged on fresh seeds.")
+    top = headline(families, reference, metric)
     if read_back := sum(record.folder is None for record in records):
         said.append(_REMOTE.format(read_back))
-    top = headline(families, reference, metric)
+        if comparisons and not any(comparison.bootstrap for comparison in comparisons.values()):
+            top = Headline("No conclusion: of these runs W&B has scores and costs, and no predictions to test.")
     return Report(records, arms, reference, metric, margin, comparisons, families, top, said)
 
 

@@ -57,15 +57,17 @@ def is_address(path: object) -> bool:
 def why_offline() -> str | None:
     """Why W&B cannot be asked from here, in words that finish a sentence; None where it can. Nothing is prompted for.
 
-    A mode in the environment that is not "online" holds for what is read as well.
+    A mode in the environment that is not "online" holds for what is read as well. Raises Refused for a key of the
+    wrong form.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    if (mode := _mode("auto")) == "online":
+    with asking("login"):
+        mode = _mode("auto")
+    if mode == "online":
         return None
-    if given := os.environ.get("WANDB_MODE"):
-        return f"WANDB_MODE={given}"
-    return f"no W&B key is configured ('wandb login' sets one); {mode}"
+    given = os.environ.get("WANDB_MODE")
+    return f"WANDB_MODE={given}" if given else "no key is configured ('wandb login' sets one)"
 
 
 @contextlib.contextmanager
@@ -99,7 +101,8 @@ def read(address: Address) -> list[Record]:
     if len(ours) < len(found):
         print(f"rankwise: left out: {len(found) - len(ours)} runs that rankwise did not make", file=sys.stderr)
     with asking(address):
-        return [_record(run, list(run.scan_history())) for run in ours]
+        histories = [list(run.scan_history()) for run in ours]
+    return [_record(run, history) for run, history in zip(ours, histories, strict=True)]
 
 
 def count(address: Address, groups: list[str]) -> int:
@@ -108,9 +111,11 @@ def count(address: Address, groups: list[str]) -> int:
 
     with asking(address):
         try:
-            return len(list(wandb.Api(timeout=ANSWER_S).runs(address.path, filters={"group": {"$in": groups}})))
-        except ValueError:
-            return 0
+            return len(wandb.Api(timeout=ANSWER_S).runs(address.path, {"group": {"$in": groups}}, per_page=1))
+        except ValueError as error:
+            if "Could not find project" in str(error):
+                return 0
+            raise
 
 
 def _record(run: Any, history: list[dict[str, Any]]) -> Record:
