@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rankwise.cli import main
 from rankwise.config import Config, run_id, typed
@@ -141,6 +142,30 @@ def test_a_foreign_launcher_runs_the_same_study(tmp_path):
     assert done.returncode == 0, done.stderr
     assert {record.status for record in results(tmp_path).values()} == {"finished"}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["outputs"]
+
+
+def test_optuna_weighs_score_against_memory_on_our_launcher(tmp_path):
+    more = ["hydra/sweeper=optuna", "experiment=optuna", "task.n_validation=null", "hydra.sweeper.n_trials=2"]
+    done = rankwise("train", "-m", "debug=fast", *more, "method.rank=choice(1,2,4)", "targets=qv", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    runs = results(tmp_path).values()
+    assert {record.status for record in runs} == {"finished"}
+    assert {record.config["purpose"] for record in runs} == {"search"}
+    front = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())["solutions"]
+    seen = {(record.objective, float(record.memory["train"]["peak_bytes"])) for record in runs}
+    assert front and {tuple(solution["values"]) for solution in front} <= seen
+
+
+def test_a_sweep_file_runs_without_a_server_and_again_runs_nothing(tmp_path):
+    command = ["${env}", "rankwise", "train", "debug=fast", "study=swept", "tracking=none", "${args_no_hyphens}"]
+    axes = {"method.rank": {"values": [1, 64]}}  # the second is wider than the model
+    sweep = {"method": "grid", "metric": {"name": "objective", "goal": "maximize"}, "command": command}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(sweep | {"parameters": axes}))
+    done = rankwise("sweep", "s.yaml", folder=tmp_path)
+    assert done.returncode == 1 and "method.rank=64: at most 32" in done.stderr
+    assert "1 failed, 1 finished" in done.stdout and "best: method.rank=1" in done.stdout
+    again = rankwise("sweep", "s.yaml", folder=tmp_path)
+    assert again.stdout == done.stdout and "started" not in again.stderr
 
 
 def test_a_snapshot_runs_again_to_the_same_run_and_result(tmp_path):

@@ -63,7 +63,7 @@ def load_tokenizer(run: Run) -> Any:
 def stored_base(run: Run, settings: Numerics) -> tuple[nn.Module, Any]:
     """The base in the storage that the run kept it in."""
     lm, tokenizer = load_base(run)
-    pass
+    store(lm, run.config, _heads(run, lm), settings.precision, settings.device)
     return lm, tokenizer
 
 

@@ -9,6 +9,7 @@ import webbrowser
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from rankwise.commands._shared import parse
@@ -95,8 +96,8 @@ def _offline(report: Report, paths: list[Path]) -> dict[str, Any]:
     return {
         "mode": "offline",
         "html": str(report.write(folder)["html"]),
-        "view": [f"wandb leet {mirror}" for mirror in tracked],
-        "sync": [f"wandb sync {mirror}/offline-run-*" for mirror in tracked if any(mirror.glob("offline-run-*"))],
+        "view": [f"wandb leet {quote(str(mirror))}" for mirror in tracked],
+        "sync": [f"wandb sync {quote(str(one))}/offline-run-*" for one in tracked if any(one.glob("offline-run-*"))],
     }
 
 
