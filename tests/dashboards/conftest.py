@@ -5,32 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_configs import tiny
+from tracked_study import Command, Study, nobody
 from wandb_server import ContractServer
 from wandb_server.http import OPERATIONS
 from wandb_server.runs import project_node
 from wandb_server.store import Store
 from zygote import Zygote
 
-from rankwise.config import Config, plain
+from rankwise.config import plain
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
 ARMS = (("lora", {"method__rank": 2}), ("full", {}))
-
-
-@dataclass
-class Study:
-    """Two arms on two seeds: the files, and the server that was told of them."""
-
-    server: ContractServer
-    folder: Path
-    configs: list[Config]
 
 
 @pytest.fixture(scope="session")
@@ -60,12 +50,6 @@ def rankwise(tmp_path: Path) -> Command:
         return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
 
     return call
-
-
-def nobody(home: Path) -> dict[str, str]:
-    """An environment without credentials and settings of the developer's."""
-    names = ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_ARTIFACT_DIR")
-    return {name: str(home) for name in names} | {"NETRC": str(home / "netrc")}
 
 
 def project_views(store: Store, given: dict[str, Any]) -> dict[str, Any]:

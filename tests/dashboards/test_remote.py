@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import Command, Study
+from tracked_study import Command, Study
 from wandb_server.http import OPERATIONS
 
 from rankwise.errors import Refused

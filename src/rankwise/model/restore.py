@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,7 @@ def with_weights(lm: nn.Module, config: Config, folder: Path) -> nn.Module:
             return PeftModel.from_pretrained(lm, str(folder))
     if name == "full":
         return _whole(lm, file)
-    config.method.init_from = None  # the start does not matter any more
-    model = adapt(lm, config).model
+    model = adapt(lm, replace(config, method=replace(config.method, init_from=None))).model  # its start is over
     load_best(model, file)
     return model
 

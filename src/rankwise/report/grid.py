@@ -44,7 +44,7 @@ def grids(report: Findings) -> list[Grid]:
             "title": title,
             "header": ["base stored as", *(f"r={rank}" for rank in ranks)],
             "rows": [
-                [quant, *(show(arm) if (arm := cells.get((quant, rank))) else fmt.NOTHING for rank in ranks)]
+                [quant, *(show(cells[quant, rank]) if (quant, rank) in cells else fmt.NOTHING for rank in ranks)]
                 for quant in storages
             ],
         }

@@ -1,0 +1,29 @@
+"""What the tests here share beside fixtures."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from wandb_server import ContractServer
+
+from rankwise.config import Config
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@dataclass
+class Study:
+    """Two arms on two seeds: the files, and the server that was told of them."""
+
+    server: ContractServer
+    folder: Path
+    configs: list[Config]
+
+
+def nobody(home: Path) -> dict[str, str]:
+    """An environment without credentials and settings of the developer's."""
+    names = ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_ARTIFACT_DIR")
+    return {name: str(home) for name in names} | {"NETRC": str(home / "netrc")}
