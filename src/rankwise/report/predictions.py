@@ -27,7 +27,7 @@ class Predictions:
 def load(record: Record, metric: str) -> Predictions | str:
     """The run's predictions, or why they cannot be used, in words that finish "no comparison: …"."""
     if record.folder is None:
-        return "the run has no folder"
+        return "it was read from W&B, which has no predictions"
     name = record.run.get("name") or record.folder.name
     column = "prediction" if metric == "accuracy" else "score"
     try:
