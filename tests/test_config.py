@@ -195,6 +195,7 @@ REFUSED = [
     ("method.bias=some:", {"method__bias": "some"}),
     ("method.name=lorra: .*did you mean lora", {"method__name": "lorra"}),
     ("quant.kind=int3:", {"quant__kind": "int3"}),
+    ("method.init=loftq: PEFT computes it on a CUDA GPU alone", {"method__init": "loftq"}),
     ("quant=nf4: none with method=full", {"quant__name": "nf4", "quant__kind": "nf4", "method__name": "full"}),
     ("method.bias=all: none with quant=nf4", {"quant__name": "nf4", "quant__kind": "nf4", "method__bias": "all"}),
     ("quant.double=True:", {"quant__kind": "int8", "quant__double": True}),

@@ -102,6 +102,9 @@ def _check_alpha(key: str, alpha: Any, roots: bool = True) -> None:
 
 def _check_lora(config: Config) -> None:
     method, init = config.method, config.method.init
+    if init == "loftq":
+        why = "PEFT computes it on a CUDA GPU alone, so it is not offered; another start on quant=nf4 is"
+        raise Refused.value("method.init", init, why)
     if init is not None and init not in INITS and not re.fullmatch(r"pissa_niter_[1-9][0-9]{0,2}", init):
         raise Refused.value("method.init", init, f"one of {', '.join(INITS)}{did_you_mean(init, INITS)}")
     if method.budget is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 from wandb_server import ContractServer
 
@@ -38,3 +39,13 @@ def test_an_agent_works_off_a_sweep_of_ranks(
         assert got["config"]["optim"]["lr"] == 0.004
         assert got["summary"]["objective"] == record.objective
         assert record.run["wandb"]["id"] == run
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml")), ids=lambda f: f.stem)
+def test_the_servers_client_takes_every_shipped_sweep_file(
+    server: ContractServer, python: Callable[..., str], file: Path
+) -> None:
+    said = python("-m", "wandb", "sweep", "--project", "ranks", file, **server.env())
+    ((_, made),) = server.sweeps.items()
+    assert made.config["parameters"] == yaml.safe_load(file.read_text())["parameters"]
+    assert "warning" not in said.lower()

@@ -21,10 +21,7 @@ from rankwise.tracking import remote
 from rankwise.tracking.record import Record, find, write_atomically
 
 _MARGIN = 0.02  # of records without one
-_REMOTE = (
-    "{} of the runs were read back from W&B, which has neither predictions nor fingerprints: differences are not "
-    "tested item by item, and nothing shows that their data and models were the same."
-)
+_REMOTE = "{} of the runs were read back from W&B, which has no predictions: differences are not tested item by item."
 
 
 class Report(Findings):

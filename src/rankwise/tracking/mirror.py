@@ -250,6 +250,9 @@ def summary(record: Record) -> dict[str, Any]:
         for name, score in record.metrics.get(part, {}).items():
             values[f"{'val' if part == 'validation' else part}/{name}"] = score["value"]
             values[f"{'val' if part == 'validation' else part}/{name}_se"] = score["se"]
+    for part in ("data", "model"):  # what tells whether runs may be compared
+        if fingerprint := (record.provenance.get(part) or {}).get("fingerprint"):
+            values[f"provenance/{part}/fingerprint"] = fingerprint
     return values | {"objective": record.objective, "status": record.status}
 
 

@@ -1,6 +1,6 @@
 """Runs read back from W&B: what ``mirror`` sent there becomes a Record again.
 
-W&B has the config, the numbers and the curve of a run. It has no predictions on the test set and no fingerprints.
+W&B has the config, the numbers, the curve and the fingerprints of a run. It has no predictions on the test set.
 """
 
 from __future__ import annotations
@@ -131,6 +131,7 @@ def _record(run: Any, history: list[dict[str, Any]]) -> Record:
         },
         config=_config(config),
         metrics={name: _scores(summary[part]) for part, name in _PARTS.items() if part in summary},
+        provenance=summary.get("provenance", {}),
         objective=summary.get("objective"),
         **{name: summary.get(name, {}) for name in _GROUPS},
     )  # fmt: skip
