@@ -199,6 +199,7 @@ def _load(config: Config, record: Record) -> tuple[Any, assets.Asset]:
     sizes = {name: len(getattr(rows, name)) for name in ("train", "validation", "test")}
     record.provenance["data"] = {
         "source": source.source,
+        "asset": source.fingerprint,
         "fingerprint": rows.fingerprint,
         "classes": rows.classes,
         **sizes,

@@ -14,6 +14,8 @@ import yaml
 from rankwise.cli import main
 from rankwise.config import Config, folder, run_id
 from rankwise.errors import Refused
+from rankwise.run import run
+from rankwise.study import changes
 from rankwise.study.app import call_hydra
 from rankwise.study.axes import excluded, paired
 from rankwise.study.compose import composed, known_keys
@@ -193,3 +195,18 @@ def test_a_dry_run_lists_ids_states_and_costs_and_runs_nothing(
 
 def test_a_purpose_changes_no_identity(tiny: Tiny) -> None:
     assert run_id(replace(tiny(), purpose="search")) == run_id(tiny())
+
+
+def test_a_study_says_which_finished_runs_had_other_code_model_or_data(tiny: Tiny, tmp_path: Path) -> None:
+    rows = tmp_path / "mine.tsv"
+    rows.write_text("text\tlabel\n" + "".join(f"word {i}\t{i % 2}\n" for i in range(40)))
+    config = tiny(task__path=str(rows), task__n_train=None, task__n_validation=None, task__n_test=None)
+    config.method.name = "tfidf"
+    assert run(config).status == records.FINISHED
+    assert changes.changed(config) == [] and changes.summary([config]) == ""
+    rows.write_text(rows.read_text() + "one more\t1\n")
+    assert changes.changed(config) == ["data"]
+    record = records.read(folder(config))
+    record.provenance["code"] = "sha256:other"
+    record.write()
+    assert changes.summary([config, config]) == "2 with other code, 2 with other data"

@@ -83,6 +83,9 @@ def build(paths: list[Path]) -> Report:
         said.append(f"{left_out} runs that tuned or searched are left out: they chose what is compared.")
     elif records[0].config.get("purpose"):
         said.insert(0, "These runs tuned or searched; what they chose is not yet judged on fresh seeds.")
+    codes = {record.provenance.get("code") for record in records if record.provenance.get("code")}
+    if len(codes) > 1:
+        said.append(f"{len(codes)} versions of rankwise's code made these runs: a difference may be the code's.")
     top = headline(families, reference, metric)
     if read_back := sum(record.folder is None for record in records):
         said.append(_REMOTE.format(read_back))

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rankwise.check import check, check_here
 from rankwise.config import Config, merged, run_id
 from rankwise.errors import Refused
+from rankwise.study import changes
 from rankwise.study.axes import Row, excluded, paired
 from rankwise.study.compose import explain, known_keys, to_typed, unresolved
 from rankwise.study.tuning import Tuning
@@ -142,7 +143,8 @@ class Composer:
 
 def _launch_rest(sweeper: StudySweeper, configs: Sequence[Config], what: str = "") -> int:
     """Launch what is not finished, after saying how much that is."""
-    _announce(len(configs), sum(config.rerun or not is_finished(config) for config in configs), what)
+    done = [config for config in configs if not config.rerun and is_finished(config)]
+    _announce(len(configs), len(configs) - len(done), what, changes.summary(done))
     return launch_missing(configs, sweeper.launcher.jobs)  # type: ignore[union-attr]
 
 
@@ -173,6 +175,8 @@ def _check_jobs(jobs: object) -> None:
         raise Refused.value("hydra.launcher.jobs", jobs, "an integer of at least 1, or null")
 
 
-def _announce(runs: int, left: int, what: str = "") -> None:
+def _announce(runs: int, left: int, what: str = "", other: str = "") -> None:
+    """How much there is to do, and whether what is done was done with other code, model or data."""
     before = f", {runs - left} finished before" if runs > left else ""
+    before += f" ({other}; --rerun runs them again)" if other else ""
     print(f"rankwise: {runs} {what}runs{before}; {left} to run", file=sys.stderr)

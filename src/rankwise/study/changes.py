@@ -1,0 +1,40 @@
+"""What has changed since a finished run was made: code, model or data, which its identity does not hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rankwise import assets
+from rankwise.config import Config, Model, Task, folder
+from rankwise.errors import Refused
+from rankwise.tracking import record as records
+from rankwise.tracking.provenance import code_fingerprint
+
+
+def changed(config: Config) -> list[str]:
+    """Of code, model and data, what is other than in the finished run's record. What cannot be told is left out."""
+    made = records.read(folder(config)).provenance
+    then = {
+        "code": made.get("code"),
+        "model": (made.get("model") or {}).get("fingerprint"),
+        "data": (made.get("data") or {}).get("asset"),
+    }
+    now = {"code": code_fingerprint(), "model": _fingerprint(config.model), "data": _fingerprint(config.task)}
+    return [name for name in then if then[name] and now[name] and then[name] != now[name]]
+
+
+def summary(finished: Sequence[Config]) -> str:
+    """``2 with other code, 1 with other data`` of the finished runs, or nothing."""
+    counts = Counter(name for config in finished for name in changed(config))
+    return ", ".join(f"{count} with other {name}" for name, count in counts.items())
+
+
+def _fingerprint(source: Model | Task) -> str | None:
+    """Of what is on this disk or generated; None for what would have to be fetched first."""
+    try:
+        if source.path or source.package:
+            return assets.resolve(source, progress=False).fingerprint if assets.cached(source) else None
+        return assets.resolve(source, progress=False).fingerprint
+    except Refused:
+        return None
