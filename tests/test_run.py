@@ -53,8 +53,8 @@ def test_a_run_leaves_one_self_contained_folder(tiny: Tiny) -> None:
     assert files(config) == {"result.json", "config.yaml", "metrics.jsonl", "predictions.parquet", "adapter"}
     assert typed(yaml.safe_load((folder(config) / "config.yaml").read_text())) == config
     assert record.provenance["data"] | {"fingerprint": None} == {
-        "source": "600 generated rows", "fingerprint": None, "classes": ["0", "1"], "train": 128, "validation": 64,
-        "test": 64,
+        "source": "600 generated rows", "asset": "synthetic:600", "fingerprint": None, "classes": ["0", "1"],
+        "train": 128, "validation": 64, "test": 64,
     }  # fmt: skip
     assert record.provenance["model"]["source"] == "random weights"
     assert record.run["started"] <= record.run["ended"]
