@@ -97,7 +97,7 @@ def _tell(config: Config, record: Record, on_progress: OnProgress) -> Record:
 
 def _fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progress: OnProgress) -> None:
     with clock("imports"):
-        from rankwise.measure.efficiency import flops_of, utilisation
+        from rankwise.measure.efficiency import operations, utilisation
         from rankwise.measure.parameters import count
         from rankwise.model import base, weights
         from rankwise.model.adapt import adapt
@@ -130,8 +130,9 @@ def _fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progre
     measuring = probe.Probe(periods.shapes, loaders.largest_validation) if config.tracking.ledger else None
     if measuring:
         with clock("plan"):
-            expected = predict(config, architecture, scorer, settings, measuring.shapes, measuring.evaluation)
-            record.memory = expected.memory()
+            record.memory, form = predict(
+                config, architecture, scorer, settings, measuring.shapes, measuring.evaluation
+            )
     tuner = module.FineTuner(adapted.model, scorer, config.optim, budget.steps, config.method.lr_ratio)
     watch = loop.Watch(config, budget, record.folder / "best.safetensors", clock, log, on_progress)
     trainer = loop.fit(tuner, periods, watch, measuring, config, settings, record)
@@ -141,12 +142,9 @@ def _fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progre
         record.metrics["test"], columns = loop.test(trainer, tuner, loaders.test)
     if measuring:
         with clock("measure"):
-            form = expected.operations.closed_form
             taken = list(chain.from_iterable(periods.shapes[: trainer.global_step]))
-            operations = flops_of(form, measuring.shapes) | {"per_step_counted": measuring.counted}
-            if form:
-                operations["train_total"] = sum(form.cost(shape.rows, shape.length).total for shape in taken)
-            record.compute |= {"flops": operations, **utilisation(form, taken, watch.throughput, settings)}
+            record.compute["flops"] = operations(form, measuring.shapes, measuring.counted, taken)
+            record.compute |= utilisation(form, taken, watch.throughput, settings)
     with clock("save"):
         predictions.write(record.folder, data.test.items, columns["label"], columns["prediction"], columns["score"])
         record.storage["adapter_bytes"] = weights.export(

@@ -14,6 +14,7 @@ from tiny_configs import CONF, SHAPES
 
 from rankwise.cli import main
 from rankwise.config import Config, Model, Quant
+from rankwise.errors import Refused
 from rankwise.measure.ledger import PARTS
 from rankwise.plan.estimate import Question, plan
 from rankwise.plan.fit import LARGEST, largest_batch
@@ -77,6 +78,27 @@ def test_other_optimizers_checkpointing_and_accumulation_are_predicted_too(tiny:
     for phase in ("train", "eval"):
         found, predicted = measured(record, phase)
         assert predicted["peak_bytes"] == pytest.approx(found["peak_bytes"], rel=0.02)
+
+
+UNFOLLOWED: list[dict[str, Any]] = [
+    {"model_type": "t5", "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2,
+     "decoder_start_token_id": 0},
+    {"model_type": "mixtral", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+     "num_key_value_heads": 2, "intermediate_size": 64, "num_local_experts": 4},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", UNFOLLOWED, ids=lambda shape: str(shape["model_type"]))
+def test_a_model_that_no_plan_can_follow_trains_and_is_measured(tiny: Tiny, shape: dict[str, Any]) -> None:
+    config = tiny(tracking__ledger=True)
+    config.model = Model(name="odd", shape=shape)
+    record = run(config)
+    found = record.memory["train"]
+    assert record.status == "finished" and sum(found[f"{part}_bytes"] for part in PARTS) == found["peak_bytes"]
+    assert "predicted" not in found and "cannot be followed" in found["unpredicted"]
+    assert record.compute["flops"]["per_step_counted"] > 0
+    with pytest.raises(Refused, match=f"^{shape['model_type']}: its step cannot be followed"):
+        row(config, hardware=Hardware.here())
 
 
 def test_a_plan_before_the_run_says_what_the_run_then_holds(tiny: Tiny) -> None:

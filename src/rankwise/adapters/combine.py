@@ -19,7 +19,7 @@ from rankwise.adapters.runs import Run, same_base
 from rankwise.adapters.swap import name_of
 from rankwise.errors import Refused
 from rankwise.model.base import reason
-from rankwise.model.methods.quiet import quiet_peft
+from rankwise.model.methods.quiet import CANNOT, quiet_peft
 from rankwise.model.methods.seeds import derived_seed
 from rankwise.model.methods.warm import ADAPTER_FILE
 
@@ -159,7 +159,7 @@ def _add(
             model.base_model.add_weighted_adapter(
                 names, weights, _NAME, combination_type=how, svd_rank=rank, density=density, svd_full_matrices=False
             )
-    except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
+    except CANNOT as error:
         raise Refused(f"--how {how}: PEFT cannot combine these adapters ({reason(error)})") from None
 
 

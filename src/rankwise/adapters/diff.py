@@ -39,17 +39,17 @@ def scores(one: Run, other: Run) -> dict[str, Any]:
     for name in [name for name in mine if name in theirs]:
         gap = None
         if why is None and name in ("accuracy", "pearson", "spearman"):
-            (_, a), (_, b) = stored  # type: ignore[misc]
+            a, b = (columns for _, columns in filter(None, stored))
             gap = score.paired(name, a["label"], a, b).to_json()
         found[name] = {"scores": [mine[name], theirs[name]], "difference": gap}
     return {"metrics": found, "not_paired": why}
 
 
-def compare(a: factors.Delta, b: factors.Delta) -> dict[str, float | None]:
+def compare(a: factors.Delta, b: factors.Delta) -> dict[str, Any]:
     """‖ΔW − ΔW'‖ / ‖ΔW‖ and the cosine of the two, null where a norm is zero."""
     aa, bb, ab = a.dot(a), b.dot(b), a.dot(b)
     return {
-        "norms": [math.sqrt(max(0.0, aa)), math.sqrt(max(0.0, bb))],  # type: ignore[dict-item]
+        "norms": [math.sqrt(max(0.0, aa)), math.sqrt(max(0.0, bb))],
         "distance": math.sqrt(max(0.0, aa + bb - 2 * ab) / aa) if aa > 0 else None,
         "cosine": max(-1.0, min(1.0, ab / math.sqrt(aa * bb))) if aa > 0 and bb > 0 else None,
     }

@@ -19,7 +19,7 @@ from rankwise.adapters.runs import Run, base_asset
 from rankwise.config import ADAPTERS
 from rankwise.errors import Refused
 from rankwise.model import base
-from rankwise.model.methods.quiet import quiet_peft
+from rankwise.model.methods.quiet import CANNOT, quiet_peft
 from rankwise.model.methods.warm import ADAPTER_FILE
 from rankwise.model.quantize import LOW, cast_base, dequantize, store
 from rankwise.model.restore import with_weights
@@ -125,7 +125,7 @@ def check(run: Run, folder: Path) -> None:
             warnings.simplefilter("ignore")  # PEFT's advice on training it
             model = get_peft_model(lm, settings, low_cpu_mem_usage=True)
             wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
-    except (ValueError, TypeError, RuntimeError, AttributeError, KeyError, NotImplementedError) as error:
+    except CANNOT as error:
         raise Refused(f"{folder}: an adapter for another base ({base.reason(error)})") from None
     if odd := sorted(found.keys() ^ wanted.keys()):
         where = "holds" if odd[0] in found else "lacks"

@@ -18,6 +18,7 @@ from rankwise.adapters.runs import Run, base_asset
 from rankwise.config import PARTIAL
 from rankwise.errors import Refused
 from rankwise.model.base import reason
+from rankwise.model.methods.quiet import CANNOT
 
 TOLERANCE = 1e-5  # relative, of the logits in fp32
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -80,7 +81,7 @@ def fold(model: nn.Module, run: Run) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             merged = model.merge_and_unload(safe_merge=True)
-    except (NotImplementedError, AttributeError, ValueError, TypeError, RuntimeError) as error:
+    except CANNOT as error:
         kind = _kind(model.peft_config["default"])
         raise Refused(f"{run.folder}: {kind} cannot be merged by PEFT ({reason(error)})") from None
     assert isinstance(merged, nn.Module)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,21 +44,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parse(parser, rest)
     prepare_environment()
+    from rankwise.tracking.record import finite
+
     found = call(options)
     if options.json:
-        print(json.dumps(_finite(found), indent=1))
+        print(json.dumps(finite(found), indent=1))
     else:
         text(found)
     return 1 if what == "swap" and not all(row["same"] for row in found["adapters"]) else 0
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: a number that is not finite becomes null."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _one_run(parser: argparse.ArgumentParser, out: str) -> None:

@@ -24,6 +24,16 @@ class Settings(Protocol):
     def threads(self) -> int: ...
 
 
+def operations(
+    form: ClosedForm | None, step: Sequence[Shape], counted: int | None, taken: Sequence[Shape]
+) -> dict[str, Any]:
+    """``flops_of`` a measured step, beside what was counted in it, and the sum over all micro-batches ``taken``."""
+    found = flops_of(form, step) | {"per_step_counted": counted}
+    if form is None:
+        return found
+    return found | {"train_total": sum(form.cost(shape.rows, shape.length).total for shape in taken)}
+
+
 def flops_of(form: ClosedForm | None, step: Sequence[Shape]) -> dict[str, Any]:
     """FLOPs of an optimizer step over these micro-batches, and per token of its largest (padding counted).
 

@@ -18,7 +18,7 @@ from rankwise.errors import Refused
 from rankwise.model.base import head_names, reason
 from rankwise.model.methods import adalora, bottleneck, inits, lora, tuners
 from rankwise.model.methods import partial as partly
-from rankwise.model.methods.quiet import quiet_peft
+from rankwise.model.methods.quiet import CANNOT, quiet_peft
 from rankwise.model.methods.seeds import derived_seed
 from rankwise.model.methods.warm import warm_start
 from rankwise.model.targets import adapted_modules, shape
@@ -102,7 +102,7 @@ def _peft_model(base: nn.Module, settings: PeftConfig, config: Config, planned: 
     try:
         with quiet_peft():
             model = get_peft_model(base, settings, low_cpu_mem_usage=planned)
-    except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
+    except CANNOT as error:
         raise Refused(f"method={config.method.name}: PEFT cannot adapt this model so ({reason(error)})") from None
     assert isinstance(model, PeftModel)
     for name, parameter in model.named_parameters():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,12 +14,13 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from transformers import PretrainedConfig
 
 from rankwise.config import Config
+from rankwise.errors import Refused
 from rankwise.measure import flops
 from rankwise.measure.flops import Watched
 from rankwise.measure.ledger import Footprint, Ledger
 from rankwise.measure.shape import Shape
 from rankwise.model.adapt import Adapted, adapt
-from rankwise.model.base import head_names
+from rankwise.model.base import head_names, reason
 from rankwise.model.quantize import LOW, store
 from rankwise.model.skeleton import materialise, skeleton
 from rankwise.plan import attention as kernels
@@ -96,7 +98,7 @@ class FakeRun:
 
     def operations(self, shape: Shape) -> Watched:
         """What one forward pass says about the operations of a step, for any shape."""
-        with self.mode, _known_numbers(), flops.watch(self.model) as watched, self._autocast():
+        with self._followed(), self.mode, _known_numbers(), flops.watch(self.model) as watched, self._autocast():
             self._losses(self._batch(shape))
         return watched
 
@@ -142,8 +144,23 @@ class FakeRun:
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
-        with self.mode, _known_numbers(), kernels.without_scores() if self.gpu else contextlib.nullcontext():
+        attention = kernels.without_scores() if self.gpu else contextlib.nullcontext()
+        with self._followed(), self.mode, _known_numbers(), attention:
             yield
+
+    @contextlib.contextmanager
+    def _followed(self) -> Iterator[None]:
+        """Refuse a model whose step depends on values, as routing to experts and T5's pooling do."""
+        torchs = logging.getLogger("torch._subclasses.fake_tensor")
+        level = torchs.level
+        torchs.setLevel(logging.CRITICAL)
+        try:
+            yield
+        except Exception as error:  # a model's own code can fail in any way on tensors without content
+            kind = getattr(self.model.config, "model_type", "this model")
+            raise Refused(f"{kind}: its step cannot be followed without values ({reason(error)})") from None
+        finally:
+            torchs.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +12,7 @@ from rankwise.report.arms import Arm
 from rankwise.report.findings import Findings
 from rankwise.report.statistics import Interval
 from rankwise.report.table import rank_fraction
+from rankwise.tracking.record import finite
 
 
 def csv_text(report: Findings) -> str:
@@ -41,7 +41,7 @@ def document(report: Findings) -> dict[str, Any]:
         ],
         "runs": [record.to_dict() for record in report.records],
     }  # fmt: skip
-    return _finite(found)
+    return finite(found)
 
 
 def _arm(report: Findings, arm: Arm) -> dict[str, Any]:
@@ -112,12 +112,3 @@ def _cost(arm: Arm) -> dict[str, float | None]:
         "mfu": arm.median("compute.mfu"), "train_s": arm.median("compute.seconds.train_s"),
         "total_s": arm.median("compute.seconds.total_s"), "tokens_per_s": arm.median("compute.tokens_per_s"),
     }  # fmt: skip
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: a number that is not finite becomes null."""
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

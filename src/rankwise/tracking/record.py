@@ -74,7 +74,7 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without the folder: what ``result.json`` holds."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "folder"}
-        return _finite(values)
+        return finite(values)
 
     def write(self) -> None:
         """Replace ``result.json`` in the run's folder atomically."""
@@ -197,10 +197,10 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON has no NaN: a number that is not finite becomes null."""
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,10 +1,13 @@
-"""PEFT without the warnings that say nothing to a user of rankwise."""
+"""PEFT without the warnings that say nothing to a user of rankwise, and its ways of saying no."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
 from collections.abc import Iterator
+
+# What PEFT raises for a method, a layer or a combination that it cannot do: each tuner has its own idea.
+CANNOT = (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError, KeyError)
 
 
 @contextlib.contextmanager
