@@ -81,25 +81,19 @@ def mode(wanted: str) -> None:
 
 def logits(cases: list[dict[str, str]], texts: list[str]) -> None:
     """Logits of each saved ``adapter`` on its saved ``base``, by PEFT alone, into the file ``out``."""
-    from peft import PeftModel
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from alone import logits as by_peft
 
-    for case in cases:
-        tokenizer = AutoTokenizer.from_pretrained(case["base"])
-        model = AutoModelForSequenceClassification.from_pretrained(case["base"], num_labels=2)
-        model.config.pad_token_id = tokenizer.pad_token_id
-        adapted = PeftModel.from_pretrained(model, case["adapter"]).eval()
-        with torch.inference_mode():
-            values = adapted(**tokenizer(texts, padding=True, return_tensors="pt")).logits
-        Path(case["out"]).write_text(json.dumps(values.tolist()))
+    by_peft(cases, texts)
 
 
 def restored(folders: list[str], texts: list[str]) -> None:
     """Logits of each run in ``folders``, from what it left there, into its file ``restored``."""
-    from rankwise.model.restore import load_run
+    from rankwise.adapters import loading
+    from rankwise.adapters.runs import open_trained
 
     for place in map(Path, folders):
-        model, tokenizer, _ = load_run(place)
+        run = open_trained(place)
+        model, tokenizer = loading.as_run(run, loading.numerics(run))
         with torch.inference_mode():
             values = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
         (place / "restored").write_text(json.dumps(values.tolist()))

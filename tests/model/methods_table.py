@@ -11,6 +11,7 @@ import yaml
 from tiny_configs import SHAPES, tiny
 from torch import nn
 
+from rankwise import assets
 from rankwise.assets import resolve
 from rankwise.config import METHODS, Config, plain
 from rankwise.model import base
@@ -125,8 +126,10 @@ def leave(config: Config, folder: Path) -> None:
     """What a run writes beside its adapter."""
     folder.mkdir(parents=True, exist_ok=True)
     record = records.begin(config, None)
-    record.folder, record.provenance["data"] = folder, {"classes": ["a", "b"]}
+    record.folder = folder
+    base = {"fingerprint": assets.resolve(config.model).fingerprint}
+    record.provenance |= {"data": {"classes": ["a", "b"]}, "model": base}
     record.run["status"] = records.FINISHED
-    record.compute["attention"] = "eager"
+    record.compute |= {"attention": "eager", "precision": "fp32"}
     record.write()
     (folder / "config.yaml").write_text(yaml.safe_dump(plain(config)))

@@ -16,12 +16,13 @@ from methods_table import CASES, REFUSED, TEXTS, TRAINED, config_of, leave, load
 from tiny_configs import SHAPES, tiny
 from zygote import Zygote
 
+from rankwise.adapters import loading
+from rankwise.adapters.runs import open_trained
 from rankwise.check import check
 from rankwise.config import METHODS, Config
 from rankwise.errors import Refused
 from rankwise.measure.parameters import count
 from rankwise.model.adapt import adapt
-from rankwise.model.restore import load_run
 from rankwise.model.weights import export
 from rankwise.plan.fake import build as planned
 from rankwise.run import run
@@ -95,8 +96,9 @@ def test_a_run_of_every_method_is_finished_predicted_and_restored(tiny: Tiny, me
     if (flops := record.compute["flops"].get("per_step")) is not None:
         assert flops == record.compute["flops"]["per_step_counted"]
     assert record.folder is not None
-    model, _, again = load_run(record.folder)
-    assert again == config and not model.training
+    stored = open_trained(record.folder)
+    model, _ = loading.as_run(stored, loading.numerics(stored))
+    assert stored.config == config and not model.training
     assert count(model, ["classifier"])["head"] in (0, 66)  # PEFT loads for inference
 
 
@@ -131,7 +133,7 @@ def test_adapters_that_changed_their_base_load_on_the_untouched_one_without_rank
         export(adapted.model, place, keep_full=False, start=adapted.start)
         told.append((logits(adapted.model, tokenizer), before))
         cases.append({"base": str(bases / shape), "adapter": str(place), "out": str(place / "out")})
-    script = f"import sys, json\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nimport alone\n"
+    script = f"import sys, json\nsys.path.insert(0, {str(Path(__file__).parents[1])!r})\nimport alone\n"
     script += f"alone.logits({cases!r}, {TEXTS!r})\nassert not any(n.startswith('rankwise') for n in sys.modules)"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -13,31 +12,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
 
-from rankwise import assets
-from rankwise.config import ADAPTERS, BASELINES, PARTIAL, Config, typed
+from rankwise.config import ADAPTERS, PARTIAL, Config, typed
 from rankwise.errors import Refused
 from rankwise.model import base
 from rankwise.model.adapt import adapt
 from rankwise.model.methods.quiet import quiet_peft
 from rankwise.model.methods.warm import ADAPTER_FILE, HEAD_FILE, TRAINED_FILE
-from rankwise.model.quantize import store
 from rankwise.model.weights import load_best
-from rankwise.tracking import record as records
-
-
-def load_run(folder: Path) -> tuple[nn.Module, Any, Config]:
-    """The trained model in eval mode, its tokenizer and the run's config.
-
-    Raises Refused for a folder that is not a run's, a baseline, and weights that were not kept.
-    """
-    config, record = load_config(folder), records.read(folder)
-    if config.method.name in BASELINES:
-        raise Refused(f"{folder}: method={config.method.name} trains no model")
-    outputs = len((record.provenance.get("data") or {}).get("classes") or [0])
-    source = assets.resolve(config.model, progress=False)
-    lm, tokenizer = base.load(config.model, source, outputs, config.seed, record.compute.get("attention"))
-    store(lm, config, base.head_names(lm), str(record.compute.get("precision", "fp32")))
-    return with_weights(lm, config, folder / "adapter").eval(), tokenizer, config
 
 
 def load_config(folder: Path) -> Config:
