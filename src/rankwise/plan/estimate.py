@@ -136,7 +136,7 @@ def _time(config: Config, task: Facts, operations: Row, question: Question, sett
 def _mfu(question: Question, config: Config, precision: str) -> tuple[float, str]:
     if question.mfu is not None:
         return question.mfu, "given"
-    if question.hardware.gpu is None or question.hardware == Hardware.here():
+    if question.hardware.is_here:
         measured = _measured_mfu(config.outputs, config.model.name, precision, question.hardware.device)
         if measured:
             return statistics.median(measured), f"measured in {len(measured)} finished runs of this model"

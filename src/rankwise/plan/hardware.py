@@ -20,7 +20,8 @@ class Hardware:
     name: str
     device: str  # cuda | cpu
     memory_bytes: int
-    gpu: Gpu | None = None  # one of the known, which need not be here
+    gpu: Gpu | None = None  # one of the known
+    is_here: bool = False
 
     @classmethod
     def named(cls, name: str) -> Hardware:
@@ -33,8 +34,8 @@ class Hardware:
         """The GPU of this machine, else its processor with the memory that is free."""
         if torch.cuda.is_available():
             name = torch.cuda.get_device_name()
-            return cls(name, "cuda", torch.cuda.get_device_properties(0).total_memory, recognise(name))
-        return cls(str(machine.hardware()["cpu"]), "cpu", machine.memory_bytes())
+            return cls(name, "cuda", torch.cuda.get_device_properties(0).total_memory, recognise(name), True)
+        return cls(str(machine.hardware()["cpu"]), "cpu", machine.memory_bytes(), is_here=True)
 
     def settle(self, trainer: Trainer) -> numerics.Numerics:
         """Precision and attention as a run there would choose them."""

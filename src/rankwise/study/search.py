@@ -52,7 +52,8 @@ class Search:
         self.hopeless_at: dict[Path, int] = {}
         self._again: list[Config] = []
         self._exhausted, self._looked_s = False, 0.0
-        self.journal = Path(self._config({}).outputs) / self._config({}).study / f"{file.path.stem}.sweep.jsonl"
+        first = self._config({})
+        self.journal = Path(first.outputs) / first.study / f"{file.path.stem}.sweep.jsonl"
         self._resume(rerun)
         random.seed(seed + len(self.runs))  # the engine draws from the global generators
         np.random.seed(seed + len(self.runs))
