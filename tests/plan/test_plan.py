@@ -299,4 +299,7 @@ def test_the_command_prints_a_table_and_json(
         run["params"]["trainable"] for run in found["runs"]
     )
     assert found["totals"]["runs"] == 3  # full fine-tuning has no rank
+    assert [run["lora"] for run in found["runs"]] == [
+        {"rank": 1, "scale": 16.0}, {"rank": 4, "scale": 4.0}, {"rank": None, "scale": None},
+    ]  # fmt: skip
     assert not (tmp_path / "outputs").exists()

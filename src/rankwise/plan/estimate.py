@@ -75,6 +75,7 @@ def _row(config: Config, question: Question) -> Row:
     base = architecture(config.model, asset)
     adapted = build(config, base, task.scorer.outputs, settings.attention, settings.precision)
     row: Row = {"params": count(adapted.model, adapted.heads)}
+    row["lora"] = {key: adapted.lora.get(key) for key in ("rank", "scale")}
     row["storage"] = _storage(config, adapted.model)
     if question.only_parameters:
         return row

@@ -20,7 +20,7 @@ def table(plan: dict[str, Any]) -> RenderableType:
     """One row per run: what it trains and computes, then what it holds; totals and footnotes beneath."""
     rows = plan["runs"]
     if "memory" not in rows[0]:
-        return Group(_table(_COSTS[:4], rows), Text(), Text(_sum(plan)))
+        return Group(_table(_COSTS[:5], rows), Text(), Text(_sum(plan)))
     memory = [*_MEMORY, *([_BATCH] if "largest_batch" in rows[0] else [])]
     notes = [Text(line, style="dim") for line in _notes(plan)]
     parts: list[RenderableType] = [_table(_COSTS, rows), Text()]
@@ -30,6 +30,7 @@ def table(plan: dict[str, Any]) -> RenderableType:
 
 Cell = Callable[[dict[str, Any], int], str]  # of a row and the limit in bytes
 _COSTS: list[tuple[str, Cell]] = [
+    ("scale", lambda row, limit: fmt.NOTHING if (scale := row["lora"]["scale"]) is None else f"{scale:.3g}"),
     ("trained parameters", lambda row, limit: f"{row['params']['trainable']:,}"),
     ("of", lambda row, limit: fmt.si(row["params"]["total"])),
     ("%", lambda row, limit: fmt.percent(row["params"]["trainable"] / row["params"]["total"])),
