@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 import rankwise.assets
-from rankwise.assets import cache_dir, cached, fetch_package, resolve
+from rankwise.assets import cache_dir, cached, resolve
+from rankwise.assets import fetch_package as fetch
 from rankwise.config import Model, Package, Task
 from rankwise.errors import Refused
 
@@ -86,10 +87,14 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def fetch_package(package: Package) -> Path:
+    return fetch(package, progress=False)[1]
+
+
 def refusal(package: Package, *parts: str) -> str:
     """The one line that fetching is refused with; it holds the parts, and nothing is left in the cache."""
     with pytest.raises(Refused) as caught:
-        fetch_package(package, progress=False)
+        fetch_package(package)
     line = str(caught.value)
     assert "\n" not in line and all(part in line for part in parts), line
     assert_nothing_kept()
@@ -108,7 +113,7 @@ from rankwise.config import Package
 from rankwise.errors import Refused
 {before}
 try:
-    print(fetch_package({package!r}))
+    print(fetch_package({package!r})[1])
 except Refused as refused:
     print("refused:", refused)
 """
@@ -133,31 +138,31 @@ def test_only_the_member_of_a_wheel_is_kept_and_the_second_time_pip_is_not_run(r
 def test_a_file_in_an_archive_in_a_source_distribution_is_found(registry):
     inner = tar({"./corpus/rows.txt": b"1\tgood\n", "./corpus/other.txt": b"no"})
     package = sdist(registry, {"more/corpus.tar.gz": inner}, "tiny-1.0/more/corpus.tar.gz!corpus/rows.txt")
-    path = fetch_package(package, progress=False)
+    path = fetch_package(package)
     assert path.name == "rows.txt" and path.read_bytes() == b"1\tgood\n"
 
 
 def test_two_members_of_one_package_stand_side_by_side(registry):
     package = wheel(registry, {"tiny/data/a.txt": "a", "tiny/b.txt": "b"})
     other = Package(package.name, package.version, package.sha256, "tiny/b.txt")
-    assert (fetch_package(package, progress=False) / "a.txt").read_text() == "a"
-    assert fetch_package(other, progress=False).read_text() == "b"
+    assert (fetch_package(package) / "a.txt").read_text() == "a"
+    assert fetch_package(other).read_text() == "b"
     assert cached(Task(name="t", package=package))
 
 
 def test_a_damaged_tree_is_not_taken_for_whole_and_is_fetched_again(registry):
     package = wheel(registry, {"tiny/data/a.txt": "abc"})
-    path = fetch_package(package, progress=False)
+    path = fetch_package(package)
     (path / "a.txt").write_text("a")
     assert cached(Task(name="t", package=package)) is None
-    assert (fetch_package(package, progress=False) / "a.txt").read_text() == "abc"
+    assert (fetch_package(package) / "a.txt").read_text() == "abc"
 
 
 def test_the_code_of_a_wheel_is_never_run(registry, tmp_path):
     package = wheel(
         registry, {"tiny/__init__.py": f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit(9)"}, "tiny"
     )
-    assert (fetch_package(package, progress=False) / "__init__.py").exists()
+    assert (fetch_package(package) / "__init__.py").exists()
     assert not (tmp_path / "ran").exists()
     assert "tiny" not in sys.modules and importlib.util.find_spec("tiny") is None
 
@@ -246,7 +251,7 @@ def test_without_pip_the_line_says_how_to_get_it(registry, monkeypatch):
 def test_a_file_called_pip_in_the_working_directory_is_not_run(registry, tmp_path, monkeypatch):
     (tmp_path / "pip.py").write_text("raise SystemExit('not this one')")
     monkeypatch.chdir(tmp_path)
-    assert fetch_package(wheel(registry, {"tiny/data/a.txt": "a"}), progress=False).is_dir()
+    assert fetch_package(wheel(registry, {"tiny/data/a.txt": "a"})).is_dir()
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_hydra_config_is_shipped_whole_every_group_option_composes(capsys):
     options = [(group, p.stem) for group in CONF_GROUPS for p in sorted((conf / group).glob("*.yaml"))]
     for group, option in options:
         extra = ["model.path=x"] if option == "local" and group == "model" else []
-        extra += ["task.path=x"] if option == "local" and group == "task" else []
+        extra += ["task.path=x"] if option in ("local", "pairs", "prompts", "chat") and group == "task" else []
         assert main(["train", f"{group}={option}", *extra, "--cfg", "job", "hydra.mode=RUN"]) == 0, (group, option)
     assert len(options) > 20
     capsys.readouterr()

@@ -12,17 +12,20 @@ from typing import Any
 
 from rankwise import assets, machine
 from rankwise.check_method import check_keys, check_patterns
-from rankwise.config import ADAPTERS, BASELINES, METHODS, RANKED, Config, folder, own_keys, scale_of
+from rankwise.config import ADAPTERS, BASELINES, METHODS, RANKED, Config, Task, folder, own_keys, scale_of
 from rankwise.errors import Refused, did_you_mean
 
 TRAINS_BASE = frozenset({"full", "bitfit", "top_layers"})  # methods that train weights of the base themselves
 QUANT_LIBRARIES = {"int8": "bitsandbytes", "int8_torchao": "torchao", "nf4": "bitsandbytes", "fp4": "bitsandbytes"}
 PRESETS = ("all_linear", "attention", "mlp", "q", "k", "v", "o", "qv", "qkvo")
 METRICS = {
-    "classification": ("accuracy",),
+    "classification": ("accuracy", "f1", "matthews"),
     "regression": ("pearson", "spearman"),
-    "causal_lm": ("perplexity",),
+    "causal_lm": ("loss", "perplexity", "bits_per_byte"),
 }
+GENERATED = (
+    "bleu", "nist", "rouge_l", "cider", "meteor", "exact_match", "number_match", "json_keys", "reasoning",
+)  # fmt: skip
 
 
 def check(config: Config) -> None:
@@ -39,8 +42,6 @@ def check(config: Config) -> None:
 def check_here(config: Config) -> None:
     """Raise Refused for what can be planned, but not run: on this machine, or at all."""
     trainer, gpus = config.trainer, machine.gpus()
-    if config.task.kind == "causal_lm":
-        raise Refused.value("task.kind", "causal_lm", "can be planned, not trained yet", "choose another task")
     if not (config.task.path or config.task.package or config.task.synthetic):
         raise Refused("task: give task.path=FILE or choose a task that brings its data")
     shape = config.model.shape
@@ -128,9 +129,34 @@ def _check_task(config: Config) -> None:
         raise Refused.value("task.synthetic", task.synthetic, "at least 10 rows, or null")
     if task.max_length < 4:
         raise Refused.value("task.max_length", task.max_length, "at least 4 tokens")
-    _number("task.margin", task.margin, 0, 1, "between 0 and 1, both excluded", open_low=True, open_high=True)
-    if len(task.delimiter) != 1:
-        raise Refused.value("task.delimiter", repr(task.delimiter), "one character")
+    high = math.inf if task.metric == "perplexity" else 1
+    _number("task.margin", task.margin, 0, high, f"between 0 and {high}, both excluded", open_low=True, open_high=True)
+    if task.delimiter is not None and len(task.delimiter) != 1:
+        raise Refused.value("task.delimiter", repr(task.delimiter), "one character, or null")
+    _one_of("task.protocol", task.protocol, ("clean", "paper"))
+    if task.kind == "causal_lm":
+        _check_generation(task)
+    elif task.packing or task.generation.metrics:
+        key = "task.packing" if task.packing else "task.generation.metrics"
+        raise Refused(f"{key}: needs task.kind=causal_lm, a language model that writes; here it is {task.kind}")
+    if task.reasoning and not task.synthetic:
+        raise Refused(f"task.reasoning={task.reasoning}: give task.synthetic=N, the number of its rows")
+
+
+def _check_generation(task: Task) -> None:
+    wanted = task.generation
+    for metric in wanted.metrics:
+        _one_of("task.generation.metrics", metric, GENERATED)
+    for key in ("max_new_tokens", "batch_size", "beams", "n"):
+        if (value := getattr(wanted, key)) is not None and value < 1:
+            raise Refused.value(f"task.generation.{key}", value, "an integer of at least 1")
+    if wanted.no_repeat < 0:
+        raise Refused.value("task.generation.no_repeat", wanted.no_repeat, "0 (off) or more")
+    _number("task.generation.length_penalty", wanted.length_penalty, -10, 10, "from -10 to 10")
+    if "json_keys" in wanted.metrics and not wanted.keys:
+        raise Refused("task.generation.keys: name the keys that metric json_keys asks for")
+    if "reasoning" in wanted.metrics and not task.reasoning:
+        raise Refused("task.reasoning: name the data set whose own scorer metric reasoning uses")
 
 
 def _check_optim(config: Config) -> None:

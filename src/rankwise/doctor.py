@@ -115,7 +115,7 @@ def _launchers() -> dict[str, Any]:
 def _devices() -> dict[str, Any]:
     import torch
 
-    from rankwise.train.numerics import has_bf16
+    from rankwise.model.numerics import has_bf16
 
     found: dict[str, Any] = {"cpu": {"bf16": has_bf16(torch.device("cpu")), "threads": torch.get_num_threads()}}
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):

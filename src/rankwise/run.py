@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from rankwise import assets, machine
+from rankwise import machine
+from rankwise.baseline import load, run_baseline
 from rankwise.config import BASELINES, Config, folder
 from rankwise.errors import Refused
 from rankwise.measure.clock import Clock
@@ -72,8 +73,10 @@ def _tell(config: Config, record: Record, on_progress: OnProgress) -> Record:
     try:
         record.provenance = provenance()
         with clock("total"):
-            story = _baseline if config.method.name in BASELINES else _fine_tune
-            story(config, record, clock, log, on_progress)
+            if config.method.name in BASELINES:
+                run_baseline(config, record, clock, on_progress)
+            else:
+                _fine_tune(config, record, clock, log, on_progress)
         status = records.FINISHED
     except (KeyboardInterrupt, SystemExit) as stop:
         status, record.error = records.STOPPED, {"type": "Stopped", "message": "stopped from outside"}
@@ -99,30 +102,39 @@ def _fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progre
     with clock("imports"):
         from rankwise.measure.efficiency import operations, utilisation
         from rankwise.measure.parameters import count
-        from rankwise.model import base, weights
+        from rankwise.model import base, numerics, weights
         from rankwise.model.adapt import adapt
         from rankwise.model.quantize import quantize
         from rankwise.plan.predict import predict
         from rankwise.tasks import batches, scores
         from rankwise.tracking import predictions
-        from rankwise.train import loop, module, numerics, probe
+        from rankwise.train import forget, loop, module, probe, step
 
     assert record.folder is not None
     settings = numerics.settle(config.trainer)
     record.compute |= settings.to_dict()
     with clock("load"):
-        data, model = _load(config, record)
+        data, model = load(config, record)
         scorer = scores.scorer_for(config.task.kind, data.classes, data.train.labels)
-        lm, tokenizer = base.load(config.model, model, scorer.outputs, config.seed, settings.attention)
+        lm, tokenizer = base.load(
+            config.model, model, scorer.outputs, config.seed, settings.attention, config.task.kind
+        )
         architecture = copy.deepcopy(lm.config)
         loaders = batches.Loaders.of(config, data, tokenizer)
         record.compute |= quantize(lm, config, settings, loaders.validation)
+        if loaders.cut is not None:
+            record.provenance["data"]["cut"] = loaders.cut
+    asked = forget.Questions.of(config, tokenizer)
+    if asked:
+        with clock("forgetting"):
+            before = asked.ask(lm, settings)
+    with clock("load"):
         adapted = adapt(lm, config)
     record.compute["attention"] = base.attention(lm)
     record.params, record.lora = count(adapted.model, adapted.heads), adapted.lora
     record.write()
 
-    budget = loop.Budget.of(config, len(data.train))
+    budget = loop.Budget.of(config, len(loaders.train_rows))
     periods = loop.Periods(config, budget, loaders)
     if adapted.prepare:
         with clock("prepare"):
@@ -133,74 +145,32 @@ def _fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progre
             record.memory, form = predict(
                 config, architecture, scorer, settings, measuring.shapes, measuring.evaluation
             )
-    tuner = module.FineTuner(adapted.model, scorer, config.optim, budget.steps, config.method.lr_ratio)
+    shares = list(chain.from_iterable(map(step.shares, periods.shapes)))
+    tuner = module.FineTuner(adapted.model, scorer, config.optim, budget.steps, config.method.lr_ratio, shares)
     watch = loop.Watch(config, budget, record.folder / "best.safetensors", clock, log, on_progress)
     trainer = loop.fit(tuner, periods, watch, measuring, config, settings, record)
     record.lora = adapted.described()
     on_progress(budget.steps, budget.steps, "test")
     with clock("test"):
         record.metrics["test"], columns = loop.test(trainer, tuner, loaders.test)
+        record.metrics["test"] |= scores.by_group(scorer, columns, data.test.groups, config.task.metric)
+    if config.task.generation.metrics:
+        on_progress(budget.steps, budget.steps, "write")
+        with clock("generate"):
+            from rankwise.train.generate import generate
+
+            generate(adapted.model, tokenizer, config, settings, data.test, record)
+    if asked:
+        with clock("forgetting"):
+            record.metrics["forgetting"] = asked.compare(before, asked.ask(lm, settings))
     if measuring:
         with clock("measure"):
             taken = list(chain.from_iterable(periods.shapes[: trainer.global_step]))
             record.compute["flops"] = operations(form, measuring.shapes, measuring.counted, taken)
             record.compute |= utilisation(form, taken, watch.throughput, settings)
     with clock("save"):
-        predictions.write(record.folder, data.test.items, columns["label"], columns["prediction"], columns["score"])
+        predictions.write(record.folder, data.test.items, columns)
         record.storage["adapter_bytes"] = weights.export(
             adapted.model, record.folder / "adapter", config.trainer.save_full, adapted.start
         )
         watch.best_file.unlink(missing_ok=True)
-
-
-def _baseline(config: Config, record: Record, clock: Clock, log: Log, on_progress: OnProgress) -> None:
-    with clock("imports"):
-        from rankwise.model import base
-        from rankwise.tasks import baselines, scores
-        from rankwise.tracking import predictions
-        from rankwise.train import numerics
-
-    assert record.folder is not None
-    on_progress(0, 1, "features")
-    settings = numerics.settle(config.trainer)
-    record.compute |= settings.to_dict() | {"precision": "fp32", "device": "cpu"}
-    with clock("load"):
-        data, model = _load(config, record)
-        inputs: list[Any] = [split.texts for split in (data.train, data.validation, data.test)]
-        if config.method.name == "probe":
-            lm, tokenizer = base.load(config.model, model, 1, config.seed, settings.attention)
-            encoder, batch = lm.get_submodule(str(lm.base_model_prefix)), config.trainer.eval_batch_size
-            inputs = [
-                baselines.mean_pooled(encoder, tokenizer, texts, config.task.max_length, batch) for texts in inputs
-            ]
-    with clock("train"):
-        fitted = baselines.fit(config.method.name, inputs[0], data.train.labels, config.task.kind)
-    scorer = scores.scorer_for(config.task.kind, data.classes, data.train.labels)
-    validation, _ = baselines.predict(fitted, inputs[1], config.task.kind)
-    record.metrics["validation"] = scorer.scores(validation, data.validation.labels)
-    with clock("test"):
-        prediction, score = baselines.predict(fitted, inputs[2], config.task.kind)
-        record.metrics["test"] = scorer.scores(prediction, data.test.labels)
-    if config.objective != "val/loss":
-        record.objective = record.metrics["validation"][config.objective.removeprefix("val/")]["value"]
-    size = baselines.size(fitted)
-    record.params = {"trainable": size, "frozen": 0, "total": size, "adapter": 0, "head": size}
-    predictions.write(record.folder, data.test.items, data.test.labels, prediction, score)
-
-
-def _load(config: Config, record: Record) -> tuple[Any, assets.Asset]:
-    """The task's data and the model's asset, with their fingerprints in the record."""
-    from rankwise.tasks import data
-
-    model, source = assets.resolve(config.model, progress=False), assets.resolve(config.task, progress=False)
-    rows = data.load(config.task, source, config.data_seed)
-    sizes = {name: len(getattr(rows, name)) for name in ("train", "validation", "test")}
-    record.provenance["data"] = {
-        "source": source.source,
-        "asset": source.fingerprint,
-        "fingerprint": rows.fingerprint,
-        "classes": rows.classes,
-        **sizes,
-    }
-    record.provenance["model"] = {"source": model.source, "fingerprint": model.fingerprint}
-    return rows, model

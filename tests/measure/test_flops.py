@@ -21,12 +21,14 @@ from rankwise.measure.counting import counter
 from rankwise.measure.flops import Attention, ClosedForm, Cost, Linear, linear_share, mfu, watch
 from rankwise.measure.ledger import Ledger
 from rankwise.measure.parameters import lora_parameters
+from rankwise.measure.shape import Shape
 from rankwise.model.adapt import adapt
 from rankwise.model.quantize import plan_quantized
 from rankwise.model.skeleton import materialise
 from rankwise.model.targets import block_linears
 from rankwise.plan.attention import without_scores
 
+BATCH, SMALL = Shape(8, 128), Shape(3, 5)
 MINILM: dict[str, Any] = {
     "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536,
     "vocab_size": 30522, "max_position_embeddings": 512,
@@ -113,8 +115,8 @@ CONFIGURATIONS: dict[str, Callable[[nn.Module], nn.Module]] = {
 def test_minilm_costs_what_is_counted(name: str, attention: str) -> None:
     model = CONFIGURATIONS[name](bare(attention=attention.split()[0], **(NO_DROPOUT if "without" in attention else {})))
     form, counted = compared(model, faked(model))
-    assert form.cost(8, 128).total == counted
-    assert form.cost(8, 128).recompute == 0
+    assert form.cost(BATCH).total == counted
+    assert form.cost(BATCH).recompute == 0
     assert {each.fused for each in form.attentions} == {"without" in attention}  # dropout has no kernel on a CPU
 
 
@@ -126,10 +128,10 @@ def test_checkpointing_adds_a_forward_of_the_blocks_and_the_first_layers_gradien
     checkpoint_blocks(model)
     form, counted = compared(model, faked(model))
     without, _ = compared(plain, faked(plain))
-    assert form.cost(8, 128).total == counted
-    assert all(each.input_grad for each in form.linears) and form.cost(8, 128).forward == without.cost(8, 128).forward
-    heads = sum(each.cost(8, 128).forward for each in form.linears if not each.per_token)
-    assert form.cost(8, 128).recompute == form.cost(8, 128).forward - heads
+    assert form.cost(BATCH).total == counted
+    assert all(each.input_grad for each in form.linears) and form.cost(BATCH).forward == without.cost(BATCH).forward
+    heads = sum(each.cost(BATCH).forward for each in form.linears if each.per == "row")
+    assert form.cost(BATCH).recompute == form.cost(BATCH).forward - heads
     assert any(each.gradient_checkpointing for each in model.modules() if hasattr(each, "gradient_checkpointing"))
 
 
@@ -145,8 +147,8 @@ def test_other_architectures_cost_what_is_counted(
         if checkpointed:
             checkpoint_blocks(each)
     form, counted = compared(model or full, contextlib.nullcontext(), 3, 29)
-    assert form.cost(3, 29).total == counted
-    assert form.full(3, 29) == learnt(full).cost(3, 29)
+    assert form.cost(Shape(3, 29)).total == counted
+    assert form.full(Shape(3, 29)) == learnt(full).cost(Shape(3, 29))
 
 
 @pytest.mark.parametrize("name", ["all_linear-1", "top-1"])
@@ -155,7 +157,7 @@ def test_checkpointing_needs_no_gradient_of_the_embeddings(name: str) -> None:
     checkpoint_blocks(model)
     model.disable_input_require_grads()  # which transformers turns on with checkpointing
     form, counted = compared(model, faked(model))
-    assert form.cost(8, 128).total == counted
+    assert form.cost(BATCH).total == counted
     assert not form.linears[0].input_grad
     assert {each.recomputed for each in form.attentions} == ({True} if name != "top-1" else {True, False})
 
@@ -163,8 +165,8 @@ def test_checkpointing_needs_no_gradient_of_the_embeddings(name: str) -> None:
 def test_a_causal_lm_has_its_head_on_every_token() -> None:
     model = adapted(real("llama", auto=AutoModelForCausalLM), "full")
     form, counted = compared(model, contextlib.nullcontext(), 3, 29)
-    assert form.cost(3, 29).total == counted
-    assert form.linears[-1].per_token and form.linears[-1].d_out == 97
+    assert form.cost(Shape(3, 29)).total == counted
+    assert form.linears[-1].per == "token" and form.linears[-1].d_out == 97
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
@@ -175,8 +177,8 @@ def test_a_planned_quantized_base_costs_as_much_as_a_dense_one(kind: str) -> Non
     for base in (dense, quantized):
         model = adapted(base, "lora", targets="qv", method__rank=8)
         form, counted = compared(model, faked(model))
-        assert form.cost(8, 128).total == counted
-        costs.append(form.cost(8, 128))
+        assert form.cost(BATCH).total == counted
+        costs.append(form.cost(BATCH))
     assert costs[0] == costs[1]
 
 
@@ -310,31 +312,31 @@ def test_the_cost_is_affine_in_the_rank_and_breaks_even_where_it_equals_full_fin
             return learnt(model)
 
     one, many = at(1), at(64)
-    batch = (8, 128)
-    assert one.per_rank(*batch) == many.per_rank(*batch)
-    assert one.cost(*batch).total + 63 * one.per_rank(*batch) == many.cost(*batch).total
-    assert one.full(*batch) == many.full(*batch)
-    limit = one.break_even_rank(*batch)
-    assert limit is not None and limit == many.break_even_rank(*batch)
-    assert one.cost(*batch).total + (limit - 1) * one.per_rank(*batch) == pytest.approx(one.full(*batch).total)
+    batch = BATCH
+    assert one.per_rank(batch) == many.per_rank(batch)
+    assert one.cost(batch).total + 63 * one.per_rank(batch) == many.cost(batch).total
+    assert one.full(batch) == many.full(batch)
+    limit = one.break_even_rank(batch)
+    assert limit is not None and limit == many.break_even_rank(batch)
+    assert one.cost(batch).total + (limit - 1) * one.per_rank(batch) == pytest.approx(one.full(batch).total)
     below, above = at(int(limit)), at(int(limit) + 1)
-    assert below.cost(*batch).total <= one.full(*batch).total < above.cost(*batch).total
+    assert below.cost(batch).total <= one.full(batch).total < above.cost(batch).total
 
 
 def test_nothing_breaks_even_without_adapters() -> None:
     form = learnt(adapted(real("bert"), "head"))
-    assert form.break_even_rank(8, 128) is None and form.per_rank(8, 128) == 0
-    assert form.cost(8, 128).backward == 2 * 8 * 32 * 2  # the classifier's own gradient
+    assert form.break_even_rank(BATCH) is None and form.per_rank(BATCH) == 0
+    assert form.cost(BATCH).backward == 2 * 8 * 32 * 2  # the classifier's own gradient
 
 
 def test_full_fine_tuning_is_three_forward_passes_of_the_base() -> None:
     model = adapted(bare(), "lora", targets="qv", method__rank=8)
     with faked(model):
         form = learnt(model)
-    full = form.full(8, 128)
+    full = form.full(BATCH)
     assert full.total == 3 * full.forward == pytest.approx(68.861e9, rel=1e-4)  # counted beforehand
-    assert form.cost(8, 128).total == pytest.approx(46.549e9, rel=1e-4)
-    assert full.forward == form.cost(8, 128).forward - sum(e.cost(8, 128).forward for e in form.linears if e.rank)
+    assert form.cost(BATCH).total == pytest.approx(46.549e9, rel=1e-4)
+    assert full.forward == form.cost(BATCH).forward - sum(e.cost(BATCH).forward for e in form.linears if e.rank)
 
 
 def test_attention_needs_only_the_gradients_of_what_is_trained() -> None:
@@ -342,15 +344,15 @@ def test_attention_needs_only_the_gradients_of_what_is_trained() -> None:
     cases = {(1, 1, 1): 4, (1, 0, 0): 2, (0, 1, 0): 2, (0, 0, 1): 1, (1, 0, 1): 3, (0, 0, 0): 0}
     for (q, k, v), products in cases.items():
         loose, fused = (Attention(7, 7, bool(q), bool(k), bool(v), fused) for fused in (False, True))
-        assert loose.cost(3, 5) == Cost(2 * one, products * one)
-        assert fused.cost(3, 5) == Cost(2 * one, 5 * one if products else 0)
+        assert loose.cost(SMALL) == Cost(2 * one, products * one)
+        assert fused.cost(SMALL) == Cost(2 * one, 5 * one if products else 0)
 
 
 def test_a_linear_layer_costs_what_its_gradients_need() -> None:
-    linear = Linear(7, 11, per_token=True, trained=False, input_grad=True, recomputed=True)
-    assert linear.cost(3, 5) == Cost(2 * 15 * 77, 2 * 15 * 77, 2 * 15 * 77)
-    assert Linear(7, 11, per_token=False, trained=True, input_grad=True).cost(3, 5) == Cost(2 * 3 * 77, 4 * 3 * 77)
-    assert linear.cost(3, 5).model == 2 * linear.cost(3, 5).forward == linear.cost(3, 5).total * 2 / 3
+    linear = Linear(7, 11, per="token", trained=False, input_grad=True, recomputed=True)
+    assert linear.cost(SMALL) == Cost(2 * 15 * 77, 2 * 15 * 77, 2 * 15 * 77)
+    assert Linear(7, 11, per="row", trained=True, input_grad=True).cost(SMALL) == Cost(2 * 3 * 77, 4 * 3 * 77)
+    assert linear.cost(SMALL).model == 2 * linear.cost(SMALL).forward == linear.cost(SMALL).total * 2 / 3
 
 
 def block_shapes(width: int, mlp: int, projections: int) -> list[tuple[int, int]]:
@@ -375,8 +377,8 @@ def test_the_share_of_linear_layers_is_the_closed_forms_where_every_input_needs_
     checkpoint_blocks(model)
     with faked(model):
         form = learnt(model)
-    inside = ClosedForm(tuple(each for each in form.linears if each.per_token), ())
-    share = inside.cost(8, 128).model / inside.full(8, 128).model
+    inside = ClosedForm(tuple(each for each in form.linears if each.per == "token"), ())
+    share = inside.cost(BATCH).model / inside.full(BATCH).model
     assert share == pytest.approx(linear_share(64 * 6912 / 1769472), rel=1e-12)
 
 

@@ -14,12 +14,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rankwise.config import Quant
-from rankwise.errors import Refused
 from rankwise.measure.parameters import count, lora_parameters, numel, saving
 from rankwise.model.adapt import adapt
 from rankwise.model.base import head_names
 from rankwise.model.quantize import plan_quantized
-from rankwise.model.targets import PRESETS, adapted_modules, block_linears, role, shape
+from rankwise.model.targets import PRESETS, block_linears, role, shape
 
 WIDTH, MLP, RANK = 32, 64, 3
 PLAIN: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": MLP, "num_hidden_layers": 2}
@@ -39,7 +38,6 @@ SHAPES: dict[str, dict[str, Any]] = {
         "decoder_start_token_id": 0,
     },
 }
-FUSED = {"gpt2"}  # query, key and value in one layer: there is no q to adapt alone
 SQUARE, NARROW = (WIDTH, WIDTH), (WIDTH, WIDTH // 2)
 UP, DOWN = (WIDTH, MLP), (MLP, WIDTH)
 # Shapes (in, out) of the layers of one role in the whole model, from each architecture's definition.
@@ -69,11 +67,10 @@ def parameters_of(family: str) -> int:
 def test_lora_has_r_times_in_plus_out_parameters(family: str, preset: str) -> None:
     config, base = tiny(targets=preset, method__rank=RANK), bare(family)
     roles = set().union(*PRESETS.values()) if preset == "all_linear" else PRESETS[preset]
-    shapes = [side for name, sides in LAYERS[family].items() if name in roles for side in sides]
-    if family in FUSED and not shapes:
-        with pytest.raises(Refused, match="one fused layer"):
-            adapted_modules(base, config.targets)
-        return
+    layers = LAYERS[family]
+    if "qkv" in layers and "qkv" not in roles:  # taken apart
+        layers = layers | {part: [SQUARE] * 2 for part in "qkv"}
+    shapes = [side for name, sides in layers.items() if name in roles for side in sides]
     adapted = adapt(base, config)
     sizes = count(adapted.model, adapted.heads)
     assert sizes["adapter"] == lora_parameters(shapes, RANK) == sizes["by_type"]["LoRA"]["trainable"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -233,7 +234,10 @@ def test_the_byte_tokenizer_takes_any_text_and_gives_it_back() -> None:
     assert len(tokenizer) == 256 + 4
 
 
-def test_a_gguf_file_is_unpacked_to_plain_layers_that_carry_adapters(tmp_path: Path) -> None:
+def test_a_gguf_file_is_unpacked_to_plain_layers_that_carry_adapters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANKWISE_CACHE", str(tmp_path / "cache"))
     gguf = pytest.importorskip("gguf")
     path = tmp_path / "tiny.gguf"
     weights = write_gguf(gguf, path)
@@ -242,19 +246,28 @@ def test_a_gguf_file_is_unpacked_to_plain_layers_that_carry_adapters(tmp_path: P
         lm, tokenizer = base.load(model, resolve(model), 2, 0)
         assert torch.equal(lm.model.layers[1].mlp.up_proj.weight, torch.tensor(weights["blk.1.ffn_up.weight"]))
         assert {p.dtype for p in lm.parameters()} == {torch.float32}
+        assert base.location(resolve(model), model)[1] == {}, "the unpacked weights serve from now on"
     adapted = adapt(lm, tiny("llama", targets="all_linear"))
     assert len(adapted.lora["ranks"]) == 2 * 7
     texts = tokenizer(["a b", "b"], padding=True, return_tensors="pt")
     assert adapted.model(**texts).logits.isfinite().all()
 
 
-def test_a_torn_gguf_file_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_torn_gguf_file_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKWISE_CACHE", str(tmp_path / "cache"))
     gguf = pytest.importorskip("gguf")
     path = tmp_path / "tiny.gguf"
     write_gguf(gguf, path)
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(Refused, match=r"^model .*tiny.gguf: cannot be loaded"):
         load(path)
+
+
+def test_without_the_package_gguf_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(Refused, match=r"tiny\.gguf: a GGUF file needs the package gguf; pip install gguf$"):
+        load(tmp_path / "tiny.gguf")
 
 
 def write_gguf(gguf: Any, path: Path) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Presets mean the same on every architecture."""
+"""Which linear layers targets mean; test_architectures tries every preset on every architecture."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from tiny_configs import SHAPES, tiny
 from torch import nn
 
 from rankwise.assets import resolve
-from rankwise.check import PRESETS
 from rankwise.config import Targets
 from rankwise.errors import Refused
-from rankwise.model import base, targets
+from rankwise.model import base
 from rankwise.model.targets import adapted_modules, role, shape
 
 BLOCK = {
@@ -35,17 +34,6 @@ LAYERS = {
         "mlp": ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"],
     },
 }
-ROLES = {
-    "all_linear": ("q", "k", "v", "qkv", "o", "mlp"),
-    "attention": ("q", "k", "v", "qkv", "o"),
-    "qkvo": ("q", "k", "v", "qkv", "o"),
-    "mlp": ("mlp",),
-    "q": ("q",),
-    "k": ("k",),
-    "v": ("v",),
-    "o": ("o",),
-    "qv": ("q", "v"),
-}
 
 
 @pytest.fixture(scope="module", params=SHAPES)
@@ -56,27 +44,6 @@ def model(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
 def load(name: str) -> nn.Module:
     source = tiny(name).model
     return base.load(source, resolve(source), 2, 0)[0]
-
-
-@pytest.mark.parametrize("preset", ROLES)
-def test_a_preset_is_exactly_the_layers_of_its_roles(model: tuple[str, nn.Module], preset: str) -> None:
-    name, module = model
-    wanted = {
-        BLOCK[name].format(block) + layer
-        for block in range(2)
-        for role in ROLES[preset]
-        for layer in LAYERS[name].get(role, [])
-    }
-    if wanted:
-        found = adapted_modules(module, Targets(preset))
-        assert set(found) == wanted and len(found) == len(wanted)
-    else:
-        with pytest.raises(Refused, match=f"^targets={preset}: .* one fused layer here; use attention$"):
-            adapted_modules(module, Targets(preset))
-
-
-def test_the_presets_that_are_allowed_are_those_that_there_are() -> None:
-    assert set(PRESETS) == {*targets.PRESETS, "all_linear"} == set(ROLES)
 
 
 def test_the_head_is_never_adapted(model: tuple[str, nn.Module]) -> None:
@@ -138,6 +105,8 @@ def test_where_nothing_matches_the_line_lists_what_would(model: tuple[str, nn.Mo
         ("distilbert.transformer.layer.0.ffn.lin2", "mlp"),
         ("gpt_neox.layers.0.attention.query_key_value", "qkv"),
         ("gpt_neox.layers.0.attention.dense", "o"),
+        ("gpt_neox.layers.0.mlp.dense_4h_to_h", "mlp"),
+        ("transformer.h.0.attn.c_attn.v", "v"),
         ("deberta.encoder.layer.0.attention.self.query_proj", "q"),
         ("model.layers.0.mlp.gate_up_proj", "mlp"),
         ("model.layers.0.self_attn.qkv_proj", "qkv"),

@@ -81,8 +81,6 @@ def test_other_optimizers_checkpointing_and_accumulation_are_predicted_too(tiny:
 
 
 UNFOLLOWED: list[dict[str, Any]] = [
-    {"model_type": "t5", "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2,
-     "decoder_start_token_id": 0},
     {"model_type": "mixtral", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
      "num_key_value_heads": 2, "intermediate_size": 64, "num_local_experts": 4},
 ]  # fmt: skip

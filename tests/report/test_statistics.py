@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rankwise.report.statistics import WEIGHTED, holm, interval, item_weights, paired, seed_weights, verdict
+from rankwise.report.statistics import holm, interval, item_weights, paired, seed_weights, verdict
+from rankwise.report.weighted import WEIGHTED
 
 
 def test_interval_over_seeds_is_students_t():

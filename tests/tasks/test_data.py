@@ -127,7 +127,7 @@ def test_the_data_seed_changes_the_training_sample_and_nothing_else(table: Table
 
 def test_the_fingerprint_changes_with_content_only(table: Table) -> None:
     first = read(table(ROWS)).fingerprint
-    assert read(table(ROWS, name="elsewhere.csv"), n_train=40).fingerprint == first
+    assert read(table(ROWS, name="elsewhere.txt"), n_train=40).fingerprint == first
     changed = [
         [("another text", 1), *ROWS[1:]], [(ROWS[0][0], 1), *ROWS[1:]], ROWS[1:], [*ROWS, ("one more", 0)],
     ]  # fmt: skip
@@ -174,6 +174,34 @@ def test_classes_may_be_words(table: Table) -> None:
     assert set(data.train.labels.tolist()) == {0, 1, 2}
 
 
+def test_classes_are_in_the_order_of_their_numbers_or_the_one_that_is_given(table: Table) -> None:
+    many = [(text, i % 12) for i, (text, _) in enumerate(ROWS)]
+    assert read(table(many)).classes == [str(number) for number in range(12)]
+    named = read(table([(text, ("no", "yes")[label]) for text, label in ROWS]), labels=["yes", "no"])
+    numbered = read(table(ROWS, name="numbers.tsv"), labels=["yes", "no"])
+    assert named.classes == numbered.classes == ["yes", "no"]
+    wanted = dict(ROWS)
+    assert [1 - wanted[text] for text in named.test.texts] == named.test.labels.tolist()
+    assert [wanted[text] for text in numbered.test.texts] == numbered.test.labels.tolist(), "places in task.labels"
+
+
+def test_pairs_are_split_by_both_texts_and_kept_together(table: Table) -> None:
+    rows = [(f"{text} a", f"{text} b", label) for text, label in ROWS for _ in range(2)]
+    path = table(rows, header="one\ttwo\tlabel\n")
+    data = read(path, text="one", pair="two")
+    found = [{*zip(part.texts, part.pairs or [], strict=True)} for part in (data.train, data.validation, data.test)]
+    assert sum(map(len, found)) == len(ROWS) == len(set.union(*found)), "twice the same pair is in one part"
+    assert all(one[:-1] == two[:-1] for pairs in found for one, two in pairs)
+    assert members(read(path, text="one")) != members(data)
+    assert len(members(read(path, text="one", pair="two", deduplicate=True))) == len(ROWS)
+
+
+def test_a_paper_s_protocol_chooses_on_the_test_rows_and_trains_on_all_others(table: Table) -> None:
+    clean, paper = read(table(ROWS)), read(table(ROWS), protocol="paper")
+    assert paper.validation is paper.test and paper.test.texts == clean.test.texts
+    assert set(paper.train.texts) == {*clean.train.texts, *clean.validation.texts}
+
+
 def test_other_tables_are_read_too(table: Table) -> None:
     plain = members(read(table(ROWS)))
     named = table([(i, *row) for i, row in enumerate(ROWS)], header="")
@@ -193,23 +221,26 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "infinity for a number": ([("x", "inf"), *ROWS], {"threshold": 0}, "line 2 holds 'inf', not a number$"),
     "behind blank lines": ([("",), ("",), ("x", "y"), *ROWS], {"kind": "regression"}, "line 4 holds 'y', not a"),
     "no header and a word": ([("x", "y"), *ROWS], {"threshold": 0, "columns": ["text", "label"]}, "line 1 holds 'y'"),
-    "a row without a label": ([*ROWS, ("only text",)], {}, "^task.label=label: line 302 holds .*, no label$"),
-    "a row without a text": ([("  ", 1), *ROWS], {}, "^task.text=text: line 2 holds '', no text$"),
+    "a row without a label": ([*ROWS, ("text", "")], {}, "^task.label=label: .*data.tsv line 302 holds '', no label$"),
+    "a row without a text": ([("  ", 1), *ROWS], {}, "^task.text=text: .*data.tsv line 2 holds ' ', no text$"),
     "one class": ([(text, 1) for text, _ in ROWS], {}, r"^task.label=label: one class only \(1\)"),
     "one class by threshold": (ROWS, {"threshold": 5}, "one class only"),
-    "a header alone": ([], {}, "^task.label=label: no rows"),
+    "a header alone": ([], {}, "^task data .*data.tsv: no rows$"),
     "all rows neutral": (ROWS, {"min_abs_label": 9}, "^task.label=label: no rows"),
     "all rows neutral, numbers": (ROWS, {"min_abs_label": 9, "kind": "regression"}, "^task.n_train=null: .* 0 rows"),
     "an empty part": (ROWS[:4], {"test_share": 0.01}, "^task.n_(test|validation)=null: .* 0 rows .*; change"),
     "too few rows": (ROWS, {"n_test": 200}, "^task.n_test=200: the data have [0-9]+ rows for this part; lower it"),
     "too few training rows": (ROWS, {"n_train": 299}, "^task.n_train=299: the data have [0-9]+ rows"),
-    "one field too many": ([*ROWS, ("a", 1, "b")], {}, "not a text table"),
+    "one field too few": ([*ROWS, ("only text",)], {}, "data.tsv line 302: not a text table of 2 columns, .* has 1;"),
+    "one field too many": ([*ROWS, ("a", 1, "b")], {}, "data.tsv line 302: not a text table of 2 columns, .* has 3;"),
     "one field too many in all": ([(0, *row) for row in ROWS], {}, "not a text table"),
     "names for fewer fields": ([(0, *row) for row in ROWS], {"columns": ["text", "label"]}, "not a text table"),
-    "a name given twice": (ROWS, {"columns": ["text", "text"]}, "not a text table"),
-    "an image": (bytes(range(256)) * 9, {}, "not a text table"),
-    "zeros": (bytes(5000), {"columns": ["text", "label"]}, "^task"),
-    "another encoding": ("caf\xe9\t1\n".encode("latin-1") * 50, {}, "not a text table"),
+    "a name given twice": (ROWS, {"columns": ["text", "text"]}, "not a text table, two of its columns are"),
+    "an image": (bytes(range(256)) * 9, {}, "data.tsv line 2: not text, but binary"),
+    "zeros": (bytes(5000), {"columns": ["text", "label"]}, "data.tsv line 1: not text, but binary"),
+    "an unknown class": ([("x", "neu"), *ROWS], {"labels": ["neg", "pos"]}, "line 2 holds 'neu', none of task.labels"),
+    "a class only to be tested": ([("sun 1", 7), *ROWS], {"test_share": 0.9, "validation_share": 0.05},
+                                  "^task.label=label: '7' is the label of 1 test rows and of no training row; leave"),
 }  # fmt: skip
 
 
@@ -220,11 +251,12 @@ def test_what_is_no_data_is_refused_in_one_line(table: Table, case: str) -> None
         read(table(rows, header="" if "columns" in keys else "text\tlabel\n"), **keys)
 
 
-def test_an_empty_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+def test_an_empty_file_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"^task.path=.*: a folder, and it has no file named train; say which: task.fil"):
+        read(tmp_path)
     (tmp_path / "empty.tsv").touch()
-    for path in (tmp_path / "empty.tsv", tmp_path):
-        with pytest.raises(Refused, match="not a text table"):
-            read(path)
+    with pytest.raises(Refused, match=r"^task data .*empty.tsv: no rows$"):
+        read(tmp_path / "empty.tsv")
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression"])

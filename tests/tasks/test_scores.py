@@ -20,7 +20,7 @@ def correlated(n: int, rho: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_accuracy_and_its_standard_error() -> None:
     scores = Scorer("classification", 3).scores(np.array([0, 1, 2, 2, 1]), np.array([0, 1, 2, 0, 0]))
-    assert scores.keys() == {"accuracy"}
+    assert scores.keys() == {"accuracy", "f1", "matthews"}
     assert scores["accuracy"]["value"] == pytest.approx(3 / 5)
     assert scores["accuracy"]["se"] == pytest.approx(math.sqrt(0.6 * 0.4 / 5)) and scores["accuracy"]["n"] == 5
 

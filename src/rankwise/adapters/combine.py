@@ -14,10 +14,11 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from rankwise.adapters import factors, files, loading, score
+from rankwise.adapters import factors, files, joined, loading, score
 from rankwise.adapters.runs import Run, same_base
 from rankwise.adapters.swap import name_of
 from rankwise.errors import Refused
+from rankwise.model import fused
 from rankwise.model.base import reason
 from rankwise.model.methods.quiet import CANNOT, quiet_peft
 from rankwise.model.methods.seeds import derived_seed
@@ -124,10 +125,14 @@ def _together(lm: nn.Module, runs: list[Run], loras: list[factors.Lora]) -> Peft
         warnings.simplefilter("ignore")
         for run, lora in zip(runs, loras, strict=True):
             config = _bare(lora)
-            if model is None:
-                model = get_peft_model(lm, config, adapter_name=name_of(run))
-            else:
-                model.add_adapter(name_of(run), config)
+            fused.split_for(lm, config.target_modules)
+            try:
+                if model is None:
+                    model = get_peft_model(lm, config, adapter_name=name_of(run))
+                else:
+                    model.add_adapter(name_of(run), config)
+            except ValueError as error:  # one is on query and value, the other on the layer that fuses them
+                raise Refused(f"{run.folder}: not beside {runs[0].name} on one base ({reason(error)})") from None
             own = {
                 name: value for name, value in load_file(run.adapter / ADAPTER_FILE).items() if name not in lora.others
             }
@@ -181,7 +186,7 @@ def _save(
     heads: list[dict[str, torch.Tensor]], found: dict[str, Any],
 ) -> int:  # fmt: skip
     """PEFT's adapter without a head, and each run's head beside it."""
-    tensors, written = factors.to_files(deltas, config)
+    tensors, written = factors.to_files(joined.deltas(deltas), config)
     with files.whole(out) as folder:
         save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})
         factors.changed(written, modules_to_save=None, task_type=None).save_pretrained(str(folder))

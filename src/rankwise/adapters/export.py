@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rankwise import assets
-from rankwise.adapters import card, files, loading
+from rankwise.adapters import card, files, joined, loading
 from rankwise.adapters.runs import Run, base_asset
 from rankwise.model.methods.warm import ADAPTER_FILE
 from rankwise.tasks import data, scores
@@ -25,6 +25,7 @@ def export(run: Run, out: Path) -> dict[str, Any]:
     with files.whole(out) as folder:
         shutil.copyfile(run.adapter / ADAPTER_FILE, folder / ADAPTER_FILE)
         settings.save_pretrained(str(folder))
+        joined.rewrite(folder)
         tokenizer.save_pretrained(str(folder))
         card.write(folder, run, asset, "adapter", [], _scorer(run))
         size, names = files.weight_bytes(folder), sorted(file.name for file in folder.iterdir())

@@ -18,13 +18,13 @@ from transformers import AutoTokenizer
 from rankwise.adapters.runs import Run, base_asset
 from rankwise.config import ADAPTERS
 from rankwise.errors import Refused
-from rankwise.model import base
+from rankwise.model import base, fused
 from rankwise.model.methods.quiet import CANNOT, quiet_peft
 from rankwise.model.methods.warm import ADAPTER_FILE
-from rankwise.model.quantize import LOW, cast_base, dequantize, store
+from rankwise.model.numerics import LOW, Numerics, settle
+from rankwise.model.quantize import cast_base, dequantize, store
 from rankwise.model.restore import with_weights
 from rankwise.model.skeleton import architecture, skeleton
-from rankwise.train.numerics import Numerics, settle
 
 Tensors = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -43,7 +43,9 @@ def attention(run: Run) -> str | None:
 
 def load_base(run: Run) -> tuple[nn.Module, Any]:
     """The base in fp32 with a fresh head, as the run got it, and its tokenizer."""
-    return base.load(run.config.model, base_asset(run), run.outputs, run.config.seed, attention(run))
+    return base.load(
+        run.config.model, base_asset(run), run.outputs, run.config.seed, attention(run), run.config.task.kind
+    )
 
 
 def load_tokenizer(run: Run) -> Any:
@@ -63,7 +65,7 @@ def load_tokenizer(run: Run) -> Any:
 def stored_base(run: Run, settings: Numerics) -> tuple[nn.Module, Any]:
     """The base in the storage that the run kept it in."""
     lm, tokenizer = load_base(run)
-    store(lm, run.config, _heads(run, lm), settings.precision, settings.device)
+    store(lm, run.config, base.head_names(lm), settings.precision, settings.device)
     return lm, tokenizer
 
 
@@ -83,7 +85,7 @@ def ready(model: nn.Module, settings: Numerics) -> nn.Module:
 def dense_base(run: Run) -> tuple[nn.Module, Any]:
     """The base in fp32, with the values that the run's storage stood for."""
     lm, tokenizer = load_base(run)
-    kind, heads = run.config.quant.kind, _heads(run, lm)
+    kind, heads = run.config.quant.kind, base.head_names(lm)
     if kind not in (None, "bf16"):
         store(lm, run.config, heads, "fp32")
     if kind == "bf16" or run.precision == "bf16_true" or (kind is not None and run.precision in LOW):
@@ -120,6 +122,7 @@ def check(run: Run, folder: Path) -> None:
     config = architecture(run.config.model, base_asset(run))
     lm = skeleton(config, run.config.task.kind, run.outputs, attention(run))
     settings = adapter_config(folder)
+    fused.split_for(lm, settings.target_modules)
     try:
         with warnings.catch_warnings(), quiet_peft():
             warnings.simplefilter("ignore")  # PEFT's advice on training it
@@ -169,10 +172,6 @@ def put_head(lm: nn.Module, tensors: Tensors) -> None:
     for name, value in tensors.items():
         parent, _, leaf = name.rpartition(".")
         setattr(lm.get_submodule(parent), leaf, nn.Parameter(value.clone(), requires_grad=False))
-
-
-def _heads(run: Run, lm: nn.Module) -> list[str]:
-    return [] if run.config.task.kind == "causal_lm" else base.head_names(lm)
 
 
 def _trained_whole(run: Run, lm: nn.Module) -> list[str]:

@@ -17,6 +17,7 @@ from rankwise.adapters import card, files, loading, score
 from rankwise.adapters.runs import Run, base_asset
 from rankwise.config import PARTIAL
 from rankwise.errors import Refused
+from rankwise.model import fused
 from rankwise.model.base import reason
 from rankwise.model.methods.quiet import CANNOT
 
@@ -85,6 +86,7 @@ def fold(model: nn.Module, run: Run) -> nn.Module:
         kind = _kind(model.peft_config["default"])
         raise Refused(f"{run.folder}: {kind} cannot be merged by PEFT ({reason(error)})") from None
     assert isinstance(merged, nn.Module)
+    fused.join(merged)
     return merged
 
 

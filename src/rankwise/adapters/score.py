@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from itertools import islice
@@ -18,11 +19,11 @@ from torch.utils.data import DataLoader
 from rankwise import assets
 from rankwise.adapters.runs import Run
 from rankwise.errors import Refused
-from rankwise.model.quantize import LOW
+from rankwise.model.numerics import Numerics
 from rankwise.tasks import batches, data, scores
 from rankwise.tracking.predictions import FILE
+from rankwise.train import module
 from rankwise.train.module import FineTuner
-from rankwise.train.numerics import Numerics
 
 Columns = dict[str, np.ndarray]
 
@@ -67,11 +68,11 @@ class Rows:
 def logits(model: nn.Module, rows: Rows, settings: Numerics | None = None) -> torch.Tensor:
     """fp32 logits (rows, outputs) of the first validation rows: computed in the run's numerics, or in fp32."""
     found = []
-    device, precision = (settings.device, settings.precision) if settings else (torch.device("cpu"), "fp32")
+    device = settings.device if settings else torch.device("cpu")
     model.to(device).eval()
     size = rows.validation.batch_sampler
     several = math.ceil(CHECK_ROWS / max(map(len, size)))  # type: ignore[arg-type]
-    with torch.inference_mode(), _autocast(device, precision):
+    with torch.inference_mode(), settings.autocast() if settings else contextlib.nullcontext():
         for batch in islice(rows.validation, several):
             inputs = {key: value.to(device) for key, value in batch.items() if key not in ("labels", "row")}
             found.append(model(**inputs).logits.float().cpu())
@@ -85,12 +86,7 @@ def relative(now: torch.Tensor, exact: torch.Tensor) -> float:
 
 def evaluate(model: nn.Module, rows: Rows, run: Run, settings: Numerics) -> tuple[scores.Score, Columns]:
     """The task's metric {value, se, n} on the test rows, computed as the run's own test was, and the predictions."""
-    tuner = FineTuner(model, rows.scorer, run.config.optim, 1)
-    tuner.to(settings.device).eval()
-    with torch.inference_mode(), _autocast(settings.device, settings.precision):
-        for number, batch in enumerate(rows.test):
-            tuner.validation_step({key: value.to(settings.device) for key, value in batch.items()}, number)
-    found, columns = tuner.evaluated()
+    found, columns = module.evaluate(FineTuner(model, rows.scorer, run.config.optim, 1), rows.test, settings)
     return found[rows.metric], columns
 
 
@@ -153,7 +149,3 @@ def _correlation(metric: str, x: np.ndarray, y: np.ndarray) -> float:
     if np.ptp(x) == 0 or np.ptp(y) == 0:  # a constant correlates with nothing, as in ``Scorer.scores``
         return 0.0
     return float(np.corrcoef(x, y)[0, 1])
-
-
-def _autocast(device: torch.device, precision: str) -> Any:
-    return torch.autocast(device.type, LOW.get(precision), enabled=precision in ("bf16", "fp16"))

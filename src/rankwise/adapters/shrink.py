@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from rankwise.adapters import card, factors, files, loading, score
+from rankwise.adapters import card, factors, files, joined, loading, score
 from rankwise.adapters.runs import Run, base_asset
 from rankwise.errors import Refused
 from rankwise.model.methods.warm import ADAPTER_FILE
@@ -37,6 +37,7 @@ def shrink(run: Run, rank: int | None, energy: float | None, out: Path | None = 
         config.save_pretrained(str(folder))
         found = _scored(run, folder)
         if out is not None:
+            joined.rewrite(folder)
             note = (
                 f"LoRA's factors were truncated after training, to ranks {min(ranks.values())} to {max(ranks.values())}"
             )

@@ -14,6 +14,7 @@ from torch import nn
 from rankwise.adapters import files, loading, score
 from rankwise.adapters.runs import Run, same_base
 from rankwise.errors import Refused
+from rankwise.model import fused
 from rankwise.model.base import reason
 from rankwise.model.methods.quiet import quiet_peft
 
@@ -59,6 +60,7 @@ def shared(runs: list[Run]) -> tuple[Any, Any]:
     loading.put_head(lm, tensors[name_of(first)])
     with warnings.catch_warnings(), quiet_peft():
         warnings.filterwarnings("ignore", ".*adapter keys.*")
+        fused.split_for(lm, loading.adapter_config(first.adapter).target_modules)
         model = PeftModel.from_pretrained(lm, str(first.adapter), adapter_name=name_of(first), torch_device="cpu")
         for run in runs[1:]:
             heads = {_original(name): value for name, value in tensors[name_of(run)].items()}

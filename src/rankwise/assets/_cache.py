@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -55,12 +55,28 @@ def file_digest(path: Path) -> str:
     note = cache_dir() / "digests" / hashlib.sha256(key.encode()).hexdigest()[:32]
     if status.st_size >= _SMALL_BYTES and (known := _read_note(note)):
         return known
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = sha256(path)
     if status.st_size >= _SMALL_BYTES and time.time() - status.st_mtime > _SETTLED_S:
         with suppress(OSError):  # only saves time: a read-only cache must not stop a local model
             _write_note(note, digest)
     return digest
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file in hex, read now. Raises OSError."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path, files: Iterable[Path]) -> str:
+    """SHA-256 of the names and digests of files in a folder, in hex. Raises OSError."""
+    lines = [f"{file.relative_to(folder).as_posix()} {file_digest(file)}" for file in sorted(files)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def all_files(folder: Path) -> list[Path]:
+    """Every file below a folder but hidden ones."""
+    return [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
 
 
 def _read_note(note: Path) -> str | None:

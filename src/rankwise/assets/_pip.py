@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import os
 import re
-import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from rankwise.assets._cache import no_room
+from rankwise.assets._process import REMEDY, Unavailable, run_tool, wrong_hash
 from rankwise.config import Package
 from rankwise.errors import Refused
 
-_REMEDY = "give a local copy with model.path= or task.path="
 _FULL = r"No space left on device|Disk quota exceeded|File too large|not enough space on the disk"
 _OFFLINE = r"Could not fetch URL \S+ (?!404 ).* - skipping|incomplete-download|ReadTimeoutError|ConnectionResetError"
 _CAUSE = r"\[Errno -?\d+\] [\w ]+|timed out|certificate verify failed|[45]\d\d \w+ Error: [\w ]+|ReadTimeoutError"
@@ -32,17 +27,18 @@ def download(package: Package, into: Path, progress: bool) -> Path:
     """
     title = f"package {package.name} {package.version}"
     if importlib.util.find_spec("pip") is None:
-        raise Refused(f"{title}: {sys.executable} has no pip to fetch it with; run python -m ensurepip, or {_REMEDY}")
+        raise Unavailable(
+            f"{title}: {sys.executable} has no pip to fetch it with", f"run python -m ensurepip, or {REMEDY}"
+        )
     for name in ("out", "tmp"):
         (into / name).mkdir()
-    code, output = _run(_command(package, into), into, f"fetching {title}", progress)
+    # pip keeps the user's own index, proxy and certificate settings; it asks nothing and installs nothing
+    settings = {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_REQUIRE_VIRTUALENV": "0"}
+    env = {**settings, "TMPDIR": str(into / "tmp"), "PIP_QUIET": "0", "PIP_VERBOSE": "0"}
+    code, output = run_tool(_command(package, into), into, f"fetching {title}", progress, env)
     if code:
         raise _diagnosis(package, title, output, _log(into))
     archive = next((into / "out").iterdir())
-    with archive.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != package.sha256:
-        raise _wrong_hash(title, package.sha256, digest)
     return archive
 
 
@@ -58,61 +54,6 @@ def _command(package: Package, into: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def _run(command: list[str], into: Path, title: str, progress: bool) -> tuple[int, str]:
-    """pip's exit status and output. It never outlives this call, and all its temporary files are below ``into``."""
-    # pip keeps the user's own index, proxy and certificate settings; it asks nothing and installs nothing
-    settings = {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_REQUIRE_VIRTUALENV": "0"}
-    env = {**os.environ, **settings, "TMPDIR": str(into / "tmp"), "PIP_QUIET": "0", "PIP_VERBOSE": "0"}
-    process = subprocess.Popen(
-        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace", start_new_session=True,
-    )  # fmt: skip
-    try:
-        with _status(title, progress) as show:
-            while True:
-                with suppress(subprocess.TimeoutExpired):
-                    output, _ = process.communicate(timeout=0.2)
-                    return process.returncode, output
-                show(_largest_file_bytes(into))
-    finally:
-        if process.poll() is None:
-            _kill(process)
-
-
-def _kill(process: subprocess.Popen[str]) -> None:
-    """End pip and what it started; its own files are all in our folder, so nothing needs its clean-up."""
-    if sys.platform == "win32":
-        process.kill()
-    else:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-
-
-@contextmanager
-def _status(title: str, progress: bool) -> Iterator[Callable[[int], None]]:
-    """A spinner with the size so far where stderr is a terminal, else one line."""
-    if not progress:
-        yield lambda _: None
-    elif not sys.stderr.isatty():
-        print(title, file=sys.stderr, flush=True)
-        yield lambda _: None
-    else:
-        from rich.console import Console
-
-        with Console(stderr=True).status(title) as status:
-            yield lambda size: status.update(f"{title}: {size / 1e6:.1f} MB")
-
-
-def _largest_file_bytes(folder: Path) -> int:
-    """Size of the archive so far: by far the largest file. pip moves files meanwhile, so any may vanish."""
-    sizes = [0]
-    for root, _, files in os.walk(folder):
-        for name in files:
-            with suppress(OSError):
-                sizes.append(os.path.getsize(os.path.join(root, name)))
-    return max(sizes)
-
-
 def _log(into: Path) -> str:
     with suppress(OSError):
         return (into / "log").read_text(errors="replace")
@@ -124,28 +65,23 @@ def _diagnosis(package: Package, title: str, output: str, log: str) -> Refused:
     both = f"{output}\n{log}"
     if "DO NOT MATCH THE HASHES" in output:
         got = re.search(r"Got\s+([0-9a-f]{64})", output)
-        return _wrong_hash(title, package.sha256, got[1] if got else "another one")
+        return wrong_hash(title, package.sha256, got[1] if got else "another one")
     if full := re.search(_FULL, both):
         return no_room(full[0])
     if offline := re.search(_OFFLINE, both):
         cause = re.findall(_CAUSE, offline[0])
         shown = f" ({cause[-1].strip()})" if cause else ""
-        return Refused(f"{title}: the package index cannot be reached{shown}; connect, check pip's index, or {_REMEDY}")
+        return Unavailable(
+            f"{title}: the package index cannot be reached{shown}", f"connect, check pip's index, or {REMEDY}"
+        )
     asked = rf"satisfies the requirement {re.escape(package.name)}==.*\(from versions: (.*)\)"
     if versions := re.search(asked, output):
         form = "source distribution" if package.sdist else "wheel for this machine"
         newest = ", ".join(versions[1].split(", ")[-5:])
         return Refused(
-            f"{title}: the index has no such {form} (newest: {newest}); correct name or version, or {_REMEDY}"
+            f"{title}: the index has no such {form} (newest: {newest}); correct name or version, or {REMEDY}"
         )
     if re.search(r"BadZipFile|ReadError|is invalid\.|not a gzip file", both):
-        return Refused(f"{title}: the registry's archive cannot be read; {_REMEDY}")
+        return Refused(f"{title}: the registry's archive cannot be read; {REMEDY}")
     errors = [line for line in output.splitlines() if re.match(r"\s*(error|ERROR)\b", line)]
-    return Refused(f"{title}: pip failed ({(errors or ['no reason given'])[-1].strip()}); {_REMEDY}")
-
-
-def _wrong_hash(title: str, declared: str, got: str) -> Refused:
-    return Refused(
-        f"{title}: wrong hash: sha256 {declared} is declared, {got} was served; nothing was kept: "
-        f"fetch again in case the download broke off, correct sha256 only if you trust the file, or {_REMEDY}"
-    )
+    return Refused(f"{title}: pip failed ({(errors or ['no reason given'])[-1].strip()}); {REMEDY}")

@@ -43,11 +43,16 @@ def prepare_environment() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+_GROUPS = (
+    "model", "task", "method", "targets", "quant", "optim", "trainer", "forgetting", "tracking", "experiment", "debug",
+)  # fmt: skip
+
+
 def groups() -> str:
     """Every config group with its options, one line each."""
     tree = conf_dir()
     rows = []
-    for group in ("model", "task", "method", "targets", "quant", "optim", "trainer", "tracking", "experiment", "debug"):
+    for group in _GROUPS:
         options = sorted(p.relative_to(tree / group).with_suffix("").as_posix() for p in (tree / group).rglob("*.yaml"))
         lines = textwrap.wrap(" ".join(options), 100, break_on_hyphens=False)
         rows.append(f"  {group + '=':<12}" + ("\n" + " " * 14).join(lines))

@@ -24,6 +24,10 @@ def main(arguments: list[str]) -> int:
     def fetch(config: Config) -> int:
         for source in (config.model, config.task):
             asset = assets.resolve(source)
+            if source is config.model and (file := asset.gguf_file()):
+                from rankwise.model import gguf
+
+                gguf.unpack(file)
             print(f"{source.name}: {asset.path or asset.source}")
         return 0
 

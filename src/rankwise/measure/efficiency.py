@@ -31,7 +31,7 @@ def operations(
     found = flops_of(form, step) | {"per_step_counted": counted}
     if form is None:
         return found
-    return found | {"train_total": sum(form.cost(shape.rows, shape.length).total for shape in taken)}
+    return found | {"train_total": sum(form.cost(shape).total for shape in taken)}
 
 
 def flops_of(form: ClosedForm | None, step: Sequence[Shape]) -> dict[str, Any]:
@@ -43,14 +43,13 @@ def flops_of(form: ClosedForm | None, step: Sequence[Shape]) -> dict[str, Any]:
     if form is None:
         return {}
     largest = max(step, key=lambda shape: shape.tokens)
-    rows, length = largest.rows, largest.length
-    mine, full = form.cost(rows, length).total, form.full(rows, length).total
+    mine, full = form.cost(largest).total, form.full(largest).total
     return {
-        "per_step": sum(form.cost(shape.rows, shape.length).total for shape in step),
+        "per_step": sum(form.cost(shape).total for shape in step),
         "per_token": mine / largest.tokens,
         "full_per_token": full / largest.tokens,
         "of_full": mine / full,
-        "break_even_rank": form.break_even_rank(rows, length),
+        "break_even_rank": form.break_even_rank(largest),
     }
 
 
@@ -63,7 +62,7 @@ def utilisation(
     """
     if form is None or not throughput.timed_s:
         return {}
-    needed = sum(form.cost(batches[i].rows, batches[i].length).model for i in throughput.timed)
+    needed = sum(form.cost(batches[i]).model for i in throughput.timed)
     precision = "bf16" if settings.precision == "bf16_true" else settings.precision
     peak, source = peak_flops(settings.device, precision, settings.threads)
     return {"mfu": mfu(needed, throughput.timed_s, peak), "peak_flops": peak, "peak_flops_source": source}

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -20,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from rankwise.measure.counting import counter
+from rankwise.measure.shape import Shape
 from rankwise.model.targets import role, shape
 
 aten = torch.ops.aten
@@ -73,16 +75,17 @@ class Linear:
 
     d_in: int
     d_out: int
-    per_token: bool  # else on one row per example, as poolers and heads of encoders are
+    per: str  # token | label (a causal LM's output layer) | row (poolers and heads of encoders)
     trained: bool
     input_grad: bool  # the input requires a gradient
     rank: int | None = None  # of the adapter that this is a factor of
     recomputed: bool = False  # a second time in the backward pass
     recomputed_full: bool = False  # the same in full fine-tuning
 
-    def cost(self, rows: int, length: int) -> Cost:
+    def cost(self, shape: Shape) -> Cost:
         """x·W forward; ∂L/∂x where the input needs it and ∂L/∂W where the weight is trained, each as much."""
-        product = 2 * rows * (length if self.per_token else 1) * self.d_in * self.d_out
+        vectors = {"token": shape.tokens, "label": shape.logits, "row": shape.rows}[self.per]
+        product = 2 * vectors * self.d_in * self.d_out
         return Cost(product, product * (self.input_grad + self.trained), product * self.recomputed)
 
 
@@ -98,9 +101,9 @@ class Attention:
     fused: bool  # one kernel, whose backward makes the scores anew and every gradient (Dao et al. 2022)
     recomputed: bool = False
 
-    def cost(self, rows: int, length: int) -> Cost:
+    def cost(self, shape: Shape) -> Cost:
         """QKᵀ and PV forward; of dV, dP, dQ and dK those that are needed."""
-        pairs = 2 * rows * length * length
+        pairs = 2 * shape.rows * shape.length**2
         qk, pv = pairs * self.width_qk, pairs * self.width_v
         scores_grad = self.q_grad or self.k_grad
         if self.fused:
@@ -117,11 +120,11 @@ class ClosedForm:
     linears: tuple[Linear, ...]
     attentions: tuple[Attention, ...]
 
-    def cost(self, rows: int, length: int) -> Cost:
-        """One step on ``rows`` examples of ``length`` tokens, padding among them."""
-        return _summed([*self.linears, *self.attentions], rows, length)
+    def cost(self, shape: Shape) -> Cost:
+        """One step on a batch of this shape."""
+        return _summed([*self.linears, *self.attentions], shape)
 
-    def full(self, rows: int, length: int) -> Cost:
+    def full(self, shape: Shape) -> Cost:
         """The same for full fine-tuning of the same base: without adapters, everything trained."""
         linears = [
             replace(linear, trained=True, input_grad=True, recomputed=linear.recomputed_full)
@@ -129,25 +132,25 @@ class ClosedForm:
             if linear.rank is None
         ]
         attentions = [replace(each, q_grad=True, k_grad=True, v_grad=True) for each in self.attentions]
-        return _summed([*linears, *attentions], rows, length)
+        return _summed([*linears, *attentions], shape)
 
-    def per_rank(self, rows: int, length: int) -> int:
+    def per_rank(self, shape: Shape) -> int:
         """What one more rank in every adapter adds to the total. The total is affine in the rank."""
-        return sum(each.cost(rows, length).total // each.rank for each in self.linears if each.rank)
+        return sum(each.cost(shape).total // each.rank for each in self.linears if each.rank)
 
-    def break_even_rank(self, rows: int, length: int) -> float | None:
+    def break_even_rank(self, shape: Shape) -> float | None:
         """The rank, the same in every adapter, above which a step costs more than full fine-tuning's; None without
         adapters.
         """
-        slope = self.per_rank(rows, length)
+        slope = self.per_rank(shape)
         if not slope:
             return None
-        bare = _summed([*(each for each in self.linears if not each.rank), *self.attentions], rows, length)
-        return (self.full(rows, length).total - bare.total) / slope
+        bare = _summed([*(each for each in self.linears if not each.rank), *self.attentions], shape)
+        return (self.full(shape).total - bare.total) / slope
 
 
-def _summed(parts: list[Linear | Attention], rows: int, length: int) -> Cost:
-    return sum((part.cost(rows, length) for part in parts), Cost(0, 0))
+def _summed(parts: list[Linear | Attention], shape: Shape) -> Cost:
+    return sum((part.cost(shape) for part in parts), Cost(0, 0))
 
 
 @dataclass
@@ -159,8 +162,10 @@ class Watched:
 
 
 @contextlib.contextmanager
-def watch(model: nn.Module) -> Iterator[Watched]:
+def watch(model: nn.Module, labelled: int | None = None) -> Iterator[Watched]:
     """Learn the closed form from the one forward pass, in train mode and with gradients, that is run within.
+
+    ``labelled`` is the number of tokens that a causal LM's output layer is given, where it is not given all.
 
     The model may be real, fake or on the meta device; the batch needs two tokens or more per example. What the forward
     pass computes is counted too, and where the closed form differs, ``uncovered`` says how and there is none. Blocks
@@ -169,7 +174,7 @@ def watch(model: nn.Module) -> Iterator[Watched]:
     whose output the loss leaves unused count as if it did not.
     """
     watched = Watched()
-    eyes = _Eyes(model)
+    eyes = _Eyes(model, labelled)
     with eyes.open(), counter() as counted:
         yield watched
     if eyes.batch is not None:
@@ -188,7 +193,7 @@ class _Projection:
     role: str
     d_in: int
     d_out: int
-    per_token: bool
+    per: str
     grad: bool  # of the output, adapter included
     recomputed: bool = False
 
@@ -198,12 +203,17 @@ class _Eyes:
     """Hooks on a model and what they saw."""
 
     model: nn.Module
-    batch: tuple[int, int] | None = None
+    labelled: int | None = None
+    batch: Shape | None = None
     calls: list[_Call] = field(default_factory=list)
     projections: list[_Projection] = field(default_factory=list)
     problem: str | None = None
 
     def __post_init__(self) -> None:
+        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        layer = getattr(base, "get_output_embeddings", lambda: None)()
+        inside = set() if layer is None else set(layer.modules())
+        self._outputs = {name for name, module in self.model.named_modules() if module in inside}
         self._saved = {"call": False, "base": False}  # something, since the last linear call or layer of the base
 
     @contextlib.contextmanager
@@ -241,7 +251,7 @@ class _Eyes:
             self.problem = "the batch is not (rows, two tokens or more), or gradients are off"
         elif self.batch is not None:
             self.problem = "more than one forward pass"
-        self.batch = (0, 0) if first is None else (first.shape[0], first.shape[1])
+        self.batch = Shape(*((0, 0) if first is None else first.shape[:2]), labelled=self.labelled)
 
     def _enter(self, block: Any, args: Any) -> None:
         self._first_call, self._first_projection = len(self.calls), len(self.projections)
@@ -267,7 +277,7 @@ class _Eyes:
         weight = getattr(module, "weight", None)
         weight = weight if isinstance(weight, torch.Tensor) else None
         linear = Linear(
-            d_in, d_out, self._per_token(args[0], d_in, name),
+            d_in, d_out, self._per(args[0], d_in, name),
             trained=weight is not None and weight.requires_grad,
             input_grad=args[0].requires_grad,
             rank=None if not _is_factor(name) else d_out if "lora_A" in name.split(".") else d_in,
@@ -280,28 +290,32 @@ class _Eyes:
         found = role(name)
         if found in ("q", "k", "v", "qkv", "o") and isinstance(output, torch.Tensor):
             d_in, d_out = args[0].shape[-1], output.shape[-1]
-            per_token = self._per_token(args[0], d_in, name)
-            self.projections.append(_Projection(found, d_in, d_out, per_token, output.requires_grad))
+            per = self._per(args[0], d_in, name)
+            self.projections.append(_Projection(found, d_in, d_out, per, output.requires_grad))
 
     def _save(self, tensor: torch.Tensor) -> torch.Tensor:
         self._saved = dict.fromkeys(self._saved, True)
         return tensor
 
-    def _per_token(self, input: torch.Tensor, d_in: int, name: str) -> bool:
-        rows, length = self.batch or (0, 0)
+    def _per(self, input: torch.Tensor, d_in: int, name: str) -> str:
+        assert self.batch is not None
         vectors = input.numel() // d_in
-        if vectors not in (rows, rows * length):
+        if self.labelled is not None and name in self._outputs:
+            return "label"
+        if vectors not in (self.batch.rows, self.batch.tokens):
             self.problem = (
-                f"{name} acts on {vectors} vectors, neither the {rows} examples nor their {length} tokens each"
+                f"{name} acts on {vectors} vectors, neither the {self.batch.rows} examples nor their "
+                f"{self.batch.length} tokens each"
             )
-        return vectors != rows
+        return "row" if vectors == self.batch.rows else "token"
 
 
 def _learnt(eyes: _Eyes, by_op: dict[Any, int]) -> tuple[ClosedForm | None, str | None]:
     """The closed form, if it gives what was counted in the forward pass; else why not."""
     if eyes.problem:
         return None, eyes.problem
-    rows, length = eyes.batch or (0, 0)
+    assert eyes.batch is not None
+    batch = eyes.batch
     linear = sum(count for op, count in by_op.items() if op in _LINEAR_OPS)
     kernels = sum(count for op, count in by_op.items() if "attention" in str(op))
     other = sum(by_op.values()) - linear
@@ -310,10 +324,10 @@ def _learnt(eyes: _Eyes, by_op: dict[Any, int]) -> tuple[ClosedForm | None, str 
         return None, f"linear layers that look like {', '.join(left)} of an attention that is not complete"
     form = ClosedForm(tuple(call.linear for call in eyes.calls), attentions)
     expected = [
-        sum(call.linear.cost(rows, length).forward for call in eyes.calls if not (call.opaque and seen))
+        sum(call.linear.cost(batch).forward for call in eyes.calls if not (call.opaque and seen))
         for seen in (False, True)
     ]
-    scores = sum(attention.cost(rows, length).forward for attention in attentions)
+    scores = sum(attention.cost(batch).forward for attention in attentions)
     if not any(abs(linear - sum_) <= _CLOSE_LINEAR * sum_ for sum_ in expected):
         return None, f"linear layers compute {linear:,} FLOPs in a forward pass, {expected[0]:,} expected"
     if other <= _CLOSE_ATTENTION * scores:  # a kernel that nothing counts
@@ -331,7 +345,7 @@ def _attentions(projections: list[_Projection], fused: bool) -> tuple[tuple[Atte
         if projection.role != "o":
             open_[projection.role] = projection
         elif open_:  # else a head that is named as if it were one
-            if set(open_) not in ({"q", "k", "v"}, {"qkv"}) or not all(each.per_token for each in open_.values()):
+            if set(open_) not in ({"q", "k", "v"}, {"qkv"}) or any(each.per != "token" for each in open_.values()):
                 break
             q, k, v = (open_.get(part) or open_["qkv"] for part in "qkv")
             width_qk = projection.d_in if "qkv" in open_ else q.d_out

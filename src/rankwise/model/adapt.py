@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rankwise.config import LORA, PARTIAL, Config
 from rankwise.errors import Refused
+from rankwise.model import fused
 from rankwise.model.base import head_names, reason
 from rankwise.model.methods import adalora, bottleneck, inits, lora, tuners
 from rankwise.model.methods import partial as partly
@@ -46,7 +47,7 @@ def adapt(base: nn.Module, config: Config) -> Adapted:
 
     Raises Refused for a rank, targets or a method that do not fit this model.
     """
-    heads = [] if config.task.kind == "causal_lm" else head_names(base)  # a language model's is part of the base
+    heads = head_names(base)
     method, planned = config.method, next(base.parameters()).is_meta
     if method.name == "full":
         base.requires_grad_(True)
@@ -66,6 +67,7 @@ def adapt(base: nn.Module, config: Config) -> Adapted:
 def _with_peft(base: nn.Module, config: Config, heads: list[str], planned: bool) -> Adapted:
     method = config.method
     base.requires_grad_(False)
+    fused.split(base, config)
     names = adapted_modules(base, config.targets)
     sides = {name: shape(base.get_submodule(name)) for name in names}
     extras = _extras(base, names, method.modules_to_save or [])

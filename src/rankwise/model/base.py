@@ -11,19 +11,24 @@ from tokenizers.processors import TemplateProcessing
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedTokenizerFast,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from rankwise.assets import Asset
 from rankwise.config import Model
 from rankwise.errors import Refused
+from rankwise.model import gguf
 
 
-def load(model: Model, asset: Asset, outputs: int, seed: int, attention: str | None = None) -> tuple[nn.Module, Any]:
-    """The base with a fresh head of ``outputs`` logits, in fp32, and its tokenizer.
+def load(
+    model: Model, asset: Asset, outputs: int, seed: int, attention: str | None = None, kind: str = "classification"
+) -> tuple[nn.Module, Any]:
+    """The base for a kind of task, in fp32, and its tokenizer: a causal LM as it is, or a fresh head of ``outputs``.
 
     The head's initialisation depends on ``seed`` alone, so that every arm starts from the same one. ``attention`` is
     transformers' implementation (eager, sdpa); None is the model's own choice.
@@ -34,23 +39,28 @@ def load(model: Model, asset: Asset, outputs: int, seed: int, attention: str | N
     getLogger("huggingface_hub").setLevel("CRITICAL")  # its retries; what comes of them is one line of ours
     torch.manual_seed(seed)
     if asset.path is None and asset.hub_id is None:
-        base, tokenizer = _random(model, outputs, attention)
+        base, tokenizer = _random(model, kind, outputs, attention)
     else:
-        base, tokenizer = _pretrained(model, asset, outputs, attention)
+        base, tokenizer = _pretrained(model, asset, kind, outputs, attention)
         _draw_head(base, seed)
     tokenizer.model_max_length = _positions(base) or tokenizer.model_max_length
     return base, tokenizer
 
 
-def _pretrained(model: Model, asset: Asset, outputs: int, attention: str | None) -> tuple[nn.Module, Any]:
-    where, options = location(asset, model)
+def _pretrained(model: Model, asset: Asset, kind: str, outputs: int, attention: str | None) -> tuple[nn.Module, Any]:
     try:
+        if file := asset.gguf_file():
+            gguf.unpack(file)
+        where, options = location(asset, model)
         # Without trust_remote_code=False, transformers asks on the terminal whether to run a stranger's code.
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
-        base, report = AutoModelForSequenceClassification.from_pretrained(
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
+        base, report = auto_class(kind, config).from_pretrained(
             where, num_labels=outputs, dtype=torch.float32, trust_remote_code=False, ignore_mismatched_sizes=True,
-            output_loading_info=True, attn_implementation=attention, **_weights(options), **options,
+            output_loading_info=True, attn_implementation=attention, use_safetensors=True, **options,
         )  # fmt: skip
+    except Refused:
+        raise
     except Exception as error:  # a stranger's files, and the hub, can fail in any way
         raise Refused(f"model {asset.source}: cannot be loaded ({reason(error)})") from None
     if holes := _holes(base, report):
@@ -71,8 +81,27 @@ def attention(base: nn.Module) -> str:
     return str(base.config._attn_implementation)  # type: ignore[union-attr]
 
 
+def auto_class(kind: str, config: Any) -> Any:
+    """transformers' class for a kind of task and an architecture.
+
+    Raises Refused for a causal LM of an encoder, which sees what it should predict; transformers would build one.
+    """
+    if kind != "causal_lm":
+        return AutoModelForSequenceClassification
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise Refused(
+            f"model: {config.model_type} reads in both directions, so it cannot learn to write; task.kind=causal_lm "
+            "needs a decoder, such as model=smollm2_instruct"
+        )
+    return AutoModelForCausalLM
+
+
 def head_names(base: nn.Module) -> list[str]:
-    """Children with weights that are not the base LM: ``classifier``, ``score``."""
+    """Children with weights that are not the base LM: ``classifier``, ``score``. A causal LM's output layer is part of
+    the LM.
+    """
+    if base.get_output_embeddings() is not None:  # type: ignore[operator]
+        return []
     prefix = base.base_model_prefix
     return [name for name, child in base.named_children() if name != prefix and any(True for _ in child.parameters())]
 
@@ -97,6 +126,12 @@ def _draw_head(base: nn.Module, seed: int) -> None:
             base._init_weights(module)  # type: ignore[operator]
 
 
+_TURNS = (
+    "{% for turn in messages %}{{ turn.role }}: {{ turn.content }}{% if turn.role == 'assistant' %}</s>{% endif %}\n"
+    "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token per byte behind four special ones: for models of random weights, on any text, with nothing to fetch."""
     special = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -108,20 +143,20 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
-        cls_token="<s>", sep_token="</s>",
+        cls_token="<s>", sep_token="</s>", chat_template=_TURNS,
     )  # fmt: skip
 
 
-def _random(model: Model, outputs: int, attention: str | None) -> tuple[nn.Module, Any]:
+def _random(model: Model, kind: str, outputs: int, attention: str | None) -> tuple[nn.Module, Any]:
     shape = dict(model.shape or {})
     try:
         config = AutoConfig.for_model(**shape)
         tokenizer = byte_tokenizer()
         config.vocab_size, config.num_labels, config.pad_token_id = len(tokenizer), outputs, tokenizer.pad_token_id
         config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
-        base = AutoModelForSequenceClassification.from_config(
-            config, dtype=torch.float32, attn_implementation=attention
-        )
+        base = auto_class(kind, config).from_config(config, dtype=torch.float32, attn_implementation=attention)
+    except Refused:
+        raise
     except Exception as error:  # each architecture checks its own values in its own way
         raise Refused(f"model.shape: not a model config of transformers ({reason(error)})") from None
     return base, tokenizer
@@ -146,17 +181,8 @@ def location(asset: Asset, model: Model) -> tuple[str, dict[str, Any]]:
     """Where ``from_pretrained`` finds the model, and the options that it needs for that."""
     if asset.path is None:
         return str(asset.hub_id), {"revision": model.revision or "main"}
-    if asset.path.is_file():
-        return str(asset.path.parent), {"gguf_file": asset.path.name}
-    if not (asset.path / "config.json").is_file():
-        return str(asset.path), {"gguf_file": min(asset.path.glob("*.gguf")).name}
-    return str(asset.path), {}
-
-
-def _weights(options: dict[str, Any]) -> dict[str, Any]:
-    """Safetensors only: no pickle of a stranger's is opened. GGUF is unpacked to plain trainable layers."""
-    if "gguf_file" in options:
-        from transformers import GgufConfig
-
-        return {"quantization_config": GgufConfig(dequantize=True)}
-    return {"use_safetensors": True}
+    file = asset.gguf_file()
+    if file is None:
+        return str(asset.path), {}
+    ready = gguf.unpacked(file)
+    return (str(ready), {}) if ready else (str(file.parent), {"gguf_file": file.name})

@@ -20,13 +20,13 @@ from transformers.pytorch_utils import Conv1D
 
 from rankwise.config import Config, Quant
 from rankwise.errors import Refused
+from rankwise.model import fused
 from rankwise.model.base import head_names
+from rankwise.model.numerics import LOW, Numerics
 from rankwise.model.targets import block_linears, shape
-from rankwise.train.numerics import Numerics
 
 BLOCK, OUTER_BLOCK = 64, 256  # values per quantization constant, and constants per second-level constant (QLoRA, §3)
 OUTLIER = 6.0  # activations above this are multiplied in 16 bit (Dettmers et al. 2022, §3.2)
-LOW = {"bf16": torch.bfloat16, "fp16": torch.float16, "bf16_true": torch.bfloat16}  # by the run's precision
 ERROR_BATCHES = 2  # of the validation rows
 Dense = Callable[[torch.dtype], torch.Tensor]
 
@@ -43,6 +43,7 @@ def store(
     quant = config.quant
     if quant.kind is None:
         return
+    fused.split(base, config)
     low = torch.bfloat16 if quant.kind == "bf16" else LOW.get(precision)
     apart = [*heads, *_saved(base, config)]
     if quant.kind != "bf16":
@@ -69,7 +70,7 @@ def quantize(
     if config.quant.kind is None:
         return {}
     device, precision = numerics.device, numerics.precision
-    heads = [] if config.task.kind == "causal_lm" else head_names(base)
+    heads = head_names(base)
     few = list(islice(batches, ERROR_BATCHES))
     exact = _logits(base, few, device if _has_room(base, device) else torch.device("cpu"), "fp32")
     store(base, config, heads, precision, device)

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 import yaml
 from omegaconf.errors import OmegaConfBaseException
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file
 from torch import nn
 
 from rankwise.config import ADAPTERS, PARTIAL, Config, typed
 from rankwise.errors import Refused
-from rankwise.model import base
+from rankwise.model import base, fused
 from rankwise.model.adapt import adapt
 from rankwise.model.methods.quiet import quiet_peft
 from rankwise.model.methods.warm import ADAPTER_FILE, HEAD_FILE, TRAINED_FILE
@@ -41,6 +41,7 @@ def with_weights(lm: nn.Module, config: Config, folder: Path) -> nn.Module:
         raise Refused(f"{folder}: holds no weights; {why}")
     if name in ADAPTERS:
         with quiet_peft():
+            fused.split_for(lm, PeftConfig.from_pretrained(str(folder)).target_modules)
             return PeftModel.from_pretrained(lm, str(folder))
     if name == "full":
         return _whole(lm, file)

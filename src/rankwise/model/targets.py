@@ -18,11 +18,12 @@ _ROLES = (
     ("k", r"(key|key_proj|k_proj|k_lin|k)"),
     ("v", r"(value|value_proj|v_proj|v_lin|v)"),
     ("o", r"(attention\.(output\.)?dense|attn\.(c_proj|Wo|o)|o_proj|out_proj|out_lin|\w*Attention\.o)"),
-    ("mlp", r"((intermediate|output)\.dense|(gate|up|down|gate_up)_proj|fc[12]|lin[12]|c_fc|c_proj|wi|wi_[01]|wo)"),
+    ("mlp", r"((intermediate|output)\.dense|(gate|up|down|gate_up)_proj|fc[12]|lin[12]|c_fc|c_proj|wi|wi_[01]|wo|"
+            r"dense_h_to_4h|dense_4h_to_h)"),
 )  # fmt: skip
 PRESETS = {
     "attention": {"q", "k", "v", "qkv", "o"},
-    "qkvo": {"q", "k", "v", "qkv", "o"},
+    "qkvo": {"q", "k", "v", "o"},
     "mlp": {"mlp"},
     "q": {"q"},
     "k": {"k"},
@@ -36,30 +37,36 @@ _BLOCK = re.compile(r"\.(\d+)\.")
 def adapted_modules(base: nn.Module, targets: Targets) -> list[str]:
     """Full names of the linear layers that the targets mean, never the task head's.
 
-    Raises Refused when nothing matches, naming what would.
+    Raises Refused when nothing matches, naming what would, and for a part of a layer that fuses query, key and value.
     """
     linears = dict(block_linears(base))
-    chosen = [name for name in linears if _wanted(name, targets)]
     if targets.layers is not None:
         blocks = {_block(name) for name in linears}
         if missing := set(targets.layers) - blocks:
             raise Refused.value(
                 "targets.layers", targets.layers, f"block {min(missing)} is not one of the {len(blocks)} blocks from 0"
             )
-        chosen = [name for name in chosen if _block(name) in targets.layers]
-    if not chosen:
+    chosen = [name for name in linears if is_chosen(name, targets)]
+    if not chosen or (_wants_parts(targets) and any(role(name) == "qkv" for name in linears if _in(name, targets))):
         raise Refused(_nothing(targets, linears))
     return chosen
 
 
+def is_chosen(name: str, targets: Targets) -> bool:
+    """Whether the targets mean a linear layer of this name, in a block that they mean."""
+    return _wanted(name, targets) and _in(name, targets)
+
+
 def role(name: str) -> str | None:
     """q, k, v, qkv (fused), o or mlp; None for a linear layer of another kind."""
-    return next((role for role, pattern in _ROLES if re.search(rf"(^|[._]){pattern}$", name)), None)
+    # DeBERTa's pos_q_proj and pos_key_proj project positions, not tokens
+    return next((role for role, pattern in _ROLES if re.search(rf"(^|\.|(?<!pos)_){pattern}$", name)), None)
 
 
 def is_last_of_mlp(name: str) -> bool:
     """Whether a linear layer is the one that an MLP ends with."""
-    return role(name) == "mlp" and re.search(r"(^|\.)(output\.dense|down_proj|fc2|lin2|c_proj|wo)$", name) is not None
+    last = r"(^|\.)(output\.dense|down_proj|fc2|lin2|c_proj|wo|dense_4h_to_h)$"
+    return role(name) == "mlp" and re.search(last, name) is not None
 
 
 def shape(module: nn.Module) -> tuple[int, int]:
@@ -77,6 +84,15 @@ def _wanted(name: str, targets: Targets) -> bool:
     if targets.modules:
         return any(name == part or name.endswith(f".{part}") for part in targets.modules)
     return targets.name == "all_linear" or role(name) in PRESETS[targets.name]
+
+
+def _wants_parts(targets: Targets) -> bool:
+    by_role = not (targets.regex or targets.modules) and targets.name != "all_linear"
+    return by_role and "qkv" not in PRESETS[targets.name] and not PRESETS[targets.name].isdisjoint({"q", "k", "v"})
+
+
+def _in(name: str, targets: Targets) -> bool:
+    return targets.layers is None or _block(name) in targets.layers
 
 
 def block_linears(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -97,6 +113,6 @@ def _nothing(targets: Targets, linears: dict[str, nn.Module]) -> str:
     what = (
         f"regex {targets.regex}" if targets.regex else f"modules {targets.modules}" if targets.modules else targets.name
     )
-    fused = any(role(name) == "qkv" for name in linears) and not (targets.regex or targets.modules)
-    why = "query, key and value are one fused layer here; use attention" if fused else f"there are {', '.join(ends)}"
-    return f"targets={what}: matches no linear layer of this model; {why}"
+    if _wants_parts(targets) and any(role(name) == "qkv" for name in linears):
+        return f"targets={what}: query, key and value are one fused layer in this model; use attention"
+    return f"targets={what}: matches no linear layer of this model; there are {', '.join(ends)}"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from rankwise import assets
 from rankwise.config import Config
@@ -13,7 +16,7 @@ from rankwise.tasks import data, scores
 class Facts:
     """``rows`` of training data is None where nobody has said yet."""
 
-    scorer: scores.Scorer
+    scorer: Any
     rows: int | None
 
 
@@ -23,5 +26,5 @@ def facts(config: Config) -> Facts:
     if task.kind != "causal_lm" and (task.synthetic or assets.cached(task) is not None):
         loaded = data.load(task, assets.resolve(task, progress=False), config.data_seed)
         return Facts(scores.scorer_for(task.kind, loaded.classes, loaded.train.labels), len(loaded.train))
-    outputs = 2 if task.kind == "classification" else 1
-    return Facts(scores.Scorer(task.kind, outputs), task.n_train)
+    classes = ["no", "yes"] if task.kind == "classification" else None
+    return Facts(scores.scorer_for(task.kind, classes, np.zeros(1)), task.n_train)

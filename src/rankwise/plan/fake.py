@@ -21,10 +21,11 @@ from rankwise.measure.ledger import Footprint, Ledger
 from rankwise.measure.shape import Shape
 from rankwise.model.adapt import Adapted, adapt
 from rankwise.model.base import head_names, reason
-from rankwise.model.quantize import LOW, store
+from rankwise.model.numerics import LOW
+from rankwise.model.quantize import store
 from rankwise.model.skeleton import materialise, skeleton
 from rankwise.plan import attention as kernels
-from rankwise.tasks.scores import Scorer
+from rankwise.plan.pooling import OneEndPerRow
 from rankwise.train import optim, step
 from rankwise.train.step import Batch
 
@@ -37,8 +38,7 @@ def build(
     Raises Refused for a rank or targets that do not fit the architecture.
     """
     base = skeleton(copy.deepcopy(architecture), config.task.kind, outputs, attention)
-    heads = head_names(base) if config.task.kind != "causal_lm" else []
-    store(base, config, heads, precision)
+    store(base, config, head_names(base), precision)
     adapted = adapt(base, config)
     if precision == "bf16_true":
         adapted.model.to(torch.bfloat16)
@@ -53,7 +53,7 @@ class FakeRun:
     ``gpu`` stands for a CUDA device: attention then keeps no matrix of scores, as its kernels do.
     """
 
-    def __init__(self, config: Config, adapted: Adapted, scorer: Scorer, precision: str, gpu: bool):
+    def __init__(self, config: Config, adapted: Adapted, scorer: Any, precision: str, gpu: bool):
         self.config, self.scorer, self.precision, self.gpu = config, scorer, precision, gpu
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.model = adapted.model.train()
@@ -65,14 +65,11 @@ class FakeRun:
     def train(self, shapes: list[Shape]) -> Footprint:
         """One optimizer step over micro-batches of these shapes, the optimizer's states being there already."""
         with self._settings():
-            batches = [self._batch(shape) for shape in shapes]
             if not self.optimizer.state:
                 self._first_states()
             ledger = Ledger(self.model, self.optimizer)
             with ledger:
-                for batch in batches:
-                    ledger.hold(batch.values())
-                self._step(batches, ledger)
+                self._step(shapes, ledger)
         return ledger.footprint()
 
     def _first_states(self) -> None:
@@ -98,22 +95,27 @@ class FakeRun:
 
     def operations(self, shape: Shape) -> Watched:
         """What one forward pass says about the operations of a step, for any shape."""
-        with self._followed(), self.mode, _known_numbers(), flops.watch(self.model) as watched, self._autocast():
+        labelled = shape.logits if self.config.task.kind == "causal_lm" else None
+        with (
+            self._followed(),
+            self.mode,
+            _known_numbers(),
+            flops.watch(self.model, labelled) as watched,
+            self._autocast(),
+        ):
             self._losses(self._batch(shape))
         return watched
 
-    def _step(self, batches: list[Batch], ledger: Ledger | None = None) -> None:
-        for batch in batches:
-            if ledger:
-                ledger.phase = "forward"
+    def _step(self, shapes: list[Shape], ledger: Ledger) -> None:
+        for shape, share in zip(shapes, step.shares(shapes), strict=True):
+            ledger.phase = "forward"
+            batch = self._batch(shape)
             with self._autocast():
-                loss = step.loss(self.model, self._losses(batch))
-            if ledger:
-                ledger.phase = "backward"
+                loss = step.loss(self.model, self._losses(batch), share)
+            ledger.phase = "backward"
             loss.backward()
-            del loss  # its graph, and what layers keep there themselves, would live through the next forward pass
-        if ledger:
-            ledger.phase = "step"
+            del loss, batch  # its graph, and what layers keep there, would live through the next forward pass
+        ledger.phase = "step"
         if self.config.trainer.clip:
             nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self.config.trainer.clip)
         self.optimizer.step()
@@ -121,9 +123,6 @@ class FakeRun:
 
     def _losses(self, batch: Batch) -> torch.Tensor:
         batch = {name: tensor for name, tensor in batch.items() if name != "mask of ones"}
-        if self.config.task.kind == "causal_lm":
-            loss: torch.Tensor = self.model(**batch).loss
-            return loss
         return step.losses(self.model, self.scorer, batch)[1]
 
     def _batch(self, shape: Shape) -> Batch:
@@ -133,7 +132,7 @@ class FakeRun:
         if getattr(self.model.config, "type_vocab_size", 0) > 1:
             batch["token_type_ids"] = torch.zeros_like(ids)
         if self.config.task.kind == "causal_lm":
-            return batch | {"labels": torch.zeros_like(ids)}
+            return _packed(batch, shape) | _learned(shape)
         dtype = torch.long if self.scorer.kind == "classification" else torch.float32
         return batch | {"labels": torch.zeros(rows, dtype=dtype), "row": torch.zeros(rows, dtype=torch.long)}
 
@@ -150,17 +149,33 @@ class FakeRun:
 
     @contextlib.contextmanager
     def _followed(self) -> Iterator[None]:
-        """Refuse a model whose step depends on values, as routing to experts and T5's pooling do."""
+        """Refuse a model whose step depends on values, as routing to experts does."""
         torchs = logging.getLogger("torch._subclasses.fake_tensor")
         level = torchs.level
         torchs.setLevel(logging.CRITICAL)
         try:
-            yield
+            with OneEndPerRow():
+                yield
         except Exception as error:  # a model's own code can fail in any way on tensors without content
             kind = getattr(self.model.config, "model_type", "this model")
             raise Refused(f"{kind}: its step cannot be followed without values ({reason(error)})") from None
         finally:
             torchs.setLevel(level)
+
+
+def _packed(batch: Batch, shape: Shape) -> Batch:
+    if not shape.packed:
+        return batch
+    ids = batch["input_ids"]
+    mask = torch.zeros(shape.rows, 1, shape.length, shape.length)
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": torch.zeros_like(ids)}
+
+
+def _learned(shape: Shape) -> Batch:
+    """As ``CollateText`` says which tokens are learned."""
+    tokens, rows = torch.zeros(shape.logits, dtype=torch.long), torch.zeros(shape.rows, dtype=torch.long)
+    named = {name: torch.zeros_like(tokens) for name in ("labels", "keep", "owner")}
+    return named | {name: torch.zeros_like(rows) for name in ("row", "bytes")}
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from rankwise import machine
 from rankwise.config import Trainer
 from rankwise.measure.gpus import Gpu, gpu, recognise
 from rankwise.measure.speed import peak_flops
-from rankwise.train import numerics
+from rankwise.model import numerics
 
 
 @dataclass(frozen=True)

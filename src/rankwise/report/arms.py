@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rankwise.config import ADAPTERS, BASELINES, canonical, own_keys, peft_class
+from rankwise.config import ADAPTERS, BASELINES, canonical, lower_is_better, own_keys, peft_class
 from rankwise.errors import Refused
 from rankwise.report.statistics import Interval, interval
 from rankwise.tracking.record import FINISHED, Record
@@ -21,8 +21,7 @@ from rankwise.tracking.record import FINISHED, Record
 Replicate = tuple[int, int]
 Context = tuple[tuple[str, str], ...]  # sorted pairs of a dotted key and its value as JSON
 
-_ORDER = {"lora": 0, "full": 2, "head": 3, "probe": 4, "tfidf": 5}  # 1: adapters that are not known here
-_LOSSES = ("loss", "perplexity", "error", "mse", "mae")
+_ORDER = {"lora": 0, "full": 2, "head": 3, "probe": 4, "tfidf": 5, "few_shot": 6}  # 1: adapters that are not known here
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,12 @@ class Arm:
     def is_baseline(self) -> bool:
         return self.method in BASELINES
 
+    @property
+    def optimistic(self) -> bool:
+        """Whether checkpoints were chosen on the rows that are reported; the median over seeds is then shown, as in
+        the papers that do so."""
+        return bool(self.first("config.task.protocol") == "paper")
+
     def replicates(self) -> list[Replicate]:
         return [replicate(run) for run in self.runs]
 
@@ -89,10 +94,6 @@ def dig(record: Record, path: str) -> Any:
 
 def replicate(record: Record) -> Replicate:
     return int(record.config.get("seed", 0)), int(record.config.get("data_seed", 0))
-
-
-def lower_is_better(metric: str) -> bool:
-    return any(word in metric for word in _LOSSES)
 
 
 def group(records: list[Record]) -> list[Arm]:
@@ -167,8 +168,9 @@ def _context(record: Record) -> Context:
     """What must be the same for a fair comparison: the canonical config but for arm, tuned knob and replicate, and what
     was observed of data, model and numerics."""
     values = canonical(record.config)
-    for key in ("method", "targets", "quant", "seed", "data_seed"):
+    for key in ("method", "targets", "quant", "seed", "data_seed", "forgetting"):
         values.pop(key, None)
+    values["task"].pop("generation", None)
     values.get("optim", {}).pop("lr", None)
     observed = {f"{part}.fingerprint": dig(record, f"provenance.{part}.fingerprint") for part in ("model", "data")}
     if record.config["method"]["name"] not in BASELINES:
@@ -240,7 +242,7 @@ def _scores(arm: Arm) -> dict[str, Interval]:
         cells = [cell for cell in cells if cell and cell.get("value") is not None]
         if cells:
             ses = [cell["se"] for cell in cells if cell.get("se") is not None]
-            found[metric] = interval([float(cell["value"]) for cell in cells], ses)
+            found[metric] = interval([float(cell["value"]) for cell in cells], ses, median=arm.optimistic)
     return found
 
 

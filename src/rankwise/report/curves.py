@@ -15,7 +15,8 @@ from rankwise.report.palette import colour
 
 def learning_curves(arms: list[Arm], metric: str) -> str | None:
     """Validation metric and loss against the optimizer step, a line per arm; None where no record has a curve."""
-    keys = [key for key in (f"val/{metric}", "val/loss") if any(_curves(arm, key) for arm in arms)]
+    asked = dict.fromkeys((f"val/{metric}", "val/loss"))  # which may be the same
+    keys = [key for key in asked if any(_curves(arm, key) for arm in arms)]
     if not keys:
         return None
     shown = [arm for arm in arms if any(_curves(arm, key) for key in keys)]

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rankwise.config import lower_is_better
 from rankwise.report.arms import Arm, Replicate, replicate
 from rankwise.report.predictions import Predictions, aligned, load
-from rankwise.report.statistics import WEIGHTED, Bootstrap, Floats, holm, item_weights, paired, verdict
+from rankwise.report.statistics import Bootstrap, Floats, holm, item_weights, paired, verdict
+from rankwise.report.weighted import WEIGHTED
 from rankwise.tracking.record import Record
 
 REPLICATES = 2_000
@@ -19,7 +21,7 @@ MISSING = "no comparison"
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm's score minus full fine-tuning's, in the metric's unit.
+    """An arm's score minus full fine-tuning's, in the metric's unit; ``advantage`` is that difference as a gain.
 
     ``verdict``: same | better | worse | inconclusive (90 % interval against the margin), "one seed: no conclusion", or
     "no comparison" with a ``reason``. ``p`` tests "no difference", ``p_holm`` corrects it for the number of arms.
@@ -31,6 +33,7 @@ class Comparison:
     seeds: int = 0
     items: int = 0
     bootstrap: Bootstrap | None = None
+    advantage: Bootstrap | None = None  # positive is better, whichever way the metric goes
     p_holm: float | None = None
     reason: str = ""
 
@@ -52,7 +55,8 @@ def compare(arms: list[Arm], reference: Arm, metric: str, margin: float, seed: i
     partners = set(reference.replicates())
     runs = [run for arm in [reference, *rivals] for run in arm.runs if replicate(run) in partners]
     scored, items = _score(runs, metric, seed)
-    found = {id(arm): _compare(arm, reference, scored, items, margin, seed) for arm in rivals}
+    lower = lower_is_better(metric)
+    found = {id(arm): _compare(arm, reference, scored, items, margin, lower, seed) for arm in rivals}
     tested = {key: c for key, c in found.items() if c.bootstrap is not None}
     corrected = holm([c.bootstrap.p for c in tested.values() if c.bootstrap])
     return found | {
@@ -61,7 +65,7 @@ def compare(arms: list[Arm], reference: Arm, metric: str, margin: float, seed: i
 
 
 def _compare(
-    arm: Arm, reference: Arm, scored: dict[int, _Scored | str], items: int, margin: float, seed: int
+    arm: Arm, reference: Arm, scored: dict[int, _Scored | str], items: int, margin: float, lower: bool, seed: int
 ) -> Comparison:
     pairs = _pairs(arm, reference)
     if not pairs:
@@ -78,7 +82,8 @@ def _compare(
     boot = paired(np.array(points), np.stack(resampled, axis=1), seed)
     if not np.isfinite(boot.replicates).all():
         return Comparison(MISSING, margin, reason="the metric is undefined on some resamples (constant predictions)")
-    return Comparison(verdict(boot.low, boot.high, margin), margin, boot.estimate, len(pairs), items, boot)
+    gain = boot.mirrored() if lower else boot
+    return Comparison(verdict(gain.low, gain.high, margin), margin, boot.estimate, len(pairs), items, boot, gain)
 
 
 def _pairs(arm: Arm, reference: Arm) -> dict[Replicate, tuple[Record, Record]]:

@@ -19,6 +19,7 @@ def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparis
     for arm in arms:
         arm.flags = [
             *_context(arm),
+            *_protocol(arm),
             *_unscored(arm),
             *_diverged(arm, metric),
             *_under_trained(arm),
@@ -35,6 +36,10 @@ def _context(arm: Arm) -> list[str]:
     pairs = [f"{key}={_short(here)} (reference: {_short(there)})" for key, (here, there) in arm.differs.items()]
     more = f" and {len(pairs) - _KEYS} more keys" if len(pairs) > _KEYS else ""
     return [f"not comparable, not ranked: {', '.join(pairs[:_KEYS])}{more}"]
+
+
+def _protocol(arm: Arm) -> list[str]:
+    return ["optimistic: chosen on the reported rows (task.protocol=paper)"] if arm.optimistic else []
 
 
 def _short(value: str) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 
 NOTHING = "–"
-_PERCENT = ("accuracy",)  # metrics shown in percent, with differences in points
+# Metrics shown in percent, with differences in points; so are those of a group of rows, as accuracy_matched.
+_PERCENT = (
+    "accuracy", "f1", "bleu", "rouge_l", "meteor", "exact_match", "number_match", "json_keys", "reasoning",
+)  # fmt: skip
 
 
 def in_percent(metric: str) -> bool:
-    return metric in _PERCENT
+    return metric in _PERCENT or metric.startswith(("accuracy_", "f1_"))
 
 
 def unit(metric: str) -> str:
@@ -18,18 +21,26 @@ def unit(metric: str) -> str:
 
 
 def score(value: float | None, metric: str) -> str:
-    """``81.2`` (percent) or ``0.812``, after the metric."""
+    """``81.2`` (percent), ``0.812``, or four digits of a perplexity, after the metric."""
     if value is None or not math.isfinite(value):
         return NOTHING
-    return f"{100 * value:.1f}" if in_percent(metric) else f"{value:.3f}"
+    return _fixed(value, value, metric)
+
+
+def plus_minus(value: float, half: float, metric: str) -> str:
+    """``81.2 ± 0.4``: a score and half the width of its interval, to the same decimals."""
+    if not (math.isfinite(value) and math.isfinite(half)):
+        return score(value, metric)
+    return f"{score(value, metric)} ± {_fixed(half, value, metric)}"
 
 
 def difference(value: float | None, metric: str) -> str:
     """A signed difference in the unit of the score: points for percentages."""
     if value is None or not math.isfinite(value):
         return NOTHING
-    text = f"{100 * value:+.1f}" if in_percent(metric) else f"{value:+.3f}"
-    return _signed(text)
+    if metric == "perplexity":
+        return _signed(f"{'-' if value < 0 else '+'}{_three(abs(value))}")
+    return _signed(f"{100 * value:+.1f}" if in_percent(metric) else f"{value:+.3f}")
 
 
 def width(value: float, metric: str) -> str:
@@ -90,6 +101,16 @@ def rate(lr: float | None) -> str:
         return NOTHING
     mantissa, exponent = f"{lr:.2e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def _fixed(value: float, like: float, metric: str) -> str:
+    """A value to the decimals that ``like`` is shown with."""
+    if in_percent(metric):
+        return f"{100 * value:.1f}"
+    if metric != "perplexity":
+        return f"{value:.3f}"
+    digits = 3 - math.floor(math.log10(abs(like))) if like else 3
+    return f"{value:.{min(max(digits, 0), 3)}f}" if digits > -4 else f"{value:.3g}"
 
 
 def _signed(text: str) -> str:

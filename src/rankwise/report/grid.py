@@ -30,7 +30,7 @@ def grids(report: Findings) -> list[Grid]:
 
     def score(arm: Arm) -> str:
         found = arm.scores.get(metric)
-        return fmt.score(found.mean, metric) if found else fmt.NOTHING
+        return fmt.score(found.point, metric) if found else fmt.NOTHING
 
     asked: list[tuple[str, Callable[[Arm], str]]] = [
         (f"test {metric}{fmt.unit(metric)}", score),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rankwise.config import lower_is_better
 from rankwise.report import formats as fmt
 from rankwise.report import svg
 from rankwise.report.arms import Arm
@@ -54,9 +55,9 @@ def score_by_rank(report: Findings) -> Plot | None:
         for members, (paint, marker, label) in family_styles(ranked):
             x = np.array([arm.rank for arm in members], float)
             found = [arm.scores[metric] for arm in members]
-            mean = factor * np.array([s.mean for s in found])
+            point = factor * np.array([s.point for s in found])
             half = factor * np.nan_to_num([s.half for s in found])
-            ax.errorbar(x, mean, half, color=paint, marker=marker, ms=6, lw=1.8, elinewidth=1.4, label=label, zorder=4)
+            ax.errorbar(x, point, half, color=paint, marker=marker, ms=6, lw=1.8, elinewidth=1.4, label=label, zorder=4)
         _limits(ax, [arm for arm in arms if arm.method in ("full", "head") or arm.rank], metric, report.margin)
         _lines(ax, arms, report)
         ax.set_xscale("log", base=2)
@@ -65,11 +66,13 @@ def score_by_rank(report: Findings) -> Plot | None:
         ax.set_xlim(ticks[0] / 1.35, ticks[-1] * 1.35)
         ax.set(xlabel=f"rank r{_narrowest(ranked)}", ylabel=f"test {metric}{fmt.unit(metric)}")
         if len(family_styles(ranked)) > 1:
-            ax.legend(loc="lower right", fontsize=9)
+            ax.legend(loc=_worst_corner(metric), fontsize=9)
         image = svg.render(figure, "rank", f"test {metric} against rank")
+    side, less = ("below", "plus") if lower_is_better(metric) else ("above", "less")
     caption = (
-        f"Points are means with 95 % intervals ({_kinds(arms, metric)}); the band is full fine-tuning's. The dotted "
-        "line is full fine-tuning less the margin: whether a rank stays above it, the next figure tells."
+        f"Points are {_points(arms, metric)} with 95 % intervals ({_kinds(arms, metric)}); the band is full "
+        f"fine-tuning's. The dotted line is full fine-tuning {less} the margin: whether a rank stays {side} it, the "
+        f"next figure tells.{_direction(metric)}"
     )
     return Plot("rank", "Score against rank", image, caption)
 
@@ -107,7 +110,8 @@ def differences(report: Findings) -> Plot | None:
     how = "bars are 90 % bootstrap intervals over seeds and items" if n[-1] > 1 else "points without an interval"
     caption = (
         f"Paired by seed (n = {', '.join(map(str, n))}) and test item; {how}. Wholly inside the "
-        f"band of ±{fmt.width(report.margin, metric)} means same, wholly outside different, anything else inconclusive."
+        f"band of ±{fmt.width(report.margin, metric)} means same, wholly outside different, anything else "
+        f"inconclusive.{_direction(metric)}"
     )
     return Plot("difference", "Difference from full fine-tuning", image, caption)
 
@@ -128,9 +132,9 @@ def score_by_parameters(report: Findings) -> Plot | None:
     arms = [arm for arm in _scored(report) if arm.first("params.trainable") and not arm.is_baseline]
     if len(arms) < 2:
         return None
-    factor = _factor(metric)
-    points = [(float(arm.first("params.trainable")), factor * arm.scores[metric].mean, arm) for arm in arms]
-    front = pareto([(x, y) for x, y, _ in points])
+    factor, sign = _factor(metric), -1.0 if lower_is_better(metric) else 1.0
+    points = [(float(arm.first("params.trainable")), factor * arm.scores[metric].point, arm) for arm in arms]
+    front = pareto([(x, sign * y) for x, y, _ in points])
     with svg.canvas(WIDE, 4.0) as (figure, (ax,)):
         best = sorted((points[i][0], points[i][1]) for i in front)
         ax.step(*zip(*best, strict=True), where="post", color=PARETO, lw=1.5, alpha=0.8, label="Pareto front", zorder=2)
@@ -144,11 +148,12 @@ def score_by_parameters(report: Findings) -> Plot | None:
         ax.set_xscale("log")
         ax.margins(x=0.1)
         ax.set(xlabel="trainable parameters (adapter and head)", ylabel=f"test {metric}{fmt.unit(metric)}")
-        ax.legend(loc="lower right", fontsize=9)
+        ax.legend(loc=_worst_corner(metric), fontsize=9)
         image = svg.render(figure, "parameters", f"test {metric} against trainable parameters")
     caption = (
-        f"Means with 95 % intervals ({_kinds(arms, metric)}). Ringed points are on the Pareto front: no arm that "
-        "trains as few parameters scores higher on average. The front ignores uncertainty: neighbours may not differ."
+        f"{_points(arms, metric).capitalize()} with 95 % intervals ({_kinds(arms, metric)}). Ringed points are on the "
+        "Pareto front: no arm that trains as few parameters scores better. The front ignores uncertainty: neighbours "
+        f"may not differ.{_direction(metric)}"
     )
     return Plot("parameters", "Score against trainable parameters", image, caption, wide=True)
 
@@ -218,23 +223,30 @@ def _limits(ax: Any, arms: list[Arm], metric: str, margin: float) -> None:
     """Room for all means, and for intervals as far as they do not flatten the picture."""
     factor = _factor(metric)
     found = [arm.scores[metric] for arm in arms]
-    low, high = min(s.mean for s in found), max(s.mean for s in found)
+    low, high = min(s.point for s in found), max(s.point for s in found)
     room = max(high - low, 3 * margin)
     ends = [end for s in found for end in (s.low, s.high) if math.isfinite(end)]
     low, high = max(min([low, *ends]), low - room), min(max([high, *ends]), high + room)
-    low, high = min(low, high - 3 * margin), high + 0.08 * (high - low)
-    ax.set_ylim(factor * (low - 0.06 * (high - low)), factor * high)
+    if lower_is_better(metric):  # the margin lies on the side of what is worse
+        low, high = low - 0.08 * (high - low), max(high, low + 3 * margin)
+        ax.set_ylim(factor * low, factor * (high + 0.06 * (high - low)))
+    else:
+        low, high = min(low, high - 3 * margin), high + 0.08 * (high - low)
+        ax.set_ylim(factor * (low - 0.06 * (high - low)), factor * high)
 
 
 def _lines(ax: Any, arms: list[Arm], report: Findings) -> None:
-    """Arms without a rank: full as a band with the margin beneath, others as lines labelled at the right edge."""
+    """Arms without a rank: full as a band with the margin beside it, others as lines labelled at the right edge."""
     metric, factor = report.metric, _factor(report.metric)
+    margin, limit_text = -report.margin, "full − margin"
+    if lower_is_better(metric):
+        margin, limit_text = report.margin, "full + margin"
     bottom, top = ax.get_ylim()
     labels: dict[float, list[str]] = defaultdict(list)
     for arm in (a for a in arms if not a.rank):
         found = arm.scores[metric]
-        y, is_full = factor * found.mean, arm is report.reference
-        text = f"{arm.label} {fmt.score(found.mean, metric)}"
+        y, is_full = factor * found.point, arm is report.reference
+        text = f"{arm.label} {fmt.score(found.point, metric)}"
         if not bottom <= y <= top:
             labels[min(max(y, bottom), top)].append(f"{text} {'↓' if y < bottom else '↑'}")
             continue
@@ -244,14 +256,28 @@ def _lines(ax: Any, arms: list[Arm], report: Findings) -> None:
         if is_full:
             if math.isfinite(found.low):
                 ax.axhspan(factor * found.low, factor * found.high, color=FULL, alpha=0.14, lw=0, zorder=1)
-            limit = factor * (found.mean - report.margin)
+            limit = factor * (found.point + margin)
             ax.axhline(limit, color=FULL, lw=1.2, ls=":", zorder=2)
-            labels[limit].append("full − margin")
+            labels[limit].append(limit_text)
     step, last = 0.055 * (top - bottom), -math.inf
     for y in sorted(labels):
         last = max(y, last + step)
         ax.annotate(", ".join(labels[y]), (1.01, last), xycoords=("axes fraction", "data"), fontsize=8.5, va="center",
                     color=svg.INK, annotation_clip=False)  # fmt: skip
+
+
+def _direction(metric: str) -> str:
+    """A sentence for the end of a caption."""
+    return f" Lower {metric} is better." if lower_is_better(metric) else ""
+
+
+def _worst_corner(metric: str) -> str:
+    """Where large ranks do not come."""
+    return "upper right" if lower_is_better(metric) else "lower right"
+
+
+def _points(arms: list[Arm], metric: str) -> str:
+    return "medians" if any(arm.scores[metric].median is not None for arm in arms) else "means"
 
 
 def _kinds(arms: list[Arm], metric: str) -> str:

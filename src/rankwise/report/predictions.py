@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,15 +10,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rankwise.report.arms import dig
-from rankwise.report.statistics import WEIGHTED, Floats
+from rankwise.report.statistics import Floats
+from rankwise.report.weighted import WEIGHTED
 from rankwise.tracking.record import Record
 
-_AGREES = 1e-3  # between the metric of the stored predictions and the record's
+_AGREES = 1e-3  # between the metric of the stored predictions and the record's, the larger of absolute and relative
+# By metric the columns of (label, value); of a language model how many tokens or bytes, and the summed loss.
+_COLUMNS = {
+    "accuracy": ("label", "prediction"), "f1": ("label", "prediction"), "matthews": ("label", "prediction"),
+    "bits_per_byte": ("bytes", "score"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One run's test set in the order of its item numbers; ``values`` are what the metric reads."""
+    """One run's test set in the order of its item numbers; ``values`` are what the metric reads.
+
+    ``labels`` are what is the same in every run: the right answers, or the sizes of the texts.
+    """
 
     items: Floats
     labels: Floats
@@ -29,12 +39,12 @@ def load(record: Record, metric: str) -> Predictions | str:
     if record.folder is None:
         return "it was read from W&B, which has no predictions"
     name = record.run.get("name") or record.folder.name
-    column = "prediction" if metric == "accuracy" else "score"
+    columns = ("item", *_COLUMNS.get(metric, ("label", "score")))
     try:
         # Opened here, because a path would bring in pyarrow's dataset layer: 10 ms per file.
         with (record.folder / "predictions.parquet").open("rb") as file:
-            table = pq.ParquetFile(file).read(columns=["item", "label", column])
-        items, labels, values = (np.asarray(table[c].to_numpy(), dtype=float) for c in ("item", "label", column))
+            table = pq.ParquetFile(file).read(columns=list(columns))
+        items, labels, values = (np.asarray(table[c].to_numpy(), dtype=float) for c in columns)
     except FileNotFoundError:
         return f"{name} has no predictions.parquet"
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
@@ -55,7 +65,7 @@ def aligned(one: Predictions, reference: Predictions) -> bool:
 def _checked(found: Predictions, record: Record, metric: str, name: object) -> Predictions | str:
     recorded = dig(record, f"metrics.test.{metric}.value")
     here = float(WEIGHTED[metric](found.labels, found.values[None], np.ones((1, len(found.labels))))[0, 0])
-    if recorded is None or not abs(here - recorded) < _AGREES:
+    if recorded is None or not math.isclose(here, recorded, rel_tol=_AGREES, abs_tol=_AGREES):
         shown = "none" if recorded is None else f"{recorded:.4f}"
         return f"predictions of {name} give {metric} {here:.4f}, its record says {shown}"
     return found

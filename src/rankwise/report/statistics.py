@@ -1,13 +1,9 @@
-"""Intervals, weighted metrics and the paired bootstrap over seeds and items.
-
-Weights are resampling counts: a metric under weights is that of the resampled test set, for all replicates at once.
-Shapes: B replicates, R runs, N items, S seeds.
-"""
+"""Intervals and the paired bootstrap over seeds and items. Shapes: B replicates, S seeds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +18,10 @@ _CHUNK = 4_000_000  # weights held at once, 32 MB
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its standard error and 95 % interval, in the metric's own unit. ``kind``: seeds | items | none."""
+    """A mean with its standard error and 95 % interval, in the metric's own unit. ``kind``: seeds | items | none.
+
+    Where a ``median`` is given, ``se``, ``low`` and ``high`` are its own.
+    """
 
     mean: float
     se: float
@@ -30,6 +29,12 @@ class Interval:
     high: float
     n: int
     kind: str
+    median: float | None = None
+
+    @property
+    def point(self) -> float:
+        """What is shown: the median where there is one, else the mean."""
+        return self.mean if self.median is None else self.median
 
     @property
     def half(self) -> float:
@@ -37,68 +42,25 @@ class Interval:
         return (self.high - self.low) / 2
 
 
-def interval(values: list[float], item_ses: list[float]) -> Interval:
-    """95 % interval of the mean over runs.
+def interval(values: list[float], item_ses: list[float], median: bool = False) -> Interval:
+    """95 % interval of the mean over runs, or of their median.
 
     From two runs on Student's t over seeds, n−1 degrees of freedom. With one run, or runs that all agree (a
     deterministic baseline), the normal interval over test items from the run's own standard error, silent on seeds.
+    The median of n normal values has √(π/2) times the standard error of their mean as n grows, and less for few, so
+    that factor errs on the safe side.
     """
     n, mean = len(values), float(np.mean(values))
-    if n > 1 and float(np.ptp(values)) > 0:
-        se = float(np.std(values, ddof=1)) / math.sqrt(n)
+    point = float(np.median(values)) if median else mean
+    over_seeds = n > 1 and float(np.ptp(values)) > 0
+    if over_seeds:
+        se = float(np.std(values, ddof=1)) / math.sqrt(n) * (math.sqrt(math.pi / 2) if median else 1)
         half = float(stats.t.ppf(0.975, n - 1)) * se
-        return Interval(mean, se, mean - half, mean + half, n, "seeds")
-    se = item_ses[0] if item_ses else math.nan
-    half = float(stats.norm.ppf(0.975)) * se
-    return Interval(mean, se, mean - half, mean + half, n, "items" if math.isfinite(se) else "none")
-
-
-def accuracy(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
-    """Weighted share of predictions that equal the label, (B, R)."""
-    correct_rn = (values_rn == labels_n).astype(float)
-    return weights_bn @ correct_rn.T / weights_bn.sum(1, keepdims=True)
-
-
-def pearson(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
-    """Weighted product-moment correlation, (B, R); NaN where a resample is constant."""
-    total = weights_bn.sum(1, keepdims=True)
-    y = labels_n - labels_n.mean()  # centred first, or the second moments lose their digits
-    x = values_rn - values_rn.mean(1, keepdims=True)
-    mean_y, mean_x = weights_bn @ y[:, None] / total, weights_bn @ x.T / total
-    var_y = weights_bn @ (y**2)[:, None] / total - mean_y**2
-    var_x = weights_bn @ (x**2).T / total - mean_x**2
-    cov = weights_bn @ (x * y).T / total - mean_x * mean_y
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return cov / np.sqrt(var_x * var_y)
-
-
-def spearman(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
-    """Weighted rank correlation, (B, R): items are ranked anew in every resample, ties at their mid-rank."""
-    y_bn = _ranks(labels_n, weights_bn)
-    return np.stack([_correlation(_ranks(x_n, weights_bn), y_bn, weights_bn) for x_n in values_rn], axis=1)
-
-
-WEIGHTED: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
-    "accuracy": accuracy, "pearson": pearson, "spearman": spearman,
-}  # fmt: skip
-
-
-def _ranks(x_n: Floats, weights_bn: Floats) -> Floats:
-    """Mid-ranks of the items in each resample: what lies below, plus half of one's own tie."""
-    _, where_n, tied_n = np.unique(x_n, return_inverse=True, return_counts=True)
-    starts = np.concatenate([[0], np.cumsum(tied_n)[:-1]])
-    group_bg = np.add.reduceat(weights_bn[:, np.argsort(where_n, kind="stable")], starts, axis=1)
-    rank_bg = np.cumsum(group_bg, axis=1) - (group_bg - 1) / 2
-    return rank_bg[:, where_n]
-
-
-def _correlation(x_bn: Floats, y_bn: Floats, weights_bn: Floats) -> Floats:
-    total = weights_bn.sum(1, keepdims=True)
-    x = x_bn - (weights_bn * x_bn).sum(1, keepdims=True) / total
-    y = y_bn - (weights_bn * y_bn).sum(1, keepdims=True) / total
-    wx = weights_bn * x
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (wx * y).sum(1) / np.sqrt((wx * x).sum(1) * (weights_bn * y * y).sum(1))
+    else:
+        se = item_ses[0] if item_ses else math.nan
+        half = float(stats.norm.ppf(0.975)) * se
+    kind = "seeds" if over_seeds else "items" if math.isfinite(se) else "none"
+    return Interval(mean, se, point - half, point + half, n, kind, point if median else None)
 
 
 def item_weights(items: int, replicates: int, seed: int) -> Iterator[Floats]:
@@ -132,6 +94,10 @@ class Bootstrap:
     low: float
     high: float
     replicates: Floats
+
+    def mirrored(self) -> Bootstrap:
+        """The same difference, the other way round."""
+        return Bootstrap(-self.estimate, self.se, self.df, -self.high, -self.low, -self.replicates)
 
     @property
     def p(self) -> float:

@@ -81,8 +81,8 @@ def _sequence(label: str, arms: list[Arm], comparisons: dict[int, Comparison], m
 
 
 def _passes(comparison: Comparison, margin: float) -> bool:
-    """Non-inferior: the lower one-sided 5 % bound is above −margin. What could not be compared does not pass."""
-    return comparison.bootstrap is not None and comparison.bootstrap.low > -margin
+    """Non-inferior: the gain's lower one-sided 5 % bound is above −margin. What could not be compared does not pass."""
+    return comparison.advantage is not None and comparison.advantage.low > -margin
 
 
 def _answer_shares(found: list[Comparison], margin: float) -> list[float]:
@@ -90,7 +90,7 @@ def _answer_shares(found: list[Comparison], margin: float) -> list[float]:
 
     A replicate stands for a new study: its difference replaces ours, with the same distance down to the lower bound.
     """
-    boots = [c.bootstrap for c in found]
+    boots = [c.advantage for c in found]
     size = next(len(b.replicates) for b in boots if b is not None)
     passes = [np.zeros(size, bool) if b is None else b.replicates - (b.estimate - b.low) > -margin for b in boots]
     reached = np.logical_and.accumulate(np.stack(passes), axis=0).sum(0)  # how many of the sequence passed

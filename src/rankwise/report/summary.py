@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from rankwise.config import lower_is_better
 from rankwise.report.arms import Arm, dig
 from rankwise.report.costs import peak_bytes
 from rankwise.report.equivalence import ONE_SEED, REPLICATES, Comparison
@@ -104,6 +105,8 @@ def notes(
     others = sum(not arm.comparable for arm in arms)
     if others:
         kept.append(f"{others} row(s) differ from the reference in more than the arm: shown with the key, not ranked.")
+    if lower_is_better(metric):
+        kept.append(f"Lower {metric} is better: an arm whose difference from full fine-tuning is positive lost.")
     if reference is None:
         return [*kept, "Full fine-tuning is missing, so there is no difference, no verdict and no sufficient rank."]
     if any(c.verdict == ONE_SEED for c in comparisons.values()):
@@ -143,6 +146,11 @@ def _budget(arm: Arm) -> list[str]:
     precision = arm.first("compute.precision") or trainer.get("precision")
     where = arm.first("compute.device") or trainer.get("device")
     budget = f"Equal budget: {length} of {batch} sequences, {precision} on {where}"
+    if arm.optimistic:
+        return [
+            f"{budget}. Protocol “paper”: the checkpoint is chosen on the very test rows that are reported, as in many "
+            "papers. Scores are medians over seeds, and optimistic; differences and verdicts are of means."
+        ]
     return [f"{budget}; the checkpoint is chosen on validation."]
 
 

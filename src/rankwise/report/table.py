@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from rankwise.config import lower_is_better
 from rankwise.report import cost_tables, costs
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm, dig
@@ -38,6 +38,7 @@ def columns(report: Findings, wide: bool = True) -> list[Column]:
     targets = {arm.settings["targets"] for arm in report.arms if "targets" in arm.settings}
     varies = [Column("targets", lambda r, a: str(a.settings.get("targets", fmt.NOTHING)), left=True)]
     unit = " pts" if fmt.in_percent(metric) else ""
+    median = " (median)" if medians(report) else ""
     return [
         Column("arm", lambda r, a: a.name, left=True),
         *(varies if len(targets) > 1 else []),
@@ -45,7 +46,7 @@ def columns(report: Findings, wide: bool = True) -> list[Column]:
         Column("scale", lambda r, a: _scale(a)),
         Column("lr", lambda r, a: fmt.rate(a.lr)),
         Column("n", lambda r, a: str(len(a.runs))),
-        Column(f"{metric}{fmt.unit(metric)}", lambda r, a: _score(a.scores.get(r.metric), r.metric)),
+        Column(f"{metric}{fmt.unit(metric)}{median}", lambda r, a: shown(a.scores.get(r.metric), r.metric)),
         Column(f"Δ full{unit}", lambda r, a: delta(r, a), left=True),
         Column("adapter params", lambda r, a: fmt.si(_positive(a.first("params.adapter")))),
         *([Column("head params", lambda r, a: fmt.si(a.first("params.head")))] if wide else []),
@@ -57,6 +58,11 @@ def columns(report: Findings, wide: bool = True) -> list[Column]:
         Column("tokens /s", lambda r, a: fmt.si(a.median("compute.tokens_per_s"))),
         *([Column("adapter MB", lambda r, a: fmt.megabytes(a.median("storage.adapter_bytes")))] if wide else []),
     ]
+
+
+def medians(report: Findings) -> bool:
+    """Whether the scores are medians over seeds."""
+    return any(found.median is not None for arm in report.arms for found in arm.scores.values())
 
 
 def rank_fraction(arm: Arm) -> float | None:
@@ -107,8 +113,8 @@ def footnotes(report: Findings) -> tuple[list[str], dict[int, list[int]]]:
 def render(report: Findings) -> RenderableType:
     """Headline, table and footnotes; fits 120 columns."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
-    shown = columns(report, wide=False)
-    for column in shown:
+    listed = columns(report, wide=False)
+    for column in listed:
         may_fold = column.header in ("arm", "targets")
         header = Text(column.header.replace(" ", "\n"))
         table.add_column(
@@ -118,9 +124,9 @@ def render(report: Findings) -> RenderableType:
     for arm in report.arms:
         comparison = report.comparison(arm)
         style = _STYLE.get(comparison.verdict, "") if comparison else ""
-        cells = [Text(column.cell(report, arm).replace(" ± ", "±")) for column in shown]
+        cells = [Text(column.cell(report, arm).replace(" ± ", "±")) for column in listed]
         cells[0].append("".join(f" {n}".translate(_SUPERSCRIPT) for n in marks[id(arm)]), style="yellow")
-        for column, cell in zip(shown, cells, strict=True):
+        for column, cell in zip(listed, cells, strict=True):
             cell.stylize(style if column.header.startswith("Δ") else "")
         table.add_row(*cells, style="" if arm.comparable else "dim")
     notes = [Text(f"{i} {text}".replace(str(i), str(i).translate(_SUPERSCRIPT), 1)) for i, text in enumerate(texts, 1)]
@@ -136,6 +142,10 @@ def interval_note(report: Findings) -> str:
     said = {"seeds": "t-interval over seeds", "items": "over test items where a row has one seed or identical runs"}
     kind = ", ".join(said[k] for k in ("seeds", "items") if k in kinds)
     said_all = f"± 95 % ({kind or 'no interval'})."
+    if lower_is_better(report.metric):
+        said_all = f"Lower {report.metric} is better. {said_all}"
+    if medians(report):
+        said_all = f"{said_all} Scores of optimistic rows are medians over seeds; differences are of means."
     if not report.comparisons:
         return said_all
     if not any(c.bootstrap for c in report.comparisons.values()):
@@ -146,14 +156,14 @@ def interval_note(report: Findings) -> str:
 
 def markdown(report: Findings) -> str:
     """Headline, table, footnotes and how this was compared."""
-    shown = columns(report)
+    listed = columns(report)
     texts, marks = footnotes(report)
     rest = str(report.headline).removeprefix(report.headline.title)
     lines = [f"**{report.headline.title}**{rest}", ""]
-    lines.append(_md_row([column.header for column in shown]))
-    lines.append("|" + "|".join(":--" if column.left else "--:" for column in shown) + "|")
+    lines.append(_md_row([column.header for column in listed]))
+    lines.append("|" + "|".join(":--" if column.left else "--:" for column in listed) + "|")
     for arm in report.arms:
-        cells = [column.cell(report, arm) for column in shown]
+        cells = [column.cell(report, arm) for column in listed]
         cells[0] += "".join(f" [{n}]" for n in marks[id(arm)])
         lines.append(_md_row(cells))
     lines += ["", *[f"[{i}] {text}  " for i, text in enumerate(texts, 1)], "", interval_note(report), ""]
@@ -178,11 +188,10 @@ def _scale(arm: Arm) -> str:
     return fmt.NOTHING if scale is None else f"{scale:.3g}"
 
 
-def _score(found: Interval | None, metric: str) -> str:
+def shown(found: Interval | None, metric: str) -> str:
     if found is None:
         return fmt.NOTHING
-    half = f" ± {fmt.score(found.half, metric)}" if math.isfinite(found.half) else ""
-    return fmt.score(found.mean, metric) + half
+    return fmt.plus_minus(found.point, found.half, metric)
 
 
 def _positive(value: float | None) -> float | None:

@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rankwise.config import lower_is_better
 from rankwise.errors import Refused
 from rankwise.paths import conf_dir
 from rankwise.study.compose import explain, register_schema
@@ -43,7 +44,7 @@ def to_sweep_file(overrides: list[str]) -> str:
         "name": str(composed.study),
         "program": "rankwise",
         "method": "grid",
-        "metric": {"name": "objective", "goal": "minimize" if composed.objective == "val/loss" else "maximize"},
+        "metric": {"name": "objective", "goal": "minimize" if lower_is_better(composed.objective) else "maximize"},
         "command": ["${env}", "rankwise", "train", *fixed, *run_once, "${args_no_hyphens}"],
         "parameters": {
             axis.key_or_group: {"values": [_value(v) for v in axis.sweep_string_iterator()]} for axis in every

@@ -27,7 +27,7 @@ HEAVY = (
     "rankwise.run", "rankwise.measure.efficiency", "rankwise.measure.parameters", "rankwise.model.adapt",
     "rankwise.model.base", "rankwise.model.weights", "rankwise.plan.predict", "rankwise.tasks.baselines",
     "rankwise.tasks.batches", "rankwise.tasks.data", "rankwise.tasks.scores", "rankwise.tracking.predictions",
-    "rankwise.train.loop", "rankwise.train.module", "rankwise.train.numerics", "rankwise.train.probe",
+    "rankwise.train.loop", "rankwise.train.module", "rankwise.model.numerics", "rankwise.train.probe",
 )  # fmt: skip
 
 

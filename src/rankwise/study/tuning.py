@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rankwise.config import BASELINES, Config, canonical, folder, label, merged, plain, typed
+from rankwise.config import BASELINES, Config, canonical, folder, label, lower_is_better, merged, plain, typed
 from rankwise.errors import Refused
 from rankwise.tracking import record as records
 
@@ -67,7 +67,7 @@ class Tuning:
             raise Refused(
                 f"{folder(arm).parent.name}: no trial of {folder(arm).name} has finished; nothing to choose from"
             )
-        sign = -1 if arm.objective == "val/loss" else 1
+        sign = -1 if lower_is_better(arm.objective) else 1
         full = [text for text, found in scores.items() if len(found) == max(map(len, scores.values()))]
         text = max(full, key=lambda text: sign * sum(scores[text]) / len(scores[text]))
         best: dict[str, Any] = json.loads(text)

@@ -28,13 +28,15 @@ def mean_pooled(
     """The last hidden states of each text averaged over its tokens, padding left out: (N, H) in fp32."""
     data = Encoded(texts, np.zeros(len(texts)), tokenizer, max_length)
     encoder.eval()
+    device = next(encoder.parameters()).device
     pooled: list[np.ndarray | None] = [None] * len(texts)
     for batch in eval_loader(data, Collate(tokenizer, torch.float32), batch_size):
         rows, _ = batch.pop("row"), batch.pop("labels")
-        hidden_BTH = encoder(**batch).last_hidden_state.float()
-        mask_BT1 = batch["attention_mask"].unsqueeze(-1)
+        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+        hidden_BTH = encoder(**inputs).last_hidden_state.float()
+        mask_BT1 = inputs["attention_mask"].unsqueeze(-1)
         mean_BH = (hidden_BTH * mask_BT1).sum(1) / mask_BT1.sum(1)
-        for row, vector in zip(rows.tolist(), mean_BH.numpy(), strict=True):
+        for row, vector in zip(rows.tolist(), mean_BH.cpu().numpy(), strict=True):
             pooled[row] = vector
     return np.stack(pooled)  # type: ignore[arg-type]
 

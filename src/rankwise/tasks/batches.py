@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,17 +14,30 @@ from torch.utils.data import DataLoader, Dataset
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.measure.shape import Shape
-from rankwise.tasks.data import Data
+from rankwise.tasks.data import Data, Split
+from rankwise.tasks.language import CollateText, EncodedText, Packed
+
+
+class Rows(Protocol):
+    """Tokenized training rows; ``lengths`` are in tokens."""
+
+    lengths: np.ndarray
+
+    def __len__(self) -> int: ...
+    def shape(self, rows: Sequence[int]) -> Shape:
+        """Of a batch of these rows."""
 
 
 class Encoded(Dataset[dict[str, Any]]):
     """Tokenized rows of one split, without padding."""
 
-    def __init__(self, texts: list[str], labels: np.ndarray, tokenizer: Any, max_length: int):
+    def __init__(
+        self, texts: list[str], labels: np.ndarray, tokenizer: Any, max_length: int, pairs: list[str] | None = None
+    ):
         if max_length > tokenizer.model_max_length:
             allowed = f"at most {tokenizer.model_max_length}, the longest sequence that this model has positions for"
             raise Refused.value("task.max_length", max_length, allowed)
-        encoded = tokenizer(texts, truncation=True, max_length=max_length, add_special_tokens=True)
+        encoded = tokenizer(texts, pairs, truncation=True, max_length=max_length, add_special_tokens=True)
         self.columns = {
             key: encoded[key] for key in encoded if key in ("input_ids", "attention_mask", "token_type_ids")
         }
@@ -36,6 +49,16 @@ class Encoded(Dataset[dict[str, Any]]):
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         return {key: values[row] for key, values in self.columns.items()} | {"labels": self.labels[row], "row": row}
+
+    @property
+    def order(self) -> np.ndarray:
+        """What makes a batch large."""
+        return self.lengths
+
+    def shape(self, rows: Sequence[int]) -> Shape:
+        """Of a batch of these rows."""
+        lengths = self.lengths[list(rows)]
+        return Shape(len(rows), int(lengths.max()), bool(lengths.min() < lengths.max()))
 
 
 @dataclass(frozen=True)
@@ -51,11 +74,6 @@ class Collate:
         batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=self.dtype)
         batch["row"] = torch.tensor([row["row"] for row in rows])
         return batch
-
-
-def shape_of(lengths: np.ndarray) -> Shape:
-    """The shape of a batch of rows with so many tokens each."""
-    return Shape(len(lengths), int(lengths.max()), bool(lengths.min() < lengths.max()))
 
 
 def steps_per_epoch(rows: int, batch_size: int, accumulate: int) -> int:
@@ -89,35 +107,52 @@ def _one_epoch(lengths: np.ndarray, batch_size: int, rng: np.random.Generator, b
 class Loaders:
     """The three parts of a task as batches."""
 
-    train_rows: Encoded
-    collate: Collate
+    train_rows: Rows
+    collate: Any
     validation: DataLoader[Any]
     test: DataLoader[Any]
     largest_validation: Shape  # of the first batch, which no other exceeds
+    cut: int | None = None  # rows of a causal LM that lost their end to task.max_length
 
     @classmethod
     def of(cls, config: Config, data: Data, tokenizer: Any) -> Loaders:
         """Tokenize all parts once."""
-        collate = Collate(tokenizer, torch.long if data.classes else torch.float32)
         train, validation, test = (
-            Encoded(part.texts, part.labels, tokenizer, config.task.max_length)
-            for part in (data.train, data.validation, data.test)
+            encoded(getattr(data, name), config, tokenizer, name) for name in ("train", "validation", "test")
         )
-        size = config.trainer.eval_batch_size
+        collate, size = collate_for(config, tokenizer, data), config.trainer.eval_batch_size
         loaders = eval_loader(validation, collate, size), eval_loader(test, collate, size)
-        return cls(train, collate, *loaders, shape_of(-np.sort(-validation.lengths)[:size]))
+        largest = validation.shape(next(_largest_first(validation.order, size)))
+        cut = sum(part.cut for part in (train, validation, test)) if isinstance(train, EncodedText) else None
+        if isinstance(train, EncodedText) and config.task.packing:
+            return cls(Packed(train, config.task.max_length, config.seed), collate, *loaders, largest, cut)
+        return cls(train, collate, *loaders, largest, cut)
 
     def train(self, plan: Sequence[list[int]]) -> DataLoader[Any]:
         """Training batches in exactly the planned order."""
         return DataLoader(self.train_rows, batch_sampler=plan, collate_fn=self.collate)
 
 
-def eval_loader(data: Encoded, collate: Collate, batch_size: int) -> DataLoader[Any]:
-    """Every row once, longest first; ``row`` says where each prediction belongs."""
-    return DataLoader(data, batch_sampler=list(_by_length(data.lengths, batch_size)), collate_fn=collate)
+def encoded(split: Split, config: Config, tokenizer: Any, part: str) -> Encoded | EncodedText:
+    """The tokens of one part of a task."""
+    if config.task.kind == "causal_lm":
+        return EncodedText(split, tokenizer, config.task.max_length, part)
+    return Encoded(split.texts, split.labels, tokenizer, config.task.max_length, split.pairs)
 
 
-def _by_length(lengths: np.ndarray, batch_size: int) -> Iterator[list[int]]:
-    order = np.argsort(-lengths, kind="stable")
+def collate_for(config: Config, tokenizer: Any, data: Data) -> Collate | CollateText:
+    """What makes tensors of rows."""
+    if config.task.kind == "causal_lm":
+        return CollateText(tokenizer.pad_token_id)
+    return Collate(tokenizer, torch.long if data.classes else torch.float32)
+
+
+def eval_loader(data: Encoded | EncodedText, collate: Any, batch_size: int) -> DataLoader[Any]:
+    """Every row once, the largest batch first; ``row`` says where each prediction belongs."""
+    return DataLoader(data, batch_sampler=list(_largest_first(data.order, batch_size)), collate_fn=collate)
+
+
+def _largest_first(sizes: np.ndarray, batch_size: int) -> Iterator[list[int]]:
+    order = np.argsort(-sizes, kind="stable")
     for i in range(0, len(order), batch_size):
         yield order[i : i + batch_size].tolist()

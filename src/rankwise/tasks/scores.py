@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812  torch's own convention
-from torchmetrics.functional import accuracy, pearson_corrcoef, spearman_corrcoef
+from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
+
+from rankwise.tasks import confusion
 
 Score = dict[str, float]
+Columns = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,26 @@ class Scorer:
         value = logits_BC[:, 0] * self.spread + self.mean
         return value, value
 
+    def columns(self, logits_BC: torch.Tensor, losses_B: torch.Tensor, batch: Columns) -> Columns:
+        """What is kept of each row (B,): row, loss, prediction, score and label."""
+        prediction, score = self.predict(logits_BC)
+        return {
+            "row": batch["row"], "loss": losses_B, "prediction": prediction, "score": score, "label": batch["labels"],
+        }  # fmt: skip
+
+    def summary(self, columns: dict[str, np.ndarray]) -> dict[str, Score]:
+        """The loss and each metric as {value, se, n}."""
+        loss, n = columns["loss"].astype(np.float64), len(columns["loss"])
+        with np.errstate(all="ignore"):  # of a diverged run
+            mean: Score = {"value": float(loss.mean()), "se": float(loss.std(ddof=1)) / math.sqrt(n), "n": n}
+        return {"loss": mean} | self.scores(columns["prediction"], columns["label"])
+
     def scores(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Score]:
         """Each metric as {value, se, n}."""
-        predicted, wanted, n = torch.as_tensor(predictions), torch.as_tensor(labels), len(labels)
+        n = len(labels)
         if self.kind == "classification":
-            share = float(accuracy(predicted, wanted, task="multiclass", num_classes=self.outputs, average="micro"))
-            return {"accuracy": {"value": share, "se": math.sqrt(share * (1 - share) / n), "n": n}}
+            return confusion.scores(predictions, labels, self.outputs)
+        predicted, wanted = torch.as_tensor(predictions), torch.as_tensor(labels)
         pair = torch.stack([predicted, wanted]).double()
         centred = pair - pair.mean(1, keepdim=True)
         constant = centred.abs().amax(1) <= 1e-9 * pair.abs().amax(1)  # but for rounding
@@ -61,8 +79,22 @@ class Scorer:
         }
 
 
-def scorer_for(kind: str, classes: list[str] | None, train_labels: np.ndarray) -> Scorer:
-    """The scorer of a task, standardised on its training labels."""
+def by_group(scorer: Any, columns: dict[str, np.ndarray], groups: list[str] | None, metric: str) -> dict[str, Score]:
+    """The metric of each group of rows, as ``accuracy_matched``; nothing where the rows have no groups."""
+    found = {}
+    for group in sorted(set(groups or ())):
+        here = np.array([each == group for each in groups or ()])
+        mine = scorer.scores(columns["prediction"][here], columns["label"][here])
+        found[f"{metric}_{group}"] = mine[metric]
+    return found
+
+
+def scorer_for(kind: str, classes: list[str] | None, train_labels: np.ndarray) -> Any:
+    """The scorer of a task: for a regression standardised on its training labels, for a causal LM a TokenScorer."""
+    if kind == "causal_lm":
+        from rankwise.tasks.language import TokenScorer  # builds on this module
+
+        return TokenScorer()
     if kind == "classification":
         return Scorer(kind, len(classes or []))
     spread = float(train_labels.std())

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from rankwise.config import ADAPTERS, Config, label, run_id
+from rankwise.config import ADAPTERS, Config, label, lower_is_better, run_id
 from rankwise.tracking.record import Record
 
 FINISH_S = 30.0  # at the end of a run, for what is still to be written or uploaded
@@ -204,8 +204,8 @@ def _init(config: Config, record: Record) -> tuple[Any, str]:
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
     # While the run goes on, the best so far; the record's values take their place at its end.
-    for name, best in {"val/loss": "min", config.objective: "min" if config.objective == "val/loss" else "max"}.items():
-        run.define_metric(name, step_metric="step", summary=best)
+    for name in {"val/loss", config.objective}:
+        run.define_metric(name, step_metric="step", summary="min" if lower_is_better(name) else "max")
     return run, mode
 
 

@@ -12,14 +12,17 @@ import pyarrow.parquet as pq
 FILE = "predictions.parquet"
 
 
-def write(folder: Path, item: np.ndarray, label: np.ndarray, prediction: np.ndarray, score: np.ndarray) -> None:
-    """One row per test item: stable number, label, prediction, score (probability of the last class, or value)."""
-    columns: dict[str, Any] = {
-        "item": item,
-        "label": label,
-        "prediction": prediction,
-        "score": score.astype(np.float32),
-    }
+def write(folder: Path, item: np.ndarray, columns: dict[str, np.ndarray]) -> None:
+    """One row per test item with its stable number.
+
+    ``label``, ``prediction`` and ``score`` (probability of the last class, or value); of a causal LM ``label`` (how
+    many tokens were asked), ``score`` (the sum of their losses in nats) and ``bytes``.
+    """
+    kept: dict[str, Any] = {"item": item}
+    for name in ("label", "prediction", "score", "bytes"):
+        if name in columns:
+            values = columns[name]
+            kept[name] = values.astype(np.float32) if name == "score" else values
     partial = folder / f".{FILE}.partial"
-    pq.write_table(pa.table(columns), partial, compression="zstd")
+    pq.write_table(pa.table(kept), partial, compression="zstd")
     partial.replace(folder / FILE)

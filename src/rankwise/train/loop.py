@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from rankwise.config import Config
+from rankwise.config import Config, lower_is_better
 from rankwise.measure.clock import Clock, Throughput
 from rankwise.measure.memory import reset_peak, system_peak
+from rankwise.model.numerics import Numerics
 from rankwise.model.weights import load_best, save_best
-from rankwise.tasks.batches import Loaders, schedule, shape_of, steps_per_epoch
+from rankwise.tasks.batches import Loaders, schedule, steps_per_epoch
 from rankwise.tasks.scores import Score
 from rankwise.tracking.record import Record
 from rankwise.train.module import FineTuner
-from rankwise.train.numerics import Numerics
 from rankwise.train.probe import Probe
 from rankwise.train.step import checkpoint_blocks
 
@@ -60,13 +60,14 @@ class Periods(pl.LightningDataModule):
 
     def __init__(self, config: Config, budget: Budget, loaders: Loaders):
         super().__init__()
-        trainer, lengths = config.trainer, loaders.train_rows.lengths
+        trainer, rows = config.trainer, loaders.train_rows
         batches = budget.steps * trainer.accumulate
-        plan = schedule(lengths, trainer.batch_size, batches, config.seed, trainer.group_by_length)
+        plan = schedule(rows.lengths, trainer.batch_size, batches, config.seed, trainer.group_by_length)
         bounds = [0, *(step * trainer.accumulate for step in budget.checkpoints)]
         self.stretches = [plan[a:b] for a, b in pairwise(bounds)]
         self.loaders = loaders
-        shapes = [shape_of(lengths[rows]) for rows in plan]
+        self.tokens = [int(rows.lengths[batch].sum()) for batch in plan]  # without padding
+        shapes = [rows.shape(batch) for batch in plan]
         self.shapes = [shapes[i : i + trainer.accumulate] for i in range(0, len(shapes), trainer.accumulate)]
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -106,7 +107,7 @@ class Watch(pl.Callback):
         self.throughput.begin()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.throughput.end(int(batch["attention_mask"].sum()))
+        self.throughput.end(trainer.datamodule.tokens[self.throughput.seen])  # type: ignore[attr-defined]
         self.losses.append(module.last_loss)
         step = trainer.global_step
         self.on_progress(step, self.budget.steps, f"loss {module.last_loss:.3f}")
@@ -125,7 +126,7 @@ class Watch(pl.Callback):
         self.curve.append(row)
         self.journal(row)
         value = scores[self.objective]["value"]
-        gain = -value if self.objective == "loss" else value
+        gain = -value if lower_is_better(self.objective) else value
         if math.isfinite(scores["loss"]["value"]) and gain > self.most:  # NaN weights score like chance
             self.best, self.best_step, self.most, self.waited = scores, trainer.global_step, gain, 0
             save_best(module.model, self.best_file)

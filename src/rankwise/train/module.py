@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,7 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from rankwise.config import Optim
 from rankwise.model.methods import adalora
-from rankwise.tasks.scores import Score, Scorer
+from rankwise.model.numerics import Numerics
+from rankwise.tasks.scores import Columns, Score
 from rankwise.train import optim
 from rankwise.train.step import Batch, loss, losses
 
@@ -21,50 +23,49 @@ from rankwise.train.step import Batch, loss, losses
 class FineTuner(pl.LightningModule):
     """Trains whatever is marked trainable in ``model`` for a fixed number of optimizer steps."""
 
-    def __init__(self, model: nn.Module, scorer: Scorer, settings: Optim, steps: int, lr_ratio: float | None = None):
+    def __init__(
+        self, model: nn.Module, scorer: Any, settings: Optim, steps: int, lr_ratio: float | None = None,
+        shares: Sequence[float] = (),
+    ):  # fmt: skip
         super().__init__()
-        self.lr_ratio = lr_ratio
+        self.lr_ratio, self.shares, self.seen = lr_ratio, shares, 0  # weights of micro-batches, and how many there were
         self.model, self.scorer, self.settings, self.steps = model, scorer, settings, steps
         self.diverged = False
-        self.outputs: list[tuple[torch.Tensor, ...]] = []
+        self.outputs: list[Columns] = []
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor | None:
         """Mean loss of the batch; a loss that is not finite ends the training and marks the run as diverged."""
-        losses_B = losses(self.model, self.scorer, batch)[1]
-        self.last_loss = float(losses_B.detach().mean())
+        losses_N = losses(self.model, self.scorer, batch)[1]
+        share = self.shares[self.seen] if self.shares else 1.0
+        self.seen += 1
+        self.last_loss = float(losses_N.detach().mean())
         if not math.isfinite(self.last_loss):
             self.diverged = True
             self.trainer.should_stop = True
             return None
-        return loss(self.model, losses_B)
+        return loss(self.model, losses_N, share)
 
     def on_fit_start(self) -> None:
         """Tell a method that has a schedule of its own how long the run is."""
         adalora.begin(self.model, self.steps)
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        """Keep each item's row, loss, prediction, score and label until the split is through."""
-        logits_BC, losses_B = losses(self.model, self.scorer, batch)
-        predicted_B, score_B = self.scorer.predict(logits_BC)
-        columns = (batch["row"], losses_B, predicted_B, score_B, batch["labels"])
-        self.outputs.append(tuple(column.cpu() for column in columns))
+        """Keep what the scorer needs of each row until the split is through."""
+        logits, losses_N = losses(self.model, self.scorer, batch)
+        columns = self.scorer.columns(logits, losses_N, batch)
+        self.outputs.append({name: column.cpu() for name, column in columns.items()})
 
     def test_step(self, batch: Batch, index: int) -> None:
         """As in validation."""
         self.validation_step(batch, index)
 
     def evaluated(self) -> tuple[dict[str, Score], dict[str, np.ndarray]]:
-        """Scores (with the loss) and the columns row, loss, prediction, score, label of the split just run."""
-        names = ("row", "loss", "prediction", "score", "label")
-        parts = zip(*self.outputs, strict=True)
-        columns = {name: torch.cat(part).numpy() for name, part in zip(names, parts, strict=True)}
+        """Scores of the split just run, with the loss, and the scorer's columns in the order of its rows."""
+        columns = {name: torch.cat([part[name] for part in self.outputs]).numpy() for name in self.outputs[0]}
         self.outputs = []
-        order = np.argsort(columns["row"])
+        order = np.argsort(columns.pop("row"))
         columns = {name: values[order] for name, values in columns.items()}
-        loss, n = columns["loss"].astype(np.float64), len(order)
-        with np.errstate(all="ignore"):  # of a diverged run
-            scores = {"loss": {"value": float(loss.mean()), "se": float(loss.std(ddof=1)) / math.sqrt(n), "n": n}}
-        return scores | self.scorer.scores(columns["prediction"], columns["label"]), columns
+        return self.scorer.summary(columns), columns
 
     def configure_optimizers(self) -> Any:
         """The config's optimizer; warm-up, then the schedule, per optimizer step."""
@@ -87,6 +88,17 @@ class FineTuner(pl.LightningModule):
         if gradient_clip_val:
             held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             torch.nn.utils.clip_grad_norm_(held, gradient_clip_val)
+
+
+def evaluate(
+    tuner: FineTuner, rows: Iterable[Batch], settings: Numerics
+) -> tuple[dict[str, Score], dict[str, np.ndarray]]:
+    """Scores and columns of a split, computed as a run's own test is, without a trainer."""
+    tuner.to(settings.device).eval()
+    with torch.inference_mode(), settings.autocast():
+        for number, batch in enumerate(rows):
+            tuner.validation_step({key: value.to(settings.device) for key, value in batch.items()}, number)
+    return tuner.evaluated()
 
 
 def rate(settings: Optim, step: int, steps: int) -> float:

@@ -21,7 +21,7 @@ class Probe(pl.Callback):
 
     def __init__(self, steps: list[list[Shape]], evaluation: Shape):
         later = range(1, len(steps)) if len(steps) > 1 else range(len(steps))
-        self.step = max(later, key=lambda i: max(shape.tokens for shape in steps[i]))
+        self.step = max(later, key=lambda i: max(shape.size for shape in steps[i]))
         self.shapes, self.evaluation = steps[self.step], evaluation
         first = sum(map(len, steps[: self.step]))
         self.micro_batches = range(first, first + len(self.shapes))

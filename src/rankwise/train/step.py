@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,23 +11,58 @@ from peft import PeftModel
 from torch import nn
 
 from rankwise.errors import Refused
+from rankwise.measure.shape import Shape
 from rankwise.model.methods import adalora
-from rankwise.tasks.scores import Scorer
 
 Batch = dict[str, torch.Tensor]
 
 
-def losses(model: nn.Module, scorer: Scorer, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (B, C) and the loss of each item (B,)."""
-    inputs = {key: value for key, value in batch.items() if key not in ("labels", "row")}
-    logits_BC = model(**inputs).logits
-    return logits_BC, scorer.losses(logits_BC, batch["labels"])
+_NOT_INPUTS = frozenset({"labels", "row", "keep", "owner", "bytes"})
 
 
-def loss(model: nn.Module, losses_B: torch.Tensor) -> torch.Tensor:
-    """What a step descends: the mean over items, and the method's penalty where it has one."""
-    extra = adalora.penalty(model)
-    return losses_B.mean() if extra is None else losses_B.mean() + extra
+def losses(model: nn.Module, scorer: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (B, C) and the loss of each row (B,); of a causal LM, logits (N, V) and losses (N,) of learned tokens."""
+    inputs = {key: value for key, value in batch.items() if key not in _NOT_INPUTS}
+    if "keep" not in batch:
+        logits = model(**inputs).logits
+    else:
+        with _logits_only_at(model, batch["keep"]):
+            logits = model(**inputs, use_cache=False).logits[0]
+    return logits, scorer.losses(logits, batch["labels"])
+
+
+@contextlib.contextmanager
+def _logits_only_at(model: Any, keep_N: torch.Tensor) -> Iterator[None]:
+    """Give the output layer only the positions that are learned: with a vocabulary of 50,000, logits of the others
+    are the largest thing in memory. What a model does to its logits behind that layer stays as it is.
+    """
+
+    def choose(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        return (args[0].flatten(0, 1).index_select(0, keep_N)[None],)
+
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    hook = base.get_output_embeddings().register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def loss(model: nn.Module, losses_N: torch.Tensor, share: float = 1.0) -> torch.Tensor:
+    """What a step descends: the mean over rows or learned tokens, and the method's penalty where it has one.
+
+    ``share`` weighs a micro-batch, so that one with fewer counts for less.
+    """
+    mean, extra = losses_N.mean(), adalora.penalty(model)
+    if share != 1:
+        mean = mean * share
+    return mean if extra is None else mean + extra
+
+
+def shares(step: Sequence[Shape]) -> list[float]:
+    """The weights of a step's micro-batches, 1 on average: by their learned tokens, else by their rows."""
+    counts = [shape.labelled or shape.rows for shape in step]
+    return [count * len(step) / sum(counts) for count in counts]
 
 
 def checkpoint_blocks(model: Any) -> None:

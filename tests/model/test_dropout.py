@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rankwise.train.dropout import bernoulli_
+from rankwise.model.dropout import bernoulli_
 
 
 @pytest.mark.parametrize("p", [0.9, 0.5, 0.1, 0.001, 0.0, 1.0])

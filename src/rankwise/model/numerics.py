@@ -11,7 +11,9 @@ import torch
 
 from rankwise.config import Trainer
 from rankwise.errors import Refused
-from rankwise.train import dropout
+from rankwise.model import dropout
+
+LOW = {"bf16": torch.bfloat16, "fp16": torch.float16, "bf16_true": torch.bfloat16}  # by precision
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class Numerics:
         names = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed", "bf16_true": "bf16-true"}
         accelerator = "gpu" if self.device.type == "cuda" else self.device.type
         return {"accelerator": accelerator, "devices": 1, "precision": names[self.precision]}
+
+    def autocast(self) -> Any:
+        """What Lightning wraps a step in, for use outside it."""
+        mixed = self.precision in ("bf16", "fp16")
+        return torch.autocast(self.device.type, LOW.get(self.precision), enabled=mixed)
 
     def to_dict(self) -> dict[str, Any]:
         """The same for the record."""

@@ -10,8 +10,8 @@ import torch
 
 from rankwise.config import Trainer
 from rankwise.errors import Refused
-from rankwise.train import numerics
-from rankwise.train.numerics import has_bf16, settle
+from rankwise.model import numerics
+from rankwise.model.numerics import has_bf16, settle
 
 CPU = torch.device("cpu")
 

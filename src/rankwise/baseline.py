@@ -1,0 +1,123 @@
+"""What a fine-tuned model has to beat: runs that train nothing of the language model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from rankwise import assets
+from rankwise.config import Config
+from rankwise.errors import Refused
+from rankwise.measure.clock import Clock
+from rankwise.tracking.record import Record
+
+OnProgress = Callable[[int, int, str], None]
+
+
+def run_baseline(config: Config, record: Record, clock: Clock, on_progress: OnProgress) -> None:
+    """A linear model on fixed features, or the language model as it is, shown a few examples."""
+    story = _few_shot if config.method.name == "few_shot" else _linear
+    story(config, record, clock, on_progress)
+
+
+def _linear(config: Config, record: Record, clock: Clock, on_progress: OnProgress) -> None:
+    with clock("imports"):
+        from rankwise.model import base, numerics
+        from rankwise.tasks import baselines, scores
+        from rankwise.tracking import predictions
+
+    assert record.folder is not None
+    on_progress(0, 1, "features")
+    settings = numerics.settle(config.trainer)
+    record.compute |= settings.to_dict() | {"precision": "fp32", "device": "cpu"}
+    with clock("load"):
+        data, model = load(config, record)
+        inputs: list[Any] = [split.texts for split in (data.train, data.validation, data.test)]
+        if config.method.name == "probe":
+            lm, tokenizer = base.load(config.model, model, 1, config.seed, settings.attention)
+            encoder, batch = lm.get_submodule(str(lm.base_model_prefix)), config.trainer.eval_batch_size
+            inputs = [
+                baselines.mean_pooled(encoder, tokenizer, texts, config.task.max_length, batch) for texts in inputs
+            ]
+    with clock("train"):
+        fitted = baselines.fit(config.method.name, inputs[0], data.train.labels, config.task.kind)
+    scorer = scores.scorer_for(config.task.kind, data.classes, data.train.labels)
+    validation, _ = baselines.predict(fitted, inputs[1], config.task.kind)
+    record.metrics["validation"] = scorer.scores(validation, data.validation.labels)
+    with clock("test"):
+        prediction, score = baselines.predict(fitted, inputs[2], config.task.kind)
+        record.metrics["test"] = scorer.scores(prediction, data.test.labels)
+    if config.objective != "val/loss":
+        record.objective = record.metrics["validation"][config.objective.removeprefix("val/")]["value"]
+    size = baselines.size(fitted)
+    record.params = {"trainable": size, "frozen": 0, "total": size, "adapter": 0, "head": size}
+    columns = {"label": data.test.labels, "prediction": prediction, "score": score}
+    record.metrics["test"] |= scores.by_group(scorer, columns, data.test.groups, config.task.metric)
+    predictions.write(record.folder, data.test.items, columns)
+
+
+def _few_shot(config: Config, record: Record, clock: Clock, on_progress: OnProgress) -> None:
+    with clock("imports"):
+        from rankwise.measure.parameters import count
+        from rankwise.model import base, numerics
+        from rankwise.tasks import batches
+        from rankwise.tasks.language import TokenScorer
+        from rankwise.tracking import predictions
+        from rankwise.train import module
+
+    assert record.folder is not None
+    on_progress(0, 1, "test")
+    settings = numerics.settle(config.trainer)
+    record.compute |= settings.to_dict()
+    with clock("load"):
+        data, model = load(config, record)
+        data = _with_examples(config, data)
+        lm, tokenizer = base.load(config.model, model, 1, config.seed, settings.attention, config.task.kind)
+        loaders = batches.Loaders.of(config, data, tokenizer)
+    lm.requires_grad_(False)
+    record.params, scorer = count(lm, []), TokenScorer()
+    tuner = module.FineTuner(lm, scorer, config.optim, 1)
+    with clock("test"):
+        record.metrics["validation"], _ = module.evaluate(tuner, loaders.validation, settings)
+        record.metrics["test"], columns = module.evaluate(tuner, loaders.test, settings)
+    record.objective = record.metrics["validation"][config.objective.removeprefix("val/")]["value"]
+    if config.task.generation.metrics:
+        with clock("generate"):
+            from rankwise.train.generate import generate
+
+            generate(lm, tokenizer, config, settings, data.test, record)
+    predictions.write(record.folder, data.test.items, columns)
+
+
+def _with_examples(config: Config, data: Any) -> Any:
+    """The data with the first ``method.shots`` training rows standing before every validation and test prompt."""
+    shots, train = config.method.shots or 0, data.train
+    if shots > len(train):
+        raise Refused.value("method.shots", shots, f"at most {len(train)}, the rows of the training data")
+    if shots and train.messages is not None:
+        raise Refused.value("method.shots", shots, "0 for conversations, which bring their own turns")
+    shown = "".join(f"{train.texts[row]} {train.completions[row]}\n\n" for row in range(shots))
+
+    def behind(split: Any) -> Any:
+        return dataclasses.replace(split, texts=[shown + text for text in split.texts])
+
+    return dataclasses.replace(data, validation=behind(data.validation), test=behind(data.test))
+
+
+def load(config: Config, record: Record) -> tuple[Any, assets.Asset]:
+    """The task's data and the model's asset, with their fingerprints in the record."""
+    from rankwise.tasks import data
+
+    model, source = assets.resolve(config.model, progress=False), assets.resolve(config.task, progress=False)
+    rows = data.load(config.task, source, config.data_seed)
+    sizes = {name: len(getattr(rows, name)) for name in ("train", "validation", "test")}
+    record.provenance["data"] = {
+        "source": source.source,
+        "asset": source.fingerprint,
+        "fingerprint": rows.fingerprint,
+        "classes": rows.classes,
+        **sizes,
+    }
+    record.provenance["model"] = {"source": model.source, "fingerprint": model.fingerprint}
+    return rows, model

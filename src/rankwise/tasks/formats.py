@@ -1,0 +1,144 @@
+"""Published file formats with rows of their own: the GLUE download, E2E-style triples, WordNet's data files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rankwise.config import Task
+from rankwise.errors import Refused, did_you_mean
+from rankwise.tasks.tables import Row, delimited, lines, read_json
+
+
+@dataclass(frozen=True)
+class _Glue:
+    """One task of the GLUE download: its folder, and what the hub calls its columns where that differs."""
+
+    folder: str
+    renamed: dict[str, str] = field(default_factory=dict)
+    columns: list[str] | None = None  # where there is no header line
+
+
+_GLUE = {
+    "cola": _Glue("CoLA", columns=["source", "label", "mark", "sentence"]),
+    "sst2": _Glue("SST-2"),
+    "mrpc": _Glue("MRPC", {"Quality": "label", "#1 String": "sentence1", "#2 String": "sentence2"}),
+    "stsb": _Glue("STS-B", {"score": "label"}),
+    "qqp": _Glue("QQP", {"is_duplicate": "label"}),
+    "mnli": _Glue("MNLI", {"sentence1": "premise", "sentence2": "hypothesis", "gold_label": "label"}),
+    "qnli": _Glue("QNLI"),
+    "rte": _Glue("RTE"),
+    "wnli": _Glue("WNLI"),
+}
+_GLUE_FILES = {  # the hub's name of a split: the files that may hold it, the first that is there
+    "train": ("train.tsv", "msr_paraphrase_train.txt"),
+    "validation": ("dev.tsv", "msr_paraphrase_test.txt"),
+    "validation_matched": ("dev_matched.tsv",),
+    "validation_mismatched": ("dev_mismatched.tsv",),
+}
+_POS = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
+_MARKER = re.compile(r"\((a|p|ip)\)$")  # WordNet: where an adjective may stand
+_WORDNET_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
+
+
+def glue_file(folder: Path, task: Task, split: str) -> Path:
+    """The file of a split, named as on the hub, in a folder of all GLUE tasks or of one. Raises Refused: none there."""
+    own = folder / _glue(task).folder
+    own = own if own.is_dir() else folder
+    names = _GLUE_FILES.get(split)
+    if names is None:
+        allowed = f"one of {', '.join(_GLUE_FILES)}{did_you_mean(split, _GLUE_FILES)} for task.format=glue"
+        raise Refused.value("task.splits", split, allowed)
+    found = next((own / name for name in names if (own / name).is_file()), None)
+    if found is None:
+        remedy = "give the folder of the GLUE download, or the hub id nyu-mll/glue"
+        raise Refused.value("task.path", folder, f"{own} has no {' or '.join(names)}", remedy)
+    return found
+
+
+def glue(path: Path, task: Task) -> Iterator[Row]:
+    """Rows of a TSV file of the GLUE download, columns named as on the hub.
+
+    Lines with too few fields, of which QQP has some, are left out, as by those who published them.
+    """
+    layout = _glue(task)
+    for number, row in delimited(path, task.encoding, "\t", quoted=False, columns=layout.columns, short=True):
+        yield number, row and {layout.renamed.get(name, name): cell for name, cell in row.items()}
+
+
+def _glue(task: Task) -> _Glue:
+    layout = _GLUE.get(task.subset or "")
+    if layout is None:
+        allowed = f"one of {', '.join(_GLUE)}{did_you_mean(task.subset or '', _GLUE)} for task.format=glue"
+        raise Refused.value("task.subset", task.subset, allowed)
+    return layout
+
+
+def webnlg(path: Path, task: Task) -> Iterator[Row]:
+    """Entries of a WebNLG challenge file in JSON: triples, their category, and the English texts that say them."""
+
+    def row(entry: dict[str, Any]) -> dict[str, Any]:
+        entry = next(iter(entry.values()))  # {"1": {…}}
+        triples = [(triple["subject"], triple["property"], triple["object"]) for triple in entry["modifiedtripleset"]]
+        texts = [text["lex"] for text in entry["lexicalisations"] if text.get("lang", "en") in ("en", "")]
+        return {"triples": written(triples), "texts": texts, "category": entry.get("category")}
+
+    return _entries(path, task, lambda whole: whole["entries"], row, "a WebNLG file: entries with modifiedtripleset")
+
+
+def dart(path: Path, task: Task) -> Iterator[Row]:
+    """Entries of a DART file: triples, and the texts that say them."""
+
+    def row(entry: dict[str, Any]) -> dict[str, Any]:
+        return {"triples": written(entry["tripleset"]), "texts": [text["text"] for text in entry["annotations"]]}
+
+    return _entries(path, task, list, row, "a DART file: a list of tripleset and annotations")
+
+
+def written(triples: Iterable[Iterable[str]]) -> str:
+    """Triples as text: ``subject : predicate : object | …``."""
+    return " | ".join(" : ".join(str(part).strip() for part in triple) for triple in triples)
+
+
+def _entries(
+    path: Path, task: Task, listed: Callable[[Any], Any], row: Callable[[Any], dict[str, Any]], what: str
+) -> Iterator[Row]:
+    whole, number = read_json(path, task.encoding), 0
+    try:
+        for number, entry in enumerate(listed(whole), 1):
+            yield number, cells if (cells := row(entry))["texts"] else None
+    except (KeyError, TypeError, AttributeError, StopIteration) as error:
+        where = f" entry {number}" if number else ""
+        raise Refused(f"task data {path}{where}: not {what} ({type(error).__name__}: {error})") from None
+
+
+def wordnet_files(folder: Path) -> list[Path]:
+    """The data files of a WordNet folder, or of ``dict`` in it. Raises Refused where there are none."""
+    for place in (folder, folder / "dict"):
+        if found := [place / name for name in _WORDNET_FILES if (place / name).is_file()]:
+            return found
+    raise Refused(f"task data {folder}: none of {', '.join(_WORDNET_FILES)} is there")
+
+
+def wordnet(path: Path, task: Task) -> Iterator[Row]:
+    """Rows word, pos and gloss of a WordNet data file: the first word of each set of synonyms, and its definition.
+
+    A line is ``offset file type count word … | definition; "example"``; the licence at the top is set in by blanks.
+    """
+    for number, line in enumerate(lines(path, task.encoding), 1):
+        if line.startswith("  ") or not line.strip():
+            continue
+        head, bar, gloss = line.partition(" | ")
+        fields = head.split()
+        if not bar or len(fields) < 5 or fields[2] not in _POS:
+            raise Refused(f"task data {path} line {number}: not a line of WordNet's data files")
+        word = _MARKER.sub("", fields[4]).replace("_", " ")
+        yield number, {"word": word, "pos": _POS[fields[2]], "gloss": gloss.partition('; "')[0].strip()}
+
+
+READERS: dict[str, Callable[[Path, Task], Iterator[Row]]] = {
+    "glue": glue, "webnlg": webnlg, "dart": dart, "wordnet": wordnet,
+}  # fmt: skip

@@ -1,0 +1,275 @@
+"""Causal language modelling: which tokens are learned, their batches, packed or not, and their loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F  # noqa: N812  torch's own convention
+from torch.utils.data import Dataset
+
+from rankwise.errors import Refused
+from rankwise.measure.shape import Shape
+from rankwise.tasks.data import Split
+from rankwise.tasks.scores import Columns, Score
+
+Segment = tuple[str, bool]  # text, and whether it is learned
+Row = dict[str, Any]
+
+
+def segments(split: Split, row: int, tokenizer: Any) -> list[Segment]:
+    """What a row says, in order. Of a prompt and its completion, the completion is learned, set off by a blank where
+    neither brings white space; of a conversation, every reply, as the tokenizer's chat template writes it.
+    """
+    if split.messages is not None:
+        return _conversation(split.messages[row], tokenizer)
+    assert split.completions is not None
+    prompt, completion = split.texts[row], split.completions[row]
+    joint = "" if not prompt or prompt[-1].isspace() or completion[:1].isspace() else " "
+    end = tokenizer.eos_token or ""
+    return [(prompt, False), (joint + completion + end, True)] if prompt else [(completion + end, True)]
+
+
+def question(split: Split, row: int, tokenizer: Any) -> str:
+    """What a row asks: the text behind which its last learned segment begins."""
+    if split.messages is not None:
+        return _rendered(tokenizer, split.messages[row][:-1], add_generation_prompt=True)
+    return split.texts[row]
+
+
+def reply(split: Split, row: int) -> str:
+    """The right answer to ``question``."""
+    if split.messages is not None:
+        return split.messages[row][-1]["content"]
+    assert split.completions is not None
+    return split.completions[row]
+
+
+def _conversation(messages: list[dict[str, str]], tokenizer: Any) -> list[Segment]:
+    found: list[Segment] = []
+    said = ""
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        asked = _rendered(tokenizer, messages[:number], add_generation_prompt=True)
+        answered = _rendered(tokenizer, messages[: number + 1], add_generation_prompt=False)
+        if not (asked.startswith(said) and answered.startswith(asked)):
+            raise Refused(
+                "task.messages: this model's chat template rewrites earlier turns, so replies cannot be told apart"
+            )
+        found += [(asked[len(said) :], False), (answered[len(asked) :], True)]
+        said = answered
+    return found
+
+
+def _rendered(tokenizer: Any, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise Refused("task.messages: this model's tokenizer has no chat template; use an instruction-tuned model")
+    try:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except Exception as error:  # a template is a program of a stranger's
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise Refused(f"task.messages: this model's chat template refuses a conversation ({reason})") from None
+    return text
+
+
+class EncodedText(Dataset[Row]):
+    """Tokens of one split, and which of them are learned.
+
+    A row that is longer than ``max_length`` loses its end; one whose prompt leaves no room for anything to learn is
+    refused. The first token of a row is never learned, as nothing comes before it.
+    """
+
+    def __init__(self, split: Split, tokenizer: Any, max_length: int, part: str):
+        limit = tokenizer.model_max_length
+        if max_length > limit:
+            allowed = f"at most {limit}, the longest sequence that this model has positions for"
+            raise Refused.value("task.max_length", max_length, allowed)
+        texts = [segments(split, row, tokenizer) for row in range(len(split))]
+        flat = [text for row in texts for text, _ in row]
+        encoded = iter(tokenizer(flat, add_special_tokens=False)["input_ids"]) if flat else iter(())
+        start = start_ids(tokenizer)
+        self.ids: list[list[int]] = []
+        self.learned: list[np.ndarray] = []
+        self.cut = 0  # rows that lost their end
+        for number, row in enumerate(texts):
+            ids, learned = list(start), [False] * len(start)
+            for _, wanted in row:
+                part_ids = next(encoded)
+                ids += part_ids
+                learned += [wanted] * len(part_ids)
+            learned[0] = False
+            if not any(learned[:max_length]):
+                raise _too_long(learned, max_length, limit, part, int(split.items[number]))
+            self.cut += len(ids) > max_length
+            self.ids.append(ids[:max_length])
+            self.learned.append(np.array(learned[:max_length]))
+        self.lengths = np.array([len(ids) for ids in self.ids])
+        self.labelled = np.array([int(mask.sum()) for mask in self.learned])
+        self.bytes = np.array([self._bytes(tokenizer, row) for row in range(len(self.ids))])
+
+    def _bytes(self, tokenizer: Any, row: int) -> int:
+        """UTF-8 bytes of the learned text, the end token left out."""
+        kept = [token for token, wanted in zip(self.ids[row], self.learned[row], strict=True) if wanted]
+        return max(1, len(tokenizer.decode(kept, skip_special_tokens=True).encode()))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, row: int) -> Row:
+        return {"ids": self.ids[row], "learned": self.learned[row], "row": row, "bytes": self.bytes[row]}
+
+    @property
+    def order(self) -> np.ndarray:
+        """What makes a batch large: the logits, of which there is one vector per learned token; then the tokens."""
+        return np.asarray(self.labelled + self.lengths / (self.lengths.max() + 1))
+
+    def shape(self, rows: Sequence[int]) -> Shape:
+        """Of a batch of these rows."""
+        lengths = self.lengths[list(rows)]
+        padded = bool(lengths.min() < lengths.max())
+        return Shape(len(rows), int(lengths.max()), padded, int(self.labelled[list(rows)].sum()))
+
+
+def start_ids(tokenizer: Any) -> list[int]:
+    """The token that this tokenizer begins every text with, if it does."""
+    begins = tokenizer("").get("input_ids", [])[:1]
+    return [int(token) for token in begins if token == tokenizer.bos_token_id]
+
+
+def _too_long(learned: list[bool], max_length: int, limit: int, part: str, item: int) -> Refused:
+    prompt = learned.index(True) if True in learned else len(learned)
+    if prompt == len(learned):
+        return Refused(f"task: row {item + 1} of the data ({part}) has nothing to learn: its completion is empty")
+    remedy = "raise it" if prompt < limit else "shorten the prompt: that is all this model has positions for"
+    return Refused.value(
+        "task.max_length", max_length, f"must be above {prompt}, the tokens of the prompt in row {item + 1} ({part})", remedy
+    )
+
+
+class Packed(Dataset[list[Row]]):
+    """Several training rows in one sequence, next to each other; none of them sees another.
+
+    Rows are taken in an order drawn from ``seed``, and a new sequence begins where the next does not fit.
+    """
+
+    def __init__(self, rows: EncodedText, max_length: int, seed: int):
+        self.rows, self.bins = rows, list(_bins(rows.lengths, max_length, seed))
+        self.lengths = np.array([int(rows.lengths[members].sum()) for members in self.bins])
+        self.labelled = np.array([int(rows.labelled[members].sum()) for members in self.bins])
+        self.cut = rows.cut
+
+    def __len__(self) -> int:
+        return len(self.bins)
+
+    def __getitem__(self, number: int) -> list[Row]:
+        return [self.rows[row] for row in self.bins[number]]
+
+    def shape(self, rows: Sequence[int]) -> Shape:
+        """Of a batch of these sequences."""
+        chosen = list(rows)
+        return Shape(len(chosen), int(self.lengths[chosen].max()), True, int(self.labelled[chosen].sum()), packed=True)
+
+
+def _bins(lengths: np.ndarray, max_length: int, seed: int) -> Iterator[list[int]]:
+    members: list[int] = []
+    room = max_length
+    for row in np.random.default_rng([seed, len(lengths)]).permutation(len(lengths)).tolist():
+        if lengths[row] > room:
+            yield members
+            members, room = [], max_length
+        members.append(row)
+        room -= int(lengths[row])
+    yield members
+
+
+@dataclass(frozen=True)
+class CollateText:
+    """Rows → ``input_ids`` and ``attention_mask`` (rows, longest); for each learned token, its ``labels``, its
+    ``owner`` (the place of its row in the batch) and ``keep``, the flat position whose logits predict it; per row,
+    ``row`` (its place in the split) and ``bytes``.
+
+    Packed rows have ``position_ids`` that start anew with each example and a mask (rows, 1, longest, longest) that is
+    added to the scores.
+    """
+
+    pad: int
+
+    def __call__(self, rows: Sequence[Any]) -> dict[str, torch.Tensor]:
+        packed = isinstance(rows[0], list)
+        groups: list[list[Row]] = list(rows) if packed else [[row] for row in rows]
+        longest = max(sum(len(row["ids"]) for row in group) for group in groups)
+        ids = torch.full((len(groups), longest), self.pad)
+        learned = torch.zeros(len(groups), longest, dtype=torch.bool)
+        example = torch.full((len(groups), longest), -1)  # which of its group's a token belongs to
+        position = torch.zeros(len(groups), longest, dtype=torch.long)
+        for number, group in enumerate(groups):
+            start = 0
+            for place, row in enumerate(group):
+                here = slice(start, start + len(row["ids"]))
+                ids[number, here] = torch.tensor(row["ids"])
+                learned[number, here] = torch.from_numpy(row["learned"])
+                example[number, here] = place
+                position[number, here] = torch.arange(len(row["ids"]))
+                start = here.stop
+        targets = learned.flatten().nonzero()[:, 0]
+        batch = {"input_ids": ids, "attention_mask": (example >= 0).long()}
+        if packed:
+            batch |= {"attention_mask": _apart(example), "position_ids": position}
+        return batch | {
+            "labels": ids.flatten()[targets], "keep": targets - 1, "owner": targets // longest,
+            "row": torch.tensor([group[0]["row"] for group in groups]),
+            "bytes": torch.tensor([sum(int(row["bytes"]) for row in group) for group in groups]),
+        }  # fmt: skip
+
+
+def _apart(example_BT: torch.Tensor) -> torch.Tensor:
+    """0 where a token may look (itself and before it, in its own example), the least number elsewhere: (B, 1, T, T)."""
+    same = example_BT[:, :, None] == example_BT[:, None, :]
+    allowed = (same & torch.ones_like(same).tril())[:, None]
+    return torch.zeros(allowed.shape).masked_fill_(~allowed, torch.finfo(torch.float32).min)
+
+
+@dataclass(frozen=True)
+class TokenScorer:
+    """What causal language modelling asks of logits."""
+
+    kind: str = "causal_lm"
+    outputs: int = 1
+
+    def losses(self, logits_NV: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of each learned token (N,) in nats, in fp32."""
+        return F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
+
+    def columns(self, logits_NV: torch.Tensor, losses_N: torch.Tensor, batch: dict[str, torch.Tensor]) -> Columns:
+        """Per row: ``score``, the sum of its losses; ``label``, the number of its learned tokens; ``bytes``."""
+        zeros = torch.zeros(len(batch["row"]), device=losses_N.device, dtype=torch.float64)
+        sums = zeros.index_add(0, batch["owner"], losses_N.double())
+        tokens = zeros.index_add(0, batch["owner"], torch.ones_like(losses_N, dtype=torch.float64))
+        return {"row": batch["row"], "score": sums, "label": tokens, "bytes": batch["bytes"]}
+
+    def summary(self, columns: dict[str, np.ndarray]) -> dict[str, Score]:
+        """``loss`` (nats per token), ``perplexity`` and ``bits_per_byte`` over all tokens, with errors over rows."""
+        return language_scores(columns["score"], columns["label"], columns["bytes"])
+
+
+def language_scores(nats: np.ndarray, tokens: np.ndarray, size_bytes: np.ndarray) -> dict[str, Score]:
+    """Scores of texts from the summed loss, tokens and UTF-8 bytes of each; standard errors of ratios, over texts."""
+    loss, bits = ratio(nats, tokens), ratio(nats / math.log(2), size_bytes)
+    with np.errstate(over="ignore"):
+        perplexity = float(np.exp(np.float64(loss["value"])))
+    exponential = {"value": perplexity, "se": perplexity * loss["se"], "n": loss["n"]}
+    return {"loss": loss, "perplexity": exponential, "bits_per_byte": bits}
+
+
+def ratio(tops: np.ndarray, bottoms: np.ndarray) -> Score:
+    """Σ tops / Σ bottoms with its standard error by linearization (Cochran 1977, §2.11)."""
+    n, total = len(tops), float(bottoms.sum())
+    with np.errstate(all="ignore"):  # of a diverged run
+        value = float(tops.sum()) / total
+        squares = float(((tops - value * bottoms) ** 2).sum())
+        return {"value": value, "se": math.sqrt(n / max(1, n - 1) * squares) / total, "n": n}

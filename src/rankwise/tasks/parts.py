@@ -1,0 +1,49 @@
+"""The part of a row by the hash of its text: a text is always in the same one, whatever else is in the file."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+
+import numpy as np
+
+PARTS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST = range(3)  # numbers in PARTS
+
+_NOT_WORD = re.compile(r"[^\w]+")
+_BETWEEN = "\x1f"  # of several texts; no normalised text has it
+
+
+def normalise(text: str) -> str:
+    """Lower case, punctuation and white space folded: texts that read the same become the same.
+
+    A text of nothing but punctuation stays as it is: ":)" is not ":(".
+    """
+    return _NOT_WORD.sub(" ", text.lower()).strip() or text.strip()
+
+
+def digest(texts: Iterable[str]) -> bytes:
+    """SHA-256 of normalised texts."""
+    return hashlib.sha256(_BETWEEN.join(map(normalise, texts)).encode("utf-8", "surrogatepass")).digest()
+
+
+def place(texts: Iterable[str]) -> float:
+    """A number from 0 up to 1 for these texts together, from a hash of their normalised form alone."""
+    return int.from_bytes(digest(texts)[:6]) / 16.0**12
+
+
+def places(texts: list[str]) -> np.ndarray:
+    """The place of each text."""
+    return np.array([place((text,)) for text in texts], dtype=np.float64)
+
+
+def cut(place: np.ndarray, validation_share: float, test_share: float) -> np.ndarray:
+    """The number in ``PARTS`` of each place: the lowest are the test rows, the next the validation rows."""
+    rest = np.where(place < test_share + validation_share, VALIDATION, TRAIN)
+    return np.where(place < test_share, TEST, rest).astype(np.int8)
+
+
+def parts(place: np.ndarray, validation_share: float, test_share: float) -> np.ndarray:
+    """The name of the part of each place."""
+    return np.array(PARTS)[cut(place, validation_share, test_share)]

@@ -1,0 +1,87 @@
+"""Whether an answer is right: the same text, the same number, or JSON with the keys that were asked for.
+
+Each function gives an array (N,) of 1 (right) and 0.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from rankwise.errors import Refused
+from rankwise.tasks.text.overlap import References
+
+# 1,234.5 or 12 or .5; a sign unless it stands behind a word or number (10-5), before or after a currency
+_NUMBER = re.compile(
+    "((?<![\\w.])[-\u2212])?(?:[$\u00a3\u20ac]([-\u2212])?)?"
+    r"(\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+)
+_ANSWER = "####"
+
+
+def exact_match(hypotheses: Sequence[str], references: References) -> np.ndarray:
+    """1 where the text is one of the references, but for runs of white space and the ends."""
+    return _right(" ".join(text.split()) in {" ".join(other.split()) for other in others}
+                  for text, others in zip(hypotheses, references, strict=True))  # fmt: skip
+
+
+def number_match(hypotheses: Sequence[str], references: References) -> np.ndarray:
+    """1 where the final number equals that of a reference: 1,000.50 is $1000.5, as in GSM8K (Cobbe et al. 2021).
+
+    Raises Refused for an item whose references hold no number.
+    """
+    wanted = [{final_number(other) for other in others} - {None} for others in references]
+    for position, numbers in enumerate(wanted):
+        if not numbers:
+            raise Refused(
+                f"metric number_match: item {position} (from 0) has no number in its reference; choose another"
+            )
+    return _right(final_number(text) in numbers for text, numbers in zip(hypotheses, wanted, strict=True))
+
+
+def final_number(text: str) -> Decimal | None:
+    """The first number after the last ``####``, else the last of the text; None where there is none."""
+    _, marked, tail = text.rpartition(_ANSWER)
+    if marked and (first := _NUMBER.search(tail)):
+        return _decimal(first)
+    found = list(_NUMBER.finditer(text))
+    return _decimal(found[-1]) if found else None
+
+
+def _decimal(match: re.Match[str]) -> Decimal:
+    return Decimal(("-" if match[1] or match[2] else "") + match[3].replace(",", ""))
+
+
+def json_keys(hypotheses: Sequence[str], keys: Sequence[str]) -> np.ndarray:
+    """1 where the text is one JSON object (RFC 8259) that has at least ``keys``.
+
+    Failures: text or a code fence around it, a key given twice at any depth, NaN and Infinity.
+    """
+    return _right(_has_keys(text, set(keys)) for text in hypotheses)
+
+
+def _has_keys(text: str, keys: set[str]) -> bool:
+    try:
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and keys <= value.keys()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a key is given twice")
+    return found
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _right(answers: Any) -> np.ndarray:
+    return np.fromiter(answers, dtype=float)

@@ -1,0 +1,131 @@
+"""What training unlearned: the same questions before and after, on another corpus."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+
+from rankwise import assets
+from rankwise.config import Config, Forgetting, Task
+from rankwise.errors import Refused
+from rankwise.model.numerics import Numerics
+from rankwise.tasks import baselines, data
+from rankwise.tasks.batches import collate_for, encoded, eval_loader
+from rankwise.tasks.language import TokenScorer, ratio
+from rankwise.train.step import losses
+
+_PAIRS = 2000  # of texts, whose cosines are ranked
+_SHARED = ("path", "package", "revision", "format", "columns", "text", "label", "threshold", "min_abs_label")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of one model, by text: the sum of its losses (N,) and its tokens (N,), or its features (N, H)."""
+
+    nats: np.ndarray | None = None
+    tokens: np.ndarray | None = None
+    features: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Texts that a run is not trained on, and how they are asked."""
+
+    config: Config  # the run's, with these texts as its task
+    rows: data.Data
+    tokenizer: Any
+
+    @classmethod
+    def of(cls, config: Config, tokenizer: Any) -> Questions | None:
+        """None where the config asks nothing. Raises Refused for texts that cannot be read."""
+        asked = config.forgetting
+        if asked.name == "none":
+            return None
+        task = _task(asked, config.task)
+        try:
+            rows = data.load(task, assets.resolve(task, progress=False), 0)
+        except Refused as refused:
+            raise Refused(f"forgetting={asked.name}: {refused}") from None
+        return cls(dataclasses.replace(config, task=task), rows, tokenizer)
+
+    def ask(self, lm: nn.Module, settings: Numerics) -> Answers:
+        """What the model answers as it is now: a causal LM its loss on each text, an encoder its features."""
+        lm.to(settings.device).eval()
+        if self.config.task.kind == "causal_lm":
+            return self._losses(lm, settings)
+        encoder = lm.get_submodule(str(lm.base_model_prefix))
+        with settings.autocast():
+            features = baselines.mean_pooled(
+                encoder, self.tokenizer, self.rows.test.texts, self.config.task.max_length,
+                self.config.trainer.eval_batch_size,
+            )  # fmt: skip
+        return Answers(features=features)
+
+    def _losses(self, lm: nn.Module, settings: Numerics) -> Answers:
+        scorer, rows = TokenScorer(), encoded(self.rows.test, self.config, self.tokenizer, "forgetting")
+        collate = collate_for(self.config, self.tokenizer, self.rows)
+        sums, tokens = np.zeros(len(rows)), np.zeros(len(rows))
+        for batch in eval_loader(rows, collate, self.config.trainer.eval_batch_size):
+            batch = {name: tensor.to(settings.device) for name, tensor in batch.items()}
+            with torch.inference_mode(), settings.autocast():
+                columns = scorer.columns(*losses(lm, scorer, batch), batch)
+            here = columns["row"].cpu().numpy()
+            sums[here], tokens[here] = columns["score"].cpu().numpy(), columns["label"].cpu().numpy()
+        return Answers(sums, tokens)
+
+    def compare(self, before: Answers, after: Answers) -> dict[str, Any]:
+        """``measure`` (loss or probe), ``before`` and ``after`` as {value, se, n}, and ``difference``: after − before,
+        paired over texts. An encoder's ``cosines`` are the rank correlation of the same pairs before and after.
+        """
+        if before.nats is not None and after.nats is not None:
+            assert before.tokens is not None
+            ends = (ratio(nats, before.tokens) for nats in (before.nats, after.nats))
+            change = ratio(after.nats - before.nats, before.tokens)
+            return dict(zip(("before", "after"), ends, strict=True)) | {"measure": "loss", "difference": change}
+        assert before.features is not None and after.features is not None
+        right = [self._probe(features).astype(float) for features in (before.features, after.features)]
+        return {
+            "measure": "probe", "before": _mean(right[0]), "after": _mean(right[1]),
+            "difference": _mean(right[1] - right[0]), "cosines": _cosines(before.features, after.features),
+        }  # fmt: skip
+
+    def _probe(self, features: np.ndarray) -> np.ndarray:
+        """Which texts of the second half a linear probe gets right that was fitted on the first."""
+        labels, half = self.rows.test.labels, len(features) // 2
+        fitted = baselines.fit("probe", features[:half], labels[:half], "classification")
+        prediction, _ = baselines.predict(fitted, features[half:], "classification")
+        return np.asarray(prediction == labels[half:])
+
+
+def _task(asked: Forgetting, task: Task) -> Task:
+    """The texts as a task of the run's kind, with all but a fifth of them as its test rows."""
+    kind = "causal_lm" if task.kind == "causal_lm" else "classification"
+    keys = {key: getattr(asked, key) for key in _SHARED}
+    if kind == "causal_lm":
+        keys |= {"threshold": None, "min_abs_label": 0.0}
+    return Task(
+        name=asked.name, kind=kind, deduplicate=True, validation_share=0.1, test_share=0.8, n_test=asked.n,
+        max_length=task.max_length, **keys,
+    )  # fmt: skip
+
+
+def _mean(values: np.ndarray) -> dict[str, float]:
+    n = len(values)
+    return {"value": float(values.mean()), "se": float(values.std(ddof=1)) / math.sqrt(n), "n": n}
+
+
+def _cosines(before_NH: np.ndarray, after_NH: np.ndarray) -> dict[str, float]:
+    """Spearman's correlation of the cosines of the same random pairs; error by Bonett & Wright (2000)."""
+    i, j = np.random.default_rng(0).integers(0, len(before_NH), (2, _PAIRS))
+    i, j = i[i != j], j[i != j]
+    unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in (before_NH, after_NH)]
+    rho = float(spearmanr(*((each[i] * each[j]).sum(1) for each in unit)).statistic)
+    n = len(i)
+    return {"value": rho, "se": (1 - rho**2) * math.sqrt((1 + rho**2 / 2) / (n - 3)), "n": n}

@@ -1,0 +1,135 @@
+"""What a language model writes for the test prompts, scored, and what that costs; apart from training."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rankwise.config import Config
+from rankwise.errors import Refused
+from rankwise.measure.ledger import Ledger
+from rankwise.model.numerics import Numerics
+from rankwise.tasks.data import Split
+from rankwise.tasks.language import question, reply, start_ids
+from rankwise.tasks.scores import Score
+from rankwise.tasks.text import text_scores
+from rankwise.tracking.record import Record, write_atomically
+
+FILE = "generations.jsonl"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question of the test rows with every reference that the data have for it."""
+
+    item: int  # of its first row
+    text: str
+    references: list[str]
+
+
+def prompts(test: Split, tokenizer: Any, wanted: int | None) -> list[Prompt]:
+    """Questions in the order of the test rows, each once, the first ``wanted``."""
+    found: dict[str, Prompt] = {}
+    for row in range(len(test)):
+        text = question(test, row, tokenizer)
+        found.setdefault(text, Prompt(int(test.items[row]), text, [])).references.append(reply(test, row))
+    return list(found.values())[:wanted]
+
+
+def generate(model: nn.Module, tokenizer: Any, config: Config, settings: Numerics, test: Split, record: Record) -> None:
+    """Write an answer to each prompt, and put scores, speed and memory into the record; the texts are kept in
+    ``generations.jsonl``. Raises Refused for a prompt that leaves no room.
+    """
+    wanted = config.task.generation
+    asked = prompts(test, tokenizer, wanted.n)
+    ids = _encoded([prompt.text for prompt in asked], tokenizer, wanted.max_new_tokens)
+    order = sorted(range(len(asked)), key=lambda i: -len(ids[i]))
+    written, tokens = [""] * len(asked), 0
+    model.to(settings.device).eval()
+    began = time.perf_counter()
+    for start in range(0, len(order), wanted.batch_size):
+        rows = order[start : start + wanted.batch_size]
+        follow = Ledger(model) if config.tracking.ledger and not start else contextlib.nullcontext()
+        with torch.inference_mode(), settings.autocast(), follow:
+            answers = _batch(model, [ids[row] for row in rows], tokenizer, config)
+        if isinstance(follow, Ledger):  # the longest prompts
+            record.memory["generate"] = follow.footprint().to_dict()
+        for row, answer in zip(rows, answers, strict=True):
+            tokens += len(answer)
+            written[row] = _text(tokenizer, answer, wanted.stop)
+    seconds = time.perf_counter() - began
+    record.compute["generation"] = {
+        "prompts": len(asked), "tokens": tokens, "seconds_s": round(seconds, 3), "tokens_per_s": tokens / seconds,
+    }  # fmt: skip
+    record.metrics["test"] = record.metrics.get("test", {}) | _scores(config, asked, written, record)
+    assert record.folder is not None
+    _keep(record.folder, asked, written)
+
+
+def _encoded(texts: Sequence[str], tokenizer: Any, new_tokens: int) -> list[list[int]]:
+    start = start_ids(tokenizer)
+    ids = [start + row for row in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    room = tokenizer.model_max_length - new_tokens
+    for number, row in enumerate(ids):
+        if len(row) > room:
+            raise Refused.value(
+                "task.generation.max_new_tokens", new_tokens,
+                f"at most {max(0, tokenizer.model_max_length - len(row))}: prompt {number + 1} has {len(row)} tokens, "
+                f"and this model has positions for {tokenizer.model_max_length}",
+            )  # fmt: skip
+    if any(not row for row in ids):
+        raise Refused("task.generation: a prompt is empty; only prompts, not plain texts, can be answered")
+    return ids
+
+
+def _batch(model: Any, ids: list[list[int]], tokenizer: Any, config: Config) -> list[list[int]]:
+    """Token ids written behind each prompt, the end token left out. Prompts are padded on the left."""
+    wanted, longest = config.task.generation, max(map(len, ids))
+    device = next(model.parameters()).device
+    padded = [[tokenizer.pad_token_id] * (longest - len(row)) + row for row in ids]
+    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in ids]
+    stop = {"stop_strings": [wanted.stop], "tokenizer": tokenizer} if wanted.stop and wanted.beams == 1 else {}
+    out = model.generate(
+        input_ids=torch.tensor(padded, device=device), attention_mask=torch.tensor(mask, device=device),
+        max_new_tokens=wanted.max_new_tokens, num_beams=wanted.beams, length_penalty=wanted.length_penalty,
+        no_repeat_ngram_size=wanted.no_repeat, do_sample=False, temperature=None, top_p=None, top_k=None,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **stop,
+    )  # fmt: skip
+    return [_until(row, tokenizer.eos_token_id) for row in out[:, longest:].tolist()]
+
+
+def _until(ids: list[int], end: int | None) -> list[int]:
+    return ids[: ids.index(end)] if end in ids else ids
+
+
+def _text(tokenizer: Any, ids: list[int], stop: str | None) -> str:
+    text: str = tokenizer.decode(ids, skip_special_tokens=True)
+    return (text.strip().split(stop)[0] if stop else text).strip()
+
+
+def _scores(config: Config, asked: list[Prompt], written: list[str], record: Record) -> dict[str, Score]:
+    task = config.task
+    reasoning = (task.reasoning, task.synthetic, [prompt.item for prompt in asked]) if task.reasoning else None
+    found, absent = text_scores(
+        task.generation.metrics, written, [prompt.references for prompt in asked], keys=task.generation.keys,
+        reasoning=reasoning,
+    )  # fmt: skip
+    if absent:
+        record.metrics["absent"] = absent
+    return found
+
+
+def _keep(folder: Path, asked: list[Prompt], written: list[str]) -> None:
+    rows = (
+        {"item": prompt.item, "prompt": prompt.text, "text": text, "references": prompt.references}
+        for prompt, text in zip(asked, written, strict=True)
+    )
+    write_atomically(folder / FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -1,0 +1,224 @@
+"""Examples of a causal LM: prompts, references, templates, conversations, plain texts; and the published formats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from omegaconf import OmegaConf
+from tiny_configs import CONF
+
+from rankwise.assets import resolve
+from rankwise.config import Task
+from rankwise.errors import Refused
+from rankwise.tasks.data import Data, Split, load, places
+
+PARTS = ("train", "validation", "test")
+PROMPTS = [f"the {i}th sea is as deep as" for i in range(100)]
+
+
+def read(path: Path, **keys: Any) -> Data:
+    task = Task(name="t", path=str(path), kind="causal_lm", **keys)
+    return load(task, resolve(task), 0)
+
+
+def shipped(name: str, **keys: Any) -> Data:
+    """The data of ``conf/task/<name>.yaml``, as Hydra composes it."""
+    values = yaml.safe_load((CONF / f"task/{name}.yaml").read_text())
+    for parent in values.pop("defaults", []):
+        if parent != "_self_":
+            values = OmegaConf.merge(yaml.safe_load((CONF / f"task/{parent}.yaml").read_text()), values)
+    task = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Task), values, keys, {"name": "t"}))
+    return load(task, resolve(task), 0)  # type: ignore[arg-type]
+
+
+def json_lines(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    path = folder / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def said(data: Data) -> list[list[tuple[str, str]]]:
+    """Prompt and completion of each row, by part."""
+    return [list(zip(part.texts, part.completions or [], strict=True)) for part in map(data.__getattribute__, PARTS)]
+
+
+def test_references_of_one_prompt_stay_together_whatever_is_between_them(tmp_path: Path) -> None:
+    rows = [{"prompt": text, "completion": f"{i} oaks"} for i in range(3) for text in PROMPTS]
+    data = read(json_lines(tmp_path, rows), prompt="prompt", completion="completion")
+    found = [{prompt for prompt, _ in part} for part in said(data)]
+    assert sum(map(len, found)) == 100 and len(set.union(*found)) == 100
+    assert sorted(pair for part in said(data) for pair in part) == sorted(tuple(row.values()) for row in rows)
+    assert data.classes is None and data.test.labels.tolist() == [0] * len(data.test)
+
+
+def test_a_list_of_completions_is_a_row_for_each(tmp_path: Path) -> None:
+    rows = [{"prompt": text, "completion": [f"{i} oaks" for i in range(3)]} for text in PROMPTS]
+    lists = json_lines(tmp_path, rows)
+    pd.DataFrame(rows).explode("completion").to_csv(tmp_path / "data.csv", index=False)
+    keys = {"prompt": "prompt", "completion": "completion"}
+    assert read(lists, **keys).fingerprint == read(tmp_path / "data.csv", **keys).fingerprint
+    assert sorted(item for part in PARTS for item in getattr(read(lists, **keys), part).items) == list(range(300))
+
+
+def test_duplicates_are_prompts_with_the_same_completion(tmp_path: Path) -> None:
+    rows = [{"prompt": text, "completion": end} for text in PROMPTS for end in ("one", "two", "One!")]
+    data = read(json_lines(tmp_path, rows), prompt="prompt", completion="completion", deduplicate=True)
+    assert [end for part in said(data) for _, end in part] == ["one", "two"] * 100
+
+
+def test_a_template_makes_the_prompt_of_columns_and_keeps_what_is_written(tmp_path: Path) -> None:
+    rows = [{"word": f"oak {i}", "part of speech": "noun", "gloss": f" a tree {i}\n"} for i in range(100)]
+    data = read(json_lines(tmp_path, rows), template="{word} ({part of speech}):", completion="gloss", prompt="word")
+    assert ("oak 7 (noun):", " a tree 7\n") in [pair for part in said(data) for pair in part]
+    with pytest.raises(Refused, match=r"^task.template=pos: .*data.jsonl line 1 has the columns word, part of spee"):
+        read(json_lines(tmp_path, rows), template="{word} ({pos}):", completion="gloss")
+
+
+def test_a_text_alone_is_learned_whole_and_split_by_itself(tmp_path: Path) -> None:
+    data = read(json_lines(tmp_path, [{"text": text} for text in PROMPTS]))
+    for name, part in zip(PARTS, said(data), strict=True):
+        assert part and {prompt for prompt, _ in part} == {""}
+        assert all((place < 0.25) == (name == "test") for place in places([text for _, text in part]))
+
+
+def talk(*contents: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
+
+
+def test_conversations_are_split_by_what_the_user_says_first(tmp_path: Path) -> None:
+    system = [{"role": "system", "content": "Be brief."}]
+    rows = [system + talk(f"Hello {i}", "Hi", *more) for i in range(100) for more in ((), ("And now?", "Now too."))]
+    path = json_lines(tmp_path, [{"messages": row, "id": 1} for row in rows])
+    data = read(path, messages="messages")
+    parts: list[Split] = [data.train, data.validation, data.test]
+    assert sorted(map(str, rows)) == sorted(str(row) for part in parts for row in part.messages or [])
+    opened = [{row[1]["content"] for row in part.messages or []} for part in parts]
+    assert sum(map(len, opened)) == 100
+    assert set(data.test.texts) == opened[2] | {"And now?"} and data.test.completions is None
+    cells = pd.DataFrame({"messages": [json.dumps(row) for row in rows]})
+    cells.to_csv(tmp_path / "data.csv", index=False)
+    pd.DataFrame({"messages": rows}).to_parquet(tmp_path / "data.parquet")
+    for other in ("data.csv", "data.parquet"):
+        again = read(tmp_path / other, messages="messages")
+        assert again.fingerprint == data.fingerprint and again.test.messages == data.test.messages
+
+
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "no reply": ({"m": talk("Hi")}, {"messages": "m"}, "^task.messages=m: .*l line 2 holds .*must end with a reply"),
+    "an empty reply": ({"m": talk("Hi", " ")}, {"messages": "m"}, "must end with a reply .* that is not empty$"),
+    "no message": ({"m": []}, {"messages": "m"}, "must end with a reply"),
+    "a reply to nobody": ({"m": talk("Hi", "So")[1:]}, {"messages": "m"}, "needs a message of the user before the"),
+    "another role": ({"m": [{"role": "human", "content": "Hi"}]}, {"messages": "m"}, "whose roles are system, user"),
+    "no content": ({"m": [{"role": "user"}]}, {"messages": "m"}, "not a list of {role, content}"),
+    "broken JSON": ({"m": "[{"}, {"messages": "m"}, r"line 2 holds '\[\{', not a list of messages in JSON"),
+    "an empty completion": ({"p": "x", "c": ""}, {"prompt": "p", "completion": "c"}, "=c: .* line 2 holds '', no text"),
+    "an empty reference": ({"p": "x", "c": ["y", ""]}, {"prompt": "p", "completion": "c"}, "line 2 holds '', no text"),
+    "no references": ({"p": "x", "c": []}, {"prompt": "p", "completion": "c"}, r"line 2 holds \[\], no text"),
+    "an empty prompt": ({"p": " ", "c": "y"}, {"prompt": "p", "completion": "c"}, "^task.prompt=p: .*no text$"),
+    "an empty column of a template": ({"p": "", "c": "y"}, {"template": "{p}:", "completion": "c"}, "=p: .*no text$"),
+    "nothing to write": ({"p": "x"}, {"prompt": "p"}, "^task.completion=null: the column of what is to be written"),
+    "an empty text": ({"text": None}, {}, "^task.text=text: .* line 2 holds None, no text$"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_learned_is_refused_with_its_line(tmp_path: Path, case: str) -> None:
+    row, keys, line = REFUSED[case]
+    path = json_lines(tmp_path, [row])
+    path.write_text("\n" + path.read_text())
+    with pytest.raises(Refused, match=line):
+        read(path, **keys)
+
+
+def test_e2e_is_read_from_its_files(tmp_path: Path) -> None:
+    for name, start in (("trainset", 0), ("devset", 20), ("testset_w_refs", 30)):
+        rows = [
+            (f"name[Oak {i}], near[the sea, east]", f'"Oak {i}" is {k} by the sea.')
+            for i in range(start, start + 5) for k in ("near", "right")
+        ]  # fmt: skip
+        pd.DataFrame(rows, columns=["mr", "ref"]).to_csv(tmp_path / f"{name}.csv", index=False)
+    data = shipped("e2e", path=str(tmp_path))
+    assert [len(part) for part in said(data)] == [10, 10, 10]
+    assert said(data)[2][:2] == [
+        ("name[Oak 30], near[the sea, east]", f'"Oak 30" is {k} by the sea.') for k in ("near", "right")
+    ]
+
+
+def test_webnlg_and_dart_write_triples_as_text(tmp_path: Path) -> None:
+    def webnlg(i: int) -> dict[str, Any]:
+        triples = [{"subject": f"Oak_{i}", "property": "near", "object": "sea"},
+                   {"subject": "sea", "property": "colour", "object": '"blue"'}]  # fmt: skip
+        lex = [{"comment": "good", "lang": lang, "lex": f"{lang} {i}"} for lang in ("en", "en", "ru")]
+        return {str(i + 1): {"category": "Tree", "modifiedtripleset": triples, "lexicalisations": lex}}
+
+    def dart(i: int) -> dict[str, Any]:
+        triples = [[f"Oak_{i}", "near", "sea"], ["sea", "colour", '"blue"']]
+        return {"tripleset": triples, "annotations": [{"source": "x", "text": f"en {i}"}] * 2}
+
+    for i, part in enumerate(("train", "dev", "test")):
+        entries = [webnlg(k) for k in range(9 * i, 9 * i + 9)]
+        (tmp_path / f"{part}.json").write_text(json.dumps({"entries": entries}))
+        whole = [dart(k) for k in range(9 * i, 9 * i + 9)]
+        (tmp_path / f"dart-v1.1.1-full-{part}.json").write_text(json.dumps(whole))
+    first, second = shipped("webnlg", path=str(tmp_path), group="category"), shipped("dart", path=str(tmp_path))
+    assert first.fingerprint == second.fingerprint and first.test.groups == ["Tree"] * 18
+    assert said(first)[2][:2] == [('Oak_18 : near : sea | sea : colour : "blue"', "en 18")] * 2
+    (tmp_path / "dev.json").write_text(json.dumps({"entries": [webnlg(1), {"2": {"category": "Tree"}}]}))
+    with pytest.raises(Refused, match=r"^task data .*dev.json entry 2: not a WebNLG file: .*KeyError: 'modifiedtr"):
+        shipped("webnlg", path=str(tmp_path))
+    (tmp_path / "dev.json").write_text("{")
+    with pytest.raises(Refused, match=r"^task data .*dev.json: not JSON"):
+        shipped("webnlg", path=str(tmp_path))
+    with pytest.raises(Refused, match=r"^task data .*train.json entry 1: not a DART file"):
+        read(tmp_path / "train.json", format="dart", prompt="triples", completion="texts")
+
+
+def test_wordnet_s_data_files_are_words_with_their_definitions(tmp_path: Path) -> None:
+    top = "  1 This software and database is being provided under a licence  \n"
+    line = "{i:08d} 03 {kind} 02 {word} 0 twin 0 001 @ 00001740 {kind} 0000 | {gloss}  \n"
+    gloss = 'a tree by the sea; "it stood there"; "and fell"'
+    (tmp_path / "dict").mkdir()
+    kinds = {
+        "noun": ("n", "old_oak_{i}"),
+        "verb": ("v", "oak_{i}"),
+        "adj": ("s", "oaken_{i}(p)"),
+        "adv": ("r", "so_{i}"),
+    }
+    for name, (kind, word) in kinds.items():
+        rows = [line.format(i=i, kind=kind, word=word.format(i=i), gloss=gloss) for i in range(30)]
+        (tmp_path / "dict" / f"data.{name}").write_text(top + "".join(rows))
+    keys = {"format": "wordnet", "template": "{word} ({pos}):", "completion": "gloss"}
+    found = {pair for part in said(read(tmp_path, **keys)) for pair in part}
+    assert len(found) == 120 and {completion for _, completion in found} == {"a tree by the sea"}
+    assert {"old oak 3 (noun):", "oak 3 (verb):", "oaken 3 (adjective):", "so 3 (adverb):"} <= {
+        text for text, _ in found
+    }
+    assert len({pair for part in said(read(tmp_path / "dict/data.noun", **keys)) for pair in part}) == 30
+    (tmp_path / "dict/data.adv").write_text(top + "00000001 03 r 01 so 0 000\n")
+    with pytest.raises(Refused, match=r"^task data .*data.adv line 2: not a line of WordNet's data files$"):
+        read(tmp_path, **keys)
+    (tmp_path / "dict").rename(tmp_path / "elsewhere")
+    with pytest.raises(Refused, match=r"^task data .*: none of data.noun, .* is there$"):
+        read(tmp_path, **keys)
+
+
+def test_the_synthetic_prompts_have_a_rule_to_learn() -> None:
+    data = shipped("synthetic_lm")
+    assert [len(part) for part in said(data)] == [128, 64, 64]
+    mood = {"sun": 1, "joy": 1, "win": 1, "fog": -1, "ill": -1, "mud": -1}
+    for prompt, completion in said(data)[0]:
+        *words, arrow = prompt.split()
+        assert arrow == "->" and completion == ("good" if sum(mood.get(word, 0) for word in words) > 0 else "bad")
+    assert 0.4 < sum(end == "good" for _, end in said(data)[2]) / 64 < 0.6
+
+
+def test_reasoning_tasks_are_made_of_questions_and_answers() -> None:
+    pytest.importorskip("reasoning_gym")
+    data = shipped("reasoning", synthetic=60)
+    pairs = [pair for part in said(data) for pair in part]
+    assert len(pairs) == 60 and all("leg" in question and answer.isdecimal() for question, answer in pairs)

@@ -1,0 +1,201 @@
+"""Causal language modelling: what is learned, how it is packed, and what its loss is."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_configs import tiny
+from torch.nn import functional as F  # noqa: N812  torch's own convention
+
+from rankwise.assets import resolve
+from rankwise.errors import Refused
+from rankwise.measure.counting import counter
+from rankwise.measure.ledger import Ledger
+from rankwise.model import base
+from rankwise.tasks.data import Split
+from rankwise.tasks.language import CollateText, EncodedText, Packed, TokenScorer, language_scores, question, reply
+from rankwise.train import step
+from rankwise.train.step import losses
+
+DECODERS = ("llama", "gpt2", "qwen2")
+PROMPTS = ["one", "two words", "", "a little longer than that"]
+COMPLETIONS = ["un", "deux mots", "rien", "é"]
+
+
+def split(prompts: list[str] = PROMPTS, completions: list[str] | None = COMPLETIONS, **keys: Any) -> Split:
+    n = len(prompts)
+    return Split(prompts, np.zeros(n), np.arange(n), completions=completions, **keys)
+
+
+def model(shape: str) -> tuple[Any, Any]:
+    config = tiny(shape)
+    lm, tokenizer = base.load(config.model, resolve(config.model), 1, 0, "eager", kind="causal_lm")
+    return lm.eval(), tokenizer
+
+
+def whole(lm: Any, rows: EncodedText, row: int) -> float:
+    """The summed loss of one row, computed alone and with all logits."""
+    ids = torch.tensor(rows.ids[row])[None]
+    with torch.no_grad():
+        logits = lm(input_ids=ids).logits[0, :-1]
+    each = F.cross_entropy(logits, ids[0, 1:], reduction="none")
+    return float(each[torch.from_numpy(rows.learned[row][1:])].sum())
+
+
+def test_the_completion_alone_is_learned_with_its_end() -> None:
+    _, tokenizer = model("llama")
+    rows = EncodedText(split(), tokenizer, 64, "train")
+    for row, completion in enumerate(COMPLETIONS):
+        learned = [token for token, wanted in zip(rows.ids[row], rows.learned[row], strict=True) if wanted]
+        assert tokenizer.decode(learned).strip() == f"{completion}{tokenizer.eos_token}"
+    assert rows.labelled.tolist() == [int(mask.sum()) for mask in rows.learned]
+    assert rows.bytes[3] == len(" é".encode())
+
+
+def test_white_space_between_prompt_and_completion_is_not_doubled() -> None:
+    _, tokenizer = model("llama")
+    rows = EncodedText(split(["a", "a ", "a"], ["b", "b", " b"]), tokenizer, 64, "train")
+    assert rows.ids[0] == rows.ids[1] == rows.ids[2]
+
+
+@pytest.mark.parametrize("shape", DECODERS)
+def test_logits_at_the_learned_tokens_give_the_loss_of_all_logits(shape: str) -> None:
+    lm, tokenizer = model(shape)
+    rows, scorer = EncodedText(split(), tokenizer, 64, "train"), TokenScorer()
+    batch = CollateText(tokenizer.pad_token_id)([rows[row] for row in range(4)])
+    with torch.no_grad():
+        logits, each = losses(lm, scorer, batch)
+    columns = scorer.columns(logits, each, batch)
+    assert len(logits) == rows.labelled.sum() < batch["input_ids"].numel()
+    assert columns["score"].tolist() == pytest.approx([whole(lm, rows, row) for row in range(4)], rel=1e-5)
+    assert columns["label"].tolist() == rows.labelled.tolist()
+
+
+def test_fewer_logits_take_less_memory_and_fewer_operations_and_give_the_same_gradients() -> None:
+    lm, tokenizer = model("llama")
+    rows = EncodedText(split(["a question that is much longer than its answer"] * 8, ["no"] * 8), tokenizer, 64, "train")
+    batch = CollateText(tokenizer.pad_token_id)([rows[row] for row in range(8)])
+
+    def whole_batch() -> torch.Tensor:
+        logits = lm(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.flatten(0, 1)
+        return F.cross_entropy(logits[batch["keep"]].float(), batch["labels"])
+
+    def chosen() -> torch.Tensor:
+        return losses(lm, TokenScorer(), batch)[1].mean()
+
+    def measured(loss: Any) -> tuple[int, int, torch.Tensor]:
+        lm.zero_grad(set_to_none=True)
+        with Ledger(lm) as ledger, counter() as counted:
+            loss().backward()
+        gradient = torch.cat([p.grad.flatten() for p in lm.parameters() if p.grad is not None])
+        return ledger.footprint().peak, counted.get_total_flops(), gradient
+
+    (memory, flops, gradient), (less, fewer, same) = measured(whole_batch), measured(chosen)
+    assert less < memory and fewer < flops
+    assert torch.allclose(gradient, same, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", DECODERS)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_packed_example_never_sees_another(shape: str, attention: str) -> None:
+    config = tiny(shape)
+    lm, tokenizer = base.load(config.model, resolve(config.model), 1, 0, attention, kind="causal_lm")
+    lm.eval()
+    rows, scorer = EncodedText(split(), tokenizer, 64, "train"), TokenScorer()
+    packed = Packed(rows, 40, seed=0)
+    assert 1 < len(packed) < len(rows) and max(packed.lengths) <= 40
+    batch = CollateText(tokenizer.pad_token_id)([packed[number] for number in range(len(packed))])
+    with torch.no_grad():
+        columns = scorer.columns(*losses(lm, scorer, batch), batch)
+    alone = [sum(whole(lm, rows, row) for row in members) for members in packed.bins]
+    assert columns["score"].tolist() == pytest.approx(alone, rel=1e-4)
+
+
+def test_packing_keeps_every_row_once() -> None:
+    _, tokenizer = model("llama")
+    rows = EncodedText(split(PROMPTS * 10, COMPLETIONS * 10), tokenizer, 64, "train")
+    packed = Packed(rows, 64, seed=3)
+    assert sorted(row for members in packed.bins for row in members) == list(range(40))
+    assert packed.bins != Packed(rows, 64, seed=4).bins
+
+
+def test_every_reply_of_a_conversation_is_learned_and_nothing_else() -> None:
+    _, tokenizer = model("llama")
+    talk = [
+        {"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": "why"}, {"role": "assistant", "content": "so"},
+    ]  # fmt: skip
+    one = split([""], None, messages=[talk])
+    rows = EncodedText(one, tokenizer, 128, "train")
+    learned = tokenizer.decode([t for t, wanted in zip(rows.ids[0], rows.learned[0], strict=True) if wanted])
+    assert "yes" in learned and "so" in learned and "hi" not in learned and "why" not in learned
+    assert question(one, 0, tokenizer).count("yes") == 1 and "so" not in question(one, 0, tokenizer)
+    assert reply(one, 0) == "so"
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused() -> None:
+    _, tokenizer = model("llama")
+    tokenizer.chat_template = None
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    with pytest.raises(Refused, match="chat template"):
+        EncodedText(split([""], None, messages=[talk]), tokenizer, 64, "train")
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_with_its_row() -> None:
+    _, tokenizer = model("gpt2")
+    with pytest.raises(Refused, match=r"^task\.max_length=16: must be above 2[0-9], .* in row 2 \(test\).*raise it"):
+        EncodedText(split(["short", "much longer than sixteen"], ["a", "b"]), tokenizer, 16, "test")
+    with pytest.raises(Refused, match="shorten the prompt"):
+        EncodedText(split(["x" * 200], ["a"]), tokenizer, 64, "test")
+    with pytest.raises(Refused, match=r"task\.max_length=4096: .*positions"):
+        EncodedText(split(), tokenizer, 4096, "train")
+
+
+def test_a_row_that_is_too_long_loses_its_end_and_is_counted() -> None:
+    _, tokenizer = model("gpt2")
+    rows = EncodedText(split(["a", "b"], ["c" * 50, "d"]), tokenizer, 16, "train")
+    assert rows.cut == 1 and rows.lengths.tolist() == [16, len(rows.ids[1])]
+
+
+def test_perplexity_is_over_tokens_and_bits_per_byte_over_bytes() -> None:
+    nats, tokens, size = np.array([2.0, 6.0, 1.0]), np.array([4.0, 2.0, 2.0]), np.array([10, 8, 2])
+    found = language_scores(nats, tokens, size)
+    assert found["loss"]["value"] == pytest.approx(9 / 8)
+    assert found["perplexity"]["value"] == pytest.approx(math.exp(9 / 8))
+    assert found["bits_per_byte"]["value"] == pytest.approx(9 / math.log(2) / 20)
+
+
+def test_the_error_of_the_loss_is_that_of_resampled_texts() -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 30, 400).astype(float)
+    nats = tokens * rng.gamma(4, 0.5, 400)
+    found = language_scores(nats, tokens, tokens)["loss"]
+    draws = rng.integers(0, 400, (2000, 400))
+    spread = (nats[draws].sum(1) / tokens[draws].sum(1)).std()
+    assert found["se"] == pytest.approx(spread, rel=0.1)
+
+
+def test_micro_batches_weigh_by_what_they_ask() -> None:
+    """Two of them give the gradient of both together, however their learned tokens are shared out."""
+    lm, tokenizer = model("llama")
+    rows = EncodedText(split(), tokenizer, 64, "train")
+    collate, scorer = CollateText(tokenizer.pad_token_id), TokenScorer()
+
+    def gradient(groups: list[list[int]]) -> torch.Tensor:
+        lm.zero_grad(set_to_none=True)
+        for members, share in zip(groups, step.shares([rows.shape(group) for group in groups]), strict=True):
+            each = losses(lm, scorer, collate([rows[row] for row in members]))[1]
+            (step.loss(lm, each, share) / len(groups)).backward()
+        return torch.cat([p.grad.flatten() for p in lm.parameters() if p.grad is not None])
+
+    assert torch.allclose(gradient([[0, 1, 2, 3]]), gradient([[0], [1, 2, 3]]), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", ["bert", "roberta"])
+def test_an_encoder_cannot_learn_to_write(shape: str) -> None:
+    with pytest.raises(Refused, match="reads in both directions"):
+        model(shape)

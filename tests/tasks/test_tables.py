@@ -1,0 +1,263 @@
+"""Files, folders, hub data sets: every format gives the same rows in bounded memory, or one line that says why not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tracemalloc
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rankwise.assets import Asset, resolve
+from rankwise.config import Task
+from rankwise.errors import Refused
+from rankwise.tasks import tables
+from rankwise.tasks.data import Data, load, places
+
+ROWS = [(f"the {i}th sea is as deep as {i * 7919 % 1000} oaks", i % 2) for i in range(200)]
+
+
+def read(path: Path, **keys: Any) -> Data:
+    task = Task(name="t", path=str(path), **keys)
+    return load(task, resolve(task), 0)
+
+
+def texts(data: Data) -> list[set[str]]:
+    return [set(part.texts) for part in (data.train, data.validation, data.test)]
+
+
+def content(data: Data) -> list[Any]:
+    """Everything that a run sees of its data."""
+    parts = (data.train, data.validation, data.test)
+    return [data.fingerprint, data.classes] + [
+        [value.tolist() if isinstance(value, np.ndarray) else value for value in astuple(part)] for part in parts
+    ]
+
+
+def write(folder: Path, form: str, rows: list[tuple[str, Any]], name: str = "data") -> Path:
+    """Rows of text and label as a file of this format."""
+    path, frame = folder / f"{name}.{form}", pd.DataFrame(rows, columns=["text", "label"])
+    if form == "parquet":
+        frame.to_parquet(path, index=False)
+    elif form == "jsonl":
+        frame.to_json(path, orient="records", lines=True, force_ascii=False)
+    elif form == "csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_csv(path, index=False, sep="\t", quoting=csv.QUOTE_NONE)
+    return path
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 2048])
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])
+def test_every_format_gives_the_same_data_whatever_is_held_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, chunk: int
+) -> None:
+    monkeypatch.setattr(tables, "CHUNK", chunk)
+    rows = [*ROWS, ('a "quoted", word, and café', 1), ('"', 0), ("the 3th sea is AS deep as 757 oaks!", 1)]
+    keys: dict[str, Any] = {"n_train": 50, "n_validation": 9, "deduplicate": True}
+    data = read(write(tmp_path, form, rows), **keys)
+    assert content(data) == content(read(write(tmp_path, "txt", rows), **keys))
+    assert data.train.items.max() < len(rows)
+    for part in (data.train, data.validation, data.test):
+        assert [rows[item] for item in part.items] == list(zip(part.texts, part.labels.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_memory_is_bounded_by_what_is_chosen_not_by_the_file(tmp_path: Path, form: str) -> None:
+    filler = "word" * 500
+    path = write(tmp_path, form, [(f"{i} {filler}", i % 2) for i in range(8_000)])
+    size = 8_000 * len(filler)
+    assert form == "parquet" or path.stat().st_size > size > 15e6
+    tracemalloc.start()
+    data = read(path, n_train=100, n_validation=50, n_test=50)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(data.train) == 100
+    assert peak < (9e6 if form == "parquet" else 3e6)
+
+
+def test_a_csv_field_may_hold_delimiters_quotes_and_line_breaks_and_a_tsv_field_any_quote(tmp_path: Path) -> None:
+    odd = [('she said "no", twice', 0), ("two\nlines", 1), ('a 5" nail', 0)]
+    path = write(tmp_path, "csv", [*ROWS, *odd])
+    assert {text for text, _ in odd} <= set.union(*texts(read(path)))
+    path = tmp_path / "stray.tsv"
+    path.write_text("text\tlabel\n" + '"open\t1\nclose"\t0\n"both"\t1\n' + "".join(f"{t}\t{y}\n" for t, y in ROWS))
+    assert {'"open', 'close"', '"both"'} <= set.union(*texts(read(path)))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "given", "line_end"),
+    [
+        ("utf-8", None, "\n"), ("utf-8-sig", None, "\r\n"), ("latin-1", None, "\n"), ("latin-1", "latin-1", "\r\n"),
+        ("utf-16", "utf-16", "\n"), ("cp1250", "cp1250", "\r"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
+def test_encodings_and_line_ends_do_not_matter(
+    tmp_path: Path, form: str, encoding: str, given: str | None, line_end: str
+) -> None:
+    rows = [*ROWS, ("das Café der Brüder", 1)]
+    plain = read(write(tmp_path, form, rows))
+    path = tmp_path / f"other.{form}"
+    written = (tmp_path / f"data.{form}").read_text(encoding="utf-8").replace("\n", line_end)
+    path.write_bytes(written.encode(encoding))
+    assert content(read(path, encoding=given)) == content(plain)
+
+
+def test_a_file_without_a_header_has_the_columns_that_are_given(tmp_path: Path) -> None:
+    path = tmp_path / "bare.csv"
+    path.write_text("".join(f'{y},"{t}",x\n' for t, y in ROWS))
+    data = read(path, columns=["y", "said", "rest"], text="said", label="y")
+    assert set.union(*texts(data)) == {text for text, _ in ROWS}
+    assert content(read(path, format="csv", columns=["y", "said", "rest"], text="said", label="y")) == content(data)
+
+
+def test_files_of_a_folder_are_the_parts_and_missing_parts_are_cut_from_train(tmp_path: Path) -> None:
+    write(tmp_path, "csv", ROWS[:100], "a")
+    write(tmp_path, "jsonl", ROWS[100:150], "b")
+    write(tmp_path, "parquet", ROWS[150:], "c")
+    data = read(tmp_path, files={"train": "a.csv", "test": ["b.jsonl", "c.parquet"]}, group="source")
+    train, validation, _ = texts(data)
+    assert data.test.texts == [text for text, _ in ROWS[100:]] and data.test.groups == ["b"] * 50 + ["c"] * 50
+    assert train | validation == {text for text, _ in ROWS[:100]} and not train & validation
+    assert validation == {text for text, _ in ROWS[:100] if places([text])[0] < 0.15}, "a fixed part, by hash"
+    all_named = read(tmp_path, files={"train": ["a.csv"], "validation": "b.jsonl", "test": "c.parquet"})
+    assert [len(part) for part in texts(all_named)] == [100, 50, 50]
+    only_train = read(tmp_path, files={"train": "a.csv", "validation": None})
+    assert texts(only_train) == texts(read(tmp_path / "a.csv"))
+
+
+def test_a_folder_of_files_named_after_parts_needs_no_more(tmp_path: Path) -> None:
+    write(tmp_path, "csv", ROWS[:100], "train")
+    write(tmp_path, "jsonl", ROWS[100:150], "dev")
+    write(tmp_path, "parquet", ROWS[150:], "test")
+    assert [len(part) for part in texts(read(tmp_path))] == [100, 50, 50]
+    write(tmp_path, "csv", ROWS, "valid")
+    with pytest.raises(Refused, match=r"a folder, and more than one file for validation; say which: task.files="):
+        read(tmp_path)
+
+
+def test_a_column_may_say_the_part(tmp_path: Path) -> None:
+    names = ["train", "Dev", "TEST", "valid", "validation"]
+    path = tmp_path / "data.tsv"
+    path.write_text("text\tlabel\tfold\n" + "".join(f"{t}\t{y}\t{names[i % 5]}\n" for i, (t, y) in enumerate(ROWS)))
+    data = read(path, split="fold")
+    assert [len(part) for part in texts(data)] == [40, 120, 40]
+    assert set(data.test.texts) == {text for text, _ in ROWS[2::5]}
+    path.write_text(path.read_text() + "one more\t1\theld out\n")
+    with pytest.raises(Refused, match=r"^task.split=fold: .*data.tsv line 202 holds 'held out', none of train, val"):
+        read(path, split="fold")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that the hub's own client reads as a data set, with its cache beside it."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    folder = tmp_path / "set"
+    folder.mkdir()
+    return folder
+
+
+def from_hub(folder: Path, **keys: Any) -> Data:
+    return load(Task(name="t", path="org/set", **keys), Asset(None, str(folder), "hub", "hub:org/set"), 0)
+
+
+def test_the_splits_of_a_hub_data_set_are_honoured(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "CHUNK", 7)
+    write(hub, "parquet", ROWS[:100], "train")
+    write(hub, "parquet", ROWS[100:150], "validation")
+    write(hub, "parquet", ROWS[150:], "test")
+    data = from_hub(hub)
+    assert [part.texts for part in (data.train, data.validation, data.test)] == [
+        [text for text, _ in ROWS[start:stop]] for start, stop in ((0, 100), (100, 150), (150, 200))
+    ]
+    assert data.classes == ["0", "1"]
+    dev = from_hub(hub, splits={"train": "train", "test": ["validation", "test"]}, group="source")
+    assert len(dev.test) == 100 and set(dev.test.groups or []) == {"validation", "test"}
+    assert set(dev.train.texts) | set(dev.validation.texts) == set(data.train.texts)
+    with pytest.raises(Refused, match=r"^task.splits=trian: .* has the splits train, validation, test .did you mean"):
+        from_hub(hub, splits={"train": "trian"})
+    with pytest.raises(Refused, match=r"^task.label=lable: .* train row 1 has the columns text, label .did you mean"):
+        from_hub(hub, label="lable")
+
+
+REFUSED: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
+    "a missing column": ("a.csv", b"text,label\nx,1\n", {"text": "txt"}, "^task.text=txt: .*a.csv .*text, label .did"),
+    "another delimiter": ("a.csv", b"text;label\nx;1\n", {}, "has the columns text;label.*; is task.delimiter right"),
+    "behind blank lines": ("a.csv", b"\ntext,label\n\n  \nx,1\ny,\n", {}, "^task.label=label: .*a.csv line 6 holds ''"),
+    "behind a quoted break": ("a.csv", b'text,label\n"a\n\nb",1\n"c\nd",\n', {}, "a.csv line 5 holds '', no label"),
+    "behind a break, CRLF": ("a.csv", b'text,label\r\n"a\r\nb",1\r\nc,\r\n', {}, "a.csv line 4 holds '', no label"),
+    "a ragged row": ("a.csv", b'text,label\n"a\nb",1\nc\n', {}, "a.csv line 4: not a text table of 2 col.* has 1"),
+    "an open quote": ("a.csv", b'text,label\nx,1\n"y,1\nz,1\n', {}, "a.csv line 3: not a text table .unexpected"),
+    "a quote gone wrong": ("a.csv", b'text,label\n"x" y,1\n', {}, "a.csv line 2: not a text table"),
+    "zero bytes": ("a.csv", b"text,label\nx,1\n\0\1\2,1\n", {}, "a.csv line 3: not text, but binary"),
+    "zero bytes, forced": ("a.tsv", b"text\tlabel\n\0\t1\n", {"encoding": "utf-8"}, "a.tsv line 2: not text"),
+    "binary without zeros": ("a.tsv", b"text\tlabel\n\x8f\x02\xff\t1\n", {}, "a.tsv line 2: not text"),
+    "not in its encoding": ("a.tsv", b"text\tlabel\nx\t1\n\xe9\t1\n", {"encoding": "utf-8"}, "=utf-8: .*a.tsv line 3"),
+    "no encoding": ("a.tsv", b"text\tlabel\n", {"encoding": "utf-9"}, "encoding=utf-9: a name"),
+    "a broken JSON line": ("a.jsonl", b'{"text": "x", "label": 1}\n\n{"text": \n', {}, "a.jsonl line 3: not one JSON"),
+    "an array": ("a.json", b'[{"text": "x", "label": 1}]\n', {}, "a.json line 1: not one JSON .* but an array"),
+    "a key that is not there": ("a.jsonl", b'{"text": "x", "label": 1}\n{"text": "y"}\n', {}, "=label: .*l line 2 has"),
+    "null": ("a.jsonl", b'{"text": "x", "label": null}\n', {}, "a.jsonl line 1 holds None, no label"),
+    "not a number": ("a.jsonl", b'{"text": "x", "label": NaN}\n', {"kind": "regression"}, "line 1 holds nan, not"),
+    "a list for a text": ("a.jsonl", b'{"text": ["x"], "label": 1}\n', {}, r"line 1 holds \['x'\], not a text"),
+    "no text": ("a.jsonl", b'{"text": " ", "label": 1}\n', {}, "^task.text=text: .*a.jsonl line 1 holds ' ', no text"),
+    "no Parquet": ("a.parquet", b"text,label\n", {}, "a.parquet: not a Parquet file"),
+    "a broken Parquet": ("a.parquet", b"PAR1xxxxxxxxPAR1", {}, "a.parquet: not a Parquet file"),
+    "no rows": ("a.csv", b"text,label\n", {}, "^task data .*a.csv: no rows$"),
+    "nothing": ("a.jsonl", b"", {}, "^task data .*a.jsonl: no rows$"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_read_is_one_line_with_file_line_and_column(tmp_path: Path, case: str) -> None:
+    name, written, keys, line = REFUSED[case]
+    (tmp_path / name).write_bytes(written)
+    with pytest.raises(Refused, match=line):
+        read(tmp_path / name, **keys)
+
+
+def test_a_bad_cell_is_refused_with_the_row_of_parquet(tmp_path: Path) -> None:
+    path = write(tmp_path, "parquet", [*ROWS, ("late", None)])
+    with pytest.raises(Refused, match=r"^task.label=label: .*data.parquet row 201 holds (nan|None), no label$"):
+        read(path)
+
+
+FILES: dict[str, tuple[Any, str]] = {
+    "a missing file": ({"train": "tran.csv"}, r"^task.files=tran.csv: no such file in .* .did you mean train.csv"),
+    "no train": ({"test": "train.csv"}, r"^task.files: .*; train is needed, given"),
+    "an unknown part": ({"train": "train.csv", "tets": "train.csv"}, r"^task.files: .*tets is none of them .did you m"),
+    "a number": ({"train": 3}, r"^task.files: .*given train: 3"),
+    "a name alone": ("train.csv", r"^task.files: .*given train.csv"),
+    "an empty part": ({"train": "train.csv", "validation": "none.csv"}, r"none.csv: no rows$"),
+    "one row": ({"train": "train.csv", "validation": "one.csv"}, r"^task.n_validation=null: .* 1 rows .* split"),
+    "an unseen class": ({"train": "train.csv", "test": "other.csv"}, r"^task.label=label: 'new' is .* of 3 test rows"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_files_that_make_no_parts_are_refused(tmp_path: Path, case: str) -> None:
+    write(tmp_path, "csv", ROWS, "train")
+    write(tmp_path, "csv", [], "none")
+    write(tmp_path, "csv", [("alone", 1)], "one")
+    write(tmp_path, "csv", [*ROWS, *(("fresh", "new"),) * 3], "other")
+    files, line = FILES[case]
+    with pytest.raises(Refused, match=line):
+        read(tmp_path, files=files)
+
+
+def test_numbers_and_truth_values_of_json_are_labels_too(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps({"text": text, "label": bool(label)}) + "\n" for text, label in ROWS))
+    assert read(path).classes == ["false", "true"]
+    path.write_text("".join(json.dumps({"text": text, "label": float(label)}) + "\n" for text, label in ROWS))
+    assert read(path).classes == ["0", "1"]
