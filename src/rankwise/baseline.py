@@ -118,6 +118,7 @@ def load(config: Config, record: Record) -> tuple[Any, assets.Asset]:
         "fingerprint": rows.fingerprint,
         "classes": rows.classes,
         **sizes,
+        **({"skipped": rows.skipped} if rows.skipped else {}),
     }
     record.provenance["model"] = {"source": model.source, "fingerprint": model.fingerprint}
     return rows, model

@@ -23,6 +23,7 @@ METRICS = {
     "regression": ("pearson", "spearman"),
     "causal_lm": ("loss", "perplexity", "bits_per_byte"),
 }
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "glue", "wordnet", "webnlg", "dart")
 GENERATED = (
     "bleu", "nist", "rouge_l", "cider", "meteor", "exact_match", "number_match", "json_keys", "reasoning",
 )  # fmt: skip
@@ -133,6 +134,8 @@ def _check_task(config: Config) -> None:
     _number("task.margin", task.margin, 0, high, f"between 0 and {high}, both excluded", open_low=True, open_high=True)
     if task.delimiter is not None and len(task.delimiter) != 1:
         raise Refused.value("task.delimiter", repr(task.delimiter), "one character, or null")
+    if task.format is not None:
+        _one_of("task.format", task.format, FORMATS)
     _one_of("task.protocol", task.protocol, ("clean", "paper"))
     if task.kind == "causal_lm":
         _check_generation(task)

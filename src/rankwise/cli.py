@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "run one config, or a whole study with -m",
     "plan": "predict parameters, memory, operations, time and disk before running anything",
     "sweep": "run a W&B sweep file here, with W&B's own engine and no server",
+    "suite": "train and report the tasks of a benchmark together, as GLUE",
     "report": "compare finished runs: table, CSV, Markdown, JSON, HTML",
     "dashboard": "make a W&B report and workspace of a study, or show the same offline",
     "adapter": "merge, export, swap, combine, shrink or compare the adapters of finished runs",

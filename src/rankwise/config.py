@@ -98,7 +98,7 @@ class Task:
     subset: str | None = None  # of a hub id: its configuration
     files: Any = None  # of a folder: {train: train.tsv, test: [a.tsv, b.tsv]}; parts not named are cut from train
     splits: Any = None  # of a hub id: the same, of its splits; null takes splits named train, validation and test
-    format: str | None = None  # csv | tsv | jsonl | parquet | wordnet | webnlg | dart; null goes by the file's suffix
+    format: str | None = None  # csv | tsv | jsonl | parquet | glue | wordnet | webnlg | dart; null goes by the suffix
     encoding: str | None = None  # null: UTF-8 with or without a byte order mark, else Latin-1
     delimiter: str | None = None  # null: comma in .csv, tab elsewhere
     columns: list[str] | None = None  # names, where the file has no header line
@@ -107,7 +107,7 @@ class Task:
     label: str = "label"
     labels: list[str] | None = None  # classes in order, where that matters; null sorts what the data hold
     split: str | None = None  # column that says train, validation or test
-    group: str | None = None  # column by which the test score is also given (MNLI's matched and mismatched)
+    group: str | None = None  # column by which the test score is also given; ``source`` is the file or split
     prompt: str | None = None  # causal_lm: column of what is given
     completion: str | None = None  # causal_lm: column of what is to be written, the only part that is learned
     messages: str | None = None  # causal_lm: column of a conversation, [{role, content}, …]; replies are learned

@@ -67,7 +67,8 @@ def test_it_is_exported_as_one_lora_on_the_fused_layer(on_q_and_v: Callable[...,
     found = factors.read(tmp_path / "peft", "test")
     assert found.ranks == {f"transformer.h.{block}.attn.c_attn": 8 for block in range(2)}
     assert score.relative(by_peft(run, tmp_path / "peft"), as_run(run)) < 1e-5
-    joined.rewrite(tmp_path / "peft")
+    assert "ranks add up" in (tmp_path / "peft/README.md").read_text()
+    assert joined.rewrite(tmp_path / "peft") == []
     again = factors.read(tmp_path / "peft", "test")
     assert all(torch.equal(delta.b, found.deltas[name].b) for name, delta in again.deltas.items())
 

@@ -69,7 +69,7 @@ def write_run(
         record.metrics["curve"] = curve(losses)
         record.objective = objective
         record.compute |= {"precision": precision, "device": device, "diverged": diverged}
-        if measured and method not in ("probe", "tfidf"):
+        if measured and method not in ("probe", "tfidf", "few_shot"):
             record.memory = {"train": train_memory(record), "eval": eval_memory(record)}
             record.compute |= cost(record)
         write_predictions(root / name, correct)

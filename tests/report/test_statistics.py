@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import f1_score, matthews_corrcoef
 
 from rankwise.report.statistics import holm, interval, item_weights, paired, seed_weights, verdict
 from rankwise.report.weighted import WEIGHTED
@@ -30,10 +31,16 @@ def test_holm_matches_hand_values():
     assert holm([]) == []
 
 
+LN2 = np.log(2)
 DIRECT = {
     "accuracy": lambda y, x: float(np.mean(x == y)),
+    "f1": lambda y, x: f1_score(y, x, average="macro", labels=range(5), zero_division=0),
+    "matthews": matthews_corrcoef,
     "pearson": lambda y, x: float(stats.pearsonr(x, y)[0]),
     "spearman": lambda y, x: float(stats.spearmanr(x, y)[0]),
+    "loss": lambda y, x: x.sum() / y.sum(),
+    "perplexity": lambda y, x: np.exp(x.sum() / y.sum()),
+    "bits_per_byte": lambda y, x: x.sum() / y.sum() / LN2,
 }
 
 
@@ -41,13 +48,32 @@ DIRECT = {
 def test_metric_under_counts_equals_the_metric_of_the_resampled_items(metric):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 60).astype(float)  # with ties
-    values = np.round(labels + rng.normal(0, 1, (3, 60)))
+    values = np.clip(np.round(labels + rng.normal(0, 1, (3, 60))), 0, 4)
     counts = rng.multinomial(60, np.full(60, 1 / 60), 4).astype(float)
     found = WEIGHTED[metric](labels, values, counts)
     assert found.shape == (4, 3)
     for b, r in np.ndindex(found.shape):
         chosen = np.repeat(np.arange(60), counts[b].astype(int))
         assert found[b, r] == pytest.approx(DIRECT[metric](labels[chosen], values[r, chosen]))
+
+
+@pytest.mark.parametrize("metric", ["f1", "matthews"])
+def test_two_classes_are_scored_as_scikit_learn_does_also_where_one_never_occurs(metric):
+    rng = np.random.default_rng(1)
+    labels, values = rng.integers(0, 2, 50).astype(float), rng.integers(0, 2, (2, 50)).astype(float)
+    direct = {"f1": lambda y, x: f1_score(y, x, zero_division=0), "matthews": matthews_corrcoef}[metric]
+    values[1] = 0
+    found = WEIGHTED[metric](labels, values, np.ones((1, 50)))[0]
+    assert found == pytest.approx([direct(labels, row) for row in values])
+    assert WEIGHTED[metric](np.zeros(50), np.zeros((1, 50)), np.ones((1, 50)))[0, 0] == 0
+
+
+def test_a_median_has_a_wider_interval_around_it_that_covers_the_truth():
+    rng = np.random.default_rng(3)
+    found = [interval(list(rng.normal(0, 1, 5)), [], median=True) for _ in range(500)]
+    assert all(f.median == pytest.approx((f.low + f.high) / 2) for f in found)
+    assert np.mean([f.low <= 0 <= f.high for f in found]) >= 0.95 - 2 * np.sqrt(0.05 * 0.95 / 500)
+    assert (found[0].point, interval([1.0, 5.0, 2.0], []).point) == (found[0].median, pytest.approx(8 / 3))
 
 
 def test_item_weights_are_counts_that_repeat_with_the_seed_across_chunks():

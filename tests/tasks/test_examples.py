@@ -91,8 +91,9 @@ def talk(*contents: str) -> list[dict[str, str]]:
 
 
 def test_conversations_are_split_by_what_the_user_says_first(tmp_path: Path) -> None:
-    system = [{"role": "system", "content": "Be brief."}]
-    rows = [system + talk(f"Hello {i}", "Hi", *more) for i in range(100) for more in ((), ("And now?", "Now too."))]
+    system = [{"role": "system", "content": text} for text in ("Be brief.", "Be kind.")]
+    more = [(), ("And now?", "Now too.")]
+    rows = [[system[k], *talk(f"Hello {i}", "Hi", *more[k])] for i in range(100) for k in range(2)]
     path = json_lines(tmp_path, [{"messages": row, "id": 1} for row in rows])
     data = read(path, messages="messages")
     parts: list[Split] = [data.train, data.validation, data.test]

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from test_text_overlap import HYPOTHESES, REFERENCES, SAVED
 
-from rankwise.tasks.text import meteor
-from rankwise.tasks.text.score import text_scores
+from rankwise.tasks.text import meteor, score_of, text_items, text_scores
 
 
 def put_java(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -26,9 +25,9 @@ def put_java(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Path
 
 def reason() -> str:
     """Why METEOR is absent; it must be, and no other number stand in its place."""
-    got = text_scores(["meteor", "exact_match"], ["a b"], [["a b"]])
-    assert got.scores.keys() == got.items.keys() == {"exact_match"} and got.absent.keys() == {"meteor"}
-    return got.absent["meteor"]
+    scores, absent = text_scores(["meteor", "exact_match"], ["a b"], [["a b"]])
+    assert scores.keys() == {"exact_match"} and absent.keys() == {"meteor"}
+    return absent["meteor"]
 
 
 def test_without_the_program_meteor_is_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -64,10 +63,11 @@ def test_the_corpus_score_is_made_of_what_the_program_prints(monkeypatch: pytest
     rows = "\n".join(" ".join(f"{value}.0" for value in row) for row in SAVED["meteor_statistics"])
     script = f"open({str(tmp_path / 'in')!r}, 'w', encoding='utf-8').write(sys.stdin.buffer.read().decode())"
     put_java(tmp_path, f"{script}\nprint('''{rows}''')", monkeypatch)
-    got = text_scores(["meteor"], HYPOTHESES, REFERENCES)
-    assert got.scores["meteor"]["value"] == pytest.approx(SAVED["scores"]["meteor"], abs=1e-6)
-    assert 0 < got.scores["meteor"]["se"] < 0.1 and got.scores["meteor"]["n"] == len(HYPOTHESES)
-    each = meteor.pooled_meteor(got.items["meteor"])
+    items, _ = text_items(["meteor"], HYPOTHESES, REFERENCES)
+    score = score_of("meteor", items["meteor"])
+    assert score["value"] == pytest.approx(SAVED["scores"]["meteor"], abs=1e-6)
+    assert 0 < score["se"] < 0.1 and score["n"] == len(HYPOTHESES)
+    each = meteor.pooled_meteor(items["meteor"])
     assert each == pytest.approx(np.array(SAVED["per_item"]["meteor"]), abs=1e-6)
     asked = (tmp_path / "in").read_text(encoding="utf-8").splitlines()
     assert len(asked) == len(HYPOTHESES) and asked[7].startswith("SCORE ||| ") and asked[7].endswith(" ||| ")
@@ -78,7 +78,7 @@ def test_meteor_itself_gives_the_published_score() -> None:
         meteor.jar()
     except meteor.Absent as absent:
         pytest.skip(str(absent))
-    got = text_scores(["meteor"], HYPOTHESES, REFERENCES)
-    if got.absent.get("meteor") == "no java on the PATH":
+    scores, absent = text_scores(["meteor"], HYPOTHESES, REFERENCES)
+    if absent.get("meteor") == "no java on the PATH":
         pytest.skip("no java on the PATH")
-    assert got.scores["meteor"]["value"] == pytest.approx(SAVED["scores"]["meteor"], abs=1e-4)
+    assert scores["meteor"]["value"] == pytest.approx(SAVED["scores"]["meteor"], abs=1e-4)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from rankwise.errors import Refused
-from rankwise.tasks.text import reasoning
-from rankwise.tasks.text.score import Asked, text_scores
+from rankwise.tasks.text import reasoning, text_scores
 
 installed = pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is None, reason="needs reasoning-gym")
 
@@ -27,9 +26,8 @@ def test_rows_are_the_same_for_the_same_seed() -> None:
 def test_scores_belong_to_the_rows_that_were_asked() -> None:
     answers = [row["answer"] for row in reasoning.rows("chain_sum", 4)]
     assert reasoning.scores("chain_sum", 4, {3: answers[3], 1: answers[1], 0: "no idea"}).tolist() == [1, 1, 0]
-    asked = Asked("chain_sum", 4, items=[2, 0])
-    got = text_scores(["reasoning"], [answers[2], answers[1]], [], reasoning=asked)
-    assert got.scores["reasoning"]["value"] == 0.5 and got.scores["reasoning"]["n"] == 2
+    scores, _ = text_scores(["reasoning"], [answers[2], answers[1]], [], reasoning=("chain_sum", 4, [2, 0]))
+    assert scores["reasoning"]["value"] == 0.5 and scores["reasoning"]["n"] == 2
 
 
 @installed

@@ -10,8 +10,7 @@ from test_text_overlap import HYPOTHESES, REFERENCES, SAVED
 
 from rankwise.check import GENERATED
 from rankwise.errors import Refused
-from rankwise.tasks.text import score
-from rankwise.tasks.text.score import POOLED, text_scores
+from rankwise.tasks.text import POOLED, score, text_items, text_scores
 from rankwise.tasks.text.spread import RESAMPLES, mean_score, pooled_score, share_score
 
 QUICK = ["bleu", "nist", "rouge_l", "cider", "exact_match"]
@@ -22,30 +21,30 @@ def test_every_metric_that_a_config_may_name_is_there() -> None:
 
 
 def test_each_score_has_its_unit_its_error_and_its_number_of_items() -> None:
-    got = text_scores(QUICK, HYPOTHESES, REFERENCES)
-    assert list(got.scores) == list(got.items) == QUICK and got.absent == {}
+    scores, absent = text_scores(QUICK, HYPOTHESES, REFERENCES)
+    assert list(scores) == QUICK and absent == {}
     for metric in QUICK[:4]:
-        assert got.scores[metric]["value"] == pytest.approx(SAVED["scores"][metric], abs=1e-6)
-        assert 0 < got.scores[metric]["se"] < got.scores[metric]["value"] / 5
-        assert got.scores[metric]["n"] == len(HYPOTHESES)
+        assert scores[metric]["value"] == pytest.approx(SAVED["scores"][metric], abs=1e-6)
+        assert 0 < scores[metric]["se"] < scores[metric]["value"] / 5
+        assert scores[metric]["n"] == len(HYPOTHESES)
 
 
 def test_items_make_the_score_again() -> None:
-    got = text_scores(QUICK, HYPOTHESES, REFERENCES)
-    for metric, items in got.items.items():
+    scores, _ = text_scores(QUICK, HYPOTHESES, REFERENCES)
+    for metric, items in text_items(QUICK, HYPOTHESES, REFERENCES)[0].items():
         assert len(items) == len(HYPOTHESES)
         again = POOLED[metric](items.sum(0)) if metric in POOLED else items.mean()
-        assert float(again) == pytest.approx(got.scores[metric]["value"], abs=1e-12)
+        assert float(again) == pytest.approx(scores[metric]["value"], abs=1e-12)
 
 
 def test_the_bootstrap_resamples_whole_items() -> None:
-    score = text_scores(["bleu"], HYPOTHESES, REFERENCES).scores["bleu"]
+    scores, _ = text_scores(["bleu"], HYPOTHESES, REFERENCES)
     draw, values = np.random.default_rng(7), []
     for _ in range(60):
         drawn = draw.integers(len(HYPOTHESES), size=len(HYPOTHESES))
-        again = text_scores(["bleu"], [HYPOTHESES[i] for i in drawn], [REFERENCES[i] for i in drawn])
-        values.append(again.scores["bleu"]["value"])
-    assert score["se"] == pytest.approx(np.std(values, ddof=1), rel=4 / math.sqrt(2 * len(values)))
+        again, _ = text_scores(["bleu"], [HYPOTHESES[i] for i in drawn], [REFERENCES[i] for i in drawn])
+        values.append(again["bleu"]["value"])
+    assert scores["bleu"]["se"] == pytest.approx(np.std(values, ddof=1), rel=4 / math.sqrt(2 * len(values)))
 
 
 def test_the_error_of_a_mean_is_the_same_by_formula_and_by_bootstrap() -> None:
@@ -60,7 +59,7 @@ def test_the_error_of_a_mean_is_the_same_by_formula_and_by_bootstrap() -> None:
 
 
 def test_the_error_of_a_share_is_that_of_a_proportion() -> None:
-    got = text_scores(["exact_match", "json_keys"], ['{"a": 1}', "x", "y", "z"], [["x"]] * 4, keys=["a"]).scores
+    got, _ = text_scores(["exact_match", "json_keys"], ['{"a": 1}', "x", "y", "z"], [["x"]] * 4, keys=["a"])
     quarter = {"value": 0.25, "se": math.sqrt(0.25 * 0.75 / 4), "n": 4}
     assert got == {"exact_match": pytest.approx(quarter), "json_keys": pytest.approx(quarter)}
     assert share_score(np.ones(3)) == {"value": 1.0, "se": 0.0, "n": 3}
@@ -73,7 +72,7 @@ def test_an_empty_reference_is_refused_by_its_position(texts: list[str]) -> None
 
 
 def test_references_are_not_asked_for_where_none_are_needed() -> None:
-    assert text_scores(["json_keys"], ["{}"], [], keys=["a"]).scores["json_keys"]["value"] == 0
+    assert text_scores(["json_keys"], ["{}"], [], keys=["a"])[0]["json_keys"]["value"] == 0
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def _together(lm: nn.Module, runs: list[Run], loras: list[factors.Lora]) -> Peft
         warnings.simplefilter("ignore")
         for run, lora in zip(runs, loras, strict=True):
             config = _bare(lora)
-            fused.split_for(lm, config.target_modules)
+            fused.split_for(lm, config)
             try:
                 if model is None:
                     model = get_peft_model(lm, config, adapter_name=name_of(run))

@@ -25,9 +25,9 @@ def export(run: Run, out: Path) -> dict[str, Any]:
     with files.whole(out) as folder:
         shutil.copyfile(run.adapter / ADAPTER_FILE, folder / ADAPTER_FILE)
         settings.save_pretrained(str(folder))
-        joined.rewrite(folder)
+        notes = joined.rewrite(folder)
         tokenizer.save_pretrained(str(folder))
-        card.write(folder, run, asset, "adapter", [], _scorer(run))
+        card.write(folder, run, asset, "adapter", notes, _scorer(run))
         size, names = files.weight_bytes(folder), sorted(file.name for file in folder.iterdir())
     return {
         "run": run.name, "out": str(out), "base": {"source": asset.source, "fingerprint": asset.fingerprint},

@@ -28,20 +28,22 @@ def deltas(found: dict[str, Delta]) -> dict[str, Delta]:
     return whole | {name: _together(each) for name, each in parts.items()}
 
 
-def rewrite(folder: Path) -> None:
+def rewrite(folder: Path) -> list[str]:
     """Turn the adapter in a folder into one on whole layers, in place; one that is already stays as it is.
 
-    Raises Refused for an adapter on parts that is no plain LoRA, or trains their biases.
+    Returns what there is to say about that.
+    Raises Refused for an adapter on parts that is no plain LoRA, or that trains their biases.
     """
     on_parts = [name for name in loading.shapes(folder) if any(f".{FUSED}.{part}." in name for part in PARTS)]
     if not on_parts:
-        return
+        return []
     lora = factors.read(folder, "an adapter on a part of a fused layer, for PEFT,")
     if odd := sorted(set(on_parts) & lora.others.keys()):
         raise Refused(f"{folder}: trains {odd[0]}, which PEFT has not on the fused layer; merge it instead")
     tensors, config = factors.to_files(deltas(lora.deltas), lora.config)
     save_file(tensors | lora.others, folder / ADAPTER_FILE, metadata={"format": "pt"})
     config.save_pretrained(str(folder))
+    return [f"LoRA on parts of {FUSED} is written as one on the whole layer, so that ranks add up"]
 
 
 def _together(parts: list[tuple[int, Delta]]) -> Delta:

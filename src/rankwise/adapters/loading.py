@@ -122,7 +122,7 @@ def check(run: Run, folder: Path) -> None:
     config = architecture(run.config.model, base_asset(run))
     lm = skeleton(config, run.config.task.kind, run.outputs, attention(run))
     settings = adapter_config(folder)
-    fused.split_for(lm, settings.target_modules)
+    fused.split_for(lm, settings)
     try:
         with warnings.catch_warnings(), quiet_peft():
             warnings.simplefilter("ignore")  # PEFT's advice on training it

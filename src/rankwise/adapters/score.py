@@ -20,9 +20,10 @@ from rankwise import assets
 from rankwise.adapters.runs import Run
 from rankwise.errors import Refused
 from rankwise.model.numerics import Numerics
-from rankwise.tasks import batches, data, scores
+from rankwise.tasks import batches, confusion, data, scores
+from rankwise.tasks.language import language_scores
 from rankwise.tracking.predictions import FILE
-from rankwise.train import module
+from rankwise.train import module, step
 from rankwise.train.module import FineTuner
 
 Columns = dict[str, np.ndarray]
@@ -37,7 +38,7 @@ class Rows:
 
     validation: DataLoader[Any]
     test: DataLoader[Any]
-    scorer: scores.Scorer
+    scorer: Any
     metric: str
     own_test: bool  # whether the test rows are those of the run's predictions; an older version drew others
 
@@ -51,22 +52,18 @@ class Rows:
                 f"{run.folder}: its data have changed since it ran; they are {loaded.fingerprint} now and were "
                 f"{run.record.provenance['data']['fingerprint']}"
             )
-        collate = batches.Collate(tokenizer, torch.long if loaded.classes else torch.float32)
-        validation, test = (
-            batches.eval_loader(
-                batches.Encoded(part.texts, part.labels, tokenizer, config.task.max_length), collate,
-                config.trainer.eval_batch_size,
-            )
-            for part in (loaded.validation, loaded.test)
-        )  # fmt: skip
+        loaders = batches.Loaders.of(config, loaded, tokenizer)
         return cls(
-            validation, test, scores.scorer_for(config.task.kind, loaded.classes, loaded.train.labels),
+            loaders.validation, loaders.test, scores.scorer_for(config.task.kind, loaded.classes, loaded.train.labels),
             config.task.metric, _is_own_test(run, loaded.test),
         )  # fmt: skip
 
 
 def logits(model: nn.Module, rows: Rows, settings: Numerics | None = None) -> torch.Tensor:
-    """fp32 logits (rows, outputs) of the first validation rows: computed in the run's numerics, or in fp32."""
+    """fp32 logits (rows, outputs) of the first validation rows, or at their learned tokens.
+
+    Computed in the run's numerics, or in fp32.
+    """
     found = []
     device = settings.device if settings else torch.device("cpu")
     model.to(device).eval()
@@ -74,8 +71,8 @@ def logits(model: nn.Module, rows: Rows, settings: Numerics | None = None) -> to
     several = math.ceil(CHECK_ROWS / max(map(len, size)))  # type: ignore[arg-type]
     with torch.inference_mode(), settings.autocast() if settings else contextlib.nullcontext():
         for batch in islice(rows.validation, several):
-            inputs = {key: value.to(device) for key, value in batch.items() if key not in ("labels", "row")}
-            found.append(model(**inputs).logits.float().cpu())
+            moved = {key: value.to(device) for key, value in batch.items()}
+            found.append(step.losses(model, rows.scorer, moved)[0].float().cpu())
     return torch.cat(found)
 
 
@@ -105,30 +102,40 @@ class Difference:
 def paired(metric: str, labels: np.ndarray, one: Columns, other: Columns) -> Difference:
     """``other`` − ``one`` on the same rows.
 
-    The standard error is that of the mean of paired differences for accuracy; for correlations, of 400 bootstrap
-    resamples of the rows (Efron and Tibshirani 1993, §8.2).
+    The standard error is that of the mean of paired differences for accuracy; else of 400 bootstrap resamples of the
+    rows (Efron and Tibshirani 1993, §8.2).
     """
-    column = "prediction" if metric == "accuracy" else "score"
-    a, b = (np.asarray(columns[column], dtype=float) for columns in (one, other))
     y, n = np.asarray(labels, dtype=float), len(labels)
     if metric == "accuracy":
-        each = (b == y).astype(float) - (a == y)
+        each = (other["prediction"] == y).astype(float) - (one["prediction"] == y)
         return Difference(float(each.mean()), float(each.std(ddof=1)) / math.sqrt(n))
     rng = np.random.default_rng(0)
 
     def gap(rows: np.ndarray) -> float:
-        return _correlation(metric, b[rows], y[rows]) - _correlation(metric, a[rows], y[rows])
+        a, b = ({name: values[rows] for name, values in columns.items()} for columns in (one, other))
+        return _value(metric, b, y[rows]) - _value(metric, a, y[rows])
 
     resampled = [gap(rng.integers(0, n, n)) for _ in range(_RESAMPLES)]
     return Difference(gap(np.arange(n)), float(np.std(resampled, ddof=1)))
 
 
+def _value(metric: str, columns: Columns, labels: np.ndarray) -> float:
+    if metric in ("f1", "matthews"):
+        classes = int(max(labels.max(), columns["prediction"].max())) + 1
+        return float(getattr(confusion, metric)(confusion.counts(labels, columns["prediction"], max(2, classes))))
+    if metric in ("loss", "perplexity", "bits_per_byte") and "bytes" in columns:
+        return language_scores(columns["score"], labels, columns["bytes"])[metric]["value"]
+    return _correlation(metric, np.asarray(columns["score"], dtype=float), labels)
+
+
 def stored(run: Run) -> tuple[np.ndarray, Columns] | None:
-    """Item numbers and the columns label, prediction and score of the run's test; None where they were not kept."""
+    """Item numbers and the columns of the run's test (see ``tracking.predictions``); None where they were not kept."""
     try:
         with (run.folder / FILE).open("rb") as file:
             table = pq.ParquetFile(file).read()
-        columns = {name: table[name].to_numpy() for name in ("item", "label", "prediction", "score")}
+        columns = {name: table[name].to_numpy() for name in table.column_names}
+        if {"item", "label", "score"} - set(columns):
+            return None
     except (OSError, KeyError, pa.ArrowException):
         return None
     order = np.argsort(columns["item"])
@@ -138,9 +145,9 @@ def stored(run: Run) -> tuple[np.ndarray, Columns] | None:
 def _is_own_test(run: Run, test: data.Split) -> bool:
     kept = stored(run)
     order = np.argsort(test.items)
-    return kept is None or (
-        np.array_equal(kept[0], test.items[order]) and np.allclose(kept[1]["label"], test.labels[order])
-    )
+    if kept is None or test.completions is not None or test.messages is not None:  # whose labels are counts
+        return kept is None or np.array_equal(kept[0], test.items[order])
+    return np.array_equal(kept[0], test.items[order]) and np.allclose(kept[1]["label"], test.labels[order])
 
 
 def _correlation(metric: str, x: np.ndarray, y: np.ndarray) -> float:

@@ -37,11 +37,11 @@ def shrink(run: Run, rank: int | None, energy: float | None, out: Path | None = 
         config.save_pretrained(str(folder))
         found = _scored(run, folder)
         if out is not None:
-            joined.rewrite(folder)
+            notes = joined.rewrite(folder)
             note = (
                 f"LoRA's factors were truncated after training, to ranks {min(ranks.values())} to {max(ranks.values())}"
             )
-            card.write(folder, run, base_asset(run), "adapter", [note, _said(found)], None)
+            card.write(folder, run, base_asset(run), "adapter", [note, *notes, _said(found)], None)
         size = files.weight_bytes(folder)
     total = sum(squares.values())
     return found | {

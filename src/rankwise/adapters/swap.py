@@ -60,7 +60,7 @@ def shared(runs: list[Run]) -> tuple[Any, Any]:
     loading.put_head(lm, tensors[name_of(first)])
     with warnings.catch_warnings(), quiet_peft():
         warnings.filterwarnings("ignore", ".*adapter keys.*")
-        fused.split_for(lm, loading.adapter_config(first.adapter).target_modules)
+        fused.split_for(lm, loading.adapter_config(first.adapter))
         model = PeftModel.from_pretrained(lm, str(first.adapter), adapter_name=name_of(first), torch_device="cpu")
         for run in runs[1:]:
             heads = {_original(name): value for name, value in tensors[name_of(run)].items()}

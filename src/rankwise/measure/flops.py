@@ -251,7 +251,8 @@ class _Eyes:
             self.problem = "the batch is not (rows, two tokens or more), or gradients are off"
         elif self.batch is not None:
             self.problem = "more than one forward pass"
-        self.batch = Shape(*((0, 0) if first is None else first.shape[:2]), labelled=self.labelled)
+        rows, length = (0, 0) if first is None else first.shape[:2]
+        self.batch = Shape(rows, length, labelled=self.labelled)
 
     def _enter(self, block: Any, args: Any) -> None:
         self._first_call, self._first_projection = len(self.calls), len(self.projections)

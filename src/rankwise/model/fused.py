@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import torch
+from peft import PeftConfig
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -45,11 +45,12 @@ def split(base: nn.Module, config: Config) -> None:
         _split(base, [name for name in _fused(base) if _asks_for_parts(name, config.targets)])
 
 
-def split_for(base: nn.Module, target_modules: Any) -> None:
-    """The same for an adapter that is there, by the ``target_modules`` of its PEFT config."""
-    if isinstance(target_modules, str):
+def split_for(base: nn.Module, settings: PeftConfig) -> None:
+    """The same for an adapter that is there, by the modules that its PEFT config targets."""
+    pattern = getattr(settings, "target_modules", None)
+    if isinstance(pattern, str):  # as rankwise writes it
         parts = {name: [f"{name}.{part}" for part in PARTS] for name in _fused(base)}
-        _split(base, [n for n, all_of_it in parts.items() if any(re.fullmatch(target_modules, p) for p in all_of_it)])
+        _split(base, [name for name, three in parts.items() if any(re.fullmatch(pattern, part) for part in three)])
 
 
 def join(base: nn.Module) -> None:

@@ -41,7 +41,7 @@ def with_weights(lm: nn.Module, config: Config, folder: Path) -> nn.Module:
         raise Refused(f"{folder}: holds no weights; {why}")
     if name in ADAPTERS:
         with quiet_peft():
-            fused.split_for(lm, PeftConfig.from_pretrained(str(folder)).target_modules)
+            fused.split_for(lm, PeftConfig.from_pretrained(str(folder)))
             return PeftModel.from_pretrained(lm, str(folder))
     if name == "full":
         return _whole(lm, file)

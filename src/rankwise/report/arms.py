@@ -118,8 +118,13 @@ def group(records: list[Record]) -> list[Arm]:
         arm.differs = _differences(arm, reference)
         _choose_lr(arm)
         arm.scores = _scores(arm)
-    _name(found)
-    return sorted(found, key=lambda a: (not a.comparable, _ORDER.get(a.method, 1), a.family, a.rank or 0, a.context))
+    give_names(found)
+    return sorted(found, key=reading_order)
+
+
+def reading_order(arm: Arm) -> tuple[bool, int, str, int, Context]:
+    """A key to sort by: comparable arms first, adapters by rank, then full, head and baselines."""
+    return not arm.comparable, _ORDER.get(arm.method, 1), arm.family, arm.rank or 0, arm.context
 
 
 def reference_of(arms: list[Arm]) -> Arm | None:
@@ -246,8 +251,8 @@ def _scores(arm: Arm) -> dict[str, Interval]:
     return found
 
 
-def _name(arms: list[Arm]) -> None:
-    """Short names: method, rank and whatever else distinguishes arms of the same method here."""
+def give_names(arms: list[Arm]) -> None:
+    """Give arms short names: method, rank and whatever else distinguishes arms of the same method here."""
     for method in {arm.method for arm in arms}:
         same = [arm for arm in arms if arm.method == method]
         keys = sorted({key for arm in same for key in arm.settings} - {"rank"})

@@ -7,9 +7,11 @@ import io
 from dataclasses import asdict
 from typing import Any
 
+from rankwise.check import GENERATED
 from rankwise.report import costs
 from rankwise.report.arms import Arm
 from rankwise.report.findings import Findings
+from rankwise.report.forgetting import forgotten
 from rankwise.report.statistics import Interval
 from rankwise.report.table import rank_fraction
 from rankwise.tracking.record import finite
@@ -53,6 +55,7 @@ def _arm(report: Findings, arm: Arm) -> dict[str, Any]:
         "alpha": arm.settings.get("alpha"), "scale": arm.first("lora.scale"), "targets": arm.settings.get("targets"),
         "quant": arm.settings.get("quant"), "lr": arm.lr, "n": len(arm.runs),
         "scores": {name: _interval(found) for name, found in arm.scores.items()},
+        "forgetting": _forgetting(arm), "generation": _generation(arm),
         "params": params, "compute": costs.compute(arm),
         "memory": {during: costs.memory(arm, during) for during in ("train", "eval")},
         "storage": {"adapter_bytes": arm.median("storage.adapter_bytes")},
@@ -64,6 +67,23 @@ def _arm(report: Findings, arm: Arm) -> dict[str, Any]:
         "unscored": [{"name": run.run.get("name"), "status": run.status} for run in arm.unscored],
         "flags": arm.flags,
     }  # fmt: skip
+
+
+def _forgetting(arm: Arm) -> dict[str, Any] | None:
+    """Positive where the arm forgot, whatever the measure; with the answers before and after."""
+    found = forgotten(arm)
+    if found is None:
+        return None
+    answers = {part: each and asdict(each) for part, each in (("before", found.before), ("after", found.after),
+                                                              ("cosines", found.cosines))}  # fmt: skip
+    return asdict(found.amount) | {"measure": found.measure, "texts": found.texts} | answers
+
+
+def _generation(arm: Arm) -> dict[str, Any] | None:
+    """What writing took, medians over runs, and why a metric is absent."""
+    took = {key: arm.median(f"compute.generation.{key}") for key in ("prompts", "tokens", "seconds_s", "tokens_per_s")}
+    absent = arm.first("metrics.absent")
+    return took | {"absent": absent or {}} if absent or took["prompts"] is not None else None
 
 
 def _compared(report: Findings, arm: Arm) -> dict[str, Any] | None:
@@ -90,15 +110,31 @@ def _raw(report: Findings, arm: Arm) -> dict[str, Any]:
     line = {"method": arm.method, **line}
     line |= {"rank_fraction": rank_fraction(arm), "scale": arm.first("lora.scale"), "lr": arm.lr, "n": len(arm.runs)}
     line["metric"] = report.metric
-    line |= {f"test_{key}": getattr(found, key, None) for key in ("mean", "se", "low", "high")}
+    line |= {f"test_{key}": getattr(found, key, None) for key in ("mean", "median", "se", "low", "high")}
     line["test_interval"] = found and found.kind
     line |= {f"difference_{key}": compared.get(key) for key in ("se", "low", "high", "p_holm")}
     line |= {"difference": compared.get("difference"), "verdict": compared.get("verdict")}
     line |= {f"{key}_params": arm.first(f"params.{key}") for key in ("trainable", "total", "adapter", "head")}
-    line |= _cost(arm)
+    line |= _cost(arm) | _beside(report, arm)
     line |= {"adapter_bytes": arm.median("storage.adapter_bytes"), "comparable": arm.comparable}
     line["flags"] = "; ".join(arm.flags)
     return {key: "" if value is None or value != value else value for key, value in line.items()}
+
+
+def _beside(report: Findings, arm: Arm) -> dict[str, Any]:
+    """Generated metrics, writing speed and forgetting in an arm's CSV line, where any arm has them."""
+    line: dict[str, Any] = {}
+    for metric in (name for name in GENERATED if any(name in other.scores for other in report.arms)):
+        found = arm.scores.get(metric)
+        line |= {f"{metric}_{key}": getattr(found, key, None) for key in ("mean", "low", "high")}
+    if any(_generation(other) for other in report.arms):
+        line["generated_tokens_per_s"] = arm.median("compute.generation.tokens_per_s")
+    if any(forgotten(other) for other in report.arms):
+        lost = forgotten(arm)
+        amount = lost and lost.amount
+        line |= {f"forgetting_{key}": getattr(amount, key, None) for key in ("mean", "se", "low", "high")}
+        line["forgetting_measure"] = lost and lost.measure
+    return line
 
 
 def _cost(arm: Arm) -> dict[str, float | None]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from rankwise.report.statistics import Interval
+
 NOTHING = "–"
 # Metrics shown in percent, with differences in points; so are those of a group of rows, as accuracy_matched.
 _PERCENT = (
@@ -27,11 +29,13 @@ def score(value: float | None, metric: str) -> str:
     return _fixed(value, value, metric)
 
 
-def plus_minus(value: float, half: float, metric: str) -> str:
+def interval(found: Interval | None, metric: str) -> str:
     """``81.2 ± 0.4``: a score and half the width of its interval, to the same decimals."""
-    if not (math.isfinite(value) and math.isfinite(half)):
-        return score(value, metric)
-    return f"{score(value, metric)} ± {_fixed(half, value, metric)}"
+    if found is None:
+        return NOTHING
+    if not (math.isfinite(found.point) and math.isfinite(found.half)):
+        return score(found.point, metric)
+    return f"{score(found.point, metric)} ± {_fixed(found.half, found.point, metric)}"
 
 
 def difference(value: float | None, metric: str) -> str:

@@ -14,6 +14,7 @@ from rankwise.report.arms import Arm
 from rankwise.report.findings import Findings
 from rankwise.report.grid import grids
 from rankwise.report.plots import draw
+from rankwise.report.sections import Section
 from rankwise.report.sufficiency import Step
 from rankwise.report.summary import provenance
 from rankwise.tracking.record import now
@@ -33,6 +34,7 @@ def html(report: Findings) -> str:
         rows=[_row(report, arm, marks[id(arm)]) for arm in report.arms],
         footnotes=list(enumerate(texts, 1)),
         interval_note=tables.interval_note(report),
+        sections=tables.sections(report),
         plots=draw(report),
         grids=grids(report),
         cost_tables=_cost_tables(report),
@@ -94,18 +96,14 @@ def _tiles(report: Findings) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _cost_tables(report: Findings) -> list[dict[str, Any]]:
+def _cost_tables(report: Findings) -> list[Section]:
     """What each run of an arm took, beside what was predicted of it."""
     memory, compute = cost_tables.memory_table(report), cost_tables.compute_table(report)
     parts = [
-        ("memory", "Memory: predicted against measured", "", memory, cost_tables.memory_notes(report)),
-        ("compute", "Computation", cost_tables.break_even(report), compute, cost_tables.compute_notes(report)),
+        Section("memory", "Memory: predicted against measured", *memory, cost_tables.memory_notes(report)),
+        Section("compute", "Computation", *compute, cost_tables.compute_notes(report), cost_tables.break_even(report)),
     ]
-    return [
-        {"name": name, "title": title, "lead": lead, "header": header, "rows": rows, "notes": notes}
-        for name, title, lead, (header, rows), notes in parts
-        if rows
-    ]
+    return [part for part in parts if part.rows]
 
 
 def _differences(report: Findings) -> list[dict[str, str]]:

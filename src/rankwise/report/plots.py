@@ -21,6 +21,7 @@ from rankwise.report.equivalence import Comparison
 from rankwise.report.findings import Findings
 from rankwise.report.palette import FULL, PARETO, VERDICTS, colour, family_styles
 from rankwise.report.table import rank_fraction
+from rankwise.report.trade_off import learning_against_forgetting
 
 HALF, WIDE = 6.3, 13.0  # inches: one scale of text on the page
 
@@ -39,7 +40,7 @@ class Plot:
 def draw(report: Findings) -> list[Plot]:
     """All figures that the records have data for."""
     makers: list[Callable[[Findings], Plot | None]] = [
-        score_by_rank, differences, score_by_parameters, costs, curves, grid,
+        score_by_rank, differences, score_by_parameters, trade_off, costs, curves, grid,
     ]  # fmt: skip
     return [plot for maker in makers if (plot := maker(report)) is not None]
 
@@ -165,6 +166,19 @@ def pareto(points: list[tuple[float, float]]) -> set[int]:
         if any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in points)
     }  # fmt: skip
     return set(range(len(points))) - beaten
+
+
+def trade_off(report: Findings) -> Plot | None:
+    arms = _scored(report)
+    image = learning_against_forgetting(arms, report.metric)
+    if image is None:
+        return None
+    caption = (
+        f"{_points(arms, report.metric).capitalize()} with 95 % intervals both ways ({_kinds(arms, report.metric)}). "
+        "What is further right learned more of the task, what is higher forgot more of what the model knew before; at "
+        "the dashed line nothing was forgotten."
+    )
+    return Plot("forgetting", "Learning against forgetting", image, caption, wide=True)
 
 
 def costs(report: Findings) -> Plot | None:

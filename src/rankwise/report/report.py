@@ -67,8 +67,8 @@ def build(paths: list[Path]) -> Report:
 
     Raises Refused for a path without records, for a broken record and for runs selected on the test set.
     """
-    found = _find(paths)
-    records = [record for record in found if not record.config.get("purpose")] or found
+    found = find_all(paths)
+    records = results(found)
     arms = group(records)
     reference = reference_of(arms)
     metric = _metric(reference or arms[0])
@@ -94,7 +94,12 @@ def build(paths: list[Path]) -> Report:
     return Report(records, arms, reference, metric, margin, comparisons, families, top, said)
 
 
-def _find(paths: list[Path]) -> list[Record]:
+def results(found: list[Record]) -> list[Record]:
+    """The runs that are no search for something; all, where there are no others."""
+    return [record for record in found if not record.config.get("purpose")] or found
+
+
+def find_all(paths: list[Path]) -> list[Record]:
     """Records of files and of W&B; of a run that is in both, the files, which hold more."""
     local = [path for path in paths if not remote.is_address(path)]
     found = find(local) if local else []

@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from rankwise.config import lower_is_better
-from rankwise.report import cost_tables, costs
+from rankwise.report import cost_tables, costs, forgetting, generation
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm, dig
 from rankwise.report.equivalence import MISSING, ONE_SEED
 from rankwise.report.findings import Findings
-from rankwise.report.statistics import Interval
+from rankwise.report.sections import Section
 
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _STYLE = {"same": "green", "better": "green", "worse": "red"}
@@ -46,7 +46,7 @@ def columns(report: Findings, wide: bool = True) -> list[Column]:
         Column("scale", lambda r, a: _scale(a)),
         Column("lr", lambda r, a: fmt.rate(a.lr)),
         Column("n", lambda r, a: str(len(a.runs))),
-        Column(f"{metric}{fmt.unit(metric)}{median}", lambda r, a: shown(a.scores.get(r.metric), r.metric)),
+        Column(f"{metric}{fmt.unit(metric)}{median}", lambda r, a: fmt.interval(a.scores.get(r.metric), r.metric)),
         Column(f"Δ full{unit}", lambda r, a: delta(r, a), left=True),
         Column("adapter params", lambda r, a: fmt.si(_positive(a.first("params.adapter")))),
         *([Column("head params", lambda r, a: fmt.si(a.first("params.head")))] if wide else []),
@@ -113,8 +113,8 @@ def footnotes(report: Findings) -> tuple[list[str], dict[int, list[int]]]:
 def render(report: Findings) -> RenderableType:
     """Headline, table and footnotes; fits 120 columns."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
-    listed = columns(report, wide=False)
-    for column in listed:
+    shown = columns(report, wide=False)
+    for column in shown:
         may_fold = column.header in ("arm", "targets")
         header = Text(column.header.replace(" ", "\n"))
         table.add_column(
@@ -124,16 +124,33 @@ def render(report: Findings) -> RenderableType:
     for arm in report.arms:
         comparison = report.comparison(arm)
         style = _STYLE.get(comparison.verdict, "") if comparison else ""
-        cells = [Text(column.cell(report, arm).replace(" ± ", "±")) for column in listed]
+        cells = [Text(column.cell(report, arm).replace(" ± ", "±")) for column in shown]
         cells[0].append("".join(f" {n}".translate(_SUPERSCRIPT) for n in marks[id(arm)]), style="yellow")
-        for column, cell in zip(listed, cells, strict=True):
+        for column, cell in zip(shown, cells, strict=True):
             cell.stylize(style if column.header.startswith("Δ") else "")
         table.add_row(*cells, style="" if arm.comparable else "dim")
     notes = [Text(f"{i} {text}".replace(str(i), str(i).translate(_SUPERSCRIPT), 1)) for i, text in enumerate(texts, 1)]
     title = Text(report.headline.title, style="bold")
     details = [Text(text) for text in (report.headline.cost, " ".join(report.headline.details)) if text]
     meanings = [Text(text, style="dim") for text in (interval_note(report), cost_tables.short_note(report)) if text]
-    return Group(title, *details, Padding(table, (1, 0)), *notes, *meanings)
+    more = [part for section in sections(report) for part in _section(section)]
+    return Group(title, *details, Padding(table, (1, 0)), *notes, *meanings, *more)
+
+
+def sections(report: Findings) -> list[Section]:
+    """What the runs were asked beside their score: what they write, what they forgot."""
+    return [found for make in (generation.section, forgetting.section) if (found := make(report))]
+
+
+def _section(section: Section) -> list[RenderableType]:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    for number, header in enumerate(section.header):
+        header_text = Text(header if number == 0 else header.replace(" ", "\n"))
+        table.add_column(header_text, justify="right" if number else "left", vertical="bottom", no_wrap=number > 0)
+    for row in section.rows:
+        table.add_row(*(Text(cell.replace(" ± ", "±")) for cell in row))
+    notes = [Text(note, style="dim") for note in section.notes]
+    return [Text(f"\n{section.title}", style="bold"), Padding(table, (1, 0)), *notes]
 
 
 def interval_note(report: Findings) -> str:
@@ -156,20 +173,29 @@ def interval_note(report: Findings) -> str:
 
 def markdown(report: Findings) -> str:
     """Headline, table, footnotes and how this was compared."""
-    listed = columns(report)
+    shown = columns(report)
     texts, marks = footnotes(report)
     rest = str(report.headline).removeprefix(report.headline.title)
     lines = [f"**{report.headline.title}**{rest}", ""]
-    lines.append(_md_row([column.header for column in listed]))
-    lines.append("|" + "|".join(":--" if column.left else "--:" for column in listed) + "|")
+    lines.append(_md_row([column.header for column in shown]))
+    lines.append("|" + "|".join(":--" if column.left else "--:" for column in shown) + "|")
     for arm in report.arms:
-        cells = [column.cell(report, arm) for column in listed]
+        cells = [column.cell(report, arm) for column in shown]
         cells[0] += "".join(f" [{n}]" for n in marks[id(arm)])
         lines.append(_md_row(cells))
     lines += ["", *[f"[{i}] {text}  " for i, text in enumerate(texts, 1)], "", interval_note(report), ""]
     said = [*report.notes, *cost_tables.memory_notes(report), *cost_tables.compute_notes(report)]
     said += filter(None, [cost_tables.break_even(report)])
-    return "\n".join([*lines, *[f"* {note}" for note in said], ""])
+    return "\n".join([*lines, *_md_sections(report), *[f"* {note}" for note in said], ""])
+
+
+def _md_sections(report: Findings) -> list[str]:
+    lines = []
+    for section in sections(report):
+        rule = "|:--|" + "--:|" * (len(section.header) - 1)
+        lines += [f"**{section.title}**", "", _md_row(section.header), rule, *map(_md_row, section.rows), ""]
+        lines += [*(f"{note}  " for note in section.notes), ""]
+    return lines
 
 
 def failures(report: Findings) -> list[dict[str, str]]:
@@ -186,12 +212,6 @@ def failures(report: Findings) -> list[dict[str, str]]:
 def _scale(arm: Arm) -> str:
     scale = arm.first("lora.scale")
     return fmt.NOTHING if scale is None else f"{scale:.3g}"
-
-
-def shown(found: Interval | None, metric: str) -> str:
-    if found is None:
-        return fmt.NOTHING
-    return fmt.plus_minus(found.point, found.half, metric)
 
 
 def _positive(value: float | None) -> float | None:

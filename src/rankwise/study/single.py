@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from typing import Any
@@ -40,17 +41,22 @@ def single(config: Config) -> int:
 
 
 def describe(record: records.Record, config: Config) -> str:
-    """The record in one line: status, scores, trainable parameters, seconds."""
+    """The record in one line: the task's score and those of generated text, trainable parameters, seconds."""
     if record.status == records.RUNNING:
         return "running in another process"
-    parts = [
-        f"test {name} {score['value']:.3f} ± {score['se']:.3f}"
-        for name, score in record.metrics.get("test", {}).items()
-        if name != "loss"
-    ]
+    found = record.metrics.get("test", {})
+    asked = [config.task.metric, *config.task.generation.metrics]
+    parts = [f"test {name} {_shown(found[name])}" for name in asked if name in found]
     if config.method.name not in BASELINES:
         parts.append(f"{record.params['trainable']:,} of {record.params['total']:,} parameters trained")
     return ", ".join([*parts, f"{record.compute['seconds'].get('train_s', 0):.0f} s of training"])
+
+
+def _shown(score: dict[str, float]) -> str:
+    """``0.812 ± 0.011``, or ``23.45 ± 0.31``: four digits of a value above 10, its standard error to the same place."""
+    value = score["value"]
+    digits = max(0, 3 - int(math.log10(abs(value)))) if 10 <= abs(value) < math.inf else 3
+    return f"{value:.{digits}f} ± {score['se']:.{digits}f}"
 
 
 def _interrupt(signum: int, frame: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,16 +16,6 @@ from rankwise.errors import Refused
 from rankwise.measure.shape import Shape
 from rankwise.tasks.data import Data, Split
 from rankwise.tasks.language import CollateText, EncodedText, Packed
-
-
-class Rows(Protocol):
-    """Tokenized training rows; ``lengths`` are in tokens."""
-
-    lengths: np.ndarray
-
-    def __len__(self) -> int: ...
-    def shape(self, rows: Sequence[int]) -> Shape:
-        """Of a batch of these rows."""
 
 
 class Encoded(Dataset[dict[str, Any]]):
@@ -107,7 +97,7 @@ def _one_epoch(lengths: np.ndarray, batch_size: int, rng: np.random.Generator, b
 class Loaders:
     """The three parts of a task as batches."""
 
-    train_rows: Rows
+    train_rows: Encoded | EncodedText | Packed
     collate: Any
     validation: DataLoader[Any]
     test: DataLoader[Any]
@@ -117,16 +107,16 @@ class Loaders:
     @classmethod
     def of(cls, config: Config, data: Data, tokenizer: Any) -> Loaders:
         """Tokenize all parts once."""
-        train, validation, test = (
-            encoded(getattr(data, name), config, tokenizer, name) for name in ("train", "validation", "test")
-        )
+        train: Encoded | EncodedText | Packed = encoded(data.train, config, tokenizer, "train")
+        validation = encoded(data.validation, config, tokenizer, "validation")
+        test = encoded(data.test, config, tokenizer, "test")
         collate, size = collate_for(config, tokenizer, data), config.trainer.eval_batch_size
         loaders = eval_loader(validation, collate, size), eval_loader(test, collate, size)
         largest = validation.shape(next(_largest_first(validation.order, size)))
-        cut = sum(part.cut for part in (train, validation, test)) if isinstance(train, EncodedText) else None
+        cut = [part.cut for part in (train, validation, test) if isinstance(part, EncodedText)]
         if isinstance(train, EncodedText) and config.task.packing:
-            return cls(Packed(train, config.task.max_length, config.seed), collate, *loaders, largest, cut)
-        return cls(train, collate, *loaders, largest, cut)
+            train = Packed(train, config.task.max_length, config.seed)
+        return cls(train, collate, *loaders, largest, sum(cut) if cut else None)
 
     def train(self, plan: Sequence[list[int]]) -> DataLoader[Any]:
         """Training batches in exactly the planned order."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -26,25 +25,8 @@ _AGAINST_REFERENCES: dict[str, Callable[[Sequence[str], References], np.ndarray]
 _SHARES = frozenset({"exact_match", "number_match", "json_keys"})
 
 
-class Asked(NamedTuple):
-    """Which rows of a data set of reasoning-gym the hypotheses answer, one each."""
-
-    name: str
-    size: int
-    items: Sequence[int]
-    seed: int = 0
-
-
-class TextScores(NamedTuple):
-    """Scores by metric; why a metric is absent; what each item adds.
-
-    ``items`` holds (N,) where the score is the mean, else (N, K) statistics that ``POOLED[metric]`` makes a score of
-    once they are summed, so that two runs on the same items can be resampled together.
-    """
-
-    scores: dict[str, Score]
-    absent: dict[str, str]
-    items: dict[str, np.ndarray]
+# Of reasoning-gym: the data set, its size, and which of its rows (from 0) the hypotheses answer, one each.
+Asked = tuple[str, int, Sequence[int]]
 
 
 def text_scores(
@@ -54,34 +36,53 @@ def text_scores(
     *,
     keys: Sequence[str] | None = None,
     reasoning: Asked | None = None,
-) -> TextScores:
-    """Each metric of ``check.GENERATED`` as {value, se, n}, of one text per item against 1 or more references.
+) -> tuple[dict[str, Score], dict[str, str]]:
+    """Each metric of ``check.GENERATED`` as {value, se, n}, and why a metric is absent.
 
-    BLEU, ROUGE-L, METEOR, shares and reasoning are 0–1, NIST and CIDEr in their own units. ``keys`` are those of
-    json_keys, ``reasoning`` says what was asked. METEOR is absent, with a reason, where its program cannot run.
-    Raises Refused for an unknown metric, a metric without what it needs and an empty reference; ValueError where
-    there are no items or not as many references.
+    BLEU, ROUGE-L, METEOR, shares and reasoning are 0–1, NIST and CIDEr in their own units. Arguments and errors are
+    those of ``text_items``.
     """
-    scores: dict[str, Score] = {}
-    absent: dict[str, str] = {}
-    items: dict[str, np.ndarray] = {}
-    for metric in metrics:
-        if metric not in GENERATED:
-            raise Refused.value(
-                "task.generation.metrics", metric, f"one of {', '.join(GENERATED)}{did_you_mean(metric, GENERATED)}"
-            )
+    items, absent = text_items(metrics, hypotheses, references, keys=keys, reasoning=reasoning)
+    return {metric: score_of(metric, rows) for metric, rows in items.items()}, absent
+
+
+def text_items(
+    metrics: Sequence[str],
+    hypotheses: Sequence[str],
+    references: References,
+    *,
+    keys: Sequence[str] | None = None,
+    reasoning: Asked | None = None,
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """What each item adds to each metric, and why a metric is absent: METEOR, where its program cannot run.
+
+    An array is (N,) where the score is the mean, else (N, K) statistics that ``POOLED[metric]`` makes a score of once
+    they are summed, so that two runs on the same items can be resampled together. Each item has 1 or more references;
+    ``keys`` are those of json_keys, ``reasoning`` says what was asked. Raises Refused for an unknown metric, a metric
+    without what it needs and an empty reference; ValueError where there are no items or not as many references.
+    """
+    if unknown := [metric for metric in metrics if metric not in GENERATED]:
+        allowed = f"one of {', '.join(GENERATED)}{did_you_mean(unknown[0], GENERATED)}"
+        raise Refused.value("task.generation.metrics", unknown[0], allowed)
     if not hypotheses:
         raise ValueError("no items to score")
     if _AGAINST_REFERENCES.keys() & set(metrics):
         _check_references(references, len(hypotheses))
+    items: dict[str, np.ndarray] = {}
+    absent: dict[str, str] = {}
     for metric in metrics:
         try:
             items[metric] = _of_items(metric, hypotheses, references, keys, reasoning)
         except Absent as reason:
             absent[metric] = str(reason)
-        else:
-            scores[metric] = _score(metric, items[metric])
-    return TextScores(scores, absent, items)
+    return items, absent
+
+
+def score_of(metric: str, items: np.ndarray) -> Score:
+    """The score {value, se, n} that ``text_items`` of a metric make."""
+    if metric in POOLED:
+        return pooled_score(items, POOLED[metric])
+    return share_score(items) if metric in _SHARES else mean_score(items)
 
 
 def _of_items(
@@ -94,15 +95,9 @@ def _of_items(
     if metric == "reasoning":
         if reasoning is None:
             raise Refused.value("task.reasoning", None, "a data set of reasoning-gym with metric reasoning")
-        answers = dict(zip(reasoning.items, hypotheses, strict=True))
-        return gym.scores(reasoning.name, reasoning.size, answers, reasoning.seed)
+        name, size, asked = reasoning
+        return gym.scores(name, size, dict(zip(asked, hypotheses, strict=True)))
     return _AGAINST_REFERENCES[metric](hypotheses, references)
-
-
-def _score(metric: str, items: np.ndarray) -> Score:
-    if metric in POOLED:
-        return pooled_score(items, POOLED[metric])
-    return share_score(items) if metric in _SHARES else mean_score(items)
 
 
 def _check_references(references: References, n: int) -> None:

@@ -1,0 +1,19 @@
+"""A part of the report: a title, a table and what it means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Cells = list[str]
+
+
+@dataclass(frozen=True)
+class Section:
+    """``header`` and ``rows`` begin with the arm; ``lead`` stands above the table, ``notes`` beneath."""
+
+    name: str
+    title: str
+    header: Cells
+    rows: list[Cells]
+    notes: list[str]
+    lead: str = ""

@@ -1,0 +1,228 @@
+"""Language models in the report: losses, where less is more, generated text, forgetting, and the papers' protocol."""
+
+import csv
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+from synthetic_study import curve, write_run
+
+from rankwise.report import build
+from rankwise.report import formats as fmt
+from rankwise.report.page import html
+
+TEXTS = 600
+TRUTH = {1: 3.30, 4: 3.006, 8: 3.0}  # nats per token; full is 3.0, so a perplexity of 20.1
+
+
+def write_lm(root, method="lora", rank=8, loss=3.0, seed=0, metric="perplexity", **changes):
+    """A run of a causal LM: the same texts are hard for all, and 1 % of noise is a run's own."""
+    record = write_run(
+        root, method, rank, seed=seed, objective=None, **{
+            "task__kind": "causal_lm", "task__metric": metric, "task__margin": 0.5, "objective": f"val/{metric}",
+        } | changes,
+    )  # fmt: skip
+    hard, own = np.random.default_rng(5), np.random.default_rng([seed, rank or 0, len(method)])
+    tokens, nats = hard.integers(5, 40, TEXTS), hard.normal(0, 0.3, TEXTS)
+    nats = tokens * (loss + nats - (nats * tokens).sum() / tokens.sum() + own.normal(0, 0.01, TEXTS))
+    columns = {"item": np.arange(TEXTS), "label": tokens, "score": nats.astype(np.float32), "bytes": 4 * tokens}
+    pq.write_table(pa.table(columns), record.folder / "predictions.parquet")
+    value = nats.sum() / tokens.sum()
+    scores = {"loss": value, "perplexity": np.exp(value), "bits_per_byte": value / np.log(2) / 4}
+    record.metrics["test"] = {
+        name: {"value": float(v), "se": 0.01 * float(v), "n": TEXTS} for name, v in scores.items()
+    }
+    record.metrics["curve"] = [row | {f"val/{metric}": np.exp(row["val/loss"])} for row in curve((3.4, 3.2, 3.1, 3.05))]
+    record.write()
+    return record
+
+
+def write_lm_study(root, truth=TRUTH, **changes):
+    for seed in range(3):
+        write_lm(root, "full", None, seed=seed, **changes)
+        for rank, loss in truth.items():
+            write_lm(root, "lora", rank, loss, seed, **changes)
+
+
+def printed(report):
+    console = Console(width=120, file=io.StringIO(), color_system=None)
+    console.print(report.table())
+    return console.file.getvalue()
+
+
+def of(report, method, rank=None):
+    return next(arm for arm in report.arms if (arm.method, arm.rank) == (method, rank))
+
+
+@pytest.mark.parametrize(
+    ("metric", "margin"), [("perplexity", 0.5), ("loss", 0.02), ("bits_per_byte", 0.01)]
+)  # fmt: skip
+def test_an_arm_with_more_loss_is_worse_and_the_smallest_rank_within_the_margin_is_enough(tmp_path, metric, margin):
+    write_lm_study(tmp_path, metric=metric, task__margin=margin)
+    report = build([tmp_path])
+    verdicts = {arm.rank: report.comparison(arm).verdict for arm in report.arms if arm.rank}
+    assert verdicts == {1: "worse", 4: "same", 8: "same"}
+    assert report.comparison(of(report, "lora", 1)).estimate > margin  # as measured, in the metric's own direction
+    (family,) = report.families
+    assert family.answer.rank == 4
+    assert max(family.steps, key=lambda step: step.share).rank == 4
+    assert report.headline.title.startswith("Rank 4 is enough: not worse than full fine-tuning by ")
+
+
+def test_an_arm_with_less_loss_is_better_and_enough(tmp_path):
+    write_lm_study(tmp_path, {2: 2.7, 8: 2.9})
+    report = build([tmp_path])
+    assert {report.comparison(arm).verdict for arm in report.arms if arm.rank} == {"better"}
+    assert report.families[0].answer.rank == 2
+
+
+def test_no_rank_is_enough_where_the_largest_has_more_loss(tmp_path):
+    write_lm_study(tmp_path, {1: 3.0, 8: 3.3})
+    assert build([tmp_path]).headline.title.startswith("No rank was shown to be enough: even rank 8 may be worse")
+
+
+def test_the_learning_rate_with_the_least_objective_is_taken(tmp_path):
+    for lr, objective in ((1e-3, 30.0), (2e-3, 21.0), (4e-3, 25.0)):
+        record = write_lm(tmp_path, lr=lr)
+        record.objective = objective
+        record.write()
+    assert build([tmp_path]).arms[0].lr == 2e-3
+
+
+def test_table_and_page_say_that_lower_is_better_and_draw_the_margin_above(tmp_path):
+    write_lm_study(tmp_path)
+    report = build([tmp_path])
+    text, page = printed(report), html(report)
+    assert "Lower perplexity is better." in text and "20.1" in text
+    assert "higher" not in text and "full + margin" in page and "full − margin" not in page
+    assert "scores higher" not in page and "below it" in page
+
+
+def test_the_pareto_front_holds_the_arms_of_least_loss(tmp_path):
+    write_lm_study(tmp_path, {1: 3.0, 8: 3.3})  # rank 8 trains more and loses more
+    page = html(build([tmp_path]))
+    figure = page[page.index('id="plot-parameters"') :]
+    ringed = figure[: figure.index("</figure>")].count("stroke: #c2407a; stroke-width: 1.8")
+    assert ringed == 1, "rank 1 is as good as full fine-tuning, so nothing else is on the front"
+
+
+def test_a_diverged_perplexity_does_not_break_the_report(tmp_path):
+    write_lm_study(tmp_path)
+    record = write_lm(tmp_path, rank=2)
+    record.metrics["test"]["perplexity"]["value"] = None
+    record.write()
+    assert "without a finite score" in " ".join(of(build([tmp_path]), "lora", 2).flags)
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [(fmt.score(23.4567, "perplexity"), "23.46"), (fmt.score(8.12345, "perplexity"), "8.123"),
+     (fmt.score(1234.5, "perplexity"), "1234"), (fmt.score(3.2e9, "perplexity"), "3.2e+09"),
+     (fmt.difference(-0.123456, "perplexity"), "−0.123"), (fmt.difference(12.34, "perplexity"), "+12.3"),
+     (fmt.score(0.4567, "bleu"), "45.7"), (fmt.score(7.1234, "nist"), "7.123"), (fmt.score(0.5, "matthews"), "0.500"),
+     (fmt.score(0.9, "accuracy_matched"), "90.0"), (fmt.width(0.5, "perplexity"), "0.5")],
+)  # fmt: skip
+def test_each_metric_has_its_own_digits(shown, expected):
+    assert shown == expected
+
+
+def forgot(record, before, after, measure="loss", **more):
+    """Add what the run was asked before and after, as ``train.forget`` writes it."""
+    ends = {"before": before, "after": after, "difference": after - before}
+    cells = {key: {"value": value, "se": 0.004, "n": 500} for key, value in ends.items()}
+    record.metrics["forgetting"] = {"measure": measure} | cells | more
+    record.config["forgetting"] = {"name": "wikitext"}
+    record.write()
+
+
+def test_forgetting_is_positive_where_the_loss_rose_with_an_interval_over_seeds(tmp_path):
+    for seed in range(3):
+        forgot(write_lm(tmp_path, "full", None, seed=seed), 3.5, 3.9 + 0.01 * seed)
+        forgot(write_lm(tmp_path, "lora", 8, seed=seed), 3.5, 3.49)
+    write_lm(tmp_path, "lora", 4)
+    report = build([tmp_path])
+    arms = {arm["label"]: arm["forgetting"] for arm in report.to_json()["arms"]}
+    assert arms["full"]["mean"] == pytest.approx(0.41)
+    assert (arms["full"]["kind"], arms["full"]["measure"], arms["full"]["texts"]) == ("seeds", "loss", "wikitext")
+    assert arms["full"]["high"] - arms["full"]["mean"] == pytest.approx(4.302653 * 0.01 / np.sqrt(3))
+    assert arms["lora r=8"]["mean"] == pytest.approx(-0.01) and arms["lora r=4"] is None
+    rows = {row["method"] + row["rank"]: row for row in csv.DictReader(io.StringIO(report.to_csv()))}
+    assert float(rows["full"]["forgetting_mean"]) == pytest.approx(0.41) and rows["lora4"]["forgetting_mean"] == ""
+    text = printed(report)
+    assert "Forgetting" in text and "+0.410±0.025" in text and "−0.010±0.008" in text
+    page = html(report)
+    assert 'id="plot-forgetting"' in page and "rise of the loss" in page and "better to the right" in page
+    assert "| full | 3.500 | 3.910 ± 0.025 | +0.410 ± 0.025 |" in report.to_markdown()
+
+
+def test_a_probe_forgets_where_its_accuracy_fell_and_shows_cosines(tmp_path):
+    cosines = {"value": 0.7, "se": 0.01, "n": 2000}
+    for seed in range(2):
+        for rank, after in ((1, 0.80), (8, 0.70 - 0.01 * seed)):
+            forgot(write_run(tmp_path, "lora", rank, seed=seed), 0.82, after, "probe", cosines=cosines)
+    report = build([tmp_path])
+    arms = {arm["rank"]: arm["forgetting"] for arm in report.to_json()["arms"]}
+    assert arms[1]["mean"] == pytest.approx(0.02) and arms[8]["mean"] == pytest.approx(0.125)
+    assert arms[1]["low"] == pytest.approx(0.02 - 1.959964 * 0.004)
+    assert arms[8]["cosines"]["mean"] == pytest.approx(0.7)
+    assert "+12.5±6.4" in printed(report) and "0.700±0.020" in printed(report)
+    assert "a probe&#39;s accuracy, points" in html(report) or "a probe's accuracy, points" in html(report)
+
+
+def write_generation(record, bleu, shown=True):
+    settings = {"metrics": ["bleu", "nist", "meteor"], "max_new_tokens": 32, "beams": 4, "stop": None}
+    record.config["task"]["generation"] = settings
+    record.metrics["test"] |= {
+        "bleu": {"value": bleu, "se": 0.01, "n": 100},
+        "nist": {"value": 7.5, "se": 0.1, "n": 100},
+    }
+    record.metrics["absent"] = {"meteor": "no java"}
+    record.compute["generation"] = {"prompts": 100, "tokens": 2000, "seconds_s": 4.0, "tokens_per_s": 500.0}
+    record.memory["generate"] = {"peak_bytes": 70_000_000}
+    record.write()
+
+
+def test_generated_text_has_a_table_with_speed_and_what_is_absent_also_of_few_shot(tmp_path):
+    for seed in range(2):
+        write_generation(write_lm(tmp_path, "lora", 8, seed=seed), 0.40 + 0.02 * seed)
+        write_generation(write_lm(tmp_path, "few_shot", None, 3.4, seed, method__shots=3, lr=0.0), 0.2)
+    write_lm(tmp_path, "full", None)
+    report = build([tmp_path])
+    assert [arm.method for arm in report.arms] == ["lora", "full", "few_shot"]
+    assert of(report, "few_shot").is_baseline and of(report, "few_shot").comparable
+    (header, one, two) = [line for line in report.to_markdown().splitlines() if "bleu" in line or "| 100 |" in line]
+    assert header == "| arm | bleu % | nist | prompts | tokens /s | seconds | peak MB |"
+    assert one == "| lora r=8 | 41.0 ± 12.7 | 7.500 ± 0.196 | 100 | 500 | 4.00 | 70.0 |"
+    assert two.startswith("| few_shot | 20.0 ± 2.0 |")
+    text = printed(report)
+    assert "Absent: meteor of 4 run(s): no java" in text and "max_new_tokens=32, beams=4" in text
+    document = {arm["method"]: arm for arm in report.to_json()["arms"]}
+    assert document["lora"]["generation"]["absent"] == {"meteor": "no java"}
+    assert document["lora"]["scores"]["bleu"]["mean"] == pytest.approx(0.41) and document["full"]["generation"] is None
+    (line,) = [row for row in csv.DictReader(io.StringIO(report.to_csv())) if row["method"] == "lora"]
+    assert (float(line["bleu_mean"]), float(line["generated_tokens_per_s"])) == (pytest.approx(0.41), 500)
+    assert "Generated text" in html(report)
+
+
+def test_the_papers_protocol_is_flagged_and_shows_medians_over_seeds(tmp_path):
+    for seed, test in enumerate((0.70, 0.80, 0.81)):
+        for method, rank in (("lora", 8), ("full", None)):
+            write_run(tmp_path, method, rank, test=test, seed=seed, task__protocol="paper")
+    report = build([tmp_path])
+    arm = of(report, "lora", 8)
+    values = [run.metrics["test"]["accuracy"]["value"] for run in arm.runs]
+    found = arm.scores["accuracy"]
+    assert found.point == found.median == pytest.approx(np.median(values)) and found.mean < found.median
+    assert "optimistic: chosen on the reported rows (task.protocol=paper)" in arm.flags
+    assert "accuracy % (median)" in report.to_markdown() and f"{100 * np.median(values):.1f} ± " in report.to_markdown()
+    assert "medians over seeds" in printed(report)
+    assert "chosen on the very test rows" in " ".join(report.notes)
+
+
+def test_a_clean_run_is_no_match_for_one_of_the_papers_protocol(tmp_path):
+    write_run(tmp_path, "full", None, task__protocol="clean")
+    write_run(tmp_path, "lora", 8, task__protocol="paper")
+    assert not of(build([tmp_path]), "lora", 8).comparable
