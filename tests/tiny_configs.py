@@ -15,12 +15,14 @@ CONF = Path(__file__).parents[1] / "conf"
 SHAPES = ("bert", "roberta", "gpt2", "llama")
 
 
-def tiny(shape: str = "bert", method: str = "lora", targets: str = "attention", **keys: Any) -> Config:
+def tiny(
+    shape: str = "bert", method: str = "lora", targets: str = "attention", task: str = "synthetic", **keys: Any
+) -> Config:
     """A config of six steps in fp32, untracked; ``method__rank=4`` sets ``method.rank``."""
     fast = _read("debug", "fast")
     groups = {
         "model": f"tiny_{shape}",
-        "task": "synthetic",
+        "task": task,
         "method": method,
         "targets": targets,
         "quant": "none",

@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from tiny_configs import SHAPES, tiny
 
 from rankwise.assets import resolve
+from rankwise.cli import main
 from rankwise.errors import Refused
 from rankwise.model import base
 from rankwise.model.adapt import adapt
+from rankwise.model.gguf import unpacked
 from rankwise.tasks.batches import Encoded
 
 Saved = Callable[[str], Path]
@@ -216,11 +218,13 @@ def test_texts_may_be_as_long_as_there_are_positions_and_no_longer(shape: str, l
         Encoded(["x"], np.zeros(1), tokenizer, longest + 1)
 
 
-def test_computed_positions_have_no_end() -> None:
+def test_computed_positions_end_where_the_model_was_made_for() -> None:
     model = tiny("llama").model
     lm, tokenizer = base.load(model, resolve(model), 2, 0)
-    rows = Encoded(["x" * 999], np.zeros(1), tokenizer, 200)
+    rows = Encoded(["x" * 999], np.zeros(1), tokenizer, 128)
     assert lm(torch.tensor([rows[0]["input_ids"]])).logits.shape == (1, 2)
+    with pytest.raises(Refused, match=r"^task\.max_length=129: at most 128,"):
+        Encoded(["x" * 999], np.zeros(1), tokenizer, 129)
 
 
 def test_the_byte_tokenizer_takes_any_text_and_gives_it_back() -> None:
@@ -251,6 +255,15 @@ def test_a_gguf_file_is_unpacked_to_plain_layers_that_carry_adapters(
     assert len(adapted.lora["ranks"]) == 2 * 7
     texts = tokenizer(["a b", "b"], padding=True, return_tensors="pt")
     assert adapted.model(**texts).logits.isfinite().all()
+
+
+def test_fetch_unpacks_a_gguf_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKWISE_CACHE", str(tmp_path / "cache"))
+    write_gguf(pytest.importorskip("gguf"), tmp_path / "tiny.gguf")
+    assert unpacked(tmp_path / "tiny.gguf") is None
+    assert main(["fetch", "model=local", f"model.path={tmp_path / 'tiny.gguf'}", "task=synthetic"]) == 0
+    folder = unpacked(tmp_path / "tiny.gguf")
+    assert folder is not None and (folder / "model.safetensors").is_file()
 
 
 def test_a_torn_gguf_file_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,9 @@ def test_logits_at_the_learned_tokens_give_the_loss_of_all_logits(shape: str) ->
 
 def test_fewer_logits_take_less_memory_and_fewer_operations_and_give_the_same_gradients() -> None:
     lm, tokenizer = model("llama")
-    rows = EncodedText(split(["a question that is much longer than its answer"] * 8, ["no"] * 8), tokenizer, 64, "train")
+    rows = EncodedText(
+        split(["a question that is much longer than its answer"] * 8, ["no"] * 8), tokenizer, 64, "train"
+    )
     batch = CollateText(tokenizer.pad_token_id)([rows[row] for row in range(8)])
 
     def whole_batch() -> torch.Tensor:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import sys
 from pathlib import Path
 
-from rankwise.commands._shared import parse, show
+from rankwise.commands._shared import parse, show, split
+from rankwise.config import Config, folder
 from rankwise.errors import Refused
 
 HELP = """usage: rankwise suite glue [--json] [--jobs N] [--rerun] [--dry-run] [KEY=VALUE …]
@@ -43,9 +45,10 @@ def main(arguments: list[str]) -> int:
     if "--config" in rest:
         raise Refused("--config: not with a suite, which is several runs; use rankwise train --config")
     as_json = "--json" in rest
-    code = _train(suite.name, [word for word in rest if word != "--json"], quiet=as_json)
+    line = [f"experiment={suite.name}", *(word for word in rest if word != "--json")]
+    code = _train(line, quiet=as_json)
     if not any(word.split("=")[0] in _NO_RUNS for word in rest):
-        _report(suite.name, [_study(suite.name, rest)], as_json)
+        _report(suite.name, _studies(line), as_json)
     return code
 
 
@@ -57,18 +60,28 @@ def _read(name: str, rest: list[str]) -> tuple[list[Path], bool]:
     return options.read, options.json
 
 
-def _train(name: str, rest: list[str], quiet: bool) -> int:
+def _train(line: list[str], quiet: bool) -> int:
     """Run what is not finished; ``quiet`` leaves standard output to the document."""
     from rankwise.commands import train
 
     with contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext():
-        return train.main([f"experiment={name}", *rest])
+        return train.main(line)
 
 
-def _study(name: str, rest: list[str]) -> Path:
-    """Where the runs are, of the overrides that say so."""
-    given = dict(word.split("=", 1) for word in rest if "=" in word)
-    return Path(given.get("outputs", "outputs")) / given.get("study", name)
+def _studies(line: list[str]) -> list[Path]:
+    """The folders in which the runs of a command line are, composed once more."""
+    from rankwise.study.app import call_hydra
+
+    flags, overrides, _ = split(line)
+    folders: dict[Path, None] = {}
+
+    def note(configs: list[Config]) -> int:
+        folders.update(dict.fromkeys(folder(config).parent for config in configs))
+        return 0
+
+    with contextlib.redirect_stderr(io.StringIO()):  # what is said of the runs has been said
+        call_hydra([*flags, *overrides], lambda config: note([config]), note)
+    return list(folders)
 
 
 def _report(name: str, paths: list[Path], as_json: bool) -> None:

@@ -43,7 +43,7 @@ def load(
     else:
         base, tokenizer = _pretrained(model, asset, kind, outputs, attention)
         _draw_head(base, seed)
-    tokenizer.model_max_length = _positions(base) or tokenizer.model_max_length
+    tokenizer.model_max_length = _positions(base) or _computed_positions(base, tokenizer.model_max_length)
     return base, tokenizer
 
 
@@ -169,6 +169,11 @@ def _positions(base: nn.Module) -> int | None:
             first = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts on from its padding
             return module.num_embeddings - first
     return None
+
+
+def _computed_positions(base: nn.Module, said: int) -> int:
+    """Tokens that a model with computed positions was made for."""
+    return min(said, getattr(base.config, "max_position_embeddings", None) or said)
 
 
 def reason(error: Exception) -> str:

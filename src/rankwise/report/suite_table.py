@@ -26,10 +26,11 @@ def render(report: SuiteReport) -> RenderableType:
     tasks = [task for task in suite.tasks if any(task in row.tasks for row in report.rows)]
     models = len({row.model for row in report.rows}) > 1
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
-    table.add_column("arm", vertical="bottom", overflow="fold")
-    table.add_column("n", justify="right", vertical="bottom", no_wrap=True)
-    for header in [*(_header(suite, task) for task in tasks), *(_average_header(each) for each in suite.averages)]:
-        table.add_column(header, justify="right", vertical="bottom", no_wrap=True)
+    headers = ["arm", "n", *(_header(suite, task) for task in tasks), *map(_average_header, suite.averages)]
+    height = max(header.count("\n") for header in headers)
+    for number, header in enumerate(headers):
+        lowered = "\n" * (height - header.count("\n")) + header  # headers stand at the bottom, cells at the top
+        table.add_column(lowered, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
     flags = list(dict.fromkeys(flag for row in report.rows for flag in row.flags))
     for row in report.rows:
         label = f"{row.model} {row.arm.label}" if models else row.arm.label

@@ -64,7 +64,7 @@ def generate(model: nn.Module, tokenizer: Any, config: Config, settings: Numeric
             record.memory["generate"] = follow.footprint().to_dict()
         for row, answer in zip(rows, answers, strict=True):
             tokens += len(answer)
-            written[row] = _text(tokenizer, answer, wanted.stop)
+            written[row] = _text(tokenizer, answer, _stop(config))
     seconds = time.perf_counter() - began
     record.compute["generation"] = {
         "prompts": len(asked), "tokens": tokens, "seconds_s": round(seconds, 3), "tokens_per_s": tokens / seconds,
@@ -96,7 +96,8 @@ def _batch(model: Any, ids: list[list[int]], tokenizer: Any, config: Config) -> 
     device = next(model.parameters()).device
     padded = [[tokenizer.pad_token_id] * (longest - len(row)) + row for row in ids]
     mask = [[0] * (longest - len(row)) + [1] * len(row) for row in ids]
-    stop = {"stop_strings": [wanted.stop], "tokenizer": tokenizer} if wanted.stop and wanted.beams == 1 else {}
+    ends = _stop(config)
+    stop = {"stop_strings": [ends], "tokenizer": tokenizer} if ends and wanted.beams == 1 else {}
     out = model.generate(
         input_ids=torch.tensor(padded, device=device), attention_mask=torch.tensor(mask, device=device),
         max_new_tokens=wanted.max_new_tokens, num_beams=wanted.beams, length_penalty=wanted.length_penalty,
@@ -104,6 +105,14 @@ def _batch(model: Any, ids: list[list[int]], tokenizer: Any, config: Config) -> 
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **stop,
     )  # fmt: skip
     return [_until(row, tokenizer.eos_token_id) for row in out[:, longest:].tolist()]
+
+
+def _stop(config: Config) -> str | None:
+    """Where an answer ends beside the end token: ``task.generation.stop``, or the blank line behind shown examples."""
+    stop = config.task.generation.stop
+    if stop is None:
+        return "\n\n" if config.method.shots else None
+    return stop.replace("\\n", "\n")  # on a command line
 
 
 def _until(ids: list[int], end: int | None) -> list[int]:

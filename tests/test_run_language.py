@@ -1,0 +1,163 @@
+"""Whole runs of causal LMs: training, few examples, writing, forgetting, each on a tiny random model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tiny_configs import tiny
+
+from rankwise.assets import resolve
+from rankwise.check import check, check_here
+from rankwise.config import Config, run_id
+from rankwise.errors import Refused
+from rankwise.model import base
+from rankwise.run import run
+from rankwise.tasks.language import language_scores
+from rankwise.tracking.record import Record
+from rankwise.train.generate import _batch
+
+
+def language(shape: str, outputs: Path, **keys: Any) -> Config:
+    config = tiny(
+        shape, task="synthetic_lm", outputs=str(outputs), objective="val/perplexity", task__n_train=32,
+        task__n_validation=16, task__n_test=24, **keys,
+    )  # fmt: skip
+    check(config)
+    check_here(config)
+    return config
+
+
+def under(group: str, **values: Any) -> dict[str, Any]:
+    return {f"{group}__{key}": value for key, value in values.items()}
+
+
+def kept(record: Record) -> dict[str, np.ndarray]:
+    assert record.folder is not None
+    table = pq.ParquetFile(record.folder / "predictions.parquet").read()
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+@pytest.mark.parametrize(
+    ("shape", "keys"),
+    [
+        ("llama", {}), ("gpt2", {"trainer__accumulate": 2}), ("llama", {"task__packing": True}),
+        ("qwen2", {"method": "full"}), ("gpt2", {"trainer__gradient_checkpointing": True}),
+    ],
+)  # fmt: skip
+def test_a_causal_lm_trains_as_it_was_predicted(shape: str, keys: dict[str, Any], tmp_path: Path) -> None:
+    record = run(language(shape, tmp_path, **keys))
+    curve = [row["val/loss"] for row in record.metrics["curve"]]
+    assert curve[-1] < curve[0]
+    assert record.memory["train"]["peak_bytes"] == pytest.approx(
+        record.memory["train"]["predicted"]["peak_bytes"], rel=1e-3
+    )
+    assert record.memory["eval"]["peak_bytes"] == pytest.approx(
+        record.memory["eval"]["predicted"]["peak_bytes"], rel=1e-3
+    )
+    flops = record.compute["flops"]
+    assert flops["per_step_counted"] == flops["per_step"]
+    assert record.params["head"] == 0
+    test, columns = record.metrics["test"], kept(record)
+    assert language_scores(columns["score"], columns["label"], columns["bytes"])["perplexity"][
+        "value"
+    ] == pytest.approx(test["perplexity"]["value"], rel=1e-5)
+    assert record.objective == min(row["val/perplexity"] for row in record.metrics["curve"])
+
+
+def test_a_longer_run_learns_the_rule(tmp_path: Path) -> None:
+    config = language(
+        "llama",
+        tmp_path,
+        method="full",
+        trainer__max_steps=60,
+        method__lr=1e-2,
+        optim__lr=1e-2,
+        **under("task__generation", metrics=["bleu", "exact_match"], max_new_tokens=6, n=10, batch_size=4),
+    )
+    record = run(config)
+    assert record.metrics["test"]["perplexity"]["value"] < 20  # of 260 bytes
+    rows = [json.loads(line) for line in (record.folder / "generations.jsonl").read_text().splitlines()]  # type: ignore
+    assert len(rows) == record.compute["generation"]["prompts"] <= 10
+    assert record.metrics["test"]["exact_match"]["value"] == np.mean([row["text"] in row["references"] for row in rows])
+    assert record.memory["generate"]["peak_bytes"] > record.memory["generate"]["weights_bytes"] > 0
+    assert record.compute["generation"]["tokens"] <= 6 * len(rows)
+    assert record.compute["seconds"]["generate_s"] > 0
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_batch_writes_what_each_prompt_alone_would(beams: int) -> None:
+    config = tiny("llama", task="synthetic_lm", **under("task__generation", max_new_tokens=8, beams=beams, no_repeat=2))
+    lm, tokenizer = base.load(config.model, resolve(config.model), 1, 0, "eager", kind="causal_lm")
+    asked = [[5, 9, 30], [40], [7, 7, 8, 9, 60, 61]]
+    with torch.no_grad():
+        together = _batch(lm.eval(), asked, tokenizer, config)
+        alone = [_batch(lm, [ids], tokenizer, config)[0] for ids in asked]
+    assert together == alone and all(0 < len(ids) <= 8 for ids in together)
+
+
+def test_shown_examples_stand_before_every_question(tmp_path: Path) -> None:
+    none, one = (
+        run(language("llama", tmp_path, method="few_shot", method__shots=shots, task__max_length=120))
+        for shots in (0, 1)
+    )
+    assert none.params["trainable"] == one.params["trainable"] == 0
+    assert np.array_equal(kept(none)["label"], kept(one)["label"])  # what is asked is the same
+    assert not np.allclose(kept(none)["score"], kept(one)["score"])
+    assert none.run["id"] != one.run["id"] and none.objective is not None
+
+
+def test_forgetting_of_a_language_model_is_paired_over_texts(tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("text\n" + "".join(f"some other words number {i * 37}\n" for i in range(60)))
+    config = language(
+        "llama", tmp_path, method="full", method__lr=1e-2, optim__lr=1e-2,
+        **under("forgetting", name="other", path=str(tmp_path / "other.csv"), n=40),
+    )  # fmt: skip
+    found = run(config).metrics["forgetting"]
+    assert found["measure"] == "loss" and found["difference"]["n"] == 40
+    assert found["difference"]["value"] == pytest.approx(found["after"]["value"] - found["before"]["value"])
+    assert found["difference"]["se"] < found["before"]["se"] + found["after"]["se"]
+
+
+def test_forgetting_of_an_encoder_is_a_probe_and_the_order_of_cosines(tmp_path: Path) -> None:
+    rows = [f"word{i % 7} word{i % 3} {'good' if i % 2 else 'bad'} {i},{i % 2}\n" for i in range(120)]
+    (tmp_path / "other.csv").write_text("text,label\n" + "".join(rows))
+    config = tiny(
+        "bert", outputs=str(tmp_path), **under("forgetting", name="o", path=str(tmp_path / "other.csv"), n=80)
+    )
+    found = run(config).metrics["forgetting"]
+    assert found["measure"] == "probe" and found["before"]["n"] == 40
+    assert found["difference"]["value"] == pytest.approx(found["after"]["value"] - found["before"]["value"])
+    assert 0 < found["cosines"]["value"] <= 1
+
+
+def test_what_is_switched_off_leaves_the_identity_alone() -> None:
+    plain = tiny("bert")
+    assert run_id(plain) == run_id(tiny("bert", task__protocol="clean", forgetting__n=7, task__generation__beams=3))
+    assert run_id(plain) != run_id(tiny("bert", task__protocol="paper"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"method": "probe"}, "method=probe: needs labels"),
+        ({"task__generation__metrics": ["blue"]}, "task.generation.metrics=blue: .*did you mean bleu"),
+        ({"task__generation__metrics": ["json_keys"]}, "task.generation.keys: name the keys"),
+        ({"task__metric": "accuracy"}, "task.metric=accuracy"),
+        ({"method": "few_shot", "method__shots": -1}, "method.shots=-1"),
+    ],
+)
+def test_what_a_language_task_cannot_do_is_refused(keys: dict[str, Any], line: str, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=line):
+        language("llama", tmp_path, **keys)
+
+
+def test_a_prompt_without_room_to_answer_is_refused(tmp_path: Path) -> None:
+    config = language("llama", tmp_path, **under("task__generation", metrics=["bleu"], max_new_tokens=120))
+    with pytest.raises(Refused, match=r"task\.generation\.max_new_tokens=120: at most"):
+        run(config)
