@@ -70,6 +70,8 @@ def _storage(run: Run) -> str:
 
 
 def _outputs(run: Run, scorer: Scorer | None) -> str:
+    if run.config.task.kind == "causal_lm":
+        return "text: logits of the next token"
     if run.classes:
         return "classes " + ", ".join(f"{number} = {name}" for number, name in enumerate(run.classes))
     if scorer is None:
@@ -78,10 +80,11 @@ def _outputs(run: Run, scorer: Scorer | None) -> str:
 
 
 def _recipe(run: Run, name: str | None, kind: str) -> list[str]:
+    auto = "AutoModelForCausalLM" if run.config.task.kind == "causal_lm" else "AutoModelForSequenceClassification"
     if kind == "merged":
         return [
-            "from transformers import AutoModelForSequenceClassification, AutoTokenizer", "",
-            "model = AutoModelForSequenceClassification.from_pretrained(FOLDER).eval()",
+            f"from transformers import {auto}, AutoTokenizer", "",
+            f"model = {auto}.from_pretrained(FOLDER).eval()",
             "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
         ]  # fmt: skip
     options = {
@@ -89,14 +92,15 @@ def _recipe(run: Run, name: str | None, kind: str) -> list[str]:
         "int8": ", quantization_config=BitsAndBytesConfig(load_in_8bit=True)",
         "int8_torchao": ", quantization_config=TorchAoConfig(Int8WeightOnlyConfig())",
     }.get(run.config.quant.kind, _four_bits(run))  # fmt: skip
-    imports = ["AutoModelForSequenceClassification", "AutoTokenizer"]
+    imports = [auto, "AutoTokenizer"]
+    head = "" if run.config.task.kind == "causal_lm" else f", num_labels={run.outputs}"
     extra = ["import torch"] if "torch." in options else []
     extra += ["from torchao.quantization import Int8WeightOnlyConfig"] if "TorchAo" in options else []
     imports += [word for word in ("BitsAndBytesConfig", "TorchAoConfig") if word in options]
     return [
         *extra, "from peft import PeftModel", f"from transformers import {', '.join(imports)}", "",
         f"BASE = {name!r}" if name else f"BASE = ...  # {_where(run)}",
-        f"base = AutoModelForSequenceClassification.from_pretrained(BASE, num_labels={run.outputs}{options})",
+        f"base = {auto}.from_pretrained(BASE{head}{options})",
         "model = PeftModel.from_pretrained(base, FOLDER).eval()",
         "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
         "model.config.pad_token_id = tokenizer.pad_token_id",

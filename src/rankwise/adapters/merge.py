@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 from rankwise.adapters import card, files, loading, score
@@ -18,7 +17,7 @@ from rankwise.adapters.runs import Run, base_asset
 from rankwise.config import PARTIAL
 from rankwise.errors import Refused
 from rankwise.model import fused
-from rankwise.model.base import reason
+from rankwise.model.base import auto_class, reason
 from rankwise.model.methods.quiet import CANNOT
 
 TOLERANCE = 1e-5  # relative, of the logits in fp32
@@ -97,7 +96,7 @@ def _save(merged: Any, tokenizer: Any, folder: Path, run: Run, dtype: str) -> nn
         warnings.simplefilter("ignore")
         plain.save_pretrained(str(folder))
         tokenizer.save_pretrained(str(folder))
-        again: nn.Module = AutoModelForSequenceClassification.from_pretrained(
+        again: nn.Module = auto_class(run.config.task.kind, plain.config).from_pretrained(
             str(folder), dtype=DTYPES[dtype], trust_remote_code=False, use_safetensors=True,
             attn_implementation=loading.attention(run),
         )  # fmt: skip

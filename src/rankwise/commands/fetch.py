@@ -29,6 +29,11 @@ def main(arguments: list[str]) -> int:
 
                 gguf.unpack(file)
             print(f"{source.name}: {asset.path or asset.source}")
+        if config.forgetting.name != "none":
+            from rankwise.train.forget import as_task
+
+            asset = assets.resolve(as_task(config.forgetting, config.task))
+            print(f"{config.forgetting.name}: {asset.path or asset.source}")
         return 0
 
     return call_hydra([*options.overrides, "hydra.mode=RUN"], fetch)

@@ -48,7 +48,7 @@ class Questions:
         asked = config.forgetting
         if asked.name == "none":
             return None
-        task = _task(asked, config.task)
+        task = as_task(asked, config.task)
         try:
             rows = data.load(task, assets.resolve(task, progress=False), 0)
         except Refused as refused:
@@ -104,7 +104,7 @@ class Questions:
         return np.asarray(prediction == labels[half:])
 
 
-def _task(asked: Forgetting, task: Task) -> Task:
+def as_task(asked: Forgetting, task: Task) -> Task:
     """The texts as a task of the run's kind, with all but a fifth of them as its test rows."""
     kind = "causal_lm" if task.kind == "causal_lm" else "classification"
     keys = {key: getattr(asked, key) for key in _SHARED}
