@@ -16,6 +16,7 @@ test: fetch
 
 fetch: $(STAMP)
 	$(BIN)/rankwise fetch
+	$(BIN)/rankwise fetch model=smollm2_instruct task=define_words
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ COMMANDS = {
     "suite": "train and report the tasks of a benchmark together, as GLUE",
     "report": "compare finished runs: table, CSV, Markdown, JSON, HTML",
     "dashboard": "make a W&B report and workspace of a study, or show the same offline",
+    "analyze": "what finished runs learned: directions, ranks, amplification, intruders, truncation",
     "adapter": "merge, export, swap, combine, shrink or compare the adapters of finished runs",
     "fetch": "download the model and data that a config names",
     "doctor": "what this machine can do, and what is missing for the rest",

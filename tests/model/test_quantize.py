@@ -23,10 +23,10 @@ from rankwise.measure.ledger import quant_states
 from rankwise.measure.parameters import count
 from rankwise.model import base
 from rankwise.model.adapt import adapt
+from rankwise.model.numerics import Numerics
 from rankwise.model.quantize import PlannedLinear, dequantize, quantize, store
 from rankwise.model.targets import block_linears
 from rankwise.run import run
-from rankwise.model.numerics import Numerics
 
 Tiny = Callable[..., Config]
 FEW_BITS = ("int8", "int8_torchao", "nf4", "nf4_double", "fp4", "fp4_double")

@@ -12,6 +12,9 @@ from rankwise.cli import main
 from rankwise.errors import Refused
 from rankwise.report import suites
 from rankwise.report.suite_table import render
+from rankwise.run import run
+from rankwise.study import sweep
+from rankwise.study.app import call_hydra
 
 GLUE = suites.SUITES["glue"]
 SCORES = {
@@ -96,14 +99,14 @@ def test_mnli_without_its_two_parts_counts_for_the_average_that_pools_them_only(
     assert row.averages["lora"].mean == pytest.approx(LORA) and row.missing["glue"] == ["mnli"]
 
 
-def test_arms_and_protocols_are_rows_of_their_own_in_reading_order(tmp_path):
+def test_arms_models_and_protocols_are_rows_of_their_own_in_reading_order(tmp_path):
     write_glue(tmp_path, rank=16)
     write_glue(tmp_path)
     write_glue(tmp_path, method="full", rank=None, lr=2e-5)
     write_glue(tmp_path, task__protocol="paper")
-    rows = read(tmp_path).rows
-    assert [(row.arm.label, row.arm.optimistic) for row in rows] == [
-        ("lora r=8", False), ("lora r=16", False), ("full", False), ("lora r=8", True),
+    write_glue(tmp_path, model__name="zebra")
+    assert [row.label for row in read(tmp_path).rows] == [
+        "minilm lora r=8", "minilm lora r=16", "minilm full", "minilm lora r=8 (paper)", "zebra lora r=8",
     ]  # fmt: skip
 
 
@@ -184,3 +187,52 @@ def test_runs_of_no_task_of_the_suite_are_refused(tmp_path):
 def test_a_line_that_cannot_be_meant_is_refused(line, said, capsys):
     assert main(line.split()) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_experiment_is_the_nine_tasks_each_by_its_official_metric():
+    seen = []
+    assert call_hydra(["experiment=glue"], lambda config: 1, lambda configs: seen.extend(configs) or 0) == 0
+    tasks = {config.task.subset: config.task for config in seen}
+    assert list(tasks) == list(GLUE.tasks) and {config.study for config in seen} == {"glue"}
+    for name, (title, metrics) in GLUE.tasks.items():
+        assert tasks[name].name == title
+        assert tasks[name].metric in {*metrics, "accuracy"}
+
+
+def test_the_command_trains_what_is_left_and_reports_it_from_where_it_landed(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "glue"
+    for name, rows in (("CoLA", ["x\t{label}\t*\ta sentence of number {i}"]), ("RTE", ["{i}\tit {i}\tis {i}\t{name}"])):
+        (folder / name).mkdir(parents=True)
+        for part, size in (("train", 60), ("dev", 20)):
+            lines = ["index\tsentence1\tsentence2\tlabel"] if name == "RTE" else []
+            for i in range(size):
+                label = ["entailment", "not_entailment"][i % 2]
+                lines.append(rows[0].format(i=100 * len(part) + i, label=i % 2, name=label))
+            (folder / name / f"{part}.tsv").write_text("\n".join([*lines, ""]))
+    monkeypatch.chdir(tmp_path)
+    trained = []
+
+    def here(configs, jobs):  # in this process, which has torch already
+        trained.extend(run(config) for config in configs)
+        return 0
+
+    monkeypatch.setattr(sweep, "_launch_here", here)
+    line = ["suite", "glue", "--json", "debug=fast", "task=glue/cola,glue/rte", f"task.path={folder}", "method=tfidf"]
+    for _ in range(2):
+        assert main([*line, "task.validation_share=0.2"]) == 0
+        document = json.loads(capsys.readouterr().out)
+    assert len(trained) == 2
+    (arm,) = document["arms"]
+    by_task = {record.config["task"]["subset"]: record.metrics["test"] for record in trained}
+    assert arm["method"] == "tfidf" and set(arm["tasks"]) == {"cola", "rte"}
+    assert arm["tasks"]["rte"]["accuracy"]["mean"] == by_task["rte"]["accuracy"]["value"]
+    assert arm["tasks"]["cola"]["matthews"]["mean"] == by_task["cola"]["matthews"]["value"]
+    assert arm["averages"]["missing"] == ["sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "wnli"]
+
+
+def test_asking_what_would_run_reports_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["suite", "glue", "--dry-run", "debug=fast", "method=tfidf", "task=glue/cola,glue/rte"]) == 0
+    out = capsys.readouterr().out
+    assert "tfidf" in out and "average" not in out
+    assert list(tmp_path.iterdir()) == []

@@ -24,7 +24,6 @@ def render(report: SuiteReport) -> RenderableType:
     """The table and its notes. A task with two metrics has two lines; one that no arm has, no column."""
     suite = report.suite
     tasks = [task for task in suite.tasks if any(task in row.tasks for row in report.rows)]
-    models = len({row.model for row in report.rows}) > 1
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
     headers = ["arm", "n", *(_header(suite, task) for task in tasks), *map(_average_header, suite.averages)]
     height = max(header.count("\n") for header in headers)
@@ -33,11 +32,10 @@ def render(report: SuiteReport) -> RenderableType:
         table.add_column(lowered, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
     flags = list(dict.fromkeys(flag for row in report.rows for flag in row.flags))
     for row in report.rows:
-        label = f"{row.model} {row.arm.label}" if models else row.arm.label
         marks = "".join(f" [{flags.index(flag) + 1}]" for flag in row.flags)
         cells = ["\n".join(_cell(_score(row, task, m)) for m in suite.tasks[task][1]) for task in tasks]
         cells += [_cell(row.averages[average.name]) for average in suite.averages]
-        table.add_row(Text(label + marks), "–".join(map(str, _ends(row.seeds))), *cells)
+        table.add_row(Text(row.label + marks), "–".join(map(str, _ends(row.seeds))), *cells)
     notes = [f"[{n}] {flag}" for n, flag in enumerate(flags, 1)] + _absent(report) + report.notes
     title = Text(f"{suite.name.upper()}, test scores × 100", style="bold")
     return Group(title, Padding(table, (1, 0)), *map(Text, notes), Text(_meaning(report), style="dim"))
@@ -74,7 +72,7 @@ def _absent(report: SuiteReport) -> list[str]:
         lacking: dict[str, list[str]] = defaultdict(list)
         for row in report.rows:
             if missing := row.missing[average.name]:
-                lacking[", ".join(report.suite.tasks[task][0] for task in missing)].append(row.arm.label)
+                lacking[", ".join(report.suite.tasks[task][0] for task in missing)].append(row.label)
         said += [f"{average.title}: missing {tasks} ({', '.join(arms)})" for tasks, arms in lacking.items()]
     return said
 

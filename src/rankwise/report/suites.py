@@ -68,6 +68,7 @@ class Row:
     arm: Arm  # of the first task: method and settings
     model: str
     tasks: dict[str, Arm]
+    label: str = ""  # the arm's, with model and protocol where a table has several
     averages: dict[str, Interval | None] = field(default_factory=dict)
     missing: dict[str, list[str]] = field(default_factory=dict)  # by average
     flags: list[str] = field(default_factory=list)
@@ -112,7 +113,11 @@ def build(paths: list[Path], suite: Suite) -> SuiteReport:
     for (model, *_), runs in sorted(together.items()):
         rows += _rows(suite, model, runs, notes)
     arms_of.give_names([row.arm for row in rows])
+    several_models = len({row.model for row in rows}) > 1
+    several_protocols = len({row.arm.optimistic for row in rows}) > 1
     for row in rows:
+        model = f"{row.model} " if several_models else ""
+        row.label = f"{model}{row.arm.label}{' (paper)' if several_protocols and row.arm.optimistic else ''}"
         _average(suite, row)
         row.flags = _flags(row)
     return SuiteReport(suite, rows, notes)
@@ -225,7 +230,7 @@ def _entry(suite: Suite, row: Row) -> dict[str, Any]:
     averages = {name: found and vars(found) for name, found in row.averages.items()}
     settings = row.arm.settings
     return {
-        "label": row.arm.label, "model": row.model, "protocol": "paper" if row.arm.optimistic else "clean",
+        "label": row.label, "model": row.model, "protocol": "paper" if row.arm.optimistic else "clean",
         "method": row.arm.method, "rank": row.arm.rank, "alpha": settings.get("alpha"),
         "targets": settings.get("targets"), "quant": settings.get("quant"),
         "lr": {task: arm.lr for task, arm in row.tasks.items()}, "tasks": scores,

@@ -1,0 +1,67 @@
+"""One analysis as a JSON document: which, of what, with which options, and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rankwise.adapters.runs import Run, open_adapter
+from rankwise.analysis import amplified, intruding, layers, spectrum, subspaces, truncation
+from rankwise.analysis.weights import Changed, labels, opened, together
+from rankwise.errors import Refused, did_you_mean
+from rankwise.tracking.record import finite, now
+
+WHAT = {
+    "subspaces": "do two ranks or seeds learn the same directions, and are they those of W?",
+    "amplification": "does the update amplify what W has, or what it lacks?",
+    "spectrum": "what is the intrinsic rank of the update?",
+    "intruders": "has the tuned model leading directions that the base had not?",
+    "truncation": "how good is one adapter cut to lower ranks, beside those trained at them?",
+    "layers": "in which blocks and layers is the update, and of what rank?",
+}
+_SIDED = {"subspaces": "right", "intruders": "left"}  # and the side that their papers take
+_OF_CHANGED: dict[str, Callable[..., dict[str, Any]]] = {
+    "subspaces": subspaces.analyse, "amplification": amplified.analyse, "spectrum": spectrum.analyse,
+    "intruders": intruding.analyse, "layers": layers.analyse,
+}  # fmt: skip
+
+
+def analyze(
+    name: str, folders: list[Path], layer: int | None = None, module: str | None = None,
+    side: str | None = None, of: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The document of one analysis of finished runs; options that an analysis has no use for are refused."""
+    if name not in WHAT:
+        raise Refused(f"analyze {name}: no such analysis; one of {', '.join(WHAT)}{did_you_mean(name, WHAT)}")
+    _refuse_idle(name, layer, module, side, of)
+    options: dict[str, Any] = {"side": side or _SIDED[name]} if name in _SIDED else {}
+    if name == "subspaces":
+        options["of"] = of or subspaces.OF[0]
+    if name == "truncation":
+        runs = [open_adapter(folder) for folder in folders]
+        found = truncation.analyse(runs)
+    else:
+        runs = [opened(folder) for folder in folders]
+        changed: list[Changed] = together(runs, layer, module)
+        found = _OF_CHANGED[name](changed, **options)
+    head = {
+        "analysis": name, "question": WHAT[name], "made": now(), "layer": layer, "module": module,
+        "base": runs[0].config.model.name, "runs": [_run(*each) for each in zip(runs, labels(runs), strict=True)],
+    }  # fmt: skip
+    document: dict[str, Any] = finite(head | found)
+    return document
+
+
+def _run(run: Run, label: str) -> dict[str, Any]:
+    return {"id": run.record.run["id"], "name": run.name, "label": label, "study": run.record.run["study"],
+            "method": run.config.method.name, "seed": run.config.seed, "task": run.config.task.name}  # fmt: skip
+
+
+def _refuse_idle(name: str, layer: int | None, module: str | None, side: str | None, of: str | None) -> None:
+    if side and name not in _SIDED:
+        raise Refused(f"--side {side}: with {' and '.join(_SIDED)} only; {name} has both sides or none")
+    if of and name != "subspaces":
+        raise Refused(f"--of {of}: with subspaces only; {name} is of ΔW")
+    if name == "truncation" and (layer is not None or module is not None):
+        raise Refused("--layer, --module: not with truncation, which cuts the whole adapter")

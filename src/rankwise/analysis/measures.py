@@ -1,0 +1,150 @@
+"""The linear algebra of what an update is: directions and their overlap, effective ranks, amplification, intruders.
+
+Pure functions of matrices, in fp64. ΔW (out, in) comes as a ``Delta``: LoRA's factors are never multiplied out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from rankwise.adapters.factors import Delta, rank_for_energy
+
+SIDES = ("right", "left")
+EPSILONS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+TOP = 10  # singular vectors that are asked whether they intrude
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """Singular values ``s`` (k,), descending and not zero, with left ``u`` (out, k) and right ``v`` (in, k) vectors."""
+
+    u: torch.Tensor
+    s: torch.Tensor
+    v: torch.Tensor
+
+    def side(self, side: str) -> torch.Tensor:
+        """The vectors of the input side (``right``) or of the output side (``left``)."""
+        return self.v if side == "right" else self.u
+
+
+def decomposed(delta: Delta | torch.Tensor) -> Decomposed:
+    """The SVD without the directions of singular values that are zero: those are anybody's.
+
+    B = Q_b R_b and Aᵀ = Q_a R_a give B·A = Q_b (R_b R_aᵀ) Q_aᵀ, so that LoRA's costs an SVD of r × r.
+    """
+    if isinstance(delta, torch.Tensor):
+        delta = Delta(delta.double(), None)
+    if delta.a is None:
+        u, s, vt = torch.linalg.svd(delta.b.double(), full_matrices=False)
+        v = vt.T
+    else:
+        (q_b, r_b), (q_a, r_a) = torch.linalg.qr(delta.b), torch.linalg.qr(delta.a.T)
+        u, s, vt = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
+        u, v = q_b @ u, q_a @ vt.T
+    some = int((s > s[0] * max(delta.sides) * torch.finfo(s.dtype).eps).sum())
+    return Decomposed(u[:, :some], s[:some], v[:, :some])
+
+
+def similarity(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """φ(i, j) = ‖U₁ᵢᵀ U₂ⱼ‖²_F / min(i, j), at [i−1, j−1] (Hu et al. 2021, equation 4).
+
+    ``one`` (d, k₁) and ``other`` (d, k₂) have orthonormal columns, the most important first; Uᵢ are the first i. It is
+    1 where the smaller of the two subspaces lies in the larger one, and 0 where they are orthogonal.
+    """
+    products = (one.T @ other) ** 2
+    i, j = (torch.arange(1, size + 1, dtype=products.dtype) for size in products.shape)
+    return products.cumsum(0).cumsum(1) / torch.minimum(i[:, None], j[None, :])
+
+
+def expected_similarity(i: int, j: int, d: float) -> float:
+    """E φ of random subspaces, as those of Gaussian matrices: i·j/d over min(i, j), which is max(i, j)/d."""
+    return max(i, j) / d
+
+
+def effective_rank(values: torch.Tensor) -> float:
+    """exp(−Σ pᵢ ln pᵢ) with pᵢ = σᵢ/Σσ (Roy and Vetterli 2007, definition 1); 0 of a matrix of zeros."""
+    total = float(values.sum())
+    if total == 0:
+        return 0.0
+    return math.exp(float(torch.special.entr(values.double() / total).sum()))
+
+
+def stable_rank(values: torch.Tensor) -> float:
+    """‖W‖²_F / ‖W‖²₂ = Σσ²/σ₁² (Rudelson and Vershynin 2007, §1); 0 of a matrix of zeros."""
+    squares = values.double() ** 2
+    return float(squares.sum() / squares.max()) if float(values.sum()) else 0.0
+
+
+def energy_rank(values: torch.Tensor, share: float = 0.9) -> int:
+    """The fewest leading directions with this share of Σσ², the variance of Biderman et al. 2024; 0 of zeros."""
+    return rank_for_energy(values, share) if float(values.sum()) else 0
+
+
+@dataclass(frozen=True)
+class Amplification:
+    """How much of W lies in the directions of ΔW, in Frobenius norms.
+
+    ``update`` is ‖ΔW‖ of the top ``rank`` directions; ``by_update``, ``by_base`` and ``by_chance`` are ‖UᵀWV‖ for the
+    top singular vectors of ΔW, for those of W, and for random ones.
+    """
+
+    rank: int
+    base: float
+    update: float
+    by_update: float
+    by_base: float
+    by_chance: float
+
+    @property
+    def factor(self) -> float:
+        """‖ΔW‖ / ‖UᵀWV‖: how much ΔW amplifies what W has in these directions."""
+        return self.update / self.by_update if self.by_update else math.nan
+
+    @property
+    def factor_by_base(self) -> float:
+        """The same in W's own top directions."""
+        return self.update / self.by_base if self.by_base else math.nan
+
+    @property
+    def factor_by_chance(self) -> float:
+        """The same in random directions: what a ΔW that knows nothing of W would have."""
+        return self.update / self.by_chance if self.by_chance else math.nan
+
+
+def amplification(base: torch.Tensor, delta: Delta | torch.Tensor, rank: int | None = None) -> Amplification:
+    """‖UᵀWV‖_F in the top ``rank`` directions of ΔW, of W and of chance (Hu et al. 2021, §7.3 and Table 7).
+
+    U and V of W itself give √(σ₁² + … + σᵣ²). Random subspaces give r·‖W‖_F/√(m·n) in the root mean square, for which
+    the paper draws one matrix.
+    """
+    weight, top = base.double(), decomposed(delta)
+    rank = min(rank or len(top.s), len(top.s))
+    own = torch.linalg.svdvals(weight)
+    norm = float(torch.linalg.vector_norm(weight))
+    return Amplification(
+        rank, norm, float(torch.linalg.vector_norm(top.s[:rank])),
+        float(torch.linalg.vector_norm(top.u[:, :rank].T @ weight @ top.v[:, :rank])),
+        float(torch.linalg.vector_norm(own[:rank])), rank * norm / math.sqrt(weight.numel()),
+    )  # fmt: skip
+
+
+def nearest_cosines(tuned: torch.Tensor, base: torch.Tensor, side: str = "left", top: int = TOP) -> torch.Tensor:
+    """max_i |cos(y_j, x_i)| of the ``top`` singular vectors y_j of the tuned matrix over all x_i of the base's."""
+    y = decomposed(tuned).side(side)[:, :top]
+    return (decomposed(base).side(side).T @ y).abs().amax(0)
+
+
+def intruders(
+    tuned: torch.Tensor, base: torch.Tensor, epsilons: Iterable[float] = EPSILONS, side: str = "left", top: int = TOP
+) -> dict[float, int]:
+    """Intruder dimensions by ε: top singular vectors of the tuned matrix like none of the base's, max_i cos < ε.
+
+    Shuttleworth et al. 2024 (arXiv 2410.21228), definition and algorithm 1, with k = ``top``. The sign of a singular
+    vector is free, so that |cos| is meant.
+    """
+    nearest = nearest_cosines(tuned, base, side, top)
+    return {epsilon: int((nearest < epsilon).sum()) for epsilon in epsilons}

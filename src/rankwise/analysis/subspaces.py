@@ -1,0 +1,112 @@
+"""Do two runs learn the same directions? φ between ranks and seeds, and against W (Hu et al. 2021, §7.2 and §H.4)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from rankwise.adapters.factors import Delta
+from rankwise.analysis import starts
+from rankwise.analysis.measures import decomposed, expected_similarity, similarity
+from rankwise.analysis.weights import Changed, labels
+from rankwise.errors import Refused
+
+OF = ("delta", "A")
+MOST = 64  # directions of a matrix that has more, as of full fine-tuning and of W
+BASE = "W"
+
+Directions = dict[str, torch.Tensor]  # (d, k) by layer, orthonormal columns, the most important first
+
+
+def analyse(changed: Sequence[Changed], side: str = "right", of: str = "delta") -> dict[str, Any]:
+    """φ(i, j) of every pair of runs, and of every run against W, the mean over the layers.
+
+    ``of`` is ΔW or LoRA's A alone; ``side`` right is that of the inputs (in), left that of the outputs (out). Each φ
+    stands beside what random subspaces have, max(i, j)/d, and beside that of the factors before training: of A on
+    the right, of B on the left. Raises Refused for A of a run that has none, and for its left side.
+    """
+    runs, names = [each.run for each in changed], list(changed[0].modules)
+    if of == "A" and side == "left":
+        raise Refused("--side left: of ΔW only; the left directions of A lie in the r dimensions of each run alone")
+    updates = [_update(each, side, of) for each in changed]
+    before = [_start(each, side) for each in changed]
+    base = {name: decomposed(w.base).side(side)[:, :MOST] for name, w in changed[0].modules.items()}
+    shown = labels(runs)
+    pairs = [
+        _pair((shown[i], shown[j]), updates[i], updates[j], before[i], before[j])
+        for i, j in itertools.combinations(range(len(runs)), 2)
+    ]
+    pairs += [_pair((shown[i], BASE), updates[i], base, before[i], base) for i in range(len(runs))]
+    unknown = {shown[i]: why for i, why in enumerate(before) if isinstance(why, str)}
+    return {"side": side, "of": of, "modules": names, "start_unknown": unknown, "pairs": pairs}
+
+
+def directions(delta: Delta | torch.Tensor, side: str) -> torch.Tensor:
+    """The singular vectors (d, k) of one side, at most ``MOST``."""
+    return decomposed(delta).side(side)[:, :MOST]
+
+
+def _update(changed: Changed, side: str, of: str) -> Directions:
+    if of == "delta":
+        return {name: directions(weights.delta, side) for name, weights in changed.modules.items()}
+    trained = starts.trained(changed.run)
+    if missing := changed.modules.keys() - trained.keys():
+        raise Refused(f"{changed.run.folder}: has no A in {min(missing)}; --of A needs runs of LoRA")
+    return {name: _of_factor(trained[name], side) for name in changed.modules}
+
+
+def _start(changed: Changed, side: str) -> Directions | str:
+    drawn = starts.drawn(changed.run)
+    if isinstance(drawn, str):
+        return drawn
+    found = {name: _of_factor(drawn[name], side) for name in changed.modules}
+    if not all(each.shape[1] for each in found.values()):
+        return f"{'A' if side == 'right' else 'B'} starts at zero"
+    return found
+
+
+def _of_factor(delta: Delta, side: str) -> torch.Tensor:
+    """Directions of A's rows (in) or of B's columns (out)."""
+    assert delta.a is not None
+    return directions(delta.a, "right") if side == "right" else directions(delta.b, "left")
+
+
+def _pair(
+    who: tuple[str, str], one: Directions, other: Directions, one_start: Directions | str, other_start: Directions | str
+) -> dict[str, Any]:
+    trained = {name: similarity(one[name], other[name]) for name in one}
+    k1, k2 = (min(phi.shape[side] for phi in trained.values()) for side in (0, 1))
+    d = len(one) / sum(1 / len(each) for each in one.values())  # so that max(i, j)/d is the mean over layers
+    known = not isinstance(one_start, str) and not isinstance(other_start, str)
+    start = {n: similarity(one_start[n], other_start[n]) for n in one} if known else None  # type: ignore[index]
+    return {
+        "pair": list(who), "directions": [k1, k2], "d": d,
+        "phi": _grid(trained, k1, k2), "start": _grid(start, k1, k2) if start else None,
+        "points": [_point(i, j, trained, start, d) for i, j in _points(k1, k2)],
+    }  # fmt: skip
+
+
+def _points(k1: int, k2: int) -> list[tuple[int, int]]:
+    """The top direction, powers of two on the diagonal, and all of both."""
+    diagonal = [2**n for n in range(min(k1, k2).bit_length())]
+    return list(dict.fromkeys([*((i, i) for i in diagonal), (k1, k2)]))
+
+
+def _point(
+    i: int, j: int, trained: dict[str, torch.Tensor], start: dict[str, torch.Tensor] | None, d: float
+) -> dict[str, Any]:
+    by_layer = {name: float(phi[i - 1, j - 1]) for name, phi in trained.items()}
+    phi, expected = sum(by_layer.values()) / len(by_layer), expected_similarity(i, j, d)
+    at_start = [float(each[i - 1, j - 1]) for each in start.values()] if start else None
+    return {
+        "i": i, "j": j, "phi": phi, "expected": expected, "excess": phi - expected,
+        "start": sum(at_start) / len(at_start) if at_start else None, "by_module": by_layer,
+    }  # fmt: skip
+
+
+def _grid(phis: dict[str, torch.Tensor], k1: int, k2: int) -> list[list[float]]:
+    mean = torch.stack([phi[:k1, :k2] for phi in phis.values()]).mean(0)
+    return [[round(value, 4) for value in row] for row in mean.tolist()]

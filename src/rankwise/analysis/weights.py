@@ -1,0 +1,186 @@
+"""From run folders to what was changed: W₀ and ΔW of each linear layer, the same layers for every run."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from rankwise.adapters import diff, factors, loading
+from rankwise.adapters.factors import Delta
+from rankwise.adapters.runs import Run, open_run, same_base
+from rankwise.config import ADAPTERS, BASELINES
+from rankwise.errors import Refused
+from rankwise.model.fused import FUSED, PARTS
+from rankwise.model.targets import block_linears, role
+
+_LAYER = re.compile(r"\.(\d+)\.(?P<module>.+)$")
+_OPTIONS = "give runs of method=lora, or of method=full with trainer.save_full=true"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A linear layer of one run: ``base`` is W₀ (out, in) in fp32, as the run's storage stood for it.
+
+    ``delta`` is ΔW in fp64, of LoRA as its factors with the scale in B; ``scale`` is that scale, None where ΔW is dense.
+    """
+
+    base: torch.Tensor
+    delta: Delta
+    scale: float | None
+
+    @property
+    def rank(self) -> int | None:
+        """Of LoRA's factors; None where ΔW is dense."""
+        return None if self.delta.a is None else self.delta.b.shape[1]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A run and the layers that are looked at, by name."""
+
+    run: Run
+    modules: dict[str, Weights]
+
+    @property
+    def rank(self) -> int | None:
+        """The largest rank of its factors; None of full fine-tuning."""
+        return max((weights.rank for weights in self.modules.values() if weights.rank), default=None)
+
+
+def load(folder: Path) -> dict[str, Weights]:
+    """Every layer that a finished run has changed. Raises Refused for a run that has changed none."""
+    return together([opened(folder)])[0].modules
+
+
+def opened(folder: Path) -> Run:
+    """A finished run with a ΔW. Raises Refused for a baseline, a method without ΔW and weights that were not kept."""
+    run = open_run(folder)
+    name = run.config.method.name
+    if name == "full" and not (run.adapter / "model.safetensors").is_file():
+        raise Refused(f"{folder}: kept no weights; run it again with trainer.save_full=true rerun=true")
+    if why := diff.why_none(run):
+        what = "nothing to analyze" if name in BASELINES else "no ΔW"
+        raise Refused(f"{folder}: {what}, as {why}; {_OPTIONS}")
+    return run
+
+
+def together(runs: list[Run], layer: int | None = None, module: str | None = None) -> list[Changed]:
+    """The layers that every run has changed, of one block or of one kind where asked.
+
+    Raises Refused for runs on different bases, and where nothing is left.
+    """
+    same_base(runs)
+    deltas = [_deltas(run) for run in runs]
+    if not all(deltas):
+        raise Refused(f"{runs[[not each for each in deltas].index(True)].folder}: its ΔW is zero everywhere")
+    deltas = [_in_parts(each, {name for other in deltas for name in other}) for each in deltas]
+    shared = [name for name in deltas[0] if all(name in each for each in deltas)]
+    if not shared:
+        raise Refused(f"{runs[-1].folder}: has no adapted layer in common with {runs[0].name}")
+    names = _chosen(shared, layer, module)
+    for run, each in zip(runs, deltas, strict=True):
+        for name in names:
+            if each[name].sides != deltas[0][name].sides:
+                ours, theirs = (" × ".join(map(str, d[name].sides)) for d in (each, deltas[0]))
+                raise Refused(
+                    f"{run.folder}: {name} is {ours}, that of {runs[0].name} is {theirs}; give runs on one base"
+                )
+    base = _base(runs[0], names)
+    scales = [_scales(run) for run in runs]
+    return [
+        Changed(run, {name: Weights(base[name], each[name], scale.get(name)) for name in names})
+        for run, each, scale in zip(runs, deltas, scales, strict=True)
+    ]
+
+
+def place(name: str) -> tuple[int, str]:
+    """The block of a layer and its name there: q, k, v, qkv, o, or of an MLP as it is, such as ``up_proj``."""
+    match = _LAYER.search(name)
+    assert match is not None
+    kind = role(name)
+    return int(match[1]), kind if kind and kind != "mlp" else match["module"]
+
+
+def labels(runs: list[Run]) -> list[str]:
+    """Short names that tell the runs apart: ``lora r=8``, with the seed or the folder where these do not."""
+    short = [_label(run) for run in runs]
+    if len(set(short)) < len(short):
+        short = [f"{text} seed {run.config.seed}" for text, run in zip(short, runs, strict=True)]
+    return short if len(set(short)) == len(short) else [run.name for run in runs]
+
+
+def _label(run: Run) -> str:
+    rank = run.record.lora.get("rank")
+    return f"{run.config.method.name} r={rank}" if rank else run.config.method.name
+
+
+def _is_plain(run: Run) -> bool:
+    return run.config.method.name in ADAPTERS and factors.why_not_plain(loading.adapter_config(run.adapter)) is None
+
+
+def _deltas(run: Run) -> dict[str, Delta]:
+    """What is not zero everywhere."""
+    if _is_plain(run):
+        loading.check(run, run.adapter)
+    return {name: delta for name, delta in diff.deltas(run).items() if delta.dot(delta) > 0}
+
+
+def _scales(run: Run) -> dict[str, float]:
+    """α/r or α/√r of each adapted layer, as the run recorded it; nothing where ΔW is dense."""
+    lora = run.record.lora
+    if not _is_plain(run):
+        return {}
+    return dict(lora.get("scales") or {name: float(lora["scale"]) for name in lora["ranks"]})
+
+
+def _in_parts(deltas: dict[str, Delta], wanted: set[str]) -> dict[str, Delta]:
+    """A dense ΔW of GPT-2's fused query, key and value as three, where another run has adapted them one by one."""
+    found: dict[str, Delta] = {}
+    for name, delta in deltas.items():
+        parts = [f"{name}.{part}" for part in PARTS]
+        if name.split(".")[-1] == FUSED and delta.a is None and not wanted.isdisjoint(parts):
+            rows = delta.b.chunk(len(PARTS))
+            found |= {part: Delta(row, None) for part, row in zip(parts, rows, strict=True)}
+        else:
+            found[name] = delta
+    return found
+
+
+def _chosen(names: list[str], layer: int | None, module: str | None) -> list[str]:
+    layers = sorted({place(name)[0] for name in names})
+    kinds = sorted({place(name)[1] for name in names})
+    if layer is not None and layer not in layers:
+        raise Refused(f"--layer {layer}: one of {', '.join(map(str, layers))}, the blocks that all runs have adapted")
+    if module is not None and module not in kinds:
+        ends = [kind for kind in kinds if kind.endswith(f".{module}")]
+        if len(ends) != 1:
+            raise Refused(f"--module {module}: one of {', '.join(kinds)}, the layers that all runs have adapted")
+        module = ends[0]
+    chosen = [n for n in names if layer in (None, place(n)[0]) and module in (None, place(n)[1])]
+    if not chosen:
+        raise Refused(f"--layer {layer} --module {module}: no run has adapted this layer of this block")
+    return sorted(chosen, key=place)
+
+
+def _base(run: Run, names: list[str]) -> dict[str, torch.Tensor]:
+    lm, _ = loading.dense_base(run)
+    layers = dict(block_linears(lm))
+    found = {}
+    for name in names:
+        parent, _, part = name.rpartition(".")
+        if name in layers:
+            found[name] = dense(layers[name])
+        else:  # a part of what the base has in one
+            found[name] = dense(layers[parent]).chunk(len(PARTS))[PARTS.index(part)].clone()
+    return found
+
+
+def dense(layer: nn.Module) -> torch.Tensor:
+    """The weight of a linear layer as (out, in); GPT-2's lie the other way round."""
+    weight = layer.get_parameter("weight").detach()
+    return weight.T if isinstance(layer, Conv1D) else weight

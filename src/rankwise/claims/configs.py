@@ -1,0 +1,73 @@
+"""From a few words in a claim (model, targets, rank) to a config, and from that to what ``rankwise plan`` says of it."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+from rankwise.config import Config, Model
+from rankwise.plan.estimate import Question, Row, plan
+from rankwise.plan.hardware import Hardware
+from rankwise.study.compose import composed
+
+Spec = dict[str, Any]
+
+# Shapes that no option of the group "model" has without its weights: exact claims need nothing but the shape.
+SHAPES: dict[str, dict[str, Any]] = {
+    "minilm": {  # 22.7M parameters (Wang et al. 2020), the shape of model=minilm
+        "model_type": "bert", "vocab_size": 30522, "hidden_size": 384, "num_hidden_layers": 6,
+        "num_attention_heads": 12, "intermediate_size": 1536, "max_position_embeddings": 512, "type_vocab_size": 2,
+    },
+    "deberta_xxl": {  # 1.5B parameters (He et al. 2021)
+        "model_type": "deberta-v2", "vocab_size": 128100, "hidden_size": 1536, "num_hidden_layers": 48,
+        "num_attention_heads": 24, "intermediate_size": 6144, "max_position_embeddings": 512, "type_vocab_size": 0,
+        "relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"],
+        "share_att_key": True, "norm_rel_ebd": "layer_norm", "position_buckets": 256, "attention_head_size": 64,
+    },
+}  # fmt: skip
+ENCODERS = (*SHAPES, "roberta_base", "roberta_large", "bert_base", "tiny_bert")
+
+_GROUPS = ("model", "task", "method", "targets", "quant")
+_GPU = Hardware.named("a100-80gb")  # whose attention keeps no matrix of scores, and which has bf16
+
+
+def config_of(spec: Spec) -> Config:
+    """A checked config. Keys are groups (``model``, ``targets``), keys of the method (``rank``) or dotted.
+
+    Without a task, an encoder classifies and any other model predicts tokens; nothing is fetched for either.
+    """
+    spec = {"task": "synthetic" if spec.get("model") in ENCODERS else "next_token"} | spec
+    shape = SHAPES.get(spec["model"])
+    if shape:
+        spec = spec | {"model": "tiny_bert"}
+    config = composed([f"{_key(key)}={_text(value)}" for key, value in spec.items()])
+    if shape:
+        config.model = Model(str(shape["model_type"]), shape=dict(shape))
+    return config
+
+
+def counted(spec: Spec) -> Row:
+    """The plan's parameters and storage of a config."""
+    return _planned(json.dumps(spec, sort_keys=True), True)
+
+
+def planned(spec: Spec) -> Row:
+    """The whole plan of a config, on a GPU: parameters, memory of a step by part, operations."""
+    return _planned(json.dumps(spec, sort_keys=True), False)
+
+
+@functools.cache
+def _planned(spec: str, only_parameters: bool) -> Row:
+    """Claims share settings, and a plan of a large model takes seconds."""
+    question = Question(_GPU, _GPU.memory_bytes, only_parameters=only_parameters)
+    row: Row = plan([config_of(json.loads(spec))], question)["runs"][0]
+    return row
+
+
+def _key(key: str) -> str:
+    return key if key in _GROUPS or "." in key else f"method.{key}"
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, bool | list) else str(value)

@@ -1,0 +1,74 @@
+"""Quantities of what finished runs learned: directions, amplification, ranks. One value a seed, intervals over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rankwise.analysis import analyze
+from rankwise.claims.estimate import Estimate
+from rankwise.claims.selection import Spec, arm_of, by_replicate, names
+from rankwise.report.statistics import interval
+from rankwise.tracking.record import Record
+
+TOP_EPSILON = 0.6  # of the ε that the analysis knows, one in the middle: below it a direction is called new
+
+
+def shared_directions(records: Sequence[Record], of: Spec, to: Spec, i: int, j: int, module: str) -> Estimate:
+    """φ(i, j) of the directions of two arms of one seed (Hu et al. 2021, equation 4), less what chance or the same start
+    would give, whichever is more.
+    """
+
+    def excess(folders: list[Path]) -> float:
+        points = analyze("subspaces", folders, module=module, of="A")["pairs"][0]["points"]
+        point = next(each for each in points if (each["i"], each["j"]) == (i, j))
+        return float(point["phi"] - max(point["expected"], point["start"] or 0.0))
+
+    return _over_seeds(records, [of, to], excess)
+
+
+def amplification_factor(records: Sequence[Record], of: Spec, module: str) -> Estimate:
+    """‖ΔW‖ / ‖UᵀWV‖ in the directions of ΔW (Hu et al. 2021, Table 7), the median over layers."""
+    return _over_seeds(records, [of], lambda folders: _factor(folders[0], module))
+
+
+def amplification_ratio(records: Sequence[Record], of: Spec, to: Spec, module: str) -> Estimate:
+    """That of one arm over that of another."""
+    return _over_seeds(records, [of, to], lambda folders: _factor(folders[0], module) / _factor(folders[1], module))
+
+
+def variance_directions(records: Sequence[Record], of: Spec, minus: Spec | None = None) -> Estimate:
+    """The share of directions that hold 90 % of ΔW's Σσ², the mean over layers; less that of another arm."""
+
+    def share(folders: list[Path]) -> float:
+        rows = analyze("spectrum", folders)["rows"]
+        return float(rows[0]["r90_share"] - (rows[1]["r90_share"] if minus else 0.0))
+
+    return _over_seeds(records, [of, *([minus] if minus else [])], share)
+
+
+def intruder_difference(records: Sequence[Record], of: Spec, minus: Spec) -> Estimate:
+    """Intruder dimensions per matrix among its top 10 directions (Shuttleworth et al. 2024), one arm less another."""
+
+    def difference(folders: list[Path]) -> float:
+        mine, theirs = (_intruders(row) for row in analyze("intruders", folders)["rows"])
+        return mine - theirs
+
+    return _over_seeds(records, [of, minus], difference)
+
+
+def _over_seeds(records: Sequence[Record], specs: list[Spec], value: Callable[[list[Path]], float]) -> Estimate:
+    pairs = by_replicate([arm_of(records, spec) for spec in specs])
+    runs = [run for each in pairs.values() for run in each]
+    found = [value([run.folder for run in each if run.folder]) for each in pairs.values()]
+    over = interval(found, [0.0])
+    return Estimate(over.mean, over.low, over.high, len(found), names(runs))
+
+
+def _factor(folder: Path, module: str) -> float:
+    return float(analyze("amplification", [folder], module=module)["rows"][0]["factor"])
+
+
+def _intruders(row: dict[str, Any]) -> float:
+    return float(next(each["mean"] for each in row["counts"] if each["epsilon"] == TOP_EPSILON))

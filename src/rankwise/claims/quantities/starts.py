@@ -1,0 +1,58 @@
+"""Exact quantities of small random models with real weights: what an adapter is before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from rankwise.claims.configs import config_of
+from rankwise.claims.estimate import Estimate
+from rankwise.claims.random_models import adapted_model, base_model, batch
+from rankwise.tracking.record import Record
+
+ROWS, LENGTH = 4, 16
+
+
+def start_gap(records: Sequence[Record], models: list[str], method: str = "lora") -> Estimate:
+    """The largest difference of any logit between the base and the same with a fresh adapter."""
+    gaps = []
+    for model in models:
+        config = config_of({"model": model, "method": method, "targets": "attention"})
+        base = base_model(config, seed=0).eval()
+        inputs = batch(base, ROWS, LENGTH)
+        with torch.no_grad():
+            before = base(**inputs).logits
+            after = adapted_model(config, base).eval()(**inputs).logits
+        gaps.append(float((after - before).abs().max()))
+    return Estimate.exact(max(gaps))
+
+
+def factor_at_start(records: Sequence[Record], model: str, factor: str) -> Estimate:
+    """The share of values of a factor, ``A`` or ``B``, that are zero before training."""
+    values = torch.cat([p.detach().flatten() for name, p in _fresh(model).named_parameters() if f"lora_{factor}" in name])
+    return Estimate.exact(float((values == 0).double().mean()))
+
+
+def frozen_gradients(records: Sequence[Record], models: list[str]) -> Estimate:
+    """How many parameters that are neither an adapter's nor the head's have a gradient after a backward pass."""
+    found = 0
+    for model in models:
+        adapted = _fresh(model)
+        adapted(**batch(adapted, ROWS, LENGTH)).logits.sum().backward()
+        outside = [p for name, p in adapted.named_parameters() if "lora_" not in name and "modules_to_save" not in name]
+        found += sum(p.grad is not None for p in outside)
+    return Estimate.exact(float(found))
+
+
+def product_rank(records: Sequence[Record], d_in: int, d_out: int, rank: int) -> Estimate:
+    """The rank of B·A with random factors, by singular values."""
+    generator = torch.Generator().manual_seed(0)
+    b, a = (torch.randn(size, generator=generator, dtype=torch.float64) for size in ((d_out, rank), (rank, d_in)))
+    return Estimate.exact(float(torch.linalg.matrix_rank(b @ a)))
+
+
+def _fresh(model: str) -> nn.Module:
+    config = config_of({"model": model, "targets": "attention"})
+    return adapted_model(config, base_model(config, seed=0))

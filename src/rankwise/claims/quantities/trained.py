@@ -1,0 +1,94 @@
+"""Quantities of trained runs: differences of scores between arms, each at its own best learning rate.
+
+Differences are paired by seed, and by test item where the metric allows it; intervals are over both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rankwise.claims.estimate import Estimate, NotRun, interval95
+from rankwise.claims.selection import Spec, arm_of, by_replicate, names
+from rankwise.report.arms import Arm, dig
+from rankwise.report.predictions import Predictions, aligned, load
+from rankwise.report.statistics import Floats, interval, item_weights, paired
+from rankwise.report.weighted import WEIGHTED
+from rankwise.tracking.record import Record
+
+REPLICATES = 2_000
+
+
+def difference(records: Sequence[Record], metric: str, of: Spec, minus: Spec) -> Estimate:
+    """Score of one arm minus that of another, in the metric's own unit."""
+    return _contrast(records, metric, [(1.0, of), (-1.0, minus)])
+
+
+def gain_difference(records: Sequence[Record], metric: str, of: list[Spec], minus: list[Spec]) -> Estimate:
+    """What one arm gains from its first setting to its second, minus what another gains: (b − a) − (d − c)."""
+    (a, b), (c, d) = of, minus
+    return _contrast(records, metric, [(1.0, b), (-1.0, a), (-1.0, d), (1.0, c)])
+
+
+def trend(records: Sequence[Record], metric: str, among: Spec, ranks: list[int]) -> Estimate:
+    """Spearman's correlation of rank and score over these ranks, per seed; the mean over seeds."""
+    arms = [arm_of(records, among | {"rank": rank}) for rank in ranks]
+    pairs = by_replicate(arms)
+    # scipy's own warns of a constant score; there is then no order, so 0
+    found = [_spearman(ranks, [scalar(run, metric) for run in runs]) for runs in pairs.values()]
+    over = interval(found, [0.0])
+    runs = [run for each in pairs.values() for run in each]
+    return Estimate(over.mean, max(-1.0, over.low), min(1.0, over.high), len(found), names(runs))
+
+
+def scalar(record: Record, metric: str) -> float:
+    """A run's test score, or what it forgot: positive where it did. Raises NotRun where the run has none."""
+    if metric == "forgetting":
+        measure, amount = (dig(record, f"metrics.forgetting.{key}") for key in ("measure", "difference.value"))
+        value = None if amount is None else -amount if measure == "probe" else amount
+    else:
+        value = dig(record, f"metrics.test.{metric}.value")
+    if value is None:
+        raise NotRun(f"{record.run.get('name')} has no {metric}")
+    return float(value)
+
+
+def _contrast(records: Sequence[Record], metric: str, terms: Sequence[tuple[float, Spec]]) -> Estimate:
+    """Σ weight · score over arms, with its interval. The weights sum to zero."""
+    arms = [arm_of(records, spec) for _, spec in terms]
+    weights_a = np.array([weight for weight, _ in terms])
+    pairs = by_replicate(arms)
+    runs = names([run for each in pairs.values() for run in each])
+    note = "; ".join(f"{_named(arm, spec)} at learning rate {arm.lr:g}" for arm, (_, spec) in
+                     zip(arms, terms, strict=True) if arm.lr is not None)  # fmt: skip
+    points_sa = np.array([[scalar(run, metric) for run in each] for each in pairs.values()])
+    if metric not in WEIGHTED:
+        over = interval([float(value) for value in points_sa @ weights_a], [0.0])
+        return Estimate(over.mean, over.low, over.high, len(pairs), runs, note)
+    resampled = [_resampled(each, metric) @ weights_a for each in pairs.values()]
+    boot = paired(points_sa @ weights_a, np.stack(resampled, axis=1), seed=0)
+    return Estimate(boot.estimate, *interval95(boot), len(pairs), runs, note)
+
+
+def _named(arm: Arm, spec: Spec) -> str:
+    rank = "" if arm.rank is None else f" r={arm.rank}"
+    return f"{arm.method}{rank} {spec.get('targets', '')}".strip()
+
+
+def _resampled(runs: Sequence[Record], metric: str) -> Floats:
+    """The metric of each run on the same resamples of the same test items, (replicates, runs)."""
+    loaded = [load(run, metric) for run in runs]
+    good = [each for each in loaded if isinstance(each, Predictions)]
+    if len(good) < len(loaded):
+        raise NotRun(next(each for each in loaded if isinstance(each, str)))
+    if not all(aligned(each, good[0]) for each in good):
+        raise NotRun("runs of one seed were tested on different items")
+    values_rn = np.stack([each.values for each in good])
+    chunks = item_weights(len(good[0].items), REPLICATES, 0)
+    return np.concatenate([WEIGHTED[metric](good[0].labels, values_rn, weights) for weights in chunks])
+
+
+def _spearman(ranks: Sequence[int], scores: Sequence[float]) -> float:
+    x, y = np.array(ranks, dtype=float), np.array(scores)
+    return float(WEIGHTED["spearman"](x, y[None], np.ones((1, len(x))))[0, 0]) if np.ptp(y) > 0 else 0.0

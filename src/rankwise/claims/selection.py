@@ -1,0 +1,88 @@
+"""From a few words in a claim (method, targets, rank) to the one arm of a study that they mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rankwise.claims.estimate import NotRun
+from rankwise.report.arms import Arm, Replicate, group, replicate
+from rankwise.tracking.record import FINISHED, Record
+
+Spec = dict[str, Any]
+
+_KEYS = {
+    "method": "method.name", "targets": "targets.name", "quant": "quant.name", "model": "model.name",
+    "rank": "method.rank", "alpha": "method.alpha", "init": "method.init", "budget": "method.budget",
+    "lr": "optim.lr", "n_train": "task.n_train",
+}  # fmt: skip
+
+
+def arm_of(records: Sequence[Record], spec: Spec) -> Arm:
+    """The arm that ``spec`` means, at the learning rate that does best on validation data (or at ``spec``'s own).
+
+    Keys are short (``rank``) or dotted (``trainer.batch_size``). Runs that tuned or searched are left out.
+    Raises NotRun where no finished run matches, and where several arms do.
+    """
+    runs = matching(records, spec)
+    if not runs:
+        raise NotRun(f"no finished run of {words(spec)}")
+    found = group(runs)
+    if len(found) > 1:
+        raise NotRun(f"several arms are {words(spec)}: they differ in {_difference(found[0], found[1])}")
+    return found[0]
+
+
+def matching(records: Sequence[Record], spec: Spec) -> list[Record]:
+    """Finished runs, no trials among them, whose config has the values of ``spec``."""
+    return [
+        record for record in records
+        if record.status == FINISHED and not record.config.get("purpose")
+        and all(_same(_value(record.config, _KEYS.get(key, key)), wanted) for key, wanted in spec.items())
+    ]  # fmt: skip
+
+
+def by_replicate(arms: Sequence[Arm]) -> dict[Replicate, list[Record]]:
+    """The runs of all arms, in their order, for each replicate that all of them have.
+
+    Raises NotRun where arms differ in more than what defines them, or share fewer than two replicates: one seed shows
+    no spread.
+    """
+    for arm in arms[1:]:
+        if arm.context != arms[0].context:
+            raise NotRun(f"{arm.name} and {arms[0].name} were not trained alike: {_difference(arm, arms[0])}")
+    runs = [{replicate(run): run for run in arm.runs} for arm in arms]
+    shared = sorted(set.intersection(*(set(each) for each in runs)))
+    if len(shared) < 2:
+        raise NotRun(f"{len(shared)} seed{'' if len(shared) == 1 else 's'} shared by all arms; an interval needs two")
+    return {rep: [each[rep] for each in runs] for rep in shared}
+
+
+def names(records: Sequence[Record]) -> tuple[str, ...]:
+    """What the runs are called."""
+    return tuple(dict.fromkeys(str(record.run.get("name")) for record in records))
+
+
+def words(spec: Spec) -> str:
+    """A spec in words: ``lora qv rank=8``."""
+    return " ".join(str(value) if key in ("method", "targets") else f"{key}={value}" for key, value in spec.items())
+
+
+def _value(config: dict[str, Any], path: str) -> Any:
+    value: Any = config
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    if isinstance(value, int | float) and isinstance(wanted, int | float):
+        return math.isclose(value, wanted, rel_tol=1e-9)
+    return str(value) == str(wanted) if value is not None else wanted is None
+
+
+def _difference(one: Arm, other: Arm) -> str:
+    here, there = dict(one.context) | one.settings, dict(other.context) | other.settings
+    keys = [key for key in sorted({*here, *there}) if here.get(key) != there.get(key)]
+    return ", ".join(f"{key} ({here.get(key)} and {there.get(key)})" for key in keys[:3])

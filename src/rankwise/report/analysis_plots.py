@@ -1,0 +1,235 @@
+"""The figures of analyses, drawn from their documents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from rankwise.report import formats as fmt
+from rankwise.report import svg
+from rankwise.report.palette import FULL
+
+Document = dict[str, Any]
+_WIDTH, _PANELS = 13.0, 8
+_MAP = "viridis"
+_STYLES = ("-", "--", ":", "-.")
+CAPTIONS = {
+    "subspaces": "Upper maps: φ(i, j) after training, i of the first run downwards, j of the second to the right. Lower "
+    "maps: the same before training, or by chance where that is not known. What is brighter above was learned.",
+    "amplification": "The factor by rank, in directions of ΔW (solid, a dot per layer), of chance (dashed) and of W "
+    "(dotted). Above the dashed line, ΔW has directions that W has less than average.",
+    "spectrum": "Left: singular values of ΔW over the first. Right: the share of Σσ² in the leading directions; the line "
+    "is at 90 %. Means over layers.",
+    "intruders": "Mean number per matrix of leading directions of the tuned model that are like none of the base's.",
+    "truncation": "The line is one adapter cut to lower ranks, ± one standard error over test rows; the points were "
+    "trained at their rank.",
+    "layers": "Blocks from the top down, kinds of layers to the right; runs share one scale.",
+}
+
+
+def subspaces(document: Document, name: str) -> str:
+    """Maps of φ for the first pairs, after training above those before."""
+    pairs = document["pairs"][:_PANELS]
+    columns = min(len(pairs), 4)
+    bands = math.ceil(len(pairs) / columns)
+    most = max(0.1, *(value for pair in pairs for row in pair["phi"] for value in row))
+    with svg.canvas(_WIDTH, 4.6 * bands) as (figure, (only,)):
+        only.remove()
+        axes = figure.subplots(2 * bands, columns, squeeze=False)
+        for ax in axes.flat:
+            ax.set_visible(False)
+        for number, pair in enumerate(pairs):
+            band, column = divmod(number, columns)
+            without = pair["start"] or _chance(pair)
+            for below, grid in enumerate((pair["phi"], without)):
+                ax = axes[2 * band + below, column]
+                image = _map(ax, np.array(grid), most)
+                ax.set_ylabel(f"i of {pair['pair'][0]}", fontsize=8.5)
+            axes[2 * band, column].set_title("\nand ".join(pair["pair"]))
+            ax.set_title("before training" if pair["start"] else "by chance", fontweight="normal", color=svg.MUTED)
+            ax.set_xlabel(f"j of {pair['pair'][1]}", fontsize=8.5)
+        bar = figure.colorbar(image, ax=list(axes.flat), shrink=0.6, pad=0.01, label="φ(i, j)")
+        bar.outline.set_visible(False)
+        return svg.render(figure, name, "subspace similarity after and before training")
+
+
+def _chance(pair: Document) -> list[list[float]]:
+    k1, k2 = pair["directions"]
+    return [[max(i, j) / pair["d"] for j in range(1, k2 + 1)] for i in range(1, k1 + 1)]
+
+
+def _map(ax: Any, values: np.ndarray, most: float) -> Any:
+    """A map whose first row and column are number 1."""
+    k1, k2 = values.shape
+    ax.set_visible(True)
+    ax.grid(visible=False)
+    ax.set_xticks(_ticks(k2))
+    ax.set_yticks(_ticks(k1))
+    return ax.imshow(
+        values, vmin=0, vmax=most, cmap=_MAP, aspect="auto", interpolation="nearest",
+        extent=(0.5, k2 + 0.5, k1 + 0.5, 0.5),
+    )  # fmt: skip
+
+
+def _ticks(most: int) -> list[int]:
+    step = max(1, most // 4)
+    return sorted({1, *range(step, most + 1, step)})
+
+
+def amplification(document: Document, name: str) -> str:
+    """Factors by rank, a panel for each kind of layer."""
+    rows = document["rows"]
+    kinds = list(dict.fromkeys(row["module"] for row in rows))[:4]
+    with svg.canvas(_WIDTH, 3.9, len(kinds)) as (figure, axes):
+        for ax, kind in zip(axes, kinds, strict=True):
+            mine = [row for row in rows if row["module"] == kind]
+            for is_full, paint in ((False, "#2a788e"), (True, FULL)):
+                family = sorted((r for r in mine if r["run"].startswith("full") == is_full), key=lambda r: r["rank"])
+                _factors(ax, family, paint, "full fine-tuning" if is_full else "adapters")
+            ax.set_xscale("log", base=2)
+            ax.set_yscale("log")
+            ranks = sorted({row["rank"] for row in mine})
+            ax.set_xticks(ranks, [str(rank) for rank in ranks])
+            ax.set_xlim(ranks[0] / 1.4, ranks[-1] * 1.4)
+            ax.set(title=f"layers {kind}", xlabel="rank r", ylabel="‖ΔW‖ / ‖UᵀWV‖")
+            ax.legend(fontsize=8.5)
+        return svg.render(figure, name, "amplification factor by rank")
+
+
+def _factors(ax: Any, family: list[Document], paint: str, label: str) -> None:
+    if not family:
+        return
+    ranks = [row["rank"] for row in family]
+    ax.plot(ranks, [row["factor"] for row in family], "o-", color=paint, ms=6, lw=1.8, label=label, zorder=4)
+    for row in family:
+        each = [layer["factor"] for layer in row["by_module"].values()]
+        ax.plot([row["rank"]] * len(each), each, ".", color=paint, alpha=0.4, ms=5, zorder=3)
+    ax.plot(
+        ranks, [row["factor_by_chance"] for row in family], "s--", color=paint, ms=3, lw=1.1, label=f"{label}: chance"
+    )
+    ax.plot(ranks, [row["factor_by_base"] for row in family], "^:", color=paint, ms=3, lw=1.1, label=f"{label}: of W")
+
+
+def spectrum(document: Document, name: str) -> str:
+    """Decay of the singular values, and energy in the leading directions."""
+    with svg.canvas(_WIDTH, 3.9, 2) as (figure, (decay, energy)):
+        for row, (paint, style) in zip(document["rows"], _lines(document["rows"]), strict=True):
+            places = np.arange(1, len(row["decay"]) + 1)
+            decay.plot(places, row["decay"], color=paint, ls=style, lw=1.8, label=row["run"])
+            energy.plot(places, [100 * share for share in row["energy"]], color=paint, ls=style, lw=1.8)
+        energy.axhline(100 * document["share"], color=svg.MUTED, lw=1.0, ls="--", zorder=1)
+        for ax in (decay, energy):
+            ax.set_xscale("log", base=2)
+            _plain_ticks(ax, max(len(row["decay"]) for row in document["rows"]))
+        decay.set_yscale("log")
+        low = min(value for row in document["rows"] for value in row["decay"] if value > 0)
+        decay.set_ylim(bottom=max(low / 2, 1e-4))
+        decay.set(xlabel="singular value i", ylabel="σᵢ / σ₁")
+        energy.set(xlabel="leading directions", ylabel="share of Σσ², %", ylim=(0, 103))
+        decay.legend(fontsize=9, loc="lower left")
+        return svg.render(figure, name, "singular values of the update")
+
+
+def _plain_ticks(ax: Any, most: int) -> None:
+    ticks = [4**n for n in range(12) if 4**n <= most]
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.minorticks_off()
+
+
+def intruders(document: Document, name: str) -> str:
+    """Counts by ε."""
+    with svg.canvas(_WIDTH, 3.6) as (figure, (ax,)):
+        for row, (paint, style) in zip(document["rows"], _lines(document["rows"]), strict=True):
+            means = [each["mean"] for each in row["counts"]]
+            ax.plot(document["epsilons"], means, "o", ls=style, color=paint, lw=1.8, ms=5, label=row["run"])
+        ax.set_ylim(bottom=0)
+        ax.set(xlabel="ε: an intruder has |cos| < ε to all directions of the base",
+               ylabel=f"intruders among the top {document['top']}")  # fmt: skip
+        ax.legend(fontsize=9)
+        return svg.render(figure, name, "intruder dimensions by threshold")
+
+
+def truncation(document: Document, name: str) -> str:
+    """Scores by rank: cut and trained."""
+    metric = document["metric"]
+    factor = 100.0 if fmt.in_percent(metric) else 1.0
+    with svg.canvas(_WIDTH, 3.8) as (figure, (ax,)):
+        for rows, form, paint, label in (
+            (document["cut"], "o-", "#2a788e", f"{document['run']}, cut"),
+            (document["trained"], "D", "#c2407a", "trained at its rank"),
+        ):
+            if rows:
+                x, y = [row["rank"] for row in rows], [factor * row["score"]["value"] for row in rows]
+                se = [factor * (row["score"]["se"] or 0.0) for row in rows]
+                ax.errorbar(x, y, se, fmt=form, color=paint, ms=6, lw=1.8, elinewidth=1.3, label=label)
+        ranks = sorted({row["rank"] for row in [*document["cut"], *document["trained"]]})
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(ranks, [str(rank) for rank in ranks])
+        ax.minorticks_off()
+        ax.set(xlabel="rank r", ylabel=f"test {metric}{fmt.unit(metric)}")
+        ax.legend(fontsize=9)
+        return svg.render(figure, name, f"test {metric} of one adapter cut to lower ranks")
+
+
+def layers(document: Document, name: str) -> str:
+    """Maps of ‖ΔW‖/‖W‖ and effective rank by block and kind, two for each run."""
+    runs = document["rows"][:4]
+    kinds = list(dict.fromkeys(cell["module"] for cell in runs[0]["cells"]))
+    blocks = sorted({cell["layer"] for cell in runs[0]["cells"]})
+    height = 1.3 + max(1.6, 0.26 * len(blocks)) + (0.5 if len(kinds) > 3 else 0.0)
+    with svg.canvas(_WIDTH, height * len(runs)) as (figure, (only,)):
+        only.remove()
+        axes = figure.subplots(len(runs), 2, squeeze=False)
+        for column, (key, scale, label) in enumerate(
+            (("relative", 100.0, "‖ΔW‖/‖W‖, %"), ("effective_rank", 1.0, "effective rank"))
+        ):
+            most = scale * max(cell[key] for row in runs for cell in row["cells"])
+            for row, ax in zip(runs, axes[:, column], strict=True):
+                grid = np.full((len(blocks), len(kinds)), np.nan)
+                for cell in row["cells"]:
+                    grid[blocks.index(cell["layer"]), kinds.index(cell["module"])] = scale * cell[key]
+                image = ax.imshow(grid, vmin=0, vmax=most, cmap=_MAP, aspect="auto", interpolation="nearest")
+                _write(ax, grid, most)
+                ax.grid(visible=False)
+                ax.set_xticks(range(len(kinds)), kinds, rotation=20 if len(kinds) > 3 else 0)
+                every = max(1, len(blocks) // 8)
+                ax.set_yticks(range(0, len(blocks), every), [str(block) for block in blocks[::every]])
+                ax.set(title=f"{row['run']}: {label}", ylabel="block")
+            bar = figure.colorbar(image, ax=list(axes[:, column]), pad=0.01, shrink=0.8)
+            bar.outline.set_visible(False)
+        return svg.render(figure, name, "size and effective rank of the update by layer")
+
+
+def _write(ax: Any, grid: np.ndarray, most: float) -> None:
+    """The numbers in the cells, where there is room."""
+    if grid.shape[0] > 12 or grid.shape[1] > 8:
+        return
+    for (y, x), value in np.ndenumerate(grid):
+        if np.isfinite(value):
+            ink = "#ffffff" if value < 0.6 * most else "#14161a"
+            ax.text(x, y, fmt.seconds(float(value)), ha="center", va="center", fontsize=8.5, color=ink)
+
+
+def _lines(rows: list[Document]) -> list[tuple[str, str]]:
+    """Colour and style of each run: full is orange, ranks from dark to light, seeds of a rank by dashes."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    ranks = sorted({row["rank"] for row in rows if row["rank"]})
+    seen: dict[Any, int] = {}
+    styles = []
+    for row in rows:
+        seen[row["rank"]] = seen.get(row["rank"], -1) + 1
+        place = ranks.index(row["rank"]) / max(1, len(ranks) - 1) if row["rank"] else 0.0
+        paint = to_hex(colormaps[_MAP](0.16 + 0.62 * place)) if row["rank"] else FULL
+        styles.append((paint, _STYLES[seen[row["rank"]] % len(_STYLES)]))
+    return styles
+
+
+MAKERS: dict[str, Callable[[Document, str], str]] = {
+    "subspaces": subspaces, "amplification": amplification, "spectrum": spectrum, "intruders": intruders,
+    "truncation": truncation, "layers": layers,
+}  # fmt: skip
