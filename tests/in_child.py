@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from rankwise.config import folder, typed
+from rankwise.config import typed
+from rankwise.identity import folder
 from rankwise.run import run as rankwise_run
 from rankwise.tracking.mirror import Mirror, _mode
 from rankwise.tracking.record import begin

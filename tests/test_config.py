@@ -14,19 +14,9 @@ from tiny_configs import tiny as tiny_config
 
 from rankwise import machine
 from rankwise.check import check, check_here
-from rankwise.config import (
-    Config,
-    Package,
-    canonical,
-    folder,
-    label,
-    parse_alpha,
-    plain,
-    run_id,
-    scale_of,
-    typed,
-)
+from rankwise.config import Config, Package, parse_alpha, plain, scale_of, typed
 from rankwise.errors import Refused
+from rankwise.identity import canonical, folder, label, run_id
 
 Tiny = Callable[..., Config]
 PACKAGE = Package("p", "1", "0" * 64, "m")

@@ -14,8 +14,9 @@ import pytest
 import yaml
 from zygote import Zygote
 
-from rankwise.config import Config, folder, plain, typed
+from rankwise.config import Config, plain, typed
 from rankwise.errors import Refused
+from rankwise.identity import folder
 from rankwise.run import run
 from rankwise.tracking.journal import read_rows
 from rankwise.tracking.record import find, owned, read

@@ -14,8 +14,9 @@ from tiny_configs import tiny
 
 from rankwise.assets import resolve
 from rankwise.check import check, check_here
-from rankwise.config import Config, run_id
+from rankwise.config import Config
 from rankwise.errors import Refused
+from rankwise.identity import run_id
 from rankwise.model import base
 from rankwise.run import run
 from rankwise.tasks.language import language_scores

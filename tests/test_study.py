@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from rankwise.cli import main
-from rankwise.config import Config, run_id, typed
+from rankwise.config import Config, typed
+from rankwise.identity import run_id
 from rankwise.study import sweep as sweeps
 from rankwise.study.compose import to_config, unresolved
 from rankwise.study.sweep import distinct

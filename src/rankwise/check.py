@@ -12,8 +12,9 @@ from typing import Any
 
 from rankwise import assets, machine
 from rankwise.check_method import check_keys, check_patterns
-from rankwise.config import ADAPTERS, BASELINES, METHODS, RANKED, Config, Task, folder, own_keys, scale_of
+from rankwise.config import ADAPTERS, BASELINES, METHODS, RANKED, Config, Task, own_keys, scale_of
 from rankwise.errors import Refused, did_you_mean
+from rankwise.identity import folder
 
 TRAINS_BASE = frozenset({"full", "bitfit", "top_layers"})  # methods that train weights of the base themselves
 QUANT_LIBRARIES = {"int8": "bitsandbytes", "int8_torchao": "torchao", "nf4": "bitsandbytes", "fp4": "bitsandbytes"}

@@ -13,8 +13,9 @@ import yaml
 
 from rankwise import machine
 from rankwise.baseline import load, run_baseline
-from rankwise.config import BASELINES, Config, folder
+from rankwise.config import BASELINES, Config
 from rankwise.errors import Refused
+from rankwise.identity import folder
 from rankwise.measure.clock import Clock
 from rankwise.tracking import record as records
 from rankwise.tracking.journal import Journal, read_rows

@@ -12,7 +12,7 @@ from tiny_configs import tiny as tiny_config
 
 from rankwise.adapters.runs import Run, open_run
 from rankwise.assets import resolve
-from rankwise.config import folder
+from rankwise.identity import folder
 from rankwise.model import base
 from rankwise.run import run
 

@@ -40,7 +40,8 @@ def test_a_merged_model_needs_transformers_alone(trained: Run, tmp_path: Path) -
     told = merge.merge(trained, tmp_path / "merged", "fp32")
     assert told["logits"]["relative_errors"]["written"] < 1e-5
     assert "AutoModelForCausalLM" in (tmp_path / "merged" / "README.md").read_text()
-    assert type(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")).__name__.endswith(("CausalLM", "LMHeadModel"))
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert type(again).__name__.endswith(("CausalLM", "LMHeadModel"))
 
 
 def test_an_exported_adapter_needs_peft_alone(trained: Run, tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from tracked_study import Command, Study
 from wandb_server.http import OPERATIONS
 
 from rankwise.commands import dashboard
-from rankwise.config import run_id
 from rankwise.dashboards import place
 from rankwise.errors import Refused
+from rankwise.identity import run_id
 from rankwise.tracking import remote
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "other")

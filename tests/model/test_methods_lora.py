@@ -13,8 +13,9 @@ from tiny_configs import SHAPES, tiny
 from torch import nn
 
 from rankwise.check import check
-from rankwise.config import LORA, Config, canonical, folder, label, plain, run_id
+from rankwise.config import LORA, Config, plain
 from rankwise.errors import Refused
+from rankwise.identity import canonical, folder, label, run_id
 from rankwise.measure.parameters import count
 from rankwise.model.adapt import Adapted, adapt
 from rankwise.model.methods import adalora, inits

@@ -17,8 +17,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rankwise.assets import resolve
 from rankwise.check import QUANT_LIBRARIES, check, check_here
 from rankwise.cli import main
-from rankwise.config import Config, Quant, run_id
+from rankwise.config import Config, Quant
 from rankwise.errors import Refused
+from rankwise.identity import run_id
 from rankwise.measure.ledger import quant_states
 from rankwise.measure.parameters import count
 from rankwise.model import base

@@ -17,8 +17,9 @@ from multiprocessing import Lock
 from pathlib import Path
 
 from rankwise import machine
-from rankwise.config import Config, Method, Model, Optim, Quant, Targets, Task, folder
+from rankwise.config import Config, Method, Model, Optim, Quant, Targets, Task
 from rankwise.errors import Refused
+from rankwise.identity import folder
 from rankwise.study.launcher import launch
 from rankwise.tracking.record import FINISHED, RUNNING, STOPPED, Record, owned
 

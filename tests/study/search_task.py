@@ -6,7 +6,8 @@ import json
 import time
 from collections.abc import Callable
 
-from rankwise.config import Config, folder
+from rankwise.config import Config
+from rankwise.identity import folder
 from rankwise.tracking import record as records
 
 VALIDATIONS = 12

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from rankwise.cli import main
-from rankwise.config import Config, folder, run_id
+from rankwise.config import Config
 from rankwise.errors import Refused
+from rankwise.identity import folder, run_id
 from rankwise.run import run
 from rankwise.study import changes
 from rankwise.study.app import call_hydra

@@ -19,7 +19,8 @@ from fake_task import config, until
 from rich.console import Console
 
 from rankwise import machine
-from rankwise.config import Config, folder
+from rankwise.config import Config
+from rankwise.identity import folder
 from rankwise.study import launcher, progress
 from rankwise.study.launcher import Outcome, correct, launch, share
 from rankwise.study.preload import HEAVY

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from rankwise.config import run_id
 from rankwise.errors import Refused
+from rankwise.identity import run_id
 from rankwise.study.compose import composed, known_keys, option_groups
 from rankwise.study.sweep_file import SweepFile, read
 

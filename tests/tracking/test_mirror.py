@@ -13,7 +13,8 @@ from wandb_file import Seen, seen
 from whole import LINE, rows, whole
 from zygote import Child
 
-from rankwise.config import Config, folder, label, run_id
+from rankwise.config import Config
+from rankwise.identity import folder, label, run_id
 from rankwise.tracking import mirror
 from rankwise.tracking.record import begin
 

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rankwise.config import Config, folder, plain, run_id
+from rankwise.config import Config, plain
 from rankwise.errors import Refused
+from rankwise.identity import folder, run_id
 from rankwise.tracking import predictions, provenance
 from rankwise.tracking.record import Record, begin, find, is_live, owned, read, write_atomically
 

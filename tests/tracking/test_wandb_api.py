@@ -10,7 +10,8 @@ from wandb_server import ENTITY, ContractServer
 from whole import whole
 from zygote import Child
 
-from rankwise.config import Config, folder, run_id
+from rankwise.config import Config
+from rankwise.identity import folder, run_id
 from rankwise.tracking.journal import read_rows
 
 READS = Path(__file__).with_name("api_reads.py")

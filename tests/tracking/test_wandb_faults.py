@@ -10,7 +10,8 @@ from wandb_server import ContractServer, Fault
 from whole import LINE, whole
 from zygote import Child
 
-from rankwise.config import Config, folder, run_id
+from rankwise.config import Config
+from rankwise.identity import folder, run_id
 
 PATIENCE = {"WANDB_INIT_TIMEOUT": "1", "WANDB_FINISH_TIMEOUT": "3", "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1"}
 LATE = "not all of it reached the server in time, wandb sync --include-online "

@@ -12,7 +12,8 @@ from wandb_server import ContractServer
 from whole import rows, whole
 from zygote import Child
 
-from rankwise.config import Config, folder, label, run_id
+from rankwise.config import Config
+from rankwise.identity import folder, label, run_id
 from rankwise.tracking import mirror
 from rankwise.tracking.record import Record
 

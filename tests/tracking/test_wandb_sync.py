@@ -8,7 +8,8 @@ from wandb_server import ContractServer
 from whole import rows, whole
 from zygote import Child
 
-from rankwise.config import Config, folder, run_id
+from rankwise.config import Config
+from rankwise.identity import folder, run_id
 from rankwise.tracking import mirror
 
 Start = Callable[..., Child]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rankwise.config import Config, folder
+from rankwise.config import Config
+from rankwise.identity import folder
 from rankwise.tracking.journal import read_rows
 from rankwise.tracking.record import Record, read
 

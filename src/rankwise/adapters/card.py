@@ -9,7 +9,8 @@ import yaml
 
 from rankwise import assets
 from rankwise.adapters.runs import Run
-from rankwise.config import canonical, plain
+from rankwise.config import plain
+from rankwise.identity import canonical
 from rankwise.tasks.scores import Scorer
 
 _Z = 1.959964  # of the 95 % normal interval

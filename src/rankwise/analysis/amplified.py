@@ -23,7 +23,8 @@ def analyse(changed: Sequence[Changed]) -> dict[str, Any]:
     for label, each in zip(labels([c.run for c in changed]), changed, strict=True):
         for rank in [each.rank] if each.rank else own:
             found = {name: amplification(w.base, w.delta, rank) for name, w in each.modules.items()}
-            rows += [_row(label, rank, kind, members) for kind, members in _by_kind(found).items()]
+            who = {"run": label, "dense": each.rank is None, "rank": rank}
+            rows += [who | _of_kind(kind, members) for kind, members in _by_kind(found).items()]
     return {"modules": list(changed[0].modules), "rows": rows}
 
 
@@ -34,9 +35,9 @@ def _by_kind(found: dict[str, Amplification]) -> dict[str, dict[str, Amplificati
     return kinds
 
 
-def _row(run: str, rank: int | None, kind: str, members: dict[str, Amplification]) -> dict[str, Any]:
+def _of_kind(kind: str, members: dict[str, Amplification]) -> dict[str, Any]:
     """The median over layers of one kind, and each of them."""
     keys = ("base", "update", "by_update", "by_base", "by_chance", "factor", "factor_by_base", "factor_by_chance")
     middle = {key: median(getattr(each, key) for each in members.values()) for key in keys}
     each_layer = {name: asdict(each) | {"factor": each.factor} for name, each in members.items()}
-    return {"run": run, "rank": rank, "module": kind, **middle, "by_module": each_layer}
+    return {"module": kind, **middle, "by_module": each_layer}

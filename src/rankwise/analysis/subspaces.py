@@ -80,8 +80,9 @@ def _pair(
     trained = {name: similarity(one[name], other[name]) for name in one}
     k1, k2 = (min(phi.shape[side] for phi in trained.values()) for side in (0, 1))
     d = len(one) / sum(1 / len(each) for each in one.values())  # so that max(i, j)/d is the mean over layers
-    known = not isinstance(one_start, str) and not isinstance(other_start, str)
-    start = {n: similarity(one_start[n], other_start[n]) for n in one} if known else None  # type: ignore[index]
+    start = None
+    if not isinstance(one_start, str) and not isinstance(other_start, str):
+        start = {name: similarity(one_start[name], other_start[name]) for name in one}
     return {
         "pair": list(who), "directions": [k1, k2], "d": d,
         "phi": _grid(trained, k1, k2), "start": _grid(start, k1, k2) if start else None,

@@ -29,7 +29,7 @@ class _Tested:
     """A score on the test rows, and the prediction for each."""
 
     score: Score
-    columns: score.Columns
+    columns: dict[str, np.ndarray]
 
 
 def analyse(runs: Sequence[Run]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _OPTIONS = "give runs of method=lora, or of method=full with trainer.save_full=t
 class Weights:
     """A linear layer of one run: ``base`` is W₀ (out, in) in fp32, as the run's storage stood for it.
 
-    ``delta`` is ΔW in fp64, of LoRA as its factors with the scale in B; ``scale`` is that scale, None where ΔW is dense.
+    ``delta`` is ΔW in fp64, of LoRA as its factors with the scale in B; ``scale`` is that scale, None of a dense ΔW.
     """
 
     base: torch.Tensor

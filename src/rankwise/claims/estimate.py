@@ -10,7 +10,7 @@ from scipy import stats
 from rankwise.report.statistics import Bootstrap
 
 
-class NotRun(Exception):  # noqa: N818  it is an answer, not a mistake
+class NotRun(Exception):
     """Nothing can be said yet; the message is the reason, in words that finish "not run: …"."""
 
 

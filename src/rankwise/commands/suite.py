@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 from rankwise.commands._shared import parse, show, split
-from rankwise.config import Config, folder
+from rankwise.config import Config
 from rankwise.errors import Refused
+from rankwise.identity import folder
 
 HELP = """usage: rankwise suite glue [--json] [--jobs N] [--rerun] [--dry-run] [KEY=VALUE …]
        rankwise suite glue [--json] --read PATH …

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from rankwise import assets
-from rankwise.config import BASELINES, Config, canonical, label, plain, run_id
+from rankwise.config import BASELINES, Config, plain
 from rankwise.errors import Refused
+from rankwise.identity import canonical, label, run_id
 from rankwise.measure.efficiency import flops_of
 from rankwise.measure.parameters import count
 from rankwise.measure.shape import Shape

@@ -81,7 +81,7 @@ def _subspaces(document: Document) -> Table:
     rows = []
     for pair in document["pairs"]:
         last = pair["points"][-1]
-        for point in [p for p in pair["points"] if p is last or p["i"] == p["j"] and p["i"] in (1, 8)]:
+        for point in [p for p in pair["points"] if p is last or (p["i"] == p["j"] and p["i"] in (1, 8))]:
             start = fmt.NOTHING if point["start"] is None else f"{point['start']:.3f}"
             rows.append([" · ".join(pair["pair"]), str(point["i"]), str(point["j"]), f"{point['phi']:.3f}",
                          f"{point['expected']:.3f}", fmt.difference(point["excess"], ""), start])  # fmt: skip

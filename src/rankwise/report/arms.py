@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from rankwise.config import ADAPTERS, BASELINES, canonical, lower_is_better, own_keys, peft_class
+from rankwise.config import ADAPTERS, BASELINES, lower_is_better, own_keys, peft_class
 from rankwise.errors import Refused
+from rankwise.identity import canonical
 from rankwise.report.statistics import Interval, interval
 from rankwise.tracking.record import FINISHED, Record
 

@@ -10,7 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rankwise.config import Config, label, run_id
+from rankwise.config import Config
+from rankwise.identity import label, run_id
 from rankwise.report import formats as fmt
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "other")

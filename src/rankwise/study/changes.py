@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from rankwise import assets
-from rankwise.config import Config, Model, Task, folder
+from rankwise.config import Config, Model, Task
 from rankwise.errors import Refused
+from rankwise.identity import folder
 from rankwise.tracking import record as records
 from rankwise.tracking.provenance import code_fingerprint
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.utils import JobReturn, JobStatus
 
 from rankwise.check import check_here
-from rankwise.config import Config, folder
+from rankwise.config import Config
 from rankwise.errors import Refused
+from rankwise.identity import folder
 from rankwise.study.compose import to_config, unresolved
 from rankwise.tracking import record as records
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from rankwise.config import Config, folder, run_id
+from rankwise.config import Config
 from rankwise.errors import Refused
+from rankwise.identity import folder, run_id
 from rankwise.study.launcher import Outcome
 from rankwise.study.sweep_file import SweepFile
 from rankwise.tracking import record as records

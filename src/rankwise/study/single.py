@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rankwise import assets
 from rankwise.check import check_here
-from rankwise.config import BASELINES, Config, folder
+from rankwise.config import BASELINES, Config
+from rankwise.identity import folder
 from rankwise.run import run
 from rankwise.tracking import record as records
 

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rankwise.check import check, check_here
-from rankwise.config import Config, merged, run_id
+from rankwise.config import Config, merged
 from rankwise.errors import Refused
+from rankwise.identity import run_id
 from rankwise.study import changes
 from rankwise.study.axes import Row, excluded, paired
 from rankwise.study.compose import explain, known_keys, to_typed, unresolved

@@ -12,8 +12,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rankwise.config import BASELINES, Config, canonical, folder, label, lower_is_better, merged, plain, typed
+from rankwise.config import BASELINES, Config, lower_is_better, merged, plain, typed
 from rankwise.errors import Refused
+from rankwise.identity import canonical, folder, label
 from rankwise.tracking import record as records
 
 PURPOSE = "tune"

@@ -146,9 +146,8 @@ def _too_long(learned: list[bool], max_length: int, limit: int, part: str, item:
     if prompt == len(learned):
         return Refused(f"task: row {item + 1} of the data ({part}) has nothing to learn: its completion is empty")
     remedy = "raise it" if prompt < limit else "shorten the prompt: that is all this model has positions for"
-    return Refused.value(
-        "task.max_length", max_length, f"must be above {prompt}, the tokens of the prompt in row {item + 1} ({part})", remedy
-    )
+    allowed = f"must be above {prompt}, the tokens of the prompt in row {item + 1} ({part})"
+    return Refused.value("task.max_length", max_length, allowed, remedy)
 
 
 class Packed(Dataset[list[Row]]):

@@ -10,7 +10,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from rankwise.config import ADAPTERS, Config, label, lower_is_better, run_id
+from rankwise.config import ADAPTERS, Config, lower_is_better
+from rankwise.identity import label, run_id
 from rankwise.tracking.record import Record
 
 FINISH_S = 30.0  # at the end of a run, for what is still to be written or uploaded
@@ -245,7 +246,7 @@ def _mode(wanted: str) -> Any:
 def summary(record: Record) -> dict[str, Any]:
     """The record's numbers under flat keys: ``params/trainable``, ``test/accuracy``, ``objective``."""
     groups = {name: getattr(record, name) for name in ("params", "memory", "compute", "storage", "lora")}
-    values = _flat(groups)
+    values = _flat(groups | {name: record.metrics.get(name, {}) for name in ("forgetting", "absent")})
     for part in ("test", "validation"):
         for name, score in record.metrics.get(part, {}).items():
             values[f"{'val' if part == 'validation' else part}/{name}"] = score["value"]

@@ -22,8 +22,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from rankwise.config import Config, folder, label, plain, run_id
+from rankwise.config import Config, plain
 from rankwise.errors import Refused
+from rankwise.identity import folder, label, run_id
 
 SCHEMA = 1
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"

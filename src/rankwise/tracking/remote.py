@@ -135,6 +135,7 @@ def _record(run: Any, history: list[dict[str, Any]]) -> Record:
         objective=summary.get("objective"),
         **{name: summary.get(name, {}) for name in _GROUPS},
     )  # fmt: skip
+    record.metrics |= {name: summary[name] for name in ("forgetting", "absent") if name in summary}
     if curve := _curve(history, record.run["attempts"]):
         record.metrics["curve"] = curve
     if record.status == FAILED:

@@ -52,7 +52,8 @@ class Questions:
         try:
             rows = data.load(task, assets.resolve(task, progress=False), 0)
         except Refused as refused:
-            raise Refused(f"forgetting={asked.name}: {refused}") from None
+            said = str(refused).replace("task.n_test", "forgetting.n").replace("task.", "forgetting.")
+            raise Refused(said) from None
         return cls(dataclasses.replace(config, task=task), rows, tokenizer)
 
     def ask(self, lm: nn.Module, settings: Numerics) -> Answers:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rankwise.claims.estimate import Estimate
-from rankwise.claims.quantities import counts, costs, learning_rates, spectral, starts, timing, trained
+from rankwise.claims.quantities import costs, counts, learning_rates, spectral, starts, timing, trained
 
 _ALL = (
     counts.layer_parameters, counts.parameters, counts.largest_share, counts.fewer_times, counts.stored_bytes,

@@ -1,0 +1,133 @@
+"""When two configs are the same run: the canonical form, its hash, and the names that come of it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from rankwise.config import ADAPTERS, BASELINES, LORA, RANKED, Config, Method, own_keys, parse_alpha, peft_class, plain
+
+# What cannot change a result, so that it is in no hash: where things go, how they are shown, how fast they run.
+_IMMATERIAL = (
+    "study", "name", "purpose", "outputs", "rerun", "tracking", "model.name", "task.name", "task.margin", "quant.name",
+    "trainer.threads", "trainer.device", "trainer.save_full", "trainer.eval_batch_size",
+)  # fmt: skip
+_OFF = {"init": "zero_B", "dora": False, "lr_ratio": 1, "freeze_a": False, "place": "both"}  # the same as null
+
+
+def canonical(values: dict[str, Any]) -> dict[str, Any]:
+    """What decides the result, of a run's plain values: two configs that must give the same run are equal here.
+
+    Keys that cannot matter are left out (rank under full fine-tuning, a package that a path overrides), as are nulls,
+    so that a new optional key does not change the hash of old runs. The names of LoRA's variants are not told apart:
+    their keys are.
+    """
+    method = values["method"]["name"]
+    drop = [*_IMMATERIAL, *(f"method.{key}" for key in set(values["method"]) - {"name"} - own_keys(method))]
+    if method not in ADAPTERS:
+        drop.append("targets")
+    if values.get("optim", {}).get("name") != "sgd":
+        drop.append("optim.momentum")
+    if method in BASELINES:
+        drop += ["trainer", "optim", "quant.kind", "quant.double"] + (["model"] if method == "tfidf" else [])
+    drop.append("trainer.epochs" if values.get("trainer", {}).get("max_steps") else "trainer.max_steps")
+    drop += [*_overridden("model", values.get("model", {}), "shape"), *_overridden("task", values["task"], "synthetic")]
+    kept = copy.deepcopy(values)
+    for key in drop:
+        _remove(kept, key)
+    if method in LORA:
+        kept["method"]["name"] = "lora"
+    for key in {key for key, off in _OFF.items() if kept["method"].get(key) == off}:
+        _remove(kept, f"method.{key}")
+    for key in ("ranks", "alphas"):
+        if not kept.get("targets", {}).get(key):
+            _remove(kept, f"targets.{key}")
+    if "alpha" in kept["method"]:
+        kept["method"]["alpha"] = _spelled(kept["method"]["alpha"])
+    return _without_nulls(_without_idle(kept))
+
+
+def _without_idle(values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is switched off: generation that scores nothing, forgetting that asks nothing."""
+    task = values["task"]
+    if not (task.get("generation") or {}).get("metrics"):
+        task.pop("generation", None)
+    for key, off in (("protocol", "clean"), ("packing", False)):
+        if task.get(key) == off:
+            del task[key]
+    if (values.get("forgetting") or {}).get("name", "none") == "none":
+        values.pop("forgetting", None)
+    return values
+
+
+def run_id(config: Config) -> str:
+    """The first 10 hex digits of the SHA-256 of the canonical form: the run's identity."""
+    text = json.dumps(canonical(plain(config)), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def label(config: Config) -> str:
+    """A short readable name: method, rank or budget or what else sizes it, targets, learning rate, seed."""
+    method = config.method
+    parts = [method.name, *_size(method)]
+    if method.name in ADAPTERS:
+        parts.append(config.targets.name)
+    if config.quant.name != "none" and method.name not in BASELINES:
+        parts.append(config.quant.name)
+    if method.name not in BASELINES:
+        parts.append(f"lr{config.optim.lr:g}")
+    return "-".join([*parts, f"s{config.seed}"])
+
+
+def _size(method: Method) -> list[str]:
+    if method.name in RANKED:
+        by_budget = method.budget is not None and method.name in LORA
+        variant = [method.init] if method.name == "lora" and method.init else []
+        return [f"b{method.budget}" if by_budget else f"r{method.rank}", *variant]
+    if method.name == "custom":
+        return [peft_class(method.peft).removesuffix("Config").lower()]
+    sizes = {
+        "few_shot": ("k", method.shots),
+        "top_layers": ("k", method.layers),
+        "bottleneck": ("m", method.size),
+        "oft": ("b", method.block),
+    }
+    letter, size = sizes.get(method.name, ("", None))
+    return [] if size is None else [f"{letter}{size}"]
+
+
+def folder(config: Config) -> Path:
+    """Where the run lives: ``outputs/<study>/<label>-<id>``."""
+    return Path(config.outputs) / config.study / f"{config.name or label(config)}-{run_id(config)}"
+
+
+def _spelled(alpha: Any) -> Any:
+    """One spelling of an alpha policy: 16, 16.0 and "16" are the same; what is none stays as it is."""
+    try:
+        number, kind = parse_alpha(alpha)
+    except ValueError:
+        return alpha
+    return f"{number:g}{kind}"
+
+
+def _overridden(group: str, source: dict[str, Any], last: str) -> list[str]:
+    """Where an asset comes from: a path wins over a package, that over what is generated."""
+    if source.get("path"):
+        return [f"{group}.package", f"{group}.{last}"]
+    return [f"{group}.{last}"] if source.get("package") else []
+
+
+def _remove(values: dict[str, Any], key: str) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.get(parent) or {}
+    values.pop(last, None)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    return value
