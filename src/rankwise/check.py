@@ -16,7 +16,7 @@ from rankwise.config import ADAPTERS, BASELINES, METHODS, RANKED, Config, Task, 
 from rankwise.errors import Refused, did_you_mean
 from rankwise.identity import folder
 
-TRAINS_BASE = frozenset({"full", "bitfit", "top_layers"})  # methods that train weights of the base themselves
+TRAINS_BASE = frozenset({"full", "bitfit", "top_layers", "did", "said"})  # methods that change weights of the base
 QUANT_LIBRARIES = {"int8": "bitsandbytes", "int8_torchao": "torchao", "nf4": "bitsandbytes", "fp4": "bitsandbytes"}
 PRESETS = ("all_linear", "attention", "mlp", "q", "k", "v", "o", "qv", "qkvo")
 METRICS = {

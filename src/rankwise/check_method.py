@@ -148,14 +148,16 @@ def _check_baseline(config: Config) -> None:
 
 
 def _check_sizes(method: Method) -> None:
-    """Numbers that one method each needs: top_layers, bottleneck, oft, custom."""
+    """Numbers that one method each needs: top_layers, bottleneck, oft, did, said, custom."""
     for name, key, what in (
         ("top_layers", "layers", "how many of the last blocks are trained, at least 1"),
         ("bottleneck", "size", "an inner width of at least 1"),
         ("oft", "block", "the side of the orthogonal blocks, at least 2"),
+        ("did", "dim", "numbers to train, at least 1"),
+        ("said", "dim", "numbers to train, one of which scales each layer, at least 2"),
     ):
         given = getattr(method, key)
-        if method.name == name and (given is None or given < (2 if key == "block" else 1)):
+        if method.name == name and (given is None or given < (2 if name in ("oft", "said") else 1)):
             raise Refused.value(f"method.{key}", given, what)
     if method.name == "bottleneck" and method.place not in (None, "both", "mlp"):
         raise Refused.value("method.place", method.place, "one of both, mlp")

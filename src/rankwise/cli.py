@@ -16,6 +16,7 @@ COMMANDS = {
     "sweep": "run a W&B sweep file here, with W&B's own engine and no server",
     "suite": "train and report the tasks of a benchmark together, as GLUE",
     "report": "compare finished runs: table, CSV, Markdown, JSON, HTML",
+    "claims": "test what papers and introductory texts say of LoRA, from finished runs and on the spot",
     "dashboard": "make a W&B report and workspace of a study, or show the same offline",
     "analyze": "what finished runs learned: directions, ranks, amplification, intruders, truncation",
     "adapter": "merge, export, swap, combine, shrink or compare the adapters of finished runs",

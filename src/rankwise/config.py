@@ -17,10 +17,11 @@ LORA = ("lora", "rslora", "dora", "pissa", "olora", "eva", "orthogonal", "lora_p
 RANKED = frozenset({*LORA, "adalora", "vera", "loha", "lokr"})  # adapters that have a rank
 ADAPTERS = RANKED | {"ia3", "oft", "custom"}  # they sit on the linear layers of ``targets``
 PARTIAL = frozenset({"head", "bitfit", "top_layers", "bottleneck"})  # the base as it is, with some weights trained
+SUBSPACE = frozenset({"did", "said"})  # all weights are moved, by a few numbers
 BASELINES = frozenset({"probe", "tfidf", "few_shot"})  # nothing of the LM is trained: no steps, no checkpoints
 METHODS = (
-    *LORA, "adalora", "vera", "loha", "lokr", "ia3", "oft", "custom", "bottleneck", "bitfit", "top_layers", "full",
-    "head", "probe", "tfidf", "few_shot",
+    *LORA, "adalora", "vera", "loha", "lokr", "ia3", "oft", "custom", "bottleneck", "bitfit", "top_layers", "did", "said",
+    "full", "head", "probe", "tfidf", "few_shot",
 )  # fmt: skip
 
 _SHARED_KEYS = frozenset({"modules_to_save", "init_from"})  # of all that PEFT does
@@ -37,6 +38,8 @@ _OWN_KEYS = {name: _LORA_KEYS | _SHARED_KEYS for name in LORA} | {
     "bitfit": frozenset({"init_from"}),
     "top_layers": frozenset({"layers", "init_from"}),
     "head": frozenset({"init_from"}),
+    "did": frozenset({"dim"}),
+    "said": frozenset({"dim"}),
     "few_shot": frozenset({"shots"}),
 }
 
@@ -142,6 +145,7 @@ class Method:
     freeze_a: bool | None = None  # LoRA: train B alone
     layers: int | None = None  # top_layers: how many of the last blocks are trained
     size: int | None = None  # bottleneck: its inner width
+    dim: int | None = None  # did, said: numbers that are trained, of a random subspace of all weights
     shots: int | None = None  # few_shot: examples before the question
     place: str | None = None  # bottleneck: both (behind attention and MLP) | mlp
     block: int | None = None  # oft: side of the orthogonal blocks, a divisor of every input width

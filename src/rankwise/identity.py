@@ -94,6 +94,8 @@ def _size(method: Method) -> list[str]:
         "top_layers": ("k", method.layers),
         "bottleneck": ("m", method.size),
         "oft": ("b", method.block),
+        "did": ("d", method.dim),
+        "said": ("d", method.dim),
     }
     letter, size = sizes.get(method.name, ("", None))
     return [] if size is None else [f"{letter}{size}"]

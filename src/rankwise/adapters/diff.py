@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from rankwise.adapters import factors, loading, merge, score
 from rankwise.adapters.runs import Run
 from rankwise.config import ADAPTERS, BASELINES, plain
+from rankwise.model import fused
 from rankwise.model.targets import block_linears
 
 
@@ -60,8 +62,11 @@ def deltas(run: Run) -> dict[str, factors.Delta]:
     if run.config.method.name in ADAPTERS and factors.why_not_plain(loading.adapter_config(run.adapter)) is None:
         return factors.read(run.adapter, "diff").deltas
     lm, _ = loading.dense_base(run)
+    fused.join(lm)  # a quantized one comes in parts, a merged model does not
     before = {name: _dense(layer).clone() for name, layer in block_linears(lm)}
-    merged = merge.fold(loading.adapted(lm, run), run)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "fan_in_fan_out")  # the adapter was made for parts that lie the other way
+        merged = merge.fold(loading.adapted(lm, run), run)
     after = {name: _dense(layer) for name, layer in block_linears(merged)}
     changed = {name: (after[name].double() - weight.double()) for name, weight in before.items()}
     return {name: factors.Delta(change, None) for name, change in changed.items() if bool(change.any())}

@@ -13,12 +13,12 @@ from rankwise.errors import Refused, did_you_mean
 from rankwise.tracking.record import finite, now
 
 WHAT = {
-    "subspaces": "do two ranks or seeds learn the same directions, and are they those of W?",
-    "amplification": "does the update amplify what W has, or what it lacks?",
-    "spectrum": "what is the intrinsic rank of the update?",
-    "intruders": "has the tuned model leading directions that the base had not?",
-    "truncation": "how good is one adapter cut to lower ranks, beside those trained at them?",
-    "layers": "in which blocks and layers is the update, and of what rank?",
+    "subspaces": "Do two ranks or seeds learn the same directions, and are they those of W?",
+    "amplification": "Does the update amplify what W has, or what it lacks?",
+    "spectrum": "What is the intrinsic rank of the update?",
+    "intruders": "Has the tuned model leading directions that the base had not?",
+    "truncation": "How good is one adapter cut to lower ranks, beside those trained at them?",
+    "layers": "In which blocks and layers is the update, and of what rank?",
 }
 _SIDED = {"subspaces": "right", "intruders": "left"}  # and the side that their papers take
 _OF_CHANGED: dict[str, Callable[..., dict[str, Any]]] = {

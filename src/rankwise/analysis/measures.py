@@ -118,8 +118,8 @@ class Amplification:
 def amplification(base: torch.Tensor, delta: Delta | torch.Tensor, rank: int | None = None) -> Amplification:
     """‖UᵀWV‖_F in the top ``rank`` directions of ΔW, of W and of chance (Hu et al. 2021, §7.3 and Table 7).
 
-    U and V of W itself give √(σ₁² + … + σᵣ²). Random subspaces give r·‖W‖_F/√(m·n) in the root mean square, for which
-    the paper draws one matrix.
+    U and V of W itself give √(σ₁² + … + σᵣ²). Random subspaces give r·‖W‖_F/√(m·n) in the root mean square: 0.020 and
+    0.32 at r = 4 and 64 for the paper's W_q, where the matrices that it drew gave 0.02 and 0.33.
     """
     weight, top = base.double(), decomposed(delta)
     rank = min(rank or len(top.s), len(top.s))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from rankwise.adapters.factors import Delta
 from rankwise.analysis import starts
 from rankwise.analysis.measures import decomposed, expected_similarity, similarity
 from rankwise.analysis.weights import Changed, labels
+from rankwise.config import ADAPTERS
 from rankwise.errors import Refused
 
 OF = ("delta", "A")
@@ -28,20 +30,20 @@ def analyse(changed: Sequence[Changed], side: str = "right", of: str = "delta") 
     stands beside what random subspaces have, max(i, j)/d, and beside that of the factors before training: of A on
     the right, of B on the left. Raises Refused for A of a run that has none, and for its left side.
     """
-    runs, names = [each.run for each in changed], list(changed[0].modules)
     if of == "A" and side == "left":
         raise Refused("--side left: of ΔW only; the left directions of A lie in the r dimensions of each run alone")
+    changed = sorted(changed, key=lambda each: each.rank or math.inf)  # the lower rank is i
     updates = [_update(each, side, of) for each in changed]
     before = [_start(each, side) for each in changed]
-    base = {name: decomposed(w.base).side(side)[:, :MOST] for name, w in changed[0].modules.items()}
-    shown = labels(runs)
+    base = {name: directions(weights.base, side) for name, weights in changed[0].modules.items()}
+    shown = labels([each.run for each in changed])
     pairs = [
         _pair((shown[i], shown[j]), updates[i], updates[j], before[i], before[j])
-        for i, j in itertools.combinations(range(len(runs)), 2)
+        for i, j in itertools.combinations(range(len(shown)), 2)
     ]
-    pairs += [_pair((shown[i], BASE), updates[i], base, before[i], base) for i in range(len(runs))]
+    pairs += [_pair((shown[i], BASE), updates[i], base, before[i], base) for i in range(len(shown))]
     unknown = {shown[i]: why for i, why in enumerate(before) if isinstance(why, str)}
-    return {"side": side, "of": of, "modules": names, "start_unknown": unknown, "pairs": pairs}
+    return {"side": side, "of": of, "modules": list(changed[0].modules), "start_unknown": unknown, "pairs": pairs}
 
 
 def directions(delta: Delta | torch.Tensor, side: str) -> torch.Tensor:
@@ -52,9 +54,9 @@ def directions(delta: Delta | torch.Tensor, side: str) -> torch.Tensor:
 def _update(changed: Changed, side: str, of: str) -> Directions:
     if of == "delta":
         return {name: directions(weights.delta, side) for name, weights in changed.modules.items()}
+    if changed.run.config.method.name not in ADAPTERS:
+        raise Refused(f"{changed.run.folder}: method={changed.run.config.method.name} has no A; leave --of A away")
     trained = starts.trained(changed.run)
-    if missing := changed.modules.keys() - trained.keys():
-        raise Refused(f"{changed.run.folder}: has no A in {min(missing)}; --of A needs runs of LoRA")
     return {name: _of_factor(trained[name], side) for name in changed.modules}
 
 

@@ -15,6 +15,7 @@ from rankwise.adapters.factors import Delta
 from rankwise.adapters.runs import Run, open_run, same_base
 from rankwise.config import ADAPTERS, BASELINES
 from rankwise.errors import Refused
+from rankwise.model import fused
 from rankwise.model.fused import FUSED, PARTS
 from rankwise.model.targets import block_linears, role
 
@@ -48,8 +49,9 @@ class Changed:
 
     @property
     def rank(self) -> int | None:
-        """The largest rank of its factors; None of full fine-tuning."""
-        return max((weights.rank for weights in self.modules.values() if weights.rank), default=None)
+        """The largest of its factors, or that of an adapter of another kind; None of full fine-tuning."""
+        own = [weights.rank for weights in self.modules.values() if weights.rank]
+        return max(own) if own else self.run.record.lora.get("rank")
 
 
 def load(folder: Path) -> dict[str, Weights]:
@@ -145,7 +147,7 @@ def _in_parts(deltas: dict[str, Delta], wanted: set[str]) -> dict[str, Delta]:
         parts = [f"{name}.{part}" for part in PARTS]
         if name.split(".")[-1] == FUSED and delta.a is None and not wanted.isdisjoint(parts):
             rows = delta.b.chunk(len(PARTS))
-            found |= {part: Delta(row, None) for part, row in zip(parts, rows, strict=True)}
+            found |= {part: Delta(row, None) for part, row in zip(parts, rows, strict=True) if bool(row.any())}
         else:
             found[name] = delta
     return found
@@ -169,6 +171,7 @@ def _chosen(names: list[str], layer: int | None, module: str | None) -> list[str
 
 def _base(run: Run, names: list[str]) -> dict[str, torch.Tensor]:
     lm, _ = loading.dense_base(run)
+    fused.join(lm)  # a quantized one comes in parts
     layers = dict(block_linears(lm))
     found = {}
     for name in names:

@@ -12,7 +12,7 @@ VERDICTS = (REPRODUCED, CONTRADICTED, INCONCLUSIVE)
 
 @dataclass(frozen=True)
 class Bound:
-    """Where a quantity must lie for the claim to hold: ``above`` and ``below`` without the end, ``between`` with both."""
+    """Where a quantity must lie for the claim to hold: ``above`` and ``below`` without their end, ``between`` with."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -24,9 +24,9 @@ class Bound:
             kind, ends = next(iter(values.items()))
             if kind in ("above", "below") and _is_number(ends):
                 return cls(low=float(ends)) if kind == "above" else cls(high=float(ends))
-            if kind == "between" and isinstance(ends, list) and len(ends) == 2 and all(map(_is_number, ends)):
-                if ends[0] <= ends[1]:
-                    return cls(float(ends[0]), float(ends[1]))
+            pair = isinstance(ends, list) and len(ends) == 2 and all(map(_is_number, ends))
+            if kind == "between" and pair and ends[0] <= ends[1]:
+                return cls(float(ends[0]), float(ends[1]))
         raise ValueError("{above: number}, {below: number} or {between: [low, high]}")
 
     @property

@@ -1,4 +1,4 @@
-"""From a few words in a claim (model, targets, rank) to a config, and from that to what ``rankwise plan`` says of it."""
+"""From a few words in a claim (model, targets, rank) to a config, and to what ``rankwise plan`` says of it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import functools
 import json
 from typing import Any
 
+from rankwise.check import check
 from rankwise.config import Config, Model
+from rankwise.measure.efficiency import flops_of
+from rankwise.measure.ledger import Footprint
+from rankwise.measure.shape import Shape
+from rankwise.model.skeleton import architecture
 from rankwise.plan.estimate import Question, Row, plan
+from rankwise.plan.facts import facts
+from rankwise.plan.fake import FakeRun, build
 from rankwise.plan.hardware import Hardware
 from rankwise.study.compose import composed
 
@@ -40,29 +47,55 @@ def config_of(spec: Spec) -> Config:
     spec = {"task": "synthetic" if spec.get("model") in ENCODERS else "next_token"} | spec
     shape = SHAPES.get(spec["model"])
     if shape:
-        spec = spec | {"model": "tiny_bert"}
+        spec = spec | {"model": "bert_base"}  # as wide as any of them needs to be for its ranks
     config = composed([f"{_key(key)}={_text(value)}" for key, value in spec.items()])
     if shape:
         config.model = Model(str(shape["model_type"]), shape=dict(shape))
+        check(config)
     return config
 
 
 def counted(spec: Spec) -> Row:
     """The plan's parameters and storage of a config."""
-    return _planned(json.dumps(spec, sort_keys=True), True)
+    return _counted(json.dumps(spec, sort_keys=True))
 
 
-def planned(spec: Spec) -> Row:
-    """The whole plan of a config, on a GPU: parameters, memory of a step by part, operations."""
-    return _planned(json.dumps(spec, sort_keys=True), False)
+def footprint(spec: Spec) -> Footprint:
+    """What one optimizer step of a config holds on a GPU, as a plan predicts it, with batches of full length."""
+    return _footprint(json.dumps(spec, sort_keys=True))
+
+
+def operations(spec: Spec) -> Row:
+    """What one step of a config computes, beside full fine-tuning of the same base."""
+    return _operations(json.dumps(spec, sort_keys=True))
+
+
+@functools.cache  # claims share settings, and a step of a large model takes seconds
+def _counted(spec: str) -> Row:
+    question = Question(_GPU, _GPU.memory_bytes, only_parameters=True)
+    row: Row = plan([config_of(json.loads(spec))], question)["runs"][0]
+    return row
 
 
 @functools.cache
-def _planned(spec: str, only_parameters: bool) -> Row:
-    """Claims share settings, and a plan of a large model takes seconds."""
-    question = Question(_GPU, _GPU.memory_bytes, only_parameters=only_parameters)
-    row: Row = plan([config_of(json.loads(spec))], question)["runs"][0]
-    return row
+def _footprint(spec: str) -> Footprint:
+    run, shape = _fake_run(json.loads(spec))
+    return run.train([shape])
+
+
+@functools.cache
+def _operations(spec: str) -> Row:
+    run, shape = _fake_run(json.loads(spec))
+    return flops_of(run.operations(shape).closed_form, [shape])
+
+
+def _fake_run(spec: Spec) -> tuple[FakeRun, Shape]:
+    config = config_of(spec)
+    settings, scorer = _GPU.settle(config.trainer), facts(config).scorer
+    shape = architecture(config.model, None)
+    adapted = build(config, shape, scorer.outputs, settings.attention, settings.precision)
+    run = FakeRun(config, adapted, scorer, settings.precision, gpu=True)
+    return run, Shape(config.trainer.batch_size, config.task.max_length)
 
 
 def _key(key: str) -> str:

@@ -38,5 +38,7 @@ class Estimate:
 def interval95(boot: Bootstrap) -> tuple[float, float]:
     """The 95 % interval of a paired difference: percentiles, widened by t/z as those of 90 % in ``statistics``."""
     widen = float(stats.t.ppf(0.975, boot.df) / stats.norm.ppf(0.975))
-    low, high = (boot.estimate + widen * (float(q) - boot.estimate) for q in np.quantile(boot.replicates, [0.025, 0.975]))
+    low, high = (
+        boot.estimate + widen * (float(q) - boot.estimate) for q in np.quantile(boot.replicates, [0.025, 0.975])
+    )
     return low, high

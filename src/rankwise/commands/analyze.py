@@ -52,12 +52,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parse(parser, arguments)
+    if not options.runs:
+        raise Refused(f"analyze {options.name}: give one or more runs, outputs/STUDY/RUN")
     prepare_environment()
     from rankwise.analysis import analyze
     from rankwise.report import analyses
 
-    if not options.runs:
-        raise Refused(f"analyze {options.name}: give one or more runs, outputs/STUDY/RUN")
     document = analyze(options.name, options.runs, options.layer, options.module, options.side, options.of)
     part = analyses.section(document, analyses.stem(document))
     if options.json:

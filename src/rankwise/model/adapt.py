@@ -13,11 +13,11 @@ from peft import PeftConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from rankwise.config import LORA, PARTIAL, Config
+from rankwise.config import LORA, PARTIAL, SUBSPACE, Config
 from rankwise.errors import Refused
 from rankwise.model import fused
 from rankwise.model.base import head_names, reason
-from rankwise.model.methods import adalora, bottleneck, inits, lora, tuners
+from rankwise.model.methods import adalora, bottleneck, inits, intrinsic, lora, tuners
 from rankwise.model.methods import partial as partly
 from rankwise.model.methods.quiet import CANNOT, quiet_peft
 from rankwise.model.methods.seeds import derived_seed
@@ -51,6 +51,9 @@ def adapt(base: nn.Module, config: Config) -> Adapted:
     method, planned = config.method, next(base.parameters()).is_meta
     if method.name == "full":
         base.requires_grad_(True)
+        return Adapted(base, heads)
+    if method.name in SUBSPACE:
+        intrinsic.insert(base, config)
         return Adapted(base, heads)
     if method.name in PARTIAL:
         partly.unfreeze(base, method, heads)

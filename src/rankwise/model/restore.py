@@ -12,7 +12,7 @@ from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file
 from torch import nn
 
-from rankwise.config import ADAPTERS, PARTIAL, Config, typed
+from rankwise.config import ADAPTERS, PARTIAL, SUBSPACE, Config, typed
 from rankwise.errors import Refused
 from rankwise.model import base, fused
 from rankwise.model.adapt import adapt
@@ -33,7 +33,7 @@ def with_weights(lm: nn.Module, config: Config, folder: Path) -> nn.Module:
     """A base with what a run of ``config`` left in its adapter folder."""
     name = config.method.name
     files = (
-        {"model.safetensors"} if name == "full" else {HEAD_FILE, TRAINED_FILE} if name in PARTIAL else {ADAPTER_FILE}
+        {"model.safetensors"} if name == "full" else {HEAD_FILE, TRAINED_FILE} if name in PARTIAL | SUBSPACE else {ADAPTER_FILE}
     )
     file = next((folder / file for file in files if (folder / file).is_file()), None)
     if file is None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rankwise.report import analysis_plots
 from rankwise.report import formats as fmt
 from rankwise.report.plots import Plot
 from rankwise.report.sections import Cells, Section
+from rankwise.tracking.record import Record
 
 FOLDER = "analysis"  # in the folder of a study
 Document = dict[str, Any]
@@ -23,22 +24,31 @@ Table = tuple[Cells, list[Cells]]
 class Analysis(Section):
     """A section with its figure."""
 
-    plot: Plot | None = None
+    plot: Plot = field(kw_only=True)
 
 
-def sections(folder: Path) -> list[Analysis]:
-    """One section for each document in a study's ``analysis`` folder, by name; a file that is none is left out."""
-    return [section(document, file.stem) for file, document in _documents(folder)]
+def of_records(records: Iterable[Record]) -> list[Analysis]:
+    """The sections of every study that the records are of."""
+    studies = dict.fromkeys(record.folder.resolve().parent for record in records if record.folder)
+    return [part for number, study in enumerate(studies) for part in sections(study, f"{number}-" if number else "")]
 
 
-def section(document: Document, stem: str) -> Analysis:
+def sections(folder: Path, mark: str = "") -> list[Analysis]:
+    """One section for each document in a study's ``analysis`` folder, by name; a file that is none is left out.
+
+    ``mark`` keeps the ids of several studies on one page apart.
+    """
+    return [section(document, mark + file.stem) for file, document in _documents(folder)]
+
+
+def section(document: Document, name: str) -> Analysis:
     """The table, the figure and how to read them."""
     what = document["analysis"]
     header, rows = table(document)
-    title, notes = _TITLES[what], [*_NOTES[what](document), _scope(document)]
+    title, notes = ", ".join([_TITLES[what], *_given(document)]), [*_NOTES[what](document), _scope(document)]
     caption = analysis_plots.CAPTIONS[what]
-    plot = Plot(f"analysis-{stem}", title, figure(document, f"analysis-{stem}"), caption, wide=True)
-    return Analysis(f"analysis-{stem}", title, header, rows, notes, document["question"].capitalize(), plot)
+    plot = Plot(f"analysis-{name}", title, figure(document, f"analysis-{name}"), caption, wide=True)
+    return Analysis(f"analysis-{name}", title, header, rows, notes, document["question"], plot=plot)
 
 
 def table(document: Document) -> Table:
@@ -53,15 +63,14 @@ def figure(document: Document, name: str) -> str:
 
 def stem(document: Document) -> str:
     """The files' name: the analysis, and the options that were not left to it."""
-    usual = {
-        "layer": None,
-        "module": None,
-        "of": "delta",
-        "side": "left" if document["analysis"] == "intruders" else "right",
-    }
-    given = [(key, document.get(key)) for key in usual if document.get(key) not in (None, usual[key])]
-    words = [f"layer{value}" if key == "layer" else str(value) for key, value in given]
-    return "-".join([document["analysis"], *words])
+    return "-".join([document["analysis"], *_given(document)])
+
+
+def _given(document: Document) -> list[str]:
+    side = "left" if document["analysis"] == "intruders" else "right"
+    usual = {"layer": None, "module": None, "of": "delta", "side": side}
+    given = {key: document.get(key) for key in usual if document.get(key) not in (None, usual[key])}
+    return [f"layer{value}" if key == "layer" else str(value) for key, value in given.items()]
 
 
 def _documents(folder: Path) -> list[tuple[Path, Document]]:
@@ -173,10 +182,10 @@ def _of_subspaces(document: Document) -> list[str]:
     of = "ΔW" if document["of"] == "delta" else "A alone"
     start = "A" if document["side"] == "right" else "B"
     said = [
-        "φ(i, j) = ‖U₁ᵀU₂‖²_F / min(i, j) of the top i and top j directions, 1 where one subspace lies in the other (Hu "
-        f"et al. 2021, equation 4); of {of}, {side}; the mean over layers. Chance is max(i, j)/d, what random subspaces "
-        f"have; excess is φ − chance. Before training: the same of {start} as it was drawn. W: the base's own top "
-        "directions."
+        "φ(i, j) = ‖U₁ᵀU₂‖²_F / min(i, j) of the top i and top j directions, 1 where one subspace lies in the other "
+        f"(Hu et al. 2021, equation 4); of {of}, {side}; the mean over layers. Chance is max(i, j)/d, what random "
+        f"subspaces have; excess is φ − chance. Before training: the same of {start} as it was drawn. W: the base's "
+        "own top directions."
     ]
     for run, why in document["start_unknown"].items():
         said.append(f"{run}: before training is not known, as {why}.")
@@ -185,9 +194,9 @@ def _of_subspaces(document: Document) -> list[str]:
 
 def _of_amplification(document: Document) -> list[str]:
     return [
-        "Frobenius norms, U and V the top r singular vectors; medians over layers of a kind. The factor is ‖ΔW‖ / ‖UᵀWV‖ "
-        "with U and V of ΔW (Hu et al. 2021, Table 7); by chance: with random ones, r·‖W‖/√(m·n). A factor above that "
-        "of chance means directions that W has less than it has on average. A full ΔW is cut to rank r."
+        "Frobenius norms, U and V the top r singular vectors; medians over layers of a kind. The factor is "
+        "‖ΔW‖ / ‖UᵀWV‖ with U and V of ΔW (Hu et al. 2021, Table 7); by chance: with random ones, r·‖W‖/√(m·n). Below "
+        "that of chance, ΔW lies where W has more than on average. A full ΔW is cut to rank r."
     ]
 
 
@@ -200,8 +209,8 @@ def _of_spectrum(document: Document) -> list[str]:
 
 def _of_intruders(document: Document) -> list[str]:
     return [
-        f"Of the top {document['top']} {document['side']} singular vectors of W + ΔW, how many have |cos| < ε to all of "
-        "W's: the mean per matrix (Shuttleworth et al. 2024)."
+        f"Of the top {document['top']} {document['side']} singular vectors of W + ΔW, how many have |cos| < ε to all "
+        "of W's: the mean per matrix (Shuttleworth et al. 2024)."
     ]
 
 

@@ -17,16 +17,16 @@ _WIDTH, _PANELS = 13.0, 8
 _MAP = "viridis"
 _STYLES = ("-", "--", ":", "-.")
 CAPTIONS = {
-    "subspaces": "Upper maps: φ(i, j) after training, i of the first run downwards, j of the second to the right. Lower "
-    "maps: the same before training, or by chance where that is not known. What is brighter above was learned.",
+    "subspaces": "Upper maps: φ(i, j) after training, i of the first run downwards, j of the second to the right. "
+    "Lower maps: the same before training, or by chance where that is not known. What is brighter above was learned.",
     "amplification": "The factor by rank, in directions of ΔW (solid, a dot per layer), of chance (dashed) and of W "
-    "(dotted). Above the dashed line, ΔW has directions that W has less than average.",
-    "spectrum": "Left: singular values of ΔW over the first. Right: the share of Σσ² in the leading directions; the line "
-    "is at 90 %. Means over layers.",
+    "(dotted). Below the dashed line, ΔW lies where W has more than on average.",
+    "spectrum": "Left: singular values of ΔW over the first. Right: the share of Σσ² in the leading directions; the "
+    "line is at 90 %. Means over layers.",
     "intruders": "Mean number per matrix of leading directions of the tuned model that are like none of the base's.",
     "truncation": "The line is one adapter cut to lower ranks, ± one standard error over test rows; the points were "
     "trained at their rank.",
-    "layers": "Blocks from the top down, kinds of layers to the right; runs share one scale.",
+    "layers": "Blocks from the first down, kinds of layers to the right. Runs share the scale of ‖ΔW‖/‖W‖.",
 }
 
 
@@ -75,7 +75,7 @@ def _map(ax: Any, values: np.ndarray, most: float) -> Any:
 
 
 def _ticks(most: int) -> list[int]:
-    step = max(1, most // 4)
+    step = most // 4 if most > 8 else max(1, most // 2)
     return sorted({1, *range(step, most + 1, step)})
 
 
@@ -87,8 +87,9 @@ def amplification(document: Document, name: str) -> str:
         for ax, kind in zip(axes, kinds, strict=True):
             mine = [row for row in rows if row["module"] == kind]
             for is_full, paint in ((False, "#2a788e"), (True, FULL)):
-                family = sorted((r for r in mine if r["run"].startswith("full") == is_full), key=lambda r: r["rank"])
-                _factors(ax, family, paint, "full fine-tuning" if is_full else "adapters")
+                family = sorted((r for r in mine if r["dense"] == is_full), key=lambda r: r["rank"])
+                label = ", ".join(dict.fromkeys(row["run"] for row in family)) if is_full else "adapters"
+                _factors(ax, family, paint, label)
             ax.set_xscale("log", base=2)
             ax.set_yscale("log")
             ranks = sorted({row["rank"] for row in mine})
@@ -183,24 +184,31 @@ def layers(document: Document, name: str) -> str:
     with svg.canvas(_WIDTH, height * len(runs)) as (figure, (only,)):
         only.remove()
         axes = figure.subplots(len(runs), 2, squeeze=False)
-        for column, (key, scale, label) in enumerate(
-            (("relative", 100.0, "‖ΔW‖/‖W‖, %"), ("effective_rank", 1.0, "effective rank"))
-        ):
-            most = scale * max(cell[key] for row in runs for cell in row["cells"])
-            for row, ax in zip(runs, axes[:, column], strict=True):
-                grid = np.full((len(blocks), len(kinds)), np.nan)
-                for cell in row["cells"]:
-                    grid[blocks.index(cell["layer"]), kinds.index(cell["module"])] = scale * cell[key]
-                image = ax.imshow(grid, vmin=0, vmax=most, cmap=_MAP, aspect="auto", interpolation="nearest")
-                _write(ax, grid, most)
-                ax.grid(visible=False)
-                ax.set_xticks(range(len(kinds)), kinds, rotation=20 if len(kinds) > 3 else 0)
-                every = max(1, len(blocks) // 8)
-                ax.set_yticks(range(0, len(blocks), every), [str(block) for block in blocks[::every]])
-                ax.set(title=f"{row['run']}: {label}", ylabel="block")
-            bar = figure.colorbar(image, ax=list(axes[:, column]), pad=0.01, shrink=0.8)
-            bar.outline.set_visible(False)
+        largest = 100 * max(cell["relative"] for row in runs for cell in row["cells"])
+        for row, (size, rank) in zip(runs, axes, strict=True):
+            _cells(size, row, ("relative", "‖ΔW‖/‖W‖, %"), (blocks, kinds), largest)
+            _cells(rank, row, ("effective_rank", "effective rank"), (blocks, kinds))
         return svg.render(figure, name, "size and effective rank of the update by layer")
+
+
+def _cells(
+    ax: Any, row: Document, what: tuple[str, str], places: tuple[list[int], list[str]], most: float | None = None
+) -> None:
+    """One map; blocks down, kinds to the right."""
+    (key, label), (blocks, kinds) = what, places
+    grid = np.full((len(blocks), len(kinds)), np.nan)
+    for cell in row["cells"]:
+        value = 100 * cell[key] if key == "relative" else cell[key]
+        grid[blocks.index(cell["layer"]), kinds.index(cell["module"])] = value
+    most = most or float(np.nanmax(grid))
+    image = ax.imshow(grid, vmin=0, vmax=most, cmap=_MAP, aspect="auto", interpolation="nearest")
+    _write(ax, grid, most)
+    ax.grid(visible=False)
+    ax.set_xticks(range(len(kinds)), kinds, rotation=20 if len(kinds) > 3 else 0)
+    every = max(1, len(blocks) // 8)
+    ax.set_yticks(range(0, len(blocks), every), [str(block) for block in blocks[::every]])
+    ax.set(title=f"{row['run']}: {label}", ylabel="block")
+    ax.figure.colorbar(image, ax=ax, pad=0.01).outline.set_visible(False)
 
 
 def _write(ax: Any, grid: np.ndarray, most: float) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from rankwise.report import cost_tables, costs
+from rankwise.report import analyses, cost_tables, costs
 from rankwise.report import formats as fmt
 from rankwise.report import table as tables
 from rankwise.report.arms import Arm
@@ -39,6 +39,7 @@ def html(report: Findings) -> str:
         grids=grids(report),
         cost_tables=_cost_tables(report),
         layers=cost_tables.layers(report),
+        analyses=analyses.of_records(report.records),
         differences=_differences(report),
         notes=report.notes,
         failures=tables.failures(report),

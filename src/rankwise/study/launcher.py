@@ -23,9 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from rankwise import config as schema
-from rankwise import machine
-from rankwise.config import Config
+from rankwise import identity, machine
+from rankwise.config import Config, plain
 from rankwise.errors import Refused
 from rankwise.study import preload as preloading
 from rankwise.study import progress
@@ -61,7 +60,7 @@ def launch(
         return []
     ended: dict[Path, Outcome] = {}
     drive(_Listed(configs, ended), configs, len(configs), jobs, task, preload)
-    return [ended[schema.folder(config).absolute()] for config in configs]
+    return [ended[identity.folder(config).absolute()] for config in configs]
 
 
 class Source(Protocol):
@@ -185,10 +184,10 @@ class _Engine:
                 _kill(run.process, signal.SIGKILL)
 
     def _start(self, config: Config) -> None:
-        folder = schema.folder(config).absolute()
+        folder = identity.folder(config).absolute()
         gpu = self._free.pop()
         threads = config.trainer.threads or self._slots.threads
-        job = Job(schema.plain(config), str(folder), self._task, threads, gpu, sys.argv[0])
+        job = Job(plain(config), str(folder), self._task, threads, gpu, sys.argv[0])
         reader, writer = self._context.Pipe(duplex=False)
         process = self._context.Process(target=work, args=(job, writer), name=folder.name)
         process.start()

@@ -126,7 +126,8 @@ def _text(tokenizer: Any, ids: list[int], stop: str | None) -> str:
 
 def _scores(config: Config, asked: list[Prompt], written: list[str], record: Record) -> dict[str, Score]:
     task = config.task
-    reasoning = (task.reasoning, task.synthetic, [prompt.item for prompt in asked]) if task.reasoning else None
+    name, rows = task.reasoning, [prompt.item for prompt in asked]
+    reasoning = (name, task.synthetic or 0, rows) if name else None
     found, absent = text_scores(
         task.generation.metrics, written, [prompt.references for prompt in asked], keys=task.generation.keys,
         reasoning=reasoning,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rankwise.claims.configs import Spec, planned
+from rankwise.claims.configs import Spec, counted, footprint, operations
 from rankwise.claims.estimate import Estimate
 from rankwise.tracking.record import Record
 
@@ -12,7 +12,7 @@ from rankwise.tracking.record import Record
 def flops_share(records: Sequence[Record], of: Spec | list[Spec]) -> Estimate:
     """Operations of a step as a share of full fine-tuning's; of several settings the largest."""
     specs = of if isinstance(of, list) else [of]
-    shares = [planned(spec)["compute"]["flops"]["of_full"] for spec in specs]
+    shares = [operations(spec)["of_full"] for spec in specs]
     worst = specs[shares.index(max(shares))]
     said = f"at rank {worst.get('rank')}" if len(specs) > 1 else ""
     return Estimate.exact(max(shares), said)
@@ -20,13 +20,12 @@ def flops_share(records: Sequence[Record], of: Spec | list[Spec]) -> Estimate:
 
 def flops_ratio(records: Sequence[Record], of: Spec) -> Estimate:
     """How many times fewer operations a step takes than full fine-tuning's."""
-    return Estimate.exact(1 / planned(of)["compute"]["flops"]["of_full"])
+    return Estimate.exact(1 / operations(of)["of_full"])
 
 
 def peak_bytes(records: Sequence[Record], of: Spec) -> Estimate:
-    """The most that a step or an evaluation batch holds."""
-    memory = planned(of)["memory"]
-    return Estimate.exact(float(max(memory["train"]["peak_bytes"], memory["eval"]["peak_bytes"])))
+    """The most that a step holds."""
+    return Estimate.exact(float(_part(of, "peak")))
 
 
 def part_ratio(records: Sequence[Record], of: Spec, to: Spec, part: str = "peak") -> Estimate:
@@ -37,10 +36,9 @@ def part_ratio(records: Sequence[Record], of: Spec, to: Spec, part: str = "peak"
 
 def gradient_bytes_each(records: Sequence[Record], of: Spec) -> Estimate:
     """Bytes of gradients at their peak per trained parameter: 4 in fp32 where nothing else has one."""
-    row = planned(of)
-    return Estimate.exact(_part(of, "gradients") / row["params"]["trainable"])
+    return Estimate.exact(_part(of, "gradients") / counted(of)["params"]["trainable"])
 
 
 def _part(spec: Spec, part: str) -> int:
-    train = planned(spec)["memory"]["train"]
-    return int(train["peak_bytes"] if part == "peak" else train["peaks"][f"{part}_bytes"])
+    found = footprint(spec)
+    return found.peak if part == "peak" else found.peaks[part]

@@ -26,7 +26,7 @@ def layer_parameters(records: Sequence[Record], d_in: int, d_out: int, rank: int
     """LoRA on one linear layer: its ``count``, the ``saving`` against the layer's own, or their ``ratio``."""
     with torch.device("meta"):
         layer = nn.Sequential(nn.Linear(d_in, d_out, bias=False))
-    adapted = get_peft_model(layer, LoraConfig(r=rank, target_modules=["0"]))  # type: ignore[arg-type]
+    adapted = get_peft_model(layer, LoraConfig(r=rank, target_modules=["0"]))
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     full = d_in * d_out
     shown = {"count": trained, "saving": saving(trained, full), "ratio": full / trained}
@@ -34,9 +34,7 @@ def layer_parameters(records: Sequence[Record], d_in: int, d_out: int, rank: int
 
 
 def parameters(records: Sequence[Record], of: Spec | list[Spec], show: str = "adapter") -> Estimate:
-    """``adapter`` (the head left out), ``trainable`` or ``total`` parameters; of several settings from the fewest to the
-    most.
-    """
+    """``adapter`` (without the head), ``trainable`` or ``total`` parameters; of several settings, fewest to most."""
     found = [float(counted(spec)["params"][show]) for spec in (of if isinstance(of, list) else [of])]
     return Estimate(max(found), min(found), max(found))
 

@@ -37,9 +37,8 @@ def best_lr_ratio(records: Sequence[Record], of: Spec, to: Spec) -> Estimate:
         if int(np.argmin(mean)) in (0, len(mean) - 1):
             best = 10 ** float(log_lr[int(np.argmin(mean))])
             raise NotRun(f"the best learning rate of {words(spec)}, {best:g}, is the end of its grid")
-        found.append(_vertex(log_lr, mean))
-        weights_bs = seed_weights(len(seeds), REPLICATES, 0)
-        replicates.append(np.array([_vertex(log_lr, row) for row in weights_bs @ losses_sl]))
+        found.append(float(_vertex(log_lr, mean[None])[0]))
+        replicates.append(_vertex(log_lr, seed_weights(len(seeds), REPLICATES, 0) @ losses_sl))
     ratio, spread = found[0] - found[1], replicates[0] - replicates[1]
     widen = float(stats.t.ppf(0.975, len(seeds) - 1) / stats.norm.ppf(0.975))
     low, high = (10 ** (ratio + widen * (float(q) - ratio)) for q in np.quantile(spread, [0.025, 0.975]))
@@ -94,11 +93,14 @@ def _losses(grid: Grid, seeds: Sequence[Replicate], spec: Spec) -> tuple[Floats,
     return np.log10([rates[i] for i in kept]), np.array(losses)
 
 
-def _vertex(log_lr: Floats, losses: Floats) -> float:
-    """Log10 of the best learning rate; the grid's end where that is best."""
-    best = int(np.argmin(losses))
-    if best in (0, len(losses) - 1):
-        return float(log_lr[best])
-    near = slice(best - 1, best + 2)
-    square, slope, _ = np.polyfit(log_lr[near] - log_lr[best], losses[near], 2)
-    return float(log_lr[best] - slope / (2 * square)) if square > 0 else float(log_lr[best])
+def _vertex(log_lr: Floats, losses_bl: Floats) -> Floats:
+    """Log10 of the best learning rate of each row (B,); the grid's end where that is best."""
+    best = losses_bl.argmin(1)
+    middle = best.clip(1, len(log_lr) - 2)
+    at = [log_lr[middle + step] for step in (-1, 0, 1)]
+    loss = [losses_bl[np.arange(len(best)), middle + step] for step in (-1, 0, 1)]
+    left, right = ((loss[1] - loss[end]) / (at[1] - at[end]) for end in (0, 2))  # slopes to both sides
+    square = (right - left) / (at[2] - at[0])
+    inside = (best == middle) & (square > 0)
+    slope = (left * (at[2] - at[1]) + right * (at[1] - at[0])) / (at[2] - at[0])  # of the parabola, in the middle
+    return np.where(inside, at[1] - slope / np.where(inside, 2 * square, 1.0), log_lr[best])

@@ -1,4 +1,4 @@
-"""Quantities of what finished runs learned: directions, amplification, ranks. One value a seed, intervals over seeds."""
+"""Quantities of what finished runs learned: directions, amplification, ranks. One value a seed, interval over them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ TOP_EPSILON = 0.6  # of the ε that the analysis knows, one in the middle: below
 
 
 def shared_directions(records: Sequence[Record], of: Spec, to: Spec, i: int, j: int, module: str) -> Estimate:
-    """φ(i, j) of the directions of two arms of one seed (Hu et al. 2021, equation 4), less what chance or the same start
-    would give, whichever is more.
+    """φ(i, j) of the directions of two arms of one seed (Hu et al. 2021, equation 4), less what chance or the start
+    gives, whichever is more.
     """
 
     def excess(folders: list[Path]) -> float:

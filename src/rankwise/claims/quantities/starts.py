@@ -31,7 +31,9 @@ def start_gap(records: Sequence[Record], models: list[str], method: str = "lora"
 
 def factor_at_start(records: Sequence[Record], model: str, factor: str) -> Estimate:
     """The share of values of a factor, ``A`` or ``B``, that are zero before training."""
-    values = torch.cat([p.detach().flatten() for name, p in _fresh(model).named_parameters() if f"lora_{factor}" in name])
+    values = torch.cat(
+        [p.detach().flatten() for name, p in _fresh(model).named_parameters() if f"lora_{factor}" in name]
+    )
     return Estimate.exact(float((values == 0).double().mean()))
 
 

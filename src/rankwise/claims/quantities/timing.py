@@ -56,7 +56,9 @@ def _ratio(calls: Sequence[Call], blocks: int) -> Estimate:
         (first, second), ratio, paired=True, vectorized=True, n_resamples=5_000, method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
-    note = f"medians {1e3 * np.median(first):.3g} and {1e3 * np.median(second):.3g} ms, {torch.get_num_threads()} threads"
+    note = (
+        f"medians {1e3 * np.median(first):.3g} and {1e3 * np.median(second):.3g} ms, {torch.get_num_threads()} threads"
+    )
     return Estimate(float(ratio(first, second)), float(found.low), float(found.high), blocks, note=note)
 
 

@@ -32,10 +32,11 @@ def gain_difference(records: Sequence[Record], metric: str, of: list[Spec], minu
 
 
 def trend(records: Sequence[Record], metric: str, among: Spec, ranks: list[int]) -> Estimate:
-    """Spearman's correlation of rank and score over these ranks, per seed; the mean over seeds."""
+    """Spearman's correlation of rank and score over these ranks, per seed, 0 where all score the same; the mean over
+    seeds.
+    """
     arms = [arm_of(records, among | {"rank": rank}) for rank in ranks]
     pairs = by_replicate(arms)
-    # scipy's own warns of a constant score; there is then no order, so 0
     found = [_spearman(ranks, [scalar(run, metric) for run in runs]) for runs in pairs.values()]
     over = interval(found, [0.0])
     runs = [run for each in pairs.values() for run in each]
@@ -66,8 +67,8 @@ def _contrast(records: Sequence[Record], metric: str, terms: Sequence[tuple[floa
     if metric not in WEIGHTED:
         over = interval([float(value) for value in points_sa @ weights_a], [0.0])
         return Estimate(over.mean, over.low, over.high, len(pairs), runs, note)
-    resampled = [_resampled(each, metric) @ weights_a for each in pairs.values()]
-    boot = paired(points_sa @ weights_a, np.stack(resampled, axis=1), seed=0)
+    resampled_bsa = _resampled(list(pairs.values()), metric)
+    boot = paired(points_sa @ weights_a, resampled_bsa @ weights_a, seed=0)
     return Estimate(boot.estimate, *interval95(boot), len(pairs), runs, note)
 
 
@@ -76,17 +77,18 @@ def _named(arm: Arm, spec: Spec) -> str:
     return f"{arm.method}{rank} {spec.get('targets', '')}".strip()
 
 
-def _resampled(runs: Sequence[Record], metric: str) -> Floats:
-    """The metric of each run on the same resamples of the same test items, (replicates, runs)."""
-    loaded = [load(run, metric) for run in runs]
+def _resampled(runs_sa: Sequence[Sequence[Record]], metric: str) -> Floats:
+    """The metric of each run on the same resamples of the same test items, (replicates, seeds, arms)."""
+    loaded = [load(run, metric) for runs in runs_sa for run in runs]
     good = [each for each in loaded if isinstance(each, Predictions)]
     if len(good) < len(loaded):
         raise NotRun(next(each for each in loaded if isinstance(each, str)))
     if not all(aligned(each, good[0]) for each in good):
-        raise NotRun("runs of one seed were tested on different items")
+        raise NotRun("the runs were tested on different items")
     values_rn = np.stack([each.values for each in good])
-    chunks = item_weights(len(good[0].items), REPLICATES, 0)
-    return np.concatenate([WEIGHTED[metric](good[0].labels, values_rn, weights) for weights in chunks])
+    weights = item_weights(len(good[0].items), REPLICATES, 0)
+    resampled = np.concatenate([WEIGHTED[metric](good[0].labels, values_rn, chunk_bn) for chunk_bn in weights])
+    return resampled.reshape(len(resampled), len(runs_sa), -1)
 
 
 def _spearman(ranks: Sequence[int], scores: Sequence[float]) -> float:

@@ -1,0 +1,107 @@
+"""Every analysis of real runs: against dense algebra, against other commands, and as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from rankwise import analysis
+from rankwise.adapters.runs import Run
+from rankwise.adapters.shrink import shrink
+from rankwise.commands.analyze import main
+from rankwise.report import analyses
+from rankwise.tracking.record import Record
+
+
+def test_subspaces_are_those_of_the_dense_updates(low: Run, high: Run) -> None:
+    found = analysis.analyze("subspaces", [high.folder, low.folder], layer=1, module="v")
+    pair = found["pairs"][0]
+    assert pair["pair"] == ["lora r=2", "lora r=4"] and pair["directions"] == [2, 4]
+    tops = []
+    for run in (low, high):
+        (weights,) = analysis.together([run], layer=1, module="v")[0].modules.values()
+        tops.append(torch.linalg.svd(weights.delta.b @ weights.delta.a)[2])
+    for point in pair["points"]:
+        i, j = point["i"], point["j"]
+        wanted = float(((tops[0][:i] @ tops[1][:j].T) ** 2).sum()) / min(i, j)
+        assert point["phi"] == pytest.approx(wanted)
+        assert point["excess"] == pytest.approx(wanted - max(i, j) / pair["d"])
+        assert pair["phi"][i - 1][j - 1] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_between_seeds_and_on_the_left_side(low: Run, ran: Callable[..., Run]) -> None:
+    runs = [low.folder, ran(method__rank=2, seed=1).folder]
+    right, left = (analysis.analyze("subspaces", runs, side=side) for side in ("right", "left"))
+    assert right["pairs"][0]["start"] and not right["start_unknown"]
+    assert left["pairs"][0]["start"] is None and "B starts at zero" in left["start_unknown"]["lora r=2 seed 0"]
+    assert right["pairs"][0]["phi"] != left["pairs"][0]["phi"]
+
+
+def test_a_that_was_not_trained_shares_what_it_shared_at_the_start(ran: Callable[..., Run]) -> None:
+    runs = [ran(method="lora_fa", method__rank=rank).folder for rank in (2, 4)]
+    found = analysis.analyze("subspaces", runs, of="A")
+    assert all(pair["phi"] == pair["start"] for pair in found["pairs"])
+
+
+def test_ranks_are_bounded_by_the_adapter_and_layers_add_up(low: Run, full: Run) -> None:
+    rows = {row["run"]: row for row in analysis.analyze("spectrum", [low.folder, full.folder])["rows"]}
+    assert 1 <= rows["lora r=2"]["effective_rank"] <= 2 and len(rows["lora r=2"]["energy"]) == 2
+    assert rows["full"]["effective_rank"] > 2 and rows["full"]["energy"][-1] == pytest.approx(1)
+    cells = analysis.analyze("layers", [full.folder], module="q")["rows"][0]["cells"]
+    weights = analysis.together([full], module="q")[0].modules
+    for cell in cells:
+        w = weights[cell["name"]]
+        assert cell["relative"] == pytest.approx(float(w.delta.b.norm() / w.base.double().norm()))
+
+
+def test_truncation_agrees_with_shrink_and_with_the_recorded_test(low: Run, high: Run) -> None:
+    found = analysis.analyze("truncation", [high.folder, low.folder])
+    cut = {row["rank"]: row for row in found["cut"]}
+    assert sorted(cut) == [1, 2, 4]
+    assert cut[4]["score"]["value"] == pytest.approx(high.record.metrics["test"][found["metric"]]["value"])
+    smaller = shrink(high, 2, None)
+    assert cut[2]["score"] == smaller["after"] and cut[2]["difference"] == smaller["difference"]
+    assert cut[2]["energy"] == pytest.approx(smaller["kept_energy"])
+    (trained,) = found["trained"]
+    assert trained["from_cut"]["value"] == pytest.approx(trained["score"]["value"] - cut[2]["score"]["value"])
+
+
+@pytest.mark.parametrize("name", list(analysis.WHAT))
+def test_every_analysis_is_printed_written_and_shown_in_the_report(
+    name: str, low: Run, high: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / analyses.FOLDER
+    assert main([name, str(high.folder), str(low.folder), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    document = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+    ElementTree.parse(out / f"{name}.svg")
+    (section,) = analyses.of_records([Record({}, {}, folder=tmp_path / "run")])
+    assert section.rows and all(len(row) == len(section.header) for row in section.rows)
+    assert section == analyses.section(document, name) and section.plot.image.startswith("<svg")
+    assert document["question"] in printed and f"{name}.svg" in printed
+
+
+def test_options_have_files_of_their_own_beside_the_runs(study: Path, low: Run) -> None:
+    assert main(["subspaces", str(low.folder), "--layer", "1", "--module", "q", "--side", "left"]) == 0
+    assert (study / analyses.FOLDER / "subspaces-layer1-q-left.json").is_file()
+    assert "Shared directions, layer1, q, left" in [part.title for part in analyses.sections(study)]
+
+
+def test_json_is_the_whole_output(low: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spectrum", str(low.folder), "--json", "--out", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["analysis"] == "spectrum"
+
+
+def test_a_file_that_is_no_analysis_is_left_out_of_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / analyses.FOLDER).mkdir()
+    for name, text in (("torn", "{"), ("other", '{"analysis": "unheard"}'), ("list", "[]")):
+        (tmp_path / analyses.FOLDER / f"{name}.json").write_text(text)
+    assert analyses.sections(tmp_path) == [] and capsys.readouterr().err.count("left out") == 3
+    assert analyses.sections(tmp_path / "nowhere") == []

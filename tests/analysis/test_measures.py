@@ -1,0 +1,121 @@
+"""On matrices whose directions are known, every measure is what it is on paper."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from rankwise import analysis
+from rankwise.adapters.factors import Delta
+from rankwise.analysis.measures import nearest_cosines
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def orthonormal(d: int, k: int, seed: int = 0) -> torch.Tensor:
+    return torch.linalg.qr(random(d, k, seed=seed))[0]
+
+
+def turned(d: int, first: int, second: int, angle: float) -> torch.Tensor:
+    """The rotation of one plane."""
+    rotation = torch.eye(d, dtype=torch.float64)
+    rotation[first, first] = rotation[second, second] = math.cos(angle)
+    rotation[second, first], rotation[first, second] = math.sin(angle), -math.sin(angle)
+    return rotation
+
+
+def test_similarity_of_one_turned_direction_is_its_squared_cosine() -> None:
+    basis = orthonormal(12, 12)
+    one, angle = basis[:, :3], math.radians(40)
+    other = basis @ turned(12, 0, 7, angle)[:, :3]
+    phi, shared = analysis.similarity(one, other), math.cos(angle) ** 2
+    wanted = torch.tensor([[shared, shared, shared], [shared, (shared + 1) / 2, (shared + 1) / 2],
+                           [shared, (shared + 1) / 2, (shared + 2) / 3]])  # fmt: skip
+    torch.testing.assert_close(phi, wanted.double())
+
+
+def test_similarity_is_of_subspaces_and_not_of_their_bases() -> None:
+    basis = orthonormal(12, 12)
+    one, inside = basis[:, :4], basis[:, :4] @ orthonormal(4, 4, seed=1)
+    phi = analysis.similarity(one, inside)
+    assert float(phi[3, 3]) == pytest.approx(1) and float(phi[0, 0]) < 0.99
+    torch.testing.assert_close(phi[:, 3], torch.ones(4, dtype=torch.float64))  # any part lies in the whole
+    assert float(analysis.similarity(one, basis[:, 4:]).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize(("i", "j"), [(1, 1), (2, 5), (8, 3)])
+def test_random_subspaces_overlap_as_expected(i: int, j: int) -> None:
+    d, draws = 24, 1500
+    one, other = (torch.linalg.qr(random(draws, d, k, seed=seed))[0] for seed, k in ((1, i), (2, j)))
+    phi = ((one.transpose(1, 2) @ other) ** 2).sum((1, 2)) / min(i, j)
+    error = float(phi.std()) / math.sqrt(draws)
+    assert abs(float(phi.mean()) - analysis.expected_similarity(i, j, d)) < 4 * error < 0.01
+
+
+def test_directions_of_factors_are_those_of_their_product() -> None:
+    delta = Delta(random(9, 3), random(3, 14, seed=1))
+    found = analysis.decomposed(delta)
+    torch.testing.assert_close(found.u * found.s @ found.v.T, delta.b @ delta.a)
+    torch.testing.assert_close(found.s, torch.linalg.svdvals(delta.b @ delta.a)[:3])
+    for side in (found.u, found.v):
+        torch.testing.assert_close(side.T @ side, torch.eye(3, dtype=torch.float64))
+
+
+def test_directions_without_a_singular_value_are_left_out() -> None:
+    a = random(2, 14)
+    assert analysis.decomposed(Delta(random(9, 4), torch.cat([a, -2 * a]))).s.shape == (2,)
+    assert analysis.decomposed(torch.zeros(4, 5)).v.shape == (5, 0)
+
+
+def test_ranks_of_known_spectra() -> None:
+    even, one, steps = torch.ones(5), torch.tensor([3.0, 0.0]), torch.tensor([2.0, 1.0, 1.0])
+    assert analysis.effective_rank(even) == pytest.approx(5)
+    assert analysis.effective_rank(one) == pytest.approx(1)
+    assert analysis.effective_rank(steps) == pytest.approx(2**1.5)  # p = ½, ¼, ¼
+    assert [analysis.stable_rank(s) for s in (even, one, steps)] == pytest.approx([5, 1, 1.5])
+    assert [analysis.energy_rank(s) for s in (even, one, steps)] == [5, 1, 3]
+    assert analysis.energy_rank(steps, 4 / 6) == 1
+    zeros = torch.zeros(3)
+    assert analysis.effective_rank(zeros) == analysis.stable_rank(zeros) == analysis.energy_rank(zeros) == 0
+
+
+def test_amplification_of_a_direction_that_the_base_has_little_of() -> None:
+    u, v, values = orthonormal(8, 8), orthonormal(8, 8, seed=1), torch.tensor([9.0, 4.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    base = u * values @ v.T
+    delta = Delta(6 * u[:, 2:3], v[:, 2:3].T.contiguous())
+    found = analysis.amplification(base, delta)
+    norm = math.sqrt(float((values**2).sum()))
+    assert (found.rank, found.update, found.by_update, found.by_base) == pytest.approx((1, 6, 2, 9))
+    assert (found.factor, found.factor_by_base) == pytest.approx((3, 6 / 9))
+    assert found.by_chance == pytest.approx(norm / 8)
+    two = analysis.amplification(base, 6 * u[:, 2:3] @ v[:, 2:3].T + 5 * u[:, 1:2] @ v[:, 1:2].T, rank=2)
+    assert (two.update, two.by_update, two.by_base) == pytest.approx(tuple(map(math.sqrt, (61, 20, 97))))
+
+
+def test_chance_is_the_root_mean_square_of_random_directions() -> None:
+    base, rank = random(10, 14, seed=3), 3
+    u, v = (torch.linalg.qr(random(2000, d, rank, seed=d))[0] for d in base.shape)
+    squares = ((u.transpose(1, 2) @ base @ v) ** 2).sum((1, 2))
+    chance = analysis.amplification(base, Delta(random(10, rank), random(rank, 14))).by_chance
+    assert abs(float(squares.mean()) - chance**2) < 4 * float(squares.std()) / math.sqrt(2000)
+
+
+def test_turned_directions_intrude_on_the_side_where_they_turned() -> None:
+    base = torch.diag(torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0], dtype=torch.float64))
+    tuned = turned(5, 0, 4, math.radians(30)) @ base  # cos 30° = 0.866
+    epsilons = (0.5, 0.8, 0.9)
+    assert analysis.intruders(tuned, base, epsilons) == {0.5: 0, 0.8: 0, 0.9: 2}
+    assert analysis.intruders(tuned, base, epsilons, side="right") == {0.5: 0, 0.8: 0, 0.9: 0}
+    assert analysis.intruders(base, base) == dict.fromkeys(analysis.intruders(base, base), 0)
+
+
+def test_a_strong_direction_between_all_of_the_base_intrudes() -> None:
+    base = torch.diag(torch.arange(16.0, 0, -1, dtype=torch.float64))
+    even = torch.full((16, 1), 0.25, dtype=torch.float64)  # its cosine to each direction of the base is ¼
+    tuned = base + 1e6 * even @ even.T
+    assert nearest_cosines(tuned, base, top=1).tolist() == pytest.approx([0.25], abs=1e-4)
+    assert analysis.intruders(tuned, base, (0.2, 0.3), top=1) == {0.2: 0, 0.3: 1}

@@ -1,0 +1,132 @@
+"""From run folders: the right W₀, ΔW and start; what cannot be analyzed is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rankwise import analysis
+from rankwise.adapters import factors, loading
+from rankwise.adapters.runs import Run
+from rankwise.analysis import starts
+from rankwise.analysis.weights import labels, place
+from rankwise.errors import Refused
+
+
+def test_full_fine_tuning_is_what_its_file_holds(full: Run) -> None:
+    saved = load_file(full.adapter / "model.safetensors")
+    for name, weights in analysis.load(full.folder).items():
+        torch.testing.assert_close((weights.base.double() + weights.delta.b).float(), saved[f"{name}.weight"])
+        assert weights.rank is None and weights.scale is None
+
+
+def test_lora_comes_as_factors_with_its_scale(low: Run) -> None:
+    found = analysis.load(low.folder)
+    assert {place(name)[1] for name in found} == {"q", "v"}
+    file = load_file(low.adapter / "adapter_model.safetensors")
+    for name, weights in found.items():
+        a, b = (file[f"base_model.model.{name}.lora_{side}.weight"].double() for side in "AB")
+        assert weights.rank == 2 and weights.scale == low.record.lora["scale"]
+        torch.testing.assert_close(weights.delta.b @ weights.delta.a, weights.scale * b @ a)
+
+
+def test_runs_together_have_the_layers_that_all_changed(low: Run, full: Run) -> None:
+    lora, dense = analysis.together([low, full])
+    assert list(lora.modules) == list(dense.modules) and {place(name)[1] for name in lora.modules} == {"q", "v"}
+    (one,) = analysis.together([full], layer=1, module="output.dense")
+    assert [place(name) for name in one.modules] == [(1, "output.dense")]
+
+
+def test_parts_of_a_fused_layer_are_those_of_the_full_run(ran: Callable[..., Run]) -> None:
+    parts = ran("gpt2", method__rank=2)
+    whole = ran("gpt2", "full", optim__lr=0.003, trainer__save_full=True)
+    lora, dense = analysis.together([parts, whole])
+    assert {name.rpartition(".")[2] for name in lora.modules} == {"q", "v"}
+    (fused,) = analysis.together([whole], layer=0, module="qkv")
+    (name,) = fused.modules
+    rows = fused.modules[name].base.shape[0] // 3
+    for number, part in ((0, "q"), (2, "v")):
+        mine = slice(number * rows, (number + 1) * rows)
+        assert torch.equal(dense.modules[f"{name}.{part}"].delta.b, fused.modules[name].delta.b[mine])
+        assert torch.equal(lora.modules[f"{name}.{part}"].base, fused.modules[name].base[mine])
+
+
+def test_a_dense_update_of_a_fused_layer_in_few_bits(ran: Callable[..., Run]) -> None:
+    few = {"quant__name": "nf4", "quant__kind": "nf4", "quant__double": False}
+    dora, lora = (ran("gpt2", method, method__rank=2, **few) for method in ("dora", "lora"))
+    assert {place(name)[1] for name in analysis.load(dora.folder)} == {"qkv"}
+    apart, plain = analysis.together([dora, lora])
+    for name, weights in apart.modules.items():
+        assert name.endswith((".q", ".v")) and weights.rank is None and plain.modules[name].rank == 2
+    assert apart.rank == 2
+
+
+def test_a_base_in_few_bits_is_what_it_stood_for(ran: Callable[..., Run], low: Run) -> None:
+    few = ran(method__rank=2, quant__name="nf4", quant__kind="nf4", quant__double=False)
+    exact, stored = (analysis.load(run.folder) for run in (low, few))
+    lm, _ = loading.dense_base(few)
+    for name, weights in stored.items():
+        assert torch.equal(weights.base, lm.get_submodule(name).weight)
+        assert not torch.equal(weights.base, exact[name].base)
+
+
+def test_the_start_is_what_the_run_drew(ran: Callable[..., Run]) -> None:
+    frozen = ran(method="lora_fa", method__rank=2)  # its A is never trained
+    drawn = starts.drawn(frozen)
+    assert isinstance(drawn, dict)
+    for name, delta in factors.read(frozen.adapter, "test").deltas.items():
+        assert torch.equal(drawn[name].a, delta.a) and not drawn[name].b.any()
+
+
+def test_a_start_out_of_the_base_is_read_from_the_file(ran: Callable[..., Run]) -> None:
+    pissa = ran(method="pissa", method__rank=2)
+    drawn, trained = starts.drawn(pissa), starts.trained(pissa)
+    assert isinstance(drawn, dict)
+    for name, delta in factors.read(pissa.adapter, "test").deltas.items():
+        torch.testing.assert_close(trained[name].b @ trained[name].a + drawn[name].b @ drawn[name].a, delta.b @ delta.a)
+        assert drawn[name].a.shape[0] == 2
+
+
+@pytest.mark.parametrize(("key", "value", "why"), [("init", "eva", "data"), ("init_from", "RUN", "init_from")])
+def test_a_start_that_is_not_known_says_why(low: Run, key: str, value: str, why: str) -> None:
+    other = replace(low, config=replace(low.config, method=replace(low.config.method, **{key: value})))
+    assert why in str(starts.drawn(other))
+
+
+def test_labels_tell_runs_apart(low: Run, high: Run, ran: Callable[..., Run]) -> None:
+    again = ran(method__rank=2, seed=1)
+    assert labels([low, high]) == ["lora r=2", "lora r=4"]
+    assert labels([low, again]) == ["lora r=2 seed 0", "lora r=2 seed 1"]
+
+
+def test_what_cannot_be_analyzed_is_refused_in_one_line(ran: Callable[..., Run], low: Run, full: Run) -> None:
+    unkept = ran(method="full", optim__lr=0.004)
+    for run, remedy in (
+        (unkept, "trainer.save_full=true"), (ran(method="head"), "method=lora"), (ran(method="probe"), "method=lora"),
+    ):  # fmt: skip
+        with pytest.raises(Refused, match=remedy):
+            analysis.load(run.folder)
+    with pytest.raises(Refused, match="another base"):
+        analysis.together([low, ran("gpt2", method__rank=2)])
+    with pytest.raises(Refused, match="given twice"):
+        analysis.together([low, low])
+    with pytest.raises(Refused, match="in common"):
+        analysis.together([low, ran(targets="mlp", method__rank=2)])
+    with pytest.raises(Refused, match=r"--layer 9: one of 0, 1"):
+        analysis.together([full], layer=9)
+    with pytest.raises(Refused, match=r"--module dense: one of .*intermediate\.dense.*, q, v"):
+        analysis.together([full], module="dense")
+    with pytest.raises(Refused, match="--side left: of ΔW only"):
+        analysis.analyze("subspaces", [low.folder], side="left", of="A")
+    with pytest.raises(Refused, match="method=full has no A"):
+        analysis.analyze("subspaces", [low.folder, full.folder], of="A")
+    with pytest.raises(Refused, match="method=full trains all weights"):
+        analysis.analyze("truncation", [low.folder, full.folder])
+    with pytest.raises(Refused, match="did you mean spectrum"):
+        analysis.analyze("spektrum", [low.folder])
+    with pytest.raises(Refused, match="--side left: with"):
+        analysis.analyze("layers", [low.folder], side="left")

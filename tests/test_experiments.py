@@ -1,0 +1,103 @@
+"""Every experiment composes, and every run of it could start: the same checks as before a study, nothing loaded.
+
+An experiment is composed once, in one test that holds all of it against its place: composing is what takes the time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rankwise.check import check
+from rankwise.config import Config
+from rankwise.identity import run_id
+from rankwise.study.app import call_hydra
+from rankwise.study.compose import known_keys
+from rankwise.study.tuning import Tuning
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "conf" / "experiment"
+NAMES = sorted(str(path.relative_to(EXPERIMENTS).with_suffix("")) for path in EXPERIMENTS.rglob("*.yaml"))
+STUDIES = ("core", "targets", "scale", "low_data", "quant", "lm", "lr", "forgetting")
+NEEDS_PATH = ("paper/lora_t3", "paper/lora_t18", "paper/dora_t15")  # data that only its owner can hand out
+
+
+def study_of(name: str) -> list[Config]:
+    """The runs of an experiment, composed, checked and not run."""
+    found: list[Config] = []
+
+    def keep(configs: list[Config]) -> int:
+        found.extend(configs)
+        return 0
+
+    path = ["task.path=FOLDER"] if name in NEEDS_PATH else []
+    call_hydra([f"experiment={name}", *path], lambda config: keep([config]), keep)
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "optuna"])  # its sweeper is another package
+def test_every_run_of_an_experiment_could_start_and_fits_its_place(name: str) -> None:
+    configs = study_of(name)
+    assert len(configs) == len({run_id(config) for config in configs}) > 1
+    assert len({config.study for config in configs}) == 1
+    for config in configs[:: max(1, len(configs) // 4)]:
+        check(config)  # as the sweep did for all of them
+    if given := yaml.safe_load((EXPERIMENTS / f"{name}.yaml").read_text())["hydra"]["sweeper"].get("tune"):
+        _is_tuned_apart(configs, given)
+    if name.startswith("claims/"):
+        _answers_claims(name, configs)
+    elif name.endswith("_proxy"):
+        _needs_no_hub(configs)
+    elif name.startswith("paper/"):
+        assert all(config.model.path for config in configs), "a paper's model, not a stand-in"
+
+
+def _is_tuned_apart(configs: list[Config], given: dict[str, object]) -> None:
+    """Learning rates are chosen on seeds that the comparison does not have; the trials can start, too."""
+    tuning = Tuning.of(given, known_keys())
+    assert not {config.seed for config in configs} & set(tuning.seeds)
+    for trial in tuning.trials(configs[:1]):
+        check(trial)
+
+
+def _answers_claims(name: str, configs: list[Config]) -> None:
+    """Both tiers of a study have its name, in folders apart, untracked, and every arm on several seeds."""
+    tier, study = name.split("/")[1:-1], name.split("/")[-1]
+    assert {config.study for config in configs} == {f"claims_{study}"}
+    assert {config.outputs for config in configs} == {"outputs/claims_full" if tier else "outputs"}
+    assert {config.tracking.mode for config in configs} == {"disabled"}
+    assert min(Counter(map(_arm, configs)).values()) > 1, "one seed shows no spread"
+
+
+def _arm(config: Config) -> tuple[object, ...]:
+    method = config.method
+    return (
+        method.name, method.rank, method.budget, method.alpha, config.targets.name, config.quant.name,
+        config.task.n_train, config.optim.lr,
+    )  # fmt: skip
+
+
+def _needs_no_hub(configs: list[Config]) -> None:
+    for config in configs:
+        assert config.model.package and config.task.package and not (config.model.path or config.task.path)
+        assert config.trainer.precision == "auto"
+
+
+def test_the_makefile_runs_the_studies_that_there_are() -> None:
+    said = re.search(r"^STUDIES := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert said is not None and tuple(said[1].split()) == STUDIES
+    assert {name for name in NAMES if name.startswith("claims/")} == {
+        f"claims/{tier}{study}" for tier in ("", "full/") for study in STUDIES
+    }
+
+
+def test_an_experiment_of_a_paper_has_a_proxy_and_a_line_in_the_docs() -> None:
+    page = (ROOT / "docs" / "experiments.md").read_text()
+    papers = [name for name in NAMES if name.startswith("paper/")]
+    assert {name.removesuffix("_proxy") for name in papers} == {n for n in papers if not n.endswith("_proxy")}
+    assert not [name for name in papers if not re.search(rf"experiment={name}\b(?!_)", page)]
+    assert not {name for name in re.findall(r"experiment=(\w[\w/]*)", page)} - set(NAMES)
