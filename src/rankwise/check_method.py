@@ -26,7 +26,7 @@ _PROMISES: dict[str, tuple[str, Callable[[Any], bool], str]] = {
     "lora_fa": ("freeze_a", lambda given: given is True, "true"),
 }
 # Keys that one may cross with any method: where they mean nothing, a sweep's arms collapse into one.
-_COLLAPSING = frozenset({"name", "lr", "rank", "alpha", "shots"})
+_COLLAPSING = frozenset({"name", "lr", "rank", "alpha", "shots", "dim"})
 _PEFT_ONLY = {
     "dropout": 0.0,
     "bias": "none",

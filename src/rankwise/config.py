@@ -20,8 +20,8 @@ PARTIAL = frozenset({"head", "bitfit", "top_layers", "bottleneck"})  # the base 
 SUBSPACE = frozenset({"did", "said"})  # all weights are moved, by a few numbers
 BASELINES = frozenset({"probe", "tfidf", "few_shot"})  # nothing of the LM is trained: no steps, no checkpoints
 METHODS = (
-    *LORA, "adalora", "vera", "loha", "lokr", "ia3", "oft", "custom", "bottleneck", "bitfit", "top_layers", "did", "said",
-    "full", "head", "probe", "tfidf", "few_shot",
+    *LORA, "adalora", "vera", "loha", "lokr", "ia3", "oft", "custom", "bottleneck", "bitfit", "top_layers", "did",
+    "said", "full", "head", "probe", "tfidf", "few_shot",
 )  # fmt: skip
 
 _SHARED_KEYS = frozenset({"modules_to_save", "init_from"})  # of all that PEFT does

@@ -211,7 +211,8 @@ def test_nothing_to_find_is_refused(tmp_path: Path) -> None:
 
 def test_predictions_keep_their_kinds(tmp_path: Path) -> None:
     labels, scores = np.array([0, 1, 1]), np.array([0.1, 0.9, 0.4])
-    predictions.write(tmp_path, np.array([4, 2, 9]), labels, np.array([0, 1, 0]), scores)
+    columns = {"label": labels, "prediction": np.array([0, 1, 0]), "score": scores, "loss": scores}
+    predictions.write(tmp_path, np.array([4, 2, 9]), columns)
     table = pq.read_table(tmp_path / predictions.FILE)
     assert {name: str(kind) for name, kind in zip(table.schema.names, table.schema.types, strict=True)} == {
         "item": "int64", "label": "int64", "prediction": "int64", "score": "float",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rankwise.claims.estimate import NotRun
@@ -30,7 +30,8 @@ def arm_of(records: Sequence[Record], spec: Spec) -> Arm:
         raise NotRun(f"no finished run of {words(spec)}")
     found = group(runs)
     if len(found) > 1:
-        raise NotRun(f"several arms are {words(spec)}: they differ in {_difference(found[0], found[1])}")
+        one, other = (dict(arm.context) | arm.settings for arm in found[:2])
+        raise NotRun(f"several arms are {words(spec)}: they differ in {_difference(one, other)}")
     return found[0]
 
 
@@ -51,7 +52,8 @@ def by_replicate(arms: Sequence[Arm]) -> dict[Replicate, list[Record]]:
     """
     for arm in arms[1:]:
         if arm.context != arms[0].context:
-            raise NotRun(f"{arm.name} and {arms[0].name} were not trained alike: {_difference(arm, arms[0])}")
+            differs = _difference(dict(arms[0].context), dict(arm.context))
+            raise NotRun(f"arms were not trained alike: {differs}")
     runs = [{replicate(run): run for run in arm.runs} for arm in arms]
     shared = sorted(set.intersection(*(set(each) for each in runs)))
     if len(shared) < 2:
@@ -82,7 +84,7 @@ def _same(value: Any, wanted: Any) -> bool:
     return str(value) == str(wanted) if value is not None else wanted is None
 
 
-def _difference(one: Arm, other: Arm) -> str:
-    here, there = dict(one.context) | one.settings, dict(other.context) | other.settings
+def _difference(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+    """The first keys that differ, with both values."""
     keys = [key for key in sorted({*here, *there}) if here.get(key) != there.get(key)]
     return ", ".join(f"{key} ({here.get(key)} and {there.get(key)})" for key in keys[:3])

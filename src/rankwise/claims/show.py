@@ -13,31 +13,33 @@ from rich.table import Table
 from rich.text import Text
 
 from rankwise.claims.bounds import CONTRADICTED, INCONCLUSIVE, REPRODUCED
-from rankwise.claims.estimate import Estimate
 from rankwise.claims.judge import Verdict, tally
 from rankwise.report import formats as fmt
 
 _STYLES = {REPRODUCED: "green", CONTRADICTED: "red", INCONCLUSIVE: "yellow"}
 _HEADER = ("claim", "published", "ours", "holds if", "verdict")
+_WIDTHS = (42, 22, 20, 12, 20)  # of a terminal of 120 columns
 _EXPLAINED = (
     "Ours with its 95 % interval; reproduced where the interval is wholly within the bound, contradicted where wholly "
-    "outside, else inconclusive. (proxy): in a smaller setting than the source's, so that it says nothing of that one."
+    "outside, else inconclusive. (proxy): in another setting than the source's, most often a smaller one, where it may come out otherwise."
 )
 
 
 def table(verdicts: Sequence[Verdict]) -> RenderableType:
-    """One table, by source, and the tally."""
-    shown = Table(box=None, padding=(0, 1), header_style="bold", show_edge=False)
-    for column in ("id", *_HEADER):
-        shown.add_column(column, overflow="fold", no_wrap=column == "verdict", max_width=None if column == "id" else 44)
+    """A table per source, and the tally. Each claim has its id beneath, for ``--only``."""
+    parts: list[RenderableType] = []
     for source, members in groupby(verdicts, key=lambda verdict: verdict.claim.source.work):
-        shown.add_row(Text(source, style="bold cyan"))
+        shown = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", title=source, title_style="bold cyan",
+                      title_justify="left")  # fmt: skip
+        for column, width in zip(_HEADER, _WIDTHS, strict=True):
+            shown.add_column(column, width=width, overflow="fold")
         for verdict in members:
-            style = _STYLES.get(verdict.verdict, "dim")
-            what = _ours(verdict) if verdict.estimate else Text(verdict.reason, style="dim")
-            shown.add_row(Text(verdict.claim.id, style="dim"), verdict.claim.claim, verdict.claim.published, what,
-                          bound(verdict), Text(verdict.shown, style=style))  # fmt: skip
-    return Group(shown, "", Text(tally(verdicts), style="bold"), Text(_EXPLAINED, style="dim"))
+            said = Text.assemble(verdict.claim.claim, "\n", (verdict.claim.id, "dim"))
+            ours = Text(_ours(verdict), style="" if verdict.estimate else "dim")
+            shown.add_row(said, verdict.claim.published, ours, bound(verdict),
+                          Text(verdict.shown, style=_STYLES.get(verdict.verdict, "dim")))  # fmt: skip
+        parts += [shown, ""]
+    return Group(*parts, Text(tally(verdicts), style="bold"), Text(_EXPLAINED, style="dim"))
 
 
 def markdown(verdicts: Sequence[Verdict], document: dict[str, Any]) -> str:
@@ -92,12 +94,14 @@ def number(value: float, unit: str) -> str:
             return fmt.difference(value, "loss") + " nats"
         case "bits":
             return f"{value:.3g} bits"
-    return f"{value:.3f}" if abs(value) < 1 else f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _ours(verdict: Verdict) -> str:
+    """The number with its interval, or why there is none."""
     found, unit = verdict.estimate, verdict.claim.unit
-    assert isinstance(found, Estimate)
+    if found is None:
+        return verdict.reason
     if found.low == found.high:
         return number(found.value, unit)
     return f"{number(found.value, unit)} ({number(found.low, unit)} to {number(found.high, unit)})"
@@ -105,16 +109,15 @@ def _ours(verdict: Verdict) -> str:
 
 def _row(verdict: Verdict) -> list[str]:
     claim = verdict.claim
-    ours = _ours(verdict) if verdict.estimate else verdict.reason
-    return [claim.claim, claim.published, ours, bound(verdict), verdict.shown, claim.source.where,
+    return [claim.claim, claim.published, _ours(verdict), bound(verdict), verdict.shown, claim.source.where,
             claim.proxy or claim.note or ("computed" if claim.kind == "exact" else ""),]  # fmt: skip
 
 
 def _made(document: dict[str, Any]) -> str:
     hardware = document["hardware"]
     machine = ", ".join([f"{hardware['cpu']}, {hardware['cores']} cores", *hardware["gpus"]])
-    commit = (document["commit"] or "no repository")[:10]
-    return f"Made {document['date'][:10]} at {commit} on {machine}, {document['tier']} tier."
+    commit = f" at {document['commit'][:10]}" if document["commit"] else ""
+    return f"Made {document['date'][:10]}{commit} on {machine}, {document['tier']} tier."
 
 
 def _cell(text: str) -> str:

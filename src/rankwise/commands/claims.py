@@ -44,10 +44,10 @@ def main(arguments: list[str]) -> int:
     from rankwise.claims.show import html, markdown, table
     from rankwise.tracking.record import find, write_atomically
 
-    claims = registry.only(registry.load(), options.only)
     outputs = Path("outputs")
     paths = options.paths or [outputs]
     records = find(paths) if options.paths or any(outputs.glob("*/*/result.json")) else []
+    claims = registry.load(ids=options.only)
 
     def progress(claim: Claim) -> None:
         if sys.stderr.isatty():

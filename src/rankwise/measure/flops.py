@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rankwise.measure.counting import counter
 from rankwise.measure.shape import Shape
+from rankwise.model.methods.intrinsic import is_moved
 from rankwise.model.targets import role, shape
 
 aten = torch.ops.aten
@@ -279,7 +280,7 @@ class _Eyes:
         weight = weight if isinstance(weight, torch.Tensor) else None
         linear = Linear(
             d_in, d_out, self._per(args[0], d_in, name),
-            trained=weight is not None and weight.requires_grad,
+            trained=weight is not None and (weight.requires_grad or is_moved(module)),
             input_grad=args[0].requires_grad,
             rank=None if not _is_factor(name) else d_out if "lora_A" in name.split(".") else d_in,
         )  # fmt: skip

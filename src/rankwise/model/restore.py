@@ -32,9 +32,8 @@ def load_config(folder: Path) -> Config:
 def with_weights(lm: nn.Module, config: Config, folder: Path) -> nn.Module:
     """A base with what a run of ``config`` left in its adapter folder."""
     name = config.method.name
-    files = (
-        {"model.safetensors"} if name == "full" else {HEAD_FILE, TRAINED_FILE} if name in PARTIAL | SUBSPACE else {ADAPTER_FILE}
-    )
+    own = {HEAD_FILE, TRAINED_FILE} if name in PARTIAL | SUBSPACE else {ADAPTER_FILE}
+    files = {"model.safetensors"} if name == "full" else own
     file = next((folder / file for file in files if (folder / file).is_file()), None)
     if file is None:
         why = "run it with trainer.save_full=true" if name == "full" else "the run has not finished"

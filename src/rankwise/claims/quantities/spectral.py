@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rankwise.analysis import analyze
-from rankwise.claims.estimate import Estimate
+from rankwise.claims.estimate import Estimate, NotRun
 from rankwise.claims.selection import Spec, arm_of, by_replicate, names
 from rankwise.report.statistics import interval
 from rankwise.tracking.record import Record
@@ -22,7 +22,9 @@ def shared_directions(records: Sequence[Record], of: Spec, to: Spec, i: int, j: 
 
     def excess(folders: list[Path]) -> float:
         points = analyze("subspaces", folders, module=module, of="A")["pairs"][0]["points"]
-        point = next(each for each in points if (each["i"], each["j"]) == (i, j))
+        point = next((each for each in points if (each["i"], each["j"]) == (i, j)), None)
+        if point is None:
+            raise NotRun(f"φ({i}, {j}) is not among those of these ranks")
         return float(point["phi"] - max(point["expected"], point["start"] or 0.0))
 
     return _over_seeds(records, [of, to], excess)

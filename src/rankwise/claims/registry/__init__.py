@@ -18,15 +18,15 @@ _REQUIRED = ("claim", "source", "published", "kind", "quantity", "bound", "unit"
 _OPTIONAL = ("study", "proxy", "expected", "note", "with", "full_bound")
 
 
-def load(folder: Path | None = None) -> list[Claim]:
-    """The claims of a folder (default: those that come with rankwise), by source and id.
+def load(folder: Path | None = None, ids: Sequence[str] = ()) -> list[Claim]:
+    """The claims of a folder (default: those that come with rankwise) or those with these ids, by source and id.
 
     Raises Refused for a file that misses a key, has one that is unknown or a value that does not fit, and for one whose
     synthetic cases do not come out as they are named: a claim that cannot fail is none.
     """
     from rankwise.claims.synthetic import prove
 
-    claims = read(folder)
+    claims = only(read(folder), ids)
     for claim in claims:
         prove(claim)
     return claims
@@ -42,7 +42,7 @@ def read(folder: Path | None = None) -> list[Claim]:
 
 
 def only(claims: Sequence[Claim], ids: Sequence[str]) -> list[Claim]:
-    """Those with these ids. Raises Refused for an id that is none."""
+    """Those with these ids, or all where none is given. Raises Refused for an id that is none."""
     known = {claim.id: claim for claim in claims}
     for name in ids:
         if name not in known:

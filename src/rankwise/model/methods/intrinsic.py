@@ -7,7 +7,6 @@ papers use Fastfood (Le et al. 2013) or dense matrices, which for 22.7M weights 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -26,9 +25,9 @@ _PLACES = "_subspace"  # behind a weight's name: where P has the entries of its 
 def insert(base: nn.Module, config: Config) -> None:
     """Freeze all weights, the task head's too, and let ``method.dim`` numbers move them.
 
-    ``did`` spends all of them on z. ``said`` keeps one for each layer, by which P·z is scaled there, so that a layer can
-    move more than others (Aghajanyan et al. 2020, §3.1). Each module adds P·z to its weights when it is called, so that
-    autograd carries their gradients to z; its own values are what they were. Works on the meta device.
+    ``did`` spends all of them on z. ``said`` keeps one for each layer, by which P·z is scaled there, so that a layer
+    can move more than others (Aghajanyan et al. 2020, §3.1). Each module adds P·z to its weights when it is called, so
+    that autograd carries their gradients to z; its own values are what they were. Works on the meta device.
     Raises Refused where the subspace is larger than the model, or has no more numbers than there are layers.
     """
     owned = list(_owned(base))
@@ -62,6 +61,11 @@ def offset(base: Any, places: torch.Tensor, scale: int | None) -> torch.Tensor:
     z = base.subspace * base.subspace_norms
     moved = torch.cat([z, -z]).index_select(0, places)
     return moved if scale is None else moved * base.subspace_scales[scale]
+
+
+def is_moved(module: nn.Module) -> bool:
+    """Whether a subspace moves this module's weights: they get gradients although they are frozen."""
+    return any(name.endswith(_PLACES) for name in module._buffers)
 
 
 def _move(module: nn.Module, scales: dict[str, int | None], base: nn.Module) -> None:
@@ -102,12 +106,4 @@ def _owned(base: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]
 def _layer(full: str) -> str:
     """The block that a weight is in, or what is outside the blocks: embeddings, a pooler, the head."""
     block = _BLOCK.match(full)
-    return block[0] if block else ".".join(full.split(".")[:2][: max(1, full.count("."))])
-
-
-def equal_step(lr: float, dim: int, total: int) -> float:
-    """The learning rate of z at which a step of Adam is as long as one of full fine-tuning at ``lr``.
-
-    Adam moves every number by about its rate, so that a step has length rate·√numbers, and P keeps lengths.
-    """
-    return lr * math.sqrt(total / dim)
+    return block[0] if block else ".".join(full.split(".")[:-1][:2])

@@ -1,0 +1,131 @@
+"""Verdicts from intervals and runs, and how they are shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from rankwise.claims import registry
+from rankwise.claims.bounds import Bound
+from rankwise.claims.judge import answer, judge, tally, to_json
+from rankwise.claims.measured import Timings
+from rankwise.claims.show import bound, html, markdown, number
+from rankwise.claims.synthetic import records
+from rankwise.cli import main
+
+CLAIMS = {claim.id: claim for claim in registry.read()}
+RANK1 = CLAIMS["lora_t6_rank1"]
+ARMS = RANK1.synthetic["reproduced"]["arms"]
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high", "verdict"),
+    [
+        ({"above": 0}, 0.1, 0.2, "reproduced"),
+        ({"above": 0}, 0.0, 0.2, "inconclusive"),
+        ({"above": 0}, -0.2, 0.0, "contradicted"),
+        ({"below": 1}, 0.5, 0.9, "reproduced"),
+        ({"below": 1}, 1.0, 1.0, "contradicted"),
+        ({"between": [5, 5]}, 5, 5, "reproduced"),
+        ({"between": [0, 1]}, -1, 2, "inconclusive"),
+        ({"between": [0, 1]}, 1.1, 2, "contradicted"),
+        ({"above": 0}, math.nan, math.nan, "inconclusive"),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval(values, low, high, verdict):
+    assert Bound.of(values).verdict(low, high) == verdict
+    assert Bound.of(Bound.of(values).to_dict()) == Bound.of(values)
+
+
+def test_without_runs_nothing_is_said_and_the_reason_is(tmp_path):
+    assert answer(RANK1, [], "quick").reason == "no runs of study claims_core"
+    found = answer(RANK1, records(RANK1, ARMS[:1], tmp_path), "quick")
+    assert (found.verdict, found.reason) == ("not run", "no finished run of lora qv rank=64")
+
+
+def test_one_seed_decides_nothing(tmp_path):
+    found = answer(RANK1, records(RANK1, [arm | {"scores": [0.8]} for arm in ARMS], tmp_path), "quick")
+    assert found.verdict == "not run" and "1 seed shared by all arms" in found.reason
+
+
+def test_runs_that_tuned_or_failed_are_not_compared(tmp_path):
+    runs = records(RANK1, ARMS, tmp_path)
+    for run in runs[:3]:
+        run.config["purpose"] = "tune"
+    assert answer(RANK1, runs, "quick").verdict == "not run"
+    for run in runs[:3]:
+        run.config["purpose"], run.run["status"] = None, "failed"
+    assert answer(RANK1, runs, "quick").verdict == "not run"
+
+
+def test_arms_that_were_not_trained_alike_are_not_compared(tmp_path):
+    runs = records(RANK1, ARMS, tmp_path)
+    for run in runs[:3]:
+        run.config["trainer"]["epochs"] = 9.0
+    assert "trainer.epochs (9.0 and 3.0)" in answer(RANK1, runs, "quick").reason
+
+
+def test_each_arm_is_judged_at_its_best_learning_rate_by_validation(tmp_path):
+    worse = [arm | {"lr": 0.1, "scores": [0.5, 0.5, 0.5]} for arm in ARMS]
+    found = answer(RANK1, records(RANK1, [*worse, *ARMS], tmp_path), "quick")
+    assert found.verdict == "reproduced" and "learning rate 0.001" in found.note
+
+
+def test_the_full_tier_has_its_own_bound(tmp_path):
+    claim = dataclasses.replace(RANK1, full_bound=Bound.of({"above": 0.01}))
+    runs = records(claim, ARMS, tmp_path)  # which answer alike
+    assert [answer(claim, runs, tier).verdict for tier in ("quick", "full")] == ["reproduced", "contradicted"]
+
+
+def test_a_stand_in_is_always_named(tmp_path):
+    found = answer(RANK1, records(RANK1, ARMS, tmp_path), "quick")
+    assert found.shown == "reproduced (proxy)"
+    document = to_json([found], "quick")
+    assert "| reproduced (proxy) |" in markdown([found], document)
+    page = html([found], document)
+    assert "reproduced (proxy)" in page and RANK1.published in page and "1 claims: 1 reproduced" in page
+
+
+def test_timings_are_read_where_they_were_left_and_of_the_same_settings(tmp_path):
+    claim = CLAIMS["folklore_faster_inference"]
+    tiny = {"model": "tiny_bert", "targets": "qv", "rank": 2}
+    settings = {"of": tiny, "to": {"model": "tiny_bert", "method": "full"}, "rows": 1, "length": 4, "blocks": 3}
+    claim = dataclasses.replace(claim, settings=settings)
+    assert answer(claim, [], "quick", Timings(tmp_path)).reason == "timed with --measure"
+    made = answer(claim, [], "quick", Timings(tmp_path, measure=True))
+    assert made.estimate.low <= made.estimate.value <= made.estimate.high and made.estimate.n == 3
+    assert answer(claim, [], "quick", Timings(tmp_path)).estimate == made.estimate
+    other = dataclasses.replace(claim, settings=settings | {"rows": 2})
+    assert "other settings" in answer(other, [], "quick", Timings(tmp_path)).reason
+
+
+def test_the_command_prints_a_document_and_writes_both_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ids = ["folklore_layer_1000", "lora_t3_gpt2_medium", "lora_t6_rank1"]
+    assert main(["claims", "--only", *ids, "--json", "--markdown", "claims.md", "--html", "claims.html"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    found = {claim["id"]: claim for claim in document["claims"]}
+    assert found["folklore_layer_1000"]["ours"]["value"] == 32_000
+    assert {key: claim["verdict"] for key, claim in found.items()} == {
+        "folklore_layer_1000": "reproduced", "lora_t3_gpt2_medium": "contradicted", "lora_t6_rank1": "not run",
+    }  # fmt: skip
+    assert "3 claims: 1 reproduced, 1 contradicted, 0 inconclusive, 1 not run" in (tmp_path / "claims.md").read_text()
+    assert (tmp_path / "claims.html").read_text().count("<tr class=") == 3
+    assert main(["claims", "--only", *ids]) == 0
+    assert "1 contradicted" in capsys.readouterr().out
+
+
+def test_a_path_without_runs_is_refused(tmp_path, capsys):
+    assert main(["claims", str(tmp_path)]) == 2
+    assert "no runs in" in capsys.readouterr().err
+
+
+def test_numbers_are_shown_in_their_unit():
+    assert number(-0.02, "accuracy") == "−2.0 points"
+    assert number(32_000, "count") == "32,000"
+    assert number(0.968, "share") == "96.8 %"
+    assert bound(judge([CLAIMS["folklore_layer_4096"]], [], "quick")[0]) == "262,144"
+    assert tally([]).startswith("0 claims")

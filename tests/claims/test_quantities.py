@@ -1,0 +1,144 @@
+"""Quantities give what is known beforehand, of made-up studies, of small models and of real tiny runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rankwise.claims import registry
+from rankwise.claims.estimate import NotRun
+from rankwise.claims.quantities import counts, learning_rates, spectral, starts, trained
+from rankwise.claims.synthetic import records
+from rankwise.config import scale_of
+from rankwise.run import run
+
+CLAIMS = {claim.id: claim for claim in registry.read()}
+GRID = CLAIMS["regret_2_lr_ten_times"]
+LORA, FULL = {"method": "lora", "rank": 8}, {"method": "full"}
+
+
+def grid(arm: dict, best: float, rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)) -> list[dict]:
+    """Two seeds, whose validation objective is a parabola of log10 of the learning rate."""
+    height = {lr: 0.8 - 0.02 * (np.log10(lr) - best) ** 2 for lr in rates}
+    return [arm | {"lr": lr, "scores": [value, value]} for lr, value in height.items()]
+
+
+def test_the_best_learning_rate_is_the_vertex_between_the_points_of_a_grid(tmp_path):
+    runs = records(GRID, [*grid(LORA, -2.8), *grid(FULL, -3.3)], tmp_path)
+    for record in runs:
+        lr = record.config["optim"]["lr"]
+        best = -2.8 if record.config["method"]["name"] == "lora" else -3.3
+        record.objective = 0.8 - 0.02 * (np.log10(lr) - best) ** 2
+    found = learning_rates.best_lr_ratio(runs, LORA, FULL)
+    assert found.value == pytest.approx(10**0.5) and found.low == pytest.approx(found.high)
+
+
+def test_a_best_learning_rate_at_the_end_of_its_grid_says_nothing(tmp_path):
+    (tmp_path / "two").mkdir()
+    runs = records(GRID, [*grid(LORA, -1.5), *grid(FULL, -3.3)], tmp_path)
+    with pytest.raises(NotRun, match=r"0\.01, is the end of its grid"):
+        learning_rates.best_lr_ratio(runs, LORA, FULL)
+    with pytest.raises(NotRun, match="a parabola needs three"):
+        learning_rates.best_lr_ratio(records(GRID, grid(LORA, -3.0, (1e-3, 1e-2)), tmp_path / "two"), LORA, FULL)
+
+
+def test_a_gain_is_counted_from_the_first_setting_to_the_second(tmp_path):
+    claim = CLAIMS["lora_t6_q_needs_rank"]
+    rates = (0.70, 0.80, 0.75, 0.77)  # q at ranks 1 and 4, q and v at ranks 1 and 4
+    arms = [
+        {"method": "lora", "targets": targets, "rank": rank, "scores": [rate] * 3}
+        for (targets, rank), rate in zip([("q", 1), ("q", 4), ("qv", 1), ("qv", 4)], rates, strict=True)
+    ]
+    found = trained.gain_difference(records(claim, arms, tmp_path), **claim.settings)
+    assert found.value == pytest.approx(0.10 - 0.02)
+    assert found.low < found.value < found.high and found.n == 3, "the test items are few"
+
+
+def test_seeds_that_disagree_widen_the_interval(tmp_path):
+    claim = CLAIMS["lora_t6_rank1"]
+
+    def width(scores: list[float], folder: str) -> float:
+        (tmp_path / folder).mkdir()
+        arms = [{"method": "lora", "targets": "qv", "rank": 1, "scores": scores},
+                {"method": "lora", "targets": "qv", "rank": 64, "scores": [0.8, 0.8, 0.8]}]  # fmt: skip
+        found = trained.difference(records(claim, arms, tmp_path / folder), **claim.settings)
+        return found.high - found.low
+
+    assert width([0.80, 0.70, 0.90], "apart") > 3 * width([0.79, 0.80, 0.81], "near")
+
+
+def test_a_probe_that_got_worse_is_forgetting_as_is_a_loss_that_rose(tmp_path):
+    claim = CLAIMS["biderman_forgets_less"]
+    record = records(claim, [{"method": "full", "forgetting": [0.1]}], tmp_path)[0]
+    assert trained.scalar(record, "forgetting") == 0.1
+    record.metrics["forgetting"]["measure"] = "probe"
+    assert trained.scalar(record, "forgetting") == -0.1
+
+
+def test_an_adapter_on_one_layer_has_the_parameters_of_its_factors():
+    assert counts.layer_parameters([], 30, 20, 4, "count").value == 4 * (30 + 20)
+    assert counts.layer_parameters([], 30, 20, 4, "saving").value == pytest.approx(1 - 200 / 600)
+
+
+def test_states_are_weights_and_of_the_trained_a_gradient_and_two_moments():
+    model = {"model": "tiny_bert", "task": "synthetic"}
+    full = counts.state_bytes([], model | {"method": "full"}).value
+    total = counts.parameters([], model | {"method": "full"}, "total").value
+    buffers = full - 16 * total  # positions and token types, which are no weights
+    assert 0 <= buffers < 0.05 * full
+
+
+def test_an_adapter_that_does_not_start_at_zero_is_noticed(monkeypatch):
+    assert starts.start_gap([], ["tiny_bert"]).value == 0
+    assert (
+        starts.factor_at_start([], "tiny_bert", "A").value < 0.01 < starts.factor_at_start([], "tiny_bert", "B").value
+    )
+    fresh = starts._fresh
+
+    def unfrozen(model: str):
+        adapted = fresh(model)
+        adapted.requires_grad_(True)
+        return adapted
+
+    assert starts.frozen_gradients([], ["tiny_gpt2"]).value == 0
+    monkeypatch.setattr(starts, "_fresh", unfrozen)
+    assert starts.frozen_gradients([], ["tiny_gpt2"]).value > 0
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> list:
+    """Real runs of ranks 2 and 4 and of full fine-tuning, two seeds each."""
+    from tiny_configs import tiny
+
+    outputs = str(tmp_path_factory.mktemp("outputs"))
+    common = {"targets": "qv", "outputs": outputs, "study": "claims_core", "tracking__ledger": False}
+    arms = [{"method": "lora", "method__rank": 2}, {"method": "lora", "method__rank": 4},
+            {"method": "full", "trainer__save_full": True}]  # fmt: skip
+    return [run(tiny("bert", seed=seed, **arm, **common)) for arm in arms for seed in (0, 1)]
+
+
+def test_spectral_quantities_read_finished_runs(study: list):
+    low, high = {"method": "lora", "rank": 2}, {"method": "lora", "rank": 4}
+    shared = spectral.shared_directions(study, low, high, 2, 4, "q")
+    assert -1 < shared.value < 1 and shared.n == 2 and len(shared.runs) == 4
+    assert spectral.amplification_factor(study, high, "q").value > 0
+    ratios = [spectral.amplification_ratio(study, *pair, "q") for pair in ((low, high), (high, low))]
+    assert all(ratio.value > 0 for ratio in ratios) and (ratios[0].value > 1) != (ratios[1].value > 1)
+    full, lora = spectral.variance_directions(study, FULL), spectral.variance_directions(study, low)
+    assert lora.value <= 2 / 32 < full.value <= 1
+    adapted = spectral.variance_directions(study, FULL, low).value  # of the layers that both have changed
+    assert 0 < adapted < 1
+    found = [spectral.intruder_difference(study, *pair).value for pair in ((low, high), (high, low))]
+    assert found[0] == -found[1]
+
+
+def test_runs_of_the_study_are_found_by_the_words_of_a_claim(study: list):
+    claim = dataclasses.replace(
+        CLAIMS["lora_t6_rank1"], settings={"metric": "accuracy", "of": {"method": "lora", "rank": 2}, "minus": FULL}
+    )
+    found = trained.difference(study, **claim.settings)
+    assert found.n == 2 and all(Path(name).name for name in found.runs) and len(found.runs) == 4
+    assert scale_of(study[0].config["method"]["alpha"], 2) == study[0].lora["scale"]

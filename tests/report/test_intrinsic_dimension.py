@@ -1,0 +1,41 @@
+"""d90 of synthetic studies: which dimension is enough, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_study import write_run
+
+from rankwise.errors import Refused
+from rankwise.report.intrinsic import d90
+from rankwise.tracking.record import Record
+
+
+def records(tmp_path: Path, scores: dict[int | None, list[float]]) -> list[Record]:
+    return [
+        write_run(
+            tmp_path, "full" if dim is None else "did", None, test=score, seed=seed, method__dim=dim,
+            correct=np.arange(2000) < round(2000 * score),
+        )
+        for dim, each in scores.items()
+        for seed, score in enumerate(each)
+    ]  # fmt: skip
+
+
+def test_d90_is_the_smallest_dimension_that_reaches_nine_tenths_raw_and_above_chance(tmp_path: Path) -> None:
+    study = {10: [0.5, 0.5, 0.5], 100: [0.75, 0.74, 0.76], 1000: [0.78, 0.79, 0.8], None: [0.8, 0.8, 0.8]}
+    raw, above = d90(records(tmp_path, study))
+    assert (raw.criterion, raw.dim, raw.low, raw.high) == ("raw", 100, 100, 100)
+    assert raw.target == pytest.approx(0.72) and above.target > raw.target
+    assert (above.criterion, above.dim) == ("above chance", 1000) and above.tried == (10, 100, 1000)
+
+
+def test_d90_says_when_no_dimension_is_enough_or_the_seeds_disagree(tmp_path: Path) -> None:
+    raw, above = d90(records(tmp_path, {10: [0.73, 0.70, 0.74], 100: [0.75, 0.76, 0.75], None: [0.8, 0.8, 0.8]}))
+    assert raw.dim == 10 and raw.low == 10 and raw.high == 100
+    assert above.dim == math.inf
+    with pytest.raises(Refused, match="method=full"):
+        d90(records(tmp_path / "other", {10: [0.7]}))
