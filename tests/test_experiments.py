@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "conf" / "experiment"
 NAMES = sorted(str(path.relative_to(EXPERIMENTS).with_suffix("")) for path in EXPERIMENTS.rglob("*.yaml"))
 STUDIES = ("core", "targets", "scale", "low_data", "quant", "lm", "lr", "forgetting")
+ELSEWHERE = ("optuna", "rank_full", "rank_lr", "rank_quant", "rank_sweep", "targets")  # composed by other tests
 NEEDS_PATH = ("paper/lora_t3", "paper/lora_t18", "paper/dora_t15")  # data that only its owner can hand out
 
 
@@ -39,7 +40,7 @@ def study_of(name: str) -> list[Config]:
     return found
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "optuna"])  # its sweeper is another package
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ELSEWHERE])
 def test_every_run_of_an_experiment_could_start_and_fits_its_place(name: str) -> None:
     configs = study_of(name)
     assert len(configs) == len({run_id(config) for config in configs}) > 1
