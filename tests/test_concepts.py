@@ -22,7 +22,9 @@ def test_every_number_in_the_prose_is_one_of_an_example() -> None:
     known = {value for block in blocks for value in _values(block)}
     prose = _CITED.sub("", re.sub(r"```python\n.*?```", "", text, flags=re.S))
     prose = re.sub(r"`[^`]*`|\]\([^)]*\)", "", prose)
-    unknown = sorted(value for value in _values(prose) if not any(abs(value - each) <= 0.004 * abs(each) for each in known))
+    unknown = sorted(
+        value for value in _values(prose) if not any(abs(value - each) <= 0.004 * abs(each) for each in known)
+    )
     assert not unknown
 
 

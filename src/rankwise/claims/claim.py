@@ -11,7 +11,6 @@ from rankwise.claims.bounds import Bound
 KINDS = ("exact", "measured", "trained", "spectral")
 FROM_RUNS = ("trained", "spectral")  # kinds that finished runs answer
 UNITS = ("accuracy", "ratio", "share", "count", "bytes", "bits", "nats", "correlation")
-TIERS = ("quick", "full")
 
 
 @dataclass(frozen=True)

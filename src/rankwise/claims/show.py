@@ -21,7 +21,8 @@ _HEADER = ("claim", "published", "ours", "holds if", "verdict")
 _WIDTHS = (42, 22, 20, 12, 20)  # of a terminal of 120 columns
 _EXPLAINED = (
     "Ours with its 95 % interval; reproduced where the interval is wholly within the bound, contradicted where wholly "
-    "outside, else inconclusive. (proxy): in another setting than the source's, most often a smaller one, where it may come out otherwise."
+    "outside, else inconclusive. (proxy): in another setting than the source's, most often a smaller one, where it may "
+    "come out otherwise."
 )
 
 

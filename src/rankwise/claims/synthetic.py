@@ -21,7 +21,7 @@ ITEMS, TOKENS = 200, 10  # test items, and tokens of each where the metric is a 
 
 
 def prove(claim: Claim) -> None:
-    """Try the three cases, in both tiers' bounds where the file has both.
+    """Try the three cases against the bound of the quick tier.
 
     Raises Refused, naming the case, where one comes out otherwise than it is called.
     """
