@@ -35,8 +35,10 @@ def study_of(name: str) -> list[Config]:
         found.extend(configs)
         return 0
 
-    path = ["task.path=FOLDER"] if name in NEEDS_PATH else []
-    call_hydra([f"experiment={name}", *path], lambda config: keep([config]), keep)
+    given = ["task.path=FOLDER"] if name in NEEDS_PATH else []
+    if name.startswith(("paper/", "claims/full/")) and not name.endswith("low_data"):
+        given.append("seed=0,1")  # fewer of the same, for time
+    call_hydra([f"experiment={name}", *given], lambda config: keep([config]), keep)
     return found
 
 

@@ -160,6 +160,7 @@ def test_a_failure_while_writing_leaves_nothing(
     [
         ("full", {}, "method=full has no adapter"),
         ("bottleneck", {}, "method=bottleneck cannot be merged"),
+        ("did", {}, "method=did cannot be merged"),
         ("tfidf", {}, "method=tfidf trains no model"),
     ],
 )

@@ -69,6 +69,7 @@ def test_paired_axes_are_walked_together_and_groups_of_them_are_crossed() -> Non
     [
         ("method=lora", True), ("method=full", False), ("method=full|lora", True), ("method=lora method.rank=8", False),
         ("method=lora method.rank=4", True), ("task.n_train=null", False), ("trainer.deterministic=true", True),
+        ("method.lr=0.00200", True), ("method.lr=2e-4", False),
     ],
 )  # fmt: skip
 def test_a_combination_is_left_out_when_all_parts_of_a_condition_hold(tiny: Tiny, condition: str, holds: bool) -> None:

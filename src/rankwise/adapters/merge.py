@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rankwise.adapters import card, files, loading, score
 from rankwise.adapters.runs import Run, base_asset
-from rankwise.config import PARTIAL
+from rankwise.config import PARTIAL, SUBSPACE
 from rankwise.errors import Refused
 from rankwise.model import fused
 from rankwise.model.base import auto_class, reason
@@ -67,6 +67,8 @@ def refuse_unmergeable(run: Run) -> None:
         raise Refused(
             f"{run.folder}: method=bottleneck cannot be merged: it computes GELU behind layers, no change of W"
         )
+    if name in SUBSPACE:
+        raise Refused(f"{run.folder}: method={name} cannot be merged: its few numbers move every weight of the model")
     if name not in PARTIAL:
         config = loading.adapter_config(run.adapter)
         if config.is_prompt_learning or config.is_adaption_prompt:

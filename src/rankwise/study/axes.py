@@ -45,7 +45,15 @@ def _holds(config: Config, part: str, condition: str, keys: Sequence[str]) -> bo
     for name in key.split("."):
         value = getattr(value, name, None) if is_dataclass(value) else (value or {}).get(name)
     found = value.name if is_dataclass(value) else value  # type: ignore[union-attr]
-    return _text(found) in values.split("|") or str(found) in values.split("|")
+    return any(wanted in (_text(found), str(found)) or _same_number(found, wanted) for wanted in values.split("|"))
+
+
+def _same_number(found: Any, wanted: str) -> bool:
+    """Whether a number is meant, however it is spelled: 1e-5 and 0.00001."""
+    try:
+        return isinstance(found, int | float) and not isinstance(found, bool) and float(wanted) == found
+    except ValueError:
+        return False
 
 
 def _text(value: Any) -> str:
