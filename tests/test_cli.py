@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -11,7 +12,10 @@ import pytest
 
 from rankwise.cli import main
 
-CONF_GROUPS = ("model", "task", "method", "targets", "quant", "optim", "trainer", "tracking", "experiment", "debug")
+OWN_FILES = {"task=local", "task=pairs", "task=prompts", "task=chat"}
+CONF_GROUPS = (
+    "model", "task", "method", "targets", "quant", "optim", "trainer", "forgetting", "tracking", "experiment", "debug",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -151,12 +155,20 @@ def test_completion_knows_commands_groups_options_and_keys(capsys):
 
 def test_hydra_config_is_shipped_whole_every_group_option_composes(capsys):
     conf = Path(__file__).parents[1] / "conf"
-    options = [(group, p.stem) for group in CONF_GROUPS for p in sorted((conf / group).glob("*.yaml"))]
-    for group, option in options:
-        extra = ["model.path=x"] if option == "local" and group == "model" else []
-        extra += ["task.path=x"] if option in ("local", "pairs", "prompts", "chat") and group == "task" else []
-        assert main(["train", f"{group}={option}", *extra, "--cfg", "job", "hydra.mode=RUN"]) == 0, (group, option)
-    assert len(options) > 20
+    alone = ("experiment", "debug")  # change what other groups say
+    options = {group: [f"{group}={p.stem}" for p in sorted((conf / group).glob("*.yaml"))] for group in CONF_GROUPS}
+    together = itertools.zip_longest(*(options[group] for group in CONF_GROUPS if group not in alone), fillvalue="")
+    lines = [*together, *([option] for group in alone for option in options.get(group, []))]
+    for line in lines:
+        extra = ["model.path=x"] if "model=local" in line else []
+        extra += ["forgetting.path=x"] if "forgetting=local" in line else []
+        extra += (
+            []
+            if {f"task={name}" for name in ("local", "pairs", "prompts", "chat")}.isdisjoint(line)
+            else ["task.path=x"]
+        )
+        assert main(["train", *filter(None, line), *extra, "--cfg", "job", "hydra.mode=RUN"]) == 0, line
+    assert sum(map(len, options.values())) > 100
     capsys.readouterr()
 
 

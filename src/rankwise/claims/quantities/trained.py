@@ -5,9 +5,11 @@ Differences are paired by seed, and by test item where the metric allows it; int
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 from rankwise.claims.estimate import Estimate, NotRun, interval95
 from rankwise.claims.selection import Spec, arm_of, by_replicate, names
@@ -33,14 +35,19 @@ def gain_difference(records: Sequence[Record], metric: str, of: list[Spec], minu
 
 def trend(records: Sequence[Record], metric: str, among: Spec, ranks: list[int]) -> Estimate:
     """Spearman's correlation of rank and score over these ranks, per seed, 0 where all score the same; the mean over
-    seeds.
+    seeds, with an interval on Student's t.
+
+    Of m ranks it can only change in steps of 12 / (m (m² − 1)), so that seeds often agree to the digit. Their spread
+    counts as no less than that of rounding to such a step, or agreement by chance would look like certainty.
     """
     arms = [arm_of(records, among | {"rank": rank}) for rank in ranks]
     pairs = by_replicate(arms)
     found = [_spearman(ranks, [scalar(run, metric) for run in runs]) for runs in pairs.values()]
-    over = interval(found, [0.0])
+    step, mean = 12 / (len(ranks) * (len(ranks) ** 2 - 1)), float(np.mean(found))
+    spread = max(float(np.std(found, ddof=1)), step / math.sqrt(12))
+    half = float(stats.t.ppf(0.975, len(found) - 1)) * spread / math.sqrt(len(found))
     runs = [run for each in pairs.values() for run in each]
-    return Estimate(over.mean, max(-1.0, over.low), min(1.0, over.high), len(found), names(runs))
+    return Estimate(mean, max(-1.0, mean - half), min(1.0, mean + half), len(found), names(runs))
 
 
 def scalar(record: Record, metric: str) -> float:
