@@ -25,7 +25,7 @@ claims-full: fetch
 	$(BIN)/rankwise claims outputs/claims_full --tier full --measure --markdown docs/claims.md
 
 test: fetch
-	OMP_NUM_THREADS=1 WANDB_MODE=offline $(BIN)/python -m pytest -n auto $(PYTEST)
+	OMP_NUM_THREADS=1 WANDB_MODE=offline $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST)
 
 fetch: $(STAMP)
 	$(BIN)/rankwise fetch
