@@ -208,6 +208,15 @@ def test_wordnet_s_data_files_are_words_with_their_definitions(tmp_path: Path) -
         read(tmp_path, **keys)
 
 
+def test_the_objects_to_write_have_the_keys_that_are_asked_for() -> None:
+    data = shipped("write_json")
+    for prompt, completion in zip(data.train.texts, data.train.completions or [], strict=True):
+        found = json.loads(completion)
+        assert list(found) == ["name", "place", "count"]
+        assert all(f"{key} is {value}" in prompt for key, value in found.items())
+    assert len(set(data.train.texts)) > 300
+
+
 def test_the_synthetic_prompts_have_a_rule_to_learn() -> None:
     data = shipped("synthetic_lm")
     assert [len(part) for part in said(data)] == [128, 64, 64]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,8 @@ def _generated(task: Task) -> Table:
         from rankwise.tasks.text import reasoning
 
         rows = list(reasoning.rows(task.reasoning, size, seed=0))
+    elif task.kind == "causal_lm" and task.generation.keys:
+        rows = list(objects(size, task.generation.keys))
     else:
         rows = list(synthetic(size, task.kind).to_dict("records"))
     return Table("generated rows", lambda: enumerate(rows, 1), unit="row")
@@ -161,6 +164,16 @@ def synthetic(rows: int, kind: str) -> pd.DataFrame:
         return pd.DataFrame({"prompt": [f"{text} ->" for text in texts], "completion": moods})
     label = total if kind == "regression" else (total > 0).astype(int)
     return pd.DataFrame({"text": texts, "label": label.astype(float)})
+
+
+def objects(rows: int, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Sentences that give each key a value, in any order, and the JSON object of them, in the keys' order."""
+    rng = np.random.default_rng(0)
+    words = ["red", "green", "Oslo", "Lima", "north", "south", "tea", "rice"]
+    for _ in range(rows):
+        values = {key: int(rng.integers(100)) if rng.random() < 0.5 else str(rng.choice(words)) for key in keys}
+        said = ", ".join(f"{keys[i]} is {values[keys[i]]}" for i in rng.permutation(len(keys)))
+        yield {"prompt": f"{said}. As JSON:", "completion": json.dumps(values)}
 
 
 def _first_line(error: BaseException) -> str:
