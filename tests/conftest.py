@@ -41,3 +41,22 @@ def zygote() -> Iterator[Zygote]:
     started = Zygote()
     yield started
     started.close()
+
+
+@pytest.fixture(scope="session")
+def saved_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``saved_base("bert")``: a tiny base as a folder of files, as most are."""
+    from rankwise.assets import resolve
+    from rankwise.model import base  # torch, when the environment is settled
+
+    made: dict[str, Path] = {}
+
+    def save(shape: str) -> Path:
+        if shape not in made:
+            source, made[shape] = tiny_config(shape).model, tmp_path_factory.mktemp(f"base-{shape}")
+            model, tokenizer = base.load(source, resolve(source), 2, 0)
+            model.save_pretrained(made[shape])  # type: ignore[operator]
+            tokenizer.save_pretrained(made[shape])
+        return made[shape]
+
+    return save

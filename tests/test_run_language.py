@@ -19,7 +19,7 @@ from rankwise.errors import Refused
 from rankwise.identity import run_id
 from rankwise.model import base
 from rankwise.run import run
-from rankwise.tasks.language import language_scores
+from rankwise.tasks.scores import language_scores
 from rankwise.tracking.record import Record
 from rankwise.train.generate import _batch
 
@@ -113,6 +113,18 @@ def test_shown_examples_stand_before_every_question(tmp_path: Path) -> None:
     assert none.run["id"] != one.run["id"] and none.objective is not None
 
 
+@pytest.mark.parametrize("method", ["tfidf", "probe"])
+def test_a_baseline_reads_both_texts_of_a_pair(method: str, tmp_path: Path) -> None:
+    """Whether the second text says yes decides the label; the first says nothing of it."""
+    rows = [f"first {i % 5},{'yes' if i % 2 else 'no'} {i},{i % 2}\n" for i in range(200)]
+    (tmp_path / "pairs.csv").write_text("one,two,label\n" + "".join(rows))
+    config = tiny(
+        "bert", method, outputs=str(tmp_path), task__path=str(tmp_path / "pairs.csv"), task__text="one",
+        task__pair="two", task__n_train=None, task__n_validation=None, task__n_test=None,
+    )  # fmt: skip
+    assert run(config).metrics["test"]["accuracy"]["value"] > 0.9
+
+
 def test_forgetting_of_a_language_model_is_paired_over_texts(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("text\n" + "".join(f"some other words number {i * 37}\n" for i in range(60)))
     config = language(
@@ -131,7 +143,10 @@ def test_forgetting_of_an_encoder_is_a_probe_and_the_order_of_cosines(tmp_path: 
     config = tiny(
         "bert", outputs=str(tmp_path), **under("forgetting", name="o", path=str(tmp_path / "other.csv"), n=80)
     )
-    found = run(config).metrics["forgetting"]
+    asked = run(config)
+    silent = run(tiny("bert", outputs=str(tmp_path)))
+    assert asked.metrics["curve"] == silent.metrics["curve"], "to be asked changes nothing"
+    found = asked.metrics["forgetting"]
     assert found["measure"] == "probe" and found["before"]["n"] == 40
     assert found["difference"]["value"] == pytest.approx(found["after"]["value"] - found["before"]["value"])
     assert 0 < found["cosines"]["value"] <= 1

@@ -33,16 +33,19 @@ def _linear(config: Config, record: Record, clock: Clock, on_progress: OnProgres
     record.compute |= settings.to_dict() | {"precision": "fp32", "device": "cpu"}
     with clock("load"):
         data, model = load(config, record)
-        inputs: list[Any] = [split.texts for split in (data.train, data.validation, data.test)]
+        splits = (data.train, data.validation, data.test)
+        inputs: list[Any] = [baselines.words(split.texts, split.pairs) for split in splits]
         if config.method.name == "probe":
             lm, tokenizer = base.load(config.model, model, 1, config.seed, settings.attention)
             encoder, batch = lm.get_submodule(str(lm.base_model_prefix)), config.trainer.eval_batch_size
             inputs = [
-                baselines.mean_pooled(encoder, tokenizer, texts, config.task.max_length, batch) for texts in inputs
+                baselines.mean_pooled(encoder, tokenizer, split.texts, config.task.max_length, batch, split.pairs)
+                for split in splits
             ]
     with clock("train"):
         fitted = baselines.fit(config.method.name, inputs[0], data.train.labels, config.task.kind)
     scorer = scores.scorer_for(config.task.kind, data.classes, data.train.labels)
+    assert isinstance(scorer, scores.Scorer)  # a causal LM's task has been refused
     validation, _ = baselines.predict(fitted, inputs[1], config.task.kind)
     record.metrics["validation"] = scorer.scores(validation, data.validation.labels)
     with clock("test"):
@@ -62,7 +65,7 @@ def _few_shot(config: Config, record: Record, clock: Clock, on_progress: OnProgr
         from rankwise.measure.parameters import count
         from rankwise.model import base, numerics
         from rankwise.tasks import batches
-        from rankwise.tasks.language import TokenScorer
+        from rankwise.tasks.scores import TokenScorer
         from rankwise.tracking import predictions
         from rankwise.train import module
 
@@ -92,17 +95,20 @@ def _few_shot(config: Config, record: Record, clock: Clock, on_progress: OnProgr
 
 def _with_examples(config: Config, data: Any) -> Any:
     """The data with the first ``method.shots`` training rows standing before every validation and test prompt."""
+    from rankwise.tasks.language import behind
+
     shots, train = config.method.shots or 0, data.train
     if shots > len(train):
         raise Refused.value("method.shots", shots, f"at most {len(train)}, the rows of the training data")
     if shots and train.messages is not None:
         raise Refused.value("method.shots", shots, "0 for conversations, which bring their own turns")
-    shown = "".join(f"{train.texts[row]} {train.completions[row]}\n\n" for row in range(shots))
+    examples = zip(train.texts[:shots], train.completions[:shots], strict=True) if shots else ()
+    shown = "".join(f"{prompt}{behind(prompt, completion)}\n\n" for prompt, completion in examples)
 
-    def behind(split: Any) -> Any:
+    def after(split: Any) -> Any:
         return dataclasses.replace(split, texts=[shown + text for text in split.texts])
 
-    return dataclasses.replace(data, validation=behind(data.validation), test=behind(data.test))
+    return dataclasses.replace(data, validation=after(data.validation), test=after(data.test))
 
 
 def load(config: Config, record: Record) -> tuple[Any, assets.Asset]:

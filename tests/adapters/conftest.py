@@ -11,9 +11,7 @@ import pytest
 from tiny_configs import tiny as tiny_config
 
 from rankwise.adapters.runs import Run, open_run
-from rankwise.assets import resolve
 from rankwise.identity import folder
-from rankwise.model import base
 from rankwise.run import run
 
 STRONG = {"optim__lr": 0.03, "tracking__ledger": False}  # an adapter of six steps that changes the logits
@@ -36,22 +34,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
         return open_run(made[name])
 
     return train
-
-
-@pytest.fixture(scope="session")
-def saved_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """``saved_base("bert")``: a tiny base as a folder of files, as most are."""
-    made: dict[str, Path] = {}
-
-    def save(shape: str) -> Path:
-        if shape not in made:
-            source, made[shape] = tiny_config(shape).model, tmp_path_factory.mktemp(f"base-{shape}")
-            model, tokenizer = base.load(source, resolve(source), 2, 0)
-            model.save_pretrained(made[shape])  # type: ignore[operator]
-            tokenizer.save_pretrained(made[shape])
-        return made[shape]
-
-    return save
 
 
 @pytest.fixture

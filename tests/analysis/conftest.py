@@ -10,29 +10,19 @@ import pytest
 from tiny_configs import tiny as tiny_config
 
 from rankwise.adapters.runs import Run, open_run
-from rankwise.assets import resolve
 from rankwise.identity import folder
-from rankwise.model import base
 from rankwise.run import run
 
 
 @pytest.fixture(scope="session")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+def ran(tmp_path_factory: pytest.TempPathFactory, saved_base: Callable[[str], Path]) -> Callable[..., Run]:
     """``ran("gpt2", "full", seed=1)``: the finished run of a tiny config on a base of files."""
-    outputs, bases, made = tmp_path_factory.mktemp("analyzed") / "outputs", {}, {}
-
-    def saved(shape: str) -> str:
-        if shape not in bases:
-            source, bases[shape] = tiny_config(shape).model, tmp_path_factory.mktemp(f"base-{shape}")
-            model, tokenizer = base.load(source, resolve(source), 2, 0)
-            model.save_pretrained(bases[shape])  # type: ignore[operator]
-            tokenizer.save_pretrained(bases[shape])
-        return str(bases[shape])
+    outputs, made = tmp_path_factory.mktemp("analyzed") / "outputs", {}
 
     def train(shape: str = "bert", method: str = "lora", targets: str = "qv", **keys: Any) -> Run:
         name = str((shape, method, targets, sorted(keys.items())))
         if name not in made:
-            fixed = {"optim__lr": 0.03, "tracking__ledger": False, "model__path": saved(shape)}
+            fixed = {"optim__lr": 0.03, "tracking__ledger": False, "model__path": str(saved_base(shape))}
             config = tiny_config(shape, method, targets, outputs=str(outputs), **(fixed | keys))
             run(config)
             made[name] = folder(config)

@@ -17,7 +17,8 @@ from rankwise.measure.counting import counter
 from rankwise.measure.ledger import Ledger
 from rankwise.model import base
 from rankwise.tasks.data import Split
-from rankwise.tasks.language import CollateText, EncodedText, Packed, TokenScorer, language_scores, question, reply
+from rankwise.tasks.language import CollateText, EncodedText, Packed, question, reply
+from rankwise.tasks.scores import TokenScorer, language_scores
 from rankwise.train import step
 from rankwise.train.step import losses
 

@@ -9,13 +9,24 @@ import pytest
 import scipy.stats
 import torch
 
-from rankwise.tasks.scores import Scorer, scorer_for
+from rankwise.tasks.scores import Scorer, TokenScorer, by_group, scorer_for
 
 
 def correlated(n: int, rho: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     x, noise = rng.normal(size=(2, n))
     return x, rho * x + math.sqrt(1 - rho**2) * noise
+
+
+def test_a_group_of_rows_is_scored_alone_by_every_scorer() -> None:
+    groups = ["in", "out", "in", "out"]
+    classes = {"prediction": np.array([0, 1, 1, 1]), "label": np.array([0, 1, 0, 1])}
+    found = by_group(Scorer("classification", 2), classes, groups, "accuracy")
+    assert {name: score["value"] for name, score in found.items()} == {"accuracy_in": 0.5, "accuracy_out": 1.0}
+    texts = {"score": np.array([1.0, 4.0, 3.0, 4.0]), "label": np.array([2.0, 2.0, 2.0, 2.0]), "bytes": np.ones(4)}
+    losses = by_group(TokenScorer(), texts, groups, "loss")
+    assert {name: score["value"] for name, score in losses.items()} == {"loss_in": 1.0, "loss_out": 2.0}
+    assert by_group(TokenScorer(), texts, None, "loss") == {}
 
 
 def test_accuracy_and_its_standard_error() -> None:

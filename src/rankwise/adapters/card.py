@@ -11,7 +11,7 @@ from rankwise import assets
 from rankwise.adapters.runs import Run
 from rankwise.config import plain
 from rankwise.identity import canonical
-from rankwise.tasks.scores import Scorer
+from rankwise.tasks.scores import Scorer, TokenScorer
 
 _Z = 1.959964  # of the 95 % normal interval
 
@@ -32,7 +32,9 @@ def intervals(run: Run) -> list[tuple[str, float, float, float, int]]:
     ]
 
 
-def write(folder: Path, run: Run, asset: assets.Asset, kind: str, notes: list[str], scorer: Scorer | None) -> None:
+def write(
+    folder: Path, run: Run, asset: assets.Asset, kind: str, notes: list[str], scorer: Scorer | TokenScorer | None
+) -> None:
     """README.md beside the weights: ``kind`` is adapter or merged."""
     name = base_name(run, asset)
     front: dict[str, Any] = {"license": "unknown"} | ({"base_model": name} if asset.hub_id else {})
@@ -70,12 +72,12 @@ def _storage(run: Run) -> str:
     return f"{quant.kind}{', constants quantized' if quant.double else ''}"
 
 
-def _outputs(run: Run, scorer: Scorer | None) -> str:
+def _outputs(run: Run, scorer: Scorer | TokenScorer | None) -> str:
     if run.config.task.kind == "causal_lm":
         return "text: logits of the next token"
     if run.classes:
         return "classes " + ", ".join(f"{number} = {name}" for number, name in enumerate(run.classes))
-    if scorer is None:
+    if not isinstance(scorer, Scorer):
         return "one value, of standardised labels"
     return f"one value; label = {scorer.spread!r} × logit + {scorer.mean!r}"
 

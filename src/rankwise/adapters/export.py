@@ -37,7 +37,7 @@ def export(run: Run, out: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _scorer(run: Run) -> scores.Scorer | None:
+def _scorer(run: Run) -> scores.Scorer | scores.TokenScorer | None:
     """How a regression's logit becomes a value: it needs the mean and spread of the training labels."""
     if run.classes:
         return None

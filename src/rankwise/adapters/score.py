@@ -21,7 +21,7 @@ from rankwise.adapters.runs import Run
 from rankwise.errors import Refused
 from rankwise.model.numerics import Numerics
 from rankwise.tasks import batches, confusion, data, scores
-from rankwise.tasks.language import language_scores
+from rankwise.tasks.scores import Scorer, TokenScorer, language_scores
 from rankwise.tracking.predictions import FILE
 from rankwise.train import module, step
 from rankwise.train.module import FineTuner
@@ -38,7 +38,7 @@ class Rows:
 
     validation: DataLoader[Any]
     test: DataLoader[Any]
-    scorer: Any
+    scorer: Scorer | TokenScorer
     metric: str
     own_test: bool  # whether the test rows are those of the run's predictions; an older version drew others
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from rankwise import assets
 from rankwise.config import Config
 from rankwise.tasks import data, scores
+from rankwise.tasks.scores import Scorer, TokenScorer
 
 
 @dataclass(frozen=True)
 class Facts:
     """``rows`` of training data is None where nobody has said yet."""
 
-    scorer: Any
+    scorer: Scorer | TokenScorer
     rows: int | None
 
 

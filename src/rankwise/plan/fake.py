@@ -26,6 +26,7 @@ from rankwise.model.quantize import store
 from rankwise.model.skeleton import materialise, skeleton
 from rankwise.plan import attention as kernels
 from rankwise.plan.pooling import OneEndPerRow
+from rankwise.tasks.scores import Scorer, TokenScorer
 from rankwise.train import optim, step
 from rankwise.train.step import Batch
 
@@ -53,7 +54,7 @@ class FakeRun:
     ``gpu`` stands for a CUDA device: attention then keeps no matrix of scores, as its kernels do.
     """
 
-    def __init__(self, config: Config, adapted: Adapted, scorer: Any, precision: str, gpu: bool):
+    def __init__(self, config: Config, adapted: Adapted, scorer: Scorer | TokenScorer, precision: str, gpu: bool):
         self.config, self.scorer, self.precision, self.gpu = config, scorer, precision, gpu
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.model = adapted.model.train()

@@ -12,10 +12,11 @@ from rankwise.measure.flops import ClosedForm
 from rankwise.measure.shape import Shape
 from rankwise.model.numerics import Numerics
 from rankwise.plan.fake import FakeRun, build
+from rankwise.tasks.scores import Scorer, TokenScorer
 
 
 def predict(
-    config: Config, architecture: PretrainedConfig, scorer: Any, settings: Numerics, step: list[Shape],
+    config: Config, architecture: PretrainedConfig, scorer: Scorer | TokenScorer, settings: Numerics, step: list[Shape],
     evaluation: Shape,
 ) -> tuple[dict[str, Any], ClosedForm | None]:  # fmt: skip
     """``{"train": {"predicted": …}, "eval": …}`` for the record, of the run's own largest step and evaluation batch,

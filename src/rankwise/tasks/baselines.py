@@ -23,10 +23,11 @@ def fit(name: str, inputs: Any, labels: np.ndarray, kind: str) -> Pipeline:
 
 @torch.inference_mode()
 def mean_pooled(
-    encoder: torch.nn.Module, tokenizer: Any, texts: list[str], max_length: int, batch_size: int
-) -> np.ndarray:
-    """The last hidden states of each text averaged over its tokens, padding left out: (N, H) in fp32."""
-    data = Encoded(texts, np.zeros(len(texts)), tokenizer, max_length)
+    encoder: torch.nn.Module, tokenizer: Any, texts: list[str], max_length: int, batch_size: int,
+    pairs: list[str] | None = None,
+) -> np.ndarray:  # fmt: skip
+    """The last hidden states of each text (or pair) averaged over its tokens, padding left out: (N, H) in fp32."""
+    data = Encoded(texts, np.zeros(len(texts)), tokenizer, max_length, pairs)
     encoder.eval()
     device = next(encoder.parameters()).device
     pooled: list[np.ndarray | None] = [None] * len(texts)
@@ -39,6 +40,11 @@ def mean_pooled(
         for row, vector in zip(rows.tolist(), mean_BH.cpu().numpy(), strict=True):
             pooled[row] = vector
     return np.stack(pooled)  # type: ignore[arg-type]
+
+
+def words(texts: list[str], pairs: list[str] | None) -> list[str]:
+    """What TF-IDF reads: each text, with the second one behind it."""
+    return texts if pairs is None else [f"{one}\n{other}" for one, other in zip(texts, pairs, strict=True)]
 
 
 def size(model: Pipeline) -> int:

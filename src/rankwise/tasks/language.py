@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F  # noqa: N812  torch's own convention
 from torch.utils.data import Dataset
 
 from rankwise.errors import Refused
 from rankwise.measure.shape import Shape
 from rankwise.tasks.data import Split
-from rankwise.tasks.scores import Columns, Score
 
 Segment = tuple[str, bool]  # text, and whether it is learned
 Row = dict[str, Any]
@@ -28,10 +25,15 @@ def segments(split: Split, row: int, tokenizer: Any) -> list[Segment]:
     if split.messages is not None:
         return _conversation(split.messages[row], tokenizer)
     assert split.completions is not None
-    prompt, completion = split.texts[row], split.completions[row]
+    prompt, end = split.texts[row], tokenizer.eos_token or ""
+    learned = (behind(prompt, split.completions[row]) + end, True)
+    return [(prompt, False), learned] if prompt else [learned]
+
+
+def behind(prompt: str, completion: str) -> str:
+    """The completion as it stands behind its prompt: after a blank where neither brings white space."""
     joint = "" if not prompt or prompt[-1].isspace() or completion[:1].isspace() else " "
-    end = tokenizer.eos_token or ""
-    return [(prompt, False), (joint + completion + end, True)] if prompt else [(completion + end, True)]
+    return joint + completion
 
 
 def question(split: Split, row: int, tokenizer: Any) -> str:
@@ -231,44 +233,3 @@ def _apart(example_BT: torch.Tensor) -> torch.Tensor:
     same = example_BT[:, :, None] == example_BT[:, None, :]
     allowed = (same & torch.ones_like(same).tril())[:, None]
     return torch.zeros(allowed.shape).masked_fill_(~allowed, torch.finfo(torch.float32).min)
-
-
-@dataclass(frozen=True)
-class TokenScorer:
-    """What causal language modelling asks of logits."""
-
-    kind: str = "causal_lm"
-    outputs: int = 1
-
-    def losses(self, logits_NV: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of each learned token (N,) in nats, in fp32."""
-        return F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
-
-    def columns(self, logits_NV: torch.Tensor, losses_N: torch.Tensor, batch: dict[str, torch.Tensor]) -> Columns:
-        """Per row: ``score``, the sum of its losses; ``label``, the number of its learned tokens; ``bytes``."""
-        zeros = torch.zeros(len(batch["row"]), device=losses_N.device, dtype=torch.float64)
-        sums = zeros.index_add(0, batch["owner"], losses_N.double())
-        tokens = zeros.index_add(0, batch["owner"], torch.ones_like(losses_N, dtype=torch.float64))
-        return {"row": batch["row"], "score": sums, "label": tokens, "bytes": batch["bytes"]}
-
-    def summary(self, columns: dict[str, np.ndarray]) -> dict[str, Score]:
-        """``loss`` (nats per token), ``perplexity`` and ``bits_per_byte`` over all tokens, with errors over rows."""
-        return language_scores(columns["score"], columns["label"], columns["bytes"])
-
-
-def language_scores(nats: np.ndarray, tokens: np.ndarray, size_bytes: np.ndarray) -> dict[str, Score]:
-    """Scores of texts from the summed loss, tokens and UTF-8 bytes of each; standard errors of ratios, over texts."""
-    loss, bits = ratio(nats, tokens), ratio(nats / math.log(2), size_bytes)
-    with np.errstate(over="ignore"):
-        perplexity = float(np.exp(np.float64(loss["value"])))
-    exponential = {"value": perplexity, "se": perplexity * loss["se"], "n": loss["n"]}
-    return {"loss": loss, "perplexity": exponential, "bits_per_byte": bits}
-
-
-def ratio(tops: np.ndarray, bottoms: np.ndarray) -> Score:
-    """Σ tops / Σ bottoms with its standard error by linearization (Cochran 1977, §2.11)."""
-    n, total = len(tops), float(bottoms.sum())
-    with np.errstate(all="ignore"):  # of a diverged run
-        value = float(tops.sum()) / total
-        squares = float(((tops - value * bottoms) ** 2).sum())
-        return {"value": value, "se": math.sqrt(n / max(1, n - 1) * squares) / total, "n": n}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -79,21 +78,66 @@ class Scorer:
         }
 
 
-def by_group(scorer: Any, columns: dict[str, np.ndarray], groups: list[str] | None, metric: str) -> dict[str, Score]:
+@dataclass(frozen=True)
+class TokenScorer:
+    """What causal language modelling asks of logits."""
+
+    kind: str = "causal_lm"
+    outputs: int = 1
+
+    def losses(self, logits_NV: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of each learned token (N,) in nats, in fp32."""
+        return F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
+
+    def columns(self, logits_NV: torch.Tensor, losses_N: torch.Tensor, batch: dict[str, torch.Tensor]) -> Columns:
+        """Per row: ``score``, the sum of its losses; ``label``, the number of its learned tokens; ``bytes``."""
+        zeros = torch.zeros(len(batch["row"]), device=losses_N.device, dtype=torch.float64)
+        sums = zeros.index_add(0, batch["owner"], losses_N.double())
+        tokens = zeros.index_add(0, batch["owner"], torch.ones_like(losses_N, dtype=torch.float64))
+        return {"row": batch["row"], "score": sums, "label": tokens, "bytes": batch["bytes"]}
+
+    def summary(self, columns: dict[str, np.ndarray]) -> dict[str, Score]:
+        """``loss`` (nats per token), ``perplexity`` and ``bits_per_byte`` over all tokens, with errors over rows."""
+        return language_scores(columns["score"], columns["label"], columns["bytes"])
+
+
+def language_scores(nats: np.ndarray, tokens: np.ndarray, size_bytes: np.ndarray) -> dict[str, Score]:
+    """Scores of texts from the summed loss, tokens and UTF-8 bytes of each; standard errors of ratios, over texts."""
+    loss, bits = ratio(nats, tokens), ratio(nats / math.log(2), size_bytes)
+    with np.errstate(over="ignore"):
+        perplexity = float(np.exp(np.float64(loss["value"])))
+    exponential = {"value": perplexity, "se": perplexity * loss["se"], "n": loss["n"]}
+    return {"loss": loss, "perplexity": exponential, "bits_per_byte": bits}
+
+
+def ratio(tops: np.ndarray, bottoms: np.ndarray) -> Score:
+    """Σ tops / Σ bottoms with its standard error by linearization (Cochran 1977, §2.11)."""
+    n, total = len(tops), float(bottoms.sum())
+    with np.errstate(all="ignore"):  # of a diverged run
+        value = float(tops.sum()) / total
+        squares = float(((tops - value * bottoms) ** 2).sum())
+        return {"value": value, "se": math.sqrt(n / max(1, n - 1) * squares) / total, "n": n}
+
+
+def by_group(
+    scorer: Scorer | TokenScorer, columns: dict[str, np.ndarray], groups: list[str] | None, metric: str
+) -> dict[str, Score]:
     """The metric of each group of rows, as ``accuracy_matched``; nothing where the rows have no groups."""
     found = {}
     for group in sorted(set(groups or ())):
         here = np.array([each == group for each in groups or ()])
-        mine = scorer.scores(columns["prediction"][here], columns["label"][here])
+        mine = (
+            scorer.scores(columns["prediction"][here], columns["label"][here])
+            if isinstance(scorer, Scorer)
+            else scorer.summary({name: values[here] for name, values in columns.items()})
+        )
         found[f"{metric}_{group}"] = mine[metric]
     return found
 
 
-def scorer_for(kind: str, classes: list[str] | None, train_labels: np.ndarray) -> Any:
+def scorer_for(kind: str, classes: list[str] | None, train_labels: np.ndarray) -> Scorer | TokenScorer:
     """The scorer of a task: for a regression standardised on its training labels, for a causal LM a TokenScorer."""
     if kind == "causal_lm":
-        from rankwise.tasks.language import TokenScorer  # builds on this module
-
         return TokenScorer()
     if kind == "classification":
         return Scorer(kind, len(classes or []))

@@ -18,7 +18,7 @@ from rankwise.errors import Refused
 from rankwise.model.numerics import Numerics
 from rankwise.tasks import baselines, data
 from rankwise.tasks.batches import collate_for, encoded, eval_loader
-from rankwise.tasks.language import TokenScorer, ratio
+from rankwise.tasks.scores import TokenScorer, ratio
 from rankwise.train.step import losses
 
 _PAIRS = 2000  # of texts, whose cosines are ranked

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from rankwise.config import Optim
 from rankwise.model.methods import adalora
 from rankwise.model.numerics import Numerics
-from rankwise.tasks.scores import Columns, Score
+from rankwise.tasks.scores import Columns, Score, Scorer, TokenScorer
 from rankwise.train import optim
 from rankwise.train.step import Batch, loss, losses
 
@@ -24,8 +24,8 @@ class FineTuner(pl.LightningModule):
     """Trains whatever is marked trainable in ``model`` for a fixed number of optimizer steps."""
 
     def __init__(
-        self, model: nn.Module, scorer: Any, settings: Optim, steps: int, lr_ratio: float | None = None,
-        shares: Sequence[float] = (),
+        self, model: nn.Module, scorer: Scorer | TokenScorer, settings: Optim, steps: int,
+        lr_ratio: float | None = None, shares: Sequence[float] = (),
     ):  # fmt: skip
         super().__init__()
         self.lr_ratio, self.shares, self.seen = lr_ratio, shares, 0  # weights of micro-batches, and how many there were

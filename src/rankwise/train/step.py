@@ -13,6 +13,7 @@ from torch import nn
 from rankwise.errors import Refused
 from rankwise.measure.shape import Shape
 from rankwise.model.methods import adalora
+from rankwise.tasks.scores import Scorer, TokenScorer
 
 Batch = dict[str, torch.Tensor]
 
@@ -20,7 +21,7 @@ Batch = dict[str, torch.Tensor]
 _NOT_INPUTS = frozenset({"labels", "row", "keep", "owner", "bytes"})
 
 
-def losses(model: nn.Module, scorer: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def losses(model: nn.Module, scorer: Scorer | TokenScorer, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (B, C) and the loss of each row (B,); of a causal LM, logits (N, V) and losses (N,) of learned tokens."""
     inputs = {key: value for key, value in batch.items() if key not in _NOT_INPUTS}
     if "keep" not in batch:
