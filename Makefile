@@ -13,16 +13,17 @@ demo: $(STAMP)
 	$(BIN)/rankwise report outputs/rank_sweep
 
 # The studies behind the claims, one after the other, a run per core. What has finished is skipped: after an
-# interruption the same command goes on. On two cores the quick tier takes about 45 minutes, the full one 8 hours.
-STUDIES := core targets scale low_data quant lm lr forgetting
+# interruption the same command goes on, and the full tier goes on from the quick one.
+STUDIES := core targets low_data quant forgetting scale lr lm
+OUTPUTS := $(STUDIES:%=outputs/claims_%)
 
 claims: fetch
 	for study in $(STUDIES); do $(BIN)/rankwise train experiment=claims/$$study || exit; done
-	$(BIN)/rankwise claims $(STUDIES:%=outputs/claims_%) --measure
+	$(BIN)/rankwise claims $(OUTPUTS) --measure
 
 claims-full: fetch
 	for study in $(STUDIES); do $(BIN)/rankwise train experiment=claims/full/$$study || exit; done
-	$(BIN)/rankwise claims outputs/claims_full --tier full --measure --markdown docs/claims.md
+	$(BIN)/rankwise claims $(OUTPUTS) --tier full --measure --markdown docs/claims.md
 
 test: fetch
 	OMP_NUM_THREADS=1 WANDB_MODE=offline $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST)

@@ -22,7 +22,7 @@ from rankwise.study.tuning import Tuning
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "conf" / "experiment"
 NAMES = sorted(str(path.relative_to(EXPERIMENTS).with_suffix("")) for path in EXPERIMENTS.rglob("*.yaml"))
-STUDIES = ("core", "targets", "scale", "low_data", "quant", "lm", "lr", "forgetting")
+STUDIES = ("core", "targets", "low_data", "quant", "forgetting", "scale", "lr", "lm")
 ELSEWHERE = ("optuna", "rank_full", "rank_lr", "rank_quant", "rank_sweep", "targets")  # composed by other tests
 NEEDS_PATH = ("paper/lora_t3", "paper/lora_t18", "paper/dora_t15")  # data that only its owner can hand out
 
@@ -36,7 +36,7 @@ def study_of(name: str) -> list[Config]:
         return 0
 
     given = ["task.path=FOLDER"] if name in NEEDS_PATH else []
-    if name.startswith(("paper/", "claims/full/")) and not name.endswith("low_data"):
+    if name.startswith("paper/") and not name.endswith("low_data"):
         given.append("seed=0,1")  # fewer of the same, for time
     call_hydra([f"experiment={name}", *given], lambda config: keep([config]), keep)
     return found
@@ -53,6 +53,9 @@ def test_every_run_of_an_experiment_could_start_and_fits_its_place(name: str) ->
         _is_tuned_apart(configs, given)
     if name.startswith("claims/"):
         _answers_claims(name, configs)
+    if name.startswith("claims/full/"):
+        quick = study_of(name.replace("/full", ""))
+        assert {run_id(config) for config in quick} <= {run_id(config) for config in configs}, "runs are shared"
     elif name.endswith("_proxy"):
         _needs_no_hub(configs)
     elif name.startswith("paper/"):
@@ -68,10 +71,9 @@ def _is_tuned_apart(configs: list[Config], given: dict[str, object]) -> None:
 
 
 def _answers_claims(name: str, configs: list[Config]) -> None:
-    """Both tiers of a study have its name, in folders apart, untracked, and every arm on several seeds."""
-    tier, study = name.split("/")[1:-1], name.split("/")[-1]
-    assert {config.study for config in configs} == {f"claims_{study}"}
-    assert {config.outputs for config in configs} == {"outputs/claims_full" if tier else "outputs"}
+    """Both tiers of a study have its name and its folder, untracked, and every arm on several seeds."""
+    assert {config.study for config in configs} == {f"claims_{name.split('/')[-1]}"}
+    assert {config.outputs for config in configs} == {"outputs"}
     assert {config.tracking.mode for config in configs} == {"disabled"}
     assert min(Counter(map(_arm, configs)).values()) > 1, "one seed shows no spread"
 

@@ -8,10 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from rankwise.check import GENERATED
+from rankwise.errors import Refused
 from rankwise.report import costs
 from rankwise.report.arms import Arm
 from rankwise.report.findings import Findings
 from rankwise.report.forgetting import forgotten
+from rankwise.report.intrinsic import d90
 from rankwise.report.statistics import Interval
 from rankwise.report.table import rank_fraction
 from rankwise.tracking.record import finite
@@ -41,9 +43,18 @@ def document(report: Findings) -> dict[str, Any]:
             }
             for f in report.families
         ],
+        "intrinsic_dimension": _intrinsic(report),
         "runs": [record.to_dict() for record in report.records],
     }  # fmt: skip
     return finite(found)
+
+
+def _intrinsic(report: Findings) -> list[dict[str, Any]]:
+    """Empty without a random subspace, or where d90 has no answer; ``dim`` is null where none tried is enough."""
+    try:
+        return [asdict(each) for each in d90(report.arms, report.reference)]
+    except Refused:
+        return []
 
 
 def _arm(report: Findings, arm: Arm) -> dict[str, Any]:

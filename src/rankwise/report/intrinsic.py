@@ -10,13 +10,20 @@ import numpy as np
 
 from rankwise.config import SUBSPACE
 from rankwise.errors import Refused
+from rankwise.report import formats as fmt
 from rankwise.report import predictions
-from rankwise.report.arms import Arm, Replicate, dig, group, reference_of, replicate
+from rankwise.report.arms import Arm, Replicate, dig, replicate
+from rankwise.report.findings import Findings
+from rankwise.report.sections import Section
 from rankwise.report.statistics import seed_weights
-from rankwise.tracking.record import FINISHED, Record
 
 SHARE = 0.9  # of full fine-tuning's score (Li et al. 2018, §2)
 _REPLICATES = 2000
+_TITLE = "Intrinsic dimension"
+_NOTES = [
+    "d90: the smallest dimension tried whose mean score is 90 % of full fine-tuning's (Li et al. 2018), raw as in the "
+    "papers, or of what full fine-tuning has above the share of the most frequent class. 95 %: bootstrap over seeds."
+]
 
 
 @dataclass(frozen=True)
@@ -38,31 +45,50 @@ class Dimension:
     seeds: int
 
 
-def d90(records: Sequence[Record], share: float = SHARE) -> list[Dimension]:
-    """Raw and above chance, for each of ``did`` and ``said`` that the records have; each arm at its best learning rate.
+def section(report: Findings) -> Section | None:
+    """A row for each method and criterion; None where no random subspace was trained."""
+    if not _subspaces(report.arms):
+        return None
+    header = ["arm", "criterion", f"needs{fmt.unit(report.metric)}", "d90", "95 %", "tried", "seeds"]
+    try:
+        found = d90(report.arms, report.reference)
+    except Refused as reason:
+        return Section("intrinsic", _TITLE, header, [], [str(reason)])
+    rows = [
+        [
+            each.method, each.criterion, fmt.score(each.target, report.metric), _dim(each.dim, each),
+            fmt.NOTHING if math.isnan(each.low) else f"{_dim(each.low, each)} to {_dim(each.high, each)}",
+            ", ".join(f"{dim:,}" for dim in each.tried), str(each.seeds),
+        ]
+        for each in found
+    ]  # fmt: skip
+    return Section("intrinsic", _TITLE, header, rows, _NOTES)
 
-    Seeds that not all arms of a method and full fine-tuning have are left out.
-    Raises Refused without full fine-tuning, without a subspace, without a shared seed, and for a metric that has no
-    level of chance.
+
+def d90(arms: Sequence[Arm], full: Arm | None, share: float = SHARE) -> list[Dimension]:
+    """Raw and above chance, for each of ``did`` and ``said`` among ``arms``, against full fine-tuning.
+
+    None without either method. Seeds that not all arms of a method and full fine-tuning have are left out.
+    Raises Refused without full fine-tuning, without a shared seed, and for a metric that has no level of chance.
     """
-    kept = [record for record in records if record.status == FINISHED and not record.config.get("purpose")]
-    arms = group(kept)
-    full = reference_of(arms)
+    if not _subspaces(arms):
+        return []
     if full is None:
         raise Refused("d90: no finished run of method=full to reach 90 % of")
     metric = str(full.first("config.task.metric"))
     chance = _chance(full, metric)
     found = []
     for method in sorted(SUBSPACE):
-        own = sorted(
-            (a for a in arms if a.method == method and a.comparable and a.runs), key=lambda a: a.settings["dim"]
-        )
+        own = [arm for arm in _subspaces(arms) if arm.method == method]
         if own:
-            for criterion, level in (("raw", 0.0), ("above chance", chance)):
-                found.append(_smallest(method, criterion, own, full, metric, level, share))
-    if not found:
-        raise Refused("d90: no finished run of method=did or said beside full fine-tuning")
+            found.append(_smallest(method, "raw", own, full, metric, 0.0, share))
+            found.append(_smallest(method, "above chance", own, full, metric, chance, share))
     return found
+
+
+def _subspaces(arms: Sequence[Arm]) -> list[Arm]:
+    found = [arm for arm in arms if arm.method in SUBSPACE and arm.comparable and arm.runs]
+    return sorted(found, key=lambda arm: int(arm.settings["dim"]))
 
 
 def _smallest(
@@ -81,6 +107,10 @@ def _smallest(
         low, high = (float(q) for q in np.quantile(drawn, [0.025, 0.975], method="nearest"))
     target = chance + share * float(above_as[0].mean())
     return Dimension(method, criterion, target, dim, low, high, tuple(map(int, tried)), len(seeds))
+
+
+def _dim(dim: float, found: Dimension) -> str:
+    return f"> {found.tried[-1]:,}" if math.isinf(dim) else f"{dim:,.0f}"
 
 
 def _first(above_ab: np.ndarray, tried: np.ndarray, share: float) -> np.ndarray:
