@@ -6,10 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from rankwise.claims import registry
+from rankwise.claims.configs import config_of
 from rankwise.claims.estimate import NotRun
 from rankwise.claims.quantities import counts, learning_rates, spectral, starts, trained
+from rankwise.claims.random_models import base_model, batch, merged_model
 from rankwise.claims.synthetic import records
 from rankwise.run import run
 
@@ -139,3 +142,14 @@ def test_runs_of_the_study_are_found_by_the_words_of_a_claim(study: list):
     )
     found = trained.difference(study, **claim.settings)
     assert found.n == 2 and set(found.runs) == {each.run["name"] for each in (*study[:2], *study[4:])}
+
+
+def test_a_merged_model_has_the_layers_of_its_base_and_computes_the_same():
+    config = config_of({"model": "tiny_gpt2", "task": "synthetic", "targets": "qv", "rank": 2})
+    base = base_model(config, seed=0).eval()
+    inputs, names = batch(base, 2, 5), [name for name, _ in base.named_modules()]
+    with torch.inference_mode():
+        before = base(**inputs).logits
+        merged = merged_model(config, base).eval()
+        assert torch.allclose(merged(**inputs).logits, before, atol=1e-6)
+    assert [name for name, _ in merged.named_modules()] == names

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from rankwise.config import Config
+from rankwise.model import fused
 from rankwise.model.adapt import adapt
 from rankwise.model.base import auto_class
 from rankwise.model.skeleton import architecture
@@ -24,6 +25,13 @@ def base_model(config: Config, seed: int) -> Any:
 def adapted_model(config: Config, base: Any) -> nn.Module:
     """The base, changed in place, with what ``config.method`` trains marked."""
     return adapt(base, config).model
+
+
+def merged_model(config: Config, base: Any) -> nn.Module:
+    """The same with its adapter merged: the layers of the base, those that were taken apart for it made one again."""
+    model: nn.Module = adapted_model(config, base).merge_and_unload()  # type: ignore[operator]
+    fused.join(model)
+    return model
 
 
 def batch(model: Any, rows: int, length: int) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from scipy import stats
 
 from rankwise.claims.configs import Spec, config_of
 from rankwise.claims.estimate import Estimate
-from rankwise.claims.random_models import adapted_model, base_model, batch
+from rankwise.claims.random_models import adapted_model, base_model, batch, merged_model
 from rankwise.config import Config
 from rankwise.tracking.record import Record
 from rankwise.train import optim
@@ -29,7 +29,7 @@ def step_speed(
 
 
 def forward_latency(
-    records: Sequence[Record], of: Spec, to: Spec, rows: int, length: int, blocks: int = 8, merged: bool = False
+    records: Sequence[Record], of: Spec, to: Spec, rows: int, length: int, blocks: int = 20, merged: bool = False
 ) -> Estimate:
     """How many times the seconds of ``to`` a forward pass of ``of`` takes; ``merged``: its adapter in the weights."""
     return _ratio([_forward(config_of(of), rows, length, merged), _forward(config_of(to), rows, length, False)], blocks)
@@ -79,9 +79,7 @@ def _step(config: Config, rows: int, length: int) -> Call:
 def _forward(config: Config, rows: int, length: int, merged: bool) -> Call:
     base = base_model(config, seed=0)
     inputs = batch(base, rows, length)
-    model = adapted_model(config, base).eval()
-    if merged:
-        model = model.merge_and_unload()  # type: ignore[operator]
+    model = (merged_model if merged else adapted_model)(config, base).eval()
 
     def call() -> None:
         with torch.inference_mode():
