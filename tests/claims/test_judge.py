@@ -84,7 +84,7 @@ def test_a_stand_in_is_always_named(tmp_path):
     found = answer(RANK1, records(RANK1, ARMS, tmp_path), "quick")
     assert found.shown == "reproduced (proxy)"
     document = to_json([found], "quick")
-    assert "| reproduced (proxy) |" in markdown([found], document)
+    assert "| reproduced (proxy) | 3 |" in markdown([found], document), "with the number of seeds"
     page = html([found], document)
     assert "reproduced (proxy)" in page and RANK1.published in page and "1 claims: 1 reproduced" in page
 

@@ -18,12 +18,14 @@ from rankwise.report import formats as fmt
 
 _STYLES = {REPRODUCED: "green", CONTRADICTED: "red", INCONCLUSIVE: "yellow"}
 _HEADER = ("claim", "published", "ours", "holds if", "verdict")
+_MORE = ("n", "where", "setting")  # where there is room
 _WIDTHS = (42, 22, 20, 12, 20)  # of a terminal of 120 columns
 _EXPLAINED = (
     "Ours with its 95 % interval; reproduced where the interval is wholly within the bound, contradicted where wholly "
     "outside, else inconclusive. (proxy): in another setting than the source's, most often a smaller one, where it may "
     "come out otherwise."
 )
+_N = "n: what the interval is over, seeds or timed blocks."
 
 
 def table(verdicts: Sequence[Verdict]) -> RenderableType:
@@ -45,10 +47,10 @@ def table(verdicts: Sequence[Verdict]) -> RenderableType:
 
 def markdown(verdicts: Sequence[Verdict], document: dict[str, Any]) -> str:
     """A table per source, with when, where and from which commit it was made."""
-    lines = ["# Claims", "", f"**{tally(verdicts)}.**", "", _EXPLAINED, "", _made(document), ""]
+    lines = ["# Claims", "", f"**{tally(verdicts)}.**", "", f"{_EXPLAINED} {_N}", "", _made(document), ""]
+    header = (*_HEADER, *_MORE)
     for source, members in groupby(verdicts, key=lambda verdict: verdict.claim.source.work):
-        lines += [f"## {source[0].upper()}{source[1:]}", "", f"| {' | '.join((*_HEADER, 'where', 'setting'))} |",
-                  "| --- " * (len(_HEADER) + 2) + "|"]  # fmt: skip
+        lines += [f"## {source[0].upper()}{source[1:]}", "", f"| {' | '.join(header)} |", "| --- " * len(header) + "|"]
         lines += [f"| {' | '.join(map(_cell, _row(verdict)))} |" for verdict in members]
         lines.append("")
     return "\n".join(lines)
@@ -61,8 +63,7 @@ def html(verdicts: Sequence[Verdict], document: dict[str, Any]) -> str:
     )
     sources = groupby(verdicts, key=lambda verdict: verdict.claim.source.work)
     return environment.get_template("page.html.j2").render(
-        tally=tally(verdicts), explained=_EXPLAINED, made=_made(document),
-        header=(*_HEADER, "where", "setting"),
+        tally=tally(verdicts), explained=f"{_EXPLAINED} {_N}", made=_made(document), header=(*_HEADER, *_MORE),
         sources=[
             (source, [(verdict.verdict.replace(" ", "-"), verdict.note, _row(verdict)) for verdict in members])
             for source, members in sources
@@ -110,7 +111,9 @@ def _ours(verdict: Verdict) -> str:
 
 def _row(verdict: Verdict) -> list[str]:
     claim = verdict.claim
-    return [claim.claim, claim.published, _ours(verdict), bound(verdict), verdict.shown, claim.source.where,
+    found = verdict.estimate
+    over = str(found.n) if found and found.n > 1 else ""
+    return [claim.claim, claim.published, _ours(verdict), bound(verdict), verdict.shown, over, claim.source.where,
             claim.proxy or claim.note or ("computed" if claim.kind == "exact" else ""),]  # fmt: skip
 
 
