@@ -35,6 +35,18 @@ def tiny(tmp_path: Path) -> Callable[..., Config]:
     return functools.partial(tiny_config, outputs=str(tmp_path / "outputs"))
 
 
+@pytest.fixture
+def torch_as_it_was() -> Iterator[None]:
+    """Runs set global switches of torch."""
+    import torch  # when the environment is settled
+
+    threads, matmul = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(matmul)
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[Zygote]:
     """Real processes at the price of a fork."""
