@@ -8,17 +8,23 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from rankwise.check import check
-from rankwise.config import Config
+from rankwise.claims import registry
+from rankwise.claims.claim import Claim
+from rankwise.claims.selection import matching
+from rankwise.config import Config, plain
 from rankwise.identity import run_id
 from rankwise.study.app import call_hydra
 from rankwise.study.compose import known_keys
 from rankwise.study.tuning import Tuning
+from rankwise.tracking.record import FINISHED, Record
 
+CLAIMS = registry.read()
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "conf" / "experiment"
 NAMES = sorted(str(path.relative_to(EXPERIMENTS).with_suffix("")) for path in EXPERIMENTS.rglob("*.yaml"))
@@ -75,6 +81,29 @@ def _answers_claims(name: str, configs: list[Config]) -> None:
     assert {config.outputs for config in configs} == {"outputs"}
     assert {config.tracking.mode for config in configs} == {"disabled"}
     assert min(Counter(map(_arm, configs)).values()) > 1, "one seed shows no spread"
+    if name.startswith("claims/full/"):
+        _has_every_arm(configs)
+
+
+def _has_every_arm(configs: list[Config]) -> None:
+    """What the study's claims ask for is among its runs, on all five seeds."""
+    runs = [Record({"status": FINISHED}, plain(config)) for config in configs]
+    asked = [(claim.id, spec) for claim in CLAIMS if claim.study == configs[0].study for spec in _specs(claim)]
+    assert asked
+    for claim, spec in asked:
+        assert len({run.config["seed"] for run in matching(runs, spec)}) >= 5, f"{claim}: {spec}"
+
+
+def _specs(claim: Claim) -> list[dict[str, Any]]:
+    """The arms that a claim's quantity is asked of."""
+    given = claim.settings
+    found = [spec for key in ("of", "to", "minus") for spec in _as_list(given.get(key, []))]
+    rates = [{"lr": given[key]} for key in ("low_lr", "high_lr") if key in given] or [{}]
+    return found + [given["among"] | {"rank": rank} | rate for rank in given.get("ranks", []) for rate in rates]
+
+
+def _as_list(value: Any) -> list[dict[str, Any]]:
+    return value if isinstance(value, list) else [value]
 
 
 def _arm(config: Config) -> tuple[object, ...]:

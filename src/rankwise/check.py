@@ -39,6 +39,7 @@ def check(config: Config) -> None:
     _check_trainer(config)
     _check_names(config)
     _check_rank_fits(config)
+    _check_latency(config)
 
 
 def check_here(config: Config) -> None:
@@ -233,7 +234,28 @@ def _check_rank_fits(config: Config) -> None:
         )
 
 
+def _check_latency(config: Config) -> None:
+    """A baseline has no forward pass to time, as it has no step to follow: nothing of it is asked for."""
+    if config.method.name in BASELINES or not config.tracking.latency:
+        return
+    if config.quant.kind is not None:
+        allowed = f"[] with quant={config.quant.name}: what is timed is an unquantized base"
+        raise Refused.value("tracking.latency", config.tracking.latency, allowed)
+    longest = _first(config, "n_positions", "max_position_embeddings")
+    for shape in config.tracking.latency:
+        if not (isinstance(shape, list) and [type(n) for n in shape] == [int, int] and min(shape) > 0):
+            raise Refused.value("tracking.latency", shape, "pairs of rows and length, from 1, as [[1,128],[32,512]]")
+        if longest and shape[1] > longest:  # RoBERTa's padding takes some, as is seen once it is loaded
+            allowed = f"a length of at most {longest}, the positions of {config.model.name}"
+            raise Refused.value("tracking.latency", shape, allowed)
+
+
 def _width(config: Config) -> int | None:
+    return _first(config, "hidden_size", "n_embd", "d_model")
+
+
+def _first(config: Config, *keys: str) -> int | None:
+    """The first of these keys that the model's own config has, where that is at hand."""
     path = assets.cached(config.model)
     shape: dict[str, Any] | None = None if path or config.model.package else config.model.shape
     if shape is None:
@@ -243,7 +265,7 @@ def _width(config: Config) -> int | None:
             shape = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
         except ValueError:
             raise Refused(f"model: {path}/config.json is not JSON") from None
-    return next((int(shape[key]) for key in ("hidden_size", "n_embd", "d_model") if key in shape), None)
+    return next((int(shape[key]) for key in keys if key in shape), None)
 
 
 def _one_of(key: str, given: object, allowed: Iterable[str], note: str = "") -> None:

@@ -237,6 +237,8 @@ class Tracking:
     """What is measured beside the result, and the W&B mirror of a run."""
 
     ledger: bool = True  # follow every tensor of one training step and one evaluation batch; predict the same
+    # [rows, length] of inputs whose forward pass is timed beside the base's, as [[1, 128], [32, 512]]
+    latency: list[Any] = field(default_factory=list)
 
     mode: str = "auto"  # auto | offline | online | disabled
     project: str = "rankwise"

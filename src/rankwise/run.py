@@ -101,6 +101,7 @@ def _tell(config: Config, record: Record, on_progress: OnProgress) -> Record:
 
 def _fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progress: OnProgress) -> None:
     with clock("imports"):
+        from rankwise.measure import latency
         from rankwise.measure.efficiency import operations, utilisation
         from rankwise.measure.parameters import count
         from rankwise.model import base, numerics, weights
@@ -125,6 +126,7 @@ def _fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progre
         record.compute |= quantize(lm, config, settings, loaders.validation)
         if loaders.cut is not None:
             record.provenance["data"]["cut"] = loaders.cut
+        latency.check_lengths(config.tracking.latency, tokenizer.model_max_length)
     asked = forget.Questions.of(config, tokenizer)
     if asked:
         with clock("forgetting"):
@@ -175,3 +177,7 @@ def _fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progre
             adapted.model, record.folder / "adapter", config.trainer.save_full, adapted.start
         )
         watch.best_file.unlink(missing_ok=True)
+    if config.tracking.latency:  # last, as it draws random weights
+        on_progress(budget.steps, budget.steps, "latency")
+        with clock("latency"):
+            record.compute["latency"] = latency.latencies(config, architecture, settings)

@@ -86,7 +86,7 @@ def test_a_stand_in_is_always_named(tmp_path):
     document = to_json([found], "quick")
     assert "| reproduced (proxy) | 3 |" in markdown([found], document), "with the number of seeds"
     page = html([found], document)
-    assert "reproduced (proxy)" in page and RANK1.published in page and "1 claims: 1 reproduced" in page
+    assert "reproduced (proxy)" in page and RANK1.published in page and "1 claim. 1 by proxy: 1 reproduced" in page
 
 
 def test_timings_are_read_where_they_were_left_and_of_the_same_settings(tmp_path):
@@ -112,7 +112,8 @@ def test_the_command_prints_a_document_and_writes_both_files(tmp_path, monkeypat
     assert {key: claim["verdict"] for key, claim in found.items()} == {
         "folklore_layer_1000": "reproduced", "lora_t3_gpt2_medium": "contradicted", "lora_t6_rank1": "not run",
     }  # fmt: skip
-    assert "3 claims: 1 reproduced, 1 contradicted, 0 inconclusive, 1 not run" in (tmp_path / "claims.md").read_text()
+    said = "3 claims. 2 in their own setting: 1 reproduced, 1 contradicted. 1 by proxy: 1 not run"
+    assert said in (tmp_path / "claims.md").read_text()
     assert (tmp_path / "claims.html").read_text().count("<tr class=") == 3
     assert main(["claims", "--only", *ids]) == 0
     assert "1 contradicted" in capsys.readouterr().out
@@ -128,4 +129,16 @@ def test_numbers_are_shown_in_their_unit():
     assert number(32_000, "count") == "32,000"
     assert number(0.968, "share") == "96.8 %"
     assert bound(judge([CLAIMS["folklore_layer_4096"]], [], "quick")[0]) == "262,144"
-    assert tally([]).startswith("0 claims")
+    assert tally([]) == "0 claims"
+
+
+def test_an_interrupted_study_is_judged_by_the_learning_rates_that_are_whole(tmp_path):
+    begun = [arm | {"lr": 0.01, "scores": [0.99]} for arm in ARMS]
+    found = answer(RANK1, records(RANK1, [*ARMS, *begun], tmp_path), "quick")
+    assert found.verdict == "reproduced" and found.estimate.n == 3 and "learning rate 0.001" in found.note
+
+
+def test_runs_that_went_wrong_are_named_beside_the_verdict(tmp_path):
+    runs = records(RANK1, ARMS, tmp_path)
+    runs[0].metrics["test"]["matthews"] = {"value": 0.0}
+    assert "1/3 give one answer to every text" in answer(RANK1, runs, "quick").note

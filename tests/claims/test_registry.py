@@ -9,6 +9,7 @@ import yaml
 
 from rankwise.claims import registry
 from rankwise.claims.bounds import VERDICTS
+from rankwise.claims.judge import answer
 from rankwise.claims.quantities import QUANTITIES
 from rankwise.claims.synthetic import prove, try_case
 from rankwise.errors import Refused
@@ -20,6 +21,11 @@ CLAIMS = registry.read()
 def test_a_claim_comes_out_reproduced_contradicted_and_inconclusive(claim):
     for verdict in VERDICTS:
         assert try_case(claim, claim.synthetic[verdict])[0] == verdict
+
+
+@pytest.mark.parametrize("claim", [claim for claim in CLAIMS if claim.kind == "exact"], ids=lambda claim: claim.id)
+def test_an_exact_claim_comes_out_as_its_file_expects(claim):
+    assert answer(claim, [], "full").verdict == (claim.expected or "reproduced")
 
 
 def test_there_are_claims_of_every_kind_and_every_quantity_is_asked_for():

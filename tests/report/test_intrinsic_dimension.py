@@ -50,7 +50,7 @@ def test_d90_says_when_no_dimension_is_enough_or_the_seeds_disagree(tmp_path: Pa
 
 
 def test_the_report_shows_d90_in_every_form(tmp_path: Path) -> None:
-    records(tmp_path, {10: [0.5, 0.5], 100: [0.75, 0.76], None: [0.8, 0.8]})
+    records(tmp_path, {10: [0.5, 0.5], 100: [0.75, 0.751], None: [0.8, 0.8]})
     report = build([tmp_path])
     paths = report.write(tmp_path / "report")
     raw, above = json.loads(paths["json"].read_text())["intrinsic_dimension"]

@@ -9,6 +9,7 @@ from rankwise.analysis.measures import (
     energy_rank,
     expected_similarity,
     intruders,
+    nearest_cosines,
     similarity,
     stable_rank,
 )
@@ -16,5 +17,6 @@ from rankwise.analysis.weights import Changed, Weights, load, opened, together
 
 __all__ = [
     "WHAT", "Amplification", "Changed", "Weights", "amplification", "analyze", "decomposed", "effective_rank",
-    "energy_rank", "expected_similarity", "intruders", "load", "opened", "similarity", "stable_rank", "together",
+    "energy_rank", "expected_similarity", "intruders", "load", "nearest_cosines", "opened",
+    "similarity", "stable_rank", "together",
 ]  # fmt: skip

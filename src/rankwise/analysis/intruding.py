@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rankwise.analysis.measures import EPSILONS, TOP, nearest_cosines
+import torch
+
+from rankwise.analysis.measures import EPSILONS, TOP, intruders, nearest_cosines
 from rankwise.analysis.weights import Changed, Weights, labels
 
 
@@ -14,17 +16,18 @@ def analyse(changed: Sequence[Changed], side: str = "left") -> dict[str, Any]:
     rows = []
     for label, each in zip(labels([c.run for c in changed]), changed, strict=True):
         nearest = {name: _nearest(weights, side) for name, weights in each.modules.items()}
-        counts = {epsilon: {n: sum(c < epsilon for c in found) for n, found in nearest.items()} for epsilon in EPSILONS}
+        found = {name: intruders(cosines) for name, cosines in nearest.items()}
+        counts = {epsilon: [each[epsilon] for each in found.values()] for epsilon in EPSILONS}
         rows.append({
             "run": label, "rank": each.rank,
-            "counts": [{"epsilon": epsilon, "mean": sum(by.values()) / len(by), "matrices": sum(map(bool, by.values()))}
+            "counts": [{"epsilon": epsilon, "mean": sum(by) / len(by), "matrices": sum(map(bool, by))}
                        for epsilon, by in counts.items()],
-            "cosines": nearest,
+            "cosines": {name: cosines.tolist() for name, cosines in nearest.items()},
         })  # fmt: skip
     return {"side": side, "top": TOP, "epsilons": list(EPSILONS), "modules": list(changed[0].modules), "rows": rows}
 
 
-def _nearest(weights: Weights, side: str) -> list[float]:
+def _nearest(weights: Weights, side: str) -> torch.Tensor:
     base, delta = weights.base.double(), weights.delta
     change = delta.b if delta.a is None else delta.b @ delta.a
-    return nearest_cosines(base + change, base, side).tolist()
+    return nearest_cosines(base + change, base, side)

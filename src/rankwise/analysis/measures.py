@@ -138,13 +138,10 @@ def nearest_cosines(tuned: torch.Tensor, base: torch.Tensor, side: str = "left",
     return (decomposed(base).side(side).T @ y).abs().amax(0)
 
 
-def intruders(
-    tuned: torch.Tensor, base: torch.Tensor, epsilons: Iterable[float] = EPSILONS, side: str = "left", top: int = TOP
-) -> dict[float, int]:
-    """Intruder dimensions by ε: top singular vectors of the tuned matrix like none of the base's, max_i cos < ε.
+def intruders(nearest: torch.Tensor, epsilons: Iterable[float] = EPSILONS) -> dict[float, int]:
+    """Intruder dimensions by ε, of what ``nearest_cosines`` gives: how many are like none of the base's, below ε.
 
-    Shuttleworth et al. 2024 (arXiv 2410.21228), definition and algorithm 1, with k = ``top``. The sign of a singular
-    vector is free, so that |cos| is meant.
+    Shuttleworth et al. 2024 (arXiv 2410.21228), definition and algorithm 1. The sign of a singular vector is free, so
+    that |cos| is meant.
     """
-    nearest = nearest_cosines(tuned, base, side, top)
     return {epsilon: int((nearest < epsilon).sum()) for epsilon in epsilons}

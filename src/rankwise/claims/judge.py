@@ -65,9 +65,18 @@ def answer(claim: Claim, records: Sequence[Record], tier: str, timings: Timings 
 
 
 def tally(verdicts: Sequence[Verdict]) -> str:
-    """``41 claims: 17 reproduced, 6 contradicted, 9 inconclusive, 9 not run``."""
+    """``41 claims. 20 in their own setting: 20 reproduced. 21 by proxy: 6 contradicted, 15 not run``."""
+    own, proxies = ([v for v in verdicts if bool(v.claim.proxy) is proxy] for proxy in (False, True))
+    parts = [
+        f"{len(some)} {where}: {_counted(some)}"
+        for some, where in ((own, "in their own setting"), (proxies, "by proxy")) if some
+    ]  # fmt: skip
+    return ". ".join([f"{len(verdicts)} claim{'' if len(verdicts) == 1 else 's'}", *parts])
+
+
+def _counted(verdicts: Sequence[Verdict]) -> str:
     counts = Counter(verdict.verdict for verdict in verdicts)
-    return f"{len(verdicts)} claims: " + ", ".join(f"{counts[each]} {each}" for each in ORDER)
+    return ", ".join(f"{counts[each]} {each}" for each in ORDER if counts[each])
 
 
 def to_json(verdicts: Sequence[Verdict], tier: str) -> dict[str, Any]:

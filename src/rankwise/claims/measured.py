@@ -38,6 +38,8 @@ class Timings:
             raise NotRun("timed with --measure") from None
         if kept.get("with") != claim.settings:
             raise NotRun("it was timed with other settings; time it again with --measure")
+        if kept.get("hardware") != machine.hardware():
+            raise NotRun("it was timed on another machine; time it again with --measure")
         return estimate
 
     def _file(self, claim: Claim) -> Path:

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rankwise.claims.estimate import NotRun
-from rankwise.report.arms import Arm, Replicate, group, replicate
+from rankwise.report.arms import Arm, Replicate, dig, group, replicate
+from rankwise.report.flags import of_training
 from rankwise.tracking.record import FINISHED, Record
 
 Spec = dict[str, Any]
 
 _KEYS = {
-    "method": "method.name", "targets": "targets.name", "quant": "quant.name", "model": "model.name",
-    "rank": "method.rank", "alpha": "method.alpha", "init": "method.init", "budget": "method.budget",
-    "lr": "optim.lr", "n_train": "task.n_train",
+    "method": "method.name", "targets": "targets.name", "quant": "quant.name", "rank": "method.rank",
+    "alpha": "method.alpha", "budget": "method.budget", "lr": "optim.lr", "n_train": "task.n_train",
 }  # fmt: skip
 
 
@@ -28,7 +28,7 @@ def arm_of(records: Sequence[Record], spec: Spec) -> Arm:
     runs = matching(records, spec)
     if not runs:
         raise NotRun(f"no finished run of {words(spec)}")
-    found = group(runs)
+    found = group(of_whole_rates(runs))
     if len(found) > 1:
         one, other = (dict(arm.context) | arm.settings for arm in found[:2])
         raise NotRun(f"several arms are {words(spec)}: they differ in {_difference(one, other)}")
@@ -42,6 +42,31 @@ def matching(records: Sequence[Record], spec: Spec) -> list[Record]:
         if record.status == FINISHED and not record.config.get("purpose")
         and all(_same(_value(record.config, _KEYS.get(key, key)), wanted) for key, wanted in spec.items())
     ]  # fmt: skip
+
+
+def of_whole_rates(runs: Sequence[Record]) -> list[Record]:
+    """Those of the learning rates that have the most seeds: a study that was cut short is judged by what is whole."""
+    seeds: dict[float, set[Replicate]] = {}
+    for run in runs:
+        seeds.setdefault(rate_of(run), set()).add(replicate(run))
+    most = max(map(len, seeds.values()))
+    return [run for run in runs if len(seeds[rate_of(run)]) == most]
+
+
+def rate_of(run: Record) -> float:
+    """Its learning rate; 0 of what has none."""
+    return float(dig(run, "config.optim.lr") or 0.0)
+
+
+def told(arms: Sequence[Arm], specs: Sequence[Spec], metric: str) -> str:
+    """What must be known of the arms beside their scores: learning rates, and how training went wrong."""
+    parts = []
+    for arm, spec in zip(arms, specs, strict=True):
+        at = "" if arm.lr is None or "lr" in spec else f" at learning rate {arm.lr:g}"
+        wrong = of_training(arm, metric)
+        if at or wrong:
+            parts.append(words(spec) + at + (f" ({'; '.join(wrong)})" if wrong else ""))
+    return "; ".join(parts)
 
 
 def by_replicate(arms: Sequence[Arm]) -> dict[Replicate, list[Record]]:

@@ -65,7 +65,7 @@ def html(verdicts: Sequence[Verdict], document: dict[str, Any]) -> str:
     return environment.get_template("page.html.j2").render(
         tally=tally(verdicts), explained=f"{_EXPLAINED} {_N}", made=_made(document), header=(*_HEADER, *_MORE),
         sources=[
-            (source, [(verdict.verdict.replace(" ", "-"), verdict.note, _row(verdict)) for verdict in members])
+            (source, [(verdict.verdict.replace(" ", "-"), _row(verdict)) for verdict in members])
             for source, members in sources
         ],
     )  # fmt: skip
@@ -113,8 +113,10 @@ def _row(verdict: Verdict) -> list[str]:
     claim = verdict.claim
     found = verdict.estimate
     over = str(found.n) if found and found.n > 1 else ""
+    setting = [claim.proxy or ("computed" if claim.kind == "exact" else ""), claim.note,
+               found.note if found else ""]  # fmt: skip
     return [claim.claim, claim.published, _ours(verdict), bound(verdict), verdict.shown, over, claim.source.where,
-            claim.proxy or claim.note or ("computed" if claim.kind == "exact" else ""),]  # fmt: skip
+            "; ".join(filter(None, setting)),]  # fmt: skip
 
 
 def _made(document: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from rankwise.report.arms import Arm
 from rankwise.report.findings import Findings
 from rankwise.report.forgetting import forgotten
 from rankwise.report.intrinsic import d90
+from rankwise.report.latency import timed
 from rankwise.report.statistics import Interval
 from rankwise.report.table import rank_fraction
 from rankwise.tracking.record import finite
@@ -67,6 +68,7 @@ def _arm(report: Findings, arm: Arm) -> dict[str, Any]:
         "quant": arm.settings.get("quant"), "lr": arm.lr, "n": len(arm.runs),
         "scores": {name: _interval(found) for name, found in arm.scores.items()},
         "forgetting": _forgetting(arm), "generation": _generation(arm),
+        "latency": [asdict(each) for each in timed(arm)],
         "params": params, "compute": costs.compute(arm),
         "memory": {during: costs.memory(arm, during) for during in ("train", "eval")},
         "storage": {"adapter_bytes": arm.median("storage.adapter_bytes")},

@@ -21,12 +21,15 @@ def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparis
             *_context(arm),
             *_protocol(arm),
             *_unscored(arm),
-            *_diverged(arm, metric),
-            *_under_trained(arm),
-            *_lr_edge(arm),
+            *of_training(arm, metric),
             *_trials(arm, usual, reference),
             *_seeds(arm, reference, comparisons.get(id(arm))),
         ]
+
+
+def of_training(arm: Arm, metric: str) -> list[str]:
+    """How the training of an arm's runs went wrong: what its score cannot be taken at face value for."""
+    return [*_diverged(arm, metric), *_one_answer(arm), *_under_trained(arm), *_lr_edge(arm)]
 
 
 def _context(arm: Arm) -> list[str]:
@@ -57,6 +60,12 @@ def _diverged(arm: Arm, metric: str) -> list[str]:
     lost = sum(dig(run, f"metrics.test.{metric}.value") is None for run in arm.runs)
     flags = [f"diverged {diverged}/{len(arm.runs)}"] if diverged else []
     return flags + ([f"{lost}/{len(arm.runs)} without a finite score, not in the mean"] if lost else [])
+
+
+def _one_answer(arm: Arm) -> list[str]:
+    """Runs of a classifier that says the same of every text: its Matthews correlation is 0 by definition."""
+    lost = sum(dig(run, "metrics.test.matthews.value") == 0 for run in arm.runs)
+    return [f"{lost}/{len(arm.runs)} give one answer to every text"] if lost else []
 
 
 def _under_trained(arm: Arm) -> list[str]:

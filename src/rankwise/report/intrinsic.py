@@ -7,22 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
-from rankwise.config import SUBSPACE
+from rankwise.config import SUBSPACE, lower_is_better
 from rankwise.errors import Refused
 from rankwise.report import formats as fmt
 from rankwise.report import predictions
 from rankwise.report.arms import Arm, Replicate, dig, replicate
 from rankwise.report.findings import Findings
 from rankwise.report.sections import Section
-from rankwise.report.statistics import seed_weights
+from rankwise.report.statistics import Floats, seed_weights
 
 SHARE = 0.9  # of full fine-tuning's score (Li et al. 2018, §2)
 _REPLICATES = 2000
 _TITLE = "Intrinsic dimension"
 _NOTES = [
     "d90: the smallest dimension tried whose mean score is 90 % of full fine-tuning's (Li et al. 2018), raw as in the "
-    "papers, or of what full fine-tuning has above the share of the most frequent class. 95 %: bootstrap over seeds."
+    "papers, or of what full fine-tuning has above the share of the most frequent class; larger ones may fall short "
+    "again. 95 %: bootstrap over seeds alone, widened by t/z."
 ]
 
 
@@ -62,27 +64,33 @@ def section(report: Findings) -> Section | None:
         ]
         for each in found
     ]  # fmt: skip
-    return Section("intrinsic", _TITLE, header, rows, _NOTES)
+    assert report.reference is not None, "d90 would have refused"
+    chance = _chance(report.reference, report.metric)
+    return Section("intrinsic", _TITLE, header, rows, [*_NOTES, chance] if isinstance(chance, str) else _NOTES)
 
 
 def d90(arms: Sequence[Arm], full: Arm | None, share: float = SHARE) -> list[Dimension]:
     """Raw and above chance, for each of ``did`` and ``said`` among ``arms``, against full fine-tuning.
 
     None without either method. Seeds that not all arms of a method and full fine-tuning have are left out.
-    Raises Refused without full fine-tuning, without a shared seed, and for a metric that has no level of chance.
+    Raises Refused without full fine-tuning, without a shared seed, and for a metric of which less is better; where
+    chance is not known, the answer is raw alone.
     """
     if not _subspaces(arms):
         return []
     if full is None:
         raise Refused("d90: no finished run of method=full to reach 90 % of")
     metric = str(full.first("config.task.metric"))
+    if lower_is_better(metric):
+        raise Refused.value("task.metric", metric, "a score of which more is better, for d90")
     chance = _chance(full, metric)
     found = []
     for method in sorted(SUBSPACE):
         own = [arm for arm in _subspaces(arms) if arm.method == method]
         if own:
             found.append(_smallest(method, "raw", own, full, metric, 0.0, share))
-            found.append(_smallest(method, "above chance", own, full, metric, chance, share))
+            if not isinstance(chance, str):
+                found.append(_smallest(method, "above chance", own, full, metric, chance, share))
     return found
 
 
@@ -103,10 +111,16 @@ def _smallest(
     dim = float(_first(above_as.mean(1)[:, None], tried, share)[0])
     low = high = math.nan
     if len(seeds) > 1:
-        drawn = _first(above_as @ seed_weights(len(seeds), _REPLICATES, 0).T, tried, share)
+        drawn = _first(above_as @ _weights(len(seeds)).T, tried, share)
         low, high = (float(q) for q in np.quantile(drawn, [0.025, 0.975], method="nearest"))
     target = chance + share * float(above_as[0].mean())
     return Dimension(method, criterion, target, dim, low, high, tuple(map(int, tried)), len(seeds))
+
+
+def _weights(seeds: int) -> Floats:
+    """Of a bootstrap over few seeds, deviations stretched by t/z as in every other interval."""
+    factor = float(stats.t.ppf(0.975, seeds - 1) / stats.norm.ppf(0.975))
+    return 1 / seeds + factor * (seed_weights(seeds, _REPLICATES, 0) - 1 / seeds)
 
 
 def _dim(dim: float, found: Dimension) -> str:
@@ -124,13 +138,13 @@ def _scores(arm: Arm, metric: str) -> dict[Replicate, float]:
     return {replicate(run): float(dig(run, f"metrics.test.{metric}.value")) for run in arm.runs}
 
 
-def _chance(full: Arm, metric: str) -> float:
-    """What needs no model: the share of the most frequent class, or no correlation."""
+def _chance(full: Arm, metric: str) -> float | str:
+    """What needs no model, the share of the most frequent class or no correlation; or why it is unknown."""
     if metric in ("matthews", "pearson", "spearman"):
         return 0.0
     if metric != "accuracy":
-        raise Refused.value("task.metric", metric, "accuracy, matthews, pearson or spearman for d90")
+        return f"Nothing is known of what {metric} is by chance."
     read = predictions.load(full.runs[0], metric)
     if isinstance(read, str):
-        raise Refused(f"d90: the share of the most frequent class is unknown: {read}")
+        return f"The share of the most frequent class is unknown: {read}."
     return float(np.unique(read.labels, return_counts=True)[1].max() / len(read.labels))

@@ -84,6 +84,14 @@ def seed_weights(seeds: int, replicates: int, seed: int) -> Floats:
     return 1 / seeds + math.sqrt(seeds / (seeds - 1)) * (drawn - 1 / seeds)
 
 
+def widened(estimate: float, replicates: Floats, df: float, level: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of a bootstrap, widened by t/z for the degrees of freedom that its variance has."""
+    tail = (1 - level) / 2
+    factor = float(stats.t.ppf(1 - tail, df) / stats.norm.ppf(1 - tail))
+    low, high = (estimate + factor * (float(q) - estimate) for q in np.quantile(replicates, [tail, 1 - tail]))
+    return low, high
+
+
 @dataclass(frozen=True)
 class Bootstrap:
     """A paired difference: estimate, standard error, degrees of freedom, 90 % interval and the replicates behind it."""
@@ -124,9 +132,7 @@ def paired(points_s: Floats, resampled_bs: Floats, seed: int) -> Bootstrap:
     estimate, se = float(points_s.mean()), float(replicates.std(ddof=1))
     share = min(1.0, float(points_s.var(ddof=1)) / k / se**2) if se > 0 else 0.0
     df = (k - 1) / share**2 if share > 0 else math.inf
-    widen = float(stats.t.ppf(0.95, df) / stats.norm.ppf(0.95))
-    low, high = (estimate + widen * (float(q) - estimate) for q in np.quantile(replicates, [0.05, 0.95]))
-    return Bootstrap(estimate, se, df, low, high, replicates)
+    return Bootstrap(estimate, se, df, *widened(estimate, replicates, df, 0.90), replicates)
 
 
 def verdict(low: float, high: float, margin: float) -> str:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rankwise.config import lower_is_better
-from rankwise.report import cost_tables, costs, forgetting, generation, intrinsic
+from rankwise.report import cost_tables, costs, forgetting, generation, intrinsic, latency
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm, dig
 from rankwise.report.equivalence import MISSING, ONE_SEED
@@ -138,8 +138,10 @@ def render(report: Findings) -> RenderableType:
 
 
 def sections(report: Findings) -> list[Section]:
-    """What the runs say beside their score: what they write, what they forgot, how many dimensions a task needs."""
-    makers = (generation.section, forgetting.section, intrinsic.section)
+    """What the runs say beside their score: what they write, what they forgot, how fast they are, how many dimensions
+    a task needs.
+    """
+    makers = (generation.section, forgetting.section, latency.section, intrinsic.section)
     return [found for make in makers if (found := make(report))]
 
 

@@ -43,9 +43,9 @@ class Record:
                     training; process_peak_bytes on a CPU, allocated_ and reserved_peak_bytes on a GPU
     ``compute``     precision, device, threads, steps, tokens, tokens_per_s, diverged; flops: {per_step,
                     per_step_counted, per_token, full_per_token, of_full, train_total, break_even_rank}; mfu,
-                    peak_flops, peak_flops_source; seconds: {phase_s: …}; of a
-                    quantized base quant_error, ‖q − fp32‖ / ‖fp32‖ of the logits before any adapter is trained, over
-                    quant_error_rows validation rows, q in the run's precision
+                    peak_flops, peak_flops_source; seconds: {phase_s: …}; latency: as ``measure.latency`` gives it;
+                    of a quantized base quant_error, ‖q − fp32‖ / ‖fp32‖ of the logits before any adapter is trained,
+                    over quant_error_rows validation rows, q in the run's precision
     ``storage``     adapter_bytes: what must be kept to use the run
     ``lora``        scale, alpha, rank, ranks per module, narrowest side of an adapted matrix
     ``metrics``     test: {name: {value, se, n}}, validation: the same at the chosen step, best_step, curve: rows of

@@ -19,7 +19,7 @@ _ALL = (
     timing.step_speed, timing.forward_latency,
     trained.difference, trained.gain_difference, trained.trend,
     learning_rates.best_lr_ratio, learning_rates.spread_ratio,
-    spectral.shared_directions, spectral.amplification_factor, spectral.amplification_ratio,
+    spectral.shared_directions, spectral.amplification_factor, spectral.projection_over_chance,
     spectral.variance_directions, spectral.intruder_difference,
 )  # fmt: skip
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 from rankwise.claims.estimate import Estimate, NotRun
 from rankwise.claims.quantities.trained import scalar
-from rankwise.claims.selection import Spec, arm_of, by_replicate, matching, names, words
+from rankwise.claims.selection import Spec, arm_of, by_replicate, matching, names, of_whole_rates, rate_of, words
 from rankwise.config import lower_is_better
-from rankwise.report.arms import Replicate, dig, replicate
-from rankwise.report.statistics import Floats, seed_weights
+from rankwise.report.arms import Replicate, dig, group, replicate
+from rankwise.report.statistics import Floats, seed_weights, widened
 from rankwise.tracking.record import Record
 
 REPLICATES = 2_000
@@ -40,8 +39,7 @@ def best_lr_ratio(records: Sequence[Record], of: Spec, to: Spec) -> Estimate:
         found.append(float(_vertex(log_lr, mean[None])[0]))
         replicates.append(_vertex(log_lr, seed_weights(len(seeds), REPLICATES, 0) @ losses_sl))
     ratio, spread = found[0] - found[1], replicates[0] - replicates[1]
-    widen = float(stats.t.ppf(0.975, len(seeds) - 1) / stats.norm.ppf(0.975))
-    low, high = (10 ** (ratio + widen * (float(q) - ratio)) for q in np.quantile(spread, [0.025, 0.975]))
+    low, high = (10**end for end in widened(ratio, spread, len(seeds) - 1))
     runs = names([run for grid in grids for seed in seeds for run in grid[seed].values()])
     note = f"best learning rates {10 ** found[0]:.2g} and {10 ** found[1]:.2g}"
     return Estimate(10**ratio, low, high, len(seeds), runs, note)
@@ -64,16 +62,18 @@ def spread_ratio(
     if not spreads[1].min() > 0:
         raise NotRun("all ranks score the same at the high learning rate")
     ratio, *replicates = spreads[0] / spreads[1]
-    widen = float(stats.t.ppf(0.975, count - 1) / stats.norm.ppf(0.975))
-    low, high = (ratio + widen * (float(q) - ratio) for q in np.quantile(replicates, [0.025, 0.975]))
+    low, high = widened(float(ratio), np.array(replicates), count - 1)
     return Estimate(float(ratio), max(0.0, low), high, count, names(runs))
 
 
 def _grid(records: Sequence[Record], spec: Spec) -> Grid:
     """Runs by replicate and learning rate, of replicates that have every rate."""
+    runs = matching(records, spec)
+    if len(group(runs)) > 1:
+        raise NotRun(f"several arms are {words(spec)}")
     found: Grid = {}
-    for run in matching(records, spec):
-        found.setdefault(replicate(run), {})[float(dig(run, "config.optim.lr"))] = run
+    for run in of_whole_rates(runs) if runs else []:
+        found.setdefault(replicate(run), {})[rate_of(run)] = run
     rates = {lr for runs in found.values() for lr in runs}
     if len(rates) < 3:
         raise NotRun(f"{len(rates)} learning rates of {words(spec)}; a parabola needs three")

@@ -8,11 +8,11 @@ from typing import Any
 
 from rankwise.analysis import analyze
 from rankwise.claims.estimate import Estimate, NotRun
-from rankwise.claims.selection import Spec, arm_of, by_replicate, names
+from rankwise.claims.selection import Spec, arm_of, by_replicate, names, told
 from rankwise.report.statistics import interval
 from rankwise.tracking.record import Record
 
-TOP_EPSILON = 0.6  # of the ε that the analysis knows, one in the middle: below it a direction is called new
+TOP_EPSILON = 0.5  # the default of the authors' script; below it a direction is called new
 
 
 def shared_directions(records: Sequence[Record], of: Spec, to: Spec, i: int, j: int, module: str) -> Estimate:
@@ -32,12 +32,17 @@ def shared_directions(records: Sequence[Record], of: Spec, to: Spec, i: int, j: 
 
 def amplification_factor(records: Sequence[Record], of: Spec, module: str) -> Estimate:
     """‖ΔW‖ / ‖UᵀWV‖ in the directions of ΔW (Hu et al. 2021, Table 7), the median over layers."""
-    return _over_seeds(records, [of], lambda folders: _factor(folders[0], module))
+    return _over_seeds(records, [of], lambda folders: _amplification(folders[0], module)["factor"])
 
 
-def amplification_ratio(records: Sequence[Record], of: Spec, to: Spec, module: str) -> Estimate:
-    """That of one arm over that of another."""
-    return _over_seeds(records, [of, to], lambda folders: _factor(folders[0], module) / _factor(folders[1], module))
+def projection_over_chance(records: Sequence[Record], of: Spec, module: str) -> Estimate:
+    """‖UᵀWV‖ in the directions of ΔW over that in random ones (Hu et al. 2021, Table 7), the medians over layers."""
+
+    def ratio(folders: list[Path]) -> float:
+        found = _amplification(folders[0], module)
+        return float(found["by_update"] / found["by_chance"])
+
+    return _over_seeds(records, [of], ratio)
 
 
 def variance_directions(records: Sequence[Record], of: Spec, minus: Spec | None = None) -> Estimate:
@@ -61,15 +66,17 @@ def intruder_difference(records: Sequence[Record], of: Spec, minus: Spec) -> Est
 
 
 def _over_seeds(records: Sequence[Record], specs: list[Spec], value: Callable[[list[Path]], float]) -> Estimate:
-    pairs = by_replicate([arm_of(records, spec) for spec in specs])
+    arms = [arm_of(records, spec) for spec in specs]
+    pairs = by_replicate(arms)
     runs = [run for each in pairs.values() for run in each]
     found = [value([run.folder for run in each if run.folder]) for each in pairs.values()]
-    over = interval(found, [0.0])
-    return Estimate(over.mean, over.low, over.high, len(found), names(runs))
+    over = interval(found, [])
+    return Estimate(over.mean, over.low, over.high, len(found), names(runs), told(arms, specs, "accuracy"))
 
 
-def _factor(folder: Path, module: str) -> float:
-    return float(analyze("amplification", [folder], module=module)["rows"][0]["factor"])
+def _amplification(folder: Path, module: str) -> dict[str, float]:
+    row: dict[str, float] = analyze("amplification", [folder], module=module)["rows"][0]
+    return row
 
 
 def _intruders(row: dict[str, Any]) -> float:

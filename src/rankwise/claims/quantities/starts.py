@@ -9,7 +9,7 @@ from torch import nn
 
 from rankwise.claims.configs import config_of
 from rankwise.claims.estimate import Estimate
-from rankwise.claims.random_models import adapted_model, base_model, batch
+from rankwise.measure.random_models import adapted_model, base_model, batch
 from rankwise.tracking.record import Record
 
 ROWS, LENGTH = 4, 16

@@ -4,21 +4,18 @@ the machine does falls on both.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy import stats
 
 from rankwise.claims.configs import Spec, config_of
 from rankwise.claims.estimate import Estimate
-from rankwise.claims.random_models import adapted_model, base_model, batch, merged_model
 from rankwise.config import Config
+from rankwise.measure.latency import Call, forward, interleaved, ratio_of_medians
+from rankwise.measure.random_models import adapted_model, base_model, batch, merged_model
 from rankwise.tracking.record import Record
 from rankwise.train import optim
-
-Call = Callable[[], None]
 
 
 def step_speed(
@@ -36,30 +33,13 @@ def forward_latency(
 
 
 def _ratio(calls: Sequence[Call], blocks: int) -> Estimate:
-    """Median seconds of the first over those of the second, with a paired bootstrap over blocks.
-
-    The order within a block alternates, and the first block is not counted.
-    """
-    seconds_bc = np.zeros((blocks, 2))
-    for block in range(-1, blocks):
-        for place in (0, 1) if block % 2 else (1, 0):
-            start = time.perf_counter()
-            calls[place]()
-            if block >= 0:
-                seconds_bc[block, place] = time.perf_counter() - start
-    first, second = seconds_bc.T
-
-    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
-        return np.median(a, axis=axis) / np.median(b, axis=axis)
-
-    found = stats.bootstrap(
-        (first, second), ratio, paired=True, vectorized=True, n_resamples=5_000, method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval  # fmt: skip
+    """Median seconds of the first over those of the second."""
+    first, second = interleaved(calls, blocks)
+    found = ratio_of_medians(first, second)
     note = (
         f"medians {1e3 * np.median(first):.3g} and {1e3 * np.median(second):.3g} ms, {torch.get_num_threads()} threads"
     )
-    return Estimate(float(ratio(first, second)), float(found.low), float(found.high), blocks, note=note)
+    return Estimate(found.value, found.low, found.high, blocks, note=note)
 
 
 def _step(config: Config, rows: int, length: int) -> Call:
@@ -79,10 +59,4 @@ def _step(config: Config, rows: int, length: int) -> Call:
 def _forward(config: Config, rows: int, length: int, merged: bool) -> Call:
     base = base_model(config, seed=0)
     inputs = batch(base, rows, length)
-    model = (merged_model if merged else adapted_model)(config, base).eval()
-
-    def call() -> None:
-        with torch.inference_mode():
-            model(**inputs)
-
-    return call
+    return forward((merged_model if merged else adapted_model)(config, base).eval(), inputs)

@@ -6,16 +6,16 @@ Differences are paired by seed, and by test item where the metric allows it; int
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy import stats
 
-from rankwise.claims.estimate import Estimate, NotRun, interval95
-from rankwise.claims.selection import Spec, arm_of, by_replicate, names
-from rankwise.report.arms import Arm, dig
+from rankwise.claims.estimate import Estimate, NotRun
+from rankwise.claims.selection import Spec, arm_of, by_replicate, names, told
+from rankwise.report.arms import dig
 from rankwise.report.predictions import Predictions, aligned, load
-from rankwise.report.statistics import Floats, interval, item_weights, paired
+from rankwise.report.statistics import Floats, interval, item_weights, paired, widened
 from rankwise.report.weighted import WEIGHTED
 from rankwise.tracking.record import Record
 
@@ -47,7 +47,8 @@ def trend(records: Sequence[Record], metric: str, among: Spec, ranks: list[int])
     spread = max(float(np.std(found, ddof=1)), step / math.sqrt(12))
     half = float(stats.t.ppf(0.975, len(found) - 1)) * spread / math.sqrt(len(found))
     runs = [run for each in pairs.values() for run in each]
-    return Estimate(mean, max(-1.0, mean - half), min(1.0, mean + half), len(found), names(runs))
+    note = told(arms, [among | {"rank": rank} for rank in ranks], metric)
+    return Estimate(mean, max(-1.0, mean - half), min(1.0, mean + half), len(found), names(runs), note)
 
 
 def scalar(record: Record, metric: str) -> float:
@@ -68,20 +69,22 @@ def _contrast(records: Sequence[Record], metric: str, terms: Sequence[tuple[floa
     weights_a = np.array([weight for weight, _ in terms])
     pairs = by_replicate(arms)
     runs = names([run for each in pairs.values() for run in each])
-    note = "; ".join(f"{_named(arm, spec)} at learning rate {arm.lr:g}" for arm, (_, spec) in
-                     zip(arms, terms, strict=True) if arm.lr is not None)  # fmt: skip
+    note = told(arms, [spec for _, spec in terms], metric)
     points_sa = np.array([[scalar(run, metric) for run in each] for each in pairs.values()])
     if metric not in WEIGHTED:
-        over = interval([float(value) for value in points_sa @ weights_a], [0.0])
+        over = interval([float(value) for value in points_sa @ weights_a], [_error(pairs.values(), metric)])
         return Estimate(over.mean, over.low, over.high, len(pairs), runs, note)
     resampled_bsa = _resampled(list(pairs.values()), metric)
     boot = paired(points_sa @ weights_a, resampled_bsa @ weights_a, seed=0)
-    return Estimate(boot.estimate, *interval95(boot), len(pairs), runs, note)
+    return Estimate(boot.estimate, *widened(boot.estimate, boot.replicates, boot.df), len(pairs), runs, note)
 
 
-def _named(arm: Arm, spec: Spec) -> str:
-    rank = "" if arm.rank is None else f" r={arm.rank}"
-    return f"{arm.method}{rank} {spec.get('targets', '')}".strip()
+def _error(pairs: Iterable[Sequence[Record]], metric: str) -> float:
+    """The standard error over items of the difference of the first seed: what is left where all seeds agree."""
+    if metric != "forgetting":
+        return math.nan
+    ses = [dig(run, "metrics.forgetting.difference.se") for run in next(iter(pairs))]
+    return math.nan if None in ses else math.hypot(*ses)
 
 
 def _resampled(runs_sa: Sequence[Sequence[Record]], metric: str) -> Floats:

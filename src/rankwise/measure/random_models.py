@@ -1,0 +1,55 @@
+"""Models of a config's shape with random weights, for what does not depend on their values: timings, starts."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+from rankwise.config import Config
+from rankwise.model import fused, skeleton
+from rankwise.model.adapt import adapt
+from rankwise.model.base import auto_class
+
+
+def base_model(
+    config: Config, seed: int, architecture: PretrainedConfig | None = None, attention: str | None = None
+) -> Any:  # fmt: skip
+    """The base of ``config`` in fp32, with its own vocabulary and fresh random weights.
+
+    ``architecture`` is what a run has loaded, with as many outputs as the head has; without it, it is ``model.shape``
+    with two. ``attention`` is transformers' implementation; None is the model's own choice.
+    """
+    known = skeleton.architecture(config.model, None) if architecture is None else architecture
+    shape = copy.deepcopy(known)  # transformers notes in it how it was built
+    shape.pad_token_id = shape.pad_token_id or 0
+    shape.quantization_config = None  # of a GGUF file: it is unpacked on loading
+    torch.manual_seed(seed)
+    return auto_class(config.task.kind, shape).from_config(shape, dtype=torch.float32, attn_implementation=attention)
+
+
+def adapted_model(config: Config, base: Any) -> nn.Module:
+    """The base, changed in place, with what ``config.method`` trains marked."""
+    return adapt(base, config).model
+
+
+def merged_model(config: Config, base: Any) -> nn.Module:
+    """The same with its adapter merged: the layers of the base, those that were taken apart for it made one again."""
+    model: nn.Module = adapted_model(config, base).merge_and_unload()  # type: ignore[operator]
+    fused.join(model)
+    return model
+
+
+def batch(model: Any, rows: int, length: int) -> dict[str, torch.Tensor]:
+    """Random tokens without padding, on the model's device; no token is the padding's, at which some models pool. Those
+    that pool at the end token, encoder-decoders, get one per row.
+    """
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(4, model.config.vocab_size, (rows, length), generator=generator)
+    if model.config.is_encoder_decoder:
+        ids[:, -1] = model.config.eos_token_id
+    ids = ids.to(next(model.parameters()).device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
