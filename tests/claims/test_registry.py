@@ -9,9 +9,10 @@ import yaml
 
 from rankwise.claims import registry
 from rankwise.claims.bounds import VERDICTS
+from rankwise.claims.claim import TIERS
 from rankwise.claims.judge import answer
 from rankwise.claims.quantities import QUANTITIES
-from rankwise.claims.synthetic import prove, try_case
+from rankwise.claims.synthetic import interval_of, prove
 from rankwise.errors import Refused
 
 CLAIMS = registry.read()
@@ -20,7 +21,8 @@ CLAIMS = registry.read()
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
 def test_a_claim_comes_out_reproduced_contradicted_and_inconclusive(claim):
     for verdict in VERDICTS:
-        assert try_case(claim, claim.synthetic[verdict])[0] == verdict
+        interval = interval_of(claim, verdict)
+        assert [claim.bound_in(tier).verdict(*interval) for tier in TIERS] == [verdict] * 2
 
 
 @pytest.mark.parametrize("claim", [claim for claim in CLAIMS if claim.kind == "exact"], ids=lambda claim: claim.id)

@@ -10,6 +10,7 @@ from rankwise.claims.bounds import Bound
 
 KINDS = ("exact", "measured", "trained", "spectral")
 FROM_RUNS = ("trained", "spectral")  # kinds that finished runs answer
+TIERS = ("quick", "full")
 UNITS = ("accuracy", "ratio", "share", "count", "bytes", "bits", "nats", "correlation")
 
 

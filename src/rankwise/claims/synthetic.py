@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rankwise.claims.bounds import VERDICTS
-from rankwise.claims.claim import Claim
+from rankwise.claims.claim import TIERS, Claim
 from rankwise.claims.judge import answer
 from rankwise.config import Config, Method, Model, Optim, Quant, Targets, Task, plain
 from rankwise.errors import Refused
@@ -21,26 +21,30 @@ ITEMS, TOKENS = 200, 10  # test items, and tokens of each where the metric is a 
 
 
 def prove(claim: Claim) -> None:
-    """Try the three cases against the bound of the quick tier.
+    """Try the three cases against the bounds of both tiers.
 
     Raises Refused, naming the case, where one comes out otherwise than it is called.
     """
     for verdict in VERDICTS:
-        found, why = try_case(claim, claim.synthetic[verdict])
-        if found != verdict:
-            raise Refused(f"{claim.file}: synthetic.{verdict}: comes out {found}{why}")
+        low, high = interval_of(claim, verdict)
+        for tier in TIERS:
+            found = claim.bound_in(tier).verdict(low, high)
+            if found != verdict:
+                where = f"{claim.file}: synthetic.{verdict}"
+                raise Refused(f"{where}: comes out {found} in the {tier} tier ({low:.4g} to {high:.4g})")
 
 
-def try_case(claim: Claim, case: dict[str, Any]) -> tuple[str, str]:
-    """What a case comes out as, and what the quantity was."""
+def interval_of(claim: Claim, verdict: str) -> tuple[float, float]:
+    """The interval of the quantity in the case that should come out as ``verdict``."""
+    case = claim.synthetic[verdict]
     if "arms" not in case:
         low, high = (float(case[key] if key in case else case["value"]) for key in ("low", "high"))
-        return claim.bound.verdict(low, high), f" ({low:g} to {high:g})"
+        return low, high
     with tempfile.TemporaryDirectory() as folder:
-        verdict = answer(claim, records(claim, case["arms"], Path(folder)), "quick")
-    if verdict.estimate is None:
-        return verdict.verdict, f" ({verdict.reason})"
-    return verdict.verdict, f" ({verdict.estimate.low:.4g} to {verdict.estimate.high:.4g})"
+        found = answer(claim, records(claim, case["arms"], Path(folder)), "quick")
+    if found.estimate is None:
+        raise Refused(f"{claim.file}: synthetic.{verdict}: not run ({found.reason})")
+    return found.estimate.low, found.estimate.high
 
 
 def records(claim: Claim, arms: list[dict[str, Any]], folder: Path) -> list[Record]:

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from rankwise.claims.claim import TIERS, Claim
 from rankwise.commands._shared import parse, prepare_environment, show
 from rankwise.errors import Refused
 
@@ -17,7 +18,6 @@ read where they were timed before, the others read from finished runs. Each has 
   rankwise claims --only lora_t6_rank1     one claim
   rankwise claims outputs/claims_full --tier full --markdown claims.md --html claims.html
 """
-TIERS = ("quick", "full")
 TIMINGS = "claims_measured"  # folder in outputs
 
 
@@ -38,7 +38,6 @@ def main(arguments: list[str]) -> int:
     options = parse(parser, arguments)
     prepare_environment()
     from rankwise.claims import registry
-    from rankwise.claims.claim import Claim
     from rankwise.claims.judge import judge, to_json
     from rankwise.claims.measured import Timings
     from rankwise.claims.show import html, markdown, table

@@ -274,7 +274,7 @@ def _lines(ax: Any, arms: list[Arm], report: Findings) -> None:
             ax.axhline(limit, color=FULL, lw=1.2, ls=":", zorder=2)
             labels[limit].append(limit_text)
     step, last = 0.055 * (top - bottom), -math.inf
-    for y, text in ((y, text) for y in sorted(labels) for text in labels[y]):
+    for y, text in [(height, each) for height in sorted(labels) for each in labels[height]]:
         last = max(y, last + step)
         ax.annotate(text, (1.01, last), xycoords=("axes fraction", "data"), fontsize=8.5, va="center",
                     color=svg.INK, annotation_clip=False)  # fmt: skip
