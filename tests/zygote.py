@@ -25,9 +25,7 @@ from typing import Any, NoReturn
 HEAVY = (
     "lightning.pytorch", "peft", "peft.utils.transformers_weight_conversion", "wandb", "pyarrow.parquet",
     "pyarrow.pandas_compat",
-    "transformers.models.bert.modeling_bert", "rankwise.run", "rankwise.model.weights", "rankwise.model.adapt",
-    "rankwise.tasks.data", "rankwise.tracking.predictions",
-    "rankwise.train.loop",
+    "transformers.models.bert.modeling_bert", "rankwise.run", "rankwise.fine_tune", "rankwise.tasks.data",
 )  # fmt: skip
 
 

@@ -24,10 +24,7 @@ HEAVY = (
     "torch.profiler", "torch.utils.flop_counter", "peft.utils.transformers_weight_conversion", "wandb.apis.public",
     "requests", "pyarrow.pandas_compat",
     "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert",
-    "rankwise.run", "rankwise.measure.efficiency", "rankwise.measure.parameters", "rankwise.model.adapt",
-    "rankwise.model.base", "rankwise.model.weights", "rankwise.plan.predict", "rankwise.tasks.baselines",
-    "rankwise.tasks.batches", "rankwise.tasks.data", "rankwise.tasks.scores", "rankwise.tracking.predictions",
-    "rankwise.train.loop", "rankwise.train.module", "rankwise.model.numerics", "rankwise.train.probe",
+    "rankwise.run", "rankwise.fine_tune", "rankwise.tasks.baselines", "rankwise.tasks.data",
 )  # fmt: skip
 
 

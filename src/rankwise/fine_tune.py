@@ -1,0 +1,153 @@
+"""The story of a run that trains a language model, readable from top to bottom."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from rankwise.baseline import OnProgress, load
+from rankwise.config import Config
+from rankwise.measure import latency
+from rankwise.measure.clock import Clock
+from rankwise.measure.efficiency import operations, utilisation
+from rankwise.measure.parameters import count
+from rankwise.model import base, numerics, weights
+from rankwise.model.adapt import adapt
+from rankwise.model.quantize import quantize
+from rankwise.plan.predict import predict
+from rankwise.tasks import batches, scores
+from rankwise.tracking import predictions
+from rankwise.tracking.record import Record
+from rankwise.train import forget, loop, module, probe, step
+from rankwise.train.generate import generate
+
+Log = Callable[[dict[str, Any]], None]
+
+
+def fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progress: OnProgress) -> None:
+    """Load, adapt, train, test and save what ``config`` says; all that is found goes into ``record``."""
+    story = _Story(config, record, clock)
+    with clock("load"):
+        story.load()
+    story.ask()
+    with clock("load"):
+        story.adapt()
+    record.write()
+    story.plan()
+    story.train(log, on_progress)
+    story.test(on_progress)
+    story.ask_again()
+    story.measure()
+    with clock("save"):
+        story.save()
+    if config.tracking.latency:  # last, as it draws random weights
+        on_progress(story.budget.steps, story.budget.steps, "latency")
+        with clock("latency"):
+            record.compute["latency"] = latency.latencies(config, story.architecture, story.settings)
+
+
+class _Story:
+    """What one chapter leaves to the next."""
+
+    def __init__(self, config: Config, record: Record, clock: Clock):
+        self.config, self.record, self.clock = config, record, clock
+        assert record.folder is not None
+        self.folder: Path = record.folder
+        self.settings = numerics.settle(config.trainer)
+        record.compute |= self.settings.to_dict()
+
+    def load(self) -> None:
+        """Rows, tokens, and the base, quantized."""
+        config, record = self.config, self.record
+        self.data, model = load(config, record)
+        self.scorer = scores.scorer_for(config.task.kind, self.data.classes, self.data.train.labels)
+        self.lm, self.tokenizer = base.load(
+            config.model, model, self.scorer.outputs, config.seed, self.settings.attention, config.task.kind
+        )
+        self.architecture = copy.deepcopy(self.lm.config)
+        self.loaders = batches.Loaders.of(config, self.data, self.tokenizer)
+        record.compute |= quantize(self.lm, config, self.settings, self.loaders.validation)
+        if self.loaders.cut is not None:
+            record.provenance["data"]["cut"] = self.loaders.cut
+        latency.check_lengths(config.tracking.latency, self.tokenizer.model_max_length)
+
+    def ask(self) -> None:
+        """What it knows before, where it is asked."""
+        self.asked = forget.Questions.of(self.config, self.tokenizer)
+        if self.asked:
+            with self.clock("forgetting"):
+                self.before = self.asked.ask(self.lm, self.settings)
+
+    def ask_again(self) -> None:
+        """What it has forgotten."""
+        if self.asked:
+            with self.clock("forgetting"):
+                after = self.asked.ask(self.lm, self.settings)
+                self.record.metrics["forgetting"] = self.asked.compare(self.before, after)
+
+    def adapt(self) -> None:
+        """Put the method's weights in, and count."""
+        self.adapted = adapt(self.lm, self.config)
+        self.record.compute["attention"] = base.attention(self.lm)
+        self.record.params = count(self.adapted.model, self.adapted.heads)
+        self.record.lora = self.adapted.lora
+
+    def plan(self) -> None:
+        """Every batch to come, and what it should cost."""
+        config, loaders = self.config, self.loaders
+        self.budget = loop.Budget.of(config, len(loaders.train_rows))
+        self.periods = loop.Periods(config, self.budget, loaders)
+        if self.adapted.prepare:
+            with self.clock("prepare"):
+                self.adapted.prepare(loaders.train(self.periods.stretches[0]))
+        self.probe = probe.Probe(self.periods.shapes, loaders.largest_validation) if config.tracking.ledger else None
+        if self.probe:
+            with self.clock("plan"):
+                self.record.memory, self.form = predict(
+                    config, self.architecture, self.scorer, self.settings, self.probe.shapes, self.probe.evaluation
+                )
+
+    def train(self, log: Log, on_progress: OnProgress) -> None:
+        """Train, validate, and go back to the best weights."""
+        config, shares = self.config, list(chain.from_iterable(map(step.shares, self.periods.shapes)))
+        self.tuner = module.FineTuner(
+            self.adapted.model, self.scorer, config.optim, self.budget.steps, config.method.lr_ratio, shares
+        )
+        best_file = self.folder / "best.safetensors"
+        self.watch = loop.Watch(config, self.budget, best_file, self.clock, log, on_progress)
+        self.trainer = loop.fit(self.tuner, self.periods, self.watch, self.probe, config, self.settings, self.record)
+        self.record.lora = self.adapted.described()
+
+    def test(self, on_progress: OnProgress) -> None:
+        """Scores of the test rows, and of what is written for them."""
+        config, record, steps = self.config, self.record, self.budget.steps
+        on_progress(steps, steps, "test")
+        with self.clock("test"):
+            record.metrics["test"], self.columns = loop.test(self.trainer, self.tuner, self.loaders.test)
+            record.metrics["test"] |= scores.by_group(
+                self.scorer, self.columns, self.data.test.groups, config.task.metric
+            )
+        if config.task.generation.metrics:
+            on_progress(steps, steps, "write")
+            with self.clock("generate"):
+                generate(self.adapted.model, self.tokenizer, config, self.settings, self.data.test, record)
+
+    def measure(self) -> None:
+        """Operations of the steps that were taken."""
+        if self.probe is None:
+            return
+        with self.clock("measure"):
+            taken = list(chain.from_iterable(self.periods.shapes[: self.trainer.global_step]))
+            self.record.compute["flops"] = operations(self.form, self.probe.shapes, self.probe.counted, taken)
+            self.record.compute |= utilisation(self.form, taken, self.watch.throughput, self.settings)
+
+    def save(self) -> None:
+        """Predictions and the adapter; the checkpoint goes."""
+        predictions.write(self.folder, self.data.test.items, self.columns)
+        self.record.storage["adapter_bytes"] = weights.export(
+            self.adapted.model, self.folder / "adapter", self.config.trainer.save_full, self.adapted.start
+        )
+        self.watch.best_file.unlink(missing_ok=True)
