@@ -81,7 +81,7 @@ def check_panels(run: dict[str, Any], made: dict[str, dict[str, Any]]) -> None:
 def check_page(spec: dict[str, Any]) -> None:
     """The findings come first, and adapters can be found."""
     text = json.dumps(spec)
-    assert "Rank 2 is enough" in text and "| lora r=2 |" in text
+    assert "Rank 2 is enough" in text and "| lora r=2 " in text
     assert "/tester/proj/artifacts/lora-adapter" in text and "tester/proj/adapter-RUN_ID:latest" in text
 
 
