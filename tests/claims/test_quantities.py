@@ -52,6 +52,8 @@ def test_a_best_learning_rate_at_the_end_of_its_grid_says_nothing(tmp_path):
         learning_rates.best_lr_ratio(runs, LORA, FULL)
     with pytest.raises(NotRun, match="a parabola needs three"):
         learning_rates.best_lr_ratio(records(GRID, grid(LORA, -3.0, (1e-3, 1e-2)), tmp_path / "two"), LORA, FULL)
+    with pytest.raises(NotRun, match="no finished run of lora rank=4"):
+        learning_rates.best_lr_ratio(runs, LORA | {"rank": 4}, FULL)
 
 
 def test_a_gain_is_counted_from_the_first_setting_to_the_second(tmp_path):

@@ -69,10 +69,12 @@ def spread_ratio(
 def _grid(records: Sequence[Record], spec: Spec) -> Grid:
     """Runs by replicate and learning rate, of replicates that have every rate."""
     runs = matching(records, spec)
+    if not runs:
+        raise NotRun(f"no finished run of {words(spec)}")
     if len(group(runs)) > 1:
         raise NotRun(f"several arms are {words(spec)}")
     found: Grid = {}
-    for run in of_whole_rates(runs) if runs else []:
+    for run in of_whole_rates(runs):
         found.setdefault(replicate(run), {})[rate_of(run)] = run
     rates = {lr for runs in found.values() for lr in runs}
     if len(rates) < 3:
