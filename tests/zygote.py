@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 HEAVY = (
     "lightning.pytorch", "peft", "peft.utils.transformers_weight_conversion", "wandb", "pyarrow.parquet",
     "pyarrow.pandas_compat",
-    "transformers.models.bert.modeling_bert", "rankwise.run", "rankwise.fine_tune", "rankwise.tasks.data",
+    "transformers.models.bert.modeling_bert", "rankwise.run", "rankwise.fine_tune",
 )  # fmt: skip
 
 

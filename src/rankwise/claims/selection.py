@@ -25,14 +25,19 @@ def arm_of(records: Sequence[Record], spec: Spec) -> Arm:
     Keys are short (``rank``) or dotted (``trainer.batch_size``). Runs that tuned or searched are left out.
     Raises NotRun where no finished run matches, and where several arms do.
     """
-    runs = matching(records, spec)
-    if not runs:
+    return group(runs_of(records, spec))[0]
+
+
+def runs_of(records: Sequence[Record], spec: Spec) -> list[Record]:
+    """The runs of that one arm, at all its learning rates that are whole. Raises NotRun as ``arm_of``."""
+    found = matching(records, spec)
+    if not found:
         raise NotRun(f"no finished run of {words(spec)}")
-    found = group(of_whole_rates(runs))
-    if len(found) > 1:
-        one, other = (dict(arm.context) | arm.settings for arm in found[:2])
+    runs = of_whole_rates(found)
+    if len(arms := group(runs)) > 1:
+        one, other = (dict(arm.context) | arm.settings for arm in arms[:2])
         raise NotRun(f"several arms are {words(spec)}: they differ in {_difference(one, other)}")
-    return found[0]
+    return runs
 
 
 def matching(records: Sequence[Record], spec: Spec) -> list[Record]:

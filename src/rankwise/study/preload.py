@@ -24,7 +24,7 @@ HEAVY = (
     "torch.profiler", "torch.utils.flop_counter", "peft.utils.transformers_weight_conversion", "wandb.apis.public",
     "requests", "pyarrow.pandas_compat",
     "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert",
-    "rankwise.run", "rankwise.fine_tune", "rankwise.tasks.baselines", "rankwise.tasks.data",
+    "rankwise.run", "rankwise.fine_tune",
 )  # fmt: skip
 
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from rankwise.claims.estimate import Estimate, NotRun
 from rankwise.claims.quantities.trained import scalar
-from rankwise.claims.selection import Spec, arm_of, by_replicate, matching, names, of_whole_rates, rate_of, words
+from rankwise.claims.selection import Spec, arm_of, by_replicate, names, rate_of, runs_of, told, words
 from rankwise.config import lower_is_better
-from rankwise.report.arms import Replicate, dig, group, replicate
+from rankwise.report.arms import Replicate, dig, replicate
 from rankwise.report.statistics import Floats, seed_weights, widened
 from rankwise.tracking.record import Record
 
@@ -51,9 +51,12 @@ def spread_ratio(
     """The spread of a score over ranks (largest minus smallest of the means over seeds) at a low learning rate, over
     the spread at a high one. Interval: bootstrap over seeds, widened by t/z.
     """
-    spreads, runs, count = [], list[Record](), 0
+    spreads, runs, notes, count = [], list[Record](), list[str](), 0
     for lr in (low_lr, high_lr):
-        pairs = by_replicate([arm_of(records, among | {"rank": rank, "lr": lr}) for rank in ranks])
+        specs = [among | {"rank": rank, "lr": lr} for rank in ranks]
+        arms = [arm_of(records, spec) for spec in specs]
+        pairs = by_replicate(arms)
+        notes.append(told(arms, specs, metric))
         scores_sr = np.array([[scalar(run, metric) for run in each] for each in pairs.values()])
         count = len(pairs)
         every = np.vstack([scores_sr.mean(0), seed_weights(count, REPLICATES, 0) @ scores_sr])
@@ -63,18 +66,13 @@ def spread_ratio(
         raise NotRun("all ranks score the same at the high learning rate")
     ratio, *replicates = spreads[0] / spreads[1]
     low, high = widened(float(ratio), np.array(replicates), count - 1)
-    return Estimate(float(ratio), max(0.0, low), high, count, names(runs))
+    return Estimate(float(ratio), max(0.0, low), high, count, names(runs), "; ".join(filter(None, notes)))
 
 
 def _grid(records: Sequence[Record], spec: Spec) -> Grid:
     """Runs by replicate and learning rate, of replicates that have every rate."""
-    runs = matching(records, spec)
-    if not runs:
-        raise NotRun(f"no finished run of {words(spec)}")
-    if len(group(runs)) > 1:
-        raise NotRun(f"several arms are {words(spec)}")
     found: Grid = {}
-    for run in of_whole_rates(runs):
+    for run in runs_of(records, spec):
         found.setdefault(replicate(run), {})[rate_of(run)] = run
     rates = {lr for runs in found.values() for lr in runs}
     if len(rates) < 3:
