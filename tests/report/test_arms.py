@@ -106,10 +106,29 @@ def test_learning_rates_by_a_loss_take_the_lowest(tmp_path):
     assert build([tmp_path]).arms[0].lr == 1e-3
 
 
-def test_rates_are_judged_on_the_seeds_that_all_of_them_have(tmp_path):
+def test_a_rate_with_one_lucky_seed_does_not_win_over_one_with_all_seeds(tmp_path):
+    for seed in range(3):
+        for lr, objective in ((1e-3, 0.80), (2e-3, 0.78)):
+            write_run(tmp_path, lr=lr, objective=objective, seed=seed)
+    write_run(tmp_path, lr=4e-3, objective=0.9, seed=0)  # the study was stopped here
+    found = build([tmp_path]).arms[0]
+    assert (found.lr, len(found.runs)) == (1e-3, 3)
+    assert [trial.n for trial in found.trials] == [3, 3, 1]
+    assert "not chosen from, fewer seeds than 3: lr 4e-3 (1)" in flags(found)
+
+
+def test_rates_are_judged_on_the_seeds_that_all_whole_ones_have(tmp_path):
+    for seed, easy in ((0, 0.0), (1, 0.0), (2, 0.2)):
+        write_run(tmp_path, lr=1e-3, objective=0.70 + easy, seed=seed)
+    for seed, hard in ((0, 0.0), (1, 0.0), (3, -0.2)):
+        write_run(tmp_path, lr=2e-3, objective=0.75 + hard, seed=seed)
+    assert build([tmp_path]).arms[0].lr == 2e-3
+
+
+def test_a_rate_that_was_chosen_and_run_again_on_more_seeds_keeps_all_of_them(tmp_path):
     for lr, objective in ((1e-3, 0.80), (2e-3, 0.82)):
         write_run(tmp_path, lr=lr, objective=objective, seed=100)
-    for seed in range(3):  # the chosen rate again, on seeds that happen to be harder
+    for seed in range(3):  # seeds that happen to be harder
         write_run(tmp_path, lr=2e-3, objective=0.75, seed=seed)
     found = build([tmp_path]).arms[0]
     assert (found.lr, len(found.runs)) == (2e-3, 4)

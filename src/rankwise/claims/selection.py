@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rankwise.claims.estimate import NotRun
-from rankwise.report.arms import Arm, Replicate, dig, group, replicate
+from rankwise.report.arms import Arm, Replicate, group, replicate
 from rankwise.report.flags import of_training
 from rankwise.tracking.record import FINISHED, Record
 
@@ -29,11 +29,10 @@ def arm_of(records: Sequence[Record], spec: Spec) -> Arm:
 
 
 def runs_of(records: Sequence[Record], spec: Spec) -> list[Record]:
-    """The runs of that one arm, at all its learning rates that are whole. Raises NotRun as ``arm_of``."""
-    found = matching(records, spec)
-    if not found:
+    """The runs of that one arm, at all its learning rates. Raises NotRun as ``arm_of``."""
+    runs = matching(records, spec)
+    if not runs:
         raise NotRun(f"no finished run of {words(spec)}")
-    runs = of_whole_rates(found)
     if len(arms := group(runs)) > 1:
         one, other = (dict(arm.context) | arm.settings for arm in arms[:2])
         raise NotRun(f"several arms are {words(spec)}: they differ in {_difference(one, other)}")
@@ -47,20 +46,6 @@ def matching(records: Sequence[Record], spec: Spec) -> list[Record]:
         if record.status == FINISHED and not record.config.get("purpose")
         and all(_same(_value(record.config, _KEYS.get(key, key)), wanted) for key, wanted in spec.items())
     ]  # fmt: skip
-
-
-def of_whole_rates(runs: Sequence[Record]) -> list[Record]:
-    """Those of the learning rates that have the most seeds: a study that was cut short is judged by what is whole."""
-    seeds: dict[float, set[Replicate]] = {}
-    for run in runs:
-        seeds.setdefault(rate_of(run), set()).add(replicate(run))
-    most = max(map(len, seeds.values()))
-    return [run for run in runs if len(seeds[rate_of(run)]) == most]
-
-
-def rate_of(run: Record) -> float:
-    """Its learning rate; 0 of what has none."""
-    return float(dig(run, "config.optim.lr") or 0.0)
 
 
 def told(arms: Sequence[Arm], specs: Sequence[Spec], metric: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,8 @@ _ORDER = {"lora": 0, "full": 2, "head": 3, "probe": 4, "tfidf": 5, "few_shot": 6
 
 @dataclass(frozen=True)
 class Trial:
-    """One learning rate of an arm: its mean validation objective over the replicates that all its rates have."""
+    """One learning rate of an arm: its mean validation objective over ``n`` replicates, where it can those that all
+    whole rates have (``whole_rates``)."""
 
     lr: float
     validation: float
@@ -214,24 +216,44 @@ def _differences(arm: Arm, reference: Context) -> dict[str, tuple[str, str]]:
     return {key: (a, b) for key in sorted(keys) if (a := here.get(key, "unset")) != (b := there.get(key, "unset"))}
 
 
-def _choose_lr(arm: Arm) -> None:
-    """Keep the runs of the learning rate with the best mean validation objective, one run per replicate.
+def rate_of(run: Record) -> float:
+    """Its learning rate; 0 of what has none."""
+    return float(dig(run, "config.optim.lr") or 0.0)
 
-    Rates are judged on the replicates that all of them have, so that a rate run again on more seeds has no advantage.
+
+def whole_rates(runs: Iterable[Record]) -> dict[float, dict[Replicate, Record]]:
+    """The learning rates, in order, that have as many replicates as any, each with a run per replicate.
+
+    A grid that was cut short is judged by what is whole: a rate with one lucky seed does not win over one with five.
+    """
+    by_lr = _by_rate(runs)
+    most = max(map(len, by_lr.values()), default=0)
+    return {lr: found for lr, found in by_lr.items() if len(found) == most}
+
+
+def _by_rate(runs: Iterable[Record]) -> dict[float, dict[Replicate, Record]]:
+    found: dict[float, dict[Replicate, Record]] = defaultdict(dict)
+    for run in sorted(runs, key=lambda r: str(r.run.get("ended") or "")):  # the latest of two of the same
+        found[rate_of(run)][replicate(run)] = run
+    return dict(sorted(found.items()))
+
+
+def _choose_lr(arm: Arm) -> None:
+    """Keep the runs of the whole learning rate with the best mean validation objective, one run per replicate.
+
     A run without an objective (it diverged) makes its rate the worst.
     """
-    by_lr: dict[float, dict[Replicate, Record]] = defaultdict(dict)
-    for run in sorted(arm.runs, key=lambda r: str(r.run.get("ended") or "")):  # the latest of two of the same
-        by_lr[float(dig(run, "config.optim.lr") or 0.0)][replicate(run)] = run
-    if not by_lr:
+    whole = whole_rates(arm.runs)
+    if not whole:
         return
-    common = set.intersection(*(set(runs) for runs in by_lr.values()))
-    arm.trials = [_trial(lr, [run for rep, run in runs.items() if not common or rep in common])
-                  for lr, runs in sorted(by_lr.items())]  # fmt: skip
+    common = set.intersection(*(set(runs) for runs in whole.values()))
+    arm.trials = [_trial(lr, [runs[rep] for rep in runs if rep in common] or list(runs.values()))
+                  for lr, runs in _by_rate(arm.runs).items()]  # fmt: skip
     sign = -1.0 if lower_is_better(str(dig(arm.runs[0], "config.objective"))) else 1.0
-    best = max(arm.trials, key=lambda t: (sign * t.validation if np.isfinite(t.validation) else -np.inf, -t.lr))
+    best = max((trial for trial in arm.trials if trial.lr in whole),
+               key=lambda t: (sign * t.validation if np.isfinite(t.validation) else -np.inf, -t.lr))  # fmt: skip
     arm.lr = None if arm.is_baseline else best.lr
-    chosen = by_lr[best.lr]
+    chosen = whole[best.lr]
     arm.runs = [chosen[rep] for rep in sorted(chosen)]
 
 

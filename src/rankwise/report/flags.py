@@ -29,7 +29,7 @@ def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparis
 
 def of_training(arm: Arm, metric: str) -> list[str]:
     """How the training of an arm's runs went wrong: what its score cannot be taken at face value for."""
-    return [*_diverged(arm, metric), *_one_answer(arm), *_under_trained(arm), *_lr_edge(arm)]
+    return [*_diverged(arm, metric), *_one_answer(arm), *_under_trained(arm), *_lr_edge(arm), *_cut_short(arm)]
 
 
 def _context(arm: Arm) -> list[str]:
@@ -92,6 +92,13 @@ def _lr_edge(arm: Arm) -> list[str]:
     if arm.lr is None or len(grid) < 2 or arm.lr not in (grid[0], grid[-1]):
         return []
     return [f"lr at the edge of its grid ({rate(grid[0])} … {rate(grid[-1])}): the best may lie outside"]
+
+
+def _cut_short(arm: Arm) -> list[str]:
+    """Learning rates with fewer seeds than the others: the choice was made without them."""
+    most = max((trial.n for trial in arm.trials), default=0)
+    fewer = [f"{rate(trial.lr)} ({trial.n})" for trial in arm.trials if trial.n < most]
+    return [f"not chosen from, fewer seeds than {most}: lr {', '.join(fewer)}"] if fewer else []
 
 
 def _usual_trials(arms: list[Arm], reference: Arm | None) -> int:

@@ -8,9 +8,9 @@ import numpy as np
 
 from rankwise.claims.estimate import Estimate, NotRun
 from rankwise.claims.quantities.trained import scalar
-from rankwise.claims.selection import Spec, arm_of, by_replicate, names, rate_of, runs_of, told, words
+from rankwise.claims.selection import Spec, arm_of, by_replicate, names, runs_of, told, words
 from rankwise.config import lower_is_better
-from rankwise.report.arms import Replicate, dig, replicate
+from rankwise.report.arms import Replicate, dig, whole_rates
 from rankwise.report.statistics import Floats, seed_weights, widened
 from rankwise.tracking.record import Record
 
@@ -70,14 +70,15 @@ def spread_ratio(
 
 
 def _grid(records: Sequence[Record], spec: Spec) -> Grid:
-    """Runs by replicate and learning rate, of replicates that have every rate."""
+    """Runs by replicate and learning rate, of replicates that have every whole rate."""
     found: Grid = {}
-    for run in runs_of(records, spec):
-        found.setdefault(replicate(run), {})[rate_of(run)] = run
-    rates = {lr for runs in found.values() for lr in runs}
+    rates = whole_rates(runs_of(records, spec))
+    for lr, runs in rates.items():
+        for seed, run in runs.items():
+            found.setdefault(seed, {})[lr] = run
     if len(rates) < 3:
         raise NotRun(f"{len(rates)} learning rates of {words(spec)}; a parabola needs three")
-    return {rep: runs for rep, runs in found.items() if set(runs) == rates}
+    return {seed: runs for seed, runs in found.items() if len(runs) == len(rates)}
 
 
 def _losses(grid: Grid, seeds: Sequence[Replicate], spec: Spec) -> tuple[Floats, Floats]:
