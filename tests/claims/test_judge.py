@@ -71,7 +71,21 @@ def test_arms_that_were_not_trained_alike_are_not_compared(tmp_path):
 def test_each_arm_is_judged_at_its_best_learning_rate_by_validation(tmp_path):
     worse = [arm | {"lr": 0.1, "scores": [0.5, 0.5, 0.5]} for arm in ARMS]
     found = answer(RANK1, records(RANK1, [*worse, *ARMS], tmp_path), "quick")
-    assert found.verdict == "reproduced" and "learning rate 0.001" in found.note
+    assert found.verdict == "reproduced" and "learning rate 0.001, the best of 2" in found.note
+
+
+def test_a_method_that_was_tuned_more_is_said_to_be(tmp_path):
+    worse = [ARMS[0] | {"lr": lr, "scores": [0.5, 0.5, 0.5]} for lr in (1e-4, 1e-2)]
+    note = answer(RANK1, records(RANK1, [*worse, *ARMS], tmp_path), "quick").note
+    assert "learning rate 0.001, the best of 3" in note and "learning rate 0.001, the only one" in note
+
+
+def test_a_study_of_forgetting_does_not_miss_scores_that_it_has(tmp_path):
+    claim = CLAIMS["biderman_forgets_less"]
+    runs = records(claim, claim.synthetic["reproduced"]["arms"], tmp_path)
+    for run in runs:
+        run.metrics["test"] = {"accuracy": {"value": 0.8}}
+    assert "without a finite score" not in answer(claim, runs, "quick").note
 
 
 def test_the_full_tier_has_its_own_bound(tmp_path):

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from rankwise.analysis import analyze
 from rankwise.claims import registry
@@ -56,6 +57,41 @@ def test_a_best_learning_rate_at_the_end_of_its_grid_says_nothing(tmp_path):
         learning_rates.best_lr_ratio(runs, LORA | {"rank": 4}, FULL)
 
 
+def test_a_grid_whose_end_wins_in_some_resamples_says_nothing(tmp_path):
+    runs = records(GRID, [*grid(LORA, -2.8), *grid(FULL, -3.3)], tmp_path)
+    for record in runs:  # the seeds pull apart: one to the end, one to the other side
+        if record.config["method"]["name"] == "lora":
+            side = -1.5 if record.config["seed"] else -3.2
+            record.objective = 0.8 - 0.02 * (np.log10(record.config["optim"]["lr"]) - side) ** 2
+    with pytest.raises(NotRun, match=r"is the end of its grid in \d+% of resamples"):
+        learning_rates.best_lr_ratio(runs, LORA, FULL)
+
+
+def test_grids_that_were_not_trained_alike_are_not_compared(tmp_path):
+    runs = records(GRID, [*grid(LORA, -2.8), *grid(FULL, -3.3)], tmp_path)
+    for record in runs:
+        if record.config["method"]["name"] == "full":
+            record.config["trainer"]["epochs"] = 30.0
+    with pytest.raises(NotRun, match=r"not trained alike: trainer\.epochs"):
+        learning_rates.best_lr_ratio(runs, LORA, FULL)
+
+
+def test_a_spread_at_two_rates_is_over_the_seeds_that_both_have(tmp_path):
+    claim = CLAIMS["tinker_low_lr_hides_rank"]
+    arms = [arm | {"scores": arm["scores"][:2] if arm["lr"] == 0.0002 else arm["scores"]}
+            for arm in claim.synthetic["inconclusive"]["arms"]]  # fmt: skip
+    assert learning_rates.spread_ratio(records(claim, arms, tmp_path), **claim.settings).n == 2
+
+
+def test_a_trend_is_no_surer_than_orders_at_random_allow(tmp_path):
+    claim = CLAIMS["biderman_forgetting_rank"]
+    ranks = claim.settings["ranks"]
+    amounts = [[0.1, 0.1, 0.2], [0.2, 0.2, 0.1], [0.3, 0.3, 0.3]]  # a correlation of 1, 1 and .5 over three seeds
+    arms = [{"method": "lora", "rank": rank, "forgetting": amount} for rank, amount in zip(ranks, amounts, strict=True)]
+    found = trained.trend(records(claim, arms, tmp_path), **claim.settings)
+    assert found.value - found.low >= 1.96 / np.sqrt((len(ranks) - 1) * 3) - 1e-3
+
+
 def test_a_gain_is_counted_from_the_first_setting_to_the_second(tmp_path):
     claim = CLAIMS["lora_t6_q_needs_rank"]
     rates = (0.70, 0.80, 0.75, 0.77)  # q at ranks 1 and 4, q and v at ranks 1 and 4
@@ -104,9 +140,7 @@ def test_states_are_weights_and_of_the_trained_a_gradient_and_two_moments():
 
 def test_an_adapter_that_does_not_start_at_zero_is_noticed(monkeypatch):
     assert starts.start_gap([], ["tiny_bert"]).value == 0
-    assert (
-        starts.factor_at_start([], "tiny_bert", "A").value < 0.01 < starts.factor_at_start([], "tiny_bert", "B").value
-    )
+    assert starts.zeros_at_start([], "tiny_bert").value == pytest.approx(1, abs=1e-3)
     fresh = starts._fresh
 
     def unfrozen(model: str):
@@ -117,6 +151,24 @@ def test_an_adapter_that_does_not_start_at_zero_is_noticed(monkeypatch):
     assert starts.frozen_gradients([], ["tiny_gpt2"]).value == 0
     monkeypatch.setattr(starts, "_fresh", unfrozen)
     assert starts.frozen_gradients([], ["tiny_gpt2"]).value > 0
+
+    def filled(model: str, value: float):
+        adapted = fresh(model)
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.constant_(parameter, value)
+        return adapted
+
+    for value in (0.0, 1.0):  # both factors alike
+        monkeypatch.setattr(starts, "_fresh", lambda model, value=value: filled(model, value))
+        assert starts.zeros_at_start([], "tiny_bert").value == 0
+
+
+def test_of_several_settings_the_furthest_decides():
+    specs = [{"model": "gpt2", "targets": "custom", "targets.modules": ["c_attn"], "rank": rank} for rank in (4, 8)]
+    four, eight = (counts.parameters([], spec).value for spec in specs)
+    assert counts.parameters([], specs, near=four).value == eight
+    assert counts.parameters([], specs, near=eight).value == four
 
 
 @pytest.fixture(scope="module")

@@ -125,6 +125,14 @@ def test_rates_are_judged_on_the_seeds_that_all_whole_ones_have(tmp_path):
     assert build([tmp_path]).arms[0].lr == 2e-3
 
 
+def test_a_rate_that_is_not_chosen_from_is_named_also_where_few_seeds_are_shared(tmp_path):
+    for lr, seeds, objective in ((1e-3, (0, 1, 2), 0.8), (2e-3, (1, 2, 3), 0.82), (4e-3, (1, 2), 0.9)):
+        for seed in seeds:
+            write_run(tmp_path, lr=lr, objective=objective, seed=seed)
+    found = build([tmp_path]).arms[0]
+    assert found.lr == 2e-3 and "not chosen from, fewer seeds than 3: lr 4e-3 (2)" in flags(found)
+
+
 def test_a_rate_that_was_chosen_and_run_again_on_more_seeds_keeps_all_of_them(tmp_path):
     for lr, objective in ((1e-3, 0.80), (2e-3, 0.82)):
         write_run(tmp_path, lr=lr, objective=objective, seed=100)

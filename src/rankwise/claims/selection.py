@@ -48,15 +48,18 @@ def matching(records: Sequence[Record], spec: Spec) -> list[Record]:
     ]  # fmt: skip
 
 
-def told(arms: Sequence[Arm], specs: Sequence[Spec], metric: str) -> str:
-    """What must be known of the arms beside their scores: learning rates, and how training went wrong."""
-    parts = []
-    for arm, spec in zip(arms, specs, strict=True):
-        at = "" if arm.lr is None or "lr" in spec else f" at learning rate {arm.lr:g}"
-        wrong = of_training(arm, metric)
-        if at or wrong:
-            parts.append(words(spec) + at + (f" ({'; '.join(wrong)})" if wrong else ""))
-    return "; ".join(parts)
+def told(arms: Sequence[Arm], specs: Sequence[Spec]) -> str:
+    """What must be known of the arms beside their scores: learning rates, out of how many, and what went wrong."""
+    return "; ".join(filter(None, map(_told, arms, specs)))
+
+
+def _told(arm: Arm, spec: Spec) -> str:
+    wrong = of_training(arm, str(arm.first("config.task.metric")))
+    at = ""
+    if arm.lr is not None and "lr" not in spec:
+        tried = len(arm.trials)
+        at = f" at learning rate {arm.lr:g}, {'the only one' if tried == 1 else f'the best of {tried}'}"
+    return words(spec) + at + (f" ({'; '.join(wrong)})" if wrong else "") if at or wrong else ""
 
 
 def by_replicate(arms: Sequence[Arm]) -> dict[Replicate, list[Record]]:

@@ -28,8 +28,8 @@ _ORDER = {"lora": 0, "full": 2, "head": 3, "probe": 4, "tfidf": 5, "few_shot": 6
 
 @dataclass(frozen=True)
 class Trial:
-    """One learning rate of an arm: its mean validation objective over ``n`` replicates, where it can those that all
-    whole rates have (``whole_rates``)."""
+    """One learning rate of an arm, ``n`` replicates of it, and its mean validation objective: where it can, over those
+    replicates that all whole rates have (``whole_rates``)."""
 
     lr: float
     validation: float
@@ -247,8 +247,7 @@ def _choose_lr(arm: Arm) -> None:
     if not whole:
         return
     common = set.intersection(*(set(runs) for runs in whole.values()))
-    arm.trials = [_trial(lr, [runs[rep] for rep in runs if rep in common] or list(runs.values()))
-                  for lr, runs in _by_rate(arm.runs).items()]  # fmt: skip
+    arm.trials = [_trial(lr, runs, common) for lr, runs in _by_rate(arm.runs).items()]
     sign = -1.0 if lower_is_better(str(dig(arm.runs[0], "config.objective"))) else 1.0
     best = max((trial for trial in arm.trials if trial.lr in whole),
                key=lambda t: (sign * t.validation if np.isfinite(t.validation) else -np.inf, -t.lr))  # fmt: skip
@@ -257,9 +256,10 @@ def _choose_lr(arm: Arm) -> None:
     arm.runs = [chosen[rep] for rep in sorted(chosen)]
 
 
-def _trial(lr: float, runs: list[Record]) -> Trial:
-    values = [float("nan") if run.objective is None else run.objective for run in runs]
-    return Trial(lr, float(np.mean(values)), len(values))
+def _trial(lr: float, runs: dict[Replicate, Record], common: set[Replicate]) -> Trial:
+    judged = [runs[rep] for rep in runs if rep in common] or list(runs.values())
+    values = [float("nan") if run.objective is None else run.objective for run in judged]
+    return Trial(lr, float(np.mean(values)), len(runs))
 
 
 def _scores(arm: Arm) -> dict[str, Interval]:

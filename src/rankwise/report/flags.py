@@ -74,7 +74,11 @@ def _under_trained(arm: Arm) -> list[str]:
 
 
 def still_falling(run: Record) -> bool:
-    """Whether the validation loss fell by more than its standard error in the last fifth of the steps."""
+    """Whether the validation loss fell by more than its standard error in the last fifth of the steps.
+
+    Where no validation lies a fifth before the last one, that fifth's share of the fall since the one before it is
+    taken: too much, as losses level off, so it errs towards a warning.
+    """
     rows: list[dict[str, Any]] = [row for row in run.metrics.get("curve") or [] if row.get("val/loss") is not None]
     if not rows:
         return False
@@ -84,7 +88,8 @@ def still_falling(run: Record) -> bool:
     if not before or last.get("val/loss_se") is None:
         return False
     earlier = max(before, key=lambda row: row["step"])
-    return bool(earlier["val/loss"] - last["val/loss"] > last["val/loss_se"])
+    share = min(1.0, 0.2 * steps / (last["step"] - earlier["step"]))
+    return bool(share * (earlier["val/loss"] - last["val/loss"]) > last["val/loss_se"])
 
 
 def _lr_edge(arm: Arm) -> list[str]:

@@ -116,8 +116,8 @@ def notes(
 
 _TESTS = [
     "Scores: 95 % t-interval over seeds; with one run (or runs that all agree) the interval is over test items only.",
-    f"Differences from full fine-tuning are paired by seed and test item; {REPLICATES:,} bootstrap replicates over "
-    "both at once, intervals widened by Student's t for few seeds (Owen 2007; Satterthwaite 1946).",
+    "Differences from full fine-tuning are paired by seed and test item; their intervals combine "
+    f"Student's t over seeds with {REPLICATES:,} bootstrap replicates over items (Zou and Donner 2008).",
     "Verdicts: two one-sided 5 % tests (Schuirmann 1987). “same” if the 90 % interval lies inside ± margin, “worse” or "
     "“better” if wholly outside, else “inconclusive”. Not finding a difference is not finding sameness.",
     "Smallest sufficient rank: one-sided 5 % non-inferiority from the largest rank down, stopping at the first "

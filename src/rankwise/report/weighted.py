@@ -40,13 +40,13 @@ def spearman(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
 
 
 def f1(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
-    """F1 of class 1 where there are two classes, else the mean over classes, (B, R)."""
-    return confusion.f1(_tables(labels_n, values_rn, weights_bn))
+    """F1 of class 1 where there are two classes, else the mean over those that occur, (B, R)."""
+    return confusion.f1(_margins(labels_n, values_rn, weights_bn))
 
 
 def matthews(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
     """Matthews correlation, (B, R)."""
-    return confusion.matthews(_tables(labels_n, values_rn, weights_bn))
+    return confusion.matthews(_margins(labels_n, values_rn, weights_bn))
 
 
 def loss(sizes_n: Floats, nats_rn: Floats, weights_bn: Floats) -> Floats:
@@ -71,12 +71,17 @@ WEIGHTED: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
 }  # fmt: skip
 
 
-def _tables(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
-    """Weighted counts of (label, prediction), (B, R, C, C)."""
-    classes = max(2, int(max(labels_n.max(), values_rn.max())) + 1)
-    cells_rn = (labels_n * classes + values_rn).astype(np.int64)
-    tables_rbc = [weights_bn @ np.eye(classes**2)[cells_n] for cells_n in cells_rn]
-    return np.stack(tables_rbc, axis=1).reshape(len(weights_bn), len(values_rn), classes, classes)
+def _margins(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> confusion.Margins:
+    """Weighted hits, labels and predictions of each class, (B, R, C); the whole tables would take C times that."""
+    each = np.eye(max(2, int(max(labels_n.max(), values_rn.max())) + 1))
+    labels_bc = weights_bn @ each[labels_n.astype(np.int64)]
+    predicted_rnc = [each[values_n.astype(np.int64)] for values_n in values_rn]
+    predictions = np.stack([weights_bn @ one_nc for one_nc in predicted_rnc], axis=1)
+    hits = np.stack(
+        [weights_bn @ (one_nc * (values_n == labels_n)[:, None])
+         for one_nc, values_n in zip(predicted_rnc, values_rn, strict=True)], axis=1,
+    )  # fmt: skip
+    return hits, np.broadcast_to(labels_bc[:, None], hits.shape), predictions
 
 
 def _ranks(x_n: Floats, weights_bn: Floats) -> Floats:

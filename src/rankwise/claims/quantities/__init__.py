@@ -15,7 +15,7 @@ _ALL = (
     counts.layer_parameters, counts.parameters, counts.largest_share, counts.fewer_times, counts.stored_bytes,
     counts.checkpoint_ratio, counts.state_bytes, counts.state_ratio, counts.weight_bytes, counts.bits_saved,
     costs.flops_share, costs.flops_ratio, costs.peak_bytes, costs.part_ratio, costs.gradient_bytes_each,
-    starts.start_gap, starts.factor_at_start, starts.frozen_gradients, starts.product_rank,
+    starts.start_gap, starts.zeros_at_start, starts.frozen_gradients, starts.product_rank,
     timing.step_speed, timing.forward_latency,
     trained.difference, trained.gain_difference, trained.trend,
     learning_rates.best_lr_ratio, learning_rates.spread_ratio,

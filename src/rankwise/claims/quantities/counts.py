@@ -33,10 +33,15 @@ def layer_parameters(records: Sequence[Record], d_in: int, d_out: int, rank: int
     return Estimate.exact(float(shown[show]))
 
 
-def parameters(records: Sequence[Record], of: Spec | list[Spec], show: str = "adapter") -> Estimate:
-    """``adapter`` (without the head), ``trainable`` or ``total`` parameters; of several settings, fewest to most."""
-    found = [float(counted(spec)["params"][show]) for spec in (of if isinstance(of, list) else [of])]
-    return Estimate(max(found), min(found), max(found))
+def parameters(
+    records: Sequence[Record], of: Spec | list[Spec], show: str = "adapter", near: float | None = None
+) -> Estimate:
+    """``adapter`` (without the head), ``trainable`` or ``total`` parameters; of several settings those that are
+    furthest from ``near``, so that a claim about all of them falls with any.
+    """
+    specs = of if isinstance(of, list) else [of]
+    found = [float(counted(spec)["params"][show]) for spec in specs]
+    return Estimate.exact(max(found, key=lambda count: abs(count - (near or 0.0))))
 
 
 def largest_share(records: Sequence[Record], models: list[str], targets: list[str], ranks: list[int]) -> Estimate:

@@ -15,6 +15,7 @@ from rankwise.report.statistics import Floats, seed_weights, widened
 from rankwise.tracking.record import Record
 
 REPLICATES = 2_000
+OPEN = 0.025  # the share of resamples that an end of a 95 % interval leaves out
 Grid = dict[Replicate, dict[float, Record]]
 
 
@@ -23,12 +24,14 @@ def best_lr_ratio(records: Sequence[Record], of: Spec, to: Spec) -> Estimate:
 
     The best is the vertex of the parabola in log learning rate through the best of the grid and its neighbours, by the
     mean validation objective over seeds. Interval: bootstrap over the seeds that both arms have, widened by t/z.
-    Raises NotRun where the best is an end of the grid: it may lie anywhere beyond.
+    Raises NotRun where the best is an end of the grid, or is in more than 2.5 % of the resamples: it may lie anywhere
+    beyond.
     """
     grids = [_grid(records, spec) for spec in (of, to)]
     seeds = sorted(set(grids[0]) & set(grids[1]))
     if len(seeds) < 2:
         raise NotRun(f"{len(seeds)} seeds with the whole grid in both arms; an interval needs two")
+    by_replicate([arm_of(records, spec) for spec in (of, to)])  # raises where they were not trained alike
     found, replicates = [], []
     for grid, spec in zip(grids, (of, to), strict=True):
         log_lr, losses_sl = _losses(grid, seeds, spec)
@@ -37,9 +40,12 @@ def best_lr_ratio(records: Sequence[Record], of: Spec, to: Spec) -> Estimate:
             best = 10 ** float(log_lr[int(np.argmin(mean))])
             raise NotRun(f"the best learning rate of {words(spec)}, {best:g}, is the end of its grid")
         found.append(float(_vertex(log_lr, mean[None])[0]))
-        replicates.append(_vertex(log_lr, seed_weights(len(seeds), REPLICATES, 0) @ losses_sl))
+        resampled = _vertex(log_lr, seed_weights(len(seeds), REPLICATES, 0) @ losses_sl)
+        if (ends := float(np.isnan(resampled).mean())) > OPEN:
+            raise NotRun(f"the best learning rate of {words(spec)} is the end of its grid in {ends:.0%} of resamples")
+        replicates.append(resampled)
     ratio, spread = found[0] - found[1], replicates[0] - replicates[1]
-    low, high = (10**end for end in widened(ratio, spread, len(seeds) - 1))
+    low, high = (10**end for end in widened(ratio, spread[np.isfinite(spread)], len(seeds) - 1))
     runs = names([run for grid in grids for seed in seeds for run in grid[seed].values()])
     note = f"best learning rates {10 ** found[0]:.2g} and {10 ** found[1]:.2g}"
     return Estimate(10**ratio, low, high, len(seeds), runs, note)
@@ -51,22 +57,18 @@ def spread_ratio(
     """The spread of a score over ranks (largest minus smallest of the means over seeds) at a low learning rate, over
     the spread at a high one. Interval: bootstrap over seeds, widened by t/z.
     """
-    spreads, runs, notes, count = [], list[Record](), list[str](), 0
-    for lr in (low_lr, high_lr):
-        specs = [among | {"rank": rank, "lr": lr} for rank in ranks]
-        arms = [arm_of(records, spec) for spec in specs]
-        pairs = by_replicate(arms)
-        notes.append(told(arms, specs, metric))
-        scores_sr = np.array([[scalar(run, metric) for run in each] for each in pairs.values()])
-        count = len(pairs)
-        every = np.vstack([scores_sr.mean(0), seed_weights(count, REPLICATES, 0) @ scores_sr])
-        spreads.append(np.ptp(every, axis=1))
-        runs += [run for each in pairs.values() for run in each]
-    if not spreads[1].min() > 0:
+    specs = [among | {"rank": rank, "lr": lr} for lr in (low_lr, high_lr) for rank in ranks]
+    arms = [arm_of(records, spec) for spec in specs]
+    pairs = by_replicate(arms)
+    scores_sa = np.array([[scalar(run, metric) for run in each] for each in pairs.values()])
+    weights_bs = np.vstack([np.full(len(pairs), 1 / len(pairs)), seed_weights(len(pairs), REPLICATES, 0)])
+    low_b, high_b = np.ptp((weights_bs @ scores_sa).reshape(len(weights_bs), 2, len(ranks)), axis=2).T
+    if not high_b.min() > 0:
         raise NotRun("all ranks score the same at the high learning rate")
-    ratio, *replicates = spreads[0] / spreads[1]
-    low, high = widened(float(ratio), np.array(replicates), count - 1)
-    return Estimate(float(ratio), max(0.0, low), high, count, names(runs), "; ".join(filter(None, notes)))
+    ratio, *replicates = low_b / high_b
+    low, high = widened(float(ratio), np.array(replicates), len(pairs) - 1)
+    runs = names([run for each in pairs.values() for run in each])
+    return Estimate(float(ratio), max(0.0, low), high, len(pairs), runs, told(arms, specs))
 
 
 def _grid(records: Sequence[Record], spec: Spec) -> Grid:
@@ -95,13 +97,14 @@ def _losses(grid: Grid, seeds: Sequence[Replicate], spec: Spec) -> tuple[Floats,
 
 
 def _vertex(log_lr: Floats, losses_bl: Floats) -> Floats:
-    """Log10 of the best learning rate of each row (B,); the grid's end where that is best."""
+    """Log10 of the best learning rate of each row (B,); NaN where that is an end of the grid."""
     best = losses_bl.argmin(1)
     middle = best.clip(1, len(log_lr) - 2)
     at = [log_lr[middle + step] for step in (-1, 0, 1)]
     loss = [losses_bl[np.arange(len(best)), middle + step] for step in (-1, 0, 1)]
     left, right = ((loss[1] - loss[end]) / (at[1] - at[end]) for end in (0, 2))  # slopes to both sides
     square = (right - left) / (at[2] - at[0])
-    inside = (best == middle) & (square > 0)
     slope = (left * (at[2] - at[1]) + right * (at[1] - at[0])) / (at[2] - at[0])  # of the parabola, in the middle
-    return np.where(inside, at[1] - slope / np.where(inside, 2 * square, 1.0), log_lr[best])
+    flat = square <= 0  # all three agree: the middle is as good as any
+    found = np.where(flat, at[1], at[1] - slope / np.where(flat, 1.0, 2 * square))
+    return np.where(best == middle, found, np.nan)

@@ -71,7 +71,7 @@ def _over_seeds(records: Sequence[Record], specs: list[Spec], value: Callable[[l
     runs = [run for each in pairs.values() for run in each]
     found = [value([run.folder for run in each if run.folder]) for each in pairs.values()]
     over = interval(found, [])
-    return Estimate(over.mean, over.low, over.high, len(found), names(runs), told(arms, specs, "accuracy"))
+    return Estimate(over.mean, over.low, over.high, len(found), names(runs), told(arms, specs))
 
 
 def _amplification(folder: Path, module: str) -> dict[str, float]:

@@ -29,12 +29,12 @@ def start_gap(records: Sequence[Record], models: list[str], method: str = "lora"
     return Estimate.exact(max(gaps))
 
 
-def factor_at_start(records: Sequence[Record], model: str, factor: str) -> Estimate:
-    """The share of values of a factor, ``A`` or ``B``, that are zero before training."""
-    values = torch.cat(
-        [p.detach().flatten() for name, p in _fresh(model).named_parameters() if f"lora_{factor}" in name]
-    )
-    return Estimate.exact(float((values == 0).double().mean()))
+def zeros_at_start(records: Sequence[Record], model: str) -> Estimate:
+    """The share of values that are zero before training in B, less that in A: 1 where all of B's are, none of A's."""
+    fresh = dict(_fresh(model).named_parameters())
+    a, b = (torch.cat([p.detach().flatten() for name, p in fresh.items() if f"lora_{factor}" in name])
+            for factor in "AB")  # fmt: skip
+    return Estimate.exact(float((b == 0).double().mean() - (a == 0).double().mean()))
 
 
 def frozen_gradients(records: Sequence[Record], models: list[str]) -> Estimate:

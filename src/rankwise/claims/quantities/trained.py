@@ -15,7 +15,7 @@ from rankwise.claims.estimate import Estimate, NotRun
 from rankwise.claims.selection import Spec, arm_of, by_replicate, names, told
 from rankwise.report.arms import dig
 from rankwise.report.predictions import Predictions, aligned, load
-from rankwise.report.statistics import Floats, interval, item_weights, paired, widened
+from rankwise.report.statistics import Floats, interval, item_weights, paired
 from rankwise.report.weighted import WEIGHTED
 from rankwise.tracking.record import Record
 
@@ -38,16 +38,18 @@ def trend(records: Sequence[Record], metric: str, among: Spec, ranks: list[int])
     seeds, with an interval on Student's t.
 
     Of m ranks it can only change in steps of 12 / (m (m² − 1)), so that seeds often agree to the digit. Their spread
-    counts as no less than that of rounding to such a step, or agreement by chance would look like certainty.
+    counts as no less than that of rounding to such a step, and the interval is no narrower than that of orders at
+    random (variance 1 / (m − 1) each), or agreement by chance would look like certainty.
     """
     arms = [arm_of(records, among | {"rank": rank}) for rank in ranks]
     pairs = by_replicate(arms)
     found = [_spearman(ranks, [scalar(run, metric) for run in runs]) for runs in pairs.values()]
     step, mean = 12 / (len(ranks) * (len(ranks) ** 2 - 1)), float(np.mean(found))
     spread = max(float(np.std(found, ddof=1)), step / math.sqrt(12))
-    half = float(stats.t.ppf(0.975, len(found) - 1)) * spread / math.sqrt(len(found))
+    at_random = float(stats.norm.ppf(0.975)) / math.sqrt((len(ranks) - 1) * len(found))
+    half = max(at_random, float(stats.t.ppf(0.975, len(found) - 1)) * spread / math.sqrt(len(found)))
     runs = [run for each in pairs.values() for run in each]
-    note = told(arms, [among | {"rank": rank} for rank in ranks], metric)
+    note = told(arms, [among | {"rank": rank} for rank in ranks])
     return Estimate(mean, max(-1.0, mean - half), min(1.0, mean + half), len(found), names(runs), note)
 
 
@@ -69,14 +71,14 @@ def _contrast(records: Sequence[Record], metric: str, terms: Sequence[tuple[floa
     weights_a = np.array([weight for weight, _ in terms])
     pairs = by_replicate(arms)
     runs = names([run for each in pairs.values() for run in each])
-    note = told(arms, [spec for _, spec in terms], metric)
+    note = told(arms, [spec for _, spec in terms])
     points_sa = np.array([[scalar(run, metric) for run in each] for each in pairs.values()])
     if metric not in WEIGHTED:
         over = interval([float(value) for value in points_sa @ weights_a], [_error(pairs.values(), metric)])
         return Estimate(over.mean, over.low, over.high, len(pairs), runs, note)
     resampled_bsa = _resampled(list(pairs.values()), metric)
     boot = paired(points_sa @ weights_a, resampled_bsa @ weights_a, seed=0)
-    return Estimate(boot.estimate, *widened(boot.estimate, boot.replicates, boot.df), len(pairs), runs, note)
+    return Estimate(boot.estimate, *boot.limits(0.95), len(pairs), runs, note)
 
 
 def _error(pairs: Iterable[Sequence[Record]], metric: str) -> float:
