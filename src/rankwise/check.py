@@ -124,7 +124,8 @@ def _check_task(config: Config) -> None:
             f"task.{key}", getattr(task, key), 0, 1, "between 0 and 1, both excluded", open_low=True, open_high=True
         )
     if task.validation_share + task.test_share >= 1:
-        raise Refused("task.validation_share + task.test_share: below 1, so that training rows are left")
+        both = f"{task.validation_share:g} + {task.test_share:g}"
+        raise Refused(f"task.validation_share + task.test_share: {both}; below 1, so that training rows are left")
     _number("task.min_abs_label", task.min_abs_label, 0, math.inf, "0 or more", open_high=True)
     if task.threshold is not None and not math.isfinite(task.threshold):
         raise Refused.value("task.threshold", task.threshold, "a finite number, or null")

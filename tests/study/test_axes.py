@@ -168,6 +168,11 @@ def test_an_experiment_becomes_a_sweep_file_of_the_same_runs(tmp_path: Path) -> 
     assert ids == {run_id(run) for run in runs}
 
 
+def test_an_axis_of_one_value_is_one_of_the_file_too() -> None:
+    parameters = yaml.safe_load(to_sweep_file(["experiment=rank_sweep"]))["parameters"]
+    assert parameters["seed"] == {"values": [0]} and 64 in parameters["method.rank"]["values"]
+
+
 def test_numbers_of_an_axis_stay_numbers(tmp_path: Path) -> None:
     parameters = yaml.safe_load(to_sweep_file(["method.lr=1e-5,2e-3", "method.rank=range(1,4)"]))["parameters"]
     assert parameters == {"method.lr": {"values": [1e-5, 2e-3]}, "method.rank": {"values": [1, 2, 3]}}
@@ -178,6 +183,8 @@ def test_what_a_grid_cannot_say_is_refused() -> None:
         to_sweep_file(["method.rank=4"])
     with pytest.raises(Refused, match=r"hydra\.sweeper\.tune"):
         to_sweep_file(["experiment=tuned_ranks"])
+    with pytest.raises(Refused, match=r"interval\(.*a W&B grid cannot say this; give values with commas"):
+        to_sweep_file(["method.lr=interval(1e-4,1e-2)"])
 
 
 def test_a_dry_run_lists_ids_states_and_costs_and_runs_nothing(

@@ -83,10 +83,11 @@ def combined(model: PeftModel) -> dict[str, factors.Delta]:
 def _refuse_options(
     loras: list[factors.Lora], how: str, weights: list[float], rank: int | None, density: float | None
 ) -> None:
+    given = f"--weights {' '.join(f'{w:g}' for w in weights)}"
     if len(weights) != len(loras):
-        raise Refused(f"--weights {' '.join(f'{w:g}' for w in weights)}: {len(loras)} numbers, one for each run")
+        raise Refused(f"{given}: {len(loras)} numbers, one for each run")
     if not all(map(math.isfinite, weights)) or not any(weights):
-        raise Refused("--weights: finite numbers, not all zero")
+        raise Refused(f"{given}: finite numbers, not all zero")
     if len(loras) == 1 and how != "linear":
         raise Refused(f"--how {how}: needs two or more runs; shrink truncates one")
     if rank is not None:

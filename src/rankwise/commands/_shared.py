@@ -53,7 +53,8 @@ def groups() -> str:
     tree = conf_dir()
     rows = []
     for group in _GROUPS:
-        options = sorted(p.relative_to(tree / group).with_suffix("").as_posix() for p in (tree / group).rglob("*.yaml"))
+        files = [path for path in (tree / group).rglob("*.yaml") if not path.stem.startswith("_")]  # _base is no choice
+        options = sorted(path.relative_to(tree / group).with_suffix("").as_posix() for path in files)
         lines = textwrap.wrap(" ".join(options), 100, break_on_hyphens=False)
         rows.append(f"  {group + '=':<12}" + ("\n" + " " * 14).join(lines))
     return "\n".join(rows)

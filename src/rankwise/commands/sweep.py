@@ -20,7 +20,7 @@ The same file serves a server: wandb sweep FILE, then wandb agent.
 
   rankwise sweep sweeps/rank_lr.yaml
   rankwise sweep sweeps/search.yaml --count 20 --jobs 2
-  rankwise sweep sweeps/rank_lr.yaml debug=fast        any KEY=VALUE is added to each run
+  rankwise sweep sweeps/rank_lr.yaml seed=1            any KEY=VALUE is added to each run
   rankwise sweep --convert experiment=rank_sweep       print the sweep file of a study
 """
 

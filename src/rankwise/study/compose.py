@@ -84,7 +84,8 @@ def explain(error: BaseException) -> str:
         near = did_you_mean(choice, error.options)
         return f"{group}={choice}: no such option; one of {', '.join(error.options)}{near}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read as key=value; quote values with spaces or special characters"
+        twice = "'KEY=\"VALUE\"'"
+        return f"{error.override}: cannot be read as key=value; quote twice what has spaces or other signs: {twice}"
     for cause in _causes(error):
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             reason = str(cause.msg or cause).splitlines()[0]
@@ -94,7 +95,8 @@ def explain(error: BaseException) -> str:
             return f"{cause.full_key}: no such key{near}; 'rankwise train --cfg job' prints all"
     text = str(error).strip().splitlines()[0]
     if text.startswith("Ambiguous value"):
-        return "several values for one key make a sweep: add -m (or quote the value)"
+        given = text.partition("'")[2].rpartition("'")[0]
+        return f"{given}: several values for one key make a study; add -m, or quote twice what is one value"
     return text
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -46,11 +47,20 @@ def to_sweep_file(overrides: list[str]) -> str:
         "method": "grid",
         "metric": {"name": "objective", "goal": "minimize" if lower_is_better(composed.objective) else "maximize"},
         "command": ["${env}", "rankwise", "train", *fixed, *run_once, "${args_no_hyphens}"],
-        "parameters": {
-            axis.key_or_group: {"values": [_value(v) for v in axis.sweep_string_iterator()]} for axis in every
-        },
+        "parameters": {axis.key_or_group: {"values": _values(axis)} for axis in every},
     }
     return yaml.safe_dump(sweep, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _values(axis: Override) -> list[Any]:
+    """Those of an axis; an experiment's may have one only. Raises Refused for what has no end, such as an interval."""
+    if not axis.is_sweep_override():
+        return [_value(axis.get_value_string())]
+    try:
+        return [_value(text) for text in axis.sweep_string_iterator()]
+    except HydraException:
+        given = f"{axis.key_or_group}={axis.get_value_string()}"
+        raise Refused(f"{given}: a W&B grid cannot say this; give values with commas") from None
 
 
 def _value(text: str) -> Any:

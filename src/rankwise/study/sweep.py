@@ -67,7 +67,8 @@ def _study(sweeper: StudySweeper, arguments: list[str]) -> list[tuple[Config, Ro
     composed = Composer(sweeper)
     runs = [(config, row) for row in rows if (config := composed(row)) is not None]
     if not runs:
-        raise Refused("hydra.sweeper.exclude: leaves no combination")
+        given = ", ".join(map(str, sweeper.exclude))
+        raise Refused(f"hydra.sweeper.exclude: {given}: leaves no combination; drop a rule or add values")
     study = distinct(runs)
     if len(runs) > len(study):
         print(f"rankwise: {len(runs) - len(study)} of {len(runs)} combinations are the same run", file=sys.stderr)
