@@ -193,6 +193,7 @@ REFUSED = [
     ("optim.name=adamax:", {"optim__name": "adamax"}),
     ("optim.kernel=fussed:", {"optim__kernel": "fussed"}),
     ("optim.kernel=fused:", {"optim__name": "adafactor", "optim__kernel": "fused"}),
+    ("optim.kernel=fused: .*trainer.clip=0", {"optim__kernel": "fused", "trainer__precision": "fp16"}),
     ("task.packing: needs task.kind=causal_lm", {"task__packing": True}),
     ("task.generation.metrics: needs task.kind=causal_lm", {"task__generation__metrics": ["bleu"]}),
     ("model .*: has no weights to load", {"model__shape": {"model_type": "gpt2", "vocab_size": 50257}}),

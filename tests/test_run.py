@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from zygote import Zygote
@@ -101,6 +102,31 @@ def test_what_is_finished_is_skipped_unless_asked(tiny: Tiny) -> None:
     again = run(tiny(rerun=True))
     assert again.run["attempts"] == 2 and again.metrics == first.metrics
     assert len(read_rows(folder(config) / "metrics.jsonl")) == 8
+
+
+def test_full_fine_tuning_runs_again_for_weights_that_it_did_not_keep(tiny: Tiny) -> None:
+    assert run(tiny(method="full")).run["attempts"] == 1
+    again = run(tiny(method="full", trainer__save_full=True))
+    assert again.run["attempts"] == 2 and again.folder and (again.folder / "adapter").is_dir()
+    assert run(tiny(method="full", trainer__save_full=True)).run["attempts"] == 2
+    assert run(tiny(method="full")).run["attempts"] == 2
+
+
+@pytest.mark.parametrize("harm", [fail, ctrl_c])
+def test_a_result_outlives_an_attempt_to_run_it_again(tiny: Tiny, harm: Callable[[], Any]) -> None:
+    first = run(tiny())
+    with pytest.raises((ValueError, KeyboardInterrupt)):
+        run(tiny(rerun=True), at(3, harm))
+    assert read(folder(tiny())) == first
+
+
+def test_labels_of_a_regression_are_not_rounded_to_the_weights(tiny: Tiny) -> None:
+    keys = {"task__kind": "regression", "task__metric": "pearson", "objective": "val/pearson", "task__margin": 0.1}
+    record = run(tiny(trainer__precision="bf16_true", **keys))
+    exact = run(tiny(**keys, study="exact"))
+    labels = [pq.read_table(each.folder / "predictions.parquet")["label"].to_pylist()  # type: ignore[operator]
+              for each in (record, exact)]  # fmt: skip
+    assert record.compute["precision"] == "bf16_true" and labels[0] == labels[1]
 
 
 def test_a_failing_run_says_why_and_may_be_tried_again(tiny: Tiny) -> None:

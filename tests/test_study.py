@@ -186,3 +186,6 @@ def test_what_a_single_run_prints_on_stdout_is_where_it_is_and_its_score(tmp_pat
     place, text = done.stdout.split("  ", 1)
     result = json.loads((tmp_path / place / "result.json").read_text())
     assert f"test accuracy {result['metrics']['test']['accuracy']['value']:.3f}" in text
+    assert "finished before" not in done.stderr
+    again = rankwise("train", "debug=fast", "method=tfidf", folder=tmp_path)
+    assert again.stdout == done.stdout and "finished before; --rerun runs it again" in again.stderr

@@ -176,6 +176,11 @@ def _check_optim(config: Config) -> None:
         _one_of("optim.kernel", optim.kernel, ("fused", "foreach", "loop"))
     if optim.name == "adafactor" and optim.kernel == "fused":
         raise Refused.value("optim.kernel", "fused", "null, foreach or loop for optim.name=adafactor")
+    if optim.kernel == "fused" and config.trainer.precision == "fp16" and config.trainer.clip:
+        allowed = (
+            "null, foreach or loop with trainer.precision=fp16, as it would clip scaled gradients; or trainer.clip=0"
+        )
+        raise Refused.value("optim.kernel", "fused", allowed)
     _number("optim.momentum", optim.momentum, 0, 1, "from 0 up to, not including, 1", open_high=True)
     _one_of("optim.schedule", optim.schedule, ("linear", "cosine", "constant"))
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):

@@ -12,9 +12,10 @@ from rankwise.config import ADAPTERS, BASELINES, LORA, RANKED, Config, Method, o
 
 # What cannot change a result, so that it is in no hash: where things go, how they are shown, how fast they run.
 _IMMATERIAL = (
-    "study", "name", "purpose", "outputs", "rerun", "tracking", "model.name", "task.name", "task.margin", "quant.name",
+    "study", "name", "outputs", "rerun", "tracking", "model.name", "task.name", "task.margin", "quant.name",
     "trainer.threads", "trainer.device", "trainer.save_full", "trainer.eval_batch_size",
 )  # fmt: skip
+_EVALUATED = ("precision", "attention", "matmul_precision")  # what a model that is only read is read with
 _OFF = {"init": "zero_B", "dora": False, "lr_ratio": 1, "freeze_a": False, "place": "both"}  # the same as null
 
 
@@ -32,7 +33,9 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
     if values.get("optim", {}).get("name") != "sgd":
         drop.append("optim.momentum")
     if method in BASELINES:
-        drop += ["trainer", "optim", "quant.kind", "quant.double"] + (["model"] if method == "tfidf" else [])
+        drop += ["optim", "quant.kind", "quant.double"] + (["model"] if method == "tfidf" else [])
+        evaluated = _EVALUATED if method == "few_shot" else ()
+        drop += [f"trainer.{key}" for key in values.get("trainer", {}) if key not in evaluated]
     drop.append("trainer.epochs" if values.get("trainer", {}).get("max_steps") else "trainer.max_steps")
     drop += [*_overridden("model", values.get("model", {}), "shape"), *_overridden("task", values["task"], "synthetic")]
     kept = copy.deepcopy(values)

@@ -34,11 +34,16 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
             theirs = earlier or records.begin(config, None)
             theirs.run["status"] = records.RUNNING  # whatever an earlier attempt of it wrote
             return theirs
-        if earlier and earlier.status == records.FINISHED and not config.rerun:
+        if earlier and records.is_done(config) and not config.rerun:
             if os.environ.get("WANDB_SWEEP_ID"):
                 _mirror_again(config, earlier)
             return earlier
-        return _tell(config, records.begin(config, earlier), on_progress)
+        try:
+            return _tell(config, records.begin(config, earlier), on_progress)
+        except BaseException:
+            if earlier and earlier.status == records.FINISHED:
+                earlier.write()  # what was there before it was run again
+            raise
 
 
 def _mirror_again(config: Config, record: Record) -> None:

@@ -12,15 +12,16 @@ import pytest
 import yaml
 
 from rankwise.cli import main
-from rankwise.config import Config
+from rankwise.config import Config, plain
 from rankwise.errors import Refused
 from rankwise.identity import folder, run_id
 from rankwise.run import run
 from rankwise.study import changes
 from rankwise.study.app import call_hydra
 from rankwise.study.axes import excluded, paired
-from rankwise.study.compose import composed, known_keys
+from rankwise.study.compose import composed, from_snapshot, known_keys
 from rankwise.study.convert import to_sweep_file
+from rankwise.study.sweep import launch_missing
 from rankwise.study.sweep_file import read
 from rankwise.study.tuning import Tuning
 from rankwise.tracking import record as records
@@ -62,6 +63,8 @@ def test_paired_axes_are_walked_together_and_groups_of_them_are_crossed() -> Non
     assert paired([]) == [[]]
     with pytest.raises(Refused, match=r"equally long; method.rank has 2, method.lr has 1"):
         paired([{"method.rank": [1, 8], "method.lr": [4e-3]}])
+    with pytest.raises(Refused, match=r"method.rank: 4: a list of values, as method.rank: \[4\]"):
+        paired([{"method.rank": 4}])  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(
@@ -73,12 +76,23 @@ def test_paired_axes_are_walked_together_and_groups_of_them_are_crossed() -> Non
     ],
 )  # fmt: skip
 def test_a_combination_is_left_out_when_all_parts_of_a_condition_hold(tiny: Tiny, condition: str, holds: bool) -> None:
-    assert excluded(tiny(method__rank=4), [condition], [*known_keys(), "method"]) == holds
+    assert excluded(tiny(method__rank=4), [condition], known_keys(), {"method": "lora"}) == holds
+
+
+@pytest.mark.parametrize(("condition", "holds"), [
+    ("task=movie_polarity", True), ("task=glue/cola|movie_polarity", True), ("task=glue/cola", False),
+    ("tracking=none", True), ("method=dora", True), ("method=lora", True), ("method=full", False),
+])  # fmt: skip
+def test_a_group_in_a_condition_is_the_option_that_was_chosen_or_its_name(
+    tiny: Tiny, condition: str, holds: bool
+) -> None:
+    choices = {"task": "movie_polarity", "tracking": "none", "method": "dora"}
+    assert excluded(tiny(task__name="movie polarity"), [condition], known_keys(), choices) == holds
 
 
 def test_a_condition_on_nothing_that_exists_is_refused(tiny: Tiny) -> None:
     with pytest.raises(Refused, match=r"method.rnk=4 is not KEY=VALUE .*did you mean method.rank"):
-        excluded(tiny(), ["method.rnk=4"], known_keys())
+        excluded(tiny(), ["method.rnk=4"], known_keys(), {})
 
 
 def test_the_command_line_takes_pairs_and_exclusions() -> None:
@@ -134,12 +148,34 @@ def test_the_best_mean_over_the_tuning_seeds_is_frozen_per_arm(tiny: Tiny, capsy
     assert "edge" not in said["lora-r1-attention"] and "edge" in said["lora-r4-attention"]
 
 
+def test_a_trial_that_cannot_run_is_refused_before_any_starts(tiny: Tiny) -> None:
+    with pytest.raises(Refused, match=r"optim\.lr=-1"):
+        Tuning.of({"axes": {"method.lr": [1e-3, -1.0]}, "seeds": [100]}, known_keys()).trials([tiny()])
+
+
+def test_a_study_waits_for_tuning_runs_of_another_process(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = ["-m", "debug=fast", "method=lora", "hydra.sweeper.tune={axes: {method.lr: [0.001, 0.01]}, seeds: [9]}"]
+    trials = [config for config in study_of(*line) if config.purpose == "tune"]
+    assert len(trials) == 2 and "the last 1 runs wait" in capsys.readouterr().err
+    finished(trials[0], 0.5)
+    with records.owned(folder(trials[1])):
+        assert main(["train", *line]) == 1
+    assert "the study waits: 1 of 2 tuning runs did not finish here" in capsys.readouterr().err
+    assert len(list(tmp_path.rglob("result.json"))) == 1
+
+
 def test_without_a_finished_trial_there_is_nothing_to_freeze(tiny: Tiny) -> None:
     with pytest.raises(Refused, match="no trial of"):
         Tuning.of(TUNE, known_keys()).frozen([tiny()])
 
 
-@pytest.mark.parametrize("given", [{}, {"axes": {}, "seeds": [1]}, {"axes": {"seed": [1]}}, TUNE | {"x": 1}])
+@pytest.mark.parametrize("given", [
+    {}, {"axes": {}, "seeds": [1]}, {"axes": {"seed": [1]}}, TUNE | {"x": 1}, TUNE | {"seeds": 9},
+    TUNE | {"axes": {"method.lr": 0.001}}, TUNE | {"axes": ["method.lr"]},
+])  # fmt: skip
 def test_a_tuning_that_says_too_little_or_too_much_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(Refused, match=r"hydra\.sweeper\.tune: give"):
         Tuning.of(given, known_keys())
@@ -202,8 +238,36 @@ def test_a_dry_run_lists_ids_states_and_costs_and_runs_nothing(
     assert [path.name for path in tmp_path.rglob("result.json")] == ["result.json"]
 
 
-def test_a_purpose_changes_no_identity(tiny: Tiny) -> None:
-    assert run_id(replace(tiny(), purpose="search")) == run_id(tiny())
+def test_a_snapshot_with_another_learning_rate_or_metric_trains_with_it(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny(rerun=True)
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(plain(config)))
+    assert run_id(from_snapshot(path, [])) == run_id(config) and not from_snapshot(path, []).rerun
+    changed = from_snapshot(path, ["method.lr=0.05", "task.metric=matthews"])
+    assert (changed.optim.lr, changed.objective) == (0.05, "val/matthews")
+    assert from_snapshot(path, ["method.lr=0.05", "optim.lr=0.01"]).optim.lr == 0.01
+
+
+def test_what_a_few_shot_model_is_read_with_is_part_of_its_identity(tiny: Tiny) -> None:
+    def made(method: str, **keys: Any) -> str:
+        config = tiny("llama", task="synthetic_lm", **keys)
+        config.method.name, config.method.shots = method, 1
+        return run_id(config)
+
+    assert made("few_shot", trainer__precision="bf16") != made("few_shot", trainer__precision="fp32")
+    assert made("few_shot", trainer__epochs=5) == made("few_shot")
+    assert made("tfidf", trainer__precision="bf16") == made("tfidf", trainer__precision="fp32")
+
+
+def test_a_run_that_is_given_twice_starts_once(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny(outputs=str(tmp_path))
+    config.method.name = "tfidf"
+    assert launch_missing([config, replace(config, name=None)], 2) == 0
+    assert [found.run["attempts"] for found in records.find([tmp_path])] == [1]
+
+
+def test_a_run_that_searched_is_not_taken_for_a_result(tiny: Tiny) -> None:
+    assert run_id(replace(tiny(), purpose="search")) != run_id(tiny())
 
 
 def test_a_study_says_which_finished_runs_had_other_code_model_or_data(tiny: Tiny, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ Compose = Callable[[list[str]], Config]
 def go(file: SweepFile, compose: Compose, cap: int = 100, rerun: bool = False, jobs: int = 2, seed: int = 0) -> Search:
     search = Search(file, compose, cap, seed, rerun)
     drive(search, [compose(file.overrides)], cap, jobs, task="search_task:run", preload=())
+    search.close()
     return search
 
 
@@ -86,6 +87,25 @@ def test_a_journal_of_another_search_is_refused_until_rerun(compose: Compose) ->
     assert points(go(other, compose, rerun=True)) == [(3, 0.3)]
 
 
+def test_two_searches_of_one_journal_are_refused_even_to_start_anew(compose: Compose) -> None:
+    search = Search(sweep_file(parameters=GRID), compose, 4, 0, False)
+    with pytest.raises(Refused, match="another search is at it"):
+        go(sweep_file(parameters=GRID), compose, rerun=True)
+    search.close()
+    assert len(points(go(sweep_file(parameters=GRID), compose))) == 4
+
+
+def test_a_journal_with_a_point_twice_or_a_torn_line_loses_nothing(compose: Compose) -> None:
+    first = go(sweep_file(parameters=GRID), compose, cap=2)
+    text = first.journal.read_text()
+    repeated = next(line for line in text.splitlines() if "point" in line)
+    first.journal.write_text(text + repeated + "\n" + '{"point": {"method.ra')
+    again = go(sweep_file(parameters=GRID), compose, cap=4)
+    assert sorted(points(again)) == [(1, 0.1), (1, 0.2), (2, 0.1), (2, 0.2)]
+    again.journal.write_text("")
+    assert sorted(points(go(sweep_file(parameters=GRID), compose))) == sorted(points(again))
+
+
 def test_a_run_that_was_stopped_runs_again(compose: Compose) -> None:
     first = go(sweep_file(parameters=GRID), compose, cap=1)
     (place,) = first.folders
@@ -118,6 +138,7 @@ def test_a_search_never_repeats_a_point_ends_when_none_is_left_and_is_repeatable
     assert len(first.runs) == 6 == len(set(points(first)))
     again = Search(sweep_file(method=method, parameters=grid), compose, 100, 0, rerun=True)
     assert again.next() is None and points(again) == points(first)  # all are finished and told at once
+    again.close()
     other = Search(sweep_file(method=method, parameters=grid), compose, 100, 1, rerun=True)
     assert other.next() is None and points(other) != points(first)
 
@@ -133,6 +154,7 @@ def test_early_termination_stops_a_live_run_that_lags_within_its_arm_alone(compo
     search = Search(file, compose, 4, 0, rerun=False)
     _only(search, wanted)
     drive(search, [compose(file.overrides)], 4, 4, task="search_task:run", preload=())
+    search.close()
     ended = dict(zip(points(search), states(search), strict=True))
     assert ended == {
         (2, fast): "finished", (2, faster): "finished", (2, slow): "killed", (1, slow): "finished",

@@ -85,7 +85,10 @@ def _run(file: SweepFile, compose: Callable[[list[str]], Config], cap: int, opti
     for source in (first.model, first.task):
         assets.resolve(source)
     search = Search(file, compose, cap, options.seed, options.rerun)
-    drive(search, [first], cap, options.jobs)
+    try:
+        drive(search, [first], cap, options.jobs)
+    finally:
+        search.close()
     states = Counter(str(run.state) for run in search.runs)
     print(f"{search.journal.parent}  " + ", ".join(f"{count} {state}" for state, count in sorted(states.items())))
     if best := search.best():

@@ -19,6 +19,9 @@ def paired(pairs: Sequence[Mapping[str, Sequence[Any]]]) -> list[Row]:
     """
     groups = []
     for group in pairs:
+        for key, values in group.items():
+            if isinstance(values, str) or not isinstance(values, Sequence):
+                raise Refused(f"hydra.sweeper.pairs: {key}: {values}: a list of values, as {key}: [{values}]")
         lengths = {key: len(list(values)) for key, values in group.items()}
         if len(set(lengths.values())) != 1:
             shown = ", ".join(f"{key} has {length}" for key, length in lengths.items())
@@ -28,15 +31,18 @@ def paired(pairs: Sequence[Mapping[str, Sequence[Any]]]) -> list[Row]:
     return [list(itertools.chain(*rows)) for rows in itertools.product(*groups)]
 
 
-def excluded(config: Config, conditions: Sequence[str], keys: Sequence[str]) -> bool:
-    """Whether all parts of a condition hold: ``"method=full quant=nf4|int8"``. A group's name stands for its ``name``.
+def excluded(config: Config, conditions: Sequence[str], keys: Sequence[str], choices: Mapping[str, str | None]) -> bool:
+    """Whether all parts of a condition hold: ``"method=full quant=nf4|int8"``. A group stands for the option that was
+    chosen of it (``choices``), or for its ``name``.
 
     Raises Refused for a condition that is none, or a key that does not exist.
     """
-    return any(all(_holds(config, part, condition, keys) for part in condition.split()) for condition in conditions)
+    return any(
+        all(_holds(config, part, condition, keys, choices) for part in condition.split()) for condition in conditions
+    )
 
 
-def _holds(config: Config, part: str, condition: str, keys: Sequence[str]) -> bool:
+def _holds(config: Config, part: str, condition: str, keys: Sequence[str], choices: Mapping[str, str | None]) -> bool:
     key, equals, values = part.partition("=")
     if not equals or key not in keys:
         near = did_you_mean(key, keys)
@@ -44,7 +50,9 @@ def _holds(config: Config, part: str, condition: str, keys: Sequence[str]) -> bo
     value: Any = config
     for name in key.split("."):
         value = getattr(value, name, None) if is_dataclass(value) else (value or {}).get(name)
-    found = value.name if is_dataclass(value) else value  # type: ignore[union-attr]
+    if is_dataclass(value):
+        return not {choices.get(key), getattr(value, "name", None)}.isdisjoint(values.split("|"))
+    found = value
     return any(wanted in (_text(found), str(found)) or _same_number(found, wanted) for wanted in values.split("|"))
 
 

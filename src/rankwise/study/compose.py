@@ -66,9 +66,18 @@ def option_groups() -> list[str]:
 
 
 def from_snapshot(path: Path, overrides: list[str]) -> Config:
-    """The config of an earlier run, from its ``config.yaml``, with ``key=value`` changes on top."""
+    """The config of an earlier run, from its ``config.yaml``, with ``key=value`` changes on top.
+
+    What followed another key there follows it again, so that a changed ``method.lr`` is trained with.
+    """
     try:
-        values = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(overrides))
+        earlier: Any = OmegaConf.load(path)
+        earlier.rerun = False  # that run was asked to run again, not this one
+        if earlier.optim.lr == earlier.method.lr:
+            earlier.optim.lr = "${method.lr}"
+        if earlier.objective == f"val/{earlier.task.metric}":
+            earlier.objective = "val/${task.metric}"
+        values = OmegaConf.merge(earlier, OmegaConf.from_dotlist(overrides))
         assert isinstance(values, DictConfig)
     except FileNotFoundError:
         raise Refused(f"--config {path}: no such file; give a run's config.yaml") from None

@@ -265,7 +265,7 @@ def correct(folder: Path, status: str, error: dict[str, Any] | None) -> None:
     while (folder / "result.json").exists():
         with record.owned(folder) as mine:
             if mine:
-                with contextlib.suppress(Refused):  # not a record: nothing to mend
+                with contextlib.suppress(Refused, OSError):  # not a record, or a full disk: nothing to mend
                     found = record.read(folder)
                     if found.status == RUNNING:
                         found.run.update(status=status, ended=record.now())

@@ -52,7 +52,8 @@ class Plain:
 
     def moved(self, name: str, step: int, total: int, text: str) -> None:
         """A run has done ``step`` of ``total`` steps."""
-        self._running[name].fraction = min(1.0, step / total) if total > 0 else 0.0
+        if name in self._running:
+            self._running[name].fraction = min(1.0, step / total) if total > 0 else 0.0
 
     def ended(self, name: str, status: str, seconds: float, objective: float | None, error: str | None) -> None:
         """A run is over, in whatever way."""
@@ -113,7 +114,8 @@ class Animated(Plain):
 
     def moved(self, name: str, step: int, total: int, text: str) -> None:
         super().moved(name, step, total, text)
-        self._bars.update(self._lines[name], completed=step, total=total, count=f"{step}/{total}", text=text)
+        if name in self._lines:
+            self._bars.update(self._lines[name], completed=step, total=total, count=f"{step}/{total}", text=text)
 
     def ended(self, name: str, status: str, seconds: float, objective: float | None, error: str | None) -> None:
         if name in self._lines:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import random
 import sys
 import time
 import warnings
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -20,7 +22,7 @@ from rankwise.identity import folder, run_id
 from rankwise.study.launcher import Outcome
 from rankwise.study.sweep_file import SweepFile
 from rankwise.tracking import record as records
-from rankwise.tracking.journal import read_rows
+from rankwise.tracking.journal import read_lines, read_rows
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # pydantic's, of names that have changed
@@ -55,6 +57,7 @@ class Search:
         self._exhausted, self._looked_s = False, 0.0
         first = self._config({})
         self.journal = Path(first.outputs) / first.study / f"{file.path.stem}.sweep.jsonl"
+        self.close = weakref.finalize(self, self._lock().close)  # lets others go on with the journal
         self._resume(rerun)
         random.seed(seed + len(self.runs))  # the engine draws from the global generators
         np.random.seed(seed + len(self.runs))
@@ -183,14 +186,18 @@ class Search:
         if rerun:
             self.journal.unlink(missing_ok=True)
         said = json.dumps(self.file.engine, sort_keys=True)
-        if not self.journal.exists():
+        kept = read_lines(self.journal)
+        if not kept:
             return self._write({"engine": said})
-        first, *lines = [json.loads(line) for line in self.journal.read_text(encoding="utf-8").splitlines() if line]
+        if not self.journal.read_bytes().endswith(b"\n"):  # a torn line: the next begins after it
+            with self.journal.open("a", encoding="utf-8") as file:
+                file.write("\n")
+        first, *lines = kept
         if first.get("engine") != said:
             raise Refused(f"{self.journal}: kept of another search; give another study=NAME in the command, or --rerun")
         pruned = {line["pruned"]: line["step"] for line in lines if "pruned" in line}
         for line in lines:
-            if "point" in line:
+            if "point" in line and line["point"] not in self.points.values():
                 config = self._add(line["point"])
                 if config and line["run"] in pruned:
                     self.hopeless_at[folder(config).absolute()] = pruned[line["run"]]
@@ -198,8 +205,18 @@ class Search:
                     self._again.append(config)
         return None
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _lock(self) -> IO[str]:
+        """Keep other searches of this journal away. Raises Refused where one is at it."""
         self.journal.parent.mkdir(parents=True, exist_ok=True)
+        file = self.journal.with_suffix(".lock").open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise Refused(f"{self.journal}: another search is at it; wait for it, or give another study=NAME") from None
+        return file
+
+    def _write(self, line: dict[str, Any]) -> None:
         with self.journal.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

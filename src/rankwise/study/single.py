@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import signal
 import sys
@@ -13,9 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rankwise import assets
 from rankwise.check import check_here
 from rankwise.config import BASELINES, Config
+from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.run import run
+from rankwise.study import changes
 from rankwise.tracking import record as records
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT)
 
 
 def single(config: Config) -> int:
@@ -23,6 +28,9 @@ def single(config: Config) -> int:
     check_here(config)
     for source in (config.model, config.task):
         assets.resolve(source)
+    if not config.rerun and records.is_done(config):
+        other = changes.summary([config])
+        print(f"rankwise: finished before{f' ({other})' if other else ''}; --rerun runs it again", file=sys.stderr)
     before = signal.signal(signal.SIGTERM, _interrupt)
     columns = (
         TextColumn("{task.description}"),
@@ -35,6 +43,10 @@ def single(config: Config) -> int:
         with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
             bar = bars.add_task(folder(config).name, total=None, text="loading")
             record = run(config, lambda step, total, text: bars.update(bar, completed=step, total=total, text=text))
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise Refused(f"{folder(config)}: {error.strerror}; free some space, or give another outputs=FOLDER") from None
     finally:
         signal.signal(signal.SIGTERM, before)
     print(f"{record.folder}  {describe(record, config)}")

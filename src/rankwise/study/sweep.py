@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rankwise.check import check, check_here
 from rankwise.config import Config, merged
 from rankwise.errors import Refused
-from rankwise.identity import run_id
+from rankwise.identity import folder, run_id
 from rankwise.study import changes
 from rankwise.study.axes import Row, excluded, paired
 from rankwise.study.compose import explain, known_keys, to_typed, unresolved
@@ -40,25 +40,37 @@ def sweep(sweeper: StudySweeper, arguments: list[str]) -> None:
         _check_jobs(sweeper.launcher.jobs)
     study = _study(sweeper, arguments)
     configs = [config for config, _ in study]
+    tuning = Tuning.of(sweeper.tune, known_keys()) if sweeper.tune else None
+    if tuning and not local:
+        raise Refused("hydra.sweeper.tune: needs the launcher of this machine, hydra/launcher=local")
+    trials = tuning.trials(configs) if tuning else []
     if instead is not None:
-        exit_code = instead(configs)
+        if trials:
+            print(f"rankwise: the last {len(configs)} runs wait for what the others choose", file=sys.stderr)
+        exit_code = instead([*trials, *configs])
         return
-    for config in configs:
+    for config in [*trials, *configs]:
         check_here(config)
-    if sweeper.tune:
-        if not local:
-            raise Refused("hydra.sweeper.tune: needs the launcher of this machine, hydra/launcher=local")
-        tuning = Tuning.of(sweeper.tune, known_keys())
-        exit_code = _launch_rest(sweeper, tuning.trials(configs), "tuning ")
-        exit_code = exit_code or _launch_rest(sweeper, tuning.frozen(configs))
+    if tuning:
+        _launch_rest(sweeper, trials, "tuning ")
+        exit_code = _not_done(trials) or _launch_rest(sweeper, tuning.frozen(configs))
     elif local:
         exit_code = _launch_rest(sweeper, configs)
     else:
-        todo = [row for config, row in study if config.rerun or not is_finished(config)]
+        todo = [row for config, row in study if config.rerun or not record.is_done(config)]
         _announce(len(study), len(todo))
         assert sweeper.launcher is not None
         returns = sweeper.launcher.launch(todo, initial_job_idx=0) if todo else []
         exit_code = int(any(result.status != JobStatus.COMPLETED for result in returns))
+
+
+def _not_done(trials: Sequence[Config]) -> int:
+    """1, and a line, where a trial failed or is another process's: what is best of the others may not be best."""
+    left = [trial for trial in trials if not record.is_done(trial)]
+    if left:
+        print(f"rankwise: the study waits: {len(left)} of {len(trials)} tuning runs did not finish here, such as "
+              f"{folder(left[0]).name}; the same command goes on", file=sys.stderr)  # fmt: skip
+    return int(bool(left))
 
 
 def _study(sweeper: StudySweeper, arguments: list[str]) -> list[tuple[Config, Row]]:
@@ -97,11 +109,6 @@ def distinct(runs: Sequence[tuple[Config, Row]]) -> list[tuple[Config, Row]]:
     return sorted(first.values(), key=lambda run: run[0].seed)
 
 
-def is_finished(config: Config) -> bool:
-    """Whether this run has a finished record in its study."""
-    return record.state(config) == record.FINISHED
-
-
 class Composer:
     """Composes rows of overrides, once per distinct choice of groups, since each composition takes about 50 ms.
 
@@ -113,6 +120,7 @@ class Composer:
         self.loader, self.master = sweeper.hydra_context.config_loader, sweeper.config
         self.parser = OverridesParser.create(config_loader=self.loader)
         self.nodes: dict[tuple[str, ...], DictConfig] = {}
+        self.choices: dict[tuple[str, ...], dict[str, str | None]] = {}
         self.keys, self.exclude = set(known_keys()), list(sweeper.exclude)
 
     def __call__(self, row: Row) -> Config | None:
@@ -121,14 +129,16 @@ class Composer:
         slow = tuple(o.input_line or "" for o in parsed if not self._is_plain(o))
         try:
             if slow not in self.nodes:
-                self.nodes[slow] = merged(unresolved(self.loader.load_sweep_config(self.master, list(slow))))
+                loaded = self.loader.load_sweep_config(self.master, list(slow))
+                self.nodes[slow] = merged(unresolved(loaded))
+                self.choices[slow] = dict(loaded.hydra.runtime.choices)
             for override in parsed:
                 if self._is_plain(override):
                     OmegaConf.update(self.nodes[slow], override.key_or_group, override.value())
         except OmegaConfBaseException as error:
             raise Refused(explain(error)) from None
         config = to_typed(self.nodes[slow])
-        if excluded(config, self.exclude, [*self.keys]):
+        if excluded(config, self.exclude, [*self.keys], self.choices[slow]):
             return None
         check(config)
         return config
@@ -145,15 +155,15 @@ class Composer:
 
 def _launch_rest(sweeper: StudySweeper, configs: Sequence[Config], what: str = "") -> int:
     """Launch what is not finished, after saying how much that is."""
-    done = [config for config in configs if not config.rerun and is_finished(config)]
+    done = [config for config in configs if not config.rerun and record.is_done(config)]
     _announce(len(configs), len(configs) - len(done), what, changes.summary(done))
     return launch_missing(configs, sweeper.launcher.jobs)  # type: ignore[union-attr]
 
 
 def launch_missing(configs: Sequence[Config], jobs: int | None) -> int:
-    """Launch what is not finished here; 1 if a run failed, else 0."""
-    todo = [config for config in configs if config.rerun or not is_finished(config)]
-    return _launch_here(todo, jobs) if todo else 0
+    """Launch what is not finished here, each run once; 1 if one failed, else 0."""
+    todo = {folder(config): config for config in configs if config.rerun or not record.is_done(config)}
+    return _launch_here([*todo.values()], jobs) if todo else 0
 
 
 def _launch_here(todo: list[Config], jobs: int | None) -> int:
@@ -162,8 +172,7 @@ def _launch_here(todo: list[Config], jobs: int | None) -> int:
 
     for source in {repr(s): s for config in todo for s in (config.model, config.task)}.values():
         assets.resolve(source)  # once, here, with its progress in view, not in several runs at a time
-    outcomes = launch(todo, jobs)
-    failed = [outcome for outcome in outcomes if outcome.status not in ("finished", "skipped")]
+    failed = [outcome for outcome in launch(todo, jobs) if outcome.status not in ("finished", "skipped")]
     for outcome in failed:
         print(
             f"rankwise: {outcome.folder.name} {outcome.status}: {outcome.error}; log: {outcome.folder / 'log'}",

@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from rankwise.check import check
 from rankwise.config import BASELINES, Config, lower_is_better, merged, plain, typed
 from rankwise.errors import Refused
 from rankwise.identity import canonical, folder, label
@@ -30,24 +31,31 @@ class Tuning:
     @classmethod
     def of(cls, given: Mapping[str, Any], keys: Sequence[str]) -> Tuning:
         """From ``hydra.sweeper.tune``. Raises Refused for anything but axes with values and seeds."""
-        axes, seeds = given.get("axes") or {}, list(given.get("seeds") or [])
-        if not axes or not seeds or set(given) - {"axes", "seeds"}:
+        axes, seeds = given.get("axes") or {}, given.get("seeds") or []
+        lists = [seeds, *axes.values()] if isinstance(axes, Mapping) else []
+        listed = all(isinstance(each, Sequence) and not isinstance(each, str) for each in lists)
+        if not axes or not lists or not seeds or not listed or set(given) - {"axes", "seeds"}:
             raise Refused("hydra.sweeper.tune: give {axes: {KEY: [VALUES]}, seeds: [SEEDS]}")
         if unknown := set(axes) - set(keys):
             raise Refused(f"hydra.sweeper.tune: {min(unknown)} is no config key")
-        return cls({key: list(values) for key, values in axes.items()}, seeds)
+        return cls({key: list(values) for key, values in axes.items()}, list(seeds))
 
     def trials(self, finals: Sequence[Config]) -> list[Config]:
-        """Every value of the axes for every arm of ``finals``, on the tuning seeds. Raises Refused on shared seeds."""
+        """Every value of the axes for every arm of ``finals``, on the tuning seeds. Raises Refused on shared seeds, and
+        for a value that cannot run.
+        """
         used = {config.seed for config in finals}
         if shared := used & set(self.seeds):
             raise Refused(f"hydra.sweeper.tune: seed {min(shared)} is also a seed of the study; tune on others")
-        return [
+        found = [
             self._with(arm, dict(zip(self.axes, values, strict=True)) | {"seed": seed, "purpose": PURPOSE})
             for seed in self.seeds
             for arm in self._arms(finals).values()
             for values in itertools.product(*self.axes.values())
         ]
+        for trial in found:
+            check(trial)
+        return found
 
     def frozen(self, finals: Sequence[Config]) -> list[Config]:
         """``finals`` with the values that did best in the trials, by the mean objective over the tuning seeds.

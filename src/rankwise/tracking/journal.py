@@ -30,13 +30,19 @@ class Journal:
         self.file.close()
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of the last attempt. A torn last line (of a killed run) is left out; no file is no rows."""
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file. A torn line (of a killed process, a full disk) is left out; no file is no rows."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             rows.append(json.loads(line))
         except ValueError:
             continue
+    return rows
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of the last attempt, as ``read_lines``."""
+    rows = read_lines(path)
     last = max((row["attempt"] for row in rows), default=0)
     return [row for row in rows if row["attempt"] == last]

@@ -136,6 +136,12 @@ def state(config: Config) -> str:
     return read(place).status if (place / "result.json").exists() else "new"
 
 
+def is_done(config: Config) -> bool:
+    """Whether this run has finished, and kept its weights where they are asked for."""
+    asked = config.method.name == "full" and config.trainer.save_full
+    return state(config) == FINISHED and not (asked and not (folder(config) / "adapter").exists())
+
+
 def find(paths: list[Path]) -> list[Record]:
     """All records in or below the given run, study or outputs folders, by folder name.
 

@@ -15,6 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.plugins.precision.half import HalfPrecision
 from torch.utils.data import DataLoader
 
 from rankwise.config import Config, lower_is_better
@@ -184,6 +185,13 @@ def test(
     return module.evaluated()
 
 
+class _LabelsKept(HalfPrecision):
+    """Weights in bf16. A batch is whole numbers but for the labels of a regression, which are not rounded."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
 def _trainer(config: Config, numerics: Numerics, periods: int, callbacks: list[pl.Callback]) -> pl.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -192,8 +200,11 @@ def _trainer(config: Config, numerics: Numerics, periods: int, callbacks: list[p
     warnings.filterwarnings("ignore", ".*`training_step` returned `None`.*")  # a diverged run ends so
     # Filling every new tensor costs a few percent and matters only to code that reads what was never written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    settings = numerics.lightning
+    if settings["precision"] == "bf16-true":
+        settings = settings | {"precision": None, "plugins": [_LabelsKept("bf16-true")]}
     return pl.Trainer(
-        **numerics.lightning,
+        **settings,
         max_epochs=periods,
         reload_dataloaders_every_n_epochs=1,
         accumulate_grad_batches=config.trainer.accumulate,
