@@ -14,8 +14,8 @@ demo: $(STAMP)
 
 # The studies behind the claims, one after the other, a run per core. What has finished is skipped: after an
 # interruption the same command goes on, and the full tier goes on from the quick one.
-QUICK := core targets low_data quant forgetting lm
-FULL := $(QUICK) scale lr
+QUICK := core low_data quant forgetting lm
+FULL := $(QUICK) targets scale lr
 
 claims: fetch
 	for study in $(QUICK); do $(BIN)/rankwise train experiment=claims/$$study || exit; done
