@@ -123,6 +123,8 @@ def _check_lora(config: Config) -> None:
             raise Refused.value("method.init", init, f"another with quant={config.quant.name}: it changes the base")
         if config.trainer.precision == "bf16_true":
             raise Refused.value("trainer.precision", "bf16_true", f"fp32, bf16 or fp16 with method.init={init}")
+    if init == "eva" and config.task.packing:
+        raise Refused.value("task.packing", True, "false with method.init=eva, which reads batches of single examples")
     if init not in (None, "zero_B") and method.init_from is not None:
         raise Refused.value("method.init", init, "null with method.init_from, which is a start of its own")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from peft import LoraConfig
 
-from rankwise.adapters.factors import Delta, rank_for_energy, singular_values, truncate
+from rankwise.adapters.factors import Delta, rank_for_energy, singular_values, truncate, why_not_plain
 
 
 def delta(rank: int = 5, d_in: int = 12, d_out: int = 9, seed: int = 0) -> Delta:
@@ -46,6 +48,20 @@ def test_more_rank_than_a_side_has() -> None:
     wide = delta(rank=12, d_in=8, d_out=6)
     assert len(singular_values(wide)) == 6
     torch.testing.assert_close(dense(truncate(wide, 6)), dense(wide))
+
+
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora", "OLoRA", "mica", "lora_ga"])
+def test_a_start_that_changes_the_base_is_not_plain(init: str) -> None:
+    config = LoraConfig()
+    config.init_lora_weights = init  # type: ignore[assignment]
+    assert why_not_plain(config) == f"init_lora_weights={init}"
+
+
+@pytest.mark.parametrize("init", [True, False, "gaussian", "eva", "orthogonal"])
+def test_a_start_beside_the_base_is_plain(init: bool | str) -> None:
+    config = LoraConfig()
+    config.init_lora_weights = init  # type: ignore[assignment]
+    assert why_not_plain(config) is None
 
 
 def test_the_rank_that_keeps_a_share_of_the_energy() -> None:

@@ -46,6 +46,7 @@ def test_a_merged_model_needs_transformers_alone(trained: Run, tmp_path: Path) -
 
 def test_an_exported_adapter_needs_peft_alone(trained: Run, tmp_path: Path) -> None:
     export.export(trained, tmp_path / "adapter")
+    assert "pipeline_tag: text-generation" in (tmp_path / "adapter" / "README.md").read_text()
     lm, tokenizer = load_base(trained)
     ids = tokenizer("sun joy fog ->", return_tensors="pt")["input_ids"]
     with torch.no_grad(), quiet_peft():

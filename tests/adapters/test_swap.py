@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel
 
+from rankwise.adapters import loading
 from rankwise.adapters import swap as module
 from rankwise.adapters.runs import Run
 from rankwise.adapters.swap import swap
 from rankwise.cli import main
 from rankwise.errors import Refused
+from rankwise.model.targets import block_linears
 
 Trained = Callable[..., Run]
 
@@ -40,6 +42,10 @@ def test_on_a_quantized_base(trained: Trained) -> None:
     pytest.importorskip("bitsandbytes")
     found = swap([trained(quant="nf4"), trained(quant="nf4", data_seed=1)])
     assert all(row["same"] for row in found["adapters"])
+    dense = sum(p.numel() for p in loading.load_base(trained())[0].parameters()) * 4
+    blocks = sum(layer.weight.numel() for _, layer in block_linears(loading.load_base(trained())[0]))
+    constants = found["base_bytes"] - (dense - 4 * blocks + blocks // 2)
+    assert constants == 4 * blocks // 64 + 12 * 16 * 4  # one fp32 per 64 values, and of 12 layers a code of 16
 
 
 def test_what_differs_is_told_and_the_exit_code_says_so(

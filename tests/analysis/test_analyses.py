@@ -42,6 +42,15 @@ def test_between_seeds_and_on_the_left_side(low: Run, ran: Callable[..., Run]) -
     assert right["pairs"][0]["phi"] != left["pairs"][0]["phi"]
 
 
+def test_a_start_taken_out_of_w_has_half_the_directions_of_what_came_of_it(ran: Callable[..., Run]) -> None:
+    runs = [ran(method="pissa", method__rank=2).folder, ran(method="pissa", method__rank=2, seed=1).folder]
+    for pair in analysis.analyze("subspaces", runs)["pairs"]:
+        i, j = pair["directions"]
+        assert i == 4 and len(pair["start"]) == 2
+        known = {(point["i"], point["j"]): point["start"] is not None for point in pair["points"]}
+        assert known == {(1, 1): True, (2, 2): True, (4, 4): False, (i, j): False}
+
+
 def test_a_that_was_not_trained_shares_what_it_shared_at_the_start(ran: Callable[..., Run]) -> None:
     runs = [ran(method="lora_fa", method__rank=rank).folder for rank in (2, 4)]
     found = analysis.analyze("subspaces", runs, of="A")

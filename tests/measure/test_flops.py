@@ -228,6 +228,14 @@ def test_integer_kernels_that_nothing_counts_are_in_the_closed_form() -> None:
     assert learnt(adapted(base, "lora", targets="q", method__rank=2)) == form
 
 
+def test_full_fine_tuning_has_no_bottleneck() -> None:
+    small = Shape(2, 17)
+    forms = []
+    for method, keys in (("full", {}), ("bottleneck", {"method__size": 4, "method__place": "both"})):
+        forms.append(learnt(adapted(real("bert"), method, **keys)))
+    assert forms[0].full(small) == forms[1].full(small) and forms[1].cost(small).forward > forms[0].cost(small).forward
+
+
 class Extra(nn.Module):
     """A model with a product outside its layers."""
 
@@ -259,15 +267,16 @@ def renamed(base: Any) -> nn.Module:
         (lambda base: Extra(base, lambda a, b: a[0] @ b[0]), "linear layers compute"),
         (lambda base: Extra(base, torch.bmm), "attention computes"),
         (lambda base: Extra(base, lambda a, b: nn.functional.conv1d(a, b)), "attention computes"),
-        (dora, "acts on 32 vectors"),
+        (dora, "DoRA computes the norms"),
         (renamed, "look like k, v of an attention that is not complete"),
     ],
 )
 def test_what_the_closed_form_does_not_cover_it_says(change: Callable[[nn.Module], nn.Module], why: str) -> None:
     model = change(real("bert")).train()
-    with watch(model) as watched:
-        forward(model, 2, 17)
-    assert watched.closed_form is None and why in str(watched.uncovered)
+    for length in (17, 16):  # 2 × 16 tokens are as many as the width, which is what DoRA's norms multiply
+        with watch(model) as watched:
+            forward(model, 2, length)
+        assert watched.closed_form is None and why in str(watched.uncovered)
 
 
 def test_a_watch_that_saw_no_training_forward_pass_has_no_closed_form() -> None:

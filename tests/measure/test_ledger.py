@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from rankwise.config import Config
-from rankwise.measure.ledger import PARTS, Ledger
+from rankwise.config import Config, Quant
+from rankwise.measure.ledger import PARTS, Ledger, held_bytes
 from rankwise.model.adapt import adapt
+from rankwise.model.quantize import _torchao
 from rankwise.tasks.scores import Scorer
 from rankwise.train import optim
 from rankwise.train.step import checkpoint_blocks, losses
@@ -217,3 +218,12 @@ def test_tied_weights_are_held_once() -> None:
     with Ledger(model) as book:
         pass
     assert book.footprint().parts["weights"] == 64
+
+
+def test_a_quantized_weight_has_the_bytes_that_are_stored() -> None:
+    pytest.importorskip("torchao")
+    linear = nn.Linear(64, 32)
+    assert held_bytes(linear, linear.parameters()) == 4 * (64 * 32 + 32)
+    small = _torchao(linear.weight.detach(), linear.bias, Quant(kind="int8_torchao"), torch.float32)
+    held = held_bytes(small, small.parameters())
+    assert 0 <= held - (64 * 32 + 4 * 32 + 4 * 32) <= 4 * 32  # weights, scales and bias; zero points in 8 to 32 bit

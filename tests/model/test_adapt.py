@@ -16,8 +16,9 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.measure.parameters import count
 from rankwise.model import base
-from rankwise.model.adapt import Adapted, adapt
+from rankwise.model.adapt import Adapted, _extras, adapt
 from rankwise.model.methods.seeds import derived_seed
+from rankwise.model.quantize import store
 from rankwise.model.targets import adapted_modules, shape
 
 TEXTS = ["the cat sat", "a much longer sentence about nothing at all", "x"]
@@ -100,6 +101,24 @@ def test_modules_beside_the_adapter_are_trained_in_full() -> None:
     sizes = count(adapted.model, adapted.heads)
     assert sizes["adapter"] - count(build(tiny()).model, ["classifier"])["adapter"] == 32 * 32 + 32
     assert sizes["head"] == 2 * 32 + 2
+
+
+@pytest.mark.parametrize("quant", [{}, {"quant__name": "bf16", "quant__kind": "bf16"}], ids=["fp32", "bf16"])
+def test_a_module_beside_the_adapter_is_meant_by_whole_parts_of_its_name(quant: dict[str, Any]) -> None:
+    """PEFT would take every input_layernorm for ``norm``, and leave what it trains in 16 bit."""
+    config = tiny("llama", method__modules_to_save=["norm"], **quant)
+    lm, _ = base.load(config.model, resolve(config.model), 2, 0)
+    store(lm, config, base.head_names(lm), "bf16")
+    model = adapt(lm, config).model
+    extra = {name: p for name, p in model.named_parameters() if p.requires_grad and "norm" in name}
+    assert list(extra) == ["base_model.model.model.norm.modules_to_save.default.weight"]
+    assert all(p.dtype == torch.float32 for p in extra.values())
+
+
+def test_a_module_whose_full_name_ends_others_cannot_be_told_to_peft() -> None:
+    lm = nn.ModuleDict({"norm": nn.Linear(2, 2), "block": nn.ModuleDict({"input_norm": nn.Linear(2, 2)})})
+    with pytest.raises(Refused, match=r"^method.modules_to_save=norm: .* does not take block.input_norm for$"):
+        _extras(lm, ["query"], ["norm"])
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,10 @@ def test_patterns_give_layers_another_rank_and_alpha() -> None:
         assert layer.lora_A["default"].weight.shape[0] == rank == adapted.lora["ranks"][plain_name]
         assert layer.scaling["default"] == scale == adapted.lora["scales"][plain_name]
     assert adapted.lora["scale"] is None and adapted.lora["rank"] == 8
+    rooted = {"targets__ranks": {"query": 4}, "targets__alphas": {"query": "2r", "key": 16}}
+    for name, layer in inits.layers(build(config_of("rslora", "bert", **rooted)).model):
+        documented = 2.0 if name.endswith(("query", "key")) else 16 / 8**0.5  # 2r, 16/r and 16/√r at r = 8
+        assert layer.scaling["default"] == pytest.approx(documented), name
     assert build(config_of("lora", "bert")).lora["scale"] == 2.0
     with pytest.raises(Refused, match=r"^targets.ranks.quer=2: a pattern of an adapted layer; there are attention"):
         build(config_of("lora", "bert", targets__ranks={"quer": 2}))
@@ -227,6 +231,7 @@ def test_a_start_that_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> Non
         ("an adapter with r 4, as in this run; it has 8", {"method__rank": 4, "method__alpha": 8}),
         ("an adapter with lora_alpha 8", {"method__alpha": 8}),
         ("an adapter with use_dora True", {"method__dora": True}),
+        ("an adapter with alpha_pattern {", {"targets__alphas": {"query": 64}}),
         ("the same method on the same targets; base_model", {"targets__name": "q"}),
     ):
         with pytest.raises(Refused) as refused:
@@ -238,6 +243,14 @@ def test_a_start_that_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> Non
         build(config_of("bitfit", "bert", method__init_from=source))
 
 
+def test_a_start_from_what_another_seed_drew_is_refused(tmp_path: Path) -> None:
+    export(build(config_of("vera", "bert", method__rank=8, seed=3)).model, tmp_path / "adapter", keep_full=False)
+    keys: dict[str, Any] = {"method__rank": 8, "method__init_from": str(tmp_path)}
+    assert build(config_of("vera", "bert", seed=3, **keys)).lora["init_from"]
+    with pytest.raises(Refused, match="an adapter of the same seed, as VeRA draws its A and B from it"):
+        build(config_of("vera", "bert", seed=4, **keys))
+
+
 BOUGHT: dict[str, Any] = {"method__budget": 9, "method__rank": None}
 LINES: list[tuple[str, str, dict[str, Any]]] = [
     ("lora", "method.init=pisa: one of zero_B, zero_A, gaussian", {"method__init": "pisa"}),
@@ -245,6 +258,7 @@ LINES: list[tuple[str, str, dict[str, Any]]] = [
     ("dora", "method.dora=False: true with method=dora", {"method__dora": False}),
     ("pissa", "method.init=eva: pissa or pissa_niter_16 with method=pissa", {"method__init": "eva"}),
     ("rslora", "method.alpha=16: a policy such as 16sqrt with method=rslora", {"method__alpha": 16}),
+    ("eva", "task.packing=True: false with method.init=eva", {"task__packing": True, "task__kind": "causal_lm"}),
     ("lora_fa", "method.freeze_a=True: false with method.init=zero_A", {"method__init": "zero_A"}),
     ("ia3", "method.dora=True: null with method=ia3", {"method__dora": True}),
     ("ia3", "method.dropout=0.1: null with method=ia3", {"method__dropout": 0.1}),

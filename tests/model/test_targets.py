@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
 from tiny_configs import SHAPES, tiny
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rankwise.assets import resolve
 from rankwise.config import Targets
@@ -120,6 +124,42 @@ def test_where_nothing_matches_the_line_lists_what_would(model: tuple[str, nn.Mo
 )
 def test_roles_on_architectures_that_others_use(name: str, expected: str | None) -> None:
     assert role(name) == expected
+
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9,
+}  # fmt: skip
+NARROW: dict[str, dict[str, Any]] = {
+    "phi": SIZES, "persimmon": SIZES,
+    "deepseek_v2": SIZES | {"q_lora_rank": 4, "kv_lora_rank": 4, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8,
+                            "v_head_dim": 8, "first_k_dense_replace": 1},
+    "ctrl": {"n_embd": 16, "dff": 32, "n_layer": 1, "n_head": 2, "vocab_size": 9},
+}  # fmt: skip
+
+
+def narrow(family: str) -> nn.Module:
+    with torch.device("meta"):
+        model: nn.Module = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **NARROW[family]))
+    return model
+
+
+@pytest.mark.parametrize(("family", "roles"), [("phi", ["q", "k", "v", "o"]), ("persimmon", ["qkv", "o"])])
+def test_an_output_layer_that_is_called_dense_is_one(family: str, roles: list[str]) -> None:
+    assert [role(name) for name in adapted_modules(narrow(family), Targets("attention"))] == roles
+
+
+@pytest.mark.parametrize(
+    ("family", "odd"), [("deepseek_v2", "kv_a_proj_with_mqa, kv_b_proj, q_a_proj, q_b_proj"), ("ctrl", "Wk, Wq, Wv")]
+)
+def test_a_preset_that_would_leave_layers_of_the_attention_out_is_refused(family: str, odd: str) -> None:
+    model = narrow(family)
+    with pytest.raises(Refused) as refused:
+        adapted_modules(model, Targets("attention"))
+    said = str(refused.value)
+    assert said.startswith("targets=attention: the attention of this model has layers of unknown role, ")
+    assert said.endswith("; use targets=custom") and all(part in said for part in odd.split(", "))
+    assert len(adapted_modules(model, Targets("all_linear"))) > 3
+    assert adapted_modules(model, Targets("custom", modules=odd.split(", ")))
 
 
 def test_the_shape_of_a_layer_is_in_and_out_however_it_is_stored() -> None:

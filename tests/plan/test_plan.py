@@ -10,16 +10,23 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 from tiny_configs import CONF, SHAPES
 
+from rankwise.assets import resolve
 from rankwise.cli import main
 from rankwise.config import Config, Model, Quant
 from rankwise.errors import Refused
 from rankwise.measure.ledger import PARTS
-from rankwise.plan.estimate import Question, plan
+from rankwise.model import base
+from rankwise.model.adapt import adapt
+from rankwise.model.methods.warm import weights_file
+from rankwise.model.weights import export
+from rankwise.plan.estimate import Question, _measured_mfu, plan
 from rankwise.plan.fit import LARGEST, largest_batch
 from rankwise.plan.hardware import Hardware
 from rankwise.run import run
+from rankwise.tracking import record as records
 from rankwise.tracking.record import Record
 
 Tiny = Callable[..., Config]
@@ -197,6 +204,46 @@ def test_runs_that_cost_the_same_are_worked_out_once_and_summed(tiny: Tiny, monk
     assert totals["train_s"] == pytest.approx(sum(run["compute"]["train_s"] for run in found["runs"]))
     assert totals["disk_bytes"] == sum(4 * run["params"]["trainable"] for run in found["runs"])
     assert totals["fits"] and not plan(configs, Question(Hardware.here(), 1000))["totals"]["fits"]
+
+
+def test_time_follows_from_the_operations_that_mfu_is_defined_by(tiny: Tiny) -> None:
+    """Recomputation is in the operations of a step and not in an MFU, so it takes no time of its own."""
+    once, twice = (row(tiny(trainer__gradient_checkpointing=again), mfu=0.5)["compute"] for again in (False, True))
+    assert twice["flops"]["per_step"] > once["flops"]["per_step"]
+    assert twice["step_s"] == once["step_s"]
+
+
+def test_an_mfu_counts_for_runs_that_recompute_alike(tiny: Tiny) -> None:
+    config, device = tiny(), Hardware.here().device
+    record = records.begin(config, None)
+    record.compute |= {"precision": "fp32", "device": device, "mfu": 0.3}
+    record.write()
+    asked = (config.outputs, config.model.name, "fp32", device)
+    assert [_measured_mfu(*asked, again) for again in (False, True)] == [[0.3], []]
+
+
+def test_the_steps_of_a_packed_run_are_not_known_and_its_mask_is(tiny: Tiny) -> None:
+    keys: dict[str, Any] = {"task__kind": "causal_lm", "task__metric": "perplexity", "task__n_train": 1000}
+    keys |= {"trainer__max_steps": None, "task__max_length": 64}
+    plain, packed = (tiny("llama", task__packing=packing, **keys) for packing in (False, True))
+    found = plan([plain, packed], Question(H100, H100.memory_bytes))
+    known, unknown = (each["compute"] for each in found["runs"])
+    assert known["steps"] and known["train_s"] and known["step_s"] and unknown["step_s"]
+    assert unknown["steps"] is unknown["train_s"] is found["totals"]["train_s"] is found["totals"]["flops"] is None
+    held = [each["memory"]["train"]["peak_bytes"] for each in found["runs"]]
+    assert held[1] - held[0] >= 4 * plain.trainer.batch_size * 64 * 64 - 64**2
+
+
+@pytest.mark.parametrize("method", ["lora", "pissa", "olora", "lora_fa", "bitfit"])
+def test_what_is_kept_has_the_bytes_that_were_planned(tiny: Tiny, method: str, tmp_path: Path) -> None:
+    config = tiny("bert", method)
+    planned = row(config, only_parameters=True)["storage"]
+    adapted = adapt(base.load(config.model, resolve(config.model), 2, 0)[0], config)
+    export(adapted.model, tmp_path, False, adapted.start)
+    file = weights_file(tmp_path)
+    assert file is not None
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in load_file(file).values())
+    assert planned["adapter_bytes"] == planned["disk_bytes"] == stored
 
 
 def lines(*pairs: tuple[int, int]) -> Callable[[int], Mapping[str, int]]:

@@ -38,7 +38,11 @@ def write(
     """README.md beside the weights: ``kind`` is adapter or merged."""
     name = base_name(run, asset)
     front: dict[str, Any] = {"license": "unknown"} | ({"base_model": name} if asset.hub_id else {})
-    front |= {"library_name": "peft" if kind == "adapter" else "transformers", "pipeline_tag": "text-classification"}
+    writes = run.config.task.kind == "causal_lm"
+    front |= {
+        "library_name": "peft" if kind == "adapter" else "transformers",
+        "pipeline_tag": "text-generation" if writes else "text-classification",
+    }
     data = run.record.provenance["data"]
     lines = [
         "---", yaml.safe_dump(front, sort_keys=False).strip(), "---", "",

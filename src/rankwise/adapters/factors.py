@@ -28,6 +28,9 @@ _NOT_PLAIN = (
     "trainable_token_indices", "kasa_config", "velora_config", "monteclora_config", "alora_invocation_tokens",
     "arrow_config",
 )  # fmt: skip
+# Starts of PEFT's that leave W as it is; all others take s·B₀A₀ out of it (PiSSA, OLoRA, CorDA, LoRA-GA) or replace it
+# (LoftQ), and an adapter on the untouched W would need that start beside it.
+_KEEPS_BASE = ("gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,9 @@ def why_not_plain(config: PeftConfig) -> str | None:
     """What makes an adapter something else than ΔW = s·B·A, in PEFT's words; None for plain LoRA."""
     if type(config) is not LoraConfig:  # AdaLoRA's is a kind of it, with singular values between the factors
         return f"{getattr(config.peft_type, 'value', config.peft_type)}"
+    init = config.init_lora_weights
+    if isinstance(init, str) and init.lower() not in _KEEPS_BASE:
+        return f"init_lora_weights={init}"
     return next((key for key in _NOT_PLAIN if getattr(config, key, None)), None)
 
 

@@ -25,6 +25,7 @@ from rankwise.model.numerics import LOW, Numerics, settle
 from rankwise.model.quantize import cast_base, dequantize, store
 from rankwise.model.restore import with_weights
 from rankwise.model.skeleton import architecture, skeleton
+from rankwise.model.targets import modules_named
 
 Tensors = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -90,7 +91,8 @@ def dense_base(run: Run) -> tuple[nn.Module, Any]:
         store(lm, run.config, heads, "fp32")
     if kind == "bf16" or run.precision == "bf16_true" or (kind is not None and run.precision in LOW):
         low = torch.bfloat16 if kind == "bf16" else LOW[run.precision]
-        cast_base(lm, [*heads, *_trained_whole(run, lm)], low)  # what the run rounded stays rounded
+        whole = modules_named(lm, run.config.method.modules_to_save)
+        cast_base(lm, [*heads, *whole], low)  # what the run rounded stays rounded
     dequantize(lm)
     return lm.float(), tokenizer
 
@@ -172,12 +174,6 @@ def put_head(lm: nn.Module, tensors: Tensors) -> None:
     for name, value in tensors.items():
         parent, _, leaf = name.rpartition(".")
         setattr(lm.get_submodule(parent), leaf, nn.Parameter(value.clone(), requires_grad=False))
-
-
-def _trained_whole(run: Run, lm: nn.Module) -> list[str]:
-    """Full names of what ``method.modules_to_save`` trains beside the adapter."""
-    extras = run.config.method.modules_to_save or []
-    return [name for name, _ in lm.named_modules() if any(f".{name}".endswith(f".{extra}") for extra in extras)]
 
 
 def _sides(shape: tuple[int, ...]) -> str:

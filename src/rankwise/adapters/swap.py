@@ -14,6 +14,7 @@ from torch import nn
 from rankwise.adapters import files, loading, score
 from rankwise.adapters.runs import Run, same_base
 from rankwise.errors import Refused
+from rankwise.measure.ledger import held_bytes
 from rankwise.model import fused
 from rankwise.model.base import reason
 from rankwise.model.methods.quiet import quiet_peft
@@ -42,7 +43,7 @@ def swap(runs: list[Run]) -> dict[str, Any]:
     return {
         "adapters": rows, "tolerance": TOLERANCE, "switch_ms": statistics.median(switch_ms), "switches": len(switch_ms),
         "load_ms": 1000 * statistics.median(anew_s), "loads": len(anew_s),
-        "base_bytes": sum(p.numel() * p.element_size() for p in _base_parameters(model)),
+        "base_bytes": held_bytes(model, _base_parameters(model)),
     }  # fmt: skip
 
 

@@ -103,7 +103,9 @@ def _point(
 ) -> dict[str, Any]:
     by_layer = {name: float(phi[i - 1, j - 1]) for name, phi in trained.items()}
     phi, expected = sum(by_layer.values()) / len(by_layer), expected_similarity(i, j, d)
-    at_start = [float(each[i - 1, j - 1]) for each in start.values()] if start else None
+    # A start taken out of W has r directions, what came of it 2r: beyond the start's there is nothing to stand beside.
+    known = start and all(i <= each.shape[0] and j <= each.shape[1] for each in start.values())
+    at_start = [float(each[i - 1, j - 1]) for each in start.values()] if start and known else None
     return {
         "i": i, "j": j, "phi": phi, "expected": expected, "excess": phi - expected,
         "start": sum(at_start) / len(at_start) if at_start else None, "by_module": by_layer,
@@ -111,5 +113,7 @@ def _point(
 
 
 def _grid(phis: dict[str, torch.Tensor], k1: int, k2: int) -> list[list[float]]:
+    """The mean over the layers, as far as all of them reach."""
+    k1, k2 = (min(k, *(phi.shape[side] for phi in phis.values())) for side, k in enumerate((k1, k2)))
     mean = torch.stack([phi[:k1, :k2] for phi in phis.values()]).mean(0)
     return [[round(value, 4) for value in row] for row in mean.tolist()]

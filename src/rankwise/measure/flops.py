@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rankwise.measure.counting import counter
 from rankwise.measure.shape import Shape
+from rankwise.model.methods.bottleneck import Bottleneck
 from rankwise.model.methods.intrinsic import is_moved
 from rankwise.model.targets import role, shape
 
@@ -80,6 +81,7 @@ class Linear:
     trained: bool
     input_grad: bool  # the input requires a gradient
     rank: int | None = None  # of the adapter that this is a factor of
+    added: bool = False  # by a method; full fine-tuning has no such layer
     recomputed: bool = False  # a second time in the backward pass
     recomputed_full: bool = False  # the same in full fine-tuning
 
@@ -130,7 +132,7 @@ class ClosedForm:
         linears = [
             replace(linear, trained=True, input_grad=True, recomputed=linear.recomputed_full)
             for linear in self.linears
-            if linear.rank is None
+            if not linear.added
         ]
         attentions = [replace(each, q_grad=True, k_grad=True, v_grad=True) for each in self.attentions]
         return _summed([*linears, *attentions], shape)
@@ -215,6 +217,8 @@ class _Eyes:
         layer = getattr(base, "get_output_embeddings", lambda: None)()
         inside = set() if layer is None else set(layer.modules())
         self._outputs = {name for name, module in self.model.named_modules() if module in inside}
+        bottlenecks = [module for module in self.model.modules() if isinstance(module, Bottleneck)]
+        self._bottlenecks = {id(child) for module in bottlenecks for child in module.children()}
         self._saved = {"call": False, "base": False}  # something, since the last linear call or layer of the base
 
     @contextlib.contextmanager
@@ -232,7 +236,7 @@ class _Eyes:
                     undo.callback(module.register_forward_hook(partial(self._leave, checkpointed)).remove)
                 elif _is_linear(module):
                     undo.callback(module.register_forward_hook(partial(self._call, name)).remove)
-                    if plain == name and not _is_factor(name):
+                    if plain == name and not self._is_added(name, module):
                         undo.callback(module.register_forward_hook(partial(self._project, name)).remove)
                 elif isinstance(module, BaseTunerLayer):
                     undo.callback(module.register_forward_hook(partial(self._project, name)).remove)
@@ -263,12 +267,12 @@ class _Eyes:
             return
         mine = self.calls[self._first_call :]
         for call in mine:
-            call.linear = replace(call.linear, recomputed=True, recomputed_full=call.linear.rank is None)
+            call.linear = replace(call.linear, recomputed=True, recomputed_full=not call.linear.added)
         # torch stops the recomputation as soon as everything saved is there again. A product saves its inputs before
         # it runs, so the last one is not computed where nothing is saved behind it, as in Llama's blocks.
         if mine and not self._saved["call"]:
             mine[-1].linear = replace(mine[-1].linear, recomputed=False)
-        base = [call for call in mine if call.linear.rank is None]
+        base = [call for call in mine if not call.linear.added]
         if base and not self._saved["base"]:
             base[-1].linear = replace(base[-1].linear, recomputed_full=False)
         for projection in self.projections[self._first_projection :]:
@@ -283,9 +287,13 @@ class _Eyes:
             trained=weight is not None and (weight.requires_grad or is_moved(module)),
             input_grad=args[0].requires_grad,
             rank=None if not _is_factor(name) else d_out if "lora_A" in name.split(".") else d_in,
+            added=self._is_added(name, module),
         )  # fmt: skip
         self.calls.append(_Call(linear, weight is None or not weight.is_floating_point()))
         self._saved["call"] = False
+
+    def _is_added(self, name: str, module: nn.Module) -> bool:
+        return _is_factor(name) or id(module) in self._bottlenecks
 
     def _project(self, name: str, module: Any, args: Any, output: Any) -> None:
         self._saved["base"] = False
@@ -314,6 +322,8 @@ class _Eyes:
 
 def _learnt(eyes: _Eyes, by_op: dict[Any, int]) -> tuple[ClosedForm | None, str | None]:
     """The closed form, if it gives what was counted in the forward pass; else why not."""
+    if any(getattr(layer, "lora_magnitude_vector", None) for layer in eyes.model.modules()):
+        return None, "DoRA computes the norms of W + sBA, a product that does not grow with the batch"
     if eyes.problem:
         return None, eyes.problem
     assert eyes.batch is not None

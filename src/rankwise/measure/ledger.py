@@ -168,6 +168,12 @@ class Ledger(TorchDispatchMode):
                     self._label(value, "optimizer")
 
 
+def held_bytes(model: nn.Module, parameters: Iterable[torch.Tensor]) -> int:
+    """Bytes of ``parameters`` as they are stored, each storage once, and of the constants beside quantized ones."""
+    tensors = [*parameters, *quant_states(model)]
+    return sum({each._cdata: each.nbytes() for tensor in tensors for each in _storages(tensor)}.values())
+
+
 def quant_states(model: nn.Module) -> Iterator[torch.Tensor]:
     """Tensors that bitsandbytes keeps beside a quantized weight, neither parameters nor buffers."""
     # The scales of 8 bits move from the weight to the layer's state in the first forward pass.

@@ -22,7 +22,7 @@ from rankwise.model.methods import partial as partly
 from rankwise.model.methods.quiet import CANNOT, quiet_peft
 from rankwise.model.methods.seeds import derived_seed
 from rankwise.model.methods.warm import warm_start
-from rankwise.model.targets import adapted_modules, shape
+from rankwise.model.targets import adapted_modules, modules_named, shape
 
 Batch = dict[str, torch.Tensor]
 
@@ -117,12 +117,22 @@ def _peft_model(base: nn.Module, settings: PeftConfig, config: Config, planned: 
 
 
 def _extras(base: nn.Module, names: list[str], extras: list[str]) -> list[str]:
-    """The modules that are trained beside the adapter, if there are such and they carry none."""
-    known = {name for name, _ in base.named_modules()}
+    """Full names of the modules that are trained beside the adapter, if there are such and they carry none.
+
+    PEFT takes the end of a name without its dot, so that ``norm`` would train every ``input_layernorm`` too.
+    """
     for extra in extras:
         if any(name == extra or name.endswith(f".{extra}") for name in names):
             raise Refused.value("method.modules_to_save", extra, "a module that carries no adapter")
-        if not any(name == extra or name.endswith(f".{extra}") for name in known):
+        if not (found := modules_named(base, [extra])):
             last = names[0].split(".")[-1]
             raise Refused.value("method.modules_to_save", extra, f"the last part of a module's name, such as {last}")
-    return extras
+        if odd := _also_wrapped(base, found):
+            raise Refused.value("method.modules_to_save", extra, f"a module whose name PEFT does not take {odd} for")
+    return modules_named(base, extras)
+
+
+def _also_wrapped(base: nn.Module, found: list[str]) -> str | None:
+    """A module that PEFT would train because its name ends like the full name of another."""
+    every = [name for name, _ in base.named_modules(remove_duplicate=False)]
+    return next((name for name in every if name not in found and f".{name}".endswith(tuple(found))), None)

@@ -23,7 +23,7 @@ from rankwise.errors import Refused
 from rankwise.model import fused
 from rankwise.model.base import head_names
 from rankwise.model.numerics import LOW, Numerics
-from rankwise.model.targets import block_linears, shape
+from rankwise.model.targets import block_linears, modules_named, shape
 
 BLOCK, OUTER_BLOCK = 64, 256  # values per quantization constant, and constants per second-level constant (QLoRA, §3)
 OUTLIER = 6.0  # activations above this are multiplied in 16 bit (Dettmers et al. 2022, §3.2)
@@ -45,7 +45,7 @@ def store(
         return
     fused.split(base, config)
     low = torch.bfloat16 if quant.kind == "bf16" else LOW.get(precision)
-    apart = [*heads, *_saved(base, config)]
+    apart = [*heads, *modules_named(base, config.method.modules_to_save)]
     if quant.kind != "bf16":
         names = [name for name, _ in block_linears(base) if name.split(".")[0] not in heads]
         _refuse_trained(names, config)
@@ -292,12 +292,6 @@ def _values(layer: Any) -> torch.Tensor:
         return values.float()
     scale = layer.weight.SCB if layer.weight.SCB is not None else layer.state.SCB
     return layer.weight.data.float() * (scale / 127).unsqueeze(1)
-
-
-def _saved(base: nn.Module, config: Config) -> list[str]:
-    """Full names of the modules that ``method.modules_to_save`` means."""
-    extras = config.method.modules_to_save or []
-    return [n for n, _ in base.named_modules() if any(n == extra or n.endswith(f".{extra}") for extra in extras)]
 
 
 def _refuse_trained(quantized: list[str], config: Config) -> None:

@@ -17,7 +17,7 @@ _ROLES = (
     ("q", r"(query|query_proj|q_proj|q_lin|q)"),
     ("k", r"(key|key_proj|k_proj|k_lin|k)"),
     ("v", r"(value|value_proj|v_proj|v_lin|v)"),
-    ("o", r"(attention\.(output\.)?dense|attn\.(c_proj|Wo|o)|o_proj|out_proj|out_lin|\w*Attention\.o)"),
+    ("o", r"(attention\.(output\.)?dense|attn\.(dense|c_proj|Wo|o)|o_proj|out_proj|out_lin|\w*Attention\.o)"),
     ("mlp", r"((intermediate|output)\.dense|(gate|up|down|gate_up)_proj|fc[12]|lin[12]|c_fc|c_proj|wi|wi_[01]|wo|"
             r"dense_h_to_4h|dense_4h_to_h)"),
 )  # fmt: skip
@@ -32,12 +32,14 @@ PRESETS = {
     "qv": {"q", "v"},
 }
 _BLOCK = re.compile(r"\.(\d+)\.")
+_OF_POSITIONS = re.compile(r"\.pos_\w+$")  # DeBERTa's
 
 
 def adapted_modules(base: nn.Module, targets: Targets) -> list[str]:
     """Full names of the linear layers that the targets mean, never the task head's.
 
-    Raises Refused when nothing matches, naming what would, and for a part of a layer that fuses query, key and value.
+    Raises Refused when nothing matches, naming what would, for a part of a layer that fuses query, key and value, and
+    for a preset on an attention with layers of unknown role.
     """
     linears = dict(block_linears(base))
     if targets.layers is not None:
@@ -47,6 +49,7 @@ def adapted_modules(base: nn.Module, targets: Targets) -> list[str]:
                 "targets.layers", targets.layers, f"block {min(missing)} is not one of the {len(blocks)} blocks from 0"
             )
     chosen = [name for name in linears if is_chosen(name, targets)]
+    _refuse_unknown(targets, chosen, linears)
     if not chosen or (_wants_parts(targets) and any(role(name) == "qkv" for name in linears if _in(name, targets))):
         raise Refused(_nothing(targets, linears))
     return chosen
@@ -55,6 +58,11 @@ def adapted_modules(base: nn.Module, targets: Targets) -> list[str]:
 def is_chosen(name: str, targets: Targets) -> bool:
     """Whether the targets mean a linear layer of this name, in a block that they mean."""
     return _wanted(name, targets) and _in(name, targets)
+
+
+def modules_named(base: nn.Module, ends: list[str] | None) -> list[str]:
+    """Full names of the modules that ``method.modules_to_save`` means by the last parts of their names."""
+    return [name for name, _ in base.named_modules() if any(f".{name}".endswith(f".{end}") for end in ends or [])]
 
 
 def role(name: str) -> str | None:
@@ -78,6 +86,19 @@ def shape(module: nn.Module) -> tuple[int, int]:
     return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
 
 
+def _refuse_unknown(targets: Targets, chosen: list[str], linears: dict[str, nn.Module]) -> None:
+    """A preset means all layers of its roles, so it is refused where an attention has others that may be of them."""
+    if not _by_role(targets):
+        return
+    attentions = {name.rpartition(".")[0] for name in chosen if role(name) in ("q", "k", "v", "qkv", "o")}
+    beside = [name for name in linears if name.rpartition(".")[0] in attentions and role(name) is None]
+    if odd := sorted({_BLOCK.split(name)[-1] for name in beside if not _OF_POSITIONS.search(name)}):
+        raise Refused(
+            f"targets={targets.name}: the attention of this model has layers of unknown role, {', '.join(odd)}; "
+            "use targets=custom"
+        )
+
+
 def _wanted(name: str, targets: Targets) -> bool:
     if targets.regex:
         return re.fullmatch(targets.regex, name) is not None
@@ -87,8 +108,12 @@ def _wanted(name: str, targets: Targets) -> bool:
 
 
 def _wants_parts(targets: Targets) -> bool:
-    by_role = not (targets.regex or targets.modules) and targets.name != "all_linear"
-    return by_role and "qkv" not in PRESETS[targets.name] and not PRESETS[targets.name].isdisjoint({"q", "k", "v"})
+    roles = PRESETS[targets.name] if _by_role(targets) else set()
+    return "qkv" not in roles and not roles.isdisjoint({"q", "k", "v"})
+
+
+def _by_role(targets: Targets) -> bool:
+    return not (targets.regex or targets.modules) and targets.name != "all_linear"
 
 
 def _in(name: str, targets: Targets) -> bool:

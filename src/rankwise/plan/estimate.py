@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rankwise import assets
-from rankwise.config import BASELINES, Config, plain
+from rankwise.check_method import changes_base
+from rankwise.config import BASELINES, LORA, Config, plain
 from rankwise.errors import Refused
 from rankwise.identity import canonical, label, run_id
 from rankwise.measure.efficiency import flops_of
@@ -82,7 +83,7 @@ def _row(config: Config, question: Question) -> Row:
         return row
     rows, length = config.trainer.batch_size, _length(config, base)
     run = FakeRun(config, adapted, task.scorer, settings.precision, settings.device.type == "cuda")
-    shape = Shape(rows, length)
+    shape = Shape(rows, length, packed=bool(config.task.packing))
     step = [shape] * min(config.trainer.accumulate, 2)  # the second micro-batch finds gradients
     peak = run.train(step)
     evaluation = run.evaluate(Shape(config.trainer.eval_batch_size, length))
@@ -91,10 +92,12 @@ def _row(config: Config, question: Question) -> Row:
     row["fits"] = max(peak.peak, evaluation.peak) <= question.limit_bytes
     if question.find_batch:
         row["largest_batch"] = largest_batch(
-            lambda n: run.train([Shape(n, length)] * len(step)).phases, question.limit_bytes
+            lambda n: run.train([shape._replace(rows=n)] * len(step)).phases, question.limit_bytes
         )
-    operations = flops_of(run.operations(shape).closed_form, [shape] * config.trainer.accumulate)
-    row["compute"] = {"flops": operations} | _time(config, task, operations, question, settings)
+    form = run.operations(shape).closed_form
+    needed = form.cost(shape).model * config.trainer.accumulate if form else None
+    row["compute"] = {"flops": flops_of(form, [shape] * config.trainer.accumulate)}
+    row["compute"] |= _time(config, task, needed, question, settings)
     return row
 
 
@@ -115,19 +118,37 @@ def _length(config: Config, base: Any) -> int:
 def _storage(config: Config, model: Any) -> dict[str, int]:
     """Bytes kept after the run, and of the best weights while it trains."""
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    kept = trained if config.method.name != "full" or config.trainer.save_full else 0
-    return {"adapter_bytes": trained, "disk_bytes": kept, "best_bytes": trained}
+    adapter = trained + _beside_trained(config, model)
+    kept = adapter if config.method.name != "full" or config.trainer.save_full else 0
+    return {"adapter_bytes": adapter, "disk_bytes": kept, "best_bytes": trained}
 
 
-def _time(config: Config, task: Facts, operations: Row, question: Question, settings: Any) -> Row:
-    """Steps, and seconds of training at the MFU that was given, measured or assumed; padding counts as full length."""
+def _beside_trained(config: Config, model: Any) -> int:
+    """Bytes in LoRA's file that are not trained: a frozen A, and the start beside what it became (PiSSA, OLoRA)."""
+    if config.method.name not in LORA:
+        return 0
+    factors = [
+        (p.numel() * p.element_size(), p.requires_grad)
+        for name, p in model.named_parameters()
+        if ".lora_A." in name or ".lora_B." in name
+    ]
+    frozen = sum(size for size, trained in factors if not trained)
+    return frozen + (sum(size for size, _ in factors) if changes_base(config.method) else 0)
+
+
+def _time(config: Config, task: Facts, needed: int | None, question: Question, settings: Any) -> Row:
+    """Steps, and seconds of training at the MFU that was given, measured or assumed; padding counts as full length.
+
+    ``needed`` are the FLOPs of a step without recomputation: MFU is defined by them. Without ``trainer.max_steps`` a
+    packed run's steps are unknown: how many rows share a batch depends on how long each is.
+    """
     trainer = config.trainer
     steps = trainer.max_steps
-    if steps is None and task.rows is not None:
+    if steps is None and task.rows is not None and not config.task.packing:
         steps = math.ceil(trainer.epochs * steps_per_epoch(task.rows, trainer.batch_size, trainer.accumulate))
     peak, source = question.hardware.peak(settings, trainer.matmul_precision)
     share, said = _mfu(question, config, settings.precision)
-    each = operations["per_step"] / (peak * share) if operations and peak else None
+    each = needed / (peak * share) if needed and peak else None
     return {
         "precision": settings.precision, "steps": steps, "step_s": each,
         "train_s": each * steps if each is not None and steps is not None else None,
@@ -139,15 +160,19 @@ def _mfu(question: Question, config: Config, precision: str) -> tuple[float, str
     if question.mfu is not None:
         return question.mfu, "given"
     if question.hardware.is_here:
-        measured = _measured_mfu(config.outputs, config.model.name, precision, question.hardware.device)
+        recomputes = config.trainer.gradient_checkpointing
+        measured = _measured_mfu(config.outputs, config.model.name, precision, question.hardware.device, recomputes)
         if measured:
             return statistics.median(measured), f"measured in {len(measured)} finished runs of this model"
     return ASSUMED_MFU, "assumed"
 
 
 @functools.cache
-def _measured_mfu(outputs: str, model: str, precision: str, device: str) -> list[float]:
-    """Of the finished runs of this model in the outputs folder, in this precision on this kind of device."""
+def _measured_mfu(outputs: str, model: str, precision: str, device: str, recomputes: bool) -> list[float]:
+    """Of the finished runs of this model in the outputs folder, in this precision on this kind of device.
+
+    Only of those that recompute alike: the time of gradient checkpointing is in an MFU, its operations are not.
+    """
     found = []
     for file in Path(outputs).glob("*/*/result.json"):
         try:
@@ -155,8 +180,9 @@ def _measured_mfu(outputs: str, model: str, precision: str, device: str) -> list
         except Refused:
             continue
         compute, named = record.compute, (record.config.get("model") or {}).get("name")
-        same = (named, compute.get("precision"), compute.get("device")) == (model, precision, device)
-        if same and compute.get("mfu"):
+        again = bool((record.config.get("trainer") or {}).get("gradient_checkpointing"))
+        like = (named, compute.get("precision"), compute.get("device"), again)
+        if like == (model, precision, device, recomputes) and compute.get("mfu"):
             found.append(float(compute["mfu"]))
     return found
 
@@ -164,15 +190,17 @@ def _measured_mfu(outputs: str, model: str, precision: str, device: str) -> list
 def _totals(rows: Sequence[Row]) -> Row:
     """Over all runs; None where a run does not know."""
     times = [row.get("compute", {}).get("train_s") for row in rows]
-    flops = [
-        (row.get("compute", {}).get("flops") or {}).get("per_step", 0) * (row.get("compute", {}).get("steps") or 0)
-        for row in rows
-    ]
+    flops = [_flops(row.get("compute", {})) for row in rows]
     return {
         "runs": len(rows),
         "train_s": None if None in times else sum(times),
-        "flops": sum(flops) or None,
+        "flops": None if None in flops else sum(each or 0 for each in flops),
         "disk_bytes": sum(row["storage"]["disk_bytes"] for row in rows),
         "peak_bytes": max((row["memory"]["train"]["peak_bytes"] for row in rows if "memory" in row), default=None),
         "fits": all(row["fits"] for row in rows) if all("fits" in row for row in rows) else None,
     }
+
+
+def _flops(compute: Row) -> int | None:
+    per_step, steps = (compute.get("flops") or {}).get("per_step"), compute.get("steps")
+    return None if per_step is None or steps is None else int(per_step * steps)

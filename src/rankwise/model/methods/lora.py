@@ -50,9 +50,17 @@ def sizes(config: Config, sides: Sides) -> Sizes:
             allowed = f"at most {min(d_in, d_out)}, the smaller side of {name} ({d_in} × {d_out})"
             raise Refused.value(key, f"{given}{that}", allowed if method.budget is None else f"a rank of {allowed}")
     _check_used(targets, sides)
-    _, kind = parse_alpha(method.alpha)
-    alphas = {name: alpha_of(_at(targets.alphas, name, method.alpha), ranks[name]) for name in sides}
-    return Sizes(rank, alpha_of(method.alpha, rank), kind == "sqrt", ranks, alphas)
+    roots = parse_alpha(method.alpha)[1] == "sqrt"
+    alphas = {name: _alpha_at(targets, name, method.alpha, ranks[name], roots) for name in sides}
+    return Sizes(rank, alpha_of(method.alpha, rank), roots, ranks, alphas)
+
+
+def _alpha_at(targets: Targets, name: str, default: Any, rank: int, roots: bool) -> float:
+    """α of a layer. A pattern's scale is α/r whatever the method divides by, so where that is √r, α is made for it."""
+    policy = _at(targets.alphas, name, None)
+    if policy is None:
+        return alpha_of(default, rank)
+    return alpha_of(policy, rank) / (math.sqrt(rank) if roots else 1)
 
 
 def alpha_of(policy: Any, rank: int) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import AdaLoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -19,7 +19,10 @@ from rankwise.model.methods.quiet import quiet_peft
 
 ADAPTER_FILE = "adapter_model.safetensors"
 HEAD_FILE, TRAINED_FILE = "head.safetensors", "trained.safetensors"
-_DECIDING = ("peft_type", "r", "lora_alpha", "alpha", "use_rslora", "use_dora")  # what the same factors mean
+_DECIDING = (  # what the same factors mean; VeRA's A and B are drawn from its key and in no file
+    "peft_type", "r", "lora_alpha", "alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern",
+    "projection_prng_key",
+)  # fmt: skip
 
 
 def adapter_folder(folder: Path) -> Path:
@@ -91,8 +94,13 @@ def _same_meaning(model: PeftModel, folder: Path, source: str) -> None:
         raise Refused.value("method.init_from", source, "an adapter with its adapter_config.json") from None
     here = model.peft_config["default"].to_dict()
     for key in _DECIDING:
-        ours, theirs = here.get(key), there.get(key)
+        ours, theirs = here.get(key) or None, there.get(key) or None  # without patterns it is null or empty
+        if key == "rank_pattern" and isinstance(model.peft_config["default"], AdaLoraConfig):
+            continue  # which directions training kept, not what they mean
         if str(getattr(ours, "value", ours)) != str(theirs) and ours != theirs:
+            if key == "projection_prng_key":
+                allowed = "an adapter of the same seed, as VeRA draws its A and B from it and stores neither"
+                raise Refused.value("method.init_from", source, allowed)
             raise Refused.value(
                 "method.init_from", source, f"an adapter with {key} {ours}, as in this run; it has {theirs}"
             )
