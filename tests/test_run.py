@@ -117,7 +117,9 @@ def test_a_result_outlives_an_attempt_to_run_it_again(tiny: Tiny, harm: Callable
     first = run(tiny())
     with pytest.raises((ValueError, KeyboardInterrupt)):
         run(tiny(rerun=True), at(3, harm))
-    assert read(folder(tiny())) == first
+    kept = read(folder(tiny()))
+    assert kept.run == first.run | {"attempts": 2} and (kept.metrics, kept.error) == (first.metrics, None)
+    assert run(tiny(rerun=True)).run["attempts"] == 3, "rows of metrics.jsonl are told apart by it"
 
 
 def test_labels_of_a_regression_are_not_rounded_to_the_weights(tiny: Tiny) -> None:

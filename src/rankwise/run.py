@@ -25,7 +25,8 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
     """Train, validate and test what ``config`` says, unless that has been done; the record is then on disk.
 
     A run that another process is at right now is not touched: its record says "running".
-    Raises Refused (for the user to mend) or what went wrong; the record then says so too.
+    Raises Refused (for the user to mend) or what went wrong; the record then says so too, unless there was a result
+    before: that one stays.
     """
     place = folder(config)
     with records.owned(place) as mine:
@@ -38,11 +39,13 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
             if os.environ.get("WANDB_SWEEP_ID"):
                 _mirror_again(config, earlier)
             return earlier
+        record = records.begin(config, earlier)
         try:
-            return _tell(config, records.begin(config, earlier), on_progress)
+            return _tell(config, record, on_progress)
         except BaseException:
-            if earlier and earlier.status == records.FINISHED:
-                earlier.write()  # what was there before it was run again
+            if earlier and earlier.status == records.FINISHED:  # what was there before it was run again
+                earlier.run["attempts"] = record.run["attempts"]
+                earlier.write()
             raise
 
 
