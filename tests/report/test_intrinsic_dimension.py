@@ -41,6 +41,11 @@ def test_d90_is_the_smallest_dimension_that_reaches_nine_tenths_raw_and_above_ch
     assert (above.criterion, above.dim) == ("above chance", 1000) and above.tried == (10, 100, 1000)
 
 
+def test_dimensions_are_read_in_the_order_of_numbers(tmp_path: Path) -> None:
+    arms = group(records(tmp_path, {dim: [0.7] for dim in (1000, 30, 300)}))
+    assert [arm.settings["dim"] for arm in arms] == [30, 300, 1000]
+
+
 def test_d90_says_when_no_dimension_is_enough_or_the_seeds_disagree(tmp_path: Path) -> None:
     raw, above = found(tmp_path, {10: [0.73, 0.70, 0.74], 100: [0.75, 0.76, 0.75], None: [0.8, 0.8, 0.8]})
     assert raw.dim == 10 and raw.low == 10 and raw.high == 100

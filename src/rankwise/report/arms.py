@@ -25,6 +25,8 @@ Context = tuple[tuple[str, str], ...]  # sorted pairs of a dotted key and its va
 
 _ORDER = {"lora": 0, "full": 2, "head": 3, "probe": 4, "tfidf": 5, "few_shot": 6}  # 1: adapters that are not known here
 
+_SIZES = ("rank", "dim", "size", "layers", "shots")  # what may size an arm; the first that it has
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -41,7 +43,7 @@ class Arm:
     """A contender in one context, at its best learning rate. ``runs`` are scored: one finished run per replicate."""
 
     key: str
-    family: str  # the key without the rank
+    family: str  # the key without the rank, or what else sizes it
     method: str
     settings: dict[str, Any]  # rank, alpha, targets, quant, dropout, bias, …
     context: Context
@@ -126,8 +128,9 @@ def group(records: list[Record]) -> list[Arm]:
 
 
 def reading_order(arm: Arm) -> tuple[bool, int, str, int, Context]:
-    """A key to sort by: comparable arms first, adapters by rank, then full, head and baselines."""
-    return not arm.comparable, _ORDER.get(arm.method, 1), arm.family, arm.rank or 0, arm.context
+    """A key to sort by: comparable arms first, adapters by rank or size, then full, head and baselines."""
+    size = next((int(arm.settings[key]) for key in _SIZES if arm.settings.get(key) is not None), 0)
+    return not arm.comparable, _ORDER.get(arm.method, 1), arm.family, size, arm.context
 
 
 def reference_of(arms: list[Arm]) -> Arm | None:
@@ -145,7 +148,9 @@ def _home(arms: dict[tuple[str, Context], Arm], record: Record, context: Context
         known = set(context)
         context = next((c for k, c in arms if k == key and known <= set(c)), context)
     if (key, context) not in arms:
-        family = json.dumps([method, {k: v for k, v in settings.items() if k != "rank"}], sort_keys=True, default=str)
+        family = json.dumps(
+            [method, {k: v for k, v in settings.items() if k not in _SIZES}], sort_keys=True, default=str
+        )
         arms[key, context] = Arm(key, family, method, settings, context)
     arm = arms[key, context]
     (arm.runs if scored else arm.unscored).append(record)
