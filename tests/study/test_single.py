@@ -1,9 +1,12 @@
 """What a run says of itself in one line."""
 
+import errno
+
 import pytest
 
 from rankwise.config import typed
-from rankwise.study.single import describe
+from rankwise.errors import Refused
+from rankwise.study.single import describe, single
 from rankwise.tracking.record import Record
 
 
@@ -22,3 +25,20 @@ def test_the_line_has_the_task_s_metric_and_those_of_generated_text_in_sensible_
     line = describe(record, config)
     assert said in line and "test bleu 0.250 ± 0.010" in line and line.endswith("1 s of training")
     assert "f1" not in line and "meteor" not in line
+
+
+def test_an_output_folder_that_cannot_be_is_one_line_and_a_file_of_ours_that_is_missing_is_a_bug(
+    tiny, tmp_path, monkeypatch
+):
+    (tmp_path / "file").touch()
+    config = tiny(outputs=str(tmp_path / "file" / "x"))
+    config.method.name = "tfidf"
+    with pytest.raises(Refused, match=r"file/x/.*: Not a directory; make room there, or give another outputs=FOLDER"):
+        single(config)
+
+    def missing(*_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file", "elsewhere/vocab.txt")
+
+    monkeypatch.setattr("rankwise.study.single.run", missing)
+    with pytest.raises(FileNotFoundError):
+        single(tiny(outputs=str(tmp_path)))

@@ -64,7 +64,7 @@ def opened(folder: Path) -> Run:
     run = open_run(folder)
     name = run.config.method.name
     if name == "full" and not (run.adapter / "model.safetensors").is_file():
-        raise Refused(f"{folder}: kept no weights; run it again with trainer.save_full=true rerun=true")
+        raise Refused(f"{folder}: kept no weights; run it again with trainer.save_full=true")
     if why := diff.why_none(run):
         what = "nothing to analyze" if name in BASELINES else "no ΔW"
         raise Refused(f"{folder}: {what}, as {why}; {_OPTIONS}")

@@ -221,11 +221,6 @@ def _differences(arm: Arm, reference: Context) -> dict[str, tuple[str, str]]:
     return {key: (a, b) for key in sorted(keys) if (a := here.get(key, "unset")) != (b := there.get(key, "unset"))}
 
 
-def rate_of(run: Record) -> float:
-    """Its learning rate; 0 of what has none."""
-    return float(dig(run, "config.optim.lr") or 0.0)
-
-
 def whole_rates(runs: Iterable[Record]) -> dict[float, dict[Replicate, Record]]:
     """The learning rates, in order, that have as many replicates as any, each with a run per replicate.
 
@@ -239,7 +234,7 @@ def whole_rates(runs: Iterable[Record]) -> dict[float, dict[Replicate, Record]]:
 def _by_rate(runs: Iterable[Record]) -> dict[float, dict[Replicate, Record]]:
     found: dict[float, dict[Replicate, Record]] = defaultdict(dict)
     for run in sorted(runs, key=lambda r: str(r.run.get("ended") or "")):  # the latest of two of the same
-        found[rate_of(run)][replicate(run)] = run
+        found[float(dig(run, "config.optim.lr") or 0.0)][replicate(run)] = run
     return dict(sorted(found.items()))
 
 

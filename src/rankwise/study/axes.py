@@ -52,8 +52,7 @@ def _holds(config: Config, part: str, condition: str, keys: Sequence[str], choic
         value = getattr(value, name, None) if is_dataclass(value) else (value or {}).get(name)
     if is_dataclass(value):
         return not {choices.get(key), getattr(value, "name", None)}.isdisjoint(values.split("|"))
-    found = value
-    return any(wanted in (_text(found), str(found)) or _same_number(found, wanted) for wanted in values.split("|"))
+    return any(wanted in (_text(value), str(value)) or _same_number(value, wanted) for wanted in values.split("|"))
 
 
 def _same_number(found: Any, wanted: str) -> bool:

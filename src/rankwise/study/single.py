@@ -20,7 +20,7 @@ from rankwise.run import run
 from rankwise.study import changes
 from rankwise.tracking import record as records
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def single(config: Config) -> int:
@@ -44,9 +44,10 @@ def single(config: Config) -> int:
             bar = bars.add_task(folder(config).name, total=None, text="loading")
             record = run(config, lambda step, total, text: bars.update(bar, completed=step, total=total, text=text))
     except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        raise Refused(f"{folder(config)}: {error.strerror}; free some space, or give another outputs=FOLDER") from None
+        ours = str(error.filename or "").startswith(str(config.outputs))
+        if not ours and error.errno not in _NO_ROOM:
+            raise  # a bug, or a file of somebody else's
+        raise Refused(f"{folder(config)}: {error.strerror}; make room there, or give another outputs=FOLDER") from None
     finally:
         signal.signal(signal.SIGTERM, before)
     print(f"{record.folder}  {describe(record, config)}")
