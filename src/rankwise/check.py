@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rankwise import assets, machine
+from rankwise import assets, machine, metrics
 from rankwise.check_method import check_keys, check_patterns
 from rankwise.config import ADAPTERS, BASELINES, METHODS, RANKED, Config, Task, own_keys, scale_of
 from rankwise.errors import Refused, did_you_mean
@@ -19,15 +19,7 @@ from rankwise.identity import folder
 TRAINS_BASE = frozenset({"full", "bitfit", "top_layers", "did", "said"})  # methods that change weights of the base
 QUANT_LIBRARIES = {"int8": "bitsandbytes", "int8_torchao": "torchao", "nf4": "bitsandbytes", "fp4": "bitsandbytes"}
 PRESETS = ("all_linear", "attention", "mlp", "q", "k", "v", "o", "qv", "qkvo")
-METRICS = {
-    "classification": ("accuracy", "f1", "matthews"),
-    "regression": ("pearson", "spearman"),
-    "causal_lm": ("loss", "perplexity", "bits_per_byte"),
-}
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "glue", "wordnet", "webnlg", "dart")
-GENERATED = (
-    "bleu", "nist", "rouge_l", "cider", "meteor", "exact_match", "number_match", "json_keys", "reasoning",
-)  # fmt: skip
 
 
 def check(config: Config) -> None:
@@ -114,8 +106,8 @@ def _check_targets(config: Config) -> None:
 
 def _check_task(config: Config) -> None:
     task = config.task
-    _one_of("task.kind", task.kind, METRICS)
-    _one_of("task.metric", task.metric, METRICS[task.kind], f"for task.kind={task.kind}")
+    _one_of("task.kind", task.kind, metrics.KINDS)
+    _one_of("task.metric", task.metric, metrics.of_kind(task.kind), f"for task.kind={task.kind}")
     for key in ("n_train", "n_validation", "n_test"):
         if (size := getattr(task, key)) is not None and size < 2:
             raise Refused.value(f"task.{key}", size, "an integer of at least 2, or null for all")
@@ -133,7 +125,7 @@ def _check_task(config: Config) -> None:
         raise Refused.value("task.synthetic", task.synthetic, "at least 10 rows, or null")
     if task.max_length < 4:
         raise Refused.value("task.max_length", task.max_length, "at least 4 tokens")
-    high = math.inf if task.metric == "perplexity" else 1
+    high = math.inf if math.isinf(metrics.named(task.metric).high) else 1
     _number("task.margin", task.margin, 0, high, f"between 0 and {high}, both excluded", open_low=True, open_high=True)
     if task.delimiter is not None and len(task.delimiter) != 1:
         raise Refused.value("task.delimiter", repr(task.delimiter), "one character, or null")
@@ -152,7 +144,7 @@ def _check_task(config: Config) -> None:
 def _check_generation(task: Task) -> None:
     wanted = task.generation
     for metric in wanted.metrics:
-        _one_of("task.generation.metrics", metric, GENERATED)
+        _one_of("task.generation.metrics", metric, metrics.of_kind("text"))
     for key in ("max_new_tokens", "batch_size", "beams", "n"):
         if (value := getattr(wanted, key)) is not None and value < 1:
             raise Refused.value(f"task.generation.{key}", value, "an integer of at least 1")
@@ -210,7 +202,7 @@ def _check_names(config: Config) -> None:
     if config.purpose is not None:
         _one_of("purpose", config.purpose, ("tune", "search"))
     _one_of("tracking.mode", config.tracking.mode, ("auto", "offline", "online", "disabled"))
-    allowed = [f"val/{name}" for name in METRICS[config.task.kind]] + ["val/loss"]
+    allowed = [f"val/{name}" for name in metrics.of_kind(config.task.kind)] + ["val/loss"]
     if config.objective not in allowed:
         why = "; a test score must not select anything" if config.objective.startswith("test/") else ""
         raise Refused.value("objective", config.objective, f"one of {', '.join(allowed)}{why}")

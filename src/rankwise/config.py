@@ -72,7 +72,7 @@ class Model:
 class Generation:
     """What a language model writes for the test prompts, and how that is scored."""
 
-    metrics: list[str] = field(default_factory=list)  # see ``check.GENERATED``; none: nothing is generated
+    metrics: list[str] = field(default_factory=list)  # of kind ``text``; none: nothing is generated
     n: int | None = None  # prompts; null takes all of the test rows
     max_new_tokens: int = 64
     batch_size: int = 8
@@ -288,14 +288,6 @@ def plain(config: Config) -> dict[str, Any]:
 def own_keys(method: str) -> frozenset[str]:
     """The keys of ``method`` that matter to a method of this name, beside its name and learning rate."""
     return _OWN_KEYS.get(method, frozenset())
-
-
-_LOSSES = ("loss", "perplexity", "bits_per_byte")
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a metric, or an objective such as ``val/loss``, is one to make small."""
-    return metric.split("/")[-1] in _LOSSES
 
 
 def peft_class(peft: Any) -> str:

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 from synthetic_study import curve, write_run
 
+from rankwise.metrics import named
 from rankwise.report import build
-from rankwise.report import formats as fmt
 from rankwise.report.page import html
 
 TEXTS = 600
@@ -118,11 +118,12 @@ def test_a_diverged_perplexity_does_not_break_the_report(tmp_path):
 
 @pytest.mark.parametrize(
     ("shown", "expected"),
-    [(fmt.score(23.4567, "perplexity"), "23.46"), (fmt.score(8.12345, "perplexity"), "8.123"),
-     (fmt.score(1234.5, "perplexity"), "1234"), (fmt.score(3.2e9, "perplexity"), "3.2e+09"),
-     (fmt.difference(-0.123456, "perplexity"), "−0.123"), (fmt.difference(12.34, "perplexity"), "+12.3"),
-     (fmt.score(0.4567, "bleu"), "45.7"), (fmt.score(7.1234, "nist"), "7.123"), (fmt.score(0.5, "matthews"), "0.500"),
-     (fmt.score(0.9, "accuracy_matched"), "90.0"), (fmt.width(0.5, "perplexity"), "0.5")],
+    [(named("perplexity").score(23.4567), "23.46"), (named("perplexity").score(8.12345), "8.123"),
+     (named("perplexity").score(1234.5), "1234"), (named("perplexity").score(3.2e9), "3.2e+09"),
+     (named("perplexity").difference(-0.123456), "−0.123"), (named("perplexity").difference(12.34), "+12.3"),
+     (named("bleu").score(0.4567), "45.7"), (named("nist").score(7.1234), "7.123"),
+     (named("matthews").score(0.5), "0.500"),
+     (named("accuracy_matched").score(0.9), "90.0"), (named("perplexity").width(0.5), "0.5")],
 )  # fmt: skip
 def test_each_metric_has_its_own_digits(shown, expected):
     assert shown == expected

@@ -13,6 +13,7 @@ from rich.console import Console
 from synthetic_study import write_run, write_study
 
 from rankwise.errors import Refused
+from rankwise.metrics import named
 from rankwise.report import build
 from rankwise.report import formats as fmt
 from rankwise.report.plots import pareto
@@ -199,10 +200,10 @@ def test_pareto_front_holds_what_no_other_beats():
     ("shown", "expected"),
     [(fmt.si(2_654_208), "2.65 M"), (fmt.si(999_999), "1 M"), (fmt.si(770), "770"), (fmt.si(66), "66"),
      (fmt.rate(2e-3), "2e-3"),
-     (fmt.rate(2.5e-5), "2.5e-5"), (fmt.rate(None), "–"), (fmt.difference(-0.0004, "accuracy"), "0.0"),
-     (fmt.difference(-0.024, "accuracy"), "−2.4"), (fmt.difference(0.024, "pearson"), "+0.024"),
-     (fmt.percent(0.0000339), "0.0034"), (fmt.width(0.02, "accuracy"), "2 points"),
-     (fmt.score(float("nan"), "x"), "–")],
+     (fmt.rate(2.5e-5), "2.5e-5"), (fmt.rate(None), "–"), (named("accuracy").difference(-0.0004), "0.0"),
+     (named("accuracy").difference(-0.024), "−2.4"), (named("pearson").difference(0.024), "+0.024"),
+     (fmt.percent(0.0000339), "0.0034"), (named("accuracy").width(0.02), "2 points"),
+     (named("x").score(float("nan")), "–")],
 )  # fmt: skip
 def test_numbers_are_shown_with_three_digits_and_their_unit(shown, expected):
     assert shown == expected

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from rankwise.report.statistics import holm, interval, item_weights, paired, seed_weights, verdict
-from rankwise.report.weighted import WEIGHTED
+from rankwise.metrics import METRICS
+from rankwise.statistics import holm, interval, item_weights, paired, seed_weights, verdict
 
 
 def test_interval_over_seeds_is_students_t():
@@ -44,13 +44,13 @@ DIRECT = {
 }
 
 
-@pytest.mark.parametrize("metric", WEIGHTED)
+@pytest.mark.parametrize("metric", [name for name, metric in METRICS.items() if metric.weighted])
 def test_metric_under_counts_equals_the_metric_of_the_resampled_items(metric):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 60).astype(float)  # with ties
     values = np.clip(np.round(labels + rng.normal(0, 1, (3, 60))), 0, 4)
     counts = rng.multinomial(60, np.full(60, 1 / 60), 4).astype(float)
-    found = WEIGHTED[metric](labels, values, counts)
+    found = METRICS[metric].weighted(labels, values, counts)
     assert found.shape == (4, 3)
     for b, r in np.ndindex(found.shape):
         chosen = np.repeat(np.arange(60), counts[b].astype(int))
@@ -63,9 +63,9 @@ def test_two_classes_are_scored_as_scikit_learn_does_also_where_one_never_occurs
     labels, values = rng.integers(0, 2, 50).astype(float), rng.integers(0, 2, (2, 50)).astype(float)
     direct = {"f1": lambda y, x: f1_score(y, x, zero_division=0), "matthews": matthews_corrcoef}[metric]
     values[1] = 0
-    found = WEIGHTED[metric](labels, values, np.ones((1, 50)))[0]
+    found = METRICS[metric].weighted(labels, values, np.ones((1, 50)))[0]
     assert found == pytest.approx([direct(labels, row) for row in values])
-    assert WEIGHTED[metric](np.zeros(50), np.zeros((1, 50)), np.ones((1, 50)))[0, 0] == 0
+    assert METRICS[metric].weighted(np.zeros(50), np.zeros((1, 50)), np.ones((1, 50)))[0, 0] == 0
 
 
 @pytest.mark.parametrize("metric", ["f1", "matthews"])
@@ -73,7 +73,7 @@ def test_hundreds_of_classes_fit_into_memory(metric):
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 300, 1_000).astype(float)
     values = np.where(rng.random((3, 1_000)) < 0.7, labels, rng.integers(0, 300, (3, 1_000)))
-    found = WEIGHTED[metric](labels, values, np.ones((50, 1_000)))
+    found = METRICS[metric].weighted(labels, values, np.ones((50, 1_000)))
     assert found[7] == pytest.approx([DIRECT[metric](labels, row) for row in values])
 
 

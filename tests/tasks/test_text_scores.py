@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from test_text_overlap import HYPOTHESES, REFERENCES, SAVED
 
-from rankwise.check import GENERATED
 from rankwise.errors import Refused
+from rankwise.metrics import of_kind
 from rankwise.tasks.text import POOLED, score, text_items, text_scores
 from rankwise.tasks.text.spread import RESAMPLES, mean_score, pooled_score, share_score
 
@@ -17,7 +17,7 @@ QUICK = ["bleu", "nist", "rouge_l", "cider", "exact_match"]
 
 
 def test_every_metric_that_a_config_may_name_is_there() -> None:
-    assert {*score._AGAINST_REFERENCES, "json_keys", "reasoning"} == set(GENERATED)
+    assert {*score._AGAINST_REFERENCES, "json_keys", "reasoning"} == set(of_kind("text"))
 
 
 def test_each_score_has_its_unit_its_error_and_its_number_of_items() -> None:

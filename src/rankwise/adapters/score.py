@@ -16,11 +16,11 @@ from scipy.stats import rankdata
 from torch import nn
 from torch.utils.data import DataLoader
 
-from rankwise import assets
+from rankwise import assets, metrics
 from rankwise.adapters.runs import Run
 from rankwise.errors import Refused
 from rankwise.model.numerics import Numerics
-from rankwise.tasks import batches, confusion, data, scores
+from rankwise.tasks import batches, data, scores
 from rankwise.tasks.scores import Scorer, TokenScorer, language_scores
 from rankwise.tracking.predictions import FILE
 from rankwise.train import module, step
@@ -121,8 +121,7 @@ def paired(metric: str, labels: np.ndarray, one: Columns, other: Columns) -> Dif
 
 def _value(metric: str, columns: Columns, labels: np.ndarray) -> float:
     if metric in ("f1", "matthews"):
-        classes = int(max(labels.max(), columns["prediction"].max())) + 1
-        return float(getattr(confusion, metric)(confusion.counts(labels, columns["prediction"], max(2, classes))))
+        return metrics.named(metric).value(labels, columns["prediction"])
     if metric in ("loss", "perplexity", "bits_per_byte") and "bytes" in columns:
         return language_scores(columns["score"], labels, columns["bytes"])[metric]["value"]
     return _correlation(metric, np.asarray(columns["score"], dtype=float), labels)

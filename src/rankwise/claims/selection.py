@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rankwise.claims.estimate import NotRun
+from rankwise.metrics import named
 from rankwise.report.arms import Arm, Replicate, group, replicate
 from rankwise.report.flags import of_training
 from rankwise.tracking.record import FINISHED, Record
@@ -54,7 +55,7 @@ def told(arms: Sequence[Arm], specs: Sequence[Spec]) -> str:
 
 
 def _told(arm: Arm, spec: Spec) -> str:
-    wrong = of_training(arm, str(arm.first("config.task.metric")))
+    wrong = of_training(arm, named(str(arm.first("config.task.metric"))))
     at = ""
     if arm.lr is not None and "lr" not in spec:
         tried = len(arm.trials)

@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rankwise import metrics
 from rankwise.claims.bounds import CONTRADICTED, INCONCLUSIVE, REPRODUCED
 from rankwise.claims.judge import Verdict, tally
 from rankwise.report import formats as fmt
@@ -85,7 +86,7 @@ def number(value: float, unit: str) -> str:
     """A quantity as a reader meets it, in its unit."""
     match unit:
         case "accuracy":
-            return fmt.difference(value, "accuracy") + " points"
+            return metrics.named("accuracy").difference(value) + " points"
         case "share":
             return f"{100 * value:.3g} %"
         case "count":
@@ -93,7 +94,7 @@ def number(value: float, unit: str) -> str:
         case "bytes":
             return fmt.si(value, "B")
         case "nats":
-            return fmt.difference(value, "loss") + " nats"
+            return metrics.named("loss").difference(value) + " nats"
         case "bits":
             return f"{value:.3g} bits"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"

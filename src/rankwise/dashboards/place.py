@@ -34,7 +34,7 @@ def of(report: Report, entity: str | None, project: str | None) -> Place:
         entity or _only("entity", [one["entity"] for one in seen]),
         project or _only("project", [one["project"] for one in seen]) or "rankwise",
         tuple(sorted({str(record.run.get("study") or record.config.get("study")) for record in report.records})),
-        report.metric,
+        report.metric.name,
         all(record.config.get("purpose") for record in report.records),
     )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rankwise.metrics import NOTHING, named
 from rankwise.report import analysis_plots
 from rankwise.report import formats as fmt
 from rankwise.report.plots import Plot
@@ -91,9 +92,9 @@ def _subspaces(document: Document) -> Table:
     for pair in document["pairs"]:
         last = pair["points"][-1]
         for point in [p for p in pair["points"] if p is last or (p["i"] == p["j"] and p["i"] in (1, 8))]:
-            start = fmt.NOTHING if point["start"] is None else f"{point['start']:.3f}"
+            start = NOTHING if point["start"] is None else f"{point['start']:.3f}"
             rows.append([" · ".join(pair["pair"]), str(point["i"]), str(point["j"]), f"{point['phi']:.3f}",
-                         f"{point['expected']:.3f}", fmt.difference(point["excess"], ""), start])  # fmt: skip
+                         f"{point['expected']:.3f}", named("").difference(point["excess"]), start])  # fmt: skip
     return header, rows
 
 
@@ -128,28 +129,28 @@ def _intruders(document: Document) -> Table:
 
 def _truncation(document: Document) -> Table:
     metric = document["metric"]
-    header = ["rank", "Σσ² kept, %", f"cut: {metric}{fmt.unit(metric)}", f"from r={document['rank']}", "trained at it",
+    header = ["rank", "Σσ² kept, %", f"cut: {named(metric).header}", f"from r={document['rank']}", "trained at it",
               metric, "trained − cut"]  # fmt: skip
     rows: list[Cells] = []
     for cut in document["cut"]:
         rank = cut["rank"]
-        gap = fmt.NOTHING if rank == document["rank"] else _gap(cut["difference"], metric)
-        mine = [str(rank), fmt.percent(cut["energy"]), fmt.score(cut["score"]["value"], metric), gap]
+        gap = NOTHING if rank == document["rank"] else _gap(cut["difference"], metric)
+        mine = [str(rank), fmt.percent(cut["energy"]), named(metric).score(cut["score"]["value"]), gap]
         beside = [row for row in document["trained"] if row["rank"] == rank]
-        rows += [[*mine, *_trained(row, metric)] for row in beside] or [[*mine, *[fmt.NOTHING] * 3]]
+        rows += [[*mine, *_trained(row, metric)] for row in beside] or [[*mine, *[NOTHING] * 3]]
     above = [row for row in document["trained"] if row["from_cut"] is None]
-    return header, rows + [[str(row["rank"]), *[fmt.NOTHING] * 3, *_trained(row, metric)] for row in above]
+    return header, rows + [[str(row["rank"]), *[NOTHING] * 3, *_trained(row, metric)] for row in above]
 
 
 def _trained(row: Document, metric: str) -> Cells:
-    return [row["run"], fmt.score(row["score"]["value"], metric), _gap(row["from_cut"], metric)]
+    return [row["run"], named(metric).score(row["score"]["value"]), _gap(row["from_cut"], metric)]
 
 
 def _gap(gap: Document | None, metric: str) -> str:
     """A paired difference with its standard error."""
     if gap is None:
-        return fmt.NOTHING
-    return f"{fmt.difference(gap['value'], metric)} ± {fmt.score(gap['se'], metric)}"
+        return NOTHING
+    return f"{named(metric).difference(gap['value'])} ± {named(metric).score(gap['se'])}"
 
 
 def _layers(document: Document) -> Table:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rankwise.metrics import named
 from rankwise.report import formats as fmt
 from rankwise.report import svg
 from rankwise.report.palette import FULL
@@ -156,7 +157,7 @@ def intruders(document: Document, name: str) -> str:
 def truncation(document: Document, name: str) -> str:
     """Scores by rank: cut and trained."""
     metric = document["metric"]
-    factor = 100.0 if fmt.in_percent(metric) else 1.0
+    factor = named(metric).factor
     with svg.canvas(_WIDTH, 3.8) as (figure, (ax,)):
         for rows, form, paint, label in (
             (document["cut"], "o-", "#2a788e", f"{document['run']}, cut"),
@@ -170,7 +171,7 @@ def truncation(document: Document, name: str) -> str:
         ax.set_xscale("log", base=2)
         ax.set_xticks(ranks, [str(rank) for rank in ranks])
         ax.minorticks_off()
-        ax.set(xlabel="rank r", ylabel=f"test {metric}{fmt.unit(metric)}")
+        ax.set(xlabel="rank r", ylabel=f"test {named(metric).header}")
         ax.legend(fontsize=9)
         return svg.render(figure, name, f"test {metric} of one adapter cut to lower ranks")
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from rankwise.config import ADAPTERS, BASELINES, lower_is_better, own_keys, peft_class
+from rankwise import metrics
+from rankwise.config import ADAPTERS, BASELINES, own_keys, peft_class
 from rankwise.errors import Refused
 from rankwise.identity import canonical
-from rankwise.report.statistics import Interval, interval
+from rankwise.statistics import Interval, interval
 from rankwise.tracking.record import FINISHED, Record
 
 Replicate = tuple[int, int]
@@ -248,7 +249,7 @@ def _choose_lr(arm: Arm) -> None:
         return
     common = set.intersection(*(set(runs) for runs in whole.values()))
     arm.trials = [_trial(lr, runs, common) for lr, runs in _by_rate(arm.runs).items()]
-    sign = -1.0 if lower_is_better(str(dig(arm.runs[0], "config.objective"))) else 1.0
+    sign = metrics.named(str(dig(arm.runs[0], "config.objective"))).sign
     best = max((trial for trial in arm.trials if trial.lr in whole),
                key=lambda t: (sign * t.validation if np.isfinite(t.validation) else -np.inf, -t.lr))  # fmt: skip
     arm.lr = None if arm.is_baseline else best.lr

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from rankwise.metrics import NOTHING
 from rankwise.report import costs, svg
-from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm
 from rankwise.report.palette import COMPONENTS, PHASES
 
@@ -41,7 +41,7 @@ def _memory(ax: Any, arms: list[Arm], names: list[str]) -> None:
         ax.plot(*zip(*marks, strict=True), "|", color=svg.INK, ms=15, mew=2, label=_PREDICTED)
     for y, arm in enumerate(arms):
         if not costs.peak_bytes(arm):
-            ax.annotate(f"{fmt.NOTHING} not measured", (0, y), xytext=(3, 0), textcoords="offset points", fontsize=8.5,
+            ax.annotate(f"{NOTHING} not measured", (0, y), xytext=(3, 0), textcoords="offset points", fontsize=8.5,
                         va="center", color=svg.MUTED)  # fmt: skip
     ax.set(xlabel="peak memory of a training step, MB", title="Memory")
 

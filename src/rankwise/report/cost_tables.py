@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rankwise.metrics import NOTHING
 from rankwise.report import costs
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm
@@ -25,7 +26,7 @@ def _memory_row(arm: Arm) -> Cells:
         return []
     error = fmt.signed_percent(costs.prediction_error(arm)).removesuffix(" %")
     return [
-        arm.label, costs.shapes(held.get("batch")) or fmt.NOTHING, str(held.get("phase") or fmt.NOTHING),
+        arm.label, costs.shapes(held.get("batch")) or NOTHING, str(held.get("phase") or NOTHING),
         fmt.megabytes(costs.predicted_bytes(arm)), fmt.megabytes(held.get("peak_bytes")), error,
         fmt.megabytes(costs.peak_bytes(arm, "eval")), *(fmt.megabytes(held.get(key)) for key in costs.SYSTEM),
     ]  # fmt: skip
@@ -49,7 +50,7 @@ def _compute_row(arm: Arm) -> Cells:
 
 def _filled(header: Cells, rows: list[Cells]) -> tuple[Cells, list[Cells]]:
     """Without the columns in which no row has a value."""
-    kept = [i for i in range(len(header)) if any(row[i] != fmt.NOTHING for row in rows)]
+    kept = [i for i in range(len(header)) if any(row[i] != NOTHING for row in rows)]
     return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 

@@ -7,29 +7,28 @@ from typing import Any
 
 import numpy as np
 
-from rankwise.report import formats as fmt
+from rankwise.metrics import Metric, named
 from rankwise.report import svg
 from rankwise.report.arms import Arm
 from rankwise.report.palette import colour
 
 
-def learning_curves(arms: list[Arm], metric: str) -> str | None:
+def learning_curves(arms: list[Arm], metric: Metric) -> str | None:
     """Validation metric and loss against the optimizer step, a line per arm; None where no record has a curve."""
-    asked = dict.fromkeys((f"val/{metric}", "val/loss"))  # which may be the same
+    asked = dict.fromkeys((f"val/{metric.name}", "val/loss"))  # which may be the same
     keys = [key for key in asked if any(_curves(arm, key) for arm in arms)]
     if not keys:
         return None
     shown = [arm for arm in arms if any(_curves(arm, key) for key in keys)]
     with svg.canvas(13.0, 4.0, panels=len(keys)) as (figure, axes):
         for ax, key in zip(axes, keys, strict=True):
-            percent = key != "val/loss" and fmt.in_percent(metric)
+            shown_as = named(key)
             for arm in shown:
-                _line(ax, _curves(arm, key), colour(arm, shown), arm, 100.0 if percent else 1.0)
-            name = key.removeprefix("val/")
-            ax.set(xlabel="optimizer step", ylabel=f"validation {name}{' %' if percent else ''}", title=name)
+                _line(ax, _curves(arm, key), colour(arm, shown), arm, shown_as.factor)
+            ax.set(xlabel="optimizer step", ylabel=f"validation {shown_as.header}", title=shown_as.name)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", fontsize=9)
-        return svg.render(figure, "curves", f"validation {metric} and loss against optimizer steps")
+        return svg.render(figure, "curves", f"validation {metric.name} and loss against optimizer steps")
 
 
 def rates(arms: list[Arm]) -> str | None:

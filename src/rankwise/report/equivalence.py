@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rankwise.config import lower_is_better
+from rankwise.metrics import METRICS, Metric
 from rankwise.report.arms import Arm, Replicate, replicate
 from rankwise.report.predictions import Predictions, aligned, load
-from rankwise.report.statistics import Bootstrap, Floats, holm, item_weights, paired, verdict
-from rankwise.report.weighted import WEIGHTED
+from rankwise.statistics import Bootstrap, Floats, holm, item_weights, paired, verdict
 from rankwise.tracking.record import Record
 
 REPLICATES = 2_000
@@ -46,16 +45,17 @@ class _Scored:
     resampled_b: Floats
 
 
-def compare(arms: list[Arm], reference: Arm, metric: str, margin: float, seed: int = 0) -> dict[int, Comparison]:
+def compare(arms: list[Arm], reference: Arm, metric: Metric, margin: float, seed: int = 0) -> dict[int, Comparison]:
     """Comparisons of the comparable, scored arms with the reference, by ``id(arm)``; ``seed`` is the bootstrap's."""
     rivals = [arm for arm in arms if arm is not reference and arm.comparable and arm.runs]
-    if metric not in WEIGHTED:
-        reason = f"no paired bootstrap for {metric}, only for {', '.join(WEIGHTED)}"
+    if metric.weighted is None:
+        known = [name for name, other in METRICS.items() if other.weighted]
+        reason = f"no paired bootstrap for {metric.name}, only for {', '.join(known)}"
         return {id(arm): Comparison(MISSING, margin, reason=reason) for arm in rivals}
     partners = set(reference.replicates())
     runs = [run for arm in [reference, *rivals] for run in arm.runs if replicate(run) in partners]
     scored, items = _score(runs, metric, seed)
-    lower = lower_is_better(metric)
+    lower = metric.lower_is_better
     found = {id(arm): _compare(arm, reference, scored, items, margin, lower, seed) for arm in rivals}
     tested = {key: c for key, c in found.items() if c.bootstrap is not None}
     corrected = holm([c.bootstrap.p for c in tested.values() if c.bootstrap])
@@ -91,7 +91,7 @@ def _pairs(arm: Arm, reference: Arm) -> dict[Replicate, tuple[Record, Record]]:
     return {rep: (run, theirs[rep]) for run in arm.runs if (rep := replicate(run)) in theirs}
 
 
-def _score(runs: list[Record], metric: str, seed: int) -> tuple[dict[int, _Scored | str], int]:
+def _score(runs: list[Record], metric: Metric, seed: int) -> tuple[dict[int, _Scored | str], int]:
     """Every run on the same resamples of the same items, or why not; and the number of items."""
     loaded = {id(run): load(run, metric) for run in runs}
     first = next((p for p in loaded.values() if isinstance(p, Predictions)), None)
@@ -108,9 +108,9 @@ def _score(runs: list[Record], metric: str, seed: int) -> tuple[dict[int, _Score
         else:
             good[key] = value
     values_rn = np.stack([p.values for p in good.values()])
-    n, metric_of = len(first.items), WEIGHTED[metric]
-    points_r = metric_of(first.labels, values_rn, np.ones((1, n)))[0]
-    chunks = [metric_of(first.labels, values_rn, weights) for weights in item_weights(n, REPLICATES, seed)]
+    n = len(first.items)
+    points_r = metric.resampled(first.labels, values_rn, np.ones((1, n)))[0]
+    chunks = [metric.resampled(first.labels, values_rn, weights) for weights in item_weights(n, REPLICATES, seed)]
     resampled_br = np.concatenate(chunks)
     for column, key in enumerate(good):
         scored[key] = _Scored(float(points_r[column]), resampled_br[:, column])

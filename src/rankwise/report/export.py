@@ -7,16 +7,16 @@ import io
 from dataclasses import asdict
 from typing import Any
 
-from rankwise.check import GENERATED
 from rankwise.errors import Refused
+from rankwise.metrics import of_kind
 from rankwise.report import costs
 from rankwise.report.arms import Arm
 from rankwise.report.findings import Findings
 from rankwise.report.forgetting import forgotten
 from rankwise.report.intrinsic import d90
 from rankwise.report.latency import timed
-from rankwise.report.statistics import Interval
 from rankwise.report.table import rank_fraction
+from rankwise.statistics import Interval
 from rankwise.tracking.record import finite
 
 
@@ -105,7 +105,7 @@ def _compared(report: Findings, arm: Arm) -> dict[str, Any] | None:
         return None
     boot = c.bootstrap
     return {
-        "metric": report.metric, "verdict": c.verdict, "reason": c.reason, "margin": c.margin,
+        "metric": report.metric.name, "verdict": c.verdict, "reason": c.reason, "margin": c.margin,
         "difference": c.estimate, "se": boot and boot.se, "low": boot and boot.low, "high": boot and boot.high,
         "level": 0.9, "p": boot and boot.p, "p_holm": c.p_holm, "detectable": boot and boot.detectable,
         "seeds": c.seeds, "items": c.items,
@@ -118,11 +118,11 @@ def _interval(found: Interval) -> dict[str, Any]:
 
 def _raw(report: Findings, arm: Arm) -> dict[str, Any]:
     """An arm's CSV line."""
-    found, compared = arm.scores.get(report.metric), _compared(report, arm) or {}
+    found, compared = arm.scores.get(report.metric.name), _compared(report, arm) or {}
     line: dict[str, Any] = {key: arm.settings.get(key) for key in ("rank", "alpha", "targets", "quant")}
     line = {"method": arm.method, **line}
     line |= {"rank_fraction": rank_fraction(arm), "scale": arm.first("lora.scale"), "lr": arm.lr, "n": len(arm.runs)}
-    line["metric"] = report.metric
+    line["metric"] = report.metric.name
     line |= {f"test_{key}": getattr(found, key, None) for key in ("mean", "median", "se", "low", "high")}
     line["test_interval"] = found and found.kind
     line |= {f"difference_{key}": compared.get(key) for key in ("se", "low", "high", "p_holm")}
@@ -137,7 +137,7 @@ def _raw(report: Findings, arm: Arm) -> dict[str, Any]:
 def _beside(report: Findings, arm: Arm) -> dict[str, Any]:
     """Generated metrics, writing speed and forgetting in an arm's CSV line, where any arm has them."""
     line: dict[str, Any] = {}
-    for metric in (name for name in GENERATED if any(name in other.scores for other in report.arms)):
+    for metric in (name for name in of_kind("text") if any(name in other.scores for other in report.arms)):
         found = arm.scores.get(metric)
         line |= {f"{metric}_{key}": getattr(found, key, None) for key in ("mean", "low", "high")}
     if any(_generation(other) for other in report.arms):

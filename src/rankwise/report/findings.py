@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rankwise.metrics import Metric
 from rankwise.report.arms import Arm
 from rankwise.report.equivalence import Comparison
 from rankwise.report.sufficiency import Sufficiency
@@ -18,7 +19,7 @@ class Findings:
     records: list[Record]
     arms: list[Arm]
     reference: Arm | None
-    metric: str
+    metric: Metric
     margin: float
     comparisons: dict[int, Comparison]
     families: list[Sufficiency]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from rankwise.metrics import Metric
 from rankwise.report.arms import Arm, dig, replicate
 from rankwise.report.equivalence import MISSING, Comparison
 from rankwise.report.formats import rate
@@ -13,7 +14,7 @@ from rankwise.tracking.record import Record
 _KEYS = 4  # shown of those in which a row differs; report.json has all
 
 
-def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparison], metric: str) -> None:
+def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparison], metric: Metric) -> None:
     """Fill ``arm.flags`` of every arm."""
     usual = _usual_trials(arms, reference)
     for arm in arms:
@@ -27,7 +28,7 @@ def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparis
         ]
 
 
-def of_training(arm: Arm, metric: str) -> list[str]:
+def of_training(arm: Arm, metric: Metric) -> list[str]:
     """How the training of an arm's runs went wrong: what its score cannot be taken at face value for."""
     return [*_diverged(arm, metric), *_one_answer(arm), *_under_trained(arm), *_lr_edge(arm), *_cut_short(arm)]
 
@@ -55,9 +56,9 @@ def _unscored(arm: Arm) -> list[str]:
     return [f"{counts[status]} {status}" for status in ("failed", "stopped", "running") if counts[status]]
 
 
-def _diverged(arm: Arm, metric: str) -> list[str]:
+def _diverged(arm: Arm, metric: Metric) -> list[str]:
     diverged = sum(bool(run.compute.get("diverged")) for run in arm.runs)
-    lost = sum(dig(run, f"metrics.test.{metric}.value") is None for run in arm.runs)
+    lost = sum(dig(run, f"metrics.test.{metric.name}.value") is None for run in arm.runs)
     flags = [f"diverged {diverged}/{len(arm.runs)}"] if diverged else []
     return flags + ([f"{lost}/{len(arm.runs)} without a finite score, not in the mean"] if lost else [])
 

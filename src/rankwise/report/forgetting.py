@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rankwise.report import formats as fmt
+from rankwise.metrics import METRICS, Metric, named
 from rankwise.report.arms import Arm, dig
 from rankwise.report.findings import Findings
 from rankwise.report.sections import Section
-from rankwise.report.statistics import Interval, interval
+from rankwise.statistics import Interval, interval
 
-_METRICS = {"loss": "loss", "probe": "accuracy"}  # what the answers of each measure are shown as
+_METRICS = {"loss": METRICS["loss"], "probe": METRICS["accuracy"]}  # what the answers of each measure are shown as
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Forgotten:
     cosines: Interval | None
 
     @property
-    def metric(self) -> str:
+    def metric(self) -> Metric:
         """The metric whose unit the answers have."""
         return _METRICS[self.measure]
 
@@ -68,9 +68,9 @@ def section(report: Findings) -> Section | None:
     header = ["arm", *(["texts"] if several else []), "before", "after", "forgetting"]
     rows = [
         [
-            arm.label, *([each.texts] if several else []), fmt.score(each.before.point, each.metric),
-            fmt.interval(each.after, each.metric), _amount(each),
-            *([fmt.interval(each.cosines, "cosines")] if encoder else []),
+            arm.label, *([each.texts] if several else []), each.metric.score(each.before.point),
+            each.metric.interval(each.after), _amount(each),
+            *([named("cosines").interval(each.cosines)] if encoder else []),
         ]
         for arm, each in found
     ]  # fmt: skip
@@ -79,8 +79,8 @@ def section(report: Findings) -> Section | None:
 
 def _amount(found: Forgotten) -> str:
     """``+0.120 ± 0.010`` nats, or points of a probe."""
-    signed = fmt.difference(found.amount.point, found.metric)
-    return " ± ".join([signed, *fmt.interval(found.amount, found.metric).split(" ± ")[1:]])
+    signed = found.metric.difference(found.amount.point)
+    return " ± ".join([signed, *found.metric.interval(found.amount).split(" ± ")[1:]])
 
 
 def _notes(report: Findings) -> list[str]:

@@ -4,52 +4,7 @@ from __future__ import annotations
 
 import math
 
-from rankwise.report.statistics import Interval
-
-NOTHING = "–"
-# Metrics shown in percent, with differences in points; so are those of a group of rows, as accuracy_matched.
-_PERCENT = (
-    "accuracy", "f1", "bleu", "rouge_l", "meteor", "exact_match", "number_match", "json_keys", "reasoning",
-)  # fmt: skip
-
-
-def in_percent(metric: str) -> bool:
-    return metric in _PERCENT or metric.startswith(("accuracy_", "f1_"))
-
-
-def unit(metric: str) -> str:
-    """The unit of a score in a header: " %" or nothing."""
-    return " %" if in_percent(metric) else ""
-
-
-def score(value: float | None, metric: str) -> str:
-    """``81.2`` (percent), ``0.812``, or four digits of a perplexity, after the metric."""
-    if value is None or not math.isfinite(value):
-        return NOTHING
-    return _fixed(value, value, metric)
-
-
-def interval(found: Interval | None, metric: str) -> str:
-    """``81.2 ± 0.4``: a score and half the width of its interval, to the same decimals."""
-    if found is None:
-        return NOTHING
-    if not (math.isfinite(found.point) and math.isfinite(found.half)):
-        return score(found.point, metric)
-    return f"{score(found.point, metric)} ± {_fixed(found.half, found.point, metric)}"
-
-
-def difference(value: float | None, metric: str) -> str:
-    """A signed difference in the unit of the score: points for percentages."""
-    if value is None or not math.isfinite(value):
-        return NOTHING
-    if metric == "perplexity":
-        return _signed(f"{'-' if value < 0 else '+'}{_three(abs(value))}")
-    return _signed(f"{100 * value:+.1f}" if in_percent(metric) else f"{value:+.3f}")
-
-
-def width(value: float, metric: str) -> str:
-    """An unsigned distance with its unit: ``2 points`` or ``0.02``."""
-    return f"{100 * value:.3g} points" if in_percent(metric) else f"{value:.3g}"
+from rankwise.metrics import NOTHING, signed
 
 
 def si(value: float | None, suffix: str = "") -> str:
@@ -81,7 +36,7 @@ def signed_percent(fraction: float | None) -> str:
     """A relative error: ``+0.3 %``."""
     if fraction is None or not math.isfinite(fraction):
         return NOTHING
-    return f"{_signed(f'{100 * fraction:+.1f}')} %"
+    return f"{signed(f'{100 * fraction:+.1f}')} %"
 
 
 def ratio(value: float | None) -> str:
@@ -105,21 +60,6 @@ def rate(lr: float | None) -> str:
         return NOTHING
     mantissa, exponent = f"{lr:.2e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
-
-
-def _fixed(value: float, like: float, metric: str) -> str:
-    """A value to the decimals that ``like`` is shown with."""
-    if in_percent(metric):
-        return f"{100 * value:.1f}"
-    if metric != "perplexity":
-        return f"{value:.3f}"
-    digits = 3 - math.floor(math.log10(abs(like))) if like else 3
-    return f"{value:.{min(max(digits, 0), 3)}f}" if digits > -4 else f"{value:.3g}"
-
-
-def _signed(text: str) -> str:
-    """A signed number with a real minus; a rounded zero has no sign."""
-    return text.replace("-", "−") if text.strip("+-0.") else text[1:]
 
 
 def _three(value: float) -> str:

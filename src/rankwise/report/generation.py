@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from rankwise.check import GENERATED
+from rankwise.metrics import METRICS, of_kind
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm, dig
 from rankwise.report.findings import Findings
@@ -17,12 +17,12 @@ def section(report: Findings) -> Section | None:
     arms = [arm for arm in report.arms if arm.median("compute.generation.prompts") or _absent(arm)]
     if not arms:
         return None
-    metrics = [metric for metric in GENERATED if any(metric in arm.scores for arm in arms)]
-    header = ["arm", *(f"{metric}{fmt.unit(metric)}" for metric in metrics), "prompts", "tokens /s", "seconds"]
+    metrics = [METRICS[name] for name in of_kind("text") if any(name in arm.scores for arm in arms)]
+    header = ["arm", *(metric.header for metric in metrics), "prompts", "tokens /s", "seconds"]
     measured = any(arm.median("memory.generate.peak_bytes") for arm in arms)
     rows = [
         [
-            arm.label, *(fmt.interval(arm.scores.get(metric), metric) for metric in metrics),
+            arm.label, *(metric.interval(arm.scores.get(metric.name)) for metric in metrics),
             fmt.si(arm.median("compute.generation.prompts")), fmt.si(arm.median("compute.generation.tokens_per_s")),
             fmt.seconds(arm.median("compute.generation.seconds_s")),
             *([fmt.megabytes(arm.median("memory.generate.peak_bytes"))] if measured else []),

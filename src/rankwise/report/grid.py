@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rankwise.metrics import NOTHING
 from rankwise.report import costs
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm
@@ -29,11 +30,11 @@ def grids(report: Findings) -> list[Grid]:
     metric = report.metric
 
     def score(arm: Arm) -> str:
-        found = arm.scores.get(metric)
-        return fmt.score(found.point, metric) if found else fmt.NOTHING
+        found = arm.scores.get(metric.name)
+        return metric.score(found.point) if found else NOTHING
 
     asked: list[tuple[str, Callable[[Arm], str]]] = [
-        (f"test {metric}{fmt.unit(metric)}", score),
+        (f"test {metric.header}", score),
         ("weights, MB", lambda arm: fmt.megabytes(costs.memory(arm).get("weights_bytes"))),
         ("peak of a training step, MB", lambda arm: fmt.megabytes(costs.peak_bytes(arm))),
         ("tokens per second", lambda arm: fmt.si(arm.median("compute.tokens_per_s"))),
@@ -44,7 +45,7 @@ def grids(report: Findings) -> list[Grid]:
             "title": title,
             "header": ["base stored as", *(f"r={rank}" for rank in ranks)],
             "rows": [
-                [quant, *(show(cells[quant, rank]) if (quant, rank) in cells else fmt.NOTHING for rank in ranks)]
+                [quant, *(show(cells[quant, rank]) if (quant, rank) in cells else NOTHING for rank in ranks)]
                 for quant in storages
             ],
         }

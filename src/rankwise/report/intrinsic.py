@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from rankwise.config import SUBSPACE, lower_is_better
+from rankwise.config import SUBSPACE
 from rankwise.errors import Refused
-from rankwise.report import formats as fmt
+from rankwise.metrics import NOTHING, named
 from rankwise.report import predictions
 from rankwise.report.arms import Arm, Replicate, dig, replicate
 from rankwise.report.findings import Findings
 from rankwise.report.sections import Section
-from rankwise.report.statistics import Floats, seed_weights
+from rankwise.statistics import Floats, seed_weights
 
 SHARE = 0.9  # of full fine-tuning's score (Li et al. 2018, §2)
 _REPLICATES = 2000
@@ -51,21 +51,21 @@ def section(report: Findings) -> Section | None:
     """A row for each method and criterion; None where no random subspace was trained."""
     if not _subspaces(report.arms):
         return None
-    header = ["arm", "criterion", f"needs{fmt.unit(report.metric)}", "d90", "95 %", "tried", "seeds"]
+    header = ["arm", "criterion", f"needs{' %' if report.metric.percent else ''}", "d90", "95 %", "tried", "seeds"]
     try:
         found = d90(report.arms, report.reference)
     except Refused as reason:
         return Section("intrinsic", _TITLE, header, [], [str(reason)])
     rows = [
         [
-            each.method, each.criterion, fmt.score(each.target, report.metric), _dim(each.dim, each),
-            fmt.NOTHING if math.isnan(each.low) else f"{_dim(each.low, each)} to {_dim(each.high, each)}",
+            each.method, each.criterion, report.metric.score(each.target), _dim(each.dim, each),
+            NOTHING if math.isnan(each.low) else f"{_dim(each.low, each)} to {_dim(each.high, each)}",
             ", ".join(f"{dim:,}" for dim in each.tried), str(each.seeds),
         ]
         for each in found
     ]  # fmt: skip
     assert report.reference is not None, "d90 would have refused"
-    chance = _chance(report.reference, report.metric)
+    chance = _chance(report.reference, report.metric.name)
     return Section("intrinsic", _TITLE, header, rows, [*_NOTES, chance] if isinstance(chance, str) else _NOTES)
 
 
@@ -81,7 +81,7 @@ def d90(arms: Sequence[Arm], full: Arm | None, share: float = SHARE) -> list[Dim
     if full is None:
         raise Refused("d90: no finished run of method=full to reach 90 % of")
     metric = str(full.first("config.task.metric"))
-    if lower_is_better(metric):
+    if named(metric).lower_is_better:
         raise Refused.value("task.metric", metric, "a score of which more is better, for d90")
     chance = _chance(full, metric)
     found = []
@@ -144,7 +144,7 @@ def _chance(full: Arm, metric: str) -> float | str:
         return 0.0
     if metric != "accuracy":
         return f"Nothing is known of what {metric} is by chance."
-    read = predictions.load(full.runs[0], metric)
+    read = predictions.load(full.runs[0], named(metric))
     if isinstance(read, str):
         return f"The share of the most frequent class is unknown: {read}."
     return float(np.unique(read.labels, return_counts=True)[1].max() / len(read.labels))

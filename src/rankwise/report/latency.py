@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rankwise.config import PARTIAL
+from rankwise.metrics import NOTHING
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm, dig
 from rankwise.report.findings import Findings
@@ -94,7 +95,7 @@ def _over_runs(shape: Shape, cells: list[dict[str, Any]]) -> Timed:
 
 def _ratio(found: Ratio | None) -> str:
     """``1.052 (1.047 to 1.058)``."""
-    return fmt.NOTHING if found is None else f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+    return NOTHING if found is None else f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
 def _notes(arms: list[Arm]) -> list[str]:

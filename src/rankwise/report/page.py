@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+from rankwise.metrics import NOTHING
 from rankwise.report import analyses, cost_tables, costs
 from rankwise.report import formats as fmt
 from rankwise.report import table as tables
@@ -116,25 +117,25 @@ def _differences(report: Findings) -> list[dict[str, str]]:
         if c is None:
             continue
         boot, metric, step = c.bootstrap, report.metric, steps.get(id(arm))
-        span = f"{fmt.difference(boot.low, metric)} … {fmt.difference(boot.high, metric)}" if boot else fmt.NOTHING
+        span = f"{metric.difference(boot.low)} … {metric.difference(boot.high)}" if boot else NOTHING
         rows.append({
             "arm": arm.label,
-            "estimate": fmt.difference(c.estimate, metric),
+            "estimate": metric.difference(c.estimate),
             "interval": span,
             "verdict": c.verdict + (f": {c.reason}" if c.reason else ""),
             "kind": c.verdict.split(":")[0].replace(" ", "-"),
             "p": _p(c.p_holm),
-            "detectable": fmt.width(boot.detectable, metric) if boot else fmt.NOTHING,
+            "detectable": metric.width(boot.detectable) if boot else NOTHING,
             "sequence": _sequence(step),
             "share": f"{100 * step.share:.0f}" if step and boot else "",
-            "pairs": f"{c.seeds} × {c.items:,}" if c.items else fmt.NOTHING,
+            "pairs": f"{c.seeds} × {c.items:,}" if c.items else NOTHING,
         })  # fmt: skip
     return rows
 
 
 def _p(p: float | None) -> str:
     if p is None:
-        return fmt.NOTHING
+        return NOTHING
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 

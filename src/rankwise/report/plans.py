@@ -12,6 +12,7 @@ from rich.text import Text
 
 from rankwise.config import Config
 from rankwise.identity import label, run_id
+from rankwise.metrics import NOTHING
 from rankwise.report import formats as fmt
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "other")
@@ -31,14 +32,14 @@ def table(plan: dict[str, Any]) -> RenderableType:
 
 Cell = Callable[[dict[str, Any], int], str]  # of a row and the limit in bytes
 _COSTS: list[tuple[str, Cell]] = [
-    ("scale", lambda row, limit: fmt.NOTHING if (scale := row["lora"]["scale"]) is None else f"{scale:.3g}"),
+    ("scale", lambda row, limit: NOTHING if (scale := row["lora"]["scale"]) is None else f"{scale:.3g}"),
     ("trained parameters", lambda row, limit: f"{row['params']['trainable']:,}"),
     ("of", lambda row, limit: fmt.si(row["params"]["total"])),
     ("%", lambda row, limit: fmt.percent(row["params"]["trainable"] / row["params"]["total"])),
     ("keep MB", lambda row, limit: fmt.megabytes(row["storage"]["adapter_bytes"])),
     ("TFLOP/step", lambda row, limit: fmt.seconds(_flops(row, "per_step", 1e12))),
     ("of full", lambda row, limit: fmt.ratio(_flops(row, "of_full"))),
-    ("steps", lambda row, limit: fmt.NOTHING if (n := row["compute"]["steps"]) is None else f"{n:,}"),
+    ("steps", lambda row, limit: NOTHING if (n := row["compute"]["steps"]) is None else f"{n:,}"),
     ("train time", lambda row, limit: _duration(row["compute"]["train_s"])),
 ]
 _MEMORY: list[tuple[str, Cell]] = [
@@ -85,7 +86,7 @@ def listing(configs: Sequence[Config], states: Sequence[str], planned: Sequence[
         shown.add_column(header, justify="right")
     for config, state in zip(configs, states, strict=True):
         row = costs.get(run_id(config))
-        cells = [fmt.NOTHING] * 3
+        cells = [NOTHING] * 3
         if row:
             peak = _gigabytes(row["memory"]["train"]["peak_bytes"])
             cells = [f"{row['params']['trainable']:,}", peak, _duration(row["compute"]["train_s"])]
@@ -138,7 +139,7 @@ def _gigabytes(value: float | None) -> str:
 
 def _duration(value: float | None) -> str:
     if value is None:
-        return fmt.NOTHING
+        return NOTHING
     if value < 120:
         return f"{fmt.seconds(value)} s"
     return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"

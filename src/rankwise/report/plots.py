@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rankwise.config import lower_is_better
+from rankwise.metrics import Metric
 from rankwise.report import formats as fmt
 from rankwise.report import svg
 from rankwise.report.arms import Arm
@@ -51,11 +51,11 @@ def score_by_rank(report: Findings) -> Plot | None:
     ranked = [arm for arm in arms if arm.rank]
     if not ranked:
         return None
-    factor = _factor(metric)
+    factor = metric.factor
     with svg.canvas(HALF, 3.7) as (figure, (ax,)):
         for members, (paint, marker, label) in family_styles(ranked):
             x = np.array([arm.rank for arm in members], float)
-            found = [arm.scores[metric] for arm in members]
+            found = [arm.scores[metric.name] for arm in members]
             point = factor * np.array([s.point for s in found])
             half = factor * np.nan_to_num([s.half for s in found])
             ax.errorbar(x, point, half, color=paint, marker=marker, ms=6, lw=1.8, elinewidth=1.4, label=label, zorder=4)
@@ -65,11 +65,11 @@ def score_by_rank(report: Findings) -> Plot | None:
         ticks = sorted({arm.rank for arm in ranked if arm.rank})
         ax.set_xticks(ticks, [str(t) for t in ticks])
         ax.set_xlim(ticks[0] / 1.35, ticks[-1] * 1.35)
-        ax.set(xlabel=f"rank r{_narrowest(ranked)}", ylabel=f"test {metric}{fmt.unit(metric)}")
+        ax.set(xlabel=f"rank r{_narrowest(ranked)}", ylabel=f"test {metric.header}")
         if len(family_styles(ranked)) > 1:
             ax.legend(loc=_worst_corner(metric), fontsize=9)
-        image = svg.render(figure, "rank", f"test {metric} against rank")
-    side, less = ("below", "plus") if lower_is_better(metric) else ("above", "less")
+        image = svg.render(figure, "rank", f"test {metric.name} against rank")
+    side, less = ("below", "plus") if metric.lower_is_better else ("above", "less")
     caption = (
         f"Points are {_points(arms, metric)} with 95 % intervals ({_kinds(arms, metric)}); the band is full "
         f"fine-tuning's. The dotted line is full fine-tuning {less} the margin: whether a rank stays {side} it, the "
@@ -83,7 +83,7 @@ def differences(report: Findings) -> Plot | None:
     rows = [(a, c) for a in report.arms if (c := report.comparison(a)) and c.estimate is not None]
     if not rows:
         return None
-    metric, factor = report.metric, _factor(report.metric)
+    metric, factor = report.metric, report.metric.factor
     with svg.canvas(HALF, max(2.2, 0.27 * len(rows) + 0.75)) as (figure, (ax,)):
         margin = factor * report.margin
         ax.axvspan(-margin, margin, color=FULL, alpha=0.10, lw=0)
@@ -94,7 +94,7 @@ def differences(report: Findings) -> Plot | None:
             paint = VERDICTS.get(c.verdict, svg.MUTED)
             point = c.estimate or 0.0
             if not low < point < high:
-                text = f"◂ {fmt.difference(point, metric)}" if point < 0 else f"{fmt.difference(point, metric)} ▸"
+                text = f"◂ {metric.difference(point)}" if point < 0 else f"{metric.difference(point)} ▸"
                 ax.text(factor * (low if point < 0 else high), y, text, color=paint, va="center", fontsize=8.5,
                         ha="left" if point < 0 else "right")  # fmt: skip
                 continue
@@ -104,14 +104,14 @@ def differences(report: Findings) -> Plot | None:
         ax.set_yticks(range(len(rows)), [arm.label for arm, _ in rows])
         ax.grid(axis="y", visible=False)
         ax.set_ylim(len(rows) - 0.4, -0.6)
-        unit = "percentage points" if fmt.in_percent(metric) else metric
+        unit = "percentage points" if metric.percent else metric.difference_unit
         ax.set(xlabel=f"difference from full fine-tuning, {unit}")
         image = svg.render(figure, "difference", "paired differences from full fine-tuning with the margin")
     n = sorted({c.seeds for _, c in rows})
     how = "bars are 90 % bootstrap intervals over seeds and items" if n[-1] > 1 else "points without an interval"
     caption = (
         f"Paired by seed (n = {', '.join(map(str, n))}) and test item; {how}. Wholly inside the "
-        f"band of ±{fmt.width(report.margin, metric)} means same, wholly outside different, anything else "
+        f"band of ±{metric.width(report.margin)} means same, wholly outside different, anything else "
         f"inconclusive.{_direction(metric)}"
     )
     return Plot("difference", "Difference from full fine-tuning", image, caption)
@@ -133,14 +133,14 @@ def score_by_parameters(report: Findings) -> Plot | None:
     arms = [arm for arm in _scored(report) if arm.first("params.trainable") and not arm.is_baseline]
     if len(arms) < 2:
         return None
-    factor, sign = _factor(metric), -1.0 if lower_is_better(metric) else 1.0
-    points = [(float(arm.first("params.trainable")), factor * arm.scores[metric].point, arm) for arm in arms]
+    factor, sign = metric.factor, metric.sign
+    points = [(float(arm.first("params.trainable")), factor * arm.scores[metric.name].point, arm) for arm in arms]
     front = pareto([(x, sign * y) for x, y, _ in points])
     with svg.canvas(WIDE, 4.0) as (figure, (ax,)):
         best = sorted((points[i][0], points[i][1]) for i in front)
         ax.step(*zip(*best, strict=True), where="post", color=PARETO, lw=1.5, alpha=0.8, label="Pareto front", zorder=2)
         for i, (x, y, arm) in enumerate(points):
-            half = factor * arm.scores[metric].half
+            half = factor * arm.scores[metric.name].half
             half, paint = half if math.isfinite(half) else 0.0, colour(arm, arms)
             ax.errorbar(x, y, half, color=paint, lw=0, elinewidth=1.2, zorder=3)
             ax.plot(x, y, "o", color=paint, ms=7, mec=PARETO if i in front else "none", mew=1.8, zorder=4)
@@ -148,9 +148,9 @@ def score_by_parameters(report: Findings) -> Plot | None:
         _limits(ax, arms, metric, report.margin)
         ax.set_xscale("log")
         ax.margins(x=0.1)
-        ax.set(xlabel="trainable parameters (adapter and head)", ylabel=f"test {metric}{fmt.unit(metric)}")
+        ax.set(xlabel="trainable parameters (adapter and head)", ylabel=f"test {metric.header}")
         ax.legend(loc=_worst_corner(metric), fontsize=9)
-        image = svg.render(figure, "parameters", f"test {metric} against trainable parameters")
+        image = svg.render(figure, "parameters", f"test {metric.name} against trainable parameters")
     caption = (
         f"{_points(arms, metric).capitalize()} with 95 % intervals ({_kinds(arms, metric)}). Ringed points are on the "
         "Pareto front: no arm that trains as few parameters scores better. The front ignores uncertainty: neighbours "
@@ -219,11 +219,7 @@ def grid(report: Findings) -> Plot | None:
 
 
 def _scored(report: Findings) -> list[Arm]:
-    return [arm for arm in report.arms if arm.comparable and report.metric in arm.scores]
-
-
-def _factor(metric: str) -> float:
-    return 100.0 if fmt.in_percent(metric) else 1.0
+    return [arm for arm in report.arms if arm.comparable and report.metric.name in arm.scores]
 
 
 def _narrowest(ranked: list[Arm]) -> str:
@@ -233,15 +229,15 @@ def _narrowest(ranked: list[Arm]) -> str:
     return f"   (r = {largest.rank} is {fmt.percent(share)} % of min(in, out))" if share else ""
 
 
-def _limits(ax: Any, arms: list[Arm], metric: str, margin: float) -> None:
+def _limits(ax: Any, arms: list[Arm], metric: Metric, margin: float) -> None:
     """Room for all means, and for intervals as far as they do not flatten the picture."""
-    factor = _factor(metric)
-    found = [arm.scores[metric] for arm in arms]
+    factor = metric.factor
+    found = [arm.scores[metric.name] for arm in arms]
     low, high = min(s.point for s in found), max(s.point for s in found)
     room = max(high - low, 3 * margin)
     ends = [end for s in found for end in (s.low, s.high) if math.isfinite(end)]
     low, high = max(min([low, *ends]), low - room), min(max([high, *ends]), high + room)
-    if lower_is_better(metric):  # the margin lies on the side of what is worse
+    if metric.lower_is_better:  # the margin lies on the side of what is worse
         low, high = low - 0.08 * (high - low), max(high, low + 3 * margin)
         ax.set_ylim(factor * low, factor * (high + 0.06 * (high - low)))
     else:
@@ -251,16 +247,16 @@ def _limits(ax: Any, arms: list[Arm], metric: str, margin: float) -> None:
 
 def _lines(ax: Any, arms: list[Arm], report: Findings) -> None:
     """Arms without a rank: full as a band with the margin beside it, others as lines labelled at the right edge."""
-    metric, factor = report.metric, _factor(report.metric)
+    metric, factor = report.metric, report.metric.factor
     margin, limit_text = -report.margin, "full − margin"
-    if lower_is_better(metric):
+    if metric.lower_is_better:
         margin, limit_text = report.margin, "full + margin"
     bottom, top = ax.get_ylim()
     labels: dict[float, list[str]] = defaultdict(list)
     for arm in (a for a in arms if not a.rank):
-        found = arm.scores[metric]
+        found = arm.scores[metric.name]
         y, is_full = factor * found.point, arm is report.reference
-        text = f"{arm.label} {fmt.score(found.point, metric)}"
+        text = f"{arm.label} {metric.score(found.point)}"
         if not bottom <= y <= top:
             labels[min(max(y, bottom), top)].append(f"{text} {'↓' if y < bottom else '↑'}")
             continue
@@ -280,24 +276,24 @@ def _lines(ax: Any, arms: list[Arm], report: Findings) -> None:
                     color=svg.INK, annotation_clip=False)  # fmt: skip
 
 
-def _direction(metric: str) -> str:
+def _direction(metric: Metric) -> str:
     """A sentence for the end of a caption."""
-    return f" Lower {metric} is better." if lower_is_better(metric) else ""
+    return f" Lower {metric.name} is better." if metric.lower_is_better else ""
 
 
-def _worst_corner(metric: str) -> str:
+def _worst_corner(metric: Metric) -> str:
     """Where large ranks do not come."""
-    return "upper right" if lower_is_better(metric) else "lower right"
+    return "upper right" if metric.lower_is_better else "lower right"
 
 
-def _points(arms: list[Arm], metric: str) -> str:
-    return "medians" if any(arm.scores[metric].median is not None for arm in arms) else "means"
+def _points(arms: list[Arm], metric: Metric) -> str:
+    return "medians" if any(arm.scores[metric.name].median is not None for arm in arms) else "means"
 
 
-def _kinds(arms: list[Arm], metric: str) -> str:
+def _kinds(arms: list[Arm], metric: Metric) -> str:
     """n and kind of the intervals in a caption."""
-    kinds = {arm.scores[metric].kind for arm in arms if metric in arm.scores}
-    n = sorted({len(arm.runs) for arm in arms if metric in arm.scores and arm.scores[metric].kind == "seeds"})
+    kinds = {arm.scores[metric.name].kind for arm in arms if metric.name in arm.scores}
+    n = sorted({len(arm.runs) for arm in arms if metric.name in arm.scores and arm.scores[metric.name].kind == "seeds"})
     said = [f"t over n = {', '.join(map(str, n))} seeds"] if "seeds" in kinds else []
     return "; ".join(said + (["over test items only for one seed or identical runs"] if "items" in kinds else []))
 

@@ -9,17 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rankwise.metrics import Metric
 from rankwise.report.arms import dig
-from rankwise.report.statistics import Floats
-from rankwise.report.weighted import WEIGHTED
+from rankwise.statistics import Floats
 from rankwise.tracking.record import Record
 
 _AGREES = 1e-3  # between the metric of the stored predictions and the record's, the larger of absolute and relative
-# By metric the columns of (label, value); of a language model how many tokens or bytes, and the summed loss.
-_COLUMNS = {
-    "accuracy": ("label", "prediction"), "f1": ("label", "prediction"), "matthews": ("label", "prediction"),
-    "bits_per_byte": ("bytes", "score"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,12 +29,12 @@ class Predictions:
     values: Floats
 
 
-def load(record: Record, metric: str) -> Predictions | str:
+def load(record: Record, metric: Metric) -> Predictions | str:
     """The run's predictions, or why they cannot be used, in words that finish "no comparison: …"."""
     if record.folder is None:
         return "it was read from W&B, which has no predictions"
     name = record.run.get("name") or record.folder.name
-    columns = ("item", *_COLUMNS.get(metric, ("label", "score")))
+    columns = ("item", *metric.columns)
     try:
         # Opened here, because a path would bring in pyarrow's dataset layer: 10 ms per file.
         with (record.folder / "predictions.parquet").open("rb") as file:
@@ -62,10 +57,10 @@ def aligned(one: Predictions, reference: Predictions) -> bool:
     return np.array_equal(one.items, reference.items) and np.array_equal(one.labels, reference.labels)
 
 
-def _checked(found: Predictions, record: Record, metric: str, name: object) -> Predictions | str:
-    recorded = dig(record, f"metrics.test.{metric}.value")
-    here = float(WEIGHTED[metric](found.labels, found.values[None], np.ones((1, len(found.labels))))[0, 0])
+def _checked(found: Predictions, record: Record, metric: Metric, name: object) -> Predictions | str:
+    recorded = dig(record, f"metrics.test.{metric.name}.value")
+    here = metric.value(found.labels, found.values)
     if recorded is None or not math.isclose(here, recorded, rel_tol=_AGREES, abs_tol=_AGREES):
         shown = "none" if recorded is None else f"{recorded:.4f}"
-        return f"predictions of {name} give {metric} {here:.4f}, its record says {shown}"
+        return f"predictions of {name} give {metric.name} {here:.4f}, its record says {shown}"
     return found

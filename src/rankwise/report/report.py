@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from rankwise.errors import Refused
+from rankwise.metrics import Metric, named
 from rankwise.report import export
 from rankwise.report import table as tables
 from rankwise.report.arms import Arm, group, reference_of
@@ -111,10 +112,10 @@ def find_all(paths: list[Path]) -> list[Record]:
     return found
 
 
-def _metric(arm: Arm) -> str:
+def _metric(arm: Arm) -> Metric:
     """The study's metric: the task's own."""
     config = (arm.runs or arm.unscored)[0].config
-    return str((config.get("task") or {}).get("metric") or "accuracy")
+    return named(str((config.get("task") or {}).get("metric") or "accuracy"))
 
 
 def _margin_of(record: Record) -> float | None:

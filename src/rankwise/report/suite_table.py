@@ -10,14 +10,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rankwise.report import formats as fmt
-from rankwise.report.statistics import Interval
+from rankwise.metrics import NOTHING, named
 from rankwise.report.suites import Average, Row, Suite, SuiteReport
-
-_SHORT = {
-    "matthews": "Matthews", "accuracy": "acc.", "f1": "F1", "pearson": "Pearson", "spearman": "Spearman",
-    "accuracy_matched": "m", "accuracy_mismatched": "mm",
-}  # fmt: skip
+from rankwise.statistics import Interval
 
 
 def render(report: SuiteReport) -> RenderableType:
@@ -43,7 +38,7 @@ def render(report: SuiteReport) -> RenderableType:
 
 def _header(suite: Suite, task: str) -> str:
     title, metrics = suite.tasks[task]
-    return "\n".join([title, *(_SHORT[metric] for metric in metrics)])
+    return "\n".join([title, *(named(metric).short for metric in metrics)])
 
 
 def _average_header(average: Average) -> str:
@@ -56,7 +51,7 @@ def _score(row: Row, task: str, metric: str) -> Interval | None:
 
 def _cell(found: Interval | None) -> str:
     if found is None or not math.isfinite(found.point):
-        return fmt.NOTHING
+        return NOTHING
     half = f"±{100 * found.half:.1f}" if math.isfinite(found.half) else ""
     return f"{100 * found.point:.1f}{half}"
 

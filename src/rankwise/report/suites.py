@@ -19,7 +19,7 @@ from rankwise.errors import Refused, did_you_mean
 from rankwise.report import arms as arms_of
 from rankwise.report.arms import Arm, Replicate, dig, replicate
 from rankwise.report.report import find_all, results
-from rankwise.report.statistics import Interval, interval
+from rankwise.statistics import Interval, interval
 from rankwise.tracking.record import Record
 
 Metrics = tuple[str, ...]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from rankwise.config import lower_is_better
+from rankwise.metrics import Metric
 from rankwise.report.arms import Arm, dig
 from rankwise.report.costs import peak_bytes
 from rankwise.report.equivalence import ONE_SEED, REPLICATES, Comparison
-from rankwise.report.formats import difference, in_percent, percent, rate, si, width
+from rankwise.report.formats import percent, rate, si
 from rankwise.report.sufficiency import Step, Sufficiency
 from rankwise.tracking.record import FINISHED, Record
 
@@ -26,7 +26,7 @@ class Headline:
         return " ".join(filter(None, [self.title, self.cost, *self.details]))
 
 
-def headline(families: list[Sufficiency], reference: Arm | None, metric: str) -> Headline:
+def headline(families: list[Sufficiency], reference: Arm | None, metric: Metric) -> Headline:
     """The smallest sufficient rank of the first family; other families follow as details."""
     if reference is None:
         return Headline("No conclusion: there is no finished run of full fine-tuning to compare with.")
@@ -42,9 +42,9 @@ def headline(families: list[Sufficiency], reference: Arm | None, metric: str) ->
     return Headline(_title(best, metric, named=several), cost, tuple(details))
 
 
-def _title(family: Sufficiency, metric: str, named: bool) -> str:
+def _title(family: Sufficiency, metric: Metric, named: bool) -> str:
     where = f" ({family.label})" if named else ""
-    margin = f"{width(family.margin, metric)} of {metric}" if in_percent(metric) else f"{family.margin:g} {metric}"
+    margin = f"{metric.width(family.margin)}{' of' if metric.percent else ''} {metric.name}"
     if not family.conclusive:
         return f"{family.reason[0].upper()}{family.reason[1:]}{where}."
     if family.answer:
@@ -56,11 +56,11 @@ def _title(family: Sufficiency, metric: str, named: bool) -> str:
     return f"No rank was shown to be enough{where}: {why}."
 
 
-def _details(family: Sufficiency, metric: str) -> list[str]:
+def _details(family: Sufficiency, metric: Metric) -> list[str]:
     if not family.conclusive:
-        points = [f"r={s.rank} {difference(s.comparison.estimate, metric)}" for s in reversed(family.steps)]
+        points = [f"r={s.rank} {metric.difference(s.comparison.estimate)}" for s in reversed(family.steps)]
         points = [point for point, step in zip(points, reversed(family.steps), strict=True) if step.comparison.items]
-        unit = "points" if in_percent(metric) else metric
+        unit = metric.difference_unit
         shown = [f"Differences from full fine-tuning on it, {unit}: {', '.join(points)}."] if points else []
         return [*shown, "Two or more shared seeds allow a conclusion: run with seed=0,1,2."]
     pairs = max((s.comparison for s in family.steps if s.comparison.bootstrap), key=lambda c: c.seeds)
@@ -71,7 +71,7 @@ def _details(family: Sufficiency, metric: str) -> list[str]:
         f"Bootstrap distribution of the answer: {', '.join(shares + none)}.",
     ]
     if family.detectable is not None:
-        details.append(f"Minimum detectable deficit at 80 % power: {width(family.detectable, metric)}.")
+        details.append(f"Minimum detectable deficit at 80 % power: {metric.width(family.detectable)}.")
     return details
 
 
@@ -96,7 +96,7 @@ def _cost(step: Step, reference: Arm) -> str:
 
 
 def notes(
-    records: list[Record], arms: list[Arm], reference: Arm | None, metric: str, margins: list[float],
+    records: list[Record], arms: list[Arm], reference: Arm | None, metric: Metric, margins: list[float],
     comparisons: dict[int, Comparison],
 ) -> list[str]:  # fmt: skip
     """How this was compared, one sentence or two each."""
@@ -105,8 +105,8 @@ def notes(
     others = sum(not arm.comparable for arm in arms)
     if others:
         kept.append(f"{others} row(s) differ from the reference in more than the arm: shown with the key, not ranked.")
-    if lower_is_better(metric):
-        kept.append(f"Lower {metric} is better: an arm whose difference from full fine-tuning is positive lost.")
+    if metric.lower_is_better:
+        kept.append(f"Lower {metric.name} is better: an arm whose difference from full fine-tuning is positive lost.")
     if reference is None:
         return [*kept, "Full fine-tuning is missing, so there is no difference, no verdict and no sufficient rank."]
     if any(c.verdict == ONE_SEED for c in comparisons.values()):
@@ -175,11 +175,11 @@ def _rates(arms: list[Arm]) -> str:
     return f"Per arm the best of {shown} learning rates ({rate(low)} to {rate(high)}) by mean validation objective."
 
 
-def _margin(margins: list[float], metric: str) -> list[str]:
+def _margin(margins: list[float], metric: Metric) -> list[str]:
     if len(margins) > 1:
-        given = ", ".join(width(m, metric) for m in margins)
+        given = ", ".join(metric.width(m) for m in margins)
         return [f"The runs disagree on the margin ({given}); the smallest is used."]
-    return [f"Margin of sameness, set in the config before the run: {width(margins[0], metric)}."] if margins else []
+    return [f"Margin of sameness, set in the config before the run: {metric.width(margins[0])}."] if margins else []
 
 
 def provenance(records: list[Record]) -> list[tuple[str, str]]:

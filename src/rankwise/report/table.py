@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rankwise.config import lower_is_better
+from rankwise.metrics import NOTHING
 from rankwise.report import cost_tables, costs, forgetting, generation, intrinsic, latency
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm, dig
@@ -36,8 +36,8 @@ def columns(report: Findings, wide: bool = True) -> list[Column]:
     """The columns of this report; targets only where they vary. A terminal has no room for the ``wide`` ones."""
     metric = report.metric
     targets = {arm.settings["targets"] for arm in report.arms if "targets" in arm.settings}
-    varies = [Column("targets", lambda r, a: str(a.settings.get("targets", fmt.NOTHING)), left=True)]
-    unit = " pts" if fmt.in_percent(metric) else ""
+    varies = [Column("targets", lambda r, a: str(a.settings.get("targets", NOTHING)), left=True)]
+    unit = " pts" if metric.percent else ""
     median = " (median)" if medians(report) else ""
     return [
         Column("arm", lambda r, a: a.name, left=True),
@@ -46,7 +46,7 @@ def columns(report: Findings, wide: bool = True) -> list[Column]:
         Column("scale", lambda r, a: _scale(a)),
         Column("lr", lambda r, a: fmt.rate(a.lr)),
         Column("n", lambda r, a: str(len(a.runs))),
-        Column(f"{metric}{fmt.unit(metric)}{median}", lambda r, a: fmt.interval(a.scores.get(r.metric), r.metric)),
+        Column(f"{metric.header}{median}", lambda r, a: r.metric.interval(a.scores.get(r.metric.name))),
         Column(f"Δ full{unit}", lambda r, a: delta(r, a), left=True),
         Column("adapter params", lambda r, a: fmt.si(_positive(a.first("params.adapter")))),
         *([Column("head params", lambda r, a: fmt.si(a.first("params.head")))] if wide else []),
@@ -80,7 +80,7 @@ def trainable_fraction(arm: Arm) -> float | None:
 def _predicted(report: Findings, arm: Arm) -> str:
     """The predicted peak with its error: ``365 (+0.3 %)``."""
     size = fmt.megabytes(costs.predicted_bytes(arm))
-    return f"{size} ({error})" if (error := _error(report, arm)) != fmt.NOTHING else size
+    return f"{size} ({error})" if (error := _error(report, arm)) != NOTHING else size
 
 
 def _error(report: Findings, arm: Arm) -> str:
@@ -93,9 +93,9 @@ def delta(report: Findings, arm: Arm) -> str:
         return "reference"
     comparison = report.comparison(arm)
     if comparison is None or comparison.estimate is None:
-        return fmt.NOTHING
+        return NOTHING
     said = _SHORT.get(comparison.verdict, comparison.verdict)
-    return f"{fmt.difference(comparison.estimate, report.metric)} {said}"
+    return f"{report.metric.difference(comparison.estimate)} {said}"
 
 
 def footnotes(report: Findings) -> tuple[list[str], dict[int, list[int]]]:
@@ -158,19 +158,19 @@ def _section(section: Section) -> list[RenderableType]:
 
 def interval_note(report: Findings) -> str:
     """What ± and the verdicts mean in this table."""
-    kinds = {a.scores[report.metric].kind for a in report.arms if report.metric in a.scores}
+    kinds = {a.scores[report.metric.name].kind for a in report.arms if report.metric.name in a.scores}
     said = {"seeds": "t-interval over seeds", "items": "over test items where a row has one seed or identical runs"}
     kind = ", ".join(said[k] for k in ("seeds", "items") if k in kinds)
     said_all = f"± 95 % ({kind or 'no interval'})."
-    if lower_is_better(report.metric):
-        said_all = f"Lower {report.metric} is better. {said_all}"
+    if report.metric.lower_is_better:
+        said_all = f"Lower {report.metric.name} is better. {said_all}"
     if medians(report):
         said_all = f"{said_all} Scores of optimistic rows are medians over seeds; differences are of means."
     if not report.comparisons:
         return said_all
     if not any(c.bootstrap for c in report.comparisons.values()):
         return f"{said_all} Δ: difference from full fine-tuning, without an interval: no conclusion."
-    margin = fmt.width(report.margin, report.metric)
+    margin = report.metric.width(report.margin)
     return f"{said_all} Δ: paired with full fine-tuning; same, worse, better: 90 % interval against ±{margin}."
 
 
@@ -214,7 +214,7 @@ def failures(report: Findings) -> list[dict[str, str]]:
 
 def _scale(arm: Arm) -> str:
     scale = arm.first("lora.scale")
-    return fmt.NOTHING if scale is None else f"{scale:.3g}"
+    return NOTHING if scale is None else f"{scale:.3g}"
 
 
 def _positive(value: float | None) -> float | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from rankwise.config import lower_is_better
-from rankwise.report import formats as fmt
+from rankwise.metrics import Metric
 from rankwise.report import svg
 from rankwise.report.arms import Arm
 from rankwise.report.forgetting import Forgotten, forgotten
@@ -15,7 +14,7 @@ from rankwise.report.palette import colour
 _UNITS = {"loss": "rise of the loss, nats per token", "probe": "fall of a probe's accuracy, points"}
 
 
-def learning_against_forgetting(arms: list[Arm], metric: str) -> str | None:
+def learning_against_forgetting(arms: list[Arm], metric: Metric) -> str | None:
     """Test metric across, better to the right; forgetting up, 95 % intervals both ways. None without two arms."""
     asked = [(arm, found) for arm in arms if (found := forgotten(arm))]
     if len(asked) < 2:
@@ -24,11 +23,11 @@ def learning_against_forgetting(arms: list[Arm], metric: str) -> str | None:
     shown = [(arm, found) for arm, found in asked if (found.measure, found.texts) == usual]
     with svg.canvas(13.0, 4.2) as (figure, (ax,)):
         for arm, found in shown:
-            x, y = _factor(metric) * arm.scores[metric].point, _factor(found.metric) * found.amount.point
+            x, y = metric.factor * arm.scores[metric.name].point, found.metric.factor * found.amount.point
             spread = [
                 [factor * half if math.isfinite(half) else 0.0]
                 for factor, half in (
-                    (_factor(metric), arm.scores[metric].half), (_factor(found.metric), found.amount.half),
+                    (metric.factor, arm.scores[metric.name].half), (found.metric.factor, found.amount.half),
                 )
             ]  # fmt: skip
             paint = colour(arm, arms)
@@ -37,18 +36,14 @@ def learning_against_forgetting(arms: list[Arm], metric: str) -> str | None:
             ax.annotate(_brief(arm), (x, y), xytext=(7, 6), textcoords="offset points", fontsize=8.5, color=svg.INK)
         ax.axhline(0, color=svg.MUTED, lw=1.0, ls="--", zorder=1)
         ax.margins(x=0.1, y=0.15)
-        if lower_is_better(metric):
+        if metric.lower_is_better:
             ax.invert_xaxis()
-        ax.set(xlabel=f"test {metric}{fmt.unit(metric)}, better to the right", ylabel=_ylabel(shown[0][1]))
-        return svg.render(figure, "forgetting", f"forgetting on {usual[1]} against test {metric}")
+        ax.set(xlabel=f"test {metric.header}, better to the right", ylabel=_ylabel(shown[0][1]))
+        return svg.render(figure, "forgetting", f"forgetting on {usual[1]} against test {metric.name}")
 
 
 def _ylabel(found: Forgotten) -> str:
     return f"forgetting on {found.texts}:\n{_UNITS[found.measure]}"
-
-
-def _factor(metric: str) -> float:
-    return 100.0 if fmt.in_percent(metric) else 1.0
 
 
 def _brief(arm: Arm) -> str:

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rankwise.config import lower_is_better
+from rankwise import metrics
 from rankwise.errors import Refused
 from rankwise.paths import conf_dir
 from rankwise.study.compose import explain, register_schema
@@ -45,7 +45,10 @@ def to_sweep_file(overrides: list[str]) -> str:
         "name": str(composed.study),
         "program": "rankwise",
         "method": "grid",
-        "metric": {"name": "objective", "goal": "minimize" if lower_is_better(composed.objective) else "maximize"},
+        "metric": {
+            "name": "objective",
+            "goal": "minimize" if metrics.named(composed.objective).lower_is_better else "maximize",
+        },
         "command": ["${env}", "rankwise", "train", *fixed, *run_once, "${args_no_hyphens}"],
         "parameters": {axis.key_or_group: {"values": _values(axis)} for axis in every},
     }

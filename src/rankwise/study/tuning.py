@@ -12,8 +12,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from rankwise import metrics
 from rankwise.check import check
-from rankwise.config import BASELINES, Config, lower_is_better, merged, plain, typed
+from rankwise.config import BASELINES, Config, merged, plain, typed
 from rankwise.errors import Refused
 from rankwise.identity import canonical, folder, label
 from rankwise.tracking import record as records
@@ -76,7 +77,7 @@ class Tuning:
             raise Refused(
                 f"{folder(arm).parent.name}: no trial of {folder(arm).name} has finished; nothing to choose from"
             )
-        sign = -1 if lower_is_better(arm.objective) else 1
+        sign = metrics.named(arm.objective).sign
         full = [text for text, found in scores.items() if len(found) == max(map(len, scores.values()))]
         text = max(full, key=lambda text: sign * sum(scores[text]) / len(scores[text]))
         best: dict[str, Any] = json.loads(text)

@@ -10,10 +10,12 @@ import torch
 from torch.nn import functional as F  # noqa: N812  torch's own convention
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
-from rankwise.tasks import confusion
+from rankwise.metrics import METRICS, of_kind
 
 Score = dict[str, float]
 Columns = dict[str, torch.Tensor]
+
+_RESAMPLES = 400
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Scorer:
         """Each metric as {value, se, n}."""
         n = len(labels)
         if self.kind == "classification":
-            return confusion.scores(predictions, labels, self.outputs)
+            return class_scores(predictions, labels, self.outputs)
         predicted, wanted = torch.as_tensor(predictions), torch.as_tensor(labels)
         pair = torch.stack([predicted, wanted]).double()
         centred = pair - pair.mean(1, keepdim=True)
@@ -76,6 +78,24 @@ class Scorer:
             # Bonett & Wright (2000), brought back from Fisher's z
             "spearman": {"value": rho, "se": (1 - rho**2) * math.sqrt((1 + rho**2 / 2) / max(1, n - 3)), "n": n},
         }
+
+
+def class_scores(predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, Score]:
+    """accuracy, f1 and matthews as {value, se, n}; the errors of the last two are of 400 resamples of the items.
+
+    Items with one label and one prediction are counted together. The last class counts, even where it never occurs.
+    """
+    n, last = len(labels), [[classes - 1], [classes - 1]]
+    pairs, counts = np.unique(np.hstack([[labels, predictions], last]), axis=1, return_counts=True)
+    counts = counts - (pairs == last).all(0)
+    drawn = np.random.default_rng(0).multinomial(n, counts / n, _RESAMPLES)
+    weights = np.vstack([counts, drawn]).astype(float)
+    found: dict[str, Score] = {}
+    for name in of_kind("classification"):
+        value, *resampled = METRICS[name].resampled(pairs[0], pairs[1:], weights)[:, 0]
+        found[name] = {"value": float(value), "se": float(np.std(resampled, ddof=1)), "n": n}
+    share = found["accuracy"]["value"]
+    return found | {"accuracy": {"value": share, "se": math.sqrt(share * (1 - share) / n), "n": n}}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from rankwise.config import ADAPTERS, Config, lower_is_better
+from rankwise import metrics
+from rankwise.config import ADAPTERS, Config
 from rankwise.identity import label, run_id
 from rankwise.tracking.record import Record
 
@@ -206,7 +207,7 @@ def _init(config: Config, record: Record) -> tuple[Any, str]:
     run.define_metric("*", step_metric="step")
     # While the run goes on, the best so far; the record's values take their place at its end.
     for name in {"val/loss", config.objective}:
-        run.define_metric(name, step_metric="step", summary="min" if lower_is_better(name) else "max")
+        run.define_metric(name, step_metric="step", summary="min" if metrics.named(name).lower_is_better else "max")
     return run, mode
 
 

@@ -18,7 +18,8 @@ import torch
 from lightning.pytorch.plugins.precision.half import HalfPrecision
 from torch.utils.data import DataLoader
 
-from rankwise.config import Config, lower_is_better
+from rankwise import metrics
+from rankwise.config import Config
 from rankwise.measure.clock import Clock, Throughput
 from rankwise.measure.memory import reset_peak, system_peak
 from rankwise.model.numerics import Numerics
@@ -127,7 +128,7 @@ class Watch(pl.Callback):
         self.curve.append(row)
         self.journal(row)
         value = scores[self.objective]["value"]
-        gain = -value if lower_is_better(self.objective) else value
+        gain = metrics.named(self.objective).sign * value
         if math.isfinite(scores["loss"]["value"]) and gain > self.most:  # NaN weights score like chance
             self.best, self.best_step, self.most, self.waited = scores, trainer.global_step, gain, 0
             save_best(module.model, self.best_file)

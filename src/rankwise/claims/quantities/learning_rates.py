@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rankwise import metrics
 from rankwise.claims.estimate import Estimate, NotRun
 from rankwise.claims.quantities.trained import scalar
 from rankwise.claims.selection import Spec, arm_of, by_replicate, names, runs_of, told, words
-from rankwise.config import lower_is_better
 from rankwise.report.arms import Replicate, dig, whole_rates
-from rankwise.report.statistics import Floats, seed_weights, widened
+from rankwise.statistics import Floats, seed_weights, widened
 from rankwise.tracking.record import Record
 
 REPLICATES = 2_000
@@ -87,7 +87,7 @@ def _losses(grid: Grid, seeds: Sequence[Replicate], spec: Spec) -> tuple[Floats,
     """Log10 of the learning rates (L,), and what is to be made small at each, (seeds, L)."""
     rates = sorted(grid[seeds[0]])
     first = grid[seeds[0]][rates[0]]
-    sign = 1.0 if lower_is_better(str(dig(first, "config.objective"))) else -1.0
+    sign = -metrics.named(str(dig(first, "config.objective"))).sign
     values = [[grid[seed][lr].objective for lr in rates] for seed in seeds]
     kept = [i for i in range(len(rates)) if all(row[i] is not None for row in values)]  # others diverged
     if len(kept) < 3:

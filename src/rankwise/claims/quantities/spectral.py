@@ -9,7 +9,7 @@ from typing import Any
 from rankwise.analysis import analyze
 from rankwise.claims.estimate import Estimate, NotRun
 from rankwise.claims.selection import Spec, arm_of, by_replicate, names, told
-from rankwise.report.statistics import interval
+from rankwise.statistics import interval
 from rankwise.tracking.record import Record
 
 TOP_EPSILON = 0.5  # the default of the authors' script; below it a direction is called new

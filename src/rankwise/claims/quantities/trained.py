@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy import stats
 
+from rankwise import metrics
 from rankwise.claims.estimate import Estimate, NotRun
 from rankwise.claims.selection import Spec, arm_of, by_replicate, names, told
 from rankwise.report.arms import dig
 from rankwise.report.predictions import Predictions, aligned, load
-from rankwise.report.statistics import Floats, interval, item_weights, paired
-from rankwise.report.weighted import WEIGHTED
+from rankwise.statistics import Floats, interval, item_weights, paired
 from rankwise.tracking.record import Record
 
 REPLICATES = 2_000
@@ -73,7 +73,7 @@ def _contrast(records: Sequence[Record], metric: str, terms: Sequence[tuple[floa
     runs = names([run for each in pairs.values() for run in each])
     note = told(arms, [spec for _, spec in terms])
     points_sa = np.array([[scalar(run, metric) for run in each] for each in pairs.values()])
-    if metric not in WEIGHTED:
+    if metrics.named(metric).weighted is None:
         over = interval([float(value) for value in points_sa @ weights_a], [_error(pairs.values(), metric)])
         return Estimate(over.mean, over.low, over.high, len(pairs), runs, note)
     resampled_bsa = _resampled(list(pairs.values()), metric)
@@ -91,7 +91,7 @@ def _error(pairs: Iterable[Sequence[Record]], metric: str) -> float:
 
 def _resampled(runs_sa: Sequence[Sequence[Record]], metric: str) -> Floats:
     """The metric of each run on the same resamples of the same test items, (replicates, seeds, arms)."""
-    loaded = [load(run, metric) for runs in runs_sa for run in runs]
+    loaded = [load(run, metrics.named(metric)) for runs in runs_sa for run in runs]
     good = [each for each in loaded if isinstance(each, Predictions)]
     if len(good) < len(loaded):
         raise NotRun(next(each for each in loaded if isinstance(each, str)))
@@ -99,10 +99,11 @@ def _resampled(runs_sa: Sequence[Sequence[Record]], metric: str) -> Floats:
         raise NotRun("the runs were tested on different items")
     values_rn = np.stack([each.values for each in good])
     weights = item_weights(len(good[0].items), REPLICATES, 0)
-    resampled = np.concatenate([WEIGHTED[metric](good[0].labels, values_rn, chunk_bn) for chunk_bn in weights])
+    chunks = [metrics.named(metric).resampled(good[0].labels, values_rn, chunk_bn) for chunk_bn in weights]
+    resampled = np.concatenate(chunks)
     return resampled.reshape(len(resampled), len(runs_sa), -1)
 
 
 def _spearman(ranks: Sequence[int], scores: Sequence[float]) -> float:
     x, y = np.array(ranks, dtype=float), np.array(scores)
-    return float(WEIGHTED["spearman"](x, y[None], np.ones((1, len(x))))[0, 0]) if np.ptp(y) > 0 else 0.0
+    return metrics.named("spearman").value(x, y) if np.ptp(y) > 0 else 0.0

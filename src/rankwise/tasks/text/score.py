@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rankwise.check import GENERATED
 from rankwise.errors import Refused, did_you_mean
+from rankwise.metrics import of_kind
 from rankwise.tasks.scores import Score
 from rankwise.tasks.text import reasoning as gym
 from rankwise.tasks.text.answers import exact_match, json_keys, number_match
@@ -37,7 +37,7 @@ def text_scores(
     keys: Sequence[str] | None = None,
     reasoning: Asked | None = None,
 ) -> tuple[dict[str, Score], dict[str, str]]:
-    """Each metric of ``check.GENERATED`` as {value, se, n}, and why a metric is absent.
+    """Each metric of kind ``text`` as {value, se, n}, and why a metric is absent.
 
     BLEU, ROUGE-L, METEOR, shares and reasoning are 0–1, NIST and CIDEr in their own units. Arguments and errors are
     those of ``text_items``.
@@ -61,8 +61,9 @@ def text_items(
     ``keys`` are those of json_keys, ``reasoning`` says what was asked. Raises Refused for an unknown metric, a metric
     without what it needs and an empty reference; ValueError where there are no items or not as many references.
     """
-    if unknown := [metric for metric in metrics if metric not in GENERATED]:
-        allowed = f"one of {', '.join(GENERATED)}{did_you_mean(unknown[0], GENERATED)}"
+    known = of_kind("text")
+    if unknown := [metric for metric in metrics if metric not in known]:
+        allowed = f"one of {', '.join(known)}{did_you_mean(unknown[0], known)}"
         raise Refused.value("task.generation.metrics", unknown[0], allowed)
     if not hypotheses:
         raise ValueError("no items to score")

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import brentq
-from statsmodels.stats.multitest import multipletests
 
 Floats = NDArray[np.float64]
 
@@ -187,4 +186,8 @@ def verdict(low: float, high: float, margin: float) -> str:
 
 def holm(p_values: list[float]) -> list[float]:
     """p-values adjusted step-down for the number of comparisons (Holm 1979)."""
-    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+    order, n = np.argsort(p_values), len(p_values)
+    steps = np.maximum.accumulate(np.sort(p_values) * np.arange(n, 0, -1)).clip(max=1.0)
+    adjusted = np.empty(n)
+    adjusted[order] = steps
+    return adjusted.tolist()

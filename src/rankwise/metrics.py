@@ -1,0 +1,242 @@
+"""What a metric is: its unit, direction, range and digits, and its value on a weighted test set. One object each.
+
+A weighted form takes what is the same in every run (``labels_n``), what a run says (``values_rn``) and how often each
+item counts (``weights_bn``), and gives (B, R): the metric of R runs on B resampled test sets. C are classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from rankwise.statistics import Interval
+
+Floats = NDArray[np.float64]
+Weighted = Callable[[Floats, Floats, Floats], Floats]
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of a task. ``kind`` is the task's (``task.kind``), or ``text`` for what is scored of written text.
+
+    ``unit`` is "%" for a fraction (0–1), which is shown in percent with differences in points; else nats, bits or
+    nothing. ``low`` and ``high`` bound the value. Without ``decimals`` four significant digits are shown.
+    ``columns`` are those of a run's predictions that ``weighted`` reads.
+    """
+
+    name: str
+    kind: str = ""
+    unit: str = ""
+    lower_is_better: bool = False
+    low: float = -math.inf
+    high: float = math.inf
+    decimals: int | None = 3
+    columns: tuple[str, str] = ("label", "score")
+    weighted: Weighted | None = None
+    short: str = ""  # in narrow headers
+
+    @property
+    def percent(self) -> bool:
+        return self.unit == "%"
+
+    @property
+    def factor(self) -> float:
+        """From the value to what is shown."""
+        return 100.0 if self.percent else 1.0
+
+    @property
+    def sign(self) -> float:
+        """−1 where less is better, else 1: times a difference it is a gain."""
+        return -1.0 if self.lower_is_better else 1.0
+
+    @property
+    def header(self) -> str:
+        """The name with the percent sign."""
+        return f"{self.name} %" if self.percent else self.name
+
+    @property
+    def difference_unit(self) -> str:
+        return "points" if self.percent else self.unit or self.name
+
+    def resampled(self, labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
+        """The weighted form, (B, R). Raises ValueError for a metric without one."""
+        if self.weighted is None:
+            raise ValueError(f"{self.name} has no weighted form")
+        return self.weighted(labels_n, values_rn, weights_bn)
+
+    def value(self, labels_n: Floats, values_n: Floats) -> float:
+        """The metric of one run on all items. Raises ValueError for a metric without a weighted form."""
+        return float(self.resampled(labels_n, values_n[None], np.ones((1, len(labels_n))))[0, 0])
+
+    def score(self, value: float | None) -> str:
+        """``81.2`` (percent), ``0.812``, or four digits of a perplexity."""
+        return NOTHING if value is None or not math.isfinite(value) else self._fixed(value, value)
+
+    def interval(self, found: Interval | None) -> str:
+        """``81.2 ± 0.4``: a score and half the width of its interval, to the same decimals."""
+        if found is None or not (math.isfinite(found.point) and math.isfinite(found.half)):
+            return self.score(found.point if found else None)
+        return f"{self.score(found.point)} ± {self._fixed(found.half, found.point)}"
+
+    def difference(self, value: float | None) -> str:
+        """A signed difference in the unit of the score: points for percentages."""
+        if value is None or not math.isfinite(value):
+            return NOTHING
+        digits = max(0, 2 - math.floor(math.log10(abs(value)))) if self.decimals is None and value else 3
+        decimals = min(digits, 4) if self.decimals is None else self.decimals
+        return signed(f"{self.factor * value:+.{decimals}f}")
+
+    def width(self, value: float) -> str:
+        """An unsigned distance with its unit: ``2 points`` or ``0.02``."""
+        return f"{self.factor * value:.3g}{' points' if self.percent else ''}"
+
+    def _fixed(self, value: float, like: float) -> str:
+        """A value to the decimals that ``like`` is shown with."""
+        if self.decimals is not None:
+            return f"{self.factor * value:.{self.decimals}f}"
+        digits = 3 - math.floor(math.log10(abs(like))) if like else 3
+        return f"{value:.{min(max(digits, 0), 3)}f}" if digits > -4 else f"{value:.3g}"
+
+
+def signed(text: str) -> str:
+    """A signed number with a real minus; a rounded zero has no sign."""
+    return text.replace("-", "−") if text.strip("+-0.") else text[1:]
+
+
+def accuracy(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
+    """Weighted share of predictions that equal the label."""
+    correct_rn = (values_rn == labels_n).astype(float)
+    return weights_bn @ correct_rn.T / weights_bn.sum(1, keepdims=True)
+
+
+def f1(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
+    """F1 of class 1 where there are two classes, else the mean over those that occur; 0 where it is undefined."""
+    hits, labels, predictions = _margins(labels_n, values_rn, weights_bn)
+    total = labels + predictions
+    each = np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0)
+    return np.asarray(each[..., 1] if total.shape[-1] == 2 else each.sum(-1) / (total > 0).sum(-1))
+
+
+def matthews(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
+    """Matthews correlation, for any number of classes (Gorodkin 2004); 0 where labels or predictions are constant."""
+    hits, labels, predictions = _margins(labels_n, values_rn, weights_bn)
+    n = labels.sum(-1)
+    top = hits.sum(-1) * n - (labels * predictions).sum(-1)
+    bottom = np.sqrt((n**2 - (predictions**2).sum(-1)) * (n**2 - (labels**2).sum(-1)))
+    return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+
+
+def pearson(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
+    """Weighted product-moment correlation; NaN where a resample is constant."""
+    total = weights_bn.sum(1, keepdims=True)
+    y = labels_n - labels_n.mean()  # centred first, or the second moments lose their digits
+    x = values_rn - values_rn.mean(1, keepdims=True)
+    mean_y, mean_x = weights_bn @ y[:, None] / total, weights_bn @ x.T / total
+    var_y = weights_bn @ (y**2)[:, None] / total - mean_y**2
+    var_x = weights_bn @ (x**2).T / total - mean_x**2
+    cov = weights_bn @ (x * y).T / total - mean_x * mean_y
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return cov / np.sqrt(var_x * var_y)
+
+
+def spearman(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
+    """Weighted rank correlation: items are ranked anew in every resample, ties at their mid-rank."""
+    y_bn = _ranks(labels_n, weights_bn)
+    return np.stack([_correlation(_ranks(x_n, weights_bn), y_bn, weights_bn) for x_n in values_rn], axis=1)
+
+
+def loss(sizes_n: Floats, nats_rn: Floats, weights_bn: Floats) -> Floats:
+    """Nats per token, of the summed loss of each text; ``sizes_n`` are tokens."""
+    return weights_bn @ nats_rn.T / (weights_bn @ sizes_n)[:, None]
+
+
+def perplexity(sizes_n: Floats, nats_rn: Floats, weights_bn: Floats) -> Floats:
+    """Exponential of the loss per token."""
+    with np.errstate(over="ignore"):  # of a diverged run
+        return np.exp(loss(sizes_n, nats_rn, weights_bn))
+
+
+def bits_per_byte(sizes_n: Floats, nats_rn: Floats, weights_bn: Floats) -> Floats:
+    """Bits per UTF-8 byte; ``sizes_n`` are bytes."""
+    return loss(sizes_n, nats_rn, weights_bn) / math.log(2)
+
+
+_FRACTION = Metric("", unit="%", low=0.0, high=1.0, decimals=1)
+_CLASS = replace(_FRACTION, kind="classification", columns=("label", "prediction"))
+_CORRELATION = Metric("", kind="regression", low=-1.0, high=1.0)
+_LOSS = Metric("", kind="causal_lm", unit="nats", lower_is_better=True, low=0.0)
+_TEXT = replace(_FRACTION, kind="text")
+
+METRICS = {metric.name: metric for metric in (
+    replace(_CLASS, name="accuracy", weighted=accuracy, short="acc."),
+    replace(_CLASS, name="f1", weighted=f1, short="F1"),
+    replace(_CORRELATION, name="matthews", kind="classification", columns=_CLASS.columns, weighted=matthews,
+            short="Matthews"),
+    replace(_CORRELATION, name="pearson", weighted=pearson, short="Pearson"),
+    replace(_CORRELATION, name="spearman", weighted=spearman, short="Spearman"),
+    replace(_LOSS, name="loss", weighted=loss),
+    replace(_LOSS, name="perplexity", unit="", low=1.0, decimals=None, weighted=perplexity),
+    replace(_LOSS, name="bits_per_byte", unit="bits", columns=("bytes", "score"), weighted=bits_per_byte),
+    replace(_TEXT, name="bleu"),
+    replace(_TEXT, name="nist", unit="", high=math.inf, decimals=3),
+    replace(_TEXT, name="rouge_l"),
+    replace(_TEXT, name="cider", unit="", high=10.0, decimals=3),
+    *(replace(_TEXT, name=name)
+      for name in ("meteor", "exact_match", "number_match", "json_keys", "reasoning")),
+)}  # fmt: skip
+KINDS = ("classification", "regression", "causal_lm")  # of tasks
+
+
+def named(name: str) -> Metric:
+    """The metric of a name, of an objective (``val/loss``) or of a group of rows (``accuracy_matched``).
+
+    A name that is none of these gives a number without unit or range, of which more is better.
+    """
+    bare = name.split("/")[-1]
+    if bare in METRICS:
+        return METRICS[bare]
+    base = next((metric for metric in METRICS.values() if bare.startswith(f"{metric.name}_")), None)
+    return replace(base, name=bare, short=bare.removeprefix(f"{base.name}_")) if base else Metric(bare)
+
+
+def of_kind(kind: str) -> tuple[str, ...]:
+    """Names of the metrics of a kind of task, or of written text (``text``)."""
+    return tuple(metric.name for metric in METRICS.values() if metric.kind == kind)
+
+
+def _margins(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> tuple[Floats, Floats, Floats]:
+    """Weighted hits, labels and predictions of each class, (B, R, C); the whole tables would take C times that."""
+    each = np.eye(max(2, int(max(labels_n.max(), values_rn.max())) + 1))
+    labels_bc = weights_bn @ each[labels_n.astype(np.int64)]
+    predicted_rnc = [each[values_n.astype(np.int64)] for values_n in values_rn]
+    predictions = np.stack([weights_bn @ one_nc for one_nc in predicted_rnc], axis=1)
+    right_rn1 = (values_rn == labels_n)[..., None]
+    hit_rnc = [one_nc * right_n1 for one_nc, right_n1 in zip(predicted_rnc, right_rn1, strict=True)]
+    hits = np.stack([weights_bn @ one_nc for one_nc in hit_rnc], axis=1)
+    return hits, np.broadcast_to(labels_bc[:, None], hits.shape), predictions
+
+
+def _ranks(x_n: Floats, weights_bn: Floats) -> Floats:
+    """Mid-ranks of the items in each resample: what lies below, plus half of one's own tie."""
+    _, where_n, tied_n = np.unique(x_n, return_inverse=True, return_counts=True)
+    starts = np.concatenate([[0], np.cumsum(tied_n)[:-1]])
+    group_bg = np.add.reduceat(weights_bn[:, np.argsort(where_n, kind="stable")], starts, axis=1)
+    rank_bg = np.cumsum(group_bg, axis=1) - (group_bg - 1) / 2
+    return rank_bg[:, where_n]
+
+
+def _correlation(x_bn: Floats, y_bn: Floats, weights_bn: Floats) -> Floats:
+    total = weights_bn.sum(1, keepdims=True)
+    x = x_bn - (weights_bn * x_bn).sum(1, keepdims=True) / total
+    y = y_bn - (weights_bn * y_bn).sum(1, keepdims=True) / total
+    wx = weights_bn * x
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (wx * y).sum(1) / np.sqrt((wx * x).sum(1) * (weights_bn * y * y).sum(1))
