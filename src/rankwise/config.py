@@ -159,8 +159,8 @@ class Targets:
     modules: list[str] | None = None  # last parts of module names; null means the preset ``name``
     regex: str | None = None  # matched against whole module names
     layers: list[int] | None = None  # block numbers; null means all
-    ranks: Any = None  # LoRA: last parts of names, or a regex of whole ones, to another rank
-    alphas: Any = None  # LoRA: the same to another alpha (a number or 2r)
+    ranks: dict[str, Any] | None = None  # LoRA: last parts of names, or a regex of whole ones, to another rank
+    alphas: dict[str, Any] | None = None  # LoRA: the same to another alpha (a number or 2r)
 
 
 @dataclass

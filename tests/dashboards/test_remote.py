@@ -84,7 +84,13 @@ def test_an_address_may_name_a_group() -> None:
 
 def a_run(**changes: Any) -> SimpleNamespace:
     """What ``Api`` gives of a run, in short."""
-    config = {"run_id": "r1", "study": "s", "method": {"name": "lora", "rank": 2}, "method.rank": 2}
+    config = {
+        "run_id": "r1",
+        "study": "s",
+        "task": {"name": "t"},
+        "method": {"name": "lora", "rank": 2},
+        "method.rank": 2,
+    }
     values = {
         "id": "r1", "name": "lora-r2", "group": "s", "state": "finished", "url": "http://w/e/p/runs/r1",
         "created_at": "2026-01-01T00:00:00Z", "heartbeat_at": "2026-01-01T00:01:00Z", "config": config, "summary": {},

@@ -160,10 +160,11 @@ def test_readers_neither_keep_a_run_from_starting_nor_take_each_other_for_it(tin
 @pytest.mark.parametrize(
     "content",
     ["", "{", "[]", "null", "3", '"text"', "{}", '{"schema": 1}', '{"schema": 1, "run": {}, "config": {}}',
-     '{"schema": null, "run": {"status": "finished"}, "config": {}}', '{"schema": 1, "run": "x", "config": {}}'],
+     '{"schema": null, "run": {"status": "finished"}, "config": {}}', '{"schema": 1, "run": "x", "config": {}}',
+     "\udcff", "[" * 9999, "9" * 9999],
 )  # fmt: skip
 def test_what_is_no_record_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
-    (tmp_path / "result.json").write_text(content)
+    (tmp_path / "result.json").write_text(content, errors="surrogateescape")
     with pytest.raises(Refused, match=r"^.*result.json: not a run's record \(.*\)$"):
         read(tmp_path)
 

@@ -15,6 +15,7 @@ from rankwise.claims.claim import TIERS, Claim
 from rankwise.claims.judge import answer
 from rankwise.config import Config, Method, Model, Optim, Quant, Targets, Task, plain
 from rankwise.errors import Refused
+from rankwise.tracking.groups import RunInfo
 from rankwise.tracking.record import FINISHED, Record
 
 ITEMS, TOKENS = 200, 10  # test items, and tokens of each where the metric is a loss
@@ -68,7 +69,8 @@ def _record(study: str, keys: dict[str, Any], seed: int, metric: str, value: flo
         Targets(keys.get("targets", "all_linear")), Quant(keys.get("quant", "none")), Optim(lr=lr),
         study=study, seed=seed, objective=f"val/{task.metric}",
     )  # fmt: skip
-    record = Record({"name": folder.name, "status": FINISHED, "study": study}, plain(config), folder=folder)
+    run: RunInfo = {"id": folder.name, "name": folder.name, "status": FINISHED, "study": study, "attempts": 1}
+    record = Record(run, plain(config), folder=folder)
     if metric == "forgetting":
         record.metrics = {"forgetting": {"measure": "loss", "difference": {"value": value}}}
     else:

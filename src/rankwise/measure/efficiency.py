@@ -11,6 +11,7 @@ from rankwise.measure.clock import Throughput
 from rankwise.measure.flops import ClosedForm, mfu
 from rankwise.measure.shape import Shape
 from rankwise.measure.speed import peak_flops
+from rankwise.tracking.groups import Compute
 
 
 class Settings(Protocol):
@@ -55,7 +56,7 @@ def flops_of(form: ClosedForm | None, step: Sequence[Shape]) -> dict[str, Any]:
 
 def utilisation(
     form: ClosedForm | None, batches: Sequence[Shape], throughput: Throughput, settings: Settings
-) -> dict[str, Any]:
+) -> Compute:
     """``mfu`` over the timed micro-batches, the peak that it is a share of, and where that comes from.
 
     Empty without a closed form or timed steps. Measures the peak once per machine, which takes a third of a second.

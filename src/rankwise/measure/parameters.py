@@ -6,15 +6,16 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from torch import nn
+
+from rankwise.tracking.groups import Params
 
 _BLOCK = re.compile(r"^(.*?)\.(\d+)\.")
 _PEFT = "base_model.model."
 
 
-def count(model: nn.Module, heads: list[str]) -> dict[str, Any]:
+def count(model: nn.Module, heads: list[str]) -> Params:
     """Parameters by kind, and each of ``by_layer`` and ``by_type`` as ``{group: {trainable, frozen}}``.
 
     Layers are the numbers of the blocks, with the stack in front where there are several ("encoder.0"), and the names

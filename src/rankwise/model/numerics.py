@@ -12,6 +12,7 @@ import torch
 from rankwise.config import Trainer
 from rankwise.errors import Refused
 from rankwise.model import dropout
+from rankwise.tracking.groups import Compute
 
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16, "bf16_true": torch.bfloat16}  # by precision
 
@@ -37,7 +38,7 @@ class Numerics:
         mixed = self.precision in ("bf16", "fp16")
         return torch.autocast(self.device.type, LOW.get(self.precision), enabled=mixed)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Compute:
         """The same for the record."""
         return {"device": self.device.type, "precision": self.precision, "threads": self.threads}
 

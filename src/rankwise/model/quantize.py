@@ -24,6 +24,7 @@ from rankwise.model import fused
 from rankwise.model.base import head_names
 from rankwise.model.numerics import LOW, Numerics
 from rankwise.model.targets import block_linears, modules_named, shape
+from rankwise.tracking.groups import Compute
 
 BLOCK, OUTER_BLOCK = 64, 256  # values per quantization constant, and constants per second-level constant (QLoRA, §3)
 OUTLIER = 6.0  # activations above this are multiplied in 16 bit (Dettmers et al. 2022, §3.2)
@@ -61,7 +62,7 @@ def store(
 
 def quantize(
     base: nn.Module, config: Config, numerics: Numerics, batches: Iterable[dict[str, torch.Tensor]]
-) -> dict[str, Any]:
+) -> Compute:
     """``store`` a loaded base and move it to the run's device; returns what that did to it, for the record.
 
     ``quant_error`` is the relative error of the logits, ‖q − exact‖ / ‖exact‖ over a few batches: ``exact`` in fp32

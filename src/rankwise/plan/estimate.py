@@ -182,8 +182,8 @@ def _measured_mfu(outputs: str, model: str, precision: str, device: str, recompu
         compute, named = record.compute, (record.config.get("model") or {}).get("name")
         again = bool((record.config.get("trainer") or {}).get("gradient_checkpointing"))
         like = (named, compute.get("precision"), compute.get("device"), again)
-        if like == (model, precision, device, recomputes) and compute.get("mfu"):
-            found.append(float(compute["mfu"]))
+        if like == (model, precision, device, recomputes) and (mfu := compute.get("mfu")):
+            found.append(mfu)
     return found
 
 

@@ -268,7 +268,7 @@ def correct(folder: Path, status: str, error: dict[str, Any] | None) -> None:
                 with contextlib.suppress(Refused, OSError):  # not a record, or a full disk: nothing to mend
                     found = record.read(folder)
                     if found.status == RUNNING:
-                        found.run.update(status=status, ended=record.now())
+                        found.run |= {"status": status, "ended": record.now()}
                         found.error = error
                         found.write()
                 return

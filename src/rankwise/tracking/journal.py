@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from pathlib import Path
 from typing import Any
+
+from rankwise.tracking.groups import problem
 
 
 class Journal:
@@ -31,18 +34,18 @@ class Journal:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file. A torn line (of a killed process, a full disk) is left out; no file is no rows."""
+    """The rows of a file. A line that is none (of a killed process, a full disk) is left out; no file is no rows."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict):
+                rows.append(row)
     return rows
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of the last attempt, as ``read_lines``."""
-    rows = read_lines(path)
+    """The rows of numbers of the last attempt, as ``read_lines``."""
+    rows = [row for row in read_lines(path) if problem(row, dict[str, float | None]) is None and row.get("attempt")]
     last = max((row["attempt"] for row in rows), default=0)
     return [row for row in rows if row["attempt"] == last]

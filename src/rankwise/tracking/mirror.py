@@ -246,14 +246,16 @@ def _mode(wanted: str) -> Any:
 
 def summary(record: Record) -> dict[str, Any]:
     """The record's numbers under flat keys: ``params/trainable``, ``test/accuracy``, ``objective``."""
+    metrics: dict[str, Any] = dict(record.metrics)
     groups = {name: getattr(record, name) for name in ("params", "memory", "compute", "storage", "lora")}
-    values = _flat(groups | {name: record.metrics.get(name, {}) for name in ("forgetting", "absent")})
+    values = _flat(groups | {name: metrics.get(name, {}) for name in ("forgetting", "absent")})
     for part in ("test", "validation"):
-        for name, score in record.metrics.get(part, {}).items():
+        for name, score in metrics.get(part, {}).items():
             values[f"{'val' if part == 'validation' else part}/{name}"] = score["value"]
             values[f"{'val' if part == 'validation' else part}/{name}_se"] = score["se"]
+    provenance: dict[str, Any] = dict(record.provenance)
     for part in ("data", "model"):  # what tells whether runs may be compared
-        if fingerprint := (record.provenance.get(part) or {}).get("fingerprint"):
+        if fingerprint := (provenance.get(part) or {}).get("fingerprint"):
             values[f"provenance/{part}/fingerprint"] = fingerprint
     return values | {"objective": record.objective, "status": record.status}
 

@@ -9,9 +9,9 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from rankwise import machine
+from rankwise.tracking.groups import Provenance
 
 PACKAGES = (
     "rankwise", "torch", "lightning", "transformers", "peft", "datasets", "hydra-core", "wandb", "numpy",
@@ -19,7 +19,7 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def provenance() -> dict[str, Any]:
+def provenance() -> Provenance:
     """Versions, hardware, a fingerprint of rankwise's own source, and the git state of the working directory."""
     return {
         "python": platform.python_version(),

@@ -20,11 +20,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 from rankwise.config import Config, plain
 from rankwise.errors import Refused
 from rankwise.identity import folder, label, run_id
+from rankwise.tracking.groups import (
+    Compute,
+    Error,
+    Lora,
+    Memory,
+    Metrics,
+    Params,
+    Provenance,
+    RunInfo,
+    Storage,
+    problem,
+)
 
 SCHEMA = 1
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
@@ -33,38 +45,20 @@ RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 @dataclass
 class Record:
     """One run. Fractions are 0–1, bytes end in ``_bytes``, seconds in ``_s``; a group that was not reached is empty.
-
-    ``run``         id, name, study, status, started, ended (ISO, UTC), attempts, pid, host
-    ``config``      the whole resolved config
-    ``provenance``  git, packages, hardware, model and data fingerprints
-    ``params``      trainable, frozen, total; adapter and head apart; by_layer, by_type
-    ``memory``      train and eval: {weights,gradients,optimizer,activations,other}_bytes at the peak, and their sum
-                    peak_bytes; phase, phases, peaks; the step and batch that were followed; predicted: the same, before
-                    training; process_peak_bytes on a CPU, allocated_ and reserved_peak_bytes on a GPU
-    ``compute``     precision, device, threads, steps, tokens, tokens_per_s, diverged; flops: {per_step,
-                    per_step_counted, per_token, full_per_token, of_full, train_total, break_even_rank}; mfu,
-                    peak_flops, peak_flops_source; seconds: {phase_s: …}; latency: as ``measure.latency`` gives it;
-                    of a quantized base quant_error, ‖q − fp32‖ / ‖fp32‖ of the logits before any adapter is trained,
-                    over quant_error_rows validation rows, q in the run's precision
-    ``storage``     adapter_bytes: what must be kept to use the run
-    ``lora``        scale, alpha, rank, ranks per module, narrowest side of an adapted matrix
-    ``metrics``     test: {name: {value, se, n}}, validation: the same at the chosen step, best_step, curve: rows of
-                    {step, epoch, val/…}
-    ``objective``   the number that selected the checkpoint
-    ``error``       type, message
+    ``objective`` is the number that selected the checkpoint.
     """
 
-    run: dict[str, Any]
-    config: dict[str, Any]
-    provenance: dict[str, Any] = field(default_factory=dict)
-    params: dict[str, Any] = field(default_factory=dict)
-    memory: dict[str, Any] = field(default_factory=dict)
-    compute: dict[str, Any] = field(default_factory=dict)
-    storage: dict[str, Any] = field(default_factory=dict)
-    lora: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
+    run: RunInfo
+    config: Annotated[dict[str, Any], Config]
+    provenance: Provenance = field(default_factory=Provenance)
+    params: Params = field(default_factory=Params)
+    memory: Memory = field(default_factory=dict)
+    compute: Compute = field(default_factory=Compute)
+    storage: Storage = field(default_factory=Storage)
+    lora: Lora = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=Metrics)
     objective: float | None = None
-    error: dict[str, Any] | None = None
+    error: Error | None = None
     schema: int = SCHEMA
     folder: Path | None = field(default=None, compare=False)
 
@@ -85,7 +79,7 @@ class Record:
 
 def begin(config: Config, earlier: Record | None) -> Record:
     """A running record for a new attempt at ``config``; nothing is written yet."""
-    run = {
+    run: RunInfo = {
         "id": run_id(config), "name": config.name or label(config), "study": config.study, "status": RUNNING,
         "started": now(), "ended": None, "attempts": (earlier.run["attempts"] if earlier else 0) + 1,
         "pid": os.getpid(), "host": socket.gethostname(),
@@ -113,21 +107,43 @@ def write_atomically(path: Path, text: str) -> None:
 def read(folder: Path) -> Record:
     """The record in a run folder. A run that says "running" but whose process is gone is read as stopped.
 
-    Raises Refused for a file that is not a record or is of a newer schema.
+    Raises Refused for a file that is not a record, is damaged or is of a newer schema.
     """
     path = folder / "result.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        if values["schema"] > SCHEMA:
-            raise Refused(f"{path}: record schema {values['schema']}, this rankwise reads up to {SCHEMA}; upgrade it")
-        known = {f.name for f in dataclasses.fields(Record)}
-        record = Record(**{k: v for k, v in values.items() if k in known}, folder=folder)
-        record.run["status"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"{path}: not a run's record ({type(error).__name__}: {error})") from None
+    record = parse(values, path)
+    record.folder = folder
     if record.status == RUNNING and not is_live(folder):
         record.run["status"] = STOPPED
     return record
+
+
+def parse(values: Any, source: object) -> Record:
+    """A Record of plain values, every group and number of the kind that belongs there.
+
+    Raises Refused, which names ``source``, for what is none.
+    """
+    known = {f.name for f in dataclasses.fields(Record)} - {"folder"}
+    wrong = problem(values, Record) or next((f"{key} is missing" for key in _NEEDED if not _has(values, key)), None)
+    if wrong:
+        raise Refused(f"{source}: not a run's record ({wrong})")
+    if values["schema"] > SCHEMA:
+        raise Refused(f"{source}: record schema {values['schema']}, this rankwise reads up to {SCHEMA}; upgrade it")
+    return Record(**{key: value for key, value in values.items() if key in known})
+
+
+_NEEDED = ("schema", "run", "config.method.name", "config.task")  # without which nobody can say what a run was
+
+
+def _has(values: Any, path: str) -> bool:
+    for part in path.split("."):
+        if part not in values:
+            return False
+        values = values[part]
+    return True
 
 
 def state(config: Config) -> str:

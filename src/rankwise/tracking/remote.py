@@ -16,7 +16,7 @@ from typing import Any
 from rankwise.config import plain, typed
 from rankwise.errors import Refused
 from rankwise.tracking.mirror import _mode
-from rankwise.tracking.record import FAILED, FINISHED, RUNNING, STOPPED, Record
+from rankwise.tracking.record import FAILED, FINISHED, RUNNING, SCHEMA, STOPPED, Record, parse
 
 PREFIX = "wandb:"
 ANSWER_S = 30  # of one request
@@ -102,7 +102,15 @@ def read(address: Address) -> list[Record]:
         print(f"rankwise: left out: {len(found) - len(ours)} runs that rankwise did not make", file=sys.stderr)
     with asking(address):
         histories = [list(run.scan_history()) for run in ours]
-    return [_record(run, history) for run, history in zip(ours, histories, strict=True)]
+    records = []
+    for run, history in zip(ours, histories, strict=True):
+        try:
+            records.append(_record(run, history))
+        except Refused as unreadable:
+            print(f"rankwise: left out: {unreadable}", file=sys.stderr)
+    if not records:
+        raise Refused(f"{address}: none of the {len(ours)} runs there can be read")
+    return records
 
 
 def count(address: Address, groups: list[str]) -> int:
@@ -122,25 +130,25 @@ def _record(run: Any, history: list[dict[str, Any]]) -> Record:
     """A Record of what W&B has of one run; ``folder`` is None."""
     summary = _nested({key: _number(value) for key, value in dict(run.summary).items() if not key.startswith("_")})
     config = dict(run.config)
-    record = Record(
-        run={
-            "id": config["run_id"], "name": run.name, "study": run.group or config["study"],
-            "status": _status(run.state, summary.get("status")), "started": run.created_at, "ended": run.heartbeat_at,
-            "attempts": max((row.get("attempt") or 1 for row in history), default=1),
-            "wandb": {"id": run.id, "mode": "online", "url": run.url},
+    run_info = {
+        "id": config["run_id"], "name": run.name, "study": run.group or config["study"],
+        "status": _status(run.state, summary.get("status")), "started": run.created_at, "ended": run.heartbeat_at,
+        "attempts": max((row.get("attempt") or 1 for row in history), default=1),
+        "wandb": {"id": run.id, "mode": "online", "url": run.url},
+    }  # fmt: skip
+    metrics: dict[str, Any] = {name: _scores(summary[part]) for part, name in _PARTS.items() if part in summary}
+    metrics |= {name: summary[name] for name in ("forgetting", "absent") if name in summary}
+    if curve := _curve(history, run_info["attempts"]):
+        metrics["curve"] = curve
+    return parse(
+        {
+            "run": run_info, "config": _config(config), "metrics": metrics, "provenance": summary.get("provenance", {}),
+            "objective": summary.get("objective"), "schema": SCHEMA,
+            **{name: summary.get(name, {}) for name in _GROUPS},
+            "error": {"type": FAILED, "message": f"see {run.url}"} if run_info["status"] == FAILED else None,
         },
-        config=_config(config),
-        metrics={name: _scores(summary[part]) for part, name in _PARTS.items() if part in summary},
-        provenance=summary.get("provenance", {}),
-        objective=summary.get("objective"),
-        **{name: summary.get(name, {}) for name in _GROUPS},
+        run.url,
     )  # fmt: skip
-    record.metrics |= {name: summary[name] for name in ("forgetting", "absent") if name in summary}
-    if curve := _curve(history, record.run["attempts"]):
-        record.metrics["curve"] = curve
-    if record.status == FAILED:
-        record.error = {"type": "failed", "message": f"see {run.url}"}
-    return record
 
 
 def _config(sent: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,332 @@
+"""The groups of a record: which keys each has and what may stand there, and the one check of both.
+
+Every key may be absent: a run that failed early, or one of an older rankwise, has fewer. Keys that are not here are
+passed over.
+"""
+
+import dataclasses
+import functools
+import math
+import types
+from types import NoneType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Required,
+    TypedDict,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
+
+Count = Annotated[int, "≥ 0"]
+Amount = Annotated[float, "≥ 0"]
+_LARGEST = 2**63  # of integers: what Parquet, W&B and NumPy can hold
+_MOST = 1e30  # of what is counted or timed
+_DEEPEST = 20  # levels of what is nobody's to describe
+
+
+class _Wandb(TypedDict, total=False):
+    """Where the mirror of a run is, and why it is not whole."""
+
+    id: str
+    mode: str
+    url: str | None
+    problem: str
+
+
+class RunInfo(TypedDict, total=False):
+    id: Required[str]
+    name: Required[str]
+    study: Required[str]
+    status: Required[Annotated[str, Literal["running", "finished", "failed", "stopped"]]]
+    attempts: Required[Count]
+    started: str  # ISO 8601, UTC
+    ended: str | None
+    pid: int
+    host: str
+    wandb: Annotated[dict[str, Any], _Wandb]
+
+
+class _Hardware(TypedDict, total=False):
+    cpu: str
+    cores: Count
+    memory_bytes: Count | None
+    gpus: list[str]
+    os: str
+    bf16: bool
+
+
+class _Git(TypedDict, total=False):
+    commit: str
+    diff: str  # hash of what differs from the commit
+
+
+class _Data(TypedDict, total=False):
+    source: str
+    asset: str
+    fingerprint: str
+    classes: list[str] | None
+    train: Count
+    validation: Count
+    test: Count
+    skipped: Any
+    cut: Any
+
+
+class _Model(TypedDict, total=False):
+    source: str
+    fingerprint: str
+
+
+class Provenance(TypedDict, total=False):
+    python: str
+    packages: dict[str, str | None]
+    hardware: Annotated[dict[str, Any], _Hardware]
+    code: str  # fingerprint of rankwise's own source
+    git: Annotated[dict[str, str] | None, _Git | None]
+    data: Annotated[dict[str, Any], _Data]
+    model: Annotated[dict[str, str], _Model]
+
+
+class Params(TypedDict, total=False):
+    trainable: Count
+    frozen: Count
+    total: Count
+    adapter: Count
+    head: Count
+    by_layer: dict[str, dict[str, Count]]  # trainable, frozen
+    by_type: dict[str, dict[str, Count]]
+
+
+class _Footprint(TypedDict, total=False):
+    """Bytes that tensors hold: by component at the peak of their sum, that sum, the peaks by phase and component."""
+
+    weights_bytes: Count
+    gradients_bytes: Count
+    optimizer_bytes: Count
+    activations_bytes: Count
+    other_bytes: Count
+    peak_bytes: Count
+    phase: str
+    phases: dict[str, Count]
+    peaks: dict[str, Count]
+
+
+class _Phase(_Footprint, total=False):
+    """A step or batch that was followed, what was predicted of it, and the peak that the system saw."""
+
+    step: Count
+    batch: list[list[int]]
+    predicted: _Footprint
+    unpredicted: str  # why
+    process_peak_bytes: Count  # on a CPU
+    allocated_peak_bytes: Count  # on a GPU
+    reserved_peak_bytes: Count
+
+
+Memory = Annotated[dict[str, Any], dict[str, _Phase]]  # by train, eval, generate
+
+
+class _Flops(TypedDict, total=False):
+    per_step: Amount
+    per_step_counted: Amount
+    per_token: Amount
+    full_per_token: Amount
+    of_full: Amount
+    train_total: Amount
+    break_even_rank: Amount | None
+
+
+class _Writing(TypedDict, total=False):
+    prompts: Count
+    tokens: Count
+    seconds_s: Amount
+    tokens_per_s: Amount
+
+
+class _Times(TypedDict):
+    value: Amount
+    low: Amount
+    high: Amount
+
+
+class _Latency(TypedDict):
+    """Median milliseconds of a forward pass, and times the base's."""
+
+    rows: Count
+    length: Count
+    blocks: Count
+    base_ms: Amount
+    adapted_ms: Amount
+    adapted_of_base: _Times
+    merged_ms: Amount | None
+    merged_of_base: _Times | None
+
+
+class _NoLatency(TypedDict):
+    rows: Count
+    length: Count
+    absent: str  # why
+
+
+class Compute(TypedDict, total=False):
+    device: str
+    precision: str
+    threads: Count
+    attention: str
+    steps: Count
+    tokens: Count
+    tokens_per_s: Amount | None
+    diverged: bool
+    flops: Annotated[dict[str, Any], _Flops]
+    mfu: Amount | None  # a fraction of peak_flops
+    peak_flops: Amount | None
+    peak_flops_source: str | None
+    seconds: dict[str, Amount]  # by phase: train_s
+    latency: Annotated[list[dict[str, Any]], list[_Latency | _NoLatency]]
+    quant_error: Amount | None  # ‖q − fp32‖ / ‖fp32‖ of the logits before training, q in the run's precision
+    quant_error_rows: Count
+    generation: Annotated[dict[str, Any], _Writing]
+
+
+class Storage(TypedDict, total=False):
+    adapter_bytes: Count  # what must be kept to use the run
+
+
+class _Lora(TypedDict, total=False):
+    rank: Count | None
+    alpha: float | None
+    scale: float | None
+    min_side: Count  # of any adapted matrix
+    ranks: dict[str, Count]  # by module
+    scales: dict[str, float]
+    init_from: Any
+
+
+Lora = Annotated[dict[str, Any], _Lora]
+
+
+class _Score(TypedDict, total=False):
+    """A null value is one that was not finite."""
+
+    value: float | None
+    se: Amount | None
+    n: Count
+
+
+Score = Annotated[dict[str, float], _Score]
+
+
+class _Forgotten(TypedDict, total=False):
+    measure: str  # loss | probe
+    before: Score
+    after: Score
+    difference: Score
+    cosines: Score
+
+
+class _Validated(TypedDict, total=False):
+    step: Required[Count]
+    epoch: Amount  # and val/…
+
+
+class Metrics(TypedDict, total=False):
+    validation: dict[str, Score]  # at the chosen step
+    test: dict[str, Score]
+    best_step: Count | None
+    curve: Annotated[list[dict[str, float]], list[_Validated], list[dict[str, float | None]]]
+    forgetting: Annotated[dict[str, Any], _Forgotten]
+    absent: dict[str, str]  # generated metrics that could not be had, and why
+
+
+class _Error(TypedDict, total=False):
+    type: str
+    message: str
+    traceback: str
+
+
+Error = Annotated[dict[str, Any], _Error]
+
+
+def problem(value: Any, kind: Any, where: str = "") -> str | None:
+    """What in ``value`` is not of ``kind``: "compute.tokens is a text where an integer ≥ 0 belongs"; None if nothing.
+
+    ``kind`` is a TypedDict or dataclass (optional keys may be absent, unknown ones are passed over), a list, dict or
+    union of kinds, a scalar, or Any: whatever JSON can hold, not too large or deep to be worked with. Of
+    ``Annotated[a, b, …]`` all of b … must hold; a is for type checkers.
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return _unworkable(value, where)
+    if origin is Required:
+        return problem(value, parts[0], where)
+    if origin is Annotated and not isinstance(parts[1], str):
+        return next(filter(None, (problem(value, part, where) for part in parts[1:])), None)
+    if origin in (Union, types.UnionType):
+        problems = [problem(value, part, where) for part in parts if part is not NoneType]
+        return None if None in problems or (value is None and NoneType in parts) else problems[0]
+    if origin is Literal:
+        return None if value in parts else _says(where, value, " or ".join(parts))
+    hints = _keys(kind)
+    if (hints is not None or origin is dict) and not isinstance(value, dict):
+        return _says(where, value, "a group of keys")
+    if origin is list and not isinstance(value, list):
+        return _says(where, value, "a list")
+    if hints is not None:
+        if absent := [key for key in getattr(kind, "__required_keys__", ()) if key not in value]:
+            return f"{'.'.join(filter(None, (where, sorted(absent)[0])))} is missing"
+        inside = [(value[key], hint, f".{key}") for key, hint in hints.items() if key in value]
+    elif origin is dict:
+        inside = [(inner, parts[1], f".{key}") for key, inner in value.items()]
+    elif origin is list:
+        inside = [(inner, parts[0], f"[{i}]") for i, inner in enumerate(value)]
+    else:
+        return _scalar(value, kind, where)
+    return next(filter(None, (problem(inner, hint, f"{where}{key}".lstrip(".")) for inner, hint, key in inside)), None)
+
+
+def _scalar(value: Any, kind: Any, where: str) -> str | None:
+    kind, least = (get_args(kind)[0], " ≥ 0") if get_origin(kind) is Annotated else (kind, "")
+    if kind not in (int, float):
+        return None if isinstance(value, kind) else _says(where, value, _NAMES[kind])
+    number = isinstance(value, int | kind) and not isinstance(value, bool)
+    if number and _is_workable(value) and not (least and not 0 <= value < _MOST):
+        return None
+    return _says(where, value, _NAMES[kind] + least)
+
+
+def _unworkable(value: Any, where: str, depth: int = 0) -> str | None:
+    if isinstance(value, dict | list) and depth < _DEEPEST:
+        inside = value.values() if isinstance(value, dict) else value
+        return next(filter(None, (_unworkable(inner, where, depth + 1) for inner in inside)), None)
+    fits = depth < _DEEPEST and (not isinstance(value, int | float) or _is_workable(value))
+    return None if fits else f"{where} holds numbers or levels that nothing can work with"
+
+
+def _is_workable(number: float) -> bool:
+    return abs(number) < _LARGEST if isinstance(number, int) else math.isfinite(number)
+
+
+def _says(where: str, value: Any, wanted: str) -> str:
+    found = _NAMES[type(value)]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        found = f"{value:.6g}" if isinstance(value, float) or _is_workable(value) else "a number that is too large"
+    return f"{where or 'it'} is {found} where {wanted} belongs"
+
+
+@functools.cache
+def _keys(kind: Any) -> dict[str, Any] | None:
+    """The keys of a TypedDict or a dataclass, with what belongs there."""
+    if is_typeddict(kind) or dataclasses.is_dataclass(kind):
+        return get_type_hints(kind, include_extras=True)
+    return None
+
+
+_NAMES = {
+    str: "a text", bool: "true or false", NoneType: "null", dict: "a group of keys", list: "a list",
+    int: "an integer", float: "a number",
+}  # fmt: skip
