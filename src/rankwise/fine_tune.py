@@ -67,6 +67,7 @@ class _Story:
         self.lm, self.tokenizer = base.load(
             config.model, model, self.scorer.outputs, config.seed, self.settings.attention, config.task.kind
         )
+        base.name_classes(self.lm, self.data.classes)
         self.architecture = copy.deepcopy(self.lm.config)
         self.loaders = batches.Loaders.of(config, self.data, self.tokenizer)
         record.compute |= quantize(self.lm, config, self.settings, self.loaders.validation)

@@ -11,7 +11,9 @@ import pytest
 from tiny_configs import tiny as tiny_config
 
 from rankwise.adapters.runs import Run, open_run
+from rankwise.assets import resolve
 from rankwise.identity import folder
+from rankwise.model import base
 from rankwise.run import run
 
 STRONG = {"optim__lr": 0.03, "tracking__ledger": False}  # an adapter of six steps that changes the logits
@@ -34,6 +36,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
         return open_run(made[name])
 
     return train
+
+
+@pytest.fixture(scope="session")
+def other_head(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """``other_head("bert")``: a saved base whose head was trained for another task, with three labels at a time."""
+    made: dict[str, Path] = {}
+
+    def save(shape: str) -> str:
+        if shape not in made:
+            source, made[shape] = tiny_config(shape).model, tmp_path_factory.mktemp(f"head-{shape}")
+            model, tokenizer = base.load(source, resolve(source), 3, 0)
+            model.config.problem_type = "multi_label_classification"  # type: ignore[union-attr]
+            model.save_pretrained(made[shape])  # type: ignore[operator]
+            tokenizer.save_pretrained(made[shape])
+        return str(made[shape])
+
+    return save
 
 
 @pytest.fixture

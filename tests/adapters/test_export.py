@@ -20,16 +20,11 @@ from rankwise.cli import main
 Trained = Callable[..., Run]
 TEXTS = ["sun joy win", "fog ill mud box map cup sun"]
 ELSEWHERE = """
-import json, sys
+import contextlib, io, json, pathlib, sys
 import torch
-from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 found = []
-for base, folder in json.loads(sys.argv[1]):
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    model = PeftModel.from_pretrained(model, folder).eval()
+for FOLDER, recipe in json.loads(sys.argv[1]):
+    exec(recipe)
     with torch.inference_mode():
         found.append(model(**tokenizer(json.loads(sys.argv[2]), padding=True, return_tensors="pt")).logits.tolist())
 assert "rankwise" not in sys.modules
@@ -37,16 +32,20 @@ print(json.dumps(found))
 """
 
 
-def test_it_loads_by_peft_alone(trained: Trained, saved_base: Callable[[str], Path], tmp_path: Path) -> None:
+def test_it_loads_by_peft_alone(trained: Trained, other_head: Callable[[str], str], tmp_path: Path) -> None:
+    """What the run left and what is exported, by the recipe of the card, on bases with heads of three outputs."""
     cases, wanted = [], []
-    for shape, method in (("bert", "lora"), ("gpt2", "lora"), ("llama", "pissa"), ("bert", "ia3")):
-        run = trained(shape, method, model__path=str(saved_base(shape)))
-        out = tmp_path / f"{shape}-{method}"
-        export(run, out)
-        cases.append([json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"], str(out)])
+    keys = {"task__kind": "regression", "task__metric": "pearson", "objective": "val/pearson"}
+    for shape, method, more in (("bert", "lora", {}), ("gpt2", "lora", {}), ("llama", "pissa", {}), ("bert", "ia3", {}),
+                                ("llama", "lora", keys)):  # fmt: skip
+        run = trained(shape, method, model__path=other_head(shape), **more)
+        export(run, out := tmp_path / run.name)
+        recipe = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
         model, tokenizer = loading.as_run(run, loading.numerics(run))
+        tokenizer.save_pretrained(str(run.adapter))
+        cases += [[str(folder), recipe] for folder in (out, run.adapter)]
         with torch.inference_mode():
-            wanted.append(model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits)
+            wanted += [model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits] * 2
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ELSEWHERE, json.dumps(cases), json.dumps(TEXTS)],
         capture_output=True, text=True, cwd=tmp_path, timeout=120,
@@ -54,6 +53,19 @@ def test_it_loads_by_peft_alone(trained: Trained, saved_base: Callable[[str], Pa
     assert done.returncode == 0, done.stderr[-2000:]
     for found, own in zip(json.loads(done.stdout), wanted, strict=True):
         assert score.relative(torch.tensor(found), own) < 1e-5
+
+
+@pytest.mark.parametrize(("method", "targets"), [("lora", "qv"), ("pissa", "qv"), ("vera", "qv")])
+def test_its_config_names_the_base_as_it_was_given_and_what_is_saved_once(
+    trained: Trained, saved_base: Callable[[str], Path], method: str, targets: str
+) -> None:
+    more = ["word_embeddings"] if method == "lora" else []
+    run = trained("bert", method, targets=targets, model__path=str(saved_base("bert")), method__modules_to_save=more)
+    config = json.loads((run.adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(saved_base("bert"))
+    assert config["modules_to_save"] == ["classifier", *(["bert.embeddings.word_embeddings"] if more else [])]
+    other = json.loads((trained("bert", method).adapter / "adapter_config.json").read_text())
+    assert other["base_model_name_or_path"] is None  # random weights
 
 
 def test_the_card_says_what_it_is(trained: Trained, tmp_path: Path) -> None:

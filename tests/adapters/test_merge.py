@@ -184,8 +184,21 @@ def test_an_adapter_that_adds_inputs_is_refused_by_name(
     assert "PROMPT_TUNING cannot be merged" in capsys.readouterr().err
 
 
-def test_a_regression_keeps_its_single_output(trained: Trained, tmp_path: Path) -> None:
-    run = trained("bert", task__kind="regression", task__metric="pearson", objective="val/pearson")
-    merge(run, tmp_path / "merged", "fp32")
+def test_what_is_written_says_the_task_that_was_trained(
+    trained: Trained, other_head: Callable[[str], str], tmp_path: Path
+) -> None:
+    merge(trained(model__path=other_head("bert")), tmp_path / "merged", "fp32")
+    whole = trained("bert", "full", model__path=other_head("bert"), trainer__save_full=True)
+    for folder in (tmp_path / "merged", whole.adapter):
+        config = json.loads((folder / "config.json").read_text())
+        assert config["problem_type"] == "single_label_classification" and config["id2label"] == {"0": "0", "1": "1"}
+
+
+def test_a_regression_keeps_its_single_output(
+    trained: Trained, other_head: Callable[[str], str], tmp_path: Path
+) -> None:
+    keys = {"task__kind": "regression", "task__metric": "pearson", "objective": "val/pearson"}
+    merge(trained("bert", model__path=other_head("bert"), **keys), tmp_path / "merged", "fp32")
     assert plain_logits(tmp_path / "merged", TEXTS).shape == (2, 1)
+    assert json.loads((tmp_path / "merged/config.json").read_text())["problem_type"] == "regression"
     assert "× logit +" in (tmp_path / "merged/README.md").read_text()

@@ -11,16 +11,10 @@ from rankwise import assets
 from rankwise.adapters.runs import Run
 from rankwise.config import plain
 from rankwise.identity import canonical
+from rankwise.model import base
 from rankwise.tasks.scores import Scorer, TokenScorer
 
 _Z = 1.959964  # of the 95 % normal interval
-
-
-def base_name(run: Run, asset: assets.Asset) -> str | None:
-    """What ``from_pretrained`` finds the base by; None where the base is no file that others could have."""
-    if asset.hub_id:
-        return asset.hub_id
-    return run.config.model.path
 
 
 def intervals(run: Run) -> list[tuple[str, float, float, float, int]]:
@@ -36,7 +30,7 @@ def write(
     folder: Path, run: Run, asset: assets.Asset, kind: str, notes: list[str], scorer: Scorer | TokenScorer | None
 ) -> None:
     """README.md beside the weights: ``kind`` is adapter or merged."""
-    name = base_name(run, asset)
+    name = run.config.model.path  # what from_pretrained finds it by; None where it is no file that others could have
     front: dict[str, Any] = {"license": "unknown"} | ({"base_model": name} if asset.hub_id else {})
     writes = run.config.task.kind == "causal_lm"
     front |= {
@@ -100,14 +94,19 @@ def _recipe(run: Run, name: str | None, kind: str) -> list[str]:
         "int8_torchao": ", quantization_config=TorchAoConfig(Int8WeightOnlyConfig())",
     }.get(run.config.quant.kind, _four_bits(run))  # fmt: skip
     imports = [auto, "AutoTokenizer"]
-    head = "" if run.config.task.kind == "causal_lm" else f", num_labels={run.outputs}"
+    head, kept = "", list[str]()
+    if run.config.task.kind != "causal_lm":  # the base may have a head of its own, for another task
+        settings = base.head_settings(run.config.task.kind, run.outputs)
+        kept = ["config = AutoConfig.from_pretrained(BASE)", f"config.update({settings!r})"]
+        head = ", config=config, ignore_mismatched_sizes=True"
     extra = ["import torch"] if "torch." in options else []
     extra += ["from torchao.quantization import Int8WeightOnlyConfig"] if "TorchAo" in options else []
+    imports += ["AutoConfig"] if kept else []
     imports += [word for word in ("BitsAndBytesConfig", "TorchAoConfig") if word in options]
     return [
         *extra, "from peft import PeftModel", f"from transformers import {', '.join(imports)}", "",
         f"BASE = {name!r}" if name else f"BASE = ...  # {_where(run)}",
-        f"base = {auto}.from_pretrained(BASE{head}{options})",
+        *kept, f"base = {auto}.from_pretrained(BASE{head}{options})",
         "model = PeftModel.from_pretrained(base, FOLDER).eval()",
         "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
         "model.config.pad_token_id = tokenizer.pad_token_id",

@@ -19,19 +19,17 @@ def export(run: Run, out: Path) -> dict[str, Any]:
     loading.check(run, run.adapter)
     asset = base_asset(run)
     tokenizer = loading.load_tokenizer(run)
-    settings = loading.adapter_config(run.adapter)
-    settings.base_model_name_or_path = card.base_name(run, asset)
-    settings.revision = run.config.model.revision if asset.hub_id else None
     with files.whole(out) as folder:
-        shutil.copyfile(run.adapter / ADAPTER_FILE, folder / ADAPTER_FILE)
-        settings.save_pretrained(str(folder))
+        for name in (ADAPTER_FILE, "adapter_config.json"):
+            shutil.copyfile(run.adapter / name, folder / name)
         notes = joined.rewrite(folder)
         tokenizer.save_pretrained(str(folder))
         card.write(folder, run, asset, "adapter", notes, _scorer(run))
+        kind = loading.kind(loading.adapter_config(folder))
         size, names = files.weight_bytes(folder), sorted(file.name for file in folder.iterdir())
     return {
         "run": run.name, "out": str(out), "base": {"source": asset.source, "fingerprint": asset.fingerprint},
-        "peft_type": str(getattr(settings.peft_type, "value", settings.peft_type)), "weight_bytes": size,
+        "peft_type": kind, "weight_bytes": size,
         "files": names, "scores": {name: {"value": value, "low": low, "high": high, "n": n}
                                    for name, value, low, high, n in card.intervals(run)},
     }  # fmt: skip

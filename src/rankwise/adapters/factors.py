@@ -73,7 +73,7 @@ class Lora:
 def why_not_plain(config: PeftConfig) -> str | None:
     """What makes an adapter something else than ΔW = s·B·A, in PEFT's words; None for plain LoRA."""
     if type(config) is not LoraConfig:  # AdaLoRA's is a kind of it, with singular values between the factors
-        return f"{getattr(config.peft_type, 'value', config.peft_type)}"
+        return loading.kind(config)
     init = config.init_lora_weights
     if isinstance(init, str) and init.lower() not in _KEEPS_BASE:
         return f"init_lora_weights={init}"

@@ -44,9 +44,10 @@ def attention(run: Run) -> str | None:
 
 def load_base(run: Run) -> tuple[nn.Module, Any]:
     """The base in fp32 with a fresh head, as the run got it, and its tokenizer."""
-    return base.load(
-        run.config.model, base_asset(run), run.outputs, run.config.seed, attention(run), run.config.task.kind
-    )
+    config = run.config
+    lm, tokenizer = base.load(config.model, base_asset(run), run.outputs, config.seed, attention(run), config.task.kind)
+    base.name_classes(lm, run.classes)
+    return lm, tokenizer
 
 
 def load_tokenizer(run: Run) -> Any:
@@ -160,6 +161,11 @@ def adapter_config(folder: Path) -> PeftConfig:
             return PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Refused(f"{folder / 'adapter_config.json'}: not PEFT's config ({base.reason(error)})") from None
+
+
+def kind(config: PeftConfig) -> str:
+    """PEFT's name of a kind of adapter: LORA, IA3 and so on."""
+    return str(getattr(config.peft_type, "value", config.peft_type))
 
 
 def head_tensors(run: Run, lm: nn.Module) -> Tensors:

@@ -72,7 +72,7 @@ def refuse_unmergeable(run: Run) -> None:
     if name not in PARTIAL:
         config = loading.adapter_config(run.adapter)
         if config.is_prompt_learning or config.is_adaption_prompt:
-            raise Refused(f"{run.folder}: {_kind(config)} cannot be merged: it adds inputs, no change of W")
+            raise Refused(f"{run.folder}: {loading.kind(config)} cannot be merged: it adds inputs, no change of W")
 
 
 def fold(model: nn.Module, run: Run) -> nn.Module:
@@ -84,7 +84,7 @@ def fold(model: nn.Module, run: Run) -> nn.Module:
             warnings.simplefilter("ignore")
             merged = model.merge_and_unload(safe_merge=True)
     except CANNOT as error:
-        kind = _kind(model.peft_config["default"])
+        kind = loading.kind(model.peft_config["default"])
         raise Refused(f"{run.folder}: {kind} cannot be merged by PEFT ({reason(error)})") from None
     assert isinstance(merged, nn.Module)
     fused.join(merged)
@@ -93,7 +93,7 @@ def fold(model: nn.Module, run: Run) -> nn.Module:
 
 def _save(merged: Any, tokenizer: Any, folder: Path, run: Run, dtype: str) -> nn.Module:
     """Write the model, and read it back as anyone would."""
-    plain = _plain(merged, run).to(DTYPES[dtype])
+    plain = _plain(merged).to(DTYPES[dtype])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plain.save_pretrained(str(folder))
@@ -105,13 +105,10 @@ def _save(merged: Any, tokenizer: Any, folder: Path, run: Run, dtype: str) -> nn
     return again
 
 
-def _plain(merged: Any, run: Run) -> Any:
+def _plain(merged: Any) -> Any:
     """The same weights in a model that remembers nothing of GGUF or quantization, which would not let it be saved."""
     config = copy.deepcopy(merged.config)
     config.__dict__.pop("quantization_config", None)
-    if run.classes:
-        config.id2label = dict(enumerate(run.classes))
-        config.label2id = {name: number for number, name in config.id2label.items()}
     with torch.device("meta"):
         plain = type(merged)(config)
     state = merged.state_dict()
@@ -141,7 +138,3 @@ def _notes(run: Run, errors: dict[str, float], dtype: str, rows: int) -> list[st
             f"{errors['dequantized']:.1e}"
         )
     return said
-
-
-def _kind(config: Any) -> str:
-    return str(getattr(config.peft_type, "value", config.peft_type))

@@ -78,6 +78,7 @@ def _with_peft(base: nn.Module, config: Config, heads: list[str], planned: bool)
         "target_modules": "|".join(map(re.escape, names)),  # a pattern of whole names: a list would match by suffix
         "modules_to_save": [*heads, *extras],
         "task_type": TaskType.CAUSAL_LM if config.task.kind == "causal_lm" else TaskType.SEQ_CLS,
+        "revision": config.model.revision,
     }
     if method.name not in LORA:
         settings = tuners.peft_config(config, base, sides, common)

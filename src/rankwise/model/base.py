@@ -43,6 +43,7 @@ def load(
     else:
         base, tokenizer = _pretrained(model, asset, kind, outputs, attention)
         _draw_head(base, seed)
+    base.name_or_path = model.path  # type: ignore[assignment]  # the base's name in PEFT's config: no path of a cache
     tokenizer.model_max_length = _positions(base) or _computed_positions(base, tokenizer.model_max_length)
     return base, tokenizer
 
@@ -55,8 +56,9 @@ def _pretrained(model: Model, asset: Asset, kind: str, outputs: int, attention: 
         # Without trust_remote_code=False, transformers asks on the terminal whether to run a stranger's code.
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
         config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
+        config.update(head_settings(kind, outputs))  # as options of from_pretrained they meet the old ones and fail
         base, report = auto_class(kind, config).from_pretrained(
-            where, num_labels=outputs, dtype=torch.float32, trust_remote_code=False, ignore_mismatched_sizes=True,
+            where, config=config, dtype=torch.float32, trust_remote_code=False, ignore_mismatched_sizes=True,
             output_loading_info=True, attn_implementation=attention, use_safetensors=True, **options,
         )  # fmt: skip
     except Refused:
@@ -74,6 +76,19 @@ def _pretrained(model: Model, asset: Asset, kind: str, outputs: int, attention: 
         raise Refused(f"model {asset.source}: its tokenizer has neither a padding nor an end token; set pad_token")
     base.config.pad_token_id = tokenizer.pad_token_id
     return base, tokenizer
+
+
+def head_settings(kind: str, outputs: int) -> dict[str, Any]:
+    """The head's keys in transformers' config, whatever the checkpoint was trained for; a causal LM has none."""
+    problem = "regression" if outputs == 1 else "single_label_classification"
+    return {} if kind == "causal_lm" else {"num_labels": outputs, "problem_type": problem}
+
+
+def name_classes(base: nn.Module, classes: list[str] | None) -> None:
+    """Let the model's config say what its outputs mean, for whoever loads it."""
+    if classes:
+        base.config.id2label = dict(enumerate(classes))  # type: ignore[union-attr]
+        base.config.label2id = {name: number for number, name in enumerate(classes)}  # type: ignore[union-attr]
 
 
 def attention(base: nn.Module) -> str:
@@ -152,7 +167,8 @@ def _random(model: Model, kind: str, outputs: int, attention: str | None) -> tup
     try:
         config = AutoConfig.for_model(**shape)
         tokenizer = byte_tokenizer()
-        config.vocab_size, config.num_labels, config.pad_token_id = len(tokenizer), outputs, tokenizer.pad_token_id
+        config.update(head_settings(kind, outputs) | {"vocab_size": len(tokenizer)})
+        config.pad_token_id = tokenizer.pad_token_id
         config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
         base = auto_class(kind, config).from_config(config, dtype=torch.float32, attn_implementation=attention)
     except Refused:

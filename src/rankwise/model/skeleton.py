@@ -14,7 +14,7 @@ from transformers.utils import logging
 from rankwise.assets import Asset
 from rankwise.config import Model
 from rankwise.errors import Refused
-from rankwise.model.base import auto_class, byte_tokenizer, location, reason
+from rankwise.model.base import auto_class, byte_tokenizer, head_settings, location, reason
 
 
 def architecture(model: Model, asset: Asset | None) -> PretrainedConfig:
@@ -44,7 +44,7 @@ def skeleton(config: PretrainedConfig, kind: str, outputs: int, attention: str |
     Raises Refused for an architecture that transformers has no such head for.
     """
     auto = auto_class(kind, config)
-    config.num_labels = outputs
+    config.update(head_settings(kind, outputs))
     config.pad_token_id = config.pad_token_id or 0
     config.quantization_config = None  # of a GGUF file: it is unpacked on loading
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import nn
 from rankwise.model.base import head_names
 from rankwise.model.methods import adalora, inits
 from rankwise.model.methods.warm import HEAD_FILE, TRAINED_FILE
+from rankwise.model.targets import modules_named
 
 
 def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -64,11 +66,18 @@ def export(model: nn.Module, folder: Path, keep_full: bool, start: inits.Start |
 
 
 def _export_adapter(model: PeftModel, folder: Path, start: inits.Start) -> None:
+    """A folder that PEFT loads as it is. PEFT adds ``classifier`` and ``score`` to the modules that are saved, whether
+    the model has them or not.
+    """
     adalora.forget_ranks(model)
     own, state = model.peft_config["default"], None
+    written = copy.copy(own)
     if start:
         assert isinstance(own, LoraConfig)
-        model.peft_config["default"], state = inits.as_plain(own), inits.as_plain_state(model, start)
+        written, state = inits.as_plain(own), inits.as_plain_state(model, start)
+    if saved := getattr(own, "modules_to_save", None):
+        written.modules_to_save = [name for name in dict.fromkeys(saved) if modules_named(model, [name])]
+    model.peft_config["default"] = written
     try:
         # The vocabulary is as it was; left to itself, PEFT asks the base's folder or the hub whether it is.
         model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=state)
