@@ -1,56 +1,112 @@
-"""All metrics of generated text by one call: units, standard errors, items, refusals."""
+"""Metrics of generated text against libraries and the E2E challenge's code (see the note in text_items.json)."""
 
 from __future__ import annotations
 
+import json
 import math
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from test_text_overlap import HYPOTHESES, REFERENCES, SAVED
+from nltk.translate.nist_score import corpus_nist
+from sacrebleu import corpus_bleu
 
 from rankwise.errors import Refused
 from rankwise.metrics import of_kind
-from rankwise.tasks.text import POOLED, score, text_items, text_scores
-from rankwise.tasks.text.spread import RESAMPLES, mean_score, pooled_score, share_score
+from rankwise.tasks.text import overlap, text_scores
+from rankwise.tasks.text.score import RESAMPLES, mean_score, pooled_score, share_score
 
-QUICK = ["bleu", "nist", "rouge_l", "cider", "exact_match"]
+SAVED: dict[str, Any] = json.loads((Path(__file__).parent / "text_items.json").read_text(encoding="utf-8"))
+TEXTS = [item["hypothesis"] for item in SAVED["items"]]
+REFERENCES = [item["references"] for item in SAVED["items"]]
+OVERLAP = ["bleu", "nist", "rouge_l", "cider", "meteor"]
+needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="needs java")
 
 
-def test_every_metric_that_a_config_may_name_is_there() -> None:
-    assert {*score._AGAINST_REFERENCES, "json_keys", "reasoning"} == set(of_kind("text"))
-
-
+@needs_java
 def test_each_score_has_its_unit_its_error_and_its_number_of_items() -> None:
-    scores, absent = text_scores(QUICK, HYPOTHESES, REFERENCES)
-    assert list(scores) == QUICK and absent == {}
-    for metric in QUICK[:4]:
-        assert scores[metric]["value"] == pytest.approx(SAVED["scores"][metric], abs=1e-6)
-        assert 0 < scores[metric]["se"] < scores[metric]["value"] / 5
-        assert scores[metric]["n"] == len(HYPOTHESES)
+    scores, absent = text_scores(OVERLAP[:4], TEXTS, REFERENCES)
+    assert list(scores) == OVERLAP[:4] and absent == {}
+    for metric in scores:
+        assert 0 < scores[metric]["se"] < scores[metric]["value"] / 5 and scores[metric]["n"] == len(TEXTS)
+        if metric != "nist":
+            assert scores[metric]["value"] == pytest.approx(SAVED["scores"][metric], abs=1e-6)
 
 
-def test_items_make_the_score_again() -> None:
-    scores, _ = text_scores(QUICK, HYPOTHESES, REFERENCES)
-    for metric, items in text_items(QUICK, HYPOTHESES, REFERENCES)[0].items():
-        assert len(items) == len(HYPOTHESES)
-        again = POOLED[metric](items.sum(0)) if metric in POOLED else items.mean()
-        assert float(again) == pytest.approx(scores[metric]["value"], abs=1e-12)
+@needs_java
+@pytest.mark.parametrize("metric", ["rouge_l", "cider", "meteor"])
+def test_each_item_scores_as_in_the_published_code(metric: str) -> None:
+    values = getattr(overlap, metric)(TEXTS, REFERENCES)
+    if metric == "meteor":
+        corpus, values = values
+        assert corpus == pytest.approx(SAVED["scores"]["meteor"], abs=1e-6)
+    assert values == pytest.approx(np.array(SAVED["per_item"][metric]), abs=1e-6)
+
+
+def test_nist_of_answers_that_are_long_enough_is_that_of_the_published_code() -> None:
+    rows = overlap.nist(TEXTS, REFERENCES)
+    long = [item for item, row in enumerate(rows) if row[overlap._NIST_ORDER] >= overlap._NIST_ORDER]
+    rows = overlap.nist([TEXTS[item] for item in long], [REFERENCES[item] for item in long])
+    assert overlap.pooled_nist(rows.sum(0)) == pytest.approx(SAVED["scores"]["nist"], abs=1e-6)
+
+
+def short_answers(longest: int) -> tuple[list[str], list[list[str]]]:
+    """200 answers of one to ``longest`` words, and references of one to six."""
+    draw = np.random.default_rng(longest)
+
+    def text(most: int) -> str:
+        return " ".join(draw.choice(list("abcdef"), draw.integers(1, most + 1)))
+
+    return [text(longest) for _ in range(200)], [[text(6)] for _ in range(200)]
+
+
+def test_scores_of_short_answers_are_those_of_the_libraries() -> None:
+    texts, references = short_answers(6)
+    scores, _ = text_scores(["bleu", "nist"], texts, references)
+    bleu = corpus_bleu(texts, [[only for (only,) in references]], lowercase=True).score / 100
+    nist = corpus_nist([[only.split()] for (only,) in references], [text.split() for text in texts])
+    assert (scores["bleu"]["value"], scores["nist"]["value"]) == pytest.approx((bleu, nist), abs=1e-9)
+
+
+@pytest.mark.parametrize("longest", [1, 2, 3, 6])
+def test_no_score_leaves_its_range_however_short_the_answers(longest: int) -> None:
+    texts, references = short_answers(longest)
+    right, _ = text_scores(["bleu"], texts, [[text] for text in texts])
+    assert right["bleu"] == {"value": pytest.approx(1), "se": pytest.approx(0), "n": 200}
+    scores, _ = text_scores(["bleu", "nist"], [*texts[1:], ""], references)
+    assert 0 <= scores["bleu"]["value"] < 1 and scores["bleu"]["se"] < 0.5
+    assert 0 <= scores["nist"]["value"] < math.log2(700) * overlap._NIST_ORDER
+
+
+@needs_java
+def test_nothing_in_common_and_nothing_at_all_score_nothing() -> None:
+    scores, _ = text_scores(OVERLAP, ["zzz yyy xxx www vvv uuu", ""], [["one two three four five six"]] * 2)
+    assert [score["value"] for score in scores.values()] == pytest.approx([0] * len(OVERLAP))
+
+
+@needs_java
+def test_line_breaks_and_bars_in_an_answer_do_not_shift_the_others() -> None:
+    texts = ["one\u2028two\x0bthree\n\nfour", "a ||| b c", "one two three four"]
+    assert overlap.rouge_l(texts, [["one two three four"], ["a b c"], ["one two three four"]])[2] == 1
 
 
 def test_the_bootstrap_resamples_whole_items() -> None:
-    scores, _ = text_scores(["bleu"], HYPOTHESES, REFERENCES)
+    scores, _ = text_scores(["bleu"], TEXTS, REFERENCES)
     draw, values = np.random.default_rng(7), []
     for _ in range(60):
-        drawn = draw.integers(len(HYPOTHESES), size=len(HYPOTHESES))
-        again, _ = text_scores(["bleu"], [HYPOTHESES[i] for i in drawn], [REFERENCES[i] for i in drawn])
+        drawn = draw.integers(len(TEXTS), size=len(TEXTS))
+        again, _ = text_scores(["bleu"], [TEXTS[i] for i in drawn], [REFERENCES[i] for i in drawn])
         values.append(again["bleu"]["value"])
     assert scores["bleu"]["se"] == pytest.approx(np.std(values, ddof=1), rel=4 / math.sqrt(2 * len(values)))
 
 
 def test_the_error_of_a_mean_is_the_same_by_formula_and_by_bootstrap() -> None:
     values = np.random.default_rng(0).normal(size=200)
-    rows = np.stack([values, np.ones(200)], axis=1)
-    boot = pooled_score(rows, lambda sums: sums[..., 0] / sums[..., 1])
+    boot = pooled_score(np.stack([values, np.ones(200)], axis=1), lambda sums: sums[0] / sums[1])
     formula = mean_score(values)
     assert boot["value"] == pytest.approx(formula["value"])
     assert boot["se"] == pytest.approx(formula["se"], rel=4 / math.sqrt(2 * RESAMPLES))
@@ -65,6 +121,46 @@ def test_the_error_of_a_share_is_that_of_a_proportion() -> None:
     assert share_score(np.ones(3)) == {"value": 1.0, "se": 0.0, "n": 3}
 
 
+@pytest.mark.parametrize(
+    ("missing", "metric", "reason"),
+    [
+        ("sacrebleu", "bleu", "sacrebleu is missing .*pip install 'rankwise\\[text\\]'"),
+        ("pycocoevalcap", "rouge_l", "pycocoevalcap is missing .*pip install 'rankwise\\[text\\]'"),
+        ("java", "meteor", "no java on the PATH"),
+    ],
+)
+def test_a_metric_whose_program_is_missing_is_absent_with_what_to_install(
+    missing: str, metric: str, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if missing == "java":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    for name in [missing, *(name for name in sys.modules if name.startswith(f"{missing}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    scores, absent = text_scores([metric, "exact_match"], ["a b"], [["a b"]])
+    assert scores.keys() == {"exact_match"} and absent.keys() == {metric}
+    assert re.match(reason, absent[metric])
+
+
+def test_a_java_program_that_fails_makes_its_metric_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    java = tmp_path / "java"
+    java.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('Error: Invalid or corrupt jarfile')\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    _, absent = text_scores(["cider"], ["a b"], [["a b"]])
+    assert absent["cider"].endswith("tokenized 0 of 2 texts (exit 1) Error: Invalid or corrupt jarfile")
+
+
+def test_every_metric_that_a_config_may_name_is_there() -> None:
+    asked = {"keys": ["a"], "reasoning": None}
+    for metric in of_kind("text"):
+        if metric == "reasoning":
+            with pytest.raises(Refused, match=r"task\.reasoning=null"):
+                text_scores([metric], ["1"], [["1"]], **asked)
+        else:
+            scores, absent = text_scores([metric], ["1"], [["1"]], **asked)
+            assert {*scores, *absent} == {metric}
+
+
 @pytest.mark.parametrize("texts", [[], ["  \n"], ["fine", ""]])
 def test_an_empty_reference_is_refused_by_its_position(texts: list[str]) -> None:
     with pytest.raises(Refused, match=r"references: item 2 \(from 0\)"):
@@ -75,21 +171,8 @@ def test_references_are_not_asked_for_where_none_are_needed() -> None:
     assert text_scores(["json_keys"], ["{}"], [], keys=["a"])[0]["json_keys"]["value"] == 0
 
 
-@pytest.mark.parametrize(
-    ("metric", "message"),
-    [
-        ("rogue_l", r"task\.generation\.metrics=rogue_l: .*did you mean rouge_l\?"),
-        ("json_keys", r"task\.generation\.keys=null"),
-        ("reasoning", r"task\.reasoning=null"),
-    ],
-)
-def test_a_metric_without_what_it_needs_is_refused(metric: str, message: str) -> None:
-    with pytest.raises(Refused, match=message):
-        text_scores([metric], ["a"], [["a"]])
-
-
 def test_items_and_references_that_do_not_pair_are_an_error() -> None:
     with pytest.raises(ValueError, match="2 texts, but references for 1"):
         text_scores(["bleu"], ["a", "b"], [["a"]])
-    with pytest.raises(ValueError, match="no items"):
+    with pytest.raises(ValueError, match="no texts"):
         text_scores(["bleu"], [], [])

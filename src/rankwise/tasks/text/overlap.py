@@ -1,171 +1,156 @@
-"""BLEU, NIST, ROUGE-L and CIDEr-D against several references, as the E2E challenge's script computes them.
+"""BLEU, NIST, ROUGE-L, CIDEr-D and METEOR against 1 or more reference texts per answer, by kept libraries.
 
-Each function gives what an item adds to the score; ``pooled_bleu`` and ``pooled_nist`` make a score of the sums, the
-others are means over items. References: a list of 1 or more texts per hypothesis.
+BLEU is sacrebleu's; ROUGE-L, CIDEr-D and METEOR are pycocoevalcap's, whose tokenizer and METEOR are Java programs, as
+the E2E challenge's script (Dušek et al. 2020) calls them. No kept library has the NIST of that script.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
+import os
+import shutil
+import subprocess
+import unittest.mock
+import warnings
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from rankwise.tasks.text.tokens import mteval_tokens, treebank_tokens
-
-BLEU_ORDER, NIST_ORDER, CIDER_ORDER = 4, 5, 4
-_NO_HITS, _NO_NGRAMS = 1e-15, 1e-9  # stand for zeros, so that BLEU is always defined
-_NIST_BETA = -math.log(0.5) / math.log(1.5) ** 2  # half the score where two thirds of the words are written
-_ROUGE_BETA = 1.2
-_CIDER_SIGMA = 6.0
-
-Tokens = Sequence[str]
 References = Sequence[Sequence[str]]
+_NIST_ORDER = 5
+_NIST_BETA = math.log(0.5) / math.log(1.5) ** 2  # half the score where two thirds of the words are written
 
 
-def _counts(tokens: Tokens, *orders: int) -> Counter[tuple[str, ...]]:
-    """How often each n-gram of these orders is there."""
-    return Counter(chain.from_iterable(zip(*(tokens[i:] for i in range(n)), strict=False) for n in orders))
+class Absent(Exception):
+    """A metric cannot be had here; the message says why."""
 
 
-def _hits(hypothesis: Counter, references: list[Counter]) -> dict[tuple[str, ...], int]:
-    """How often each n-gram of the hypothesis counts: at most as often as in the reference that has most of it."""
-    return {gram: min(count, max(other[gram] for other in references)) for gram, count in hypothesis.items()}
+def _library(name: str) -> Any:
+    """A module of the extra ``text``. Raises Absent."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # SyntaxWarning, when it is first compiled
+            return importlib.import_module(name)
+    except ImportError as error:
+        raise Absent(f"{name.partition('.')[0]} is missing ({error}); pip install 'rankwise[text]'") from None
 
 
-def bleu(hypotheses: Sequence[str], references: References) -> np.ndarray:
-    """Statistics of BLEU (N, 9): matches and n-grams of orders 1 to 4, length of the nearest reference.
+def bleu(answers: Sequence[str], references: References) -> np.ndarray:
+    """Statistics of BLEU (N, 10): matches and n-grams of orders 1 to 4, length, length of the nearest reference.
 
-    Papineni et al. (2002), tokens of mteval-13a, case ignored; of two references as near, the shorter counts.
+    Papineni et al. (2002), tokens of mteval-13a, case ignored.
     """
-    rows = []
-    for hypothesis, texts in zip(hypotheses, references, strict=True):
-        words, others = mteval_tokens(hypothesis), [mteval_tokens(text) for text in texts]
-        orders = range(1, BLEU_ORDER + 1)
-        hits = [sum(_hits(_counts(words, n), [_counts(other, n) for other in others]).values()) for n in orders]
-        nearest = min((abs(len(other) - len(words)), len(other)) for other in others)[1]
-        rows.append([*hits, *(len(words) - n + 1 for n in orders), nearest])
-    return np.array(rows, dtype=float)
+    scorer = _library("sacrebleu.metrics").BLEU(lowercase=True, effective_order=True)
+    scores = [scorer.sentence_score(text, list(others)) for text, others in zip(answers, references, strict=True)]
+    return np.array([[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in scores])
 
 
-def pooled_bleu(sums: np.ndarray) -> np.ndarray:
-    """BLEU (0–1) of summed statistics (…, 9): the geometric mean of the precisions times the brevity penalty."""
-    hits, lengths, nearest = sums[..., :BLEU_ORDER], sums[..., BLEU_ORDER:-1], sums[..., -1]
-    precisions = np.log(np.maximum(hits, _NO_HITS) / np.maximum(lengths, _NO_NGRAMS)).mean(-1)
-    brevity = np.minimum(0, 1 - nearest / np.maximum(lengths[..., 0], _NO_NGRAMS))
-    return np.exp(brevity + precisions)
+def pooled_bleu(sums_10: np.ndarray) -> float:
+    """BLEU (0–1) of summed statistics, over the orders that answers are long enough for; smoothed as in mteval-13a."""
+    correct, total, (length, nearest) = (part.tolist() for part in np.split(sums_10, [4, 8]))
+    pool = _library("sacrebleu.metrics").BLEU.compute_bleu
+    score = pool(correct, total, length, nearest, smooth_method="exp", effective_order=True).score
+    return min(1.0, float(score) / 100)  # the logarithms of 100 % are not exact
 
 
-def nist(hypotheses: Sequence[str], references: References) -> np.ndarray:
+def nist(answers: Sequence[str], references: References) -> np.ndarray:
     """Statistics of NIST (N, 11): information of the matches and n-grams of orders 1 to 5, mean reference length.
 
-    Doddington (2002). The information of an n-gram, log2(count of its first n - 1 words / its own count), is that of
-    all references together, whichever items are then drawn.
+    Doddington (2002), tokens of mteval-13a, case ignored. The information of an n-gram, log2(count of its first n - 1
+    words / its own count), is that of all references together, whichever items are then drawn.
     """
-    tokens = [mteval_tokens(text) for text in hypotheses]
-    others = [[mteval_tokens(text) for text in texts] for texts in references]
+    tokenize = _library("sacrebleu.tokenizers.tokenizer_13a").Tokenizer13a()
+    grams = [_orders(tokenize(text.lower()).split()) for text in answers]
+    others = [[_orders(tokenize(text.lower()).split()) for text in texts] for texts in references]
     counts: Counter[tuple[str, ...]] = Counter()
-    counted = []
-    for texts in others:
-        counted.append([[_counts(text, n) for text in texts] for n in range(1, NIST_ORDER + 1)])
-        counts[()] += sum(map(len, texts))
-        for order in counted[-1]:
-            for grams in order:
-                counts.update(grams)
+    for order in (order for texts in others for text in texts for order in text):
+        counts.update(order)
+    counts[()] = sum(text[0].total() for texts in others for text in texts)
     rows = []
-    for words, texts, orders in zip(tokens, others, counted, strict=True):
+    for orders, texts in zip(grams, others, strict=True):
+        most = [functools.reduce(Counter.__or__, same) for same in zip(*texts, strict=True)]
         information = [
-            sum(count * math.log2(counts[gram[:-1]] / counts[gram]) for gram, count in found.items() if count)
-            for found in (_hits(_counts(words, n), order) for n, order in enumerate(orders, 1))
+            sum(count * math.log2(counts[gram[:-1]] / counts[gram]) for gram, count in (order & limit).items())
+            for order, limit in zip(orders, most, strict=True)
         ]
-        lengths = [len(words) - n for n in range(NIST_ORDER)]
-        rows.append([*information, *lengths, sum(map(len, texts)) / len(texts)])
-    return np.array(rows, dtype=float)
+        mean_length = sum(text[0].total() for text in texts) / len(texts)
+        rows.append([*information, *(order.total() for order in orders), mean_length])
+    return np.array(rows)
 
 
-def pooled_nist(sums: np.ndarray) -> np.ndarray:
-    """NIST of summed statistics (…, 11): information per n-gram, over the orders, times the brevity penalty."""
-    information, lengths, wanted = sums[..., :NIST_ORDER], sums[..., NIST_ORDER:-1], sums[..., -1]
-    per_gram = np.divide(information, lengths, out=np.zeros_like(information), where=lengths > 0).sum(-1)
-    ratio = np.minimum(1, lengths[..., 0] / wanted)
-    return per_gram * np.exp(-_NIST_BETA * np.log(ratio) ** 2)
+def _orders(words: Sequence[str]) -> list[Counter[tuple[str, ...]]]:
+    """How often each n-gram is there, for orders 1 to 5."""
+    return [Counter(zip(*(words[i:] for i in range(n)), strict=False)) for n in range(1, _NIST_ORDER + 1)]
 
 
-def rouge_l(hypotheses: Sequence[str], references: References) -> np.ndarray:
-    """ROUGE-L (0–1) of each item (N,): F of beta 1.2 of the best precision and the best recall over the references.
+def pooled_nist(sums_11: np.ndarray) -> float:
+    """NIST of summed statistics: information per n-gram, over the orders, times the brevity penalty."""
+    information, total, (wanted,) = np.split(sums_11, [_NIST_ORDER, 2 * _NIST_ORDER])
+    if not total[0]:
+        return 0.0
+    per_gram = np.divide(information, total, out=np.zeros_like(information), where=total > 0).sum()
+    return float(per_gram * math.exp(_NIST_BETA * math.log(min(1, total[0] / wanted)) ** 2))
 
-    Lin (2004), §3.1, on treebank tokens. A text of no words counts as one empty word.
+
+def rouge_l(answers: Sequence[str], references: References) -> np.ndarray:
+    """ROUGE-L (0–1) of each item (N,): F of beta 1.2 of the best precision and the best recall (Lin 2004, §3.1)."""
+    return _captions("rouge.rouge", "Rouge", answers, references)
+
+
+def cider(answers: Sequence[str], references: References) -> np.ndarray:
+    """CIDEr-D of each item (N,), 0 to 10 (Vedantam et al. 2015). What all items have in common counts nothing."""
+    return _captions("cider.cider", "Cider", answers, references)
+
+
+def meteor(answers: Sequence[str], references: References) -> tuple[float, np.ndarray]:
+    """METEOR 1.5 (Denkowski & Lavie 2014), 0–1, of the corpus, which is no mean, and of each item (N,)."""
+    texts, others = _treebank(answers, references)
+    with unittest.mock.patch.dict(os.environ, {"JAVA_TOOL_OPTIONS": "-Dfile.encoding=UTF-8"}):  # whatever the locale
+        program = _library("pycocoevalcap.meteor.meteor").Meteor()
+    try:
+        corpus, items = program.compute_score(
+            dict(enumerate(others)), {item: [text] for item, text in enumerate(texts)}
+        )
+    except (OSError, ValueError) as error:
+        raise Absent(f"METEOR failed: {error}") from None
+    finally:
+        program.meteor_p.stdout.close()
+        program.meteor_p.stderr.close()
+    return corpus, np.array(items)
+
+
+def _captions(module: str, name: str, answers: Sequence[str], references: References) -> np.ndarray:
+    scorer = getattr(_library(f"pycocoevalcap.{module}"), name)()
+    texts, others = _treebank(answers, references)
+    _, values = scorer.compute_score(dict(enumerate(others)), {item: [text] for item, text in enumerate(texts)})
+    return np.asarray(values)
+
+
+def _treebank(answers: Sequence[str], references: References) -> tuple[list[str], list[list[str]]]:
+    """Penn Treebank tokens between blanks, lower-cased and without punctuation, of Stanford CoreNLP 3.4.1.
+
+    Raises Absent where Java is missing or fails. The library's own call writes into its folder and shifts texts at line
+    breaks other than \\n.
     """
-    values = []
-    for hypothesis, texts in zip(hypotheses, references, strict=True):
-        words, others = treebank_tokens(hypothesis) or ("",), [treebank_tokens(text) or ("",) for text in texts]
-        common = [_common_length(words, other) for other in others]
-        precision = max(common) / len(words)
-        recall = max(length / len(other) for length, other in zip(common, others, strict=True))
-        weighted = recall + _ROUGE_BETA**2 * precision
-        values.append((1 + _ROUGE_BETA**2) * precision * recall / weighted if weighted else 0.0)
-    return np.array(values)
-
-
-def _common_length(first: Tokens, second: Tokens) -> int:
-    """Length of the longest common subsequence, a column of the table per step in the bits of a number (Hyyrö 2004)."""
-    places: dict[str, int] = {}
-    for i, word in enumerate(first):
-        places[word] = places.get(word, 0) | 1 << i
-    everywhere = (1 << len(first)) - 1
-    open_bits = everywhere
-    for word in second:
-        matched = open_bits & places.get(word, 0)
-        open_bits = ((open_bits + matched) | (open_bits - matched)) & everywhere
-    return len(first) - open_bits.bit_count()
-
-
-def cider(hypotheses: Sequence[str], references: References) -> np.ndarray:
-    """CIDEr-D of each item (N,), 0 to 10: ten times the mean similarity to the references of tf-idf n-gram vectors.
-
-    Vedantam et al. (2015), §4 and the clipping and length penalty (sigma 6) of §7. Documents are the items: what the
-    references of every item share counts for nothing, so the score of one item alone is 0.
-    """
-    written = [_grams(text) for text in hypotheses]
-    wanted = [[_grams(text) for text in texts] for texts in references]
-    documents: Counter[tuple[str, ...]] = Counter()
-    for texts in wanted:
-        documents.update(set().union(*texts))
-    rarity = {gram: math.log(len(wanted) / count) for gram, count in documents.items()}
-    unseen = math.log(len(wanted)) if wanted else 0.0
-    values = []
-    for grams, texts in zip(written, wanted, strict=True):
-        vector = _weigh(grams, rarity, unseen)
-        values.append(10 * sum(_similarity(vector, _weigh(text, rarity, unseen)) for text in texts) / len(texts))
-    return np.array(values)
-
-
-def _grams(text: str) -> Counter[tuple[str, ...]]:
-    words = " ".join(treebank_tokens(text)).split()  # here, unlike in ROUGE-L, "5 1/2" is two words
-    return _counts(words, *range(1, CIDER_ORDER + 1))
-
-
-_Vector = tuple[dict[tuple[str, ...], float], list[float], int]  # weights, norms by order, number of bigrams
-
-
-def _weigh(grams: Counter[tuple[str, ...]], rarity: dict[tuple[str, ...], float], unseen: float) -> _Vector:
-    weights = {gram: count * rarity.get(gram, unseen) for gram, count in grams.items()}
-    squares, bigrams = [0.0] * CIDER_ORDER, 0
-    for gram, weight in weights.items():
-        squares[len(gram) - 1] += weight**2
-        bigrams += grams[gram] if len(gram) == 2 else 0
-    return weights, [math.sqrt(square) for square in squares], bigrams
-
-
-def _similarity(hypothesis: _Vector, reference: _Vector) -> float:
-    """Mean over the orders of the clipped cosine, less where the lengths differ."""
-    products = [0.0] * CIDER_ORDER
-    for gram, weight in hypothesis[0].items():
-        other = reference[0].get(gram, 0.0)
-        products[len(gram) - 1] += min(weight, other) * other
-    norms = [a * b for a, b in zip(hypothesis[1], reference[1], strict=True)]
-    cosines = [product / norm if norm else 0.0 for product, norm in zip(products, norms, strict=True)]
-    difference = hypothesis[2] - reference[2]
-    return sum(cosines) / CIDER_ORDER * math.exp(-(difference**2) / (2 * _CIDER_SIGMA**2))
+    java, library = shutil.which("java"), _library("pycocoevalcap.tokenizer.ptbtokenizer")
+    if java is None:
+        raise Absent("no java on the PATH")
+    texts = [" ".join(text.splitlines()) for text in [*answers, *(text for texts in references for text in texts)]]
+    command = [java, "-cp", library.STANFORD_CORENLP_3_4_1_JAR, "edu.stanford.nlp.process.PTBTokenizer",
+               "-preserveLines", "-lowerCase", "-encoding", "UTF-8"]  # fmt: skip
+    done = subprocess.run(
+        command, input="\n".join(texts) + "\n", capture_output=True, encoding="utf-8", errors="replace",
+        cwd=Path(library.__file__).parent, check=False,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    if len(lines) != len(texts):
+        said = "".join(done.stderr.strip().splitlines()[-1:])
+        raise Absent(f"java tokenized {len(lines)} of {len(texts)} texts (exit {done.returncode}) {said}")
+    kept = (" ".join(word for word in line.split(" ") if word not in library.PUNCTUATIONS) for line in lines)
+    tokens = iter([text.replace("|||", "") for text in kept])
+    return [next(tokens) for _ in answers], [[next(tokens) for _ in texts] for texts in references]

@@ -1,104 +1,96 @@
-"""All scores of what a model wrote: one call for the metrics of ``task.generation``."""
+"""All scores of what a model wrote, with standard errors over items, by one call."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rankwise.errors import Refused, did_you_mean
-from rankwise.metrics import of_kind
+from rankwise.errors import Refused
 from rankwise.tasks.scores import Score
+from rankwise.tasks.text import answers, overlap
 from rankwise.tasks.text import reasoning as gym
-from rankwise.tasks.text.answers import exact_match, json_keys, number_match
-from rankwise.tasks.text.meteor import Absent, meteor, pooled_meteor
-from rankwise.tasks.text.overlap import References, bleu, cider, nist, pooled_bleu, pooled_nist, rouge_l
-from rankwise.tasks.text.spread import mean_score, pooled_score, share_score
+from rankwise.tasks.text.overlap import Absent, References
 
-POOLED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "bleu": pooled_bleu, "nist": pooled_nist, "meteor": pooled_meteor,
-}  # fmt: skip
-_AGAINST_REFERENCES: dict[str, Callable[[Sequence[str], References], np.ndarray]] = {
-    "bleu": bleu, "nist": nist, "rouge_l": rouge_l, "cider": cider, "meteor": meteor,
-    "exact_match": exact_match, "number_match": number_match,
-}  # fmt: skip
-_SHARES = frozenset({"exact_match", "number_match", "json_keys"})
-
-
-# Of reasoning-gym: the data set, its size, and which of its rows (from 0) the hypotheses answer, one each.
+RESAMPLES = 400
+# Of reasoning-gym: the data set, its size, and which of its rows (from 0) the texts answer, one each.
 Asked = tuple[str, int, Sequence[int]]
 
 
 def text_scores(
     metrics: Sequence[str],
-    hypotheses: Sequence[str],
+    texts: Sequence[str],
     references: References,
     *,
     keys: Sequence[str] | None = None,
     reasoning: Asked | None = None,
 ) -> tuple[dict[str, Score], dict[str, str]]:
-    """Each metric of kind ``text`` as {value, se, n}, and why a metric is absent.
+    """Each metric of kind ``text`` as {value, se, n}, and why a metric is absent: a library or Java is missing.
 
-    BLEU, ROUGE-L, METEOR, shares and reasoning are 0–1, NIST and CIDEr in their own units. Arguments and errors are
-    those of ``text_items``.
+    BLEU, ROUGE-L, METEOR, shares and reasoning are 0–1, NIST and CIDEr in their own units. Each text has 1 or more
+    references; ``keys`` are those of json_keys, ``reasoning`` says what was asked. Raises Refused for an empty
+    reference, ValueError where there are no texts or not as many references.
     """
-    items, absent = text_items(metrics, hypotheses, references, keys=keys, reasoning=reasoning)
-    return {metric: score_of(metric, rows) for metric, rows in items.items()}, absent
-
-
-def text_items(
-    metrics: Sequence[str],
-    hypotheses: Sequence[str],
-    references: References,
-    *,
-    keys: Sequence[str] | None = None,
-    reasoning: Asked | None = None,
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """What each item adds to each metric, and why a metric is absent: METEOR, where its program cannot run.
-
-    An array is (N,) where the score is the mean, else (N, K) statistics that ``POOLED[metric]`` makes a score of once
-    they are summed, so that two runs on the same items can be resampled together. Each item has 1 or more references;
-    ``keys`` are those of json_keys, ``reasoning`` says what was asked. Raises Refused for an unknown metric, a metric
-    without what it needs and an empty reference; ValueError where there are no items or not as many references.
-    """
-    known = of_kind("text")
-    if unknown := [metric for metric in metrics if metric not in known]:
-        allowed = f"one of {', '.join(known)}{did_you_mean(unknown[0], known)}"
-        raise Refused.value("task.generation.metrics", unknown[0], allowed)
-    if not hypotheses:
-        raise ValueError("no items to score")
-    if _AGAINST_REFERENCES.keys() & set(metrics):
-        _check_references(references, len(hypotheses))
-    items: dict[str, np.ndarray] = {}
+    if not texts:
+        raise ValueError("no texts to score")
+    scorers: dict[str, Callable[[], Score]] = {
+        "bleu": lambda: pooled_score(overlap.bleu(texts, references), overlap.pooled_bleu),
+        "nist": lambda: pooled_score(overlap.nist(texts, references), overlap.pooled_nist),
+        "rouge_l": lambda: mean_score(overlap.rouge_l(texts, references)),
+        "cider": lambda: mean_score(overlap.cider(texts, references)),
+        "meteor": lambda: _meteor(texts, references),
+        "exact_match": lambda: share_score(answers.exact_match(texts, references)),
+        "number_match": lambda: share_score(answers.number_match(texts, references)),
+        "json_keys": lambda: share_score(answers.json_keys(texts, keys or ())),
+        "reasoning": lambda: _reasoning(texts, reasoning),
+    }
+    if set(metrics) - {"json_keys", "reasoning"}:
+        _check_references(references, len(texts))
+    scores: dict[str, Score] = {}
     absent: dict[str, str] = {}
     for metric in metrics:
         try:
-            items[metric] = _of_items(metric, hypotheses, references, keys, reasoning)
+            scores[metric] = scorers[metric]()
         except Absent as reason:
             absent[metric] = str(reason)
-    return items, absent
+    return scores, absent
 
 
-def score_of(metric: str, items: np.ndarray) -> Score:
-    """The score {value, se, n} that ``text_items`` of a metric make."""
-    if metric in POOLED:
-        return pooled_score(items, POOLED[metric])
-    return share_score(items) if metric in _SHARES else mean_score(items)
+def mean_score(values_N: np.ndarray) -> Score:
+    """The mean of the items; its standard error is their standard deviation (n - 1) over √n, 0 for a single item."""
+    n = len(values_N)
+    return {"value": float(values_N.mean()), "se": float(values_N.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0, "n": n}
 
 
-def _of_items(
-    metric: str, hypotheses: Sequence[str], references: References, keys: Sequence[str] | None, reasoning: Asked | None
-) -> np.ndarray:
-    if metric == "json_keys":
-        if not keys:
-            raise Refused.value("task.generation.keys", None, "a list of keys with metric json_keys")
-        return json_keys(hypotheses, keys)
-    if metric == "reasoning":
-        if reasoning is None:
-            raise Refused.value("task.reasoning", None, "a data set of reasoning-gym with metric reasoning")
-        name, size, asked = reasoning
-        return gym.scores(name, size, dict(zip(asked, hypotheses, strict=True)))
-    return _AGAINST_REFERENCES[metric](hypotheses, references)
+def share_score(right_N: np.ndarray) -> Score:
+    """The share of items that are right (1, not 0), with the standard error of a proportion."""
+    share, n = float(right_N.mean()), len(right_N)
+    return {"value": share, "se": math.sqrt(share * (1 - share) / n), "n": n}
+
+
+def pooled_score(rows_NK: np.ndarray, pooled: Callable[[np.ndarray], float]) -> Score:
+    """A score of a whole corpus that is no mean: ``pooled`` makes it of the items' statistics, summed.
+
+    Its standard error is that of a bootstrap over items (Koehn 2004), the same draws for the same number of items.
+    """
+    n = len(rows_NK)
+    draws_RN = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    values_R = [pooled(sums) for sums in draws_RN @ rows_NK]
+    return {"value": pooled(rows_NK.sum(0)), "se": float(np.std(values_R, ddof=1)), "n": n}
+
+
+def _meteor(texts: Sequence[str], references: References) -> Score:
+    """Of the corpus; its standard error is that of the mean of the items' own scores."""
+    corpus, items = overlap.meteor(texts, references)
+    return mean_score(items) | {"value": corpus}
+
+
+def _reasoning(texts: Sequence[str], asked: Asked | None) -> Score:
+    if asked is None:
+        raise Refused.value("task.reasoning", None, "a data set of reasoning-gym with metric reasoning")
+    name, size, rows = asked
+    return mean_score(gym.scores(name, size, dict(zip(rows, texts, strict=True))))
 
 
 def _check_references(references: References, n: int) -> None:
