@@ -13,9 +13,8 @@ import yaml
 from rankwise.cli import main
 from rankwise.config import Config, typed
 from rankwise.identity import run_id
-from rankwise.study import sweep as sweeps
-from rankwise.study.compose import to_config, unresolved
-from rankwise.study.sweep import distinct
+from rankwise.study import launcher, multirun
+from rankwise.study.compose import Composer, load, to_config, unresolved
 from rankwise.tracking import record as records
 
 
@@ -37,11 +36,11 @@ def composed(monkeypatch, tmp_path):
     def compose(line: str) -> list[Config]:
         seen: list[Config] = []
 
-        def launch(configs: list[Config], jobs: int | None) -> int:
+        def launch(configs: list[Config], jobs: int | None) -> list[launcher.Outcome]:
             seen.extend(configs)
-            return 0
+            return []
 
-        monkeypatch.setattr(sweeps, "_launch_here", launch)
+        monkeypatch.setattr(launcher, "launch", launch)
         assert main(["train", *line.split()]) == 0
         return seen
 
@@ -86,16 +85,16 @@ def test_paired_axes_are_written_as_dicts(composed):
 
 def test_composing_once_per_group_choice_gives_what_hydra_composes(composed, monkeypatch):
     slow: list[Config] = []
-    fast = sweeps.Composer.__call__
+    fast = Composer.__call__
 
     def both(self, row):
-        slow.append(to_config(unresolved(self.loader.load_sweep_config(self.master, list(row)))))
+        slow.append(to_config(unresolved(load(row))))
         return fast(self, row)
 
-    monkeypatch.setattr(sweeps.Composer, "__call__", both)
+    monkeypatch.setattr(Composer, "__call__", both)
     line = "-m debug=fast method=lora,full method.rank=1,2 optim.betas=[0.9,0.99],[0.8,0.9] trainer.clip=0,1 seed=0,1"
     quick = composed(line)
-    assert quick == [config for config, _ in distinct([(config, []) for config in slow])]
+    assert quick == [config for config, _ in multirun.distinct([(config, []) for config in slow])]
     assert len(quick) == 24
 
 
@@ -159,12 +158,17 @@ def test_optuna_weighs_score_against_memory_on_our_launcher(tmp_path):
 
 def test_a_sweep_file_runs_without_a_server_and_again_runs_nothing(tmp_path):
     command = ["${env}", "rankwise", "train", "debug=fast", "study=swept", "tracking=none", "${args_no_hyphens}"]
-    axes = {"method.rank": {"values": [1, 64]}}  # the second is wider than the model
+    axes = {"method": {"values": ["lora", "full"]}, "method.rank": {"values": [1, 2.0]}}
     sweep = {"method": "grid", "metric": {"name": "objective", "goal": "maximize"}, "command": command}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(sweep | {"parameters": axes}))
     done = rankwise("sweep", "s.yaml", folder=tmp_path)
-    assert done.returncode == 1 and "method.rank=64: at most 32" in done.stderr
-    assert "1 failed, 1 finished" in done.stdout and "best: method.rank=1" in done.stdout
+    assert done.returncode == 0, done.stderr
+    assert "1 of 4 combinations are the same run" in done.stderr
+    objectives = {name: record.objective for name, record in results(tmp_path).items()}
+    state, best = done.stdout.splitlines()
+    assert state == "outputs/swept  3 finished" and len(objectives) == 3
+    most = max(objectives.values())
+    assert best in [f"best: {name}  val/accuracy {most:.4f}" for name in objectives if objectives[name] == most]
     again = rankwise("sweep", "s.yaml", folder=tmp_path)
     assert again.stdout == done.stdout and "started" not in again.stderr
 

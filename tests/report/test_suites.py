@@ -13,7 +13,7 @@ from rankwise.errors import Refused
 from rankwise.report import suites
 from rankwise.report.suite_table import render
 from rankwise.run import run
-from rankwise.study import sweep
+from rankwise.study import launcher
 from rankwise.study.app import call_hydra
 
 GLUE = suites.SUITES["glue"]
@@ -214,9 +214,9 @@ def test_the_command_trains_what_is_left_and_reports_it_from_where_it_landed(tmp
 
     def here(configs, jobs):  # in this process, which has torch already
         trained.extend(run(config) for config in configs)
-        return 0
+        return []
 
-    monkeypatch.setattr(sweep, "_launch_here", here)
+    monkeypatch.setattr(launcher, "launch", here)
     line = ["suite", "glue", "--json", "debug=fast", "task=glue/cola,glue/rte", f"task.path={folder}", "method=tfidf"]
     for _ in range(2):
         assert main([*line, "task.validation_share=0.2"]) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +15,12 @@ from rankwise.config import Config, plain
 from rankwise.errors import Refused
 from rankwise.identity import folder, run_id
 from rankwise.run import run
-from rankwise.study import changes
+from rankwise.study import launcher, outdated
 from rankwise.study.app import call_hydra
 from rankwise.study.axes import excluded, paired
-from rankwise.study.compose import composed, from_snapshot, known_keys
-from rankwise.study.convert import to_sweep_file
-from rankwise.study.sweep import launch_missing
-from rankwise.study.sweep_file import read
+from rankwise.study.compose import from_snapshot, hydra_tree, known_keys, override
+from rankwise.study.multirun import compose_study
+from rankwise.study.sweep_file import SweepFile, convert, read
 from rankwise.study.tuning import Tuning
 from rankwise.tracking import record as records
 
@@ -42,10 +40,11 @@ def study_of(*arguments: str) -> list[Config]:
     return found
 
 
-def points_of(text: str) -> list[dict[str, Any]]:
-    """Every point of a grid's sweep file."""
-    axes = {key: given["values"] for key, given in yaml.safe_load(text)["parameters"].items()}
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+def runs_of(file: SweepFile) -> list[Config]:
+    """The runs of a sweep file."""
+    with hydra_tree():
+        rows = [[*file.overrides, *(override(*item) for item in point.items())] for point in file.points()]
+        return [config for config, _ in compose_study(rows)]
 
 
 def axes_of(text: str) -> list[str]:
@@ -185,42 +184,39 @@ def test_a_tuning_that_says_too_little_or_too_much_is_refused(given: dict[str, A
 def test_a_sweep_file_and_its_experiment_are_the_same_runs(name: str) -> None:
     path = ROOT / "sweeps" / f"{name}.yaml"
     file = read(path, [*known_keys(), "method", "targets", "quant"])
-    words = [[f"{key}={value}" for key, value in point.items()] for point in points_of(path.read_text())]
-    # Every fourth of a long grid: composing takes 50 ms a point.
-    by_file = {folder(composed([*file.overrides, *word])) for word in words[:: max(1, len(words) // 12)]}
+    by_file = {folder(config) for config in runs_of(file)}
     by_hydra = {folder(config) for config in study_of(f"experiment={name}")}
-    assert by_file <= by_hydra
+    assert by_file == by_hydra
     assert len(by_hydra) == len(study_of("-m", *file.overrides, *axes_of(path.read_text())))
 
 
 def test_an_experiment_becomes_a_sweep_file_of_the_same_runs(tmp_path: Path) -> None:
-    text = to_sweep_file(["experiment=rank_sweep", "method.rank=1,8", "seed=0,1"])
+    text = convert(["experiment=rank_sweep", "method.rank=1,8", "seed=0,1"])
     path = tmp_path / "rank_sweep.yaml"
     path.write_text(text)
     file = read(path, [*known_keys(), "method"])
-    words = [[f"{key}={value}" for key, value in point.items()] for point in points_of(text)]
-    ids = {run_id(composed([*file.overrides, *word])) for word in words}
+    ids = {run_id(config) for config in runs_of(file)}
     runs = study_of("-m", "experiment=rank_sweep", "method.rank=1,8", "seed=0,1")
     assert ids == {run_id(run) for run in runs}
 
 
 def test_an_axis_of_one_value_is_one_of_the_file_too() -> None:
-    parameters = yaml.safe_load(to_sweep_file(["experiment=rank_sweep"]))["parameters"]
+    parameters = yaml.safe_load(convert(["experiment=rank_sweep"]))["parameters"]
     assert parameters["seed"] == {"values": [0]} and 64 in parameters["method.rank"]["values"]
 
 
 def test_numbers_of_an_axis_stay_numbers(tmp_path: Path) -> None:
-    parameters = yaml.safe_load(to_sweep_file(["method.lr=1e-5,2e-3", "method.rank=range(1,4)"]))["parameters"]
+    parameters = yaml.safe_load(convert(["method.lr=1e-5,2e-3", "method.rank=range(1,4)"]))["parameters"]
     assert parameters == {"method.lr": {"values": [1e-5, 2e-3]}, "method.rank": {"values": [1, 2, 3]}}
 
 
 def test_what_a_grid_cannot_say_is_refused() -> None:
     with pytest.raises(Refused, match="no axis"):
-        to_sweep_file(["method.rank=4"])
+        convert(["method.rank=4"])
     with pytest.raises(Refused, match=r"hydra\.sweeper\.tune"):
-        to_sweep_file(["experiment=tuned_ranks"])
+        convert(["experiment=tuned_ranks"])
     with pytest.raises(Refused, match=r"interval\(.*a W&B grid cannot say this; give values with commas"):
-        to_sweep_file(["method.lr=interval(1e-4,1e-2)"])
+        convert(["method.lr=interval(1e-4,1e-2)"])
 
 
 def test_a_dry_run_lists_ids_states_and_costs_and_runs_nothing(
@@ -262,7 +258,8 @@ def test_what_a_few_shot_model_is_read_with_is_part_of_its_identity(tiny: Tiny) 
 def test_a_run_that_is_given_twice_starts_once(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny(outputs=str(tmp_path))
     config.method.name = "tfidf"
-    assert launch_missing([config, replace(config, name=None)], 2) == 0
+    [outcome] = launcher.run([config, replace(config, name=None)], 2)
+    assert outcome.status == records.FINISHED
     assert [found.run["attempts"] for found in records.find([tmp_path])] == [1]
 
 
@@ -276,10 +273,10 @@ def test_a_study_says_which_finished_runs_had_other_code_model_or_data(tiny: Tin
     config = tiny(task__path=str(rows), task__n_train=None, task__n_validation=None, task__n_test=None)
     config.method.name = "tfidf"
     assert run(config).status == records.FINISHED
-    assert changes.summary([config]) == ""
+    assert outdated.summary([config]) == ""
     rows.write_text(rows.read_text() + "one more\t1\n")
-    assert changes.summary([config]) == "1 with other data"
+    assert outdated.summary([config]) == "1 with other data"
     record = records.read(folder(config))
     record.provenance["code"] = "sha256:other"
     record.write()
-    assert changes.summary([config, config]) == "2 with other code, 2 with other data"
+    assert outdated.summary([config, config]) == "2 with other code, 2 with other data"

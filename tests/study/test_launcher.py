@@ -106,7 +106,7 @@ def test_preloaded_torch_computes_with_the_promised_threads(
     monkeypatch.setattr(machine, "cores", lambda: 2)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     one = make("report")
-    [outcome] = launch([one], task=TASK, preload=("torch", "no.such.module", "colorsys"))
+    [outcome] = launch([one], 1, task=TASK, preload=("torch", "no.such.module", "colorsys"))
     assert outcome.status == "finished"
     found = info(one)
     assert found["threads"] == 2 and found["product"] == 500.0**3
@@ -185,9 +185,10 @@ def test_share(make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(machine, "memory_bytes", lambda: 7 * 1024**3)
     monkeypatch.setattr(machine, "gpus", list)
     many = [make("wait", seed) for seed in range(20)]
-    assert share(many) == launcher.Slots(3, 2, [None] * 3)  # memory is what is short
-    assert share(many[:2]) == launcher.Slots(2, 4, [None] * 2)
+    assert share(many) == launcher.Slots(3, 1, [None] * 3)  # memory is what is short
     assert share(many, jobs=40) == launcher.Slots(20, 1, [None] * 20)
+    for jobs, threads in ((None, 1), (2, 4), (8, 1)):  # a run's bits hang on its threads: not on what is left to run
+        assert {share(many[:left], jobs).threads for left in (1, 2, 20)} == {threads}
     assert share([make("wait", seed, threads=4) for seed in range(20)]).jobs == 2
     monkeypatch.setattr(machine, "memory_bytes", lambda: 0)
     assert share(many).jobs == 1

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from rankwise.cli import main
 from rankwise.errors import Refused
 from rankwise.identity import run_id
-from rankwise.study.compose import composed, known_keys, option_groups
+from rankwise.study.compose import composed, known_keys, option_groups, override
 from rankwise.study.sweep_file import SweepFile, read
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
@@ -30,21 +32,63 @@ def written(path: Path, **changes: Any) -> SweepFile:
     return read(path, keys())
 
 
-def test_a_file_gives_the_engine_its_part_and_the_runs_theirs(tmp_path: Path) -> None:
-    file = written(tmp_path / "s.yaml", run_cap=3, name="n", program="rankwise")
-    assert set(file.engine) == {"method", "metric", "parameters"}
-    assert file.overrides == ["study=s", "purpose=search"] and file.cap == 3 and file.size == 2 and not file.chooses
-    bayes = written(tmp_path / "b.yaml", method="bayes")
-    assert bayes.size is None and bayes.chooses
-    ranges = {"method.rank": {"min": 1, "max": 4}, "seed": {"values": [0, 1]}, "study": {"value": "x"}}
-    assert written(tmp_path / "r.yaml", parameters=ranges).size == 8
+def test_a_grid_is_every_combination_in_order_up_to_its_cap(tmp_path: Path) -> None:
+    parameters = {"method.rank": {"min": 1, "max": 2}, "seed": {"values": [0, 1]}, "study": {"value": "x"}}
+    file = written(tmp_path / "s.yaml", run_cap=3, name="n", program="rankwise", parameters=parameters)
+    assert file.overrides == ["study=s", "purpose=search"]
+    points = [(point["method.rank"], point["seed"]) for point in file.points()]
+    assert points == [(1, 0), (1, 1), (2, 0)]
+    assert len(file.points(count=10)) == 4 and {point["study"] for point in file.points()} == {"x"}
+
+
+def test_random_points_are_repeatable_differ_and_end_where_there_are_no_more(tmp_path: Path) -> None:
+    parameters = {"method.rank": {"values": [1, 2, 4]}, "method.lr": {"values": [0.1, 0.2]}}
+    file = written(tmp_path / "s.yaml", method="random", parameters=parameters)
+    first = file.points(count=4)
+    assert file.points(count=4) == first and file.points(count=5)[:4] == first
+    assert file.points(count=4, seed=1) != first
+    points = file.points(count=100)
+    assert len(points) == 6 and all(points.count(point) == 1 for point in points)
+    with pytest.raises(Refused, match="has no end; give run_cap in the file, or --count N"):
+        file.points()
+
+
+DRAWN: list[tuple[dict[str, Any], float, float]] = [  # a parameter, and the 10th and 90th percentile of its draws
+    ({"min": 1, "max": 100}, 10.5, 90.5),
+    ({"min": 0.0, "max": 2.0}, 0.2, 1.8),
+    ({"distribution": "log_uniform", "min": -2.0, "max": 2.0}, 0.202, 4.953),
+    ({"distribution": "log_uniform_values", "min": 0.01, "max": 100}, 0.0251, 39.8),
+    ({"distribution": "normal", "mu": 5, "sigma": 2}, 2.437, 7.563),
+    ({"distribution": "log_normal", "mu": 0, "sigma": 1}, 0.2776, 3.602),
+    ({"distribution": "q_uniform", "min": 0, "max": 100, "q": 5}, 10, 90),
+    ({"values": [1, 9], "probabilities": [0.5, 0.5]}, 1, 9),
+]
+
+
+@pytest.mark.parametrize(("given", "low", "high"), DRAWN, ids=[str(given) for given, *_ in DRAWN])
+def test_random_points_have_the_distribution_that_is_named(
+    tmp_path: Path, given: dict[str, Any], low: float, high: float
+) -> None:
+    parameters = {"method.lr": given, "seed": {"min": 0, "max": 10**9}}  # the seed tells equal draws apart
+    file = written(tmp_path / "s.yaml", method="random", parameters=parameters)
+    values = sorted(point["method.lr"] for point in file.points(count=2000))
+    assert values[200] == pytest.approx(low, rel=0.15) and values[1799] == pytest.approx(high, rel=0.15)
+    assert all(isinstance(value, int) for value in values) or not isinstance(given.get("min"), int)
 
 
 NESTED = {"method": {"parameters": {"rank": {"values": [1]}}}}
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("metod: no such key (did you mean method?)", {"metod": "grid"}),
-    ("'gridd' is not one of", {"method": "gridd"}),
-    ("nested parameters; write method.rank:", {"parameters": NESTED}),
+    ("method: gridd: one of grid, random (did you mean grid?)", {"method": "gridd"}),
+    ("hydra/sweeper=optuna does, or wandb sweep and wandb agent", {"method": "bayes"}),
+    ("early_terminate: runs that scores choose or end are not run here", {"early_terminate": {"type": "hyperband"}}),
+    ("a grid needs value, values, or whole min and max", {"parameters": {"method.lr": {"min": 0.1, "max": 0.2}}}),
+    ("min 2 and max 1", {"parameters": {"method.rank": {"min": 2, "max": 1}}}),
+    (".max: None: an integer", {"parameters": {"method.rank": {"distribution": "int_uniform", "min": 2}}}),
+    ("distribution: beta: one of", {"parameters": {"method.lr": {"distribution": "beta"}}}),
+    ("a number for each of the values", {"parameters": {"seed": {"values": [1, 2], "probabilities": [1]}}}),
+    ("values: 5: a list of values", {"parameters": {"seed": {"values": 5}}}),
+    ("nested parameters; write method.KEY:", {"parameters": NESTED}),
     ("no such config key (did you mean method.rank?)", {"parameters": {"method.rnk": {"values": [1]}}}),
     ("1e-5 is text to YAML", {"parameters": {"method.lr": {"values": ["1e-5"]}}}),
     ("1e-5 is text to YAML", {"parameters": {"method.lr": {"min": "1e-5", "max": 0.1}}}),
@@ -54,8 +98,6 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("command: it must run rankwise train", {"command": ["python", "train.py", "${args}"]}),
     ("command: it must run rankwise train", {"command": None}),
     ("only KEY=VALUE may stand", {"command": ["rankwise", "train", "-m", "${args_no_hyphens}"]}),
-    ("add purpose=search", {"method": "bayes", "command": ["rankwise", "train", "${args_no_hyphens}"]}),
-    ("metric.name: objective", {"method": "bayes", "metric": {"name": "val/accuracy", "goal": "maximize"}}),
     ("run_cap: 0", {"run_cap": 0}),
 ]
 
@@ -77,11 +119,32 @@ def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_shipped_file_is_read_and_its_first_point_can_run(path: Path) -> None:
+    if path.stem == "search":  # for a server, since scores choose its runs
+        with pytest.raises(Refused, match="method: bayes"):
+            read(path, keys())
+        return
     file = read(path, keys())
-    first = {
-        key: given["values"][0] if "values" in given else given.get("value", given.get("min"))
-        for key, given in file.engine["parameters"].items()
-    }
-    config = composed([*file.overrides, *(f"{key}={value}" for key, value in first.items())])
-    assert len(run_id(config)) == 10 and config.study == path.stem
-    assert (config.purpose == "search") == file.chooses
+    config = composed([*file.overrides, *(override(key, value) for key, value in file.points()[0].items())])
+    assert len(run_id(config)) == 10 and config.study == path.stem and config.purpose is None
+
+
+BAD_POINTS = [("method.rank: Value '13.67'", [1, 13.67]), ("method.rank=64: at most 32", [1, 64])]
+
+
+@pytest.mark.parametrize(("says", "ranks"), BAD_POINTS)
+def test_a_file_with_a_point_that_cannot_run_is_refused_before_the_first_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], says: str, ranks: list[float]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["rankwise", "train", "debug=fast", "${args_no_hyphens}"]
+    written(tmp_path / "s.yaml", command=command, parameters={"method.rank": {"values": ranks}})
+    assert main(["sweep", "s.yaml"]) == 2
+    assert says in capsys.readouterr().err and not (tmp_path / "outputs").exists()
+    assert main(["sweep", "s.yaml", "method.rank=4"]) == 2
+    assert "method.rank: s.yaml searches over it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["a b", "it's", "a,b=c", "x\\y", 2.0, True, [1, 2], ["a b"], 1e-05])
+def test_a_value_of_a_file_reaches_the_config_as_it_is(value: Any) -> None:
+    parsed = OverridesParser.create().parse_override(override("task.text", value))
+    assert parsed.value() == value and not parsed.is_sweep_override()

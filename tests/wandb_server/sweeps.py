@@ -1,9 +1,9 @@
-"""Sweeps: made by ``wandb sweep``, worked off by ``wandb agent``; the points come from W&B's own engine."""
+"""Sweeps: made by ``wandb sweep``, worked off by ``wandb agent``; grids only."""
 
 from __future__ import annotations
 
+import itertools
 import json
-import warnings
 from typing import Any
 
 import yaml
@@ -11,13 +11,7 @@ import yaml
 from wandb_server.runs import project_node
 from wandb_server.store import CREATED, Run, Store, Sweep
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # written for an older pydantic
-    import sweeps as engine
-
 Variables = dict[str, Any]
-_ENGINE_KEYS = ("method", "metric", "parameters", "early_terminate")  # it refuses others, such as run_cap
-_OVER = ("finished", "failed")
 
 
 def upsert(store: Store, given: Variables) -> dict[str, Any]:
@@ -26,8 +20,6 @@ def upsert(store: Store, given: Variables) -> dict[str, Any]:
     if sweep is None:
         name = f"sweep{len(store.sweeps) + 1}"
         sweep = Sweep(name, given["projectName"], yaml.safe_load(given["config"]), given["config"])
-        bad = engine.schema_violations_from_proposed_config({k: sweep.config[k] for k in _keys(sweep)})
-        assert not bad, bad
         store.sweeps[name] = sweep
     sweep.state = given.get("state") or sweep.state
     answer = {"name": sweep.name, "project": project_node(sweep.project)}
@@ -68,31 +60,17 @@ def heartbeat(store: Store, given: Variables) -> dict[str, Any]:
 
 
 def _next(store: Store, sweep: Sweep, agent: str) -> dict[str, Any]:
-    told = [_told(store, sweep, name) for name in sweep.points]
-    config = {key: sweep.config[key] for key in _keys(sweep)}
-    capped = len(told) >= sweep.config.get("run_cap", len(told) + 1)
-    point = None if capped else engine.next_run(config, told, validate=True)
+    axes = {key: given.get("values", [given.get("value")]) for key, given in sweep.config["parameters"].items()}
+    number = len(sweep.points)
+    point = next(itertools.islice(itertools.product(*axes.values()), number, None), None)
     if point is None:
         sweep.state = "FINISHED"
         return {"type": "exit"}
-    name = f"{sweep.name}-run{len(told) + 1}"
-    args = json.loads(json.dumps(point.config, default=lambda number: number.item()))
-    sweep.points[name] = {key: value["value"] for key, value in args.items()}
+    name = f"{sweep.name}-run{number + 1}"
+    sweep.points[name] = dict(zip(axes, point, strict=True))
     sweep.agents[agent].append(name)
+    args = {key: {"value": value} for key, value in sweep.points[name].items()}
     return {"type": "run", "run_id": name, "args": args, "program": sweep.config.get("program", "")}
-
-
-def _keys(sweep: Sweep) -> list[str]:
-    return [key for key in _ENGINE_KEYS if key in sweep.config]
-
-
-def _told(store: Store, sweep: Sweep, name: str) -> Any:
-    run = store.runs.get(name)
-    config = {key: {"value": value} for key, value in sweep.points[name].items()}
-    if run is None:  # its process came to nothing
-        return engine.SweepRun(name=name, config=config, state="failed")
-    state = run.state if run.state in _OVER else "running"
-    return engine.SweepRun(name=name, config=config, state=state, summaryMetrics=run.summary)
 
 
 def _run(run: Run) -> dict[str, Any]:

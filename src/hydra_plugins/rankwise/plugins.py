@@ -27,28 +27,28 @@ class StudySweeper(BasicSweeper):
         tune: Any = None,
     ) -> None:
         super().__init__(max_batch_size, params)
-        self.pairs, self.exclude, self.tune = pairs or [], exclude or [], tune
+        self.pairs, self.exclude, self.tune = pairs, exclude, tune
 
     def sweep(self, arguments: list[str]) -> Any:
-        from rankwise.study.sweep import sweep
+        from rankwise.study.multirun import multirun
 
         assert self.hydra_context is not None and self.config is not None
-        return sweep(self, arguments)
+        return multirun(self, arguments)
 
 
 class LocalLauncher(Launcher):
     """One process per run on this machine; see rankwise.study.launcher. Any Hydra sweeper can use it."""
 
     def __init__(self, jobs: int | None = None, returns: Any = None) -> None:
-        self.jobs, self.returns = jobs, list(returns or ["objective"])
+        self.jobs, self.returns = jobs, returns
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from rankwise.study.foreign import launch_rows
+        from rankwise.study.multirun import run_rows
 
-        return launch_rows(self, job_overrides)
+        return run_rows(self, job_overrides)
 
 
 class UserConfigs(SearchPathPlugin):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +12,14 @@ from rankwise.errors import Refused
 
 if TYPE_CHECKING:
     from rankwise.config import Config
+    from rankwise.study.launcher import Outcome
     from rankwise.study.sweep_file import SweepFile
 
-DESCRIPTION = """Run a W&B sweep file with W&B's own engine (grid, random, bayes, early termination) and no server.
+DESCRIPTION = """Run the grid or the random search of a W&B sweep file, without a server.
 The same file serves a server: wandb sweep FILE, then wandb agent.
 
   rankwise sweep sweeps/rank_lr.yaml
-  rankwise sweep sweeps/search.yaml --count 20 --jobs 2
+  rankwise sweep random.yaml --count 20 --jobs 2
   rankwise sweep sweeps/rank_lr.yaml seed=1            any KEY=VALUE is added to each run
   rankwise sweep --convert experiment=rank_sweep       print the sweep file of a study
 """
@@ -34,64 +34,64 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train, for every run")
     parser.add_argument("--count", type=int, help="most runs (default: the file's run_cap; a grid ends by itself)")
     parser.add_argument("--jobs", type=int, help="runs at once")
-    parser.add_argument("--seed", type=int, default=0, help="of the engine's draws (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of a random search's draws (default: 0)")
     parser.add_argument(
         "--convert", action="store_true", help="print the sweep file of a study, such as experiment=rank_sweep"
     )
-    parser.add_argument("--rerun", action="store_true", help="forget the points so far; finished runs still count")
+    parser.add_argument("--rerun", action="store_true", help="run again what has finished")
     options = parse(parser, arguments)
     words = [word for word in [options.file, *options.overrides] if word]
+    refuse_twice(words if options.convert else words[1:])
+    from rankwise.study import sweep_file
+    from rankwise.study.compose import known_keys, option_groups
+
     if options.convert:
-        return _convert(words)
+        print(sweep_file.convert(words), end="")
+        return 0
     if not words or "=" in words[0]:
         raise Refused("sweep: give a sweep file; see rankwise sweep --help")
-    options.overrides = words[1:]
-    refuse_twice(options.overrides)
     for flag in ("count", "jobs"):
         if getattr(options, flag) is not None and getattr(options, flag) < 1:
             raise Refused(f"--{flag} {getattr(options, flag)}: a number of at least 1")
     prepare_environment()
-    from rankwise.study import sweep_file
-    from rankwise.study.compose import composed, known_keys, option_groups
-
     file = sweep_file.read(Path(words[0]), [*known_keys(), *option_groups()])
-    cap = min((n for n in (options.count, file.cap, file.size) if n is not None), default=None)
-    if cap is None:
-        raise Refused(f"{file.path}: a {file.method} search has no end; give run_cap in the file, or --count N")
+    configs = _configs(file, words[1:], options)
+    from rankwise.study import launcher
 
-    def compose(words: list[str]) -> Config:
-        given = {word.split("=", 1)[0] for word in options.overrides}
-        return composed([*(word for word in words if word.split("=", 1)[0] not in given), *options.overrides])
-
-    return _run(file, compose, cap, options)
+    return _say(configs, launcher.run(configs, options.jobs))
 
 
-def _convert(overrides: list[str]) -> int:
-    refuse_twice(overrides)
-    from rankwise.study.convert import to_sweep_file
-
-    print(to_sweep_file(overrides), end="")
-    return 0
-
-
-def _run(file: SweepFile, compose: Callable[[list[str]], Config], cap: int, options: argparse.Namespace) -> int:
-    from rankwise import assets
+def _configs(file: SweepFile, given: list[str], options: argparse.Namespace) -> list[Config]:
+    """The distinct runs of a file's points, all checked. Raises Refused for a given key that the file searches over."""
     from rankwise.check import check_here
-    from rankwise.study.launcher import drive
-    from rankwise.study.search import Search
+    from rankwise.study.compose import hydra_tree, override
+    from rankwise.study.multirun import compose_study
 
-    first = compose(file.overrides)
-    check_here(first)
-    for source in (first.model, first.task):
-        assets.resolve(source)
-    search = Search(file, compose, cap, options.seed, options.rerun)
-    try:
-        drive(search, [first], cap, options.jobs)
-    finally:
-        search.close()
-    states = Counter(str(run.state) for run in search.runs)
-    print(f"{search.journal.parent}  " + ", ".join(f"{count} {state}" for state, count in sorted(states.items())))
-    if best := search.best():
-        point, value = best
-        print("best: " + " ".join(f"{key}={shown}" for key, shown in point.items()) + f"  objective {value:.4f}")
-    return int(states["failed"] > 0)
+    keys = {word.split("=", 1)[0] for word in given}
+    if searched := keys & set(file.parameters):
+        raise Refused(f"{min(searched)}: {file.path} searches over it; leave it out here, or there")
+    given = given + (["rerun=true"] if options.rerun else [])
+    fixed = [word for word in file.overrides if word.split("=", 1)[0] not in keys] + given
+    points = file.points(options.count, options.seed)
+    with hydra_tree():
+        rows = [[*fixed, *(override(key, value) for key, value in point.items())] for point in points]
+        configs = [config for config, _ in compose_study(rows)]
+    for config in configs:
+        check_here(config)
+    return configs
+
+
+def _say(configs: list[Config], outcomes: list[Outcome]) -> int:
+    """Where the runs are, what became of them, and the best."""
+    from rankwise import metrics
+    from rankwise.identity import folder
+    from rankwise.tracking.record import read, state
+
+    counts = Counter(map(state, configs))
+    print(f"{folder(configs[0]).parent}  " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
+    records = [read(folder(config)) for config in configs if state(config) == "finished"]
+    sign = metrics.named(configs[0].objective).sign
+    if scored := [(sign * record.objective, record) for record in records if record.objective is not None]:
+        _, best = max(scored, key=lambda pair: pair[0])
+        print(f"best: {best.run['name']}  {configs[0].objective} {best.objective:.4f}")
+    return int(any(outcome.failed for outcome in outcomes))

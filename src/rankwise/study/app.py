@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.paths import conf_dir
-from rankwise.study import sweep
+from rankwise.study import multirun
 from rankwise.study.compose import explain, register_schema, to_config, unresolved
 
 
@@ -38,7 +38,7 @@ def call_hydra(
     Raises Refused for whatever the user can mend.
     """
     register_schema()
-    sweep.exit_code, sweep.instead = 0, study
+    multirun.exit_code, multirun.instead = 0, study
     _Single.start, _Single.argv, _Single.ended = single, sys.argv, 0
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     program = "rankwise" if "-sc" in arguments else "rankwise train"  # the words that completion is registered for
@@ -52,7 +52,7 @@ def call_hydra(
         os.environ.pop("HYDRA_FULL_ERROR") if full_error is None else os.environ.update(HYDRA_FULL_ERROR=full_error)
     if isinstance(_Single.ended, BaseException):
         raise _Single.ended
-    return _Single.ended or sweep.exit_code
+    return _Single.ended or multirun.exit_code
 
 
 def task(cfg: DictConfig) -> Any:

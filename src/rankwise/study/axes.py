@@ -9,6 +9,7 @@ from typing import Any
 
 from rankwise.config import Config
 from rankwise.errors import Refused, did_you_mean
+from rankwise.study.compose import override
 
 Row = list[str]  # override strings of one combination
 
@@ -26,7 +27,7 @@ def paired(pairs: Sequence[Mapping[str, Sequence[Any]]]) -> list[Row]:
         if len(set(lengths.values())) != 1:
             shown = ", ".join(f"{key} has {length}" for key, length in lengths.items())
             raise Refused(f"hydra.sweeper.pairs: axes that are walked together are equally long; {shown}")
-        groups.append([[f"{key}={_text(value)}" for key, value in zip(group, values, strict=True)]
+        groups.append([[override(key, value) for key, value in zip(group, values, strict=True)]
                        for values in zip(*group.values(), strict=True)])  # fmt: skip
     return [list(itertools.chain(*rows)) for rows in itertools.product(*groups)]
 
@@ -52,7 +53,8 @@ def _holds(config: Config, part: str, condition: str, keys: Sequence[str], choic
         value = getattr(value, name, None) if is_dataclass(value) else (value or {}).get(name)
     if is_dataclass(value):
         return not {choices.get(key), getattr(value, "name", None)}.isdisjoint(values.split("|"))
-    return any(wanted in (_text(value), str(value)) or _same_number(value, wanted) for wanted in values.split("|"))
+    spelled = override(key, value).partition("=")[2]
+    return any(wanted in (spelled, str(value)) or _same_number(value, wanted) for wanted in values.split("|"))
 
 
 def _same_number(found: Any, wanted: str) -> bool:
@@ -61,10 +63,3 @@ def _same_number(found: Any, wanted: str) -> bool:
         return isinstance(found, int | float) and not isinstance(found, bool) and float(wanted) == found
     except ValueError:
         return False
-
-
-def _text(value: Any) -> str:
-    """As an override is written."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)

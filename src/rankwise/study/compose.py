@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rankwise.check import check
-from rankwise.config import Config, typed
+from rankwise.config import Config, merged, typed
 from rankwise.errors import Refused, did_you_mean
 from rankwise.paths import conf_dir
 
@@ -46,13 +52,63 @@ def to_typed(values: dict[str, Any] | DictConfig) -> Config:
 
 def composed(overrides: list[str]) -> Config:
     """A checked config from a command line's overrides, without Hydra's main. Raises Refused for what cannot run."""
-    register_schema()
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            values = unresolved(compose("config", overrides))
+        with hydra_tree():
+            values = unresolved(load(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise Refused(explain(error)) from None
     return to_config(values)
+
+
+@contextlib.contextmanager
+def hydra_tree() -> Iterator[None]:
+    """In here, ``conf/`` can be composed from; inside Hydra's main it can be anyway."""
+    register_schema()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        yield
+
+
+def load(overrides: list[str]) -> DictConfig:
+    """What Hydra composes of overrides, its own part included. Call this in ``hydra_tree()`` or in Hydra's main."""
+    return compose("config", overrides, return_hydra_config=True)
+
+
+class Composer:
+    """Composes rows of overrides, once per distinct choice of groups, since each composition takes about 50 ms.
+
+    Plain values are then set on the composed node, in place: all rows of a study set the same keys.
+    """
+
+    def __init__(self) -> None:
+        self.loader = GlobalHydra.instance().config_loader()
+        self.parser = OverridesParser.create(config_loader=self.loader)
+        self.nodes: dict[tuple[str, ...], tuple[DictConfig, dict[str, str | None]]] = {}
+        self.keys = set(known_keys())
+
+    def __call__(self, row: list[str]) -> tuple[Config, dict[str, str | None]]:
+        """The row's config, not checked yet, and its groups' options. Raises Refused for a bad override."""
+        parsed = self.parser.parse_overrides(row)
+        slow = tuple(o.input_line or "" for o in parsed if not self._is_plain(o))
+        try:
+            if slow not in self.nodes:
+                loaded = load(list(slow))
+                self.nodes[slow] = merged(unresolved(loaded)), dict(loaded.hydra.runtime.choices)
+            node, choices = self.nodes[slow]
+            for override in parsed:
+                if self._is_plain(override):
+                    OmegaConf.update(node, override.key_or_group, override.value())
+        except (HydraException, OmegaConfBaseException) as error:
+            raise Refused(explain(error)) from None
+        return to_typed(node), choices
+
+    def _is_plain(self, override: Override) -> bool:
+        """A scalar or list for an existing key of the schema: no group's choice, addition, deletion or dict."""
+        simple = override.type == OverrideType.CHANGE and not isinstance(override.value(), dict)
+        return simple and override.key_or_group in self.keys and not self._is_group(override.key_or_group)
+
+    @functools.cache  # noqa: B019  one composer per study
+    def _is_group(self, key: str) -> bool:
+        return bool(self.loader.get_group_options(key))
 
 
 def register_schema() -> None:
@@ -109,6 +165,7 @@ def explain(error: BaseException) -> str:
     return text
 
 
+@functools.cache
 def known_keys() -> list[str]:
     """Every dotted key of the schema."""
 
@@ -129,3 +186,21 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             seen.add(id(one))
             yield one
             queue += [one.__cause__, one.__context__]
+
+
+def override(key: str, value: Any) -> str:
+    """``key=value`` as Hydra reads it back: texts with signs in quotes, whole numbers without a point."""
+    return f"{key}={_text(value)}"
+
+
+def _text(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, str) and not re.fullmatch(r"[\w./-]+", value):
+        escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + match[2].replace("'", "\\'"), value)
+        return f"'{escaped}'"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
+    return "[" + ",".join(map(_text, value)) + "]" if isinstance(value, list | tuple) else str(value)

@@ -14,24 +14,24 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
-from rankwise import identity, machine
+from rankwise import assets, identity, machine
 from rankwise.config import Config, plain
 from rankwise.errors import Refused
+from rankwise.study import outdated, progress
 from rankwise.study import preload as preloading
-from rankwise.study import progress
 from rankwise.study.preload import HEAVY
-from rankwise.study.worker import GRACE_S, End, Job, Step, idle, work
+from rankwise.study.worker import GRACE_S, SKIPPED, End, Job, Step, idle, work
 from rankwise.tracking import record
-from rankwise.tracking.record import FAILED, RUNNING, STOPPED
+from rankwise.tracking.record import FAILED, FINISHED, RUNNING, STOPPED
 
 _JOB_BYTES = 2 * 1024**3  # what a run of a small model may need
 _TICK_S = 0.25
@@ -46,6 +46,37 @@ class Outcome:
     error: str | None  # one line
     seconds: float
 
+    @property
+    def failed(self) -> bool:
+        """Whether it ended badly; a run that another process has did not."""
+        return self.status not in (FINISHED, SKIPPED)
+
+
+def run(configs: Sequence[Config], jobs: int | None = None, stage: str = "") -> list[Outcome]:
+    """Run what is not finished of ``configs``, each run once, and say how each ended, failures on stderr.
+
+    What the runs need is fetched first, here, with its progress in view. ``stage`` names them to who watches.
+    """
+    finished = [config for config in configs if done(config)]
+    left = {identity.folder(config): config for config in configs if not done(config)}
+    other = outdated.summary([config for config in finished])
+    before = f", {len(configs) - len(left)} finished before" if len(configs) > len(left) else ""
+    before += f" ({other}; --rerun runs them again)" if other else ""
+    print(f"rankwise: {len(configs)} {stage + ' ' if stage else ''}runs{before}; {len(left)} to run", file=sys.stderr)
+    for source in {repr(s): s for config in left.values() for s in (config.model, config.task)}.values():
+        assets.resolve(source)
+    outcomes = launch([*left.values()], jobs)
+    for outcome in outcomes:
+        if outcome.failed:
+            name, log = outcome.folder.name, outcome.folder / "log"
+            print(f"rankwise: {name} {outcome.status}: {outcome.error}; log: {log}", file=sys.stderr)
+    return outcomes
+
+
+def done(config: Config) -> bool:
+    """Whether there is nothing to run: it has finished, and is not asked for again."""
+    return not config.rerun and record.is_done(config)
+
 
 def launch(
     configs: list[Config], jobs: int | None = None, task: str = "rankwise.run:run", preload: Sequence[str] = HEAVY
@@ -58,65 +89,16 @@ def launch(
     """
     if not configs:
         return []
-    ended: dict[Path, Outcome] = {}
-    drive(_Listed(configs, ended), configs, len(configs), jobs, task, preload)
-    return [ended[identity.folder(config).absolute()] for config in configs]
-
-
-class Source(Protocol):
-    """Where runs come from, one at a time, when what comes next may hang on how others went."""
-
-    def next(self) -> Config | None:
-        """The run to start now; None while there is none."""
-
-    def more(self) -> bool:
-        """Whether there may be another, once those that run have ended."""
-
-    def ended(self, outcome: Outcome) -> None:
-        """A run is over."""
-
-    def hopeless(self) -> Collection[Path]:
-        """Folders of running runs that are to be stopped now."""
-
-
-@dataclass
-class _Listed:
-    """Runs that are known beforehand."""
-
-    configs: Sequence[Config]
-    outcomes: dict[Path, Outcome]
-    given: int = 0
-
-    def next(self) -> Config | None:
-        if not self.more():
-            return None
-        self.given += 1
-        return self.configs[self.given - 1]
-
-    def more(self) -> bool:
-        return self.given < len(self.configs)
-
-    def ended(self, outcome: Outcome) -> None:
-        self.outcomes[outcome.folder] = outcome
-
-    def hopeless(self) -> Collection[Path]:
-        return ()
-
-
-def drive(
-    source: Source, like: Sequence[Config], total: int, jobs: int | None = None, task: str = "rankwise.run:run",
-    preload: Sequence[str] = HEAVY,
-) -> None:  # fmt: skip
-    """Run what ``source`` gives, as ``launch`` does; ``like`` are configs such as will come, ``total`` how many."""
-    slots = share(like, jobs, total)
+    slots = share(configs, jobs)
     if any(slots.gpus) and importlib.util.find_spec("bitsandbytes"):  # which PEFT imports, and which asks CUDA at once
         preload = [name for name in preload if not name.startswith(("peft", "rankwise"))]
     with (
         _Signals() as signals,
-        progress.show(total, slots.jobs) as shown,
+        progress.show(len(configs), slots.jobs) as shown,
         _fork_server(preload, signals) as context,
     ):
-        _Engine(context, slots, task, signals, shown).run(source)
+        ended = _Engine(context, slots, task, signals, shown).run(configs)
+    return [ended[identity.folder(config).absolute()] for config in configs]
 
 
 @dataclass(frozen=True)
@@ -128,19 +110,20 @@ class Slots:
     gpus: list[str | None]  # one per job
 
 
-def share(configs: Sequence[Config], jobs: int | None = None, total: int | None = None) -> Slots:
+def share(configs: Sequence[Config], jobs: int | None = None) -> Slots:
     """One job per GPU if there are any, else as many as cores and available memory (2 GiB each) allow.
 
-    More jobs than GPUs, when asked for, share them.
+    More jobs than GPUs, when asked for, share them. Threads follow from cores and jobs alone, since a run's last bits
+    follow from its threads: neither the runs that are left nor free memory may change them.
     """
     wanted = any(config.trainer.device in ("auto", "cuda") for config in configs)
-    gpus = machine.gpus() if wanted else []
-    cores = machine.cores()
-    if jobs is None:
+    gpus, cores = machine.gpus() if wanted else [], machine.cores()
+    together = jobs or len(gpus) or cores
+    if not (jobs or gpus):
         each = max(config.trainer.threads or 1 for config in configs)
-        jobs = len(gpus) or min(cores // each, machine.memory_bytes() // _JOB_BYTES)
-    jobs = max(1, min(jobs, total or len(configs)))
-    return Slots(jobs, max(1, cores // jobs), [gpus[i % len(gpus)] if gpus else None for i in range(jobs)])
+        jobs = min(cores // each, machine.memory_bytes() // _JOB_BYTES)
+    jobs = max(1, min(jobs or len(gpus), len(configs)))
+    return Slots(jobs, max(1, cores // together), [gpus[i % len(gpus)] if gpus else None for i in range(jobs)])
 
 
 @dataclass
@@ -153,7 +136,6 @@ class _Run:
     pipe: Connection
     began_s: float = field(default_factory=time.monotonic)
     end: End | None = None
-    asked_s: float | None = None  # when it was asked to stop
 
     @property
     def name(self) -> str:
@@ -168,20 +150,20 @@ class _Engine:
         self._free = list(reversed(slots.gpus))
         self._running: list[_Run] = []
 
-    def run(self, source: Source) -> None:
-        self._source = source
+    def run(self, configs: Sequence[Config]) -> dict[Path, Outcome]:
+        waiting, self._ended = list(reversed(configs)), dict[Path, Outcome]()
         try:
-            while (self._running or source.more()) and not self._signals.count:
-                while self._free and not self._signals.count and (config := source.next()) is not None:
-                    self._start(config)
+            while (self._running or waiting) and not self._signals.count:
+                while self._free and waiting and not self._signals.count:
+                    self._start(waiting.pop())
                 self._poll()
-                self._stop_hopeless()
             if self._signals.count:
                 self._stop()
                 raise KeyboardInterrupt
         finally:  # a bug of ours must not leave runs behind either
             for run in self._running:
                 _kill(run.process, signal.SIGKILL)
+        return self._ended
 
     def _start(self, config: Config) -> None:
         folder = identity.folder(config).absolute()
@@ -231,19 +213,8 @@ class _Engine:
         run.process.close()
         self._running.remove(run)
         self._free.append(run.gpu)
-        self._source.ended(Outcome(run.folder, end.status, end.error, seconds))
+        self._ended[run.folder] = Outcome(run.folder, end.status, end.error, seconds)
         self._shown.ended(run.name, end.status, seconds, end.objective, end.error)
-
-    def _stop_hopeless(self) -> None:
-        """Ask each once; one that cannot hear is killed after the grace time."""
-        if not (folders := set(self._source.hopeless())):
-            return
-        for run in self._running:
-            if run.folder in folders and run.asked_s is None:
-                run.asked_s = time.monotonic()
-                _kill(run.process, signal.SIGTERM)
-            elif run.asked_s is not None and time.monotonic() - run.asked_s > GRACE_S:
-                _kill(run.process, signal.SIGKILL)
 
     def _stop(self) -> None:
         """Ask the runs to stop, then make them."""

@@ -17,7 +17,7 @@ from rankwise.config import BASELINES, Config
 from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.run import run
-from rankwise.study import changes
+from rankwise.study import outdated
 from rankwise.tracking import record as records
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -29,7 +29,7 @@ def single(config: Config) -> int:
     for source in (config.model, config.task):
         assets.resolve(source)
     if not config.rerun and records.is_done(config):
-        other = changes.summary([config])
+        other = outdated.summary([config])
         print(f"rankwise: finished before{f' ({other})' if other else ''}; --rerun runs it again", file=sys.stderr)
     before = signal.signal(signal.SIGTERM, _interrupt)
     columns = (

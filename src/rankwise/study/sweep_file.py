@@ -1,22 +1,53 @@
-"""A W&B sweep file, read as ``wandb sweep`` and ``wandb agent`` would, for running it here."""
+"""A W&B sweep file: read and drawn from as ``wandb agent`` would, and written from a study's axes.
+
+Grids and random searches run here without a server. Searches that learn from scores do not: Optuna and
+``wandb agent`` do those.
+"""
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
+import random
 import re
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from rankwise import metrics
 from rankwise.errors import Refused, did_you_mean
+from rankwise.study.compose import explain, hydra_tree, load
 
-_ENGINE = ("method", "metric", "parameters", "early_terminate")  # what W&B's engine knows
-_REST = ("name", "description", "program", "command", "project", "entity", "run_cap")
+_KEYS = (
+    "method", "metric", "parameters", "early_terminate", "name", "description", "program", "command", "project",
+    "entity", "run_cap",
+)  # fmt: skip
 _ARGUMENTS = "${args_no_hyphens}"  # W&B puts KEY=VALUE of the run's parameters here
+_ELSEWHERE = "rankwise train hydra/sweeper=optuna does, or wandb sweep and wandb agent with this file"
+_NUMBERS = ("min", "max", "mu", "sigma", "q")
+
+Point = dict[str, Any]
+_DRAWS: dict[str, tuple[tuple[str, ...], Callable[..., float]]] = {  # what a distribution needs, and one draw from it
+    "uniform": (("min", "max"), lambda draw, low, high: draw.uniform(low, high)),
+    "int_uniform": (("min", "max"), lambda draw, low, high: draw.randint(low, high)),
+    "log_uniform": (("min", "max"), lambda draw, low, high: math.exp(draw.uniform(low, high))),
+    "log_uniform_values": (
+        ("min", "max"), lambda draw, low, high: math.exp(draw.uniform(math.log(low), math.log(high))),
+    ),
+    "normal": (("mu", "sigma"), lambda draw, mu, sigma: draw.gauss(mu, sigma)),
+    "log_normal": (("mu", "sigma"), lambda draw, mu, sigma: draw.lognormvariate(mu, sigma)),
+}  # fmt: skip
+_DISTRIBUTIONS = ("constant", "categorical", *_DRAWS, *(f"q_{name}" for name in _DRAWS if name != "int_uniform"))
+_DEFAULTS = {"mu": 0, "sigma": 1, "q": 1}
 
 
 @dataclass(frozen=True)
@@ -24,27 +55,30 @@ class SweepFile:
     """What to search, and the command line that every run of it shares."""
 
     path: Path
-    engine: dict[str, Any]  # method, metric, parameters, early_terminate
+    method: str  # grid | random
+    parameters: dict[str, dict[str, Any]]
     overrides: list[str]  # of the command, before the parameters
     cap: int | None  # most runs
 
-    @property
-    def method(self) -> str:
-        """grid, random or bayes."""
-        return str(self.engine["method"])
+    def points(self, count: int | None = None, seed: int = 0) -> list[Point]:
+        """The points to run, none twice: a grid's in order, or draws that ``seed`` repeats.
 
-    @property
-    def size(self) -> int | None:
-        """Points of a grid; None where there is no end."""
-        if self.method != "grid":
-            return None
-        values = self.engine["parameters"].values()
-        return math.prod(len(each["values"]) if "values" in each else _whole(each) for each in values)
-
-    @property
-    def chooses(self) -> bool:
-        """Whether scores decide what runs, or for how long: such runs are no fair comparison."""
-        return self.method == "bayes" or "early_terminate" in self.engine
+        At most ``count``, which wins over the file's cap. Raises Refused for a random search without an end.
+        """
+        most = count or self.cap
+        if self.method == "grid":
+            axes = [_values(given) for given in self.parameters.values()]
+            grid = (dict(zip(self.parameters, values, strict=True)) for values in itertools.product(*axes))
+            return list(itertools.islice(grid, most))
+        if most is None:
+            raise Refused(f"{self.path}: a random search has no end; give run_cap in the file, or --count N")
+        draw, points = random.Random(seed), dict[str, Point]()
+        for _ in range(100 * most):  # a small space may have fewer points
+            point = {key: _drawn(given, draw) for key, given in self.parameters.items()}
+            points.setdefault(json.dumps(point), point)
+            if len(points) == most:
+                break
+        return list(points.values())
 
 
 def read(path: Path, keys: Sequence[str]) -> SweepFile:
@@ -53,60 +87,77 @@ def read(path: Path, keys: Sequence[str]) -> SweepFile:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise Refused(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Refused(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
-    if not isinstance(values, dict) or not isinstance(values.get("parameters"), dict):
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise Refused(f"{path}: not YAML ({(str(error) or type(error).__name__).splitlines()[0]})") from None
+    if not isinstance(values, dict) or not isinstance(values.get("parameters"), dict) or not values["parameters"]:
         raise Refused(f"{path}: not a sweep file; it needs method and parameters")
+    for problem in _problems(values, keys):
+        raise Refused(f"{path}: {problem}")
+    overrides = _overrides(path, values.get("command"))
+    return SweepFile(path, values["method"], values["parameters"], overrides, values.get("run_cap"))
+
+
+def _problems(values: dict[Any, Any], keys: Sequence[str]) -> Iterator[str]:
     for name in values:
-        if name not in (*_ENGINE, *_REST):
-            raise Refused(f"{path}: {name}: no such key{did_you_mean(str(name), (*_ENGINE, *_REST))}")
-    for problem in _parameters(values["parameters"], keys):
-        raise Refused(f"{path}: {problem}")
-    engine = {name: values[name] for name in _ENGINE if name in values}
-    for problem in _schema(engine):
-        raise Refused(f"{path}: {problem}")
-    cap = values.get("run_cap")
+        if name not in _KEYS:
+            yield f"{name}: no such key{did_you_mean(str(name), _KEYS)}"
+    method, cap = values.get("method"), values.get("run_cap")
+    if method == "bayes" or "early_terminate" in values:
+        what = "method: bayes" if method == "bayes" else "early_terminate"
+        yield f"{what}: runs that scores choose or end are not run here; {_ELSEWHERE}"
+    elif method not in ("grid", "random"):
+        yield f"method: {method}: one of grid, random{did_you_mean(str(method), ('grid', 'random'))}"
     if cap is not None and (not isinstance(cap, int) or cap < 1):
-        raise Refused(f"{path}: run_cap: {cap}; an integer of at least 1")
-    file = SweepFile(path, engine, _overrides(path, values.get("command")), cap)
-    _check_choice(file)
-    return file
+        yield f"run_cap: {cap}; an integer of at least 1"
+    for name, given in values["parameters"].items():
+        yield from (f"parameters.{name}{problem}" for problem in _parameter(str(name), given, keys, method))
 
 
-def _parameters(parameters: dict[str, Any], keys: Sequence[str]) -> Iterator[str]:
-    for name, given in parameters.items():
-        if not isinstance(given, dict):
-            yield f"parameters.{name}: give value, values, or min and max"
-        elif "parameters" in given:  # W&B's engine drops them, or repeats the first point for ever
-            yield f"parameters.{name}: nested parameters; write {name}.{next(iter(given['parameters']), 'KEY')}: {{…}}"
-        elif name not in keys:
-            yield f"parameters.{name}: no such config key{did_you_mean(name, keys)}"
-        else:
-            for word, value in given.items():
-                if word in ("min", "max", "mu", "sigma", "q") and isinstance(value, str):
-                    yield f"parameters.{name}.{word}: {value} is text to YAML; write 0.00001 or 1.0e-5"
-            for value in [*(given.get("values") or []), given.get("value", "")]:
-                if isinstance(value, dict) or value is None:
-                    yield f"parameters.{name}: {value} cannot pass through W&B's agent; name a config group's option"
-                if isinstance(value, str) and re.fullmatch(r"[0-9.]+[eE][-+]?[0-9]+", value):
-                    yield f"parameters.{name}: {value} is text to YAML; write 0.00001 or 1.0e-5"
+def _parameter(name: str, given: Any, keys: Sequence[str], method: object) -> Iterator[str]:
+    if not isinstance(given, dict):
+        yield ": give value, values, or min and max"
+    elif "parameters" in given:  # W&B joins nested names by dots for its own config, not for a command line
+        yield f": nested parameters; write {name}.KEY: {{…}}"
+    elif name not in keys:
+        yield f": no such config key{did_you_mean(name, keys)}"
+    elif "value" in given or "values" in given:
+        yield from _choices(given)
+    else:
+        yield from _range(given, method)
 
 
-def _whole(given: dict[str, Any]) -> int:
-    """Integers from min to max; one for a single value."""
-    return int(given["max"]) - int(given["min"]) + 1 if "min" in given else 1
+def _choices(given: dict[str, Any]) -> Iterator[str]:
+    values = given.get("values", [given.get("value")])
+    if not isinstance(values, list) or not values:
+        yield f".values: {values}: a list of values"
+        return
+    for value in values:
+        if isinstance(value, dict) or value is None:
+            yield f": {value} cannot pass through W&B's agent; name a config group's option"
+        elif _is_text_of_number(value):
+            yield f": {value} is text to YAML; write 0.00001 or 1.0e-5"
+    shares = given.get("probabilities", [1] * len(values))
+    if not isinstance(shares, list) or len(shares) != len(values) or not all(map(_is_number, shares)):
+        yield ".probabilities: a number for each of the values"
 
 
-def _schema(engine: dict[str, Any]) -> list[str]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydantic's, of names that have changed
-        from sweeps import schema_violations_from_proposed_config
-
-    try:
-        found: list[str] = schema_violations_from_proposed_config(engine)
-    except (TypeError, KeyError, ValueError) as error:
-        found = [str(error)]
-    return found
+def _range(given: dict[str, Any], method: object) -> Iterator[str]:
+    name = _distribution(given)
+    if name not in _DISTRIBUTIONS[2:]:
+        yield f".distribution: {name}: one of {', '.join(_DISTRIBUTIONS)}{did_you_mean(name, _DISTRIBUTIONS)}"
+        return
+    for word in (*_DRAWS[name.removeprefix("q_")][0], "q"):
+        value = given.get(word, _DEFAULTS.get(word))
+        if _is_text_of_number(value):
+            yield f".{word}: {value} is text to YAML; write 0.00001 or 1.0e-5"
+        elif not _is_number(value) or (name == "int_uniform" and not isinstance(value, int)):
+            yield f".{word}: {value}: {'an integer' if name == 'int_uniform' else 'a number'}"
+    low, high = given.get("min", 0), given.get("max", 0)
+    logs = name.endswith("values")
+    if _is_number(low) and _is_number(high) and (low > high or (logs and low <= 0)):
+        yield f": min {low} and max {high}: min at most max{', above 0' if logs else ''}"
+    if method == "grid" and name != "int_uniform":
+        yield ": a grid needs value, values, or whole min and max"
 
 
 def _overrides(path: Path, command: object) -> list[str]:
@@ -121,10 +172,85 @@ def _overrides(path: Path, command: object) -> list[str]:
     return middle
 
 
-def _check_choice(file: SweepFile) -> None:
-    if file.chooses:
-        if "purpose=search" not in file.overrides:
-            why = "early termination" if "early_terminate" in file.engine else "a bayes search"
-            raise Refused(f"{file.path}: command: {why} lets scores choose the runs; add purpose=search")
-        if (file.engine.get("metric") or {}).get("name") != "objective":
-            raise Refused(f"{file.path}: metric.name: objective, the one number that every run reports flat")
+def _distribution(given: dict[str, Any]) -> str:
+    """As named, or as W&B takes it from the bounds: whole numbers are drawn as such."""
+    whole = isinstance(given.get("min"), int) and isinstance(given.get("max"), int)
+    return str(given.get("distribution", "int_uniform" if whole else "uniform"))
+
+
+def _values(given: dict[str, Any]) -> list[Any]:
+    """Of a grid's axis."""
+    if "min" in given:
+        return list(range(given["min"], given["max"] + 1))
+    return list(given.get("values", [given.get("value")]))
+
+
+def _drawn(given: dict[str, Any], draw: random.Random) -> Any:
+    if "value" in given or "values" in given:
+        return draw.choices(_values(given), given.get("probabilities"))[0]
+    name = _distribution(given)
+    words, distribution = _DRAWS[name.removeprefix("q_")]
+    value = distribution(draw, *(given.get(word, _DEFAULTS.get(word)) for word in words))
+    if name.startswith("q_"):
+        step = given.get("q", 1)
+        value = round(value / step) * step
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_text_of_number(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9.]+[eE][-+]?[0-9]+", value) is not None
+
+
+def convert(overrides: list[str]) -> str:
+    """The YAML of a grid over the axes of a command line: its experiment's, and those given with commas.
+
+    Raises Refused where there is no axis, and for what a grid cannot say (pairs, exclusions, tuning).
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
+        with hydra_tree():
+            composed = load(fixed)
+        sweeper: Any = OmegaConf.to_container(composed.hydra.sweeper, resolve=False)
+        axes = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in (sweeper.get("params") or {}).items()])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise Refused(explain(error)) from None
+    for name in ("pairs", "exclude", "tune"):
+        if sweeper.get(name):
+            raise Refused(f"hydra.sweeper.{name}: a W&B grid cannot say this; leave it out, or run it with train -m")
+    given = [o for o in parsed if o.is_sweep_override()]
+    axes = [axis for axis in axes if axis.key_or_group not in {o.key_or_group for o in given}] + given
+    if not axes:
+        raise Refused("no axis: give values with commas, such as method.rank=1,8,64, or an experiment that has some")
+    run_once = ["hydra.mode=RUN"] if any(word.startswith("experiment=") for word in fixed) else []
+    goal = "minimize" if metrics.named(composed.objective).lower_is_better else "maximize"
+    sweep = {
+        "name": str(composed.study),
+        "program": "rankwise",
+        "method": "grid",
+        "metric": {"name": "objective", "goal": goal},
+        "command": ["${env}", "rankwise", "train", *fixed, *run_once, _ARGUMENTS],
+        "parameters": {axis.key_or_group: {"values": _axis(axis)} for axis in axes},
+    }
+    return yaml.safe_dump(sweep, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _axis(axis: Override) -> list[Any]:
+    """Its values; an experiment's may have one only. Raises Refused for what has no end, such as an interval."""
+    if not axis.is_sweep_override():
+        return [_yaml(axis.get_value_string())]
+    try:
+        return [_yaml(text) for text in axis.sweep_string_iterator()]
+    except HydraException:
+        given = f"{axis.key_or_group}={axis.get_value_string()}"
+        raise Refused(f"{given}: a W&B grid cannot say this; give values with commas") from None
+
+
+def _yaml(text: str) -> Any:
+    """A value as YAML reads it, numbers as numbers: 1e-3 is text to YAML, and to W&B's engine then."""
+    value = yaml.safe_load(text)
+    return float(value) if _is_text_of_number(value) else value

@@ -1,0 +1,169 @@
+"""A multirun: from the axes of a command line to the runs that are left to do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
+
+from rankwise.check import check, check_here
+from rankwise.config import Config
+from rankwise.errors import Refused
+from rankwise.identity import folder, run_id
+from rankwise.study.axes import Row, excluded, paired
+from rankwise.study.compose import Composer, known_keys
+from rankwise.study.launcher import done, run
+from rankwise.study.tuning import Tuning
+from rankwise.tracking import record as records
+
+if TYPE_CHECKING:
+    from hydra_plugins.rankwise.plugins import LocalLauncher, StudySweeper
+
+exit_code = 0  # of the last multirun: hydra.main returns nothing
+instead: Callable[[list[Config]], int] | None = None  # what to do with the study's configs in place of running them
+
+
+def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
+    """Compose, deduplicate, skip what is finished, and run the rest. Sets ``exit_code`` to 1 if a run failed."""
+    global exit_code
+    from hydra_plugins.rankwise.plugins import LocalLauncher
+
+    _check_keys(sweeper)
+    local = isinstance(sweeper.launcher, LocalLauncher)
+    rows = [[*row, *more] for row in expand(sweeper, arguments) for more in paired(sweeper.pairs or [])]
+    study = compose_study(rows, sweeper.exclude or [])
+    configs = [config for config, _ in study]
+    tuning = Tuning.of(sweeper.tune, known_keys()) if sweeper.tune else None
+    if tuning and not local:
+        raise Refused("hydra.sweeper.tune: needs the launcher of this machine, hydra/launcher=local")
+    trials = tuning.trials(configs) if tuning else []
+    if instead is not None:
+        if trials:
+            print(f"rankwise: the last {len(configs)} runs wait for what the others choose", file=sys.stderr)
+        exit_code = instead([*trials, *configs])
+        return
+    for config in [*trials, *configs]:
+        check_here(config)
+    if isinstance(sweeper.launcher, LocalLauncher):
+        exit_code = _run_here(sweeper.launcher, configs, trials, tuning)
+    else:
+        left = [row for config, row in study if not done(config)]
+        print(f"rankwise: {len(study)} runs; {len(left)} to run", file=sys.stderr)
+        assert sweeper.launcher is not None
+        returns = sweeper.launcher.launch(left, initial_job_idx=0) if left else []
+        exit_code = int(any(result.status != JobStatus.COMPLETED for result in returns))
+
+
+def _run_here(launcher: LocalLauncher, configs: list[Config], trials: list[Config], tuning: Tuning | None) -> int:
+    """Run trials first, where there are some, then the study with what they choose."""
+    if tuning:
+        run(trials, launcher.jobs, "tuning")
+        if left := [trial for trial in trials if not records.is_done(trial)]:
+            print(f"rankwise: the study waits: {len(left)} of {len(trials)} tuning runs did not finish here, such as "
+                  f"{folder(left[0]).name}; the same command goes on", file=sys.stderr)  # fmt: skip
+            return 1
+        configs = tuning.frozen(configs)
+    return int(any(outcome.failed for outcome in run(configs, launcher.jobs)))
+
+
+_SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of keys that no schema holds
+    "sweeper.params": (lambda value: isinstance(value, Mapping), '{method.rank: "1,8,64"}'),
+    "sweeper.pairs": (lambda value: _is_list_of(value, Mapping), "[{method.rank: [1, 8], method.lr: [4e-3, 1e-3]}]"),
+    "sweeper.exclude": (lambda value: _is_list_of(value, str), '["method=full quant=nf4"]'),
+    "sweeper.tune": (lambda value: isinstance(value, Mapping), "{axes: {method.lr: [1e-3, 2e-3]}, seeds: [100, 101]}"),
+    "launcher.jobs": (lambda value: type(value) is int and value > 0, "an integer of at least 1"),
+    "launcher.returns": (lambda value: _is_list_of(value, str), "[objective]"),
+}
+
+
+def _check_keys(sweeper: StudySweeper) -> None:
+    for key, (fits, example) in _SHAPES.items():
+        owner, _, name = key.partition(".")
+        value = getattr(sweeper if owner == "sweeper" else sweeper.launcher, name, None)
+        if value is not None and not fits(value):
+            raise Refused.value(f"hydra.{key}", value, f"null, or such as {example}")
+
+
+def _is_list_of(value: Any, kind: type) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(item, kind) for item in value)
+
+
+def expand(sweeper: StudySweeper, arguments: list[str]) -> list[Row]:
+    """Every combination of the axes, as override strings. Raises Refused for an empty axis."""
+    assert sweeper.hydra_context is not None
+    parser = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader)
+    overrides = parser.parse_overrides([*(f"{k}={v}" for k, v in (sweeper.params or {}).items()), *arguments])
+    for override in overrides:
+        if override.is_sweep_override() and not list(override.sweep_string_iterator()):
+            raise Refused(f"{override.input_line}: an empty axis; nothing matches")
+    rows = [row for batch in sweeper.split_arguments(overrides, None) for row in batch]
+    if not rows:
+        raise Refused("an empty study: no combination of the given values is left")
+    return rows
+
+
+def compose_study(rows: Iterable[Row], exclude: Sequence[str] = ()) -> list[tuple[Config, Row]]:
+    """The distinct runs of rows of overrides, but those excluded. Raises Refused for the first that cannot run."""
+    compose, keys, runs = Composer(), known_keys(), []
+    for row in rows:
+        config, choices = compose(row)
+        if not excluded(config, exclude, keys, choices):
+            check(config)
+            runs.append((config, row))
+    if not runs:
+        raise Refused(f"hydra.sweeper.exclude: {', '.join(exclude)}: leaves no combination; drop a rule or add values")
+    study = distinct(runs)
+    if len(runs) > len(study):
+        print(f"rankwise: {len(runs) - len(study)} of {len(runs)} combinations are the same run", file=sys.stderr)
+    return study
+
+
+def distinct(runs: Sequence[tuple[Config, Row]]) -> list[tuple[Config, Row]]:
+    """The first of each run id, one seed of every arm before the second seed, else in the order given."""
+    first: dict[str, tuple[Config, Row]] = {}
+    for config, row in runs:
+        first.setdefault(run_id(config), (config, row))
+    return sorted(first.values(), key=lambda run: run[0].seed)
+
+
+def run_rows(launcher: LocalLauncher, rows: Sequence[Sequence[str]]) -> list[JobReturn]:
+    """Run each row of overrides for a sweeper of somebody else's (Optuna); returns what ``launcher.returns`` names.
+
+    Finished runs are not run again. A run that failed is a failed job, whose error the sweeper raises or counts.
+    """
+    compose = Composer()
+    configs = [compose(list(row))[0] for row in rows]
+    for config in configs:
+        check(config)
+        check_here(config)
+    run(configs, launcher.jobs)
+    return [
+        _returned(folder(config), row, launcher.returns or ["objective"])
+        for config, row in zip(configs, rows, strict=True)
+    ]
+
+
+def _returned(place: Path, row: Sequence[str], wanted: Sequence[str]) -> JobReturn:
+    job = JobReturn(overrides=list(row), working_dir=str(place), status=JobStatus.COMPLETED)
+    try:
+        values = _values(place, wanted)
+        job.return_value = values[0] if len(values) == 1 else values
+    except Refused as refused:
+        job.status, job.return_value = JobStatus.FAILED, refused
+    return job
+
+
+def _values(place: Path, wanted: Sequence[str]) -> list[float]:
+    record = records.read(place)
+    if record.status != records.FINISHED:
+        raise Refused(f"{place}: {record.status}: {(record.error or {}).get('message', 'see its log')}")
+    values: list[Any] = [OmegaConf.select(OmegaConf.create(record.to_dict()), key) for key in wanted]
+    for key, value in zip(wanted, values, strict=True):
+        if not isinstance(value, int | float):
+            raise Refused(f"hydra.launcher.returns: {key}: no number of this record ({place})")
+    return list(map(float, values))
