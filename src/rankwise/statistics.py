@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ Floats = NDArray[np.float64]
 
 _CHUNK = 4_000_000  # weights held at once, 32 MB
 _LEAST = 1e-12  # tail of a p-value
+_STUDIES = 20_000  # imagined, to find their power
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,26 @@ def interval(values: list[float], item_ses: list[float], median: bool = False) -
     return Interval(mean, se, point - half, point + half, n, kind, point if median else None)
 
 
-def item_weights(items: int, replicates: int, seed: int) -> Iterator[Floats]:
-    """Counts of a bootstrap over items (Efron and Tibshirani 1993, ch. 6), in chunks of (≤ replicates, items)."""
-    rng = np.random.default_rng([seed, items])
-    step = max(1, _CHUNK // items)
+def item_weights(items: int, replicates: int, seed: int, cluster_n: Floats | None = None) -> Iterator[Floats]:
+    """Counts of a bootstrap over items (Efron and Tibshirani 1993, ch. 6), in chunks of (≤ replicates, items).
+
+    Where items share a prompt or a document (``cluster_n``), whole clusters are drawn (Miller 2024, §2.2).
+    """
+    where_n = np.arange(items) if cluster_n is None else np.unique(cluster_n, return_inverse=True)[1]
+    for counts in _drawn(int(where_n.max()) + 1, replicates, seed):
+        yield (counts if cluster_n is None else counts[:, where_n]).astype(float)
+
+
+@lru_cache(maxsize=2)
+def _drawn(units: int, replicates: int, seed: int) -> list[NDArray[np.uint8]]:
+    rng = np.random.default_rng([seed, units])
+    step, chunks = max(1, _CHUNK // units), []
     for start in range(0, replicates, step):
         rows = min(step, replicates - start)
-        drawn = rng.integers(0, items, (rows, items)) + np.arange(rows)[:, None] * items
-        yield np.bincount(drawn.ravel(), minlength=rows * items).reshape(rows, items).astype(float)
+        drawn = rng.integers(0, units, (rows, units)) + np.arange(rows)[:, None] * units
+        counts = np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units)
+        chunks.append(counts.clip(max=255).astype(np.uint8))
+    return chunks
 
 
 def seed_weights(seeds: int, replicates: int, seed: int) -> Floats:
@@ -95,19 +109,25 @@ def widened(estimate: float, replicates: Floats, df: int) -> tuple[float, float]
 class Bootstrap:
     """A mean difference, and how uncertain it is for its seeds and for its test items.
 
-    ``means`` are the mean over seeds on each resample of the items, ``replicates`` with the seeds resampled, too.
-    Limits combine those of either source as the sides of a right angle (Zou and Donner 2008): Student's t with k−1
-    degrees of freedom for k seeds, percentiles of the bootstrap for items. How far seeds spread is known from k−1
-    alone, however small that spread looks; one t for the sum of both variances (Satterthwaite 1946) forgets it, and
-    misses the truth in 12 % of studies of two seeds instead of 5 %. As the spread over seeds holds what items do
-    differently from seed to seed, which the resamples hold as well, this errs on the safe side.
+    ``means`` are the mean over seeds on each resample of the items; ``spreads`` the standard error and the degrees of
+    freedom of each factor that was repeated: seeds, or seeds and data seeds where they are crossed. Limits combine
+    those of every source as the sides of a right angle (Zou and Donner 2008): Student's t with k−1 degrees of freedom
+    for k seeds, percentiles of the bootstrap for items. How far seeds spread is known from k−1 alone, however small
+    that spread looks; one t for the sum of both variances (Satterthwaite 1946) forgets it, and misses the truth in
+    12 % of studies of two seeds instead of 5 %. As the spread over seeds holds what items do differently from seed to
+    seed, which the resamples hold as well, this errs on the safe side.
     """
 
     estimate: float
-    over_seeds: float  # standard error
-    df: int
+    spreads: tuple[tuple[float, int], ...]
     means: Floats
-    replicates: Floats
+    seeds: int = 1  # replicates
+    items: int = 0
+
+    @property
+    def over_seeds(self) -> float:
+        """The standard error for the seeds."""
+        return math.hypot(*(se for se, _ in self.spreads))
 
     @property
     def over_items(self) -> float:
@@ -129,17 +149,31 @@ class Bootstrap:
         """Upper end of the 90 % interval."""
         return self.limits(0.90)[1]
 
+    @property
+    def noise(self) -> float:
+        """The standard error of the ends of the 90 % interval that comes from drawing so many resamples and no more.
+
+        Of a quantile q of B normal values √(q (1 − q) / B) / φ(z).
+        """
+        return self.over_items * math.sqrt(0.05 * 0.95 / len(self.means)) / float(stats.norm.pdf(stats.norm.ppf(0.05)))
+
+    @property
+    def replicates(self) -> Floats:
+        """The difference in studies with other items and other seeds: normal deviations of the seeds on ``means``."""
+        drawn = np.random.default_rng([len(self.means), self.seeds]).standard_normal(len(self.means))
+        return self.means + self.over_seeds * drawn
+
     def limits(self, level: float) -> tuple[float, float]:
         """Both ends of the interval."""
         tail = (1 - level) / 2
-        over_seeds = float(stats.t.isf(tail, self.df)) * self.over_seeds
+        over_seeds = self._over_seeds(tail)
         low, high = (float(q) for q in np.quantile(self.means, [tail, 1 - tail]))
         below, above = max(0.0, self.estimate - low), max(0.0, high - self.estimate)
         return self.estimate - math.hypot(over_seeds, below), self.estimate + math.hypot(over_seeds, above)
 
-    def mirrored(self) -> Bootstrap:
-        """The same difference, the other way round."""
-        return Bootstrap(-self.estimate, self.over_seeds, self.df, -self.means, -self.replicates)
+    def times(self, sign: float) -> Bootstrap:
+        """The same difference, the other way round where ``sign`` is −1."""
+        return replace(self, estimate=sign * self.estimate, means=sign * self.means)
 
     @property
     def p(self) -> float:
@@ -152,24 +186,52 @@ class Bootstrap:
 
     @property
     def detectable(self) -> float:
-        """The deficit that the one-sided 5 % test finds with 80 % power."""
-        return self._reach(0.05) + self._reach(0.20)
+        """The deficit that a new study of as many seeds and items finds with 80 % power, at one-sided 5 %.
+
+        How far seeds spread is as uncertain here as in the new study, whose interval follows its own spread; power is
+        the mean over both (chi-squared with the degrees of freedom of the seeds).
+        """
+        rng = np.random.default_rng(0)
+        truth = np.full(_STUDIES, self.over_items**2)
+        width = np.full(_STUDIES, (stats.norm.ppf(0.95) * self.over_items) ** 2)
+        for se, df in self.spreads:
+            now, then = rng.chisquare(df, (2, _STUDIES)) / df
+            truth += se**2 / now
+            width += stats.t.ppf(0.95, df) ** 2 * se**2 / now * then
+        return float(np.quantile(np.sqrt(width) - np.sqrt(truth) * rng.standard_normal(_STUDIES), 0.8))
+
+    def _over_seeds(self, tail: float) -> float:
+        return math.hypot(*(float(stats.t.isf(tail, df)) * se for se, df in self.spreads))
 
     def _reach(self, tail: float) -> float:
         """Half the width of an interval, with normal limits for items."""
-        over_items = float(stats.norm.isf(tail)) * self.over_items
-        return math.hypot(float(stats.t.isf(tail, self.df)) * self.over_seeds, over_items)
+        return math.hypot(self._over_seeds(tail), float(stats.norm.isf(tail)) * self.over_items)
 
 
-def paired(points_s: Floats, resampled_bs: Floats, seed: int) -> Bootstrap:
-    """Bootstrap over seeds and items of a mean difference, given per seed on all items and on each resample of items.
+def paired(
+    points_s: Floats, resampled_bs: Floats, replicates: Sequence[tuple[int, int]] | None = None, items: int = 0
+) -> Bootstrap:
+    """Bootstrap of a mean difference, given per replicate on all items and on each resample of the items.
 
-    In ``replicates`` both factors are resampled at once, as seeds and items are crossed (Owen 2007).
+    ``replicates`` are (seed, data seed). Where the two are crossed they are two factors with a spread each, of the
+    means over the other (Owen 2007); else every replicate is one more of a single factor.
     """
-    k = len(points_s)
-    replicates = (seed_weights(k, len(resampled_bs), seed) * resampled_bs).sum(1)
-    over_seeds = float(points_s.std(ddof=1)) / math.sqrt(k)
-    return Bootstrap(float(points_s.mean()), over_seeds, k - 1, resampled_bs.mean(1), replicates)
+    spreads = _spreads(points_s, np.array(replicates)) if replicates and len(points_s) > 1 else (_spread(points_s),)
+    kept = tuple(spread for spread in spreads if spread[1] > 0)
+    return Bootstrap(float(points_s.mean()), kept, resampled_bs.mean(1), len(points_s), items)
+
+
+def _spreads(points_s: Floats, replicates_sf: NDArray[np.int64]) -> tuple[tuple[float, int], ...]:
+    levels = [np.unique(factor, return_inverse=True)[1] for factor in replicates_sf.T]
+    if max(level.max() + 1 for level in levels) == len(points_s):
+        return (_spread(points_s),)
+    return tuple(_spread(np.bincount(level, points_s) / np.bincount(level)) for level in levels)
+
+
+def _spread(values: Floats) -> tuple[float, int]:
+    """The standard error of a mean of independent values, and its degrees of freedom."""
+    n = len(values)
+    return (float(values.std(ddof=1)) / math.sqrt(n), n - 1) if n > 1 else (0.0, 0)
 
 
 def verdict(low: float, high: float, margin: float) -> str:

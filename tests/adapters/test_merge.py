@@ -18,6 +18,7 @@ from rankwise.adapters.runs import Run
 from rankwise.cli import main
 from rankwise.errors import Refused
 from rankwise.model.quantize import store
+from rankwise.tracking.predictions import read
 
 Trained = Callable[..., Run]
 TEXTS = ["sun joy win", "fog ill mud box map cup sun"]
@@ -61,11 +62,10 @@ def test_it_predicts_what_the_run_predicted(trained: Trained, tmp_path: Path, sh
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
     rows = score.Rows.of(run, AutoTokenizer.from_pretrained(tmp_path / "merged"))
     _, columns = score.evaluate(model, rows, run, loading.numerics(run))
-    kept = score.stored(run)
-    assert kept is not None
-    spread = np.ptp(kept[1]["score"])
+    kept = read(run.folder, run.name)
+    spread = np.ptp(kept.columns["score"])
     assert spread > 5e-4  # random BERT learns little
-    np.testing.assert_allclose(columns["score"], kept[1]["score"], atol=1e-3 * spread + 1e-6)
+    np.testing.assert_allclose(columns["score"], kept.columns["score"], atol=1e-3 * spread + 1e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -77,9 +77,9 @@ def test_a_run_is_loaded_as_it_ran(trained: Trained, quant: str | None, precisio
     settings = loading.numerics(run)
     model, tokenizer = loading.as_run(run, settings)
     _, columns = score.evaluate(model, score.Rows.of(run, tokenizer), run, settings)
-    kept = score.stored(run)
-    assert kept is not None and np.ptp(kept[1]["score"]) > 0.01
-    np.testing.assert_allclose(columns["score"], kept[1]["score"], atol=1e-6)
+    kept = read(run.folder, run.name)
+    assert np.ptp(kept.columns["score"]) > 0.01
+    np.testing.assert_allclose(columns["score"], kept.columns["score"], atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_bootstrap_of_items_alone_matches_the_textbook_standard_error():
     differences = rng.choice([-1.0, 0.0, 1.0], 2_000, p=[0.06, 0.86, 0.08])
     resampled = np.concatenate(list(item_weights(2_000, 2_000, 0))) @ differences / 2_000
     both = np.stack([resampled, resampled], axis=1)  # two seeds that agree
-    found = paired(np.full(2, differences.mean()), both, 0)
+    found = paired(np.full(2, differences.mean()), both)
     assert found.over_seeds == 0
     assert found.over_items == pytest.approx(differences.std() / np.sqrt(2_000), rel=0.05)
     assert found.high - found.low == pytest.approx(2 * 1.645 * found.over_items, rel=0.07)
@@ -113,7 +113,7 @@ def test_bootstrap_of_items_alone_matches_the_textbook_standard_error():
 
 def test_bootstrap_of_seeds_alone_matches_the_t_test():
     points = np.array([0.01, -0.02, 0.015, 0.03, 0.0])
-    found = paired(points, np.tile(points, (2_000, 1)), 0)
+    found = paired(points, np.tile(points, (2_000, 1)))
     low, high = stats.t.interval(0.90, 4, points.mean(), stats.sem(points))
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
     assert found.p == pytest.approx(stats.ttest_1samp(points, 0).pvalue)
@@ -124,10 +124,10 @@ def test_bootstrap_of_seeds_alone_matches_the_t_test():
 def test_interval_of_few_seeds_misses_the_truth_in_at_most_5_percent(seeds, seed_sd, item_se):
     """Also where seeds agree by chance: their spread looks small, and is known no better."""
     rng, studies, missed = np.random.default_rng(5), 1_000, 0
-    for study in range(studies):
+    for _ in range(studies):
         points = seed_sd * rng.standard_normal(seeds) + item_se * rng.standard_normal()
         resampled = points + item_se * rng.standard_normal((200, 1))
-        low, high = paired(points, resampled, study).limits(0.95)
+        low, high = paired(points, resampled).limits(0.95)
         missed += not low <= 0 <= high
     assert missed / studies <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / studies)
 
@@ -135,10 +135,10 @@ def test_interval_of_few_seeds_misses_the_truth_in_at_most_5_percent(seeds, seed
 def test_p_value_is_where_the_interval_ends_at_zero():
     rng = np.random.default_rng(2)
     points = 0.02 + 0.01 * rng.standard_normal(3)
-    found = paired(points, points + 0.005 * rng.standard_normal((20_000, 1)), 0)
+    found = paired(points, points + 0.005 * rng.standard_normal((20_000, 1)))
     assert found.limits(1 - found.p)[0] == pytest.approx(0, abs=3e-4)
-    assert found.p == pytest.approx(found.mirrored().p) and 0.001 < found.p < 0.5
-    assert paired(np.zeros(3), np.zeros((10, 3)), 0).p == 1
+    assert found.p == pytest.approx(found.times(-1).p) and 0.001 < found.p < 0.5
+    assert paired(np.zeros(3), np.zeros((10, 3))).p == 1
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def simulated(true: float, seeds: int, seed_sd: float, studies: int, items: int 
         wins, losses = 0.08 + effects[:, None] / 2, 0.08 - effects[:, None] / 2
         differences = np.where(own < wins, 1.0, np.where(own > 1 - losses, -1.0, 0.0))
         weights = np.concatenate(list(item_weights(items, 300, study)))
-        yield paired(differences.mean(1), weights @ differences.T / items, study)
+        yield paired(differences.mean(1), weights @ differences.T / items)
 
 
 @pytest.mark.parametrize(("seeds", "seed_sd"), [(2, 0.03), (3, 0.0), (3, 0.03), (5, 0.02)])
@@ -176,3 +176,36 @@ def test_an_arm_worse_by_the_margin_is_called_same_or_sufficient_in_at_most_5_pe
 def test_interval_covers_the_truth_in_at_least_90_percent(seeds, seed_sd):
     covered = [boot.low <= 0.01 <= boot.high for boot in simulated(0.01, seeds, seed_sd, 200)]
     assert np.mean(covered) >= 0.90 - 2 * np.sqrt(0.9 * 0.1 / 200)
+
+
+def test_crossed_seeds_and_data_seeds_are_two_factors():
+    """By hand: means over data seeds 1, 2 and 6 (sd √7), over seeds 2 and 4 (sd √2)."""
+    cells = np.array([[0.0, 1.0, 5.0], [2.0, 3.0, 7.0]])
+    replicates = [(seed, data) for seed in range(2) for data in range(3)]
+    found = paired(cells.ravel(), np.full((10, 6), 3.0), replicates)
+    assert found.spreads == ((pytest.approx(np.sqrt(2 / 2)), 1), (pytest.approx(np.sqrt(7 / 3)), 2))
+    half = np.hypot(stats.t.ppf(0.95, 1) * 1, stats.t.ppf(0.95, 2) * np.sqrt(7 / 3))
+    assert (found.low, found.high) == (pytest.approx(3 - half), pytest.approx(3 + half))
+    zipped = paired(np.array([1.0, 2.0, 6.0]), np.full((10, 3), 3.0), [(0, 5), (1, 6), (2, 7)])
+    assert zipped.spreads == ((pytest.approx(np.sqrt(7 / 3)), 2),)
+
+
+def test_items_that_share_a_prompt_are_drawn_together():
+    cluster = np.repeat(np.arange(200), 5)
+    per_prompt = np.random.default_rng(3).normal(size=200)
+    weights = np.concatenate(list(item_weights(1_000, 4_000, 0, cluster)))
+    assert (weights[:, ::5] == weights[:, 4::5]).all() and (weights.sum(1) == 1_000).all()
+    means = weights @ per_prompt[cluster] / 1_000
+    assert means.std() == pytest.approx(per_prompt.std() / np.sqrt(200), rel=0.05)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+def test_the_detectable_deficit_is_found_in_80_percent_of_studies(seeds):
+    rng, found, studies = np.random.default_rng(4), 0, 400
+    items = 0.5 * rng.standard_normal((500, 1))
+    for _ in range(studies):
+        pilot = rng.standard_normal(seeds)
+        deficit = paired(pilot, pilot + items).detectable
+        points = rng.standard_normal(seeds) + 0.5 * rng.standard_normal() - deficit
+        found += paired(points, points + items).high < 0
+    assert 0.75 <= found / studies <= 0.88

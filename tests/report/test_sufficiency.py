@@ -90,8 +90,8 @@ def test_no_shared_seed_is_no_comparison(tmp_path):
     write_run(tmp_path, "full", None, seed=0)
     write_run(tmp_path, "lora", 8, seed=1)
     report = build([tmp_path])
-    assert by_rank(report)[8].reason == "it shares no seed with full fine-tuning"
-    assert "shares no seed" in report.headline.title[:1].lower() + report.headline.title[1:]
+    assert by_rank(report)[8].reason == "the arms share no seed"
+    assert "share no seed" in report.headline.title[:1].lower() + report.headline.title[1:]
 
 
 def test_families_of_targets_have_answers_of_their_own(tmp_path):
@@ -167,7 +167,7 @@ def test_other_test_items_are_no_comparison(tmp_path):
     write_study(tmp_path, {4: 0.82}, range(2))
     for seed in range(2):
         write_run(tmp_path, "lora", 8, seed=seed, correct=answers(0.82, seed, 8, items=500))
-    assert "are not those of full fine-tuning" in by_rank(build([tmp_path]))[8].reason
+    assert "are not those of the other arm" in by_rank(build([tmp_path]))[8].reason
 
 
 def test_predictions_in_another_order_are_lined_up_by_item(tmp_path):

@@ -17,7 +17,9 @@ from torch import nn
 from rankwise.adapters import factors, files, joined, loading, score
 from rankwise.adapters.runs import Run, same_base
 from rankwise.adapters.swap import name_of
+from rankwise.compare import on_rows
 from rankwise.errors import Refused
+from rankwise.metrics import named
 from rankwise.model import fused
 from rankwise.model.base import reason
 from rankwise.model.methods.quiet import CANNOT, quiet_peft
@@ -174,11 +176,10 @@ def _scored(model: PeftModel, run: Run, rows: score.Rows) -> dict[str, Any]:
     for label, name in (("single", name_of(run)), (_NAME, _NAME)):
         model.base_model.set_adapter(name)
         found[label] = score.evaluate(model, rows, run, settings)
-    labels = found["single"][1]["label"]
-    gap = score.paired(rows.metric, labels, found["single"][1], found[_NAME][1])
+    gap = on_rows(named(rows.metric), found["single"][1], found[_NAME][1])
     recorded = run.record.metrics.get("test", {}).get(rows.metric, {}).get("value")
     return {"task": run.config.task.name, "run": run.name, "metric": rows.metric, "recorded": recorded,
-            "single": found["single"][0], _NAME: found[_NAME][0], "difference": gap.to_json(),
+            "single": found["single"][0], _NAME: found[_NAME][0], "difference": gap,
             "own_test": rows.own_test}  # fmt: skip
 
 

@@ -11,11 +11,14 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from rankwise.adapters import factors, loading, merge, score
+from rankwise.adapters import factors, loading, merge
 from rankwise.adapters.runs import Run
+from rankwise.compare import on_rows
 from rankwise.config import ADAPTERS, BASELINES, plain
+from rankwise.metrics import named
 from rankwise.model import fused
 from rankwise.model.targets import block_linears
+from rankwise.tracking.predictions import Unreadable, read
 
 
 def diff(one: Run, other: Run) -> dict[str, Any]:
@@ -35,16 +38,20 @@ def configs(one: Run, other: Run) -> dict[str, list[Any]]:
 def scores(one: Run, other: Run) -> dict[str, Any]:
     """Every test metric that both have, and the paired difference where their test rows are the same."""
     mine, theirs = (run.record.metrics.get("test", {}) for run in (one, other))
-    stored = [score.stored(run) for run in (one, other)]
-    why = _not_paired(stored)
-    found: dict[str, Any] = {}
-    for name in [name for name in mine if name in theirs]:
-        gap = None
-        if why is None and name in ("accuracy", "pearson", "spearman"):
-            a, b = (columns for _, columns in filter(None, stored))
-            gap = score.paired(name, a["label"], a, b).to_json()
-        found[name] = {"scores": [mine[name], theirs[name]], "difference": gap}
-    return {"metrics": found, "not_paired": why}
+    found: dict[str, dict[str, Any]] = {
+        name: {"scores": [mine[name], theirs[name]], "difference": None} for name in mine if name in theirs
+    }
+    try:
+        a, b = (read(run.folder, run.name) for run in (one, other))
+    except Unreadable as why:
+        return {"metrics": found, "not_paired": str(why)}
+    if not np.array_equal(a.items, b.items) or not np.array_equal(a.columns["label"], b.columns["label"]):
+        return {"metrics": found, "not_paired": "the runs were tested on different rows"}
+    for name, cell in found.items():
+        metric = named(name)
+        if metric.weighted and metric.name == name and {*metric.columns} <= {*a.columns}:
+            cell["difference"] = on_rows(metric, a.columns, b.columns)
+    return {"metrics": found, "not_paired": None}
 
 
 def compare(a: factors.Delta, b: factors.Delta) -> dict[str, Any]:
@@ -112,15 +119,6 @@ def _all(aa: float, bb: float, ab: float) -> dict[str, float] | None:
 def _dense(layer: nn.Module) -> torch.Tensor:
     weight = layer.get_parameter("weight").detach()
     return weight.T if isinstance(layer, Conv1D) else weight
-
-
-def _not_paired(stored: list[Any]) -> str | None:
-    if None in stored:
-        return "predictions.parquet is missing or cannot be read"
-    (items, a), (others, b) = stored
-    if not np.array_equal(items, others) or not np.array_equal(a["label"], b["label"]):
-        return "the runs were tested on different rows"
-    return None
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Scores, logits and paired differences on a run's own rows."""
+"""Scores and logits on a run's own rows."""
 
 from __future__ import annotations
 
@@ -9,27 +9,23 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from scipy.stats import rankdata
 from torch import nn
 from torch.utils.data import DataLoader
 
-from rankwise import assets, metrics
+from rankwise import assets
 from rankwise.adapters.runs import Run
 from rankwise.errors import Refused
 from rankwise.model.numerics import Numerics
 from rankwise.tasks import batches, data, scores
-from rankwise.tasks.scores import Scorer, TokenScorer, language_scores
-from rankwise.tracking.predictions import FILE
+from rankwise.tasks.scores import Scorer, TokenScorer
+from rankwise.tracking.predictions import Unreadable, read
 from rankwise.train import module, step
 from rankwise.train.module import FineTuner
 
 Columns = dict[str, np.ndarray]
 
 CHECK_ROWS = 256  # validation rows whose logits are compared
-_RESAMPLES = 400
 
 
 @dataclass(frozen=True)
@@ -87,71 +83,12 @@ def evaluate(model: nn.Module, rows: Rows, run: Run, settings: Numerics) -> tupl
     return found[rows.metric], columns
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A paired difference of a metric on the same rows, with its standard error over rows."""
-
-    value: float
-    se: float
-
-    def to_json(self) -> dict[str, float]:
-        """Plain values."""
-        return {"value": self.value, "se": self.se}
-
-
-def paired(metric: str, labels: np.ndarray, one: Columns, other: Columns) -> Difference:
-    """``other`` − ``one`` on the same rows.
-
-    The standard error is that of the mean of paired differences for accuracy; else of 400 bootstrap resamples of the
-    rows (Efron and Tibshirani 1993, §8.2).
-    """
-    y, n = np.asarray(labels, dtype=float), len(labels)
-    if metric == "accuracy":
-        each = (other["prediction"] == y).astype(float) - (one["prediction"] == y)
-        return Difference(float(each.mean()), float(each.std(ddof=1)) / math.sqrt(n))
-    rng = np.random.default_rng(0)
-
-    def gap(rows: np.ndarray) -> float:
-        a, b = ({name: values[rows] for name, values in columns.items()} for columns in (one, other))
-        return _value(metric, b, y[rows]) - _value(metric, a, y[rows])
-
-    resampled = [gap(rng.integers(0, n, n)) for _ in range(_RESAMPLES)]
-    return Difference(gap(np.arange(n)), float(np.std(resampled, ddof=1)))
-
-
-def _value(metric: str, columns: Columns, labels: np.ndarray) -> float:
-    if metric in ("f1", "matthews"):
-        return metrics.named(metric).value(labels, columns["prediction"])
-    if metric in ("loss", "perplexity", "bits_per_byte") and "bytes" in columns:
-        return language_scores(columns["score"], labels, columns["bytes"])[metric]["value"]
-    return _correlation(metric, np.asarray(columns["score"], dtype=float), labels)
-
-
-def stored(run: Run) -> tuple[np.ndarray, Columns] | None:
-    """Item numbers and the columns of the run's test (see ``tracking.predictions``); None where they were not kept."""
-    try:
-        with (run.folder / FILE).open("rb") as file:
-            table = pq.ParquetFile(file).read()
-        columns = {name: table[name].to_numpy() for name in table.column_names}
-        if {"item", "label", "score"} - set(columns):
-            return None
-    except (OSError, KeyError, pa.ArrowException):
-        return None
-    order = np.argsort(columns["item"])
-    return columns["item"][order], {name: values[order] for name, values in columns.items()}
-
-
 def _is_own_test(run: Run, test: data.Split) -> bool:
-    kept = stored(run)
     order = np.argsort(test.items)
-    if kept is None or test.completions is not None or test.messages is not None:  # whose labels are counts
-        return kept is None or np.array_equal(kept[0], test.items[order])
-    return np.array_equal(kept[0], test.items[order]) and np.allclose(kept[1]["label"], test.labels[order])
-
-
-def _correlation(metric: str, x: np.ndarray, y: np.ndarray) -> float:
-    if metric == "spearman":
-        x, y = rankdata(x), rankdata(y)
-    if np.ptp(x) == 0 or np.ptp(y) == 0:  # a constant correlates with nothing, as in ``Scorer.scores``
-        return 0.0
-    return float(np.corrcoef(x, y)[0, 1])
+    try:
+        kept = read(run.folder, run.name)
+    except Unreadable:
+        return True  # nothing says otherwise
+    if test.completions is not None or test.messages is not None:  # whose labels are counts
+        return np.array_equal(kept.items, test.items[order])
+    return np.array_equal(kept.items, test.items[order]) and np.allclose(kept.columns["label"], test.labels[order])

@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 
 from rankwise.adapters import card, factors, files, joined, loading, score
 from rankwise.adapters.runs import Run, base_asset
+from rankwise.compare import on_rows
 from rankwise.errors import Refused
+from rankwise.metrics import named
 from rankwise.model.methods.warm import ADAPTER_FILE
 
 
@@ -87,8 +89,8 @@ def _scored(run: Run, folder: Path) -> dict[str, Any]:
         rows = score.Rows.of(run, tokenizer)
         found.append(score.evaluate(model, rows, run, settings))
     (before, one), (after, other) = found
-    gap = score.paired(rows.metric, one["label"], one, other)
-    return {"metric": rows.metric, "before": before, "after": after, "difference": gap.to_json(),
+    gap = on_rows(named(rows.metric), one, other)
+    return {"metric": rows.metric, "before": before, "after": after, "difference": gap,
             "own_test": rows.own_test}  # fmt: skip
 
 

@@ -17,7 +17,9 @@ from safetensors.torch import save_file
 from rankwise.adapters import factors, loading, score
 from rankwise.adapters.runs import Run, same_base
 from rankwise.analysis.weights import labels
+from rankwise.compare import on_rows
 from rankwise.errors import Refused
+from rankwise.metrics import named
 from rankwise.model.methods.warm import ADAPTER_FILE
 from rankwise.tasks.scores import Score
 
@@ -104,4 +106,4 @@ def _energy(lora: factors.Lora, rank: int) -> float:
 
 def _gap(metric: str, one: _Tested, other: _Tested) -> dict[str, float]:
     """``other`` − ``one``."""
-    return score.paired(metric, one.columns["label"], one.columns, other.columns).to_json()
+    return on_rows(named(metric), one.columns, other.columns)

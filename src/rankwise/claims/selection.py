@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rankwise import compare
 from rankwise.claims.estimate import NotRun
+from rankwise.compare import Replicate
 from rankwise.metrics import named
-from rankwise.report.arms import Arm, Replicate, group, replicate
+from rankwise.report.arms import Arm, group
 from rankwise.report.flags import of_training
 from rankwise.tracking.record import FINISHED, Record
 
@@ -73,11 +75,10 @@ def by_replicate(arms: Sequence[Arm]) -> dict[Replicate, list[Record]]:
         if arm.context != arms[0].context:
             differs = _difference(dict(arms[0].context), dict(arm.context))
             raise NotRun(f"arms were not trained alike: {differs}")
-    runs = [{replicate(run): run for run in arm.runs} for arm in arms]
-    shared = sorted(set.intersection(*(set(each) for each in runs)))
+    shared = compare.by_replicate([arm.runs for arm in arms])
     if len(shared) < 2:
         raise NotRun(f"{len(shared)} seed{'' if len(shared) == 1 else 's'} shared by all arms; an interval needs two")
-    return {rep: [each[rep] for each in runs] for rep in shared}
+    return shared
 
 
 def names(records: Sequence[Record]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Records → arms: what competes, at which learning rate, on how many seeds, and whether it may be compared at all.
 
-A *replicate* is a pair (seed, data_seed). A run's config splits into its arm (what defines the contender), its tuned
-knob (the learning rate), its replicate, and its *context*: everything else. Only arms of one context are compared.
+A run's config splits into its arm (what defines the contender), its tuned knob (the learning rate), its replicate
+(seed and data seed), and its *context*: everything else. Only arms of one context are compared.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from rankwise import metrics
+from rankwise.compare import Replicate, replicate
 from rankwise.config import ADAPTERS, BASELINES, own_keys, peft_class
 from rankwise.errors import Refused
 from rankwise.identity import canonical
 from rankwise.statistics import Interval, interval
 from rankwise.tracking.record import FINISHED, Record
 
-Replicate = tuple[int, int]
 Context = tuple[tuple[str, str], ...]  # sorted pairs of a dotted key and its value as JSON
 
 _ORDER = {"lora": 0, "full": 2, "head": 3, "probe": 4, "tfidf": 5, "few_shot": 6}  # 1: adapters that are not known here
@@ -96,10 +96,6 @@ def dig(record: Record, path: str) -> Any:
     for part in rest:
         value = value.get(part) if isinstance(value, dict) else None
     return value
-
-
-def replicate(record: Record) -> Replicate:
-    return int(record.config.get("seed", 0)), int(record.config.get("data_seed", 0))
 
 
 def group(records: list[Record]) -> list[Arm]:

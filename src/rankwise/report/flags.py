@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from rankwise.compare import replicate
 from rankwise.metrics import Metric
-from rankwise.report.arms import Arm, dig, replicate
+from rankwise.report.arms import Arm, dig
 from rankwise.report.equivalence import MISSING, Comparison
 from rankwise.report.formats import rate
 from rankwise.tracking.record import Record

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from rankwise.compare import Replicate, predictions_of, replicate
 from rankwise.config import SUBSPACE
 from rankwise.errors import Refused
 from rankwise.metrics import NOTHING, named
-from rankwise.report import predictions
-from rankwise.report.arms import Arm, Replicate, dig, replicate
+from rankwise.report.arms import Arm, dig
 from rankwise.report.findings import Findings
 from rankwise.report.sections import Section
 from rankwise.statistics import Floats, seed_weights
+from rankwise.tracking.predictions import Unreadable
 
 SHARE = 0.9  # of full fine-tuning's score (Li et al. 2018, §2)
 _REPLICATES = 2000
@@ -144,7 +145,8 @@ def _chance(full: Arm, metric: str) -> float | str:
         return 0.0
     if metric != "accuracy":
         return f"Nothing is known of what {metric} is by chance."
-    read = predictions.load(full.runs[0], named(metric))
-    if isinstance(read, str):
-        return f"The share of the most frequent class is unknown: {read}."
-    return float(np.unique(read.labels, return_counts=True)[1].max() / len(read.labels))
+    try:
+        labels = predictions_of(full.runs[0], named(metric)).columns["label"]
+    except Unreadable as why:
+        return f"The share of the most frequent class is unknown: {why}."
+    return float(np.unique(labels, return_counts=True)[1].max() / len(labels))

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from rankwise.compare import Replicate, replicate
 from rankwise.errors import Refused, did_you_mean
 from rankwise.report import arms as arms_of
-from rankwise.report.arms import Arm, Replicate, dig, replicate
+from rankwise.report.arms import Arm, dig
 from rankwise.report.report import find_all, results
 from rankwise.statistics import Interval, interval
 from rankwise.tracking.record import Record

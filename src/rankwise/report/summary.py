@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from rankwise.compare import REPLICATES
 from rankwise.metrics import Metric
 from rankwise.report.arms import Arm, dig
 from rankwise.report.costs import peak_bytes
-from rankwise.report.equivalence import ONE_SEED, REPLICATES, Comparison
+from rankwise.report.equivalence import ONE_SEED, Comparison
 from rankwise.report.formats import percent, rate, si
 from rankwise.report.sufficiency import Step, Sufficiency
 from rankwise.tracking.record import FINISHED, Record

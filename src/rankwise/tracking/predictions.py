@@ -1,7 +1,8 @@
-"""Predictions on the test rows, kept so that two runs can be compared item by item."""
+"""Predictions on the test rows, kept so that runs can be compared item by item."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,56 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 FILE = "predictions.parquet"
+COLUMNS = ("label", "prediction", "score", "bytes", "cluster")
+
+
+class Unreadable(Exception):
+    """Why a run's predictions cannot be used, in words that follow "no comparison: "."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A run's test rows in the order of their item numbers; see ``write`` for the columns."""
+
+    items: np.ndarray
+    columns: dict[str, np.ndarray]
 
 
 def write(folder: Path, item: np.ndarray, columns: dict[str, np.ndarray]) -> None:
     """One row per test item with its stable number.
 
     ``label``, ``prediction`` and ``score`` (probability of the last class, or value); of a causal LM ``label`` (how
-    many tokens were asked), ``score`` (the sum of their losses in nats) and ``bytes``.
+    many tokens were asked), ``score`` (the sum of their losses in nats) and ``bytes``. ``cluster`` numbers what rows
+    share: a prompt, a document or ``task.group``.
     """
     kept: dict[str, Any] = {"item": item}
-    for name in ("label", "prediction", "score", "bytes"):
+    for name in COLUMNS:
         if name in columns:
-            values = columns[name]
-            kept[name] = values.astype(np.float32) if name == "score" else values
+            kept[name] = columns[name].astype(np.float32) if name == "score" else columns[name]
     partial = folder / f".{FILE}.partial"
     pq.write_table(pa.table(kept), partial, compression="zstd")
     partial.replace(folder / FILE)
+
+
+def read(folder: Path, name: str, needed: tuple[str, ...] = ("label", "score")) -> Predictions:
+    """The predictions of the run called ``name``.
+
+    Raises Unreadable where there are none, and where ``needed`` columns are missing or not finite.
+    """
+    try:
+        # Opened here, because a path would bring in pyarrow's dataset layer: 10 ms per file.
+        with (folder / FILE).open("rb") as file:
+            table = pq.ParquetFile(file).read()
+        columns = {column: table[column].to_numpy() for column in table.column_names}
+        items = columns.pop("item")
+        asked = [np.asarray(columns[column], dtype=float) for column in needed]
+    except FileNotFoundError:
+        raise Unreadable(f"{name} has no {FILE}") from None
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise Unreadable(f"{FILE} of {name} cannot be read ({type(error).__name__})") from None
+    if len(items) == 0 or len(np.unique(items)) != len(items):
+        raise Unreadable(f"{FILE} of {name} names no item, or one twice")
+    if not all(np.isfinite(values).all() for values in asked):
+        raise Unreadable(f"predictions of {name} are not all finite")
+    order = np.argsort(items)
+    return Predictions(items[order], {column: values[order] for column, values in columns.items()})

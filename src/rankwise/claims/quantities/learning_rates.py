@@ -10,7 +10,8 @@ from rankwise import metrics
 from rankwise.claims.estimate import Estimate, NotRun
 from rankwise.claims.quantities.trained import scalar
 from rankwise.claims.selection import Spec, arm_of, by_replicate, names, runs_of, told, words
-from rankwise.report.arms import Replicate, dig, whole_rates
+from rankwise.compare import Replicate
+from rankwise.report.arms import dig, whole_rates
 from rankwise.statistics import Floats, seed_weights, widened
 from rankwise.tracking.record import Record
 

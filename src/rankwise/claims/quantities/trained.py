@@ -14,12 +14,10 @@ from scipy import stats
 from rankwise import metrics
 from rankwise.claims.estimate import Estimate, NotRun
 from rankwise.claims.selection import Spec, arm_of, by_replicate, names, told
+from rankwise.compare import NotComparable, Scores
 from rankwise.report.arms import dig
-from rankwise.report.predictions import Predictions, aligned, load
-from rankwise.statistics import Floats, interval, item_weights, paired
+from rankwise.statistics import interval
 from rankwise.tracking.record import Record
-
-REPLICATES = 2_000
 
 
 def difference(records: Sequence[Record], metric: str, of: Spec, minus: Spec) -> Estimate:
@@ -72,12 +70,15 @@ def _contrast(records: Sequence[Record], metric: str, terms: Sequence[tuple[floa
     pairs = by_replicate(arms)
     runs = names([run for each in pairs.values() for run in each])
     note = told(arms, [spec for _, spec in terms])
-    points_sa = np.array([[scalar(run, metric) for run in each] for each in pairs.values()])
     if metrics.named(metric).weighted is None:
+        points_sa = np.array([[scalar(run, metric) for run in each] for each in pairs.values()])
         over = interval([float(value) for value in points_sa @ weights_a], [_error(pairs.values(), metric)])
         return Estimate(over.mean, over.low, over.high, len(pairs), runs, note)
-    resampled_bsa = _resampled(list(pairs.values()), metric)
-    boot = paired(points_sa @ weights_a, resampled_bsa @ weights_a, seed=0)
+    try:
+        scores = Scores([run for each in pairs.values() for run in each], metrics.named(metric))
+        boot = scores.contrast([(weight, arm.runs) for (weight, _), arm in zip(terms, arms, strict=True)])
+    except NotComparable as why:
+        raise NotRun(str(why)) from None
     return Estimate(boot.estimate, *boot.limits(0.95), len(pairs), runs, note)
 
 
@@ -87,21 +88,6 @@ def _error(pairs: Iterable[Sequence[Record]], metric: str) -> float:
         return math.nan
     ses = [dig(run, "metrics.forgetting.difference.se") for run in next(iter(pairs))]
     return math.nan if None in ses else math.hypot(*ses)
-
-
-def _resampled(runs_sa: Sequence[Sequence[Record]], metric: str) -> Floats:
-    """The metric of each run on the same resamples of the same test items, (replicates, seeds, arms)."""
-    loaded = [load(run, metrics.named(metric)) for runs in runs_sa for run in runs]
-    good = [each for each in loaded if isinstance(each, Predictions)]
-    if len(good) < len(loaded):
-        raise NotRun(next(each for each in loaded if isinstance(each, str)))
-    if not all(aligned(each, good[0]) for each in good):
-        raise NotRun("the runs were tested on different items")
-    values_rn = np.stack([each.values for each in good])
-    weights = item_weights(len(good[0].items), REPLICATES, 0)
-    chunks = [metrics.named(metric).resampled(good[0].labels, values_rn, chunk_bn) for chunk_bn in weights]
-    resampled = np.concatenate(chunks)
-    return resampled.reshape(len(resampled), len(runs_sa), -1)
 
 
 def _spearman(ranks: Sequence[int], scores: Sequence[float]) -> float:
