@@ -16,7 +16,7 @@ from tiny_configs import CONF, tiny
 
 from rankwise.assets import resolve
 from rankwise.config import Model, Package
-from rankwise.measure.counting import Tally
+from rankwise.measure.flops import Tally
 from rankwise.measure.ledger import Ledger
 from rankwise.model import base
 from rankwise.model.adapt import adapt

@@ -12,8 +12,8 @@ from rankwise.baseline import OnProgress, load
 from rankwise.config import Config
 from rankwise.measure import latency
 from rankwise.measure.clock import Clock
-from rankwise.measure.efficiency import operations, utilisation
 from rankwise.measure.parameters import count
+from rankwise.measure.speed import utilisation
 from rankwise.model import base, numerics, weights
 from rankwise.model.adapt import adapt
 from rankwise.model.quantize import quantize
@@ -107,7 +107,7 @@ class _Story:
         self.probe = probe.Probe(self.periods.shapes, loaders.largest_validation) if config.tracking.ledger else None
         if self.probe:
             with self.clock("plan"):
-                self.record.memory, self.form = predict(
+                self.record.memory, self.operations = predict(
                     config, self.architecture, self.scorer, self.settings, self.probe.shapes, self.probe.evaluation
                 )
 
@@ -142,8 +142,16 @@ class _Story:
             return
         with self.clock("measure"):
             taken = list(chain.from_iterable(self.periods.shapes[: self.trainer.global_step]))
-            self.record.compute["flops"] = operations(self.form, self.probe.shapes, self.probe.counted, taken)
-            self.record.compute |= utilisation(self.form, taken, self.watch.throughput, self.settings)
+            planned, flops = self.operations, {"per_step_counted": self.probe.counted}
+            if planned:
+                flops |= planned.step
+            if planned and planned.cost and planned.needed:
+                flops["train_total"] = sum(map(planned.cost, taken))
+                throughput = self.watch.throughput
+                if throughput.timed_s:
+                    needed = sum(planned.needed(taken[i]) for i in throughput.timed)
+                    self.record.compute |= utilisation(needed, throughput.timed_s, self.settings)
+            self.record.compute["flops"] = flops
 
     def save(self) -> None:
         """Predictions and the adapter; the checkpoint goes."""

@@ -1,367 +1,181 @@
-"""The closed form against counted FLOPs, on fake tensors and tiny real models."""
+"""Operations of a step: counted as they run, fitted for any batch, and beside full fine-tuning's."""
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from test_parameters import PLAIN, SHAPES
 from tiny_configs import tiny
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from rankwise.config import Quant
-from rankwise.measure.counting import counter
-from rankwise.measure.flops import Attention, ClosedForm, Cost, Linear, linear_share, mfu, watch
-from rankwise.measure.ledger import Ledger
+from rankwise.config import Config, Quant
+from rankwise.measure.flops import Cost, Tally, linear_share
 from rankwise.measure.parameters import lora_parameters
 from rankwise.measure.shape import Shape
-from rankwise.model.adapt import adapt
-from rankwise.model.quantize import plan_quantized
-from rankwise.model.skeleton import materialise
-from rankwise.model.targets import block_linears
-from rankwise.plan.attention import without_scores
+from rankwise.model.numerics import Numerics
+from rankwise.plan.fake import FakeRun, full_fine_tuning
+from rankwise.plan.operations import beside_full, operations
+from rankwise.tasks.scores import Scorer, TokenScorer
 
-BATCH, SMALL = Shape(8, 128), Shape(3, 5)
+BATCH = Shape(8, 128)
 MINILM: dict[str, Any] = {
     "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536,
     "vocab_size": 30522, "max_position_embeddings": 512,
 }  # fmt: skip
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-TOP_TWO = {"targets": "all_linear", "targets__layers": [4, 5]}
+ON_TOP = {"targets": "all_linear", "targets__layers": [1, 2]}
+PAIRS = 2 * 8 * 128**2 * 384  # a product over all pairs of tokens in one layer of MiniLM
+LINEARS = [(384, 384)] * 24 + [(384, 1536), (1536, 384)] * 6  # of MiniLM's blocks
+HEADS = 2 * 8 * 384 * (384 + 2)  # pooler and classifier, one vector per row
 
 
-def bare(
-    family: str = "bert", attention: str = "eager", auto: Any = AutoModelForSequenceClassification, **keys: Any
-) -> Any:
-    sizes = MINILM if family == "bert" else {"vocab_size": 97} | SHAPES[family]
-    config = AutoConfig.for_model(family, num_labels=2, pad_token_id=0, **sizes | keys)
-    with torch.device("meta"):
-        return auto.from_config(config, attn_implementation=attention)
+def planned(family: str, attention: str = "eager", device: str = "cpu", sizes: Any = None, **keys: Any) -> FakeRun:
+    config = tiny(**keys)
+    shape = AutoConfig.for_model(family, **{"vocab_size": 97, "pad_token_id": 0} | (sizes or SHAPES[family]))
+    language = config.task.kind == "causal_lm"
+    scorer = TokenScorer() if language else Scorer("classification", 2)
+    return FakeRun(config, shape, scorer, Numerics(torch.device(device), "fp32", 1, attention))
 
 
-def real(family: str, attention: str = "eager", auto: Any = AutoModelForSequenceClassification) -> Any:
-    model = bare(family, attention, auto, **(PLAIN | {"num_attention_heads": 2} if family == "bert" else {}))
-    model.to_empty(device="cpu").tie_weights()
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data.zero_()
-    return model
+def minilm(attention: str = "eager", more: Any = None, **keys: Any) -> FakeRun:
+    return planned("bert", attention, sizes=MINILM | (more or {}), **keys)
 
 
-def adapted(base: nn.Module, method: str, **keys: Any) -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return adapt(base, tiny(method=method, **keys)).model.train()
+def exactly(run: FakeRun, shape: Shape) -> int:
+    """The count of this batch, which the fit through small batches must give."""
+    counted = run.count(shape)
+    assert Cost.fitted(run.count, shape)(shape) == counted
+    return counted
 
 
-def checkpoint_blocks(model: Any, reentrant: bool = False) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+METHODS: list[dict[str, Any]] = [
+    {"method": "full"}, {"method": "head"}, {"method": "dora", "targets": "qv"}, {"method": "adalora"},
+    {"method": "vera"}, {"method": "loha"}, {"method": "lokr"}, {"method": "oft"}, {"method": "ia3"},
+    {"method": "bitfit"}, {"method": "bottleneck"}, {"method": "lora", "targets": "all_linear"},
+]  # fmt: skip
 
 
-def forward(model: nn.Module, rows: int, length: int) -> Any:
-    ids = torch.full((rows, length), 5)
-    ids[:, -1] = 1  # T5 reads its answer at the end token
-    return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+@pytest.mark.parametrize("keys", METHODS, ids=str)
+def test_a_fit_through_small_batches_gives_the_count_of_a_large_one_whatever_is_trained(keys: dict[str, Any]) -> None:
+    exactly(planned("bert", **keys), Shape(7, 61))
 
 
-def step(model: nn.Module, rows: int, length: int) -> None:
-    forward(model, rows, length).float().sum().backward()
+@pytest.mark.parametrize("family", SHAPES)
+@pytest.mark.parametrize("kernel", ["eager on cpu", "sdpa on cpu", "sdpa on cuda"])
+def test_and_whatever_the_architecture_and_its_kernels(family: str, kernel: str) -> None:
+    attention, _, device = kernel.split()
+    run = planned(family, attention, device, method__rank=3, trainer__gradient_checkpointing=kernel != "sdpa on cpu")
+    exactly(run, Shape(3, 29))
+    if attention == "eager":
+        exactly(full_fine_tuning(run), Shape(3, 29))
 
 
-def faked(model: nn.Module) -> Any:
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    materialise(model, mode)
-    return mode
-
-
-def learnt(model: nn.Module, rows: int = 2, length: int = 17) -> ClosedForm:
-    with watch(model) as watched:
-        forward(model, rows, length)
-    assert watched.uncovered is None and watched.closed_form is not None, watched.uncovered
-    return watched.closed_form
-
-
-def compared(model: nn.Module, mode: Any, rows: int = 8, length: int = 128) -> tuple[ClosedForm, int]:
-    """The closed form, learnt from one batch, and what is counted on another."""
-    with mode:
-        form = learnt(model)
-        with counter() as counted:
-            step(model, rows, length)
-    return form, counted.get_total_flops()
-
-
-CONFIGURATIONS: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "full": lambda base: adapted(base, "full"),
-    "head": lambda base: adapted(base, "head"),
-    "qv-1": lambda base: adapted(base, "lora", targets="qv", method__rank=1),
-    "qv-64": lambda base: adapted(base, "lora", targets="qv", method__rank=64),
-    "all_linear-1": lambda base: adapted(base, "lora", targets="all_linear", method__rank=1),
-    "all_linear-64": lambda base: adapted(base, "lora", targets="all_linear", method__rank=64),
-    "top-1": lambda base: adapted(base, "lora", method__rank=1, **TOP_TWO),
-    "top-64": lambda base: adapted(base, "lora", method__rank=64, **TOP_TWO),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("attention", ["eager", "sdpa", "sdpa without dropout"])
-@pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_minilm_costs_what_is_counted(name: str, attention: str) -> None:
-    model = CONFIGURATIONS[name](bare(attention=attention.split()[0], **(NO_DROPOUT if "without" in attention else {})))
-    form, counted = compared(model, faked(model))
-    assert form.cost(BATCH).total == counted
-    assert form.cost(BATCH).recompute == 0
-    assert {each.fused for each in form.attentions} == {"without" in attention}  # dropout has no kernel on a CPU
-
-
-@pytest.mark.parametrize("attention", ["eager", "sdpa without dropout"])
-@pytest.mark.parametrize("name", ["full", "head", "all_linear-64", "top-1"])
-def test_checkpointing_adds_a_forward_of_the_blocks_and_the_first_layers_gradients(name: str, attention: str) -> None:
-    keys = NO_DROPOUT if "without" in attention else {}
-    plain, model = (CONFIGURATIONS[name](bare(attention=attention.split()[0], **keys)) for _ in range(2))
-    checkpoint_blocks(model)
-    form, counted = compared(model, faked(model))
-    without, _ = compared(plain, faked(plain))
-    assert form.cost(BATCH).total == counted
-    assert all(each.input_grad for each in form.linears) and form.cost(BATCH).forward == without.cost(BATCH).forward
-    heads = sum(each.cost(BATCH).forward for each in form.linears if each.per == "row")
-    assert form.cost(BATCH).recompute == form.cost(BATCH).forward - heads
-    assert any(each.gradient_checkpointing for each in model.modules() if hasattr(each, "gradient_checkpointing"))
-
-
-@pytest.mark.parametrize("family", ["roberta", "gpt2", "llama", "qwen2", "t5"])
-@pytest.mark.parametrize(("attention", "checkpointed"), [("eager", False), ("sdpa", True)])
-@pytest.mark.parametrize("targets", ["attention", "all_linear", None])
-def test_other_architectures_cost_what_is_counted(
-    family: str, attention: str, checkpointed: bool, targets: str | None
-) -> None:
-    model = adapted(real(family, attention), "lora", targets=targets, method__rank=3) if targets else None
-    full = adapted(real(family, attention), "full")
-    for each in filter(None, (model, full)):
-        if checkpointed:
-            checkpoint_blocks(each)
-    form, counted = compared(model or full, contextlib.nullcontext(), 3, 29)
-    assert form.cost(Shape(3, 29)).total == counted
-    assert form.full(Shape(3, 29)) == learnt(full).cost(Shape(3, 29))
-
-
-@pytest.mark.parametrize("name", ["all_linear-1", "top-1"])
-def test_checkpointing_needs_no_gradient_of_the_embeddings(name: str) -> None:
-    model: Any = CONFIGURATIONS[name](bare())
-    checkpoint_blocks(model)
-    model.disable_input_require_grads()  # which transformers turns on with checkpointing
-    form, counted = compared(model, faked(model))
-    assert form.cost(BATCH).total == counted
-    assert not form.linears[0].input_grad
-    assert {each.recomputed for each in form.attentions} == ({True} if name != "top-1" else {True, False})
-
-
-def test_a_causal_lm_has_its_head_on_every_token() -> None:
-    model = adapted(real("llama", auto=AutoModelForCausalLM), "full")
-    form, counted = compared(model, contextlib.nullcontext(), 3, 29)
-    assert form.cost(Shape(3, 29)).total == counted
-    assert form.linears[-1].per == "token" and form.linears[-1].d_out == 97
+@pytest.mark.parametrize("packed", [False, True])
+def test_only_learned_tokens_of_a_causal_lm_have_logits(packed: bool) -> None:
+    run = planned("llama", method="full", task__kind="causal_lm", task__metric="perplexity")
+    few, many = (exactly(run, Shape(3, 29, labelled=n, packed=packed)) for n in (11, 60))
+    assert many - few == 3 * 2 * (60 - 11) * 32 * 97  # forward, and a gradient each of input and weight
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_a_planned_quantized_base_costs_as_much_as_a_dense_one(kind: str) -> None:
-    dense, quantized = bare(num_hidden_layers=2), bare(num_hidden_layers=2)
-    plan_quantized(quantized, Quant(name=kind, kind=kind, double=True))
-    costs = []
-    for base in (dense, quantized):
-        model = adapted(base, "lora", targets="qv", method__rank=8)
-        form, counted = compared(model, faked(model))
-        assert form.cost(BATCH).total == counted
-        costs.append(form.cost(BATCH))
-    assert costs[0] == costs[1]
+    dense = planned("llama", targets="qv")
+    run = dense.variant(replace(dense.config, quant=Quant(name=kind, kind=kind, double=True)))
+    assert exactly(run, Shape(3, 29)) == exactly(dense, Shape(3, 29))
+    assert beside_full(run, BATCH, run.count(BATCH)) == beside_full(dense, BATCH, dense.count(BATCH))
 
 
-def test_the_counter_knows_the_flash_kernel_of_a_cpu() -> None:
+def test_the_tally_is_torchs_own_count_and_knows_the_flash_kernel_of_a_cpu() -> None:
+    config = AutoConfig.for_model("bert", vocab_size=97, **PLAIN, num_attention_heads=2)
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
+    ids = torch.full((2, 17), 5)
+    with Tally() as tally, FlopCounterMode(display=False) as torchs:
+        model(input_ids=ids).logits.sum().backward()
+    assert tally.flops == torchs.get_total_flops() > 0
     query = torch.zeros(2, 3, 5, 4, requires_grad=True)
     key, value = (torch.zeros(2, 3, 7, 4, requires_grad=True) for _ in range(2))
-    with counter() as forwards:
+    with Tally() as forwards:
         result = nn.functional.scaled_dot_product_attention(query, key, value)
-    with counter() as backwards:
+    with Tally() as backwards:
         result.sum().backward()
     product = 2 * (2 * 3) * 5 * 7 * 4
-    assert (forwards.get_total_flops(), backwards.get_total_flops()) == (2 * product, 5 * product)
+    assert (forwards.flops, backwards.flops) == (2 * product, 5 * product)
 
 
-def test_the_counter_works_beside_the_ledger_on_fake_tensors() -> None:
-    model = adapted(bare(**NO_DROPOUT, attention="sdpa"), "full")
-    with faked(model), Ledger(model) as ledger, counter() as counted:
-        step(model, 8, 128)
-    assert counted.get_total_flops() == pytest.approx(69.465e9, rel=1e-3)  # measured beforehand, flash kernel
-    assert ledger.footprint().peak > 0
+def test_full_fine_tuning_is_three_products_per_layer_and_pair_of_tokens() -> None:
+    eager, flash = (full_fine_tuning(minilm(name, NO_DROPOUT)) for name in ("eager", "sdpa"))
+    products = 2 * BATCH.tokens * sum(d_in * d_out for d_in, d_out in LINEARS)
+    assert eager.count(BATCH) == 3 * (products + 6 * 2 * PAIRS + HEADS) == pytest.approx(68.861e9, rel=1e-4)
+    assert flash.count(BATCH) == 3 * (products + HEADS) + 6 * 7 * PAIRS == pytest.approx(69.465e9, rel=1e-3)
 
 
-def test_a_kernel_that_nothing_counts_is_taken_for_a_fused_one() -> None:
-    model = adapted(bare(attention="sdpa"), "full")
-    with faked(model), without_scores():
-        form = learnt(model)
-    assert all(each.fused for each in form.attentions) and len(form.attentions) == 6
+def test_lora_leaves_out_the_gradients_that_nothing_trained_needs() -> None:
+    run = minilm(targets="qv", method__rank=8)
+    forward = 2 * BATCH.tokens * sum(d_in * d_out for d_in, d_out in LINEARS) + 6 * 2 * PAIRS + HEADS
+    factors = 2 * BATCH.tokens * lora_parameters([(384, 384)] * 12, 8)
+    # Below the lowest adapters nothing needs a gradient: not the block's own q, k and v, not the input of the factors
+    # A, not the scores by its keys. Head and pooler pass theirs down; only the head's weight is trained.
+    backward = forward - 3 * 2 * BATCH.tokens * 384**2 + 3 * factors - 2 * (2 * BATCH.tokens * 384 * 8) - factors
+    backward += 6 * 2 * PAIRS - PAIRS + 2 * 8 * 384 * 2
+    assert run.count(BATCH) == forward + factors + backward == pytest.approx(46.549e9, rel=1e-4)
 
 
-class Opaque(nn.Linear):
-    """Integer weights and a product that the counter does not know."""
-
-    def __init__(self, linear: nn.Linear):
-        super().__init__(linear.in_features, linear.out_features)
-        self.weight = nn.Parameter(torch.zeros(linear.weight.shape, dtype=torch.int8), requires_grad=False)
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return (input.unsqueeze(-2) * self.weight).sum(-1) + self.bias
+def test_the_head_alone_costs_a_forward_pass_and_its_own_gradient() -> None:
+    run = minilm(method="head")
+    forward = 2 * BATCH.tokens * sum(d_in * d_out for d_in, d_out in LINEARS) + 6 * 2 * PAIRS + HEADS
+    assert run.count(BATCH) == forward + 2 * 8 * 384 * 2
+    assert beside_full(run, BATCH, run.count(BATCH))["break_even_rank"] is None
 
 
-def test_integer_kernels_that_nothing_counts_are_in_the_closed_form() -> None:
-    form = learnt(adapted(real("bert"), "lora", targets="q", method__rank=2))
-    base = real("bert")
-    for name, linear in list(block_linears(base)):
-        parent, _, child = name.rpartition(".")
-        setattr(base.get_submodule(parent), child, Opaque(linear))
-    assert learnt(adapted(base, "lora", targets="q", method__rank=2)) == form
-
-
-def test_full_fine_tuning_has_no_bottleneck() -> None:
-    small = Shape(2, 17)
-    forms = []
-    for method, keys in (("full", {}), ("bottleneck", {"method__size": 4, "method__place": "both"})):
-        forms.append(learnt(adapted(real("bert"), method, **keys)))
-    assert forms[0].full(small) == forms[1].full(small) and forms[1].cost(small).forward > forms[0].cost(small).forward
-
-
-class Extra(nn.Module):
-    """A model with a product outside its layers."""
-
-    def __init__(self, inner: nn.Module, product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]):
-        super().__init__()
-        self.inner, self.product, self.square = inner, product, nn.Parameter(torch.ones(1, 64, 64))
-
-    def forward(self, input_ids: torch.Tensor, **others: Any) -> Any:
-        self.product(self.square, self.square)
-        return self.inner(input_ids=input_ids, **others)
-
-
-def dora(base: nn.Module) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return get_peft_model(base, LoraConfig(r=2, target_modules=["query"], use_dora=True))  # type: ignore[arg-type]
-
-
-def renamed(base: Any) -> nn.Module:
-    """Roles are known by names, and these queries have none."""
-    for block in base.bert.encoder.layer:
-        block.attention.self.query = nn.Sequential(block.attention.self.query)
-    return base
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        (lambda base: Extra(base, lambda a, b: a[0] @ b[0]), "linear layers compute"),
-        (lambda base: Extra(base, torch.bmm), "attention computes"),
-        (lambda base: Extra(base, lambda a, b: nn.functional.conv1d(a, b)), "attention computes"),
-        (dora, "DoRA computes the norms"),
-        (renamed, "look like k, v of an attention that is not complete"),
-    ],
-)
-def test_what_the_closed_form_does_not_cover_it_says(change: Callable[[nn.Module], nn.Module], why: str) -> None:
-    model = change(real("bert")).train()
-    for length in (17, 16):  # 2 × 16 tokens are as many as the width, which is what DoRA's norms multiply
-        with watch(model) as watched:
-            forward(model, 2, length)
-        assert watched.closed_form is None and why in str(watched.uncovered)
-
-
-def test_a_watch_that_saw_no_training_forward_pass_has_no_closed_form() -> None:
-    model = real("bert").train()
-    with watch(model) as watched:
-        pass
-    assert watched.closed_form is None and watched.uncovered == "no forward pass was watched"
-    with watch(model) as watched, torch.no_grad():
-        forward(model, 2, 17)
-    assert watched.closed_form is None and "gradients are off" in str(watched.uncovered)
-    with watch(model) as watched:
-        forward(model, 2, 1)
-    assert watched.closed_form is None and "two tokens" in str(watched.uncovered)
-    with watch(model) as watched:
-        forward(model, 2, 17)
-        forward(model, 2, 17)
-    assert watched.closed_form is None and watched.uncovered == "more than one forward pass"
-    checkpoint_blocks(model, reentrant=True)
-    with watch(model) as watched:
-        forward(model, 2, 17)
-    assert watched.closed_form is None and watched.uncovered == "reentrant checkpointing"
-
-
-def test_a_watch_leaves_the_model_as_it_was() -> None:
-    model = real("bert").train()
-    checkpoint_blocks(model)
-    before = [
-        (name, dict(module._forward_hooks), dict(module._forward_pre_hooks)) for name, module in model.named_modules()
-    ]
-    learnt(model)
-    after = [
-        (name, dict(module._forward_hooks), dict(module._forward_pre_hooks)) for name, module in model.named_modules()
-    ]
-    assert before == after
-    assert all(block.gradient_checkpointing for block in model.bert.encoder.layer)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize(("keys", "blocks"), [({"method": "full"}, 3), ({"targets": "all_linear"}, 3), (ON_TOP, 2)])
+def test_checkpointing_adds_a_forward_of_the_blocks_that_gradients_pass(attention, keys, blocks) -> None:
+    sizes = NO_DROPOUT | {"num_hidden_layers": 3}
+    plain, again = (minilm(attention, sizes, trainer__gradient_checkpointing=on, **keys) for on in (False, True))
+    factors = 0 if "method" in keys else lora_parameters(LINEARS[:4] + LINEARS[24:26], plain.config.method.rank)
+    block = 2 * BATCH.tokens * (sum(d_in * d_out for d_in, d_out in LINEARS) // 6 + factors) + 2 * PAIRS
+    assert again.count(BATCH) - plain.count(BATCH) == blocks * block
 
 
 def test_the_cost_is_affine_in_the_rank_and_breaks_even_where_it_equals_full_fine_tuning() -> None:
-    def at(rank: int) -> ClosedForm:
-        model = adapted(bare(num_hidden_layers=2), "lora", targets="all_linear", method__rank=rank)
-        with faked(model):
-            return learnt(model)
+    def at(rank: int, method: str = "lora") -> tuple[int, dict[str, Any]]:
+        run = minilm(more={"num_hidden_layers": 2}, method=method, targets="all_linear", method__rank=rank)
+        counted = run.count(BATCH)
+        return counted, beside_full(run, BATCH, counted)
 
-    one, many = at(1), at(64)
-    batch = BATCH
-    assert one.per_rank(batch) == many.per_rank(batch)
-    assert one.cost(batch).total + 63 * one.per_rank(batch) == many.cost(batch).total
-    assert one.full(batch) == many.full(batch)
-    limit = one.break_even_rank(batch)
-    assert limit is not None and limit == many.break_even_rank(batch)
-    assert one.cost(batch).total + (limit - 1) * one.per_rank(batch) == pytest.approx(one.full(batch).total)
-    below, above = at(int(limit)), at(int(limit) + 1)
-    assert below.cost(batch).total <= one.full(batch).total < above.cost(batch).total
+    (one, said), (many, same) = at(1), at(64)
+    limit = said["break_even_rank"]
+    full = said["full_per_token"] * BATCH.tokens
+    assert limit == pytest.approx(same["break_even_rank"], rel=1e-9) and full == same["full_per_token"] * BATCH.tokens
+    assert one + (limit - 1) * (many - one) / 63 == pytest.approx(full)
+    assert at(int(limit))[0] <= full < at(int(limit) + 1)[0]
+    assert said["of_full"] == one / full and said["per_token"] == one / BATCH.tokens
+    assert at(4, "dora")[1]["break_even_rank"] < limit  # computes the norms too
 
 
-def test_nothing_breaks_even_without_adapters() -> None:
-    form = learnt(adapted(real("bert"), "head"))
-    assert form.break_even_rank(BATCH) is None and form.per_rank(BATCH) == 0
-    assert form.cost(BATCH).backward == 2 * 8 * 32 * 2  # the classifier's own gradient
+def test_adapters_of_several_ranks_break_even_at_the_one_rank_that_all_would_have() -> None:
+    run = planned("bert", targets="all_linear", method__rank=4)
+    config: Config = replace(run.config, targets=replace(run.config.targets, ranks={"query": 2}))
+    mixed = run.variant(config)
+    ranks = [beside_full(each, BATCH, each.count(BATCH))["break_even_rank"] for each in (run, mixed)]
+    assert ranks[0] == pytest.approx(ranks[1]) and run.count(BATCH) > mixed.count(BATCH)
 
 
-def test_full_fine_tuning_is_three_forward_passes_of_the_base() -> None:
-    model = adapted(bare(), "lora", targets="qv", method__rank=8)
-    with faked(model):
-        form = learnt(model)
-    full = form.full(BATCH)
-    assert full.total == 3 * full.forward == pytest.approx(68.861e9, rel=1e-4)  # counted beforehand
-    assert form.cost(BATCH).total == pytest.approx(46.549e9, rel=1e-4)
-    assert full.forward == form.cost(BATCH).forward - sum(e.cost(BATCH).forward for e in form.linears if e.rank)
-
-
-def test_attention_needs_only_the_gradients_of_what_is_trained() -> None:
-    one = 2 * 3 * 5 * 5 * 7  # a product over all pairs of five tokens
-    cases = {(1, 1, 1): 4, (1, 0, 0): 2, (0, 1, 0): 2, (0, 0, 1): 1, (1, 0, 1): 3, (0, 0, 0): 0}
-    for (q, k, v), products in cases.items():
-        loose, fused = (Attention(7, 7, bool(q), bool(k), bool(v), fused) for fused in (False, True))
-        assert loose.cost(SMALL) == Cost(2 * one, products * one)
-        assert fused.cost(SMALL) == Cost(2 * one, 5 * one if products else 0)
-
-
-def test_a_linear_layer_costs_what_its_gradients_need() -> None:
-    linear = Linear(7, 11, per="token", trained=False, input_grad=True, recomputed=True)
-    assert linear.cost(SMALL) == Cost(2 * 15 * 77, 2 * 15 * 77, 2 * 15 * 77)
-    assert Linear(7, 11, per="row", trained=True, input_grad=True).cost(SMALL) == Cost(2 * 3 * 77, 4 * 3 * 77)
-    assert linear.cost(SMALL).model == 2 * linear.cost(SMALL).forward == linear.cost(SMALL).total * 2 / 3
+def test_what_is_computed_and_what_is_needed_are_known_for_any_batch_or_not_at_all() -> None:
+    run = planned("bert")
+    known = operations(run, [BATCH, Shape(4, 16)], run.count(BATCH) + run.count(Shape(4, 16)))
+    assert known.cost is not None and known.cost(BATCH) == run.count(BATCH) and known.needed == known.cost
+    assert known.step["per_token"] * BATCH.tokens == run.count(BATCH)
+    again = run.variant(replace(run.config, trainer=replace(run.config.trainer, gradient_checkpointing=True)))
+    twice = operations(again, [BATCH], again.count(BATCH))
+    assert twice.needed == known.cost and twice.cost != twice.needed
+    other = operations(run, [BATCH], run.count(BATCH) + 1)
+    assert other.cost is other.needed is None and other.step["per_step"] == run.count(BATCH) + 1
 
 
 def block_shapes(width: int, mlp: int, projections: int) -> list[tuple[int, int]]:
@@ -381,15 +195,14 @@ def test_share_of_the_linear_layers(shapes: list[tuple[int, int]], rank: int, sh
     assert linear_share(rho) == pytest.approx(share, abs=5e-4)
 
 
-def test_the_share_of_linear_layers_is_the_closed_forms_where_every_input_needs_a_gradient() -> None:
-    model = adapted(bare(), "lora", targets="all_linear", method__rank=64)
-    checkpoint_blocks(model)
-    with faked(model):
-        form = learnt(model)
-    inside = ClosedForm(tuple(each for each in form.linears if each.per == "token"), ())
-    share = inside.cost(BATCH).model / inside.full(BATCH).model
-    assert share == pytest.approx(linear_share(64 * 6912 / 1769472), rel=1e-12)
-
-
-def test_utilisation_is_achieved_over_peak() -> None:
-    assert mfu(3e12, 2.0, 6e12) == 0.25
+def test_the_share_of_linear_layers_is_the_counted_one_where_every_input_needs_a_gradient() -> None:
+    """Of one block more, below which there are others with adapters."""
+    runs = [minilm(more={"num_hidden_layers": n}, targets="all_linear", method__rank=64) for n in (2, 3)]
+    mine, full = (
+        per_token[1] - per_token[0]
+        for per_token in (
+            [Cost.fitted(run.count, BATCH).per_token for run in runs],
+            [Cost.fitted(full_fine_tuning(run).count, BATCH).per_token for run in runs],
+        )
+    )
+    assert mine / full == pytest.approx(linear_share(64 * 6912 / 1769472), rel=1e-12)

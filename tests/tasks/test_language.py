@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812  torch's own convention
 
 from rankwise.assets import resolve
 from rankwise.errors import Refused
-from rankwise.measure.counting import counter
+from rankwise.measure.flops import Tally
 from rankwise.measure.ledger import Ledger
 from rankwise.model import base
 from rankwise.tasks.data import Split
@@ -92,10 +92,10 @@ def test_fewer_logits_take_less_memory_and_fewer_operations_and_give_the_same_gr
 
     def measured(loss: Any) -> tuple[int, int, torch.Tensor]:
         lm.zero_grad(set_to_none=True)
-        with Ledger(lm) as ledger, counter() as counted:
+        with Ledger(lm) as ledger, Tally() as counted:
             loss().backward()
         gradient = torch.cat([p.grad.flatten() for p in lm.parameters() if p.grad is not None])
-        return ledger.footprint().peak, counted.get_total_flops(), gradient
+        return ledger.footprint().peak, counted.flops, gradient
 
     (memory, flops, gradient), (less, fewer, same) = measured(whole_batch), measured(chosen)
     assert less < memory and fewer < flops

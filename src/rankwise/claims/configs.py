@@ -8,14 +8,14 @@ from typing import Any
 
 from rankwise.check import check
 from rankwise.config import Config, Model
-from rankwise.measure.efficiency import flops_of
 from rankwise.measure.ledger import Footprint
 from rankwise.measure.shape import Shape
 from rankwise.model.skeleton import architecture
 from rankwise.plan.estimate import Question, Row, plan
 from rankwise.plan.facts import facts
-from rankwise.plan.fake import FakeRun, build
+from rankwise.plan.fake import FakeRun
 from rankwise.plan.hardware import Hardware
+from rankwise.plan.operations import beside_full
 from rankwise.study.compose import composed
 
 Spec = dict[str, Any]
@@ -86,15 +86,13 @@ def _footprint(spec: str) -> Footprint:
 @functools.cache
 def _operations(spec: str) -> Row:
     run, shape = _fake_run(json.loads(spec))
-    return flops_of(run.operations(shape).closed_form, [shape])
+    return beside_full(run, shape, run.count(shape))
 
 
 def _fake_run(spec: Spec) -> tuple[FakeRun, Shape]:
     config = config_of(spec)
     settings, scorer = _GPU.settle(config.trainer), facts(config).scorer
-    shape = architecture(config.model, None)
-    adapted = build(config, shape, scorer.outputs, settings.attention, settings.precision)
-    run = FakeRun(config, adapted, scorer, settings.precision, gpu=True)
+    run = FakeRun(config, architecture(config.model, None), scorer, settings)
     return run, Shape(config.trainer.batch_size, config.task.max_length)
 
 

@@ -1,4 +1,4 @@
-"""FLOP/s that a device can reach at most: the denominator of model FLOPs utilization."""
+"""FLOP/s that a device can reach at most, and model FLOPs utilisation: the share of it that a run reached."""
 
 from __future__ import annotations
 
@@ -14,12 +14,25 @@ import torch
 from rankwise import machine
 from rankwise.assets import cache_dir
 from rankwise.measure.gpus import recognise
+from rankwise.model.numerics import Numerics
+from rankwise.tracking.groups import Compute
 
 BUDGET_S = 0.3
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LARGEST = 8192  # rows: three matrices of fp32 are 0.8 GB
 _TIMED = 3  # products per size
 _OURS = 0.9  # of its threads' time is what a process gets that has the cores for itself (beside others: 0.4 to 0.8)
+
+
+def utilisation(flops: float, seconds: float, settings: Numerics) -> Compute:
+    """``mfu``, 0–1: ``flops`` over what the device's peak allows in that time (Chowdhery et al. 2022, appendix B), the
+    peak and where that comes from.
+
+    ``flops`` are those that the model needs, without what checkpointing computes again.
+    """
+    precision = "bf16" if settings.precision == "bf16_true" else settings.precision
+    peak, source = peak_flops(settings.device, precision, settings.threads)
+    return {"mfu": flops / (seconds * peak), "peak_flops": peak, "peak_flops_source": source}
 
 
 def peak_flops(device: torch.device, precision: str, threads: int) -> tuple[float, str]:

@@ -16,7 +16,6 @@ from rankwise.check_method import changes_base
 from rankwise.config import BASELINES, LORA, Config, plain
 from rankwise.errors import Refused
 from rankwise.identity import canonical, label, run_id
-from rankwise.measure.efficiency import flops_of
 from rankwise.measure.parameters import count
 from rankwise.measure.shape import Shape
 from rankwise.model.skeleton import architecture
@@ -24,6 +23,7 @@ from rankwise.plan.facts import Facts, facts
 from rankwise.plan.fake import FakeRun, build
 from rankwise.plan.fit import largest_batch
 from rankwise.plan.hardware import Hardware
+from rankwise.plan.operations import beside_full, needed
 from rankwise.tasks.batches import steps_per_epoch
 from rankwise.tracking import record as records
 
@@ -82,10 +82,11 @@ def _row(config: Config, question: Question) -> Row:
     if question.only_parameters:
         return row
     rows, length = config.trainer.batch_size, _length(config, base)
-    run = FakeRun(config, adapted, task.scorer, settings.precision, settings.device.type == "cuda")
+    run = FakeRun(config, base, task.scorer, settings, adapted)
     shape = Shape(rows, length, packed=bool(config.task.packing))
     step = [shape] * min(config.trainer.accumulate, 2)  # the second micro-batch finds gradients
     peak = run.train(step)
+    micro_batch, accumulate = run.flops // len(step), config.trainer.accumulate
     evaluation = run.evaluate(Shape(config.trainer.eval_batch_size, length))
     row["memory"] = {"train": peak.to_dict(), "eval": evaluation.to_dict()}
     row["batch"] = [rows, length]
@@ -94,10 +95,9 @@ def _row(config: Config, question: Question) -> Row:
         row["largest_batch"] = largest_batch(
             lambda n: run.train([shape._replace(rows=n)] * len(step)).phases, question.limit_bytes
         )
-    form = run.operations(shape).closed_form
-    needed = form.cost(shape).model * config.trainer.accumulate if form else None
-    row["compute"] = {"flops": flops_of(form, [shape] * config.trainer.accumulate)}
-    row["compute"] |= _time(config, task, needed, question, settings)
+    flops = {"per_step": micro_batch * accumulate} | beside_full(run, shape, micro_batch)
+    per_step = needed(run, shape, micro_batch) * accumulate
+    row["compute"] = {"flops": flops} | _time(config, task, per_step, question, settings)
     return row
 
 
@@ -136,7 +136,7 @@ def _beside_trained(config: Config, model: Any) -> int:
     return frozen + (sum(size for size, _ in factors) if changes_base(config.method) else 0)
 
 
-def _time(config: Config, task: Facts, needed: int | None, question: Question, settings: Any) -> Row:
+def _time(config: Config, task: Facts, needed: int, question: Question, settings: Any) -> Row:
     """Steps, and seconds of training at the MFU that was given, measured or assumed; padding counts as full length.
 
     ``needed`` are the FLOPs of a step without recomputation: MFU is defined by them. Without ``trainer.max_steps`` a
@@ -148,7 +148,7 @@ def _time(config: Config, task: Facts, needed: int | None, question: Question, s
         steps = math.ceil(trainer.epochs * steps_per_epoch(task.rows, trainer.batch_size, trainer.accumulate))
     peak, source = question.hardware.peak(settings, trainer.matmul_precision)
     share, said = _mfu(question, config, settings.precision)
-    each = needed / (peak * share) if needed and peak else None
+    each = needed / (peak * share) if peak else None
     return {
         "precision": settings.precision, "steps": steps, "step_s": each,
         "train_s": each * steps if each is not None and steps is not None else None,

@@ -15,13 +15,12 @@ from transformers import PretrainedConfig
 
 from rankwise.config import Config
 from rankwise.errors import Refused
-from rankwise.measure import flops
-from rankwise.measure.flops import Watched
+from rankwise.measure.flops import Tally
 from rankwise.measure.ledger import Footprint, Ledger
 from rankwise.measure.shape import Shape
 from rankwise.model.adapt import Adapted, adapt
 from rankwise.model.base import head_names, reason
-from rankwise.model.numerics import LOW
+from rankwise.model.numerics import LOW, Numerics
 from rankwise.model.quantize import store
 from rankwise.model.skeleton import materialise, skeleton
 from rankwise.plan import attention as kernels
@@ -51,26 +50,38 @@ def build(
 class FakeRun:
     """A run without weights or data, on which steps of any shape can be tried.
 
-    ``gpu`` stands for a CUDA device: attention then keeps no matrix of scores, as its kernels do.
+    On a CUDA device in ``settings``, attention keeps no matrix of scores, as its kernels do. Without ``adapted``, the
+    model is built by the config.
     """
 
-    def __init__(self, config: Config, adapted: Adapted, scorer: Scorer | TokenScorer, precision: str, gpu: bool):
-        self.config, self.scorer, self.precision, self.gpu = config, scorer, precision, gpu
+    def __init__(
+        self, config: Config, architecture: PretrainedConfig, scorer: Scorer | TokenScorer, settings: Numerics,
+        adapted: Adapted | None = None,
+    ):  # fmt: skip
+        self.config, self.architecture, self.scorer, self.settings = config, architecture, scorer, settings
+        self.precision, self.gpu = settings.precision, settings.device.type == "cuda"
+        adapted = adapted or build(config, architecture, scorer.outputs, settings.attention, self.precision)
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self.model = adapted.model.train()
+        self.model, self.lora = adapted.model.train(), adapted.lora
         materialise(self.model, self.mode)
         self.optimizer = optim.build(
-            self.model, config.optim, "cuda" if gpu else "cpu", precision == "fp16", config.method.lr_ratio
+            self.model, config.optim, settings.device.type, self.precision == "fp16", config.method.lr_ratio
         )
+        self.flops = 0  # of the last step that was tried
+
+    def variant(self, config: Config) -> FakeRun:
+        """Another run of the same base on the same device."""
+        return FakeRun(config, self.architecture, self.scorer, self.settings)
 
     def train(self, shapes: list[Shape]) -> Footprint:
         """One optimizer step over micro-batches of these shapes, the optimizer's states being there already."""
         with self._settings():
             if not self.optimizer.state:
                 self._first_states()
-            ledger = Ledger(self.model, self.optimizer)
-            with ledger:
+            ledger, tally = Ledger(self.model, self.optimizer), Tally()
+            with ledger, tally:
                 self._step(shapes, ledger)
+        self.flops = tally.flops
         return ledger.footprint()
 
     def _first_states(self) -> None:
@@ -94,18 +105,15 @@ class FakeRun:
         self.model.train()
         return ledger.footprint()
 
-    def operations(self, shape: Shape) -> Watched:
-        """What one forward pass says about the operations of a step, for any shape."""
-        labelled = shape.logits if self.config.task.kind == "causal_lm" else None
-        with (
-            self._followed(),
-            self.mode,
-            _known_numbers(),
-            flops.watch(self.model, labelled) as watched,
-            self._autocast(),
-        ):
-            self._losses(self._batch(shape))
-        return watched
+    def count(self, shape: Shape) -> int:
+        """Operations of the forward and backward pass of a micro-batch."""
+        with self._settings(), Tally() as tally:
+            batch = self._batch(shape)
+            with self._autocast():
+                loss = step.loss(self.model, self._losses(batch))
+            loss.backward()
+        self.optimizer.zero_grad()
+        return tally.flops
 
     def _step(self, shapes: list[Shape], ledger: Ledger) -> None:
         for shape, share in zip(shapes, step.shares(shapes), strict=True):
@@ -162,6 +170,15 @@ class FakeRun:
             raise Refused(f"{kind}: its step cannot be followed without values ({reason(error)})") from None
         finally:
             torchs.setLevel(level)
+
+
+def full_fine_tuning(run: FakeRun) -> FakeRun:
+    """The same base, stored in full precision, with all of it trained."""
+    base = skeleton(copy.deepcopy(run.architecture), run.config.task.kind, run.scorer.outputs, run.settings.attention)
+    if run.config.trainer.gradient_checkpointing:
+        step.checkpoint_blocks(base)
+    adapted = Adapted(base.requires_grad_(True), [])
+    return FakeRun(run.config, run.architecture, run.scorer, run.settings, adapted)
 
 
 def _packed(batch: Batch, shape: Shape) -> Batch:

@@ -8,28 +8,27 @@ from transformers import PretrainedConfig
 
 from rankwise.config import Config
 from rankwise.errors import Refused
-from rankwise.measure.flops import ClosedForm
 from rankwise.measure.shape import Shape
 from rankwise.model.numerics import Numerics
-from rankwise.plan.fake import FakeRun, build
+from rankwise.plan.fake import FakeRun
+from rankwise.plan.operations import Operations, operations
 from rankwise.tasks.scores import Scorer, TokenScorer
 
 
 def predict(
     config: Config, architecture: PretrainedConfig, scorer: Scorer | TokenScorer, settings: Numerics, step: list[Shape],
     evaluation: Shape,
-) -> tuple[dict[str, Any], ClosedForm | None]:  # fmt: skip
+) -> tuple[dict[str, Any], Operations | None]:  # fmt: skip
     """``{"train": {"predicted": …}, "eval": …}`` for the record, of the run's own largest step and evaluation batch,
-    and the closed form of its operations.
+    and its operations.
 
     Nothing is taken from the model that was loaded but its architecture, and nothing is fitted to measurements. A model
     that a plan cannot follow trains all the same: ``{"train": {"unpredicted": why}}``.
     """
     try:
-        adapted = build(config, architecture, scorer.outputs, settings.attention, settings.precision)
-        run = FakeRun(config, adapted, scorer, settings.precision, gpu=settings.device.type == "cuda")
+        run = FakeRun(config, architecture, scorer, settings)
         train, evaluated = run.train(step).to_dict(), run.evaluate(evaluation).to_dict()
-        form = run.operations(step[0]).closed_form
+        planned = operations(run, step, run.flops)
     except Refused as refused:
         return {"train": {"unpredicted": str(refused)}}, None
-    return {"train": {"predicted": train}, "eval": {"predicted": evaluated}}, form
+    return {"train": {"predicted": train}, "eval": {"predicted": evaluated}}, planned

@@ -91,7 +91,7 @@ def compute_notes(report: Findings) -> list[str]:
     if not arms:
         return []
     kept = [
-        "FLOPs: floating-point operations of forward and backward pass, in closed form; “/full” is the share of what "
+        "FLOPs: floating-point operations of forward and backward pass; “/full” is the share of what "
         "full fine-tuning of the same model needs for the same tokens."
     ]
     if any(arm.median("compute.mfu") for arm in arms):

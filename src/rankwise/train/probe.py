@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from rankwise.measure.counting import Tally
+from rankwise.measure.flops import Tally
 from rankwise.measure.ledger import Footprint, Ledger
 from rankwise.measure.shape import Shape
 

@@ -1,4 +1,4 @@
-"""Exact quantities: memory and operations of one training step, by the ledger and the closed form of a plan."""
+"""Exact quantities: memory and operations of one training step, as a plan counts them."""
 
 from __future__ import annotations
 

@@ -1,0 +1,95 @@
+"""Operations of a run's steps before they are taken, and beside full fine-tuning's of the same base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from rankwise.measure.flops import Cost
+from rankwise.measure.shape import Shape
+from rankwise.plan.fake import FakeRun, full_fine_tuning
+
+_full: dict[tuple[Any, ...], int] = {}  # counts, which the arms of a study share
+
+
+@dataclass(frozen=True)
+class Operations:
+    """What is predicted of a run: ``step`` for the record, and costs of any of its micro-batches.
+
+    ``cost`` is all that is computed, ``needed`` leaves out what checkpointing computes again. Both are None where the
+    operations are no sum over examples, tokens and pairs of tokens.
+    """
+
+    step: dict[str, Any]
+    cost: Cost | None
+    needed: Cost | None
+
+
+def operations(run: FakeRun, step: Sequence[Shape], per_step: int) -> Operations:
+    """Of a run whose step over these micro-batches was seen to compute ``per_step``."""
+    largest = max(step, key=lambda shape: shape.tokens)
+    cost: Cost | None = Cost.fitted(run.count, largest)
+    needed = cost
+    if cost is None or sum(map(cost, step)) != per_step:
+        cost = needed = None
+    elif run.config.trainer.gradient_checkpointing:
+        needed = Cost.fitted(_without_checkpointing(run).count, largest)
+    mine = cost(largest) if cost else run.count(largest)
+    return Operations({"per_step": per_step} | beside_full(run, largest, mine), cost, needed)
+
+
+def beside_full(run: FakeRun, shape: Shape, mine: int) -> dict[str, Any]:
+    """Operations per token (padding counted) of a micro-batch that computes ``mine``, full fine-tuning's, the share.
+
+    ``break_even_rank`` is the rank, the same in every adapter, above which LoRA computes more than full fine-tuning;
+    None without LoRA's factors.
+    """
+    full = mine if run.config.method.name == "full" else _of_full(run, shape)
+    return {
+        "per_token": mine / shape.tokens,
+        "full_per_token": full / shape.tokens,
+        "of_full": mine / full,
+        "break_even_rank": _break_even_rank(run, shape, mine, full),
+    }
+
+
+def needed(run: FakeRun, shape: Shape, mine: int) -> int:
+    """Operations of a micro-batch without what checkpointing computes again, which MFU leaves out."""
+    return _without_checkpointing(run).count(shape) if run.config.trainer.gradient_checkpointing else mine
+
+
+def _without_checkpointing(run: FakeRun) -> FakeRun:
+    return run.variant(replace(run.config, trainer=replace(run.config.trainer, gradient_checkpointing=False)))
+
+
+def _of_full(run: FakeRun, shape: Shape) -> int:
+    trainer, settings = run.config.trainer, run.settings
+    key = (
+        run.architecture.to_json_string(), run.config.task.kind, run.scorer.outputs, settings, shape,
+        trainer.gradient_checkpointing,
+    )  # fmt: skip
+    if key not in _full:
+        _full[key] = full_fine_tuning(run).count(shape)
+    return _full[key]
+
+
+def _break_even_rank(run: FakeRun, shape: Shape, mine: int, full: int) -> float | None:
+    """By the line through two ranks: what LoRA's factors compute is affine in their rank."""
+    if not any(isinstance(getattr(module, "lora_A", None), nn.ModuleDict) for module in run.model.modules()):
+        return None
+    if not (rank := run.lora.get("rank")):
+        return None
+    counts = {rank: mine} if set(run.lora["ranks"].values()) == {rank} else {}
+    for other in (1, 2):
+        if len(counts) < 2 and other not in counts:
+            counts[other] = run.variant(_at_rank(run.config, other)).count(shape)
+    (low, at_low), (high, at_high) = sorted(counts.items())
+    return low + (full - at_low) * (high - low) / (at_high - at_low)
+
+
+def _at_rank(config: Any, rank: int) -> Any:
+    method, targets = replace(config.method, rank=rank, budget=None), replace(config.targets, ranks=None, alphas=None)
+    return replace(config, method=method, targets=targets)
