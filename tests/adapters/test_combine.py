@@ -12,7 +12,6 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from rankwise.adapters import combine as module
 from rankwise.adapters import factors, loading, score
 from rankwise.adapters.combine import combine
 from rankwise.adapters.factors import read
@@ -25,8 +24,8 @@ Trained = Callable[..., Run]
 Dense = dict[str, torch.Tensor]
 
 
-def dense(deltas: dict[str, factors.Delta]) -> Dense:
-    return {name: delta.b @ delta.a for name, delta in deltas.items() if delta.a is not None}
+def dense(deltas: factors.Deltas) -> Dense:
+    return {name: delta.dense() for name, delta in deltas.items()}
 
 
 def own(run: Run) -> Dense:
@@ -109,7 +108,7 @@ def test_it_loads_by_peft_and_its_heads_fit(trained: Trained, tmp_path: Path) ->
     with quiet_peft():
         model = PeftModel.from_pretrained(lm, str(out)).eval()
     rows = score.Rows.of(runs[1], tokenizer)
-    again, _ = score.evaluate(model, rows, runs[1], loading.numerics(runs[1]))
+    again, _ = score.evaluate(model, rows, runs[1])
     assert again == found["tasks"][1]["combined"]
     assert found["adapter_bytes"] == sum(f.stat().st_size for f in out.rglob("*.safetensors"))
 
@@ -159,7 +158,7 @@ def test_wrong_options_are_refused(
     trained: Trained, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flags: str, said: str
 ) -> None:
     runs = two(trained)
-    monkeypatch.setattr(module.loading, "stored_base", lambda *_: pytest.fail("loaded all the same"))
+    monkeypatch.setattr(loading, "stored_base", lambda *_: pytest.fail("loaded all the same"))
     assert main(["adapter", "combine", *(str(run.folder) for run in runs), *flags.split()]) == 2
     shown = capsys.readouterr()
     assert said in shown.err and shown.err.count("\n") == 1 and not shown.out

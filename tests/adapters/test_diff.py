@@ -13,17 +13,13 @@ import pytest
 import torch
 
 from rankwise.adapters.diff import deltas, diff
-from rankwise.adapters.factors import Delta, read
+from rankwise.adapters.factors import read
 from rankwise.adapters.runs import Run, open_run
 from rankwise.cli import main
 from rankwise.compare import on_rows
 from rankwise.metrics import named
 
 Trained = Callable[..., Run]
-
-
-def dense(delta: Delta) -> torch.Tensor:
-    return delta.b if delta.a is None else delta.b @ delta.a
 
 
 def test_distances_are_those_of_the_dense_changes(trained: Trained) -> None:
@@ -33,7 +29,7 @@ def test_distances_are_those_of_the_dense_changes(trained: Trained) -> None:
     a, b = (read(run.adapter, "test").deltas for run in (one, other))
     assert found["modules"].keys() == a.keys()
     for name, each in found["modules"].items():
-        x, y = dense(a[name]), dense(b[name])
+        x, y = a[name].dense(), b[name].dense()
         assert each["distance"] == pytest.approx(float((x - y).norm() / x.norm()), rel=1e-6)
         assert each["cosine"] == pytest.approx(float((x * y).sum() / x.norm() / y.norm()), rel=1e-6)
 
@@ -56,7 +52,7 @@ def test_changes_by_merging_are_those_of_the_factors(
     assert by_merging.keys() == by_factors.keys()
     for name, delta in by_merging.items():
         assert delta.a is None
-        torch.testing.assert_close(dense(delta), dense(by_factors[name]), rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(delta.dense(), by_factors[name].dense(), rtol=1e-3, atol=1e-6)
 
 
 def test_lora_beside_full_fine_tuning(trained: Trained) -> None:

@@ -41,7 +41,7 @@ def test_it_loads_by_peft_alone(trained: Trained, other_head: Callable[[str], st
         run = trained(shape, method, model__path=other_head(shape), **more)
         export(run, out := tmp_path / run.name)
         recipe = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
-        model, tokenizer = loading.as_run(run, loading.numerics(run))
+        model, tokenizer = loading.as_run(run)
         tokenizer.save_pretrained(str(run.adapter))
         cases += [[str(folder), recipe] for folder in (out, run.adapter)]
         with torch.inference_mode():

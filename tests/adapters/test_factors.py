@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from rankwise.adapters.factors import Delta, rank_for_energy, singular_values, truncate, why_not_plain
+from rankwise.adapters.factors import Delta, rank_for_energy, why_not_plain
 
 
 def delta(rank: int = 5, d_in: int = 12, d_out: int = 9, seed: int = 0) -> Delta:
@@ -17,37 +17,33 @@ def delta(rank: int = 5, d_in: int = 12, d_out: int = 9, seed: int = 0) -> Delta
     )
 
 
-def dense(one: Delta) -> torch.Tensor:
-    return one.b if one.a is None else one.b @ one.a
-
-
 def test_inner_products_without_the_product() -> None:
-    pairs = [delta(5), delta(3, seed=1), Delta(dense(delta(4, seed=2)), None)]
+    pairs = [delta(5), delta(3, seed=1), Delta(delta(4, seed=2).dense(), None)]
     for one in pairs:
         for other in pairs:
-            wanted = float((dense(one) * dense(other)).sum())
+            wanted = float((one.dense() * other.dense()).sum())
             assert abs(one.dot(other) - wanted) < 1e-9 * max(1, abs(wanted))
 
 
 def test_singular_values_and_the_best_approximation_are_those_of_the_product() -> None:
     one = delta()
-    u, s, v = torch.linalg.svd(dense(one), full_matrices=False)
-    torch.testing.assert_close(singular_values(one), s[:5])
+    u, s, v = torch.linalg.svd(one.dense(), full_matrices=False)
+    torch.testing.assert_close(one.svd().s, s[:5])
     for rank in (1, 3, 5):
-        torch.testing.assert_close(dense(truncate(one, rank)), u[:, :rank] * s[:rank] @ v[:rank])
+        torch.testing.assert_close(one.svd().truncated(rank).dense(), u[:, :rank] * s[:rank] @ v[:rank])
 
 
 def test_truncation_is_exact_from_the_true_rank_on() -> None:
     low = delta(2)
     twice = Delta(torch.cat([low.b, -0.5 * low.b], 1), torch.cat([low.a, low.a], 0))  # type: ignore[list-item]
-    torch.testing.assert_close(dense(truncate(twice, 2)), 0.5 * dense(low))
-    assert float((dense(truncate(twice, 1)) - dense(twice)).norm()) > 0.1
+    torch.testing.assert_close(twice.svd().truncated(2).dense(), 0.5 * low.dense())
+    assert float((twice.svd().truncated(1).dense() - twice.dense()).norm()) > 0.1
 
 
 def test_more_rank_than_a_side_has() -> None:
     wide = delta(rank=12, d_in=8, d_out=6)
-    assert len(singular_values(wide)) == 6
-    torch.testing.assert_close(dense(truncate(wide, 6)), dense(wide))
+    assert len(wide.svd().s) == 6
+    torch.testing.assert_close(wide.svd().truncated(6).dense(), wide.dense())
 
 
 @pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora", "OLoRA", "mica", "lora_ga"])

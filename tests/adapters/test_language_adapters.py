@@ -11,7 +11,7 @@ from tiny_configs import tiny
 from transformers import AutoModelForCausalLM
 
 from rankwise.adapters import export, merge, shrink
-from rankwise.adapters.loading import as_run, load_base, numerics
+from rankwise.adapters.loading import as_run, load_base
 from rankwise.adapters.runs import Run, open_adapter
 from rankwise.adapters.score import Rows, evaluate
 from rankwise.model.methods.quiet import quiet_peft
@@ -30,9 +30,8 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_a_run_is_scored_again_as_it_was(trained: Run) -> None:
-    settings = numerics(trained)
-    model, tokenizer = as_run(trained, settings)
-    found, _ = evaluate(model, Rows.of(trained, tokenizer), trained, settings)
+    model, tokenizer = as_run(trained)
+    found, _ = evaluate(model, Rows.of(trained, tokenizer), trained)
     assert found["value"] == pytest.approx(trained.record.metrics["test"]["perplexity"]["value"], rel=1e-5)
 
 
@@ -50,7 +49,7 @@ def test_an_exported_adapter_needs_peft_alone(trained: Run, tmp_path: Path) -> N
     lm, tokenizer = load_base(trained)
     ids = tokenizer("sun joy fog ->", return_tensors="pt")["input_ids"]
     with torch.no_grad(), quiet_peft():
-        own = as_run(trained, numerics(trained))[0](ids).logits
+        own = as_run(trained)[0](ids).logits
         theirs = PeftModel.from_pretrained(lm, str(tmp_path / "adapter")).eval()(ids).logits
     assert torch.allclose(own, theirs, atol=1e-5)
 

@@ -61,7 +61,7 @@ def test_it_predicts_what_the_run_predicted(trained: Trained, tmp_path: Path, sh
     merge(run, tmp_path / "merged", "fp32")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
     rows = score.Rows.of(run, AutoTokenizer.from_pretrained(tmp_path / "merged"))
-    _, columns = score.evaluate(model, rows, run, loading.numerics(run))
+    _, columns = score.evaluate(model, rows, run)
     kept = read(run.folder, run.name)
     spread = np.ptp(kept.columns["score"])
     assert spread > 5e-4  # random BERT learns little
@@ -74,9 +74,8 @@ def test_a_run_is_loaded_as_it_ran(trained: Trained, quant: str | None, precisio
     if quant in ("nf4", "int8"):
         pytest.importorskip("bitsandbytes")
     run = trained("llama", quant=quant, trainer__precision=precision, optim__lr=0.005)
-    settings = loading.numerics(run)
-    model, tokenizer = loading.as_run(run, settings)
-    _, columns = score.evaluate(model, score.Rows.of(run, tokenizer), run, settings)
+    model, tokenizer = loading.as_run(run)
+    _, columns = score.evaluate(model, score.Rows.of(run, tokenizer), run)
     kept = read(run.folder, run.name)
     assert np.ptp(kept.columns["score"]) > 0.01
     np.testing.assert_allclose(columns["score"], kept.columns["score"], atol=1e-6)
@@ -106,7 +105,7 @@ def test_a_quantized_base_is_dequantized_first(trained: Trained, tmp_path: Path,
         pytest.importorskip("bitsandbytes")
     run = trained(shape, quant=quant)
     errors = merge(run, tmp_path / "merged", "fp32")["logits"]["relative_errors"]
-    model, tokenizer = loading.as_run(run, loading.numerics(run))
+    model, tokenizer = loading.as_run(run)
     wanted = logits(model, tokenizer, TEXTS)
     close = {"nf4": 1e-5, "int8": 0.1, "bf16": 0.05}[quant]  # LLM.int8 rounds activations as well
     assert errors["merged"] < 1e-5 and errors["dequantized"] < close

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,17 +13,13 @@ import pytest
 import torch
 
 from rankwise.adapters import loading, score
-from rankwise.adapters.factors import Delta, read
-from rankwise.adapters.runs import Run
+from rankwise.adapters.factors import read
+from rankwise.adapters.runs import Run, open_run
 from rankwise.adapters.shrink import shrink
 from rankwise.cli import main
+from rankwise.errors import Refused
 
 Trained = Callable[..., Run]
-
-
-def dense(delta: Delta) -> torch.Tensor:
-    assert delta.a is not None
-    return delta.b @ delta.a
 
 
 @pytest.mark.parametrize(("shape", "method"), [("bert", "lora"), ("gpt2", "rslora"), ("llama", "lora")])
@@ -34,8 +31,8 @@ def test_each_module_is_truncated_to_its_leading_singular_values(
     before, after = (read(place, "test").deltas for place in (run.adapter, tmp_path / "small"))
     assert before.keys() == after.keys()
     for name, delta in before.items():
-        u, s, v = torch.linalg.svd(dense(delta), full_matrices=False)
-        torch.testing.assert_close(dense(after[name]), u[:, :3] * s[:3] @ v[:3], rtol=1e-4, atol=1e-7)
+        u, s, v = torch.linalg.svd(delta.dense(), full_matrices=False)
+        torch.testing.assert_close(after[name].dense(), u[:, :3] * s[:3] @ v[:3], rtol=1e-4, atol=1e-7)
         assert found["modules"][name]["kept_energy"] == pytest.approx(float((s[:3] ** 2).sum() / (s**2).sum()))
     assert found["ranks"]["before"]["max"] == 8 and found["ranks"]["after"]["max"] == 3
     assert found["adapter_bytes"]["after"] == sum(f.stat().st_size for f in (tmp_path / "small").glob("*.safetensors"))
@@ -44,14 +41,16 @@ def test_each_module_is_truncated_to_its_leading_singular_values(
 
 
 @pytest.mark.parametrize(("shape", "method"), [("bert", "lora"), ("gpt2", "lora"), ("llama", "pissa")])
-def test_the_whole_rank_gives_the_same_logits(trained: Trained, tmp_path: Path, shape: str, method: str) -> None:
+def test_the_whole_rank_gives_the_same_logits(
+    trained: Trained, copied: Callable[[Run], Path], tmp_path: Path, shape: str, method: str
+) -> None:
     run = trained(shape, method)
-    found = shrink(run, None, 1.0, tmp_path / "same")
-    settings = loading.numerics(run)
+    found, other = shrink(run, None, 1.0, tmp_path / "same"), copied(run)
+    shutil.copytree(tmp_path / "same", other / "adapter", dirs_exist_ok=True)
     logits = []
-    for place in (run.adapter, tmp_path / "same"):
-        model, tokenizer = loading.as_run(run, settings, place)
-        logits.append(score.logits(model, score.Rows.of(run, tokenizer), settings))
+    for each in (run, open_run(other)):
+        model, tokenizer = loading.as_run(each)
+        logits.append(score.logits(model, score.Rows.of(each, tokenizer), loading.numerics(each)))
     assert score.relative(logits[1], logits[0]) < 1e-5
     assert found["difference"]["value"] == 0 and found["kept_energy"] == pytest.approx(1)
 
@@ -61,7 +60,7 @@ def test_energy_gives_every_module_the_least_rank_that_keeps_it(trained: Trained
     found = shrink(run, None, 0.8, tmp_path / "small")
     small = read(tmp_path / "small", "test")
     for name, delta in read(run.adapter, "test").deltas.items():
-        squared = torch.linalg.svdvals(dense(delta)) ** 2
+        squared = torch.linalg.svdvals(delta.dense()) ** 2
         rank = small.ranks[name]
         assert float(squared[:rank].sum() / squared.sum()) >= 0.8 > float(squared[: rank - 1].sum() / squared.sum())
     assert len(set(small.ranks.values())) > 1  # so that patterns of ranks are read back
@@ -75,7 +74,7 @@ def test_ranks_by_pattern_are_respected(trained: Trained, tmp_path: Path) -> Non
     assert {rank for name, rank in after.ranks.items() if name.endswith("query")} == {2}
     assert {rank for name, rank in after.ranks.items() if not name.endswith("query")} == {4}
     for name in (name for name in after.ranks if name.endswith("query")):
-        torch.testing.assert_close(dense(after.deltas[name]), dense(before.deltas[name]), rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(after.deltas[name].dense(), before.deltas[name].dense(), rtol=1e-4, atol=1e-7)
 
 
 def test_the_dense_change_is_never_made(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,16 +119,12 @@ def test_other_adapters_are_refused_by_name(trained: Trained, capsys: pytest.Cap
     assert {"dora": "use_dora", "ia3": "IA3", "adalora": "ADALORA"}[method] in capsys.readouterr().err
 
 
-def test_rows_that_the_run_was_not_tested_on_are_told(
-    trained: Trained, copied: Callable[[Run], Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_was_tested_on_other_rows_is_refused(trained: Trained, copied: Callable[[Run], Path]) -> None:
     place = copied(trained())
     table = pq.read_table(place / "predictions.parquet").to_pandas()
     pq.write_table(pa.Table.from_pandas(table.assign(item=table["item"] + 1)), place / "predictions.parquet")
-    assert main(["adapter", "shrink", str(place), "--rank", "2"]) == 0
-    assert "not the rows that the run was tested on" in capsys.readouterr().out
-    assert main(["adapter", "shrink", str(trained().folder), "--rank", "2"]) == 0
-    assert "not the rows" not in capsys.readouterr().out
+    with pytest.raises(Refused, match="tested on other rows"):
+        shrink(open_run(place), 2, None)
 
 
 def test_output(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedModel
 
 from rankwise.adapters import loading
-from rankwise.adapters import swap as module
+from rankwise.adapters.loading import Shared, Tensors
 from rankwise.adapters.runs import Run
 from rankwise.adapters.swap import swap
 from rankwise.cli import main
@@ -51,16 +50,13 @@ def test_on_a_quantized_base(trained: Trained) -> None:
 def test_what_differs_is_told_and_the_exit_code_says_so(
     trained: Trained, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = module.shared
+    real, broken = Shared._add, trained(data_seed=1)
 
-    def broken(runs: list[Run]) -> tuple[PreTrainedModel, object]:
-        model, tokenizer = real(runs)
-        for name, parameter in model.named_parameters():
-            if f"lora_B.{module.name_of(runs[1])}" in name:
-                parameter.data.mul_(1.5)
-        return model, tokenizer
+    def add(self: Shared, run: Run, tensors: Tensors) -> None:
+        larger = {name: value * 1.5 if "lora_B" in name else value for name, value in tensors.items()}
+        real(self, run, larger if run.key == broken.key else tensors)
 
-    monkeypatch.setattr(module, "shared", broken)
+    monkeypatch.setattr(Shared, "_add", add)
     folders = [str(trained().folder), str(trained(data_seed=1).folder)]
     assert main(["adapter", "swap", *folders, "--json"]) == 1
     assert [row["same"] for row in json.loads(capsys.readouterr().out)["adapters"]] == [True, False]

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from rankwise import analysis
 from rankwise.adapters.factors import Delta
+from rankwise.analysis import measures as analysis
 from rankwise.analysis.measures import nearest_cosines
 
 
@@ -90,7 +90,7 @@ def test_amplification_of_a_direction_that_the_base_has_little_of() -> None:
     found = analysis.amplification(base, delta)
     norm = math.sqrt(float((values**2).sum()))
     assert (found.rank, found.update, found.by_update, found.by_base) == pytest.approx((1, 6, 2, 9))
-    assert (found.factor, found.factor_by_base) == pytest.approx((3, 6 / 9))
+    assert (found.factor, found.to_dict()["factor_by_base"]) == pytest.approx((3, 6 / 9))
     assert found.by_chance == pytest.approx(norm / 8)
     two = analysis.amplification(base, 6 * u[:, 2:3] @ v[:, 2:3].T + 5 * u[:, 1:2] @ v[:, 1:2].T, rank=2)
     assert (two.update, two.by_update, two.by_base) == pytest.approx(tuple(map(math.sqrt, (61, 20, 97))))

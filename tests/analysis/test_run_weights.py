@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from rankwise import analysis
 from rankwise.adapters import factors, loading
 from rankwise.adapters.runs import Run
-from rankwise.analysis import starts
+from rankwise.analysis import initial
 from rankwise.analysis.weights import labels, place
 from rankwise.errors import Refused
 
@@ -21,7 +21,7 @@ def test_full_fine_tuning_is_what_its_file_holds(full: Run) -> None:
     saved = load_file(full.adapter / "model.safetensors")
     for name, weights in analysis.load(full.folder).items():
         torch.testing.assert_close((weights.base.double() + weights.delta.b).float(), saved[f"{name}.weight"])
-        assert weights.rank is None and weights.scale is None
+        assert weights.delta.rank is None
 
 
 def test_lora_comes_as_factors_with_its_scale(low: Run) -> None:
@@ -30,8 +30,8 @@ def test_lora_comes_as_factors_with_its_scale(low: Run) -> None:
     file = load_file(low.adapter / "adapter_model.safetensors")
     for name, weights in found.items():
         a, b = (file[f"base_model.model.{name}.lora_{side}.weight"].double() for side in "AB")
-        assert weights.rank == 2 and weights.scale == low.record.lora["scale"]
-        torch.testing.assert_close(weights.delta.b @ weights.delta.a, weights.scale * b @ a)
+        assert weights.delta.rank == 2
+        torch.testing.assert_close(weights.delta.dense(), low.record.lora["scale"] * b @ a)
 
 
 def test_runs_together_have_the_layers_that_all_changed(low: Run, full: Run) -> None:
@@ -61,7 +61,7 @@ def test_a_dense_update_of_a_fused_layer_in_few_bits(ran: Callable[..., Run]) ->
     assert {place(name)[1] for name in analysis.load(dora.folder)} == {"qkv"}
     apart, plain = analysis.together([dora, lora])
     for name, weights in apart.modules.items():
-        assert name.endswith((".q", ".v")) and weights.rank is None and plain.modules[name].rank == 2
+        assert name.endswith((".q", ".v")) and weights.delta.rank is None and plain.modules[name].delta.rank == 2
     assert apart.rank == 2
 
 
@@ -76,7 +76,7 @@ def test_a_base_in_few_bits_is_what_it_stood_for(ran: Callable[..., Run], low: R
 
 def test_the_start_is_what_the_run_drew(ran: Callable[..., Run]) -> None:
     frozen = ran(method="lora_fa", method__rank=2)  # its A is never trained
-    drawn = starts.drawn(frozen)
+    drawn = initial.drawn(frozen)
     assert isinstance(drawn, dict)
     for name, delta in factors.read(frozen.adapter, "test").deltas.items():
         assert torch.equal(drawn[name].a, delta.a) and not drawn[name].b.any()
@@ -84,7 +84,7 @@ def test_the_start_is_what_the_run_drew(ran: Callable[..., Run]) -> None:
 
 def test_a_start_out_of_the_base_is_read_from_the_file(ran: Callable[..., Run]) -> None:
     pissa = ran(method="pissa", method__rank=2)
-    drawn, trained = starts.drawn(pissa), starts.trained(pissa)
+    drawn, trained = initial.drawn(pissa), initial.trained(pissa)
     assert isinstance(drawn, dict)
     for name, delta in factors.read(pissa.adapter, "test").deltas.items():
         torch.testing.assert_close(trained[name].b @ trained[name].a + drawn[name].b @ drawn[name].a, delta.b @ delta.a)
@@ -94,7 +94,7 @@ def test_a_start_out_of_the_base_is_read_from_the_file(ran: Callable[..., Run]) 
 @pytest.mark.parametrize(("key", "value", "why"), [("init", "eva", "data"), ("init_from", "RUN", "init_from")])
 def test_a_start_that_is_not_known_says_why(low: Run, key: str, value: str, why: str) -> None:
     other = replace(low, config=replace(low.config, method=replace(low.config.method, **{key: value})))
-    assert why in str(starts.drawn(other))
+    assert why in str(initial.drawn(other))
 
 
 def test_labels_tell_runs_apart(low: Run, high: Run, ran: Callable[..., Run]) -> None:

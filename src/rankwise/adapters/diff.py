@@ -7,11 +7,9 @@ import warnings
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from rankwise.adapters import factors, loading, merge
+from rankwise.adapters.factors import Delta, Deltas
 from rankwise.adapters.runs import Run
 from rankwise.compare import on_rows
 from rankwise.config import ADAPTERS, BASELINES, plain
@@ -22,17 +20,11 @@ from rankwise.tracking.predictions import Unreadable, read
 
 
 def diff(one: Run, other: Run) -> dict[str, Any]:
-    """Config keys, modules and scores that differ. What cannot be compared says why instead."""
-    return {
-        "runs": [one.name, other.name], "config": configs(one, other), "same_base": one.base == other.base,
-        **_modules(one, other), "scores": scores(one, other),
-    }  # fmt: skip
-
-
-def configs(one: Run, other: Run) -> dict[str, list[Any]]:
-    """Keys with two values, both of them."""
+    """Config keys, layers and scores that differ. What cannot be compared says why instead."""
     a, b = _flat(plain(one.config)), _flat(plain(other.config))
-    return {key: [a.get(key), b.get(key)] for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
+    configs = {key: [a.get(key), b.get(key)] for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
+    told = {"runs": [one.name, other.name], "config": configs, "same_base": one.base == other.base}
+    return told | _modules(one, other) | {"scores": scores(one, other)}
 
 
 def scores(one: Run, other: Run) -> dict[str, Any]:
@@ -54,29 +46,23 @@ def scores(one: Run, other: Run) -> dict[str, Any]:
     return {"metrics": found, "not_paired": None}
 
 
-def compare(a: factors.Delta, b: factors.Delta) -> dict[str, Any]:
-    """‖ΔW − ΔW'‖ / ‖ΔW‖ and the cosine of the two, null where a norm is zero."""
-    aa, bb, ab = a.dot(a), b.dot(b), a.dot(b)
-    return {
-        "norms": [math.sqrt(max(0.0, aa)), math.sqrt(max(0.0, bb))],
-        "distance": math.sqrt(max(0.0, aa + bb - 2 * ab) / aa) if aa > 0 else None,
-        "cosine": max(-1.0, min(1.0, ab / math.sqrt(aa * bb))) if aa > 0 and bb > 0 else None,
-    }
-
-
-def deltas(run: Run) -> dict[str, factors.Delta]:
-    """ΔW by module: of plain LoRA from its file alone, of other methods by merging and subtracting the base."""
-    if run.config.method.name in ADAPTERS and factors.why_not_plain(loading.adapter_config(run.adapter)) is None:
+def deltas(run: Run) -> Deltas:
+    """ΔW by layer, where it is not zero: of plain LoRA from its file alone, else merged less the base."""
+    if is_plain(run):
         return factors.read(run.adapter, "diff").deltas
     lm, _ = loading.dense_base(run)
     fused.join(lm)  # a quantized one comes in parts, a merged model does not
-    before = {name: _dense(layer).clone() for name, layer in block_linears(lm)}
+    before = {name: loading.dense(layer).clone() for name, layer in block_linears(lm)}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "fan_in_fan_out")  # the adapter was made for parts that lie the other way
         merged = merge.fold(loading.adapted(lm, run), run)
-    after = {name: _dense(layer) for name, layer in block_linears(merged)}
-    changed = {name: (after[name].double() - weight.double()) for name, weight in before.items()}
-    return {name: factors.Delta(change, None) for name, change in changed.items() if bool(change.any())}
+    changes = ((name, loading.dense(layer).double() - before[name]) for name, layer in block_linears(merged))
+    return {name: Delta(change, None) for name, change in changes if bool(change.any())}
+
+
+def is_plain(run: Run) -> bool:
+    """Whether the run left factors of plain LoRA."""
+    return run.config.method.name in ADAPTERS and factors.why_not_plain(loading.adapter_config(run.adapter)) is None
 
 
 def why_none(run: Run) -> str | None:
@@ -86,44 +72,36 @@ def why_none(run: Run) -> str | None:
         return f"method={name} trains no model"
     if name == "full" and not (run.adapter / "model.safetensors").is_file():
         return "method=full kept no weights (trainer.save_full=false)"
-    if name in ("head", "bitfit", "bottleneck"):
-        return f"method={name} changes no weight matrix of the blocks"
-    return None
+    return f"method={name} changes no weight matrix of the blocks" if name in ("head", "bitfit", "bottleneck") else None
 
 
 def _modules(one: Run, other: Run) -> dict[str, Any]:
-    reasons = [why for run in (one, other) if (why := why_none(run))]
-    if reasons:
-        return {
-            "modules": {},
-            "all_modules": None,
-            "not_compared": "; ".join(dict.fromkeys(reasons)),
-            "only_in": [[], []],
-        }
+    found: dict[str, Any] = {"modules": {}, "all_modules": None, "only_in": [[], []], "not_compared": None}
+    if reasons := dict.fromkeys(filter(None, map(why_none, (one, other)))):
+        return found | {"not_compared": "; ".join(reasons)}
     a, b = deltas(one), deltas(other)
     both = [name for name in a if name in b and a[name].sides == b[name].sides]
-    only = [sorted(set(x) - set(both)) for x in (a, b)]
-    total = [sum(p[name].dot(q[name]) for name in both) for p, q in ((a, a), (b, b), (a, b))]
+    if not both:
+        found["not_compared"] = "the runs adapt no module in common"
+    products = {name: (a[name].dot(a[name]), b[name].dot(b[name]), a[name].dot(b[name])) for name in both}
+    aa, bb, ab = (sum(column) for column in zip(*products.values(), strict=True)) if both else (0.0, 0.0, 0.0)
+    found["modules"] = {name: _apart(*each) for name, each in products.items()}
+    found["all_modules"] = _apart(aa, bb, ab) if aa and bb else None
+    found["only_in"] = [sorted(set(each) - set(both)) for each in (a, b)]
+    return found
+
+
+def _apart(aa: float, bb: float, ab: float) -> dict[str, Any]:
+    """‖ΔW − ΔW'‖ / ‖ΔW‖ and the cosine of the two, of their inner products; null where a norm is zero."""
     return {
-        "modules": {name: compare(a[name], b[name]) for name in both}, "all_modules": _all(*total), "only_in": only,
-        "not_compared": None if both else "the runs adapt no module in common",
-    }  # fmt: skip
-
-
-def _all(aa: float, bb: float, ab: float) -> dict[str, float] | None:
-    if not aa or not bb:
-        return None
-    return {"distance": math.sqrt(max(0.0, aa + bb - 2 * ab) / aa), "cosine": ab / math.sqrt(aa * bb)}
-
-
-def _dense(layer: nn.Module) -> torch.Tensor:
-    weight = layer.get_parameter("weight").detach()
-    return weight.T if isinstance(layer, Conv1D) else weight
+        "norms": [math.sqrt(max(0.0, square)) for square in (aa, bb)],
+        "distance": math.sqrt(max(0.0, aa + bb - 2 * ab) / aa) if aa > 0 else None,
+        "cosine": max(-1.0, min(1.0, ab / math.sqrt(aa * bb))) if aa > 0 and bb > 0 else None,
+    }
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in values.items():
-        nested = isinstance(value, dict)
-        found |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found

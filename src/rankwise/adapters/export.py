@@ -1,4 +1,4 @@
-"""An adapter for people without rankwise: plain PEFT, the tokenizer, and a card that says what it is."""
+"""An adapter for people without rankwise: what the run left, the tokenizer, and a card that says what it is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rankwise import assets
-from rankwise.adapters import card, files, joined, loading
+from rankwise.adapters import card, factors, files, loading
 from rankwise.adapters.runs import Run, base_asset
 from rankwise.model.methods.warm import ADAPTER_FILE
 from rankwise.tasks import data, scores
@@ -16,28 +16,26 @@ from rankwise.tasks import data, scores
 def export(run: Run, out: Path) -> dict[str, Any]:
     """Write adapter, config, tokenizer and card to ``out``; returns what was written."""
     files.refuse_taken(out)
-    loading.check(run, run.adapter)
-    asset = base_asset(run)
-    tokenizer = loading.load_tokenizer(run)
+    loading.check(run)
+    asset, tokenizer, notes = base_asset(run), loading.load_tokenizer(run), list[str]()
     with files.whole(out) as folder:
         for name in (ADAPTER_FILE, "adapter_config.json"):
             shutil.copyfile(run.adapter / name, folder / name)
-        notes = joined.rewrite(folder)
+        if any(map(factors.of_part, loading.shapes(folder))):
+            lora = factors.read(folder, "an adapter on a part of a fused layer, for PEFT,")
+            notes = factors.write(folder, lora.deltas, lora.config, lora.others)
         tokenizer.save_pretrained(str(folder))
         card.write(folder, run, asset, "adapter", notes, _scorer(run))
-        kind = loading.kind(loading.adapter_config(folder))
         size, names = files.weight_bytes(folder), sorted(file.name for file in folder.iterdir())
-    return {
-        "run": run.name, "out": str(out), "base": {"source": asset.source, "fingerprint": asset.fingerprint},
-        "peft_type": kind, "weight_bytes": size,
-        "files": names, "scores": {name: {"value": value, "low": low, "high": high, "n": n}
-                                   for name, value, low, high, n in card.intervals(run)},
-    }  # fmt: skip
+        kind = loading.kind(loading.adapter_config(folder))
+    base = {"source": asset.source, "fingerprint": asset.fingerprint}
+    told = {"run": run.name, "out": str(out), "base": base, "peft_type": kind, "weight_bytes": size, "files": names}
+    return told | {"scores": card.intervals(run)}
 
 
-def _scorer(run: Run) -> scores.Scorer | scores.TokenScorer | None:
+def _scorer(run: Run) -> Any:
     """How a regression's logit becomes a value: it needs the mean and spread of the training labels."""
-    if run.classes:
+    if run.config.task.kind != "regression":
         return None
     rows = data.load(run.config.task, assets.resolve(run.config.task, progress=False), run.config.data_seed)
     return scores.scorer_for(run.config.task.kind, None, rows.train.labels)

@@ -26,8 +26,12 @@ def refuse_taken(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole(out: Path) -> Iterator[Path]:
-    """A folder to write into that becomes ``out`` when the block ends well, and vanishes otherwise."""
+def whole(out: Path | None) -> Iterator[Path]:
+    """A folder to write into that becomes ``out`` when the block ends well, and vanishes otherwise or without one."""
+    if out is None:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+        return
     out = out.expanduser().absolute()
     refuse_taken(out)
     out.parent.mkdir(parents=True, exist_ok=True)

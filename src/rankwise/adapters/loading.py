@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoTokenizer
+from transformers.pytorch_utils import Conv1D
 
 from rankwise.adapters.runs import Run, base_asset
 from rankwise.config import ADAPTERS
@@ -27,8 +30,11 @@ from rankwise.model.restore import with_weights
 from rankwise.model.skeleton import architecture, skeleton
 from rankwise.model.targets import modules_named
 
+if TYPE_CHECKING:
+    from rankwise.adapters.factors import Delta
+
+PREFIX = "base_model.model."  # of names in an adapter's file
 Tensors = dict[str, torch.Tensor]
-Shapes = dict[str, tuple[int, ...]]
 
 
 def numerics(run: Run) -> Numerics:
@@ -64,21 +70,22 @@ def load_tokenizer(run: Run) -> Any:
     return tokenizer
 
 
-def stored_base(run: Run, settings: Numerics) -> tuple[nn.Module, Any]:
+def stored_base(run: Run) -> tuple[nn.Module, Any]:
     """The base in the storage that the run kept it in."""
-    lm, tokenizer = load_base(run)
+    settings, (lm, tokenizer) = numerics(run), load_base(run)
     store(lm, run.config, base.head_names(lm), settings.precision, settings.device)
     return lm, tokenizer
 
 
-def as_run(run: Run, settings: Numerics, folder: Path | None = None) -> tuple[nn.Module, Any]:
-    """The model as its run tested it, or with the adapter of another ``folder``, and the tokenizer."""
-    lm, tokenizer = stored_base(run, settings)
-    return ready(adapted(lm, run, folder), settings), tokenizer
+def as_run(run: Run) -> tuple[nn.Module, Any]:
+    """The model as its run tested it, and the tokenizer."""
+    lm, tokenizer = stored_base(run)
+    return ready(adapted(lm, run), run), tokenizer
 
 
-def ready(model: nn.Module, settings: Numerics) -> nn.Module:
+def ready(model: nn.Module, run: Run) -> nn.Module:
     """On its device and in eval mode; all of it in 16 bit where the run trained so, as Lightning makes it."""
+    settings = numerics(run)
     if settings.precision == "bf16_true":
         model.to(torch.bfloat16)
     return model.to(settings.device).eval()
@@ -98,51 +105,51 @@ def dense_base(run: Run) -> tuple[nn.Module, Any]:
     return lm.float(), tokenizer
 
 
-def adapted(lm: nn.Module, run: Run, folder: Path | None = None) -> nn.Module:
-    """The base with the run's weights, or with those of another ``folder`` in the same form; in eval mode.
+def adapted(lm: nn.Module, run: Run) -> nn.Module:
+    """The base with the run's weights, in eval mode.
 
     Raises Refused for files that are broken, or that belong to another base or method.
     """
     if run.config.method.name in ADAPTERS:
-        check(run, folder or run.adapter)
-    return placed(lm, run, folder)
+        check(run)
+    return placed(lm, run)
 
 
-def placed(lm: nn.Module, run: Run, folder: Path | None = None) -> nn.Module:
+def placed(lm: nn.Module, run: Run) -> nn.Module:
     """``adapted`` without its check."""
-    folder = folder or run.adapter
     try:
         with warnings.catch_warnings(), quiet_peft():
             warnings.filterwarnings("ignore", ".*adapter keys.*")  # a check of ours comes before
-            return with_weights(lm, copy.deepcopy(run.config), folder).eval()
+            return with_weights(lm, copy.deepcopy(run.config), run.adapter).eval()
     except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
-        raise Refused(f"{folder}: its weights do not fit this base ({base.reason(error)})") from None
+        raise Refused(f"{run.adapter}: its weights do not fit this base ({base.reason(error)})") from None
 
 
-def check(run: Run, folder: Path) -> None:
+def check(run: Run) -> None:
     """Refuse an adapter file that is torn, or whose names and shapes are not those of its config on the run's base."""
-    file, found = folder / ADAPTER_FILE, shapes(folder)
+    file, found = run.adapter / ADAPTER_FILE, shapes(run.adapter)
     config = architecture(run.config.model, base_asset(run))
     lm = skeleton(config, run.config.task.kind, run.outputs, attention(run))
-    settings = adapter_config(folder)
+    settings = adapter_config(run.adapter)
     fused.split_for(lm, settings)
     try:
         with warnings.catch_warnings(), quiet_peft():
             warnings.simplefilter("ignore")  # PEFT's advice on training it
             model = get_peft_model(lm, settings, low_cpu_mem_usage=True)
-            wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
+            state = get_peft_model_state_dict(model, save_embedding_layers=False)
     except CANNOT as error:
-        raise Refused(f"{folder}: an adapter for another base ({base.reason(error)})") from None
-    if odd := sorted(found.keys() ^ wanted.keys()):
+        raise Refused(f"{run.adapter}: an adapter for another base ({base.reason(error)})") from None
+    if odd := sorted(found.keys() ^ state.keys()):
         where = "holds" if odd[0] in found else "lacks"
         more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
         raise Refused(f"{file}: {where} {odd[0]}{more}, unlike an adapter of this run for this base")
-    for name, value in wanted.items():
+    for name, value in state.items():
         if found[name] != tuple(value.shape):
-            raise Refused(f"{file}: {name} is {_sides(found[name])}, this base needs {_sides(tuple(value.shape))}")
+            here, needed = (" × ".join(map(str, shape)) for shape in (found[name], value.shape))
+            raise Refused(f"{file}: {name} is {here}, this base needs {needed}")
 
 
-def shapes(folder: Path) -> Shapes:
+def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes in an adapter's file. Raises Refused for a file that is missing or torn."""
     file = folder / ADAPTER_FILE
     try:
@@ -168,19 +175,64 @@ def kind(config: PeftConfig) -> str:
     return str(getattr(config.peft_type, "value", config.peft_type))
 
 
-def head_tensors(run: Run, lm: nn.Module) -> Tensors:
-    """The run's trained head, by the parameters' names in the base."""
-    heads, prefix = base.head_names(lm), "base_model.model."
-    found = {name.removeprefix(prefix): value for name, value in load_file(run.adapter / ADAPTER_FILE).items()}
-    return {name: value for name, value in found.items() if name.split(".")[0] in heads}
+def dense(layer: nn.Module) -> torch.Tensor:
+    """The weight of a linear layer as (out, in); GPT-2's lie the other way round."""
+    weight = layer.get_parameter("weight").detach()
+    return weight.T if isinstance(layer, Conv1D) else weight
 
 
-def put_head(lm: nn.Module, tensors: Tensors) -> None:
-    """Set the head's parameters, whatever their size was; hooks on its modules stay."""
-    for name, value in tensors.items():
-        parent, _, leaf = name.rpartition(".")
-        setattr(lm.get_submodule(parent), leaf, nn.Parameter(value.clone(), requires_grad=False))
+def put_factors(model: nn.Module, deltas: Mapping[str, Delta]) -> None:
+    """Set ΔW of a model's only LoRA adapter; a lower rank is filled up with zeros."""
+    for name, delta in deltas.items():
+        layer = model.get_submodule(PREFIX + name)
+        assert isinstance(layer, LoraLayer) and delta.a is not None
+        (adapter,) = layer.lora_A
+        a, b = layer.lora_A[adapter].weight.data.zero_(), layer.lora_B[adapter].weight.data.zero_()
+        a[: len(delta.a)] = delta.a.to(a)
+        b[:, : len(delta.a)] = (delta.b / layer.scaling[adapter]).to(b)
 
 
-def _sides(shape: tuple[int, ...]) -> str:
-    return " × ".join(map(str, shape))
+class Shared:
+    """One base with the adapters of several runs by their keys. Heads and what else was trained whole stay beside it:
+    PEFT combines no adapters that bring modules of their own.
+
+    Raises Refused for kinds of adapters that PEFT does not mix.
+    """
+
+    model: PeftModel
+
+    def __init__(self, runs: list[Run]) -> None:
+        self.lm, self.tokenizer = stored_base(runs[0])
+        self.heads, self.whole = base.head_names(self.lm), dict[str, Tensors]()
+        names = set(self.lm.state_dict())
+        for run in runs:
+            tensors = load_file(run.adapter / ADAPTER_FILE)
+            bare = {name.removeprefix(PREFIX): value for name, value in tensors.items()}
+            self.whole[run.key] = {name: value for name, value in bare.items() if name in names}
+            own = {name: value for name, value in tensors.items() if name.removeprefix(PREFIX) not in names}
+            try:
+                self._add(run, own)
+            except CANNOT as error:  # one is on query and value, the other on the layer that fuses them
+                raise Refused(f"{run.folder}: not beside {runs[0].name} on one base ({base.reason(error)})") from None
+        ready(self.model, runs[0])
+
+    def _add(self, run: Run, tensors: Tensors) -> None:
+        config = adapter_config(run.adapter)
+        config.task_type = config.modules_to_save = None
+        fused.split_for(self.lm, config)
+        with warnings.catch_warnings(), quiet_peft():
+            warnings.simplefilter("ignore")
+            if hasattr(self, "model"):
+                self.model.add_adapter(run.key, config)
+            else:
+                self.model = get_peft_model(self.lm, config, adapter_name=run.key)
+            set_peft_model_state_dict(self.model, tensors, adapter_name=run.key)
+
+    def activate(self, run: Run, adapter: str | None = None) -> None:
+        """Switch to a run's adapter, or to another ``adapter``, with the run's head."""
+        self.model.set_adapter(adapter or run.key, inference_mode=True)
+        for name, value in self.whole[run.key].items():
+            parent, _, leaf = name.rpartition(".")
+            module = self.lm.get_submodule(parent)
+            now = getattr(module, leaf)
+            setattr(module, leaf, nn.Parameter(value.to(now.device, now.dtype), requires_grad=False))

@@ -30,16 +30,15 @@ def merge(run: Run, out: Path, dtype: str) -> dict[str, Any]:
     A quantized base is dequantized first: merging into few bits rounds ΔW away, as it is smaller than their steps.
     Raises Refused for a method that is no change of weights, and where the written model is not the same in fp32.
     """
-    refuse_unmergeable(run)
+    _refuse_unmergeable(run)
     files.refuse_taken(out)
     errors: dict[str, float] = {}
     lm, tokenizer = loading.dense_base(run)
     model = loading.adapted(lm, run)
-    rows = score.Rows.of(run, tokenizer)
+    rows, quant = score.Rows.of(run, tokenizer), run.config.quant.kind
     before = score.logits(model, rows)
-    if run.config.quant.kind is not None:
-        settings = loading.numerics(run)
-        as_run = score.logits(loading.as_run(run, settings)[0], rows, settings)
+    if quant is not None:
+        as_run = score.logits(loading.as_run(run)[0], rows, loading.numerics(run))
         errors["dequantized"] = score.relative(before, as_run)
     merged = fold(model, run)
     errors["merged"] = score.relative(score.logits(merged, rows), before)
@@ -49,26 +48,33 @@ def merge(run: Run, out: Path, dtype: str) -> dict[str, Any]:
         errors["written"] = score.relative(score.logits(again, rows), before)
         if dtype == "fp32":
             _refuse_inexact(run, errors["written"])
-        card.write(folder, run, base_asset(run), "merged", _notes(run, errors, dtype, len(before)), rows.scorer)
+        notes = [
+            f"the adapter is merged; logits of {len(before)} validation rows differ from base and adapter by "
+            f"{errors['written']:.1e} (relative, in {dtype})"
+        ]
+        if quant is not None:
+            lost = f"{errors['dequantized']:.1e}"
+            notes.append(
+                f"the base was dequantized from {quant} to fp32, which changes the logits of the run by {lost}"
+            )
+        card.write(folder, run, base_asset(run), "merged", notes, rows.scorer)
         size = files.weight_bytes(folder)
-    return {"run": run.name, "out": str(out), "dtype": dtype, "quant": run.config.quant.kind,
-            "logits": {"rows": len(before), "tolerance": TOLERANCE, "relative_errors": errors},
-            "weight_bytes": size}  # fmt: skip
+    logits = {"rows": len(before), "tolerance": TOLERANCE, "relative_errors": errors}
+    told = {"run": run.name, "out": str(out), "dtype": dtype, "quant": quant}
+    return told | {"logits": logits, "weight_bytes": size}
 
 
-def refuse_unmergeable(run: Run) -> None:
+def _refuse_unmergeable(run: Run) -> None:
     """Refuse, by name, what is no change of the base's weights, and what is a plain model already."""
-    name = run.config.method.name
+    name, why = run.config.method.name, None
     if name == "full":
-        raise Refused(
-            f"{run.folder}: method=full has no adapter to merge; with trainer.save_full its adapter/ is the model"
-        )
-    if name == "bottleneck":
-        raise Refused(
-            f"{run.folder}: method=bottleneck cannot be merged: it computes GELU behind layers, no change of W"
-        )
-    if name in SUBSPACE:
-        raise Refused(f"{run.folder}: method={name} cannot be merged: its few numbers move every weight of the model")
+        why = "has no adapter to merge; with trainer.save_full its adapter/ is the model"
+    elif name == "bottleneck":
+        why = "cannot be merged: it computes GELU behind layers, no change of W"
+    elif name in SUBSPACE:
+        why = "cannot be merged: its few numbers move every weight of the model"
+    if why:
+        raise Refused(f"{run.folder}: method={name} {why}")
     if name not in PARTIAL:
         config = loading.adapter_config(run.adapter)
         if config.is_prompt_learning or config.is_adaption_prompt:
@@ -84,7 +90,7 @@ def fold(model: nn.Module, run: Run) -> nn.Module:
             warnings.simplefilter("ignore")
             merged = model.merge_and_unload(safe_merge=True)
     except CANNOT as error:
-        kind = loading.kind(model.peft_config["default"])
+        kind = loading.kind(model.active_peft_config)
         raise Refused(f"{run.folder}: {kind} cannot be merged by PEFT ({reason(error)})") from None
     assert isinstance(merged, nn.Module)
     fused.join(merged)
@@ -94,14 +100,13 @@ def fold(model: nn.Module, run: Run) -> nn.Module:
 def _save(merged: Any, tokenizer: Any, folder: Path, run: Run, dtype: str) -> nn.Module:
     """Write the model, and read it back as anyone would."""
     plain = _plain(merged).to(DTYPES[dtype])
+    options = {"dtype": DTYPES[dtype], "trust_remote_code": False, "use_safetensors": True}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plain.save_pretrained(str(folder))
         tokenizer.save_pretrained(str(folder))
-        again: nn.Module = auto_class(run.config.task.kind, plain.config).from_pretrained(
-            str(folder), dtype=DTYPES[dtype], trust_remote_code=False, use_safetensors=True,
-            attn_implementation=loading.attention(run),
-        )  # fmt: skip
+        auto = auto_class(run.config.task.kind, plain.config)
+        again: nn.Module = auto.from_pretrained(str(folder), attn_implementation=loading.attention(run), **options)
     return again
 
 
@@ -122,19 +127,5 @@ def _plain(merged: Any) -> Any:
 
 def _refuse_inexact(run: Run, error: float) -> None:
     if not error <= TOLERANCE:
-        raise Refused(
-            f"{run.folder}: not merged, as the merged model's logits differ by {error:.1e} (allowed {TOLERANCE:g})"
-        )
-
-
-def _notes(run: Run, errors: dict[str, float], dtype: str, rows: int) -> list[str]:
-    said = [
-        f"the adapter is merged; logits of {rows} validation rows differ from base and adapter by "
-        f"{errors['written']:.1e} (relative, in {dtype})"
-    ]
-    if "dequantized" in errors:
-        said.append(
-            f"the base was dequantized from {run.config.quant.kind} to fp32, which changes the logits of the run by "
-            f"{errors['dequantized']:.1e}"
-        )
-    return said
+        said = f"the merged model's logits differ by {error:.1e} (allowed {TOLERANCE:g})"
+        raise Refused(f"{run.folder}: not merged, as {said}")

@@ -28,6 +28,11 @@ class Run:
         return self.folder.name
 
     @property
+    def key(self) -> str:
+        """Its adapter's name beside others in one model; PEFT allows no dots."""
+        return f"run_{self.record.run['id']}"
+
+    @property
     def adapter(self) -> Path:
         """Where its weights are."""
         return self.folder / "adapter"

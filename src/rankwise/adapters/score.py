@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from rankwise import assets
+from rankwise.adapters.loading import numerics
 from rankwise.adapters.runs import Run
 from rankwise.errors import Refused
 from rankwise.model.numerics import Numerics
@@ -36,11 +37,10 @@ class Rows:
     test: DataLoader[Any]
     scorer: Scorer | TokenScorer
     metric: str
-    own_test: bool  # whether the test rows are those of the run's predictions; an older version drew others
 
     @classmethod
     def of(cls, run: Run, tokenizer: Any) -> Rows:
-        """Raises Refused where the data are no longer those of the run."""
+        """Raises Refused where the data, or the rows that are drawn for the test, are no longer those of the run."""
         config = run.config
         loaded = data.load(config.task, assets.resolve(config.task, progress=False), config.data_seed)
         if loaded.fingerprint != run.record.provenance["data"]["fingerprint"]:
@@ -48,11 +48,11 @@ class Rows:
                 f"{run.folder}: its data have changed since it ran; they are {loaded.fingerprint} now and were "
                 f"{run.record.provenance['data']['fingerprint']}"
             )
+        if not _is_own_test(run, loaded.test):
+            raise Refused(f"{run.folder}: was tested on other rows than this version of rankwise draws; run it again")
         loaders = batches.Loaders.of(config, loaded, tokenizer)
-        return cls(
-            loaders.validation, loaders.test, scores.scorer_for(config.task.kind, loaded.classes, loaded.train.labels),
-            config.task.metric, _is_own_test(run, loaded.test),
-        )  # fmt: skip
+        scorer = scores.scorer_for(config.task.kind, loaded.classes, loaded.train.labels)
+        return cls(loaders.validation, loaders.test, scorer, config.task.metric)
 
 
 def logits(model: nn.Module, rows: Rows, settings: Numerics | None = None) -> torch.Tensor:
@@ -77,9 +77,10 @@ def relative(now: torch.Tensor, exact: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(now.double() - exact.double()) / torch.linalg.vector_norm(exact.double()))
 
 
-def evaluate(model: nn.Module, rows: Rows, run: Run, settings: Numerics) -> tuple[scores.Score, Columns]:
+def evaluate(model: nn.Module, rows: Rows, run: Run) -> tuple[scores.Score, Columns]:
     """The task's metric {value, se, n} on the test rows, computed as the run's own test was, and the predictions."""
-    found, columns = module.evaluate(FineTuner(model, rows.scorer, run.config.optim, 1), rows.test, settings)
+    tuner = FineTuner(model, rows.scorer, run.config.optim, 1)
+    found, columns = module.evaluate(tuner, rows.test, numerics(run))
     return found[rows.metric], columns
 
 

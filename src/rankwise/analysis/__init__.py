@@ -1,22 +1,8 @@
 """What finished runs learned, read from their weights: directions, ranks, amplification, intruders, truncation."""
 
-from rankwise.analysis.document import WHAT, analyze
-from rankwise.analysis.measures import (
-    Amplification,
-    amplification,
-    decomposed,
-    effective_rank,
-    energy_rank,
-    expected_similarity,
-    intruders,
-    nearest_cosines,
-    similarity,
-    stable_rank,
-)
-from rankwise.analysis.weights import Changed, Weights, load, opened, together
+from rankwise.analysis.analyses import WHAT, analyze
+from rankwise.analysis.measures import amplification, decomposed, effective_rank, energy_rank, stable_rank
+from rankwise.analysis.weights import load, together
 
-__all__ = [
-    "WHAT", "Amplification", "Changed", "Weights", "amplification", "analyze", "decomposed", "effective_rank",
-    "energy_rank", "expected_similarity", "intruders", "load", "nearest_cosines", "opened",
-    "similarity", "stable_rank", "together",
-]  # fmt: skip
+__all__ = ["WHAT", "amplification", "analyze", "decomposed", "effective_rank", "energy_rank"]
+__all__ += ["load", "stable_rank", "together"]

@@ -7,46 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
-from rankwise.adapters.factors import Delta, rank_for_energy
+from rankwise.adapters.factors import Delta, Svd, rank_for_energy
 
-SIDES = ("right", "left")
 EPSILONS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 TOP = 10  # singular vectors that are asked whether they intrude
 
 
-@dataclass(frozen=True)
-class Decomposed:
-    """Singular values ``s`` (k,), descending and not zero, with left ``u`` (out, k) and right ``v`` (in, k) vectors."""
-
-    u: torch.Tensor
-    s: torch.Tensor
-    v: torch.Tensor
-
-    def side(self, side: str) -> torch.Tensor:
-        """The vectors of the input side (``right``) or of the output side (``left``)."""
-        return self.v if side == "right" else self.u
-
-
-def decomposed(delta: Delta | torch.Tensor) -> Decomposed:
-    """The SVD without the directions of singular values that are zero: those are anybody's.
-
-    B = Q_b R_b and Aᵀ = Q_a R_a give B·A = Q_b (R_b R_aᵀ) Q_aᵀ, so that LoRA's costs an SVD of r × r.
-    """
-    if isinstance(delta, torch.Tensor):
-        delta = Delta(delta.double(), None)
-    if delta.a is None:
-        u, s, vt = torch.linalg.svd(delta.b.double(), full_matrices=False)
-        v = vt.T
-    else:
-        (q_b, r_b), (q_a, r_a) = torch.linalg.qr(delta.b), torch.linalg.qr(delta.a.T)
-        u, s, vt = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
-        u, v = q_b @ u, q_a @ vt.T
-    some = int((s > s[0] * max(delta.sides) * torch.finfo(s.dtype).eps).sum())
-    return Decomposed(u[:, :some], s[:some], v[:, :some])
+def decomposed(delta: Delta | torch.Tensor) -> Svd:
+    """The SVD without the directions of singular values that are zero: those are anybody's."""
+    whole = delta if isinstance(delta, Delta) else Delta(delta.double(), None)
+    found = whole.svd()
+    some = int((found.s > found.s[0] * max(whole.sides) * torch.finfo(found.s.dtype).eps).sum())
+    return Svd(found.u[:, :some], found.s[:some], found.v[:, :some])
 
 
 def similarity(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -102,17 +78,13 @@ class Amplification:
     @property
     def factor(self) -> float:
         """‖ΔW‖ / ‖UᵀWV‖: how much ΔW amplifies what W has in these directions."""
-        return self.update / self.by_update if self.by_update else math.nan
+        return self.to_dict()["factor"]
 
-    @property
-    def factor_by_base(self) -> float:
-        """The same in W's own top directions."""
-        return self.update / self.by_base if self.by_base else math.nan
-
-    @property
-    def factor_by_chance(self) -> float:
-        """The same in random directions: what a ΔW that knows nothing of W would have."""
-        return self.update / self.by_chance if self.by_chance else math.nan
+    def to_dict(self) -> dict[str, float]:
+        """With the same factor in W's own top directions, and in random ones: that of a ΔW that knows nothing of W."""
+        by = {"": self.by_update, "_by_base": self.by_base, "_by_chance": self.by_chance}
+        factors = {f"factor{name}": self.update / part if part else math.nan for name, part in by.items()}
+        return {key: value for key, value in asdict(self).items() if key != "rank"} | factors
 
 
 def amplification(base: torch.Tensor, delta: Delta | torch.Tensor, rank: int | None = None) -> Amplification:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rankwise.adapters.factors import Delta
-from rankwise.analysis import starts
+from rankwise.analysis import initial
 from rankwise.analysis.measures import decomposed, expected_similarity, similarity
 from rankwise.analysis.weights import Changed, labels
 from rankwise.config import ADAPTERS
@@ -23,7 +23,7 @@ BASE = "W"
 Directions = dict[str, torch.Tensor]  # (d, k) by layer, orthonormal columns, the most important first
 
 
-def analyse(changed: Sequence[Changed], side: str = "right", of: str = "delta") -> dict[str, Any]:
+def subspaces(changed: Sequence[Changed], side: str = "right", of: str = "delta") -> dict[str, Any]:
     """φ(i, j) of every pair of runs, and of every run against W, the mean over the layers.
 
     ``of`` is ΔW or LoRA's A alone; ``side`` right is that of the inputs (in), left that of the outputs (out). Each φ
@@ -56,12 +56,12 @@ def _update(changed: Changed, side: str, of: str) -> Directions:
         return {name: directions(weights.delta, side) for name, weights in changed.modules.items()}
     if changed.run.config.method.name not in ADAPTERS:
         raise Refused(f"{changed.run.folder}: method={changed.run.config.method.name} has no A; leave --of A away")
-    trained = starts.trained(changed.run)
+    trained = initial.trained(changed.run)
     return {name: _of_factor(trained[name], side) for name in changed.modules}
 
 
 def _start(changed: Changed, side: str) -> Directions | str:
-    drawn = starts.drawn(changed.run)
+    drawn = initial.drawn(changed.run)
     if isinstance(drawn, str):
         return drawn
     found = {name: _of_factor(drawn[name], side) for name in changed.modules}

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
-from transformers.pytorch_utils import Conv1D
 
-from rankwise.adapters import diff, factors, loading
+from rankwise.adapters import diff, loading
 from rankwise.adapters.factors import Delta
 from rankwise.adapters.runs import Run, open_run, same_base
-from rankwise.config import ADAPTERS, BASELINES
 from rankwise.errors import Refused
 from rankwise.model import fused
 from rankwise.model.fused import FUSED, PARTS
@@ -27,17 +24,11 @@ _OPTIONS = "give runs of method=lora, or of method=full with trainer.save_full=t
 class Weights:
     """A linear layer of one run: ``base`` is W₀ (out, in) in fp32, as the run's storage stood for it.
 
-    ``delta`` is ΔW in fp64, of LoRA as its factors with the scale in B; ``scale`` is that scale, None of a dense ΔW.
+    ``delta`` is ΔW in fp64, of LoRA as its factors with the scale in B.
     """
 
     base: torch.Tensor
     delta: Delta
-    scale: float | None
-
-    @property
-    def rank(self) -> int | None:
-        """Of LoRA's factors; None where ΔW is dense."""
-        return None if self.delta.a is None else self.delta.b.shape[1]
 
 
 @dataclass(frozen=True)
@@ -50,7 +41,7 @@ class Changed:
     @property
     def rank(self) -> int | None:
         """The largest of its factors, or that of an adapter of another kind; None of full fine-tuning."""
-        own = [weights.rank for weights in self.modules.values() if weights.rank]
+        own = [weights.delta.rank for weights in self.modules.values() if weights.delta.rank]
         return max(own) if own else self.run.record.lora.get("rank")
 
 
@@ -62,12 +53,8 @@ def load(folder: Path) -> dict[str, Weights]:
 def opened(folder: Path) -> Run:
     """A finished run with a ΔW. Raises Refused for a baseline, a method without ΔW and weights that were not kept."""
     run = open_run(folder)
-    name = run.config.method.name
-    if name == "full" and not (run.adapter / "model.safetensors").is_file():
-        raise Refused(f"{folder}: kept no weights; run it again with trainer.save_full=true")
     if why := diff.why_none(run):
-        what = "nothing to analyze" if name in BASELINES else "no ΔW"
-        raise Refused(f"{folder}: {what}, as {why}; {_OPTIONS}")
+        raise Refused(f"{folder}: there is no ΔW, as {why}; {_OPTIONS}")
     return run
 
 
@@ -93,10 +80,9 @@ def together(runs: list[Run], layer: int | None = None, module: str | None = Non
                     f"{run.folder}: {name} is {ours}, that of {runs[0].name} is {theirs}; give runs on one base"
                 )
     base = _base(runs[0], names)
-    scales = [_scales(run) for run in runs]
     return [
-        Changed(run, {name: Weights(base[name], each[name], scale.get(name)) for name in names})
-        for run, each, scale in zip(runs, deltas, scales, strict=True)
+        Changed(run, {name: Weights(base[name], each[name]) for name in names})
+        for run, each in zip(runs, deltas, strict=True)
     ]
 
 
@@ -121,23 +107,11 @@ def _label(run: Run) -> str:
     return f"{run.config.method.name} r={rank}" if rank else run.config.method.name
 
 
-def _is_plain(run: Run) -> bool:
-    return run.config.method.name in ADAPTERS and factors.why_not_plain(loading.adapter_config(run.adapter)) is None
-
-
 def _deltas(run: Run) -> dict[str, Delta]:
     """What is not zero everywhere."""
-    if _is_plain(run):
-        loading.check(run, run.adapter)
+    if diff.is_plain(run):
+        loading.check(run)
     return {name: delta for name, delta in diff.deltas(run).items() if delta.dot(delta) > 0}
-
-
-def _scales(run: Run) -> dict[str, float]:
-    """α/r or α/√r of each adapted layer, as the run recorded it; nothing where ΔW is dense."""
-    lora = run.record.lora
-    if not _is_plain(run):
-        return {}
-    return dict(lora.get("scales") or {name: float(lora["scale"]) for name in lora["ranks"]})
 
 
 def _in_parts(deltas: dict[str, Delta], wanted: set[str]) -> dict[str, Delta]:
@@ -177,13 +151,7 @@ def _base(run: Run, names: list[str]) -> dict[str, torch.Tensor]:
     for name in names:
         parent, _, part = name.rpartition(".")
         if name in layers:
-            found[name] = dense(layers[name])
+            found[name] = loading.dense(layers[name])
         else:  # a part of what the base has in one
-            found[name] = dense(layers[parent]).chunk(len(PARTS))[PARTS.index(part)].clone()
+            found[name] = loading.dense(layers[parent]).chunk(len(PARTS))[PARTS.index(part)].clone()
     return found
-
-
-def dense(layer: nn.Module) -> torch.Tensor:
-    """The weight of a linear layer as (out, in); GPT-2's lie the other way round."""
-    weight = layer.get_parameter("weight").detach()
-    return weight.T if isinstance(layer, Conv1D) else weight

@@ -180,7 +180,7 @@ def _combined(found: Found) -> None:
         for row in found["tasks"]
     ]
     _table(["task", "head of", "metric", "alone", "combined", "paired difference"], rows)
-    _say_rows(all(row["own_test"] for row in found["tasks"]))
+    print("± one standard error over test rows")
     _say_out(found)
 
 
@@ -209,7 +209,7 @@ def _shrunk(found: Found) -> None:
         [found["metric"], _score(found["before"]), _score(found["after"]), _gap(found["difference"])],
     ]
     _table(["", "before", "after", "paired difference"], rows)
-    _say_rows(found["own_test"])
+    print("± one standard error over test rows")
     _say_out(found)
 
 
@@ -280,12 +280,6 @@ def _score(score: Found) -> str:
 
 def _gap(difference: Found | None) -> str:
     return "–" if difference is None else f"{difference['value']:+.4f} ± {difference['se']:.4f}"
-
-
-def _say_rows(own: bool) -> None:
-    print("± one standard error over test rows")
-    if not own:
-        print("these are not the rows that the run was tested on, which another version of rankwise chose")
 
 
 def _say_out(found: Found) -> None:

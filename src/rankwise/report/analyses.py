@@ -216,11 +216,10 @@ def _of_intruders(document: Document) -> list[str]:
 
 
 def _of_truncation(document: Document) -> list[str]:
-    said = [
+    return [
         f"{document['run']} with each ΔW cut to its leading directions by SVD, the head as it was trained. Differences "
         "are paired by test row, ± one standard error over rows; one seed each, so they say nothing of other seeds."
     ]
-    return said if document["own_test"] else [*said, "The test rows are not those that the run was tested on."]
 
 
 def _of_layers(document: Document) -> list[str]:

@@ -15,8 +15,6 @@ from rankwise.model.adapt import adapt
 from rankwise.model.methods import inits
 from rankwise.model.skeleton import architecture, skeleton
 
-_PREFIX = "base_model.model."
-
 
 def from_base(run: Run) -> bool:
     """Whether the start was taken out of W (PiSSA, OLoRA): the adapter's file then holds it beside what it became."""
@@ -52,7 +50,7 @@ def drawn(run: Run) -> dict[str, Delta] | str:
     with torch.no_grad():
         model = adapt(lm, replace(config, method=replace(method, init_from=None))).model
     return {
-        name.removeprefix(_PREFIX): Delta(
+        name.removeprefix(loading.PREFIX): Delta(
             layer.lora_B["default"].weight.detach().double(), layer.lora_A["default"].weight.detach().double()
         )
         for name, layer in inits.layers(model)

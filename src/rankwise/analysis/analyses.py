@@ -1,0 +1,65 @@
+"""One analysis as a JSON document: which, of what, with which options, and what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rankwise.adapters.runs import open_adapter
+from rankwise.analysis import subspaces, truncation, updates
+from rankwise.analysis.weights import labels, opened, together
+from rankwise.errors import Refused, did_you_mean
+from rankwise.tracking.record import finite, now
+
+WHAT = {
+    "subspaces": "Do two ranks or seeds learn the same directions, and are they those of W?",
+    "amplification": "Does the update amplify what W has, or what it lacks?",
+    "spectrum": "What is the intrinsic rank of the update?",
+    "intruders": "Has the tuned model leading directions that the base had not?",
+    "truncation": "How good is one adapter cut to lower ranks, beside those trained at them?",
+    "layers": "In which blocks and layers is the update, and of what rank?",
+}
+_SIDED = {"subspaces": "right", "intruders": "left"}  # and the side that their papers take
+
+
+def analyze(
+    name: str,
+    folders: list[Path],
+    layer: int | None = None,
+    module: str | None = None,
+    side: str | None = None,
+    of: str | None = None,
+) -> dict[str, Any]:
+    """The document of one analysis of finished runs; options that an analysis has no use for are refused."""
+    if name not in WHAT:
+        raise Refused(f"analyze {name}: no such analysis; one of {', '.join(WHAT)}{did_you_mean(name, WHAT)}")
+    if side and name not in _SIDED:
+        raise Refused(f"--side {side}: with {' and '.join(_SIDED)} only; {name} has both sides or none")
+    if of and name != "subspaces":
+        raise Refused(f"--of {of}: with subspaces only; {name} is of ΔW")
+    if name == "truncation" and (layer is not None or module is not None):
+        raise Refused("--layer, --module: not with truncation, which cuts the whole adapter")
+    runs = [open_adapter(folder) if name == "truncation" else opened(folder) for folder in folders]
+    if name == "truncation":
+        found = truncation.truncation(runs)
+    else:
+        changed, sided = together(runs, layer, module), {"side": side or _SIDED[name]} if name in _SIDED else {}
+        if name == "subspaces":
+            found = subspaces.subspaces(changed, of=of or subspaces.OF[0], **sided)
+        else:
+            found = getattr(updates, name)(changed, **sided)
+    who = [
+        {
+            "id": run.record.run["id"],
+            "name": run.name,
+            "label": label,
+            "study": run.record.run["study"],
+            "method": run.config.method.name,
+            "seed": run.config.seed,
+            "task": run.config.task.name,
+        }
+        for run, label in zip(runs, labels(runs), strict=True)
+    ]
+    head = {"analysis": name, "question": WHAT[name], "made": now(), "layer": layer, "module": module}
+    document: dict[str, Any] = finite(head | {"base": runs[0].config.model.name, "runs": who} | found)
+    return document
