@@ -7,18 +7,17 @@ import json
 import math
 
 import pytest
+from made_up import records, study_of
 
 from rankwise.claims import registry
-from rankwise.claims.bounds import Bound
-from rankwise.claims.judge import answer, judge, tally, to_json
-from rankwise.claims.measured import Timings
+from rankwise.claims.claim import Bound
+from rankwise.claims.judge import Timings, answer, judge, tally, to_json
 from rankwise.claims.show import bound, html, markdown, number
-from rankwise.claims.synthetic import records
 from rankwise.cli import main
 
 CLAIMS = {claim.id: claim for claim in registry.read()}
 RANK1 = CLAIMS["lora_t6_rank1"]
-ARMS = RANK1.synthetic["reproduced"]["arms"]
+ARMS = study_of(RANK1, "reproduced")
 
 
 @pytest.mark.parametrize(
@@ -82,16 +81,29 @@ def test_a_method_that_was_tuned_more_is_said_to_be(tmp_path):
 
 def test_a_study_of_forgetting_does_not_miss_scores_that_it_has(tmp_path):
     claim = CLAIMS["biderman_forgets_less"]
-    runs = records(claim, claim.synthetic["reproduced"]["arms"], tmp_path)
+    runs = records(claim, study_of(claim, "reproduced"), tmp_path)
     for run in runs:
         run.metrics["test"] = {"accuracy": {"value": 0.8}}
     assert "without a finite score" not in answer(claim, runs, "quick").note
 
 
 def test_the_full_tier_has_its_own_bound(tmp_path):
-    claim = dataclasses.replace(RANK1, full_bound=Bound.of({"above": 0.01}))
-    runs = records(claim, ARMS, tmp_path)  # which answer alike
+    claim = dataclasses.replace(RANK1, bound=Bound.of({"above": -0.2}), full_bound=Bound.of({"above": 0.01}))
+    alike = [arm | {"scores": [0.8, 0.81, 0.79]} for arm in ARMS]
+    runs = records(claim, alike, tmp_path)
     assert [answer(claim, runs, tier).verdict for tier in ("quick", "full")] == ["reproduced", "contradicted"]
+
+
+@pytest.mark.parametrize(("best", "reason"), [(1e-2, "0.01, is the end of its grid"), (1e-3, "")])
+def test_a_claim_at_tuned_rates_needs_a_best_rate_inside_its_grid(tmp_path, best, reason):
+    claim = CLAIMS["lr_matters_dora"]
+    arms = [
+        claim.settings[key] | {"lr": lr, "scores": [0.8 - (lr != best) / 10] * 3}
+        for key in ("of", "minus")
+        for lr in (1e-4, 1e-3, 1e-2)
+    ]
+    found = answer(claim, records(claim, arms, tmp_path), "quick")
+    assert reason in found.reason and found.verdict == ("not run" if reason else "reproduced")
 
 
 def test_a_stand_in_is_always_named(tmp_path):
@@ -103,17 +115,19 @@ def test_a_stand_in_is_always_named(tmp_path):
     assert "reproduced (proxy)" in page and RANK1.published in page and "1 claim. 1 by proxy: 1 reproduced" in page
 
 
-def test_timings_are_read_where_they_were_left_and_of_the_same_settings(tmp_path):
+def test_timings_are_read_where_they_were_left_and_of_the_same_settings(tmp_path, monkeypatch):
     claim = CLAIMS["folklore_faster_inference"]
     tiny = {"model": "tiny_bert", "targets": "qv", "rank": 2}
     settings = {"of": tiny, "to": {"model": "tiny_bert", "method": "full"}, "rows": 1, "length": 4, "blocks": 3}
     claim = dataclasses.replace(claim, settings=settings)
-    assert answer(claim, [], "quick", Timings(tmp_path)).reason == "timed with --measure"
+    assert answer(claim, [], "quick").reason == answer(claim, [], "quick", Timings(tmp_path)).reason
     made = answer(claim, [], "quick", Timings(tmp_path, measure=True))
     assert made.estimate.low <= made.estimate.value <= made.estimate.high and made.estimate.n == 3
     assert answer(claim, [], "quick", Timings(tmp_path)).estimate == made.estimate
     other = dataclasses.replace(claim, settings=settings | {"rows": 2})
     assert "other settings" in answer(other, [], "quick", Timings(tmp_path)).reason
+    monkeypatch.setattr("rankwise.machine.hardware", lambda: {"cpu": "another"})
+    assert "another machine" in answer(claim, [], "quick", Timings(tmp_path)).reason
 
 
 def test_the_command_prints_a_document_and_writes_both_files(tmp_path, monkeypatch, capsys):
@@ -126,7 +140,8 @@ def test_the_command_prints_a_document_and_writes_both_files(tmp_path, monkeypat
     assert {key: claim["verdict"] for key, claim in found.items()} == {
         "folklore_layer_1000": "reproduced", "lora_t3_gpt2_medium": "contradicted", "lora_t6_rank1": "not run",
     }  # fmt: skip
-    said = "3 claims. 2 in their own setting: 1 reproduced, 1 contradicted. 1 by proxy: 1 not run"
+    said = "3 claims. 1 identities, which cannot fail: 1 reproduced. 1 in their own setting: 1 contradicted. "
+    said += "1 by proxy: 1 not run"
     assert said in (tmp_path / "claims.md").read_text()
     assert (tmp_path / "claims.html").read_text().count("<tr class=") == 3
     assert main(["claims", "--only", *ids]) == 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from rankwise.check import check
 from rankwise.config import Config, Model
@@ -13,12 +14,13 @@ from rankwise.measure.shape import Shape
 from rankwise.model.skeleton import architecture
 from rankwise.plan.estimate import Question, Row, plan
 from rankwise.plan.facts import facts
-from rankwise.plan.fake import FakeRun
+from rankwise.plan.fake import FakeRun, build
 from rankwise.plan.hardware import Hardware
 from rankwise.plan.operations import beside_full
 from rankwise.study.compose import composed
 
 Spec = dict[str, Any]
+T = TypeVar("T")
 
 # Shapes that no option of the group "model" has without its weights: exact claims need nothing but the shape.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -55,38 +57,39 @@ def config_of(spec: Spec) -> Config:
     return config
 
 
+def _once(function: Callable[[Spec], T]) -> Callable[[Spec], T]:
+    """Claims share configs, and a step of a large model takes seconds."""
+    kept = functools.cache(lambda text: function(json.loads(text)))
+    return lambda spec: kept(json.dumps(spec, sort_keys=True))
+
+
+@_once
 def counted(spec: Spec) -> Row:
     """The plan's parameters and storage of a config."""
-    return _counted(json.dumps(spec, sort_keys=True))
-
-
-def footprint(spec: Spec) -> Footprint:
-    """What one optimizer step of a config holds on a GPU, as a plan predicts it, with batches of full length."""
-    return _footprint(json.dumps(spec, sort_keys=True))
-
-
-def operations(spec: Spec) -> Row:
-    """What one step of a config computes, beside full fine-tuning of the same base."""
-    return _operations(json.dumps(spec, sort_keys=True))
-
-
-@functools.cache  # claims share settings, and a step of a large model takes seconds
-def _counted(spec: str) -> Row:
     question = Question(_GPU, _GPU.memory_bytes, only_parameters=True)
-    row: Row = plan([config_of(json.loads(spec))], question)["runs"][0]
+    row: Row = plan([config_of(spec)], question)["runs"][0]
     return row
 
 
-@functools.cache
-def _footprint(spec: str) -> Footprint:
-    run, shape = _fake_run(json.loads(spec))
+@_once
+def footprint(spec: Spec) -> Footprint:
+    """What one optimizer step of a config holds on a GPU, as a plan predicts it, with batches of full length."""
+    run, shape = _fake_run(spec)
     return run.train([shape])
 
 
-@functools.cache
-def _operations(spec: str) -> Row:
-    run, shape = _fake_run(json.loads(spec))
+@_once
+def operations(spec: Spec) -> Row:
+    """What one step of a config computes, beside full fine-tuning of the same base."""
+    run, shape = _fake_run(spec)
     return beside_full(run, shape, run.count(shape))
+
+
+@_once
+def on_meta(spec: Spec) -> Any:
+    """The model of a config, quantized and adapted, without data."""
+    config = config_of(spec)
+    return build(config, architecture(config.model, None), 2, None, "bf16").model
 
 
 def _fake_run(spec: Spec) -> tuple[FakeRun, Shape]:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from rankwise.claims.bounds import CONTRADICTED, INCONCLUSIVE, NOT_RUN, REPRODUCED, Bound
-from rankwise.claims.claim import FROM_RUNS, Claim
-from rankwise.claims.estimate import Estimate, NotRun
-from rankwise.claims.measured import Timings
+from rankwise import machine
+from rankwise.claims.claim import FROM_RUNS, NOT_RUN, VERDICTS, Bound, Claim, Estimate, NotRun
 from rankwise.claims.quantities import QUANTITIES
 from rankwise.errors import Refused
 from rankwise.tracking.provenance import provenance
-from rankwise.tracking.record import Record, finite, now
+from rankwise.tracking.record import Record, finite, now, write_atomically
 
-ORDER = (REPRODUCED, CONTRADICTED, INCONCLUSIVE, NOT_RUN)
+_GROUPS = (("identity", "identities, which cannot fail"), ("own", "in their own setting"), ("proxy", "by proxy"))
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,47 @@ class Verdict:
     reason: str = ""
 
     @property
+    def group(self) -> str:
+        """identity, own (the source's own setting) or proxy: each is counted apart."""
+        return "identity" if self.claim.kind == "identity" else "proxy" if self.claim.proxy else "own"
+
+    @property
     def shown(self) -> str:
-        """The verdict as it is shown: one from a stand-in is never plain."""
-        decided = self.verdict in (REPRODUCED, CONTRADICTED, INCONCLUSIVE)
-        return f"{self.verdict} (proxy)" if decided and self.claim.proxy else self.verdict
+        """The verdict as it is shown: one from a stand-in is never plain, nor is one that could not fail."""
+        plain = self.verdict == NOT_RUN or self.group == "own"
+        return self.verdict if plain else f"{self.verdict} ({self.group})"
 
     @property
     def note(self) -> str:
         """What else there is to say."""
         said = [self.reason, self.estimate.note if self.estimate else "", self.claim.note]
-        return "; ".join(text for text in said if text)
+        return "; ".join(filter(None, said))
+
+
+@dataclass(frozen=True)
+class Timings:
+    """``<id>.json`` in ``folder`` for each claim that was timed; ``measure`` times them all again."""
+
+    folder: Path
+    measure: bool = False
+
+    def of(self, claim: Claim) -> Estimate:
+        """Raises NotRun where there is no timing, or one of other settings or another machine."""
+        file, here = self.folder / f"{claim.id}.json", {"with": claim.settings, "hardware": machine.hardware()}
+        if self.measure:
+            estimate = QUANTITIES[claim.quantity](**claim.settings)
+            kept = here | {"estimate": asdict(estimate), "date": now()}
+            write_atomically(file, json.dumps(kept, indent=1) + "\n")
+            return estimate
+        try:
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            estimate = Estimate(**kept["estimate"] | {"runs": ()})
+        except (OSError, ValueError, KeyError, TypeError):
+            raise NotRun("timed with --measure") from None
+        for key, meaning in (("with", "with other settings"), ("hardware", "on another machine")):
+            if kept.get(key) != here[key]:
+                raise NotRun(f"it was timed {meaning}; time it again with --measure")
+        return estimate
 
 
 def judge(
@@ -47,11 +78,11 @@ def judge(
     on_claim: Callable[[Claim], None] = lambda claim: None,
 ) -> list[Verdict]:  # fmt: skip
     """A verdict for every claim. ``timings`` are where those of measured claims are kept, or made."""
-    found = []
+    verdicts = []
     for claim in claims:
         on_claim(claim)
-        found.append(answer(claim, records, tier, timings))
-    return found
+        verdicts.append(answer(claim, records, tier, timings))
+    return verdicts
 
 
 def answer(claim: Claim, records: Sequence[Record], tier: str, timings: Timings | None = None) -> Verdict:
@@ -65,18 +96,13 @@ def answer(claim: Claim, records: Sequence[Record], tier: str, timings: Timings 
 
 
 def tally(verdicts: Sequence[Verdict]) -> str:
-    """``41 claims. 20 in their own setting: 20 reproduced. 21 by proxy: 6 contradicted, 15 not run``."""
-    own, proxies = ([v for v in verdicts if bool(v.claim.proxy) is proxy] for proxy in (False, True))
-    parts = [
-        f"{len(some)} {where}: {_counted(some)}"
-        for some, where in ((own, "in their own setting"), (proxies, "by proxy")) if some
-    ]  # fmt: skip
-    return ". ".join([f"{len(verdicts)} claim{'' if len(verdicts) == 1 else 's'}", *parts])
-
-
-def _counted(verdicts: Sequence[Verdict]) -> str:
-    counts = Counter(verdict.verdict for verdict in verdicts)
-    return ", ".join(f"{counts[each]} {each}" for each in ORDER if counts[each])
+    """``41 claims. 5 identities, …: 5 reproduced. 15 in their own setting: 15 reproduced. 21 by proxy: 21 not run``."""
+    parts = [f"{len(verdicts)} claim{'' if len(verdicts) == 1 else 's'}"]
+    for group, words in _GROUPS:
+        if counts := Counter(verdict.verdict for verdict in verdicts if verdict.group == group):
+            shown = ", ".join(f"{counts[name]} {name}" for name in (*VERDICTS, NOT_RUN) if counts[name])
+            parts.append(f"{counts.total()} {words}: {shown}")
+    return ". ".join(parts)
 
 
 def to_json(verdicts: Sequence[Verdict], tier: str) -> dict[str, Any]:
@@ -89,15 +115,12 @@ def to_json(verdicts: Sequence[Verdict], tier: str) -> dict[str, Any]:
 
 
 def _row(verdict: Verdict) -> dict[str, Any]:
-    claim, found = verdict.claim, verdict.estimate
-    ours = None
-    if found:
-        ours = {key: getattr(found, key) for key in ("value", "low", "high", "n")} | {"unit": claim.unit}
-    return {
-        "id": claim.id, "claim": claim.claim, "source": asdict(claim.source), "published": claim.published,
-        "ours": ours, "bound": verdict.bound.to_dict(), "verdict": verdict.verdict,
-        "proxy": claim.proxy, "kind": claim.kind, "study": claim.study, "expected": claim.expected,
-        "runs": list(found.runs) if found else [], "note": verdict.note,
+    claim, estimate = verdict.claim, verdict.estimate
+    ours = {key: getattr(estimate, key) for key in ("value", "low", "high", "n")} if estimate else None
+    kept = ("id", "claim", "published", "proxy", "kind", "study", "expected")
+    return {key: getattr(claim, key) for key in kept} | {
+        "source": asdict(claim.source), "ours": ours and ours | {"unit": claim.unit}, "bound": verdict.bound.to_dict(),
+        "verdict": verdict.verdict, "runs": list(estimate.runs) if estimate else [], "note": verdict.note,
     }  # fmt: skip
 
 
@@ -106,8 +129,9 @@ def _estimate(claim: Claim, records: Sequence[Record], timings: Timings | None) 
         if timings is None:
             raise NotRun("timed with --measure")
         return timings.of(claim)
-    if claim.kind in FROM_RUNS:
-        records = [record for record in records if record.run.get("study") == claim.study]
-        if not records:
-            raise NotRun(f"no runs of study {claim.study}")
+    if claim.kind not in FROM_RUNS:
+        return QUANTITIES[claim.quantity](**claim.settings)
+    records = [record for record in records if record.run.get("study") == claim.study]
+    if not records:
+        raise NotRun(f"no runs of study {claim.study}")
     return QUANTITIES[claim.quantity](records, **claim.settings)

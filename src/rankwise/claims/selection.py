@@ -1,17 +1,20 @@
-"""From a few words in a claim (method, targets, rank) to the one arm of a study that they mean."""
+"""From a few words in a claim (method, targets, rank) to the arms of a study that they mean, and their runs by seed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rankwise import compare
-from rankwise.claims.estimate import NotRun
-from rankwise.compare import Replicate
-from rankwise.metrics import named
-from rankwise.report.arms import Arm, group
+import numpy as np
+
+from rankwise import metrics
+from rankwise.claims.claim import Estimate, NotRun
+from rankwise.compare import by_replicate
+from rankwise.report.arms import Arm, dig, group
 from rankwise.report.flags import of_training
+from rankwise.statistics import Floats
 from rankwise.tracking.record import FINISHED, Record
 
 Spec = dict[str, Any]
@@ -22,17 +25,47 @@ _KEYS = {
 }  # fmt: skip
 
 
-def arm_of(records: Sequence[Record], spec: Spec) -> Arm:
-    """The arm that ``spec`` means, at the learning rate that does best on validation data (or at ``spec``'s own).
+@dataclass(frozen=True)
+class Compared:
+    """Runs of several arms (A) by seed (S): ``runs_sa`` has a row for each replicate that all arms have."""
+
+    runs_sa: list[list[Record]]
+    note: str  # learning rates, out of how many, and what went wrong
+
+    def scores(self, metric: str) -> Floats:
+        """The test score of each run, (S, A)."""
+        return np.array([[scalar(run, metric) for run in runs] for runs in self.runs_sa])
+
+    def estimate(self, value: float, low: float, high: float) -> Estimate:
+        """With the number of seeds, the names of the runs and the note."""
+        names = dict.fromkeys(str(run.run.get("name")) for runs in self.runs_sa for run in runs)
+        return Estimate(value, low, high, len(self.runs_sa), tuple(names), self.note)
+
+
+def compared(records: Sequence[Record], specs: Sequence[Spec], tuned: bool = False) -> Compared:
+    """The runs of the arms that ``specs`` mean, each at its own learning rate or the one best on validation data.
+
+    Raises NotRun as ``runs_of``; where arms differ in more than what defines them; where they share fewer than two
+    replicates, as one seed shows no spread; and where rates must be ``tuned`` and the best is an end of its grid.
+    """
+    arms = [group(runs_of(records, spec))[0] for spec in specs]
+    for arm, spec in zip(arms, specs, strict=True):
+        if tuned and arm.lr in (arm.trials[0].lr, arm.trials[-1].lr):
+            raise NotRun(f"the best learning rate of {words(spec)}, {arm.lr:g}, is the end of its grid")
+        if arm.context != arms[0].context:
+            raise NotRun(f"arms were not trained alike: {_difference(dict(arms[0].context), dict(arm.context))}")
+    runs_sa = list(by_replicate([arm.runs for arm in arms]).values())
+    if (n := len(runs_sa)) < 2:
+        raise NotRun(f"{n} seed{'' if n == 1 else 's'} shared by all arms; an interval needs two")
+    return Compared(runs_sa, "; ".join(filter(None, map(_told, arms, specs))))
+
+
+def runs_of(records: Sequence[Record], spec: Spec) -> list[Record]:
+    """The runs of the one arm that ``spec`` means, at all its learning rates.
 
     Keys are short (``rank``) or dotted (``trainer.batch_size``). Runs that tuned or searched are left out.
     Raises NotRun where no finished run matches, and where several arms do.
     """
-    return group(runs_of(records, spec))[0]
-
-
-def runs_of(records: Sequence[Record], spec: Spec) -> list[Record]:
-    """The runs of that one arm, at all its learning rates. Raises NotRun as ``arm_of``."""
     runs = matching(records, spec)
     if not runs:
         raise NotRun(f"no finished run of {words(spec)}")
@@ -47,43 +80,20 @@ def matching(records: Sequence[Record], spec: Spec) -> list[Record]:
     return [
         record for record in records
         if record.status == FINISHED and not record.config.get("purpose")
-        and all(_same(_value(record.config, _KEYS.get(key, key)), wanted) for key, wanted in spec.items())
+        and all(_same(dig(record, f"config.{_KEYS.get(key, key)}"), wanted) for key, wanted in spec.items())
     ]  # fmt: skip
 
 
-def told(arms: Sequence[Arm], specs: Sequence[Spec]) -> str:
-    """What must be known of the arms beside their scores: learning rates, out of how many, and what went wrong."""
-    return "; ".join(filter(None, map(_told, arms, specs)))
-
-
-def _told(arm: Arm, spec: Spec) -> str:
-    wrong = of_training(arm, named(str(arm.first("config.task.metric"))))
-    at = ""
-    if arm.lr is not None and "lr" not in spec:
-        tried = len(arm.trials)
-        at = f" at learning rate {arm.lr:g}, {'the only one' if tried == 1 else f'the best of {tried}'}"
-    return words(spec) + at + (f" ({'; '.join(wrong)})" if wrong else "") if at or wrong else ""
-
-
-def by_replicate(arms: Sequence[Arm]) -> dict[Replicate, list[Record]]:
-    """The runs of all arms, in their order, for each replicate that all of them have.
-
-    Raises NotRun where arms differ in more than what defines them, or share fewer than two replicates: one seed shows
-    no spread.
-    """
-    for arm in arms[1:]:
-        if arm.context != arms[0].context:
-            differs = _difference(dict(arms[0].context), dict(arm.context))
-            raise NotRun(f"arms were not trained alike: {differs}")
-    shared = compare.by_replicate([arm.runs for arm in arms])
-    if len(shared) < 2:
-        raise NotRun(f"{len(shared)} seed{'' if len(shared) == 1 else 's'} shared by all arms; an interval needs two")
-    return shared
-
-
-def names(records: Sequence[Record]) -> tuple[str, ...]:
-    """What the runs are called."""
-    return tuple(dict.fromkeys(str(record.run.get("name")) for record in records))
+def scalar(record: Record, metric: str) -> float:
+    """A run's test score, or what it forgot: positive where it did. Raises NotRun where the run has none."""
+    if metric == "forgetting":
+        measure, amount = (dig(record, f"metrics.forgetting.{key}") for key in ("measure", "difference.value"))
+        value = None if amount is None else -amount if measure == "probe" else amount
+    else:
+        value = dig(record, f"metrics.test.{metric}.value")
+    if value is None:
+        raise NotRun(f"{record.run.get('name')} has no {metric}")
+    return float(value)
 
 
 def words(spec: Spec) -> str:
@@ -91,11 +101,14 @@ def words(spec: Spec) -> str:
     return " ".join(str(value) if key in ("method", "targets") else f"{key}={value}" for key, value in spec.items())
 
 
-def _value(config: dict[str, Any], path: str) -> Any:
-    value: Any = config
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
+def _told(arm: Arm, spec: Spec) -> str:
+    """What must be known of an arm beside its score: its learning rate, out of how many, and what went wrong."""
+    wrong = of_training(arm, metrics.named(str(arm.first("config.task.metric"))))
+    at = ""
+    if arm.lr is not None and "lr" not in spec:
+        tried = len(arm.trials)
+        at = f" at learning rate {arm.lr:g}, {'the only one' if tried == 1 else f'the best of {tried}'}"
+    return words(spec) + at + (f" ({'; '.join(wrong)})" if wrong else "") if at or wrong else ""
 
 
 def _same(value: Any, wanted: Any) -> bool:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rankwise import metrics
-from rankwise.claims.bounds import CONTRADICTED, INCONCLUSIVE, REPRODUCED
+from rankwise.claims.claim import CONTRADICTED, INCONCLUSIVE, REPRODUCED
 from rankwise.claims.judge import Verdict, tally
 from rankwise.report import formats as fmt
 
@@ -24,7 +24,7 @@ _WIDTHS = (42, 22, 20, 12, 20)  # of a terminal of 120 columns
 _EXPLAINED = (
     "Ours with its 95 % interval; reproduced where the interval is wholly within the bound, contradicted where wholly "
     "outside, else inconclusive. (proxy): in another setting than the source's, most often a smaller one, where it may "
-    "come out otherwise."
+    "come out otherwise. (identity): true by definition, or a number recomputed with the code that it comes from."
 )
 _N = "n: what the interval is over, seeds or timed blocks."
 

@@ -39,15 +39,14 @@ def main(arguments: list[str]) -> int:
     options = parse(parser, arguments)
     prepare_environment()
     from rankwise.claims import registry
-    from rankwise.claims.judge import judge, to_json
-    from rankwise.claims.measured import Timings
+    from rankwise.claims.judge import Timings, judge, to_json
     from rankwise.claims.show import html, markdown, table
     from rankwise.tracking.record import find, write_atomically
 
     outputs = Path("outputs")
     paths = options.paths or [outputs]
     records = find(paths) if options.paths or any(outputs.glob("*/*/result.json")) else []
-    claims = registry.load(ids=options.only)
+    claims = registry.only(registry.read(), options.only)
 
     def progress(claim: Claim) -> None:
         if sys.stderr.isatty():

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from rankwise import metrics
-from rankwise.claims.estimate import Estimate, NotRun
-from rankwise.claims.quantities.trained import scalar
-from rankwise.claims.selection import Spec, arm_of, by_replicate, names, runs_of, told, words
+from rankwise.claims.claim import Estimate, NotRun
+from rankwise.claims.selection import Compared, Spec, compared, runs_of, words
 from rankwise.compare import Replicate
 from rankwise.report.arms import dig, whole_rates
 from rankwise.statistics import Floats, seed_weights, widened
@@ -32,7 +31,7 @@ def best_lr_ratio(records: Sequence[Record], of: Spec, to: Spec) -> Estimate:
     seeds = sorted(set(grids[0]) & set(grids[1]))
     if len(seeds) < 2:
         raise NotRun(f"{len(seeds)} seeds with the whole grid in both arms; an interval needs two")
-    by_replicate([arm_of(records, spec) for spec in (of, to)])  # raises where they were not trained alike
+    compared(records, [of, to])  # raises where they were not trained alike
     found, replicates = [], []
     for grid, spec in zip(grids, (of, to), strict=True):
         log_lr, losses_sl = _losses(grid, seeds, spec)
@@ -47,9 +46,9 @@ def best_lr_ratio(records: Sequence[Record], of: Spec, to: Spec) -> Estimate:
         replicates.append(resampled)
     ratio, spread = found[0] - found[1], replicates[0] - replicates[1]
     low, high = (10**end for end in widened(ratio, spread[np.isfinite(spread)], len(seeds) - 1))
-    runs = names([run for grid in grids for seed in seeds for run in grid[seed].values()])
+    runs_sa = [[run for grid in grids for run in grid[seed].values()] for seed in seeds]
     note = f"best learning rates {10 ** found[0]:.2g} and {10 ** found[1]:.2g}"
-    return Estimate(10**ratio, low, high, len(seeds), runs, note)
+    return Compared(runs_sa, note).estimate(10**ratio, low, high)
 
 
 def spread_ratio(
@@ -58,18 +57,15 @@ def spread_ratio(
     """The spread of a score over ranks (largest minus smallest of the means over seeds) at a low learning rate, over
     the spread at a high one. Interval: bootstrap over seeds, widened by t/z.
     """
-    specs = [among | {"rank": rank, "lr": lr} for lr in (low_lr, high_lr) for rank in ranks]
-    arms = [arm_of(records, spec) for spec in specs]
-    pairs = by_replicate(arms)
-    scores_sa = np.array([[scalar(run, metric) for run in each] for each in pairs.values()])
-    weights_bs = np.vstack([np.full(len(pairs), 1 / len(pairs)), seed_weights(len(pairs), REPLICATES, 0)])
-    low_b, high_b = np.ptp((weights_bs @ scores_sa).reshape(len(weights_bs), 2, len(ranks)), axis=2).T
+    found = compared(records, [among | {"rank": rank, "lr": lr} for lr in (low_lr, high_lr) for rank in ranks])
+    n = len(found.runs_sa)
+    weights_bs = np.vstack([np.full(n, 1 / n), seed_weights(n, REPLICATES, 0)])
+    low_b, high_b = np.ptp((weights_bs @ found.scores(metric)).reshape(len(weights_bs), 2, len(ranks)), axis=2).T
     if not high_b.min() > 0:
         raise NotRun("all ranks score the same at the high learning rate")
     ratio, *replicates = low_b / high_b
-    low, high = widened(float(ratio), np.array(replicates), len(pairs) - 1)
-    runs = names([run for each in pairs.values() for run in each])
-    return Estimate(float(ratio), max(0.0, low), high, len(pairs), runs, told(arms, specs))
+    low, high = widened(float(ratio), np.array(replicates), n - 1)
+    return found.estimate(float(ratio), max(0.0, low), high)
 
 
 def _grid(records: Sequence[Record], spec: Spec) -> Grid:

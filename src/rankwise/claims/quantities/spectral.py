@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rankwise.analysis import analyze
-from rankwise.claims.estimate import Estimate, NotRun
-from rankwise.claims.selection import Spec, arm_of, by_replicate, names, told
+from rankwise.claims.claim import Estimate, NotRun
+from rankwise.claims.selection import Spec, compared
 from rankwise.statistics import interval
 from rankwise.tracking.record import Record
 
@@ -45,14 +45,9 @@ def projection_over_chance(records: Sequence[Record], of: Spec, module: str) -> 
     return _over_seeds(records, [of], ratio)
 
 
-def variance_directions(records: Sequence[Record], of: Spec, minus: Spec | None = None) -> Estimate:
-    """The share of directions that hold 90 % of ΔW's Σσ², the mean over layers; less that of another arm."""
-
-    def share(folders: list[Path]) -> float:
-        rows = analyze("spectrum", folders)["rows"]
-        return float(rows[0]["r90_share"] - (rows[1]["r90_share"] if minus else 0.0))
-
-    return _over_seeds(records, [of, *([minus] if minus else [])], share)
+def variance_directions(records: Sequence[Record], of: Spec) -> Estimate:
+    """The share of directions that hold 90 % of ΔW's Σσ², the mean over layers."""
+    return _over_seeds(records, [of], lambda folders: float(analyze("spectrum", folders)["rows"][0]["r90_share"]))
 
 
 def intruder_difference(records: Sequence[Record], of: Spec, minus: Spec) -> Estimate:
@@ -66,12 +61,9 @@ def intruder_difference(records: Sequence[Record], of: Spec, minus: Spec) -> Est
 
 
 def _over_seeds(records: Sequence[Record], specs: list[Spec], value: Callable[[list[Path]], float]) -> Estimate:
-    arms = [arm_of(records, spec) for spec in specs]
-    pairs = by_replicate(arms)
-    runs = [run for each in pairs.values() for run in each]
-    found = [value([run.folder for run in each if run.folder]) for each in pairs.values()]
-    over = interval(found, [])
-    return Estimate(over.mean, over.low, over.high, len(found), names(runs), told(arms, specs))
+    found = compared(records, specs)
+    over = interval([value([run.folder for run in runs if run.folder]) for runs in found.runs_sa], [])
+    return found.estimate(over.mean, over.low, over.high)
 
 
 def _amplification(folder: Path, module: str) -> dict[str, float]:

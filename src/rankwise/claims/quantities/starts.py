@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 
+from rankwise.claims.claim import Estimate
 from rankwise.claims.configs import config_of
-from rankwise.claims.estimate import Estimate
 from rankwise.measure.random_models import adapted_model, base_model, batch
-from rankwise.tracking.record import Record
 
 ROWS, LENGTH = 4, 16
 
 
-def start_gap(records: Sequence[Record], models: list[str], method: str = "lora") -> Estimate:
+def start_gap(models: list[str], method: str = "lora") -> Estimate:
     """The largest difference of any logit between the base and the same with a fresh adapter."""
     gaps = []
     for model in models:
@@ -29,7 +26,7 @@ def start_gap(records: Sequence[Record], models: list[str], method: str = "lora"
     return Estimate.exact(max(gaps))
 
 
-def zeros_at_start(records: Sequence[Record], model: str) -> Estimate:
+def zeros_at_start(model: str) -> Estimate:
     """The share of values that are zero before training in B, less that in A: 1 where all of B's are, none of A's."""
     fresh = dict(_fresh(model).named_parameters())
     a, b = (torch.cat([p.detach().flatten() for name, p in fresh.items() if f"lora_{factor}" in name])
@@ -37,7 +34,7 @@ def zeros_at_start(records: Sequence[Record], model: str) -> Estimate:
     return Estimate.exact(float((b == 0).double().mean() - (a == 0).double().mean()))
 
 
-def frozen_gradients(records: Sequence[Record], models: list[str]) -> Estimate:
+def frozen_gradients(models: list[str]) -> Estimate:
     """How many parameters that are neither an adapter's nor the head's have a gradient after a backward pass."""
     found = 0
     for model in models:
@@ -48,7 +45,7 @@ def frozen_gradients(records: Sequence[Record], models: list[str]) -> Estimate:
     return Estimate.exact(float(found))
 
 
-def product_rank(records: Sequence[Record], d_in: int, d_out: int, rank: int) -> Estimate:
+def product_rank(d_in: int, d_out: int, rank: int) -> Estimate:
     """The rank of B·A with random factors, by singular values."""
     generator = torch.Generator().manual_seed(0)
     b, a = (torch.randn(size, generator=generator, dtype=torch.float64) for size in ((d_out, rank), (rank, d_in)))

@@ -9,25 +9,20 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from rankwise.claims.claim import Estimate
 from rankwise.claims.configs import Spec, config_of
-from rankwise.claims.estimate import Estimate
 from rankwise.config import Config
 from rankwise.measure.latency import Call, forward, interleaved, ratio_of_medians
 from rankwise.measure.random_models import adapted_model, base_model, batch, merged_model
-from rankwise.tracking.record import Record
 from rankwise.train import optim
 
 
-def step_speed(
-    records: Sequence[Record], of: Spec, to: Spec, rows: int, length: int, blocks: int = 20
-) -> Estimate:  # fmt: skip
+def step_speed(of: Spec, to: Spec, rows: int, length: int, blocks: int = 20) -> Estimate:
     """How many times faster an optimizer step of ``of`` is than one of ``to``: the ratio of median seconds."""
     return _ratio([_step(config_of(spec), rows, length) for spec in (to, of)], blocks)
 
 
-def forward_latency(
-    records: Sequence[Record], of: Spec, to: Spec, rows: int, length: int, blocks: int = 20, merged: bool = False
-) -> Estimate:
+def forward_latency(of: Spec, to: Spec, rows: int, length: int, blocks: int = 20, merged: bool = False) -> Estimate:
     """How many times the seconds of ``to`` a forward pass of ``of`` takes; ``merged``: its adapter in the weights."""
     return _ratio([_forward(config_of(of), rows, length, merged), _forward(config_of(to), rows, length, False)], blocks)
 

@@ -5,30 +5,38 @@ Differences are paired by seed, and by test item where the metric allows it; int
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
 
 from rankwise import metrics
-from rankwise.claims.estimate import Estimate, NotRun
-from rankwise.claims.selection import Spec, arm_of, by_replicate, names, told
+from rankwise.claims.claim import Estimate, NotRun
+from rankwise.claims.selection import Compared, Spec, compared
 from rankwise.compare import NotComparable, Scores
 from rankwise.report.arms import dig
 from rankwise.statistics import interval
 from rankwise.tracking.record import Record
 
 
-def difference(records: Sequence[Record], metric: str, of: Spec, minus: Spec) -> Estimate:
-    """Score of one arm minus that of another, in the metric's own unit."""
-    return _contrast(records, metric, [(1.0, of), (-1.0, minus)])
-
-
-def gain_difference(records: Sequence[Record], metric: str, of: list[Spec], minus: list[Spec]) -> Estimate:
-    """What one arm gains from its first setting to its second, minus what another gains: (b − a) − (d − c)."""
-    (a, b), (c, d) = of, minus
-    return _contrast(records, metric, [(1.0, b), (-1.0, a), (-1.0, d), (1.0, c)])
+def difference(
+    records: Sequence[Record], metric: str, of: Spec | list[Spec], minus: Spec | list[Spec], tuned: bool = False
+) -> Estimate:
+    """Score of one arm minus that of another, in the metric's own unit; of several arms sum minus sum."""
+    plus, less = (spec if isinstance(spec, list) else [spec] for spec in (of, minus))
+    found, scored = compared(records, [*plus, *less], tuned), metrics.named(metric)
+    weights = [1.0] * len(plus) + [-1.0] * len(less)
+    if scored.weighted is None:
+        over = interval(list(map(float, found.scores(metric) @ np.array(weights))), [_error(found, metric)])
+        return found.estimate(over.mean, over.low, over.high)
+    try:
+        runs = Scores(itertools.chain(*found.runs_sa), scored)
+        boot = runs.contrast(list(zip(weights, zip(*found.runs_sa, strict=True), strict=True)))
+    except NotComparable as why:
+        raise NotRun(str(why)) from None
+    return found.estimate(boot.estimate, *boot.limits(0.95))
 
 
 def trend(records: Sequence[Record], metric: str, among: Spec, ranks: list[int]) -> Estimate:
@@ -39,57 +47,19 @@ def trend(records: Sequence[Record], metric: str, among: Spec, ranks: list[int])
     counts as no less than that of rounding to such a step, and the interval is no narrower than that of orders at
     random (variance 1 / (m − 1) each), or agreement by chance would look like certainty.
     """
-    arms = [arm_of(records, among | {"rank": rank}) for rank in ranks]
-    pairs = by_replicate(arms)
-    found = [_spearman(ranks, [scalar(run, metric) for run in runs]) for runs in pairs.values()]
-    step, mean = 12 / (len(ranks) * (len(ranks) ** 2 - 1)), float(np.mean(found))
-    spread = max(float(np.std(found, ddof=1)), step / math.sqrt(12))
-    at_random = float(stats.norm.ppf(0.975)) / math.sqrt((len(ranks) - 1) * len(found))
-    half = max(at_random, float(stats.t.ppf(0.975, len(found) - 1)) * spread / math.sqrt(len(found)))
-    runs = [run for each in pairs.values() for run in each]
-    note = told(arms, [among | {"rank": rank} for rank in ranks])
-    return Estimate(mean, max(-1.0, mean - half), min(1.0, mean + half), len(found), names(runs), note)
+    found, m = compared(records, [among | {"rank": rank} for rank in ranks]), len(ranks)
+    order, spearman = np.array(ranks, dtype=float), metrics.named("spearman")
+    values = [spearman.value(order, scores) if np.ptp(scores) > 0 else 0.0 for scores in found.scores(metric)]
+    n, mean = len(values), float(np.mean(values))
+    spread = max(float(np.std(values, ddof=1)), 12 / (m * (m**2 - 1)) / math.sqrt(12))
+    at_random = float(stats.norm.ppf(0.975)) / math.sqrt((m - 1) * n)
+    half = max(at_random, float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n))
+    return found.estimate(mean, max(-1.0, mean - half), min(1.0, mean + half))
 
 
-def scalar(record: Record, metric: str) -> float:
-    """A run's test score, or what it forgot: positive where it did. Raises NotRun where the run has none."""
-    if metric == "forgetting":
-        measure, amount = (dig(record, f"metrics.forgetting.{key}") for key in ("measure", "difference.value"))
-        value = None if amount is None else -amount if measure == "probe" else amount
-    else:
-        value = dig(record, f"metrics.test.{metric}.value")
-    if value is None:
-        raise NotRun(f"{record.run.get('name')} has no {metric}")
-    return float(value)
-
-
-def _contrast(records: Sequence[Record], metric: str, terms: Sequence[tuple[float, Spec]]) -> Estimate:
-    """Σ weight · score over arms, with its interval. The weights sum to zero."""
-    arms = [arm_of(records, spec) for _, spec in terms]
-    weights_a = np.array([weight for weight, _ in terms])
-    pairs = by_replicate(arms)
-    runs = names([run for each in pairs.values() for run in each])
-    note = told(arms, [spec for _, spec in terms])
-    if metrics.named(metric).weighted is None:
-        points_sa = np.array([[scalar(run, metric) for run in each] for each in pairs.values()])
-        over = interval([float(value) for value in points_sa @ weights_a], [_error(pairs.values(), metric)])
-        return Estimate(over.mean, over.low, over.high, len(pairs), runs, note)
-    try:
-        scores = Scores([run for each in pairs.values() for run in each], metrics.named(metric))
-        boot = scores.contrast([(weight, arm.runs) for (weight, _), arm in zip(terms, arms, strict=True)])
-    except NotComparable as why:
-        raise NotRun(str(why)) from None
-    return Estimate(boot.estimate, *boot.limits(0.95), len(pairs), runs, note)
-
-
-def _error(pairs: Iterable[Sequence[Record]], metric: str) -> float:
+def _error(found: Compared, metric: str) -> float:
     """The standard error over items of the difference of the first seed: what is left where all seeds agree."""
     if metric != "forgetting":
         return math.nan
-    ses = [dig(run, "metrics.forgetting.difference.se") for run in next(iter(pairs))]
+    ses = [dig(run, "metrics.forgetting.difference.se") for run in found.runs_sa[0]]
     return math.nan if None in ses else math.hypot(*ses)
-
-
-def _spearman(ranks: Sequence[int], scores: Sequence[float]) -> float:
-    x, y = np.array(ranks, dtype=float), np.array(scores)
-    return metrics.named("spearman").value(x, y) if np.ptp(y) > 0 else 0.0

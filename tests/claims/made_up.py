@@ -1,0 +1,131 @@
+"""Studies made up so that a claim comes out each of the three ways: a claim that cannot fail says nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rankwise.claims.claim import Claim
+from rankwise.config import Config, Method, Model, Optim, Quant, Targets, Task, plain
+from rankwise.tracking.groups import RunInfo
+from rankwise.tracking.record import FINISHED, Record
+
+ITEMS, TOKENS = 200, 10  # test items, and tokens of each where the metric is a loss
+AGREE, DISAGREE = (0.0, 0.0025, -0.0025), (0.0, 0.06, -0.07)  # what three seeds add to a score
+STEP = 0.1  # a difference that 200 items show
+
+
+def study_of(claim: Claim, verdict: str) -> list[dict[str, Any]]:
+    """Arms of a study whose runs give this verdict in both tiers."""
+    makers = {"difference": _difference, "trend": _trend, "spread_ratio": _spread, "best_lr_ratio": _rates}
+    return makers[claim.quantity](claim, verdict)
+
+
+def grid(arm: dict[str, Any], *best: float) -> list[dict[str, Any]]:
+    """An arm at several learning rates: the scores of each seed are a parabola of log10 of the rate, with this top."""
+    rates = [10**power for power in np.arange(-5, -0.4, 0.5)]
+    return [arm | {"lr": lr, "scores": [0.8 - 0.02 * (np.log10(lr) - top) ** 2 for top in best]} for lr in rates]
+
+
+def _target(claim: Claim, verdict: str) -> float:
+    """A value inside the bound, outside, or at its end, where disagreeing seeds decide nothing."""
+    bound = claim.bound_in("full")
+    end, away = (bound.high, STEP) if np.isfinite(bound.high) else (bound.low, -STEP)
+    inside = (bound.low + bound.high) / 2 if bound.closed else end - away
+    return {"reproduced": inside, "contradicted": end + away, "inconclusive": end}[verdict]
+
+
+def _difference(claim: Claim, verdict: str) -> list[dict[str, Any]]:
+    metric, tuned = claim.settings["metric"], claim.settings.get("tuned")
+    seeds = DISAGREE if verdict == "inconclusive" else AGREE
+    arms = []
+    for key, sign in (("of", 1.0), ("minus", -1.0)):
+        specs = claim.settings[key]
+        for number, spec in enumerate(specs if isinstance(specs, list) else [specs]):
+            middle = 0.7 + (sign * _target(claim, verdict) / 2 if number == 0 else 0.0)
+            for lr, loss in ((1e-4, 0.2), (1e-3, 0.0), (1e-2, 0.2)) if tuned else ((None, 0.0),):
+                scores = [middle - loss + sign * seed for seed in seeds]
+                told = "forgetting" if metric == "forgetting" else "scores"
+                arms.append(spec | ({"lr": lr} if lr else {}) | {told: scores})
+    return arms
+
+
+def _trend(claim: Claim, verdict: str) -> list[dict[str, Any]]:
+    slopes = {"reproduced": (1, 1, 1), "contradicted": (-1, -1, -1), "inconclusive": (1, -1, 0)}[verdict]
+    return [
+        claim.settings["among"] | {"rank": rank, "forgetting": [0.02 * slope * number for slope in slopes]}
+        for number, rank in enumerate(claim.settings["ranks"])
+    ]
+
+
+def _spread(claim: Claim, verdict: str) -> list[dict[str, Any]]:
+    low, high = {  # by seed: first less last rank
+        "reproduced": ((0.004,) * 3, (0.04,) * 3),
+        "contradicted": ((0.04,) * 3, (0.02,) * 3),
+        "inconclusive": ((0.044, 0.02, -0.004), (0.074, 0.05, 0.026)),
+    }[verdict]
+    ranks, rates = claim.settings["ranks"], (claim.settings["low_lr"], claim.settings["high_lr"])
+    return [
+        claim.settings["among"] | {"rank": rank, "lr": lr, "scores": [1.2 - fall * share for fall in falls]}
+        for lr, falls in zip(rates, (low, high), strict=True)
+        for rank, share in zip(ranks, np.linspace(0, 1, len(ranks)), strict=True)
+    ]
+
+
+def _rates(claim: Claim, verdict: str) -> list[dict[str, Any]]:
+    low, high = np.log10([claim.bound.low, claim.bound.high])
+    apart = {"reproduced": (low + high) / 2, "contradicted": high + 0.7, "inconclusive": high}[verdict]
+    seeds = np.array((0.0, 0.3, -0.3) if verdict == "inconclusive" else (0.0, 0.02, -0.02))
+    return [*grid(claim.settings["of"], *(-2.5 + seeds)), *grid(claim.settings["to"], *(-2.5 - apart - seeds))]
+
+
+def records(claim: Claim, arms: list[dict[str, Any]], folder: Path) -> list[Record]:
+    """A run per arm and seed. An arm has ``scores``, one a seed, or ``forgetting``; the rest says which arm it is."""
+    metric = str(claim.settings.get("metric", "accuracy"))
+    found = []
+    for number, arm in enumerate(arms):
+        keys = {key: value for key, value in arm.items() if key not in ("scores", "forgetting")}
+        told = "forgetting" if "forgetting" in arm else "scores"
+        for seed, value in enumerate(arm[told]):
+            found.append(_record(str(claim.study), keys, seed, metric, float(value), folder / f"{number}-{seed}"))
+    return found
+
+
+def _record(study: str, keys: dict[str, Any], seed: int, metric: str, value: float, folder: Path) -> Record:
+    task = Task("synthetic", metric="accuracy" if metric == "forgetting" else metric, n_train=keys.get("n_train"))
+    method, lr = keys.get("method", "lora"), float(keys.get("lr", 1e-3))
+    config = Config(
+        Model("synthetic"), task,
+        Method(method, lr, keys.get("rank"), keys.get("alpha"), budget=keys.get("budget"), init=keys.get("init")),
+        Targets(keys.get("targets", "all_linear")), Quant(keys.get("quant", "none")), Optim(lr=lr),
+        study=study, seed=seed, objective=f"val/{task.metric}",
+    )  # fmt: skip
+    run: RunInfo = {"id": folder.name, "name": folder.name, "status": FINISHED, "study": study, "attempts": 1}
+    record = Record(run, plain(config), folder=folder)
+    if metric == "forgetting":
+        record.metrics = {"forgetting": {"measure": "loss", "difference": {"value": value}}}
+    else:
+        record.metrics = {"test": {metric: {"value": _write(folder, metric, value)}}}
+    record.objective = 0.5 if metric == "forgetting" else value
+    return record
+
+
+def _write(folder: Path, metric: str, value: float) -> float:
+    """Predictions with this score; the score that they really have."""
+    folder.mkdir(parents=True)
+    hardness = np.random.default_rng(7).permutation(ITEMS)  # the same items are hard for all
+    labels = np.arange(ITEMS) % 2
+    if metric == "accuracy":
+        right = hardness < round(value * ITEMS)
+        columns = {"label": labels, "prediction": np.where(right, labels, 1 - labels)}
+        exact = float(right.mean())
+    else:
+        noise = 1 + 0.1 * (hardness / (ITEMS - 1) - 0.5)
+        columns = {"label": np.full(ITEMS, TOKENS), "score": value * TOKENS * noise}
+        exact = value
+    pq.write_table(pa.table({"item": np.arange(ITEMS), **columns}), folder / "predictions.parquet")
+    return exact
