@@ -240,7 +240,6 @@ REFUSED = [
     ("task.n_validation=-5:", {"task__n_validation": -5}),
     ("task.max_length=3:", {"task__max_length": 3}),
     ("task: give task.path=FILE", {"task__synthetic": None}),
-    ("task.delimiter='ab':", {"task__delimiter": "ab"}),
     ("task.delimiter='':", {"task__delimiter": ""}),
     ("targets=custom: give", {"targets__name": "custom"}),
     ("targets.name=qkv:", {"targets__name": "qkv"}),

@@ -10,6 +10,7 @@ from rankwise import assets
 from rankwise.cli import main
 from rankwise.config import Config
 from rankwise.tasks import data
+from rankwise.tasks.parts import normalise
 from rankwise.tracking import record as records
 
 
@@ -28,7 +29,7 @@ def test_the_polarity_task_is_deduplicated_without_neutral_sentences_and_balance
     config = configs["movie_polarity"].task
     rows = data.load(config, assets.resolve(config), 0)
     assert [len(rows.train), len(rows.validation), len(rows.test)] == [1500, 1000, 2000]
-    texts = [data.normalise(text) for part in (rows.train, rows.validation, rows.test) for text in part.texts]
+    texts = [normalise(text) for part in (rows.train, rows.validation, rows.test) for text in part.texts]
     assert len(set(texts)) == len(texts)
     assert rows.classes == ["0", "1"]
     assert 0.45 < rows.test.labels.mean() < 0.55
@@ -48,9 +49,7 @@ def test_a_sentence_is_in_the_same_part_of_both_tasks(configs):
     for config in (configs["movie_polarity"].task, configs["movie_rating"].task):
         config.n_train = config.n_validation = config.n_test = None
         rows = data.load(config, assets.resolve(config), 0)
-        both.append(
-            {data.normalise(t): part for part in ("train", "validation", "test") for t in getattr(rows, part).texts}
-        )
+        both.append({normalise(t): part for part in ("train", "validation", "test") for t in getattr(rows, part).texts})
     polarity, rating = both
     assert all(rating[text] == part for text, part in polarity.items())
 

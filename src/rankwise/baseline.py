@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -57,7 +58,7 @@ def _linear(config: Config, record: Record, clock: Clock, on_progress: OnProgres
     record.params = {"trainable": size, "frozen": 0, "total": size, "adapter": 0, "head": size}
     columns = {"label": data.test.labels, "prediction": prediction, "score": score}
     record.metrics["test"] |= scores.by_group(scorer, columns, data.test.groups, config.task.metric)
-    predictions.write(record.folder, data.test.items, columns)
+    predictions.write(record.folder, data.test.items, columns | {"cluster": data.test.clusters})
 
 
 def _few_shot(config: Config, record: Record, clock: Clock, on_progress: OnProgress) -> None:
@@ -90,7 +91,7 @@ def _few_shot(config: Config, record: Record, clock: Clock, on_progress: OnProgr
             from rankwise.train.generate import generate
 
             generate(lm, tokenizer, config, settings, data.test, record)
-    predictions.write(record.folder, data.test.items, columns)
+    predictions.write(record.folder, data.test.items, columns | {"cluster": data.test.clusters})
 
 
 def _with_examples(config: Config, data: Any) -> Any:
@@ -124,7 +125,9 @@ def load(config: Config, record: Record) -> tuple[Any, assets.Asset]:
         "fingerprint": rows.fingerprint,
         "classes": rows.classes,
         **sizes,
-        **({"skipped": rows.skipped} if rows.skipped else {}),
+        **{key: value for key in ("skipped", "shared", "notes") if (value := getattr(rows, key))},
     }
+    for note in rows.notes:
+        print(f"rankwise: {note}", file=sys.stderr)
     record.provenance["model"] = {"source": model.source, "fingerprint": model.fingerprint}
     return rows, model

@@ -19,7 +19,7 @@ from rankwise.identity import folder
 TRAINS_BASE = frozenset({"full", "bitfit", "top_layers", "did", "said"})  # methods that change weights of the base
 QUANT_LIBRARIES = {"int8": "bitsandbytes", "int8_torchao": "torchao", "nf4": "bitsandbytes", "fp4": "bitsandbytes"}
 PRESETS = ("all_linear", "attention", "mlp", "q", "k", "v", "o", "qv", "qkvo")
-FORMATS = ("csv", "tsv", "jsonl", "parquet", "glue", "wordnet", "webnlg", "dart")
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "lines", "text", "glue", "wordnet", "e2e", "webnlg", "dart")
 
 
 def check(config: Config) -> None:
@@ -127,8 +127,12 @@ def _check_task(config: Config) -> None:
         raise Refused.value("task.max_length", task.max_length, "at least 4 tokens")
     high = math.inf if math.isinf(metrics.named(task.metric).high) else 1
     _number("task.margin", task.margin, 0, high, f"between 0 and {high}, both excluded", open_low=True, open_high=True)
-    if task.delimiter is not None and len(task.delimiter) != 1:
-        raise Refused.value("task.delimiter", repr(task.delimiter), "one character, or null")
+    if task.delimiter == "":
+        raise Refused.value(
+            "task.delimiter", "''", "a character, tab, or null", "a shell's quotes: 'task.delimiter=\";\"'"
+        )
+    if isinstance(task.labels, list) and len({str(name) for name in task.labels}) < len(task.labels):
+        raise Refused.value("task.labels", task.labels, "names a class twice", "YAML reads 007 as 7: quote it")
     if task.format is not None:
         _one_of("task.format", task.format, FORMATS)
     _one_of("task.protocol", task.protocol, ("clean", "paper"))

@@ -95,14 +95,17 @@ class Task:
     subset: str | None = None  # of a hub id: its configuration
     files: Any = None  # of a folder: {train: train.tsv, test: [a.tsv, b.tsv]}; parts not named are cut from train
     splits: Any = None  # of a hub id: the same, of its splits; null takes splits named train, validation and test
-    format: str | None = None  # csv | tsv | jsonl | parquet | glue | wordnet | webnlg | dart; null goes by the suffix
-    encoding: str | None = None  # null: UTF-8 with or without a byte order mark, else Latin-1
-    delimiter: str | None = None  # null: comma in .csv, tab elsewhere
+    format: str | None = None  # see ``check.FORMATS``; null goes by the suffix
+    encoding: str | None = None  # null: UTF-8 with or without a byte order mark, else cp1252 or Latin-1
+    delimiter: str | None = None  # null: comma in .csv, tab elsewhere; "tab" is one; of task.format=lines any text
     columns: list[str] | None = None  # names, where the file has no header line
     text: str = "text"
     pair: str | None = None  # column of the second text of a pair
     label: str = "label"
-    labels: list[str] | None = None  # classes in order, where that matters; null sorts what the data hold
+    labels: Any = (
+        None  # classes in order, [neg, pos], or by label, {1: World, 2: Sports, 3: null}; null sorts the labels
+    )
+    skip_empty: bool = False  # rows with an empty text or label are left out and counted; else they are refused
     split: str | None = None  # column that says train, validation or test
     group: str | None = None  # column by which the test score is also given; ``source`` is the file or split
     prompt: str | None = None  # causal_lm: column of what is given

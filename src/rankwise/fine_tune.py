@@ -155,7 +155,7 @@ class _Story:
 
     def save(self) -> None:
         """Predictions and the adapter; the checkpoint goes."""
-        predictions.write(self.folder, self.data.test.items, self.columns)
+        predictions.write(self.folder, self.data.test.items, self.columns | {"cluster": self.data.test.clusters})
         self.record.storage["adapter_bytes"] = weights.export(
             self.adapted.model, self.folder / "adapter", self.config.trainer.save_full, self.adapted.start
         )

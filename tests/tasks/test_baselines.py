@@ -9,7 +9,8 @@ from tiny_configs import SHAPES, tiny
 
 from rankwise.assets import resolve
 from rankwise.model import base
-from rankwise.tasks import baselines, data
+from rankwise.tasks import baselines
+from rankwise.tasks.sources import synthetic
 
 TEXTS = ["a", "something much longer than that", "bb", ""]
 
@@ -31,7 +32,7 @@ def test_features_are_means_over_tokens_without_padding(shape: str, batch_size: 
 @pytest.mark.parametrize("kind", ["classification", "regression"])
 @pytest.mark.parametrize("name", ["tfidf", "probe"])
 def test_a_baseline_learns_what_is_there_to_learn(name: str, kind: str) -> None:
-    rows = data.synthetic(300, kind)
+    rows = synthetic(300, kind)
     rng = np.random.default_rng(0)
     features = np.stack([rows["label"], rng.normal(size=300)], axis=1)
     inputs = rows["text"].tolist() if name == "tfidf" else features

@@ -15,7 +15,8 @@ from tiny_configs import CONF
 from rankwise.assets import resolve
 from rankwise.config import Task
 from rankwise.errors import Refused
-from rankwise.tasks.data import Data, Split, load, places
+from rankwise.tasks.data import Data, Split, load
+from rankwise.tasks.parts import places
 
 PARTS = ("train", "validation", "test")
 PROMPTS = [f"the {i}th sea is as deep as" for i in range(100)]
@@ -114,16 +115,16 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "an empty reply": ({"m": talk("Hi", " ")}, {"messages": "m"}, "must end with a reply .* that is not empty$"),
     "no message": ({"m": []}, {"messages": "m"}, "must end with a reply"),
     "a reply to nobody": ({"m": talk("Hi", "So")[1:]}, {"messages": "m"}, "needs a message of the user before the"),
-    "another role": ({"m": [{"role": "human", "content": "Hi"}]}, {"messages": "m"}, "whose roles are system, user"),
+    "another role": ({"m": [{"role": "bot", "content": "Hi"}]}, {"messages": "m"}, "whose roles are system, dev"),
     "no content": ({"m": [{"role": "user"}]}, {"messages": "m"}, "not a list of {role, content}"),
     "broken JSON": ({"m": "[{"}, {"messages": "m"}, r"line 2 holds '\[\{', not a list of messages in JSON"),
     "an empty completion": ({"p": "x", "c": ""}, {"prompt": "p", "completion": "c"}, "=c: .* line 2 holds '', no text"),
     "an empty reference": ({"p": "x", "c": ["y", ""]}, {"prompt": "p", "completion": "c"}, "line 2 holds '', no text"),
     "no references": ({"p": "x", "c": []}, {"prompt": "p", "completion": "c"}, r"line 2 holds \[\], no text"),
-    "an empty prompt": ({"p": " ", "c": "y"}, {"prompt": "p", "completion": "c"}, "^task.prompt=p: .*no text$"),
-    "an empty column of a template": ({"p": "", "c": "y"}, {"template": "{p}:", "completion": "c"}, "=p: .*no text$"),
+    "an empty prompt": ({"p": " ", "c": "y"}, {"prompt": "p", "completion": "c"}, "^task.prompt=p: .*no text; t"),
+    "an empty column of a template": ({"p": "", "c": "y"}, {"template": "{p}:", "completion": "c"}, "=p: .*no text; t"),
     "nothing to write": ({"p": "x"}, {"prompt": "p"}, "^task.completion=null: the column of what is to be written"),
-    "an empty text": ({"text": None}, {}, "^task.text=text: .* line 2 holds None, no text$"),
+    "an empty text": ({"text": None}, {}, "^task.text=text: .* line 2 holds None, no text; task.sk"),
 }  # fmt: skip
 
 

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from rankwise.assets import Asset
 from rankwise.config import Task
 from rankwise.errors import Refused
+from rankwise.tasks.classes import Classes, Label
 from rankwise.tasks.examples import Example, Messages, examples
-from rankwise.tasks.parts import PARTS, TEST, TRAIN, VALIDATION, cut, digest, normalise, parts, place, places
-from rankwise.tasks.sources import open_tables, synthetic
+from rankwise.tasks.parts import PARTS, TEST, TRAIN, VALIDATION, cut, digest, place
+from rankwise.tasks.sources import open_tables
 
-__all__ = ["Data", "Split", "load", "normalise", "parts", "places", "synthetic"]
+__all__ = ["Data", "Split", "load"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Split:
     groups: list[str] | None = None  # by which a test score is also given
     completions: list[str] | None = None
     messages: list[Messages] | None = None  # [{role, content}, …], the last one a reply
+    clusters: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -47,66 +48,85 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """The three parts of a task. ``classes`` names the labels of a classification, else it is None."""
+    """The three parts of a task. ``classes`` names the labels of a classification, else it is None.
+
+    ``clusters`` of a split number what is not independent: rows of one ``task.group``, or with the same text or prompt.
+    ``shared``: how many rows of a part say the same as a training row, ``verbatim`` or but for case and punctuation.
+    """
 
     train: Split
     validation: Split
     test: Split
     classes: list[str] | None
     fingerprint: str  # of all rows with their labels and parts, before sampling
-    skipped: int = 0  # lines that their format leaves out
+    skipped: int = 0  # rows that their format, task.skip_empty or task.labels leaves out
+    shared: dict[str, dict[str, int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # what a reader of the scores must know
 
 
 def load(task: Task, asset: Asset, data_seed: int) -> Data:
     """Read, split and sample.
 
     Raises Refused for a missing column, a cell that does not fit (with file, line and column), a part with too few
-    rows, and a class that has no training row.
+    rows, a class that has no training row, and a part that is for the most part training rows.
     """
-    tables = open_tables(task, asset)
+    tables, notes = open_tables(task, asset)
 
-    def read() -> Iterator[Example | None]:
-        return examples(task, tables)
+    def read() -> Iterator[Example]:
+        return (example for example in examples(task, tables) if example is not None)
 
-    index = _Index.of(task, read())
+    index = _Index.of(task, examples(task, tables))
     part = _parts(task, index)
-    classes = _classes(task, index, part)
+    classes = None
+    if task.kind == "classification":
+        classes = Classes.of(task, index.labels, index.label, part)
+        dropped = part >= 0
+        part = np.where(classes.number[index.label] < 0, -1, part).astype(np.int8)
+        index.skipped += int(dropped.sum() - (part >= 0).sum())
+        classes.check(index.label, part, index.part)
+        notes += classes.notes
     chosen = _chosen(task, index, part, data_seed)
-    if classes:
-        _check_seen(task, index, part)
+    shared = _shared(index, chosen, notes)
     splits, fingerprint = _collect(task, read(), part, chosen, classes)
     if task.protocol == "paper":
         splits["validation"] = splits["test"]
-    return Data(splits["train"], splits["validation"], splits["test"], classes, fingerprint, index.skipped)
+    names = classes.names if classes else None
+    return Data(splits["train"], splits["validation"], splits["test"], names, fingerprint, index.skipped, shared, notes)
 
 
 @dataclass
 class _Index:
     """A few bytes of each row, in the order of reading."""
 
-    names: list[str]  # of classes, as they were met
-    label: np.ndarray  # number in ``names``
+    labels: list[Label]  # of a classification, as they were met
+    label: np.ndarray  # number in ``labels``
     place: np.ndarray
     part: np.ndarray  # number in PARTS
-    content: np.ndarray  # hash of the normalised texts, where duplicates are looked for
+    content: np.ndarray  # hash of the normalised texts
+    verbatim: np.ndarray  # hash of the texts
     skipped: int
 
     @classmethod
     def of(cls, task: Task, found: Iterator[Example | None]) -> _Index:
-        names: dict[str, int] = {}
-        label, place_, part, content = array("i"), array("d"), array("b"), array("Q")
+        labels: dict[str, Label] = {}
+        label, place_, part, content, verbatim = array("i"), array("d"), array("b"), array("Q"), array("q")
         skipped = 0
         for example in found:
             if example is None:
                 skipped += 1
                 continue
             if task.kind == "classification":
-                label.append(names.setdefault(str(example.label), len(names)))
-            place_.append(place(example.given))
+                name = str(example.label)
+                label.append(labels.setdefault(name, Label(name, len(labels), example.cell)).number)
+            given, texts = example.given, example.texts
+            hashed = digest(given)
+            place_.append(place(hashed))
             part.append(PARTS.index(example.part))
-            if task.deduplicate:
-                content.append(int.from_bytes(digest(example.texts)[:8]))
-        return cls(list(names), np.array(label), np.array(place_), np.array(part), np.array(content), skipped)
+            content.append(hashed if given == texts else digest(texts))
+            verbatim.append(hash(texts))
+        names = list(labels.values())
+        columns = np.array(label), np.array(place_), np.array(part), np.array(content), np.array(verbatim)
+        return cls(names, *columns, skipped)
 
 
 def _parts(task: Task, index: _Index) -> np.ndarray:
@@ -121,38 +141,17 @@ def _parts(task: Task, index: _Index) -> np.ndarray:
     return part
 
 
-def _classes(task: Task, index: _Index, part: np.ndarray) -> list[str] | None:
-    """The classes in order: ``task.labels``, else numbers by size, then words by spelling."""
-    if task.kind != "classification":
-        return None
-    used = [index.names[code] for code in np.unique(index.label[part >= 0])]
-    found = task.labels or sorted(used, key=_numbers_first)
-    if len(found) < 2 or not used:
-        what = f"one class only ({found[0]})" if used else "no rows"
-        raise Refused(f"task.label={task.label}: {what}; a classification needs two classes")
-    return list(found)
-
-
-def _numbers_first(name: str) -> tuple[bool, float, str]:
-    try:
-        number = float(name)
-    except ValueError:
-        number = math.nan
-    return (False, number, name) if math.isfinite(number) else (True, 0.0, name)
-
-
 def _chosen(task: Task, index: _Index, part: np.ndarray, data_seed: int) -> list[np.ndarray]:
-    """The rows of each part that are used: of training rows a sample, of the others the first by hash."""
+    """The rows of each part that are used: of training rows a sample, of the others the first by hash.
+
+    Of a causal LM's evaluation rows, no prompt is cut: as many whole prompts as there is room for.
+    """
     chosen = []
     for number, name in enumerate(PARTS):
         members = np.flatnonzero(part == number)
         if number == VALIDATION and task.protocol == "paper":
             chosen.append(members[:0])  # the test rows take their place
             continue
-        if number == TRAIN:
-            order = np.random.default_rng(data_seed).permutation(len(members))
-        else:
-            order = np.argsort(index.place[members], kind="stable")
         wanted = getattr(task, f"n_{name}")
         if len(members) < max(2, wanted or 0):
             if wanted and len(members) >= 2:
@@ -162,37 +161,50 @@ def _chosen(task: Task, index: _Index, part: np.ndarray, data_seed: int) -> list
             else:
                 remedy = "change task.validation_share or task.test_share"
             raise Refused.value(f"task.n_{name}", wanted, f"the data have {len(members)} rows for this part", remedy)
-        chosen.append(np.sort(members[order[:wanted]]))
+        if number == TRAIN:
+            members = members[np.random.default_rng(data_seed).permutation(len(members))]
+        else:
+            members = members[np.argsort(index.place[members], kind="stable")]
+            if task.kind == "causal_lm" and wanted and wanted < len(members):
+                starts = np.flatnonzero(np.diff(index.place[members], prepend=-1))
+                wanted = max(starts[starts <= wanted].max(), 2) if len(starts) > 1 else len(members)
+        chosen.append(np.sort(members[:wanted]))
     return chosen
 
 
-def _check_seen(task: Task, index: _Index, part: np.ndarray) -> None:
-    """Refuse a class that no training row has: nothing can learn it."""
-    counts = np.zeros((len(index.names), len(PARTS)), dtype=int)
-    np.add.at(counts, (index.label[part >= 0], part[part >= 0]), 1)
-    for name, (train, validation, test) in zip(index.names, counts.tolist(), strict=True):
-        if not train and validation + test:
-            where = f"{test} test rows" if test else f"{validation} validation rows"
+def _shared(index: _Index, chosen: list[np.ndarray], notes: list[str]) -> dict[str, dict[str, int]]:
+    """How many of the chosen rows of validation and test are training rows. Raises Refused where most of them are."""
+    found = {}
+    for name, rows in zip(PARTS[1:], chosen[1:], strict=True):
+        near = int(np.isin(index.content[rows], index.content[chosen[TRAIN]]).sum())
+        verbatim = int(np.isin(index.verbatim[rows], index.verbatim[chosen[TRAIN]]).sum())
+        if 2 * near > len(rows) > 0:
             raise Refused(
-                f"task.label={task.label}: {name!r} is the label of {where} and of no training row; "
-                "leave those rows out, or give the training data some"
+                f"task data: {near} of {len(rows)} {name} rows are training rows; name another file for that part, or "
+                "none, so that it is cut from train"
             )
+        if near:
+            found[name] = {"verbatim": verbatim, "near": near}
+            notes.append(
+                f"{near} of {len(rows)} {name} rows say the same as a training row, {verbatim} of them verbatim; "
+                "task.deduplicate=true leaves them out"
+            )
+    return found
 
 
 def _collect(
-    task: Task, found: Iterator[Example | None], part: np.ndarray, chosen: list[np.ndarray], classes: list[str] | None
+    task: Task, found: Iterator[Example], part: np.ndarray, chosen: list[np.ndarray], classes: Classes | None
 ) -> tuple[dict[str, Split], str]:
     """The chosen rows of each part, as they stand in the file, and the fingerprint of all rows."""
-    number = {name: code for code, name in enumerate(classes or [])}
     wanted = np.zeros(len(part), dtype=bool)
     wanted[np.concatenate(chosen)] = True
     kept: list[list[Example]] = [[] for _ in PARTS]
     hashed = hashlib.sha256()
-    present = (example for example in found if example is not None)
-    for row, example in enumerate(present):
+    for row, example in enumerate(found):
         if part[row] < 0:
             continue
-        example.label = number[str(example.label)] if classes else example.label
+        example.cell = None  # and with it the whole row
+        example.label = classes.number_of[str(example.label)] if classes else example.label
         line = f"{PARTS[part[row]]}\t{example.label}\t{_content(example)}\n"
         hashed.update(line.encode("utf-8", "surrogatepass"))
         if wanted[row]:
@@ -208,6 +220,9 @@ def _content(example: Example) -> str:
 def _split(task: Task, rows: list[Example]) -> Split:
     integral = task.kind != "regression"
     conversations, language = bool(task.messages), task.kind == "causal_lm"
+    by_group = task.group not in (None, "source")
+    units: dict[object, int] = {}
+    clusters = [units.setdefault(row.group if by_group else digest(row.given), len(units)) for row in rows]
     return Split(
         [row.text for row in rows],
         np.array([row.label for row in rows], dtype=np.int64 if integral else np.float64),
@@ -216,4 +231,5 @@ def _split(task: Task, rows: list[Example]) -> Split:
         [row.group or "" for row in rows] if task.group else None,
         [row.completion or "" for row in rows] if language and not conversations else None,
         [row.messages or [] for row in rows] if language and conversations else None,
+        np.array(clusters, dtype=np.int64),
     )

@@ -15,10 +15,13 @@ from rankwise.errors import Refused, did_you_mean
 from rankwise.tasks.sources import PART_NAMES
 from rankwise.tasks.tables import Table
 
-Messages = list[dict[str, str]]
+Messages = list[dict[str, Any]]
 
 _FIELD = re.compile(r"{([^{}]+)}")
-_ROLES = ("system", "user", "assistant", "tool")
+_WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_SHAREGPT = {"human": "user", "gpt": "assistant"}  # {from, value} in place of {role, content}
+_CALLS = ("tool_calls", "function_call")
 _SOURCE = "source"  # as task.group, where no column is named so: the split or file that a row is of
 
 
@@ -29,11 +32,12 @@ class Example:
     item: int
     part: str
     text: str
-    label: str | float = 0.0  # the name of a class, or a value
+    label: str | float = 0.0  # as the data name the class, or a value
     pair: str | None = None
     group: str | None = None
     completion: str | None = None
     messages: Messages | None = None
+    cell: Cell | None = None  # of the label
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -49,8 +53,16 @@ class Example:
     def texts(self) -> tuple[str, ...]:
         """All that it says."""
         if self.messages is not None:
-            return tuple(part for message in self.messages for part in (message["role"], message["content"]))
+            return tuple(part for message in self.messages for part in (message["role"], *_said(message)))
         return tuple(text for text in (self.text, self.pair, self.completion) if text is not None)
+
+
+def _said(message: dict[str, Any]) -> tuple[str, ...]:
+    return (message["content"], *(json.dumps(message[key]) for key in _CALLS if key in message))
+
+
+class Empty(Refused):
+    """A cell has no text or no label; ``task.skip_empty`` leaves its row out."""
 
 
 class Cell:
@@ -59,43 +71,48 @@ class Cell:
     def __init__(self, key: str, column: str, row: dict[str, Any], table: Table, number: int):
         self.key, self.column, self.table, self.number = key, column, table, number
         if column not in row:
-            names = [str(name) for name in row]
-            many = f"has the columns {', '.join(names)}{did_you_mean(column, names)}"
-            hint = "" if len(names) > 1 else "; is task.delimiter right?"
-            raise Refused(f"task.{key}={column}: {table.name} {table.unit} {number} {many}{hint}")
+            raise Refused(
+                f"task.{key}={column}: {table.name} {table.unit} {number} {_columns(column, list(row), table)}"
+            )
         self.value = row[column]
 
-    def refused(self, why: str) -> Refused:
+    @property
+    def missing(self) -> bool:
+        """Null, or the NaN that pandas writes for it."""
+        return self.value is None or (isinstance(self.value, float) and math.isnan(self.value))
+
+    def refused(self, why: str, kind: type[Refused] = Refused) -> Refused:
         """``task.label=score: ratings.tsv line 7 holds 'x', not a number``."""
         where = f"{self.table.name} {self.table.unit} {self.number}"
-        return Refused(f"task.{self.key}={self.column}: {where} holds {reprlib.repr(self.value)}, {why}")
+        return kind(f"task.{self.key}={self.column}: {where} holds {reprlib.repr(self.value)}, {why}")
 
-    def text(self) -> str:
-        """As it stands. Raises Refused where it is empty or no text."""
+    def empty(self, what: str) -> Refused:
+        return self.refused(f"no {what}; task.skip_empty=true leaves such rows out", Empty)
+
+    def text(self, empty: bool = False) -> str:
+        """As it stands. Raises Refused where it is no text, or has none and ``empty`` does not allow that."""
         value = self.value
-        if isinstance(value, (bool, list, dict, bytes)):
+        if isinstance(value, (bool, list, dict, bytes)) or value in (math.inf, -math.inf):
             raise self.refused("not a text")
-        text = "" if value is None else str(value)
-        if not text.strip():
-            raise self.refused("no text")
+        text = "" if self.missing else str(value)
+        if not (empty or text.strip()):
+            raise self.empty("text")
         return text
 
     def label(self) -> str:
-        """The name of a class, numbers written as short as they can be."""
+        """The name of a class: a whole number without a fraction, other numbers with all their digits."""
         value = self.value
-        if isinstance(value, (list, dict, bytes)):
+        if isinstance(value, (list, dict, bytes)) or value in (math.inf, -math.inf):
             raise self.refused("not a label")
-        if isinstance(value, bool):
-            return str(value).lower()
-        if isinstance(value, float):
-            value = "" if math.isnan(value) else f"{value:g}"
-        text = "" if value is None else str(value).strip()
+        text = "" if self.missing else class_name(value)
         if not text:
-            raise self.refused("no label")
+            raise self.empty("label")
         return text
 
     def number_value(self) -> float:
         """A finite number."""
+        if self.missing or not str(self.value).strip():
+            raise self.empty("number")
         try:
             number = float(self.value)
         except (TypeError, ValueError):
@@ -105,11 +122,36 @@ class Cell:
         return number
 
 
+def class_name(value: object) -> str:
+    """One spelling of a value that names a class: true, 7 for 7.0 and "7.0", without blanks around it."""
+    text = str(value).lower() if isinstance(value, bool) else str(value).strip()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def _columns(column: str, names: list[str], table: Table) -> str:
+    """What a row has instead of a column, and what may be the matter."""
+    shown = [name if name.isprintable() else ascii(name) for name in map(str, names)]
+    hint = "; an invisible character is in a name" if shown != names else ""
+    if len(names) == 1 and table.unit == "line" and not table.name.endswith((".json", ".jsonl", ".ndjson")):
+        parted = next((sign for sign in (";", "\t", "|", ",") if sign in names[0]), None)
+        by = "task.delimiter=tab" if parted == "\t" else f"task.delimiter='\"{parted}\"'"
+        hint = f"; is task.delimiter right? {by} parts them" if parted else "; is task.delimiter right?"
+    elif names and isinstance(names[0], str) and len(names) == 1:
+        hint = "; rows must be a list of objects, or one object per line"
+    elif table.unit == "line":
+        hint = hint or "; without a header line, task.columns names them"
+    return f"has the columns {', '.join(shown)}{did_you_mean(column, shown)}{hint}"
+
+
 def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
-    """The examples of all tables in order, one at a time; None for a row that its format leaves out.
+    """The examples of all tables in order, one at a time; None for a row that is left out: by its format, or empty.
 
     An example's item is its place among all examples, those near zero that ``min_abs_label`` drops included.
-    Raises Refused for a cell that does not fit, naming file, line and column, and for a table without rows.
+    Raises Refused for a cell that does not fit, naming file, line and column, for a header that comes again, and for a
+    table without rows.
     """
     read: Callable[[_Reader], Iterator[Example]] = _language if task.kind == "causal_lm" else _labelled
     least = 0.0 if task.kind == "causal_lm" else task.min_abs_label
@@ -120,12 +162,26 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
             if row is None:
                 yield None
                 continue
-            for example in read(_Reader(task, table, number, row)):
+            if all(_is_name(value, name) for name, value in row.items()):
+                remedy = "leave task.columns out, or the line" if task.columns else "take the line out"
+                raise Refused(f"task data {table.name} {table.unit} {number}: repeats the header; {remedy}")
+            try:
+                found = list(read(_Reader(task, table, number, row)))
+            except Empty:
+                if not task.skip_empty:
+                    raise
+                yield None
+                continue
+            for example in found:
                 example.item, item = item, item + 1
                 if not least or abs(float(example.label)) >= least:
                     yield _classified(task, example)
         if not number:
             raise Refused(f"task data {table.name}: no rows")
+
+
+def _is_name(value: object, column: str) -> bool:
+    return isinstance(value, str) and value.strip("\ufeff \t").casefold() == column.casefold()
 
 
 @dataclass(slots=True)
@@ -144,11 +200,15 @@ class _Reader:
         return Example(-1, self._part(), text, group=self._group(), **values)
 
     def prompt(self) -> str:
-        if self.task.template:
-            names = _FIELD.findall(self.task.template)
-            cells = {name: Cell("template", name, self.row, self.table, self.number).text() for name in names}
-            return _FIELD.sub(lambda match: cells[match[1]], self.task.template)
-        return self.cell("prompt").text() if self.task.prompt else ""
+        """The prompt; columns of a template may be empty, but not all of them."""
+        if not self.task.template:
+            return self.cell("prompt").text() if self.task.prompt else ""
+        names = _FIELD.findall(self.task.template)
+        cells = {name: Cell("template", name, self.row, self.table, self.number) for name in names}
+        texts = {name: cell.text(empty=True) for name, cell in cells.items()}
+        if texts and not any(map(str.strip, texts.values())):
+            raise cells[names[0]].empty("text")
+        return _FIELD.sub(lambda match: texts[match[1]], self.task.template)
 
     def _part(self) -> str:
         if self.task.split is None:
@@ -173,30 +233,14 @@ def _labelled(reader: _Reader) -> Iterator[Example]:
     number = task.kind == "regression" or task.threshold is not None or task.min_abs_label
     text = reader.cell("text").text().strip()
     pair = reader.cell("pair").text().strip() if task.pair else None
-    label = cell.number_value() if number else cell.label()
-    if not number and task.labels:
-        label = _named(cell, str(label), task.labels)
-    yield reader.example(text, pair=pair, label=label)
-
-
-def _named(cell: Cell, label: str, names: list[str]) -> str:
-    """A class by its name, or by its number in ``task.labels`` where no name is a number itself."""
-    if label in names:
-        return label
-    if label.isdecimal() and int(label) < len(names) and not any(name.isdecimal() for name in names):
-        return names[int(label)]
-    raise cell.refused(f"none of task.labels={', '.join(names)}, nor one of their numbers from 0")
+    yield reader.example(text, pair=pair, label=cell.number_value() if number else cell.label(), cell=cell)
 
 
 def _classified(task: Task, example: Example) -> Example:
-    """A number as a class: above the threshold or not. Class names are as ``task.labels`` has them."""
-    if task.kind != "classification" or isinstance(example.label, str):
-        return example
-    if task.threshold is None:
-        example.label = f"{example.label:g}"
-    else:
-        above = int(example.label > task.threshold)
-        example.label = task.labels[above] if task.labels else str(above)
+    """A number as a class: above the threshold or not."""
+    if task.kind == "classification" and not isinstance(example.label, str):
+        above = None if task.threshold is None else int(example.label > task.threshold)
+        example.label = class_name(example.label if above is None else above)
     return example
 
 
@@ -213,7 +257,7 @@ def _language(reader: _Reader) -> Iterator[Example]:
             yield reader.example(prompt, completion=cell.text())
             return
         if not cell.value:
-            raise cell.refused("no text")
+            raise cell.empty("text")
         for cell.value in list(cell.value):  # noqa: B020  a cell of several texts, one after the other
             yield reader.example(prompt, completion=cell.text())
     elif task.prompt or task.template:
@@ -223,22 +267,36 @@ def _language(reader: _Reader) -> Iterator[Example]:
 
 
 def _conversation(cell: Cell) -> Messages:
+    """Messages with all that a chat template may want of them; {from, value} of ShareGPT are {role, content}."""
     value = cell.value
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except ValueError:
             raise cell.refused("not a list of messages in JSON") from None
-    if not isinstance(value, list) or not all(_is_message(message) for message in value):
+    messages = [_message(message) for message in value] if isinstance(value, list) else [None]
+    if None in messages:
         raise cell.refused(f"not a list of {{role, content}} whose roles are {', '.join(_ROLES)}")
-    messages = [{"role": message["role"], "content": message["content"]} for message in value]
-    if not messages or messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
+    found: Messages = [message for message in messages if message is not None]
+    last = found[-1] if found else {"role": ""}
+    if last["role"] != "assistant" or not "".join(_said(last)).strip():
         raise cell.refused("a conversation must end with a reply of the assistant that is not empty")
-    roles = [message["role"] for message in messages]
+    roles = [message["role"] for message in found]
     if "user" not in roles[: roles.index("assistant")]:
         raise cell.refused("a conversation needs a message of the user before the first reply")
-    return messages
+    return found
 
 
-def _is_message(message: object) -> bool:
-    return isinstance(message, dict) and message.get("role") in _ROLES and isinstance(message.get("content"), str)
+def _message(message: object) -> dict[str, Any] | None:
+    if not isinstance(message, dict):
+        return None
+    kept = {key: value for key, value in message.items() if value is not None}  # Parquet fills what a message lacks
+    if "role" not in kept and "from" in kept:
+        sender = kept.pop("from")
+        kept = {"role": _SHAREGPT.get(sender, sender), "content": kept.pop("value", None)} | kept
+    content = kept.get("content", "" if any(key in kept for key in _CALLS) else None)
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        content = "".join(str(part.get("text", "")) for part in content)
+    if kept.get("role") not in _ROLES or not isinstance(content, str):
+        return None
+    return kept | {"content": content}

@@ -10,7 +10,7 @@ from typing import Any
 
 from rankwise.config import Task
 from rankwise.errors import Refused, did_you_mean
-from rankwise.tasks.tables import Row, delimited, lines, read_json
+from rankwise.tasks.tables import Row, delimited, lines, plain_lines, read_json
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ _WORDNET_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
 
 def glue_file(folder: Path, task: Task, split: str) -> Path:
     """The file of a split, named as on the hub, in a folder of all GLUE tasks or of one. Raises Refused: none there."""
-    own = folder / _glue(task).folder
-    own = own if own.is_dir() else folder
+    name = _glue(task).folder
+    own = folder / name if (folder / name).is_dir() else folder
     names = _GLUE_FILES.get(split)
     if names is None:
         allowed = f"one of {', '.join(_GLUE_FILES)}{did_you_mean(split, _GLUE_FILES)} for task.format=glue"
@@ -55,17 +55,18 @@ def glue_file(folder: Path, task: Task, split: str) -> Path:
     found = next((own / name for name in names if (own / name).is_file()), None)
     if found is None:
         remedy = "give the folder of the GLUE download, or the hub id nyu-mll/glue"
-        raise Refused.value("task.path", folder, f"{own} has no {' or '.join(names)}", remedy)
+        where = own if own != folder or own.name == name else f"{folder} has no folder {name}, and itself"
+        raise Refused.value("task.path", folder, f"{where} has no {' or '.join(names)}", remedy)
     return found
 
 
-def glue(path: Path, task: Task) -> Iterator[Row]:
+def glue(path: Path, task: Task, encoding: str) -> Iterator[Row]:
     """Rows of a TSV file of the GLUE download, columns named as on the hub.
 
     Lines with too few fields, of which QQP has some, are left out, as by those who published them.
     """
     layout = _glue(task)
-    for number, row in delimited(path, task.encoding, "\t", quoted=False, columns=layout.columns, short=True):
+    for number, row in delimited(path, encoding, "\t", quoted=False, columns=layout.columns, short=True):
         yield number, row and {layout.renamed.get(name, name): cell for name, cell in row.items()}
 
 
@@ -77,7 +78,7 @@ def _glue(task: Task) -> _Glue:
     return layout
 
 
-def webnlg(path: Path, task: Task) -> Iterator[Row]:
+def webnlg(path: Path, task: Task, encoding: str) -> Iterator[Row]:
     """Entries of a WebNLG challenge file in JSON: triples, their category, and the English texts that say them."""
 
     def row(entry: dict[str, Any]) -> dict[str, Any]:
@@ -86,16 +87,18 @@ def webnlg(path: Path, task: Task) -> Iterator[Row]:
         texts = [text["lex"] for text in entry["lexicalisations"] if text.get("lang", "en") in ("en", "")]
         return {"triples": written(triples), "texts": texts, "category": entry.get("category")}
 
-    return _entries(path, task, lambda whole: whole["entries"], row, "a WebNLG file: entries with modifiedtripleset")
+    return _entries(
+        path, encoding, lambda whole: whole["entries"], row, "a WebNLG file: entries with modifiedtripleset"
+    )
 
 
-def dart(path: Path, task: Task) -> Iterator[Row]:
+def dart(path: Path, task: Task, encoding: str) -> Iterator[Row]:
     """Entries of a DART file: triples, and the texts that say them."""
 
     def row(entry: dict[str, Any]) -> dict[str, Any]:
         return {"triples": written(entry["tripleset"]), "texts": [text["text"] for text in entry["annotations"]]}
 
-    return _entries(path, task, list, row, "a DART file: a list of tripleset and annotations")
+    return _entries(path, encoding, list, row, "a DART file: a list of tripleset and annotations")
 
 
 def written(triples: Iterable[Iterable[str]]) -> str:
@@ -104,9 +107,9 @@ def written(triples: Iterable[Iterable[str]]) -> str:
 
 
 def _entries(
-    path: Path, task: Task, listed: Callable[[Any], Any], row: Callable[[Any], dict[str, Any]], what: str
+    path: Path, encoding: str, listed: Callable[[Any], Any], row: Callable[[Any], dict[str, Any]], what: str
 ) -> Iterator[Row]:
-    whole, number = read_json(path, task.encoding), 0
+    whole, number = read_json(path, encoding), 0
     try:
         for number, entry in enumerate(listed(whole), 1):
             yield number, cells if (cells := row(entry))["texts"] else None
@@ -123,12 +126,12 @@ def wordnet_files(folder: Path) -> list[Path]:
     raise Refused(f"task data {folder}: none of {', '.join(_WORDNET_FILES)} is there")
 
 
-def wordnet(path: Path, task: Task) -> Iterator[Row]:
+def wordnet(path: Path, task: Task, encoding: str) -> Iterator[Row]:
     """Rows word, pos and gloss of a WordNet data file: the first word of each set of synonyms, and its definition.
 
     A line is ``offset file type count word … | definition; "example"``; the licence at the top is set in by blanks.
     """
-    for number, line in enumerate(lines(path, task.encoding), 1):
+    for number, line in enumerate(lines(path, encoding), 1):
         if line.startswith("  ") or not line.strip():
             continue
         head, bar, gloss = line.partition(" | ")
@@ -139,6 +142,18 @@ def wordnet(path: Path, task: Task) -> Iterator[Row]:
         yield number, {"word": word, "pos": _POS[fields[2]], "gloss": gloss.partition('; "')[0].strip()}
 
 
-READERS: dict[str, Callable[[Path, Task], Iterator[Row]]] = {
-    "glue": glue, "webnlg": webnlg, "dart": dart, "wordnet": wordnet,
+def e2e(path: Path, task: Task, encoding: str) -> Iterator[Row]:
+    """Rows of a file of the E2E challenge, a CSV table."""
+    return delimited(path, encoding, ",", quoted=True, columns=task.columns)
+
+
+READERS: dict[str, Callable[[Path, Task, str], Iterator[Row]]] = {
+    "glue": glue, "e2e": e2e, "webnlg": webnlg, "dart": dart, "wordnet": wordnet,
+    "text": lambda path, task, encoding: plain_lines(path, encoding),
+}  # fmt: skip
+FILES: dict[str, dict[str, str]] = {  # of a release, in its folder; a task.files of one's own takes their place
+    "e2e": {"train": "trainset.csv", "validation": "devset.csv", "test": "testset_w_refs.csv"},
+    "webnlg": {"train": "train.json", "validation": "dev.json", "test": "test.json"},
+    "dart": {part: f"dart-v1.1.1-full-{name}.json" for part, name in
+             {"train": "train", "validation": "dev", "test": "test"}.items()},
 }  # fmt: skip

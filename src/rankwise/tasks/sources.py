@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +17,51 @@ from rankwise.config import Task
 from rankwise.errors import Refused, did_you_mean
 from rankwise.tasks import formats, tables
 from rankwise.tasks.parts import PARTS
-from rankwise.tasks.tables import Row, Table
+from rankwise.tasks.tables import Table
 
 PART_NAMES = {
-    "train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test",
+    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
+    "dev": "validation", "test": "test", "testing": "test",
 }  # fmt: skip
 _ENTRIES = ("webnlg", "dart")  # formats without a row per line
-_PART_IN_FRONT = re.compile(r"^(train|validation|valid|dev|test)_", re.IGNORECASE)
+_PART_IN_FRONT = re.compile(rf"^({'|'.join(PART_NAMES)})_", re.IGNORECASE)
 
 
-def open_tables(task: Task, asset: Asset) -> list[Table]:
-    """The tables of a task: training, validation, test; all of them training where the source has no parts."""
+def open_tables(task: Task, asset: Asset) -> tuple[list[Table], list[str]]:
+    """The tables of a task: training, validation, test; all of them training where the source has no parts. And what
+    is to be said of them: which names were taken for which part, what was passed over, an encoding that was guessed.
+    """
     if asset.hub_id:
         return _hub(task, asset.hub_id)
     if asset.path is None:
-        return [_generated(task)]
+        return [_generated(task)], []
+    notes: list[str] = []
     if asset.path.is_file():
-        return [_file(asset.path, task)]
-    files = _files(asset.path, task)
-    return [_file(path, task, part) for part in PARTS for path in files.get(part, [])]
+        files = {"train": [asset.path]}
+    elif any((asset.path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
+        return _saved(task, asset.path)
+    else:
+        files = _files(asset.path, task, notes)
+    paths = [(path, part) for part in PARTS for path in files.get(part, [])]
+    several = next(
+        (path for path, _ in paths if len({part for other, part in paths if other.samefile(path)}) > 1), None
+    )
+    if several:
+        raise Refused.value("task.files", several.name, "one file for two parts, so that they would share their rows")
+    opened = [_file(path, task, part) for path, part in paths]
+    guessed = [table for table in opened if table.encoding not in (None, "utf-8-sig", task.encoding)]
+    return opened, notes + [
+        f"{table.name} is read as {table.encoding}; task.encoding says otherwise" for table in guessed
+    ]
 
 
 def _file(path: Path, task: Task, part: str = "train") -> Table:
-    read: Callable[[Path, Task], Iterator[Row]] = formats.READERS.get(task.format or "", tables.read_file)
     form = tables.file_format(path, task.format)
-    unit = "row" if form == "parquet" else "entry" if form in _ENTRIES else "line"
-    return Table(str(path), functools.partial(read, path, task), part, _bare(path.stem), unit)
+    encoding = None if form == "parquet" else tables.encoding_of(path, task.encoding)
+    array = form == "jsonl" and tables.is_array(path, encoding or "")
+    unit = "row" if form == "parquet" else "entry" if array or form in _ENTRIES else "line"
+    read = functools.partial(formats.READERS.get(form, tables.read_file), path, task, encoding or "")
+    return Table(str(path), read, part, _bare(path.name.split(".")[0]), unit, encoding)
 
 
 def _bare(name: str) -> str:
@@ -50,16 +69,19 @@ def _bare(name: str) -> str:
     return _PART_IN_FRONT.sub("", name)
 
 
-def _files(folder: Path, task: Task) -> dict[str, list[Path]]:
+def _files(folder: Path, task: Task, notes: list[str]) -> dict[str, list[Path]]:
     """The files of each part in a folder: as ``task.files`` says, as the format has it, or by their names."""
-    if task.files:
-        return {part: [_inside(folder, name) for name in names] for part, names in _parts(task, "files").items()}
+    if task.files or task.format in formats.FILES:
+        named = _parts(task.files or formats.FILES[task.format or ""], "files")
+        return {part: [_inside(folder, name) for name in names] for part, names in named.items()}
     if task.format == "glue":
-        splits = _parts(task, "splits") if task.splits else {"train": ["train"], "test": ["validation"]}
+        splits = _parts(task.splits, "splits") if task.splits else {"train": ["train"], "test": ["validation"]}
         return {part: [formats.glue_file(folder, task, name) for name in names] for part, names in splits.items()}
     if task.format == "wordnet":
         return {"train": formats.wordnet_files(folder)}
-    return _named_after_parts(folder)
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and tables.suffix(path) in tables.SUFFIXES]
+    parts = _named(folder, {path.name: path.name.split(".")[0] for path in paths}, "files", notes)
+    return {part: [folder / name for name in names] for part, names in parts.items()}
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -70,24 +92,31 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _named_after_parts(folder: Path) -> dict[str, list[Path]]:
-    """train.csv, dev.jsonl, test.parquet, …"""
-    suffixes = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".pq")
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        part = PART_NAMES.get(path.stem.lower())
-        if part and path.is_file() and path.suffix.lower() in suffixes:
-            found.setdefault(part, []).append(path)
-    several = next((part for part, paths in found.items() if len(paths) > 1), None)
+def _named(source: object, names: Mapping[str, str], key: str, notes: list[str]) -> dict[str, list[str]]:
+    """The files or splits of each part by their bare names: train.csv, dev.jsonl, … Notes say what became of others."""
+    found: dict[str, list[str]] = {}
+    for name, bare in names.items():
+        part = PART_NAMES.get(bare.lower())
+        if part:
+            found.setdefault(part, []).append(name)
+        if part and part != bare.lower():
+            notes.append(f"{name} of {source} is the {part} part; task.{key} says otherwise")
+        elif not part and (key == "splits" or tables.suffix(Path(name)) != ".txt"):
+            notes.append(f"{name} of {source} is no part of the data; task.{key} says otherwise")
+    several = next((part for part, mine in found.items() if len(mine) > 1), None)
     if "train" not in found or several:
-        why = f"more than one file for {several}" if several else "it has no file named train"
-        raise Refused.value("task.path", folder, f"a folder, and {why}", "say which: task.files={train: FILE, …}")
+        kind = "file" if key == "files" else "split"
+        why = f"more than one {kind} for {several}" if several else f"it has no {kind} named train"
+        there = f" ({', '.join(names)})" if names else ""
+        what = "a folder" if key == "files" else "a data set"
+        raise Refused.value(
+            "task.path", source, f"{what}, and {why}{there}", f"say which: task.{key}={{train: NAME, …}}"
+        )
     return found
 
 
-def _parts(task: Task, key: str) -> dict[str, list[str]]:
+def _parts(given: Any, key: str) -> dict[str, list[str]]:
     """``task.files`` or ``task.splits`` as lists of names per part. Raises Refused for another form of it."""
-    given = getattr(task, key)
     form = f"task.{key}: {{train: NAME, validation: NAME, test: [NAME, NAME]}}; train is needed"
     if not isinstance(given, dict) or not given.get("train"):
         raise Refused(f"{form}, given {given}")
@@ -104,33 +133,45 @@ def _parts(task: Task, key: str) -> dict[str, list[str]]:
     return found
 
 
-def _hub(task: Task, hub_id: str) -> list[Table]:
+def _hub(task: Task, hub_id: str) -> tuple[list[Table], list[str]]:
     import datasets
 
     try:
-        found = datasets.load_dataset(hub_id, task.subset, revision=task.revision)
+        splits = datasets.load_dataset(hub_id, task.subset, revision=task.revision)
     except Exception as error:  # the hub's client raises many kinds
-        raise Refused(
-            f"task.path={hub_id}: no such file here, and the hub has no answer ({_first_line(error)})"
-        ) from None
-    splits = _parts(task, "splits") if task.splits else {part: [part] for part in PARTS if part in found}
-    wanted = [(part, name) for part in PARTS for name in splits.get(part, [])]
-    missing = next((name for _, name in wanted if name not in found), None if "train" in splits else "train")
-    if missing:
-        allowed = f"{hub_id} has the splits {', '.join(found)}{did_you_mean(missing, found)}"
-        raise Refused.value("task.splits", missing, allowed, "say which is which: task.splits={train: NAME, …}")
-    return [
-        Table(f"{hub_id} {name}", functools.partial(_hub_rows, found[name]), part, _bare(name), "row")
-        for part, name in wanted
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise Refused(f"task.path={hub_id}: no such file here, and the hub has no answer ({reason})") from None
+    return _splits(task, hub_id, splits)
+
+
+def _saved(task: Task, folder: Path) -> tuple[list[Table], list[str]]:
+    """What ``save_to_disk`` of ``datasets`` wrote: splits, or one without a name."""
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(str(folder))
+    except Exception as error:  # of a folder that is broken
+        raise Refused(f"task data {folder}: a folder of datasets that cannot be read ({error})") from None
+    return _splits(task, str(folder), saved if isinstance(saved, dict) else {"train": saved})
+
+
+def _splits(task: Task, name: str, found: Mapping[str, Any]) -> tuple[list[Table], list[str]]:
+    notes: list[str] = []
+    wanted = (
+        _parts(task.splits, "splits") if task.splits else _named(name, {one: one for one in found}, "splits", notes)
+    )
+    pairs = [(part, split) for part in PARTS for split in wanted.get(part, [])]
+    for _, split in pairs:
+        if split not in found:
+            allowed = f"{name} has the splits {', '.join(found)}{did_you_mean(split, found)}"
+            raise Refused.value("task.splits", split, allowed, "say which is which: task.splits={train: NAME, …}")
+        if sum(split == other for _, other in pairs) > 1:
+            raise Refused.value("task.splits", split, "one split for two parts, so that they would share their rows")
+    opened = [
+        Table(f"{name} {split}", functools.partial(tables.split_rows, found[split]), part, _bare(split), "row")
+        for part, split in pairs
     ]
-
-
-def _hub_rows(split: Any) -> Iterator[Row]:
-    number = 0
-    for batch in split.iter(batch_size=tables.CHUNK):
-        for cells in zip(*batch.values(), strict=True):
-            number += 1
-            yield number, dict(zip(batch, cells, strict=True))
+    return opened, notes
 
 
 def _generated(task: Task) -> Table:
@@ -174,7 +215,3 @@ def objects(rows: int, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
         values = {key: int(rng.integers(100)) if rng.random() < 0.5 else str(rng.choice(words)) for key in keys}
         said = ", ".join(f"{keys[i]} is {values[keys[i]]}" for i in rng.permutation(len(keys)))
         yield {"prompt": f"{said}. As JSON:", "completion": json.dumps(values)}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -74,6 +74,8 @@ class _Data(TypedDict, total=False):
     validation: Count
     test: Count
     skipped: Any
+    shared: dict[str, dict[str, int]]  # rows of a part that say the same as a training row
+    notes: list[str]
     cut: Any
 
 

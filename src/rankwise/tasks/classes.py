@@ -1,0 +1,156 @@
+"""The classes of a classification: which label, as the data write it, is which class."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rankwise.config import Task
+from rankwise.errors import Refused
+from rankwise.tasks.examples import Cell, class_name
+from rankwise.tasks.parts import PARTS, TRAIN
+
+_FEW = 2  # rows of a class that is hardly one
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label as the data write it, its number among all, and the first cell that holds it."""
+
+    name: str
+    number: int
+    cell: Cell | None
+
+
+@dataclass
+class Classes:
+    """The names of the classes in order, and the class of each label that the data have, -1 where it is left out."""
+
+    task: Task
+    names: list[str]
+    labels: list[Label]
+    number: np.ndarray
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def number_of(self) -> dict[str, int]:
+        """The number of the class of a label by its spelling."""
+        return {label.name: int(self.number[label.number]) for label in self.labels}
+
+    @classmethod
+    def of(cls, task: Task, labels: list[Label], label_n: np.ndarray, part_n: np.ndarray) -> Classes:
+        """As ``task.labels`` has them, else numbers by size, then words by spelling.
+
+        Raises Refused for a label that ``task.labels`` does not name, and where there are no two classes.
+        """
+        rows = np.bincount(label_n[part_n >= 0], minlength=len(labels)) if labels else np.zeros(0, dtype=int)
+        used = [label for label in labels if rows[label.number]]
+        if isinstance(task.labels, dict):
+            names, number = _by_map(task.labels, labels)
+        elif task.labels:
+            names, number = _by_list(task, labels)
+        else:
+            names = sorted((label.name for label in used), key=_numbers_first)
+            number = {name: position for position, name in enumerate(names)}
+        if len(names) < 2 or not used:
+            what = f"one class only ({names[0]})" if used and names else "no rows"
+            raise Refused(f"task.label={task.label}: {what}; a classification needs two classes")
+        array = np.array([number.get(label.name, -1) for label in labels])
+        return cls(task, names, labels, array, _notes(task, used, rows))
+
+    def check(self, label_n: np.ndarray, part_n: np.ndarray, own_n: np.ndarray) -> None:
+        """Refuse a class that no training row has: nothing can learn it."""
+        counts = np.zeros((len(self.names), len(PARTS)), dtype=int)
+        kept = part_n >= 0
+        class_n = self.number[label_n[kept]]
+        np.add.at(counts, (class_n, part_n[kept]), 1)
+        for number, (train, validation, test) in enumerate(counts.tolist()):
+            if train or not validation + test:
+                continue
+            where = f"{test} test rows" if test else f"{validation} validation rows"
+            cut = bool((own_n[kept][class_n == number] == TRAIN).any())
+            why = ", to which the hash of their texts brought them" if cut else ""
+            remedy = "join it with another class, or leave it out, by task.labels={LABEL: CLASS, OTHER: null, …}"
+            if all(_numbers_first(label.name)[0] is False for label in self.labels):
+                remedy += "; for numbers to be predicted, task.kind=regression task.metric=pearson"
+            raise Refused(
+                f"task.label={self.task.label}: {self.names[number]!r} is the label of {where} and of no training "
+                f"row{why}; {remedy}"
+            )
+
+
+def _by_map(given: dict[object, object], labels: list[Label]) -> tuple[list[str], dict[str, int]]:
+    """``task.labels={1: World, 2: Sports, 3: null}``: the class of each label, null to leave its rows out."""
+    chosen = {class_name(label): None if name is None else str(name) for label, name in given.items()}
+    names = list(dict.fromkeys(name for name in chosen.values() if name is not None))
+    for label in labels:
+        if label.name not in chosen:
+            raise _unknown(label, f"none of task.labels={', '.join(chosen)}")
+    return names, {label: -1 if name is None else names.index(name) for label, name in chosen.items()}
+
+
+def _by_list(task: Task, labels: list[Label]) -> tuple[list[str], dict[str, int]]:
+    """``task.labels=[World, Sports]``: labels are these names, but for case, or their numbers from 0."""
+    names = [class_name(name) for name in task.labels]
+    folded = {_fold(name): position for position, name in enumerate(names)}
+    number = {name: position for position, name in enumerate(names)}
+    numbered = not any(name.lstrip("-").isdecimal() for name in names)
+    for label in labels:
+        if label.name in number:
+            continue
+        if _fold(label.name) in folded and len(folded) == len(names):
+            number[label.name] = folded[_fold(label.name)]
+        elif numbered and label.name.isdecimal() and int(label.name) < len(names):
+            number[label.name] = int(label.name)
+        else:
+            bools = (
+                "; YAML reads no, yes, off, on as false, true: quote them" if set(names) <= {"false", "true"} else ""
+            )
+            from_one = label.name.isdecimal() and int(label.name) == len(names)
+            remedy = f"; task.labels={{1: {names[0]}, …}} names labels that do not start at 0" if from_one else ""
+            raise _unknown(
+                label, f"none of task.labels={', '.join(names)}, nor one of their numbers from 0{bools}{remedy}"
+            )
+    by_number = [label for label in labels if numbered and label.name.isdecimal()]
+    if by_number and task.threshold is None and not any(label.name == "0" for label in by_number):
+        least = min(int(label.name) for label in by_number)
+        raise Refused(
+            f"task.labels={', '.join(names)}: names numbers from 0, and the least label is {least}; say which is "
+            f"which: task.labels={{{least}: {names[0]}, …}}"
+        )
+    return names, number
+
+
+def _unknown(label: Label, why: str) -> Refused:
+    assert label.cell is not None
+    return label.cell.refused(why)
+
+
+def _notes(task: Task, used: list[Label], rows: np.ndarray) -> list[str]:
+    """Labels that hardly are classes: of one or two rows, or another's but for case and blanks."""
+    few = [f"{label.name!r} ({rows[label.number]})" for label in used if rows[label.number] <= _FEW]
+    notes = [f"task.label={task.label}: classes of one or two rows: {', '.join(few[:5])}"] if few else []
+    spelled: dict[str, list[str]] = {}
+    for label in used:
+        spelled.setdefault(_fold(label.name), []).append(label.name)
+    for names in spelled.values():
+        if len(names) > 1 and not task.labels:
+            shown = ", ".join(repr(name) for name in names)
+            notes.append(
+                f"task.label={task.label}: {shown} differ only in case or blanks; task.labels=[{names[0]}, …] joins"
+            )
+    return notes
+
+
+def _fold(name: str) -> str:
+    return " ".join(name.casefold().split())
+
+
+def _numbers_first(name: str) -> tuple[bool, float, str]:
+    try:
+        number = float(name)
+    except ValueError:
+        number = math.nan
+    return (False, number, name) if math.isfinite(number) else (True, 0.0, name)

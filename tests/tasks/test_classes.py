@@ -1,0 +1,97 @@
+"""Which label is which class, and what is said or refused of labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_tables import read
+
+from rankwise.errors import Refused
+from rankwise.tasks.data import Data
+
+TEXTS = [f"the {i}th sea is as deep as {i * 7919 % 1000} oaks" for i in range(120)]
+
+
+def labelled(folder: Path, values: list[Any], /, **keys: Any) -> Data:
+    """Data of 120 texts whose labels are these, in turn."""
+    path = folder / "data.jsonl"
+    rows = [{"text": text, "label": values[i % len(values)]} for i, text in enumerate(TEXTS)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return read(path, **keys)
+
+
+def rows_of(data: Data) -> dict[str, int]:
+    """How many rows each class has."""
+    labels = np.concatenate([data.train.labels, data.validation.labels, data.test.labels])
+    return dict(zip(data.classes or [], np.bincount(labels, minlength=len(data.classes or [])).tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("labels", "keys", "classes"),
+    [
+        ([20010001.0, 20010002.0, 30000001.0], {}, {"20010001": 40, "20010002": 40, "30000001": 40}),
+        ([0.1, 0.30000000000000004, 0.3], {}, {"0.1": 40, "0.3": 40, "0.30000000000000004": 40}),
+        (["0", "1", "0.0", "1.0", 0, 1.0], {}, {"0": 60, "1": 60}),
+        (["007", "7"], {}, {"007": 60, "7": 60}),
+        ([True, False, True], {}, {"false": 40, "true": 80}),
+        ([True, False, True], {"labels": [True, False]}, {"true": 80, "false": 40}),
+        (["neg", "Neg ", "POS"], {"labels": ["neg", "pos"]}, {"neg": 80, "pos": 40}),
+        ([1, 2, 3], {"labels": {1: "World", 2: "Sports", 3: "Business", 4: "Tech"}},
+         {"World": 40, "Sports": 40, "Business": 40, "Tech": 0}),
+        (["1", "2.0", "3"], {"labels": {"3": "c", "1": "a", 2: "a"}}, {"c": 40, "a": 80}),
+        (["-", "yes", "no"], {"labels": {"yes": "yes", "no": "no", "-": None}}, {"yes": 40, "no": 40}),
+        ([0, 1, 2], {"labels": ["a", "b", "c", "d"]}, {"a": 40, "b": 40, "c": 40, "d": 0}),
+    ],
+)  # fmt: skip
+def test_every_label_is_its_own_class(
+    tmp_path: Path, labels: list[Any], keys: dict[str, Any], classes: dict[str, int]
+) -> None:
+    assert rows_of(labelled(tmp_path, labels, **keys)) == classes
+
+
+def test_rows_that_task_labels_leaves_out_are_counted(tmp_path: Path) -> None:
+    assert labelled(tmp_path, ["-", "yes", "no"], labels={"yes": 1, "no": 0, "-": None}).skipped == 40
+
+
+@pytest.mark.parametrize(
+    ("labels", "keys", "line"),
+    [
+        ([1, 2, 3], {"labels": ["World", "Sports", "Business", "Tech"]},
+         r"names numbers from 0, and the least label is 1; say which is which: task.labels=\{1: World, …\}"),
+        ([1, 2, 3], {"labels": ["World", "Sports", "Business"]},
+         r"line 3 holds 3, none of task.labels=World, .*; task.labels=\{1: World, …\} names labels that do not start"),
+        ([1, 2, 3], {"labels": {1: "a", 2: "b"}}, r"^task.label=label: .* line 3 holds 3, none of task.labels=1, 2$"),
+        (["yes", "no"], {"labels": [False, True]}, r"line 1 holds 'yes', none of task.labels=.*: quote them$"),
+        ([float("inf"), 1], {}, r"line 1 holds inf, not a label"),
+        ([i / 7 for i in range(120)], {}, r"and of no training row.*; for numbers .* task.kind=regr"),
+        (["a", "b"] * 59 + ["a", "rare"], {"test_share": 0.9, "validation_share": 0.05},
+         r"'rare' is the label of 1 (test|validation) rows .* to which the hash .*task.labels=\{LABEL: CLASS, OT"),
+    ],
+)  # fmt: skip
+def test_labels_that_are_no_classes_are_refused_with_the_way_out(
+    tmp_path: Path, labels: list[Any], keys: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(Refused, match=line):
+        labelled(tmp_path, labels, **keys)
+
+
+@pytest.mark.parametrize(
+    ("labels", "note"),
+    [
+        (
+            ["Neg", "neg", "pos", "Very  good", "very good"],
+            "'Neg', 'neg' differ only in case or blanks; task.labels=[Neg",
+        ),
+        (["Very  good", "very good"], "'Very  good', 'very good' differ only in case"),
+        ([True, "True", False], "'true', 'True' differ only in case"),
+        (["once", *["a", "b"] * 59, "a"], "classes of one or two rows: 'once' (1)"),
+        (["a", "b"], None),
+    ],
+)
+def test_labels_that_hardly_are_classes_are_said(tmp_path: Path, labels: list[Any], note: str | None) -> None:
+    notes = labelled(tmp_path, labels, test_share=0.1, validation_share=0.1).notes
+    assert notes == [] if note is None else any(note in said for said in notes)
