@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -222,22 +223,49 @@ def test_predictions_keep_their_kinds(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [predictions.FILE]
 
 
-def test_provenance_says_which_code_ran_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    outside = provenance.provenance()
-    assert outside["git"] is None
-    assert outside["packages"]["torch"] and outside["packages"]["rankwise"] and outside["hardware"]["cores"] >= 1
-    assert outside["code"] == provenance.code_fingerprint()
-    for command in (
-        "init -q", "-c user.name=n -c user.email=e -c commit.gpgsign=false commit -q --allow-empty -m m",
-    ):  # fmt: skip
-        assert os.system(f"git {command}") == 0
-    (tmp_path / "file").write_text("1")
+    assert provenance.provenance()["git"] is None
+    commit = "git -c user.name=n -c user.email=e -c commit.gpgsign=false commit -q --allow-empty -m m"
+    assert os.system(f"git init -q && {commit}") == 0
+    return tmp_path
+
+
+def test_provenance_says_which_code_ran_where(repository: Path) -> None:
+    here = provenance.provenance()
+    assert here["packages"]["torch"] and here["packages"]["rankwise"] and here["hardware"]["cores"] >= 1
+    assert here["code"] == provenance.code_fingerprint()
+    (repository / "file").write_text("1")
     assert os.system("git add file") == 0
     changed = provenance.provenance()["git"]
     assert len(changed["commit"]) == 40 and len(changed["diff"]) == 16
-    (tmp_path / "file").write_text("2")
+    (repository / "file").write_text("2")
     assert provenance.provenance()["git"]["diff"] != changed["diff"]
     assert os.system("git rm -q -f file") == 0
     assert provenance.provenance()["git"] == {"commit": changed["commit"]}
+
+
+@pytest.mark.parametrize(
+    ("key", "attributes"),
+    [
+        ("core.fsmonitor", ""),
+        ("diff.external", ""),
+        ("diff.mine.command", "* diff=mine"),
+        ("diff.mine.textconv", "* diff=mine"),
+        ("filter.mine.clean", "* filter=mine"),
+        ("filter.a=b.process", "* filter=a=b"),
+    ],
+)
+def test_no_program_of_the_repository_is_run_and_a_change_is_seen(repository: Path, key: str, attributes: str) -> None:
+    (repository / "file").write_text("1")
+    assert os.system("git add file") == 0
+    program = repository / "program"
+    program.write_text(f"#!/bin/sh\ntouch {repository}/ran\n")
+    program.chmod(0o755)
+    assert subprocess.run(["git", "config", key, str(program)], check=True)
+    (repository / ".gitattributes").write_text(attributes)
+    (repository / "file").write_text("2")
+    found = provenance.provenance()["git"]
+    assert not (repository / "ran").exists() and len(found["diff"]) == 16

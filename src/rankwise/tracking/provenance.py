@@ -6,7 +6,9 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -44,16 +46,24 @@ def _git(folder: Path) -> dict[str, str] | None:
     """Commit and a hash of what differs from it (null when clean); None outside a repository."""
     try:
         commit = _run_git(folder, "rev-parse", "HEAD").decode().strip()
-        difference = _run_git(folder, "diff", "HEAD")
+        keys = _run_git(folder, "config", "--name-only", "--list").decode().splitlines()
+        filters = [key for key in keys if re.fullmatch(r"filter\..*\.(clean|smudge|process|required)", key)]
+        asked = ("diff", "HEAD", "--no-ext-diff", "--no-textconv", "--ignore-submodules=dirty")
+        difference = _run_git(folder, *asked, off=filters)
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit} | ({"diff": hashlib.sha256(difference).hexdigest()[:16]} if difference else {})
 
 
-def _run_git(folder: Path, *arguments: str) -> bytes:
-    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
-    done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, check=True, timeout=10)
-    return done.stdout
+def _run_git(folder: Path, *arguments: str, off: Sequence[str] = ()) -> bytes:
+    """What git says, without a program that the repository's own settings name: it may be somebody else's."""
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1"}
+    start = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+    for number, key in enumerate(("core.fsmonitor", *off), start):  # -c cannot say a key with "=" in it
+        environment |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": ""}
+    environment["GIT_CONFIG_COUNT"] = str(start + 1 + len(off))
+    command = ["git", "--no-pager", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True, timeout=10).stdout
 
 
 def _version(name: str) -> str | None:
