@@ -136,6 +136,7 @@ def _check_task(config: Config) -> None:
     if task.format is not None:
         _one_of("task.format", task.format, FORMATS)
     _one_of("task.protocol", task.protocol, ("clean", "paper"))
+    _one_of("task.replies", task.replies, ("all", "last"))
     if task.kind == "causal_lm":
         _check_generation(task)
     elif task.packing or task.generation.metrics:

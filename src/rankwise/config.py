@@ -111,6 +111,7 @@ class Task:
     prompt: str | None = None  # causal_lm: column of what is given
     completion: str | None = None  # causal_lm: column of what is to be written, the only part that is learned
     messages: str | None = None  # causal_lm: column of a conversation, [{role, content}, …]; replies are learned
+    replies: str = "all"  # of a conversation: all | last, which are learned
     template: str | None = None  # causal_lm: the prompt made of columns, as "{word} ({pos}):"; wins over prompt
     threshold: float | None = None  # classification of a number: class 1 is label > threshold
     min_abs_label: float = 0.0  # rows whose |label| is smaller are left out

@@ -58,7 +58,7 @@ def _without_idle(values: dict[str, Any]) -> dict[str, Any]:
     task = values["task"]
     if not (task.get("generation") or {}).get("metrics"):
         task.pop("generation", None)
-    for key, off in (("protocol", "clean"), ("packing", False), ("skip_empty", False)):
+    for key, off in (("protocol", "clean"), ("packing", False), ("skip_empty", False), ("replies", "all")):
         if task.get(key) == off:
             del task[key]
     if (values.get("forgetting") or {}).get("name", "none") == "none":

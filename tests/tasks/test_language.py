@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_configs import tiny
 from torch.nn import functional as F  # noqa: N812  torch's own convention
+from transformers import GenerationConfig
 
 from rankwise.assets import resolve
 from rankwise.errors import Refused
@@ -17,7 +18,7 @@ from rankwise.measure.flops import Tally
 from rankwise.measure.ledger import Ledger
 from rankwise.model import base
 from rankwise.tasks.data import Split
-from rankwise.tasks.language import CollateText, EncodedText, Packed, question, reply
+from rankwise.tasks.language import CollateText, EncodedText, Packed, end_ids, question, reply
 from rankwise.tasks.scores import TokenScorer, language_scores
 from rankwise.train import step
 from rankwise.train.step import losses
@@ -138,6 +139,59 @@ def test_every_reply_of_a_conversation_is_learned_and_nothing_else() -> None:
     assert "yes" in learned and "so" in learned and "hi" not in learned and "why" not in learned
     assert question(one, 0, tokenizer).count("yes") == 1 and "so" not in question(one, 0, tokenizer)
     assert reply(one, 0) == "so"
+
+
+TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% for c in m.tool_calls or [] %}[{{ c }}]{% endfor %}"
+TALK = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "abcd", strict=True)]
+
+
+def chat(template: str, talk: list[dict[str, Any]], **keys: Any) -> tuple[Any, EncodedText, str]:
+    """A tokenizer with this template, a conversation as it encodes it, and what is learned of it."""
+    _, tokenizer = model("llama")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<eot>"]})
+    tokenizer.chat_template = template
+    rows = EncodedText(split([""], None, messages=[talk]), tokenizer, 128, "train", **keys)
+    learned = [token for token, wanted in zip(rows.ids[0], rows.learned[0], strict=True) if wanted]
+    return tokenizer, rows, tokenizer.decode(learned)
+
+
+@pytest.mark.parametrize("bos", ["{{ bos_token }}", ""])
+def test_a_conversation_begins_with_one_start_token_whoever_writes_it(bos: str) -> None:
+    tokenizer, rows, _ = chat(bos + TURNS + "{% endfor %}", TALK)
+    begun = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+    assert rows.ids[0].count(tokenizer.bos_token_id) == int(bool(bos) or begun)
+    if bos:
+        assert rows.ids[0] == tokenizer.apply_chat_template(TALK, tokenize=True, return_dict=False)
+
+
+def test_an_answer_ends_where_the_template_or_the_model_ends_one() -> None:
+    tokenizer, _, learned = chat(TURNS + "<eot>\n{% endfor %}", TALK)
+    end, tokenizer_end = tokenizer.convert_tokens_to_ids("<eot>"), tokenizer.eos_token_id
+    settings = GenerationConfig(eos_token_id=[7, 9])
+    assert "<eot>" in learned
+    assert set(end_ids(tokenizer, settings, conversations=True)) == {end, tokenizer_end, 7, 9}
+    assert set(end_ids(tokenizer, GenerationConfig(), conversations=False)) == {tokenizer_end}
+    tokenizer.chat_template = TURNS + " that is all{% endfor %}"
+    assert set(end_ids(tokenizer, None, conversations=True)) == {tokenizer_end}, "a word may stand in an answer too"
+
+
+def test_calls_of_tools_are_learned_and_replies_of_no_weight_are_not() -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": ["look"]}
+    assert chat(TURNS + "{% endfor %}", [TALK[0], call])[2] == "<assistant>[look]"
+    assert chat(TURNS + "{% endfor %}", [TALK[0], TALK[1] | {"weight": 0}, *TALK[2:]])[2] == "<assistant>d"
+    assert reply(split([""], None, messages=[[TALK[0], call]]), 0) == '["look"]'
+
+
+def test_where_a_template_rewrites_earlier_turns_the_last_reply_alone_can_be_learned() -> None:
+    rewriting = TURNS + "{% if loop.last %}!{% endif %}{% endfor %}"
+    with pytest.raises(Refused, match=r"rewrites earlier turns, .*; task.replies=last"):
+        chat(rewriting, TALK)
+    template = "{% for m in messages %}{% if not loop.last %}<{{ m.role }}>{{ m.content }}{% else %}" \
+        "{% if m.role == 'assistant' %}<{{ m.role }}>think {{ m.content }}{% else %}<{{ m.role }}>{{ m.content }}" \
+        "{% endif %}{% endif %}{% endfor %}"  # fmt: skip
+    with pytest.raises(Refused, match=r"task.replies=last"):
+        chat(template, TALK)
+    assert chat(template, TALK, last=True)[2] == "<assistant>think d"
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused() -> None:

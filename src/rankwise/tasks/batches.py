@@ -126,7 +126,7 @@ class Loaders:
 def encoded(split: Split, config: Config, tokenizer: Any, part: str) -> Encoded | EncodedText:
     """The tokens of one part of a task."""
     if config.task.kind == "causal_lm":
-        return EncodedText(split, tokenizer, config.task.max_length, part)
+        return EncodedText(split, tokenizer, config.task.max_length, part, config.task.replies == "last")
     return Encoded(split.texts, split.labels, tokenizer, config.task.max_length, split.pairs)
 
 

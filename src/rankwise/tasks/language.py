@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,17 +14,19 @@ from torch.utils.data import Dataset
 from rankwise.errors import Refused
 from rankwise.measure.shape import Shape
 from rankwise.tasks.data import Split
+from rankwise.tasks.examples import Messages
 
 Segment = tuple[str, bool]  # text, and whether it is learned
 Row = dict[str, Any]
 
 
-def segments(split: Split, row: int, tokenizer: Any) -> list[Segment]:
+def segments(split: Split, row: int, tokenizer: Any, last: bool = False) -> list[Segment]:
     """What a row says, in order. Of a prompt and its completion, the completion is learned, set off by a blank where
-    neither brings white space; of a conversation, every reply, as the tokenizer's chat template writes it.
+    neither brings white space; of a conversation, every reply (or the ``last``) whose weight is not 0, as the
+    tokenizer's chat template writes it.
     """
     if split.messages is not None:
-        return _conversation(split.messages[row], tokenizer)
+        return _conversation(split.messages[row], tokenizer, last)
     assert split.completions is not None
     prompt, end = split.texts[row], tokenizer.eos_token or ""
     learned = (behind(prompt, split.completions[row]) + end, True)
@@ -46,29 +49,31 @@ def question(split: Split, row: int, tokenizer: Any) -> str:
 def reply(split: Split, row: int) -> str:
     """The right answer to ``question``."""
     if split.messages is not None:
-        return split.messages[row][-1]["content"]
+        last = split.messages[row][-1]
+        return last["content"] or json.dumps(last["tool_calls"])
     assert split.completions is not None
     return split.completions[row]
 
 
-def _conversation(messages: list[dict[str, str]], tokenizer: Any) -> list[Segment]:
+def _conversation(messages: Messages, tokenizer: Any, last: bool) -> list[Segment]:
     found: list[Segment] = []
     said = ""
     for number, message in enumerate(messages):
-        if message["role"] != "assistant":
+        if message["role"] != "assistant" or (last and number < len(messages) - 1):
             continue
         asked = _rendered(tokenizer, messages[:number], add_generation_prompt=True)
         answered = _rendered(tokenizer, messages[: number + 1], add_generation_prompt=False)
         if not (asked.startswith(said) and answered.startswith(asked)):
             raise Refused(
-                "task.messages: this model's chat template rewrites earlier turns, so replies cannot be told apart"
+                "task.messages: this model's chat template rewrites earlier turns, so replies cannot be told apart; "
+                "task.replies=last learns the last one alone"
             )
-        found += [(asked[len(said) :], False), (answered[len(asked) :], True)]
+        found += [(asked[len(said) :], False), (answered[len(asked) :], message.get("weight") != 0)]
         said = answered
     return found
 
 
-def _rendered(tokenizer: Any, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+def _rendered(tokenizer: Any, messages: Messages, add_generation_prompt: bool) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise Refused("task.messages: this model's tokenizer has no chat template; use an instruction-tuned model")
     try:
@@ -86,24 +91,22 @@ class EncodedText(Dataset[Row]):
     refused. The first token of a row is never learned, as nothing comes before it.
     """
 
-    def __init__(self, split: Split, tokenizer: Any, max_length: int, part: str):
+    def __init__(self, split: Split, tokenizer: Any, max_length: int, part: str, last: bool = False):
         limit = tokenizer.model_max_length
         if max_length > limit:
             allowed = f"at most {limit}, the longest sequence that this model has positions for"
             raise Refused.value("task.max_length", max_length, allowed)
-        texts = [segments(split, row, tokenizer) for row in range(len(split))]
+        texts = [segments(split, row, tokenizer, last) for row in range(len(split))]
         flat = [text for row in texts for text, _ in row]
         encoded = iter(tokenizer(flat, add_special_tokens=False)["input_ids"]) if flat else iter(())
-        start = start_ids(tokenizer)
         self.ids: list[list[int]] = []
         self.learned: list[np.ndarray] = []
         self.cut = 0  # rows that lost their end
         for number, row in enumerate(texts):
-            ids, learned = list(start), [False] * len(start)
-            for _, wanted in row:
-                part_ids = next(encoded)
-                ids += part_ids
-                learned += [wanted] * len(part_ids)
+            parts = [next(encoded) for _ in row]
+            learned = [wanted for part_ids, (_, wanted) in zip(parts, row, strict=True) for _ in part_ids]
+            ids = started([token for part_ids in parts for token in part_ids], tokenizer)
+            learned = [False] * (len(ids) - len(learned)) + learned
             learned[0] = False
             if not any(learned[:max_length]):
                 raise _too_long(learned, max_length, limit, part, int(split.items[number]))
@@ -137,10 +140,30 @@ class EncodedText(Dataset[Row]):
         return Shape(len(rows), int(lengths.max()), padded, int(self.labelled[list(rows)].sum()))
 
 
-def start_ids(tokenizer: Any) -> list[int]:
-    """The token that this tokenizer begins every text with, if it does."""
-    begins = tokenizer("").get("input_ids", [])[:1]
-    return [int(token) for token in begins if token == tokenizer.bos_token_id]
+def started(ids: list[int], tokenizer: Any) -> list[int]:
+    """The tokens of a text behind the one that this tokenizer begins every text with, if it does; a chat template may
+    have written it.
+    """
+    begins = [int(token) for token in tokenizer("").get("input_ids", [])[:1] if token == tokenizer.bos_token_id]
+    return ids if ids[: len(begins)] == begins else begins + ids
+
+
+def end_ids(tokenizer: Any, generation_config: Any, conversations: bool) -> list[int]:
+    """The tokens that end an answer: the tokenizer's, those of the model's ``generation_config``, and of
+    ``conversations`` the special token that the chat template writes behind a reply.
+    """
+    ends = [tokenizer.eos_token_id, *_as_list(getattr(generation_config, "eos_token_id", None))]
+    if conversations:
+        asked = [{"role": "user", "content": "a"}]
+        said = _rendered(tokenizer, [*asked, {"role": "assistant", "content": "b"}], add_generation_prompt=False)
+        behind_reply = tokenizer(said.rpartition("b")[2], add_special_tokens=False)["input_ids"][:1]
+        special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+        ends += [token for token in behind_reply if token in special]
+    return sorted({int(token) for token in ends if token is not None})
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _too_long(learned: list[bool], max_length: int, limit: int, part: str, item: int) -> Refused:

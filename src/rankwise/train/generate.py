@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from rankwise.errors import Refused
 from rankwise.measure.ledger import Ledger
 from rankwise.model.numerics import Numerics
 from rankwise.tasks.data import Split
-from rankwise.tasks.language import question, reply, start_ids
+from rankwise.tasks.language import end_ids, question, reply, started
 from rankwise.tasks.scores import Score
 from rankwise.tasks.text import text_scores
 from rankwise.tracking.record import Record, write_atomically
@@ -75,8 +76,7 @@ def generate(model: nn.Module, tokenizer: Any, config: Config, settings: Numeric
 
 
 def _encoded(texts: Sequence[str], tokenizer: Any, new_tokens: int) -> list[list[int]]:
-    start = start_ids(tokenizer)
-    ids = [start + row for row in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    ids = [started(row, tokenizer) for row in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
     room = tokenizer.model_max_length - new_tokens
     for number, row in enumerate(ids):
         if len(row) > room:
@@ -96,15 +96,15 @@ def _batch(model: Any, ids: list[list[int]], tokenizer: Any, config: Config) -> 
     device = next(model.parameters()).device
     padded = [[tokenizer.pad_token_id] * (longest - len(row)) + row for row in ids]
     mask = [[0] * (longest - len(row)) + [1] * len(row) for row in ids]
-    ends = _stop(config)
+    ends, last = _stop(config), end_ids(tokenizer, model.generation_config, bool(config.task.messages))
     stop = {"stop_strings": [ends], "tokenizer": tokenizer} if ends and wanted.beams == 1 else {}
     out = model.generate(
         input_ids=torch.tensor(padded, device=device), attention_mask=torch.tensor(mask, device=device),
         max_new_tokens=wanted.max_new_tokens, num_beams=wanted.beams, length_penalty=wanted.length_penalty,
         no_repeat_ngram_size=wanted.no_repeat, do_sample=False, temperature=None, top_p=None, top_k=None,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **stop,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=last, **stop,
     )  # fmt: skip
-    return [_until(row, tokenizer.eos_token_id) for row in out[:, longest:].tolist()]
+    return [_until(row, last) for row in out[:, longest:].tolist()]
 
 
 def _stop(config: Config) -> str | None:
@@ -115,8 +115,8 @@ def _stop(config: Config) -> str | None:
     return stop.replace("\\n", "\n")  # on a command line
 
 
-def _until(ids: list[int], end: int | None) -> list[int]:
-    return ids[: ids.index(end)] if end in ids else ids
+def _until(ids: list[int], ends: Collection[int]) -> list[int]:
+    return list(itertools.takewhile(lambda token: token not in ends, ids))
 
 
 def _text(tokenizer: Any, ids: list[int], stop: str | None) -> str:
