@@ -11,6 +11,7 @@ from importlib.metadata import version
 from rankwise.errors import Refused, did_you_mean
 
 COMMANDS = {
+    "find": "find the smallest rank that is enough, with as few runs as that takes",
     "train": "run one config, or a whole study with -m",
     "plan": "predict parameters, memory, operations, time and disk before running anything",
     "sweep": "run a W&B sweep file (a grid, a random search) here, without a server",

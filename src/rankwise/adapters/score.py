@@ -77,10 +77,11 @@ def relative(now: torch.Tensor, exact: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(now.double() - exact.double()) / torch.linalg.vector_norm(exact.double()))
 
 
-def evaluate(model: nn.Module, rows: Rows, run: Run) -> tuple[scores.Score, Columns]:
-    """The task's metric {value, se, n} on the test rows, computed as the run's own test was, and the predictions."""
+def evaluate(model: nn.Module, rows: Rows, run: Run, part: str = "test") -> tuple[scores.Score, Columns]:
+    """The task's metric {value, se, n} on the ``test`` or ``validation`` rows, computed as in the run, and the
+    predictions."""
     tuner = FineTuner(model, rows.scorer, run.config.optim, 1)
-    found, columns = module.evaluate(tuner, rows.test, numerics(run))
+    found, columns = module.evaluate(tuner, rows.test if part == "test" else rows.validation, numerics(run))
     return found[rows.metric], columns
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from rankwise.adapters import factors, loading, score
 from rankwise.adapters.runs import Run, same_base
@@ -41,11 +42,8 @@ def truncation(runs: Sequence[Run]) -> dict[str, Any]:
     rows = score.Rows.of(first, tokenizer)
     svds = {name: delta.svd() for name, delta in lora.deltas.items()}
     full = score.evaluate(model, rows, first)
-    cut: dict[int, Tested] = {}
-    for rank in sorted(lower | {rank for rank in trained if rank < whole}):
-        loading.put_factors(model, {name: svd.truncated(rank) for name, svd in svds.items()})
-        cut[rank] = score.evaluate(model, rows, first)
-    cut[whole] = full
+    lower |= {rank for rank in trained if rank < whole}
+    cut = {rank: _cut(model, svds, rank, rows, first) for rank in sorted(lower)} | {whole: full}
     energy = sum(float((svd.s**2).sum()) for svd in svds.values())
     found = [
         {"rank": rank, "score": tested[0], "difference": _gap(rows.metric, full, tested)}
@@ -62,6 +60,28 @@ def truncation(runs: Sequence[Run]) -> dict[str, Any]:
         gaps = {"difference": _gap(rows.metric, full, tested), "from_cut": from_cut}
         beside.append({"run": name, "rank": rank, "score": tested[0]} | gaps)
     return {"metric": rows.metric, "run": label, "rank": whole, "cut": found, "trained": beside}
+
+
+def cuts(run: Run, ranks: Sequence[int], part: str) -> dict[int, float]:
+    """The run's metric on its ``validation`` or ``test`` rows with its adapter cut to each rank; its own is not cut.
+
+    Raises Refused for an adapter that is no plain LoRA.
+    """
+    lora = factors.read(run.adapter, _WHAT)
+    model, tokenizer = loading.as_run(run)
+    rows = score.Rows.of(run, tokenizer)
+    own, whole = max(lora.ranks.values()), float(score.evaluate(model, rows, run, part)[0]["value"])
+    svds = {name: delta.svd() for name, delta in lora.deltas.items()}
+    return {
+        rank: whole if rank == own else float(_cut(model, svds, rank, rows, run, part)[0]["value"]) for rank in ranks
+    }
+
+
+def _cut(
+    model: nn.Module, svds: dict[str, factors.Svd], rank: int, rows: score.Rows, run: Run, part: str = "test"
+) -> Tested:
+    loading.put_factors(model, {name: svd.truncated(rank) for name, svd in svds.items()})
+    return score.evaluate(model, rows, run, part)
 
 
 def _gap(metric: str, one: Tested, other: Tested) -> dict[str, float]:

@@ -1,0 +1,214 @@
+"""The answer in one sentence, and the table of what was learned per rank and at what cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from rankwise.find.question import Question
+from rankwise.find.rule import ENOUGH, HOPELESS, OPEN, WORSE, Evidence, chance
+from rankwise.find.story import Findings
+from rankwise.metrics import signed
+from rankwise.tracking.record import Record
+
+_LIKELY = 0.8  # the chance to be decided that more seeds are recommended for
+_WORDS = {ENOUGH: "enough", WORSE: "worse", HOPELESS: "given up", OPEN: "not decided"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is told: ``rank`` is the smallest that is enough, if any; ``decided`` whether the question is closed."""
+
+    sentence: str
+    rank: int | None
+    decided: bool
+    rows: list[dict[str, Any]]  # one per rank, see ``_row``
+    notes: list[str]
+    cost: dict[str, Any]  # runs, seconds, and the grid's
+
+
+def answer(findings: Findings, again: str = "rankwise find") -> Answer:
+    """The answer to what was found; ``again`` is the command as it was typed, without its budget."""
+    rank = findings.decision.answer
+    open_rank = next((r for r, said in findings.decision.status.items() if said == OPEN), None)
+    failed = findings.stopped not in ("", "budget")
+    if rank is not None and not failed:
+        sentence = _enough(findings, rank)
+    elif failed:
+        sentence = f"No conclusion: {findings.stopped}. {_spent(findings)}"
+    elif open_rank is not None or findings.stopped:
+        sentence = _undecided(findings, open_rank, again)
+    else:
+        sentence = _none(findings)
+    rank = None if failed else rank
+    decided = rank is not None or not (findings.stopped or open_rank)
+    rows = [_row(findings, r) for r in findings.question.ranks]
+    return Answer(sentence, rank, decided, rows, _notes(findings), _cost(findings))
+
+
+def _enough(findings: Findings, rank: int) -> str:
+    question, seen = findings.question, findings.looks[rank][-1]
+    low = seen.low(_tail(findings, rank, seen))
+    within = f"within {question.metric.width(question.margin)} of {question.reference_name}"
+    gains = f"({_points(question, seen.gain)}, at worst {_points(question, low)})"
+    saves = ", ".join(_savings(findings, rank))
+    return f"Rank {rank} is enough: {within} {gains}{f', with {saves}' if saves else ''}. {_spent(findings)}"
+
+
+def _undecided(findings: Findings, rank: int | None, again: str) -> str:
+    question, budget = findings.question, findings.question.budget
+    within = f"{budget.runs} runs" if budget.runs else time(budget.seconds or 0)
+    start = f"Not decided within {within}"
+    if rank is None or not findings.looks.get(rank):
+        needed = "the budget ends before the first comparison of two seeds"
+        return f"{start}: {needed}. {_spent(findings)}"
+    seen = findings.looks[rank][-1]
+    shown = f"rank {rank} is {_shown(question, seen)}"
+    return f"{start}: {shown}. {_advice(findings, rank, seen, again)}"
+
+
+def _advice(findings: Findings, rank: int, seen: Evidence, again: str) -> str:
+    """How many more seeds would decide it, or that seeds will not."""
+    assert findings.rule is not None
+    question, rule = findings.question, findings.rule
+    later = [k for k in question.looks if k > seen.seeds]
+    chances = {k: chance(rule, rank, seen, k) for k in later}
+    seeds = next((k for k in later if chances[k] >= _LIKELY), max(later, key=lambda k: chances[k]))
+    more = 2 * (seeds - seen.seeds)
+    cost_s = findings.runs.cost_s(more)
+    budget = str((question.budget.runs or 0) + more) if question.budget.runs else short(findings.runs.seconds + cost_s)
+    seeds_more, likely = f"{seeds - seen.seeds} more seeds (about {time(cost_s)})", f"{100 * chances[seeds]:.0f} %"
+    return f"{seeds_more} would show it to be enough with {likely} chance: {again} --budget {budget}."
+
+
+def _none(findings: Findings) -> str:
+    question = findings.question
+    largest, status = question.ranks[-1], findings.decision.status
+    seen = findings.looks[largest][-1]
+    where = f" on {question.method.targets.name}" if question.method.targets.name else ""
+    said = "is enough" if status.get(largest) == WORSE else "was shown to be enough"
+    nearest = "worse" if seen.high(0.05) < 0 else "away"
+    gap = question.metric.factor * -seen.gain
+    limits = f"[{question.metric.factor * -seen.high(0.05):.1f}, {question.metric.factor * -seen.low(0.05):.1f}]"
+    unit = question.metric.difference_unit
+    start = f"No rank up to {largest} {said}{where}: rank {largest} is {gap:.1f} {unit} {nearest} {limits}."
+    return f"{start} Next to try: {_next(question)}. {_spent(findings)}"
+
+
+def _next(question: Question) -> str:
+    if question.method.targets.name != "all_linear":
+        return "targets=all_linear"
+    return "--rates tune" if not question.tuned else f"method.rank={2 * question.ranks[-1]},{4 * question.ranks[-1]}"
+
+
+def _savings(findings: Findings, rank: int) -> list[str]:
+    arm, reference = findings.arms.get(rank) or [], findings.arms.get(None) or []
+    parts = []
+    for path, words in (
+        (("params", "trainable"), "{} % of the parameters"),
+        (("memory", "train", "peak_bytes"), "{} % of the memory"),
+        (("compute", "flops", "per_step_counted"), "{} % of the operations"),
+    ):
+        mine, theirs = _middle(arm, path), _middle(reference, path)
+        if mine and theirs:
+            parts.append(words.format(f"{100 * mine / theirs:.2g}"))
+    return parts
+
+
+def _middle(runs: Sequence[Record], path: tuple[str, ...]) -> float | None:
+    values = []
+    for run in runs:
+        value: Any = getattr(run, path[0])
+        for key in path[1:]:
+            value = (value or {}).get(key)
+        values += [value] if isinstance(value, int | float) else []
+    return median(values) if values else None
+
+
+def _cost(findings: Findings) -> dict[str, Any]:
+    """What was run, and what the whole grid on as many seeds would have been: every rank, and every rate that was tried
+    here at every rank."""
+    runs, seeds = findings.runs, max((e.seeds for looks in findings.looks.values() for e in looks), default=0)
+    tried = len(findings.rates.middle.tried) if findings.rates else 0
+    grid = (len(findings.question.ranks) + 1) * (seeds + tried)
+    return {"runs": len(runs.records), "seconds": runs.seconds, "grid_runs": grid, "grid_s": runs.cost_s(grid)}
+
+
+def _spent(findings: Findings) -> str:
+    cost = _cost(findings)
+    grid = f"; the grid would have taken {cost['grid_runs']} runs, {time(cost['grid_s'])}" if cost["grid_runs"] else ""
+    return f"{cost['runs']} runs, {time(cost['seconds'])}{grid}."
+
+
+def _row(findings: Findings, rank: int) -> dict[str, Any]:
+    """What is known of one rank: its verdict, its gain with 90 % limits, what it costs."""
+    looks = findings.looks.get(rank, [])
+    seen = looks[-1] if looks else None
+    status = findings.decision.status.get(rank, "")
+    return {
+        "rank": rank, "verdict": _WORDS.get(status, status) if seen else "not run", "seeds": seen.seeds if seen else 0,
+        "gain": seen.gain if seen else None, "low": seen.low(0.05) if seen else None,
+        "high": seen.high(0.05) if seen else None, "pilot": findings.pilot.get(rank),
+        "lr": findings.rates.of(rank) if findings.rates else None,
+        "trainable": _middle(findings.arms.get(rank) or [], ("params", "trainable")),
+        "peak_bytes": _middle(findings.arms.get(rank) or [], ("memory", "train", "peak_bytes")),
+    }  # fmt: skip
+
+
+def _notes(findings: Findings) -> list[str]:
+    """What qualifies the sentence."""
+    question, notes = findings.question, []
+    if findings.rule:
+        notes.append(
+            f"Started from rank {findings.rule.guess}, the pilot's guess. Looks after "
+            f"{', '.join(map(str, question.looks))} seeds. "
+            "The chance of naming a rank that is not enough is at most 5 %."
+        )
+    if not question.tuned:
+        notes.append("Learning rates were not tuned here: they are the defaults, or as given.")
+    for name, tuned in (
+        (("the method", findings.rates.middle), ("the reference", findings.rates.reference))
+        if (findings.rates and question.tuned)
+        else ()
+    ):
+        edge = ", at the edge of what was tried" if tuned.at_edge else ""
+        notes.append(f"Learning rate of {name}: {tuned.lr:g}, the best of {len(tuned.tried)} on validation{edge}.")
+    failed = [record for record in findings.runs.records.values() if record.status != "finished"]
+    notes += [f"{record.run['name']} {record.status}; its seed was not replaced." for record in failed]
+    unseen = [str(rank) for rank in question.ranks if rank not in findings.looks]
+    if unseen and findings.looks:
+        notes.append(f"Not run: rank {', '.join(unseen)}; the question was decided without.")
+    return notes
+
+
+def _tail(findings: Findings, rank: int, seen: Evidence) -> float:
+    assert findings.rule is not None
+    return findings.rule.shares[findings.rule.looks.index(seen.seeds)] * findings.rule.level(rank)
+
+
+def _points(question: Question, value: float) -> str:
+    if not math.isfinite(value):
+        return "unknown"
+    return signed(f"{question.metric.factor * value:+.{1 if question.metric.percent else 3}f}")
+
+
+def _shown(question: Question, seen: Evidence) -> str:
+    unit = question.metric.difference_unit
+    limits = f"[{_points(question, seen.low(0.05))}, {_points(question, seen.high(0.05))}]"
+    return f"{_points(question, seen.gain)} {unit} {limits}"
+
+
+def time(seconds: float) -> str:
+    """``40 s``, ``9 min``, ``1 h 20 min``."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def short(seconds: float) -> str:
+    """As ``--budget`` reads it, rounded up."""
+    return f"{math.ceil(seconds / 60)}m"

@@ -1,0 +1,117 @@
+"""From a command line's overrides to a question. What cannot be answered is refused before anything is made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from rankwise.check import check, check_here
+from rankwise.config import RANKED, Config
+from rankwise.errors import Refused
+from rankwise.find.question import FULL, LOOKS, RANKS, Budget, Question, changed
+from rankwise.find.rule import Rule
+from rankwise.metrics import named
+from rankwise.study.compose import composed
+
+_LEAST_TEST_ROWS = 50
+
+
+def question(overrides: Sequence[str], budget: str | None, margin: str | None, rates: str, reference: str) -> Question:
+    """What the command line asks. Raises Refused for whatever cannot be answered."""
+    given, rest = _taken("method.rank", overrides)
+    base = _composed(rest, margin)
+    if base.method.name not in RANKED:
+        raise Refused.value("method", base.method.name, "a method that has a rank, such as lora")
+    ranks = _ranks(given)
+    against = re.fullmatch(r"(?:r=)?(\d+)", reference)
+    name, *extra = reference.split() or [""]
+    if against:
+        largest = int(against[1])
+        ranks = tuple(rank for rank in ranks if rank < largest)
+        other = changed(base, {"method.rank": largest})
+    elif name == FULL and all(o.startswith("method.") for o in extra):
+        other = _composed([*(o for o in rest if not _of_method(o)), f"method={FULL}", *extra], margin)
+    else:
+        raise Refused(f"--reference {reference}: full, full with keys of its own ('full method.lr=3e-4'), or r=64")
+    if not ranks:
+        raise Refused(f"--reference {reference}: a rank above the candidates; there is none below it")
+    asked = Question(base, other, ranks, rates == "tune", Budget.parse(budget))
+    for config in [asked.run_of(None, 0), *(asked.run_of(rank, 0) for rank in ranks)]:
+        check(config)
+        check_here(config)
+    _check_size(asked)
+    return asked
+
+
+def _composed(overrides: Sequence[str], margin: str | None) -> Config:
+    """The config, in a study named after model and task unless a name is given."""
+    config = composed([*overrides, *([f"task.margin={_margin(margin)}"] if margin else [])])
+    for word in ("seed", "name"):
+        if any(o.startswith(f"{word}=") for o in overrides) and word == "name":
+            raise Refused("name: a question has many runs; leave it away, or give study=NAME")
+    if not any(o.startswith("study=") for o in overrides):
+        slug = re.sub(r"[^\w.]+", "-", f"{config.task.name} {config.model.name}").strip("-").lower()
+        config = replace(config, study=f"find-{slug}"[:80])
+    return config
+
+
+def _margin(text: str) -> float:
+    """A fraction, ``2%`` or ``2 points``."""
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%|points?|pts?)?\s*", text)
+    if not found or float(found[1]) <= 0:
+        raise Refused(f"--margin {text}: a fraction such as 0.02, or 2%")
+    if not found[2] and float(found[1]) >= 1:
+        raise Refused(f"--margin {text}: a fraction such as 0.02; {text} points are --margin {text}%")
+    return float(found[1]) / (100 if found[2] else 1)
+
+
+def _taken(key: str, overrides: Sequence[str]) -> tuple[list[object] | None, list[str]]:
+    """The values of one override, and the other overrides."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise Refused(str(error).splitlines()[0]) from None
+    values: list[object] | None = None
+    for one in parsed:
+        if one.key_or_group == key:
+            values = list(one.sweep_iterator()) if one.is_sweep_override() else [one.value()]
+        elif one.is_sweep_override():
+            raise Refused(f"{one.input_line}: one value; only method.rank lists candidates")
+    return values, [o for o, one in zip(overrides, parsed, strict=True) if one.key_or_group != key]
+
+
+def _ranks(given: list[object] | None) -> tuple[int, ...]:
+    if given is None:
+        return RANKS
+    ranks = []
+    for value in given:
+        text = str(value)
+        if not re.fullmatch(r"[1-9][0-9]{0,4}", text):
+            raise Refused.value("method.rank", value, "candidates such as 1,2,4,8,16,32,64")
+        ranks.append(int(text))
+    return tuple(sorted(set(ranks)))
+
+
+def _of_method(override: str) -> bool:
+    """Whether an override is about the method under question, which the reference is not."""
+    return re.match(r"[+~]*(method|targets|quant)[.=@]", override) is not None
+
+
+def _check_size(asked: Question) -> None:
+    """Refuse margins in the wrong unit, test sets that decide nothing and budgets that reach no decision."""
+    metric, task = named(asked.method.task.metric), asked.method.task
+    if metric.percent and asked.margin >= 0.5:
+        raise Refused(f"task.margin={asked.margin:g}: below 0.5; 2 points are 0.02, or --margin 2%")
+    if task.n_test is not None and task.n_test < _LEAST_TEST_ROWS:
+        raise Refused.value("task.n_test", task.n_test, f"{_LEAST_TEST_ROWS} rows or more, which can show a difference")
+    proving = next(k for k, share in zip(LOOKS, Rule.shares, strict=True) if share)
+    least = 2 * proving + (len(asked.ranks) > 1) + (12 if asked.tuned else 0)
+    if asked.budget.runs is not None and asked.budget.runs < least:
+        parts = f"{proving} seeds of a rank and of the reference" + (", the pilot" if len(asked.ranks) > 1 else "")
+        more = "; --rates default needs 12 less" if asked.tuned else ""
+        tuning = " and 12 to tune learning rates" if asked.tuned else ""
+        raise Refused(f"--budget {asked.budget.runs}: at least {least} runs: {parts}{tuning}{more}")

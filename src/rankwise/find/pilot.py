@@ -1,0 +1,56 @@
+"""The second stage: one run of the largest rank, cut to every candidate, says where to start. No claim rests on it.
+
+ΔW of every layer is cut by SVD to its leading directions and scored on the validation rows, so that the test rows stay
+untouched. The guess is the smallest rank that keeps the whole adapter's score within half the margin.
+"""
+
+from __future__ import annotations
+
+from rankwise.config import Config
+from rankwise.find.question import PILOT, PILOT_SEED, Question
+from rankwise.find.rates import Rates, Runner
+from rankwise.tracking.record import FINISHED, Record
+
+
+class Failed(Exception):
+    """A run that the decision needs has failed; its seed is not replaced."""
+
+    def __init__(self, record: Record):
+        super().__init__(f"{record.run['name']} {record.status}: {(record.error or {}).get('message', 'no result')}")
+
+
+def pilot(question: Question, rates: Rates, run: Runner) -> tuple[int, dict[int, float]]:
+    """The rank to start from, and the validation score of every rank that a cut gives; the middle rank without any."""
+    largest = question.ranks[-1]
+    if len(question.ranks) == 1:
+        return largest, {}
+    record = run([pilot_run(question, rates)], "pilot")[0]
+    if record.status != FINISHED:
+        raise Failed(record)
+    curve = _curve(question, record)
+    return (guess(question, curve), curve) if curve else (question.middle, {})
+
+
+def pilot_run(question: Question, rates: Rates) -> Config:
+    """The largest rank, on a seed of its own."""
+    largest = question.ranks[-1]
+    return question.run_of(largest, PILOT_SEED, rates.of(largest), purpose=PILOT)
+
+
+def guess(question: Question, curve: dict[int, float]) -> int:
+    """The smallest rank whose score is within half the margin of the largest's."""
+    sign, whole = question.metric.sign, curve[question.ranks[-1]]
+    return min(rank for rank in question.ranks if sign * (curve[rank] - whole) >= -question.margin / 2)
+
+
+def _curve(question: Question, record: Record) -> dict[int, float]:
+    """Scores on validation by rank; empty for a method whose adapter cannot be cut."""
+    from rankwise.adapters.runs import open_adapter  # torch, once there is something to cut
+    from rankwise.analysis.truncation import cuts
+    from rankwise.errors import Refused
+
+    assert record.folder is not None
+    try:
+        return cuts(open_adapter(record.folder), question.ranks, part="validation")
+    except Refused:
+        return {}

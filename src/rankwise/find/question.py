@@ -1,0 +1,118 @@
+"""What is asked: a method at its candidate ranks, a reference, a margin, a budget. Checked before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from rankwise.config import Config, merged, plain, scale_of, typed
+from rankwise.errors import Refused
+from rankwise.identity import canonical
+from rankwise.metrics import Metric, named
+
+RANKS = (1, 2, 4, 8, 16, 32, 64)
+LOOKS = (2, 3, 5, 8)  # seeds in all at each look
+TUNING_SEED, PILOT_SEED = 1000, 2000  # of runs that choose; no run that counts has them
+TUNE, PILOT = "tune", "pilot"  # purposes of runs that choose; those that count have none
+FULL = "full"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much may be spent on the whole question, earlier starts included: seconds, or a number of runs, or no end."""
+
+    seconds: float | None = None
+    runs: int | None = None
+
+    @classmethod
+    def parse(cls, text: str | None) -> Budget:
+        """``30m``, ``1h30m``, ``45s`` or a number of runs. Raises Refused for anything else."""
+        if text is None:
+            return cls()
+        if text.isascii() and text.isdigit() and int(text) > 0:
+            return cls(runs=int(text))
+        parts = re.fullmatch(r"(?:(\d{1,4})h)?(?:(\d{1,4})m)?(?:(\d{1,5})s)?", text)
+        seconds = sum(int(n or 0) * unit for n, unit in zip(parts.groups(), (3600, 60, 1), strict=True)) if parts else 0
+        if not seconds:
+            raise Refused(f"--budget {text}: a time such as 30m or 1h30m, or a number of runs")
+        return cls(seconds=float(seconds))
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which of ``ranks`` is enough? ``method`` holds all but the rank, ``reference`` is what it is compared with."""
+
+    method: Config
+    reference: Config
+    ranks: tuple[int, ...]
+    tuned: bool  # whether learning rates are tuned; else each is the default or what was given
+    budget: Budget = Budget()
+    looks: tuple[int, ...] = LOOKS
+
+    @property
+    def margin(self) -> float:
+        return self.method.task.margin
+
+    @property
+    def metric(self) -> Metric:
+        return named(self.method.task.metric)
+
+    @property
+    def middle(self) -> int:
+        """The rank at which the learning rate is tuned."""
+        return self.ranks[len(self.ranks) // 2]
+
+    @property
+    def reference_name(self) -> str:
+        """As the sentence calls it."""
+        return "full fine-tuning" if self.reference.method.name == FULL else f"rank {self.reference.method.rank}"
+
+    def id(self) -> str:
+        """The first 8 hex digits of a hash of all that is asked but the budget: answers to it share a file."""
+        asked = {
+            "method": canonical(plain(self.method)), "reference": canonical(plain(self.reference)), "ranks": self.ranks,
+            "margin": self.margin, "tuned": self.tuned, "looks": self.looks,
+        }  # fmt: skip
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+
+    def run_of(
+        self, rank: int | None, seed: int, lr: float | None = None, share: float = 1.0, purpose: str | None = None
+    ) -> Config:
+        """The config of one run; ``rank`` None is the reference. ``share`` of its steps are taken."""
+        base = self.reference if rank is None else self.method
+        lr = base.method.lr if lr is None else lr
+        changes: dict[str, Any] = {
+            "seed": base.seed + seed, "method.lr": lr, "optim.lr": lr, "purpose": purpose, "name": None,
+        }  # fmt: skip
+        if rank is not None:
+            changes["method.rank"] = rank
+        if share < 1 and base.trainer.max_steps:
+            changes["trainer.max_steps"] = max(1, round(share * base.trainer.max_steps))
+        elif share < 1:
+            changes["trainer.epochs"] = share * base.trainer.epochs
+        return changed(base, changes)
+
+    def rate_for(self, rank: int, lr: float) -> float:
+        """The learning rate of ``rank`` when ``lr`` is that of the middle rank.
+
+        Adam moves every entry of B by about the rate, so that the step of ΔW grows as rate · r · scale: with α fixed
+        (scale α/r) one rate serves all ranks, with a fixed scale it goes as 1/r, with α/√r as 1/√r ("LoRA Without
+        Regret", 2025; arXiv 2602.06204).
+        """
+        alpha = self.method.method.alpha
+        if alpha is None:
+            return lr
+        return lr * self.middle * scale_of(alpha, self.middle) / (rank * scale_of(alpha, rank))
+
+
+def changed(config: Config, changes: dict[str, Any]) -> Config:
+    """A config with dotted keys changed."""
+    node = merged(plain(config))
+    for key, value in changes.items():
+        OmegaConf.update(node, key, value)
+    return typed(node)

@@ -1,0 +1,145 @@
+"""The first stage: a learning rate for the reference and for the method, by successive halving on validation rows.
+
+Both sides have the same rule and the same number of runs. Rates are half a decade apart. All of them train for a third
+of the steps, and the best two, with whatever is within a standard error of the second, for all of them. When the best
+is at the edge of what was tried, the next rate beyond it is tried in full. The rate that is found at the middle rank is
+carried to the others by ``Question.rate_for``, which is checked at the first and the last of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from rankwise.config import Config
+from rankwise.find.question import TUNE, TUNING_SEED, Question
+from rankwise.metrics import named
+from rankwise.tracking.record import FINISHED, Record
+
+STEP = 10**0.5
+FIRST = (-1, 0, 1, 2)  # steps from the default rate; tuning more often moves a rate up than down
+SHORT = 1 / 3  # of the steps, in the first round
+EXTENSIONS = 2  # rates beyond the edge, at most
+
+Runner = Callable[[Sequence[Config], str], list[Record]]  # configs and what they are for → their records, in order
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The rate that was chosen for one arm, and the validation objective of every rate that was trained in full."""
+
+    lr: float
+    tried: dict[float, float] = field(default_factory=dict)
+    at_edge: bool = False
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What every arm trains with. ``own`` are ranks at which the law that carries the middle rank's rate has failed."""
+
+    question: Question
+    reference: Tuned
+    middle: Tuned
+    own: dict[int, Tuned] = field(default_factory=dict)
+
+    def of(self, rank: int | None) -> float:
+        """The learning rate of a rank, or of the reference."""
+        if rank is None:
+            return self.reference.lr
+        return self.own[rank].lr if rank in self.own else self.question.rate_for(rank, self.middle.lr)
+
+
+def tune(question: Question, run: Runner) -> Rates:
+    """The rates of the method and of the reference, and of the first and last rank where their own is another."""
+    if not question.tuned:
+        return Rates(question, Tuned(question.reference.method.lr), Tuned(question.method.method.lr))
+    starts = {rank: [_rate(base.method.lr, n) for n in FIRST]
+              for rank, base in ((question.middle, question.method), (None, question.reference))}  # fmt: skip
+    found = _halving(question, starts, run)
+    rates = Rates(question, found[None], found[question.middle])
+    return Rates(question, rates.reference, rates.middle, _ends(question, rates, run))
+
+
+def _halving(question: Question, starts: dict[int | None, list[float]], run: Runner) -> dict[int | None, Tuned]:
+    tried = dict(starts)
+    kept = {rank: _best_two(scores) for rank, scores in _scores(question, starts, SHORT, run).items()}
+    full = {rank: _values(scores) for rank, scores in _scores(question, kept, 1.0, run).items()}
+    for _ in range(EXTENSIONS):
+        beyond = {rank: [lr] for rank in full if (lr := _beyond(full[rank], tried[rank])) is not None}
+        for rank, scores in _scores(question, beyond, 1.0, run).items() if beyond else ():
+            full[rank] |= _values(scores)
+            tried[rank] = sorted([*tried[rank], *beyond[rank]])
+    return {rank: _chosen(full[rank], tried[rank]) for rank in full}
+
+
+def _ends(question: Question, rates: Rates, run: Runner) -> dict[int, Tuned]:
+    """The first and the last rank, tuned themselves where a neighbour of the carried rate is better there.
+
+    Better is: by more than a standard error of the validation score, after a third of the steps.
+    """
+    carried = {rank: rates.of(rank) for rank in {question.ranks[0], question.ranks[-1]} - {question.middle}}
+    near: dict[int | None, list[float]] = {
+        rank: sorted({lr, _rate(lr, -1), _rate(lr, 1)}) for rank, lr in carried.items()
+    }
+    odd: dict[int | None, list[float]] = {}
+    for rank, scores in (_scores(question, near, SHORT, run) if near else {}).items():
+        best, here = max(scores.values(), key=lambda score: score.value), scores[carried[rank]]  # type: ignore[index]
+        if best.value > here.value + here.se:
+            odd[rank] = near[rank]
+    return {rank: tuned for rank, tuned in (_halving(question, odd, run) if odd else {}).items() if rank is not None}
+
+
+def _rate(lr: float, steps: int) -> float:
+    """``steps`` half decades away, in three digits, so that a rate has one spelling."""
+    return float(f"{lr * STEP**steps:.3g}")
+
+
+@dataclass(frozen=True)
+class _Score:
+    value: float  # of the objective, turned so that more is better; minus infinity of a run without one
+    se: float
+
+
+def _scores(
+    question: Question, rates: dict[int | None, list[float]], share: float, run: Runner
+) -> dict[int | None, dict[float, _Score]]:
+    """Objectives of each side's rates."""
+    asked = [(rank, lr) for rank, some in rates.items() for lr in some]
+    configs = [question.run_of(rank, TUNING_SEED, lr, share, TUNE) for rank, lr in asked]
+    found: dict[int | None, dict[float, _Score]] = {rank: {} for rank in rates}
+    for (rank, lr), record in zip(asked, run(configs, "learning-rate"), strict=True):
+        found[rank][lr] = _score(record)
+    return found
+
+
+def _score(record: Record) -> _Score:
+    if record.status != FINISHED or record.objective is None:
+        return _Score(float("-inf"), 0.0)
+    name = str(record.config["objective"]).removeprefix("val/")
+    se = (record.metrics.get("validation") or {}).get(name, {}).get("se") or 0.0
+    return _Score(named(name).sign * record.objective, float(se))
+
+
+def _values(scores: dict[float, _Score]) -> dict[float, float]:
+    return {lr: score.value for lr, score in scores.items()}
+
+
+def _best_two(scores: dict[float, _Score]) -> list[float]:
+    """The two best rates, and those that are within a standard error of the second."""
+    ordered = sorted(scores, key=lambda lr: scores[lr].value, reverse=True)
+    second = scores[ordered[min(1, len(ordered) - 1)]]
+    near = [lr for lr in ordered[2:] if scores[lr].value > second.value - second.se]
+    return sorted([*ordered[:2], *near])
+
+
+def _beyond(values: dict[float, float], tried: list[float]) -> float | None:
+    """The next rate beyond the best one, if that is the lowest or highest of all that were tried."""
+    best = max(values, key=lambda lr: values[lr])
+    if values[best] == float("-inf") or min(tried) < best < max(tried):
+        return None
+    return _rate(best, 1 if best == max(tried) else -1)
+
+
+def _chosen(values: dict[float, float], tried: list[float]) -> Tuned:
+    best = max(values, key=lambda lr: values[lr])
+    return Tuned(best, values, at_edge=best in (min(tried), max(tried)))

@@ -1,0 +1,160 @@
+"""The decision: which rank is enough. A pure function from looks to verdict, fixed before the first run.
+
+A rank is *sufficient* when its true gain over the reference is above −margin. Seeds are added in looks; each look tests
+
+    H(r): rank r is worse than the reference by the margin or more.
+
+* Over looks, every hypothesis spends its error level in fixed shares (``Rule.shares``): their sum bounds the chance
+  that any look rejects a true one, whatever the looks have in common (Bonferroni).
+* Over ranks, two fixed sequences (Maurer, Hothorn and Lehmacher 1995) divide the error level, which is the fallback of
+  Wiens and Dmitrienko (2005) with sequences in place of single hypotheses: from the guess down to the smallest rank
+  and, only when the guess has failed, from the largest rank down to the guess. A sequence ends at its first rank that
+  does not pass. No rank is assumed to be better than a smaller one.
+
+So the chance of naming any insufficient rank is at most ``alpha``. The guess must come from other data than the looks.
+A rank is called *worse* by tests of the opposite hypotheses, whose levels, divided over all ranks and looks, sum to
+``alpha`` as well. To give up on a rank as *hopeless* claims nothing and costs nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scipy import stats
+
+ENOUGH, WORSE, HOPELESS, UNDECIDED, OPEN = "enough", "worse", "hopeless", "undecided", "open"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A rank's mean gain over the reference after ``seeds`` paired seeds, in the metric's unit; positive is better.
+
+    ``over_seeds`` is the standard error of that mean for the seeds, ``over_items`` for the test items: the part that no
+    number of seeds averages out. What items do differently from seed to seed is in the spread over seeds already.
+    """
+
+    seeds: int
+    gain: float
+    over_seeds: float
+    over_items: float
+
+    def low(self, tail: float) -> float:
+        """The lower end of the one-sided interval at level 1 − tail."""
+        return self.gain - _half(tail, self.seeds, self.over_seeds, self.over_items)
+
+    def high(self, tail: float) -> float:
+        """The upper end of the one-sided interval at level 1 − tail."""
+        return self.gain + _half(tail, self.seeds, self.over_seeds, self.over_items)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is settled before the first run. ``ranks`` ascend, ``guess`` is one of them, ``looks`` count seeds."""
+
+    ranks: tuple[int, ...]
+    guess: int
+    margin: float
+    looks: tuple[int, ...] = (2, 3, 5, 8)
+    shares: tuple[float, ...] = (0.0, 0.2, 0.4, 0.4)  # of a hypothesis's level, one per look; two seeds prove nothing
+    alpha: float = 0.05
+    on_guess: float = 0.8  # of alpha for the sequence from the guess down; the rest is for that from the largest rank
+    give_up: float = 0.1  # a rank whose chance to pass by the last look is below this is hopeless
+
+    def sequences(self) -> list[tuple[tuple[int, ...], float]]:
+        """The sequences of ranks in their order, each with its error level."""
+        down = tuple(rank for rank in reversed(self.ranks) if rank <= self.guess)
+        above = tuple(rank for rank in reversed(self.ranks) if rank > self.guess)
+        if not above:
+            return [(down, self.alpha)]
+        return [(down, self.on_guess * self.alpha), (above, (1 - self.on_guess) * self.alpha)]
+
+    def level(self, rank: int) -> float:
+        """The error level at which ``rank`` is tested for being enough, over all looks."""
+        return next(level for ranks, level in self.sequences() if rank in ranks)
+
+    def level_worse(self, rank: int) -> float:
+        """The error level at which ``rank`` is called worse: half for the largest rank, which speaks for "no rank"."""
+        if len(self.ranks) == 1:
+            return self.alpha
+        return self.alpha / 2 if rank == self.ranks[-1] else self.alpha / 2 / (len(self.ranks) - 1)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What has been decided: a status for every rank that was looked at, the answer, and what to run next if anything.
+
+    ``answer`` is the smallest rank that is enough. ``following`` is (rank, number of seeds); None when nothing is left.
+    """
+
+    status: dict[int, str]
+    answer: int | None = None
+    following: tuple[int, int] | None = None
+
+
+def decide(rule: Rule, looks: Mapping[int, Sequence[Evidence]]) -> Decision:
+    """The verdict on what was seen: ``looks`` holds for each rank its evidence at the looks so far, in their order."""
+    status: dict[int, str] = {}
+    for sequence, _ in rule.sequences():
+        for rank in sequence:
+            seen = looks.get(rank, ())
+            status[rank] = judge(rule, rank, seen)
+            if status[rank] == OPEN:
+                return Decision(status, _smallest(status), (rank, rule.looks[len(seen)]))
+            if status[rank] != ENOUGH:
+                break
+        if _smallest(status) is not None:
+            break
+    return Decision(status, _smallest(status))
+
+
+def judge(rule: Rule, rank: int, seen: Sequence[Evidence]) -> str:
+    """What the looks at one rank say: the first that decides it, or whether another look is worth its runs."""
+    for evidence, share in zip(seen, rule.shares, strict=False):
+        if evidence.low(share * rule.level(rank)) > -rule.margin:
+            return ENOUGH
+        if evidence.high(share * rule.level_worse(rank)) < -rule.margin:
+            return WORSE
+        speaks_for_none = rank == rule.ranks[-1] and not share  # and the next look may call it worse
+        if not speaks_for_none and _is_hopeless(rule, rank, evidence):
+            return HOPELESS
+    return OPEN if len(seen) < len(rule.looks) else UNDECIDED
+
+
+def _is_hopeless(rule: Rule, rank: int, evidence: Evidence) -> bool:
+    """Whether more seeds are not worth their runs."""
+    last = rule.looks[-1]
+    return evidence.seeds < last and chance(rule, rank, evidence, last) < rule.give_up
+
+
+def chance(rule: Rule, rank: int, now: Evidence, seeds: int) -> float:
+    """The chance that ``rank`` passes with ``seeds`` seeds in all, by what is known now.
+
+    The later mean is predicted from the seeds so far: Student's t around today's mean, with the variance that the seeds
+    to come add.
+    """
+    tail = rule.shares[rule.looks.index(seeds)] * rule.level(rank)
+    wanted = _half(tail, seeds, now.over_seeds * math.sqrt(now.seeds / seeds), now.over_items) - rule.margin
+    added = now.over_seeds * math.sqrt(max(0.0, 1 - now.seeds / seeds))
+    if added == 0:
+        return float(now.gain > wanted)
+    return float(stats.t.sf((wanted - now.gain) / added, now.seeds - 1))
+
+
+def _smallest(status: Mapping[int, str]) -> int | None:
+    return min((rank for rank, said in status.items() if said == ENOUGH), default=None)
+
+
+def _half(tail: float, seeds: int, over_seeds: float, over_items: float) -> float:
+    """Half an interval: Student's t over seeds and the normal over items, at right angles (Zou and Donner 2008)."""
+    if tail <= 0:
+        return math.inf
+    t, z = _quantiles(tail, seeds - 1)
+    return math.hypot(t * over_seeds, z * over_items)
+
+
+@functools.cache
+def _quantiles(tail: float, df: int) -> tuple[float, float]:
+    return float(stats.t.isf(tail, df)), float(stats.norm.isf(tail))

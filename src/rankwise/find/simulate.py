@@ -1,0 +1,150 @@
+"""Studies made up from known truths: how often the decision errs, and what it costs beside the grid.
+
+Mean scores are drawn as sums of normal parts: a seed's luck, what an arm does differently on the test items, and what
+it does differently there from seed to seed. The reference has such parts as well, which all ranks share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankwise.find.rule import ENOUGH, WORSE, Decision, Evidence, Rule, decide
+
+Floats = NDArray[np.float64]
+RANKS = (1, 2, 4, 8, 16, 32, 64)
+MOST_SEEDS = 20
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a made-up study is drawn from. ``gains`` over the reference by rank, in points as fractions.
+
+    ``spread`` is the standard deviation of one arm's score over seeds, ``items`` the size of the test set. Two runs
+    disagree on about ``2 · (steady + loose)`` of the items: steadily for an arm, or loosely from seed to seed.
+    """
+
+    gains: Mapping[int, float]
+    spread: float
+    items: int
+    steady: float = 0.03
+    loose: float = 0.03
+
+    def sufficient(self, margin: float) -> set[int]:
+        return {rank for rank, gain in self.gains.items() if gain > -margin}
+
+
+class Study:
+    """One drawn study: the evidence of any rank after any number of seeds."""
+
+    def __init__(self, truth: Truth, rng: np.random.Generator):
+        arms = len(truth.gains) + 1
+        self.truth, self.columns = truth, {rank: i + 1 for i, rank in enumerate(sorted(truth.gains))}
+        luck = truth.spread * rng.standard_normal((MOST_SEEDS, arms))
+        loose = np.sqrt(truth.loose / truth.items) * rng.standard_normal((MOST_SEEDS, arms))
+        steady = np.sqrt(truth.steady / truth.items) * rng.standard_normal(arms)
+        self.scores_sa = luck + loose + steady + np.array([0.0, *(truth.gains[r] for r in self.columns)])
+
+    def evidence(self, rank: int, seeds: int) -> Evidence:
+        gains = self.scores_sa[:seeds, self.columns[rank]] - self.scores_sa[:seeds, 0]
+        over_items = np.sqrt(2 * self.truth.steady / self.truth.items)
+        return Evidence(seeds, float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(seeds)), float(over_items))
+
+    def guess(self, rng: np.random.Generator, margin: float, noise: float) -> int:
+        """What a pilot says: the smallest rank whose noisy score is within half the margin of the largest's."""
+        noisy = {rank: gain + noise * rng.standard_normal() for rank, gain in self.truth.gains.items()}
+        top = noisy[max(noisy)]
+        return min(rank for rank, value in noisy.items() if value >= top - margin / 2)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Shares of studies, with the mean number of runs: reference and ranks, pilot included."""
+
+    named_insufficient: float
+    called_worse: float  # a sufficient rank
+    found_smallest: float
+    answered: float  # named some sufficient rank
+    runs: float
+
+
+def _outcome(shares: Floats, runs: float) -> Outcome:
+    named_insufficient, called_worse, found_smallest, answered = map(float, shares)
+    return Outcome(named_insufficient, called_worse, found_smallest, answered, runs)
+
+
+def run(rule: Rule, study: Study) -> tuple[Decision, int]:
+    """Look until it is decided; the decision and the number of runs, the pilot's one included."""
+    looks: dict[int, list[Evidence]] = {}
+    while (decision := decide(rule, looks)).following is not None:
+        rank, seeds = decision.following
+        looks.setdefault(rank, []).append(study.evidence(rank, seeds))
+    seeds_of = [seen[-1].seeds for seen in looks.values()]
+    return decision, 1 + max(seeds_of) + sum(seeds_of)
+
+
+def simulate(
+    truth: Truth, margin: float, studies: int, seed: int, guess: int | None = None, rule: Callable[..., Rule] = Rule
+) -> Outcome:
+    """``studies`` drawn studies of one truth; without a ``guess`` each has a pilot's."""
+    rng = np.random.default_rng(seed)
+    good = truth.sufficient(margin)
+    counts, runs = np.zeros(4), 0
+    for _ in range(studies):
+        study = Study(truth, rng)
+        start = guess or study.guess(rng, margin, noise=0.01)
+        decision, used = run(rule(tuple(sorted(truth.gains)), start, margin), study)
+        worse = {rank for rank, said in decision.status.items() if said == WORSE}
+        named = {rank for rank, said in decision.status.items() if said == ENOUGH}
+        counts += [
+            bool(named - good),
+            bool(worse & good),
+            decision.answer == min(good, default=None),
+            decision.answer in good,
+        ]
+        runs += used
+    return _outcome(counts / studies, runs / studies)
+
+
+def grid(truth: Truth, margin: float, studies: int, seed: int, seeds: int, alpha: float = 0.05) -> Outcome:
+    """The same of the whole grid: every rank on ``seeds`` seeds, tested from the largest rank down."""
+    rng = np.random.default_rng(seed)
+    good, ranks = truth.sufficient(margin), sorted(truth.gains, reverse=True)
+    counts = np.zeros(4)
+    for _ in range(studies):
+        study, named = Study(truth, rng), []
+        for rank in ranks:
+            if study.evidence(rank, seeds).low(alpha) <= -margin:
+                break
+            named.append(rank)
+        answer = min(named, default=None)
+        counts += [bool(set(named) - good), 0, answer == min(good, default=None), answer in good]
+    return _outcome(counts / studies, seeds * (len(ranks) + 1))
+
+
+def truths(margin: float, gap: float = 0.03, extra: float = 0.005) -> dict[str, dict[int, float]]:
+    """Gains by rank: the first sufficient rank at each candidate, none, at the margin, and ranks out of order."""
+    found: dict[str, dict[int, float]] = {}
+    for first in (*RANKS, None):
+        gains = {r: (-extra if first is not None and r >= first else -margin - gap) for r in RANKS}
+        found[f"first {first}" if first else "none"] = gains
+    found["all at the margin"] = dict.fromkeys(RANKS, -margin)
+    found["first 8, below at the margin"] = {r: (0.0 if r >= 8 else -margin) for r in RANKS}
+    found["only 4 and 8"] = {r: (0.0 if r in (4, 8) else -margin) for r in RANKS}
+    found["every second"] = {r: (0.0 if i % 2 == 0 else -margin) for i, r in enumerate(RANKS)}
+    return found
+
+
+def table(
+    margin: float, studies: int, spreads: Sequence[float], items: Sequence[int]
+) -> list[tuple[str, float, int, Outcome]]:
+    """Every truth at every spread over seeds and size of the test set."""
+    return [
+        (name, spread, n, simulate(Truth(gains, spread, n), margin, studies, seed=number))
+        for number, (name, gains) in enumerate(truths(margin).items())
+        for spread in spreads
+        for n in items
+    ]

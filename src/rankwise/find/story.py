@@ -1,0 +1,169 @@
+"""``rankwise find``, readable from top to bottom: rates, pilot, and real runs until the question is decided."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rankwise.config import Config
+from rankwise.errors import Refused
+from rankwise.find.evidence import gather, void
+from rankwise.find.pilot import Failed, pilot, pilot_run
+from rankwise.find.question import Question
+from rankwise.find.rates import Rates, tune
+from rankwise.find.rule import Decision, Evidence, Rule, decide
+from rankwise.identity import folder
+from rankwise.tracking import record as records
+from rankwise.tracking.record import FINISHED, Record
+
+Launch = Callable[[Sequence[Config], str], object]
+
+
+class Spent(Exception):
+    """The budget does not reach for the next runs."""
+
+
+@dataclass
+class Runs:
+    """Runs what is asked within the budget, and remembers it. ``jobs`` run side by side."""
+
+    question: Question
+    launch: Launch
+    jobs: int = 1
+    records: dict[Path, Record] = field(default_factory=dict)
+
+    def __call__(self, configs: Sequence[Config], stage: str) -> list[Record]:
+        """The records of ``configs``, in their order. Raises Spent when running what is left would cost too much."""
+        left = [config for config in configs if not self._over(config)]
+        budget = self.question.budget
+        if budget.runs is not None and len(self.records) + len(left) > budget.runs:
+            raise Spent
+        if budget.seconds is not None and self.records and self.seconds + self.cost_s(len(left)) > budget.seconds:
+            raise Spent
+        if left:
+            self.launch(configs, stage)
+        done = {folder(config): self._read(config) for config in configs}
+        self.records |= done
+        return [done[folder(config)] for config in configs]
+
+    def _read(self, config: Config) -> Record:
+        if (folder(config) / "result.json").exists():
+            return records.read(folder(config))
+        record = records.begin(config, None)  # its process died before it could write
+        record.run["status"] = records.FAILED
+        return record
+
+    def _over(self, config: Config) -> bool:
+        """Whether it has finished, or failed now; what failed before this start is tried again."""
+        return folder(config) in self.records or records.is_done(config)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all runs so far, side by side as they were."""
+        return sum(map(_seconds, self.records.values())) / self.jobs
+
+    def cost_s(self, runs: int) -> float:
+        """What so many more runs will take, by the mean of those so far."""
+        return sum(map(_seconds, self.records.values())) / max(1, len(self.records)) * runs / self.jobs
+
+
+def _seconds(record: Record) -> float:
+    return float((record.compute.get("seconds") or {}).get("total_s") or 0.0)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """How far it got. ``stopped`` says why nothing more was run, where that was not the rule's own decision."""
+
+    question: Question
+    runs: Runs
+    rates: Rates | None = None
+    pilot: dict[int, float] = field(default_factory=dict)  # validation score by rank
+    rule: Rule | None = None
+    decision: Decision = field(default_factory=lambda: Decision({}))
+    looks: dict[int, list[Evidence]] = field(default_factory=dict)
+    arms: dict[int | None, list[Record]] = field(default_factory=dict)  # runs that count; None is the reference
+    stopped: str = ""  # "", "budget", or what failed
+
+
+def find(question: Question, launch: Launch, jobs: int = 1) -> Findings:
+    """Tune, guess, confirm. What is finished is not run again, so that a second start goes on from what is there."""
+    runs = Runs(question, launch, jobs)
+    rates, curve, rule = None, dict[int, float](), None
+    try:
+        rates = tune(question, runs)
+        guess, curve = _settled(question, rates, runs)
+        rule = Rule(question.ranks, guess, question.margin, question.looks)
+    except Spent:
+        return Findings(question, runs, rates, curve, rule, stopped="budget")
+    except Failed as why:
+        return Findings(question, runs, rates, curve, rule, stopped=str(why))
+    return confirm(question, rule, rates, curve, runs)
+
+
+def _settled(question: Question, rates: Rates, runs: Runs) -> tuple[int, dict[int, float]]:
+    """The pilot's guess, written down before the first run that counts and never changed after it."""
+    file = answer_file(question)
+    if file.exists():
+        try:
+            noted: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            curve = {int(rank): float(score) for rank, score in noted["pilot"].items()}
+            if records.is_done(config := pilot_run(question, rates)):
+                runs([config], "pilot")  # it counts to what was spent
+            return int(noted["guess"]), curve
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise Refused(f"{file}: not what rankwise find wrote there; remove it to start again") from None
+    guess, curve = pilot(question, rates, runs)
+    _write(file, {"guess": guess, "pilot": curve})
+    return guess, curve
+
+
+def keep(findings: Findings, document: dict[str, Any]) -> None:
+    """Write the answer beside the runs, with the guess that it began from."""
+    if findings.rule:
+        _write(answer_file(findings.question), {"guess": findings.rule.guess, "pilot": findings.pilot} | document)
+
+
+def _write(file: Path, values: dict[str, Any]) -> None:
+    records.write_atomically(file, json.dumps(records.finite(values), indent=1) + "\n")
+
+
+def confirm(question: Question, rule: Rule, rates: Rates, curve: dict[int, float], runs: Runs) -> Findings:
+    """Add seeds in looks until the rule has decided, a run fails or the budget is spent."""
+    looks: dict[int, list[Evidence]] = {}
+    arms: dict[int | None, list[Record]] = {}
+    stopped = ""
+    while (decision := decide(rule, looks)).following is not None:
+        rank, seeds = decision.following
+        try:
+            arms |= _paired(question, rates, rank, seeds, runs)
+            looks.setdefault(rank, []).append(gather(arms[rank], arms[None], question.metric))
+            if reason := void(arms[None], question.metric):
+                stopped = f"{question.reference_name} {reason}; train it longer, or with --rates tune"
+        except Spent:
+            stopped = "budget"
+        except (Failed, Refused) as why:
+            stopped = str(why)
+        if stopped:
+            break
+    return Findings(question, runs, rates, curve, rule, decision, looks, arms, stopped)
+
+
+def _paired(question: Question, rates: Rates, rank: int, seeds: int, runs: Runs) -> dict[int | None, list[Record]]:
+    """``seeds`` runs of a rank and of the reference, on the same seeds. Raises Failed where one has not finished."""
+    asked = [(arm, seed) for seed in range(seeds) for arm in (None, rank)]
+    configs = [question.run_of(arm, seed, rates.of(arm)) for arm, seed in asked]
+    arms: dict[int | None, list[Record]] = {None: [], rank: []}
+    for (arm, _), record in zip(asked, runs(configs, f"rank {rank}"), strict=True):
+        if record.status != FINISHED:
+            raise Failed(record)
+        arms[arm].append(record)
+    return arms
+
+
+def answer_file(question: Question) -> Path:
+    """Where the guess, and later the answer, of this question stand: beside the study's runs."""
+    return folder(question.method).parent / f"answer-{question.id()}.json"

@@ -1,0 +1,97 @@
+"""The sentence, from findings that are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rankwise.config import Config
+from rankwise.find.answer import answer, time
+from rankwise.find.question import Budget, Question
+from rankwise.find.rates import Rates, Tuned
+from rankwise.find.rule import Evidence, Rule, decide
+from rankwise.find.story import Findings, Runs
+from rankwise.tracking.record import Record
+
+RANKS = (2, 4, 8)
+
+
+@pytest.fixture
+def findings(tiny: Callable[..., Config]) -> Callable[..., Findings]:
+    def make(
+        looks: dict[int, list[Evidence]], guess: int = 4, budget: Budget | None = None, **changes: Any
+    ) -> Findings:
+        question = Question(
+            tiny("bert", "lora", "qv"), tiny("bert", "full"), RANKS, tuned=False, budget=budget or Budget()
+        )
+        rule = Rule(RANKS, guess, question.margin)
+        arms = {arm: [costs(arm)] for arm in (None, *looks)}
+        runs = Runs(question, lambda *_: None, jobs=2, records={Path(str(n)): costs(None) for n in range(10)})
+        rates = Rates(question, Tuned(1e-4), Tuned(2e-3))
+        return replace(Findings(question, runs, rates, {}, rule, decide(rule, looks), looks, arms), **changes)
+
+    return make
+
+
+def costs(rank: int | None) -> Record:
+    size = 10_000 * rank if rank else 20_000_000
+    return Record(
+        {"status": "finished", "name": f"r{rank}"},
+        {},
+        params={"trainable": size, "total": 20_000_000},
+        memory={"train": {"peak_bytes": 200 if rank else 400}},
+        compute={"seconds": {"total_s": 60.0}, "flops": {"per_step_counted": 66 if rank else 100}},
+    )
+
+
+def seen(gain: float, *seeds: int, over: float = 0.001) -> list[Evidence]:
+    return [Evidence(k, gain, over, over) for k in seeds]
+
+
+def test_a_rank_that_is_enough_is_named_with_its_error_and_what_it_saves(findings: Callable[..., Findings]) -> None:
+    told = answer(findings({4: seen(-0.003, 2, 3), 2: seen(-0.08, 2, 3)}))
+    assert told.rank == 4 and told.decided
+    # Its limit at the level that three seeds have: t of 2 degrees of freedom and z at .2 · .8 · .05
+    assert told.sentence == (
+        "Rank 4 is enough: within 2 points of full fine-tuning (−0.3, at worst −1.1), with 0.2 % of the parameters, "
+        "50 % of the memory, 66 % of the operations. 10 runs, 5 min; the grid would have taken 12 runs, 6 min."
+    )
+    assert [row["verdict"] for row in told.rows] == ["given up", "enough", "not run"]
+
+
+def test_what_the_budget_left_open_says_what_would_decide_it(findings: Callable[..., Findings]) -> None:
+    looks = {4: seen(0.0, 2, 3, over=0.004)}
+    told = answer(findings(looks, budget=Budget(seconds=300), stopped="budget"), "rankwise find task=x")
+    assert not told.decided and told.rank is None
+    assert told.sentence.startswith("Not decided within 5 min: rank 4 is 0.0 points [−1.3, +1.3]. ")
+    assert "2 more seeds (about 2 min) would show it to be enough with" in told.sentence
+    assert told.sentence.endswith("rankwise find task=x --budget 7m.")
+
+
+def test_when_the_largest_rank_is_worse_no_rank_is_enough_and_the_next_thing_to_try_is_named(
+    findings: Callable[..., Findings],
+) -> None:
+    told = answer(findings({4: seen(-0.05, 2, 3), 8: seen(-0.041, 2, 3)}))
+    assert told.decided and told.rank is None
+    assert told.sentence.startswith("No rank up to 8 is enough on qv: rank 8 is 4.1 points worse [3.8, 4.4]. ")
+    assert "Next to try: targets=all_linear." in told.sentence
+
+
+def test_a_rank_that_was_only_given_up_is_not_called_worse(findings: Callable[..., Findings]) -> None:
+    told = answer(findings({4: seen(-0.021, 2, over=0.0005), 8: seen(-0.021, 2, 3, over=0.0005)}))
+    assert told.sentence.startswith("No rank up to 8 was shown to be enough on qv")
+    assert [row["verdict"] for row in told.rows] == ["not run", "given up", "given up"]
+
+
+def test_a_failed_run_is_named(findings: Callable[..., Findings]) -> None:
+    told = answer(findings({}, stopped="full-s0 failed: no disk"))
+    assert told.sentence.startswith("No conclusion: full-s0 failed: no disk. 10 runs") and not told.decided
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(40, "40 s"), (540, "9 min"), (4800, "80 min"), (6000, "1 h 40 min")])
+def test_times_are_short(seconds: float, shown: str) -> None:
+    assert time(seconds) == shown

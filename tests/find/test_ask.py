@@ -1,0 +1,97 @@
+"""Questions that are refused, in one line, before anything is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rankwise.errors import Refused
+from rankwise.find.ask import question
+from rankwise.find.question import Budget, Question
+
+FAST = ["debug=fast"]
+
+
+def asked(
+    *overrides: str,
+    budget: str | None = None,
+    margin: str | None = None,
+    rates: str = "default",
+    reference: str = "full",
+) -> Question:
+    return question([*FAST, *overrides], budget, margin, rates, reference)
+
+
+def test_the_default_question_is_every_rank_against_full_fine_tuning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = asked("method.rank=1,2,4", "task.n_train=50", "targets=q", "quant=bf16")
+    assert found.ranks == (1, 2, 4) and found.margin == 0.02
+    one, reference = found.run_of(2, 3), found.run_of(None, 3)
+    assert (one.method.name, one.method.rank, one.targets.name, one.quant.kind) == ("lora", 2, "q", "bf16")
+    assert (reference.method.name, reference.quant.kind) == ("full", None)
+    assert one.seed == reference.seed == 3 and one.task.n_train == reference.task.n_train == 50
+    assert one.study == reference.study == "find-synthetic-tiny-bert-random"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_rank_can_be_the_reference() -> None:
+    found = asked("method.rank=1,2,8,16", reference="r=8")
+    assert found.ranks == (1, 2) and found.reference.method.rank == 8 and found.reference_name == "rank 8"
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("30m", Budget(seconds=1800)),
+        ("1h30m", Budget(seconds=5400)),
+        ("45s", Budget(seconds=45)),
+        ("40", Budget(runs=40)),
+    ],
+)
+def test_a_budget_is_a_time_or_a_number_of_runs(text: str, budget: Budget) -> None:
+    assert Budget.parse(text) == budget
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options", "said"),
+    [
+        ([], {"budget": "soon"}, "--budget soon: a time such as 30m"),
+        ([], {"budget": "0"}, "--budget 0: a time"),
+        ([], {"budget": "²"}, "--budget ²: a time"),
+        (["method.rank=1,2"], {"budget": "6"}, "--budget 6: at least 7 runs"),
+        (["method.rank=1,2"], {"budget": "10", "rates": "tune"}, "--budget 10: at least 19 runs"),
+        ([], {"margin": "2"}, "--margin 2: a fraction such as 0.02; 2 points are --margin 2%"),
+        ([], {"margin": "60%"}, "task.margin=0.6: below 0.5"),
+        ([], {"margin": "-1"}, "--margin -1: a fraction such as 0.02"),
+        ([], {"reference": "lora"}, "--reference lora: full, or a rank"),
+        (["method.rank=4,8"], {"reference": "r=4"}, "--reference r=4: a rank above the candidates"),
+        (["method=full"], {}, "method=full: a method that has a rank"),
+        (["method.rank=1,13.67"], {}, "method.rank=13.67: candidates such as"),
+        (["method.rank=1,64"], {}, "method.rank=64: at most 32, the width of"),
+        (["seed=0,1"], {}, "seed=0,1: one value; only method.rank lists candidates"),
+        (["name=x"], {}, "name: a question has many runs"),
+        (["task.n_test=10"], {}, "task.n_test=10: 50 rows or more"),
+        (["method.rnk=3"], {}, "method.rnk"),
+    ],
+)
+def test_bad_input_is_one_line(
+    overrides: list[str], options: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refused) as refused:
+        asked(*([] if any("method" in o for o in overrides) else ["method.rank=1,2"]), *overrides, **options)
+    assert str(refused.value).startswith(said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_margins_can_be_written_in_points() -> None:
+    assert asked("method.rank=1", margin="1%").margin == asked("method.rank=1", margin="1 point").margin == 0.01
+
+
+def test_the_budget_is_no_part_of_the_question_but_the_margin_is() -> None:
+    one = asked("method.rank=1,2")
+    assert one.id() == asked("method.rank=1,2", budget="30m").id()
+    assert len({one.id(), asked("method.rank=1,2", margin="1%").id(), asked("method.rank=1,4").id()}) == 3

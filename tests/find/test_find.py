@@ -1,0 +1,80 @@
+"""The command, with real runs of a tiny model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FAST = ["find", "debug=fast", "method.rank=1,4", "--rates", "default", "--margin", "10%"]
+ASK = [*FAST, "trainer.max_steps=80", "method.lr=1e-2", "--reference", "r=8"]
+
+
+def rankwise(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", "-m", "rankwise", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("find")
+    done = rankwise(folder, *ASK, "--json")
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
+def test_it_ends_in_one_sentence_that_the_records_bear_out(found: tuple[Path, dict[str, Any]]) -> None:
+    folder, told = found
+    records = [json.loads(file.read_text()) for file in folder.rglob("result.json")]
+    assert told["cost"]["runs"] == len(records) and f"{len(records)} runs" in told["sentence"]
+    scores = {
+        (r["config"]["method"]["rank"], r["config"]["seed"]): r["metrics"]["test"]["accuracy"]["value"]
+        for r in records
+        if r["config"]["purpose"] is None
+    }
+    assert any(row["seeds"] for row in told["ranks"])
+    for row in told["ranks"]:
+        seeds = range(row["seeds"])
+        if seeds:
+            gain = sum(scores[row["rank"], s] - scores[8, s] for s in seeds) / len(seeds)
+            assert row["gain"] == pytest.approx(gain, abs=1e-9)
+        else:
+            assert row["verdict"] == "not run" and row["gain"] is None
+
+
+def test_a_reference_that_gives_one_answer_forbids_a_conclusion(tmp_path: Path) -> None:
+    """Six steps teach a random model nothing: every arm scores the same, which is no sameness."""
+    done = rankwise(tmp_path, *FAST)
+    assert done.returncode == 0
+    assert done.stdout.startswith("No conclusion: full fine-tuning gives one answer to every text (seed 0);")
+
+
+def test_a_second_start_runs_nothing_and_says_the_same(found: tuple[Path, dict[str, Any]]) -> None:
+    folder, told = found
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("result.json")}
+    again = rankwise(folder, *ASK, "--json")
+    assert json.loads(again.stdout) == told
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("result.json")} == before
+
+
+def test_the_guess_stands_even_if_the_pilot_is_gone(found: tuple[Path, dict[str, Any]]) -> None:
+    folder, told = found
+    (file,) = folder.rglob("answer-*.json")
+    noted = json.loads(file.read_text())
+    assert noted["guess"] == told["rule"]["guess"] and noted["sentence"] == told["sentence"]
+
+
+def test_a_dry_run_lists_the_stages_and_makes_nothing(tmp_path: Path) -> None:
+    done = rankwise(tmp_path, *ASK, "--dry-run")
+    assert done.returncode == 0 and list(tmp_path.iterdir()) == []
+    assert [line.split()[0] for line in done.stdout.splitlines() if line[:1].isalpha()] == ["stage", "pilot", "confirm"]
+
+
+def test_a_run_that_fails_ends_it_by_name(tmp_path: Path) -> None:
+    done = rankwise(tmp_path, *ASK, "task.n_test=5000")
+    assert done.returncode == 1
+    assert "No conclusion: lora-r4" in done.stdout and "task.n_test=5000" in " ".join(done.stdout.split())

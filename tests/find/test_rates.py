@@ -1,0 +1,122 @@
+"""Successive halving over learning rates, on objectives that are made up per rate and length of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from rankwise.config import Config, plain
+from rankwise.find.question import TUNE, TUNING_SEED, Question
+from rankwise.find.rates import Rates, tune
+from rankwise.tracking.record import Record
+
+Tiny = Callable[..., Config]
+
+
+def asked(tiny: Tiny, ranks: tuple[int, ...] = (2, 4, 8), **method: Any) -> Question:
+    changes = {f"method__{key}": value for key, value in method.items()}
+    lora = tiny("bert", "lora", method__rank=4, trainer__epochs=3, trainer__max_steps=None, **changes)
+    full = tiny("bert", "full", trainer__epochs=3, trainer__max_steps=None)
+    return Question(lora, full, ranks, tuned=True)
+
+
+class Runner:
+    """Scores runs by a rule of ours and keeps what it was asked."""
+
+    def __init__(self, score: Callable[[Config], float | None], se: float = 0.0):
+        self.score, self.se, self.configs = score, se, list[Config]()
+
+    def __call__(self, configs: Sequence[Config], stage: str) -> list[Record]:
+        self.configs += configs
+        return [self._record(config) for config in configs]
+
+    def _record(self, config: Config) -> Record:
+        name, value = config.task.metric, self.score(config)
+        metrics = {"validation": {name: {"value": value, "se": self.se, "n": 100}}}
+        status = "finished" if value is not None else "failed"
+        return Record({"status": status}, plain(config), metrics=metrics, objective=value)
+
+    def rates(self, method: str, epochs: float | None = None, rank: int | None = None) -> list[float]:
+        return sorted(
+            config.method.lr
+            for config in self.configs
+            if config.method.name == method and (epochs is None or config.trainer.epochs == epochs)
+            and (rank is None or config.method.rank == rank)
+        )  # fmt: skip
+
+
+def best_at(lora: float, full: float) -> Callable[[Config], float]:
+    """Scores that fall off with the distance, in decades, from one best rate per method."""
+    return lambda config: (
+        0.9 - 0.1 * abs(math.log10(config.method.lr / {"lora": lora, "full": full}[config.method.name]))
+    )
+
+
+def found(tiny: Tiny, runner: Runner, **method: Any) -> Rates:
+    return tune(asked(tiny, **method), runner)
+
+
+def test_the_best_two_of_four_rates_train_in_full_on_both_sides_alike(tiny: Tiny) -> None:
+    lr = asked(tiny).method.method.lr
+    runner = Runner(best_at(1.1 * lr, asked(tiny).reference.method.lr))
+    rates = found(tiny, runner)
+    assert rates.of(4) == lr and rates.of(None) == asked(tiny).reference.method.lr
+    assert not rates.middle.at_edge and not rates.reference.at_edge
+    assert len(runner.rates("full", 1.0)) == len(runner.rates("lora", 1.0, rank=4)) == 4  # a third of three epochs
+    assert len(runner.rates("full", 3.0)) == len(runner.rates("lora", 3.0)) == 2
+    assert {config.purpose for config in runner.configs} == {TUNE}
+    assert {config.seed for config in runner.configs} == {TUNING_SEED}
+
+
+def test_a_best_rate_at_the_edge_is_followed_beyond_it(tiny: Tiny) -> None:
+    question = asked(tiny)
+    runner = Runner(best_at(20 * question.method.method.lr, question.reference.method.lr))
+    rates = found(tiny, runner)
+    assert rates.middle.lr == pytest.approx(10**1.5 * question.method.method.lr, rel=0.01)
+    assert len(rates.middle.tried) == 4 and not rates.middle.at_edge  # one rate beyond it was tried, too
+
+
+def test_near_ties_are_kept_for_the_full_length(tiny: Tiny) -> None:
+    runner = Runner(best_at(asked(tiny).method.method.lr, asked(tiny).reference.method.lr), se=0.06)
+    found(tiny, runner)
+    assert len(runner.rates("lora", 3.0)) > 2
+
+
+def test_a_rate_at_which_the_run_fails_is_never_chosen(tiny: Tiny) -> None:
+    lr = asked(tiny).method.method.lr
+    runner = Runner(lambda config: None if config.method.lr > 1.5 * lr else 0.5 + config.method.lr)
+    assert found(tiny, runner).of(4) == lr
+
+
+@pytest.mark.parametrize(
+    ("alpha", "shares"),
+    [(16, {2: 1, 8: 1}), ("2r", {2: 2, 8: 0.5}), ("16sqrt", {2: 2**0.5, 8: 0.5**0.5})],
+)
+def test_the_rate_is_carried_by_the_scales_law(tiny: Tiny, alpha: Any, shares: dict[int, float]) -> None:
+    question = asked(tiny, alpha=alpha)
+    for rank, share in shares.items():
+        assert question.rate_for(rank, 1e-3) == pytest.approx(share * 1e-3)
+
+
+def test_an_end_rank_that_wants_another_rate_is_tuned_itself(tiny: Tiny) -> None:
+    question = asked(tiny)
+    lr = question.method.method.lr
+
+    def score(config: Config) -> float:
+        own = 10**0.5 * lr if config.method.rank == 8 else lr if config.method.name == "lora" else config.method.lr
+        return 0.9 - 0.1 * abs(math.log10(config.method.lr / own))
+
+    rates = found(tiny, Runner(score, se=0.01))
+    assert rates.of(8) == pytest.approx(10**0.5 * lr, rel=0.01)
+    assert rates.of(2) == rates.of(4) == lr and set(rates.own) == {8}
+
+
+def test_untuned_rates_are_the_defaults_and_run_nothing(tiny: Tiny) -> None:
+    question = asked(tiny)
+    runner = Runner(lambda config: 0.5)
+    rates = tune(Question(question.method, question.reference, question.ranks, tuned=False), runner)
+    assert (rates.of(2), rates.of(None)) == (question.method.method.lr, question.reference.method.lr)
+    assert runner.configs == []

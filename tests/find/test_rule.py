@@ -1,0 +1,89 @@
+"""The decision, look by look, with values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from scipy import stats
+
+from rankwise.find.rule import ENOUGH, HOPELESS, OPEN, UNDECIDED, WORSE, Evidence, Rule, chance, decide, judge
+
+RANKS = (1, 2, 4, 8, 16, 32, 64)
+
+
+def rule(guess: int = 8, **changes: object) -> Rule:
+    return Rule(RANKS, guess, margin=0.02, **changes)  # type: ignore[arg-type]
+
+
+def seen(gain: float, *seeds: int, over_seeds: float = 0.001, over_items: float = 0.001) -> list[Evidence]:
+    return [Evidence(k, gain, over_seeds, over_items) for k in seeds]
+
+
+def test_the_limit_joins_students_t_over_seeds_and_the_normal_over_items_at_right_angles() -> None:
+    found = Evidence(seeds=5, gain=-0.004, over_seeds=0.003, over_items=0.005)
+    half = math.hypot(2.131847 * 0.003, 1.644854 * 0.005)  # t of 4 degrees of freedom and z at 5 %
+    assert found.low(0.05) == pytest.approx(-0.004 - half, abs=1e-8)
+    assert found.high(0.05) == pytest.approx(-0.004 + half, abs=1e-8)
+    assert found.low(0.0) == -math.inf
+
+
+@pytest.mark.parametrize("guess", RANKS)
+def test_the_levels_of_all_that_could_be_named_sum_to_alpha(guess: int) -> None:
+    decision = rule(guess)
+    assert sum(level for _, level in decision.sequences()) == pytest.approx(0.05)
+    assert sum(decision.level_worse(rank) for rank in RANKS) == pytest.approx(0.05)
+    assert sum(decision.shares) == pytest.approx(1)
+    assert sorted(rank for ranks, _ in decision.sequences() for rank in ranks) == list(RANKS)
+
+
+def test_two_seeds_name_no_rank_however_well_they_agree() -> None:
+    assert judge(rule(), 8, seen(0.5, 2, over_seeds=0, over_items=0)) == OPEN
+
+
+def test_a_rank_is_enough_exactly_when_its_limit_at_a_look_is_above_minus_the_margin() -> None:
+    level = 0.4 * 0.8 * 0.05  # the share of five seeds of what the guess's sequence has
+    half = math.hypot(float(stats.t.isf(level, 4)) * 0.003, float(stats.norm.isf(level)) * 0.004)
+    for off, said in ((1e-9, ENOUGH), (-1e-9, OPEN)):
+        looks = [*seen(0.0, 2, 3, over_seeds=0.02), Evidence(5, half - 0.02 + off, 0.003, 0.004)]
+        assert judge(rule(give_up=0.0), 8, looks) == said
+
+
+def test_the_search_goes_down_from_the_guess_while_ranks_pass_and_stops_at_the_first_that_does_not() -> None:
+    good, bad = seen(0.0, 2, 3), seen(-0.1, 2, 3)
+    assert decide(rule(), {}).following == (8, 2)
+    assert decide(rule(), {8: good[:1]}).following == (8, 3)
+    assert decide(rule(), {8: good}).following == (4, 2)
+    done = decide(rule(), {8: good, 4: good, 2: bad, 1: good})
+    assert (done.answer, done.following) == (4, None)
+    assert done.status == {8: ENOUGH, 4: ENOUGH, 2: HOPELESS}  # rank 1 is not asked below a rank that failed
+
+
+def test_when_the_guess_fails_the_largest_rank_is_next_and_then_down_to_the_guess() -> None:
+    good, bad = seen(0.0, 2, 3), seen(-0.1, 2, 3)
+    assert decide(rule(), {8: bad}).following == (64, 2)
+    assert decide(rule(), {8: bad, 64: good}).following == (32, 2)
+    assert decide(rule(), {8: bad, 64: good, 32: good, 16: bad}).answer == 32
+    assert decide(rule(), {8: bad, 64: bad}) == decide(rule(), {8: bad, 64: bad, 32: good})
+    assert decide(rule(), {8: bad, 64: bad}).answer is None
+
+
+def test_a_rank_is_worse_when_its_upper_limit_is_below_minus_the_margin() -> None:
+    assert judge(rule(give_up=0.0), 64, seen(-0.1, 2, 3)) == WORSE
+    assert judge(rule(give_up=0.0), 64, seen(-0.1, 2)) == OPEN
+
+
+def test_a_rank_that_never_decides_is_undecided_after_the_last_look() -> None:
+    assert judge(rule(give_up=0.0), 8, seen(-0.015, 2, 3, 5, over_items=0.02)) == OPEN
+    assert judge(rule(give_up=0.0), 8, seen(-0.015, 2, 3, 5, 8, over_items=0.02)) == UNDECIDED
+
+
+def test_the_chance_to_pass_is_a_half_when_todays_mean_is_just_what_will_be_needed() -> None:
+    level, over_seeds = 0.4 * 0.8 * 0.05, 0.004
+    needed = math.hypot(
+        float(stats.t.isf(level, 7)) * over_seeds * math.sqrt(3 / 8), float(stats.norm.isf(level)) * 0.002
+    )
+    now = Evidence(3, needed - 0.02, over_seeds, 0.002)
+    assert chance(rule(), 8, now, 8) == pytest.approx(0.5)
+    assert chance(rule(), 8, Evidence(3, 0.1, 0.0, 0.002), 8) == 1
+    assert chance(rule(), 8, Evidence(3, 0.0, 0.001, 0.05), 8) < 0.01  # too few test items for any number of seeds
