@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,6 +136,23 @@ def test_weights_that_are_not_finite(
     own[next(name for name in own if name.endswith("lora_A.weight"))].fill_(float("nan"))
     save_file(own, adapter(place))
     assert "not finite" in refused(command, place, trained(data_seed=1).folder, capsys)
+
+
+@every
+def test_a_package_that_the_folder_names_is_not_fetched(
+    trained: Trained, copied: Callable[[Run], Path], capsys: Shown, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setattr("rankwise.assets._package.download", lambda *_: pytest.fail("fetched"))
+    other = trained(data_seed=1).folder
+    for group in ("model", "task"):
+        place = copied(trained())
+        config = yaml.safe_load((place / "config.yaml").read_text())
+        config[group]["package"] = {"name": "stranger", "version": "1", "sha256": "0" * 64, "member": "model"}
+        (place / "config.yaml").write_text(yaml.safe_dump(config))
+        if group == "model" or command[0] in ("merge", "shrink"):
+            said = refused(command, place, other, capsys)
+            assert "package stranger 1 is not on this machine" in said and f"rankwise fetch {group}=" in said
+        shutil.rmtree(place)
 
 
 def test_changed_data(trained: Trained, copied: Callable[[Run], Path], capsys: Shown) -> None:

@@ -91,7 +91,7 @@ def test_every_analysis_is_printed_written_and_shown_in_the_report(
     ElementTree.parse(out / f"{name}.svg")
     (section,) = analyses.of_records([Record({}, {}, folder=tmp_path / "run")])
     assert section.rows and all(len(row) == len(section.header) for row in section.rows)
-    assert section == analyses.section(document, name) and section.plot.image.startswith("<svg")
+    assert section == analyses.section(document, "0-0") and section.plot.image.startswith("<svg")
     assert document["question"] in printed and f"{name}.svg" in printed
 
 
@@ -107,10 +107,25 @@ def test_json_is_the_whole_output(low: Run, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_a_file_that_is_no_analysis_is_left_out_of_the_report(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    study: Path, low: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / analyses.FOLDER).mkdir()
-    for name, text in (("torn", "{"), ("other", '{"analysis": "unheard"}'), ("list", "[]")):
-        (tmp_path / analyses.FOLDER / f"{name}.json").write_text(text)
-    assert analyses.sections(tmp_path) == [] and capsys.readouterr().err.count("left out") == 3
+    folder = tmp_path / analyses.FOLDER
+    assert main(["spectrum", str(low.folder), "--out", str(folder)]) == 0
+    document = json.loads((folder / "spectrum.json").read_text())
+    texts = ["{", '{"analysis": "unheard"}', "[]", "null", '"spectrum"', "[" * 100_000]
+    texts += [json.dumps({k: v for k, v in document.items() if k != key}) for key in ("runs", "rows", "share", "layer")]
+    for number, text in enumerate(texts):
+        (folder / f"{number}.json").write_text(text)
+    capsys.readouterr()
+    assert len(analyses.sections(tmp_path)) == 1 and capsys.readouterr().err.count("left out") == len(texts)
     assert analyses.sections(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize("name", ["a\\q", '"><script>x<!--', "$x$"])
+def test_the_name_of_a_file_does_not_reach_the_page(low: Run, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / analyses.FOLDER
+    assert main(["spectrum", str(low.folder), "--out", str(folder)]) == 0
+    (folder / "spectrum.json").rename(folder / f"{name}.json")
+    (section,) = analyses.sections(tmp_path)
+    ElementTree.fromstring(section.plot.image)
+    assert name not in str(section)

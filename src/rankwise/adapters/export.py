@@ -6,9 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rankwise import assets
 from rankwise.adapters import card, factors, files, loading
-from rankwise.adapters.runs import Run, base_asset
+from rankwise.adapters.runs import Run, base_asset, on_this_machine
 from rankwise.model.methods.warm import ADAPTER_FILE
 from rankwise.tasks import data, scores
 
@@ -37,5 +36,5 @@ def _scorer(run: Run) -> Any:
     """How a regression's logit becomes a value: it needs the mean and spread of the training labels."""
     if run.config.task.kind != "regression":
         return None
-    rows = data.load(run.config.task, assets.resolve(run.config.task, progress=False), run.config.data_seed)
+    rows = data.load(run.config.task, on_this_machine(run.config.task), run.config.data_seed)
     return scores.scorer_for(run.config.task.kind, None, rows.train.labels)

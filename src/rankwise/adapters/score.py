@@ -13,9 +13,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from rankwise import assets
 from rankwise.adapters.loading import numerics
-from rankwise.adapters.runs import Run
+from rankwise.adapters.runs import Run, on_this_machine
 from rankwise.errors import Refused
 from rankwise.model.numerics import Numerics
 from rankwise.tasks import batches, data, scores
@@ -42,7 +41,7 @@ class Rows:
     def of(cls, run: Run, tokenizer: Any) -> Rows:
         """Raises Refused where the data, or the rows that are drawn for the test, are no longer those of the run."""
         config = run.config
-        loaded = data.load(config.task, assets.resolve(config.task, progress=False), config.data_seed)
+        loaded = data.load(config.task, on_this_machine(config.task), config.data_seed)
         if loaded.fingerprint != run.record.provenance["data"]["fingerprint"]:
             raise Refused(
                 f"{run.folder}: its data have changed since it ran; they are {loaded.fingerprint} now and were "

@@ -15,7 +15,7 @@ from rankwise.report.palette import FULL
 
 Document = dict[str, Any]
 _WIDTH, _PANELS = 13.0, 8
-_MAP = "viridis"
+_MAP, _CUT, _TRAINED = "viridis", "#2a788e", "#c2407a"
 _STYLES = ("-", "--", ":", "-.")
 CAPTIONS = {
     "subspaces": "Upper maps: φ(i, j) after training, i of the first run downwards, j of the second to the right. "
@@ -31,7 +31,13 @@ CAPTIONS = {
 }
 
 
-def subspaces(document: Document, name: str) -> str:
+def draw(document: Document, name: str) -> str:
+    """The figure as an ``<svg>`` element in the page's colours; ``name`` keeps its ids apart from others'."""
+    maker, alt = _MAKERS[document["analysis"]]
+    return maker(document, name, alt)
+
+
+def _subspaces(document: Document, name: str, alt: str) -> str:
     """Maps of φ for the first pairs, after training above those before."""
     pairs = document["pairs"][:_PANELS]
     columns = min(len(pairs), 4)
@@ -44,17 +50,16 @@ def subspaces(document: Document, name: str) -> str:
             ax.set_visible(False)
         for number, pair in enumerate(pairs):
             band, column = divmod(number, columns)
-            without = pair["start"] or _chance(pair)
-            for below, grid in enumerate((pair["phi"], without)):
-                ax = axes[2 * band + below, column]
-                image = _map(ax, np.array(grid), most)
+            above, below = axes[2 * band : 2 * band + 2, column]
+            for ax, grid in ((above, pair["phi"]), (below, pair["start"] or _chance(pair))):
+                image = _phi(ax, np.array(grid), most)
                 ax.set_ylabel(f"i of {pair['pair'][0]}", fontsize=8.5)
-            axes[2 * band, column].set_title("\nand ".join(pair["pair"]))
-            ax.set_title("before training" if pair["start"] else "by chance", fontweight="normal", color=svg.MUTED)
-            ax.set_xlabel(f"j of {pair['pair'][1]}", fontsize=8.5)
+            above.set_title("\nand ".join(pair["pair"]))
+            below.set_title("before training" if pair["start"] else "by chance", fontweight="normal", color=svg.MUTED)
+            below.set_xlabel(f"j of {pair['pair'][1]}", fontsize=8.5)
         bar = figure.colorbar(image, ax=list(axes.flat), shrink=0.6, pad=0.01, label="φ(i, j)")
         bar.outline.set_visible(False)
-        return svg.render(figure, name, "subspace similarity after and before training")
+        return svg.render(figure, name, alt)
 
 
 def _chance(pair: Document) -> list[list[float]]:
@@ -62,17 +67,18 @@ def _chance(pair: Document) -> list[list[float]]:
     return [[max(i, j) / pair["d"] for j in range(1, k2 + 1)] for i in range(1, k1 + 1)]
 
 
-def _map(ax: Any, values: np.ndarray, most: float) -> Any:
+def _phi(ax: Any, values: np.ndarray, most: float) -> Any:
     """A map whose first row and column are number 1."""
     k1, k2 = values.shape
     ax.set_visible(True)
-    ax.grid(visible=False)
     ax.set_xticks(_ticks(k2))
     ax.set_yticks(_ticks(k1))
-    return ax.imshow(
-        values, vmin=0, vmax=most, cmap=_MAP, aspect="auto", interpolation="nearest",
-        extent=(0.5, k2 + 0.5, k1 + 0.5, 0.5),
-    )  # fmt: skip
+    return _image(ax, values, most, extent=(0.5, k2 + 0.5, k1 + 0.5, 0.5))
+
+
+def _image(ax: Any, values: np.ndarray, most: float, **keys: Any) -> Any:
+    ax.grid(visible=False)
+    return ax.imshow(values, vmin=0, vmax=most, cmap=_MAP, aspect="auto", interpolation="nearest", **keys)
 
 
 def _ticks(most: int) -> list[int]:
@@ -80,103 +86,96 @@ def _ticks(most: int) -> list[int]:
     return sorted({1, *range(step, most + 1, step)})
 
 
-def amplification(document: Document, name: str) -> str:
+def _amplification(document: Document, name: str, alt: str) -> str:
     """Factors by rank, a panel for each kind of layer."""
     rows = document["rows"]
     kinds = list(dict.fromkeys(row["module"] for row in rows))[:4]
     with svg.canvas(_WIDTH, 3.9, len(kinds)) as (figure, axes):
         for ax, kind in zip(axes, kinds, strict=True):
-            mine = [row for row in rows if row["module"] == kind]
-            for is_full, paint in ((False, "#2a788e"), (True, FULL)):
-                family = sorted((r for r in mine if r["dense"] == is_full), key=lambda r: r["rank"])
-                label = ", ".join(dict.fromkeys(row["run"] for row in family)) if is_full else "adapters"
-                _factors(ax, family, paint, label)
-            ax.set_xscale("log", base=2)
+            mine = sorted((row for row in rows if row["module"] == kind), key=lambda row: float(row["rank"]))
+            for dense, paint in ((False, _CUT), (True, FULL)):
+                if family := [row for row in mine if row["dense"] == dense]:
+                    _factors(ax, family, paint)
+            _by_rank(ax, [row["rank"] for row in mine])
+            ax.set_xlim(mine[0]["rank"] / 1.4, mine[-1]["rank"] * 1.4)
             ax.set_yscale("log")
-            ranks = sorted({row["rank"] for row in mine})
-            ax.set_xticks(ranks, [str(rank) for rank in ranks])
-            ax.set_xlim(ranks[0] / 1.4, ranks[-1] * 1.4)
-            ax.set(title=f"layers {kind}", xlabel="rank r", ylabel="‖ΔW‖ / ‖UᵀWV‖")
+            ax.set(title=f"layers {kind}", ylabel="‖ΔW‖ / ‖UᵀWV‖")
             ax.legend(fontsize=8.5)
-        return svg.render(figure, name, "amplification factor by rank")
+        return svg.render(figure, name, alt)
 
 
-def _factors(ax: Any, family: list[Document], paint: str, label: str) -> None:
-    if not family:
-        return
+def _factors(ax: Any, family: list[Document], paint: str) -> None:
     ranks = [row["rank"] for row in family]
+    label = ", ".join(dict.fromkeys(row["run"] for row in family)) if family[0]["dense"] else "adapters"
     ax.plot(ranks, [row["factor"] for row in family], "o-", color=paint, ms=6, lw=1.8, label=label, zorder=4)
     for row in family:
-        each = [layer["factor"] for layer in row["by_module"].values()]
-        ax.plot([row["rank"]] * len(each), each, ".", color=paint, alpha=0.4, ms=5, zorder=3)
-    ax.plot(
-        ranks, [row["factor_by_chance"] for row in family], "s--", color=paint, ms=3, lw=1.1, label=f"{label}: chance"
-    )
-    ax.plot(ranks, [row["factor_by_base"] for row in family], "^:", color=paint, ms=3, lw=1.1, label=f"{label}: of W")
+        layers = [layer["factor"] for layer in row["by_module"].values()]
+        ax.plot([row["rank"]] * len(layers), layers, ".", color=paint, alpha=0.4, ms=5, zorder=3)
+    for key, form, said in (("factor_by_chance", "s--", "chance"), ("factor_by_base", "^:", "of W")):
+        ax.plot(ranks, [row[key] for row in family], form, color=paint, ms=3, lw=1.1, label=f"{label}: {said}")
 
 
-def spectrum(document: Document, name: str) -> str:
+def _by_rank(ax: Any, ranks: list[int]) -> None:
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(sorted(set(ranks)), [str(rank) for rank in sorted(set(ranks))])
+    ax.minorticks_off()
+    ax.set_xlabel("rank r")
+
+
+def _spectrum(document: Document, name: str, alt: str) -> str:
     """Decay of the singular values, and energy in the leading directions."""
+    rows = document["rows"]
+    ticks = [4**n for n in range(12) if 4**n <= max(len(row["decay"]) for row in rows)]
     with svg.canvas(_WIDTH, 3.9, 2) as (figure, (decay, energy)):
-        for row, (paint, style) in zip(document["rows"], _lines(document["rows"]), strict=True):
+        for row, (paint, style) in zip(rows, _lines(rows), strict=True):
             places = np.arange(1, len(row["decay"]) + 1)
             decay.plot(places, row["decay"], color=paint, ls=style, lw=1.8, label=row["run"])
             energy.plot(places, [100 * share for share in row["energy"]], color=paint, ls=style, lw=1.8)
         energy.axhline(100 * document["share"], color=svg.MUTED, lw=1.0, ls="--", zorder=1)
         for ax in (decay, energy):
             ax.set_xscale("log", base=2)
-            _plain_ticks(ax, max(len(row["decay"]) for row in document["rows"]))
+            ax.set_xticks(ticks, [str(tick) for tick in ticks])
+            ax.minorticks_off()
         decay.set_yscale("log")
-        low = min(value for row in document["rows"] for value in row["decay"] if value > 0)
+        low = min(value for row in rows for value in row["decay"] if value > 0)
         decay.set_ylim(bottom=max(low / 2, 1e-4))
         decay.set(xlabel="singular value i", ylabel="σᵢ / σ₁")
         energy.set(xlabel="leading directions", ylabel="share of Σσ², %", ylim=(0, 103))
         decay.legend(fontsize=9, loc="lower left")
-        return svg.render(figure, name, "singular values of the update")
+        return svg.render(figure, name, alt)
 
 
-def _plain_ticks(ax: Any, most: int) -> None:
-    ticks = [4**n for n in range(12) if 4**n <= most]
-    ax.set_xticks(ticks, [str(tick) for tick in ticks])
-    ax.minorticks_off()
-
-
-def intruders(document: Document, name: str) -> str:
+def _intruders(document: Document, name: str, alt: str) -> str:
     """Counts by ε."""
     with svg.canvas(_WIDTH, 3.6) as (figure, (ax,)):
         for row, (paint, style) in zip(document["rows"], _lines(document["rows"]), strict=True):
             means = [each["mean"] for each in row["counts"]]
             ax.plot(document["epsilons"], means, "o", ls=style, color=paint, lw=1.8, ms=5, label=row["run"])
         ax.set_ylim(bottom=0)
-        ax.set(xlabel="ε: an intruder has |cos| < ε to all directions of the base",
-               ylabel=f"intruders among the top {document['top']}")  # fmt: skip
+        ax.set_xlabel("ε: an intruder has |cos| < ε to all directions of the base")
+        ax.set_ylabel(f"intruders among the top {document['top']}")
         ax.legend(fontsize=9)
-        return svg.render(figure, name, "intruder dimensions by threshold")
+        return svg.render(figure, name, alt)
 
 
-def truncation(document: Document, name: str) -> str:
+def _truncation(document: Document, name: str, alt: str) -> str:
     """Scores by rank: cut and trained."""
-    metric = document["metric"]
-    factor = named(metric).factor
+    metric, cut, trained = named(document["metric"]), document["cut"], document["trained"]
     with svg.canvas(_WIDTH, 3.8) as (figure, (ax,)):
         for rows, form, paint, label in (
-            (document["cut"], "o-", "#2a788e", f"{document['run']}, cut"),
-            (document["trained"], "D", "#c2407a", "trained at its rank"),
-        ):
+            (cut, "o-", _CUT, f"{document['run']}, cut"), (trained, "D", _TRAINED, "trained at its rank"),
+        ):  # fmt: skip
             if rows:
-                x, y = [row["rank"] for row in rows], [factor * row["score"]["value"] for row in rows]
-                se = [factor * (row["score"]["se"] or 0.0) for row in rows]
+                x, y = [row["rank"] for row in rows], [metric.factor * row["score"]["value"] for row in rows]
+                se = [metric.factor * (row["score"]["se"] or 0.0) for row in rows]
                 ax.errorbar(x, y, se, fmt=form, color=paint, ms=6, lw=1.8, elinewidth=1.3, label=label)
-        ranks = sorted({row["rank"] for row in [*document["cut"], *document["trained"]]})
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(ranks, [str(rank) for rank in ranks])
-        ax.minorticks_off()
-        ax.set(xlabel="rank r", ylabel=f"test {named(metric).header}")
+        _by_rank(ax, [row["rank"] for row in [*cut, *trained]])
+        ax.set_ylabel(f"test {metric.header}")
         ax.legend(fontsize=9)
-        return svg.render(figure, name, f"test {metric} of one adapter cut to lower ranks")
+        return svg.render(figure, name, alt)
 
 
-def layers(document: Document, name: str) -> str:
+def _layers(document: Document, name: str, alt: str) -> str:
     """Maps of ‖ΔW‖/‖W‖ and effective rank by block and kind, two for each run."""
     runs = document["rows"][:4]
     kinds = list(dict.fromkeys(cell["module"] for cell in runs[0]["cells"]))
@@ -185,41 +184,32 @@ def layers(document: Document, name: str) -> str:
     with svg.canvas(_WIDTH, height * len(runs)) as (figure, (only,)):
         only.remove()
         axes = figure.subplots(len(runs), 2, squeeze=False)
-        largest = 100 * max(cell["relative"] for row in runs for cell in row["cells"])
-        for row, (size, rank) in zip(runs, axes, strict=True):
-            _cells(size, row, ("relative", "‖ΔW‖/‖W‖, %"), (blocks, kinds), largest)
-            _cells(rank, row, ("effective_rank", "effective rank"), (blocks, kinds))
-        return svg.render(figure, name, "size and effective rank of the update by layer")
+        largest = max(cell["relative"] for row in runs for cell in row["cells"])
+        for row, pair in zip(runs, axes, strict=True):
+            for ax, key, factor, most in zip(
+                pair, ("relative", "effective_rank"), (100, 1), (largest, None), strict=True
+            ):
+                grid = np.full((len(blocks), len(kinds)), np.nan)
+                for cell in row["cells"]:
+                    grid[blocks.index(cell["layer"]), kinds.index(cell["module"])] = factor * cell[key]
+                _cells(ax, grid, blocks, kinds, factor * most if most else float(np.nanmax(grid)))
+                ax.set_title(f"{row['run']}: {'‖ΔW‖/‖W‖, %' if most else 'effective rank'}")
+        return svg.render(figure, name, alt)
 
 
-def _cells(
-    ax: Any, row: Document, what: tuple[str, str], places: tuple[list[int], list[str]], most: float | None = None
-) -> None:
-    """One map; blocks down, kinds to the right."""
-    (key, label), (blocks, kinds) = what, places
-    grid = np.full((len(blocks), len(kinds)), np.nan)
-    for cell in row["cells"]:
-        value = 100 * cell[key] if key == "relative" else cell[key]
-        grid[blocks.index(cell["layer"]), kinds.index(cell["module"])] = value
-    most = most or float(np.nanmax(grid))
-    image = ax.imshow(grid, vmin=0, vmax=most, cmap=_MAP, aspect="auto", interpolation="nearest")
-    _write(ax, grid, most)
-    ax.grid(visible=False)
+def _cells(ax: Any, grid: np.ndarray, blocks: list[int], kinds: list[str], most: float) -> None:
+    """One map, blocks down and kinds to the right, with its numbers where there is room."""
+    image = _image(ax, grid, most)
+    if len(blocks) <= 12 and len(kinds) <= 8:
+        for (y, x), value in np.ndenumerate(grid):
+            if np.isfinite(value):
+                ink = "#ffffff" if value < 0.6 * most else "#14161a"
+                ax.text(x, y, fmt.seconds(float(value)), ha="center", va="center", fontsize=8.5, color=ink)
     ax.set_xticks(range(len(kinds)), kinds, rotation=20 if len(kinds) > 3 else 0)
     every = max(1, len(blocks) // 8)
     ax.set_yticks(range(0, len(blocks), every), [str(block) for block in blocks[::every]])
-    ax.set(title=f"{row['run']}: {label}", ylabel="block")
+    ax.set_ylabel("block")
     ax.figure.colorbar(image, ax=ax, pad=0.01).outline.set_visible(False)
-
-
-def _write(ax: Any, grid: np.ndarray, most: float) -> None:
-    """The numbers in the cells, where there is room."""
-    if grid.shape[0] > 12 or grid.shape[1] > 8:
-        return
-    for (y, x), value in np.ndenumerate(grid):
-        if np.isfinite(value):
-            ink = "#ffffff" if value < 0.6 * most else "#14161a"
-            ax.text(x, y, fmt.seconds(float(value)), ha="center", va="center", fontsize=8.5, color=ink)
 
 
 def _lines(rows: list[Document]) -> list[tuple[str, str]]:
@@ -238,7 +228,11 @@ def _lines(rows: list[Document]) -> list[tuple[str, str]]:
     return styles
 
 
-MAKERS: dict[str, Callable[[Document, str], str]] = {
-    "subspaces": subspaces, "amplification": amplification, "spectrum": spectrum, "intruders": intruders,
-    "truncation": truncation, "layers": layers,
-}  # fmt: skip
+_MAKERS: dict[str, tuple[Callable[[Document, str, str], str], str]] = {
+    "subspaces": (_subspaces, "subspace similarity after and before training"),
+    "amplification": (_amplification, "amplification factor by rank"),
+    "spectrum": (_spectrum, "singular values of the update"),
+    "intruders": (_intruders, "intruder dimensions by threshold"),
+    "truncation": (_truncation, "test score of one adapter cut to lower ranks"),
+    "layers": (_layers, "size and effective rank of the update by layer"),
+}

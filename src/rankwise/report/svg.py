@@ -39,10 +39,21 @@ def canvas(width: float, height: float, panels: int = 1) -> Iterator[tuple[Figur
 
 
 def render(figure: Figure, name: str, alt: str) -> str:
-    """The figure as an ``<svg>`` element. ``name`` keeps its ids apart from other figures' on the page."""
-    import matplotlib
+    """The figure as an ``<svg>`` element. ``name`` keeps its ids apart from other figures' on the page.
 
-    out = io.StringIO()
+    Labels hold names of users and of files: nothing in them is mathematics or markup. Only matplotlib's own ticks of
+    logarithmic axes are.
+    """
+    import matplotlib
+    from matplotlib.text import Text
+    from matplotlib.ticker import LogFormatter
+
+    axes = [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
+    logarithmic = [axis for axis in axes if isinstance(axis.get_major_formatter(), LogFormatter)]
+    powers = {tick for axis in logarithmic for tick in axis.get_ticklabels(which="both")}
+    for artist in figure.findobj(Text):
+        artist.set_parse_math(artist in powers)
+    name, out = re.sub(r"[^\w-]+", "-", name, flags=re.ASCII), io.StringIO()
     with matplotlib.rc_context({**_RC, "svg.hashsalt": name}):
         figure.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
