@@ -8,10 +8,13 @@ import platform
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from rankwise import assets, machine
 from rankwise.check import QUANT_LIBRARIES
@@ -22,10 +25,6 @@ PACKAGES = (
     "rankwise", "torch", "transformers", "peft", "lightning", "hydra-core", "wandb", "datasets", "bitsandbytes",
     "torchao", "gguf",
 )  # fmt: skip
-STORAGES = {  # quant: (kind, double)
-    "none": (None, None), "bf16": ("bf16", None), "int8": ("int8", None), "int8_torchao": ("int8_torchao", None),
-    "nf4": ("nf4", False), "nf4_double": ("nf4", True), "fp4": ("fp4", False), "fp4_double": ("fp4", True),
-}  # fmt: skip
 TOLERATED = 0.2  # relative error of a product of a random matrix; fp4's is 0.12
 FOUND_S = 2.0  # for counting the cache
 
@@ -61,49 +60,36 @@ def _machine() -> dict[str, Any]:
 
 
 def _packages() -> dict[str, str | None]:
-    def installed(name: str) -> str | None:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return None
-
-    return {name: installed(name) for name in PACKAGES}
+    found: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _wandb() -> dict[str, Any]:
     """The mode that ``tracking.mode=auto`` comes to; whether a key is right is only known to the server."""
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
-    key = "environment" if os.environ.get("WANDB_API_KEY") else "netrc" if _in_netrc(host) else None
+    key = "environment" if os.environ.get("WANDB_API_KEY") else None
+    with suppress(OSError, netrc.NetrcParseError):
+        file = os.environ.get("NETRC") or Path.home() / ".netrc"
+        key = key or ("netrc" if netrc.netrc(file).authenticators(host) else None)
     given = os.environ.get("WANDB_MODE")
     mode = {"dryrun": "offline", "run": "online"}.get(given or "", given) or ("online" if key else "offline")
     return {"mode": "offline" if mode == "online" and not key else mode, "key": key, "given": given}
 
 
-def _in_netrc(host: str) -> bool:
-    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
-    try:
-        return netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
 def _cache() -> dict[str, Any]:
     """Folder, whether it can be written, its packages and bytes; ``complete`` is False where counting took too long."""
     root, start, size, complete = assets.cache_dir(), time.monotonic(), 0, True
-    for folder, _, files in os.walk(root):
-        size += sum(_size(Path(folder) / file) for file in files)
+    for file in root.rglob("*"):
+        with suppress(OSError):  # it went away meanwhile
+            size += file.lstat().st_size if file.is_file() else 0
         if time.monotonic() - start > FOUND_S:
             complete = False
             break
     near = next(path for path in (root, *root.parents) if path.exists())
     return {"folder": str(root), "writable": os.access(near, os.W_OK), "bytes": size, "complete": complete}
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.lstat().st_size
-    except OSError:  # it went away meanwhile
-        return 0
 
 
 def _launchers() -> dict[str, Any]:
@@ -130,7 +116,9 @@ def _devices() -> dict[str, Any]:
 
 
 def _quantization() -> dict[str, dict[str, Any]]:
-    return {name: _storage(kind, double) for name, (kind, double) in STORAGES.items()}
+    files = sorted((conf_dir() / "quant").glob("*.yaml"))
+    options = {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) for file in files}
+    return {name: _storage(option.get("kind"), option.get("double")) for name, option in options.items()}
 
 
 def _storage(kind: str | None, double: bool | None) -> dict[str, Any]:

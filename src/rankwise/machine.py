@@ -14,8 +14,11 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # the last is ARM's
 
@@ -31,8 +34,7 @@ def cores() -> int:
 
 def memory_bytes() -> int:
     """Memory that can still be had: what the kernel calls available, within the cgroup's limit."""
-    available = _meminfo().get("MemAvailable") or _physical_bytes()
-    return min(available, _cgroup_room())
+    return min(int(psutil.virtual_memory().available), _cgroup_room())
 
 
 def gpus() -> list[str]:
@@ -51,12 +53,13 @@ def gpus() -> list[str]:
 
 def hardware() -> dict[str, Any]:
     """The machine for a record: cpu, cores, memory_bytes (in all), gpus (names), os, bf16 (the processor has it)."""
-    fields = _cpuinfo()
+    first = _read("/proc/cpuinfo").split("\n\n")[0]  # the first processor
+    fields = dict(re.findall(r"^(\S.*?)\s*:\s*(.*)$", first, re.M))
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
     return {
         "cpu": fields.get("model name") or platform.processor() or platform.machine(),
         "cores": cores(),
-        "memory_bytes": _meminfo().get("MemTotal") or _physical_bytes(),
+        "memory_bytes": int(psutil.virtual_memory().total),
         "gpus": [name for _, name in _nvidia()],
         "os": platform.platform(),
         "bf16": bool(flags & _BF16_FLAGS),
@@ -85,17 +88,15 @@ def reset_peak_rss() -> bool:
 
 
 def process_age_s() -> float | None:
-    """Seconds since this process was started, or forked; None on the second call, and where the system does not say.
+    """Seconds since this process was started, or forked; None on the second call.
 
     Only the first run of a process has start-up to account for.
     """
     global _age_told
-    fields = _read("/proc/self/stat").rpartition(")")[2].split()
-    uptime = _read("/proc/uptime").split()
-    if _age_told == os.getpid() or not fields or not uptime:
+    if _age_told == os.getpid():
         return None
     _age_told = os.getpid()
-    return max(0.0, float(uptime[0]) - int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+    return max(0.0, time.time() - psutil.Process().create_time())
 
 
 _age_told: int | None = None  # the process that has been told
@@ -138,21 +139,6 @@ def _cgroup_room() -> int:
             match = re.search(rf"^{cache} (\d+)", _read(f"{folder}/memory.stat"), re.M)
             return max(0, int(bounds[0]) - int(bounds[1]) + (int(match[1]) if match else 0))
     return sys.maxsize
-
-
-def _meminfo() -> dict[str, int]:
-    return {name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB", _read("/proc/meminfo"), re.M)}
-
-
-def _physical_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _cpuinfo() -> dict[str, str]:
-    """The fields of the first processor in /proc/cpuinfo."""
-    first = _read("/proc/cpuinfo").split("\n\n")[0]
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def _read(path: str | Path) -> str:
