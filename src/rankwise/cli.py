@@ -15,7 +15,6 @@ COMMANDS = {
     "train": "run one config, or a whole study with -m",
     "plan": "predict parameters, memory, operations, time and disk before running anything",
     "sweep": "run a W&B sweep file (a grid, a random search) here, without a server",
-    "suite": "train and report the tasks of a benchmark together, as GLUE",
     "report": "compare finished runs: table, CSV, Markdown, JSON, HTML",
     "claims": "test what papers and introductory texts say of LoRA, from finished runs and on the spot",
     "dashboard": "make a W&B report and workspace of a study, or show the same offline",

@@ -53,23 +53,28 @@ class Scores:
     """The metric of runs on their test items and on resamples of them. Runs are read once, all together."""
 
     def __init__(self, runs: Iterable[Record], metric: Metric, seed: int = 0) -> None:
+        self._metric = metric
         self._found: dict[int, _Scored | str] = {}
-        tests: list[tuple[Predictions, dict[int, Predictions]]] = []
+        self._predictions: dict[int, Predictions] = {}
+        self._constant: list[_Scored] = []  # by test, the best of the answers that are the same for every item
+        tests: list[list[int]] = []
         for run in {id(run): run for run in runs}.values():
             try:
-                mine = predictions_of(run, metric)
+                mine = self._predictions[id(run)] = predictions_of(run, metric)
             except Unreadable as why:
                 self._found[id(run)] = str(why)
                 continue
-            members = next((members for first, members in tests if _aligned(mine, first, metric)), None)
-            if members is None:
-                tests.append((mine, members := {}))
-            members[id(run)] = mine
-        for number, (_, members) in enumerate(tests):
-            points_r, resampled_br = resample(list(members.values()), metric, seed + number)
-            for column, key in enumerate(members):
-                size = len(members[key].items)
-                self._found[key] = _Scored(float(points_r[column]), resampled_br[:, column], number, size)
+            same = next((test for test in tests if _aligned(mine, self._predictions[test[0]], metric)), None)
+            tests.append([id(run)]) if same is None else same.append(id(run))
+        for number, test in enumerate(tests):
+            answers = [self._predictions[key] for key in test]
+            constants = _constants(answers[0], metric)
+            points_r, resampled_br = resample([*answers, *constants], metric, seed + number)
+            n = len(answers[0].items)
+            scored = [_Scored(float(p), resampled_br[:, r], number, n) for r, p in enumerate(points_r)]
+            self._found |= dict(zip(test, scored, strict=False))
+            nothing = _Scored(0.0, np.zeros(len(resampled_br)), number, n)  # a constant correlates with nothing
+            self._constant.append(max(scored[len(test) :], key=lambda one: one.point, default=nothing))
 
     def contrast(self, terms: Sequence[tuple[float, Arm]]) -> Bootstrap:
         """Σ weight · score over arms, on the replicates that all of them have. The weights sum to zero.
@@ -77,28 +82,50 @@ class Scores:
         Raises NotComparable without a shared replicate, and where predictions are missing or of different items.
         """
         pairs = by_replicate([arm for _, arm in terms])
-        if not pairs:
-            raise NotComparable("the arms share no seed")
         weights_a = np.array([weight for weight, _ in terms])
-        points, resampled, items = [], [], 0
-        for runs in pairs.values():
-            scored = [self._of(run) for run in runs]
-            if len({one.test for one in scored}) > 1:
-                raise NotComparable(f"the test items of {runs[0].run.get('name')} are not those of the other arm")
-            points.append(np.array([one.point for one in scored]) @ weights_a)
-            resampled.append(np.stack([one.resampled_b for one in scored], axis=1) @ weights_a)
-            items = scored[0].items
-        length = min(map(len, resampled))
-        means_bs = np.stack([values[:length] for values in resampled], axis=1)
-        if not np.isfinite(means_bs).all():
-            raise NotComparable("the metric is undefined on some resamples (constant predictions)")
-        return paired(np.array(points), means_bs, list(pairs), items)
+        return self._paired([[self._of(run) for run in runs] for runs in pairs.values()], weights_a, list(pairs))
+
+    def above_constant(self, arm: Arm) -> Bootstrap:
+        """By how much an arm is better than the best answer that is the same for every item: the majority class.
+
+        Raises NotComparable without predictions, and for a loss: what a constant language model says is unknown.
+        """
+        if self._metric.lower_is_better:
+            raise NotComparable(f"no constant answer has a {self._metric.name}")
+        rows = [self._of(run) for run in arm]
+        pairs = [[row, self._constant[row.test]] for row in rows]
+        return self._paired(pairs, np.array([1.0, -1.0]), [replicate(run) for run in arm])
+
+    def constant(self, arm: Arm) -> float | None:
+        """The score of that answer; None for a loss, or without predictions."""
+        scored = [one for run in arm if isinstance(one := self._found.get(id(run)), _Scored)]
+        return None if self._metric.lower_is_better or not scored else self._constant[scored[0].test].point
+
+    def variety(self, run: Record) -> float | None:
+        """The standard deviation of what a run says of the items, over that of their labels; None if unknown."""
+        if self._metric.lower_is_better or id(run) not in self._predictions:
+            return None
+        labels, said = (np.asarray(self._predictions[id(run)].columns[c], float) for c in self._metric.columns)
+        return float(said.std() / labels.std()) if labels.std() else None
 
     def _of(self, run: Record) -> _Scored:
-        found = self._found[id(run)]
+        found = self._found.get(id(run), "its runs are not comparable")
         if isinstance(found, str):
             raise NotComparable(found)
         return found
+
+    def _paired(self, rows: list[list[_Scored]], weights_a: Floats, replicates: list[Replicate]) -> Bootstrap:
+        if not rows:
+            raise NotComparable("the arms share no seed")
+        if any(len({one.test for one in row}) > 1 for row in rows):
+            raise NotComparable("the arms were tested on different items")
+        points_sa = np.array([[one.point for one in row] for row in rows])
+        length = min(len(one.resampled_b) for row in rows for one in row)
+        resampled_sab = np.array([[one.resampled_b[:length] for one in row] for row in rows])
+        means_bs = np.einsum("sab,a->bs", resampled_sab, weights_a)
+        if not np.isfinite(means_bs).all():
+            raise NotComparable("the metric is undefined on some resamples (constant predictions)")
+        return paired(points_sa @ weights_a, means_bs, replicates, rows[0][0].items)
 
 
 def compare(a: Arm, b: Arm, metric: Metric) -> Bootstrap:
@@ -138,6 +165,15 @@ def predictions_of(record: Record, metric: Metric) -> Predictions:
         shown = "none" if recorded is None else f"{recorded:.4f}"
         raise Unreadable(f"predictions of {name} give {metric.name} {here:.4f}, its record says {shown}")
     return found
+
+
+def _constants(one: Predictions, metric: Metric) -> list[Predictions]:
+    """Runs that always answer one class, the most frequent ones: no other constant has a better accuracy or F1."""
+    if metric.kind != "classification":
+        return []
+    classes, counts = np.unique(one.columns["label"], return_counts=True)
+    often = classes[np.argsort(-counts)][:2]
+    return [Predictions(one.items, one.columns | {"prediction": np.full(len(one.items), c)}) for c in often]
 
 
 def _aligned(one: Predictions, other: Predictions, metric: Metric) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,13 @@ def label(config: Config) -> str:
     if method.name not in BASELINES:
         parts.append(f"lr{config.optim.lr:g}")
     return "-".join([*parts, f"s{config.seed}"])
+
+
+def labels(configs: Sequence[Config]) -> list[str]:
+    """The name that each was given, or its label, after the task and the model where these differ."""
+    tasks, models = ({getattr(config, key).name for config in configs} for key in ("task", "model"))
+    asked = [key for key, names in (("model", models), ("task", tasks)) if len(names) > 1]
+    return ["-".join([*(getattr(c, key).name for key in asked), c.name or label(c)]) for c in configs]
 
 
 def _size(method: Method) -> list[str]:

@@ -53,6 +53,10 @@ class Metric:
         return 100.0 if self.percent else 1.0
 
     @property
+    def range(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    @property
     def sign(self) -> float:
         """−1 where less is better, else 1: times a difference it is a gain."""
         return -1.0 if self.lower_is_better else 1.0
@@ -81,9 +85,13 @@ class Metric:
         return NOTHING if value is None or not math.isfinite(value) else self._fixed(value, value)
 
     def interval(self, found: Interval | None) -> str:
-        """``81.2 ± 0.4``: a score and half the width of its interval, to the same decimals."""
+        """``81.2 ± 0.4``: a score and half the width of its interval, to the same decimals; ``99.9 (97.2 to 100.0)``
+        where ± would leave the metric's range.
+        """
         if found is None or not (math.isfinite(found.point) and math.isfinite(found.half)):
             return self.score(found.point if found else None)
+        if found.point + found.half > self.high or found.point - found.half < self.low:
+            return f"{self.score(found.point)} ({self._fixed(found.low, found.point)} to {self.score(found.high)})"
         return f"{self.score(found.point)} ± {self._fixed(found.half, found.point)}"
 
     def difference(self, value: float | None) -> str:

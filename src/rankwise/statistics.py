@@ -15,15 +15,17 @@ from scipy.optimize import brentq
 Floats = NDArray[np.float64]
 
 _CHUNK = 4_000_000  # weights held at once, 32 MB
+_Z = 1.959963984540054  # of a normal 95 % interval
 _LEAST = 1e-12  # tail of a p-value
 _STUDIES = 20_000  # imagined, to find their power
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its standard error and 95 % interval, in the metric's own unit. ``kind``: seeds | items | none.
+    """A mean with its standard error and 95 % interval, in the metric's own unit.
 
-    Where a ``median`` is given, ``se``, ``low`` and ``high`` are its own.
+    ``kind`` says what the interval is over: seeds | items | both | none. Where a ``median`` is given, ``se``, ``low``
+    and ``high`` are its own.
     """
 
     mean: float
@@ -45,25 +47,51 @@ class Interval:
         return (self.high - self.low) / 2
 
 
-def interval(values: list[float], item_ses: list[float], median: bool = False) -> Interval:
-    """95 % interval of the mean over runs, or of their median.
+def interval(
+    values: Sequence[float],
+    item_ses: Sequence[float] = (),
+    *,
+    within: tuple[float, float] = (-math.inf, math.inf),
+    items: int | None = None,
+    median: bool = False,
+) -> Interval:
+    """95 % interval of the mean over runs, or of their median, for other seeds and other test items.
 
-    From two runs on Student's t over seeds, n−1 degrees of freedom. With one run, or runs that all agree (a
-    deterministic baseline), the normal interval over test items from the run's own standard error, silent on seeds.
-    The median of n normal values has √(π/2) times the standard error of their mean as n grows, and less for few, so
-    that factor errs on the safe side.
+    The limits combine Student's t over n seeds, n−1 degrees of freedom, with the normal interval over test items from
+    the runs' own standard errors, as the sides of a right angle (Zou and Donner 2008). All runs have the same items, so
+    more seeds do not lessen what these are uncertain by. The median of n normal values has √(π/2) times the standard
+    error of their mean as n grows, and less for few, so that factor errs on the safe side. ``within`` is the metric's
+    range, ``items`` the size of the test set.
     """
     n, mean = len(values), float(np.mean(values))
     point = float(np.median(values)) if median else mean
-    over_seeds = n > 1 and float(np.ptp(values)) > 0
-    if over_seeds:
-        se = float(np.std(values, ddof=1)) / math.sqrt(n) * (math.sqrt(math.pi / 2) if median else 1)
-        half = float(stats.t.ppf(0.975, n - 1)) * se
-    else:
-        se = item_ses[0] if item_ses else math.nan
-        half = float(stats.norm.ppf(0.975)) * se
-    kind = "seeds" if over_seeds else "items" if math.isfinite(se) else "none"
-    return Interval(mean, se, point - half, point + half, n, kind, point if median else None)
+    se_seeds = float(np.std(values, ddof=1)) / math.sqrt(n) * (math.sqrt(math.pi / 2) if median else 1) if n > 1 else 0
+    known = [se for se in item_ses if math.isfinite(se)]
+    se_items = math.sqrt(float(np.mean(np.square(known)))) if known else 0.0
+    kind = {(True, True): "both", (True, False): "seeds", (False, True): "items"}.get((se_seeds > 0, bool(known)))
+    if kind is None:
+        return Interval(mean, math.nan, math.nan, math.nan, n, "none", point if median else None)
+    over_seeds = float(stats.t.ppf(0.975, n - 1)) * se_seeds if se_seeds else 0.0
+    low, high = _bounded(point, math.hypot(over_seeds, _Z * se_items), within, items)
+    return Interval(mean, math.hypot(se_seeds, se_items), low, high, n, kind, point if median else None)
+
+
+def _bounded(point: float, half: float, within: tuple[float, float], items: int | None) -> tuple[float, float]:
+    """Limits that stay in a range: those of a share (Wilson 1927) of as many items as would give this width.
+
+    Where the share is 0 or 1, which has no width, it is one of ``items``.
+    """
+    low, high = within
+    if not math.isfinite(high - low):
+        return max(low, point - half), point + half
+    share, width = (point - low) / (high - low), half / (high - low)
+    inside = 0 < share < 1
+    n = (_Z**2 * share * (1 - share) / width**2 if width else None) if inside else items
+    if not n:
+        return point, point
+    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    reach = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    return low + (high - low) * max(0.0, centre - reach), low + (high - low) * min(1.0, centre + reach)
 
 
 def item_weights(items: int, replicates: int, seed: int, cluster_n: Floats | None = None) -> Iterator[Floats]:

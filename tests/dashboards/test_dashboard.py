@@ -17,6 +17,7 @@ from rankwise.commands import dashboard
 from rankwise.dashboards import place
 from rankwise.errors import Refused
 from rankwise.identity import run_id
+from rankwise.metrics import named
 from rankwise.tracking import remote
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "other")
@@ -81,7 +82,7 @@ def check_panels(run: dict[str, Any], made: dict[str, dict[str, Any]]) -> None:
 def check_page(spec: dict[str, Any]) -> None:
     """The findings come first, and adapters can be found."""
     text = json.dumps(spec)
-    assert "Rank 2 is enough" in text and "| lora r=2 " in text
+    assert "runs are no reference" in text and "| lora r=2 " in text
     assert "/tester/proj/artifacts/lora-adapter" in text and "tester/proj/adapter-RUN_ID:latest" in text
 
 
@@ -114,7 +115,7 @@ def test_without_a_key_the_page_is_written_and_the_way_to_the_rest_is_said(study
     got = rankwise("dashboard", study.folder, "--open", BROWSER=browser[0])
     assert got.returncode == 0 and "wandb login" in got.stderr and got.stderr.count("\n") == 1
     page = study.folder / "report.html"
-    assert "Rank 2 is enough" in page.read_text() and browser[1]() == page.as_uri()
+    assert "runs are no reference" in page.read_text() and browser[1]() == page.as_uri()
     mirror = study.folder / "wandb"
     said = got.stdout.splitlines()
     assert said[0] == f"html      {page}"
@@ -151,7 +152,7 @@ def findings(*runs: tuple[str, str | None, str | None, str | None]) -> Any:
         )
         for study, purpose, url, project in runs
     ]
-    return SimpleNamespace(records=records, metric="accuracy")
+    return SimpleNamespace(records=records, metric=named("accuracy"))
 
 
 def test_where_the_runs_are_counts_more_than_what_was_configured() -> None:

@@ -14,6 +14,7 @@ from rankwise.tracking.record import Record
 
 ITEMS = 2_000
 FLAT = (0.7, 0.5, 0.42, 0.40, 0.40)  # validation losses of a run that has converged
+ENDED = "2026-01-01T00:00:00+00:00"
 _count = itertools.count()
 
 
@@ -59,7 +60,14 @@ def write_run(
     name = f"{method}-r{rank}-s{values['seed']}-{next(_count)}"
     correct = answers(test, values["seed"], rank or 0) if correct is None else correct
     record = Record(
-        run={"id": name, "name": name, "status": status, "ended": "2026-01-01T00:00:00+00:00"},
+        run={
+            "id": name,
+            "name": name,
+            "study": "synthetic",
+            "status": status,
+            "attempts": 1,
+            "ended": "2026-01-01T00:00:00+00:00",
+        },
         config=values,
         provenance={"data": {"fingerprint": data}, "model": {"fingerprint": "m0"}, "git": {"commit": "abc1234"}},
         folder=root / name,

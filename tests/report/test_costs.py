@@ -48,7 +48,7 @@ def test_parts_sum_to_the_peak_though_seeds_differ(tmp_path):
 
 
 def test_what_the_system_saw_is_the_median_over_runs(tmp_path):
-    for seed, size in enumerate((1.5e9, 1.1e9, 1.2e9)):
+    for seed, size in enumerate((1_500_000_000, 1_100_000_000, 1_200_000_000)):
         change(write_run(tmp_path, seed=seed), "memory", train__process_peak_bytes=size)
     assert build([tmp_path]).to_json()["arms"][0]["memory"]["train"]["process_peak_bytes"] == 1.2e9
 
@@ -126,9 +126,12 @@ def test_page_shows_the_allocator_in_place_of_the_process_on_a_gpu(tmp_path):
 def test_page_draws_all_parts_the_prediction_and_the_phases(tmp_path):
     write_study(tmp_path / "study", {8: 0.82})
     text = page(build([tmp_path / "study"]), tmp_path / "out")
-    figure = text[text.index('id="plot-costs"') :]
-    labels = re.findall(r"<text[^>]*>(.*?)</text>", figure[: figure.index("</figure>")])
-    assert {*PARTS, "predicted peak", "train", "validate", "test", "load", "plan", "imports", "save"} <= set(labels)
+    shown = {}
+    for name in ("memory", "seconds"):
+        figure = text[text.index(f'id="plot-{name}"') :]
+        shown[name] = set(re.findall(r"<text[^>]*>(.*?)</text>", figure[: figure.index("</figure>")]))
+    assert {*PARTS, "predicted peak"} <= shown["memory"]
+    assert {"train", "validate", "test", "load", "plan", "imports", "save"} <= shown["seconds"]
 
 
 def test_page_says_above_which_rank_lora_computes_more(tmp_path):
@@ -187,7 +190,7 @@ def test_each_part_of_the_memory_may_be_missing(tmp_path, missing):
     for method, rank in (("full", None), ("lora", 8)):
         record = write_run(tmp_path / "study", method, rank)
         del record.memory["train"][missing]
-        record.compute["flops"] = record.compute["mfu"] = record.params["by_layer"] = None
+        del record.compute["flops"], record.compute["mfu"], record.params["by_layer"]
         record.write()
     report = build([tmp_path / "study"])
     assert costs.peak_bytes(report.arms[0])

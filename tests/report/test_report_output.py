@@ -1,6 +1,7 @@
 """The forms a report takes: terminal, CSV, Markdown, JSON and the page."""
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -12,7 +13,9 @@ import pytest
 from rich.console import Console
 from synthetic_study import write_run, write_study
 
+from rankwise.config import Config, Method, Model, Optim, Quant, Targets, Task
 from rankwise.errors import Refused
+from rankwise.identity import labels
 from rankwise.metrics import named
 from rankwise.report import build
 from rankwise.report import formats as fmt
@@ -59,10 +62,10 @@ def test_table_leads_with_the_headline_and_ends_with_numbered_flags(study):
     assert any("not comparable, not ranked: trainer.batch_size=16 (reference: 32)" in line for line in lines)
 
 
-def test_targets_are_a_column_only_where_they_vary(study):
-    assert "targets" not in printed(build([study]))
+def test_targets_are_named_only_where_they_vary(study):
+    assert "all_linear" not in printed(build([study])).split("Minimum")[1]
     write_run(study, "lora", 8, targets__name="qv")
-    assert "targets" in printed(build([study]))
+    assert "lora r=8 qv" in printed(build([study])) and "lora r=8 all_linear" in printed(build([study]))
 
 
 def test_json_has_the_documented_keys_and_no_number_that_is_not_finite(study):
@@ -115,10 +118,10 @@ def test_page_asks_nothing_of_the_network(page):
 
 def test_page_has_every_figure_with_a_caption_and_unique_ids(page):
     assert re.findall(r'<figure[^>]* id="plot-(\w+)"', page) == [
-        "rank", "difference", "parameters", "costs", "curves", "rates",
+        "rank", "difference", "parameters", "memory", "seconds", "curves", "rates",
     ]  # fmt: skip
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, flags=re.S)
-    assert len(captions) == 6
+    assert len(captions) == 7
     assert all("interval" in caption for caption in captions)
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
@@ -164,8 +167,8 @@ def test_regression_is_compared_by_its_correlation_and_shown_without_percent(tmp
             record.write()
     report = build([tmp_path])
     assert report.comparison(report.arms[0]).verdict == "same"
-    assert re.search(r"lora r=8 .* 0\.9\d\d±0\.\d\d\d [+−]?0\.00\d same", printed(report))
-    assert "not worse than full fine-tuning by 0.02 pearson or more" in report.headline.title
+    assert re.search(r"lora r=8 +0\.9\d\d±0\.\d\d\d [+−]?0\.00\d same", printed(report))
+    assert "at most 0.02 pearson worse than full fine-tuning" in report.headline.title
     report.write(tmp_path / "out")
 
 
@@ -207,3 +210,11 @@ def test_pareto_front_holds_what_no_other_beats():
 )  # fmt: skip
 def test_numbers_are_shown_with_three_digits_and_their_unit(shown, expected):
     assert shown == expected
+
+
+def test_runs_of_several_tasks_or_models_are_told_apart_by_name():
+    one = Config(Model("minilm"), Task("cola"), Method("tfidf", 0.0), Targets("qv"), Quant("none"), Optim(lr=0.0))
+    other = dataclasses.replace(one, task=Task("rte"))
+    assert labels([one, other]) == ["cola-tfidf-s0", "rte-tfidf-s0"]
+    assert labels([one, dataclasses.replace(other, model=Model("bert"))])[1] == "bert-rte-tfidf-s0"
+    assert labels([one, dataclasses.replace(one, seed=1)]) == ["tfidf-s0", "tfidf-s1"]

@@ -29,31 +29,35 @@ def test_the_headline_is_the_smallest_rank_that_passes_from_the_largest_down(tmp
     write_study(tmp_path, TRUTH)
     report = build([tmp_path])
     (family,) = report.families
-    assert [(s.rank, s.passed) for s in family.steps] == [(16, True), (8, True), (4, True), (2, False), (1, None)]
-    assert family.answer.rank == 4
-    assert report.headline.title.startswith("Rank 4 is enough: not worse than full fine-tuning by 2 points")
+    assert [(s.arm.rank, s.passed) for s in family.steps] == [(16, True), (8, True), (4, True), (2, False), (1, None)]
+    assert family.answer.arm.rank == 4
+    assert report.headline.title.startswith(
+        "Rank 4 is enough: at most 2 points of accuracy worse than full fine-tuning."
+    )
     assert "% of the parameters (161 k of 22.7 M)" in report.headline.cost
 
 
 def test_testing_stops_at_the_first_failure_though_smaller_ranks_would_pass(tmp_path):
     write_study(tmp_path, {1: 0.82, 2: 0.82, 4: 0.76, 8: 0.82})
     family = build([tmp_path]).families[0]
-    assert [(s.rank, s.passed) for s in family.steps] == [(8, True), (4, False), (2, None), (1, None)]
-    assert family.answer.rank == 8
+    assert [(s.arm.rank, s.passed) for s in family.steps] == [(8, True), (4, False), (2, None), (1, None)]
+    assert family.answer.arm.rank == 8
 
 
 def test_no_rank_is_enough_when_the_largest_fails(tmp_path):
     write_study(tmp_path, {1: 0.70, 8: 0.76})
     report = build([tmp_path])
     assert report.families[0].answer is None
-    assert report.headline.title.startswith("No rank was shown to be enough: even rank 8 may be worse")
+    assert report.headline.title.startswith(
+        "No rank was shown to be enough: even rank 8 is more than 2 points of accuracy worse than full fine-tuning (−"
+    )
 
 
 def test_shares_of_the_answer_over_replicates_sum_to_one_and_agree_with_a_clear_answer(tmp_path):
     write_study(tmp_path, TRUTH)
     family = build([tmp_path]).families[0]
     assert sum(s.share for s in family.steps) + family.none_share == pytest.approx(1)
-    assert max(family.steps, key=lambda s: s.share).rank == 4
+    assert max(family.steps, key=lambda s: s.share).arm.rank == 4
 
 
 def test_minimum_detectable_deficit_is_at_least_the_two_quantiles_of_the_standard_error(tmp_path):
@@ -100,7 +104,7 @@ def test_families_of_targets_have_answers_of_their_own(tmp_path):
         for rank, score in ((4, 0.76), (8, 0.82)):
             write_run(tmp_path, "lora", rank, seed=seed, test=score, targets__name="qv")
     report = build([tmp_path])
-    assert {f.label: f.answer.rank for f in report.families} == {"lora all_linear α=2r": 4, "lora qv α=2r": 8}
+    assert {f.label: f.answer.arm.rank for f in report.families} == {"lora all_linear α=2r": 4, "lora qv α=2r": 8}
     assert "Rank 4 is enough (lora all_linear α=2r)" in report.headline.title
     assert "Rank 8 is enough (lora qv α=2r)" in str(report.headline)
 
@@ -167,7 +171,7 @@ def test_other_test_items_are_no_comparison(tmp_path):
     write_study(tmp_path, {4: 0.82}, range(2))
     for seed in range(2):
         write_run(tmp_path, "lora", 8, seed=seed, correct=answers(0.82, seed, 8, items=500))
-    assert "are not those of the other arm" in by_rank(build([tmp_path]))[8].reason
+    assert "the arms were tested on different items" in by_rank(build([tmp_path]))[8].reason
 
 
 def test_predictions_in_another_order_are_lined_up_by_item(tmp_path):

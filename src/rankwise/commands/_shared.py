@@ -70,11 +70,13 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
     return parser.parse_intermixed_args(arguments)
 
 
-def show(renderable: Any) -> None:
-    """Print a rich renderable, never narrower than a table needs."""
+def show(renderable: Any, *, narrow: bool = False) -> None:
+    """Print a rich renderable, never narrower than 120 columns but for one that fits a ``narrow`` terminal."""
     from rich.console import Console
 
-    Console(width=max(120, Console().width), highlight=False).print(renderable)
+    terminal = Console()
+    width = terminal.width if narrow and terminal.is_terminal else max(120, terminal.width)
+    Console(width=width, highlight=False).print(renderable)
 
 
 def split(arguments: list[str]) -> tuple[list[str], list[str], Path | None]:

@@ -23,6 +23,7 @@ def main(arguments: list[str]) -> int:
     shape.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     shape.add_argument("--csv", action="store_true", help="print CSV instead of the table")
     shape.add_argument("--markdown", action="store_true", help="print Markdown instead of the table")
+    parser.add_argument("--by", choices=["task"], help="the tasks of several studies side by side, as GLUE's")
     parser.add_argument(
         "--out",
         type=Path,
@@ -33,13 +34,19 @@ def main(arguments: list[str]) -> int:
 
     paths = options.paths or [only_study(Path("outputs"))]
 
+    if options.by:
+        from rankwise.report import by_task
+
+        tasks = by_task.build(paths)
+        show(tasks.table()) if not options.json else print(json.dumps(tasks.document(), indent=1))
+        return 0
     report = build(paths)
     if options.json:
         print(json.dumps(report.to_json(), indent=1))
     elif options.csv or options.markdown:
         print(report.to_csv() if options.csv else report.to_markdown(), end="")
     else:
-        show(report.table())
+        show(report.table(), narrow=True)
     folder = options.out or (None if options.json or options.csv or options.markdown else _beside(paths))
     if folder:
         _list_files(report.write(folder), paths)

@@ -15,7 +15,7 @@ from rankwise import assets
 from rankwise.check_method import changes_base
 from rankwise.config import BASELINES, LORA, Config, plain
 from rankwise.errors import Refused
-from rankwise.identity import canonical, label, run_id
+from rankwise.identity import canonical, labels, run_id
 from rankwise.measure.parameters import count
 from rankwise.measure.shape import Shape
 from rankwise.model.skeleton import architecture
@@ -50,11 +50,11 @@ def plan(configs: Sequence[Config], question: Question) -> dict[str, Any]:
     trained = [config for config in configs if config.method.name not in BASELINES]
     if not trained:
         raise Refused(f"method={configs[0].method.name}: trains nothing that a plan could count")
-    for config in trained:
+    for config, name in zip(trained, labels(trained), strict=True):
         key = _same_cost(config)
         if key not in known:
             known[key] = _row(config, question)
-        rows.append({"label": config.name or label(config), "id": run_id(config)} | known[key])
+        rows.append({"label": name, "id": run_id(config)} | known[key])
     return {
         "hardware": question.hardware.name, "limit_bytes": question.limit_bytes, "runs": rows, "totals": _totals(rows),
     }  # fmt: skip

@@ -57,10 +57,16 @@ class Arm:
     name: str = ""  # method, rank and what varies in the study, targets excepted
     label: str = ""  # the same with targets
     flags: list[str] = field(default_factory=list)
+    unfit: str = ""  # why nothing may be concluded from its runs
 
     @property
     def rank(self) -> int | None:
         return self.settings.get("rank")
+
+    @property
+    def size(self) -> tuple[str, int] | None:
+        """What sizes it, and how large that is: ``("rank", 8)``."""
+        return next(((key, int(self.settings[key])) for key in _SIZES if self.settings.get(key) is not None), None)
 
     @property
     def comparable(self) -> bool:
@@ -126,7 +132,7 @@ def group(records: list[Record]) -> list[Arm]:
 
 def reading_order(arm: Arm) -> tuple[bool, int, str, int, Context]:
     """A key to sort by: comparable arms first, adapters by rank or size, then full, head and baselines."""
-    size = next((int(arm.settings[key]) for key in _SIZES if arm.settings.get(key) is not None), 0)
+    size = arm.size[1] if arm.size else 0
     return not arm.comparable, _ORDER.get(arm.method, 1), arm.family, size, arm.context
 
 
@@ -267,7 +273,9 @@ def _scores(arm: Arm) -> dict[str, Interval]:
         cells = [cell for cell in cells if cell and cell.get("value") is not None]
         if cells:
             ses = [cell["se"] for cell in cells if cell.get("se") is not None]
-            found[metric] = interval([float(cell["value"]) for cell in cells], ses, median=arm.optimistic)
+            values, items = [float(cell["value"]) for cell in cells], cells[0].get("n")
+            within = metrics.named(metric).range
+            found[metric] = interval(values, ses, within=within, items=items, median=arm.optimistic)
     return found
 
 

@@ -1,57 +1,12 @@
-"""Costs as rows and sentences: predicted against measured memory, computation, parameters by layer."""
+"""What the numbers of memory and computation are, in sentences; parameters by layer."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from rankwise.metrics import NOTHING
 from rankwise.report import costs
 from rankwise.report import formats as fmt
-from rankwise.report.arms import Arm
 from rankwise.report.findings import Findings
-
-Cells = list[str]
-
-
-def memory_table(report: Findings) -> tuple[Cells, list[Cells]]:
-    """Header and a row per arm that measured its memory; columns without any value are left out."""
-    header = ["arm", "probed batch, rows × tokens", "peak in", "predicted MB", "measured MB", "error %",
-              "evaluation peak MB", "process peak MB", "allocator peak MB", "reserved peak MB"]  # fmt: skip
-    return _filled(header, [row for arm in report.arms if (row := _memory_row(arm))])
-
-
-def _memory_row(arm: Arm) -> Cells:
-    held = costs.memory(arm)
-    if not held:
-        return []
-    error = fmt.signed_percent(costs.prediction_error(arm)).removesuffix(" %")
-    return [
-        arm.label, costs.shapes(held.get("batch")) or NOTHING, str(held.get("phase") or NOTHING),
-        fmt.megabytes(costs.predicted_bytes(arm)), fmt.megabytes(held.get("peak_bytes")), error,
-        fmt.megabytes(costs.peak_bytes(arm, "eval")), *(fmt.megabytes(held.get(key)) for key in costs.SYSTEM),
-    ]  # fmt: skip
-
-
-def compute_table(report: Findings) -> tuple[Cells, list[Cells]]:
-    """Header and a row per arm whose operations were counted."""
-    header = ["arm", "FLOPs /token", "FLOPs /full", "break-even rank", "FLOPs of training", "MFU %"]
-    return _filled(header, [row for arm in report.arms if (row := _compute_row(arm))])
-
-
-def _compute_row(arm: Arm) -> Cells:
-    found, mfu = costs.flops(arm), arm.median("compute.mfu")
-    if mfu is None and all(value is None for value in found.values()):
-        return []
-    return [
-        arm.label, fmt.si(found["per_token"]), fmt.ratio(found["of_full"]), fmt.whole(found["break_even_rank"]),
-        fmt.si(found["train_total"]), fmt.percent(mfu),
-    ]  # fmt: skip
-
-
-def _filled(header: Cells, rows: list[Cells]) -> tuple[Cells, list[Cells]]:
-    """Without the columns in which no row has a value."""
-    kept = [i for i in range(len(header)) if any(row[i] != NOTHING for row in rows)]
-    return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def memory_notes(report: Findings) -> list[str]:
@@ -95,22 +50,12 @@ def compute_notes(report: Findings) -> list[str]:
         "full fine-tuning of the same model needs for the same tokens."
     ]
     if any(arm.median("compute.mfu") for arm in arms):
-        peaks = sorted({_device_peak(arm) for arm in arms} - {""})
-        of = f" ({' or '.join(peaks)})" if peaks else ""
+        peaks = [peak for arm in arms if (peak := arm.median("compute.peak_flops"))]
+        ends = " to ".join(dict.fromkeys(fmt.si(end(peaks), "FLOP/s") for end in (min, max))) if peaks else ""
+        sources = ", ".join(sorted({str(arm.first("compute.peak_flops_source")) for arm in arms} - {"None"}))
+        of = f" ({', '.join(filter(None, [ends, sources]))})" if peaks else ""
         kept.append(f"MFU: model FLOPs utilization, the share of the device's peak{of} that training reached.")
     return kept
-
-
-def break_even(report: Findings) -> str:
-    """The rank from which on adapters compute more than full fine-tuning, in words; empty where no record says it."""
-    return costs.break_even([arm for arm in report.arms if arm.comparable]) or ""
-
-
-def _device_peak(arm: Arm) -> str:
-    """``90.0 GFLOP/s, measured``; empty where unknown."""
-    peak = arm.median("compute.peak_flops")
-    source = arm.first("compute.peak_flops_source")
-    return ", ".join(filter(None, [fmt.si(peak, "FLOP/s"), source])) if peak else ""
 
 
 def short_note(report: Findings) -> str:
@@ -137,7 +82,7 @@ def layers(report: Findings) -> dict[str, Any] | None:
     }
 
 
-def _joined(by_layer: dict[str, dict[str, int]]) -> list[Cells]:
+def _joined(by_layer: dict[str, dict[str, int]]) -> list[list[str]]:
     """Rows of layers; numbered ones that follow each other and hold the same share a row: ``0 to 5, each``."""
     runs: list[tuple[list[str], dict[str, int]]] = []
     for name, count in by_layer.items():
@@ -148,7 +93,7 @@ def _joined(by_layer: dict[str, dict[str, int]]) -> list[Cells]:
     return [_counts(f"{names[0]} to {names[-1]}, each" if len(names) > 1 else names[0], n) for names, n in runs]
 
 
-def _counts(name: str, count: dict[str, int]) -> Cells:
+def _counts(name: str, count: dict[str, int]) -> list[str]:
     trainable, frozen = count.get("trainable") or 0, count.get("frozen") or 0
     share = trainable / (trainable + frozen) if trainable + frozen else None
     return [name, fmt.si(trainable), fmt.si(frozen), fmt.percent(share)]

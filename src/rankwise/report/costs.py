@@ -78,12 +78,12 @@ def compute(arm: Arm) -> dict[str, Any]:
     return same | measured | {"flops": flops(arm), "seconds": seconds(arm)}
 
 
-def break_even(arms: list[Arm]) -> str | None:
-    """From which rank on adapters compute more than full fine-tuning, in words; None where no record says it."""
-    pairs = [(arm, arm.median("compute.flops.break_even_rank")) for arm in arms if arm.rank]
+def break_even(arms: list[Arm]) -> str:
+    """From which rank on adapters compute more than full fine-tuning, in words; empty where no record says it."""
+    pairs = [(arm, arm.median("compute.flops.break_even_rank")) for arm in arms if arm.rank and arm.comparable]
     found = [(arm, rank) for arm, rank in pairs if rank is not None]
     if not found:
-        return None
+        return ""
     ranks = sorted(math.floor(rank) for _, rank in found)
     methods = {arm.method for arm, _ in found}
     by_kind: dict[str, list[int]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from rankwise.compare import NotComparable, Scores, replicate
+from rankwise.compare import NotComparable, Scores
 from rankwise.metrics import METRICS, Metric
 from rankwise.report.arms import Arm
 from rankwise.statistics import Bootstrap, holm, verdict
@@ -33,15 +33,13 @@ class Comparison:
     reason: str = ""
 
 
-def compare(arms: list[Arm], reference: Arm, metric: Metric, margin: float) -> dict[int, Comparison]:
+def compare(arms: list[Arm], reference: Arm, scores: Scores, metric: Metric, margin: float) -> dict[int, Comparison]:
     """Comparisons of the comparable, scored arms with the reference, by ``id(arm)``."""
     rivals = [arm for arm in arms if arm is not reference and arm.comparable and arm.runs]
     if metric.weighted is None:
         known = [name for name, other in METRICS.items() if other.weighted]
         reason = f"no paired bootstrap for {metric.name}, only for {', '.join(known)}"
         return {id(arm): Comparison(MISSING, margin, reason=reason) for arm in rivals}
-    partners = set(reference.replicates())
-    scores = Scores([run for arm in [reference, *rivals] for run in arm.runs if replicate(run) in partners], metric)
     found = {id(arm): _compare(arm, reference, scores, metric, margin) for arm in rivals}
     tested = {key: c for key, c in found.items() if c.bootstrap is not None}
     corrected = holm([c.bootstrap.p for c in tested.values() if c.bootstrap])

@@ -14,7 +14,9 @@ from rankwise.tracking.record import Record
 
 @dataclass(frozen=True)
 class Findings:
-    """A study, read. ``comparisons`` are with ``reference``, by ``id`` of the arm."""
+    """A study, read. ``comparisons`` are with ``reference``, by ``id`` of the arm; ``constant`` is the score of the
+    best answer that is the same for every test item.
+    """
 
     records: list[Record]
     arms: list[Arm]
@@ -25,6 +27,7 @@ class Findings:
     families: list[Sufficiency]
     headline: Headline
     notes: list[str]
+    constant: float | None = None
 
     def comparison(self, arm: Arm) -> Comparison | None:
         return self.comparisons.get(id(arm))

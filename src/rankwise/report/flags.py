@@ -1,37 +1,111 @@
-"""What a reader must know before believing a row: each flag is one short sentence."""
+"""What a reader must know before believing a row: each flag is one short sentence. Some forbid a conclusion."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
-from rankwise.compare import replicate
+import numpy as np
+from scipy import stats
+
+from rankwise.compare import NotComparable, Scores, replicate
 from rankwise.metrics import Metric
 from rankwise.report.arms import Arm, dig
 from rankwise.report.equivalence import MISSING, Comparison
-from rankwise.report.formats import rate
+from rankwise.report.formats import percent, rate
 from rankwise.tracking.record import Record
 
 _KEYS = 4  # shown of those in which a row differs; report.json has all
+_VARIETY = 0.1  # of the labels' standard deviation: below, predictions hardly vary
+_FALL = 0.03  # of all that the validation loss fell: less in the last fifth is the end of a curve
+_MFU = 0.75  # of what such runs reached: below, something else ran beside
+
+
+def find_unfit(arms: list[Arm], reference: Arm | None, scores: Scores, metric: Metric) -> None:
+    """Fill ``arm.unfit``: why nothing may be concluded from an arm, the gravest reason."""
+    for arm in arms:
+        arm.unfit = next(iter([*unfit(arm, metric, scores), *_tuned_more(arm, reference)]), "")
 
 
 def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparison], metric: Metric) -> None:
     """Fill ``arm.flags`` of every arm."""
     usual = _usual_trials(arms, reference)
     for arm in arms:
-        arm.flags = [
-            *_context(arm),
-            *_protocol(arm),
-            *_unscored(arm),
-            *of_training(arm, metric),
-            *_trials(arm, usual, reference),
-            *_seeds(arm, reference, comparisons.get(id(arm))),
-        ]
+        arm.flags = list(dict.fromkeys([
+            *_context(arm), *(["optimistic: chosen on the reported rows (task.protocol=paper)"] * arm.optimistic),
+            *_unscored(arm), *([arm.unfit] if arm.unfit else []), *of_training(arm, metric),
+            *_trials(arm, usual, reference), *_seeds(arm, reference, comparisons.get(id(arm))), *_slow(arm, arms),
+        ]))  # fmt: skip
 
 
 def of_training(arm: Arm, metric: Metric) -> list[str]:
     """How the training of an arm's runs went wrong: what its score cannot be taken at face value for."""
-    return [*_diverged(arm, metric), *_one_answer(arm), *_under_trained(arm), *_lr_edge(arm), *_cut_short(arm)]
+    lost = sum(dig(run, f"metrics.test.{metric.name}.value") is None for run in arm.runs)
+    missing = [f"{lost}/{len(arm.runs)} without a finite score, not in the mean"] if lost else []
+    return [*unfit(arm, metric, None), *missing, *_lr_edge(arm), *_cut_short(arm)]
+
+
+def unfit(arm: Arm, metric: Metric, scores: Scores | None) -> Iterator[str]:
+    """Why nothing may be concluded from an arm: it diverged, says one thing, learned nothing or was cut short.
+
+    Without ``scores`` only what the records say.
+    """
+    n = len(arm.runs)
+    if diverged := sum(bool(run.compute.get("diverged")) for run in arm.runs):
+        yield f"diverged {diverged}/{n}"
+    if constant := sum(dig(run, "metrics.test.matthews.value") == 0 for run in arm.runs):  # 0 by definition
+        yield f"{constant}/{n} give one answer to every text"
+    elif scores:
+        yield from _learned_nothing(arm, metric, scores)
+    if not arm.is_baseline and (fall := still_falling(arm.runs)):
+        yield f"under-trained: validation loss still falls, by {fall:.2g} in the last fifth of the steps"
+
+
+def _learned_nothing(arm: Arm, metric: Metric, scores: Scores) -> Iterator[str]:
+    varied = [variety for run in arm.runs if (variety := scores.variety(run)) is not None]
+    if metric.kind == "regression" and varied and min(varied) < _VARIETY:
+        yield f"predictions hardly vary (standard deviation {min(varied):.2g} of the labels')"
+        return
+    try:
+        above = scores.above_constant(arm.runs)
+    except NotComparable:
+        return
+    if above.low <= 0:
+        score = f"{metric.score(scores.constant(arm.runs))}{' %' if metric.percent else ''}"
+        best = "no correlation" if metric.low < 0 else f"always answering one class ({score})"
+        yield f"not shown to be better than {best}: it may have learned nothing"
+
+
+def still_falling(runs: list[Record]) -> float:
+    """By how much the validation loss falls in the last fifth of the steps, where that is beyond chance; else 0.
+
+    The fall is paired: both losses are of the same rows. Over several seeds it is tested by Student's t at one-sided
+    5 %; of one run it must be more than the standard error of the loss, which errs on the side of no warning. Where no
+    validation lies a fifth before the last, that fifth's share of the fall since the one before is taken. Falls of less
+    than 3 % of the whole descent are the end of a curve.
+    """
+    ends = [end for run in runs if (end := _last_fifth(run))]
+    if not ends:
+        return 0.0
+    falls, wholes = np.array([end[0] for end in ends]), np.array([end[1] for end in ends])
+    fall, n = float(falls.mean()), len(ends)
+    error = float(stats.t.ppf(0.95, n - 1) * falls.std(ddof=1) / math.sqrt(n)) if n > 1 else ends[0][2]
+    return fall if fall > error and fall > _FALL * wholes.mean() else 0.0
+
+
+def _last_fifth(run: Record) -> tuple[float, float, float] | None:
+    """The fall in the last fifth of the steps, the fall of the whole curve, and the loss's standard error."""
+    rows: list[dict[str, Any]] = [row for row in run.metrics.get("curve") or [] if row.get("val/loss") is not None]
+    rows.sort(key=lambda row: row["step"])
+    steps = run.compute.get("steps") or (rows[-1]["step"] if rows else 0)
+    before = [row for row in rows if row["step"] <= 0.8 * steps]
+    if not before or rows[-1].get("val/loss_se") is None:
+        return None
+    last, earlier = rows[-1], before[-1]
+    share = min(1.0, 0.2 * steps / (last["step"] - earlier["step"])) if last is not earlier else 0.0
+    return share * (earlier["val/loss"] - last["val/loss"]), rows[0]["val/loss"] - last["val/loss"], last["val/loss_se"]
 
 
 def _context(arm: Arm) -> list[str]:
@@ -43,10 +117,6 @@ def _context(arm: Arm) -> list[str]:
     return [f"not comparable, not ranked: {', '.join(pairs[:_KEYS])}{more}"]
 
 
-def _protocol(arm: Arm) -> list[str]:
-    return ["optimistic: chosen on the reported rows (task.protocol=paper)"] if arm.optimistic else []
-
-
 def _short(value: str) -> str:
     text = value.strip('"')
     return text if len(text) <= 24 else f"{text[:23]}…"
@@ -55,43 +125,6 @@ def _short(value: str) -> str:
 def _unscored(arm: Arm) -> list[str]:
     counts = Counter(run.status for run in arm.unscored)
     return [f"{counts[status]} {status}" for status in ("failed", "stopped", "running") if counts[status]]
-
-
-def _diverged(arm: Arm, metric: Metric) -> list[str]:
-    diverged = sum(bool(run.compute.get("diverged")) for run in arm.runs)
-    lost = sum(dig(run, f"metrics.test.{metric.name}.value") is None for run in arm.runs)
-    flags = [f"diverged {diverged}/{len(arm.runs)}"] if diverged else []
-    return flags + ([f"{lost}/{len(arm.runs)} without a finite score, not in the mean"] if lost else [])
-
-
-def _one_answer(arm: Arm) -> list[str]:
-    """Runs of a classifier that says the same of every text: its Matthews correlation is 0 by definition."""
-    lost = sum(dig(run, "metrics.test.matthews.value") == 0 for run in arm.runs)
-    return [f"{lost}/{len(arm.runs)} give one answer to every text"] if lost else []
-
-
-def _under_trained(arm: Arm) -> list[str]:
-    falling = sum(still_falling(run) for run in arm.runs)
-    return [f"under-trained {falling}/{len(arm.runs)}: validation loss still falls"] if falling else []
-
-
-def still_falling(run: Record) -> bool:
-    """Whether the validation loss fell by more than its standard error in the last fifth of the steps.
-
-    Where no validation lies a fifth before the last one, that fifth's share of the fall since the one before it is
-    taken: too much, as losses level off, so it errs towards a warning.
-    """
-    rows: list[dict[str, Any]] = [row for row in run.metrics.get("curve") or [] if row.get("val/loss") is not None]
-    if not rows:
-        return False
-    last = max(rows, key=lambda row: row["step"])
-    steps = run.compute.get("steps") or last["step"]
-    before = [row for row in rows if row["step"] <= 0.8 * steps]
-    if not before or last.get("val/loss_se") is None:
-        return False
-    earlier = max(before, key=lambda row: row["step"])
-    share = min(1.0, 0.2 * steps / (last["step"] - earlier["step"]))
-    return bool(share * (earlier["val/loss"] - last["val/loss"]) > last["val/loss_se"])
 
 
 def _lr_edge(arm: Arm) -> list[str]:
@@ -116,6 +149,13 @@ def _usual_trials(arms: list[Arm], reference: Arm | None) -> int:
     return counts.most_common(1)[0][0] if counts else 0
 
 
+def _tuned_more(arm: Arm, reference: Arm | None) -> list[str]:
+    """More learning rates than full fine-tuning had: the best of many looks good by chance, of one it does not."""
+    if reference is None or arm.is_baseline or len(arm.trials) <= len(reference.trials):
+        return []
+    return _trials(arm, len(reference.trials), reference)
+
+
 def _trials(arm: Arm, usual: int, reference: Arm | None) -> list[str]:
     if arm.is_baseline or not arm.comparable or not arm.runs or len(arm.trials) == usual:
         return []
@@ -132,3 +172,16 @@ def _seeds(arm: Arm, reference: Arm | None, comparison: Comparison | None) -> li
     if mine == theirs:
         return []
     return [f"compared on {len(mine & theirs)} shared seed(s): it has {len(mine)}, full fine-tuning {len(theirs)}"]
+
+
+def _slow(arm: Arm, arms: list[Arm]) -> list[str]:
+    """Seconds that cannot be compared: the device did much less in them than for other runs of the same method."""
+    mine, like = _mfus([arm]), _mfus([other for other in arms if other.method == arm.method])
+    if not mine or min(mine) >= _MFU * np.median(like):
+        return []
+    usual, low = (f"{percent(float(value))} %" for value in (np.median(like), min(mine)))
+    return [f"disturbed: MFU of a run {low}, of such runs {usual}; its seconds are not only its own, its FLOPs are"]
+
+
+def _mfus(arms: list[Arm]) -> list[float]:
+    return [mfu for arm in arms for run in arm.runs if (mfu := dig(run, "compute.mfu"))]

@@ -3,150 +3,92 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from rankwise.compare import Replicate, predictions_of, replicate
+from rankwise.compare import by_replicate
 from rankwise.config import SUBSPACE
-from rankwise.errors import Refused
-from rankwise.metrics import NOTHING, named
+from rankwise.metrics import NOTHING
 from rankwise.report.arms import Arm, dig
 from rankwise.report.findings import Findings
 from rankwise.report.sections import Section
-from rankwise.statistics import Floats, seed_weights
-from rankwise.tracking.predictions import Unreadable
+from rankwise.statistics import seed_weights
 
 SHARE = 0.9  # of full fine-tuning's score (Li et al. 2018, §2)
 _REPLICATES = 2000
-_TITLE = "Intrinsic dimension"
 _NOTES = [
     "d90: the smallest dimension tried whose mean score is 90 % of full fine-tuning's (Li et al. 2018), raw as in the "
-    "papers, or of what full fine-tuning has above the share of the most frequent class; larger ones may fall short "
-    "again. 95 %: bootstrap over seeds alone, widened by t/z."
+    "papers, or of what full fine-tuning has above the best answer that is the same for every item; larger ones may "
+    "fall short again. 95 %: bootstrap over seeds alone, widened by t/z."
 ]
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """The smallest of the dimensions tried whose mean score reaches the target; ``inf`` where none does.
-
-    ``criterion`` is raw, as in the papers, or above chance: 90 % of what full fine-tuning has above the share of the
-    most frequent class. Raw, 90 % of a score of .83 is .75, which frozen features may reach. The 95 % interval is a
-    bootstrap over seeds; with one seed it is nan.
-    """
-
-    method: str  # did | said
-    criterion: str
-    target: float
-    dim: float
-    low: float
-    high: float
-    tried: tuple[int, ...]
-    seeds: int
 
 
 def section(report: Findings) -> Section | None:
     """A row for each method and criterion; None where no random subspace was trained."""
-    if not _subspaces(report.arms):
+    if not _subspaces(report):
         return None
     header = ["arm", "criterion", f"needs{' %' if report.metric.percent else ''}", "d90", "95 %", "tried", "seeds"]
-    try:
-        found = d90(report.arms, report.reference)
-    except Refused as reason:
-        return Section("intrinsic", _TITLE, header, [], [str(reason)])
     rows = [
         [
-            each.method, each.criterion, report.metric.score(each.target), _dim(each.dim, each),
-            NOTHING if math.isnan(each.low) else f"{_dim(each.low, each)} to {_dim(each.high, each)}",
-            ", ".join(f"{dim:,}" for dim in each.tried), str(each.seeds),
+            row["method"], row["criterion"], report.metric.score(row["target"]), _dim(row["dim"], row),
+            NOTHING if math.isnan(row["low"]) else f"{_dim(row['low'], row)} to {_dim(row['high'], row)}",
+            ", ".join(f"{dim:,}" for dim in row["tried"]), str(row["seeds"]),
         ]
-        for each in found
+        for row in d90(report)
     ]  # fmt: skip
-    assert report.reference is not None, "d90 would have refused"
-    chance = _chance(report.reference, report.metric.name)
-    return Section("intrinsic", _TITLE, header, rows, [*_NOTES, chance] if isinstance(chance, str) else _NOTES)
+    missing = "No answer: d90 asks for full fine-tuning on a shared seed, and a score of which more is better."
+    return Section("intrinsic", "Intrinsic dimension", header, rows, _NOTES if rows else [missing])
 
 
-def d90(arms: Sequence[Arm], full: Arm | None, share: float = SHARE) -> list[Dimension]:
-    """Raw and above chance, for each of ``did`` and ``said`` among ``arms``, against full fine-tuning.
+def d90(report: Findings) -> list[dict[str, Any]]:
+    """For ``did`` and ``said``, raw and above chance, {method, criterion, target, dim, low, high, tried, seeds}.
 
-    None without either method. Seeds that not all arms of a method and full fine-tuning have are left out.
-    Raises Refused without full fine-tuning, without a shared seed, and for a metric of which less is better; where
-    chance is not known, the answer is raw alone.
+    ``dim`` is ``inf`` where none tried reaches the target. Raw, 90 % of a score of .83 is .75: frozen features may
+    reach that. The 95 % interval is a bootstrap over the seeds that all arms share; with one seed nan. Empty without
+    such an arm, without full fine-tuning or a shared seed, and for a metric of which less is better.
     """
-    if not _subspaces(arms):
-        return []
-    if full is None:
-        raise Refused("d90: no finished run of method=full to reach 90 % of")
-    metric = str(full.first("config.task.metric"))
-    if named(metric).lower_is_better:
-        raise Refused.value("task.metric", metric, "a score of which more is better, for d90")
-    chance = _chance(full, metric)
     found = []
     for method in sorted(SUBSPACE):
-        own = [arm for arm in _subspaces(arms) if arm.method == method]
-        if own:
-            found.append(_smallest(method, "raw", own, full, metric, 0.0, share))
-            if not isinstance(chance, str):
-                found.append(_smallest(method, "above chance", own, full, metric, chance, share))
+        arms = [arm for arm in _subspaces(report) if arm.method == method]
+        if arms and report.reference and not report.metric.lower_is_better:
+            for criterion, chance in (("raw", 0.0), ("above chance", report.constant)):
+                if chance is not None:
+                    found += _smallest(report, [report.reference, *arms], criterion, chance)
     return found
 
 
-def _subspaces(arms: Sequence[Arm]) -> list[Arm]:
-    found = [arm for arm in arms if arm.method in SUBSPACE and arm.comparable and arm.runs]
+def _subspaces(report: Findings) -> list[Arm]:
+    found = [arm for arm in report.arms if arm.method in SUBSPACE and arm.comparable and arm.runs]
     return sorted(found, key=lambda arm: int(arm.settings["dim"]))
 
 
-def _smallest(
-    method: str, criterion: str, arms: list[Arm], full: Arm, metric: str, chance: float, share: float
-) -> Dimension:
-    scores = [_scores(arm, metric) for arm in (full, *arms)]
-    seeds = sorted(set.intersection(*map(set, scores)))
-    if not seeds:
-        raise Refused(f"d90: full fine-tuning and the arms of method={method} share no seed")
-    above_as = np.array([[each[seed] - chance for seed in seeds] for each in scores])  # (arms, seeds)
-    tried = np.array([float(arm.settings["dim"]) for arm in arms])
-    dim = float(_first(above_as.mean(1)[:, None], tried, share)[0])
+def _smallest(report: Findings, arms: list[Arm], criterion: str, chance: float) -> list[dict[str, Any]]:
+    path = f"metrics.test.{report.metric.name}.value"
+    pairs = by_replicate([arm.runs for arm in arms])
+    if not pairs:
+        return []
+    above_as = np.array([[float(dig(run, path)) - chance for run in runs] for runs in pairs.values()]).T
+    tried, n = np.array([float(arm.settings["dim"]) for arm in arms[1:]]), len(pairs)
     low = high = math.nan
-    if len(seeds) > 1:
-        drawn = _first(above_as @ _weights(len(seeds)).T, tried, share)
-        low, high = (float(q) for q in np.quantile(drawn, [0.025, 0.975], method="nearest"))
-    target = chance + share * float(above_as[0].mean())
-    return Dimension(method, criterion, target, dim, low, high, tuple(map(int, tried)), len(seeds))
+    if n > 1:
+        factor = float(stats.t.ppf(0.975, n - 1) / stats.norm.ppf(0.975))
+        weights_bs = 1 / n + factor * (seed_weights(n, _REPLICATES, 0) - 1 / n)
+        low, high = np.quantile(_first(above_as @ weights_bs.T, tried), [0.025, 0.975], method="nearest").tolist()
+    return [{
+        "method": arms[1].method, "criterion": criterion, "target": chance + SHARE * float(above_as[0].mean()),
+        "dim": float(_first(above_as.mean(1)[:, None], tried)[0]), "low": low, "high": high,
+        "tried": tuple(map(int, tried)), "seeds": n,
+    }]  # fmt: skip
 
 
-def _weights(seeds: int) -> Floats:
-    """Of a bootstrap over few seeds, deviations stretched by t/z as in every other interval."""
-    factor = float(stats.t.ppf(0.975, seeds - 1) / stats.norm.ppf(0.975))
-    return 1 / seeds + factor * (seed_weights(seeds, _REPLICATES, 0) - 1 / seeds)
-
-
-def _dim(dim: float, found: Dimension) -> str:
-    return f"> {found.tried[-1]:,}" if math.isinf(dim) else f"{dim:,.0f}"
-
-
-def _first(above_ab: np.ndarray, tried: np.ndarray, share: float) -> np.ndarray:
+def _first(above_ab: np.ndarray, tried: np.ndarray) -> np.ndarray:
     """Of each column (full fine-tuning first, then one row for each dimension), the first dimension that is enough."""
-    enough = above_ab[1:] >= share * above_ab[:1]
+    enough = above_ab[1:] >= SHARE * above_ab[:1]
     found: np.ndarray = np.where(enough.any(0), tried[enough.argmax(0)], math.inf)
     return found
 
 
-def _scores(arm: Arm, metric: str) -> dict[Replicate, float]:
-    return {replicate(run): float(dig(run, f"metrics.test.{metric}.value")) for run in arm.runs}
-
-
-def _chance(full: Arm, metric: str) -> float | str:
-    """What needs no model, the share of the most frequent class or no correlation; or why it is unknown."""
-    if metric in ("matthews", "pearson", "spearman"):
-        return 0.0
-    if metric != "accuracy":
-        return f"Nothing is known of what {metric} is by chance."
-    try:
-        labels = predictions_of(full.runs[0], named(metric)).columns["label"]
-    except Unreadable as why:
-        return f"The share of the most frequent class is unknown: {why}."
-    return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+def _dim(dim: float, row: dict[str, Any]) -> str:
+    return f"> {row['tried'][-1]:,}" if math.isinf(dim) else f"{dim:,.0f}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,91 +10,61 @@ from rankwise.config import PARTIAL
 from rankwise.metrics import NOTHING
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm, dig
-from rankwise.report.findings import Findings
 from rankwise.report.sections import Section
-
-Shape = tuple[int, int]  # rows, tokens
 
 _SAME_LAYERS = ("full", *sorted(PARTIAL - {"bottleneck"}))  # what is served is the base with other values
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """To the base's time: the median over runs, from the lowest to the highest end of their 95 % intervals."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Timed:
-    """Forward passes of one shape, by an arm's runs: medians over them, of each run's own medians in ms."""
-
-    rows: int
-    length: int
-    runs: int
-    base_ms: float
-    adapted_ms: float
-    adapted_of_base: Ratio
-    merged_ms: float | None
-    merged_of_base: Ratio | None
-
-
-def timed(arm: Arm) -> list[Timed]:
-    """A row per shape that any run timed, in the order they were asked for."""
-    by_shape: dict[Shape, list[dict[str, Any]]] = {}
+def timed(arm: Arm) -> list[dict[str, Any]]:
+    """A row per shape that any run timed, in the order they were asked for: medians over runs of their own medians in
+    ms, and ratios to the base as {value, low, high}, from the lowest to the highest end of the runs' 95 % intervals.
+    """
+    by_shape: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for cell in _cells(arm):
         if "absent" not in cell:
-            by_shape.setdefault(_shape(cell), []).append(cell)
-    return [_over_runs(shape, cells) for shape, cells in by_shape.items()]
+            by_shape.setdefault((int(cell["rows"]), int(cell["length"])), []).append(cell)
+    return [
+        {"rows": rows, "length": length, "runs": len(cells)}
+        | {key: _median([cell[key] for cell in cells]) for key in ("base_ms", "adapted_ms", "merged_ms")}
+        | {key: _ratio([cell[key] for cell in cells]) for key in ("adapted_of_base", "merged_of_base")}
+        for (rows, length), cells in by_shape.items()
+    ]
 
 
-def section(report: Findings) -> Section | None:
+def section(arms: list[Arm]) -> Section | None:
     """A row per arm and shape; None where nothing was timed."""
-    found = [(arm, timed(arm)) for arm in report.arms if _cells(arm)]
-    if not found:
+    arms = [arm for arm in arms if _cells(arm)]
+    if not arms:
         return None
     header = ["arm", "input", "base ms", "ms", "against base", "merged against base"]
     rows = [
-        [
-            arm.label, f"{each.rows} × {each.length}", fmt.seconds(each.base_ms), fmt.seconds(each.adapted_ms),
-            _ratio(each.adapted_of_base), _ratio(each.merged_of_base),
-        ]
-        for arm, times in found
-        for each in times
+        [arm.label, f"{row['rows']} × {row['length']}", fmt.seconds(row["base_ms"]), fmt.seconds(row["adapted_ms"]),
+         _shown(row["adapted_of_base"]), _shown(row["merged_of_base"])]
+        for arm in arms for row in timed(arm)
     ]  # fmt: skip
-    return Section("latency", "Latency of a forward pass", header, rows, _notes([arm for arm, _ in found]))
+    return Section("latency", "Latency of a forward pass", header, rows, _notes(arms))
 
 
 def _cells(arm: Arm) -> list[dict[str, Any]]:
     return [cell for run in arm.runs for cell in dig(run, "compute.latency") or []]
 
 
-def _shape(cell: dict[str, Any]) -> Shape:
-    return int(cell["rows"]), int(cell["length"])
+def _median(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
 
 
-def _over_runs(shape: Shape, cells: list[dict[str, Any]]) -> Timed:
-    def median(key: str) -> float | None:
-        values = [cell[key] for cell in cells if cell[key] is not None]
-        return float(np.median(values)) if values else None
-
-    def ratio(key: str) -> Ratio | None:
-        ratios = [cell[key] for cell in cells if cell[key] is not None]
-        if not ratios:
-            return None
-        ends = min(each["low"] for each in ratios), max(each["high"] for each in ratios)
-        return Ratio(float(np.median([each["value"] for each in ratios])), *ends)
-
-    base_ms, adapted_ms, adapted = median("base_ms"), median("adapted_ms"), ratio("adapted_of_base")
-    assert base_ms is not None and adapted_ms is not None and adapted is not None
-    return Timed(*shape, len(cells), base_ms, adapted_ms, adapted, median("merged_ms"), ratio("merged_of_base"))
+def _ratio(ratios: list[dict[str, float] | None]) -> dict[str, float] | None:
+    known = [ratio for ratio in ratios if ratio is not None]
+    if not known:
+        return None
+    ends = {"low": min(ratio["low"] for ratio in known), "high": max(ratio["high"] for ratio in known)}
+    return {"value": float(np.median([ratio["value"] for ratio in known])), **ends}
 
 
-def _ratio(found: Ratio | None) -> str:
+def _shown(ratio: dict[str, float] | None) -> str:
     """``1.052 (1.047 to 1.058)``."""
-    return NOTHING if found is None else f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+    return f"{ratio['value']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})" if ratio else NOTHING
 
 
 def _notes(arms: list[Arm]) -> list[str]:
@@ -108,7 +77,7 @@ def _notes(arms: list[Arm]) -> list[str]:
         f"Median ms of rows × tokens without padding ({on}), of models with random weights, timed in turns in one "
         "process. Against base: ratio of medians with its 95 % interval over turns."
     ]
-    if any(each.runs > 1 for arm in arms for each in timed(arm)):
+    if any(row["runs"] > 1 for arm in arms for row in timed(arm)):
         kept.append(
             "Of several runs: medians over them, and the interval from the lowest to the highest end of theirs."
         )

@@ -7,16 +7,15 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from rankwise.metrics import NOTHING
 from rankwise.report import analyses, cost_tables, costs
 from rankwise.report import formats as fmt
 from rankwise.report import table as tables
 from rankwise.report.arms import Arm
+from rankwise.report.columns import Column, rank_fraction, section, shown
 from rankwise.report.findings import Findings
 from rankwise.report.grid import grids
 from rankwise.report.plots import draw
 from rankwise.report.sections import Section
-from rankwise.report.sufficiency import Step
 from rankwise.report.summary import provenance
 from rankwise.tracking.record import now
 
@@ -27,23 +26,26 @@ def html(report: Findings) -> str:
         loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     texts, marks = tables.footnotes(report)
+    columns = shown(report, "main", "wide")
     return environment.get_template("page.html.j2").render(
         subject=_subject(report),
         headline=report.headline,
         tiles=_tiles(report),
-        columns=[(c.header, c.left) for c in tables.columns(report)],
-        rows=[_row(report, arm, marks[id(arm)]) for arm in report.arms],
+        columns=[(c.header, c.left) for c in columns],
+        rows=[_row(report, arm, columns, marks[id(arm)]) for arm in report.arms],
         footnotes=list(enumerate(texts, 1)),
         interval_note=tables.interval_note(report),
         sections=tables.sections(report),
         plots=draw(report),
         grids=grids(report),
-        cost_tables=_cost_tables(report),
+        cost_tables=[part for part in _cost_tables(report) if part],
         layers=cost_tables.layers(report),
         analyses=analyses.of_records(report.records),
-        differences=_differences(report),
+        differences=section(report, "numbers", "Against full fine-tuning, in numbers", []),
         notes=report.notes,
-        failures=tables.failures(report),
+        failures=Section(
+            "failures", "Runs without a score", ["run", "status", "error", "log"], tables.failures(report.arms), []
+        ),
         provenance=provenance(report.records),
         made=now(),
     )
@@ -61,12 +63,12 @@ def _subject(report: Findings) -> str:
     return f"{', '.join(models)} on {', '.join(tasks)}"
 
 
-def _row(report: Findings, arm: Arm, marks: list[int]) -> dict[str, Any]:
+def _row(report: Findings, arm: Arm, columns: list[Column], marks: list[int]) -> dict[str, Any]:
     comparison = report.comparison(arm)
     kind = comparison.verdict.split(":")[0].replace(" ", "-") if comparison else ""
     answers = [f.answer.arm for f in report.families if f.answer]
     return {
-        "cells": [(c.cell(report, arm), c.left, c.header.startswith("Δ")) for c in tables.columns(report)],
+        "cells": [(c.text(arm), c.left, c.header.startswith("Δ")) for c in columns],
         "marks": marks,
         "verdict": kind,
         "kind": "answer" if arm in answers else "reference" if arm is report.reference else "",
@@ -79,67 +81,31 @@ def _tiles(report: Findings) -> list[tuple[str, str, str]]:
     answered = [family.answer for family in report.families if family.answer]
     if not answered or report.reference is None:
         return []
-    arm, full = min(answered, key=lambda step: step.rank).arm, report.reference
-    fraction = tables.rank_fraction(arm)
-    narrow = f"{fmt.percent(fraction)} % of min(in, out)" if fraction else "of full fine-tuning's"
-    tiles = [("smallest sufficient rank", str(arm.rank), narrow)]
-    asked = (
-        ("trainable parameters", arm.first("params.trainable"), full.first("params.trainable"), fmt.si),
-        ("peak training memory", costs.peak_bytes(arm), costs.peak_bytes(full), lambda v: fmt.si(v, "B")),
-        ("FLOPs per token", costs.flops(arm)["per_token"], costs.flops(arm)["full_per_token"], fmt.si),
-        ("training time", arm.median("compute.seconds.train_s"), full.median("compute.seconds.train_s"),
-         lambda v: f"{fmt.seconds(v)} s"),
-        ("to keep on disk", arm.median("storage.adapter_bytes"), full.median("storage.adapter_bytes"),
-         lambda v: fmt.si(v, "B")),
-    )  # fmt: skip
-    for what, mine, theirs, shown in asked:
+    arm, full = min(answered, key=lambda step: (step.arm.size or ("", 0))[1]).arm, report.reference
+    tiles = []
+    if arm.size:
+        fraction = rank_fraction(arm)
+        narrow = f"{fmt.percent(fraction)} % of min(in, out)" if fraction else ""
+        tiles.append((f"smallest sufficient {arm.size[0]}", f"{arm.size[1]:,}", narrow))
+
+    def add(what: str, mine: float | None, theirs: float | None, unit: str = "") -> None:
         if mine and theirs:
-            tiles.append((what, f"{fmt.percent(mine / theirs)} %", f"{shown(mine)} against {shown(theirs)}"))
+            sizes = f"{fmt.si(mine, unit)} against {fmt.si(theirs, unit)}"
+            tiles.append((what, f"{fmt.percent(mine / theirs)} %", sizes))
+
+    add("trainable parameters", arm.first("params.trainable"), full.first("params.trainable"))
+    add("peak training memory", costs.peak_bytes(arm), costs.peak_bytes(full), "B")
+    add("FLOPs per token", costs.flops(arm)["per_token"], costs.flops(arm)["full_per_token"])
+    took, kept = "compute.seconds.train_s", "storage.adapter_bytes"
+    add("training time", arm.median(took), full.median(took), "s")
+    add("to keep on disk", arm.median(kept), full.median(kept), "B")
     return tiles
 
 
-def _cost_tables(report: Findings) -> list[Section]:
+def _cost_tables(report: Findings) -> list[Section | None]:
     """What each run of an arm took, beside what was predicted of it."""
-    memory, compute = cost_tables.memory_table(report), cost_tables.compute_table(report)
-    parts = [
-        Section("memory", "Memory: predicted against measured", *memory, cost_tables.memory_notes(report)),
-        Section("compute", "Computation", *compute, cost_tables.compute_notes(report), cost_tables.break_even(report)),
+    title, above = "Memory: predicted against measured", costs.break_even(report.arms)
+    return [
+        section(report, "memory", title, cost_tables.memory_notes(report)),
+        section(report, "compute", "Computation", cost_tables.compute_notes(report), above),
     ]
-    return [part for part in parts if part.rows]
-
-
-def _differences(report: Findings) -> list[dict[str, str]]:
-    """Every comparison in numbers."""
-    steps = {id(step.arm): step for family in report.families for step in family.steps}
-    rows = []
-    for arm in report.arms:
-        c = report.comparison(arm)
-        if c is None:
-            continue
-        boot, metric, step = c.bootstrap, report.metric, steps.get(id(arm))
-        span = f"{metric.difference(boot.low)} … {metric.difference(boot.high)}" if boot else NOTHING
-        rows.append({
-            "arm": arm.label,
-            "estimate": metric.difference(c.estimate),
-            "interval": span,
-            "verdict": c.verdict + (f": {c.reason}" if c.reason else ""),
-            "kind": c.verdict.split(":")[0].replace(" ", "-"),
-            "p": _p(c.p_holm),
-            "detectable": metric.width(boot.detectable) if boot else NOTHING,
-            "sequence": _sequence(step),
-            "share": f"{100 * step.share:.0f}" if step and boot else "",
-            "pairs": f"{c.seeds} × {c.items:,}" if c.items else NOTHING,
-        })  # fmt: skip
-    return rows
-
-
-def _p(p: float | None) -> str:
-    if p is None:
-        return NOTHING
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _sequence(step: Step | None) -> str:
-    if step is None:
-        return ""
-    return {True: "passed", False: "failed: the sequence stops", None: "not tested"}[step.passed]

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rankwise.config import Config
-from rankwise.identity import label, run_id
+from rankwise.identity import labels, run_id
 from rankwise.metrics import NOTHING
 from rankwise.report import formats as fmt
 
@@ -84,22 +84,22 @@ def listing(configs: Sequence[Config], states: Sequence[str], planned: Sequence[
         shown.add_column(header, no_wrap=True)
     for header in ("trained parameters", "peak GB", "train time"):
         shown.add_column(header, justify="right")
-    for config, state in zip(configs, states, strict=True):
+    for config, name, state in zip(configs, labels(configs), states, strict=True):
         row = costs.get(run_id(config))
         cells = [NOTHING] * 3
         if row:
             peak = _gigabytes(row["memory"]["train"]["peak_bytes"])
             cells = [f"{row['params']['trainable']:,}", peak, _duration(row["compute"]["train_s"])]
-        shown.add_row(config.name or label(config), run_id(config), state, *cells)
+        shown.add_row(name, run_id(config), state, *cells)
     left = sum(state != "finished" for state in states)
     times = [row["compute"]["train_s"] for row in planned]
     sum_s = "" if None in times or not times else f", {_duration(sum(times))} of training one after the other at most"
-    return Group(shown, Text(), Text(f"{len(configs)} runs, {left} to run{sum_s}"))
+    return Group(shown, Text(), Text(f"{fmt.plural(len(configs), 'run')}, {left} to run{sum_s}"))
 
 
 def _sum(plan: dict[str, Any]) -> str:
     totals = plan["totals"]
-    parts = [f"{totals['runs']} run{'s' if totals['runs'] != 1 else ''}"]
+    parts = [fmt.plural(totals["runs"], "run")]
     if totals["train_s"] is not None:
         parts.append(f"{_duration(totals['train_s'])} of training one after the other")
     parts.append(f"{fmt.megabytes(totals['disk_bytes'])} MB to keep on disk")

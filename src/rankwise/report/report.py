@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from rankwise.compare import Scores
 from rankwise.errors import Refused
 from rankwise.metrics import Metric, named
 from rankwise.report import export
@@ -15,7 +16,8 @@ from rankwise.report import table as tables
 from rankwise.report.arms import Arm, group, reference_of
 from rankwise.report.equivalence import compare
 from rankwise.report.findings import Findings
-from rankwise.report.flags import flag
+from rankwise.report.flags import find_unfit, flag
+from rankwise.report.formats import plural
 from rankwise.report.sufficiency import smallest_sufficient
 from rankwise.report.summary import Headline, headline, notes
 from rankwise.tracking import remote
@@ -29,7 +31,7 @@ class Report(Findings):
     """A study, read, in every form."""
 
     def table(self) -> RenderableType:
-        """Headline, table and footnotes for a terminal of 120 columns."""
+        """Headline, table and footnotes for a terminal."""
         return tables.render(self)
 
     def to_json(self) -> dict[str, Any]:
@@ -75,13 +77,15 @@ def build(paths: list[Path]) -> Report:
     metric = _metric(reference or arms[0])
     margins = sorted({float(m) for m in map(_margin_of, records) if m is not None})
     margin = margins[0] if margins else _MARGIN
-    comparisons = compare(arms, reference, metric, margin) if reference else {}
+    scores = Scores([run for arm in arms if arm.comparable for run in arm.runs] if metric.weighted else [], metric)
+    find_unfit(arms, reference, scores, metric)
+    comparisons = compare(arms, reference, scores, metric, margin) if reference else {}
     flag(arms, reference, comparisons, metric)
-    families = smallest_sufficient(arms, comparisons, margin) if reference else []
-    said = notes(records, arms, reference, metric, margins, comparisons)
+    families = smallest_sufficient(arms, reference, comparisons, margin) if reference else []
+    said = notes(records, found, arms, reference, metric, margins, comparisons)
     if len(found) > len(records):
-        left_out = len(found) - len(records)
-        said.append(f"{left_out} runs that tuned or searched are left out: they chose what is compared.")
+        left_out = plural(len(found) - len(records), "run that tuned or searched is", "runs that tuned or searched are")
+        said.append(f"{left_out} left out of the comparison, as what was compared was chosen by them.")
     elif records[0].config.get("purpose"):
         said.insert(0, "These runs tuned or searched; what they chose is not yet judged on fresh seeds.")
     codes = {record.provenance.get("code") for record in records if record.provenance.get("code")}
@@ -92,7 +96,8 @@ def build(paths: list[Path]) -> Report:
         said.append(_REMOTE.format(read_back))
         if comparisons and not any(comparison.bootstrap for comparison in comparisons.values()):
             top = Headline("No conclusion: of these runs W&B has scores and costs, and no predictions to test.")
-    return Report(records, arms, reference, metric, margin, comparisons, families, top, said)
+    constant = scores.constant((reference or arms[0]).runs)
+    return Report(records, arms, reference, metric, margin, comparisons, families, top, said, constant)
 
 
 def results(found: list[Record]) -> list[Record]:

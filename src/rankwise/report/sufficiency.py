@@ -1,4 +1,4 @@
-"""The headline: the smallest sufficient rank, by fixed-sequence non-inferiority from the largest rank down."""
+"""What is enough: the smallest sufficient rank, by fixed-sequence non-inferiority from the largest rank down."""
 
 from __future__ import annotations
 
@@ -10,89 +10,115 @@ import numpy as np
 from rankwise.report.arms import Arm
 from rankwise.report.equivalence import ONE_SEED, Comparison
 
+LEVEL = 0.05  # chance of naming an insufficient arm, over all families
+
 
 @dataclass(frozen=True)
 class Step:
-    """One rank of the sequence. ``passed`` is None below the first failure: it was not tested."""
+    """One arm of the sequence. ``passed`` is None below the first failure: it was not tested. ``low`` is the one-sided
+    limit of its gain over full fine-tuning.
+    """
 
     arm: Arm
     comparison: Comparison
     passed: bool | None
-    share: float  # of bootstrap replicates in which this rank is the answer
+    share: float  # of bootstrap replicates in which this arm is the answer
+    low: float | None = None
 
     @property
-    def rank(self) -> int:
-        return int(self.arm.rank or 0)
+    def name(self) -> str:
+        """``rank 8``, or the arm's name where nothing sizes it."""
+        return " ".join(map(str, self.arm.size)) if self.arm.size else self.arm.label
 
 
 @dataclass(frozen=True)
 class Sufficiency:
-    """One family of ranks (same targets, alpha policy, quantization, …), largest first.
+    """One family of sizes (same targets, alpha policy, storage, …), largest first; or one arm that has no size.
 
-    ``answer`` is the smallest sufficient arm or None; ``none_share`` the share of replicates without one.
-    ``conclusive`` is False when no rank shares two seeds with full fine-tuning.
+    ``answer`` is the smallest sufficient arm or None; ``none_share`` the share of replicates without one. ``level`` is
+    that of each one-sided test. ``reason`` says why nothing can be concluded: no arm shares two seeds with full
+    fine-tuning, or that one's own training is at fault.
     """
 
     label: str
     margin: float
+    level: float
     steps: list[Step] = field(default_factory=list)
     answer: Step | None = None
     none_share: float = 0.0
-    conclusive: bool = True
     reason: str = ""
 
     @property
     def detectable(self) -> float | None:
-        """The largest minimum detectable deficit among the ranks that were tested, in the metric's unit."""
+        """The largest minimum detectable deficit among the arms that were tested, in the metric's unit."""
         tested = [s.comparison.bootstrap for s in self.steps if s.passed is not None]
         return max((b.detectable for b in tested if b is not None), default=None)
 
+    @property
+    def borderline(self) -> bool:
+        """Whether a limit that decided lies so near the margin that other bootstrap samples might decide otherwise."""
+        decided = [s for s in self.steps if s.passed is not None and s.low is not None]
+        return any(
+            boot is not None and abs(step.low + self.margin) < 2 * boot.noise
+            for step in decided
+            if (boot := step.comparison.bootstrap) and step.low is not None
+        )
 
-def smallest_sufficient(arms: list[Arm], comparisons: dict[int, Comparison], margin: float) -> list[Sufficiency]:
-    """For every family of ranks the smallest one that is not worse than full fine-tuning by ``margin`` or more.
 
-    Ranks are tested from the largest down, each one-sided at 5 %, and testing stops at the first failure, so that the
-    chance of naming any insufficient rank is at most 5 % without further correction (Maurer, Hothorn and Lehmacher
-    1995).
+def smallest_sufficient(
+    arms: list[Arm], reference: Arm, comparisons: dict[int, Comparison], margin: float
+) -> list[Sufficiency]:
+    """For every family the smallest arm that is at most ``margin`` worse than full fine-tuning.
+
+    Arms are tested from the largest down, and testing stops at the first failure, so that the chance of naming any
+    insufficient one is at most the level of a test without further correction (Maurer, Hothorn and Lehmacher 1995). Of
+    m families each is tested one-sided at 5 % / m (Bonferroni). Families are of ranks, or, where no arm has a rank, of
+    whatever was trained.
     """
     families: dict[str, list[Arm]] = defaultdict(list)
-    for arm in arms:
-        if arm.rank is not None and id(arm) in comparisons:
+    rivals = [arm for arm in arms if id(arm) in comparisons and not arm.is_baseline]
+    for arm in rivals:
+        if arm.rank is not None or not any(other.rank is not None for other in rivals):
             families[arm.family].append(arm)
-    return [_sequence(_label(members[0]), members, comparisons, margin) for members in families.values()]
+    level = LEVEL / max(1, len(families))
+    return [_sequence(members, reference, comparisons, margin, level) for members in families.values()]
 
 
-def _sequence(label: str, arms: list[Arm], comparisons: dict[int, Comparison], margin: float) -> Sufficiency:
-    ordered = sorted(arms, key=lambda arm: -(arm.rank or 0))
+def _sequence(
+    arms: list[Arm], reference: Arm, comparisons: dict[int, Comparison], margin: float, level: float
+) -> Sufficiency:
+    ordered = sorted(arms, key=lambda arm: -(arm.size or ("", 0))[1])
     found = [comparisons[id(arm)] for arm in ordered]
-    if not any(c.bootstrap for c in found):
+    label = _label(ordered[0])
+    if reference.unfit or not any(c.bootstrap for c in found):
         steps = [Step(arm, c, None, 0.0) for arm, c in zip(ordered, found, strict=True)]
         one_seed = any(c.verdict == ONE_SEED for c in found)
         reason = "no conclusion can be drawn from one seed" if one_seed else found[0].reason
-        return Sufficiency(label, margin, steps, conclusive=False, reason=reason)
-    shares = _answer_shares(found, margin)
+        if reference.unfit:
+            reason = f"no conclusion: full fine-tuning's runs are no reference ({reference.unfit})"
+        return Sufficiency(label, margin, level, steps, reason=reason)
+    lows = [c.advantage.limits(1 - 2 * level)[0] if c.advantage else None for c in found]
+    shares = _answer_shares(found, [None if arm.unfit else low for arm, low in zip(ordered, lows, strict=True)], margin)
     steps, going = [], True
-    for arm, comparison, share in zip(ordered, found, shares[:-1], strict=True):
-        passed = _passes(comparison, margin) if going else None
+    for arm, comparison, low, share in zip(ordered, found, lows, shares[:-1], strict=True):
+        passed = (low is not None and low > -margin and not arm.unfit) if going else None
         going = bool(passed)
-        steps.append(Step(arm, comparison, passed, share))
+        steps.append(Step(arm, comparison, passed, share, low))
     answer = next((step for step in reversed(steps) if step.passed), None)
-    return Sufficiency(label, margin, steps, answer, none_share=shares[-1])
+    return Sufficiency(label, margin, level, steps, answer, none_share=shares[-1])
 
 
-def _passes(comparison: Comparison, margin: float) -> bool:
-    """Non-inferior: the gain's lower one-sided 5 % bound is above −margin. What could not be compared does not pass."""
-    return comparison.advantage is not None and comparison.advantage.low > -margin
-
-
-def _answer_shares(found: list[Comparison], margin: float) -> list[float]:
-    """Share of bootstrap replicates in which each rank would be the answer, and last the share with none.
+def _answer_shares(found: list[Comparison], lows: list[float | None], margin: float) -> list[float]:
+    """Share of bootstrap replicates in which each arm would be the answer, and last the share with none.
 
     A replicate stands for a new study: its difference replaces ours, with the same distance down to the lower bound.
     """
-    boots = [c.advantage for c in found]
-    size = next(len(b.replicates) for b in boots if b is not None)
-    passes = [np.zeros(size, bool) if b is None else b.replicates - (b.estimate - b.low) > -margin for b in boots]
+    size = min(len(c.advantage.means) for c in found if c.advantage)
+    passes = [
+        np.zeros(size, bool) if c.advantage is None or low is None
+        else c.advantage.replicates[:size] - (c.advantage.estimate - low) > -margin
+        for c, low in zip(found, lows, strict=True)
+    ]  # fmt: skip
     reached = np.logical_and.accumulate(np.stack(passes), axis=0).sum(0)  # how many of the sequence passed
     counts = np.bincount(reached, minlength=len(found) + 1) / size
     return [float(share) for share in [*counts[1:], counts[0]]]
@@ -100,7 +126,7 @@ def _answer_shares(found: list[Comparison], margin: float) -> list[float]:
 
 def _label(arm: Arm) -> str:
     """A family's name: its method, targets and alpha policy, and what else sets it apart in this study."""
-    alpha = f"α={arm.settings.get('alpha')}"
-    known = {arm.method, f"r={arm.rank}", alpha}
+    said = [f"α={alpha}"] if (alpha := arm.settings.get("alpha")) is not None else []
+    known = {arm.method, f"r={arm.rank}", *said}
     others = [word for word in arm.name.split() if word not in known]
-    return " ".join([arm.method, str(arm.settings.get("targets")), alpha, *others])
+    return " ".join([arm.method, *filter(None, [arm.settings.get("targets")]), *said, *others])

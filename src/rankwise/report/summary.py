@@ -1,4 +1,4 @@
-"""The report in sentences: the headline, and how the comparison was made."""
+"""The report in sentences, each derived from the records: the headline, and how the comparison was made."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rankwise.metrics import Metric
 from rankwise.report.arms import Arm, dig
 from rankwise.report.costs import peak_bytes
 from rankwise.report.equivalence import ONE_SEED, Comparison
-from rankwise.report.formats import percent, rate, si
-from rankwise.report.sufficiency import Step, Sufficiency
+from rankwise.report.formats import percent, plural, rate, seconds, si
+from rankwise.report.sufficiency import LEVEL, Step, Sufficiency
 from rankwise.tracking.record import FINISHED, Record
 
 
@@ -28,60 +28,78 @@ class Headline:
 
 
 def headline(families: list[Sufficiency], reference: Arm | None, metric: Metric) -> Headline:
-    """The smallest sufficient rank of the first family; other families follow as details."""
+    """The smallest sufficient arm of the best family; other families follow as details."""
     if reference is None:
         return Headline("No conclusion: there is no finished run of full fine-tuning to compare with.")
     if not families:
-        return Headline("No conclusion: there is no finished adapter run to compare with full fine-tuning.")
-    several = len(families) > 1
-    best = min(families, key=lambda f: f.answer.rank if f.answer else 10**9)
+        return Headline("No conclusion: there is no finished run of another method to compare with full fine-tuning.")
+    best = min(families, key=lambda f: (f.answer.arm.size or ("", 0))[1] if f.answer else 10**9)
     cost = _cost(best.answer, reference) if best.answer else ""
-    details = _details(best, metric)
+    details = _details(best, metric, len(families))
     for family in families:
-        if family is not best:
-            details += [_title(family, metric, named=True), *_details(family, metric)]
-    return Headline(_title(best, metric, named=several), cost, tuple(details))
+        if family is not best and not reference.unfit:
+            details += [_title(family, metric, named=True), *_details(family, metric, len(families))]
+    return Headline(_title(best, metric, named=len(families) > 1), cost, tuple(details))
 
 
 def _title(family: Sufficiency, metric: Metric, named: bool) -> str:
-    where = f" ({family.label})" if named else ""
+    sized = any(step.arm.size for step in family.steps)
+    where = f" ({family.label})" if named and sized else ""
     margin = f"{metric.width(family.margin)}{' of' if metric.percent else ''} {metric.name}"
-    if not family.conclusive:
-        return f"{family.reason[0].upper()}{family.reason[1:]}{where}."
+    if family.reason:
+        budget = _BUDGET if "under-trained" in family.reason else ""
+        return f"{family.reason[0].upper()}{family.reason[1:]}{where}{budget}."
     if family.answer:
-        return f"Rank {family.answer.rank} is enough{where}: not worse than full fine-tuning by {margin} or more."
-    largest = family.steps[0]
-    why = f"even rank {largest.rank} may be worse than full fine-tuning by {margin} or more"
-    if largest.comparison.bootstrap is None:
-        why = f"rank {largest.rank} could not be tested ({largest.comparison.reason or 'one shared seed'})"
-    return f"No rank was shown to be enough{where}: {why}."
+        name = family.answer.name
+        enough = f"{name[0].upper()}{name[1:]} is enough" if sized else f"{name} is as good as full fine-tuning"
+        return f"{enough}{where}: at most {margin} worse{' than full fine-tuning' if sized else ''}."
+    top = family.steps[0]
+    gain = top.comparison.advantage
+    if top.arm.unfit:
+        why = f"of {top.name}, {top.arm.unfit}{_BUDGET if 'under-trained' in top.arm.unfit else ''}"
+    elif gain is None:
+        why = f"{top.name} could not be tested ({top.comparison.reason or 'one shared seed'})"
+    else:
+        even = "even " if len(family.steps) > 1 else ""
+        found = f" ({metric.difference(top.comparison.estimate)})" if gain.high < -family.margin else ""
+        sure = f"is more than {margin} worse" if found else f"may be more than {margin} worse"
+        why = f"{even}{top.name} {sure} than full fine-tuning{found}"
+    what = f"No {top.arm.size[0]} was" if top.arm.size else f"{top.name} was not"
+    return f"{what} shown to be {'enough' if sized else 'as good as full fine-tuning'}{where}: {why}."
 
 
-def _details(family: Sufficiency, metric: Metric) -> list[str]:
-    if not family.conclusive:
-        points = [f"r={s.rank} {metric.difference(s.comparison.estimate)}" for s in reversed(family.steps)]
-        points = [point for point, step in zip(points, reversed(family.steps), strict=True) if step.comparison.items]
+_BUDGET = "; the budget decides here, so train longer"
+
+
+def _details(family: Sufficiency, metric: Metric, families: int) -> list[str]:
+    if family.reason:
+        one_seed = any(step.comparison.verdict == ONE_SEED for step in family.steps)
+        points = [
+            f"{step.name.replace('rank ', 'r=')} {metric.difference(step.comparison.estimate)}"
+            for step in reversed(family.steps) if step.comparison.items
+        ]  # fmt: skip
         unit = metric.difference_unit
         shown = [f"Differences from full fine-tuning on it, {unit}: {', '.join(points)}."] if points else []
-        return [*shown, "Two or more shared seeds allow a conclusion: run with seed=0,1,2."]
+        return [*shown, "Two or more shared seeds allow a conclusion: run with seed=0,1,2."] if one_seed else []
     pairs = max((s.comparison for s in family.steps if s.comparison.bootstrap), key=lambda c: c.seeds)
-    shares = [f"{_whole(s.share)} for rank {s.rank}" for s in reversed(family.steps) if s.share >= 0.005]
-    none = [f"{_whole(family.none_share)} for none"] if family.none_share >= 0.005 else []
-    details = [
-        f"Tested one-sided at 5 % on {pairs.seeds} seeds × {pairs.items:,} test items.",
-        f"Bootstrap distribution of the answer: {', '.join(shares + none)}.",
-    ]
+    among = f" / {families} families" if families > 1 else ""
+    details = [f"Tested one-sided at {100 * LEVEL:g} %{among} on {pairs.seeds} seeds × {pairs.items:,} test items."]
+    if len(family.steps) > 1:
+        shares = [f"{100 * s.share:.0f} % for {s.name}" for s in reversed(family.steps) if s.share >= 0.005]
+        none = [f"{100 * family.none_share:.0f} % for none"] if family.none_share >= 0.005 else []
+        details.append(f"Bootstrap distribution of the answer: {', '.join(shares + none)}.")
+    stopped = next((s for s in family.steps if s.passed is False), None)
+    if stopped and stopped.arm.unfit and family.answer:
+        details.append(f"The sequence stops at {stopped.name}: {stopped.arm.unfit}.")
+    if family.borderline:
+        details.append("Borderline: a limit is so near the margin that another bootstrap sample may decide otherwise.")
     if family.detectable is not None:
         details.append(f"Minimum detectable deficit at 80 % power: {metric.width(family.detectable)}.")
     return details
 
 
-def _whole(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
 def _cost(step: Step, reference: Arm) -> str:
-    """What the sufficient rank costs beside full fine-tuning."""
+    """What the sufficient arm costs beside full fine-tuning."""
     arm, parts = step.arm, []
     trainable, total = arm.first("params.trainable"), reference.first("params.trainable")
     if trainable and total:
@@ -89,6 +107,7 @@ def _cost(step: Step, reference: Arm) -> str:
     took = "compute.seconds.train_s"
     for mine, theirs, words in (
         (peak_bytes(arm), peak_bytes(reference), "peak memory"),
+        (arm.median("compute.flops.train_total"), reference.median("compute.flops.train_total"), "training FLOPs"),
         (arm.median(took), reference.median(took), "training time"),
     ):
         if mine and theirs:
@@ -97,56 +116,80 @@ def _cost(step: Step, reference: Arm) -> str:
 
 
 def notes(
-    records: list[Record], arms: list[Arm], reference: Arm | None, metric: Metric, margins: list[float],
-    comparisons: dict[int, Comparison],
+    records: list[Record], all_records: list[Record], arms: list[Arm], reference: Arm | None, metric: Metric,
+    margins: list[float], comparisons: dict[int, Comparison],
 ) -> list[str]:  # fmt: skip
     """How this was compared, one sentence or two each."""
-    kept = [_counts(records, arms), *_budget(reference or arms[0]), *_seeds(arms), _rates(arms)]
-    kept += _margin(margins, metric)
+    kept = [_counts(records, arms), *_total(all_records), *_budget(arms, reference or arms[0]), *_seeds(arms)]
+    kept += [*_rates(arms, all_records), *_margin(margins, metric)]
     others = sum(not arm.comparable for arm in arms)
     if others:
-        kept.append(f"{others} row(s) differ from the reference in more than the arm: shown with the key, not ranked.")
+        rows = plural(others, "row differs", "rows differ")
+        kept.append(f"{rows} from the reference in more than the arm: shown with the key, not ranked.")
     if metric.lower_is_better:
         kept.append(f"Lower {metric.name} is better: an arm whose difference from full fine-tuning is positive lost.")
     if reference is None:
-        return [*kept, "Full fine-tuning is missing, so there is no difference, no verdict and no sufficient rank."]
+        return [*kept, "Full fine-tuning is missing, so there is no difference, no verdict and nothing sufficient."]
     if any(c.verdict == ONE_SEED for c in comparisons.values()):
         kept.append("With one shared seed differences are points without an interval: seeds alone could explain them.")
-    return kept + _TESTS
+    return kept + (_TESTS if any(c.bootstrap for c in comparisons.values()) else _TESTS[:1])
 
 
 _TESTS = [
-    "Scores: 95 % t-interval over seeds; with one run (or runs that all agree) the interval is over test items only.",
+    "Scores: 95 % intervals for other seeds (Student's t) and other test items together, within the metric's range; "
+    "with one run they are silent on seeds.",
     "Differences from full fine-tuning are paired by seed and test item; their intervals combine "
-    f"Student's t over seeds with {REPLICATES:,} bootstrap replicates over items (Zou and Donner 2008).",
-    "Verdicts: two one-sided 5 % tests (Schuirmann 1987). “same” if the 90 % interval lies inside ± margin, “worse” or "
-    "“better” if wholly outside, else “inconclusive”. Not finding a difference is not finding sameness.",
+    f"Student's t over seeds with {REPLICATES:,} bootstrap replicates over items (Zou and Donner 2008). Seeds and data "
+    "seeds that are crossed count as two factors; items that share a prompt or a group are drawn together.",
+    "Verdicts: two one-sided 5 % tests (Schuirmann 1987), each arm by itself. “same” if the 90 % interval lies inside "
+    "± margin, “worse” or “better” if wholly outside, else “inconclusive”. Not finding a difference is not finding "
+    "sameness.",
     "Smallest sufficient rank: one-sided 5 % non-inferiority from the largest rank down, stopping at the first "
-    "failure, which holds the chance of naming an insufficient rank to 5 % without further correction.",
-    "p-values of “no difference from full” are corrected for the number of arms (Holm 1979).",
+    "failure, which holds the chance of naming an insufficient rank to 5 % without further correction; of m families "
+    "each is tested at 5 % / m. An arm that diverged, learned nothing, is under-trained or had more learning rates to "
+    "choose from than full fine-tuning does not pass.",
+    "p-values of “no difference from full” are corrected for the number of arms (Holm 1979), the verdicts are not.",
 ]  # fmt: skip
 
 
 def _counts(records: list[Record], arms: list[Arm]) -> str:
     counts = Counter(record.status for record in records)
     scored = sum(len(arm.runs) for arm in arms)
-    aside = counts[FINISHED] - scored
-    which = f", {scored} of them at their arm's chosen learning rate" if aside else ""
-    text = f"{counts[FINISHED]} runs finished{which}."
+    which = f", {scored} of them at their arm's chosen learning rate" if counts[FINISHED] - scored else ""
     other = [f"{counts[s]} {s}" for s in sorted(counts) if s != FINISHED]
+    text = f"{plural(counts[FINISHED], 'run')} finished{which}."
     return text + (f" Listed but not scored: {', '.join(other)}." if other else "")
 
 
-def _budget(arm: Arm) -> list[str]:
+def _total(records: list[Record]) -> list[str]:
+    """What the whole study took, runs that tuned, failed or were stopped included."""
+    took = sum(dig(record, "compute.seconds.total_s") or 0 for record in records)
+    flops = sum(dig(record, "compute.flops.train_total") or 0 for record in records)
+    if not took:
+        return []
+    hours = f"{took / 3600:.2g} hours" if took >= 3600 else f"{seconds(took)} s"
+    computed = f" and {si(flops, 'FLOP')} of training" if flops else ""
+    beside = len(records) - sum(record.status == FINISHED and not record.config.get("purpose") for record in records)
+    others = f", {beside} of them for tuning or unfinished" if beside else ""
+    return [
+        f"The whole study took {hours} of runs one after the other{computed}: {plural(len(records), 'run')}{others}."
+    ]
+
+
+def _budget(arms: list[Arm], arm: Arm) -> list[str]:
     config = (arm.runs or arm.unscored)[0].config
-    trainer, steps = config.get("trainer") or {}, arm.median("compute.steps")
+    trainer = config.get("trainer") or {}
     if not trainer:
         return []
-    length = f"{steps:.0f} steps" if steps else f"{trainer.get('epochs')} epochs"
+    trained = [other for other in arms if other.comparable and other.runs and not other.is_baseline]
+    steps = sorted({round(n) for other in trained if (n := other.median("compute.steps"))})
+    length = f"{' to '.join(f'{n:,}' for n in dict.fromkeys([steps[0], steps[-1]]))} steps" if steps else ""
     batch = (trainer.get("batch_size") or 0) * (trainer.get("accumulate") or 1)
     precision = arm.first("compute.precision") or trainer.get("precision")
     where = arm.first("compute.device") or trainer.get("device")
-    budget = f"Equal budget: {length} of {batch} sequences, {precision} on {where}"
+    equal = "Equal budget" if len(steps) < 2 else "Unequal budget"
+    budget = f"{equal}: {length or plural(trainer.get('epochs') or 0, 'epoch')} of {batch} sequences"
+    budget += f", {precision} on {where}"
     if arm.optimistic:
         return [
             f"{budget}. Protocol “paper”: the checkpoint is chosen on the very test rows that are reported, as in many "
@@ -166,14 +209,30 @@ def _seeds(arms: list[Arm]) -> list[str]:
     return kept + ([f"Test set: {' or '.join(f'{n:,}' for n in items)} items."] if items else [])
 
 
-def _rates(arms: list[Arm]) -> str:
-    grids = {tuple(t.lr for t in arm.trials) for arm in arms if arm.comparable and arm.lr is not None}
-    if all(len(grid) < 2 for grid in grids):
-        return "One learning rate per arm, each method's default: not tuned, so a better rate may change the order."
-    sizes = sorted({len(grid) for grid in grids})
-    shown = " or ".join(map(str, sizes))
-    low, high = min(min(g) for g in grids if g), max(max(g) for g in grids if g)
-    return f"Per arm the best of {shown} learning rates ({rate(low)} to {rate(high)}) by mean validation objective."
+def _rates(arms: list[Arm], records: list[Record]) -> list[str]:
+    """The learning rates, and whether they were chosen: on these seeds, on others, or not at all."""
+    ours = [arm for arm in arms if arm.comparable and arm.lr is not None]
+    if not ours:
+        return []
+    tuned = {dig(run, "config.optim.lr") for run in records if run.config.get("purpose") == "tune"}
+    grids = sorted({len(arm.trials) for arm in ours})
+    if grids[-1] > 1:
+        low, high = (rate(end({t.lr for arm in ours for t in arm.trials})) for end in (min, max))
+        sizes = " or ".join(map(str, grids))
+        return [
+            f"Per arm the best of {sizes} learning rates ({low} to {high}) by mean validation objective, on the seeds "
+            "that are reported: the score of an arm that had several is somewhat too high; experiment=tuned_ranks "
+            "judges the chosen rate on fresh seeds."
+        ]
+    if len(tuned) > 1:
+        return [
+            f"Learning rates were chosen on other seeds, among {len(tuned)} ({rate(min(tuned))} to {rate(max(tuned))})."
+        ]
+    by_rate: dict[str, list[str]] = {}
+    for arm in ours:
+        by_rate.setdefault(rate(arm.lr), []).append(arm.method)
+    shown = ", ".join(f"{lr} ({', '.join(dict.fromkeys(methods))})" for lr, methods in by_rate.items())
+    return [f"One learning rate per arm, {shown}: not tuned in this study, so another rate may change the order."]
 
 
 def _margin(margins: list[float], metric: Metric) -> list[str]:

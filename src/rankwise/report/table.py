@@ -1,225 +1,151 @@
-"""One list of columns, read as a terminal table, Markdown and HTML cells."""
+"""The report as a table for a terminal of any width, and as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rankwise.metrics import NOTHING
 from rankwise.report import cost_tables, costs, forgetting, generation, intrinsic, latency
-from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm, dig
-from rankwise.report.equivalence import MISSING, ONE_SEED
+from rankwise.report.columns import Column, section, shown
 from rankwise.report.findings import Findings
 from rankwise.report.sections import Section
 
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _STYLE = {"same": "green", "better": "green", "worse": "red"}
-_SHORT = {ONE_SEED: "one seed", MISSING: "–"}  # the whole sentence stands beneath the table
-
-
-@dataclass(frozen=True)
-class Column:
-    """A header with its unit, and the text of an arm's cell."""
-
-    header: str
-    cell: Callable[[Findings, Arm], str]
-    left: bool = False
-
-
-def columns(report: Findings, wide: bool = True) -> list[Column]:
-    """The columns of this report; targets only where they vary. A terminal has no room for the ``wide`` ones."""
-    metric = report.metric
-    targets = {arm.settings["targets"] for arm in report.arms if "targets" in arm.settings}
-    varies = [Column("targets", lambda r, a: str(a.settings.get("targets", NOTHING)), left=True)]
-    unit = " pts" if metric.percent else ""
-    median = " (median)" if medians(report) else ""
-    return [
-        Column("arm", lambda r, a: a.name, left=True),
-        *(varies if len(targets) > 1 else []),
-        Column("r/min (in, out)\N{NO-BREAK SPACE}%", lambda r, a: fmt.percent(rank_fraction(a))),
-        Column("scale", lambda r, a: _scale(a)),
-        Column("lr", lambda r, a: fmt.rate(a.lr)),
-        Column("n", lambda r, a: str(len(a.runs))),
-        Column(f"{metric.header}{median}", lambda r, a: r.metric.interval(a.scores.get(r.metric.name))),
-        Column(f"Δ full{unit}", lambda r, a: delta(r, a), left=True),
-        Column("adapter params", lambda r, a: fmt.si(_positive(a.first("params.adapter")))),
-        *([Column("head params", lambda r, a: fmt.si(a.first("params.head")))] if wide else []),
-        Column("trained %", lambda r, a: fmt.percent(trainable_fraction(a))),
-        Column("peak MB", lambda r, a: fmt.megabytes(costs.peak_bytes(a))),
-        Column("predicted MB", _predicted) if wide else Column("pred. error", _error),
-        Column("FLOPs /full", lambda r, a: fmt.ratio(a.median("compute.flops.of_full"))),
-        Column("train s", lambda r, a: fmt.seconds(a.median("compute.seconds.train_s"))),
-        Column("tokens /s", lambda r, a: fmt.si(a.median("compute.tokens_per_s"))),
-        *([Column("adapter MB", lambda r, a: fmt.megabytes(a.median("storage.adapter_bytes")))] if wide else []),
-    ]
-
-
-def medians(report: Findings) -> bool:
-    """Whether the scores are medians over seeds."""
-    return any(found.median is not None for arm in report.arms for found in arm.scores.values())
-
-
-def rank_fraction(arm: Arm) -> float | None:
-    """r / min(in, out) of the narrowest adapted matrix: what makes ranks comparable between model widths."""
-    side = arm.first("lora.min_side")
-    return arm.rank / side if arm.rank and side else None
-
-
-def trainable_fraction(arm: Arm) -> float | None:
-    """Trainable of all parameters; None for a baseline, which has no model to train a part of."""
-    trainable, total = arm.first("params.trainable"), arm.first("params.total")
-    return trainable / total if trainable is not None and total and not arm.is_baseline else None
-
-
-def _predicted(report: Findings, arm: Arm) -> str:
-    """The predicted peak with its error: ``365 (+0.3 %)``."""
-    size = fmt.megabytes(costs.predicted_bytes(arm))
-    return f"{size} ({error})" if (error := _error(report, arm)) != NOTHING else size
-
-
-def _error(report: Findings, arm: Arm) -> str:
-    return fmt.signed_percent(costs.prediction_error(arm))
-
-
-def delta(report: Findings, arm: Arm) -> str:
-    """The difference from full fine-tuning and its verdict: ``−0.4 same``."""
-    if arm is report.reference:
-        return "reference"
-    comparison = report.comparison(arm)
-    if comparison is None or comparison.estimate is None:
-        return NOTHING
-    said = _SHORT.get(comparison.verdict, comparison.verdict)
-    return f"{report.metric.difference(comparison.estimate)} {said}"
+# What a narrow terminal leaves out, one after another; the page and the other forms have everything.
+_LEAVES_OUT = ("r/min", "scale", "tokens", "pred.", "lr", "trained", "FLOPs", "adapter", "n", "train", "peak")
 
 
 def footnotes(report: Findings) -> tuple[list[str], dict[int, list[int]]]:
     """Each flag once, numbered from 1 in order of the table, and the numbers of each arm by ``id``."""
-    texts: list[str] = []
-    marks: dict[int, list[int]] = {}
-    for arm in report.arms:
-        for text in arm.flags:
-            if text not in texts:
-                texts.append(text)
-        marks[id(arm)] = sorted(texts.index(text) + 1 for text in arm.flags)
-    return texts, marks
+    texts = list(dict.fromkeys(text for arm in report.arms for text in arm.flags))
+    return texts, {id(arm): sorted(texts.index(text) + 1 for text in arm.flags) for arm in report.arms}
 
 
 def render(report: Findings) -> RenderableType:
-    """Headline, table and footnotes; fits 120 columns."""
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
-    shown = columns(report, wide=False)
-    for column in shown:
-        may_fold = column.header in ("arm", "targets")
-        header = Text(column.header.replace(" ", "\n"))
-        table.add_column(
-            header, justify="left" if column.left else "right", vertical="bottom", no_wrap=not may_fold, overflow="fold"
-        )
-    texts, marks = footnotes(report)
-    for arm in report.arms:
-        comparison = report.comparison(arm)
-        style = _STYLE.get(comparison.verdict, "") if comparison else ""
-        cells = [Text(column.cell(report, arm).replace(" ± ", "±")) for column in shown]
-        cells[0].append("".join(f" {n}".translate(_SUPERSCRIPT) for n in marks[id(arm)]), style="yellow")
-        for column, cell in zip(shown, cells, strict=True):
-            cell.stylize(style if column.header.startswith("Δ") else "")
-        table.add_row(*cells, style="" if arm.comparable else "dim")
-    notes = [Text(f"{i} {text}".replace(str(i), str(i).translate(_SUPERSCRIPT), 1)) for i, text in enumerate(texts, 1)]
+    """Headline, table and footnotes, as wide as the terminal."""
+    texts, _ = footnotes(report)
+    notes = [Text(f"{str(i).translate(_SUPERSCRIPT)} {text}") for i, text in enumerate(texts, 1)]
     title = Text(report.headline.title, style="bold")
     details = [Text(text) for text in (report.headline.cost, " ".join(report.headline.details)) if text]
     meanings = [Text(text, style="dim") for text in (interval_note(report), cost_tables.short_note(report)) if text]
-    more = [part for section in sections(report) for part in _section(section)]
-    return Group(title, *details, Padding(table, (1, 0)), *notes, *meanings, *more)
+    more = [part for found in sections(report) for part in _section(found)]
+    return Group(title, *details, Padding(_Arms(report), (1, 0)), *notes, *meanings, *more)
+
+
+class _Arms:
+    """The table of arms: as many of its columns as the terminal has room for."""
+
+    def __init__(self, report: Findings) -> None:
+        self.report = report
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        columns, leave_out = shown(self.report, "main", "terminal"), list(_LEAVES_OUT)
+        while leave_out and Measurement.get(console, options.update(max_width=999), self._table(columns)).maximum > (
+            options.max_width
+        ):
+            last = leave_out.pop(0)
+            columns = [column for column in columns if column.header.split()[0] != last]
+        yield self._table(columns)
+
+    def _table(self, columns: list[Column]) -> Table:
+        table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+        for column in columns:
+            side = "left" if column.left else "right"
+            table.add_column(Text(column.header.replace(" ", "\n")), justify=side, vertical="bottom", no_wrap=True)  # type: ignore[arg-type]
+        _, marks = footnotes(self.report)
+        for arm in self.report.arms:
+            comparison = self.report.comparison(arm)
+            style = _STYLE.get(comparison.verdict, "") if comparison else ""
+            cells = [Text(column.text(arm).replace(" ± ", "±")) for column in columns]
+            cells[0].append("".join(f" {n}".translate(_SUPERSCRIPT) for n in marks[id(arm)]), style="yellow")
+            cells[[column.header[0] for column in columns].index("Δ")].stylize(style)
+            table.add_row(*cells, style="" if arm.comparable else "dim")
+        return table
 
 
 def sections(report: Findings) -> list[Section]:
     """What the runs say beside their score: what they write, what they forgot, how fast they are, how many dimensions
     a task needs.
     """
-    makers = (generation.section, forgetting.section, latency.section, intrinsic.section)
-    return [found for make in makers if (found := make(report))]
+    found = [
+        section(report, "generation", "Generated text", generation.notes(report.arms)),
+        section(report, "forgetting", "Forgetting", forgetting.notes(report.arms)),
+        latency.section(report.arms),
+        intrinsic.section(report),
+    ]
+    return [each for each in found if each]
 
 
-def _section(section: Section) -> list[RenderableType]:
+def _section(found: Section) -> list[RenderableType]:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
-    for number, header in enumerate(section.header):
+    for number, header in enumerate(found.header):
         header_text = Text(header if number == 0 else header.replace(" ", "\n"))
         table.add_column(header_text, justify="right" if number else "left", vertical="bottom", no_wrap=number > 0)
-    for row in section.rows:
+    for row in found.rows:
         table.add_row(*(Text(cell.replace(" ± ", "±")) for cell in row))
-    notes = [Text(note, style="dim") for note in section.notes]
-    return [Text(f"\n{section.title}", style="bold"), Padding(table, (1, 0)), *notes]
+    notes = [Text(note, style="dim") for note in found.notes]
+    return [Text(f"\n{found.title}", style="bold"), Padding(table, (1, 0)), *notes]
 
 
 def interval_note(report: Findings) -> str:
     """What ± and the verdicts mean in this table."""
-    kinds = {a.scores[report.metric.name].kind for a in report.arms if report.metric.name in a.scores}
-    said = {"seeds": "t-interval over seeds", "items": "over test items where a row has one seed or identical runs"}
-    kind = ", ".join(said[k] for k in ("seeds", "items") if k in kinds)
-    said_all = f"± 95 % ({kind or 'no interval'})."
-    if report.metric.lower_is_better:
-        said_all = f"Lower {report.metric.name} is better. {said_all}"
-    if medians(report):
-        said_all = f"{said_all} Scores of optimistic rows are medians over seeds; differences are of means."
+    metric = report.metric
+    kinds = {a.scores[metric.name].kind for a in report.arms if metric.name in a.scores}
+    over = {"both": "over seeds and test items", "seeds": "over seeds",
+            "items": "over test items where a row has one seed or identical runs"}  # fmt: skip
+    said = [f"± 95 % ({', '.join(over[k] for k in over if k in kinds) or 'no interval'})."]
+    if metric.lower_is_better:
+        said.insert(0, f"Lower {metric.name} is better.")
+    if report.constant is not None and metric.kind == "classification":
+        unit = " %" if metric.percent else ""
+        said.append(f"The best answer that is the same for every text scores {metric.score(report.constant)}{unit}.")
+    if any(found.median is not None for arm in report.arms for found in arm.scores.values()):
+        said.append("Scores of optimistic rows are medians over seeds; differences are of means.")
     if not report.comparisons:
-        return said_all
+        return " ".join(said)
     if not any(c.bootstrap for c in report.comparisons.values()):
-        return f"{said_all} Δ: difference from full fine-tuning, without an interval: no conclusion."
-    margin = report.metric.width(report.margin)
-    return f"{said_all} Δ: paired with full fine-tuning; same, worse, better: 90 % interval against ±{margin}."
+        return " ".join([*said, "Δ: difference from full fine-tuning, without an interval: no conclusion."])
+    margin = metric.width(report.margin)
+    said.append(f"Δ: paired with full fine-tuning; same, worse, better: 90 % interval against ±{margin}.")
+    return " ".join(said)
 
 
 def markdown(report: Findings) -> str:
     """Headline, table, footnotes and how this was compared."""
-    shown = columns(report)
+    columns = shown(report, "main", "wide")
     texts, marks = footnotes(report)
     rest = str(report.headline).removeprefix(report.headline.title)
-    lines = [f"**{report.headline.title}**{rest}", ""]
-    lines.append(_md_row([column.header for column in shown]))
-    lines.append("|" + "|".join(":--" if column.left else "--:" for column in shown) + "|")
-    for arm in report.arms:
-        cells = [column.cell(report, arm) for column in shown]
-        cells[0] += "".join(f" [{n}]" for n in marks[id(arm)])
-        lines.append(_md_row(cells))
-    lines += ["", *[f"[{i}] {text}  " for i, text in enumerate(texts, 1)], "", interval_note(report), ""]
-    said = [*report.notes, *cost_tables.memory_notes(report), *cost_tables.compute_notes(report)]
-    said += filter(None, [cost_tables.break_even(report)])
-    return "\n".join([*lines, *_md_sections(report), *[f"* {note}" for note in said], ""])
-
-
-def _md_sections(report: Findings) -> list[str]:
-    lines = []
-    for section in sections(report):
-        rule = "|:--|" + "--:|" * (len(section.header) - 1)
-        lines += [f"**{section.title}**", "", _md_row(section.header), rule, *map(_md_row, section.rows), ""]
-        lines += [*(f"{note}  " for note in section.notes), ""]
-    return lines
-
-
-def failures(report: Findings) -> list[dict[str, str]]:
-    """Runs without a score: name, status, error and where the log is."""
     rows = []
     for arm in report.arms:
-        for run in arm.unscored:
-            error = ": ".join(str(part) for key in ("type", "message") if (part := dig(run, f"error.{key}")))
-            log = str(run.folder / "log") if run.folder else ""
-            rows.append({"name": str(run.run.get("name")), "status": run.status, "error": error, "log": log})
-    return rows
+        first, *cells = [column.text(arm) for column in columns]
+        rows.append(["".join([first, *(f" [{n}]" for n in marks[id(arm)])]), *cells])
+    lines = [f"**{report.headline.title}**{rest}", "", *_md_table([c.header for c in columns], rows, columns), ""]
+    lines += [*[f"[{i}] {text}  " for i, text in enumerate(texts, 1)], "", interval_note(report), ""]
+    for found in sections(report):
+        lines += [f"**{found.title}**", "", *_md_table(found.header, found.rows), ""]
+        lines += [*(f"{note}  " for note in found.notes), ""]
+    said = [*report.notes, *cost_tables.memory_notes(report), *cost_tables.compute_notes(report)]
+    said += filter(None, [costs.break_even(report.arms)])
+    return "\n".join([*lines, *[f"* {note}" for note in said], ""])
 
 
-def _scale(arm: Arm) -> str:
-    scale = arm.first("lora.scale")
-    return NOTHING if scale is None else f"{scale:.3g}"
+def _md_table(header: list[str], rows: list[list[str]], columns: list[Column] | None = None) -> list[str]:
+    left = [column.left for column in columns] if columns else [True] + [False] * (len(header) - 1)
+    rule = "|" + "|".join(":--" if side else "--:" for side in left) + "|"
+    escaped = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (header, *rows)]
+    return [escaped[0], rule, *escaped[1:]]
 
 
-def _positive(value: float | None) -> float | None:
-    return value or None
-
-
-def _md_row(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def failures(arms: list[Arm]) -> list[list[str]]:
+    """Runs without a score: name, status, error and where the log is."""
+    return [
+        [str(run.run.get("name")), run.status,
+         ": ".join(str(part) for key in ("type", "message") if (part := dig(run, f"error.{key}"))) or "–",
+         str(run.folder / "log") if run.folder else ""]
+        for arm in arms for run in arm.unscored
+    ]  # fmt: skip

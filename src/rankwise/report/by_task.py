@@ -1,0 +1,234 @@
+"""The report with tasks across: the official metrics of each, by arm, and the averages of the papers.
+
+An arm is what has the same model, method, settings and protocol on its tasks; learning rates may differ, and so may
+where a run starts from (``method.init_from``), as RTE is often begun from a model that learned MNLI.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from rankwise.compare import by_replicate
+from rankwise.metrics import NOTHING, named
+from rankwise.report import arms as arms_of
+from rankwise.report.arms import Arm, dig
+from rankwise.report.report import find_all, results
+from rankwise.statistics import Interval, interval
+from rankwise.tracking.record import Record, finite
+
+Metrics = tuple[str, ...]  # of a task; where there are several, their mean is its score
+
+_GLUE: dict[str, Metrics] = {
+    "CoLA": ("matthews",), "SST-2": ("accuracy",), "MRPC": ("f1", "accuracy"), "STS-B": ("pearson", "spearman"),
+    "QQP": ("f1", "accuracy"), "MNLI": ("accuracy_matched", "accuracy_mismatched"), "QNLI": ("accuracy",),
+    "RTE": ("accuracy",), "WNLI": ("accuracy",),
+}  # fmt: skip
+_LORA: dict[str, Metrics] = dict.fromkeys([task for task in _GLUE if task != "WNLI"], ("accuracy",))
+AVERAGES = {
+    "LoRA's average (8 tasks)": _LORA | {"CoLA": ("matthews",), "STS-B": ("pearson",)},
+    "GLUE's average (9 tasks)": _GLUE,
+}
+_MEANING = (
+    "LoRA's average (Hu et al. 2021, Table 2): no WNLI, accuracy of MRPC and QQP, Pearson of STS-B, MNLI over both dev "
+    "sets. GLUE's (Wang et al. 2018): the two metrics of a task are averaged first."
+)
+
+
+@dataclass
+class Row:
+    """An arm on several tasks. An average is None unless the arm has all of its tasks."""
+
+    arm: Arm  # of the first task: method and settings
+    model: str
+    tasks: dict[str, Arm]
+    label: str = ""  # the arm's, with model and protocol where a table has several
+    averages: dict[str, Interval | None] = field(default_factory=dict)
+    missing: dict[str, list[str]] = field(default_factory=dict)  # tasks, by average
+    flags: list[str] = field(default_factory=list)
+
+    def score(self, task: str, metric: str) -> Interval | None:
+        return self.tasks[task].scores.get(metric) if task in self.tasks else None
+
+
+@dataclass(frozen=True)
+class ByTask:
+    """Arms down, tasks with their metrics across, and what was left out."""
+
+    rows: list[Row]
+    tasks: dict[str, Metrics]
+    averages: dict[str, dict[str, Metrics]]
+    notes: list[str]
+
+    def table(self) -> RenderableType:
+        """For a terminal, everything times 100. A task with two metrics has two lines."""
+        table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+        shorts = {task: [named(metric).short or metric for metric in of] for task, of in self.tasks.items()}
+        titles = [average.replace(" ", "\n", 2) for average in self.averages]
+        headers = ["arm", "n", *("\n".join([task, *shorts[task]]) for task in self.tasks), *titles]
+        height = max(header.count("\n") for header in headers)
+        for number, header in enumerate(headers):
+            lowered = "\n" * (height - header.count("\n")) + header  # headers stand at the bottom, cells at the top
+            table.add_column(lowered, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
+        flags = list(dict.fromkeys(flag for row in self.rows for flag in row.flags))
+        for row in self.rows:
+            marks = "".join(f" [{flags.index(flag) + 1}]" for flag in row.flags)
+            cells = ["\n".join(_cell(row.score(task, metric)) for metric in of) for task, of in self.tasks.items()]
+            means = [_cell(row.averages[average]) for average in self.averages]
+            seeds = sorted({len(arm.runs) for arm in row.tasks.values()})
+            n = "–".join(map(str, dict.fromkeys([seeds[0], seeds[-1]])))
+            table.add_row(Text(row.label + marks), n, *cells, *means)
+        said = [f"[{n}] {flag}" for n, flag in enumerate(flags, 1)] + self._absent() + self.notes
+        title, meaning = Text("Test scores × 100, by task", style="bold"), Text(self._meaning(), style="dim")
+        return Group(title, Padding(table, (1, 0)), *map(Text, said), meaning)
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document: fractions 0–1, what is unknown null."""
+        return finite({"tasks": self.tasks, "arms": [self._entry(row) for row in self.rows], "notes": self.notes})
+
+    def _entry(self, row: Row) -> dict[str, Any]:
+        of_averages = {
+            task: {m for average in self.averages.values() for m in average.get(task, ())} for task in row.tasks
+        }
+        scores = {
+            task: {m: asdict(s) for m, s in sorted(arm.scores.items()) if m in {*self.tasks[task], *of_averages[task]}}
+            for task, arm in row.tasks.items()
+        }
+        settings = row.arm.settings
+        return {
+            "label": row.label, "model": row.model, "protocol": "paper" if row.arm.optimistic else "clean",
+            "method": row.arm.method, "rank": row.arm.rank, "alpha": settings.get("alpha"),
+            "targets": settings.get("targets"), "quant": settings.get("quant"),
+            "lr": {task: arm.lr for task, arm in row.tasks.items()}, "tasks": scores,
+            "averages": {name: found and asdict(found) for name, found in row.averages.items()},
+            "missing": row.missing, "flags": row.flags,
+        }  # fmt: skip
+
+    def _absent(self) -> list[str]:
+        """Which tasks keep an average from being given, for which arms."""
+        said = []
+        for average in self.averages:
+            lacking: dict[str, list[str]] = defaultdict(list)
+            for row in self.rows:
+                if row.missing[average]:
+                    lacking[", ".join(row.missing[average])].append(row.label)
+            said += [f"{average}: missing {tasks} ({', '.join(arms)})" for tasks, arms in lacking.items()]
+        return said
+
+    def _meaning(self) -> str:
+        medians = any(s.median is not None for row in self.rows for a in row.tasks.values() for s in a.scores.values())
+        said = ["± 95 % over seeds and test items."]
+        said += ["Scores of optimistic rows are medians over seeds, and their averages means of these."] * medians
+        return " ".join([*said, *([_MEANING] if self.averages else [])])
+
+
+def build(paths: list[Path]) -> ByTask:
+    """Read runs in or below the given folders, or of W&B, and set their tasks side by side by arm.
+
+    Raises Refused where there are none, and for runs that were selected on the test set.
+    """
+    together: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    for run in results(find_all(paths)):
+        where = ("config.model.name", "provenance.model.fingerprint", "config.task.protocol")
+        together[tuple(str(dig(run, path)) for path in where)].append(run)
+    rows: list[Row] = []
+    notes: list[str] = []
+    for (model, *_), runs in sorted(together.items()):
+        rows += _rows(model, runs, notes)
+    arms_of.give_names([row.arm for row in rows])
+    models, protocols = len({row.model for row in rows}) > 1, len({row.arm.optimistic for row in rows}) > 1
+    present = {task: arm for row in rows for task, arm in row.tasks.items()}
+    order = [*(task for task in _GLUE if task in present), *(task for task in present if task not in _GLUE)]
+    tasks = {task: _GLUE.get(task) or (str(present[task].first("config.task.metric")),) for task in order}
+    averages = AVERAGES if set(tasks) & set(_GLUE) else {}
+    for row in rows:
+        row.label = f"{f'{row.model} ' if models else ''}{row.arm.label}"
+        row.label += " (paper)" if protocols and row.arm.optimistic else ""
+        for name, wanted in averages.items():
+            row.missing[name] = [t for t, of in wanted.items() if any(row.score(t, metric) is None for metric in of)]
+            row.averages[name] = None if row.missing[name] else _mean(row, wanted)
+        row.flags = _flags(row)
+    return ByTask(rows, tasks, averages, notes)
+
+
+def _rows(model: str, runs: list[Record], notes: list[str]) -> list[Row]:
+    """The arms of one model and protocol; what is not comparable within its task is left out, with a note."""
+    by_task: dict[str, list[Record]] = defaultdict(list)
+    for run in runs:
+        by_task[str(dig(run, "config.task.name"))].append(run)
+    arms: dict[str, list[Arm]] = {}
+    for task, here in by_task.items():
+        found = arms_of.group(here)
+        arms[task] = [arm for arm in found if arm.comparable]
+        notes += [_left_out(task, arm) for arm in found if not arm.comparable]
+    # What starts an arm tells two of them apart only if they differ in nothing else.
+    loose = all(len({_key(arm, loose=True) for arm in found}) == len(found) for found in arms.values())
+    rows: dict[str, Row] = {}
+    for task, found in arms.items():
+        for arm in found:
+            rows.setdefault(_key(arm, loose), Row(arm, model, {})).tasks[task] = arm
+    return sorted(rows.values(), key=lambda row: arms_of.reading_order(row.arm)[1:4])
+
+
+def _key(arm: Arm, loose: bool) -> str:
+    kept = {key: value for key, value in arm.settings.items() if not loose or key != "init_from"}
+    return json.dumps([arm.method, kept], sort_keys=True, default=str)
+
+
+def _left_out(task: str, arm: Arm) -> str:
+    pairs = [f"{key}={here} (reference: {there})" for key, (here, there) in list(arm.differs.items())[:3]]
+    return f"{task}: {len(arm.runs)} run(s) of {arm.label} left out, they differ in {', '.join(pairs)}"
+
+
+def _mean(row: Row, tasks: dict[str, Metrics]) -> Interval:
+    """The mean of what the table shows of each task; its interval is of the averages of each seed that all have.
+
+    Tasks are independent of each other; two metrics of one task are taken as if they erred together.
+    """
+    cells = [[row.tasks[task].scores[metric] for metric in metrics] for task, metrics in tasks.items()]
+    mean = float(np.mean([np.mean([cell.mean for cell in task]) for task in cells]))
+    shown = float(np.mean([np.mean([cell.point for cell in task]) for task in cells]))
+    scored = [
+        [run for run in row.tasks[task].runs if all(dig(run, f"metrics.test.{m}.value") is not None for m in metrics)]
+        for task, metrics in tasks.items()
+    ]
+    values, errors = [], []
+    for runs in by_replicate(scored).values():
+        scores = [[dig(run, f"metrics.test.{m}") for m in of] for run, of in zip(runs, tasks.values(), strict=True)]
+        values.append(float(np.mean([np.mean([score["value"] for score in task]) for task in scores])))
+        ses = [np.mean([math.nan if (se := s.get("se")) is None else se for s in task]) for task in scores]
+        errors.append(float(np.linalg.norm(ses)) / len(ses))
+    if not values:
+        return Interval(mean, math.nan, math.nan, math.nan, 0, "none", shown if row.arm.optimistic else None)
+    spread = interval(values, errors, median=row.arm.optimistic)
+    low, high = shown - spread.half, shown + spread.half
+    return replace(spread, mean=mean, median=shown if row.arm.optimistic else None, low=low, high=high)
+
+
+def _flags(row: Row) -> list[str]:
+    """What a reader must know before believing a row."""
+    flags = ["optimistic: chosen on the reported rows (task.protocol=paper)"] if row.arm.optimistic else []
+    if len({len(arm.runs) for arm in row.tasks.values()}) > 1:
+        counts = ", ".join(f"{task} {len(arm.runs)}" for task, arm in row.tasks.items())
+        flags.append(f"unequal numbers of seeds: {counts}")
+    started = [task for task, arm in row.tasks.items() if arm.settings.get("init_from")]
+    if started and len(started) < len(row.tasks):
+        flags.append(f"{', '.join(started)}: started from another run (method.init_from)")
+    lost = [f"{len(arm.unscored)} of {task}" for task, arm in row.tasks.items() if arm.unscored]
+    return flags + ([f"runs without a score: {', '.join(lost)}"] if lost else [])
+
+
+def _cell(found: Interval | None) -> str:
+    if found is None or not math.isfinite(found.point):
+        return NOTHING
+    return f"{100 * found.point:.1f}" + (f"±{100 * found.half:.1f}" if math.isfinite(found.half) else "")

@@ -1,0 +1,272 @@
+"""What is said of an arm: one column each, for the terminal, Markdown, the page and CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rankwise.metrics import METRICS, NOTHING, Metric, named, of_kind
+from rankwise.report import costs
+from rankwise.report import formats as fmt
+from rankwise.report.arms import Arm
+from rankwise.report.equivalence import MISSING, ONE_SEED, Comparison
+from rankwise.report.findings import Findings
+from rankwise.report.forgetting import forgotten
+from rankwise.report.sections import Section
+from rankwise.statistics import Interval
+
+_SHORT = {ONE_SEED: "one seed", MISSING: NOTHING}  # the whole sentence stands beneath the table
+
+
+@dataclass(frozen=True)
+class Column:
+    """``get`` gives an arm's value, ``show`` how it reads; ``key`` names it in CSV (empty: not there).
+
+    ``tables`` names the tables that show it, separated by blanks: ``main`` (``wide``: on the page and in Markdown
+    alone; ``terminal``: there alone), memory, compute, numbers, generation, forgetting.
+    """
+
+    key: str
+    header: str
+    get: Callable[[Arm], Any]
+    show: Callable[[Any], str] = str
+    tables: str = ""
+    left: bool = False
+
+    def text(self, arm: Arm) -> str:
+        value = self.get(arm)
+        return NOTHING if value is None else self.show(value)
+
+
+def columns(report: Findings) -> list[Column]:
+    """All of them, in reading order. The verdict comes early, where a narrow screen shows it."""
+    everywhere = "main memory compute numbers generation forgetting"
+    settings = [Column(key, "", _setting_of(key)) for key in ("rank", "alpha", "targets", "quant")]
+    return [
+        Column("", "arm", lambda a: a.label, tables=everywhere, left=True),
+        Column("method", "", lambda a: a.method),
+        *settings, *_scores(report), *_setting(), *_costs(), *_numbers(report), *_generation(report),
+        *_forgetting(report),
+        Column("comparable", "", lambda a: a.comparable),
+        Column("flags", "", lambda a: "; ".join(a.flags)),
+    ]  # fmt: skip
+
+
+def shown(report: Findings, *tables: str) -> list[Column]:
+    """The columns of a table; those of several together in reading order."""
+    return [column for column in columns(report) if set(tables) & set(column.tables.split())]
+
+
+def section(report: Findings, table: str, title: str, notes: list[str], lead: str = "") -> Section | None:
+    """A table of the arms that have any value in it, without the columns that none has; None where that is nothing."""
+    first, *rest = shown(report, table)
+    cells = {id(arm): [column.text(arm) for column in rest] for arm in report.arms}
+    arms = [arm for arm in report.arms if any(cell != NOTHING for cell in cells[id(arm)])]
+    kept = [i for i in range(len(rest)) if any(cells[id(arm)][i] != NOTHING for arm in arms)]
+    if not arms:
+        return None
+    header = [first.header, *(rest[i].header for i in kept)]
+    rows = [[first.text(arm), *(cells[id(arm)][i] for i in kept)] for arm in arms]
+    return Section(table, title, header, rows, notes, lead)
+
+
+def raw(report: Findings, arm: Arm) -> dict[str, Any]:
+    """An arm's CSV line: numbers as they are, empty where unknown."""
+    line: dict[str, Any] = {}
+    for column in columns(report):
+        if column.key:
+            line |= _expanded(column.key, column.get(arm))
+    return line
+
+
+def _expanded(key: str, value: Any) -> dict[str, Any]:
+    if key in ("test", "forgetting") or key in METRICS:
+        found: Interval | None = value
+        parts = ("mean", "median", "se", "low", "high", "kind")
+        return {f"{key}_{part}".replace("_kind", "_interval"): getattr(found, part, None) for part in parts}
+    return {key: value}
+
+
+def delta(report: Findings, arm: Arm) -> str | None:
+    """The difference from full fine-tuning and its verdict: ``−0.4 same``."""
+    if arm is report.reference:
+        return "reference"
+    comparison = report.comparison(arm)
+    if comparison is None or comparison.estimate is None:
+        return None
+    return f"{report.metric.difference(comparison.estimate)} {_SHORT.get(comparison.verdict, comparison.verdict)}"
+
+
+def rank_fraction(arm: Arm) -> float | None:
+    """r / min(in, out) of the narrowest adapted matrix: what makes ranks comparable between model widths."""
+    side = arm.first("lora.min_side")
+    return arm.rank / side if arm.rank and side else None
+
+
+def trainable_fraction(arm: Arm) -> float | None:
+    """Trainable of all parameters; None for a baseline, which has no model to train a part of."""
+    trainable, total = arm.first("params.trainable"), arm.first("params.total")
+    return trainable / total if trainable is not None and total and not arm.is_baseline else None
+
+
+def second_metrics(report: Findings) -> list[Metric]:
+    """The other metrics of the task that any arm has."""
+    names = [*of_kind(report.metric.kind), *sorted({name for arm in report.arms for name in arm.scores})]
+    beside = [named(name) for name in dict.fromkeys(names) if name not in ("loss", report.metric.name)]
+    has = {name for arm in report.arms for name in arm.scores}
+    return [metric for metric in beside if metric.kind == report.metric.kind and metric.name in has]
+
+
+def _scores(report: Findings) -> list[Column]:
+    metric = report.metric
+    median = " (median)" if any(s.median is not None for arm in report.arms for s in arm.scores.values()) else ""
+    points = " pts" if metric.percent else ""
+    others = [Column(m.name, m.header, _score_of(m), m.interval, "wide") for m in second_metrics(report)]
+    return [
+        Column("metric", "", lambda a: metric.name),
+        Column("test", f"{metric.header}{median}", _score_of(metric), metric.interval, "main"),
+        Column("", f"Δ full{points}", lambda a: delta(report, a), tables="main", left=True),
+        *others,
+        Column("constant", "", lambda a: report.constant),
+    ]
+
+
+def _score_of(metric: Metric) -> Callable[[Arm], Interval | None]:
+    return lambda arm: arm.scores.get(metric.name)
+
+
+def _setting_of(key: str) -> Callable[[Arm], Any]:
+    return lambda arm: arm.settings.get(key)
+
+
+def _setting() -> list[Column]:
+    return [
+        Column("rank_fraction", "r/min (in, out)\N{NO-BREAK SPACE}%", rank_fraction, fmt.percent, "main"),
+        Column("scale", "scale", lambda a: a.first("lora.scale"), lambda scale: f"{scale:.3g}", "main"),
+        Column("lr", "lr", lambda a: a.lr, fmt.rate, "main"),
+        Column("n", "n", lambda a: len(a.runs), str, "main"),
+    ]
+
+
+def _costs() -> list[Column]:
+    def held(key: str) -> Callable[[Arm], Any]:
+        return lambda arm: costs.memory(arm).get(key)
+
+    def of(path: str) -> Callable[[Arm], Any]:
+        return lambda arm: arm.median(path)
+
+    def batch(arm: Arm) -> str | None:
+        return costs.shapes(costs.memory(arm).get("batch")) or None
+
+    def predicted(arm: Arm) -> str | None:
+        """``365 (+0.3 %)``."""
+        size, error = costs.predicted_bytes(arm), costs.prediction_error(arm)
+        said = f" ({fmt.signed_percent(error)})" if error is not None else ""
+        return None if size is None else f"{fmt.megabytes(size)}{said}"
+
+    system = zip(costs.SYSTEM, ("process peak MB", "allocator peak MB", "reserved peak MB"), strict=True)
+    return [
+        Column("adapter_params", "adapter params", lambda a: a.first("params.adapter") or None, fmt.si, "main"),
+        Column("head_params", "head params", lambda a: a.first("params.head"), fmt.si, "wide"),
+        Column("trainable_params", "", lambda a: a.first("params.trainable")),
+        Column("total_params", "", lambda a: a.first("params.total")),
+        Column("", "trained %", trainable_fraction, fmt.percent, "main"),
+        Column("", "probed batch, rows × tokens", batch, tables="memory"),
+        Column("", "peak in", held("phase"), tables="memory"),
+        Column("predicted_peak_bytes", "predicted MB", costs.predicted_bytes, fmt.megabytes, "memory"),
+        Column("train_peak_bytes", "measured MB", costs.peak_bytes, fmt.megabytes, "memory"),
+        Column("", "peak MB", costs.peak_bytes, fmt.megabytes, "main"),
+        Column("", "predicted MB", predicted, tables="wide"),
+        Column("", "pred. error", costs.prediction_error, fmt.signed_percent, "terminal"),
+        Column("", "error %", costs.prediction_error, lambda e: fmt.signed_percent(e).removesuffix(" %"), "memory"),
+        Column("eval_peak_bytes", "evaluation peak MB", lambda a: costs.peak_bytes(a, "eval"), fmt.megabytes, "memory"),
+        *(Column(key, header, held(key), fmt.megabytes, "memory") for key, header in system),
+        Column("flops_per_token", "FLOPs /token", of("compute.flops.per_token"), fmt.si, "compute"),
+        Column("flops_of_full", "FLOPs /full", of("compute.flops.of_full"), fmt.ratio, "main compute"),
+        Column("break_even_rank", "break-even rank", of("compute.flops.break_even_rank"), fmt.whole, "compute"),
+        Column("train_flops", "FLOPs of training", of("compute.flops.train_total"), fmt.si, "compute"),
+        Column("mfu", "MFU %", of("compute.mfu"), fmt.percent, "compute"),
+        Column("train_s", "train s", of("compute.seconds.train_s"), fmt.seconds, "main"),
+        Column("total_s", "", of("compute.seconds.total_s")),
+        Column("tokens_per_s", "tokens /s", of("compute.tokens_per_s"), fmt.si, "main"),
+        Column("adapter_bytes", "adapter MB", of("storage.adapter_bytes"), fmt.megabytes, "wide"),
+    ]
+
+
+def _numbers(report: Findings) -> list[Column]:
+    """Every comparison in numbers."""
+    metric = report.metric
+    steps = {id(step.arm): step for family in report.families for step in family.steps}
+
+    def of(get: Callable[[Comparison], Any]) -> Callable[[Arm], Any]:
+        return lambda arm: get(found) if (found := report.comparison(arm)) else None
+
+    def share(arm: Arm) -> float | None:
+        return steps[id(arm)].share if id(arm) in steps and of(lambda c: c.bootstrap)(arm) else None
+
+    def sequence(arm: Arm) -> str | None:
+        said = {True: "passed", False: "failed: the sequence stops", None: "not tested"}
+        return said[steps[id(arm)].passed] if id(arm) in steps else None
+
+    def span(c: Comparison) -> str | None:
+        return f"{metric.difference(c.bootstrap.low)} … {metric.difference(c.bootstrap.high)}" if c.bootstrap else None
+
+    def pairs(c: Comparison) -> str | None:
+        return f"{c.seeds} × {c.items:,}" if c.items else None
+
+    def boot(key: str) -> Callable[[Arm], Any]:
+        return of(lambda c: c.bootstrap and getattr(c.bootstrap, key))
+
+    return [
+        Column("difference", "difference", of(lambda c: c.estimate), metric.difference, "numbers"),
+        *(Column(f"difference_{key}", "", boot(key)) for key in ("se", "low", "high")),
+        Column("", "90 % interval", of(span), tables="numbers"),
+        Column("", "verdict", of(lambda c: f"{c.verdict}{': ' if c.reason else ''}{c.reason}"), tables="numbers"),
+        Column("verdict", "", of(lambda c: c.verdict)),
+        Column("", "sequence from the largest down", sequence, tables="numbers"),
+        Column("answer_share", "is the answer in, % of replicates", share, fmt.percent, "numbers"),
+        Column("detectable", "detectable at 80 % power", boot("detectable"), metric.width, "numbers"),
+        Column("difference_p_holm", "p of no difference (Holm)", of(lambda c: c.p_holm), _p, "numbers"),
+        Column("", "seeds × items", of(pairs), tables="numbers"),
+    ]
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _generation(report: Findings) -> list[Column]:
+    """What was written, where any arm wrote."""
+    if not any(arm.median("compute.generation.prompts") or arm.first("metrics.absent") for arm in report.arms):
+        return []
+    metrics = [METRICS[name] for name in of_kind("text") if any(name in arm.scores for arm in report.arms)]
+    took = "compute.generation."
+    return [
+        *(Column(m.name, m.header, _score_of(m), m.interval, "generation") for m in metrics),
+        Column("", "prompts", lambda a: a.median(f"{took}prompts"), fmt.si, "generation"),
+        Column("generated_tokens_per_s", "tokens /s", lambda a: a.median(f"{took}tokens_per_s"), fmt.si, "generation"),
+        Column("", "seconds", lambda a: a.median(f"{took}seconds_s"), fmt.seconds, "generation"),
+        Column("", "peak MB", lambda a: a.median("memory.generate.peak_bytes"), fmt.megabytes, "generation"),
+    ]
+
+
+def _forgetting(report: Findings) -> list[Column]:
+    """What was forgotten, where any arm was asked."""
+    lost = {id(arm): found for arm in report.arms if (found := forgotten(arm))}
+    if not lost:
+        return []
+
+    def of(get: Callable[[Any], Any]) -> Callable[[Arm], Any]:
+        return lambda arm: get(lost[id(arm)]) if id(arm) in lost else None
+
+    several = len({found.texts for found in lost.values()}) > 1
+    return [
+        *([Column("", "texts", of(lambda f: f.texts), tables="forgetting")] if several else []),
+        Column("", "before", of(lambda f: f.metric.score(f.before.point)), tables="forgetting"),
+        Column("", "after", of(lambda f: f.metric.interval(f.after)), tables="forgetting"),
+        Column("", "forgetting", of(lambda f: f.shown), tables="forgetting"),
+        Column("", "cosines", of(lambda f: f.cosines and named("cosines").interval(f.cosines)), tables="forgetting"),
+        Column("forgetting", "", of(lambda f: f.amount)),
+        Column("forgetting_measure", "", of(lambda f: f.measure)),
+    ]

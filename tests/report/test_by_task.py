@@ -1,0 +1,197 @@
+"""Tasks side by side: official metrics by arm, and the averages of the papers, against hand-computed values."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+from synthetic_study import write_run
+
+from rankwise.cli import main
+from rankwise.report import by_task
+from rankwise.study.app import call_hydra
+
+TITLES = dict(zip(["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"],
+                  ["CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI"], strict=True))  # fmt: skip
+OF_LORA, OF_GLUE = by_task.AVERAGES
+SCORES = {
+    "cola": {"matthews": 0.60, "accuracy": 0.82, "f1": 0.5}, "sst2": {"accuracy": 0.94, "f1": 0.93, "matthews": 0.9},
+    "mrpc": {"f1": 0.91, "accuracy": 0.87}, "stsb": {"pearson": 0.90, "spearman": 0.88},
+    "qqp": {"f1": 0.86, "accuracy": 0.90},
+    "mnli": {"accuracy": 0.873, "accuracy_matched": 0.87, "accuracy_mismatched": 0.876},
+    "qnli": {"accuracy": 0.93}, "rte": {"accuracy": 0.78}, "wnli": {"accuracy": 0.56},
+}  # fmt: skip
+LORA = (0.60 + 0.94 + 0.87 + 0.90 + 0.90 + 0.873 + 0.93 + 0.78) / 8
+NINE = (0.60 + 0.94 + 0.89 + 0.89 + 0.88 + 0.873 + 0.93 + 0.78 + 0.56) / 9
+
+
+def write_task(root, task, scores, seed=0, method="lora", rank=8, **changes):
+    """A finished run of one task with the given test scores, each ± 0.01 over items."""
+    name = {"task__name": TITLES[task], "task__subset": task, "task__path": "glue"}
+    record = write_run(root, method, rank, seed=seed, measured=False, data=f"d-{task}", **name | changes)
+    record.metrics["test"] = {metric: {"value": value, "se": 0.01, "n": 100} for metric, value in scores.items()}
+    record.write()
+    return record
+
+
+def write_glue(root, shift=0.0, leave_out=(), **run):
+    for task, scores in SCORES.items():
+        if task not in leave_out:
+            write_task(root, task, {metric: value + shift for metric, value in scores.items()}, **run)
+
+
+def read(*paths):
+    return by_task.build(list(paths))
+
+
+def printed(report):
+    console = Console(width=120, file=io.StringIO(), color_system=None)
+    console.print(report.table())
+    return console.file.getvalue()
+
+
+def test_one_seed_gives_the_hand_computed_averages_with_the_error_of_independent_tasks(tmp_path):
+    write_glue(tmp_path)
+    (row,) = read(tmp_path).rows
+    assert row.averages[OF_LORA].mean == pytest.approx(LORA)
+    assert row.averages[OF_GLUE].mean == pytest.approx(NINE)
+    assert row.averages[OF_LORA].kind == "items"
+    assert row.averages[OF_LORA].half == pytest.approx(1.959964 * 0.01 / np.sqrt(8))
+
+
+def test_several_seeds_give_means_with_the_interval_of_seeds_and_items(tmp_path):
+    for seed, shift in enumerate((-0.01, 0.0, 0.01)):
+        write_glue(tmp_path, shift, seed=seed)
+    (row,) = read(tmp_path).rows
+    over_seeds = 4.302653 * 0.01 / np.sqrt(3)
+    cases = ((row.averages[OF_LORA], LORA, np.sqrt(8)), (row.tasks["CoLA"].scores["matthews"], 0.6, 1))
+    for found, mean, tasks in cases:
+        half = np.hypot(over_seeds, 1.959964 * 0.01 / tasks)
+        assert (found.mean, found.half) == (pytest.approx(mean), pytest.approx(half, rel=1e-3))
+        assert (found.kind, found.n) == ("both", 3)
+
+
+def test_the_papers_protocol_averages_the_medians_of_the_tasks_and_says_so(tmp_path):
+    for seed, shift in enumerate((0.0, 0.0, -0.3)):
+        write_glue(tmp_path, shift, seed=seed, task__protocol="paper")
+    report = read(tmp_path)
+    (row,) = report.rows
+    assert row.averages[OF_LORA].point == pytest.approx(LORA) and row.averages[OF_LORA].mean == pytest.approx(
+        LORA - 0.1
+    )
+    assert (row.averages[OF_LORA].low + row.averages[OF_LORA].high) / 2 == pytest.approx(LORA)
+    assert any(flag.startswith("optimistic: chosen on the reported rows") for flag in row.flags)
+    assert "medians over seeds" in printed(report)
+
+
+def test_an_average_is_given_only_with_all_of_its_tasks_and_says_which_are_missing(tmp_path):
+    write_glue(tmp_path, leave_out=("wnli",))
+    report = read(tmp_path)
+    (row,) = report.rows
+    assert row.averages[OF_GLUE] is None and row.averages[OF_LORA].mean == pytest.approx(LORA)
+    assert "GLUE's average (9 tasks): missing WNLI (lora r=8)" in printed(report)
+    assert report.document()["arms"][0]["missing"][OF_GLUE] == ["WNLI"]
+
+
+def test_mnli_without_its_two_parts_counts_for_the_average_that_pools_them_only(tmp_path):
+    write_glue(tmp_path, leave_out=("mnli",))
+    write_task(tmp_path, "mnli", {"accuracy": 0.873})
+    (row,) = read(tmp_path).rows
+    assert row.averages[OF_LORA].mean == pytest.approx(LORA) and row.missing[OF_GLUE] == ["MNLI"]
+
+
+def test_arms_models_and_protocols_are_rows_of_their_own_in_reading_order(tmp_path):
+    write_glue(tmp_path, rank=16)
+    write_glue(tmp_path)
+    write_glue(tmp_path, method="full", rank=None, lr=2e-5)
+    write_glue(tmp_path, task__protocol="paper")
+    write_glue(tmp_path, model__name="zebra")
+    assert [row.label for row in read(tmp_path).rows] == [
+        "minilm lora r=8", "minilm lora r=16", "minilm full", "minilm lora r=8 (paper)", "zebra lora r=8",
+    ]  # fmt: skip
+
+
+def test_learning_rates_and_where_a_run_starts_may_differ_by_task(tmp_path):
+    write_glue(tmp_path, leave_out=("rte",))
+    write_task(tmp_path, "rte", {"accuracy": 0.5}, lr=1e-3, method__init_from="outputs/glue/mnli")
+    write_task(tmp_path, "rte", {"accuracy": 0.78}, lr=4e-3, method__init_from="outputs/glue/mnli", objective=0.9)
+    (row,) = read(tmp_path).rows
+    assert row.averages[OF_LORA].mean == pytest.approx(LORA)
+    assert row.flags == ["RTE: started from another run (method.init_from)"]
+
+
+def test_two_arms_that_differ_in_their_start_alone_are_not_one(tmp_path):
+    write_glue(tmp_path)
+    write_task(tmp_path, "rte", {"accuracy": 0.9}, method__init_from="outputs/glue/mnli")
+    rows = read(tmp_path).rows
+    assert sorted(len(row.tasks) for row in rows) == [1, 9]
+    assert len({row.arm.label for row in rows}) == 2
+
+
+def test_runs_that_cannot_be_compared_are_left_out_with_a_note(tmp_path):
+    write_glue(tmp_path)
+    write_glue(tmp_path, method="full", rank=None)
+    write_task(tmp_path, "rte", {"accuracy": 0.9}, trainer__batch_size=16)
+    report = read(tmp_path)
+    assert report.rows[0].averages[OF_LORA].mean == pytest.approx(LORA)
+    assert "RTE: 1 run(s) of lora r=8 left out, they differ in trainer.batch_size=16 (reference: 32)" in report.notes
+
+
+def test_an_interval_of_seeds_that_not_all_tasks_have_is_of_those_they_share(tmp_path):
+    for seed, shift in enumerate((-0.01, 0.0, 0.01)):
+        write_glue(tmp_path, shift, seed=seed)
+    write_task(tmp_path, "rte", {"accuracy": 0.82}, seed=3)
+    (row,) = read(tmp_path).rows
+    assert row.averages[OF_LORA].mean == pytest.approx(LORA + 0.01 / 8)
+    assert row.averages[OF_LORA].n == 3
+    assert any(flag.startswith("unequal numbers of seeds: CoLA 3") for flag in row.flags)
+
+
+def test_the_table_fits_120_columns_with_every_task_and_two_lines_for_two_metrics(tmp_path):
+    for seed, shift in enumerate((-0.01, 0.0, 0.01)):
+        write_glue(tmp_path, shift, seed=seed)
+        write_glue(tmp_path, shift, seed=seed, method="full", rank=None)
+    lines = printed(read(tmp_path)).splitlines()
+    assert max(map(len, lines)) <= 120
+    (first,) = [line for line in lines if line.startswith("lora r=8")]
+    assert first.split() == [
+        "lora", "r=8", "3",
+        *(f"{100 * value:.1f}±3.2" for value in (0.60, 0.94, 0.91, 0.90, 0.86, 0.87, 0.93, 0.78, 0.56)),
+        *(f"{100 * value:.1f}±2.6" for value in (LORA, NINE)),
+    ]  # fmt: skip
+    assert lines[lines.index(first) + 1].split() == ["87.0±3.2", "88.0±3.2", "90.0±3.2", "87.6±3.2"]
+
+
+def test_the_command_prints_one_document(tmp_path, capsys):
+    write_glue(tmp_path, leave_out=("wnli",))
+    assert main(["report", str(tmp_path), "--by", "task", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (arm,) = document["arms"]
+    assert (next(iter(document["tasks"])), arm["method"], arm["rank"], arm["protocol"]) == ("CoLA", "lora", 8, "clean")
+    assert arm["tasks"]["CoLA"]["matthews"]["mean"] == 0.6 and set(arm["tasks"]["CoLA"]) == {"matthews"}
+    assert set(arm["tasks"]["MNLI"]) == {"accuracy", "accuracy_matched", "accuracy_mismatched"}
+    assert arm["averages"][OF_LORA]["mean"] == pytest.approx(LORA) and arm["averages"][OF_GLUE] is None
+    assert main(["report", str(tmp_path), "--by", "task"]) == 0
+    assert "LoRA's" in capsys.readouterr().out
+
+
+def test_tasks_of_no_benchmark_stand_side_by_side_by_their_own_metric_without_an_average(tmp_path):
+    for name, score in (("polarity", 0.8), ("subjectivity", 0.9)):
+        record = write_run(tmp_path, task__name=name, data=name)
+        record.metrics["test"] = {"accuracy": {"value": score, "se": 0.01, "n": 100}, "f1": {"value": 0.5, "se": 0.1}}
+        record.write()
+    report = read(tmp_path)
+    (row,) = report.rows
+    assert report.tasks == {"polarity": ("accuracy",), "subjectivity": ("accuracy",)} and row.averages == {}
+    assert "80.0±2.0" in printed(report) and "average" not in printed(report)
+
+
+def test_the_experiment_is_the_nine_tasks_each_by_its_official_metric():
+    seen = []
+    assert call_hydra(["experiment=glue"], lambda config: 1, lambda configs: seen.extend(configs) or 0) == 0
+    tasks = {config.task.subset: config.task for config in seen}
+    assert {subset: task.name for subset, task in tasks.items()} == TITLES
+    assert {config.study for config in seen} == {"glue"}
+    for task in tasks.values():
+        assert task.metric in {*by_task.AVERAGES[OF_GLUE][task.name], "accuracy"}

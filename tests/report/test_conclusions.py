@@ -1,0 +1,201 @@
+"""What may not be concluded: from runs that learned nothing, were cut short by the budget, or had more rates to try."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy import stats
+from synthetic_study import ITEMS, answers, curve, write_run, write_study
+
+from rankwise.metrics import named
+from rankwise.report import build
+from rankwise.statistics import interval
+
+FALLING = (0.7, 0.6, 0.5, 0.45, 0.4)
+
+
+def of(report, method="lora", rank=None):
+    return next(arm for arm in report.arms if (arm.method, arm.rank) == (method, rank))
+
+
+def constant(record):
+    """One answer to every text of a test set that has as many of either label."""
+    labels = np.arange(ITEMS) % 2
+    columns = {"item": np.arange(ITEMS), "label": labels, "prediction": 0 * labels, "score": 0.0 * labels}
+    pq.write_table(pa.table(columns), record.folder / "predictions.parquet")
+    record.metrics["test"] = {
+        "accuracy": {"value": 0.5, "se": 0.011, "n": ITEMS},
+        "matthews": {"value": 0.0, "se": 0.0},
+    }
+    record.write()
+
+
+@pytest.mark.parametrize("records_say", [True, False])
+def test_runs_that_all_give_one_answer_show_no_rank_to_be_enough(tmp_path, records_say):
+    for seed in range(3):
+        for method, rank in (("full", None), ("lora", 1), ("lora", 4)):
+            record = write_run(tmp_path, method, rank, seed=seed)
+            constant(record)
+            if not records_say:
+                del record.metrics["test"]["matthews"]
+                record.write()
+    report = build([tmp_path])
+    assert report.headline.title.startswith("No conclusion: full fine-tuning's runs are no reference (")
+    assert all(family.answer is None for family in report.families)
+    said = "3/3 give one answer" if records_say else "not shown to be better than always answering one class (50.0 %)"
+    assert all(said in arm.unfit for arm in report.arms)
+
+
+def test_an_arm_at_chance_is_flagged_and_stops_the_sequence_of_ranks(tmp_path):
+    write_study(tmp_path, {1: 0.82, 4: 0.5, 8: 0.82}, task__margin=0.5)  # a margin that chance is within
+    report = build([tmp_path])
+    assert "not shown to be better than always answering one class (50.0 %)" in " ".join(of(report, rank=4).flags)
+    (family,) = report.families
+    assert [(s.arm.rank, s.passed) for s in family.steps] == [(8, True), (4, False), (1, None)]
+    assert "The sequence stops at rank 4: not shown to be better" in str(report.headline)
+    assert "The best answer that is the same for every text scores 50.0 %." in report.to_markdown()
+    assert report.to_json()["constant"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [({"losses": FALLING}, "under-trained: validation loss still falls"), ({"diverged": True}, "diverged")],
+)
+def test_a_reference_that_diverged_or_is_under_trained_forbids_the_conclusion(tmp_path, change, why):
+    for seed in range(3):
+        write_run(tmp_path, "full", None, seed=seed, test=0.82, **change)
+        write_run(tmp_path, "lora", 8, seed=seed, test=0.82)
+    title = build([tmp_path]).headline.title
+    assert title.startswith(f"No conclusion: full fine-tuning's runs are no reference ({why}")
+    assert ("the budget decides" in title) == ("under-trained" in why)
+
+
+def test_where_the_largest_rank_is_under_trained_the_headline_says_the_budget(tmp_path):
+    write_study(tmp_path, {1: 0.82})
+    for seed in range(3):
+        write_run(tmp_path, "lora", 8, seed=seed, test=0.82, losses=FALLING)
+    title = build([tmp_path]).headline.title
+    assert title.startswith("No rank was shown to be enough: of rank 8, under-trained") and "budget decides" in title
+
+
+def test_the_fall_of_the_loss_is_tested_over_seeds_not_against_the_error_of_its_level(tmp_path):
+    """Every seed falls by 0.01, a tenth of the level's standard error and 5 % of the descent: that is no chance."""
+    for seed, noise in enumerate((0.3, 0.0, -0.3)):
+        record = write_run(tmp_path, seed=seed)
+        record.metrics["curve"] = curve(tuple(noise + loss for loss in (0.6, 0.5, 0.42, 0.41, 0.40)), se=0.1)
+        record.write()
+    assert "under-trained: validation loss still falls, by 0.01" in " ".join(build([tmp_path]).arms[0].flags)
+
+
+def test_rates_tuned_for_one_side_alone_let_no_rank_pass(tmp_path):
+    write_study(tmp_path, {8: 0.82})
+    for seed in range(3):
+        for lr in (1e-3, 4e-3):
+            write_run(tmp_path, "lora", 8, lr=lr, objective=0.7, seed=seed)
+    report = build([tmp_path])
+    assert report.families[0].answer is None
+    assert "unequal tuning: 3 learning rate(s) tried, full fine-tuning had 1" in report.headline.title
+
+
+def test_several_families_share_the_5_percent(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, "full", None, seed=seed, test=0.82)
+        for targets in ("all_linear", "qv", "mlp", "q"):
+            write_run(tmp_path, "lora", 8, seed=seed, test=0.815, targets__name=targets)
+    families = build([tmp_path]).families
+    assert [family.level for family in families] == [0.05 / 4] * 4
+    for family in families:
+        (step,) = family.steps
+        boot = step.comparison.bootstrap
+        assert step.low == boot.limits(0.975)[0] < boot.low
+
+
+@pytest.mark.parametrize(
+    ("method", "score", "said"),
+    [("ia3", 0.82, "ia3 is as good as full fine-tuning: at most 2 points of accuracy worse."),
+     ("ia3", 0.70, "ia3 was not shown to be as good as full fine-tuning: ia3 is more than 2 points of accuracy worse"),
+     ("head", 0.82, "head is as good as full fine-tuning: at most 2 points of accuracy worse.")],
+)  # fmt: skip
+def test_an_arm_without_a_rank_has_a_headline_too(tmp_path, method, score, said):
+    for seed in range(3):
+        write_run(tmp_path, "full", None, seed=seed, test=0.82)
+        write_run(tmp_path, method, None, seed=seed, test=score)
+    report = build([tmp_path])
+    assert report.headline.title.startswith(said)
+    report.write(tmp_path / "out")
+
+
+def test_a_regression_whose_predictions_hardly_vary_is_flagged(tmp_path):
+    labels = np.random.default_rng(5).normal(size=ITEMS)
+    for seed in range(2):
+        record = write_run(tmp_path, "lora", 8, seed=seed, task__metric="pearson")
+        said = 3.5 + 0.05 * (labels + np.random.default_rng(seed).normal(size=ITEMS)) / np.sqrt(2)
+        pq.write_table(pa.table({"item": np.arange(ITEMS), "label": labels, "score": said}),
+                       record.folder / "predictions.parquet")  # fmt: skip
+        record.metrics["test"] = {"pearson": {"value": float(np.corrcoef(labels, said)[0, 1]), "se": 0.01, "n": ITEMS}}
+        record.write()
+    assert "predictions hardly vary (standard deviation 0.0" in " ".join(build([tmp_path]).arms[0].flags)
+
+
+def test_rates_that_are_not_the_methods_default_are_not_called_so(tmp_path):
+    write_study(tmp_path, {8: 0.82})
+    notes = " ".join(build([tmp_path]).notes)
+    assert "One learning rate per arm, 2e-3 (lora), 1e-4 (full): not tuned in this study" in notes
+    assert "default" not in notes
+
+
+def test_the_whole_study_counts_what_tuned_and_failed(tmp_path):
+    write_study(tmp_path, {8: 0.82}, range(2))  # 2 × (28 × share + seed + 12.6) seconds, FLOPs 2e13 × share
+    write_run(tmp_path, "lora", 8, seed=9, purpose="tune")
+    write_run(tmp_path, "lora", 64, status="failed")
+    share = 2 / 3 + 8 / 77.4 / 3
+    seconds = 2 * (28 + 12.6) + 3 * (28 * share + 12.6) + 1 + 1 + 9
+    (said,) = [note for note in build([tmp_path]).notes if note.startswith("The whole study took")]
+    assert f"took {seconds:.0f} s of runs" in said and f"{20 * (2 + 3 * share):.1f} TFLOP" in said
+    assert said.endswith("6 runs, 2 of them for tuning or unfinished.")
+
+
+def test_seconds_of_a_run_that_others_disturbed_are_flagged(tmp_path):
+    write_study(tmp_path, {8: 0.82})
+    record = write_run(tmp_path, "lora", 4)
+    record.compute["mfu"] = 0.2
+    record.write()
+    report = build([tmp_path])
+    assert "disturbed: MFU of a run 20.0 %, of such runs 36.5 %" in " ".join(of(report, rank=4).flags)
+    assert "disturbed" not in " ".join(of(report, rank=8).flags)
+
+
+def test_scores_cover_seeds_and_items_and_stay_inside_the_metrics_range():
+    lucky = interval([0.697, 0.699], [0.025, 0.025], within=(0.0, 1.0))
+    assert lucky.kind == "both" and lucky.half > 1.9 * 0.025
+    unlucky = interval([0.394, 0.25, 0.96], [0.01] * 3, within=(0.0, 1.0))
+    assert unlucky.low >= 0 and unlucky.high <= 1
+    perfect = interval([1.0, 1.0], [0.0, 0.0], within=(0.0, 1.0), items=100)
+    assert (perfect.low, perfect.high) == (pytest.approx(100 / (100 + 1.959964**2)), 1.0)  # Wilson (1927)
+    assert named("accuracy").interval(perfect) == "100.0 (96.3 to 100.0)"
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_score_intervals_cover_the_population_accuracy(seeds):
+    rng, covered, studies, items = np.random.default_rng(3), 0, 400, 2_000
+    for _ in range(studies):
+        hard = rng.normal(size=items)
+        rates = [stats.logistic.cdf(1.5 + hard + 0.03 * rng.normal()) for _ in range(seeds)]
+        values = [float(np.mean(rng.random(items) < rate)) for rate in rates]
+        ses = [float(np.sqrt(value * (1 - value) / items)) for value in values]
+        found = interval(values, ses, within=(0.0, 1.0), items=items)
+        truth = 0.7785  # ∫ σ(1.5 + h) φ(h) dh
+        covered += found.low <= truth <= found.high
+    assert covered / studies >= 0.95 - 2 * np.sqrt(0.05 * 0.95 / studies)
+
+
+def test_the_mean_over_seeds_is_what_is_compared_and_shown(tmp_path):
+    for seed, test in enumerate((0.78, 0.80, 0.88)):
+        write_run(tmp_path, "full", None, seed=seed, correct=answers(test, 0, 0))
+        write_run(tmp_path, "lora", 8, seed=seed, correct=answers(0.8, 0, 0))
+    report = build([tmp_path])
+    values = [run.metrics["test"]["accuracy"]["value"] for run in report.reference.runs]
+    assert report.reference.scores["accuracy"].point == pytest.approx(sum(values) / 3)
+    assert max(values) - sum(values) / 3 > 0.05
+    mine = of(report, rank=8).runs[0].metrics["test"]["accuracy"]["value"]
+    assert report.comparison(of(report, rank=8)).estimate == pytest.approx(mine - sum(values) / 3)
