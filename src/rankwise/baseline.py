@@ -79,6 +79,7 @@ def _few_shot(config: Config, record: Record, clock: Clock, on_progress: OnProgr
         data = _with_examples(config, data)
         lm, tokenizer = base.load(config.model, model, 1, config.seed, settings.attention, config.task.kind)
         loaders = batches.Loaders.of(config, data, tokenizer)
+        data = loaders.data
     lm.requires_grad_(False)
     record.params, scorer = count(lm, []), TokenScorer()
     tuner = module.FineTuner(lm, scorer, config.optim, 1)

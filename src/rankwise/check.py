@@ -128,9 +128,7 @@ def _check_task(config: Config) -> None:
     high = math.inf if math.isinf(metrics.named(task.metric).high) else 1
     _number("task.margin", task.margin, 0, high, f"between 0 and {high}, both excluded", open_low=True, open_high=True)
     if task.delimiter == "":
-        raise Refused.value(
-            "task.delimiter", "''", "a character, tab, or null", "a shell's quotes: 'task.delimiter=\";\"'"
-        )
+        raise Refused.value("task.delimiter", "''", "a character, or null", "for tabs task.delimiter=tab")
     if isinstance(task.labels, list) and len({str(name) for name in task.labels}) < len(task.labels):
         raise Refused.value("task.labels", task.labels, "names a class twice", "YAML reads 007 as 7: quote it")
     if task.format is not None:
@@ -139,8 +137,10 @@ def _check_task(config: Config) -> None:
     _one_of("task.replies", task.replies, ("all", "last"))
     if task.kind == "causal_lm":
         _check_generation(task)
-    elif task.packing or task.generation.metrics:
-        key = "task.packing" if task.packing else "task.generation.metrics"
+        if task.blocks and (task.packing or task.prompt or task.template or task.completion or task.messages):
+            raise Refused("task.blocks: joins plain texts; leave task.packing, prompt, completion and messages out")
+    elif task.packing or task.blocks or task.generation.metrics:
+        key = f"task.{'packing' if task.packing else 'blocks' if task.blocks else 'generation.metrics'}"
         raise Refused(f"{key}: needs task.kind=causal_lm, a language model that writes; here it is {task.kind}")
     if task.reasoning and not task.synthetic:
         raise Refused(f"task.reasoning={task.reasoning}: give task.synthetic=N, the number of its rows")

@@ -123,6 +123,9 @@ class Task:
     n_validation: int | None = None  # the first by hash; null takes all
     n_test: int | None = None
     max_length: int = 48  # tokens
+    blocks: bool = (
+        False  # causal_lm: texts of a part are joined and cut into rows of max_length, for comparable perplexity
+    )
     packing: bool = False  # causal_lm: several training examples per row, none of which sees another
     metric: str = "accuracy"
     margin: float = 0.02  # two scores closer than this count as the same; fixed before the run

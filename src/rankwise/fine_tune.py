@@ -70,6 +70,7 @@ class _Story:
         base.name_classes(self.lm, self.data.classes)
         self.architecture = copy.deepcopy(self.lm.config)
         self.loaders = batches.Loaders.of(config, self.data, self.tokenizer)
+        self.data = self.loaders.data
         record.compute |= quantize(self.lm, config, self.settings, self.loaders.validation)
         if self.loaders.cut is not None:
             record.provenance["data"]["cut"] = self.loaders.cut

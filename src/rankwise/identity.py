@@ -18,6 +18,7 @@ _IMMATERIAL = (
 )  # fmt: skip
 _EVALUATED = ("precision", "attention", "matmul_precision")  # what a model that is only read is read with
 _OFF = {"init": "zero_B", "dora": False, "lr_ratio": 1, "freeze_a": False, "place": "both"}  # the same as null
+_TASK_OFF = {"protocol": "clean", "packing": False, "skip_empty": False, "replies": "all", "blocks": False}
 
 
 def canonical(values: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def _without_idle(values: dict[str, Any]) -> dict[str, Any]:
     task = values["task"]
     if not (task.get("generation") or {}).get("metrics"):
         task.pop("generation", None)
-    for key, off in (("protocol", "clean"), ("packing", False), ("skip_empty", False), ("replies", "all")):
+    for key, off in _TASK_OFF.items():
         if task.get(key) == off:
             del task[key]
     if (values.get("forgetting") or {}).get("name", "none") == "none":

@@ -69,7 +69,7 @@ def test_rows_that_task_labels_leaves_out_are_counted(tmp_path: Path) -> None:
         ([float("inf"), 1], {}, r"line 1 holds inf, not a label"),
         ([i / 7 for i in range(120)], {}, r"and of no training row.*; for numbers .* task.kind=regr"),
         (["a", "b"] * 59 + ["a", "rare"], {"test_share": 0.9, "validation_share": 0.05},
-         r"'rare' is the label of 1 (test|validation) rows .* to which the hash .*task.labels=\{LABEL: CLASS, OT"),
+         r"'rare' is the label of 1 (test|validation) row.* to which the hash .*task.labels=\{LABEL: CLASS, OT"),
     ],
 )  # fmt: skip
 def test_labels_that_are_no_classes_are_refused_with_the_way_out(
@@ -89,6 +89,7 @@ def test_labels_that_are_no_classes_are_refused_with_the_way_out(
         (["Very  good", "very good"], "'Very  good', 'very good' differ only in case"),
         ([True, "True", False], "'true', 'True' differ only in case"),
         (["once", *["a", "b"] * 59, "a"], "classes of one or two rows: 'once' (1)"),
+        ([0.5, 1.5], "classes are fractions; task.kind=regression"),
         (["a", "b"], None),
     ],
 )

@@ -240,7 +240,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "zeros": (bytes(5000), {"columns": ["text", "label"]}, "data.tsv line 1: not text, but binary"),
     "an unknown class": ([("x", "neu"), *ROWS], {"labels": ["neg", "pos"]}, "line 2 holds 'neu', none of task.labels"),
     "a class only to be tested": ([("sun 1", 7), *ROWS], {"test_share": 0.9, "validation_share": 0.05},
-                                  "^task.label=label: '7' is the label of 1 test rows and of no training row, t"),
+                                  "^task.label=label: '7' is the label of 1 test row.* and of no training row, t"),
 }  # fmt: skip
 
 

@@ -128,7 +128,7 @@ def test_quotes_of_windows_are_read_and_said(tmp_path: Path) -> None:
     path.write_bytes(("text,label\n" + "".join(f"{t},{y}\n" for t, y in rows)).encode("cp1252"))
     data = read(path)
     assert set.union(*texts(data)) == {text for text, _ in rows}
-    assert data.notes == [f"{path} is read as cp1252; task.encoding says otherwise"]
+    assert data.notes == [f"{path} is read as cp1252; if that is wrong, set task.encoding"]
 
 
 def test_one_bad_byte_does_not_change_a_file_of_utf_8(tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ from torch.nn import functional as F  # noqa: N812  torch's own convention
 from transformers import GenerationConfig
 
 from rankwise.assets import resolve
+from rankwise.config import Task
 from rankwise.errors import Refused
 from rankwise.measure.flops import Tally
 from rankwise.measure.ledger import Ledger
 from rankwise.model import base
-from rankwise.tasks.data import Split
-from rankwise.tasks.language import CollateText, EncodedText, Packed, end_ids, question, reply
+from rankwise.tasks.data import Data, Split
+from rankwise.tasks.language import CollateText, EncodedText, Packed, end_ids, in_blocks, question, reply
 from rankwise.tasks.scores import TokenScorer, language_scores
 from rankwise.train import step
 from rankwise.train.step import losses
@@ -117,6 +118,28 @@ def test_a_packed_example_never_sees_another(shape: str, attention: str) -> None
         columns = scorer.columns(*losses(lm, scorer, batch), batch)
     alone = [sum(whole(lm, rows, row) for row in members) for members in packed.bins]
     assert columns["score"].tolist() == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt2"])
+def test_a_text_in_blocks_has_the_perplexity_of_its_tokens(shape: str) -> None:
+    lm, tokenizer = model(shape)
+    texts = [f"the {i}th sea is as deep as {i} oaks\n" for i in range(9)]
+    part = split([""] * 9, texts)
+    task = Task(name="t", kind="causal_lm", format="text", blocks=True, max_length=16)
+    blocks = in_blocks(Data(part, part, part, None, ""), tokenizer, task).test
+    rows, scorer = EncodedText(blocks, tokenizer, 16, "test"), TokenScorer()
+    begin = [token for token in tokenizer("")["input_ids"][:1] if token == tokenizer.bos_token_id]
+    tokens = tokenizer("".join(texts), add_special_tokens=False)["input_ids"]
+    room = 16 - len(begin)
+    chunks = [begin + tokens[start : start + room] for start in range(0, len(tokens), room)]
+    assert rows.ids == [chunk for chunk in chunks if len(chunk) > 1] and rows.cut == 0
+    batch = CollateText(tokenizer.pad_token_id)([rows[row] for row in range(len(rows))])
+    with torch.no_grad():
+        columns = scorer.columns(*losses(lm, scorer, batch), batch)
+        asked = [torch.tensor([ids]) for ids in rows.ids]
+        each = [float(lm(input_ids=ids, labels=ids).loss) * (ids.numel() - 1) for ids in asked]
+    assert columns["label"].tolist() == [len(ids) - 1 for ids in rows.ids]
+    assert columns["score"].tolist() == pytest.approx(each, rel=1e-4)
 
 
 def test_packing_keeps_every_row_once() -> None:

@@ -47,9 +47,9 @@ class Rows:
                 f"{run.folder}: its data have changed since it ran; they are {loaded.fingerprint} now and were "
                 f"{run.record.provenance['data']['fingerprint']}"
             )
-        if not _is_own_test(run, loaded.test):
-            raise Refused(f"{run.folder}: was tested on other rows than this version of rankwise draws; run it again")
         loaders = batches.Loaders.of(config, loaded, tokenizer)
+        if not _is_own_test(run, loaders.data.test):
+            raise Refused(f"{run.folder}: was tested on other rows than this version of rankwise draws; run it again")
         scorer = scores.scorer_for(config.task.kind, loaded.classes, loaded.train.labels)
         return cls(loaders.validation, loaders.test, scorer, config.task.metric)
 

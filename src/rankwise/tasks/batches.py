@@ -15,7 +15,7 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.measure.shape import Shape
 from rankwise.tasks.data import Data, Split
-from rankwise.tasks.language import CollateText, EncodedText, Packed
+from rankwise.tasks.language import CollateText, EncodedText, Packed, in_blocks
 
 
 class Encoded(Dataset[dict[str, Any]]):
@@ -101,12 +101,15 @@ class Loaders:
     collate: Any
     validation: DataLoader[Any]
     test: DataLoader[Any]
+    data: Data  # what the batches are of
     largest_validation: Shape  # of the first batch, which no other exceeds
     cut: int | None = None  # rows of a causal LM that lost their end to task.max_length
 
     @classmethod
     def of(cls, config: Config, data: Data, tokenizer: Any) -> Loaders:
         """Tokenize all parts once."""
+        if config.task.blocks:
+            data = in_blocks(data, tokenizer, config.task)
         train: Encoded | EncodedText | Packed = encoded(data.train, config, tokenizer, "train")
         validation = encoded(data.validation, config, tokenizer, "validation")
         test = encoded(data.test, config, tokenizer, "test")
@@ -116,7 +119,7 @@ class Loaders:
         cut = [part.cut for part in (train, validation, test) if isinstance(part, EncodedText)]
         if isinstance(train, EncodedText) and config.task.packing:
             train = Packed(train, config.task.max_length, config.seed)
-        return cls(train, collate, *loaders, largest, sum(cut) if cut else None)
+        return cls(train, collate, *loaders, data, largest, sum(cut) if cut else None)
 
     def train(self, plan: Sequence[list[int]]) -> DataLoader[Any]:
         """Training batches in exactly the planned order."""

@@ -69,15 +69,15 @@ class Classes:
         for number, (train, validation, test) in enumerate(counts.tolist()):
             if train or not validation + test:
                 continue
-            where = f"{test} test rows" if test else f"{validation} validation rows"
+            rows, where = (test, "test") if test else (validation, "validation")
             cut = bool((own_n[kept][class_n == number] == TRAIN).any())
             why = ", to which the hash of their texts brought them" if cut else ""
             remedy = "join it with another class, or leave it out, by task.labels={LABEL: CLASS, OTHER: null, …}"
             if all(_numbers_first(label.name)[0] is False for label in self.labels):
                 remedy += "; for numbers to be predicted, task.kind=regression task.metric=pearson"
             raise Refused(
-                f"task.label={self.task.label}: {self.names[number]!r} is the label of {where} and of no training "
-                f"row{why}; {remedy}"
+                f"task.label={self.task.label}: {self.names[number]!r} is the label of {rows} {where} row(s) and of no "
+                f"training row{why}; {remedy}"
             )
 
 
@@ -132,6 +132,10 @@ def _notes(task: Task, used: list[Label], rows: np.ndarray) -> list[str]:
     """Labels that hardly are classes: of one or two rows, or another's but for case and blanks."""
     few = [f"{label.name!r} ({rows[label.number]})" for label in used if rows[label.number] <= _FEW]
     notes = [f"task.label={task.label}: classes of one or two rows: {', '.join(few[:5])}"] if few else []
+    if used and all("." in label.name and not _numbers_first(label.name)[0] for label in used):
+        notes.append(
+            f"task.label={task.label}: classes are fractions; task.kind=regression task.metric=pearson predicts"
+        )
     spelled: dict[str, list[str]] = {}
     for label in used:
         spelled.setdefault(_fold(label.name), []).append(label.name)

@@ -40,6 +40,7 @@ class Split:
     groups: list[str] | None = None  # by which a test score is also given
     completions: list[str] | None = None
     messages: list[Messages] | None = None  # [{role, content}, …], the last one a reply
+    blocks: list[list[int]] | None = None  # tokens, where texts were joined and cut to one length
     clusters: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __len__(self) -> int:
@@ -86,7 +87,7 @@ def load(task: Task, asset: Asset, data_seed: int) -> Data:
         classes.check(index.label, part, index.part)
         notes += classes.notes
     chosen = _chosen(task, index, part, data_seed)
-    shared = _shared(index, chosen, notes)
+    shared = {} if task.blocks else _shared(index, chosen, notes)
     splits, fingerprint = _collect(task, read(), part, chosen, classes)
     if task.protocol == "paper":
         splits["validation"] = splits["test"]
@@ -231,5 +232,5 @@ def _split(task: Task, rows: list[Example]) -> Split:
         [row.group or "" for row in rows] if task.group else None,
         [row.completion or "" for row in rows] if language and not conversations else None,
         [row.messages or [] for row in rows] if language and conversations else None,
-        np.array(clusters, dtype=np.int64),
+        clusters=np.array(clusters, dtype=np.int64),
     )

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from rankwise.config import Task
 from rankwise.errors import Refused
 from rankwise.measure.shape import Shape
-from rankwise.tasks.data import Split
+from rankwise.tasks.data import Data, Split
 from rankwise.tasks.examples import Messages
 
 Segment = tuple[str, bool]  # text, and whether it is learned
@@ -96,16 +97,11 @@ class EncodedText(Dataset[Row]):
         if max_length > limit:
             allowed = f"at most {limit}, the longest sequence that this model has positions for"
             raise Refused.value("task.max_length", max_length, allowed)
-        texts = [segments(split, row, tokenizer, last) for row in range(len(split))]
-        flat = [text for row in texts for text, _ in row]
-        encoded = iter(tokenizer(flat, add_special_tokens=False)["input_ids"]) if flat else iter(())
         self.ids: list[list[int]] = []
         self.learned: list[np.ndarray] = []
         self.cut = 0  # rows that lost their end
-        for number, row in enumerate(texts):
-            parts = [next(encoded) for _ in row]
-            learned = [wanted for part_ids, (_, wanted) in zip(parts, row, strict=True) for _ in part_ids]
-            ids = started([token for part_ids in parts for token in part_ids], tokenizer)
+        for number, (row_ids, learned) in enumerate(_tokens(split, tokenizer, last)):
+            ids = started(row_ids, tokenizer)
             learned = [False] * (len(ids) - len(learned)) + learned
             learned[0] = False
             if not any(learned[:max_length]):
@@ -138,6 +134,40 @@ class EncodedText(Dataset[Row]):
         lengths = self.lengths[list(rows)]
         padded = bool(lengths.min() < lengths.max())
         return Shape(len(rows), int(lengths.max()), padded, int(self.labelled[list(rows)].sum()))
+
+
+def _tokens(split: Split, tokenizer: Any, last: bool) -> Iterator[tuple[list[int], list[bool]]]:
+    """The tokens of each row, and which of them are learned."""
+    if split.blocks is not None:
+        yield from ((ids, [True] * len(ids)) for ids in split.blocks)
+        return
+    texts = [segments(split, row, tokenizer, last) for row in range(len(split))]
+    flat = [text for row in texts for text, _ in row]
+    encoded = iter(tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else ())
+    for row in texts:
+        parts = [(next(encoded), wanted) for _, wanted in row]
+        yield [token for ids, _ in parts for token in ids], [wanted for ids, wanted in parts for _ in ids]
+
+
+def in_blocks(data: Data, tokenizer: Any, task: Task) -> Data:
+    """Each part as one text, cut into rows of ``task.max_length`` tokens, of which all but the first are learned.
+
+    As perplexity on WikiText is computed without a sliding window. Texts that are not lines of a file
+    (``task.format=text``) are parted by the end token.
+    """
+    assert data.train.completions is not None
+    end = "" if task.format == "text" else tokenizer.eos_token or ""
+    room = task.max_length - len(started([], tokenizer))
+
+    def cut(split: Split) -> Split:
+        rows = tokenizer([text + end for text in split.completions or ()], add_special_tokens=False)["input_ids"]
+        tokens = [token for ids in rows for token in ids]
+        blocks = [tokens[start : start + room] for start in range(0, len(tokens) - 1, room)]
+        blocks = [ids for ids in blocks if len(started(ids, tokenizer)) > 1]
+        n = np.arange(len(blocks))
+        return Split([""] * len(blocks), n * 0, n, completions=[""] * len(blocks), blocks=blocks, clusters=n)
+
+    return replace(data, train=cut(data.train), validation=cut(data.validation), test=cut(data.test))
 
 
 def started(ids: list[int], tokenizer: Any) -> list[int]:

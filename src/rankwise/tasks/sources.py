@@ -51,7 +51,7 @@ def open_tables(task: Task, asset: Asset) -> tuple[list[Table], list[str]]:
     opened = [_file(path, task, part) for path, part in paths]
     guessed = [table for table in opened if table.encoding not in (None, "utf-8-sig", task.encoding)]
     return opened, notes + [
-        f"{table.name} is read as {table.encoding}; task.encoding says otherwise" for table in guessed
+        f"{table.name} is read as {table.encoding}; if that is wrong, set task.encoding" for table in guessed
     ]
 
 
@@ -100,9 +100,9 @@ def _named(source: object, names: Mapping[str, str], key: str, notes: list[str])
         if part:
             found.setdefault(part, []).append(name)
         if part and part != bare.lower():
-            notes.append(f"{name} of {source} is the {part} part; task.{key} says otherwise")
+            notes.append(f"{name} of {source} is the {part} part; if that is wrong, set task.{key}")
         elif not part and (key == "splits" or tables.suffix(Path(name)) != ".txt"):
-            notes.append(f"{name} of {source} is no part of the data; task.{key} says otherwise")
+            notes.append(f"{name} of {source} is not read: it is named as no part; set task.{key} if it is one")
     several = next((part for part, mine in found.items() if len(mine) > 1), None)
     if "train" not in found or several:
         kind = "file" if key == "files" else "split"
