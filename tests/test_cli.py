@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rankwise.cli import main
+from rankwise.study.compose import known_keys
+from rankwise.words import GROUPS, SYNONYMS
 
 OWN_FILES = {"task=local", "task=pairs", "task=prompts", "task=chat"}
-CONF_GROUPS = (
-    "model", "task", "method", "targets", "quant", "optim", "trainer", "forgetting", "tracking", "experiment", "debug",
-)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -67,12 +69,23 @@ REFUSED = [
     ("train -m hydra.sweeper.params=5", ["hydra.sweeper.params=5"]),
     ("train --mulitrun", ["--mulitrun", "did you mean --multirun?"]),
     ("train --config nowhere.yaml", ["--config nowhere.yaml", "no such file"]),
-    ("train --cfg jobs", ["--cfg jobs", "did you mean job?"]),
-    ("train --cfg", ["--cfg", "must follow"]),
-    ("train --info everything", ["--info everything", "searchpath"]),
+    ("train -m --jobs ²", ["--jobs ²", "at least 1"]),
+    ("train --cfg jobs", ["--cfg", "'jobs'", "'job'"]),
+    ("train --cfg", ["--cfg", "expected one argument"]),
+    ("train --info everything", ["--info", "everything", "searchpath"]),
     ("train rank 4", ["rank", "KEY=VALUE"]),
     ("train method='{name:x}'", ["method.name=x"]),
-    ("train '~method'", ["method"]),
+    ("train '~method'", ["~method", "nothing can be taken away"]),
+    ("train method=null", ["method=null", "the name of one option"]),
+    ("train quant=", ["quant=", "the name of one option"]),
+    ("train experiment=5", ["experiment=5", "the name of one option"]),
+    ("train method=[lora,full]", ["method=[lora,full]", "with -m: method=lora,full"]),
+    ("train -m experiment=rank_sweep,rank_lr", ["experiment=rank_sweep,rank_lr", "a study of its own"]),
+    ("train -m 'experiment=glob(rank*)'", ["experiment=glob(rank*)", "a study of its own"]),
+    ("train hydra.run.dir=x", ["hydra.run.dir=x", "outputs=FOLDER"]),
+    ("train -m hydra.sweep.subdir=x", ["hydra.sweep.subdir=x", "outputs=FOLDER"]),
+    ("train hydra.launcher.jobs=-1", ["hydra.launcher.jobs=-1", "at least 1"]),
+    ("plan rank=1 method.rank=2", ["method.rank", "given twice"]),
     ("report nowhere", ["nowhere", "no such folder"]),
     ("report --jsn", ["--jsn"]),
     ("fetch method.rnk=4", ["method.rnk"]),
@@ -81,8 +94,6 @@ REFUSED = [
 
 @pytest.mark.parametrize(("line", "named"), REFUSED, ids=[line for line, _ in REFUSED])
 def test_bad_input_is_one_line_that_names_it_exit_2_and_nothing_written(line, named, capsys, tmp_path):
-    import shlex
-
     assert main(shlex.split(line)) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -92,13 +103,49 @@ def test_bad_input_is_one_line_that_names_it_exit_2_and_nothing_written(line, na
     assert list(tmp_path.iterdir()) == []
 
 
+# A word of PEFT, Lightning, transformers, Hydra or W&B, and what the one line of refusal calls it.
+FIRST_WORDS = {
+    "r": "method.rank", "method.r": "method.rank", "lora_r": "method.rank", "lora_alpha": "method.alpha",
+    "lora_dropout": "method.dropout", "target_modules": "targets=qv", "learning_rate": "method.lr",
+    "epochs": "trainer.epochs", "trainer.max_epochs": "trainer.epochs", "batch_size": "trainer.batch_size",
+    "data.batch_size": "trainer.batch_size", "data.name": "task", "project": "tracking.project", "logger": "tracking",
+    "wandb.project": "tracking.project", "callbacks": "no callbacks to add", "ckpt_path": "--config RUN/config.yaml",
+    "compile": "not compiled", "trainer.accelerator": "trainer.device", "trainer.devices": "CUDA_VISIBLE_DEVICES",
+    "trainer.strategy": "a run is on one device", "trainer.num_nodes": "a run is on one device",
+    "trainer.fast_dev_run": "debug=fast", "trainer.limit_train_batches": "task.n_train",
+    "trainer.overfit_batches": "task.n_train", "trainer.gradient_clip_val": "trainer.clip",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("plus", ["", "+"])
+@pytest.mark.parametrize(("word", "ours"), FIRST_WORDS.items())
+def test_a_word_of_another_library_is_answered_with_ours(word, ours, plus, capsys):
+    assert main(["train", f"{plus}{word}=1"]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and word in line and ours in line.partition("(here it is ")[2]
+
+
+def test_every_key_that_a_word_is_answered_with_exists():
+    for word, ours in SYNONYMS.items():
+        keys = {key for key in re.findall(r"[a-z_]+(?:\.[a-z_]+)+", ours) if not key.endswith("yaml")}
+        assert keys <= set(known_keys()), word
+
+
+def test_other_flags_are_answered_too(capsys):
+    assert main(["train", "-cn", "rank_sweep"]) == 2
+    assert "-cn: no such flag (here it is experiment=NAME, or --config FILE)" in capsys.readouterr().err
+
+
+def test_the_commonest_words_work_as_they_are(capsys):
+    assert main(["train", "rank=3", "lr=0.5", "tags=[a]", "--cfg", "job", "--resolve"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert (config["method"]["rank"], config["method"]["lr"], config["optim"]["lr"]) == (3, 0.5, 0.5)
+    assert config["tracking"]["tags"] == ["a"]
+
+
 @pytest.mark.parametrize("command", ["", "train", "report", "fetch"])
 def test_help_tells_how_to_use_each_command(command, capsys):
-    try:
-        code = main([*command.split(), "--help"])
-    except SystemExit as done:  # argparse
-        code = done.code
-    assert code == 0
+    assert main([*command.split(), "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"usage: rankwise {command}".rstrip())
 
 
@@ -112,9 +159,9 @@ def test_help_does_not_import_what_takes_long():
 
 
 def test_train_help_lists_every_option_of_every_group(capsys):
-    main(["train", "--help"])
+    assert main(["train", "--help"]) == 0
     out = capsys.readouterr().out
-    for group in CONF_GROUPS:
+    for group in GROUPS:
         assert f"  {group}=" in out
     assert "rank_sweep" in out and "tiny_bert" in out
 
@@ -164,8 +211,8 @@ def test_completion_knows_commands_groups_options_and_keys(capsys):
 def test_hydra_config_is_shipped_whole_every_group_option_composes(capsys):
     conf = Path(__file__).parents[1] / "conf"
     alone = ("experiment", "debug")  # change what other groups say
-    options = {group: [f"{group}={p.stem}" for p in sorted((conf / group).glob("*.yaml"))] for group in CONF_GROUPS}
-    together = itertools.zip_longest(*(options[group] for group in CONF_GROUPS if group not in alone), fillvalue="")
+    options = {group: [f"{group}={p.stem}" for p in sorted((conf / group).glob("*.yaml"))] for group in GROUPS}
+    together = itertools.zip_longest(*(options[group] for group in GROUPS if group not in alone), fillvalue="")
     lines = [*together, *([option] for group in alone for option in options.get(group, []))]
     for line in lines:
         extra = ["model.path=x"] if "model=local" in line else []

@@ -20,7 +20,6 @@ from rankwise.claims.selection import matching
 from rankwise.config import Config, plain
 from rankwise.identity import run_id
 from rankwise.study.app import call_hydra
-from rankwise.study.compose import known_keys
 from rankwise.study.tuning import Tuning
 from rankwise.tracking.record import FINISHED, Record
 
@@ -69,7 +68,7 @@ def test_every_run_of_an_experiment_could_start_and_fits_its_place(name: str) ->
 
 def _is_tuned_apart(configs: list[Config], given: dict[str, object]) -> None:
     """Learning rates are chosen on seeds that the comparison does not have."""
-    tuning = Tuning.of(given, known_keys())
+    tuning = Tuning.of(given)
     trials = [config for config in configs if config.purpose == "tune"]
     assert {trial.seed for trial in trials} == set(tuning.seeds)
     assert not {config.seed for config in configs if config.purpose is None} & set(tuning.seeds)

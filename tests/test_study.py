@@ -12,7 +12,7 @@ import yaml
 
 from rankwise.cli import main
 from rankwise.config import Config, typed
-from rankwise.identity import run_id
+from rankwise.identity import folder, run_id
 from rankwise.study import launcher, multirun
 from rankwise.study.compose import Composer, load, to_config, unresolved
 from rankwise.tracking import record as records
@@ -36,9 +36,9 @@ def composed(monkeypatch, tmp_path):
     def compose(line: str) -> list[Config]:
         seen: list[Config] = []
 
-        def launch(configs: list[Config], jobs: int | None) -> list[launcher.Outcome]:
+        def launch(configs: list[Config], jobs: int | None, stage: str) -> list[launcher.Outcome]:
             seen.extend(configs)
-            return []
+            return [launcher.Outcome(folder(config), "finished") for config in configs]
 
         monkeypatch.setattr(launcher, "launch", launch)
         assert main(["train", *line.split()]) == 0
@@ -189,7 +189,7 @@ def test_what_a_single_run_prints_on_stdout_is_where_it_is_and_its_score(tmp_pat
     done = rankwise("train", "debug=fast", "method=tfidf", folder=tmp_path)
     place, text = done.stdout.split("  ", 1)
     result = json.loads((tmp_path / place / "result.json").read_text())
-    assert f"test accuracy {result['metrics']['test']['accuracy']['value']:.3f}" in text
+    assert f"test accuracy {100 * result['metrics']['test']['accuracy']['value']:.1f}" in text
     assert "finished before" not in done.stderr
     again = rankwise("train", "debug=fast", "method=tfidf", folder=tmp_path)
     assert again.stdout == done.stdout and "finished before; --rerun runs it again" in again.stderr

@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as refused:
         print(f"rankwise: {refused}", file=sys.stderr)
         return 2
+    except SystemExit as done:  # argparse, after --help
+        return int(done.code or 0)
     except KeyboardInterrupt:
         print("rankwise: interrupted; finished runs are kept, the same command goes on", file=sys.stderr)
         return 130

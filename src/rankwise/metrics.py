@@ -94,6 +94,11 @@ class Metric:
             return f"{self.score(found.point)} ({self._fixed(found.low, found.point)} to {self.score(found.high)})"
         return f"{self.score(found.point)} ± {self._fixed(found.half, found.point)}"
 
+    def with_unit(self, value: float, half: float | None = None) -> str:
+        """``81.2 %`` or ``81.2 ± 1.1 %``: a score as a sentence has it, with its error."""
+        error = f" ± {self._fixed(half, value)}" if half is not None and math.isfinite(value) else ""
+        return f"{self.score(value)}{error}{' %' if self.percent else ''}"
+
     def difference(self, value: float | None) -> str:
         """A signed difference in the unit of the score: points for percentages."""
         if value is None or not math.isfinite(value):

@@ -21,9 +21,9 @@ from rankwise.config import Config, Method, Model, Optim, Quant, Targets, Task
 from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.study.launcher import launch
-from rankwise.tracking.record import FINISHED, RUNNING, STOPPED, Record, owned
+from rankwise.tracking.journal import Journal
+from rankwise.tracking.record import FINISHED, STOPPED, Record, begin, owned
 
-OnProgress = Callable[[int, int, str], None]
 DEADLINE_S = 60.0
 
 
@@ -44,16 +44,16 @@ def config(outputs: Path, name: str, seed: int = 0, threads: int | None = None, 
     return made
 
 
-def run(config: Config, on_progress: OnProgress) -> Record:
+def run(config: Config) -> Record:
     """Behaves as the real task promises: owns its folder, records running first, and stopped on KeyboardInterrupt."""
     home = folder(config)
     with owned(home) as mine:
-        record = Record(run={"status": RUNNING, "pid": os.getpid()}, config={}, folder=home)
+        record = begin(config, None)
         if not mine:
             return record
         record.write()
         try:
-            globals()[f"do_{config.name}"](config, home, on_progress)
+            globals()[f"do_{config.name}"](config, home)
             record.run["status"], record.objective = FINISHED, 0.821
         except KeyboardInterrupt:
             record.run["status"] = STOPPED
@@ -70,7 +70,7 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def do_report(config: Config, home: Path, _: OnProgress) -> None:
+def do_report(config: Config, home: Path) -> None:
     torch = sys.modules.get("torch")
     info = {
         "argv": sys.argv,
@@ -86,13 +86,13 @@ def do_report(config: Config, home: Path, _: OnProgress) -> None:
     (home / "info.json").write_text(json.dumps(info))
 
 
-def do_meet(config: Config, home: Path, _: OnProgress) -> None:
+def do_meet(config: Config, home: Path) -> None:
     """Ends when three of them are there at once."""
     (home.parent / f"here-{config.seed}").touch()
     until(lambda: len(list(home.parent.glob("here-*"))) == 3)
 
 
-def do_gpu(config: Config, home: Path, _: OnProgress) -> None:
+def do_gpu(config: Config, home: Path) -> None:
     """Ends when another has a GPU too; nobody else may have the same."""
     mine = home.parent / f"gpu-{os.environ['CUDA_VISIBLE_DEVICES']}"
     mine.touch(exist_ok=False)
@@ -101,62 +101,66 @@ def do_gpu(config: Config, home: Path, _: OnProgress) -> None:
     mine.unlink()
 
 
-def do_error(config: Config, home: Path, _: OnProgress) -> None:
+def do_error(config: Config, home: Path) -> None:
     raise ValueError("two\nlines")
 
 
-def do_refuse(config: Config, home: Path, _: OnProgress) -> None:
+def do_refuse(config: Config, home: Path) -> None:
     raise Refused("trainer.precision=fp16: not on a CPU")
 
 
-def do_quit(config: Config, home: Path, _: OnProgress) -> None:
+def do_quit(config: Config, home: Path) -> None:
     os._exit(3)
 
 
-def do_die(config: Config, home: Path, _: OnProgress) -> None:
+def do_die(config: Config, home: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def do_crash(config: Config, home: Path, _: OnProgress) -> None:
+def do_crash(config: Config, home: Path) -> None:
     ctypes.string_at(0)
 
 
-def do_orphan(config: Config, home: Path, _: OnProgress) -> None:
+def do_orphan(config: Config, home: Path) -> None:
     """Dies and leaves a process behind."""
     subprocess.Popen(["sleep", "1000"])
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def do_wait(config: Config, home: Path, _: OnProgress) -> None:
+def do_wait(config: Config, home: Path) -> None:
     (home / "ready").touch()
     until(lambda: False)
 
 
-def do_semaphore(config: Config, home: Path, _: OnProgress) -> None:
+def do_semaphore(config: Config, home: Path) -> None:
     """Leaves a semaphore to the resource tracker, as tqdm does."""
     kept = Lock()
     with kept:
         os._exit(3)
 
 
-def do_deaf(config: Config, home: Path, _: OnProgress) -> None:
+def do_deaf(config: Config, home: Path) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    do_wait(config, home, _)
+    do_wait(config, home)
 
 
-def do_print(config: Config, home: Path, _: OnProgress) -> None:
+def do_print(config: Config, home: Path) -> None:
     print("by print")
     print("to stderr", file=sys.stderr)
     os.write(1, b"by write\n")
     subprocess.run(["echo", "by echo"], check=True)
 
 
-def do_count(config: Config, home: Path, on_progress: OnProgress) -> None:
-    for step in range(1, 10_001):
-        on_progress(step, 10_000, f"loss {step}")
+def do_log(config: Config, home: Path) -> None:
+    """Trains for three epochs, with one validation at the end."""
+    log = Journal(home / "metrics.jsonl", 1)
+    for step in range(1, 301):
+        log({"step": step, "epoch": step / 100, "train/loss": step / 1000})
+        time.sleep(0.002)
+    log({"step": 300, "epoch": 3.0, "val/loss": 2.0, "val/accuracy": 0.75})
 
 
-def do_memory(config: Config, home: Path, _: OnProgress) -> None:
+def do_memory(config: Config, home: Path) -> None:
     filled = bytearray(os.urandom(1024) * 1024 * (200 if config.seed == 0 else 1))
     (home / "peak").write_text(f"{machine.peak_rss_bytes()} {len(filled)}")
 

@@ -18,7 +18,7 @@ from rankwise.run import run
 from rankwise.study import launcher, outdated
 from rankwise.study.app import call_hydra
 from rankwise.study.axes import excluded, paired
-from rankwise.study.compose import from_snapshot, hydra_tree, known_keys, override
+from rankwise.study.compose import from_snapshot, hydra_tree, override
 from rankwise.study.multirun import compose_study
 from rankwise.study.sweep_file import SweepFile, convert, read
 from rankwise.study.tuning import Tuning
@@ -75,7 +75,7 @@ def test_paired_axes_are_walked_together_and_groups_of_them_are_crossed() -> Non
     ],
 )  # fmt: skip
 def test_a_combination_is_left_out_when_all_parts_of_a_condition_hold(tiny: Tiny, condition: str, holds: bool) -> None:
-    assert excluded(tiny(method__rank=4), [condition], known_keys(), {"method": "lora"}) == holds
+    assert excluded(tiny(method__rank=4), [condition], {"method": "lora"}) == holds
 
 
 @pytest.mark.parametrize(("condition", "holds"), [
@@ -86,12 +86,12 @@ def test_a_group_in_a_condition_is_the_option_that_was_chosen_or_its_name(
     tiny: Tiny, condition: str, holds: bool
 ) -> None:
     choices = {"task": "movie_polarity", "tracking": "none", "method": "dora"}
-    assert excluded(tiny(task__name="movie polarity"), [condition], known_keys(), choices) == holds
+    assert excluded(tiny(task__name="movie polarity"), [condition], choices) == holds
 
 
 def test_a_condition_on_nothing_that_exists_is_refused(tiny: Tiny) -> None:
     with pytest.raises(Refused, match=r"method.rnk=4 is not KEY=VALUE .*did you mean method.rank"):
-        excluded(tiny(), ["method.rnk=4"], known_keys(), {})
+        excluded(tiny(), ["method.rnk=4"], {})
 
 
 def test_the_command_line_takes_pairs_and_exclusions() -> None:
@@ -121,7 +121,7 @@ def finished(config: Config, objective: float) -> None:
 
 
 def test_trials_take_every_rate_of_every_arm_on_seeds_of_their_own(tiny: Tiny) -> None:
-    tuning = Tuning.of(TUNE, known_keys())
+    tuning = Tuning.of(TUNE)
     finals = [tiny(method__rank=rank, seed=seed) for rank in (1, 4) for seed in (0, 1)]
     trials = tuning.trials(finals)
     assert len(trials) == 2 * 3 * 2 == len({run_id(trial) for trial in trials})
@@ -132,7 +132,7 @@ def test_trials_take_every_rate_of_every_arm_on_seeds_of_their_own(tiny: Tiny) -
 
 
 def test_the_best_mean_over_the_tuning_seeds_is_frozen_per_arm(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
-    tuning = Tuning.of(TUNE, known_keys())
+    tuning = Tuning.of(TUNE)
     finals = [tiny(method__rank=rank, seed=seed) for rank in (1, 4) for seed in (0, 1)]
     scores = {(1, 1e-3): (0.9, 0.1), (1, 1e-2): (0.6, 0.6), (4, 1e-1): (0.7, 0.8), (4, 1e-2): (0.7, 0.7)}
     for trial in tuning.trials(finals):
@@ -149,7 +149,7 @@ def test_the_best_mean_over_the_tuning_seeds_is_frozen_per_arm(tiny: Tiny, capsy
 
 def test_a_trial_that_cannot_run_is_refused_before_any_starts(tiny: Tiny) -> None:
     with pytest.raises(Refused, match=r"optim\.lr=-1"):
-        Tuning.of({"axes": {"method.lr": [1e-3, -1.0]}, "seeds": [100]}, known_keys()).trials([tiny()])
+        Tuning.of({"axes": {"method.lr": [1e-3, -1.0]}, "seeds": [100]}).trials([tiny()])
 
 
 def test_a_study_waits_for_tuning_runs_of_another_process(
@@ -168,7 +168,7 @@ def test_a_study_waits_for_tuning_runs_of_another_process(
 
 def test_without_a_finished_trial_there_is_nothing_to_freeze(tiny: Tiny) -> None:
     with pytest.raises(Refused, match="no trial of"):
-        Tuning.of(TUNE, known_keys()).frozen([tiny()])
+        Tuning.of(TUNE).frozen([tiny()])
 
 
 @pytest.mark.parametrize("given", [
@@ -177,13 +177,13 @@ def test_without_a_finished_trial_there_is_nothing_to_freeze(tiny: Tiny) -> None
 ])  # fmt: skip
 def test_a_tuning_that_says_too_little_or_too_much_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(Refused, match=r"hydra\.sweeper\.tune: give"):
-        Tuning.of(given, known_keys())
+        Tuning.of(given)
 
 
 @pytest.mark.parametrize("name", ["rank_full", "rank_lr", "targets", "rank_quant"])
 def test_a_sweep_file_and_its_experiment_are_the_same_runs(name: str) -> None:
     path = ROOT / "sweeps" / f"{name}.yaml"
-    file = read(path, [*known_keys(), "method", "targets", "quant"])
+    file = read(path)
     by_file = {folder(config) for config in runs_of(file)}
     by_hydra = {folder(config) for config in study_of(f"experiment={name}")}
     assert by_file == by_hydra
@@ -194,7 +194,7 @@ def test_an_experiment_becomes_a_sweep_file_of_the_same_runs(tmp_path: Path) -> 
     text = convert(["experiment=rank_sweep", "method.rank=1,8", "seed=0,1"])
     path = tmp_path / "rank_sweep.yaml"
     path.write_text(text)
-    file = read(path, [*known_keys(), "method"])
+    file = read(path)
     ids = {run_id(config) for config in runs_of(file)}
     runs = study_of("-m", "experiment=rank_sweep", "method.rank=1,8", "seed=0,1")
     assert ids == {run_id(run) for run in runs}
@@ -258,8 +258,8 @@ def test_what_a_few_shot_model_is_read_with_is_part_of_its_identity(tiny: Tiny) 
 def test_a_run_that_is_given_twice_starts_once(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny(outputs=str(tmp_path))
     config.method.name = "tfidf"
-    [outcome] = launcher.run([config, replace(config, name=None)], 2)
-    assert outcome.status == records.FINISHED
+    first, second = launcher.run([config, replace(config, name=None)], 2)
+    assert first is second and first.status == records.FINISHED
     assert [found.run["attempts"] for found in records.find([tmp_path])] == [1]
 
 

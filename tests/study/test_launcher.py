@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from fake_task import config, until
+from rich.cells import cell_len
 from rich.console import Console
 
 from rankwise import machine
@@ -154,7 +156,7 @@ def test_log_has_all_output_and_every_attempt(make: Callable[..., Config]) -> No
     go([one])
     go([one])
     lines = (folder(one) / "log").read_text().splitlines()
-    assert [line[:3] for line in lines].count("===") == 2
+    assert [line[:3] for line in lines].count("===") == 4
     for line in ("by print", "to stderr", "by write", "by echo"):
         assert lines.count(line) == 2
 
@@ -280,12 +282,15 @@ def test_one_run_can_be_stopped_by_itself(tmp_path: Path) -> None:
     assert [status(c) for c in study.configs] == ["stopped", "stopped", "finished"]
 
 
-def test_progress_reaches_the_parent(make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, int, str]] = []
-    monkeypatch.setattr(progress.Plain, "moved", lambda self, name, *step: seen.append(step))
-    go([make("count")])
-    assert seen[0] == (1, 10_000, "loss 1") and seen[-1] == (10_000, 10_000, "loss 10000")
-    assert len(seen) < 1_000  # throttled
+def test_progress_is_what_the_run_has_logged(make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[float, str]] = []
+    monkeypatch.setattr(progress.Display, "moved", lambda self, name, *news: seen.append(news))
+    go([make("log")])
+    shares = [share for share, _ in seen]
+    assert shares == sorted(shares) and 1 < len(shares) < 300 and shares[0] < 1
+    assert seen[-1] == (1.0, "loss 0.300, val/accuracy 75.0 %")
+    go([make("log")])  # what an earlier attempt has logged is no progress of this one
+    assert seen[len(shares)][0] < 1
 
 
 def test_plain_progress_is_a_line_per_start_and_end(
@@ -296,27 +301,40 @@ def test_plain_progress_is_a_line_per_start_and_end(
     lines = err.splitlines()
     assert out == "" and len(lines) == 4
     assert lines[0] == f"[0/2] {good.folder.name} started"
-    assert lines[1].startswith(f"[1/2] {good.folder.name} finished 0.821 in ") and ", ETA " in lines[1]
+    assert lines[1].startswith(f"[1/2] {good.folder.name} finished val/accuracy 82.1 % in ") and ", ETA " in lines[1]
     assert lines[3].startswith(f"[2/2] {bad.folder.name} failed in ") and lines[3].endswith(": ValueError: two lines")
 
 
-def test_animated_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_moving_progress_fits_the_terminal(width: int) -> None:
     screen = io.StringIO()
-    with progress.Animated(2, 1, Console(file=screen, force_terminal=True, width=120)) as shown:
-        shown.started("one")
-        shown.moved("one", 5, 10, "loss [0.5]")
+    console = Console(file=screen, force_terminal=True, width=width, no_color=True)
+    name = "lora-r16-attention-lr0.002-s0-0123456789"
+    with progress.Display(2, 1, "tuning", console=console) as shown:
+        shown.started(name)
+        shown.moved(name, 0.5, "loss [0.5], val/accuracy 75.0 %")
         shown.tick()
-        shown.ended("one", "finished", 31.0, 0.5, None)
-        shown.ended("two", "failed", 1.0, None, "[bad] news")
-    text = screen.getvalue()
-    assert "[1/2] one finished 0.500 in 31 s" in text and "[2/2] two failed in 1 s: [bad] news" in text
+        shown.ended(name, "finished", 31.0, "val/accuracy 50.0 %")
+        shown.ended("two", "failed", 1.0, "", "[bad] news")
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).replace("\r", "\n").splitlines()
+    assert any(line.startswith(f"[1/2] {name} finished val/accuracy 50.0 % in 31 s, ETA ") for line in lines)
+    assert "[2/2] two failed in 1 s: [bad] news" in lines
+    bars = [line.rstrip() for line in lines if "━" in line]
+    assert any(line.startswith("tuning ") for line in bars) and max(map(cell_len, bars)) <= width
+    (halfway, *_) = [line for line in bars if "50%" in line]
+    assert halfway.startswith("lora-r16-attention-lr0.002") and "loss [0.5]" in halfway
+    assert width == 80 or halfway.endswith("val/accuracy 75.0 %")
 
 
 def test_remaining_time() -> None:
+    share = 1 / 0.9  # of the steps, where 0.9 of a run's time is its steps
     assert progress.remaining_s([], [(5.0, 0.0)], waiting=3, jobs=1) is None
     assert progress.remaining_s([10.0, 20.0], [], waiting=4, jobs=2) == pytest.approx(30)
-    assert progress.remaining_s([], [(10.0, 0.5)], waiting=0, jobs=4) == pytest.approx(10)  # not faster than its last
-    assert progress.remaining_s([10.0], [(5.0, 0.5)], waiting=1, jobs=1) == pytest.approx(15)
+    last = progress.remaining_s([], [(10.0, 0.5 * share)], waiting=0, jobs=4)
+    assert last == pytest.approx(10), "not faster than its last"
+    assert progress.remaining_s([10.0], [(5.0, 0.5 * share)], waiting=1, jobs=1) == pytest.approx(15)
+    tested = progress.remaining_s([], [(90.0, 1.0)], waiting=0, jobs=1)
+    assert tested == pytest.approx(10), "a test follows the last step"
 
 
 @pytest.mark.parametrize(
@@ -326,13 +344,15 @@ def test_duration(seconds: float, shown: str) -> None:
     assert progress.duration(seconds) == shown
 
 
-def test_correct_touches_only_what_is_untrue(tmp_path: Path) -> None:
-    correct(tmp_path / "none", "failed", None)
-    assert not (tmp_path / "none").exists()
-    done = record.Record(run={"status": "finished"}, config={}, folder=tmp_path)
+def test_correct_touches_only_what_is_untrue(make: Callable[..., Config]) -> None:
+    correct(folder(make("none")), "failed", None)
+    assert not folder(make("none")).exists()
+    done = record.begin(make("done"), None)
+    done.run["status"] = "finished"
     done.write()
-    correct(tmp_path, "failed", None)
-    assert record.read(tmp_path).status == "finished"
-    (tmp_path / "result.json").write_text("{")
-    correct(tmp_path, "failed", None)
-    assert (tmp_path / "result.json").read_text() == "{"
+    correct(folder(make("done")), "failed", None)
+    assert status(make("done")) == "finished"
+    torn = folder(make("done")) / "result.json"
+    torn.write_text("{")
+    correct(torn.parent, "failed", None)
+    assert torn.read_text() == "{"

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from rankwise.cli import main
 from rankwise.errors import Refused
 from rankwise.identity import run_id
-from rankwise.study.compose import composed, known_keys, option_groups, override
+from rankwise.study.compose import composed, override
 from rankwise.study.sweep_file import SweepFile, read
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
@@ -20,16 +20,12 @@ COMMAND = ["${env}", "rankwise", "train", "study=s", "purpose=search", "${args_n
 METRIC = {"name": "objective", "goal": "maximize"}
 
 
-def keys() -> list[str]:
-    return [*known_keys(), *option_groups()]
-
-
 def written(path: Path, **changes: Any) -> SweepFile:
     values = {
         "method": "grid", "command": COMMAND, "metric": METRIC, "parameters": {"method.rank": {"values": [1, 2]}},
     }  # fmt: skip
     path.write_text(yaml.safe_dump({k: v for k, v in (values | changes).items() if v is not None}))
-    return read(path, keys())
+    return read(path)
 
 
 def test_a_grid_is_every_combination_in_order_up_to_its_cap(tmp_path: Path) -> None:
@@ -111,19 +107,19 @@ def test_what_is_no_sweep_file_is_refused_with_its_place(tmp_path: Path, says: s
 
 def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="cannot be read"):
-        read(tmp_path / "none.yaml", keys())
+        read(tmp_path / "none.yaml")
     (tmp_path / "broken.yaml").write_text("a: [")
     with pytest.raises(Refused, match="not YAML"):
-        read(tmp_path / "broken.yaml", keys())
+        read(tmp_path / "broken.yaml")
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_shipped_file_is_read_and_its_first_point_can_run(path: Path) -> None:
     if path.stem == "search":  # for a server, since scores choose its runs
         with pytest.raises(Refused, match="method: bayes"):
-            read(path, keys())
+            read(path)
         return
-    file = read(path, keys())
+    file = read(path)
     config = composed([*file.overrides, *(override(key, value) for key, value in file.points()[0].items())])
     assert len(run_id(config)) == 10 and config.study == path.stem and config.purpose is None
 

@@ -3,37 +3,63 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
+import re
 import textwrap
-from pathlib import Path
 from typing import Any
 
-from rankwise.errors import Refused, did_you_mean
+from rankwise.errors import Refused
 from rankwise.paths import conf_dir
+from rankwise.words import ALIASES, GROUPS, near_key
 
-# Hydra's flags that pass through, and the values that may follow: none, one of some, or any.
-CFG = ("job", "hydra", "all")
-INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-HYDRA_FLAGS: dict[str, tuple[str, ...] | None] = {
-    "-m": (), "--multirun": (), "--cfg": CFG, "-c": CFG, "--resolve": (), "--package": None, "-p": None,
-    "--info": INFO, "-i": INFO, "--hydra-help": (), "--config-dir": None, "-cd": None,
-}  # fmt: skip
+_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir")
 
 
-def refuse_twice(overrides: list[str]) -> None:
-    """Hydra would keep the last of two values for one key, in silence."""
-    seen: set[str] = set()
-    for override in overrides:
-        if "=" not in override and not override.startswith("~"):
-            raise Refused(f"{override}: not KEY=VALUE; see rankwise train --help")
-        key = override.split("=", 1)[0].lstrip("+~")
-        if override.startswith("+") and not key.startswith("hydra"):
-            raise Refused(
-                f"{override}: keys cannot be added with +; write {override.lstrip('+')} for a key that exists"
-            )
-        if key in seen:
+def overrides(words: list[str]) -> list[str]:
+    """The words as overrides that Hydra takes, by their names here. Raises Refused for what it would take in silence.
+
+    That is: the last of two values for one key, what is added or taken away, several options of one group where one is
+    meant, and its own folders, in which nothing of a run stands.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        key = ALIASES.get(name, name).lstrip("+~")
+        if not key.startswith("hydra"):
+            if name.startswith("~"):
+                raise Refused(f"{word}: nothing can be taken away; write {key}=VALUE, such as tracking=none")
+            if name.startswith("+"):
+                raise Refused(f"{word}: keys cannot be added{near_key(key, ())}; write {key}=VALUE for one that exists")
+        if not equals and not name.startswith("~"):
+            raise Refused(f"{word}: not KEY=VALUE; see rankwise train --help")
+        if key in found:
             raise Refused(f"{key}: given twice; write {key}=a,b with -m to run both")
-        seen.add(key)
+        if key in _FOLDERS and "LOCAL_RANK" not in os.environ:  # where Lightning starts itself again, it says these
+            raise Refused(f"{word}: runs go to outputs=FOLDER and study=NAME in there")
+        if key in GROUPS:
+            _check_option(key, value)
+        elif key == "hydra.launcher.jobs" and value != "null":
+            positive(key, value)
+        found[key] = word.replace(name, ALIASES.get(name, name), 1)
+    return list(found.values())
+
+
+def _check_option(group: str, value: str) -> None:
+    """Raises Refused for what is no option's name. Several with commas, functions and dicts are Hydra's to read."""
+    if re.fullmatch(r"(null|true|false|[-+]?[0-9.]+(e[-+]?[0-9]+)?|\[.*\]|''|\"\"|)", value, re.IGNORECASE):
+        several = f"; several of them with -m: {group}={value.strip('[]')}" if value.startswith("[") else ""
+        raise Refused(f"{group}={value}: the name of one option{several}; rankwise train --help lists them")
+    experiments = value.startswith("glob(") or "," in value or value.startswith("choice(")
+    if group == "experiment" and experiments:
+        raise Refused(f"experiment={value}: each is a study of its own; give them one after the other")
+
+
+def positive(name: str, text: str) -> int:
+    """A whole number of at least 1. Raises Refused for any other text."""
+    if not re.fullmatch("0*[1-9][0-9]{0,8}", text, re.ASCII):
+        raise Refused(f"{name}{' ' if name.startswith('-') else '='}{text}: a number of at least 1")
+    return int(text)
 
 
 def prepare_environment() -> None:
@@ -43,16 +69,11 @@ def prepare_environment() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-_GROUPS = (
-    "model", "task", "method", "targets", "quant", "optim", "trainer", "forgetting", "tracking", "experiment", "debug",
-)  # fmt: skip
-
-
 def groups() -> str:
     """Every config group with its options, one line each."""
     tree = conf_dir()
     rows = []
-    for group in _GROUPS:
+    for group in GROUPS:
         files = [path for path in (tree / group).rglob("*.yaml") if not path.stem.startswith("_")]  # _base is no choice
         options = sorted(path.relative_to(tree / group).with_suffix("").as_posix() for path in files)
         lines = textwrap.wrap(" ".join(options), 100, break_on_hyphens=False)
@@ -60,11 +81,26 @@ def groups() -> str:
     return "\n".join(rows)
 
 
+def parser(name: str, description: str, epilog: str | None = None, jobs: bool = False) -> argparse.ArgumentParser:
+    """An argument parser of ``rankwise NAME``, with ``--jobs`` where a command runs something."""
+    made = argparse.ArgumentParser(
+        f"rankwise {name}", description=description, epilog=epilog, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    if jobs:
+        about = "runs at once (default: one per GPU, or as many as cores and memory allow)"
+        made.add_argument("--jobs", type=functools.partial(positive, "--jobs"), metavar="N", help=about)
+    return made
+
+
 def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
     """Parse with one-line errors; positional arguments may stand between the flags."""
 
     def error(message: str) -> None:
-        raise Refused(f"{parser.prog.removeprefix('rankwise ')}: {message}; see {parser.prog} --help")
+        unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]
+        near = near_key(unknown.split("=")[0], tuple(parser._option_string_actions)) if unknown else ""
+        what = f"{unknown}: no such flag{near}" if unknown else message
+        raise Refused(f"{parser.prog.removeprefix('rankwise ')}: {what}; see {parser.prog} --help")
 
     parser.error = error  # type: ignore[method-assign,assignment]
     return parser.parse_intermixed_args(arguments)
@@ -77,51 +113,3 @@ def show(renderable: Any, *, narrow: bool = False) -> None:
     terminal = Console()
     width = terminal.width if narrow and terminal.is_terminal else max(120, terminal.width)
     Console(width=width, highlight=False).print(renderable)
-
-
-def split(arguments: list[str]) -> tuple[list[str], list[str], Path | None]:
-    """Hydra's flags to the front, wherever they stood; ours become overrides. Returns (flags, overrides, --config)."""
-    flags: list[str] = []
-    overrides: list[str] = []
-    snapshot: Path | None = None
-    queue = list(arguments)
-
-    def value(flag: str) -> str:
-        if not queue:
-            raise Refused(f"{flag}: a value must follow")
-        return queue.pop(0)
-
-    while queue:
-        word = queue.pop(0)
-        if word.startswith("--") and "=" in word:
-            word, inline = word.split("=", 1)
-            queue.insert(0, inline)
-        if word == "--config":
-            snapshot = Path(value(word))
-        elif word == "--jobs":
-            overrides.append(f"hydra.launcher.jobs={_jobs(value(word))}")
-        elif word == "--rerun":
-            overrides.append("rerun=true")
-        elif word == "--dry-run":
-            flags.append(word)
-        elif word in HYDRA_FLAGS:
-            flags.append(word)
-            allowed = HYDRA_FLAGS[word]
-            bare = allowed is INFO and not (queue and "=" not in queue[0] and not queue[0].startswith("-"))
-            if allowed == () or bare:
-                continue
-            flags.append(value(word))
-            if allowed and flags[-1] not in allowed:
-                raise Refused(f"{word} {flags[-1]}: one of {', '.join(allowed)}{did_you_mean(flags[-1], allowed)}")
-        elif word.startswith("-"):
-            known = [*HYDRA_FLAGS, "--config", "--jobs", "--rerun", "--dry-run", "--help"]
-            raise Refused(f"{word}: no such flag{did_you_mean(word, known)}; see rankwise train --help")
-        else:
-            overrides.append(word)
-    return flags, overrides, snapshot
-
-
-def _jobs(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise Refused(f"--jobs {text}: a number of at least 1")
-    return int(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from rankwise.commands._shared import parse, refuse_twice
+from rankwise.commands._shared import overrides, parse
 
 
 def main(arguments: list[str]) -> int:
@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
         "overrides", nargs="*", metavar="KEY=VALUE", help="as for train, e.g. model=minilm task=movie_rating"
     )
     options = parse(parser, arguments)
-    refuse_twice(options.overrides)
+    options.overrides = overrides(options.overrides)
     from rankwise import assets
     from rankwise.config import Config
     from rankwise.study.app import call_hydra

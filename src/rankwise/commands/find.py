@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from rankwise.commands._shared import groups, parse, prepare_environment, refuse_twice, show
-from rankwise.errors import Refused
+from rankwise.commands._shared import groups, overrides, parse, parser, prepare_environment, show
 
 if TYPE_CHECKING:
     from rankwise.find.question import Question
@@ -30,27 +28,19 @@ The same command goes on where it stopped.
 
 def main(arguments: list[str]) -> int:
     """Print the sentence and the table. Exit code: 0 done, 1 some runs failed."""
-    parser = argparse.ArgumentParser(
-        "rankwise find",
-        description=DESCRIPTION,
-        epilog=f"groups:\n{groups()}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train; method.rank lists candidates")
-    parser.add_argument("--budget", metavar="30m|RUNS", help="stop when this is spent, earlier starts included")
-    parser.add_argument("--margin", metavar="SIZE", help="what counts as the same: 0.02 or 2%% (default: the task's)")
-    parser.add_argument("--rates", choices=("tune", "default"), default="tune", help="tune learning rates or not")
-    parser.add_argument("--reference", default="full", metavar="full|r=N", help="what the ranks are compared with")
-    parser.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: as cores and memory allow)")
-    parser.add_argument("--dry-run", action="store_true", help="show the stages and their cost; run nothing")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--simulate", action="store_true", help="error rates of the decision, simulated")
-    options = parse(parser, arguments)
+    made = parser("find", DESCRIPTION, f"groups:\n{groups()}", jobs=True)
+    made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train; method.rank lists candidates")
+    made.add_argument("--budget", metavar="30m|RUNS", help="stop when this is spent, earlier starts included")
+    made.add_argument("--margin", metavar="SIZE", help="what counts as the same: 0.02 or 2%% (default: the task's)")
+    made.add_argument("--rates", choices=("tune", "default"), default="tune", help="tune learning rates or not")
+    made.add_argument("--reference", default="full", metavar="full|r=N", help="what the ranks are compared with")
+    made.add_argument("--dry-run", action="store_true", help="show the stages and their cost; run nothing")
+    made.add_argument("--json", action="store_true", help="print one JSON document")
+    made.add_argument("--simulate", action="store_true", help="error rates of the decision, simulated")
+    options = parse(made, arguments)
     if options.simulate:
         return _simulate()
-    refuse_twice(options.overrides)
-    if options.jobs is not None and options.jobs < 1:
-        raise Refused(f"--jobs {options.jobs}: a number of at least 1")
+    options.overrides = overrides(options.overrides)
     prepare_environment()
     from rankwise.find.ask import question
 

@@ -7,7 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from rankwise.commands._shared import groups, parse, prepare_environment, refuse_twice, show
+from rankwise.commands._shared import groups, overrides, parse, prepare_environment, show
 from rankwise.errors import Refused
 from rankwise.measure.gpus import gpu
 
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--params", action="store_true", help="count parameters only")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parse(parser, arguments)
-    refuse_twice(options.overrides)
+    options.overrides = overrides(options.overrides)
     if options.mfu is not None and not 0 < options.mfu <= 1:
         raise Refused(f"--mfu {options.mfu:g}: above 0 and at most 1")
     if options.gpu:

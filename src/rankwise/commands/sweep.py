@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rankwise.commands._shared import parse, prepare_environment, refuse_twice
+from rankwise.commands._shared import overrides, parse, parser, positive, prepare_environment
 from rankwise.errors import Refused
 
 if TYPE_CHECKING:
@@ -27,35 +28,27 @@ The same file serves a server: wandb sweep FILE, then wandb agent.
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 some runs failed."""
-    parser = argparse.ArgumentParser(
-        "rankwise sweep", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("file", nargs="?", metavar="FILE", help="a W&B sweep file")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train, for every run")
-    parser.add_argument("--count", type=int, help="most runs (default: the file's run_cap; a grid ends by itself)")
-    parser.add_argument("--jobs", type=int, help="runs at once")
-    parser.add_argument("--seed", type=int, default=0, help="of a random search's draws (default: 0)")
-    parser.add_argument(
-        "--convert", action="store_true", help="print the sweep file of a study, such as experiment=rank_sweep"
-    )
-    parser.add_argument("--rerun", action="store_true", help="run again what has finished")
-    options = parse(parser, arguments)
+    made = parser("sweep", DESCRIPTION, jobs=True)
+    made.add_argument("file", nargs="?", metavar="FILE", help="a W&B sweep file")
+    made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train, for every run")
+    at_least_1 = functools.partial(positive, "--count")
+    made.add_argument("--count", type=at_least_1, metavar="N", help="most runs (default: the file's run_cap, or all)")
+    made.add_argument("--seed", type=int, default=0, help="of a random search's draws (default: 0)")
+    made.add_argument("--convert", action="store_true", help="print a study (experiment=rank_sweep) as a sweep file")
+    made.add_argument("--rerun", action="store_true", help="run again what has finished")
+    options = parse(made, arguments)
     words = [word for word in [options.file, *options.overrides] if word]
-    refuse_twice(words if options.convert else words[1:])
-    from rankwise.study import sweep_file
-    from rankwise.study.compose import known_keys, option_groups
-
-    if options.convert:
-        print(sweep_file.convert(words), end="")
-        return 0
-    if not words or "=" in words[0]:
+    if not words or (not options.convert and "=" in words[0]):
         raise Refused("sweep: give a sweep file; see rankwise sweep --help")
-    for flag in ("count", "jobs"):
-        if getattr(options, flag) is not None and getattr(options, flag) < 1:
-            raise Refused(f"--{flag} {getattr(options, flag)}: a number of at least 1")
+    file, given = (None, words) if options.convert else (Path(words[0]), words[1:])
+    given = overrides(given)
     prepare_environment()
-    file = sweep_file.read(Path(words[0]), [*known_keys(), *option_groups()])
-    configs = _configs(file, words[1:], options)
+    from rankwise.study import sweep_file
+
+    if file is None:
+        print(sweep_file.convert(given), end="")
+        return 0
+    configs = _configs(sweep_file.read(file), given, options)
     from rankwise.study import launcher
 
     return _say(configs, launcher.run(configs, options.jobs))

@@ -2,57 +2,79 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rankwise.commands._shared import groups, prepare_environment, refuse_twice, show, split
+from rankwise.commands._shared import groups, overrides, parse, parser, prepare_environment, show
 from rankwise.errors import Refused
+from rankwise.words import near_key
 
 if TYPE_CHECKING:
     from rankwise.config import Config
 
-HELP = """usage: rankwise train [-m] [--jobs N] [--rerun] [--dry-run] [--config FILE] [--cfg job] [--info] [KEY=VALUE …]
-
-Run one config, or with -m every combination of the comma-separated values. What follows is Hydra override syntax.
+DESCRIPTION = """Run one config, or with -m every combination of the comma-separated values, in Hydra's override syntax.
 
   rankwise train method.rank=4 seed=1
   rankwise train -m method=lora,full method.rank=1,2,4,8,16,32,64 seed=0,1,2
   rankwise train experiment=rank_sweep
   rankwise train debug=fast                     a few steps on a tiny random model, nothing to fetch
-
-  -m, --multirun   a study: duplicates collapse, finished runs are skipped
-  --jobs N         runs at once (default: one per GPU, or as cores and memory allow)
-  --rerun          run again what has finished
-  --dry-run        list the runs with their ids, what is done already and what the rest will cost; run nothing
-  --config FILE    start from an earlier run's config.yaml instead of conf/
-  --cfg job        print the composed config and stop; --info [what] tells how Hydra made it
-
-groups:
+"""
+EPILOG = """groups:
 {groups}
 
 Runs land in outputs/<study>/; a ./conf folder of yours adds options to these groups. Hydra's own help: --hydra-help
 Exit codes: 0 done, 1 some runs failed, 2 input refused, 130 interrupted."""
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 some runs failed."""
-    if "-h" in arguments or "--help" in arguments:
-        print(HELP.format(groups=groups()))
-        return 0
-    flags, overrides, snapshot = split(arguments)
-    refuse_twice(overrides)
+    flags, words, options = split(arguments)
     prepare_environment()
     from rankwise.study.app import call_hydra
     from rankwise.study.compose import from_snapshot
     from rankwise.study.single import single
 
-    if snapshot is None:
-        if "--dry-run" in flags:
-            flags.remove("--dry-run")
-            return call_hydra([*flags, *overrides], lambda config: _list([config]), _list)
-        return call_hydra([*flags, *overrides], single)
-    if flags:
-        raise Refused(f"{flags[0]}: not with --config, which is one run as it was")
-    return single(from_snapshot(snapshot, [o for o in overrides if not o.startswith("hydra")]))
+    if options.config is not None:
+        if flags or options.dry_run:
+            raise Refused(f"{[*flags, '--dry-run'][0]}: not with --config, which is one run as it was")
+        return single(from_snapshot(options.config, [word for word in words if not word.startswith("hydra")]))
+    if options.dry_run:
+        return call_hydra([*flags, *words], lambda config: _list([config]), _list)
+    return call_hydra([*flags, *words], single)
+
+
+def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespace]:
+    """Hydra's flags wherever they stood, overrides, and the options that are ours."""
+    made = parser("train", DESCRIPTION, EPILOG.format(groups=groups()), jobs=True)
+    add = made.add_argument
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="any config key")
+    add("-m", "--multirun", action="store_true", help="a study: duplicates collapse, finished runs are skipped")
+    add("--rerun", action="store_true", help="run again what has finished")
+    add("--dry-run", action="store_true", help="list the runs with ids, states and costs; run nothing")
+    add("--config", type=Path, metavar="FILE", help="start from an earlier run's config.yaml instead of conf/")
+    add("-cn", "--config-name", type=_config_name, help=argparse.SUPPRESS)
+    hydra = [
+        add("-c", "--cfg", choices=("job", "hydra", "all"), help="print the composed config and stop"),
+        add("-p", "--package", metavar="PACKAGE", help="of --cfg: only this part"),
+        add("-i", "--info", choices=_INFO, nargs="?", const="all", help="how Hydra made the config"),
+        add("-cd", "--config-dir", metavar="FOLDER", help="another folder of options, beside ./conf"),
+        add("--resolve", action="store_true", help="of --cfg: with interpolations resolved"),
+        add("--hydra-help", action="store_true", help=argparse.SUPPRESS),
+    ]
+    options = parse(made, arguments)
+    words = overrides(options.overrides)
+    words += [f"hydra.launcher.jobs={options.jobs}"] * (options.jobs is not None) + ["rerun=true"] * options.rerun
+    flags = ["-m"] * options.multirun
+    for action in hydra:
+        value = getattr(options, action.dest)
+        flags += [action.option_strings[-1]] * (value not in (None, False)) + [value] * isinstance(value, str)
+    return flags, words, options
+
+
+def _config_name(name: str) -> str:
+    raise Refused(f"-cn: no such flag{near_key('-cn', ())}")
 
 
 def _list(configs: list[Config]) -> int:

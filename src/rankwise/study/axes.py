@@ -8,8 +8,9 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from rankwise.config import Config
-from rankwise.errors import Refused, did_you_mean
-from rankwise.study.compose import override
+from rankwise.errors import Refused
+from rankwise.study.compose import known_keys, override
+from rankwise.words import near_key
 
 Row = list[str]  # override strings of one combination
 
@@ -32,21 +33,19 @@ def paired(pairs: Sequence[Mapping[str, Sequence[Any]]]) -> list[Row]:
     return [list(itertools.chain(*rows)) for rows in itertools.product(*groups)]
 
 
-def excluded(config: Config, conditions: Sequence[str], keys: Sequence[str], choices: Mapping[str, str | None]) -> bool:
+def excluded(config: Config, conditions: Sequence[str], choices: Mapping[str, str | None]) -> bool:
     """Whether all parts of a condition hold: ``"method=full quant=nf4|int8"``. A group stands for the option that was
     chosen of it (``choices``), or for its ``name``.
 
     Raises Refused for a condition that is none, or a key that does not exist.
     """
-    return any(
-        all(_holds(config, part, condition, keys, choices) for part in condition.split()) for condition in conditions
-    )
+    return any(all(_holds(config, part, condition, choices) for part in condition.split()) for condition in conditions)
 
 
-def _holds(config: Config, part: str, condition: str, keys: Sequence[str], choices: Mapping[str, str | None]) -> bool:
+def _holds(config: Config, part: str, condition: str, choices: Mapping[str, str | None]) -> bool:
     key, equals, values = part.partition("=")
-    if not equals or key not in keys:
-        near = did_you_mean(key, keys)
+    if not equals or key not in known_keys():
+        near = near_key(key, known_keys())
         raise Refused(f"hydra.sweeper.exclude: {condition}: {part} is not KEY=VALUE of a config key{near}")
     value: Any = config
     for name in key.split("."):

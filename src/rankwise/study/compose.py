@@ -22,6 +22,7 @@ from rankwise.check import check
 from rankwise.config import Config, merged, typed
 from rankwise.errors import Refused, did_you_mean
 from rankwise.paths import conf_dir
+from rankwise.words import near_key
 
 
 def unresolved(cfg: DictConfig) -> dict[str, Any]:
@@ -116,11 +117,6 @@ def register_schema() -> None:
     ConfigStore.instance().store(name="schema", node=Config, provider="rankwise")
 
 
-def option_groups() -> list[str]:
-    """Config groups, whose value on a command line is an option's name."""
-    return [path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra"]
-
-
 def from_snapshot(path: Path, overrides: list[str]) -> Config:
     """The config of an earlier run, from its ``config.yaml``, with ``key=value`` changes on top.
 
@@ -156,8 +152,9 @@ def explain(error: BaseException) -> str:
             reason = str(cause.msg or cause).splitlines()[0]
             if cause.full_key in known_keys():
                 return f"{cause.full_key}: {reason}"
-            near = did_you_mean(cause.full_key, known_keys())
-            return f"{cause.full_key}: no such key{near}; 'rankwise train --cfg job' prints all"
+            whole = re.search(r"Could not override '([^']+)'", str(error))
+            key = whole[1] if whole else cause.full_key
+            return f"{key}: no such key{near_key(key, known_keys())}; 'rankwise train --cfg job' prints all"
     text = str(error).strip().splitlines()[0]
     if text.startswith("Ambiguous value"):
         given = text.partition("'")[2].rpartition("'")[0]
@@ -166,7 +163,7 @@ def explain(error: BaseException) -> str:
 
 
 @functools.cache
-def known_keys() -> list[str]:
+def known_keys() -> tuple[str, ...]:
     """Every dotted key of the schema."""
 
     def walk(values: dict[str, Any], prefix: str) -> Iterator[str]:
@@ -175,7 +172,7 @@ def known_keys() -> list[str]:
             if isinstance(value, dict):
                 yield from walk(value, f"{prefix}{key}.")
 
-    return list(walk(OmegaConf.to_container(OmegaConf.structured(Config)), ""))  # type: ignore[arg-type]
+    return tuple(walk(OmegaConf.to_container(OmegaConf.structured(Config)), ""))  # type: ignore[arg-type]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -1,37 +1,34 @@
 """Runs side by side on this machine: one process per run, forked from a server that has imported everything already.
 
 A fresh process takes seconds to import torch and friends, a fork of one that did takes milliseconds, and its memory is
-measured cleanly. The server only imports: see ``preload.py``.
+measured cleanly. How a run goes and ends is read from its folder: record, journal and log.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import multiprocessing
+import json
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing import connection, forkserver, resource_tracker
-from multiprocessing.connection import Connection
+from multiprocessing import connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from rankwise import assets, identity, machine
+from rankwise import assets, machine, metrics
 from rankwise.config import Config, plain
 from rankwise.errors import Refused
-from rankwise.study import outdated, progress
-from rankwise.study import preload as preloading
+from rankwise.identity import folder
+from rankwise.study import fork_server, outdated, progress
 from rankwise.study.preload import HEAVY
-from rankwise.study.worker import GRACE_S, SKIPPED, End, Job, Step, idle, work
-from rankwise.tracking import record
-from rankwise.tracking.record import FAILED, FINISHED, RUNNING, STOPPED
+from rankwise.study.worker import GRACE_S, SKIPPED, End, Job, ending, work
+from rankwise.tracking import record as records
+from rankwise.tracking.record import FAILED, FINISHED, RUNNING, STOPPED, Record
 
 _JOB_BYTES = 2 * 1024**3  # what a run of a small model may need
 _TICK_S = 0.25
@@ -43,49 +40,58 @@ class Outcome:
 
     folder: Path
     status: str  # finished | failed | stopped | skipped
-    error: str | None  # one line
-    seconds: float
+    error: str | None = None  # one line
+    seconds: float = 0.0
 
     @property
     def failed(self) -> bool:
         """Whether it ended badly; a run that another process has did not."""
         return self.status not in (FINISHED, SKIPPED)
 
+    @property
+    def record(self) -> Record | None:
+        """What it left; None where that is nothing, or nothing that can be read."""
+        with contextlib.suppress(Refused):
+            return records.read(self.folder)
+        return None
+
 
 def run(configs: Sequence[Config], jobs: int | None = None, stage: str = "") -> list[Outcome]:
-    """Run what is not finished of ``configs``, each run once, and say how each ended, failures on stderr.
+    """Run what is not finished of ``configs``, each run once, and say how each ended, in the order given.
 
-    What the runs need is fetched first, here, with its progress in view. ``stage`` names them to who watches.
+    What the runs need is fetched first, here, with its progress in view. ``stage`` names them to who watches. Failures
+    are lines on stderr, with their logs. Signals: as ``launch``.
     """
-    finished = [config for config in configs if done(config)]
-    left = {identity.folder(config): config for config in configs if not done(config)}
-    other = outdated.summary([config for config in finished])
-    before = f", {len(configs) - len(left)} finished before" if len(configs) > len(left) else ""
-    before += f" ({other}; --rerun runs them again)" if other else ""
+    left = {folder(config): config for config in configs if not done(config)}
+    finished = [config for config in configs if folder(config) not in left]
+    before = f", {len(finished)} finished before" if finished else ""
+    if other := outdated.summary(finished):
+        before += f" ({other}; --rerun runs them again)"
     print(f"rankwise: {len(configs)} {stage + ' ' if stage else ''}runs{before}; {len(left)} to run", file=sys.stderr)
     for source in {repr(s): s for config in left.values() for s in (config.model, config.task)}.values():
         assets.resolve(source)
-    outcomes = launch([*left.values()], jobs)
-    for outcome in outcomes:
+    outcomes = dict(zip(left, launch([*left.values()], jobs, stage=stage), strict=True))
+    for outcome in outcomes.values():
         if outcome.failed:
             name, log = outcome.folder.name, outcome.folder / "log"
             print(f"rankwise: {name} {outcome.status}: {outcome.error}; log: {log}", file=sys.stderr)
-    return outcomes
+    return [outcomes.get(folder(config)) or Outcome(folder(config), FINISHED) for config in configs]
 
 
 def done(config: Config) -> bool:
     """Whether there is nothing to run: it has finished, and is not asked for again."""
-    return not config.rerun and record.is_done(config)
+    return not config.rerun and records.is_done(config)
 
 
 def launch(
-    configs: list[Config], jobs: int | None = None, task: str = "rankwise.run:run", preload: Sequence[str] = HEAVY
-) -> list[Outcome]:
+    configs: Sequence[Config], jobs: int | None = None, task: str = "rankwise.run:run", preload: Sequence[str] = HEAVY,
+    stage: str = "",
+) -> list[Outcome]:  # fmt: skip
     """Run every config in a process of its own, ``jobs`` at a time, and say how each ended, in the order given.
 
-    ``task`` is ``module:function``, called in the child as ``function(config, on_progress=…)``; it returns a Record.
-    Call this from the main thread: SIGINT and SIGTERM then stop the runs, give them 10 s to write their records (a
-    second signal: none), and raise KeyboardInterrupt. A run that fails or dies stops no other.
+    ``task`` is ``module:function``, called in the child with the config; it returns a Record. Call this from the main
+    thread: SIGINT and SIGTERM then stop the runs, give them 10 s to write their records (a second signal: none), and
+    raise KeyboardInterrupt. A run that fails or dies stops no other.
     """
     if not configs:
         return []
@@ -93,12 +99,12 @@ def launch(
     if any(slots.gpus) and importlib.util.find_spec("bitsandbytes"):  # which PEFT imports, and which asks CUDA at once
         preload = [name for name in preload if not name.startswith(("peft", "rankwise"))]
     with (
-        _Signals() as signals,
-        progress.show(len(configs), slots.jobs) as shown,
-        _fork_server(preload, signals) as context,
+        fork_server.Signals() as signals,
+        progress.Display(len(configs), slots.jobs, stage) as shown,
+        fork_server.started(preload, signals) as context,
     ):
-        ended = _Engine(context, slots, task, signals, shown).run(configs)
-    return [ended[identity.folder(config).absolute()] for config in configs]
+        outcomes = _Engine(context, slots, task, signals, shown).run(configs)
+    return [outcomes[folder(config).absolute()] for config in configs]
 
 
 @dataclass(frozen=True)
@@ -120,38 +126,72 @@ def share(configs: Sequence[Config], jobs: int | None = None) -> Slots:
     gpus, cores = machine.gpus() if wanted else [], machine.cores()
     together = jobs or len(gpus) or cores
     if not (jobs or gpus):
-        each = max(config.trainer.threads or 1 for config in configs)
-        jobs = min(cores // each, machine.memory_bytes() // _JOB_BYTES)
+        most = max(config.trainer.threads or 1 for config in configs)
+        jobs = min(cores // most, machine.memory_bytes() // _JOB_BYTES)
     jobs = max(1, min(jobs or len(gpus), len(configs)))
     return Slots(jobs, max(1, cores // together), [gpus[i % len(gpus)] if gpus else None for i in range(jobs)])
 
 
 @dataclass
 class _Run:
-    """A run and its process."""
+    """A run, its process, and how far its journal has been read."""
 
+    config: Config
     folder: Path
     gpu: str | None
     process: ForkServerProcess
-    pipe: Connection
+    read_bytes: int = 0
+    row: dict[str, Any] = field(default_factory=dict)  # the latest value of everything logged
     began_s: float = field(default_factory=time.monotonic)
-    end: End | None = None
 
-    @property
-    def name(self) -> str:
-        return self.folder.name
+    def __post_init__(self) -> None:
+        self.read_bytes = self._journal_bytes()
+
+    def moved(self) -> bool:
+        """Read what the run has logged since; whether that was anything."""
+        size = self._journal_bytes()
+        if size == self.read_bytes:
+            return False
+        with (self.folder / "metrics.jsonl").open("rb") as file:
+            file.seek(self.read_bytes)
+            *whole, _ = file.read(size - self.read_bytes).split(b"\n")
+        self.read_bytes += sum(len(line) + 1 for line in whole)
+        for line in whole:
+            with contextlib.suppress(ValueError):  # a torn line of an earlier attempt
+                self.row |= json.loads(line)
+        return bool(whole)
+
+    def fraction(self) -> float:
+        """The share of its steps that is done."""
+        trainer = self.config.trainer
+        if trainer.max_steps:
+            return float(self.row.get("step", 0)) / trainer.max_steps
+        return float(self.row.get("epoch", 0)) / trainer.epochs
+
+    def text(self) -> str:
+        """The latest loss and objective, by name."""
+        shown = {"loss": self.row.get("train/loss"), self.config.objective: self.row.get(self.config.objective)}
+        return ", ".join(_score(name, value) for name, value in shown.items() if value is not None)
+
+    def _journal_bytes(self) -> int:
+        with contextlib.suppress(OSError):
+            return (self.folder / "metrics.jsonl").stat().st_size
+        return 0
 
 
 class _Engine:
     """Keeps every slot busy until nothing is left, or until a signal."""
 
-    def __init__(self, context: ForkServerContext, slots: Slots, task: str, signals: _Signals, shown: progress.Plain):
+    def __init__(
+        self, context: ForkServerContext, slots: Slots, task: str, signals: fork_server.Signals, shown: progress.Display
+    ):
         self._context, self._slots, self._task, self._signals, self._shown = context, slots, task, signals, shown
         self._free = list(reversed(slots.gpus))
         self._running: list[_Run] = []
+        self._ended: dict[Path, Outcome] = {}
 
     def run(self, configs: Sequence[Config]) -> dict[Path, Outcome]:
-        waiting, self._ended = list(reversed(configs)), dict[Path, Outcome]()
+        waiting = list(reversed(configs))
         try:
             while (self._running or waiting) and not self._signals.count:
                 while self._free and waiting and not self._signals.count:
@@ -166,183 +206,78 @@ class _Engine:
         return self._ended
 
     def _start(self, config: Config) -> None:
-        folder = identity.folder(config).absolute()
+        place = folder(config).absolute()
         gpu = self._free.pop()
         threads = config.trainer.threads or self._slots.threads
-        job = Job(plain(config), str(folder), self._task, threads, gpu, sys.argv[0])
-        reader, writer = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=work, args=(job, writer), name=folder.name)
+        job = Job(plain(config), str(place), self._task, threads, gpu, sys.argv[0])
+        process = self._context.Process(target=work, args=(job,), name=place.name)
+        run = _Run(config, place, gpu, process)
         process.start()
-        writer.close()
-        self._running.append(_Run(folder, gpu, process, reader))
-        self._shown.started(folder.name)
+        self._running.append(run)
+        self._shown.started(place.name)
 
-    def _poll(self, timeout_s: float = _TICK_S) -> None:
-        """Wait for news of the running runs, or for a moment."""
-        pipes = [run.pipe for run in self._running if not run.pipe.closed]
-        ready = connection.wait([*pipes, *(run.process.sentinel for run in self._running)], timeout_s)
+    def _poll(self) -> None:
+        """Wait for the end of a running run, or for a moment; look what the others have logged."""
+        ended = connection.wait([run.process.sentinel for run in self._running], _TICK_S)
         for run in list(self._running):
-            over = run.process.sentinel in ready
-            if over or run.pipe in ready:
-                self._receive(run)
-            if over:
+            if run.moved():
+                self._shown.moved(run.folder.name, run.fraction(), run.text())
+            if run.process.sentinel in ended:
                 self._finish(run)
         self._shown.tick()
-
-    def _receive(self, run: _Run) -> None:
-        try:
-            while not run.pipe.closed and run.pipe.poll():
-                message = run.pipe.recv()
-                if isinstance(message, Step):
-                    self._shown.moved(run.name, message.step, message.total, message.text)
-                else:
-                    run.end = message
-        except (EOFError, OSError):
-            run.pipe.close()
 
     def _finish(self, run: _Run) -> None:
         """The process is gone: take what it started with it, correct the record, free the slot."""
         run.process.join()
-        seconds = time.monotonic() - run.began_s
+        seconds, pid = time.monotonic() - run.began_s, _pid(run.process)
         with contextlib.suppress(OSError):  # usually there is nothing left in the group
-            os.killpg(_pid(run.process), signal.SIGKILL)
-        end = run.end or End(STOPPED if self._signals.count else FAILED, _cause(run.process.exitcode))
-        kind = "Died" if run.end is None else "Error"
-        correct(run.folder, end.status, {"type": kind, "message": end.error} if end.status == FAILED else None)
-        run.pipe.close()
+            os.killpg(pid, signal.SIGKILL)
+        own = ending(run.folder / "log", pid)
+        end = own or End(STOPPED if self._signals.count else FAILED, _cause(run.process.exitcode))
+        error = {"type": "Error" if own else "Died", "message": end.error}
+        correct(run.folder, end.status, error if end.status == FAILED else None)
         run.process.close()
         self._running.remove(run)
         self._free.append(run.gpu)
-        self._ended[run.folder] = Outcome(run.folder, end.status, end.error, seconds)
-        self._shown.ended(run.name, end.status, seconds, end.objective, end.error)
+        outcome = self._ended[run.folder] = Outcome(run.folder, end.status, end.error, seconds)
+        objective = outcome.record.objective if end.status == FINISHED and outcome.record else None
+        score = "" if objective is None else _score(run.config.objective, objective)
+        self._shown.ended(run.folder.name, end.status, seconds, score, end.error)
 
     def _stop(self) -> None:
         """Ask the runs to stop, then make them."""
         self._shown.say(f"stopping {len(self._running)} running; interrupt again to kill")
         asked = self._signals.count
-        for patience_s, number in ((GRACE_S, signal.SIGTERM), (GRACE_S, signal.SIGKILL)):
+        for number in (signal.SIGTERM, signal.SIGKILL):
             for run in self._running:
                 _kill(run.process, number)
-            deadline = time.monotonic() + patience_s
+            deadline = time.monotonic() + GRACE_S
             while self._running and time.monotonic() < deadline:
                 if number == signal.SIGTERM and self._signals.count > asked:
                     break
                 self._poll()
 
 
-def correct(folder: Path, status: str, error: dict[str, Any] | None) -> None:
+def _score(name: str, value: float) -> str:
+    return f"{name} {metrics.named(name).with_unit(value)}"
+
+
+def correct(place: Path, status: str, error: dict[str, Any] | None) -> None:
     """Rewrite a record that still says "running" though its process is gone. Any other is left as it is."""
     deadline = time.monotonic() + 2.0  # what the run had started may hold its folder until it is gone too
-    while (folder / "result.json").exists():
-        with record.owned(folder) as mine:
+    while (place / "result.json").exists():
+        with records.owned(place) as mine:
             if mine:
                 with contextlib.suppress(Refused, OSError):  # not a record, or a full disk: nothing to mend
-                    found = record.read(folder)
-                    if found.status == RUNNING:
-                        found.run |= {"status": status, "ended": record.now()}
-                        found.error = error
-                        found.write()
+                    record = records.read(place)
+                    if record.status == RUNNING:
+                        record.run |= {"status": status, "ended": records.now()}
+                        record.error = error
+                        record.write()
                 return
         if time.monotonic() > deadline:
             return
         time.sleep(0.05)
-
-
-class _Signals:
-    """Counts SIGINT and SIGTERM, so that neither breaks into the bookkeeping; ``raising()`` while there is none."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._raise = False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background job
-                    self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @contextlib.contextmanager
-    def raising(self) -> Iterator[None]:
-        """A signal in here is a KeyboardInterrupt at once."""
-        self._raise = True
-        try:
-            if self.count:
-                raise KeyboardInterrupt
-            yield
-        finally:
-            self._raise = False
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-        if self._raise:
-            raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _fork_server(modules: Sequence[str], signals: _Signals) -> Iterator[ForkServerContext]:
-    """A fork server that has imported ``modules``; gone afterwards."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preloading.__name__])
-    server: Any = forkserver._forkserver  # there is no public way to end it
-    with signals.raising():
-        try:
-            # It cleans up after runs that were killed; that it had to is nobody's concern.
-            with _environment({"PYTHONWARNINGS": "ignore:resource_tracker"}):
-                resource_tracker.ensure_running()
-            with _environment(_server_environment(modules)):
-                forkserver.ensure_running()
-            first = context.Process(target=idle)
-            first.start()
-            first.join()
-        except KeyboardInterrupt:
-            _end(server)
-            raise
-    try:
-        yield context
-    finally:
-        _end(server)
-
-
-def _end(server: Any) -> None:
-    """Kill the fork server: asked to end, it would first finish its imports."""
-    if server._forkserver_pid is not None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(server._forkserver_pid, signal.SIGKILL)
-        server._stop()
-
-
-def _server_environment(modules: Sequence[str]) -> dict[str, str]:
-    """What the fork server, and so every run, gets besides this process's environment."""
-    yielding = {
-        # Threads that spin at barriers slow a shared machine by an order of magnitude; libgomp reads this on loading.
-        "OMP_WAIT_POLICY": "passive",
-        "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pyarrow's: no thread in the server
-    }
-    return {
-        **preloading.environment(modules),
-        "OMP_NUM_THREADS": "1",  # threads do not survive a fork; every run sets its own number
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # "is there a GPU?" must not initialise CUDA before the fork
-        **{name: value for name, value in yielding.items() if name not in os.environ},
-    }
-
-
-@contextlib.contextmanager
-def _environment(changes: dict[str, str]) -> Iterator[None]:
-    """The environment with ``changes``; put back afterwards."""
-    before = dict(os.environ)
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _pid(process: ForkServerProcess) -> int:

@@ -16,7 +16,7 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.identity import folder, run_id
 from rankwise.study.axes import Row, excluded, paired
-from rankwise.study.compose import Composer, known_keys
+from rankwise.study.compose import Composer
 from rankwise.study.launcher import done, run
 from rankwise.study.tuning import Tuning
 from rankwise.tracking import record as records
@@ -38,7 +38,7 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
     rows = [[*row, *more] for row in expand(sweeper, arguments) for more in paired(sweeper.pairs or [])]
     study = compose_study(rows, sweeper.exclude or [])
     configs = [config for config, _ in study]
-    tuning = Tuning.of(sweeper.tune, known_keys()) if sweeper.tune else None
+    tuning = Tuning.of(sweeper.tune) if sweeper.tune else None
     if tuning and not local:
         raise Refused("hydra.sweeper.tune: needs the launcher of this machine, hydra/launcher=local")
     trials = tuning.trials(configs) if tuning else []
@@ -109,10 +109,10 @@ def expand(sweeper: StudySweeper, arguments: list[str]) -> list[Row]:
 
 def compose_study(rows: Iterable[Row], exclude: Sequence[str] = ()) -> list[tuple[Config, Row]]:
     """The distinct runs of rows of overrides, but those excluded. Raises Refused for the first that cannot run."""
-    compose, keys, runs = Composer(), known_keys(), []
+    compose, runs = Composer(), []
     for row in rows:
         config, choices = compose(row)
-        if not excluded(config, exclude, keys, choices):
+        if not excluded(config, exclude, choices):
             check(config)
             runs.append((config, row))
     if not runs:

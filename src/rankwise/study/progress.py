@@ -1,4 +1,4 @@
-"""Live progress of a study on stderr: a line per running run and one for all; plain lines where nobody watches."""
+"""The one progress display, on stderr: a moving bar per run under one for all, or plain lines where nobody watches."""
 
 from __future__ import annotations
 
@@ -11,147 +11,126 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from rankwise.tracking.record import FAILED, FINISHED
 
 _ENOUGH = 0.02  # of a run must be done before anything is said about the time that is left
+_TRAINING = 0.9  # of a run's time is its steps; the rest is the test and what is saved
 
 
 @dataclass
-class _Live:
+class _Running:
     """A run on its way."""
 
     began_s: float = field(default_factory=time.monotonic)
-    fraction: float = 0.0
+    fraction: float = 0.0  # of its steps
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self.began_s
 
 
-class Plain:
-    """A line per run that ends, and per run that starts; nothing moves."""
+class Display:
+    """How ``total`` runs go on, ``jobs`` at a time. A context manager.
 
-    def __init__(self, total: int, jobs: int, console: Console):
-        self.total, self.jobs, self.console = total, jobs, console
-        self.ended_n = 0
-        self.failed_n = 0
+    On a terminal runs that ended stay as lines above the bars; elsewhere each start is a line, too. ``lines=False``
+    leaves out both, for a single run, which prints its own result.
+    """
+
+    def __init__(self, total: int, jobs: int = 1, stage: str = "", lines: bool = True, console: Console | None = None):
+        self.total, self.jobs, self.lines = total, jobs, lines
+        self.console = console or Console(file=sys.stderr)
+        self.ended_n = self.failed_n = 0
         self._began_s = time.monotonic()
         self._finished_s: list[float] = []
-        self._running: dict[str, _Live] = {}
+        self._running: dict[str, _Running] = {}
+        self._bars: Progress | None = None
+        self._bar_of: dict[str, TaskID] = {}
+        # FORCE_COLOR makes a terminal of no log file
+        if console or (sys.stderr.isatty() and not self.console.is_dumb_terminal):
+            fields = ("{task.description}", "{task.fields[count]}", "{task.fields[text]}")
+            one_line = Column(no_wrap=True, overflow="ellipsis")
+            name, *texts = (TextColumn(field, markup=False, table_column=one_line) for field in fields)
+            bar = BarColumn(bar_width=20 if self.console.width >= 100 else 8)
+            self._bars = Progress(name, bar, *texts, console=self.console, redirect_stdout=False, transient=True)
+            if total > 1:  # first, because what does not fit on the screen is cut at the bottom
+                self._study = self._bars.add_task(stage or "study", total=total, count="", text="loading libraries")
 
     def __enter__(self) -> Self:
+        if self._bars:
+            self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        return None
+        if self._bars:
+            self._bars.stop()
 
     def started(self, name: str) -> None:
         """A run has its process."""
-        self._running[name] = _Live()
-        self._announce(name)
+        self._running[name] = _Running()
+        if self._bars:
+            self._bar_of[name] = self._bars.add_task(name, total=1.0, count="", text="starting")
+        elif self.lines:
+            self.say(f"[{self.ended_n}/{self.total}] {name} started")
 
-    def moved(self, name: str, step: int, total: int, text: str) -> None:
-        """A run has done ``step`` of ``total`` steps."""
+    def moved(self, name: str, fraction: float, text: str) -> None:
+        """A run has done this share of its steps."""
         if name in self._running:
-            self._running[name].fraction = min(1.0, step / total) if total > 0 else 0.0
+            self._running[name].fraction = min(1.0, fraction)
+            if self._bars:
+                self._bars.update(self._bar_of[name], completed=fraction, count=f"{fraction:.0%}", text=text)
 
-    def ended(self, name: str, status: str, seconds: float, objective: float | None, error: str | None) -> None:
-        """A run is over, in whatever way."""
+    def ended(self, name: str, status: str, seconds: float, score: str = "", error: str | None = None) -> None:
+        """A run is over, in whatever way; ``score`` is a metric's name and value."""
         self._running.pop(name, None)
+        if self._bars and name in self._bar_of:
+            self._bars.remove_task(self._bar_of.pop(name))
         self.ended_n += 1
         self.failed_n += status == FAILED
         if status == FINISHED:
             self._finished_s.append(seconds)
-        score = "" if objective is None else f" {objective:.3f}"
-        reason = f": {error}" if error else ""
-        eta = self.eta_s()
-        going_on = self.ended_n < self.total and status in (FINISHED, FAILED)
-        left = f", ETA {duration(eta)}" if going_on and eta is not None else ""
-        self.say(f"[{self.ended_n}/{self.total}] {name} {status}{score} in {duration(seconds)}{left}{reason}")
-
-    def tick(self) -> None:
-        """Time has passed."""
-
-    def say(self, line: str) -> None:
-        """A line that stays."""
-        self.console.print(Text(line), soft_wrap=True)
-
-    def eta_s(self) -> float | None:
-        """Seconds until the study is done; None while there is nothing to go by."""
-        now_s = time.monotonic()
-        running = [(now_s - run.began_s, run.fraction) for run in self._running.values()]
-        waiting = self.total - self.ended_n - len(running)
-        return remaining_s(self._finished_s, running, waiting, self.jobs)
-
-    def _announce(self, name: str) -> None:
-        self.say(f"[{self.ended_n}/{self.total}] {name} started")
-
-
-class Animated(Plain):
-    """A moving bar per running run under one for the study; runs that ended stay above as lines."""
-
-    def __init__(self, total: int, jobs: int, console: Console):
-        super().__init__(total, jobs, console)
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[count]}", markup=False),
-            TextColumn("{task.fields[text]}", markup=False),
-        )
-        self._bars = Progress(*columns, console=console, redirect_stdout=False, transient=True)
-        # First, because what does not fit on the screen is cut at the bottom.
-        self._study = self._bars.add_task("study", total=total, count=f"0/{total}", text="loading libraries")
-        self._lines: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
-
-    def moved(self, name: str, step: int, total: int, text: str) -> None:
-        super().moved(name, step, total, text)
-        if name in self._lines:
-            self._bars.update(self._lines[name], completed=step, total=total, count=f"{step}/{total}", text=text)
-
-    def ended(self, name: str, status: str, seconds: float, objective: float | None, error: str | None) -> None:
-        if name in self._lines:
-            self._bars.remove_task(self._lines.pop(name))
-        super().ended(name, status, seconds, objective, error)
+        what = " ".join(filter(None, [name, status, score]))
+        left = self.remaining_s() if self.ended_n < self.total and status in (FINISHED, FAILED) else None
+        eta = "" if left is None else f", ETA {duration(left)}"
+        self.say(f"[{self.ended_n}/{self.total}] {what} in {duration(seconds)}{eta}{f': {error}' if error else ''}")
         self.tick()
 
     def tick(self) -> None:
-        eta = self.eta_s()
+        """Show the time that has passed and that is left."""
+        if not self._bars or self.total == 1:
+            return
+        left = self.remaining_s() if self.ended_n < self.total else None
         parts = [f"{self.failed_n} failed"] if self.failed_n else []
-        parts += [duration(time.monotonic() - self._began_s)]
-        parts += [] if eta is None else [f"ETA {duration(eta)}"]
+        parts += [duration(time.monotonic() - self._began_s), *([] if left is None else [f"ETA {duration(left)}"])]
         done = self.ended_n + sum(run.fraction for run in self._running.values())
-        count = f"{self.ended_n}/{self.total}"
-        self._bars.update(self._study, completed=done, count=count, text=", ".join(parts))
+        self._bars.update(
+            self._study, completed=done, count=f"{self.ended_n}/{self.total}", text=", ".join(parts), refresh=True
+        )
 
-    def _announce(self, name: str) -> None:
-        self._lines[name] = self._bars.add_task(name, total=None, count="", text="starting")
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        self.console.print(Text(line), soft_wrap=True)
 
-
-def show(total: int, jobs: int) -> Plain:
-    """The progress of ``total`` runs, ``jobs`` at a time, in the way that stderr allows. A context manager."""
-    console = Console(file=sys.stderr)
-    moving = sys.stderr.isatty() and not console.is_dumb_terminal  # FORCE_COLOR makes no log file a terminal
-    return (Animated if moving else Plain)(total, jobs, console)
+    def remaining_s(self) -> float | None:
+        """Seconds until all is done; None while there is nothing to go by."""
+        running = [(run.elapsed_s, run.fraction) for run in self._running.values()]
+        return remaining_s(self._finished_s, running, self.total - self.ended_n - len(running), self.jobs)
 
 
 def remaining_s(
     finished_s: Iterable[float], running: Iterable[tuple[float, float]], waiting: int, jobs: int
 ) -> float | None:
-    """Seconds until all is done, from finished runs, (elapsed seconds, fraction) of running ones, and those waiting.
+    """Seconds until all is done, from finished runs, running ones (elapsed seconds, share of steps) and those waiting.
 
-    A run is taken to last as long as the time spent so far per run's worth of work done. One that is well on its way
-    tells its own end. None as long as hardly any work is done.
+    A run is taken to last as long as the time spent so far per run's worth of work done; one that is well on its way
+    tells its own end, which is never now: a test follows the last step. None as long as hardly any work is done.
     """
-    finished, live = list(finished_s), list(running)
+    finished = list(finished_s)
+    live = [(elapsed, _TRAINING * fraction) for elapsed, fraction in running]
     work = len(finished) + sum(fraction for _, fraction in live)
     if work < _ENOUGH:
         return None

@@ -11,7 +11,7 @@ import json
 import math
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rankwise import metrics
 from rankwise.errors import Refused, did_you_mean
-from rankwise.study.compose import explain, hydra_tree, load
+from rankwise.study.compose import explain, hydra_tree, known_keys, load
+from rankwise.words import GROUPS, near_key
 
 _KEYS = (
     "method", "metric", "parameters", "early_terminate", "name", "description", "program", "command", "project",
@@ -81,8 +82,8 @@ class SweepFile:
         return list(points.values())
 
 
-def read(path: Path, keys: Sequence[str]) -> SweepFile:
-    """Read and check a sweep file whose parameters are config ``keys``. Raises Refused, with the place."""
+def read(path: Path) -> SweepFile:
+    """Read and check a sweep file whose parameters are config keys or groups. Raises Refused, with the place."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -91,13 +92,13 @@ def read(path: Path, keys: Sequence[str]) -> SweepFile:
         raise Refused(f"{path}: not YAML ({(str(error) or type(error).__name__).splitlines()[0]})") from None
     if not isinstance(values, dict) or not isinstance(values.get("parameters"), dict) or not values["parameters"]:
         raise Refused(f"{path}: not a sweep file; it needs method and parameters")
-    for problem in _problems(values, keys):
+    for problem in _problems(values):
         raise Refused(f"{path}: {problem}")
     overrides = _overrides(path, values.get("command"))
     return SweepFile(path, values["method"], values["parameters"], overrides, values.get("run_cap"))
 
 
-def _problems(values: dict[Any, Any], keys: Sequence[str]) -> Iterator[str]:
+def _problems(values: dict[Any, Any]) -> Iterator[str]:
     for name in values:
         if name not in _KEYS:
             yield f"{name}: no such key{did_you_mean(str(name), _KEYS)}"
@@ -110,16 +111,16 @@ def _problems(values: dict[Any, Any], keys: Sequence[str]) -> Iterator[str]:
     if cap is not None and (not isinstance(cap, int) or cap < 1):
         yield f"run_cap: {cap}; an integer of at least 1"
     for name, given in values["parameters"].items():
-        yield from (f"parameters.{name}{problem}" for problem in _parameter(str(name), given, keys, method))
+        yield from (f"parameters.{name}{problem}" for problem in _parameter(str(name), given, method))
 
 
-def _parameter(name: str, given: Any, keys: Sequence[str], method: object) -> Iterator[str]:
+def _parameter(name: str, given: Any, method: object) -> Iterator[str]:
     if not isinstance(given, dict):
         yield ": give value, values, or min and max"
     elif "parameters" in given:  # W&B joins nested names by dots for its own config, not for a command line
         yield f": nested parameters; write {name}.KEY: {{…}}"
-    elif name not in keys:
-        yield f": no such config key{did_you_mean(name, keys)}"
+    elif name not in (*known_keys(), *GROUPS):
+        yield f": no such config key{near_key(name, known_keys())}"
     elif "value" in given or "values" in given:
         yield from _choices(given)
     else:

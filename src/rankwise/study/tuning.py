@@ -17,7 +17,9 @@ from rankwise.check import check
 from rankwise.config import BASELINES, Config, merged, plain, typed
 from rankwise.errors import Refused
 from rankwise.identity import canonical, folder, label
+from rankwise.study.compose import known_keys
 from rankwise.tracking import record as records
+from rankwise.words import near_key
 
 PURPOSE = "tune"
 
@@ -30,15 +32,16 @@ class Tuning:
     seeds: list[int]
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], keys: Sequence[str]) -> Tuning:
+    def of(cls, given: Mapping[str, Any]) -> Tuning:
         """From ``hydra.sweeper.tune``. Raises Refused for anything but axes with values and seeds."""
         axes, seeds = given.get("axes") or {}, given.get("seeds") or []
         lists = [seeds, *axes.values()] if isinstance(axes, Mapping) else []
         listed = all(isinstance(each, Sequence) and not isinstance(each, str) for each in lists)
         if not axes or not lists or not seeds or not listed or set(given) - {"axes", "seeds"}:
             raise Refused("hydra.sweeper.tune: give {axes: {KEY: [VALUES]}, seeds: [SEEDS]}")
-        if unknown := set(axes) - set(keys):
-            raise Refused(f"hydra.sweeper.tune: {min(unknown)} is no config key")
+        if unknown := set(axes) - set(known_keys()):
+            key = min(unknown)
+            raise Refused(f"hydra.sweeper.tune: {key}: no such key{near_key(key, known_keys())}")
         return cls({key: list(values) for key, values in axes.items()}, list(seeds))
 
     def trials(self, finals: Sequence[Config]) -> list[Config]:

@@ -1,4 +1,4 @@
-"""The child's side of the launcher: one process, one run, then gone."""
+"""The child's side of the launcher: one process, one run, then gone. What it has to say stands in the run's folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import importlib
 import io
 import multiprocessing
 import os
-import select
+import re
 import signal
 import socket
 import sys
@@ -18,7 +18,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import connection
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,7 +27,6 @@ from rankwise.tracking.record import FAILED, RUNNING, STOPPED, Record, now
 
 GRACE_S = 10.0  # from SIGTERM to SIGKILL
 SKIPPED = "skipped"  # another process has the run
-_EVERY_S = 0.25  # between two reports of progress
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,10 @@ class Job:
     gpu: str | None  # for CUDA_VISIBLE_DEVICES; null leaves that as it is
     program: str  # sys.argv[0] of the parent
 
-
-@dataclass(frozen=True)
-class Step:
-    """Progress of a run."""
-
-    step: int
-    total: int
-    text: str
+    @property
+    def log(self) -> Path:
+        """Where everything that the run prints goes."""
+        return Path(self.folder) / "log"
 
 
 @dataclass(frozen=True)
@@ -58,42 +52,45 @@ class End:
 
     status: str
     error: str | None = None
-    objective: float | None = None
 
 
 def idle() -> None:
     """Do nothing: the first child of a fork server is back when the server has imported everything."""
 
 
-def work(job: Job, pipe: Connection) -> NoReturn:
-    """Do the job, send Steps and one End through the pipe, and exit. Nothing that the parent did is cleaned up here."""
+def work(job: Job) -> NoReturn:
+    """Do the job, write how it ended as the last line of the log, and exit without cleaning up after the parent."""
     stop = _Stop()
     try:
         _settle(job)
-        end = _run(job, pipe)
+        end = _run(job)
         stop.armed = False
     except BaseException as error:
         stop.armed = False
         traceback.print_exc()
         stopped = stop.received or isinstance(error, KeyboardInterrupt)
-        end = End(STOPPED) if stopped else End(FAILED, describe(error))
-    with contextlib.suppress(OSError):  # the parent is gone
-        pipe.send(end)
+        kind = "" if isinstance(error, Refused) else type(error).__name__
+        end = End(STOPPED) if stopped else End(FAILED, _one_line(kind, str(error)))
     with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
+        print(f"=== pid {os.getpid()} {end.status}{': ' + end.error if end.error else ''}", flush=True)
         sys.stderr.flush()
     os._exit(0)
 
 
-def describe(error: BaseException) -> str:
-    """An exception in one line."""
-    kind = "" if isinstance(error, Refused) else type(error).__name__
-    return one_line(": ".join(part for part in (kind, str(error)) if part))
+def ending(log: Path, pid: int) -> End | None:
+    """What a process wrote last of itself in a log; None where it died before it could."""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))
+        text = file.read().decode(errors="replace")
+        if found := re.findall(rf"^=== pid {pid} (\w+)(?:: (.*))?$", text, re.MULTILINE):
+            status, error = found[-1]
+            return End(status, error or None)
+    return None
 
 
-def one_line(text: str, limit: int = 500) -> str:
-    """The text with its white space squeezed, cut at ``limit`` characters."""
-    line = " ".join(text.split())
+def _one_line(kind: str, text: str, limit: int = 500) -> str:
+    """An error with its white space squeezed, cut at ``limit`` characters."""
+    line = " ".join(": ".join(filter(None, [kind, text])).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
@@ -118,8 +115,8 @@ class _Stop:
 def _settle(job: Job) -> None:
     """Become a process of its own: session, log, device, threads, command line, and an eye on the parent."""
     os.setsid()
-    threading.Thread(target=_outlive_not, name="watch-parent", daemon=True).start()
-    _log_to(Path(job.folder) / "log", job)
+    threading.Thread(target=_stop_with_parent, name="watch-parent", daemon=True).start()
+    _print_to_log(job)
     if job.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = job.gpu
     # Lightning starts itself again from sys.argv: that of a multirun would start the whole study.
@@ -129,7 +126,7 @@ def _settle(job: Job) -> None:
         torch.set_num_threads(job.threads)
 
 
-def _outlive_not() -> None:
+def _stop_with_parent() -> None:
     """Wait until the parent is gone, then stop this run as the parent would have.
 
     PR_SET_PDEATHSIG is of no use: our parent in the kernel's eyes is the fork server, which lives on.
@@ -142,12 +139,12 @@ def _outlive_not() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _log_to(path: Path, job: Job) -> None:
+def _print_to_log(job: Job) -> None:
     """Append what this process prints, compiled code and crashes included, to the log."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    job.log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    handle = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
@@ -156,34 +153,13 @@ def _log_to(path: Path, job: Job) -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
     faulthandler.enable(file=2)
     device = "" if job.gpu is None else f", GPU {job.gpu}"
-    print(f"=== {now()} {socket.gethostname()} pid {os.getpid()}, {job.threads} threads{device} ===", flush=True)
+    print(f"=== {now()} {socket.gethostname()} pid {os.getpid()}, {job.threads} threads{device}", flush=True)
 
 
-def _run(job: Job, pipe: Connection) -> End:
-    config = typed(job.config)
+def _run(job: Job) -> End:
     module, _, function = job.task.partition(":")
     task: Callable[..., Record] = getattr(importlib.import_module(module), function)
-    record = task(config, on_progress=_Reporter(pipe))
-    error = record.error
-    line = one_line(": ".join(str(error[key]) for key in ("type", "message") if error.get(key))) if error else None
-    return End(SKIPPED if record.status == RUNNING else record.status, line, record.objective)
-
-
-class _Reporter:
-    """``on_progress`` of a run: may be called at any rate, and never makes the run wait."""
-
-    def __init__(self, pipe: Connection):
-        self._pipe = pipe
-        self._room = select.poll()
-        self._room.register(pipe.fileno(), select.POLLOUT)
-        self._lock = threading.Lock()
-        self._next_s = 0.0
-
-    def __call__(self, step: int, total: int, text: str = "") -> None:
-        with self._lock:
-            due = time.monotonic() >= self._next_s or step == total
-            # A full pipe means that the parent is held up (Ctrl-Z, a slow terminal): this report is dropped.
-            if due and self._room.poll(0):
-                self._next_s = time.monotonic() + _EVERY_S
-                with contextlib.suppress(OSError):
-                    self._pipe.send(Step(step, total, one_line(text, 200)))
+    record = task(typed(job.config))
+    error = record.error or {}
+    text = _one_line(str(error.get("type") or ""), str(error.get("message") or ""))
+    return End(SKIPPED if record.status == RUNNING else record.status, text or None)

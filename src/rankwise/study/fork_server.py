@@ -1,0 +1,105 @@
+"""The process that runs are forked from: it has imported what they need, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import ForkServerContext
+from types import FrameType
+from typing import Any
+
+from rankwise.study import preload
+from rankwise.study.worker import idle
+
+
+class Signals:
+    """Counts SIGINT and SIGTERM, so that neither breaks into the bookkeeping; ``raising()`` while there is none."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._raise = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background job
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def raising(self) -> Iterator[None]:
+        """A signal in here is a KeyboardInterrupt at once."""
+        self._raise = True
+        try:
+            if self.count:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._raise = False
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        if self._raise:
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def started(modules: Sequence[str], signals: Signals) -> Iterator[ForkServerContext]:
+    """A fork server that has imported ``modules``; gone afterwards."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([preload.__name__])
+    server: Any = forkserver._forkserver  # there is no public way to end it
+    try:
+        with signals.raising():
+            # It cleans up after runs that were killed; that it had to is nobody's concern.
+            with _environment({"PYTHONWARNINGS": "ignore:resource_tracker"}):
+                resource_tracker.ensure_running()
+            with _environment(_variables(modules)):
+                forkserver.ensure_running()
+            first = context.Process(target=idle)
+            first.start()
+            first.join()
+        yield context
+    finally:
+        if server._forkserver_pid is not None:  # asked to end, it would first finish its imports
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(server._forkserver_pid, signal.SIGKILL)
+            server._stop()
+
+
+def _variables(modules: Sequence[str]) -> dict[str, str]:
+    """What the fork server, and so every run, gets besides this process's environment."""
+    yielding = {
+        # Threads that spin at barriers slow a shared machine by an order of magnitude; libgomp reads this on loading.
+        "OMP_WAIT_POLICY": "passive",
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pyarrow's: no thread in the server
+    }
+    return {
+        **preload.environment(modules),
+        "OMP_NUM_THREADS": "1",  # threads do not survive a fork; every run sets its own number
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # "is there a GPU?" must not initialise CUDA before the fork
+        **{name: value for name, value in yielding.items() if name not in os.environ},
+    }
+
+
+@contextlib.contextmanager
+def _environment(changes: dict[str, str]) -> Iterator[None]:
+    """The environment with ``changes``; put back afterwards."""
+    before = dict(os.environ)
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
