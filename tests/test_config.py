@@ -14,9 +14,11 @@ from tiny_configs import tiny as tiny_config
 
 from rankwise import machine
 from rankwise.check import check, check_here
-from rankwise.config import Config, Package, parse_alpha, plain, scale_of, typed
+from rankwise.config import Config, Package, plain, typed
 from rankwise.errors import Refused
 from rankwise.identity import canonical, folder, label, run_id
+from rankwise.methods import parse_alpha, scale_of
+from rankwise.study.compose import to_config
 
 Tiny = Callable[..., Config]
 PACKAGE = Package("p", "1", "0" * 64, "m")
@@ -60,6 +62,41 @@ def test_rank_alpha_and_targets_collapse_where_there_is_no_adapter(tiny: Tiny, m
     other = tiny(method=method, targets="mlp", method__rank=4, method__alpha=7, method__dropout=0.5)
     assert run_id(other) == run_id(tiny(method=method))
     assert run_id(tiny(method=method, data_seed=1)) != run_id(tiny(method=method))
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "value"),
+    [
+        ("ia3", "rank", 4), ("ia3", "dora", True), ("ia3", "dropout", 0.1), ("vera", "bias", "all"),
+        ("vera", "budget", 500), ("full", "init_from", "x"), ("full", "rank", 8), ("probe", "shots", 1),
+    ],
+)  # fmt: skip
+def test_a_key_of_another_method_is_refused_unless_it_is_an_axis(method: str, key: str, value: Any) -> None:
+    rank = {"method__rank": 16} if method == "vera" else {}
+    values = plain(tiny_config(method=method, **rank))
+    values["method"] |= {key: value}
+    for one_run in ((), ("seed",)):
+        with pytest.raises(Refused, match=f"^method.{key}={value}: null with method={method}, which has no such key$"):
+            to_config(values, one_run)
+    for axes in (("method",), ("method.name",), (f"method.{key}", "seed")):
+        assert to_config(values, axes) == tiny_config(method=method, **rank)
+
+
+def test_keys_that_a_method_lacks_are_null_and_so_are_targets_without_an_adapter(tiny: Tiny) -> None:
+    values = plain(tiny("bert", "full", "qv", method__rank=64, method__alpha=16, method__dropout=0.1))
+    assert {key for key, value in values["method"].items() if value is not None} == {"name", "lr"}
+    assert set(values["targets"].values()) == {None}
+    assert plain(tiny("bert", "ia3", "qv"))["targets"]["name"] == "qv"
+
+
+def test_a_custom_method_has_the_rank_of_its_peft_config(tiny: Tiny) -> None:
+    def custom(rank: int | None = None, **keys: Any) -> Config:
+        return tiny(method="custom", method__rank=rank, method__peft={"_target_": "peft.HRAConfig"} | keys)
+
+    assert custom(r=4) == custom(4) == custom(4, r=8)
+    assert custom(r=4).method.rank == 4 and custom(r=4).method.peft == {"_target_": "peft.HRAConfig"}
+    assert label(custom(r=4)).startswith("custom-hra-r4-") and label(custom()).startswith("custom-hra-attention")
+    assert len({run_id(custom(rank)) for rank in (None, 1, 2, 4)}) == 4
 
 
 def test_baselines_ignore_how_others_are_trained(tiny: Tiny) -> None:

@@ -10,13 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rankwise import assets, machine, metrics
-from rankwise.check_method import check_keys, check_patterns
-from rankwise.config import ADAPTERS, BASELINES, METHODS, RANKED, Config, Task, own_keys, scale_of
+from rankwise import assets, machine, methods, metrics
+from rankwise.config import Config, Task
 from rankwise.errors import Refused, did_you_mean
 from rankwise.identity import folder
 
-TRAINS_BASE = frozenset({"full", "bitfit", "top_layers", "did", "said"})  # methods that change weights of the base
 QUANT_LIBRARIES = {"int8": "bitsandbytes", "int8_torchao": "torchao", "nf4": "bitsandbytes", "fp4": "bitsandbytes"}
 PRESETS = ("all_linear", "attention", "mlp", "q", "k", "v", "o", "qv", "qkvo")
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "lines", "text", "glue", "wordnet", "e2e", "webnlg", "dart")
@@ -24,7 +22,8 @@ FORMATS = ("csv", "tsv", "jsonl", "parquet", "lines", "text", "glue", "wordnet",
 
 def check(config: Config) -> None:
     """Raise Refused for the first value or combination that cannot run."""
-    _check_method(config)
+    methods.check(config)
+    _check_quant(config)
     _check_targets(config)
     _check_task(config)
     _check_optim(config)
@@ -53,30 +52,15 @@ def check_here(config: Config) -> None:
         raise Refused.value("trainer.device", "cuda", "no GPU is visible here", "use trainer.device=auto")
 
 
-def _check_method(config: Config) -> None:
-    method = config.method
-    _one_of("method.name", method.name, METHODS)
-    _one_of("method.bias", method.bias, ("none", "all", "lora_only"))
-    _number("method.dropout", method.dropout, 0, 1, "from 0 up to, not including, 1", open_high=True)
-    _check_quant(config)
-    check_keys(config)
-    if method.name not in RANKED or method.budget is not None:
-        return
-    if method.rank is None or method.rank < 1:
-        raise Refused.value("method.rank", method.rank, "an integer of at least 1")
-    if "alpha" in own_keys(method.name) and not 1e-6 <= scale_of(method.alpha, method.rank) <= 1e6:
-        raise Refused.value("method.alpha", method.alpha, "a scale between 1e-6 and 1e6")
-
-
 def _check_quant(config: Config) -> None:
-    quant, method = config.quant, config.method.name
+    quant, method = config.quant, methods.of(config.method)
     if quant.kind is None:
         return
     _one_of("quant.kind", quant.kind, ("bf16", *QUANT_LIBRARIES))
-    if method in TRAINS_BASE:
-        allowed = f"none with method={method}: what is stored in few bits cannot be trained"
+    if method.changes_base:
+        allowed = f"none with method={method.name}: what is stored in few bits cannot be trained"
         raise Refused.value("quant", quant.name, allowed)
-    if method in ADAPTERS and config.method.bias != "none":
+    if config.method.bias not in (None, "none"):
         raise Refused.value("method.bias", config.method.bias, f"none with quant={quant.name}, whose biases are frozen")
     if quant.double and quant.kind not in ("nf4", "fp4"):
         raise Refused.value("quant.double", True, "null, or quant.kind nf4 or fp4, whose constants it quantizes")
@@ -86,7 +70,7 @@ def _check_quant(config: Config) -> None:
 
 def _check_targets(config: Config) -> None:
     targets = config.targets
-    if config.method.name not in ADAPTERS:
+    if not methods.of(config.method).on_targets:
         return
     if targets.modules and targets.regex:
         raise Refused.value("targets.regex", targets.regex, "null when targets.modules is given")
@@ -101,7 +85,32 @@ def _check_targets(config: Config) -> None:
             raise Refused.value("targets.regex", targets.regex, f"a regular expression ({error})") from None
     if targets.layers is not None and (not targets.layers or min(targets.layers) < 0):
         raise Refused.value("targets.layers", targets.layers, "block numbers from 0, or null for all")
-    check_patterns(config)
+    _check_patterns(config)
+
+
+def _check_patterns(config: Config) -> None:
+    """Refuse ``targets.ranks`` and ``targets.alphas`` where there is no rank to differ from, and bad values."""
+    targets, method = config.targets, config.method
+    for key in ("ranks", "alphas"):
+        patterns = getattr(targets, key)
+        if not patterns:
+            continue
+        if not methods.of(method).is_lora:
+            raise Refused.value(f"targets.{key}", patterns, f"null with method={method.name}; only LoRA has them")
+        if key == "ranks" and (method.budget is not None or method.init == "eva"):
+            other = "method.budget" if method.budget is not None else "method.init=eva"
+            raise Refused.value("targets.ranks", patterns, f"null with {other}, which settles the ranks")
+        if not isinstance(patterns, dict):
+            raise Refused.value(f"targets.{key}", patterns, "a mapping such as {query: 4}, or null")
+        for pattern, value in patterns.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise Refused.value(f"targets.{key}", pattern, f"a regular expression ({error})") from None
+            if key == "ranks" and (type(value) is not int or value < 1):
+                raise Refused.value(f"targets.ranks.{pattern}", value, "an integer of at least 1")
+            if key == "alphas":
+                methods.check_alpha(f"targets.alphas.{pattern}", value, roots=False)
 
 
 def _check_task(config: Config) -> None:
@@ -164,7 +173,7 @@ def _check_generation(task: Task) -> None:
 
 def _check_optim(config: Config) -> None:
     optim = config.optim
-    if config.method.name not in BASELINES:
+    if not methods.of(config.method).is_baseline:
         _number("optim.lr", optim.lr, 0, 10, "above 0 and at most 10", open_low=True)
     _number("optim.weight_decay", optim.weight_decay, 0, 10, "from 0 to 10")
     _number("optim.warmup", optim.warmup, 0, 1, "a share from 0 up to, not including, 1", open_high=True)
@@ -227,7 +236,7 @@ def _check_rank_fits(config: Config) -> None:
 
     The width is read from the model's own config where that is at hand; narrower layers are found when it is built.
     """
-    if config.method.name not in RANKED or config.method.budget is not None or config.method.rank is None:
+    if config.method.rank is None:
         return
     width = _width(config)
     if width and config.method.rank > width:
@@ -239,7 +248,7 @@ def _check_rank_fits(config: Config) -> None:
 
 def _check_latency(config: Config) -> None:
     """A baseline has no forward pass to time, as it has no step to follow: nothing of it is asked for."""
-    if config.method.name in BASELINES or not config.tracking.latency:
+    if methods.of(config.method).is_baseline or not config.tracking.latency:
         return
     if config.quant.kind is not None:
         allowed = f"[] with quant={config.quant.name}: what is timed is an unquantized base"

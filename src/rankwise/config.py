@@ -5,43 +5,13 @@ Hydra composes a ``Config`` from ``conf/``; everything downstream reads this one
 
 from __future__ import annotations
 
-import math
-import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-# LoRA by several names: what a name stands for is in its keys (init, dora, lr_ratio, freeze_a, alpha).
-LORA = ("lora", "rslora", "dora", "pissa", "olora", "eva", "orthogonal", "lora_plus", "lora_fa")
-RANKED = frozenset({*LORA, "adalora", "vera", "loha", "lokr"})  # adapters that have a rank
-ADAPTERS = RANKED | {"ia3", "oft", "custom"}  # they sit on the linear layers of ``targets``
-PARTIAL = frozenset({"head", "bitfit", "top_layers", "bottleneck"})  # the base as it is, with some weights trained
-SUBSPACE = frozenset({"did", "said"})  # all weights are moved, by a few numbers
-BASELINES = frozenset({"probe", "tfidf", "few_shot"})  # nothing of the LM is trained: no steps, no checkpoints
-METHODS = (
-    *LORA, "adalora", "vera", "loha", "lokr", "ia3", "oft", "custom", "bottleneck", "bitfit", "top_layers", "did",
-    "said", "full", "head", "probe", "tfidf", "few_shot",
-)  # fmt: skip
-
-_SHARED_KEYS = frozenset({"modules_to_save", "init_from"})  # of all that PEFT does
-_LORA_KEYS = frozenset({"rank", "alpha", "dropout", "bias", "init", "dora", "lr_ratio", "freeze_a", "budget"})
-_OWN_KEYS = {name: _LORA_KEYS | _SHARED_KEYS for name in LORA} | {
-    "adalora": frozenset({"rank", "alpha", "dropout", "bias"}) | _SHARED_KEYS,
-    "vera": frozenset({"rank", "dropout"}) | _SHARED_KEYS,
-    "loha": frozenset({"rank", "alpha"}) | _SHARED_KEYS,
-    "lokr": frozenset({"rank", "alpha"}) | _SHARED_KEYS,
-    "ia3": _SHARED_KEYS,
-    "oft": frozenset({"block"}) | _SHARED_KEYS,
-    "custom": frozenset({"peft"}) | _SHARED_KEYS,
-    "bottleneck": frozenset({"size", "place", "init_from"}),
-    "bitfit": frozenset({"init_from"}),
-    "top_layers": frozenset({"layers", "init_from"}),
-    "head": frozenset({"init_from"}),
-    "did": frozenset({"dim"}),
-    "said": frozenset({"dim"}),
-    "few_shot": frozenset({"shots"}),
-}
+from rankwise import methods
+from rankwise.methods import Method
 
 
 @dataclass
@@ -133,36 +103,10 @@ class Task:
 
 
 @dataclass
-class Method:
-    """How the weights are adapted."""
-
-    name: str = MISSING
-    lr: float = MISSING
-    rank: int | None = None
-    alpha: Any = None  # 16 | 2r | 16sqrt, see ``scale_of``
-    dropout: float = 0.0
-    bias: str = "none"  # none | all | lora_only
-    modules_to_save: list[str] | None = None  # trained in full beside the adapter; the task head always is
-    budget: int | None = None  # LoRA: the largest rank whose factors have no more parameters; rank is null then
-    init: str | None = None  # LoRA: zero_B (as null) | zero_A | gaussian | pissa | pissa_niter_16 | olora | eva | …
-    dora: bool | None = None  # LoRA with a trained magnitude per output
-    lr_ratio: float | None = None  # LoRA: the learning rate of B over that of the rest
-    freeze_a: bool | None = None  # LoRA: train B alone
-    layers: int | None = None  # top_layers: how many of the last blocks are trained
-    size: int | None = None  # bottleneck: its inner width
-    dim: int | None = None  # did, said: numbers that are trained, of a random subspace of all weights
-    shots: int | None = None  # few_shot: examples before the question
-    place: str | None = None  # bottleneck: both (behind attention and MLP) | mlp
-    block: int | None = None  # oft: side of the orthogonal blocks, a divisor of every input width
-    peft: Any = None  # custom: {_target_: peft.XConfig, key: value}
-    init_from: str | None = None  # a finished run or an adapter folder whose weights are the start
-
-
-@dataclass
 class Targets:
     """Which linear layers carry an adapter, and of which rank where that differs."""
 
-    name: str = MISSING
+    name: str | None = MISSING  # null, as all keys, where the method sits on none
     modules: list[str] | None = None  # last parts of module names; null means the preset ``name``
     regex: str | None = None  # matched against whole module names
     layers: list[int] | None = None  # block numbers; null means all
@@ -280,45 +224,17 @@ def merged(values: dict[str, Any]) -> DictConfig:
 
 
 def typed(values: dict[str, Any] | DictConfig) -> Config:
-    """A ``Config`` from nested values, interpolations resolved; what does not fit raises OmegaConf's errors."""
-    node = values if isinstance(values, DictConfig) else merged(values)
-    return OmegaConf.to_object(node)  # type: ignore[return-value]
+    """A ``Config`` from nested values, interpolations resolved; what does not fit raises OmegaConf's errors.
+
+    What the method does not own is null: keys of other methods, and targets where it sits on none.
+    """
+    config: Config = OmegaConf.to_object(values if isinstance(values, DictConfig) else merged(values))  # type: ignore[assignment]
+    config.method = Method(**methods.own(vars(config.method)))
+    if not methods.of(config.method).on_targets:
+        config.targets = Targets(name=None)
+    return config
 
 
 def plain(config: Config) -> dict[str, Any]:
     """The config as nested plain values, every key present."""
     return asdict(config)
-
-
-def own_keys(method: str) -> frozenset[str]:
-    """The keys of ``method`` that matter to a method of this name, beside its name and learning rate."""
-    return _OWN_KEYS.get(method, frozenset())
-
-
-def peft_class(peft: Any) -> str:
-    """The bare name of the class that ``method.peft`` asks for; empty where it names none."""
-    return str(peft.get("_target_") or "").removeprefix("peft.") if isinstance(peft, dict) else ""
-
-
-_ALPHA = re.compile(r"([0-9]+(?:\.[0-9]+)?)(r|sqrt)?")
-
-
-def parse_alpha(alpha: Any) -> tuple[float, str]:
-    """Split an alpha policy into its number and kind: ``16`` → (16, ""), ``2r`` → (2, "r"), ``16sqrt`` → (16, "sqrt").
-
-    Raises ValueError for anything else and for numbers that are not positive.
-    """
-    match = _ALPHA.fullmatch(str(alpha))
-    if not match or float(match[1]) <= 0:
-        raise ValueError(f"not an alpha policy: {alpha}")
-    return float(match[1]), match[2] or ""
-
-
-def scale_of(alpha: Any, rank: int) -> float:
-    """The effective multiplier of BA.
-
-    A number α gives α/r (Hu et al. 2021, §4.1); ``Kr`` means α = K·r, so K; ``Ksqrt`` gives K/√r
-    (rank-stabilized LoRA, Kalajdzievski 2023).
-    """
-    number, kind = parse_alpha(alpha)
-    return {"": number / rank, "r": number, "sqrt": number / math.sqrt(rank)}[kind]

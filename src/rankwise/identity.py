@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rankwise.config import ADAPTERS, BASELINES, LORA, RANKED, Config, Method, own_keys, parse_alpha, peft_class, plain
+from rankwise import methods
+from rankwise.config import Config, plain
 
 # What cannot change a result, so that it is in no hash: where things go, how they are shown, how fast they run.
 _IMMATERIAL = (
@@ -17,7 +18,6 @@ _IMMATERIAL = (
     "trainer.threads", "trainer.device", "trainer.save_full", "trainer.eval_batch_size",
 )  # fmt: skip
 _EVALUATED = ("precision", "attention", "matmul_precision")  # what a model that is only read is read with
-_OFF = {"init": "zero_B", "dora": False, "lr_ratio": 1, "freeze_a": False, "place": "both"}  # the same as null
 _TASK_OFF = {"protocol": "clean", "packing": False, "skip_empty": False, "replies": "all", "blocks": False}
 
 
@@ -28,29 +28,28 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
     so that a new optional key does not change the hash of old runs. The names of LoRA's variants are not told apart:
     their keys are.
     """
-    method = values["method"]["name"]
-    drop = [*_IMMATERIAL, *(f"method.{key}" for key in set(values["method"]) - {"name"} - own_keys(method))]
-    if method not in ADAPTERS:
+    method = methods.of(values["method"]["name"])
+    drop = [*_IMMATERIAL, "method.lr"]
+    if not method.on_targets:
         drop.append("targets")
     if values.get("optim", {}).get("name") != "sgd":
         drop.append("optim.momentum")
-    if method in BASELINES:
-        drop += ["optim", "quant.kind", "quant.double"] + (["model"] if method == "tfidf" else [])
-        evaluated = _EVALUATED if method == "few_shot" else ()
+    if method.is_baseline:
+        drop += ["optim", "quant.kind", "quant.double"] + (["model"] if method.name == "tfidf" else [])
+        evaluated = _EVALUATED if method.name == "few_shot" else ()
         drop += [f"trainer.{key}" for key in values.get("trainer", {}) if key not in evaluated]
     drop.append("trainer.epochs" if values.get("trainer", {}).get("max_steps") else "trainer.max_steps")
     drop += [*_overridden("model", values.get("model", {}), "shape"), *_overridden("task", values["task"], "synthetic")]
     kept = copy.deepcopy(values)
+    kept["method"] = methods.own(kept["method"]) | {"name": method.canonical}
     for key in drop:
         _remove(kept, key)
-    if method in LORA:
-        kept["method"]["name"] = "lora"
-    for key in {key for key, off in _OFF.items() if kept["method"].get(key) == off}:
+    for key in {key for key, off in methods.off_values().items() if kept["method"].get(key) == off}:
         _remove(kept, f"method.{key}")
     for key in ("ranks", "alphas"):
         if not kept.get("targets", {}).get(key):
             _remove(kept, f"targets.{key}")
-    if "alpha" in kept["method"]:
+    if kept["method"].get("alpha") is not None:
         kept["method"]["alpha"] = _spelled(kept["method"]["alpha"])
     return _without_nulls(_without_idle(kept))
 
@@ -77,12 +76,13 @@ def run_id(config: Config) -> str:
 def label(config: Config) -> str:
     """A short readable name: method, rank or budget or what else sizes it, targets, learning rate, seed."""
     method = config.method
-    parts = [method.name, *_size(method)]
-    if method.name in ADAPTERS:
-        parts.append(config.targets.name)
-    if config.quant.name != "none" and method.name not in BASELINES:
+    parts = [method.name, *methods.size(method)]
+    declared = methods.of(method)
+    if declared.on_targets:
+        parts.append(str(config.targets.name))
+    if config.quant.name != "none" and not declared.is_baseline:
         parts.append(config.quant.name)
-    if method.name not in BASELINES:
+    if not declared.is_baseline:
         parts.append(f"lr{config.optim.lr:g}")
     return "-".join([*parts, f"s{config.seed}"])
 
@@ -94,25 +94,6 @@ def labels(configs: Sequence[Config]) -> list[str]:
     return ["-".join([*(getattr(c, key).name for key in asked), c.name or label(c)]) for c in configs]
 
 
-def _size(method: Method) -> list[str]:
-    if method.name in RANKED:
-        by_budget = method.budget is not None and method.name in LORA
-        variant = [method.init] if method.name == "lora" and method.init else []
-        return [f"b{method.budget}" if by_budget else f"r{method.rank}", *variant]
-    if method.name == "custom":
-        return [peft_class(method.peft).removesuffix("Config").lower()]
-    sizes = {
-        "few_shot": ("k", method.shots),
-        "top_layers": ("k", method.layers),
-        "bottleneck": ("m", method.size),
-        "oft": ("b", method.block),
-        "did": ("d", method.dim),
-        "said": ("d", method.dim),
-    }
-    letter, size = sizes.get(method.name, ("", None))
-    return [] if size is None else [f"{letter}{size}"]
-
-
 def folder(config: Config) -> Path:
     """Where the run lives: ``outputs/<study>/<label>-<id>``."""
     return Path(config.outputs) / config.study / f"{config.name or label(config)}-{run_id(config)}"
@@ -121,7 +102,7 @@ def folder(config: Config) -> Path:
 def _spelled(alpha: Any) -> Any:
     """One spelling of an alpha policy: 16, 16.0 and "16" are the same; what is none stays as it is."""
     try:
-        number, kind = parse_alpha(alpha)
+        number, kind = methods.parse_alpha(alpha)
     except ValueError:
         return alpha
     return f"{number:g}{kind}"

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from rankwise import machine
+from rankwise import machine, methods
 from rankwise.baseline import OnProgress, run_baseline
-from rankwise.config import BASELINES, Config
+from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.measure.clock import Clock
@@ -76,7 +76,7 @@ def _tell(config: Config, record: Record, on_progress: OnProgress) -> Record:
     try:
         record.provenance = provenance()
         with clock("total"):
-            if config.method.name in BASELINES:
+            if methods.of(config.method).is_baseline:
                 run_baseline(config, record, clock, on_progress)
             else:
                 with clock("imports"):

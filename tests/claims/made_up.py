@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rankwise.claims.claim import Claim
-from rankwise.config import Config, Method, Model, Optim, Quant, Targets, Task, plain
+from rankwise.config import Config, Model, Optim, Quant, Targets, Task, plain
+from rankwise.methods import Method
 from rankwise.tracking.groups import RunInfo
 from rankwise.tracking.record import FINISHED, Record
 
@@ -100,7 +101,7 @@ def _record(study: str, keys: dict[str, Any], seed: int, metric: str, value: flo
     method, lr = keys.get("method", "lora"), float(keys.get("lr", 1e-3))
     config = Config(
         Model("synthetic"), task,
-        Method(method, lr, keys.get("rank"), keys.get("alpha"), budget=keys.get("budget"), init=keys.get("init")),
+        Method(method, lr, **{key: keys.get(key) for key in ("rank", "alpha", "budget", "init")}),
         Targets(keys.get("targets", "all_linear")), Quant(keys.get("quant", "none")), Optim(lr=lr),
         study=study, seed=seed, objective=f"val/{task.metric}",
     )  # fmt: skip

@@ -13,7 +13,8 @@ from torch import nn
 
 from rankwise import assets
 from rankwise.assets import resolve
-from rankwise.config import BASELINES, METHODS, Config, plain
+from rankwise.config import Config, plain
+from rankwise.methods import DECLARED
 from rankwise.model import base
 from rankwise.model.adapt import Adapted
 from rankwise.model.methods import adalora
@@ -51,7 +52,7 @@ REFUSED = {
     },
     ("custom", "gpt2"): "method=custom: PEFT cannot adapt this model so (Target module Conv1D",
 }
-TRAINED = [method for method in METHODS if method not in (*BASELINES, "full", "head")]
+TRAINED = [name for name, method in DECLARED.items() if method.trains not in ("nothing", "all", "head")]
 CASES = [(method, shape) for method in TRAINED for shape in SHAPES if (method, shape) not in REFUSED]
 
 

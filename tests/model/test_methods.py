@@ -16,10 +16,11 @@ from methods_table import CASES, REFUSED, TEXTS, TRAINED, config_of, leave, load
 from tiny_configs import SHAPES, tiny
 from zygote import Zygote
 
+from rankwise import methods
 from rankwise.adapters import loading
 from rankwise.adapters.runs import open_trained
 from rankwise.check import check
-from rankwise.config import METHODS, SUBSPACE, Config
+from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.measure.parameters import count
 from rankwise.model.adapt import adapt
@@ -46,7 +47,7 @@ def test_every_method_learns_and_comes_back_in_another_process(
     A subspace moves the head, too, and stores none: see test_intrinsic.py.
     """
     told: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    for method in [method for method, on in CASES if on == shape and method not in SUBSPACE]:
+    for method in [method for method, on in CASES if on == shape and methods.of(method).trains != "subspace"]:
         config = config_of(method, shape, model__path=str(bases / shape))
         check(config)
         lm, tokenizer = load(config)
@@ -107,7 +108,7 @@ def test_a_run_of_every_method_is_finished_predicted_and_restored(tiny: Tiny, me
 
 def test_names_of_files_and_methods_agree() -> None:
     """A file of another name would call an arm by what it is not."""
-    for method in METHODS:
+    for method in methods.DECLARED:
         assert tiny("bert", method).method.name == method
 
 

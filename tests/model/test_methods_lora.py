@@ -13,10 +13,11 @@ from tiny_configs import SHAPES, tiny
 from torch import nn
 
 from rankwise.check import check
-from rankwise.config import LORA, Config, plain
+from rankwise.config import Config, plain
 from rankwise.errors import Refused
 from rankwise.identity import canonical, folder, label, run_id
 from rankwise.measure.parameters import count
+from rankwise.methods import DECLARED
 from rankwise.model.adapt import Adapted, adapt
 from rankwise.model.methods import adalora, inits
 from rankwise.model.weights import export
@@ -260,15 +261,10 @@ LINES: list[tuple[str, str, dict[str, Any]]] = [
     ("rslora", "method.alpha=16: a policy such as 16sqrt with method=rslora", {"method__alpha": 16}),
     ("eva", "task.packing=True: false with method.init=eva", {"task__packing": True, "task__kind": "causal_lm"}),
     ("lora_fa", "method.freeze_a=True: false with method.init=zero_A", {"method__init": "zero_A"}),
-    ("ia3", "method.dora=True: null with method=ia3", {"method__dora": True}),
-    ("ia3", "method.dropout=0.1: null with method=ia3", {"method__dropout": 0.1}),
-    ("vera", "method.bias=all: null with method=vera", {"method__rank": 8, "method__bias": "all"}),
-    ("full", "method.init_from=x: null with method=full", {"method__init_from": "x"}),
     ("lora", "method.init_from=nowhere: the folder of a finished run", {"method__init_from": "nowhere"}),
     ("lora", "method.lr_ratio=-1.0: a number above 0", {"method__lr_ratio": -1.0}),
     ("lora", "method.budget=500: null, or method.rank=null", {"method__budget": 500}),
     ("lora", "method.budget=9: null with method.bias", {**BOUGHT, "method__bias": "all"}),
-    ("vera", "method.budget=500: null with method=vera", {"method__budget": 500, "method__rank": 4}),
     ("lora", "method.rank=null: an integer of at least 1", {"method__rank": None}),
     ("top_layers", "method.layers=0: how many of the last blocks", {"method__layers": 0}),
     ("bottleneck", "method.size=0: an inner width", {"method__size": 0}),
@@ -298,7 +294,7 @@ def test_keys_that_cannot_be_are_refused_before_anything_loads(method: str, line
         ("oft", {"method__block": 5}, "method.block=5: a divisor of 32, the input width of bert"),
         ("adalora", {"method__rank": 22}, "method.rank=22: at most 32, the smaller side of bert.encoder"),
         ("custom", {"method__peft": {"_target_": "BOFConfig"}}, "method.peft._target_=BOFConfig: a config class"),
-        ("custom", {"method__peft": {"_target_": "peft.IA3Config", "r": 3}}, "method.peft.r=3: a key of IA3Config"),
+        ("custom", {"method__peft": {"_target_": "peft.IA3Config", "r": 3}}, "method.rank=3: null with IA3Config"),
         ("custom", {"method__peft": {"_target_": "AdaLoraConfig"}}, "method.peft: AdaLoraConfig does not take this"),
     ],
 )  # fmt: skip
@@ -317,7 +313,8 @@ def test_arms_collapse_where_a_key_means_nothing_and_variants_are_their_keys() -
             check(arm)
     assert run_id(tiny("bert", "dora")) == run_id(tiny("bert", "lora", method__dora=True))
     assert run_id(tiny("bert", "lora", method__init="zero_B", method__dora=False)) == run_id(tiny("bert", "lora"))
-    assert len({run_id(tiny("bert", name, optim__lr=1e-3)) for name in LORA}) == len(LORA)
+    variants = [name for name, method in DECLARED.items() if method.is_lora]
+    assert len({run_id(tiny("bert", name, optim__lr=1e-3)) for name in variants}) == len(variants) == 9
 
 
 def test_new_keys_leave_the_identity_of_older_runs() -> None:

@@ -13,9 +13,10 @@ import pytest
 from rich.console import Console
 from synthetic_study import write_run, write_study
 
-from rankwise.config import Config, Method, Model, Optim, Quant, Targets, Task
+from rankwise.config import Config, Model, Optim, Quant, Targets, Task
 from rankwise.errors import Refused
 from rankwise.identity import labels
+from rankwise.methods import Method
 from rankwise.metrics import named
 from rankwise.report import build
 from rankwise.report import formats as fmt

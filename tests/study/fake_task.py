@@ -17,9 +17,10 @@ from multiprocessing import Lock
 from pathlib import Path
 
 from rankwise import machine
-from rankwise.config import Config, Method, Model, Optim, Quant, Targets, Task
+from rankwise.config import Config, Model, Optim, Quant, Targets, Task
 from rankwise.errors import Refused
 from rankwise.identity import folder
+from rankwise.methods import Method
 from rankwise.study.launcher import launch
 from rankwise.tracking.journal import Journal
 from rankwise.tracking.record import FINISHED, STOPPED, Record, begin, owned

@@ -120,7 +120,8 @@ def test_every_shipped_file_is_read_and_its_first_point_can_run(path: Path) -> N
             read(path)
         return
     file = read(path)
-    config = composed([*file.overrides, *(override(key, value) for key, value in file.points()[0].items())])
+    words = [override(key, value) for key, value in file.points()[0].items()]
+    config = composed([*file.overrides, *words], file.parameters)
     assert len(run_id(config)) == 10 and config.study == path.stem and config.purpose is None
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from rankwise import methods
 from rankwise.adapters import factors, loading, merge
 from rankwise.adapters.factors import Delta, Deltas
 from rankwise.adapters.runs import Run
 from rankwise.compare import on_rows
-from rankwise.config import ADAPTERS, BASELINES, plain
+from rankwise.config import plain
 from rankwise.metrics import named
 from rankwise.model import fused
 from rankwise.model.targets import block_linears
@@ -62,17 +63,19 @@ def deltas(run: Run) -> Deltas:
 
 def is_plain(run: Run) -> bool:
     """Whether the run left factors of plain LoRA."""
-    return run.config.method.name in ADAPTERS and factors.why_not_plain(loading.adapter_config(run.adapter)) is None
+    return (
+        methods.of(run.config.method).on_targets and factors.why_not_plain(loading.adapter_config(run.adapter)) is None
+    )
 
 
 def why_none(run: Run) -> str | None:
     """Why a run has no ΔW to compare; None where it has."""
-    name = run.config.method.name
-    if name in BASELINES:
+    name, declared = run.config.method.name, methods.of(run.config.method)
+    if declared.is_baseline:
         return f"method={name} trains no model"
-    if name == "full" and not (run.adapter / "model.safetensors").is_file():
+    if declared.trains == "all" and not (run.adapter / "model.safetensors").is_file():
         return "method=full kept no weights (trainer.save_full=false)"
-    return f"method={name} changes no weight matrix of the blocks" if name in ("head", "bitfit", "bottleneck") else None
+    return None if declared.changes_matrices else f"method={name} changes no weight matrix of the blocks"
 
 
 def _modules(one: Run, other: Run) -> dict[str, Any]:

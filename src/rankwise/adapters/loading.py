@@ -18,8 +18,8 @@ from torch import nn
 from transformers import AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
+from rankwise import methods
 from rankwise.adapters.runs import Run, base_asset
-from rankwise.config import ADAPTERS
 from rankwise.errors import Refused
 from rankwise.model import base, fused
 from rankwise.model.methods.quiet import CANNOT, quiet_peft
@@ -110,7 +110,7 @@ def adapted(lm: nn.Module, run: Run) -> nn.Module:
 
     Raises Refused for files that are broken, or that belong to another base or method.
     """
-    if run.config.method.name in ADAPTERS:
+    if methods.of(run.config.method).on_targets:
         check(run)
     return placed(lm, run)
 

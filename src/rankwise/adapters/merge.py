@@ -12,9 +12,9 @@ from peft import PeftModel
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from rankwise import methods
 from rankwise.adapters import card, files, loading, score
 from rankwise.adapters.runs import Run, base_asset
-from rankwise.config import PARTIAL, SUBSPACE
 from rankwise.errors import Refused
 from rankwise.model import fused
 from rankwise.model.base import auto_class, reason
@@ -66,16 +66,16 @@ def merge(run: Run, out: Path, dtype: str) -> dict[str, Any]:
 
 def _refuse_unmergeable(run: Run) -> None:
     """Refuse, by name, what is no change of the base's weights, and what is a plain model already."""
-    name, why = run.config.method.name, None
-    if name == "full":
+    name, trains, why = run.config.method.name, methods.of(run.config.method).trains, None
+    if trains == "all":
         why = "has no adapter to merge; with trainer.save_full its adapter/ is the model"
-    elif name == "bottleneck":
+    elif trains == "modules":
         why = "cannot be merged: it computes GELU behind layers, no change of W"
-    elif name in SUBSPACE:
+    elif trains == "subspace":
         why = "cannot be merged: its few numbers move every weight of the model"
     if why:
         raise Refused(f"{run.folder}: method={name} {why}")
-    if name not in PARTIAL:
+    if trains == "adapter":
         config = loading.adapter_config(run.adapter)
         if config.is_prompt_learning or config.is_adaption_prompt:
             raise Refused(f"{run.folder}: {loading.kind(config)} cannot be merged: it adds inputs, no change of W")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rankwise import assets
-from rankwise.config import ADAPTERS, BASELINES, Config, Model, Task
+from rankwise import assets, methods
+from rankwise.config import Config, Model, Task
 from rankwise.errors import Refused
 from rankwise.model.restore import load_config
 from rankwise.tracking import record as records
@@ -79,7 +79,7 @@ def open_run(folder: Path) -> Run:
 def open_trained(folder: Path) -> Run:
     """A run that trained a model. Raises Refused for a baseline as well, and for data about it that is missing."""
     run = open_run(folder)
-    if run.config.method.name in BASELINES:
+    if methods.of(run.config.method).is_baseline:
         raise Refused(f"{folder}: method={run.config.method.name} trains no model")
     if not run.record.provenance.get("model") or not run.record.provenance.get("data"):
         raise Refused(f"{folder}: its record does not say which model and data it had")
@@ -89,10 +89,10 @@ def open_trained(folder: Path) -> Run:
 def open_adapter(folder: Path) -> Run:
     """A run that left a PEFT adapter. Raises Refused for full fine-tuning and other methods that leave none."""
     run = open_trained(folder)
-    name = run.config.method.name
-    if name not in ADAPTERS:
-        what = "trains all weights" if name == "full" else "leaves no PEFT adapter"
-        raise Refused(f"{folder}: method={name} {what}; an adapter is needed, such as of method=lora")
+    declared = methods.of(run.config.method)
+    if not declared.on_targets:
+        what = "trains all weights" if declared.trains == "all" else "leaves no PEFT adapter"
+        raise Refused(f"{folder}: method={declared.name} {what}; an adapter is needed, such as of method=lora")
     return run
 
 

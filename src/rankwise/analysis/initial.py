@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import torch
 
+from rankwise import methods
 from rankwise.adapters import factors, loading
 from rankwise.adapters.factors import Delta
 from rankwise.adapters.runs import Run, base_asset
-from rankwise.config import LORA
 from rankwise.model.adapt import adapt
 from rankwise.model.methods import inits
 from rankwise.model.skeleton import architecture, skeleton
@@ -18,7 +18,7 @@ from rankwise.model.skeleton import architecture, skeleton
 
 def from_base(run: Run) -> bool:
     """Whether the start was taken out of W (PiSSA, OLoRA): the adapter's file then holds it beside what it became."""
-    return str(run.config.method.init or "").startswith(("pissa", "olora"))
+    return methods.starts_from_base(run.config.method)
 
 
 def trained(run: Run) -> dict[str, Delta]:
@@ -33,7 +33,7 @@ def drawn(run: Run) -> dict[str, Delta] | str:
     Each layer draws from (seed, name, rank) alone, so a base without values will do.
     """
     method = run.config.method
-    if method.name not in LORA:
+    if not methods.of(method).is_lora:
         return f"method={method.name} draws no factors of LoRA"
     if method.init_from:
         return "it started from another adapter (method.init_from)"

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from rankwise import methods
 from rankwise.adapters.factors import Delta
 from rankwise.analysis import initial
 from rankwise.analysis.measures import decomposed, expected_similarity, similarity
 from rankwise.analysis.weights import Changed, labels
-from rankwise.config import ADAPTERS
 from rankwise.errors import Refused
 
 OF = ("delta", "A")
@@ -54,7 +54,7 @@ def directions(delta: Delta | torch.Tensor, side: str) -> torch.Tensor:
 def _update(changed: Changed, side: str, of: str) -> Directions:
     if of == "delta":
         return {name: directions(weights.delta, side) for name, weights in changed.modules.items()}
-    if changed.run.config.method.name not in ADAPTERS:
+    if not methods.of(changed.run.config.method).on_targets:
         raise Refused(f"{changed.run.folder}: method={changed.run.config.method.name} has no A; leave --of A away")
     trained = initial.trained(changed.run)
     return {name: _of_factor(trained[name], side) for name in changed.modules}

@@ -9,8 +9,9 @@ from dataclasses import replace
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from rankwise import methods
 from rankwise.check import check, check_here
-from rankwise.config import RANKED, Config
+from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.find.question import FULL, LOOKS, RANKS, Budget, Question, changed
 from rankwise.find.rule import Rule
@@ -24,7 +25,7 @@ def question(overrides: Sequence[str], budget: str | None, margin: str | None, r
     """What the command line asks. Raises Refused for whatever cannot be answered."""
     given, rest = _taken("method.rank", overrides)
     base = _composed(rest, margin)
-    if base.method.name not in RANKED:
+    if not methods.of(base.method).has_rank:
         raise Refused.value("method", base.method.name, "a method that has a rank, such as lora")
     ranks = _ranks(given)
     against = re.fullmatch(r"(?:r=)?(\d+)", reference)

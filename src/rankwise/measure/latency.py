@@ -21,7 +21,8 @@ from scipy import stats
 from torch import nn
 from transformers import PretrainedConfig
 
-from rankwise.config import ADAPTERS, Config
+from rankwise import methods
+from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.measure.random_models import adapted_model, base_model, batch, merged_model
 from rankwise.model.methods.quiet import CANNOT
@@ -173,7 +174,7 @@ def _models(config: Config, architecture: PretrainedConfig, settings: Numerics) 
 
 
 def _merged(config: Config, fresh: Callable[[], Any]) -> nn.Module | None:
-    if config.method.name not in ADAPTERS:
+    if not methods.of(config.method).on_targets:
         return None
     try:
         return merged_model(config, fresh())

@@ -13,7 +13,8 @@ from peft import PeftConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from rankwise.config import LORA, PARTIAL, SUBSPACE, Config
+from rankwise import methods
+from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.model import fused
 from rankwise.model.base import head_names, reason
@@ -49,15 +50,16 @@ def adapt(base: nn.Module, config: Config) -> Adapted:
     """
     heads = head_names(base)
     method, planned = config.method, next(base.parameters()).is_meta
-    if method.name == "full":
+    trains = methods.of(method).trains
+    if trains == "all":
         base.requires_grad_(True)
         return Adapted(base, heads)
-    if method.name in SUBSPACE:
+    if trains == "subspace":
         intrinsic.insert(base, config)
         return Adapted(base, heads)
-    if method.name in PARTIAL:
+    if methods.of(method).is_partial:
         partly.unfreeze(base, method, heads)
-        if method.name == "bottleneck":
+        if trains == "modules":
             bottleneck.insert(base, method, config.seed)
         adapted = Adapted(base, heads)
     else:
@@ -80,7 +82,7 @@ def _with_peft(base: nn.Module, config: Config, heads: list[str], planned: bool)
         "task_type": TaskType.CAUSAL_LM if config.task.kind == "causal_lm" else TaskType.SEQ_CLS,
         "revision": config.model.revision,
     }
-    if method.name not in LORA:
+    if not methods.of(method).is_lora:
         settings = tuners.peft_config(config, base, sides, common)
         model = _peft_model(base, settings, config, planned)
         return Adapted(model, heads, tuners.described(config, sides))

@@ -15,7 +15,8 @@ from peft import PeftConfig
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from rankwise.config import ADAPTERS, Config, Targets
+from rankwise import methods
+from rankwise.config import Config, Targets
 from rankwise.model.targets import is_chosen
 
 PARTS = ("q", "k", "v")
@@ -41,7 +42,7 @@ def split(base: nn.Module, config: Config) -> None:
 
     To be called before the base is quantized or adapted; what is apart already stays so. Works on the meta device.
     """
-    if config.method.name in ADAPTERS:
+    if methods.of(config.method).on_targets:
         _split(base, [name for name in _fused(base) if _asks_for_parts(name, config.targets)])
 
 

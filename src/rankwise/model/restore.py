@@ -12,7 +12,8 @@ from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file
 from torch import nn
 
-from rankwise.config import ADAPTERS, PARTIAL, SUBSPACE, Config, typed
+from rankwise import methods
+from rankwise.config import Config, typed
 from rankwise.errors import Refused
 from rankwise.model import base, fused
 from rankwise.model.adapt import adapt
@@ -31,18 +32,17 @@ def load_config(folder: Path) -> Config:
 
 def with_weights(lm: nn.Module, config: Config, folder: Path) -> nn.Module:
     """A base with what a run of ``config`` left in its adapter folder."""
-    name = config.method.name
-    own = {HEAD_FILE, TRAINED_FILE} if name in PARTIAL | SUBSPACE else {ADAPTER_FILE}
-    files = {"model.safetensors"} if name == "full" else own
+    trains = methods.of(config.method).trains
+    files = {"adapter": [ADAPTER_FILE], "all": ["model.safetensors"]}.get(trains, [HEAD_FILE, TRAINED_FILE])
     file = next((folder / file for file in files if (folder / file).is_file()), None)
     if file is None:
-        why = "run it with trainer.save_full=true" if name == "full" else "the run has not finished"
+        why = "run it with trainer.save_full=true" if trains == "all" else "the run has not finished"
         raise Refused(f"{folder}: holds no weights; {why}")
-    if name in ADAPTERS:
+    if trains == "adapter":
         with quiet_peft():
             fused.split_for(lm, PeftConfig.from_pretrained(str(folder)))
             return PeftModel.from_pretrained(lm, str(folder))
-    if name == "full":
+    if trains == "all":
         return _whole(lm, file)
     model = adapt(lm, replace(config, method=replace(config.method, init_from=None))).model  # its start is over
     load_best(model, file)

@@ -104,11 +104,11 @@ def _wanted(name: str, targets: Targets) -> bool:
         return re.fullmatch(targets.regex, name) is not None
     if targets.modules:
         return any(name == part or name.endswith(f".{part}") for part in targets.modules)
-    return targets.name == "all_linear" or role(name) in PRESETS[targets.name]
+    return targets.name == "all_linear" or role(name) in PRESETS[str(targets.name)]
 
 
 def _wants_parts(targets: Targets) -> bool:
-    roles = PRESETS[targets.name] if _by_role(targets) else set()
+    roles = PRESETS[str(targets.name)] if _by_role(targets) else set()
     return "qkv" not in roles and not roles.isdisjoint({"q", "k", "v"})
 
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rankwise import assets
-from rankwise.check_method import changes_base
-from rankwise.config import BASELINES, LORA, Config, plain
+from rankwise import assets, methods
+from rankwise.config import Config, plain
 from rankwise.errors import Refused
 from rankwise.identity import canonical, labels, run_id
 from rankwise.measure.parameters import count
@@ -47,7 +46,7 @@ def plan(configs: Sequence[Config], question: Question) -> dict[str, Any]:
     worked out once; baselines, which train no model, are left out. Raises Refused for what cannot be built.
     """
     rows, known = [], dict[str, Row]()
-    trained = [config for config in configs if config.method.name not in BASELINES]
+    trained = [config for config in configs if not methods.of(config.method).is_baseline]
     if not trained:
         raise Refused(f"method={configs[0].method.name}: trains nothing that a plan could count")
     for config, name in zip(trained, labels(trained), strict=True):
@@ -119,13 +118,13 @@ def _storage(config: Config, model: Any) -> dict[str, int]:
     """Bytes kept after the run, and of the best weights while it trains."""
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     adapter = trained + _beside_trained(config, model)
-    kept = adapter if config.method.name != "full" or config.trainer.save_full else 0
+    kept = adapter if methods.of(config.method).trains != "all" or config.trainer.save_full else 0
     return {"adapter_bytes": adapter, "disk_bytes": kept, "best_bytes": trained}
 
 
 def _beside_trained(config: Config, model: Any) -> int:
     """Bytes in LoRA's file that are not trained: a frozen A, and the start beside what it became (PiSSA, OLoRA)."""
-    if config.method.name not in LORA:
+    if not methods.of(config.method).is_lora:
         return 0
     factors = [
         (p.numel() * p.element_size(), p.requires_grad)
@@ -133,7 +132,7 @@ def _beside_trained(config: Config, model: Any) -> int:
         if ".lora_A." in name or ".lora_B." in name
     ]
     frozen = sum(size for size, trained in factors if not trained)
-    return frozen + (sum(size for size, _ in factors) if changes_base(config.method) else 0)
+    return frozen + (sum(size for size, _ in factors) if methods.starts_from_base(config.method) else 0)
 
 
 def _time(config: Config, task: Facts, needed: int, question: Question, settings: Any) -> Row:

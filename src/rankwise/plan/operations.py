@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from rankwise import methods
 from rankwise.measure.flops import Cost
 from rankwise.measure.shape import Shape
 from rankwise.plan.fake import FakeRun, full_fine_tuning
@@ -47,7 +48,7 @@ def beside_full(run: FakeRun, shape: Shape, mine: int) -> dict[str, Any]:
     ``break_even_rank`` is the rank, the same in every adapter, above which LoRA computes more than full fine-tuning;
     None without LoRA's factors.
     """
-    full = mine if run.config.method.name == "full" else _of_full(run, shape)
+    full = mine if methods.of(run.config.method).trains == "all" else _of_full(run, shape)
     return {
         "per_token": mine / shape.tokens,
         "full_per_token": full / shape.tokens,

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from rankwise import metrics
+from rankwise import methods, metrics
 from rankwise.compare import Replicate, replicate
-from rankwise.config import ADAPTERS, BASELINES, own_keys, peft_class
 from rankwise.errors import Refused
 from rankwise.identity import canonical
 from rankwise.statistics import Interval, interval
@@ -25,8 +24,6 @@ from rankwise.tracking.record import FINISHED, Record
 Context = tuple[tuple[str, str], ...]  # sorted pairs of a dotted key and its value as JSON
 
 _ORDER = {"lora": 0, "full": 2, "head": 3, "probe": 4, "tfidf": 5, "few_shot": 6}  # 1: adapters that are not known here
-
-_SIZES = ("rank", "dim", "size", "layers", "shots")  # what may size an arm; the first that it has
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,9 @@ class Arm:
     @property
     def size(self) -> tuple[str, int] | None:
         """What sizes it, and how large that is: ``("rank", 8)``."""
-        return next(((key, int(self.settings[key])) for key in _SIZES if self.settings.get(key) is not None), None)
+        return next(
+            ((key, int(self.settings[key])) for key in methods.size_keys() if self.settings.get(key) is not None), None
+        )
 
     @property
     def comparable(self) -> bool:
@@ -74,7 +73,7 @@ class Arm:
 
     @property
     def is_baseline(self) -> bool:
-        return self.method in BASELINES
+        return methods.of(self.method).is_baseline
 
     @property
     def optimistic(self) -> bool:
@@ -152,7 +151,7 @@ def _home(arms: dict[tuple[str, Context], Arm], record: Record, context: Context
         context = next((c for k, c in arms if k == key and known <= set(c)), context)
     if (key, context) not in arms:
         family = json.dumps(
-            [method, {k: v for k, v in settings.items() if k not in _SIZES}], sort_keys=True, default=str
+            [method, {k: v for k, v in settings.items() if k not in methods.size_keys()}], sort_keys=True, default=str
         )
         arms[key, context] = Arm(key, family, method, settings, context)
     arm = arms[key, context]
@@ -161,13 +160,12 @@ def _home(arms: dict[tuple[str, Context], Arm], record: Record, context: Context
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """What defines the contender: the method with its keys, targets and quantization; nulls left out."""
-    method, quant = dict(config.get("method") or {}), (config.get("quant") or {}).get("name", "none")
-    name = method.pop("name", "?")
-    method.pop("lr", None)
-    own = {key: method[key] for key in method if key in own_keys(name) and method[key] is not None}
-    if "alpha" in own_keys(name):
-        own["alpha"] = str(method.get("alpha"))
-    targets = {"targets": _targets(config.get("targets") or {})} if name in ADAPTERS else {}
+    values, quant = methods.own(config["method"]), (config.get("quant") or {}).get("name", "none")
+    name = values.pop("name")
+    own = {key: value for key, value in values.items() if key != "lr" and value is not None}
+    if "alpha" in own:
+        own["alpha"] = str(own["alpha"])
+    targets = {"targets": _targets(config.get("targets") or {})} if methods.of(name).on_targets else {}
     return {"method": name, **targets, "quant": quant} | own
 
 
@@ -189,7 +187,7 @@ def _context(record: Record) -> Context:
     values["task"].pop("generation", None)
     values.get("optim", {}).pop("lr", None)
     observed = {f"{part}.fingerprint": dig(record, f"provenance.{part}.fingerprint") for part in ("model", "data")}
-    if record.config["method"]["name"] not in BASELINES:
+    if not methods.of(record.config["method"]["name"]).is_baseline:
         observed |= {f"compute.{key}": record.compute.get(key) for key in ("precision", "device")}
     found = {key: value for key, value in observed.items() if value is not None}
     return tuple(sorted((key, json.dumps(value)) for key, value in [*_flat(values), *found.items()]))
@@ -296,5 +294,5 @@ def _shown(key: str, value: Any) -> str:
     if key == "quant":
         return str(value) if value != "none" else "unquantized"
     if key == "peft":
-        return peft_class(value).removesuffix("Config")
+        return methods.peft_class(value).removesuffix("Config")
     return {"alpha": "α=", "dropout": "dropout=", "bias": "bias="}.get(key, f"{key}=") + str(value)

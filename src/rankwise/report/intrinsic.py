@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from rankwise import methods
 from rankwise.compare import by_replicate
-from rankwise.config import SUBSPACE
 from rankwise.metrics import NOTHING
 from rankwise.report.arms import Arm, dig
 from rankwise.report.findings import Findings
@@ -50,7 +50,7 @@ def d90(report: Findings) -> list[dict[str, Any]]:
     such an arm, without full fine-tuning or a shared seed, and for a metric of which less is better.
     """
     found = []
-    for method in sorted(SUBSPACE):
+    for method in sorted({arm.method for arm in _subspaces(report)}):
         arms = [arm for arm in _subspaces(report) if arm.method == method]
         if arms and report.reference and not report.metric.lower_is_better:
             for criterion, chance in (("raw", 0.0), ("above chance", report.constant)):
@@ -60,7 +60,7 @@ def d90(report: Findings) -> list[dict[str, Any]]:
 
 
 def _subspaces(report: Findings) -> list[Arm]:
-    found = [arm for arm in report.arms if arm.method in SUBSPACE and arm.comparable and arm.runs]
+    found = [arm for arm in report.arms if methods.of(arm.method).trains == "subspace" and arm.comparable and arm.runs]
     return sorted(found, key=lambda arm: int(arm.settings["dim"]))
 
 

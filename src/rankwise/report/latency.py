@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from rankwise.config import PARTIAL
+from rankwise import methods
 from rankwise.metrics import NOTHING
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm, dig
 from rankwise.report.sections import Section
-
-_SAME_LAYERS = ("full", *sorted(PARTIAL - {"bottleneck"}))  # what is served is the base with other values
 
 
 def timed(arm: Arm) -> list[dict[str, Any]]:
@@ -81,7 +79,8 @@ def _notes(arms: list[Arm]) -> list[str]:
         kept.append(
             "Of several runs: medians over them, and the interval from the lowest to the highest end of theirs."
         )
-    same = sorted({arm.method for arm in arms} & set(_SAME_LAYERS))
+    in_place = ("all", "weights", "head")  # what is served is the base with other values
+    same = sorted({arm.method for arm in arms if methods.of(arm.method).trains in in_place})
     if same:
         kept.append(f"{', '.join(same)}: a second instance of the base, so its distance from 1 is the timing's error.")
     absent = sorted({f"{cell['rows']} × {cell['length']} of {arm.label}: {cell['absent']}"

@@ -64,7 +64,9 @@ def task(cfg: DictConfig) -> Any:
     sys.argv = _Single.argv  # what relaunches a process (Lightning's DDP) must see the user's own command line
     assert _Single.start is not None
     try:
-        _Single.ended = _Single.start(to_config(unresolved(cfg)))
+        # One point of a W&B sweep does not tell what its axes are.
+        axes = ("method",) if "WANDB_SWEEP_ID" in os.environ else ()
+        _Single.ended = _Single.start(to_config(unresolved(cfg), axes))
     except BaseException as error:  # raised by call_hydra, past Hydra, which would print its own lines about it
         _Single.ended = error
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rankwise import methods
 from rankwise.check import check
 from rankwise.config import Config, merged, typed
 from rankwise.errors import Refused, did_you_mean
@@ -33,32 +34,38 @@ def unresolved(cfg: DictConfig) -> dict[str, Any]:
     return values  # type: ignore[return-value]
 
 
-def to_config(values: dict[str, Any] | DictConfig) -> Config:
-    """A checked ``Config`` from composed values; raises Refused for what cannot run."""
-    config = to_typed(values)
+def to_config(values: dict[str, Any] | DictConfig, axes: Collection[str] = ("method",)) -> Config:
+    """A checked ``Config`` from composed values; raises Refused for what cannot run. See ``to_typed``."""
+    config = to_typed(values, axes)
     check(config)
     return config
 
 
-def to_typed(values: dict[str, Any] | DictConfig) -> Config:
+def to_typed(values: dict[str, Any] | DictConfig, axes: Collection[str] = ("method",)) -> Config:
     """A ``Config`` from composed values, not checked yet; raises Refused for unknown keys and wrong types.
 
     Plain values, or ``merged`` ones: Hydra opens its own tree for ``+key=value``, which is refused here.
+    ``axes`` are the keys that a study varies. A key of ``method`` that the method does not own is null where it is one
+    of them or ``method`` is, and refused elsewhere, where it is a mistake.
     """
     try:
-        return typed(values)
+        node = values if isinstance(values, DictConfig) else merged(values)
+        if not {"method", "method.name"} & set(axes):
+            given: Any = OmegaConf.to_container(node.method, resolve=True)
+            methods.refuse_foreign({key: value for key, value in given.items() if f"method.{key}" not in axes})
+        return typed(node)
     except OmegaConfBaseException as error:
         raise Refused(explain(error)) from None
 
 
-def composed(overrides: list[str]) -> Config:
+def composed(overrides: list[str], axes: Collection[str] = ()) -> Config:
     """A checked config from a command line's overrides, without Hydra's main. Raises Refused for what cannot run."""
     try:
         with hydra_tree():
             values = unresolved(load(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise Refused(explain(error)) from None
-    return to_config(values)
+    return to_config(values, axes)
 
 
 @contextlib.contextmanager
@@ -80,7 +87,8 @@ class Composer:
     Plain values are then set on the composed node, in place: all rows of a study set the same keys.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, axes: Collection[str] = ("method",)) -> None:
+        self.axes = axes
         self.loader = GlobalHydra.instance().config_loader()
         self.parser = OverridesParser.create(config_loader=self.loader)
         self.nodes: dict[tuple[str, ...], tuple[DictConfig, dict[str, str | None]]] = {}
@@ -100,7 +108,7 @@ class Composer:
                     OmegaConf.update(node, override.key_or_group, override.value())
         except (HydraException, OmegaConfBaseException) as error:
             raise Refused(explain(error)) from None
-        return to_typed(node), choices
+        return to_typed(node, self.axes), choices
 
     def _is_plain(self, override: Override) -> bool:
         """A scalar or list for an existing key of the schema: no group's choice, addition, deletion or dict."""

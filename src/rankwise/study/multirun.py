@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +110,8 @@ def expand(sweeper: StudySweeper, arguments: list[str]) -> list[Row]:
 
 def compose_study(rows: Iterable[Row], exclude: Sequence[str] = ()) -> list[tuple[Config, Row]]:
     """The distinct runs of rows of overrides, but those excluded. Raises Refused for the first that cannot run."""
-    compose, runs = Composer(), []
+    rows = list(rows)
+    compose, runs = Composer(varied(rows)), []
     for row in rows:
         config, choices = compose(row)
         if not excluded(config, exclude, choices):
@@ -121,6 +123,14 @@ def compose_study(rows: Iterable[Row], exclude: Sequence[str] = ()) -> list[tupl
     if len(runs) > len(study):
         print(f"rankwise: {len(runs) - len(study)} of {len(runs)} combinations are the same run", file=sys.stderr)
     return study
+
+
+def varied(rows: Sequence[Row]) -> set[str]:
+    """The keys that have several values among the rows: the axes of the study."""
+    values: dict[str, set[str]] = defaultdict(set)
+    for key, _, value in (word.partition("=") for row in rows for word in row):
+        values[key].add(value)
+    return {key for key, several in values.items() if len(several) > 1}
 
 
 def distinct(runs: Sequence[tuple[Config, Row]]) -> list[tuple[Config, Row]]:

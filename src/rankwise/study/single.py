@@ -7,9 +7,9 @@ import signal
 import sys
 from typing import Any
 
-from rankwise import assets, metrics
+from rankwise import assets, methods, metrics
 from rankwise.check import check_here
-from rankwise.config import BASELINES, Config
+from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.run import run
@@ -52,7 +52,7 @@ def describe(record: records.Record, config: Config) -> str:
     test = record.metrics.get("test", {})
     asked = [name for name in (config.task.metric, *config.task.generation.metrics) if name in test]
     parts = [f"test {name} {metrics.named(name).with_unit(test[name]['value'], test[name]['se'])}" for name in asked]
-    if config.method.name not in BASELINES:
+    if not methods.of(config.method).is_baseline:
         parts.append(f"{record.params['trainable']:,} of {record.params['total']:,} parameters trained")
     return ", ".join([*parts, f"{record.compute['seconds'].get('train_s', 0):.0f} s of training"])
 

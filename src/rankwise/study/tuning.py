@@ -12,9 +12,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rankwise import metrics
+from rankwise import methods, metrics
 from rankwise.check import check
-from rankwise.config import BASELINES, Config, merged, plain, typed
+from rankwise.config import Config, merged, plain, typed
 from rankwise.errors import Refused
 from rankwise.identity import canonical, folder, label
 from rankwise.study.compose import known_keys
@@ -96,7 +96,7 @@ class Tuning:
 
     def _arms(self, finals: Sequence[Config]) -> dict[str, Config]:
         """One config per arm; what is fitted without steps has nothing to tune."""
-        return {self._key(config): config for config in reversed(finals) if config.method.name not in BASELINES}
+        return {self._key(config): config for config in reversed(finals) if not methods.of(config.method).is_baseline}
 
     def _key(self, config: Config) -> str:
         values = canonical(plain(config))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rankwise import metrics
-from rankwise.config import ADAPTERS, Config
+from rankwise.config import Config
 from rankwise.identity import label, run_id
 from rankwise.tracking.record import Record
 
@@ -191,7 +191,7 @@ def _init(config: Config, record: Record) -> tuple[Any, str]:
     import wandb
 
     mode = _mode(config.tracking.mode)
-    targets = [config.targets.name] if config.method.name in ADAPTERS else []
+    targets = [config.targets.name] if config.targets.name else []
     run = wandb.init(
         **_where(config, record, mode), dir=str(study), mode=mode, name=config.name or label(config),
         group=config.study,

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Annotated, Any
 
+from rankwise import methods
 from rankwise.config import Config, plain
 from rankwise.errors import Refused
 from rankwise.identity import folder, label, run_id
@@ -154,7 +155,7 @@ def state(config: Config) -> str:
 
 def is_done(config: Config) -> bool:
     """Whether this run has finished, and kept its weights where they are asked for."""
-    asked = config.method.name == "full" and config.trainer.save_full
+    asked = methods.of(config.method).trains == "all" and config.trainer.save_full
     return state(config) == FINISHED and not (asked and not (folder(config) / "adapter").exists())
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from rankwise.config import Method
 from rankwise.errors import Refused
+from rankwise.methods import Method
 from rankwise.model.methods.seeds import derived_seed
 from rankwise.model.targets import block_linears, is_last_of_mlp, role, shape
 

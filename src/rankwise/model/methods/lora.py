@@ -13,8 +13,9 @@ from typing import Any
 
 from peft import LoraConfig
 
-from rankwise.config import Config, Method, Targets, parse_alpha
+from rankwise.config import Config, Targets
 from rankwise.errors import Refused
+from rankwise.methods import Method, parse_alpha
 
 Sides = dict[str, tuple[int, int]]  # (in, out) of each adapted layer, by name
 

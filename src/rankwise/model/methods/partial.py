@@ -6,8 +6,8 @@ import re
 
 from torch import nn
 
-from rankwise.config import Method
 from rankwise.errors import Refused
+from rankwise.methods import Method
 
 _BLOCK = re.compile(r"^(.*?)\.(\d+)\.")
 

@@ -8,12 +8,14 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 import peft
-from peft import AdaLoraConfig, IA3Config, LoHaConfig, LoKrConfig, OFTConfig, PeftConfig, VeraConfig
+from peft import AdaLoraConfig, IA3Config, OFTConfig, PeftConfig, VeraConfig
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from rankwise.config import Config, peft_class, scale_of
+from rankwise import methods
+from rankwise.config import Config
 from rankwise.errors import Refused, did_you_mean
+from rankwise.methods import RANK_KEYS, peft_class, scale_of
 from rankwise.model.base import reason
 from rankwise.model.methods import adalora
 from rankwise.model.methods.lora import Sides
@@ -23,28 +25,24 @@ from rankwise.model.targets import is_last_of_mlp
 
 Common = dict[str, Any]  # target_modules, modules_to_save, task_type
 
-_NO_CONV1D = ("loha", "lokr", "oft")
-
 
 def peft_config(config: Config, base: nn.Module, sides: Sides, common: Common) -> PeftConfig:
     """PEFT's config of ``config.method``. Raises Refused for what this model or these values do not allow."""
-    name = config.method.name
-    if name in _NO_CONV1D and (odd := next((n for n in sides if isinstance(base.get_submodule(n), Conv1D)), None)):
-        raise Refused.value("method.name", name, f"a method that PEFT has for transposed layers such as {odd}")
+    declared = methods.of(config.method)
+    odd = next((name for name in sides if isinstance(base.get_submodule(name), Conv1D)), None)
+    if odd and not declared.transposed:
+        allowed = f"a method that PEFT has for transposed layers such as {odd}"
+        raise Refused.value("method.name", declared.name, allowed)
     with quiet_peft():
-        return _MAKERS[name](config, sides, common)
+        return _MAKERS.get(declared.name, _by_keys)(config, sides, common)
 
 
 def described(config: Config, sides: Sides) -> dict[str, Any]:
     """Rank, α and scale for the record, null where the method has none, and the rank of every layer."""
-    rank = config.method.rank if config.method.name in _RANKED else None
-    found: dict[str, Any] = {"rank": rank, "alpha": None, "scale": None}
-    if config.method.name in ("adalora", "loha", "lokr"):
-        found |= dict(zip(("alpha", "scale"), _alpha(config), strict=True))
-    return found | {"min_side": min(map(min, sides.values())), "ranks": dict.fromkeys(sides, rank) if rank else {}}
-
-
-_RANKED = ("adalora", "vera", "loha", "lokr")
+    rank = config.method.rank
+    alpha, scale = (None, None) if config.method.alpha is None else _alpha(config)
+    ranks = dict.fromkeys(sides, rank) if rank else {}
+    return {"rank": rank, "alpha": alpha, "scale": scale, "min_side": min(map(min, sides.values())), "ranks": ranks}
 
 
 def _alpha(config: Config) -> tuple[float, float]:
@@ -86,12 +84,12 @@ def _ia3(config: Config, sides: Sides, common: Common) -> PeftConfig:
     return IA3Config(feedforward_modules="|".join(map(re.escape, inputs)) if inputs else [], **common)
 
 
-def _loha(config: Config, sides: Sides, common: Common) -> PeftConfig:
-    return LoHaConfig(r=_fit(config, sides, int(config.method.rank or 0)), alpha=_alpha(config)[0], **common)
-
-
-def _lokr(config: Config, sides: Sides, common: Common) -> PeftConfig:
-    return LoKrConfig(r=_fit(config, sides, int(config.method.rank or 0)), alpha=_alpha(config)[0], **common)
+def _by_keys(config: Config, sides: Sides, common: Common) -> PeftConfig:
+    """A PEFT config that takes rank and alpha under these names."""
+    rank = _fit(config, sides, int(config.method.rank or 0))
+    kind = getattr(peft, str(methods.of(config.method).peft))
+    made: PeftConfig = kind(r=rank, alpha=_alpha(config)[0], **common)
+    return made
 
 
 def _oft(config: Config, sides: Sides, common: Common) -> PeftConfig:
@@ -104,7 +102,7 @@ def _oft(config: Config, sides: Sides, common: Common) -> PeftConfig:
 
 def _custom(config: Config, sides: Sides, common: Common) -> PeftConfig:
     """Any config class of PEFT's, by name; nothing else is imported, whatever the name says."""
-    values = dict(config.method.peft or {})
+    values, rank = dict(config.method.peft or {}), config.method.rank
     named, given = peft_class(values), values.pop("_target_", None)
     known = {n for n in dir(peft) if n.endswith("Config") and is_dataclass(getattr(peft, n))} - {"PeftConfig"}
     if named not in known:
@@ -112,9 +110,12 @@ def _custom(config: Config, sides: Sides, common: Common) -> PeftConfig:
     kind = getattr(peft, named)
     own = {field.name for field in fields(kind) if field.init}
     if wrong := sorted(set(values) - own):
-        raise Refused.value(
-            f"method.peft.{wrong[0]}", values[wrong[0]], f"a key of {named}{did_you_mean(wrong[0], own)}"
-        )
+        near = did_you_mean(wrong[0], own)
+        raise Refused.value(f"method.peft.{wrong[0]}", values[wrong[0]], f"a key of {named}{near}")
+    if rank is not None:
+        if not (rank_keys := [key for key in RANK_KEYS if key in own]):
+            raise Refused.value("method.rank", rank, f"null with {named}, which has no rank")
+        values[rank_keys[0]] = rank
     try:
         made: PeftConfig = kind(**{key: value for key, value in common.items() if key in own} | values)
     except Exception as error:  # each checks its values in its own way
@@ -123,5 +124,5 @@ def _custom(config: Config, sides: Sides, common: Common) -> PeftConfig:
 
 
 _MAKERS: dict[str, Callable[[Config, Sides, Common], PeftConfig]] = {
-    "adalora": _adalora, "vera": _vera, "ia3": _ia3, "loha": _loha, "lokr": _lokr, "oft": _oft, "custom": _custom,
+    "adalora": _adalora, "vera": _vera, "ia3": _ia3, "oft": _oft, "custom": _custom,
 }  # fmt: skip

@@ -1,0 +1,453 @@
+"""What each method is, in one declaration: its keys, its facts, what it refuses. Its builder is in ``model/``.
+
+To add a method of PEFT's, write ``conf/method/NAME.yaml`` with its ``peft`` config: that is all. One that has keys,
+checks or a builder of its own is declared in ``DECLARED``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from omegaconf import MISSING
+
+from rankwise.errors import Refused, did_you_mean
+
+if TYPE_CHECKING:
+    from rankwise.config import Config
+
+INITS = ("zero_B", "zero_A", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora", "eva")
+BIASES = ("none", "all", "lora_only")
+
+
+def _key(default: Any = None, *, off: Any = None, letter: str = "", least: int | None = None, allowed: str = "") -> Any:
+    """A key with its facts: the value ``off`` that means the same as null; the letter before it in a run's name; the
+    least integer that a method takes which has this key, and how a refusal says so."""
+    return field(default=default, metadata={"off": off, "letter": letter, "least": least, "allowed": allowed})
+
+
+@dataclass
+class Keys:
+    """What every method has."""
+
+    name: str = MISSING
+    lr: float = MISSING
+
+
+@dataclass
+class StartKeys(Keys):
+    """Of a method that leaves weights which another run can start from."""
+
+    init_from: str | None = None  # a finished run or an adapter folder whose weights are the start
+
+
+@dataclass
+class PeftKeys(StartKeys):
+    """Of every adapter of PEFT's."""
+
+    modules_to_save: list[str] | None = None  # trained in full beside the adapter; the task head always is
+
+
+@dataclass
+class RankKeys(PeftKeys):
+    """Of an adapter with a rank. LoRA's may be null, where it has a budget."""
+
+    rank: int | None = _key(letter="r", least=1, allowed="an integer of at least 1")
+
+
+@dataclass
+class AlphaKeys(RankKeys):
+    """Of an adapter whose product is scaled."""
+
+    alpha: Any = None  # 16 | 2r | 16sqrt, see ``scale_of``
+
+
+@dataclass
+class VeraKeys(RankKeys):
+    """VeRA's."""
+
+    dropout: float | None = 0.0
+
+
+@dataclass
+class AdaloraKeys(AlphaKeys):
+    """AdaLoRA's."""
+
+    dropout: float | None = 0.0
+    bias: str | None = "none"  # none | all | lora_only
+
+
+@dataclass
+class LoraKeys(AdaloraKeys):
+    """LoRA's, and those of its variants."""
+
+    budget: int | None = _key(letter="b")  # the largest rank whose factors have no more parameters; rank is null then
+    init: str | None = _key(off="zero_B")  # zero_B (as null) | zero_A | gaussian | pissa | pissa_niter_16 | olora | eva
+    dora: bool | None = _key(off=False)  # with a trained magnitude per output
+    lr_ratio: float | None = _key(off=1)  # the learning rate of B over that of the rest
+    freeze_a: bool | None = _key(off=False)  # train B alone
+
+
+@dataclass
+class CustomKeys(RankKeys):
+    """Of any other adapter of PEFT's. Its rank is that of its config (``r`` or ``rank``), where it has one."""
+
+    peft: Any = None  # {_target_: peft.XConfig, key: value}
+
+
+@dataclass
+class OftKeys(PeftKeys):
+    """OFT's."""
+
+    block: int | None = _key(letter="b", least=2, allowed="the side of the orthogonal blocks, at least 2")
+
+
+@dataclass
+class BottleneckKeys(StartKeys):
+    """The bottleneck's."""
+
+    size: int | None = _key(letter="m", least=1, allowed="an inner width of at least 1")
+    place: str | None = _key(off="both")  # both (behind attention and MLP) | mlp
+
+
+@dataclass
+class LayerKeys(StartKeys):
+    """Of training the last blocks."""
+
+    layers: int | None = _key(letter="k", least=1, allowed="how many of the last blocks are trained, at least 1")
+
+
+@dataclass
+class SubspaceKeys(Keys):
+    """Of moving all weights in a random subspace."""
+
+    dim: int | None = _key(letter="d", least=1, allowed="numbers to train, at least 1")
+
+
+@dataclass
+class ShotKeys(Keys):
+    """Of showing examples."""
+
+    shots: int | None = _key(letter="k", least=0, allowed="0 or more examples")
+
+
+@dataclass
+class Method(LoraKeys, CustomKeys, OftKeys, BottleneckKeys, LayerKeys, SubspaceKeys, ShotKeys):
+    """How the weights are adapted: the keys of all methods. Those that a method does not own are null."""
+
+
+# all weights | all, in a subspace | some of the base's | modules put beside its layers | an adapter of PEFT's, on the
+# layers of ``targets`` | the task head alone | nothing of the language model: no steps, no checkpoints
+Trains = Literal["all", "subspace", "weights", "modules", "adapter", "head", "nothing"]
+Check = Callable[["Config"], None]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A method: what it is called, does and owns."""
+
+    name: str
+    description: str  # with its source
+    trains: Trains
+    key_type: type[Keys] = Keys
+    check: Check = lambda config: None  # refuses what the bounds of its keys do not say
+    peft: str | None = None  # the class of its PEFT config, where the builder needs no more than its keys
+    promise: tuple[str, Callable[[Any], bool], str] | None = None  # a key, what its name says of it, and in words
+    changes_matrices: bool = True  # of the base's blocks: there is a ΔW
+    transposed: bool = True  # PEFT has it for GPT-2's layers, which keep weights as (in, out)
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Its own keys, beside its name and learning rate."""
+        return frozenset(own.name for own in fields(self.key_type)) - {"name", "lr"}
+
+    @property
+    def on_targets(self) -> bool:
+        """Whether it sits on the linear layers of ``targets``."""
+        return self.trains == "adapter"
+
+    @property
+    def has_rank(self) -> bool:
+        return "rank" in self.keys
+
+    @property
+    def is_lora(self) -> bool:
+        """LoRA by one of its names: what a name stands for is in its keys (init, dora, lr_ratio, freeze_a, alpha)."""
+        return self.key_type is LoraKeys
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether nothing of the language model is trained."""
+        return self.trains == "nothing"
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether it trains weights of the base, which must then be stored in full."""
+        return self.trains in ("all", "subspace", "weights")
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the base stays as it is, with some weights trained in it or beside it."""
+        return self.trains in ("weights", "modules", "head")
+
+    @property
+    def canonical(self) -> str:
+        """The name under which the same keys are the same run."""
+        return "lora" if self.is_lora else self.name
+
+
+def of(method: str | Method) -> Declaration:
+    """The declaration of a method. A name that is not declared is that of a PEFT config, as ``custom`` is."""
+    return DECLARED.get(method if isinstance(method, str) else method.name, DECLARED["custom"])
+
+
+def own(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values of ``method``, null where the method does not own the key."""
+    declared, values = of(str(values["name"])), dict(values)
+    if declared.name == "custom" and isinstance(values.get("peft"), Mapping):
+        values |= _custom_rank(values)
+    return {key: value if key in declared.keys | {"name", "lr"} else None for key, value in values.items()}
+
+
+def off_values() -> dict[str, Any]:
+    """The keys of which a value means the same as null, with that value."""
+    return {key.name: key.metadata["off"] for key in fields(Method) if key.metadata.get("off") is not None}
+
+
+def size_keys() -> tuple[str, ...]:
+    """The keys that size a method."""
+    return tuple(key.name for key in fields(Method) if key.metadata.get("letter"))
+
+
+def size(method: Method) -> list[str]:
+    """What sizes the method, as it stands in a run's name: ``r8``, ``b32``, ``d1000``."""
+    declared = of(method)
+    own_fields = [f for f in fields(Method) if f.name in declared.keys and f.metadata.get("letter")]
+    sizes = [
+        f"{f.metadata['letter']}{getattr(method, f.name)}" for f in own_fields if getattr(method, f.name) is not None
+    ]
+    if method.name == "custom":
+        return [peft_class(method.peft).removesuffix("Config").lower(), *sizes]
+    return sizes + ([method.init] if method.name == "lora" and method.init else [])
+
+
+def starts_from_base(method: Method) -> bool:
+    """Whether the adapter's start is taken out of the base's weights (PiSSA, OLoRA), so that both give its logits."""
+    return of(method).is_lora and str(method.init).startswith(("pissa", "olora"))
+
+
+def check(config: Config) -> None:
+    """Refuse an unknown method, keys that it does not own, values that it cannot take and pairs that contradict."""
+    method = config.method
+    if method.name not in DECLARED and method.peft is None:
+        raise Refused.value(
+            "method.name", method.name, f"one of {', '.join(DECLARED)}{did_you_mean(method.name, DECLARED)}"
+        )
+    refuse_foreign(vars(method))
+    declared = of(method)
+    for key in fields(declared.key_type):
+        value, least = getattr(method, key.name), key.metadata.get("least")
+        if least is not None and not _may_be_null(method, key.name, value) and (value is None or value < least):
+            raise Refused.value(f"method.{key.name}", value, key.metadata["allowed"])
+    if declared.promise:
+        key_name, holds, allowed = declared.promise
+        if not holds(getattr(method, key_name)):
+            raise Refused.value(f"method.{key_name}", getattr(method, key_name), f"{allowed} with method={method.name}")
+    if "dropout" in declared.keys and not (method.dropout is not None and 0 <= method.dropout < 1):
+        raise Refused.value("method.dropout", method.dropout, "from 0 up to, not including, 1")
+    if "bias" in declared.keys and method.bias not in BIASES:
+        raise Refused.value(
+            "method.bias", method.bias, f"one of {', '.join(BIASES)}{did_you_mean(str(method.bias), BIASES)}"
+        )
+    if "alpha" in declared.keys:
+        check_alpha("method.alpha", method.alpha)
+        if method.rank is not None and not 1e-6 <= scale_of(method.alpha, method.rank) <= 1e6:
+            raise Refused.value("method.alpha", method.alpha, "a scale between 1e-6 and 1e6")
+    declared.check(config)
+    if method.init_from is not None and not Path(method.init_from).expanduser().is_dir():
+        raise Refused.value("method.init_from", method.init_from, "the folder of a finished run or of an adapter")
+
+
+def refuse_foreign(values: Mapping[str, Any]) -> None:
+    """Refuse plain values of ``method`` that set a key which the method does not own."""
+    defaults, owned = {key.name: key.default for key in fields(Method)}, own(values)
+    for key, value in values.items():
+        if owned[key] is None and value not in (None, False, {}) and value != defaults.get(key):
+            raise Refused.value(f"method.{key}", value, f"null with method={values['name']}, which has no such key")
+
+
+def _may_be_null(method: Method, key: str, value: Any) -> bool:
+    return key == "rank" and value is None and (method.budget is not None or of(method).name == "custom")
+
+
+_ALPHA = re.compile(r"([0-9]+(?:\.[0-9]+)?)(r|sqrt)?")
+
+
+def parse_alpha(alpha: Any) -> tuple[float, str]:
+    """Split an alpha policy into its number and kind: ``16`` → (16, ""), ``2r`` → (2, "r"), ``16sqrt`` → (16, "sqrt").
+
+    Raises ValueError for anything else and for numbers that are not positive.
+    """
+    match = _ALPHA.fullmatch(str(alpha))
+    if not match or float(match[1]) <= 0:
+        raise ValueError(f"not an alpha policy: {alpha}")
+    return float(match[1]), match[2] or ""
+
+
+def scale_of(alpha: Any, rank: int) -> float:
+    """The effective multiplier of BA.
+
+    A number α gives α/r (Hu et al. 2021, §4.1); ``Kr`` means α = K·r, so K; ``Ksqrt`` gives K/√r
+    (rank-stabilized LoRA, Kalajdzievski 2023).
+    """
+    number, kind = parse_alpha(alpha)
+    return {"": number / rank, "r": number, "sqrt": number / math.sqrt(rank)}[kind]
+
+
+def check_alpha(key: str, alpha: Any, roots: bool = True) -> None:
+    """Refuse what is no alpha policy, and with ``roots=False`` one that divides by √r."""
+    try:
+        _, kind = parse_alpha(alpha)
+    except ValueError:
+        kind = None
+    if kind is None or (kind == "sqrt" and not roots):
+        also = ", or 16sqrt (16/sqrt(r))" if roots else ""
+        join = "," if roots else " or"
+        allowed = f"a positive number (scale alpha/r){join} a multiple of the rank such as 2r (scale 2){also}"
+        raise Refused.value(key, alpha, allowed)
+
+
+def peft_class(peft: Any) -> str:
+    """The bare name of the class that ``method.peft`` asks for; empty where it names none."""
+    return str(peft.get("_target_") or "").removeprefix("peft.") if isinstance(peft, Mapping) else ""
+
+
+RANK_KEYS = ("r", "rank")  # of PEFT's configs
+
+
+def _custom_rank(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``rank`` and ``peft`` with the rank taken out of the PEFT config, where ``method.rank`` wins over it."""
+    peft = dict(values["peft"])
+    there = [peft.pop(key) for key in RANK_KEYS if type(peft.get(key)) is int and peft[key] > 0]
+    rank = values.get("rank")
+    return {"rank": there[0] if there and rank is None else rank, "peft": peft}
+
+
+def _check_lora(config: Config) -> None:
+    method, init = config.method, config.method.init
+    if init == "loftq":
+        why = "PEFT computes it on a CUDA GPU alone, so it is not offered; another start on quant=nf4 is"
+        raise Refused.value("method.init", init, why)
+    if init is not None and init not in INITS and not re.fullmatch(r"pissa_niter_[1-9][0-9]{0,2}", init):
+        raise Refused.value("method.init", init, f"one of {', '.join(INITS)}{did_you_mean(init, INITS)}")
+    if method.budget is not None:
+        _check_budget(method)
+    others = config.targets.ranks if isinstance(config.targets.ranks, dict) else {}
+    ranks = [method.rank, *others.values()]
+    if init == "orthogonal" and (odd := [rank for rank in ranks if rank is not None and rank % 2]):
+        raise Refused.value("method.rank", odd[0], "an even number with method.init=orthogonal")
+    if init == "zero_A" and method.freeze_a:
+        raise Refused.value("method.freeze_a", True, "false with method.init=zero_A: a product with zero stays zero")
+    if method.lr_ratio is not None and not (0 < method.lr_ratio < math.inf):
+        raise Refused.value("method.lr_ratio", method.lr_ratio, "a number above 0")
+    if starts_from_base(method):
+        if config.quant.kind:
+            raise Refused.value("method.init", init, f"another with quant={config.quant.name}: it changes the base")
+        if config.trainer.precision == "bf16_true":
+            raise Refused.value("trainer.precision", "bf16_true", f"fp32, bf16 or fp16 with method.init={init}")
+    if init == "eva" and config.task.packing:
+        raise Refused.value("task.packing", True, "false with method.init=eva, which reads batches of single examples")
+    if init not in (None, "zero_B") and method.init_from is not None:
+        raise Refused.value("method.init", init, "null with method.init_from, which is a start of its own")
+
+
+def _check_budget(method: Method) -> None:
+    if method.rank is not None:
+        raise Refused.value("method.budget", method.budget, "null, or method.rank=null: one follows from the other")
+    if method.budget is not None and method.budget < 1:
+        raise Refused.value("method.budget", method.budget, "a number of parameters, at least 1")
+    if method.bias != "none" or method.modules_to_save:
+        key = "bias" if method.bias != "none" else "modules_to_save"
+        raise Refused.value("method.budget", method.budget, f"null with method.{key}, which has a cost of its own")
+
+
+def _check_custom(config: Config) -> None:
+    method = config.method
+    named = peft_class(method.peft)
+    if not named:
+        raise Refused(f"method={method.name}: give method.peft={{_target_: peft.XConfig, …}}")
+    if not re.fullmatch(r"[A-Za-z]\w*Config", named):
+        raise Refused.value("method.peft._target_", method.peft["_target_"], "a config class of peft")
+
+
+def _check_bottleneck(config: Config) -> None:
+    if config.method.place not in (None, "both", "mlp"):
+        raise Refused.value("method.place", config.method.place, "one of both, mlp")
+
+
+def _check_said(config: Config) -> None:
+    if (config.method.dim or 0) < 2:
+        allowed = "numbers to train, one of which scales each layer, at least 2"
+        raise Refused.value("method.dim", config.method.dim, allowed)
+
+
+def _check_labels(config: Config) -> None:
+    if config.task.kind == "causal_lm":
+        name = config.method.name
+        raise Refused(f"method={name}: needs labels, which task.kind=causal_lm has not; use method=few_shot")
+
+
+def _check_writes(config: Config) -> None:
+    if (kind := config.task.kind) != "causal_lm":
+        raise Refused(f"method=few_shot: needs task.kind=causal_lm, a language model that writes; here it is {kind}")
+
+
+def _lora(name: str, description: str, key: str = "", holds: Any = None, allowed: str = "") -> Declaration:
+    """LoRA or a variant, with what its name promises, so that a table cannot call an arm by what it is not.
+
+    ``holds`` is a value or a test of one."""
+    test = holds if callable(holds) else lambda value: value == holds
+    promise = (key, test, allowed or str(holds).lower()) if key else None
+    return Declaration(name, description, "adapter", LoraKeys, _check_lora, promise=promise)
+
+
+DECLARED = {declared.name: declared for declared in (
+    _lora("lora", "low-rank adaptation (Hu et al. 2021)"),
+    _lora("rslora", "LoRA with scale α/√r (Kalajdzievski 2023)", "alpha",
+          lambda alpha: str(alpha).endswith("sqrt"), "a policy such as 16sqrt"),
+    _lora("dora", "LoRA with a trained magnitude of each output (Liu et al. 2024)", "dora", True),
+    _lora("pissa", "LoRA from the principal singular vectors of W (Meng et al. 2024)", "init",
+          lambda init: str(init).startswith("pissa"), "pissa or pissa_niter_16"),
+    _lora("olora", "LoRA from the QR decomposition of W (Büyükakyüz 2024)", "init", "olora"),
+    _lora("eva", "LoRA from the leading directions of the inputs (Paischer et al. 2024)", "init", "eva"),
+    _lora("orthogonal", "LoRA from random orthogonal factors (Datta 2024)", "init", "orthogonal"),
+    _lora("lora_plus", "LoRA whose B learns faster (Hayou et al. 2024)", "lr_ratio",
+          lambda ratio: ratio is not None, "a number"),
+    _lora("lora_fa", "LoRA with a frozen A (Zhang et al. 2023)", "freeze_a", True),
+    Declaration("adalora", "LoRA that prunes singular values (Zhang et al. 2023)", "adapter", AdaloraKeys),
+    Declaration("vera", "trained vectors between shared random matrices (Kopiczko et al. 2024)", "adapter", VeraKeys),
+    Declaration("loha", "low-rank Hadamard product (Hyeon-Woo et al. 2022)", "adapter", AlphaKeys, peft="LoHaConfig",
+                transposed=False),
+    Declaration("lokr", "low-rank Kronecker product (Yeh et al. 2023)", "adapter", AlphaKeys, peft="LoKrConfig",
+                transposed=False),
+    Declaration("ia3", "a factor for each output or input (Liu et al. 2022)", "adapter", PeftKeys),
+    Declaration("oft", "orthogonal fine-tuning (Qiu et al. 2023)", "adapter", OftKeys, transposed=False),
+    Declaration("custom", "any other adapter of PEFT's", "adapter", CustomKeys, _check_custom),
+    Declaration("bottleneck", "a small network behind layers (Houlsby et al. 2019)", "modules", BottleneckKeys,
+                _check_bottleneck, changes_matrices=False),
+    Declaration("bitfit", "biases (Ben Zaken et al. 2022)", "weights", StartKeys, changes_matrices=False),
+    Declaration("top_layers", "the last blocks (Lee et al. 2019)", "weights", LayerKeys),
+    Declaration("did", "all weights in a random subspace (Li et al. 2018)", "subspace", SubspaceKeys),
+    Declaration("said", "all weights in a random subspace, scaled in each layer (Aghajanyan et al. 2020)", "subspace",
+                SubspaceKeys, _check_said),
+    Declaration("full", "full fine-tuning", "all"),
+    Declaration("head", "the task head alone", "head", StartKeys, changes_matrices=False),
+    Declaration("probe", "a linear model on frozen features", "nothing", check=_check_labels),
+    Declaration("tfidf", "a linear model on TF-IDF weights", "nothing", check=_check_labels),
+    Declaration("few_shot", "the language model as it is, shown examples (Brown et al. 2020)", "nothing", ShotKeys,
+                _check_writes),
+)}  # fmt: skip
