@@ -138,6 +138,8 @@ def _check_task(config: Config) -> None:
     _number("task.margin", task.margin, 0, high, f"between 0 and {high}, both excluded", open_low=True, open_high=True)
     if task.delimiter == "":
         raise Refused.value("task.delimiter", "''", "a character, or null", "for tabs task.delimiter=tab")
+    if not isinstance(task.labels, list | dict | None):
+        raise Refused.value("task.labels", task.labels, "a list of classes, or {label: class}, or null")
     if isinstance(task.labels, list) and len({str(name) for name in task.labels}) < len(task.labels):
         raise Refused.value("task.labels", task.labels, "names a class twice", "YAML reads 007 as 7: quote it")
     if task.format is not None:

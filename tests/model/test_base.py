@@ -67,6 +67,16 @@ def test_the_head_depends_on_the_seed_alone_and_the_body_on_none(saved: Saved) -
     assert torch.equal(first.bert.pooler.dense.weight, other.bert.pooler.dense.weight)
 
 
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused_with_both_numbers(saved: Saved) -> None:
+    folder = saved("llama")
+    model, tokenizer = load(folder)
+    rows = model.get_input_embeddings().num_embeddings
+    tokenizer.add_tokens([f"<more {i}>" for i in range(rows + 3 - len(tokenizer))])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(Refused, match=rf"^model.path=.* {rows + 3} tokens .* embeddings for {rows}; .*resize_token_em"):
+        load(folder)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_head_of_a_checkpoint_is_drawn_anew(saved: Saved, shape: str) -> None:
     """Of the same size or not, and as if the checkpoint had none."""

@@ -179,6 +179,8 @@ def test_labels_that_are_numbers_on_the_hub_are_the_same_classes(tmp_path: Path,
 
 
 def test_what_is_no_download_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"^task.path=.*: .* has no folder MNLI, and itself has no train.tsv or msr_"):
+        read(glue("mnli", path=str(tmp_path)))
     (tmp_path / "MNLI").mkdir()
     with pytest.raises(Refused, match=r"^task.path=.*: .*MNLI has no train.tsv or msr_.*; give the folder of the GLUE"):
         read(glue("mnli", path=str(tmp_path)))

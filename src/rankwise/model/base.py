@@ -44,6 +44,13 @@ def load(
         base, tokenizer = _pretrained(model, asset, kind, outputs, attention)
         _draw_head(base, seed)
     base.name_or_path = model.path  # type: ignore[assignment]  # the base's name in PEFT's config: no path of a cache
+    tokens, rows = len(tokenizer), base.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    if tokens > rows or (tokenizer.pad_token_id or 0) >= rows:
+        remedy = f"call model.resize_token_embeddings({tokens}) and save it with its tokenizer"
+        allowed = (
+            f"its tokenizer has {tokens} tokens (padding is {tokenizer.pad_token_id}), the model embeddings for {rows}"
+        )
+        raise Refused.value("model.path", model.path, allowed, remedy)
     tokenizer.model_max_length = _positions(base) or _computed_positions(base, tokenizer.model_max_length)
     return base, tokenizer
 

@@ -162,7 +162,7 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
             if row is None:
                 yield None
                 continue
-            if all(_is_name(value, name) for name, value in row.items()):
+            if len(row) > 1 and all(_is_name(value, name) for name, value in row.items()):
                 remedy = "leave task.columns out, or the line" if task.columns else "take the line out"
                 raise Refused(f"task data {table.name} {table.unit} {number}: repeats the header; {remedy}")
             try:
