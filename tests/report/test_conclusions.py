@@ -1,5 +1,9 @@
 """What may not be concluded: from runs that learned nothing, were cut short by the budget, or had more rates to try."""
 
+import csv
+import dataclasses
+import io
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -110,6 +114,15 @@ def test_several_families_share_the_5_percent(tmp_path):
         assert step.low == boot.limits(0.975)[0] < boot.low
 
 
+def test_a_limit_within_the_bootstraps_own_noise_of_the_margin_is_borderline(tmp_path):
+    write_study(tmp_path, {8: 0.82})
+    (family,) = build([tmp_path]).families
+    (step,) = family.steps
+    noise = step.comparison.bootstrap.noise
+    for distance, said in ((1, True), (-1, True), (3, False), (-3, False)):
+        assert dataclasses.replace(family, margin=distance * noise - step.low).borderline == said
+
+
 @pytest.mark.parametrize(
     ("method", "score", "said"),
     [("ia3", 0.82, "ia3 is as good as full fine-tuning: at most 2 points of accuracy worse."),
@@ -199,3 +212,16 @@ def test_the_mean_over_seeds_is_what_is_compared_and_shown(tmp_path):
     assert max(values) - sum(values) / 3 > 0.05
     mine = of(report, rank=8).runs[0].metrics["test"]["accuracy"]["value"]
     assert report.comparison(of(report, rank=8)).estimate == pytest.approx(mine - sum(values) / 3)
+
+
+def test_random_subspaces_show_their_share_of_full_fine_tuning_raw_and_above_a_constant_answer(tmp_path):
+    for seed in range(2):
+        for dim, score in ((10, 0.6), (1000, 0.75), (None, 0.8)):
+            right = np.arange(ITEMS) < round(ITEMS * score)
+            write_run(tmp_path, "did" if dim else "full", None, seed=seed, correct=right, method__dim=dim)
+    report = build([tmp_path])
+    rows = {row["dim"]: row for row in csv.DictReader(io.StringIO(report.to_csv()))}
+    assert [float(rows[dim]["of_full"]) for dim in ("10", "1000")] == pytest.approx([0.75, 0.9375])
+    assert [float(rows[dim]["above_constant_of_full"]) for dim in ("10", "1000")] == pytest.approx([1 / 3, 5 / 6])
+    assert "| of full\N{NO-BREAK SPACE}% |" in report.to_markdown()
+    assert [arm.size for arm in report.arms] == [("dim", 10), ("dim", 1000), None]

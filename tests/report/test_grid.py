@@ -28,12 +28,12 @@ def crossed(tmp_path: Path) -> Path:
 def test_each_storage_is_a_row_each_rank_a_column_and_what_did_not_run_a_dash(crossed: Path) -> None:
     report = build([crossed])
     score, weights, *_, error = grids(report)
-    assert score["header"] == ["base stored as", "r=1", "r=8"]
-    rows = {row[0]: row[1:] for row in score["rows"]}
+    assert score.header == ["base stored as", "r=1", "r=8"]
+    rows = {row[0]: row[1:] for row in score.rows}
     assert rows.keys() == {"none", "nf4"} and rows["nf4"][0] == "–"
     assert float(rows["none"][1]) > float(rows["nf4"][1])
-    assert all(cell != "–" for cell in weights["rows"][0][1:])
-    assert {row[-1] for row in error["rows"]} == {"25.0"}
+    assert all(cell != "–" for cell in weights.rows[0][1:])
+    assert {row[-1] for row in error.rows} == {"25.0"}
     page = report.write(crossed / "out")["html"].read_text(encoding="utf-8")
     assert page.count('<td class="left">nf4</td>') == len(grids(report))
 

@@ -132,6 +132,12 @@ def test_interval_of_few_seeds_misses_the_truth_in_at_most_5_percent(seeds, seed
     assert missed / studies <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / studies)
 
 
+def test_the_noise_of_a_limit_is_what_other_bootstrap_samples_would_move_it_by():
+    rng = np.random.default_rng(6)
+    found = [paired(np.zeros(2), rng.standard_normal((1_000, 1)).repeat(2, 1)) for _ in range(300)]
+    assert np.std([boot.low for boot in found]) == pytest.approx(found[0].noise, rel=0.15)
+
+
 def test_p_value_is_where_the_interval_ends_at_zero():
     rng = np.random.default_rng(2)
     points = 0.02 + 0.01 * rng.standard_normal(3)

@@ -42,7 +42,7 @@ class Column:
 def columns(report: Findings) -> list[Column]:
     """All of them, in reading order. The verdict comes early, where a narrow screen shows it."""
     everywhere = "main memory compute numbers generation forgetting"
-    settings = [Column(key, "", _setting_of(key)) for key in ("rank", "alpha", "targets", "quant")]
+    settings = [Column(key, "", _setting_of(key)) for key in ("rank", "dim", "alpha", "targets", "quant")]
     return [
         Column("", "arm", lambda a: a.label, tables=everywhere, left=True),
         Column("method", "", lambda a: a.method),
@@ -110,6 +110,22 @@ def trainable_fraction(arm: Arm) -> float | None:
     return trainable / total if trainable is not None and total and not arm.is_baseline else None
 
 
+def _of_full(report: Findings, floor: float | None) -> Callable[[Arm], float | None]:
+    """An arm's score as a share of full fine-tuning's, of what either has above a floor. None for a loss."""
+
+    def share(arm: Arm) -> float | None:
+        mine, full = (each and each.scores.get(report.metric.name) for each in (arm, report.reference))
+        if (
+            floor is None
+            or report.metric.lower_is_better
+            or not (mine and full and arm.comparable and full.mean > floor)
+        ):
+            return None
+        return (mine.mean - floor) / (full.mean - floor)
+
+    return share
+
+
 def second_metrics(report: Findings) -> list[Metric]:
     """The other metrics of the task that any arm has."""
     names = [*of_kind(report.metric.kind), *sorted({name for arm in report.arms for name in arm.scores})]
@@ -123,11 +139,18 @@ def _scores(report: Findings) -> list[Column]:
     median = " (median)" if any(s.median is not None for arm in report.arms for s in arm.scores.values()) else ""
     points = " pts" if metric.percent else ""
     others = [Column(m.name, m.header, _score_of(m), m.interval, "wide") for m in second_metrics(report)]
+    # Of random subspaces d90 is read here: the smallest dimension with 90 % (Li et al. 2018, §2).
+    shares = "numbers main" if any("dim" in arm.settings for arm in report.arms) else "numbers"
+    floors = (("of_full", "of full", 0.0), ("above_constant_of_full", "above constant, of full", report.constant))
     return [
         Column("metric", "", lambda a: metric.name),
         Column("test", f"{metric.header}{median}", _score_of(metric), metric.interval, "main"),
         Column("", f"Δ full{points}", lambda a: delta(report, a), tables="main", left=True),
         *others,
+        *(
+            Column(key, f"{header}\N{NO-BREAK SPACE}%", _of_full(report, floor), fmt.percent, shares)
+            for key, header, floor in floors
+        ),
         Column("constant", "", lambda a: report.constant),
     ]
 

@@ -12,7 +12,6 @@ from rankwise.report.arms import Arm
 from rankwise.report.columns import rank_fraction, raw
 from rankwise.report.findings import Findings
 from rankwise.report.forgetting import forgotten
-from rankwise.report.intrinsic import d90
 from rankwise.report.latency import timed
 from rankwise.tracking.record import finite
 
@@ -48,7 +47,6 @@ def document(report: Findings) -> dict[str, Any]:
             }
             for f in report.families
         ],
-        "intrinsic_dimension": d90(report),
         "runs": [record.to_dict() for record in report.records],
     }  # fmt: skip
     return finite(found)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from rankwise.metrics import NOTHING
 from rankwise.report import costs
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm
 from rankwise.report.findings import Findings
+from rankwise.report.sections import Section
 
-Grid = dict[str, Any]  # title, header, rows
 
-
-def grids(report: Findings) -> list[Grid]:
+def grids(report: Findings) -> list[Section]:
     """Score, weights, peak memory, speed and quantization error by storage (down) and rank (across).
 
     Empty unless comparable arms of one kind have two ranks and two storages or more.
@@ -28,26 +26,16 @@ def grids(report: Findings) -> list[Grid]:
     if len(storages) < 2 or len(ranks) < 2:
         return []
     metric = report.metric
-
-    def score(arm: Arm) -> str:
-        found = arm.scores.get(metric.name)
-        return metric.score(found.point) if found else NOTHING
-
-    asked: list[tuple[str, Callable[[Arm], str]]] = [
-        (f"test {metric.header}", score),
-        ("weights, MB", lambda arm: fmt.megabytes(costs.memory(arm).get("weights_bytes"))),
-        ("peak of a training step, MB", lambda arm: fmt.megabytes(costs.peak_bytes(arm))),
-        ("tokens per second", lambda arm: fmt.si(arm.median("compute.tokens_per_s"))),
-        ("error of the logits before training, %", lambda arm: fmt.percent(arm.median("compute.quant_error"))),
-    ]
+    asked: dict[str, Callable[[Arm], str]] = {
+        f"test {metric.header}": lambda a: metric.score(s.point) if (s := a.scores.get(metric.name)) else NOTHING,
+        "weights, MB": lambda a: fmt.megabytes(costs.memory(a).get("weights_bytes")),
+        "peak of a training step, MB": lambda a: fmt.megabytes(costs.peak_bytes(a)),
+        "tokens per second": lambda a: fmt.si(a.median("compute.tokens_per_s")),
+        "error of the logits before training, %": lambda a: fmt.percent(a.median("compute.quant_error")),
+    }
+    header = ["base stored as", *(f"r={rank}" for rank in ranks)]
+    shown = {title: {key: show(arm) for key, arm in cells.items()} for title, show in asked.items()}
     return [
-        {
-            "title": title,
-            "header": ["base stored as", *(f"r={rank}" for rank in ranks)],
-            "rows": [
-                [quant, *(show(cells[quant, rank]) if (quant, rank) in cells else NOTHING for rank in ranks)]
-                for quant in storages
-            ],
-        }
-        for title, show in asked
+        Section("grid", title, header, [[q, *(texts.get((q, r), NOTHING) for r in ranks)] for q in storages], [])
+        for title, texts in shown.items()
     ]

@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rankwise.report import cost_tables, costs, forgetting, generation, intrinsic, latency
+from rankwise.report import cost_tables, costs, forgetting, generation, latency
 from rankwise.report.arms import Arm, dig
 from rankwise.report.columns import Column, section, shown
 from rankwise.report.findings import Findings
@@ -69,14 +69,11 @@ class _Arms:
 
 
 def sections(report: Findings) -> list[Section]:
-    """What the runs say beside their score: what they write, what they forgot, how fast they are, how many dimensions
-    a task needs.
-    """
+    """What the runs say beside their score: what they write, what they forgot, how fast they are."""
     found = [
         section(report, "generation", "Generated text", generation.notes(report.arms)),
         section(report, "forgetting", "Forgetting", forgetting.notes(report.arms)),
         latency.section(report.arms),
-        intrinsic.section(report),
     ]
     return [each for each in found if each]
 
