@@ -140,10 +140,11 @@ def test_the_command_prints_a_document_and_writes_both_files(tmp_path, monkeypat
     assert {key: claim["verdict"] for key, claim in found.items()} == {
         "folklore_layer_1000": "reproduced", "lora_t3_gpt2_medium": "contradicted", "lora_t6_rank1": "not run",
     }  # fmt: skip
-    said = "3 claims. 1 identities, which cannot fail: 1 reproduced. 1 in their own setting: 1 contradicted. "
+    said = "3 claims. 1 that cannot fail: 1 reproduced. 1 in their own setting: 1 contradicted. "
     said += "1 by proxy: 1 not run"
     assert said in (tmp_path / "claims.md").read_text()
-    assert (tmp_path / "claims.html").read_text().count("<tr class=") == 3
+    page = (tmp_path / "claims.html").read_text()
+    assert page.count("<tr>") == 3 + page.count("<thead>") == 5 and 'class="worse">contradicted' in page
     assert main(["claims", "--only", *ids]) == 0
     assert "1 contradicted" in capsys.readouterr().out
 

@@ -16,7 +16,7 @@ from rankwise.errors import Refused
 from rankwise.tracking.provenance import provenance
 from rankwise.tracking.record import Record, finite, now, write_atomically
 
-_GROUPS = (("identity", "identities, which cannot fail"), ("own", "in their own setting"), ("proxy", "by proxy"))
+_GROUPS = (("identity", "that cannot fail"), ("own", "in their own setting"), ("proxy", "by proxy"))
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def answer(claim: Claim, records: Sequence[Record], tier: str, timings: Timings 
 
 
 def tally(verdicts: Sequence[Verdict]) -> str:
-    """``41 claims. 5 identities, …: 5 reproduced. 15 in their own setting: 15 reproduced. 21 by proxy: 21 not run``."""
+    """``41 claims. 5 that cannot fail: 5 reproduced. 15 in their own setting: 15 reproduced. 21 by proxy: …``."""
     parts = [f"{len(verdicts)} claim{'' if len(verdicts) == 1 else 's'}"]
     for group, words in _GROUPS:
         if counts := Counter(verdict.verdict for verdict in verdicts if verdict.group == group):

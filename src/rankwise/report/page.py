@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
 from rankwise.report import analyses, cost_tables, costs
 from rankwise.report import formats as fmt
@@ -22,12 +22,9 @@ from rankwise.tracking.record import now
 
 def html(report: Findings) -> str:
     """The page."""
-    environment = Environment(
-        loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     texts, marks = tables.footnotes(report)
     columns = shown(report, "main", "wide")
-    return environment.get_template("page.html.j2").render(
+    return _template("page.html.j2").render(
         subject=_subject(report),
         headline=report.headline,
         tiles=_tiles(report),
@@ -49,6 +46,19 @@ def html(report: Findings) -> str:
         provenance=provenance(report.records),
         made=now(),
     )
+
+
+def of_sections(subject: str, title: str, details: list[str], sections: list[Section]) -> str:
+    """A page of the same look: a headline, what it means and tables."""
+    template = _template("sections.html.j2")
+    return template.render(subject=subject, title=title, details=details, sections=sections)
+
+
+def _template(name: str) -> Template:
+    environment = Environment(
+        loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(name)
 
 
 def _source(name: str) -> str:

@@ -9,7 +9,10 @@ Cells = list[str]
 
 @dataclass(frozen=True)
 class Section:
-    """``header`` and ``rows`` begin with the arm; ``lead`` stands above the table, ``notes`` beneath."""
+    """``header`` and ``rows`` begin with the arm; ``lead`` stands above the table, ``notes`` beneath.
+
+    Cells are numbers but the first, unless all are ``words``, which are set to the left and folded.
+    """
 
     name: str
     title: str
@@ -17,3 +20,4 @@ class Section:
     rows: list[Cells]
     notes: list[str]
     lead: str = ""
+    words: bool = False

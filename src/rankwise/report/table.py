@@ -15,7 +15,7 @@ from rankwise.report.findings import Findings
 from rankwise.report.sections import Section
 
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-_STYLE = {"same": "green", "better": "green", "worse": "red"}
+_STYLE = {"same": "green", "better": "green", "worse": "red", "reproduced": "green", "contradicted": "red"}
 # What a narrow terminal leaves out, one after another; the page and the other forms have everything.
 _LEAVES_OUT = ("r/min", "scale", "tokens", "pred.", "lr", "trained", "FLOPs", "adapter", "n", "train", "peak")
 
@@ -33,7 +33,7 @@ def render(report: Findings) -> RenderableType:
     title = Text(report.headline.title, style="bold")
     details = [Text(text) for text in (report.headline.cost, " ".join(report.headline.details)) if text]
     meanings = [Text(text, style="dim") for text in (interval_note(report), cost_tables.short_note(report)) if text]
-    more = [part for found in sections(report) for part in _section(found)]
+    more = [part for found in sections(report) for part in rendered(found)]
     return Group(title, *details, Padding(_Arms(report), (1, 0)), *notes, *meanings, *more)
 
 
@@ -78,13 +78,16 @@ def sections(report: Findings) -> list[Section]:
     return [each for each in found if each]
 
 
-def _section(found: Section) -> list[RenderableType]:
+def rendered(found: Section) -> list[RenderableType]:
+    """A section for a terminal."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
     for number, header in enumerate(found.header):
-        header_text = Text(header if number == 0 else header.replace(" ", "\n"))
-        table.add_column(header_text, justify="right" if number else "left", vertical="bottom", no_wrap=number > 0)
+        left = found.words or number == 0
+        text = Text(header if left else header.replace(" ", "\n"))
+        table.add_column(text, justify="left" if left else "right", vertical="top" if found.words else "bottom",
+                         no_wrap=not left, overflow="fold")  # fmt: skip
     for row in found.rows:
-        table.add_row(*(Text(cell.replace(" ± ", "±")) for cell in row))
+        table.add_row(*(Text(cell.replace(" ± ", "±"), _STYLE.get(cell.split(" ")[0], "")) for cell in row))
     notes = [Text(note, style="dim") for note in found.notes]
     return [Text(f"\n{found.title}", style="bold"), Padding(table, (1, 0)), *notes]
 
@@ -121,18 +124,21 @@ def markdown(report: Findings) -> str:
     for arm in report.arms:
         first, *cells = [column.text(arm) for column in columns]
         rows.append(["".join([first, *(f" [{n}]" for n in marks[id(arm)])]), *cells])
-    lines = [f"**{report.headline.title}**{rest}", "", *_md_table([c.header for c in columns], rows, columns), ""]
+    lines = [f"**{report.headline.title}**{rest}", "", *md_table([c.header for c in columns], rows, columns), ""]
     lines += [*[f"[{i}] {text}  " for i, text in enumerate(texts, 1)], "", interval_note(report), ""]
     for found in sections(report):
-        lines += [f"**{found.title}**", "", *_md_table(found.header, found.rows), ""]
+        lines += [f"**{found.title}**", "", *md_table(found.header, found.rows), ""]
         lines += [*(f"{note}  " for note in found.notes), ""]
     said = [*report.notes, *cost_tables.memory_notes(report), *cost_tables.compute_notes(report)]
     said += filter(None, [costs.break_even(report.arms)])
     return "\n".join([*lines, *[f"* {note}" for note in said], ""])
 
 
-def _md_table(header: list[str], rows: list[list[str]], columns: list[Column] | None = None) -> list[str]:
-    left = [column.left for column in columns] if columns else [True] + [False] * (len(header) - 1)
+def md_table(
+    header: list[str], rows: list[list[str]], columns: list[Column] | None = None, words: bool = False
+) -> list[str]:
+    """The lines of a Markdown table; without ``columns`` all cells but the first are set right, ``words`` left."""
+    left = [column.left for column in columns] if columns else [words or number == 0 for number in range(len(header))]
     rule = "|" + "|".join(":--" if side else "--:" for side in left) + "|"
     escaped = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (header, *rows)]
     return [escaped[0], rule, *escaped[1:]]
