@@ -229,8 +229,8 @@ def test_conversations_of_other_layouts_are_the_same(tmp_path: Path) -> None:
 def test_what_a_message_brings_beside_its_content_is_kept(tmp_path: Path) -> None:
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look", "arguments": "{}"}}]}
     end = [{"role": "tool", "name": "look", "content": "sea"}, *talk("", "The sea")[1:]]
-    rows = [{"messages": [*talk(f"Look {i}"), call, *end]} for i in range(60)]
+    rows = [{"messages": [*talk(f"Look {i}"), call, *end], "tools": [{"name": "look"}]} for i in range(60)]
     data = read(records(tmp_path, rows), kind="causal_lm", messages="messages")
     messages = (data.train.messages or [])[0]
     assert messages[1]["tool_calls"] == call["tool_calls"] and messages[1]["content"] == ""
-    assert messages[2]["name"] == "look"
+    assert messages[2]["name"] == "look" and messages[0]["tools"] == [{"name": "look"}]

@@ -13,7 +13,6 @@ from torch.nn import functional as F  # noqa: N812  torch's own convention
 from transformers import GenerationConfig
 
 from rankwise.assets import resolve
-from rankwise.config import Task
 from rankwise.errors import Refused
 from rankwise.measure.flops import Tally
 from rankwise.measure.ledger import Ledger
@@ -125,8 +124,7 @@ def test_a_text_in_blocks_has_the_perplexity_of_its_tokens(shape: str) -> None:
     lm, tokenizer = model(shape)
     texts = [f"the {i}th sea is as deep as {i} oaks\n" for i in range(9)]
     part = split([""] * 9, texts)
-    task = Task(name="t", kind="causal_lm", format="text", blocks=True, max_length=16)
-    blocks = in_blocks(Data(part, part, part, None, ""), tokenizer, task).test
+    blocks = in_blocks(Data(part, part, part, None, ""), tokenizer, 16).test
     rows, scorer = EncodedText(blocks, tokenizer, 16, "test"), TokenScorer()
     begin = [token for token in tokenizer("")["input_ids"][:1] if token == tokenizer.bos_token_id]
     tokens = tokenizer("".join(texts), add_special_tokens=False)["input_ids"]
@@ -203,6 +201,9 @@ def test_calls_of_tools_are_learned_and_replies_of_no_weight_are_not() -> None:
     assert chat(TURNS + "{% endfor %}", [TALK[0], call])[2] == "<assistant>[look]"
     assert chat(TURNS + "{% endfor %}", [TALK[0], TALK[1] | {"weight": 0}, *TALK[2:]])[2] == "<assistant>d"
     assert reply(split([""], None, messages=[[TALK[0], call]]), 0) == '["look"]'
+    with_tools = "{{ tools or '' }}" + TURNS + "{% endfor %}"
+    tokenizer, rows, _ = chat(with_tools, [TALK[0] | {"tools": [{"name": "look"}]}, call])
+    assert "[{'name': 'look'}]<user>a" in tokenizer.decode(rows.ids[0])
 
 
 def test_where_a_template_rewrites_earlier_turns_the_last_reply_alone_can_be_learned() -> None:

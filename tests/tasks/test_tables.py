@@ -96,7 +96,7 @@ def test_a_csv_field_may_hold_delimiters_quotes_and_line_breaks_and_a_tsv_field_
     ("encoding", "given", "line_end"),
     [
         ("utf-8", None, "\n"), ("utf-8-sig", None, "\r\n"), ("latin-1", None, "\n"), ("latin-1", "latin-1", "\r\n"),
-        ("utf-16", "utf-16", "\n"), ("cp1250", "cp1250", "\r"),
+        ("utf-16", None, "\n"), ("utf-16-le", "utf-16-le", "\n"), ("cp1250", "cp1250", "\r"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])

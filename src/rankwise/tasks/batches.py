@@ -109,7 +109,7 @@ class Loaders:
     def of(cls, config: Config, data: Data, tokenizer: Any) -> Loaders:
         """Tokenize all parts once."""
         if config.task.blocks:
-            data = in_blocks(data, tokenizer, config.task)
+            data = in_blocks(data, tokenizer, config.task.max_length)
         train: Encoded | EncodedText | Packed = encoded(data.train, config, tokenizer, "train")
         validation = encoded(data.validation, config, tokenizer, "validation")
         test = encoded(data.test, config, tokenizer, "test")

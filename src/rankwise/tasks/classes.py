@@ -125,7 +125,7 @@ def _by_list(task: Task, labels: list[Label]) -> tuple[list[str], dict[str, int]
 
 def _unknown(label: Label, why: str) -> Refused:
     assert label.cell is not None
-    return label.cell.refused(why)
+    return label.cell.refused(f"{why}; task.labels={{LABEL: CLASS, {label.name}: null, …}} leaves its rows out")
 
 
 def _notes(task: Task, used: list[Label], rows: np.ndarray) -> list[str]:

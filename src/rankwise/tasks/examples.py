@@ -249,6 +249,8 @@ def _language(reader: _Reader) -> Iterator[Example]:
     task = reader.task
     if task.messages:
         messages = _conversation(reader.cell("messages"))
+        if isinstance(tools := reader.row.get("tools"), list):
+            messages[0] |= {"tools": tools}  # beside the messages, as OpenAI has them
         asked = [message["content"] for message in messages if message["role"] == "user"]
         yield reader.example(asked[-1], messages=messages)
     elif task.completion:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from rankwise.config import Task
 from rankwise.errors import Refused
 from rankwise.measure.shape import Shape
 from rankwise.tasks.data import Data, Split
@@ -78,7 +77,9 @@ def _rendered(tokenizer: Any, messages: Messages, add_generation_prompt: bool) -
     if not getattr(tokenizer, "chat_template", None):
         raise Refused("task.messages: this model's tokenizer has no chat template; use an instruction-tuned model")
     try:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+        text: str = tokenizer.apply_chat_template(
+            messages, tools=messages[0].get("tools"), tokenize=False, add_generation_prompt=add_generation_prompt
+        )
     except Exception as error:  # a template is a program of a stranger's
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise Refused(f"task.messages: this model's chat template refuses a conversation ({reason})") from None
@@ -149,18 +150,17 @@ def _tokens(split: Split, tokenizer: Any, last: bool) -> Iterator[tuple[list[int
         yield [token for ids, _ in parts for token in ids], [wanted for ids, wanted in parts for _ in ids]
 
 
-def in_blocks(data: Data, tokenizer: Any, task: Task) -> Data:
-    """Each part as one text, cut into rows of ``task.max_length`` tokens, of which all but the first are learned.
+def in_blocks(data: Data, tokenizer: Any, max_length: int) -> Data:
+    """Each part as one text, cut into rows of ``max_length`` tokens, of which all but the first are learned.
 
-    As perplexity on WikiText is computed without a sliding window. Texts that are not lines of a file
-    (``task.format=text``) are parted by the end token.
+    As perplexity on WikiText is computed without a sliding window. An end token stands behind a text that does not end
+    its line.
     """
-    assert data.train.completions is not None
-    end = "" if task.format == "text" else tokenizer.eos_token or ""
-    room = task.max_length - len(started([], tokenizer))
+    end, room = tokenizer.eos_token or "", max_length - len(started([], tokenizer))
 
     def cut(split: Split) -> Split:
-        rows = tokenizer([text + end for text in split.completions or ()], add_special_tokens=False)["input_ids"]
+        texts = [text if text.endswith("\n") else text + end for text in split.completions or ()]
+        rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
         tokens = [token for ids in rows for token in ids]
         blocks = [tokens[start : start + room] for start in range(0, len(tokens) - 1, room)]
         blocks = [ids for ids in blocks if len(started(ids, tokenizer)) > 1]

@@ -8,6 +8,7 @@ Cells are not converted: pandas and ``datasets`` make dates and floats of texts 
 from __future__ import annotations
 
 import bz2
+import codecs
 import contextlib
 import csv
 import gzip
@@ -32,6 +33,7 @@ SUFFIXES = {
 }  # fmt: skip
 _LONGEST_FIELD = 1 << 24  # characters; what is longer is a quote that is never closed
 _CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")  # no text has these, in no encoding of one byte
+_BINARY = "not text, but binary; save it as CSV, JSON or Parquet, or give task.encoding"
 _TAB = ("\\t", "tab")  # how a shell lets a tab be written
 
 
@@ -219,8 +221,10 @@ def encoding_of(path: Path, given: str | None) -> str:
     encoding = "cp1252"
     with _opened(path, "rb") as file:
         for number, line in enumerate(file, 1):
+            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                return "utf-16"
             if b"\0" in line:
-                raise Refused(f"task data {path} line {number}: not text, but binary; or give task.encoding")
+                raise Refused(f"task data {path} line {number}: {_BINARY}")
             if not control and _CONTROL.search(line):
                 control = number
             if line.isascii():
@@ -233,7 +237,7 @@ def encoding_of(path: Path, given: str | None) -> str:
     if not other:
         return "utf-8-sig"
     if control:
-        raise Refused(f"task data {path} line {control}: not text, but binary; or give task.encoding")
+        raise Refused(f"task data {path} line {control}: {_BINARY}")
     if utf8 > other:
         raise Refused(
             f"task data {path} line {bad}: not UTF-8, as {utf8} other lines are; mend it, or give task.encoding=cp1252"
