@@ -15,8 +15,11 @@ import torch
 from rankwise.config import typed
 from rankwise.identity import folder
 from rankwise.run import run as rankwise_run
-from rankwise.tracking.mirror import Mirror, _mode
-from rankwise.tracking.record import begin
+from rankwise.tracking.mirror import Mirror
+from rankwise.tracking.record import Record, begin, find, read
+from rankwise.tracking.remote import Address, missing
+from rankwise.tracking.remote import push as push_records
+from rankwise.tracking.wandb_run import WandbRun, mode_of
 
 torch.set_num_threads(1)
 
@@ -65,19 +68,34 @@ def run_without_core(config: dict[str, Any]) -> None:
 
 def mirror(config: dict[str, Any]) -> None:
     """A mirror alone: what it notes in the record goes to stdout."""
-    made = typed(config)
-    record = begin(made, None)
-    assert record.folder
-    record.folder.mkdir(parents=True)
-    told = Mirror(made, record)
-    told.log({"step": 1, "train/loss": 0.5})
+    record = begin(typed(config), None)
+    record.write()
+    told = Mirror(record)
     told.close(record)
     print(json.dumps(record.run.get("wandb")))
 
 
+def tell(folders: list[str]) -> None:
+    """Runs in W&B as their folders say, without anything that runs."""
+    for place in folders:
+        record = read(Path(place))
+        WandbRun(record).end(record)
+
+
+def push(study: str, project: str) -> None:
+    """Send what is missing of a study; what went wrong, and what is missing then, go to stdout."""
+    address, records = Address("tester", project), find([Path(study)])
+    problems = push_records(missing(address, records), address, lambda line: None)
+    print(json.dumps({"problems": problems, "missing": [_name(record) for record in missing(address, records)]}))
+
+
+def _name(record: Record) -> str:
+    return record.run["name"]
+
+
 def mode(wanted: str) -> None:
     """The mode that comes out of ``tracking.mode``."""
-    print(_mode(wanted))
+    print(mode_of(wanted))
 
 
 def logits(cases: list[dict[str, str]], texts: list[str]) -> None:
@@ -102,5 +120,8 @@ def restored(folders: list[str], texts: list[str]) -> None:
 
 def _wandb_core() -> int:
     """The process id of this process's W&B service."""
-    children = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
-    return next(int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == "wandb-core")
+    below = [str(os.getpid())]
+    for pid in below:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            below += (task / "children").read_text().split()
+    return next(int(pid) for pid in below if Path(f"/proc/{pid}/comm").read_text().strip() == "wandb-core")

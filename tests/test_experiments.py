@@ -78,7 +78,7 @@ def _answers_claims(name: str, configs: list[Config]) -> None:
     """Both tiers of a study have its name and its folder, untracked, and every arm on several seeds."""
     assert {config.study for config in configs} == {f"claims_{name.split('/')[-1]}"}
     assert {config.outputs for config in configs} == {"outputs"}
-    assert {config.tracking.mode for config in configs} == {"disabled"}
+    assert {config.tracking.name for config in configs} == {"none"}
     assert min(Counter(map(_arm, configs)).values()) > 1, "one seed shows no spread"
     if name.startswith("claims/full/"):
         _has_every_arm(configs)

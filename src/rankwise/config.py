@@ -189,9 +189,10 @@ class Tracking:
     # [rows, length] of inputs whose forward pass is timed beside the base's, as [[1, 128], [32, 512]]
     latency: list[Any] = field(default_factory=list)
 
-    mode: str = "auto"  # auto | offline | online | disabled
-    project: str = "rankwise"
-    entity: str | None = None
+    name: str = "wandb"  # wandb | trackio | tensorboard | none
+    mode: str = "auto"  # of W&B: auto | offline | online | disabled; auto is online where a key is configured
+    project: str | None = None  # null: WANDB_PROJECT, else rankwise
+    entity: str | None = None  # null: WANDB_ENTITY, else the key's own
     tags: list[str] = field(default_factory=list)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import traceback
-from typing import Any
 
 import yaml
 
@@ -15,7 +14,7 @@ from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.measure.clock import Clock
 from rankwise.tracking import record as records
-from rankwise.tracking.journal import Journal, read_rows
+from rankwise.tracking.journal import Journal
 from rankwise.tracking.mirror import Mirror
 from rankwise.tracking.provenance import provenance
 from rankwise.tracking.record import Record
@@ -34,10 +33,10 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
         if not mine:
             theirs = earlier or records.begin(config, None)
             theirs.run["status"] = records.RUNNING  # whatever an earlier attempt of it wrote
+            _answer_sweep(theirs)
             return theirs
         if earlier and records.is_done(config) and not config.rerun:
-            if os.environ.get("WANDB_SWEEP_ID"):
-                _mirror_again(config, earlier)
+            _answer_sweep(earlier)
             return earlier
         record = records.begin(config, earlier)
         try:
@@ -49,39 +48,31 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
             raise
 
 
-def _mirror_again(config: Config, record: Record) -> None:
-    """Send a finished run to W&B once more: a sweep's server that asks for it waits for a result."""
-    mirror = Mirror(config, record)
-    assert record.folder is not None
-    for row in read_rows(record.folder / "metrics.jsonl"):
-        mirror.log(row)
-    mirror.close(record)
+def _answer_sweep(record: Record) -> None:
+    """Under ``wandb agent`` tell W&B of a run that is not run again: a sweep's server waits for what it asks for."""
+    if os.environ.get("WANDB_SWEEP_ID"):
+        Mirror(record).close(record, patience_s=120)
 
 
 def _tell(config: Config, record: Record, on_progress: OnProgress) -> Record:
     """Run the story and write how it ended, whatever happens."""
     assert record.folder is not None
-    record.write()
     records.write_atomically(record.folder / "config.yaml", yaml.safe_dump(record.config, sort_keys=False))
     journal, clock = Journal(record.folder / "metrics.jsonl", record.run["attempts"]), Clock()
     if (age := machine.process_age_s()) is not None:
         clock.add("start_up", age)  # the interpreter, Hydra, the fork
-    mirror = Mirror(config, record)
-
-    def log(row: dict[str, Any]) -> None:
-        journal(row)
-        mirror.log(row)
-
+    record.provenance = provenance()
+    record.write()
+    mirror = Mirror(record)
     status = records.FAILED
     try:
-        record.provenance = provenance()
         with clock("total"):
             if methods.of(config.method).is_baseline:
                 run_baseline(config, record, clock, on_progress)
             else:
                 with clock("imports"):
                     from rankwise.fine_tune import fine_tune
-                fine_tune(config, record, clock, log, on_progress)
+                fine_tune(config, record, clock, journal, on_progress)
         status = records.FINISHED
     except (KeyboardInterrupt, SystemExit) as stop:
         status, record.error = records.STOPPED, {"type": "Stopped", "message": "stopped from outside"}

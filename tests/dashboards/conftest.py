@@ -28,8 +28,8 @@ def study(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Iterator[
     """Tracked online; the server must have been able to answer everything."""
     place = tmp_path_factory.mktemp("online")
     configs = [
-        tiny("bert", method, outputs=str(place), study="ranks", seed=seed, tracking__mode="online",
-             tracking__project="proj", **keys)
+        tiny("bert", method, outputs=str(place), study="ranks", seed=seed, tracking__name="wandb",
+             tracking__mode="online", tracking__project="proj", **keys)
         for method, keys in ARMS for seed in (0, 1)
     ]  # fmt: skip
     with ContractServer() as server:

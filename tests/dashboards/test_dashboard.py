@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +12,12 @@ from typing import Any
 
 import pytest
 from tracked_study import Command, Study
+from wandb_server import ContractServer
 from wandb_server.http import OPERATIONS
 
 from rankwise.commands import dashboard
 from rankwise.dashboards import place
 from rankwise.errors import Refused
-from rankwise.identity import run_id
 from rankwise.metrics import named
 from rankwise.tracking import remote
 
@@ -25,18 +26,20 @@ PARTS = ("weights", "gradients", "optimizer", "activations", "other")
 
 def test_a_second_call_updates_the_report_and_the_workspace(study: Study, rankwise: Command) -> None:
     server, env = study.server, study.server.env()
-    others = {"type": "runs", "name": "x", "displayName": "rankwise: ranks, mine", "spec": "{}", "createdAt": "2025"}
+    others = {"type": "runs", "name": "x", "displayName": "rankwise: mine", "spec": "{}", "createdAt": "2025"}
     server.views["others"] = others | {"id": "others", "description": "", "updatedAt": "2025"}
     first = rankwise("dashboard", study.folder, **env)
-    assert first.returncode == 0, first.stderr
+    assert first.returncode == 0 and first.stderr == "rankwise: 4 of 4 runs are in W&B (tester/proj)\n", first.stderr
+    group = study.record(0).run["wandb"]["group"]
     urls = dict(line.split() for line in first.stdout.splitlines())
     assert urls.keys() == {"report", "workspace"}
     assert all(url.startswith(f"{server.store.url}/tester/proj") for url in urls.values())
     made = {view["type"]: view for key, view in server.views.items() if key != "others"}
     assert made.keys() == {"runs", "project-view"}
-    assert {view["displayName"] for view in made.values()} == {"rankwise: ranks"}
+    assert {view["displayName"] for view in made.values()} == {f"rankwise: {group}"}
     assert made["runs"]["id"] in urls["report"] and made["project-view"]["name"][3:-2] in urls["workspace"]
-    check_panels(server.run(run_id(study.configs[0])), made)
+    check_panels(server.run(study.record(0).run["wandb"]["id"]), made, group)
+    check_report_run(study, group)
     check_page(json.loads(made["runs"]["spec"]))
 
     for view in made.values():  # what someone has changed since
@@ -49,34 +52,52 @@ def test_a_second_call_updates_the_report_and_the_workspace(study: Study, rankwi
     assert all("Quality" in server.views[view["id"]]["spec"] for view in made.values())
 
 
-def check_panels(run: dict[str, Any], made: dict[str, dict[str, Any]]) -> None:
+def check_panels(run: dict[str, Any], made: dict[str, dict[str, Any]], group: str) -> None:
     """Both show the panels that were asked for, of the runs of the study, by keys that the runs have."""
     logged = {key for row in run["history"] for key in row}
     for view in made.values():
         text = view["spec"]
         for kind in ("Bar Chart", "Run History Line Plot", "Scatter Plot", "Parallel Coordinates Plot", "Run Comparer",
-                     "Parameter Importance"):  # fmt: skip
+                     "Parameter Importance", "Media Browser"):  # fmt: skip
             assert f'"{kind}"' in text, kind
-        assert set(re.findall(r'"groupBy": ?"([^"]+)"', text)) == {"method.value.rank"}
+        assert set(re.findall(r'"groupBy": ?"([^"]+)"', text)) == {"arm.value.rank"}
         summaries = set(re.findall(r'"(?:summary_metrics\.|summary:)([^"]+)"', text))
         parts = {f"memory/train/{part}_bytes" for part in PARTS}
         assert summaries == {"test/accuracy", "params/trainable", "objective", *parts}
         assert summaries <= run["summary"].keys() and "val/accuracy" in logged
         configs = set(re.findall(r'"config:([^"]+)"', text))
-        assert configs == {"method.value.rank", "optim.value.lr", "targets.value.name"}
+        assert configs == {"arm.value.rank", "arm.value.lr", "arm.value.targets"}
         for key in configs:
-            group, _, last = key.split(".")
-            assert last in run["config"][group]
+            head, _, last = key.split(".")
+            assert last in run["config"][head]
         assert sorted(leaves(json.loads(text))) == [
-            ("config", "purpose", "!=", "search"),
-            ("config", "purpose", "!=", "tune"),
-            ("run", "group", "=", "ranks"),
+            ("config", "run.purpose", "!=", "search"),
+            ("config", "run.purpose", "!=", "tune"),
+            ("run", "group", "=", group),
             ("run", "state", "=", "finished"),
         ]
-        (scatter,) = (panel for panel in nodes(json.loads(text)) if panel.get("viewType") == "Scatter Plot")
-        assert scatter["config"]["xAxisLogScale"] is True
+        scatters = [panel for panel in nodes(json.loads(text)) if panel.get("viewType") == "Scatter Plot"]
+        assert [panel["config"]["xAxisLogScale"] for panel in scatters] == [True, True]
     (runset,) = json.loads(made["project-view"]["spec"])["section"]["runSets"]
-    assert [key["name"] for key in runset["grouping"]] == ["method.value.name", "method.value.rank"]
+    assert [key["name"] for key in runset["grouping"]] == ["arm.value.method", "arm.value.rank"]
+
+
+def check_report_run(study: Study, group: str) -> None:
+    """The page as it is written here, the figure and the arms, in a run of their own that no comparison takes in."""
+    ((name, got),) = [
+        (name, run) for name in study.server.runs if (run := study.server.run(name))["jobType"] == "report"
+    ]
+    assert (got["groupName"], got["state"]) == (group, "finished")
+    stored = study.server.store.stored
+
+    def media(key: str) -> str:
+        return stored[f"run/{name}/{got['summary'][key]['path']}"].decode()
+
+    assert "runs are no reference" in media("report") and "<svg" in media("score_by_rank")
+    assert ">full " in media("score_by_rank") and "var(--" not in media("score_by_rank")
+    arms = json.loads(media("arms"))
+    rank, method = arms["columns"].index("rank"), arms["columns"].index("method")
+    assert [(row[method], row[rank]) for row in arms["data"]] == [("lora", 2.0), ("full", None)]
 
 
 def check_page(spec: dict[str, Any]) -> None:
@@ -123,17 +144,25 @@ def test_without_a_key_the_page_is_written_and_the_way_to_the_rest_is_said(study
     assert len(list(study.server.operations())) == asked
 
 
-def test_runs_that_are_not_in_wandb_are_shown_offline(study: Study, rankwise: Command) -> None:
+def test_runs_that_are_not_in_wandb_are_shown_offline_until_they_are_pushed(study: Study, rankwise: Command) -> None:
     views = len(study.server.views)
-    got = rankwise("dashboard", study.folder, "--project", "elsewhere", "--json", **study.server.env())
-    assert got.returncode == 0 and "tester/elsewhere has no runs of ranks" in got.stderr
+    there = "--project", "elsewhere", "--json"
+    got = rankwise("dashboard", study.folder, *there, **study.server.env())
+    assert got.returncode == 0 and "0 of 4 runs are in W&B (tester/elsewhere); --push" in got.stderr
     assert json.loads(got.stdout)["html"] == str(study.folder / "report.html") and len(study.server.views) == views
+    copy = shutil.copytree(study.folder, study.folder.parent / "copy" / "ranks")
+    with ContractServer() as empty:
+        got = rankwise("dashboard", copy, "--push", *there, **empty.env())
+        assert empty.unknown == [] and len(empty.runs) == 5
+    assert got.returncode == 0 and "4 of 4 runs are in W&B (tester/elsewhere)\n" in got.stderr, got.stderr
+    said = json.loads(got.stdout)
+    assert (said["runs"], said["in_wandb"], said["absent"]) == (4, 4, []) and "/elsewhere/" in said["report"]
 
 
 def test_a_project_that_is_not_there_is_shown_offline(study: Study, rankwise: Command, monkeypatch: Any) -> None:
     monkeypatch.setitem(OPERATIONS, "Runs", lambda store, given: {"project": None})
     got = rankwise("dashboard", study.folder, "--entity", "them", **study.server.env())
-    assert got.returncode == 0 and "them/proj has no runs of ranks" in got.stderr and got.stdout.startswith("html")
+    assert got.returncode == 0 and "0 of 4 runs are in W&B (them/proj)" in got.stderr and got.stdout.startswith("html")
 
 
 def test_the_extra_is_asked_for_in_one_line(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,29 +172,24 @@ def test_the_extra_is_asked_for_in_one_line(study: Study, monkeypatch: pytest.Mo
         dashboard.main([str(study.folder)])
 
 
-def findings(*runs: tuple[str, str | None, str | None, str | None]) -> Any:
-    """Records of (study, purpose, URL, configured project)."""
+def findings(*runs: tuple[str, str | None, str | None]) -> Any:
+    """Records of (group, purpose, project)."""
     records = [
-        SimpleNamespace(
-            run={"study": study, "wandb": {"url": url}},
-            config={"purpose": purpose, "tracking": {"entity": None, "project": project}},
-        )
-        for study, purpose, url, project in runs
+        SimpleNamespace(run={"wandb": {"group": group, "project": project}}, config={"purpose": purpose}, folder=None)
+        for group, purpose, project in runs
     ]
     return SimpleNamespace(records=records, metric=named("accuracy"))
 
 
-def test_where_the_runs_are_counts_more_than_what_was_configured() -> None:
-    got = place.of(findings(("b", None, "https://w/me/p/runs/1", "q"), ("a", None, None, "p")), None, None)
-    assert (got.entity, got.project, got.studies, got.searched) == ("me", "p", ("a", "b"), False)
+def test_a_dashboard_goes_where_the_runs_are_unless_the_user_says_otherwise() -> None:
+    got = place.of(findings(("b", None, "p"), ("a", None, "p")), None, None)
+    assert (got.entity, got.project, got.groups, got.searched) == (None, "p", ("a", "b"), False)
     assert got.title == "rankwise: a + b"
-    assert place.of(findings(("a", "tune", None, None)), "you", "r") == place.Place(
-        "you", "r", ("a",), "accuracy", True
-    )
+    assert place.of(findings(("a", "tune", "p")), "you", "r") == place.Place("you", "r", ("a",), "accuracy", True)
 
 
 def test_runs_of_several_projects_need_a_word() -> None:
-    several = findings(("a", None, None, "p"), ("a", None, None, "q"))
+    several = findings(("a", None, "p"), ("a", None, "q"))
     with pytest.raises(Refused, match=r"several W&B project names \(p, q\); give --project"):
         place.of(several, None, None)
     assert place.of(several, None, "p").project == "p"
@@ -176,5 +200,6 @@ def test_searches_are_filtered_out_unless_there_is_nothing_else() -> None:
     from rankwise.dashboards import panels
 
     one, both = place.Place("e", "p", ("a",), "accuracy"), place.Place("e", "p", ("a", "b"), "accuracy", searched=True)
-    assert [str(condition.key.name) for condition in panels.filters(one)] == ["Group", "State", "purpose", "purpose"]
+    names = [str(condition.key.name) for condition in panels.filters(one)]
+    assert names == ["Group", "State", "run.purpose", "run.purpose"]
     assert [(c.op, c.value) for c in panels.filters(both)] == [("IN", ["a", "b"]), ("=", "finished")]

@@ -10,6 +10,8 @@ from pathlib import Path
 from wandb_server import ContractServer
 
 from rankwise.config import Config
+from rankwise.identity import folder
+from rankwise.tracking.record import Record, read
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -21,6 +23,10 @@ class Study:
     server: ContractServer
     folder: Path
     configs: list[Config]
+
+    def record(self, number: int) -> Record:
+        """As it is on disk."""
+        return read(folder(self.configs[number]))
 
 
 def nobody(home: Path) -> dict[str, str]:

@@ -14,14 +14,16 @@ def reads(project: str) -> dict[str, Any]:
     """Runs by filter and order, histories, the adapter."""
     api = wandb.Api()
     best = api.runs(project, order="-summary_metrics.objective")[0]
-    (wide,) = api.runs(project, filters={"config.method.rank": {"$gt": 2}, "state": "finished"})
-    none = api.runs(project, filters={"$and": [{"group": "my-study"}, {"summary_metrics.objective": {"$gt": 1}}]})
+    (wide,) = api.runs(project, filters={"config.arm.rank": {"$gt": 2}, "state": "finished"})
+    none = api.runs(
+        project, filters={"$and": [{"group": {"$regex": "^my-study-"}}, {"summary_metrics.objective": {"$gt": 1}}]}
+    )
     run = api.run(f"{project}/{wide.id}")
     (adapter,) = run.logged_artifacts()
     named = api.artifact(f"{project}/adapter-{wide.id}:latest", type="lora-adapter")
     folder = Path(named.download(root="downloaded"))
     return {
-        "best": best.id, "wide": wide.id, "none": len(none), "rank": run.config["method"]["rank"],
+        "best": best.id, "wide": wide.id, "none": len(none), "rank": run.config["arm"]["rank"],
         "objective": run.summary["objective"], "scan": list(run.scan_history(keys=["step", "train/loss"])),
         "sampled": run.history(keys=["step", "val/loss"], pandas=False), "adapter": adapter.name,
         "metadata": named.metadata, "files": sorted(path.name for path in folder.iterdir()),
@@ -35,8 +37,8 @@ def builds(entity: str, project: str) -> dict[str, Any]:
     import wandb_workspaces.workspaces as ws
 
     panels = [
-        wr.LinePlot(title="by rank", x="step", y=["val/accuracy"], groupby="method.rank"),
-        wr.BarPlot(metrics=[wr.SummaryMetric("memory/train/peak_bytes")], groupby="method.rank"),
+        wr.LinePlot(title="by rank", x="step", y=["val/accuracy"], groupby="arm.rank"),
+        wr.BarPlot(metrics=[wr.SummaryMetric("memory/train/peak_bytes")], groupby="arm.rank"),
     ]
     grid = wr.PanelGrid(runsets=[wr.Runset(entity=entity, project=project)], panels=panels)
     report = wr.Report(entity=entity, project=project, title="Ranks", blocks=[wr.H1("Ranks"), grid])

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from wandb_server import ContractServer
@@ -44,7 +45,7 @@ def python(tmp_path: Path, nobody: dict[str, str]) -> Callable[..., str]:
         search = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # for wandb agent's command
         env = {**os.environ, **nobody, "PATH": search, **more}
         command = [sys.executable, "-W", "ignore", *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -54,7 +55,11 @@ def python(tmp_path: Path, nobody: dict[str, str]) -> Callable[..., str]:
 @pytest.fixture
 def tracked(tiny: Callable[..., Config]) -> Callable[..., Config]:
     """``tracked("online", seed=1)``: a tiny config that is mirrored."""
-    return lambda mode="offline", **keys: tiny(tracking__mode=mode, study="my-study", **keys)
+
+    def make(mode: str = "offline", **keys: Any) -> Config:
+        return tiny(**{"tracking__name": "wandb", "tracking__mode": mode, "study": "my-study"} | keys)
+
+    return make
 
 
 @pytest.fixture

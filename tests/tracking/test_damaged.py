@@ -107,6 +107,7 @@ def test_no_damage_to_any_key_of_a_record_is_a_traceback(study: Path, capsys: py
         (("config", "method"), 3, "config.method is 3 where a group of keys belongs"),
         (("config", "optim", "lr"), {}, "config.optim.lr is a group of keys where a number belongs"),
         (("config", "method", "alpha"), DEEP, "config.method.alpha holds numbers or levels that nothing can work with"),
+        (("metrics", "test", "accuracy", "value"), 1.5, "metrics.test.accuracy.value is 1.5, not from 0 to 1)"),
         (("metrics", "test", "accuracy", "value"), None, None),
         (("storage",), GONE, None),
     ],

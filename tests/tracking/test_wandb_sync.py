@@ -1,44 +1,51 @@
-"""An offline study, sent to a server afterwards by ``wandb sync``: nothing is lost on the way."""
+"""``wandb sync`` of what was tracked offline, where the study has been moved to another path."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from wandb_server import ContractServer
-from whole import rows, whole
+from whole import check, rows, wandb_id, whole
 from zygote import Child
 
 from rankwise.config import Config
-from rankwise.identity import folder, run_id
-from rankwise.tracking import mirror
-
-Start = Callable[..., Child]
+from rankwise.identity import folder
 
 
-def test_a_synced_study_is_what_it_would_have_been_online(
-    server: ContractServer, start: Start, tracked: Callable[..., Config], python: Callable[..., str]
+def test_a_moved_study_is_synced_with_its_adapters_as_it_would_have_been_online(
+    server: ContractServer,
+    start: Callable[..., Child],
+    tracked: Callable[..., Config],
+    python: Callable[..., str],
+    tmp_path: Path,
 ) -> None:
     whole_one, failed_once = tracked(), tracked(seed=1)
     for target, config in (("run", whole_one), ("run_and_fail", failed_once), ("run", failed_once)):
         assert start(target, config).wait() == 0
-    fragments = sorted(folder(whole_one).parent.glob("wandb/offline-run-*"))
+    told = {wandb_id(config): (whole(config), rows(config)) for config in (whole_one, failed_once)}
+    weights = {
+        wandb_id(config): {path.name: path.read_bytes() for path in (folder(config) / "adapter").iterdir()}
+        for config in (whole_one, failed_once)
+    }
+    moved = folder(whole_one).parent.rename(tmp_path / "elsewhere")
+    fragments = sorted(moved.glob("wandb/offline-run-*"))
     assert len(fragments) == 3
 
     python("-m", "wandb", "sync", *fragments, **server.env())
-    assert set(server.runs) == {run_id(whole_one), run_id(failed_once)}
-    for config in (whole_one, failed_once):
-        record, got = whole(config), server.run(run_id(config))
-        assert got["history"][-len(rows(config)) :] == rows(config)
-        expected = mirror.summary(record)
-        assert {key: got["summary"].get(key) for key in expected} == expected
-        assert got["config"]["seed"] == config.seed and got["config"]["method"]["rank"] == config.method.rank
-        assert (got["state"], got["exit_code"], got["groupName"]) == ("finished", 0, "my-study")
-    assert len(server.run(run_id(whole_one))["history"]) == len(rows(whole_one))
-    assert [row["step"] for row in server.run(run_id(failed_once))["history"]][:3] == [1, 2, 1]
-
-    assert {made.collection for made in server.artifacts} == {f"adapter-{name}" for name in server.runs}
-    for made in server.artifacts:
-        assert made.state == "COMMITTED" and "adapter_model.safetensors" in server.content(made)
+    assert set(server.runs) == set(told)
+    for name, (record, history) in told.items():
+        got = server.run(name)
+        assert got["history"][-len(history) :] == history
+        check(record, got["config"], got["summary"])
+        assert (got["state"], got["exit_code"], got["groupName"]) == ("finished", 0, record.run["wandb"]["group"])
+        files = {
+            path.removeprefix(f"run/{name}/"): content
+            for path, content in server.store.stored.items()
+            if path.startswith(f"run/{name}/")
+        }
+        assert {"record.json", "predictions.parquet"} <= files.keys()
+        assert {path.removeprefix("adapter/"): files[path] for path in files if "adapter/" in path} == weights[name]
 
     asked = len(list(server.operations()))
     python("-m", "wandb", "sync", *fragments, **server.env())  # once is enough

@@ -1,15 +1,17 @@
-"""A run's own files, all there, and what W&B should have been told."""
+"""A run's own files, all there, and what a tracker should have been told of them."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from rankwise.config import Config
 from rankwise.identity import folder
+from rankwise.tracking.fields import results, setup
 from rankwise.tracking.journal import read_rows
 from rankwise.tracking.record import Record, read
 
-LINE = "rankwise: W&B mirror incomplete ("  # so begins the one line on stderr when W&B fails
+LINE = "rankwise: wandb: not all of the run is there ("  # so begins the one line on stderr when W&B fails
 
 
 def whole(config: Config) -> Record:
@@ -23,10 +25,26 @@ def whole(config: Config) -> Record:
 
 
 def rows(config: Config) -> list[dict[str, Any]]:
-    """What a W&B history should hold of the last attempt at a run."""
+    """What a history should hold of the last attempt at a run."""
     own = [dict(row) for row in read_rows(folder(config) / "metrics.jsonl")]
     for row in own:
         if row["attempt"] == 1:
             del row["attempt"]
         row |= {"objective": row["val/accuracy"]} if "val/accuracy" in row else {}
     return own
+
+
+def wandb_id(config: Config) -> str:
+    """The id that the run's record says it has."""
+    return str(read(folder(config)).run["wandb"]["id"])
+
+
+def check(record: Record, config: dict[str, Any], summary: dict[str, Any], given: dict[str, Any] | None = None) -> None:
+    """Every value that a tracker holds of a run is the record's; ``given`` is what a sweep set beside it."""
+    own = {key: value for key, value in config.items() if key != "_wandb" and key not in (given or {})}
+    assert own == json.loads(json.dumps(setup(record)))
+    assert {key: value for key, value in config.items() if key in (given or {})} == (given or {})
+    expected = json.loads(json.dumps(results(record)))
+    assert {key: summary.get(key) for key in expected} == expected
+    strange = {key for key in summary if not key.startswith("_")} - expected.keys() - {"step", "epoch", "lr", "attempt"}
+    assert strange <= {"train/loss"}, strange

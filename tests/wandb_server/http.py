@@ -22,7 +22,7 @@ OPERATIONS: dict[str, Answer] = {
     "ServerFeaturesQuery": lambda store, given: {"serverInfo": {"features": []}},
     "OrganizationCoreWeaveOrganizationID": lambda store, given: {"entity": {"organization": None}},
     "UpsertBucket": runs.upsert, "RunResumeStatus": runs.resume_status, "CreateRunFiles": runs.create_files,
-    "MarkRunFilesUploaded": lambda store, given: {"markRunFilesUploaded": {"success": True}},
+    "RunFiles": runs.files, "MarkRunFilesUploaded": lambda store, given: {"markRunFilesUploaded": {"success": True}},
     "Runs": runs.find, "Run": runs.one, "RunState": runs.one, "RunFullHistory": runs.one,
     "RunSampledHistory": runs.one, "RunHistoryKeys": runs.one, "RunParquetHistory": runs.one, "HistoryPage": runs.one,
     "SampledHistoryPage": runs.one,
@@ -93,6 +93,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if not self._meets_fault():
+            if self.path == "/":
+                return self._send(200, b"", "hello")
             found = self.server.store.stored.get(unquote(self.path).removeprefix("/storage/"))
             if found is None:
                 return self._unknown(f"GET {self.path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ _TESTS: dict[str, Callable[[Any, Any], bool]] = {
     "$gte": lambda value, other: value is not None and value >= other,
     "$lt": lambda value, other: value is not None and value < other,
     "$lte": lambda value, other: value is not None and value <= other,
+    "$regex": lambda value, pattern: value is not None and re.search(pattern, value) is not None,
     "$in": lambda value, other: value in other or (isinstance(value, list) and any(one in other for one in value)),
 }
 _NAMES = {

@@ -55,6 +55,27 @@ def create_files(store: Store, given: Variables) -> dict[str, Any]:
     return {"createRunFiles": {"runID": given["run"], "uploadHeaders": [], "files": files}}
 
 
+def files(store: Store, given: Variables) -> dict[str, Any]:
+    """Files of a run by name, or all."""
+    name = given.get("runName") or given.get("run") or given["name"]
+    own = {path.removeprefix(f"run/{name}/"): path for path in store.stored if path.startswith(f"run/{name}/")}
+    wanted = {file: own[file] for file in given.get("fileNames") or own if file in own}
+    edges = [
+        {
+            "node": {
+                "id": f"file:{path}", "name": file, "url": f"{store.url}/storage/{path}",
+                "directUrl": f"{store.url}/storage/{path}",
+                "sizeBytes": len(store.stored[path]), "mimetype": "", "updatedAt": CREATED, "md5": "",
+            },
+            "cursor": file,
+        }
+        for file, path in wanted.items()
+    ]  # fmt: skip
+    page = {"endCursor": None, "hasNextPage": False}
+    found = {"fileCount": len(edges), "files": {"edges": edges, "pageInfo": page}}
+    return {"project": project_node(given["project"]) | {"run": found}}
+
+
 def stream(store: Store, name: str, sent: dict[str, Any]) -> None:
     """One POST of the file stream."""
     run = store.runs[name]

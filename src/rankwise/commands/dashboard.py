@@ -12,18 +12,24 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from platformdirs import user_cache_dir
+
 from rankwise.commands._shared import parse
 from rankwise.commands.report import only_study
 from rankwise.errors import Refused
 
 if TYPE_CHECKING:
-    from rankwise.dashboards.place import Place
     from rankwise.report.report import Report
+    from rankwise.tracking.record import Record
+    from rankwise.tracking.remote import Address
+
+_PUSH = "--push sends what is not there, from the runs' own files"
 
 DESCRIPTION = """Make a W&B report and workspace of a study, or bring those that an earlier call made up to date.
 Offline, or where the runs are not in W&B: write the HTML report and say how to see the rest.
 
   rankwise dashboard outputs/rank_sweep
+  rankwise dashboard outputs/rank_sweep --push         first send the runs that are not in W&B, from their files
   rankwise dashboard outputs/rank_sweep --open         in the browser
   rankwise dashboard wandb:me/rankwise/rank_sweep      runs of another machine
 """
@@ -40,14 +46,16 @@ def main(arguments: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--entity", help="W&B user or team (default: where the runs are)")
     parser.add_argument("--project", help="W&B project (default: where the runs are)")
+    parser.add_argument("--push", action="store_true", help="first send what is not in W&B, from the runs' own files")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parse(parser, arguments)
     from rankwise.report import build
+    from rankwise.report.report import find_all
 
     paths = options.paths or [only_study(Path("outputs"))]
     report = build(paths)
-    found = _online(report, options.entity, options.project)
+    found = _online(report, find_all(paths), options)
     if isinstance(found, str):
         print(f"rankwise: no W&B dashboard: {found}", file=sys.stderr)
         found = _offline(report, paths)
@@ -60,30 +68,47 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _online(report: Report, entity: str | None, project: str | None) -> dict[str, Any] | str:
+def _online(report: Report, found: list[Record], options: argparse.Namespace) -> dict[str, Any] | str:
     """The dashboard's URLs; or, where W&B or the runs in it are out of reach, why."""
     from rankwise.dashboards import place as places
     from rankwise.tracking import remote
 
     if why := remote.why_offline():
         return f"offline: {why}"
-    place = places.of(report, entity, project)
+    place = places.of(report, options.entity, options.project)
     if find_spec("wandb_workspaces") is None:
         raise Refused("dashboard: needs wandb-workspaces: pip install 'rankwise[dashboards]'")
     from rankwise.dashboards import publish
 
     place = replace(place, entity=place.entity or publish.default_entity())
-    if not _there(place):
-        where = f"{place.entity}/{place.project}"
-        return f"{where} has no runs of {' or '.join(place.studies)}; wandb sync sends those tracked offline"
-    about = {"mode": "online", "entity": place.entity, "project": place.project, "studies": list(place.studies)}
+    address = remote.Address(str(place.entity), place.project)
+    absent = _send(found, address, options.push)
+    where, there = f"{place.entity}/{place.project}", len(found) - len(absent)
+    say = f"{there} of {len(found)} runs are in W&B ({where})" + ("" if there == len(found) else f"; {_PUSH}")
+    if not there:
+        return say
+    print(f"rankwise: {say}", file=sys.stderr)
+    about = {"mode": "online", "entity": place.entity, "project": place.project, "groups": list(place.groups),
+             "runs": len(found), "in_wandb": there, "absent": [record.run["name"] for record in absent]}  # fmt: skip
     return about | publish.publish(place, report)
 
 
-def _there(place: Place) -> bool:
+def _send(found: list[Record], address: Address, push: bool) -> list[Record]:
+    """What is not in W&B, once it has been sent where that is asked for."""
+    from rankwise.tracking import record as records
     from rankwise.tracking import remote
 
-    return remote.count(remote.Address(str(place.entity), place.project), list(place.studies)) > 0
+    own = [record for record in found if _is_local(record) and record.status != records.RUNNING]
+    absent = remote.missing(address, own)
+    if not (push and absent):
+        return absent
+    for problem in remote.push(absent, address, lambda line: print(f"rankwise: sending {line}", file=sys.stderr)):
+        print(f"rankwise: {problem}", file=sys.stderr)
+    return remote.missing(address, absent)
+
+
+def _is_local(record: Record) -> bool:
+    return record.folder is not None and not record.folder.is_relative_to(user_cache_dir("rankwise"))
 
 
 def _offline(report: Report, paths: list[Path]) -> dict[str, Any]:

@@ -13,19 +13,25 @@ import wandb_workspaces.reports.v2 as wr
 from rankwise.dashboards.place import Place
 from rankwise.report.costs import PARTS
 
-RANK = "method.rank"  # of the nested config: sent as method.value.rank
+RANK = "arm.rank"  # of the nested config: sent as arm.value.rank
+FIGURE, PAGE, ARMS = "score_by_rank", "report", "arms"  # of the run that holds the study's report
 WIDE, HALF = 24, 12  # of W&B's grid of 24 columns
 PURPOSES = ("search", "tune")  # of runs that chose what is compared, and are no part of it
 
 
 def quality(metric: str) -> list[Any]:
-    """Score by rank, score against trainable parameters, the validations by rank."""
+    """The report's figure and table of arms, score against rank and parameters, the validations by rank."""
     score = wr.SummaryMetric(f"test/{metric}")
     spread = {"groupby": RANK, "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
     return [
-        wr.BarPlot(
-            title=f"test {metric} by rank: mean ± standard deviation over seeds", metrics=[score], orientation="v",
-            title_x="rank (null: methods without one)", title_y=metric, layout=wr.Layout(0, 0, HALF, 9), **spread,
+        wr.MediaBrowser(
+            title="score against rank, with full fine-tuning", media_keys=[FIGURE], layout=wr.Layout(0, 18, HALF, 12)
+        ),
+        wr.MediaBrowser(title="the report", media_keys=[PAGE], layout=wr.Layout(HALF, 18, HALF, 12)),
+        wr.WeavePanelSummaryTable(table_name=ARMS, layout=wr.Layout(0, 30, WIDE, 9)),
+        wr.ScatterPlot(
+            title=f"test {metric} against rank", x=wr.Config(RANK), y=score, log_x=True,
+            layout=wr.Layout(0, 0, HALF, 9),
         ),
         wr.LinePlot(
             title=f"validation {metric} by rank: mean ± standard deviation over seeds", x="step", y=[f"val/{metric}"],
@@ -43,8 +49,8 @@ def choices() -> list[Any]:
     column = wr.ParallelCoordinatesPlotColumn
     columns = [
         column(wr.Config(RANK), display_name="rank"),
-        column(wr.Config("optim.lr"), display_name="learning rate", log=True),
-        column(wr.Config("targets.name"), display_name="targets"),
+        column(wr.Config("arm.lr"), display_name="learning rate", log=True),
+        column(wr.Config("arm.targets"), display_name="targets"),
         column(wr.SummaryMetric("objective"), display_name="objective"),
     ]
     return [
@@ -74,7 +80,7 @@ def runs() -> list[Any]:
 
 def filters(place: Place) -> list[expr.FilterExpr]:
     """Finished runs of the studies that are a result, not a search for one."""
-    group, studies = expr.Metric("Group"), list(place.studies)
+    group, studies = expr.Metric("Group"), list(place.groups)
     which = group == studies[0] if len(studies) == 1 else group.isin(studies)
     purposes = () if place.searched else PURPOSES
-    return [which, expr.Metric("State") == "finished", *(expr.Config("purpose") != one for one in purposes)]
+    return [which, expr.Metric("State") == "finished", *(expr.Config("run.purpose") != one for one in purposes)]

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 from typing import Any
 
 import wandb
@@ -14,6 +16,7 @@ import wandb_workspaces.workspaces as ws
 
 from rankwise.dashboards import panels
 from rankwise.dashboards.place import Place
+from rankwise.report import svg
 from rankwise.report.report import Report
 from rankwise.tracking.remote import ANSWER_S, asking
 
@@ -29,6 +32,7 @@ def default_entity() -> str:
 def publish(place: Place, findings: Report) -> dict[str, str]:
     """URLs of the report and the workspace. What an earlier call made is found again and replaced."""
     with asking("dashboard"):
+        _report_run(place, findings)
         workspace = _workspace(place)
         workspace.save()
         report = _report(place, findings, workspace.url.split("?")[0])
@@ -51,8 +55,36 @@ def _report(place: Place, findings: Report, project_url: str) -> wr.Report:
     blocks += [wr.H2("Adapters"), wr.MarkdownBlock(_artifacts(place, project_url))]
     return wr.Report(
         entity=str(place.entity), project=place.project, title=_title(place), blocks=blocks, width="fluid",
-        description=f"Which LoRA rank is enough, and what it costs: the finished runs of {', '.join(place.studies)}.",
+        description=f"Which LoRA rank is enough, and what it costs: the finished runs of {', '.join(place.groups)}.",
     )  # fmt: skip
+
+
+def _report_run(place: Place, findings: Report) -> None:
+    """A run that holds the study's report: the page, the score against rank, and a table of the arms."""
+    from rankwise.report import page, plots
+
+    key = _key(place)
+    settings = wandb.Settings(console="off", silent=True, symlink=False, disable_git=True, x_disable_meta=True)
+    run = wandb.init(
+        entity=place.entity, project=place.project, id=f"report-{key}", name=f"report of {' + '.join(place.groups)}",
+        group=place.groups[0], job_type="report", reinit="create_new", settings=settings,
+    )  # fmt: skip
+    header, *rows = csv.reader(io.StringIO(findings.to_csv()))
+    shown: dict[str, Any] = {
+        panels.PAGE: wandb.Html(page.html(findings), inject=False),
+        panels.ARMS: wandb.Table(columns=header, data=[[_cell(text) for text in row] for row in rows]),
+    }
+    if plot := plots.score_by_rank(findings):
+        shown[panels.FIGURE] = wandb.Html(svg.alone(plot.image), inject=False)
+    run.log(shown)
+    run.finish()
+
+
+def _cell(text: str) -> float | str | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
 
 
 def _title(place: Place) -> str:
@@ -78,7 +110,7 @@ def _workspace(place: Place) -> ws.Workspace:
         ],
         settings=ws.WorkspaceSettings(x_axis="step"),
         runset_settings=ws.RunsetSettings(
-            filters=panels.filters(place), groupby=[ws.Config("method.name"), ws.Config(panels.RANK)],
+            filters=panels.filters(place), groupby=[ws.Config("arm.method"), ws.Config(panels.RANK)],
             order=[ws.Ordering(ws.Summary("objective"), ascending=False)],
         ),
     )  # fmt: skip
@@ -100,13 +132,13 @@ def _known_view(url: str) -> str | None:
 
 def _key(place: Place) -> str:
     """The same for the same study, in the form of W&B's own."""
-    text = "/".join([str(place.entity), place.project, *place.studies])
+    text = "/".join([str(place.entity), place.project, *place.groups])
     return hashlib.sha256(text.encode()).hexdigest()[:11]
 
 
 def _grid(place: Place, shown: list[Any]) -> wr.PanelGrid:
     runset = wr.Runset(
-        entity=str(place.entity), project=place.project, name=" + ".join(place.studies), filters=panels.filters(place),
+        entity=str(place.entity), project=place.project, name=" + ".join(place.groups), filters=panels.filters(place),
         order=[wr.OrderBy(wr.SummaryMetric("objective"), ascending=False)],
     )  # fmt: skip
     return wr.PanelGrid(runsets=[runset], panels=shown)

@@ -19,12 +19,11 @@ from rankwise.report.findings import Findings
 from rankwise.report.flags import find_unfit, flag
 from rankwise.report.formats import plural
 from rankwise.report.sufficiency import smallest_sufficient
-from rankwise.report.summary import Headline, headline, notes
+from rankwise.report.summary import headline, notes
 from rankwise.tracking import remote
 from rankwise.tracking.record import Record, find, write_atomically
 
 _MARGIN = 0.02  # of records without one
-_REMOTE = "{} of the runs were read back from W&B, which has no predictions: differences are not tested item by item."
 
 
 class Report(Findings):
@@ -92,10 +91,6 @@ def build(paths: list[Path]) -> Report:
     if len(codes) > 1:
         said.append(f"{len(codes)} versions of rankwise's code made these runs: a difference may be the code's.")
     top = headline(families, reference, metric)
-    if read_back := sum(record.folder is None for record in records):
-        said.append(_REMOTE.format(read_back))
-        if comparisons and not any(comparison.bootstrap for comparison in comparisons.values()):
-            top = Headline("No conclusion: of these runs W&B has scores and costs, and no predictions to test.")
     constant = scores.constant((reference or arms[0]).runs)
     return Report(records, arms, reference, metric, margin, comparisons, families, top, said, constant)
 

@@ -66,3 +66,10 @@ def render(figure: Figure, name: str, alt: str) -> str:
         text = text.replace(colour, variable)
     label = html.escape(alt, quote=True)
     return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def alone(image: str) -> str:
+    """A figure as a document of its own, where the page's colours are not defined."""
+    for colour, variable in _VARIABLES.items():
+        image = image.replace(variable, colour)
+    return f'<!doctype html><meta charset="utf-8">{image}'

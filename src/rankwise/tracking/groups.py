@@ -29,12 +29,16 @@ _MOST = 1e30  # of what is counted or timed
 _DEEPEST = 20  # levels of what is nobody's to describe
 
 
-class _Wandb(TypedDict, total=False):
+class _Mirror(TypedDict, total=False):
     """Where the mirror of a run is, and why it is not whole."""
 
     id: str
     mode: str
+    entity: str | None
+    project: str
+    group: str | None
     url: str | None
+    path: str
     problem: str
 
 
@@ -48,7 +52,9 @@ class RunInfo(TypedDict, total=False):
     ended: str | None
     pid: int
     host: str
-    wandb: Annotated[dict[str, Any], _Wandb]
+    wandb: Annotated[dict[str, Any], _Mirror]
+    trackio: Annotated[dict[str, Any], _Mirror]
+    tensorboard: Annotated[dict[str, Any], _Mirror]
 
 
 class _Hardware(TypedDict, total=False):
@@ -85,6 +91,7 @@ class _Model(TypedDict, total=False):
 
 
 class Provenance(TypedDict, total=False):
+    command: str  # as typed
     python: str
     packages: dict[str, str | None]
     hardware: Annotated[dict[str, Any], _Hardware]

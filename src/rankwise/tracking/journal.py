@@ -35,8 +35,13 @@ class Journal:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a file. A line that is none (of a killed process, a full disk) is left out; no file is no rows."""
+    return parse_lines(path.read_bytes() if path.exists() else b"")
+
+
+def parse_lines(content: bytes) -> list[dict[str, Any]]:
+    """The rows in what was read of a file, as ``read_lines``."""
     rows = []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
+    for line in content.splitlines():
         with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
             if isinstance(row, dict):
@@ -46,6 +51,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of numbers of the last attempt, as ``read_lines``."""
-    rows = [row for row in read_lines(path) if problem(row, dict[str, float | None]) is None and row.get("attempt")]
+    rows = numeric(read_lines(path))
     last = max((row["attempt"] for row in rows), default=0)
     return [row for row in rows if row["attempt"] == last]
+
+
+def numeric(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that are a run's: numbers and nulls, with their attempt."""
+    return [row for row in rows if row.get("attempt") and problem(row, dict[str, float | None]) is None]

@@ -7,7 +7,9 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 from rankwise import machine
 from rankwise.tracking.groups import Provenance
 
+COMMAND = "RANKWISE_COMMAND"  # in the environment of a study's processes: what the user typed
 PACKAGES = (
     "rankwise", "torch", "lightning", "transformers", "peft", "datasets", "hydra-core", "wandb", "numpy",
     "scikit-learn",
@@ -24,6 +27,7 @@ PACKAGES = (
 def provenance() -> Provenance:
     """Versions, hardware, a fingerprint of rankwise's own source, and the git state of the working directory."""
     return {
+        "command": os.environ.get(COMMAND) or command(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "hardware": machine.hardware(),
@@ -40,6 +44,12 @@ def code_fingerprint() -> str:
     for file in sorted(root.rglob("*.py")):
         digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
     return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def command() -> str:
+    """This process's command line, as a shell takes it."""
+    program = Path(sys.argv[0])
+    return shlex.join(["rankwise" if program.name == "__main__.py" else program.name, *sys.argv[1:]])
 
 
 def _git(folder: Path) -> dict[str, str] | None:

@@ -26,6 +26,7 @@ from rankwise import methods
 from rankwise.config import Config, plain
 from rankwise.errors import Refused
 from rankwise.identity import folder, label, run_id
+from rankwise.metrics import named
 from rankwise.tracking.groups import (
     Compute,
     Error,
@@ -128,7 +129,8 @@ def parse(values: Any, source: object) -> Record:
     Raises Refused, which names ``source``, for what is none.
     """
     known = {f.name for f in dataclasses.fields(Record)} - {"folder"}
-    wrong = problem(values, Record) or next((f"{key} is missing" for key in _NEEDED if not _has(values, key)), None)
+    missing = (f"{key} is missing" for key in _NEEDED if not _has(values, key))
+    wrong = problem(values, Record) or next(missing, None) or next(_out_of_range(values), None)
     if wrong:
         raise Refused(f"{source}: not a run's record ({wrong})")
     if values["schema"] > SCHEMA:
@@ -136,7 +138,16 @@ def parse(values: Any, source: object) -> Record:
     return Record(**{key: value for key, value in values.items() if key in known})
 
 
+_SLACK = 1e-6  # of a rounded score beside its range
 _NEEDED = ("schema", "run", "config.method.name", "config.task")  # without which nobody can say what a run was
+
+
+def _out_of_range(values: dict[str, Any]) -> Iterator[str]:
+    for split in ("validation", "test"):
+        for name, score in values.get("metrics", {}).get(split, {}).items():
+            metric, value = named(name), score.get("value")
+            if value is not None and not metric.low - _SLACK <= value <= metric.high + _SLACK:
+                yield f"metrics.{split}.{name}.value is {value:.6g}, not from {metric.low:g} to {metric.high:g}"
 
 
 def _has(values: Any, path: str) -> bool:

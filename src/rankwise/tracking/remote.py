@@ -1,33 +1,32 @@
-"""Runs read back from W&B: what ``mirror`` sent there becomes a Record again.
-
-W&B has the config, the numbers, the curve and the fingerprints of a run. It has no predictions on the test set.
-"""
+"""Runs read back from W&B, where each has its record and its predictions as files; and what is missing there, sent."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
+import re
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from rankwise.config import plain, typed
+import platformdirs
+
 from rankwise.errors import Refused
-from rankwise.tracking.mirror import _mode
-from rankwise.tracking.record import FAILED, FINISHED, RUNNING, SCHEMA, STOPPED, Record, parse
+from rankwise.tracking import record as records
+from rankwise.tracking.fields import objective
+from rankwise.tracking.journal import read_rows
+from rankwise.tracking.record import RUNNING, Record
+from rankwise.tracking.wandb_run import FILES, PROJECT, WandbRun, is_sent, mode_of, one_line, placed
 
 PREFIX = "wandb:"
 ANSWER_S = 30  # of one request
-_GROUPS = ("params", "memory", "compute", "storage", "lora")
-_PARTS = {"test": "test", "val": "validation"}
-_LIVE = ("running", "pending", "preempting", "preempted")
 
 
 @dataclass(frozen=True)
 class Address:
-    """A project of W&B, or one group (study) of it."""
+    """A project of W&B, or one group of it: a study, with or without the key of its folder behind it."""
 
     entity: str
     project: str
@@ -63,7 +62,7 @@ def why_offline() -> str | None:
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     with asking("login"):
-        mode = _mode("auto")
+        mode = mode_of("auto")
     if mode == "online":
         return None
     given = os.environ.get("WANDB_MODE")
@@ -83,126 +82,116 @@ def asking(what: object) -> Iterator[None]:
 
 
 def read(address: Address) -> list[Record]:
-    """The runs that rankwise tracked there, oldest first.
+    """The runs that rankwise tracked there, oldest first, each with its files in a folder of the cache.
 
-    Raises Refused without a key, for an unknown project and where there is no such run.
+    Raises Refused without a key, for an unknown project, where there is no such run and where several studies have the
+    name.
     """
     if why := why_offline():
         raise Refused(f"{address}: needs W&B online: {why}")
-    import wandb
-
-    with asking(address):
-        filters = {"group": address.group} if address.group else {}
-        found = list(wandb.Api(timeout=ANSWER_S).runs(address.path, filters=filters, lazy=False))
-    ours = [run for run in found if {"run_id", "method", "study"} <= run.config.keys()]
+    found = _runs(address)
+    ours = [run for run in found if "run" in run.config and run.job_type != "report"]
     if not ours:
         others = f" made by rankwise: {len(found)} others are there" if found else " there"
         raise Refused(f"{address}: no runs{others}")
-    if len(ours) < len(found):
-        print(f"rankwise: left out: {len(found) - len(ours)} runs that rankwise did not make", file=sys.stderr)
-    with asking(address):
-        histories = [list(run.scan_history()) for run in ours]
-    records = []
-    for run, history in zip(ours, histories, strict=True):
+    groups = sorted({run.group for run in ours if run.group})
+    if address.group and len(groups) > 1:
+        raise Refused(f"{address}: several studies have this name; give one of {', '.join(groups)}")
+    kept = []
+    for run in ours:
         try:
-            records.append(_record(run, history))
-        except Refused as unreadable:
-            print(f"rankwise: left out: {unreadable}", file=sys.stderr)
-    if not records:
+            kept.append(_record(run, address))
+        except Refused as why:
+            print(f"rankwise: left out: {why}", file=sys.stderr)
+    if not kept:
         raise Refused(f"{address}: none of the {len(ours)} runs there can be read")
-    return records
+    return kept
 
 
-def count(address: Address, groups: list[str]) -> int:
-    """How many runs of these groups are in the project; 0 where there is no such project."""
+def _runs(address: Address) -> list[Any]:
     import wandb
 
+    named = {"$regex": f"^{re.escape(address.group)}(-[0-9a-f]{{4}})?$"} if address.group else None
     with asking(address):
-        try:
-            return len(wandb.Api(timeout=ANSWER_S).runs(address.path, {"group": {"$in": groups}}, per_page=1))
-        except ValueError as error:
-            if "Could not find project" in str(error):
-                return 0
-            raise
+        filters = {"group": named} if named else {}
+        return list(wandb.Api(timeout=ANSWER_S).runs(address.path, filters=filters, lazy=False))
 
 
-def _record(run: Any, history: list[dict[str, Any]]) -> Record:
-    """A Record of what W&B has of one run; ``folder`` is None."""
-    summary = _nested({key: _number(value) for key, value in dict(run.summary).items() if not key.startswith("_")})
-    config = dict(run.config)
-    run_info = {
-        "id": config["run_id"], "name": run.name, "study": run.group or config["study"],
-        "status": _status(run.state, summary.get("status")), "started": run.created_at, "ended": run.heartbeat_at,
-        "attempts": max((row.get("attempt") or 1 for row in history), default=1),
-        "wandb": {"id": run.id, "mode": "online", "url": run.url},
-    }  # fmt: skip
-    metrics: dict[str, Any] = {name: _scores(summary[part]) for part, name in _PARTS.items() if part in summary}
-    metrics |= {name: summary[name] for name in ("forgetting", "absent") if name in summary}
-    if curve := _curve(history, run_info["attempts"]):
-        metrics["curve"] = curve
-    return parse(
-        {
-            "run": run_info, "config": _config(config), "metrics": metrics, "provenance": summary.get("provenance", {}),
-            "objective": summary.get("objective"), "schema": SCHEMA,
-            **{name: summary.get(name, {}) for name in _GROUPS},
-            "error": {"type": FAILED, "message": f"see {run.url}"} if run_info["status"] == FAILED else None,
-        },
-        run.url,
-    )  # fmt: skip
+def _record(run: Any, address: Address) -> Record:
+    """A Record of one run's files. Raises Refused where it has none yet, or none that can be read."""
+    folder = Path(platformdirs.user_cache_dir("rankwise")) / "wandb" / address.entity / address.project / run.id
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, ours in FILES.items():
+        (folder / ours).unlink(missing_ok=True)
+        with contextlib.suppress(Exception):  # it has no such file
+            run.file(name).download(root=str(folder), replace=True)
+            (folder / name).replace(folder / ours)
+    if not (folder / "result.json").exists():
+        raise Refused(f"{run.url}: has no record.json: it has not ended, or not all of it was sent")
+    record = records.read(folder)
+    record.run["wandb"] = {"id": run.id, "mode": "online", "group": run.group, "entity": address.entity,
+                           "project": address.project, "url": run.url}  # fmt: skip
+    return record
 
 
-def _config(sent: dict[str, Any]) -> dict[str, Any]:
-    """The config that was sent, without what W&B or a sweep put beside it.
+def address_of(record: Record, entity: str | None = None, project: str | None = None) -> Address:
+    """Where in W&B a run is or would go: what the user says, else where it went, else what its config says."""
+    known = record.run.get("wandb") or {}
+    place = placed(record) if record.folder and not known.get("group") else known
+    return Address(entity or place.get("entity") or "", project or place.get("project") or PROJECT, place.get("group"))
 
-    JSON has one kind of number, and a share of 1.0 may come back as 1: the schema says which of them are fractions.
-    """
-    own = {key: value for key, value in sent.items() if "." not in key and key not in ("run_id", "_wandb")}
+
+def missing(address: Address, own: list[Record]) -> list[Record]:
+    """Those of these ended runs that are not in W&B as their records say, or whose weights are not."""
+    there = {}
     try:
-        return plain(typed(own))
-    except Exception:  # of another version of rankwise, whose schema is not this one's
-        return own
+        there = {run.id: run for run in _runs(replace(address, group=None))}
+    except Refused as why:
+        if "Could not find project" not in str(why):
+            raise
+    with asking(address):
+        return [record for record in own if not _is_there(record, there.get(_id(record)))]
 
 
-def _status(state: str, ended: Any) -> str:
-    """Ours for W&B's: it knows of "running" and of how the process ended, the summary of how the run did."""
-    if state in _LIVE:
-        return RUNNING
-    if state in ("finished", "failed"):
-        return str(ended) if ended in (FINISHED, FAILED, STOPPED) else {"finished": FINISHED}.get(state, FAILED)
-    return STOPPED  # crashed, killed
+def _id(record: Record) -> str:
+    return str((record.run.get("wandb") or {}).get("id") or placed(record)["id"])
 
 
-def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-    """``{"params/trainable": 1}`` as ``{"params": {"trainable": 1}}``."""
-    out: dict[str, Any] = {}
-    for key, value in flat.items():
-        *parents, last = key.split("/")
-        node = out
-        for part in parents:
-            inner = node.get(part)
-            node[part] = node = inner if isinstance(inner, dict) else {}
-        node[last] = value
-    return out
+def _is_there(record: Record, run: Any) -> bool:
+    if run is None or run.state == "running" or run.summary.get("status") != record.status:
+        return False
+    if run.summary.get("objective") != record.objective:
+        return False
+    return not is_sent(record) or any(artifact.state == "COMMITTED" for artifact in run.logged_artifacts())
 
 
-def _number(value: Any) -> Any:
-    """What is not finite is null, as in a record; W&B spells it as a string."""
-    if value in ("NaN", "Infinity", "-Infinity") or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    return value
+def push(own: list[Record], address: Address, said: Callable[[str], None]) -> list[str]:
+    """Send these runs whole, from their files. Returns what went wrong, in a line each; stops where the server does."""
+    problems: list[str] = []
+    for number, record in enumerate(own, 1):
+        assert record.folder is not None
+        said(f"{number} of {len(own)}: {record.run['name']}")
+        placed_at = {"entity": address.entity, "project": address.project, "problem": None}
+        record.run["wandb"] = {**(record.run.get("wandb") or {}), **placed_at}
+        try:
+            tracker = WandbRun(record, mode="online")
+            if tracker.problem:
+                return [*problems, f"{tracker.problem}: {len(own) - number + 1} runs were not sent"]
+            for row in read_rows(record.folder / "metrics.jsonl"):
+                tracker.log(row | objective(row, record))
+            tracker.end(record)
+        except Exception as error:
+            tracker.problem = one_line(error)
+        if tracker.problem:
+            problems.append(f"{record.run['name']}: {tracker.problem}")
+        _note(record, tracker)
+    return problems
 
 
-def _scores(flat: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """``{"accuracy": 0.9, "accuracy_se": 0.01}`` as ``{"accuracy": {"value": 0.9, "se": 0.01}}``."""
-    whole = {name: value for name, value in flat.items() if not isinstance(value, dict)}  # {"min": …} while it runs
-    return {name: {"value": value, "se": whole[f"{name}_se"]} for name, value in whole.items() if f"{name}_se" in whole}
-
-
-def _curve(history: list[dict[str, Any]], attempt: int) -> list[dict[str, Any]]:
-    """The validations of the last attempt, in order."""
-    rows = [row for row in history if (row.get("attempt") or 1) == attempt]
-    kept = [
-        {key: _number(value) for key, value in row.items() if key in ("step", "epoch") or key.startswith("val/")}
-        for row in rows
-    ]
-    return [row for row in kept if any(key.startswith("val/") and row[key] is not None for key in row)]
+def _note(record: Record, tracker: WandbRun) -> None:
+    """Where it is now, in the record on disk, unless a process is at the run."""
+    assert record.folder is not None
+    with records.owned(record.folder) as mine:
+        if mine and record.status != RUNNING:
+            record.run["wandb"] = tracker.about | ({"problem": tracker.problem} if tracker.problem else {})
+            record.write()

@@ -1,0 +1,80 @@
+"""Follows a run from a process of its own, and tells a tracker of it.
+
+``python -m rankwise.tracking.follow FOLDER`` reads what the run writes, as it is written, until its standard input
+ends; then it tells how the run ended. It may fail, hang or be killed: the run, whose files are the truth, does not
+notice, and whatever is missing can be sent from the files later, with ``rankwise dashboard --push``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rankwise.tracking import record as records
+from rankwise.tracking.fields import objective
+from rankwise.tracking.journal import numeric, parse_lines
+from rankwise.tracking.record import Record
+from rankwise.tracking.trackers import Tracker, start
+
+_LOOK_S = 0.5  # between two looks at the run's rows
+_GONE_S = 5.0  # for the kernel to let go of the folder of a run that was killed
+
+
+def tell(folder: Path, tracker: Tracker, record: Record, rows: Iterator[list[dict[str, Any]]], run_pid: int) -> None:
+    """Every row of the run as it comes, then the record as it is at the end."""
+    for some in rows:
+        for row in some:
+            tracker.log(row | objective(row, record))
+    deadline = time.monotonic() + _GONE_S
+    while (record := records.read(folder)).status == records.RUNNING and time.monotonic() < deadline:
+        if os.getppid() == run_pid:
+            break  # it is another process that has the run
+        time.sleep(0.05)
+    tracker.end(record)
+
+
+def while_open(stream: Any, folder: Path, attempt: int) -> Iterator[list[dict[str, Any]]]:
+    """New rows of this attempt, until the stream ends; what is there by then comes last."""
+    path, position, is_open = folder / "metrics.jsonl", 0, True
+    while is_open:
+        is_open = not select.select([stream], [], [], _LOOK_S)[0] or bool(stream.read(1))
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            file.seek(position)
+            content = file.read()
+            whole = content[: content.rfind(b"\n") + 1]
+            position += len(whole)
+            yield [row for row in numeric(parse_lines(whole)) if row["attempt"] == attempt]
+
+
+def main(folder: Path) -> None:
+    """Say on stdout, in a JSON line each, where the run is mirrored and at the end what is missing."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run decides, and is told of
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(**values: Any) -> None:
+        with contextlib.suppress(OSError):  # the run is gone
+            print(json.dumps(values), file=out, flush=True)
+
+    try:
+        record = records.read(folder)
+        run_pid = os.getppid()
+        tracker = start(record, run_pid)
+        say(about=tracker.about, problem=tracker.problem)
+        tell(folder, tracker, record, while_open(sys.stdin.buffer, folder, record.run["attempts"]), run_pid)
+        say(problem=tracker.problem, ended=True)
+    except BaseException as error:  # W&B's service can raise anything, when it is killed for one
+        say(problem=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
+    os._exit(0)  # W&B would wait for its service, as long as that waits for a server
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

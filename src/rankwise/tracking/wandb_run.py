@@ -1,0 +1,267 @@
+"""A run in Weights & Biases: online, or offline in ``wandb/`` of the study, for ``wandb sync`` and ``wandb leet``."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import shlex
+import shutil
+import sys
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from rankwise.metrics import named
+from rankwise.tracking.fields import results, setup
+from rankwise.tracking.record import FINISHED, Record
+from rankwise.tracking.trackers import FINISH_S, INIT_S, seconds
+
+NO_KEY = "no W&B key is configured; 'wandb login' sets one"
+PROJECT = "rankwise"  # unless the config or WANDB_PROJECT names another
+FILES = {"record.json": "result.json", "predictions.parquet": "predictions.parquet"}  # what a report needs, and ours
+MOST_BYTES = 10**9  # of an adapter that goes to W&B as well
+_ANSWER_S = 5.0  # of a server that is asked whether it is there
+
+
+class WandbRun:
+    """Made from the record alone, so that it can be made again from it, at any time and place.
+
+    What the user asks of W&B by its own environment variables holds where rankwise's config does not say otherwise.
+    """
+
+    def __init__(self, record: Record, run_pid: int | None = None, mode: str | None = None):
+        _quiet(record)
+        import wandb
+
+        assert record.folder is not None
+        self.problem: str | None = None
+        self._record, self._wandb = record, wandb
+        wanted = mode or (record.config.get("tracking") or {}).get("mode") or "auto"
+        try:
+            mode = mode_of(wanted)
+            if mode == "online":
+                self.problem = _unreachable(wandb)
+            elif wanted == "online":
+                self.problem = NO_KEY
+        except Exception as error:  # a key of the wrong form
+            self.problem = one_line(error)
+        mode = "offline" if self.problem else str(mode)
+        try:
+            self.run = self._start(mode, run_pid)
+        except Exception as error:
+            if mode == "offline":
+                raise
+            self.problem, mode = one_line(error), "offline"
+            wandb.teardown()
+            self.run = self._start(mode, run_pid)
+        if self.problem:
+            self.problem = f"{self.problem}; tracked offline"
+        self._lost = _Lost(self.run)
+        self.about = {
+            "id": self.run.id, "mode": mode, "entity": self.run.entity or None, "project": self.run.project,
+            "group": self.run.group, "url": self.run.url if mode == "online" else None,
+        }  # fmt: skip
+
+    def _start(self, mode: str, run_pid: int | None) -> Any:
+        wandb, record = self._wandb, self._record
+        git = record.provenance.get("git") or {}
+        arguments = shlex.split(record.provenance.get("command") or "rankwise train")
+        sys.argv = arguments  # where W&B looks for what was typed
+        live = run_pid is not None and mode == "online"
+        run = wandb.init(
+            **placed(record), mode=mode, tags=_tags(record), config=setup(record), reinit="create_new",
+            # An attempt that goes on appends; all else takes the place of what has the id. Offline, wandb sync does it.
+            resume="allow" if live and record.run["attempts"] > 1 and not record.config.get("rerun") else None,
+            settings=wandb.Settings(
+                console="off", silent=True, symlink=False, disable_git=True, git_commit=git.get("commit"),
+                program=arguments[0], x_executable=sys.executable, x_disable_stats=not live,
+                x_stats_pid=run_pid or os.getpid(), x_disable_machine_info=run_pid is None,
+                init_timeout=seconds("WANDB_INIT_TIMEOUT", INIT_S),
+                finish_timeout=seconds("WANDB_FINISH_TIMEOUT", FINISH_S), finish_timeout_raises=True,
+            ),
+        )  # fmt: skip
+        run.define_metric("step")
+        run.define_metric("*", step_metric="step")
+        # While the run goes on, the best so far; the record's values take their place at its end.
+        for name in {"val/loss", str(record.config.get("objective") or "val/loss")}:
+            run.define_metric(name, step_metric="step", summary="min" if named(name).sign < 0 else "max")
+        return run
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Add a row; its attempt is of interest from the second on."""
+        self.run.log({key: value for key, value in row.items() if key != "attempt" or value > 1})
+
+    def end(self, record: Record) -> None:
+        """Send the results and the files, and wait until W&B has it all."""
+        self.run.config.update(setup(record), allow_val_change=True)
+        self.run.summary.update(results(record))
+        with contextlib.suppress(OSError):
+            self.run.write_logs((_folder(record) / "log").read_text(encoding="utf-8", errors="replace"))
+        failed: list[BaseException] = []
+        self._save(record, self.about["mode"] == "offline")
+        # wandb asks the server things before it takes an artifact, and would wait for an answer before all else.
+        sending = threading.Thread(target=_log_adapter, args=(self.run, record, failed), daemon=True)
+        sending.start()
+        sending.join(seconds("WANDB_FINISH_TIMEOUT", FINISH_S) / 3)
+        failed += [TimeoutError()] if sending.is_alive() else []
+        try:
+            self.run.finish(exit_code=0 if record.status == FINISHED else 1)
+        except TimeoutError as error:
+            failed.append(error)
+        if failed and not self.problem:
+            late = isinstance(failed[0], TimeoutError)
+            self.problem = "not all of it reached the server in time" if late else one_line(failed[0])
+        if self._lost.any and not self.problem:
+            self.problem = "the server refused some of it"
+
+    def _save(self, record: Record, with_adapter: bool) -> None:
+        """The record and the predictions, as files of the W&B run.
+
+        Offline the adapter as well: ``wandb sync`` finds a run's files wherever the study has been moved, and an
+        artifact's only where they were.
+        """
+        own = Path(self.run.dir)
+        for name, source in FILES.items():
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(_folder(record) / source, own / name)
+                self.run.save(str(own / name), base_path=str(own), policy="end")
+        if with_adapter and is_sent(record):
+            (own / "adapter").symlink_to(os.path.relpath(_folder(record) / "adapter", own))
+            self.run.save(str(own / "adapter" / "*"), base_path=str(own), policy="end")
+
+
+def _log_adapter(run: Any, record: Record, failed: list[BaseException]) -> None:
+    """The adapter (or what else was trained) as an artifact, unless it is huge. Its files are read where they lie."""
+    import wandb
+
+    if not is_sent(record):
+        return
+    try:
+        adapter = (_folder(record) / "adapter").resolve()
+        kind = "lora-adapter" if (adapter / "adapter_config.json").exists() else "weights"
+        artifact = wandb.Artifact(f"adapter-{run.id}", kind, metadata=setup(record)["arm"])
+        artifact.add_dir(str(adapter), policy="immutable")
+        run.log_artifact(artifact)
+    except BaseException as error:
+        failed.append(error)
+
+
+def is_sent(record: Record) -> bool:
+    """Whether there is something trained that goes to W&B."""
+    sizes = [file.stat().st_size for file in (_folder(record) / "adapter").rglob("*") if file.is_file()]
+    return record.status == FINISHED and 0 < sum(sizes) < MOST_BYTES
+
+
+def placed(record: Record) -> dict[str, Any]:
+    """Which W&B run this is, for ``wandb.init``: the run's config, else W&B's environment, else ours.
+
+    Ids and groups are of one study folder (see ``study_key``), so that two people, machines or studies that meet in a
+    project leave each other's runs alone; they stay the same when a run goes on and when it is sent again. What is run
+    again (``rerun``) gets a new one. Under ``wandb agent`` the sweep decides.
+    """
+    env, tracking = os.environ, record.config.get("tracking") or {}
+    known = {key: value for key, value in (record.run.get("wandb") or {}).items() if value}  # it was there before
+    study = _folder(record).parent
+    key = study_key(study)
+    where = {
+        "group": known.get("group") or env.get("WANDB_RUN_GROUP") or f"{record.run['study']}-{key[:4]}",
+        "name": record.config.get("name") or env.get("WANDB_NAME") or record.run["name"],
+        "job_type": env.get("WANDB_JOB_TYPE") or "train",
+        "dir": env.get("WANDB_DIR") or str(study.resolve()),
+    }
+    if env.get("WANDB_SWEEP_ID"):
+        return where
+    again = f"/{record.run['attempts']}" if record.config.get("rerun") and record.run["attempts"] > 1 else ""
+    digest = hashlib.sha256(f"{key}/{record.run['id']}{again}".encode()).hexdigest()[:8]
+    readable = re.sub(r"[^\w-]+", "_", str(record.run["name"]))[:50]
+    return where | {
+        "project": known.get("project") or tracking.get("project") or env.get("WANDB_PROJECT") or PROJECT,
+        "entity": known.get("entity") or tracking.get("entity") or env.get("WANDB_ENTITY"),
+        "id": known.get("id") or env.get("WANDB_RUN_ID") or f"{readable}-{digest}",
+    }
+
+
+def study_key(study: Path) -> str:
+    """What tells this study folder from all others, made when it is first asked for; it goes where the folder goes."""
+    file = study / ".study"
+    if not file.exists():
+        own = study / f".study.{secrets.token_hex(4)}"
+        try:
+            own.write_text(secrets.token_hex(8), encoding="utf-8")
+        except OSError:  # a folder that is only read
+            return hashlib.sha256(str(study.resolve()).encode()).hexdigest()[:16]
+        with contextlib.suppress(FileExistsError):
+            os.link(own, file)  # one of several processes wins
+        own.unlink()
+    return file.read_text(encoding="utf-8").strip()
+
+
+def mode_of(wanted: str) -> str:
+    """``tracking.mode``, unless that is auto: then WANDB_MODE, else online. Without a key offline: W&B never prompts.
+
+    Raises what W&B raises for a key of the wrong form.
+    """
+    import wandb
+
+    given = {"dryrun": "offline", "run": "online"}.get(os.environ.get("WANDB_MODE", ""), os.environ.get("WANDB_MODE"))
+    wanted = (given or "auto") if wanted == "auto" else wanted
+    if wanted == "offline":
+        return wanted
+    return "online" if wandb.login(prompt=False, verify=False) else "offline"
+
+
+def one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+def _unreachable(wandb: Any) -> str | None:
+    """Why the server cannot be had; any answer will do. wandb itself would try for minutes."""
+    url = str(wandb.setup().settings.base_url)
+    try:
+        urllib.request.urlopen(url, timeout=seconds("WANDB_INIT_TIMEOUT", _ANSWER_S)).close()
+    except urllib.error.HTTPError:
+        return None
+    except OSError as error:
+        return f"{url} does not answer ({getattr(error, 'reason', error)})"
+    return None
+
+
+def _tags(record: Record) -> list[str]:
+    arm = setup(record)["arm"]
+    own = [arm["method"], *([arm["targets"]] if "targets" in arm else [])]
+    given = [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",")]
+    return [tag for tag in [*own, *((record.config.get("tracking") or {}).get("tags") or []), *given] if tag]
+
+
+def _folder(record: Record) -> Path:
+    assert record.folder is not None
+    return record.folder
+
+
+def _quiet(record: Record) -> None:
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    data = Path(os.environ.get("WANDB_DIR") or _folder(record).parent) / "wandb" / "data"
+    os.environ.setdefault("WANDB_DATA_DIR", str(data.resolve()))  # staged artifacts stay with the study
+
+
+class _Lost:
+    """Listens to wandb, which is silent to users, for data that it has given up on: it raises nothing then."""
+
+    def __init__(self, run: Any):
+        self.any = False
+        with contextlib.suppress(AttributeError):  # not in its documentation
+            sys.modules["wandb"].termsetup(run.settings, self)
+
+    def warning(self, text: str) -> None:
+        self.any |= "will not be synced" in text
+
+    def info(self, text: str) -> None:
+        """Of no interest."""
+
+    error = warning
