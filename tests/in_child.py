@@ -112,7 +112,7 @@ def restored(folders: list[str], texts: list[str]) -> None:
 
     for place in map(Path, folders):
         run = open_trained(place)
-        model, tokenizer = loading.as_run(run, loading.numerics(run))
+        model, tokenizer = loading.as_run(run)
         with torch.inference_mode():
             values = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
         (place / "restored").write_text(json.dumps(values.tolist()))

@@ -13,11 +13,11 @@ import pytest
 from tiny_configs import tiny as tiny_config
 
 from rankwise import machine
+from rankwise.alpha import parse_alpha, scale_of
 from rankwise.check import check, check_here
 from rankwise.config import Config, Package, plain, typed
 from rankwise.errors import Refused
 from rankwise.identity import canonical, folder, label, run_id
-from rankwise.methods import parse_alpha, scale_of
 from rankwise.study.compose import to_config
 
 Tiny = Callable[..., Config]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rankwise import assets, machine, methods, metrics
+from rankwise.alpha import check_alpha
 from rankwise.config import Config, Task
 from rankwise.errors import Refused, did_you_mean
 from rankwise.identity import folder
@@ -110,7 +111,7 @@ def _check_patterns(config: Config) -> None:
             if key == "ranks" and (type(value) is not int or value < 1):
                 raise Refused.value(f"targets.ranks.{pattern}", value, "an integer of at least 1")
             if key == "alphas":
-                methods.check_alpha(f"targets.alphas.{pattern}", value, roots=False)
+                check_alpha(f"targets.alphas.{pattern}", value, roots=False)
 
 
 def _check_task(config: Config) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rankwise import methods
+from rankwise.alpha import parse_alpha
 from rankwise.config import Config, plain
 
 # What cannot change a result, so that it is in no hash: where things go, how they are shown, how fast they run.
@@ -41,7 +42,7 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
     drop.append("trainer.epochs" if values.get("trainer", {}).get("max_steps") else "trainer.max_steps")
     drop += [*_overridden("model", values.get("model", {}), "shape"), *_overridden("task", values["task"], "synthetic")]
     kept = copy.deepcopy(values)
-    kept["method"] = methods.own(kept["method"]) | {"name": method.canonical}
+    kept["method"] = methods.own(kept["method"]) | {"name": "lora" if method.is_lora else method.name}
     for key in drop:
         _remove(kept, key)
     for key in {key for key, off in methods.off_values().items() if kept["method"].get(key) == off}:
@@ -102,7 +103,7 @@ def folder(config: Config) -> Path:
 def _spelled(alpha: Any) -> Any:
     """One spelling of an alpha policy: 16, 16.0 and "16" are the same; what is none stays as it is."""
     try:
-        number, kind = methods.parse_alpha(alpha)
+        number, kind = parse_alpha(alpha)
     except ValueError:
         return alpha
     return f"{number:g}{kind}"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import MISSING
 
+from rankwise.alpha import check_alpha, scale_of
 from rankwise.errors import Refused, did_you_mean
 
 if TYPE_CHECKING:
@@ -22,12 +23,21 @@ if TYPE_CHECKING:
 
 INITS = ("zero_B", "zero_A", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora", "eva")
 BIASES = ("none", "all", "lora_only")
+Fits = Callable[[Any], bool]
 
 
-def _key(default: Any = None, *, off: Any = None, letter: str = "", least: int | None = None, allowed: str = "") -> Any:
-    """A key with its facts: the value ``off`` that means the same as null; the letter before it in a run's name; the
-    least integer that a method takes which has this key, and how a refusal says so."""
-    return field(default=default, metadata={"off": off, "letter": letter, "least": least, "allowed": allowed})
+def _key(default: Any = None, *, fits: Fits | None = None, allowed: str = "", off: Any = None, letter: str = "") -> Any:
+    """A key with its facts: which values it takes, and how a refusal says so; the value ``off`` that means the same as
+    null; the letter before it in a run's name, where it sizes the method."""
+    return field(default=default, metadata={"fits": fits, "allowed": allowed, "off": off, "letter": letter})
+
+
+def _integer(letter: str, least: int, allowed: str, or_null: bool = False) -> Any:
+    return _key(fits=lambda n: or_null if n is None else n >= least, allowed=allowed, letter=letter)
+
+
+def _rank(or_null: bool = False) -> Any:
+    return _integer("r", 1, "an integer of at least 1", or_null)
 
 
 @dataclass
@@ -54,9 +64,9 @@ class PeftKeys(StartKeys):
 
 @dataclass
 class RankKeys(PeftKeys):
-    """Of an adapter with a rank. LoRA's may be null, where it has a budget."""
+    """Of an adapter with a rank."""
 
-    rank: int | None = _key(letter="r", least=1, allowed="an integer of at least 1")
+    rank: int | None = _rank()
 
 
 @dataclass
@@ -67,28 +77,32 @@ class AlphaKeys(RankKeys):
 
 
 @dataclass
-class VeraKeys(RankKeys):
-    """VeRA's."""
+class DropoutKeys(RankKeys):
+    """Of an adapter with dropout before its product."""
 
-    dropout: float | None = 0.0
+    dropout: float | None = _key(
+        0.0, fits=lambda p: p is not None and 0 <= p < 1, allowed="from 0 up to, not including, 1"
+    )
 
 
 @dataclass
-class AdaloraKeys(AlphaKeys):
-    """AdaLoRA's."""
+class AdaloraKeys(AlphaKeys, DropoutKeys):
+    """Of AdaLoRA."""
 
-    dropout: float | None = 0.0
-    bias: str | None = "none"  # none | all | lora_only
+    bias: str | None = _key("none", fits=lambda bias: bias in BIASES, allowed=f"one of {', '.join(BIASES)}")
 
 
 @dataclass
 class LoraKeys(AdaloraKeys):
-    """LoRA's, and those of its variants."""
+    """Of LoRA and its variants."""
 
+    rank: int | None = _rank(or_null=True)
     budget: int | None = _key(letter="b")  # the largest rank whose factors have no more parameters; rank is null then
     init: str | None = _key(off="zero_B")  # zero_B (as null) | zero_A | gaussian | pissa | pissa_niter_16 | olora | eva
     dora: bool | None = _key(off=False)  # with a trained magnitude per output
-    lr_ratio: float | None = _key(off=1)  # the learning rate of B over that of the rest
+    lr_ratio: float | None = _key(  # the learning rate of B over that of the rest
+        off=1, fits=lambda ratio: ratio is None or 0 < ratio < math.inf, allowed="a number above 0"
+    )
     freeze_a: bool | None = _key(off=False)  # train B alone
 
 
@@ -96,43 +110,46 @@ class LoraKeys(AdaloraKeys):
 class CustomKeys(RankKeys):
     """Of any other adapter of PEFT's. Its rank is that of its config (``r`` or ``rank``), where it has one."""
 
+    rank: int | None = _rank(or_null=True)
     peft: Any = None  # {_target_: peft.XConfig, key: value}
 
 
 @dataclass
 class OftKeys(PeftKeys):
-    """OFT's."""
+    """Of OFT."""
 
-    block: int | None = _key(letter="b", least=2, allowed="the side of the orthogonal blocks, at least 2")
+    block: int | None = _integer("b", 2, "the side of the orthogonal blocks, at least 2")
 
 
 @dataclass
 class BottleneckKeys(StartKeys):
-    """The bottleneck's."""
+    """Of the bottleneck."""
 
-    size: int | None = _key(letter="m", least=1, allowed="an inner width of at least 1")
-    place: str | None = _key(off="both")  # both (behind attention and MLP) | mlp
+    size: int | None = _integer("m", 1, "an inner width of at least 1")
+    place: str | None = _key(  # both: behind attention and MLP
+        off="both", fits=lambda place: place in (None, "both", "mlp"), allowed="one of both, mlp"
+    )
 
 
 @dataclass
 class LayerKeys(StartKeys):
     """Of training the last blocks."""
 
-    layers: int | None = _key(letter="k", least=1, allowed="how many of the last blocks are trained, at least 1")
+    layers: int | None = _integer("k", 1, "how many of the last blocks are trained, at least 1")
 
 
 @dataclass
 class SubspaceKeys(Keys):
     """Of moving all weights in a random subspace."""
 
-    dim: int | None = _key(letter="d", least=1, allowed="numbers to train, at least 1")
+    dim: int | None = _integer("d", 1, "numbers to train, at least 1")
 
 
 @dataclass
 class ShotKeys(Keys):
     """Of showing examples."""
 
-    shots: int | None = _key(letter="k", least=0, allowed="0 or more examples")
+    shots: int | None = _integer("k", 0, "0 or more examples")
 
 
 @dataclass
@@ -189,16 +206,6 @@ class Declaration:
         """Whether it trains weights of the base, which must then be stored in full."""
         return self.trains in ("all", "subspace", "weights")
 
-    @property
-    def is_partial(self) -> bool:
-        """Whether the base stays as it is, with some weights trained in it or beside it."""
-        return self.trains in ("weights", "modules", "head")
-
-    @property
-    def canonical(self) -> str:
-        """The name under which the same keys are the same run."""
-        return "lora" if self.is_lora else self.name
-
 
 def of(method: str | Method) -> Declaration:
     """The declaration of a method. A name that is not declared is that of a PEFT config, as ``custom`` is."""
@@ -225,11 +232,8 @@ def size_keys() -> tuple[str, ...]:
 
 def size(method: Method) -> list[str]:
     """What sizes the method, as it stands in a run's name: ``r8``, ``b32``, ``d1000``."""
-    declared = of(method)
-    own_fields = [f for f in fields(Method) if f.name in declared.keys and f.metadata.get("letter")]
-    sizes = [
-        f"{f.metadata['letter']}{getattr(method, f.name)}" for f in own_fields if getattr(method, f.name) is not None
-    ]
+    own_keys = (key for key in fields(Method) if key.name in of(method).keys and key.metadata.get("letter"))
+    sizes = [f"{key.metadata['letter']}{n}" for key in own_keys if (n := getattr(method, key.name)) is not None]
     if method.name == "custom":
         return [peft_class(method.peft).removesuffix("Config").lower(), *sizes]
     return sizes + ([method.init] if method.name == "lora" and method.init else [])
@@ -244,25 +248,18 @@ def check(config: Config) -> None:
     """Refuse an unknown method, keys that it does not own, values that it cannot take and pairs that contradict."""
     method = config.method
     if method.name not in DECLARED and method.peft is None:
-        raise Refused.value(
-            "method.name", method.name, f"one of {', '.join(DECLARED)}{did_you_mean(method.name, DECLARED)}"
-        )
+        allowed = f"one of {', '.join(DECLARED)}{did_you_mean(method.name, DECLARED)}"
+        raise Refused.value("method.name", method.name, allowed)
     refuse_foreign(vars(method))
     declared = of(method)
     for key in fields(declared.key_type):
-        value, least = getattr(method, key.name), key.metadata.get("least")
-        if least is not None and not _may_be_null(method, key.name, value) and (value is None or value < least):
+        value = getattr(method, key.name)
+        if (fits := key.metadata.get("fits")) and not fits(value):
             raise Refused.value(f"method.{key.name}", value, key.metadata["allowed"])
     if declared.promise:
-        key_name, holds, allowed = declared.promise
-        if not holds(getattr(method, key_name)):
-            raise Refused.value(f"method.{key_name}", getattr(method, key_name), f"{allowed} with method={method.name}")
-    if "dropout" in declared.keys and not (method.dropout is not None and 0 <= method.dropout < 1):
-        raise Refused.value("method.dropout", method.dropout, "from 0 up to, not including, 1")
-    if "bias" in declared.keys and method.bias not in BIASES:
-        raise Refused.value(
-            "method.bias", method.bias, f"one of {', '.join(BIASES)}{did_you_mean(str(method.bias), BIASES)}"
-        )
+        name, holds, allowed = declared.promise
+        if not holds(getattr(method, name)):
+            raise Refused.value(f"method.{name}", getattr(method, name), f"{allowed} with method={method.name}")
     if "alpha" in declared.keys:
         check_alpha("method.alpha", method.alpha)
         if method.rank is not None and not 1e-6 <= scale_of(method.alpha, method.rank) <= 1e6:
@@ -278,47 +275,6 @@ def refuse_foreign(values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         if owned[key] is None and value not in (None, False, {}) and value != defaults.get(key):
             raise Refused.value(f"method.{key}", value, f"null with method={values['name']}, which has no such key")
-
-
-def _may_be_null(method: Method, key: str, value: Any) -> bool:
-    return key == "rank" and value is None and (method.budget is not None or of(method).name == "custom")
-
-
-_ALPHA = re.compile(r"([0-9]+(?:\.[0-9]+)?)(r|sqrt)?")
-
-
-def parse_alpha(alpha: Any) -> tuple[float, str]:
-    """Split an alpha policy into its number and kind: ``16`` → (16, ""), ``2r`` → (2, "r"), ``16sqrt`` → (16, "sqrt").
-
-    Raises ValueError for anything else and for numbers that are not positive.
-    """
-    match = _ALPHA.fullmatch(str(alpha))
-    if not match or float(match[1]) <= 0:
-        raise ValueError(f"not an alpha policy: {alpha}")
-    return float(match[1]), match[2] or ""
-
-
-def scale_of(alpha: Any, rank: int) -> float:
-    """The effective multiplier of BA.
-
-    A number α gives α/r (Hu et al. 2021, §4.1); ``Kr`` means α = K·r, so K; ``Ksqrt`` gives K/√r
-    (rank-stabilized LoRA, Kalajdzievski 2023).
-    """
-    number, kind = parse_alpha(alpha)
-    return {"": number / rank, "r": number, "sqrt": number / math.sqrt(rank)}[kind]
-
-
-def check_alpha(key: str, alpha: Any, roots: bool = True) -> None:
-    """Refuse what is no alpha policy, and with ``roots=False`` one that divides by √r."""
-    try:
-        _, kind = parse_alpha(alpha)
-    except ValueError:
-        kind = None
-    if kind is None or (kind == "sqrt" and not roots):
-        also = ", or 16sqrt (16/sqrt(r))" if roots else ""
-        join = "," if roots else " or"
-        allowed = f"a positive number (scale alpha/r){join} a multiple of the rank such as 2r (scale 2){also}"
-        raise Refused.value(key, alpha, allowed)
 
 
 def peft_class(peft: Any) -> str:
@@ -346,14 +302,14 @@ def _check_lora(config: Config) -> None:
         raise Refused.value("method.init", init, f"one of {', '.join(INITS)}{did_you_mean(init, INITS)}")
     if method.budget is not None:
         _check_budget(method)
+    elif method.rank is None:
+        raise Refused.value("method.rank", None, "an integer of at least 1")
     others = config.targets.ranks if isinstance(config.targets.ranks, dict) else {}
     ranks = [method.rank, *others.values()]
     if init == "orthogonal" and (odd := [rank for rank in ranks if rank is not None and rank % 2]):
         raise Refused.value("method.rank", odd[0], "an even number with method.init=orthogonal")
     if init == "zero_A" and method.freeze_a:
         raise Refused.value("method.freeze_a", True, "false with method.init=zero_A: a product with zero stays zero")
-    if method.lr_ratio is not None and not (0 < method.lr_ratio < math.inf):
-        raise Refused.value("method.lr_ratio", method.lr_ratio, "a number above 0")
     if starts_from_base(method):
         if config.quant.kind:
             raise Refused.value("method.init", init, f"another with quant={config.quant.name}: it changes the base")
@@ -384,26 +340,18 @@ def _check_custom(config: Config) -> None:
         raise Refused.value("method.peft._target_", method.peft["_target_"], "a config class of peft")
 
 
-def _check_bottleneck(config: Config) -> None:
-    if config.method.place not in (None, "both", "mlp"):
-        raise Refused.value("method.place", config.method.place, "one of both, mlp")
-
-
 def _check_said(config: Config) -> None:
     if (config.method.dim or 0) < 2:
         allowed = "numbers to train, one of which scales each layer, at least 2"
         raise Refused.value("method.dim", config.method.dim, allowed)
 
 
-def _check_labels(config: Config) -> None:
-    if config.task.kind == "causal_lm":
-        name = config.method.name
-        raise Refused(f"method={name}: needs labels, which task.kind=causal_lm has not; use method=few_shot")
-
-
-def _check_writes(config: Config) -> None:
-    if (kind := config.task.kind) != "causal_lm":
+def _check_baseline(config: Config) -> None:
+    name, kind = config.method.name, config.task.kind
+    if name == "few_shot" and kind != "causal_lm":
         raise Refused(f"method=few_shot: needs task.kind=causal_lm, a language model that writes; here it is {kind}")
+    if name != "few_shot" and kind == "causal_lm":
+        raise Refused(f"method={name}: needs labels, which task.kind=causal_lm has not; use method=few_shot")
 
 
 def _lora(name: str, description: str, key: str = "", holds: Any = None, allowed: str = "") -> Declaration:
@@ -429,7 +377,7 @@ DECLARED = {declared.name: declared for declared in (
           lambda ratio: ratio is not None, "a number"),
     _lora("lora_fa", "LoRA with a frozen A (Zhang et al. 2023)", "freeze_a", True),
     Declaration("adalora", "LoRA that prunes singular values (Zhang et al. 2023)", "adapter", AdaloraKeys),
-    Declaration("vera", "trained vectors between shared random matrices (Kopiczko et al. 2024)", "adapter", VeraKeys),
+    Declaration("vera", "vectors between shared random matrices (Kopiczko et al. 2024)", "adapter", DropoutKeys),
     Declaration("loha", "low-rank Hadamard product (Hyeon-Woo et al. 2022)", "adapter", AlphaKeys, peft="LoHaConfig",
                 transposed=False),
     Declaration("lokr", "low-rank Kronecker product (Yeh et al. 2023)", "adapter", AlphaKeys, peft="LoKrConfig",
@@ -438,7 +386,7 @@ DECLARED = {declared.name: declared for declared in (
     Declaration("oft", "orthogonal fine-tuning (Qiu et al. 2023)", "adapter", OftKeys, transposed=False),
     Declaration("custom", "any other adapter of PEFT's", "adapter", CustomKeys, _check_custom),
     Declaration("bottleneck", "a small network behind layers (Houlsby et al. 2019)", "modules", BottleneckKeys,
-                _check_bottleneck, changes_matrices=False),
+                changes_matrices=False),
     Declaration("bitfit", "biases (Ben Zaken et al. 2022)", "weights", StartKeys, changes_matrices=False),
     Declaration("top_layers", "the last blocks (Lee et al. 2019)", "weights", LayerKeys),
     Declaration("did", "all weights in a random subspace (Li et al. 2018)", "subspace", SubspaceKeys),
@@ -446,8 +394,8 @@ DECLARED = {declared.name: declared for declared in (
                 SubspaceKeys, _check_said),
     Declaration("full", "full fine-tuning", "all"),
     Declaration("head", "the task head alone", "head", StartKeys, changes_matrices=False),
-    Declaration("probe", "a linear model on frozen features", "nothing", check=_check_labels),
-    Declaration("tfidf", "a linear model on TF-IDF weights", "nothing", check=_check_labels),
+    Declaration("probe", "a linear model on frozen features", "nothing", check=_check_baseline),
+    Declaration("tfidf", "a linear model on TF-IDF weights", "nothing", check=_check_baseline),
     Declaration("few_shot", "the language model as it is, shown examples (Brown et al. 2020)", "nothing", ShotKeys,
-                _check_writes),
+                _check_baseline),
 )}  # fmt: skip

@@ -125,7 +125,7 @@ def test_a_run_is_told_by_its_seed_and_the_numbers_of_its_subspace(tiny: Tiny, m
     assert record.status == "finished" and record.folder is not None
     assert record.params["trainable"] == 200 and record.storage["adapter_bytes"] < 4 * 200 + 300
     stored = open_trained(record.folder)
-    model, _ = loading.as_run(stored, loading.numerics(stored))
+    model, _ = loading.as_run(stored)
     rows, tokenizer = data.load(stored.config.task, resolve(stored.config.task), 0), base.byte_tokenizer()
     inputs = tokenizer(rows.test.texts, padding=True, truncation=True, max_length=32, return_tensors="pt")
     with torch.no_grad():

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rankwise.adapters.runs import open_trained
 from rankwise.check import check
 from rankwise.config import Config
 from rankwise.errors import Refused
+from rankwise.identity import label, run_id
 from rankwise.measure.parameters import count
 from rankwise.model.adapt import adapt
 from rankwise.model.weights import export
@@ -101,7 +103,7 @@ def test_a_run_of_every_method_is_finished_predicted_and_restored(tiny: Tiny, me
         assert flops == record.compute["flops"]["per_step_counted"]
     assert record.folder is not None
     stored = open_trained(record.folder)
-    model, _ = loading.as_run(stored, loading.numerics(stored))
+    model, _ = loading.as_run(stored)
     assert stored.config == config and not model.training
     assert count(model, ["classifier"])["head"] in (0, 66)  # PEFT loads for inference
 
@@ -110,6 +112,19 @@ def test_names_of_files_and_methods_agree() -> None:
     """A file of another name would call an arm by what it is not."""
     for method in methods.DECLARED:
         assert tiny("bert", method).method.name == method
+
+
+def test_a_config_file_alone_makes_a_method_of_pefts(tiny: Tiny) -> None:
+    peft = {"_target_": "peft.HRAConfig", "r": 4}
+    config = tiny("bert", "custom", "all_linear", method__name="hra", method__peft=peft)
+    record = run(config)
+    assert record.status == "finished" and record.lora["rank"] == 4
+    assert label(config) == f"hra-r4-all_linear-lr{config.optim.lr:g}-s0"
+    assert run_id(config) == run_id(replace(config, method=replace(config.method, name="custom")))
+    configs = [config_of("custom", "bert", method__rank=rank) for rank in (2, 4, 8)]
+    models = [adapt(load(config)[0], config) for config in configs]
+    two, four, eight = (count(adapted.model, adapted.heads)["adapter"] for adapted in models)
+    assert eight == 2 * four == 4 * two > 0
 
 
 CHANGED: list[dict[str, Any]] = [

@@ -179,6 +179,17 @@ def test_adalora_prunes_to_its_mean_rank_and_no_further(steps: int) -> None:
     assert all(torch.equal(value, adapted.model.get_parameter(name)) for name, value in state.items())
 
 
+@pytest.mark.parametrize(
+    ("steps", "schedule"),
+    [(1000, (100, 500, 10, 1000)), (200, (20, 100, 2, 200)), (10, (1, 5, 1, 10)), (1, (0, 0, 1, 2))],
+)
+def test_adalora_prunes_from_a_tenth_of_the_steps_to_the_middle(steps: int, schedule: tuple[int, ...]) -> None:
+    model: Any = build(config_of("adalora", "bert", method__rank=4)).model
+    adalora.begin(model, steps)
+    config = model.peft_config["default"]
+    assert (config.tinit, config.tfinal, config.deltaT, config.total_step) == schedule
+
+
 def test_adalora_is_penalised_for_factors_that_are_not_orthogonal() -> None:
     model = build(config_of("adalora", "bert", method__rank=4)).model
     first = adalora.penalty(model)

@@ -10,10 +10,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from rankwise.alpha import scale_of
 from rankwise.config import Config, merged, plain, typed
 from rankwise.errors import Refused
 from rankwise.identity import canonical
-from rankwise.methods import scale_of
 from rankwise.metrics import Metric, named
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)

@@ -57,7 +57,7 @@ def adapt(base: nn.Module, config: Config) -> Adapted:
     if trains == "subspace":
         intrinsic.insert(base, config)
         return Adapted(base, heads)
-    if methods.of(method).is_partial:
+    if trains != "adapter":
         partly.unfreeze(base, method, heads)
         if trains == "modules":
             bottleneck.insert(base, method, config.seed)

@@ -13,9 +13,10 @@ from typing import Any
 
 from peft import LoraConfig
 
+from rankwise.alpha import parse_alpha
 from rankwise.config import Config, Targets
 from rankwise.errors import Refused
-from rankwise.methods import Method, parse_alpha
+from rankwise.methods import Method
 
 Sides = dict[str, tuple[int, int]]  # (in, out) of each adapted layer, by name
 

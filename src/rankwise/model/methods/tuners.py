@@ -13,9 +13,10 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from rankwise import methods
+from rankwise.alpha import scale_of
 from rankwise.config import Config
 from rankwise.errors import Refused, did_you_mean
-from rankwise.methods import RANK_KEYS, peft_class, scale_of
+from rankwise.methods import RANK_KEYS, peft_class
 from rankwise.model.base import reason
 from rankwise.model.methods import adalora
 from rankwise.model.methods.lora import Sides
