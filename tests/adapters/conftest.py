@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_configs import tiny as tiny_config
 
 from rankwise.adapters.runs import Run, open_run
@@ -53,6 +54,19 @@ def other_head(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]
         return str(made[shape])
 
     return save
+
+
+@pytest.fixture(scope="session")
+def logits() -> Callable[..., torch.Tensor]:
+    """``logits(model, tokenizer)``: of two texts, in fp32."""
+
+    def compute(model: torch.nn.Module, tokenizer: Any) -> torch.Tensor:
+        with torch.inference_mode():
+            texts = ["sun joy win", "fog ill mud box map cup sun"]
+            found: torch.Tensor = model.eval()(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+        return found.float()
+
+    return compute
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from rankwise.adapters import factors, loading, score
 from rankwise.adapters.combine import combine
 from rankwise.adapters.factors import read
 from rankwise.adapters.runs import Run
-from rankwise.cli import main
 from rankwise.errors import Refused
 from rankwise.model.methods.quiet import quiet_peft
 
@@ -113,10 +111,9 @@ def test_it_loads_by_peft_and_its_heads_fit(trained: Trained, tmp_path: Path) ->
     assert found["adapter_bytes"] == sum(f.stat().st_size for f in out.rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize("quant", ["nf4"])
-def test_on_a_quantized_base(trained: Trained, tmp_path: Path, quant: str) -> None:
+def test_on_a_quantized_base(trained: Trained, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    runs = two(trained, quant=quant)
+    runs = two(trained, quant="nf4")
     found, deltas = result(runs, tmp_path, "cat", [1.0, 1.0])
     one, other = map(own, runs)
     close(deltas, {name: one[name] + other[name] for name in one})
@@ -136,34 +133,6 @@ def test_heads_of_different_sizes_share_a_base(
         assert task["difference"]["se"] >= 0
 
 
-REFUSED = [
-    ("--how cat --weights 1", "2 numbers, one for each run"),
-    ("--how cat --weights 1,x", "numbers, by commas"),
-    ("--how cat --weights 0,0", "not all zero"),
-    ("--how cat --weights nan,1", "finite"),
-    ("--how cat --rank 4", "--rank 4: with --how svd only"),
-    ("--how svd --rank 0", "--rank 0: 1 to 32"),
-    ("--how svd --rank 33", "--rank 33: 1 to 32"),
-    ("--how linear --density 0.5", "--density 0.5: with --how ties"),
-    ("--how ties --density 0", "above 0"),
-    ("--how ties --density 1.5", "at most 1"),
-    ("--how ties --density nan", "at most 1"),
-    ("--how mean", "invalid choice: 'mean'"),
-    ("", "--how"),
-]
-
-
-@pytest.mark.parametrize(("flags", "said"), REFUSED)
-def test_wrong_options_are_refused(
-    trained: Trained, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flags: str, said: str
-) -> None:
-    runs = two(trained)
-    monkeypatch.setattr(loading, "stored_base", lambda *_: pytest.fail("loaded all the same"))
-    assert main(["adapter", "combine", *(str(run.folder) for run in runs), *flags.split()]) == 2
-    shown = capsys.readouterr()
-    assert said in shown.err and shown.err.count("\n") == 1 and not shown.out
-
-
 def test_runs_that_do_not_go_together_are_refused(trained: Trained) -> None:
     with pytest.raises(Refused, match="given twice"):
         combine([trained(), trained()], "cat")
@@ -180,10 +149,3 @@ def test_runs_that_do_not_go_together_are_refused(trained: Trained) -> None:
     more = trained(method__modules_to_save=["word_embeddings"])
     with pytest.raises(Refused, match=r"word_embeddings.*beside LoRA"):
         combine([trained(), more], "cat")
-
-
-def test_json(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
-    folders = [str(run.folder) for run in two(trained)]
-    assert main(["adapter", "combine", *folders, "--how", "ties", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["density"] == 0.5 and len(found["tasks"]) == 2 and found["out"] is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,6 @@ import torch
 from rankwise.adapters.diff import deltas, diff
 from rankwise.adapters.factors import read
 from rankwise.adapters.runs import Run, open_run
-from rankwise.cli import main
 from rankwise.compare import on_rows
 from rankwise.metrics import named
 
@@ -92,12 +90,3 @@ def test_the_error_of_a_paired_correlation_is_that_of_its_spread() -> None:
         estimates.append(gap["value"])
         errors.append(gap["se"])
     assert 0.7 < np.std(estimates) / np.mean(errors) < 1.4
-
-
-def test_output(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
-    folders = [str(trained().folder), str(trained("bert", "vera").folder)]
-    assert main(["adapter", "diff", *folders]) == 0
-    shown = capsys.readouterr().out
-    assert "method.name" in shown and "bert.encoder.layer.0.attention.self.query" in shown and "accuracy" in shown
-    assert main(["adapter", "diff", *folders, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["config"]["method.name"] == ["lora", "vera"]

@@ -1,4 +1,4 @@
-"""What is exported loads where rankwise is not."""
+"""What a run leaves, and what is exported, loads where rankwise is not."""
 
 from __future__ import annotations
 
@@ -7,21 +7,31 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
 
-from rankwise.adapters import loading, score
+from rankwise.adapters import factors, loading, score
+from rankwise.adapters.combine import combine
+from rankwise.adapters.diff import deltas
 from rankwise.adapters.export import export
+from rankwise.adapters.merge import merge
 from rankwise.adapters.runs import Run
-from rankwise.cli import main
+from rankwise.adapters.shrink import shrink
+from rankwise.adapters.swap import swap
+from rankwise.errors import Refused
+from rankwise.model.fused import Split
+from rankwise.model.methods.quiet import quiet_peft
 
 Trained = Callable[..., Run]
+Logits = Callable[..., torch.Tensor]
 TEXTS = ["sun joy win", "fog ill mud box map cup sun"]
 ELSEWHERE = """
-import contextlib, io, json, pathlib, sys
-import torch
+import json, sys, torch
 found = []
 for FOLDER, recipe in json.loads(sys.argv[1]):
     exec(recipe)
@@ -30,22 +40,31 @@ for FOLDER, recipe in json.loads(sys.argv[1]):
 assert "rankwise" not in sys.modules
 print(json.dumps(found))
 """
+REGRESSION = {"task__kind": "regression", "task__metric": "pearson", "objective": "val/pearson"}
+LANGUAGE = {"task": "synthetic_lm", "targets": "qv", "objective": "val/perplexity", "method__lr": 1e-2}
 
 
-def test_it_loads_by_peft_alone(trained: Trained, other_head: Callable[[str], str], tmp_path: Path) -> None:
-    """What the run left and what is exported, by the recipe of the card, on bases with heads of three outputs."""
+def test_it_loads_by_peft_alone(
+    trained: Trained, other_head: Callable[[str], str], logits: Logits, tmp_path: Path
+) -> None:
+    """What the run left and what is exported, by the recipe of the card, on bases whose head was for another task."""
+    runs: list[tuple[str, str, dict[str, Any]]] = [
+        *((shape, method, {}) for shape, method in (("bert", "lora"), ("gpt2", "lora"), ("llama", "pissa"))),
+        *(("bert", "ia3", {}), ("llama", "lora", REGRESSION), ("llama", "lora", LANGUAGE)),
+    ]
+    for part in loading.load_base(trained("llama", **LANGUAGE)):
+        part.save_pretrained(tmp_path / "lm")
     cases, wanted = [], []
-    keys = {"task__kind": "regression", "task__metric": "pearson", "objective": "val/pearson"}
-    for shape, method, more in (("bert", "lora", {}), ("gpt2", "lora", {}), ("llama", "pissa", {}), ("bert", "ia3", {}),
-                                ("llama", "lora", keys)):  # fmt: skip
-        run = trained(shape, method, model__path=other_head(shape), **more)
+    for shape, method, keys in runs:
+        base = str(tmp_path / "lm") if keys is LANGUAGE else other_head(shape)
+        run = trained(shape, method, model__path=base, **keys)
         export(run, out := tmp_path / run.name)
-        recipe = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        card = (out / "README.md").read_text()
+        assert f"pipeline_tag: text-{'generation' if keys is LANGUAGE else 'classification'}" in card
         model, tokenizer = loading.as_run(run)
         tokenizer.save_pretrained(str(run.adapter))
-        cases += [[str(folder), recipe] for folder in (out, run.adapter)]
-        with torch.inference_mode():
-            wanted += [model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits] * 2
+        cases += [[str(folder), card.split("```python\n")[1].split("```")[0]] for folder in (out, run.adapter)]
+        wanted += [logits(model, tokenizer)] * 2
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ELSEWHERE, json.dumps(cases), json.dumps(TEXTS)],
         capture_output=True, text=True, cwd=tmp_path, timeout=120,
@@ -55,17 +74,16 @@ def test_it_loads_by_peft_alone(trained: Trained, other_head: Callable[[str], st
         assert score.relative(torch.tensor(found), own) < 1e-5
 
 
-@pytest.mark.parametrize(("method", "targets"), [("lora", "qv"), ("pissa", "qv"), ("vera", "qv")])
+@pytest.mark.parametrize(("method", "more"), [("lora", ["word_embeddings"]), ("pissa", []), ("vera", [])])
 def test_its_config_names_the_base_as_it_was_given_and_what_is_saved_once(
-    trained: Trained, saved_base: Callable[[str], Path], method: str, targets: str
+    trained: Trained, saved_base: Callable[[str], Path], method: str, more: list[str]
 ) -> None:
-    more = ["word_embeddings"] if method == "lora" else []
-    run = trained("bert", method, targets=targets, model__path=str(saved_base("bert")), method__modules_to_save=more)
+    run = trained("bert", method, targets="qv", model__path=str(saved_base("bert")), method__modules_to_save=more)
     config = json.loads((run.adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(saved_base("bert"))
-    assert config["modules_to_save"] == ["classifier", *(["bert.embeddings.word_embeddings"] if more else [])]
-    other = json.loads((trained("bert", method).adapter / "adapter_config.json").read_text())
-    assert other["base_model_name_or_path"] is None  # random weights
+    assert config["modules_to_save"] == ["classifier", *(f"bert.embeddings.{name}" for name in more)]
+    random_weights = json.loads((trained("bert", method).adapter / "adapter_config.json").read_text())
+    assert random_weights["base_model_name_or_path"] is None
 
 
 def test_the_card_says_what_it_is(trained: Trained, tmp_path: Path) -> None:
@@ -96,7 +114,52 @@ def test_the_recipe_names_the_storage(trained: Trained, tmp_path: Path, quant: s
     compile(code, "card", "exec")
 
 
-def test_json_is_one_document_on_stdout(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["adapter", "export", str(trained().folder), "--out", str(tmp_path / "peft"), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["peft_type"] == "LORA" and set(found["files"]) == {f.name for f in (tmp_path / "peft").iterdir()}
+@pytest.fixture
+def on_q_and_v(trained: Trained, saved_base: Callable[[str], Path]) -> Callable[..., Run]:
+    """A GPT-2 from files with LoRA of rank 4 on q and v, parts of its fused layer."""
+    return lambda **keys: trained("gpt2", targets="qv", method__rank=4, model__path=str(saved_base("gpt2")), **keys)
+
+
+@pytest.mark.parametrize("what", ["export", "shrink", "merge"])
+def test_an_adapter_on_parts_fits_a_plain_gpt2(
+    on_q_and_v: Callable[..., Run], logits: Logits, tmp_path: Path, what: str
+) -> None:
+    run, out = on_q_and_v(), tmp_path / "out"
+    model, tokenizer = loading.as_run(run)
+    wanted = {f"transformer.h.{block}.attn.c_attn.{part}" for block in range(2) for part in "qv"}
+    assert set(factors.read(run.adapter, "test").deltas) == wanted == set(deltas(run))
+    assert run.record.params["adapter"] == 4 * 4 * (32 + 32)
+    plain = AutoModelForSequenceClassification.from_pretrained(str(run.config.model.path), num_labels=2)
+    if what == "merge":
+        merge(run, out, "fp32")
+        plain = AutoModelForSequenceClassification.from_pretrained(out)
+    else:
+        export(run, out) if what == "export" else shrink(run, 4, None, out)  # all of the rank that it has
+        assert factors.read(out, "test").ranks == {f"transformer.h.{block}.attn.c_attn": 8 for block in range(2)}
+        assert "ranks add up" in (out / "README.md").read_text()
+        plain.config.pad_token_id = tokenizer.pad_token_id
+        with quiet_peft():
+            plain = PeftModel.from_pretrained(plain, str(out))
+        assert not any(isinstance(layer, Split) for layer in plain.modules())
+    assert score.relative(logits(plain, tokenizer), logits(model, tokenizer)) < 1e-5
+
+
+def test_adapters_on_parts_go_together_but_not_with_one_on_the_whole_layer(
+    on_q_and_v: Callable[..., Run], trained: Trained, saved_base: Callable[[str], Path], tmp_path: Path
+) -> None:
+    run, other = on_q_and_v(), on_q_and_v(method__alpha=8)
+    combine([run, other], "cat", out=tmp_path / "both")
+    assert factors.read(tmp_path / "both", "test").ranks["transformer.h.0.attn.c_attn"] == 2 * 8
+    assert all(row["same"] for row in swap([run, other])["adapters"])
+    whole = trained("gpt2", model__path=str(saved_base("gpt2")))
+    for pair in ([run, whole], [whole, run]):
+        for use in (swap, lambda runs: combine(runs, "cat")):
+            with pytest.raises(Refused, match="on one base"):
+                use(pair)
+
+
+def test_dora_on_parts_is_no_single_lora(trained: Trained, saved_base: Callable[[str], Path], tmp_path: Path) -> None:
+    run = trained("gpt2", "dora", targets="qv", model__path=str(saved_base("gpt2")))
+    with pytest.raises(Refused, match="on a part of a fused layer, for PEFT, needs plain LoRA"):
+        export(run, tmp_path / "peft")
+    assert not (tmp_path / "peft").exists()

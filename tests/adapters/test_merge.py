@@ -10,45 +10,38 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from rankwise.adapters import loading, score
 from rankwise.adapters.merge import fold, merge
 from rankwise.adapters.runs import Run
+from rankwise.adapters.shrink import shrink
 from rankwise.cli import main
 from rankwise.errors import Refused
 from rankwise.model.quantize import store
 from rankwise.tracking.predictions import read
 
 Trained = Callable[..., Run]
-TEXTS = ["sun joy win", "fog ill mud box map cup sun"]
+Logits = Callable[..., torch.Tensor]
+LANGUAGE = {"task": "synthetic_lm", "targets": "qv", "objective": "val/perplexity", "method__lr": 1e-2}
 
 
-def plain_logits(folder: Path, texts: list[str]) -> torch.Tensor:
+def plain(folder: Path) -> tuple[Any, Any]:
     """By transformers alone."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto").eval()
-    with torch.inference_mode():
-        logits: torch.Tensor = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.float()
-    return logits
-
-
-def logits(model: torch.nn.Module, tokenizer: Any, texts: list[str]) -> torch.Tensor:
-    with torch.inference_mode():
-        found: torch.Tensor = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.float()
-    return found
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto")
+    return model, AutoTokenizer.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("shape", ["bert", "gpt2", "llama"])
-def test_the_merged_model_is_base_and_adapter(trained: Trained, tmp_path: Path, shape: str) -> None:
+def test_the_merged_model_is_base_and_adapter(trained: Trained, logits: Logits, tmp_path: Path, shape: str) -> None:
     run = trained(shape)
     found = merge(run, tmp_path / "merged", "fp32")
     assert found["logits"]["rows"] == 64 and max(found["logits"]["relative_errors"].values()) < 1e-5
     lm, tokenizer = loading.load_base(run)
-    alone = logits(lm.eval(), tokenizer, TEXTS)
-    wanted = logits(loading.adapted(lm, run), tokenizer, TEXTS)
+    alone = logits(lm.eval(), tokenizer)
+    wanted = logits(loading.adapted(lm, run), tokenizer)
     assert score.relative(alone, wanted) > 0.05  # the adapter matters
-    assert score.relative(plain_logits(tmp_path / "merged", TEXTS), wanted) < 1e-5
+    assert score.relative(logits(*plain(tmp_path / "merged")), wanted) < 1e-5
     config = json.loads((tmp_path / "merged/config.json").read_text())
     assert config["id2label"] == {"0": "0", "1": "1"} and "adapter_model.safetensors" not in str(
         list((tmp_path / "merged").iterdir())
@@ -100,31 +93,35 @@ def test_bf16_is_merged_in_fp32_and_cast_once(trained: Trained, tmp_path: Path) 
 
 @pytest.mark.parametrize("shape", ["bert", "gpt2"])
 @pytest.mark.parametrize("quant", ["nf4", "int8", "bf16"])
-def test_a_quantized_base_is_dequantized_first(trained: Trained, tmp_path: Path, shape: str, quant: str) -> None:
+def test_a_quantized_base_is_dequantized_first(
+    trained: Trained, logits: Logits, tmp_path: Path, shape: str, quant: str
+) -> None:
     if quant != "bf16":
         pytest.importorskip("bitsandbytes")
     run = trained(shape, quant=quant)
     errors = merge(run, tmp_path / "merged", "fp32")["logits"]["relative_errors"]
     model, tokenizer = loading.as_run(run)
-    wanted = logits(model, tokenizer, TEXTS)
+    wanted = logits(model, tokenizer)
     close = {"nf4": 1e-5, "int8": 0.1, "bf16": 0.05}[quant]  # LLM.int8 rounds activations as well
     assert errors["merged"] < 1e-5 and errors["dequantized"] < close
-    assert score.relative(plain_logits(tmp_path / "merged", TEXTS), wanted) < close
+    assert score.relative(logits(*plain(tmp_path / "merged")), wanted) < close
     if quant == "nf4" and shape == "bert":
-        on_fp32 = logits(loading.adapted(loading.load_base(run)[0], run), tokenizer, TEXTS)
+        on_fp32 = logits(loading.adapted(loading.load_base(run)[0], run), tokenizer)
         assert score.relative(on_fp32, wanted) > 100 * close  # what an adapter on the wrong base would give
 
 
-def test_few_bits_round_a_small_adapter_away_and_our_way_keeps_it(trained: Trained, tmp_path: Path) -> None:
+def test_few_bits_round_a_small_adapter_away_and_our_way_keeps_it(
+    trained: Trained, logits: Logits, tmp_path: Path
+) -> None:
     pytest.importorskip("bitsandbytes")
     run = trained("llama", quant="nf4", optim__lr=0.001)
     base, tokenizer = loading.load_base(run)
     store(base, run.config, ["score"], "fp32")
     model = loading.adapted(base, run)
-    wanted = logits(model, tokenizer, TEXTS)
-    naive = score.relative(logits(fold(model, run), tokenizer, TEXTS), wanted)
+    wanted = logits(model, tokenizer)
+    naive = score.relative(logits(fold(model, run), tokenizer), wanted)
     merge(run, tmp_path / "merged", "fp32")
-    ours = score.relative(plain_logits(tmp_path / "merged", TEXTS), wanted)
+    ours = score.relative(logits(*plain(tmp_path / "merged")), wanted)
     assert ours < 1e-5 and naive > 1000 * ours
 
 
@@ -194,10 +191,24 @@ def test_what_is_written_says_the_task_that_was_trained(
 
 
 def test_a_regression_keeps_its_single_output(
-    trained: Trained, other_head: Callable[[str], str], tmp_path: Path
+    trained: Trained, logits: Logits, other_head: Callable[[str], str], tmp_path: Path
 ) -> None:
     keys = {"task__kind": "regression", "task__metric": "pearson", "objective": "val/pearson"}
     merge(trained("bert", model__path=other_head("bert"), **keys), tmp_path / "merged", "fp32")
-    assert plain_logits(tmp_path / "merged", TEXTS).shape == (2, 1)
+    assert logits(*plain(tmp_path / "merged")).shape == (2, 1)
     assert json.loads((tmp_path / "merged/config.json").read_text())["problem_type"] == "regression"
     assert "× logit +" in (tmp_path / "merged/README.md").read_text()
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt2"])
+def test_a_causal_lm_is_scored_as_it_was_and_merges(trained: Trained, tmp_path: Path, shape: str) -> None:
+    run = trained(shape, **LANGUAGE)
+    model, tokenizer = loading.as_run(run)
+    found, _ = score.evaluate(model, score.Rows.of(run, tokenizer), run)
+    assert found["value"] == pytest.approx(run.record.metrics["test"]["perplexity"]["value"], rel=1e-5)
+    told = merge(run, tmp_path / "merged", "fp32")
+    assert told["logits"]["relative_errors"]["written"] < 1e-5
+    assert "AutoModelForCausalLM" in (tmp_path / "merged/README.md").read_text()
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert type(again).__name__.endswith(("CausalLM", "LMHeadModel"))
+    assert shrink(run, None, 0.9, tmp_path / "small")["metric"] == "perplexity"

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
+from rankwise.adapters import loading
 from rankwise.adapters.runs import Run
 from rankwise.cli import main
 
@@ -155,6 +156,47 @@ def test_a_package_that_the_folder_names_is_not_fetched(
         shutil.rmtree(place)
 
 
+HOSTILE = {
+    "is more than names": {"target_modules": "(.*)*(.*)*(.*)*!"},
+    "the pattern (a+)+b": {"rank_pattern": {"(a+)+b": 4}},
+    "XLORA names other files": {"peft_type": "XLORA", "hidden_size": 32, "adapters": {"0": "stranger/adapter"}},
+    "MULTITASK_PROMPT_TUNING names": {"peft_type": "MULTITASK_PROMPT_TUNING", "num_virtual_tokens": 4},
+    "not PEFT's config": {"peft_type": "UNHEARD"},
+}
+
+
+@every
+def test_the_config_of_an_adapter_takes_no_time_and_no_other_files(
+    trained: Trained, copied: Callable[[Run], Path], capsys: Shown, command: list[str]
+) -> None:
+    place, other = copied(trained()), trained(data_seed=1).folder
+    file = place / "adapter/adapter_config.json"
+    config = json.loads(file.read_text())
+    for said, values in HOSTILE.items():
+        own = values if "peft_type" in values else config | values
+        file.write_text(json.dumps(own | {"task_type": "SEQ_CLS"}))
+        assert said in refused(command, place, other, capsys)
+
+
+@every
+def test_no_code_that_the_config_of_an_adapter_names_runs(
+    trained: Trained, copied: Callable[[Run], Path], tmp_path: Path, capsys: Shown, command: list[str]
+) -> None:
+    place, ran = copied(trained()), tmp_path / "ran"
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/tok.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Tok: pass\n")
+    tokenizer = {"tokenizer_class": "Tok", "auto_map": {"AutoTokenizer": ["tok.Tok", None]}}
+    (tmp_path / "code/tokenizer_config.json").write_text(json.dumps(tokenizer))
+    config = {
+        "peft_type": "PROMPT_TUNING", "task_type": "SEQ_CLS", "num_virtual_tokens": 4, "prompt_tuning_init": "TEXT",
+        "prompt_tuning_init_text": "a", "tokenizer_name_or_path": str(tmp_path / "code"),
+        "tokenizer_kwargs": {"trust_remote_code": True}, "inference_mode": False, "num_transformer_submodules": 1,
+    }  # fmt: skip
+    (place / "adapter/adapter_config.json").write_text(json.dumps(config))
+    refused(command, place, trained(data_seed=1).folder, capsys)
+    assert not ran.exists()
+
+
 def test_changed_data(trained: Trained, copied: Callable[[Run], Path], capsys: Shown) -> None:
     place = copied(trained())
     config = yaml.safe_load((place / "config.yaml").read_text())
@@ -163,19 +205,58 @@ def test_changed_data(trained: Trained, copied: Callable[[Run], Path], capsys: S
     assert "its data have changed" in refused(["merge", "RUN"], place, place, capsys)
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("mrege x", "did you mean merge?"), ("merge", "RUN"), ("merge a b", "unrecognized arguments"),
-        ("diff a", "RUN"), ("swap", "RUN"), ("merge a --dtype fp16", "invalid choice"),
-        ("--json", "no such subcommand"),
-        ("shrink a --rnk 2", "see rankwise adapter shrink --help"),
-    ],
-)  # fmt: skip
-def test_a_wrong_command_line(capsys: Shown, line: str, said: str) -> None:
-    assert main(["adapter", *line.split()]) == 2
-    shown = capsys.readouterr()
-    assert said in shown.err and shown.err.count("\n") == 1 and not shown.out
+LINES = [
+    ("mrege x", "did you mean merge?"), ("merge", "RUN"), ("merge a b", "b: no such flag"), ("diff a", "RUN"),
+    ("swap", "RUN"), ("merge a --dtype fp16", "invalid choice"), ("--json", "no such subcommand"),
+    ("shrink a --rnk 2", "see rankwise adapter shrink --help"),
+    ("shrink RUN --rank 0", "--rank 0: 1 to 8"), ("shrink RUN --rank 9", "--rank 9: 1 to 8"),
+    ("shrink RUN --rank x", "invalid int"), ("shrink RUN --energy 0", "--energy 0: above 0"),
+    ("shrink RUN --energy 1.1", "at most 1"), ("shrink RUN --energy nan", "--energy nan"),
+    ("shrink RUN --rank 2 --energy 0.5", "not allowed with"), ("shrink RUN", "required"),
+    ("combine OTHER RUN --how cat --weights 1", "2 numbers, one for each run"),
+    ("combine OTHER RUN --how cat --weights 1,x", "numbers, by commas"),
+    ("combine OTHER RUN --how cat --weights 0,0", "not all zero"),
+    ("combine OTHER RUN --how cat --weights nan,1", "finite"),
+    ("combine OTHER RUN --how cat --rank 4", "--rank 4: with --how svd only"),
+    ("combine OTHER RUN --how svd --rank 0", "--rank 0: 1 to 32"),
+    ("combine OTHER RUN --how svd --rank 33", "--rank 33: 1 to 32"),
+    ("combine OTHER RUN --how linear --density 0.5", "--density 0.5: with --how ties"),
+    ("combine OTHER RUN --how ties --density 0", "above 0"),
+    ("combine OTHER RUN --how ties --density 1.5", "at most 1"),
+    ("combine OTHER RUN --how ties --density nan", "at most 1"),
+    ("combine OTHER RUN --how mean", "invalid choice: 'mean'"), ("combine OTHER RUN", "--how"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "said"), LINES)
+def test_a_wrong_command_line(
+    trained: Trained, capsys: Shown, monkeypatch: pytest.MonkeyPatch, line: str, said: str
+) -> None:
+    monkeypatch.setattr(loading, "stored_base", lambda *_: pytest.fail("loaded all the same"))
+    assert said in refused(line.split(), trained().folder, trained(data_seed=1).folder, capsys)
+
+
+SHOWN = [
+    ("merge RUN --out OUT", ("merged into", "read back from the folder"), ("logits", "weight_bytes")),
+    ("export RUN --out OUT", ("LORA adapter in", "adapter_config.json", "base: "), ("peft_type", "files", "scores")),
+    ("swap OTHER RUN", ("relative error of logits", "switching takes", "yes"), ("adapters", "switch_ms")),
+    ("combine OTHER RUN --how ties", ("paired difference", "rank 8", "one standard error"), ("density", "tasks")),
+    ("shrink RUN --rank 2 --out OUT", ("accuracy", "Σσ² kept", "saved in"), ("modules", "kept_energy")),
+    ("diff VERA RUN", ("method.name", "bert.encoder.layer.0.attention.self.query", "accuracy"), ("config", "scores")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "said", "keys"), SHOWN)
+def test_what_is_found_is_shown_or_is_one_json_document(
+    trained: Trained, tmp_path: Path, capsys: Shown, line: str, said: tuple[str, ...], keys: tuple[str, ...]
+) -> None:
+    words = {"RUN": str(trained().folder), "OTHER": str(trained(data_seed=1).folder)}
+    words["VERA"] = str(trained("bert", "vera").folder)
+    for number, flags in enumerate(([], ["--json"])):
+        words["OUT"] = str(tmp_path / str(number))
+        assert main(["adapter", *(words.get(word, word) for word in line.split()), *flags]) == 0
+        shown = capsys.readouterr().out
+        assert set(keys) <= set(json.loads(shown)) if flags else all(part in shown for part in said)
 
 
 def test_help_names_every_subcommand(capsys: Shown) -> None:
@@ -183,6 +264,5 @@ def test_help_names_every_subcommand(capsys: Shown) -> None:
     shown = capsys.readouterr().out
     for what in ("merge", "export", "swap", "combine", "shrink", "diff"):
         assert f"  {what} " in shown
-        with pytest.raises(SystemExit) as done:
-            main(["adapter", what, "--help"])
-        assert done.value.code == 0 and what in capsys.readouterr().out
+        assert main(["adapter", what, "--help"]) == 0
+        assert f"usage: rankwise adapter {what} " in capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from peft import LoraConfig
 
 from rankwise.adapters import loading, score
-from rankwise.adapters.factors import read
+from rankwise.adapters.factors import Delta, rank_for_energy, read, why_not_plain
 from rankwise.adapters.runs import Run, open_run
 from rankwise.adapters.shrink import shrink
 from rankwise.cli import main
@@ -99,20 +100,6 @@ def test_a_correlation_is_compared_in_pairs_too(trained: Trained) -> None:
     assert 0 < found["difference"]["se"] < found["before"]["se"] + found["after"]["se"]
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        ("--rank 0", "--rank 0: 1 to 8"), ("--rank 9", "--rank 9: 1 to 8"), ("--rank x", "invalid int"),
-        ("--energy 0", "--energy 0: above 0"), ("--energy 1.1", "at most 1"), ("--energy nan", "--energy nan"),
-        ("--rank 2 --energy 0.5", "not allowed with"), ("", "required"),
-    ],
-)  # fmt: skip
-def test_wrong_sizes_are_refused(trained: Trained, capsys: pytest.CaptureFixture[str], flags: str, said: str) -> None:
-    assert main(["adapter", "shrink", str(trained().folder), *flags.split()]) == 2
-    shown = capsys.readouterr()
-    assert said in shown.err and shown.err.count("\n") == 1 and not shown.out
-
-
 @pytest.mark.parametrize("method", ["dora", "ia3", "adalora"])
 def test_other_adapters_are_refused_by_name(trained: Trained, capsys: pytest.CaptureFixture[str], method: str) -> None:
     assert main(["adapter", "shrink", str(trained("bert", method).folder), "--rank", "1"]) == 2
@@ -127,11 +114,40 @@ def test_a_run_that_was_tested_on_other_rows_is_refused(trained: Trained, copied
         shrink(open_run(place), 2, None)
 
 
-def test_output(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = str(trained().folder)
-    assert main(["adapter", "shrink", folder, "--rank", "2", "--out", str(tmp_path / "small")]) == 0
-    shown = capsys.readouterr().out
-    assert "accuracy" in shown and "Σσ² kept" in shown and f"saved in {tmp_path / 'small'}" in shown
-    assert "truncated after training" in (tmp_path / "small/README.md").read_text()
-    assert main(["adapter", "shrink", folder, "--rank", "2", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["rank"] == 2
+def test_the_rank_that_keeps_a_share_of_the_energy() -> None:
+    values = torch.tensor([3.0, 2.0, 1.0])  # 9, 4, 1 of 14
+    assert [rank_for_energy(values, share) for share in (0.1, 9 / 14, 0.65, 13 / 14, 0.95, 1.0)] == [1, 1, 2, 2, 3, 3]
+    assert rank_for_energy(torch.zeros(4), 0.9) == 1
+
+
+def delta(rank: int = 5, d_in: int = 12, d_out: int = 9, seed: int = 0) -> Delta:
+    generator = torch.Generator().manual_seed(seed)
+    b, a = torch.randn(d_out, rank, generator=generator), torch.randn(rank, d_in, generator=generator)
+    return Delta(b.double(), a.double())
+
+
+def test_inner_products_without_the_product() -> None:
+    pairs = [delta(5), delta(3, seed=1), Delta(delta(4, seed=2).dense(), None)]
+    for one, other in itertools.product(pairs, pairs):
+        assert one.dot(other) == pytest.approx(float((one.dense() * other.dense()).sum()), rel=1e-9)
+
+
+@pytest.mark.parametrize("one", [delta(), delta(rank=12, d_in=8, d_out=6), delta(2)])
+def test_singular_values_and_the_best_approximation_are_those_of_the_product(one: Delta) -> None:
+    u, s, v = torch.linalg.svd(one.dense(), full_matrices=False)
+    found = one.svd()
+    assert len(found.s) == min(len(one.a), *one.sides) if one.a is not None else False
+    torch.testing.assert_close(found.s, s[: len(found.s)])
+    for rank in range(1, len(found.s) + 1):
+        torch.testing.assert_close(found.truncated(rank).dense(), u[:, :rank] * s[:rank] @ v[:rank])
+
+
+STARTS = [(init, False) for init in ("pissa", "pissa_niter_4", "olora", "OLoRA", "mica", "lora_ga")]
+STARTS += [(init, True) for init in (True, False, "gaussian", "eva", "orthogonal")]
+
+
+@pytest.mark.parametrize(("init", "plain"), STARTS)
+def test_only_a_start_beside_the_base_is_plain(init: bool | str, plain: bool) -> None:
+    config = LoraConfig()
+    config.init_lora_weights = init  # type: ignore[assignment]
+    assert why_not_plain(config) == (None if plain else f"init_lora_weights={init}")

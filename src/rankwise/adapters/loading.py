@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from rankwise.adapters.factors import Delta
 
 PREFIX = "base_model.model."  # of names in an adapter's file
+_NAMES_FILES = ("XLORA", "MULTITASK_PROMPT_TUNING")
+_PATTERNS = ("target_modules", "exclude_modules", "feedforward_modules")
+_ESCAPED_NAMES = re.compile(r"(?:[\w-]|\\[^\w]|\|)*")
 Tensors = dict[str, torch.Tensor]
 
 
@@ -160,14 +164,27 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def adapter_config(folder: Path) -> PeftConfig:
-    """PEFT's config beside the weights. Raises Refused where it is missing or is none."""
+    """PEFT's config beside the weights, which may be a stranger's.
+
+    Raises Refused where it is missing or is none, where it names other files to load, and for a pattern that is more
+    than names of layers, as a regular expression can take for ever.
+    """
+    file = folder / "adapter_config.json"
     try:
-        if not (folder / "adapter_config.json").is_file():  # PEFT would ask the hub
+        if not file.is_file():  # PEFT would ask the hub
             raise FileNotFoundError("no such file")
         with quiet_peft():
-            return PeftConfig.from_pretrained(str(folder))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Refused(f"{folder / 'adapter_config.json'}: not PEFT's config ({base.reason(error)})") from None
+            config = PeftConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Refused(f"{file}: not PEFT's config ({base.reason(error)})") from None
+    if kind(config) in _NAMES_FILES:
+        raise Refused(f"{file}: {kind(config)} names other files to load, which rankwise does not")
+    texts = [getattr(config, key, None) for key in _PATTERNS]
+    texts += [*(getattr(config, "rank_pattern", None) or ()), *(getattr(config, "alpha_pattern", None) or ())]
+    if odd := next((text for text in texts if isinstance(text, str) and not _ESCAPED_NAMES.fullmatch(text)), None):
+        raise Refused(f"{file}: the pattern {odd[:80]} is more than names of layers, as rankwise writes them")
+    config.inference_mode = True  # else PEFT tokenizes the text of a prompt, with a tokenizer that the file names
+    return config
 
 
 def kind(config: PeftConfig) -> str:
