@@ -168,12 +168,6 @@ def test_a_regression_keeps_its_numbers(table: Table) -> None:
     assert [label[text] for text in data.test.texts] == data.test.labels.tolist()
 
 
-def test_classes_may_be_words(table: Table) -> None:
-    data = read(table([(text, ("neg", "neu", "pos")[i % 3]) for i, (text, _) in enumerate(ROWS)]))
-    assert data.classes == ["neg", "neu", "pos"]
-    assert set(data.train.labels.tolist()) == {0, 1, 2}
-
-
 def test_classes_are_in_the_order_of_their_numbers_or_the_one_that_is_given(table: Table) -> None:
     many = [(text, i % 12) for i, (text, _) in enumerate(ROWS)]
     assert read(table(many)).classes == [str(number) for number in range(12)]
@@ -200,17 +194,6 @@ def test_a_paper_s_protocol_chooses_on_the_test_rows_and_trains_on_all_others(ta
     clean, paper = read(table(ROWS)), read(table(ROWS), protocol="paper")
     assert paper.validation is paper.test and paper.test.texts == clean.test.texts
     assert set(paper.train.texts) == {*clean.train.texts, *clean.validation.texts}
-
-
-def test_other_tables_are_read_too(table: Table) -> None:
-    plain = members(read(table(ROWS)))
-    named = table([(i, *row) for i, row in enumerate(ROWS)], header="")
-    assert members(read(named, columns=["id", "label_text", "y"], text="label_text", label="y")) == plain
-    commas = table(b"".join(f"{label},{text}\r\n".encode() for text, label in ROWS), header="﻿label,text\r\n")
-    assert members(read(commas, delimiter=",")) == plain
-    assert members(read(table([("", ""), *ROWS, ("", "")]))) == plain  # blank lines
-    quoted = [(f'"{text}', label) for text, label in ROWS]
-    assert set(members(read(table(quoted)))) == {text for text, _ in quoted}  # quotes are text
 
 
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {

@@ -36,6 +36,7 @@ FORMS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
                                  {"format": "lines", "columns": ["label", "text"], "delimiter": " "}),
     "two bars": ("a.txt", b"".join(f"{t} || {y}\n".encode() for t, y in ROWS),
                  {"columns": ["text", "label"], "delimiter": "||"}),
+    "blank lines": ("a.tsv", b"\n  \ntext\tlabel\n" + b"".join(f"{t}\t{y}\n\n".encode() for t, y in ROWS), {}),
     "semicolons": ("a.csv", b"text;label\n" + b"".join(f"{t};{y}\n".encode() for t, y in ROWS), {"delimiter": ";"}),
     **{f"tabs as {tab!r}": ("a.csv", b"text\tlabel\n" + b"".join(f"{t}\t{y}\n".encode() for t, y in ROWS),
                             {"delimiter": tab}) for tab in ("\t", "\\t", "tab")},

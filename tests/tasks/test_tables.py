@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import tracemalloc
 from dataclasses import astuple
 from pathlib import Path
@@ -258,11 +257,3 @@ def test_files_that_make_no_parts_are_refused(tmp_path: Path, case: str) -> None
     files, line = FILES[case]
     with pytest.raises(Refused, match=line):
         read(tmp_path, files=files)
-
-
-def test_numbers_and_truth_values_of_json_are_labels_too(tmp_path: Path) -> None:
-    path = tmp_path / "data.jsonl"
-    path.write_text("".join(json.dumps({"text": text, "label": bool(label)}) + "\n" for text, label in ROWS))
-    assert read(path).classes == ["false", "true"]
-    path.write_text("".join(json.dumps({"text": text, "label": float(label)}) + "\n" for text, label in ROWS))
-    assert read(path).classes == ["0", "1"]

@@ -71,9 +71,8 @@ class Cell:
     def __init__(self, key: str, column: str, row: dict[str, Any], table: Table, number: int):
         self.key, self.column, self.table, self.number = key, column, table, number
         if column not in row:
-            raise Refused(
-                f"task.{key}={column}: {table.name} {table.unit} {number} {_columns(column, list(row), table)}"
-            )
+            there = _columns(column, list(map(str, row)), table)
+            raise Refused(f"task.{key}={column}: {table.name} {table.unit} {number} {there}")
         self.value = row[column]
 
     @property
@@ -133,16 +132,18 @@ def class_name(value: object) -> str:
 
 def _columns(column: str, names: list[str], table: Table) -> str:
     """What a row has instead of a column, and what may be the matter."""
-    shown = [name if name.isprintable() else ascii(name) for name in map(str, names)]
-    hint = "; an invisible character is in a name" if shown != names else ""
-    if len(names) == 1 and table.unit == "line" and not table.name.endswith((".json", ".jsonl", ".ndjson")):
-        parted = next((sign for sign in (";", "\t", "|", ",") if sign in names[0]), None)
-        by = "task.delimiter=tab" if parted == "\t" else f"task.delimiter='\"{parted}\"'"
-        hint = f"; is task.delimiter right? {by} parts them" if parted else "; is task.delimiter right?"
-    elif names and isinstance(names[0], str) and len(names) == 1:
+    shown = [name if name.isprintable() else ascii(name) for name in names]
+    hint = ""
+    if table.header and len(names) == 1:
+        sign = next((sign for sign in (";", "\t", "|", ",") if sign in names[0]), None)
+        by = "task.delimiter=tab" if sign == "\t" else f"task.delimiter='\"{sign}\"'"
+        hint = "; is task.delimiter right?" + (f" {by} parts them" if sign else "")
+    elif table.header:
+        hint = "; without a header line, task.columns names them"
+    elif len(names) == 1:
         hint = "; rows must be a list of objects, or one object per line"
-    elif table.unit == "line":
-        hint = hint or "; without a header line, task.columns names them"
+    if shown != names and len(names) > 1:
+        hint = "; an invisible character is in a name"
     return f"has the columns {', '.join(shown)}{did_you_mean(column, shown)}{hint}"
 
 

@@ -142,13 +142,8 @@ def wordnet(path: Path, task: Task, encoding: str) -> Iterator[Row]:
         yield number, {"word": word, "pos": _POS[fields[2]], "gloss": gloss.partition('; "')[0].strip()}
 
 
-def e2e(path: Path, task: Task, encoding: str) -> Iterator[Row]:
-    """Rows of a file of the E2E challenge, a CSV table."""
-    return delimited(path, encoding, ",", quoted=True, columns=task.columns)
-
-
 READERS: dict[str, Callable[[Path, Task, str], Iterator[Row]]] = {
-    "glue": glue, "e2e": e2e, "webnlg": webnlg, "dart": dart, "wordnet": wordnet,
+    "glue": glue, "webnlg": webnlg, "dart": dart, "wordnet": wordnet,
     "text": lambda path, task, encoding: plain_lines(path, encoding),
 }  # fmt: skip
 FILES: dict[str, dict[str, str]] = {  # of a release, in its folder; a task.files of one's own takes their place

@@ -61,7 +61,7 @@ def _file(path: Path, task: Task, part: str = "train") -> Table:
     array = form == "jsonl" and tables.is_array(path, encoding or "")
     unit = "row" if form == "parquet" else "entry" if array or form in _ENTRIES else "line"
     read = functools.partial(formats.READERS.get(form, tables.read_file), path, task, encoding or "")
-    return Table(str(path), read, part, _bare(path.name.split(".")[0]), unit, encoding)
+    return Table(str(path), read, part, _bare(path.name.split(".")[0]), unit, encoding, form in ("csv", "tsv"))
 
 
 def _bare(name: str) -> str:

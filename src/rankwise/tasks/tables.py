@@ -47,6 +47,7 @@ class Table:
     source: str = ""  # its bare name, by which test scores may be grouped
     unit: str = "line"  # what its rows are numbered by
     encoding: str | None = None  # of a text file
+    header: bool = False  # its columns are named in a line of its own, or by task.columns
 
 
 def suffix(path: Path) -> str:
@@ -56,8 +57,11 @@ def suffix(path: Path) -> str:
 
 
 def file_format(path: Path, given: str | None) -> str:
-    """``task.format``, else what the file's suffix says; a text table with tabs where it says nothing."""
-    return given or SUFFIXES.get(suffix(path), "tsv")
+    """``task.format``, else what the file's suffix says; a text table with tabs where it says nothing.
+
+    ``e2e`` is a set of files, of the format that their suffixes say.
+    """
+    return (given if given != "e2e" else None) or SUFFIXES.get(suffix(path), "tsv")
 
 
 def delimiter(task: Task) -> str | None:
