@@ -247,9 +247,6 @@ def starts_from_base(method: Method) -> bool:
 def check(config: Config) -> None:
     """Refuse an unknown method, keys that it does not own, values that it cannot take and pairs that contradict."""
     method = config.method
-    if method.name not in DECLARED and method.peft is None:
-        allowed = f"one of {', '.join(DECLARED)}{did_you_mean(method.name, DECLARED)}"
-        raise Refused.value("method.name", method.name, allowed)
     refuse_foreign(vars(method))
     declared = of(method)
     for key in fields(declared.key_type):
@@ -270,11 +267,13 @@ def check(config: Config) -> None:
 
 
 def refuse_foreign(values: Mapping[str, Any]) -> None:
-    """Refuse plain values of ``method`` that set a key which the method does not own."""
+    """Refuse plain values of ``method`` of an unknown name, or with a key which the method does not own."""
+    if (name := values["name"]) not in DECLARED and values.get("peft") is None:
+        raise Refused.value("method.name", name, f"one of {', '.join(DECLARED)}{did_you_mean(str(name), DECLARED)}")
     defaults, owned = {key.name: key.default for key in fields(Method)}, own(values)
     for key, value in values.items():
         if owned[key] is None and value not in (None, False, {}) and value != defaults.get(key):
-            raise Refused.value(f"method.{key}", value, f"null with method={values['name']}, which has no such key")
+            raise Refused.value(f"method.{key}", value, f"null with method={name}, which has no such key")
 
 
 def peft_class(peft: Any) -> str:

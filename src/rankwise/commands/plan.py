@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 from typing import TYPE_CHECKING
 
-from rankwise.commands._shared import groups, overrides, parse, prepare_environment, show
+from rankwise.commands._shared import groups, overrides, parse, parser, prepare_environment, print_json, show
 from rankwise.errors import Refused
 from rankwise.measure.gpus import gpu
 
@@ -26,18 +24,14 @@ memory by component, operations, time, disk. One training step runs with tensors
 
 def main(arguments: list[str]) -> int:
     """Print the plan; the exit code is 0 whether or not it fits."""
-    parser = argparse.ArgumentParser(
-        "rankwise plan", description=DESCRIPTION, epilog=f"groups:\n{groups()}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train")
-    parser.add_argument("-m", "--multirun", action="store_true", help="every combination of the given values")
-    parser.add_argument("--gpu", metavar="NAME", help="plan for this GPU, such as t4, rtx4090, a100-80gb, h100-80gb")
-    parser.add_argument("--fit", metavar="SIZE", help="does it fit, and which batch would: 24GB, 22.5GiB")
-    parser.add_argument("--mfu", type=float, help="share of the peak FLOP/s that training reaches, 0 to 1")
-    parser.add_argument("--params", action="store_true", help="count parameters only")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    options = parse(parser, arguments)
+    made = parser("plan", DESCRIPTION, f"groups:\n{groups()}", as_json=True)
+    made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train")
+    made.add_argument("-m", "--multirun", action="store_true", help="every combination of the given values")
+    made.add_argument("--gpu", metavar="NAME", help="plan for this GPU, such as t4, rtx4090, a100-80gb, h100-80gb")
+    made.add_argument("--fit", metavar="SIZE", help="does it fit, and which batch would: 24GB, 22.5GiB")
+    made.add_argument("--mfu", type=float, help="share of the peak FLOP/s that training reaches, 0 to 1")
+    made.add_argument("--params", action="store_true", help="count parameters only")
+    options = parse(made, arguments)
     options.overrides = overrides(options.overrides)
     if options.mfu is not None and not 0 < options.mfu <= 1:
         raise Refused(f"--mfu {options.mfu:g}: above 0 and at most 1")
@@ -50,16 +44,12 @@ def main(arguments: list[str]) -> int:
     def answer(configs: list[Config]) -> int:
         from rankwise.plan.estimate import Question, plan
         from rankwise.plan.hardware import Hardware
+        from rankwise.report.plans import table
 
         hardware = Hardware.named(options.gpu) if options.gpu else Hardware.here()
         room = hardware.memory_bytes if limit is None else limit
         found = plan(configs, Question(hardware, room, limit is not None, options.params, options.mfu))
-        if options.json:
-            print(json.dumps(found, indent=1))
-        else:
-            from rankwise.report.plans import table
-
-            show(table(found))
+        print_json(found) if options.json else show(table(found))
         return 0
 
     flags = ["-m"] if options.multirun else []

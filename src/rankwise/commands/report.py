@@ -2,47 +2,37 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 
-from rankwise.commands._shared import parse, show
+from rankwise.commands._shared import parse, parser, print_json, show
 from rankwise.errors import Refused
 
 
 def main(arguments: list[str]) -> int:
     """Print the table, write the files."""
-    parser = argparse.ArgumentParser(
-        "rankwise report", description="Compare finished runs: the table here, the whole report as files beside them."
-    )
-    parser.add_argument(
-        "paths", nargs="*", type=Path, metavar="PATH",
-        help="runs or studies (default: the study in outputs); wandb:ENTITY/PROJECT[/GROUP] reads W&B back",
-    )  # fmt: skip
-    shape = parser.add_mutually_exclusive_group()
+    made = parser("report", "Compare finished runs: the table here, the whole report as files beside them.")
+    about = "runs or studies (default: the study in outputs); wandb:ENTITY/PROJECT[/GROUP] reads W&B back"
+    made.add_argument("paths", nargs="*", type=Path, metavar="PATH", help=about)
+    shape = made.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     shape.add_argument("--csv", action="store_true", help="print CSV instead of the table")
     shape.add_argument("--markdown", action="store_true", help="print Markdown instead of the table")
-    parser.add_argument("--by", choices=["task"], help="the tasks of several studies side by side, as GLUE's")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="folder for report.html, .csv, .md and .json (default: the first PATH on disk)",
-    )
-    options = parse(parser, arguments)
+    made.add_argument("--by", choices=["task"], help="the tasks of several studies side by side, as GLUE's")
+    out = "folder for report.html, .csv, .md and .json (default: the first PATH on disk)"
+    made.add_argument("--out", type=Path, metavar="FOLDER", help=out)
+    options = parse(made, arguments)
     from rankwise.report import build
 
     paths = options.paths or [only_study(Path("outputs"))]
-
     if options.by:
         from rankwise.report import by_task
 
         tasks = by_task.build(paths)
-        show(tasks.table()) if not options.json else print(json.dumps(tasks.document(), indent=1))
+        print_json(tasks.document()) if options.json else show(tasks.table())
         return 0
     report = build(paths)
     if options.json:
-        print(json.dumps(report.to_json(), indent=1))
+        print_json(report.to_json())
     elif options.csv or options.markdown:
         print(report.to_csv() if options.csv else report.to_markdown(), end="")
     else:

@@ -99,6 +99,13 @@ class Display:
         self.say(f"[{self.ended_n}/{self.total}] {what} in {duration(seconds)}{eta}{f': {error}' if error else ''}")
         self.tick()
 
+    def at(self, name: str) -> None:
+        """The next of several short pieces of work begins; the one before is done."""
+        self.ended_n += bool(self._running)
+        self._running = {name: _Running()}
+        if self._bars and self.total > 1:
+            self._bars.update(self._study, completed=self.ended_n, count=f"{self.ended_n}/{self.total}", text=name)
+
     def tick(self) -> None:
         """Show the time that has passed and that is left."""
         if not self._bars or self.total == 1:
