@@ -89,6 +89,7 @@ def test_labels_that_are_no_classes_are_refused_with_the_way_out(
         (["Very  good", "very good"], "'Very  good', 'very good' differ only in case"),
         ([True, "True", False], "'true', 'True' differ only in case"),
         (["once", *["a", "b"] * 59, "a"], "classes of one or two rows: 'once' (1)"),
+        (["twice", *["a", "b"] * 59, "twice"], "classes of one or two rows: 'twice' (2)"),
         ([0.5, 1.5], "classes are fractions; task.kind=regression"),
         (["a", "b"], None),
     ],

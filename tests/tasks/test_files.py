@@ -123,13 +123,14 @@ def test_a_missing_value_is_no_text(tmp_path: Path, missing: str) -> None:
         read(tmp_path / "a.jsonl")
 
 
-def test_quotes_of_windows_are_read_and_said(tmp_path: Path) -> None:
-    rows = [(f"“the {i}th sea” – fine", i % 2) for i in range(120)]
+@pytest.mark.parametrize(("text", "encoding"), [("“the {}th sea” – fine", "cp1252"), ("caf\xe9 {} \x81", "latin-1")])
+def test_quotes_of_windows_are_read_and_said(tmp_path: Path, text: str, encoding: str) -> None:
+    rows = [(text.format(i), i % 2) for i in range(120)]
     path = tmp_path / "a.csv"
-    path.write_bytes(("text,label\n" + "".join(f"{t},{y}\n" for t, y in rows)).encode("cp1252"))
+    path.write_bytes(("text,label\n" + "".join(f"{t},{y}\n" for t, y in rows)).encode(encoding))
     data = read(path)
     assert set.union(*texts(data)) == {text for text, _ in rows}
-    assert data.notes == [f"{path} is read as cp1252; if that is wrong, set task.encoding"]
+    assert data.notes == [f"{path} is read as {encoding}; if that is wrong, set task.encoding"]
 
 
 def test_one_bad_byte_does_not_change_a_file_of_utf_8(tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_rows_that_parts_share_are_counted_and_most_of_a_part_is_refused(tmp_pat
         read(tmp_path)
 
 
-@pytest.mark.parametrize("wanted", [10, 50, 53])
+@pytest.mark.parametrize("wanted", [10, 18, 50, 53])
 def test_a_limit_cuts_no_prompt(tmp_path: Path, wanted: int) -> None:
     rows = [{"prompt": f"sea {i}", "completion": f"oak {k}"} for i in range(100) for k in range(9)]
     data = read(records(tmp_path, rows), **PROMPTS, n_test=wanted, n_validation=wanted)

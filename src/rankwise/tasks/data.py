@@ -24,6 +24,8 @@ from rankwise.tasks.sources import open_tables
 
 __all__ = ["Data", "Split", "load"]
 
+_COPY = 0.75  # share of training rows in a part that is a copy, as a validation part may be cut from the original
+
 
 @dataclass(frozen=True)
 class Split:
@@ -179,10 +181,10 @@ def _shared(index: _Index, chosen: list[np.ndarray], notes: list[str]) -> dict[s
     for name, rows in zip(PARTS[1:], chosen[1:], strict=True):
         near = int(np.isin(index.content[rows], index.content[chosen[TRAIN]]).sum())
         verbatim = int(np.isin(index.verbatim[rows], index.verbatim[chosen[TRAIN]]).sum())
-        if 2 * near > len(rows) > 0:
+        if len(rows) and verbatim > _COPY * len(rows):
             raise Refused(
-                f"task data: {near} of {len(rows)} {name} rows are training rows; name another file for that part, or "
-                "none, so that it is cut from train"
+                f"task data: {verbatim} of {len(rows)} {name} rows are training rows; name another file for that part,"
+                "or none, so that it is cut from train"
             )
         if near:
             found[name] = {"verbatim": verbatim, "near": near}
