@@ -1,0 +1,93 @@
+"""Runs in trackers that need no account: Trackio's SQLite file and TensorBoard's event files, both in the study."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from rankwise.tracking.fields import results, setup
+from rankwise.tracking.record import FINISHED, Record
+from rankwise.tracking.trackers import needs
+
+
+class Trackio:
+    """``trackio show`` compares runs in a browser: TRACKIO_DIR, else ``trackio/`` of the study, says where they are."""
+
+    problem: str | None = None
+
+    def __init__(self, record: Record, run_pid: int | None = None):
+        assert record.folder is not None
+        os.environ.setdefault("TRACKIO_DIR", str(record.folder.parent.resolve() / "trackio"))
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        trackio = needs("trackio", "trackio")
+        project = (record.config.get("tracking") or {}).get("project") or record.run["study"]
+        self.run = trackio.init(
+            project=project, name=record.folder.name, group=record.run["study"], config=setup(record), resume="allow",
+            embed=False, auto_log_gpu=False, auto_log_cpu=False,
+        )  # fmt: skip
+        self._finish = trackio.finish
+        self.about = {"project": project, "path": os.environ["TRACKIO_DIR"]}
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Add a row."""
+        values = {key: value for key, value in row.items() if key != "step" and value is not None}
+        self.run.log(values, step=int(row["step"]))
+
+    def end(self, record: Record) -> None:
+        """Trackio has no summary: the results are the last row."""
+        numbers = {key: value for key, value in results(record).items() if isinstance(value, int | float)}
+        self.run.log(numbers | {"finished": float(record.status == FINISHED)})
+        self._finish()
+
+
+class TensorBoard:
+    """``tensorboard --logdir STUDY/tensorboard``: curves, and the results by arm under HParams."""
+
+    problem: str | None = None
+
+    def __init__(self, record: Record, run_pid: int | None = None):
+        needs("tensorboard", "tensorboard")
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.plugins.hparams import summary_v2
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        assert record.folder is not None
+        self._event, self._summary, self._hparams = event_pb2.Event, summary_pb2.Summary, summary_v2.hparams_pb
+        path = _fresh(record.folder.parent / "tensorboard" / record.folder.name)
+        self._file, self._name, self._step = EventFileWriter(str(path)), record.folder.name, 0
+        self.about = {"path": str(path)}
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Add a row."""
+        self._step = int(row["step"])
+        self._scalars({key: value for key, value in row.items() if key not in ("step", "attempt")})
+
+    def end(self, record: Record) -> None:
+        """Add the results at the last step, and the arm and setup that they are of."""
+        self._scalars(results(record))
+        shown = {
+            f"{group}.{key}": _plain(value) for group in ("arm", "run") for key, value in setup(record)[group].items()
+        }
+        self._add(self._hparams(shown, trial_id=self._name))
+        self._file.close()
+
+    def _scalars(self, values: dict[str, Any]) -> None:
+        numbers = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
+        self._add(self._summary(value=[self._summary.Value(tag=k, simple_value=v) for k, v in numbers.items()]))
+
+    def _add(self, summary: Any) -> None:
+        self._file.add_event(self._event(wall_time=time.time(), step=self._step, summary=summary))
+
+
+def _fresh(path: Path) -> Path:
+    """The folder without what an earlier attempt left: TensorBoard would draw both as one."""
+    for file in path.glob("events.out.tfevents.*"):
+        file.unlink()
+    return path
+
+
+def _plain(value: Any) -> str | float | bool:
+    return value if isinstance(value, str | int | float | bool) else json.dumps(value)
