@@ -140,7 +140,7 @@ def test_without_a_key_the_page_is_written_and_the_way_to_the_rest_is_said(study
     mirror = study.folder / "wandb"
     said = got.stdout.splitlines()
     assert said[0] == f"html      {page}"
-    assert f"wandb leet {mirror} " in said[1] and f"wandb sync {mirror}/offline-run-* " in said[2]
+    assert f"wandb leet {study.folder / 'leet'} " in said[1] and f"wandb sync {mirror}/offline-run-* " in said[2]
     assert len(list(study.server.operations())) == asked
 
 

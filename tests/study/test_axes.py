@@ -18,9 +18,9 @@ from rankwise.run import run
 from rankwise.study import launcher, outdated
 from rankwise.study.app import call_hydra
 from rankwise.study.axes import excluded, paired
-from rankwise.study.compose import from_snapshot, hydra_tree, override
+from rankwise.study.compose import from_snapshot, hydra_tree
 from rankwise.study.multirun import compose_study
-from rankwise.study.sweep_file import SweepFile, convert, read
+from rankwise.study.sweep_file import SweepFile, convert, read, words
 from rankwise.study.tuning import Tuning
 from rankwise.tracking import record as records
 
@@ -43,14 +43,10 @@ def study_of(*arguments: str) -> list[Config]:
 def runs_of(file: SweepFile) -> list[Config]:
     """The runs of a sweep file."""
     with hydra_tree():
-        rows = [[*file.overrides, *(override(*item) for item in point.items())] for point in file.points()]
+        rows = [
+            [*file.overrides, *(word for item in point.items() for word in words(*item))] for point in file.points()
+        ]
         return [config for config, _ in compose_study(rows)]
-
-
-def axes_of(text: str) -> list[str]:
-    """The same grid as a command line."""
-    parameters = yaml.safe_load(text)["parameters"]
-    return [f"{key}={','.join(map(str, given['values']))}" for key, given in parameters.items()]
 
 
 def test_paired_axes_are_walked_together_and_groups_of_them_are_crossed() -> None:
@@ -181,13 +177,11 @@ def test_a_tuning_that_says_too_little_or_too_much_is_refused(given: dict[str, A
 
 
 @pytest.mark.parametrize("name", ["rank_full", "rank_lr", "targets", "rank_quant"])
-def test_a_sweep_file_and_its_experiment_are_the_same_runs(name: str) -> None:
-    path = ROOT / "sweeps" / f"{name}.yaml"
-    file = read(path)
+def test_a_sweep_file_and_its_experiment_are_the_same_runs_each_once(name: str) -> None:
+    file = read(ROOT / "sweeps" / f"{name}.yaml")
     by_file = {folder(config) for config in runs_of(file)}
     by_hydra = {folder(config) for config in study_of(f"experiment={name}")}
-    assert by_file == by_hydra
-    assert len(by_hydra) == len(study_of("-m", *file.overrides, *axes_of(path.read_text())))
+    assert by_file == by_hydra and len(file.points()) == len(by_file)
 
 
 def test_an_experiment_becomes_a_sweep_file_of_the_same_runs(tmp_path: Path) -> None:
@@ -196,13 +190,14 @@ def test_an_experiment_becomes_a_sweep_file_of_the_same_runs(tmp_path: Path) -> 
     path.write_text(text)
     file = read(path)
     ids = {run_id(config) for config in runs_of(file)}
+    assert len(file.points()) == len(ids)
     runs = study_of("-m", "experiment=rank_sweep", "method.rank=1,8", "seed=0,1")
     assert ids == {run_id(run) for run in runs}
 
 
 def test_an_axis_of_one_value_is_one_of_the_file_too() -> None:
-    parameters = yaml.safe_load(convert(["experiment=rank_sweep"]))["parameters"]
-    assert parameters["seed"] == {"values": [0]} and 64 in parameters["method.rank"]["values"]
+    points = yaml.safe_load(convert(["experiment=rank_sweep"]))["parameters"]["point"]["values"]
+    assert "method=lora method.rank=64 seed=0" in points and "method=full seed=0" in points
 
 
 def test_numbers_of_an_axis_stay_numbers(tmp_path: Path) -> None:

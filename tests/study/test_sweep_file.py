@@ -13,7 +13,7 @@ from rankwise.cli import main
 from rankwise.errors import Refused
 from rankwise.identity import run_id
 from rankwise.study.compose import composed, override
-from rankwise.study.sweep_file import SweepFile, read
+from rankwise.study.sweep_file import SweepFile, read, words
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 COMMAND = ["${env}", "rankwise", "train", "study=s", "purpose=search", "${args_no_hyphens}"]
@@ -120,8 +120,8 @@ def test_every_shipped_file_is_read_and_its_first_point_can_run(path: Path) -> N
             read(path)
         return
     file = read(path)
-    words = [override(key, value) for key, value in file.points()[0].items()]
-    config = composed([*file.overrides, *words], file.parameters)
+    given = [word for key, value in file.points()[0].items() for word in words(key, value)]
+    config = composed([*file.overrides, *given], file.parameters)
     assert len(run_id(config)) == 10 and config.study == path.stem and config.purpose is None
 
 

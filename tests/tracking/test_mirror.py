@@ -44,6 +44,10 @@ def test_an_offline_run_is_told_whole(start: Start, tracked: Tracked) -> None:
     assert len(rows(config)) == 6 + 2
     assert [{k: v for k, v in row.items() if not k.startswith("_")} for row in told.history] == rows(config)
     assert told.exit_code == 0
+    (link,) = (folder(config).parent / "leet").iterdir()
+    assert link.name == f"run-{told.id}" and next(link.glob("*.wandb")).samefile(
+        next(folder(config).parent.glob("wandb/*/*.wandb"))
+    )
 
 
 def test_a_failed_run_goes_on_under_its_id_and_what_is_run_again_gets_its_own(start: Start, tracked: Tracked) -> None:

@@ -112,7 +112,7 @@ def _offline(report: Report, paths: list[Path]) -> dict[str, Any]:
     return {
         "mode": "offline",
         "html": str(report.write(folder)["html"]),
-        "view": [f"wandb leet {quote(str(mirror))}" for mirror in tracked],
+        "view": [f"wandb leet {quote(str(mirror.parent / 'leet'))}" for mirror in tracked],
         "sync": [f"wandb sync {quote(str(one))}/offline-run-*" for one in tracked if any(one.glob("offline-run-*"))],
     }
 

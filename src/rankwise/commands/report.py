@@ -62,5 +62,5 @@ def only_study(outputs: Path) -> Path:
 def _list_files(files: dict[str, Path], paths: list[Path]) -> None:
     for kind, file in files.items():
         print(f"{kind:<9} {file}")
-    for study in sorted({mirror for path in paths for mirror in path.glob("**/wandb") if mirror.is_dir()}):
-        print(f"W&B runs  {study}  (wandb leet {study})")
+    for study in sorted({mirror for path in paths for mirror in path.glob("**/leet") if mirror.is_dir()}):
+        print(f"W&B runs  wandb leet {study}")

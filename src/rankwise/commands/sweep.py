@@ -57,8 +57,9 @@ def main(arguments: list[str]) -> int:
 def _configs(file: SweepFile, given: list[str], options: argparse.Namespace) -> list[Config]:
     """The distinct runs of a file's points, all checked. Raises Refused for a given key that the file searches over."""
     from rankwise.check import check_here
-    from rankwise.study.compose import hydra_tree, override
+    from rankwise.study.compose import hydra_tree
     from rankwise.study.multirun import compose_study
+    from rankwise.study.sweep_file import words
 
     keys = {word.split("=", 1)[0] for word in given}
     if searched := keys & set(file.parameters):
@@ -67,7 +68,7 @@ def _configs(file: SweepFile, given: list[str], options: argparse.Namespace) -> 
     fixed = [word for word in file.overrides if word.split("=", 1)[0] not in keys] + given
     points = file.points(options.count, options.seed)
     with hydra_tree():
-        rows = [[*fixed, *(override(key, value) for key, value in point.items())] for point in points]
+        rows = [[*fixed, *(word for key, value in point.items() for word in words(key, value))] for point in points]
         configs = [config for config, _ in compose_study(rows)]
     for config in configs:
         check_here(config)

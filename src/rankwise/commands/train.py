@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 some runs failed."""
-    flags, words, options = split(arguments)
+    flags, words, options = split([word for given in arguments for word in _point(given)])
     prepare_environment()
     from rankwise.study.app import call_hydra
     from rankwise.study.compose import from_snapshot
@@ -43,6 +44,11 @@ def main(arguments: list[str]) -> int:
     if options.dry_run:
         return call_hydra([*flags, *words], lambda config: _list([config]), _list)
     return call_hydra([*flags, *words], single)
+
+
+def _point(word: str) -> list[str]:
+    """``point="method=lora method.rank=4"``, as a W&B sweep of distinct points gives it, is what it holds."""
+    return shlex.split(word.removeprefix("point=")) if word.startswith("point=") else [word]
 
 
 def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespace]:

@@ -28,6 +28,7 @@ from rankwise.study import fork_server, outdated, progress
 from rankwise.study.preload import HEAVY
 from rankwise.study.worker import GRACE_S, SKIPPED, End, Job, ending, work
 from rankwise.tracking import record as records
+from rankwise.tracking.provenance import command
 from rankwise.tracking.record import FAILED, FINISHED, RUNNING, STOPPED, Record
 
 _JOB_BYTES = 2 * 1024**3  # what a run of a small model may need
@@ -209,7 +210,7 @@ class _Engine:
         place = folder(config).absolute()
         gpu = self._free.pop()
         threads = config.trainer.threads or self._slots.threads
-        job = Job(plain(config), str(place), self._task, threads, gpu, sys.argv[0])
+        job = Job(plain(config), str(place), self._task, threads, gpu, sys.argv[0], command())
         process = self._context.Process(target=work, args=(job,), name=place.name)
         run = _Run(config, place, gpu, process)
         process.start()

@@ -11,6 +11,7 @@ import json
 import math
 import random
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +25,17 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rankwise import metrics
+from rankwise.config import Config
 from rankwise.errors import Refused, did_you_mean
-from rankwise.study.compose import explain, hydra_tree, known_keys, load
+from rankwise.study.compose import explain, hydra_tree, known_keys, load, override
+from rankwise.tracking.wandb_run import PROJECT
 from rankwise.words import GROUPS, near_key
 
 _KEYS = (
     "method", "metric", "parameters", "early_terminate", "name", "description", "program", "command", "project",
     "entity", "run_cap",
 )  # fmt: skip
+POINT = "point"  # a parameter of several KEY=VALUE per value, for arms that a product would repeat
 _ARGUMENTS = "${args_no_hyphens}"  # W&B puts KEY=VALUE of the run's parameters here
 _ELSEWHERE = "rankwise train hydra/sweeper=optuna does, or wandb sweep and wandb agent with this file"
 _NUMBERS = ("min", "max", "mu", "sigma", "q")
@@ -119,7 +123,7 @@ def _parameter(name: str, given: Any, method: object) -> Iterator[str]:
         yield ": give value, values, or min and max"
     elif "parameters" in given:  # W&B joins nested names by dots for its own config, not for a command line
         yield f": nested parameters; write {name}.KEY: {{…}}"
-    elif name not in (*known_keys(), *GROUPS):
+    elif name not in (*known_keys(), *GROUPS, POINT):
         yield f": no such config key{near_key(name, known_keys())}"
     elif "value" in given or "values" in given:
         yield from _choices(given)
@@ -231,13 +235,40 @@ def convert(overrides: list[str]) -> str:
     goal = "minimize" if metrics.named(composed.objective).lower_is_better else "maximize"
     sweep = {
         "name": str(composed.study),
+        "project": PROJECT,
         "program": "rankwise",
         "method": "grid",
         "metric": {"name": "objective", "goal": goal},
         "command": ["${env}", "rankwise", "train", *fixed, *run_once, _ARGUMENTS],
-        "parameters": {axis.key_or_group: {"values": _axis(axis)} for axis in axes},
+        "parameters": _parameters(fixed + run_once, {axis.key_or_group: _axis(axis) for axis in axes}),
     }
     return yaml.safe_dump(sweep, sort_keys=False, allow_unicode=True, width=120)
+
+
+def words(key: str, value: Any) -> list[str]:
+    """A parameter's value as overrides."""
+    return shlex.split(value) if key == POINT else [override(key, value)]
+
+
+def _parameters(fixed: list[str], axes: dict[str, list[Any]]) -> dict[str, Any]:
+    """The axes; where their product has a run twice (a rank under full fine-tuning), the distinct points in one."""
+    from rankwise.study.multirun import compose_study  # which imports the launcher
+
+    rows = [
+        [override(*pair) for pair in zip(axes, values, strict=True)] for values in itertools.product(*axes.values())
+    ]
+    with hydra_tree():
+        study = compose_study([[*fixed, *row] for row in rows])
+    if len(study) == len(rows):
+        return {key: {"values": values} for key, values in axes.items()}
+    points = [shlex.join(word for word in row[len(fixed) :] if _counts(word, config)) for config, row in study]
+    return {POINT: {"values": points}}
+
+
+def _counts(word: str, config: Config) -> bool:
+    """Whether an override sets something that the run has: a method that is without a rank has null there."""
+    key = word.partition("=")[0].removeprefix("method.")
+    return not word.startswith("method.") or getattr(config.method, key, None) is not None
 
 
 def _axis(axis: Override) -> list[Any]:

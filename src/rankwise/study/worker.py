@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 from rankwise.config import typed
 from rankwise.errors import Refused
+from rankwise.tracking.provenance import COMMAND
 from rankwise.tracking.record import FAILED, RUNNING, STOPPED, Record, now
 
 GRACE_S = 10.0  # from SIGTERM to SIGKILL
@@ -39,6 +40,7 @@ class Job:
     threads: int  # of torch
     gpu: str | None  # for CUDA_VISIBLE_DEVICES; null leaves that as it is
     program: str  # sys.argv[0] of the parent
+    command: str  # as the user typed it
 
     @property
     def log(self) -> Path:
@@ -120,6 +122,7 @@ def _settle(job: Job) -> None:
     if job.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = job.gpu
     # Lightning starts itself again from sys.argv: that of a multirun would start the whole study.
+    os.environ[COMMAND] = job.command
     sys.argv = [job.program, "train", "--config", str(Path(job.folder) / "config.yaml")]
     os.environ["OMP_NUM_THREADS"] = str(job.threads)  # of torch that is not imported yet, and of our own children
     if torch := sys.modules.get("torch"):

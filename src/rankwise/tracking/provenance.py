@@ -48,8 +48,10 @@ def code_fingerprint() -> str:
 
 def command() -> str:
     """This process's command line, as a shell takes it."""
-    program = Path(sys.argv[0])
-    return shlex.join(["rankwise" if program.name == "__main__.py" else program.name, *sys.argv[1:]])
+    words = [Path(word).name for word in sys.orig_argv]
+    if "rankwise" in words:  # Hydra and Lightning change sys.argv
+        return shlex.join(["rankwise", *sys.orig_argv[words.index("rankwise") + 1 :]])
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def _git(folder: Path) -> dict[str, str] | None:

@@ -62,6 +62,7 @@ class WandbRun:
         if self.problem:
             self.problem = f"{self.problem}; tracked offline"
         self._lost = _Lost(self.run)
+        _link(self.run, _folder(record).parent)
         self.about = {
             "id": self.run.id, "mode": mode, "entity": self.run.entity or None, "project": self.run.project,
             "group": self.run.group, "url": self.run.url if mode == "online" else None,
@@ -229,6 +230,15 @@ def _unreachable(wandb: Any) -> str | None:
     except OSError as error:
         return f"{url} does not answer ({getattr(error, 'reason', error)})"
     return None
+
+
+def _link(run: Any, study: Path) -> None:
+    """A link by the run's readable id in ``leet/`` of the study: ``wandb leet`` names runs by their folders."""
+    link = study / "leet" / f"run-{run.id}"
+    with contextlib.suppress(OSError):
+        link.parent.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(Path(run.dir).parent, link.parent.resolve()))
 
 
 def _tags(record: Record) -> list[str]:
