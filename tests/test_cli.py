@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import shlex
 import subprocess
@@ -51,6 +50,12 @@ REFUSED = [
     ("train objective=test/accuracy", ["objective=test/accuracy", "val/accuracy", "select"]),
     ("train targets=all", ["targets=all", "all_linear"]),
     ("train targets=custom", ["targets.modules"]),
+    ("train outputs=\"''\"", ["outputs=''", "a folder"]),
+    ("train -m hydra/launcher=joblib", ["hydra/launcher=joblib", "pip install hydra-joblib-launcher"]),
+    (
+        "train -m hydra/launcher=submitit_slurm",
+        ["hydra/launcher=submitit_slurm", "pip install hydra-submitit-launcher"],
+    ),
     ("train study=../up", ["study", "names a folder"]),
     ("train model=local", ["model.path"]),
     ("train model.path=./nowhere", ["model.path=./nowhere", "no such file"]),
@@ -186,26 +191,22 @@ def test_info_shows_how_the_config_was_made(capsys):
     assert "method/full" in capsys.readouterr().out
 
 
-def complete(line: str, capsys) -> list[str]:
-    os.environ["COMP_LINE"] = line
-    try:
-        assert main(["-sc", "query=bash"]) == 0
-    finally:
-        del os.environ["COMP_LINE"]
-    return capsys.readouterr().out.split()
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_installed_for_the_command_alone(shell, capsys):
+    assert main(["-sc", f"install={shell}"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if re.search(r"\bcomplete -[oc]", line)]
+    assert lines and all("rankwise" in line and "train" not in line for line in lines)
 
 
-def test_completion_is_installed_for_the_command_alone(capsys):
-    assert main(["-sc", "install=bash"]) == 0
-    [line] = [line for line in capsys.readouterr().out.splitlines() if " complete -o" in line]
-    assert line.endswith(" rankwise")
-
-
-def test_completion_knows_commands_groups_options_and_keys(capsys):
-    assert "train" in complete("rankwise tr", capsys)
-    assert "method=" in complete("rankwise train meth", capsys)
-    assert {"method=lora", "method=full"} <= set(complete("rankwise train method=", capsys))
-    assert "method.rank=" in complete("rankwise train method.ra", capsys)
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+@pytest.mark.parametrize(("line", "offered"), [
+    ("rankwise tr", {"train"}), ("rankwise train meth", {"method="}), ("rankwise plan method.ra", {"method.rank="}),
+    ("rankwise find method=", {"method=lora", "method=full"}), ("rankwise ", {"find", "train", "report"}),
+])  # fmt: skip
+def test_completion_knows_commands_groups_options_and_keys(line, offered, shell, capsys, monkeypatch):
+    monkeypatch.setenv("COMP_LINE", line)
+    assert main(["-sc", f"query={shell}"]) == 0
+    assert offered <= set(capsys.readouterr().out.split())
 
 
 def test_hydra_config_is_shipped_whole_every_group_option_composes(capsys):

@@ -224,6 +224,8 @@ def _check_names(config: Config) -> None:
     if config.objective not in allowed:
         why = "; a test score must not select anything" if config.objective.startswith("test/") else ""
         raise Refused.value("objective", config.objective, f"one of {', '.join(allowed)}{why}")
+    if not config.outputs.strip():
+        raise Refused.value("outputs", repr(config.outputs), "a folder", "outputs=. is this one")
     for key in ("study", "name"):
         value = getattr(config, key)
         if value is not None and not re.fullmatch(r"[\w.+=,@-]{1,100}", value):

@@ -69,19 +69,15 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _complete(rest: list[str]) -> int:
-    """Shell completion: command names here, everything after ``train`` by Hydra, which knows no subcommands."""
-    if not any(word.startswith("query=") for word in rest):
-        from rankwise.study.app import call_hydra
-
-        return call_hydra(["-sc", *rest], lambda config: 0)
-    line = os.environ.get("COMP_LINE", "")
-    words = line.split(" ")
-    if len(words) < 3:
-        print("\n".join(name for name in COMMANDS if name.startswith(words[-1] if len(words) > 1 else "")))
-        return 0
-    if words[1] not in ("train", "plan"):
-        return 0
-    os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
+    """Shell completion: command names here, overrides by Hydra, which knows no subcommands."""
+    if any(word.startswith("query=") for word in rest):
+        program, *words = os.environ.get("COMP_LINE", "").split(" ")
+        if len(words) < 2:
+            print("\n".join(name for name in COMMANDS if name.startswith("".join(words))))
+            return 0
+        if words[0] not in ("train", "find", "plan", "fetch"):
+            return 0
+        os.environ["COMP_LINE"] = " ".join([program, *words[1:]])
     from rankwise.study.app import call_hydra
 
     return call_hydra(["-sc", *rest], lambda config: 0)

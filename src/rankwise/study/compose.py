@@ -146,11 +146,20 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
     return to_config(unresolved(values))
 
 
+_PLUGINS = {  # of Hydra, by the option that each brings
+    "hydra/launcher=joblib": "hydra-joblib-launcher", "hydra/launcher=submitit": "hydra-submitit-launcher",
+    "hydra/launcher=ray": "hydra-ray-launcher", "hydra/launcher=rq": "hydra-rq-launcher",
+    "hydra/sweeper=optuna": "'rankwise[optuna]'", "hydra/sweeper=ax": "hydra-ax-sweeper",
+    "hydra/sweeper=nevergrad": "hydra-nevergrad-sweeper",
+}  # fmt: skip
+
+
 def explain(error: BaseException) -> str:
     """One line for an error of Hydra or OmegaConf: what was given and what would be allowed."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        near = did_you_mean(choice, error.options)
+        package = next((name for start, name in _PLUGINS.items() if f"{group}={choice}".startswith(start)), None)
+        near = f"; pip install {package}" if package else did_you_mean(choice, error.options)
         return f"{group}={choice}: no such option; one of {', '.join(error.options)}{near}"
     if isinstance(error, OverrideParseException):
         twice = "'KEY=\"VALUE\"'"

@@ -197,6 +197,7 @@ def _trainer(config: Config, numerics: Numerics, periods: int, callbacks: list[p
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # tokens are in memory: workers would only cost
+    warnings.filterwarnings("ignore", ".*srun. command is available.*")  # on a cluster's machine, where none is needed
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", ".*`training_step` returned `None`.*")  # a diverged run ends so
     # Filling every new tensor costs a few percent and matters only to code that reads what was never written.
