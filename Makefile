@@ -1,4 +1,4 @@
-# make demo: the rank sweep on real sentences, from nothing to a report. make test: the test suite.
+# make demo: which rank is enough on real sentences? From nothing to an answer and a report. make test: the test suite.
 # make claims: what papers and folklore say of LoRA, put to the test here in about 45 minutes.
 PYTHON ?= python3
 VENV := .venv
@@ -9,8 +9,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo claims claims-full test fetch lint types constraints clean
 
 demo: $(STAMP)
-	$(BIN)/rankwise train experiment=rank_sweep
-	$(BIN)/rankwise report outputs/rank_sweep
+	$(BIN)/rankwise find experiment=demo --rates default --seeds 3 --reference 'full method.lr=3.2e-4'
+	$(BIN)/rankwise report outputs/demo
 
 # The studies behind the claims, one after the other, a run per core. What has finished is skipped: after an
 # interruption the same command goes on, and the full tier goes on from the quick one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,11 +17,12 @@ FAST = ["debug=fast"]
 def asked(
     *overrides: str,
     budget: str | None = None,
-    margin: str | None = None,
     rates: str = "default",
     reference: str = "full",
+    margin: str | None = None,
+    seeds: int = 8,
 ) -> Question:
-    return question([*FAST, *overrides], budget, margin, rates, reference)
+    return question([*FAST, *overrides], budget, margin, rates, reference, seeds)
 
 
 def test_the_default_question_is_every_rank_against_full_fine_tuning(
@@ -35,6 +37,13 @@ def test_the_default_question_is_every_rank_against_full_fine_tuning(
     assert one.seed == reference.seed == 3 and one.task.n_train == reference.task.n_train == 50
     assert one.study == reference.study == "find-synthetic-tiny-bert-random"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_is_one_question_whose_two_sides_have_rates_of_their_own() -> None:
+    found = question(["experiment=demo"], "8m", None, "default", "full method.lr=3.2e-4", seeds=3)
+    assert found.ranks == (1, 2, 4, 8, 16, 32, 64) and found.margin == 0.03 and found.looks == (2, 3)
+    assert (found.run_of(64, 0).optim.lr, found.run_of(None, 0).optim.lr) == (3e-3, 3.2e-4)
+    assert found.run_of(1, 0).task.n_train == found.run_of(None, 0).task.n_train == 1000
 
 
 def test_another_rank_can_be_the_reference() -> None:
@@ -66,19 +75,20 @@ def test_a_budget_is_a_time_or_a_number_of_runs(text: str, budget: Budget) -> No
         ([], {"margin": "2"}, "--margin 2: a fraction such as 0.02; 2 points are --margin 2%"),
         ([], {"margin": "60%"}, "task.margin=0.6: below 0.5"),
         ([], {"margin": "-1"}, "--margin -1: a fraction such as 0.02"),
-        ([], {"reference": "lora"}, "--reference lora: full, or a rank"),
+        ([], {"reference": "lora"}, "--reference lora: full, full with keys of its own"),
         (["method.rank=4,8"], {"reference": "r=4"}, "--reference r=4: a rank above the candidates"),
         (["method=full"], {}, "method=full: a method that has a rank"),
         (["method.rank=1,13.67"], {}, "method.rank=13.67: candidates such as"),
         (["method.rank=1,64"], {}, "method.rank=64: at most 32, the width of"),
         (["seed=0,1"], {}, "seed=0,1: one value; only method.rank lists candidates"),
+        ([], {"seeds": 4}, "--seeds 4: one of 3, 5, 8"),
         (["name=x"], {}, "name: a question has many runs"),
         (["task.n_test=10"], {}, "task.n_test=10: 50 rows or more"),
         (["method.rnk=3"], {}, "method.rnk"),
     ],
 )
 def test_bad_input_is_one_line(
-    overrides: list[str], options: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overrides: list[str], options: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Refused) as refused:

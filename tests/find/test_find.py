@@ -50,7 +50,7 @@ def test_a_reference_that_gives_one_answer_forbids_a_conclusion(tmp_path: Path) 
     """Six steps teach a random model nothing: every arm scores the same, which is no sameness."""
     done = rankwise(tmp_path, *FAST)
     assert done.returncode == 0
-    assert done.stdout.startswith("No conclusion: full fine-tuning gives one answer to every text (seed 0);")
+    assert done.stdout.startswith("No conclusion: full fine-tuning: 3/3 give one answer to every text;")
 
 
 def test_a_second_start_runs_nothing_and_says_the_same(found: tuple[Path, dict[str, Any]]) -> None:
@@ -77,4 +77,4 @@ def test_a_dry_run_lists_the_stages_and_makes_nothing(tmp_path: Path) -> None:
 def test_a_run_that_fails_ends_it_by_name(tmp_path: Path) -> None:
     done = rankwise(tmp_path, *ASK, "task.n_test=5000")
     assert done.returncode == 1
-    assert "No conclusion: lora-r4" in done.stdout and "task.n_test=5000" in " ".join(done.stdout.split())
+    assert "No conclusion: lora-r8" in done.stdout and "task.n_test=5000" in " ".join(done.stdout.split())

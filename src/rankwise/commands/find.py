@@ -32,18 +32,22 @@ def main(arguments: list[str]) -> int:
     made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train; method.rank lists candidates")
     made.add_argument("--budget", metavar="30m|RUNS", help="stop when this is spent, earlier starts included")
     made.add_argument("--margin", metavar="SIZE", help="what counts as the same: 0.02 or 2%% (default: the task's)")
+    made.add_argument("--seeds", type=int, default=8, metavar="3|5|8", help="of an arm, at most: fewer decide less")
     made.add_argument("--rates", choices=("tune", "default"), default="tune", help="tune learning rates or not")
     made.add_argument("--reference", default="full", metavar="full|r=N", help="what the ranks are compared with")
     made.add_argument("--dry-run", action="store_true", help="show the stages and their cost; run nothing")
     made.add_argument("--simulate", action="store_true", help="error rates of the decision, simulated")
+    made.add_argument("--replay", metavar="STUDY", help="what would have been said of a grid that was run")
     options = parse(made, arguments)
     if options.simulate:
         return _simulate()
+    if options.replay:
+        return _replay(options.replay)
     options.overrides = overrides(options.overrides)
     prepare_environment()
     from rankwise.find.ask import question
 
-    asked = question(options.overrides, options.budget, options.margin, options.rates, options.reference)
+    asked = question(options.overrides, options.budget, options.margin, options.rates, options.reference, options.seeds)
     if options.dry_run:
         return _list(asked)
     return _find(asked, arguments, options.jobs, options.json)
@@ -83,6 +87,16 @@ def _list(asked: Question) -> int:
     from rankwise.find.show import stages
 
     show(stages(asked))
+    return 0
+
+
+def _replay(study: str) -> int:
+    from pathlib import Path
+
+    from rankwise.find.replay import replay
+    from rankwise.find.show import replayed
+
+    show(replayed(replay([Path(study)])))
     return 0
 
 

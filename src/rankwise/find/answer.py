@@ -94,8 +94,11 @@ def _none(findings: Findings) -> str:
     gap = question.metric.factor * -seen.gain
     limits = f"[{question.metric.factor * -seen.high(0.05):.1f}, {question.metric.factor * -seen.low(0.05):.1f}]"
     unit = question.metric.difference_unit
-    start = f"No rank up to {largest} {said}{where}: rank {largest} is {gap:.1f} {unit} {nearest} {limits}."
-    return f"{start} Next to try: {_next(question)}. {_spent(findings)}"
+    start = f"No rank up to {largest} {said}{where}: rank {largest} is {gap:.1f} {unit} {nearest} {limits}"
+    wrong = next(iter(findings.faults.get(largest, [])), "")
+    if wrong:
+        return f"{start}, but it is at fault itself ({wrong}). {_spent(findings)}"
+    return f"{start}. Next to try: {_next(question)}. {_spent(findings)}"
 
 
 def _next(question: Question) -> str:
@@ -176,6 +179,7 @@ def _notes(findings: Findings) -> list[str]:
     ):
         edge = ", at the edge of what was tried" if tuned.at_edge else ""
         notes.append(f"Learning rate of {name}: {tuned.lr:g}, the best of {len(tuned.tried)} on validation{edge}.")
+    notes += [f"Rank {rank}: {wrong}." for rank, found in findings.faults.items() for wrong in found]
     failed = [record for record in findings.runs.records.values() if record.status != "finished"]
     notes += [f"{record.run['name']} {record.status}; its seed was not replaced." for record in failed]
     unseen = [str(rank) for rank in question.ranks if rank not in findings.looks]

@@ -19,9 +19,17 @@ from rankwise.metrics import named
 from rankwise.study.compose import composed
 
 _LEAST_TEST_ROWS = 50
+_UNNAMED = ("default", "debug")  # studies that nobody chose
 
 
-def question(overrides: Sequence[str], budget: str | None, margin: str | None, rates: str, reference: str) -> Question:
+def question(
+    overrides: Sequence[str],
+    budget: str | None,
+    margin: str | None,
+    rates: str,
+    reference: str,
+    seeds: int = LOOKS[-1],
+) -> Question:
     """What the command line asks. Raises Refused for whatever cannot be answered."""
     given, rest = _taken("method.rank", overrides)
     base = _composed(rest, margin)
@@ -40,12 +48,18 @@ def question(overrides: Sequence[str], budget: str | None, margin: str | None, r
         raise Refused(f"--reference {reference}: full, full with keys of its own ('full method.lr=3e-4'), or r=64")
     if not ranks:
         raise Refused(f"--reference {reference}: a rank above the candidates; there is none below it")
-    asked = Question(base, other, ranks, rates == "tune", Budget.parse(budget))
+    asked = Question(base, other, ranks, rates == "tune", Budget.parse(budget), _looks(seeds))
     for config in [asked.run_of(None, 0), *(asked.run_of(rank, 0) for rank in ranks)]:
         check(config)
         check_here(config)
     _check_size(asked)
     return asked
+
+
+def _looks(seeds: int) -> tuple[int, ...]:
+    if seeds not in LOOKS[1:]:
+        raise Refused(f"--seeds {seeds}: one of {', '.join(map(str, LOOKS[1:]))}, the looks that can decide")
+    return LOOKS[: LOOKS.index(seeds) + 1]
 
 
 def _composed(overrides: Sequence[str], margin: str | None) -> Config:
@@ -54,7 +68,7 @@ def _composed(overrides: Sequence[str], margin: str | None) -> Config:
     for word in ("seed", "name"):
         if any(o.startswith(f"{word}=") for o in overrides) and word == "name":
             raise Refused("name: a question has many runs; leave it away, or give study=NAME")
-    if not any(o.startswith("study=") for o in overrides):
+    if config.study in _UNNAMED:
         slug = re.sub(r"[^\w.]+", "-", f"{config.task.name} {config.model.name}").strip("-").lower()
         config = replace(config, study=f"find-{slug}"[:80])
     return config

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rankwise.compare import predictions_of, resample
+from rankwise.compare import Scores, predictions_of, resample
 from rankwise.errors import Refused
 from rankwise.find.rule import Evidence
 from rankwise.metrics import Metric
+from rankwise.report.arms import Arm
+from rankwise.report.flags import unfit
 from rankwise.tracking.predictions import Predictions, Unreadable
 from rankwise.tracking.record import Record
 
@@ -35,25 +37,10 @@ def gather(arm: Sequence[Record], reference: Sequence[Record], metric: Metric) -
     return Evidence(k, float(points_k.mean()), float(points_k.std(ddof=1)) / math.sqrt(k), math.sqrt(steady))
 
 
-def void(runs: Sequence[Record], metric: Metric) -> str:
-    """Why these runs are nothing to compare with, in words that follow a name, or nothing.
-
-    Each gives one answer to every item, or all together are not above the best constant answer: the share of the most
-    frequent class, or no correlation. Losses have no such bound here.
-    """
-    same, own = metric.columns
-    for record in runs:
-        if metric.kind != "causal_lm" and np.ptp(_read(record, metric).columns[own]) == 0:
-            return f"gives one answer to every text (seed {record.config.get('seed')})"
-    if metric.name == "accuracy":
-        labels = _read(runs[0], metric).columns[same]
-        constant = float(np.unique(labels, return_counts=True)[1].max() / len(labels))
-    elif metric.low < 0:  # a correlation
-        constant = 0.0
-    else:
-        return ""
-    mean = float(np.mean([run.metrics["test"][metric.name]["value"] for run in runs]))
-    return "" if mean > constant else f"is not above the best constant answer, {metric.score(constant)}"
+def faults(runs: Sequence[Record], metric: Metric) -> list[str]:
+    """Why nothing may be concluded from these runs, in the words of the report."""
+    arm = Arm("", "", str(runs[0].config["method"]["name"]), {}, (), runs=list(runs))
+    return list(unfit(arm, metric, Scores(runs, metric)))
 
 
 def _read(record: Record, metric: Metric) -> Predictions:

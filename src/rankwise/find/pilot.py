@@ -20,14 +20,20 @@ class Failed(Exception):
 
 
 def pilot(question: Question, rates: Rates, run: Runner) -> tuple[int, dict[int, float]]:
-    """The rank to start from, and the validation score of every rank that a cut gives; the middle rank without any."""
+    """The rank to start from, and the validation score of every rank that a cut gives.
+
+    The middle rank where the adapter cannot be cut, and where it diverged or gives one answer to every text.
+    """
     largest = question.ranks[-1]
     if len(question.ranks) == 1:
         return largest, {}
-    record = run([pilot_run(question, rates)], "pilot")[0]
+    # Beside it, what is needed whatever it says: it alone would leave other cores idle.
+    beside = [question.run_of(None, seed, rates.of(None)) for seed in range(question.looks[0])]
+    record = run([pilot_run(question, rates), *beside], "pilot and reference")[0]
     if record.status != FINISHED:
         raise Failed(record)
-    curve = _curve(question, record)
+    fell = record.compute.get("diverged") or (record.metrics["validation"].get("matthews") or {}).get("value") == 0
+    curve = {} if fell else _curve(question, record)  # cuts of what learned nothing are all alike
     return (guess(question, curve), curve) if curve else (question.middle, {})
 
 

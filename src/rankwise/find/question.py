@@ -19,6 +19,7 @@ from rankwise.metrics import Metric, named
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 LOOKS = (2, 3, 5, 8)  # seeds in all at each look
 TUNING_SEED, PILOT_SEED = 1000, 2000  # of runs that choose; no run that counts has them
+_IDLE_ROWS = 50  # of the test set, in runs that choose by validation
 TUNE, PILOT = "tune", "pilot"  # purposes of runs that choose; those that count have none
 FULL = "full"
 
@@ -76,9 +77,13 @@ class Question:
     def id(self) -> str:
         """The first 8 hex digits of a hash of all that is asked but the budget: answers to it share a file."""
         asked = {
-            "method": canonical(plain(self.method)), "reference": canonical(plain(self.reference)), "ranks": self.ranks,
-            "margin": self.margin, "tuned": self.tuned, "looks": self.looks,
-        }  # fmt: skip
+            "method": canonical(plain(self.method)),
+            "reference": canonical(plain(self.reference)),
+            "ranks": self.ranks,
+            "margin": self.margin,
+            "tuned": self.tuned,
+            "looks": self.looks,
+        }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
 
     def run_of(
@@ -87,9 +92,15 @@ class Question:
         """The config of one run; ``rank`` None is the reference. ``share`` of its steps are taken."""
         base = self.reference if rank is None else self.method
         lr = base.method.lr if lr is None else lr
+        rows = base.task.n_test
         changes: dict[str, Any] = {
-            "seed": base.seed + seed, "method.lr": lr, "optim.lr": lr, "purpose": purpose, "name": None,
-        }  # fmt: skip
+            "seed": base.seed + seed,
+            "method.lr": lr,
+            "optim.lr": lr,
+            "purpose": purpose,
+            "name": None,
+            "task.n_test": rows if purpose is None else min(rows or _IDLE_ROWS, _IDLE_ROWS),
+        }
         if rank is not None:
             changes["method.rank"] = rank
         if share < 1 and base.trainer.max_steps:

@@ -63,6 +63,12 @@ class Rule:
     on_guess: float = 0.8  # of alpha for the sequence from the guess down; the rest is for that from the largest rank
     give_up: float = 0.1  # a rank whose chance to pass by the last look is below this is hopeless
 
+    @classmethod
+    def of(cls, ranks: tuple[int, ...], guess: int, margin: float, looks: tuple[int, ...]) -> Rule:
+        """The rule for the first of the usual looks, which divide the whole level in the same proportions."""
+        shares = cls.shares[: len(looks)]
+        return cls(ranks, guess, margin, looks, tuple(share / sum(shares) for share in shares))
+
     def sequences(self) -> list[tuple[tuple[int, ...], float]]:
         """The sequences of ranks in their order, each with its error level."""
         down = tuple(rank for rank in reversed(self.ranks) if rank <= self.guess)

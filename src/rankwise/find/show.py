@@ -13,6 +13,7 @@ from rich.text import Text
 from rankwise.find.answer import Answer
 from rankwise.find.question import Question
 from rankwise.find.rates import FIRST
+from rankwise.find.replay import Replay
 from rankwise.find.simulate import Outcome
 from rankwise.find.story import Findings
 from rankwise.metrics import NOTHING, signed
@@ -89,6 +90,21 @@ def simulation(rows: list[tuple[str, float, int, Outcome]]) -> RenderableType:
         shares = (outcome.named_insufficient, outcome.called_worse, outcome.found_smallest, outcome.answered)
         table.add_row(name, f"{spread:g}", f"{items:,}", *(f"{100 * s:.1f} %" for s in shares), f"{outcome.runs:.1f}")
     return table
+
+
+def replayed(families: list[Replay]) -> RenderableType:
+    """What would have been said of each family from every guess, beside the grid's own answer."""
+    table = _table("family", "grid says", "runs", "from rank", "find says", "runs", "share")
+    for family in families:
+        for number, told in enumerate(family.told):
+            first = [family.family, _rank(family.answer), str(family.runs)] if number == 0 else [""] * 3
+            share = f"{100 * told.runs / family.runs:.0f} %"
+            table.add_row(*first, str(told.guess), _rank(told.answer), str(told.runs), share)
+    return table
+
+
+def _rank(rank: int | None) -> str:
+    return "none" if rank is None else str(rank)
 
 
 def _table(*headers: str, left: int = 1) -> Table:

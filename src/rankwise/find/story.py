@@ -10,7 +10,7 @@ from typing import Any
 
 from rankwise.config import Config
 from rankwise.errors import Refused
-from rankwise.find.evidence import gather, void
+from rankwise.find.evidence import faults, gather
 from rankwise.find.pilot import Failed, pilot, pilot_run
 from rankwise.find.question import Question
 from rankwise.find.rates import Rates, tune
@@ -86,6 +86,7 @@ class Findings:
     decision: Decision = field(default_factory=lambda: Decision({}))
     looks: dict[int, list[Evidence]] = field(default_factory=dict)
     arms: dict[int | None, list[Record]] = field(default_factory=dict)  # runs that count; None is the reference
+    faults: dict[int, list[str]] = field(default_factory=dict)  # of the ranks that were run, as the report says them
     stopped: str = ""  # "", "budget", or what failed
 
 
@@ -96,7 +97,7 @@ def find(question: Question, launch: Launch, jobs: int = 1) -> Findings:
     try:
         rates = tune(question, runs)
         guess, curve = _settled(question, rates, runs)
-        rule = Rule(question.ranks, guess, question.margin, question.looks)
+        rule = Rule.of(question.ranks, guess, question.margin, question.looks)
     except Spent:
         return Findings(question, runs, rates, curve, rule, stopped="budget")
     except Failed as why:
@@ -141,15 +142,17 @@ def confirm(question: Question, rule: Rule, rates: Rates, curve: dict[int, float
         try:
             arms |= _paired(question, rates, rank, seeds, runs)
             looks.setdefault(rank, []).append(gather(arms[rank], arms[None], question.metric))
-            if reason := void(arms[None], question.metric):
-                stopped = f"{question.reference_name} {reason}; train it longer, or with --rates tune"
+            # Two seeds tell little of chance; from the first look that can prove something on, it must be above it.
+            if rule.shares[rule.looks.index(seeds)] and (against := faults(arms[None], question.metric)):
+                stopped = f"{question.reference_name}: {against[0]}; train it longer, or with --rates tune"
         except Spent:
             stopped = "budget"
         except (Failed, Refused) as why:
             stopped = str(why)
         if stopped:
             break
-    return Findings(question, runs, rates, curve, rule, decision, looks, arms, stopped)
+    wrong = {rank: faults(arms[rank], question.metric) for rank, seen in looks.items() if seen[-1].seeds > 2}
+    return Findings(question, runs, rates, curve, rule, decision, looks, arms, wrong, stopped)
 
 
 def _paired(question: Question, rates: Rates, rank: int, seeds: int, runs: Runs) -> dict[int | None, list[Record]]:

@@ -13,13 +13,14 @@ from rankwise.errors import Refused
 from rankwise.metrics import Metric, named
 from rankwise.report import export
 from rankwise.report import table as tables
+from rankwise.report.answers import sentences
 from rankwise.report.arms import Arm, group, reference_of
 from rankwise.report.equivalence import compare
 from rankwise.report.findings import Findings
 from rankwise.report.flags import find_unfit, flag
 from rankwise.report.formats import plural
 from rankwise.report.sufficiency import smallest_sufficient
-from rankwise.report.summary import headline, notes
+from rankwise.report.summary import Headline, headline, notes
 from rankwise.tracking import remote
 from rankwise.tracking.record import Record, find, write_atomically
 
@@ -91,6 +92,10 @@ def build(paths: list[Path]) -> Report:
     if len(codes) > 1:
         said.append(f"{len(codes)} versions of rankwise's code made these runs: a difference may be the code's.")
     top = headline(families, reference, metric)
+    if answered := sentences(records):  # by the rule of find, which was fixed before the runs
+        title, *others = answered
+        said.insert(0, f"By all runs of the table: {top}")
+        top = Headline(title, details=tuple(others))
     constant = scores.constant((reference or arms[0]).runs)
     return Report(records, arms, reference, metric, margin, comparisons, families, top, said, constant)
 
