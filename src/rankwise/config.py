@@ -239,3 +239,11 @@ def typed(values: dict[str, Any] | DictConfig) -> Config:
 def plain(config: Config) -> dict[str, Any]:
     """The config as nested plain values, every key present."""
     return asdict(config)
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found

@@ -78,9 +78,10 @@ def test_it_loads_by_peft_alone(
 def test_its_config_names_the_base_as_it_was_given_and_what_is_saved_once(
     trained: Trained, saved_base: Callable[[str], Path], method: str, more: list[str]
 ) -> None:
-    run = trained("bert", method, targets="qv", model__path=str(saved_base("bert")), method__modules_to_save=more)
+    base = {"model__path": str(saved_base("bert")), "model__revision": "v1"}
+    run = trained("bert", method, targets="qv", method__modules_to_save=more, **base)
     config = json.loads((run.adapter / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == str(saved_base("bert"))
+    assert (config["base_model_name_or_path"], config["revision"]) == tuple(base.values())
     assert config["modules_to_save"] == ["classifier", *(f"bert.embeddings.{name}" for name in more)]
     random_weights = json.loads((trained("bert", method).adapter / "adapter_config.json").read_text())
     assert random_weights["base_model_name_or_path"] is None

@@ -110,6 +110,14 @@ def test_a_quantized_base_is_dequantized_first(
         assert score.relative(on_fp32, wanted) > 100 * close  # what an adapter on the wrong base would give
 
 
+def test_what_a_run_rounded_stays_rounded(trained: Trained) -> None:
+    run = trained("bert", quant="bf16")
+    exact, rounded = (dict(make(run)[0].named_parameters()) for make in (loading.load_base, loading.dense_base))
+    for name, weight in rounded.items():
+        wanted = exact[name] if name.startswith("classifier") else exact[name].bfloat16().float()
+        assert weight.dtype == torch.float32 and torch.equal(weight, wanted)
+
+
 def test_few_bits_round_a_small_adapter_away_and_our_way_keeps_it(
     trained: Trained, logits: Logits, tmp_path: Path
 ) -> None:

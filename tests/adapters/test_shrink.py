@@ -14,7 +14,8 @@ import torch
 from peft import LoraConfig
 
 from rankwise.adapters import loading, score
-from rankwise.adapters.factors import Delta, rank_for_energy, read, why_not_plain
+from rankwise.adapters.factors import Delta, rank_for_energy, read, why_not_plain, write
+from rankwise.adapters.loading import numerics, put_factors
 from rankwise.adapters.runs import Run, open_run
 from rankwise.adapters.shrink import shrink
 from rankwise.cli import main
@@ -53,6 +54,13 @@ def test_the_whole_rank_gives_the_same_logits(
         model, tokenizer = loading.as_run(each)
         logits.append(score.logits(model, score.Rows.of(each, tokenizer), loading.numerics(each)))
     assert score.relative(logits[1], logits[0]) < 1e-5
+    lower = {name: delta.svd().truncated(3) for name, delta in read(run.adapter, "test").deltas.items()}
+    put_factors(model, lower)
+    in_place = score.logits(model, score.Rows.of(run, tokenizer), numerics(run))
+    write(other / "adapter", lower, read(run.adapter, "test").config, read(run.adapter, "test").others)
+    again, _ = loading.as_run(open_run(other))
+    assert score.relative(in_place, score.logits(again, score.Rows.of(run, tokenizer), numerics(run))) < 1e-5
+    assert score.relative(in_place, logits[0]) > 1e-4  # so that rank 3 is another model
     assert found["difference"]["value"] == 0 and found["kept_energy"] == pytest.approx(1)
 
 

@@ -13,7 +13,7 @@ from rankwise.adapters import factors, loading, merge
 from rankwise.adapters.factors import Delta, Deltas
 from rankwise.adapters.runs import Run
 from rankwise.compare import on_rows
-from rankwise.config import plain
+from rankwise.config import flat, plain
 from rankwise.metrics import named
 from rankwise.model import fused
 from rankwise.model.targets import block_linears
@@ -22,7 +22,7 @@ from rankwise.tracking.predictions import Unreadable, read
 
 def diff(one: Run, other: Run) -> dict[str, Any]:
     """Config keys, layers and scores that differ. What cannot be compared says why instead."""
-    a, b = _flat(plain(one.config)), _flat(plain(other.config))
+    a, b = flat(plain(one.config)), flat(plain(other.config))
     configs = {key: [a.get(key), b.get(key)] for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
     told = {"runs": [one.name, other.name], "config": configs, "same_base": one.base == other.base}
     return told | _modules(one, other) | {"scores": scores(one, other)}
@@ -101,10 +101,3 @@ def _apart(aa: float, bb: float, ab: float) -> dict[str, Any]:
         "distance": math.sqrt(max(0.0, aa + bb - 2 * ab) / aa) if aa > 0 else None,
         "cosine": max(-1.0, min(1.0, ab / math.sqrt(aa * bb))) if aa > 0 and bb > 0 else None,
     }
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found

@@ -72,13 +72,6 @@ def together(runs: list[Run], layer: int | None = None, module: str | None = Non
     if not shared:
         raise Refused(f"{runs[-1].folder}: has no adapted layer in common with {runs[0].name}")
     names = _chosen(shared, layer, module)
-    for run, each in zip(runs, deltas, strict=True):
-        for name in names:
-            if each[name].sides != deltas[0][name].sides:
-                ours, theirs = (" × ".join(map(str, d[name].sides)) for d in (each, deltas[0]))
-                raise Refused(
-                    f"{run.folder}: {name} is {ours}, that of {runs[0].name} is {theirs}; give runs on one base"
-                )
     base = _base(runs[0], names)
     return [
         Changed(run, {name: Weights(base[name], each[name]) for name in names})

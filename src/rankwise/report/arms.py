@@ -16,6 +16,7 @@ import numpy as np
 
 from rankwise import methods, metrics
 from rankwise.compare import Replicate, replicate
+from rankwise.config import flat
 from rankwise.errors import Refused
 from rankwise.identity import canonical
 from rankwise.statistics import Interval, interval
@@ -190,14 +191,7 @@ def _context(record: Record) -> Context:
     if not methods.of(record.config["method"]["name"]).is_baseline:
         observed |= {f"compute.{key}": record.compute.get(key) for key in ("precision", "device")}
     found = {key: value for key, value in observed.items() if value is not None}
-    return tuple(sorted((key, json.dumps(value)) for key, value in [*_flat(values), *found.items()]))
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
-    return pairs
+    return tuple(sorted((key, json.dumps(value)) for key, value in (flat(values) | found).items()))
 
 
 def _reference_context(arms: list[Arm]) -> Context:
