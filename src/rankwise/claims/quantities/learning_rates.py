@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,14 +10,13 @@ import numpy as np
 from rankwise import metrics
 from rankwise.claims.claim import Estimate, NotRun
 from rankwise.claims.selection import Compared, Spec, compared, runs_of, words
-from rankwise.compare import Replicate
+from rankwise.compare import by_replicate
 from rankwise.report.arms import dig, whole_rates
 from rankwise.statistics import Floats, seed_weights, widened
 from rankwise.tracking.record import Record
 
 REPLICATES = 2_000
 OPEN = 0.025  # the share of resamples that an end of a 95 % interval leaves out
-Grid = dict[Replicate, dict[float, Record]]
 
 
 def best_lr_ratio(records: Sequence[Record], of: Spec, to: Spec) -> Estimate:
@@ -27,28 +27,27 @@ def best_lr_ratio(records: Sequence[Record], of: Spec, to: Spec) -> Estimate:
     Raises NotRun where the best is an end of the grid, or is in more than 2.5 % of the resamples: it may lie anywhere
     beyond.
     """
-    grids = [_grid(records, spec) for spec in (of, to)]
-    seeds = sorted(set(grids[0]) & set(grids[1]))
-    if len(seeds) < 2:
-        raise NotRun(f"{len(seeds)} seeds with the whole grid in both arms; an interval needs two")
     compared(records, [of, to])  # raises where they were not trained alike
+    grids = [whole_rates(runs_of(records, spec)) for spec in (of, to)]
+    arms = [list(runs.values()) for grid in grids for runs in grid.values()]
+    runs_sl = list(by_replicate(arms).values())  # of both arms, at all rates
+    if (n := len(runs_sl)) < 2:
+        raise NotRun(f"{n} seeds with the whole grid in both arms; an interval needs two")
     found, replicates = [], []
-    for grid, spec in zip(grids, (of, to), strict=True):
-        log_lr, losses_sl = _losses(grid, seeds, spec)
+    for columns, grid, spec in ((slice(len(grids[0])), grids[0], of), (slice(len(grids[0]), None), grids[1], to)):
+        log_lr, losses_sl = _losses([runs[columns] for runs in runs_sl], list(grid), spec)
         mean = losses_sl.mean(0)
-        if int(np.argmin(mean)) in (0, len(mean) - 1):
-            best = 10 ** float(log_lr[int(np.argmin(mean))])
-            raise NotRun(f"the best learning rate of {words(spec)}, {best:g}, is the end of its grid")
+        if (best := int(np.argmin(mean))) in (0, len(mean) - 1):
+            raise NotRun(f"the best learning rate of {words(spec)}, {10 ** log_lr[best]:g}, is the end of its grid")
         found.append(float(_vertex(log_lr, mean[None])[0]))
-        resampled = _vertex(log_lr, seed_weights(len(seeds), REPLICATES, 0) @ losses_sl)
+        resampled = _vertex(log_lr, seed_weights(n, REPLICATES, 0) @ losses_sl)
         if (ends := float(np.isnan(resampled).mean())) > OPEN:
             raise NotRun(f"the best learning rate of {words(spec)} is the end of its grid in {ends:.0%} of resamples")
         replicates.append(resampled)
     ratio, spread = found[0] - found[1], replicates[0] - replicates[1]
-    low, high = (10**end for end in widened(ratio, spread[np.isfinite(spread)], len(seeds) - 1))
-    runs_sa = [[run for grid in grids for run in grid[seed].values()] for seed in seeds]
+    low, high = (10**end for end in widened(ratio, spread[np.isfinite(spread)], n - 1))
     note = f"best learning rates {10 ** found[0]:.2g} and {10 ** found[1]:.2g}"
-    return Compared(runs_sa, note).estimate(10**ratio, low, high)
+    return Compared(runs_sl, note).estimate(10**ratio, low, high)
 
 
 def spread_ratio(
@@ -68,29 +67,16 @@ def spread_ratio(
     return found.estimate(float(ratio), max(0.0, low), high)
 
 
-def _grid(records: Sequence[Record], spec: Spec) -> Grid:
-    """Runs by replicate and learning rate, of replicates that have every whole rate."""
-    found: Grid = {}
-    rates = whole_rates(runs_of(records, spec))
-    for lr, runs in rates.items():
-        for seed, run in runs.items():
-            found.setdefault(seed, {})[lr] = run
+def _losses(runs_sl: Sequence[Sequence[Record]], rates: Sequence[float], spec: Spec) -> tuple[Floats, Floats]:
+    """Log10 of the learning rates (L,), and what is to be made small at each, (S, L)."""
     if len(rates) < 3:
         raise NotRun(f"{len(rates)} learning rates of {words(spec)}; a parabola needs three")
-    return {seed: runs for seed, runs in found.items() if len(runs) == len(rates)}
-
-
-def _losses(grid: Grid, seeds: Sequence[Replicate], spec: Spec) -> tuple[Floats, Floats]:
-    """Log10 of the learning rates (L,), and what is to be made small at each, (seeds, L)."""
-    rates = sorted(grid[seeds[0]])
-    first = grid[seeds[0]][rates[0]]
-    sign = -metrics.named(str(dig(first, "config.objective"))).sign
-    values = [[grid[seed][lr].objective for lr in rates] for seed in seeds]
-    kept = [i for i in range(len(rates)) if all(row[i] is not None for row in values)]  # others diverged
-    if len(kept) < 3:
-        raise NotRun(f"{words(spec)} diverged at all but {len(kept)} learning rates")
-    losses = [[sign * float(row[i] or 0.0) for i in kept] for row in values]
-    return np.log10([rates[i] for i in kept]), np.array(losses)
+    sign = metrics.named(str(dig(runs_sl[0][0], "config.objective"))).sign
+    values_sl = np.array([[math.nan if run.objective is None else run.objective for run in runs] for runs in runs_sl])
+    kept = np.isfinite(values_sl).all(0)  # others diverged
+    if kept.sum() < 3:
+        raise NotRun(f"{words(spec)} diverged at all but {kept.sum()} learning rates")
+    return np.log10(np.array(rates)[kept]), -sign * values_sl[:, kept]
 
 
 def _vertex(log_lr: Floats, losses_bl: Floats) -> Floats:
