@@ -45,7 +45,7 @@ def test_an_offline_run_is_told_whole(start: Start, tracked: Tracked) -> None:
     assert [{k: v for k, v in row.items() if not k.startswith("_")} for row in told.history] == rows(config)
     assert told.exit_code == 0
     (link,) = (folder(config).parent / "leet").iterdir()
-    assert link.name == f"run-{told.id}" and next(link.glob("*.wandb")).samefile(
+    assert link.name == f"run-00000000_000000-{told.id}" and next(link.glob("*.wandb")).samefile(
         next(folder(config).parent.glob("wandb/*/*.wandb"))
     )
 

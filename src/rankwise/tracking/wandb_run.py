@@ -25,6 +25,7 @@ NO_KEY = "no W&B key is configured; 'wandb login' sets one"
 PROJECT = "rankwise"  # unless the config or WANDB_PROJECT names another
 FILES = {"record.json": "result.json", "predictions.parquet": "predictions.parquet"}  # what a report needs, and ours
 MOST_BYTES = 10**9  # of an adapter that goes to W&B as well
+_NO_TIME = "00000000_000000"
 _ANSWER_S = 5.0  # of a server that is asked whether it is there
 
 
@@ -233,8 +234,8 @@ def _unreachable(wandb: Any) -> str | None:
 
 
 def _link(run: Any, study: Path) -> None:
-    """A link by the run's readable id in ``leet/`` of the study: ``wandb leet`` names runs by their folders."""
-    link = study / "leet" / f"run-{run.id}"
+    """A link in ``leet/`` of the study, for ``wandb leet``: it orders runs by the names of their folders."""
+    link = study / "leet" / f"run-{_NO_TIME}-{run.id}"
     with contextlib.suppress(OSError):
         link.parent.mkdir(exist_ok=True)
         link.unlink(missing_ok=True)
