@@ -87,6 +87,14 @@ def test_a_rank_that_was_only_given_up_is_not_called_worse(findings: Callable[..
     assert [row["verdict"] for row in told.rows] == ["not run", "given up", "given up"]
 
 
+def test_when_the_seeds_are_used_up_it_is_not_decided(findings: Callable[..., Findings]) -> None:
+    every = (2, 3, 5, 8)
+    told = answer(findings({4: seen(-0.008, *every, over=0.004), 8: seen(-0.004, *every, over=0.004)}))
+    assert not told.decided and told.rank is None
+    assert told.sentence.startswith("Not decided with 8 seeds: rank 4 is −0.8 points [−1.8, +0.2]. ")
+    assert "Next to try: more test rows (task.n_test), a larger margin." in told.sentence
+
+
 def test_a_failed_run_is_named(findings: Callable[..., Findings]) -> None:
     told = answer(findings({}, stopped="full-s0 failed: no disk"))
     assert told.sentence.startswith("No conclusion: full-s0 failed: no disk. 10 runs") and not told.decided

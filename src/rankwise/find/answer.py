@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from rankwise.find.question import Question
-from rankwise.find.rule import ENOUGH, HOPELESS, OPEN, WORSE, Evidence, chance
+from rankwise.find.question import LOOKS, Question
+from rankwise.find.rule import ENOUGH, HOPELESS, OPEN, UNDECIDED, WORSE, Evidence, chance
 from rankwise.find.story import Findings
 from rankwise.metrics import signed
 from rankwise.tracking.record import Record
@@ -33,7 +33,7 @@ class Answer:
 def answer(findings: Findings, again: str = "rankwise find") -> Answer:
     """The answer to what was found; ``again`` is the command as it was typed, without its budget."""
     rank = findings.decision.answer
-    open_rank = next((r for r, said in findings.decision.status.items() if said == OPEN), None)
+    open_rank = next((r for r, said in findings.decision.status.items() if said in (OPEN, UNDECIDED)), None)
     failed = findings.stopped not in ("", "budget")
     if rank is not None and not failed:
         sentence = _enough(findings, rank)
@@ -60,8 +60,8 @@ def _enough(findings: Findings, rank: int) -> str:
 
 def _undecided(findings: Findings, rank: int | None, again: str) -> str:
     question, budget = findings.question, findings.question.budget
-    within = f"{budget.runs} runs" if budget.runs else time(budget.seconds or 0)
-    start = f"Not decided within {within}"
+    within = f"within {budget.runs} runs" if budget.runs else f"within {time(budget.seconds or 0)}"
+    start = f"Not decided {within if findings.stopped else f'with {question.looks[-1]} seeds'}"
     if rank is None or not findings.looks.get(rank):
         needed = "the budget ends before the first comparison of two seeds"
         return f"{start}: {needed}. {_spent(findings)}"
@@ -75,6 +75,10 @@ def _advice(findings: Findings, rank: int, seen: Evidence, again: str) -> str:
     assert findings.rule is not None
     question, rule = findings.question, findings.rule
     later = [k for k in question.looks if k > seen.seeds]
+    if not later:
+        more = next((k for k in LOOKS if k > seen.seeds), None)
+        rows = "more test rows (task.n_test), a larger margin"
+        return f"Next to try: {f'--seeds {more}, {rows}' if more else rows}. {_spent(findings)}"
     chances = {k: chance(rule, rank, seen, k) for k in later}
     seeds = next((k for k in later if chances[k] >= _LIKELY), max(later, key=lambda k: chances[k]))
     more = 2 * (seeds - seen.seeds)
