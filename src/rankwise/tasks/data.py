@@ -184,7 +184,7 @@ def _shared(index: _Index, chosen: list[np.ndarray], notes: list[str]) -> dict[s
         if len(rows) and verbatim > _COPY * len(rows):
             raise Refused(
                 f"task data: {verbatim} of {len(rows)} {name} rows are training rows; name another file for that part,"
-                "or none, so that it is cut from train"
+                " or none, so that it is cut from train"
             )
         if near:
             found[name] = {"verbatim": verbatim, "near": near}

@@ -26,8 +26,8 @@ _ANSWER = "####"
 
 def exact_match(hypotheses: Sequence[str], references: References) -> np.ndarray:
     """1 where the text is one of the references, but for runs of white space and the ends."""
-    return _right(" ".join(text.split()) in {" ".join(other.split()) for other in others}
-                  for text, others in zip(hypotheses, references, strict=True))  # fmt: skip
+    pairs = zip(hypotheses, references, strict=True)
+    return np.array([text.split() in [other.split() for other in others] for text, others in pairs], dtype=float)
 
 
 def number_match(hypotheses: Sequence[str], references: References) -> np.ndarray:
@@ -41,7 +41,8 @@ def number_match(hypotheses: Sequence[str], references: References) -> np.ndarra
             raise Refused(
                 f"metric number_match: item {position} (from 0) has no number in its reference; choose another"
             )
-    return _right(final_number(text) in numbers for text, numbers in zip(hypotheses, wanted, strict=True))
+    pairs = zip(hypotheses, wanted, strict=True)
+    return np.array([final_number(text) in numbers for text, numbers in pairs], dtype=float)
 
 
 def final_number(text: str) -> Decimal | None:
@@ -62,7 +63,7 @@ def json_keys(hypotheses: Sequence[str], keys: Sequence[str]) -> np.ndarray:
 
     Failures: text or a code fence around it, a key given twice at any depth, NaN and Infinity.
     """
-    return _right(_has_keys(text, set(keys)) for text in hypotheses)
+    return np.array([_has_keys(text, set(keys)) for text in hypotheses], dtype=float)
 
 
 def _has_keys(text: str, keys: set[str]) -> bool:
@@ -81,7 +82,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
-
-
-def _right(answers: Any) -> np.ndarray:
-    return np.fromiter(answers, dtype=float)
