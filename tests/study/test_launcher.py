@@ -138,6 +138,14 @@ def test_a_bad_run_is_reported_and_stops_no_other(make: Callable[..., Config], n
     assert found.error == {"type": kind, "message": error}
 
 
+def test_what_an_earlier_attempt_said_last_is_no_news_of_this_one(make: Callable[..., Config]) -> None:
+    one = make("quit")
+    folder(one).mkdir(parents=True)
+    (folder(one) / "log").write_text("=== pid 1 finished\n")
+    [outcome] = go([one])
+    assert (outcome.status, outcome.error) == ("failed", "exit code 3")
+
+
 def test_a_task_that_is_not_there(make: Callable[..., Config], tmp_path: Path) -> None:
     [outcome] = launch([make("print")], task="tests.study.no_task:run", preload=())
     assert outcome.status == "failed" and "ModuleNotFoundError" in str(outcome.error)
@@ -306,9 +314,12 @@ def test_plain_progress_is_a_line_per_start_and_end(
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])
-def test_moving_progress_fits_the_terminal(width: int) -> None:
+def test_moving_progress_fits_the_terminal_without_colours_where_none_are_wanted(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=width, no_color=True)
+    console = Console(file=screen, force_terminal=True, width=width)
     name = "lora-r16-attention-lr0.002-s0-0123456789"
     with progress.Display(2, 1, "tuning", console=console) as shown:
         shown.started(name)
@@ -316,6 +327,7 @@ def test_moving_progress_fits_the_terminal(width: int) -> None:
         shown.tick()
         shown.ended(name, "finished", 31.0, "val/accuracy 50.0 %")
         shown.ended("two", "failed", 1.0, "", "[bad] news")
+    assert not re.search(r"\x1b\[[0-9;]*[39][0-7]m", screen.getvalue())
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).replace("\r", "\n").splitlines()
     assert any(line.startswith(f"[1/2] {name} finished val/accuracy 50.0 % in 31 s, ETA ") for line in lines)
     assert "[2/2] two failed in 1 s: [bad] news" in lines

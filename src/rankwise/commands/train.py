@@ -20,6 +20,8 @@ DESCRIPTION = """Run one config, or with -m every combination of the comma-separ
   rankwise train -m method=lora,full method.rank=1,2,4,8,16,32,64 seed=0,1,2
   rankwise train experiment=rank_sweep
   rankwise train debug=fast                     a few steps on a tiny random model, nothing to fetch
+
+rank, lr and tags are short for method.rank, method.lr and tracking.tags.
 """
 EPILOG = """groups:
 {groups}

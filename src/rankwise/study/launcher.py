@@ -153,12 +153,13 @@ class _Run:
         size = self._journal_bytes()
         if size == self.read_bytes:
             return False
+        self.read_bytes = min(self.read_bytes, size)  # a run that goes on may first cut off what it will write again
         with (self.folder / "metrics.jsonl").open("rb") as file:
             file.seek(self.read_bytes)
             *whole, _ = file.read(size - self.read_bytes).split(b"\n")
         self.read_bytes += sum(len(line) + 1 for line in whole)
         for line in whole:
-            with contextlib.suppress(ValueError):  # a torn line of an earlier attempt
+            with contextlib.suppress(ValueError, TypeError):  # a torn line of an earlier attempt
                 self.row |= json.loads(line)
         return bool(whole)
 
