@@ -13,6 +13,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from rich.console import Console
 from rankwise import machine
 from rankwise.config import Config
 from rankwise.identity import folder
-from rankwise.study import launcher, progress
+from rankwise.study import fork_server, launcher, progress
 from rankwise.study.launcher import Outcome, correct, launch, share
 from rankwise.study.preload import HEAVY
 from rankwise.tracking import record
@@ -68,6 +69,15 @@ def status(config: Config) -> str:
 
 def info(config: Config) -> dict[str, object]:
     return dict(json.loads((folder(config) / "info.json").read_text()))
+
+
+def test_stages_share_one_server(make: Callable[..., Config]) -> None:
+    servers = []
+    with fork_server.kept():
+        for seed in (0, 1):
+            assert go([make("print", seed)])[0].status == "finished"
+            servers.append(forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
+    assert servers[0] == servers[1] is not None
 
 
 def test_nothing_to_do() -> None:

@@ -56,10 +56,11 @@ def main(arguments: list[str]) -> int:
 def _find(asked: Question, arguments: list[str], jobs: int | None, as_json: bool) -> int:
     from rankwise.find import answer, story
     from rankwise.find.show import document, render
-    from rankwise.study import launcher
+    from rankwise.study import fork_server, launcher
 
     side_by_side = launcher.share([asked.run_of(None, seed) for seed in asked.looks], jobs).jobs
-    findings = story.find(asked, lambda configs, stage: launcher.run(configs, jobs, stage), side_by_side)
+    with fork_server.kept():
+        findings = story.find(asked, lambda configs, stage: launcher.run(configs, jobs, stage), side_by_side)
     told = answer.answer(findings, shlex.join(["rankwise", "find", *_without_budget(arguments)]))
     story.keep(findings, document(findings, told))
     if as_json:

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.paths import conf_dir
-from rankwise.study import multirun
+from rankwise.study import fork_server, multirun
 from rankwise.study.compose import explain, register_schema, to_config, unresolved
 
 
@@ -44,7 +44,8 @@ def call_hydra(
     program = "rankwise" if "-sc" in arguments else "rankwise train"  # the words that completion is registered for
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [program, *arguments], "1"
     try:
-        hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
+        with fork_server.kept():
+            hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException) as error:
         raise Refused(explain(error)) from None
     finally:

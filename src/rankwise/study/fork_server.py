@@ -53,12 +53,26 @@ class Signals:
             raise KeyboardInterrupt
 
 
+_keep = False
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """In here one server is used again and again, since its imports take seconds; gone afterwards."""
+    global _keep
+    _keep = True
+    try:
+        yield
+    finally:
+        _keep = False
+        _end()
+
+
 @contextlib.contextmanager
 def started(modules: Sequence[str], signals: Signals) -> Iterator[ForkServerContext]:
-    """A fork server that has imported ``modules``; gone afterwards."""
+    """A fork server that has imported ``modules``; gone afterwards, but in ``kept()``."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload.__name__])
-    server: Any = forkserver._forkserver  # there is no public way to end it
     try:
         with signals.raising():
             # It cleans up after runs that were killed; that it had to is nobody's concern.
@@ -71,10 +85,17 @@ def started(modules: Sequence[str], signals: Signals) -> Iterator[ForkServerCont
             first.join()
         yield context
     finally:
-        if server._forkserver_pid is not None:  # asked to end, it would first finish its imports
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(server._forkserver_pid, signal.SIGKILL)
-            server._stop()
+        if not _keep:
+            _end()
+
+
+def _end() -> None:
+    """Kill the server: asked to end, it would first finish its imports."""
+    server: Any = forkserver._forkserver  # there is no public way
+    if server._forkserver_pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server._forkserver_pid, signal.SIGKILL)
+        server._stop()
 
 
 def _variables(modules: Sequence[str]) -> dict[str, str]:
