@@ -143,6 +143,15 @@ def test_the_best_mean_over_the_tuning_seeds_is_frozen_per_arm(tiny: Tiny, capsy
     assert "edge" not in said["lora-r1-attention"] and "edge" in said["lora-r4-attention"]
 
 
+def test_a_rate_with_fewer_finished_seeds_is_not_chosen(tiny: Tiny) -> None:
+    tuning = Tuning.of(TUNE)
+    for trial in tuning.trials([tiny()]):
+        lucky = trial.optim.lr == 1e-1
+        if not (lucky and trial.seed == 101):
+            finished(trial, 0.99 if lucky else trial.optim.lr)
+    assert [run.optim.lr for run in tuning.frozen([tiny()])] == [1e-2]
+
+
 def test_a_trial_that_cannot_run_is_refused_before_any_starts(tiny: Tiny) -> None:
     with pytest.raises(Refused, match=r"optim\.lr=-1"):
         Tuning.of({"axes": {"method.lr": [1e-3, -1.0]}, "seeds": [100]}).trials([tiny()])

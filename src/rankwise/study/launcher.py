@@ -151,9 +151,9 @@ class _Run:
     def moved(self) -> bool:
         """Read what the run has logged since; whether that was anything."""
         size = self._journal_bytes()
-        if size == self.read_bytes:
+        if size <= self.read_bytes:  # less where a run that goes on cuts off what it will write again
+            self.read_bytes = size
             return False
-        self.read_bytes = min(self.read_bytes, size)  # a run that goes on may first cut off what it will write again
         with (self.folder / "metrics.jsonl").open("rb") as file:
             file.seek(self.read_bytes)
             *whole, _ = file.read(size - self.read_bytes).split(b"\n")
