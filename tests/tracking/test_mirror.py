@@ -87,6 +87,7 @@ def test_a_run_that_is_killed_is_told_as_stopped(start: Start, tracked: Tracked)
         time.sleep(0.05)
     child.kill()
     child.wait()
+    until = time.monotonic() + 60
     while (not mirrored(config) or mirrored(config)[0].exit_code is None) and time.monotonic() < until:
         time.sleep(0.1)
     (told,) = mirrored(config)

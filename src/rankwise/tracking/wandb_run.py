@@ -9,6 +9,7 @@ import re
 import secrets
 import shlex
 import shutil
+import signal
 import sys
 import threading
 import urllib.error
@@ -83,6 +84,7 @@ class WandbRun:
                 console="off", silent=True, symlink=False, disable_git=True, git_commit=git.get("commit"),
                 program=arguments[0], x_executable=sys.executable, x_disable_stats=not live,
                 x_stats_pid=run_pid or os.getpid(), x_disable_machine_info=run_pid is None,
+                stop_fn=lambda: _stop(run_pid),
                 init_timeout=seconds("WANDB_INIT_TIMEOUT", INIT_S),
                 finish_timeout=seconds("WANDB_FINISH_TIMEOUT", FINISH_S), finish_timeout_raises=True,
             ),
@@ -134,7 +136,9 @@ class WandbRun:
                 self.run.save(str(own / name), base_path=str(own), policy="end")
         if with_adapter and is_sent(record):
             (own / "adapter").symlink_to(os.path.relpath(_folder(record) / "adapter", own))
-            self.run.save(str(own / "adapter" / "*"), base_path=str(own), policy="end")
+            for file in (own / "adapter").rglob("*"):
+                if file.is_file():
+                    self.run.save(str(file), base_path=str(own), policy="end")
 
 
 def _log_adapter(run: Any, record: Record, failed: list[BaseException]) -> None:
@@ -231,6 +235,12 @@ def _unreachable(wandb: Any) -> str | None:
     except OSError as error:
         return f"{url} does not answer ({getattr(error, 'reason', error)})"
     return None
+
+
+def _stop(run_pid: int | None) -> None:
+    """What the server's "Stop run" does: the run ends as it does when it is stopped from outside."""
+    if run_pid is not None:
+        os.kill(run_pid, signal.SIGTERM)
 
 
 def _link(run: Any, study: Path) -> None:
