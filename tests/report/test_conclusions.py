@@ -48,6 +48,8 @@ def test_runs_that_all_give_one_answer_show_no_rank_to_be_enough(tmp_path, recor
     assert all(family.answer is None for family in report.families)
     said = "3/3 give one answer" if records_say else "not shown to be better than always answering one class (50.0 %)"
     assert all(said in arm.unfit for arm in report.arms)
+    assert {c.verdict for c in report.comparisons.values()} == {"no conclusion"}
+    assert {arm["same_as_full"] for arm in report.to_json()["arms"]} == {None}
 
 
 def test_an_arm_at_chance_is_flagged_and_stops_the_sequence_of_ranks(tmp_path):

@@ -82,7 +82,7 @@ def test_json_has_the_documented_keys_and_no_number_that_is_not_finite(study):
     by_rank = {arm["rank"]: arm for arm in document["arms"] if arm["rank"] and arm["comparable"]}
     assert {"mean", "se", "low", "high"} <= set(by_rank[8]["scores"]["accuracy"])
     assert {"trainable", "total", "adapter", "head"} <= set(by_rank[8]["params"])
-    assert by_rank[8]["same_as_full"] is True
+    assert by_rank[16]["same_as_full"] is True
     assert by_rank[8]["lr"] == 2e-3
     assert (by_rank[8]["alpha"], by_rank[8]["scale"], by_rank[8]["rank_fraction"]) == ("2r", 2.0, 8 / 384)
     assert len(document["runs"]) == len(list(study.rglob("result.json")))
@@ -93,9 +93,9 @@ def test_csv_has_one_line_of_raw_numbers_per_arm(study):
     report = build([study])
     rows = list(csv.DictReader(io.StringIO(report.to_csv())))
     assert len(rows) == len(report.arms)
-    eight = next(row for row in rows if row["rank"] == "8")
-    assert float(eight["test_mean"]) == pytest.approx(0.82, abs=0.01)
-    assert (eight["verdict"], eight["adapter_params"]) == ("same", "320000")
+    sixteen = next(row for row in rows if row["rank"] == "16")
+    assert float(sixteen["test_mean"]) == pytest.approx(0.82, abs=0.01)
+    assert (sixteen["verdict"], sixteen["adapter_params"]) == ("same", "640000")
 
 
 def test_markdown_is_a_table_with_one_row_per_arm(study):

@@ -12,14 +12,16 @@ from rankwise.statistics import Bootstrap, holm, verdict
 
 ONE_SEED = "one seed: no conclusion"
 MISSING = "no comparison"
+UNFIT = "no conclusion"
 
 
 @dataclass(frozen=True)
 class Comparison:
     """An arm's score minus full fine-tuning's, in the metric's unit; ``advantage`` is that difference as a gain.
 
-    ``verdict``: same | better | worse | inconclusive (90 % interval against the margin), "one seed: no conclusion", or
-    "no comparison" with a ``reason``. ``p`` tests "no difference", ``p_holm`` corrects it for the number of arms.
+    ``verdict``: same | better | worse | inconclusive (90 % interval against the margin), "one seed: no conclusion", "no
+    conclusion" (of runs that allow none, see ``Arm.unfit``), or "no comparison" with a ``reason``. ``p_holm`` tests "no
+    difference", corrected for the number of arms.
     """
 
     verdict: str
@@ -57,4 +59,6 @@ def _compare(arm: Arm, reference: Arm, scores: Scores, metric: Metric, margin: f
         return Comparison(ONE_SEED, margin, boot.estimate, 1, boot.items)
     gain = boot.times(metric.sign)
     said = verdict(gain.low, gain.high, margin)
+    if reference.unfit or (arm.unfit and said in ("same", "better")):
+        said = UNFIT
     return Comparison(said, margin, boot.estimate, boot.seeds, boot.items, boot, gain)
