@@ -12,9 +12,10 @@ import numpy as np
 from rankwise import metrics
 from rankwise.claims.claim import Estimate, NotRun
 from rankwise.compare import by_replicate
-from rankwise.report.arms import Arm, dig, group
+from rankwise.report.arms import Arm, group
 from rankwise.report.flags import of_training
 from rankwise.statistics import Floats
+from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record
 
 Spec = dict[str, Any]
@@ -80,17 +81,17 @@ def matching(records: Sequence[Record], spec: Spec) -> list[Record]:
     return [
         record for record in records
         if record.status == FINISHED and not record.config.get("purpose")
-        and all(_same(dig(record, f"config.{_KEYS.get(key, key)}"), wanted) for key, wanted in spec.items())
+        and all(_same(at(record, f"config.{_KEYS.get(key, key)}"), wanted) for key, wanted in spec.items())
     ]  # fmt: skip
 
 
 def scalar(record: Record, metric: str) -> float:
     """A run's test score, or what it forgot: positive where it did. Raises NotRun where the run has none."""
     if metric == "forgetting":
-        measure, amount = (dig(record, f"metrics.forgetting.{key}") for key in ("measure", "difference.value"))
+        measure, amount = (at(record, f"metrics.forgetting.{key}") for key in ("measure", "difference.value"))
         value = None if amount is None else -amount if measure == "probe" else amount
     else:
-        value = dig(record, f"metrics.test.{metric}.value")
+        value = at(record, f"metrics.test.{metric}.value")
     if value is None:
         raise NotRun(f"{record.run.get('name')} has no {metric}")
     return float(value)

@@ -20,6 +20,7 @@ from rankwise.config import flat
 from rankwise.errors import Refused
 from rankwise.identity import canonical
 from rankwise.statistics import Interval, interval
+from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record
 
 Context = tuple[tuple[str, str], ...]  # sorted pairs of a dotted key and its value as JSON
@@ -87,21 +88,12 @@ class Arm:
 
     def first(self, path: str) -> Any:
         """The value at a dotted path in the first run that has it: for what is the same in every run of an arm."""
-        return next((value for run in self.runs if (value := dig(run, path)) is not None), None)
+        return next((value for run in self.runs if (value := at(run, path)) is not None), None)
 
     def median(self, path: str) -> float | None:
         """The median over runs of a measured number: one disturbed run does not move it."""
-        values = [value for run in self.runs if (value := dig(run, path)) is not None]
+        values = [value for run in self.runs if (value := at(run, path)) is not None]
         return float(np.median(values)) if values else None
-
-
-def dig(record: Record, path: str) -> Any:
-    """The value at a dotted path of a record, or None."""
-    first, *rest = path.split(".")
-    value: Any = getattr(record, first)
-    for part in rest:
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
 
 
 def group(records: list[Record]) -> list[Arm]:
@@ -187,7 +179,7 @@ def _context(record: Record) -> Context:
         values.pop(key, None)
     values["task"].pop("generation", None)
     values.get("optim", {}).pop("lr", None)
-    observed = {f"{part}.fingerprint": dig(record, f"provenance.{part}.fingerprint") for part in ("model", "data")}
+    observed = {f"{part}.fingerprint": at(record, f"provenance.{part}.fingerprint") for part in ("model", "data")}
     if not methods.of(record.config["method"]["name"]).is_baseline:
         observed |= {f"compute.{key}": record.compute.get(key) for key in ("precision", "device")}
     found = {key: value for key, value in observed.items() if value is not None}
@@ -229,7 +221,7 @@ def whole_rates(runs: Iterable[Record]) -> dict[float, dict[Replicate, Record]]:
 def _by_rate(runs: Iterable[Record]) -> dict[float, dict[Replicate, Record]]:
     found: dict[float, dict[Replicate, Record]] = defaultdict(dict)
     for run in sorted(runs, key=lambda r: str(r.run.get("ended") or "")):  # the latest of two of the same
-        found[float(dig(run, "config.optim.lr") or 0.0)][replicate(run)] = run
+        found[float(at(run, "config.optim.lr") or 0.0)][replicate(run)] = run
     return dict(sorted(found.items()))
 
 
@@ -243,7 +235,7 @@ def _choose_lr(arm: Arm) -> None:
         return
     common = set.intersection(*(set(runs) for runs in whole.values()))
     arm.trials = [_trial(lr, runs, common) for lr, runs in _by_rate(arm.runs).items()]
-    sign = metrics.named(str(dig(arm.runs[0], "config.objective"))).sign
+    sign = metrics.named(str(at(arm.runs[0], "config.objective"))).sign
     best = max((trial for trial in arm.trials if trial.lr in whole),
                key=lambda t: (sign * t.validation if np.isfinite(t.validation) else -np.inf, -t.lr))  # fmt: skip
     arm.lr = None if arm.is_baseline else best.lr
@@ -261,7 +253,7 @@ def _scores(arm: Arm) -> dict[str, Interval]:
     """Every test metric with its interval. A score that is not finite cannot enter a mean; it is flagged elsewhere."""
     found: dict[str, Interval] = {}
     for metric in sorted({name for run in arm.runs for name in run.metrics.get("test") or {}}):
-        cells = [dig(run, f"metrics.test.{metric}") for run in arm.runs]
+        cells = [at(run, f"metrics.test.{metric}") for run in arm.runs]
         cells = [cell for cell in cells if cell and cell.get("value") is not None]
         if cells:
             ses = [cell["se"] for cell in cells if cell.get("se") is not None]

@@ -22,9 +22,10 @@ from rich.text import Text
 from rankwise.compare import by_replicate
 from rankwise.metrics import NOTHING, named
 from rankwise.report import arms as arms_of
-from rankwise.report.arms import Arm, dig
+from rankwise.report.arms import Arm
 from rankwise.report.report import find_all, results
 from rankwise.statistics import Interval, interval
+from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record, finite
 
 Metrics = tuple[str, ...]  # of a task; where there are several, their mean is its score
@@ -140,7 +141,7 @@ def build(paths: list[Path]) -> ByTask:
     together: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     for run in results(find_all(paths)):
         where = ("config.model.name", "provenance.model.fingerprint", "config.task.protocol")
-        together[tuple(str(dig(run, path)) for path in where)].append(run)
+        together[tuple(str(at(run, path)) for path in where)].append(run)
     rows: list[Row] = []
     notes: list[str] = []
     for (model, *_), runs in sorted(together.items()):
@@ -165,7 +166,7 @@ def _rows(model: str, runs: list[Record], notes: list[str]) -> list[Row]:
     """The arms of one model and protocol; what is not comparable within its task is left out, with a note."""
     by_task: dict[str, list[Record]] = defaultdict(list)
     for run in runs:
-        by_task[str(dig(run, "config.task.name"))].append(run)
+        by_task[str(at(run, "config.task.name"))].append(run)
     arms: dict[str, list[Arm]] = {}
     for task, here in by_task.items():
         found = arms_of.group(here)
@@ -199,12 +200,12 @@ def _mean(row: Row, tasks: dict[str, Metrics]) -> Interval:
     mean = float(np.mean([np.mean([cell.mean for cell in task]) for task in cells]))
     shown = float(np.mean([np.mean([cell.point for cell in task]) for task in cells]))
     scored = [
-        [run for run in row.tasks[task].runs if all(dig(run, f"metrics.test.{m}.value") is not None for m in metrics)]
+        [run for run in row.tasks[task].runs if all(at(run, f"metrics.test.{m}.value") is not None for m in metrics)]
         for task, metrics in tasks.items()
     ]
     values, errors = [], []
     for runs in by_replicate(scored).values():
-        scores = [[dig(run, f"metrics.test.{m}") for m in of] for run, of in zip(runs, tasks.values(), strict=True)]
+        scores = [[at(run, f"metrics.test.{m}") for m in of] for run, of in zip(runs, tasks.values(), strict=True)]
         values.append(float(np.mean([np.mean([score["value"] for score in task]) for task in scores])))
         ses = [np.mean([math.nan if (se := s.get("se")) is None else se for s in task]) for task in scores]
         errors.append(float(np.linalg.norm(ses)) / len(ses))

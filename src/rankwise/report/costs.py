@@ -6,7 +6,8 @@ import math
 from collections import Counter
 from typing import Any
 
-from rankwise.report.arms import Arm, dig
+from rankwise.report.arms import Arm
+from rankwise.tracking.fields import at
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "other")  # of memory
 # As they are drawn, one after another: training first, so that its bars share a start.
@@ -22,7 +23,7 @@ def memory(arm: Arm, during: str = "train") -> dict[str, Any]:
     Medians of each part would not sum to the median peak, and a prediction is for its own run's batch. Only what the
     system saw (``SYSTEM``) varies by accident and is the median over runs. Empty where no run measured it.
     """
-    groups = [group for run in arm.runs if isinstance(group := dig(run, f"memory.{during}"), dict)]
+    groups = [group for run in arm.runs if isinstance(group := at(run, f"memory.{during}"), dict)]
     measured = sorted((group for group in groups if _is_whole(group)), key=lambda group: group["peak_bytes"])
     middle = measured[(len(measured) - 1) // 2] if measured else {}
     seen = {key: arm.median(f"memory.{during}.{key}") for key in SYSTEM}

@@ -12,9 +12,10 @@ from scipy import stats
 
 from rankwise.compare import NotComparable, Scores, replicate
 from rankwise.metrics import Metric
-from rankwise.report.arms import Arm, dig
+from rankwise.report.arms import Arm
 from rankwise.report.equivalence import MISSING, Comparison
 from rankwise.report.formats import percent, rate
+from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record
 
 _KEYS = 4  # shown of those in which a row differs; report.json has all
@@ -42,7 +43,7 @@ def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparis
 
 def of_training(arm: Arm, metric: Metric) -> list[str]:
     """How the training of an arm's runs went wrong: what its score cannot be taken at face value for."""
-    lost = sum(dig(run, f"metrics.test.{metric.name}.value") is None for run in arm.runs)
+    lost = sum(at(run, f"metrics.test.{metric.name}.value") is None for run in arm.runs)
     missing = [f"{lost}/{len(arm.runs)} without a finite score, not in the mean"] if lost else []
     return [*unfit(arm, metric, None), *missing, *_lr_edge(arm), *_cut_short(arm)]
 
@@ -55,7 +56,7 @@ def unfit(arm: Arm, metric: Metric, scores: Scores | None) -> Iterator[str]:
     n = len(arm.runs)
     if diverged := sum(bool(run.compute.get("diverged")) for run in arm.runs):
         yield f"diverged {diverged}/{n}"
-    if constant := sum(dig(run, "metrics.test.matthews.value") == 0 for run in arm.runs):  # 0 by definition
+    if constant := sum(at(run, "metrics.test.matthews.value") == 0 for run in arm.runs):  # 0 by definition
         yield f"{constant}/{n} give one answer to every text"
     elif scores:
         yield from _learned_nothing(arm, metric, scores)
@@ -184,4 +185,4 @@ def _slow(arm: Arm, arms: list[Arm]) -> list[str]:
 
 
 def _mfus(arms: list[Arm]) -> list[float]:
-    return [mfu for arm in arms for run in arm.runs if (mfu := dig(run, "compute.mfu"))]
+    return [mfu for arm in arms for run in arm.runs if (mfu := at(run, "compute.mfu"))]

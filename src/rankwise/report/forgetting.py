@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rankwise.metrics import METRICS, Metric
-from rankwise.report.arms import Arm, dig
+from rankwise.report.arms import Arm
 from rankwise.statistics import Interval, interval
+from rankwise.tracking.fields import at
 
 _METRICS = {"loss": METRICS["loss"], "probe": METRICS["accuracy"]}  # what the answers of each measure are shown as
 
@@ -44,14 +45,14 @@ class Forgotten:
 
 def forgotten(arm: Arm) -> Forgotten | None:
     """None for an arm whose runs were not asked. Runs that were asked something else than the first are left out."""
-    asked = [run for run in arm.runs if dig(run, "metrics.forgetting.measure") in _METRICS]
+    asked = [run for run in arm.runs if at(run, "metrics.forgetting.measure") in _METRICS]
     if not asked:
         return None
-    measure, texts = dig(asked[0], "metrics.forgetting.measure"), dig(asked[0], "config.forgetting.name")
-    same = [run for run in asked if dig(run, "config.forgetting.name") == texts]
+    measure, texts = at(asked[0], "metrics.forgetting.measure"), at(asked[0], "config.forgetting.name")
+    same = [run for run in asked if at(run, "config.forgetting.name") == texts]
 
     def over(part: str, sign: float = 1.0) -> Interval | None:
-        cells = [dig(run, f"metrics.forgetting.{part}") for run in same]
+        cells = [at(run, f"metrics.forgetting.{part}") for run in same]
         known = [cell for cell in cells if cell and cell.get("value") is not None]
         ses = [cell["se"] for cell in known if cell.get("se") is not None]
         return interval([sign * cell["value"] for cell in known], ses) if known else None

@@ -9,8 +9,9 @@ import numpy as np
 from rankwise import methods
 from rankwise.metrics import NOTHING
 from rankwise.report import formats as fmt
-from rankwise.report.arms import Arm, dig
+from rankwise.report.arms import Arm
 from rankwise.report.sections import Section
+from rankwise.tracking.fields import at
 
 
 def timed(arm: Arm) -> list[dict[str, Any]]:
@@ -44,7 +45,7 @@ def section(arms: list[Arm]) -> Section | None:
 
 
 def _cells(arm: Arm) -> list[dict[str, Any]]:
-    return [cell for run in arm.runs for cell in dig(run, "compute.latency") or []]
+    return [cell for run in arm.runs for cell in at(run, "compute.latency") or []]
 
 
 def _median(values: list[float | None]) -> float | None:
@@ -67,9 +68,9 @@ def _shown(ratio: dict[str, float] | None) -> str:
 
 def _notes(arms: list[Arm]) -> list[str]:
     """How it was timed, what an interval is of, which row is the control, and what could not be timed."""
-    runs = [run for arm in arms for run in arm.runs if dig(run, "compute.latency")]
-    where = {", ".join(str(dig(run, f"compute.{key}")) for key in ("device", "precision")) for run in runs}
-    threads = {dig(run, "compute.threads") for run in runs if dig(run, "compute.device") == "cpu"} - {None}
+    runs = [run for arm in arms for run in arm.runs if at(run, "compute.latency")]
+    where = {", ".join(str(at(run, f"compute.{key}")) for key in ("device", "precision")) for run in runs}
+    threads = {at(run, "compute.threads") for run in runs if at(run, "compute.device") == "cpu"} - {None}
     on = "; ".join([*sorted(where), *(f"{n} threads" for n in sorted(threads))])
     kept = [
         f"Median ms of rows × tokens without padding ({on}), of models with random weights, timed in turns in one "

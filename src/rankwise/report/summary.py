@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from rankwise.compare import REPLICATES
 from rankwise.metrics import Metric
-from rankwise.report.arms import Arm, dig
+from rankwise.report.arms import Arm
 from rankwise.report.costs import peak_bytes
 from rankwise.report.equivalence import ONE_SEED, Comparison
 from rankwise.report.formats import percent, plural, rate, seconds, si
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency
+from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record
 
 
@@ -163,8 +164,8 @@ def _counts(records: list[Record], arms: list[Arm]) -> str:
 
 def _total(records: list[Record]) -> list[str]:
     """What the whole study took, runs that tuned, failed or were stopped included."""
-    took = sum(dig(record, "compute.seconds.total_s") or 0 for record in records)
-    flops = sum(dig(record, "compute.flops.train_total") or 0 for record in records)
+    took = sum(at(record, "compute.seconds.total_s") or 0 for record in records)
+    flops = sum(at(record, "compute.flops.train_total") or 0 for record in records)
     if not took:
         return []
     hours = f"{took / 3600:.2g} hours" if took >= 3600 else f"{seconds(took)} s"
@@ -214,7 +215,7 @@ def _rates(arms: list[Arm], records: list[Record]) -> list[str]:
     ours = [arm for arm in arms if arm.comparable and arm.lr is not None]
     if not ours:
         return []
-    tuned = {dig(run, "config.optim.lr") for run in records if run.config.get("purpose") == "tune"}
+    tuned = {at(run, "config.optim.lr") for run in records if run.config.get("purpose") == "tune"}
     grids = sorted({len(arm.trials) for arm in ours})
     if grids[-1] > 1:
         low, high = (rate(end({t.lr for arm in ours for t in arm.trials})) for end in (min, max))
@@ -248,7 +249,7 @@ def provenance(records: list[Record]) -> list[tuple[str, str]]:
              "run.host", "provenance.model", "provenance.data")  # fmt: skip
     rows = []
     for path in asked:
-        seen = Counter(_flat(value) for record in records if (value := dig(record, path)))
+        seen = Counter(_flat(value) for record in records if (value := at(record, path)))
         shown = [text if len(seen) == 1 else f"{text} ({n} runs)" for text, n in seen.most_common(4)]
         more = [f"and {len(seen) - 4} more"] if len(seen) > 4 else []
         if shown:

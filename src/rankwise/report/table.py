@@ -9,10 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from rankwise.report import cost_tables, costs, forgetting, generation, latency
-from rankwise.report.arms import Arm, dig
+from rankwise.report.arms import Arm
 from rankwise.report.columns import Column, section, shown
 from rankwise.report.findings import Findings
 from rankwise.report.sections import Section
+from rankwise.tracking.fields import at
 
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _STYLE = {"same": "green", "better": "green", "worse": "red", "reproduced": "green", "contradicted": "red"}
@@ -148,7 +149,7 @@ def failures(arms: list[Arm]) -> list[list[str]]:
     """Runs without a score: name, status, error and where the log is."""
     return [
         [str(run.run.get("name")), run.status,
-         ": ".join(str(part) for key in ("type", "message") if (part := dig(run, f"error.{key}"))) or "–",
+         ": ".join(str(part) for key in ("type", "message") if (part := at(run, f"error.{key}"))) or "–",
          str(run.folder / "log") if run.folder else ""]
         for arm in arms for run in arm.unscored
     ]  # fmt: skip

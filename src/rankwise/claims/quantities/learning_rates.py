@@ -11,8 +11,9 @@ from rankwise import metrics
 from rankwise.claims.claim import Estimate, NotRun
 from rankwise.claims.selection import Compared, Spec, compared, runs_of, words
 from rankwise.compare import by_replicate
-from rankwise.report.arms import dig, whole_rates
+from rankwise.report.arms import whole_rates
 from rankwise.statistics import Floats, seed_weights, widened
+from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record
 
 REPLICATES = 2_000
@@ -71,7 +72,7 @@ def _losses(runs_sl: Sequence[Sequence[Record]], rates: Sequence[float], spec: S
     """Log10 of the learning rates (L,), and what is to be made small at each, (S, L)."""
     if len(rates) < 3:
         raise NotRun(f"{len(rates)} learning rates of {words(spec)}; a parabola needs three")
-    sign = metrics.named(str(dig(runs_sl[0][0], "config.objective"))).sign
+    sign = metrics.named(str(at(runs_sl[0][0], "config.objective"))).sign
     values_sl = np.array([[math.nan if run.objective is None else run.objective for run in runs] for runs in runs_sl])
     kept = np.isfinite(values_sl).all(0)  # others diverged
     if kept.sum() < 3:

@@ -16,8 +16,8 @@ from rankwise import metrics
 from rankwise.claims.claim import Estimate, NotRun
 from rankwise.claims.selection import Compared, Spec, compared
 from rankwise.compare import NotComparable, Scores
-from rankwise.report.arms import dig
 from rankwise.statistics import interval
+from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record
 
 
@@ -61,5 +61,5 @@ def _error(found: Compared, metric: str) -> float:
     """The standard error over items of the difference of the first seed: what is left where all seeds agree."""
     if metric != "forgetting":
         return math.nan
-    ses = [dig(run, "metrics.forgetting.difference.se") for run in found.runs_sa[0]]
+    ses = [at(run, "metrics.forgetting.difference.se") for run in found.runs_sa[0]]
     return math.nan if None in ses else math.hypot(*ses)
