@@ -174,6 +174,8 @@ def test_the_command_prints_one_document(tmp_path, capsys):
     assert arm["averages"][OF_LORA]["mean"] == pytest.approx(LORA) and arm["averages"][OF_GLUE] is None
     assert main(["report", str(tmp_path), "--by", "task"]) == 0
     assert "LoRA's" in capsys.readouterr().out
+    assert main(["report", str(tmp_path), "--by", "task", "--csv"]) == 2
+    assert "leave --csv" in capsys.readouterr().err
 
 
 def test_tasks_of_no_benchmark_stand_side_by_side_by_their_own_metric_without_an_average(tmp_path):

@@ -159,6 +159,15 @@ def test_rates_that_are_not_the_methods_default_are_not_called_so(tmp_path):
     assert "default" not in notes
 
 
+def test_what_the_data_said_of_themselves_is_said_again_once(tmp_path):
+    write_study(tmp_path, {8: 0.82}, range(2))
+    for record in (write_run(tmp_path, "lora", 8, seed=seed) for seed in (7, 8)):
+        record.provenance["data"]["notes"] = ["15 test rows are training rows word for word"]
+        record.write()
+    notes = build([tmp_path]).notes
+    assert notes.count("Of the data: 15 test rows are training rows word for word") == 1
+
+
 def test_the_whole_study_counts_what_tuned_and_failed(tmp_path):
     write_study(tmp_path, {8: 0.82}, range(2))  # 2 × (28 × share + seed + 12.6) seconds, FLOPs 2e13 × share
     write_run(tmp_path, "lora", 8, seed=9, purpose="tune")

@@ -25,6 +25,8 @@ def main(arguments: list[str]) -> int:
 
     paths = options.paths or [only_study(Path("outputs"))]
     if options.by:
+        if options.csv or options.markdown or options.out:
+            raise Refused("--by task: a table, or one document with --json; leave --csv, --markdown and --out away")
         from rankwise.report import by_task
 
         tasks = by_task.build(paths)

@@ -123,6 +123,8 @@ def notes(
     """How this was compared, one sentence or two each."""
     kept = [_counts(records, arms), *_total(all_records), *_budget(arms, reference or arms[0]), *_seeds(arms)]
     kept += [*_rates(arms, all_records), *_margin(margins, metric)]
+    said = dict.fromkeys(note for record in records for note in at(record, "provenance.data.notes") or [])
+    kept += [f"Of the data: {note}" for note in said]
     others = sum(not arm.comparable for arm in arms)
     if others:
         rows = plural(others, "row differs", "rows differ")
