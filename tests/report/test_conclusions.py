@@ -93,6 +93,16 @@ def test_the_fall_of_the_loss_is_tested_over_seeds_not_against_the_error_of_its_
     assert "under-trained: validation loss still falls, by 0.01" in " ".join(build([tmp_path]).arms[0].flags)
 
 
+@pytest.mark.parametrize(("paired_se", "falling"), [(0.002, True), (0.02, False), (None, False)])
+def test_the_fall_of_one_run_is_tested_by_its_paired_error(tmp_path, paired_se, falling):
+    record = write_run(tmp_path)
+    record.metrics["curve"] = curve((0.6, 0.5, 0.42, 0.41, 0.40), se=0.1)
+    for row in record.metrics["curve"][1:]:
+        row |= {"loss_fall_se": paired_se} if paired_se else {}
+    record.write()
+    assert ("under-trained" in " ".join(build([tmp_path]).arms[0].flags)) == falling
+
+
 def test_rates_tuned_for_one_side_alone_let_no_rank_pass(tmp_path):
     write_study(tmp_path, {8: 0.82})
     for seed in range(3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -163,6 +164,9 @@ def test_the_step_that_is_best_by_validation_is_kept_and_tested(tiny: Tiny) -> N
     assert best < 40 and curve[-1]["val/loss"] > record.objective + 0.5
     assert record.objective == min(row["val/loss"] for row in curve) == record.metrics["validation"]["loss"]["value"]
     assert next(row for row in curve if row["step"] == best)["val/loss"] == record.objective
+    for earlier, row in itertools.pairwise(curve):  # paired by row, so surer than the level
+        assert row["loss_fall"] == pytest.approx(earlier["val/loss"] - row["val/loss"], abs=1e-5)
+    assert 0 < curve[1]["loss_fall_se"] < curve[1]["val/loss_se"]
 
     ends_there = run(tiny("llama", **keys, trainer__max_steps=best, trainer__validations=best // 4))
     assert ends_there.metrics["best_step"] == best

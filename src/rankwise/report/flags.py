@@ -21,6 +21,7 @@ from rankwise.tracking.record import Record
 _KEYS = 4  # shown of those in which a row differs; report.json has all
 _VARIETY = 0.1  # of the labels' standard deviation: below, predictions hardly vary
 _FALL = 0.03  # of all that the validation loss fell: less in the last fifth is the end of a curve
+_Z95 = 1.645  # of a one-sided 5 % test
 _MFU = 0.75  # of what such runs reached: below, something else ran beside
 
 
@@ -82,31 +83,33 @@ def _learned_nothing(arm: Arm, metric: Metric, scores: Scores) -> Iterator[str]:
 def still_falling(runs: list[Record]) -> float:
     """By how much the validation loss falls in the last fifth of the steps, where that is beyond chance; else 0.
 
-    The fall is paired: both losses are of the same rows. Over several seeds it is tested by Student's t at one-sided
-    5 %; of one run it must be more than the standard error of the loss, which errs on the side of no warning. Where no
-    validation lies a fifth before the last, that fifth's share of the fall since the one before is taken. Falls of less
-    than 3 % of the whole descent are the end of a curve.
+    Over several seeds the fall is tested by Student's t at one-sided 5 %; of one run by its standard error over
+    validation rows, paired as both losses are of the same rows (where the record has it, else by that of the loss,
+    which errs on the side of no warning). Where no validation lies a fifth before the last, that fifth's share of the
+    fall since the one before is taken. Falls of less than 3 % of the whole descent are the end of a curve.
     """
     ends = [end for run in runs if (end := _last_fifth(run))]
     if not ends:
         return 0.0
     falls, wholes = np.array([end[0] for end in ends]), np.array([end[1] for end in ends])
     fall, n = float(falls.mean()), len(ends)
-    error = float(stats.t.ppf(0.95, n - 1) * falls.std(ddof=1) / math.sqrt(n)) if n > 1 else ends[0][2]
+    error = float(stats.t.ppf(0.95, n - 1) * falls.std(ddof=1) / math.sqrt(n)) if n > 1 else _Z95 * ends[0][2]
     return fall if fall > error and fall > _FALL * wholes.mean() else 0.0
 
 
 def _last_fifth(run: Record) -> tuple[float, float, float] | None:
-    """The fall in the last fifth of the steps, the fall of the whole curve, and the loss's standard error."""
+    """The fall in the last fifth of the steps, the fall of the whole curve, and the standard error of the first."""
     rows: list[dict[str, Any]] = [row for row in run.metrics.get("curve") or [] if row.get("val/loss") is not None]
     rows.sort(key=lambda row: row["step"])
     steps = run.compute.get("steps") or (rows[-1]["step"] if rows else 0)
     before = [row for row in rows if row["step"] <= 0.8 * steps]
     if not before or rows[-1].get("val/loss_se") is None:
         return None
-    last, earlier = rows[-1], before[-1]
-    share = min(1.0, 0.2 * steps / (last["step"] - earlier["step"])) if last is not earlier else 0.0
-    return share * (earlier["val/loss"] - last["val/loss"]), rows[0]["val/loss"] - last["val/loss"], last["val/loss_se"]
+    last, earlier, since = rows[-1], before[-1], rows[len(before) :]
+    share = min(1.0, 0.2 * steps / (last["step"] - earlier["step"])) if since else 0.0
+    paired = [row.get("loss_fall_se") for row in since]  # errors of falls that share a validation, at most their sum
+    error = last["val/loss_se"] if None in paired or not paired else sum(filter(None, paired))
+    return share * (earlier["val/loss"] - last["val/loss"]), rows[0]["val/loss"] - last["val/loss"], share * error
 
 
 def _context(arm: Arm) -> list[str]:

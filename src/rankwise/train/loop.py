@@ -102,6 +102,7 @@ class Watch(pl.Callback):
         self.curve: list[dict[str, float]] = []
         self.best: dict[str, Score] = {}  # validation scores at the step whose weights are kept
         self.best_step = 0
+        self.before: np.ndarray | None = None  # losses of the rows at the validation before
         self.most, self.waited = -math.inf, 0  # the best objective so far, and validations since
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
@@ -121,8 +122,8 @@ class Watch(pl.Callback):
         self.began = time.perf_counter()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        scores, _ = module.evaluated()
-        row = self._row(trainer.global_step)
+        scores, columns = module.evaluated()
+        row = self._row(trainer.global_step) | self._fall(columns)
         for name, score in scores.items():
             row |= {f"val/{name}": score["value"], f"val/{name}_se": score["se"]}
         self.curve.append(row)
@@ -139,6 +140,16 @@ class Watch(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         self.best_file.unlink(missing_ok=True)  # as large as the model when all of it is trained
+
+    def _fall(self, columns: dict[str, np.ndarray]) -> dict[str, float]:
+        """The fall of the loss since the validation before and its standard error, paired by row."""
+        losses = columns["loss"] if "loss" in columns else columns["score"] / columns["label"].mean()
+        before, self.before = self.before, losses.astype(np.float64)
+        if before is None:
+            return {}
+        with np.errstate(all="ignore"):  # of a diverged run
+            fall = before - self.before
+            return {"loss_fall": float(fall.mean()), "loss_fall_se": float(fall.std(ddof=1)) / math.sqrt(len(fall))}
 
     def _row(self, step: int) -> dict[str, float]:
         return {"step": step, "epoch": round(step / self.budget.steps_per_epoch, 4)}
