@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
-from rankwise.metrics import Metric, named
+from rankwise.metrics import Metric
 from rankwise.statistics import Bootstrap, Floats, item_weights, paired
 from rankwise.tracking.predictions import Predictions, Unreadable, read
 from rankwise.tracking.record import Record
@@ -127,34 +126,6 @@ class Scores:
         if not np.isfinite(means_bs).all():
             raise NotComparable("the metric is undefined on some resamples (constant predictions)")
         return paired(points_sa @ weights_a, means_bs, replicates, rows[0][0].items)
-
-
-def compare(a: Arm, b: Arm, metric: Metric) -> Bootstrap:
-    """``a`` − ``b``. Raises NotComparable as ``Scores.contrast``."""
-    return Scores([*a, *b], metric).contrast([(1.0, a), (-1.0, b)])
-
-
-def churn(runs: Arm, others: Arm | None = None) -> float:
-    """The share of test items that two runs classify differently, however good both are (Milani Fard et al. 2016, §2).
-
-    The mean over all pairs of runs of one arm, or over the replicates that two arms share. A rank whose churn against
-    another is no more than that between its own seeds gives other answers no more often than another seed does.
-    Raises NotComparable without a pair, for other test items, and where no classes were predicted.
-    """
-    pairs = list(combinations(runs, 2)) if others is None else list(by_replicate([runs, others]).values())
-    if not pairs:
-        raise NotComparable("churn needs two runs of an arm" if others is None else "the arms share no seed")
-    return float(np.mean([_differing(one, other) for one, other in pairs]))
-
-
-def _differing(one: Record, other: Record) -> float:
-    try:
-        a, b = (predictions_of(run, named("accuracy")) for run in (one, other))
-    except Unreadable as why:
-        raise NotComparable(str(why)) from None
-    if not _aligned(a, b, named("accuracy")):
-        raise NotComparable(f"the test items of {one.run.get('name')} are not those of {other.run.get('name')}")
-    return float(np.mean(a.columns["prediction"] != b.columns["prediction"]))
 
 
 def on_rows(metric: Metric, one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, float]:
