@@ -1,11 +1,13 @@
-"""What an arm costs, read from its records: memory of one training step, computation, seconds by phase."""
+"""What an arm costs, read from its records: memory of one training step, computation, seconds; and what these are."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from typing import Any
 
+from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm
 from rankwise.tracking.fields import at
 
@@ -106,3 +108,87 @@ def break_even(arms: list[Arm]) -> str:
 def _span(values: list[int]) -> str:
     """``77`` or ``77 to 110``, of sorted values."""
     return str(values[0]) if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
+
+
+def short_note(arms: list[Arm]) -> str:
+    """The costs of the arms' table in one line; empty where nothing was measured."""
+    peak = "Peak: live tensors in one training step; predicted from the config alone, error against it."
+    flops = "FLOPs /full: per token, share of full fine-tuning's."
+    of_full = any(arm.median("compute.flops.of_full") for arm in arms)
+    return " ".join([peak] * any(map(peak_bytes, arms)) + [flops] * of_full)
+
+
+def memory_notes(arms: list[Arm], reference: Arm | None) -> list[str]:
+    """What the bytes are."""
+    held = [memory(arm) for arm in arms if peak_bytes(arm)]
+    if not held:
+        return []
+    steps = sorted({step for one in held if (step := one.get("step")) is not None})
+    which = f" (step {fmt.listed(steps)})" if steps else ""
+    kept = [
+        f"Measured: live tensors at the moment of one real training step{which} when their sum was largest, in the run "
+        "whose peak is its arm's median. Each byte is counted once, so the five parts sum to the peak."
+    ]
+    example = next((arm for arm in [reference, *arms] if arm and memory(arm).get("peaks")), None)
+    if example is not None:
+        own = fmt.megabytes(sum(memory(example)["peaks"].get(f"{part}_bytes") or 0 for part in PARTS))
+        kept.append(
+            "Each part is largest at a moment of its own, so these maxima sum to more than the peak: "
+            f"{own} MB against {fmt.megabytes(peak_bytes(example))} MB for {example.label}. They are in report.json."
+        )
+    if any(one.get("predicted") for one in held):
+        kept.append("Predicted: computed from the config alone, before training, for the same batch shapes.")
+    if any(one.get("process_peak_bytes") for one in held):
+        kept.append(
+            "Process peak: the largest resident memory (RSS) of the whole process, Python and its libraries included, "
+            "so it is far above the tensors of a small model."
+        )
+    if any(one.get("reserved_peak_bytes") for one in held):
+        kept.append("Allocator peak: what CUDA's allocator gave to tensors; reserved: what it took from the GPU.")
+    return kept
+
+
+def compute_notes(arms: list[Arm]) -> list[str]:
+    """What the operations are."""
+    arms = [arm for arm in arms if arm.median("compute.flops.per_token")]
+    if not arms:
+        return []
+    kept = [
+        "FLOPs: floating-point operations of forward and backward pass; “/full” is the share of what "
+        "full fine-tuning of the same model needs for the same tokens."
+    ]
+    if any(arm.median("compute.mfu") for arm in arms):
+        peaks = [peak for arm in arms if (peak := arm.median("compute.peak_flops"))]
+        ends = " to ".join(dict.fromkeys(fmt.si(end(peaks), "FLOP/s") for end in (min, max))) if peaks else ""
+        sources = ", ".join(sorted({str(arm.first("compute.peak_flops_source")) for arm in arms} - {"None"}))
+        of = f" ({', '.join(filter(None, [ends, sources]))})" if peaks else ""
+        kept.append(f"MFU: model FLOPs utilization, the share of the device's peak{of} that training reached.")
+    return kept
+
+
+def layers(arms: list[Arm]) -> dict[str, Any] | None:
+    """Parameters by layer and by type of the arm with the most trainable adapter parameters; None without records.
+
+    Numbered layers that follow each other and hold the same share a row: ``0 to 5, each``.
+    """
+    arms = [arm for arm in arms if arm.comparable and arm.first("params.by_layer") and arm.rank]
+    if not arms:
+        return None
+    arm = max(arms, key=lambda a: a.first("params.adapter") or 0)
+    rows = []
+    by_layer = arm.first("params.by_layer").items()
+    for (numbered, _), group in itertools.groupby(by_layer, lambda item: (item[0].isdigit(), item[1])):
+        members = list(group)
+        names = [name for name, _ in members]
+        if numbered and len(names) > 1:
+            rows.append(_counts(f"{names[0]} to {names[-1]}, each", members[0][1]))
+        else:
+            rows += [_counts(name, count) for name, count in members]
+    by_type = [_counts(name, count) for name, count in (arm.first("params.by_type") or {}).items()]
+    return {"arm": arm.label, "by_layer": rows, "by_type": by_type}
+
+
+def _counts(name: str, count: dict[str, int]) -> list[str]:
+    trainable, frozen = count.get("trainable") or 0, count.get("frozen") or 0
+    share = trainable / (trainable + frozen) if trainable + frozen else None
+    return [name, fmt.si(trainable), fmt.si(frozen), fmt.percent(share)]

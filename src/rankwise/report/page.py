@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
-from rankwise.report import analyses, cost_tables, costs
+from rankwise.report import analyses, costs
 from rankwise.report import formats as fmt
 from rankwise.report import table as tables
 from rankwise.report.arms import Arm
@@ -36,7 +36,7 @@ def html(report: Findings) -> str:
         plots=draw(report),
         grids=grids(report),
         cost_tables=[part for part in _cost_tables(report) if part],
-        layers=cost_tables.layers(report),
+        layers=costs.layers(report.arms),
         analyses=analyses.of_records(report.records),
         differences=section(report, "numbers", "Against full fine-tuning, in numbers", []),
         notes=report.notes,
@@ -116,6 +116,6 @@ def _cost_tables(report: Findings) -> list[Section | None]:
     """What each run of an arm took, beside what was predicted of it."""
     title, above = "Memory: predicted against measured", costs.break_even(report.arms)
     return [
-        section(report, "memory", title, cost_tables.memory_notes(report)),
-        section(report, "compute", "Computation", cost_tables.compute_notes(report), above),
+        section(report, "memory", title, costs.memory_notes(report.arms, report.reference)),
+        section(report, "compute", "Computation", costs.compute_notes(report.arms), above),
     ]

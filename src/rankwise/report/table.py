@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rankwise.report import cost_tables, costs, forgetting, generation, latency
+from rankwise.report import costs, forgetting, generation, latency
 from rankwise.report.arms import Arm
 from rankwise.report.columns import Column, section, shown
 from rankwise.report.findings import Findings
@@ -33,7 +33,7 @@ def render(report: Findings) -> RenderableType:
     notes = [Text(f"{str(i).translate(_SUPERSCRIPT)} {text}") for i, text in enumerate(texts, 1)]
     title = Text(report.headline.title, style="bold")
     details = [Text(text) for text in (report.headline.cost, " ".join(report.headline.details)) if text]
-    meanings = [Text(text, style="dim") for text in (interval_note(report), cost_tables.short_note(report)) if text]
+    meanings = [Text(text, style="dim") for text in (interval_note(report), costs.short_note(report.arms)) if text]
     more = [part for found in sections(report) for part in rendered(found)]
     return Group(title, *details, Padding(_Arms(report), (1, 0)), *notes, *meanings, *more)
 
@@ -130,7 +130,7 @@ def markdown(report: Findings) -> str:
     for found in sections(report):
         lines += [f"**{found.title}**", "", *md_table(found.header, found.rows), ""]
         lines += [*(f"{note}  " for note in found.notes), ""]
-    said = [*report.notes, *cost_tables.memory_notes(report), *cost_tables.compute_notes(report)]
+    said = [*report.notes, *costs.memory_notes(report.arms, report.reference), *costs.compute_notes(report.arms)]
     said += filter(None, [costs.break_even(report.arms)])
     return "\n".join([*lines, *[f"* {note}" for note in said], ""])
 
