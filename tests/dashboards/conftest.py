@@ -7,15 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tiny_configs import tiny
 from tracked_study import Command, Study, nobody
 from wandb_server import ContractServer
-from wandb_server.http import OPERATIONS
-from wandb_server.runs import project_node
-from wandb_server.store import Store
 from zygote import Zygote
 
 from rankwise.config import plain
@@ -50,17 +46,3 @@ def rankwise(tmp_path: Path) -> Command:
         return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
 
     return call
-
-
-def project_views(store: Store, given: dict[str, Any]) -> dict[str, Any]:
-    """Reports of a project, as ``Api().reports`` asks for them."""
-    shown = [one for one in store.views.values() if one["type"] == given.get("viewType", "runs")]
-    edges = [{"node": one | {"user": None}, "cursor": str(i)} for i, one in enumerate(shown)]
-    page = {"endCursor": None, "hasNextPage": False}
-    return {"project": project_node(given["project"]) | {"allViews": {"edges": edges, "pageInfo": page}}}
-
-
-@pytest.fixture(autouse=True)
-def reports_can_be_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server does not know this operation by itself yet."""
-    monkeypatch.setitem(OPERATIONS, "ProjectViews", project_views)

@@ -35,6 +35,7 @@ OPERATIONS: dict[str, Answer] = {
     "UpsertSweep": sweeps.upsert, "SweepWithRuns": sweeps.get, "GetSweep": sweeps.get,
     "CreateAgent": sweeps.create_agent, "Heartbeat": sweeps.heartbeat,
     "upsertView": views.upsert, "UpsertView2": views.upsert, "SpecificReport": views.report, "View": views.named,
+    "ProjectViews": views.listed,
 }  # fmt: skip
 _OPERATION = re.compile(r"\b(?:query|mutation)\s+(\w+)")
 _STREAM = re.compile(r"/files/[^/]+/[^/]+/([^/]+)/file_stream$")

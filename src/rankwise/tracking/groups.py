@@ -66,11 +66,6 @@ class _Hardware(TypedDict, total=False):
     bf16: bool
 
 
-class _Git(TypedDict, total=False):
-    commit: str
-    diff: str  # hash of what differs from the commit
-
-
 class _Data(TypedDict, total=False):
     source: str
     asset: str
@@ -85,20 +80,15 @@ class _Data(TypedDict, total=False):
     cut: Any
 
 
-class _Model(TypedDict, total=False):
-    source: str
-    fingerprint: str
-
-
 class Provenance(TypedDict, total=False):
     command: str  # as typed
     python: str
     packages: dict[str, str | None]
     hardware: Annotated[dict[str, Any], _Hardware]
     code: str  # fingerprint of rankwise's own source
-    git: Annotated[dict[str, str] | None, _Git | None]
+    git: dict[str, str] | None  # commit, and diff: hash of what differs from it
     data: Annotated[dict[str, Any], _Data]
-    model: Annotated[dict[str, str], _Model]
+    model: dict[str, str]  # source, fingerprint
 
 
 class Params(TypedDict, total=False):
@@ -140,23 +130,6 @@ class _Phase(_Footprint, total=False):
 Memory = Annotated[dict[str, Any], dict[str, _Phase]]  # by train, eval, generate
 
 
-class _Flops(TypedDict, total=False):
-    per_step: Amount
-    per_step_counted: Amount
-    per_token: Amount
-    full_per_token: Amount
-    of_full: Amount
-    train_total: Amount
-    break_even_rank: Amount | None
-
-
-class _Writing(TypedDict, total=False):
-    prompts: Count
-    tokens: Count
-    seconds_s: Amount
-    tokens_per_s: Amount
-
-
 class _Times(TypedDict):
     value: Amount
     low: Amount
@@ -191,7 +164,7 @@ class Compute(TypedDict, total=False):
     tokens: Count
     tokens_per_s: Amount | None
     diverged: bool
-    flops: Annotated[dict[str, Any], _Flops]
+    flops: Annotated[dict[str, Any], dict[str, Amount | None]]  # of a step, per token, and all of the run's
     mfu: Amount | None  # a fraction of peak_flops
     peak_flops: Amount | None
     peak_flops_source: str | None
@@ -199,7 +172,7 @@ class Compute(TypedDict, total=False):
     latency: Annotated[list[dict[str, Any]], list[_Latency | _NoLatency]]
     quant_error: Amount | None  # ‖q − fp32‖ / ‖fp32‖ of the logits before training, q in the run's precision
     quant_error_rows: Count
-    generation: Annotated[dict[str, Any], _Writing]
+    generation: dict[str, Amount]  # prompts, tokens, seconds_s, tokens_per_s
 
 
 class Storage(TypedDict, total=False):
