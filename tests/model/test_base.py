@@ -137,7 +137,7 @@ def _remote_code(folder: Path) -> None:
 
 SPECIAL = [f"{kind}_token" for kind in ("pad", "eos", "sep", "bos", "cls", "unk")]
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "pickle only": (_pickled, "no file named model.safetensors"),
+    "pickle only": (_pickled, "weights in .bin only, which can run code; convert them once, if you trust them"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no file named model.safetensors"),
     "torn weights": (lambda f: (f / "model.safetensors").write_bytes(b"\x99" * 99), "cannot be loaded"),
     "an error page": (lambda f: (f / "model.safetensors").write_text("<html>404</html>"), "cannot be loaded"),

@@ -152,6 +152,19 @@ def test_budget_arms_are_named_by_the_budget_and_collapse_with_nothing(tiny: Tin
     assert record.config["method"]["rank"] is None
 
 
+@pytest.mark.parametrize(
+    ("method", "factors", "decays"),
+    [("ia3", "ia3_l", 0.0), ("lora", "lora_A", 0.3), ("dora", "lora_magnitude_vector", 0.0)],
+)
+def test_weight_decay_pulls_to_zero_only_what_does_nothing_there(method: str, factors: str, decays: float) -> None:
+    config = config_of(method, "bert", optim__weight_decay=0.3)
+    model = build(config).model
+    decay = {id(p): group["weight_decay"] for group in optim.build(model, config.optim, "cpu").param_groups
+             for p in group["params"]}  # fmt: skip
+    own = [decay[id(p)] for name, p in model.named_parameters() if factors in name.split(".")]
+    assert own and set(own) == {decays}
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 40])
 def test_adalora_prunes_to_its_mean_rank_and_no_further(steps: int) -> None:
     config = config_of("adalora", "bert", method__rank=4)

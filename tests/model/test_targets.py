@@ -51,17 +51,17 @@ def load(name: str) -> nn.Module:
 
 
 def test_the_head_is_never_adapted(model: tuple[str, nn.Module]) -> None:
-    _, module = model
+    name, module = model
     heads = base.head_names(module)
     assert heads in (["classifier"], ["score"])
     linears = {name for name, child in module.named_modules() if isinstance(child, nn.Linear)}
     in_head = {name for name in linears if name.split(".")[0] in heads}
     assert in_head and not in_head & set(adapted_modules(module, Targets("all_linear")))
-    for greedy in (
-        Targets("custom", regex=".*"),
-        Targets("custom", modules=["dense", "classifier", "score", "c_fc", "o_proj"]),
-    ):
+    ends = sorted({layer.split(".")[-1] for layers in LAYERS[name].values() for layer in layers})
+    for greedy in (Targets("custom", regex=".*"), Targets("custom", modules=ends)):
         assert not in_head & set(adapted_modules(module, greedy))
+    with pytest.raises(Refused, match=f"^targets.modules={heads[0]}: matches no linear layer"):
+        adapted_modules(module, Targets("custom", modules=[*ends, heads[0]]))
 
 
 def test_layers_keep_their_blocks_only(model: tuple[str, nn.Module]) -> None:
@@ -77,8 +77,8 @@ def test_modules_match_whole_parts_of_names() -> None:
     assert len(adapted_modules(bert, Targets("custom", modules=["query"]))) == 2
     assert len(adapted_modules(bert, Targets("custom", modules=["output.dense"]))) == 4
     assert len(adapted_modules(bert, Targets("custom", modules=["attention.output.dense", "key"]))) == 4
-    with pytest.raises(Refused, match=r"modules \['uery'\]: matches no linear layer"):
-        adapted_modules(bert, Targets("custom", modules=["uery"]))
+    with pytest.raises(Refused, match=r"^targets.modules=uery: matches no linear layer"):
+        adapted_modules(bert, Targets("custom", modules=["query", "uery"]))
 
 
 def test_a_regex_matches_whole_names() -> None:
@@ -86,7 +86,7 @@ def test_a_regex_matches_whole_names() -> None:
     assert adapted_modules(bert, Targets("custom", regex=r".*layer\.1\..*query")) == [
         "bert.encoder.layer.1.attention.self.query"
     ]
-    with pytest.raises(Refused, match="regex query: matches no linear layer"):
+    with pytest.raises(Refused, match=r"^targets.regex=query: matches no linear layer"):
         adapted_modules(bert, Targets("custom", regex="query"))
 
 
@@ -97,7 +97,7 @@ def test_where_nothing_matches_the_line_lists_what_would(model: tuple[str, nn.Mo
     layers = sorted({layer for layers in LAYERS[name].values() for layer in layers})
     assert (
         str(refused.value)
-        == f"targets=modules ['nonsense']: matches no linear layer of this model; there are {', '.join(layers)}"
+        == f"targets.modules=nonsense: matches no linear layer of this model; there are {', '.join(layers)}"
     )
 
 

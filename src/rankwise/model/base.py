@@ -71,6 +71,10 @@ def _pretrained(model: Model, asset: Asset, kind: str, outputs: int, attention: 
     except Refused:
         raise
     except Exception as error:  # a stranger's files, and the hub, can fail in any way
+        if asset.path and any(asset.path.glob("*.bin")) and not any(asset.path.glob("*.safetensors")):
+            remedy = f"convert them once, if you trust them: AutoModel.from_pretrained({str(asset.path)!r})"
+            why = "has weights in .bin only, which can run code"
+            raise Refused(f"model {asset.source}: {why}; {remedy}.save_pretrained(FOLDER)") from None
         raise Refused(f"model {asset.source}: cannot be loaded ({reason(error)})") from None
     if holes := _holes(base, report):
         more = f" and {len(holes) - 1} more" if len(holes) > 1 else ""

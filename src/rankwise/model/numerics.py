@@ -11,7 +11,6 @@ import torch
 
 from rankwise.config import Trainer
 from rankwise.errors import Refused
-from rankwise.model import dropout
 from rankwise.tracking.groups import Compute
 
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16, "bf16_true": torch.bfloat16}  # by precision
@@ -57,7 +56,6 @@ def settle(trainer: Trainer) -> Numerics:
     attention = None if trainer.attention == "auto" else trainer.attention
     if device.type == "cpu":
         attention = attention or "eager"
-        dropout.install()
     return Numerics(device, precision, torch.get_num_threads(), attention)
 
 

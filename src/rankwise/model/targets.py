@@ -38,8 +38,8 @@ _OF_POSITIONS = re.compile(r"\.pos_\w+$")  # DeBERTa's
 def adapted_modules(base: nn.Module, targets: Targets) -> list[str]:
     """Full names of the linear layers that the targets mean, never the task head's.
 
-    Raises Refused when nothing matches, naming what would, for a part of a layer that fuses query, key and value, and
-    for a preset on an attention with layers of unknown role.
+    Raises Refused when nothing matches or one of ``modules`` does not, naming what would; for a part of a layer that
+    fuses query, key and value; and for a preset on an attention with layers of unknown role.
     """
     linears = dict(block_linears(base))
     if targets.layers is not None:
@@ -48,10 +48,17 @@ def adapted_modules(base: nn.Module, targets: Targets) -> list[str]:
             raise Refused.value(
                 "targets.layers", targets.layers, f"block {min(missing)} is not one of the {len(blocks)} blocks from 0"
             )
+    for part in targets.modules or []:
+        if not any(_ends_with(name, part) for name in linears):
+            raise Refused(_nothing(f"targets.modules={part}", linears))
     chosen = [name for name in linears if is_chosen(name, targets)]
     _refuse_unknown(targets, chosen, linears)
     if not chosen or (_wants_parts(targets) and any(role(name) == "qkv" for name in linears if _in(name, targets))):
-        raise Refused(_nothing(targets, linears))
+        if _wants_parts(targets) and any(role(name) == "qkv" for name in linears):
+            what = "query, key and value are one fused layer in this model; use attention"
+            raise Refused(f"targets={targets.name}: {what}")
+        given = (targets.regex and f"regex={targets.regex}") or (targets.modules and f"modules={targets.modules}")
+        raise Refused(_nothing(f"targets.{given}" if given else f"targets={targets.name}", linears))
     return chosen
 
 
@@ -103,7 +110,7 @@ def _wanted(name: str, targets: Targets) -> bool:
     if targets.regex:
         return re.fullmatch(targets.regex, name) is not None
     if targets.modules:
-        return any(name == part or name.endswith(f".{part}") for part in targets.modules)
+        return any(_ends_with(name, part) for part in targets.modules)
     return targets.name == "all_linear" or role(name) in PRESETS[str(targets.name)]
 
 
@@ -133,11 +140,10 @@ def _block(name: str) -> int:
     return int(match[1])
 
 
-def _nothing(targets: Targets, linears: dict[str, nn.Module]) -> str:
+def _ends_with(name: str, part: str) -> bool:
+    return f".{name}".endswith(f".{part}")
+
+
+def _nothing(given: str, linears: dict[str, nn.Module]) -> str:
     ends = sorted({_BLOCK.split(name)[-1] for name in linears})
-    what = (
-        f"regex {targets.regex}" if targets.regex else f"modules {targets.modules}" if targets.modules else targets.name
-    )
-    if _wants_parts(targets) and any(role(name) == "qkv" for name in linears):
-        return f"targets={what}: query, key and value are one fused layer in this model; use attention"
-    return f"targets={what}: matches no linear layer of this model; there are {', '.join(ends)}"
+    return f"{given}: matches no linear layer of this model; there are {', '.join(ends)}"

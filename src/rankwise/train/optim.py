@@ -13,7 +13,8 @@ from rankwise.config import Optim
 def build(
     model: nn.Module, optim: Optim, device: str, scaled: bool = False, lr_ratio: float | None = None
 ) -> torch.optim.Optimizer:
-    """AdamW, SGD with momentum or Adafactor over the trainable parameters; no decay on biases and norms.
+    """AdamW, SGD with momentum or Adafactor over the trainable parameters; no decay on biases and norms, nor on factors
+    that do nothing at 1 and not at 0.
 
     LoRA's B learns ``lr_ratio`` times as fast as the rest (LoRA+, Hayou et al. 2024, §4). The fused kernel makes no
     temporaries and one pass: a fifth of the loop's time for a full update on a CPU. With ``scaled`` losses (fp16) it
@@ -23,7 +24,7 @@ def build(
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     faster = {id(p) for name, p in trained if ratio != 1 and "lora_B" in name.split(".")}
     groups: list[dict[str, Any]] = [
-        {"params": [p for _, p in trained if (p.ndim > 1) == decays and (id(p) in faster) == fast],
+        {"params": [p for name, p in trained if _decays(name, p) == decays and (id(p) in faster) == fast],
          "weight_decay": optim.weight_decay if decays else 0.0, "lr": optim.lr * (ratio if fast else 1)}
         for decays in (True, False)
         for fast in (False, True)
@@ -39,6 +40,13 @@ def build(
         return torch.optim.SGD(filled, momentum=optim.momentum, **options)
     first, second = optim.betas
     return torch.optim.AdamW(filled, betas=(first, second), **options)
+
+
+_FACTORS = {"ia3_l", "boft_s"}  # of IA³ (Liu et al. 2022) and BOFT, by PEFT's names: they multiply, and start at 1
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 1 and _FACTORS.isdisjoint(name.split("."))
 
 
 def _foreach(kernel: str | None) -> bool | None:
