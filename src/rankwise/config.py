@@ -230,9 +230,8 @@ def typed(values: dict[str, Any] | DictConfig) -> Config:
     What the method does not own is null: keys of other methods, and targets where it sits on none.
     """
     config: Config = OmegaConf.to_object(values if isinstance(values, DictConfig) else merged(values))  # type: ignore[assignment]
-    config.method = Method(**methods.own(vars(config.method)))
-    if not methods.of(config.method).on_targets:
-        config.targets = Targets(name=None)
+    owned = methods.owned({"method": vars(config.method), "targets": vars(config.targets)})
+    config.method, config.targets = Method(**owned["method"]), Targets(**owned["targets"])
     return config
 
 

@@ -36,10 +36,6 @@ def _integer(letter: str, least: int, allowed: str, or_null: bool = False) -> An
     return _key(fits=lambda n: or_null if n is None else n >= least, allowed=allowed, letter=letter)
 
 
-def _rank(or_null: bool = False) -> Any:
-    return _integer("r", 1, "an integer of at least 1", or_null)
-
-
 @dataclass
 class Keys:
     """What every method has."""
@@ -66,7 +62,7 @@ class PeftKeys(StartKeys):
 class RankKeys(PeftKeys):
     """Of an adapter with a rank."""
 
-    rank: int | None = _rank()
+    rank: int | None = _integer("r", 1, "an integer of at least 1")
 
 
 @dataclass
@@ -96,7 +92,7 @@ class AdaloraKeys(AlphaKeys, DropoutKeys):
 class LoraKeys(AdaloraKeys):
     """Of LoRA and its variants."""
 
-    rank: int | None = _rank(or_null=True)
+    rank: int | None = _integer("r", 1, "an integer of at least 1", or_null=True)
     budget: int | None = _key(letter="b")  # the largest rank whose factors have no more parameters; rank is null then
     init: str | None = _key(off="zero_B")  # zero_B (as null) | zero_A | gaussian | pissa | pissa_niter_16 | olora | eva
     dora: bool | None = _key(off=False)  # with a trained magnitude per output
@@ -110,7 +106,7 @@ class LoraKeys(AdaloraKeys):
 class CustomKeys(RankKeys):
     """Of any other adapter of PEFT's. Its rank is that of its config (``r`` or ``rank``), where it has one."""
 
-    rank: int | None = _rank(or_null=True)
+    rank: int | None = _integer("r", 1, "an integer of at least 1", or_null=True)
     peft: Any = None  # {_target_: peft.XConfig, key: value}
 
 
@@ -172,7 +168,6 @@ class Declaration:
     trains: Trains
     key_type: type[Keys] = Keys
     check: Check = lambda config: None  # refuses what the bounds of its keys do not say
-    peft: str | None = None  # the class of its PEFT config, where the builder needs no more than its keys
     promise: tuple[str, Callable[[Any], bool], str] | None = None  # a key, what its name says of it, and in words
     changes_matrices: bool = True  # of the base's blocks: there is a ΔW
     transposed: bool = True  # PEFT has it for GPT-2's layers, which keep weights as (in, out)
@@ -266,13 +261,20 @@ def check(config: Config) -> None:
         raise Refused.value("method.init_from", method.init_from, "the folder of a finished run or of an adapter")
 
 
+def owned(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values of a config, null in ``method`` and ``targets`` where the method does not own them."""
+    method = own(config["method"])
+    given = config.get("targets") or {}
+    return {**config, "method": method, "targets": given if of(method["name"]).on_targets else dict.fromkeys(given)}
+
+
 def refuse_foreign(values: Mapping[str, Any]) -> None:
     """Refuse plain values of ``method`` of an unknown name, or with a key which the method does not own."""
     if (name := values["name"]) not in DECLARED and values.get("peft") is None:
         raise Refused.value("method.name", name, f"one of {', '.join(DECLARED)}{did_you_mean(str(name), DECLARED)}")
-    defaults, owned = {key.name: key.default for key in fields(Method)}, own(values)
+    defaults, kept = {key.name: key.default for key in fields(Method)}, own(values)
     for key, value in values.items():
-        if owned[key] is None and value not in (None, False, {}) and value != defaults.get(key):
+        if kept[key] is None and value not in (None, False, {}) and value != defaults.get(key):
             raise Refused.value(f"method.{key}", value, f"null with method={name}, which has no such key")
 
 
@@ -354,9 +356,8 @@ def _check_baseline(config: Config) -> None:
 
 
 def _lora(name: str, description: str, key: str = "", holds: Any = None, allowed: str = "") -> Declaration:
-    """LoRA or a variant, with what its name promises, so that a table cannot call an arm by what it is not.
-
-    ``holds`` is a value or a test of one."""
+    """LoRA or a variant, with what its name promises of a key: ``holds`` is the value or a test of it. A table can then
+    not call an arm by what it is not."""
     test = holds if callable(holds) else lambda value: value == holds
     promise = (key, test, allowed or str(holds).lower()) if key else None
     return Declaration(name, description, "adapter", LoraKeys, _check_lora, promise=promise)
@@ -377,14 +378,12 @@ DECLARED = {declared.name: declared for declared in (
     _lora("lora_fa", "LoRA with a frozen A (Zhang et al. 2023)", "freeze_a", True),
     Declaration("adalora", "LoRA that prunes singular values (Zhang et al. 2023)", "adapter", AdaloraKeys),
     Declaration("vera", "vectors between shared random matrices (Kopiczko et al. 2024)", "adapter", DropoutKeys),
-    Declaration("loha", "low-rank Hadamard product (Hyeon-Woo et al. 2022)", "adapter", AlphaKeys, peft="LoHaConfig",
-                transposed=False),
-    Declaration("lokr", "low-rank Kronecker product (Yeh et al. 2023)", "adapter", AlphaKeys, peft="LoKrConfig",
-                transposed=False),
+    Declaration("loha", "low-rank Hadamard product (Hyeon-Woo et al. 2022)", "adapter", AlphaKeys, transposed=False),
+    Declaration("lokr", "low-rank Kronecker product (Yeh et al. 2023)", "adapter", AlphaKeys, transposed=False),
     Declaration("ia3", "a factor for each output or input (Liu et al. 2022)", "adapter", PeftKeys),
     Declaration("oft", "orthogonal fine-tuning (Qiu et al. 2023)", "adapter", OftKeys, transposed=False),
     Declaration("custom", "any other adapter of PEFT's", "adapter", CustomKeys, _check_custom),
-    Declaration("bottleneck", "a small network behind layers (Houlsby et al. 2019)", "modules", BottleneckKeys,
+    Declaration("bottleneck", "networks behind layers (Houlsby et al. 2019)", "modules", BottleneckKeys,
                 changes_matrices=False),
     Declaration("bitfit", "biases (Ben Zaken et al. 2022)", "weights", StartKeys, changes_matrices=False),
     Declaration("top_layers", "the last blocks (Lee et al. 2019)", "weights", LayerKeys),

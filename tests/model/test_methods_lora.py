@@ -203,6 +203,24 @@ def test_adalora_prunes_from_a_tenth_of_the_steps_to_the_middle(steps: int, sche
     assert (config.tinit, config.tfinal, config.deltaT, config.total_step) == schedule
 
 
+def test_adalora_divides_alpha_by_the_rank_that_it_starts_with() -> None:
+    assert build(config_of("adalora", "bert", method__rank=4, method__alpha=12)).lora["scale"] == 2  # 12 / (1.5 · 4)
+
+
+def test_ia3_scales_what_comes_into_the_last_layer_of_an_mlp_and_what_leaves_others() -> None:
+    model = build(config_of("ia3", "bert")).model
+    width, inner = model.config.hidden_size, model.config.intermediate_size
+    sides = {name.split(".layer.0.")[1].split(".ia3_l")[0]: tuple(p.shape) for name, p in model.named_parameters()
+             if "ia3_l" in name and ".layer.0." in name}  # fmt: skip
+    assert sides["output.dense"] == (1, inner) and sides["intermediate.dense"] == (inner, 1)
+    assert sides["attention.self.query"] == (width, 1)
+
+
+def test_vera_draws_its_shared_matrices_from_the_seed() -> None:
+    one, same, other = (build(config_of("vera", "bert", seed=seed)).model.vera_A["default"] for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
 def test_adalora_is_penalised_for_factors_that_are_not_orthogonal() -> None:
     model = build(config_of("adalora", "bert", method__rank=4)).model
     first = adalora.penalty(model)
@@ -301,6 +319,7 @@ LINES: list[tuple[str, str, dict[str, Any]]] = [
     ("lora", "targets.alphas.query=2sqrt: a positive number", {"targets__alphas": {"query": "2sqrt"}}),
     ("eva", "targets.ranks={'query': 2}: null with method.init=eva", {"targets__ranks": {"query": 2}}),
     ("pissa", "method.init=pissa: another with quant=nf4", {"quant__name": "nf4", "quant__kind": "nf4"}),
+    ("olora", "method.init=olora: another with quant=nf4", {"quant__name": "nf4", "quant__kind": "nf4"}),
 ]  # fmt: skip
 
 
@@ -335,6 +354,7 @@ def test_arms_collapse_where_a_key_means_nothing_and_variants_are_their_keys() -
         assert len({folder(arm) for arm in arms}) == 1
         for arm in arms:
             check(arm)
+    assert run_id(tiny("bert", "bottleneck")) == run_id(tiny("bert", "bottleneck", method__place=None))
     assert run_id(tiny("bert", "dora")) == run_id(tiny("bert", "lora", method__dora=True))
     assert run_id(tiny("bert", "lora", method__init="zero_B", method__dora=False)) == run_id(tiny("bert", "lora"))
     variants = [name for name, method in DECLARED.items() if method.is_lora]

@@ -244,8 +244,7 @@ def test_a_quantized_layer_cannot_be_trained_beside_the_adapter(extra: str) -> N
 @pytest.mark.parametrize("quant", KINDS)
 @pytest.mark.parametrize("method", ["full", "bitfit", "top_layers"])
 def test_what_is_stored_in_few_bits_is_not_trained(quant: str, method: str) -> None:
-    config = tiny(**keys(quant))
-    config.method.name = method
+    config = tiny(method=method, **keys(quant))
     with pytest.raises(Refused, match=f"^quant={quant}: none with method={method}"):
         check(config)
 

@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 import peft
-from peft import AdaLoraConfig, IA3Config, OFTConfig, PeftConfig, VeraConfig
+from peft import AdaLoraConfig, IA3Config, LoHaConfig, LoKrConfig, OFTConfig, PeftConfig, VeraConfig
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -35,7 +35,7 @@ def peft_config(config: Config, base: nn.Module, sides: Sides, common: Common) -
         allowed = f"a method that PEFT has for transposed layers such as {odd}"
         raise Refused.value("method.name", declared.name, allowed)
     with quiet_peft():
-        return _MAKERS.get(declared.name, _by_keys)(config, sides, common)
+        return _MAKERS[declared.name](config, sides, common)
 
 
 def described(config: Config, sides: Sides) -> dict[str, Any]:
@@ -85,12 +85,11 @@ def _ia3(config: Config, sides: Sides, common: Common) -> PeftConfig:
     return IA3Config(feedforward_modules="|".join(map(re.escape, inputs)) if inputs else [], **common)
 
 
-def _by_keys(config: Config, sides: Sides, common: Common) -> PeftConfig:
-    """A PEFT config that takes rank and alpha under these names."""
+def _of_lycoris(config: Config, sides: Sides, common: Common) -> PeftConfig:
+    """LoHa and LoKr, which take rank and alpha alone."""
     rank = _fit(config, sides, int(config.method.rank or 0))
-    kind = getattr(peft, str(methods.of(config.method).peft))
-    made: PeftConfig = kind(r=rank, alpha=_alpha(config)[0], **common)
-    return made
+    kind = LoHaConfig if config.method.name == "loha" else LoKrConfig
+    return kind(r=rank, alpha=_alpha(config)[0], **common)
 
 
 def _oft(config: Config, sides: Sides, common: Common) -> PeftConfig:
@@ -126,4 +125,5 @@ def _custom(config: Config, sides: Sides, common: Common) -> PeftConfig:
 
 _MAKERS: dict[str, Callable[[Config, Sides, Common], PeftConfig]] = {
     "adalora": _adalora, "vera": _vera, "ia3": _ia3, "oft": _oft, "custom": _custom,
+    "loha": _of_lycoris, "lokr": _of_lycoris,
 }  # fmt: skip
