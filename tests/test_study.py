@@ -153,7 +153,7 @@ def test_optuna_weighs_score_against_memory_on_our_launcher(tmp_path):
     assert done.returncode == 0, done.stderr
     runs = results(tmp_path).values()
     assert {record.status for record in runs} == {"finished"}
-    assert {record.config["purpose"] for record in runs} == {"search"}
+    assert {record.config["stage"] for record in runs} == {"search"}
     front = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())["solutions"]
     seen = {(record.objective, float(record.memory["train"]["peak_bytes"])) for record in runs}
     assert front and {tuple(solution["values"]) for solution in front} <= seen

@@ -211,7 +211,7 @@ class Config:
     tracking: Tracking = field(default_factory=Tracking)
     study: str = "default"
     name: str | None = None  # of the run; null makes one from the arm
-    purpose: str | None = None  # tune | pilot | search: it chooses something, so it is in no comparison; null: a result
+    stage: str | None = None  # tune | pilot | search: it chooses something, so it is in no comparison; null: a result
     seed: int = 0  # initialisation, order, dropout
     data_seed: int = 0  # which training rows are drawn
     objective: str = "val/${task.metric}"  # what selects the checkpoint and the learning rate

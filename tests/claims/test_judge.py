@@ -53,10 +53,10 @@ def test_one_seed_decides_nothing(tmp_path):
 def test_runs_that_tuned_or_failed_are_not_compared(tmp_path):
     runs = records(RANK1, ARMS, tmp_path)
     for run in runs[:3]:
-        run.config["purpose"] = "tune"
+        run.config["stage"] = "tune"
     assert answer(RANK1, runs, "quick").verdict == "not run"
     for run in runs[:3]:
-        run.config["purpose"], run.run["status"] = None, "failed"
+        run.config["stage"], run.run["status"] = None, "failed"
     assert answer(RANK1, runs, "quick").verdict == "not run"
 
 

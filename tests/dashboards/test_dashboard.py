@@ -71,8 +71,7 @@ def check_panels(run: dict[str, Any], made: dict[str, dict[str, Any]], group: st
             head, _, last = key.split(".")
             assert last in run["config"][head]
         assert sorted(leaves(json.loads(text))) == [
-            ("config", "run.purpose", "!=", "search"),
-            ("config", "run.purpose", "!=", "tune"),
+            ("config", "run.stage", "=", "result"),
             ("run", "group", "=", group),
             ("run", "state", "=", "finished"),
         ]
@@ -173,10 +172,10 @@ def test_the_extra_is_asked_for_in_one_line(study: Study, monkeypatch: pytest.Mo
 
 
 def findings(*runs: tuple[str, str | None, str | None]) -> Any:
-    """Records of (group, purpose, project)."""
+    """Records of (group, stage, project)."""
     records = [
-        SimpleNamespace(run={"wandb": {"group": group, "project": project}}, config={"purpose": purpose}, folder=None)
-        for group, purpose, project in runs
+        SimpleNamespace(run={"wandb": {"group": group, "project": project}}, config={"stage": stage}, folder=None)
+        for group, stage, project in runs
     ]
     return SimpleNamespace(records=records, metric=named("accuracy"))
 
@@ -201,5 +200,5 @@ def test_searches_are_filtered_out_unless_there_is_nothing_else() -> None:
 
     one, both = place.Place("e", "p", ("a",), "accuracy"), place.Place("e", "p", ("a", "b"), "accuracy", searched=True)
     names = [str(condition.key.name) for condition in panels.filters(one)]
-    assert names == ["Group", "State", "run.purpose", "run.purpose"]
+    assert names == ["Group", "State", "run.stage"]
     assert [(c.op, c.value) for c in panels.filters(both)] == [("IN", ["a", "b"]), ("=", "finished")]

@@ -34,7 +34,7 @@ def test_it_ends_in_one_sentence_that_the_records_bear_out(found: tuple[Path, di
     scores = {
         (r["config"]["method"]["rank"], r["config"]["seed"]): r["metrics"]["test"]["accuracy"]["value"]
         for r in records
-        if r["config"]["purpose"] is None
+        if r["config"]["stage"] is None
     }
     assert any(row["seeds"] for row in told["ranks"])
     for row in told["ranks"]:

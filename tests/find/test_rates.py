@@ -67,7 +67,7 @@ def test_the_best_two_of_four_rates_train_in_full_on_both_sides_alike(tiny: Tiny
     assert not rates.middle.at_edge and not rates.reference.at_edge
     assert len(runner.rates("full", 1.0)) == len(runner.rates("lora", 1.0, rank=4)) == 4  # a third of three epochs
     assert len(runner.rates("full", 3.0)) == len(runner.rates("lora", 3.0)) == 2
-    assert {config.purpose for config in runner.configs} == {TUNE}
+    assert {config.stage for config in runner.configs} == {TUNE}
     assert {config.seed for config in runner.configs} == {TUNING_SEED}
 
 

@@ -180,7 +180,7 @@ def test_what_the_data_said_of_themselves_is_said_again_once(tmp_path):
 
 def test_the_whole_study_counts_what_tuned_and_failed(tmp_path):
     write_study(tmp_path, {8: 0.82}, range(2))  # 2 × (28 × share + seed + 12.6) seconds, FLOPs 2e13 × share
-    write_run(tmp_path, "lora", 8, seed=9, purpose="tune")
+    write_run(tmp_path, "lora", 8, seed=9, stage="tune")
     write_run(tmp_path, "lora", 64, status="failed")
     share = 2 / 3 + 8 / 77.4 / 3
     seconds = 2 * (28 + 12.6) + 3 * (28 * share + 12.6) + 1 + 1 + 9

@@ -121,7 +121,7 @@ def test_trials_take_every_rate_of_every_arm_on_seeds_of_their_own(tiny: Tiny) -
     finals = [tiny(method__rank=rank, seed=seed) for rank in (1, 4) for seed in (0, 1)]
     trials = tuning.trials(finals)
     assert len(trials) == 2 * 3 * 2 == len({run_id(trial) for trial in trials})
-    assert {trial.seed for trial in trials} == {100, 101} and {trial.purpose for trial in trials} == {"tune"}
+    assert {trial.seed for trial in trials} == {100, 101} and {trial.stage for trial in trials} == {"tune"}
     assert {trial.optim.lr for trial in trials} == {1e-3, 1e-2, 1e-1}
     with pytest.raises(Refused, match="seed 100 is also a seed of the study"):
         tuning.trials([tiny(seed=100)])
@@ -138,7 +138,7 @@ def test_the_best_mean_over_the_tuning_seeds_is_frozen_per_arm(tiny: Tiny, capsy
     assert [(run.method.rank, run.seed, run.optim.lr) for run in frozen] == [
         (1, 0, 1e-2), (1, 1, 1e-2), (4, 0, 1e-1), (4, 1, 1e-1),
     ]  # fmt: skip
-    assert {run.purpose for run in frozen} == {None}
+    assert {run.stage for run in frozen} == {None}
     said = {line.split(": ")[1]: line for line in capsys.readouterr().err.splitlines()}
     assert "edge" not in said["lora-r1-attention"] and "edge" in said["lora-r4-attention"]
 
@@ -162,7 +162,7 @@ def test_a_study_waits_for_tuning_runs_of_another_process(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     line = ["-m", "debug=fast", "method=lora", "hydra.sweeper.tune={axes: {method.lr: [0.001, 0.01]}, seeds: [9]}"]
-    trials = [config for config in study_of(*line) if config.purpose == "tune"]
+    trials = [config for config in study_of(*line) if config.stage == "tune"]
     assert len(trials) == 2 and "the last 1 runs wait" in capsys.readouterr().err
     finished(trials[0], 0.5)
     with records.owned(folder(trials[1])):
@@ -268,7 +268,7 @@ def test_a_run_that_is_given_twice_starts_once(tiny: Tiny, tmp_path: Path) -> No
 
 
 def test_a_run_that_searched_is_not_taken_for_a_result(tiny: Tiny) -> None:
-    assert run_id(replace(tiny(), purpose="search")) != run_id(tiny())
+    assert run_id(replace(tiny(), stage="search")) != run_id(tiny())
 
 
 def test_a_study_says_which_finished_runs_had_other_code_model_or_data(tiny: Tiny, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from rankwise.study.compose import composed, override
 from rankwise.study.sweep_file import SweepFile, read, words
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
-COMMAND = ["${env}", "rankwise", "train", "study=s", "purpose=search", "${args_no_hyphens}"]
+COMMAND = ["${env}", "rankwise", "train", "study=s", "stage=search", "${args_no_hyphens}"]
 METRIC = {"name": "objective", "goal": "maximize"}
 
 
@@ -31,7 +31,7 @@ def written(path: Path, **changes: Any) -> SweepFile:
 def test_a_grid_is_every_combination_in_order_up_to_its_cap(tmp_path: Path) -> None:
     parameters = {"method.rank": {"min": 1, "max": 2}, "seed": {"values": [0, 1]}, "study": {"value": "x"}}
     file = written(tmp_path / "s.yaml", run_cap=3, name="n", program="rankwise", parameters=parameters)
-    assert file.overrides == ["study=s", "purpose=search"]
+    assert file.overrides == ["study=s", "stage=search"]
     points = [(point["method.rank"], point["seed"]) for point in file.points()]
     assert points == [(1, 0), (1, 1), (2, 0)]
     assert len(file.points(count=10)) == 4 and {point["study"] for point in file.points()} == {"x"}
@@ -122,7 +122,7 @@ def test_every_shipped_file_is_read_and_its_first_point_can_run(path: Path) -> N
     file = read(path)
     given = [word for key, value in file.points()[0].items() for word in words(key, value)]
     config = composed([*file.overrides, *given], file.parameters)
-    assert len(run_id(config)) == 10 and config.study == path.stem and config.purpose is None
+    assert len(run_id(config)) == 10 and config.study == path.stem and config.stage is None
 
 
 BAD_POINTS = [("method.rank: Value '13.67'", [1, 13.67]), ("method.rank=64: at most 32", [1, 64])]

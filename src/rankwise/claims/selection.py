@@ -80,7 +80,7 @@ def matching(records: Sequence[Record], spec: Spec) -> list[Record]:
     """Finished runs, no trials among them, whose config has the values of ``spec``."""
     return [
         record for record in records
-        if record.status == FINISHED and not record.config.get("purpose")
+        if record.status == FINISHED and not record.config.get("stage")
         and all(_same(at(record, f"config.{_KEYS.get(key, key)}"), wanted) for key, wanted in spec.items())
     ]  # fmt: skip
 

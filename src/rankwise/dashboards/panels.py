@@ -12,11 +12,11 @@ import wandb_workspaces.reports.v2 as wr
 
 from rankwise.dashboards.place import Place
 from rankwise.report.costs import PARTS
+from rankwise.tracking.fields import RESULT
 
 RANK = "arm.rank"  # of the nested config: sent as arm.value.rank
 FIGURE, PAGE, ARMS = "score_by_rank", "report", "arms"  # of the run that holds the study's report
 WIDE, HALF = 24, 12  # of W&B's grid of 24 columns
-PURPOSES = ("search", "tune")  # of runs that chose what is compared, and are no part of it
 
 
 def quality(metric: str) -> list[Any]:
@@ -82,5 +82,5 @@ def filters(place: Place) -> list[expr.FilterExpr]:
     """Finished runs of the studies that are a result, not a search for one."""
     group, studies = expr.Metric("Group"), list(place.groups)
     which = group == studies[0] if len(studies) == 1 else group.isin(studies)
-    purposes = () if place.searched else PURPOSES
-    return [which, expr.Metric("State") == "finished", *(expr.Config("run.purpose") != one for one in purposes)]
+    results = [] if place.searched else [expr.Config("run.stage") == RESULT]
+    return [which, expr.Metric("State") == "finished", *results]

@@ -34,7 +34,7 @@ def of(report: Report, entity: str | None, project: str | None) -> Place:
         _only("project", {address.project for address in addresses}) or "",
         tuple(sorted({address.group for address in addresses if address.group})),
         report.metric.name,
-        all(record.config.get("purpose") for record in report.records),
+        all(record.config.get("stage") for record in report.records),
     )
 
 

@@ -40,7 +40,7 @@ def pilot(question: Question, rates: Rates, run: Runner) -> tuple[int, dict[int,
 def pilot_run(question: Question, rates: Rates) -> Config:
     """The largest rank, on a seed of its own."""
     largest = question.ranks[-1]
-    return question.run_of(largest, PILOT_SEED, rates.of(largest), purpose=PILOT)
+    return question.run_of(largest, PILOT_SEED, rates.of(largest), stage=PILOT)
 
 
 def guess(question: Question, curve: dict[int, float]) -> int:

@@ -20,7 +20,7 @@ RANKS = (1, 2, 4, 8, 16, 32, 64)
 LOOKS = (2, 3, 5, 8)  # seeds in all at each look
 TUNING_SEED, PILOT_SEED = 1000, 2000  # of runs that choose; no run that counts has them
 _IDLE_ROWS = 50  # of the test set, in runs that choose by validation
-TUNE, PILOT = "tune", "pilot"  # purposes of runs that choose; those that count have none
+TUNE, PILOT = "tune", "pilot"  # stages of runs that choose; those that count have none
 FULL = "full"
 
 
@@ -87,7 +87,7 @@ class Question:
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
 
     def run_of(
-        self, rank: int | None, seed: int, lr: float | None = None, share: float = 1.0, purpose: str | None = None
+        self, rank: int | None, seed: int, lr: float | None = None, share: float = 1.0, stage: str | None = None
     ) -> Config:
         """The config of one run; ``rank`` None is the reference. ``share`` of its steps are taken."""
         base = self.reference if rank is None else self.method
@@ -97,9 +97,9 @@ class Question:
             "seed": base.seed + seed,
             "method.lr": lr,
             "optim.lr": lr,
-            "purpose": purpose,
+            "stage": stage,
             "name": None,
-            "task.n_test": rows if purpose is None else min(rows or _IDLE_ROWS, _IDLE_ROWS),
+            "task.n_test": rows if stage is None else min(rows or _IDLE_ROWS, _IDLE_ROWS),
         }
         if rank is not None:
             changes["method.rank"] = rank

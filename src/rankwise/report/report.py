@@ -86,7 +86,7 @@ def build(paths: list[Path]) -> Report:
     if len(found) > len(records):
         left_out = plural(len(found) - len(records), "run that tuned or searched is", "runs that tuned or searched are")
         said.append(f"{left_out} left out of the comparison, as what was compared was chosen by them.")
-    elif records[0].config.get("purpose"):
+    elif records[0].config.get("stage"):
         said.insert(0, "These runs tuned or searched; what they chose is not yet judged on fresh seeds.")
     codes = {record.provenance.get("code") for record in records if record.provenance.get("code")}
     if len(codes) > 1:
@@ -102,7 +102,7 @@ def build(paths: list[Path]) -> Report:
 
 def results(found: list[Record]) -> list[Record]:
     """The runs that are no search for something; all, where there are no others."""
-    return [record for record in found if not record.config.get("purpose")] or found
+    return [record for record in found if not record.config.get("stage")] or found
 
 
 def find_all(paths: list[Path]) -> list[Record]:

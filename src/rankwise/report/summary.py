@@ -172,7 +172,7 @@ def _total(records: list[Record]) -> list[str]:
         return []
     hours = f"{took / 3600:.2g} hours" if took >= 3600 else f"{seconds(took)} s"
     computed = f" and {si(flops, 'FLOP')} of training" if flops else ""
-    beside = len(records) - sum(record.status == FINISHED and not record.config.get("purpose") for record in records)
+    beside = len(records) - sum(record.status == FINISHED and not record.config.get("stage") for record in records)
     others = f", {beside} of them for tuning or unfinished" if beside else ""
     return [
         f"The whole study took {hours} of runs one after the other{computed}: {plural(len(records), 'run')}{others}."
@@ -217,7 +217,7 @@ def _rates(arms: list[Arm], records: list[Record]) -> list[str]:
     ours = [arm for arm in arms if arm.comparable and arm.lr is not None]
     if not ours:
         return []
-    tuned = {at(run, "config.optim.lr") for run in records if run.config.get("purpose") == "tune"}
+    tuned = {at(run, "config.optim.lr") for run in records if run.config.get("stage") == "tune"}
     grids = sorted({len(arm.trials) for arm in ours})
     if grids[-1] > 1:
         low, high = (rate(end({t.lr for arm in ours for t in arm.trials})) for end in (min, max))

@@ -21,7 +21,7 @@ from rankwise.study.compose import known_keys
 from rankwise.tracking import record as records
 from rankwise.words import near_key
 
-PURPOSE = "tune"
+STAGE = "tune"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Tuning:
         if shared := used & set(self.seeds):
             raise Refused(f"hydra.sweeper.tune: seed {min(shared)} is also a seed of the study; tune on others")
         found = [
-            self._with(arm, dict(zip(self.axes, values, strict=True)) | {"seed": seed, "purpose": PURPOSE})
+            self._with(arm, dict(zip(self.axes, values, strict=True)) | {"seed": seed, "stage": STAGE})
             for seed in self.seeds
             for arm in self._arms(finals).values()
             for values in itertools.product(*self.axes.values())

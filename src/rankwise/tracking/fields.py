@@ -11,6 +11,8 @@ from typing import Any
 from rankwise.identity import canonical
 from rankwise.tracking.record import Record
 
+RESULT = "result"  # the stage of a run that is compared
+
 # Of the config of a mirrored run. No group is called as one of rankwise's config: W&B keeps what a sweep sets ("method"
 # = "lora") and drops whatever a run sends under the same name.
 SETUP = {
@@ -22,7 +24,7 @@ SETUP = {
     "run.study": "run.study",
     "run.model": "config.model.name",
     "run.task": "config.task.name",
-    "run.purpose": "config.purpose",
+    "run.stage": "config.stage",
     "run.objective": "config.objective",
     "run.seed": "config.seed",
     "run.data_seed": "config.data_seed",
@@ -94,6 +96,7 @@ def setup(record: Record) -> dict[str, Any]:
     method = {key: value for key, value in config.pop("method").items() if key not in ("name", "lr")}
     owned = {f"arm.{key}": value for key, value in method.items()}
     found = owned | {key: at(record, path) for key, path in SETUP.items()}
+    found["run.stage"] = found["run.stage"] or RESULT
     if "targets" not in config:
         del found["arm.targets"]
     if "optim" not in config:  # nothing is trained in steps
@@ -101,7 +104,7 @@ def setup(record: Record) -> dict[str, Any]:
     for group in ("model", "task", "forgetting"):
         for key in ("package", "shape"):  # where files came from; their fingerprints say what they are
             (config.get(group) or {}).pop(key, None)
-    for key in ("seed", "data_seed", "purpose", "objective"):
+    for key in ("seed", "data_seed", "stage", "objective"):
         config.pop(key, None)
     config.get("optim", {}).pop("lr", None)
     nested: dict[str, Any] = {"config": {key: value for key, value in config.items() if value != {}}}
