@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from rankwise.cli import main
+from rankwise.commands.plan import _bytes
 from rankwise.study.compose import known_keys
 from rankwise.words import GROUPS, SYNONYMS
 
@@ -139,6 +140,13 @@ def test_every_key_that_a_word_is_answered_with_exists():
 def test_other_flags_are_answered_too(capsys):
     assert main(["train", "-cn", "rank_sweep"]) == 2
     assert "-cn: no such flag (here it is experiment=NAME, or --config FILE)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("24GB", 24 * 10**9), ("22.5GiB", 45 * 2**29), ("512 kib", 2**19), ("9", 9)]
+)
+def test_a_size_is_decimal_or_binary_as_its_unit_says(text, size):
+    assert _bytes(text) == size
 
 
 def test_the_commonest_words_work_as_they_are(capsys):

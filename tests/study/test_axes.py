@@ -85,6 +85,11 @@ def test_a_group_in_a_condition_is_the_option_that_was_chosen_or_its_name(
     assert excluded(tiny(task__name="movie polarity"), [condition], choices) == holds
 
 
+def test_one_condition_of_several_is_enough(tiny: Tiny) -> None:
+    conditions = ["method=full", "method.rank=4"]
+    assert excluded(tiny(method__rank=4), conditions, {}) and not excluded(tiny(method__rank=8), conditions, {})
+
+
 def test_a_condition_on_nothing_that_exists_is_refused(tiny: Tiny) -> None:
     with pytest.raises(Refused, match=r"method.rnk=4 is not KEY=VALUE .*did you mean method.rank"):
         excluded(tiny(), ["method.rnk=4"], {})
