@@ -9,7 +9,8 @@ import dataclasses
 import gc
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
@@ -54,15 +55,18 @@ def latencies(config: Config, architecture: PretrainedConfig, settings: Numerics
     ``architecture`` and random weights, as values do not matter here, and need two or three times the base's memory;
     where that is too much, ``{rows, length, absent: "out of memory"}``: a run that trained must not fail for it.
     """
-    found: list[dict[str, Any]] = []
     models: dict[str, nn.Module] = {}
-    with _unless_out_of_memory():
-        models = _models(config, architecture, settings)
+    found: list[dict[str, Any]] = []
     for rows, length in config.tracking.latency:
-        times: dict[str, Any] = {"absent": "out of memory"}
-        with _unless_out_of_memory():
-            times = _times(models, rows, length, settings) if models else times
-        found.append({"rows": rows, "length": length} | times)
+        cell: dict[str, Any] = {"rows": rows, "length": length}
+        try:
+            models = models or _models(config, architecture, settings)
+            cell |= _times(models, rows, length, settings)
+        except RuntimeError as error:  # torch has several ways to tell
+            if not re.search("out of memory|allocate memory", str(error)):
+                raise
+            cell["absent"] = "out of memory"
+        found.append(cell)
     models.clear()
     gc.collect()  # hooks tie modules into cycles
     if settings.device.type == "cuda":
@@ -123,34 +127,26 @@ def forward(model: nn.Module, inputs: dict[str, torch.Tensor], settings: Numeric
 
 
 def _seconds(call: Call, device: torch.device) -> float:
-    _wait(device)
+    wait = (lambda: None) if device.type == "cpu" else (lambda: torch.accelerator.synchronize(device))
+    wait()
     start = perf_counter()
     call()
-    _wait(device)
+    wait()  # a GPU's calls return before it has done what it was given
     return perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    """Until the device has done what it was given: a GPU's calls return before."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
 
 
 def _times(models: dict[str, nn.Module], rows: int, length: int, settings: Numerics) -> dict[str, Any]:
     inputs = batch(models["base"], rows, length)
     calls = [forward(model, inputs, settings) for model in models.values()]
     seconds_cb = interleaved(calls, MOST, LEAST, BUDGET_S, settings.device)
-    by_name = dict(zip(models, seconds_cb, strict=True))
-    found: dict[str, Any] = {"blocks": seconds_cb.shape[1], "base_ms": _median_ms(by_name["base"])}
-    for name in ("adapted", "merged"):
-        own = by_name.get(name)
-        found[f"{name}_ms"] = None if own is None else _median_ms(own)
-        found[f"{name}_of_base"] = None if own is None else asdict(ratio_of_medians(own, by_name["base"]))
-    return found
-
-
-def _median_ms(seconds_b: Floats) -> float:
-    return 1e3 * float(np.median(seconds_b))
+    times = dict(zip(models, seconds_cb, strict=True))
+    cell: dict[str, Any] = {"blocks": seconds_cb.shape[1]}
+    for name in ("base", "adapted", "merged"):
+        own = times.get(name)
+        cell[f"{name}_ms"] = None if own is None else 1e3 * float(np.median(own))
+        if name != "base":
+            cell[f"{name}_of_base"] = None if own is None else asdict(ratio_of_medians(own, times["base"]))
+    return cell
 
 
 def _models(config: Config, architecture: PretrainedConfig, settings: Numerics) -> dict[str, nn.Module]:
@@ -163,30 +159,12 @@ def _models(config: Config, architecture: PretrainedConfig, settings: Numerics) 
         return base_model(config, config.seed, architecture, settings.attention)
 
     models = {"base": fresh(), "adapted": adapted_model(config, fresh())}
-    if (merged := _merged(config, fresh)) is not None:
-        models["merged"] = merged
+    if methods.of(method).on_targets:
+        with contextlib.suppress(*CANNOT):  # an adapter that is no change of weights
+            models["merged"] = merged_model(config, fresh())
     for model in models.values():
         # Autocast keeps copies of weights that require gradients, which are others in each of the models.
         model.eval().requires_grad_(False).to(settings.device)
         if settings.precision == "bf16_true":
             model.to(torch.bfloat16)
     return models
-
-
-def _merged(config: Config, fresh: Callable[[], Any]) -> nn.Module | None:
-    if not methods.of(config.method).on_targets:
-        return None
-    try:
-        return merged_model(config, fresh())
-    except CANNOT:  # of an adapter that is no change of weights
-        return None
-
-
-@contextlib.contextmanager
-def _unless_out_of_memory() -> Iterator[None]:
-    """Go on behind the block where memory is short, of which torch has several ways to tell."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not (isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)):
-            raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from rankwise.assets import cache_dir
 from rankwise.measure.gpus import recognise
 from rankwise.model.numerics import Numerics
 from rankwise.tracking.groups import Compute
+from rankwise.tracking.record import write_atomically
 
 BUDGET_S = 0.3
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -54,7 +54,7 @@ def peak_flops(device: torch.device, precision: str, threads: int) -> tuple[floa
     flops, undisturbed = _probe(device, _DTYPES[precision], threads)
     if undisturbed:
         with suppress(OSError):  # only saves time: a read-only cache must not stop a run
-            _write(_read() | {key: flops})
+            write_atomically(_file(), json.dumps(_read() | {key: flops}, indent=1, sort_keys=True))
     return flops, "measured"
 
 
@@ -119,14 +119,6 @@ def _read() -> dict[str, object]:
         if isinstance(values, dict):
             return values
     return {}
-
-
-def _write(values: dict[str, object]) -> None:
-    """Whole or not at all. Of two writers at once the last wins: the other's value is measured again some day."""
-    _file().parent.mkdir(parents=True, exist_ok=True)
-    half = _file().with_name(f"{_file().name}.{os.getpid()}")
-    half.write_text(json.dumps(values, indent=1, sort_keys=True), encoding="utf-8")
-    half.replace(_file())
 
 
 def _positive(value: object) -> float | None:
