@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from rankwise.tracking.record import Record, begin, find, read
 from rankwise.tracking.remote import Address, missing
 from rankwise.tracking.remote import push as push_records
 from rankwise.tracking.wandb_run import WandbRun, mode_of
+from rankwise.train import checkpoint
 
 torch.set_num_threads(1)
 
@@ -50,6 +53,20 @@ def run_and_fail(config: dict[str, Any]) -> None:
 
     with contextlib.suppress(ValueError):
         rankwise_run(typed(config), on_progress)
+
+
+def run_until(config: dict[str, Any], seconds: float | None) -> None:
+    """A run that keeps every checkpoint it can, and is killed so long after its first step, unless it is done."""
+    checkpoint.SHARE = math.inf
+    timers: list[threading.Timer] = []
+
+    def on_progress(done: int, total: int, text: str) -> None:
+        if seconds is not None and not timers:
+            timers.append(threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)))
+            timers[0].daemon = True
+            timers[0].start()
+
+    rankwise_run(typed(config), on_progress)
 
 
 def run_without_core(config: dict[str, Any]) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from rankwise.baseline import OnProgress, load
 from rankwise.config import Config
@@ -20,14 +18,14 @@ from rankwise.model.quantize import quantize
 from rankwise.plan.predict import predict
 from rankwise.tasks import batches, scores
 from rankwise.tracking import predictions
+from rankwise.tracking.journal import Journal
 from rankwise.tracking.record import Record
 from rankwise.train import forget, loop, module, probe, step
 from rankwise.train.generate import generate
+from rankwise.train.watch import Watch
 
-Log = Callable[[dict[str, Any]], None]
 
-
-def fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progress: OnProgress) -> None:
+def fine_tune(config: Config, record: Record, clock: Clock, journal: Journal, on_progress: OnProgress) -> None:
     """Load, adapt, train, test and save what ``config`` says; all that is found goes into ``record``."""
     story = _Story(config, record, clock)
     with clock("load"):
@@ -37,7 +35,7 @@ def fine_tune(config: Config, record: Record, clock: Clock, log: Log, on_progres
         story.adapt()
     record.write()
     story.plan()
-    story.train(log, on_progress)
+    story.train(journal, on_progress)
     story.test(on_progress)
     story.ask_again()
     story.measure()
@@ -104,7 +102,7 @@ class _Story:
         self.periods = loop.Periods(config, self.budget, loaders)
         if self.adapted.prepare:
             with self.clock("prepare"):
-                self.adapted.prepare(loaders.train(self.periods.stretches[0]))
+                self.adapted.prepare(loaders.train(self.periods.first))
         self.probe = probe.Probe(self.periods.shapes, loaders.largest_validation) if config.tracking.ledger else None
         if self.probe:
             with self.clock("plan"):
@@ -112,14 +110,15 @@ class _Story:
                     config, self.architecture, self.scorer, self.settings, self.probe.shapes, self.probe.evaluation
                 )
 
-    def train(self, log: Log, on_progress: OnProgress) -> None:
+    def train(self, journal: Journal, on_progress: OnProgress) -> None:
         """Train, validate, and go back to the best weights."""
-        config, shares = self.config, list(chain.from_iterable(map(step.shares, self.periods.shapes)))
+        config = self.config
+        shares = [share for shapes in self.periods.shapes for share in step.shares(shapes, config.trainer.accumulate)]
         self.tuner = module.FineTuner(
             self.adapted.model, self.scorer, config.optim, self.budget.steps, config.method.lr_ratio, shares
         )
         best_file = self.folder / "best.safetensors"
-        self.watch = loop.Watch(config, self.budget, best_file, self.clock, log, on_progress)
+        self.watch = Watch(config, self.budget, best_file, self.clock, journal, on_progress)
         self.trainer = loop.fit(self.tuner, self.periods, self.watch, self.probe, config, self.settings, self.record)
         self.record.lora = self.adapted.described()
 
@@ -143,9 +142,10 @@ class _Story:
             return
         with self.clock("measure"):
             taken = list(chain.from_iterable(self.periods.shapes[: self.trainer.global_step]))
-            planned, flops = self.operations, {"per_step_counted": self.probe.counted}
-            if planned:
-                flops |= planned.step
+            planned = self.operations
+            flops = planned.step if planned else {}
+            if self.probe.counted is not None:  # the step that is measured was reached
+                flops["per_step_counted"] = self.probe.counted
             if planned and planned.cost and planned.needed:
                 flops["train_total"] = sum(map(planned.cost, taken))
                 throughput = self.watch.throughput
@@ -155,9 +155,8 @@ class _Story:
             self.record.compute["flops"] = flops
 
     def save(self) -> None:
-        """Predictions and the adapter; the checkpoint goes."""
+        """Predictions and the adapter."""
         predictions.write(self.folder, self.data.test.items, self.columns | {"cluster": self.data.test.clusters})
         self.record.storage["adapter_bytes"] = weights.export(
             self.adapted.model, self.folder / "adapter", self.config.trainer.save_full, self.adapted.start
         )
-        self.watch.best_file.unlink(missing_ok=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+# What lies in the folder of a run until it is finished, and as large as what it trains or larger.
+UNFINISHED = ("best.safetensors", "checkpoint.ckpt", "checkpoint.earlier.ckpt", "checkpoint.partial")
+
 
 def conf_dir() -> Path:
     """The Hydra tree: beside the package in a wheel, two levels up in a checkout (never a stale copy by name)."""

@@ -13,6 +13,7 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.measure.clock import Clock
+from rankwise.paths import UNFINISHED
 from rankwise.tracking import record as records
 from rankwise.tracking.journal import Journal
 from rankwise.tracking.mirror import Mirror
@@ -88,6 +89,8 @@ def _tell(config: Config, record: Record, on_progress: OnProgress) -> Record:
         record.compute["seconds"] = clock.rounded()
         record.run |= {"status": status, "ended": records.now()}
         record.write()
+        for name in UNFINISHED if status == records.FINISHED else ():
+            (record.folder / name).unlink(missing_ok=True)
         journal.close()
         mirror.close(record)
         record.write()  # with what the mirror added: the W&B run's id, or why there is none

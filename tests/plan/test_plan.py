@@ -24,7 +24,7 @@ from rankwise.model.methods.warm import weights_file
 from rankwise.model.weights import export
 from rankwise.plan.estimate import Question, _measured_mfu, plan
 from rankwise.plan.fit import LARGEST, largest_batch
-from rankwise.plan.hardware import Hardware
+from rankwise.plan.hardware import CONTEXT_BYTES, Hardware
 from rankwise.run import run
 from rankwise.tracking import record as records
 from rankwise.tracking.record import Record
@@ -276,13 +276,15 @@ def test_the_largest_batch_is_found(phases: Callable[[int], Mapping[str, int]], 
 
 
 def test_the_batch_that_fits_fits_and_the_next_does_not(tiny: Tiny) -> None:
-    config = tiny()
-    limit = 3_000_000
-    rows = row(config, hardware=Hardware.here(), limit_bytes=limit, find_batch=True)["largest_batch"]
+    config = tiny(trainer__eval_batch_size=1)
+    tensors = 3_000_000
+    asked: dict[str, Any] = {"hardware": Hardware.here(), "limit_bytes": tensors + CONTEXT_BYTES["cpu"]}
+    rows = row(config, find_batch=True, **asked)["largest_batch"]
     assert rows > 2
     for batch, fits in ((rows, True), (rows + 1, False)):
         config.trainer.batch_size = batch
-        assert (row(config, hardware=Hardware.here())["memory"]["train"]["peak_bytes"] <= limit) == fits
+        planned = row(config, **asked)
+        assert (planned["memory"]["train"]["peak_bytes"] <= tensors) == planned["fits"] == fits
 
 
 def test_gpt_3_is_counted_from_its_published_shape(tiny: Tiny) -> None:

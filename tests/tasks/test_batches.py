@@ -14,7 +14,7 @@ from tiny_configs import tiny
 from rankwise.assets import resolve
 from rankwise.model.base import byte_tokenizer
 from rankwise.tasks import data
-from rankwise.tasks.batches import Collate, Encoded, Loaders, eval_loader, schedule, steps_per_epoch
+from rankwise.tasks.batches import Collate, Encoded, Loaders, eval_loader, schedule
 
 LENGTHS = np.random.default_rng(0).geometric(0.05, 1000) + 2
 Plan = list[list[int]]
@@ -63,15 +63,6 @@ def test_grouped_batches_do_not_come_sorted() -> None:
     plan = schedule(LENGTHS, 16, 63, 0, True)
     means = [LENGTHS[batch].mean() for batch in plan]
     assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.4
-
-
-def test_steps_of_an_epoch() -> None:
-    assert [steps_per_epoch(*given) for given in ((100, 10, 1), (101, 10, 1), (101, 10, 3), (3, 10, 4))] == [
-        10,
-        11,
-        4,
-        1,
-    ]
 
 
 def encoded(texts: list[str], max_length: int = 12) -> Encoded:

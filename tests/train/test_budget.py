@@ -8,8 +8,10 @@ import pytest
 from tiny_configs import tiny
 
 from rankwise.config import Optim
+from rankwise.measure.shape import Shape
 from rankwise.train.loop import Budget
 from rankwise.train.module import rate
+from rankwise.train.step import shares
 
 
 def rates(steps: int, **keys: object) -> list[float]:
@@ -50,12 +52,28 @@ def test_every_step_learns_something_and_none_more_than_the_peak(schedule: str, 
         ({"epochs": 1.5, "batch_size": 10, "accumulate": 3}, 101, 6),
         ({"epochs": 3.0, "max_steps": 7}, 1500, 7),
         ({"epochs": 2.0, "batch_size": 64}, 10, 2),
+        ({"epochs": 2.5, "batch_size": 10, "accumulate": 8}, 100, 4),  # the last of one micro-batch
     ],
     ids=str,
 )
 def test_steps_of_a_run(keys: dict[str, float], rows: int, steps: int) -> None:
     config = tiny(**({"trainer__max_steps": None} | {f"trainer__{key}": value for key, value in keys.items()}))
     assert Budget.of(config, rows).steps == steps
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3, 8])
+def test_epochs_are_as_many_however_a_step_is_split(accumulate: int) -> None:
+    config = tiny(trainer__max_steps=None, trainer__epochs=2.5, trainer__batch_size=5, trainer__accumulate=accumulate)
+    budget = Budget.of(config, 100)
+    assert budget.batches * 5 == 250 and budget.steps == -(-50 // accumulate)
+    assert budget.steps_per_epoch * accumulate == 20
+
+
+def test_the_weights_of_a_steps_micro_batches_sum_to_one_also_where_it_has_fewer() -> None:
+    step = [Shape(8, 4), Shape(8, 9), Shape(4, 9)]
+    assert shares(step) == pytest.approx([1.2, 1.2, 0.6]) and sum(shares(step, accumulate=5)) / 5 == pytest.approx(1)
+    learned = [Shape(8, 4, labelled=3), Shape(8, 4, labelled=9)]
+    assert shares(learned) == pytest.approx([0.5, 1.5])
 
 
 @pytest.mark.parametrize("method", ["full", "head", "lora"])

@@ -151,6 +151,31 @@ def test_two_micro_batches_are_one_batch_of_twice_the_size(tiny: Tiny) -> None:
     assert _distance(adapter(whole), adapter(halves)) < 1e-4 < far / 10
 
 
+def test_the_loss_that_is_logged_is_the_one_that_was_descended(tiny: Tiny) -> None:
+    """Over the learned tokens of the whole step, of which its micro-batches have more and fewer."""
+    keys = {"task": "synthetic_lm", "trainer__group_by_length": False, "trainer__max_steps": 6}
+    losses = [
+        [
+            row["train/loss"]
+            for row in logged(run(tiny("llama", trainer__batch_size=8 // n, trainer__accumulate=n, **keys)))
+        ]
+        for n in (1, 4)
+    ]
+    assert len(losses[0]) == 6 and losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_an_epoch_sees_every_row_once_also_where_the_last_step_is_short(tiny: Tiny) -> None:
+    keys = {"trainer__max_steps": None, "trainer__epochs": 1.0, "trainer__batch_size": 8}
+    once, split = (run(tiny(trainer__accumulate=n, **keys)) for n in (1, 5))
+    assert once.compute["tokens"] == split.compute["tokens"]
+    assert split.compute["steps"] == -(-once.compute["steps"] // 5) and once.compute["steps"] % 5
+
+
+def logged(record: Record) -> list[dict[str, Any]]:
+    assert record.folder
+    return [row for row in read_rows(record.folder / "metrics.jsonl") if "lr" in row]
+
+
 def _distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
@@ -312,7 +337,7 @@ def test_test_predictions_are_those_of_the_exported_adapter_row_by_row(tiny: Tin
     lines = [f"{'sun joy win '[: i % 12 + 1] * (i * 7 % 5 + 1)}{i}\t{i * 5 % 2}\n" for i in range(400)]
     (tmp_path / "data.tsv").write_text("text\tlabel\n" + "".join(lines))
     paths = {"model__path": str(tmp_path / "base"), "task__path": str(tmp_path / "data.tsv"), "task__max_length": 100}
-    sizes = {"trainer__max_steps": 20, "trainer__eval_batch_size": 16, "task__n_validation": 50}
+    sizes = {"trainer__max_steps": 40, "trainer__eval_batch_size": 16, "task__n_validation": 50}
     config = tiny(shape, optim__lr=1e-2, **paths, **sizes)
     record = run(config)
     assert record.folder

@@ -42,9 +42,13 @@ class Throughput:
     def __init__(self) -> None:
         self.probed: Container[int] = ()
         self.timed: list[int] = []
-        self.seen = self.tokens = self.timed_tokens = 0
+        self.seen = self.tokens = self.timed_tokens = self._first = 0
         self.timed_s = 0.0
         self._start = 0.0
+
+    def go_on(self, seen: int, tokens: int) -> None:
+        """Count on from another process's; the first of this one are left out too."""
+        self.seen, self.tokens, self._first = seen, tokens, seen
 
     def begin(self) -> None:
         """A micro-batch starts."""
@@ -52,7 +56,7 @@ class Throughput:
 
     def end(self, tokens: int) -> None:
         """It is over; it held this many tokens that are no padding."""
-        if self.seen >= self.SKIPPED and self.seen not in self.probed:
+        if self.seen >= self._first + self.SKIPPED and self.seen not in self.probed:
             self.timed.append(self.seen)
             self.timed_s += time.perf_counter() - self._start
             self.timed_tokens += tokens

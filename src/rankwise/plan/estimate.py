@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +22,8 @@ from rankwise.plan.fake import FakeRun, build
 from rankwise.plan.fit import largest_batch
 from rankwise.plan.hardware import Hardware
 from rankwise.plan.operations import beside_full, needed
-from rankwise.tasks.batches import steps_per_epoch
 from rankwise.tracking import record as records
+from rankwise.train.loop import Budget
 
 ASSUMED_MFU = 0.4  # where neither the user nor a finished run says
 Row = dict[str, Any]
@@ -42,8 +41,10 @@ class Question:
 
 
 def plan(configs: Sequence[Config], question: Question) -> dict[str, Any]:
-    """``{"hardware", "limit_bytes", "runs": [row…], "totals"}``; runs that differ in seed or learning rate alone are
-    worked out once; baselines, which train no model, are left out. Raises Refused for what cannot be built.
+    """``{"hardware", "limit_bytes", "context_bytes", "runs": [row…], "totals"}``.
+
+    Runs that differ in seed or learning rate alone are worked out once; baselines, which train no model, are left out.
+    Raises Refused for what cannot be built.
     """
     rows, known = [], dict[str, Row]()
     trained = [config for config in configs if not methods.of(config.method).is_baseline]
@@ -55,7 +56,8 @@ def plan(configs: Sequence[Config], question: Question) -> dict[str, Any]:
             known[key] = _row(config, question)
         rows.append({"label": name, "id": run_id(config)} | known[key])
     return {
-        "hardware": question.hardware.name, "limit_bytes": question.limit_bytes, "runs": rows, "totals": _totals(rows),
+        "hardware": question.hardware.name, "limit_bytes": question.limit_bytes,
+        "context_bytes": question.hardware.context_bytes, "runs": rows, "totals": _totals(rows),
     }  # fmt: skip
 
 
@@ -89,11 +91,10 @@ def _row(config: Config, question: Question) -> Row:
     evaluation = run.evaluate(Shape(config.trainer.eval_batch_size, length))
     row["memory"] = {"train": peak.to_dict(), "eval": evaluation.to_dict()}
     row["batch"] = [rows, length]
-    row["fits"] = max(peak.peak, evaluation.peak) <= question.limit_bytes
+    room = question.limit_bytes - question.hardware.context_bytes
+    row["fits"] = max(peak.peak, evaluation.peak) <= room
     if question.find_batch:
-        row["largest_batch"] = largest_batch(
-            lambda n: run.train([shape._replace(rows=n)] * len(step)).phases, question.limit_bytes
-        )
+        row["largest_batch"] = largest_batch(lambda n: run.train([shape._replace(rows=n)] * len(step)).phases, room)
     flops = {"per_step": micro_batch * accumulate} | beside_full(run, shape, micro_batch)
     per_step = needed(run, shape, micro_batch) * accumulate
     row["compute"] = {"flops": flops} | _time(config, task, per_step, question, settings)
@@ -144,7 +145,7 @@ def _time(config: Config, task: Facts, needed: int, question: Question, settings
     trainer = config.trainer
     steps = trainer.max_steps
     if steps is None and task.rows is not None and not config.task.packing:
-        steps = math.ceil(trainer.epochs * steps_per_epoch(task.rows, trainer.batch_size, trainer.accumulate))
+        steps = Budget.of(config, task.rows).steps
     peak, source = question.hardware.peak(settings, trainer.matmul_precision)
     share, said = _mfu(question, config, settings.precision)
     each = needed / (peak * share) if peak else None

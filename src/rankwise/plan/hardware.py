@@ -12,6 +12,8 @@ from rankwise.measure.gpus import Gpu, gpu, recognise
 from rankwise.measure.speed import peak_flops
 from rankwise.model import numerics
 
+CONTEXT_BYTES = {"cuda": 500_000_000, "cpu": 600_000_000}  # of CUDA, or of libraries, beside the tensors of a process
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -22,6 +24,11 @@ class Hardware:
     memory_bytes: int
     gpu: Gpu | None = None  # one of the known
     is_here: bool = False
+
+    @property
+    def context_bytes(self) -> int:
+        """What a process holds beside tensors, which ``fits`` leaves room for."""
+        return CONTEXT_BYTES[self.device]
 
     @classmethod
     def named(cls, name: str) -> Hardware:

@@ -26,11 +26,16 @@ def table(plan: dict[str, Any]) -> RenderableType:
     memory = [*_MEMORY, *([_BATCH] if "largest_batch" in rows[0] else [])]
     notes = [Text(line, style="dim") for line in _notes(plan)]
     parts: list[RenderableType] = [_table(_COSTS, rows), Text()]
-    parts += [_table(memory, rows, plan["limit_bytes"], "GB at the peak"), Text(), Text(_sum(plan)), *notes]
+    parts += [
+        _table(memory, rows, plan["limit_bytes"] - plan["context_bytes"], "GB at the peak"),
+        Text(),
+        Text(_sum(plan)),
+        *notes,
+    ]
     return Group(*parts)
 
 
-Cell = Callable[[dict[str, Any], int], str]  # of a row and the limit in bytes
+Cell = Callable[[dict[str, Any], int], str]  # of a row and the bytes that its tensors may have
 _COSTS: list[tuple[str, Cell]] = [
     ("scale", lambda row, limit: NOTHING if (scale := row["lora"]["scale"]) is None else f"{scale:.3g}"),
     ("trained parameters", lambda row, limit: f"{row['params']['trainable']:,}"),
@@ -114,7 +119,8 @@ def _notes(plan: dict[str, Any]) -> list[str]:
     compute, (rows, length) = row["compute"], row["batch"]
     lines = [
         f"Memory: live tensors at the peak of a step of {rows} × {length} tokens (batch × longest), GB = 10⁹ bytes. "
-        "The process holds more: 0.5 GB of CUDA context and some percent of fragmentation, or 0.6 GB of libraries."
+        f"Beside it the process holds {_gigabytes(plan['context_bytes'])} GB of libraries or CUDA context, which fits "
+        "leaves room for, and on a GPU some percent of fragmentation, which it does not."
     ]
     if compute["train_s"] is not None:
         peak = fmt.si(compute["peak_flops"], "FLOP/s")

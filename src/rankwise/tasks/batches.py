@@ -66,9 +66,9 @@ class Collate:
         return batch
 
 
-def steps_per_epoch(rows: int, batch_size: int, accumulate: int) -> int:
-    """Optimizer steps that see every row once."""
-    return math.ceil(math.ceil(rows / batch_size) / accumulate)
+def batches_per_epoch(rows: int, batch_size: int) -> int:
+    """Batches that see every row once."""
+    return math.ceil(rows / batch_size)
 
 
 def schedule(lengths: np.ndarray, batch_size: int, batches: int, seed: int, by_length: bool) -> list[list[int]]:
@@ -123,7 +123,7 @@ class Loaders:
 
     def train(self, plan: Sequence[list[int]]) -> DataLoader[Any]:
         """Training batches in exactly the planned order."""
-        return DataLoader(self.train_rows, batch_sampler=plan, collate_fn=self.collate)
+        return _loader(self.train_rows, plan, self.collate)
 
 
 def encoded(split: Split, config: Config, tokenizer: Any, part: str) -> Encoded | EncodedText:
@@ -142,7 +142,12 @@ def collate_for(config: Config, tokenizer: Any, data: Data) -> Collate | Collate
 
 def eval_loader(data: Encoded | EncodedText, collate: Any, batch_size: int) -> DataLoader[Any]:
     """Every row once, the largest batch first; ``row`` says where each prediction belongs."""
-    return DataLoader(data, batch_sampler=list(_largest_first(data.order, batch_size)), collate_fn=collate)
+    return _loader(data, list(_largest_first(data.order, batch_size)), collate)
+
+
+def _loader(rows: Any, plan: Sequence[list[int]], collate: Any) -> DataLoader[Any]:
+    """Batches in this order. The loader draws a number it has no use for, which must not be one of dropout's."""
+    return DataLoader(rows, batch_sampler=plan, collate_fn=collate, generator=torch.Generator())
 
 
 def _largest_first(sizes: np.ndarray, batch_size: int) -> Iterator[list[int]]:

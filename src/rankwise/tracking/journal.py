@@ -12,11 +12,11 @@ from rankwise.tracking.groups import problem
 
 
 class Journal:
-    """Appends rows; every row of a later attempt at the same run carries its number."""
+    """Appends rows, each with the number of the attempt at the run."""
 
     def __init__(self, path: Path, attempt: int):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.attempt = attempt
+        self.attempt, self.rows = attempt, 0
         torn = path.exists() and not path.read_bytes().endswith(b"\n")  # by a kill, in the middle of a row
         self.file = path.open("a", encoding="utf-8")
         if torn:
@@ -27,6 +27,19 @@ class Journal:
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         self.file.write(json.dumps({"attempt": self.attempt} | clean) + "\n")
         self.file.flush()
+        self.rows += 1
+
+    def go_on(self, attempt: int, rows: int) -> bool:
+        """Write the first rows of an earlier attempt once more, as this one's, which goes on from there.
+
+        False, and nothing is written, if it has not so many.
+        """
+        earlier = [row for row in numeric(read_lines(Path(self.file.name))) if row["attempt"] == attempt][:rows]
+        if len(earlier) < rows:
+            return False
+        for row in earlier:
+            self({key: value for key, value in row.items() if key != "attempt"})
+        return True
 
     def close(self) -> None:
         """Close the file."""

@@ -28,6 +28,7 @@ class FineTuner(pl.LightningModule):
         lr_ratio: float | None = None, shares: Sequence[float] = (),
     ):  # fmt: skip
         super().__init__()
+        self.strict_loading = False  # a checkpoint has no frozen weights
         self.lr_ratio, self.shares, self.seen = lr_ratio, shares, 0  # weights of micro-batches, and how many there were
         self.model, self.scorer, self.settings, self.steps = model, scorer, settings, steps
         self.diverged = False
@@ -36,7 +37,7 @@ class FineTuner(pl.LightningModule):
     def training_step(self, batch: Batch, index: int) -> torch.Tensor | None:
         """Mean loss of the batch; a loss that is not finite ends the training and marks the run as diverged."""
         losses_N = losses(self.model, self.scorer, batch)[1]
-        share = self.shares[self.seen] if self.shares else 1.0
+        share = self.last_share = self.shares[self.seen] if self.shares else 1.0
         self.seen += 1
         self.last_loss = float(losses_N.detach().mean())
         if not math.isfinite(self.last_loss):
@@ -44,6 +45,22 @@ class FineTuner(pl.LightningModule):
             self.trainer.should_stop = True
             return None
         return loss(self.model, losses_N, share)
+
+    def state_dict(self, *_: Any, **__: Any) -> dict[str, torch.Tensor]:  # type: ignore[override]
+        """What training changes."""
+        return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Where the run is, but for Lightning's own bookkeeping of epochs, which are stretches here."""
+        del checkpoint["loops"]
+        checkpoint |= {"seen": self.seen, "method": adalora.state(self.model)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from there; all else is put back by Lightning."""
+        self.seen = checkpoint["seen"]
+        adalora.restore(self.model, checkpoint["method"])
+        progress = self.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress
+        progress.optimizer.step.total.completed = checkpoint["global_step"]
 
     def on_fit_start(self) -> None:
         """Tell a method that has a schedule of its own how long the run is."""

@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from rankwise.measure.flops import Tally
-from rankwise.measure.ledger import Footprint, Ledger
+from rankwise.measure.ledger import Ledger
 from rankwise.measure.shape import Shape
 
 
@@ -25,8 +25,8 @@ class Probe(pl.Callback):
         self.shapes, self.evaluation = steps[self.step], evaluation
         first = sum(map(len, steps[: self.step]))
         self.micro_batches = range(first, first + len(self.shapes))
-        self.train: Footprint | None = None
-        self.eval: Footprint | None = None
+        self.train: dict[str, Any] | None = None  # for the record, as ``Footprint.to_dict`` and ``memory`` give it
+        self.eval: dict[str, Any] | None = None
         self.counted: int | None = None  # floating point operations of the step
         self._seen = 0  # micro-batches
         self._open: contextlib.ExitStack | None = None
@@ -52,7 +52,7 @@ class Probe(pl.Callback):
         self._seen += 1
         if self._open and self._seen == self.micro_batches.stop:
             self._close()
-            self.train, self.counted = self._ledger.footprint(), self._tally.flops
+            self.train, self.counted = self._ledger.footprint().to_dict(), self._tally.flops
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -67,7 +67,7 @@ class Probe(pl.Callback):
     ) -> None:
         if self._open:
             self._close()
-            self.eval = self._ledger.footprint()
+            self.eval = self._ledger.footprint().to_dict()
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
         if self._open:  # the run diverged in the very step that is measured
@@ -82,13 +82,17 @@ class Probe(pl.Callback):
         self._open.close()
         self._open = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """What is known already, for a run that goes on."""
+        return {"seen": self._seen, "train": self.train, "eval": self.eval, "counted": self.counted}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Measure what is left."""
+        self._seen, self.train, self.eval, self.counted = (state[key] for key in ("seen", "train", "eval", "counted"))
+
     def memory(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """("train", …) and ("eval", …) for the record, as far as they were reached."""
         if self.train:
-            yield (
-                "train",
-                self.train.to_dict()
-                | {"step": self.step + 1, "batch": [[shape.rows, shape.length] for shape in self.shapes]},
-            )
+            yield "train", self.train | {"step": self.step + 1, "batch": [[s.rows, s.length] for s in self.shapes]}
         if self.eval:
-            yield "eval", self.eval.to_dict() | {"batch": [[self.evaluation.rows, self.evaluation.length]]}
+            yield "eval", self.eval | {"batch": [[self.evaluation.rows, self.evaluation.length]]}

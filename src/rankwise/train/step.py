@@ -60,10 +60,13 @@ def loss(model: nn.Module, losses_N: torch.Tensor, share: float = 1.0) -> torch.
     return mean if extra is None else mean + extra
 
 
-def shares(step: Sequence[Shape]) -> list[float]:
-    """The weights of a step's micro-batches, 1 on average: by their learned tokens, else by their rows."""
+def shares(step: Sequence[Shape], accumulate: int | None = None) -> list[float]:
+    """The weights of a step's micro-batches, by their learned tokens, else by their rows.
+
+    Divided by ``accumulate``, which is how a trainer averages, they sum to 1, also where the step has fewer of them.
+    """
     counts = [shape.labelled or shape.rows for shape in step]
-    return [count * len(step) / sum(counts) for count in counts]
+    return [count * (accumulate or len(step)) / sum(counts) for count in counts]
 
 
 def checkpoint_blocks(model: Any) -> None:

@@ -6,12 +6,14 @@ PEFT's model does both itself only for who hands labels to its forward and count
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from peft import AdaLoraConfig, AdaLoraModel
 from peft.tuners.adalora import AdaLoraLayer
 from torch import nn
 
+_IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of each singular value, and its averages (equations 8 to 11)
 START = 1.5  # rank at the start over the mean rank at the end (Zhang et al. 2023, §4.1)
 
 
@@ -34,6 +36,22 @@ def after_step(model: nn.Module, step: int) -> None:
     config = _config(model)
     if config is not None and step <= (config.total_step or 0):
         model.base_model.update_and_allocate(step)  # type: ignore[union-attr,operator]
+
+
+def state(model: nn.Module) -> dict[str, Any]:
+    """What the schedule knows beside the weights, for a run that goes on; nothing for any other method."""
+    if (config := _config(model)) is None:
+        return {}
+    allocator = model.base_model.rankallocator  # type: ignore[union-attr]
+    return {"pattern": config.rank_pattern} | {name: dict(getattr(allocator, name)) for name in _IMPORTANCE}
+
+
+def restore(model: nn.Module, state: dict[str, Any]) -> None:
+    """Put ``state`` back."""
+    if (config := _config(model)) is not None:
+        config.rank_pattern = state["pattern"]
+        for name in _IMPORTANCE:
+            setattr(model.base_model.rankallocator, name, state[name])  # type: ignore[union-attr]
 
 
 def penalty(model: nn.Module) -> torch.Tensor | None:

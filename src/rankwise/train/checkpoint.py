@@ -1,0 +1,111 @@
+"""Checkpoints of a run in progress, so that one that was cut goes on and ends as if it had not been.
+
+Through Lightning's own interface, but only what training changes: trained weights, the optimizer's states, schedule,
+random numbers, and where the run is; never the frozen base.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from rankwise.measure.clock import Clock
+from rankwise.paths import UNFINISHED
+from rankwise.tracking.journal import Journal
+from rankwise.tracking.record import Record
+
+SHARE = 0.01  # of the time that training takes, at most, is spent on checkpoints
+_SECONDS, _BYTES_PER_S = 0.05, 2e8  # what the first is taken to cost: before it nobody knows
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Where an attempt that was cut had got to."""
+
+    file: Path
+    stretches: int  # that are trained
+
+
+class Checkpoints(pl.Callback):
+    """Keeps the last two checkpoints, made at the end of stretches as often as ``SHARE`` allows.
+
+    A new one is whole before it takes the place of the last, which stays beside it in case the disk lies.
+    """
+
+    def __init__(self, record: Record, journal: Journal, clock: Clock):
+        assert record.folder is not None
+        self.files = [record.folder / name for name in UNFINISHED if name.endswith(".ckpt")]
+        self.journal, self.clock, self.began = journal, clock, time.perf_counter()
+        self.random: dict[str, Any] = {}
+        # Another command, machine, data or version would end elsewhere: then the run starts anew.
+        settings = {key: record.compute.get(key) for key in ("device", "precision", "threads", "quant_error")}
+        made = {key: record.provenance.get(key) for key in ("code", "packages", "data", "model")}
+        config = {key: value for key, value in record.config.items() if key not in ("rerun", "tracking")}
+        self.made_by = json.dumps([config, settings, made], sort_keys=True, default=str)
+
+    def earlier(self) -> Begun | None:
+        """The last good checkpoint of this very run, its rows written once more; without one, all are removed."""
+        for file in self.files:
+            try:
+                state = torch.load(file, map_location="cpu", weights_only=True)["callbacks"]["Checkpoints"]
+            except Exception:  # not there, or torn in any way
+                continue
+            if state["made_by"] == self.made_by and self.journal.go_on(*state["journal"]):
+                return Begun(file, state["stretches"])
+        for file in self.files:
+            file.unlink(missing_ok=True)
+        return None
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.random:
+            torch.set_rng_state(self.random["cpu"])
+            if self.random["cuda"]:
+                torch.cuda.set_rng_state_all(self.random["cuda"])
+        weights = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
+        self.cost_s, self.saved = _SECONDS + 3 * weights / _BYTES_PER_S, time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Keep a checkpoint, unless the last is too recent or nothing but the test is left."""
+        start, self.stretches = time.perf_counter(), trainer.datamodule.now + 1  # type: ignore[attr-defined]
+        left = self.stretches < len(trainer.datamodule.stretches)  # type: ignore[attr-defined]
+        if left and not trainer.should_stop and start - self.saved >= self.cost_s / SHARE:
+            self._save(trainer)
+            self.saved = time.perf_counter()
+            self.cost_s = self.saved - start
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        new, (last, earlier) = self.files[0].with_suffix(".partial"), self.files
+        trainer.save_checkpoint(new)
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        if last.exists():
+            last.replace(earlier)
+        new.replace(last)
+
+    def state_dict(self) -> dict[str, Any]:
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        seconds = self.clock.seconds | {"train": time.perf_counter() - self.began + self.clock.seconds.get("train", 0)}
+        return {
+            "made_by": self.made_by, "stretches": self.stretches, "journal": (self.journal.attempt, self.journal.rows),
+            "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            "seconds": {phase: seconds[phase] for phase in ("train", "validate") if phase in seconds},
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.random = state["random"]
+        for phase, seconds in state["seconds"].items():
+            self.clock.add(phase, seconds)
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        """A run that failed starts anew; one that is stopped goes on."""
+        stopped = isinstance(exception, KeyboardInterrupt | SystemExit)
+        if not (stopped and any(file.exists() for file in self.files)):
+            for name in UNFINISHED:
+                (self.files[0].parent / name).unlink(missing_ok=True)

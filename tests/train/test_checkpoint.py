@@ -1,0 +1,196 @@
+"""A run that is cut, at any moment, goes on and ends as the one that was not."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from zygote import Zygote
+
+from rankwise.config import Config, plain
+from rankwise.identity import folder
+from rankwise.paths import UNFINISHED
+from rankwise.run import run
+from rankwise.tracking.journal import read_rows
+from rankwise.tracking.record import Record, read
+from rankwise.train import checkpoint
+from rankwise.train.watch import Watch
+
+Tiny = Callable[..., Config]
+KILLS = int(os.environ.get("KILLS", "3"))  # of each run
+pytestmark = pytest.mark.usefixtures("torch_as_it_was")
+
+
+class Cut(KeyboardInterrupt):
+    """Stops a run from within."""
+
+
+@pytest.fixture(autouse=True)
+def every(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints whatever they cost."""
+    monkeypatch.setattr(checkpoint, "SHARE", math.inf)
+
+
+def longer(tiny: Tiny, **keys: Any) -> Config:
+    """Four stretches of ten steps, validated after 13, 27 and 40."""
+    return tiny(**{"trainer__max_steps": 40, "trainer__validations": 3} | keys)
+
+
+def cut(config: Config, step: int) -> list[int]:
+    """Steps of a run that is stopped at one."""
+    steps: list[int] = []
+
+    def on_progress(done: int, total: int, text: str) -> None:
+        steps.append(done)
+        if done >= step and text.startswith("loss"):
+            raise Cut
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, on_progress)
+    return steps
+
+
+def told(record: Record) -> dict[str, Any]:
+    """A record without what differs between two runs of one config: where, when, how fast, how often."""
+    values: dict[str, Any] = json.loads((record.folder / "result.json").read_text())  # type: ignore[operator]
+    for key in ("started", "ended", "pid", "attempts"):
+        del values["run"][key]
+    for key in ("seconds", "tokens_per_s", "mfu", "peak_flops", "peak_flops_source"):
+        values["compute"].pop(key, None)
+    values["memory"].get("train", {}).pop("process_peak_bytes", None)
+    del values["config"]["outputs"], values["config"]["rerun"], values["provenance"]["git"]
+    return values
+
+
+def assert_same(one: Record, other: Record) -> None:
+    """To the bit: record, rows, predictions, and whatever is kept of the weights."""
+    assert told(one) == told(other)
+    assert one.folder and other.folder
+    rows = [[row | {"attempt": 1} for row in read_rows(record.folder / "metrics.jsonl")] for record in (one, other)]
+    assert rows[0] == rows[1] and len(rows[0]) > 3
+    files = [sorted(p.relative_to(r.folder) for p in r.folder.rglob("*") if p.is_file()) for r in (one, other)]
+    assert files[0] == files[1] and not {path.name for path in files[0]} & set(UNFINISHED)
+    for path in files[0]:
+        if path.suffix in (".safetensors", ".parquet"):
+            assert (one.folder / path).read_bytes() == (other.folder / path).read_bytes(), path
+
+
+RUNS: dict[str, dict[str, Any]] = {
+    "lora": {"tracking__ledger": True},
+    "full": {"method": "full", "trainer__save_full": True},
+    "adalora": {"method": "adalora"},
+    "packed language, accumulated": {
+        "shape": "llama", "task": "synthetic_lm", "task__packing": True, "trainer__accumulate": 2,
+    },
+    "sgd, checkpointed blocks": {"method": "pissa", "optim__name": "sgd", "trainer__gradient_checkpointing": True},
+    "int8 base": {"shape": "llama", "quant__name": "int8_torchao", "quant__kind": "int8_torchao",
+                  "method__dropout": 0.1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_killed_at_any_moment_a_run_ends_as_one_that_was_not(
+    tiny: Tiny, zygote: Zygote, tmp_path: Path, name: str
+) -> None:
+    if name == "int8 base":
+        pytest.importorskip("torchao")
+    config, whole = (longer(tiny, **RUNS[name], outputs=str(tmp_path / place)) for place in ("cut", "whole"))
+    child = zygote(tmp_path / "child", "run_until", plain(whole), None)
+    assert child.wait(300) == 0, child.stderr
+    moments = random.Random(name)
+    for kill in range(KILLS + 1):
+        seconds = moments.uniform(0, 0.8) if kill < KILLS else None
+        child = zygote(tmp_path / f"child-{kill}", "run_until", plain(config), seconds)
+        assert child.wait(300) in ((0, -signal.SIGKILL) if kill < KILLS else (0,)), child.stderr
+    assert_same(read(folder(config)), read(folder(whole)))
+
+
+def test_a_run_goes_on_from_the_last_checkpoint_and_keeps_the_rows_before_it(tiny: Tiny) -> None:
+    config = longer(tiny, trainer__early_stopping=3)
+    cut(config, 25)
+    again: list[int] = []
+    record = run(config, lambda done, *_: again.append(done))
+    assert again[0] == 21 and again[-1] == 40 and record.run["attempts"] == 2
+    steps = [row["step"] for row in read_rows(folder(config) / "metrics.jsonl") if "lr" in row]
+    assert steps == list(range(1, 41))
+    assert [row["step"] for row in record.metrics["curve"]] == [13, 27, 40]
+    assert record.compute["seconds"]["train_s"] > 0
+
+
+def test_of_a_torn_checkpoint_the_one_before_it_is_taken(tiny: Tiny) -> None:
+    config = longer(tiny)
+    cut(config, 25)
+    newest = folder(config) / "checkpoint.ckpt"
+    whole = newest.read_bytes()
+    for torn, first in ((whole[: len(whole) // 2], 14), (b"", 14)):
+        newest.write_bytes(torn)
+        steps: list[int] = cut(config, 14)
+        assert steps[0] == first
+    for file in folder(config).glob("checkpoint*"):
+        file.write_bytes(b"PK")
+    assert cut(config, 3)[0] == 1 and not list(folder(config).glob("checkpoint*"))
+
+
+@pytest.mark.parametrize("change", [{"trainer__eval_batch_size": 7}, {"trainer__deterministic": False}], ids=str)
+def test_a_checkpoint_of_another_command_is_not_gone_on_from(tiny: Tiny, change: dict[str, Any]) -> None:
+    cut(longer(tiny), 25)
+    assert cut(longer(tiny, **change), 3)[0] == 1
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_checkpoint_holds_what_is_trained_and_two_moments_and_no_base(tiny: Tiny, method: str) -> None:
+    config = longer(tiny, method=method)
+    cut(config, 25)
+    state = torch.load(folder(config) / "checkpoint.ckpt", weights_only=True)
+    trained = sum(tensor.numel() for tensor in state["state_dict"].values())
+    record = read(folder(config))
+    assert trained == record.params["trainable"]
+    size = (folder(config) / "checkpoint.ckpt").stat().st_size
+    assert 3 * 4 * trained < size < 3 * 4 * trained + 3000 * len(state["state_dict"])
+
+
+def test_a_run_that_failed_leaves_no_checkpoint(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("on purpose")
+
+    real = Watch.on_validation_epoch_end
+    seen: list[int] = []
+    monkeypatch.setattr(
+        Watch, "on_validation_epoch_end", lambda *given: real(*given) if not seen and not seen.append(1) else fail()
+    )
+    with pytest.raises(ValueError, match="on purpose"):
+        run(longer(tiny))
+    assert not [path for path in folder(longer(tiny)).iterdir() if path.name in UNFINISHED]
+
+
+def test_checkpoints_take_a_hundredth_of_the_time_that_training_takes(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    saved: list[float] = []
+    monkeypatch.setattr(checkpoint, "SHARE", 0.01)
+    monkeypatch.setattr(checkpoint.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(checkpoint, "_SECONDS", 0.2)
+
+    def save(self: Any, trainer: Any) -> None:
+        saved.append(now[0])
+        now[0] += 0.5
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "_save", save)
+    real = Watch.on_train_batch_end
+
+    def end(self: Any, *given: Any) -> None:
+        now[0] += 1.0
+        real(self, *given)
+
+    monkeypatch.setattr(Watch, "on_train_batch_end", end)
+    run(longer(tiny, trainer__max_steps=200, trainer__validations=1))
+    assert saved == [30, 80.5, 131, 181.5]
