@@ -288,11 +288,8 @@ def test_scales_of_8_bits_go_where_the_weights_go() -> None:
         model(**batch())
 
 
-def test_every_storage_that_is_shipped_is_tried_by_the_doctor() -> None:
-    from rankwise.doctor import STORAGES
-
+def test_names_of_files_and_storages_agree() -> None:
     shipped = {file.stem: yaml.safe_load(file.read_text()) for file in (CONF / "quant").glob("*.yaml")}
-    assert {name: (values.get("kind"), values.get("double")) for name, values in shipped.items()} == STORAGES
     assert all(Quant(**values).name == name for name, values in shipped.items())
 
 
