@@ -25,18 +25,16 @@ from rankwise.tracking.record import Record
 from rankwise.tracking.trackers import Tracker, start
 
 _LOOK_S = 0.5  # between two looks at the run's rows
-_GONE_S = 5.0  # for the kernel to let go of the folder of a run that was killed
+_GONE_S = 3.0  # for the kernel to let go of the folder of a run that was killed
 
 
-def tell(folder: Path, tracker: Tracker, record: Record, rows: Iterator[list[dict[str, Any]]], run_pid: int) -> None:
+def tell(folder: Path, tracker: Tracker, record: Record, rows: Iterator[list[dict[str, Any]]]) -> None:
     """Every row of the run as it comes, then the record as it is at the end."""
     for some in rows:
         for row in some:
             tracker.log(row | objective(row, record))
     deadline = time.monotonic() + _GONE_S
     while (record := records.read(folder)).status == records.RUNNING and time.monotonic() < deadline:
-        if os.getppid() == run_pid:
-            break  # it is another process that has the run
         time.sleep(0.05)
     tracker.end(record)
 
@@ -66,10 +64,9 @@ def main(folder: Path) -> None:
 
     try:
         record = records.read(folder)
-        run_pid = os.getppid()
-        tracker = start(record, run_pid)
+        tracker = start(record, run_pid=os.getppid())
         say(about=tracker.about, problem=tracker.problem)
-        tell(folder, tracker, record, while_open(sys.stdin.buffer, folder, record.run["attempts"]), run_pid)
+        tell(folder, tracker, record, while_open(sys.stdin.buffer, folder, record.run["attempts"]))
         say(problem=tracker.problem, ended=True)
     except BaseException as error:  # W&B's service can raise anything, when it is killed for one
         say(problem=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
