@@ -68,7 +68,7 @@ def test_every_method_learns_on_every_architecture(
     assert record.status == "finished" and record.error is None and not record.compute["diverged"]
     assert record.folder and record.to_dict() == read(record.folder).to_dict()
     losses = [row["train/loss"] for row in read_rows(record.folder / "metrics.jsonl") if "train/loss" in row]
-    assert len(losses) == 30 and np.mean(losses[-3:]) < share * np.mean(losses[:3])
+    assert len(losses) == 30 and np.mean(losses[-10:]) < share * losses[0]  # dropout makes single ones noisy
     assert record.compute["steps"] == 30 and record.params["trainable"] > 0
     assert record.metrics["test"]["accuracy"]["n"] == 64
     assert record.objective == record.metrics["validation"]["accuracy"]["value"]
