@@ -64,10 +64,10 @@ class Watch(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         scores, columns = module.evaluated()
-        row = self._row(trainer.global_step) | self._fall(columns)
+        row = self._row(trainer.global_step)
         for name, score in scores.items():
             row |= {f"val/{name}": score["value"], f"val/{name}_se": score["se"]}
-        self.curve.append(row)
+        self.curve.append(row | self._fall(columns))  # in the record alone: no tracker draws it
         self.journal(row)
         value = scores[self.objective]["value"]
         gain = metrics.named(self.objective).sign * value
