@@ -64,7 +64,7 @@ class Scores:
             except Unreadable as why:
                 self._found[id(run)] = str(why)
                 continue
-            same = next((test for test in tests if _aligned(mine, self._predictions[test[0]], metric)), None)
+            same = next((test for test in tests if aligned(mine, self._predictions[test[0]], metric)), None)
             tests.append([id(run)]) if same is None else same.append(id(run))
         for number, test in enumerate(tests):
             answers = [self._predictions[key] for key in test]
@@ -171,7 +171,7 @@ def _constants(one: Predictions, metric: Metric) -> list[Predictions]:
     return [Predictions(one.items, one.columns | {"prediction": np.full(len(one.items), c)}) for c in often]
 
 
-def _aligned(one: Predictions, other: Predictions, metric: Metric) -> bool:
+def aligned(one: Predictions, other: Predictions, metric: Metric) -> bool:
     """Whether both are of the same test items with the same labels."""
     same = metric.columns[0]
     return np.array_equal(one.items, other.items) and np.array_equal(one.columns[same], other.columns[same])

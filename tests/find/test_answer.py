@@ -100,6 +100,11 @@ def test_a_failed_run_is_named(findings: Callable[..., Findings]) -> None:
     assert told.sentence.startswith("No conclusion: full-s0 failed: no disk. 10 runs") and not told.decided
 
 
+def test_a_smaller_rank_that_fails_takes_no_answer_back(findings: Callable[..., Findings]) -> None:
+    told = answer(findings({4: seen(-0.003, 2, 3)}, stopped="lora-r2-s0 failed: no disk"))
+    assert told.rank == 4 and told.sentence.startswith("Rank 4 is enough")
+
+
 @pytest.mark.parametrize(("seconds", "shown"), [(40, "40 s"), (540, "9 min"), (4800, "80 min"), (6000, "1 h 40 min")])
 def test_times_are_short(seconds: float, shown: str) -> None:
     assert time(seconds) == shown

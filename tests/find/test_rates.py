@@ -118,5 +118,7 @@ def test_untuned_rates_are_the_defaults_and_run_nothing(tiny: Tiny) -> None:
     question = asked(tiny)
     runner = Runner(lambda config: 0.5)
     rates = tune(Question(question.method, question.reference, question.ranks, tuned=False), runner)
+    fixed = tune(Question(asked(tiny, alpha="2r").method, question.reference, question.ranks, tuned=False), runner)
+    assert fixed.of(2) == fixed.of(8) == question.method.method.lr  # carried by no law
     assert (rates.of(2), rates.of(None)) == (question.method.method.lr, question.reference.method.lr)
     assert runner.configs == []

@@ -34,16 +34,14 @@ def answer(findings: Findings, again: str = "rankwise find") -> Answer:
     """The answer to what was found; ``again`` is the command as it was typed, without its budget."""
     rank = findings.decision.answer
     open_rank = next((r for r, said in findings.decision.status.items() if said in (OPEN, UNDECIDED)), None)
-    failed = findings.stopped not in ("", "budget")
-    if rank is not None and not failed:
+    if rank is not None:  # which a failed run of a smaller rank does not take back
         sentence = _enough(findings, rank)
-    elif failed:
+    elif findings.stopped not in ("", "budget"):
         sentence = f"No conclusion: {findings.stopped}. {_spent(findings)}"
     elif open_rank is not None or findings.stopped:
         sentence = _undecided(findings, open_rank, again)
     else:
         sentence = _none(findings)
-    rank = None if failed else rank
     decided = rank is not None or not (findings.stopped or open_rank)
     rows = [_row(findings, r) for r in findings.question.ranks]
     return Answer(sentence, rank, decided, rows, _notes(findings), _cost(findings))

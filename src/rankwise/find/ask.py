@@ -65,9 +65,8 @@ def _looks(seeds: int) -> tuple[int, ...]:
 def _composed(overrides: Sequence[str], margin: str | None) -> Config:
     """The config, in a study named after model and task unless a name is given."""
     config = composed([*overrides, *([f"task.margin={_margin(margin)}"] if margin else [])])
-    for word in ("seed", "name"):
-        if any(o.startswith(f"{word}=") for o in overrides) and word == "name":
-            raise Refused("name: a question has many runs; leave it away, or give study=NAME")
+    if any(o.startswith("name=") for o in overrides):
+        raise Refused("name: a question has many runs; leave it away, or give study=NAME")
     if config.study in _UNNAMED:
         slug = re.sub(r"[^\w.]+", "-", f"{config.task.name} {config.model.name}").strip("-").lower()
         config = replace(config, study=f"find-{slug}"[:80])

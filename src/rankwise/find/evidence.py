@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
-from rankwise.compare import Scores, predictions_of, resample
+from rankwise.compare import Scores, aligned, predictions_of, resample
 from rankwise.errors import Refused
 from rankwise.find.rule import Evidence
 from rankwise.metrics import Metric
@@ -27,7 +25,7 @@ def gather(arm: Sequence[Record], reference: Sequence[Record], metric: Metric) -
     k, runs = len(arm), [*arm, *reference]
     predictions = [_read(record, metric) for record in runs]
     for record, each in zip(runs, predictions, strict=True):
-        if not _same_test(each, predictions[0], metric):
+        if not aligned(each, predictions[0], metric):
             raise Refused(f"{record.folder}: its test items are not those of {arm[0].folder}")
     points_r, resampled_br = resample(predictions, metric)
     points_k = metric.sign * (points_r[:k] - points_r[k:])
@@ -48,8 +46,3 @@ def _read(record: Record, metric: Metric) -> Predictions:
         return predictions_of(record, metric)
     except Unreadable as why:
         raise Refused(f"{record.folder}: no comparison: {why}") from None
-
-
-def _same_test(one: Predictions, other: Predictions, metric: Metric) -> bool:
-    same = metric.columns[0]
-    return np.array_equal(one.items, other.items) and np.array_equal(one.columns[same], other.columns[same])

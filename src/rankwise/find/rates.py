@@ -46,6 +46,8 @@ class Rates:
         """The learning rate of a rank, or of the reference."""
         if rank is None:
             return self.reference.lr
+        if not self.question.tuned:  # what was given is meant for every rank
+            return self.middle.lr
         return self.own[rank].lr if rank in self.own else self.question.rate_for(rank, self.middle.lr)
 
 
