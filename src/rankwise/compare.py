@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from rankwise.metrics import Metric
 from rankwise.statistics import Bootstrap, Floats, item_weights, paired
@@ -100,6 +101,16 @@ class Scores:
         """The score of that answer; None for a loss, or without predictions."""
         scored = [one for run in arm if isinstance(one := self._found.get(id(run)), _Scored)]
         return None if self._metric.lower_is_better or not scored else self._constant[scored[0].test].point
+
+    def entropy(self, arm: Arm) -> float | None:
+        """The test loss, in nats, of the best answer that is the same for every item: the entropy of the labels.
+
+        None but for classes, and without predictions.
+        """
+        known = [self._predictions[id(run)] for run in arm if id(run) in self._predictions]
+        if self._metric.kind != "classification" or not known:
+            return None
+        return float(stats.entropy(np.unique(known[0].columns["label"], return_counts=True)[1]))
 
     def variety(self, run: Record) -> float | None:
         """The standard deviation of what a run says of the items, over that of their labels; None if unknown."""

@@ -162,6 +162,35 @@ def test_a_regression_whose_predictions_hardly_vary_is_flagged(tmp_path):
     assert "predictions hardly vary (standard deviation 0.0" in " ".join(build([tmp_path]).arms[0].flags)
 
 
+@pytest.mark.parametrize(
+    ("right", "loss", "nothing"), [(0.55, 0.69, True), (0.55, 0.68, False), (0.55, 0.75, True), (0.8, 0.75, False)]
+)  # of two classes as frequent: the frequencies alone have ln 2 = 0.693
+def test_an_arm_whose_loss_is_that_of_the_label_frequencies_learned_nothing(tmp_path, right, loss, nothing):
+    for seed in range(2):
+        record = write_run(tmp_path, seed=seed, test=right)
+        record.metrics["test"]["loss"] = {"value": loss, "se": 0.005, "n": ITEMS}
+        record.write()
+    (arm,) = build([tmp_path]).arms
+    said = f"test loss {loss:.3g} ± 0.005 nats, not shown to be less than that of the label frequencies alone (0.693)"
+    assert (said in arm.unfit) == nothing == bool(arm.unfit)
+
+
+def test_a_score_at_the_best_of_several_rates_has_a_star_that_says_so(tmp_path):
+    write_study(tmp_path, {8: 0.82}, range(2))
+    for seed in range(2):
+        write_run(tmp_path, "lora", 8, lr=1e-3, objective=0.7, seed=seed)
+    write_run(tmp_path, "full", None, lr=9e-4, objective=0.9)  # of one seed alone: nothing was chosen by it
+    report = build([tmp_path])
+    assert [(arm["label"], arm["rates"]) for arm in report.to_json()["arms"]] == [("lora r=8", 2), ("full", 1)]
+    lora, full = [
+        line.split(" | ")[1] for line in report.to_markdown().splitlines() if line.startswith(("| lora", "| full"))
+    ]
+    assert lora.endswith("*") and not full.endswith("*")
+    assert "* at the best of several learning rates by validation on these very seeds: somewhat too high." in (
+        report.to_markdown()
+    )
+
+
 def test_rates_that_are_not_the_methods_default_are_not_called_so(tmp_path):
     write_study(tmp_path, {8: 0.82})
     notes = " ".join(build([tmp_path]).notes)
@@ -195,7 +224,7 @@ def test_seconds_of_a_run_that_others_disturbed_are_flagged(tmp_path):
     record.compute["mfu"] = 0.2
     record.write()
     report = build([tmp_path])
-    assert "disturbed: MFU of a run 20.0 %, of such runs 36.5 %" in " ".join(of(report, rank=4).flags)
+    assert "disturbed: MFU of a run under 75.0 % of the usual 36.5 %" in " ".join(of(report, rank=4).flags)
     assert "disturbed" not in " ".join(of(report, rank=8).flags)
 
 

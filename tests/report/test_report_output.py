@@ -63,6 +63,17 @@ def test_table_leads_with_the_headline_and_ends_with_numbered_flags(study):
     assert any("not comparable, not ranked: trainer.batch_size=16 (reference: 32)" in line for line in lines)
 
 
+def test_table_has_the_other_metrics_and_what_the_study_took(study):
+    assert "Other test metrics" not in printed(build([study]))
+    for record in build([study]).records:
+        if record.status == "finished":
+            record.metrics["test"] |= {"f1": {"value": 0.5, "se": 0.01}, "matthews": {"value": 0.25, "se": 0.01}}
+            record.write()
+    text = printed(build([study]))
+    assert re.search(r"lora r=16 +50\.0±2\.0 +0\.250±0\.020", text.split("Other test metrics")[1])
+    assert "The whole study took " in text and "scores 50.0 %." in text
+
+
 def test_targets_are_named_only_where_they_vary(study):
     assert "all_linear" not in printed(build([study])).split("Minimum")[1]
     write_run(study, "lora", 8, targets__name="qv")

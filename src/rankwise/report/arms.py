@@ -83,6 +83,12 @@ class Arm:
         the papers that do so."""
         return bool(self.first("config.task.protocol") == "paper")
 
+    @property
+    def rates(self) -> int:
+        """How many learning rates, tried on as many seeds, the one of its scores was chosen from."""
+        most = max((trial.n for trial in self.trials), default=0)
+        return sum(trial.n == most for trial in self.trials)
+
     def replicates(self) -> list[Replicate]:
         return [replicate(run) for run in self.runs]
 

@@ -24,7 +24,7 @@ class Column:
     """``get`` gives an arm's value, ``show`` how it reads; ``key`` names it in CSV (empty: not there).
 
     ``tables`` names the tables that show it, separated by blanks: ``main`` (``wide``: on the page and in Markdown
-    alone; ``terminal``: there alone), memory, compute, numbers, generation, forgetting.
+    alone; ``terminal``: there alone), scores, memory, compute, numbers, generation, forgetting.
     """
 
     key: str
@@ -41,7 +41,7 @@ class Column:
 
 def columns(report: Findings) -> list[Column]:
     """All of them, in reading order. The verdict comes early, where a narrow screen shows it."""
-    everywhere = "main memory compute numbers generation forgetting"
+    everywhere = "main scores memory compute numbers generation forgetting"
     settings = [Column(key, "", _setting_of(key)) for key in ("rank", "dim", "alpha", "targets", "quant")]
     return [
         Column("", "arm", lambda a: a.label, tables=everywhere, left=True),
@@ -138,13 +138,20 @@ def _scores(report: Findings) -> list[Column]:
     metric = report.metric
     median = " (median)" if any(s.median is not None for arm in report.arms for s in arm.scores.values()) else ""
     points = " pts" if metric.percent else ""
-    others = [Column(m.name, m.header, _score_of(m), m.interval, "wide") for m in second_metrics(report)]
+    others = [Column(m.name, m.header, _score_of(m), m.interval, "wide scores") for m in second_metrics(report)]
+
+    def score(arm: Arm) -> str | None:
+        """With a star where it is of the best of several rates: the luck of these seeds is in it."""
+        found = arm.scores.get(metric.name)
+        return None if found is None else metric.interval(found) + "*" * (arm.rates > 1)
+
     # Of random subspaces d90 is read here: the smallest dimension with 90 % (Li et al. 2018, §2).
     shares = "numbers main" if any("dim" in arm.settings for arm in report.arms) else "numbers"
     floors = (("of_full", "of full", 0.0), ("above_constant_of_full", "above constant, of full", report.constant))
     return [
         Column("metric", "", lambda a: metric.name),
-        Column("test", f"{metric.header}{median}", _score_of(metric), metric.interval, "main"),
+        Column("test", "", _score_of(metric)),
+        Column("", f"{metric.header}{median}", score, tables="main"),
         Column("", f"Δ full{points}", lambda a: delta(report, a), tables="main", left=True),
         *others,
         *(
@@ -168,6 +175,7 @@ def _setting() -> list[Column]:
         Column("rank_fraction", "r/min (in, out)\N{NO-BREAK SPACE}%", rank_fraction, fmt.percent, "main"),
         Column("scale", "scale", lambda a: a.first("lora.scale"), lambda scale: f"{scale:.3g}", "main"),
         Column("lr", "lr", lambda a: a.lr, fmt.rate, "main"),
+        Column("rates", "", lambda a: a.rates),
         Column("n", "n", lambda a: len(a.runs), str, "main"),
     ]
 

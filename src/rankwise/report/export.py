@@ -70,7 +70,7 @@ def _arm(report: Findings, arm: Arm) -> dict[str, Any]:
         "differs": {key: {"here": here, "reference": there} for key, (here, there) in arm.differs.items()},
         "same_as_full": {"same": True, "worse": False, "better": False}.get(said),
         "comparison": _compared(report, arm),
-        "trials": [asdict(trial) for trial in arm.trials],
+        "trials": [asdict(trial) for trial in arm.trials], "rates": arm.rates,
         "unscored": [{"name": run.run.get("name"), "status": run.status} for run in arm.unscored],
         "unfit": arm.unfit, "flags": arm.flags,
     }  # fmt: skip

@@ -28,6 +28,7 @@ class Findings:
     headline: Headline
     notes: list[str]
     constant: float | None = None
+    total: str = ""  # what the whole study took
 
     def comparison(self, arm: Arm) -> Comparison | None:
         return self.comparisons.get(id(arm))

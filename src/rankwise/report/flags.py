@@ -20,6 +20,7 @@ from rankwise.tracking.record import Record
 
 _KEYS = 4  # shown of those in which a row differs; report.json has all
 _VARIETY = 0.1  # of the labels' standard deviation: below, predictions hardly vary
+_LITTLE = 0.2  # of the way from the best constant answer to a perfect one
 _FALL = 0.03  # of all that the validation loss fell: less in the last fifth is the end of a curve
 _Z95 = 1.645  # of a one-sided 5 % test
 _MFU = 0.75  # of what such runs reached: below, something else ran beside
@@ -74,10 +75,25 @@ def _learned_nothing(arm: Arm, metric: Metric, scores: Scores) -> Iterator[str]:
         above = scores.above_constant(arm.runs)
     except NotComparable:
         return
+    constant = scores.constant(arm.runs) or 0.0
     if above.low <= 0:
-        score = f"{metric.score(scores.constant(arm.runs))}{' %' if metric.percent else ''}"
-        best = "no correlation" if metric.low < 0 else f"always answering one class ({score})"
+        best = "no correlation" if metric.low < 0 else f"always answering one class ({metric.with_unit(constant)})"
         yield f"not shown to be better than {best}: it may have learned nothing"
+    elif above.estimate < _LITTLE * (metric.high - constant):  # what is right more often may be but too sure of itself
+        yield from _no_less_loss(arm.runs, scores.entropy(arm.runs))
+
+
+def _no_less_loss(runs: list[Record], entropy: float | None) -> Iterator[str]:
+    """Whether the test loss is not shown to be less than that of the label frequencies, at one-sided 5 % over items."""
+    cells = [cell for run in runs if (cell := at(run, "metrics.test.loss")) and None not in cell.values()]
+    if entropy is None or not cells:
+        return
+    loss, error = (float(np.mean([cell[key] for cell in cells])) for key in ("value", "se"))
+    if loss + _Z95 * error >= entropy:
+        yield (
+            f"test loss {loss:.3g} ± {error:.2g} nats, not shown to be less than that of the label frequencies alone "
+            f"({entropy:.3g}): it learned next to nothing"
+        )
 
 
 def still_falling(runs: list[Record]) -> float:
@@ -183,8 +199,10 @@ def _slow(arm: Arm, arms: list[Arm]) -> list[str]:
     mine, like = _mfus([arm]), _mfus([other for other in arms if other.method == arm.method])
     if not mine or min(mine) >= _MFU * np.median(like):
         return []
-    usual, low = (f"{percent(float(value))} %" for value in (np.median(like), min(mine)))
-    return [f"disturbed: MFU of a run {low}, of such runs {usual}; its seconds are not only its own, its FLOPs are"]
+    usual = f"{percent(float(np.median(like)))} %"
+    return [
+        f"disturbed: MFU of a run under {percent(_MFU)} % of the usual {usual}; its FLOPs are its own, its seconds not"
+    ]
 
 
 def _mfus(arms: list[Arm]) -> list[float]:

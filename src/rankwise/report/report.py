@@ -20,7 +20,7 @@ from rankwise.report.findings import Findings
 from rankwise.report.flags import find_unfit, flag
 from rankwise.report.formats import plural
 from rankwise.report.sufficiency import smallest_sufficient
-from rankwise.report.summary import Headline, headline, notes
+from rankwise.report.summary import Headline, headline, notes, total
 from rankwise.tracking import remote
 from rankwise.tracking.record import Record, find, write_atomically
 
@@ -97,7 +97,8 @@ def build(paths: list[Path]) -> Report:
         said.insert(0, f"By all runs of the table: {top}")
         top = Headline(title, details=tuple(others))
     constant = scores.constant((reference or arms[0]).runs)
-    return Report(records, arms, reference, metric, margin, comparisons, families, top, said, constant)
+    took = total(found)
+    return Report(records, arms, reference, metric, margin, comparisons, families, top, said, constant, took)
 
 
 def results(found: list[Record]) -> list[Record]:

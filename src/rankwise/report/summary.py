@@ -121,7 +121,12 @@ def notes(
     margins: list[float], comparisons: dict[int, Comparison],
 ) -> list[str]:  # fmt: skip
     """How this was compared, one sentence or two each."""
-    kept = [_counts(records, arms), *_total(all_records), *_budget(arms, reference or arms[0]), *_seeds(arms)]
+    kept = [
+        _counts(records, arms),
+        *filter(None, [total(all_records)]),
+        *_budget(arms, reference or arms[0]),
+        *_seeds(arms),
+    ]
     kept += [*_rates(arms, all_records), *_margin(margins, metric)]
     said = dict.fromkeys(note for record in records for note in at(record, "provenance.data.notes") or [])
     kept += [f"Of the data: {note}" for note in said]
@@ -164,19 +169,17 @@ def _counts(records: list[Record], arms: list[Arm]) -> str:
     return text + (f" Listed but not scored: {', '.join(other)}." if other else "")
 
 
-def _total(records: list[Record]) -> list[str]:
+def total(records: list[Record]) -> str:
     """What the whole study took, runs that tuned, failed or were stopped included."""
     took = sum(at(record, "compute.seconds.total_s") or 0 for record in records)
     flops = sum(at(record, "compute.flops.train_total") or 0 for record in records)
     if not took:
-        return []
+        return ""
     hours = f"{took / 3600:.2g} hours" if took >= 3600 else f"{seconds(took)} s"
     computed = f" and {si(flops, 'FLOP')} of training" if flops else ""
     beside = len(records) - sum(record.status == FINISHED and not record.config.get("stage") for record in records)
     others = f", {beside} of them for tuning or unfinished" if beside else ""
-    return [
-        f"The whole study took {hours} of runs one after the other{computed}: {plural(len(records), 'run')}{others}."
-    ]
+    return f"The whole study took {hours} of runs one after the other{computed}: {plural(len(records), 'run')}{others}."
 
 
 def _budget(arms: list[Arm], arm: Arm) -> list[str]:

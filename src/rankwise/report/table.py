@@ -33,9 +33,11 @@ def render(report: Findings) -> RenderableType:
     notes = [Text(f"{str(i).translate(_SUPERSCRIPT)} {text}") for i, text in enumerate(texts, 1)]
     title = Text(report.headline.title, style="bold")
     details = [Text(text) for text in (report.headline.cost, " ".join(report.headline.details)) if text]
-    meanings = [Text(text, style="dim") for text in (interval_note(report), costs.short_note(report.arms)) if text]
-    more = [part for found in sections(report) for part in rendered(found)]
-    return Group(title, *details, Padding(_Arms(report), (1, 0)), *notes, *meanings, *more)
+    notes += [Text(text, style="dim")
+              for text in (interval_note(report), costs.short_note(report.arms), report.total) if text]  # fmt: skip
+    others = section(report, "scores", "Other test metrics", [])
+    more = [part for found in [*([others] if others else []), *sections(report)] for part in rendered(found)]
+    return Group(title, *details, Padding(_Arms(report), (1, 0)), *notes, *more)
 
 
 class _Arms:
@@ -107,6 +109,8 @@ def interval_note(report: Findings) -> str:
         said.append(f"The best answer that is the same for every text scores {metric.score(report.constant)}{unit}.")
     if any(found.median is not None for arm in report.arms for found in arm.scores.values()):
         said.append("Scores of optimistic rows are medians over seeds; differences are of means.")
+    if any(arm.rates > 1 for arm in report.arms):
+        said.append("* at the best of several learning rates by validation on these very seeds: somewhat too high.")
     if not report.comparisons:
         return " ".join(said)
     if not any(c.bootstrap for c in report.comparisons.values()):
