@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from test_examples import said, shipped, talk
 from test_tables import ROWS, content, read, texts, write
@@ -29,22 +30,46 @@ def records(folder: Path, rows: list[dict[str, Any]], name: str = "a.json", inde
     return folder / name
 
 
+def body(sign: str, end: str = "\n", label_first: bool = False) -> bytes:
+    pairs = ((y, t) if label_first else (t, y) for t, y in ROWS)
+    return "".join(f"{one}{sign}{other}{end}" for one, other in pairs).encode()
+
+
+FRAME = pd.DataFrame(ROWS, columns=["text", "label"])
+OBJECTS = [{"text": t, "label": y} for t, y in ROWS]
 FORMS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
-    "label, blank, text": ("a.all", b"".join(f"{y} {t}\n".encode() for t, y in ROWS),
-                           {"format": "lines", "columns": ["label", "text"]}),
-    "the same, its blank said": ("a.txt", b"".join(f"{y} {t}\n".encode() for t, y in ROWS),
+    "label, blank, text": ("a.all", body(" ", label_first=True), {"format": "lines", "columns": ["label", "text"]}),
+    "the same, its blank said": ("a.txt", body(" ", label_first=True),
                                  {"format": "lines", "columns": ["label", "text"], "delimiter": " "}),
-    "two bars": ("a.txt", b"".join(f"{t} || {y}\n".encode() for t, y in ROWS),
-                 {"columns": ["text", "label"], "delimiter": "||"}),
-    "blank lines": ("a.tsv", b"\n  \ntext\tlabel\n" + b"".join(f"{t}\t{y}\n\n".encode() for t, y in ROWS), {}),
-    "semicolons": ("a.csv", b"text;label\n" + b"".join(f"{t};{y}\n".encode() for t, y in ROWS), {"delimiter": ";"}),
-    **{f"tabs as {tab!r}": ("a.csv", b"text\tlabel\n" + b"".join(f"{t}\t{y}\n".encode() for t, y in ROWS),
-                            {"delimiter": tab}) for tab in ("\t", "\\t", "tab")},
+    "two bars": ("a.txt", body(" || "), {"columns": ["text", "label"], "delimiter": "||"}),
+    "blank lines": ("a.tsv", b"\n  \ntext\tlabel\n" + body("\t", "\n\n"), {}),
+    "semicolons": ("a.csv", b"text;label\n" + body(";"), {"delimiter": ";"}),
+    **{f"tabs as {tab!r}": ("a.csv", b"text\tlabel\n" + body("\t"), {"delimiter": tab})
+       for tab in ("\t", "\\t", "tab")},
+    "Excel's first line": ("a.csv", b"sep=;\r\ntext;label\r\n" + body(";", "\r\n"), {}),
+    "columns without a name": ("a.csv", b"text,label,,\n" + body(",", ",,\n"), {}),
+    "delimiters behind the last field": ("a.csv", b"text,label\n" + body(",", ",\n"), {}),
+    "an index of pandas": ("a.csv", FRAME.to_csv().encode(), {}),
+    "two columns of one name": ("a.csv", b"id,text,label,id\n" + b"".join(b"1," + line + b",2\n"
+                                for line in body(",").splitlines()), {}),
+    "UTF-32": ("a.csv", (b"text,label\n" + body(",")).decode().encode("utf-32"), {}),
+    "objects of objects": ("a.jsonl", b"".join(json.dumps({"in": {"text": t}, "label": y}).encode() + b"\n"
+                           for t, y in ROWS), {"text": "in.text"}),
+    "lists with names": ("a.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in ROWS),
+                         {"columns": ["text", "label"]}),
+    "a list of lists": ("a.json", json.dumps(ROWS).encode(), {"columns": ["text", "label"]}),
+    "an array": ("a.json", json.dumps(OBJECTS).encode(), {}),
+    "an array on many lines": ("a.json", json.dumps(OBJECTS, indent=2).encode(), {}),
+    "an object around a list": ("a.json", json.dumps({"version": 1, "data": OBJECTS}, indent=1).encode(), {}),
+    "an object of columns": ("a.json", FRAME.to_json(orient="columns").encode(), {}),
+    "an object of lists": ("a.json", json.dumps(FRAME.to_dict("list")).encode(), {}),
+    "objects by number": ("a.json", FRAME.to_json(orient="index").encode(), {}),
+    "columns and data": ("a.json", FRAME.to_json(orient="split").encode(), {}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_text_tables_of_every_kind_give_the_same_data(tmp_path: Path, form: str) -> None:
+def test_rows_of_every_layout_give_the_same_data(tmp_path: Path, form: str) -> None:
     name, written, keys = FORMS[form]
     (tmp_path / name).write_bytes(written)
     assert content(read(tmp_path / name, **keys)) == content(plain(tmp_path))
@@ -64,21 +89,16 @@ def test_compressed_files_are_read_as_they_are(
         read(packed)
 
 
-@pytest.mark.parametrize("indent", [None, 2])
-def test_a_json_array_of_objects_is_read(tmp_path: Path, indent: int | None) -> None:
-    path = records(tmp_path, [{"text": t, "label": y} for t, y in ROWS], indent=indent)
-    assert content(read(path)) == content(plain(tmp_path))
-    with pytest.raises(Refused, match=r"^task.label=y: .*a.json entry 1 has the columns text, label"):
-        read(path, label="y")
-
-
 def test_an_empty_column_of_a_template_is_an_empty_text(tmp_path: Path) -> None:
     rows = [
         {"instruction": f"Name oak {i}", "input": "short" if i % 2 else "", "output": f"oak {i}"} for i in range(60)
     ]
-    data = read(records(tmp_path, rows), kind="causal_lm", template="{instruction} {input}", completion="output")
-    pairs = [pair for part in said(data) for pair in part]
-    assert len(pairs) == 60 and {("Name oak 0 ", "oak 0"), ("Name oak 1 short", "oak 1")} <= set(pairs)
+    for between in (" ", "\\n"):
+        keys = {"template": "{instruction}" + between + "{input}", "completion": "output"}
+        pairs = [pair for part in said(read(records(tmp_path, rows), kind="causal_lm", **keys)) for pair in part]
+        between = between.replace("\\n", "\n")
+        assert len(pairs) == 60
+        assert {(f"Name oak 0{between}", "oak 0"), (f"Name oak 1{between}short", "oak 1")} <= set(pairs)
 
 
 def test_a_folder_that_datasets_saved_is_read(tmp_path: Path) -> None:
@@ -101,6 +121,30 @@ def test_other_names_of_a_part_are_taken_for_it_and_said(tmp_path: Path, name: s
     data = read(tmp_path)
     assert texts(data)[part] == {text for text, _ in ROWS[150:]}
     assert [f"{name}.csv of" in note and ("validation", "test")[part - 1] in note for note in data.notes] == [True]
+
+
+def test_a_folder_of_the_hub_is_read(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name, rows in (("train-00000-of-00002", ROWS[:80]), ("train-00001-of-00002", ROWS[80:150]),
+                       ("test-00000-of-00001", ROWS[150:])):  # fmt: skip
+        write(tmp_path / "data", "parquet", rows, name)
+    data = read(tmp_path)
+    assert set(data.test.texts) == {text for text, _ in ROWS[150:]} and len(data.train) + len(data.validation) == 150
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("",)])
+def test_folders_named_as_classes_are_read(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    for part in parts:
+        for i, (text, label) in enumerate(ROWS):
+            path = tmp_path / part / ("neg", "pos")[label] / f"{i}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{part} {text},\n“so”\n")
+        (tmp_path / part / "urls_pos.txt").write_text("not data")
+    data = read(tmp_path)
+    assert data.classes == ["neg", "pos"] and (parts == ("",) or len(data.test) == len(ROWS))
+    for part in (data.train, data.validation, data.test):
+        for text, label in zip(part.texts, part.labels, strict=True):
+            assert text.endswith(",\n“so”") and (text[text.index("the") : text.index(",")], label) in ROWS
 
 
 def test_a_file_that_is_not_understood_is_said(tmp_path: Path) -> None:
@@ -141,22 +185,60 @@ def test_one_bad_byte_does_not_change_a_file_of_utf_8(tmp_path: Path) -> None:
         read(path)
 
 
+NAMED = {"columns": ["text", "label"]}
+LINES = r"task.format=lines 'task.columns=\[label,text\]'"
 CAUSES: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
-    "blanks as delimiter": ("a.all", b"0 the sea\n1 the old oak\n",
-                            {"format": "csv", "delimiter": " ", "columns": ["label", "text"]}, "task.format=lines"),
-    "lines without names": ("a.all", b"0 the sea\n", {"format": "lines"}, r"task.columns=\[label,text\]"),
-    "semicolons": ("a.csv", b"text;label\nx;1\n", {}, """is task.delimiter right.*task.delimiter='";"'"""),
-    "tabs": ("a.csv", b"text\tlabel\nx\t1\n", {}, "task.delimiter=tab parts them"),
-    "no header": ("a.csv", b"the sea,1\nthe oak,0\n", {}, "without a header line, task.columns names them"),
-    "a header that is given": ("a.tsv", b"Label\tText\nspam\tthe sea\n", {"columns": ["label", "text"]},
-                               "a.tsv line 1: repeats the header; leave task.columns out"),
-    "a second header": ("a.csv", b"text,label\nthe sea,1\n\xef\xbb\xbftext,label\nthe oak,1\n", {},
-                        "a.csv line 3: repeats the header; take the line out"),
-    "empty names": ("a.csv", b"text,label,,\nthe sea,1,,\n", {}, "line 1: cells of the header are empty"),
-    "an invisible character": ("a.csv", "text,\u200blabel\nthe sea,1\n".encode(), {},
-                               r"did you mean .*u200blabel.*; an invisible character is in a name"),
-    "rows in an object": ("a.json", b'{"data": [{"text": "x", "label": 1}, {}]}', {}, "rows must be a list of objects"),
-}  # fmt: skip
+    "blanks": ("a.all", b"0 the sea\n1 an old oak\n", {"delimiter": " ", **NAMED}, "line 1: .*task.format=lines"),
+    "a label in front": ("a.all", b"0 the sea\n1 the oak\n", {}, f"{LINES} takes the first word as the label"),
+    "the same with names": ("a.txt", b"__label__1 the sea\n", NAMED, "task.format=lines"),
+    "lines without names": ("a.all", b"0 the sea\n", {"format": "lines"}, LINES.partition(" ")[2]),
+    "semicolons": ("a.csv", b"text;label\nx;1\n", {}, """is task.delimiter right. 'task.delimiter=";"' parts it"""),
+    "semicolons and a comma": ("a.csv", b"text;label\nx, y;1\n", {}, """line 2: .*'task.delimiter=";"'"""),
+    "semicolons, with names": ("a.csv", b"x;1\ny;0\n", NAMED, """'task.delimiter=";"'"""),
+    "tabs": ("a.csv", b"text\tlabel\nx\t1\n", {}, "task.delimiter=tab parts it"),
+    "two bars": ("a.txt", b"the sea||1\n" * 2, {}, r"""'task.delimiter="\|\|"' parts it, with 'task.columns="""),
+    "quotes in tabs": ("a.tsv", b'text\tlabel\n"a\nb"\t1\n', {}, "task.format=csv task.delimiter=tab reads field"),
+    "another quote": ("a.csv", b'text,label\n"a \\"b\\"",1\n', {}, "line 2: .*; with task.format=tsv, quotes are te"),
+    "a remark above": ("a.csv", b"by hand\ntext,label\nx,1\n", {}, "line 2: .*the first line was taken as the hea"),
+    "no header": ("a.csv", b"the sea,1\nthe oak,0\n", {}, r"where line 1 is no header, 'task.columns=\[NAME,…\]' "),
+    "no name": ("a.csv", b"text,\nthe sea,1\n", {}, """a column has no name: "task.label=''" is that one"""),
+    "a name given twice": ("a.csv", b"text,text,label\nx,y,1\n", {}, "=text: .*; two columns are named text: rename"),
+    "a header that is given": ("a.csv", b"Text,Label\na,b\n", NAMED, "line 1: repeats the header; leave task.columns"),
+    "a second header": (
+        "a.csv",
+        b"text,label\nthe sea,1\n\xef\xbb\xbftext,label\nthe oak,1\n",
+        {},
+        "a.csv line 3: repeats the header; take the line out",
+    ),
+    "an invisible character": (
+        "a.csv",
+        "text,\u200blabel\nthe sea,1\n".encode(),
+        {},
+        r"did you mean .*u200blabel.*; an invisible character is in a name",
+    ),
+    "many columns": ("a.json", json.dumps([dict.fromkeys(map(str, range(99)))]).encode(), {}, r", … \(99 in all\)"),
+    "JSON as CSV": ("a.csv", b'{"text": "x", "label": 1}\n{"text": "y"}\n', {}, "task.format=jsonl reads it"),
+    "CSV as JSON": ("a.json", b"text,label\nx,1\n", {}, "a.json line 1 column 1: not JSON .*; of CSV, give task.fo"),
+    "CSV as Parquet": ("a.parquet", b"text,label\nx,1\n", {}, "not a Parquet file.*; of a text file, give task.form"),
+    "parts in one file": ("a.json", b'{"train": [{"a": 1}], "test": [{"a": 1}]}', {}, "save each list of rows in a f"),
+    "a list without names": ("a.json", b'[["x", 1]]', {}, r"entry 1: not a JSON object, but list; 'task.columns=\["),
+    "an object inside": ("a.jsonl", b'{"text": "x", "in": {"label": 1}}\n' * 2, {}, "task.label=in.label reads what i"),
+    "a conversation": ("a.jsonl", b'{"messages": []}\n' * 2, {}, "task=chat reads such rows"),
+    "ShareGPT": ("a.json", b'[{"conversations": []}]', {}, "task=chat task.messages=conversations reads such rows"),
+    "Alpaca": ("a.json", b'[{"instruction": "x", "input": "", "output": "y"}]', {}, "{input}.' task.completion=output"),
+    "prompts": ("a.jsonl", b'{"prompt": "x", "completion": "y"}\n' * 2, {}, "; task=prompts reads such rows"),
+    "a prompt of messages": (
+        "a.json",
+        b'[{"prompt": [{"role": "user"}], "completion": []}]',
+        PROMPTS,
+        "task=chat task.m",
+    ),
+    "UTF-16 without a mark": ("a.csv", "text,label\n".encode("utf-16-le"), {}, "task.encoding=utf-16-le reads it"),
+    "zip": ("a.zip", b"PK\x03\x04\0\0", {}, "not text, but binary; a zip archive or a spreadsheet: unpack it"),
+    "gzip by another name": ("a.csv", gzip.compress(b"text,label\n"), {}, "packed by gzip: name it .gz, or unpack it"),
+    "Parquet by another name": ("a.csv", b"PAR1\0\0", {}, "task.format=parquet reads it"),
+    "a pointer": ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid 1\n", {}, "git lfs pull fetches the data"),
+}
 
 
 @pytest.mark.parametrize("case", CAUSES)

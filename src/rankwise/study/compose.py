@@ -154,6 +154,9 @@ _PLUGINS = {  # of Hydra, by the option that each brings
 }  # fmt: skip
 
 
+_MISSING = re.compile(r"interpolation '\$\{([\w.]+)\}': Incompatible value 'None'")  # of a key whose value is ???
+
+
 def explain(error: BaseException) -> str:
     """One line for an error of Hydra or OmegaConf: what was given and what would be allowed."""
     if isinstance(error, MissingConfigException) and error.options:
@@ -167,6 +170,8 @@ def explain(error: BaseException) -> str:
     for cause in _causes(error):
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             reason = str(cause.msg or cause).splitlines()[0]
+            if missing := _MISSING.search(reason):
+                return f"{missing[1]}: needed here; give {missing[1]}=…"
             if cause.full_key in known_keys():
                 return f"{cause.full_key}: {reason}"
             whole = re.search(r"Could not override '([^']+)'", str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,9 +11,11 @@ import numpy as np
 from rankwise.config import Task
 from rankwise.errors import Refused
 from rankwise.tasks.examples import Cell, class_name
-from rankwise.tasks.parts import PARTS, TRAIN
+from rankwise.tasks.parts import PARTS, TEST, TRAIN, VALIDATION
 
 _FEW = 2  # rows of a class that is hardly one
+_NUMBER = re.compile(r"-?\d+")
+_MISSING = ("nan", "none", "null", "na", "n/a", "<na>")  # what programs write for a label that is missing
 
 
 @dataclass(frozen=True)
@@ -61,24 +64,34 @@ class Classes:
         return cls(task, names, labels, array, _notes(task, used, rows))
 
     def check(self, label_n: np.ndarray, part_n: np.ndarray, own_n: np.ndarray) -> None:
-        """Refuse a class that no training row has: nothing can learn it."""
-        counts = np.zeros((len(self.names), len(PARTS)), dtype=int)
+        """Refuse a class that no training row has, as nothing can learn it; note one that a test of its own lacks."""
         kept = part_n >= 0
-        class_n = self.number[label_n[kept]]
-        np.add.at(counts, (class_n, part_n[kept]), 1)
-        for number, (train, validation, test) in enumerate(counts.tolist()):
-            if train or not validation + test:
-                continue
-            rows, where = (test, "test") if test else (validation, "validation")
-            cut = bool((own_n[kept][class_n == number] == TRAIN).any())
+        class_n, part_k, own_k = self.number[label_n[kept]], part_n[kept], own_n[kept]
+        counts = np.zeros((len(self.names), len(PARTS)), dtype=int)
+        np.add.at(counts, (class_n, part_k), 1)
+        there = counts > 0
+        unseen = np.flatnonzero(~there[:, TRAIN] & there.any(1))
+        untested = np.flatnonzero(there[:, TRAIN] & ~there[:, TEST])
+        if len(unseen):
+            number = unseen[0]
+            part = TEST if counts[number, TEST] else VALIDATION
+            more = f" (and {len(unseen) - 1} other classes)" if len(unseen) > 1 else ""
+            cut = (own_k[class_n == number] == TRAIN).any()
             why = ", to which the hash of their texts brought them" if cut else ""
             remedy = "join it with another class, or leave it out, by task.labels={LABEL: CLASS, OTHER: null, …}"
-            if all(_numbers_first(label.name)[0] is False for label in self.labels):
+            if counts[number, part] == counts[:, part].sum():
+                remedy = "if that part has no labels, task.files={train: NAME} leaves it out"
+            elif not any(_numbers_first(label.name)[0] for label in self.labels):
                 remedy += "; for numbers to be predicted, task.kind=regression task.metric=pearson"
+            elif len(self.names) > len(part_k) / 2:
+                remedy = "nearly every row has its own: is it the right column?"
             raise Refused(
-                f"task.label={self.task.label}: {self.names[number]!r} is the label of {rows} {where} row(s) and of no "
-                f"training row{why}; {remedy}"
+                f"task.label={self.task.label}: {self.names[number]!r}{more} is the label of {counts[number, part]} "
+                f"{PARTS[part]} row(s) and of no training row{why}; {remedy}"
             )
+        if len(untested) and (own_k == TEST).any():
+            names = ", ".join(repr(self.names[number]) for number in untested[:5])
+            self.notes.append(f"task.label={self.task.label}: no test row has the class {names}")
 
 
 def _by_map(given: dict[object, object], labels: list[Label]) -> tuple[list[str], dict[str, int]]:
@@ -94,38 +107,32 @@ def _by_map(given: dict[object, object], labels: list[Label]) -> tuple[list[str]
 def _by_list(task: Task, labels: list[Label]) -> tuple[list[str], dict[str, int]]:
     """``task.labels=[World, Sports]``: labels are these names, but for case, or their numbers from 0."""
     names = [class_name(name) for name in task.labels]
-    folded = {_fold(name): position for position, name in enumerate(names)}
     number = {name: position for position, name in enumerate(names)}
-    numbered = not any(name.lstrip("-").isdecimal() for name in names)
+    folded = {_fold(name): position for position, name in enumerate(names)}
+    numbers = [] if any(map(_NUMBER.fullmatch, names)) else [
+        int(label.name) for label in labels if _NUMBER.fullmatch(label.name)
+    ]  # fmt: skip
+    least, most = min(numbers, default=0), max(numbers, default=0)
+    if least != 0 and most - least < len(names) and task.threshold is None:
+        pairs = ", ".join(f"{least + position}: {name}" for position, name in enumerate(names))
+        shown = f"task.labels={', '.join(names)}: names numbers from 0, and the labels are {least} to {most}"
+        raise Refused(f"{shown}; say which is which: 'task.labels={{{pairs}}}'")
     for label in labels:
         if label.name in number:
             continue
         if _fold(label.name) in folded and len(folded) == len(names):
             number[label.name] = folded[_fold(label.name)]
-        elif numbered and label.name.isdecimal() and int(label.name) < len(names):
+        elif numbers and label.name.isdecimal() and int(label.name) < len(names):
             number[label.name] = int(label.name)
         else:
-            bools = (
-                "; YAML reads no, yes, off, on as false, true: quote them" if set(names) <= {"false", "true"} else ""
-            )
-            from_one = label.name.isdecimal() and int(label.name) == len(names)
-            remedy = f"; task.labels={{1: {names[0]}, …}} names labels that do not start at 0" if from_one else ""
-            raise _unknown(
-                label, f"none of task.labels={', '.join(names)}, nor one of their numbers from 0{bools}{remedy}"
-            )
-    by_number = [label for label in labels if numbered and label.name.isdecimal()]
-    if by_number and task.threshold is None and not any(label.name == "0" for label in by_number):
-        least = min(int(label.name) for label in by_number)
-        raise Refused(
-            f"task.labels={', '.join(names)}: names numbers from 0, and the least label is {least}; say which is "
-            f"which: task.labels={{{least}: {names[0]}, …}}"
-        )
+            yaml = "; YAML reads no, yes, off, on as false, true: quote them" if {*names} <= {"false", "true"} else ""
+            raise _unknown(label, f"none of task.labels={', '.join(names)}, nor one of their numbers from 0{yaml}")
     return names, number
 
 
 def _unknown(label: Label, why: str) -> Refused:
     assert label.cell is not None
-    return label.cell.refused(f"{why}; task.labels={{LABEL: CLASS, {label.name}: null, …}} leaves its rows out")
+    return label.cell.refused(f"{why}; 'task.labels={{LABEL: CLASS, …, {label.name}: null}}' leaves its rows out")
 
 
 def _notes(task: Task, used: list[Label], rows: np.ndarray) -> list[str]:
@@ -135,6 +142,11 @@ def _notes(task: Task, used: list[Label], rows: np.ndarray) -> list[str]:
     if used and all("." in label.name and not _numbers_first(label.name)[0] for label in used):
         notes.append(
             f"task.label={task.label}: classes are fractions; task.kind=regression task.metric=pearson predicts"
+        )
+    if missing := [repr(label.name) for label in used if _fold(label.name) in _MISSING and not task.labels]:
+        notes.append(
+            f"task.label={task.label}: {', '.join(missing)} is a class; if it says that a label is missing, "
+            "'task.labels={LABEL: CLASS, …, LABEL: null}' leaves its rows out"
         )
     spelled: dict[str, list[str]] = {}
     for label in used:

@@ -79,6 +79,8 @@ def load(task: Task, asset: Asset, data_seed: int) -> Data:
         return (example for example in examples(task, tables) if example is not None)
 
     index = _Index.of(task, examples(task, tables))
+    if not len(index.place):
+        raise Refused(f"task data: no rows; all {index.skipped} are left out, as empty or by min_abs_label")
     part = _parts(task, index)
     classes = None
     if task.kind == "classification":

@@ -11,16 +11,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from rankwise.config import Task
-from rankwise.errors import Refused, did_you_mean
+from rankwise.errors import Refused
+from rankwise.tasks import hints
 from rankwise.tasks.sources import PART_NAMES
 from rankwise.tasks.tables import Table
 
 Messages = list[dict[str, Any]]
 
 _FIELD = re.compile(r"{([^{}]+)}")
-_WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
+_WHOLE = re.compile(r"\+?(-?(?:0|[1-9]\d*))(?:\.0+)?")
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-_SHAREGPT = {"human": "user", "gpt": "assistant"}  # {from, value} in place of {role, content}
+_SHAREGPT = {  # {from, value} in place of {role, content}
+    "human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
+    "observation": "tool",
+}  # fmt: skip
 _CALLS = ("tool_calls", "function_call")
 _SOURCE = "source"  # as task.group, where no column is named so: the split or file that a row is of
 
@@ -66,14 +70,16 @@ class Empty(Refused):
 
 
 class Cell:
-    """One cell of a row, which can say where it is."""
+    """One cell of a row, which can say where it is; ``meta.label`` is what the column meta holds as label."""
 
-    def __init__(self, key: str, column: str, row: dict[str, Any], table: Table, number: int):
-        self.key, self.column, self.table, self.number = key, column, table, number
-        if column not in row:
-            there = _columns(column, list(map(str, row)), table)
-            raise Refused(f"task.{key}={column}: {table.name} {table.unit} {number} {there}")
-        self.value = row[column]
+    def __init__(self, key: str, column: str, row: dict[str, Any], table: Table, place: str):
+        self.key, self.column, self.where = key, column, f"{table.name} {place}"
+        self.value: Any = row
+        for name in [column] if column in row else column.split("."):
+            if not isinstance(self.value, dict) or name not in self.value:
+                there = hints.columns(key, column, row, table.part, table.header)
+                raise Refused(f"task.{key}={column}: {self.where} {there}")
+            self.value = self.value[name]
 
     @property
     def missing(self) -> bool:
@@ -82,8 +88,7 @@ class Cell:
 
     def refused(self, why: str, kind: type[Refused] = Refused) -> Refused:
         """``task.label=score: ratings.tsv line 7 holds 'x', not a number``."""
-        where = f"{self.table.name} {self.table.unit} {self.number}"
-        return kind(f"task.{self.key}={self.column}: {where} holds {reprlib.repr(self.value)}, {why}")
+        return kind(f"task.{self.key}={self.column}: {self.where} holds {reprlib.repr(self.value)}, {why}")
 
     def empty(self, what: str) -> Refused:
         return self.refused(f"no {what}; task.skip_empty=true leaves such rows out", Empty)
@@ -92,7 +97,8 @@ class Cell:
         """As it stands. Raises Refused where it is no text, or has none and ``empty`` does not allow that."""
         value = self.value
         if isinstance(value, (bool, list, dict, bytes)) or value in (math.inf, -math.inf):
-            raise self.refused("not a text")
+            messages = "; a conversation is task=chat task.messages=COLUMN" if isinstance(value, list) else ""
+            raise self.refused(f"not a text{messages}")
         text = "" if self.missing else str(value)
         if not (empty or text.strip()):
             raise self.empty("text")
@@ -122,29 +128,12 @@ class Cell:
 
 
 def class_name(value: object) -> str:
-    """One spelling of a value that names a class: true, 7 for 7.0 and "7.0", without blanks around it."""
+    """One spelling of a value that names a class: true, 7 for 7.0, "7.0" and "+7", without blanks around it."""
     text = str(value).lower() if isinstance(value, bool) else str(value).strip()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     whole = _WHOLE.fullmatch(text)
     return whole[1] if whole else text
-
-
-def _columns(column: str, names: list[str], table: Table) -> str:
-    """What a row has instead of a column, and what may be the matter."""
-    shown = [name if name.isprintable() else ascii(name) for name in names]
-    hint = ""
-    if table.header and len(names) == 1:
-        sign = next((sign for sign in (";", "\t", "|", ",") if sign in names[0]), None)
-        by = "task.delimiter=tab" if sign == "\t" else f"task.delimiter='\"{sign}\"'"
-        hint = "; is task.delimiter right?" + (f" {by} parts them" if sign else "")
-    elif table.header:
-        hint = "; without a header line, task.columns names them"
-    elif len(names) == 1:
-        hint = "; rows must be a list of objects, or one object per line"
-    if shown != names and len(names) > 1:
-        hint = "; an invisible character is in a name"
-    return f"has the columns {', '.join(shown)}{did_you_mean(column, shown)}{hint}"
 
 
 def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
@@ -158,16 +147,16 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
     least = 0.0 if task.kind == "causal_lm" else task.min_abs_label
     item = 0
     for table in tables:
-        number = 0
-        for number, row in table.read():
+        place = ""
+        for place, row in table.read():
             if row is None:
                 yield None
                 continue
             if len(row) > 1 and all(_is_name(value, name) for name, value in row.items()):
                 remedy = "leave task.columns out, or the line" if task.columns else "take the line out"
-                raise Refused(f"task data {table.name} {table.unit} {number}: repeats the header; {remedy}")
+                raise Refused(f"task data {table.name} {place}: repeats the header; {remedy}")
             try:
-                found = list(read(_Reader(task, table, number, row)))
+                found = list(read(_Reader(task, table, place, row)))
             except Empty:
                 if not task.skip_empty:
                     raise
@@ -177,7 +166,7 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
                 example.item, item = item, item + 1
                 if not least or abs(float(example.label)) >= least:
                     yield _classified(task, example)
-        if not number:
+        if not place:
             raise Refused(f"task data {table.name}: no rows")
 
 
@@ -191,25 +180,26 @@ class _Reader:
 
     task: Task
     table: Table
-    number: int
+    place: str
     row: dict[str, Any]
 
     def cell(self, key: str) -> Cell:
-        return Cell(key, getattr(self.task, key), self.row, self.table, self.number)
+        return Cell(key, getattr(self.task, key), self.row, self.table, self.place)
 
     def example(self, text: str, **values: Any) -> Example:
         return Example(-1, self._part(), text, group=self._group(), **values)
 
     def prompt(self) -> str:
-        """The prompt; columns of a template may be empty, but not all of them."""
+        """The prompt; columns of a template may be empty, but not all of them. Shells write a line break as ``\\n``."""
         if not self.task.template:
             return self.cell("prompt").text() if self.task.prompt else ""
-        names = _FIELD.findall(self.task.template)
-        cells = {name: Cell("template", name, self.row, self.table, self.number) for name in names}
+        template = self.task.template.replace("\\n", "\n").replace("\\t", "\t")
+        names = _FIELD.findall(template)
+        cells = {name: Cell("template", name, self.row, self.table, self.place) for name in names}
         texts = {name: cell.text(empty=True) for name, cell in cells.items()}
         if texts and not any(map(str.strip, texts.values())):
             raise cells[names[0]].empty("text")
-        return _FIELD.sub(lambda match: texts[match[1]], self.task.template)
+        return _FIELD.sub(lambda match: texts[match[1]], template)
 
     def _part(self) -> str:
         if self.task.split is None:
@@ -283,7 +273,8 @@ def _conversation(cell: Cell) -> Messages:
     found: Messages = [message for message in messages if message is not None]
     last = found[-1] if found else {"role": ""}
     if last["role"] != "assistant" or not "".join(_said(last)).strip():
-        raise cell.refused("a conversation must end with a reply of the assistant that is not empty")
+        why = "a conversation must end with a reply of the assistant that is not empty"
+        raise cell.refused(f"{why}; task.skip_empty=true leaves such rows out", Empty)
     roles = [message["role"] for message in found]
     if "user" not in roles[: roles.index("assistant")]:
         raise cell.refused("a conversation needs a message of the user before the first reply")

@@ -66,8 +66,8 @@ def glue(path: Path, task: Task, encoding: str) -> Iterator[Row]:
     Lines with too few fields, of which QQP has some, are left out, as by those who published them.
     """
     layout = _glue(task)
-    for number, row in delimited(path, encoding, "\t", quoted=False, columns=layout.columns, short=True):
-        yield number, row and {layout.renamed.get(name, name): cell for name, cell in row.items()}
+    for place, row in delimited(path, encoding, "\t", quoted=False, columns=layout.columns, short=True):
+        yield place, row and {layout.renamed.get(name, name): cell for name, cell in row.items()}
 
 
 def _glue(task: Task) -> _Glue:
@@ -112,7 +112,7 @@ def _entries(
     whole, number = read_json(path, encoding), 0
     try:
         for number, entry in enumerate(listed(whole), 1):
-            yield number, cells if (cells := row(entry))["texts"] else None
+            yield f"entry {number}", cells if (cells := row(entry))["texts"] else None
     except (KeyError, TypeError, AttributeError, StopIteration) as error:
         where = f" entry {number}" if number else ""
         raise Refused(f"task data {path}{where}: not {what} ({type(error).__name__}: {error})") from None
@@ -139,7 +139,7 @@ def wordnet(path: Path, task: Task, encoding: str) -> Iterator[Row]:
         if not bar or len(fields) < 5 or fields[2] not in _POS:
             raise Refused(f"task data {path} line {number}: not a line of WordNet's data files")
         word = _MARKER.sub("", fields[4]).replace("_", " ")
-        yield number, {"word": word, "pos": _POS[fields[2]], "gloss": gloss.partition('; "')[0].strip()}
+        yield f"line {number}", {"word": word, "pos": _POS[fields[2]], "gloss": gloss.partition('; "')[0].strip()}
 
 
 READERS: dict[str, Callable[[Path, Task, str], Iterator[Row]]] = {

@@ -23,8 +23,8 @@ PART_NAMES = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
     "dev": "validation", "test": "test", "testing": "test",
 }  # fmt: skip
-_ENTRIES = ("webnlg", "dart")  # formats without a row per line
 _PART_IN_FRONT = re.compile(rf"^({'|'.join(PART_NAMES)})_", re.IGNORECASE)
+_SHARD = re.compile(r"-\d+-of-\d+$")  # one of several files of a part, as the hub has them
 
 
 def open_tables(task: Task, asset: Asset) -> tuple[list[Table], list[str]]:
@@ -43,34 +43,35 @@ def open_tables(task: Task, asset: Asset) -> tuple[list[Table], list[str]]:
     else:
         files = _files(asset.path, task, notes)
     paths = [(path, part) for part in PARTS for path in files.get(part, [])]
-    several = next(
-        (path for path, _ in paths if len({part for other, part in paths if other.samefile(path)}) > 1), None
-    )
-    if several:
-        raise Refused.value("task.files", several.name, "one file for two parts, so that they would share their rows")
-    opened = [_file(path, task, part) for path, part in paths]
+    for path, part in paths:
+        if any(other.samefile(path) for other, another in paths if another != part):
+            raise Refused.value("task.files", path.name, "one file for two parts, so that they would share their rows")
+    opened = [_table(path, task, part) for path, part in paths]
     guessed = [table for table in opened if table.encoding not in (None, "utf-8-sig", task.encoding)]
     return opened, notes + [
         f"{table.name} is read as {table.encoding}; if that is wrong, set task.encoding" for table in guessed
     ]
 
 
-def _file(path: Path, task: Task, part: str = "train") -> Table:
+def _table(path: Path, task: Task, part: str) -> Table:
+    if path.is_dir():
+        return Table(str(path), functools.partial(tables.class_folders, path, task.encoding), part, path.name)
     form = tables.file_format(path, task.format)
     encoding = None if form == "parquet" else tables.encoding_of(path, task.encoding)
-    array = form == "jsonl" and tables.is_array(path, encoding or "")
-    unit = "row" if form == "parquet" else "entry" if array or form in _ENTRIES else "line"
     read = functools.partial(formats.READERS.get(form, tables.read_file), path, task, encoding or "")
-    return Table(str(path), read, part, _bare(path.name.split(".")[0]), unit, encoding, form in ("csv", "tsv"))
+    return Table(str(path), read, part, _bare(path.name), encoding, form in ("csv", "tsv"))
 
 
 def _bare(name: str) -> str:
-    """``validation_matched`` and ``dev_matched`` are matched: the name of a split without that of its part."""
-    return _PART_IN_FRONT.sub("", name)
+    """``train`` of train.csv.gz and train-00000-of-00002.parquet; ``matched`` of dev_matched.tsv."""
+    return _PART_IN_FRONT.sub("", _SHARD.sub("", name.split(".")[0]))
 
 
 def _files(folder: Path, task: Task, notes: list[str]) -> dict[str, list[Path]]:
-    """The files of each part in a folder: as ``task.files`` says, as the format has it, or by their names."""
+    """The files of each part in a folder: as ``task.files`` says, as the format has it, or by their names.
+
+    A folder may stand for the files in it that are named as parts (``data``), or for a part whose classes are folders.
+    """
     if task.files or task.format in formats.FILES:
         named = _parts(task.files or formats.FILES[task.format or ""], "files")
         return {part: [_inside(folder, name) for name in names] for part, names in named.items()}
@@ -80,13 +81,24 @@ def _files(folder: Path, task: Task, notes: list[str]) -> dict[str, list[Path]]:
     if task.format == "wordnet":
         return {"train": formats.wordnet_files(folder)}
     paths = [path for path in sorted(folder.iterdir()) if path.is_file() and tables.suffix(path) in tables.SUFFIXES]
-    parts = _named(folder, {path.name: path.name.split(".")[0] for path in paths}, "files", notes)
-    return {part: [folder / name for name in names] for part, names in parts.items()}
+    if not any(PART_NAMES.get(_bare(path.name).lower()) for path in paths):
+        inside = sorted(path for path in folder.iterdir() if path.is_dir())
+        parts = [path for path in inside if PART_NAMES.get(path.name.lower())]
+        if any(any(part.glob("*/*")) for part in parts):
+            paths = parts
+        elif len([path for path in inside if any(map(Path.is_file, path.iterdir()))]) > 1:
+            return {"train": [folder]}
+        elif (folder / "data").is_dir():
+            return _files(folder / "data", task, notes)
+    parts_by_name = _named(
+        folder, {path.name: _SHARD.sub("", path.name.split(".")[0]) for path in paths}, "files", notes
+    )
+    return {part: [folder / name for name in names] for part, names in parts_by_name.items()}
 
 
 def _inside(folder: Path, name: str) -> Path:
     path = folder / name
-    if not path.is_file():
+    if not path.exists():
         near = did_you_mean(name, (file.name for file in folder.iterdir()))
         raise Refused.value("task.files", name, f"no such file in {folder}{near}")
     return path
@@ -103,7 +115,8 @@ def _named(source: object, names: Mapping[str, str], key: str, notes: list[str])
             notes.append(f"{name} of {source} is the {part} part; if that is wrong, set task.{key}")
         elif not part and (key == "splits" or tables.suffix(Path(name)) != ".txt"):
             notes.append(f"{name} of {source} is not read: it is named as no part; set task.{key} if it is one")
-    several = next((part for part, mine in found.items() if len(mine) > 1), None)
+    shards = [name for name in names if _SHARD.search(name.split(".")[0])]
+    several = next((part for part, mine in found.items() if len(mine) > 1 and not {*mine} <= {*shards}), None)
     if "train" not in found or several:
         kind = "file" if key == "files" else "split"
         why = f"more than one {kind} for {several}" if several else f"it has no {kind} named train"
@@ -168,7 +181,7 @@ def _splits(task: Task, name: str, found: Mapping[str, Any]) -> tuple[list[Table
         if sum(split == other for _, other in pairs) > 1:
             raise Refused.value("task.splits", split, "one split for two parts, so that they would share their rows")
     opened = [
-        Table(f"{name} {split}", functools.partial(tables.split_rows, found[split]), part, _bare(split), "row")
+        Table(f"{name} {split}", functools.partial(tables.split_rows, found[split]), part, _bare(split))
         for part, split in pairs
     ]
     return opened, notes
@@ -185,7 +198,7 @@ def _generated(task: Task) -> Table:
         rows = list(objects(size, task.generation.keys))
     else:
         rows = list(synthetic(size, task.kind).to_dict("records"))
-    return Table("generated rows", lambda: enumerate(rows, 1), unit="row")
+    return Table("generated rows", lambda: ((f"row {number}", row) for number, row in enumerate(rows, 1)))
 
 
 def synthetic(rows: int, kind: str) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Files of rows: text tables, JSON, plain lines and Parquet, read a piece at a time.
 
-A reader yields rows as they stand: the number of a row where it can be looked up, and its cells by column. It holds
-no more than a line, or ``CHUNK`` rows of Parquet, so a file may be larger than memory; an array of JSON is held whole.
+A reader yields rows as they stand: where a row can be looked up, and its cells by column. It holds no more than a
+line, or ``CHUNK`` rows of Parquet, so a file may be larger than memory; a file that is one JSON value is held whole.
 Cells are not converted: pandas and ``datasets`` make dates and floats of texts and whole numbers.
 """
 
@@ -12,6 +12,7 @@ import codecs
 import contextlib
 import csv
 import gzip
+import itertools
 import json
 import lzma
 import re
@@ -22,8 +23,9 @@ from typing import IO, Any
 
 from rankwise.config import Task
 from rankwise.errors import Refused
+from rankwise.tasks import hints
 
-Row = tuple[int, dict[str, Any] | None]  # number and cells; None for a line that its format leaves out
+Row = tuple[str, dict[str, Any] | None]  # its place, as "line 7", and its cells; None where its format leaves it out
 
 CHUNK = 2048  # rows of a binary table that are held at a time
 _COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -33,8 +35,10 @@ SUFFIXES = {
 }  # fmt: skip
 _LONGEST_FIELD = 1 << 24  # characters; what is longer is a quote that is never closed
 _CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")  # no text has these, in no encoding of one byte
-_BINARY = "not text, but binary; save it as CSV, JSON or Parquet, or give task.encoding"
-_TAB = ("\\t", "tab")  # how a shell lets a tab be written
+_MARKS = (  # byte order marks; that of UTF-32 begins as that of UTF-16
+    ("utf-32", (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)), ("utf-16", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
+)  # fmt: skip
+_SIGN = re.compile(r'"?sep=(.)"?\s*')  # Excel's first line, which names the delimiter
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,6 @@ class Table:
     read: Callable[[], Iterator[Row]]
     part: str = "train"  # that its rows are of; training rows may yet be cut
     source: str = ""  # its bare name, by which test scores may be grouped
-    unit: str = "line"  # what its rows are numbered by
     encoding: str | None = None  # of a text file
     header: bool = False  # its columns are named in a line of its own, or by task.columns
 
@@ -64,59 +67,61 @@ def file_format(path: Path, given: str | None) -> str:
     return (given if given != "e2e" else None) or SUFFIXES.get(suffix(path), "tsv")
 
 
-def delimiter(task: Task) -> str | None:
-    """``task.delimiter``, tabs however they are written."""
-    return "\t" if task.delimiter in _TAB else task.delimiter
-
-
 def read_file(path: Path, task: Task, encoding: str) -> Iterator[Row]:
     """The rows of a text table, lines, JSON or Parquet. Raises Refused for what is none, naming file and line."""
-    form, parted = file_format(path, task.format), delimiter(task)
+    form = file_format(path, task.format)
+    sign = "\t" if task.delimiter in ("\\t", "tab") else task.delimiter  # as shells let a tab be written
     if form == "parquet":
         return parquet(path)
     if form == "jsonl":
-        return json_array(path, encoding) if is_array(path, encoding) else json_lines(path, encoding)
-    if form == "lines" or len(parted or "") > 1:
-        return split_lines(path, encoding, parted, task.columns)
-    parted = parted or ("," if form == "csv" else "\t")
-    return delimited(path, encoding, parted, quoted=form == "csv", columns=task.columns)
+        return json_rows(path, encoding, task)
+    if form == "lines" or len(sign or "") > 1:
+        return split_lines(path, encoding, sign, task.columns)
+    return delimited(path, encoding, sign or ("," if form == "csv" else "\t"), form == "csv", task.columns)
 
 
 def delimited(
     path: Path, encoding: str, delimiter: str, quoted: bool, columns: list[str] | None, short: bool = False
 ) -> Iterator[Row]:
-    """Rows of a text table, its header line first where ``columns`` names none; blank lines count and are passed over.
+    """Rows of a text table, its header line first where ``columns`` names none; blank lines are passed over.
 
     ``quoted``: a field in double quotes may hold delimiters, line breaks and, doubled, quotes; else quotes are text.
     ``short``: lines with too few fields are left out instead of refused, and fields too many cut off.
     """
     csv.field_size_limit(_LONGEST_FIELD)
     quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader(lines(path, encoding), delimiter=delimiter, quoting=quoting, strict=True)
-    names = _distinct(columns, path, 1) if columns else None
+    rest = lines(path, encoding)
+    first = next(rest, "")
+    sign = _SIGN.fullmatch(first) if quoted else None
+    delimiter, text = (sign[1], rest) if sign else (delimiter, itertools.chain([first], rest))
+    reader, above = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True), 2 if sign else 1
+    names = _names(columns) if columns else None
     while True:
-        number = reader.line_num + 1
+        place = f"line {reader.line_num + above}"
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            raise Refused(f"task data {path} line {number}: not a text table ({error})") from None
+            remedy = "a quote inside quotes is written twice; with task.format=tsv, quotes are text"
+            raise Refused(f"task data {path} {place}: not a text table ({error}); {remedy}") from None
         if fields is None:
             return
         if not any(map(str.strip, fields)):
             continue
         if names is None:
-            names = _distinct([field.strip() for field in fields], path, number)
-        elif len(fields) == len(names) or (short and len(fields) > len(names)):
-            yield number, dict(zip(names, fields, strict=False))
+            names = _names(fields)
+        elif len(fields) >= len(names) and (short or not any(map(str.strip, fields[len(names) :]))):
+            yield place, dict(zip(names, fields, strict=False))
         elif short:
-            yield number, None
+            yield place, None
         else:
-            remedy = f"give the right task.delimiter (now {delimiter!r}), task.format or task.columns, or mend the line"
-            rest = "; with task.format=lines the last of task.columns takes the rest of the line"
-            raise Refused(
-                f"task data {path} line {number}: not a text table of {len(names)} columns, the line has "
-                f"{len(fields)}; {remedy}{rest if len(fields) > len(names) else ''}"
-            )
+            what = f"not a text table of {len(names)} columns, the line has {len(fields)}"
+            raise Refused(f"task data {path} {place}: {what}; {hints.fields(fields, names, delimiter, quoted)}")
+
+
+def _names(fields: list[str]) -> list[str]:
+    """Names of columns; one that several columns have is marked, so that none of them is taken for it."""
+    names = [field.strip() for field in fields]
+    return [name if names.count(name) == 1 or not name else f"{name} (twice)" for name in names]
 
 
 def split_lines(path: Path, encoding: str, parted: str | None, columns: list[str] | None) -> Iterator[Row]:
@@ -124,7 +129,7 @@ def split_lines(path: Path, encoding: str, parted: str | None, columns: list[str
     ``columns``; the last takes the rest of the line. White space around a field is not part of it.
     """
     if not columns:
-        raise Refused("task.format=lines: name what is in a line, as task.columns=[label,text]")
+        raise Refused("task.columns=null: name what is in a line, as 'task.columns=[label,text]'")
     for number, line in enumerate(lines(path, encoding), 1):
         if not line.strip():
             continue
@@ -134,48 +139,80 @@ def split_lines(path: Path, encoding: str, parted: str | None, columns: list[str
                 f"task data {path} line {number}: {len(fields)} of the {len(columns)} task.columns, parted by "
                 f"{'blanks' if parted is None else repr(parted)}; give the right task.delimiter, or mend the line"
             )
-        yield number, {name: field.strip() for name, field in zip(columns, fields, strict=True)}
+        yield f"line {number}", {name: field.strip() for name, field in zip(columns, fields, strict=True)}
 
 
 def plain_lines(path: Path, encoding: str) -> Iterator[Row]:
     """The lines of a plain text that are not blank, with their ends, as the column ``text``."""
-    return ((number, {"text": line}) for number, line in enumerate(lines(path, encoding), 1) if line.strip())
+    numbered = enumerate(lines(path, encoding), 1)
+    return ((f"line {number}", {"text": line}) for number, line in numbered if line.strip())
 
 
-def json_lines(path: Path, encoding: str) -> Iterator[Row]:
-    """Rows of a file with one JSON object per line."""
-    for number, line in enumerate(lines(path, encoding), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            where = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-            raise Refused(f"task data {path} line {number}: not one JSON object per line ({where})") from None
-        if not isinstance(value, dict):
-            raise Refused(f"task data {path} line {number}: not one JSON object per line, but {type(value).__name__}")
-        yield number, value
+def json_rows(path: Path, encoding: str, task: Task) -> Iterator[Row]:
+    """Objects, one a line; or one value: a list of them, an object around such a list, or an object of columns."""
+    written = ((f"line {number}", line) for number, line in enumerate(lines(path, encoding), 1) if line.strip())
+    first = list(itertools.islice(written, 2))
+    values: Iterator[tuple[str, Any]]
+    if len(first) == 2 and _is_json(first[0][1]):
+        values = ((place, _json_line(path, place, line)) for place, line in itertools.chain(first, written))
+    elif first:
+        whole = _records(read_json(path, encoding), task)
+        values = iter([(first[0][0], whole)] if isinstance(whole, dict) else _numbered("entry", whole))
+    else:
+        return
+    for place, value in values:
+        cells = dict(zip(task.columns, value, strict=False)) if task.columns and isinstance(value, list) else value
+        if not isinstance(cells, dict):
+            remedy = "; 'task.columns=[NAME,…]' names what is in it" if isinstance(cells, list) else ""
+            raise Refused(f"task data {path} {place}: not a JSON object, but {type(value).__name__}{remedy}")
+        yield place, cells
 
 
-def is_array(path: Path, encoding: str) -> bool:
-    """Whether a JSON file is one array."""
-    first = next((line for line in lines(path, encoding) if line.strip()), "")
-    return first.lstrip().startswith("[")
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
-def json_array(path: Path, encoding: str) -> Iterator[Row]:
-    """Rows of a file that is one JSON array of objects, numbered from 1."""
-    for number, value in enumerate(read_json(path, encoding), 1):
-        if not isinstance(value, dict):
-            raise Refused(f"task data {path} entry {number}: not a JSON object, but {type(value).__name__}")
-        yield number, value
+def _json_line(path: Path, place: str, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        where = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise Refused(f"task data {path} {place}: not one JSON object per line ({where})") from None
+
+
+def _records(value: Any, task: Task) -> Any:
+    """The rows of a whole JSON file as a list of objects; one object where it is a row itself."""
+    if not isinstance(value, dict):
+        return value if isinstance(value, list) else [value]
+    asked = {task.label, task.text, task.prompt, task.completion, task.messages, task.pair} & value.keys()
+    inner = list(value.values())
+    if {"columns", "data"} <= value.keys():  # pandas: orient="split"
+        return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]]
+    if inner and all(isinstance(column, dict) for column in inner):  # pandas: orient="columns", or rows by an id
+        return _transposed(value, list(inner[0])) if asked else inner
+    if len(asked) > 1 and all(isinstance(column, list) and len(column) == len(inner[0]) for column in inner):
+        return _transposed(value, list(range(len(inner[0]))))
+    lists = [rows for rows in inner if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
+    return lists[0] if len(lists) == 1 and not asked else value
+
+
+def _transposed(columns: dict[str, Any], keys: list[Any]) -> list[dict[str, Any]]:
+    return [{name: column[key] for name, column in columns.items()} for key in keys]
 
 
 def read_json(path: Path, encoding: str) -> Any:
     """A whole JSON file, of the formats that are one value. Raises Refused where it is none."""
     try:
         return json.loads("".join(lines(path, encoding)))
-    except ValueError as error:
+    except json.JSONDecodeError as error:
+        remedy = "a file is one value, or has an object on each line; of CSV, give task.format=csv"
+        where = f"{path} line {error.lineno} column {error.colno}"
+        raise Refused(f"task data {where}: not JSON ({error.msg}); {remedy}") from None
+    except (ValueError, RecursionError) as error:
         raise Refused(f"task data {path}: not JSON ({error})") from None
 
 
@@ -187,16 +224,29 @@ def parquet(path: Path) -> Iterator[Row]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             batches = file.iter_batches(batch_size=CHUNK)
-            yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
+            yield from _numbered("row", (row for batch in batches for row in batch.to_pylist()))
     except (pa.ArrowException, OSError) as error:
-        raise Refused(f"task data {path}: not a Parquet file, or a broken one ({error})") from None
+        remedy = "of a text file, give task.format=csv or jsonl"
+        raise Refused(f"task data {path}: not a Parquet file, or a broken one ({error}); {remedy}") from None
 
 
 def split_rows(split: Any) -> Iterator[Row]:
     """Rows of a split of ``datasets``, numbered from 1."""
     batches = split.iter(batch_size=CHUNK)
     cells = ((batch, row) for batch in batches for row in zip(*batch.values(), strict=True))
-    return enumerate((dict(zip(names, row, strict=True)) for names, row in cells), 1)
+    return _numbered("row", (dict(zip(names, row, strict=True)) for names, row in cells))
+
+
+def class_folders(folder: Path, given: str | None) -> Iterator[Row]:
+    """The files of folders that are named as classes: column ``label`` is the folder's name, ``text`` a whole file."""
+    for path in sorted(folder.glob("*/*")):
+        if path.is_file() and not path.name.startswith("."):
+            text = "".join(lines(path, encoding_of(path, given)))
+            yield f"file {path.relative_to(folder)}", {"text": text, "label": path.parent.name}
+
+
+def _numbered(unit: str, rows: Any) -> Iterator[tuple[str, Any]]:
+    return ((f"{unit} {number}", row) for number, row in enumerate(rows, 1))
 
 
 def lines(path: Path, encoding: str) -> Iterator[str]:
@@ -205,7 +255,7 @@ def lines(path: Path, encoding: str) -> Iterator[str]:
         with _opened(path, "rt", encoding=encoding, newline="") as file:
             for number, line in enumerate(file, 1):
                 if "\0" in line:
-                    raise Refused(f"task data {path} line {number}: not text, but binary")
+                    raise Refused(f"task data {path} line {number}: not text, but binary; {hints.binary(b'')}")
                 yield line
     except LookupError:
         raise Refused.value("task.encoding", encoding, "a name that Python knows, as utf-8 or latin-1") from None
@@ -224,11 +274,14 @@ def encoding_of(path: Path, given: str | None) -> str:
     utf8 = other = bad = control = 0
     encoding = "cp1252"
     with _opened(path, "rb") as file:
+        head = file.read(512)
+        marked = next((name for name, marks in _MARKS if head.startswith(marks)), None)
+        if marked:
+            return marked
+        file.seek(0)
         for number, line in enumerate(file, 1):
-            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                return "utf-16"
             if b"\0" in line:
-                raise Refused(f"task data {path} line {number}: {_BINARY}")
+                raise Refused(f"task data {path} line {number}: not text, but binary; {hints.binary(head)}")
             if not control and _CONTROL.search(line):
                 control = number
             if line.isascii():
@@ -241,7 +294,7 @@ def encoding_of(path: Path, given: str | None) -> str:
     if not other:
         return "utf-8-sig"
     if control:
-        raise Refused(f"task data {path} line {control}: {_BINARY}")
+        raise Refused(f"task data {path} line {control}: not text, but binary; {hints.binary(head)}")
     if utf8 > other:
         raise Refused(
             f"task data {path} line {bad}: not UTF-8, as {utf8} other lines are; mend it, or give task.encoding=cp1252"
@@ -271,12 +324,3 @@ def _undecodable(path: Path, encoding: str) -> str:
     """`` line N``, the first that cannot be decoded by itself; empty where none is alone to blame."""
     with _opened(path, "rb") as file:
         return next((f" line {number}" for number, line in enumerate(file, 1) if not _decodes(line, encoding)), "")
-
-
-def _distinct(names: list[str], path: Path, line: int) -> list[str]:
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice == "":
-        raise Refused(f"task data {path} line {line}: cells of the header are empty; name or take out those columns")
-    if twice is not None:
-        raise Refused(f"task data {path} line {line}: not a text table, two of its columns are named {twice!r}")
-    return names

@@ -1,0 +1,117 @@
+"""What may be the matter with a file that does not read as the task says, and the option that reads it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rankwise.errors import did_you_mean
+
+TAB = "\t"
+_SHOWN = 12  # column names in a message
+_KINDS = (  # what the first bytes of a file say that it is, and what to do
+    (b"PK\x03\x04", "a zip archive or a spreadsheet: unpack it, or save it as CSV"),
+    (b"\x1f\x8b", "packed by gzip: name it .gz, or unpack it"),
+    (b"BZh", "packed by bzip2: name it .bz2, or unpack it"),
+    (b"\xfd7zXZ", "packed by xz: name it .xz, or unpack it"),
+    (b"\x28\xb5\x2f\xfd", "packed by zstd: unpack it, or pack it by gzip"),
+    (b"\xd0\xcf\x11\xe0", "an old spreadsheet: save it as CSV"),
+    (b"PAR1", "Parquet: task.format=parquet reads it"),
+    (b"ARROW1", "Arrow: save it as Parquet, or give the folder of save_to_disk"),
+    (b"SQLite", "a data base: save the table as CSV"),
+    (b"\x80", "perhaps a pickle, which is never opened: save it as Parquet or CSV"),
+)
+_LAYOUTS = (  # the columns of a layout that is known, and the options that read it
+    ({"messages"}, "task=chat"),
+    ({"conversations"}, "task=chat task.messages=conversations"),
+    (
+        {"instruction", "input", "output"},
+        "task=prompts 'task.template=\"{instruction} {input}\"' task.completion=output",
+    ),
+    (
+        {"instruction", "context", "response"},
+        "task=prompts 'task.template=\"{instruction} {context}\"' task.completion=response",
+    ),
+    ({"instruction", "output"}, "task=prompts task.prompt=instruction task.completion=output"),
+    ({"question", "answer"}, "task=prompts task.prompt=question task.completion=answer"),
+    ({"prompt", "chosen"}, "task=prompts task.completion=chosen"),
+    ({"prompt", "completion"}, "task=prompts"),
+)
+
+
+def binary(head: bytes) -> str:
+    """What a file is that is no text, from its first bytes."""
+    kind = next((kind for magic, kind in _KINDS if head.startswith(magic)), None)
+    if kind is None and head[257:262] == b"ustar":
+        kind = "a tar archive: unpack it"
+    if kind is None and head[1:2] == b"\0" != head[:1]:
+        kind = "perhaps UTF-16: task.encoding=utf-16-le reads it"
+    return kind or "save it as CSV, JSON or Parquet, or give task.encoding"
+
+
+def delimiter(text: str) -> str:
+    """What parts a line of a text table that was taken for one cell."""
+    if text.startswith("version https://git-lfs"):
+        return "the file is a pointer of git LFS: git lfs pull fetches the data"
+    if text.lstrip().startswith(("{", "[")):
+        return "it looks like JSON: task.format=jsonl reads it"
+    sign = next((sign for sign in ("||", "\t", ";", "|", ",") if sign in text), None)
+    if sign is None:
+        first_word = "task.format=lines 'task.columns=[label,text]' takes the first word as the label"
+        return f"{first_word}; task=text learns plain text"
+    given = "task.delimiter=tab" if sign == "\t" else f"'task.delimiter=\"{sign}\"'"
+    names = ", with 'task.columns=[NAME,NAME]'" if len(sign) > 1 else ""
+    return f"is task.delimiter right? {given} parts it{names}"
+
+
+def fields(found: list[str], names: list[str], sign: str, quoted: bool) -> str:
+    """What to do about a line that has more or fewer fields than the table has columns."""
+    if names[0].startswith(("{", "[")):
+        return delimiter(names[0])
+    for alone in (found, names):
+        if len(alone) == 1 and (given := delimiter(alone[0])).startswith("is"):
+            return given
+    if len(names) == 1:
+        return "the first line was taken as the header; take it out, if it is none"
+    if not quoted and found[0].startswith('"'):
+        return f"task.format=csv{' task.delimiter=tab' if sign == TAB else ''} reads fields in quotes"
+    rest = "; with task.format=lines the last of task.columns takes the rest of the line"
+    return (
+        f"give the right task.delimiter (now {sign!r}), task.format or task.columns, or mend the line"
+        f"{'' if 1 < len(found) < len(names) else rest}"
+    )
+
+
+def columns(key: str, column: str, row: dict[str, Any], part: str, text_table: bool) -> str:
+    """What a row has instead of a column, and what may be the matter."""
+    names = [str(name) for name in row if str(name).strip()]
+    shown = [name if name.isprintable() else ascii(name) for name in names]
+    near = did_you_mean(column, shown)
+    listed = ", ".join(shown[:_SHOWN]) + (f", … ({len(shown)} in all)" if len(shown) > _SHOWN else "")
+    cause = _cause(key, column, row, names, part, text_table, bool(near))
+    return f"has the columns {listed}{near}" + (f"; {cause}" if cause else "")
+
+
+def _cause(
+    key: str, column: str, row: dict[str, Any], names: list[str], part: str, text_table: bool, near: bool
+) -> str:
+    layout = next((options for known, options in _LAYOUTS if known <= row.keys()), None)
+    inside = next((name for name in names if isinstance(row[name], dict) and column in row[name]), None)
+    if layout and column not in layout.replace("=", " ").split():
+        return f"{layout} reads such rows"
+    if f"{column} (twice)" in row:
+        return f"two columns are named {column}: rename one"
+    if inside:
+        return f"task.{key}={inside}.{column} reads what is inside {inside}"
+    if text_table and names and (len(names) == 1 or names[0].startswith("{")) and "" not in row:
+        return delimiter(names[0])
+    if any(not name.isprintable() for name in names):
+        return "an invisible character is in a name"
+    if key == "label" and part != "train":
+        return "rows without labels cannot test: task.files={train: NAME} leaves the file out"
+    if names and all(isinstance(row[name], list) for name in names):
+        return "save each list of rows in a file of its own"
+    if "" in row:
+        return f"a column has no name: \"task.{key}=''\" is that one"
+    if text_table and not near:
+        return f"where line 1 is no header, 'task.columns=[NAME,…]' names the {len(names)} columns"
+    return ""
