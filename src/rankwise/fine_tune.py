@@ -15,7 +15,7 @@ from rankwise.measure.speed import utilisation
 from rankwise.model import base, numerics, weights
 from rankwise.model.adapt import adapt
 from rankwise.model.quantize import quantize
-from rankwise.plan.predict import predict
+from rankwise.plan.operations import predict
 from rankwise.tasks import batches, scores
 from rankwise.tracking import predictions
 from rankwise.tracking.journal import Journal

@@ -15,7 +15,6 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from rankwise.config import Config, Quant
 from rankwise.measure.flops import Cost, Tally, linear_share
-from rankwise.measure.parameters import lora_parameters
 from rankwise.measure.shape import Shape
 from rankwise.model.numerics import Numerics
 from rankwise.plan.fake import FakeRun, full_fine_tuning
@@ -32,6 +31,10 @@ ON_TOP = {"targets": "all_linear", "targets__layers": [1, 2]}
 PAIRS = 2 * 8 * 128**2 * 384  # a product over all pairs of tokens in one layer of MiniLM
 LINEARS = [(384, 384)] * 24 + [(384, 1536), (1536, 384)] * 6  # of MiniLM's blocks
 HEADS = 2 * 8 * 384 * (384 + 2)  # pooler and classifier, one vector per row
+
+
+def lora_parameters(shapes: list[tuple[int, int]], rank: int) -> int:
+    return sum(rank * (d_in + d_out) for d_in, d_out in shapes)
 
 
 def planned(family: str, attention: str = "eager", device: str = "cpu", sizes: Any = None, **keys: Any) -> FakeRun:

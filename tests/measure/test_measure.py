@@ -9,7 +9,7 @@ import torch
 
 from rankwise import machine
 from rankwise.measure.clock import Clock, Throughput
-from rankwise.measure.memory import reset_peak, system_peak
+from rankwise.measure.ledger import reset_peak, system_peak
 
 
 @pytest.mark.skipif(not machine.reset_peak_rss(), reason="the system cannot reset its peak")

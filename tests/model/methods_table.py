@@ -45,6 +45,7 @@ KEYS: dict[str, dict[str, Any]] = {
 }
 REFUSED = {
     ("bitfit", "llama"): "method.name=bitfit: a model with biases, which llama has not",
+    ("bitfit", "t5"): "method.name=bitfit: a model with biases, which t5 has not",  # whose head has some
     **{
         (method, "gpt2"): f"method.name={method}: a method that PEFT has for transposed layers such as "
         "transformer.h.0.attn.c_attn"

@@ -14,10 +14,10 @@ from rankwise.assets import resolve
 from rankwise.check import PRESETS
 from rankwise.config import Config
 from rankwise.errors import Refused
+from rankwise.measure.parameters import count
 from rankwise.model import base, targets
 from rankwise.model.adapt import adapt
-from rankwise.model.restore import with_weights
-from rankwise.model.weights import export
+from rankwise.model.weights import export, with_weights
 
 D, INNER, KV = 32, 64, 16  # widths of the tiny models: of the model, of an MLP, of grouped keys and values
 SQUARE, UP, DOWN, NARROW = (D, D), (D, INNER), (INNER, D), (D, KV)
@@ -94,6 +94,7 @@ def logits(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 def test_a_preset_adapts_its_layers_trains_them_alone_and_comes_back(shape: str, preset: str, tmp_path: Path) -> None:
     config = tiny(shape, targets=preset, method__rank=RANK)
     lm, tokenizer = load(config)
+    whole = sum(p.numel() for p in lm.parameters())
     adapted = adapt(lm, config)
     model, wanted = adapted.model, expected(shape, preset)
     assert {n.removeprefix("base_model.model.") for n, m in model.named_modules() if hasattr(m, "lora_A")} == set(
@@ -102,6 +103,15 @@ def test_a_preset_adapts_its_layers_trains_them_alone_and_comes_back(shape: str,
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
     factors = sum(p.numel() for name, p in own.items() if "lora_" in name)
     assert factors == sum(RANK * (d_in + d_out) for d_in, d_out in wanted.values())
+    sizes = count(model, adapted.heads)
+    assert sizes["adapter"] == sizes["by_type"]["LoRA"]["trainable"] == factors and sizes["total"] == whole + factors
+    assert (
+        sizes["head"]
+        == sizes["trainable"] - factors
+        == sum(parts["trainable"] for layer, parts in sizes["by_layer"].items() if not layer.split(".")[-1].isdigit())
+    )
+    assert adapted.lora["ranks"] == dict.fromkeys(wanted, RANK)
+    assert adapted.lora["min_side"] == min(map(min, wanted.values()))
     assert adapted.heads and all("lora_" in n or any(f".{h}." in n for h in adapted.heads) for n in own)
 
     before = {name: value.clone() for name, value in model.state_dict().items()}

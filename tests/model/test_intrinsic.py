@@ -22,8 +22,7 @@ from rankwise.measure.parameters import count
 from rankwise.model import base
 from rankwise.model.adapt import adapt
 from rankwise.model.methods import intrinsic
-from rankwise.model.restore import with_weights
-from rankwise.model.weights import export
+from rankwise.model.weights import export, with_weights
 from rankwise.run import run
 from rankwise.tasks import data
 from rankwise.train.step import checkpoint_blocks

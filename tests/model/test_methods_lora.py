@@ -12,12 +12,14 @@ from methods_table import batch_of, config_of, load, logits, train
 from tiny_configs import SHAPES, tiny
 from torch import nn
 
+from rankwise.assets import resolve
 from rankwise.check import check
 from rankwise.config import Config, plain
 from rankwise.errors import Refused
 from rankwise.identity import canonical, folder, label, run_id
 from rankwise.measure.parameters import count
 from rankwise.methods import DECLARED
+from rankwise.model import base
 from rankwise.model.adapt import Adapted, adapt
 from rankwise.model.methods import adalora, inits
 from rankwise.model.weights import export
@@ -239,25 +241,27 @@ def test_the_record_of_a_run_has_the_ranks_that_adalora_left(tiny: Tiny) -> None
     assert sum(ranks.values()) == 4 * len(ranks) and all(name.startswith("bert.encoder") for name in ranks)
 
 
-@pytest.mark.parametrize("method", ["lora", "dora", "vera", "adalora", "ia3", "bottleneck", "bitfit", "head"])
-def test_a_run_can_start_from_another(tiny: Tiny, tmp_path: Path, method: str) -> None:
-    """As LoRA's MRPC starts from MNLI; the head comes along where the classes are as many."""
+STARTED = [("lora", "roberta"), *((method, "bert") for method in (
+    "lora", "dora", "vera", "adalora", "ia3", "bottleneck", "bitfit", "head",
+))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "shape"), STARTED)
+def test_a_run_can_start_from_another(tmp_path: Path, method: str, shape: str) -> None:
+    """As LoRA's MRPC starts from MNLI; the head comes along, whole or not at all: where the classes are as many."""
     keys: dict[str, Any] = {"vera": {"method__rank": 8}, "bottleneck": {"method__size": 4}}.get(method, {})
-    config = config_of(method, "bert", **keys)
+    config = config_of(method, shape, **keys)
     lm, tokenizer = load(config)
     first = adapt(lm, config)
     with torch.no_grad():
         for parameter in (p for p in first.model.parameters() if p.requires_grad):
             parameter.add_(torch.randn_like(parameter) * 0.1)
     export(first.model, tmp_path / "run" / "adapter", keep_full=False)
-    warm = config_of(method, "bert", method__init_from=str(tmp_path / "run"), **keys)
+    warm = config_of(method, shape, method__init_from=str(tmp_path / "run"), **keys)
     second = build(warm)
     assert torch.allclose(logits(second.model, tokenizer), logits(first.model, tokenizer), atol=1e-5)
     assert len(second.lora["init_from"]["sha256"]) == 64
     assert run_id(warm) != run_id(config)
-
-    from rankwise.assets import resolve
-    from rankwise.model import base
 
     three = adapt(base.load(warm.model, resolve(warm.model), 3, 0)[0], warm)
     fresh = base.load(warm.model, resolve(warm.model), 3, 0)[0]

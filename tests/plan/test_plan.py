@@ -22,8 +22,7 @@ from rankwise.model import base
 from rankwise.model.adapt import adapt
 from rankwise.model.methods.warm import weights_file
 from rankwise.model.weights import export
-from rankwise.plan.estimate import Question, _measured_mfu, plan
-from rankwise.plan.fit import LARGEST, largest_batch
+from rankwise.plan.estimate import LARGEST, Question, _measured_mfu, largest_batch, plan
 from rankwise.plan.hardware import CONTEXT_BYTES, Hardware
 from rankwise.run import run
 from rankwise.tracking import record as records
@@ -54,9 +53,13 @@ def measured(record: Record, phase: str = "train") -> tuple[dict[str, Any], dict
     return found, found["predicted"]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("method", ["lora", "full", "head"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+PREDICTED = [
+    (shape, method, ("fp32", "bf16")[(row + column) % 2])
+    for row, shape in enumerate(SHAPES) for column, method in enumerate(("lora", "full", "head"))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "method", "precision"), PREDICTED)
 def test_what_was_predicted_is_measured(tiny: Tiny, shape: str, method: str, precision: str) -> None:
     record = run(tiny(shape, method, "all_linear", tracking__ledger=True, trainer__precision=precision))
     for phase in ("train", "eval"):
@@ -350,3 +353,23 @@ def test_the_command_prints_a_table_and_json(
         {"rank": 1, "scale": 16.0}, {"rank": 4, "scale": 4.0}, {"rank": None, "scale": None},
     ]  # fmt: skip
     assert not (tmp_path / "outputs").exists()
+
+
+# They classify by what they compute at the end token.
+POOLED: dict[str, dict[str, Any]] = {
+    "t5": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0},
+    "bart": {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+             "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
+             "decoder_start_token_id": 2, "max_position_embeddings": 128},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_the_step_of_a_model_that_pools_at_the_end_token_is_predicted(tiny: Tiny, name: str) -> None:
+    config = tiny(tracking__ledger=True)
+    config.model = Model(name=name, shape=POOLED[name] | {"model_type": name})
+    record = run(config)
+    for part in ("train", "eval"):
+        found, predicted = measured(record, part)
+        assert predicted["peak_bytes"] == pytest.approx(found["peak_bytes"], rel=0.01)
+    assert record.compute["flops"]["per_step"] == record.compute["flops"]["per_step_counted"]

@@ -27,9 +27,9 @@ from rankwise.model.methods.quiet import CANNOT, quiet_peft
 from rankwise.model.methods.warm import ADAPTER_FILE
 from rankwise.model.numerics import LOW, Numerics, settle
 from rankwise.model.quantize import cast_base, dequantize, store
-from rankwise.model.restore import with_weights
 from rankwise.model.skeleton import architecture, skeleton
 from rankwise.model.targets import modules_named
+from rankwise.model.weights import with_weights
 
 if TYPE_CHECKING:
     from rankwise.adapters.factors import Delta

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+from omegaconf.errors import OmegaConfBaseException
+
 from rankwise import assets, methods
-from rankwise.config import Config, Model, Task
+from rankwise.config import Config, Model, Task, typed
 from rankwise.errors import Refused
-from rankwise.model.restore import load_config
+from rankwise.model.base import reason
 from rankwise.tracking import record as records
 from rankwise.tracking.record import Record
 
@@ -70,10 +73,17 @@ def open_run(folder: Path) -> Run:
     if not (folder / "result.json").is_file():
         what = "no such folder" if not folder.exists() else "not a run's folder (it has no result.json)"
         raise Refused(f"{folder}: {what}; give outputs/STUDY/RUN")
-    record, config = records.read(folder), load_config(folder)
+    record, config = records.read(folder), _config(folder)
     if record.status != records.FINISHED:
         raise Refused(f"{folder}: the run has not finished (it is {record.status})")
     return Run(folder.resolve(), config, record)
+
+
+def _config(folder: Path) -> Config:
+    try:
+        return typed(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, OmegaConfBaseException, TypeError) as error:
+        raise Refused(f"{folder}: not a run's folder (config.yaml: {reason(error)})") from None
 
 
 def open_trained(folder: Path) -> Run:

@@ -12,8 +12,7 @@ from rankwise.config import Config, Model
 from rankwise.measure.ledger import Footprint
 from rankwise.measure.shape import Shape
 from rankwise.model.skeleton import architecture
-from rankwise.plan.estimate import Question, Row, plan
-from rankwise.plan.facts import facts
+from rankwise.plan.estimate import Question, Row, facts, plan
 from rankwise.plan.fake import FakeRun, build
 from rankwise.plan.hardware import Hardware
 from rankwise.plan.operations import beside_full

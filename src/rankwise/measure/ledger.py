@@ -14,6 +14,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
+from rankwise import machine
+
 PARTS = ("weights", "gradients", "optimizer", "activations", "other")
 
 
@@ -166,6 +168,28 @@ class Ledger(TorchDispatchMode):
             for value in state.values():
                 if isinstance(value, torch.Tensor):
                     self._label(value, "optimizer")
+
+
+def reset_peak(device: torch.device) -> None:
+    """Let the peak begin here."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        machine.reset_peak_rss()
+
+
+def system_peak(device: torch.device) -> dict[str, int]:
+    """Bytes since ``reset_peak``.
+
+    On a GPU ``allocated_peak_bytes`` of tensors and ``reserved_peak_bytes`` that the allocator took for them; on a CPU
+    ``process_peak_bytes``, resident, which holds the interpreter, its libraries and what malloc has not given back.
+    """
+    if device.type == "cuda":
+        return {
+            "allocated_peak_bytes": torch.cuda.max_memory_allocated(device),
+            "reserved_peak_bytes": torch.cuda.max_memory_reserved(device),
+        }
+    return {"process_peak_bytes": machine.peak_rss_bytes()}
 
 
 def held_bytes(model: nn.Module, parameters: Iterable[torch.Tensor]) -> int:

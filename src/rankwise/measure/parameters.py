@@ -1,4 +1,4 @@
-"""How many parameters: trainable, frozen, adapter, head; by layer and by type; and what LoRA's arithmetic says."""
+"""How many parameters: trainable, frozen, adapter, head; by layer and by type."""
 
 from __future__ import annotations
 
@@ -44,16 +44,6 @@ def numel(parameter: nn.Parameter) -> int:
     if shape is not None:
         return math.prod(shape)
     return int(getattr(parameter, "logical_numel", None) or parameter.numel())
-
-
-def lora_parameters(shapes: Iterable[tuple[int, int]], rank: int) -> int:
-    """Σ r·(d_in + d_out): trainable parameters of LoRA on weights of these shapes (Hu et al. 2021, §4.2)."""
-    return sum(rank * (d_in + d_out) for d_in, d_out in shapes)
-
-
-def saving(trained: int, full: int) -> float:
-    """The share of ``full`` trainable parameters that training ``trained`` of them leaves out; negative if more."""
-    return 1 - trained / full
 
 
 def _owned(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:

@@ -63,7 +63,7 @@ def join(base: nn.Module) -> None:
         parts = [getattr(layer, part) for part in PARTS]
         weights = [p.weight.detach() if isinstance(p, Conv1D) else p.weight.detach().T for p in parts]
         biases = [part.bias.detach() for part in parts]
-        _put(base, name, _conv1d(torch.cat(weights, 1), torch.cat(biases), parts[0].weight.requires_grad))
+        base.set_submodule(name, _conv1d(torch.cat(weights, 1), torch.cat(biases), parts[0].weight.requires_grad))
 
 
 def _fused(base: nn.Module) -> Iterator[str]:
@@ -79,7 +79,7 @@ def _asks_for_parts(name: str, targets: Targets) -> bool:
 
 def _split(base: nn.Module, names: list[str]) -> None:
     for name in names:
-        _put(base, name, Split(base.get_submodule(name)))
+        base.set_submodule(name, Split(base.get_submodule(name)))
 
 
 def _conv1d(weight: torch.Tensor, bias: torch.Tensor, trained: bool) -> Conv1D:
@@ -88,8 +88,3 @@ def _conv1d(weight: torch.Tensor, bias: torch.Tensor, trained: bool) -> Conv1D:
     layer.weight = nn.Parameter(weight.clone(memory_format=torch.contiguous_format), requires_grad=trained)
     layer.bias = nn.Parameter(bias.clone(), requires_grad=trained)
     return layer
-
-
-def _put(base: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(base.get_submodule(parent), child, layer)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from rankwise import machine
 from rankwise.config import Trainer
 from rankwise.errors import Refused
 from rankwise.tracking.groups import Compute
@@ -63,20 +62,7 @@ def has_bf16(device: torch.device) -> bool:
     """Whether the processor or GPU multiplies bf16 in hardware; emulation would be slower than fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "mps":
-        return False
-    if platform.machine() in ("arm64", "aarch64"):
-        flags = _cpu_flags()
-        return "bf16" in flags
-    return bool({"avx512_bf16", "amx_bf16"} & _cpu_flags())
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
+    return device.type == "cpu" and bool(machine.hardware()["bf16"])
 
 
 def _device(name: str) -> torch.device:

@@ -104,7 +104,7 @@ def dequantize(base: nn.Module) -> None:
         dense.weight = nn.Parameter(weight, requires_grad=False)
         if layer.bias is not None:
             dense.bias = nn.Parameter(layer.get_parameter("bias").data.float(), requires_grad=False)
-        _put(base, name, dense)
+        base.set_submodule(name, dense)
     for mark in ("is_loaded_in_8bit", "is_loaded_in_4bit"):
         base.__dict__.pop(mark, None)
 
@@ -198,22 +198,17 @@ class _Product(torch.autograd.Function):
         return gradient.to(ctx.dtype) @ ctx.dense(ctx.dtype), None, None, None
 
 
-def plan_quantized(base: nn.Module, quant: Quant, compute: torch.dtype | None = None) -> None:
-    """Replace the linear layers of the blocks by stand-ins for what they become under ``quant``."""
-    for name, linear in list(block_linears(base)):
-        _put(base, name, PlannedLinear(linear, quant, compute))
-
-
 def _replace(base: nn.Module, name: str, quant: Quant, compute: torch.dtype, device: torch.device | None) -> None:
     linear = base.get_submodule(name)
     weight = linear.get_parameter("weight").detach()
     if weight.is_meta:
-        return _put(base, name, PlannedLinear(linear, quant, compute))
+        base.set_submodule(name, PlannedLinear(linear, quant, compute))
+        return
     weight = (weight.T if isinstance(linear, Conv1D) else weight).to(device).contiguous()
     make = _torchao if quant.kind == "int8_torchao" else _bitsandbytes
     layer = make(weight, getattr(linear, "bias", None), quant, compute)
     layer.requires_grad_(False)
-    _put(base, name, layer.train(linear.training))
+    base.set_submodule(name, layer.train(linear.training))
 
 
 def _bitsandbytes(weight: torch.Tensor, bias: nn.Parameter | None, quant: Quant, compute: torch.dtype) -> nn.Module:
@@ -300,11 +295,6 @@ def _refuse_trained(quantized: list[str], config: Config) -> None:
         if any(f".{extra}." in f".{name}." for name in quantized):
             allowed = f"a module without quantized layers under quant={config.quant.name}, or null"
             raise Refused.value("method.modules_to_save", extra, allowed)
-
-
-def _put(base: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(base.get_submodule(parent), child, layer)
 
 
 def _bridge(module: nn.Module, low: torch.dtype, is_head: bool) -> None:

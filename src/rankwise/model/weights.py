@@ -1,19 +1,26 @@
-"""What is kept of a trained model: the best weights while it trains, the adapter afterwards."""
+"""What is kept of a trained model (the best weights while it trains, the adapter afterwards), and the model from it."""
 
 from __future__ import annotations
 
 import copy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from rankwise import methods
+from rankwise.config import Config
+from rankwise.errors import Refused
+from rankwise.model import fused
+from rankwise.model.adapt import adapt
 from rankwise.model.base import head_names
 from rankwise.model.methods import adalora, inits
-from rankwise.model.methods.warm import HEAD_FILE, TRAINED_FILE
+from rankwise.model.methods.quiet import quiet_peft
+from rankwise.model.methods.warm import ADAPTER_FILE, HEAD_FILE, TRAINED_FILE
 from rankwise.model.targets import modules_named
 
 
@@ -30,12 +37,9 @@ def save_best(model: nn.Module, path: Path) -> None:
 
 
 def load_best(model: nn.Module, path: Path) -> None:
-    """Put saved trainable parameters back."""
-    state = load_file(path)
-    own = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, value in state.items():
-            own[name].copy_(value)
+    """Put saved parameters back; all others stay. Raises Refused for one that the model has not."""
+    if unknown := model.load_state_dict(load_file(path), strict=False).unexpected_keys:
+        raise Refused(f"{path}: holds {unknown[0]}, which this model has not")
 
 
 def export(model: nn.Module, folder: Path, keep_full: bool, start: inits.Start | None = None) -> int:
@@ -63,6 +67,24 @@ def export(model: nn.Module, folder: Path, keep_full: bool, start: inits.Start |
         in_head = all(name.split(".")[0] in head_names(model) for name in state)
         save_file(state, folder / (HEAD_FILE if in_head else TRAINED_FILE))
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def with_weights(lm: nn.Module, config: Config, folder: Path) -> nn.Module:
+    """A base with what a run of ``config`` left in its adapter folder."""
+    trains = methods.of(config.method).trains
+    names = {"adapter": [ADAPTER_FILE], "all": ["model.safetensors"]}.get(trains, [HEAD_FILE, TRAINED_FILE])
+    file = next((folder / name for name in names if (folder / name).is_file()), None)
+    if file is None:
+        why = "run it with trainer.save_full=true" if trains == "all" else "the run has not finished"
+        raise Refused(f"{folder}: holds no weights; {why}")
+    if trains == "adapter":
+        with quiet_peft():
+            fused.split_for(lm, PeftConfig.from_pretrained(str(folder)))
+            return PeftModel.from_pretrained(lm, str(folder))
+    if trains != "all":  # whatever such a run started from, its start is over
+        lm = adapt(lm, replace(config, method=replace(config.method, init_from=None))).model
+    load_best(lm, file)
+    return lm
 
 
 def _export_adapter(model: PeftModel, folder: Path, start: inits.Start) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from rankwise import assets, methods
 from rankwise.config import Config, plain
@@ -17,15 +19,16 @@ from rankwise.identity import canonical, labels, run_id
 from rankwise.measure.parameters import count
 from rankwise.measure.shape import Shape
 from rankwise.model.skeleton import architecture
-from rankwise.plan.facts import Facts, facts
 from rankwise.plan.fake import FakeRun, build
-from rankwise.plan.fit import largest_batch
 from rankwise.plan.hardware import Hardware
 from rankwise.plan.operations import beside_full, needed
+from rankwise.tasks import data, scores
+from rankwise.tasks.scores import Scorer, TokenScorer
 from rankwise.tracking import record as records
 from rankwise.train.loop import Budget
 
 ASSUMED_MFU = 0.4  # where neither the user nor a finished run says
+LARGEST = 4096  # rows of a batch; beyond it nobody asks
 Row = dict[str, Any]
 
 
@@ -38,6 +41,14 @@ class Question:
     find_batch: bool = False
     only_parameters: bool = False
     mfu: float | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the task's data say; ``rows`` for training is None where nobody has said yet."""
+
+    scorer: Scorer | TokenScorer
+    rows: int | None
 
 
 def plan(configs: Sequence[Config], question: Question) -> dict[str, Any]:
@@ -99,6 +110,51 @@ def _row(config: Config, question: Question) -> Row:
     per_step = needed(run, shape, micro_batch) * accumulate
     row["compute"] = {"flops": flops} | _time(config, task, per_step, question, settings)
     return row
+
+
+def facts(config: Config) -> Facts:
+    """From the data if it is here already, else from the config: two classes, ``task.n_train`` rows."""
+    task = config.task
+    if task.kind != "causal_lm" and (task.synthetic or assets.cached(task) is not None):
+        loaded = data.load(task, assets.resolve(task, progress=False), config.data_seed)
+        return Facts(scores.scorer_for(task.kind, loaded.classes, loaded.train.labels), len(loaded.train))
+    classes = ["no", "yes"] if task.kind == "classification" else None
+    return Facts(scores.scorer_for(task.kind, classes, np.zeros(1)), task.n_train)
+
+
+def largest_batch(phases_of: Callable[[int], Mapping[str, int]], limit_bytes: int) -> int:
+    """The most rows whose peak is within ``limit_bytes``; 0 where one row is too many, at most ``LARGEST``.
+
+    ``phases_of(rows)`` gives the peak of each phase in bytes. Each grows along a line with the rows, as long as it
+    falls at the same place, so two points say where to look; what they say is confirmed at that batch and the next.
+    """
+    seen = {rows: dict(phases_of(rows)) for rows in (1, 2)}
+
+    def fits(rows: int) -> bool:
+        if rows not in seen:
+            seen[rows] = dict(phases_of(rows))
+        return max(seen[rows].values()) <= limit_bytes
+
+    if not fits(1):
+        return 0
+    low, high = 1, LARGEST + 1  # the most known to fit, the fewest known not to
+    while high - low > 1:
+        guess = min(max(_crossing(seen, limit_bytes), low + 1), high - 1)
+        for rows in (guess, guess + 1):
+            if low < rows < high:
+                low, high = (rows, high) if fits(rows) else (low, rows)
+    return low
+
+
+def _crossing(seen: Mapping[int, Mapping[str, int]], limit_bytes: int) -> int:
+    """The rows at which the first phase reaches the limit, by the line through the two largest batches seen."""
+    a, b = sorted(seen)[-2:]
+    rooms = [LARGEST]
+    for phase, at_b in seen[b].items():
+        slope = (at_b - seen[a].get(phase, 0)) / (b - a)
+        if slope > 0:
+            rooms.append(int(b + (limit_bytes - at_b) // slope))
+    return min(rooms)
 
 
 def _is_here(config: Config) -> bool:

@@ -23,8 +23,7 @@ from rankwise.model.base import head_names, reason
 from rankwise.model.numerics import LOW, Numerics
 from rankwise.model.quantize import store
 from rankwise.model.skeleton import materialise, skeleton
-from rankwise.plan import attention as kernels
-from rankwise.plan.pooling import OneEndPerRow
+from rankwise.plan.stand_ins import OneEndPerRow, without_scores
 from rankwise.tasks.scores import Scorer, TokenScorer
 from rankwise.train import optim, step
 from rankwise.train.step import Batch
@@ -152,7 +151,7 @@ class FakeRun:
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
-        attention = kernels.without_scores() if self.gpu else contextlib.nullcontext()
+        attention = without_scores() if self.gpu else contextlib.nullcontext()
         with self._followed(), self.mode, _known_numbers(), attention:
             yield
 

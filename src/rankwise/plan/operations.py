@@ -1,4 +1,4 @@
-"""Operations of a run's steps before they are taken, and beside full fine-tuning's of the same base."""
+"""What a run's step will hold and compute, before it, by the same step with fake tensors; beside full fine-tuning's."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
+from transformers import PretrainedConfig
 
 from rankwise import methods
+from rankwise.config import Config
+from rankwise.errors import Refused
 from rankwise.measure.flops import Cost
 from rankwise.measure.shape import Shape
+from rankwise.model.numerics import Numerics
 from rankwise.plan.fake import FakeRun, full_fine_tuning
+from rankwise.tasks.scores import Scorer, TokenScorer
 
 _full: dict[tuple[Any, ...], int] = {}  # counts, which the arms of a study share
 
@@ -27,6 +32,25 @@ class Operations:
     step: dict[str, Any]
     cost: Cost | None
     needed: Cost | None
+
+
+def predict(
+    config: Config, architecture: PretrainedConfig, scorer: Scorer | TokenScorer, settings: Numerics, step: list[Shape],
+    evaluation: Shape,
+) -> tuple[dict[str, Any], Operations | None]:  # fmt: skip
+    """``{"train": {"predicted": …}, "eval": …}`` for the record, of the run's own largest step and evaluation batch,
+    and its operations.
+
+    Nothing is taken from the model that was loaded but its architecture, and nothing is fitted to measurements. A model
+    that a plan cannot follow trains all the same: ``{"train": {"unpredicted": why}}``.
+    """
+    try:
+        run = FakeRun(config, architecture, scorer, settings)
+        train, evaluated = run.train(step).to_dict(), run.evaluate(evaluation).to_dict()
+        planned = operations(run, step, run.flops)
+    except Refused as refused:
+        return {"train": {"unpredicted": str(refused)}}, None
+    return {"train": {"predicted": train}, "eval": {"predicted": evaluated}}, planned
 
 
 def operations(run: FakeRun, step: Sequence[Shape], per_step: int) -> Operations:

@@ -16,7 +16,7 @@ from lightning.pytorch.plugins.precision.half import HalfPrecision
 from torch.utils.data import DataLoader
 
 from rankwise.config import Config
-from rankwise.measure.memory import reset_peak, system_peak
+from rankwise.measure.ledger import reset_peak, system_peak
 from rankwise.model.numerics import Numerics
 from rankwise.model.weights import load_best
 from rankwise.tasks.batches import Loaders, batches_per_epoch, schedule

@@ -12,7 +12,6 @@ from torch import nn
 from rankwise.claims.claim import Estimate
 from rankwise.claims.configs import Spec, counted, footprint, on_meta, operations
 from rankwise.measure.ledger import Ledger
-from rankwise.measure.parameters import saving
 from rankwise.model.targets import block_linears, shape
 
 ADAM_STATES, FP32 = 2, 4  # moments of Adam (Kingma and Ba 2015), each in fp32 as the trained parameters are
@@ -56,7 +55,7 @@ def layer_parameters(d_in: int, d_out: int, rank: int, show: str) -> Estimate:
         layer = nn.Sequential(nn.Linear(d_in, d_out, bias=False))
     adapted = get_peft_model(layer, LoraConfig(r=rank, target_modules=["0"]))
     trained, full = sum(p.numel() for p in adapted.parameters() if p.requires_grad), d_in * d_out
-    shown = {"count": trained, "saving": saving(trained, full), "ratio": full / trained}
+    shown = {"count": trained, "saving": 1 - trained / full, "ratio": full / trained}
     return Estimate.exact(float(shown[show]))
 
 

@@ -63,11 +63,6 @@ def offset(base: Any, places: torch.Tensor, scale: int | None) -> torch.Tensor:
     return moved if scale is None else moved * base.subspace_scales[scale]
 
 
-def is_moved(module: nn.Module) -> bool:
-    """Whether a subspace moves this module's weights: they get gradients although they are frozen."""
-    return any(name.endswith(_PLACES) for name in module._buffers)
-
-
 def _move(module: nn.Module, scales: dict[str, int | None], base: nn.Module) -> None:
     """Put moved weights before the module's own while it is called. Parameters stay where they are, for whoever looks:
     an attribute of the instance is found before them.
