@@ -59,6 +59,8 @@ def test_modules_match_whole_parts_of_names() -> None:
     assert len(adapted_modules(bert, Targets("custom", modules=["query"]))) == 2
     assert len(adapted_modules(bert, Targets("custom", modules=["output.dense"]))) == 4
     assert len(adapted_modules(bert, Targets("custom", modules=["attention.output.dense", "key"]))) == 4
+    with pytest.raises(Refused, match=r"^targets.modules=layer.0.attention.self.key: matches no linear layer"):
+        adapted_modules(bert, Targets("custom", modules=["query", "layer.0.attention.self.key"], layers=[1]))
     with pytest.raises(Refused, match=r"^targets.modules=uery: matches no linear layer"):
         adapted_modules(bert, Targets("custom", modules=["query", "uery"]))
 

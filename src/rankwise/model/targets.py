@@ -48,9 +48,10 @@ def adapted_modules(base: nn.Module, targets: Targets) -> list[str]:
             raise Refused.value(
                 "targets.layers", targets.layers, f"block {min(missing)} is not one of the {len(blocks)} blocks from 0"
             )
+    meant = {name: linear for name, linear in linears.items() if _in(name, targets)}
     for part in targets.modules or []:
-        if not any(_ends_with(name, part) for name in linears):
-            raise Refused(_nothing(f"targets.modules={part}", linears))
+        if not any(_ends_with(name, part) for name in meant):
+            raise Refused(_nothing(f"targets.modules={part}", meant))
     chosen = [name for name in linears if is_chosen(name, targets)]
     _refuse_unknown(targets, chosen, linears)
     if not chosen or (_wants_parts(targets) and any(role(name) == "qkv" for name in linears if _in(name, targets))):
