@@ -77,7 +77,7 @@ def write(folder: Path, run: Run, asset: assets.Asset, kind: str, notes: list[st
         name=run.record.run["name"],
         facts="\n".join(f"- {fact}" for fact in facts + notes),
         scores="\n".join(rows),
-        recipe="\n".join(_recipe(run, kind)),
+        recipe="\n".join(recipe(run, kind)),
         config=yaml.safe_dump(canonical(plain(run.config)), sort_keys=False),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
@@ -92,8 +92,8 @@ def _outputs(run: Run, scorer: Any) -> str:
     return f"one value; label = {scorer.spread!r} × logit + {scorer.mean!r}"
 
 
-def _recipe(run: Run, kind: str) -> list[str]:
-    """Lines of Python with transformers and PEFT alone."""
+def recipe(run: Run, kind: str, head: str | None = None) -> list[str]:
+    """Lines of Python with transformers and PEFT alone; ``head`` is a file of the folder that holds the run's head."""
     auto = f"AutoModelFor{'CausalLM' if run.config.task.kind == 'causal_lm' else 'SequenceClassification'}"
     tokenizer = "tokenizer = AutoTokenizer.from_pretrained(FOLDER)"
     if kind == "merged":
@@ -101,20 +101,23 @@ def _recipe(run: Run, kind: str) -> list[str]:
         return [start, "", f"model = {auto}.from_pretrained(FOLDER).eval()", tokenizer]
     storage = _storage(run)
     names = [auto, "AutoTokenizer", *(name for name in ("BitsAndBytesConfig", "TorchAoConfig") if name in storage)]
-    lines, head = [f"BASE = {run.config.model.path!r}" if run.config.model.path else f"BASE = ...  # {_where(run)}"], ""
+    path, options = run.config.model.path, ""
+    lines = [f"BASE = {path!r}" if path else f"BASE = ...  # {_where(run)}"]
     if settings := base.head_settings(run.config.task.kind, run.outputs):  # the base may have one for another task
         lines += ["config = AutoConfig.from_pretrained(BASE)", f"config.update({settings!r})"]
-        names, head = ["AutoConfig", *names], ", config=config, ignore_mismatched_sizes=True"
+        names, options = ["AutoConfig", *names], ", config=config, ignore_mismatched_sizes=True"
     return [
         *(["import torch"] if "torch." in storage else []),
         *(["from torchao.quantization import Int8WeightOnlyConfig"] if "TorchAo" in storage else []),
         "from peft import PeftModel",
+        *(["from safetensors.torch import load_file"] if head else []),
         f"from transformers import {', '.join(names)}",
         "",
         *lines,
-        f"base = {auto}.from_pretrained(BASE{head}{storage})",
+        f"base = {auto}.from_pretrained(BASE{options}{storage})",
+        *([f"base.load_state_dict(load_file(f'{{FOLDER}}/{head}'), strict=False)"] if head else []),
         "model = PeftModel.from_pretrained(base, FOLDER).eval()",
-        tokenizer,
+        tokenizer.replace("FOLDER", "BASE") if head else tokenizer,
         "model.config.pad_token_id = tokenizer.pad_token_id",
     ]
 

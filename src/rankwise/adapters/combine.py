@@ -10,7 +10,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 
-from rankwise.adapters import factors, files, loading, score
+from rankwise.adapters import card, factors, files, loading, score
 from rankwise.adapters.runs import Run, same_base
 from rankwise.compare import on_rows
 from rankwise.errors import Refused
@@ -19,7 +19,6 @@ from rankwise.model.base import reason
 from rankwise.model.methods.quiet import CANNOT
 from rankwise.model.methods.seeds import derived_seed
 
-HOWS = ("linear", "cat", "svd", "ties", "dare_linear", "dare_ties")
 WITH_DENSITY = ("ties", "dare_linear", "dare_ties")
 _NAME = "combined"
 
@@ -163,10 +162,9 @@ Weights {weights}; base {base["source"]}, fingerprint {base["fingerprint"]}.
 | --- | --- | --- | --- | --- |
 {chr(10).join(rows)}
 
-± is one standard error over test rows. Load the base with the head's number of outputs, then
+± is one standard error over test rows. With the first of the heads, and any other in the same way:
 
 ```python
-base.load_state_dict(safetensors.torch.load_file(HEAD), strict=False)
-model = PeftModel.from_pretrained(base, FOLDER).eval()
+{chr(10).join(card.recipe(runs[0], "adapter", f"heads/{runs[0].name}.safetensors"))}
 ```
 """
