@@ -325,7 +325,7 @@ def _check_lora(config: Config) -> None:
 def _check_budget(method: Method) -> None:
     if method.rank is not None:
         raise Refused.value("method.budget", method.budget, "null, or method.rank=null: one follows from the other")
-    if method.budget is not None and method.budget < 1:
+    if (method.budget or 0) < 1:
         raise Refused.value("method.budget", method.budget, "a number of parameters, at least 1")
     if method.bias != "none" or method.modules_to_save:
         key = "bias" if method.bias != "none" else "modules_to_save"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from transformers import PretrainedConfig
 from rankwise.config import Config
 from rankwise.model import fused, skeleton
 from rankwise.model.adapt import adapt
-from rankwise.model.base import auto_class
 
 
 def base_model(
@@ -23,12 +21,9 @@ def base_model(
     ``architecture`` is what a run has loaded, with as many outputs as the head has; without it, it is ``model.shape``
     with two. ``attention`` is transformers' implementation; None is the model's own choice.
     """
-    known = skeleton.architecture(config.model, None) if architecture is None else architecture
-    shape = copy.deepcopy(known)  # transformers notes in it how it was built
-    shape.pad_token_id = shape.pad_token_id or 0
-    shape.quantization_config = None  # of a GGUF file: it is unpacked on loading
+    shape = skeleton.architecture(config.model, None) if architecture is None else architecture
     torch.manual_seed(seed)
-    return auto_class(config.task.kind, shape).from_config(shape, dtype=torch.float32, attn_implementation=attention)
+    return skeleton.skeleton(shape, config.task.kind, shape.num_labels, attention, "cpu")
 
 
 def adapted_model(config: Config, base: Any) -> nn.Module:

@@ -48,13 +48,12 @@ def peak_flops(device: torch.device, precision: str, threads: int) -> tuple[floa
         if stated is not None:
             return stated, "datasheet"
     key = _key(device, precision, threads)
-    remembered = _positive(_read().get(key))
-    if remembered is not None:
-        return remembered, "measured"
+    if key in (peaks := _remembered()):
+        return peaks[key], "measured"
     flops, undisturbed = _probe(device, _DTYPES[precision], threads)
     if undisturbed:
         with suppress(OSError):  # only saves time: a read-only cache must not stop a run
-            write_atomically(_file(), json.dumps(_read() | {key: flops}, indent=1, sort_keys=True))
+            write_atomically(_file(), json.dumps(_remembered() | {key: flops}, indent=1, sort_keys=True))
     return flops, "measured"
 
 
@@ -112,15 +111,9 @@ def _file() -> Path:
     return cache_dir() / "speed.json"
 
 
-def _read() -> dict[str, object]:
-    """What is remembered; nothing where the file is missing or broken."""
-    with suppress(OSError, ValueError):
+def _remembered() -> dict[str, float]:
+    """Peaks by key; none where the file is missing or broken."""
+    with suppress(OSError, ValueError, AttributeError):
         values = json.loads(_file().read_text(encoding="utf-8"))
-        if isinstance(values, dict):
-            return values
+        return {key: peak for key, peak in values.items() if isinstance(peak, float) and 0 < peak < math.inf}
     return {}
-
-
-def _positive(value: object) -> float | None:
-    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    return number if math.isfinite(number) and number > 0 else None

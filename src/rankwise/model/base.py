@@ -51,7 +51,7 @@ def load(
             f"its tokenizer has {tokens} tokens (padding is {tokenizer.pad_token_id}), the model embeddings for {rows}"
         )
         raise Refused.value("model.path", model.path, allowed, remedy)
-    tokenizer.model_max_length = _positions(base) or _computed_positions(base, tokenizer.model_max_length)
+    tokenizer.model_max_length = _positions(base, tokenizer.model_max_length)
     return base, tokenizer
 
 
@@ -189,17 +189,12 @@ def _random(model: Model, kind: str, outputs: int, attention: str | None) -> tup
     return base, tokenizer
 
 
-def _positions(base: nn.Module) -> int | None:
-    """Tokens that a learned table of positions has room for; None where positions are computed."""
+def _positions(base: nn.Module, said: int) -> int:
+    """Tokens that a learned table of positions has room for, or that a model with computed ones was made for."""
     for name, module in base.named_modules():
         if isinstance(module, nn.Embedding) and name.split(".")[-1] in ("position_embeddings", "wpe"):
             first = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts on from its padding
             return module.num_embeddings - first
-    return None
-
-
-def _computed_positions(base: nn.Module, said: int) -> int:
-    """Tokens that a model with computed positions was made for."""
     return min(said, getattr(base.config, "max_position_embeddings", None) or said)
 
 

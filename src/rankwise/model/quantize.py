@@ -299,25 +299,17 @@ def _refuse_trained(quantized: list[str], config: Config) -> None:
 
 def _bridge(module: nn.Module, low: torch.dtype, is_head: bool) -> None:
     """Let an fp32 module work on what a base in 16 bit gives it, which autocast does for products; and give it back."""
-    module.register_forward_pre_hook(functools.partial(_cast_arguments, torch.float32))
+
+    def cast(value: Any, dtype: torch.dtype) -> Any:
+        return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    def enter(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        casts = not torch.is_autocast_enabled(next(module.parameters()).device.type)
+        return tuple(cast(value, torch.float32) if casts else value for value in arguments)
+
+    module.register_forward_pre_hook(enter)
     if not is_head:
-        module.register_forward_hook(functools.partial(_cast_output, low))
-
-
-def _cast_arguments(dtype: torch.dtype, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(_cast(given, dtype) if not torch.is_autocast_enabled(_device(given)) else given for given in arguments)
-
-
-def _cast_output(dtype: torch.dtype, module: nn.Module, arguments: Any, output: Any) -> Any:
-    return _cast(output, dtype)
-
-
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-
-
-def _device(value: Any) -> str:
-    return value.device.type if isinstance(value, torch.Tensor) else "cpu"
+        module.register_forward_hook(lambda _, arguments, output: cast(output, low))
 
 
 def _has_room(base: nn.Module, device: torch.device) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -38,19 +40,25 @@ def architecture(model: Model, asset: Asset | None) -> PretrainedConfig:
     return config
 
 
-def skeleton(config: PretrainedConfig, kind: str, outputs: int, attention: str | None) -> nn.Module:
-    """The model for a task of this kind on the meta device, in fp32: shapes and types, no memory.
+def skeleton(
+    config: PretrainedConfig, kind: str, outputs: int, attention: str | None, device: str = "meta"
+) -> nn.Module:
+    """The model for a task of this kind in fp32: on the meta device shapes and types and no memory, elsewhere random
+    weights of torch's seed.
 
     Raises Refused for an architecture that transformers has no such head for.
     """
+    config = copy.deepcopy(config)  # transformers notes in it how it was built
     auto = auto_class(kind, config)
     config.update(head_settings(kind, outputs))
     config.pad_token_id = config.pad_token_id or 0
     config.quantization_config = None  # of a GGUF file: it is unpacked on loading
     try:
-        with torch.device("meta"):
+        with torch.device(device):
             return auto.from_config(config, dtype=torch.float32, attn_implementation=attention)
     except Exception as error:
+        if device != "meta":
+            raise  # such as memory that is too small for it
         raise Refused(f"model: {config.model_type} cannot be built for task.kind={kind} ({reason(error)})") from None
 
 

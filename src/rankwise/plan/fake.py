@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -36,7 +35,7 @@ def build(
 
     Raises Refused for a rank or targets that do not fit the architecture.
     """
-    base = skeleton(copy.deepcopy(architecture), config.task.kind, outputs, attention)
+    base = skeleton(architecture, config.task.kind, outputs, attention)
     store(base, config, head_names(base), precision)
     adapted = adapt(base, config)
     if precision == "bf16_true":
@@ -173,7 +172,7 @@ class FakeRun:
 
 def full_fine_tuning(run: FakeRun) -> FakeRun:
     """The same base, stored in full precision, with all of it trained."""
-    base = skeleton(copy.deepcopy(run.architecture), run.config.task.kind, run.scorer.outputs, run.settings.attention)
+    base = skeleton(run.architecture, run.config.task.kind, run.scorer.outputs, run.settings.attention)
     if run.config.trainer.gradient_checkpointing:
         step.checkpoint_blocks(base)
     adapted = Adapted(base.requires_grad_(True), [])
