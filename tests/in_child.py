@@ -115,13 +115,6 @@ def mode(wanted: str) -> None:
     print(mode_of(wanted))
 
 
-def logits(cases: list[dict[str, str]], texts: list[str]) -> None:
-    """Logits of each saved ``adapter`` on its saved ``base``, by PEFT alone, into the file ``out``."""
-    from alone import logits as by_peft
-
-    by_peft(cases, texts)
-
-
 def restored(folders: list[str], texts: list[str]) -> None:
     """Logits of each run in ``folders``, from what it left there, into its file ``restored``."""
     from rankwise.adapters import loading

@@ -29,6 +29,7 @@ def test_distances_are_those_of_the_dense_changes(trained: Trained) -> None:
     for name, each in found["modules"].items():
         x, y = a[name].dense(), b[name].dense()
         assert each["distance"] == pytest.approx(float((x - y).norm() / x.norm()), rel=1e-6)
+        assert each["norms"] == pytest.approx([float(x.norm()), float(y.norm())], rel=1e-6)
         assert each["cosine"] == pytest.approx(float((x * y).sum() / x.norm() / y.norm()), rel=1e-6)
 
 

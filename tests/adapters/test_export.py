@@ -51,6 +51,10 @@ def test_it_loads_by_peft_alone(
     runs: list[tuple[str, str, dict[str, Any]]] = [
         *((shape, method, {}) for shape, method in (("bert", "lora"), ("gpt2", "lora"), ("llama", "pissa"))),
         *(("bert", "ia3", {}), ("llama", "lora", REGRESSION), ("llama", "lora", LANGUAGE)),
+        *(
+            ("roberta", "lora", {"method__bias": bias, "method__modules_to_save": extra})
+            for bias, extra in (("all", None), ("lora_only", ["LayerNorm"]))
+        ),
     ]
     for part in loading.load_base(trained("llama", **LANGUAGE)):
         part.save_pretrained(tmp_path / "lm")

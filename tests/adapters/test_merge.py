@@ -104,12 +104,13 @@ def test_what_a_run_rounded_stays_rounded(trained: Trained) -> None:
         assert weight.dtype == torch.float32 and torch.equal(weight, wanted)
 
 
+@pytest.mark.parametrize("factor", [1.1, float("nan")])
 def test_a_merge_that_is_not_exact_is_refused_and_leaves_nothing(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
 ) -> None:
     def off(model: torch.nn.Module, run: Run) -> torch.nn.Module:
         merged = fold(model, run)
-        next(p for n, p in merged.named_parameters() if "query" in n).data.mul_(1.1)
+        next(p for n, p in merged.named_parameters() if "query" in n).data.mul_(factor)
         return merged
 
     monkeypatch.setattr("rankwise.adapters.merge.fold", off)

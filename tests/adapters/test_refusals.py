@@ -121,6 +121,9 @@ def test_a_target_that_is_taken(trained: Trained, tmp_path: Path, capsys: Shown,
     assert "is not empty" in refused([*command, "--out", str(out)], run, other, capsys)
     assert [file.read_text() for file in out.iterdir()] == ["kept"]
     assert "is no folder" in refused([*command, "--out", str(out / "mine")], run, other, capsys)
+    (tmp_path / "link").symlink_to("nowhere")
+    assert "is no folder" in refused([*command, "--out", str(tmp_path / "link")], run, other, capsys)
+    (tmp_path / "link").unlink()
     (out / "mine").unlink()
     words = {"RUN": str(run), "OTHER": str(other)}
     assert main(["adapter", *(words.get(word, word) for word in command), "--out", str(out)]) == 0  # an empty one

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +16,7 @@ from rankwise.adapters.loading import Shared, Tensors
 from rankwise.adapters.runs import Run
 from rankwise.adapters.swap import swap
 from rankwise.cli import main
+from rankwise.config import Quant
 from rankwise.errors import Refused
 from rankwise.model.targets import block_linears
 
@@ -62,6 +66,20 @@ def test_what_differs_is_told_and_the_exit_code_says_so(
     assert [row["same"] for row in json.loads(capsys.readouterr().out)["adapters"]] == [True, False]
     assert main(["adapter", "swap", *folders]) == 1
     assert "NO" in capsys.readouterr().out
+
+
+def test_a_base_is_another_where_its_values_are_stored_otherwise(trained: Trained) -> None:
+    run = trained()
+
+    def base(precision: str, **quant: Any) -> tuple[Any, ...]:
+        record = copy.deepcopy(run.record)
+        record.compute["precision"] = precision  # type: ignore[typeddict-item]
+        return replace(run, record=record, config=replace(run.config, quant=Quant(**quant))).base
+
+    assert base("fp32") == base("bf16") == run.base
+    nf4 = [base(precision, kind="nf4") for precision in ("fp32", "bf16")]
+    others = [base("bf16_true"), *nf4, base("fp32", kind="nf4", double=True)]
+    assert len({run.base, *others}) == 5
 
 
 def test_what_cannot_share_a_base_is_refused(trained: Trained) -> None:

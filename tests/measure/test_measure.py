@@ -50,3 +50,13 @@ def test_throughput_leaves_the_first_steps_out(monkeypatch: pytest.MonkeyPatch) 
         assert (throughput.tokens_per_s is None) == (step < Throughput.SKIPPED)
     assert throughput.tokens == 400 and throughput.seen == 8
     assert throughput.tokens_per_s == pytest.approx(100)
+    for begun in (0, 6):  # anew, or from another process's six; the step that is probed is left out as well
+        again = Throughput()
+        again.go_on(begun, 300)
+        again.probed = {begun + 6}
+        for step in range(8):
+            again.begin()
+            now[0] += 100.0 if step < Throughput.SKIPPED or step == 6 else 0.5
+            again.end(tokens=50)
+        assert again.timed == [begun + 5, begun + 7] and again.tokens_per_s == pytest.approx(100)
+        assert (again.seen, again.tokens) == (begun + 8, 700)

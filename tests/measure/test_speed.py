@@ -14,6 +14,7 @@ import torch
 from rankwise.errors import Refused
 from rankwise.measure import speed
 from rankwise.measure.gpus import GPUS, gpu, recognise
+from rankwise.model.numerics import Numerics
 
 CPU = torch.device("cpu")
 
@@ -76,6 +77,12 @@ def test_every_setting_that_changes_the_speed_is_measured_by_itself(remembered: 
         (CPU, torch.float32, 1), (CPU, torch.float32, 2), (CPU, torch.bfloat16, 1), (CPU, torch.float32, 1),
     ]  # fmt: skip
     assert sorted(json.loads(remembered.read_text()).values()) == [1, 2, 3, 4]
+
+
+def test_utilisation_is_what_was_needed_over_what_the_peak_allows(remembered: Path, probed: list[Any]) -> None:
+    told = speed.utilisation(3.0, 12.0, Numerics(CPU, "bf16_true", 1, None))
+    assert told == {"mfu": 0.25, "peak_flops": 1.0, "peak_flops_source": "measured"}
+    assert probed == [(CPU, torch.bfloat16, 1)]
 
 
 @pytest.mark.parametrize("broken", ["", "{", "[1]", '{"KEY": "fast"}', '{"KEY": -1}', '{"KEY": NaN}', '{"KEY": true}'])

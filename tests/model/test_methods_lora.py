@@ -126,8 +126,9 @@ def test_patterns_give_layers_another_rank_and_alpha() -> None:
         build(config_of("lora", "bert", targets__ranks={"query": 33}))
 
 
-@pytest.mark.parametrize("method", ["lora", "dora", "lora_fa"])
-@pytest.mark.parametrize("targets", ["q", "qv", "mlp", "all_linear"])
+@pytest.mark.parametrize(
+    ("method", "targets"), [("lora", "q"), ("dora", "qv"), ("lora_fa", "mlp"), ("dora", "all_linear")]
+)
 def test_a_budget_buys_the_largest_rank_that_it_can(method: str, targets: str) -> None:
     def adapter(**keys: Any) -> int:
         adapted = build(tiny("llama", method, targets, **keys))
@@ -309,6 +310,7 @@ LINES: list[tuple[str, str, dict[str, Any]]] = [
     ("lora_fa", "method.freeze_a=True: false with method.init=zero_A", {"method__init": "zero_A"}),
     ("lora", "method.init_from=nowhere: the folder of a finished run", {"method__init_from": "nowhere"}),
     ("lora", "method.lr_ratio=-1.0: a number above 0", {"method__lr_ratio": -1.0}),
+    ("lora", "method.alpha=2000000r: a scale between 1e-6 and 1e6", {"method__alpha": "2000000r"}),
     ("lora", "method.budget=500: null, or method.rank=null", {"method__budget": 500}),
     ("lora", "method.budget=9: null with method.bias", {**BOUGHT, "method__bias": "all"}),
     ("lora", "method.rank=null: an integer of at least 1", {"method__rank": None}),
@@ -362,6 +364,8 @@ def test_arms_collapse_where_a_key_means_nothing_and_variants_are_their_keys() -
     assert run_id(tiny("bert", "dora")) == run_id(tiny("bert", "lora", method__dora=True))
     assert run_id(tiny("bert", "lora", method__init="zero_B", method__dora=False)) == run_id(tiny("bert", "lora"))
     variants = [name for name, method in DECLARED.items() if method.is_lora]
+    started = label(tiny("bert", "lora", method__init="gaussian"))
+    assert started.startswith("lora-r8-gaussian-") and label(tiny("bert", "pissa")).startswith("pissa-r8-attention-")
     assert len({run_id(tiny("bert", name, optim__lr=1e-3)) for name in variants}) == len(variants) == 9
 
 

@@ -17,14 +17,19 @@ from rankwise.assets import resolve
 from rankwise.cli import main
 from rankwise.config import Config, Model, Quant
 from rankwise.errors import Refused
-from rankwise.measure.ledger import PARTS
+from rankwise.measure.ledger import PARTS, Ledger
+from rankwise.measure.parameters import count
+from rankwise.measure.shape import Shape
 from rankwise.model import base
 from rankwise.model.adapt import adapt
 from rankwise.model.methods.warm import weights_file
+from rankwise.model.skeleton import architecture
 from rankwise.model.weights import export
 from rankwise.plan.estimate import LARGEST, Question, _measured_mfu, largest_batch, plan
+from rankwise.plan.fake import FakeRun, build
 from rankwise.plan.hardware import CONTEXT_BYTES, Hardware
 from rankwise.run import run
+from rankwise.tasks.scores import TokenScorer
 from rankwise.tracking import record as records
 from rankwise.tracking.record import Record
 
@@ -154,20 +159,20 @@ def test_no_gradient_of_a_frozen_weight_is_predicted(tiny: Tiny) -> None:
 def test_llama_3b_is_near_what_was_published(
     tiny: Tiny, method: str, keys: dict[str, Any], reserved: float, within: float
 ) -> None:
-    planned = row(published(tiny, "llama3_3b", method, trainer__batch_size=4, task__max_length=768, **keys))
-    assert planned["memory"]["train"]["peak_bytes"] / GIB == pytest.approx(reserved, rel=within)
-    assert planned["memory"]["train"]["peak_bytes"] / GIB < reserved  # what is allocated is less than what is reserved
+    config = published(tiny, "llama3_3b", method, **keys)
+    step = FakeRun(config, architecture(config.model, None), TokenScorer(), H100.settle(config.trainer))
+    allocated = step.train([Shape(4, 768)]).peak / GIB
+    assert allocated == pytest.approx(reserved, rel=within) and allocated < reserved
 
 
 @pytest.mark.parametrize(("quant", "megabytes"), [("nf4_double", 3865.8), ("nf4", 4167.6), ("bf16", 13476.8)])
 def test_a_quantized_7b_base_has_the_bytes_of_its_format(tiny: Tiny, quant: str, megabytes: float) -> None:
     """Embedding and head in bf16 are 524.3 MB of it."""
     config = published(tiny, "llama2_7b", quant=quant, trainer__precision="bf16", method__rank=1)
-    planned = row(config, hardware=H100, only_parameters=True)
-    assert planned["params"]["frozen"] == 6_738_415_616
-    short = replace(config, trainer=replace(config.trainer, batch_size=1))
-    short.task.max_length = 8
-    held = row(short)["memory"]["train"]["weights_bytes"] - 4 * planned["params"]["trainable"]
+    adapted = build(config, architecture(config.model, None), 0, None, "bf16")
+    params = count(adapted.model, adapted.heads)
+    assert params["frozen"] == 6_738_415_616
+    held = Ledger(adapted.model).footprint().parts["weights"] - 4 * params["trainable"]
     assert held / 1e6 == pytest.approx(megabytes, rel=0.001)
 
 
