@@ -17,7 +17,6 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.identity import run_id
 from rankwise.measure import latency
-from rankwise.measure.random_models import base_model, batch, merged_model
 from rankwise.model.numerics import settle
 from rankwise.model.skeleton import architecture
 from rankwise.report import build
@@ -134,17 +133,6 @@ def test_what_memory_is_too_small_for_is_absent(tiny: Tiny, monkeypatch):
     monkeypatch.setattr(latency, "base_model", exhausted)
     absent = {"rows": 1, "length": 4, "absent": "out of memory"}
     assert times(tiny(tracking__latency=[[1, 4]])) == [absent]
-
-
-def test_a_merged_model_has_the_layers_of_its_base_and_computes_the_same(tiny: Tiny):
-    config = tiny("gpt2", targets="qv", method__rank=2)
-    base = base_model(config, seed=0).eval()
-    inputs, names = batch(base, 2, 5), [name for name, _ in base.named_modules()]
-    with torch.inference_mode():
-        before = base(**inputs).logits
-        merged = merged_model(config, base).eval()
-        assert torch.allclose(merged(**inputs).logits, before, atol=1e-6)
-    assert [name for name, _ in merged.named_modules()] == names
 
 
 @pytest.mark.usefixtures("few")

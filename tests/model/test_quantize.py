@@ -199,10 +199,6 @@ def test_the_error_of_the_logits_is_relative_and_of_the_run_s_own_numerics(tiny:
     assert found["bf16"] < found["nf4"] and found["int8"] < found["nf4"]
 
 
-def test_a_base_that_is_not_quantized_has_no_such_error(tiny: Tiny) -> None:
-    assert "quant_error" not in run(tiny()).compute
-
-
 @pytest.mark.parametrize("quant", KINDS)
 def test_a_causal_lm_keeps_its_head_and_its_ties(quant: str) -> None:
     config = tiny("llama", targets="all_linear", task__kind="causal_lm", task__metric="perplexity", **keys(quant))

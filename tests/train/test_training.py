@@ -275,12 +275,6 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(
     assert len(differ["evaluate"]) == 3 and not any(differ["evaluate"])
 
 
-def test_dropout_of_the_adapter_changes_training(tiny: Tiny) -> None:
-    """Llama itself has none."""
-    plain, dropped = run(tiny("llama")), run(tiny("llama", method__dropout=0.5))
-    assert _distance(adapter(plain), adapter(dropped)) > 1e-4
-
-
 def test_gradients_are_clipped_to_the_norm_that_is_asked(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[float] = []
 
@@ -366,16 +360,6 @@ def test_tokens_are_counted_without_padding(tiny: Tiny, monkeypatch: pytest.Monk
     record = run(tiny(trainer__max_steps=12, trainer__accumulate=2, trainer__group_by_length=False))
     assert len(seen) == 24 and record.compute["tokens"] == sum(seen)
     assert record.compute["tokens_per_s"] > 0
-
-
-def test_a_full_model_is_kept_when_asked(tiny: Tiny) -> None:
-    record = run(tiny(method="full", trainer__save_full=True))
-    assert record.folder
-    file = record.folder / "adapter" / "model.safetensors"
-    assert record.storage["adapter_bytes"] == file.stat().st_size
-    lean = run(tiny(method="full", seed=1))
-    assert lean.folder and not (lean.folder / "adapter").exists()
-    assert lean.storage["adapter_bytes"] == 4 * lean.params["total"]
 
 
 @pytest.mark.parametrize(("method", "file"), [("lora", "adapter_model.safetensors"), ("head", "head.safetensors")])
