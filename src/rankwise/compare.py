@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from scipy import stats
@@ -118,6 +119,19 @@ class Scores:
             return None
         labels, said = (np.asarray(self._predictions[id(run)].columns[c], float) for c in self._metric.columns)
         return float(said.std() / labels.std()) if labels.std() else None
+
+    def churn(self, runs: Arm, others: Arm | None = None) -> float | None:
+        """The share of test items that two runs answer differently, however good both are (Milani Fard et al. 2016).
+
+        The mean over all pairs of runs of one arm, or over the replicates that two arms share; None without a pair,
+        without predictions and where no classes are predicted.
+        """
+        pairs = list(combinations(runs, 2)) if others is None else [*by_replicate([runs, others]).values()]
+        found = [[self._predictions.get(id(run)) for run in pair] for pair in pairs]
+        both = [(a, b) for a, b in found if a and b and aligned(a, b, self._metric)]
+        if self._metric.kind != "classification" or not both:
+            return None
+        return float(np.mean([np.mean(a.columns["prediction"] != b.columns["prediction"]) for a, b in both]))
 
     def _of(self, run: Record) -> _Scored:
         found = self._found.get(id(run), "its runs are not comparable")

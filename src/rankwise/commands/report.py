@@ -2,47 +2,93 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rankwise.commands._shared import parse, parser, print_json, show
 from rankwise.errors import Refused
+
+if TYPE_CHECKING:
+    from rankwise.report.report import Report
+
+_FORMS = {
+    "json": "one JSON document",
+    "csv": "CSV",
+    "markdown": "Markdown",
+    "latex": "LaTeX: the table (booktabs) and the methods paragraph",
+    "methods": "the methods paragraph and a paper's checklist of experiments, from the records",
+}
 
 
 def main(arguments: list[str]) -> int:
     """Print the table, write the files."""
     made = parser("report", "Compare finished runs: the table here, the whole report as files beside them.")
-    about = "runs or studies (default: the study in outputs); wandb:ENTITY/PROJECT[/GROUP] reads W&B back"
+    about = "runs, studies or packets (default: the study in outputs); wandb:ENTITY/PROJECT[/GROUP] reads W&B back"
     made.add_argument("paths", nargs="*", type=Path, metavar="PATH", help=about)
     shape = made.add_mutually_exclusive_group()
-    shape.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
-    shape.add_argument("--csv", action="store_true", help="print CSV instead of the table")
-    shape.add_argument("--markdown", action="store_true", help="print Markdown instead of the table")
+    for name, what in _FORMS.items():
+        shape.add_argument(f"--{name}", action="store_true", help=f"print {what} instead of the table")
+    made.add_argument("--columns", metavar="A,B", help="these columns of Markdown, CSV and LaTeX, by key or header")
     made.add_argument("--by", choices=["task"], help="the tasks of several studies side by side, as GLUE's")
     out = "folder for report.html, .csv, .md and .json (default: the first PATH on disk)"
     made.add_argument("--out", type=Path, metavar="FOLDER", help=out)
+    made.add_argument(
+        "--figures", type=Path, metavar="FOLDER", help="also write the figures as PDF and SVG for a paper"
+    )
+    made.add_argument("--pack", type=Path, metavar="FILE.zip", help="write the study as one file that report can read")
     options = parse(made, arguments)
-    from rankwise.report import build
+    from rankwise.report import build, pack
 
     paths = options.paths or [only_study(Path("outputs"))]
-    if options.by:
-        if options.csv or options.markdown or options.out:
-            raise Refused("--by task: a table, or one document with --json; leave --csv, --markdown and --out away")
-        from rankwise.report import by_task
-
-        tasks = by_task.build(paths)
-        print_json(tasks.document()) if options.json else show(tasks.table())
+    if options.pack:
+        print(f"{options.pack}: {pack.pack(paths, options.pack)} runs; rankwise report {options.pack} shows them")
         return 0
-    report = build(paths)
-    if options.json:
-        print_json(report.to_json())
-    elif options.csv or options.markdown:
-        print(report.to_csv() if options.csv else report.to_markdown(), end="")
-    else:
-        show(report.table(), narrow=True)
-    folder = options.out or (None if options.json or options.csv or options.markdown else _beside(paths))
-    if folder:
-        _list_files(report.write(folder), paths)
+    with pack.unpacked(paths) as folders:
+        if options.by:
+            return _by_task(options, folders)
+        report = build(folders)
+        form = next((form for form in _FORMS if getattr(options, form)), None)
+        columns = [name.strip() for name in (options.columns or "").split(",") if name.strip()]
+        _print(report, form, columns)
+        if options.figures:
+            _save_figures(report, options.figures)
+        beside = None if form or any(map(pack.is_packet, paths)) else _beside(paths)
+        if folder := options.out or beside:
+            _list_files(report.write(folder), paths)
     return 0
+
+
+def _by_task(options: argparse.Namespace, paths: list[Path]) -> int:
+    others = [name for name in (*_FORMS, "columns", "figures", "out") if name != "json" and getattr(options, name)]
+    if others:
+        raise Refused(f"--by task: a table, or one document with --json; leave --{' and --'.join(others)} away")
+    from rankwise.report import by_task
+
+    tasks = by_task.build(paths)
+    print_json(tasks.document()) if options.json else show(tasks.table())
+    return 0
+
+
+def _print(report: Report, form: str | None, columns: list[str]) -> None:
+    if columns and form not in ("csv", "markdown", "latex"):
+        raise Refused("--columns: of --markdown, --csv or --latex")
+    if form is None:
+        show(report.table(), narrow=True)
+    elif form == "json":
+        print_json(report.to_json())
+    else:
+        print(getattr(report, f"to_{form}")(columns), end="")
+
+
+def _save_figures(report: Report, folder: Path) -> None:
+    from rankwise.report.plots import save
+
+    try:
+        files = save(report, folder)
+    except OSError as error:
+        raise Refused(f"--figures {folder}: cannot be written ({error.strerror or error})") from None
+    print(f"figures   {folder}: {len(files)} as PDF and SVG")
 
 
 def _beside(paths: list[Path]) -> Path | None:

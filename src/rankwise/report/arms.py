@@ -56,6 +56,7 @@ class Arm:
     name: str = ""  # method, rank and what varies in the study, targets excepted
     label: str = ""  # the same with targets
     flags: list[str] = field(default_factory=list)
+    churn: dict[str, float | None] = field(default_factory=dict)  # between its ``seeds``, and from the ``reference``
     unfit: str = ""  # why nothing may be concluded from its runs
 
     @property

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rankwise.errors import Refused, did_you_mean
 from rankwise.metrics import METRICS, NOTHING, Metric, named, of_kind
 from rankwise.report import costs
 from rankwise.report import formats as fmt
@@ -34,6 +35,11 @@ class Column:
     tables: str = ""
     left: bool = False
 
+    @property
+    def title(self) -> str:
+        """The header, or the key where only CSV has it."""
+        return self.header or self.key
+
     def text(self, arm: Arm) -> str:
         value = self.get(arm)
         return NOTHING if value is None else self.show(value)
@@ -44,7 +50,7 @@ def columns(report: Findings) -> list[Column]:
     everywhere = "main scores memory compute numbers generation forgetting"
     settings = [Column(key, "", _setting_of(key)) for key in ("rank", "dim", "alpha", "targets", "quant")]
     return [
-        Column("", "arm", lambda a: a.label, tables=everywhere, left=True),
+        Column("arm", "arm", lambda a: a.label, tables=everywhere, left=True),
         Column("method", "", lambda a: a.method),
         *settings, *_scores(report), *_setting(), *_costs(), *_numbers(report), *_generation(report),
         *_forgetting(report),
@@ -56,6 +62,26 @@ def columns(report: Findings) -> list[Column]:
 def shown(report: Findings, *tables: str) -> list[Column]:
     """The columns of a table; those of several together in reading order."""
     return [column for column in columns(report) if set(tables) & set(column.tables.split())]
+
+
+def chosen(report: Findings, wanted: Sequence[str]) -> list[Column]:
+    """The columns of the main table, or those ``wanted`` by their key or header, in that order, behind the arm's name.
+
+    Raises Refused for one that there is not.
+    """
+    if not wanted:
+        return shown(report, "main", "wide")
+    first, *others = columns(report)
+    there = {
+        name.replace("\N{NO-BREAK SPACE}", " "): column
+        for column in reversed(others)
+        for name in (column.header, column.key)
+        if name
+    }
+    if unknown := next((name for name in wanted if name not in there), None):
+        keys = ", ".join(sorted(column.key for column in others if column.key))
+        raise Refused(f"--columns {unknown}: no column{did_you_mean(unknown, there)}; a header of the table, or {keys}")
+    return [first, *(there[name] for name in wanted)]
 
 
 def section(report: Findings, table: str, title: str, notes: list[str], lead: str = "") -> Section | None:
@@ -71,10 +97,10 @@ def section(report: Findings, table: str, title: str, notes: list[str], lead: st
     return Section(table, title, header, rows, notes, lead)
 
 
-def raw(report: Findings, arm: Arm) -> dict[str, Any]:
+def raw(arm: Arm, columns: Sequence[Column]) -> dict[str, Any]:
     """An arm's CSV line: numbers as they are, empty where unknown."""
     line: dict[str, Any] = {}
-    for column in columns(report):
+    for column in columns:
         if column.key:
             line |= _expanded(column.key, column.get(arm))
     return line
@@ -260,7 +286,15 @@ def _numbers(report: Findings) -> list[Column]:
         Column("detectable", "detectable at 80 % power", boot("detectable"), metric.width, "numbers"),
         Column("difference_p_holm", "p of no difference (Holm)", of(lambda c: c.p_holm), _p, "numbers"),
         Column("", "seeds × items", of(pairs), tables="numbers"),
+        *(
+            Column(f"churn_{key}", header, _churn_of(key), fmt.percent, "numbers")
+            for key, header in (("seeds", "churn between seeds %"), ("reference", "churn from full %"))
+        ),
     ]
+
+
+def _churn_of(key: str) -> Callable[[Arm], float | None]:
+    return lambda arm: arm.churn.get(key)
 
 
 def _p(p: float) -> str:

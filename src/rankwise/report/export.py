@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rankwise.report import costs
 from rankwise.report.arms import Arm
-from rankwise.report.columns import rank_fraction, raw
+from rankwise.report.columns import chosen, columns, rank_fraction, raw
 from rankwise.report.findings import Findings
 from rankwise.report.forgetting import forgotten
 from rankwise.report.latency import timed
 from rankwise.tracking.record import finite
 
 
-def csv_text(report: Findings) -> str:
+def csv_text(report: Findings, wanted: Sequence[str] = ()) -> str:
     """Raw numbers, one line per arm; empty where unknown."""
     out = io.StringIO()
-    rows = [raw(report, arm) for arm in report.arms]
+    rows = [raw(arm, chosen(report, wanted) if wanted else columns(report)) for arm in report.arms]
     writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(
@@ -72,7 +73,7 @@ def _arm(report: Findings, arm: Arm) -> dict[str, Any]:
         "comparison": _compared(report, arm),
         "trials": [asdict(trial) for trial in arm.trials], "rates": arm.rates,
         "unscored": [{"name": run.run.get("name"), "status": run.status} for run in arm.unscored],
-        "unfit": arm.unfit, "flags": arm.flags,
+        "churn": arm.churn, "unfit": arm.unfit, "flags": arm.flags,
     }  # fmt: skip
 
 

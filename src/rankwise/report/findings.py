@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rankwise.metrics import Metric
 from rankwise.report.arms import Arm
@@ -15,7 +15,7 @@ from rankwise.tracking.record import Record
 @dataclass(frozen=True)
 class Findings:
     """A study, read. ``comparisons`` are with ``reference``, by ``id`` of the arm; ``constant`` is the score of the
-    best answer that is the same for every test item.
+    best answer that is the same for every test item; ``all_records`` are those that tuned or searched as well.
     """
 
     records: list[Record]
@@ -29,6 +29,7 @@ class Findings:
     notes: list[str]
     constant: float | None = None
     total: str = ""  # what the whole study took
+    all_records: list[Record] = field(default_factory=list)
 
     def comparison(self, arm: Arm) -> Comparison | None:
         return self.comparisons.get(id(arm))

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
-from rankwise.report import analyses, costs
+from rankwise.report import analyses, costs, paper, tuning
 from rankwise.report import formats as fmt
 from rankwise.report import table as tables
 from rankwise.report.arms import Arm
@@ -32,7 +32,7 @@ def html(report: Findings) -> str:
         rows=[_row(report, arm, columns, marks[id(arm)]) for arm in report.arms],
         footnotes=list(enumerate(texts, 1)),
         interval_note=tables.interval_note(report),
-        sections=tables.sections(report),
+        sections=[*tables.sections(report), *filter(None, [tuning.section(report)])],
         plots=draw(report),
         grids=grids(report),
         cost_tables=[part for part in _cost_tables(report) if part],
@@ -44,6 +44,8 @@ def html(report: Findings) -> str:
             "failures", "Runs without a score", ["run", "status", "error", "log"], tables.failures(report.arms), []
         ),
         provenance=provenance(report.records),
+        methods=paper.paragraph(report),
+        checklist=paper.checklist(report),
         made=now(),
     )
 

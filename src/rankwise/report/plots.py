@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,15 @@ def draw(report: Findings) -> list[Plot]:
         score_by_rank, differences, score_by_parameters, trade_off, memory, seconds, learning_curves, rates,
     ]  # fmt: skip
     return [plot for maker in makers if (plot := maker(report)) is not None]
+
+
+def save(report: Findings, folder: Path) -> list[Path]:
+    """All figures as PDF and SVG, as wide as one column of a paper (3.25 inches) and as two (6.75)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for ending, width in (("single", 3.25), ("double", 6.75)):
+        with svg.paper(folder, ending, width):
+            draw(report)
+    return sorted(folder.glob("*-*.pdf"))
 
 
 def score_by_rank(report: Findings) -> Plot | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.console import RenderableType
 from rankwise.compare import Scores
 from rankwise.errors import Refused
 from rankwise.metrics import Metric, named
-from rankwise.report import export
+from rankwise.report import export, latex, paper
 from rankwise.report import table as tables
 from rankwise.report.answers import sentences
 from rankwise.report.arms import Arm, group, reference_of
@@ -38,13 +39,22 @@ class Report(Findings):
         """One document: arms, runs (the records as they are), headline, notes. What is not finite is null."""
         return export.document(self)
 
-    def to_csv(self) -> str:
-        """One line per arm, raw numbers with units in the header."""
-        return export.csv_text(self)
+    def to_csv(self, wanted: Sequence[str] = ()) -> str:
+        """One line per arm, raw numbers with units in the header; of all columns, or those ``wanted``."""
+        return export.csv_text(self, wanted)
 
-    def to_markdown(self) -> str:
+    def to_markdown(self, wanted: Sequence[str] = ()) -> str:
         """Headline, table, footnotes and notes."""
-        return tables.markdown(self)
+        return tables.markdown(self, wanted)
+
+    def to_latex(self, wanted: Sequence[str] = ()) -> str:
+        """The table for a paper, with the methods paragraph."""
+        return latex.latex(self, wanted)
+
+    def to_methods(self, wanted: Sequence[str] = ()) -> str:
+        """The methods paragraph, and the items of a checklist with their answers, in Markdown."""
+        items = [f"* **{item}**: {answer}. {why}" for item, answer, why in paper.checklist(self)]
+        return "\n".join([" ".join(paper.paragraph(self)), "", *items, ""])
 
     def write(self, folder: Path) -> dict[str, Path]:
         """Write report.html, .csv, .md and .json into a folder, each atomically; their paths by extension."""
@@ -96,9 +106,12 @@ def build(paths: list[Path]) -> Report:
         title, *others = answered
         said.insert(0, f"By all runs of the table: {top}")
         top = Headline(title, details=tuple(others))
+    for arm in arms:
+        against = reference.runs if reference and arm is not reference else []
+        arm.churn = {"seeds": scores.churn(arm.runs), "reference": scores.churn(arm.runs, against)}
     constant = scores.constant((reference or arms[0]).runs)
     took = total(found)
-    return Report(records, arms, reference, metric, margin, comparisons, families, top, said, constant, took)
+    return Report(records, arms, reference, metric, margin, comparisons, families, top, said, constant, took, found)
 
 
 def results(found: list[Record]) -> list[Record]:

@@ -140,10 +140,10 @@ def notes(
         return [*kept, "Full fine-tuning is missing, so there is no difference, no verdict and nothing sufficient."]
     if any(c.verdict == ONE_SEED for c in comparisons.values()):
         kept.append("With one shared seed differences are points without an interval: seeds alone could explain them.")
-    return kept + (_TESTS if any(c.bootstrap for c in comparisons.values()) else _TESTS[:1])
+    return kept + (TESTS if any(c.bootstrap for c in comparisons.values()) else TESTS[:1])
 
 
-_TESTS = [
+TESTS = [
     "Scores: 95 % intervals for other seeds (Student's t) and other test items together, within the metric's range; "
     "with one run they are silent on seeds.",
     "Differences from full fine-tuning are paired by seed and test item; their intervals combine "

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,13 +27,32 @@ _RC = {
 }  # fmt: skip
 
 
+_paper: tuple[Path, str, float] | None = None  # where figures go as files, what ends their names, and how wide they are
+
+
+@contextmanager
+def paper(folder: Path, ending: str, width: float) -> Iterator[None]:
+    """In here, figures are drawn for paper: as PDF and SVG files of a width in inches, black on white."""
+    global _paper
+    _paper = (folder, ending, width)
+    try:
+        yield
+    finally:
+        _paper = None
+
+
 @contextmanager
 def canvas(width: float, height: float, panels: int = 1) -> Iterator[tuple[Figure, list[Any]]]:
     """A figure in the page's style with panels side by side; sizes in inches. No pyplot: no global state."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_RC):
+    rc = dict(_RC)
+    if _paper:
+        width, height = _paper[2], height * max(0.7, _paper[2] / width)
+        rc |= {"text.color": "black", "axes.labelcolor": "black", "xtick.color": "black", "ytick.color": "black"}
+        rc |= {"font.size": 8.0, "axes.titlesize": 8.0, "figure.facecolor": "white"}
+    with matplotlib.rc_context(rc):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(1, panels, squeeze=False)[0]
         yield figure, list(axes)
@@ -53,6 +73,13 @@ def render(figure: Figure, name: str, alt: str) -> str:
     powers = {tick for axis in logarithmic for tick in axis.get_ticklabels(which="both")}
     for artist in figure.findobj(Text):
         artist.set_parse_math(artist in powers)
+    if _paper:
+        folder, ending, _ = _paper
+        for suffix in ("pdf", "svg"):
+            with matplotlib.rc_context({"svg.hashsalt": name, "pdf.fonttype": 42}):
+                date = {"pdf": "CreationDate", "svg": "Date"}[suffix]
+                figure.savefig(folder / f"{name}-{ending}.{suffix}", metadata={date: None})
+        return ""
     name, out = re.sub(r"[^\w-]+", "-", name, flags=re.ASCII), io.StringIO()
     with matplotlib.rc_context({**_RC, "svg.hashsalt": name}):
         figure.savefig(out, format="svg", metadata={"Date": None})

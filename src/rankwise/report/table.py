@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.padding import Padding
@@ -10,7 +12,7 @@ from rich.text import Text
 
 from rankwise.report import costs, forgetting, generation, latency
 from rankwise.report.arms import Arm
-from rankwise.report.columns import Column, section, shown
+from rankwise.report.columns import Column, chosen, section, shown
 from rankwise.report.findings import Findings
 from rankwise.report.sections import Section
 from rankwise.tracking.fields import at
@@ -120,16 +122,21 @@ def interval_note(report: Findings) -> str:
     return " ".join(said)
 
 
-def markdown(report: Findings) -> str:
+def markdown(report: Findings, wanted: Sequence[str] = ()) -> str:
     """Headline, table, footnotes and how this was compared."""
-    columns = shown(report, "main", "wide")
+    columns = chosen(report, wanted)
     texts, marks = footnotes(report)
     rest = str(report.headline).removeprefix(report.headline.title)
     rows = []
     for arm in report.arms:
         first, *cells = [column.text(arm) for column in columns]
         rows.append(["".join([first, *(f" [{n}]" for n in marks[id(arm)])]), *cells])
-    lines = [f"**{report.headline.title}**{rest}", "", *md_table([c.header for c in columns], rows, columns), ""]
+    lines = [
+        f"**{report.headline.title}**{rest}",
+        "",
+        *md_table([c.title for c in columns], rows, columns),
+        "",
+    ]
     lines += [*[f"[{i}] {text}  " for i, text in enumerate(texts, 1)], "", interval_note(report), ""]
     for found in sections(report):
         lines += [f"**{found.title}**", "", *md_table(found.header, found.rows), ""]

@@ -1,0 +1,53 @@
+"""The report as LaTeX: a booktabs table that compiles as it is, and the methods paragraph."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from rankwise.report.columns import Column, chosen
+from rankwise.report.findings import Findings
+from rankwise.report.paper import paragraph
+from rankwise.report.table import footnotes, interval_note
+
+_SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "Δ": r"$\Delta$", "α": r"$\alpha$",
+    "≤": r"$\le$", "≥": r"$\ge$", "–": "--", "“": "``", "”": "''", "·": r"$\cdot$", "√": r"$\surd$", "…": r"\ldots{}",
+    "\N{NO-BREAK SPACE}": "~",
+}  # fmt: skip
+
+
+def latex(report: Findings, wanted: Sequence[str]) -> str:
+    """A ``table`` environment of the arms with the ``wanted`` columns, footnotes under it, and the methods paragraph.
+
+    Needs the package booktabs. Raises Refused for a column that there is not.
+    """
+    columns = chosen(report, wanted)
+    texts, marks = footnotes(report)
+    rows = [[_cell(column, arm) for column in columns] for arm in report.arms]
+    for row, arm in zip(rows, report.arms, strict=True):
+        row[0] += "".join(f"\\textsuperscript{{{number}}}" for number in marks[id(arm)])
+    lines = [
+        "\\begin{table}", "\\centering", "\\small",
+        f"\\caption{{{escaped(report.headline.title)} {escaped(interval_note(report))}}}",
+        f"\\begin{{tabular}}{{{''.join('l' if column.left else 'r' for column in columns)}}}", "\\toprule",
+        _line([escaped(column.title) for column in columns]), "\\midrule", *map(_line, rows), "\\bottomrule",
+        "\\end{tabular}",
+        *(f"\\par\\footnotesize\\textsuperscript{{{i}}} {escaped(text)}" for i, text in enumerate(texts, 1)),
+        "\\end{table}", "", *(escaped(sentence) for sentence in paragraph(report)), "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def escaped(text: str) -> str:
+    """A text in which nothing is a command."""
+    return "".join(_SPECIAL.get(character, character) for character in re.sub(r"\s+", " ", text))
+
+
+def _cell(column: Column, arm: object) -> str:
+    return escaped(column.text(arm))  # type: ignore[arg-type]
+
+
+def _line(cells: list[str]) -> str:
+    return " & ".join(cells) + r" \\"

@@ -1,0 +1,111 @@
+"""A study in one file: what a stranger needs to see the same page, and to run any of its runs again."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from importlib.metadata import distributions
+from pathlib import Path, PurePosixPath
+
+from rankwise.errors import Refused
+from rankwise.tracking.record import Record, find
+
+_OF_RUN = ("result.json", "config.yaml", "metrics.jsonl", "predictions.parquet")
+_OF_STUDY = ("answer-*.json", "analysis/*.json")
+_LARGEST_BYTES = 2**33  # unpacked: what no study of records and predictions reaches
+_READ_ME = """# {names}
+
+`rankwise report {file}` shows this study, as `rankwise report` of its folder did where it was made.
+
+One run again, in an environment with the versions of `requirements.txt`:
+
+```
+unzip {file} -d packet
+rankwise train --config packet/RUN/config.yaml outputs=again
+```
+
+On the same kind of machine, with the same number of threads, its numbers are the same; the record's `provenance` and
+`compute` say which machine that was. Weights are not in here.
+
+| run | command |
+| --- | --- |
+{rows}
+"""
+
+
+def pack(paths: list[Path], file: Path) -> int:
+    """Write records, configs, logs and predictions of studies, versions and commands into a zip; returns how many runs.
+
+    Raises Refused for a file that exists or cannot be written, and for paths without runs.
+    """
+    records = find(paths)
+    if file.exists():
+        raise Refused(f"--pack {file}: exists; give another file")
+    studies = sorted({record.folder.parent.resolve() for record in records if record.folder})
+    homes = {study: study.name if len(studies) == 1 else f"{i}-{study.name}" for i, study in enumerate(studies)}
+    try:
+        with zipfile.ZipFile(file, "x", zipfile.ZIP_DEFLATED) as archive:
+            for run in (record.folder.resolve() for record in records if record.folder):
+                for path in (run / name for name in _OF_RUN if (run / name).is_file()):
+                    archive.write(path, f"{homes[run.parent]}/{run.name}/{path.name}")
+            for study, home in homes.items():
+                for path in sorted(path for pattern in _OF_STUDY for path in study.glob(pattern)):
+                    archive.write(path, f"{home}/{path.relative_to(study)}")
+            archive.writestr("README.md", _read_me(records, file))
+            archive.writestr("requirements.txt", "\n".join(_versions()) + "\n")
+    except OSError as error:
+        raise Refused(f"--pack {file}: cannot be written ({error.strerror or error})") from None
+    return len(records)
+
+
+@contextmanager
+def unpacked(paths: list[Path]) -> Iterator[list[Path]]:
+    """The paths, those that are packets as folders that last as long as this.
+
+    Raises Refused for a zip that is none of ours.
+    """
+    with tempfile.TemporaryDirectory(prefix="rankwise-packet-") as folder:
+        yield [_unpack(path, Path(folder) / str(i)) if is_packet(path) else path for i, path in enumerate(paths)]
+
+
+def is_packet(path: Path) -> bool:
+    return path.suffix == ".zip" and path.is_file()
+
+
+def _unpack(file: Path, folder: Path) -> Path:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = [info for info in archive.infolist() if _is_ours(info.filename)]
+            if not members:
+                raise Refused(f"{file}: holds no runs; give a file of rankwise report --pack")
+            if sum(info.file_size for info in members) > _LARGEST_BYTES:
+                raise Refused(f"{file}: unpacks to more than {_LARGEST_BYTES >> 30} GiB; no packet does")
+            for info in members:
+                archive.extract(info, folder)
+    except (zipfile.BadZipFile, OSError, RuntimeError, EOFError) as error:
+        raise Refused(f"{file}: cannot be read as a zip ({error})") from None
+    return folder
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a member is a file of a run or study, inside its own folder."""
+    parts = PurePosixPath(name).parts
+    inside = ".." not in parts and not name.startswith("/") and "\\" not in name and 1 < len(parts) < 4
+    patterns = (*_OF_RUN, *(pattern.rpartition("/")[2] for pattern in _OF_STUDY))
+    return inside and any(fnmatch(parts[-1], pattern) for pattern in patterns)
+
+
+def _read_me(records: list[Record], file: Path) -> str:
+    names = sorted({str(record.run["study"]) for record in records})
+    rows = [
+        f"| {record.run['name']} | `{record.provenance.get('command', '')}` |".replace("\n", " ") for record in records
+    ]
+    return _READ_ME.format(names=", ".join(names), file=file.name, rows="\n".join(rows))
+
+
+def _versions() -> list[str]:
+    """This environment, as pip would install it."""
+    return sorted({f"{one.metadata['Name']}=={one.version}" for one in distributions()}, key=str.lower)

@@ -1,0 +1,131 @@
+"""What a paper needs of a study: LaTeX, the methods in words, figures as files, and a packet to hand on."""
+
+import re
+import shutil
+import subprocess
+import zipfile
+
+import numpy as np
+import pytest
+from synthetic_study import answers, write_run
+
+from rankwise.cli import main
+from rankwise.report import build
+from rankwise.report.tuning import expected_best, section
+
+
+@pytest.fixture
+def study(tmp_path):
+    folder = tmp_path / "outputs" / "ranks"
+    for seed in (0, 1, 2):
+        write_run(folder, "full", None, lr=1e-4, test=0.83, seed=seed)
+        write_run(folder, "lora", 4, test=0.82, seed=seed)
+        write_run(folder, "lora", 64, test=0.83, seed=seed)
+    for lr in (1e-3, 2e-3, 4e-3):
+        write_run(folder, "lora", 8, lr=lr, seed=100, stage="tune")
+    return folder
+
+
+def test_latex_is_a_booktabs_table_of_the_wanted_columns_with_nothing_unescaped(study):
+    made = build([study]).to_latex(["rank", "accuracy %", "trainable_params"])
+    table = made[made.index("\\toprule") : made.index("\\bottomrule")]
+    header, *rows = [line for line in table.splitlines() if line.endswith(r"\\")]
+    assert header == r"arm & rank & accuracy \% & trainable\_params \\"
+    assert len(rows) == 3 and all(row.count(" & ") == 3 for row in rows)
+    assert re.search(r"lora r=64 & 64 & 82\.2 \$\\pm\$ 1\.8 & 2560770 ", table)
+    assert not re.search(r"(?<!\\)[%#_]", made), "a comment or a subscript would break the table"
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
+def test_latex_compiles(study, tmp_path):
+    document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}%s\\end{document}"
+    (tmp_path / "a.tex").write_text(document % build([study]).to_latex())
+    subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"], cwd=tmp_path, check=True)
+
+
+def test_an_unknown_column_is_refused_with_the_nearest(study, capsys):
+    assert main(["report", str(study), "--latex", "--columns", "rnk"]) == 2
+    assert "--columns rnk" in (said := capsys.readouterr().err) and "did you mean rank?" in said
+
+
+def test_csv_and_markdown_have_the_wanted_columns_alone(study, capsys):
+    assert main(["report", str(study), "--csv", "--columns", "rank,mfu"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "arm,rank,mfu"
+    assert main(["report", str(study), "--markdown", "--columns", "rank"]) == 0
+    assert "| arm | rank |" in capsys.readouterr().out
+
+
+def test_the_methods_say_what_the_records_hold(study):
+    said = build([study]).to_methods()
+    for fact in (
+        "minilm",
+        "polarity",
+        "SHA-256 d0…",
+        "out of 3 for lora",
+        "for 100 steps of 32 sequences of at most 48 tokens",
+        "over 3 seeds",
+        "2,000 test items",
+        "TODO",
+    ):
+        assert fact in said
+    assert "12 runs, 3 of them for tuning" in said, "tuning runs are compute, too"
+
+
+def test_churn_is_the_share_of_test_items_that_two_runs_answer_differently(tmp_path):
+    right = answers(0.8, 0, 1)
+    for seed, flipped in ((0, 0), (1, 100)):
+        correct = right.copy()
+        correct[:flipped] = ~correct[:flipped]
+        write_run(tmp_path, "lora", 4, seed=seed, correct=correct, test=float(np.mean(correct)))
+        write_run(tmp_path, "full", None, seed=seed, correct=right, test=float(np.mean(right)))
+    arms = {arm.method: arm for arm in build([tmp_path]).arms}
+    assert arms["lora"].churn == {"seeds": pytest.approx(100 / 2000), "reference": pytest.approx(50 / 2000)}
+    assert arms["full"].churn == {"seeds": 0.0, "reference": None}
+
+
+def test_figures_for_a_paper_are_pdf_and_svg_of_two_widths(study, tmp_path):
+    assert main(["report", str(study), "--figures", str(tmp_path / "figures"), "--json"]) == 0
+    for ending, width in (("single", 3.25), ("double", 6.75)):
+        assert (tmp_path / "figures" / f"rank-{ending}.pdf").read_bytes()[:5] == b"%PDF-"
+        svg = (tmp_path / "figures" / f"rank-{ending}.svg").read_text()
+        assert float(re.search(r'width="([\d.]+)pt"', svg)[1]) == pytest.approx(72 * width, rel=0.01)
+        assert "var(--" not in svg
+
+
+def test_a_packet_shows_the_same_report_elsewhere(study, tmp_path, capsys, monkeypatch):
+    file = tmp_path / "packet.zip"
+    assert main(["report", str(study), "--pack", str(file)]) == 0
+    capsys.readouterr()
+    assert main(["report", str(study), "--markdown"]) == 0
+    here = capsys.readouterr().out
+    shutil.move(study, tmp_path / "gone")
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "packet.zip", "--markdown"]) == 0
+    assert capsys.readouterr().out == here
+    names = zipfile.ZipFile(file).namelist()
+    assert {"README.md", "requirements.txt"} < set(names) and not any("adapter" in name for name in names)
+    assert main(["report", str(tmp_path / "gone"), "--pack", str(file)]) == 2, "nothing is written over"
+
+
+@pytest.mark.parametrize("member", ["../evil/result.json", "/evil/result.json", "a/b/c/d/e/result.json", "setup.py"])
+def test_a_strangers_zip_leaves_its_folder_alone(member, tmp_path, capsys):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(member, "{}")
+    assert main(["report", str(tmp_path / "a.zip")]) == 2
+    assert "holds no runs" in capsys.readouterr().err
+
+
+def test_the_best_of_k_rates_is_expected_as_of_k_draws():
+    values = [0.6, 0.7, 0.9]
+    pairs = [max(a, b) for a in values for b in values]
+    assert expected_best(values, 1) == pytest.approx(np.mean(values))
+    assert expected_best(values, 2) == pytest.approx(np.mean(pairs))
+    assert expected_best(values, 2, lower_is_better=True) == pytest.approx(
+        np.mean([min(a, b) for a in values for b in values])
+    )
+
+
+def test_tuning_is_a_table_of_the_sides_that_had_several_rates(study):
+    found = section(build([study]))
+    assert found.rows[0][:2] == ["lora r=8", "3"] and len(found.rows) == 1
+    assert found.header[3:] == ["val. accuracy, best of 1", "val. accuracy, best of 2", "val. accuracy, best of 3"]
