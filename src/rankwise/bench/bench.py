@@ -1,0 +1,248 @@
+"""Measure rankwise and its peers on the same rows, steps and seed, in turns, so that a busy machine is busy for all.
+
+Every number is of whole processes. A run is measured at N and at 2 N steps: the difference is what N steps cost, with
+all that is tracked and measured, and the rest is start-up, evaluation and saving.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rankwise import assets, machine
+from rankwise.bench.peers import PEERS
+from rankwise.config import Config
+from rankwise.errors import Refused
+from rankwise.model import base, numerics, targets
+from rankwise.study.compose import composed
+from rankwise.tasks import data, scores
+from rankwise.tasks.batches import Loaders, schedule
+from rankwise.tracking.provenance import provenance
+
+OURS = "rankwise"
+_CLASSIFY = ("task.n_test=1000", "task.n_validation=400", "trainer.validations=2")
+_WRITE = (
+    "model=smollm2_instruct", "task=define_words", "task.n_test=100", "task.n_validation=50", "trainer.batch_size=8",
+    "trainer.eval_batch_size=8", "trainer.validations=1",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What all do: a config, and how many steps; the sweep's ranks, of which None is full fine-tuning."""
+
+    name: str
+    overrides: tuple[str, ...]
+    steps: int
+    ranks: tuple[int | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One process, or those of a sweep: seconds on the clock, seconds of processors, memory of the largest."""
+
+    who: str
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+    score: float | None = None
+
+
+def workloads(quick: bool) -> tuple[Workload, ...]:
+    """Classification with a sweep of ranks, and a causal LM with a large vocabulary."""
+    if quick:
+        return (
+            Workload("classification", _CLASSIFY, 40, (1, 8, 64, None)),
+            Workload("causal LM", _WRITE, 8),
+        )
+    return (
+        Workload("classification", _CLASSIFY, 141, (1, 2, 4, 8, 16, 32, 64, None)),
+        Workload("causal LM", _WRITE, 40),
+    )
+
+
+def bench(quick: bool, repeats: int, told: Any = lambda text: None) -> dict[str, Any]:
+    """All measurements, with medians and ratios; ``told`` is called with what is measured next."""
+    found: dict[str, Any] = {"provenance": provenance(), "quick": quick, "repeats": repeats, "workloads": {}}
+    with tempfile.TemporaryDirectory(prefix="rankwise-bench-") as folder:
+        for workload in workloads(quick):
+            found["workloads"][workload.name] = _Bench(workload, Path(folder) / workload.name, told).measure(repeats)
+    found["commands"] = {
+        name: statistics.median(_run([*_rankwise(), *words], "", 1).cpu_s for _ in range(repeats))
+        for name, words in {"--help": ["--help"], "plan": ["plan"]}.items()
+    }
+    return found
+
+
+class _Bench:
+    """One workload in a folder: the base and the tokenized rows that the peers read, and everyone's outputs."""
+
+    def __init__(self, workload: Workload, folder: Path, told: Any):
+        self.workload, self.folder, self.told = workload, folder, told
+        self.config = composed([*workload.overrides, f"trainer.max_steps={workload.steps}"])
+        self.settings = numerics.settle(self.config.trainer)
+        self.work = _prepare(self.config, folder) | {"bf16": self.settings.precision == "bf16"}
+        self.number = 0
+
+    def measure(self, repeats: int) -> dict[str, Any]:
+        """Single runs at N and 2 N steps on one core, then sweeps on all of them."""
+        steps, rank = self.workload.steps, self.config.method.rank
+        single: dict[str, dict[int, list[Measured]]] = {who: {steps: [], 2 * steps: []} for who in (*PEERS, OURS)}
+        for repeat in range(repeats):
+            for who, lengths in single.items():
+                for length, runs in lengths.items():
+                    self.told(f"{self.workload.name}: {who}, {length} steps, {repeat + 1} of {repeats}")
+                    runs.append(self._one(who, rank, length, threads=1))
+        sweeps: dict[str, list[Measured]] = {}
+        for repeat in range(repeats if self.workload.ranks else 0):
+            for name, sweep in self._sweeps().items():
+                self.told(f"{self.workload.name}: sweep, {name}, {repeat + 1} of {repeats}")
+                sweeps.setdefault(name, []).append(sweep())
+        return {
+            "runs": {who: _summary(lengths[steps], lengths[2 * steps], steps) for who, lengths in single.items()},
+            "sweeps": {name: _medians(runs) for name, runs in sweeps.items()},
+            "scores_agree": _agree([lengths[2 * steps][0].score for lengths in single.values()], self.work),
+        }
+
+    def _sweeps(self) -> dict[str, Any]:
+        cores = machine.cores()
+        return {
+            "trainer, one at a time": lambda: self._peers("trainer", 1, None),
+            "tuned, one at a time": lambda: self._peers("tuned", 1, cores),
+            "tuned, one per core": lambda: self._peers("tuned", cores, 1),
+            OURS: self._ours,
+        }
+
+    def _one(self, who: str, rank: int | None, steps: int, threads: int | None) -> Measured:
+        if who != OURS:
+            return self._finish(who, *self._start(who, rank, steps, threads))
+        self.number += 1
+        study = [f"study=run{self.number}", f"outputs={self.folder}", f"trainer.max_steps={steps}"]
+        words = ["train", *self.workload.overrides, *study, f"trainer.threads={threads}", "tracking.mode=offline"]
+        measured = _run([*_rankwise(), *words], OURS, threads)
+        record = json.loads(next((self.folder / f"run{self.number}").glob("*/result.json")).read_text())
+        test = record["metrics"]["test"]
+        return replace(measured, score=test["loss" if self.work["kind"] == "causal_lm" else "accuracy"]["value"])
+
+    def _ours(self) -> Measured:
+        self.number += 1
+        ranks = ",".join(str(rank) for rank in self.workload.ranks if rank)
+        study = [f"study=sweep{self.number}", f"outputs={self.folder}", f"trainer.max_steps={self.workload.steps}"]
+        axes = ["method=full,lora", f"method.rank={ranks}", "tracking.mode=offline"]
+        return _run([*_rankwise(), "train", "-m", *self.workload.overrides, *study, *axes], OURS, None)
+
+    def _peers(self, who: str, at_once: int, threads: int | None) -> Measured:
+        begun, runs = time.perf_counter(), []
+        ranks = self.workload.ranks
+        for first in range(0, len(ranks), at_once):
+            together = ranks[first : first + at_once]
+            started = [self._start(who, rank, self.workload.steps, threads) for rank in together]
+            runs += [self._finish(who, *process) for process in started]
+        wall = time.perf_counter() - begun
+        return Measured(who, wall, sum(run.cpu_s for run in runs), max(run.peak_bytes for run in runs))
+
+    def _start(self, who: str, rank: int | None, steps: int, threads: int | None) -> tuple[Any, Path, float]:
+        self.number += 1
+        out = self.folder / f"peer{self.number}"
+        out.mkdir()
+        batches = self.work["batches"][:steps]
+        lr = self.work["lr"] if rank else self.work["full_lr"]
+        work = self.work | {"peer": who, "rank": rank, "steps": steps, "batches": batches, "lr": lr, "out": str(out)}
+        (out / "work.json").write_text(json.dumps(work))
+        command = [sys.executable, "-m", "rankwise.bench.peers", str(out / "work.json")]
+        return _popen(command, out / "log", threads), out / "log", time.perf_counter()
+
+    def _finish(self, who: str, process: Any, log: Path, begun: float) -> Measured:
+        measured = _wait(process, who, begun, log)
+        return replace(measured, score=json.loads(log.read_text().splitlines()[-1])["score"])
+
+
+def _prepare(config: Config, folder: Path) -> dict[str, Any]:
+    """Write the base with its head and the tokenized rows; returns what every peer is told."""
+    rows = data.load(config.task, assets.resolve(config.task), config.data_seed)
+    scorer = scores.scorer_for(config.task.kind, rows.classes, rows.train.labels)
+    lm, tokenizer = base.load(
+        config.model, assets.resolve(config.model), scorer.outputs, config.seed, kind=config.task.kind
+    )
+    lm.save_pretrained(folder / "model")  # type: ignore[operator]
+    tokenizer.save_pretrained(folder / "model")
+    loaders = Loaders.of(config, rows, tokenizer)
+    parts = {"train": loaders.train_rows, "validation": loaders.validation.dataset, "test": loaders.test.dataset}
+    torch.save({name: [_row(part[i]) for i in range(len(part))] for name, part in parts.items()}, folder / "rows.pt")  # type: ignore[arg-type]
+    trainer, steps = config.trainer, config.trainer.max_steps or 0
+    plan = schedule(loaders.train_rows.lengths, trainer.batch_size, 2 * steps, config.seed, by_length=True)
+    names = [name.rpartition(".")[2] for name in targets.adapted_modules(lm, config.targets)]
+    return {
+        "folder": str(folder), "kind": config.task.kind, "seed": config.seed, "lr": config.method.lr,
+        "full_lr": composed(["method=full"]).method.lr, "alpha": config.method.alpha, "modules": sorted(set(names)),
+        "batch_size": trainer.batch_size, "eval_batch_size": trainer.eval_batch_size, "batches": plan,
+        "validations": trainer.validations, "n_test": len(rows.test),
+    }  # fmt: skip
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    """One row as transformers wants it."""
+    if "ids" not in row:
+        return {key: value for key, value in row.items() if key != "row"} | {"labels": int(row["labels"])}
+    labels = [token if wanted else -100 for token, wanted in zip(row["ids"], row["learned"], strict=True)]
+    return {"input_ids": row["ids"], "attention_mask": [1] * len(row["ids"]), "labels": labels}
+
+
+def _rankwise() -> list[str]:
+    return [sys.executable, "-m", "rankwise"]
+
+
+def _popen(command: Sequence[str], log: Path, threads: int | None) -> subprocess.Popen[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    with log.open("w") as output:
+        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, text=True)
+
+
+def _run(command: Sequence[str], who: str, threads: int | None) -> Measured:
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        return _wait(_popen(command, Path(folder) / "log", threads), who, begun, Path(folder) / "log")
+
+
+def _wait(process: subprocess.Popen[str], who: str, begun: float, log: Path) -> Measured:
+    """The cost of a process and of all that it waited for. Raises Refused, with its last line, where it failed."""
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        last = (log.read_text().strip().splitlines() or ["it said nothing"])[-1]
+        raise Refused(f"{who or 'rankwise'}: exit code {process.returncode} ({last})")
+    kib = 1024 if sys.platform == "linux" else 1
+    return Measured(who, time.perf_counter() - begun, used.ru_utime + used.ru_stime, used.ru_maxrss * kib)
+
+
+def _medians(runs: list[Measured]) -> dict[str, float]:
+    return {key: statistics.median(getattr(run, key) for run in runs) for key in ("wall_s", "cpu_s", "peak_bytes")}
+
+
+def _summary(short: list[Measured], long: list[Measured], steps: int) -> dict[str, Any]:
+    """Medians of 2 N steps; ``step_cpu_s`` is what one step costs and ``rest_cpu_s`` all but the steps."""
+    once, twice = _medians(short), _medians(long)
+    step = (twice["cpu_s"] - once["cpu_s"]) / steps
+    return twice | {"step_cpu_s": step, "rest_cpu_s": twice["cpu_s"] - 2 * steps * step, "score": long[0].score}
+
+
+def _agree(found: list[float | None], work: dict[str, Any]) -> bool | None:
+    """Whether accuracies of all are as close as test items of the same model allow; None of losses, which are shown."""
+    if work["kind"] == "causal_lm":
+        return None
+    values = [value for value in found if value is not None]
+    centre = statistics.mean(values)
+    return max(values) - min(values) <= 1.96 * (2 * centre * (1 - centre) / work["n_test"]) ** 0.5

@@ -1,0 +1,77 @@
+"""``rankwise bench``: what it costs, beside the same work done without rankwise."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rankwise.commands._shared import parse, parser, positive, prepare_environment, print_json, show_table, write
+
+DESCRIPTION = """Measure one run and a sweep of ranks here: with rankwise, with transformers.Trainer and peft (as in
+examples and tuned for speed), and with a plain PyTorch loop; the same base, rows, steps and seed, in turns.
+
+  rankwise bench --quick        about ten minutes on two idle cores
+  rankwise bench --output FILE  also write everything as JSON, with commit and hardware
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, print the tables."""
+    made = parser("bench", DESCRIPTION, as_json=True)
+    made.add_argument("--quick", action="store_true", help="fewer steps and ranks")
+    times = functools.partial(positive, "--repeats")
+    made.add_argument(
+        "--repeats", type=times, default=3, metavar="N", help="measurements of each, of which the median counts"
+    )
+    made.add_argument("--output", type=Path, metavar="FILE", help="write everything as JSON")
+    options = parse(made, arguments)
+    prepare_environment()
+    from rankwise.bench.bench import bench
+
+    document = bench(options.quick, options.repeats, lambda text: print(f"rankwise: {text}", file=sys.stderr))
+    document["date"] = datetime.date.today().isoformat()
+    if options.output:
+        write(options.output, json.dumps(document, indent=1) + "\n", "--output ")
+    print_json(document) if options.json else _show(document)
+    return 0
+
+
+def _show(document: dict[str, Any]) -> None:
+    for name, workload in document["workloads"].items():
+        ours = workload["runs"]["rankwise"]
+        print(f"\n{name}: one run on one core, and how many times rankwise's cost that is")
+        show_table(
+            ["", "step, ms of processor", "×", "rest, s of processor", "×", "peak MB", "×", "test score"],
+            [
+                [
+                    who,
+                    f"{run['step_cpu_s'] * 1e3:.0f}", f"{run['step_cpu_s'] / ours['step_cpu_s']:.2f}",
+                    f"{run['rest_cpu_s']:.1f}", f"{run['rest_cpu_s'] / ours['rest_cpu_s']:.2f}",
+                    f"{run['peak_bytes'] / 1e6:.0f}", f"{run['peak_bytes'] / ours['peak_bytes']:.2f}",
+                    f"{run['score']:.3f}",
+                ]
+                for who, run in workload["runs"].items()
+            ],
+            justify="right",
+        )  # fmt: skip
+        if sweeps := workload["sweeps"]:
+            print(f"\n{name}: the sweep of ranks and full fine-tuning")
+            show_table(
+                ["", "wall s", "×", "processor s", "×"],
+                [
+                    [
+                        who,
+                        f"{run['wall_s']:.0f}",
+                        f"{run['wall_s'] / sweeps['rankwise']['wall_s']:.2f}",
+                        f"{run['cpu_s']:.0f}",
+                        f"{run['cpu_s'] / sweeps['rankwise']['cpu_s']:.2f}",
+                    ]
+                    for who, run in sweeps.items()
+                ],
+                justify="right",
+            )
+    print("\n" + ", ".join(f"rankwise {name} {s:.1f} s of processor" for name, s in document["commands"].items()))
