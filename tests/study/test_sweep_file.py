@@ -125,7 +125,10 @@ def test_every_shipped_file_is_read_and_its_first_point_can_run(path: Path) -> N
     assert len(run_id(config)) == 10 and config.study == path.stem and config.stage is None
 
 
-BAD_POINTS = [("method.rank: Value '13.67'", [1, 13.67]), ("method.rank=64: at most 32", [1, 64])]
+BAD_POINTS = [
+    ("s.yaml: parameters.method.rank: Value '13.67'", [1, 13.67]),
+    ("s.yaml: parameters.method.rank=64: at most 32", [1, 64]),
+]
 
 
 @pytest.mark.parametrize(("says", "ranks"), BAD_POINTS)

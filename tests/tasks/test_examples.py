@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from test_tables import places
 from tiny_configs import CONF
 
 from rankwise.assets import resolve
 from rankwise.config import Task
 from rankwise.errors import Refused
 from rankwise.tasks.data import Data, Split, load
-from rankwise.tasks.parts import places
 
 PARTS = ("train", "validation", "test")
 PROMPTS = [f"the {i}th sea is as deep as" for i in range(100)]

@@ -17,7 +17,7 @@ from rankwise.config import Task
 from rankwise.errors import Refused
 from rankwise.tasks import tables
 from rankwise.tasks.data import Data, load
-from rankwise.tasks.parts import places
+from rankwise.tasks.parts import digest, place
 
 ROWS = [(f"the {i}th sea is as deep as {i * 7919 % 1000} oaks", i % 2) for i in range(200)]
 
@@ -25,6 +25,11 @@ ROWS = [(f"the {i}th sea is as deep as {i * 7919 % 1000} oaks", i % 2) for i in 
 def read(path: Path, **keys: Any) -> Data:
     task = Task(name="t", path=str(path), **keys)
     return load(task, resolve(task), 0)
+
+
+def places(texts: list[str]) -> np.ndarray:
+    """Of each text, by which its part is decided."""
+    return np.array([place(digest((text,))) for text in texts])
 
 
 def texts(data: Data) -> list[set[str]]:
@@ -207,7 +212,8 @@ REFUSED: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
     "a broken JSON line": ("a.jsonl", b'{"text": "x", "label": 1}\n\n{"text": \n', {}, "a.jsonl line 3: not one JSON"),
     "a list of texts": ("a.json", b'["x",\n "y"]\n', {}, "a.json entry 1: not a JSON object, but str"),
     "a broken array": ("a.json", b'[{"text": "x"}\n', {}, "a.json line 2 column 1: not JSON"),
-    "a key that is not there": ("a.jsonl", b'{"text": "x", "label": 1}\n{"text": "y"}\n', {}, "=label: .*l line 2 has"),
+    "a key that is not there": ("a.jsonl", b'{"text": "x", "label": 1}\n{"text": "y"}\n', {}, "line 2 holds None, no"),
+    "too deep": ("a.json", b"[" * 100_000, {}, "a.json: not JSON .maximum recursion"),
     "null": ("a.jsonl", b'{"text": "x", "label": null}\n', {}, "a.jsonl line 1 holds None, no label"),
     "not a number": ("a.jsonl", b'{"text": "x", "label": NaN}\n', {"kind": "regression"}, "1 holds nan, no number"),
     "a list for a text": ("a.jsonl", b'{"text": ["x"], "label": 1}\n', {}, r"line 1 holds \['x'\], not a text"),

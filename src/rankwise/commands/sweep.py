@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,9 +68,16 @@ def _configs(file: SweepFile, given: list[str], options: argparse.Namespace) -> 
     given = given + (["rerun=true"] if options.rerun else [])
     fixed = [word for word in file.overrides if word.split("=", 1)[0] not in keys] + given
     points = file.points(options.count, options.seed)
-    with hydra_tree():
-        rows = [[*fixed, *(word for key, value in point.items() for word in words(key, value))] for point in points]
-        configs = [config for config, _ in compose_study(rows)]
+    rows = [[*fixed, *(word for key, value in point.items() for word in words(key, value))] for point in points]
+    try:
+        with hydra_tree():
+            configs = [config for config, _ in compose_study(rows)]
+    except Refused as error:
+        key = re.match(r"[\w.]+", str(error))
+        if key is None or key[0] not in file.parameters:
+            raise
+        whole = "; whole min and max, or q_uniform, draw whole numbers" if "to Integer" in str(error) else ""
+        raise Refused(f"{file.path}: parameters.{error}{whole}") from None
     for config in configs:
         check_here(config)
     return configs

@@ -15,7 +15,7 @@ from rankwise.tasks.parts import PARTS, TEST, TRAIN, VALIDATION
 
 _FEW = 2  # rows of a class that is hardly one
 _NUMBER = re.compile(r"-?\d+")
-_MISSING = ("nan", "none", "null", "na", "n/a", "<na>")  # what programs write for a label that is missing
+MISSING = ("nan", "none", "null", "na", "n/a", "<na>")  # what programs write for what is missing
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _notes(task: Task, used: list[Label], rows: np.ndarray) -> list[str]:
         notes.append(
             f"task.label={task.label}: classes are fractions; task.kind=regression task.metric=pearson predicts"
         )
-    if missing := [repr(label.name) for label in used if _fold(label.name) in _MISSING and not task.labels]:
+    if missing := [repr(label.name) for label in used if _fold(label.name) in MISSING and not task.labels]:
         notes.append(
             f"task.label={task.label}: {', '.join(missing)} is a class; if it says that a label is missing, "
             "'task.labels={LABEL: CLASS, …, LABEL: null}' leaves its rows out"

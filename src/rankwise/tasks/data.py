@@ -17,7 +17,7 @@ import numpy as np
 from rankwise.assets import Asset
 from rankwise.config import Task
 from rankwise.errors import Refused
-from rankwise.tasks.classes import Classes, Label
+from rankwise.tasks.classes import MISSING, Classes, Label
 from rankwise.tasks.examples import Example, Messages, examples
 from rankwise.tasks.parts import PARTS, TEST, TRAIN, VALIDATION, cut, digest, place
 from rankwise.tasks.sources import open_tables
@@ -80,7 +80,7 @@ def load(task: Task, asset: Asset, data_seed: int) -> Data:
 
     index = _Index.of(task, examples(task, tables))
     if not len(index.place):
-        raise Refused(f"task data: no rows; all {index.skipped} are left out, as empty or by min_abs_label")
+        raise Refused("task data: no row is left; all are empty, or nearer to 0 than task.min_abs_label")
     part = _parts(task, index)
     classes = None
     if task.kind == "classification":
@@ -90,6 +90,10 @@ def load(task: Task, asset: Asset, data_seed: int) -> Data:
         index.skipped += int(dropped.sum() - (part >= 0).sum())
         classes.check(index.label, part, index.part)
         notes += classes.notes
+    if index.missing:
+        notes.append(
+            f"{index.missing} texts are only a word such as NaN or None; if no text is meant, take their rows out"
+        )
     chosen = _chosen(task, index, part, data_seed)
     shared = {} if task.blocks else _shared(index, chosen, notes)
     splits, fingerprint = _collect(task, read(), part, chosen, classes)
@@ -110,12 +114,13 @@ class _Index:
     content: np.ndarray  # hash of the normalised texts
     verbatim: np.ndarray  # hash of the texts
     skipped: int
+    missing: int  # rows whose text is only a word that programs write for none
 
     @classmethod
     def of(cls, task: Task, found: Iterator[Example | None]) -> _Index:
         labels: dict[str, Label] = {}
         label, place_, part, content, verbatim = array("i"), array("d"), array("b"), array("Q"), array("q")
-        skipped = 0
+        skipped = missing = 0
         for example in found:
             if example is None:
                 skipped += 1
@@ -123,6 +128,7 @@ class _Index:
             if task.kind == "classification":
                 name = str(example.label)
                 label.append(labels.setdefault(name, Label(name, len(labels), example.cell)).number)
+            missing += example.text.casefold() in MISSING
             given, texts = example.given, example.texts
             hashed = digest(given)
             place_.append(place(hashed))
@@ -131,7 +137,7 @@ class _Index:
             verbatim.append(hash(texts))
         names = list(labels.values())
         columns = np.array(label), np.array(place_), np.array(part), np.array(content), np.array(verbatim)
-        return cls(names, *columns, skipped)
+        return cls(names, *columns, skipped, missing)
 
 
 def _parts(task: Task, index: _Index) -> np.ndarray:

@@ -77,6 +77,9 @@ class Cell:
         self.value: Any = row
         for name in [column] if column in row else column.split("."):
             if not isinstance(self.value, dict) or name not in self.value:
+                if not (table.header or place.endswith(" 1")):  # of objects, the first says which keys there are
+                    self.value = None
+                    raise self.empty(key)
                 there = hints.columns(key, column, row, table.part, table.header)
                 raise Refused(f"task.{key}={column}: {self.where} {there}")
             self.value = self.value[name]
@@ -277,7 +280,8 @@ def _conversation(cell: Cell) -> Messages:
         raise cell.refused(f"{why}; task.skip_empty=true leaves such rows out", Empty)
     roles = [message["role"] for message in found]
     if "user" not in roles[: roles.index("assistant")]:
-        raise cell.refused("a conversation needs a message of the user before the first reply")
+        why = "a conversation needs a message of the user before the first reply"
+        raise cell.refused(f"{why}; task.skip_empty=true leaves such rows out", Empty)
     return found
 
 

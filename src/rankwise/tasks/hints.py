@@ -54,7 +54,7 @@ def delimiter(text: str) -> str:
         return "the file is a pointer of git LFS: git lfs pull fetches the data"
     if text.lstrip().startswith(("{", "[")):
         return "it looks like JSON: task.format=jsonl reads it"
-    sign = next((sign for sign in ("||", "\t", ";", "|", ",") if sign in text), None)
+    sign = next((sign for sign in ("|||", "||", "\t", ";", "|", ",") if sign in text), None)
     if sign is None:
         first_word = "task.format=lines 'task.columns=[label,text]' takes the first word as the label"
         return f"{first_word}; task=text learns plain text"
@@ -112,6 +112,7 @@ def _cause(
         return "save each list of rows in a file of its own"
     if "" in row:
         return f"a column has no name: \"task.{key}=''\" is that one"
-    if text_table and not near:
-        return f"where line 1 is no header, 'task.columns=[NAME,…]' names the {len(names)} columns"
-    return ""
+    header = (
+        f"; where line 1 is no header, 'task.columns=[NAME,…]' names the {len(names)} columns" if text_table else ""
+    )
+    return "" if near else f"task.{key}=NAME is one of them{header}"

@@ -34,11 +34,6 @@ def place(digest: int) -> float:
     return (digest >> 16) / 16.0**12
 
 
-def places(texts: list[str]) -> np.ndarray:
-    """The place of each text."""
-    return np.array([place(digest((text,))) for text in texts], dtype=np.float64)
-
-
 def cut(place: np.ndarray, validation_share: float, test_share: float) -> np.ndarray:
     """The number in ``PARTS`` of each place: the lowest are the test rows, the next the validation rows."""
     rest = np.where(place < test_share + validation_share, VALIDATION, TRAIN)

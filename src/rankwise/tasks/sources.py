@@ -120,7 +120,7 @@ def _named(source: object, names: Mapping[str, str], key: str, notes: list[str])
     if "train" not in found or several:
         kind = "file" if key == "files" else "split"
         why = f"more than one {kind} for {several}" if several else f"it has no {kind} named train"
-        there = f" ({', '.join(names)})" if names else ""
+        there = f" ({', '.join([*names][:12])}{', …' if len(names) > 12 else ''})" if names else ""
         what = "a folder" if key == "files" else "a data set"
         raise Refused.value(
             "task.path", source, f"{what}, and {why}{there}", f"say which: task.{key}={{train: NAME, …}}"

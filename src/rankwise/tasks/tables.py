@@ -16,7 +16,7 @@ import itertools
 import json
 import lzma
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -152,14 +152,19 @@ def json_rows(path: Path, encoding: str, task: Task) -> Iterator[Row]:
     """Objects, one a line; or one value: a list of them, an object around such a list, or an object of columns."""
     written = ((f"line {number}", line) for number, line in enumerate(lines(path, encoding), 1) if line.strip())
     first = list(itertools.islice(written, 2))
-    values: Iterator[tuple[str, Any]]
-    if len(first) == 2 and _is_json(first[0][1]):
-        values = ((place, _json_line(path, place, line)) for place, line in itertools.chain(first, written))
-    elif first:
-        whole = _records(read_json(path, encoding), task)
-        values = iter([(first[0][0], whole)] if isinstance(whole, dict) else _numbered("entry", whole))
-    else:
+    if not first:
         return
+    values: Iterable[tuple[str, Any]]
+    try:
+        json.loads(first[0][1])
+        alone = len(first) == 1
+    except (ValueError, RecursionError):
+        alone = True  # the whole file is one value on several lines, or is no JSON
+    if alone:
+        whole = _records(read_json(path, encoding), task)
+        values = [(first[0][0], whole)] if isinstance(whole, dict) else _numbered("entry", whole)
+    else:
+        values = ((place, _json_line(path, place, line)) for place, line in itertools.chain(first, written))
     for place, value in values:
         cells = dict(zip(task.columns, value, strict=False)) if task.columns and isinstance(value, list) else value
         if not isinstance(cells, dict):
@@ -168,18 +173,10 @@ def json_rows(path: Path, encoding: str, task: Task) -> Iterator[Row]:
         yield place, cells
 
 
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
 def _json_line(path: Path, place: str, line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         where = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise Refused(f"task data {path} {place}: not one JSON object per line ({where})") from None
 
