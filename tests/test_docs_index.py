@@ -35,7 +35,7 @@ def test_the_page_runs_from_a_csv_to_a_model(
         given = [str(run) if word.endswith("RUN") else word for word in given]
         assert main([command, *SMALL.get(command, []), *given]) == 0, words
     out = capsys.readouterr().out
-    assert "test accuracy" in out and "LoRA r=8" in out and Path("outputs/reviews/report.html").is_file()
+    assert "test accuracy" in out and Path("outputs/reviews/report.html").is_file()
     code = re.search(r"```python\n(.*?)```", text, re.S)
     assert code
     exec(code[1], {})

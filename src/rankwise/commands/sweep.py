@@ -61,6 +61,7 @@ def _configs(file: SweepFile, given: list[str], options: argparse.Namespace) -> 
     from rankwise.study.compose import hydra_tree
     from rankwise.study.multirun import compose_study
     from rankwise.study.sweep_file import words
+    from rankwise.tasks.data import check_files
 
     keys = {word.split("=", 1)[0] for word in given}
     if searched := keys & set(file.parameters):
@@ -80,6 +81,7 @@ def _configs(file: SweepFile, given: list[str], options: argparse.Namespace) -> 
         raise Refused(f"{file.path}: parameters.{error}{whole}") from None
     for config in configs:
         check_here(config)
+    check_files(configs)
     return configs
 
 

@@ -17,6 +17,7 @@ from rankwise.find.question import FULL, LOOKS, RANKS, Budget, Question, changed
 from rankwise.find.rule import Rule
 from rankwise.metrics import named
 from rankwise.study.compose import composed
+from rankwise.tasks.data import check_files
 
 _LEAST_TEST_ROWS = 50
 _UNNAMED = ("default", "debug")  # studies that nobody chose
@@ -52,6 +53,7 @@ def question(
     for config in [asked.run_of(None, 0), *(asked.run_of(rank, 0) for rank in ranks)]:
         check(config)
         check_here(config)
+    check_files([base])
     _check_size(asked)
     return asked
 

@@ -20,6 +20,7 @@ from rankwise.study.axes import Row, excluded, paired
 from rankwise.study.compose import Composer
 from rankwise.study.launcher import done, run
 from rankwise.study.tuning import Tuning
+from rankwise.tasks.data import check_files
 from rankwise.tracking import record as records
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
         return
     for config in [*trials, *configs]:
         check_here(config)
+    check_files(config for config in [*trials, *configs] if not done(config))
     if isinstance(sweeper.launcher, LocalLauncher):
         exit_code = _run_here(sweeper.launcher, configs, trials, tuning)
     else:
@@ -151,6 +153,7 @@ def run_rows(launcher: LocalLauncher, rows: Sequence[Sequence[str]]) -> list[Job
     for config in configs:
         check(config)
         check_here(config)
+    check_files(configs)
     run(configs, launcher.jobs)
     return [
         _returned(folder(config), row, launcher.returns or ["objective"])

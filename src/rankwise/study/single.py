@@ -15,6 +15,7 @@ from rankwise.identity import folder
 from rankwise.run import run
 from rankwise.study import outdated
 from rankwise.study.progress import Display
+from rankwise.tasks.data import check_files
 from rankwise.tracking import record as records
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -28,6 +29,8 @@ def single(config: Config) -> int:
     if not config.rerun and records.is_done(config):
         other = outdated.summary([config])
         print(f"rankwise: finished before{f' ({other})' if other else ''}; --rerun runs it again", file=sys.stderr)
+    else:
+        check_files([config])
     before = signal.signal(signal.SIGTERM, _interrupt)
     name = folder(config).name
     try:

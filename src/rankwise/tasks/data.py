@@ -9,20 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from rankwise.assets import Asset
-from rankwise.config import Task
+from rankwise.assets import Asset, cached, resolve
+from rankwise.config import Config, Task
 from rankwise.errors import Refused
 from rankwise.tasks.classes import MISSING, Classes, Label
 from rankwise.tasks.examples import Example, Messages, examples
 from rankwise.tasks.parts import PARTS, TEST, TRAIN, VALIDATION, cut, digest, place
 from rankwise.tasks.sources import open_tables
+from rankwise.tasks.tables import Table
 
-__all__ = ["Data", "Split", "load"]
+__all__ = ["Data", "Split", "check_files", "load"]
 
 _COPY = 0.75  # share of training rows in a part that is a copy, as a validation part may be cut from the original
 
@@ -74,33 +75,53 @@ def load(task: Task, asset: Asset, data_seed: int) -> Data:
     rows, a class that has no training row, and a part that is for the most part training rows.
     """
     tables, notes = open_tables(task, asset)
-
-    def read() -> Iterator[Example]:
-        return (example for example in examples(task, tables) if example is not None)
-
-    index = _Index.of(task, examples(task, tables))
-    if not len(index.place):
-        raise Refused("task data: no row is left; all are empty, or nearer to 0 than task.min_abs_label")
-    part = _parts(task, index)
-    classes = None
-    if task.kind == "classification":
-        classes = Classes.of(task, index.labels, index.label, part)
-        dropped = part >= 0
-        part = np.where(classes.number[index.label] < 0, -1, part).astype(np.int8)
-        index.skipped += int(dropped.sum() - (part >= 0).sum())
-        classes.check(index.label, part, index.part)
-        notes += classes.notes
-    if index.missing:
-        notes.append(
-            f"{index.missing} texts are only a word such as NaN or None; if no text is meant, take their rows out"
-        )
+    index, part, classes = _indexed(task, tables, notes)
     chosen = _chosen(task, index, part, data_seed)
     shared = {} if task.blocks else _shared(index, chosen, notes)
-    splits, fingerprint = _collect(task, read(), part, chosen, classes)
+    rows = (example for example in examples(task, tables) if example is not None)
+    splits, fingerprint = _collect(task, rows, part, chosen, classes)
     if task.protocol == "paper":
         splits["validation"] = splits["test"]
     names = classes.names if classes else None
     return Data(splits["train"], splits["validation"], splits["test"], names, fingerprint, index.skipped, shared, notes)
+
+
+def check_files(configs: Iterable[Config]) -> None:
+    """Read the files that ``task.path`` of each config names, once each, and refuse as ``load`` does.
+
+    So that a file that cannot be read stops a study before its first run, not every run of it.
+    """
+    seen = set()
+    for config in configs:
+        task, seed = config.task, config.data_seed
+        if task.path and (task_and_seed := f"{task} {seed}") not in seen and cached(task):
+            seen.add(task_and_seed)
+            tables, notes = open_tables(task, resolve(task))
+            index, part, _ = _indexed(task, tables, notes)
+            chosen = _chosen(task, index, part, seed)
+            if not task.blocks:
+                _shared(index, chosen, notes)
+
+
+def _indexed(task: Task, tables: list[Table], notes: list[str]) -> tuple[_Index, np.ndarray, Classes | None]:
+    """The first reading: a few bytes of each row, its part (-1: left out), and the classes. Adds to ``notes``."""
+    index = _Index.of(task, examples(task, tables))
+    if not len(index.place):
+        raise Refused("task data: no row is left; all are empty, or nearer to 0 than task.min_abs_label")
+    if index.missing:
+        notes.append(
+            f"{index.missing} texts are only a word such as NaN or None; if no text is meant, take their rows out"
+        )
+    part = _parts(task, index)
+    if task.kind != "classification":
+        return index, part, None
+    classes = Classes.of(task, index.labels, index.label, part)
+    dropped = (part >= 0) & (classes.number[index.label] < 0)
+    part[dropped] = -1
+    index.skipped += int(dropped.sum())
+    classes.check(index.label, part, index.part)
+    notes += classes.notes
+    return index, part, classes
 
 
 @dataclass

@@ -7,10 +7,9 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from rankwise.assets import Asset
 from rankwise.config import Task
@@ -18,6 +17,9 @@ from rankwise.errors import Refused, did_you_mean
 from rankwise.tasks import formats, tables
 from rankwise.tasks.parts import PARTS
 from rankwise.tasks.tables import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PART_NAMES = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
@@ -206,6 +208,8 @@ def synthetic(rows: int, kind: str) -> pd.DataFrame:
 
     For a causal LM the sentence ends in an arrow, and the name of the mood is what is to be written.
     """
+    import pandas as pd
+
     rng = np.random.default_rng(0)
     words = np.array(["sun", "joy", "win", "fog", "ill", "mud", "cup", "box", "map"])
     mood = np.array([1, 1, 1, -1, -1, -1, 0, 0, 0])
