@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.console import Console
 
 from rankwise.tracking.record import Record
 
@@ -102,6 +104,13 @@ def answers(rate: float, seed: int, key: int, items: int = ITEMS) -> np.ndarray:
     hardness = np.random.default_rng(7).permutation(items)
     flips = np.random.default_rng([seed, key]).random(items) < 0.01
     return np.asarray((hardness < rate * items) ^ flips)
+
+
+def printed(report: Any, width: int = 120) -> str:
+    """The report's table as a terminal of this width shows it."""
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(report.table())
+    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def write_predictions(folder: Path, correct: np.ndarray) -> None:

@@ -114,7 +114,7 @@ class Metric:
     def _fixed(self, value: float, like: float) -> str:
         """A value to the decimals that ``like`` is shown with."""
         if self.decimals is not None:
-            return f"{self.factor * value:.{self.decimals}f}"
+            return f"{self.factor * value:.{self.decimals}f}".replace("-", "−")
         digits = 3 - math.floor(math.log10(abs(like))) if like else 3
         return f"{value:.{min(max(digits, 0), 3)}f}" if digits > -4 else f"{value:.3g}"
 

@@ -60,6 +60,7 @@ def test_lora_beside_full_fine_tuning(trained: Trained) -> None:
     lost = diff(trained(), trained("bert", "full", seed=1))
     assert not lost["modules"] and "kept no weights" in lost["not_compared"]
     assert lost["scores"]["metrics"]["accuracy"]["difference"] is not None
+    assert lost["scores"]["metrics"]["loss"]["difference"] is None, "the loss that is kept by row is of written tokens"
 
 
 def test_scores_are_paired_by_item(trained: Trained) -> None:

@@ -43,7 +43,7 @@ def test_spectra_are_means_over_layers_and_a_shorter_one_has_all_of_its_energy(t
 def test_amplification_is_the_median_over_layers_of_a_kind(three: Changed) -> None:
     (row,) = updates.amplification([three])["rows"]
     assert row["module"] == "q" and row["update"] == pytest.approx(median(map(math.sqrt, (4, 5, 6))))
-    factors = [measures.amplification(w.base, w.delta).factor for w in three.modules.values()]
+    factors = [measures.amplification(w.base, w.delta)["factor"] for w in three.modules.values()]
     assert row["factor"] == pytest.approx(median(factors)) != pytest.approx(mean(factors))
 
 

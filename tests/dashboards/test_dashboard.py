@@ -93,7 +93,8 @@ def check_report_run(study: Study, group: str) -> None:
         return stored[f"run/{name}/{got['summary'][key]['path']}"].decode()
 
     assert "runs are no reference" in media("report") and "<svg" in media("score_by_rank")
-    assert ">full " in media("score_by_rank") and "var(--" not in media("score_by_rank")
+    assert ">full " in media("score_by_rank") and "--ink:#" in media("score_by_rank")
+    assert media("score_by_rank").startswith('<meta charset="utf-8"><svg')
     arms = json.loads(media("arms"))
     rank, method = arms["columns"].index("rank"), arms["columns"].index("method")
     assert [(row[method], row[rank]) for row in arms["data"]] == [("lora", 2.0), ("full", None)]

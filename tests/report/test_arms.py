@@ -98,67 +98,46 @@ def test_learning_rate_is_the_best_by_mean_validation_not_by_test(tmp_path):
     assert "edge" not in flags(found)
 
 
+@pytest.mark.parametrize(
+    ("runs", "taken", "said"),  # runs: by rate, the objective of each seed; taken: the rate and its runs
+    [
+        # one lucky seed, where the study was stopped, does not win over all seeds
+        (
+            {1e-3: {0: 0.80, 1: 0.80, 2: 0.80}, 2e-3: {0: 0.78, 1: 0.78, 2: 0.78}, 4e-3: {0: 0.9}},
+            (1e-3, 3),
+            "3: lr 4e-3 (1)",
+        ),
+        # whole rates are judged on the seeds that all of them have: 2 is easy and 3 is hard
+        ({1e-3: {0: 0.70, 1: 0.70, 2: 0.90}, 2e-3: {0: 0.75, 1: 0.75, 3: 0.55}}, (2e-3, 3), ""),
+        # one that is not whole is named also where few seeds are shared
+        (
+            {1e-3: {0: 0.8, 1: 0.8, 2: 0.8}, 2e-3: {1: 0.82, 2: 0.82, 3: 0.82}, 4e-3: {1: 0.9, 2: 0.9}},
+            (2e-3, 3),
+            "3: lr 4e-3 (2)",
+        ),
+        # one that was chosen and run again on more seeds, which happen to be harder, keeps all of them
+        ({1e-3: {100: 0.80}, 2e-3: {100: 0.82, 0: 0.75, 1: 0.75, 2: 0.75}}, (2e-3, 4), "4: lr 1e-3 (1)"),
+        # without an objective (it diverged) a rate is never taken
+        ({1e-3: {0: 0.6}, 8e-3: {0: None}}, (1e-3, 1), ""),
+    ],
+)
+def test_rates_are_judged_where_they_are_whole(tmp_path, runs, taken, said):
+    for lr, seeds in runs.items():
+        for seed, objective in seeds.items():
+            write_run(tmp_path, lr=lr, objective=objective, seed=seed, diverged=objective is None)
+    found = build([tmp_path]).arms[0]
+    assert (found.lr, len(found.runs)) == taken
+    assert [trial.n for trial in found.trials] == [len(seeds) for seeds in runs.values()]
+    assert (f"not chosen from, fewer seeds than {said}" in flags(found)) if said else "fewer seeds" not in flags(found)
+
+
 def test_learning_rates_by_a_loss_take_the_lowest(tmp_path):
     records = [write_run(tmp_path, rank=4, lr=lr, objective=loss) for lr, loss in ((1e-3, 0.4), (2e-3, 0.5))]
     for record in records:
         record.config["objective"] = "val/loss"
         record.write()
-    assert build([tmp_path]).arms[0].lr == 1e-3
-
-
-def test_a_rate_with_one_lucky_seed_does_not_win_over_one_with_all_seeds(tmp_path):
-    for seed in range(3):
-        for lr, objective in ((1e-3, 0.80), (2e-3, 0.78)):
-            write_run(tmp_path, lr=lr, objective=objective, seed=seed)
-    write_run(tmp_path, lr=4e-3, objective=0.9, seed=0)  # the study was stopped here
     found = build([tmp_path]).arms[0]
-    assert (found.lr, len(found.runs)) == (1e-3, 3)
-    assert [trial.n for trial in found.trials] == [3, 3, 1]
-    assert "not chosen from, fewer seeds than 3: lr 4e-3 (1)" in flags(found)
-
-
-def test_rates_are_judged_on_the_seeds_that_all_whole_ones_have(tmp_path):
-    for seed, easy in ((0, 0.0), (1, 0.0), (2, 0.2)):
-        write_run(tmp_path, lr=1e-3, objective=0.70 + easy, seed=seed)
-    for seed, hard in ((0, 0.0), (1, 0.0), (3, -0.2)):
-        write_run(tmp_path, lr=2e-3, objective=0.75 + hard, seed=seed)
-    assert build([tmp_path]).arms[0].lr == 2e-3
-
-
-def test_a_rate_that_is_not_chosen_from_is_named_also_where_few_seeds_are_shared(tmp_path):
-    for lr, seeds, objective in ((1e-3, (0, 1, 2), 0.8), (2e-3, (1, 2, 3), 0.82), (4e-3, (1, 2), 0.9)):
-        for seed in seeds:
-            write_run(tmp_path, lr=lr, objective=objective, seed=seed)
-    found = build([tmp_path]).arms[0]
-    assert found.lr == 2e-3 and "not chosen from, fewer seeds than 3: lr 4e-3 (2)" in flags(found)
-
-
-def test_a_rate_that_was_chosen_and_run_again_on_more_seeds_keeps_all_of_them(tmp_path):
-    for lr, objective in ((1e-3, 0.80), (2e-3, 0.82)):
-        write_run(tmp_path, lr=lr, objective=objective, seed=100)
-    for seed in range(3):  # seeds that happen to be harder
-        write_run(tmp_path, lr=2e-3, objective=0.75, seed=seed)
-    found = build([tmp_path]).arms[0]
-    assert (found.lr, len(found.runs)) == (2e-3, 4)
-
-
-def test_a_rate_whose_run_has_no_objective_is_never_taken(tmp_path):
-    write_run(tmp_path, lr=1e-3, objective=0.6)
-    write_run(tmp_path, lr=8e-3, objective=None, diverged=True)
-    assert build([tmp_path]).arms[0].lr == 1e-3
-
-
-def test_best_rate_at_an_end_of_its_grid_is_flagged(tmp_path):
-    for lr, objective in ((1e-3, 0.80), (2e-3, 0.82)):
-        write_run(tmp_path, lr=lr, objective=objective)
-    assert "lr at the edge of its grid (1e-3 … 2e-3)" in flags(build([tmp_path]).arms[0])
-
-
-def test_unequal_numbers_of_trials_are_flagged(tmp_path):
-    write_study(tmp_path, {8: 0.81})
-    for lr in (1e-3, 4e-3):
-        write_run(tmp_path, "lora", 8, lr=lr, objective=0.7)
-    assert "unequal tuning: 3 learning rate(s) tried, full fine-tuning had 1" in flags(arm(build([tmp_path]), rank=8))
+    assert found.lr == 1e-3 and "lr at the edge of its grid (1e-3 … 2e-3)" in flags(found)
 
 
 def test_the_same_run_found_twice_counts_once(tmp_path):

@@ -1,12 +1,10 @@
 """Tasks side by side: official metrics by arm, and the averages of the papers, against hand-computed values."""
 
-import io
 import json
 
 import numpy as np
 import pytest
-from rich.console import Console
-from synthetic_study import write_run
+from synthetic_study import printed, write_run
 
 from rankwise.cli import main
 from rankwise.report import by_task
@@ -43,12 +41,6 @@ def write_glue(root, shift=0.0, leave_out=(), **run):
 
 def read(*paths):
     return by_task.build(list(paths))
-
-
-def printed(report):
-    console = Console(width=120, file=io.StringIO(), color_system=None)
-    console.print(report.table())
-    return console.file.getvalue()
 
 
 def test_one_seed_gives_the_hand_computed_averages_with_the_error_of_independent_tasks(tmp_path):
@@ -135,7 +127,7 @@ def test_runs_that_cannot_be_compared_are_left_out_with_a_note(tmp_path):
     write_task(tmp_path, "rte", {"accuracy": 0.9}, trainer__batch_size=16)
     report = read(tmp_path)
     assert report.rows[0].averages[OF_LORA].mean == pytest.approx(LORA)
-    assert "RTE: 1 run(s) of lora r=8 left out, they differ in trainer.batch_size=16 (reference: 32)" in report.notes
+    assert "RTE: 1 run of lora r=8 left out, they differ in trainer.batch_size=16 (reference: 32)" in report.notes
 
 
 def test_an_interval_of_seeds_that_not_all_tasks_have_is_of_those_they_share(tmp_path):

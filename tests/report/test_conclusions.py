@@ -110,7 +110,7 @@ def test_rates_tuned_for_one_side_alone_let_no_rank_pass(tmp_path):
             write_run(tmp_path, "lora", 8, lr=lr, objective=0.7, seed=seed)
     report = build([tmp_path])
     assert report.families[0].answer is None
-    assert "unequal tuning: 3 learning rate(s) tried, full fine-tuning had 1" in report.headline.title
+    assert "unequal tuning: 3 learning rates tried, full fine-tuning had 1" in report.headline.title
 
 
 def test_several_families_share_the_5_percent(tmp_path):

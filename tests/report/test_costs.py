@@ -6,8 +6,7 @@ import json
 import re
 
 import pytest
-from rich.console import Console
-from synthetic_study import write_run, write_study
+from synthetic_study import printed, write_run, write_study
 
 from rankwise.report import build, costs
 from rankwise.report import formats as fmt
@@ -59,9 +58,21 @@ def test_a_peak_of_something_else_than_the_parts_is_not_shown_as_theirs(tmp_path
     assert costs.peak_bytes(build([tmp_path]).arms[0]) is None
 
 
-def test_json_has_memory_compute_and_the_seconds_of_every_phase(tmp_path):
-    write_study(tmp_path, {8: 0.82})
-    arm = arm_of(build([tmp_path]), rank=8)
+@pytest.fixture(scope="module")
+def read(tmp_path_factory):
+    """The report of a study that nobody changes."""
+    folder = tmp_path_factory.mktemp("read")
+    write_study(folder, {8: 0.82, 128: 0.82})
+    return build([folder])
+
+
+@pytest.fixture(scope="module")
+def text(read, tmp_path_factory):
+    return page(read, tmp_path_factory.mktemp("page"))
+
+
+def test_json_has_memory_compute_and_the_seconds_of_every_phase(read):
+    arm = arm_of(read, rank=8)
     assert arm["memory"]["train"]["predicted"]["peak_bytes"] > arm["memory"]["train"]["peak_bytes"]
     assert arm["memory"]["eval"]["peak_bytes"] == 4 * (22_700_770 + 320_000) + 13_000_000
     assert arm["compute"]["flops"]["of_full"] == pytest.approx(2 / 3 + 8 / 77.4 / 3)
@@ -71,13 +82,12 @@ def test_json_has_memory_compute_and_the_seconds_of_every_phase(tmp_path):
         "start_up_s", "imports_s", "load_s", "plan_s", "train_s", "validate_s", "test_s", "measure_s", "save_s",
         "total_s",
     }  # fmt: skip
-    full = arm_of(build([tmp_path]), method="full")
+    full = arm_of(read, method="full")
     assert full["compute"]["flops"]["break_even_rank"] is None
 
 
-def test_csv_has_the_raw_numbers(tmp_path):
-    write_study(tmp_path, {8: 0.82})
-    line = next(row for row in csv.DictReader(io.StringIO(build([tmp_path]).to_csv())) if row["rank"] == "8")
+def test_csv_has_the_raw_numbers(read):
+    line = next(row for row in csv.DictReader(io.StringIO(read.to_csv())) if row["rank"] == "8")
     peak = int(line["train_peak_bytes"])
     assert int(line["predicted_peak_bytes"]) == pytest.approx(1.02 * peak, abs=3)
     assert float(line["process_peak_bytes"]) == peak + 900_000_000
@@ -86,26 +96,17 @@ def test_csv_has_the_raw_numbers(tmp_path):
     assert (float(line["mfu"]), float(line["break_even_rank"])) == (pytest.approx(0.37), 77.4)
 
 
-def test_table_shows_peak_error_of_the_prediction_and_share_of_flops(tmp_path):
-    write_study(tmp_path, {8: 0.82})
-    report = build([tmp_path])
-    console = Console(width=120, file=io.StringIO(), color_system=None)
-    console.print(report.table())
-    text = console.file.getvalue()
-    peak = fmt.megabytes(costs.peak_bytes(report.arms[0]))
+def test_table_shows_peak_error_of_the_prediction_and_share_of_flops(read):
+    text, peak = printed(read), fmt.megabytes(costs.peak_bytes(read.arms[0]))
     assert re.search(rf"lora r=8 .* {peak} \+2\.0 % +0\.70 ", text)
     assert re.search(r"full .* 519 \+2\.0 % +1\.00 ", text)
     assert "predicted from the config alone" in text
-    assert re.search(rf"\| {peak} \| {fmt.megabytes(costs.predicted_bytes(report.arms[0]))} \(\+2\.0 %\) \| 0\.70 \|",
-                     report.to_markdown())  # fmt: skip
+    assert re.search(rf"\| {peak} \| {fmt.megabytes(costs.predicted_bytes(read.arms[0]))} \(\+2\.0 %\) \| 0\.70 \|",
+                     read.to_markdown())  # fmt: skip
 
 
-def test_page_sets_predicted_beside_measured_memory(tmp_path):
-    write_study(tmp_path / "study", {8: 0.82})
-    report = build([tmp_path / "study"])
-    text = page(report, tmp_path / "out")
-    text = text[text.index('<h2 id="memory">') :]
-    arm = report.arms[0]
+def test_page_sets_predicted_beside_measured_memory(read, text):
+    text, arm = text[text.index('<h2 id="memory">') :], read.arms[0]
     held = costs.memory(arm)
     assert row(text, "lora r=8") == [
         "32 × 49", "backward", fmt.megabytes(costs.predicted_bytes(arm)), fmt.megabytes(held["peak_bytes"]), "+2.0",
@@ -116,16 +117,21 @@ def test_page_sets_predicted_beside_measured_memory(tmp_path):
     assert "CUDA" not in text
 
 
+def test_page_says_what_the_storage_of_the_base_costs(tmp_path):
+    for quant, error in (("none", 0.0), ("nf4", 0.25)):
+        change(write_run(tmp_path / "study", quant__name=quant, quant__kind=quant), "compute", quant_error=error)
+    text = page(build([tmp_path / "study"]), tmp_path / "out")
+    assert row(text[text.index('<h2 id="compute">') :], "lora r=8 nf4")[-1] == "25.0"
+
+
 def test_page_shows_the_allocator_in_place_of_the_process_on_a_gpu(tmp_path):
     write_study(tmp_path / "study", {8: 0.82}, device="cuda")
     text = page(build([tmp_path / "study"]), tmp_path / "out")
-    assert "reserved peak MB" in text and "what it took from the GPU" in text
+    assert "reserved peak MB" in text and "what it took of the GPU" in text
     assert "process peak MB" not in text
 
 
-def test_page_draws_all_parts_the_prediction_and_the_phases(tmp_path):
-    write_study(tmp_path / "study", {8: 0.82})
-    text = page(build([tmp_path / "study"]), tmp_path / "out")
+def test_page_draws_all_parts_the_prediction_and_the_phases(text):
     shown = {}
     for name in ("memory", "seconds"):
         figure = text[text.index(f'id="plot-{name}"') :]
@@ -134,9 +140,7 @@ def test_page_draws_all_parts_the_prediction_and_the_phases(tmp_path):
     assert {"train", "validate", "test", "load", "plan", "imports", "save"} <= shown["seconds"]
 
 
-def test_page_says_above_which_rank_lora_computes_more(tmp_path):
-    write_study(tmp_path / "study", {8: 0.82, 128: 0.82})
-    text = page(build([tmp_path / "study"]), tmp_path / "out")
+def test_page_says_above_which_rank_lora_computes_more(text):
     assert "On these layers LoRA computes more than full fine-tuning above r = 77:" in text
     assert "Here r = 128 is above it." in text
     assert row(text[text.index('<h2 id="compute">') :], "lora r=128")[1:3] == ["1.22", "77"]
@@ -151,13 +155,11 @@ def test_break_even_is_a_range_where_targets_differ(tmp_path):
     assert said.endswith("No rank here is above it.")
 
 
-def test_parameters_by_layer_are_those_of_the_largest_adapter_with_equal_layers_joined(tmp_path):
-    write_study(tmp_path / "study", {8: 0.82, 16: 0.82})
-    text = page(build([tmp_path / "study"]), tmp_path / "out")
+def test_parameters_by_layer_are_those_of_the_largest_adapter_with_equal_layers_joined(text):
     text = text[text.index("<details>") :]
-    assert "Parameters by layer of lora r=16" in text
+    assert "Parameters by layer of lora r=128" in text
     assert row(text, "0 to 3, each") == ["0", "1.77 M", "0"]
-    assert row(text, "4 to 5, each") == ["320 k", "1.77 M", "15.3"]
+    assert row(text, "4 to 5, each") == ["2.56 M", "1.77 M", "59.1"]
     assert row(text, "head") == ["770", "0", "100"]
 
 
@@ -198,22 +200,7 @@ def test_each_part_of_the_memory_may_be_missing(tmp_path, missing):
     assert "predicted against measured" in text and "None" not in text
 
 
-def test_the_answer_costs_are_of_the_tensors(tmp_path):
-    write_study(tmp_path / "study", {8: 0.82})
-    report = build([tmp_path / "study"])
-    share = costs.peak_bytes(report.arms[0]) / costs.peak_bytes(report.reference)
-    assert f"{fmt.percent(share)} % of the peak memory" in report.headline.cost
-    assert re.search(rf'FLOPs per token</div><div class="value">{fmt.percent(2 / 3 + 8 / 77.4 / 3)} %',
-                     page(report, tmp_path / "out"))  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("shown", "expected"),
-    [(fmt.signed_percent(0.0031), "+0.3 %"), (fmt.signed_percent(-0.021), "−2.1 %"),
-     (fmt.signed_percent(-1e-5), "0.0 %"),
-     (fmt.signed_percent(None), "–"), (fmt.ratio(0.6704), "0.67"), (fmt.ratio(None), "–"), (fmt.whole(77.9), "77"),
-     (costs.shapes([[32, 48]]), "32 × 48"), (costs.shapes([[8, 40], [8, 40], [4, 9]]), "2 of 8 × 40, 4 × 9"),
-     (costs.shapes([[1, 2], [3, 4], [5, 6], [7, 8]]), "1 × 2, 3 × 4, 2 more shapes"), (costs.shapes(None), "")],
-)  # fmt: skip
-def test_costs_are_shown_in_a_readers_form(shown, expected):
-    assert shown == expected
+def test_the_answer_costs_are_of_the_tensors(read, text):
+    share = costs.peak_bytes(read.arms[0]) / costs.peak_bytes(read.reference)
+    assert f"{fmt.percent(share)} % of the peak memory" in read.headline.cost
+    assert re.search(rf'FLOPs per token</div><div class="value">{fmt.percent(2 / 3 + 8 / 77.4 / 3)} %', text)

@@ -16,25 +16,29 @@ def by_rank(report):
     return {a.rank: report.comparison(a) for a in report.arms if a.rank}
 
 
-def test_arms_within_the_margin_are_the_same_and_far_ones_worse(tmp_path):
-    write_study(tmp_path, TRUTH)
-    found = by_rank(build([tmp_path]))
+@pytest.fixture(scope="module")
+def read(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("truth")
+    write_study(folder, TRUTH)
+    return build([folder])
+
+
+def test_arms_within_the_margin_are_the_same_and_far_ones_worse(read):
+    found = by_rank(read)
     assert {rank: c.verdict for rank, c in found.items()} == {1: "worse", 2: "worse", 4: "same", 8: "same", 16: "same"}
     assert all((c.seeds, c.items) == (3, ITEMS) for c in found.values())
     assert found[1].estimate == pytest.approx(-0.06, abs=0.01)
     assert found[1].p_holm < 0.01 <= found[8].p_holm
 
 
-def test_the_headline_is_the_smallest_rank_that_passes_from_the_largest_down(tmp_path):
-    write_study(tmp_path, TRUTH)
-    report = build([tmp_path])
-    (family,) = report.families
+def test_the_headline_is_the_smallest_rank_that_passes_from_the_largest_down(read):
+    (family,) = read.families
     assert [(s.arm.rank, s.passed) for s in family.steps] == [(16, True), (8, True), (4, True), (2, False), (1, None)]
     assert family.answer.arm.rank == 4
-    assert report.headline.title.startswith(
-        "Rank 4 is enough: at most 2 points of accuracy worse than full fine-tuning."
-    )
-    assert "% of the parameters (161 k of 22.7 M)" in report.headline.cost
+    assert read.headline.title == "Rank 4 is enough: at most 2 points of accuracy worse than full fine-tuning."
+    assert "% of the parameters (161 k of 22.7 M)" in read.headline.cost
+    assert sum(s.share for s in family.steps) + family.none_share == pytest.approx(1)
+    assert max(family.steps, key=lambda s: s.share).arm.rank == 4
 
 
 def test_testing_stops_at_the_first_failure_though_smaller_ranks_would_pass(tmp_path):
@@ -53,24 +57,14 @@ def test_no_rank_is_enough_when_the_largest_fails(tmp_path):
     )
 
 
-def test_shares_of_the_answer_over_replicates_sum_to_one_and_agree_with_a_clear_answer(tmp_path):
-    write_study(tmp_path, TRUTH)
-    family = build([tmp_path]).families[0]
-    assert sum(s.share for s in family.steps) + family.none_share == pytest.approx(1)
-    assert max(family.steps, key=lambda s: s.share).arm.rank == 4
-
-
-def test_minimum_detectable_deficit_is_at_least_the_two_quantiles_of_the_standard_error(tmp_path):
-    write_study(tmp_path, TRUTH)
-    report = build([tmp_path])
-    boot = by_rank(report)[8].bootstrap
+def test_minimum_detectable_deficit_is_at_least_the_two_quantiles_of_the_standard_error(read):
+    boot = by_rank(read)[8].bootstrap
     assert boot.detectable >= (1.6449 + 0.8416) * boot.se * 0.999
-    assert "Minimum detectable deficit at 80 % power" in str(report.headline)
+    assert "Minimum detectable deficit at 80 % power" in str(read.headline)
 
 
-def test_reading_twice_gives_the_same_numbers(tmp_path):
-    write_study(tmp_path, TRUTH)
-    assert build([tmp_path]).to_json() == build([tmp_path]).to_json()
+def test_reading_twice_gives_the_same_numbers(read):
+    assert build([read.records[0].folder.parent]).to_json() == read.to_json()
 
 
 def test_one_seed_gives_no_conclusion_but_point_differences(tmp_path):
@@ -87,7 +81,7 @@ def test_pairs_are_the_seeds_that_both_arms_have(tmp_path):
     write_run(tmp_path, "lora", 8, seed=7, test=0.82)
     report = build([tmp_path])
     assert by_rank(report)[8].seeds == 3
-    assert "compared on 3 shared seed(s): it has 4, full fine-tuning 3" in report.arms[0].flags
+    assert "compared on 3 shared seeds: it has 4, full fine-tuning 3" in report.arms[0].flags
 
 
 def test_no_shared_seed_is_no_comparison(tmp_path):
@@ -118,44 +112,30 @@ def test_without_full_fine_tuning_there_is_a_table_and_no_verdict(tmp_path):
     report.write(tmp_path / "out")
 
 
-def _missing(folder):
-    (folder / "predictions.parquet").unlink()
+FILE = "predictions.parquet"
 
 
-def _corrupt(folder):
-    (folder / "predictions.parquet").write_bytes(b"PAR1 this is not one")
+def rewritten(change):
+    """A harm: the file of predictions with its table changed."""
+    return lambda folder: pq.write_table(change(pq.read_table(folder / FILE)), folder / FILE)
 
 
-def _truncated(folder):
-    file = folder / "predictions.parquet"
-    file.write_bytes(file.read_bytes()[:-200])
+def nulls(table):
+    return table.set_column(2, "prediction", pa.array([None] * len(table), pa.float64()))
 
 
-def _other_columns(folder):
-    pq.write_table(pa.table({"item": [1, 2]}), folder / "predictions.parquet")
+HARMS = [
+    (lambda folder: (folder / FILE).unlink(), "has no predictions.parquet"),
+    (lambda folder: (folder / FILE).write_bytes(b"PAR1 this is not one"), "cannot be read"),
+    (lambda folder: (folder / FILE).write_bytes((folder / FILE).read_bytes()[:-200]), "cannot be read"),
+    (rewritten(lambda table: pa.table({"item": [1, 2]})), "cannot be read"),
+    (lambda folder: write_predictions(folder, answers(0.5, 0, 0)), "its record says"),
+    (rewritten(lambda table: pa.concat_tables([table, table])), "one twice"),
+    (rewritten(nulls), "not all finite"),
+]
 
 
-def _other_scores(folder):
-    write_predictions(folder, answers(0.5, 0, 0))
-
-
-def _twice(folder):
-    table = pq.read_table(folder / "predictions.parquet")
-    pq.write_table(pa.concat_tables([table, table]), folder / "predictions.parquet")
-
-
-def _no_values(folder):
-    table = pq.read_table(folder / "predictions.parquet")
-    nulls = pa.array([None] * len(table), pa.float64())
-    pq.write_table(table.set_column(2, "prediction", nulls), folder / "predictions.parquet")
-
-
-@pytest.mark.parametrize(
-    ("harm", "why"),
-    [(_missing, "has no predictions.parquet"), (_corrupt, "cannot be read"), (_truncated, "cannot be read"),
-     (_other_columns, "cannot be read"), (_other_scores, "its record says"), (_twice, "one twice"),
-     (_no_values, "not all finite")],
-)  # fmt: skip
+@pytest.mark.parametrize(("harm", "why"), HARMS)
 def test_unusable_predictions_cost_only_their_own_comparison_and_say_why(tmp_path, harm, why):
     write_study(tmp_path, {4: 0.82, 8: 0.82})
     harm(next(p for p in tmp_path.iterdir() if p.name.startswith("lora-r8-s1")))

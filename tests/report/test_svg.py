@@ -17,22 +17,23 @@ def texts(image: str) -> list[str]:
 
 
 @pytest.mark.parametrize("label", LABELS)
+@svg.styled
 def test_labels_are_shown_as_they_are(label: str) -> None:
-    with svg.canvas(3, 2) as (figure, (ax,)):
-        ax.plot([1, 100, 1000], [1, 10, 1000], label=label)
-        ax.set(title=label, xlabel=label, ylabel=label, yscale="log")
-        ax.set_xticks([1, 100], [label, label])
-        ax.legend()
-        shown = texts(svg.render(figure, "plot", label))
+    figure, ((ax,),) = svg.canvas(3, 2)
+    ax.plot([1, 100, 1000], [1, 10, 1000], label=label)
+    ax.set(title=label, xlabel=label, ylabel=label, yscale="log")
+    ax.set_xticks([1, 100], [label, label])
+    ax.legend()
+    shown = texts(svg.render(figure, "plot", label))
     assert shown.count(label) == 6
     assert not any("mathdefault" in text for text in shown)  # the ticks of a logarithmic axis are numbers
 
 
 @pytest.mark.parametrize("name", [r"a\q", '"><script>alert(1)</script>', r"\1", "ü $x$", "plain-1"])
 def test_a_name_becomes_no_markup(name: str) -> None:
-    with svg.canvas(3, 2) as (figure, (ax,)):
-        ax.plot([1, 2], [1, 2])
-        image = svg.render(figure, name, name)
+    figure, ((ax,),) = svg.canvas(3, 2)
+    ax.plot([1, 2], [1, 2])
+    image = svg.render(figure, name, name)
     root = ElementTree.fromstring(image)
     ids = [node.attrib["id"] for node in root.iter() if "id" in node.attrib]
     assert ids and len(set(ids)) == len(ids)

@@ -42,7 +42,12 @@ def scores(one: Run, other: Run) -> dict[str, Any]:
         return {"metrics": found, "not_paired": "the runs were tested on different rows"}
     for name, cell in found.items():
         metric = named(name)
-        if metric.weighted and metric.name == name and {*metric.columns} <= {*a.columns}:
+        if (
+            metric.weighted
+            and metric.name == name
+            and metric.kind == one.config.task.kind
+            and {*metric.columns} <= {*a.columns}
+        ):
             cell["difference"] = on_rows(metric, a.columns, b.columns)
     return {"metrics": found, "not_paired": None}
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 
 import torch
 
@@ -60,48 +59,27 @@ def energy_rank(values: torch.Tensor, share: float = 0.9) -> int:
     return rank_for_energy(values, share) if float(values.sum()) else 0
 
 
-@dataclass(frozen=True)
-class Amplification:
-    """How much of W lies in the directions of ΔW, in Frobenius norms.
+def amplification(base: torch.Tensor, delta: Delta | torch.Tensor, rank: int | None = None) -> dict[str, float]:
+    """How much of W lies in the top ``rank`` directions of ΔW, of W and of chance (Hu et al. 2021, §7.3 and Table 7).
 
-    ``update`` is ‖ΔW‖ of the top ``rank`` directions; ``by_update``, ``by_base`` and ``by_chance`` are ‖UᵀWV‖ for the
-    top singular vectors of ΔW, for those of W, and for random ones.
-    """
-
-    rank: int
-    base: float
-    update: float
-    by_update: float
-    by_base: float
-    by_chance: float
-
-    @property
-    def factor(self) -> float:
-        """‖ΔW‖ / ‖UᵀWV‖: how much ΔW amplifies what W has in these directions."""
-        return self.to_dict()["factor"]
-
-    def to_dict(self) -> dict[str, float]:
-        """With the same factor in W's own top directions, and in random ones: that of a ΔW that knows nothing of W."""
-        by = {"": self.by_update, "_by_base": self.by_base, "_by_chance": self.by_chance}
-        factors = {f"factor{name}": self.update / part if part else math.nan for name, part in by.items()}
-        return {key: value for key, value in asdict(self).items() if key != "rank"} | factors
-
-
-def amplification(base: torch.Tensor, delta: Delta | torch.Tensor, rank: int | None = None) -> Amplification:
-    """‖UᵀWV‖_F in the top ``rank`` directions of ΔW, of W and of chance (Hu et al. 2021, §7.3 and Table 7).
-
-    U and V of W itself give √(σ₁² + … + σᵣ²). Random subspaces give r·‖W‖_F/√(m·n) in the root mean square: 0.020 and
-    0.32 at r = 4 and 64 for the paper's W_q, where the matrices that it drew gave 0.02 and 0.33.
+    Frobenius norms: ``base`` of W, ``update`` of ΔW in these directions, ``by_update``, ``by_base`` and ``by_chance``
+    of UᵀWV for the top singular vectors of ΔW, for those of W, which give √(σ₁² + … + σᵣ²), and for random ones, which
+    give r·‖W‖/√(m·n) in the root mean square: 0.020 and 0.32 at r = 4 and 64 for the paper's W_q, where the matrices
+    that it drew gave 0.02 and 0.33. ``factor`` is ‖ΔW‖ / ‖UᵀWV‖: how much ΔW amplifies what W has in its directions;
+    ``factor_by_base`` and ``factor_by_chance`` (of a ΔW that knows nothing of W) are the same in those of the others.
     """
     weight, top = base.double(), decomposed(delta)
     rank = min(rank or len(top.s), len(top.s))
-    own = torch.linalg.svdvals(weight)
-    norm = float(torch.linalg.vector_norm(weight))
-    return Amplification(
-        rank, norm, float(torch.linalg.vector_norm(top.s[:rank])),
-        float(torch.linalg.vector_norm(top.u[:, :rank].T @ weight @ top.v[:, :rank])),
-        float(torch.linalg.vector_norm(own[:rank])), rank * norm / math.sqrt(weight.numel()),
-    )  # fmt: skip
+    own, norm = torch.linalg.svdvals(weight), float(torch.linalg.vector_norm(weight))
+    update = float(torch.linalg.vector_norm(top.s[:rank]))
+    by = {
+        "update": float(torch.linalg.vector_norm(top.u[:, :rank].T @ weight @ top.v[:, :rank])),
+        "base": float(torch.linalg.vector_norm(own[:rank])),
+        "chance": rank * norm / math.sqrt(weight.numel()),
+    }
+    found = {"base": norm, "update": update} | {f"by_{name}": part for name, part in by.items()}
+    factors = {f"factor_by_{name}": update / part if part else math.nan for name, part in by.items()}
+    return found | {"factor": factors.pop("factor_by_update")} | factors
 
 
 def nearest_cosines(tuned: torch.Tensor, base: torch.Tensor, side: str = "left", top: int = TOP) -> torch.Tensor:

@@ -37,7 +37,7 @@ def amplification(changed: Sequence[Changed]) -> Found:
             found = {name: measures.amplification(w.base, w.delta, rank) for name, w in each.modules.items()}
             who = {"run": label, "dense": each.rank is None, "rank": rank}
             for kind, members in groupby(sorted(found, key=_kind), _kind):
-                layers = {name: found[name].to_dict() for name in members}
+                layers = {name: found[name] for name in members}
                 middle = {key: median(layer[key] for layer in layers.values()) for key in next(iter(layers.values()))}
                 rows.append(who | {"module": kind} | middle | {"by_module": layers})
     return {"modules": list(changed[0].modules), "rows": rows}

@@ -12,8 +12,8 @@ from rich.text import Text
 from rankwise import metrics
 from rankwise.claims.judge import Verdict, tally
 from rankwise.report import formats as fmt
+from rankwise.report.columns import Section
 from rankwise.report.page import of_sections
-from rankwise.report.sections import Section
 from rankwise.report.table import md_table, rendered
 
 _HEADER = ["claim", "published", "ours", "holds if", "verdict", "n", "where", "setting"]

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rankwise.commands._shared import parse, parser, prepare_environment, print_json, show_table
 from rankwise.errors import Refused, did_you_mean
 
 Document = dict[str, Any]
-Parser = argparse.ArgumentParser
 
+ABOUT = {
+    "merge": "write a plain transformers model with the adapter folded in, checked to be the same model",
+    "export": "write a plain PEFT folder with a model card, for people without rankwise",
+    "swap": "several adapters on one base: is each as alone, and what does switching cost?",
+    "combine": "one LoRA adapter out of several, scored on each one's task",
+    "shrink": "truncate an adapter to a lower rank, scored before and after",
+    "diff": "two runs side by side: config, weights, scores",
+}
 HELP = """usage: rankwise adapter WHAT RUN …
 
 What one does with the adapters of finished runs. RUN is a run's folder, outputs/STUDY/RUN.
@@ -20,54 +26,81 @@ What one does with the adapters of finished runs. RUN is a run's folder, outputs
 {lines}
 
 rankwise adapter WHAT --help tells more. Results go to stdout; --json prints one document."""
-
-
-class Subcommand(NamedTuple):
-    """What it is for, its arguments, what it does, and how its document is printed."""
-
-    about: str
-    add: Callable[[Parser], None]
-    call: Callable[[argparse.Namespace], Document]
-    tell: Callable[[Document], None]
+_OUT = {
+    "merge": "where the model goes (default: RUN/merged)",
+    "export": "where the adapter goes (default: RUN/peft)",
+    "combine": "save the adapter and the heads here",
+    "shrink": "save the smaller adapter here, with a card",
+}
 
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 an adapter is not the same on a shared base."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP.format(lines="\n".join(f"  {name:<8} {sub.about}" for name, sub in SUBCOMMANDS.items())))
+        print(HELP.format(lines="\n".join(f"  {name:<8} {about}" for name, about in ABOUT.items())))
         return 0
     what, *rest = arguments
-    if what not in SUBCOMMANDS:
-        near = did_you_mean(what, SUBCOMMANDS)
-        raise Refused(f"adapter {what}: no such subcommand; one of {', '.join(SUBCOMMANDS)}{near}")
-    sub = SUBCOMMANDS[what]
-    made = parser(f"adapter {what}", sub.about.capitalize() + ".", as_json=True)
-    sub.add(made)
-    options = parse(made, rest)
+    if what not in ABOUT:
+        near = did_you_mean(what, ABOUT)
+        raise Refused(f"adapter {what}: no such subcommand; one of {', '.join(ABOUT)}{near}")
+    options = parse(_parser(what), rest)
     prepare_environment()
-    document = sub.call(options)
-    print_json(document) if options.json else sub.tell(document)
+    document = _call(what, options)
+    print_json(document) if options.json else _TELL[what](document)
     return 1 if what == "swap" and not all(row["same"] for row in document["adapters"]) else 0
 
 
-def _one_run(made: Parser, out: str) -> None:
-    made.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
-    made.add_argument("--out", type=Path, metavar="FOLDER", help=out)
+def _parser(what: str) -> argparse.ArgumentParser:
+    made = parser(f"adapter {what}", ABOUT[what].capitalize() + ".", as_json=True)
+    add = made.add_argument
+    if what in ("merge", "export", "shrink"):
+        add("run", type=Path, metavar="RUN", help="the folder of a finished run")
+    else:
+        number: Any = 2 if what == "diff" else "+"
+        add("runs", type=Path, nargs=number, metavar="RUN", help="folders of finished runs")
+    if what in _OUT:
+        add("--out", type=Path, metavar="FOLDER", help=_OUT[what])
+    if what == "merge":
+        add("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the written weights")
+    elif what == "combine":
+        hows = ("linear", "cat", "svd", "ties", "dare_linear", "dare_ties")
+        add("--how", choices=hows, required=True, help="cat and svd add the ΔWs; the others work on the factors")
+        add("--weights", type=_numbers, metavar="W,W…", help="one per run, by commas (default: 1/n each)")
+        add("--rank", type=int, help="of svd (default: the largest of the runs)")
+        add("--density", type=float, help="share of weights that ties and dare_* keep (default there: 0.5)")
+    elif what == "shrink":
+        size = made.add_mutually_exclusive_group(required=True)
+        size.add_argument("--rank", type=int, help="the new rank; modules of a lower one keep theirs")
+        energy = "share of the squared singular values that each module keeps: 0.9"
+        size.add_argument("--energy", type=float, help=energy)
+    return made
 
 
-def _many_runs(made: Parser, number: str | int = "+") -> None:
-    made.add_argument("runs", type=Path, nargs=number, metavar="RUN", help="folders of finished runs")
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise Refused(f"--weights {text}: numbers, by commas, such as 0.7,0.3") from None
 
 
-def _add_merge(made: Parser) -> None:
-    _one_run(made, "where the model goes (default: RUN/merged)")
-    made.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the written weights")
+def _call(what: str, options: argparse.Namespace) -> Document:
+    from rankwise.adapters import combine, diff, export, merge, runs, shrink, swap
 
-
-def _merge(options: argparse.Namespace) -> Document:
-    from rankwise.adapters import merge, runs
-
-    return merge.merge(runs.open_trained(options.run), options.out or options.run / "merged", options.dtype)
+    match what:
+        case "merge":
+            return merge.merge(runs.open_trained(options.run), options.out or options.run / "merged", options.dtype)
+        case "export":
+            return export.export(runs.open_adapter(options.run), options.out or options.run / "peft")
+        case "shrink":
+            return shrink.shrink(runs.open_adapter(options.run), options.rank, options.energy, options.out)
+        case "diff":
+            one, other = map(runs.open_run, options.runs)
+            return diff.diff(one, other)
+    opened = [runs.open_adapter(folder) for folder in options.runs]
+    if what == "swap":
+        return swap.swap(opened)
+    density = 0.5 if options.density is None and options.how in combine.WITH_DENSITY else options.density
+    return combine.combine(opened, options.how, options.weights, options.rank, density, options.out)
 
 
 def _tell_merge(document: Document) -> None:
@@ -84,22 +117,10 @@ def _tell_merge(document: Document) -> None:
         print(f"  {error:.1e}  {what[name]}")
 
 
-def _export(options: argparse.Namespace) -> Document:
-    from rankwise.adapters import export, runs
-
-    return export.export(runs.open_adapter(options.run), options.out or options.run / "peft")
-
-
 def _tell_export(document: Document) -> None:
     size, files = f"{document['weight_bytes'] / 1e6:.2f} MB", ", ".join(document["files"])
     print(f"{document['peft_type']} adapter in {document['out']} ({size}): {files}")
     print(f"base: {document['base']['source']}")
-
-
-def _swap(options: argparse.Namespace) -> Document:
-    from rankwise.adapters import runs, swap
-
-    return swap.swap([runs.open_adapter(folder) for folder in options.runs])
 
 
 def _tell_swap(document: Document) -> None:
@@ -117,33 +138,6 @@ def _tell_swap(document: Document) -> None:
     )
 
 
-def _add_combine(made: Parser) -> None:
-    _many_runs(made)
-    hows = ("linear", "cat", "svd", "ties", "dare_linear", "dare_ties")
-    made.add_argument(
-        "--how", choices=hows, required=True, help="cat and svd add the ΔWs; the others work on the factors"
-    )
-    made.add_argument("--weights", type=_numbers, metavar="W,W…", help="one per run, by commas (default: 1/n each)")
-    made.add_argument("--rank", type=int, help="of svd (default: the largest of the runs)")
-    made.add_argument("--density", type=float, help="share of weights that ties and dare_* keep (default there: 0.5)")
-    made.add_argument("--out", type=Path, metavar="FOLDER", help="save the adapter and the heads here")
-
-
-def _combine(options: argparse.Namespace) -> Document:
-    from rankwise.adapters import combine, runs
-
-    density = 0.5 if options.density is None and options.how in combine.WITH_DENSITY else options.density
-    opened = [runs.open_adapter(folder) for folder in options.runs]
-    return combine.combine(opened, options.how, options.weights, options.rank, density, options.out)
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(word) for word in text.split(",")]
-    except ValueError:
-        raise Refused(f"--weights {text}: numbers, by commas, such as 0.7,0.3") from None
-
-
 def _tell_combine(document: Document) -> None:
     weights = ", ".join(f"{weight:g}" for weight in document["weights"])
     print(f"{document['how']} of {len(document['runs'])} adapters, weights {weights}, rank {_span(document['ranks'])}")
@@ -156,19 +150,6 @@ def _tell_combine(document: Document) -> None:
     _tell_rows(document)
 
 
-def _add_shrink(made: Parser) -> None:
-    _one_run(made, "save the smaller adapter here, with a card")
-    size = made.add_mutually_exclusive_group(required=True)
-    size.add_argument("--rank", type=int, help="the new rank; modules of a lower one keep theirs")
-    size.add_argument("--energy", type=float, help="share of the squared singular values that each module keeps: 0.9")
-
-
-def _shrink(options: argparse.Namespace) -> Document:
-    from rankwise.adapters import runs, shrink
-
-    return shrink.shrink(runs.open_adapter(options.run), options.rank, options.energy, options.out)
-
-
 def _tell_shrink(document: Document) -> None:
     ranks, size = document["ranks"], document["adapter_bytes"]
     rows = [
@@ -179,13 +160,6 @@ def _tell_shrink(document: Document) -> None:
     ]
     show_table(["", "before", "after", "paired difference"], rows)
     _tell_rows(document)
-
-
-def _diff(options: argparse.Namespace) -> Document:
-    from rankwise.adapters import diff, runs
-
-    one, other = (runs.open_run(folder) for folder in options.runs)
-    return diff.diff(one, other)
 
 
 def _tell_diff(document: Document) -> None:
@@ -232,25 +206,7 @@ def _tell_rows(document: Document) -> None:
         print(f"saved in {document['out']}")
 
 
-SUBCOMMANDS = {
-    "merge": Subcommand(
-        "write a plain transformers model with the adapter folded in, checked to be the same model",
-        _add_merge, _merge, _tell_merge,
-    ),
-    "export": Subcommand(
-        "write a plain PEFT folder with a model card, for people without rankwise",
-        lambda made: _one_run(made, "where the adapter goes (default: RUN/peft)"), _export, _tell_export,
-    ),
-    "swap": Subcommand(
-        "several adapters on one base: is each as alone, and what does switching cost?", _many_runs, _swap, _tell_swap
-    ),
-    "combine": Subcommand(
-        "one LoRA adapter out of several, scored on each one's task", _add_combine, _combine, _tell_combine
-    ),
-    "shrink": Subcommand(
-        "truncate an adapter to a lower rank, scored before and after", _add_shrink, _shrink, _tell_shrink
-    ),
-    "diff": Subcommand(
-        "two runs side by side: config, weights, scores", lambda made: _many_runs(made, 2), _diff, _tell_diff
-    ),
+_TELL = {
+    "merge": _tell_merge, "export": _tell_export, "swap": _tell_swap, "combine": _tell_combine, "shrink": _tell_shrink,
+    "diff": _tell_diff,
 }  # fmt: skip

@@ -18,11 +18,6 @@ DESCRIPTION = """What finished runs learned, read from their weights. NAME is on
 
 Full fine-tuning takes part where it was run with trainer.save_full=true. See docs/analyses.md.
 """
-# What a reader of the file alone sees: the page brings its own colours.
-_COLOURS = (
-    "<style>svg{--ink:#1b1d21;--muted:#666b73;--grid:#dfe1e5;--paper:#fdfcfb;background:var(--paper)}"
-    "@media(prefers-color-scheme:dark){svg{--ink:#e8eaee;--muted:#9aa1ac;--grid:#353a43;--paper:#14161a}}</style>"
-)
 
 
 def main(arguments: list[str]) -> int:
@@ -41,7 +36,7 @@ def main(arguments: list[str]) -> int:
     options = parse(made, arguments)
     prepare_environment()
     from rankwise.analysis import analyze
-    from rankwise.report import analyses
+    from rankwise.report import analyses, svg
 
     document = analyze(options.name, options.runs, options.layer, options.module, options.side, options.of)
     stem = analyses.stem(document)
@@ -53,10 +48,8 @@ def main(arguments: list[str]) -> int:
         show_table(part.header, part.rows, justify="right")
         print("\n".join(part.notes))
     folder = options.out or options.runs[0].expanduser().resolve().parent / analyses.FOLDER
-    end = part.plot.image.index(">") + 1
-    alone = '<?xml version="1.0" encoding="utf-8"?>\n' + part.plot.image[:end] + _COLOURS + part.plot.image[end:]
     for file, text in ((folder / f"{stem}.json", json.dumps(document, ensure_ascii=False) + "\n"),
-                       (folder / f"{stem}.svg", alone)):  # fmt: skip
+                       (folder / f"{stem}.svg", svg.alone(part.plot.image))):  # fmt: skip
         write(file, text, "--out ")
         if not options.json:
             print(file)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from platformdirs import user_cache_dir
 
 from rankwise.commands._shared import parse, parser, print_json
-from rankwise.commands.report import only_study
+from rankwise.commands.report import beside, only_study
 from rankwise.errors import Refused
 
 if TYPE_CHECKING:
@@ -105,13 +105,11 @@ def _is_local(record: Record) -> bool:
 def _offline(report: Report, paths: list[Path]) -> dict[str, Any]:
     """The HTML report, written, and the commands that show or send what W&B wrote."""
     from rankwise.dashboards.place import mirrors
-    from rankwise.tracking.remote import is_address
 
-    folder = next((path if path.is_dir() else path.parent for path in paths if not is_address(path)), Path())
     tracked = mirrors(report.records)
     return {
         "mode": "offline",
-        "html": str(report.write(folder)["html"]),
+        "html": str(report.write(beside(paths) or Path())["html"]),
         "view": [f"wandb leet {quote(str(mirror.parent / 'leet'))}" for mirror in tracked],
         "sync": [f"wandb sync {quote(str(one))}/offline-run-*" for one in tracked if any(one.glob("offline-run-*"))],
     }

@@ -53,8 +53,8 @@ def main(arguments: list[str]) -> int:
         _print(report, form, columns)
         if options.figures:
             _save_figures(report, options.figures)
-        beside = None if form or any(map(pack.is_packet, paths)) else _beside(paths)
-        if folder := options.out or beside:
+        usual = None if form or any(map(pack.is_packet, paths)) else beside(paths)
+        if folder := options.out or usual:
             _list_files(report.write(folder), paths)
     return 0
 
@@ -82,16 +82,16 @@ def _print(report: Report, form: str | None, columns: list[str]) -> None:
 
 
 def _save_figures(report: Report, folder: Path) -> None:
-    from rankwise.report.plots import save
+    from rankwise.report.report import save_figures
 
     try:
-        files = save(report, folder)
+        files = save_figures(report, folder)
     except OSError as error:
         raise Refused(f"--figures {folder}: cannot be written ({error.strerror or error})") from None
     print(f"figures   {folder}: {len(files)} as PDF and SVG")
 
 
-def _beside(paths: list[Path]) -> Path | None:
+def beside(paths: list[Path]) -> Path | None:
     """Where the files go unless the user says: to the first PATH on disk; runs in W&B have no such place."""
     from rankwise.tracking.remote import is_address
 

@@ -21,6 +21,10 @@ from rankwise.report.report import Report
 from rankwise.tracking.remote import ANSWER_S, asking
 
 _REWRITTEN = "Made by `rankwise dashboard`, which rewrites this page when it is run again: clone it to keep changes."
+_ABOUT = {
+    "Choices": "Importance and correlation are over the runs that are shown.",
+    "Memory": "Live tensors at one moment of a training step; medians over the runs of a rank.",
+}
 
 
 def default_entity() -> str:
@@ -43,20 +47,20 @@ def publish(place: Place, findings: Report) -> dict[str, str]:
 
 def _report(place: Place, findings: Report, project_url: str) -> wr.Report:
     """The page."""
-    sections = [
-        ("Quality", panels.quality(place.metric), ""),
-        ("Choices", panels.choices(), "Importance and correlation are over the runs that are shown."),
-        ("Memory", panels.costs(), "Live tensors at one moment of a training step; medians over the runs of a rank."),
-        ("Runs", panels.runs(), ""),
-    ]
     blocks: list[Any] = [wr.P(_REWRITTEN), wr.MarkdownBlock(findings.to_markdown())]
-    for name, shown, about in sections:
-        blocks += [wr.H2(name), *([wr.P(about)] if about else []), _grid(place, shown)]
+    for name, shown in _sections(place).items():
+        blocks += [wr.H2(name), *([wr.P(_ABOUT[name])] if name in _ABOUT else []), _grid(place, shown)]
     blocks += [wr.H2("Adapters"), wr.MarkdownBlock(_artifacts(place, project_url))]
     return wr.Report(
         entity=str(place.entity), project=place.project, title=_title(place), blocks=blocks, width="fluid",
         description=f"Which LoRA rank is enough, and what it costs: the finished runs of {', '.join(place.groups)}.",
     )  # fmt: skip
+
+
+def _sections(place: Place) -> dict[str, list[Any]]:
+    """The panels of both, by heading."""
+    quality = panels.quality(place.metric)
+    return {"Quality": quality, "Choices": panels.choices(), "Memory": panels.costs(), "Runs": panels.runs()}
 
 
 def _report_run(place: Place, findings: Report) -> None:
@@ -74,8 +78,8 @@ def _report_run(place: Place, findings: Report) -> None:
         panels.PAGE: wandb.Html(page.html(findings), inject=False),
         panels.ARMS: wandb.Table(columns=header, data=[[_cell(text) for text in row] for row in rows]),
     }
-    if plot := plots.score_by_rank(findings):
-        shown[panels.FIGURE] = wandb.Html(svg.alone(plot.image), inject=False)
+    if figure := plots.score_by_rank(findings):
+        shown[panels.FIGURE] = wandb.Html('<meta charset="utf-8">' + svg.alone(figure.image), inject=False)
     run.log(shown)
     run.finish()
 
@@ -103,10 +107,7 @@ def _workspace(place: Place) -> ws.Workspace:
     made = ws.Workspace(
         entity=str(place.entity), project=place.project, name=place.title,
         sections=[
-            ws.Section(name="Quality", panels=panels.quality(place.metric), is_open=True),
-            ws.Section(name="Choices", panels=panels.choices(), is_open=True),
-            ws.Section(name="Memory", panels=panels.costs(), is_open=True),
-            ws.Section(name="Runs", panels=panels.runs()),
+            ws.Section(name=name, panels=shown, is_open=name != "Runs") for name, shown in _sections(place).items()
         ],
         settings=ws.WorkspaceSettings(x_axis="step"),
         runset_settings=ws.RunsetSettings(

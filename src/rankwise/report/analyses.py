@@ -11,15 +11,15 @@ from statistics import mean
 from typing import Any
 
 from rankwise.metrics import NOTHING, named
-from rankwise.report import analysis_plots
+from rankwise.report import analysis_plots, svg
 from rankwise.report import formats as fmt
-from rankwise.report.plots import Plot
-from rankwise.report.sections import Cells, Section
+from rankwise.report.columns import Section
+from rankwise.report.plots import Plot, plot
 from rankwise.tracking.record import Record
 
 FOLDER = "analysis"  # in the folder of a study
 Document = dict[str, Any]
-Table = tuple[Cells, list[Cells]]
+Table = tuple[list[str], list[list[str]]]
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,16 @@ def sections(folder: Path, mark: str = "") -> list[Analysis]:
     return found
 
 
+@svg.styled
 def section(document: Document, mark: str) -> Analysis:
     """The table, the figure and how to read them."""
     name, shown = f"analysis-{mark}", _SHOWN[document["analysis"]]
     header, rows = shown.table(document)
     title = ", ".join([shown.title, *_options(document)])
-    image = analysis_plots.draw(document, name)
-    plot = Plot(name, title, image, analysis_plots.CAPTIONS[document["analysis"]], wide=True)
+    drawn = plot(getattr(analysis_plots, document["analysis"])(document), name, title, shown.caption, wide=True)
     of = {"delta": "ΔW", "A": "A alone"}.get(document.get("of", ""))
     notes = [shown.note.format_map(document | {"of": of}), *_unknown(document), _scope(document)]
-    return Analysis(name, title, header, rows, notes, document["question"], plot=plot)
+    return Analysis(name, title, header, rows, notes, document["question"], plot=drawn)
 
 
 def stem(document: Document) -> str:
@@ -113,10 +113,10 @@ def _truncation(document: Document) -> Table:
         """A paired difference with its standard error."""
         return f"{metric.difference(found['value'])} ± {metric.score(found['se'])}" if found else NOTHING
 
-    def trained(row: Document) -> Cells:
+    def trained(row: Document) -> list[str]:
         return [row["run"], metric.score(row["score"]["value"]), gap(row["from_cut"])]
 
-    rows: list[Cells] = []
+    rows: list[list[str]] = []
     for cut in document["cut"]:
         rank, away = cut["rank"], cut["difference"] if cut["rank"] != whole else None
         mine = [str(rank), fmt.percent(cut["energy"]), metric.score(cut["score"]["value"]), gap(away)]
@@ -141,8 +141,8 @@ def _layers(document: Document) -> Table:
     return ["run", "layers", "‖ΔW‖/‖W‖, %", "most in block", "that is, %", "effective rank"], rows
 
 
-def _three(row: Document, *keys: str) -> Cells:
-    return [fmt.seconds(row[key]) for key in keys]
+def _three(row: Document, *keys: str) -> list[str]:
+    return [fmt.three(row[key]) for key in keys]
 
 
 def _unknown(document: Document) -> list[str]:
@@ -162,11 +162,12 @@ def _scope(document: Document) -> str:
 
 @dataclass(frozen=True)
 class _Shown:
-    """How an analysis is shown; ``note`` takes values of the document."""
+    """How an analysis is shown; ``note`` takes values of the document, ``caption`` is of the figure."""
 
     title: str
     table: Callable[[Document], Table]
     note: str
+    caption: str
 
 
 _SHOWN = {
@@ -177,6 +178,8 @@ _SHOWN = {
         "(Hu et al. 2021, equation 4); of {of}, {side} singular vectors; the mean over layers. Chance is max(i, j)/d, "
         "what random subspaces have; excess is φ − chance. Before training: the same of the factor of that side (A on "
         "the right, B on the left) as it was drawn. W: the base's own top directions.",
+        "Upper maps: φ(i, j) after training, i of the first run downwards, j of the second to the right. Lower maps: "
+        "the same before training, or by chance where that is not known. What is brighter above was learned.",
     ),
     "amplification": _Shown(
         "Amplification",
@@ -184,28 +187,36 @@ _SHOWN = {
         "Frobenius norms, U and V the top r singular vectors; medians over layers of a kind. The factor is "
         "‖ΔW‖ / ‖UᵀWV‖ with U and V of ΔW (Hu et al. 2021, Table 7); by chance: with random ones, r·‖W‖/√(m·n). Below "
         "that of chance, ΔW lies where W has more than on average. A full ΔW is cut to rank r.",
+        "The factor by rank, in directions of ΔW (solid, a dot per layer), of chance (dashed) and of W (dotted). Below "
+        "the dashed line, ΔW lies where W has more than on average.",
     ),
     "spectrum": _Shown(
         "Rank of the update",
         _spectrum,
         "Means over layers. Effective rank: exp of the entropy of σ/Σσ (Roy and Vetterli 2007); stable rank: "
         "‖ΔW‖²_F/‖ΔW‖²₂; r90: directions that hold 90 % of Σσ² (Biderman et al. 2024). LoRA has at most r of each.",
+        "Left: singular values of ΔW over the first. Right: the share of Σσ² in the leading directions; the line is "
+        "at 90 %. Means over layers.",
     ),
     "intruders": _Shown(
         "Intruder dimensions",
         _intruders,
         "Of the top {top} {side} singular vectors of W + ΔW, how many have |cos| < ε to all of W's: the mean per "
         "matrix (Shuttleworth et al. 2024).",
+        "Mean number per matrix of leading directions of the tuned model that are like none of the base's.",
     ),
     "truncation": _Shown(
         "One adapter cut to lower ranks",
         _truncation,
         "{run} with each ΔW cut to its leading directions by SVD, the head as it was trained. Differences are paired "
         "by test row, ± one standard error over rows; one seed each, so they say nothing of other seeds.",
+        "The line is one adapter cut to lower ranks, ± one standard error over test rows; the points were trained at "
+        "their rank.",
     ),
     "layers": _Shown(
         "Where the update is",
         _layers,
         "‖ΔW‖/‖W‖ in Frobenius norms, means over blocks, and the block where it is largest; blocks count from 0.",
+        "Blocks from the first down, kinds of layers to the right. Runs share the scale of ‖ΔW‖/‖W‖.",
     ),
 }

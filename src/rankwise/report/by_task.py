@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
 from rankwise.compare import by_replicate
 from rankwise.metrics import NOTHING, named
 from rankwise.report import arms as arms_of
 from rankwise.report.arms import Arm
+from rankwise.report.columns import Section
+from rankwise.report.formats import plural
 from rankwise.report.report import find_all, results
+from rankwise.report.table import rendered
 from rankwise.statistics import Interval, interval
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record, finite
@@ -73,25 +73,21 @@ class ByTask:
 
     def table(self) -> RenderableType:
         """For a terminal, everything times 100. A task with two metrics has two lines."""
-        table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
-        shorts = {task: [named(metric).short or metric for metric in of] for task, of in self.tasks.items()}
-        titles = [average.replace(" ", "\n", 2) for average in self.averages]
-        headers = ["arm", "n", *("\n".join([task, *shorts[task]]) for task in self.tasks), *titles]
-        height = max(header.count("\n") for header in headers)
-        for number, header in enumerate(headers):
-            lowered = "\n" * (height - header.count("\n")) + header  # headers stand at the bottom, cells at the top
-            table.add_column(lowered, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
+        shorts = [
+            " ".join([task, *(named(metric).short or metric for metric in of)]) for task, of in self.tasks.items()
+        ]
         flags = list(dict.fromkeys(flag for row in self.rows for flag in row.flags))
+        rows = []
         for row in self.rows:
             marks = "".join(f" [{flags.index(flag) + 1}]" for flag in row.flags)
             cells = ["\n".join(_cell(row.score(task, metric)) for metric in of) for task, of in self.tasks.items()]
             means = [_cell(row.averages[average]) for average in self.averages]
             seeds = sorted({len(arm.runs) for arm in row.tasks.values()})
             n = "–".join(map(str, dict.fromkeys([seeds[0], seeds[-1]])))
-            table.add_row(Text(row.label + marks), n, *cells, *means)
-        said = [f"[{n}] {flag}" for n, flag in enumerate(flags, 1)] + self._absent() + self.notes
-        title, meaning = Text("Test scores × 100, by task", style="bold"), Text(self._meaning(), style="dim")
-        return Group(title, Padding(table, (1, 0)), *map(Text, said), meaning)
+            rows.append([row.label + marks, n, *cells, *means])
+        notes = [*(f"[{n}] {flag}" for n, flag in enumerate(flags, 1)), *self._absent(), *self.notes, self._meaning()]
+        header = ["arm", "n", *shorts, *self.averages]
+        return Group(*rendered(Section("tasks", "Test scores × 100, by task", header, rows, notes)))
 
     def document(self) -> dict[str, Any]:
         """The JSON document: fractions 0–1, what is unknown null."""
@@ -153,6 +149,7 @@ def build(paths: list[Path]) -> ByTask:
     tasks = {task: _GLUE.get(task) or (str(present[task].first("config.task.metric")),) for task in order}
     averages = AVERAGES if set(tasks) & set(_GLUE) else {}
     for row in rows:
+        row.tasks = {task: row.tasks[task] for task in order if task in row.tasks}
         row.label = f"{f'{row.model} ' if models else ''}{row.arm.label}"
         row.label += " (paper)" if protocols and row.arm.optimistic else ""
         for name, wanted in averages.items():
@@ -188,7 +185,7 @@ def _key(arm: Arm, loose: bool) -> str:
 
 def _left_out(task: str, arm: Arm) -> str:
     pairs = [f"{key}={here} (reference: {there})" for key, (here, there) in list(arm.differs.items())[:3]]
-    return f"{task}: {len(arm.runs)} run(s) of {arm.label} left out, they differ in {', '.join(pairs)}"
+    return f"{task}: {plural(len(arm.runs), 'run')} of {arm.label} left out, they differ in {', '.join(pairs)}"
 
 
 def _mean(row: Row, tasks: dict[str, Metrics]) -> Interval:

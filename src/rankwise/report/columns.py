@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rankwise.errors import Refused, did_you_mean
 from rankwise.metrics import METRICS, NOTHING, Metric, named, of_kind
@@ -12,17 +12,35 @@ from rankwise.report import costs
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm
 from rankwise.report.equivalence import MISSING, ONE_SEED, Comparison
-from rankwise.report.findings import Findings
 from rankwise.report.forgetting import forgotten
-from rankwise.report.sections import Section
 from rankwise.statistics import Interval
+
+if TYPE_CHECKING:
+    from rankwise.report.report import Report
 
 _SHORT = {ONE_SEED: "one seed", MISSING: NOTHING}  # the whole sentence stands beneath the table
 
 
 @dataclass(frozen=True)
+class Section:
+    """A part of the report: ``header`` and ``rows`` begin with the arm; ``lead`` stands above, ``notes`` beneath.
+
+    Cells are numbers but the first, unless all are ``words``, which are set to the left and folded.
+    """
+
+    name: str
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+    lead: str = ""
+    words: bool = False
+
+
+@dataclass(frozen=True)
 class Column:
-    """``get`` gives an arm's value, ``show`` how it reads; ``key`` names it in CSV (empty: not there).
+    """``get`` gives an arm's value, ``show`` how it reads, ``mark`` what follows it; ``key`` names it in CSV (empty:
+    not there).
 
     ``tables`` names the tables that show it, separated by blanks: ``main`` (``wide``: on the page and in Markdown
     alone; ``terminal``: there alone), scores, memory, compute, numbers, generation, forgetting.
@@ -34,6 +52,7 @@ class Column:
     show: Callable[[Any], str] = str
     tables: str = ""
     left: bool = False
+    mark: Callable[[Arm], str] = lambda arm: ""
 
     @property
     def title(self) -> str:
@@ -42,10 +61,10 @@ class Column:
 
     def text(self, arm: Arm) -> str:
         value = self.get(arm)
-        return NOTHING if value is None else self.show(value)
+        return NOTHING if value is None else self.show(value) + self.mark(arm)
 
 
-def columns(report: Findings) -> list[Column]:
+def columns(report: Report) -> list[Column]:
     """All of them, in reading order. The verdict comes early, where a narrow screen shows it."""
     everywhere = "main scores memory compute numbers generation forgetting"
     settings = [Column(key, "", _setting_of(key)) for key in ("rank", "dim", "alpha", "targets", "quant")]
@@ -59,12 +78,12 @@ def columns(report: Findings) -> list[Column]:
     ]  # fmt: skip
 
 
-def shown(report: Findings, *tables: str) -> list[Column]:
+def shown(report: Report, *tables: str) -> list[Column]:
     """The columns of a table; those of several together in reading order."""
     return [column for column in columns(report) if set(tables) & set(column.tables.split())]
 
 
-def chosen(report: Findings, wanted: Sequence[str]) -> list[Column]:
+def chosen(report: Report, wanted: Sequence[str]) -> list[Column]:
     """The columns of the main table, or those ``wanted`` by their key or header, in that order, behind the arm's name.
 
     Raises Refused for one that there is not.
@@ -84,7 +103,7 @@ def chosen(report: Findings, wanted: Sequence[str]) -> list[Column]:
     return [first, *(there[name] for name in wanted)]
 
 
-def section(report: Findings, table: str, title: str, notes: list[str], lead: str = "") -> Section | None:
+def section(report: Report, table: str, title: str, notes: list[str], lead: str = "") -> Section | None:
     """A table of the arms that have any value in it, without the columns that none has; None where that is nothing."""
     first, *rest = shown(report, table)
     cells = {id(arm): [column.text(arm) for column in rest] for arm in report.arms}
@@ -114,7 +133,7 @@ def _expanded(key: str, value: Any) -> dict[str, Any]:
     return {key: value}
 
 
-def delta(report: Findings, arm: Arm) -> str | None:
+def delta(report: Report, arm: Arm) -> str | None:
     """The difference from full fine-tuning and its verdict: ``−0.4 same``."""
     if arm is report.reference:
         return "reference"
@@ -136,7 +155,7 @@ def trainable_fraction(arm: Arm) -> float | None:
     return trainable / total if trainable is not None and total and not arm.is_baseline else None
 
 
-def _of_full(report: Findings, floor: float | None) -> Callable[[Arm], float | None]:
+def _of_full(report: Report, floor: float | None) -> Callable[[Arm], float | None]:
     """An arm's score as a share of full fine-tuning's, of what either has above a floor. None for a loss."""
 
     def share(arm: Arm) -> float | None:
@@ -152,7 +171,7 @@ def _of_full(report: Findings, floor: float | None) -> Callable[[Arm], float | N
     return share
 
 
-def second_metrics(report: Findings) -> list[Metric]:
+def second_metrics(report: Report) -> list[Metric]:
     """The other metrics of the task that any arm has."""
     names = [*of_kind(report.metric.kind), *sorted({name for arm in report.arms for name in arm.scores})]
     beside = [named(name) for name in dict.fromkeys(names) if name not in ("loss", report.metric.name)]
@@ -160,24 +179,22 @@ def second_metrics(report: Findings) -> list[Metric]:
     return [metric for metric in beside if metric.kind == report.metric.kind and metric.name in has]
 
 
-def _scores(report: Findings) -> list[Column]:
+def _scores(report: Report) -> list[Column]:
     metric = report.metric
     median = " (median)" if any(s.median is not None for arm in report.arms for s in arm.scores.values()) else ""
     points = " pts" if metric.percent else ""
-    others = [Column(m.name, m.header, _score_of(m), m.interval, "wide scores") for m in second_metrics(report)]
+    others = [Column(m.name, m.header, _score_of(m), m.interval, "scores") for m in second_metrics(report)]
 
-    def score(arm: Arm) -> str | None:
-        """With a star where it is of the best of several rates: the luck of these seeds is in it."""
-        found = arm.scores.get(metric.name)
-        return None if found is None else metric.interval(found) + "*" * (arm.rates > 1)
+    def star(arm: Arm) -> str:
+        """Where the score is of the best of several rates: the luck of these seeds is in it."""
+        return "*" * (arm.rates > 1)
 
     # Of random subspaces d90 is read here: the smallest dimension with 90 % (Li et al. 2018, §2).
     shares = "numbers main" if any("dim" in arm.settings for arm in report.arms) else "numbers"
     floors = (("of_full", "of full", 0.0), ("above_constant_of_full", "above constant, of full", report.constant))
     return [
         Column("metric", "", lambda a: metric.name),
-        Column("test", "", _score_of(metric)),
-        Column("", f"{metric.header}{median}", score, tables="main"),
+        Column("test", f"{metric.header}{median}", _score_of(metric), metric.interval, "main", mark=star),
         Column("", f"Δ full{points}", lambda a: delta(report, a), tables="main", left=True),
         *others,
         *(
@@ -244,14 +261,15 @@ def _costs() -> list[Column]:
         Column("break_even_rank", "break-even rank", of("compute.flops.break_even_rank"), fmt.whole, "compute"),
         Column("train_flops", "FLOPs of training", of("compute.flops.train_total"), fmt.si, "compute"),
         Column("mfu", "MFU %", of("compute.mfu"), fmt.percent, "compute"),
-        Column("train_s", "train s", of("compute.seconds.train_s"), fmt.seconds, "main"),
+        Column("quant_error", "logit error of storage %", of("compute.quant_error"), fmt.percent, "compute"),
+        Column("train_s", "train s", of("compute.seconds.train_s"), fmt.three, "main"),
         Column("total_s", "", of("compute.seconds.total_s")),
         Column("tokens_per_s", "tokens /s", of("compute.tokens_per_s"), fmt.si, "main"),
         Column("adapter_bytes", "adapter MB", of("storage.adapter_bytes"), fmt.megabytes, "wide"),
     ]
 
 
-def _numbers(report: Findings) -> list[Column]:
+def _numbers(report: Report) -> list[Column]:
     """Every comparison in numbers."""
     metric = report.metric
     steps = {id(step.arm): step for family in report.families for step in family.steps}
@@ -301,7 +319,7 @@ def _p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _generation(report: Findings) -> list[Column]:
+def _generation(report: Report) -> list[Column]:
     """What was written, where any arm wrote."""
     if not any(arm.median("compute.generation.prompts") or arm.first("metrics.absent") for arm in report.arms):
         return []
@@ -311,12 +329,12 @@ def _generation(report: Findings) -> list[Column]:
         *(Column(m.name, m.header, _score_of(m), m.interval, "generation") for m in metrics),
         Column("", "prompts", lambda a: a.median(f"{took}prompts"), fmt.si, "generation"),
         Column("generated_tokens_per_s", "tokens /s", lambda a: a.median(f"{took}tokens_per_s"), fmt.si, "generation"),
-        Column("", "seconds", lambda a: a.median(f"{took}seconds_s"), fmt.seconds, "generation"),
+        Column("", "seconds", lambda a: a.median(f"{took}seconds_s"), fmt.three, "generation"),
         Column("", "peak MB", lambda a: a.median("memory.generate.peak_bytes"), fmt.megabytes, "generation"),
     ]
 
 
-def _forgetting(report: Findings) -> list[Column]:
+def _forgetting(report: Report) -> list[Column]:
     """What was forgotten, where any arm was asked."""
     lost = {id(arm): found for arm in report.arms if (found := forgotten(arm))}
     if not lost:

@@ -15,6 +15,12 @@ PARTS = ("weights", "gradients", "optimizer", "activations", "other")  # of memo
 # As they are drawn, one after another: training first, so that its bars share a start.
 PHASES = ("train", "validate", "test", "load", "plan", "measure", "imports", "start_up", "save")
 SYSTEM = ("process_peak_bytes", "allocated_peak_bytes", "reserved_peak_bytes")  # as the OS or the allocator saw it
+_SEEN = {  # what is said of a key of the memory, where any arm has it
+    "predicted": "Predicted: computed from the config alone, before training, for the same batch shapes.",
+    "process_peak_bytes": "Process peak: the largest resident memory (RSS) of the whole process, Python and its "
+    "libraries included, so it is far above the tensors of a small model.",
+    "reserved_peak_bytes": "Allocator peak: what CUDA's allocator gave to tensors; reserved: what it took of the GPU.",
+}
 _FLOPS = ("per_step_counted", "per_step", "per_token", "full_per_token", "of_full", "train_total", "break_even_rank")
 _SAME = ("precision", "device", "threads", "attention", "steps", "peak_flops_source")  # in all runs of an arm
 
@@ -136,16 +142,7 @@ def memory_notes(arms: list[Arm], reference: Arm | None) -> list[str]:
             "Each part is largest at a moment of its own, so these maxima sum to more than the peak: "
             f"{own} MB against {fmt.megabytes(peak_bytes(example))} MB for {example.label}. They are in report.json."
         )
-    if any(one.get("predicted") for one in held):
-        kept.append("Predicted: computed from the config alone, before training, for the same batch shapes.")
-    if any(one.get("process_peak_bytes") for one in held):
-        kept.append(
-            "Process peak: the largest resident memory (RSS) of the whole process, Python and its libraries included, "
-            "so it is far above the tensors of a small model."
-        )
-    if any(one.get("reserved_peak_bytes") for one in held):
-        kept.append("Allocator peak: what CUDA's allocator gave to tensors; reserved: what it took from the GPU.")
-    return kept
+    return kept + [note for key, note in _SEEN.items() if any(one.get(key) for one in held)]
 
 
 def compute_notes(arms: list[Arm]) -> list[str]:

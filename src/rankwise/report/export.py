@@ -6,18 +6,20 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rankwise.report import costs
 from rankwise.report.arms import Arm
 from rankwise.report.columns import chosen, columns, rank_fraction, raw
-from rankwise.report.findings import Findings
 from rankwise.report.forgetting import forgotten
 from rankwise.report.latency import timed
 from rankwise.tracking.record import finite
 
+if TYPE_CHECKING:
+    from rankwise.report.report import Report
 
-def csv_text(report: Findings, wanted: Sequence[str] = ()) -> str:
+
+def csv_text(report: Report, wanted: Sequence[str] = ()) -> str:
     """Raw numbers, one line per arm; empty where unknown."""
     out = io.StringIO()
     rows = [raw(arm, chosen(report, wanted) if wanted else columns(report)) for arm in report.arms]
@@ -29,7 +31,7 @@ def csv_text(report: Findings, wanted: Sequence[str] = ()) -> str:
     return out.getvalue()
 
 
-def document(report: Findings) -> dict[str, Any]:
+def document(report: Report) -> dict[str, Any]:
     """The JSON document."""
     found = {
         "headline": str(report.headline),
@@ -53,7 +55,7 @@ def document(report: Findings) -> dict[str, Any]:
     return finite(found)
 
 
-def _arm(report: Findings, arm: Arm) -> dict[str, Any]:
+def _arm(report: Report, arm: Arm) -> dict[str, Any]:
     comparison = report.comparison(arm)
     said = comparison.verdict if comparison else ""
     lost = forgotten(arm)
@@ -84,7 +86,7 @@ def _generation(arm: Arm) -> dict[str, Any] | None:
     return took | {"absent": absent or {}} if absent or took["prompts"] is not None else None
 
 
-def _compared(report: Findings, arm: Arm) -> dict[str, Any] | None:
+def _compared(report: Report, arm: Arm) -> dict[str, Any] | None:
     c = report.comparison(arm)
     if c is None:
         return None

@@ -14,7 +14,7 @@ from rankwise.compare import NotComparable, Scores, replicate
 from rankwise.metrics import Metric
 from rankwise.report.arms import Arm
 from rankwise.report.equivalence import MISSING, Comparison
-from rankwise.report.formats import percent, rate
+from rankwise.report.formats import percent, plural, rate
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record
 
@@ -34,12 +34,11 @@ def find_unfit(arms: list[Arm], reference: Arm | None, scores: Scores, metric: M
 
 def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparison], metric: Metric) -> None:
     """Fill ``arm.flags`` of every arm."""
-    usual = _usual_trials(arms, reference)
     for arm in arms:
         arm.flags = list(dict.fromkeys([
             *_context(arm), *(["optimistic: chosen on the reported rows (task.protocol=paper)"] * arm.optimistic),
             *_unscored(arm), *([arm.unfit] if arm.unfit else []), *of_training(arm, metric),
-            *_trials(arm, usual, reference), *_seeds(arm, reference, comparisons.get(id(arm))), *_slow(arm, arms),
+            *_trials(arm, reference), *_seeds(arm, reference, comparisons.get(id(arm))), *_slow(arm, arms),
         ]))  # fmt: skip
 
 
@@ -161,26 +160,17 @@ def _cut_short(arm: Arm) -> list[str]:
     return [f"not chosen from, fewer seeds than {most}: lr {', '.join(fewer)}"] if fewer else []
 
 
-def _usual_trials(arms: list[Arm], reference: Arm | None) -> int:
-    """How many learning rates full fine-tuning had; without it, the most frequent number."""
-    if reference is not None:
-        return len(reference.trials)
-    counts = Counter(len(arm.trials) for arm in arms if arm.comparable and arm.runs and not arm.is_baseline)
-    return counts.most_common(1)[0][0] if counts else 0
-
-
 def _tuned_more(arm: Arm, reference: Arm | None) -> list[str]:
     """More learning rates than full fine-tuning had: the best of many looks good by chance, of one it does not."""
-    if reference is None or arm.is_baseline or len(arm.trials) <= len(reference.trials):
-        return []
-    return _trials(arm, len(reference.trials), reference)
+    more = reference is not None and len(arm.trials) > len(reference.trials)
+    return _trials(arm, reference) if more else []
 
 
-def _trials(arm: Arm, usual: int, reference: Arm | None) -> list[str]:
-    if arm.is_baseline or not arm.comparable or not arm.runs or len(arm.trials) == usual:
+def _trials(arm: Arm, reference: Arm | None) -> list[str]:
+    if reference is None or arm.is_baseline or not arm.comparable or not arm.runs:
         return []
-    against = "full fine-tuning had" if reference is not None else "most arms had"
-    return [f"unequal tuning: {len(arm.trials)} learning rate(s) tried, {against} {usual}"]
+    mine, theirs = plural(len(arm.trials), "learning rate"), len(reference.trials)
+    return [f"unequal tuning: {mine} tried, full fine-tuning had {theirs}"] if len(arm.trials) != theirs else []
 
 
 def _seeds(arm: Arm, reference: Arm | None, comparison: Comparison | None) -> list[str]:
@@ -191,7 +181,9 @@ def _seeds(arm: Arm, reference: Arm | None, comparison: Comparison | None) -> li
     mine, theirs = {replicate(run) for run in arm.runs}, set(reference.replicates())
     if mine == theirs:
         return []
-    return [f"compared on {len(mine & theirs)} shared seed(s): it has {len(mine)}, full fine-tuning {len(theirs)}"]
+    return [
+        f"compared on {plural(len(mine & theirs), 'shared seed')}: it has {len(mine)}, full fine-tuning {len(theirs)}"
+    ]
 
 
 def _slow(arm: Arm, arms: list[Arm]) -> list[str]:

@@ -13,23 +13,28 @@ def si(value: float | None, suffix: str = "") -> str:
         return NOTHING
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor * 0.9995:
-            return f"{_three(value / factor)} {prefix}{suffix}"
+            return f"{three(value / factor)} {prefix}{suffix}"
     whole = float(value).is_integer()  # a count is exact
-    return f"{int(value) if whole else _three(value)} {suffix}".strip()
+    return f"{int(value) if whole else three(value)} {suffix}".strip()
 
 
 def megabytes(value: float | None) -> str:
     """Bytes in MB (10⁶)."""
-    return NOTHING if value is None else _three(value / 1e6)
+    return NOTHING if value is None else three(value / 1e6)
 
 
-def seconds(value: float | None) -> str:
-    return NOTHING if value is None else _three(value)
+def three(value: float | None) -> str:
+    """Three significant digits, no powers of ten, at most four decimals: ``1234``, ``12.3``, ``0.0034``."""
+    if not value:
+        return NOTHING if value is None else "0"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    text = f"{value:.{min(digits, 4)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text and abs(value) < 1 else text
 
 
 def percent(fraction: float | None) -> str:
     """A fraction in percent, without the sign."""
-    return NOTHING if fraction is None else _three(100 * fraction)
+    return NOTHING if fraction is None else three(100 * fraction)
 
 
 def signed_percent(fraction: float | None) -> str:
@@ -65,12 +70,3 @@ def rate(lr: float | None) -> str:
         return NOTHING
     mantissa, exponent = f"{lr:.2e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
-
-
-def _three(value: float) -> str:
-    """Three significant digits, no powers of ten, at most four decimals: ``1234``, ``12.3``, ``0.0034``."""
-    if value == 0:
-        return "0"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    text = f"{value:.{min(digits, 4)}f}"
-    return text.rstrip("0").rstrip(".") if "." in text and abs(value) < 1 else text

@@ -10,7 +10,7 @@ from rankwise import methods
 from rankwise.metrics import NOTHING
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm
-from rankwise.report.sections import Section
+from rankwise.report.columns import Section
 from rankwise.tracking.fields import at
 
 
@@ -37,7 +37,7 @@ def section(arms: list[Arm]) -> Section | None:
         return None
     header = ["arm", "input", "base ms", "ms", "against base", "merged against base"]
     rows = [
-        [arm.label, f"{row['rows']} × {row['length']}", fmt.seconds(row["base_ms"]), fmt.seconds(row["adapted_ms"]),
+        [arm.label, f"{row['rows']} × {row['length']}", fmt.three(row["base_ms"]), fmt.three(row["adapted_ms"]),
          _shown(row["adapted_of_base"]), _shown(row["merged_of_base"])]
         for arm in arms for row in timed(arm)
     ]  # fmt: skip

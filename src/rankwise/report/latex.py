@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rankwise.report.columns import Column, chosen
-from rankwise.report.findings import Findings
 from rankwise.report.paper import paragraph
 from rankwise.report.table import footnotes, interval_note
+
+if TYPE_CHECKING:
+    from rankwise.report.report import Report
 
 _SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -18,7 +21,7 @@ _SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
 }  # fmt: skip
 
 
-def latex(report: Findings, wanted: Sequence[str]) -> str:
+def latex(report: Report, wanted: Sequence[str]) -> str:
     """A ``table`` environment of the arms with the ``wanted`` columns, footnotes under it, and the methods paragraph.
 
     Needs the package booktabs. Raises Refused for a column that there is not.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
@@ -11,16 +11,16 @@ from rankwise.report import analyses, costs, paper, tuning
 from rankwise.report import formats as fmt
 from rankwise.report import table as tables
 from rankwise.report.arms import Arm
-from rankwise.report.columns import Column, rank_fraction, section, shown
-from rankwise.report.findings import Findings
-from rankwise.report.grid import grids
+from rankwise.report.columns import Column, Section, rank_fraction, section, shown
 from rankwise.report.plots import draw
-from rankwise.report.sections import Section
 from rankwise.report.summary import provenance
 from rankwise.tracking.record import now
 
+if TYPE_CHECKING:
+    from rankwise.report.report import Report
 
-def html(report: Findings) -> str:
+
+def html(report: Report) -> str:
     """The page."""
     texts, marks = tables.footnotes(report)
     columns = shown(report, "main", "wide")
@@ -34,7 +34,6 @@ def html(report: Findings) -> str:
         interval_note=tables.interval_note(report),
         sections=[*tables.sections(report), *filter(None, [tuning.section(report)])],
         plots=draw(report),
-        grids=grids(report),
         cost_tables=[part for part in _cost_tables(report) if part],
         layers=costs.layers(report.arms),
         analyses=analyses.of_records(report.records),
@@ -67,7 +66,7 @@ def _source(name: str) -> str:
     return files("rankwise.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _subject(report: Findings) -> str:
+def _subject(report: Report) -> str:
     """What was adapted to what: models and tasks of the comparable runs."""
     runs = [run for arm in report.arms if arm.comparable for run in [*arm.runs, *arm.unscored]]
     models = sorted({str((run.config.get("model") or {}).get("name", "?")) for run in runs})
@@ -75,7 +74,7 @@ def _subject(report: Findings) -> str:
     return f"{', '.join(models)} on {', '.join(tasks)}"
 
 
-def _row(report: Findings, arm: Arm, columns: list[Column], marks: list[int]) -> dict[str, Any]:
+def _row(report: Report, arm: Arm, columns: list[Column], marks: list[int]) -> dict[str, Any]:
     comparison = report.comparison(arm)
     kind = comparison.verdict.split(":")[0].replace(" ", "-") if comparison else ""
     answers = [f.answer.arm for f in report.families if f.answer]
@@ -88,7 +87,7 @@ def _row(report: Findings, arm: Arm, columns: list[Column], marks: list[int]) ->
     }
 
 
-def _tiles(report: Findings) -> list[tuple[str, str, str]]:
+def _tiles(report: Report) -> list[tuple[str, str, str]]:
     """The answer's cost beside full fine-tuning: (what, value, explanation)."""
     answered = [family.answer for family in report.families if family.answer]
     if not answered or report.reference is None:
@@ -114,7 +113,7 @@ def _tiles(report: Findings) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _cost_tables(report: Findings) -> list[Section | None]:
+def _cost_tables(report: Report) -> list[Section | None]:
     """What each run of an arm took, beside what was predicted of it."""
     title, above = "Memory: predicted against measured", costs.break_even(report.arms)
     return [

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
+
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 
 from rankwise.report import svg
 from rankwise.report.arms import Arm
@@ -17,23 +21,23 @@ PHASES = {  # blues learn and score, sands wait
     "train": "#2f6f9f", "validate": "#6ea3c7", "test": "#a5c6dc", "load": "#9c7740", "plan": "#b08d57",
     "measure": "#7d9a6f", "imports": "#cbb083", "start up": "#dccdaf", "save": "#8a8f98",
 }  # fmt: skip
+MAP = "viridis"  # perceptually even
 _FAMILIES = (ADAPTER, "#7a5195", "#4c8c4a", "#b5542e", "#3b6fb6", "#8d6e1f", "#a13d63", "#5a5f66")
 _MARKERS = "osD^vPX*"
 
 
-def colour(arm: Arm, among: list[Arm]) -> str:
-    """An arm's colour: ranks from dark to light on a perceptually even map, by log₂ rank among the others."""
-    if arm.method == "full":
-        return FULL
-    if not arm.rank:
-        return svg.MUTED
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    logs = [math.log2(other.rank) for other in among if other.rank]
+def of_rank(rank: int, among: Iterable[int]) -> str:
+    """Ranks from dark to light, by log₂ rank among the others; all are seen on white and on black."""
+    logs = [math.log2(other) for other in among]
     span = max(logs) - min(logs)
-    place = (math.log2(arm.rank) - min(logs)) / span if span else 0.5
-    return to_hex(colormaps["viridis"](0.32 + 0.46 * place))  # seen on white and on black
+    return to_hex(colormaps[MAP](0.32 + 0.46 * ((math.log2(rank) - min(logs)) / span if span else 0.5)))
+
+
+def colour(arm: Arm, among: list[Arm]) -> str:
+    """An arm's colour."""
+    if arm.rank:
+        return of_rank(arm.rank, [other.rank for other in among if other.rank])
+    return FULL if arm.method == "full" else svg.MUTED
 
 
 def family_styles(ranked: list[Arm]) -> list[tuple[list[Arm], tuple[str, str, str]]]:

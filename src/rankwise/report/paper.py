@@ -6,24 +6,26 @@ Nothing is said that the records do not hold; what they leave out is said to be 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rankwise.metrics import named
 from rankwise.report.arms import Arm
-from rankwise.report.findings import Findings
 from rankwise.report.formats import plural, rate, si
 from rankwise.report.summary import TESTS
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record
 
+if TYPE_CHECKING:
+    from rankwise.report.report import Report
 
-def paragraph(report: Findings) -> list[str]:
+
+def paragraph(report: Report) -> list[str]:
     """The methods, a sentence or two each: models and data, arms, budget, tuning, seeds, tests, hardware, compute."""
     said = [_models(report), _data(report), _arms(report), _training(report), _tuning(report), _evaluation(report)]
     return [sentence for sentence in [*said, *_tests(report), _machine(report), report.total] if sentence]
 
 
-def checklist(report: Findings) -> list[tuple[str, str, str]]:
+def checklist(report: Report) -> list[tuple[str, str, str]]:
     """The experimental items of the NeurIPS paper checklist: (item, answer, why), as far as the records answer them."""
     packed = "rankwise report STUDY --pack FILE.zip holds every config, record and prediction, and the commands."
     return [
@@ -39,11 +41,11 @@ def checklist(report: Findings) -> list[tuple[str, str, str]]:
     ]
 
 
-def _tests(report: Findings) -> list[str]:
+def _tests(report: Report) -> list[str]:
     return TESTS if any(c.bootstrap for c in report.comparisons.values()) else []
 
 
-def _models(report: Findings) -> str:
+def _models(report: Report) -> str:
     found = _values(report, "config.model.name")
     sizes = {arm.first("params.total") for arm in report.arms if arm.method == "full"} - {None}
     size = f" ({si(min(sizes))} parameters)" if len(sizes) == 1 else ""
@@ -51,7 +53,7 @@ def _models(report: Findings) -> str:
     return f"Base model: {_list(found)}{size}{_fingerprints(prints)}."
 
 
-def _data(report: Findings) -> str:
+def _data(report: Report) -> str:
     first = next((run for arm in report.arms for run in arm.runs), None)
     data: dict[str, Any] = dict(first.provenance.get("data") or {}) if first else {}
     sizes = [f"{data[part]:,} {part}" for part in ("train", "validation", "test") if data.get(part)]
@@ -60,12 +62,12 @@ def _data(report: Findings) -> str:
     return f"Data: {_list(_values(report, 'config.task.name'))}{of}{_fingerprints(prints)}."
 
 
-def _arms(report: Findings) -> str:
+def _arms(report: Report) -> str:
     names = [arm.label for arm in report.arms if arm.comparable and arm.runs]
     return f"Compared: {', '.join(names)}."
 
 
-def _training(report: Findings) -> str:
+def _training(report: Report) -> str:
     arm = report.reference or next(arm for arm in report.arms if arm.runs or arm.unscored)
     config = (arm.runs or arm.unscored)[0].config
     trainer, optim, task = (config.get(group) or {} for group in ("trainer", "optim", "task"))
@@ -88,7 +90,7 @@ def _training(report: Findings) -> str:
     return f"Every arm trains {' '.join(known[:3])}{''.join(f', {said}' for said in known[3:])}{best}." if known else ""
 
 
-def _tuning(report: Findings) -> str:
+def _tuning(report: Report) -> str:
     """How the learning rates came about, and whether all sides had the same."""
     tuned = Counter(
         (str(at(run, "config.method.name")), at(run, "config.optim.lr"))
@@ -109,7 +111,7 @@ def _tuning(report: Findings) -> str:
     return f"Learning rates were not tuned: {shown}." if shown else ""
 
 
-def _evaluation(report: Findings) -> str:
+def _evaluation(report: Report) -> str:
     seeds = sorted({run.config.get("seed", 0) for arm in _trained(report) for run in arm.runs})
     cells = [cell for arm in report.arms for run in arm.runs for cell in (run.metrics.get("test") or {}).values()]
     n = sorted({size for cell in cells if (size := cell.get("n"))})
@@ -118,7 +120,7 @@ def _evaluation(report: Findings) -> str:
     return f"We report test {name} over {plural(len(seeds), 'seed')}{items}; the margin, fixed before, is {margin}."
 
 
-def _machine(report: Findings) -> str:
+def _machine(report: Report) -> str:
     finished = [run for run in report.all_records if run.status == FINISHED]
     machines = Counter(_hardware(run) for run in finished)
     packages = ("torch", "transformers", "peft", "lightning", "rankwise")
@@ -137,11 +139,11 @@ def _hardware(run: Record) -> str:
     return ", ".join(gpus) if gpus else f"{found.get('cpu', 'unknown processor')}, no GPU, {used}"
 
 
-def _trained(report: Findings) -> list[Arm]:
+def _trained(report: Report) -> list[Arm]:
     return [arm for arm in report.arms if arm.comparable and arm.runs and not arm.is_baseline]
 
 
-def _values(report: Findings, path: str) -> list[str]:
+def _values(report: Report, path: str) -> list[str]:
     runs = [run for arm in report.arms if arm.comparable for run in arm.runs]
     return [str(value) for value in dict.fromkeys(at(run, path) for run in runs) if value is not None]
 

@@ -14,8 +14,7 @@ from rankwise.config import Config
 from rankwise.identity import labels, run_id
 from rankwise.metrics import NOTHING
 from rankwise.report import formats as fmt
-
-PARTS = ("weights", "gradients", "optimizer", "activations", "other")
+from rankwise.report.costs import PARTS
 
 
 def table(plan: dict[str, Any]) -> RenderableType:
@@ -42,7 +41,7 @@ _COSTS: list[tuple[str, Cell]] = [
     ("of", lambda row, limit: fmt.si(row["params"]["total"])),
     ("%", lambda row, limit: fmt.percent(row["params"]["trainable"] / row["params"]["total"])),
     ("keep MB", lambda row, limit: fmt.megabytes(row["storage"]["adapter_bytes"])),
-    ("TFLOP/step", lambda row, limit: fmt.seconds(_flops(row, "per_step", 1e12))),
+    ("TFLOP/step", lambda row, limit: fmt.three(_flops(row, "per_step", 1e12))),
     ("of full", lambda row, limit: fmt.ratio(_flops(row, "of_full"))),
     ("steps", lambda row, limit: NOTHING if (n := row["compute"]["steps"]) is None else f"{n:,}"),
     ("train time", lambda row, limit: _duration(row["compute"]["train_s"])),
@@ -140,12 +139,12 @@ def _notes(plan: dict[str, Any]) -> list[str]:
 
 
 def _gigabytes(value: float | None) -> str:
-    return fmt.seconds(None if value is None else value / 1e9)
+    return fmt.three(None if value is None else value / 1e9)
 
 
 def _duration(value: float | None) -> str:
     if value is None:
         return NOTHING
     if value < 120:
-        return f"{fmt.seconds(value)} s"
+        return f"{fmt.three(value)} s"
     return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"

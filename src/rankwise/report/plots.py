@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from rankwise.metrics import Metric
-from rankwise.report import cost_plots, curves, svg
+from rankwise.metrics import NOTHING, Metric, named
+from rankwise.report import costs, svg
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm
 from rankwise.report.columns import rank_fraction
-from rankwise.report.equivalence import Comparison
-from rankwise.report.findings import Findings
 from rankwise.report.forgetting import forgotten
-from rankwise.report.palette import FULL, PARETO, VERDICTS, colour, family_styles
-from rankwise.statistics import Interval
+from rankwise.report.palette import COMPONENTS, FULL, PARETO, PHASES, VERDICTS, colour, family_styles
 
-WIDTH = 6.3  # inches: one scale of text on the page
+if TYPE_CHECKING:
+    from rankwise.report.report import Report
+
+WIDTH, WIDE = 6.3, 13.0  # inches: one scale of text on the page
 _FORGOT = {"loss": "rise of the loss, nats per token", "probe": "fall of a probe's accuracy, points"}
+_EMPTY = ("lower right", "upper right")  # few score worst at the highest cost
+_VISIBLE = 0.004  # of the longest bar: a narrower part is not drawn, nor named
 
 
 @dataclass(frozen=True)
@@ -37,97 +39,89 @@ class Plot:
     wide: bool = False
 
 
-def draw(report: Findings) -> list[Plot]:
+def plot(figure: Figure, name: str, title: str, caption: str, wide: bool = False) -> Plot:
+    """A drawn figure with its words."""
+    return Plot(name, title, svg.render(figure, name, title), caption, wide)
+
+
+@svg.styled
+def draw(report: Report) -> list[Plot]:
     """All figures that the records have data for."""
-    makers: list[Callable[[Findings], Plot | None]] = [
+    makers: list[Callable[[Report], Plot | None]] = [
         score_by_rank, differences, score_by_parameters, trade_off, memory, seconds, learning_curves, rates,
     ]  # fmt: skip
-    return [plot for maker in makers if (plot := maker(report)) is not None]
+    return [found for maker in makers if (found := maker(report)) is not None]
 
 
-def save(report: Findings, folder: Path) -> list[Path]:
-    """All figures as PDF and SVG, as wide as one column of a paper (3.25 inches) and as two (6.75)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for ending, width in (("single", 3.25), ("double", 6.75)):
-        with svg.paper(folder, ending, width):
-            draw(report)
-    return sorted(folder.glob("*-*.pdf"))
-
-
-def score_by_rank(report: Findings) -> Plot | None:
+@svg.styled
+def score_by_rank(report: Report) -> Plot | None:
     """Score against rank, full fine-tuning as a band, everything without a rank as labelled lines."""
     metric, arms = report.metric, _scored(report)
     ranked = [arm for arm in arms if arm.rank]
     if not ranked:
         return None
     styles = family_styles(ranked)
-    with svg.canvas(WIDTH, 3.7) as (figure, (ax,)):
-        _limits(ax, [arm for arm in arms if arm.method in ("full", "head") or arm.rank], metric, report.margin)
-        for members, (paint, marker, label) in styles:
-            x = [float(arm.rank or 0) for arm in members]
-            scores = [arm.scores[metric.name] for arm in members]
-            ax.plot(x, [metric.factor * s.point for s in scores], color=paint, marker=marker, ms=6, lw=1.8, label=label)
-            for rank, score in zip(x, scores, strict=True):
-                _bar(ax, rank, score, metric, paint)
-        _lines(ax, arms, report)
-        ax.set_xscale("log", base=2)
-        ticks = sorted({arm.rank for arm in ranked if arm.rank})
-        ax.set_xticks(ticks, [str(t) for t in ticks])
-        ax.set_xlim(ticks[0] / 1.35, ticks[-1] * 1.35)
-        ax.set(xlabel=f"rank r{_narrowest(ranked)}", ylabel=f"test {metric.header}")
-        if len(styles) > 1:
-            ax.legend(loc=f"{'upper' if metric.lower_is_better else 'lower'} right", fontsize=9)
-        image = svg.render(figure, "rank", f"test {metric.name} against rank")
+    figure, ((ax,),) = svg.canvas(WIDTH, 3.7)
+    _limits(ax, [arm for arm in arms if arm.method in ("full", "head") or arm.rank], report)
+    for members, (paint, marker, label) in styles:
+        points = [metric.factor * arm.scores[metric.name].point for arm in members]
+        ax.plot([arm.rank for arm in members], points, color=paint, marker=marker, ms=6, label=label)
+        for arm in members:
+            _score_bar(ax, arm.rank or 0, arm, metric, paint)
+    _lines(ax, [arm for arm in arms if not arm.rank], report)
+    svg.by_rank(ax, [arm.rank for arm in ranked if arm.rank])
+    largest = max(ranked, key=lambda arm: arm.rank or 0)
+    share = rank_fraction(largest)
+    of = f"   (r = {largest.rank} is {fmt.percent(share)} % of min(in, out))" if share else ""
+    ax.set(xlabel=f"rank r{of}", ylabel=f"test {metric.header}")
+    if len(styles) > 1:
+        ax.legend(loc=_EMPTY[metric.lower_is_better])
     side, less = ("below", "plus") if metric.lower_is_better else ("above", "less")
     caption = (
         f"Points are {_points(arms, metric)}; arrows: it goes on. The band is full fine-tuning's interval, the dotted "
         f"line full fine-tuning {less} the margin: whether a rank stays {side} it, the next figure tells."
     )
-    return Plot("rank", "Score against rank", image, caption + _direction(metric))
+    return plot(figure, "rank", "Score against rank", caption + _direction(metric))
 
 
-def differences(report: Findings) -> Plot | None:
+def differences(report: Report) -> Plot | None:
     """Each arm's paired difference from full fine-tuning against the margin."""
     rows = [(a, c) for a in report.arms if (c := report.comparison(a)) and c.estimate is not None]
     if not rows:
         return None
-    metric, factor = report.metric, report.metric.factor
-    with svg.canvas(WIDTH, max(2.2, 0.27 * len(rows) + 0.75)) as (figure, (ax,)):
-        margin = factor * report.margin
-        ax.axvspan(-margin, margin, color=FULL, alpha=0.10, lw=0)
-        ax.axvline(0, color=FULL, lw=1.2)
-        low, high = _reach(rows, report.margin)
-        ax.set_xlim(factor * low, factor * high)
-        for y, (_, c) in enumerate(rows):
-            paint, point = VERDICTS.get(c.verdict, svg.MUTED), c.estimate or 0.0
-            if not low < point < high:
-                text = f"◂ {metric.difference(point)}" if point < 0 else f"{metric.difference(point)} ▸"
-                side = ("left", low) if point < 0 else ("right", high)
-                ax.text(factor * side[1], y, text, color=paint, va="center", fontsize=8.5, ha=side[0])
-                continue
+    metric, factor, margin = report.metric, report.metric.factor, report.margin
+    figure, ((ax,),) = svg.canvas(WIDTH, max(2.2, 0.27 * len(rows) + 0.75))
+    ax.axvspan(-factor * margin, factor * margin, color=FULL, alpha=0.10, lw=0)
+    ax.axvline(0, color=FULL, lw=1.2)
+    ranked = [c for arm, c in rows if arm.rank] or [
+        c for _, c in rows
+    ]  # what is far beyond these is written, not drawn
+    ends = [end for c in ranked for end in ((c.bootstrap.low, c.bootstrap.high) if c.bootstrap else ())]
+    low, high = _range([c.estimate or 0.0 for c in ranked], ends, margin)
+    low, high = min(low, -2 * margin), max(high, 2 * margin)
+    ax.set_xlim(factor * low, factor * high)
+    for y, (_, c) in enumerate(rows):
+        paint, point = VERDICTS.get(c.verdict, svg.MUTED), c.estimate or 0.0
+        if low < point < high:
             ax.plot(factor * point, y, "o", color=paint, ms=6, zorder=3)
             if c.bootstrap:
-                ends = [c.bootstrap.low, c.bootstrap.high]
-                ax.plot(factor * np.clip(ends, low, high), [y, y], color=paint, lw=2.2, zorder=2)
-                for end, cut, arrow in ((ends[0], ends[0] < low, "<"), (ends[1], ends[1] > high, ">")):
-                    if cut:
-                        ax.plot(factor * np.clip(end, low, high), y, arrow, color=paint, ms=6, clip_on=False)
-        ax.set_yticks(range(len(rows)), [arm.label for arm, _ in rows])
-        ax.grid(axis="y", visible=False)
-        ax.set_ylim(len(rows) - 0.4, -0.6)
-        unit = "percentage points" if metric.percent else metric.difference_unit
-        ax.set(xlabel=f"difference from full fine-tuning, {unit}")
-        image = svg.render(figure, "difference", "paired differences from full fine-tuning with the margin")
+                _bar(ax, y, factor * c.bootstrap.low, factor * c.bootstrap.high, paint, across=True)
+        else:
+            text, x, side = (f"◂ {metric.difference(point)}", low, "left") if point < 0 else (
+                f"{metric.difference(point)} ▸", high, "right")  # fmt: skip
+            ax.text(factor * x, y, text, color=paint, va="center", fontsize=8.5, ha=side)
+    _rows(ax, [arm for arm, _ in rows])
+    ax.set(xlabel=f"difference from full fine-tuning, {'percentage ' * metric.percent}{metric.difference_unit}")
     n = sorted({c.seeds for _, c in rows})
     how = "bars are 90 % intervals over seeds and items" if n[-1] > 1 else "points without an interval"
     caption = (
         f"Paired by seed (n = {fmt.listed(n)}) and test item; {how}. Wholly inside the band of "
-        f"±{metric.width(report.margin)} means same, wholly outside different, anything else inconclusive."
+        f"±{metric.width(margin)} means same, wholly outside different, anything else inconclusive."
     )
-    return Plot("difference", "Difference from full fine-tuning", image, caption + _direction(metric))
+    return plot(figure, "difference", "Difference from full fine-tuning", caption + _direction(metric))
 
 
-def score_by_parameters(report: Findings) -> Plot | None:
+def score_by_parameters(report: Report) -> Plot | None:
     """Score against trainable parameters with the Pareto front."""
     metric = report.metric
     arms = [arm for arm in _scored(report) if arm.first("params.trainable") and not arm.is_baseline]
@@ -135,23 +129,22 @@ def score_by_parameters(report: Findings) -> Plot | None:
         return None
     points = [(float(arm.first("params.trainable")), metric.factor * arm.scores[metric.name].point) for arm in arms]
     front = pareto([(x, metric.sign * y) for x, y in points])
-    with svg.canvas(WIDTH, 3.7) as (figure, (ax,)):
-        best = sorted(points[i] for i in front)
-        ax.step(*zip(*best, strict=True), where="post", color=PARETO, lw=1.5, alpha=0.8, label="Pareto front", zorder=2)
-        _limits(ax, arms, metric, report.margin)
-        for i, ((x, y), arm) in enumerate(zip(points, arms, strict=True)):
-            _bar(ax, x, arm.scores[metric.name], metric, colour(arm, arms))
-            _dot(ax, x, y, arm, arms, ring=PARETO if i in front else "none")
-        ax.set_xscale("log")
-        ax.margins(x=0.15)
-        ax.set(xlabel="trainable parameters (adapter and head)", ylabel=f"test {metric.header}")
-        ax.legend(loc=f"{'upper' if metric.lower_is_better else 'lower'} right", fontsize=9)
-        image = svg.render(figure, "parameters", f"test {metric.name} against trainable parameters")
+    figure, ((ax,),) = svg.canvas(WIDTH, 3.7)
+    best = sorted(points[i] for i in front)
+    ax.step(*zip(*best, strict=True), where="post", color=PARETO, lw=1.5, alpha=0.8, label="Pareto front", zorder=2)
+    _limits(ax, arms, report)
+    for i, ((x, y), arm) in enumerate(zip(points, arms, strict=True)):
+        _score_bar(ax, x, arm, metric, colour(arm, arms))
+        _dot(ax, x, y, arm, arms, ring=PARETO if i in front else "none")
+    ax.set_xscale("log")
+    ax.margins(x=0.15)
+    ax.set(xlabel="trainable parameters (adapter and head)", ylabel=f"test {metric.header}")
+    ax.legend(loc=_EMPTY[metric.lower_is_better])
     caption = (
         f"{_points(arms, metric).capitalize()}. Ringed points are on the Pareto front: no arm that trains as few "
         "parameters scores better. The front ignores uncertainty: neighbours may not differ."
     )
-    return Plot("parameters", "Score against trainable parameters", image, caption + _direction(metric))
+    return plot(figure, "parameters", "Score against trainable parameters", caption + _direction(metric))
 
 
 def pareto(points: list[tuple[float, float]]) -> set[int]:
@@ -163,7 +156,7 @@ def pareto(points: list[tuple[float, float]]) -> set[int]:
     return set(range(len(points))) - beaten
 
 
-def trade_off(report: Findings) -> Plot | None:
+def trade_off(report: Report) -> Plot | None:
     """Learning against forgetting: test metric across, better to the right. None without two arms that were asked."""
     metric = report.metric
     asked = [(arm, found) for arm in _scored(report) if (found := forgotten(arm))]
@@ -172,76 +165,117 @@ def trade_off(report: Findings) -> Plot | None:
     measure, texts = Counter((found.measure, found.texts) for _, found in asked).most_common(1)[0][0]
     shown = [(arm, found) for arm, found in asked if (found.measure, found.texts) == (measure, texts)]
     arms = [arm for arm, _ in shown]
-    with svg.canvas(WIDTH, 3.7) as (figure, (ax,)):
-        for arm, found in shown:
-            score = arm.scores[metric.name]
-            x, y = metric.factor * score.point, found.metric.factor * found.amount.point
-            across, up = np.nan_to_num([metric.factor * score.half, found.metric.factor * found.amount.half])
-            ax.errorbar(x, y, [[up]] * 2, [[across]] * 2, color=colour(arm, arms), lw=0, elinewidth=1.2, zorder=3)
-            _dot(ax, x, y, arm, arms)
-        ax.axhline(0, color=svg.MUTED, lw=1.0, ls="--", zorder=1)
-        ax.margins(x=0.15, y=0.15)
-        if metric.lower_is_better:
-            ax.invert_xaxis()
-        ax.set(
-            xlabel=f"test {metric.header}, better to the right", ylabel=f"forgetting on {texts}:\n{_FORGOT[measure]}"
-        )
-        image = svg.render(figure, "forgetting", f"forgetting on {texts} against test {metric.name}")
+    figure, ((ax,),) = svg.canvas(WIDTH, 3.7)
+    for arm, found in shown:
+        score = arm.scores[metric.name]
+        x, y = metric.factor * score.point, found.metric.factor * found.amount.point
+        across, up = np.nan_to_num([metric.factor * score.half, found.metric.factor * found.amount.half])
+        ax.errorbar(x, y, [[up]] * 2, [[across]] * 2, color=colour(arm, arms), lw=0, elinewidth=1.2, zorder=3)
+        _dot(ax, x, y, arm, arms)
+    ax.axhline(0, color=svg.MUTED, lw=1.0, ls="--", zorder=1)
+    ax.margins(x=0.15, y=0.15)
+    if metric.lower_is_better:
+        ax.invert_xaxis()
+    ax.set(xlabel=f"test {metric.header}, better to the right", ylabel=f"forgetting on {texts}:\n{_FORGOT[measure]}")
     caption = (
         f"{_points(arms, metric).capitalize()}, intervals both ways. What is further right learned more of the task, "
         "what is higher forgot more of what the model knew before; at the dashed line nothing was forgotten."
     )
-    return Plot("forgetting", "Learning against forgetting", image, caption)
+    return plot(figure, "forgetting", "Learning against forgetting", caption)
 
 
-def memory(report: Findings) -> Plot | None:
-    arms = [arm for arm in report.arms if arm.comparable and arm.runs]
+def memory(report: Report) -> Plot | None:
+    """Bars by what holds the bytes, with the predicted peak as a line; None where no arm measured any."""
+    arms = _ran(report)
+    if not any(map(costs.peak_bytes, arms)):
+        return None
+    held = [costs.memory(arm) for arm in arms]
+    parts = {part: [(h.get(f"{part}_bytes") or 0) / 1e6 for h in held] for part in costs.PARTS}
+    marks = [(size / 1e6, y) for y, arm in enumerate(arms) if (size := costs.predicted_bytes(arm)) is not None]
+    figure = _bars(arms, parts, COMPONENTS, "peak memory of a training step, MB", marks)
     caption = (
-        f"{_medians(arms)}: live tensors at the peak of one training step by what holds them, with the peak that the "
-        "config alone predicts."
+        "Medians over the runs of an arm, no interval: live tensors at the peak of one training step by what holds "
+        "them, with the peak that the config alone predicts."
     )
-    image = cost_plots.memory(arms, WIDTH)
-    return Plot("memory", "Memory of a training step", image, caption) if image else None
+    return plot(figure, "memory", "Memory of a training step", caption)
 
 
-def seconds(report: Findings) -> Plot | None:
-    arms = [arm for arm in report.arms if arm.comparable and arm.runs]
-    caption = f"{_medians(arms)}. Seconds depend on the hardware and what else it did: compare within this study."
-    image = cost_plots.seconds(arms, WIDTH)
-    return Plot("seconds", "Time of a run", image, caption) if image else None
+def seconds(report: Report) -> Plot | None:
+    """Bars by phase; None where no arm knows its seconds."""
+    arms = _ran(report)
+    took = [costs.seconds(arm) for arm in arms]
+    if not any(took):
+        return None
+    parts = {phase.replace("_", " "): [t.get(f"{phase}_s", 0.0) for t in took] for phase in costs.PHASES}
+    caption = "Medians over the runs of an arm, no interval. Seconds depend on the machine: compare within this study."
+    return plot(_bars(arms, parts, PHASES, "time of a run, s", []), "seconds", "Time of a run", caption)
 
 
-def learning_curves(report: Findings) -> Plot | None:
+def learning_curves(report: Report) -> Plot | None:
+    """Validation metric and loss against the optimizer step, a line per arm; None where no record has a curve."""
+    arms = [arm for arm in report.arms if arm.comparable]
+    asked = dict.fromkeys((f"val/{report.metric.name}", "val/loss"))  # which may be the same
+    keys = [key for key in asked if any(_curves(arm, key) for arm in arms)]
+    if not keys:
+        return None
+    shown = [arm for arm in arms if any(_curves(arm, key) for key in keys)]
+    figure, (axes,) = svg.canvas(WIDE, 4.0, columns=len(keys))
+    for ax, key in zip(axes, keys, strict=True):
+        metric = named(key)
+        for arm in shown:
+            _line(ax, _curves(arm, key), colour(arm, shown), arm, metric.factor)
+        ax.set(xlabel="optimizer step", ylabel=f"validation {metric.header}", title=metric.name)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     caption = (
         "Mean over seeds at the chosen learning rate; thin lines are single seeds, no interval. Lighter greens are "
         "larger ranks. A loss that still falls at the right edge means that the budget, not the rank, may decide."
     )
-    image = curves.learning_curves([arm for arm in report.arms if arm.comparable], report.metric)
-    return Plot("curves", "Learning curves on validation data", image, caption, wide=True) if image else None
+    return plot(figure, "curves", "Learning curves on validation data", caption, wide=True)
 
 
-def rates(report: Findings) -> Plot | None:
+def rates(report: Report) -> Plot | None:
+    """Validation objective against learning rate, a line per arm, its choice ringed; None without a grid."""
+    arms = [arm for arm in report.arms if arm.comparable and len(arm.trials) > 1]
+    if not arms:
+        return None
+    figure, ((ax,),) = svg.canvas(WIDE, 3.8)
+    for arm in arms:
+        paint, points = colour(arm, arms), [(trial.lr, trial.validation) for trial in arm.trials]
+        ax.plot(*zip(*points, strict=True), "o-", color=paint, ms=4.5, lw=1.5, label=arm.label)
+        ax.plot(arm.lr, dict(points)[arm.lr or 0.0], "o", ms=11, mfc="none", mec=paint, mew=1.6)
+    ax.set_xscale("log")
+    ax.set(xlabel="learning rate", ylabel=str(arms[0].first("config.objective")))
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center")
     caption = (
         "Mean validation objective at each learning rate that was tried, on the seeds that all rates of an arm share, "
         "no interval; ringed is the one taken. At an end of its line, the optimum may lie outside the grid."
     )
-    image = curves.rates([arm for arm in report.arms if arm.comparable and len(arm.trials) > 1])
-    return Plot("rates", "Learning rates tried", image, caption, wide=True) if image else None
+    return plot(figure, "rates", "Learning rates tried", caption, wide=True)
 
 
-def _scored(report: Findings) -> list[Arm]:
+def _scored(report: Report) -> list[Arm]:
     return [arm for arm in report.arms if arm.comparable and report.metric.name in arm.scores]
 
 
-def _bar(ax: Any, x: float, score: Interval, metric: Metric, paint: str) -> None:
+def _ran(report: Report) -> list[Arm]:
+    return [arm for arm in report.arms if arm.comparable and arm.runs]
+
+
+def _bar(ax: Any, at: float, low: float, high: float, paint: str, across: bool = False) -> None:
     """An interval, with an arrow where the frame cuts it."""
-    bottom, top = ax.get_ylim()
-    ends = metric.factor * np.array([score.low, score.high])
-    if np.isfinite(ends).all():
-        ax.plot([x, x], ends.clip(bottom, top), color=paint, lw=1.4, zorder=3)
-        for end, marker, cut in ((bottom, "v", ends[0] < bottom), (top, "^", ends[1] > top)):
-            if cut:
-                ax.plot(x, end, marker, color=paint, ms=5, clip_on=False, zorder=3)
+    start, end = sorted(ax.get_xlim() if across else ax.get_ylim())
+    ends = np.clip([low, high], start, end)
+    (ax.hlines if across else ax.vlines)(at, *ends, color=paint, lw=1.8, zorder=2.5)
+    for where, arrow, cut in ((start, "<v", low < start), (end, ">^", high > end)):
+        if cut:
+            x, y = (where, at) if across else (at, where)
+            ax.plot(x, y, arrow[not across], color=paint, ms=5, clip_on=False, zorder=2.5)
+
+
+def _score_bar(ax: Any, x: float, arm: Arm, metric: Metric, paint: str) -> None:
+    score = arm.scores[metric.name]
+    if math.isfinite(score.half):
+        _bar(ax, x, metric.factor * score.low, metric.factor * score.high, paint)
 
 
 def _dot(ax: Any, x: float, y: float, arm: Arm, among: list[Arm], ring: str = "none") -> None:
@@ -254,49 +288,41 @@ def _dot(ax: Any, x: float, y: float, arm: Arm, among: list[Arm], ring: str = "n
     )
 
 
-def _reach(rows: list[tuple[Arm, Comparison]], margin: float) -> tuple[float, float]:
-    """Ends of the axis: the margin and every rank's interval that is not extreme; the rest is written at the edge."""
-    shown = [c for arm, c in rows if arm.rank] or [c for _, c in rows]
-    lows = [c.bootstrap.low if c.bootstrap else c.estimate or 0.0 for c in shown]
-    highs = [c.bootstrap.high if c.bootstrap else c.estimate or 0.0 for c in shown]
-    points = [c.estimate or 0.0 for c in shown]
-    low, high = max(min(lows), min(points) - 3 * margin), min(max(highs), max(points) + 3 * margin)
-    return min(1.1 * low, -2 * margin), max(1.1 * high, 2 * margin)
-
-
-def _narrowest(ranked: list[Arm]) -> str:
-    """What the largest rank is of the narrowest adapted matrix, for the axis."""
-    largest = max(ranked, key=lambda arm: arm.rank or 0)
-    share = rank_fraction(largest)
-    return f"   (r = {largest.rank} is {fmt.percent(share)} % of min(in, out))" if share else ""
-
-
-def _limits(ax: Any, arms: list[Arm], metric: Metric, margin: float) -> None:
-    """Room for all means, and for intervals as far as they do not flatten the picture; none outside the range."""
-    found = [arm.scores[metric.name] for arm in arms]
-    low, high = min(s.point for s in found), max(s.point for s in found)
+def _range(points: Sequence[float], ends: Sequence[float], margin: float) -> tuple[float, float]:
+    """Room for all points, and for intervals as far as they do not flatten the picture."""
+    low, high = min(points), max(points)
     room = max(high - low, 3 * margin)
-    ends = [end for s in found for end in (s.low, s.high) if math.isfinite(end)]
     low, high = max(min([low, *ends]), low - room), min(max([high, *ends]), high + room)
-    if metric.lower_is_better:  # the margin lies on the side of what is worse
-        high = max(high, low + 3 * margin)
-    else:
-        low = min(low, high - 3 * margin)
     pad = 0.08 * (high - low)
-    ax.set_ylim(
-        metric.factor * max(low - pad, metric.low - pad / 2), metric.factor * min(high + pad, metric.high + pad / 2)
-    )
+    return low - pad, high + pad
 
 
-def _lines(ax: Any, arms: list[Arm], report: Findings) -> None:
+def _limits(ax: Any, arms: list[Arm], report: Report) -> None:
+    """The axis of scores, with room for the margin; not far outside the metric's range."""
+    metric, found = report.metric, [arm.scores[report.metric.name] for arm in arms]
+    points, reach = [score.point for score in found], 3 * report.margin
+    worst = min(points) + reach if metric.lower_is_better else max(points) - reach  # the margin lies where it is worse
+    ends = [end for score in found for end in (score.low, score.high) if math.isfinite(end)]
+    low, high = _range([*points, worst], ends, report.margin)
+    pad = 0.04 * (high - low)
+    ax.set_ylim(metric.factor * max(low, metric.low - pad), metric.factor * min(high, metric.high + pad))
+
+
+def _rows(ax: Any, arms: list[Arm]) -> None:
+    """An arm per row, from the top down."""
+    ax.set_yticks(range(len(arms)), [arm.label for arm in arms])
+    ax.set_ylim(len(arms) - 0.45, -0.55)
+    ax.grid(axis="y", visible=False)
+
+
+def _lines(ax: Any, arms: list[Arm], report: Report) -> None:
     """Arms without a rank: full as a band with the margin beside it, others as lines labelled at the right edge."""
     metric, factor = report.metric, report.metric.factor
     bottom, top = ax.get_ylim()
     labels: dict[float, list[str]] = defaultdict(list)
-    for arm in (a for a in arms if not a.rank):
-        found = arm.scores[metric.name]
-        y, is_full = factor * found.point, arm is report.reference
-        text = f"{arm.label} {metric.score(found.point)}"
+    for arm in arms:
+        found, is_full = arm.scores[metric.name], arm is report.reference
+        y, text = factor * found.point, f"{arm.label} {metric.score(found.point)}"
         if not bottom <= y <= top:
             labels[min(max(y, bottom), top)].append(f"{text} {'↓' if y < bottom else '↑'}")
             continue
@@ -316,6 +342,48 @@ def _lines(ax: Any, arms: list[Arm], report: Findings) -> None:
                     color=svg.INK, annotation_clip=False)  # fmt: skip
 
 
+def _bars(
+    arms: list[Arm], parts: dict[str, list[float]], paints: dict[str, str], label: str, marks: list[tuple[float, int]]
+) -> Figure:
+    """Bars of parts one after another; a part too narrow to be seen has no place in the legend."""
+    longest = np.sum(list(parts.values()), axis=0).max()
+    figure, ((ax,),) = svg.canvas(WIDTH, max(2.6, 0.28 * len(arms) + 1.5))
+    start, rows = np.zeros(len(arms)), range(len(arms))
+    for part, widths in parts.items():
+        if max(widths) > _VISIBLE * longest:
+            ax.barh(rows, widths, left=start, color=paints[part], height=0.66, label=part)
+            start = start + np.array(widths)
+    if marks:
+        ax.plot(*zip(*marks, strict=True), "|", color=svg.INK, ms=15, mew=2, label="predicted peak")
+    for y in np.flatnonzero(start == 0):
+        ax.text(0, y, f" {NOTHING} not measured", fontsize=8.5, va="center", color=svg.MUTED)
+    _rows(ax, arms)
+    ax.set_xlim(left=0)
+    ax.set(xlabel=label)
+    figure.legend(loc="outside lower center", ncols=5)
+    return figure
+
+
+def _curves(arm: Arm, key: str) -> list[list[tuple[float, float]]]:
+    """(step, value) rows of each run that has the key."""
+    curves = [run.metrics.get("curve") or [] for run in arm.runs]
+    found = [sorted((row["step"], row[key]) for row in rows if row.get(key) is not None) for rows in curves]
+    return [rows for rows in found if rows]
+
+
+def _line(ax: Any, runs: list[list[tuple[float, float]]], paint: str, arm: Arm, factor: float) -> None:
+    at: dict[float, list[float]] = defaultdict(list)
+    for rows in runs:
+        for step, value in rows:
+            at[step].append(factor * value)
+        if len(runs) > 1:
+            ax.plot([s for s, _ in rows], [factor * v for _, v in rows], color=paint, lw=0.6, alpha=0.35)
+    style = "-" if arm.rank or arm.method == "full" else "--"
+    steps, width = sorted(at), 2.4 if arm.method == "full" else 1.7
+    ax.plot(steps, [np.mean(at[step]) for step in steps], style, color=paint, lw=width, marker="o", ms=3.5,
+            label=arm.label)  # fmt: skip
+
+
 def _direction(metric: Metric) -> str:
     """A sentence for the end of a caption."""
     return f" Lower {metric.name} is better." if metric.lower_is_better else ""
@@ -324,13 +392,7 @@ def _direction(metric: Metric) -> str:
 def _points(arms: list[Arm], metric: Metric) -> str:
     """What the points are, and what their intervals cover."""
     found = [arm.scores[metric.name] for arm in arms]
-    n = sorted({score.n for score in found})
-    over = (
-        "seeds and test items" if any(score.kind == "both" for score in found) else "test items alone, silent on seeds"
-    )
+    n, kinds = sorted({score.n for score in found}), {score.kind for score in found}
+    over = "seeds and test items" if "both" in kinds else "test items alone, silent on seeds"
     what = "medians" if any(score.median is not None for score in found) else "means"
     return f"{what} over {fmt.listed(n)} seed{'' if n == [1] else 's'} with 95 % intervals over {over}"
-
-
-def _medians(arms: list[Arm]) -> str:
-    return f"Medians over {fmt.listed(sorted({len(arm.runs) for arm in arms}))} run(s) per arm, no interval"

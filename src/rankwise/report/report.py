@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,11 @@ from rankwise.errors import Refused
 from rankwise.metrics import Metric, named
 from rankwise.report import export, latex, paper
 from rankwise.report import table as tables
-from rankwise.report.answers import sentences
 from rankwise.report.arms import Arm, group, reference_of
-from rankwise.report.equivalence import compare
-from rankwise.report.findings import Findings
+from rankwise.report.equivalence import Comparison, compare
 from rankwise.report.flags import find_unfit, flag
 from rankwise.report.formats import plural
-from rankwise.report.sufficiency import smallest_sufficient
+from rankwise.report.sufficiency import Sufficiency, smallest_sufficient
 from rankwise.report.summary import Headline, headline, notes, total
 from rankwise.tracking import remote
 from rankwise.tracking.record import Record, find, write_atomically
@@ -28,8 +27,27 @@ from rankwise.tracking.record import Record, find, write_atomically
 _MARGIN = 0.02  # of records without one
 
 
-class Report(Findings):
-    """A study, read, in every form."""
+@dataclass(frozen=True)
+class Report:
+    """A study, read: everything that table, plots and page show. ``comparisons`` are with ``reference``, by ``id`` of
+    the arm; ``constant`` is the score of the best answer that is the same for every test item.
+    """
+
+    records: list[Record]
+    arms: list[Arm]
+    reference: Arm | None
+    metric: Metric
+    margin: float
+    comparisons: dict[int, Comparison]
+    families: list[Sufficiency]
+    headline: Headline
+    notes: list[str]
+    constant: float | None
+    total: str  # what the whole study took, in words
+    all_records: list[Record]  # those that tuned or searched as well
+
+    def comparison(self, arm: Arm) -> Comparison | None:
+        return self.comparisons.get(id(arm))
 
     def table(self) -> RenderableType:
         """Headline, table and footnotes for a terminal."""
@@ -75,6 +93,17 @@ class Report(Findings):
         return paths
 
 
+def save_figures(report: Report, folder: Path) -> list[Path]:
+    """All figures as PDF and SVG, as wide as one column of a paper (3.25 inches) and as two (6.75)."""
+    from rankwise.report import plots, svg
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for ending, width in (("single", 3.25), ("double", 6.75)):
+        with svg.paper(folder, ending, width):
+            plots.draw(report)
+    return sorted(folder.glob("*-*.pdf"))
+
+
 def build(paths: list[Path]) -> Report:
     """Read all records in or below the given folders, or of ``wandb:ENTITY/PROJECT[/GROUP]``, and compare their arms.
 
@@ -102,7 +131,7 @@ def build(paths: list[Path]) -> Report:
     if len(codes) > 1:
         said.append(f"{len(codes)} versions of rankwise's code made these runs: a difference may be the code's.")
     top = headline(families, reference, metric)
-    if answered := sentences(records):  # by the rule of find, which was fixed before the runs
+    if answered := _answers(records):  # by the rule of find, which was fixed before the runs
         title, *others = answered
         said.insert(0, f"By all runs of the table: {top}")
         top = Headline(title, details=tuple(others))
@@ -110,8 +139,9 @@ def build(paths: list[Path]) -> Report:
         against = reference.runs if reference and arm is not reference else []
         arm.churn = {"seeds": scores.churn(arm.runs), "reference": scores.churn(arm.runs, against)}
     constant = scores.constant((reference or arms[0]).runs)
-    took = total(found)
-    return Report(records, arms, reference, metric, margin, comparisons, families, top, said, constant, took, found)
+    return Report(
+        records, arms, reference, metric, margin, comparisons, families, top, said, constant, total(found), found
+    )  # fmt: skip
 
 
 def results(found: list[Record]) -> list[Record]:
@@ -139,3 +169,16 @@ def _metric(arm: Arm) -> Metric:
 
 def _margin_of(record: Record) -> float | None:
     return (record.config.get("task") or {}).get("margin")
+
+
+def _answers(records: list[Record]) -> list[str]:
+    """What ``rankwise find`` has answered from the records' studies, a sentence for each question, the latest first."""
+    folders = {record.folder.parent for record in records if record.folder is not None}
+    files = [file for folder in folders for file in folder.glob("answer-*.json")]
+    said = []
+    for file in sorted(files, key=lambda file: (-file.stat().st_mtime, file.name)):
+        try:
+            said.append(json.loads(file.read_text(encoding="utf-8"))["sentence"])
+        except (OSError, ValueError, RecursionError, LookupError, TypeError):  # no answer of this version
+            continue
+    return [sentence for sentence in said if isinstance(sentence, str) and sentence]

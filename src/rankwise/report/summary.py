@@ -10,7 +10,7 @@ from rankwise.metrics import Metric
 from rankwise.report.arms import Arm
 from rankwise.report.costs import peak_bytes
 from rankwise.report.equivalence import ONE_SEED, Comparison
-from rankwise.report.formats import percent, plural, rate, seconds, si
+from rankwise.report.formats import percent, plural, rate, si, three
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record
@@ -175,7 +175,7 @@ def total(records: list[Record]) -> str:
     flops = sum(at(record, "compute.flops.train_total") or 0 for record in records)
     if not took:
         return ""
-    hours = f"{took / 3600:.2g} hours" if took >= 3600 else f"{seconds(took)} s"
+    hours = f"{took / 3600:.2g} hours" if took >= 3600 else f"{three(took)} s"
     computed = f" and {si(flops, 'FLOP')} of training" if flops else ""
     beside = len(records) - sum(record.status == FINISHED and not record.config.get("stage") for record in records)
     others = f", {beside} of them for tuning or unfinished" if beside else ""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
@@ -10,12 +13,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rankwise.report import costs, forgetting, generation, latency
+from rankwise.report import costs, forgetting, latency
 from rankwise.report.arms import Arm
-from rankwise.report.columns import Column, chosen, section, shown
-from rankwise.report.findings import Findings
-from rankwise.report.sections import Section
+from rankwise.report.columns import Column, Section, chosen, section, shown
+from rankwise.report.formats import plural
 from rankwise.tracking.fields import at
+
+if TYPE_CHECKING:
+    from rankwise.report.report import Report
 
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _STYLE = {"same": "green", "better": "green", "worse": "red", "reproduced": "green", "contradicted": "red"}
@@ -23,13 +28,13 @@ _STYLE = {"same": "green", "better": "green", "worse": "red", "reproduced": "gre
 _LEAVES_OUT = ("r/min", "scale", "tokens", "pred.", "lr", "trained", "FLOPs", "adapter", "n", "train", "peak")
 
 
-def footnotes(report: Findings) -> tuple[list[str], dict[int, list[int]]]:
+def footnotes(report: Report) -> tuple[list[str], dict[int, list[int]]]:
     """Each flag once, numbered from 1 in order of the table, and the numbers of each arm by ``id``."""
     texts = list(dict.fromkeys(text for arm in report.arms for text in arm.flags))
     return texts, {id(arm): sorted(texts.index(text) + 1 for text in arm.flags) for arm in report.arms}
 
 
-def render(report: Findings) -> RenderableType:
+def render(report: Report) -> RenderableType:
     """Headline, table and footnotes, as wide as the terminal."""
     texts, _ = footnotes(report)
     notes = [Text(f"{str(i).translate(_SUPERSCRIPT)} {text}") for i, text in enumerate(texts, 1)]
@@ -37,15 +42,14 @@ def render(report: Findings) -> RenderableType:
     details = [Text(text) for text in (report.headline.cost, " ".join(report.headline.details)) if text]
     notes += [Text(text, style="dim")
               for text in (interval_note(report), costs.short_note(report.arms), report.total) if text]  # fmt: skip
-    others = section(report, "scores", "Other test metrics", [])
-    more = [part for found in [*([others] if others else []), *sections(report)] for part in rendered(found)]
+    more = [part for found in sections(report) for part in rendered(found)]
     return Group(title, *details, Padding(_Arms(report), (1, 0)), *notes, *more)
 
 
 class _Arms:
     """The table of arms: as many of its columns as the terminal has room for."""
 
-    def __init__(self, report: Findings) -> None:
+    def __init__(self, report: Report) -> None:
         self.report = report
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -73,23 +77,42 @@ class _Arms:
         return table
 
 
-def sections(report: Findings) -> list[Section]:
-    """What the runs say beside their score: what they write, what they forgot, how fast they are."""
+def sections(report: Report) -> list[Section]:
+    """What the runs say beside their score: other metrics, what they write, what they forgot, how fast they are."""
     found = [
-        section(report, "generation", "Generated text", generation.notes(report.arms)),
+        section(report, "scores", "Other test metrics", []),
+        section(report, "generation", "Generated text", _of_writing(report.arms)),
         section(report, "forgetting", "Forgetting", forgetting.notes(report.arms)),
         latency.section(report.arms),
     ]
     return [each for each in found if each]
 
 
+def _of_writing(arms: list[Arm]) -> list[str]:
+    """Intervals, how the text was written, and what could not be scored."""
+    runs = [
+        run for arm in arms for run in arm.runs if at(run, "compute.generation.prompts") or at(run, "metrics.absent")
+    ]
+    asked = [at(run, "config.task.generation") or {} for run in runs]
+    settings = {json.dumps({k: v for k, v in one.items() if k != "metrics" and v is not None}) for one in asked}
+    kept = ["± 95 % over seeds and prompts. Speed and peak are medians over runs."]
+    if len(settings) == 1:
+        shown = ", ".join(f"{key}={value}" for key, value in json.loads(settings.pop()).items())
+        kept.append(f"Written with {shown}.")
+    elif settings:
+        kept.append(f"The runs wrote with {len(settings)} different settings of task.generation: compare with care.")
+    reasons = Counter(pair for run in runs for pair in (at(run, "metrics.absent") or {}).items())
+    return kept + [f"Absent: {metric} of {plural(n, 'run')}: {reason}" for (metric, reason), n in reasons.items()]
+
+
 def rendered(found: Section) -> list[RenderableType]:
     """A section for a terminal."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    lines = any("\n" in cell for row in found.rows for cell in row)
     for number, header in enumerate(found.header):
         left = found.words or number == 0
         text = Text(header if left else header.replace(" ", "\n"))
-        table.add_column(text, justify="left" if left else "right", vertical="top" if found.words else "bottom",
+        table.add_column(text, justify="left" if left else "right", vertical="top" if lines else "bottom",
                          no_wrap=not left, overflow="fold")  # fmt: skip
     for row in found.rows:
         table.add_row(*(Text(cell.replace(" ± ", "±"), _STYLE.get(cell.split(" ")[0], "")) for cell in row))
@@ -97,7 +120,7 @@ def rendered(found: Section) -> list[RenderableType]:
     return [Text(f"\n{found.title}", style="bold"), Padding(table, (1, 0)), *notes]
 
 
-def interval_note(report: Findings) -> str:
+def interval_note(report: Report) -> str:
     """What ± and the verdicts mean in this table."""
     metric = report.metric
     kinds = {a.scores[metric.name].kind for a in report.arms if metric.name in a.scores}
@@ -122,7 +145,7 @@ def interval_note(report: Findings) -> str:
     return " ".join(said)
 
 
-def markdown(report: Findings, wanted: Sequence[str] = ()) -> str:
+def markdown(report: Report, wanted: Sequence[str] = ()) -> str:
     """Headline, table, footnotes and how this was compared."""
     columns = chosen(report, wanted)
     texts, marks = footnotes(report)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from statistics import mean
+from typing import TYPE_CHECKING
 
 from rankwise.metrics import named
-from rankwise.report.findings import Findings
+from rankwise.report.columns import Section
 from rankwise.report.formats import rate
-from rankwise.report.sections import Section
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record
 
+if TYPE_CHECKING:
+    from rankwise.report.report import Report
 
-def section(report: Findings) -> Section | None:
+
+def section(report: Report) -> Section | None:
     """A row for each side that had several learning rates to choose from; None where none had."""
     found = _tried(report)
     if not found:
@@ -40,7 +43,7 @@ def expected_best(values: list[float], k: int, lower_is_better: bool = False) ->
     return sum(value * (((i + 1) / n) ** k - (i / n) ** k) for i, value in enumerate(ordered))
 
 
-def _tried(report: Findings) -> dict[str, dict[float, float]]:
+def _tried(report: Report) -> dict[str, dict[float, float]]:
     """Mean validation objective of each learning rate, by side: of runs that tuned, else of the arms' own."""
     scores: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in report.all_records:

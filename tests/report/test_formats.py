@@ -1,0 +1,31 @@
+"""How numbers read: three digits and a unit, and each metric with its own."""
+
+import pytest
+
+from rankwise.metrics import named
+from rankwise.report import costs
+from rankwise.report import formats as fmt
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [(fmt.si(2_654_208), "2.65 M"), (fmt.si(999_999), "1 M"), (fmt.si(770), "770"), (fmt.si(66), "66"),
+     (fmt.rate(2e-3), "2e-3"),
+     (fmt.rate(2.5e-5), "2.5e-5"), (fmt.rate(None), "–"), (named("accuracy").difference(-0.0004), "0.0"),
+     (named("accuracy").difference(-0.024), "−2.4"), (named("pearson").difference(0.024), "+0.024"),
+     (fmt.percent(0.0000339), "0.0034"), (named("accuracy").width(0.02), "2 points"),
+     (named("x").score(float("nan")), "–"),
+     (named("perplexity").score(23.4567), "23.46"), (named("perplexity").score(8.12345), "8.123"),
+     (named("perplexity").score(1234.5), "1234"), (named("perplexity").score(3.2e9), "3.2e+09"),
+     (named("perplexity").difference(-0.123456), "−0.123"), (named("perplexity").difference(12.34), "+12.3"),
+     (named("bleu").score(0.4567), "45.7"), (named("nist").score(7.1234), "7.123"),
+     (named("matthews").score(0.5), "0.500"),
+     (named("accuracy_matched").score(0.9), "90.0"), (named("perplexity").width(0.5), "0.5"),
+     (fmt.signed_percent(0.0031), "+0.3 %"), (fmt.signed_percent(-0.021), "−2.1 %"),
+     (fmt.signed_percent(-1e-5), "0.0 %"),
+     (fmt.signed_percent(None), "–"), (fmt.ratio(0.6704), "0.67"), (fmt.ratio(None), "–"), (fmt.whole(77.9), "77"),
+     (costs.shapes([[32, 48]]), "32 × 48"), (costs.shapes([[8, 40], [8, 40], [4, 9]]), "2 of 8 × 40, 4 × 9"),
+     (costs.shapes([[1, 2], [3, 4], [5, 6], [7, 8]]), "1 × 2, 3 × 4, 2 more shapes"), (costs.shapes(None), "")],
+)  # fmt: skip
+def test_numbers_are_shown_with_their_digits_and_unit(shown, expected):
+    assert shown == expected
