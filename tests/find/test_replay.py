@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 
 import pytest
 from synthetic_study import write_study
 
 from rankwise.errors import Refused
-from rankwise.find.replay import replay
+from rankwise.find.replay import LARGER, OPEN, ORDERS, OTHER, SAME, Replay, _verdict, replay
 
 GOOD, BAD = 0.82, 0.74
 
 
 def test_a_replay_gives_the_grids_answer_from_the_right_guess_with_fewer_runs(tmp_path: Path) -> None:
     write_study(tmp_path, {1: BAD, 2: BAD, 4: GOOD, 8: GOOD, 16: GOOD}, seeds=range(5))
-    (family,) = replay([tmp_path])
-    assert family.answer == 4 and family.runs == 6 * 5
-    by_guess = {told.guess: told for told in family.told}
+    (grid,) = replay(tmp_path)
+    assert (grid.answer, grid.enough, grid.runs) == (4, {4, 8, 16}, 6 * 5)
+    by_guess = {told.guess: told for told in grid.told}
     # The pilot; rank 4 and its reference on 3 seeds; rank 2, given up after 2 seeds of the same reference.
-    assert (by_guess[4].answer, by_guess[4].runs) == (4, 1 + 6 + 2)
-    assert by_guess[4].status == {4: "enough", 2: "hopeless"}
+    assert by_guess[4].verdicts == {SAME: ORDERS} and median(by_guess[4].runs) == 1 + 6 + 2
     # From a guess that is too low the largest rank comes next, and then those above the guess.
-    assert {told.answer for told in family.told} == {4}
-    assert by_guess[16].runs == 1 + 3 + 3 * 3 + 2
+    assert median(by_guess[16].runs) == 1 + 3 + 3 * 3 + 2
+    # No adapter can be cut here: every pilot starts from the middle rank.
+    assert {guess: told.pilots for guess, told in by_guess.items() if told.pilots} == {4: 5}
+    assert grid.piloted() == ({SAME: 5 * ORDERS}, 9)
+
+
+def test_a_rank_that_the_grid_shows_to_be_enough_but_not_the_smallest_is_larger_and_any_other_is_other() -> None:
+    assert [_verdict(said, 4, {4, 8}) for said in (4, 8, None, 2, 16)] == [SAME, LARGER, OPEN, OTHER, OTHER]
+    assert [_verdict(said, None, {8}) for said in (None, 8)] == [SAME, OTHER]
+
+
+@pytest.mark.parametrize(("rows", "rank"), [(400, 8), (1_000, 16), (9_999, 16), (10_000, 32), (100_000, 64)])
+def test_rules_of_thumb_go_by_the_training_rows(rows: int, rank: int) -> None:
+    assert Replay("", 0.02, rows, None, 0, {}, {}, []).looked_up == rank
 
 
 def test_where_no_rank_is_enough_no_guess_names_one(tmp_path: Path) -> None:
     write_study(tmp_path, {1: BAD, 8: BAD, 64: BAD}, seeds=range(3))
-    (family,) = replay([tmp_path])
-    assert family.answer is None and {told.answer for told in family.told} == {None}
-    assert all(told.status[64] == "worse" for told in family.told)
+    (grid,) = replay(tmp_path)
+    assert grid.answer is None and all(told.verdicts == {SAME: ORDERS} for told in grid.told)
 
 
 def test_two_seeds_are_too_few_for_a_replay(tmp_path: Path) -> None:
     write_study(tmp_path, {1: GOOD, 8: GOOD}, seeds=range(2))
     with pytest.raises(Refused, match="2 seeds that all ranks and full fine-tuning share; a replay needs 3"):
-        replay([tmp_path])
+        replay(tmp_path)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from scipy import stats
 
-from rankwise.find.rule import ENOUGH, HOPELESS, OPEN, UNDECIDED, WORSE, Evidence, Rule, chance, decide, judge
+from rankwise.find.rule import ENOUGH, HOPELESS, OPEN, UNDECIDED, WORSE, Evidence, Rule, chance, decide, judge, power
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -87,3 +88,19 @@ def test_the_chance_to_pass_is_a_half_when_todays_mean_is_just_what_will_be_need
     assert chance(rule(), 8, now, 8) == pytest.approx(0.5)
     assert chance(rule(), 8, Evidence(3, 0.1, 0.0, 0.002), 8) == 1
     assert chance(rule(), 8, Evidence(3, 0.0, 0.001, 0.05), 8) < 0.01  # too few test items for any number of seeds
+
+
+@pytest.mark.parametrize(("seeds", "items", "gain"), [(3, 1.0, 0.0), (5, 4.0, -0.01), (8, 0.5, 0.0)])
+def test_power_is_the_share_of_new_studies_in_which_the_rank_passes(seeds: int, items: float, gain: float) -> None:
+    luck, loose, steady, studies = 0.006, 0.008, 0.005, 20_000
+    known = Evidence(1, gain, math.hypot(luck, loose), steady, loose)
+    rng = np.random.default_rng(seeds)
+    over_items = steady / math.sqrt(items)
+    each = math.hypot(luck, loose / math.sqrt(items)) * rng.standard_normal((studies, seeds))
+    gains = gain + each + over_items * rng.standard_normal((studies, 1))
+    over_seeds = gains.std(1, ddof=1) / math.sqrt(seeds)
+    drawn = (Evidence(seeds, g, s, over_items) for g, s in zip(gains.mean(1), over_seeds, strict=True))
+    tail = rule().tail(8, seeds)
+    passed = sum(study.low(tail) > -0.02 for study in drawn) / studies
+    assert 0.02 < passed < 0.98
+    assert power(rule(), 8, known, seeds, items) == pytest.approx(passed, abs=0.012)

@@ -130,11 +130,14 @@ def write(file: Path, text: str, flag: str = "") -> None:
         raise Refused(f"{flag}{file}: cannot be written ({error.strerror or error})") from None
 
 
-def show_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], justify: Any = "left") -> None:
-    """Print rows under bold headers; all columns but the first are justified as told."""
+def show_table(
+    headers: Sequence[str], rows: Iterable[Sequence[Any]], justify: Any = "left", markdown: bool = False
+) -> None:
+    """Print rows under bold headers, or as Markdown; all columns but the first are justified as told."""
+    from rich.box import MARKDOWN
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    table = Table(padding=(0, 2, 0, 0), header_style="bold", pad_edge=False, box=MARKDOWN if markdown else None)
     for number, header in enumerate(headers):
         table.add_column(header, overflow="fold", justify=justify if number else "left")
     for row in rows:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rankwise.commands._shared import groups, overrides, parse, parser, prepare_environment, show
+from rankwise.commands._shared import groups, overrides, parse, parser, prepare_environment, show, show_table
 
 if TYPE_CHECKING:
     from rankwise.find.question import Question
@@ -37,7 +38,9 @@ def main(arguments: list[str]) -> int:
     made.add_argument("--reference", default="full", metavar="full|r=N", help="what the ranks are compared with")
     made.add_argument("--dry-run", action="store_true", help="show the stages and their cost; run nothing")
     made.add_argument("--simulate", action="store_true", help="error rates of the decision, simulated")
-    made.add_argument("--replay", metavar="STUDY", help="what would have been said of a grid that was run")
+    made.add_argument(
+        "--replay", type=Path, nargs="+", metavar="STUDY", help="what would have been said of grids that were run whole"
+    )
     options = parse(made, arguments)
     if options.simulate:
         return _simulate()
@@ -54,8 +57,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _find(asked: Question, arguments: list[str], jobs: int | None, as_json: bool) -> int:
+    from rich.text import Text
+
     from rankwise.find import answer, story
-    from rankwise.find.show import document, render
+    from rankwise.find.show import document, ranks
     from rankwise.study import fork_server, launcher
 
     side_by_side = launcher.share([asked.run_of(None, seed) for seed in asked.looks], jobs).jobs
@@ -66,7 +71,9 @@ def _find(asked: Question, arguments: list[str], jobs: int | None, as_json: bool
     if as_json:
         print(json.dumps(document(findings, told), indent=1))
     else:
-        show(render(findings, told))
+        show(Text(f"{told.sentence}\n", style="bold"), narrow=True)
+        show_table(*ranks(findings, told), "right")
+        show(Text("\n".join(["", *told.notes]), style="dim"), narrow=True)
         print(f"rankwise: rankwise report {story.answer_file(asked).parent} shows all runs", file=sys.stderr)
     return 0 if all(record.status == "finished" for record in findings.runs.records.values()) else 1
 
@@ -87,17 +94,17 @@ def _list(asked: Question) -> int:
     """The stages, with what each costs at most."""
     from rankwise.find.show import stages
 
-    show(stages(asked))
+    show_table(*stages(asked))
     return 0
 
 
-def _replay(study: str) -> int:
-    from pathlib import Path
-
+def _replay(studies: list[Path]) -> int:
     from rankwise.find.replay import replay
-    from rankwise.find.show import replayed
+    from rankwise.find.show import by_guess, replayed
 
-    show(replayed(replay([Path(study)])))
+    grids = [grid for study in studies for grid in replay(study)]
+    for table in (replayed, by_guess):
+        show_table(*table(grids), "right", markdown=True)
     return 0
 
 
@@ -105,5 +112,5 @@ def _simulate() -> int:
     from rankwise.find.show import simulation
     from rankwise.find.simulate import table
 
-    show(simulation(table(0.02, 2000, (0.0, 0.005, 0.02), (500, 2000, 5000))))
+    show_table(*simulation(table(0.02, 2000, (0.0, 0.005, 0.02), (500, 2000, 5000))), "right", markdown=True)
     return 0

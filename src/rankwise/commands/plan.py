@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import re
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rankwise.commands._shared import groups, overrides, parse, parser, prepare_environment, print_json, show
+from rankwise.commands._shared import (
+    groups,
+    overrides,
+    parse,
+    parser,
+    prepare_environment,
+    print_json,
+    show,
+    show_table,
+)
 from rankwise.errors import Refused
 from rankwise.measure.gpus import gpu
 
@@ -19,6 +31,7 @@ memory by component, operations, time, disk. One training step runs with tensors
   rankwise plan -m method=lora,full method.rank=1,8,64
   rankwise plan model=llama2_7b task=next_token quant=bf16 --gpu a100-80gb
   rankwise plan model=llama3_8b task=next_token quant=nf4_double --fit 24GB
+  rankwise plan --power outputs/ranks --margin 1%      the seeds and test rows that a margin needs, by an earlier study
 """
 
 
@@ -31,7 +44,11 @@ def main(arguments: list[str]) -> int:
     made.add_argument("--fit", metavar="SIZE", help="does it fit, and which batch would: 24GB, 22.5GiB")
     made.add_argument("--mfu", type=float, help="share of the peak FLOP/s that training reaches, 0 to 1")
     made.add_argument("--params", action="store_true", help="count parameters only")
+    made.add_argument("--power", type=Path, metavar="STUDY", help="seeds and test rows for a margin, by its spreads")
+    made.add_argument("--margin", metavar="SIZE", help="of --power: 0.02 or 2%% (default: the study's)")
     options = parse(made, arguments)
+    if options.power or options.margin:
+        return _power(options)
     options.overrides = overrides(options.overrides)
     if options.mfu is not None and not 0 < options.mfu <= 1:
         raise Refused(f"--mfu {options.mfu:g}: above 0 and at most 1")
@@ -54,6 +71,26 @@ def main(arguments: list[str]) -> int:
 
     flags = ["-m"] if options.multirun else []
     return call_hydra([*flags, *options.overrides], lambda config: answer([config]), answer)
+
+
+def _power(options: argparse.Namespace) -> int:
+    """What a margin asks of a study to come."""
+    from rankwise.find.ask import margin_of
+    from rankwise.find.power import needs, spreads
+    from rankwise.find.show import power
+
+    if not options.power or options.overrides:
+        raise Refused("--power STUDY, --margin SIZE: the one needs the other's study, and neither takes KEY=VALUE")
+    given = margin_of(options.margin) if options.margin else None
+    found = spreads(options.power)
+    margin = given or found.margin
+    if options.json:
+        print_json([asdict(need) for need in needs(found, margin)])
+        return 0
+    said, table = power(found, margin)
+    show(f"{said}\n")
+    show_table(*table, "right")
+    return 0
 
 
 _UNITS = {"K": 1, "M": 2, "G": 3, "T": 4}

@@ -49,7 +49,8 @@ def answer(findings: Findings, again: str = "rankwise find") -> Answer:
 
 def _enough(findings: Findings, rank: int) -> str:
     question, seen = findings.question, findings.looks[rank][-1]
-    low = seen.low(_tail(findings, rank, seen))
+    assert findings.rule is not None
+    low = seen.low(findings.rule.tail(rank, seen.seeds))
     within = f"within {question.metric.width(question.margin)} of {question.reference_name}"
     gains = f"({_points(question, seen.gain)}, at worst {_points(question, low)})"
     saves = ", ".join(_savings(findings, rank))
@@ -188,11 +189,6 @@ def _notes(findings: Findings) -> list[str]:
     if unseen and findings.looks:
         notes.append(f"Not run: rank {', '.join(unseen)}; the question was decided without.")
     return notes
-
-
-def _tail(findings: Findings, rank: int, seen: Evidence) -> float:
-    assert findings.rule is not None
-    return findings.rule.shares[findings.rule.looks.index(seen.seeds)] * findings.rule.level(rank)
 
 
 def _points(question: Question, value: float) -> str:

@@ -66,7 +66,7 @@ def _looks(seeds: int) -> tuple[int, ...]:
 
 def _composed(overrides: Sequence[str], margin: str | None) -> Config:
     """The config, in a study named after model and task unless a name is given."""
-    config = composed([*overrides, *([f"task.margin={_margin(margin)}"] if margin else [])])
+    config = composed([*overrides, *([f"task.margin={margin_of(margin)}"] if margin else [])])
     if any(o.startswith("name=") for o in overrides):
         raise Refused("name: a question has many runs; leave it away, or give study=NAME")
     if config.study in _UNNAMED:
@@ -75,7 +75,7 @@ def _composed(overrides: Sequence[str], margin: str | None) -> Config:
     return config
 
 
-def _margin(text: str) -> float:
+def margin_of(text: str) -> float:
     """A fraction, ``2%`` or ``2 points``."""
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%|points?|pts?)?\s*", text)
     if not found or float(found[1]) <= 0:

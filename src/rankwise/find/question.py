@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,7 @@ class Question:
     @property
     def middle(self) -> int:
         """The rank at which the learning rate is tuned."""
-        return self.ranks[len(self.ranks) // 2]
+        return middle(self.ranks)
 
     @property
     def reference_name(self) -> str:
@@ -120,6 +121,11 @@ class Question:
         if alpha is None:
             return lr
         return lr * self.middle * scale_of(alpha, self.middle) / (rank * scale_of(alpha, rank))
+
+
+def middle(ranks: Sequence[int]) -> int:
+    """The rank that stands for all candidates."""
+    return ranks[len(ranks) // 2]
 
 
 def changed(config: Config, changes: dict[str, Any]) -> Config:

@@ -1,82 +1,161 @@
-"""A complete grid, told as if ``find`` had run it: what it would have said, and with how many of the grid's runs.
+"""A complete grid, told as if ``find`` had run it: what it would have said, how often, and with how many runs.
 
-Every candidate is tried as the guess, since a pilot may say any. The learning rates are those that the report chooses.
+``find`` meets the grid's seeds in random orders, from every candidate as the guess. What a pilot would guess is known
+from the grid's own runs of the largest rank, each cut as a pilot's is. The report chooses the learning rates. Beside it
+stands the rank that a table of rules of thumb names for as many training rows.
 """
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from statistics import median
 
 from rankwise.errors import Refused
-from rankwise.find.evidence import gather
+from rankwise.find.evidence import scored, weighed
+from rankwise.find.pilot import guess_from
 from rankwise.find.question import LOOKS
-from rankwise.find.rule import Decision, Evidence, Rule, decide
+from rankwise.find.rule import Evidence, Rule, decide
 from rankwise.report.arms import Arm
 from rankwise.report.report import Report, build
+from rankwise.tracking.fields import at
+
+ORDERS = 100  # random orders of the seeds
+SAME, LARGER, OPEN, OTHER = "same", "larger", "not decided", "other"
+_TABLE = ((1_000, 8), (10_000, 16), (100_000, 32))  # below so many training rows this rank; else the last
+_LARGEST = 64
 
 
 @dataclass(frozen=True)
 class Told:
-    """What ``find`` says from one guess: the answer, and the runs it took, the pilot and the rates included."""
+    """What ``find`` says from one guess, over orders of the seeds; ``pilots`` of the grid's own make that guess.
+
+    ``verdicts`` count: the grid's answer, a larger rank that the grid shows to be enough as well, no rank where the
+    grid names one, and anything else. ``runs`` is what each order takes, the pilot and the rates included.
+    """
 
     guess: int
-    answer: int | None
-    status: dict[int, str]
-    runs: int
+    pilots: int
+    verdicts: Counter[str]
+    runs: list[int]
 
 
 @dataclass(frozen=True)
 class Replay:
-    """One family of ranks of a grid: the grid's own answer and cost, and what ``find`` says from every guess."""
+    """One family of ranks of a grid: its own answer and cost, every rank by all seeds, and what ``find`` says."""
 
-    family: str
+    family: str  # with its study
+    margin: float
+    rows: int  # of the training set
     answer: int | None
     runs: int
+    gains: dict[int, Evidence]  # by all seeds
+    sizes: dict[int, int]  # trainable parameters
     told: list[Told]
 
+    @property
+    def enough(self) -> set[int]:
+        """The ranks that all seeds show to be enough, each by itself."""
+        return {rank for rank, seen in self.gains.items() if seen.low(0.05) > -self.margin}
 
-def replay(paths: Sequence[Path]) -> list[Replay]:
-    """Every family of ranks in the studies. Raises Refused without three seeds that all its arms share."""
-    report = build(list(paths))
+    @property
+    def looked_up(self) -> int:
+        """The rank that rules of thumb name for so many training rows."""
+        return next((rank for below, rank in _TABLE if self.rows < below), _LARGEST)
+
+    def piloted(self) -> tuple[Counter[str], float]:
+        """Verdicts and the median number of runs, over the guesses that a pilot makes."""
+        verdicts, runs = Counter[str](), list[int]()
+        for told in self.told:
+            runs += told.runs * told.pilots
+            verdicts.update({verdict: told.pilots * n for verdict, n in told.verdicts.items()})
+        return verdicts, median(runs)
+
+
+def replay(study: Path) -> list[Replay]:
+    """Every family of ranks in a study. Raises Refused without three seeds that all its arms share."""
+    report = build([study])
     if report.reference is None:
-        raise Refused(f"{paths[0]}: no finished runs of full fine-tuning to compare with")
+        raise Refused(f"{study}: no finished runs of full fine-tuning to compare with")
     found = []
     for family in report.families:
         arms = {int(step.arm.rank): step.arm for step in family.steps if step.arm.rank is not None}
         answer = family.answer.arm.rank if family.answer else None
         if len(arms) > 1:
-            found.append(_family(report, report.reference, family.label, arms, answer))
+            label = f"{study.name}: {family.label}"
+            found.append(_Grid(report, report.reference, dict(sorted(arms.items()))).told(label, answer))
     if not found:
-        raise Refused(f"{paths[0]}: no two ranks of one method; a replay needs a grid of them")
+        raise Refused(f"{study}: no two ranks of one method; a replay needs a grid of them")
     return found
 
 
-def _family(report: Report, reference: Arm, label: str, arms: dict[int, Arm], answer: int | None) -> Replay:
-    seeds = sorted(set.intersection(*(set(arm.replicates()) for arm in [reference, *arms.values()])))
-    looks = tuple(k for k in LOOKS if k <= len(seeds))
-    if len(looks) < 2:
-        raise Refused(f"{label}: {len(seeds)} seeds that all ranks and full fine-tuning share; a replay needs 3")
-    rates = max(len(arm.trials) for arm in arms.values())
-    told = []
-    for guess in sorted(arms):
-        rule = Rule.of(tuple(sorted(arms)), guess, report.margin, looks)
-        decision, seen = _look(rule, report, reference, arms, seeds)
-        count = 1 + 2 * (rates if rates > 1 else 0) + sum(seen.values()) + max(seen.values())
-        told.append(Told(guess, decision.answer, decision.status, count))
-    grid = len(seeds) * sum(len(arm.trials) for arm in [reference, *arms.values()])
-    return Replay(label, answer, grid, told)
+class _Grid:
+    """The runs of one family, by rank and seed, read once."""
+
+    def __init__(self, report: Report, reference: Arm, arms: dict[int, Arm]):
+        self.report, self.arms, self.ranks = report, arms, tuple(arms)
+        every = [reference, *arms.values()]
+        self.seeds = sorted(set.intersection(*(set(arm.replicates()) for arm in every)))
+        if len(self.seeds) < LOOKS[1]:
+            said = f"{len(self.seeds)} seeds that all ranks and full fine-tuning share; a replay needs 3"
+            raise Refused(f"{arms[self.ranks[0]].label}: {said}")
+        by_seed = [dict(zip(arm.replicates(), arm.runs, strict=True)) for arm in every]
+        points_r, resampled_br = scored([runs[seed] for runs in by_seed for seed in self.seeds], report.metric)
+        self.points_as = points_r.reshape(len(every), -1)
+        self.resampled_bas = resampled_br.reshape(len(resampled_br), len(every), -1)
+        self.tried = [len(arm.trials) for arm in every]
+        self.known: dict[tuple[int, tuple[int, ...]], Evidence] = {}
+
+    def evidence(self, rank: int, seeds: Sequence[int]) -> Evidence:
+        """Of a rank against the reference, on some of the shared seeds."""
+        chosen, arm = tuple(sorted(seeds)), 1 + self.ranks.index(rank)
+        if (rank, chosen) not in self.known:
+            points_as, resampled_bas = self.points_as[:, chosen], self.resampled_bas[:, :, chosen]
+            gains = weighed(points_as[arm] - points_as[0], resampled_bas[:, arm] - resampled_bas[:, 0])
+            self.known[rank, chosen] = gains
+        return self.known[rank, chosen]
+
+    @cached_property
+    def pilots(self) -> Counter[int]:
+        """How often a pilot, which each run of the largest rank might have been, makes which guess."""
+        largest = self.arms[self.ranks[-1]].runs
+        return Counter(guess_from(run, self.ranks, self.report.margin, self.report.metric)[0] for run in largest)
+
+    def told(self, label: str, answer: int | None) -> Replay:
+        every = tuple(range(len(self.seeds)))
+        looks = tuple(k for k in LOOKS if k <= len(self.seeds))
+        first = self.arms[self.ranks[0]].runs[0]
+        found = Replay(
+            label, self.report.margin, int(at(first, "provenance.data.train") or 0), answer,
+            len(self.seeds) * sum(self.tried), {rank: self.evidence(rank, every) for rank in self.ranks},
+            {rank: int(arm.first("params.trainable") or 0) for rank, arm in self.arms.items()}, [],
+        )  # fmt: skip
+        orders = [random.Random(number).sample(every, len(every)) for number in range(ORDERS)]
+        for guess in self.ranks:
+            rule = Rule.of(self.ranks, guess, self.report.margin, looks)
+            said = [self._look(rule, order) for order in orders]
+            verdicts = Counter(_verdict(rank, answer, found.enough) for rank, _ in said)
+            found.told.append(Told(guess, self.pilots[guess], verdicts, [runs for _, runs in said]))
+        return found
+
+    def _look(self, rule: Rule, order: Sequence[int]) -> tuple[int | None, int]:
+        """The answer, and the runs it takes when seeds come in this order."""
+        looks: dict[int, list[Evidence]] = {}
+        while (decision := decide(rule, looks)).following is not None:
+            rank, k = decision.following
+            looks.setdefault(rank, []).append(self.evidence(rank, order[:k]))
+        seeds = [seen[-1].seeds for seen in looks.values()]
+        tuning = 2 * max(self.tried) if max(self.tried) > 1 else 0
+        return decision.answer, 1 + tuning + sum(seeds) + max(seeds)
 
 
-def _look(
-    rule: Rule, report: Report, reference: Arm, arms: dict[int, Arm], seeds: list[tuple[int, int]]
-) -> tuple[Decision, dict[int, int]]:
-    """The decision, and how many seeds every rank was looked at with."""
-    looks: dict[int, list[Evidence]] = {}
-    while (decision := decide(rule, looks)).following is not None:
-        rank, k = decision.following
-        runs = [dict(zip(arm.replicates(), arm.runs, strict=True)) for arm in (arms[rank], reference)]
-        mine, theirs = ([by[seed] for seed in seeds[:k]] for by in runs)
-        looks.setdefault(rank, []).append(gather(mine, theirs, report.metric))
-    return decision, {rank: seen[-1].seeds for rank, seen in looks.items()}
+def _verdict(said: int | None, answer: int | None, enough: set[int]) -> str:
+    if said == answer:
+        return SAME
+    if said is None:
+        return OPEN
+    return LARGER if said in enough and answer is not None and said > answer else OTHER

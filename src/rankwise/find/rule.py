@@ -23,9 +23,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from scipy import stats
 
 ENOUGH, WORSE, HOPELESS, UNDECIDED, OPEN = "enough", "worse", "hopeless", "undecided", "open"
+_SHARES = 200  # of a distribution that is averaged over
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,15 @@ class Evidence:
     """A rank's mean gain over the reference after ``seeds`` paired seeds, in the metric's unit; positive is better.
 
     ``over_seeds`` is the standard error of that mean for the seeds, ``over_items`` for the test items: the part that no
-    number of seeds averages out. What items do differently from seed to seed is in the spread over seeds already.
+    number of seeds averages out. What items do differently from seed to seed is in the spread over seeds already;
+    ``loose`` is that part of one seed's standard deviation.
     """
 
     seeds: int
     gain: float
     over_seeds: float
     over_items: float
+    loose: float = 0.0
 
     def low(self, tail: float) -> float:
         """The lower end of the one-sided interval at level 1 − tail."""
@@ -48,6 +52,14 @@ class Evidence:
     def high(self, tail: float) -> float:
         """The upper end of the one-sided interval at level 1 − tail."""
         return self.gain + _half(tail, self.seeds, self.over_seeds, self.over_items)
+
+    def with_size(self, seeds: int, items: float = 1.0) -> Evidence:
+        """What to expect of ``seeds`` seeds in all and ``items`` times as many test items, should the gain stay."""
+        of_one = self.seeds * self.over_seeds**2
+        loose = min(of_one, self.loose**2)
+        over_seeds = math.sqrt((of_one - loose + loose / items) / seeds)
+        scale = math.sqrt(items)
+        return Evidence(seeds, self.gain, over_seeds, self.over_items / scale, self.loose / scale)
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,10 @@ class Rule:
     def level(self, rank: int) -> float:
         """The error level at which ``rank`` is tested for being enough, over all looks."""
         return next(level for ranks, level in self.sequences() if rank in ranks)
+
+    def tail(self, rank: int, seeds: int) -> float:
+        """The error level at which ``rank`` is tested at the look after ``seeds`` seeds."""
+        return self.shares[self.looks.index(seeds)] * self.level(rank)
 
     def level_worse(self, rank: int) -> float:
         """The error level at which ``rank`` is called worse: half for the largest rank, which speaks for "no rank"."""
@@ -141,12 +157,28 @@ def chance(rule: Rule, rank: int, now: Evidence, seeds: int) -> float:
     The later mean is predicted from the seeds so far: Student's t around today's mean, with the variance that the seeds
     to come add.
     """
-    tail = rule.shares[rule.looks.index(seeds)] * rule.level(rank)
-    wanted = _half(tail, seeds, now.over_seeds * math.sqrt(now.seeds / seeds), now.over_items) - rule.margin
+    later = now.with_size(seeds)
+    wanted = -later.low(rule.tail(rank, seeds)) + now.gain - rule.margin
     added = now.over_seeds * math.sqrt(max(0.0, 1 - now.seeds / seeds))
     if added == 0:
         return float(now.gain > wanted)
     return float(stats.t.sf((wanted - now.gain) / added, now.seeds - 1))
+
+
+def power(rule: Rule, rank: int, known: Evidence, seeds: int, items: float = 1.0) -> float:
+    """The chance that ``rank`` passes in a new study of so many seeds and test items, whose true gain is ``known``'s.
+
+    The spreads are ``known``'s as well; the new study's own spread over seeds is drawn from its χ² (midpoints of equal
+    shares), since a few seeds misjudge it.
+    """
+    later = known.with_size(seeds, items)
+    t, z = _quantiles(rule.tail(rank, seeds), seeds - 1)
+    drawn_m = stats.chi2.ppf((np.arange(_SHARES) + 0.5) / _SHARES, seeds - 1) / (seeds - 1)
+    wanted_m = np.hypot(t * later.over_seeds * np.sqrt(drawn_m), z * later.over_items) - rule.margin
+    spread = math.hypot(later.over_seeds, later.over_items)
+    if spread == 0:
+        return float(known.gain > -rule.margin)
+    return float(stats.norm.sf((wanted_m - known.gain) / spread).mean())
 
 
 def _smallest(status: Mapping[int, str]) -> int | None:

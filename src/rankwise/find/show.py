@@ -1,24 +1,21 @@
-"""The answer, the stages to come and the simulation, as the terminal shows them; the answer as one JSON document."""
+"""Headers and rows of what the terminal shows, and the answer as one JSON document."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from statistics import median
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
-
 from rankwise.find.answer import Answer
+from rankwise.find.power import LIKELY, Spreads, needs
 from rankwise.find.question import Question
 from rankwise.find.rates import FIRST
-from rankwise.find.replay import Replay
+from rankwise.find.replay import LARGER, OPEN, OTHER, SAME, Replay
 from rankwise.find.simulate import Outcome
 from rankwise.find.story import Findings
-from rankwise.metrics import NOTHING, signed
+from rankwise.metrics import NOTHING, Metric, signed
 
-_STYLE = {"enough": "green", "worse": "red"}
+Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]  # headers and rows
 
 
 def document(findings: Findings, told: Answer) -> dict[str, Any]:
@@ -38,77 +35,109 @@ def document(findings: Findings, told: Answer) -> dict[str, Any]:
     }
 
 
-def render(findings: Findings, told: Answer) -> RenderableType:
-    """The sentence, a table of the ranks, and what qualifies them; fits 80 columns."""
+def ranks(findings: Findings, told: Answer) -> Table:
+    """What was learned of every rank; fits 80 columns."""
     metric = findings.question.metric
     unit = "points" if metric.percent else metric.name
-    table = _table("rank", "", f"gain, {unit}", "90 %", "seeds", "pilot", "lr", "trained", "peak MB")
-    for row in told.rows:
-        gain = _gain(row["gain"], metric.factor, metric.percent)
-        limits = [_gain(row[end], metric.factor, metric.percent) for end in ("low", "high")]
-        table.add_row(
-            str(row["rank"]),
-            Text(row["verdict"], style=_STYLE.get(row["verdict"], "dim")),
-            gain,
-            f"[{limits[0]}, {limits[1]}]" if row["gain"] is not None else NOTHING,
-            str(row["seeds"] or NOTHING),
-            metric.score(row["pilot"]),
-            f"{row['lr']:.3g}" if row["lr"] else NOTHING,
+    rows = [
+        (
+            row["rank"], row["verdict"], _gain(row["gain"], metric),
+            NOTHING if row["gain"] is None else f"[{_gain(row['low'], metric)}, {_gain(row['high'], metric)}]",
+            row["seeds"] or NOTHING, metric.score(row["pilot"]), f"{row['lr']:.3g}" if row["lr"] else NOTHING,
             f"{row['trainable']:,.0f}" if row["trainable"] else NOTHING,
             f"{row['peak_bytes'] / 1e6:,.0f}" if row["peak_bytes"] else NOTHING,
         )
-    notes = [Text(note, style="dim") for note in told.notes]
-    return Group(Text(told.sentence, style="bold"), Padding(table, (1, 0)), *notes)
+        for row in told.rows
+    ]  # fmt: skip
+    return ("rank", "", f"gain, {unit}", "90 %", "seeds", "pilot", "lr", "trained", "peak MB"), rows
 
 
-def _gain(value: float | None, factor: float, percent: bool) -> str:
-    return NOTHING if value is None else signed(f"{factor * value:+.{1 if percent else 3}f}")
+def _gain(value: float | None, metric: Metric) -> str:
+    return NOTHING if value is None else signed(f"{metric.factor * value:+.{1 if metric.percent else 3}f}")
 
 
-def stages(question: Question) -> RenderableType:
+def stages(question: Question) -> Table:
     """What would be run, before the first run."""
-    table = _table("stage", "runs", "what", left=3)
+    rows: list[tuple[str, ...]] = []
     if question.tuned:
         short, sides = len(FIRST), 2
-        table.add_row(
+        rows.append((
             "rates", f"{sides * short} short, {sides * 2} to {sides * 4} whole",
             f"rank {question.middle} and {question.reference_name}: {short} learning rates each for a third of the "
             "steps, the best two whole, more at an edge; the first and last rank for a third of the steps",
-        )  # fmt: skip
+        ))  # fmt: skip
     if len(question.ranks) > 1:
-        table.add_row("pilot", "1", f"rank {question.ranks[-1]} on a seed of its own, cut to every other rank")
+        rows.append(("pilot", "1", f"rank {question.ranks[-1]} on a seed of its own, cut to every other rank"))
     looks = " → ".join(map(str, question.looks))
-    table.add_row("confirm", f"{2 * question.looks[1]} or more", f"a rank and {question.reference_name}, {looks} seeds "
-                  "each until decided; then smaller ranks while they pass, larger when it fails")  # fmt: skip
-    return table
+    rows.append(("confirm", f"{2 * question.looks[1]} or more", f"a rank and {question.reference_name}, {looks} seeds "
+                 "each until decided; then smaller ranks while they pass, larger when it fails"))  # fmt: skip
+    return ("stage", "runs", "what"), rows
 
 
-def simulation(rows: list[tuple[str, float, int, Outcome]]) -> RenderableType:
+def simulation(outcomes: list[tuple[str, float, int, Outcome]]) -> Table:
     """Every truth: the chances of a wrong and of the right answer, and the number of runs."""
-    table = _table("sufficient", "seed spread", "items", "wrong", "called worse", "smallest", "some", "runs")
-    for name, spread, items, outcome in rows:
+    rows = []
+    for name, spread, items, outcome in outcomes:
         shares = (outcome.named_insufficient, outcome.called_worse, outcome.found_smallest, outcome.answered)
-        table.add_row(name, f"{spread:g}", f"{items:,}", *(f"{100 * s:.1f} %" for s in shares), f"{outcome.runs:.1f}")
-    return table
+        rows.append((name, f"{spread:g}", f"{items:,}", *(f"{100 * s:.1f} %" for s in shares), f"{outcome.runs:.1f}"))
+    return ("sufficient", "seed spread", "items", "wrong", "called worse", "smallest", "some", "runs"), rows
 
 
-def replayed(families: list[Replay]) -> RenderableType:
-    """What would have been said of each family from every guess, beside the grid's own answer."""
-    table = _table("family", "grid says", "runs", "from rank", "find says", "runs", "share")
-    for family in families:
-        for number, told in enumerate(family.told):
-            first = [family.family, _rank(family.answer), str(family.runs)] if number == 0 else [""] * 3
-            share = f"{100 * told.runs / family.runs:.0f} %"
-            table.add_row(*first, str(told.guess), _rank(told.answer), str(told.runs), share)
-    return table
+_VERDICTS = (SAME, LARGER, OPEN, OTHER)
+
+
+def replayed(grids: list[Replay]) -> Table:
+    """What each grid says, what ``find`` says from a pilot's guess, and what a table of rules of thumb says."""
+    rows = []
+    for grid in grids:
+        verdicts, runs = grid.piloted()
+        said = (_share(verdicts[verdict], verdicts.total()) for verdict in _VERDICTS)
+        rows.append((grid.family, _rank(grid.answer), grid.runs, *said, f"{runs:g}", _share(runs, grid.runs),
+                     *_looked_up(grid)))  # fmt: skip
+    return ("grid", "its answer", "runs", *_VERDICTS, "runs", "share", "table", "is enough", "parameters"), rows
+
+
+def _looked_up(grid: Replay) -> tuple[str, str, str]:
+    """The rank of the rules of thumb, whether the grid shows it to be enough, and how many times the parameters of the
+    grid's answer it has."""
+    rank = grid.looked_up
+    if rank not in grid.gains:
+        return str(rank), "unknown", NOTHING
+    size = grid.sizes.get(grid.answer or 0)
+    times = f"{grid.sizes[rank] / size:.2g} ×" if size else NOTHING
+    return str(rank), "yes" if rank in grid.enough else "not shown", times
+
+
+def by_guess(grids: list[Replay]) -> Table:
+    """The same from every guess, with how many of the grid's own pilots make it."""
+    rows = [
+        (grid.family, told.guess, f"{told.pilots} of {sum(t.pilots for t in grid.told)}",
+         *(_share(told.verdicts[verdict], told.verdicts.total()) for verdict in _VERDICTS), f"{median(told.runs):g}")
+        for grid in grids for told in grid.told
+    ]  # fmt: skip
+    return ("grid", "guess", "pilots", *_VERDICTS, "runs"), rows
+
+
+def power(found: Spreads, margin: float) -> tuple[str, Table]:
+    """What the differences vary by, and what that asks of a study."""
+    metric = found.metric
+    said = (
+        f"The margin is {metric.width(margin)}. A difference from the reference varies by {metric.width(found.luck)} "
+        f"from seed to seed; with {found.rows:,} test rows by {metric.width(found.known.over_items)}, however many "
+        f"the seeds, and by {metric.width(found.known.loose)} more for each seed."
+    )
+    rows = [
+        (f"{need.seeds}", "nothing" if not need.gain else metric.width(-need.gain), f"{100 * need.chance:.0f} %",
+         f"{need.rows:,}" if need.rows else "no number")
+        for need in needs(found, margin)
+    ]  # fmt: skip
+    headers = ("seeds", "the rank loses", f"chance with {found.rows:,} rows", f"rows for {100 * LIKELY:.0f} %")
+    return said, (headers, rows)
 
 
 def _rank(rank: int | None) -> str:
     return "none" if rank is None else str(rank)
 
 
-def _table(*headers: str, left: int = 1) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    for number, header in enumerate(headers):
-        table.add_column(header, justify="left" if number < left else "right")
-    return table
+def _share(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.0f} %" if part else NOTHING

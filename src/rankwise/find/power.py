@@ -1,0 +1,98 @@
+"""Before a study: how many seeds and test rows its margin needs, from the spreads of an earlier study or a pilot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rankwise.compare import by_replicate
+from rankwise.errors import Refused
+from rankwise.find.evidence import gather
+from rankwise.find.question import LOOKS
+from rankwise.find.rule import Evidence, Rule, power
+from rankwise.metrics import Metric
+from rankwise.report.report import build
+
+LIKELY = 0.8  # a chance that is worth the runs
+_MOST = 1e4  # times as many test rows as there are: more are not looked at
+
+
+@dataclass(frozen=True)
+class Spreads:
+    """What differences between paired runs vary by, pooled over the arms of a study: ``known`` is of one seed."""
+
+    known: Evidence
+    rows: int  # of the test set, clusters not counted
+    metric: Metric
+    margin: float  # the study's own
+
+    @property
+    def luck(self) -> float:
+        """The standard deviation over seeds that would be left with endless test rows."""
+        return math.sqrt(max(0.0, self.known.over_seeds**2 - self.known.loose**2))
+
+
+@dataclass(frozen=True)
+class Need:
+    """What ``seeds`` seeds of both arms show of a rank with this true gain: the chance that it is named with ``rows``
+    test rows, and the fewest rows with which that is ``LIKELY``; None where no number of rows is enough."""
+
+    seeds: int
+    gain: float
+    chance: float
+    rows: int | None
+
+
+def spreads(study: Path) -> Spreads:
+    """Of all arms against full fine-tuning, or where that is missing against the arm with the most runs.
+
+    Raises Refused without two arms that share two seeds.
+    """
+    report = build([study])
+    arms = [arm for arm in report.arms if arm.comparable and arm.runs and not arm.is_baseline]
+    reference = report.reference or max(arms, key=lambda arm: len(arm.runs), default=None)
+    found = []
+    for arm in arms:
+        pairs = list(by_replicate([arm.runs, reference.runs]).values()) if reference else []
+        if arm is not reference and len(pairs) > 1:
+            mine, theirs = zip(*pairs, strict=True)
+            found.append(gather(mine, theirs, report.metric))
+    if not found or reference is None:
+        raise Refused(f"{study}: no two arms that share two seeds; --power needs a study with them, or one of find")
+    score = reference.runs[0].metrics["test"][report.metric.name]
+    return Spreads(_pooled(found), int(score["n"]), report.metric, report.margin)
+
+
+def _pooled(found: Sequence[Evidence]) -> Evidence:
+    """Mean variances, those over seeds by their degrees of freedom."""
+    of_one = [seen.seeds * seen.over_seeds**2 for seen in found]
+    over_seeds = math.sqrt(np.average(of_one, weights=[seen.seeds - 1 for seen in found]))
+    over_items, loose = (math.sqrt(np.mean([getattr(seen, name) ** 2 for seen in found]))
+                         for name in ("over_items", "loose"))  # fmt: skip
+    return Evidence(1, 0.0, over_seeds, over_items, loose)
+
+
+def needs(found: Spreads, margin: float) -> list[Need]:
+    """For a rank that is as good as the reference, and for one that is worse by half the margin."""
+    return [_need(found, margin, gain, seeds) for gain in (0.0, -margin / 2) for seeds in LOOKS[1:]]
+
+
+def _need(found: Spreads, margin: float, gain: float, seeds: int) -> Need:
+    # Of two ranks the guess has its usual level. An earlier look may name it, too, so that the chance is a lower bound.
+    rule = Rule.of((1, 2), 1, margin, LOOKS[: LOOKS.index(seeds) + 1])
+    known = Evidence(1, gain, found.known.over_seeds, found.known.over_items, found.known.loose)
+
+    def chance(items: float) -> float:
+        return power(rule, 1, known, seeds, items)
+
+    low, high = 1 / found.rows, _MOST
+    if chance(high) < LIKELY:
+        return Need(seeds, gain, chance(1.0), None)
+    while high > 1.02 * low:
+        half = math.sqrt(low * high)
+        low, high = (low, half) if chance(half) >= LIKELY else (half, high)
+    return Need(seeds, gain, chance(1.0), math.ceil(high * found.rows))
