@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from rankwise.config import Config
 from rankwise.find.answer import answer, time
 from rankwise.find.question import Budget, Question
 from rankwise.find.rates import Rates, Tuned
-from rankwise.find.rule import Evidence, Rule, decide
+from rankwise.find.rule import Evidence, Rule, decide, power
 from rankwise.find.story import Findings, Runs
 from rankwise.tracking.record import Record
 
@@ -43,6 +44,7 @@ def costs(rank: int | None) -> Record:
         {"status": "finished", "name": f"r{rank}"},
         {},
         params={"trainable": size, "total": 20_000_000},
+        metrics={"test": {"accuracy": {"value": 0.8, "n": 2000}}},
         memory={"train": {"peak_bytes": 200 if rank else 400}},
         compute={"seconds": {"total_s": 60.0}, "flops": {"per_step_counted": 66 if rank else 100}},
     )
@@ -92,7 +94,20 @@ def test_when_the_seeds_are_used_up_it_is_not_decided(findings: Callable[..., Fi
     told = answer(findings({4: seen(-0.008, *every, over=0.004), 8: seen(-0.004, *every, over=0.004)}))
     assert not told.decided and told.rank is None
     assert told.sentence.startswith("Not decided with 8 seeds: rank 4 is −0.8 points [−1.8, +0.2]. ")
-    assert "Next to try: more test rows (task.n_test), a larger margin." in told.sentence
+    assert "Next to try: a larger margin." in told.sentence  # seeds alone vary too much for any number of rows
+
+
+def test_seeds_that_would_hardly_decide_it_are_not_asked_for(findings: Callable[..., Findings]) -> None:
+    now = Evidence(3, -0.01, 0.001, 0.005)
+    told = answer(findings({4: [replace(now, seeds=2), now]}, budget=Budget(runs=15), stopped="budget"))
+    assert told.sentence.startswith("Not decided within 15 runs: rank 4 is −1.0 points")
+    advised = re.search(
+        r"Next to try: ([\d,]+) test rows in place of 2,000 \(task.n_test\) and --seeds 8", told.sentence
+    )
+    assert advised
+    items = int(advised[1].replace(",", "")) / 2000
+    chances = [power(Rule(RANKS, 4, 0.02), 4, now, 8, share * items) for share in (1.0, 0.95)]
+    assert chances[0] >= 0.8 > chances[1]
 
 
 def test_a_failed_run_is_named(findings: Callable[..., Findings]) -> None:

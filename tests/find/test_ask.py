@@ -47,7 +47,8 @@ def test_the_demo_is_one_question_whose_two_sides_have_rates_of_their_own() -> N
 
 
 def test_another_rank_can_be_the_reference() -> None:
-    found = asked("method.rank=1,2,8,16", reference="r=8")
+    assert asked(reference="r=8").ranks == (1, 2, 4)
+    found = asked("method.rank=1,2", reference="r=8")
     assert found.ranks == (1, 2) and found.reference.method.rank == 8 and found.reference_name == "rank 8"
 
 
@@ -71,12 +72,20 @@ def test_a_budget_is_a_time_or_a_number_of_runs(text: str, budget: Budget) -> No
         ([], {"budget": "0"}, "--budget 0: a time"),
         ([], {"budget": "²"}, "--budget ²: a time"),
         (["method.rank=1,2"], {"budget": "6"}, "--budget 6: at least 7 runs"),
+        (["method.rank=1,2"], {"budget": "6s"}, "--budget 6s: at least 7 runs"),
+        ([], {"margin": ""}, "--margin : a fraction"),
+        ([], {"margin": "nan"}, "--margin nan: a fraction"),
         (["method.rank=1,2"], {"budget": "10", "rates": "tune"}, "--budget 10: at least 19 runs"),
         ([], {"margin": "2"}, "--margin 2: a fraction such as 0.02; 2 points are --margin 2%"),
         ([], {"margin": "60%"}, "task.margin=0.6: below 0.5"),
         ([], {"margin": "-1"}, "--margin -1: a fraction such as 0.02"),
         ([], {"reference": "lora"}, "--reference lora: full, full with keys of its own"),
-        (["method.rank=4,8"], {"reference": "r=4"}, "--reference r=4: a rank above the candidates"),
+        (
+            ["method.rank=2,4,8"],
+            {"reference": "r=4"},
+            "--reference r=4: a rank above all candidates; method.rank has 4, 8",
+        ),
+        (["method.rank=2,1,2"], {}, "method.rank=2,1,2: each candidate once"),
         (["method=full"], {}, "method=full: a method that has a rank"),
         (["method.rank=1,13.67"], {}, "method.rank=13.67: candidates such as"),
         (["method.rank=1,64"], {}, "method.rank=64: at most 32, the width of"),

@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
 
     asked = question(options.overrides, options.budget, options.margin, options.rates, options.reference, options.seeds)
     if options.dry_run:
-        return _list(asked)
+        return _list(asked, options.jobs)
     return _find(asked, arguments, options.jobs, options.json)
 
 
@@ -90,11 +90,20 @@ def _without_budget(arguments: list[str]) -> list[str]:
     return kept
 
 
-def _list(asked: Question) -> int:
-    """The stages, with what each costs at most."""
+def _list(asked: Question, jobs: int | None) -> int:
+    """The stages with the time that they train here, runs side by side."""
     from rankwise.find.show import stages
+    from rankwise.plan import estimate
+    from rankwise.plan.hardware import Hardware
+    from rankwise.study import launcher
 
-    show_table(*stages(asked))
+    runs, here = [asked.run_of(asked.middle, 0), asked.run_of(None, 0)], Hardware.here()
+    planned = estimate.plan(runs, estimate.Question(here, here.memory_bytes))["runs"]
+    together = launcher.share(runs, jobs).jobs
+    times = [row["compute"]["train_s"] and row["compute"]["train_s"] / together for row in planned]
+    show_table(*stages(asked, *times))
+    show(f"Training alone, {together} runs at once, at an MFU of {planned[0]['compute']['mfu']:.2g} "
+         f"({planned[0]['compute']['mfu_source']}).", narrow=True)  # fmt: skip
     return 0
 
 

@@ -53,7 +53,7 @@ def _report(place: Place, findings: Report, project_url: str) -> wr.Report:
     blocks += [wr.H2("Adapters"), wr.MarkdownBlock(_artifacts(place, project_url))]
     return wr.Report(
         entity=str(place.entity), project=place.project, title=_title(place), blocks=blocks, width="fluid",
-        description=f"Which LoRA rank is enough, and what it costs: the finished runs of {', '.join(place.groups)}.",
+        description=findings.headline.title,
     )  # fmt: skip
 
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from rankwise.find.power import LIKELY, need
 from rankwise.find.question import LOOKS, Question
 from rankwise.find.rule import ENOUGH, HOPELESS, OPEN, UNDECIDED, WORSE, Evidence, chance
 from rankwise.find.story import Findings
 from rankwise.metrics import signed
+from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record
 
-_LIKELY = 0.8  # the chance to be decided that more seeds are recommended for
+_WORTH = 0.5  # the chance from which on more seeds are recommended
 _WORDS = {ENOUGH: "enough", WORSE: "worse", HOPELESS: "given up", OPEN: "not decided"}
 
 
@@ -70,21 +72,29 @@ def _undecided(findings: Findings, rank: int | None, again: str) -> str:
 
 
 def _advice(findings: Findings, rank: int, seen: Evidence, again: str) -> str:
-    """How many more seeds would decide it, or that seeds will not."""
+    """How many more seeds would decide it; or, where seeds are not likely to, how many test rows."""
     assert findings.rule is not None
     question, rule = findings.question, findings.rule
-    later = [k for k in question.looks if k > seen.seeds]
-    if not later:
-        more = next((k for k in LOOKS if k > seen.seeds), None)
-        rows = "more test rows (task.n_test), a larger margin"
-        return f"Next to try: {f'--seeds {more}, {rows}' if more else rows}. {_spent(findings)}"
-    chances = {k: chance(rule, rank, seen, k) for k in later}
-    seeds = next((k for k in later if chances[k] >= _LIKELY), max(later, key=lambda k: chances[k]))
+    chances = {k: chance(rule, rank, seen, k) for k in question.looks if k > seen.seeds}
+    if max(chances.values(), default=0.0) < _WORTH:
+        return f"Next to try: {_larger(findings, seen)}. {_spent(findings)}"
+    seeds = next((k for k in chances if chances[k] >= LIKELY), max(chances, key=lambda k: chances[k]))
     more = 2 * (seeds - seen.seeds)
     cost_s = findings.runs.cost_s(more)
     budget = str((question.budget.runs or 0) + more) if question.budget.runs else short(findings.runs.seconds + cost_s)
     seeds_more, likely = f"{seeds - seen.seeds} more seeds (about {time(cost_s)})", f"{100 * chances[seeds]:.0f} %"
     return f"{seeds_more} would show it to be enough with {likely} chance: {again} --budget {budget}."
+
+
+def _larger(findings: Findings, seen: Evidence) -> str:
+    """What a new study needs to decide it, should the difference stay as it is."""
+    question = findings.question
+    known = seen.with_size(1)
+    rows = at(findings.arms[None][0], f"metrics.test.{question.metric.name}.n") if findings.arms.get(None) else None
+    more = need(known, int(rows), question.margin, LOOKS[-1]).rows if rows else None
+    if rows and more and more > rows:
+        return f"{more:,} test rows in place of {rows:,} (task.n_test) and --seeds {LOOKS[-1]}, or a larger margin"
+    return f"--seeds {LOOKS[-1]}, or a larger margin" if question.looks[-1] < LOOKS[-1] else "a larger margin"
 
 
 def _none(findings: Findings) -> str:
@@ -114,9 +124,9 @@ def _savings(findings: Findings, rank: int) -> list[str]:
     arm, reference = findings.arms.get(rank) or [], findings.arms.get(None) or []
     parts = []
     for path, words in (
-        (("params", "trainable"), "{} % of the parameters"),
-        (("memory", "train", "peak_bytes"), "{} % of the memory"),
-        (("compute", "flops", "per_step_counted"), "{} % of the operations"),
+        ("params.trainable", "{} % of the parameters"),
+        ("memory.train.peak_bytes", "{} % of the memory"),
+        ("compute.flops.per_step_counted", "{} % of the operations"),
     ):
         mine, theirs = _middle(arm, path), _middle(reference, path)
         if mine and theirs:
@@ -124,13 +134,8 @@ def _savings(findings: Findings, rank: int) -> list[str]:
     return parts
 
 
-def _middle(runs: Sequence[Record], path: tuple[str, ...]) -> float | None:
-    values = []
-    for run in runs:
-        value: Any = getattr(run, path[0])
-        for key in path[1:]:
-            value = (value or {}).get(key)
-        values += [value] if isinstance(value, int | float) else []
+def _middle(runs: Sequence[Record], path: str) -> float | None:
+    values = [value for run in runs if (value := at(run, path)) is not None]
     return median(values) if values else None
 
 
@@ -159,8 +164,8 @@ def _row(findings: Findings, rank: int) -> dict[str, Any]:
         "gain": seen.gain if seen else None, "low": seen.low(0.05) if seen else None,
         "high": seen.high(0.05) if seen else None, "pilot": findings.pilot.get(rank),
         "lr": findings.rates.of(rank) if findings.rates else None,
-        "trainable": _middle(findings.arms.get(rank) or [], ("params", "trainable")),
-        "peak_bytes": _middle(findings.arms.get(rank) or [], ("memory", "train", "peak_bytes")),
+        "trainable": _middle(findings.arms.get(rank) or [], "params.trainable"),
+        "peak_bytes": _middle(findings.arms.get(rank) or [], "memory.train.peak_bytes"),
     }  # fmt: skip
 
 

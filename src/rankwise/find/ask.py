@@ -14,6 +14,7 @@ from rankwise.check import check, check_here
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.find.question import FULL, LOOKS, RANKS, Budget, Question, changed
+from rankwise.find.rates import LEAST
 from rankwise.find.rule import Rule
 from rankwise.metrics import named
 from rankwise.study.compose import composed
@@ -41,6 +42,10 @@ def question(
     name, *extra = reference.split() or [""]
     if against:
         largest = int(against[1])
+        above = [rank for rank in ranks if rank >= largest]
+        if given is not None and above:
+            said = f"a rank above all candidates; method.rank has {', '.join(map(str, above))}"
+            raise Refused(f"--reference {reference}: {said}")
         ranks = tuple(rank for rank in ranks if rank < largest)
         other = changed(base, {"method.rank": largest})
     elif name == FULL and all(o.startswith("method.") for o in extra):
@@ -66,7 +71,7 @@ def _looks(seeds: int) -> tuple[int, ...]:
 
 def _composed(overrides: Sequence[str], margin: str | None) -> Config:
     """The config, in a study named after model and task unless a name is given."""
-    config = composed([*overrides, *([f"task.margin={margin_of(margin)}"] if margin else [])])
+    config = composed([*overrides, *([f"task.margin={margin_of(margin)}"] if margin is not None else [])])
     if any(o.startswith("name=") for o in overrides):
         raise Refused("name: a question has many runs; leave it away, or give study=NAME")
     if config.study in _UNNAMED:
@@ -109,7 +114,9 @@ def _ranks(given: list[object] | None) -> tuple[int, ...]:
         if not re.fullmatch(r"[1-9][0-9]{0,4}", text):
             raise Refused.value("method.rank", value, "candidates such as 1,2,4,8,16,32,64")
         ranks.append(int(text))
-    return tuple(sorted(set(ranks)))
+    if len(set(ranks)) < len(ranks):
+        raise Refused.value("method.rank", ",".join(map(str, ranks)), "each candidate once")
+    return tuple(sorted(ranks))
 
 
 def _of_method(override: str) -> bool:
@@ -125,9 +132,11 @@ def _check_size(asked: Question) -> None:
     if task.n_test is not None and task.n_test < _LEAST_TEST_ROWS:
         raise Refused.value("task.n_test", task.n_test, f"{_LEAST_TEST_ROWS} rows or more, which can show a difference")
     proving = next(k for k, share in zip(LOOKS, Rule.shares, strict=True) if share)
-    least = 2 * proving + (len(asked.ranks) > 1) + (12 if asked.tuned else 0)
-    if asked.budget.runs is not None and asked.budget.runs < least:
+    least = 2 * proving + (len(asked.ranks) > 1) + (LEAST if asked.tuned else 0)
+    room = asked.budget.runs or asked.budget.seconds  # no run takes less than a second
+    if room is not None and room < least:
         parts = f"{proving} seeds of a rank and of the reference" + (", the pilot" if len(asked.ranks) > 1 else "")
-        more = "; --rates default needs 12 less" if asked.tuned else ""
-        tuning = " and 12 to tune learning rates" if asked.tuned else ""
-        raise Refused(f"--budget {asked.budget.runs}: at least {least} runs: {parts}{tuning}{more}")
+        more = f"; --rates default needs {LEAST} less" if asked.tuned else ""
+        tuning = f" and {LEAST} to tune learning rates" if asked.tuned else ""
+        given = asked.budget.runs or f"{asked.budget.seconds:g}s"
+        raise Refused(f"--budget {given}: at least {least} runs: {parts}{tuning}{more}")

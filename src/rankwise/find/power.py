@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -78,21 +78,22 @@ def _pooled(found: Sequence[Evidence]) -> Evidence:
 
 def needs(found: Spreads, margin: float) -> list[Need]:
     """For a rank that is as good as the reference, and for one that is worse by half the margin."""
-    return [_need(found, margin, gain, seeds) for gain in (0.0, -margin / 2) for seeds in LOOKS[1:]]
+    known = {gain: replace(found.known, gain=gain) for gain in (0.0, -margin / 2)}
+    return [need(known[gain], found.rows, margin, seeds) for gain in known for seeds in LOOKS[1:]]
 
 
-def _need(found: Spreads, margin: float, gain: float, seeds: int) -> Need:
+def need(known: Evidence, rows: int, margin: float, seeds: int) -> Need:
+    """Of a rank whose true gain and spreads are those of ``known``, which is of one seed on ``rows`` test rows."""
     # Of two ranks the guess has its usual level. An earlier look may name it, too, so that the chance is a lower bound.
     rule = Rule.of((1, 2), 1, margin, LOOKS[: LOOKS.index(seeds) + 1])
-    known = Evidence(1, gain, found.known.over_seeds, found.known.over_items, found.known.loose)
 
     def chance(items: float) -> float:
         return power(rule, 1, known, seeds, items)
 
-    low, high = 1 / found.rows, _MOST
+    low, high = 1 / rows, _MOST
     if chance(high) < LIKELY:
-        return Need(seeds, gain, chance(1.0), None)
+        return Need(seeds, known.gain, chance(1.0), None)
     while high > 1.02 * low:
         half = math.sqrt(low * high)
         low, high = (low, half) if chance(half) >= LIKELY else (half, high)
-    return Need(seeds, gain, chance(1.0), math.ceil(high * found.rows))
+    return Need(seeds, known.gain, chance(1.0), math.ceil(high * rows))

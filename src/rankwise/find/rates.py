@@ -19,6 +19,7 @@ from rankwise.tracking.record import FINISHED, Record
 STEP = 10**0.5
 FIRST = (-1, 0, 1, 2)  # steps from the default rate; tuning more often moves a rate up than down
 SHORT = 1 / 3  # of the steps, in the first round
+LEAST = 2 * (len(FIRST) + 2)  # runs, of both sides, with no near-tie, edge or end
 EXTENSIONS = 2  # rates beyond the edge, at most
 
 Runner = Callable[[Sequence[Config], str], list[Record]]  # configs and what they are for → their records, in order

@@ -9,11 +9,12 @@ from typing import Any
 from rankwise.find.answer import Answer
 from rankwise.find.power import LIKELY, Spreads, needs
 from rankwise.find.question import Question
-from rankwise.find.rates import FIRST
+from rankwise.find.rates import FIRST, SHORT
 from rankwise.find.replay import LARGER, OPEN, OTHER, SAME, Replay
 from rankwise.find.simulate import Outcome
 from rankwise.find.story import Findings
 from rankwise.metrics import NOTHING, Metric, signed
+from rankwise.study.progress import duration
 
 Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]  # headers and rows
 
@@ -56,22 +57,34 @@ def _gain(value: float | None, metric: Metric) -> str:
     return NOTHING if value is None else signed(f"{metric.factor * value:+.{1 if metric.percent else 3}f}")
 
 
-def stages(question: Question) -> Table:
-    """What would be run, before the first run."""
+def stages(question: Question, rank_s: float | None, reference_s: float | None) -> Table:
+    """What would be run, before the first run, and how long it trains, when one run of each side takes so long."""
+
+    def time(ranks: float, references: float) -> str:
+        if rank_s is None or reference_s is None:
+            return "unknown"
+        return duration(ranks * rank_s + references * reference_s)
+
     rows: list[tuple[str, ...]] = []
     if question.tuned:
-        short, sides = len(FIRST), 2
+        tried, ends = len(FIRST), 2 * 3  # a rank at either end and its two neighbours
+        short = SHORT * tried
         rows.append((
-            "rates", f"{sides * short} short, {sides * 2} to {sides * 4} whole",
-            f"rank {question.middle} and {question.reference_name}: {short} learning rates each for a third of the "
+            "rates", f"{2 * tried + ends} short, 4 to {2 * tried} whole",
+            f"{time(short + 2 + SHORT * ends, short + 2)} to {time(short + tried + SHORT * ends, short + tried)}",
+            f"rank {question.middle} and {question.reference_name}: {tried} learning rates each for a third of the "
             "steps, the best two whole, more at an edge; the first and last rank for a third of the steps",
         ))  # fmt: skip
     if len(question.ranks) > 1:
-        rows.append(("pilot", "1", f"rank {question.ranks[-1]} on a seed of its own, cut to every other rank"))
-    looks = " → ".join(map(str, question.looks))
-    rows.append(("confirm", f"{2 * question.looks[1]} or more", f"a rank and {question.reference_name}, {looks} seeds "
-                 "each until decided; then smaller ranks while they pass, larger when it fails"))  # fmt: skip
-    return ("stage", "runs", "what"), rows
+        about = f"rank {question.ranks[-1]} on a seed of its own, cut to every other rank"
+        rows.append(("pilot", "1", time(1, 0), about))
+    looks, first = " → ".join(map(str, question.looks)), question.looks[1]
+    rows.append((
+        "confirm", f"{2 * first} or more", f"{time(first, first)} or more",
+        f"a rank and {question.reference_name}, {looks} seeds each until decided; then smaller ranks while they pass, "
+        "larger when it fails",
+    ))  # fmt: skip
+    return ("stage", "runs", "training", "what"), rows
 
 
 def simulation(outcomes: list[tuple[str, float, int, Outcome]]) -> Table:

@@ -17,6 +17,7 @@ from rankwise.find.rates import Rates, tune
 from rankwise.find.rule import Decision, Evidence, Rule, decide
 from rankwise.identity import folder
 from rankwise.tracking import record as records
+from rankwise.tracking.mirror import Mirror
 from rankwise.tracking.record import FINISHED, Record
 
 Launch = Callable[[Sequence[Config], str], object]
@@ -123,9 +124,15 @@ def _settled(question: Question, rates: Rates, runs: Runs) -> tuple[int, dict[in
 
 
 def keep(findings: Findings, document: dict[str, Any]) -> None:
-    """Write the answer beside the runs, with the guess that it began from."""
+    """Write the answer beside the runs, with the guess that it began from; its sentence into the last run's record."""
     if findings.rule:
         _write(answer_file(findings.question), {"guess": findings.rule.guess, "pilot": findings.pilot} | document)
+    last = next((run for run in reversed(findings.runs.records.values()) if run.status == FINISHED), None)
+    if last and last.run.get("answer") != document["sentence"]:
+        last.run["answer"] = document["sentence"]
+        last.write()
+        Mirror(last).close(last)  # it has ended and is told anew, with the sentence in its summary
+        last.write()
 
 
 def _write(file: Path, values: dict[str, Any]) -> None:

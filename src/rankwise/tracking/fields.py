@@ -47,6 +47,7 @@ SETUP = {
 RESULTS = {
     "objective": "objective",
     "status": "run.status",
+    "answer": "run.answer",
     "params/trainable": "params.trainable",
     "params/total": "params.total",
     "memory/train/peak_bytes": "memory.train.peak_bytes",

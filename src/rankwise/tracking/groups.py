@@ -52,6 +52,7 @@ class RunInfo(TypedDict, total=False):
     ended: str | None
     pid: int
     host: str
+    answer: str  # of rankwise find, in the last run of its study
     wandb: Annotated[dict[str, Any], _Mirror]
     trackio: Annotated[dict[str, Any], _Mirror]
     tensorboard: Annotated[dict[str, Any], _Mirror]
