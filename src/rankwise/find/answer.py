@@ -46,7 +46,7 @@ def answer(findings: Findings, again: str = "rankwise find") -> Answer:
         sentence = _none(findings)
     decided = rank is not None or not (findings.stopped or open_rank)
     rows = [_row(findings, r) for r in findings.question.ranks]
-    return Answer(sentence, rank, decided, rows, _notes(findings), _cost(findings))
+    return Answer(sentence, rank, decided, rows, _notes(findings, decided), _cost(findings))
 
 
 def _enough(findings: Findings, rank: int) -> str:
@@ -169,12 +169,13 @@ def _row(findings: Findings, rank: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _notes(findings: Findings) -> list[str]:
+def _notes(findings: Findings, decided: bool) -> list[str]:
     """What qualifies the sentence."""
     question, notes = findings.question, []
     if findings.rule:
+        why = "the pilot's guess" if findings.pilot else "the middle one, as no pilot could be cut"
         notes.append(
-            f"Started from rank {findings.rule.guess}, the pilot's guess. Looks after "
+            f"Started from rank {findings.rule.guess}, {why}. Looks after "
             f"{', '.join(map(str, question.looks))} seeds. "
             "The chance of naming a rank that is not enough is at most 5 %."
         )
@@ -192,7 +193,7 @@ def _notes(findings: Findings) -> list[str]:
     notes += [f"{record.run['name']} {record.status}; its seed was not replaced." for record in failed]
     unseen = [str(rank) for rank in question.ranks if rank not in findings.looks]
     if unseen and findings.looks:
-        notes.append(f"Not run: rank {', '.join(unseen)}; the question was decided without.")
+        notes.append(f"Not run: rank {', '.join(unseen)}{'; the question was decided without' if decided else ''}.")
     return notes
 
 

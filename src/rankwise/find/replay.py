@@ -19,7 +19,7 @@ from rankwise.errors import Refused
 from rankwise.find.evidence import scored, weighed
 from rankwise.find.pilot import guess_from
 from rankwise.find.question import LOOKS
-from rankwise.find.rule import Evidence, Rule, decide
+from rankwise.find.rule import Evidence, Rule, search, spent
 from rankwise.report.arms import Arm
 from rankwise.report.report import Report, build
 from rankwise.tracking.fields import at
@@ -137,20 +137,18 @@ class _Grid:
         orders = [random.Random(number).sample(every, len(every)) for number in range(ORDERS)]
         for guess in self.ranks:
             rule = Rule.of(self.ranks, guess, self.report.margin, looks)
-            said = [self._look(rule, order) for order in orders]
-            verdicts = Counter(_verdict(rank, answer, found.enough) for rank, _ in said)
-            found.told.append(Told(guess, self.pilots[guess], verdicts, [runs for _, runs in said]))
+            found.told.append(self._told(rule, orders, found))
         return found
 
-    def _look(self, rule: Rule, order: Sequence[int]) -> tuple[int | None, int]:
-        """The answer, and the runs it takes when seeds come in this order."""
-        looks: dict[int, list[Evidence]] = {}
-        while (decision := decide(rule, looks)).following is not None:
-            rank, k = decision.following
-            looks.setdefault(rank, []).append(self.evidence(rank, order[:k]))
-        seeds = [seen[-1].seeds for seen in looks.values()]
+    def _told(self, rule: Rule, orders: Sequence[Sequence[int]], found: Replay) -> Told:
+        """What is said from one guess when the seeds come in these orders."""
         tuning = 2 * max(self.tried) if max(self.tried) > 1 else 0
-        return decision.answer, 1 + tuning + sum(seeds) + max(seeds)
+        verdicts, runs = Counter[str](), []
+        for order in orders:
+            decision, looks = search(rule, lambda rank, k, order=order: self.evidence(rank, order[:k]))  # type: ignore[misc]
+            verdicts[_verdict(decision.answer, found.answer, found.enough)] += 1
+            runs.append(1 + tuning + spent(looks))
+        return Told(rule.guess, self.pilots[rule.guess], verdicts, runs)
 
 
 def _verdict(said: int | None, answer: int | None, enough: set[int]) -> str:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,6 +130,20 @@ def decide(rule: Rule, looks: Mapping[int, Sequence[Evidence]]) -> Decision:
         if _smallest(status) is not None:
             break
     return Decision(status, _smallest(status))
+
+
+def search(rule: Rule, look: Callable[[int, int], Evidence]) -> tuple[Decision, dict[int, list[Evidence]]]:
+    """Look, by rank and number of seeds, until nothing is left; the decision and what was seen."""
+    looks: dict[int, list[Evidence]] = {}
+    while (decision := decide(rule, looks)).following is not None:
+        looks.setdefault(decision.following[0], []).append(look(*decision.following))
+    return decision, looks
+
+
+def spent(looks: Mapping[int, Sequence[Evidence]]) -> int:
+    """The runs of all ranks that were looked at and of the reference."""
+    seeds = [seen[-1].seeds for seen in looks.values()]
+    return sum(seeds) + max(seeds)
 
 
 def judge(rule: Rule, rank: int, seen: Sequence[Evidence]) -> str:

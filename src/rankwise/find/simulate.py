@@ -10,12 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rankwise.find.rule import ENOUGH, WORSE, Decision, Evidence, Rule, decide
+from rankwise.find.question import RANKS
+from rankwise.find.rule import ENOUGH, WORSE, Evidence, Rule, search, spent
 
-Floats = NDArray[np.float64]
-RANKS = (1, 2, 4, 8, 16, 32, 64)
 MOST_SEEDS = 20
 
 
@@ -71,21 +69,6 @@ class Outcome:
     runs: float
 
 
-def _outcome(shares: Floats, runs: float) -> Outcome:
-    named_insufficient, called_worse, found_smallest, answered = map(float, shares)
-    return Outcome(named_insufficient, called_worse, found_smallest, answered, runs)
-
-
-def run(rule: Rule, study: Study) -> tuple[Decision, int]:
-    """Look until it is decided; the decision and the number of runs, the pilot's one included."""
-    looks: dict[int, list[Evidence]] = {}
-    while (decision := decide(rule, looks)).following is not None:
-        rank, seeds = decision.following
-        looks.setdefault(rank, []).append(study.evidence(rank, seeds))
-    seeds_of = [seen[-1].seeds for seen in looks.values()]
-    return decision, 1 + max(seeds_of) + sum(seeds_of)
-
-
 def simulate(
     truth: Truth, margin: float, studies: int, seed: int, guess: int | None = None, rule: Callable[..., Rule] = Rule
 ) -> Outcome:
@@ -96,7 +79,7 @@ def simulate(
     for _ in range(studies):
         study = Study(truth, rng)
         start = guess or study.guess(rng, margin, noise=0.01)
-        decision, used = run(rule(tuple(sorted(truth.gains)), start, margin), study)
+        decision, looks = search(rule(tuple(sorted(truth.gains)), start, margin), study.evidence)
         worse = {rank for rank, said in decision.status.items() if said == WORSE}
         named = {rank for rank, said in decision.status.items() if said == ENOUGH}
         counts += [
@@ -105,24 +88,8 @@ def simulate(
             decision.answer == min(good, default=None),
             decision.answer in good,
         ]
-        runs += used
-    return _outcome(counts / studies, runs / studies)
-
-
-def grid(truth: Truth, margin: float, studies: int, seed: int, seeds: int, alpha: float = 0.05) -> Outcome:
-    """The same of the whole grid: every rank on ``seeds`` seeds, tested from the largest rank down."""
-    rng = np.random.default_rng(seed)
-    good, ranks = truth.sufficient(margin), sorted(truth.gains, reverse=True)
-    counts = np.zeros(4)
-    for _ in range(studies):
-        study, named = Study(truth, rng), []
-        for rank in ranks:
-            if study.evidence(rank, seeds).low(alpha) <= -margin:
-                break
-            named.append(rank)
-        answer = min(named, default=None)
-        counts += [bool(set(named) - good), 0, answer == min(good, default=None), answer in good]
-    return _outcome(counts / studies, seeds * (len(ranks) + 1))
+        runs += 1 + spent(looks)  # with the pilot's
+    return Outcome(*map(float, counts / studies), runs / studies)
 
 
 def truths(margin: float, gap: float = 0.03, extra: float = 0.005) -> dict[str, dict[int, float]]:
