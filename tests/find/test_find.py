@@ -73,7 +73,8 @@ def test_the_guess_stands_even_if_the_pilot_is_gone(found: tuple[Path, dict[str,
 def test_a_dry_run_lists_the_stages_and_makes_nothing(tmp_path: Path) -> None:
     done = rankwise(tmp_path, *ASK, "--dry-run")
     assert done.returncode == 0 and list(tmp_path.iterdir()) == []
-    assert [line.split()[0] for line in done.stdout.splitlines() if line[:1].isalpha()] == ["stage", "pilot", "confirm"]
+    first = [line.split()[0] for line in done.stdout.splitlines() if line[:1].isalpha()]
+    assert first == ["stage", "pilot", "confirm", "Training"]
 
 
 def test_a_run_that_fails_ends_it_by_name(tmp_path: Path) -> None:

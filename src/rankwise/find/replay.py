@@ -7,6 +7,7 @@ stands the rank that a table of rules of thumb names for as many training rows.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from rankwise.report.report import Report, build
 from rankwise.tracking.fields import at
 
 ORDERS = 100  # random orders of the seeds
-SAME, LARGER, OPEN, OTHER = "same", "larger", "not decided", "other"
+SAME, ALSO, OPEN, OTHER = "same", "also enough", "not decided", "other"
 _TABLE = ((1_000, 8), (10_000, 16), (100_000, 32))  # below so many training rows this rank; else the last
 _LARGEST = 64
 
@@ -34,8 +35,9 @@ _LARGEST = 64
 class Told:
     """What ``find`` says from one guess, over orders of the seeds; ``pilots`` of the grid's own make that guess.
 
-    ``verdicts`` count: the grid's answer, a larger rank that the grid shows to be enough as well, no rank where the
-    grid names one, and anything else. ``runs`` is what each order takes, the pilot and the rates included.
+    ``verdicts`` count: the grid's answer, another rank that the grid shows to be enough by itself, no rank where the
+    grid names one, and a rank that it does not show to be enough. ``runs`` is what each order takes, the pilot and the
+    rates included.
     """
 
     guess: int
@@ -51,11 +53,17 @@ class Replay:
     family: str  # with its study
     margin: float
     rows: int  # of the training set
-    answer: int | None
+    reported: int | None  # by the report, which names no rank whose own training is at fault
     runs: int
     gains: dict[int, Evidence]  # by all seeds
     sizes: dict[int, int]  # trainable parameters
     told: list[Told]
+
+    @property
+    def answer(self) -> int | None:
+        """The grid's own: the last of the ranks from the largest down of which each is shown to be enough."""
+        passed = itertools.takewhile(self.enough.__contains__, sorted(self.gains, reverse=True))
+        return min(passed, default=None)
 
     @property
     def enough(self) -> set[int]:
@@ -77,20 +85,26 @@ class Replay:
 
 
 def replay(study: Path) -> list[Replay]:
-    """Every family of ranks in a study. Raises Refused without three seeds that all its arms share."""
+    """Every family of ranks in a study. Raises Refused where there is nothing to compare with, and without three seeds
+    that all its arms share."""
     report = build([study])
     if report.reference is None:
         raise Refused(f"{study}: no finished runs of full fine-tuning to compare with")
-    found = []
-    for family in report.families:
-        arms = {int(step.arm.rank): step.arm for step in family.steps if step.arm.rank is not None}
-        answer = family.answer.arm.rank if family.answer else None
-        if len(arms) > 1:
-            label = f"{study.name}: {family.label}"
-            found.append(_Grid(report, report.reference, dict(sorted(arms.items()))).told(label, answer))
-    if not found:
+    if report.reference.unfit:
+        raise Refused(f"{study}: full fine-tuning's runs are no reference: {report.reference.unfit}")
+    families = [
+        (family, {int(step.arm.rank): step.arm for step in family.steps if step.arm.rank is not None})
+        for family in report.families
+    ]
+    if not any(len(arms) > 1 for _, arms in families):
         raise Refused(f"{study}: no two ranks of one method; a replay needs a grid of them")
-    return found
+    return [
+        _Grid(report, report.reference, dict(sorted(arms.items()))).told(
+            study.name if len(families) == 1 else f"{study.name} {family.label}",
+            family.answer.arm.rank if family.answer else None,
+        )
+        for family, arms in families if len(arms) > 1
+    ]  # fmt: skip
 
 
 class _Grid:
@@ -125,12 +139,12 @@ class _Grid:
         largest = self.arms[self.ranks[-1]].runs
         return Counter(guess_from(run, self.ranks, self.report.margin, self.report.metric)[0] for run in largest)
 
-    def told(self, label: str, answer: int | None) -> Replay:
+    def told(self, label: str, reported: int | None) -> Replay:
         every = tuple(range(len(self.seeds)))
         looks = tuple(k for k in LOOKS if k <= len(self.seeds))
         first = self.arms[self.ranks[0]].runs[0]
         found = Replay(
-            label, self.report.margin, int(at(first, "provenance.data.train") or 0), answer,
+            label, self.report.margin, int(at(first, "provenance.data.train") or 0), reported,
             len(self.seeds) * sum(self.tried), {rank: self.evidence(rank, every) for rank in self.ranks},
             {rank: int(arm.first("params.trainable") or 0) for rank, arm in self.arms.items()}, [],
         )  # fmt: skip
@@ -156,4 +170,4 @@ def _verdict(said: int | None, answer: int | None, enough: set[int]) -> str:
         return SAME
     if said is None:
         return OPEN
-    return LARGER if said in enough and answer is not None and said > answer else OTHER
+    return ALSO if said in enough else OTHER

@@ -10,7 +10,7 @@ from rankwise.find.answer import Answer
 from rankwise.find.power import LIKELY, Spreads, needs
 from rankwise.find.question import Question
 from rankwise.find.rates import FIRST, SHORT
-from rankwise.find.replay import LARGER, OPEN, OTHER, SAME, Replay
+from rankwise.find.replay import ALSO, OPEN, OTHER, SAME, Replay
 from rankwise.find.simulate import Outcome
 from rankwise.find.story import Findings
 from rankwise.metrics import NOTHING, Metric, signed
@@ -96,7 +96,7 @@ def simulation(outcomes: list[tuple[str, float, int, Outcome]]) -> Table:
     return ("sufficient", "seed spread", "items", "wrong", "called worse", "smallest", "some", "runs"), rows
 
 
-_VERDICTS = (SAME, LARGER, OPEN, OTHER)
+_VERDICTS = (SAME, ALSO, OPEN, OTHER)
 
 
 def replayed(grids: list[Replay]) -> Table:
@@ -105,7 +105,8 @@ def replayed(grids: list[Replay]) -> Table:
     for grid in grids:
         verdicts, runs = grid.piloted()
         said = (_share(verdicts[verdict], verdicts.total()) for verdict in _VERDICTS)
-        rows.append((grid.family, _rank(grid.answer), grid.runs, *said, f"{runs:g}", _share(runs, grid.runs),
+        differs = "" if grid.reported == grid.answer else f" (report: {_rank(grid.reported)})"
+        rows.append((grid.family, _rank(grid.answer) + differs, grid.runs, *said, f"{runs:g}", _share(runs, grid.runs),
                      *_looked_up(grid)))  # fmt: skip
     return ("grid", "its answer", "runs", *_VERDICTS, "runs", "share", "table", "is enough", "parameters"), rows
 
