@@ -115,7 +115,7 @@ def _settled(question: Question, rates: Rates, runs: Runs) -> tuple[int, dict[in
             curve = {int(rank): float(score) for rank, score in noted["pilot"].items()}
             if records.is_done(config := pilot_run(question, rates)):
                 runs([config], "pilot")  # it counts to what was spent
-            return int(noted["guess"]), curve
+            return question.ranks[question.ranks.index(noted["guess"])], curve
         except (ValueError, KeyError, TypeError, AttributeError):
             raise Refused(f"{file}: not what rankwise find wrote there; remove it to start again") from None
     guess, curve = pilot(question, rates, runs)
