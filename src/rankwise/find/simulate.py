@@ -89,7 +89,7 @@ def simulate(
             decision.answer in good,
         ]
         runs += 1 + spent(looks)  # with the pilot's
-    return Outcome(*map(float, counts / studies), runs / studies)
+    return Outcome(*(float(total) / studies for total in (*counts, runs)))
 
 
 def truths(margin: float, gap: float = 0.03, extra: float = 0.005) -> dict[str, dict[int, float]]:
