@@ -88,6 +88,7 @@ def mirror(config: dict[str, Any]) -> None:
     record = begin(typed(config), None)
     record.write()
     told = Mirror(record)
+    told.start()
     told.close(record)
     print(json.dumps(record.run.get("wandb")))
 

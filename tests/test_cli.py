@@ -74,7 +74,7 @@ REFUSED = [
     ("train -m hydra.sweeper.tune=5", ["hydra.sweeper.tune=5"]),
     ("train -m hydra.sweeper.params=5", ["hydra.sweeper.params=5"]),
     ("train --mulitrun", ["--mulitrun", "did you mean --multirun?"]),
-    ("train --config nowhere.yaml", ["--config nowhere.yaml", "no such file"]),
+    ("train --config nowhere.yaml", ["--config nowhere.yaml", "No such file"]),
     ("train -m --jobs ²", ["--jobs ²", "at least 1"]),
     ("train --cfg jobs", ["--cfg", "'jobs'", "'job'"]),
     ("train --cfg", ["--cfg", "expected one argument"]),

@@ -249,6 +249,9 @@ REFUSED = [
     ("trainer.precision=int8:", {"trainer__precision": "int8"}),
     ("trainer.matmul_precision=low:", {"trainer__matmul_precision": "low"}),
     ("trainer.device=tpu:", {"trainer__device": "tpu"}),
+    ("task.synthetic=99999999999: an integer from 10 to 10000000", {"task__synthetic": 99999999999}),
+    ("model.shape.hidden_size=null: an integer", {"model__shape": {"model_type": "bert", "hidden_size": None}}),
+    ("trainer.threads=100000: an integer from 1 to 1024", {"trainer__threads": 100000}),
     ("trainer.batch_size=0:", {"trainer__batch_size": 0}),
     ("trainer.accumulate=0:", {"trainer__accumulate": 0}),
     ("trainer.eval_batch_size=-1:", {"trainer__eval_batch_size": -1}),
@@ -351,7 +354,7 @@ def test_the_width_of_a_local_model_is_read_from_its_config(tiny: Tiny, tmp_path
     with pytest.raises(Refused, match=r"^method.rank=13: at most 12"):
         check(tiny(model__path=str(tmp_path), method__rank=13))
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(Refused, match=r"config.json is not JSON$"):
+    with pytest.raises(Refused, match=r"config.json: not a model.s config .not JSON"):
         check(tiny(model__path=str(tmp_path)))
 
 

@@ -16,13 +16,15 @@ from rankwise.tracking.record import Record
 OnProgress = Callable[[int, int, str], None]
 
 
-def run_baseline(config: Config, record: Record, clock: Clock, on_progress: OnProgress) -> None:
+def run_baseline(
+    config: Config, record: Record, clock: Clock, ready: Callable[[], None], on_progress: OnProgress
+) -> None:
     """A linear model on fixed features, or the language model as it is, shown a few examples."""
     story = _few_shot if config.method.name == "few_shot" else _linear
-    story(config, record, clock, on_progress)
+    story(config, record, clock, ready, on_progress)
 
 
-def _linear(config: Config, record: Record, clock: Clock, on_progress: OnProgress) -> None:
+def _linear(config: Config, record: Record, clock: Clock, ready: Callable[[], None], on_progress: OnProgress) -> None:
     with clock("imports"):
         from rankwise.model import base, numerics
         from rankwise.tasks import baselines, scores
@@ -43,6 +45,7 @@ def _linear(config: Config, record: Record, clock: Clock, on_progress: OnProgres
                 baselines.mean_pooled(encoder, tokenizer, split.texts, config.task.max_length, batch, split.pairs)
                 for split in splits
             ]
+    ready()
     with clock("train"):
         fitted = baselines.fit(config.method.name, inputs[0], data.train.labels, config.task.kind)
     scorer = scores.scorer_for(config.task.kind, data.classes, data.train.labels)
@@ -61,7 +64,7 @@ def _linear(config: Config, record: Record, clock: Clock, on_progress: OnProgres
     predictions.write(record.folder, data.test.items, columns | {"cluster": data.test.clusters})
 
 
-def _few_shot(config: Config, record: Record, clock: Clock, on_progress: OnProgress) -> None:
+def _few_shot(config: Config, record: Record, clock: Clock, ready: Callable[[], None], on_progress: OnProgress) -> None:
     with clock("imports"):
         from rankwise.measure.parameters import count
         from rankwise.model import base, numerics
@@ -80,6 +83,7 @@ def _few_shot(config: Config, record: Record, clock: Clock, on_progress: OnProgr
         lm, tokenizer = base.load(config.model, model, 1, config.seed, settings.attention, config.task.kind)
         loaders = batches.Loaders.of(config, data, tokenizer)
         data = loaders.data
+    ready()
     lm.requires_grad_(False)
     record.params, scorer = count(lm, []), TokenScorer()
     tuner = module.FineTuner(lm, scorer, config.optim, 1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-import json
 import math
+import os
 import re
+import signal
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from rankwise import assets, machine, methods, metrics
 from rankwise.alpha import check_alpha
 from rankwise.config import Config, Task
 from rankwise.errors import Refused, did_you_mean
+from rankwise.files import read_json
 from rankwise.identity import folder
 
 QUANT_LIBRARIES = {"int8": "bitsandbytes", "int8_torchao": "torchao", "nf4": "bitsandbytes", "fp4": "bitsandbytes"}
@@ -23,6 +27,7 @@ FORMATS = ("csv", "tsv", "jsonl", "parquet", "lines", "text", "glue", "wordnet",
 
 def check(config: Config) -> None:
     """Raise Refused for the first value or combination that cannot run."""
+    _check_ranges(config)
     methods.check(config)
     _check_quant(config)
     _check_targets(config)
@@ -34,9 +39,27 @@ def check(config: Config) -> None:
     _check_latency(config)
 
 
+_RANGES = {  # of what is counted. More is a slip of the hand that would be tried for hours, or kill the process.
+    "task.synthetic": (10, 10**7), "task.max_length": (4, 10**6), "task.n_train": (2, 10**10),
+    "task.n_validation": (2, 10**10), "task.n_test": (2, 10**10), "task.generation.max_new_tokens": (1, 10**5),
+    "task.generation.batch_size": (1, 10**5), "task.generation.beams": (1, 1000), "task.generation.n": (1, 10**10),
+    "task.generation.no_repeat": (0, 1000), "trainer.threads": (1, 1024), "trainer.batch_size": (1, 10**5),
+    "trainer.eval_batch_size": (1, 10**5), "trainer.accumulate": (1, 10**5), "trainer.validations": (1, 10**5),
+    "trainer.max_steps": (1, 10**9), "trainer.early_stopping": (1, 10**5), "forgetting.n": (1, 10**7),
+}  # fmt: skip
+
+
+def _check_ranges(config: Config) -> None:
+    for key, (least, most) in _RANGES.items():
+        value: Any = functools.reduce(getattr, key.split("."), config)
+        if value is not None and not least <= value <= most:
+            raise Refused.value(key, value, f"an integer from {least} to {most}")
+
+
 def check_here(config: Config) -> None:
     """Raise Refused for what can be planned, but not run: on this machine, or at all."""
     trainer, gpus = config.trainer, machine.gpus()
+    _check_outputs(config)
     if not (config.task.path or config.task.package or config.task.synthetic):
         raise Refused("task: give task.path=FILE or choose a task that brings its data")
     shape = config.model.shape
@@ -51,6 +74,16 @@ def check_here(config: Config) -> None:
         raise Refused.value("trainer.precision", "fp16", "fp32, bf16 or auto on a CPU, where fp16 is slower than fp32")
     if trainer.device == "cuda" and not gpus:
         raise Refused.value("trainer.device", "cuda", "no GPU is visible here", "use trainer.device=auto")
+
+
+def _check_outputs(config: Config) -> None:
+    """Refuse a place for runs that cannot be written."""
+    place = folder(config)
+    if str(place).startswith("~"):
+        raise Refused.value("outputs", config.outputs, "another folder: this user has no home")
+    there = next(path for path in (place, *place.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise Refused.value("outputs", config.outputs, f"{there} cannot be written", "give another outputs=FOLDER")
 
 
 def _check_quant(config: Config) -> None:
@@ -80,13 +113,36 @@ def _check_targets(config: Config) -> None:
     if not (targets.modules or targets.regex):
         _one_of("targets.name", targets.name, (*PRESETS, "custom"))
     if targets.regex:
-        try:
-            re.compile(targets.regex)
-        except re.error as error:
-            raise Refused.value("targets.regex", targets.regex, f"a regular expression ({error})") from None
+        _check_pattern("targets.regex", targets.regex)
     if targets.layers is not None and (not targets.layers or min(targets.layers) < 0):
         raise Refused.value("targets.layers", targets.layers, "block numbers from 0, or null for all")
     _check_patterns(config)
+
+
+_LONG_NAME = "base_model.model.transformer.layers.31.self_attention.query_key_value.projection"
+
+
+def _check_pattern(key: str, pattern: object) -> None:
+    """Refuse what is no regular expression, and one that takes for ever: it may be a stranger's."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError
+
+    try:
+        compiled = re.compile(str(pattern))
+        if threading.current_thread() is not threading.main_thread():
+            return
+        before = signal.signal(signal.SIGVTALRM, late)  # in processor time; matching looks for signals now and then
+        try:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0.5)
+            compiled.fullmatch(_LONG_NAME)
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, before)
+    except TimeoutError:
+        raise Refused.value(key, pattern, "one that is decided at once: no repetition inside a repetition") from None
+    except (re.error, OverflowError, RecursionError) as error:
+        raise Refused.value(key, pattern, f"a regular expression ({error})") from None
 
 
 def _check_patterns(config: Config) -> None:
@@ -104,10 +160,7 @@ def _check_patterns(config: Config) -> None:
         if not isinstance(patterns, dict):
             raise Refused.value(f"targets.{key}", patterns, "a mapping such as {query: 4}, or null")
         for pattern, value in patterns.items():
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise Refused.value(f"targets.{key}", pattern, f"a regular expression ({error})") from None
+            _check_pattern(f"targets.{key}", pattern)
             if key == "ranks" and (type(value) is not int or value < 1):
                 raise Refused.value(f"targets.ranks.{pattern}", value, "an integer of at least 1")
             if key == "alphas":
@@ -118,9 +171,6 @@ def _check_task(config: Config) -> None:
     task = config.task
     _one_of("task.kind", task.kind, metrics.KINDS)
     _one_of("task.metric", task.metric, metrics.of_kind(task.kind), f"for task.kind={task.kind}")
-    for key in ("n_train", "n_validation", "n_test"):
-        if (size := getattr(task, key)) is not None and size < 2:
-            raise Refused.value(f"task.{key}", size, "an integer of at least 2, or null for all")
     for key in ("validation_share", "test_share"):
         _number(
             f"task.{key}", getattr(task, key), 0, 1, "between 0 and 1, both excluded", open_low=True, open_high=True
@@ -131,10 +181,6 @@ def _check_task(config: Config) -> None:
     _number("task.min_abs_label", task.min_abs_label, 0, math.inf, "0 or more", open_high=True)
     if task.threshold is not None and not math.isfinite(task.threshold):
         raise Refused.value("task.threshold", task.threshold, "a finite number, or null")
-    if task.synthetic is not None and task.synthetic < 10:
-        raise Refused.value("task.synthetic", task.synthetic, "at least 10 rows, or null")
-    if task.max_length < 4:
-        raise Refused.value("task.max_length", task.max_length, "at least 4 tokens")
     high = math.inf if math.isinf(metrics.named(task.metric).high) else 1
     _number("task.margin", task.margin, 0, high, f"between 0 and {high}, both excluded", open_low=True, open_high=True)
     if task.delimiter == "":
@@ -162,11 +208,6 @@ def _check_generation(task: Task) -> None:
     wanted = task.generation
     for metric in wanted.metrics:
         _one_of("task.generation.metrics", metric, metrics.of_kind("text"))
-    for key in ("max_new_tokens", "batch_size", "beams", "n"):
-        if (value := getattr(wanted, key)) is not None and value < 1:
-            raise Refused.value(f"task.generation.{key}", value, "an integer of at least 1")
-    if wanted.no_repeat < 0:
-        raise Refused.value("task.generation.no_repeat", wanted.no_repeat, "0 (off) or more")
     _number("task.generation.length_penalty", wanted.length_penalty, -10, 10, "from -10 to 10")
     if "json_keys" in wanted.metrics and not wanted.keys:
         raise Refused("task.generation.keys: name the keys that metric json_keys asks for")
@@ -202,12 +243,6 @@ def _check_trainer(config: Config) -> None:
     _one_of("trainer.attention", trainer.attention, ("auto", "eager", "sdpa"))
     _one_of("trainer.matmul_precision", trainer.matmul_precision, ("highest", "high", "medium"))
     _one_of("trainer.device", trainer.device, ("auto", "cpu", "cuda", "mps"))
-    for key in ("batch_size", "accumulate", "eval_batch_size", "validations"):
-        if getattr(trainer, key) < 1:
-            raise Refused.value(f"trainer.{key}", getattr(trainer, key), "an integer of at least 1")
-    for key in ("max_steps", "early_stopping", "threads"):
-        if (value := getattr(trainer, key)) is not None and value < 1:
-            raise Refused.value(f"trainer.{key}", value, "an integer of at least 1, or null")
     _number("trainer.epochs", trainer.epochs, 0, 10_000, "above 0", open_low=True)
     _number("trainer.clip", trainer.clip, 0, math.inf, "0 (off) or more")
 
@@ -279,11 +314,14 @@ def _first(config: Config, *keys: str) -> int | None:
     if shape is None:
         if path is None or not (Path(path) / "config.json").is_file():
             return None
-        try:
-            shape = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-        except ValueError:
-            raise Refused(f"model: {path}/config.json is not JSON") from None
-    return next((int(shape[key]) for key in keys if key in shape), None)
+        shape = read_json(Path(path) / "config.json", "a model's config")
+        if not isinstance(shape, dict):
+            raise Refused(f"{path}/config.json: not a model's config (no keys with values)")
+    for key in (key for key in keys if key in shape):
+        if type(shape[key]) is not int or shape[key] < 1:
+            raise Refused.value(f"model.shape.{key}", shape[key], "an integer of at least 1")
+        return int(shape[key])
+    return None
 
 
 def _one_of(key: str, given: object, allowed: Iterable[str], note: str = "") -> None:

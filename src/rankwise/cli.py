@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from typing import Any
 
 from rankwise.errors import Refused, did_you_mean
 
@@ -37,6 +40,8 @@ rankwise COMMAND --help tells more; rankwise --version prints the version.
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code (0 done, 1 some runs failed, 2 refused, 130 interrupted)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        sys.stdout, sys.stderr = _Stream.of(sys.stdout), _Stream.of(sys.stderr)
     try:
         return _dispatch(arguments)
     except Refused as refused:
@@ -47,9 +52,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("rankwise: interrupted; finished runs are kept, the same command goes on", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output (head, less) has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+
+
+class _Stream(io.TextIOWrapper):
+    """A standard stream whose reader may go (head, less) while a study goes on, and whose encoding may lack signs."""
+
+    @classmethod
+    def of(cls, stream: Any) -> Any:
+        """In place of a standard stream; what is none, as under a test or a notebook, is left as it is."""
+        if type(stream) is not io.TextIOWrapper:
+            return stream
+        buffering = stream.line_buffering
+        return cls(stream.buffer, stream.encoding, "backslashreplace", line_buffering=buffering)
+
+    def write(self, text: str) -> int:
+        with self._reader_may_go():
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._reader_may_go():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _reader_may_go(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:  # what is still to be said goes nowhere
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
 
 
 def _dispatch(arguments: list[str]) -> int:

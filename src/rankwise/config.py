@@ -5,6 +5,7 @@ Hydra composes a ``Config`` from ``conf/``; everything downstream reads this one
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -221,7 +222,13 @@ class Config:
 
 def merged(values: dict[str, Any]) -> DictConfig:
     """Nested plain values over the schema; unknown keys and wrong types raise OmegaConf's errors."""
-    return OmegaConf.merge(OmegaConf.structured(Config), values)  # type: ignore[return-value]
+    return OmegaConf.merge(_schema(), values)  # type: ignore[return-value]
+
+
+@functools.cache
+def _schema() -> DictConfig:
+    """Made once, which takes as long as several merges; a merge copies it."""
+    return OmegaConf.structured(Config)
 
 
 def typed(values: dict[str, Any] | DictConfig) -> Config:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 1000  # characters of a line: a value that somebody gave may be any
+
 
 class Refused(Exception):
     """An input that rankwise will not run: one line that says what, where, given, allowed and the remedy.
@@ -13,7 +15,8 @@ class Refused(Exception):
     """
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.split()))
+        line = printable(" ".join(message.split()))
+        super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST - 300]} … {line[-300:]}")
 
     @classmethod
     def value(cls, key: str, given: object, allowed: str, remedy: str = "") -> Refused:
@@ -22,7 +25,12 @@ class Refused(Exception):
         return cls(f"{key}={shown}: {allowed}" + (f"; {remedy}" if remedy else ""))
 
 
+def printable(text: str) -> str:
+    """The text with what moves a terminal's cursor, colours it or cannot be encoded written as an escape."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``" (did you mean x?)"`` for the nearest known word, or an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word[:100], list(known), n=1, cutoff=0.5)
     return f" (did you mean {near[0]}?)" if near else ""

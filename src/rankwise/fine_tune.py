@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
@@ -25,8 +26,13 @@ from rankwise.train.generate import generate
 from rankwise.train.watch import Watch
 
 
-def fine_tune(config: Config, record: Record, clock: Clock, journal: Journal, on_progress: OnProgress) -> None:
-    """Load, adapt, train, test and save what ``config`` says; all that is found goes into ``record``."""
+def fine_tune(
+    config: Config, record: Record, clock: Clock, journal: Journal, ready: Callable[[], None], on_progress: OnProgress
+) -> None:
+    """Load, adapt, train, save and test what ``config`` says; all that is found goes into ``record``.
+
+    ``ready`` is called when model and data are found to fit. Nothing that only describes the run comes before its save.
+    """
     story = _Story(config, record, clock)
     with clock("load"):
         story.load()
@@ -34,13 +40,14 @@ def fine_tune(config: Config, record: Record, clock: Clock, journal: Journal, on
     with clock("load"):
         story.adapt()
     record.write()
+    ready()
     story.plan()
     story.train(journal, on_progress)
+    with clock("save"):
+        story.save()
     story.test(on_progress)
     story.ask_again()
     story.measure()
-    with clock("save"):
-        story.save()
     if config.tracking.latency:  # last, as it draws random weights
         on_progress(story.budget.steps, story.budget.steps, "latency")
         with clock("latency"):
@@ -123,14 +130,13 @@ class _Story:
         self.record.lora = self.adapted.described()
 
     def test(self, on_progress: OnProgress) -> None:
-        """Scores of the test rows, and of what is written for them."""
+        """Scores of the test rows, with predictions, and of what is written for them."""
         config, record, steps = self.config, self.record, self.budget.steps
         on_progress(steps, steps, "test")
         with self.clock("test"):
-            record.metrics["test"], self.columns = loop.test(self.trainer, self.tuner, self.loaders.test)
-            record.metrics["test"] |= scores.by_group(
-                self.scorer, self.columns, self.data.test.groups, config.task.metric
-            )
+            record.metrics["test"], columns = loop.test(self.trainer, self.tuner, self.loaders.test)
+            record.metrics["test"] |= scores.by_group(self.scorer, columns, self.data.test.groups, config.task.metric)
+            predictions.write(self.folder, self.data.test.items, columns | {"cluster": self.data.test.clusters})
         if config.task.generation.metrics:
             on_progress(steps, steps, "write")
             with self.clock("generate"):
@@ -155,8 +161,7 @@ class _Story:
             self.record.compute["flops"] = flops
 
     def save(self) -> None:
-        """Predictions and the adapter."""
-        predictions.write(self.folder, self.data.test.items, self.columns | {"cluster": self.data.test.clusters})
+        """The adapter, or what else is kept of the weights."""
         self.record.storage["adapter_bytes"] = weights.export(
             self.adapted.model, self.folder / "adapter", self.config.trainer.save_full, self.adapted.start
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def labels(configs: Sequence[Config]) -> list[str]:
 
 def folder(config: Config) -> Path:
     """Where the run lives: ``outputs/<study>/<label>-<id>``."""
-    return Path(config.outputs) / config.study / f"{config.name or label(config)}-{run_id(config)}"
+    return Path(os.path.expanduser(config.outputs)) / config.study / f"{config.name or label(config)}-{run_id(config)}"
 
 
 def _spelled(alpha: Any) -> Any:

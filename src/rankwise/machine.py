@@ -5,6 +5,7 @@ Reads /proc, /sys and ``nvidia-smi`` and never initialises CUDA, so the launcher
 
 from __future__ import annotations
 
+import errno
 import functools
 import math
 import os
@@ -22,6 +23,9 @@ import psutil
 
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # the last is ARM's
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "not enough memory")
+
 
 def cores() -> int:
     """Cores that this process may use, by affinity and cgroup quota; unlike nproc, whatever OMP_NUM_THREADS says."""
@@ -35,6 +39,18 @@ def cores() -> int:
 def memory_bytes() -> int:
     """Memory that can still be had: what the kernel calls available, within the cgroup's limit."""
     return min(int(psutil.virtual_memory().available), _cgroup_room())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is what Python, torch on a CPU or GPU, or the system says when there is no memory left."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY)
+
+
+def is_no_room(error: BaseException) -> bool:
+    """Whether a disk is full, a quota is reached or a file may not grow; libraries raise errors of their own then."""
+    number = getattr(error, "errno", None)
+    return number in _FULL or any(os.strerror(code) in str(error) for code in _FULL)
 
 
 def gpus() -> list[str]:

@@ -7,6 +7,9 @@ from pathlib import Path
 # What lies in the folder of a run until it is finished, and as large as what it trains or larger.
 UNFINISHED = ("best.safetensors", "checkpoint.ckpt", "checkpoint.earlier.ckpt", "checkpoint.partial")
 
+# What lies there from the start.
+WRITTEN_FIRST = ("config.yaml", "metrics.jsonl", "result.json", ".lock")
+
 
 def conf_dir() -> Path:
     """The Hydra tree: beside the package in a wheel, two levels up in a checkout (never a stale copy by name)."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import traceback
+from pathlib import Path
 
 import yaml
 
@@ -13,7 +16,7 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.measure.clock import Clock
-from rankwise.paths import UNFINISHED
+from rankwise.paths import UNFINISHED, WRITTEN_FIRST
 from rankwise.tracking import record as records
 from rankwise.tracking.journal import Journal
 from rankwise.tracking.mirror import Mirror
@@ -29,6 +32,7 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
     before: that one stays.
     """
     place = folder(config)
+    made = [path for path in (place, *place.parents) if not path.exists()]
     with records.owned(place) as mine:
         earlier = records.read(place) if (place / "result.json").exists() else None
         if not mine:
@@ -40,23 +44,37 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
             _answer_sweep(earlier)
             return earlier
         record = records.begin(config, earlier)
+        mirror = Mirror(record)
         try:
-            return _tell(config, record, on_progress)
-        except BaseException:
+            return _tell(config, record, mirror, on_progress)
+        except BaseException as error:
             if earlier and earlier.status == records.FINISHED:  # what was there before it was run again
                 earlier.run["attempts"] = record.run["attempts"]
                 earlier.write()
+            elif isinstance(error, Refused) and not mirror.started and not earlier:
+                _unmake(place, made)
             raise
+
+
+def _unmake(place: Path, made: list[Path]) -> None:
+    """Remove what a run has written that was refused before its first step, but for the log of a study's process."""
+    for name in WRITTEN_FIRST:
+        (place / name).unlink(missing_ok=True)
+    for path in made:
+        with contextlib.suppress(OSError):  # it holds something of another run
+            path.rmdir()
 
 
 def _answer_sweep(record: Record) -> None:
     """Under ``wandb agent`` tell W&B of a run that is not run again: a sweep's server waits for what it asks for."""
     if os.environ.get("WANDB_SWEEP_ID"):
-        Mirror(record).close(record, patience_s=120)
+        mirror = Mirror(record)
+        mirror.start()
+        mirror.close(record, patience_s=120)
 
 
-def _tell(config: Config, record: Record, on_progress: OnProgress) -> Record:
-    """Run the story and write how it ended, whatever happens."""
+def _tell(config: Config, record: Record, mirror: Mirror, on_progress: OnProgress) -> Record:
+    """Run the story and write how it ended, whatever happens. ``mirror`` is started once model and data fit."""
     assert record.folder is not None
     records.write_atomically(record.folder / "config.yaml", yaml.safe_dump(record.config, sort_keys=False))
     journal, clock = Journal(record.folder / "metrics.jsonl", record.run["attempts"]), Clock()
@@ -64,34 +82,53 @@ def _tell(config: Config, record: Record, on_progress: OnProgress) -> Record:
         clock.add("start_up", age)  # the interpreter, Hydra, the fork
     record.provenance = provenance()
     record.write()
-    mirror = Mirror(record)
     status = records.FAILED
     try:
         with clock("total"):
             if methods.of(config.method).is_baseline:
-                run_baseline(config, record, clock, on_progress)
+                run_baseline(config, record, clock, mirror.start, on_progress)
             else:
                 with clock("imports"):
                     from rankwise.fine_tune import fine_tune
-                fine_tune(config, record, clock, journal, on_progress)
+                fine_tune(config, record, clock, journal, mirror.start, on_progress)
         status = records.FINISHED
     except (KeyboardInterrupt, SystemExit) as stop:
         status, record.error = records.STOPPED, {"type": "Stopped", "message": "stopped from outside"}
         raise KeyboardInterrupt from stop  # Lightning turns Ctrl-C into an exit of its own
     except BaseException as error:
         record.error = {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
-        if "out of memory" in str(error).lower():
-            raise Refused(
-                "out of memory: lower trainer.batch_size (and raise trainer.accumulate) or task.max_length"
-            ) from None
+        if machine.is_out_of_memory(error):
+            raise Refused(_no_memory(config, record)) from None
+        if machine.is_no_room(error):
+            raise Refused(f"{record.folder}: {error}; make room there, or give another outputs=FOLDER") from None
         raise
     finally:
         record.compute["seconds"] = clock.rounded()
         record.run |= {"status": status, "ended": records.now()}
-        record.write()
+        try:
+            record.write()
+        except OSError:  # of a full disk; what was raised before says so
+            if status == records.FINISHED:
+                raise
         for name in UNFINISHED if status == records.FINISHED else ():
             (record.folder / name).unlink(missing_ok=True)
         journal.close()
+        if not isinstance(sys.exception(), Refused):
+            mirror.start()
         mirror.close(record)
-        record.write()  # with what the mirror added: the W&B run's id, or why there is none
+        with contextlib.suppress(OSError):
+            record.write()  # with what the mirror added: the W&B run's id, or why there is none
     return record
+
+
+def _no_memory(config: Config, record: Record) -> str:
+    """What a step needs by the plan, what is here, and the same step in smaller pieces."""
+    trainer = config.trainer
+    planned = record.memory.get("train", {}).get("predicted", {}).get("peak_bytes")
+    parts = ["out of memory"]
+    if planned:
+        parts.append(f"a step needs {planned / 1e9:.1f} GB by the plan, {machine.memory_bytes() / 1e9:.1f} GB are here")
+    if trainer.batch_size > 1:
+        half, twice = trainer.batch_size // 2, trainer.accumulate * 2
+        parts.append(f"trainer.batch_size={half} trainer.accumulate={twice} is the same step in smaller pieces")
+    return f"{': '.join(parts[:2])}; {'; '.join([*parts[2:], 'task.max_length and quant=nf4 help, too'])}"

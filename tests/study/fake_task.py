@@ -48,6 +48,8 @@ def config(outputs: Path, name: str, seed: int = 0, threads: int | None = None, 
 def run(config: Config) -> Record:
     """Behaves as the real task promises: owns its folder, records running first, and stopped on KeyboardInterrupt."""
     home = folder(config)
+    if config.name == "unfit":
+        raise Refused("task.text=nope: no such")
     with owned(home) as mine:
         record = begin(config, None)
         if not mine:

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -146,6 +147,36 @@ def test_a_bad_run_is_reported_and_stops_no_other(make: Callable[..., Config], n
     assert found.status == "failed" and found.run["ended"]
     kind = "Error" if name in ("error", "refuse") else "Died"
     assert found.error == {"type": kind, "message": error}
+
+
+def test_a_run_that_is_refused_leaves_nothing_and_all_for_one_reason_are_one_refusal(
+    make: Callable[..., Config], tmp_path: Path
+) -> None:
+    good, bad = make("report"), make("unfit")
+    assert [outcome.status for outcome in go([bad, good])] == ["refused", "finished"]
+    assert not folder(bad).exists() and folder(good).exists()
+    alone = config(tmp_path / "new", "unfit")
+    assert [(outcome.status, outcome.error) for outcome in go([alone])] == [("refused", "task.text=nope: no such")]
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_that_stands_still_is_said_then_ended(
+    make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launcher, "_IDLE_S", 1.0)
+    (outcome,) = go([make("wait")])
+    assert outcome.status == "failed" and outcome.error and "used no processor time for 1 s" in outcome.error
+    assert "uses no processor time; it is ended in" in capsys.readouterr().err
+
+
+def test_a_temporary_folder_with_a_long_name_serves(
+    make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    monkeypatch.delitem(multiprocessing.current_process()._config, "tempdir", raising=False)  # type: ignore[attr-defined]
+    assert [outcome.status for outcome in go([make("report")])] == ["finished"]
 
 
 def test_what_an_earlier_attempt_said_last_is_no_news_of_this_one(make: Callable[..., Config]) -> None:

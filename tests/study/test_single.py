@@ -33,7 +33,7 @@ def test_an_output_folder_that_cannot_be_is_one_line_and_a_file_of_ours_that_is_
     (tmp_path / "file").touch()
     config = tiny(outputs=str(tmp_path / "file" / "x"))
     config.method.name = "tfidf"
-    with pytest.raises(Refused, match=r"file/x/.*: Not a directory; make room there, or give another outputs=FOLDER"):
+    with pytest.raises(Refused, match=r"file/x: .*file cannot be written; give another outputs=FOLDER"):
         single(config)
 
     def missing(*_: object) -> None:

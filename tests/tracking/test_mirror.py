@@ -239,6 +239,7 @@ def test_a_mirror_that_is_off_starts_no_process_and_notes_nothing(
     record.write()
     before = json.dumps(record.to_dict())
     off = Mirror(record)
+    off.start()
     assert off._process is None
     off.close(record)
     assert json.dumps(record.to_dict()) == before

@@ -26,9 +26,15 @@ _SETTLED_S = 2.0  # a file younger than this may change again within one tick of
 
 
 def cache_dir() -> Path:
-    """``$RANKWISE_CACHE``, else the user's cache folder of this platform. It need not exist yet."""
+    """``$RANKWISE_CACHE``, else the user's cache folder of this platform. It need not exist yet.
+
+    Raises Refused for a user without a home.
+    """
     chosen = os.environ.get("RANKWISE_CACHE")
-    return (Path(chosen).expanduser() if chosen else Path(user_cache_dir("rankwise"))).absolute()
+    try:
+        return (Path(chosen).expanduser() if chosen else Path(user_cache_dir("rankwise"))).absolute()
+    except RuntimeError:
+        raise Refused("cache: this user has no home folder; set RANKWISE_CACHE, or HOME, to a folder") from None
 
 
 def is_whole(slot: Path) -> bool:
@@ -83,8 +89,11 @@ def file_digest(path: Path) -> str:
     status = path.stat()
     changed_ns = max(status.st_mtime_ns, status.st_ctime_ns)
     key = f"{path.resolve()}|{status.st_ino}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}"
-    note = cache_dir() / "digests" / hashlib.sha256(key.encode()).hexdigest()[:32]
     if status.st_size < _SMALL_BYTES:
+        return sha256(path)
+    try:
+        note = cache_dir() / "digests" / hashlib.sha256(key.encode()).hexdigest()[:32]
+    except Refused:
         return sha256(path)
     with suppress(OSError, UnicodeDecodeError):
         if re.fullmatch(r"[0-9a-f]{64}", known := note.read_text()):

@@ -77,7 +77,8 @@ def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespac
     flags = ["-m"] * options.multirun
     for action in hydra:
         value = getattr(options, action.dest)
-        flags += [action.option_strings[-1]] * (value not in (None, False)) + [value] * isinstance(value, str)
+        if value not in (None, False):
+            flags.append(action.option_strings[-1] + (f"={value}" if isinstance(value, str) else ""))
     return flags, words, options
 
 

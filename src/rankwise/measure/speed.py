@@ -12,6 +12,7 @@ import torch
 
 from rankwise import machine
 from rankwise.assets import cache_dir
+from rankwise.errors import Refused
 from rankwise.measure.gpus import recognise
 from rankwise.model.numerics import Numerics
 from rankwise.tracking.groups import Compute
@@ -52,7 +53,7 @@ def peak_flops(device: torch.device, precision: str, threads: int) -> tuple[floa
         return peaks[key], "measured"
     flops, undisturbed = _probe(device, _DTYPES[precision], threads)
     if undisturbed:
-        with suppress(OSError):  # only saves time: a read-only cache must not stop a run
+        with suppress(OSError, Refused):  # only saves time: a read-only cache must not stop a run
             write_atomically(_file(), json.dumps(_remembered() | {key: flops}, indent=1, sort_keys=True))
     return flops, "measured"
 
@@ -113,7 +114,7 @@ def _file() -> Path:
 
 def _remembered() -> dict[str, float]:
     """Peaks by key; none where the file is missing or broken."""
-    with suppress(OSError, ValueError, AttributeError):
+    with suppress(OSError, ValueError, AttributeError, Refused):
         values = json.loads(_file().read_text(encoding="utf-8"))
         return {key: peak for key, peak in values.items() if isinstance(peak, float) and 0 < peak < math.inf}
     return {}

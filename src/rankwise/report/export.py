@@ -25,10 +25,15 @@ def csv_text(report: Report, wanted: Sequence[str] = ()) -> str:
     rows = [raw(arm, chosen(report, wanted) if wanted else columns(report)) for arm in report.arms]
     writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(
-        {key: "" if value is None or value != value else value for key, value in row.items()} for row in rows
-    )
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """What a spreadsheet shows as it is: a text that it would take for a formula begins with an apostrophe."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return "" if value is None or value != value else value
 
 
 def document(report: Report) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import hydra
@@ -18,7 +20,7 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.paths import conf_dir
 from rankwise.study import fork_server, multirun
-from rankwise.study.compose import explain, register_schema, to_config, unresolved
+from rankwise.study.compose import explain, hydra_tree, load, register_schema, to_config, unresolved
 
 
 class _Single:
@@ -44,6 +46,7 @@ def call_hydra(
     program = "rankwise" if "-sc" in arguments else "rankwise train"  # the words that completion is registered for
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [program, *arguments], "1"
     try:
+        _ask_for_callbacks(arguments)
         with fork_server.kept():
             hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException) as error:
@@ -54,6 +57,21 @@ def call_hydra(
     if isinstance(_Single.ended, BaseException):
         raise _Single.ended
     return _Single.ended or multirun.exit_code
+
+
+def _ask_for_callbacks(arguments: list[str]) -> None:
+    """Raise Refused where a ``conf`` folder brings code of its own that runs at Hydra's events, unless it is named.
+
+    Options are read from where one works, which may be a folder that somebody else made.
+    """
+    words = [word for word in arguments if "=" in word and not word.startswith("-")]
+    if not Path("conf").is_dir() or any("hydra.callbacks" in word or "hydra/callbacks" in word for word in words):
+        return
+    with contextlib.suppress(HydraException, OmegaConfBaseException), hydra_tree():
+        if callbacks := load([word for word in words if "," not in word]).hydra.callbacks:
+            name, callback = next(iter(callbacks.items()))
+            remedy = f"if that is wanted, add hydra.callbacks.{name}._target_={callback.get('_target_')}"
+            raise Refused(f"conf: hydra.callbacks.{name} runs code; {remedy}")
 
 
 def task(cfg: DictConfig) -> Any:

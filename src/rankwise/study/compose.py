@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -22,8 +23,11 @@ from rankwise import methods
 from rankwise.check import check
 from rankwise.config import Config, merged, typed
 from rankwise.errors import Refused, did_you_mean
+from rankwise.files import read_yaml
 from rankwise.paths import conf_dir
 from rankwise.words import near_key
+
+_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:[^}]*\}?")
 
 
 def unresolved(cfg: DictConfig) -> dict[str, Any]:
@@ -50,6 +54,8 @@ def to_typed(values: dict[str, Any] | DictConfig, axes: Collection[str] = ("meth
     """
     try:
         node = values if isinstance(values, DictConfig) else merged(values)
+        if environment := _ENVIRONMENT.search(str(OmegaConf.to_container(node, resolve=False))):
+            raise Refused(f"{environment[0]}: it would stand in the record for all to read; give the value itself")
         if not {"method", "method.name"} & set(axes):
             given: Any = OmegaConf.to_container(node.method, resolve=True)
             methods.refuse_foreign({key: value for key, value in given.items() if f"method.{key}" not in axes})
@@ -131,19 +137,23 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
     What followed another key there follows it again, so that a changed ``method.lr`` is trained with.
     """
     try:
-        earlier: Any = OmegaConf.load(path)
-        earlier.rerun = False  # that run was asked to run again, not this one
-        if earlier.optim.lr == earlier.method.lr:
-            earlier.optim.lr = "${method.lr}"
-        if earlier.objective == f"val/{earlier.task.metric}":
-            earlier.objective = "val/${task.metric}"
-        values = OmegaConf.merge(earlier, OmegaConf.from_dotlist(overrides))
-        assert isinstance(values, DictConfig)
-    except FileNotFoundError:
-        raise Refused(f"--config {path}: no such file; give a run's config.yaml") from None
-    except Exception as error:  # a YAML parser has many ways to fail on a foreign file
-        raise Refused(f"--config {path}: not a config snapshot ({str(error).splitlines()[0]})") from None
-    return to_config(unresolved(values))
+        earlier = read_yaml(path, "a config snapshot")
+    except Refused as refused:
+        raise Refused(f"--config {refused}; give a run's config.yaml") from None
+    earlier["rerun"] = False  # that run was asked to run again, not this one
+    groups = {
+        name: given if isinstance(given := earlier.get(name), dict) else {} for name in ("optim", "method", "task")
+    }
+    if groups["optim"] and groups["optim"].get("lr") == groups["method"].get("lr"):
+        groups["optim"]["lr"] = "${method.lr}"
+    if earlier.get("objective") == f"val/{groups['task'].get('metric')}":
+        earlier["objective"] = "val/${task.metric}"
+    try:
+        node = merged(earlier)
+        node.merge_with_dotlist(overrides)
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
+        raise Refused(f"--config {path}: {explain(error)}") from None
+    return to_config(node)
 
 
 _PLUGINS = {  # of Hydra, by the option that each brings

@@ -6,15 +6,19 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.context import ForkServerContext
 from types import FrameType
 from typing import Any
 
+from rankwise.errors import Refused
 from rankwise.study import preload
 from rankwise.study.worker import idle
+
+_LONGEST = 60  # bytes of the temporary folder: the socket's own name takes 40
 
 
 class Signals:
@@ -74,7 +78,7 @@ def started(modules: Sequence[str], signals: Signals) -> Iterator[ForkServerCont
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload.__name__])
     try:
-        with signals.raising():
+        with signals.raising(), _short_temporary_folder():
             # It cleans up after runs that were killed; that it had to is nobody's concern.
             with _environment({"PYTHONWARNINGS": "ignore:resource_tracker"}):
                 resource_tracker.ensure_running()
@@ -87,6 +91,24 @@ def started(modules: Sequence[str], signals: Signals) -> Iterator[ForkServerCont
     finally:
         if not _keep:
             _end()
+
+
+@contextlib.contextmanager
+def _short_temporary_folder() -> Iterator[None]:
+    """The server is reached by a socket in a temporary folder, and the kernel takes 107 bytes of its path.
+
+    Raises Refused where no temporary folder can be written.
+    """
+    before = tempfile.tempdir
+    try:
+        if len(tempfile.gettempdir()) > _LONGEST and os.access("/tmp", os.W_OK):
+            tempfile.tempdir = "/tmp"
+        util.get_temp_dir()  # made now, and used from then on
+        yield
+    except FileNotFoundError as error:
+        raise Refused(f"no temporary folder: {error.strerror}; set TMPDIR to one that can be written") from None
+    finally:
+        tempfile.tempdir = before
 
 
 def _end() -> None:

@@ -20,19 +20,23 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from rankwise import assets, machine, metrics
 from rankwise.config import Config, plain
 from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.study import fork_server, outdated, progress
 from rankwise.study.preload import HEAVY
-from rankwise.study.worker import GRACE_S, SKIPPED, End, Job, ending, work
+from rankwise.study.worker import GRACE_S, REFUSED, SKIPPED, End, Job, ending, work
 from rankwise.tracking import record as records
 from rankwise.tracking.provenance import command
 from rankwise.tracking.record import FAILED, FINISHED, RUNNING, STOPPED, Record
 
 _JOB_BYTES = 2 * 1024**3  # what a run of a small model may need
 _TICK_S = 0.25
+_IDLE_S = 600.0  # a run that uses no processor time for so long is ended
+_WORK_S = 0.05  # of processor time; what merely waits uses less
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Outcome:
     """How one run ended."""
 
     folder: Path
-    status: str  # finished | failed | stopped | skipped
+    status: str  # finished | failed | refused | stopped | skipped
     error: str | None = None  # one line
     seconds: float = 0.0
 
@@ -61,21 +65,25 @@ def run(configs: Sequence[Config], jobs: int | None = None, stage: str = "") -> 
     """Run what is not finished of ``configs``, each run once, and say how each ended, in the order given.
 
     What the runs need is fetched first, here, with its progress in view. ``stage`` names them to who watches. Failures
-    are lines on stderr, with their logs. Signals: as ``launch``.
+    are lines on stderr, with their logs. Raises Refused where all runs are refused for one reason. Signals: as
+    ``launch``.
     """
     left = {folder(config): config for config in configs if not done(config)}
     finished = [config for config in configs if folder(config) not in left]
     before = f", {len(finished)} finished before" if finished else ""
     if other := outdated.summary(finished):
         before += f" ({other}; --rerun runs them again)"
-    print(f"rankwise: {len(configs)} {stage + ' ' if stage else ''}runs{before}; {len(left)} to run", file=sys.stderr)
     for source in {repr(s): s for config in left.values() for s in (config.model, config.task)}.values():
         assets.resolve(source)
+    print(f"rankwise: {len(configs)} {stage + ' ' if stage else ''}runs{before}; {len(left)} to run", file=sys.stderr)
     outcomes = dict(zip(left, launch([*left.values()], jobs, stage=stage), strict=True))
+    reasons = {outcome.error if outcome.status == REFUSED else None for outcome in outcomes.values()}
+    if len(reasons) == 1 and (reason := reasons.pop()):
+        raise Refused(reason)
     for outcome in outcomes.values():
         if outcome.failed:
-            name, log = outcome.folder.name, outcome.folder / "log"
-            print(f"rankwise: {name} {outcome.status}: {outcome.error}; log: {log}", file=sys.stderr)
+            log = "" if outcome.status == REFUSED else f"; log: {outcome.folder / 'log'}"
+            print(f"rankwise: {outcome.folder.name} {outcome.status}: {outcome.error}{log}", file=sys.stderr)
     return [outcomes.get(folder(config)) or Outcome(folder(config), FINISHED) for config in configs]
 
 
@@ -141,12 +149,25 @@ class _Run:
     folder: Path
     gpu: str | None
     process: ForkServerProcess
+    made: list[Path]  # folders that were not there
     read_bytes: int = 0
     row: dict[str, Any] = field(default_factory=dict)  # the latest value of everything logged
     began_s: float = field(default_factory=time.monotonic)
+    worked_s: float = field(default_factory=time.monotonic)  # when it was last seen to use its processor
+    used_s: float = 0.0  # of its processor by then
+    warned: bool = False
+    ended_for: str | None = None  # why we have killed it
 
     def __post_init__(self) -> None:
         self.read_bytes = self._journal_bytes()
+
+    def idle_s(self) -> float:
+        """How long it has used no processor time to speak of: it is stopped, or waits for what does not come."""
+        with contextlib.suppress(psutil.Error):
+            times = psutil.Process(self.process.pid).cpu_times()
+            if times.user + times.system > self.used_s + _WORK_S:
+                self.used_s, self.worked_s, self.warned = times.user + times.system, time.monotonic(), False
+        return time.monotonic() - self.worked_s
 
     def moved(self) -> bool:
         """Read what the run has logged since; whether that was anything."""
@@ -213,7 +234,7 @@ class _Engine:
         threads = config.trainer.threads or self._slots.threads
         job = Job(plain(config), str(place), self._task, threads, gpu, sys.argv[0], command())
         process = self._context.Process(target=work, args=(job,), name=place.name)
-        run = _Run(config, place, gpu, process)
+        run = _Run(config, place, gpu, process, [path for path in (place, *place.parents) if not path.exists()])
         process.start()
         self._running.append(run)
         self._shown.started(place.name)
@@ -226,7 +247,20 @@ class _Engine:
                 self._shown.moved(run.folder.name, run.fraction(), run.text())
             if run.process.sentinel in ended:
                 self._finish(run)
+            else:
+                self._watch(run)
         self._shown.tick()
+
+    def _watch(self, run: _Run) -> None:
+        """Say that a run stands still, then end it: it would hold its study for ever."""
+        idle_s = run.idle_s()
+        if idle_s > _IDLE_S:
+            run.ended_for = f"used no processor time for {progress.duration(idle_s)}: it hung, or was stopped"
+            _kill(run.process, signal.SIGKILL)
+        elif idle_s > _IDLE_S / 5 and not run.warned:
+            run.warned = True
+            left = progress.duration(_IDLE_S - idle_s)
+            self._shown.say(f"{run.folder.name} uses no processor time; it is ended in {left} if that goes on")
 
     def _finish(self, run: _Run) -> None:
         """The process is gone: take what it started with it, correct the record, free the slot."""
@@ -235,9 +269,15 @@ class _Engine:
         with contextlib.suppress(OSError):  # usually there is nothing left in the group
             os.killpg(pid, signal.SIGKILL)
         own = ending(run.folder / "log", pid)
-        end = own or End(STOPPED if self._signals.count else FAILED, _cause(run.process.exitcode))
+        cause = run.ended_for or _cause(run.process.exitcode)
+        end = own or End(STOPPED if self._signals.count else FAILED, cause)
         error = {"type": "Error" if own else "Died", "message": end.error}
         correct(run.folder, end.status, error if end.status == FAILED else None)
+        if end.status == REFUSED:  # it has taken all else away itself
+            (run.folder / "log").unlink(missing_ok=True)
+            for path in run.made:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
         run.process.close()
         self._running.remove(run)
         self._free.append(run.gpu)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import sys
 from typing import Any
@@ -17,8 +16,6 @@ from rankwise.study import outdated
 from rankwise.study.progress import Display
 from rankwise.tasks.data import check_files
 from rankwise.tracking import record as records
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def single(config: Config) -> int:
@@ -38,10 +35,9 @@ def single(config: Config) -> int:
             shown.started(name)
             record = run(config, lambda step, total, text: shown.moved(name, step / total, text))
     except OSError as error:
-        ours = str(error.filename or "").startswith(str(config.outputs))
-        if not ours and error.errno not in _NO_ROOM:
+        if not str(error.filename or "").startswith(str(folder(config).parents[1])):
             raise  # a bug, or a file of somebody else's
-        raise Refused(f"{folder(config)}: {error.strerror}; make room there, or give another outputs=FOLDER") from None
+        raise Refused(f"{folder(config)}: {error.strerror}; give another outputs=FOLDER") from None
     finally:
         signal.signal(signal.SIGTERM, before)
     print(f"{record.folder}  {describe(record, config)}")

@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rankwise import metrics
 from rankwise.config import Config
 from rankwise.errors import Refused, did_you_mean
+from rankwise.files import read_yaml
 from rankwise.study.compose import explain, hydra_tree, known_keys, load, override
 from rankwise.tracking.wandb_run import PROJECT
 from rankwise.words import GROUPS, near_key
@@ -88,13 +89,8 @@ class SweepFile:
 
 def read(path: Path) -> SweepFile:
     """Read and check a sweep file whose parameters are config keys or groups. Raises Refused, with the place."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Refused(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise Refused(f"{path}: not YAML ({(str(error) or type(error).__name__).splitlines()[0]})") from None
-    if not isinstance(values, dict) or not isinstance(values.get("parameters"), dict) or not values["parameters"]:
+    values = read_yaml(path, "a sweep file")
+    if not isinstance(values.get("parameters"), dict) or not values["parameters"]:
         raise Refused(f"{path}: not a sweep file; it needs method and parameters")
     for problem in _problems(values):
         raise Refused(f"{path}: {problem}")

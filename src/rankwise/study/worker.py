@@ -28,6 +28,7 @@ from rankwise.tracking.record import FAILED, RUNNING, STOPPED, Record, now
 
 GRACE_S = 10.0  # from SIGTERM to SIGKILL
 SKIPPED = "skipped"  # another process has the run
+REFUSED = "refused"  # before its first step: the user's to mend, and nothing of it stays
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,12 @@ def work(job: Job) -> NoReturn:
     except BaseException as error:
         stop.armed = False
         traceback.print_exc()
-        stopped = stop.received or isinstance(error, KeyboardInterrupt)
-        kind = "" if isinstance(error, Refused) else type(error).__name__
-        end = End(STOPPED) if stopped else End(FAILED, _one_line(kind, str(error)))
+        if stop.received or isinstance(error, KeyboardInterrupt):
+            end = End(STOPPED)
+        elif isinstance(error, Refused):
+            end = End(FAILED if (Path(job.folder) / "result.json").exists() else REFUSED, str(error))
+        else:
+            end = End(FAILED, _one_line(type(error).__name__, str(error)))
     with contextlib.suppress(OSError, ValueError):
         print(f"=== pid {os.getpid()} {end.status}{': ' + end.error if end.error else ''}", flush=True)
         sys.stderr.flush()

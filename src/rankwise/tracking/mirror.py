@@ -15,18 +15,23 @@ PUSH = "rankwise dashboard --push {} sends what is missing"
 
 
 class Mirror:
-    """Starts the process that follows one run. Nothing here raises or waits, but ``close``, and that a bounded time."""
+    """The process that follows one run. Nothing here raises or waits, but ``close``, and that a bounded time."""
 
     def __init__(self, record: Record):
+        self.started = False
         self._process: subprocess.Popen[str] | None = None
-        self._name = tracker_of(record)
-        if self._name and record.folder:
+        self._name, self._folder = tracker_of(record), record.folder
+
+    def start(self) -> None:
+        """Begin to follow, unless that has begun: from here on the run is one, and not a mistake in its config."""
+        if self._name and self._folder and not self.started:
             # -P: what lies in the folder where the user works is not imported
-            command = [sys.executable, "-P", "-m", "rankwise.tracking.follow", str(record.folder)]
+            command = [sys.executable, "-P", "-m", "rankwise.tracking.follow", str(self._folder)]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                 start_new_session=True,  # Ctrl-C in a terminal is the run's
             )  # fmt: skip
+        self.started = True
 
     def close(self, record: Record, patience_s: float | None = None) -> None:
         """Let it tell how the run ended, which is on disk, and note in the record where the mirror is.

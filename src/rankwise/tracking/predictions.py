@@ -38,7 +38,8 @@ def write(folder: Path, item: np.ndarray, columns: dict[str, np.ndarray]) -> Non
         if name in columns:
             kept[name] = columns[name].astype(np.float32) if name == "score" else columns[name]
     partial = folder / f".{FILE}.partial"
-    pq.write_table(pa.table(kept), partial, compression="zstd")
+    with partial.open("wb") as file:  # a path would be read as an address: C:/x, exp:1, ~/x
+        pq.write_table(pa.table(kept), file, compression="zstd")
     partial.replace(folder / FILE)
 
 

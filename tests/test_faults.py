@@ -1,0 +1,210 @@
+"""What the world does to a run or a command: disks, locales, readers that go, memory, strangers. Each is one line, and
+what is done is kept."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import resource
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rankwise.check import check, check_here
+from rankwise.cli import main
+from rankwise.config import Config, plain
+from rankwise.errors import Refused
+from rankwise.files import read_json, read_yaml
+from rankwise.identity import folder
+from rankwise.report.export import _cell
+from rankwise.run import run
+from rankwise.study.compose import to_config
+from rankwise.study.single import single
+from rankwise.tracking import record as records
+
+Make = Callable[..., Config]
+pytestmark = pytest.mark.usefixtures("torch_as_it_was")
+
+
+def refused(line: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(line) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1
+    return said.err
+
+
+@pytest.mark.parametrize("outputs", ["C:/x", "exp:1", "s3://x/y", "~/x", "a::b"])
+def test_signs_in_the_name_of_outputs_lose_nothing(outputs: str, tiny: Make, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    record = run(tiny("bert", outputs=outputs))
+    assert record.folder and str(record.folder).startswith(outputs.replace("//", "/").replace("~", os.environ["HOME"]))
+    assert {"adapter", "predictions.parquet"} <= {path.name for path in record.folder.iterdir()}
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("multirun", [[], ["-m", "seed=0,1"]], ids=["one", "study"])
+def test_a_wrong_column_is_refused_before_anything_is_made(multirun, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"film {i},{'good' if i % 2 else 'bad'}\n" for i in range(40))
+    (tmp_path / "d.csv").write_text("text,label\n" + rows)
+    line = ["train", *multirun, "debug=fast", "task=local", "task.path=d.csv", "task.text=nope"]
+    assert "task.text=nope" in refused(line, capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["d.csv"]
+
+
+def test_layers_that_are_not_there_are_refused_and_nothing_stays(tiny: Make, tmp_path: Path) -> None:
+    config = tiny("bert", targets="custom", targets__modules=["nope"])
+    with pytest.raises(Refused, match="nope"):
+        run(config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_room_is_one_line_and_the_record_says_failed(tiny: Make) -> None:
+    config, limits = tiny("bert", "full"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
+    try:
+        with pytest.raises(Refused, match=r"File too large.*make room there, or give another outputs=FOLDER"):
+            single(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert records.read(folder(config)).status == "failed"
+    assert run(config).status == "finished"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_no_memory_says_what_the_plan_said_and_which_batch_is_smaller(error: Exception, tiny: Make) -> None:
+    def full(step: int, total: int, text: str) -> None:
+        raise error
+
+    config = tiny("bert", trainer__batch_size=8)
+    line = r"out of memory: a step needs .* GB by the plan.*trainer.batch_size=4 trainer.accumulate=2 is the same step"
+    with pytest.raises(Refused, match=line):
+        run(config, full)
+    assert records.read(folder(config)).status == "failed"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, None], ids=str)
+def test_a_file_system_without_locks_is_said_and_used(number, tiny: Make, monkeypatch, capsys) -> None:
+    def flock(file: object, kind: int) -> None:
+        if number is not None:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    records._say_unlocked.cache_clear()
+    config = tiny("bert")
+    record = run(config)
+    assert record.status == records.read(folder(config)).status == "finished"
+    assert "this file system has no locks; give one command at a time there" in capsys.readouterr().err
+    record.run |= {"status": "running", "pid": os.getppid()}  # as another command would have left it
+    record.write()
+    with records.owned(folder(config)) as mine:
+        assert not mine
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tiny: Make, monkeypatch) -> None:
+    config = tiny("bert")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere but on a read-only disk
+    with pytest.raises(Refused, match=r"cannot be written; give another outputs=FOLDER"):
+        check_here(config)
+
+
+def test_help_is_printed_in_latin_1_and_to_a_reader_that_goes() -> None:
+    command = [sys.executable, "-c", "from rankwise.cli import main; raise SystemExit(main())"]
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    done = subprocess.run([*command, "--help"], env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"") and b"COMMAND \\u2026" in done.stdout
+    read, write = os.pipe()
+    os.close(read)
+    assert subprocess.run([*command, "--help"], stdout=write, stderr=write).returncode == 0
+    os.close(write)
+
+
+def test_no_home_is_one_line_where_one_is_needed(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("rankwise.assets._cache.user_cache_dir", lambda name: str(Path("~x/y").expanduser()))
+    monkeypatch.delenv("RANKWISE_CACHE", raising=False)
+    assert "set RANKWISE_CACHE, or HOME" in refused(["train", "model=minilm", "method.rank=4"], capsys)
+
+
+def test_records_are_as_private_as_the_umask_says(tiny: Make) -> None:
+    before = os.umask(0o077)
+    try:
+        record = run(tiny("bert", "tfidf"))
+    finally:
+        os.umask(before)
+    assert record.folder
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in record.folder.iterdir()}
+    assert modes == {0o600}
+
+
+def test_what_a_terminal_would_obey_is_written_as_an_escape(tmp_path: Path, capsys) -> None:
+    assert "\\x1b[31mred" in refused(["\x1b[31mred"], capsys)
+    (tmp_path / "r.json").write_text(json.dumps({"name\x1b[2J": ["a\u202eb", "two\nlines"]}))
+    assert read_json(tmp_path / "r.json", "x") == {"name\\x1b[2J": ["a\\u202eb", "two\nlines"]}
+
+
+@pytest.mark.parametrize(("value", "shown"), [
+    ("=cmd()", "'=cmd()"), ("+1", "'+1"), ("-x", "'-x"), ("@x", "'@x"), ("lora", "lora"), (-1.5, -1.5), (None, ""),
+])  # fmt: skip
+def test_a_cell_is_no_formula(value: object, shown: object) -> None:
+    assert _cell(value) == shown
+
+
+@pytest.mark.parametrize("key", ["name", "study", "outputs", "tracking.project", "task.text", "method.alpha"])
+def test_the_environment_does_not_end_in_the_record(key: str, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("SECRET", "hush")
+    said = refused(["train", "debug=fast", f"{key}=${{oc.env:SECRET}}"], capsys)
+    assert "${oc.env:SECRET}" in said and "hush" not in said
+
+
+@pytest.mark.parametrize("pattern", ["(.*)*(.*)*(.*)*!", "(.+)+$x", "([a-z_.]+)*!"])
+def test_a_pattern_that_would_take_for_ever_is_refused(pattern: str, tiny: Make) -> None:
+    for keys in ({"targets__regex": pattern}, {"targets__ranks": {pattern: 2}}):
+        with pytest.raises(Refused, match="one that is decided at once"):
+            check(tiny("bert", targets="custom" if "targets__regex" in keys else "qv", **keys))
+
+
+def test_callbacks_of_a_conf_folder_are_asked_for(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    callback = {"hydra": {"callbacks": {"x": {"_target_": "os.system", "command": "touch ran"}}}}
+    (tmp_path / "conf/experiment/theirs.yaml").write_text("# @package _global_\n" + yaml.safe_dump(callback))
+    for command in ("plan", "train"):
+        said = refused([command, "debug=fast", "experiment=theirs"], capsys)
+        assert "hydra.callbacks.x runs code; if that is wanted, add hydra.callbacks.x._target_=os.system" in said
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "outputs").exists()
+
+
+BOMB = "a: &a [1,1,1,1,1,1,1,1]\n" + "".join(
+    f"b{i}: &b{i} [{','.join([f'*b{i - 1}' if i else '*a'] * 9)}]\n" for i in range(9)
+)
+RUNS_CODE = "a: !!python/object/apply:os.system [x]"
+TEXTS = [BOMB, RUNS_CODE, "a: &a [*a]", "a: " + "[" * 5000, "- " * 5000, "a: " + "9" * 5000, "[]", "\0"]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+def test_no_yaml_takes_for_ever_or_runs_anything(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(Refused, match=r"x\.yaml: not a thing \("):
+        read_yaml(tmp_path / "x.yaml", "a thing")
+
+
+@pytest.mark.parametrize("name", ["pipe", "huge", ".", "none", "\0"])
+def test_what_is_no_file_of_sane_size_is_refused(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(Refused, match=r"not a thing \("):
+        read_json(tmp_path / name, "a thing")
+
+
+def test_an_interpolation_of_a_snapshot_cannot_read_the_environment_either(tiny: Make) -> None:
+    with pytest.raises(Refused, match="for all to read"):
+        to_config(plain(tiny("bert")) | {"name": "${oc.env:HOME}"})
