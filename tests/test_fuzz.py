@@ -281,7 +281,7 @@ RECORD_PLACES = """run run.id run.name run.study run.status run.attempts run.sta
 READERS = (
     "report STUDY --json", "report STUDY --csv", "analyze spectrum STUDY/one", "adapter export STUDY/one",
     "adapter merge STUDY/one", "adapter diff STUDY/one STUDY/two", "claims STUDY --json --only lora_t6_rank1",
-    "dashboard STUDY --json", "find --replay STUDY", "train --config STUDY/one/result.json",
+    "find --replay STUDY", "train --config STUDY/one/result.json",
 )  # fmt: skip
 
 
