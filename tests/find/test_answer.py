@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic_study import write_run
 
 from rankwise.config import Config
 from rankwise.find.answer import answer, time
 from rankwise.find.question import Budget, Question
 from rankwise.find.rates import Rates, Tuned
 from rankwise.find.rule import Evidence, Rule, decide, power
-from rankwise.find.story import Findings, Runs
-from rankwise.tracking.record import Record
+from rankwise.find.story import Findings, Runs, keep
+from rankwise.tracking.record import Record, read
 
 RANKS = (2, 4, 8)
 
@@ -118,6 +119,17 @@ def test_a_failed_run_is_named(findings: Callable[..., Findings]) -> None:
 def test_a_smaller_rank_that_fails_takes_no_answer_back(findings: Callable[..., Findings]) -> None:
     told = answer(findings({4: seen(-0.003, 2, 3)}, stopped="lora-r2-s0 failed: no disk"))
     assert told.rank == 4 and told.sentence.startswith("Rank 4 is enough")
+
+
+def test_the_last_run_is_told_to_wandb_again_with_the_sentence(
+    findings: Callable[..., Findings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    record = write_run(tmp_path, "lora", 8)
+    found = findings({}, rule=None, stopped="budget")
+    keep(replace(found, runs=replace(found.runs, records={tmp_path: record})), {"sentence": "Rank 8 is enough."})
+    (sent,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert b"Rank 8 is enough." in sent.read_bytes() and read(record.folder or tmp_path).run["answer"]
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(40, "40 s"), (540, "9 min"), (4800, "80 min"), (6000, "1 h 40 min")])

@@ -131,7 +131,9 @@ def keep(findings: Findings, document: dict[str, Any]) -> None:
     if last and last.run.get("answer") != document["sentence"]:
         last.run["answer"] = document["sentence"]
         last.write()
-        Mirror(last).close(last)  # it has ended and is told anew, with the sentence in its summary
+        mirror = Mirror(last)
+        mirror.start()  # it has ended and is told anew, with the sentence in its summary
+        mirror.close(last)
         last.write()
 
 
