@@ -43,9 +43,9 @@ class Generation:
 
     metrics: list[str] = field(default_factory=list)  # of kind ``text``; none: nothing is generated
     n: int | None = None  # prompts; null takes all of the test rows
-    max_new_tokens: int = 64
+    max_new_tokens: int = 64  # at which an answer is cut
     batch_size: int = 8
-    beams: int = 1
+    beams: int = 1  # 1 is greedy
     length_penalty: float = 1.0  # beams are ranked by log-probability / length ** length_penalty
     no_repeat: int = 0  # n-grams of this size are not written twice; 0 is off
     stop: str | None = None  # text at which an answer ends, beside the end token
@@ -70,12 +70,10 @@ class Task:
     encoding: str | None = None  # null: UTF-8 with or without a byte order mark, else cp1252 or Latin-1
     delimiter: str | None = None  # null: comma in .csv, tab elsewhere; "tab" is one; of task.format=lines any text
     columns: list[str] | None = None  # names, where the file has no header line
-    text: str = "text"
+    text: str = "text"  # column of what is read
     pair: str | None = None  # column of the second text of a pair
-    label: str = "label"
-    labels: Any = (
-        None  # classes in order, [neg, pos], or by label, {1: World, 2: Sports, 3: null}; null sorts the labels
-    )
+    label: str = "label"  # column of what is predicted
+    labels: Any = None  # classes in order, [neg, pos], or by label, {1: World, 3: null}; null sorts the labels
     skip_empty: bool = False  # rows with an empty text or label are left out and counted; else they are refused
     split: str | None = None  # column that says train, validation or test
     group: str | None = None  # column by which the test score is also given; ``source`` is the file or split
@@ -89,14 +87,12 @@ class Task:
     deduplicate: bool = False  # keep the first of the rows whose normalised text is the same
     protocol: str = "clean"  # clean | paper: the checkpoint is chosen on the test rows, as many papers do; optimistic
     validation_share: float = 0.15  # of the rows that it is cut from, by hash of the normalised text
-    test_share: float = 0.25
+    test_share: float = 0.25  # the same of the test rows
     n_train: int | None = None  # sampled with data_seed; null takes all
     n_validation: int | None = None  # the first by hash; null takes all
-    n_test: int | None = None
+    n_test: int | None = None  # the same
     max_length: int = 48  # tokens
-    blocks: bool = (
-        False  # causal_lm: texts of a part are joined and cut into rows of max_length, for comparable perplexity
-    )
+    blocks: bool = False  # causal_lm: texts of a part joined and cut into rows of max_length: comparable perplexity
     packing: bool = False  # causal_lm: several training examples per row, none of which sees another
     metric: str = "accuracy"
     margin: float = 0.02  # two scores closer than this count as the same; fixed before the run
@@ -142,12 +138,12 @@ class Optim:
 class Trainer:
     """Budget, batches and numerics. Every arm of a study gets the same budget of optimizer steps."""
 
-    epochs: float = 3.0
+    epochs: float = 3.0  # may be a fraction
     max_steps: int | None = None  # optimizer steps; wins over epochs
-    batch_size: int = 32
-    accumulate: int = 1
-    eval_batch_size: int = 64
-    group_by_length: bool = True
+    batch_size: int = 32  # rows of a micro-batch
+    accumulate: int = 1  # micro-batches of a step
+    eval_batch_size: int = 64  # rows
+    group_by_length: bool = True  # rows of like length share a batch: less padding
     clip: float = 1.0  # global gradient norm; 0 is off
     validations: int = 5  # spread evenly over the steps
     early_stopping: int | None = None  # validations without improvement; off in comparisons
@@ -157,7 +153,7 @@ class Trainer:
     matmul_precision: str = "highest"  # highest | high | medium, for fp32 products
     device: str = "auto"  # auto | cpu | cuda | mps
     threads: int | None = None  # of torch; null leaves it to the launcher
-    deterministic: bool = True
+    deterministic: bool = True  # the same numbers again on the same machine
     save_full: bool = False  # keep all weights of a fully fine-tuned model, not only their size
 
 
@@ -187,9 +183,7 @@ class Tracking:
     """What is measured beside the result, and the W&B mirror of a run."""
 
     ledger: bool = True  # follow every tensor of one training step and one evaluation batch; predict the same
-    # [rows, length] of inputs whose forward pass is timed beside the base's, as [[1, 128], [32, 512]]
-    latency: list[Any] = field(default_factory=list)
-
+    latency: list[Any] = field(default_factory=list)  # [rows, length] whose forward pass is timed: [[1,128],[32,512]]
     name: str = "wandb"  # wandb | trackio | tensorboard | none
     mode: str = "auto"  # of W&B: auto | offline | online | disabled; auto is online where a key is configured
     project: str | None = None  # null: WANDB_PROJECT, else rankwise
@@ -210,13 +204,13 @@ class Config:
     trainer: Trainer = field(default_factory=Trainer)
     forgetting: Forgetting = field(default_factory=Forgetting)
     tracking: Tracking = field(default_factory=Tracking)
-    study: str = "default"
+    study: str = "default"  # runs of one study are compared with each other
     name: str | None = None  # of the run; null makes one from the arm
     stage: str | None = None  # tune | pilot | search: it chooses something, so it is in no comparison; null: a result
     seed: int = 0  # initialisation, order, dropout
     data_seed: int = 0  # which training rows are drawn
     objective: str = "val/${task.metric}"  # what selects the checkpoint and the learning rate
-    outputs: str = "outputs"
+    outputs: str = "outputs"  # folder of the studies
     rerun: bool = False  # run again what has finished
 
 

@@ -39,19 +39,19 @@ class _Mirror(TypedDict, total=False):
     group: str | None
     url: str | None
     path: str
-    problem: str
+    problem: str  # why the mirror is not whole
 
 
 class RunInfo(TypedDict, total=False):
-    id: Required[str]
+    id: Required[str]  # names the run's config; two of one id are the same run
     name: Required[str]
     study: Required[str]
     status: Required[Annotated[str, Literal["running", "finished", "failed", "stopped"]]]
-    attempts: Required[Count]
+    attempts: Required[Count]  # how often it was begun
     started: str  # ISO 8601, UTC
     ended: str | None
     pid: int
-    host: str
+    host: str  # the machine's name
     answer: str  # of rankwise find, in the last run of its study
     wandb: Annotated[dict[str, Any], _Mirror]
     trackio: Annotated[dict[str, Any], _Mirror]
@@ -69,16 +69,16 @@ class _Hardware(TypedDict, total=False):
 
 class _Data(TypedDict, total=False):
     source: str
-    asset: str
-    fingerprint: str
+    asset: str  # its fingerprint, before rows were chosen
+    fingerprint: str  # hash of the rows
     classes: list[str] | None
     train: Count
     validation: Count
     test: Count
-    skipped: Any
+    skipped: Any  # rows that were left out
     shared: dict[str, dict[str, int]]  # rows of a part that say the same as a training row
     notes: list[str]
-    cut: Any
+    cut: Any  # examples cut at max_length
 
 
 class Provenance(TypedDict, total=False):
@@ -93,11 +93,11 @@ class Provenance(TypedDict, total=False):
 
 
 class Params(TypedDict, total=False):
-    trainable: Count
+    trainable: Count  # parameters that are trained
     frozen: Count
     total: Count
-    adapter: Count
-    head: Count
+    adapter: Count  # of them in adapters
+    head: Count  # of them in the task head
     by_layer: dict[str, dict[str, Count]]  # trainable, frozen
     by_type: dict[str, dict[str, Count]]
 
@@ -110,22 +110,22 @@ class _Footprint(TypedDict, total=False):
     optimizer_bytes: Count
     activations_bytes: Count
     other_bytes: Count
-    peak_bytes: Count
-    phase: str
-    phases: dict[str, Count]
-    peaks: dict[str, Count]
+    peak_bytes: Count  # the largest sum
+    phase: str  # of the step, in which the peak is: forward, backward …
+    phases: dict[str, Count]  # peak of each phase
+    peaks: dict[str, Count]  # peak of each component
 
 
 class _Phase(_Footprint, total=False):
     """A step or batch that was followed, what was predicted of it, and the peak that the system saw."""
 
-    step: Count
-    batch: list[list[int]]
+    step: Count  # that was followed
+    batch: list[list[int]]  # rows and tokens of its micro-batches
     predicted: _Footprint
     unpredicted: str  # why
     process_peak_bytes: Count  # on a CPU
     allocated_peak_bytes: Count  # on a GPU
-    reserved_peak_bytes: Count
+    reserved_peak_bytes: Count  # by torch's allocator, on a GPU
 
 
 Memory = Annotated[dict[str, Any], dict[str, _Phase]]  # by train, eval, generate
@@ -142,7 +142,7 @@ class _Latency(TypedDict):
 
     rows: Count
     length: Count
-    blocks: Count
+    blocks: Count  # of passes, over which the interval is
     base_ms: Amount
     adapted_ms: Amount
     adapted_of_base: _Times
@@ -157,14 +157,14 @@ class _NoLatency(TypedDict):
 
 
 class Compute(TypedDict, total=False):
-    device: str
-    precision: str
+    device: str  # cpu, cuda, mps
+    precision: str  # what auto came to
     threads: Count
     attention: str
     steps: Count
-    tokens: Count
+    tokens: Count  # of all training batches, without padding
     tokens_per_s: Amount | None
-    diverged: bool
+    diverged: bool  # a loss was not finite
     flops: Annotated[dict[str, Any], dict[str, Amount | None]]  # of a step, per token, and all of the run's
     mfu: Amount | None  # a fraction of peak_flops
     peak_flops: Amount | None
@@ -172,7 +172,7 @@ class Compute(TypedDict, total=False):
     seconds: dict[str, Amount]  # by phase: train_s
     latency: Annotated[list[dict[str, Any]], list[_Latency | _NoLatency]]
     quant_error: Amount | None  # ‖q − fp32‖ / ‖fp32‖ of the logits before training, q in the run's precision
-    quant_error_rows: Count
+    quant_error_rows: Count  # rows that it is over
     generation: dict[str, Amount]  # prompts, tokens, seconds_s, tokens_per_s
 
 
@@ -182,11 +182,11 @@ class Storage(TypedDict, total=False):
 
 class _Lora(TypedDict, total=False):
     rank: Count | None
-    alpha: float | None
-    scale: float | None
+    alpha: float | None  # as a number
+    scale: float | None  # what BA is multiplied by
     min_side: Count  # of any adapted matrix
     ranks: dict[str, Count]  # by module
-    scales: dict[str, float]
+    scales: dict[str, float]  # by module
     init_from: Any
 
 
@@ -197,8 +197,8 @@ class _Score(TypedDict, total=False):
     """A null value is one that was not finite."""
 
     value: float | None
-    se: Amount | None
-    n: Count
+    se: Amount | None  # standard error over items
+    n: Count  # items
 
 
 Score = Annotated[dict[str, float], _Score]
@@ -220,7 +220,7 @@ class _Validated(TypedDict, total=False):
 class Metrics(TypedDict, total=False):
     validation: dict[str, Score]  # at the chosen step
     test: dict[str, Score]
-    best_step: Count | None
+    best_step: Count | None  # the validation that was chosen
     curve: Annotated[list[dict[str, float]], list[_Validated], list[dict[str, float | None]]]
     forgetting: Annotated[dict[str, Any], _Forgotten]
     absent: dict[str, str]  # generated metrics that could not be had, and why

@@ -1,0 +1,228 @@
+"""Writes ``docs/reference.md``, the names that others may read: ``python tests/make_reference.py``.
+
+Keys, types and comments are those of the code: the schema of the config, the groups of a record, the columns of the
+report and the fields of the trackers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import itertools
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, Required, get_args, get_origin, get_type_hints, is_typeddict
+
+from synthetic_study import write_run
+
+from rankwise.config import Config
+from rankwise.metrics import METRICS
+from rankwise.report import build
+from rankwise.report.columns import columns, raw
+from rankwise.report.export import document
+from rankwise.report.report import Report
+from rankwise.tracking.fields import RESULTS, SETUP
+from rankwise.tracking.record import Record
+
+PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
+INTRODUCTION = """# Reference: config, record, CSV, JSON, W&B
+
+Made by `python tests/make_reference.py` from the code; not to be edited. Fractions are 0–1, bytes end in `_bytes`,
+seconds in `_s`; `[]` stands for each of a list, `*` for names that depend on the run. A key of a record may be absent:
+what a run did not reach, or does not have.
+"""
+NAMES = {
+    str: "text", bool: "true or false", NoneType: "null", dict: "group", list: "list", int: "integer",
+    float: "number", Any: "any", Path: "path",
+}  # fmt: skip
+# Columns without a header.
+CSV_ONLY = {
+    "method": "of the arm",
+    "rank": "of its adapters",
+    "dim": "dimensions of a random subspace",
+    "alpha": "as configured: 16, 2r, 16sqrt",
+    "targets": "the preset, or the modules",
+    "quant": "storage of the frozen base",
+    "metric": "what test_… is of",
+    "constant": "score of the one best constant answer",
+    "rates": "learning rates that were tried",
+    "trainable_params": "parameters that are trained",
+    "total_params": "all parameters",
+    "total_s": "seconds of the whole run",
+    "difference_se": "standard error of the difference",
+    "difference_low": "of its 90 % interval",
+    "difference_high": "of its 90 % interval",
+    "verdict": "same, worse, better … than full fine-tuning",
+    "comparable": "false: differs from the reference in more than the arm",
+    "flags": "what speaks against the arm, separated by semicolons",
+    "forgetting": "what was unlearned; positive: forgot",
+    "forgetting_measure": "loss (nats per token), probe (accuracy)",
+}
+
+
+def page() -> str:
+    """The whole page."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = whole_report(Path(folder))
+    config = [(key, kind, _shown(default), about) for key, kind, default, about in keys(Config)]
+    record = [(key, kind, about) for key, kind, _, about in keys(Record) if not key.startswith(("config", "folder"))]
+    found = document(report)
+    arm, *_ = (arm for arm in found["arms"] if arm["comparison"])
+    outside = {key: value for key, value in found.items() if key not in ("arms", "runs")}
+    trackers = [(name, path) for name, path in (SETUP | RESULTS).items()]
+    scores = [("test/*, val/*", "metrics.test.*.value, metrics.validation.*.value"),
+              ("test/*_se, val/*_se", "metrics.test.*.se, metrics.validation.*.se")]  # fmt: skip
+    parts = [
+        INTRODUCTION,
+        "## Config\n\nOf `rankwise train KEY=VALUE`, of `config.yaml`, and in a record under `config`. Options of a "
+        "group (`model=`, `task=` …) set its keys; `rankwise train --help` lists them.\n",
+        table(("key", "type", "default", "meaning"), config),
+        "## Record\n\n`result.json` of a run.\n",
+        table(("key", "type", "meaning"), record),
+        "## CSV\n\n`report.csv`: one line per arm, empty where unknown. Beside `test_…` there are such "
+        "columns for every other metric of the task; those of written text and of forgetting where any arm has them.\n",
+        table(("column", "header, or what it is", "in table"), csv_rows(report)),
+        "## JSON\n\n`report.json`, `rankwise report --json`. Any value may be null. `runs` are records as above; "
+        "`arms` have\n",
+        table(("key", "type"), [(f"arms[].{key}", kind) for key, kind in json_rows(arm)]),
+        "and beside them stand\n",
+        table(("key", "type"), json_rows(outside)),
+        "## W&B, Trackio, TensorBoard\n\nConfig and summary of a mirrored run, and where the record has it; `arm.*` "
+        "are the keys that the method has, `config.*` every other key that decides the result.\n",
+        table(("key", "record"), [*trackers, *scores]),
+    ]
+    return "\n".join(parts)
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table whose first column is code."""
+    names = list(header)
+    lines = [names, ["---"] * len(names), *([f"`{key}`", *rest] for key, *rest in rows)]
+    cells = [[cell.replace(" | ", ", ").replace("|", r"\|").replace("``", "`") for cell in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n".replace("  ", " ") for line in cells)
+
+
+def keys(kind: Any, above: str = "") -> Iterator[tuple[str, str, Any, str]]:
+    """The dotted keys of a dataclass or TypedDict and of what is nested there: key, type, default, comment.
+
+    Groups of one kind beside each other are one: ``before, after``.
+    """
+    comments = _comments(kind)
+    defaults = {} if is_typeddict(kind) else {field.name: _default(field) for field in dataclasses.fields(kind)}
+    hints = get_type_hints(kind, include_extras=True).items()
+    for inner, group in itertools.groupby(hints, lambda named: nested(named[1])):
+        if inner[0] is not None:
+            names = [name for name, _ in group]
+            together = f"{{{','.join(names)}}}" if len(names) > 1 else names[0]
+            yield from keys(inner[0], f"{above}{together}{inner[1]}.")
+        else:
+            for name, hint in group:
+                yield f"{above}{name}", said(hint), defaults.get(name), comments.get(name, "")
+
+
+def _comments(kind: Any) -> dict[str, str]:
+    """What stands behind the fields of a class and of those that it extends, which a TypedDict forgets."""
+    source = inspect.getsource(kind)
+    above = re.search(r"class \w+\((.*?)\):", source)
+    bases = [
+        getattr(sys.modules[kind.__module__], name, None) for name in re.findall(r"\w+", above[1] if above else "")
+    ]
+    found = [_comments(base) for base in bases if is_typeddict(base) or dataclasses.is_dataclass(base)]
+    own = dict(re.findall(r"^ +(\w+): [^#\n]*?  # (.*)$", source, re.M))
+    return {key: text for comments in [*found, own] for key, text in comments.items()}
+
+
+def nested(hint: Any) -> tuple[Any, str]:
+    """The dataclass or TypedDict that a value is, or a list (``[]``) or dict (``.*``) has; None for others."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if is_typeddict(hint) or dataclasses.is_dataclass(hint):
+        return hint, ""
+    if origin is Required or (origin is not None and NoneType in parts):
+        return nested(parts[0])
+    if origin is Annotated and not isinstance(parts[1], str):
+        return nested(parts[1])
+    if origin in (list, dict):
+        inner, suffix = nested(parts[-1])
+        return inner, f"{'[]' if origin is list else '.*'}{suffix}"
+    if len(parts) > 1 and origin not in (Annotated, Literal):
+        return nested(parts[0])
+    return None, ""
+
+
+def said(hint: Any) -> str:
+    """A type in words: "integer ≥ 0 or null"."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Required:
+        return said(parts[0])
+    if origin is Annotated:
+        return f"{said(parts[0])} {parts[1]}" if isinstance(parts[1], str) else said(parts[1])
+    if origin is Literal:
+        return ", ".join(parts)
+    if origin is list:
+        return f"list of {said(parts[0])}"
+    if origin is dict:
+        return f"{said(parts[1])}, by name"
+    return " or ".join(map(said, parts)) if parts else NAMES[hint]
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _shown(default: Any) -> str:
+    if default is dataclasses.MISSING or default == "???":
+        return ""
+    return json.dumps(default, ensure_ascii=False).strip('"')
+
+
+def csv_rows(report: Report) -> list[tuple[str, str, str]]:
+    """Each CSV column with its header and tables; scores, which the metric of the study names, under one name."""
+    rows = []
+    for column in columns(report):
+        if column.key in METRICS:
+            continue
+        for key in raw(report.arms[0], [column]):
+            tables = ", ".join(
+                dict.fromkeys({"wide": "main", "terminal": "main"}.get(t, t) for t in column.tables.split())
+            )
+            header = column.header.replace("\N{NO-BREAK SPACE}", " ")
+            rows.append((key, header or CSV_ONLY[column.key], tables))
+    return rows
+
+
+def json_rows(values: dict[str, Any], above: str = "") -> list[tuple[str, str]]:
+    """The keys of a JSON document with the types found."""
+    rows: list[tuple[str, str]] = []
+    for key, value in values.items():
+        name = f"{above}{'*' if key == 'accuracy' else key}"
+        inner = value[0] if isinstance(value, list) and value else value
+        if isinstance(inner, dict) and inner:
+            rows += json_rows(inner, f"{name}{'[]' if isinstance(value, list) else ''}.")
+        else:
+            rows.append((name, NAMES[type(value)] if value not in (None, [], {}) else ""))
+    return rows
+
+
+def whole_report(folder: Path) -> Report:
+    """Of a study that has all that a report may show."""
+    for seed in range(2):
+        for method, rank in (("lora", 8), ("full", None)):
+            record = write_run(folder, method, rank, seed=seed, forgetting={"name": "news"})
+            score = {"value": 0.5, "se": 0.1, "n": 100}
+            record.metrics["forgetting"] = {"measure": "loss", "before": score, "after": score, "difference": score}
+            record.compute["generation"] = {"prompts": 10, "tokens": 100, "seconds_s": 1.0, "tokens_per_s": 100.0}
+            times = {"value": 1.0, "low": 0.9, "high": 1.1}
+            timed = {"base_ms": 1.0, "adapted_ms": 1.0, "merged_ms": 1.0}
+            ratios = {"adapted_of_base": times, "merged_of_base": times}
+            record.compute["latency"] = [{"rows": 1, "length": 128, "blocks": 9} | timed | ratios]
+            record.write()
+    return build([folder])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
