@@ -20,6 +20,8 @@ from rankwise.errors import Refused, did_you_mean
 from rankwise.files import read_json
 from rankwise.identity import folder
 
+_FEW = 8  # processes of one run, which a CPU may have more of than cores
+
 QUANT_LIBRARIES = {"int8": "bitsandbytes", "int8_torchao": "torchao", "nf4": "bitsandbytes", "fp4": "bitsandbytes"}
 PRESETS = ("all_linear", "attention", "mlp", "q", "k", "v", "o", "qv", "qkvo")
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "lines", "text", "glue", "wordnet", "e2e", "webnlg", "dart")
@@ -43,7 +45,7 @@ _RANGES = {  # of what is counted. More is a slip of the hand that would be trie
     "task.synthetic": (10, 10**7), "task.max_length": (4, 10**6), "task.n_train": (2, 10**10),
     "task.n_validation": (2, 10**10), "task.n_test": (2, 10**10), "task.generation.max_new_tokens": (1, 10**5),
     "task.generation.batch_size": (1, 10**5), "task.generation.beams": (1, 1000), "task.generation.n": (1, 10**10),
-    "task.generation.no_repeat": (0, 1000), "trainer.threads": (1, 1024), "trainer.batch_size": (1, 10**5),
+    "task.generation.no_repeat": (0, 1000), "trainer.threads": (1, 1024), "trainer.devices": (1, 4096), "trainer.batch_size": (1, 10**5),
     "trainer.eval_batch_size": (1, 10**5), "trainer.accumulate": (1, 10**5), "trainer.validations": (1, 10**5),
     "trainer.max_steps": (1, 10**9), "trainer.early_stopping": (1, 10**5), "forgetting.n": (1, 10**7),
 }  # fmt: skip
@@ -74,6 +76,10 @@ def check_here(config: Config) -> None:
         raise Refused.value("trainer.precision", "fp16", "fp32, bf16 or auto on a CPU, where fp16 is slower than fp32")
     if trainer.device == "cuda" and not gpus:
         raise Refused.value("trainer.device", "cuda", "no GPU is visible here", "use trainer.device=auto")
+    most = max(_FEW, machine.cores()) if on_cpu else max(1, len(gpus))
+    if trainer.devices > most:
+        what = "the GPUs that are visible here" if not on_cpu else "processes of one run on this machine's cores"
+        raise Refused.value("trainer.devices", trainer.devices, f"at most {most}, {what}")
 
 
 def _check_outputs(config: Config) -> None:
@@ -243,6 +249,7 @@ def _check_trainer(config: Config) -> None:
     _one_of("trainer.attention", trainer.attention, ("auto", "eager", "sdpa"))
     _one_of("trainer.matmul_precision", trainer.matmul_precision, ("highest", "high", "medium"))
     _one_of("trainer.device", trainer.device, ("auto", "cpu", "cuda", "mps"))
+    _one_of("trainer.strategy", trainer.strategy, ("ddp",))
     _number("trainer.epochs", trainer.epochs, 0, 10_000, "above 0", open_low=True)
     _number("trainer.clip", trainer.clip, 0, math.inf, "0 (off) or more")
 

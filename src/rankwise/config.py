@@ -153,6 +153,8 @@ class Trainer:
     matmul_precision: str = "highest"  # highest | high | medium, for fp32 products
     device: str = "auto"  # auto | cpu | cuda | mps
     threads: int | None = None  # of torch; null leaves it to the launcher
+    devices: int = 1  # of one run: GPUs, or processes on a CPU, that share every batch (data parallel)
+    strategy: str = "ddp"  # of several devices
     deterministic: bool = True  # the same numbers again on the same machine
     save_full: bool = False  # keep all weights of a fully fine-tuned model, not only their size
 

@@ -21,19 +21,22 @@ from rankwise.tasks import batches, scores
 from rankwise.tracking import predictions
 from rankwise.tracking.journal import Journal
 from rankwise.tracking.record import Record
-from rankwise.train import forget, loop, module, probe, step
+from rankwise.train import forget, loop, module, probe
 from rankwise.train.generate import generate
+from rankwise.train.ranks import Ranks
 from rankwise.train.watch import Watch
 
 
 def fine_tune(
-    config: Config, record: Record, clock: Clock, journal: Journal, ready: Callable[[], None], on_progress: OnProgress
-) -> None:
+    config: Config, record: Record, clock: Clock, journal: Journal, ready: Callable[[], None], on_progress: OnProgress,
+    home: Path | None = None,
+) -> None:  # fmt: skip
     """Load, adapt, train, save and test what ``config`` says; all that is found goes into ``record``.
 
     ``ready`` is called when model and data are found to fit. Nothing that only describes the run comes before its save.
+    ``home`` is the run's folder, where the record's is another: of a rank that is not the first.
     """
-    story = _Story(config, record, clock)
+    story = _Story(config, record, clock, home)
     with clock("load"):
         story.load()
     story.ask()
@@ -43,9 +46,12 @@ def fine_tune(
     ready()
     story.plan()
     story.train(journal, on_progress)
-    with clock("save"):
-        story.save()
+    if story.ranks.is_first:
+        with clock("save"):
+            story.save()
     story.test(on_progress)
+    if not story.ranks.is_first:
+        return
     story.ask_again()
     story.measure()
     if config.tracking.latency:  # last, as it draws random weights
@@ -57,10 +63,10 @@ def fine_tune(
 class _Story:
     """What one chapter leaves to the next."""
 
-    def __init__(self, config: Config, record: Record, clock: Clock):
-        self.config, self.record, self.clock = config, record, clock
+    def __init__(self, config: Config, record: Record, clock: Clock, home: Path | None = None):
+        self.config, self.record, self.clock, self.ranks = config, record, clock, Ranks.here()
         assert record.folder is not None
-        self.folder: Path = record.folder
+        self.folder: Path = home or record.folder
         self.settings = numerics.settle(config.trainer)
         record.compute |= self.settings.to_dict()
 
@@ -84,7 +90,7 @@ class _Story:
     def ask(self) -> None:
         """What it knows before, where it is asked."""
         self.asked = forget.Questions.of(self.config, self.tokenizer)
-        if self.asked:
+        if self.asked and self.ranks.is_first:
             with self.clock("forgetting"):
                 self.before = self.asked.ask(self.lm, self.settings)
 
@@ -106,7 +112,7 @@ class _Story:
         """Every batch to come, and what it should cost."""
         config, loaders = self.config, self.loaders
         self.budget = loop.Budget.of(config, len(loaders.train_rows))
-        self.periods = loop.Periods(config, self.budget, loaders)
+        self.periods = loop.Periods(config, self.budget, loaders, self.ranks)
         if self.adapted.prepare:
             with self.clock("prepare"):
                 self.adapted.prepare(loaders.train(self.periods.first))
@@ -120,10 +126,10 @@ class _Story:
     def train(self, journal: Journal, on_progress: OnProgress) -> None:
         """Train, validate, and go back to the best weights."""
         config = self.config
-        shares = [share for shapes in self.periods.shapes for share in step.shares(shapes, config.trainer.accumulate)]
         self.tuner = module.FineTuner(
-            self.adapted.model, self.scorer, config.optim, self.budget.steps, config.method.lr_ratio, shares
-        )
+            self.adapted.model, self.scorer, config.optim, self.budget.steps, config.method.lr_ratio,
+            self.periods.shares, self.ranks,
+        )  # fmt: skip
         best_file = self.folder / "best.safetensors"
         self.watch = Watch(config, self.budget, best_file, self.clock, journal, on_progress)
         self.trainer = loop.fit(self.tuner, self.periods, self.watch, self.probe, config, self.settings, self.record)
@@ -134,7 +140,11 @@ class _Story:
         config, record, steps = self.config, self.record, self.budget.steps
         on_progress(steps, steps, "test")
         with self.clock("test"):
-            record.metrics["test"], columns = loop.test(self.trainer, self.tuner, self.loaders.test)
+            rows = self.ranks.deal(self.loaders.test)
+            record.metrics["test"], columns = loop.test(self.trainer, self.tuner, rows)
+        if not self.ranks.is_first:
+            return
+        with self.clock("test"):
             record.metrics["test"] |= scores.by_group(self.scorer, columns, self.data.test.groups, config.task.metric)
             predictions.write(self.folder, self.data.test.items, columns | {"cluster": self.data.test.clusters})
         if config.task.generation.metrics:
@@ -148,12 +158,13 @@ class _Story:
             return
         with self.clock("measure"):
             taken = list(chain.from_iterable(self.periods.shapes[: self.trainer.global_step]))
+            of_all = chain.from_iterable(self.periods.of_all[: self.trainer.global_step])
             planned = self.operations
             flops = planned.step if planned else {}
             if self.probe.counted is not None:  # the step that is measured was reached
                 flops["per_step_counted"] = self.probe.counted
             if planned and planned.cost and planned.needed:
-                flops["train_total"] = sum(map(planned.cost, taken))
+                flops["train_total"] = sum(map(planned.cost, of_all))
                 throughput = self.watch.throughput
                 if throughput.timed_s:
                     needed = sum(planned.needed(taken[i]) for i in throughput.timed)

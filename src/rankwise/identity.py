@@ -17,7 +17,7 @@ from rankwise.config import Config, plain
 # What cannot change a result, so that it is in no hash: where things go, how they are shown, how fast they run.
 _IMMATERIAL = (
     "study", "name", "outputs", "rerun", "tracking", "model.name", "task.name", "task.margin", "quant.name",
-    "trainer.threads", "trainer.device", "trainer.save_full", "trainer.eval_batch_size",
+    "trainer.threads", "trainer.device", "trainer.strategy", "trainer.save_full", "trainer.eval_batch_size",
 )  # fmt: skip
 _EVALUATED = ("precision", "attention", "matmul_precision")  # what a model that is only read is read with
 _TASK_OFF = {"protocol": "clean", "packing": False, "skip_empty": False, "replies": "all", "blocks": False}
@@ -40,6 +40,8 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
         drop += ["optim", "quant.kind", "quant.double"] + (["model"] if method.name == "tfidf" else [])
         evaluated = _EVALUATED if method.name == "few_shot" else ()
         drop += [f"trainer.{key}" for key in values.get("trainer", {}) if key not in evaluated]
+    if values.get("trainer", {}).get("devices", 1) == 1:  # several draw dropout otherwise
+        drop.append("trainer.devices")
     drop.append("trainer.epochs" if values.get("trainer", {}).get("max_steps") else "trainer.max_steps")
     drop += [*_overridden("model", values.get("model", {}), "shape"), *_overridden("task", values["task"], "synthetic")]
     kept = copy.deepcopy(values)

@@ -25,7 +25,8 @@ from rankwise.tracking.record import Record
 from rankwise.train.checkpoint import Checkpoints
 from rankwise.train.module import FineTuner
 from rankwise.train.probe import Probe
-from rankwise.train.step import checkpoint_blocks
+from rankwise.train.ranks import Ranks
+from rankwise.train.step import checkpoint_blocks, shares
 from rankwise.train.watch import Watch
 
 
@@ -58,20 +59,28 @@ class Periods(pl.LightningDataModule):
     epochs of the data end. A run that goes on begins with stretch ``begun``.
     """
 
-    def __init__(self, config: Config, budget: Budget, loaders: Loaders):
+    def __init__(self, config: Config, budget: Budget, loaders: Loaders, ranks: Ranks):
         super().__init__()
+        self.ranks = ranks
         trainer, rows = config.trainer, loaders.train_rows
         plan = schedule(rows.lengths, trainer.batch_size, budget.batches, config.seed, trainer.group_by_length)
         often = range(0, budget.steps, max(10, budget.steps // 100))
         self.ends = sorted({*often, *budget.checkpoints} - {0})  # steps
         self.validated, self.begun = set(budget.checkpoints), 0
         bounds = [0, *(end * trainer.accumulate for end in self.ends)]
-        self.stretches = [plan[a:b] for a, b in pairwise(bounds)]
+        mine = [ranks.rows(batch) for batch in plan]
+        self.stretches = [mine[a:b] for a, b in pairwise(bounds)]
         self.first = plan[: budget.checkpoints[0] * trainer.accumulate]  # up to the first validation
         self.loaders = loaders
         self.tokens = [int(rows.lengths[batch].sum()) for batch in plan]  # without padding
-        shapes = [rows.shape(batch) for batch in plan]
-        self.shapes = [shapes[i : i + trainer.accumulate] for i in range(0, len(shapes), trainer.accumulate)]
+        steps = [plan[i : i + trainer.accumulate] for i in range(0, len(plan), trainer.accumulate)]
+        self.shapes = [[rows.shape(ranks.rows(batch)) for batch in step] for step in steps]
+        self.of_all, self.shares = [], []
+        for step in steps:
+            parts = [(rows.shape(ranks.rows(b, r)), n) for b in step for r, n in enumerate(ranks.sizes(b))]
+            weighed = [shape if n else shape._replace(rows=0, labelled=None) for shape, n in parts]
+            self.of_all.append([shape for shape, n in parts if n])
+            self.shares += shares(weighed, trainer.accumulate * ranks.world)[ranks.rank :: ranks.world]
 
     @property
     def now(self) -> int:
@@ -85,7 +94,7 @@ class Periods(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """The validation rows, if they are due at its end."""
-        return self.loaders.validation if self.ends[self.now] in self.validated else []
+        return self.ranks.deal(self.loaders.validation) if self.ends[self.now] in self.validated else []
 
 
 def fit(
@@ -96,17 +105,18 @@ def fit(
     the record's compute, memory and validation.
     """
     assert record.folder is not None
-    checkpoints = Checkpoints(record, watch.journal, watch.clock)
-    begun = checkpoints.earlier()
+    checkpoints, ranks = Checkpoints(record, watch.journal, watch.clock), periods.ranks
+    begun = checkpoints.earlier() if ranks.world == 1 else None
     periods.begun = begun.stretches if begun else 0
-    trainer = _trainer(
-        config, numerics, len(periods.stretches) - periods.begun, [watch, *([probe] if probe else []), checkpoints]
-    )
+    callbacks = [watch, *([probe] if probe else []), *([checkpoints] if ranks.world == 1 else [])]
+    trainer = _trainer(config, numerics, ranks, len(periods.stretches) - periods.begun, callbacks)
     watch.throughput.probed = probe.micro_batches if probe else ()
     module.train()  # transformers hands models over in eval mode, where dropout is off, and Lightning keeps modes
     if config.trainer.gradient_checkpointing:
         checkpoint_blocks(module.model)
-    torch.manual_seed(config.seed)  # dropout is the same for every arm, whatever was drawn to build the model
+    torch.manual_seed(
+        config.seed + 1_000_003 * ranks.rank
+    )  # dropout is the same for every arm, whatever was drawn before
     reset_peak(numerics.device)
     with watch.clock("train"):
         file = begun.file if begun else None
@@ -119,6 +129,7 @@ def fit(
     _measured(record, probe, watch, numerics)
     record.metrics |= {"validation": watch.best, "best_step": watch.best_step, "curve": watch.curve}
     record.objective = watch.best[watch.objective]["value"] if watch.best else None
+    trainer.strategy.barrier()  # until the first rank has written them
     if watch.best:
         load_best(module.model, watch.best_file)
     return trainer
@@ -146,19 +157,20 @@ class _LabelsKept(HalfPrecision):
         return data
 
 
-def _trainer(config: Config, numerics: Numerics, periods: int, callbacks: list[pl.Callback]) -> pl.Trainer:
+def _trainer(
+    config: Config, numerics: Numerics, ranks: Ranks, periods: int, callbacks: list[pl.Callback]
+) -> pl.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # tokens are in memory: workers would only cost
-    warnings.filterwarnings("ignore", ".*srun. command is available.*")  # on a cluster's machine, where none is needed
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # no validation is due
     warnings.filterwarnings("ignore", ".*`training_step` returned `None`.*")  # a diverged run ends so
     # Filling every new tensor costs a few percent and matters only to code that reads what was never written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    settings = numerics.lightning
+    settings = numerics.lightning | ranks.strategy(numerics.device)
     if settings["precision"] == "bf16-true":
-        settings = settings | {"precision": None, "plugins": [_LabelsKept("bf16-true")]}
+        settings |= {"precision": None, "plugins": [*settings.get("plugins", []), _LabelsKept("bf16-true")]}
     return pl.Trainer(
         **settings,
         max_epochs=periods,

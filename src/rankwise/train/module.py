@@ -17,6 +17,7 @@ from rankwise.model.methods import adalora
 from rankwise.model.numerics import Numerics
 from rankwise.tasks.scores import Columns, Score, Scorer, TokenScorer
 from rankwise.train import optim
+from rankwise.train.ranks import ALONE, Ranks
 from rankwise.train.step import Batch, loss, losses
 
 
@@ -25,21 +26,22 @@ class FineTuner(pl.LightningModule):
 
     def __init__(
         self, model: nn.Module, scorer: Scorer | TokenScorer, settings: Optim, steps: int,
-        lr_ratio: float | None = None, shares: Sequence[float] = (),
+        lr_ratio: float | None = None, shares: Sequence[float] = (), ranks: Ranks = ALONE,
     ):  # fmt: skip
         super().__init__()
         self.strict_loading = False  # a checkpoint has no frozen weights
         self.lr_ratio, self.shares, self.seen = lr_ratio, shares, 0  # weights of micro-batches, and how many there were
         self.model, self.scorer, self.settings, self.steps = model, scorer, settings, steps
-        self.diverged = False
+        self.diverged, self.ranks = False, ranks
         self.outputs: list[Columns] = []
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor | None:
         """Mean loss of the batch; a loss that is not finite ends the training and marks the run as diverged."""
         losses_N = losses(self.model, self.scorer, batch)[1]
-        share = self.last_share = self.shares[self.seen] if self.shares else 1.0
+        share = self.shares[self.seen] if self.shares else 1.0
         self.seen += 1
-        self.last_loss = float(losses_N.detach().mean())
+        weighed, self.last_share = self.ranks.mean(float(losses_N.detach().mean()) * share, share, device=self.device)
+        self.last_loss = weighed / self.last_share
         if not math.isfinite(self.last_loss):
             self.diverged = True
             self.trainer.should_stop = True
@@ -78,9 +80,9 @@ class FineTuner(pl.LightningModule):
 
     def evaluated(self) -> tuple[dict[str, Score], dict[str, np.ndarray]]:
         """Scores of the split just run, with the loss, and the scorer's columns in the order of its rows."""
-        columns = {name: torch.cat([part[name] for part in self.outputs]).numpy() for name in self.outputs[0]}
-        self.outputs = []
-        order = np.argsort(columns.pop("row"))
+        parts, self.outputs = self.ranks.gather(self.outputs), []
+        columns = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+        _, order = np.unique(columns.pop("row"), return_index=True)  # ranks may have read some twice
         columns = {name: values[order] for name, values in columns.items()}
         return self.scorer.summary(columns), columns
 

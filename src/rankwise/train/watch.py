@@ -73,7 +73,8 @@ class Watch(pl.Callback):
         gain = metrics.named(self.objective).sign * value
         if math.isfinite(scores["loss"]["value"]) and gain > self.most:  # NaN weights score like chance
             self.best, self.best_step, self.most, self.waited = scores, trainer.global_step, gain, 0
-            save_best(module.model, self.best_file)
+            if module.ranks.is_first:
+                save_best(module.model, self.best_file)
         else:
             self.waited += 1
         trainer.should_stop = trainer.should_stop or bool(self.patience and self.waited >= self.patience)

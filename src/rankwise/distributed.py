@@ -1,0 +1,142 @@
+"""One fine-tuning run on several devices of this machine: a process for each, and one record.
+
+The process that has the run starts the others, waits, and ends them all when one fails. The first rank writes into the
+run's folder; what the others would write goes into one that is thrown away.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import tempfile
+import threading
+import traceback
+from dataclasses import replace
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.multiprocessing import get_context
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
+
+from rankwise.baseline import OnProgress
+from rankwise.config import Config
+from rankwise.errors import Refused
+from rankwise.fine_tune import fine_tune
+from rankwise.measure.clock import Clock
+from rankwise.tracking.journal import Journal
+from rankwise.tracking.record import Record
+from rankwise.train.ranks import Ranks
+
+_GRACE_S = 5
+_KEPT = ("provenance", "params", "memory", "compute", "storage", "lora", "metrics", "objective")
+
+
+def fine_tune_on_several(
+    config: Config, record: Record, clock: Clock, journal: Journal, on_progress: OnProgress
+) -> None:
+    """As ``fine_tune``, on ``config.trainer.devices`` devices.
+
+    Raises what the first rank to fail raised: Refused as it is, else RuntimeError with the rank and the reason.
+    """
+    world = config.trainer.devices
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # that no parameter was unused after all is no news
+    said: Any = get_context("spawn").SimpleQueue()
+    arguments = (config, record, journal.attempt, _free_port(), torch.get_num_threads(), said)
+    ranks = start_processes(_rank, arguments, nprocs=world, join=False, start_method="spawn")
+    heard = _Heard(record, clock, on_progress)
+    try:
+        while not ranks.join(timeout=0.2, grace_period=_GRACE_S):
+            heard.listen(said)
+    except (ProcessExitedException, ProcessRaisedException):
+        heard.listen(said)
+        raise heard.cause(ranks.processes) from None
+    finally:
+        for process in ranks.processes:
+            process.kill()
+            process.join()
+        heard.listen(said)
+        said.close()
+
+
+class _Heard:
+    """What the ranks have said: how far the run is, what it found, what went wrong."""
+
+    def __init__(self, record: Record, clock: Clock, on_progress: OnProgress):
+        self.record, self.clock, self.on_progress = record, clock, on_progress
+        self.errors: list[Exception] = []
+
+    def listen(self, said: Any) -> None:
+        """Pass on how far the run is, take what it found."""
+        while not said.empty():
+            kind, value = said.get()
+            if kind == "progress":
+                self.on_progress(*value)
+            elif kind == "error":
+                self.errors.append(value)
+            else:
+                found, seconds = value
+                for name in _KEPT:
+                    setattr(self.record, name, getattr(found, name))
+                for phase, taken in seconds.items():
+                    self.clock.add(phase, taken)
+
+    def cause(self, processes: list[Any]) -> Exception:
+        """Why the run ended: a rank was killed, which breaks the others' connections, or said so itself."""
+        for rank, process in enumerate(processes):
+            code = process.exitcode or 0
+            if code < 0 and -code != signal.SIGTERM:  # which the others are ended with
+                name = signal.Signals(-code).name
+                return RuntimeError(f"rank {rank} of {len(processes)} was killed by {name}")
+        return self.errors[0] if self.errors else RuntimeError("a rank ended without a word; see the log")
+
+
+def _rank(rank: int, config: Config, record: Record, attempt: int, port: int, threads: int, said: Any) -> None:
+    """The process of one rank, from its start to its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    ranks, last = Ranks(rank, config.trainer.devices), False
+    os.environ |= {
+        Ranks.RANK: f"{rank} {ranks.world}", "RANK": str(rank), "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks.world), "LOCAL_WORLD_SIZE": str(ranks.world), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "GROUP_RANK": "0",
+    }  # fmt: skip
+    torch.set_num_threads(config.trainer.threads or max(1, threads // ranks.world))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank)
+    with tempfile.TemporaryDirectory(prefix="rankwise-rank-") as elsewhere:
+        mine = record if ranks.is_first else replace(record, folder=Path(elsewhere))
+        assert mine.folder is not None and record.folder is not None
+        journal, clock = Journal(mine.folder / "metrics.jsonl", attempt), Clock()
+        try:
+            fine_tune(config, mine, clock, journal, _teller(said) if ranks.is_first else lambda *_: None, record.folder)
+            last = ranks.is_first
+        except Refused as refused:
+            said.put(("error", refused))
+            raise SystemExit(1) from None
+        except Exception as error:
+            traceback.print_exc()
+            said.put(("error", RuntimeError(f"rank {rank} of {ranks.world}: {type(error).__name__}: {error}")))
+            raise SystemExit(1) from None
+        if last:
+            said.put(("found", (mine, clock.seconds)))
+
+
+def _teller(said: Any) -> OnProgress:
+    return lambda step, total, text: said.put(("progress", (step, total, text)))
+
+
+def _end_with_parent() -> None:
+    """A rank whose run is gone, killed, has nobody to tell."""
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

@@ -1,0 +1,100 @@
+"""A run on several devices: what each process of it, a rank, has of every batch, and how the ranks agree.
+
+Data parallel training (Li et al. 2020, "PyTorch Distributed"): every rank holds the whole model, trains on its rows of
+each planned batch, and gradients are averaged. A micro-batch is split among ranks as it is among accumulated ones, so
+the weights of the parts make the step that of one process with the whole batch.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, ClassVar
+
+import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from torch import distributed
+from torch.utils.data import DataLoader
+
+from rankwise.tasks.scores import Columns
+
+TIMEOUT = timedelta(minutes=10)  # of a rank that waits for the others
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many this process is; a run on one device has rank 0 of 1."""
+
+    RANK: ClassVar[str] = "RANKWISE_RANK"  # of this process in its run's environment: "0 2"
+
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def here(cls) -> Ranks:
+        """From the environment that a rank was started with."""
+        return cls(*map(int, os.environ.get(cls.RANK, "0 1").split()))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.rank == 0
+
+    def rows(self, batch: Sequence[int], rank: int | None = None) -> list[int]:
+        """The rows of a planned batch that a rank (this one) trains on; where none is left for it, the first, which
+        then weighs nothing: every rank has to take part in every step.
+        """
+        return list(batch[self.rank if rank is None else rank :: self.world]) or list(batch[:1])
+
+    def sizes(self, batch: Sequence[int]) -> list[int]:
+        """How many rows of a planned batch each rank has."""
+        return [len(batch[rank :: self.world]) for rank in range(self.world)]
+
+    def deal(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        """This rank's batches of an evaluation, as many as every other's: some are read twice, and ``gather`` knows."""
+        if self.world == 1:
+            return loader
+        plan: list[Any] = list(loader.batch_sampler or [])
+        each = math.ceil(len(plan) / self.world)
+        dealt = (plan * self.world)[: each * self.world][self.rank :: self.world]
+        return DataLoader(
+            loader.dataset, batch_sampler=dealt, collate_fn=loader.collate_fn, generator=torch.Generator()
+        )
+
+    def gather(self, parts: list[Columns]) -> list[Columns]:
+        """The columns of all ranks."""
+        if self.world == 1:
+            return parts
+        found: list[list[Columns]] = [[] for _ in range(self.world)]
+        distributed.all_gather_object(found, parts)
+        return [part for parts in found for part in parts]
+
+    def mean(self, *values: float, device: torch.device) -> tuple[float, ...]:
+        """Means over the ranks; not finite where any is not."""
+        if self.world == 1:
+            return values
+        shared = torch.tensor(values, dtype=torch.float64, device=device)
+        distributed.all_reduce(shared)
+        return tuple((shared / self.world).tolist())
+
+    def strategy(self, device: torch.device) -> dict[str, Any]:
+        """Arguments of Lightning's Trainer. It is told its environment, or it would take one for Slurm's or torchrun's
+        by the variables that these set, and start or expect other processes.
+        """
+        environment: ClusterEnvironment = TorchElasticEnvironment() if self.world > 1 else LightningEnvironment()
+        if self.world == 1:
+            return {"plugins": [environment]}
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        ddp = DDPStrategy(
+            cluster_environment=environment, process_group_backend=backend, timeout=TIMEOUT, find_unused_parameters=True
+        )
+        return {"strategy": ddp, "devices": self.world}
+
+
+ALONE = Ranks()
