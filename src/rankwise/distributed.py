@@ -12,6 +12,7 @@ import socket
 import tempfile
 import threading
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import connection, parent_process
 from pathlib import Path
@@ -35,7 +36,7 @@ _KEPT = ("provenance", "params", "memory", "compute", "storage", "lora", "metric
 
 
 def fine_tune_on_several(
-    config: Config, record: Record, clock: Clock, journal: Journal, on_progress: OnProgress
+    config: Config, record: Record, clock: Clock, journal: Journal, ready: Callable[[], None], on_progress: OnProgress
 ) -> None:
     """As ``fine_tune``, on ``config.trainer.devices`` devices.
 
@@ -46,7 +47,7 @@ def fine_tune_on_several(
     said: Any = get_context("spawn").SimpleQueue()
     arguments = (config, record, journal.attempt, _free_port(), torch.get_num_threads(), said)
     ranks = start_processes(_rank, arguments, nprocs=world, join=False, start_method="spawn")
-    heard = _Heard(record, clock, on_progress)
+    heard = _Heard(record, clock, ready, on_progress)
     try:
         while not ranks.join(timeout=0.2, grace_period=_GRACE_S):
             heard.listen(said)
@@ -64,8 +65,8 @@ def fine_tune_on_several(
 class _Heard:
     """What the ranks have said: how far the run is, what it found, what went wrong."""
 
-    def __init__(self, record: Record, clock: Clock, on_progress: OnProgress):
-        self.record, self.clock, self.on_progress = record, clock, on_progress
+    def __init__(self, record: Record, clock: Clock, ready: Callable[[], None], on_progress: OnProgress):
+        self.record, self.clock, self.ready, self.on_progress = record, clock, ready, on_progress
         self.errors: list[Exception] = []
 
     def listen(self, said: Any) -> None:
@@ -74,6 +75,8 @@ class _Heard:
             kind, value = said.get()
             if kind == "progress":
                 self.on_progress(*value)
+            elif kind == "ready":
+                self.ready()
             elif kind == "error":
                 self.errors.append(value)
             else:
@@ -111,7 +114,10 @@ def _rank(rank: int, config: Config, record: Record, attempt: int, port: int, th
         assert mine.folder is not None and record.folder is not None
         journal, clock = Journal(mine.folder / "metrics.jsonl", attempt), Clock()
         try:
-            fine_tune(config, mine, clock, journal, _teller(said) if ranks.is_first else lambda *_: None, record.folder)
+            if ranks.is_first:
+                fine_tune(config, mine, clock, journal, lambda: said.put(("ready", None)), _teller(said))
+            else:
+                fine_tune(config, mine, clock, journal, lambda: None, lambda *_: None, record.folder)
             last = ranks.is_first
         except Refused as refused:
             said.put(("error", refused))

@@ -216,6 +216,14 @@ def test_time_follows_from_the_operations_that_mfu_is_defined_by(tiny: Tiny) -> 
     assert twice["step_s"] == once["step_s"]
 
 
+def test_a_run_on_two_devices_is_planned_for_each_with_half_of_every_batch(tiny: Tiny) -> None:
+    one, two = (row(tiny(trainer__batch_size=8, trainer__devices=n), mfu=0.5) for n in (1, 2))
+    assert (one["batch"][0], two["batch"][0]) == (8, 4)
+    assert two["memory"]["train"]["activations_bytes"] < one["memory"]["train"]["activations_bytes"]
+    assert two["compute"]["flops"]["per_step"] == pytest.approx(one["compute"]["flops"]["per_step"], rel=0.01)
+    assert two["compute"]["train_s"] == pytest.approx(one["compute"]["train_s"] / 2, rel=0.02)
+
+
 def test_an_mfu_counts_for_runs_that_recompute_alike(tiny: Tiny) -> None:
     config, device = tiny(), Hardware.here().device
     record = records.begin(config, None)

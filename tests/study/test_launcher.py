@@ -247,6 +247,10 @@ def test_share(make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> 
     assert share(many) == launcher.Slots(2, 4, ["0", "1"])
     assert share(many, jobs=3).gpus == ["0", "1", "0"]
     assert share([make("wait", device="cpu")]).gpus == [None]
+    pairs = [make("wait", seed) for seed in range(3)]
+    for pair in pairs:
+        pair.trainer.devices = 2
+    assert share(pairs) == launcher.Slots(1, 8, ["0,1"])
 
 
 class Study:

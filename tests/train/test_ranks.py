@@ -98,7 +98,7 @@ def test_a_rank_that_is_killed_ends_the_run_as_failed(tiny: Tiny) -> None:
         "if __name__ == '__main__':\n    run(typed(yaml.safe_load(open(sys.argv[1]))))\n"
     )
     process = subprocess.Popen([sys.executable, script, file], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (folder(config) / "metrics.jsonl").exists() or not (folder(config) / "metrics.jsonl").stat().st_size:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.2)

@@ -93,7 +93,8 @@ def _row(config: Config, question: Question) -> Row:
     row["storage"] = _storage(config, adapted.model)
     if question.only_parameters:
         return row
-    rows, length = config.trainer.batch_size, _length(config, base)
+    devices = config.trainer.devices  # of which each holds the model and its part of a batch
+    rows, length = -(-config.trainer.batch_size // devices), _length(config, base)
     run = FakeRun(config, base, task.scorer, settings, adapted)
     shape = Shape(rows, length, packed=bool(config.task.packing))
     step = [shape] * min(config.trainer.accumulate, 2)  # the second micro-batch finds gradients
@@ -105,8 +106,9 @@ def _row(config: Config, question: Question) -> Row:
     room = question.limit_bytes - question.hardware.context_bytes
     row["fits"] = max(peak.peak, evaluation.peak) <= room
     if question.find_batch:
-        row["largest_batch"] = largest_batch(lambda n: run.train([shape._replace(rows=n)] * len(step)).phases, room)
-    flops = {"per_step": micro_batch * accumulate} | beside_full(run, shape, micro_batch)
+        of_one = largest_batch(lambda n: run.train([shape._replace(rows=n)] * len(step)).phases, room)
+        row["largest_batch"] = of_one * devices
+    flops = {"per_step": micro_batch * accumulate * devices} | beside_full(run, shape, micro_batch)
     per_step = needed(run, shape, micro_batch) * accumulate
     row["compute"] = {"flops": flops} | _time(config, task, per_step, question, settings)
     return row

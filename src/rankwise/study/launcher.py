@@ -128,15 +128,18 @@ class Slots:
 def share(configs: Sequence[Config], jobs: int | None = None) -> Slots:
     """One job per GPU if there are any, else as many as cores and available memory (2 GiB each) allow.
 
-    More jobs than GPUs, when asked for, share them. Threads follow from cores and jobs alone, since a run's last bits
-    follow from its threads: neither the runs that are left nor free memory may change them.
+    A run on several devices has as many GPUs. More jobs than GPUs, when asked for, share them. Threads follow from
+    cores and jobs alone, since a run's last bits follow from its threads: neither the runs that are left nor free
+    memory may change them.
     """
     wanted = any(config.trainer.device in ("auto", "cuda") for config in configs)
-    gpus, cores = machine.gpus() if wanted else [], machine.cores()
-    together = jobs or len(gpus) or cores
+    each = max(config.trainer.devices for config in configs)
+    here, cores = machine.gpus() if wanted else [], machine.cores()
+    gpus = [",".join(here[i : i + each]) for i in range(0, len(here) - each + 1, each)]
+    together = jobs or len(gpus) or max(1, cores // each)
     if not (jobs or gpus):
         most = max(config.trainer.threads or 1 for config in configs)
-        jobs = min(cores // most, machine.memory_bytes() // _JOB_BYTES)
+        jobs = min(cores // (most * each), machine.memory_bytes() // _JOB_BYTES)
     jobs = max(1, min(jobs or len(gpus), len(configs)))
     return Slots(jobs, max(1, cores // together), [gpus[i % len(gpus)] if gpus else None for i in range(jobs)])
 

@@ -163,6 +163,7 @@ def _trainer(
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # tokens are in memory: workers would only cost
+    warnings.filterwarnings("ignore", ".*srun. command is available.*")  # on a cluster's machine, where none is needed
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # no validation is due
     warnings.filterwarnings("ignore", ".*`training_step` returned `None`.*")  # a diverged run ends so
