@@ -22,6 +22,7 @@ from rankwise.tracking import predictions
 from rankwise.tracking.journal import Journal
 from rankwise.tracking.record import Record
 from rankwise.train import forget, loop, module, probe
+from rankwise.train.budget import Budget
 from rankwise.train.generate import generate
 from rankwise.train.ranks import Ranks
 from rankwise.train.watch import Watch
@@ -111,7 +112,7 @@ class _Story:
     def plan(self) -> None:
         """Every batch to come, and what it should cost."""
         config, loaders = self.config, self.loaders
-        self.budget = loop.Budget.of(config, len(loaders.train_rows))
+        self.budget = Budget.of(config, len(loaders.train_rows))
         self.periods = loop.Periods(config, self.budget, loaders, self.ranks)
         if self.adapted.prepare:
             with self.clock("prepare"):

@@ -9,7 +9,7 @@ from tiny_configs import tiny
 
 from rankwise.config import Optim
 from rankwise.measure.shape import Shape
-from rankwise.train.loop import Budget
+from rankwise.train.budget import Budget
 from rankwise.train.module import rate
 from rankwise.train.step import shares
 

@@ -25,7 +25,7 @@ from rankwise.plan.operations import beside_full, needed
 from rankwise.tasks import data, scores
 from rankwise.tasks.scores import Scorer, TokenScorer
 from rankwise.tracking import record as records
-from rankwise.train.loop import Budget
+from rankwise.train.budget import Budget
 
 ASSUMED_MFU = 0.4  # where neither the user nor a finished run says
 LARGEST = 4096  # rows of a batch; beyond it nobody asks

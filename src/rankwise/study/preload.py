@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 VARIABLE = "RANKWISE_PRELOAD"
 # What a run imports sooner or later, by its own modules, and what theirs only import when first used (measured: 3 s).
 HEAVY = (
-    "torch", "lightning.pytorch", "peft", "transformers", "torchmetrics", "pandas", "pyarrow.parquet",
+    "torch", "lightning.pytorch", "peft", "transformers", "pandas", "pyarrow.parquet",
     "sklearn.linear_model", "sklearn.feature_extraction.text", "scipy.stats",
     "torch.profiler", "torch.utils.flop_counter", "peft.utils.transformers_weight_conversion",
     "requests", "pyarrow.pandas_compat",

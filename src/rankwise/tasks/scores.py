@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812  torch's own convention
-from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
 from rankwise.metrics import METRICS, of_kind
 
@@ -65,14 +64,13 @@ class Scorer:
         n = len(labels)
         if self.kind == "classification":
             return class_scores(predictions, labels, self.outputs)
-        predicted, wanted = torch.as_tensor(predictions), torch.as_tensor(labels)
-        pair = torch.stack([predicted, wanted]).double()
-        centred = pair - pair.mean(1, keepdim=True)
-        constant = centred.abs().amax(1) <= 1e-9 * pair.abs().amax(1)  # but for rounding
-        if not pair.isfinite().all() or constant.any():  # a constant correlates with nothing
+        pair = np.stack([labels, predictions]).astype(float)
+        with np.errstate(invalid="ignore"):  # of a diverged run
+            centred = pair - pair.mean(1, keepdims=True)
+        constant = np.abs(centred).max(1) <= 1e-9 * np.abs(pair).max(1)  # but for rounding
+        if not np.isfinite(pair).all() or constant.any():  # a constant correlates with nothing
             return {name: {"value": 0.0, "se": 1 / math.sqrt(n), "n": n} for name in ("pearson", "spearman")}
-        predicted, wanted = centred
-        r, rho = float(pearson_corrcoef(predicted, wanted)), float(spearman_corrcoef(predicted, wanted))
+        r, rho = (max(-1.0, min(1.0, METRICS[name].value(*centred))) for name in ("pearson", "spearman"))
         return {
             "pearson": {"value": r, "se": (1 - r**2) / math.sqrt(n - 1), "n": n},
             # Bonett & Wright (2000), brought back from Fisher's z

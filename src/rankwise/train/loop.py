@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
 import warnings
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -19,37 +17,16 @@ from rankwise.config import Config
 from rankwise.measure.ledger import reset_peak, system_peak
 from rankwise.model.numerics import Numerics
 from rankwise.model.weights import load_best
-from rankwise.tasks.batches import Loaders, batches_per_epoch, schedule
+from rankwise.tasks.batches import Loaders, schedule
 from rankwise.tasks.scores import Score
 from rankwise.tracking.record import Record
+from rankwise.train.budget import Budget
 from rankwise.train.checkpoint import Checkpoints
 from rankwise.train.module import FineTuner
 from rankwise.train.probe import Probe
 from rankwise.train.ranks import Ranks
 from rankwise.train.step import checkpoint_blocks, shares
 from rankwise.train.watch import Watch
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long a run is and where it is validated: the same for every arm of a study."""
-
-    steps: int  # of the optimizer
-    batches: int  # micro-batches; the last step has fewer than ``accumulate`` where the epochs end so
-    steps_per_epoch: float
-    checkpoints: list[int]  # steps after which the run is validated; the last is the end
-
-    @classmethod
-    def of(cls, config: Config, rows: int) -> Budget:
-        """From epochs or max_steps and the number of training rows."""
-        trainer = config.trainer
-        epoch = batches_per_epoch(rows, trainer.batch_size)
-        batches = max(1, math.ceil(trainer.epochs * epoch))
-        if trainer.max_steps:
-            batches = trainer.max_steps * trainer.accumulate
-        steps = math.ceil(batches / trainer.accumulate)
-        count = min(trainer.validations, steps)
-        return cls(steps, batches, epoch / trainer.accumulate, [round(steps * (i + 1) / count) for i in range(count)])
 
 
 class Periods(pl.LightningDataModule):

@@ -20,7 +20,7 @@ from rankwise.tasks.scores import Score
 from rankwise.tracking.journal import Journal
 
 if TYPE_CHECKING:
-    from rankwise.train.loop import Budget
+    from rankwise.train.budget import Budget
 
 OnProgress = Callable[[int, int, str], None]
 _KEPT = ("step", "logged", "losses", "curve", "best", "best_step", "before", "most", "waited")

@@ -1,0 +1,31 @@
+"""How long a run is. Apart from the loop, as a plan needs no Lightning."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rankwise.config import Config
+from rankwise.tasks.batches import batches_per_epoch
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a run is and where it is validated: the same for every arm of a study."""
+
+    steps: int  # of the optimizer
+    batches: int  # micro-batches; the last step has fewer than ``accumulate`` where the epochs end so
+    steps_per_epoch: float
+    checkpoints: list[int]  # steps after which the run is validated; the last is the end
+
+    @classmethod
+    def of(cls, config: Config, rows: int) -> Budget:
+        """From epochs or max_steps and the number of training rows."""
+        trainer = config.trainer
+        epoch = batches_per_epoch(rows, trainer.batch_size)
+        batches = max(1, math.ceil(trainer.epochs * epoch))
+        if trainer.max_steps:
+            batches = trainer.max_steps * trainer.accumulate
+        steps = math.ceil(batches / trainer.accumulate)
+        count = min(trainer.validations, steps)
+        return cls(steps, batches, epoch / trainer.accumulate, [round(steps * (i + 1) / count) for i in range(count)])
