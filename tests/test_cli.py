@@ -115,11 +115,13 @@ FIRST_WORDS = {
     "lora_dropout": "method.dropout", "target_modules": "targets=qv", "learning_rate": "method.lr",
     "epochs": "trainer.epochs", "trainer.max_epochs": "trainer.epochs", "batch_size": "trainer.batch_size",
     "data.batch_size": "trainer.batch_size", "data.name": "task", "project": "tracking.project", "logger": "tracking",
-    "wandb.project": "tracking.project", "callbacks": "no callbacks to add", "ckpt_path": "--config RUN/config.yaml",
+    "wandb.project": "tracking.project", "ckpt_path": "--config RUN/config.yaml",
     "compile": "not compiled", "trainer.accelerator": "trainer.device", "devices": "trainer.devices",
     "strategy": "trainer.strategy", "trainer.num_nodes": "a run is on one machine",
     "trainer.fast_dev_run": "debug=fast", "trainer.limit_train_batches": "task.n_train",
     "trainer.overfit_batches": "task.n_train", "trainer.gradient_clip_val": "trainer.clip",
+    "trainer.max_time": "rankwise find --budget", "callback": "conf/callbacks/NAME.yaml",
+    "trainer.callbacks": "conf/callbacks/NAME.yaml",
 }  # fmt: skip
 
 

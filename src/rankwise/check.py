@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import math
 import os
+import pkgutil
 import re
 import signal
 import threading
@@ -81,6 +82,23 @@ def check_here(config: Config) -> None:
     if trainer.devices > most:
         what = "the GPUs that are visible here" if not on_cpu else "processes of one run on this machine's cores"
         raise Refused.value("trainer.devices", trainer.devices, f"at most {most}, {what}")
+    _check_callbacks(config)
+
+
+def _check_callbacks(config: Config) -> None:
+    """Refuse what is no callback of Lightning, or cannot be imported. Imports nothing where there are none."""
+    for name, callback in config.callbacks.items():
+        from lightning.pytorch import Callback
+
+        target = str(callback.get("_target_")) if isinstance(callback, dict) else "null"
+        key, allowed = f"callbacks.{name}._target_", "a class of Lightning's callbacks, as package.Class"
+        try:
+            cls = pkgutil.resolve_name(target)
+        except Exception as error:  # a module may raise anything when it is imported
+            reason = f"{allowed} ({str(error).partition(chr(10))[0]})"
+            raise Refused.value(key, target, reason, "its folder belongs in PYTHONPATH") from None
+        if not (isinstance(cls, type) and issubclass(cls, Callback)):
+            raise Refused.value(key, target, allowed)
 
 
 def _check_outputs(config: Config) -> None:

@@ -206,6 +206,7 @@ class Config:
     trainer: Trainer = field(default_factory=Trainer)
     forgetting: Forgetting = field(default_factory=Forgetting)
     tracking: Tracking = field(default_factory=Tracking)
+    callbacks: dict[str, Any] = field(default_factory=dict)  # of Lightning: {NAME: {_target_: package.Class}}
     study: str = "default"  # runs of one study are compared with each other
     name: str | None = None  # of the run; null makes one from the arm
     stage: str | None = None  # tune | pilot | search: it chooses something, so it is in no comparison; null: a result

@@ -59,7 +59,7 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_idle(values: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what is switched off: generation that scores nothing, forgetting that asks nothing."""
+    """Leave out what is switched off: generation, forgetting and callbacks of which there are none."""
     task = values["task"]
     if not (task.get("generation") or {}).get("metrics"):
         task.pop("generation", None)
@@ -68,6 +68,8 @@ def _without_idle(values: dict[str, Any]) -> dict[str, Any]:
             del task[key]
     if (values.get("forgetting") or {}).get("name", "none") == "none":
         values.pop("forgetting", None)
+    if not values.get("callbacks"):
+        values.pop("callbacks", None)
     return values
 
 

@@ -6,7 +6,8 @@ from rankwise.errors import did_you_mean
 
 # Config groups: their values are names of options.
 GROUPS = (
-    "model", "task", "method", "targets", "quant", "optim", "trainer", "forgetting", "tracking", "experiment", "debug",
+    "model", "task", "method", "targets", "quant", "optim", "trainer", "forgetting", "tracking", "callbacks",
+    "experiment", "debug",
 )  # fmt: skip
 ALIASES = {"rank": "method.rank", "lr": "method.lr", "tags": "tracking.tags"}  # these work as they are
 _MEANINGS = {  # what it is here: the words for it, of which the last part of a dotted key counts
@@ -57,7 +58,8 @@ _MEANINGS = {  # what it is here: the words for it, of which the last part of a 
     "outputs": "output_dir out_dir default_root_dir save_dir dir",
     "--config RUN/config.yaml": "ckpt_path",
     "experiment=NAME, or --config FILE": "-cn --config-name config_name",
-    "nothing: there are no callbacks to add": "callbacks",
+    "callbacks=NAME, with a conf/callbacks/NAME.yaml of yours": "callbacks callback",
+    "rankwise find --budget, as runs of a comparison have the same steps": "max_time",
     "nothing: models are not compiled": "compile torch_compile",
     "seed": "random_seed",
 }

@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from hydra.utils import instantiate
 from lightning.pytorch.plugins.precision.half import HalfPrecision
 from torch.utils.data import DataLoader
 
@@ -86,6 +87,7 @@ def fit(
     begun = checkpoints.earlier() if ranks.world == 1 else None
     periods.begun = begun.stretches if begun else 0
     callbacks = [watch, *([probe] if probe else []), *([checkpoints] if ranks.world == 1 else [])]
+    callbacks += [instantiate(callback) for callback in config.callbacks.values()]  # beside ours, never in their place
     trainer = _trainer(config, numerics, ranks, len(periods.stretches) - periods.begun, callbacks)
     watch.throughput.probed = probe.micro_batches if probe else ()
     module.train()  # transformers hands models over in eval mode, where dropout is off, and Lightning keeps modes
