@@ -119,7 +119,7 @@ FIRST_WORDS = {
     "compile": "not compiled", "trainer.accelerator": "trainer.device", "devices": "trainer.devices",
     "strategy": "trainer.strategy", "trainer.num_nodes": "a run is on one machine",
     "trainer.fast_dev_run": "debug=fast", "trainer.limit_train_batches": "task.n_train",
-    "trainer.overfit_batches": "task.n_train", "trainer.gradient_clip_val": "trainer.clip",
+    "trainer.overfit_batches": "debug=overfit", "trainer.gradient_clip_val": "trainer.clip",
     "trainer.max_time": "rankwise find --budget", "callback": "conf/callbacks/NAME.yaml",
     "trainer.callbacks": "conf/callbacks/NAME.yaml",
 }  # fmt: skip

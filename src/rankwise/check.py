@@ -278,7 +278,7 @@ def _check_names(config: Config) -> None:
         if not 0 <= getattr(config, key) < 2**32:
             raise Refused.value(key, getattr(config, key), "an integer from 0 to 4294967295")
     if config.stage is not None:
-        _one_of("stage", config.stage, ("tune", "pilot", "search"))
+        _one_of("stage", config.stage, ("tune", "pilot", "search", "debug"))
     _one_of("tracking.name", config.tracking.name, ("wandb", "trackio", "tensorboard", "none"))
     _one_of("tracking.mode", config.tracking.mode, ("auto", "offline", "online", "disabled"))
     allowed = [f"val/{name}" for name in metrics.of_kind(config.task.kind)] + ["val/loss"]

@@ -209,7 +209,7 @@ class Config:
     callbacks: dict[str, Any] = field(default_factory=dict)  # of Lightning: {NAME: {_target_: package.Class}}
     study: str = "default"  # runs of one study are compared with each other
     name: str | None = None  # of the run; null makes one from the arm
-    stage: str | None = None  # tune | pilot | search: it chooses something, so it is in no comparison; null: a result
+    stage: str | None = None  # tune | pilot | search | debug: it is in no comparison; null: a result
     seed: int = 0  # initialisation, order, dropout
     data_seed: int = 0  # which training rows are drawn
     objective: str = "val/${task.metric}"  # what selects the checkpoint and the learning rate
