@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rankwise.cli import main
+from rankwise.commands.train import split
 from rankwise.errors import Refused
-from rankwise.identity import run_id
-from rankwise.study.compose import composed, override
-from rankwise.study.sweep_file import SweepFile, read, words
+from rankwise.study.compose import hydra_tree, override
+from rankwise.study.multirun import compose_study
+from rankwise.study.sweep_file import SweepFile, read
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 COMMAND = ["${env}", "rankwise", "train", "study=s", "stage=search", "${args_no_hyphens}"]
@@ -114,15 +116,22 @@ def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_every_shipped_file_is_read_and_its_first_point_can_run(path: Path) -> None:
-    if path.stem == "search":  # for a server, since scores choose its runs
+def test_every_point_of_every_shipped_file_is_a_run_of_its_own(path: Path) -> None:
+    values = yaml.safe_load(path.read_text())
+    fixed = [word for word in values["command"] if "=" in word]
+    axes = {key: given.get("values") or [given["min"], given["max"]] for key, given in values["parameters"].items()}
+    points = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
+    given = [[f"{key}={value}" for key, value in point.items()] for point in points]  # as W&B's agent writes them
+    with hydra_tree():
+        study = compose_study([split([*fixed, *words])[1] for words in given])
+    assert len(study) == len(points)
+    searches = path.stem == "search"  # for a server, since scores choose its runs
+    assert {(config.study, config.stage) for config, _ in study} == {(path.stem, "search" if searches else None)}
+    if searches:
         with pytest.raises(Refused, match="method: bayes"):
             read(path)
-        return
-    file = read(path)
-    given = [word for key, value in file.points()[0].items() for word in words(key, value)]
-    config = composed([*file.overrides, *given], file.parameters)
-    assert len(run_id(config)) == 10 and config.study == path.stem and config.stage is None
+    else:
+        assert read(path).points() == points
 
 
 BAD_POINTS = [

@@ -30,8 +30,8 @@ def nobody(tmp_path: Path) -> dict[str, str]:
 def start(zygote: Zygote, tmp_path: Path, nobody: dict[str, str]) -> Callable[..., Child]:
     """``start("run", config, WANDB_MODE="online")``: a function of ``in_child.py`` in a process of its own."""
 
-    def go(target: str, given: Config | str, *arguments: object, **more: str) -> Child:
-        argument = given if isinstance(given, str) else plain(given)
+    def go(target: str, given: Config | str | list[str], *arguments: object, **more: str) -> Child:
+        argument = plain(given) if isinstance(given, Config) else given
         return zygote(tmp_path / f"child-{time.monotonic_ns()}", target, argument, *arguments, **nobody, **more)
 
     return go

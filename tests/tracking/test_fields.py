@@ -5,37 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pytest
-
 from rankwise.config import Config
 from rankwise.tracking import fields
 from rankwise.tracking.fields import at, results, setup
 from rankwise.tracking.record import Record, begin
 
 Tiny = Callable[..., Config]
-ALWAYS = {"method", "quant", "lr"}
-LORA = {"rank", "alpha", "dropout", "bias", "targets"}
-OWNED = {
-    "lora": LORA, "rslora": LORA, "dora": LORA | {"dora"}, "pissa": LORA | {"init"}, "lora_fa": LORA | {"freeze_a"},
-    "adalora": LORA, "vera": {"rank", "dropout", "targets"}, "loha": {"rank", "alpha", "targets"},
-    "lokr": {"rank", "alpha", "targets"}, "ia3": {"targets"}, "oft": {"block", "targets"}, "bitfit": set(),
-    "full": set(), "head": set(), "top_layers": {"layers"}, "bottleneck": {"size"},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("method", OWNED)
-def test_an_arm_has_the_keys_that_its_method_owns_and_no_other(tiny: Tiny, method: str) -> None:
-    config = tiny("bert", method, seed=3)
-    arm = setup(begin(config, None))["arm"]
-    assert arm.keys() - {"place"} == ALWAYS | OWNED[method]
-    assert arm["method"] in (method, "lora") and arm["lr"] == config.optim.lr
-    for key in OWNED[method] - {"targets"}:
-        assert str(arm[key]) == str(getattr(config.method, key))
-
-
-@pytest.mark.parametrize("method", ["probe", "tfidf"])
-def test_a_baseline_has_neither_rank_nor_rate_nor_targets(tiny: Tiny, method: str) -> None:
-    assert setup(begin(tiny("bert", method), None))["arm"] == {"method": method}
 
 
 def leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,48 +11,86 @@ from typing import Any
 import pytest
 import yaml
 from wandb_server import ContractServer
+from wandb_server.store import Sweep
 from whole import check
 
-from rankwise.tracking.record import find
+from rankwise.commands.train import point_words
+from rankwise.tracking.fields import at
+from rankwise.tracking.record import Record, find
 
-AGENT = Path(__file__).with_name("agent.py")
+HERE = Path(__file__).parent
+AGENT, UNTRAINED, SWEEPS = HERE / "agent.py", HERE / "untrained.py", HERE.parents[1] / "sweeps"
 
 
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        # W&B keeps what a sweep sets, such as method = "full", and drops what a run sends under that name.
-        {"method": {"values": ["lora", "full"]}, "targets": {"value": "q"}, "quant": {"value": "none"}},
-        {"point": {"values": ["method=full optim.lr=1e-4", "method.rank=2 seed=1", "seed=1 method.rank=2"]}},
-    ],
-    ids=["groups", "points, one of them twice"],
-)
-def test_an_agent_works_off_a_sweep_and_every_run_arrives_nested_and_whole(
-    server: ContractServer, tmp_path: Path, python: Callable[..., str], parameters: dict[str, Any]
-) -> None:
-    file, outputs = tmp_path / "arms.yaml", tmp_path / "outputs"
-    fixed = ["debug=fast", "tracking=wandb", "tracking.mode=online", "tracking.ledger=false", f"outputs={outputs}"]
-    sweep = {
-        "name": "arms", "method": "grid", "metric": {"name": "objective", "goal": "maximize"},
-        "command": ["${env}", "rankwise", "train", *fixed, "${args_no_hyphens}"], "parameters": parameters,
-    }  # fmt: skip
-    file.write_text(yaml.safe_dump(sweep))
+def work_off(python: Callable[..., str], server: ContractServer, file: Path, **env: str) -> tuple[str, Sweep]:
+    """``wandb sweep`` and ``wandb agent``: the sweep's id, and what the server knows of it."""
     python("-m", "wandb", "sweep", "--project", "ranks", file, **server.env())
     ((name, made),) = server.sweeps.items()
-    python(AGENT, f"ranks/{name}", **server.env())
+    python(AGENT, f"ranks/{name}", **server.env(), **env)
+    assert made.state == "FINISHED"
+    return name, made
 
-    records = {(record.config["method"]["name"], record.config["seed"]): record for record in find([outputs])}
-    assert made.state == "FINISHED" and len(records) == 2
+
+def check_points(server: ContractServer, name: str, made: Sweep, records: list[Record]) -> None:
+    """Each point's run has ended well, and holds what the record says that has the point's values."""
+    by_id = {record.run["id"]: record for record in records}
     for run, point in made.points.items():
-        text = json.dumps(point)
-        record = records["full" if "full" in text else "lora", 1 if "seed=1" in text else 0]
         got = server.run(run)
-        assert (got["state"], got["sweep"], got["project"]) == ("finished", name, "ranks")
+        assert (got["state"], got["exit_code"], got["sweep"], got["project"]) == ("finished", 0, name, "ranks")
+        record = by_id[got["config"]["run"]["id"]]
         check(record, got["config"], got["summary"], given=point)
-        assert ("rank" in got["config"]["arm"]) == (got["config"]["arm"]["method"] == "lora")
+        words = [word for key, value in point.items() for word in point_words(f"{key}={value}")]
+        for key, _, value in (word.partition("=") for word in words):
+            own = at(record, f"config.{key}")
+            assert yaml.safe_load(value) == (own["name"] if isinstance(own, dict) else own)
 
 
-@pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml")), ids=lambda f: f.stem)
+def test_an_agent_trains_every_point_once_and_answers_one_that_comes_twice(
+    server: ContractServer, tmp_path: Path, python: Callable[..., str]
+) -> None:
+    fixed = ["debug=fast", "tracking=wandb", "tracking.mode=online", "tracking.ledger=false", "outputs=outputs"]
+    points = ["method=full optim.lr=0.01", "method.rank=2 seed=1", "seed=1 method.rank=2"]
+    file = written(tmp_path / "arms.yaml", fixed, {"point": {"values": points}})
+    name, made = work_off(python, server, file)
+    records = find([tmp_path / "outputs"])
+    assert [record.run["attempts"] for record in records] == [1, 1] and len(made.points) == 3
+    check_points(server, name, made, records)
+    once, again = (server.run(run) for run in list(made.points)[1:])
+    assert once["history"] == again["history"] and once["summary"] == again["summary"]
+
+
+@pytest.mark.parametrize("shipped", [True, False], ids=["rank_quant", "groups"])
+def test_whatever_a_sweep_varies_arrives_nested_and_whole(
+    server: ContractServer, tmp_path: Path, python: Callable[..., str], shipped: bool
+) -> None:
+    """Its command finds a rankwise that writes a record and tells of it, but does not train.
+
+    W&B keeps what a sweep sets, such as method = "full", and drops what a run sends under that name.
+    """
+    command = tmp_path / "bin" / "rankwise"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -W ignore {UNTRAINED} "$@"\n')
+    command.chmod(0o755)
+    path = os.pathsep.join([str(command.parent), os.environ["PATH"]])
+    groups = {"method": {"values": ["lora", "full"]}, "quant": {"value": "none"}}
+    file = SWEEPS / "rank_quant.yaml" if shipped else written(tmp_path / "arms.yaml", [], groups)
+    name, made = work_off(python, server, file, PATH=path)
+    records = find([tmp_path / "outputs"])
+    assert len(records) == len(made.points) == (12 if shipped else 2)
+    check_points(server, name, made, records)
+    arms = [server.run(run)["config"]["arm"] for run in made.points]
+    assert all(("rank" in arm) == (arm["method"] == "lora") for arm in arms)
+
+
+def written(path: Path, fixed: list[str], parameters: dict[str, Any]) -> Path:
+    """A sweep file."""
+    command = ["${env}", "rankwise", "train", *fixed, "${args_no_hyphens}"]
+    sweep = {"method": "grid", "metric": {"name": "objective", "goal": "maximize"}, "command": command}
+    path.write_text(yaml.safe_dump(sweep | {"parameters": parameters}))
+    return path
+
+
+@pytest.mark.parametrize("file", sorted(SWEEPS.glob("*.yaml")), ids=lambda f: f.stem)
 def test_the_servers_client_takes_every_shipped_sweep_file(
     server: ContractServer, python: Callable[..., str], file: Path
 ) -> None:

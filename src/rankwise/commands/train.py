@@ -33,7 +33,7 @@ _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 some runs failed."""
-    flags, words, options = split([word for given in arguments for word in _point(given)])
+    flags, words, options = split(arguments)
     prepare_environment()
     from rankwise.study.app import call_hydra
     from rankwise.study.compose import from_snapshot
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     return call_hydra([*flags, *words], single)
 
 
-def _point(word: str) -> list[str]:
+def point_words(word: str) -> list[str]:
     """``point="method=lora method.rank=4"``, as a W&B sweep of distinct points gives it, is what it holds."""
     return shlex.split(word.removeprefix("point=")) if word.startswith("point=") else [word]
 
@@ -71,7 +71,7 @@ def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespac
         add("--resolve", action="store_true", help="of --cfg: with interpolations resolved"),
         add("--hydra-help", action="store_true", help=argparse.SUPPRESS),
     ]
-    options = parse(made, arguments)
+    options = parse(made, [word for given in arguments for word in point_words(given)])
     words = overrides(options.overrides)
     words += [f"hydra.launcher.jobs={options.jobs}"] * (options.jobs is not None) + ["rerun=true"] * options.rerun
     flags = ["-m"] * options.multirun

@@ -94,9 +94,10 @@ def setup(record: Record) -> dict[str, Any]:
     Of ``arm`` the keys that the method owns: full fine-tuning has no rank. Nulls are left out.
     """
     config = canonical(record.config)
-    method = {key: value for key, value in config.pop("method").items() if key not in ("name", "lr")}
-    owned = {f"arm.{key}": value for key, value in method.items()}
-    found = owned | {key: at(record, path) for key, path in SETUP.items()}
+    method = {f"arm.{key}": value for key, value in config.pop("method").items() if key != "name"}
+    if "arm.alpha" in method:
+        method["arm.alpha"] = record.config["method"]["alpha"]  # a number stays one: dashboards sort and plot it
+    found = method | {key: at(record, path) for key, path in SETUP.items()}
     found["run.stage"] = found["run.stage"] or RESULT
     if "targets" not in config:
         del found["arm.targets"]
