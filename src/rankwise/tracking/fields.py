@@ -103,9 +103,12 @@ def setup(record: Record) -> dict[str, Any]:
         del found["arm.targets"]
     if "optim" not in config:  # nothing is trained in steps
         del found["arm.lr"], found["arm.quant"]
+    if packages := found["origin.packages"]:  # one column, not ten
+        found["origin.packages"] = ", ".join(f"{name} {version}" for name, version in packages.items())
     for group in ("model", "task", "forgetting"):
-        for key in ("package", "shape"):  # where files came from; their fingerprints say what they are
+        for key in ("package", "shape", "columns", "text", "label"):  # where it came from: fingerprints say more
             (config.get(group) or {}).pop(key, None)
+    config.get("targets", {}).pop("name", None)  # is arm.targets
     for key in ("seed", "data_seed", "stage", "objective"):
         config.pop(key, None)
     config.get("optim", {}).pop("lr", None)
