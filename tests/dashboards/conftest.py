@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from tiny_configs import tiny
-from tracked_study import Command, Study, nobody
-from wandb_server import ContractServer
+from tracked_study import Command, Study
+from wandb_server import ContractServer, of_nobody
 from zygote import Zygote
 
 from rankwise.config import plain
@@ -29,7 +29,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Iterator[
         for method, keys in ARMS for seed in (0, 1)
     ]  # fmt: skip
     with ContractServer() as server:
-        env = nobody(tmp_path_factory.mktemp("home")) | server.env()
+        env = of_nobody(tmp_path_factory.mktemp("home")) | server.env()
         children = [zygote(place / f"child-{i}", "run", plain(config), **env) for i, config in enumerate(configs)]
         assert [child.wait(120) for child in children] == [0] * len(configs), [child.stderr for child in children]
         yield Study(server, place / "ranks", configs)
@@ -41,7 +41,7 @@ def rankwise(tmp_path: Path) -> Command:
     """``rankwise("report", folder, WANDB_MODE="offline")``: what came of it."""
 
     def call(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, **nobody(tmp_path), "OMP_NUM_THREADS": "1", **more}
+        env = {**os.environ, **of_nobody(tmp_path), "OMP_NUM_THREADS": "1", **more}
         command = [sys.executable, "-m", "rankwise", *map(str, arguments)]
         return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
 

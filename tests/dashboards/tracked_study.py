@@ -27,9 +27,3 @@ class Study:
     def record(self, number: int) -> Record:
         """As it is on disk."""
         return read(folder(self.configs[number]))
-
-
-def nobody(home: Path) -> dict[str, str]:
-    """An environment without credentials and settings of the developer's."""
-    names = ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_ARTIFACT_DIR")
-    return {name: str(home) for name in names} | {"NETRC": str(home / "netrc")}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wandb_server import ContractServer
+from wandb_server import ContractServer, of_nobody
 from zygote import Child, Zygote
 
 from rankwise.config import Config, plain
@@ -19,11 +19,9 @@ from rankwise.config import Config, plain
 
 @pytest.fixture
 def nobody(tmp_path: Path) -> dict[str, str]:
-    """An environment without credentials and settings of the developer's."""
     home = tmp_path / "home"
     home.mkdir()
-    names = ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_ARTIFACT_DIR")
-    return {name: str(home) for name in names} | {"NETRC": str(home / "netrc")}
+    return of_nobody(home)
 
 
 @pytest.fixture

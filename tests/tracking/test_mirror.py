@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from wandb_file import Seen, seen
+from wandb_server import KEY, ContractServer, Fault
 from whole import LINE, check, rows, whole
 from zygote import Child
 
@@ -22,7 +21,6 @@ from rankwise.tracking.wandb_run import placed
 
 Start = Callable[..., Child]
 Tracked = Callable[..., Config]
-KEY = "a" * 40
 
 
 def mirrored(config: Config) -> list[Seen]:
@@ -158,40 +156,15 @@ def test_a_run_survives_a_folder_that_wandb_cannot_write(start: Start, tracked: 
     assert "id" not in whole(config).run["wandb"]
 
 
-@pytest.fixture
-def deaf() -> Iterator[str]:
-    """A server that takes every connection and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.1)
-        kept, ended = [], threading.Event()
-
-        def listen() -> None:
-            while not ended.is_set():
-                try:
-                    kept.append(server.accept()[0])
-                except TimeoutError:
-                    continue
-
-        thread = threading.Thread(target=listen)
-        thread.start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-        ended.set()
-        thread.join()
-        assert kept, "nobody called"
-        for connection in kept:
-            connection.close()
-
-
-def test_a_run_is_offline_and_ends_in_time_when_the_server_never_answers(
-    start: Start, tracked: Tracked, deaf: str
-) -> None:
+def test_a_run_is_offline_and_ends_in_time_when_the_server_never_answers(start: Start, tracked: Tracked) -> None:
     config = tracked("online")
-    child = start("run", config, WANDB_BASE_URL=deaf, WANDB_API_KEY=KEY, WANDB_INIT_TIMEOUT="2")
-    assert child.wait(60) == 0
-    assert child.stderr == (
-        f"{LINE}{deaf} does not answer (timed out); tracked offline); its own files are whole, "
-        f"rankwise dashboard --push {folder(config).parent} sends what is missing\n"
-    )
+    with ContractServer(Fault("hang")) as deaf:
+        child = start("run", config, **deaf.env(), WANDB_INIT_TIMEOUT="2")
+        assert child.wait(60) == 0
+        assert child.stderr == (
+            f"{LINE}{deaf.store.url} does not answer (timed out); tracked offline); its own files are whole, "
+            f"rankwise dashboard --push {folder(config).parent} sends what is missing\n"
+        )
     record = whole(config)
     (told,) = mirrored(config)
     assert record.run["wandb"]["mode"] == "offline" and record.run["wandb"]["id"] == told.id

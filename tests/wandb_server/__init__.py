@@ -7,6 +7,7 @@ whatever else it was asked: a test that ends with ``assert server.unknown == []`
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -14,8 +15,14 @@ from wandb_server.faults import Fault
 from wandb_server.http import Loopback
 from wandb_server.store import ENTITY, Artifact, Store, Sweep
 
-__all__ = ["ENTITY", "KEY", "ContractServer", "Fault"]
+__all__ = ["ENTITY", "KEY", "ContractServer", "Fault", "of_nobody"]
 KEY = "k" * 40
+
+
+def of_nobody(home: Path) -> dict[str, str]:
+    """An environment without credentials and settings of the developer's."""
+    names = ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_ARTIFACT_DIR")
+    return {name: str(home) for name in names} | {"NETRC": str(home / "netrc")}
 
 
 class ContractServer:

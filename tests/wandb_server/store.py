@@ -25,7 +25,6 @@ class Run:
     state: str = "running"
     exit_code: int | None = None
     started: int = 0  # how many times wandb.init opened it
-    files: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -58,7 +57,7 @@ class Run:
         summary = {key: value for key, value in self.summary.items() if not key.startswith("_")}
         return {
             "history": own, "summary": summary, "config": self.values(), "state": self.state, "metrics": self.metrics,
-            "exit_code": self.exit_code, "project": self.project, "started": self.started, "files": self.files,
+            "exit_code": self.exit_code, "project": self.project, "started": self.started,
             "steps": [row["_step"] for row in self.history], **self.fields,
         }  # fmt: skip
 
