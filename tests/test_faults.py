@@ -3,8 +3,6 @@ what is done is kept."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import resource
@@ -89,24 +87,6 @@ def test_no_memory_says_what_the_plan_said_and_which_batch_is_smaller(error: Exc
     with pytest.raises(Refused, match=line):
         run(config, full)
     assert records.read(folder(config)).status == "failed"
-
-
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, None], ids=str)
-def test_a_file_system_without_locks_is_said_and_used(number, tiny: Make, monkeypatch, capsys) -> None:
-    def flock(file: object, kind: int) -> None:
-        if number is not None:
-            raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    records._say_unlocked.cache_clear()
-    config = tiny("bert")
-    record = run(config)
-    assert record.status == records.read(folder(config)).status == "finished"
-    assert "this file system has no locks; give one command at a time there" in capsys.readouterr().err
-    record.run |= {"status": "running", "pid": os.getppid()}  # as another command would have left it
-    record.write()
-    with records.owned(folder(config)) as mine:
-        assert not mine
 
 
 def test_a_folder_that_cannot_be_written_is_refused_at_once(tiny: Make, monkeypatch) -> None:

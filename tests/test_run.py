@@ -20,7 +20,8 @@ from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.run import run
 from rankwise.tracking.journal import read_rows
-from rankwise.tracking.record import find, owned, read
+from rankwise.tracking.lease import owned
+from rankwise.tracking.record import find, read
 
 Tiny = Callable[..., Config]
 OnProgress = Callable[[int, int, str], None]

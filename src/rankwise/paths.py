@@ -8,7 +8,7 @@ from pathlib import Path
 UNFINISHED = ("best.safetensors", "checkpoint.ckpt", "checkpoint.earlier.ckpt", "checkpoint.partial")
 
 # What lies there from the start.
-WRITTEN_FIRST = ("config.yaml", "metrics.jsonl", "result.json", ".lock")
+WRITTEN_FIRST = ("config.yaml", "metrics.jsonl", "result.json", ".lock", ".lease")
 
 
 def conf_dir() -> Path:

@@ -19,6 +19,7 @@ from rankwise.measure.clock import Clock
 from rankwise.paths import UNFINISHED, WRITTEN_FIRST
 from rankwise.tracking import record as records
 from rankwise.tracking.journal import Journal
+from rankwise.tracking.lease import owned
 from rankwise.tracking.mirror import Mirror
 from rankwise.tracking.provenance import provenance
 from rankwise.tracking.record import Record
@@ -33,7 +34,7 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
     """
     place = folder(config)
     made = [path for path in (place, *place.parents) if not path.exists()]
-    with records.owned(place) as mine:
+    with owned(place) as mine:
         earlier = records.read(place) if (place / "result.json").exists() else None
         if not mine:
             theirs = earlier or records.begin(config, None)

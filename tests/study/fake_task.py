@@ -23,7 +23,8 @@ from rankwise.identity import folder
 from rankwise.methods import Method
 from rankwise.study.launcher import launch
 from rankwise.tracking.journal import Journal
-from rankwise.tracking.record import FINISHED, STOPPED, Record, begin, owned
+from rankwise.tracking.lease import owned
+from rankwise.tracking.record import FINISHED, STOPPED, Record, begin
 
 DEADLINE_S = 60.0
 

@@ -23,6 +23,7 @@ from rankwise.study.multirun import compose_study
 from rankwise.study.sweep_file import SweepFile, convert, read, words
 from rankwise.study.tuning import Tuning
 from rankwise.tracking import record as records
+from rankwise.tracking.lease import owned
 
 Tiny = Callable[..., Config]
 ROOT = Path(__file__).parents[2]
@@ -170,7 +171,7 @@ def test_a_study_waits_for_tuning_runs_of_another_process(
     trials = [config for config in study_of(*line) if config.stage == "tune"]
     assert len(trials) == 2 and "the last 1 runs wait" in capsys.readouterr().err
     finished(trials[0], 0.5)
-    with records.owned(folder(trials[1])):
+    with owned(folder(trials[1])):
         assert main(["train", *line]) == 1
     assert "the study waits: 1 of 2 tuning runs did not finish here" in capsys.readouterr().err
     assert len(list(tmp_path.rglob("result.json"))) == 1

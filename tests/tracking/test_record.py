@@ -19,7 +19,8 @@ from rankwise.config import Config, plain
 from rankwise.errors import Refused
 from rankwise.identity import folder, run_id
 from rankwise.tracking import predictions, provenance
-from rankwise.tracking.record import Record, begin, find, is_live, owned, read, write_atomically
+from rankwise.tracking.lease import is_live, owned
+from rankwise.tracking.record import Record, begin, find, read, write_atomically
 
 Tiny = Callable[..., Config]
 

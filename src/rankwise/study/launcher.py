@@ -29,6 +29,7 @@ from rankwise.identity import folder
 from rankwise.study import fork_server, outdated, progress
 from rankwise.study.preload import HEAVY
 from rankwise.study.worker import GRACE_S, REFUSED, SKIPPED, End, Job, ending, work
+from rankwise.tracking import lease
 from rankwise.tracking import record as records
 from rankwise.tracking.provenance import command
 from rankwise.tracking.record import FAILED, FINISHED, RUNNING, STOPPED, Record
@@ -310,19 +311,17 @@ def _score(name: str, value: float) -> str:
 def correct(place: Path, status: str, error: dict[str, Any] | None) -> None:
     """Rewrite a record that still says "running" though its process is gone. Any other is left as it is."""
     deadline = time.monotonic() + 2.0  # what the run had started may hold its folder until it is gone too
-    while (place / "result.json").exists():
-        with records.owned(place) as mine:
+    with contextlib.suppress(Refused, OSError):  # not a record, or a full disk: nothing to mend
+        while (place / "result.json").exists() and time.monotonic() < deadline:
+            with lease.owned(place) as mine:
+                record = records.read(place) if mine else None
+                if record and record.status == RUNNING:
+                    record.run |= {"status": status, "ended": records.now()}
+                    record.error = error
+                    record.write()
             if mine:
-                with contextlib.suppress(Refused, OSError):  # not a record, or a full disk: nothing to mend
-                    record = records.read(place)
-                    if record.status == RUNNING:
-                        record.run |= {"status": status, "ended": records.now()}
-                        record.error = error
-                        record.write()
                 return
-        if time.monotonic() > deadline:
-            return
-        time.sleep(0.05)
+            time.sleep(0.05)
 
 
 def _pid(process: ForkServerProcess) -> int:

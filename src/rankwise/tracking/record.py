@@ -6,24 +6,18 @@ A run folder holds ``result.json`` (this record), ``config.yaml``, ``metrics.jso
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
-import functools
 import json
 import math
 import os
 import secrets
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Annotated, Any
-
-import psutil
+from typing import Annotated, Any
 
 from rankwise import methods
 from rankwise.config import Config, plain
@@ -31,6 +25,7 @@ from rankwise.errors import Refused
 from rankwise.files import read_json
 from rankwise.identity import folder, label, run_id
 from rankwise.metrics import named
+from rankwise.tracking import lease
 from rankwise.tracking.groups import (
     Compute,
     Error,
@@ -45,7 +40,6 @@ from rankwise.tracking.groups import (
 )
 
 SCHEMA = 1
-_SILENT_S = 600  # a run on another machine that has logged nothing for so long is not there any more
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 
 
@@ -117,7 +111,7 @@ def read(folder: Path) -> Record:
     path = folder / "result.json"
     record = parse(read_json(path, "a run's record"), path)
     record.folder = folder
-    if record.status == RUNNING and not is_live(folder):
+    if record.status == RUNNING and not lease.is_live(folder):
         record.run["status"] = STOPPED
     return record
 
@@ -190,69 +184,6 @@ def find(paths: list[Path]) -> list[Record]:
     if not found:
         raise Refused(f"no runs in {', '.join(map(str, paths))}: nothing there has a result.json")
     return list(found.values())
-
-
-@contextlib.contextmanager
-def owned(folder: Path) -> Iterator[bool]:
-    """Hold the run's folder for writing; yields False when another process has it.
-
-    The kernel drops the lock when its owner dies, so there is nothing to time out. On a file system that has no locks
-    the record tells instead, and a line on stderr says so.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:  # closing it lets go
-        deadline = time.monotonic() + 0.5  # a reader that looks for an owner is soon gone
-        while not (mine := _locked(file, fcntl.LOCK_EX)) and mine is not None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        if mine is None:
-            _say_unlocked(folder.parent)
-            mine = not _seems_live(folder)
-        yield mine
-
-
-def is_live(folder: Path) -> bool:
-    """Whether some process holds the run's folder now."""
-    try:
-        with (folder / ".lock").open() as file:
-            free = _locked(file, fcntl.LOCK_SH)  # shared: readers do not take each other for the owner
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return _seems_live(folder) if free is None else not free
-
-
-def _locked(file: IO[str], kind: int) -> bool | None:
-    """Lock the file; False where another has it, None where the file system has no locks, or none that exclude."""
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    try:
-        with open(file.name) as other:
-            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which must not be had
-    except OSError:
-        return True
-    return None
-
-
-def _seems_live(folder: Path) -> bool:
-    """Whether the record of a run says that a process is at it: on this machine by its number, else by its rows."""
-    with contextlib.suppress(Refused, KeyError, TypeError, OSError):
-        told = read_json(folder / "result.json", "a run's record")["run"]
-        if told["status"] != RUNNING or told["pid"] == os.getpid():
-            return False
-        if told["host"] == socket.gethostname():
-            return psutil.pid_exists(told["pid"])
-        return time.time() - (folder / "metrics.jsonl").stat().st_mtime < _SILENT_S
-    return False
-
-
-@functools.cache
-def _say_unlocked(study: Path) -> None:
-    print(f"rankwise: {study}: this file system has no locks; give one command at a time there", file=sys.stderr)
 
 
 def now() -> str:

@@ -17,6 +17,7 @@ from rankwise.errors import Refused
 from rankwise.tracking import record as records
 from rankwise.tracking.fields import objective
 from rankwise.tracking.journal import read_rows
+from rankwise.tracking.lease import owned
 from rankwise.tracking.record import RUNNING, Record
 from rankwise.tracking.wandb_run import FILES, PROJECT, WandbRun, is_sent, mode_of, one_line, placed
 
@@ -191,7 +192,7 @@ def push(own: list[Record], address: Address, said: Callable[[str], None]) -> li
 def _note(record: Record, tracker: WandbRun) -> None:
     """Where it is now, in the record on disk, unless a process is at the run."""
     assert record.folder is not None
-    with records.owned(record.folder) as mine:
+    with owned(record.folder) as mine:
         if mine and record.status != RUNNING:
             record.run["wandb"] = tracker.about | ({"problem": tracker.problem} if tracker.problem else {})
             record.write()
