@@ -317,7 +317,7 @@ def test_interrupt_while_libraries_load(tmp_path: Path, number: signal.Signals) 
 
 def test_nothing_is_said_about_what_killed_runs_leave(tmp_path: Path) -> None:
     code, noise = Study(tmp_path, ["semaphore"]).end()
-    assert code == 0 and "resource_tracker" not in noise and "exit code 3" in noise
+    assert code == 1 and "resource_tracker" not in noise and "exit code 3" in noise
 
 
 def test_own_modules_to_preload_exist() -> None:

@@ -39,8 +39,8 @@ class StudySweeper(BasicSweeper):
 class LocalLauncher(Launcher):
     """One process per run on this machine; see rankwise.study.launcher. Any Hydra sweeper can use it."""
 
-    def __init__(self, jobs: int | None = None, returns: Any = None) -> None:
-        self.jobs, self.returns = jobs, returns
+    def __init__(self, jobs: int | None = None, returns: Any = None, join: bool = False) -> None:
+        self.jobs, self.returns, self.join = jobs, returns, join
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config

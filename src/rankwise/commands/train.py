@@ -60,6 +60,7 @@ def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespac
     add("overrides", nargs="*", metavar="KEY=VALUE", help="any config key")
     add("-m", "--multirun", action="store_true", help="a study: duplicates collapse, finished runs are skipped")
     add("--rerun", action="store_true", help="run again what has finished")
+    add("--join", action="store_true", help="of -m, on each of several machines: share the runs of one study")
     add("--dry-run", action="store_true", help="list the runs with ids, states and costs; run nothing")
     add("--config", type=Path, metavar="FILE", help="start from an earlier run's config.yaml instead of conf/")
     add("-cn", "--config-name", type=_config_name, help=argparse.SUPPRESS)
@@ -73,6 +74,9 @@ def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespac
     ]
     options = parse(made, [word for given in arguments for word in point_words(given)])
     words = overrides(options.overrides)
+    if options.join and options.rerun:
+        raise Refused("--rerun: not with --join, which takes what no machine has run yet")
+    words += ["hydra.launcher.join=true"] * options.join
     words += [f"hydra.launcher.jobs={options.jobs}"] * (options.jobs is not None) + ["rerun=true"] * options.rerun
     flags = ["-m"] * options.multirun
     for action in hydra:

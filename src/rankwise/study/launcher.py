@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -38,6 +38,8 @@ _JOB_BYTES = 2 * 1024**3  # what a run of a small model may need
 _TICK_S = 0.25
 _IDLE_S = 600.0  # a run that uses no processor time for so long is ended
 _WORK_S = 0.05  # of processor time; what merely waits uses less
+_OTHERS_S = 2.0  # how often one looks at runs that other machines have
+_DEATHS = 3  # of a run with no word, each perhaps with its machine, before nobody takes it again
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,19 @@ class Outcome:
         return None
 
 
-def run(configs: Sequence[Config], jobs: int | None = None, stage: str = "") -> list[Outcome]:
+Launch = Callable[[Sequence[Config]], "list[Outcome]"]
+
+
+def run(
+    configs: Sequence[Config], jobs: int | None = None, stage: str = "", start: Launch | None = None
+) -> list[Outcome]:
     """Run what is not finished of ``configs``, each run once, and say how each ended, in the order given.
 
-    What the runs need is fetched first, here, with its progress in view. ``stage`` names them to who watches. Failures
-    are lines on stderr, with their logs. Raises Refused where all runs are refused for one reason. Signals: as
-    ``launch``.
+    What the runs need is fetched first, here, with its progress in view. ``stage`` names them to who watches; ``start``
+    runs them elsewhere than in ``jobs`` processes of this machine. Failures are lines on stderr, with their logs.
+    Raises Refused where all runs are refused for one reason. Signals: as ``launch``.
     """
+    start = start or (lambda left: launch(left, jobs, stage=stage))
     left = {folder(config): config for config in configs if not done(config)}
     finished = [config for config in configs if folder(config) not in left]
     before = f", {len(finished)} finished before" if finished else ""
@@ -77,7 +85,7 @@ def run(configs: Sequence[Config], jobs: int | None = None, stage: str = "") -> 
     for source in {repr(s): s for config in left.values() for s in (config.model, config.task)}.values():
         assets.resolve(source)
     print(f"rankwise: {len(configs)} {stage + ' ' if stage else ''}runs{before}; {len(left)} to run", file=sys.stderr)
-    outcomes = dict(zip(left, launch([*left.values()], jobs, stage=stage), strict=True))
+    outcomes = dict(zip(left, start([*left.values()]), strict=True))
     reasons = {outcome.error if outcome.status == REFUSED else None for outcome in outcomes.values()}
     if len(reasons) == 1 and (reason := reasons.pop()):
         raise Refused(reason)
@@ -95,13 +103,17 @@ def done(config: Config) -> bool:
 
 def launch(
     configs: Sequence[Config], jobs: int | None = None, task: str = "rankwise.run:run", preload: Sequence[str] = HEAVY,
-    stage: str = "",
+    stage: str = "", join: Mapping[str, int] | None = None,
 ) -> list[Outcome]:  # fmt: skip
     """Run every config in a process of its own, ``jobs`` at a time, and say how each ended, in the order given.
 
     ``task`` is ``module:function``, called in the child with the config; it returns a Record. Call this from the main
     thread: SIGINT and SIGTERM then stop the runs, give them 10 s to write their records (a second signal: none), and
     raise KeyboardInterrupt. A run that fails or dies stops no other.
+
+    A run that another process has, here or on another machine, is skipped. With ``join`` one waits for it, and takes it
+    where its machine is gone; what has failed meanwhile is not tried again: ``join`` are the attempts at each run,
+    by the name of its folder, that do not count.
     """
     if not configs:
         return []
@@ -113,7 +125,7 @@ def launch(
         progress.Display(len(configs), slots.jobs, stage) as shown,
         fork_server.started(preload, signals) as context,
     ):
-        outcomes = _Engine(context, slots, task, signals, shown).run(configs)
+        outcomes = _Engine(context, slots, task, signals, shown, join).run(configs)
     return [outcomes[folder(config).absolute()] for config in configs]
 
 
@@ -210,9 +222,11 @@ class _Engine:
     """Keeps every slot busy until nothing is left, or until a signal."""
 
     def __init__(
-        self, context: ForkServerContext, slots: Slots, task: str, signals: fork_server.Signals, shown: progress.Display
-    ):
+        self, context: ForkServerContext, slots: Slots, task: str, signals: fork_server.Signals,
+        shown: progress.Display, join: Mapping[str, int] | None,
+    ):  # fmt: skip
         self._context, self._slots, self._task, self._signals, self._shown = context, slots, task, signals, shown
+        self._join, self._others, self._looked_s = join, list[Config](), 0.0
         self._free = list(reversed(slots.gpus))
         self._running: list[_Run] = []
         self._ended: dict[Path, Outcome] = {}
@@ -220,10 +234,12 @@ class _Engine:
     def run(self, configs: Sequence[Config]) -> dict[Path, Outcome]:
         waiting = list(reversed(configs))
         try:
-            while (self._running or waiting) and not self._signals.count:
+            while (self._running or waiting or self._others) and not self._signals.count:
                 while self._free and waiting and not self._signals.count:
                     self._start(waiting.pop())
                 self._poll()
+                if self._free and not waiting and time.monotonic() > self._looked_s + _OTHERS_S:
+                    self._looked_s, waiting, self._others = time.monotonic(), self._others, []
             if self._signals.count:
                 self._stop()
                 raise KeyboardInterrupt
@@ -234,6 +250,9 @@ class _Engine:
 
     def _start(self, config: Config) -> None:
         place = folder(config).absolute()
+        if theirs := elsewhere(config, self._join):
+            self._settle(config, theirs)
+            return
         gpu = self._free.pop()
         threads = config.trainer.threads or self._slots.threads
         job = Job(plain(config), str(place), self._task, threads, gpu, sys.argv[0], command())
@@ -285,10 +304,16 @@ class _Engine:
         run.process.close()
         self._running.remove(run)
         self._free.append(run.gpu)
-        outcome = self._ended[run.folder] = Outcome(run.folder, end.status, end.error, seconds)
-        objective = outcome.record.objective if end.status == FINISHED and outcome.record else None
-        score = "" if objective is None else _score(run.config.objective, objective)
-        self._shown.ended(run.folder.name, end.status, seconds, score, end.error)
+        self._settle(run.config, Outcome(run.folder, end.status, end.error, seconds))
+
+    def _settle(self, config: Config, outcome: Outcome) -> None:
+        """Keep how a run ended, here or elsewhere, and say it; with ``join`` look at one of others again."""
+        if outcome.status == SKIPPED and self._join is not None:
+            self._others.append(config)
+            self._shown.left(outcome.folder.name)
+            return
+        self._ended[outcome.folder] = outcome
+        show_end(self._shown, config, outcome)
 
     def _stop(self) -> None:
         """Ask the runs to stop, then make them."""
@@ -302,6 +327,36 @@ class _Engine:
                 if number == signal.SIGTERM and self._signals.count > asked:
                     break
                 self._poll()
+
+
+def elsewhere(config: Config, join: Mapping[str, int] | None = None) -> Outcome | None:
+    """How a run stands that another process has, or has had since; None where it may be started. ``join``: ``launch``.
+
+    Raises Refused for a record that cannot be read.
+    """
+    place = folder(config).absolute()
+    if lease.is_live(place):
+        return Outcome(place, SKIPPED)
+    if config.rerun or not (place / "result.json").exists():
+        return None
+    record, error = records.read(place), None
+    if join is not None:
+        tries = record.run["attempts"] - join.get(place.name, 0)
+        if record.status == FAILED and tries > 0:
+            error = str((record.error or {}).get("message"))
+        elif record.status == STOPPED and record.error is None and tries >= _DEATHS:
+            error = f"its process or machine died in {tries} attempts; the same command without --join tries again"
+    if not error and not records.is_done(config):
+        return None
+    seconds = record.compute.get("seconds", {}).get("total_s") or 0.0
+    return Outcome(place, FAILED if error else FINISHED, error, seconds)
+
+
+def show_end(shown: progress.Display, config: Config, outcome: Outcome) -> None:
+    """Say how a run has ended, with its objective."""
+    objective = outcome.record.objective if outcome.status == FINISHED and outcome.record else None
+    score = "" if objective is None else _score(config.objective, objective)
+    shown.ended(outcome.folder.name, outcome.status, outcome.seconds, score, outcome.error)
 
 
 def _score(name: str, value: float) -> str:

@@ -18,7 +18,7 @@ from rankwise.errors import Refused
 from rankwise.identity import folder, run_id
 from rankwise.study.axes import Row, excluded, paired
 from rankwise.study.compose import Composer
-from rankwise.study.launcher import done, run
+from rankwise.study.launcher import Outcome, done, launch, run
 from rankwise.study.tuning import Tuning
 from rankwise.tasks.data import check_files
 from rankwise.tracking import record as records
@@ -65,13 +65,18 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
 def _run_here(launcher: LocalLauncher, configs: list[Config], trials: list[Config], tuning: Tuning | None) -> int:
     """Run trials first, where there are some, then the study with what they choose."""
     if tuning:
-        run(trials, launcher.jobs, "tuning")
+        _run(launcher, trials, "tuning")
         if left := [trial for trial in trials if not records.is_done(trial)]:
             print(f"rankwise: the study waits: {len(left)} of {len(trials)} tuning runs did not finish here, such as "
                   f"{folder(left[0]).name}; the same command goes on", file=sys.stderr)  # fmt: skip
             return 1
         configs = tuning.frozen(configs)
-    return int(any(outcome.failed for outcome in run(configs, launcher.jobs)))
+    return int(any(outcome.failed for outcome in _run(launcher, configs)))
+
+
+def _run(launcher: LocalLauncher, configs: list[Config], stage: str = "") -> list[Outcome]:
+    join = {} if launcher.join else None
+    return run(configs, stage=stage, start=lambda left: launch(left, launcher.jobs, stage=stage, join=join))
 
 
 _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of keys that no schema holds
@@ -80,6 +85,7 @@ _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of keys that no sch
     "sweeper.exclude": (lambda value: _is_list_of(value, str), '["method=full quant=nf4"]'),
     "sweeper.tune": (lambda value: isinstance(value, Mapping), "{axes: {method.lr: [1e-3, 2e-3]}, seeds: [100, 101]}"),
     "launcher.jobs": (lambda value: type(value) is int and value > 0, "an integer of at least 1"),
+    "launcher.join": (lambda value: isinstance(value, bool), "true"),
     "launcher.returns": (lambda value: _is_list_of(value, str), "[objective]"),
 }
 

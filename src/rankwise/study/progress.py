@@ -86,9 +86,7 @@ class Display:
 
     def ended(self, name: str, status: str, seconds: float, score: str = "", error: str | None = None) -> None:
         """A run is over, in whatever way; ``score`` is a metric's name and value."""
-        self._running.pop(name, None)
-        if self._bars and name in self._bar_of:
-            self._bars.remove_task(self._bar_of.pop(name))
+        self.left(name)
         self.ended_n += 1
         self.failed_n += status == FAILED
         if status == FINISHED:
@@ -98,6 +96,12 @@ class Display:
         eta = "" if left is None else f", ETA {duration(left)}"
         self.say(f"[{self.ended_n}/{self.total}] {what} in {duration(seconds)}{eta}{f': {error}' if error else ''}")
         self.tick()
+
+    def left(self, name: str) -> None:
+        """A run is another's after all."""
+        self._running.pop(name, None)
+        if self._bars and name in self._bar_of:
+            self._bars.remove_task(self._bar_of.pop(name))
 
     def at(self, name: str) -> None:
         """The next of several short pieces of work begins; the one before is done."""

@@ -1,0 +1,79 @@
+"""Several machines at one study: no run is lost, none is done twice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_task import config, until
+
+from rankwise.cli import main
+from rankwise.identity import folder
+from rankwise.study.launcher import elsewhere
+from rankwise.tracking.lease import owned
+from rankwise.tracking.record import begin, read
+
+
+def machine(outputs: Path, names: list[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "fake_task", str(outputs), *names]
+    environment = os.environ | {"FAKE_JOIN": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE)
+
+
+def test_machines_share_a_study_and_finish_what_one_of_them_left(tmp_path: Path) -> None:
+    names = ["count"] * 8
+    machines = [machine(tmp_path, names) for _ in range(3)]
+    study = [folder(config(tmp_path, name, seed)) for seed, name in enumerate(names)]
+    until(lambda: sum((run / "result.json").exists() for run in study) >= 3)
+    machines[0].kill()
+    machines.append(machine(tmp_path, names))
+    for process in machines:
+        assert process.communicate(timeout=60)[1] is not None
+    assert [process.returncode for process in machines] == [-9, 0, 0, 0]
+    assert [read(run).status for run in study] == ["finished"] * 8
+    assert [(run / "did").read_text() for run in study] == ["once\n"] * 8
+
+
+def test_a_run_that_fails_is_tried_by_one_machine_and_told_by_all(tmp_path: Path) -> None:
+    failing = folder(config(tmp_path, "error"))
+    first = machine(tmp_path, ["error", "count"])
+    until(lambda: (failing / "result.json").exists() and read(failing).status == "failed")
+    for process in (first, machine(tmp_path, ["error", "count"])):
+        assert "ValueError: two lines" in process.communicate(timeout=60)[1]
+        assert process.returncode == 1
+    assert (failing / "log").read_text().count("\nValueError: two\nlines\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "attempts", "before", "stands"),
+    [
+        ("running", 2, 0, None),  # its process is gone
+        ("running", 3, 0, "failed"),
+        ("running", 3, 1, None),
+        ("stopped", 9, 0, None),  # in good order, as by a time limit
+        ("failed", 1, 0, "failed"),
+        ("failed", 1, 1, None),  # in an earlier study
+        ("finished", 1, 0, "finished"),
+    ],
+)
+def test_what_is_left_to_take(status: str, attempts: int, before: int, stands: str | None, tmp_path: Path) -> None:
+    one = config(tmp_path, "print")
+    assert elsewhere(one, {}) is None
+    record = begin(one, None)
+    record.run |= {"status": status, "attempts": attempts}
+    if status in ("failed", "stopped"):
+        record.error = {"type": "Error", "message": "why"}
+    record.write()
+    found = elsewhere(one, {folder(one).name: before})
+    assert (found and found.status) == stands
+    with owned(folder(one)):
+        skipped = elsewhere(one, {})
+        assert skipped and skipped.status == "skipped"
+
+
+def test_join_goes_with_a_study_that_runs_nothing_again(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "-m", "seed=0,1", "--join", "--rerun"]) == 2
+    assert capsys.readouterr().err.startswith("rankwise: --rerun: not with --join")
