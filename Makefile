@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo claims claims-full test fetch lint types constraints clean
+.PHONY: demo claims claims-full test test-slurm fetch lint types constraints clean
 
 demo: $(STAMP)
 	$(BIN)/rankwise find experiment=demo --rates default --seeds 5 --budget 8m --reference 'full method.lr=3.2e-4'
@@ -27,6 +27,10 @@ claims-full: fetch
 
 test: fetch
 	OMP_NUM_THREADS=1 WANDB_MODE=offline $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST)
+
+# Needs a Slurm that takes jobs from here.
+test-slurm: fetch
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/study/test_slurm.py
 
 fetch: $(STAMP)
 	$(BIN)/rankwise fetch

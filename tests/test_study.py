@@ -16,6 +16,7 @@ from rankwise.config import Config, typed
 from rankwise.identity import folder, run_id
 from rankwise.study import launcher, multirun
 from rankwise.study.compose import Composer, load, to_config, unresolved
+from rankwise.study.outcome import Outcome
 from rankwise.tracking import record as records
 
 
@@ -39,9 +40,9 @@ def composed(monkeypatch, tmp_path):
     def compose(line: str) -> list[Config]:
         seen: list[Config] = []
 
-        def launch(configs: list[Config], jobs: int | None, stage: str) -> list[launcher.Outcome]:
+        def launch(configs: list[Config], *_: object, **__: object) -> list[Outcome]:
             seen.extend(configs)
-            return [launcher.Outcome(folder(config), "finished") for config in configs]
+            return [Outcome(folder(config), "finished") for config in configs]
 
         monkeypatch.setattr(launcher, "launch", launch)
         assert main(["train", *line.split()]) == 0

@@ -12,7 +12,7 @@ from fake_task import config, until
 
 from rankwise.cli import main
 from rankwise.identity import folder
-from rankwise.study.launcher import elsewhere
+from rankwise.study.outcome import elsewhere
 from rankwise.tracking.lease import owned
 from rankwise.tracking.record import begin, read
 

@@ -26,9 +26,11 @@ from rankwise import machine
 from rankwise.config import Config
 from rankwise.identity import folder
 from rankwise.study import fork_server, launcher, progress
-from rankwise.study.launcher import Outcome, correct, launch, share
+from rankwise.study.launcher import launch, share
+from rankwise.study.outcome import Outcome, correct
 from rankwise.study.preload import HEAVY
 from rankwise.tracking import record
+from rankwise.tracking.lease import owned
 
 TASK = "fake_task:run"
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
@@ -195,7 +197,7 @@ def test_a_task_that_is_not_there(make: Callable[..., Config], tmp_path: Path) -
 
 def test_a_run_that_another_process_has_is_skipped(make: Callable[..., Config]) -> None:
     one = make("print")
-    with record.owned(folder(one)):
+    with owned(folder(one)):
         [outcome] = go([one])
     assert outcome.status == "skipped"
 

@@ -45,10 +45,37 @@ class LocalLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
 
+    def check(self) -> None:
+        """Raise Refused where it cannot run anything."""
+
+    def start(self, configs: Sequence[Any], stage: str) -> list[Any]:
+        """Run the configs; returns their outcomes."""
+        from rankwise.study.launcher import launch
+
+        return launch(configs, self.jobs, stage=stage, join={} if self.join else None)
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from rankwise.study.multirun import run_rows
 
         return run_rows(self, job_overrides)
+
+
+class SlurmLauncher(LocalLauncher):
+    """The same on the workers of a Slurm array; see rankwise.study.slurm, and conf/hydra/launcher/slurm.yaml."""
+
+    def __init__(self, returns: Any = None, **keys: Any) -> None:
+        super().__init__(keys.get("jobs"), returns)
+        self.keys = keys
+
+    def check(self) -> None:
+        from rankwise.study.slurm import Slurm
+
+        Slurm.of(self)
+
+    def start(self, configs: Sequence[Any], stage: str) -> list[Any]:
+        from rankwise.study.slurm import Slurm, launch_on
+
+        return launch_on(Slurm.of(self), configs, stage)
 
 
 class UserConfigs(SearchPathPlugin):

@@ -14,7 +14,7 @@ from rankwise.errors import Refused
 
 if TYPE_CHECKING:
     from rankwise.config import Config
-    from rankwise.study.launcher import Outcome
+    from rankwise.study.outcome import Outcome
     from rankwise.study.sweep_file import SweepFile
 
 DESCRIPTION = """Run the grid or the random search of a W&B sweep file, without a server.

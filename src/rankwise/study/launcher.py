@@ -22,46 +22,23 @@ from typing import Any
 
 import psutil
 
-from rankwise import assets, machine, metrics
+from rankwise import assets, machine
 from rankwise.config import Config, plain
 from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.study import fork_server, outdated, progress
+from rankwise.study.outcome import Outcome, correct, elsewhere, refuse, score, show_end
 from rankwise.study.preload import HEAVY
 from rankwise.study.worker import GRACE_S, REFUSED, SKIPPED, End, Job, ending, work
-from rankwise.tracking import lease
 from rankwise.tracking import record as records
 from rankwise.tracking.provenance import command
-from rankwise.tracking.record import FAILED, FINISHED, RUNNING, STOPPED, Record
+from rankwise.tracking.record import FAILED, FINISHED, STOPPED
 
 _JOB_BYTES = 2 * 1024**3  # what a run of a small model may need
 _TICK_S = 0.25
 _IDLE_S = 600.0  # a run that uses no processor time for so long is ended
 _WORK_S = 0.05  # of processor time; what merely waits uses less
 _OTHERS_S = 2.0  # how often one looks at runs that other machines have
-_DEATHS = 3  # of a run with no word, each perhaps with its machine, before nobody takes it again
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one run ended."""
-
-    folder: Path
-    status: str  # finished | failed | refused | stopped | skipped
-    error: str | None = None  # one line
-    seconds: float = 0.0
-
-    @property
-    def failed(self) -> bool:
-        """Whether it ended badly; a run that another process has did not."""
-        return self.status not in (FINISHED, SKIPPED)
-
-    @property
-    def record(self) -> Record | None:
-        """What it left; None where that is nothing, or nothing that can be read."""
-        with contextlib.suppress(Refused):
-            return records.read(self.folder)
-        return None
 
 
 Launch = Callable[[Sequence[Config]], "list[Outcome]"]
@@ -210,7 +187,7 @@ class _Run:
     def text(self) -> str:
         """The latest loss and objective, by name."""
         shown = {"loss": self.row.get("train/loss"), self.config.objective: self.row.get(self.config.objective)}
-        return ", ".join(_score(name, value) for name, value in shown.items() if value is not None)
+        return ", ".join(score(name, value) for name, value in shown.items() if value is not None)
 
     def _journal_bytes(self) -> int:
         with contextlib.suppress(OSError):
@@ -296,7 +273,9 @@ class _Engine:
         end = own or End(STOPPED if self._signals.count else FAILED, cause)
         error = {"type": "Error" if own else "Died", "message": end.error}
         correct(run.folder, end.status, error if end.status == FAILED else None)
-        if end.status == REFUSED:  # it has taken all else away itself
+        if end.status == REFUSED and self._join is not None:  # other machines must know, too
+            end = refuse(run.config, str(end.error))
+        elif end.status == REFUSED:  # it has taken all else away itself
             (run.folder / "log").unlink(missing_ok=True)
             for path in run.made:
                 with contextlib.suppress(OSError):
@@ -327,56 +306,6 @@ class _Engine:
                 if number == signal.SIGTERM and self._signals.count > asked:
                     break
                 self._poll()
-
-
-def elsewhere(config: Config, join: Mapping[str, int] | None = None) -> Outcome | None:
-    """How a run stands that another process has, or has had since; None where it may be started. ``join``: ``launch``.
-
-    Raises Refused for a record that cannot be read.
-    """
-    place = folder(config).absolute()
-    if lease.is_live(place):
-        return Outcome(place, SKIPPED)
-    if config.rerun or not (place / "result.json").exists():
-        return None
-    record, error = records.read(place), None
-    if join is not None:
-        tries = record.run["attempts"] - join.get(place.name, 0)
-        if record.status == FAILED and tries > 0:
-            error = str((record.error or {}).get("message"))
-        elif record.status == STOPPED and record.error is None and tries >= _DEATHS:
-            error = f"its process or machine died in {tries} attempts; the same command without --join tries again"
-    if not error and not records.is_done(config):
-        return None
-    seconds = record.compute.get("seconds", {}).get("total_s") or 0.0
-    return Outcome(place, FAILED if error else FINISHED, error, seconds)
-
-
-def show_end(shown: progress.Display, config: Config, outcome: Outcome) -> None:
-    """Say how a run has ended, with its objective."""
-    objective = outcome.record.objective if outcome.status == FINISHED and outcome.record else None
-    score = "" if objective is None else _score(config.objective, objective)
-    shown.ended(outcome.folder.name, outcome.status, outcome.seconds, score, outcome.error)
-
-
-def _score(name: str, value: float) -> str:
-    return f"{name} {metrics.named(name).with_unit(value)}"
-
-
-def correct(place: Path, status: str, error: dict[str, Any] | None) -> None:
-    """Rewrite a record that still says "running" though its process is gone. Any other is left as it is."""
-    deadline = time.monotonic() + 2.0  # what the run had started may hold its folder until it is gone too
-    with contextlib.suppress(Refused, OSError):  # not a record, or a full disk: nothing to mend
-        while (place / "result.json").exists() and time.monotonic() < deadline:
-            with lease.owned(place) as mine:
-                record = records.read(place) if mine else None
-                if record and record.status == RUNNING:
-                    record.run |= {"status": status, "ended": records.now()}
-                    record.error = error
-                    record.write()
-            if mine:
-                return
-            time.sleep(0.05)
 
 
 def _pid(process: ForkServerProcess) -> int:

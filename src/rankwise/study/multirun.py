@@ -18,7 +18,8 @@ from rankwise.errors import Refused
 from rankwise.identity import folder, run_id
 from rankwise.study.axes import Row, excluded, paired
 from rankwise.study.compose import Composer
-from rankwise.study.launcher import Outcome, done, launch, run
+from rankwise.study.launcher import done, run
+from rankwise.study.outcome import Outcome
 from rankwise.study.tuning import Tuning
 from rankwise.tasks.data import check_files
 from rankwise.tracking import record as records
@@ -49,6 +50,8 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
             print(f"rankwise: the last {len(configs)} runs wait for what the others choose", file=sys.stderr)
         exit_code = instead([*trials, *configs])
         return
+    if isinstance(sweeper.launcher, LocalLauncher):
+        sweeper.launcher.check()
     for config in [*trials, *configs]:
         check_here(config)
     check_files(config for config in [*trials, *configs] if not done(config))
@@ -75,8 +78,7 @@ def _run_here(launcher: LocalLauncher, configs: list[Config], trials: list[Confi
 
 
 def _run(launcher: LocalLauncher, configs: list[Config], stage: str = "") -> list[Outcome]:
-    join = {} if launcher.join else None
-    return run(configs, stage=stage, start=lambda left: launch(left, launcher.jobs, stage=stage, join=join))
+    return run(configs, stage=stage, start=lambda left: launcher.start(left, stage))
 
 
 _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of keys that no schema holds
@@ -84,7 +86,11 @@ _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of keys that no sch
     "sweeper.pairs": (lambda value: _is_list_of(value, Mapping), "[{method.rank: [1, 8], method.lr: [4e-3, 1e-3]}]"),
     "sweeper.exclude": (lambda value: _is_list_of(value, str), '["method=full quant=nf4"]'),
     "sweeper.tune": (lambda value: isinstance(value, Mapping), "{axes: {method.lr: [1e-3, 2e-3]}, seeds: [100, 101]}"),
-    "launcher.jobs": (lambda value: type(value) is int and value > 0, "an integer of at least 1"),
+    **{
+        f"launcher.{name}": (lambda value: type(value) is int and value > 0, "an integer of at least 1")
+        for name in ("jobs", "workers", "time", "gpus", "cpus")
+    },
+    "launcher.sbatch": (lambda value: isinstance(value, Mapping), "{qos: short}"),
     "launcher.join": (lambda value: isinstance(value, bool), "true"),
     "launcher.returns": (lambda value: _is_list_of(value, str), "[objective]"),
 }
@@ -93,7 +99,8 @@ _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of keys that no sch
 def _check_keys(sweeper: StudySweeper) -> None:
     for key, (fits, example) in _SHAPES.items():
         owner, _, name = key.partition(".")
-        value = getattr(sweeper if owner == "sweeper" else sweeper.launcher, name, None)
+        holder: Any = sweeper if owner == "sweeper" else sweeper.launcher
+        value = getattr(holder, name, getattr(holder, "keys", {}).get(name))
         if value is not None and not fits(value):
             raise Refused.value(f"hydra.{key}", value, f"null, or such as {example}")
 
@@ -160,7 +167,7 @@ def run_rows(launcher: LocalLauncher, rows: Sequence[Sequence[str]]) -> list[Job
         check(config)
         check_here(config)
     check_files(configs)
-    run(configs, launcher.jobs)
+    _run(launcher, configs)
     return [
         _returned(folder(config), row, launcher.returns or ["objective"])
         for config, row in zip(configs, rows, strict=True)

@@ -40,6 +40,7 @@ def environment(modules: Sequence[str]) -> dict[str, str]:
 
 def _load() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal comes here too, and is the parent's to handle
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # as is Slurm's word that time ends, which all processes of a job get
     wish = json.loads(os.environ.pop(VARIABLE))
     os.environ.pop("PYTHONPATH", None)
     if wish["search"] is not None:

@@ -1,0 +1,107 @@
+"""How runs end, on this machine or another, as their records tell."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rankwise import metrics
+from rankwise.config import Config
+from rankwise.errors import Refused
+from rankwise.identity import folder
+from rankwise.study import progress
+from rankwise.study.worker import SKIPPED, End
+from rankwise.tracking import lease
+from rankwise.tracking import record as records
+from rankwise.tracking.record import FAILED, FINISHED, RUNNING, STOPPED, Record
+
+_DEATHS = 3  # of a run with no word, each perhaps with its machine, before nobody takes it again
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run ended."""
+
+    folder: Path
+    status: str  # finished | failed | refused | stopped | skipped
+    error: str | None = None  # one line
+    seconds: float = 0.0
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended badly; a run that another process has did not."""
+        return self.status not in (FINISHED, SKIPPED)
+
+    @property
+    def record(self) -> Record | None:
+        """What it left; None where that is nothing, or nothing that can be read."""
+        with contextlib.suppress(Refused):
+            return records.read(self.folder)
+        return None
+
+
+def elsewhere(config: Config, join: Mapping[str, int] | None = None) -> Outcome | None:
+    """How a run stands that another process has, or has had since; None where it may be started. ``join``: ``launch``.
+
+    Raises Refused for a record that cannot be read.
+    """
+    place = folder(config).absolute()
+    if lease.is_live(place):
+        return Outcome(place, SKIPPED)
+    if config.rerun or not (place / "result.json").exists():
+        return None
+    record, error = records.read(place), None
+    if join is not None:
+        tries = record.run["attempts"] - join.get(place.name, 0)
+        if record.status == FAILED and tries > 0:
+            error = str((record.error or {}).get("message"))
+        elif record.status == STOPPED and record.error is None and tries >= _DEATHS:
+            error = f"its process or machine died in {tries} attempts; the same command without --join tries again"
+    if not error and not records.is_done(config):
+        return None
+    seconds = record.compute.get("seconds", {}).get("total_s") or 0.0
+    return Outcome(place, FAILED if error else FINISHED, error, seconds)
+
+
+def show_end(shown: progress.Display, config: Config, outcome: Outcome) -> None:
+    """Say how a run has ended, with its objective."""
+    objective = outcome.record.objective if outcome.status == FINISHED and outcome.record else None
+    said = "" if objective is None else score(config.objective, objective)
+    shown.ended(outcome.folder.name, outcome.status, outcome.seconds, said, outcome.error)
+
+
+def score(name: str, value: float) -> str:
+    return f"{name} {metrics.named(name).with_unit(value)}"
+
+
+def correct(place: Path, status: str, error: dict[str, Any] | None) -> None:
+    """Rewrite a record that still says "running" though its process is gone. Any other is left as it is."""
+    deadline = time.monotonic() + 2.0  # what the run had started may hold its folder until it is gone too
+    with contextlib.suppress(Refused, OSError):  # not a record, or a full disk: nothing to mend
+        while (place / "result.json").exists() and time.monotonic() < deadline:
+            with lease.owned(place) as mine:
+                record = records.read(place) if mine else None
+                if record and record.status == RUNNING:
+                    record.run |= {"status": status, "ended": records.now()}
+                    record.error = error
+                    record.write()
+            if mine:
+                return
+            time.sleep(0.05)
+
+
+def refuse(config: Config, error: str) -> End:
+    """Write a record of a run that was refused before its first step and has left none."""
+    place = folder(config)
+    with lease.owned(place) as mine:
+        earlier = records.read(place) if (place / "result.json").exists() else None
+        if mine:
+            record = records.begin(config, earlier)
+            record.run |= {"status": FAILED, "ended": records.now()}
+            record.error = {"type": "Refused", "message": error}
+            record.write()
+    return End(FAILED, error)

@@ -1,0 +1,102 @@
+"""Studies on a Slurm array; what needs a real Slurm is skipped where none takes jobs (``make test-slurm``)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_task import until
+
+from rankwise.cli import main
+
+SMALL = ["train", "-m", "debug=fast", "tracking=none", "hydra/launcher=slurm", "hydra.launcher.memory=2GB"]
+LONG = ["method.rank=1", "trainer.max_steps=1500"]
+
+
+@pytest.mark.parametrize(
+    ("absent", "line"), [("submitit", "pip install 'rankwise[slurm]'"), ("sbatch", "no sbatch on this machine")]
+)
+def test_what_is_not_there_is_one_line_and_nothing_is_made(
+    absent: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    find, which = importlib.util.find_spec, shutil.which
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == absent else find(name, *_) or 1)
+    monkeypatch.setattr(shutil, "which", lambda name, *_, **__: None if name == absent else which(name) or name)
+    assert main([*SMALL, "method=tfidf"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("rankwise: hydra/launcher=slurm: ") and line in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("key", ["workers=0", "time=soon", "gpus=x", "sbatch=3"])
+def test_keys_are_checked_before_anything_is_asked_of_slurm(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*SMALL, "method=tfidf", f"hydra.launcher.{key}"]) == 2
+    assert f"hydra.launcher.{key}" in capsys.readouterr().err
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    if not shutil.which("sbatch") or subprocess.run(["sinfo"], capture_output=True).returncode:
+        pytest.skip("no Slurm takes jobs from here")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def study(*words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "rankwise", *SMALL, *words]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0)
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("outputs/*/*/result.json"))]
+
+
+def rows_of(folder: Path) -> int:
+    return sum(path.read_text().count("\n") for path in folder.glob("outputs/*/*/metrics.jsonl"))
+
+
+def queue() -> str:
+    return subprocess.run(["squeue", "-h", "-n", "rankwise", "-o", "%i"], text=True, capture_output=True).stdout.strip()
+
+
+def test_workers_share_a_study_and_a_failed_run_is_named(slurm: Path) -> None:
+    words = ["model=tiny_llama", "seed=0,1", "hydra.launcher.workers=2"]
+    process = study(*words, "method.rank=17,1,2")
+    error = process.communicate(timeout=300)[1]
+    assert process.returncode == 1, error
+    assert "method.rank=17" in error and "at most 16" in error and "lora-r17" in error
+    assert [record["run"]["attempts"] for record in records(slurm)] == [1] * 6
+    assert sorted(record["run"]["status"] for record in records(slurm)) == ["failed"] * 2 + ["finished"] * 4
+    again = study(*words, "method.rank=1,2")
+    assert "4 finished before; 0 to run" in again.communicate(timeout=300)[1] and again.returncode == 0
+
+
+def test_an_interrupt_cancels_the_array_and_stops_its_runs(slurm: Path) -> None:
+    process = study(*LONG)
+    until(lambda: rows_of(slurm) > 3)
+    os.killpg(process.pid, signal.SIGINT)
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 130 and "cancelling Slurm job" in error, error
+    until(lambda: not queue())
+    assert [record["run"]["status"] for record in records(slurm)] == ["stopped"]
+
+
+def test_a_worker_whose_time_ends_goes_on_in_its_next_turn(slurm: Path) -> None:
+    process = study(*LONG)
+    until(lambda: rows_of(slurm) > 3)
+    subprocess.run(["scancel", "--signal=USR2", queue().splitlines()[0]], check=True)
+    error = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, error
+    (record,) = records(slurm)
+    assert (record["run"]["status"], record["run"]["attempts"]) == ("finished", 2)
