@@ -35,7 +35,7 @@ def test_it_knows_the_machine_and_tries_every_storage(capsys: pytest.CaptureFixt
     assert set(found) == {*doctor.SECTIONS, "devices", "quantization"}
     assert not any("problem" in section for section in found.values())
     assert found["machine"]["cores"] >= 1 and found["packages"]["torch"].startswith("2.")
-    assert found["launchers"]["names"] == ["local"] and found["launchers"]["local_slots"] >= 1
+    assert found["launchers"]["names"] == ["local", "slurm"] and found["launchers"]["local_slots"] >= 1
     assert found["devices"]["cpu"]["threads"] >= 1
     assert all(about["works"] for about in found["quantization"].values()), found["quantization"]
     errors = {name: about["error"] for name, about in found["quantization"].items()}

@@ -140,11 +140,13 @@ def test_a_single_run_that_is_refused_late_exits_2_with_one_line(tmp_path):
     assert done.stderr.count("\n") == 1 and "v_proj" in done.stderr
 
 
-def test_a_foreign_launcher_runs_the_same_study(tmp_path):
-    line = ["train", "-m", "debug=fast", "hydra/launcher=basic", "method=tfidf,probe"]
-    done = rankwise(*line, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert {record.status for record in results(tmp_path).values()} == {"finished"}
+def test_a_foreign_launcher_runs_the_same_study_and_a_failed_run_is_named(tmp_path):
+    line = ["train", "-m", "debug=fast", "hydra/launcher=basic", "model=tiny_llama", "method=lora,tfidf"]
+    done = rankwise(*line, "method.rank=17", folder=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert [record.status for record in results(tmp_path).values()] == ["finished"]
+    (failed,) = [line for line in done.stderr.splitlines() if line.startswith("rankwise: lora-r17-")]
+    assert "failed: method.rank=17" in failed and "at most 16" in failed
     assert sorted(p.name for p in tmp_path.iterdir()) == ["outputs"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,9 @@ from rankwise.tracking.lease import owned
 from rankwise.tracking.record import begin, read
 
 
-def machine(outputs: Path, names: list[str]) -> subprocess.Popen[str]:
+def machine(outputs: Path, names: list[str], **variables: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "fake_task", str(outputs), *names]
-    environment = os.environ | {"FAKE_JOIN": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = os.environ | {"FAKE_JOIN": "1", "PYTHONPATH": os.pathsep.join(sys.path)} | variables
     return subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE)
 
 
@@ -35,6 +36,12 @@ def test_machines_share_a_study_and_finish_what_one_of_them_left(tmp_path: Path)
     assert [process.returncode for process in machines] == [-9, 0, 0, 0]
     assert [read(run).status for run in study] == ["finished"] * 8
     assert [(run / "did").read_text() for run in study] == ["once\n"] * 8
+
+
+def test_machines_that_start_together_start_at_different_places(tmp_path: Path) -> None:
+    said = machine(tmp_path, ["count"] * 3, JOB_COMPLETION_INDEX="5").communicate(timeout=60)[1]
+    started = [line.split()[1] for line in said.splitlines() if line.endswith(" started")]
+    assert started == [folder(config(tmp_path, "count", seed)).name for seed in (2, 0, 1)]
 
 
 def test_a_run_that_fails_is_tried_by_one_machine_and_told_by_all(tmp_path: Path) -> None:
@@ -69,6 +76,8 @@ def test_what_is_left_to_take(status: str, attempts: int, before: int, stands: s
     record.write()
     found = elsewhere(one, {folder(one).name: before})
     assert (found and found.status) == stands
+    again = elsewhere(replace(one, rerun=True), {folder(one).name: attempts})
+    assert again is None, "asked for again, and not run since"
     with owned(folder(one)):
         skipped = elsewhere(one, {})
         assert skipped and skipped.status == "skipped"

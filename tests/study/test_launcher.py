@@ -333,7 +333,7 @@ def test_one_run_can_be_stopped_by_itself(tmp_path: Path) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGTERM)
     code, _ = study.end()
-    assert code == 0
+    assert code == 1
     assert [status(c) for c in study.configs] == ["stopped", "stopped", "finished"]
 
 

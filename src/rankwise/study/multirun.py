@@ -21,6 +21,7 @@ from rankwise.study.compose import Composer
 from rankwise.study.launcher import done, run
 from rankwise.study.outcome import Outcome
 from rankwise.study.tuning import Tuning
+from rankwise.study.worker import one_line
 from rankwise.tasks.data import check_files
 from rankwise.tracking import record as records
 
@@ -58,11 +59,11 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
     if isinstance(sweeper.launcher, LocalLauncher):
         exit_code = _run_here(sweeper.launcher, configs, trials, tuning)
     else:
-        left = [row for config, row in study if not done(config)]
+        left = [(config, row) for config, row in study if not done(config)]
         print(f"rankwise: {len(study)} runs; {len(left)} to run", file=sys.stderr)
         assert sweeper.launcher is not None
-        returns = sweeper.launcher.launch(left, initial_job_idx=0) if left else []
-        exit_code = int(any(result.status != JobStatus.COMPLETED for result in returns))
+        returns = sweeper.launcher.launch([row for _, row in left], initial_job_idx=0) if left else []
+        exit_code = int(any([_say_failed(config, job) for (config, _), job in zip(left, returns, strict=True)]))
 
 
 def _run_here(launcher: LocalLauncher, configs: list[Config], trials: list[Config], tuning: Tuning | None) -> int:
@@ -79,6 +80,20 @@ def _run_here(launcher: LocalLauncher, configs: list[Config], trials: list[Confi
 
 def _run(launcher: LocalLauncher, configs: list[Config], stage: str = "") -> list[Outcome]:
     return run(configs, stage=stage, start=lambda left: launcher.start(left, stage))
+
+
+def _say_failed(config: Config, job: JobReturn) -> bool:
+    """Whether a run on a launcher of somebody else's failed; then its name and reason are a line on stderr."""
+    if job.status == JobStatus.COMPLETED:
+        return False
+    try:
+        reason = f"its job is {job.status.name.lower()}: {job.return_value}"
+    except Refused as error:
+        reason = str(error)
+    except Exception as error:
+        reason = one_line(type(error).__name__, str(error))
+    print(f"rankwise: {folder(config).name} failed: {reason}", file=sys.stderr)
+    return True
 
 
 _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of keys that no schema holds

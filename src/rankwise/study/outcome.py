@@ -52,16 +52,15 @@ def elsewhere(config: Config, join: Mapping[str, int] | None = None) -> Outcome 
     place = folder(config).absolute()
     if lease.is_live(place):
         return Outcome(place, SKIPPED)
-    if config.rerun or not (place / "result.json").exists():
+    if join is None or not (place / "result.json").exists():
         return None
     record, error = records.read(place), None
-    if join is not None:
-        tries = record.run["attempts"] - join.get(place.name, 0)
-        if record.status == FAILED and tries > 0:
-            error = str((record.error or {}).get("message"))
-        elif record.status == STOPPED and record.error is None and tries >= _DEATHS:
-            error = f"its process or machine died in {tries} attempts; the same command without --join tries again"
-    if not error and not records.is_done(config):
+    tries = record.run["attempts"] - join.get(place.name, 0)
+    if record.status == FAILED and tries > 0:
+        error = str((record.error or {}).get("message"))
+    elif record.status == STOPPED and record.error is None and tries >= _DEATHS:
+        error = f"its process or machine died in {tries} attempts; the same command without --join tries again"
+    elif not records.is_done(config) or (config.rerun and tries <= 0):
         return None
     seconds = record.compute.get("seconds", {}).get("total_s") or 0.0
     return Outcome(place, FAILED if error else FINISHED, error, seconds)

@@ -76,7 +76,7 @@ def work(job: Job) -> NoReturn:
         elif isinstance(error, Refused):
             end = End(FAILED if (Path(job.folder) / "result.json").exists() else REFUSED, str(error))
         else:
-            end = End(FAILED, _one_line(type(error).__name__, str(error)))
+            end = End(FAILED, one_line(type(error).__name__, str(error)))
     with contextlib.suppress(OSError, ValueError):
         print(f"=== pid {os.getpid()} {end.status}{': ' + end.error if end.error else ''}", flush=True)
         sys.stderr.flush()
@@ -94,7 +94,7 @@ def ending(log: Path, pid: int) -> End | None:
     return None
 
 
-def _one_line(kind: str, text: str, limit: int = 500) -> str:
+def one_line(kind: str, text: str, limit: int = 500) -> str:
     """An error with its white space squeezed, cut at ``limit`` characters."""
     line = " ".join(": ".join(filter(None, [kind, text])).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
@@ -168,5 +168,5 @@ def _run(job: Job) -> End:
     task: Callable[..., Record] = getattr(importlib.import_module(module), function)
     record = task(typed(job.config))
     error = record.error or {}
-    text = _one_line(str(error.get("type") or ""), str(error.get("message") or ""))
+    text = one_line(str(error.get("type") or ""), str(error.get("message") or ""))
     return End(SKIPPED if record.status == RUNNING else record.status, text or None)
