@@ -31,6 +31,7 @@ from rankwise.tasks.batches import Loaders, schedule
 from rankwise.tracking.provenance import provenance
 
 OURS = "rankwise"
+COMMANDS = {"--help": ["--help"], "plan": ["plan"]}
 _CLASSIFY = ("task.n_test=1000", "task.n_validation=400", "trainer.validations=2")
 _WRITE = (
     "model=smollm2_instruct", "task=define_words", "task.n_test=100", "task.n_validation=50", "trainer.batch_size=8",
@@ -80,7 +81,7 @@ def bench(quick: bool, repeats: int, told: Any = lambda text: None) -> dict[str,
             found["workloads"][workload.name] = _Bench(workload, Path(folder) / workload.name, told).measure(repeats)
     found["commands"] = {
         name: statistics.median(_run([*_rankwise(), *words], "", 1).cpu_s for _ in range(repeats))
-        for name, words in {"--help": ["--help"], "plan": ["plan"]}.items()
+        for name, words in COMMANDS.items()
     }
     return found
 
