@@ -49,7 +49,7 @@ def _models(report: Report) -> str:
     found = _values(report, "config.model.name")
     sizes = {arm.first("params.total") for arm in report.arms if arm.method == "full"} - {None}
     size = f" ({si(min(sizes))} parameters)" if len(sizes) == 1 else ""
-    prints = [str(text)[:12] for text in _values(report, "provenance.model.fingerprint")]
+    prints = [str(text).removeprefix("sha256:") for text in _values(report, "provenance.model.fingerprint")]
     return f"Base model: {_list(found)}{size}{_fingerprints(prints)}."
 
 
@@ -57,7 +57,7 @@ def _data(report: Report) -> str:
     first = next((run for arm in report.arms for run in arm.runs), None)
     data: dict[str, Any] = dict(first.provenance.get("data") or {}) if first else {}
     sizes = [f"{data[part]:,} {part}" for part in ("train", "validation", "test") if data.get(part)]
-    prints = [str(text)[:12] for text in _values(report, "provenance.data.fingerprint")]
+    prints = [str(text).removeprefix("sha256:") for text in _values(report, "provenance.data.fingerprint")]
     of = f": {', '.join(sizes)} examples" if sizes else ""
     return f"Data: {_list(_values(report, 'config.task.name'))}{of}{_fingerprints(prints)}."
 
@@ -153,4 +153,4 @@ def _list(values: list[str]) -> str:
 
 
 def _fingerprints(prints: list[str]) -> str:
-    return f", SHA-256 {', '.join(prints)}…" if prints else ""
+    return f", SHA-256 {', '.join(f'{text[:12]}…' for text in prints)}" if prints else ""

@@ -57,7 +57,7 @@ def _title(family: Sufficiency, metric: Metric, named: bool) -> str:
     top = family.steps[0]
     gain = top.comparison.advantage
     if top.arm.unfit:
-        why = f"of {top.name}, {top.arm.unfit}{_BUDGET if 'under-trained' in top.arm.unfit else ''}"
+        why = f"{top.name} cannot be judged ({top.arm.unfit}){_BUDGET if 'under-trained' in top.arm.unfit else ''}"
     elif gain is None:
         why = f"{top.name} could not be tested ({top.comparison.reason or 'one shared seed'})"
     else:
