@@ -9,7 +9,7 @@ SMALL = ("task=synthetic", "task.synthetic=400", "task.n_train=150", "task.n_val
 
 
 def test_peers_do_the_same_work_and_the_costs_of_steps_and_the_rest_are_told_apart(monkeypatch):
-    monkeypatch.setattr(bench, "PEERS", ("tuned", "loop"))
+    monkeypatch.setattr(bench, "PEERS", ("tuned",))
     monkeypatch.setattr(bench, "COMMANDS", {"--help": ["--help"]})
     monkeypatch.setattr(bench, "workloads", lambda quick: (bench.Workload("tiny", SMALL, 2),))
     found = bench.bench(quick=True, repeats=1)
@@ -18,7 +18,7 @@ def test_peers_do_the_same_work_and_the_costs_of_steps_and_the_rest_are_told_apa
     for run in runs.values():
         assert run["peak_bytes"] > 50e6 and run["cpu_s"] > 0.5 and 0 <= run["score"] <= 1
         assert run["rest_cpu_s"] + 4 * run["step_cpu_s"] == pytest.approx(run["cpu_s"])
-    assert 0 < found["commands"]["--help"] < runs["loop"]["cpu_s"]
+    assert 0 < found["commands"]["--help"] < runs["tuned"]["cpu_s"]
 
 
 def test_a_peer_that_fails_is_said_in_one_line():

@@ -187,7 +187,7 @@ def changes(places: list[str], separator: str = ".") -> st.SearchStrategy[dict[t
     return st.dictionaries(paths, VALUES | NESTED.map(Raw), min_size=1, max_size=3)
 
 
-@inputs(0.4)
+@inputs(0.46)
 @given(st.deferred(lambda: changes(keys())))
 def test_a_snapshot(change: dict[tuple[str, ...], Any]) -> None:
     with temporary() as folder:
@@ -200,7 +200,8 @@ HYDRA = """hydra.sweeper.pairs hydra.sweeper.exclude hydra.sweeper.tune hydra.sw
     hydra.run.dir hydra.mode hydra.verbose hydra.job.name hydra.callbacks
     hydra.searchpath hydra/launcher hydra/sweeper hydra"""
 FLAGS = {
-    "train": "-m --multirun --rerun --dry-run --resolve --config= --jobs= --cfg= --package= --info= --config-dir= -cn=",
+    "train": "-m --multirun --join --rerun --dry-run --resolve --config= --jobs= --cfg= --package= --info= "
+    "--config-dir= -cn=",
     "find": "--dry-run --json --budget= --margin= --seeds= --rates= --reference= --replay= --jobs=",
     "plan": "-m --multirun --params --json --gpu= --fit= --mfu= --power= --margin=",
     "sweep": "--convert --rerun --count= --seed= --jobs=",
@@ -264,7 +265,7 @@ SWEEP_PLACES = """method run_cap parameters command name metric early_terminate 
     parameters/method.lr parameters/method.lr/mu parameters/method.lr/sigma parameters/task.labels/values"""
 
 
-@inputs(0.12)
+@inputs(0.06)
 @given(changes(SWEEP_PLACES.split(), "/"), st.sampled_from(["grid", "random"]))
 def test_a_sweep_file(change: dict[tuple[str, ...], Any], method: str) -> None:
     with temporary() as folder:

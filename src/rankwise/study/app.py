@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rankwise.config import Config
@@ -68,9 +68,10 @@ def _ask_for_callbacks(arguments: list[str]) -> None:
     if not Path("conf").is_dir() or any("hydra.callbacks" in word or "hydra/callbacks" in word for word in words):
         return
     with contextlib.suppress(HydraException, OmegaConfBaseException), hydra_tree():
-        if callbacks := load([word for word in words if "," not in word]).hydra.callbacks:
-            name, callback = next(iter(callbacks.items()))
-            remedy = f"if that is wanted, add hydra.callbacks.{name}._target_={callback.get('_target_')}"
+        callbacks = load([word for word in words if "," not in word]).hydra.callbacks
+        for name in callbacks if isinstance(callbacks, Mapping) else ():
+            target = OmegaConf.select(callbacks, f"{name}._target_")
+            remedy = f"if that is wanted, add hydra.callbacks.{name}._target_={target}"
             raise Refused(f"conf: hydra.callbacks.{name} runs code; {remedy}")
 
 

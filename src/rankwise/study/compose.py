@@ -141,7 +141,8 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
     except Refused as refused:
         raise Refused(f"--config {refused}; give a run's config.yaml") from None
     named = {word.partition("=")[0] for word in overrides}
-    for name, callback in (earlier.get("callbacks") or {}).items() if isinstance(earlier, dict) else ():
+    callbacks = earlier.get("callbacks")
+    for name, callback in callbacks.items() if isinstance(callbacks, dict) else ():
         key, target = f"callbacks.{name}._target_", callback.get("_target_") if isinstance(callback, dict) else None
         if key not in named:
             raise Refused(f"--config {path}: {key} runs code; if that is wanted, add {key}={target}")
