@@ -143,3 +143,18 @@ def test_no_hard_links_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "link", link)
     with owned(tmp_path) as mine, owned(tmp_path) as also:
         assert mine and not also
+
+
+@pytest.mark.parametrize("text", ["", "[", "[1]", '{"pid": 1e99}', '{"host": "x", "pid": 1, "token": "../../x"}'])
+def test_a_strangers_lease_is_read_without_harm_and_taken_over_when_stale(text: str, tmp_path: Path) -> None:
+    folder = tmp_path / "study" / "run"
+    folder.mkdir(parents=True)
+    (folder / ".lock").touch()
+    for written in (text, f'{{"host": "{socket.gethostname()}", "pid": {10**30}, "token": "a"}}'):
+        (folder / LEASE).write_text(written)
+        assert is_live(folder)
+        os.utime(folder / LEASE, (0, time.time() - 2 * STALE_S))
+        assert not is_live(folder)
+        with owned(folder) as mine:
+            assert mine
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".lock"]
