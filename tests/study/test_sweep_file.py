@@ -83,6 +83,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("a grid needs value, values, or whole min and max", {"parameters": {"method.lr": {"min": 0.1, "max": 0.2}}}),
     ("min 2 and max 1", {"parameters": {"method.rank": {"min": 2, "max": 1}}}),
     (".max: None: an integer", {"parameters": {"method.rank": {"distribution": "int_uniform", "min": 2}}}),
+    ("a grid of at most 100,000 values", {"parameters": {"seed": {"min": 0, "max": 10**9}}}),
+    (".max: 1", {"parameters": {"method.rank": {"min": 1, "max": 10**400}}}),
     ("distribution: beta: one of", {"parameters": {"method.lr": {"distribution": "beta"}}}),
     ("a number for each of the values", {"parameters": {"seed": {"values": [1, 2], "probabilities": [1]}}}),
     ("values: 5: a list of values", {"parameters": {"seed": {"values": 5}}}),
@@ -157,3 +159,8 @@ def test_a_file_with_a_point_that_cannot_run_is_refused_before_the_first_run(
 def test_a_value_of_a_file_reaches_the_config_as_it_is(value: Any) -> None:
     parsed = OverridesParser.create().parse_override(override("task.text", value))
     assert parsed.value() == value and not parsed.is_sweep_override()
+
+
+def test_values_win_over_bounds_in_a_grid_as_in_a_search(tmp_path: Path) -> None:
+    file = written(tmp_path / "s.yaml", parameters={"seed": {"values": [3, 5], "min": None}})
+    assert file.points() == [{"seed": 3}, {"seed": 5}]

@@ -6,6 +6,7 @@ Grids and random searches run here without a server. Searches that learn from sc
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -53,6 +54,7 @@ _DRAWS: dict[str, tuple[tuple[str, ...], Callable[..., float]]] = {  # what a di
     "log_normal": (("mu", "sigma"), lambda draw, mu, sigma: draw.lognormvariate(mu, sigma)),
 }  # fmt: skip
 _DISTRIBUTIONS = ("constant", "categorical", *_DRAWS, *(f"q_{name}" for name in _DRAWS if name != "int_uniform"))
+_MOST = 100_000  # values of an axis of a grid
 _DEFAULTS = {"mu": 0, "sigma": 1, "q": 1}
 
 
@@ -157,6 +159,8 @@ def _range(given: dict[str, Any], method: object) -> Iterator[str]:
     logs = name.endswith("values")
     if _is_number(low) and _is_number(high) and (low > high or (logs and low <= 0)):
         yield f": min {low} and max {high}: min at most max{', above 0' if logs else ''}"
+    if method == "grid" and name == "int_uniform" and _is_number(low) and _is_number(high) and high - low > _MOST:
+        yield f": min {low} and max {high}: a grid of at most {_MOST:,} values"
     if method == "grid" and name != "int_uniform":
         yield ": a grid needs value, values, or whole min and max"
 
@@ -181,9 +185,9 @@ def _distribution(given: dict[str, Any]) -> str:
 
 def _values(given: dict[str, Any]) -> list[Any]:
     """Of a grid's axis."""
-    if "min" in given:
-        return list(range(given["min"], given["max"] + 1))
-    return list(given.get("values", [given.get("value")]))
+    if "value" in given or "values" in given:
+        return list(given.get("values", [given.get("value")]))
+    return list(range(given["min"], given["max"] + 1))
 
 
 def _drawn(given: dict[str, Any], draw: random.Random) -> Any:
@@ -199,7 +203,9 @@ def _drawn(given: dict[str, Any], draw: random.Random) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    with contextlib.suppress(OverflowError):  # of an integer beyond every float
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return False
 
 
 def _is_text_of_number(value: Any) -> bool:
