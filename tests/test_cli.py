@@ -249,3 +249,19 @@ def test_a_conf_folder_of_the_user_adds_options_and_experiments(tmp_path, capsys
     assert "lr: 7" not in capsys.readouterr().out, "the user's tree must not shadow ours"
     assert main(["train", "method=bad"]) == 2
     assert "rnk" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--resolve", "--resolve: of --cfg"),
+        ("-p task", "--package: of --cfg"),
+        ("-m --cfg job", "--multirun --cfg: one of these"),
+        ("--cfg job --info all", "--cfg --info: one of these"),
+    ],
+)
+def test_flags_of_hydra_that_do_not_go_together_are_refused(
+    line: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *line.split()]) == 2
+    assert capsys.readouterr().err.startswith(f"rankwise: {says}")

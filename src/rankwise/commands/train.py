@@ -74,6 +74,12 @@ def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespac
     ]
     options = parse(made, [word for given in arguments for word in point_words(given)])
     words = overrides(options.overrides)
+    for name in ("resolve", "package"):
+        if getattr(options, name) and not options.cfg:
+            raise Refused(f"--{name}: of --cfg; rankwise train --cfg job prints the composed config")
+    asked = [name for name in ("multirun", "cfg", "info", "hydra_help") if getattr(options, name)]
+    if len(asked) > 1:
+        raise Refused(f"{' '.join('--' + name.replace('_', '-') for name in asked)}: one of these at a time")
     if options.join and options.rerun:
         raise Refused("--rerun: not with --join, which takes what no machine has run yet")
     words += ["hydra.launcher.join=true"] * options.join
