@@ -90,10 +90,11 @@ def _tell(config: Config, record: Record, mirror: Mirror, on_progress: OnProgres
                 run_baseline(config, record, clock, mirror.start, on_progress)
             else:
                 with clock("imports"):
-                    from rankwise.distributed import fine_tune_on_several
-                    from rankwise.fine_tune import fine_tune
-                train = fine_tune_on_several if config.trainer.devices > 1 else fine_tune
-                train(config, record, clock, journal, mirror.start, on_progress)
+                    if config.trainer.devices > 1:
+                        from rankwise.distributed import fine_tune_on_several as fine_tune
+                    else:
+                        from rankwise.fine_tune import fine_tune
+                fine_tune(config, record, clock, journal, mirror.start, on_progress)
         status = records.FINISHED
     except (KeyboardInterrupt, SystemExit) as stop:
         status, record.error = records.STOPPED, {"type": "Stopped", "message": "stopped from outside"}

@@ -336,11 +336,17 @@ def test_a_broken_model_config_is_refused_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
-    for text in ("{", '{"model_type": "no such"}', "[]"):
-        (tmp_path / "model" / "config.json").write_text(text)
+    file = tmp_path / "model" / "config.json"
+    begins = {
+        "{": f"{file}: not a model's config (not JSON",
+        '{"model_type": "no such"}': "model ./model: its config cannot be read",
+        "[]": f"{file}: not a model's config (no keys",
+    }
+    for text, begin in begins.items():
+        file.write_text(text)
         assert main(["plan", "debug=fast", "model=local", "model.path=./model"]) == 2
         said = capsys.readouterr().err
-        assert said.startswith("rankwise: ") and "model" in said and said.count("\n") == 1
+        assert said.startswith(f"rankwise: {begin}") and said.count("\n") == 1
 
 
 def test_the_command_prints_a_table_and_json(

@@ -33,7 +33,7 @@ Tiny = Callable[..., Config]
 
 @pytest.fixture(scope="module")
 def alike(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Record]:
-    """One run without dropout on 1 and 3 devices: odd batches, accumulation, a tail of few rows, and fewer batches
+    """One run without dropout on 1, 2 and 3 devices: odd batches, accumulation, a tail of few rows, and fewer batches
     of validation than ranks."""
     from tiny_configs import tiny
 
@@ -42,11 +42,12 @@ def alike(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Record]:
         "trainer__eval_batch_size": 64, "trainer__max_steps": None, "trainer__epochs": 3, "trainer__validations": 2,
     }  # fmt: skip
     outputs = tmp_path_factory.mktemp("ranks")
-    return {n: run(tiny("llama", outputs=str(outputs), trainer__devices=n, **odd)) for n in (1, 3)}
+    return {n: run(tiny("llama", outputs=str(outputs), trainer__devices=n, **odd)) for n in (1, 2, 3)}
 
 
-def test_several_ranks_log_and_learn_what_one_does(alike: dict[int, Record]) -> None:
-    one, several = alike[1], alike[3]
+@pytest.mark.parametrize("devices", [2, 3])
+def test_several_ranks_log_and_learn_what_one_does(alike: dict[int, Record], devices: int) -> None:
+    one, several = alike[1], alike[devices]
     assert one.folder and several.folder and one.folder != several.folder
     rows, others = (read_rows(record.folder / "metrics.jsonl") for record in (one, several))
     assert [row.keys() for row in rows] == [row.keys() for row in others] and len(rows) > 6
