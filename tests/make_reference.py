@@ -37,9 +37,16 @@ seconds in `_s`; `[]` stands for each of a list, `*` for names that depend on th
 what a run did not reach, or does not have.
 """
 NAMES = {
-    str: "text", bool: "true or false", NoneType: "null", dict: "group", list: "list", int: "integer",
-    float: "number", Any: "any", Path: "path",
-}  # fmt: skip
+    str: "text",
+    bool: "true or false",
+    NoneType: "null",
+    dict: "group",
+    list: "list",
+    int: "integer",
+    float: "number",
+    Any: "any",
+    Path: "path",
+}
 # Columns without a header.
 CSV_ONLY = {
     "method": "of the arm",
@@ -75,8 +82,10 @@ def page() -> str:
     arm, *_ = (arm for arm in found["arms"] if arm["comparison"])
     outside = {key: value for key, value in found.items() if key not in ("arms", "runs")}
     trackers = [(name, path) for name, path in (SETUP | RESULTS).items()]
-    scores = [("test/*, val/*", "metrics.test.*.value, metrics.validation.*.value"),
-              ("test/*_se, val/*_se", "metrics.test.*.se, metrics.validation.*.se")]  # fmt: skip
+    scores = [
+        ("test/*, val/*", "metrics.test.*.value, metrics.validation.*.value"),
+        ("test/*_se, val/*_se", "metrics.test.*.se, metrics.validation.*.se"),
+    ]
     parts = [
         INTRODUCTION,
         "## Config\n\nOf `rankwise train KEY=VALUE`, of `config.yaml`, and in a record under `config`. Options of a "

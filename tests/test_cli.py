@@ -111,18 +111,35 @@ def test_bad_input_is_one_line_that_names_it_exit_2_and_nothing_written(line, na
 
 # A word of PEFT, Lightning, transformers, Hydra or W&B, and what the one line of refusal calls it.
 FIRST_WORDS = {
-    "r": "method.rank", "method.r": "method.rank", "lora_r": "method.rank", "lora_alpha": "method.alpha",
-    "lora_dropout": "method.dropout", "target_modules": "targets=qv", "learning_rate": "method.lr",
-    "epochs": "trainer.epochs", "trainer.max_epochs": "trainer.epochs", "batch_size": "trainer.batch_size",
-    "data.batch_size": "trainer.batch_size", "data.name": "task", "project": "tracking.project", "logger": "tracking",
-    "wandb.project": "tracking.project", "ckpt_path": "--config RUN/config.yaml",
-    "compile": "not compiled", "trainer.accelerator": "trainer.device", "devices": "trainer.devices",
-    "strategy": "trainer.strategy", "trainer.num_nodes": "a run is on one machine",
-    "trainer.fast_dev_run": "debug=fast", "trainer.limit_train_batches": "task.n_train",
-    "trainer.overfit_batches": "debug=overfit", "trainer.gradient_clip_val": "trainer.clip",
-    "trainer.max_time": "rankwise find --budget", "callback": "conf/callbacks/NAME.yaml",
+    "r": "method.rank",
+    "method.r": "method.rank",
+    "lora_r": "method.rank",
+    "lora_alpha": "method.alpha",
+    "lora_dropout": "method.dropout",
+    "target_modules": "targets=qv",
+    "learning_rate": "method.lr",
+    "epochs": "trainer.epochs",
+    "trainer.max_epochs": "trainer.epochs",
+    "batch_size": "trainer.batch_size",
+    "data.batch_size": "trainer.batch_size",
+    "data.name": "task",
+    "project": "tracking.project",
+    "logger": "tracking",
+    "wandb.project": "tracking.project",
+    "ckpt_path": "--config RUN/config.yaml",
+    "compile": "not compiled",
+    "trainer.accelerator": "trainer.device",
+    "devices": "trainer.devices",
+    "strategy": "trainer.strategy",
+    "trainer.num_nodes": "a run is on one machine",
+    "trainer.fast_dev_run": "debug=fast",
+    "trainer.limit_train_batches": "task.n_train",
+    "trainer.overfit_batches": "debug=overfit",
+    "trainer.gradient_clip_val": "trainer.clip",
+    "trainer.max_time": "rankwise find --budget",
+    "callback": "conf/callbacks/NAME.yaml",
     "trainer.callbacks": "conf/callbacks/NAME.yaml",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("plus", ["", "+"])
@@ -209,10 +226,16 @@ def test_completion_is_installed_for_the_command_alone(shell, capsys):
 
 
 @pytest.mark.parametrize("shell", ["bash", "fish"])
-@pytest.mark.parametrize(("line", "offered"), [
-    ("rankwise tr", {"train"}), ("rankwise train meth", {"method="}), ("rankwise plan method.ra", {"method.rank="}),
-    ("rankwise find method=", {"method=lora", "method=full"}), ("rankwise ", {"find", "train", "report"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("rankwise tr", {"train"}),
+        ("rankwise train meth", {"method="}),
+        ("rankwise plan method.ra", {"method.rank="}),
+        ("rankwise find method=", {"method=lora", "method=full"}),
+        ("rankwise ", {"find", "train", "report"}),
+    ],
+)
 def test_completion_knows_commands_groups_options_and_keys(line, offered, shell, capsys, monkeypatch):
     monkeypatch.setenv("COMP_LINE", line)
     assert main(["-sc", f"query={shell}"]) == 0

@@ -46,8 +46,10 @@ def test_the_text_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [
-        *doctor.SECTIONS, "devices", *(f"quant={file.stem}" for file in sorted((conf_dir() / "quant").glob("*.yaml"))),
-    ]  # fmt: skip
+        *doctor.SECTIONS,
+        "devices",
+        *(f"quant={file.stem}" for file in sorted((conf_dir() / "quant").glob("*.yaml"))),
+    ]
 
 
 def test_what_is_missing_or_broken_is_a_line_and_no_traceback(

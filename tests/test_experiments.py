@@ -108,9 +108,15 @@ def _as_list(value: Any) -> list[dict[str, Any]]:
 def _arm(config: Config) -> tuple[object, ...]:
     method = config.method
     return (
-        method.name, method.rank, method.budget, method.alpha, config.targets.name, config.quant.name,
-        config.task.n_train, config.optim.lr,
-    )  # fmt: skip
+        method.name,
+        method.rank,
+        method.budget,
+        method.alpha,
+        config.targets.name,
+        config.quant.name,
+        config.task.n_train,
+        config.optim.lr,
+    )
 
 
 def _needs_no_hub(configs: list[Config]) -> None:

@@ -130,9 +130,18 @@ def test_what_a_terminal_would_obey_is_written_as_an_escape(tmp_path: Path, caps
     assert read_json(tmp_path / "r.json", "x") == {"name\\x1b[2J": ["a\\u202eb", "two\nlines"]}
 
 
-@pytest.mark.parametrize(("value", "shown"), [
-    ("=cmd()", "'=cmd()"), ("+1", "'+1"), ("-x", "'-x"), ("@x", "'@x"), ("lora", "lora"), (-1.5, -1.5), (None, ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("=cmd()", "'=cmd()"),
+        ("+1", "'+1"),
+        ("-x", "'-x"),
+        ("@x", "'@x"),
+        ("lora", "lora"),
+        (-1.5, -1.5),
+        (None, ""),
+    ],
+)
 def test_a_cell_is_no_formula(value: object, shown: object) -> None:
     assert _cell(value) == shown
 

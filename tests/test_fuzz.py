@@ -280,10 +280,16 @@ RECORD_PLACES = """run run.id run.name run.study run.status run.attempts run.sta
     schema config.targets config.model config.quant config.optim config.trainer config.tracking config.task.labels
     config.name config.stage"""
 READERS = (
-    "report STUDY --json", "report STUDY --csv", "analyze spectrum STUDY/one", "adapter export STUDY/one",
-    "adapter merge STUDY/one", "adapter diff STUDY/one STUDY/two", "claims STUDY --json --only lora_t6_rank1",
-    "find --replay STUDY", "train --config STUDY/one/result.json",
-)  # fmt: skip
+    "report STUDY --json",
+    "report STUDY --csv",
+    "analyze spectrum STUDY/one",
+    "adapter export STUDY/one",
+    "adapter merge STUDY/one",
+    "adapter diff STUDY/one STUDY/two",
+    "claims STUDY --json --only lora_t6_rank1",
+    "find --replay STUDY",
+    "train --config STUDY/one/result.json",
+)
 
 
 @functools.cache

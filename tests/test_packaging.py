@@ -53,8 +53,12 @@ def test_a_run_and_a_study_work_from_the_unpacked_wheel_in_an_empty_folder(wheel
 
     where = subprocess.run(
         [sys.executable, "-P", "-c", "from rankwise import paths; print(paths.__file__, paths.conf_dir())"],
-        cwd=work, env=environment, capture_output=True, text=True, check=True,
-    ).stdout.split()  # fmt: skip
+        cwd=work,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
     assert all(path.startswith(str(site)) for path in where), "this must be the wheel's copy, not the checkout's"
     study = rankwise("train", "-m", "debug=fast", "method=lora,full,tfidf", "method.rank=1,2")
     assert study.returncode == 0, study.stderr

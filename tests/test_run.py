@@ -56,9 +56,14 @@ def test_a_run_leaves_one_self_contained_folder(tiny: Tiny) -> None:
     assert files(config) == {"result.json", "config.yaml", "metrics.jsonl", "predictions.parquet", "adapter"}
     assert typed(yaml.safe_load((folder(config) / "config.yaml").read_text())) == config
     assert record.provenance["data"] | {"fingerprint": None} == {
-        "source": "600 generated rows", "asset": "synthetic:600", "fingerprint": None, "classes": ["0", "1"],
-        "train": 128, "validation": 64, "test": 64,
-    }  # fmt: skip
+        "source": "600 generated rows",
+        "asset": "synthetic:600",
+        "fingerprint": None,
+        "classes": ["0", "1"],
+        "train": 128,
+        "validation": 64,
+        "test": 64,
+    }
     assert record.provenance["model"]["source"] == "random weights"
     assert record.run["started"] <= record.run["ended"]
     assert [row["step"] for row in record.metrics["curve"]] == [3, 6]
@@ -87,8 +92,11 @@ def test_a_baseline_has_a_record_like_any_other(tiny: Tiny, method: str, kind: s
     config = tiny(method=method, task__kind=kind, task__metric=metric, objective=f"val/{metric}")
     record = run(config)
     assert record.status == "finished" and files(config) == {
-        "result.json", "config.yaml", "metrics.jsonl", "predictions.parquet",
-    }  # fmt: skip
+        "result.json",
+        "config.yaml",
+        "metrics.jsonl",
+        "predictions.parquet",
+    }
     assert record.objective == record.metrics["validation"][metric]["value"] > 0.6
     assert record.metrics["test"][metric]["n"] == 64
     assert record.params["trainable"] == record.params["head"] == record.params["total"] > 0
@@ -127,8 +135,10 @@ def test_labels_of_a_regression_are_not_rounded_to_the_weights(tiny: Tiny) -> No
     keys = {"task__kind": "regression", "task__metric": "pearson", "objective": "val/pearson", "task__margin": 0.1}
     record = run(tiny(trainer__precision="bf16_true", **keys))
     exact = run(tiny(**keys, study="exact"))
-    labels = [pq.read_table(each.folder / "predictions.parquet")["label"].to_pylist()  # type: ignore[operator]
-              for each in (record, exact)]  # fmt: skip
+    labels = [
+        pq.read_table(each.folder / "predictions.parquet")["label"].to_pylist()  # type: ignore[operator]
+        for each in (record, exact)
+    ]
     assert record.compute["precision"] == "bf16_true" and labels[0] == labels[1]
 
 

@@ -26,9 +26,15 @@ from rankwise.train.generate import _batch
 
 def language(shape: str, outputs: Path, **keys: Any) -> Config:
     config = tiny(
-        shape, task="synthetic_lm", outputs=str(outputs), objective="val/perplexity", task__n_train=32,
-        task__n_validation=16, task__n_test=24, **keys,
-    )  # fmt: skip
+        shape,
+        task="synthetic_lm",
+        outputs=str(outputs),
+        objective="val/perplexity",
+        task__n_train=32,
+        task__n_validation=16,
+        task__n_test=24,
+        **keys,
+    )
     check(config)
     check_here(config)
     return config
@@ -47,10 +53,13 @@ def kept(record: Record) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("shape", "keys"),
     [
-        ("llama", {}), ("gpt2", {"trainer__accumulate": 2}), ("llama", {"task__packing": True}),
-        ("qwen2", {"method": "full"}), ("gpt2", {"trainer__gradient_checkpointing": True}),
+        ("llama", {}),
+        ("gpt2", {"trainer__accumulate": 2}),
+        ("llama", {"task__packing": True}),
+        ("qwen2", {"method": "full"}),
+        ("gpt2", {"trainer__gradient_checkpointing": True}),
     ],
-)  # fmt: skip
+)
 def test_a_causal_lm_trains_as_it_was_predicted(shape: str, keys: dict[str, Any], tmp_path: Path) -> None:
     record = run(language(shape, tmp_path, **keys))
     curve = [row["val/loss"] for row in record.metrics["curve"]]
@@ -119,18 +128,29 @@ def test_a_baseline_reads_both_texts_of_a_pair(method: str, tmp_path: Path) -> N
     rows = [f"first {i % 5},{'yes' if i % 2 else 'no'} {i},{i % 2}\n" for i in range(200)]
     (tmp_path / "pairs.csv").write_text("one,two,label\n" + "".join(rows))
     config = tiny(
-        "bert", method, outputs=str(tmp_path), task__path=str(tmp_path / "pairs.csv"), task__text="one",
-        task__pair="two", task__n_train=None, task__n_validation=None, task__n_test=None,
-    )  # fmt: skip
+        "bert",
+        method,
+        outputs=str(tmp_path),
+        task__path=str(tmp_path / "pairs.csv"),
+        task__text="one",
+        task__pair="two",
+        task__n_train=None,
+        task__n_validation=None,
+        task__n_test=None,
+    )
     assert run(config).metrics["test"]["accuracy"]["value"] > 0.9
 
 
 def test_forgetting_of_a_language_model_is_paired_over_texts(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("text\n" + "".join(f"some other words number {i * 37}\n" for i in range(60)))
     config = language(
-        "llama", tmp_path, method="full", method__lr=1e-2, optim__lr=1e-2,
+        "llama",
+        tmp_path,
+        method="full",
+        method__lr=1e-2,
+        optim__lr=1e-2,
         **under("forgetting", name="other", path=str(tmp_path / "other.csv"), n=40),
-    )  # fmt: skip
+    )
     found = run(config).metrics["forgetting"]
     assert found["measure"] == "loss" and found["difference"]["n"] == 40
     assert found["difference"]["value"] == pytest.approx(found["after"]["value"] - found["before"]["value"])

@@ -23,10 +23,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 HEAVY = (
-    "lightning.pytorch", "peft", "peft.utils.transformers_weight_conversion", "pyarrow.parquet",
+    "lightning.pytorch",
+    "peft",
+    "peft.utils.transformers_weight_conversion",
+    "pyarrow.parquet",
     "pyarrow.pandas_compat",
-    "transformers.models.bert.modeling_bert", "rankwise.run", "rankwise.fine_tune",
-)  # fmt: skip
+    "transformers.models.bert.modeling_bert",
+    "rankwise.run",
+    "rankwise.fine_tune",
+)
 
 
 class Child:

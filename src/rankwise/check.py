@@ -43,14 +43,26 @@ def check(config: Config) -> None:
 
 
 _RANGES = {  # of what is counted. More is a slip of the hand that would be tried for hours, or kill the process.
-    "task.synthetic": (10, 10**7), "task.max_length": (4, 10**6), "task.n_train": (2, 10**10),
-    "task.n_validation": (2, 10**10), "task.n_test": (2, 10**10), "task.generation.max_new_tokens": (1, 10**5),
-    "task.generation.batch_size": (1, 10**5), "task.generation.beams": (1, 1000), "task.generation.n": (1, 10**10),
-    "task.generation.no_repeat": (0, 1000), "trainer.threads": (1, 1024), "trainer.devices": (1, 4096),
+    "task.synthetic": (10, 10**7),
+    "task.max_length": (4, 10**6),
+    "task.n_train": (2, 10**10),
+    "task.n_validation": (2, 10**10),
+    "task.n_test": (2, 10**10),
+    "task.generation.max_new_tokens": (1, 10**5),
+    "task.generation.batch_size": (1, 10**5),
+    "task.generation.beams": (1, 1000),
+    "task.generation.n": (1, 10**10),
+    "task.generation.no_repeat": (0, 1000),
+    "trainer.threads": (1, 1024),
+    "trainer.devices": (1, 4096),
     "trainer.batch_size": (1, 10**5),
-    "trainer.eval_batch_size": (1, 10**5), "trainer.accumulate": (1, 10**5), "trainer.validations": (1, 10**5),
-    "trainer.max_steps": (1, 10**9), "trainer.early_stopping": (1, 10**5), "forgetting.n": (1, 10**7),
-}  # fmt: skip
+    "trainer.eval_batch_size": (1, 10**5),
+    "trainer.accumulate": (1, 10**5),
+    "trainer.validations": (1, 10**5),
+    "trainer.max_steps": (1, 10**9),
+    "trainer.early_stopping": (1, 10**5),
+    "forgetting.n": (1, 10**7),
+}
 
 
 def _check_ranges(config: Config) -> None:

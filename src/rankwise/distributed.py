@@ -102,10 +102,15 @@ def _rank(rank: int, config: Config, record: Record, attempt: int, port: int, th
     threading.Thread(target=_end_with_parent, daemon=True).start()
     ranks, last = Ranks(rank, config.trainer.devices), False
     os.environ |= {
-        Ranks.RANK: f"{rank} {ranks.world}", "RANK": str(rank), "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(ranks.world), "LOCAL_WORLD_SIZE": str(ranks.world), "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port), "GROUP_RANK": "0",
-    }  # fmt: skip
+        Ranks.RANK: f"{rank} {ranks.world}",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks.world),
+        "LOCAL_WORLD_SIZE": str(ranks.world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "GROUP_RANK": "0",
+    }
     torch.set_num_threads(config.trainer.threads or max(1, threads // ranks.world))
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)

@@ -22,9 +22,18 @@ from rankwise.paths import conf_dir
 
 SECTIONS = ("machine", "packages", "wandb", "cache", "launchers")  # of ``here``
 PACKAGES = (
-    "rankwise", "torch", "transformers", "peft", "lightning", "hydra-core", "wandb", "datasets", "bitsandbytes",
-    "torchao", "gguf",
-)  # fmt: skip
+    "rankwise",
+    "torch",
+    "transformers",
+    "peft",
+    "lightning",
+    "hydra-core",
+    "wandb",
+    "datasets",
+    "bitsandbytes",
+    "torchao",
+    "gguf",
+)
 TOLERATED = 0.2  # relative error of a product of a random matrix; fp4's is 0.12
 FOUND_S = 2.0  # for counting the cache
 
@@ -54,9 +63,10 @@ def _line(error: Exception) -> str:
 def _machine() -> dict[str, Any]:
     threads = os.environ.get("OMP_NUM_THREADS")
     return machine.hardware() | {
-        "memory_available_bytes": machine.memory_bytes(), "python": platform.python_version(),
+        "memory_available_bytes": machine.memory_bytes(),
+        "python": platform.python_version(),
         "omp_num_threads": int(threads) if threads and threads.isdigit() else None,
-    }  # fmt: skip
+    }
 
 
 def _packages() -> dict[str, str | None]:
@@ -107,9 +117,10 @@ def _devices() -> dict[str, Any]:
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(index)
         found[f"cuda:{index}"] = {
-            "name": properties.name, "memory_bytes": properties.total_memory,
+            "name": properties.name,
+            "memory_bytes": properties.total_memory,
             "bf16": has_bf16(torch.device("cuda", index)),
-        }  # fmt: skip
+        }
     if torch.backends.mps.is_available():
         found["mps"] = {"bf16": False}
     return found

@@ -29,9 +29,14 @@ from rankwise.train.watch import Watch
 
 
 def fine_tune(
-    config: Config, record: Record, clock: Clock, journal: Journal, ready: Callable[[], None], on_progress: OnProgress,
+    config: Config,
+    record: Record,
+    clock: Clock,
+    journal: Journal,
+    ready: Callable[[], None],
+    on_progress: OnProgress,
     home: Path | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Load, adapt, train, save and test what ``config`` says; all that is found goes into ``record``.
 
     ``ready`` is called when model and data are found to fit. Nothing that only describes the run comes before its save.
@@ -128,9 +133,14 @@ class _Story:
         """Train, validate, and go back to the best weights."""
         config = self.config
         self.tuner = module.FineTuner(
-            self.adapted.model, self.scorer, config.optim, self.budget.steps, config.method.lr_ratio,
-            self.periods.shares, self.ranks,
-        )  # fmt: skip
+            self.adapted.model,
+            self.scorer,
+            config.optim,
+            self.budget.steps,
+            config.method.lr_ratio,
+            self.periods.shares,
+            self.ranks,
+        )
         best_file = self.folder / "best.safetensors"
         self.watch = Watch(config, self.budget, best_file, self.clock, journal, on_progress)
         self.trainer = loop.fit(self.tuner, self.periods, self.watch, self.probe, config, self.settings, self.record)

@@ -16,9 +16,21 @@ from rankwise.config import Config, plain
 
 # What cannot change a result, so that it is in no hash: where things go, how they are shown, how fast they run.
 _IMMATERIAL = (
-    "study", "name", "outputs", "rerun", "tracking", "model.name", "task.name", "task.margin", "quant.name",
-    "trainer.threads", "trainer.device", "trainer.strategy", "trainer.save_full", "trainer.eval_batch_size",
-)  # fmt: skip
+    "study",
+    "name",
+    "outputs",
+    "rerun",
+    "tracking",
+    "model.name",
+    "task.name",
+    "task.margin",
+    "quant.name",
+    "trainer.threads",
+    "trainer.device",
+    "trainer.strategy",
+    "trainer.save_full",
+    "trainer.eval_batch_size",
+)
 _EVALUATED = ("precision", "attention", "matmul_precision")  # what a model that is only read is read with
 _TASK_OFF = {"protocol": "clean", "packing": False, "skip_empty": False, "replies": "all", "blocks": False}
 

@@ -188,23 +188,31 @@ _CORRELATION = Metric("", kind="regression", low=-1.0, high=1.0)
 _LOSS = Metric("", kind="causal_lm", unit="nats", lower_is_better=True, low=0.0)
 _TEXT = replace(_FRACTION, kind="text")
 
-METRICS = {metric.name: metric for metric in (
-    replace(_CLASS, name="accuracy", weighted=accuracy, short="acc."),
-    replace(_CLASS, name="f1", weighted=f1, short="F1"),
-    replace(_CORRELATION, name="matthews", kind="classification", columns=_CLASS.columns, weighted=matthews,
-            short="Matthews"),
-    replace(_CORRELATION, name="pearson", weighted=pearson, short="Pearson"),
-    replace(_CORRELATION, name="spearman", weighted=spearman, short="Spearman"),
-    replace(_LOSS, name="loss", weighted=loss),
-    replace(_LOSS, name="perplexity", unit="", low=1.0, decimals=None, weighted=perplexity),
-    replace(_LOSS, name="bits_per_byte", unit="bits", columns=("bytes", "score"), weighted=bits_per_byte),
-    replace(_TEXT, name="bleu"),
-    replace(_TEXT, name="nist", unit="", high=math.inf, decimals=3),
-    replace(_TEXT, name="rouge_l"),
-    replace(_TEXT, name="cider", unit="", high=10.0, decimals=3),
-    *(replace(_TEXT, name=name)
-      for name in ("meteor", "exact_match", "number_match", "json_keys", "reasoning")),
-)}  # fmt: skip
+METRICS = {
+    metric.name: metric
+    for metric in (
+        replace(_CLASS, name="accuracy", weighted=accuracy, short="acc."),
+        replace(_CLASS, name="f1", weighted=f1, short="F1"),
+        replace(
+            _CORRELATION,
+            name="matthews",
+            kind="classification",
+            columns=_CLASS.columns,
+            weighted=matthews,
+            short="Matthews",
+        ),
+        replace(_CORRELATION, name="pearson", weighted=pearson, short="Pearson"),
+        replace(_CORRELATION, name="spearman", weighted=spearman, short="Spearman"),
+        replace(_LOSS, name="loss", weighted=loss),
+        replace(_LOSS, name="perplexity", unit="", low=1.0, decimals=None, weighted=perplexity),
+        replace(_LOSS, name="bits_per_byte", unit="bits", columns=("bytes", "score"), weighted=bits_per_byte),
+        replace(_TEXT, name="bleu"),
+        replace(_TEXT, name="nist", unit="", high=math.inf, decimals=3),
+        replace(_TEXT, name="rouge_l"),
+        replace(_TEXT, name="cider", unit="", high=10.0, decimals=3),
+        *(replace(_TEXT, name=name) for name in ("meteor", "exact_match", "number_match", "json_keys", "reasoning")),
+    )
+}
 KINDS = ("classification", "regression", "causal_lm")  # of tasks
 
 

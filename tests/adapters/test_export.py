@@ -71,8 +71,11 @@ def test_it_loads_by_peft_alone(
         wanted += [logits(model, tokenizer)] * 2
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ELSEWHERE, json.dumps(cases), json.dumps(TEXTS)],
-        capture_output=True, text=True, cwd=tmp_path, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     for found, own in zip(json.loads(done.stdout), wanted, strict=True):
         assert score.relative(torch.tensor(found), own) < 1e-5
@@ -96,13 +99,21 @@ def test_the_card_says_what_it_is(trained: Trained, tmp_path: Path) -> None:
     export(run, tmp_path / "peft")
     _, front, text = (tmp_path / "peft/README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(front) == {
-        "license": "unknown", "library_name": "peft", "pipeline_tag": "text-classification",
-    }  # fmt: skip
+        "license": "unknown",
+        "library_name": "peft",
+        "pipeline_tag": "text-classification",
+    }
     accuracy = run.record.metrics["test"]["accuracy"]
     low, high = (accuracy["value"] + side * 1.959964 * accuracy["se"] for side in (-1, 1))
     assert f"| accuracy | {accuracy['value']:.4f} | {low:.4f} to {high:.4f} | 64 |" in text
-    for part in (run.record.provenance["data"]["fingerprint"], run.record.provenance["model"]["fingerprint"],
-                 "classes 0 = 0, 1 = 1", "PeftModel.from_pretrained", "random weights", "rank: 8"):  # fmt: skip
+    for part in (
+        run.record.provenance["data"]["fingerprint"],
+        run.record.provenance["model"]["fingerprint"],
+        "classes 0 = 0, 1 = 1",
+        "PeftModel.from_pretrained",
+        "random weights",
+        "rank: 8",
+    ):
         assert part in text
 
 

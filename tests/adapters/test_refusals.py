@@ -18,9 +18,12 @@ from rankwise.cli import main
 Trained = Callable[..., Run]
 Shown = pytest.CaptureFixture[str]
 COMMANDS = [
-    ["merge", "RUN"], ["export", "RUN"], ["shrink", "RUN", "--rank", "2"], ["swap", "OTHER", "RUN"],
+    ["merge", "RUN"],
+    ["export", "RUN"],
+    ["shrink", "RUN", "--rank", "2"],
+    ["swap", "OTHER", "RUN"],
     ["combine", "OTHER", "RUN", "--how", "cat"],
-]  # fmt: skip
+]
 every = pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
 WRITING = [command for command in COMMANDS if command[0] != "swap"]
 writing = pytest.mark.parametrize("command", WRITING, ids=lambda command: command[0])
@@ -101,9 +104,13 @@ def test_a_foreign_adapter_file(
 
 @every
 def test_an_adapter_for_another_base(
-    trained: Trained, saved_base: Callable[[str], Path], copied: Callable[[Run], Path], tmp_path: Path, capsys: Shown,
+    trained: Trained,
+    saved_base: Callable[[str], Path],
+    copied: Callable[[Run], Path],
+    tmp_path: Path,
+    capsys: Shown,
     command: list[str],
-) -> None:  # fmt: skip
+) -> None:
     base = saved_base("bert")
     place = copied(trained(model__path=str(base)))
     config = yaml.safe_load((place / "config.yaml").read_text())
@@ -191,10 +198,16 @@ def test_no_code_that_the_config_of_an_adapter_names_runs(
     tokenizer = {"tokenizer_class": "Tok", "auto_map": {"AutoTokenizer": ["tok.Tok", None]}}
     (tmp_path / "code/tokenizer_config.json").write_text(json.dumps(tokenizer))
     config = {
-        "peft_type": "PROMPT_TUNING", "task_type": "SEQ_CLS", "num_virtual_tokens": 4, "prompt_tuning_init": "TEXT",
-        "prompt_tuning_init_text": "a", "tokenizer_name_or_path": str(tmp_path / "code"),
-        "tokenizer_kwargs": {"trust_remote_code": True}, "inference_mode": False, "num_transformer_submodules": 1,
-    }  # fmt: skip
+        "peft_type": "PROMPT_TUNING",
+        "task_type": "SEQ_CLS",
+        "num_virtual_tokens": 4,
+        "prompt_tuning_init": "TEXT",
+        "prompt_tuning_init_text": "a",
+        "tokenizer_name_or_path": str(tmp_path / "code"),
+        "tokenizer_kwargs": {"trust_remote_code": True},
+        "inference_mode": False,
+        "num_transformer_submodules": 1,
+    }
     (place / "adapter/adapter_config.json").write_text(json.dumps(config))
     refused(command, place, trained(data_seed=1).folder, capsys)
     assert not ran.exists()
@@ -209,13 +222,22 @@ def test_changed_data(trained: Trained, copied: Callable[[Run], Path], capsys: S
 
 
 LINES = [
-    ("mrege x", "did you mean merge?"), ("merge", "RUN"), ("merge a b", "unrecognized arguments: b"), ("diff a", "RUN"),
-    ("swap", "RUN"), ("merge a --dtype fp16", "invalid choice"), ("--json", "no such subcommand"),
+    ("mrege x", "did you mean merge?"),
+    ("merge", "RUN"),
+    ("merge a b", "unrecognized arguments: b"),
+    ("diff a", "RUN"),
+    ("swap", "RUN"),
+    ("merge a --dtype fp16", "invalid choice"),
+    ("--json", "no such subcommand"),
     ("shrink a --rnk 2", "see rankwise adapter shrink --help"),
-    ("shrink RUN --rank 0", "--rank 0: 1 to 8"), ("shrink RUN --rank 9", "--rank 9: 1 to 8"),
-    ("shrink RUN --rank x", "invalid int"), ("shrink RUN --energy 0", "--energy 0: above 0"),
-    ("shrink RUN --energy 1.1", "at most 1"), ("shrink RUN --energy nan", "--energy nan"),
-    ("shrink RUN --rank 2 --energy 0.5", "not allowed with"), ("shrink RUN", "required"),
+    ("shrink RUN --rank 0", "--rank 0: 1 to 8"),
+    ("shrink RUN --rank 9", "--rank 9: 1 to 8"),
+    ("shrink RUN --rank x", "invalid int"),
+    ("shrink RUN --energy 0", "--energy 0: above 0"),
+    ("shrink RUN --energy 1.1", "at most 1"),
+    ("shrink RUN --energy nan", "--energy nan"),
+    ("shrink RUN --rank 2 --energy 0.5", "not allowed with"),
+    ("shrink RUN", "required"),
     ("combine OTHER RUN --how cat --weights 1", "2 numbers, one for each run"),
     ("combine OTHER RUN --how cat --weights 1,x", "numbers, by commas"),
     ("combine OTHER RUN --how cat --weights 0,0", "not all zero"),
@@ -227,8 +249,9 @@ LINES = [
     ("combine OTHER RUN --how ties --density 0", "above 0"),
     ("combine OTHER RUN --how ties --density 1.5", "at most 1"),
     ("combine OTHER RUN --how ties --density nan", "at most 1"),
-    ("combine OTHER RUN --how mean", "invalid choice: 'mean'"), ("combine OTHER RUN", "--how"),
-]  # fmt: skip
+    ("combine OTHER RUN --how mean", "invalid choice: 'mean'"),
+    ("combine OTHER RUN", "--how"),
+]
 
 
 @pytest.mark.parametrize(("line", "said"), LINES)
@@ -246,7 +269,7 @@ SHOWN = [
     ("combine OTHER RUN --how ties", ("paired difference", "rank 8", "one standard error"), ("density", "tasks")),
     ("shrink RUN --rank 2 --out OUT", ("accuracy", "Σσ² kept", "saved in"), ("modules", "kept_energy")),
     ("diff VERA RUN", ("method.name", "bert.encoder.layer.0.attention.self.query", "accuracy"), ("config", "scores")),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("line", "said", "keys"), SHOWN)

@@ -33,8 +33,13 @@ def test_similarity_of_one_turned_direction_is_its_squared_cosine() -> None:
     one, angle = basis[:, :3], math.radians(40)
     other = basis @ turned(12, 0, 7, angle)[:, :3]
     phi, shared = analysis.similarity(one, other), math.cos(angle) ** 2
-    wanted = torch.tensor([[shared, shared, shared], [shared, (shared + 1) / 2, (shared + 1) / 2],
-                           [shared, (shared + 1) / 2, (shared + 2) / 3]])  # fmt: skip
+    wanted = torch.tensor(
+        [
+            [shared, shared, shared],
+            [shared, (shared + 1) / 2, (shared + 1) / 2],
+            [shared, (shared + 1) / 2, (shared + 2) / 3],
+        ]
+    )
     torch.testing.assert_close(phi, wanted.double())
 
 

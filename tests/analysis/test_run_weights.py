@@ -106,8 +106,10 @@ def test_labels_tell_runs_apart(low: Run, high: Run, ran: Callable[..., Run]) ->
 def test_what_cannot_be_analyzed_is_refused_in_one_line(ran: Callable[..., Run], low: Run, full: Run) -> None:
     unkept = ran(method="full", optim__lr=0.004)
     for run, remedy in (
-        (unkept, "trainer.save_full=true"), (ran(method="head"), "method=lora"), (ran(method="probe"), "method=lora"),
-    ):  # fmt: skip
+        (unkept, "trainer.save_full=true"),
+        (ran(method="head"), "method=lora"),
+        (ran(method="probe"), "method=lora"),
+    ):
         with pytest.raises(Refused, match=remedy):
             analysis.load(run.folder)
     with pytest.raises(Refused, match="another base"):

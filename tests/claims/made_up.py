@@ -100,11 +100,16 @@ def _record(study: str, keys: dict[str, Any], seed: int, metric: str, value: flo
     task = Task("synthetic", metric="accuracy" if metric == "forgetting" else metric, n_train=keys.get("n_train"))
     method, lr = keys.get("method", "lora"), float(keys.get("lr", 1e-3))
     config = Config(
-        Model("synthetic"), task,
+        Model("synthetic"),
+        task,
         Method(method, lr, **{key: keys.get(key) for key in ("rank", "alpha", "budget", "init")}),
-        Targets(keys.get("targets", "all_linear")), Quant(keys.get("quant", "none")), Optim(lr=lr),
-        study=study, seed=seed, objective=f"val/{task.metric}",
-    )  # fmt: skip
+        Targets(keys.get("targets", "all_linear")),
+        Quant(keys.get("quant", "none")),
+        Optim(lr=lr),
+        study=study,
+        seed=seed,
+        objective=f"val/{task.metric}",
+    )
     run: RunInfo = {"id": folder.name, "name": folder.name, "status": FINISHED, "study": study, "attempts": 1}
     record = Record(run, plain(config), folder=folder)
     if metric == "forgetting":

@@ -138,8 +138,10 @@ def test_the_command_prints_a_document_and_writes_both_files(tmp_path, monkeypat
     found = {claim["id"]: claim for claim in document["claims"]}
     assert found["folklore_layer_1000"]["ours"]["value"] == 32_000
     assert {key: claim["verdict"] for key, claim in found.items()} == {
-        "folklore_layer_1000": "reproduced", "lora_t3_gpt2_medium": "contradicted", "lora_t6_rank1": "not run",
-    }  # fmt: skip
+        "folklore_layer_1000": "reproduced",
+        "lora_t3_gpt2_medium": "contradicted",
+        "lora_t6_rank1": "not run",
+    }
     said = "3 claims. 1 that cannot fail: 1 reproduced. 1 in their own setting: 1 contradicted. "
     said += "1 by proxy: 1 not run"
     assert said in (tmp_path / "claims.md").read_text()

@@ -57,8 +57,15 @@ def check_panels(run: dict[str, Any], made: dict[str, dict[str, Any]], group: st
     logged = {key for row in run["history"] for key in row}
     for view in made.values():
         text = view["spec"]
-        for kind in ("Bar Chart", "Run History Line Plot", "Scatter Plot", "Parallel Coordinates Plot", "Run Comparer",
-                     "Parameter Importance", "Media Browser"):  # fmt: skip
+        for kind in (
+            "Bar Chart",
+            "Run History Line Plot",
+            "Scatter Plot",
+            "Parallel Coordinates Plot",
+            "Run Comparer",
+            "Parameter Importance",
+            "Media Browser",
+        ):
             assert f'"{kind}"' in text, kind
         assert set(re.findall(r'"groupBy": ?"([^"]+)"', text)) == {"arm.value.rank"}
         summaries = set(re.findall(r'"(?:summary_metrics\.|summary:)([^"]+)"', text))

@@ -43,9 +43,10 @@ class Runner:
         return sorted(
             config.method.lr
             for config in self.configs
-            if config.method.name == method and (epochs is None or config.trainer.epochs == epochs)
+            if config.method.name == method
+            and (epochs is None or config.trainer.epochs == epochs)
             and (rank is None or config.method.rank == rank)
-        )  # fmt: skip
+        )
 
 
 def best_at(lora: float, full: float) -> Callable[[Config], float]:

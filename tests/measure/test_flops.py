@@ -23,9 +23,13 @@ from rankwise.tasks.scores import Scorer, TokenScorer
 
 BATCH = Shape(8, 128)
 MINILM: dict[str, Any] = {
-    "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536,
-    "vocab_size": 30522, "max_position_embeddings": 512,
-}  # fmt: skip
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 ON_TOP = {"targets": "all_linear", "targets__layers": [1, 2]}
 PAIRS = 2 * 8 * 128**2 * 384  # a product over all pairs of tokens in one layer of MiniLM
@@ -57,10 +61,19 @@ def exactly(run: FakeRun, shape: Shape) -> int:
 
 
 METHODS: list[dict[str, Any]] = [
-    {"method": "full"}, {"method": "head"}, {"method": "dora", "targets": "qv"}, {"method": "adalora"},
-    {"method": "vera"}, {"method": "loha"}, {"method": "lokr"}, {"method": "oft"}, {"method": "ia3"},
-    {"method": "bitfit"}, {"method": "bottleneck"}, {"method": "lora", "targets": "all_linear"},
-]  # fmt: skip
+    {"method": "full"},
+    {"method": "head"},
+    {"method": "dora", "targets": "qv"},
+    {"method": "adalora"},
+    {"method": "vera"},
+    {"method": "loha"},
+    {"method": "lokr"},
+    {"method": "oft"},
+    {"method": "ia3"},
+    {"method": "bitfit"},
+    {"method": "bottleneck"},
+    {"method": "lora", "targets": "all_linear"},
+]
 
 
 @pytest.mark.parametrize("keys", METHODS, ids=str)

@@ -81,9 +81,16 @@ def test_a_ratio_is_of_medians_and_noise_that_falls_on_both_cancels():
 
 @pytest.mark.parametrize(
     ("shape", "method", "merged"),
-    [("gpt2", "lora", True), ("llama", "dora", True), ("t5", "pissa", True), ("bert", "adalora", True),
-     ("bert", "bottleneck", False), ("bert", "full", False), ("bert", "did", False)],
-)  # fmt: skip
+    [
+        ("gpt2", "lora", True),
+        ("llama", "dora", True),
+        ("t5", "pissa", True),
+        ("bert", "adalora", True),
+        ("bert", "bottleneck", False),
+        ("bert", "full", False),
+        ("bert", "did", False),
+    ],
+)
 @pytest.mark.usefixtures("few")
 def test_each_shape_has_milliseconds_and_ratios_to_the_base(tiny: Tiny, shape, method, merged):
     small = {"method__dim": 50} if method == "did" else {}

@@ -92,10 +92,14 @@ CASES += [
     {"method": method, "precision": precision, "optim__name": name, "optim__kernel": kernel}
     for method, precision in (("full", "fp32"), ("lora", "bf16"))
     for name, kernel in (
-        ("adamw", "loop"), ("adamw", "foreach"), ("sgd", None), ("sgd", "loop"), ("adafactor", None),
+        ("adamw", "loop"),
+        ("adamw", "foreach"),
+        ("sgd", None),
+        ("sgd", "loop"),
+        ("adafactor", None),
         ("adafactor", "foreach"),
     )
-]  # fmt: skip
+]
 # Each checkpointed block keeps 5 kB of random state that no operation makes: little beside a larger batch.
 CASES += [
     {"method": method, "precision": precision, "trainer__gradient_checkpointing": True, "shape": shape, "rows": 64}
@@ -111,9 +115,13 @@ def trained(tiny: Tiny, case: dict[str, Any]) -> Trained:
     shape, method, precision, attention, rows = (
         keys.pop(key, default)
         for key, default in (
-            ("shape", "bert"), ("method", "lora"), ("precision", "fp32"), ("attention", "eager"), ("rows", 8)
+            ("shape", "bert"),
+            ("method", "lora"),
+            ("precision", "fp32"),
+            ("attention", "eager"),
+            ("rows", 8),
         )
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     return Trained(tiny(shape, method, "all_linear", **keys), precision, attention, rows)
 

@@ -51,10 +51,21 @@ def bare(family: str) -> nn.Module:
         ("gpt2", ["wte", "wpe", "0", "1", "ln_f", "score"]),
         ("llama", ["embed_tokens", "0", "1", "norm", "score"]),
         ("qwen2", ["embed_tokens", "0", "1", "norm", "score"]),
-        ("t5", ["shared", "encoder.0", "encoder.1", "encoder.final_layer_norm", "decoder.0", "decoder.1",
-                "decoder.final_layer_norm", "classification_head"]),
+        (
+            "t5",
+            [
+                "shared",
+                "encoder.0",
+                "encoder.1",
+                "encoder.final_layer_norm",
+                "decoder.0",
+                "decoder.1",
+                "decoder.final_layer_norm",
+                "classification_head",
+            ],
+        ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("targets", ["all_linear", None])
 def test_layers_keep_their_names_and_order_with_and_without_adapters(
     family: str, layers: list[str], targets: str | None
@@ -83,10 +94,14 @@ def test_the_parts_of_a_count_sum_to_the_whole() -> None:
     model["body"].requires_grad_(False)
     model["body"].bias.requires_grad_(True)
     assert count(model, ["head"]) == {
-        "trainable": 12, "frozen": 12, "total": 24, "adapter": 4, "head": 8,
+        "trainable": 12,
+        "frozen": 12,
+        "total": 24,
+        "adapter": 4,
+        "head": 8,
         "by_layer": {"body": {"trainable": 4, "frozen": 12}, "head": {"trainable": 8, "frozen": 0}},
         "by_type": {"Linear": {"trainable": 12, "frozen": 12}},
-    }  # fmt: skip
+    }
 
 
 def test_the_copies_that_peft_keeps_of_trained_modules_are_not_counted() -> None:

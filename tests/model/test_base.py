@@ -142,10 +142,14 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "torn weights": (lambda f: (f / "model.safetensors").write_bytes(b"\x99" * 99), "cannot be loaded"),
     "an error page": (lambda f: (f / "model.safetensors").write_text("<html>404</html>"), "cannot be loaded"),
     "weights of another size": (lambda f: edit(f / "config.json", hidden_size=64), "do not fit its config.json"),
-    "a hole in the weights": (lambda f: rewrite(f, lambda w: w.pop("bert.encoder.layer.1.output.dense.weight")),
-                              "do not fit its config.json (bert.encoder.layer.1.output.dense.weight)"),
-    "weights of another model": (lambda f: rewrite(f, lambda w: w.update({f"x.{k}": w.pop(k) for k in list(w)})),
-                                 "do not fit its config.json"),
+    "a hole in the weights": (
+        lambda f: rewrite(f, lambda w: w.pop("bert.encoder.layer.1.output.dense.weight")),
+        "do not fit its config.json (bert.encoder.layer.1.output.dense.weight)",
+    ),
+    "weights of another model": (
+        lambda f: rewrite(f, lambda w: w.update({f"x.{k}": w.pop(k) for k in list(w)})),
+        "do not fit its config.json",
+    ),
     "a vision model": (lambda f: (f / "config.json").write_text('{"model_type": "vit"}'), "cannot be loaded"),
     "an unknown model": (lambda f: edit(f / "config.json", model_type="zzz"), "model type `zzz`"),
     "config not JSON": (lambda f: (f / "config.json").write_text("{"), "not a valid JSON"),
@@ -159,12 +163,13 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         "has no tokenizer",
     ),
     "nothing to pad with": (
-        lambda f: edit(f / "tokenizer_config.json", **dict.fromkeys(SPECIAL),
-                       tokenizer_class="PreTrainedTokenizerFast"),
+        lambda f: edit(
+            f / "tokenizer_config.json", **dict.fromkeys(SPECIAL), tokenizer_class="PreTrainedTokenizerFast"
+        ),
         "neither a padding nor an end token",
     ),
     "code of a stranger": (_remote_code, "custom code"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("broken", BROKEN)
@@ -317,10 +322,16 @@ def write_gguf(gguf: Any, path: Path) -> dict[str, np.ndarray]:
     shapes = {"token_embd": (len(pieces), width), "output_norm": (width,)}
     for block in range(2):
         layers = {
-            "attn_norm": (width,), "ffn_norm": (width,), "attn_q": (width, width), "attn_k": (width // 2, width),
-            "attn_v": (width // 2, width), "attn_output": (width, width), "ffn_gate": (inner, width),
-            "ffn_up": (inner, width), "ffn_down": (width, inner),
-        }  # fmt: skip
+            "attn_norm": (width,),
+            "ffn_norm": (width,),
+            "attn_q": (width, width),
+            "attn_k": (width // 2, width),
+            "attn_v": (width // 2, width),
+            "attn_output": (width, width),
+            "ffn_gate": (inner, width),
+            "ffn_up": (inner, width),
+            "ffn_down": (width, inner),
+        }
         shapes |= {f"blk.{block}.{name}": shape for name, shape in layers.items()}
     weights = {f"{name}.weight": rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
     for name, values in weights.items():

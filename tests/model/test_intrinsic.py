@@ -179,10 +179,14 @@ def test_checkpointed_blocks_are_recomputed_with_moved_weights(tiny: Tiny) -> No
     assert torch.allclose(*found, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("keys", "said"), [
-    ({"method__dim": None}, r"method\.dim=null"), ({"method__dim": 0}, r"method\.dim=0"),
-    ({"quant__kind": "nf4", "quant__name": "nf4"}, "quant=nf4"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"method__dim": None}, r"method\.dim=null"),
+        ({"method__dim": 0}, r"method\.dim=0"),
+        ({"quant__kind": "nf4", "quant__name": "nf4"}, "quant=nf4"),
+    ],
+)
 def test_what_cannot_be_is_refused(tiny: Tiny, keys: dict[str, object], said: str) -> None:
     with pytest.raises(Refused, match=said):
         check(tiny("bert", "did", **keys))

@@ -66,10 +66,14 @@ def batch(rows: int = 4) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("quant", "bits"),
     [
-        ("nf4", 4.5), ("fp4", 4.5), ("nf4_double", 4.127), ("fp4_double", 4.127),
-        ("int8", 8 + 32 / 1024), ("int8_torchao", 8 + 40 / 1024),
+        ("nf4", 4.5),
+        ("fp4", 4.5),
+        ("nf4_double", 4.127),
+        ("fp4_double", 4.127),
+        ("int8", 8 + 32 / 1024),
+        ("int8_torchao", 8 + 40 / 1024),
     ],
-)  # fmt: skip
+)
 def test_a_weight_takes_the_bits_of_its_format(quant: str, bits: float) -> None:
     """4 bits and a 32-bit constant per 64 values; 8 bits and 32 per 64 · 256 with double quantization (QLoRA, §3)."""
     config = tiny(**keys(quant))
@@ -147,9 +151,14 @@ BUILT = [*zip(KINDS, itertools.cycle(["fp32", "bf16"]), itertools.cycle(["bert",
 @pytest.mark.parametrize(("quant", "precision", "shape"), BUILT)
 def test_what_is_planned_is_built(tiny: Tiny, quant: str, precision: str, shape: str) -> None:
     config = tiny(
-        shape, "lora", "all_linear", tracking__ledger=True, trainer__precision=precision, trainer__max_steps=3,
+        shape,
+        "lora",
+        "all_linear",
+        tracking__ledger=True,
+        trainer__precision=precision,
+        trainer__max_steps=3,
         **keys(quant),
-    )  # fmt: skip
+    )
     record = run(config)
     for phase in ("train", "eval"):
         found, predicted = record.memory[phase], record.memory[phase]["predicted"]
@@ -299,10 +308,14 @@ def test_a_head_of_numbered_layers_is_no_block() -> None:
 @pytest.mark.parametrize(
     ("method", "quant"),
     [
-        ("dora", "int8"), ("dora", "int8_torchao"), ("dora", "nf4_double"), ("adalora", "int8_torchao"),
-        ("ia3", "nf4_double"), ("head", "int8"),
+        ("dora", "int8"),
+        ("dora", "int8_torchao"),
+        ("dora", "nf4_double"),
+        ("adalora", "int8_torchao"),
+        ("ia3", "nf4_double"),
+        ("head", "int8"),
     ],
-)  # fmt: skip
+)
 def test_other_methods_train_on_a_quantized_base_as_planned(tiny: Tiny, method: str, quant: str) -> None:
     """DoRA reads the dense weight, AdaLoRA changes the base's output in place."""
     record = run(tiny("bert", method, tracking__ledger=True, trainer__max_steps=2, **keys(quant)))

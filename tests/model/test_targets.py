@@ -108,14 +108,26 @@ def test_roles_on_architectures_that_others_use(name: str, expected: str | None)
 
 
 SIZES: dict[str, Any] = {
-    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9,
-}  # fmt: skip
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "vocab_size": 9,
+}
 NARROW: dict[str, dict[str, Any]] = {
-    "phi": SIZES, "persimmon": SIZES,
-    "deepseek_v2": SIZES | {"q_lora_rank": 4, "kv_lora_rank": 4, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8,
-                            "v_head_dim": 8, "first_k_dense_replace": 1},
+    "phi": SIZES,
+    "persimmon": SIZES,
+    "deepseek_v2": SIZES
+    | {
+        "q_lora_rank": 4,
+        "kv_lora_rank": 4,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 8,
+        "first_k_dense_replace": 1,
+    },
     "ctrl": {"n_embd": 16, "dff": 32, "n_layer": 1, "n_head": 2, "vocab_size": 9},
-}  # fmt: skip
+}
 
 
 def narrow(family: str) -> nn.Module:

@@ -23,17 +23,25 @@ def test_seeds_of_one_arm_are_one_row_in_reading_order(tmp_path):
     write_run(tmp_path, "head", None, lr=5e-3, test=0.76)
     report = build([tmp_path])
     assert [(a.method, a.rank, len(a.runs)) for a in report.arms] == [
-        ("lora", 1, 3), ("lora", 8, 3), ("full", None, 3), ("head", None, 1),
-    ]  # fmt: skip
+        ("lora", 1, 3),
+        ("lora", 8, 3),
+        ("full", None, 3),
+        ("head", None, 1),
+    ]
     assert report.reference is report.arms[2]
 
 
 @pytest.mark.parametrize(
     ("change", "label"),
-    [({"targets__name": "qv"}, "lora r=8 qv"), ({"targets__layers": [0, 1]}, "lora r=8 all_linear in layers 0,1"),
-     ({"method__alpha": 16}, "lora r=8 α=16"), ({"quant__name": "nf4"}, "lora r=8 nf4"),
-     ({"method__dropout": 0.1}, "lora r=8 dropout=0.1"), ({"method__bias": "all"}, "lora r=8 bias=all")],
-)  # fmt: skip
+    [
+        ({"targets__name": "qv"}, "lora r=8 qv"),
+        ({"targets__layers": [0, 1]}, "lora r=8 all_linear in layers 0,1"),
+        ({"method__alpha": 16}, "lora r=8 α=16"),
+        ({"quant__name": "nf4"}, "lora r=8 nf4"),
+        ({"method__dropout": 0.1}, "lora r=8 dropout=0.1"),
+        ({"method__bias": "all"}, "lora r=8 bias=all"),
+    ],
+)
 def test_what_defines_a_contender_makes_an_arm_of_its_own_and_names_it(tmp_path, change, label):
     write_study(tmp_path, {8: 0.8})
     write_run(tmp_path, "lora", 8, **change)
@@ -45,12 +53,14 @@ def test_what_defines_a_contender_makes_an_arm_of_its_own_and_names_it(tmp_path,
 
 @pytest.mark.parametrize(
     ("change", "key"),
-    [({"trainer__batch_size": 16}, "trainer.batch_size=16 (reference: 32)"),
-     ({"optim__weight_decay": 0.1}, "optim.weight_decay=0.1 (reference: 0.01)"),
-     ({"precision": "bf16"}, "compute.precision=bf16 (reference: fp32)"),
-     ({"data": "d1", "seed": 1}, "data.fingerprint=d1"),
-     ({"task__max_length": 96}, "task.max_length=96 (reference: 48)")],
-)  # fmt: skip
+    [
+        ({"trainer__batch_size": 16}, "trainer.batch_size=16 (reference: 32)"),
+        ({"optim__weight_decay": 0.1}, "optim.weight_decay=0.1 (reference: 0.01)"),
+        ({"precision": "bf16"}, "compute.precision=bf16 (reference: fp32)"),
+        ({"data": "d1", "seed": 1}, "data.fingerprint=d1"),
+        ({"task__max_length": 96}, "task.max_length=96 (reference: 48)"),
+    ],
+)
 def test_a_run_of_another_context_is_flagged_with_the_key_and_not_averaged(tmp_path, change, key):
     write_study(tmp_path, {8: 0.81})
     write_run(tmp_path, "lora", 8, test=0.5, **({"seed": 9} | change))

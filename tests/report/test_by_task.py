@@ -10,16 +10,25 @@ from rankwise.cli import main
 from rankwise.report import by_task
 from rankwise.study.app import call_hydra
 
-TITLES = dict(zip(["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"],
-                  ["CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI"], strict=True))  # fmt: skip
+TITLES = dict(
+    zip(
+        ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"],
+        ["CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI"],
+        strict=True,
+    )
+)
 OF_LORA, OF_GLUE = by_task.AVERAGES
 SCORES = {
-    "cola": {"matthews": 0.60, "accuracy": 0.82, "f1": 0.5}, "sst2": {"accuracy": 0.94, "f1": 0.93, "matthews": 0.9},
-    "mrpc": {"f1": 0.91, "accuracy": 0.87}, "stsb": {"pearson": 0.90, "spearman": 0.88},
+    "cola": {"matthews": 0.60, "accuracy": 0.82, "f1": 0.5},
+    "sst2": {"accuracy": 0.94, "f1": 0.93, "matthews": 0.9},
+    "mrpc": {"f1": 0.91, "accuracy": 0.87},
+    "stsb": {"pearson": 0.90, "spearman": 0.88},
     "qqp": {"f1": 0.86, "accuracy": 0.90},
     "mnli": {"accuracy": 0.873, "accuracy_matched": 0.87, "accuracy_mismatched": 0.876},
-    "qnli": {"accuracy": 0.93}, "rte": {"accuracy": 0.78}, "wnli": {"accuracy": 0.56},
-}  # fmt: skip
+    "qnli": {"accuracy": 0.93},
+    "rte": {"accuracy": 0.78},
+    "wnli": {"accuracy": 0.56},
+}
 LORA = (0.60 + 0.94 + 0.87 + 0.90 + 0.90 + 0.873 + 0.93 + 0.78) / 8
 NINE = (0.60 + 0.94 + 0.89 + 0.89 + 0.88 + 0.873 + 0.93 + 0.78 + 0.56) / 9
 
@@ -100,8 +109,12 @@ def test_arms_models_and_protocols_are_rows_of_their_own_in_reading_order(tmp_pa
     write_glue(tmp_path, task__protocol="paper")
     write_glue(tmp_path, model__name="zebra")
     assert [row.label for row in read(tmp_path).rows] == [
-        "minilm lora r=8", "minilm lora r=16", "minilm full", "minilm lora r=8 (paper)", "zebra lora r=8",
-    ]  # fmt: skip
+        "minilm lora r=8",
+        "minilm lora r=16",
+        "minilm full",
+        "minilm lora r=8 (paper)",
+        "zebra lora r=8",
+    ]
 
 
 def test_learning_rates_and_where_a_run_starts_may_differ_by_task(tmp_path):
@@ -148,10 +161,12 @@ def test_the_table_fits_120_columns_with_every_task_and_two_lines_for_two_metric
     assert max(map(len, lines)) <= 120
     (first,) = [line for line in lines if line.startswith("lora r=8")]
     assert first.split() == [
-        "lora", "r=8", "3",
+        "lora",
+        "r=8",
+        "3",
         *(f"{100 * value:.1f}±3.2" for value in (0.60, 0.94, 0.91, 0.90, 0.86, 0.87, 0.93, 0.78, 0.56)),
         *(f"{100 * value:.1f}±2.6" for value in (LORA, NINE)),
-    ]  # fmt: skip
+    ]
     assert lines[lines.index(first) + 1].split() == ["87.0±3.2", "88.0±3.2", "90.0±3.2", "87.6±3.2"]
 
 

@@ -140,10 +140,16 @@ def test_a_limit_within_the_bootstraps_own_noise_of_the_margin_is_borderline(tmp
 
 @pytest.mark.parametrize(
     ("method", "score", "said"),
-    [("ia3", 0.82, "ia3 is as good as full fine-tuning: at most 2 points of accuracy worse."),
-     ("ia3", 0.70, "ia3 was not shown to be as good as full fine-tuning: ia3 is more than 2 points of accuracy worse"),
-     ("head", 0.82, "head is as good as full fine-tuning: at most 2 points of accuracy worse.")],
-)  # fmt: skip
+    [
+        ("ia3", 0.82, "ia3 is as good as full fine-tuning: at most 2 points of accuracy worse."),
+        (
+            "ia3",
+            0.70,
+            "ia3 was not shown to be as good as full fine-tuning: ia3 is more than 2 points of accuracy worse",
+        ),
+        ("head", 0.82, "head is as good as full fine-tuning: at most 2 points of accuracy worse."),
+    ],
+)
 def test_an_arm_without_a_rank_has_a_headline_too(tmp_path, method, score, said):
     for seed in range(3):
         write_run(tmp_path, "full", None, seed=seed, test=0.82)
@@ -158,8 +164,9 @@ def test_a_regression_whose_predictions_hardly_vary_is_flagged(tmp_path):
     for seed in range(2):
         record = write_run(tmp_path, "lora", 8, seed=seed, task__metric="pearson")
         said = 3.5 + 0.05 * (labels + np.random.default_rng(seed).normal(size=ITEMS)) / np.sqrt(2)
-        pq.write_table(pa.table({"item": np.arange(ITEMS), "label": labels, "score": said}),
-                       record.folder / "predictions.parquet")  # fmt: skip
+        pq.write_table(
+            pa.table({"item": np.arange(ITEMS), "label": labels, "score": said}), record.folder / "predictions.parquet"
+        )
         record.metrics["test"] = {"pearson": {"value": float(np.corrcoef(labels, said)[0, 1]), "se": 0.01, "n": ITEMS}}
         record.write()
     assert "predictions hardly vary (standard deviation 0.0" in " ".join(build([tmp_path]).arms[0].flags)

@@ -79,9 +79,17 @@ def test_json_has_memory_compute_and_the_seconds_of_every_phase(read):
     assert arm["compute"]["flops"]["break_even_rank"] == 77.4
     assert (arm["compute"]["mfu"], arm["compute"]["attention"]) == (pytest.approx(0.37), "sdpa")  # median of three
     assert set(arm["compute"]["seconds"]) == {
-        "start_up_s", "imports_s", "load_s", "plan_s", "train_s", "validate_s", "test_s", "measure_s", "save_s",
+        "start_up_s",
+        "imports_s",
+        "load_s",
+        "plan_s",
+        "train_s",
+        "validate_s",
+        "test_s",
+        "measure_s",
+        "save_s",
         "total_s",
-    }  # fmt: skip
+    }
     full = arm_of(read, method="full")
     assert full["compute"]["flops"]["break_even_rank"] is None
 
@@ -101,17 +109,24 @@ def test_table_shows_peak_error_of_the_prediction_and_share_of_flops(read):
     assert re.search(rf"lora r=8 .* {peak} \+2\.0 % +0\.70 ", text)
     assert re.search(r"full .* 519 \+2\.0 % +1\.00 ", text)
     assert "predicted from the config alone" in text
-    assert re.search(rf"\| {peak} \| {fmt.megabytes(costs.predicted_bytes(read.arms[0]))} \(\+2\.0 %\) \| 0\.70 \|",
-                     read.to_markdown())  # fmt: skip
+    assert re.search(
+        rf"\| {peak} \| {fmt.megabytes(costs.predicted_bytes(read.arms[0]))} \(\+2\.0 %\) \| 0\.70 \|",
+        read.to_markdown(),
+    )
 
 
 def test_page_sets_predicted_beside_measured_memory(read, text):
     text, arm = text[text.index('<h2 id="memory">') :], read.arms[0]
     held = costs.memory(arm)
     assert row(text, "lora r=8") == [
-        "32 × 49", "backward", fmt.megabytes(costs.predicted_bytes(arm)), fmt.megabytes(held["peak_bytes"]), "+2.0",
-        fmt.megabytes(costs.peak_bytes(arm, "eval")), fmt.megabytes(held["process_peak_bytes"]),
-    ]  # fmt: skip
+        "32 × 49",
+        "backward",
+        fmt.megabytes(costs.predicted_bytes(arm)),
+        fmt.megabytes(held["peak_bytes"]),
+        "+2.0",
+        fmt.megabytes(costs.peak_bytes(arm, "eval")),
+        fmt.megabytes(held["process_peak_bytes"]),
+    ]
     assert "541 MB against 519 MB for full" in text  # the parts' own peaks against their sum at one moment
     assert "(step 3)" in text and "Python and its libraries included" in text
     assert "CUDA" not in text

@@ -50,9 +50,7 @@ def of(report, method, rank=None):
     return next(arm for arm in report.arms if (arm.method, arm.rank) == (method, rank))
 
 
-@pytest.mark.parametrize(
-    ("metric", "margin"), [("perplexity", 0.5), ("loss", 0.02), ("bits_per_byte", 0.01)]
-)  # fmt: skip
+@pytest.mark.parametrize(("metric", "margin"), [("perplexity", 0.5), ("loss", 0.02), ("bits_per_byte", 0.01)])
 def test_an_arm_with_more_loss_is_worse_and_the_smallest_rank_within_the_margin_is_enough(tmp_path, metric, margin):
     write_lm_study(tmp_path, metric=metric, task__margin=margin)
     report = build([tmp_path])

@@ -14,10 +14,15 @@ def ratio(value, half=0.01):
 def timed(record, adapted, merged=None, rows=1, length=128):
     """Add a shape as ``measure.latency`` writes it; the base takes 20 ms."""
     cell = {
-        "rows": rows, "length": length, "blocks": 100, "base_ms": 20.0, "adapted_ms": 20 * adapted,
-        "adapted_of_base": ratio(adapted), "merged_ms": merged and 20 * merged,
+        "rows": rows,
+        "length": length,
+        "blocks": 100,
+        "base_ms": 20.0,
+        "adapted_ms": 20 * adapted,
+        "adapted_of_base": ratio(adapted),
+        "merged_ms": merged and 20 * merged,
         "merged_of_base": merged and ratio(merged),
-    }  # fmt: skip
+    }
     record.compute.setdefault("latency", []).append(cell)
     record.compute["threads"] = 2
     record.write()

@@ -93,8 +93,23 @@ def test_json_has_the_documented_keys_and_no_number_that_is_not_finite(study):
     document = json.loads(text)
     assert {"headline", "notes", "arms", "runs"} <= set(document)
     for arm in document["arms"]:
-        assert {"method", "rank", "alpha", "scale", "targets", "quant", "lr", "n", "scores", "params", "memory",
-                "compute", "storage", "same_as_full", "flags"} <= set(arm)  # fmt: skip
+        assert {
+            "method",
+            "rank",
+            "alpha",
+            "scale",
+            "targets",
+            "quant",
+            "lr",
+            "n",
+            "scores",
+            "params",
+            "memory",
+            "compute",
+            "storage",
+            "same_as_full",
+            "flags",
+        } <= set(arm)
     by_rank = {arm["rank"]: arm for arm in document["arms"] if arm["rank"] and arm["comparable"]}
     assert {"mean", "se", "low", "high"} <= set(by_rank[8]["scores"]["accuracy"])
     assert {"trainable", "total", "adapter", "head"} <= set(by_rank[8]["params"])
@@ -122,8 +137,14 @@ def test_page_asks_nothing_of_the_network(page):
 
 def test_page_has_every_figure_with_a_caption_and_unique_ids(page):
     assert re.findall(r'<figure[^>]* id="plot-(\w+)"', page) == [
-        "rank", "difference", "parameters", "memory", "seconds", "curves", "rates",
-    ]  # fmt: skip
+        "rank",
+        "difference",
+        "parameters",
+        "memory",
+        "seconds",
+        "curves",
+        "rates",
+    ]
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, flags=re.S)
     assert len(captions) == 7
     assert all("interval" in caption for caption in captions)
@@ -146,8 +167,15 @@ def test_page_escapes_what_runs_wrote_and_points_to_the_log(page):
 
 
 def test_page_says_how_it_was_compared_and_what_it_was_made_with(page):
-    for said in ("Equal budget: 100 steps of 32 sequences", "Schuirmann 1987", "Holm 1979", "Margin of sameness",
-                 "abc1234", "fingerprint m0", "smallest sufficient rank"):  # fmt: skip
+    for said in (
+        "Equal budget: 100 steps of 32 sequences",
+        "Schuirmann 1987",
+        "Holm 1979",
+        "Margin of sameness",
+        "abc1234",
+        "fingerprint m0",
+        "smallest sufficient rank",
+    ):
         assert said in page
 
 
@@ -193,8 +221,12 @@ def test_a_thousand_records_are_read_whole(tmp_path, monkeypatch):
     report = build([tmp_path])
     assert len(report.records) == 1000
     assert [(a.rank, a.lr, len(a.runs)) for a in report.arms] == [
-        (2, 1e-3, 50), (4, 1e-3, 50), (8, 1e-3, 50), (16, 1e-3, 50), (None, 1e-4, 50),
-    ]  # fmt: skip
+        (2, 1e-3, 50),
+        (4, 1e-3, 50),
+        (8, 1e-3, 50),
+        (16, 1e-3, 50),
+        (None, 1e-4, 50),
+    ]
     assert {c.verdict for c in report.comparisons.values()} == {"same"}
 
 

@@ -149,9 +149,15 @@ def test_p_value_is_where_the_interval_ends_at_zero():
 
 @pytest.mark.parametrize(
     ("low", "high", "said"),
-    [(-0.01, 0.015, "same"), (-0.05, -0.021, "worse"), (0.021, 0.05, "better"), (-0.03, 0.01, "inconclusive"),
-     (-0.02, 0.0, "inconclusive"), (-0.09, 0.09, "inconclusive")],
-)  # fmt: skip
+    [
+        (-0.01, 0.015, "same"),
+        (-0.05, -0.021, "worse"),
+        (0.021, 0.05, "better"),
+        (-0.03, 0.01, "inconclusive"),
+        (-0.02, 0.0, "inconclusive"),
+        (-0.09, 0.09, "inconclusive"),
+    ],
+)
 def test_verdict_reads_two_one_sided_tests_from_the_interval(low, high, said):
     assert verdict(low, high, 0.02) == said
 

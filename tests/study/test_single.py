@@ -12,13 +12,24 @@ from rankwise.tracking.record import Record
 
 @pytest.mark.parametrize(
     ("metric", "value", "se", "said"),
-    [("accuracy", 0.8123, 0.0111, "test accuracy 81.2 ± 1.1 %"), ("perplexity", 23.4567, 0.312, "23.46 ± 0.31"),
-     ("perplexity", 12345.6, 12.3, "test perplexity 12346 ± 12"), ("loss", float("inf"), 1.0, "test loss –")],
-)  # fmt: skip
+    [
+        ("accuracy", 0.8123, 0.0111, "test accuracy 81.2 ± 1.1 %"),
+        ("perplexity", 23.4567, 0.312, "23.46 ± 0.31"),
+        ("perplexity", 12345.6, 12.3, "test perplexity 12346 ± 12"),
+        ("loss", float("inf"), 1.0, "test loss –"),
+    ],
+)
 def test_the_line_has_the_task_s_metric_and_those_of_generated_text_in_sensible_digits(metric, value, se, said):
-    config = typed({"task": {"name": "t", "metric": metric, "generation": {"metrics": ["bleu", "meteor"]}},
-                    "method": {"name": "few_shot", "lr": 0.0}, "optim": {"lr": 0.0}, "model": {"name": "m"},
-                    "targets": {"name": "qv"}, "quant": {"name": "none"}})  # fmt: skip
+    config = typed(
+        {
+            "task": {"name": "t", "metric": metric, "generation": {"metrics": ["bleu", "meteor"]}},
+            "method": {"name": "few_shot", "lr": 0.0},
+            "optim": {"lr": 0.0},
+            "model": {"name": "m"},
+            "targets": {"name": "qv"},
+            "quant": {"name": "none"},
+        }
+    )
     score = {"value": value, "se": se, "n": 10}
     test = {metric: score, "f1": score, "bleu": {"value": 0.25, "se": 0.01, "n": 10}}  # METEOR is absent
     record = Record({"status": "finished"}, {}, metrics={"test": test}, compute={"seconds": {"train_s": 1.4}})

@@ -24,8 +24,11 @@ METRIC = {"name": "objective", "goal": "maximize"}
 
 def written(path: Path, **changes: Any) -> SweepFile:
     values = {
-        "method": "grid", "command": COMMAND, "metric": METRIC, "parameters": {"method.rank": {"values": [1, 2]}},
-    }  # fmt: skip
+        "method": "grid",
+        "command": COMMAND,
+        "metric": METRIC,
+        "parameters": {"method.rank": {"values": [1, 2]}},
+    }
     path.write_text(yaml.safe_dump({k: v for k, v in (values | changes).items() if v is not None}))
     return read(path)
 

@@ -40,14 +40,17 @@ def rows_of(data: Data) -> dict[str, int]:
         ([True, False, True], {}, {"false": 40, "true": 80}),
         ([True, False, True], {"labels": [True, False]}, {"true": 80, "false": 40}),
         (["neg", "Neg ", "POS"], {"labels": ["neg", "pos"]}, {"neg": 80, "pos": 40}),
-        ([1, 2, 3], {"labels": {1: "World", 2: "Sports", 3: "Business", 4: "Tech"}},
-         {"World": 40, "Sports": 40, "Business": 40, "Tech": 0}),
+        (
+            [1, 2, 3],
+            {"labels": {1: "World", 2: "Sports", 3: "Business", 4: "Tech"}},
+            {"World": 40, "Sports": 40, "Business": 40, "Tech": 0},
+        ),
         (["1", "2.0", "3"], {"labels": {"3": "c", "1": "a", 2: "a"}}, {"c": 40, "a": 80}),
         (["+1", "-1"], {"labels": {1: "pos", -1: "neg"}}, {"pos": 60, "neg": 60}),
         (["-", "yes", "no"], {"labels": {"yes": "yes", "no": "no", "-": None}}, {"yes": 40, "no": 40}),
         ([0, 1, 2], {"labels": ["a", "b", "c", "d"]}, {"a": 40, "b": 40, "c": 40, "d": 0}),
     ],
-)  # fmt: skip
+)
 def test_every_label_is_its_own_class(
     tmp_path: Path, labels: list[Any], keys: dict[str, Any], classes: dict[str, int]
 ) -> None:
@@ -61,10 +64,16 @@ def test_rows_that_task_labels_leaves_out_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "keys", "line"),
     [
-        ([1, 2, 3], {"labels": ["World", "Sports", "Business", "Tech"]},
-         r"names numbers from 0, and the labels are 1 to 3; .* 'task.labels=\{1: World, 2: Sports, 3: Business"),
-        ([1, 2, 3], {"labels": ["World", "Sports", "Business"]},
-         r"the labels are 1 to 3; say which is which: 'task.labels=\{1: World, 2: Sports, 3: Business\}'$"),
+        (
+            [1, 2, 3],
+            {"labels": ["World", "Sports", "Business", "Tech"]},
+            r"names numbers from 0, and the labels are 1 to 3; .* 'task.labels=\{1: World, 2: Sports, 3: Business",
+        ),
+        (
+            [1, 2, 3],
+            {"labels": ["World", "Sports", "Business"]},
+            r"the labels are 1 to 3; say which is which: 'task.labels=\{1: World, 2: Sports, 3: Business\}'$",
+        ),
         ([-1, 0, 1], {"labels": ["bad", "so", "good"]}, r"'task.labels=\{-1: bad, 0: so, 1: good\}'$"),
         ([-1, 0, 1], {"labels": ["bad", "good"]}, r"line 1 holds -1, none .*LABEL: CLASS, …, -1: null\}'"),
         ([f"id{i}" for i in range(120)], {}, r"\(and \d\d other classes\) is .*nearly every row has its own"),
@@ -72,10 +81,13 @@ def test_rows_that_task_labels_leaves_out_are_counted(tmp_path: Path) -> None:
         (["yes", "no"], {"labels": [False, True]}, r"line 1 holds 'yes', none of task.labels=.*: quote them"),
         ([float("inf"), 1], {}, r"line 1 holds inf, not a label"),
         ([i / 7 for i in range(120)], {}, r"and of no training row.*; for numbers .* task.kind=regr"),
-        (["a", "b"] * 59 + ["a", "rare"], {"test_share": 0.9, "validation_share": 0.05},
-         r"'rare' is the label of 1 (test|validation) row.* to which the hash .*task.labels=\{LABEL: CLASS, OT"),
+        (
+            ["a", "b"] * 59 + ["a", "rare"],
+            {"test_share": 0.9, "validation_share": 0.05},
+            r"'rare' is the label of 1 (test|validation) row.* to which the hash .*task.labels=\{LABEL: CLASS, OT",
+        ),
     ],
-)  # fmt: skip
+)
 def test_labels_that_are_no_classes_are_refused_with_the_way_out(
     tmp_path: Path, labels: list[Any], keys: dict[str, Any], line: str
 ) -> None:

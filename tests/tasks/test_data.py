@@ -129,8 +129,11 @@ def test_the_fingerprint_changes_with_content_only(table: Table) -> None:
     first = read(table(ROWS)).fingerprint
     assert read(table(ROWS, name="elsewhere.txt"), n_train=40).fingerprint == first
     changed = [
-        [("another text", 1), *ROWS[1:]], [(ROWS[0][0], 1), *ROWS[1:]], ROWS[1:], [*ROWS, ("one more", 0)],
-    ]  # fmt: skip
+        [("another text", 1), *ROWS[1:]],
+        [(ROWS[0][0], 1), *ROWS[1:]],
+        ROWS[1:],
+        [*ROWS, ("one more", 0)],
+    ]
     prints = {read(table(rows)).fingerprint for rows in changed}
     assert len(prints | {first}) == 5
     assert read(table(ROWS), test_share=0.3).fingerprint != first

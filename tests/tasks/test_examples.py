@@ -125,7 +125,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "an empty column of a template": ({"p": "", "c": "y"}, {"template": "{p}:", "completion": "c"}, "=p: .*no text; t"),
     "nothing to write": ({"p": "x"}, {"prompt": "p"}, "^task.completion=null: the column of what is to be written"),
     "an empty text": ({"text": None}, {}, "^task.text=text: .* line 2 holds None, no text; task.sk"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -141,8 +141,9 @@ def test_e2e_is_read_from_its_files(tmp_path: Path) -> None:
     for name, start in (("trainset", 0), ("devset", 20), ("testset_w_refs", 30)):
         rows = [
             (f"name[Oak {i}], near[the sea, east]", f'"Oak {i}" is {k} by the sea.')
-            for i in range(start, start + 5) for k in ("near", "right")
-        ]  # fmt: skip
+            for i in range(start, start + 5)
+            for k in ("near", "right")
+        ]
         pd.DataFrame(rows, columns=["mr", "ref"]).to_csv(tmp_path / f"{name}.csv", index=False)
     data = shipped("e2e", path=str(tmp_path))
     assert [len(part) for part in said(data)] == [10, 10, 10]
@@ -153,8 +154,10 @@ def test_e2e_is_read_from_its_files(tmp_path: Path) -> None:
 
 def test_webnlg_and_dart_write_triples_as_text(tmp_path: Path) -> None:
     def webnlg(i: int) -> dict[str, Any]:
-        triples = [{"subject": f"Oak_{i}", "property": "near", "object": "sea"},
-                   {"subject": "sea", "property": "colour", "object": '"blue"'}]  # fmt: skip
+        triples = [
+            {"subject": f"Oak_{i}", "property": "near", "object": "sea"},
+            {"subject": "sea", "property": "colour", "object": '"blue"'},
+        ]
         lex = [{"comment": "good", "lang": lang, "lex": f"{lang} {i}"} for lang in ("en", "en", "ru")]
         return {str(i + 1): {"category": "Tree", "modifiedtripleset": triples, "lexicalisations": lex}}
 

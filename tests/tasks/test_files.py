@@ -40,24 +40,37 @@ FRAME = pd.DataFrame(ROWS, columns=["text", "label"])
 OBJECTS = [{"text": t, "label": y} for t, y in ROWS]
 FORMS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
     "label, blank, text": ("a.all", body(" ", label_first=True), {"format": "lines", "columns": ["label", "text"]}),
-    "the same, its blank said": ("a.txt", body(" ", label_first=True),
-                                 {"format": "lines", "columns": ["label", "text"], "delimiter": " "}),
+    "the same, its blank said": (
+        "a.txt",
+        body(" ", label_first=True),
+        {"format": "lines", "columns": ["label", "text"], "delimiter": " "},
+    ),
     "two bars": ("a.txt", body(" || "), {"columns": ["text", "label"], "delimiter": "||"}),
     "blank lines": ("a.tsv", b"\n  \ntext\tlabel\n" + body("\t", "\n\n"), {}),
     "semicolons": ("a.csv", b"text;label\n" + body(";"), {"delimiter": ";"}),
-    **{f"tabs as {tab!r}": ("a.csv", b"text\tlabel\n" + body("\t"), {"delimiter": tab})
-       for tab in ("\t", "\\t", "tab")},
+    **{
+        f"tabs as {tab!r}": ("a.csv", b"text\tlabel\n" + body("\t"), {"delimiter": tab}) for tab in ("\t", "\\t", "tab")
+    },
     "Excel's first line": ("a.csv", b"sep=;\r\ntext;label\r\n" + body(";", "\r\n"), {}),
     "columns without a name": ("a.csv", b"text,label,,\n" + body(",", ",,\n"), {}),
     "delimiters behind the last field": ("a.csv", b"text,label\n" + body(",", ",\n"), {}),
     "an index of pandas": ("a.csv", FRAME.to_csv().encode(), {}),
-    "two columns of one name": ("a.csv", b"id,text,label,id\n" + b"".join(b"1," + line + b",2\n"
-                                for line in body(",").splitlines()), {}),
+    "two columns of one name": (
+        "a.csv",
+        b"id,text,label,id\n" + b"".join(b"1," + line + b",2\n" for line in body(",").splitlines()),
+        {},
+    ),
     "UTF-32": ("a.csv", (b"text,label\n" + body(",")).decode().encode("utf-32"), {}),
-    "objects of objects": ("a.jsonl", b"".join(json.dumps({"in": {"text": t}, "label": y}).encode() + b"\n"
-                           for t, y in ROWS), {"text": "in.text"}),
-    "lists with names": ("a.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in ROWS),
-                         {"columns": ["text", "label"]}),
+    "objects of objects": (
+        "a.jsonl",
+        b"".join(json.dumps({"in": {"text": t}, "label": y}).encode() + b"\n" for t, y in ROWS),
+        {"text": "in.text"},
+    ),
+    "lists with names": (
+        "a.jsonl",
+        b"".join(json.dumps(row).encode() + b"\n" for row in ROWS),
+        {"columns": ["text", "label"]},
+    ),
     "a list of lists": ("a.json", json.dumps(ROWS).encode(), {"columns": ["text", "label"]}),
     "an array": ("a.json", json.dumps(OBJECTS).encode(), {}),
     "an array on many lines": ("a.json", json.dumps(OBJECTS, indent=2).encode(), {}),
@@ -66,7 +79,7 @@ FORMS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
     "an object of lists": ("a.json", json.dumps(FRAME.to_dict("list")).encode(), {}),
     "objects by number": ("a.json", FRAME.to_json(orient="index").encode(), {}),
     "columns and data": ("a.json", FRAME.to_json(orient="split").encode(), {}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -126,8 +139,11 @@ def test_other_names_of_a_part_are_taken_for_it_and_said(tmp_path: Path, name: s
 
 def test_a_folder_of_the_hub_is_read(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    for name, rows in (("train-00000-of-00002", ROWS[:80]), ("train-00001-of-00002", ROWS[80:150]),
-                       ("test-00000-of-00001", ROWS[150:])):  # fmt: skip
+    for name, rows in (
+        ("train-00000-of-00002", ROWS[:80]),
+        ("train-00001-of-00002", ROWS[80:150]),
+        ("test-00000-of-00001", ROWS[150:]),
+    ):
         write(tmp_path / "data", "parquet", rows, name)
     data = read(tmp_path)
     assert set(data.test.texts) == {text for text, _ in ROWS[150:]} and len(data.train) + len(data.validation) == 150

@@ -28,14 +28,21 @@ LAYOUTS: dict[str, tuple[str, str | None, str, list[str]]] = {
     "cola": ("CoLA", None, "gj04\t{label}\t*\t{first}", ["0", "1"]),
     "sst2": ("SST-2", "sentence\tlabel", "{first} \t{label}", ["0", "1"]),
     "mrpc": (
-        "MRPC", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", "{label}\t7{i}\t8{i}\t{first}\t{second}", ["0", "1"],
+        "MRPC",
+        "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
+        "{label}\t7{i}\t8{i}\t{first}\t{second}",
+        ["0", "1"],
     ),
     "stsb": (
-        "STS-B", "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore",
-        "{i}\tmain-news\ttrees\t2012\t{i}\tnone\tnone\t{first}\t{second}\t{label}", ["0.000", "2.750", "5.000"],
+        "STS-B",
+        "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore",
+        "{i}\tmain-news\ttrees\t2012\t{i}\tnone\tnone\t{first}\t{second}\t{label}",
+        ["0.000", "2.750", "5.000"],
     ),
     "qqp": (
-        "QQP", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", "{i}\t1\t2\t{first}\t{second}\t{label}",
+        "QQP",
+        "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
+        "{i}\t1\t2\t{first}\t{second}\t{label}",
         ["0", "1"],
     ),
     "mnli": (
@@ -48,7 +55,7 @@ LAYOUTS: dict[str, tuple[str, str | None, str, list[str]]] = {
     "qnli": ("QNLI", "index\tquestion\tsentence\tlabel", "{i}\t{first}\t{second}\t{label}", ENTAILMENT),
     "rte": ("RTE", "index\tsentence1\tsentence2\tlabel", "{i}\t{first}\t{second}\t{label}", ENTAILMENT),
     "wnli": ("WNLI", "index\tsentence1\tsentence2\tlabel", "{i}\t{first}\t{second}\t{label}", ["0", "1"]),
-}  # fmt: skip
+}
 MSR = ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt")
 
 

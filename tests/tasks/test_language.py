@@ -152,9 +152,11 @@ def test_packing_keeps_every_row_once() -> None:
 def test_every_reply_of_a_conversation_is_learned_and_nothing_else() -> None:
     _, tokenizer = model("llama")
     talk = [
-        {"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"},
-        {"role": "user", "content": "why"}, {"role": "assistant", "content": "so"},
-    ]  # fmt: skip
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": "why"},
+        {"role": "assistant", "content": "so"},
+    ]
     one = split([""], None, messages=[talk])
     rows = EncodedText(one, tokenizer, 128, "train")
     learned = tokenizer.decode([t for t, wanted in zip(rows.ids[0], rows.learned[0], strict=True) if wanted])
@@ -211,9 +213,11 @@ def test_where_a_template_rewrites_earlier_turns_the_last_reply_alone_can_be_lea
     rewriting = TURNS + "{% if loop.last %}!{% endif %}{% endfor %}"
     with pytest.raises(Refused, match=r"rewrites earlier turns, .*; task.replies=last"):
         chat(rewriting, TALK)
-    template = "{% for m in messages %}{% if not loop.last %}<{{ m.role }}>{{ m.content }}{% else %}" \
-        "{% if m.role == 'assistant' %}<{{ m.role }}>think {{ m.content }}{% else %}<{{ m.role }}>{{ m.content }}" \
-        "{% endif %}{% endif %}{% endfor %}"  # fmt: skip
+    template = (
+        "{% for m in messages %}{% if not loop.last %}<{{ m.role }}>{{ m.content }}{% else %}"
+        "{% if m.role == 'assistant' %}<{{ m.role }}>think {{ m.content }}{% else %}<{{ m.role }}>{{ m.content }}"
+        "{% endif %}{% endif %}{% endfor %}"
+    )
     with pytest.raises(Refused, match=r"task.replies=last"):
         chat(template, TALK)
     assert chat(template, TALK, last=True)[2] == "<assistant>think d"

@@ -99,10 +99,15 @@ def test_a_csv_field_may_hold_delimiters_quotes_and_line_breaks_and_a_tsv_field_
 @pytest.mark.parametrize(
     ("encoding", "given", "line_end"),
     [
-        ("utf-8", None, "\n"), ("utf-8-sig", None, "\r\n"), ("latin-1", None, "\n"), ("latin-1", "latin-1", "\r\n"),
-        ("utf-16", None, "\n"), ("utf-16-le", "utf-16-le", "\n"), ("cp1250", "cp1250", "\r"),
+        ("utf-8", None, "\n"),
+        ("utf-8-sig", None, "\r\n"),
+        ("latin-1", None, "\n"),
+        ("latin-1", "latin-1", "\r\n"),
+        ("utf-16", None, "\n"),
+        ("utf-16-le", "utf-16-le", "\n"),
+        ("cp1250", "cp1250", "\r"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
 def test_encodings_and_line_ends_do_not_matter(
     tmp_path: Path, form: str, encoding: str, given: str | None, line_end: str
@@ -222,7 +227,7 @@ REFUSED: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
     "a broken Parquet": ("a.parquet", b"PAR1xxxxxxxxPAR1", {}, "a.parquet: not a Parquet file"),
     "no rows": ("a.csv", b"text,label\n", {}, "^task data .*a.csv: no rows$"),
     "nothing": ("a.jsonl", b"", {}, "^task data .*a.jsonl: no rows$"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -250,7 +255,7 @@ FILES: dict[str, tuple[Any, str]] = {
     "an empty part": ({"train": "train.csv", "validation": "none.csv"}, r"none.csv: no rows$"),
     "one row": ({"train": "train.csv", "validation": "one.csv"}, r"^task.n_validation=null: .* 1 rows .* split"),
     "an unseen class": ({"train": "train.csv", "test": "other.csv"}, r"^task.label=label: 'new' is .* of 3 test row"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", FILES)

@@ -23,12 +23,18 @@ def reads(project: str) -> dict[str, Any]:
     named = api.artifact(f"{project}/adapter-{wide.id}:latest", type="lora-adapter")
     folder = Path(named.download(root="downloaded"))
     return {
-        "best": best.id, "wide": wide.id, "none": len(none), "rank": run.config["arm"]["rank"],
-        "objective": run.summary["objective"], "scan": list(run.scan_history(keys=["step", "train/loss"])),
-        "sampled": run.history(keys=["step", "val/loss"], pandas=False), "adapter": adapter.name,
-        "metadata": named.metadata, "files": sorted(path.name for path in folder.iterdir()),
+        "best": best.id,
+        "wide": wide.id,
+        "none": len(none),
+        "rank": run.config["arm"]["rank"],
+        "objective": run.summary["objective"],
+        "scan": list(run.scan_history(keys=["step", "train/loss"])),
+        "sampled": run.history(keys=["step", "val/loss"], pandas=False),
+        "adapter": adapter.name,
+        "metadata": named.metadata,
+        "files": sorted(path.name for path in folder.iterdir()),
         "model_bytes": (folder / "adapter_model.safetensors").stat().st_size,
-    }  # fmt: skip
+    }
 
 
 def builds(entity: str, project: str) -> dict[str, Any]:

@@ -47,10 +47,19 @@ def test_results_are_flat_and_the_records_own(tiny: Tiny) -> None:
         "forgetting": {"measure": "loss", "difference": {"value": 0.3, "se": 0.1, "n": 4}},
     }
     assert results(record) == {
-        "objective": None, "status": "running", "params/trainable": 5, "memory/train/peak_bytes": 7,
-        "memory/train/predicted_peak_bytes": 8, "compute/train_s": 1.5, "compute/diverged": False, "test/accuracy": 0.5,
-        "test/accuracy_se": 0.1, "val/loss_se": 0.2, "forgetting/difference": 0.3, "forgetting/difference_se": 0.1,
-    }  # fmt: skip
+        "objective": None,
+        "status": "running",
+        "params/trainable": 5,
+        "memory/train/peak_bytes": 7,
+        "memory/train/predicted_peak_bytes": 8,
+        "compute/train_s": 1.5,
+        "compute/diverged": False,
+        "test/accuracy": 0.5,
+        "test/accuracy_se": 0.1,
+        "val/loss_se": 0.2,
+        "forgetting/difference": 0.3,
+        "forgetting/difference_se": 0.1,
+    }
 
 
 def test_every_field_is_a_place_that_a_record_has(tiny: Tiny) -> None:

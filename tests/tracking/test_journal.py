@@ -42,10 +42,20 @@ def test_only_the_last_attempt_is_read_but_all_are_kept(path: Path) -> None:
 @pytest.mark.parametrize(
     "torn",
     [
-        '{"attempt": 1, "st', '{"attempt": 1', "{", '{"attempt": 1, "step": 2}', "\0\0\0", "[" * 9999, "3", "\udcff",
-        '{"attempt": 9, "step": "x"}', '{"attempt": 9, "step": NaN}', '{"attempt": null}', '{"step": 9}',
+        '{"attempt": 1, "st',
+        '{"attempt": 1',
+        "{",
+        '{"attempt": 1, "step": 2}',
+        "\0\0\0",
+        "[" * 9999,
+        "3",
+        "\udcff",
+        '{"attempt": 9, "step": "x"}',
+        '{"attempt": 9, "step": NaN}',
+        '{"attempt": null}',
+        '{"step": 9}',
     ],
-)  # fmt: skip
+)
 def test_the_torn_last_row_of_a_killed_run_costs_no_other(path: Path, torn: str) -> None:
     first = Journal(path, 1)
     first({"step": 1})

@@ -161,10 +161,23 @@ def test_readers_neither_keep_a_run_from_starting_nor_take_each_other_for_it(tin
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", "null", "3", '"text"', "{}", '{"schema": 1}', '{"schema": 1, "run": {}, "config": {}}',
-     '{"schema": null, "run": {"status": "finished"}, "config": {}}', '{"schema": 1, "run": "x", "config": {}}',
-     "\udcff", "[" * 9999, "9" * 9999],
-)  # fmt: skip
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "3",
+        '"text"',
+        "{}",
+        '{"schema": 1}',
+        '{"schema": 1, "run": {}, "config": {}}',
+        '{"schema": null, "run": {"status": "finished"}, "config": {}}',
+        '{"schema": 1, "run": "x", "config": {}}',
+        "\udcff",
+        "[" * 9999,
+        "9" * 9999,
+    ],
+)
 def test_what_is_no_record_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "result.json").write_text(content, errors="surrogateescape")
     with pytest.raises(Refused, match=r"^.*result.json: not a run's record \(.*\)$"):
@@ -218,8 +231,11 @@ def test_predictions_keep_their_kinds(tmp_path: Path) -> None:
     predictions.write(tmp_path, np.array([4, 2, 9]), columns)
     table = pq.read_table(tmp_path / predictions.FILE)
     assert {name: str(kind) for name, kind in zip(table.schema.names, table.schema.types, strict=True)} == {
-        "item": "int64", "label": "int64", "prediction": "int64", "score": "float",
-    }  # fmt: skip
+        "item": "int64",
+        "label": "int64",
+        "prediction": "int64",
+        "score": "float",
+    }
     assert table["item"].to_pylist() == [4, 2, 9] and table["score"].to_pylist() == pytest.approx(scores.tolist())
     assert [path.name for path in tmp_path.iterdir()] == [predictions.FILE]
 

@@ -88,12 +88,19 @@ RUNS: dict[str, dict[str, Any]] = {
     "full": {"method": "full", "trainer__save_full": True},
     "adalora": {"method": "adalora"},
     "packed language, accumulated": {
-        "shape": "llama", "task": "synthetic_lm", "task__packing": True, "trainer__accumulate": 2,
+        "shape": "llama",
+        "task": "synthetic_lm",
+        "task__packing": True,
+        "trainer__accumulate": 2,
     },
     "sgd, checkpointed blocks": {"method": "pissa", "optim__name": "sgd", "trainer__gradient_checkpointing": True},
-    "int8 base": {"shape": "llama", "quant__name": "int8_torchao", "quant__kind": "int8_torchao",
-                  "method__dropout": 0.1},
-}  # fmt: skip
+    "int8 base": {
+        "shape": "llama",
+        "quant__name": "int8_torchao",
+        "quant__kind": "int8_torchao",
+        "method__dropout": 0.1,
+    },
+}
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -38,9 +38,15 @@ def alike(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Record]:
     from tiny_configs import tiny
 
     odd: dict[str, Any] = {
-        "task__n_train": 45, "task__n_validation": 60, "trainer__batch_size": 11, "trainer__accumulate": 2,
-        "trainer__eval_batch_size": 64, "trainer__max_steps": None, "trainer__epochs": 3, "trainer__validations": 2,
-    }  # fmt: skip
+        "task__n_train": 45,
+        "task__n_validation": 60,
+        "trainer__batch_size": 11,
+        "trainer__accumulate": 2,
+        "trainer__eval_batch_size": 64,
+        "trainer__max_steps": None,
+        "trainer__epochs": 3,
+        "trainer__validations": 2,
+    }
     outputs = tmp_path_factory.mktemp("ranks")
     return {n: run(tiny("llama", outputs=str(outputs), trainer__devices=n, **odd)) for n in (1, 2, 3)}
 

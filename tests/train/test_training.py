@@ -214,9 +214,13 @@ def test_early_stopping_ends_a_run_that_gets_no_better(tiny: Tiny) -> None:
 
 
 EXPLODING = {
-    **CONSTANT, "optim__lr": 1.0, "optim__weight_decay": 10.0, "trainer__clip": 0.0, "trainer__max_steps": 40,
+    **CONSTANT,
+    "optim__lr": 1.0,
+    "optim__weight_decay": 10.0,
+    "trainer__clip": 0.0,
+    "trainer__max_steps": 40,
     "trainer__validations": 20,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("objective", ["val/accuracy", "val/loss"])

@@ -41,9 +41,13 @@ class ContractServer:
     def env(self) -> dict[str, str]:
         """What sends a client here, and nowhere else."""
         return {
-            "WANDB_BASE_URL": self.store.url, "WANDB_API_KEY": KEY, "WANDB_ENTITY": ENTITY,
-            "WANDB_ERROR_REPORTING": "false", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
-        }  # fmt: skip
+            "WANDB_BASE_URL": self.store.url,
+            "WANDB_API_KEY": KEY,
+            "WANDB_ENTITY": ENTITY,
+            "WANDB_ERROR_REPORTING": "false",
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+        }
 
     def run(self, name: str) -> dict[str, Any]:
         """A run by its id: history, summary, config, state, metrics (as defined), exit_code, …"""

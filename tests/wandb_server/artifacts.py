@@ -27,14 +27,23 @@ def create(store: Store, given: Variables) -> dict[str, Any]:
         aliases = [one["alias"] for one in sent.get("aliases") or []]
         metadata = json.loads(sent.get("metadata") or "{}")
         made = Artifact(
-            f"artifact-{len(store.artifacts) + 1}", sent["projectName"], collection, sent["artifactTypeName"],
-            sent["digest"], sent.get("runName") or "", aliases, metadata, len(versions),
-        )  # fmt: skip
+            f"artifact-{len(store.artifacts) + 1}",
+            sent["projectName"],
+            collection,
+            sent["artifactTypeName"],
+            sent["digest"],
+            sent.get("runName") or "",
+            aliases,
+            metadata,
+            len(versions),
+        )
         store.artifacts.append(made)
     latest = {"id": versions[-1].id} if versions else None
-    return {"createArtifact": {"artifact": {
-        "id": made.id, "state": made.state, "artifactSequence": {"latestArtifact": latest}
-    }}}  # fmt: skip
+    return {
+        "createArtifact": {
+            "artifact": {"id": made.id, "state": made.state, "artifactSequence": {"latestArtifact": latest}}
+        }
+    }
 
 
 def create_manifest(store: Store, given: Variables) -> dict[str, Any]:
@@ -50,9 +59,12 @@ def create_files(store: Store, given: Variables) -> dict[str, Any]:
     for file in given["input"]["artifactFiles"]:
         path = f"artifact/{file['artifactID']}/{file['name']}"
         node: dict[str, Any] = {
-            "storagePath": path, "uploadUrl": f"{store.url}/storage/{path}", "uploadHeaders": [],
-            "uploadMultipartUrls": None, "artifact": {"id": file["artifactID"]},
-        }  # fmt: skip
+            "storagePath": path,
+            "uploadUrl": f"{store.url}/storage/{path}",
+            "uploadHeaders": [],
+            "uploadMultipartUrls": None,
+            "artifact": {"id": file["artifactID"]},
+        }
         edges.append({"node": node})
     return {"createArtifactFiles": {"files": {"edges": edges}}}
 
@@ -122,13 +134,27 @@ def _fragment(made: Artifact) -> dict[str, Any]:
     contents = json.loads(made.manifest or "{}").get("contents", {})
     aliases = [{"__typename": "ArtifactAlias", "id": f"alias:{name}", "alias": name} for name in _aliases(made)]
     return {
-        "__typename": "Artifact", "id": made.id, "artifactSequence": _collection(made), "versionIndex": made.version,
-        "artifactType": {"name": made.type}, "description": None, "metadata": json.dumps(made.metadata),
-        "ttlDurationSeconds": -2, "ttlIsInherited": False, "tags": [], "historyStep": None, "state": made.state,
-        "size": sum(entry["size"] for entry in contents.values()), "digest": made.digest,
-        "digestAlgorithm": "MANIFEST_MD5", "commitHash": None, "fileCount": len(contents), "createdAt": CREATED,
-        "updatedAt": None, "aliases": [one | {"artifactCollection": _collection(made)} for one in aliases],
-    }  # fmt: skip
+        "__typename": "Artifact",
+        "id": made.id,
+        "artifactSequence": _collection(made),
+        "versionIndex": made.version,
+        "artifactType": {"name": made.type},
+        "description": None,
+        "metadata": json.dumps(made.metadata),
+        "ttlDurationSeconds": -2,
+        "ttlIsInherited": False,
+        "tags": [],
+        "historyStep": None,
+        "state": made.state,
+        "size": sum(entry["size"] for entry in contents.values()),
+        "digest": made.digest,
+        "digestAlgorithm": "MANIFEST_MD5",
+        "commitHash": None,
+        "fileCount": len(contents),
+        "createdAt": CREATED,
+        "updatedAt": None,
+        "aliases": [one | {"artifactCollection": _collection(made)} for one in aliases],
+    }
 
 
 def _aliases(made: Artifact) -> list[str]:
@@ -139,6 +165,11 @@ def _membership(made: Artifact) -> dict[str, Any]:
     fragment = _fragment(made)
     plain = [{key: value for key, value in one.items() if key != "artifactCollection"} for one in fragment["aliases"]]
     return {
-        "__typename": "ArtifactCollectionMembership", "id": f"membership:{made.id}", "versionIndex": made.version,
-        "createdAt": CREATED, "aliases": plain, "artifactCollection": _collection(made), "artifact": fragment,
-    }  # fmt: skip
+        "__typename": "ArtifactCollectionMembership",
+        "id": f"membership:{made.id}",
+        "versionIndex": made.version,
+        "createdAt": CREATED,
+        "aliases": plain,
+        "artifactCollection": _collection(made),
+        "artifact": fragment,
+    }

@@ -17,9 +17,12 @@ _TESTS: dict[str, Callable[[Any, Any], bool]] = {
     "$in": lambda value, other: value in other or (isinstance(value, list) and any(one in other for one in value)),
 }
 _NAMES = {
-    "summary_metrics": "summaryMetrics", "display_name": "displayName", "created_at": "createdAt", "sweep": "sweepName",
+    "summary_metrics": "summaryMetrics",
+    "display_name": "displayName",
+    "created_at": "createdAt",
+    "sweep": "sweepName",
     "jobType": "jobType",
-}  # fmt: skip
+}
 
 
 def matches(node: dict[str, Any], wanted: dict[str, Any]) -> bool:

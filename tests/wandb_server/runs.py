@@ -15,9 +15,17 @@ _FIELDS = ("displayName", "groupName", "jobType", "tags", "sweep")
 def viewer(store: Store, given: Variables) -> dict[str, Any]:
     """Who the key belongs to."""
     who = {
-        "id": "user:1", "entity": ENTITY, "username": ENTITY, "name": ENTITY, "email": "tester@localhost",
-        "flags": "{}", "admin": False, "deletedAt": None, "teams": {"edges": []}, "apiKeys": {"edges": []},
-    }  # fmt: skip
+        "id": "user:1",
+        "entity": ENTITY,
+        "username": ENTITY,
+        "name": ENTITY,
+        "email": "tester@localhost",
+        "flags": "{}",
+        "admin": False,
+        "deletedAt": None,
+        "teams": {"edges": []},
+        "apiKeys": {"edges": []},
+    }
     return {"viewer": who}
 
 
@@ -42,9 +50,14 @@ def resume_status(store: Store, given: Variables) -> dict[str, Any]:
     if run is None:
         return {"model": model | {"bucket": None}}
     tail = {
-        "summaryMetrics": json.dumps(run.summary), "historyTail": json.dumps(run.lines[-1:]),
-        "eventsTail": "[]", "logLineCount": 0, "eventsLineCount": 0, "wandbConfig": '{"t": 1}', "notes": None,
-    }  # fmt: skip
+        "summaryMetrics": json.dumps(run.summary),
+        "historyTail": json.dumps(run.lines[-1:]),
+        "eventsTail": "[]",
+        "logLineCount": 0,
+        "eventsLineCount": 0,
+        "wandbConfig": '{"t": 1}',
+        "notes": None,
+    }
     return {"model": model | {"bucket": _bucket(run) | tail | {"tags": run.fields.get("tags") or []}}}
 
 
@@ -63,14 +76,19 @@ def files(store: Store, given: Variables) -> dict[str, Any]:
     edges = [
         {
             "node": {
-                "id": f"file:{path}", "name": file, "url": f"{store.url}/storage/{path}",
+                "id": f"file:{path}",
+                "name": file,
+                "url": f"{store.url}/storage/{path}",
                 "directUrl": f"{store.url}/storage/{path}",
-                "sizeBytes": len(store.stored[path]), "mimetype": "", "updatedAt": CREATED, "md5": "",
+                "sizeBytes": len(store.stored[path]),
+                "mimetype": "",
+                "updatedAt": CREATED,
+                "md5": "",
             },
             "cursor": file,
         }
         for file, path in wanted.items()
-    ]  # fmt: skip
+    ]
     page = {"endCursor": None, "hasNextPage": False}
     found = {"fileCount": len(edges), "files": {"edges": edges, "pageInfo": page}}
     return {"project": project_node(given["project"]) | {"run": found}}
@@ -95,14 +113,16 @@ def find(store: Store, given: Variables) -> dict[str, Any]:
     wanted = json.loads(given.get("filters") or "{}")
     nodes = ordered([node for node in nodes if matches(node, wanted)], given.get("order"))
     return {
-        "project": project_node(given["project"]) | {
-            "runCount": len(nodes), "readOnly": False,
+        "project": project_node(given["project"])
+        | {
+            "runCount": len(nodes),
+            "readOnly": False,
             "runs": {
                 "edges": [{"node": _sent(node), "cursor": str(i)} for i, node in enumerate(nodes)],
                 "pageInfo": {"endCursor": None, "hasNextPage": False},
             },
         },
-    }  # fmt: skip
+    }
 
 
 def one(store: Store, given: Variables) -> dict[str, Any]:
@@ -115,9 +135,11 @@ def one(store: Store, given: Variables) -> dict[str, Any]:
     lines = [line for line in run.lines if first <= json.loads(line)["_step"] < last]
     specs = [json.loads(spec) for spec in [*given.get("specs", []), *filter(None, [given.get("spec")])]]
     histories = {
-        "history": lines, "events": [], "parquetHistory": {"parquetUrls": [], "liveData": []},
+        "history": lines,
+        "events": [],
+        "parquetHistory": {"parquetUrls": [], "liveData": []},
         "sampledHistory": [_sampled(run, spec) for spec in specs],
-    }  # fmt: skip
+    }
     return {"project": project_node(given["project"]) | {"run": _sent(_node(run)) | histories}}
 
 
@@ -142,9 +164,16 @@ def project(store: Store, given: Variables) -> dict[str, Any]:
 
 def project_node(name: str) -> dict[str, Any]:
     return {
-        "__typename": "Project", "id": f"project:{name}", "internalId": "1", "name": name, "entityName": ENTITY,
-        "entity": {"id": "entity:1", "name": ENTITY}, "createdAt": CREATED, "isBenchmark": False, "user": None,
-    }  # fmt: skip
+        "__typename": "Project",
+        "id": f"project:{name}",
+        "internalId": "1",
+        "name": name,
+        "entityName": ENTITY,
+        "entity": {"id": "entity:1", "name": ENTITY},
+        "createdAt": CREATED,
+        "isBenchmark": False,
+        "user": None,
+    }
 
 
 def _by_id(store: Store, identity: str | None) -> Run | None:
@@ -153,21 +182,37 @@ def _by_id(store: Store, identity: str | None) -> Run | None:
 
 def _bucket(run: Run) -> dict[str, Any]:
     return {
-        "id": run.id, "name": run.name, "displayName": run.fields.get("displayName") or run.name, "description": None,
-        "config": json.dumps(run.config), "sweepName": run.fields.get("sweep"), "project": project_node(run.project),
+        "id": run.id,
+        "name": run.name,
+        "displayName": run.fields.get("displayName") or run.name,
+        "description": None,
+        "config": json.dumps(run.config),
+        "sweepName": run.fields.get("sweep"),
+        "project": project_node(run.project),
         "historyLineCount": len(run.lines),
-    }  # fmt: skip
+    }
 
 
 def _node(run: Run) -> dict[str, Any]:
     """A run with its JSON unpacked, as filters and orders look at it."""
     keys = {"lastStep": run.history[-1]["_step"] if run.lines else -1}
     return _bucket(run) | {
-        "projectId": "1", "tags": run.fields.get("tags") or [], "state": run.state, "config": run.config,
-        "summaryMetrics": run.summary, "systemMetrics": "{}", "group": run.fields.get("groupName"),
-        "jobType": run.fields.get("jobType"), "commit": None, "readOnly": False, "createdAt": CREATED,
-        "heartbeatAt": CREATED, "notes": None, "user": {"name": ENTITY, "username": ENTITY}, "historyKeys": keys,
-    }  # fmt: skip
+        "projectId": "1",
+        "tags": run.fields.get("tags") or [],
+        "state": run.state,
+        "config": run.config,
+        "summaryMetrics": run.summary,
+        "systemMetrics": "{}",
+        "group": run.fields.get("groupName"),
+        "jobType": run.fields.get("jobType"),
+        "commit": None,
+        "readOnly": False,
+        "createdAt": CREATED,
+        "heartbeatAt": CREATED,
+        "notes": None,
+        "user": {"name": ENTITY, "username": ENTITY},
+        "historyKeys": keys,
+    }
 
 
 def _sent(node: dict[str, Any]) -> dict[str, Any]:

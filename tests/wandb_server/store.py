@@ -56,10 +56,17 @@ class Run:
         own = [{key: value for key, value in row.items() if not key.startswith("_")} for row in self.history]
         summary = {key: value for key, value in self.summary.items() if not key.startswith("_")}
         return {
-            "history": own, "summary": summary, "config": self.values(), "state": self.state, "metrics": self.metrics,
-            "exit_code": self.exit_code, "project": self.project, "started": self.started,
-            "steps": [row["_step"] for row in self.history], **self.fields,
-        }  # fmt: skip
+            "history": own,
+            "summary": summary,
+            "config": self.values(),
+            "state": self.state,
+            "metrics": self.metrics,
+            "exit_code": self.exit_code,
+            "project": self.project,
+            "started": self.started,
+            "steps": [row["_step"] for row in self.history],
+            **self.fields,
+        }
 
 
 @dataclass

@@ -34,12 +34,25 @@ def get(store: Store, given: Variables) -> dict[str, Any]:
         return {"project": found | {"sweep": None}}
     runs = [store.runs[name] for name in sweep.points if name in store.runs]
     values = {
-        "__typename": "Sweep", "id": sweep.id, "name": sweep.name, "displayName": sweep.config.get("name"),
-        "method": sweep.config["method"], "state": sweep.state, "description": None, "config": sweep.text,
-        "createdAt": CREATED, "heartbeatAt": CREATED, "updatedAt": CREATED, "earlyStopJobRunning": False,
-        "bestLoss": None, "controller": None, "scheduler": None, "runCount": len(runs), "runCountExpected": None,
+        "__typename": "Sweep",
+        "id": sweep.id,
+        "name": sweep.name,
+        "displayName": sweep.config.get("name"),
+        "method": sweep.config["method"],
+        "state": sweep.state,
+        "description": None,
+        "config": sweep.text,
+        "createdAt": CREATED,
+        "heartbeatAt": CREATED,
+        "updatedAt": CREATED,
+        "earlyStopJobRunning": False,
+        "bestLoss": None,
+        "controller": None,
+        "scheduler": None,
+        "runCount": len(runs),
+        "runCountExpected": None,
         "runs": {"edges": [{"node": _run(run)} for run in runs]},
-    }  # fmt: skip
+    }
     return {"project": found | {"sweep": values}}
 
 
@@ -75,7 +88,15 @@ def _next(store: Store, sweep: Sweep, agent: str) -> dict[str, Any]:
 
 def _run(run: Run) -> dict[str, Any]:
     return {
-        "name": run.name, "state": run.state, "config": json.dumps(run.config), "exitcode": run.exit_code,
-        "heartbeatAt": CREATED, "shouldStop": False, "failed": run.state == "failed", "stopped": False,
-        "running": run.state == "running", "summaryMetrics": json.dumps(run.summary), "sampledHistory": [],
-    }  # fmt: skip
+        "name": run.name,
+        "state": run.state,
+        "config": json.dumps(run.config),
+        "exitcode": run.exit_code,
+        "heartbeatAt": CREATED,
+        "shouldStop": False,
+        "failed": run.state == "failed",
+        "stopped": False,
+        "running": run.state == "running",
+        "summaryMetrics": json.dumps(run.summary),
+        "sampledHistory": [],
+    }

@@ -86,10 +86,13 @@ def _pair(
     if not isinstance(one_start, str) and not isinstance(other_start, str):
         start = {name: similarity(one_start[name], other_start[name]) for name in one}
     return {
-        "pair": list(who), "directions": [k1, k2], "d": d,
-        "phi": _grid(trained, k1, k2), "start": _grid(start, k1, k2) if start else None,
+        "pair": list(who),
+        "directions": [k1, k2],
+        "d": d,
+        "phi": _grid(trained, k1, k2),
+        "start": _grid(start, k1, k2) if start else None,
         "points": [_point(i, j, trained, start, d) for i, j in _points(k1, k2)],
-    }  # fmt: skip
+    }
 
 
 def _points(k1: int, k2: int) -> list[tuple[int, int]]:
@@ -107,9 +110,14 @@ def _point(
     known = start and all(i <= each.shape[0] and j <= each.shape[1] for each in start.values())
     at_start = [float(each[i - 1, j - 1]) for each in start.values()] if start and known else None
     return {
-        "i": i, "j": j, "phi": phi, "expected": expected, "excess": phi - expected,
-        "start": sum(at_start) / len(at_start) if at_start else None, "by_module": by_layer,
-    }  # fmt: skip
+        "i": i,
+        "j": j,
+        "phi": phi,
+        "expected": expected,
+        "excess": phi - expected,
+        "start": sum(at_start) / len(at_start) if at_start else None,
+        "by_module": by_layer,
+    }
 
 
 def _grid(phis: dict[str, torch.Tensor], k1: int, k2: int) -> list[list[float]]:

@@ -34,9 +34,14 @@ OURS = "rankwise"
 COMMANDS = {"--help": ["--help"], "plan": ["plan"]}
 _CLASSIFY = ("task.n_test=1000", "task.n_validation=400", "trainer.validations=2")
 _WRITE = (
-    "model=smollm2_instruct", "task=define_words", "task.n_test=100", "task.n_validation=50", "trainer.batch_size=8",
-    "trainer.eval_batch_size=8", "trainer.validations=1",
-)  # fmt: skip
+    "model=smollm2_instruct",
+    "task=define_words",
+    "task.n_test=100",
+    "task.n_validation=50",
+    "trainer.batch_size=8",
+    "trainer.eval_batch_size=8",
+    "trainer.validations=1",
+)
 
 
 @dataclass(frozen=True)
@@ -185,11 +190,19 @@ def _prepare(config: Config, folder: Path) -> dict[str, Any]:
     plan = schedule(loaders.train_rows.lengths, trainer.batch_size, 2 * steps, config.seed, by_length=True)
     names = [name.rpartition(".")[2] for name in targets.adapted_modules(lm, config.targets)]
     return {
-        "folder": str(folder), "kind": config.task.kind, "seed": config.seed, "lr": config.method.lr,
-        "full_lr": composed(["method=full"]).method.lr, "alpha": config.method.alpha, "modules": sorted(set(names)),
-        "batch_size": trainer.batch_size, "eval_batch_size": trainer.eval_batch_size, "batches": plan,
-        "validations": trainer.validations, "n_test": len(rows.test),
-    }  # fmt: skip
+        "folder": str(folder),
+        "kind": config.task.kind,
+        "seed": config.seed,
+        "lr": config.method.lr,
+        "full_lr": composed(["method=full"]).method.lr,
+        "alpha": config.method.alpha,
+        "modules": sorted(set(names)),
+        "batch_size": trainer.batch_size,
+        "eval_batch_size": trainer.eval_batch_size,
+        "batches": plan,
+        "validations": trainer.validations,
+        "n_test": len(rows.test),
+    }
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

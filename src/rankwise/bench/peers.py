@@ -59,9 +59,10 @@ def _model(work: dict[str, Any], is_lm: bool) -> Any:
 def _trainer(work: dict[str, Any], model: Any, rows: dict[str, Any], collate: Any, is_lm: bool) -> float:
     tuned = work["peer"] == "tuned"
     faster = {
-        "train_sampling_strategy": "group_by_length", "per_device_eval_batch_size": work["eval_batch_size"],
+        "train_sampling_strategy": "group_by_length",
+        "per_device_eval_batch_size": work["eval_batch_size"],
         "bf16": work["bf16"],
-    }  # fmt: skip
+    }
     arguments = TrainingArguments(
         output_dir=work["out"],
         max_steps=work["steps"],

@@ -24,16 +24,33 @@ T = TypeVar("T")
 # Shapes that no option of the group "model" has without its weights: exact claims need nothing but the shape.
 SHAPES: dict[str, dict[str, Any]] = {
     "minilm": {  # 22.7M parameters (Wang et al. 2020), the shape of model=minilm
-        "model_type": "bert", "vocab_size": 30522, "hidden_size": 384, "num_hidden_layers": 6,
-        "num_attention_heads": 12, "intermediate_size": 1536, "max_position_embeddings": 512, "type_vocab_size": 2,
+        "model_type": "bert",
+        "vocab_size": 30522,
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "intermediate_size": 1536,
+        "max_position_embeddings": 512,
+        "type_vocab_size": 2,
     },
     "deberta_xxl": {  # 1.5B parameters (He et al. 2021)
-        "model_type": "deberta-v2", "vocab_size": 128100, "hidden_size": 1536, "num_hidden_layers": 48,
-        "num_attention_heads": 24, "intermediate_size": 6144, "max_position_embeddings": 512, "type_vocab_size": 0,
-        "relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"],
-        "share_att_key": True, "norm_rel_ebd": "layer_norm", "position_buckets": 256, "attention_head_size": 64,
+        "model_type": "deberta-v2",
+        "vocab_size": 128100,
+        "hidden_size": 1536,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 24,
+        "intermediate_size": 6144,
+        "max_position_embeddings": 512,
+        "type_vocab_size": 0,
+        "relative_attention": True,
+        "position_biased_input": False,
+        "pos_att_type": ["p2c", "c2p"],
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_buckets": 256,
+        "attention_head_size": 64,
     },
-}  # fmt: skip
+}
 ENCODERS = (*SHAPES, "roberta_base", "roberta_large", "bert_base", "tiny_bert")
 
 _GROUPS = ("model", "task", "method", "targets", "quant")

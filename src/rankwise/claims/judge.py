@@ -74,9 +74,12 @@ class Timings:
 
 
 def judge(
-    claims: Iterable[Claim], records: Sequence[Record], tier: str, timings: Timings | None = None,
+    claims: Iterable[Claim],
+    records: Sequence[Record],
+    tier: str,
+    timings: Timings | None = None,
     on_claim: Callable[[Claim], None] = lambda claim: None,
-) -> list[Verdict]:  # fmt: skip
+) -> list[Verdict]:
     """A verdict for every claim. ``timings`` are where those of measured claims are kept, or made."""
     verdicts = []
     for claim in claims:
@@ -108,10 +111,15 @@ def tally(verdicts: Sequence[Verdict]) -> str:
 def to_json(verdicts: Sequence[Verdict], tier: str) -> dict[str, Any]:
     """One document with where and when it was made; what is not finite is null."""
     made = provenance()
-    return finite({
-        "claims": [_row(verdict) for verdict in verdicts], "tier": tier, "hardware": made["hardware"],
-        "commit": (made["git"] or {}).get("commit"), "date": now(),
-    })  # fmt: skip
+    return finite(
+        {
+            "claims": [_row(verdict) for verdict in verdicts],
+            "tier": tier,
+            "hardware": made["hardware"],
+            "commit": (made["git"] or {}).get("commit"),
+            "date": now(),
+        }
+    )
 
 
 def _row(verdict: Verdict) -> dict[str, Any]:
@@ -119,9 +127,13 @@ def _row(verdict: Verdict) -> dict[str, Any]:
     ours = {key: getattr(estimate, key) for key in ("value", "low", "high", "n")} if estimate else None
     kept = ("id", "claim", "published", "proxy", "kind", "study", "expected")
     return {key: getattr(claim, key) for key in kept} | {
-        "source": asdict(claim.source), "ours": ours and ours | {"unit": claim.unit}, "bound": verdict.bound.to_dict(),
-        "verdict": verdict.verdict, "runs": list(estimate.runs) if estimate else [], "note": verdict.note,
-    }  # fmt: skip
+        "source": asdict(claim.source),
+        "ours": ours and ours | {"unit": claim.unit},
+        "bound": verdict.bound.to_dict(),
+        "verdict": verdict.verdict,
+        "runs": list(estimate.runs) if estimate else [],
+        "note": verdict.note,
+    }
 
 
 def _estimate(claim: Claim, records: Sequence[Record], timings: Timings | None) -> Estimate:

@@ -21,9 +21,15 @@ from rankwise.tracking.record import FINISHED, Record
 Spec = dict[str, Any]
 
 _KEYS = {
-    "method": "method.name", "targets": "targets.name", "quant": "quant.name", "rank": "method.rank",
-    "alpha": "method.alpha", "budget": "method.budget", "lr": "optim.lr", "n_train": "task.n_train",
-}  # fmt: skip
+    "method": "method.name",
+    "targets": "targets.name",
+    "quant": "quant.name",
+    "rank": "method.rank",
+    "alpha": "method.alpha",
+    "budget": "method.budget",
+    "lr": "optim.lr",
+    "n_train": "task.n_train",
+}
 
 
 @dataclass(frozen=True)
@@ -79,10 +85,12 @@ def runs_of(records: Sequence[Record], spec: Spec) -> list[Record]:
 def matching(records: Sequence[Record], spec: Spec) -> list[Record]:
     """Finished runs, no trials among them, whose config has the values of ``spec``."""
     return [
-        record for record in records
-        if record.status == FINISHED and not record.config.get("stage")
+        record
+        for record in records
+        if record.status == FINISHED
+        and not record.config.get("stage")
         and all(_same(at(record, f"config.{_KEYS.get(key, key)}"), wanted) for key, wanted in spec.items())
-    ]  # fmt: skip
+    ]
 
 
 def scalar(record: Record, metric: str) -> float:

@@ -101,8 +101,16 @@ def _row(verdict: Verdict, narrow: bool = False) -> list[str]:
         estimate.note if estimate else "",
     ]
     said = f"{claim.claim}\n{claim.id}" if narrow else claim.claim
-    return [said, claim.published, _ours(verdict), bound(verdict), verdict.shown, over, claim.source.where,
-            "; ".join(filter(None, setting))]  # fmt: skip
+    return [
+        said,
+        claim.published,
+        _ours(verdict),
+        bound(verdict),
+        verdict.shown,
+        over,
+        claim.source.where,
+        "; ".join(filter(None, setting)),
+    ]
 
 
 def _made(document: dict[str, Any]) -> str:

@@ -89,9 +89,12 @@ def parser(
 ) -> argparse.ArgumentParser:
     """An argument parser of ``rankwise NAME``, with ``--jobs`` where a command runs something, and ``--json``."""
     made = argparse.ArgumentParser(
-        f"rankwise {name}", description=description, epilog=epilog, allow_abbrev=False,
+        f"rankwise {name}",
+        description=description,
+        epilog=epilog,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     if jobs:
         about = "runs at once (default: one per GPU, or as many as cores and memory allow)"
         made.add_argument("--jobs", type=functools.partial(positive, "--jobs"), metavar="N", help=about)

@@ -111,8 +111,9 @@ def _tell_merge(document: Document) -> None:
         "written": f"read back from the folder, in {document['dtype']}",
     }
     print(f"merged into {document['out']} ({document['weight_bytes'] / 1e6:.2f} MB, {document['dtype']})")
-    print(f"relative error of the logits of {logits['rows']} validation rows "
-          f"(at most {logits['tolerance']:g} in fp32):")  # fmt: skip
+    print(
+        f"relative error of the logits of {logits['rows']} validation rows (at most {logits['tolerance']:g} in fp32):"
+    )
     for name, error in logits["relative_errors"].items():
         print(f"  {error:.1e}  {what[name]}")
 
@@ -126,10 +127,15 @@ def _tell_export(document: Document) -> None:
 def _tell_swap(document: Document) -> None:
     headers = ["adapter", "rows", "MB", "relative error of logits", f"same (≤ {document['tolerance']:g})"]
     rows = (
-        (row["run"], row["rows"], f"{row['adapter_bytes'] / 1e6:.3f}", f"{row['relative_error']:.1e}",
-         "yes" if row["same"] else "NO")
+        (
+            row["run"],
+            row["rows"],
+            f"{row['adapter_bytes'] / 1e6:.3f}",
+            f"{row['relative_error']:.1e}",
+            "yes" if row["same"] else "NO",
+        )
         for row in document["adapters"]
-    )  # fmt: skip
+    )
     show_table(headers, rows)
     print(
         f"switching takes {document['switch_ms']:.2f} ms (median of {document['switches']}), loading a model anew "
@@ -142,10 +148,16 @@ def _tell_combine(document: Document) -> None:
     weights = ", ".join(f"{weight:g}" for weight in document["weights"])
     print(f"{document['how']} of {len(document['runs'])} adapters, weights {weights}, rank {_span(document['ranks'])}")
     rows = (
-        (row["task"], row["run"], row["metric"], _score(row["single"]), _score(row["combined"]),
-         _gap(row["difference"]))
+        (
+            row["task"],
+            row["run"],
+            row["metric"],
+            _score(row["single"]),
+            _score(row["combined"]),
+            _gap(row["difference"]),
+        )
         for row in document["tasks"]
-    )  # fmt: skip
+    )
     show_table(["task", "head of", "metric", "alone", "combined", "paired difference"], rows)
     _tell_rows(document)
 
@@ -207,6 +219,10 @@ def _tell_rows(document: Document) -> None:
 
 
 _TELL = {
-    "merge": _tell_merge, "export": _tell_export, "swap": _tell_swap, "combine": _tell_combine, "shrink": _tell_shrink,
+    "merge": _tell_merge,
+    "export": _tell_export,
+    "swap": _tell_swap,
+    "combine": _tell_combine,
+    "shrink": _tell_shrink,
     "diff": _tell_diff,
-}  # fmt: skip
+}

@@ -48,8 +48,10 @@ def main(arguments: list[str]) -> int:
         show_table(part.header, part.rows, justify="right")
         print("\n".join(part.notes))
     folder = options.out or options.runs[0].expanduser().resolve().parent / analyses.FOLDER
-    for file, text in ((folder / f"{stem}.json", json.dumps(document, ensure_ascii=False) + "\n"),
-                       (folder / f"{stem}.svg", svg.alone(part.plot.image))):  # fmt: skip
+    for file, text in (
+        (folder / f"{stem}.json", json.dumps(document, ensure_ascii=False) + "\n"),
+        (folder / f"{stem}.svg", svg.alone(part.plot.image)),
+    ):
         write(file, text, "--out ")
         if not options.json:
             print(file)

@@ -49,15 +49,18 @@ def _show(document: dict[str, Any]) -> None:
             [
                 [
                     who,
-                    f"{run['step_cpu_s'] * 1e3:.0f}", f"{run['step_cpu_s'] / ours['step_cpu_s']:.2f}",
-                    f"{run['rest_cpu_s']:.1f}", f"{run['rest_cpu_s'] / ours['rest_cpu_s']:.2f}",
-                    f"{run['peak_bytes'] / 1e6:.0f}", f"{run['peak_bytes'] / ours['peak_bytes']:.2f}",
+                    f"{run['step_cpu_s'] * 1e3:.0f}",
+                    f"{run['step_cpu_s'] / ours['step_cpu_s']:.2f}",
+                    f"{run['rest_cpu_s']:.1f}",
+                    f"{run['rest_cpu_s'] / ours['rest_cpu_s']:.2f}",
+                    f"{run['peak_bytes'] / 1e6:.0f}",
+                    f"{run['peak_bytes'] / ours['peak_bytes']:.2f}",
                     f"{run['score']:.3f}",
                 ]
                 for who, run in workload["runs"].items()
             ],
             justify="right",
-        )  # fmt: skip
+        )
         if sweeps := workload["sweeps"]:
             print(f"\n{name}: the sweep of ranks and full fine-tuning")
             show_table(

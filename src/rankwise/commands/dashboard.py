@@ -79,8 +79,15 @@ def _online(report: Report, found: list[Record], options: argparse.Namespace) ->
     if not there:
         return say
     print(f"rankwise: {say}", file=sys.stderr)
-    about = {"mode": "online", "entity": place.entity, "project": place.project, "groups": list(place.groups),
-             "runs": len(found), "in_wandb": there, "absent": [record.run["name"] for record in absent]}  # fmt: skip
+    about = {
+        "mode": "online",
+        "entity": place.entity,
+        "project": place.project,
+        "groups": list(place.groups),
+        "runs": len(found),
+        "in_wandb": there,
+        "absent": [record.run["name"] for record in absent],
+    }
     return about | publish.publish(place, report)
 
 

@@ -102,8 +102,11 @@ def _list(asked: Question, jobs: int | None) -> int:
     together = launcher.share(runs, jobs).jobs
     times = [row["compute"]["train_s"] and row["compute"]["train_s"] / together for row in planned]
     show_table(*stages(asked, *times))
-    show(f"Training alone, {together} runs at once, at an MFU of {planned[0]['compute']['mfu']:.2g} "
-         f"({planned[0]['compute']['mfu_source']}).", narrow=True)  # fmt: skip
+    show(
+        f"Training alone, {together} runs at once, at an MFU of {planned[0]['compute']['mfu']:.2g} "
+        f"({planned[0]['compute']['mfu_source']}).",
+        narrow=True,
+    )
     return 0
 
 

@@ -30,18 +30,29 @@ def quality(metric: str) -> list[Any]:
         wr.MediaBrowser(title="the report", media_keys=[PAGE], layout=wr.Layout(HALF, 18, HALF, 12)),
         wr.WeavePanelSummaryTable(table_name=ARMS, layout=wr.Layout(0, 30, WIDE, 9)),
         wr.ScatterPlot(
-            title=f"test {metric} against rank", x=wr.Config(RANK), y=score, log_x=True,
+            title=f"test {metric} against rank",
+            x=wr.Config(RANK),
+            y=score,
+            log_x=True,
             layout=wr.Layout(0, 0, HALF, 9),
         ),
         wr.LinePlot(
-            title=f"validation {metric} by rank: mean ± standard deviation over seeds", x="step", y=[f"val/{metric}"],
-            title_x="optimizer step", title_y=metric, layout=wr.Layout(HALF, 0, HALF, 9), **spread,
+            title=f"validation {metric} by rank: mean ± standard deviation over seeds",
+            x="step",
+            y=[f"val/{metric}"],
+            title_x="optimizer step",
+            title_y=metric,
+            layout=wr.Layout(HALF, 0, HALF, 9),
+            **spread,
         ),
         wr.ScatterPlot(
-            title=f"test {metric} against trainable parameters", x=wr.SummaryMetric("params/trainable"), y=score,
-            log_x=True, layout=wr.Layout(0, 9, WIDE, 9),
+            title=f"test {metric} against trainable parameters",
+            x=wr.SummaryMetric("params/trainable"),
+            y=score,
+            log_x=True,
+            layout=wr.Layout(0, 9, WIDE, 9),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def choices() -> list[Any]:
@@ -65,12 +76,16 @@ def costs() -> list[Any]:
     """Bytes at the peak of a training step, by what holds them."""
     return [
         wr.BarPlot(
-            title="bytes at the peak of a training step, by component", orientation="v", groupby=RANK,
+            title="bytes at the peak of a training step, by component",
+            orientation="v",
+            groupby=RANK,
             metrics=[wr.SummaryMetric(f"memory/train/{part}_bytes") for part in PARTS],
-            groupby_aggfunc="median", title_x="rank (null: methods without one)", title_y="bytes",
+            groupby_aggfunc="median",
+            title_x="rank (null: methods without one)",
+            title_y="bytes",
             layout=wr.Layout(0, 0, WIDE, 10),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def runs() -> list[Any]:

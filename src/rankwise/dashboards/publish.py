@@ -52,9 +52,13 @@ def _report(place: Place, findings: Report, project_url: str) -> wr.Report:
         blocks += [wr.H2(name), *([wr.P(_ABOUT[name])] if name in _ABOUT else []), _grid(place, shown)]
     blocks += [wr.H2("Adapters"), wr.MarkdownBlock(_artifacts(place, project_url))]
     return wr.Report(
-        entity=str(place.entity), project=place.project, title=_title(place), blocks=blocks, width="fluid",
+        entity=str(place.entity),
+        project=place.project,
+        title=_title(place),
+        blocks=blocks,
+        width="fluid",
         description=findings.headline.title,
-    )  # fmt: skip
+    )
 
 
 def _sections(place: Place) -> dict[str, list[Any]]:
@@ -70,9 +74,15 @@ def _report_run(place: Place, findings: Report) -> None:
     key = _key(place)
     settings = wandb.Settings(console="off", silent=True, symlink=False, disable_git=True, x_disable_meta=True)
     run = wandb.init(
-        entity=place.entity, project=place.project, id=f"report-{key}", name=f"report of {' + '.join(place.groups)}",
-        group=place.groups[0], job_type="report", reinit="create_new", settings=settings,
-    )  # fmt: skip
+        entity=place.entity,
+        project=place.project,
+        id=f"report-{key}",
+        name=f"report of {' + '.join(place.groups)}",
+        group=place.groups[0],
+        job_type="report",
+        reinit="create_new",
+        settings=settings,
+    )
     header, *rows = csv.reader(io.StringIO(findings.to_csv()))
     shown: dict[str, Any] = {
         panels.PAGE: wandb.Html(page.html(findings), inject=False),
@@ -105,16 +115,19 @@ def _known_report(place: Place) -> str | None:
 def _workspace(place: Place) -> ws.Workspace:
     """The saved view under the study's own name, with the id of the one that is there."""
     made = ws.Workspace(
-        entity=str(place.entity), project=place.project, name=place.title,
+        entity=str(place.entity),
+        project=place.project,
+        name=place.title,
         sections=[
             ws.Section(name=name, panels=shown, is_open=name != "Runs") for name, shown in _sections(place).items()
         ],
         settings=ws.WorkspaceSettings(x_axis="step"),
         runset_settings=ws.RunsetSettings(
-            filters=panels.filters(place), groupby=[ws.Config("arm.method"), ws.Config(panels.RANK)],
+            filters=panels.filters(place),
+            groupby=[ws.Config("arm.method"), ws.Config(panels.RANK)],
             order=[ws.Ordering(ws.Summary("objective"), ascending=False)],
         ),
-    )  # fmt: skip
+    )
     # W&B finds a saved view by the name in its URL alone. The client chooses that name; wandb_workspaces does so at
     # random and has no public way to give one.
     made._internal_name = f"nw-{_key(place)}-v"
@@ -139,9 +152,12 @@ def _key(place: Place) -> str:
 
 def _grid(place: Place, shown: list[Any]) -> wr.PanelGrid:
     runset = wr.Runset(
-        entity=str(place.entity), project=place.project, name=" + ".join(place.groups), filters=panels.filters(place),
+        entity=str(place.entity),
+        project=place.project,
+        name=" + ".join(place.groups),
+        filters=panels.filters(place),
         order=[wr.OrderBy(wr.SummaryMetric("objective"), ascending=False)],
-    )  # fmt: skip
+    )
     return wr.PanelGrid(runsets=[runset], panels=shown)
 
 

@@ -160,13 +160,17 @@ def _row(findings: Findings, rank: int) -> dict[str, Any]:
     seen = looks[-1] if looks else None
     status = findings.decision.status.get(rank, "")
     return {
-        "rank": rank, "verdict": _WORDS.get(status, status) if seen else "not run", "seeds": seen.seeds if seen else 0,
-        "gain": seen.gain if seen else None, "low": seen.low(0.05) if seen else None,
-        "high": seen.high(0.05) if seen else None, "pilot": findings.pilot.get(rank),
+        "rank": rank,
+        "verdict": _WORDS.get(status, status) if seen else "not run",
+        "seeds": seen.seeds if seen else 0,
+        "gain": seen.gain if seen else None,
+        "low": seen.low(0.05) if seen else None,
+        "high": seen.high(0.05) if seen else None,
+        "pilot": findings.pilot.get(rank),
         "lr": findings.rates.of(rank) if findings.rates else None,
         "trainable": _middle(findings.arms.get(rank) or [], "params.trainable"),
         "peak_bytes": _middle(findings.arms.get(rank) or [], "memory.train.peak_bytes"),
-    }  # fmt: skip
+    }
 
 
 def _notes(findings: Findings, decided: bool) -> list[str]:

@@ -71,8 +71,9 @@ def _pooled(found: Sequence[Evidence]) -> Evidence:
     """Mean variances, those over seeds by their degrees of freedom."""
     of_one = [seen.seeds * seen.over_seeds**2 for seen in found]
     over_seeds = math.sqrt(np.average(of_one, weights=[seen.seeds - 1 for seen in found]))
-    over_items, loose = (math.sqrt(np.mean([getattr(seen, name) ** 2 for seen in found]))
-                         for name in ("over_items", "loose"))  # fmt: skip
+    over_items, loose = (
+        math.sqrt(np.mean([getattr(seen, name) ** 2 for seen in found])) for name in ("over_items", "loose")
+    )
     return Evidence(1, 0.0, over_seeds, over_items, loose)
 
 

@@ -56,8 +56,10 @@ def tune(question: Question, run: Runner) -> Rates:
     """The rates of the method and of the reference, and of the first and last rank where their own is another."""
     if not question.tuned:
         return Rates(question, Tuned(question.reference.method.lr), Tuned(question.method.method.lr))
-    starts = {rank: [_rate(base.method.lr, n) for n in FIRST]
-              for rank, base in ((question.middle, question.method), (None, question.reference))}  # fmt: skip
+    starts = {
+        rank: [_rate(base.method.lr, n) for n in FIRST]
+        for rank, base in ((question.middle, question.method), (None, question.reference))
+    }
     found = _halving(question, starts, run)
     rates = Rates(question, found[None], found[question.middle])
     return Rates(question, rates.reference, rates.middle, _ends(question, rates, run))

@@ -103,8 +103,9 @@ def replay(study: Path) -> list[Replay]:
             study.name if len(families) == 1 else f"{study.name} {family.label}",
             family.answer.arm.rank if family.answer else None,
         )
-        for family, arms in families if len(arms) > 1
-    ]  # fmt: skip
+        for family, arms in families
+        if len(arms) > 1
+    ]
 
 
 class _Grid:
@@ -144,10 +145,15 @@ class _Grid:
         looks = tuple(k for k in LOOKS if k <= len(self.seeds))
         first = self.arms[self.ranks[0]].runs[0]
         found = Replay(
-            label, self.report.margin, int(at(first, "provenance.data.train") or 0), reported,
-            len(self.seeds) * sum(self.tried), {rank: self.evidence(rank, every) for rank in self.ranks},
-            {rank: int(arm.first("params.trainable") or 0) for rank, arm in self.arms.items()}, [],
-        )  # fmt: skip
+            label,
+            self.report.margin,
+            int(at(first, "provenance.data.train") or 0),
+            reported,
+            len(self.seeds) * sum(self.tried),
+            {rank: self.evidence(rank, every) for rank in self.ranks},
+            {rank: int(arm.first("params.trainable") or 0) for rank, arm in self.arms.items()},
+            [],
+        )
         orders = [random.Random(number).sample(every, len(every)) for number in range(ORDERS)]
         for guess in self.ranks:
             rule = Rule.of(self.ranks, guess, self.report.margin, looks)

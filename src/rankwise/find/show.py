@@ -42,14 +42,18 @@ def ranks(findings: Findings, told: Answer) -> Table:
     unit = "points" if metric.percent else metric.name
     rows = [
         (
-            row["rank"], row["verdict"], _gain(row["gain"], metric),
+            row["rank"],
+            row["verdict"],
+            _gain(row["gain"], metric),
             NOTHING if row["gain"] is None else f"[{_gain(row['low'], metric)}, {_gain(row['high'], metric)}]",
-            row["seeds"] or NOTHING, metric.score(row["pilot"]), f"{row['lr']:.3g}" if row["lr"] else NOTHING,
+            row["seeds"] or NOTHING,
+            metric.score(row["pilot"]),
+            f"{row['lr']:.3g}" if row["lr"] else NOTHING,
             f"{row['trainable']:,.0f}" if row["trainable"] else NOTHING,
             f"{row['peak_bytes'] / 1e6:,.0f}" if row["peak_bytes"] else NOTHING,
         )
         for row in told.rows
-    ]  # fmt: skip
+    ]
     return ("rank", "", f"gain, {unit}", "90 %", "seeds", "pilot", "lr", "trained", "peak MB"), rows
 
 
@@ -69,21 +73,28 @@ def stages(question: Question, rank_s: float | None, reference_s: float | None) 
     if question.tuned:
         tried, ends = len(FIRST), 2 * 3  # a rank at either end and its two neighbours
         short = SHORT * tried
-        rows.append((
-            "rates", f"{2 * tried + ends} short, 4 to {2 * tried} whole",
-            f"{time(short + 2 + SHORT * ends, short + 2)} to {time(short + tried + SHORT * ends, short + tried)}",
-            f"rank {question.middle} and {question.reference_name}: {tried} learning rates each for a third of the "
-            "steps, the best two whole, more at an edge; the first and last rank for a third of the steps",
-        ))  # fmt: skip
+        rows.append(
+            (
+                "rates",
+                f"{2 * tried + ends} short, 4 to {2 * tried} whole",
+                f"{time(short + 2 + SHORT * ends, short + 2)} to {time(short + tried + SHORT * ends, short + tried)}",
+                f"rank {question.middle} and {question.reference_name}: {tried} learning rates each for a third of the "
+                "steps, the best two whole, more at an edge; the first and last rank for a third of the steps",
+            )
+        )
     if len(question.ranks) > 1:
         about = f"rank {question.ranks[-1]} on a seed of its own, cut to every other rank"
         rows.append(("pilot", "1", time(1, 0), about))
     looks, first = " → ".join(map(str, question.looks)), question.looks[1]
-    rows.append((
-        "confirm", f"{2 * first} or more", f"{time(first, first)} or more",
-        f"a rank and {question.reference_name}, {looks} seeds each until decided; then smaller ranks while they pass, "
-        "larger when it fails",
-    ))  # fmt: skip
+    rows.append(
+        (
+            "confirm",
+            f"{2 * first} or more",
+            f"{time(first, first)} or more",
+            f"a rank and {question.reference_name}, {looks} seeds each until decided; then smaller ranks while they "
+            "pass, larger when it fails",
+        )
+    )
     return ("stage", "runs", "training", "what"), rows
 
 
@@ -106,8 +117,17 @@ def replayed(grids: list[Replay]) -> Table:
         verdicts, runs = grid.piloted()
         said = (_share(verdicts[verdict], verdicts.total()) for verdict in _VERDICTS)
         differs = "" if grid.reported == grid.answer else f" (report: {_rank(grid.reported)})"
-        rows.append((grid.family, _rank(grid.answer) + differs, grid.runs, *said, f"{runs:g}", _share(runs, grid.runs),
-                     *_looked_up(grid)))  # fmt: skip
+        rows.append(
+            (
+                grid.family,
+                _rank(grid.answer) + differs,
+                grid.runs,
+                *said,
+                f"{runs:g}",
+                _share(runs, grid.runs),
+                *_looked_up(grid),
+            )
+        )
     return ("grid", "its answer", "runs", *_VERDICTS, "runs", "share", "table", "is enough", "parameters"), rows
 
 
@@ -125,10 +145,16 @@ def _looked_up(grid: Replay) -> tuple[str, str, str]:
 def by_guess(grids: list[Replay]) -> Table:
     """The same from every guess, with how many of the grid's own pilots make it."""
     rows = [
-        (grid.family, told.guess, f"{told.pilots} of {sum(t.pilots for t in grid.told)}",
-         *(_share(told.verdicts[verdict], told.verdicts.total()) for verdict in _VERDICTS), f"{median(told.runs):g}")
-        for grid in grids for told in grid.told
-    ]  # fmt: skip
+        (
+            grid.family,
+            told.guess,
+            f"{told.pilots} of {sum(t.pilots for t in grid.told)}",
+            *(_share(told.verdicts[verdict], told.verdicts.total()) for verdict in _VERDICTS),
+            f"{median(told.runs):g}",
+        )
+        for grid in grids
+        for told in grid.told
+    ]
     return ("grid", "guess", "pilots", *_VERDICTS, "runs"), rows
 
 
@@ -141,10 +167,14 @@ def power(found: Spreads, margin: float) -> tuple[str, Table]:
         f"the seeds, and by {metric.width(found.known.loose)} more for each seed."
     )
     rows = [
-        (f"{need.seeds}", "nothing" if not need.gain else metric.width(-need.gain), f"{100 * need.chance:.0f} %",
-         f"{need.rows:,}" if need.rows else "no number")
+        (
+            f"{need.seeds}",
+            "nothing" if not need.gain else metric.width(-need.gain),
+            f"{100 * need.chance:.0f} %",
+            f"{need.rows:,}" if need.rows else "no number",
+        )
         for need in needs(found, margin)
-    ]  # fmt: skip
+    ]
     headers = ("seeds", "the rank loses", f"chance with {found.rows:,} rows", f"rows for {100 * LIKELY:.0f} %")
     return said, (headers, rows)
 

@@ -110,9 +110,14 @@ def ratio_of_medians(of_s: Floats, to_s: Floats) -> Ratio:
         return np.median(a, axis=axis) / np.median(b, axis=axis)
 
     found = stats.bootstrap(
-        (of_s, to_s), ratio, paired=True, vectorized=True, n_resamples=5_000, method="percentile",
+        (of_s, to_s),
+        ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=5_000,
+        method="percentile",
         rng=np.random.default_rng(0),
-    ).confidence_interval  # fmt: skip
+    ).confidence_interval
     return Ratio(float(ratio(of_s, to_s)), float(found.low), float(found.high))
 
 

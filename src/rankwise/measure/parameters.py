@@ -31,11 +31,14 @@ def count(model: nn.Module, heads: list[str]) -> Params:
     head = sum(numel(p) for n, p in distinct.values() if p.requires_grad and _within(n, heads))
     layer = _layers([name for name, _ in named], heads)
     return {
-        "trainable": trainable, "frozen": frozen, "total": trainable + frozen,
-        "adapter": trainable - head, "head": head,
+        "trainable": trainable,
+        "frozen": frozen,
+        "total": trainable + frozen,
+        "adapter": trainable - head,
+        "head": head,
         "by_layer": _grouped(model, lambda name, _: layer(name), trainable, frozen),
         "by_type": _grouped(model, _type, trainable, frozen),
-    }  # fmt: skip
+    }
 
 
 def numel(parameter: nn.Parameter) -> int:

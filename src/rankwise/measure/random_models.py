@@ -15,7 +15,7 @@ from rankwise.model.adapt import adapt
 
 def base_model(
     config: Config, seed: int, architecture: PretrainedConfig | None = None, attention: str | None = None
-) -> Any:  # fmt: skip
+) -> Any:
     """The base of ``config`` in fp32, with its own vocabulary and fresh random weights.
 
     ``architecture`` is what a run has loaded, with as many outputs as the head has; without it, it is ``model.shape``

@@ -95,9 +95,13 @@ def _with_peft(base: nn.Module, config: Config, heads: list[str], planned: bool)
     scales = {name: chosen.scale(name) for name in names}
     same = len(set(scales.values())) == 1
     described = {
-        "rank": chosen.rank, "alpha": chosen.alpha, "scale": scales[names[0]] if same else None,
-        "min_side": min(map(min, sides.values())), "ranks": chosen.ranks, **({} if same else {"scales": scales}),
-    }  # fmt: skip
+        "rank": chosen.rank,
+        "alpha": chosen.alpha,
+        "scale": scales[names[0]] if same else None,
+        "min_side": min(map(min, sides.values())),
+        "ranks": chosen.ranks,
+        **({} if same else {"scales": scales}),
+    }
     prepare = partial(inits.eva, model) if method.init == "eva" and not planned else None
     return Adapted(model, heads, described, start, prepare)
 

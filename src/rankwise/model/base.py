@@ -65,9 +65,16 @@ def _pretrained(model: Model, asset: Asset, kind: str, outputs: int, attention: 
         config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
         config.update(head_settings(kind, outputs))  # as options of from_pretrained they meet the old ones and fail
         base, report = auto_class(kind, config).from_pretrained(
-            where, config=config, dtype=torch.float32, trust_remote_code=False, ignore_mismatched_sizes=True,
-            output_loading_info=True, attn_implementation=attention, use_safetensors=True, **options,
-        )  # fmt: skip
+            where,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            attn_implementation=attention,
+            use_safetensors=True,
+            **options,
+        )
     except Refused:
         raise
     except Exception as error:  # a stranger's files, and the hub, can fail in any way
@@ -168,9 +175,15 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
-        cls_token="<s>", sep_token="</s>", chat_template=_TURNS,
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        cls_token="<s>",
+        sep_token="</s>",
+        chat_template=_TURNS,
+    )
 
 
 def _random(model: Model, kind: str, outputs: int, attention: str | None) -> tuple[nn.Module, Any]:

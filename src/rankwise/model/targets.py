@@ -18,9 +18,12 @@ _ROLES = (
     ("k", r"(key|key_proj|k_proj|k_lin|k)"),
     ("v", r"(value|value_proj|v_proj|v_lin|v)"),
     ("o", r"(attention\.(output\.)?dense|attn\.(dense|c_proj|Wo|o)|o_proj|out_proj|out_lin|\w*Attention\.o)"),
-    ("mlp", r"((intermediate|output)\.dense|(gate|up|down|gate_up)_proj|fc[12]|lin[12]|c_fc|c_proj|wi|wi_[01]|wo|"
-            r"dense_h_to_4h|dense_4h_to_h)"),
-)  # fmt: skip
+    (
+        "mlp",
+        r"((intermediate|output)\.dense|(gate|up|down|gate_up)_proj|fc[12]|lin[12]|c_fc|c_proj|wi|wi_[01]|wo|"
+        r"dense_h_to_4h|dense_4h_to_h)",
+    ),
+)
 PRESETS = {
     "attention": {"q", "k", "v", "qkv", "o"},
     "qkvo": {"q", "k", "v", "o"},

@@ -67,9 +67,12 @@ def plan(configs: Sequence[Config], question: Question) -> dict[str, Any]:
             known[key] = _row(config, question)
         rows.append({"label": name, "id": run_id(config)} | known[key])
     return {
-        "hardware": question.hardware.name, "limit_bytes": question.limit_bytes,
-        "context_bytes": question.hardware.context_bytes, "runs": rows, "totals": _totals(rows),
-    }  # fmt: skip
+        "hardware": question.hardware.name,
+        "limit_bytes": question.limit_bytes,
+        "context_bytes": question.hardware.context_bytes,
+        "runs": rows,
+        "totals": _totals(rows),
+    }
 
 
 def _same_cost(config: Config) -> str:
@@ -208,10 +211,15 @@ def _time(config: Config, task: Facts, needed: int, question: Question, settings
     share, said = _mfu(question, config, settings.precision)
     each = needed / (peak * share) if peak else None
     return {
-        "precision": settings.precision, "steps": steps, "step_s": each,
+        "precision": settings.precision,
+        "steps": steps,
+        "step_s": each,
         "train_s": each * steps if each is not None and steps is not None else None,
-        "mfu": share, "mfu_source": said, "peak_flops": peak, "peak_flops_source": source,
-    }  # fmt: skip
+        "mfu": share,
+        "mfu_source": said,
+        "peak_flops": peak,
+        "peak_flops_source": source,
+    }
 
 
 def _mfu(question: Question, config: Config, precision: str) -> tuple[float, str]:

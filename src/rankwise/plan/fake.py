@@ -53,9 +53,13 @@ class FakeRun:
     """
 
     def __init__(
-        self, config: Config, architecture: PretrainedConfig, scorer: Scorer | TokenScorer, settings: Numerics,
+        self,
+        config: Config,
+        architecture: PretrainedConfig,
+        scorer: Scorer | TokenScorer,
+        settings: Numerics,
         adapted: Adapted | None = None,
-    ):  # fmt: skip
+    ):
         self.config, self.architecture, self.scorer, self.settings = config, architecture, scorer, settings
         self.precision, self.gpu = settings.precision, settings.device.type == "cuda"
         adapted = adapted or build(config, architecture, scorer.outputs, settings.attention, self.precision)

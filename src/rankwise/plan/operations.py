@@ -35,9 +35,13 @@ class Operations:
 
 
 def predict(
-    config: Config, architecture: PretrainedConfig, scorer: Scorer | TokenScorer, settings: Numerics, step: list[Shape],
+    config: Config,
+    architecture: PretrainedConfig,
+    scorer: Scorer | TokenScorer,
+    settings: Numerics,
+    step: list[Shape],
     evaluation: Shape,
-) -> tuple[dict[str, Any], Operations | None]:  # fmt: skip
+) -> tuple[dict[str, Any], Operations | None]:
     """``{"train": {"predicted": …}, "eval": …}`` for the record, of the run's own largest step and evaluation batch,
     and its operations.
 
@@ -93,9 +97,13 @@ def _without_checkpointing(run: FakeRun) -> FakeRun:
 def _of_full(run: FakeRun, shape: Shape) -> int:
     trainer, settings = run.config.trainer, run.settings
     key = (
-        run.architecture.to_json_string(), run.config.task.kind, run.scorer.outputs, settings, shape,
+        run.architecture.to_json_string(),
+        run.config.task.kind,
+        run.scorer.outputs,
+        settings,
+        shape,
         trainer.gradient_checkpointing,
-    )  # fmt: skip
+    )
     if key not in _full:
         _full[key] = full_fine_tuning(run).count(shape)
     return _full[key]

@@ -111,8 +111,9 @@ def truncation(document: Document) -> Figure:
     metric, cut, trained = named(document["metric"]), document["cut"], document["trained"]
     figure, ((ax,),) = svg.canvas(_WIDTH, 3.8)
     for rows, form, paint, label in (
-        (cut, "o-", ADAPTER, f"{document['run']}, cut"), (trained, "D", PARETO, "trained at its rank"),
-    ):  # fmt: skip
+        (cut, "o-", ADAPTER, f"{document['run']}, cut"),
+        (trained, "D", PARETO, "trained at its rank"),
+    ):
         if rows:
             x, y = [row["rank"] for row in rows], [metric.factor * row["score"]["value"] for row in rows]
             se = [metric.factor * (row["score"]["se"] or 0.0) for row in rows]
@@ -133,8 +134,9 @@ def layers(document: Document) -> Figure:
     largest = 100 * max(cell["relative"] for row in runs for cell in row["cells"])
     for row, (sizes, ranks) in zip(runs, axes, strict=True):
         for ax, key, factor, said in (
-            (sizes, "relative", 100, "‖ΔW‖/‖W‖, %"), (ranks, "effective_rank", 1, "effective rank"),
-        ):  # fmt: skip
+            (sizes, "relative", 100, "‖ΔW‖/‖W‖, %"),
+            (ranks, "effective_rank", 1, "effective rank"),
+        ):
             grid = np.full((len(blocks), len(kinds)), np.nan)
             for cell in row["cells"]:
                 grid[blocks.index(cell["layer"]), kinds.index(cell["module"])] = factor * cell[key]

@@ -173,8 +173,9 @@ def _targets(targets: dict[str, Any]) -> str:
     chosen = targets.get("regex") or ",".join(targets.get("modules") or []) or targets.get("name", "?")
     layers = targets.get("layers")
     where = f" in layers {','.join(map(str, layers))}" if layers is not None else ""
-    patterns = [f"{key} {pattern}={value}" for key in ("ranks", "alphas")
-                for pattern, value in (targets.get(key) or {}).items()]  # fmt: skip
+    patterns = [
+        f"{key} {pattern}={value}" for key in ("ranks", "alphas") for pattern, value in (targets.get(key) or {}).items()
+    ]
     return " ".join([f"{chosen}{where}", *patterns])
 
 
@@ -243,8 +244,10 @@ def _choose_lr(arm: Arm) -> None:
     common = set.intersection(*(set(runs) for runs in whole.values()))
     arm.trials = [_trial(lr, runs, common) for lr, runs in _by_rate(arm.runs).items()]
     sign = metrics.named(str(at(arm.runs[0], "config.objective"))).sign
-    best = max((trial for trial in arm.trials if trial.lr in whole),
-               key=lambda t: (sign * t.validation if np.isfinite(t.validation) else -np.inf, -t.lr))  # fmt: skip
+    best = max(
+        (trial for trial in arm.trials if trial.lr in whole),
+        key=lambda t: (sign * t.validation if np.isfinite(t.validation) else -np.inf, -t.lr),
+    )
     arm.lr = None if arm.is_baseline else best.lr
     chosen = whole[best.lr]
     arm.runs = [chosen[rep] for rep in sorted(chosen)]

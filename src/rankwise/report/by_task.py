@@ -31,10 +31,16 @@ from rankwise.tracking.record import Record, finite
 Metrics = tuple[str, ...]  # of a task; where there are several, their mean is its score
 
 _GLUE: dict[str, Metrics] = {
-    "CoLA": ("matthews",), "SST-2": ("accuracy",), "MRPC": ("f1", "accuracy"), "STS-B": ("pearson", "spearman"),
-    "QQP": ("f1", "accuracy"), "MNLI": ("accuracy_matched", "accuracy_mismatched"), "QNLI": ("accuracy",),
-    "RTE": ("accuracy",), "WNLI": ("accuracy",),
-}  # fmt: skip
+    "CoLA": ("matthews",),
+    "SST-2": ("accuracy",),
+    "MRPC": ("f1", "accuracy"),
+    "STS-B": ("pearson", "spearman"),
+    "QQP": ("f1", "accuracy"),
+    "MNLI": ("accuracy_matched", "accuracy_mismatched"),
+    "QNLI": ("accuracy",),
+    "RTE": ("accuracy",),
+    "WNLI": ("accuracy",),
+}
 _LORA: dict[str, Metrics] = dict.fromkeys([task for task in _GLUE if task != "WNLI"], ("accuracy",))
 AVERAGES = {
     "LoRA's average (8 tasks)": _LORA | {"CoLA": ("matthews",), "STS-B": ("pearson",)},
@@ -103,13 +109,20 @@ class ByTask:
         }
         settings = row.arm.settings
         return {
-            "label": row.label, "model": row.model, "protocol": "paper" if row.arm.optimistic else "clean",
-            "method": row.arm.method, "rank": row.arm.rank, "alpha": settings.get("alpha"),
-            "targets": settings.get("targets"), "quant": settings.get("quant"),
-            "lr": {task: arm.lr for task, arm in row.tasks.items()}, "tasks": scores,
+            "label": row.label,
+            "model": row.model,
+            "protocol": "paper" if row.arm.optimistic else "clean",
+            "method": row.arm.method,
+            "rank": row.arm.rank,
+            "alpha": settings.get("alpha"),
+            "targets": settings.get("targets"),
+            "quant": settings.get("quant"),
+            "lr": {task: arm.lr for task, arm in row.tasks.items()},
+            "tasks": scores,
             "averages": {name: found and asdict(found) for name, found in row.averages.items()},
-            "missing": row.missing, "flags": row.flags,
-        }  # fmt: skip
+            "missing": row.missing,
+            "flags": row.flags,
+        }
 
     def _absent(self) -> list[str]:
         """Which tasks keep an average from being given, for which arms."""

@@ -71,11 +71,16 @@ def columns(report: Report) -> list[Column]:
     return [
         Column("arm", "arm", lambda a: a.label, tables=everywhere, left=True),
         Column("method", "", lambda a: a.method),
-        *settings, *_scores(report), *_setting(), *_costs(), *_numbers(report), *_generation(report),
+        *settings,
+        *_scores(report),
+        *_setting(),
+        *_costs(),
+        *_numbers(report),
+        *_generation(report),
         *_forgetting(report),
         Column("comparable", "", lambda a: a.comparable),
         Column("flags", "", lambda a: "; ".join(a.flags)),
-    ]  # fmt: skip
+    ]
 
 
 def shown(report: Report, *tables: str) -> list[Column]:

@@ -45,9 +45,16 @@ def document(report: Report) -> dict[str, Any]:
         "arms": [_arm(report, arm) for arm in report.arms],
         "sufficiency": [
             {
-                "family": f.label, "margin": f.margin, "rank": f.answer.arm.rank if f.answer else None,
-                "answer": f.answer.name if f.answer else None, "level": f.level, "conclusive": not f.reason,
-                "reason": f.reason, "borderline": f.borderline, "none_share": f.none_share, "detectable": f.detectable,
+                "family": f.label,
+                "margin": f.margin,
+                "rank": f.answer.arm.rank if f.answer else None,
+                "answer": f.answer.name if f.answer else None,
+                "level": f.level,
+                "conclusive": not f.reason,
+                "reason": f.reason,
+                "borderline": f.borderline,
+                "none_share": f.none_share,
+                "detectable": f.detectable,
                 "steps": [
                     {"arm": s.name, "rank": s.arm.rank, "passed": s.passed, "share": s.share, "low": s.low}
                     for s in f.steps
@@ -56,7 +63,7 @@ def document(report: Report) -> dict[str, Any]:
             for f in report.families
         ],
         "runs": [record.to_dict() for record in report.records],
-    }  # fmt: skip
+    }
     return finite(found)
 
 
@@ -65,23 +72,36 @@ def _arm(report: Report, arm: Arm) -> dict[str, Any]:
     said = comparison.verdict if comparison else ""
     lost = forgotten(arm)
     return {
-        "label": arm.label, "method": arm.method, "rank": arm.rank, "rank_fraction": rank_fraction(arm),
-        "alpha": arm.settings.get("alpha"), "scale": arm.first("lora.scale"), "targets": arm.settings.get("targets"),
-        "quant": arm.settings.get("quant"), "lr": arm.lr, "n": len(arm.runs),
+        "label": arm.label,
+        "method": arm.method,
+        "rank": arm.rank,
+        "rank_fraction": rank_fraction(arm),
+        "alpha": arm.settings.get("alpha"),
+        "scale": arm.first("lora.scale"),
+        "targets": arm.settings.get("targets"),
+        "quant": arm.settings.get("quant"),
+        "lr": arm.lr,
+        "n": len(arm.runs),
         "scores": {name: asdict(found) for name, found in arm.scores.items()},
-        "forgetting": lost and lost.document(), "generation": _generation(arm), "latency": timed(arm),
+        "forgetting": lost and lost.document(),
+        "generation": _generation(arm),
+        "latency": timed(arm),
         "params": {key: arm.first(f"params.{key}") for key in ("trainable", "frozen", "total", "adapter", "head")},
         "compute": costs.compute(arm),
         "memory": {during: costs.memory(arm, during) for during in ("train", "eval")},
         "storage": {"adapter_bytes": arm.median("storage.adapter_bytes")},
-        "reference": arm is report.reference, "comparable": arm.comparable,
+        "reference": arm is report.reference,
+        "comparable": arm.comparable,
         "differs": {key: {"here": here, "reference": there} for key, (here, there) in arm.differs.items()},
         "same_as_full": {"same": True, "worse": False, "better": False}.get(said),
         "comparison": _compared(report, arm),
-        "trials": [asdict(trial) for trial in arm.trials], "rates": arm.rates,
+        "trials": [asdict(trial) for trial in arm.trials],
+        "rates": arm.rates,
         "unscored": [{"name": run.run.get("name"), "status": run.status} for run in arm.unscored],
-        "churn": arm.churn, "unfit": arm.unfit, "flags": arm.flags,
-    }  # fmt: skip
+        "churn": arm.churn,
+        "unfit": arm.unfit,
+        "flags": arm.flags,
+    }
 
 
 def _generation(arm: Arm) -> dict[str, Any] | None:
@@ -97,6 +117,13 @@ def _compared(report: Report, arm: Arm) -> dict[str, Any] | None:
         return None
     boot = {key: c.bootstrap and getattr(c.bootstrap, key) for key in ("se", "low", "high", "p", "detectable")}
     return boot | {
-        "metric": report.metric.name, "verdict": c.verdict, "reason": c.reason, "margin": c.margin, "level": 0.9,
-        "difference": c.estimate, "p_holm": c.p_holm, "seeds": c.seeds, "items": c.items,
-    }  # fmt: skip
+        "metric": report.metric.name,
+        "verdict": c.verdict,
+        "reason": c.reason,
+        "margin": c.margin,
+        "level": 0.9,
+        "difference": c.estimate,
+        "p_holm": c.p_holm,
+        "seeds": c.seeds,
+        "items": c.items,
+    }

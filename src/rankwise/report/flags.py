@@ -35,11 +35,20 @@ def find_unfit(arms: list[Arm], reference: Arm | None, scores: Scores, metric: M
 def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparison], metric: Metric) -> None:
     """Fill ``arm.flags`` of every arm."""
     for arm in arms:
-        arm.flags = list(dict.fromkeys([
-            *_context(arm), *(["optimistic: chosen on the reported rows (task.protocol=paper)"] * arm.optimistic),
-            *_unscored(arm), *([arm.unfit] if arm.unfit else []), *of_training(arm, metric),
-            *_trials(arm, reference), *_seeds(arm, reference, comparisons.get(id(arm))), *_slow(arm, arms),
-        ]))  # fmt: skip
+        arm.flags = list(
+            dict.fromkeys(
+                [
+                    *_context(arm),
+                    *(["optimistic: chosen on the reported rows (task.protocol=paper)"] * arm.optimistic),
+                    *_unscored(arm),
+                    *([arm.unfit] if arm.unfit else []),
+                    *of_training(arm, metric),
+                    *_trials(arm, reference),
+                    *_seeds(arm, reference, comparisons.get(id(arm))),
+                    *_slow(arm, arms),
+                ]
+            )
+        )
 
 
 def of_training(arm: Arm, metric: Metric) -> list[str]:

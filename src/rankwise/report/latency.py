@@ -37,10 +37,17 @@ def section(arms: list[Arm]) -> Section | None:
         return None
     header = ["arm", "input", "base ms", "ms", "against base", "merged against base"]
     rows = [
-        [arm.label, f"{row['rows']} × {row['length']}", fmt.three(row["base_ms"]), fmt.three(row["adapted_ms"]),
-         _shown(row["adapted_of_base"]), _shown(row["merged_of_base"])]
-        for arm in arms for row in timed(arm)
-    ]  # fmt: skip
+        [
+            arm.label,
+            f"{row['rows']} × {row['length']}",
+            fmt.three(row["base_ms"]),
+            fmt.three(row["adapted_ms"]),
+            _shown(row["adapted_of_base"]),
+            _shown(row["merged_of_base"]),
+        ]
+        for arm in arms
+        for row in timed(arm)
+    ]
     return Section("latency", "Latency of a forward pass", header, rows, _notes(arms))
 
 
@@ -84,6 +91,12 @@ def _notes(arms: list[Arm]) -> list[str]:
     same = sorted({arm.method for arm in arms if methods.of(arm.method).trains in in_place})
     if same:
         kept.append(f"{', '.join(same)}: a second instance of the base, so its distance from 1 is the timing's error.")
-    absent = sorted({f"{cell['rows']} × {cell['length']} of {arm.label}: {cell['absent']}"
-                     for arm in arms for cell in _cells(arm) if "absent" in cell})  # fmt: skip
+    absent = sorted(
+        {
+            f"{cell['rows']} × {cell['length']} of {arm.label}: {cell['absent']}"
+            for arm in arms
+            for cell in _cells(arm)
+            if "absent" in cell
+        }
+    )
     return kept + [f"Absent: {each}" for each in absent]

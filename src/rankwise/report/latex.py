@@ -14,11 +14,26 @@ if TYPE_CHECKING:
     from rankwise.report.report import Report
 
 _SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "Δ": r"$\Delta$", "α": r"$\alpha$",
-    "≤": r"$\le$", "≥": r"$\ge$", "–": "--", "“": "``", "”": "''", "·": r"$\cdot$", "√": r"$\surd$", "…": r"\ldots{}",
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "Δ": r"$\Delta$",
+    "α": r"$\alpha$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "–": "--",
+    "“": "``",
+    "”": "''",
+    "·": r"$\cdot$",
+    "√": r"$\surd$",
+    "…": r"\ldots{}",
     "\N{NO-BREAK SPACE}": "~",
-}  # fmt: skip
+}
 
 
 def latex(report: Report, wanted: Sequence[str]) -> str:
@@ -32,14 +47,23 @@ def latex(report: Report, wanted: Sequence[str]) -> str:
     for row, arm in zip(rows, report.arms, strict=True):
         row[0] += "".join(f"\\textsuperscript{{{number}}}" for number in marks[id(arm)])
     lines = [
-        "\\begin{table}", "\\centering", "\\small",
+        "\\begin{table}",
+        "\\centering",
+        "\\small",
         f"\\caption{{{escaped(report.headline.title)} {escaped(interval_note(report))}}}",
-        f"\\begin{{tabular}}{{{''.join('l' if column.left else 'r' for column in columns)}}}", "\\toprule",
-        _line([escaped(column.title) for column in columns]), "\\midrule", *map(_line, rows), "\\bottomrule",
+        f"\\begin{{tabular}}{{{''.join('l' if column.left else 'r' for column in columns)}}}",
+        "\\toprule",
+        _line([escaped(column.title) for column in columns]),
+        "\\midrule",
+        *map(_line, rows),
+        "\\bottomrule",
         "\\end{tabular}",
         *(f"\\par\\footnotesize\\textsuperscript{{{i}}} {escaped(text)}" for i, text in enumerate(texts, 1)),
-        "\\end{table}", "", *(escaped(sentence) for sentence in paragraph(report)), "",
-    ]  # fmt: skip
+        "\\end{table}",
+        "",
+        *(escaped(sentence) for sentence in paragraph(report)),
+        "",
+    ]
     return "\n".join(lines)
 
 

@@ -15,12 +15,23 @@ from rankwise.report.arms import Arm
 FULL, ADAPTER, PARETO = "#e07a1f", "#2a788e", "#c2407a"
 VERDICTS = {"same": "#2f9e64", "better": "#2f9e64", "worse": "#d1495b", "inconclusive": "#8a8f98"}
 COMPONENTS = {
-    "weights": "#5b7c99", "gradients": "#e0a93f", "optimizer": "#c9695e", "activations": "#6aa584", "other": "#b0b4ba",
-}  # fmt: skip
+    "weights": "#5b7c99",
+    "gradients": "#e0a93f",
+    "optimizer": "#c9695e",
+    "activations": "#6aa584",
+    "other": "#b0b4ba",
+}
 PHASES = {  # blues learn and score, sands wait
-    "train": "#2f6f9f", "validate": "#6ea3c7", "test": "#a5c6dc", "load": "#9c7740", "plan": "#b08d57",
-    "measure": "#7d9a6f", "imports": "#cbb083", "start up": "#dccdaf", "save": "#8a8f98",
-}  # fmt: skip
+    "train": "#2f6f9f",
+    "validate": "#6ea3c7",
+    "test": "#a5c6dc",
+    "load": "#9c7740",
+    "plan": "#b08d57",
+    "measure": "#7d9a6f",
+    "imports": "#cbb083",
+    "start up": "#dccdaf",
+    "save": "#8a8f98",
+}
 MAP = "viridis"  # perceptually even
 _FAMILIES = (ADAPTER, "#7a5195", "#4c8c4a", "#b5542e", "#3b6fb6", "#8d6e1f", "#a13d63", "#5a5f66")
 _MARKERS = "osD^vPX*"

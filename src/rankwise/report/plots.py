@@ -47,10 +47,9 @@ def plot(figure: Figure, name: str, title: str, caption: str, wide: bool = False
 @svg.styled
 def draw(report: Report) -> list[Plot]:
     """All figures that the records have data for."""
-    makers: list[Callable[[Report], Plot | None]] = [
-        score_by_rank, differences, score_by_parameters, trade_off, memory, seconds, learning_curves, rates,
-    ]  # fmt: skip
-    return [found for maker in makers if (found := maker(report)) is not None]
+    scores = (score_by_rank, differences, score_by_parameters, trade_off)
+    makers: tuple[Callable[[Report], Plot | None], ...] = (*scores, memory, seconds, learning_curves, rates)
+    return [drawn for maker in makers if (drawn := maker(report)) is not None]
 
 
 @svg.styled
@@ -93,9 +92,8 @@ def differences(report: Report) -> Plot | None:
     figure, ((ax,),) = svg.canvas(WIDTH, max(2.2, 0.27 * len(rows) + 0.75))
     ax.axvspan(-factor * margin, factor * margin, color=FULL, alpha=0.10, lw=0)
     ax.axvline(0, color=FULL, lw=1.2)
-    ranked = [c for arm, c in rows if arm.rank] or [
-        c for _, c in rows
-    ]  # what is far beyond these is written, not drawn
+    # What is far beyond these is written, not drawn.
+    ranked = [c for arm, c in rows if arm.rank] or [c for _, c in rows]
     ends = [end for c in ranked for end in ((c.bootstrap.low, c.bootstrap.high) if c.bootstrap else ())]
     low, high = _range([c.estimate or 0.0 for c in ranked], ends, margin)
     low, high = min(low, -2 * margin), max(high, 2 * margin)
@@ -106,10 +104,10 @@ def differences(report: Report) -> Plot | None:
             ax.plot(factor * point, y, "o", color=paint, ms=6, zorder=3)
             if c.bootstrap:
                 _bar(ax, y, factor * c.bootstrap.low, factor * c.bootstrap.high, paint, across=True)
-        else:
-            text, x, side = (f"◂ {metric.difference(point)}", low, "left") if point < 0 else (
-                f"{metric.difference(point)} ▸", high, "right")  # fmt: skip
-            ax.text(factor * x, y, text, color=paint, va="center", fontsize=8.5, ha=side)
+            continue
+        below, beyond = point < 0, metric.difference(point)
+        text, x, side = (f"◂ {beyond}", low, "left") if below else (f"{beyond} ▸", high, "right")
+        ax.text(factor * x, y, text, color=paint, va="center", fontsize=8.5, ha=side)
     _rows(ax, [arm for arm, _ in rows])
     ax.set(xlabel=f"difference from full fine-tuning, {'percentage ' * metric.percent}{metric.difference_unit}")
     n = sorted({c.seeds for _, c in rows})
@@ -149,11 +147,11 @@ def score_by_parameters(report: Report) -> Plot | None:
 
 def pareto(points: list[tuple[float, float]]) -> set[int]:
     """Indices of points (cost, score) that none beats: at most the cost and at least the score, one of them better."""
-    beaten = {
-        i for i, (cost, score) in enumerate(points)
-        if any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in points)
-    }  # fmt: skip
-    return set(range(len(points))) - beaten
+
+    def beaten(cost: float, score: float) -> bool:
+        return any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in points)
+
+    return {i for i, point in enumerate(points) if not beaten(*point)}
 
 
 def trade_off(report: Report) -> Plot | None:
@@ -338,8 +336,8 @@ def _lines(ax: Any, arms: list[Arm], report: Report) -> None:
     step, last = 0.055 * (top - bottom), -math.inf
     for y, text in [(height, each) for height in sorted(labels) for each in labels[height]]:
         last = max(y, last + step)
-        ax.annotate(text, (1.01, last), xycoords=("axes fraction", "data"), fontsize=8.5, va="center",
-                    color=svg.INK, annotation_clip=False)  # fmt: skip
+        at: Any = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
+        ax.annotate(text, (1.01, last), fontsize=8.5, color=svg.INK, **at)
 
 
 def _bars(
@@ -380,8 +378,8 @@ def _line(ax: Any, runs: list[list[tuple[float, float]]], paint: str, arm: Arm, 
             ax.plot([s for s, _ in rows], [factor * v for _, v in rows], color=paint, lw=0.6, alpha=0.35)
     style = "-" if arm.rank or arm.method == "full" else "--"
     steps, width = sorted(at), 2.4 if arm.method == "full" else 1.7
-    ax.plot(steps, [np.mean(at[step]) for step in steps], style, color=paint, lw=width, marker="o", ms=3.5,
-            label=arm.label)  # fmt: skip
+    means = [np.mean(at[step]) for step in steps]
+    ax.plot(steps, means, style, color=paint, lw=width, marker="o", ms=3.5, label=arm.label)
 
 
 def _direction(metric: Metric) -> str:

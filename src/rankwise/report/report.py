@@ -141,7 +141,7 @@ def build(paths: list[Path]) -> Report:
     constant = scores.constant((reference or arms[0]).runs)
     return Report(
         records, arms, reference, metric, margin, comparisons, families, top, said, constant, total(found), found
-    )  # fmt: skip
+    )
 
 
 def results(found: list[Record]) -> list[Record]:

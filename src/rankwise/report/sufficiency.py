@@ -115,10 +115,11 @@ def _answer_shares(found: list[Comparison], lows: list[float | None], margin: fl
     """
     size = min(len(c.advantage.means) for c in found if c.advantage)
     passes = [
-        np.zeros(size, bool) if c.advantage is None or low is None
+        np.zeros(size, bool)
+        if c.advantage is None or low is None
         else c.advantage.replicates[:size] - (c.advantage.estimate - low) > -margin
         for c, low in zip(found, lows, strict=True)
-    ]  # fmt: skip
+    ]
     reached = np.logical_and.accumulate(np.stack(passes), axis=0).sum(0)  # how many of the sequence passed
     counts = np.bincount(reached, minlength=len(found) + 1) / size
     return [float(share) for share in [*counts[1:], counts[0]]]

@@ -77,8 +77,9 @@ def _details(family: Sufficiency, metric: Metric, families: int) -> list[str]:
         one_seed = any(step.comparison.verdict == ONE_SEED for step in family.steps)
         points = [
             f"{step.name.replace('rank ', 'r=')} {metric.difference(step.comparison.estimate)}"
-            for step in reversed(family.steps) if step.comparison.items
-        ]  # fmt: skip
+            for step in reversed(family.steps)
+            if step.comparison.items
+        ]
         unit = metric.difference_unit
         shown = [f"Differences from full fine-tuning on it, {unit}: {', '.join(points)}."] if points else []
         return [*shown, "Two or more shared seeds allow a conclusion: run with seed=0,1,2."] if one_seed else []
@@ -117,9 +118,14 @@ def _cost(step: Step, reference: Arm) -> str:
 
 
 def notes(
-    records: list[Record], all_records: list[Record], arms: list[Arm], reference: Arm | None, metric: Metric,
-    margins: list[float], comparisons: dict[int, Comparison],
-) -> list[str]:  # fmt: skip
+    records: list[Record],
+    all_records: list[Record],
+    arms: list[Arm],
+    reference: Arm | None,
+    metric: Metric,
+    margins: list[float],
+    comparisons: dict[int, Comparison],
+) -> list[str]:
     """How this was compared, one sentence or two each."""
     kept = [
         _counts(records, arms),
@@ -157,7 +163,7 @@ TESTS = [
     "each is tested at 5 % / m. An arm that diverged, learned nothing, is under-trained or had more learning rates to "
     "choose from than full fine-tuning does not pass.",
     "p-values of “no difference from full” are corrected for the number of arms (Holm 1979), the verdicts are not.",
-]  # fmt: skip
+]
 
 
 def _counts(records: list[Record], arms: list[Arm]) -> str:
@@ -250,8 +256,16 @@ def _margin(margins: list[float], metric: Metric) -> list[str]:
 
 def provenance(records: list[Record]) -> list[tuple[str, str]]:
     """What the runs were made with: (what, values), each value that occurs, most frequent first."""
-    asked = ("provenance.git", "provenance.code", "provenance.python", "provenance.packages", "provenance.hardware",
-             "run.host", "provenance.model", "provenance.data")  # fmt: skip
+    asked = (
+        "provenance.git",
+        "provenance.code",
+        "provenance.python",
+        "provenance.packages",
+        "provenance.hardware",
+        "run.host",
+        "provenance.model",
+        "provenance.data",
+    )
     rows = []
     for path in asked:
         seen = Counter(_flat(value) for record in records if (value := at(record, path)))

@@ -19,14 +19,35 @@ INK, MUTED, GRID, PAPER = "#101112", "#707172", "#d0d1d2", "#fdfcfb"  # stand-in
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 _STYLE = {
-    "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 10.0, "text.color": INK,
-    "axes.edgecolor": GRID, "axes.labelcolor": MUTED, "axes.facecolor": "none", "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.6,
-    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.major.size": 0, "ytick.major.size": 0,
-    "xtick.minor.size": 0, "ytick.minor.size": 0, "legend.frameon": False, "legend.fontsize": 9.0,
-    "figure.facecolor": "none", "axes.titlesize": 10.5, "axes.titlelocation": "left", "axes.titleweight": "bold",
-    "errorbar.capsize": 0, "lines.solid_capstyle": "round", "lines.linewidth": 1.8,
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 10.0,
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 9.0,
+    "figure.facecolor": "none",
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "errorbar.capsize": 0,
+    "lines.solid_capstyle": "round",
+    "lines.linewidth": 1.8,
+}
 # What a reader of the figure alone sees: the page brings its own colours.
 _ALONE = (
     "<style>svg{--ink:#1b1d21;--muted:#666b73;--grid:#dfe1e5;--paper:#fdfcfb;background:var(--paper)}"
@@ -37,9 +58,14 @@ styled = matplotlib.rc_context(_STYLE)  # decorates what draws
 
 
 _ON_PAPER = {
-    "text.color": "black", "axes.labelcolor": "black", "xtick.color": "black", "ytick.color": "black",
-    "font.size": 8.0, "axes.titlesize": 8.0, "figure.facecolor": "white",
-}  # fmt: skip
+    "text.color": "black",
+    "axes.labelcolor": "black",
+    "xtick.color": "black",
+    "ytick.color": "black",
+    "font.size": 8.0,
+    "axes.titlesize": 8.0,
+    "figure.facecolor": "white",
+}
 _paper: tuple[Path, str, float] | None = None  # where figures go as files, what ends their names, and how wide they are
 
 

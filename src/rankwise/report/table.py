@@ -40,8 +40,9 @@ def render(report: Report) -> RenderableType:
     notes = [Text(f"{str(i).translate(_SUPERSCRIPT)} {text}") for i, text in enumerate(texts, 1)]
     title = Text(report.headline.title, style="bold")
     details = [Text(text) for text in (report.headline.cost, " ".join(report.headline.details)) if text]
-    notes += [Text(text, style="dim")
-              for text in (interval_note(report), costs.short_note(report.arms), report.total) if text]  # fmt: skip
+    notes += [
+        Text(text, style="dim") for text in (interval_note(report), costs.short_note(report.arms), report.total) if text
+    ]
     more = [part for found in sections(report) for part in rendered(found)]
     return Group(title, *details, Padding(_Arms(report), (1, 0)), *notes, *more)
 
@@ -112,8 +113,13 @@ def rendered(found: Section) -> list[RenderableType]:
     for number, header in enumerate(found.header):
         left = found.words or number == 0
         text = Text(header if left else header.replace(" ", "\n"))
-        table.add_column(text, justify="left" if left else "right", vertical="top" if lines else "bottom",
-                         no_wrap=not left, overflow="fold")  # fmt: skip
+        table.add_column(
+            text,
+            justify="left" if left else "right",
+            vertical="top" if lines else "bottom",
+            no_wrap=not left,
+            overflow="fold",
+        )
     for row in found.rows:
         table.add_row(*(Text(cell.replace(" ± ", "±"), _STYLE.get(cell.split(" ")[0], "")) for cell in row))
     notes = [Text(note, style="dim") for note in found.notes]
@@ -124,8 +130,11 @@ def interval_note(report: Report) -> str:
     """What ± and the verdicts mean in this table."""
     metric = report.metric
     kinds = {a.scores[metric.name].kind for a in report.arms if metric.name in a.scores}
-    over = {"both": "over seeds and test items", "seeds": "over seeds",
-            "items": "over test items where a row has one seed or identical runs"}  # fmt: skip
+    over = {
+        "both": "over seeds and test items",
+        "seeds": "over seeds",
+        "items": "over test items where a row has one seed or identical runs",
+    }
     said = [f"± 95 % ({', '.join(over[k] for k in over if k in kinds) or 'no interval'})."]
     if metric.lower_is_better:
         said.insert(0, f"Lower {metric.name} is better.")
@@ -182,8 +191,12 @@ def md_table(
 def failures(arms: list[Arm]) -> list[list[str]]:
     """Runs without a score: name, status, error and where the log is."""
     return [
-        [str(run.run.get("name")), run.status,
-         ": ".join(str(part) for key in ("type", "message") if (part := at(run, f"error.{key}"))) or "–",
-         str(run.folder / "log") if run.folder else ""]
-        for arm in arms for run in arm.unscored
-    ]  # fmt: skip
+        [
+            str(run.run.get("name")),
+            run.status,
+            ": ".join(str(part) for key in ("type", "message") if (part := at(run, f"error.{key}"))) or "–",
+            str(run.folder / "log") if run.folder else "",
+        ]
+        for arm in arms
+        for run in arm.unscored
+    ]

@@ -28,8 +28,12 @@ def paired(pairs: Sequence[Mapping[str, Sequence[Any]]]) -> list[Row]:
         if len(set(lengths.values())) != 1:
             shown = ", ".join(f"{key} has {length}" for key, length in lengths.items())
             raise Refused(f"hydra.sweeper.pairs: axes that are walked together are equally long; {shown}")
-        groups.append([[override(key, value) for key, value in zip(group, values, strict=True)]
-                       for values in zip(*group.values(), strict=True)])  # fmt: skip
+        groups.append(
+            [
+                [override(key, value) for key, value in zip(group, values, strict=True)]
+                for values in zip(*group.values(), strict=True)
+            ]
+        )
     return [list(itertools.chain(*rows)) for rows in itertools.product(*groups)]
 
 

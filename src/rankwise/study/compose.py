@@ -163,11 +163,14 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
 
 
 _PLUGINS = {  # of Hydra, by the option that each brings
-    "hydra/launcher=joblib": "hydra-joblib-launcher", "hydra/launcher=submitit": "hydra-submitit-launcher",
-    "hydra/launcher=ray": "hydra-ray-launcher", "hydra/launcher=rq": "hydra-rq-launcher",
-    "hydra/sweeper=optuna": "'rankwise[optuna]'", "hydra/sweeper=ax": "hydra-ax-sweeper",
+    "hydra/launcher=joblib": "hydra-joblib-launcher",
+    "hydra/launcher=submitit": "hydra-submitit-launcher",
+    "hydra/launcher=ray": "hydra-ray-launcher",
+    "hydra/launcher=rq": "hydra-rq-launcher",
+    "hydra/sweeper=optuna": "'rankwise[optuna]'",
+    "hydra/sweeper=ax": "hydra-ax-sweeper",
     "hydra/sweeper=nevergrad": "hydra-nevergrad-sweeper",
-}  # fmt: skip
+}
 
 
 _MISSING = re.compile(r"interpolation '\$\{([\w.]+)\}': Incompatible value 'None'")  # of a key whose value is ???

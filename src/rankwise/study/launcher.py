@@ -80,9 +80,13 @@ def done(config: Config) -> bool:
 
 
 def launch(
-    configs: Sequence[Config], jobs: int | None = None, task: str = "rankwise.run:run", preload: Sequence[str] = HEAVY,
-    stage: str = "", join: Mapping[str, int] | None = None,
-) -> list[Outcome]:  # fmt: skip
+    configs: Sequence[Config],
+    jobs: int | None = None,
+    task: str = "rankwise.run:run",
+    preload: Sequence[str] = HEAVY,
+    stage: str = "",
+    join: Mapping[str, int] | None = None,
+) -> list[Outcome]:
     """Run every config in a process of its own, ``jobs`` at a time, and say how each ended, in the order given.
 
     ``task`` is ``module:function``, called in the child with the config; it returns a Record. Call this from the main
@@ -200,9 +204,14 @@ class _Engine:
     """Keeps every slot busy until nothing is left, or until a signal."""
 
     def __init__(
-        self, context: ForkServerContext, slots: Slots, task: str, signals: fork_server.Signals,
-        shown: progress.Display, join: Mapping[str, int] | None,
-    ):  # fmt: skip
+        self,
+        context: ForkServerContext,
+        slots: Slots,
+        task: str,
+        signals: fork_server.Signals,
+        shown: progress.Display,
+        join: Mapping[str, int] | None,
+    ):
         self._context, self._slots, self._task, self._signals, self._shown = context, slots, task, signals, shown
         self._join, self._others, self._looked_s = join, list[Config](), 0.0
         self._free = list(reversed(slots.gpus))

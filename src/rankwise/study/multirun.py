@@ -71,8 +71,11 @@ def _run_here(launcher: LocalLauncher, configs: list[Config], trials: list[Confi
     if tuning:
         _run(launcher, trials, "tuning")
         if left := [trial for trial in trials if not records.is_done(trial)]:
-            print(f"rankwise: the study waits: {len(left)} of {len(trials)} tuning runs did not finish here, such as "
-                  f"{folder(left[0]).name}; the same command goes on", file=sys.stderr)  # fmt: skip
+            print(
+                f"rankwise: the study waits: {len(left)} of {len(trials)} tuning runs did not finish here, such as "
+                f"{folder(left[0]).name}; the same command goes on",
+                file=sys.stderr,
+            )
             return 1
         configs = tuning.frozen(configs)
     return int(any(outcome.failed for outcome in _run(launcher, configs)))

@@ -99,14 +99,20 @@ def _submit(slurm: Slurm, work: Work) -> tuple[str, Path]:
     logs = folder(typed(work.configs[0])).absolute().parent / _LOGS
     executor = submitit.SlurmExecutor(folder=logs)
     asked = {
-        "partition": slurm.partition, "account": slurm.account, "mem": slurm.memory,
-        "gpus_per_node": slurm.gpus, "cpus_per_task": slurm.cpus,
-    }  # fmt: skip
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "mem": slurm.memory,
+        "gpus_per_node": slurm.gpus,
+        "cpus_per_task": slurm.cpus,
+    }
     executor.update_parameters(
         **{name: value for name, value in asked.items() if value is not None},
-        job_name="rankwise", time=slurm.time, signal_delay_s=_WARNED_S, stderr_to_stdout=True,
+        job_name="rankwise",
+        time=slurm.time,
+        signal_delay_s=_WARNED_S,
+        stderr_to_stdout=True,
         additional_parameters={"requeue": True, **(slurm.sbatch or {})},
-    )  # fmt: skip
+    )
     try:
         jobs = executor.map_array(worker, [work] * slurm.workers)
     except submitit.core.utils.FailedJobError as error:
@@ -116,9 +122,13 @@ def _submit(slurm: Slurm, work: Work) -> tuple[str, Path]:
 
 
 def _watch(
-    array: str, logs: Path, configs: Sequence[Config], tries: Mapping[str, int],
-    shown: progress.Display, signals: fork_server.Signals,
-) -> list[Outcome]:  # fmt: skip
+    array: str,
+    logs: Path,
+    configs: Sequence[Config],
+    tries: Mapping[str, int],
+    shown: progress.Display,
+    signals: fork_server.Signals,
+) -> list[Outcome]:
     """Look at the records until every run has ended, or no worker is left."""
     left, ended, begun = list(configs), dict[str, Outcome](), set[str]()
     asked_s, there = time.monotonic(), True

@@ -34,9 +34,18 @@ from rankwise.tracking.wandb_run import PROJECT
 from rankwise.words import GROUPS, near_key
 
 _KEYS = (
-    "method", "metric", "parameters", "early_terminate", "name", "description", "program", "command", "project",
-    "entity", "run_cap",
-)  # fmt: skip
+    "method",
+    "metric",
+    "parameters",
+    "early_terminate",
+    "name",
+    "description",
+    "program",
+    "command",
+    "project",
+    "entity",
+    "run_cap",
+)
 POINT = "point"  # a parameter of several KEY=VALUE per value, for arms that a product would repeat
 _ARGUMENTS = "${args_no_hyphens}"  # W&B puts KEY=VALUE of the run's parameters here
 _ELSEWHERE = "rankwise train hydra/sweeper=optuna does, or wandb sweep and wandb agent with this file"
@@ -48,11 +57,12 @@ _DRAWS: dict[str, tuple[tuple[str, ...], Callable[..., float]]] = {  # what a di
     "int_uniform": (("min", "max"), lambda draw, low, high: draw.randint(low, high)),
     "log_uniform": (("min", "max"), lambda draw, low, high: math.exp(draw.uniform(low, high))),
     "log_uniform_values": (
-        ("min", "max"), lambda draw, low, high: math.exp(draw.uniform(math.log(low), math.log(high))),
+        ("min", "max"),
+        lambda draw, low, high: math.exp(draw.uniform(math.log(low), math.log(high))),
     ),
     "normal": (("mu", "sigma"), lambda draw, mu, sigma: draw.gauss(mu, sigma)),
     "log_normal": (("mu", "sigma"), lambda draw, mu, sigma: draw.lognormvariate(mu, sigma)),
-}  # fmt: skip
+}
 _DISTRIBUTIONS = ("constant", "categorical", *_DRAWS, *(f"q_{name}" for name in _DRAWS if name != "int_uniform"))
 _MOST = 100_000  # values of an axis of a grid
 _DEFAULTS = {"mu": 0, "sigma": 1, "q": 1}

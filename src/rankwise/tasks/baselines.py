@@ -23,9 +23,13 @@ def fit(name: str, inputs: Any, labels: np.ndarray, kind: str) -> Pipeline:
 
 @torch.inference_mode()
 def mean_pooled(
-    encoder: torch.nn.Module, tokenizer: Any, texts: list[str], max_length: int, batch_size: int,
+    encoder: torch.nn.Module,
+    tokenizer: Any,
+    texts: list[str],
+    max_length: int,
+    batch_size: int,
     pairs: list[str] | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """The last hidden states of each text (or pair) averaged over its tokens, padding left out: (N, H) in fp32."""
     data = Encoded(texts, np.zeros(len(texts)), tokenizer, max_length, pairs)
     encoder.eval()

@@ -109,9 +109,11 @@ def _by_list(task: Task, labels: list[Label]) -> tuple[list[str], dict[str, int]
     names = [class_name(name) for name in task.labels]
     number = {name: position for position, name in enumerate(names)}
     folded = {_fold(name): position for position, name in enumerate(names)}
-    numbers = [] if any(map(_NUMBER.fullmatch, names)) else [
-        int(label.name) for label in labels if _NUMBER.fullmatch(label.name)
-    ]  # fmt: skip
+    numbers = (
+        []
+        if any(map(_NUMBER.fullmatch, names))
+        else [int(label.name) for label in labels if _NUMBER.fullmatch(label.name)]
+    )
     least, most = min(numbers, default=0), max(numbers, default=0)
     if least != 0 and most - least < len(names) and task.threshold is None:
         pairs = ", ".join(f"{least + position}: {name}" for position, name in enumerate(names))

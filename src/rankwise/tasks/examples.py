@@ -22,9 +22,13 @@ _FIELD = re.compile(r"{([^{}]+)}")
 _WHOLE = re.compile(r"\+?(-?(?:0|[1-9]\d*))(?:\.0+)?")
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _SHAREGPT = {  # {from, value} in place of {role, content}
-    "human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
     "observation": "tool",
-}  # fmt: skip
+}
 _CALLS = ("tool_calls", "function_call")
 _SOURCE = "source"  # as task.group, where no column is named so: the split or file that a row is of
 

@@ -143,12 +143,17 @@ def wordnet(path: Path, task: Task, encoding: str) -> Iterator[Row]:
 
 
 READERS: dict[str, Callable[[Path, Task, str], Iterator[Row]]] = {
-    "glue": glue, "webnlg": webnlg, "dart": dart, "wordnet": wordnet,
+    "glue": glue,
+    "webnlg": webnlg,
+    "dart": dart,
+    "wordnet": wordnet,
     "text": lambda path, task, encoding: plain_lines(path, encoding),
-}  # fmt: skip
+}
 FILES: dict[str, dict[str, str]] = {  # of a release, in its folder; a task.files of one's own takes their place
     "e2e": {"train": "trainset.csv", "validation": "devset.csv", "test": "testset_w_refs.csv"},
     "webnlg": {"train": "train.json", "validation": "dev.json", "test": "test.json"},
-    "dart": {part: f"dart-v1.1.1-full-{name}.json" for part, name in
-             {"train": "train", "validation": "dev", "test": "test"}.items()},
-}  # fmt: skip
+    "dart": {
+        part: f"dart-v1.1.1-full-{name}.json"
+        for part, name in {"train": "train", "validation": "dev", "test": "test"}.items()
+    },
+}

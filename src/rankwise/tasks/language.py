@@ -275,10 +275,12 @@ class CollateText:
         if packed:
             batch |= {"attention_mask": _apart(example), "position_ids": position}
         return batch | {
-            "labels": ids.flatten()[targets], "keep": targets - 1, "owner": targets // longest,
+            "labels": ids.flatten()[targets],
+            "keep": targets - 1,
+            "owner": targets // longest,
             "row": torch.tensor([group[0]["row"] for group in groups]),
             "bytes": torch.tensor([sum(int(row["bytes"]) for row in group) for group in groups]),
-        }  # fmt: skip
+        }
 
 
 def _apart(example_BT: torch.Tensor) -> torch.Tensor:

@@ -49,8 +49,12 @@ class Scorer:
         """What is kept of each row (B,): row, loss, prediction, score and label."""
         prediction, score = self.predict(logits_BC)
         return {
-            "row": batch["row"], "loss": losses_B, "prediction": prediction, "score": score, "label": batch["labels"],
-        }  # fmt: skip
+            "row": batch["row"],
+            "loss": losses_B,
+            "prediction": prediction,
+            "score": score,
+            "label": batch["labels"],
+        }
 
     def summary(self, columns: dict[str, np.ndarray]) -> dict[str, Score]:
         """The loss and each metric as {value, se, n}."""

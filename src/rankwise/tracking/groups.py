@@ -310,6 +310,11 @@ def _keys(kind: Any) -> dict[str, Any] | None:
 
 
 _NAMES = {
-    str: "a text", bool: "true or false", NoneType: "null", dict: "a group of keys", list: "a list",
-    int: "an integer", float: "a number",
-}  # fmt: skip
+    str: "a text",
+    bool: "true or false",
+    NoneType: "null",
+    dict: "a group of keys",
+    list: "a list",
+    int: "an integer",
+    float: "a number",
+}

@@ -25,9 +25,15 @@ class Trackio:
         trackio = needs("trackio", "trackio")
         project = (record.config.get("tracking") or {}).get("project") or record.run["study"]
         self.run = trackio.init(
-            project=project, name=record.folder.name, group=record.run["study"], config=setup(record), resume="allow",
-            embed=False, auto_log_gpu=False, auto_log_cpu=False,
-        )  # fmt: skip
+            project=project,
+            name=record.folder.name,
+            group=record.run["study"],
+            config=setup(record),
+            resume="allow",
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
         self._finish = trackio.finish
         self.about = {"project": project, "path": os.environ["TRACKIO_DIR"]}
 

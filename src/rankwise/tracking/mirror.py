@@ -28,9 +28,13 @@ class Mirror:
             # -P: what lies in the folder where the user works is not imported
             command = [sys.executable, "-P", "-m", "rankwise.tracking.follow", str(self._folder)]
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
                 start_new_session=True,  # Ctrl-C in a terminal is the run's
-            )  # fmt: skip
+            )
         self.started = True
 
     def close(self, record: Record, patience_s: float | None = None) -> None:
@@ -55,8 +59,10 @@ class Mirror:
         if problem:
             assert record.folder is not None
             remedy = PUSH.format(record.folder.parent)
-            print(f"rankwise: {self._name}: not all of the run is there ({problem}); its own files are whole, {remedy}",
-                  file=sys.stderr)  # fmt: skip
+            print(
+                f"rankwise: {self._name}: not all of the run is there ({problem}); its own files are whole, {remedy}",
+                file=sys.stderr,
+            )
 
 
 def tracker_of(record: Record) -> str | None:

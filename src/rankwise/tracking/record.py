@@ -81,10 +81,16 @@ class Record:
 def begin(config: Config, earlier: Record | None) -> Record:
     """A running record for a new attempt at ``config``; nothing is written yet."""
     run: RunInfo = {
-        "id": run_id(config), "name": config.name or label(config), "study": config.study, "status": RUNNING,
-        "started": now(), "ended": None, "attempts": (earlier.run["attempts"] if earlier else 0) + 1,
-        "pid": os.getpid(), "host": socket.gethostname(),
-    }  # fmt: skip
+        "id": run_id(config),
+        "name": config.name or label(config),
+        "study": config.study,
+        "status": RUNNING,
+        "started": now(),
+        "ended": None,
+        "attempts": (earlier.run["attempts"] if earlier else 0) + 1,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+    }
     return Record(run, plain(config), folder=folder(config))
 
 

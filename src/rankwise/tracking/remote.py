@@ -130,8 +130,14 @@ def _record(run: Any, address: Address) -> Record:
     if not (folder / "result.json").exists():
         raise Refused(f"{run.url}: has no record.json: it has not ended, or not all of it was sent")
     record = records.read(folder)
-    record.run["wandb"] = {"id": run.id, "mode": "online", "group": run.group, "entity": address.entity,
-                           "project": address.project, "url": run.url}  # fmt: skip
+    record.run["wandb"] = {
+        "id": run.id,
+        "mode": "online",
+        "group": run.group,
+        "entity": address.entity,
+        "project": address.project,
+        "url": run.url,
+    }
     return record
 
 

@@ -66,9 +66,13 @@ class WandbRun:
         self._lost = _Lost(self.run)
         _link(self.run, _folder(record).parent)
         self.about = {
-            "id": self.run.id, "mode": mode, "entity": self.run.entity or None, "project": self.run.project,
-            "group": self.run.group, "url": self.run.url if mode == "online" else None,
-        }  # fmt: skip
+            "id": self.run.id,
+            "mode": mode,
+            "entity": self.run.entity or None,
+            "project": self.run.project,
+            "group": self.run.group,
+            "url": self.run.url if mode == "online" else None,
+        }
 
     def _start(self, mode: str, run_pid: int | None) -> Any:
         wandb, record = self._wandb, self._record
@@ -77,18 +81,30 @@ class WandbRun:
         sys.argv = arguments  # where W&B looks for what was typed
         live = run_pid is not None and mode == "online"
         run = wandb.init(
-            **placed(record), mode=mode, tags=_tags(record), config=setup(record), reinit="create_new",
+            **placed(record),
+            mode=mode,
+            tags=_tags(record),
+            config=setup(record),
+            reinit="create_new",
             # An attempt that goes on appends; all else takes the place of what has the id. Offline, wandb sync does it.
             resume="allow" if live and record.run["attempts"] > 1 and not record.config.get("rerun") else None,
             settings=wandb.Settings(
-                console="off", silent=True, symlink=False, disable_git=True, git_commit=git.get("commit"),
-                program=arguments[0], x_executable=sys.executable, x_disable_stats=not live,
-                x_stats_pid=run_pid or os.getpid(), x_disable_machine_info=run_pid is None,
+                console="off",
+                silent=True,
+                symlink=False,
+                disable_git=True,
+                git_commit=git.get("commit"),
+                program=arguments[0],
+                x_executable=sys.executable,
+                x_disable_stats=not live,
+                x_stats_pid=run_pid or os.getpid(),
+                x_disable_machine_info=run_pid is None,
                 stop_fn=lambda: _stop(run_pid),
                 init_timeout=seconds("WANDB_INIT_TIMEOUT", INIT_S),
-                finish_timeout=seconds("WANDB_FINISH_TIMEOUT", FINISH_S), finish_timeout_raises=True,
+                finish_timeout=seconds("WANDB_FINISH_TIMEOUT", FINISH_S),
+                finish_timeout_raises=True,
             ),
-        )  # fmt: skip
+        )
         run.define_metric("step")
         run.define_metric("*", step_metric="step")
         # While the run goes on, the best so far; the record's values take their place at its end.

@@ -93,10 +93,12 @@ class Checkpoints(pl.Callback):
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
         seconds = self.clock.seconds | {"train": time.perf_counter() - self.began + self.clock.seconds.get("train", 0)}
         return {
-            "made_by": self.made_by, "stretches": self.stretches, "journal": (self.journal.attempt, self.journal.rows),
+            "made_by": self.made_by,
+            "stretches": self.stretches,
+            "journal": (self.journal.attempt, self.journal.rows),
             "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
             "seconds": {phase: seconds[phase] for phase in ("train", "validate") if phase in seconds},
-        }  # fmt: skip
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.random = state["random"]

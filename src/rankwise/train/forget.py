@@ -64,9 +64,12 @@ class Questions:
         encoder = lm.get_submodule(str(lm.base_model_prefix))
         with settings.autocast():
             features = baselines.mean_pooled(
-                encoder, self.tokenizer, self.rows.test.texts, self.config.task.max_length,
+                encoder,
+                self.tokenizer,
+                self.rows.test.texts,
+                self.config.task.max_length,
                 self.config.trainer.eval_batch_size,
-            )  # fmt: skip
+            )
         return Answers(features=features)
 
     def _losses(self, lm: nn.Module, settings: Numerics) -> Answers:
@@ -93,9 +96,12 @@ class Questions:
         assert before.features is not None and after.features is not None
         right = [self._probe(features).astype(float) for features in (before.features, after.features)]
         return {
-            "measure": "probe", "before": _mean(right[0]), "after": _mean(right[1]),
-            "difference": _mean(right[1] - right[0]), "cosines": _cosines(before.features, after.features),
-        }  # fmt: skip
+            "measure": "probe",
+            "before": _mean(right[0]),
+            "after": _mean(right[1]),
+            "difference": _mean(right[1] - right[0]),
+            "cosines": _cosines(before.features, after.features),
+        }
 
     def _probe(self, features: np.ndarray) -> np.ndarray:
         """Which texts of the second half a linear probe gets right that was fitted on the first."""
@@ -112,9 +118,15 @@ def as_task(asked: Forgetting, task: Task) -> Task:
     if kind == "causal_lm":
         keys |= {"threshold": None, "min_abs_label": 0.0}
     return Task(
-        name=asked.name, kind=kind, deduplicate=True, validation_share=0.1, test_share=0.8, n_test=asked.n,
-        max_length=task.max_length, **keys,
-    )  # fmt: skip
+        name=asked.name,
+        kind=kind,
+        deduplicate=True,
+        validation_share=0.1,
+        test_share=0.8,
+        n_test=asked.n,
+        max_length=task.max_length,
+        **keys,
+    )
 
 
 def _mean(values: np.ndarray) -> dict[str, float]:

@@ -68,8 +68,11 @@ def generate(model: nn.Module, tokenizer: Any, config: Config, settings: Numeric
             written[row] = _text(tokenizer, answer, _stop(config))
     seconds = time.perf_counter() - began
     record.compute["generation"] = {
-        "prompts": len(asked), "tokens": tokens, "seconds_s": round(seconds, 3), "tokens_per_s": tokens / seconds,
-    }  # fmt: skip
+        "prompts": len(asked),
+        "tokens": tokens,
+        "seconds_s": round(seconds, 3),
+        "tokens_per_s": tokens / seconds,
+    }
     record.metrics["test"] = record.metrics.get("test", {}) | _scores(config, asked, written, record)
     assert record.folder is not None
     _keep(record.folder, asked, written)
@@ -81,10 +84,11 @@ def _encoded(texts: Sequence[str], tokenizer: Any, new_tokens: int) -> list[list
     for number, row in enumerate(ids):
         if len(row) > room:
             raise Refused.value(
-                "task.generation.max_new_tokens", new_tokens,
+                "task.generation.max_new_tokens",
+                new_tokens,
                 f"at most {max(0, tokenizer.model_max_length - len(row))}: prompt {number + 1} has {len(row)} tokens, "
                 f"and this model has positions for {tokenizer.model_max_length}",
-            )  # fmt: skip
+            )
     if any(not row for row in ids):
         raise Refused("task.generation: a prompt is empty; only prompts, not plain texts, can be answered")
     return ids
@@ -99,11 +103,20 @@ def _batch(model: Any, ids: list[list[int]], tokenizer: Any, config: Config) -> 
     ends, last = _stop(config), end_ids(tokenizer, model.generation_config, bool(config.task.messages))
     stop = {"stop_strings": [ends], "tokenizer": tokenizer} if ends and wanted.beams == 1 else {}
     out = model.generate(
-        input_ids=torch.tensor(padded, device=device), attention_mask=torch.tensor(mask, device=device),
-        max_new_tokens=wanted.max_new_tokens, num_beams=wanted.beams, length_penalty=wanted.length_penalty,
-        no_repeat_ngram_size=wanted.no_repeat, do_sample=False, temperature=None, top_p=None, top_k=None,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=last, **stop,
-    )  # fmt: skip
+        input_ids=torch.tensor(padded, device=device),
+        attention_mask=torch.tensor(mask, device=device),
+        max_new_tokens=wanted.max_new_tokens,
+        num_beams=wanted.beams,
+        length_penalty=wanted.length_penalty,
+        no_repeat_ngram_size=wanted.no_repeat,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=last,
+        **stop,
+    )
     return [_until(row, last) for row in out[:, longest:].tolist()]
 
 
@@ -129,9 +142,12 @@ def _scores(config: Config, asked: list[Prompt], written: list[str], record: Rec
     name, rows = task.reasoning, [prompt.item for prompt in asked]
     reasoning = (name, task.synthetic or 0, rows) if name else None
     found, absent = text_scores(
-        task.generation.metrics, written, [prompt.references for prompt in asked], keys=task.generation.keys,
+        task.generation.metrics,
+        written,
+        [prompt.references for prompt in asked],
+        keys=task.generation.keys,
         reasoning=reasoning,
-    )  # fmt: skip
+    )
     if absent:
         record.metrics["absent"] = absent
     return found

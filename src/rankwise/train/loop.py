@@ -76,9 +76,14 @@ class Periods(pl.LightningDataModule):
 
 
 def fit(
-    module: FineTuner, periods: Periods, watch: Watch, probe: Probe | None, config: Config, numerics: Numerics,
+    module: FineTuner,
+    periods: Periods,
+    watch: Watch,
+    probe: Probe | None,
+    config: Config,
+    numerics: Numerics,
     record: Record,
-) -> pl.Trainer:  # fmt: skip
+) -> pl.Trainer:
     """Train within the budget, from where an earlier attempt was cut if it was; put the best weights back and fill in
     the record's compute, memory and validation.
     """
@@ -102,9 +107,11 @@ def fit(
         trainer.fit(module, datamodule=periods, ckpt_path=file, weights_only=True)
     watch.clock.add("train", -watch.clock.seconds.get("validate", 0.0))
     record.compute |= {
-        "steps": trainer.global_step, "tokens": watch.throughput.tokens,
-        "tokens_per_s": watch.throughput.tokens_per_s, "diverged": module.diverged,
-    }  # fmt: skip
+        "steps": trainer.global_step,
+        "tokens": watch.throughput.tokens,
+        "tokens_per_s": watch.throughput.tokens_per_s,
+        "diverged": module.diverged,
+    }
     _measured(record, probe, watch, numerics)
     record.metrics |= {"validation": watch.best, "best_step": watch.best_step, "curve": watch.curve}
     record.objective = watch.best[watch.objective]["value"] if watch.best else None

@@ -25,9 +25,15 @@ class FineTuner(pl.LightningModule):
     """Trains whatever is marked trainable in ``model`` for a fixed number of optimizer steps."""
 
     def __init__(
-        self, model: nn.Module, scorer: Scorer | TokenScorer, settings: Optim, steps: int,
-        lr_ratio: float | None = None, shares: Sequence[float] = (), ranks: Ranks = ALONE,
-    ):  # fmt: skip
+        self,
+        model: nn.Module,
+        scorer: Scorer | TokenScorer,
+        settings: Optim,
+        steps: int,
+        lr_ratio: float | None = None,
+        shares: Sequence[float] = (),
+        ranks: Ranks = ALONE,
+    ):
         super().__init__()
         self.strict_loading = False  # a checkpoint has no frozen weights
         self.lr_ratio, self.shares, self.seen = lr_ratio, shares, 0  # weights of micro-batches, and how many there were

@@ -24,11 +24,14 @@ def build(
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     faster = {id(p) for name, p in trained if ratio != 1 and "lora_B" in name.split(".")}
     groups: list[dict[str, Any]] = [
-        {"params": [p for name, p in trained if _decays(name, p) == decays and (id(p) in faster) == fast],
-         "weight_decay": optim.weight_decay if decays else 0.0, "lr": optim.lr * (ratio if fast else 1)}
+        {
+            "params": [p for name, p in trained if _decays(name, p) == decays and (id(p) in faster) == fast],
+            "weight_decay": optim.weight_decay if decays else 0.0,
+            "lr": optim.lr * (ratio if fast else 1),
+        }
         for decays in (True, False)
         for fast in (False, True)
-    ]  # fmt: skip
+    ]
     filled = [group for group in groups if group["params"]]
     if optim.name == "adafactor":
         return torch.optim.Adafactor(filled, lr=optim.lr, foreach=_foreach(optim.kernel))

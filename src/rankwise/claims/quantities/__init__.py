@@ -12,13 +12,24 @@ from rankwise.claims.claim import Estimate
 from rankwise.claims.quantities import learning_rates, planned, spectral, starts, timing, trained
 
 _ALL = (
-    planned.planned, planned.layer_parameters, planned.bits_saved,
-    starts.start_gap, starts.zeros_at_start, starts.frozen_gradients, starts.product_rank,
-    timing.step_speed, timing.forward_latency,
-    trained.difference, trained.trend,
-    learning_rates.best_lr_ratio, learning_rates.spread_ratio,
-    spectral.shared_directions, spectral.amplification_factor, spectral.projection_over_chance,
-    spectral.variance_directions, spectral.intruder_difference,
-)  # fmt: skip
+    planned.planned,
+    planned.layer_parameters,
+    planned.bits_saved,
+    starts.start_gap,
+    starts.zeros_at_start,
+    starts.frozen_gradients,
+    starts.product_rank,
+    timing.step_speed,
+    timing.forward_latency,
+    trained.difference,
+    trained.trend,
+    learning_rates.best_lr_ratio,
+    learning_rates.spread_ratio,
+    spectral.shared_directions,
+    spectral.amplification_factor,
+    spectral.projection_over_chance,
+    spectral.variance_directions,
+    spectral.intruder_difference,
+)
 
 QUANTITIES: dict[str, Callable[..., Estimate]] = {quantity.__name__: quantity for quantity in _ALL}

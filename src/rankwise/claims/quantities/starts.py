@@ -29,8 +29,9 @@ def start_gap(models: list[str], method: str = "lora") -> Estimate:
 def zeros_at_start(model: str) -> Estimate:
     """The share of values that are zero before training in B, less that in A: 1 where all of B's are, none of A's."""
     fresh = dict(_fresh(model).named_parameters())
-    a, b = (torch.cat([p.detach().flatten() for name, p in fresh.items() if f"lora_{factor}" in name])
-            for factor in "AB")  # fmt: skip
+    a, b = (
+        torch.cat([p.detach().flatten() for name, p in fresh.items() if f"lora_{factor}" in name]) for factor in "AB"
+    )
     return Estimate.exact(float((b == 0).double().mean() - (a == 0).double().mean()))
 
 

@@ -102,10 +102,12 @@ def as_plain(config: LoraConfig) -> LoraConfig:
     """
     growth = math.sqrt(2) if config.use_rslora else 2.0
     values = config.to_dict() | {
-        "r": 2 * config.r, "lora_alpha": growth * config.lora_alpha, "init_lora_weights": True,
+        "r": 2 * config.r,
+        "lora_alpha": growth * config.lora_alpha,
+        "init_lora_weights": True,
         "rank_pattern": {name: 2 * rank for name, rank in config.rank_pattern.items()},
         "alpha_pattern": {name: growth * alpha for name, alpha in config.alpha_pattern.items()},
-    }  # fmt: skip
+    }
     known = LoraConfig.__dataclass_fields__
     return LoraConfig(**{key: value for key, value in values.items() if known.get(key) and known[key].init})
 

@@ -91,9 +91,16 @@ def peft_config(config: Config, chosen: Sizes, common: dict[str, Any]) -> LoraCo
     ranks = {re.escape(name): rank for name, rank in chosen.ranks.items() if rank != chosen.rank}
     alphas = {re.escape(name): alpha for name, alpha in chosen.alphas.items() if alpha != chosen.alpha}
     return LoraConfig(
-        r=chosen.rank, lora_alpha=chosen.alpha, use_rslora=chosen.roots, use_dora=bool(method.dora),
-        lora_dropout=method.dropout, bias=method.bias, rank_pattern=ranks, alpha_pattern=alphas, **common,
-    )  # fmt: skip
+        r=chosen.rank,
+        lora_alpha=chosen.alpha,
+        use_rslora=chosen.roots,
+        use_dora=bool(method.dora),
+        lora_dropout=method.dropout,
+        bias=method.bias,
+        rank_pattern=ranks,
+        alpha_pattern=alphas,
+        **common,
+    )
 
 
 def _at(patterns: dict[str, Any] | None, name: str, default: Any) -> Any:
@@ -110,5 +117,8 @@ def _check_used(targets: Targets, sides: Sides) -> None:
         for pattern in getattr(targets, key) or {}:
             if not any(_fits(pattern, name) for name in sides):
                 ends = ", ".join(sorted({re.split(r"\.\d+\.", name)[-1] for name in sides}))
-                raise Refused.value(f"targets.{key}.{pattern}", getattr(targets, key)[pattern],
-                                    f"a pattern of an adapted layer; there are {ends}")  # fmt: skip
+                raise Refused.value(
+                    f"targets.{key}.{pattern}",
+                    getattr(targets, key)[pattern],
+                    f"a pattern of an adapted layer; there are {ends}",
+                )

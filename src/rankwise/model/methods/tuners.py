@@ -68,16 +68,24 @@ def _adalora(config: Config, sides: Sides, common: Common) -> PeftConfig:
     method, rank = config.method, int(config.method.rank or 0)
     first = _fit(config, sides, adalora.start_rank(rank), f", for the {adalora.start_rank(rank)} that it starts with")
     return AdaLoraConfig(
-        init_r=first, target_r=rank, lora_alpha=_alpha(config)[0], lora_dropout=method.dropout, bias=method.bias,
-        total_step=10**9, **common,
-    )  # fmt: skip
+        init_r=first,
+        target_r=rank,
+        lora_alpha=_alpha(config)[0],
+        lora_dropout=method.dropout,
+        bias=method.bias,
+        total_step=10**9,
+        **common,
+    )
 
 
 def _vera(config: Config, sides: Sides, common: Common) -> PeftConfig:
     return VeraConfig(
-        r=int(config.method.rank or 0), vera_dropout=config.method.dropout, save_projection=False,
-        projection_prng_key=derived_seed(config.seed, "vera") % 2**31, **common,
-    )  # fmt: skip
+        r=int(config.method.rank or 0),
+        vera_dropout=config.method.dropout,
+        save_projection=False,
+        projection_prng_key=derived_seed(config.seed, "vera") % 2**31,
+        **common,
+    )
 
 
 def _ia3(config: Config, sides: Sides, common: Common) -> PeftConfig:
@@ -124,6 +132,11 @@ def _custom(config: Config, sides: Sides, common: Common) -> PeftConfig:
 
 
 _MAKERS: dict[str, Callable[[Config, Sides, Common], PeftConfig]] = {
-    "adalora": _adalora, "vera": _vera, "ia3": _ia3, "oft": _oft, "custom": _custom,
-    "loha": _of_lycoris, "lokr": _of_lycoris,
-}  # fmt: skip
+    "adalora": _adalora,
+    "vera": _vera,
+    "ia3": _ia3,
+    "oft": _oft,
+    "custom": _custom,
+    "loha": _of_lycoris,
+    "lokr": _of_lycoris,
+}

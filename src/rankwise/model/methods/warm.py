@@ -20,9 +20,16 @@ from rankwise.model.methods.quiet import quiet_peft
 ADAPTER_FILE = "adapter_model.safetensors"
 HEAD_FILE, TRAINED_FILE = "head.safetensors", "trained.safetensors"
 _DECIDING = (  # what the same factors mean; VeRA's A and B are drawn from its key and in no file
-    "peft_type", "r", "lora_alpha", "alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern",
+    "peft_type",
+    "r",
+    "lora_alpha",
+    "alpha",
+    "use_rslora",
+    "use_dora",
+    "rank_pattern",
+    "alpha_pattern",
     "projection_prng_key",
-)  # fmt: skip
+)
 
 
 def adapter_folder(folder: Path) -> Path:
@@ -82,9 +89,11 @@ def _compare(source: str, given: dict[str, torch.Tensor], own: dict[str, torch.T
     for name, value in given.items():
         if value.shape != own[name].shape:
             raise Refused.value(
-                "method.init_from", source, f"weights of the same shapes; {name} is {_sides(value.shape)} there and "
+                "method.init_from",
+                source,
+                f"weights of the same shapes; {name} is {_sides(value.shape)} there and "
                 f"{_sides(own[name].shape)} in this run",
-            )  # fmt: skip
+            )
 
 
 def _same_meaning(model: PeftModel, folder: Path, source: str) -> None:

@@ -141,12 +141,25 @@ def _treebank(answers: Sequence[str], references: References) -> tuple[list[str]
     if java is None:
         raise Absent("no java on the PATH")
     texts = [" ".join(text.splitlines()) for text in [*answers, *(text for texts in references for text in texts)]]
-    command = [java, "-cp", library.STANFORD_CORENLP_3_4_1_JAR, "edu.stanford.nlp.process.PTBTokenizer",
-               "-preserveLines", "-lowerCase", "-encoding", "UTF-8"]  # fmt: skip
+    command = [
+        java,
+        "-cp",
+        library.STANFORD_CORENLP_3_4_1_JAR,
+        "edu.stanford.nlp.process.PTBTokenizer",
+        "-preserveLines",
+        "-lowerCase",
+        "-encoding",
+        "UTF-8",
+    ]
     done = subprocess.run(
-        command, input="\n".join(texts) + "\n", capture_output=True, encoding="utf-8", errors="replace",
-        cwd=Path(library.__file__).parent, check=False,
-    )  # fmt: skip
+        command,
+        input="\n".join(texts) + "\n",
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        cwd=Path(library.__file__).parent,
+        check=False,
+    )
     lines = done.stdout.splitlines()
     if len(lines) != len(texts):
         said = "".join(done.stderr.strip().splitlines()[-1:])

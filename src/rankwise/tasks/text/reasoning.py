@@ -14,10 +14,16 @@ import numpy as np
 from rankwise.errors import Refused, did_you_mean
 
 # Their rows follow the order of sets, which Python shuffles anew in each process (version 0.1.25).
-_UNSTABLE = frozenset({
-    "intermediate_integration", "isomorphic_strings", "knight_swap", "polynomial_multiplication", "ransom_note",
-    "word_ladder",
-})  # fmt: skip
+_UNSTABLE = frozenset(
+    {
+        "intermediate_integration",
+        "isomorphic_strings",
+        "knight_swap",
+        "polynomial_multiplication",
+        "ransom_note",
+        "word_ladder",
+    }
+)
 
 
 def rows(name: str, size: int, seed: int = 0) -> list[dict[str, str]]:
