@@ -115,10 +115,10 @@ def _check_callbacks(config: Config) -> None:
 
 def _check_outputs(config: Config) -> None:
     """Refuse a place for runs that cannot be written."""
-    place = folder(config)
-    if str(place).startswith("~"):
+    wanted = folder(config)
+    if str(wanted).startswith("~"):
         raise Refused.value("outputs", config.outputs, "another folder: this user has no home")
-    there = next(path for path in (place, *place.absolute().parents) if path.exists())
+    there = next(path for path in (wanted, *wanted.absolute().parents) if path.exists())
     if not os.access(there, os.W_OK | os.X_OK):
         raise Refused.value("outputs", config.outputs, f"{there} cannot be written", "give another outputs=FOLDER")
 
@@ -362,16 +362,16 @@ def _first(config: Config, *keys: str) -> int | None:
     return None
 
 
-def _one_of(key: str, given: object, allowed: Iterable[str], note: str = "") -> None:
+def _one_of(key: str, value: object, allowed: Iterable[str], note: str = "") -> None:
     allowed = list(allowed)
-    if given not in allowed:
+    if value not in allowed:
         listed = ", ".join(allowed) + (f" {note}" if note else "")
-        raise Refused.value(key, given, f"one of {listed}{did_you_mean(str(given), allowed)}")
+        raise Refused.value(key, value, f"one of {listed}{did_you_mean(str(value), allowed)}")
 
 
 def _number(
-    key: str, given: float, low: float, high: float, allowed: str, *, open_low: bool = False, open_high: bool = False
+    key: str, value: float, low: float, high: float, allowed: str, *, open_low: bool = False, open_high: bool = False
 ) -> None:
-    inside = (low < given if open_low else low <= given) and (given < high if open_high else given <= high)
+    inside = (low < value if open_low else low <= value) and (value < high if open_high else value <= high)
     if not inside:  # NaN is never inside
-        raise Refused.value(key, given, allowed)
+        raise Refused.value(key, value, allowed)

@@ -37,8 +37,8 @@ def replicate(record: Record) -> Replicate:
 def by_replicate(arms: Sequence[Arm]) -> dict[Replicate, list[Record]]:
     """A run of each arm, in their order, for every replicate that all arms have."""
     runs = [{replicate(run): run for run in arm} for arm in arms]
-    shared = sorted(set.intersection(*(set(each) for each in runs)))
-    return {rep: [each[rep] for each in runs] for rep in shared}
+    shared = sorted(set.intersection(*(set(by) for by in runs)))
+    return {rep: [by[rep] for by in runs] for rep in shared}
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ class Scores:
         """The standard deviation of what a run says of the items, over that of their labels; None if unknown."""
         if self._metric.lower_is_better or id(run) not in self._predictions:
             return None
-        labels, said = (np.asarray(self._predictions[id(run)].columns[c], float) for c in self._metric.columns)
-        return float(said.std() / labels.std()) if labels.std() else None
+        labels, predicted = (np.asarray(self._predictions[id(run)].columns[c], float) for c in self._metric.columns)
+        return float(predicted.std() / labels.std()) if labels.std() else None
 
     def churn(self, runs: Arm, others: Arm | None = None) -> float | None:
         """The share of test items that two runs answer differently, however good both are (Milani Fard et al. 2016).
@@ -127,17 +127,17 @@ class Scores:
         without predictions and where no classes are predicted.
         """
         pairs = list(combinations(runs, 2)) if others is None else [*by_replicate([runs, others]).values()]
-        found = [[self._predictions.get(id(run)) for run in pair] for pair in pairs]
-        both = [(a, b) for a, b in found if a and b and aligned(a, b, self._metric)]
+        answers = [[self._predictions.get(id(run)) for run in pair] for pair in pairs]
+        both = [(a, b) for a, b in answers if a and b and aligned(a, b, self._metric)]
         if self._metric.kind != "classification" or not both:
             return None
         return float(np.mean([np.mean(a.columns["prediction"] != b.columns["prediction"]) for a, b in both]))
 
     def _of(self, run: Record) -> _Scored:
-        found = self._found.get(id(run), "its runs are not comparable")
-        if isinstance(found, str):
-            raise NotComparable(found)
-        return found
+        scored = self._found.get(id(run), "its runs are not comparable")
+        if isinstance(scored, str):
+            raise NotComparable(scored)
+        return scored
 
     def _paired(self, rows: list[list[_Scored]], weights_a: Floats, replicates: list[Replicate]) -> Bootstrap:
         if not rows:
@@ -178,13 +178,13 @@ def predictions_of(record: Record, metric: Metric) -> Predictions:
     name = str(record.run.get("name"))
     if record.folder is None:
         raise Unreadable("it was read from W&B, which has no predictions")
-    found = read(record.folder, name, metric.columns)
-    here = metric.value(*(np.asarray(found.columns[column], dtype=float) for column in metric.columns))
+    predictions = read(record.folder, name, metric.columns)
+    here = metric.value(*(np.asarray(predictions.columns[column], dtype=float) for column in metric.columns))
     recorded = (record.metrics.get("test", {}).get(metric.name) or {}).get("value")
     if recorded is None or not (math.isclose(here, recorded, rel_tol=_AGREES, abs_tol=_AGREES) or math.isnan(here)):
         shown = "none" if recorded is None else f"{recorded:.4f}"
         raise Unreadable(f"predictions of {name} give {metric.name} {here:.4f}, its record says {shown}")
-    return found
+    return predictions
 
 
 def _constants(one: Predictions, metric: Metric) -> list[Predictions]:

@@ -44,22 +44,22 @@ def fine_tune_on_several(
     """
     world = config.trainer.devices
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # that no parameter was unused after all is no news
-    said: Any = get_context("spawn").SimpleQueue()
-    arguments = (config, record, journal.attempt, _free_port(), torch.get_num_threads(), said)
+    queue: Any = get_context("spawn").SimpleQueue()
+    arguments = (config, record, journal.attempt, _free_port(), torch.get_num_threads(), queue)
     ranks = start_processes(_rank, arguments, nprocs=world, join=False, start_method="spawn")
     heard = _Heard(record, clock, ready, on_progress)
     try:
         while not ranks.join(timeout=0.2, grace_period=_GRACE_S):
-            heard.listen(said)
+            heard.listen(queue)
     except (ProcessExitedException, ProcessRaisedException):
-        heard.listen(said)
+        heard.listen(queue)
         raise heard.cause(ranks.processes) from None
     finally:
         for process in ranks.processes:
             process.kill()
             process.join()
-        heard.listen(said)
-        said.close()
+        heard.listen(queue)
+        queue.close()
 
 
 class _Heard:
@@ -69,10 +69,10 @@ class _Heard:
         self.record, self.clock, self.ready, self.on_progress = record, clock, ready, on_progress
         self.errors: list[Exception] = []
 
-    def listen(self, said: Any) -> None:
+    def listen(self, queue: Any) -> None:
         """Pass on how far the run is, take what it found."""
-        while not said.empty():
-            kind, value = said.get()
+        while not queue.empty():
+            kind, value = queue.get()
             if kind == "progress":
                 self.on_progress(*value)
             elif kind == "ready":
@@ -80,9 +80,9 @@ class _Heard:
             elif kind == "error":
                 self.errors.append(value)
             else:
-                found, seconds = value
+                filled, seconds = value
                 for name in _KEPT:
-                    setattr(self.record, name, getattr(found, name))
+                    setattr(self.record, name, getattr(filled, name))
                 for phase, taken in seconds.items():
                     self.clock.add(phase, taken)
 
@@ -96,7 +96,7 @@ class _Heard:
         return self.errors[0] if self.errors else RuntimeError("a rank ended without a word; see the log")
 
 
-def _rank(rank: int, config: Config, record: Record, attempt: int, port: int, threads: int, said: Any) -> None:
+def _rank(rank: int, config: Config, record: Record, attempt: int, port: int, threads: int, queue: Any) -> None:
     """The process of one rank, from its start to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -120,23 +120,23 @@ def _rank(rank: int, config: Config, record: Record, attempt: int, port: int, th
         journal, clock = Journal(mine.folder / "metrics.jsonl", attempt), Clock()
         try:
             if ranks.is_first:
-                fine_tune(config, mine, clock, journal, lambda: said.put(("ready", None)), _teller(said))
+                fine_tune(config, mine, clock, journal, lambda: queue.put(("ready", None)), _teller(queue))
             else:
                 fine_tune(config, mine, clock, journal, lambda: None, lambda *_: None, record.folder)
             last = ranks.is_first
         except Refused as refused:
-            said.put(("error", refused))
+            queue.put(("error", refused))
             raise SystemExit(1) from None
         except Exception as error:
             traceback.print_exc()
-            said.put(("error", RuntimeError(f"rank {rank} of {ranks.world}: {type(error).__name__}: {error}")))
+            queue.put(("error", RuntimeError(f"rank {rank} of {ranks.world}: {type(error).__name__}: {error}")))
             raise SystemExit(1) from None
         if last:
-            said.put(("found", (mine, clock.seconds)))
+            queue.put(("found", (mine, clock.seconds)))
 
 
-def _teller(said: Any) -> OnProgress:
-    return lambda step, total, text: said.put(("progress", (step, total, text)))
+def _teller(queue: Any) -> OnProgress:
+    return lambda step, total, text: queue.put(("progress", (step, total, text)))
 
 
 def _end_with_parent() -> None:
@@ -148,6 +148,6 @@ def _end_with_parent() -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -70,11 +70,11 @@ def _machine() -> dict[str, Any]:
 
 
 def _packages() -> dict[str, str | None]:
-    found: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
 def _wandb() -> dict[str, Any]:
@@ -84,9 +84,9 @@ def _wandb() -> dict[str, Any]:
     with suppress(OSError, netrc.NetrcParseError):
         file = os.environ.get("NETRC") or Path.home() / ".netrc"
         key = key or ("netrc" if netrc.netrc(file).authenticators(host) else None)
-    given = os.environ.get("WANDB_MODE")
-    mode = {"dryrun": "offline", "run": "online"}.get(given or "", given) or ("online" if key else "offline")
-    return {"mode": "offline" if mode == "online" and not key else mode, "key": key, "given": given}
+    wanted = os.environ.get("WANDB_MODE")
+    mode = {"dryrun": "offline", "run": "online"}.get(wanted or "", wanted) or ("online" if key else "offline")
+    return {"mode": "offline" if mode == "online" and not key else mode, "key": key, "given": wanted}
 
 
 def _cache() -> dict[str, Any]:
@@ -113,17 +113,17 @@ def _devices() -> dict[str, Any]:
 
     from rankwise.model.numerics import has_bf16
 
-    found: dict[str, Any] = {"cpu": {"bf16": has_bf16(torch.device("cpu")), "threads": torch.get_num_threads()}}
+    devices: dict[str, Any] = {"cpu": {"bf16": has_bf16(torch.device("cpu")), "threads": torch.get_num_threads()}}
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(index)
-        found[f"cuda:{index}"] = {
+        devices[f"cuda:{index}"] = {
             "name": properties.name,
             "memory_bytes": properties.total_memory,
             "bf16": has_bf16(torch.device("cuda", index)),
         }
     if torch.backends.mps.is_available():
-        found["mps"] = {"bf16": False}
-    return found
+        devices["mps"] = {"bf16": False}
+    return devices
 
 
 def _quantization() -> dict[str, dict[str, Any]]:
@@ -161,12 +161,12 @@ def _tried(kind: str | None, double: bool | None) -> dict[str, Any]:
     x = torch.randn(8, 64, generator=generator)
     store(base, Config(quant=Quant(name=str(kind), kind=kind, double=double)), [], "fp32", device)
     layer = base.to(device).get_submodule("blocks.0.linear")
-    given = x.to(device, layer.get_parameter("weight").dtype if kind == "bf16" else torch.float32)
+    inputs = x.to(device, layer.get_parameter("weight").dtype if kind == "bf16" else torch.float32)
     with torch.no_grad():
-        exact, found = x @ weight.T, layer.eval()(given).float().cpu()
-    error = float((found - exact).norm() / exact.norm())
-    layer.train()(given.requires_grad_()).sum().backward()
-    expected, gradient = weight.sum(0).expand(8, 64), given.grad
+        exact, computed = x @ weight.T, layer.eval()(inputs).float().cpu()
+    error = float((computed - exact).norm() / exact.norm())
+    layer.train()(inputs.requires_grad_()).sum().backward()
+    expected, gradient = weight.sum(0).expand(8, 64), inputs.grad
     if gradient is None or float((gradient.float().cpu() - expected).norm() / expected.norm()) > TOLERATED:
         return {"works": False, "why": "sends back no or wrong gradients"}
     if not error < TOLERATED or (kind and not error):

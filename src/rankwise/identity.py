@@ -56,18 +56,18 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
         drop.append("trainer.devices")
     drop.append("trainer.epochs" if values.get("trainer", {}).get("max_steps") else "trainer.max_steps")
     drop += [*_overridden("model", values.get("model", {}), "shape"), *_overridden("task", values["task"], "synthetic")]
-    kept = copy.deepcopy(values)
-    kept["method"] = methods.own(kept["method"]) | {"name": "lora" if method.is_lora else method.name}
+    form = copy.deepcopy(values)
+    form["method"] = methods.own(form["method"]) | {"name": "lora" if method.is_lora else method.name}
     for key in drop:
-        _remove(kept, key)
-    for key in {key for key, off in methods.off_values().items() if kept["method"].get(key) == off}:
-        _remove(kept, f"method.{key}")
+        _remove(form, key)
+    for key in {key for key, off in methods.off_values().items() if form["method"].get(key) == off}:
+        _remove(form, f"method.{key}")
     for key in ("ranks", "alphas"):
-        if not kept.get("targets", {}).get(key):
-            _remove(kept, f"targets.{key}")
-    if kept["method"].get("alpha") is not None:
-        kept["method"]["alpha"] = _spelled(kept["method"]["alpha"])
-    return _without_nulls(_without_idle(kept))
+        if not form.get("targets", {}).get(key):
+            _remove(form, f"targets.{key}")
+    if form["method"].get("alpha") is not None:
+        form["method"]["alpha"] = _spelled(form["method"]["alpha"])
+    return _without_nulls(_without_idle(form))
 
 
 def _without_idle(values: dict[str, Any]) -> dict[str, Any]:

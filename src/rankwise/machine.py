@@ -43,8 +43,8 @@ def memory_bytes() -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether this is what Python, torch on a CPU or GPU, or the system says when there is no memory left."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY)
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)
 
 
 def is_no_room(error: BaseException) -> bool:

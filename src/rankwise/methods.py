@@ -264,17 +264,17 @@ def check(config: Config) -> None:
 def owned(config: Mapping[str, Any]) -> dict[str, Any]:
     """The plain values of a config, null in ``method`` and ``targets`` where the method does not own them."""
     method = own(config["method"])
-    given = config.get("targets") or {}
-    return {**config, "method": method, "targets": given if of(method["name"]).on_targets else dict.fromkeys(given)}
+    targets = config.get("targets") or {}
+    return {**config, "method": method, "targets": targets if of(method["name"]).on_targets else dict.fromkeys(targets)}
 
 
 def refuse_foreign(values: Mapping[str, Any]) -> None:
     """Refuse plain values of ``method`` of an unknown name, or with a key which the method does not own."""
     if (name := values["name"]) not in DECLARED and values.get("peft") is None:
         raise Refused.value("method.name", name, f"one of {', '.join(DECLARED)}{did_you_mean(str(name), DECLARED)}")
-    defaults, kept = {key.name: key.default for key in fields(Method)}, own(values)
+    defaults, mine = {key.name: key.default for key in fields(Method)}, own(values)
     for key, value in values.items():
-        if kept[key] is None and value not in (None, False, {}) and value != defaults.get(key):
+        if mine[key] is None and value not in (None, False, {}) and value != defaults.get(key):
             raise Refused.value(f"method.{key}", value, f"null with method={name}, which has no such key")
 
 

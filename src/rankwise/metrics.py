@@ -84,15 +84,15 @@ class Metric:
         """``81.2`` (percent), ``0.812``, or four digits of a perplexity."""
         return NOTHING if value is None or not math.isfinite(value) else self._fixed(value, value)
 
-    def interval(self, found: Interval | None) -> str:
+    def interval(self, score: Interval | None) -> str:
         """``81.2 ± 0.4``: a score and half the width of its interval, to the same decimals; ``99.9 (97.2 to 100.0)``
         where ± would leave the metric's range.
         """
-        if found is None or not (math.isfinite(found.point) and math.isfinite(found.half)):
-            return self.score(found.point if found else None)
-        if found.point + found.half > self.high or found.point - found.half < self.low:
-            return f"{self.score(found.point)} ({self._fixed(found.low, found.point)} to {self.score(found.high)})"
-        return f"{self.score(found.point)} ± {self._fixed(found.half, found.point)}"
+        if score is None or not (math.isfinite(score.point) and math.isfinite(score.half)):
+            return self.score(score.point if score else None)
+        if score.point + score.half > self.high or score.point - score.half < self.low:
+            return f"{self.score(score.point)} ({self._fixed(score.low, score.point)} to {self.score(score.high)})"
+        return f"{self.score(score.point)} ± {self._fixed(score.half, score.point)}"
 
     def with_unit(self, value: float, half: float | None = None) -> str:
         """``81.2 %`` or ``81.2 ± 1.1 %``: a score as a sentence has it, with its error."""
@@ -134,8 +134,8 @@ def f1(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
     """F1 of class 1 where there are two classes, else the mean over those that occur; 0 where it is undefined."""
     hits, labels, predictions = _margins(labels_n, values_rn, weights_bn)
     total = labels + predictions
-    each = np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0)
-    return np.asarray(each[..., 1] if total.shape[-1] == 2 else each.sum(-1) / (total > 0).sum(-1))
+    per_class = np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0)
+    return np.asarray(per_class[..., 1] if total.shape[-1] == 2 else per_class.sum(-1) / (total > 0).sum(-1))
 
 
 def matthews(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
@@ -235,9 +235,9 @@ def of_kind(kind: str) -> tuple[str, ...]:
 
 def _margins(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> tuple[Floats, Floats, Floats]:
     """Weighted hits, labels and predictions of each class, (B, R, C); the whole tables would take C times that."""
-    each = np.eye(max(2, int(max(labels_n.max(), values_rn.max())) + 1))
-    labels_bc = weights_bn @ each[labels_n.astype(np.int64)]
-    predicted_rnc = [each[values_n.astype(np.int64)] for values_n in values_rn]
+    one_hot = np.eye(max(2, int(max(labels_n.max(), values_rn.max())) + 1))
+    labels_bc = weights_bn @ one_hot[labels_n.astype(np.int64)]
+    predicted_rnc = [one_hot[values_n.astype(np.int64)] for values_n in values_rn]
     predictions = np.stack([weights_bn @ one_nc for one_nc in predicted_rnc], axis=1)
     right_rn1 = (values_rn == labels_n)[..., None]
     hit_rnc = [one_nc * right_n1 for one_nc, right_n1 in zip(predicted_rnc, right_rn1, strict=True)]

@@ -32,10 +32,10 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
     Raises Refused (for the user to mend) or what went wrong; the record then says so too, unless there was a result
     before: that one stays.
     """
-    place = folder(config)
-    made = [path for path in (place, *place.parents) if not path.exists()]
-    with owned(place) as mine:
-        earlier = records.read(place) if (place / "result.json").exists() else None
+    run_folder = folder(config)
+    made = [path for path in (run_folder, *run_folder.parents) if not path.exists()]
+    with owned(run_folder) as mine:
+        earlier = records.read(run_folder) if (run_folder / "result.json").exists() else None
         if not mine:
             theirs = earlier or records.begin(config, None)
             theirs.run["status"] = records.RUNNING  # whatever an earlier attempt of it wrote
@@ -53,14 +53,14 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
                 earlier.run["attempts"] = record.run["attempts"]
                 earlier.write()
             elif isinstance(error, Refused) and not mirror.started and not earlier:
-                _unmake(place, made)
+                _unmake(run_folder, made)
             raise
 
 
-def _unmake(place: Path, made: list[Path]) -> None:
+def _unmake(run_folder: Path, made: list[Path]) -> None:
     """Remove what a run has written that was refused before its first step, but for the log of a study's process."""
     for name in WRITTEN_FIRST:
-        (place / name).unlink(missing_ok=True)
+        (run_folder / name).unlink(missing_ok=True)
     for path in made:
         with contextlib.suppress(OSError):  # it holds something of another run
             path.rmdir()

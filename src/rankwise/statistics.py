@@ -245,8 +245,8 @@ def paired(
     means over the other (Owen 2007); else every replicate is one more of a single factor.
     """
     spreads = _spreads(points_s, np.array(replicates)) if replicates and len(points_s) > 1 else (_spread(points_s),)
-    kept = tuple(spread for spread in spreads if spread[1] > 0)
-    return Bootstrap(float(points_s.mean()), kept, resampled_bs.mean(1), len(points_s), items)
+    varying = tuple(spread for spread in spreads if spread[1] > 0)
+    return Bootstrap(float(points_s.mean()), varying, resampled_bs.mean(1), len(points_s), items)
 
 
 def _spreads(points_s: Floats, replicates_sf: NDArray[np.int64]) -> tuple[tuple[float, int], ...]:

@@ -45,12 +45,12 @@ The licence is not known to rankwise: those of the base and of the data apply.
 
 def intervals(run: Run) -> dict[str, dict[str, float]]:
     """Value, 95 % bounds over test rows and their number, of each recorded test score by metric."""
-    found = {}
+    scores = {}
     for name, score in run.record.metrics.get("test", {}).items():
         value, se = score.get("value"), score.get("se")
         if value is not None and se is not None:
-            found[name] = {"value": value, "low": value - _Z * se, "high": value + _Z * se, "n": int(score["n"])}
-    return found
+            scores[name] = {"value": value, "low": value - _Z * se, "high": value + _Z * se, "n": int(score["n"])}
+    return scores
 
 
 def write(folder: Path, run: Run, asset: assets.Asset, kind: str, notes: list[str], scorer: Any) -> None:
@@ -69,8 +69,8 @@ def write(folder: Path, run: Run, asset: assets.Asset, kind: str, notes: list[st
         f"run: {run.record.run['id']}, {run.record.run['ended']}, seed {run.config.seed}",
     ]
     rows = [
-        f"| {name} | {each['value']:.4f} | {each['low']:.4f} to {each['high']:.4f} | {each['n']} |"
-        for name, each in intervals(run).items()
+        f"| {name} | {score['value']:.4f} | {score['low']:.4f} to {score['high']:.4f} | {score['n']} |"
+        for name, score in intervals(run).items()
     ]
     text = _CARD.format(
         front=yaml.safe_dump(front, sort_keys=False),

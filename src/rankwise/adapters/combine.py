@@ -51,7 +51,7 @@ def combine(
     _add(shared, runs, weights, how, rank, density)
     tasks = [_scored(shared, run) for run in runs]
     deltas = combined(shared)
-    found = {
+    summary = {
         "how": how,
         "weights": weights,
         "density": density,
@@ -67,29 +67,29 @@ def combine(
             (folder / "heads").mkdir()
             for run in runs:
                 save_file(shared.whole[run.key], folder / "heads" / f"{run.name}.safetensors", {"format": "pt"})
-            (folder / "README.md").write_text(_card(found, runs), encoding="utf-8")
-            found["adapter_bytes"] = files.weight_bytes(folder)
-    return found
+            (folder / "README.md").write_text(_card(summary, runs), encoding="utf-8")
+            summary["adapter_bytes"] = files.weight_bytes(folder)
+    return summary
 
 
 def combined(shared: loading.Shared) -> factors.Deltas:
     """ΔW of the combined adapter, by layer."""
-    found = {}
+    deltas = {}
     for name, layer in shared.lm.named_modules():
         if isinstance(layer, LoraLayer) and _NAME in layer.lora_A:
             a, b = (side[_NAME].weight.detach().cpu().double() for side in (layer.lora_A, layer.lora_B))
-            found[name] = factors.Delta(b * layer.scaling[_NAME], a)
-    return found
+            deltas[name] = factors.Delta(b * layer.scaling[_NAME], a)
+    return deltas
 
 
 def _refuse_options(
     loras: list[factors.Lora], how: str, weights: list[float], rank: int | None, density: float | None
 ) -> None:
-    given = f"--weights {' '.join(f'{w:g}' for w in weights)}"
+    option = f"--weights {' '.join(f'{w:g}' for w in weights)}"
     if len(weights) != len(loras):
-        raise Refused(f"{given}: {len(loras)} numbers, one for each run")
+        raise Refused(f"{option}: {len(loras)} numbers, one for each run")
     if not all(map(math.isfinite, weights)) or not any(weights):
-        raise Refused(f"{given}: finite numbers, not all zero")
+        raise Refused(f"{option}: finite numbers, not all zero")
     if len(loras) == 1 and how != "linear":
         raise Refused(f"--how {how}: needs two or more runs; shrink truncates one")
     most = min(min(delta.sides) for lora in loras for delta in lora.deltas.values())
@@ -104,8 +104,8 @@ def _refuse_options(
     first, ranks = loras[0].ranks, sorted({rank for lora in loras for rank in lora.ranks.values()})
     differ = any(rank != first.get(name, rank) for lora in loras for name, rank in lora.ranks.items())
     if how not in ("cat", "svd") and differ:
-        said = ", ".join(map(str, ranks))
-        raise Refused(f"--how {how}: needs adapters of one rank, these have {said}; use cat or svd")
+        listed = ", ".join(map(str, ranks))
+        raise Refused(f"--how {how}: needs adapters of one rank, these have {listed}; use cat or svd")
 
 
 def _refuse_more_trained(run: Run, lora: factors.Lora, shared: loading.Shared) -> None:
@@ -138,14 +138,14 @@ def _scored(shared: loading.Shared, run: Run) -> dict[str, Any]:
     together, columns = score.evaluate(shared.model, rows, run)
     gap = on_rows(named(rows.metric), alone, columns)
     recorded = run.record.metrics.get("test", {}).get(rows.metric, {}).get("value")
-    told = {"task": run.config.task.name, "run": run.name, "metric": rows.metric, "recorded": recorded}
-    return told | {"single": single, _NAME: together, "difference": gap}
+    row = {"task": run.config.task.name, "run": run.name, "metric": rows.metric, "recorded": recorded}
+    return row | {"single": single, _NAME: together, "difference": gap}
 
 
-def _card(found: dict[str, Any], runs: list[Run]) -> str:
-    base, weights = runs[0].record.provenance["model"], ", ".join(f"{weight:g}" for weight in found["weights"])
+def _card(summary: dict[str, Any], runs: list[Run]) -> str:
+    base, weights = runs[0].record.provenance["model"], ", ".join(f"{weight:g}" for weight in summary["weights"])
     rows = []
-    for row in found["tasks"]:
+    for row in summary["tasks"]:
         alone, together = (f"{row[which]['value']:.4f} ± {row[which]['se']:.4f}" for which in ("single", _NAME))
         cells = (row["task"], row["metric"], alone, together, f"heads/{row['run']}.safetensors")
         rows.append(f"| {' | '.join(cells)} |")
@@ -154,7 +154,7 @@ license: unknown
 library_name: peft
 ---
 
-# {len(runs)} LoRA adapters combined ({found["how"]})
+# {len(runs)} LoRA adapters combined ({summary["how"]})
 
 Weights {weights}; base {base["source"]}, fingerprint {base["fingerprint"]}.
 

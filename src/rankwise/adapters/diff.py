@@ -24,23 +24,23 @@ def diff(one: Run, other: Run) -> dict[str, Any]:
     """Config keys, layers and scores that differ. What cannot be compared says why instead."""
     a, b = flat(plain(one.config)), flat(plain(other.config))
     configs = {key: [a.get(key), b.get(key)] for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
-    told = {"runs": [one.name, other.name], "config": configs, "same_base": one.base == other.base}
-    return told | _modules(one, other) | {"scores": scores(one, other)}
+    head = {"runs": [one.name, other.name], "config": configs, "same_base": one.base == other.base}
+    return head | _modules(one, other) | {"scores": scores(one, other)}
 
 
 def scores(one: Run, other: Run) -> dict[str, Any]:
     """Every test metric that both have, and the paired difference where their test rows are the same."""
     mine, theirs = (run.record.metrics.get("test", {}) for run in (one, other))
-    found: dict[str, dict[str, Any]] = {
+    cells: dict[str, dict[str, Any]] = {
         name: {"scores": [mine[name], theirs[name]], "difference": None} for name in mine if name in theirs
     }
     try:
         a, b = (read(run.folder, run.name) for run in (one, other))
     except Unreadable as why:
-        return {"metrics": found, "not_paired": str(why)}
+        return {"metrics": cells, "not_paired": str(why)}
     if not np.array_equal(a.items, b.items) or not np.array_equal(a.columns["label"], b.columns["label"]):
-        return {"metrics": found, "not_paired": "the runs were tested on different rows"}
-    for name, cell in found.items():
+        return {"metrics": cells, "not_paired": "the runs were tested on different rows"}
+    for name, cell in cells.items():
         metric = named(name)
         if (
             metric.weighted
@@ -49,7 +49,7 @@ def scores(one: Run, other: Run) -> dict[str, Any]:
             and {*metric.columns} <= {*a.columns}
         ):
             cell["difference"] = on_rows(metric, a.columns, b.columns)
-    return {"metrics": found, "not_paired": None}
+    return {"metrics": cells, "not_paired": None}
 
 
 def deltas(run: Run) -> Deltas:
@@ -84,19 +84,19 @@ def why_none(run: Run) -> str | None:
 
 
 def _modules(one: Run, other: Run) -> dict[str, Any]:
-    found: dict[str, Any] = {"modules": {}, "all_modules": None, "only_in": [[], []], "not_compared": None}
+    distances: dict[str, Any] = {"modules": {}, "all_modules": None, "only_in": [[], []], "not_compared": None}
     if reasons := dict.fromkeys(filter(None, map(why_none, (one, other)))):
-        return found | {"not_compared": "; ".join(reasons)}
+        return distances | {"not_compared": "; ".join(reasons)}
     a, b = deltas(one), deltas(other)
     both = [name for name in a if name in b and a[name].sides == b[name].sides]
     if not both:
-        found["not_compared"] = "the runs adapt no module in common"
+        distances["not_compared"] = "the runs adapt no module in common"
     products = {name: (a[name].dot(a[name]), b[name].dot(b[name]), a[name].dot(b[name])) for name in both}
     aa, bb, ab = (sum(column) for column in zip(*products.values(), strict=True)) if both else (0.0, 0.0, 0.0)
-    found["modules"] = {name: _apart(*each) for name, each in products.items()}
-    found["all_modules"] = _apart(aa, bb, ab) if aa and bb else None
-    found["only_in"] = [sorted(set(each) - set(both)) for each in (a, b)]
-    return found
+    distances["modules"] = {name: _apart(*names) for name, names in products.items()}
+    distances["all_modules"] = _apart(aa, bb, ab) if aa and bb else None
+    distances["only_in"] = [sorted(set(names) - set(both)) for names in (a, b)]
+    return distances
 
 
 def _apart(aa: float, bb: float, ab: float) -> dict[str, Any]:

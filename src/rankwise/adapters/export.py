@@ -28,8 +28,8 @@ def export(run: Run, out: Path) -> dict[str, Any]:
         size, names = files.weight_bytes(folder), sorted(file.name for file in folder.iterdir())
         kind = loading.kind(loading.adapter_config(folder))
     base = {"source": asset.source, "fingerprint": asset.fingerprint}
-    told = {"run": run.name, "out": str(out), "base": base, "peft_type": kind, "weight_bytes": size, "files": names}
-    return told | {"scores": card.intervals(run)}
+    summary = {"run": run.name, "out": str(out), "base": base, "peft_type": kind, "weight_bytes": size, "files": names}
+    return summary | {"scores": card.intervals(run)}
 
 
 def _scorer(run: Run) -> Any:

@@ -169,8 +169,8 @@ def rank_for_energy(values: torch.Tensor, energy: float) -> int:
     squared = values.double() ** 2
     if float(squared.sum()) == 0:
         return 1
-    kept = squared.cumsum(0) / squared.sum()
-    return min(int((kept < energy - 1e-12).sum()) + 1, len(values))
+    energy_to = squared.cumsum(0) / squared.sum()
+    return min(int((energy_to < energy - 1e-12).sum()) + 1, len(values))
 
 
 def write(folder: Path, deltas: Deltas, config: LoraConfig, others: Tensors, **keys: Any) -> list[str]:

@@ -20,7 +20,7 @@ def refuse_taken(out: Path) -> None:
             raise Refused(f"--out {out}: is not empty; give a new folder")
     elif out.exists() or out.is_symlink():
         raise Refused(f"--out {out}: is there already and is no folder")
-    above = next((place for place in out.absolute().parents if place.exists()), Path("/"))
+    above = next((parent for parent in out.absolute().parents if parent.exists()), Path("/"))
     if not (above.is_dir() and os.access(above, os.W_OK)):
         raise Refused(f"--out {out}: cannot be made in {above}")
 

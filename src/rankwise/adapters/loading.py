@@ -131,7 +131,7 @@ def placed(lm: nn.Module, run: Run) -> nn.Module:
 
 def check(run: Run) -> None:
     """Refuse an adapter file that is torn, or whose names and shapes are not those of its config on the run's base."""
-    file, found = run.adapter / ADAPTER_FILE, shapes(run.adapter)
+    file, saved = run.adapter / ADAPTER_FILE, shapes(run.adapter)
     config = architecture(run.config.model, base_asset(run))
     lm = skeleton(config, run.config.task.kind, run.outputs, attention(run))
     settings = adapter_config(run.adapter)
@@ -143,13 +143,13 @@ def check(run: Run) -> None:
             state = get_peft_model_state_dict(model, save_embedding_layers=False)
     except CANNOT as error:
         raise Refused(f"{run.adapter}: an adapter for another base ({base.reason(error)})") from None
-    if odd := sorted(found.keys() ^ state.keys()):
-        where = "holds" if odd[0] in found else "lacks"
+    if odd := sorted(saved.keys() ^ state.keys()):
+        where = "holds" if odd[0] in saved else "lacks"
         more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
         raise Refused(f"{file}: {where} {odd[0]}{more}, unlike an adapter of this run for this base")
     for name, value in state.items():
-        if found[name] != tuple(value.shape):
-            here, needed = (" × ".join(map(str, shape)) for shape in (found[name], value.shape))
+        if saved[name] != tuple(value.shape):
+            here, needed = (" × ".join(map(str, shape)) for shape in (saved[name], value.shape))
             raise Refused(f"{file}: {name} is {here}, this base needs {needed}")
 
 

@@ -60,8 +60,8 @@ def merge(run: Run, out: Path, dtype: str) -> dict[str, Any]:
         card.write(folder, run, base_asset(run), "merged", notes, rows.scorer)
         size = files.weight_bytes(folder)
     logits = {"rows": len(before), "tolerance": TOLERANCE, "relative_errors": errors}
-    told = {"run": run.name, "out": str(out), "dtype": dtype, "quant": quant}
-    return told | {"logits": logits, "weight_bytes": size}
+    summary = {"run": run.name, "out": str(out), "dtype": dtype, "quant": quant}
+    return summary | {"logits": logits, "weight_bytes": size}
 
 
 def _refuse_unmergeable(run: Run) -> None:
@@ -127,5 +127,5 @@ def _plain(merged: Any) -> Any:
 
 def _refuse_inexact(run: Run, error: float) -> None:
     if not error <= TOLERANCE:
-        said = f"the merged model's logits differ by {error:.1e} (allowed {TOLERANCE:g})"
-        raise Refused(f"{run.folder}: not merged, as {said}")
+        distance = f"the merged model's logits differ by {error:.1e} (allowed {TOLERANCE:g})"
+        raise Refused(f"{run.folder}: not merged, as {distance}")

@@ -43,8 +43,8 @@ class Run:
     @property
     def classes(self) -> list[str] | None:
         """Names of the classes; None for a regression."""
-        found = (self.record.provenance.get("data") or {}).get("classes")
-        return list(found) if found else None
+        names = (self.record.provenance.get("data") or {}).get("classes")
+        return list(names) if names else None
 
     @property
     def outputs(self) -> int:
@@ -136,7 +136,7 @@ def same_base(runs: list[Run]) -> None:
         if any(run.record.run["id"] == other.record.run["id"] for other in runs[:number]):
             raise Refused(f"{run.folder}: given twice (run {run.record.run['id']})")
         if run.base != first.base:
-            ours, theirs = (" ".join(str(part) for part in each.base if part) for each in (run, first))
+            ours, theirs = (" ".join(str(part) for part in one.base if part) for one in (run, first))
             raise Refused(
                 f"{run.folder}: is on another base or in another storage ({ours}) than {first.name} ({theirs})"
             )

@@ -59,7 +59,7 @@ def logits(model: nn.Module, rows: Rows, settings: Numerics | None = None) -> to
 
     Computed in the run's numerics, or in fp32.
     """
-    found = []
+    parts = []
     device = settings.device if settings else torch.device("cpu")
     model.to(device).eval()
     size = rows.validation.batch_sampler
@@ -67,8 +67,8 @@ def logits(model: nn.Module, rows: Rows, settings: Numerics | None = None) -> to
     with torch.inference_mode(), settings.autocast() if settings else contextlib.nullcontext():
         for batch in islice(rows.validation, several):
             moved = {key: value.to(device) for key, value in batch.items()}
-            found.append(step.losses(model, rows.scorer, moved)[0].float().cpu())
-    return torch.cat(found)
+            parts.append(step.losses(model, rows.scorer, moved)[0].float().cpu())
+    return torch.cat(parts)
 
 
 def relative(now: torch.Tensor, exact: torch.Tensor) -> float:
@@ -80,8 +80,8 @@ def evaluate(model: nn.Module, rows: Rows, run: Run, part: str = "test") -> tupl
     """The task's metric {value, se, n} on the ``test`` or ``validation`` rows, computed as in the run, and the
     predictions."""
     tuner = FineTuner(model, rows.scorer, run.config.optim, 1)
-    found, columns = module.evaluate(tuner, rows.test if part == "test" else rows.validation, numerics(run))
-    return found[rows.metric], columns
+    by_metric, columns = module.evaluate(tuner, rows.test if part == "test" else rows.validation, numerics(run))
+    return by_metric[rows.metric], columns
 
 
 def _is_own_test(run: Run, test: data.Split) -> bool:

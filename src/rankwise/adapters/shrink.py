@@ -35,14 +35,14 @@ def shrink(run: Run, rank: int | None, energy: float | None, out: Path | None = 
         size = files.weight_bytes(folder)
         if out is not None:
             least, most = min(ranks.values()), max(ranks.values())
-            said = [
+            lines = [
                 f"LoRA's factors were truncated after training, to ranks {least} to {most}",
                 f"the scores below are of the adapter as it was trained; {rows.metric} of this one is "
                 f"{after['value']:.4f}, a paired difference of {gap['value']:+.4f} ± {gap['se']:.4f} (standard error)",
             ]
-            card.write(folder, run, base_asset(run), "adapter", said + notes, rows.scorer)
+            card.write(folder, run, base_asset(run), "adapter", lines + notes, rows.scorer)
     squares = {name: (float((svd.s[: ranks[name]] ** 2).sum()), float((svd.s**2).sum())) for name, svd in svds.items()}
-    kept, total = (sum(column) for column in zip(*squares.values(), strict=True))
+    held, total = (sum(column) for column in zip(*squares.values(), strict=True))
     modules = {
         name: {"before": lora.ranks[name], "after": ranks[name], "kept_energy": part / whole if whole else 1.0}
         for name, (part, whole) in squares.items()
@@ -51,7 +51,7 @@ def shrink(run: Run, rank: int | None, energy: float | None, out: Path | None = 
     both = {"before": factors.summary(lora.ranks.values()), "after": factors.summary(ranks.values())}
     scores = {"metric": rows.metric, "before": before, "after": after, "difference": gap}
     asked = {"run": run.name, "out": str(out) if out else None, "rank": rank, "energy": energy}
-    share = kept / total if total else 1.0
+    share = held / total if total else 1.0
     return scores | asked | {"ranks": both, "kept_energy": share, "adapter_bytes": sizes, "modules": modules}
 
 

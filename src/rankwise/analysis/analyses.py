@@ -41,13 +41,13 @@ def analyze(
         raise Refused("--layer, --module: not with truncation, which cuts the whole adapter")
     runs = [open_adapter(folder) if name == "truncation" else opened(folder) for folder in folders]
     if name == "truncation":
-        found = truncation.truncation(runs)
+        result = truncation.truncation(runs)
     else:
         changed, sided = together(runs, layer, module), {"side": side or _SIDED[name]} if name in _SIDED else {}
         if name == "subspaces":
-            found = subspaces.subspaces(changed, of=of or subspaces.OF[0], **sided)
+            result = subspaces.subspaces(changed, of=of or subspaces.OF[0], **sided)
         else:
-            found = getattr(updates, name)(changed, **sided)
+            result = getattr(updates, name)(changed, **sided)
     who = [
         {
             "id": run.record.run["id"],
@@ -61,5 +61,5 @@ def analyze(
         for run, label in zip(runs, labels(runs), strict=True)
     ]
     head = {"analysis": name, "question": WHAT[name], "made": now(), "layer": layer, "module": module}
-    document: dict[str, Any] = finite(head | {"base": runs[0].config.model.name, "runs": who} | found)
+    document: dict[str, Any] = finite(head | {"base": runs[0].config.model.name, "runs": who} | result)
     return document

@@ -19,9 +19,9 @@ TOP = 10  # singular vectors that are asked whether they intrude
 def decomposed(delta: Delta | torch.Tensor) -> Svd:
     """The SVD without the directions of singular values that are zero: those are anybody's."""
     whole = delta if isinstance(delta, Delta) else Delta(delta.double(), None)
-    found = whole.svd()
-    some = int((found.s > found.s[0] * max(whole.sides) * torch.finfo(found.s.dtype).eps).sum())
-    return Svd(found.u[:, :some], found.s[:some], found.v[:, :some])
+    svd = whole.svd()
+    some = int((svd.s > svd.s[0] * max(whole.sides) * torch.finfo(svd.s.dtype).eps).sum())
+    return Svd(svd.u[:, :some], svd.s[:some], svd.v[:, :some])
 
 
 def similarity(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -77,9 +77,9 @@ def amplification(base: torch.Tensor, delta: Delta | torch.Tensor, rank: int | N
         "base": float(torch.linalg.vector_norm(own[:rank])),
         "chance": rank * norm / math.sqrt(weight.numel()),
     }
-    found = {"base": norm, "update": update} | {f"by_{name}": part for name, part in by.items()}
+    norms = {"base": norm, "update": update} | {f"by_{name}": part for name, part in by.items()}
     factors = {f"factor_by_{name}": update / part if part else math.nan for name, part in by.items()}
-    return found | {"factor": factors.pop("factor_by_update")} | factors
+    return norms | {"factor": factors.pop("factor_by_update")} | factors
 
 
 def nearest_cosines(tuned: torch.Tensor, base: torch.Tensor, side: str = "left", top: int = TOP) -> torch.Tensor:

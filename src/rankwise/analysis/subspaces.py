@@ -32,11 +32,11 @@ def subspaces(changed: Sequence[Changed], side: str = "right", of: str = "delta"
     """
     if of == "A" and side == "left":
         raise Refused("--side left: of ΔW only; the left directions of A lie in the r dimensions of each run alone")
-    changed = sorted(changed, key=lambda each: each.rank or math.inf)  # the lower rank is i
-    updates = [_update(each, side, of) for each in changed]
-    before = [_start(each, side) for each in changed]
+    changed = sorted(changed, key=lambda one: one.rank or math.inf)  # the lower rank is i
+    updates = [_update(one, side, of) for one in changed]
+    before = [_start(one, side) for one in changed]
     base = {name: directions(weights.base, side) for name, weights in changed[0].modules.items()}
-    shown = labels([each.run for each in changed])
+    shown = labels([one.run for one in changed])
     pairs = [
         _pair((shown[i], shown[j]), updates[i], updates[j], before[i], before[j])
         for i, j in itertools.combinations(range(len(shown)), 2)
@@ -64,10 +64,10 @@ def _start(changed: Changed, side: str) -> Directions | str:
     drawn = initial.drawn(changed.run)
     if isinstance(drawn, str):
         return drawn
-    found = {name: _of_factor(drawn[name], side) for name in changed.modules}
-    if not all(each.shape[1] for each in found.values()):
+    at_start = {name: _of_factor(drawn[name], side) for name in changed.modules}
+    if not all(matrix.shape[1] for matrix in at_start.values()):
         return f"{'A' if side == 'right' else 'B'} starts at zero"
-    return found
+    return at_start
 
 
 def _of_factor(delta: Delta, side: str) -> torch.Tensor:
@@ -81,7 +81,7 @@ def _pair(
 ) -> dict[str, Any]:
     trained = {name: similarity(one[name], other[name]) for name in one}
     k1, k2 = (min(phi.shape[side] for phi in trained.values()) for side in (0, 1))
-    d = len(one) / sum(1 / len(each) for each in one.values())  # so that max(i, j)/d is the mean over layers
+    d = len(one) / sum(1 / len(matrix) for matrix in one.values())  # so that max(i, j)/d is the mean over layers
     start = None
     if not isinstance(one_start, str) and not isinstance(other_start, str):
         start = {name: similarity(one_start[name], other_start[name]) for name in one}
@@ -107,8 +107,8 @@ def _point(
     by_layer = {name: float(phi[i - 1, j - 1]) for name, phi in trained.items()}
     phi, expected = sum(by_layer.values()) / len(by_layer), expected_similarity(i, j, d)
     # A start taken out of W has r directions, what came of it 2r: beyond the start's there is nothing to stand beside.
-    known = start and all(i <= each.shape[0] and j <= each.shape[1] for each in start.values())
-    at_start = [float(each[i - 1, j - 1]) for each in start.values()] if start and known else None
+    known = start and all(i <= matrix.shape[0] and j <= matrix.shape[1] for matrix in start.values())
+    at_start = [float(matrix[i - 1, j - 1]) for matrix in start.values()] if start and known else None
     return {
         "i": i,
         "j": j,

@@ -31,7 +31,7 @@ def truncation(runs: Sequence[Run]) -> dict[str, Any]:
     first, *others = runs
     same_base(list(runs))
     lora, *loras = (factors.read(run.adapter, _WHAT) for run in runs)
-    whole, *trained = (max(each.ranks.values()) for each in (lora, *loras))
+    whole, *trained = (max(one.ranks.values()) for one in (lora, *loras))
     lower = {2**n for n in range(whole.bit_length()) if 2**n < whole}
     if not lower:
         raise Refused(
@@ -45,13 +45,13 @@ def truncation(runs: Sequence[Run]) -> dict[str, Any]:
     lower |= {rank for rank in trained if rank < whole}
     cut = {rank: _cut(model, svds, rank, rows, first) for rank in sorted(lower)} | {whole: full}
     energy = sum(float((svd.s**2).sum()) for svd in svds.values())
-    found = [
+    scores_cut = [
         {"rank": rank, "score": tested[0], "difference": _gap(rows.metric, full, tested)}
         | {"energy": sum(float((svd.s[:rank] ** 2).sum()) for svd in svds.values()) / energy}
         for rank, tested in cut.items()
     ]
     beside = []
-    for rank, run, name in sorted(zip(trained, others, shown, strict=True), key=lambda each: each[0]):
+    for rank, run, name in sorted(zip(trained, others, shown, strict=True), key=lambda one: one[0]):
         own, tokenizer = loading.as_run(run)
         tested = score.evaluate(own, score.Rows.of(run, tokenizer), run)
         if not np.array_equal(tested[1]["label"], full[1]["label"]):
@@ -59,7 +59,7 @@ def truncation(runs: Sequence[Run]) -> dict[str, Any]:
         from_cut = _gap(rows.metric, cut[rank], tested) if rank in cut else None
         gaps = {"difference": _gap(rows.metric, full, tested), "from_cut": from_cut}
         beside.append({"run": name, "rank": rank, "score": tested[0]} | gaps)
-    return {"metric": rows.metric, "run": label, "rank": whole, "cut": found, "trained": beside}
+    return {"metric": rows.metric, "run": label, "rank": whole, "cut": scores_cut, "trained": beside}
 
 
 def cuts(run: Run, ranks: Sequence[int], part: str) -> dict[int, float]:

@@ -20,8 +20,8 @@ Found = dict[str, Any]
 
 def _rows(changed: Sequence[Changed], of_run: Callable[[Changed], Found], **constants: Any) -> Found:
     """A row for each run, with its label and rank."""
-    named = zip(labels([each.run for each in changed]), changed, strict=True)
-    rows = [{"run": label, "rank": each.rank} | of_run(each) for label, each in named]
+    named = zip(labels([one.run for one in changed]), changed, strict=True)
+    rows = [{"run": label, "rank": one.rank} | of_run(one) for label, one in named]
     return {**constants, "modules": list(changed[0].modules), "rows": rows}
 
 
@@ -30,14 +30,14 @@ def amplification(changed: Sequence[Changed]) -> Found:
 
     LoRA's ΔW is taken at its own rank; a full ΔW at the ranks of the LoRA runs beside it.
     """
-    ranks = sorted({each.rank for each in changed if each.rank}) or list(DENSE_RANKS)
+    ranks = sorted({one.rank for one in changed if one.rank}) or list(DENSE_RANKS)
     rows = []
-    for label, each in zip(labels([c.run for c in changed]), changed, strict=True):
-        for rank in [each.rank] if each.rank else ranks:
-            found = {name: measures.amplification(w.base, w.delta, rank) for name, w in each.modules.items()}
-            who = {"run": label, "dense": each.rank is None, "rank": rank}
-            for kind, members in groupby(sorted(found, key=_kind), _kind):
-                layers = {name: found[name] for name in members}
+    for label, one in zip(labels([c.run for c in changed]), changed, strict=True):
+        for rank in [one.rank] if one.rank else ranks:
+            by_module = {name: measures.amplification(w.base, w.delta, rank) for name, w in one.modules.items()}
+            who = {"run": label, "dense": one.rank is None, "rank": rank}
+            for kind, members in groupby(sorted(by_module, key=_kind), _kind):
+                layers = {name: by_module[name] for name in members}
                 middle = {key: median(layer[key] for layer in layers.values()) for key in next(iter(layers.values()))}
                 rows.append(who | {"module": kind} | middle | {"by_module": layers})
     return {"modules": list(changed[0].modules), "rows": rows}
@@ -55,10 +55,10 @@ def spectrum(changed: Sequence[Changed]) -> Found:
     """
 
     def of_run(run: Changed) -> Found:
-        found = {name: _spectrum(weights) for name, weights in run.modules.items()}
+        by_module = {name: _spectrum(weights) for name, weights in run.modules.items()}
         keys = ("side", "effective_rank", "stable_rank", "r90", "r90_share")
-        means = {key: mean(layer[key] for layer in found.values()) for key in keys}
-        return means | _curves([layer["values"] for layer in found.values()]) | {"by_module": found}
+        means = {key: mean(layer[key] for layer in by_module.values()) for key in keys}
+        return means | _curves([layer["values"] for layer in by_module.values()]) | {"by_module": by_module}
 
     return _rows(changed, of_run, share=SHARE)
 
@@ -87,9 +87,9 @@ def intruders(changed: Sequence[Changed], side: str = "left") -> Found:
             name: measures.nearest_cosines(w.base.double() + w.delta.dense(), w.base, side)
             for name, w in run.modules.items()
         }
-        found = [measures.intruders(cosines) for cosines in nearest.values()]
+        per_matrix = [measures.intruders(cosines) for cosines in nearest.values()]
         counts = [
-            {"epsilon": e, "mean": mean(by[e] for by in found), "matrices": sum(bool(by[e]) for by in found)}
+            {"epsilon": e, "mean": mean(by[e] for by in per_matrix), "matrices": sum(bool(by[e]) for by in per_matrix)}
             for e in EPSILONS
         ]
         return {"counts": counts, "cosines": {name: cosines.tolist() for name, cosines in nearest.items()}}
@@ -106,4 +106,4 @@ def layers(changed: Sequence[Changed]) -> Found:
         sizes = {"norm": norm, "relative": norm / base, "effective_rank": measures.effective_rank(s)}
         return {"name": name, "layer": layer, "module": module} | sizes
 
-    return _rows(changed, lambda run: {"cells": [cell(*each) for each in run.modules.items()]})
+    return _rows(changed, lambda run: {"cells": [cell(*item) for item in run.modules.items()]})

@@ -66,16 +66,16 @@ def together(runs: list[Run], layer: int | None = None, module: str | None = Non
     same_base(runs)
     deltas = [_deltas(run) for run in runs]
     if not all(deltas):
-        raise Refused(f"{runs[[not each for each in deltas].index(True)].folder}: its ΔW is zero everywhere")
-    deltas = [_in_parts(each, {name for other in deltas for name in other}) for each in deltas]
-    shared = [name for name in deltas[0] if all(name in each for each in deltas)]
+        raise Refused(f"{runs[[not delta for delta in deltas].index(True)].folder}: its ΔW is zero everywhere")
+    deltas = [_in_parts(delta, {name for other in deltas for name in other}) for delta in deltas]
+    shared = [name for name in deltas[0] if all(name in delta for delta in deltas)]
     if not shared:
         raise Refused(f"{runs[-1].folder}: has no adapted layer in common with {runs[0].name}")
     names = _chosen(shared, layer, module)
     base = _base(runs[0], names)
     return [
-        Changed(run, {name: Weights(base[name], each[name]) for name in names})
-        for run, each in zip(runs, deltas, strict=True)
+        Changed(run, {name: Weights(base[name], delta[name]) for name in names})
+        for run, delta in zip(runs, deltas, strict=True)
     ]
 
 
@@ -109,15 +109,15 @@ def _deltas(run: Run) -> dict[str, Delta]:
 
 def _in_parts(deltas: dict[str, Delta], wanted: set[str]) -> dict[str, Delta]:
     """A dense ΔW of GPT-2's fused query, key and value as three, where another run has adapted them one by one."""
-    found: dict[str, Delta] = {}
+    parted: dict[str, Delta] = {}
     for name, delta in deltas.items():
         parts = [f"{name}.{part}" for part in PARTS]
         if name.split(".")[-1] == FUSED and delta.a is None and not wanted.isdisjoint(parts):
             rows = delta.b.chunk(len(PARTS))
-            found |= {part: Delta(row, None) for part, row in zip(parts, rows, strict=True) if bool(row.any())}
+            parted |= {part: Delta(row, None) for part, row in zip(parts, rows, strict=True) if bool(row.any())}
         else:
-            found[name] = delta
-    return found
+            parted[name] = delta
+    return parted
 
 
 def _chosen(names: list[str], layer: int | None, module: str | None) -> list[str]:
@@ -140,11 +140,11 @@ def _base(run: Run, names: list[str]) -> dict[str, torch.Tensor]:
     lm, _ = loading.dense_base(run)
     fused.join(lm)  # a quantized one comes in parts
     layers = dict(block_linears(lm))
-    found = {}
+    weights = {}
     for name in names:
         parent, _, part = name.rpartition(".")
         if name in layers:
-            found[name] = loading.dense(layers[name])
+            weights[name] = loading.dense(layers[name])
         else:  # a part of what the base has in one
-            found[name] = loading.dense(layers[parent]).chunk(len(PARTS))[PARTS.index(part)].clone()
-    return found
+            weights[name] = loading.dense(layers[parent]).chunk(len(PARTS))[PARTS.index(part)].clone()
+    return weights

@@ -89,21 +89,21 @@ def cached(source: Model | Task) -> Path | None:
     return cached_package(source.package) if source.package else None
 
 
-def _local(source: Model | Task, given: str) -> Path | None:
+def _local(source: Model | Task, name: str) -> Path | None:
     """The existing file or folder that ``path`` names, or None where it is a hub id. Raises Refused where neither."""
     key = f"{_group(source)}.path"
-    path = Path(os.path.expanduser(given)).absolute()
+    path = Path(os.path.expanduser(name)).absolute()
     if not os.path.exists(path):
-        if _HUB_ID.fullmatch(given) and not given.lower().endswith(_FILE_SUFFIXES):
+        if _HUB_ID.fullmatch(name) and not name.lower().endswith(_FILE_SUFFIXES):
             return None
         raise Refused.value(
-            key, given, "no such file or folder", "give one that exists, or a hub id of the form org/name"
+            key, name, "no such file or folder", "give one that exists, or a hub id of the form org/name"
         )
     if not (path.is_file() or path.is_dir()):
-        raise Refused.value(key, given, "neither a file nor a folder")
+        raise Refused.value(key, name, "neither a file nor a folder")
     if isinstance(source, Model) and not _is_model(path):
         allowed = "a model is a folder with a config.json or a .gguf file, or a .gguf file itself"
-        raise Refused.value(key, given, allowed, "save one with save_pretrained")
+        raise Refused.value(key, name, allowed, "save one with save_pretrained")
     return path
 
 

@@ -29,14 +29,14 @@ def extract(archive: Path, member: str, into: Path, title: str) -> Path:
     outer = outer.strip("/")
     with tempfile.TemporaryDirectory(dir=into) as folder:
         names = _unpack(archive, outer, Path(folder), title)
-        found = Path(folder) / outer
-        if not found.exists() or (found.is_dir() and not any(path.is_file() for path in found.rglob("*"))):
+        unpacked = Path(folder) / outer
+        if not unpacked.exists() or (unpacked.is_dir() and not any(path.is_file() for path in unpacked.rglob("*"))):
             raise Refused(f"{title}: no {outer} in the archive{_nearest(outer, names)}; correct member")
         if not inner:
-            return found.rename(into / found.name)
-        if found.is_dir():
+            return unpacked.rename(into / unpacked.name)
+        if unpacked.is_dir():
             raise Refused(f"{title}: {outer} is a folder, so nothing can be taken out of it with '!'; correct member")
-        return extract(found, inner, into, f"{title}: {outer}")
+        return extract(unpacked, inner, into, f"{title}: {outer}")
 
 
 def _unpack(archive: Path, member: str, folder: Path, title: str) -> list[str]:

@@ -104,13 +104,13 @@ def _link(package: Package, title: str, finders: Iterator[PackageFinder]) -> str
             offered += finder.find_all_packages(package.name, allow_yanked=True)
         except httpx2.HTTPError as error:
             problem = error
-    links = [each.link for each in offered if each.version == package.version]
+    links = [file.link for file in offered if file.version == package.version]
     if declared := [link for link in links if (link.hash_option or {}).get("sha256") == [package.sha256]] or links:
         return str(declared[0].url_without_fragment)
     if problem:
         raise problem
     form = "source distribution" if package.sdist else "wheel"
-    newest = ", ".join(list(dict.fromkeys(str(each.version) for each in offered))[:5]) or "none"
+    newest = ", ".join(list(dict.fromkeys(str(file.version) for file in offered))[:5]) or "none"
     raise Refused(f"{title}: the index has no such {form} (newest: {newest}); correct name or version, or {REMEDY}")
 
 

@@ -80,15 +80,15 @@ def workloads(quick: bool) -> tuple[Workload, ...]:
 
 def bench(quick: bool, repeats: int, told: Any = lambda text: None) -> dict[str, Any]:
     """All measurements, with medians and ratios; ``told`` is called with what is measured next."""
-    found: dict[str, Any] = {"provenance": provenance(), "quick": quick, "repeats": repeats, "workloads": {}}
+    results: dict[str, Any] = {"provenance": provenance(), "quick": quick, "repeats": repeats, "workloads": {}}
     with tempfile.TemporaryDirectory(prefix="rankwise-bench-") as folder:
         for workload in workloads(quick):
-            found["workloads"][workload.name] = _Bench(workload, Path(folder) / workload.name, told).measure(repeats)
-    found["commands"] = {
+            results["workloads"][workload.name] = _Bench(workload, Path(folder) / workload.name, told).measure(repeats)
+    results["commands"] = {
         name: statistics.median(_run([*_rankwise(), *words], "", 1).cpu_s for _ in range(repeats))
         for name, words in COMMANDS.items()
     }
-    return found
+    return results
 
 
 class _Bench:
@@ -253,10 +253,10 @@ def _summary(short: list[Measured], long: list[Measured], steps: int) -> dict[st
     return twice | {"step_cpu_s": step, "rest_cpu_s": twice["cpu_s"] - 2 * steps * step, "score": long[0].score}
 
 
-def _agree(found: list[float | None], work: dict[str, Any]) -> bool | None:
+def _agree(measured: list[float | None], work: dict[str, Any]) -> bool | None:
     """Whether accuracies of all are as close as test items of the same model allow; None of losses, which are shown."""
     if work["kind"] == "causal_lm":
         return None
-    values = [value for value in found if value is not None]
+    values = [value for value in measured if value is not None]
     centre = statistics.mean(values)
     return max(values) - min(values) <= 1.96 * (2 * centre * (1 - centre) / work["n_test"]) ** 0.5

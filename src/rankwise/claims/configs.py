@@ -75,8 +75,8 @@ def config_of(spec: Spec) -> Config:
 
 def _once(function: Callable[[Spec], T]) -> Callable[[Spec], T]:
     """Claims share configs, and a step of a large model takes seconds."""
-    kept = functools.cache(lambda text: function(json.loads(text)))
-    return lambda spec: kept(json.dumps(spec, sort_keys=True))
+    cached = functools.cache(lambda text: function(json.loads(text)))
+    return lambda spec: cached(json.dumps(spec, sort_keys=True))
 
 
 @_once

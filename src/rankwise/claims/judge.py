@@ -43,8 +43,8 @@ class Verdict:
     @property
     def note(self) -> str:
         """What else there is to say."""
-        said = [self.reason, self.estimate.note if self.estimate else "", self.claim.note]
-        return "; ".join(filter(None, said))
+        notes = [self.reason, self.estimate.note if self.estimate else "", self.claim.note]
+        return "; ".join(filter(None, notes))
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,16 @@ class Timings:
         file, here = self.folder / f"{claim.id}.json", {"with": claim.settings, "hardware": machine.hardware()}
         if self.measure:
             estimate = QUANTITIES[claim.quantity](**claim.settings)
-            kept = here | {"estimate": asdict(estimate), "date": now()}
-            write_atomically(file, json.dumps(kept, indent=1) + "\n")
+            stored = here | {"estimate": asdict(estimate), "date": now()}
+            write_atomically(file, json.dumps(stored, indent=1) + "\n")
             return estimate
         try:
-            kept = json.loads(file.read_text(encoding="utf-8"))
-            estimate = Estimate(**kept["estimate"] | {"runs": ()})
+            stored = json.loads(file.read_text(encoding="utf-8"))
+            estimate = Estimate(**stored["estimate"] | {"runs": ()})
         except (OSError, ValueError, KeyError, TypeError):
             raise NotRun("timed with --measure") from None
         for key, meaning in (("with", "with other settings"), ("hardware", "on another machine")):
-            if kept.get(key) != here[key]:
+            if stored.get(key) != here[key]:
                 raise NotRun(f"it was timed {meaning}; time it again with --measure")
         return estimate
 
@@ -125,8 +125,8 @@ def to_json(verdicts: Sequence[Verdict], tier: str) -> dict[str, Any]:
 def _row(verdict: Verdict) -> dict[str, Any]:
     claim, estimate = verdict.claim, verdict.estimate
     ours = {key: getattr(estimate, key) for key in ("value", "low", "high", "n")} if estimate else None
-    kept = ("id", "claim", "published", "proxy", "kind", "study", "expected")
-    return {key: getattr(claim, key) for key in kept} | {
+    shown = ("id", "claim", "published", "proxy", "kind", "study", "expected")
+    return {key: getattr(claim, key) for key in shown} | {
         "source": asdict(claim.source),
         "ours": ours and ours | {"unit": claim.unit},
         "bound": verdict.bound.to_dict(),

@@ -47,11 +47,11 @@ def html(verdicts: Sequence[Verdict], document: dict[str, Any]) -> str:
 
 def bound(verdict: Verdict) -> str:
     """``> −2 points``, ``32,000`` or ``5 to 20``."""
-    found, unit = verdict.bound, verdict.claim.unit
-    if not found.closed:
-        sign, end = ("<", found.high) if found.high < float("inf") else (">", found.low)
+    limits, unit = verdict.bound, verdict.claim.unit
+    if not limits.closed:
+        sign, end = ("<", limits.high) if limits.high < float("inf") else (">", limits.low)
         return f"{sign} {number(end, unit)}"
-    low, high = number(found.low, unit), number(found.high, unit)
+    low, high = number(limits.low, unit), number(limits.high, unit)
     return low if low == high else f"{low} to {high}"
 
 
@@ -75,21 +75,21 @@ def number(value: float, unit: str) -> str:
 
 def _ours(verdict: Verdict) -> str:
     """The number with its interval, or why there is none."""
-    found, unit = verdict.estimate, verdict.claim.unit
-    if found is None:
+    estimate, unit = verdict.estimate, verdict.claim.unit
+    if estimate is None:
         return verdict.reason
-    if found.low == found.high:
-        return number(found.value, unit)
-    return f"{number(found.value, unit)} ({number(found.low, unit)} to {number(found.high, unit)})"
+    if estimate.low == estimate.high:
+        return number(estimate.value, unit)
+    return f"{number(estimate.value, unit)} ({number(estimate.low, unit)} to {number(estimate.high, unit)})"
 
 
 def _sections(verdicts: Sequence[Verdict], narrow: bool = False) -> list[Section]:
     """A table for each source; a narrow one has fewer columns and the ids beneath the claims."""
-    header, found = _HEADER[:_NARROW] if narrow else _HEADER, []
+    header, sections = _HEADER[:_NARROW] if narrow else _HEADER, []
     for source, members in groupby(verdicts, key=lambda verdict: verdict.claim.source.work):
         rows = [_row(verdict, narrow)[: len(header)] for verdict in members]
-        found.append(Section("", f"{source[0].upper()}{source[1:]}", header, rows, [], words=True))
-    return found
+        sections.append(Section("", f"{source[0].upper()}{source[1:]}", header, rows, [], words=True))
+    return sections
 
 
 def _row(verdict: Verdict, narrow: bool = False) -> list[str]:
@@ -100,9 +100,9 @@ def _row(verdict: Verdict, narrow: bool = False) -> list[str]:
         claim.note,
         estimate.note if estimate else "",
     ]
-    said = f"{claim.claim}\n{claim.id}" if narrow else claim.claim
+    text = f"{claim.claim}\n{claim.id}" if narrow else claim.claim
     return [
-        said,
+        text,
         claim.published,
         _ours(verdict),
         bound(verdict),

@@ -25,7 +25,7 @@ def overrides(words: list[str]) -> list[str]:
     That is: the last of two values for one key, what is added or taken away, several options of one group where one is
     meant, and its own folders, in which nothing of a run stands.
     """
-    found: dict[str, str] = {}
+    by_key: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
         key = ALIASES.get(name, name).lstrip("+~")
@@ -36,7 +36,7 @@ def overrides(words: list[str]) -> list[str]:
                 raise Refused(f"{word}: keys cannot be added{near_key(key, ())}; write {key}=VALUE for one that exists")
         if not equals and not name.startswith("~"):
             raise Refused(f"{word}: not KEY=VALUE; see rankwise train --help")
-        if key in found:
+        if key in by_key:
             raise Refused(f"{key}: given twice; write {key}=a,b with -m to run both")
         if key in _FOLDERS and "LOCAL_RANK" not in os.environ:  # where Lightning starts itself again, it says these
             raise Refused(f"{word}: runs go to outputs=FOLDER and study=NAME in there")
@@ -44,8 +44,8 @@ def overrides(words: list[str]) -> list[str]:
             _check_option(key, value)
         elif key == "hydra.launcher.jobs" and value != "null":
             positive(key, value)
-        found[key] = word.replace(name, ALIASES.get(name, name), 1)
-    return list(found.values())
+        by_key[key] = word.replace(name, ALIASES.get(name, name), 1)
+    return list(by_key.values())
 
 
 def _check_option(group: str, value: str) -> None:

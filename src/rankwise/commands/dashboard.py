@@ -49,17 +49,17 @@ def main(arguments: list[str]) -> int:
 
     paths = options.paths or [only_study(Path("outputs"))]
     report = build(paths)
-    found = _online(report, find_all(paths), options)
-    if isinstance(found, str):
-        print(f"rankwise: no W&B dashboard: {found}", file=sys.stderr)
-        found = _offline(report, paths)
-    print_json(found) if options.json else _say(found)
-    if options.open and not webbrowser.open(found.get("report") or Path(found["html"]).resolve().as_uri()):
+    links = _online(report, find_all(paths), options)
+    if isinstance(links, str):
+        print(f"rankwise: no W&B dashboard: {links}", file=sys.stderr)
+        links = _offline(report, paths)
+    print_json(links) if options.json else _say(links)
+    if options.open and not webbrowser.open(links.get("report") or Path(links["html"]).resolve().as_uri()):
         print("rankwise: no browser can be opened here", file=sys.stderr)
     return 0
 
 
-def _online(report: Report, found: list[Record], options: argparse.Namespace) -> dict[str, Any] | str:
+def _online(report: Report, every_run: list[Record], options: argparse.Namespace) -> dict[str, Any] | str:
     """The dashboard's URLs; or, where W&B or the runs in it are out of reach, why."""
     from rankwise.dashboards import place as places
     from rankwise.tracking import remote
@@ -73,9 +73,9 @@ def _online(report: Report, found: list[Record], options: argparse.Namespace) ->
 
     place = replace(place, entity=place.entity or publish.default_entity())
     address = remote.Address(str(place.entity), place.project)
-    absent = _send(found, address, options.push)
-    where, there = f"{place.entity}/{place.project}", len(found) - len(absent)
-    say = f"{there} of {len(found)} runs are in W&B ({where})" + ("" if there == len(found) else f"; {_PUSH}")
+    absent = _send(every_run, address, options.push)
+    where, there = f"{place.entity}/{place.project}", len(every_run) - len(absent)
+    say = f"{there} of {len(every_run)} runs are in W&B ({where})" + ("" if there == len(every_run) else f"; {_PUSH}")
     if not there:
         return say
     print(f"rankwise: {say}", file=sys.stderr)
@@ -84,19 +84,19 @@ def _online(report: Report, found: list[Record], options: argparse.Namespace) ->
         "entity": place.entity,
         "project": place.project,
         "groups": list(place.groups),
-        "runs": len(found),
+        "runs": len(every_run),
         "in_wandb": there,
         "absent": [record.run["name"] for record in absent],
     }
     return about | publish.publish(place, report)
 
 
-def _send(found: list[Record], address: Address, push: bool) -> list[Record]:
+def _send(every_run: list[Record], address: Address, push: bool) -> list[Record]:
     """What is not in W&B, once it has been sent where that is asked for."""
     from rankwise.tracking import record as records
     from rankwise.tracking import remote
 
-    own = [record for record in found if _is_local(record) and record.status != records.RUNNING]
+    own = [record for record in every_run if _is_local(record) and record.status != records.RUNNING]
     absent = remote.missing(address, own)
     if not (push and absent):
         return absent
@@ -122,11 +122,11 @@ def _offline(report: Report, paths: list[Path]) -> dict[str, Any]:
     }
 
 
-def _say(found: dict[str, Any]) -> None:
+def _say(links: dict[str, Any]) -> None:
     meaning = {"view": "in a terminal", "sync": "to W&B, then again rankwise dashboard"}
     for kind in ("report", "workspace", "html"):
-        if kind in found:
-            print(f"{kind:<9} {found[kind]}")
+        if kind in links:
+            print(f"{kind:<9} {links[kind]}")
     for kind, about in meaning.items():
-        for command in found.get(kind, []):
+        for command in links.get(kind, []):
             print(f"{kind:<9} {command}  ({about})")

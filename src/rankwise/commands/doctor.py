@@ -16,16 +16,16 @@ def main(arguments: list[str]) -> int:
     prepare_environment()
     from rankwise import doctor
 
-    found = doctor.here()
+    checks = doctor.here()
     if not options.json:
-        print("\n".join(_first(found)))
+        print("\n".join(_first(checks)))
         sys.stdout.flush()  # torch takes seconds
-    found |= doctor.with_torch()
-    print_json(found) if options.json else print("\n".join(_second(found)))
+    checks |= doctor.with_torch()
+    print_json(checks) if options.json else print("\n".join(_second(checks)))
     return 0
 
 
-def _first(found: dict[str, Any]) -> Iterator[str]:
+def _first(checks: dict[str, Any]) -> Iterator[str]:
     def machine(has: dict[str, Any]) -> str:
         free, total = has["memory_available_bytes"] / 1e9, has["memory_bytes"] / 1e9
         gpus = ", ".join(has["gpus"]) or "no GPU"
@@ -49,16 +49,16 @@ def _first(found: dict[str, Any]) -> Iterator[str]:
     def launchers(has: dict[str, Any]) -> str:
         return f"{', '.join(has['names'])} (local: up to {has['local_slots']} at once)"
 
-    for name, text in zip(found, (machine, packages, wandb, cache, launchers), strict=True):
-        yield _row(name, found[name], text)
+    for name, text in zip(checks, (machine, packages, wandb, cache, launchers), strict=True):
+        yield _row(name, checks[name], text)
 
 
-def _second(found: dict[str, Any]) -> Iterator[str]:
+def _second(checks: dict[str, Any]) -> Iterator[str]:
     def devices(has: dict[str, Any]) -> str:
         return "; ".join(_device(name, about) for name, about in has.items())
 
-    yield _row("devices", found["devices"], devices)
-    storages = found["quantization"]
+    yield _row("devices", checks["devices"], devices)
+    storages = checks["quantization"]
     if "problem" in storages:
         yield _row("quantization", storages, str)
         return

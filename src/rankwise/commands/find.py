@@ -66,28 +66,28 @@ def _find(asked: Question, arguments: list[str], jobs: int | None, as_json: bool
     side_by_side = launcher.share([asked.run_of(None, seed) for seed in asked.looks], jobs).jobs
     with fork_server.kept():
         findings = story.find(asked, lambda configs, stage: launcher.run(configs, jobs, stage), side_by_side)
-    told = answer.answer(findings, shlex.join(["rankwise", "find", *_without_budget(arguments)]))
-    story.keep(findings, document(findings, told))
+    result = answer.answer(findings, shlex.join(["rankwise", "find", *_without_budget(arguments)]))
+    story.keep(findings, document(findings, result))
     if as_json:
-        print(json.dumps(document(findings, told), indent=1))
+        print(json.dumps(document(findings, result), indent=1))
     else:
-        show(Text(f"{told.sentence}\n", style="bold"), narrow=True)
-        show_table(*ranks(findings, told), "right")
-        show(Text("\n".join(["", *told.notes]), style="dim"), narrow=True)
+        show(Text(f"{result.sentence}\n", style="bold"), narrow=True)
+        show_table(*ranks(findings, result), "right")
+        show(Text("\n".join(["", *result.notes]), style="dim"), narrow=True)
         print(f"rankwise: rankwise report {story.answer_file(asked).parent} shows all runs", file=sys.stderr)
     return 0 if all(record.status == "finished" for record in findings.runs.records.values()) else 1
 
 
 def _without_budget(arguments: list[str]) -> list[str]:
-    kept, skip = [], False
+    others, skip = [], False
     for word in arguments:
         if skip or word.startswith("--budget="):
             skip = False
         elif word == "--budget":
             skip = True
         else:
-            kept.append(word)
-    return kept
+            others.append(word)
+    return others
 
 
 def _list(asked: Question, jobs: int | None) -> int:

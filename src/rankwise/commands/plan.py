@@ -69,8 +69,8 @@ def main(arguments: list[str]) -> int:
         gc.enable()
         hardware = Hardware.named(options.gpu) if options.gpu else Hardware.here()
         room = hardware.memory_bytes if limit is None else limit
-        found = plan(configs, Question(hardware, room, limit is not None, options.params, options.mfu))
-        print_json(found) if options.json else show(table(found))
+        planned = plan(configs, Question(hardware, room, limit is not None, options.params, options.mfu))
+        print_json(planned) if options.json else show(table(planned))
         return 0
 
     flags = ["-m"] if options.multirun else []
@@ -85,14 +85,14 @@ def _power(options: argparse.Namespace) -> int:
 
     if not options.power or options.overrides:
         raise Refused("--power STUDY, --margin SIZE: the one needs the other's study, and neither takes KEY=VALUE")
-    given = margin_of(options.margin) if options.margin else None
-    found = spreads(options.power)
-    margin = given or found.margin
+    asked = margin_of(options.margin) if options.margin else None
+    spread = spreads(options.power)
+    margin = asked or spread.margin
     if options.json:
-        print_json([asdict(need) for need in needs(found, margin)])
+        print_json([asdict(need) for need in needs(spread, margin)])
         return 0
-    said, table = power(found, margin)
-    show(f"{said}\n")
+    text, table = power(spread, margin)
+    show(f"{text}\n")
     show_table(*table, "right")
     return 0
 

@@ -41,21 +41,21 @@ def main(arguments: list[str]) -> int:
     words = [word for word in [options.file, *options.overrides] if word]
     if not words or (not options.convert and "=" in words[0]):
         raise Refused("sweep: give a sweep file; see rankwise sweep --help")
-    file, given = (None, words) if options.convert else (Path(words[0]), words[1:])
-    given = overrides(given)
+    file, typed = (None, words) if options.convert else (Path(words[0]), words[1:])
+    typed = overrides(typed)
     prepare_environment()
     from rankwise.study import sweep_file
 
     if file is None:
-        print(sweep_file.convert(given), end="")
+        print(sweep_file.convert(typed), end="")
         return 0
-    configs = _configs(sweep_file.read(file), given, options)
+    configs = _configs(sweep_file.read(file), typed, options)
     from rankwise.study import launcher
 
     return _say(configs, launcher.run(configs, options.jobs))
 
 
-def _configs(file: SweepFile, given: list[str], options: argparse.Namespace) -> list[Config]:
+def _configs(file: SweepFile, typed: list[str], options: argparse.Namespace) -> list[Config]:
     """The distinct runs of a file's points, all checked. Raises Refused for a given key that the file searches over."""
     from rankwise.check import check_here
     from rankwise.study.compose import hydra_tree
@@ -63,11 +63,11 @@ def _configs(file: SweepFile, given: list[str], options: argparse.Namespace) -> 
     from rankwise.study.sweep_file import words
     from rankwise.tasks.data import check_files
 
-    keys = {word.split("=", 1)[0] for word in given}
+    keys = {word.split("=", 1)[0] for word in typed}
     if searched := keys & set(file.parameters):
         raise Refused(f"{min(searched)}: {file.path} searches over it; leave it out here, or there")
-    given = given + (["rerun=true"] if options.rerun else [])
-    fixed = [word for word in file.overrides if word.split("=", 1)[0] not in keys] + given
+    typed = typed + (["rerun=true"] if options.rerun else [])
+    fixed = [word for word in file.overrides if word.split("=", 1)[0] not in keys] + typed
     points = file.points(options.count, options.seed)
     rows = [[*fixed, *(word for key, value in point.items() for word in words(key, value))] for point in points]
     try:

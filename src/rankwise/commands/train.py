@@ -72,7 +72,7 @@ def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespac
         add("--resolve", action="store_true", help="of --cfg: with interpolations resolved"),
         add("--hydra-help", action="store_true", help=argparse.SUPPRESS),
     ]
-    options = parse(made, [word for given in arguments for word in point_words(given)])
+    options = parse(made, [word for argument in arguments for word in point_words(argument)])
     words = overrides(options.overrides)
     for name in ("resolve", "package"):
         if getattr(options, name) and not options.cfg:

@@ -45,7 +45,7 @@ def mirrors(records: list[Record]) -> list[Path]:
 
 
 def _only(what: str, values: set[str]) -> str | None:
-    found = sorted(values - {""})
-    if len(found) > 1:
-        raise Refused(f"dashboard: the runs are of several W&B {what} names ({', '.join(found)}); give --{what}")
-    return found[0] if found else None
+    names = sorted(values - {""})
+    if len(names) > 1:
+        raise Refused(f"dashboard: the runs are of several W&B {what} names ({', '.join(names)}); give --{what}")
+    return names[0] if names else None

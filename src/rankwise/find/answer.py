@@ -35,7 +35,7 @@ class Answer:
 def answer(findings: Findings, again: str = "rankwise find") -> Answer:
     """The answer to what was found; ``again`` is the command as it was typed, without its budget."""
     rank = findings.decision.answer
-    open_rank = next((r for r, said in findings.decision.status.items() if said in (OPEN, UNDECIDED)), None)
+    open_rank = next((r for r, status in findings.decision.status.items() if status in (OPEN, UNDECIDED)), None)
     if rank is not None:  # which a failed run of a smaller rank does not take back
         sentence = _enough(findings, rank)
     elif findings.stopped not in ("", "budget"):
@@ -102,12 +102,12 @@ def _none(findings: Findings) -> str:
     largest, status = question.ranks[-1], findings.decision.status
     seen = findings.looks[largest][-1]
     where = f" on {question.method.targets.name}" if question.method.targets.name else ""
-    said = "is enough" if status.get(largest) == WORSE else "was shown to be enough"
+    verb = "is enough" if status.get(largest) == WORSE else "was shown to be enough"
     nearest = "worse" if seen.high(0.05) < 0 else "away"
     gap = question.metric.factor * -seen.gain
     limits = f"[{question.metric.factor * -seen.high(0.05):.1f}, {question.metric.factor * -seen.low(0.05):.1f}]"
     unit = question.metric.difference_unit
-    start = f"No rank up to {largest} {said}{where}: rank {largest} is {gap:.1f} {unit} {nearest} {limits}"
+    start = f"No rank up to {largest} {verb}{where}: rank {largest} is {gap:.1f} {unit} {nearest} {limits}"
     wrong = next(iter(findings.faults.get(largest, [])), "")
     if wrong:
         return f"{start}, but it is at fault itself ({wrong}). {_spent(findings)}"
@@ -192,7 +192,7 @@ def _notes(findings: Findings, decided: bool) -> list[str]:
     ):
         edge = ", at the edge of what was tried" if tuned.at_edge else ""
         notes.append(f"Learning rate of {name}: {tuned.lr:g}, the best of {len(tuned.tried)} on validation{edge}.")
-    notes += [f"Rank {rank}: {wrong}." for rank, found in findings.faults.items() for wrong in found]
+    notes += [f"Rank {rank}: {wrong}." for rank, faults in findings.faults.items() for wrong in faults]
     failed = [record for record in findings.runs.records.values() if record.status != "finished"]
     notes += [f"{record.run['name']} {record.status}; its seed was not replaced." for record in failed]
     unseen = [str(rank) for rank in question.ranks if rank not in findings.looks]

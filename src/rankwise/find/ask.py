@@ -33,19 +33,19 @@ def question(
     seeds: int = LOOKS[-1],
 ) -> Question:
     """What the command line asks. Raises Refused for whatever cannot be answered."""
-    given, rest = _taken("method.rank", overrides)
+    asked_ranks, rest = _taken("method.rank", overrides)
     base = _composed(rest, margin)
     if not methods.of(base.method).has_rank:
         raise Refused.value("method", base.method.name, "a method that has a rank, such as lora")
-    ranks = _ranks(given)
+    ranks = _ranks(asked_ranks)
     against = re.fullmatch(r"(?:r=)?(\d+)", reference)
     name, *extra = reference.split() or [""]
     if against:
         largest = int(against[1])
         above = [rank for rank in ranks if rank >= largest]
-        if given is not None and above:
-            said = f"a rank above all candidates; method.rank has {', '.join(map(str, above))}"
-            raise Refused(f"--reference {reference}: {said}")
+        if asked_ranks is not None and above:
+            allowed = f"a rank above all candidates; method.rank has {', '.join(map(str, above))}"
+            raise Refused(f"--reference {reference}: {allowed}")
         ranks = tuple(rank for rank in ranks if rank < largest)
         other = changed(base, {"method.rank": largest})
     elif name == FULL and all(o.startswith("method.") for o in extra):
@@ -82,12 +82,12 @@ def _composed(overrides: Sequence[str], margin: str | None) -> Config:
 
 def margin_of(text: str) -> float:
     """A fraction, ``2%`` or ``2 points``."""
-    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%|points?|pts?)?\s*", text)
-    if not found or float(found[1]) <= 0:
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%|points?|pts?)?\s*", text)
+    if not match or float(match[1]) <= 0:
         raise Refused(f"--margin {text}: a fraction such as 0.02, or 2%")
-    if not found[2] and float(found[1]) >= 1:
+    if not match[2] and float(match[1]) >= 1:
         raise Refused(f"--margin {text}: a fraction such as 0.02; {text} points are --margin {text}%")
-    return float(found[1]) / (100 if found[2] else 1)
+    return float(match[1]) / (100 if match[2] else 1)
 
 
 def _taken(key: str, overrides: Sequence[str]) -> tuple[list[object] | None, list[str]]:
@@ -105,11 +105,11 @@ def _taken(key: str, overrides: Sequence[str]) -> tuple[list[object] | None, lis
     return values, [o for o, one in zip(overrides, parsed, strict=True) if one.key_or_group != key]
 
 
-def _ranks(given: list[object] | None) -> tuple[int, ...]:
-    if given is None:
+def _ranks(values: list[object] | None) -> tuple[int, ...]:
+    if values is None:
         return RANKS
     ranks = []
-    for value in given:
+    for value in values:
         text = str(value)
         if not re.fullmatch(r"[1-9][0-9]{0,4}", text):
             raise Refused.value("method.rank", value, "candidates such as 1,2,4,8,16,32,64")
@@ -138,5 +138,5 @@ def _check_size(asked: Question) -> None:
         parts = f"{proving} seeds of a rank and of the reference" + (", the pilot" if len(asked.ranks) > 1 else "")
         more = f"; --rates default needs {LEAST} less" if asked.tuned else ""
         tuning = f" and {LEAST} to tune learning rates" if asked.tuned else ""
-        given = asked.budget.runs or f"{asked.budget.seconds:g}s"
-        raise Refused(f"--budget {given}: at least {least} runs: {parts}{tuning}{more}")
+        limit = asked.budget.runs or f"{asked.budget.seconds:g}s"
+        raise Refused(f"--budget {limit}: at least {least} runs: {parts}{tuning}{more}")

@@ -55,32 +55,32 @@ def spreads(study: Path) -> Spreads:
     report = build([study])
     arms = [arm for arm in report.arms if arm.comparable and arm.runs and not arm.is_baseline]
     reference = report.reference or max(arms, key=lambda arm: len(arm.runs), default=None)
-    found = []
+    gathered = []
     for arm in arms:
         pairs = list(by_replicate([arm.runs, reference.runs]).values()) if reference else []
         if arm is not reference and len(pairs) > 1:
             mine, theirs = zip(*pairs, strict=True)
-            found.append(gather(mine, theirs, report.metric))
-    if not found or reference is None:
+            gathered.append(gather(mine, theirs, report.metric))
+    if not gathered or reference is None:
         raise Refused(f"{study}: no two arms that share two seeds; --power needs a study with them, or one of find")
     score = reference.runs[0].metrics["test"][report.metric.name]
-    return Spreads(_pooled(found), int(score["n"]), report.metric, report.margin)
+    return Spreads(_pooled(gathered), int(score["n"]), report.metric, report.margin)
 
 
-def _pooled(found: Sequence[Evidence]) -> Evidence:
+def _pooled(pairs: Sequence[Evidence]) -> Evidence:
     """Mean variances, those over seeds by their degrees of freedom."""
-    of_one = [seen.seeds * seen.over_seeds**2 for seen in found]
-    over_seeds = math.sqrt(np.average(of_one, weights=[seen.seeds - 1 for seen in found]))
+    of_one = [seen.seeds * seen.over_seeds**2 for seen in pairs]
+    over_seeds = math.sqrt(np.average(of_one, weights=[seen.seeds - 1 for seen in pairs]))
     over_items, loose = (
-        math.sqrt(np.mean([getattr(seen, name) ** 2 for seen in found])) for name in ("over_items", "loose")
+        math.sqrt(np.mean([getattr(seen, name) ** 2 for seen in pairs])) for name in ("over_items", "loose")
     )
     return Evidence(1, 0.0, over_seeds, over_items, loose)
 
 
-def needs(found: Spreads, margin: float) -> list[Need]:
+def needs(spread: Spreads, margin: float) -> list[Need]:
     """For a rank that is as good as the reference, and for one that is worse by half the margin."""
-    known = {gain: replace(found.known, gain=gain) for gain in (0.0, -margin / 2)}
-    return [need(known[gain], found.rows, margin, seeds) for gain in known for seeds in LOOKS[1:]]
+    known = {gain: replace(spread.known, gain=gain) for gain in (0.0, -margin / 2)}
+    return [need(known[gain], spread.rows, margin, seeds) for gain in known for seeds in LOOKS[1:]]
 
 
 def need(known: Evidence, rows: int, margin: float, seeds: int) -> Need:

@@ -60,15 +60,15 @@ def tune(question: Question, run: Runner) -> Rates:
         rank: [_rate(base.method.lr, n) for n in FIRST]
         for rank, base in ((question.middle, question.method), (None, question.reference))
     }
-    found = _halving(question, starts, run)
-    rates = Rates(question, found[None], found[question.middle])
+    tuned = _halving(question, starts, run)
+    rates = Rates(question, tuned[None], tuned[question.middle])
     return Rates(question, rates.reference, rates.middle, _ends(question, rates, run))
 
 
 def _halving(question: Question, starts: dict[int | None, list[float]], run: Runner) -> dict[int | None, Tuned]:
     tried = dict(starts)
-    kept = {rank: _best_two(scores) for rank, scores in _scores(question, starts, SHORT, run).items()}
-    full = {rank: _values(scores) for rank, scores in _scores(question, kept, 1.0, run).items()}
+    best = {rank: _best_two(scores) for rank, scores in _scores(question, starts, SHORT, run).items()}
+    full = {rank: _values(scores) for rank, scores in _scores(question, best, 1.0, run).items()}
     for _ in range(EXTENSIONS):
         beyond = {rank: [lr] for rank in full if (lr := _beyond(full[rank], tried[rank])) is not None}
         for rank, scores in _scores(question, beyond, 1.0, run).items() if beyond else ():
@@ -111,10 +111,10 @@ def _scores(
     """Objectives of each side's rates."""
     asked = [(rank, lr) for rank, some in rates.items() for lr in some]
     configs = [question.run_of(rank, TUNING_SEED, lr, share, TUNE) for rank, lr in asked]
-    found: dict[int | None, dict[float, _Score]] = {rank: {} for rank in rates}
+    scores: dict[int | None, dict[float, _Score]] = {rank: {} for rank in rates}
     for (rank, lr), record in zip(asked, run(configs, "learning-rate"), strict=True):
-        found[rank][lr] = _score(record)
-    return found
+        scores[rank][lr] = _score(record)
+    return scores
 
 
 def _score(record: Record) -> _Score:

@@ -78,9 +78,9 @@ class Replay:
     def piloted(self) -> tuple[Counter[str], float]:
         """Verdicts and the median number of runs, over the guesses that a pilot makes."""
         verdicts, runs = Counter[str](), list[int]()
-        for told in self.told:
-            runs += told.runs * told.pilots
-            verdicts.update({verdict: told.pilots * n for verdict, n in told.verdicts.items()})
+        for outcome in self.told:
+            runs += outcome.runs * outcome.pilots
+            verdicts.update({verdict: outcome.pilots * n for verdict, n in outcome.verdicts.items()})
         return verdicts, median(runs)
 
 
@@ -116,8 +116,8 @@ class _Grid:
         every = [reference, *arms.values()]
         self.seeds = sorted(set.intersection(*(set(arm.replicates()) for arm in every)))
         if len(self.seeds) < LOOKS[1]:
-            said = f"{len(self.seeds)} seeds that all ranks and full fine-tuning share; a replay needs 3"
-            raise Refused(f"{arms[self.ranks[0]].label}: {said}")
+            reason = f"{len(self.seeds)} seeds that all ranks and full fine-tuning share; a replay needs 3"
+            raise Refused(f"{arms[self.ranks[0]].label}: {reason}")
         by_seed = [dict(zip(arm.replicates(), arm.runs, strict=True)) for arm in every]
         points_r, resampled_br = scored([runs[seed] for runs in by_seed for seed in self.seeds], report.metric)
         self.points_as = points_r.reshape(len(every), -1)
@@ -144,7 +144,7 @@ class _Grid:
         every = tuple(range(len(self.seeds)))
         looks = tuple(k for k in LOOKS if k <= len(self.seeds))
         first = self.arms[self.ranks[0]].runs[0]
-        found = Replay(
+        of_grid = Replay(
             label,
             self.report.margin,
             int(at(first, "provenance.data.train") or 0),
@@ -157,23 +157,23 @@ class _Grid:
         orders = [random.Random(number).sample(every, len(every)) for number in range(ORDERS)]
         for guess in self.ranks:
             rule = Rule.of(self.ranks, guess, self.report.margin, looks)
-            found.told.append(self._told(rule, orders, found))
-        return found
+            of_grid.told.append(self._told(rule, orders, of_grid))
+        return of_grid
 
-    def _told(self, rule: Rule, orders: Sequence[Sequence[int]], found: Replay) -> Told:
+    def _told(self, rule: Rule, orders: Sequence[Sequence[int]], of_grid: Replay) -> Told:
         """What is said from one guess when the seeds come in these orders."""
         tuning = 2 * max(self.tried) if max(self.tried) > 1 else 0
         verdicts, runs = Counter[str](), []
         for order in orders:
             decision, looks = search(rule, lambda rank, k, order=order: self.evidence(rank, order[:k]))  # type: ignore[misc]
-            verdicts[_verdict(decision.answer, found.answer, found.enough)] += 1
+            verdicts[_verdict(decision.answer, of_grid.answer, of_grid.enough)] += 1
             runs.append(1 + tuning + spent(looks))
         return Told(rule.guess, self.pilots[rule.guess], verdicts, runs)
 
 
-def _verdict(said: int | None, answer: int | None, enough: set[int]) -> str:
-    if said == answer:
+def _verdict(named: int | None, answer: int | None, enough: set[int]) -> str:
+    if named == answer:
         return SAME
-    if said is None:
+    if named is None:
         return OPEN
-    return ALSO if said in enough else OTHER
+    return ALSO if named in enough else OTHER

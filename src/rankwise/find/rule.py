@@ -196,7 +196,7 @@ def power(rule: Rule, rank: int, known: Evidence, seeds: int, items: float = 1.0
 
 
 def _smallest(status: Mapping[int, str]) -> int | None:
-    return min((rank for rank, said in status.items() if said == ENOUGH), default=None)
+    return min((rank for rank, state in status.items() if state == ENOUGH), default=None)
 
 
 def _half(tail: float, seeds: int, over_seeds: float, over_items: float) -> float:

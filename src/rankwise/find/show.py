@@ -19,24 +19,24 @@ from rankwise.study.progress import duration
 Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]  # headers and rows
 
 
-def document(findings: Findings, told: Answer) -> dict[str, Any]:
+def document(findings: Findings, result: Answer) -> dict[str, Any]:
     """All that was found, for ``--json`` and for the report."""
     question = findings.question
     return {
-        "sentence": told.sentence,
-        "rank": told.rank,
-        "decided": told.decided,
+        "sentence": result.sentence,
+        "rank": result.rank,
+        "decided": result.decided,
         "margin": question.margin,
         "metric": question.metric.name,
         "reference": question.reference_name,
-        "ranks": told.rows,
-        "notes": told.notes,
-        "cost": told.cost,
+        "ranks": result.rows,
+        "notes": result.notes,
+        "cost": result.cost,
         "rule": asdict(findings.rule) if findings.rule else None,
     }
 
 
-def ranks(findings: Findings, told: Answer) -> Table:
+def ranks(findings: Findings, result: Answer) -> Table:
     """What was learned of every rank; fits 80 columns."""
     metric = findings.question.metric
     unit = "points" if metric.percent else metric.name
@@ -52,7 +52,7 @@ def ranks(findings: Findings, told: Answer) -> Table:
             f"{row['trainable']:,.0f}" if row["trainable"] else NOTHING,
             f"{row['peak_bytes'] / 1e6:,.0f}" if row["peak_bytes"] else NOTHING,
         )
-        for row in told.rows
+        for row in result.rows
     ]
     return ("rank", "", f"gain, {unit}", "90 %", "seeds", "pilot", "lr", "trained", "peak MB"), rows
 
@@ -115,14 +115,14 @@ def replayed(grids: list[Replay]) -> Table:
     rows = []
     for grid in grids:
         verdicts, runs = grid.piloted()
-        said = (_share(verdicts[verdict], verdicts.total()) for verdict in _VERDICTS)
+        shares = (_share(verdicts[verdict], verdicts.total()) for verdict in _VERDICTS)
         differs = "" if grid.reported == grid.answer else f" (report: {_rank(grid.reported)})"
         rows.append(
             (
                 grid.family,
                 _rank(grid.answer) + differs,
                 grid.runs,
-                *said,
+                *shares,
                 f"{runs:g}",
                 _share(runs, grid.runs),
                 *_looked_up(grid),
@@ -147,24 +147,24 @@ def by_guess(grids: list[Replay]) -> Table:
     rows = [
         (
             grid.family,
-            told.guess,
-            f"{told.pilots} of {sum(t.pilots for t in grid.told)}",
-            *(_share(told.verdicts[verdict], told.verdicts.total()) for verdict in _VERDICTS),
-            f"{median(told.runs):g}",
+            outcome.guess,
+            f"{outcome.pilots} of {sum(t.pilots for t in grid.told)}",
+            *(_share(outcome.verdicts[verdict], outcome.verdicts.total()) for verdict in _VERDICTS),
+            f"{median(outcome.runs):g}",
         )
         for grid in grids
-        for told in grid.told
+        for outcome in grid.told
     ]
     return ("grid", "guess", "pilots", *_VERDICTS, "runs"), rows
 
 
-def power(found: Spreads, margin: float) -> tuple[str, Table]:
+def power(spread: Spreads, margin: float) -> tuple[str, Table]:
     """What the differences vary by, and what that asks of a study."""
-    metric = found.metric
-    said = (
-        f"The margin is {metric.width(margin)}. A difference from the reference varies by {metric.width(found.luck)} "
-        f"from seed to seed; with {found.rows:,} test rows by {metric.width(found.known.over_items)}, however many "
-        f"the seeds, and by {metric.width(found.known.loose)} more for each seed."
+    metric = spread.metric
+    text = (
+        f"The margin is {metric.width(margin)}. A difference from the reference varies by {metric.width(spread.luck)} "
+        f"from seed to seed; with {spread.rows:,} test rows by {metric.width(spread.known.over_items)}, however many "
+        f"the seeds, and by {metric.width(spread.known.loose)} more for each seed."
     )
     rows = [
         (
@@ -173,10 +173,10 @@ def power(found: Spreads, margin: float) -> tuple[str, Table]:
             f"{100 * need.chance:.0f} %",
             f"{need.rows:,}" if need.rows else "no number",
         )
-        for need in needs(found, margin)
+        for need in needs(spread, margin)
     ]
-    headers = ("seeds", "the rank loses", f"chance with {found.rows:,} rows", f"rows for {100 * LIKELY:.0f} %")
-    return said, (headers, rows)
+    headers = ("seeds", "the rank loses", f"chance with {spread.rows:,} rows", f"rows for {100 * LIKELY:.0f} %")
+    return text, (headers, rows)
 
 
 def _rank(rank: int | None) -> str:

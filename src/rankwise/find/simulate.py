@@ -80,8 +80,8 @@ def simulate(
         study = Study(truth, rng)
         start = guess or study.guess(rng, margin, noise=0.01)
         decision, looks = search(rule(tuple(sorted(truth.gains)), start, margin), study.evidence)
-        worse = {rank for rank, said in decision.status.items() if said == WORSE}
-        named = {rank for rank, said in decision.status.items() if said == ENOUGH}
+        worse = {rank for rank, state in decision.status.items() if state == WORSE}
+        named = {rank for rank, state in decision.status.items() if state == ENOUGH}
         counts += [
             bool(named - good),
             bool(worse & good),
@@ -94,15 +94,15 @@ def simulate(
 
 def truths(margin: float, gap: float = 0.03, extra: float = 0.005) -> dict[str, dict[int, float]]:
     """Gains by rank: the first sufficient rank at each candidate, none, at the margin, and ranks out of order."""
-    found: dict[str, dict[int, float]] = {}
+    drawn: dict[str, dict[int, float]] = {}
     for first in (*RANKS, None):
         gains = {r: (-extra if first is not None and r >= first else -margin - gap) for r in RANKS}
-        found[f"first {first}" if first else "none"] = gains
-    found["all at the margin"] = dict.fromkeys(RANKS, -margin)
-    found["first 8, below at the margin"] = {r: (0.0 if r >= 8 else -margin) for r in RANKS}
-    found["only 4 and 8"] = {r: (0.0 if r in (4, 8) else -margin) for r in RANKS}
-    found["every second"] = {r: (0.0 if i % 2 == 0 else -margin) for i, r in enumerate(RANKS)}
-    return found
+        drawn[f"first {first}" if first else "none"] = gains
+    drawn["all at the margin"] = dict.fromkeys(RANKS, -margin)
+    drawn["first 8, below at the margin"] = {r: (0.0 if r >= 8 else -margin) for r in RANKS}
+    drawn["only 4 and 8"] = {r: (0.0 if r in (4, 8) else -margin) for r in RANKS}
+    drawn["every second"] = {r: (0.0 if i % 2 == 0 else -margin) for i, r in enumerate(RANKS)}
+    return drawn
 
 
 def table(

@@ -87,8 +87,8 @@ class Cost:
 
     def __call__(self, shape: Shape) -> int:
         """Operations of one micro-batch, forward and backward."""
-        each = self.per_row + self.per_token * shape.length + self.per_pair * shape.length**2
-        return shape.rows * each + self.constant + self.per_learned * (shape.labelled or 0)
+        per_row = self.per_row + self.per_token * shape.length + self.per_pair * shape.length**2
+        return shape.rows * per_row + self.constant + self.per_learned * (shape.labelled or 0)
 
 
 def linear_share(rho: float) -> float:

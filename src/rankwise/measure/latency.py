@@ -56,7 +56,7 @@ def latencies(config: Config, architecture: PretrainedConfig, settings: Numerics
     where that is too much, ``{rows, length, absent: "out of memory"}``: a run that trained must not fail for it.
     """
     models: dict[str, nn.Module] = {}
-    found: list[dict[str, Any]] = []
+    cells: list[dict[str, Any]] = []
     for rows, length in config.tracking.latency:
         cell: dict[str, Any] = {"rows": rows, "length": length}
         try:
@@ -66,12 +66,12 @@ def latencies(config: Config, architecture: PretrainedConfig, settings: Numerics
             if not re.search("out of memory|allocate memory", str(error)):
                 raise
             cell["absent"] = "out of memory"
-        found.append(cell)
+        cells.append(cell)
     models.clear()
     gc.collect()  # hooks tie modules into cycles
     if settings.device.type == "cuda":
         torch.cuda.empty_cache()
-    return found
+    return cells
 
 
 def check_lengths(shapes: Iterable[list[int]], longest: int) -> None:
@@ -97,8 +97,8 @@ def interleaved(
     end = perf_counter() + budget_s
     while len(taken) < blocks and (len(taken) < least or perf_counter() < end):
         block = [0.0] * len(calls)
-        for place in orders[len(taken) % len(orders)]:
-            block[place] = _seconds(calls[place], device)
+        for index in orders[len(taken) % len(orders)]:
+            block[index] = _seconds(calls[index], device)
         taken.append(block)
     return np.array(taken).T
 
@@ -109,7 +109,7 @@ def ratio_of_medians(of_s: Floats, to_s: Floats) -> Ratio:
     def ratio(a: Floats, b: Floats, axis: int = -1) -> Any:
         return np.median(a, axis=axis) / np.median(b, axis=axis)
 
-    found = stats.bootstrap(
+    limits = stats.bootstrap(
         (of_s, to_s),
         ratio,
         paired=True,
@@ -118,7 +118,7 @@ def ratio_of_medians(of_s: Floats, to_s: Floats) -> Ratio:
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return Ratio(float(ratio(of_s, to_s)), float(found.low), float(found.high))
+    return Ratio(float(ratio(of_s, to_s)), float(limits.low), float(limits.high))
 
 
 def forward(model: nn.Module, inputs: dict[str, torch.Tensor], settings: Numerics | None = None) -> Call:

@@ -195,7 +195,7 @@ def system_peak(device: torch.device) -> dict[str, int]:
 def held_bytes(model: nn.Module, parameters: Iterable[torch.Tensor]) -> int:
     """Bytes of ``parameters`` as they are stored, each storage once, and of the constants beside quantized ones."""
     tensors = [*parameters, *quant_states(model)]
-    return sum({each._cdata: each.nbytes() for tensor in tensors for each in _storages(tensor)}.values())
+    return sum({storage._cdata: storage.nbytes() for tensor in tensors for storage in _storages(tensor)}.values())
 
 
 def quant_states(model: nn.Module) -> Iterator[torch.Tensor]:

@@ -67,9 +67,9 @@ def _grouped(
     for name, module, parameter in _owned(model):
         sums = groups.setdefault(group(name, module), {"trainable": 0, "frozen": 0})
         sums["trainable" if parameter.requires_grad else "frozen"] += numel(parameter)
-    found = tuple(sum(sums[kind] for sums in groups.values()) for kind in ("trainable", "frozen"))
-    if found != (trainable, frozen):
-        raise RuntimeError(f"{found} trainable and frozen parameters by group, {(trainable, frozen)} in the model")
+    summed = tuple(sum(sums[kind] for sums in groups.values()) for kind in ("trainable", "frozen"))
+    if summed != (trainable, frozen):
+        raise RuntimeError(f"{summed} trainable and frozen parameters by group, {(trainable, frozen)} in the model")
     return groups
 
 

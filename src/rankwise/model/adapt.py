@@ -131,15 +131,15 @@ def _extras(base: nn.Module, names: list[str], extras: list[str]) -> list[str]:
     for extra in extras:
         if any(name == extra or name.endswith(f".{extra}") for name in names):
             raise Refused.value("method.modules_to_save", extra, "a module that carries no adapter")
-        if not (found := modules_named(base, [extra])):
+        if not (modules := modules_named(base, [extra])):
             last = names[0].split(".")[-1]
             raise Refused.value("method.modules_to_save", extra, f"the last part of a module's name, such as {last}")
-        if odd := _also_wrapped(base, found):
+        if odd := _also_wrapped(base, modules):
             raise Refused.value("method.modules_to_save", extra, f"a module whose name PEFT does not take {odd} for")
     return modules_named(base, extras)
 
 
-def _also_wrapped(base: nn.Module, found: list[str]) -> str | None:
+def _also_wrapped(base: nn.Module, modules: list[str]) -> str | None:
     """A module that PEFT would train because its name ends like the full name of another."""
     every = [name for name, _ in base.named_modules(remove_duplicate=False)]
-    return next((name for name in every if name not in found and f".{name}".endswith(tuple(found))), None)
+    return next((name for name in every if name not in modules and f".{name}".endswith(tuple(modules))), None)

@@ -202,13 +202,13 @@ def _random(model: Model, kind: str, outputs: int, attention: str | None) -> tup
     return base, tokenizer
 
 
-def _positions(base: nn.Module, said: int) -> int:
+def _positions(base: nn.Module, tokens: int) -> int:
     """Tokens that a learned table of positions has room for, or that a model with computed ones was made for."""
     for name, module in base.named_modules():
         if isinstance(module, nn.Embedding) and name.split(".")[-1] in ("position_embeddings", "wpe"):
             first = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts on from its padding
             return module.num_embeddings - first
-    return min(said, getattr(base.config, "max_position_embeddings", None) or said)
+    return min(tokens, getattr(base.config, "max_position_embeddings", None) or tokens)
 
 
 def reason(error: Exception) -> str:

@@ -321,12 +321,12 @@ def _has_room(base: nn.Module, device: torch.device) -> bool:
 
 def _logits(base: nn.Module, batches: list[Any], device: torch.device, precision: str) -> torch.Tensor:
     """fp32 logits of the rows of all batches, (rows, outputs), on the CPU."""
-    found = []
+    parts = []
     was_training = base.training
     base.to(device).eval()
     with torch.no_grad(), torch.autocast(device.type, LOW.get(precision), enabled=precision in ("bf16", "fp16")):
         for batch in batches:
             inputs = {key: value.to(device) for key, value in batch.items() if key not in ("labels", "row")}
-            found.append(base(**inputs).logits.float().cpu())
+            parts.append(base(**inputs).logits.float().cpu())
     base.train(was_training)
-    return torch.cat(found)
+    return torch.cat(parts)

@@ -61,8 +61,8 @@ def adapted_modules(base: nn.Module, targets: Targets) -> list[str]:
         if _wants_parts(targets) and any(role(name) == "qkv" for name in linears):
             what = "query, key and value are one fused layer in this model; use attention"
             raise Refused(f"targets={targets.name}: {what}")
-        given = (targets.regex and f"regex={targets.regex}") or (targets.modules and f"modules={targets.modules}")
-        raise Refused(_nothing(f"targets.{given}" if given else f"targets={targets.name}", linears))
+        pattern = (targets.regex and f"regex={targets.regex}") or (targets.modules and f"modules={targets.modules}")
+        raise Refused(_nothing(f"targets.{pattern}" if pattern else f"targets={targets.name}", linears))
     return chosen
 
 
@@ -148,6 +148,6 @@ def _ends_with(name: str, part: str) -> bool:
     return f".{name}".endswith(f".{part}")
 
 
-def _nothing(given: str, linears: dict[str, nn.Module]) -> str:
+def _nothing(pattern: str, linears: dict[str, nn.Module]) -> str:
     ends = sorted({_BLOCK.split(name)[-1] for name in linears})
-    return f"{given}: matches no linear layer of this model; there are {', '.join(ends)}"
+    return f"{pattern}: matches no linear layer of this model; there are {', '.join(ends)}"

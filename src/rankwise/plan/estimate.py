@@ -180,8 +180,8 @@ def _storage(config: Config, model: Any) -> dict[str, int]:
     """Bytes kept after the run, and of the best weights while it trains."""
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     adapter = trained + _beside_trained(config, model)
-    kept = adapter if methods.of(config.method).trains != "all" or config.trainer.save_full else 0
-    return {"adapter_bytes": adapter, "disk_bytes": kept, "best_bytes": trained}
+    saved = adapter if methods.of(config.method).trains != "all" or config.trainer.save_full else 0
+    return {"adapter_bytes": adapter, "disk_bytes": saved, "best_bytes": trained}
 
 
 def _beside_trained(config: Config, model: Any) -> int:
@@ -208,15 +208,15 @@ def _time(config: Config, task: Facts, needed: int, question: Question, settings
     if steps is None and task.rows is not None and not config.task.packing:
         steps = Budget.of(config, task.rows).steps
     peak, source = question.hardware.peak(settings, trainer.matmul_precision)
-    share, said = _mfu(question, config, settings.precision)
-    each = needed / (peak * share) if peak else None
+    share, mfu_source = _mfu(question, config, settings.precision)
+    step_s = needed / (peak * share) if peak else None
     return {
         "precision": settings.precision,
         "steps": steps,
-        "step_s": each,
-        "train_s": each * steps if each is not None and steps is not None else None,
+        "step_s": step_s,
+        "train_s": step_s * steps if step_s is not None and steps is not None else None,
         "mfu": share,
-        "mfu_source": said,
+        "mfu_source": mfu_source,
         "peak_flops": peak,
         "peak_flops_source": source,
     }
@@ -239,7 +239,7 @@ def _measured_mfu(outputs: str, model: str, precision: str, device: str, recompu
 
     Only of those that recompute alike: the time of gradient checkpointing is in an MFU, its operations are not.
     """
-    found = []
+    shares = []
     for file in Path(outputs).glob("*/*/result.json"):
         try:
             record = records.read(file.parent)
@@ -249,8 +249,8 @@ def _measured_mfu(outputs: str, model: str, precision: str, device: str, recompu
         again = bool((record.config.get("trainer") or {}).get("gradient_checkpointing"))
         like = (named, compute.get("precision"), compute.get("device"), again)
         if like == (model, precision, device, recomputes) and (mfu := compute.get("mfu")):
-            found.append(mfu)
-    return found
+            shares.append(mfu)
+    return shares
 
 
 def _totals(rows: Sequence[Row]) -> Row:
@@ -260,7 +260,7 @@ def _totals(rows: Sequence[Row]) -> Row:
     return {
         "runs": len(rows),
         "train_s": None if None in times else sum(times),
-        "flops": None if None in flops else sum(each or 0 for each in flops),
+        "flops": None if None in flops else sum(value or 0 for value in flops),
         "disk_bytes": sum(row["storage"]["disk_bytes"] for row in rows),
         "peak_bytes": max((row["memory"]["train"]["peak_bytes"] for row in rows if "memory" in row), default=None),
         "fits": all(row["fits"] for row in rows) if all("fits" in row for row in rows) else None,

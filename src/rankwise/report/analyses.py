@@ -40,13 +40,13 @@ def sections(folder: Path, mark: str = "") -> list[Analysis]:
 
     Ids are numbers behind ``mark``: the name of a file is a stranger's.
     """
-    found: list[Analysis] = []
+    parts: list[Analysis] = []
     for file in sorted((folder / FOLDER).glob("*.json")):
         try:
-            found.append(section(json.loads(file.read_text(encoding="utf-8")), f"{mark}{len(found)}"))
+            parts.append(section(json.loads(file.read_text(encoding="utf-8")), f"{mark}{len(parts)}"))
         except Exception:  # whatever is not as this version wrote it
             print(f"rankwise: left out: {file}: not an analysis of this version", file=sys.stderr)
-    return found
+    return parts
 
 
 @svg.styled
@@ -69,8 +69,8 @@ def stem(document: Document) -> str:
 def _options(document: Document) -> list[str]:
     usual = {"layer": None, "module": None, "of": "delta", "side": "right"}
     usual["side"] = "left" if document["analysis"] == "intruders" else "right"
-    given = {key: document.get(key) for key in usual if document.get(key) not in (None, usual[key])}
-    return [f"layer{value}" if key == "layer" else str(value) for key, value in given.items()]
+    unusual = {key: document.get(key) for key in usual if document.get(key) not in (None, usual[key])}
+    return [f"layer{value}" if key == "layer" else str(value) for key, value in unusual.items()]
 
 
 def _subspaces(document: Document) -> Table:
@@ -100,8 +100,8 @@ def _spectrum(document: Document) -> Table:
 def _intruders(document: Document) -> Table:
     rows = []
     for row in document["rows"]:
-        half = next(each["matrices"] for each in row["counts"] if each["epsilon"] == 0.5)
-        means = [f"{each['mean']:.2f}" for each in row["counts"]]
+        half = next(count["matrices"] for count in row["counts"] if count["epsilon"] == 0.5)
+        means = [f"{count['mean']:.2f}" for count in row["counts"]]
         rows.append([row["run"], *means, f"{half} of {len(row['cosines'])}"])
     return ["run", *(f"ε = {epsilon:g}" for epsilon in document["epsilons"]), "matrices with one at 0.5"], rows
 
@@ -109,9 +109,9 @@ def _intruders(document: Document) -> Table:
 def _truncation(document: Document) -> Table:
     metric, whole = named(document["metric"]), document["rank"]
 
-    def gap(found: Document | None) -> str:
+    def gap(change: Document | None) -> str:
         """A paired difference with its standard error."""
-        return f"{metric.difference(found['value'])} ± {metric.score(found['se'])}" if found else NOTHING
+        return f"{metric.difference(change['value'])} ± {metric.score(change['se'])}" if change else NOTHING
 
     def trained(row: Document) -> list[str]:
         return [row["run"], metric.score(row["score"]["value"]), gap(row["from_cut"])]

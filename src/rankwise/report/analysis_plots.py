@@ -63,9 +63,9 @@ def amplification(document: Document) -> Figure:
             for row in family:
                 layers = [layer["factor"] for layer in row["by_module"].values()]
                 ax.plot([row["rank"]] * len(layers), layers, ".", color=paint, alpha=0.4, ms=5, zorder=3)
-            for key, form, said in (("factor_by_chance", "s--", "chance"), ("factor_by_base", "^:", "of W")):
+            for key, form, name in (("factor_by_chance", "s--", "chance"), ("factor_by_base", "^:", "of W")):
                 values = [row[key] for row in family]
-                ax.plot(ranks, values, form, color=paint, ms=3, lw=1.1, label=f"{label}: {said}")
+                ax.plot(ranks, values, form, color=paint, ms=3, lw=1.1, label=f"{label}: {name}")
         svg.by_rank(ax, [row["rank"] for row in mine])
         ax.set(title=f"layers {kind}", ylabel="‖ΔW‖ / ‖UᵀWV‖", yscale="log")
         ax.legend(fontsize=8.5)
@@ -97,7 +97,7 @@ def intruders(document: Document) -> Figure:
     """Counts by ε."""
     figure, ((ax,),) = svg.canvas(_WIDTH, 3.6)
     for row, style in zip(document["rows"], _styles(document["rows"]), strict=True):
-        means = [each["mean"] for each in row["counts"]]
+        means = [count["mean"] for count in row["counts"]]
         ax.plot(document["epsilons"], means, marker="o", ms=5, label=row["run"], **style)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("ε: an intruder has |cos| < ε to all directions of the base")
@@ -133,7 +133,7 @@ def layers(document: Document) -> Figure:
     figure, axes = svg.canvas(_WIDTH, height * len(runs), len(runs), 2)
     largest = 100 * max(cell["relative"] for row in runs for cell in row["cells"])
     for row, (sizes, ranks) in zip(runs, axes, strict=True):
-        for ax, key, factor, said in (
+        for ax, key, factor, name in (
             (sizes, "relative", 100, "‖ΔW‖/‖W‖, %"),
             (ranks, "effective_rank", 1, "effective rank"),
         ):
@@ -141,7 +141,7 @@ def layers(document: Document) -> Figure:
             for cell in row["cells"]:
                 grid[blocks.index(cell["layer"]), kinds.index(cell["module"])] = factor * cell[key]
             _cells(ax, grid, blocks, kinds, largest if ax is sizes else float(np.nanmax(grid)))
-            ax.set_title(f"{row['run']}: {said}")
+            ax.set_title(f"{row['run']}: {name}")
     return figure
 
 

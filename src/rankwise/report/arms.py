@@ -119,14 +119,14 @@ def group(records: list[Record]) -> list[Arm]:
     arms: dict[tuple[str, Context], Arm] = {}
     for record, context in sorted(zip(records, contexts, strict=True), key=lambda pair: pair[0].status != FINISHED):
         _home(arms, record, context)
-    found = list(arms.values())
-    reference = _reference_context(found)
-    for arm in found:
+    grouped = list(arms.values())
+    reference = _reference_context(grouped)
+    for arm in grouped:
         arm.differs = _differences(arm, reference)
         _choose_lr(arm)
         arm.scores = _scores(arm)
-    give_names(found)
-    return sorted(found, key=reading_order)
+    give_names(grouped)
+    return sorted(grouped, key=reading_order)
 
 
 def reading_order(arm: Arm) -> tuple[bool, int, str, int, Context]:
@@ -190,8 +190,8 @@ def _context(record: Record) -> Context:
     observed = {f"{part}.fingerprint": at(record, f"provenance.{part}.fingerprint") for part in ("model", "data")}
     if not methods.of(record.config["method"]["name"]).is_baseline:
         observed |= {f"compute.{key}": record.compute.get(key) for key in ("precision", "device")}
-    found = {key: value for key, value in observed.items() if value is not None}
-    return tuple(sorted((key, json.dumps(value)) for key, value in (flat(values) | found).items()))
+    known = {key: value for key, value in observed.items() if value is not None}
+    return tuple(sorted((key, json.dumps(value)) for key, value in (flat(values) | known).items()))
 
 
 def _reference_context(arms: list[Arm]) -> Context:
@@ -223,14 +223,14 @@ def whole_rates(runs: Iterable[Record]) -> dict[float, dict[Replicate, Record]]:
     """
     by_lr = _by_rate(runs)
     most = max(map(len, by_lr.values()), default=0)
-    return {lr: found for lr, found in by_lr.items() if len(found) == most}
+    return {lr: runs_at for lr, runs_at in by_lr.items() if len(runs_at) == most}
 
 
 def _by_rate(runs: Iterable[Record]) -> dict[float, dict[Replicate, Record]]:
-    found: dict[float, dict[Replicate, Record]] = defaultdict(dict)
+    by_rate: dict[float, dict[Replicate, Record]] = defaultdict(dict)
     for run in sorted(runs, key=lambda r: str(r.run.get("ended") or "")):  # the latest of two of the same
-        found[float(at(run, "config.optim.lr") or 0.0)][replicate(run)] = run
-    return dict(sorted(found.items()))
+        by_rate[float(at(run, "config.optim.lr") or 0.0)][replicate(run)] = run
+    return dict(sorted(by_rate.items()))
 
 
 def _choose_lr(arm: Arm) -> None:
@@ -261,7 +261,7 @@ def _trial(lr: float, runs: dict[Replicate, Record], common: set[Replicate]) -> 
 
 def _scores(arm: Arm) -> dict[str, Interval]:
     """Every test metric with its interval. A score that is not finite cannot enter a mean; it is flagged elsewhere."""
-    found: dict[str, Interval] = {}
+    scores: dict[str, Interval] = {}
     for metric in sorted({name for run in arm.runs for name in run.metrics.get("test") or {}}):
         cells = [at(run, f"metrics.test.{metric}") for run in arm.runs]
         cells = [cell for cell in cells if cell and cell.get("value") is not None]
@@ -269,8 +269,8 @@ def _scores(arm: Arm) -> dict[str, Interval]:
             ses = [cell["se"] for cell in cells if cell.get("se") is not None]
             values, items = [float(cell["value"]) for cell in cells], cells[0].get("n")
             within = metrics.named(metric).range
-            found[metric] = interval(values, ses, within=within, items=items, median=arm.optimistic)
-    return found
+            scores[metric] = interval(values, ses, within=within, items=items, median=arm.optimistic)
+    return scores
 
 
 def give_names(arms: list[Arm]) -> None:

@@ -119,27 +119,27 @@ class ByTask:
             "quant": settings.get("quant"),
             "lr": {task: arm.lr for task, arm in row.tasks.items()},
             "tasks": scores,
-            "averages": {name: found and asdict(found) for name, found in row.averages.items()},
+            "averages": {name: score and asdict(score) for name, score in row.averages.items()},
             "missing": row.missing,
             "flags": row.flags,
         }
 
     def _absent(self) -> list[str]:
         """Which tasks keep an average from being given, for which arms."""
-        said = []
+        notes = []
         for average in self.averages:
             lacking: dict[str, list[str]] = defaultdict(list)
             for row in self.rows:
                 if row.missing[average]:
                     lacking[", ".join(row.missing[average])].append(row.label)
-            said += [f"{average}: missing {tasks} ({', '.join(arms)})" for tasks, arms in lacking.items()]
-        return said
+            notes += [f"{average}: missing {tasks} ({', '.join(arms)})" for tasks, arms in lacking.items()]
+        return notes
 
     def _meaning(self) -> str:
         medians = any(s.median is not None for row in self.rows for a in row.tasks.values() for s in a.scores.values())
-        said = ["± 95 % over seeds and test items."]
-        said += ["Scores of optimistic rows are medians over seeds, and their averages means of these."] * medians
-        return " ".join([*said, *([_MEANING] if self.averages else [])])
+        notes = ["± 95 % over seeds and test items."]
+        notes += ["Scores of optimistic rows are medians over seeds, and their averages means of these."] * medians
+        return " ".join([*notes, *([_MEANING] if self.averages else [])])
 
 
 def build(paths: list[Path]) -> ByTask:
@@ -179,21 +179,21 @@ def _rows(model: str, runs: list[Record], notes: list[str]) -> list[Row]:
         by_task[str(at(run, "config.task.name"))].append(run)
     arms: dict[str, list[Arm]] = {}
     for task, here in by_task.items():
-        found = arms_of.group(here)
-        arms[task] = [arm for arm in found if arm.comparable]
-        notes += [_left_out(task, arm) for arm in found if not arm.comparable]
+        of_task = arms_of.group(here)
+        arms[task] = [arm for arm in of_task if arm.comparable]
+        notes += [_left_out(task, arm) for arm in of_task if not arm.comparable]
     # What starts an arm tells two of them apart only if they differ in nothing else.
-    loose = all(len({_key(arm, loose=True) for arm in found}) == len(found) for found in arms.values())
+    loose = all(len({_key(arm, loose=True) for arm in of_task}) == len(of_task) for of_task in arms.values())
     rows: dict[str, Row] = {}
-    for task, found in arms.items():
-        for arm in found:
+    for task, of_task in arms.items():
+        for arm in of_task:
             rows.setdefault(_key(arm, loose), Row(arm, model, {})).tasks[task] = arm
     return sorted(rows.values(), key=lambda row: arms_of.reading_order(row.arm)[1:4])
 
 
 def _key(arm: Arm, loose: bool) -> str:
-    kept = {key: value for key, value in arm.settings.items() if not loose or key != "init_from"}
-    return json.dumps([arm.method, kept], sort_keys=True, default=str)
+    settings = {key: value for key, value in arm.settings.items() if not loose or key != "init_from"}
+    return json.dumps([arm.method, settings], sort_keys=True, default=str)
 
 
 def _left_out(task: str, arm: Arm) -> str:
@@ -239,7 +239,7 @@ def _flags(row: Row) -> list[str]:
     return flags + ([f"runs without a score: {', '.join(lost)}"] if lost else [])
 
 
-def _cell(found: Interval | None) -> str:
-    if found is None or not math.isfinite(found.point):
+def _cell(score: Interval | None) -> str:
+    if score is None or not math.isfinite(score.point):
         return NOTHING
-    return f"{100 * found.point:.1f}" + (f"±{100 * found.half:.1f}" if math.isfinite(found.half) else "")
+    return f"{100 * score.point:.1f}" + (f"±{100 * score.half:.1f}" if math.isfinite(score.half) else "")

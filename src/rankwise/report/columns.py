@@ -113,11 +113,11 @@ def section(report: Report, table: str, title: str, notes: list[str], lead: str 
     first, *rest = shown(report, table)
     cells = {id(arm): [column.text(arm) for column in rest] for arm in report.arms}
     arms = [arm for arm in report.arms if any(cell != NOTHING for cell in cells[id(arm)])]
-    kept = [i for i in range(len(rest)) if any(cells[id(arm)][i] != NOTHING for arm in arms)]
+    full = [i for i in range(len(rest)) if any(cells[id(arm)][i] != NOTHING for arm in arms)]
     if not arms:
         return None
-    header = [first.header, *(rest[i].header for i in kept)]
-    rows = [[first.text(arm), *(cells[id(arm)][i] for i in kept)] for arm in arms]
+    header = [first.header, *(rest[i].header for i in full)]
+    rows = [[first.text(arm), *(cells[id(arm)][i] for i in full)] for arm in arms]
     return Section(table, title, header, rows, notes, lead)
 
 
@@ -132,9 +132,9 @@ def raw(arm: Arm, columns: Sequence[Column]) -> dict[str, Any]:
 
 def _expanded(key: str, value: Any) -> dict[str, Any]:
     if key in ("test", "forgetting") or key in METRICS:
-        found: Interval | None = value
+        interval: Interval | None = value
         parts = ("mean", "median", "se", "low", "high", "kind")
-        return {f"{key}_{part}".replace("_kind", "_interval"): getattr(found, part, None) for part in parts}
+        return {f"{key}_{part}".replace("_kind", "_interval"): getattr(interval, part, None) for part in parts}
     return {key: value}
 
 
@@ -164,7 +164,7 @@ def _of_full(report: Report, floor: float | None) -> Callable[[Arm], float | Non
     """An arm's score as a share of full fine-tuning's, of what either has above a floor. None for a loss."""
 
     def share(arm: Arm) -> float | None:
-        mine, full = (each and each.scores.get(report.metric.name) for each in (arm, report.reference))
+        mine, full = (scored and scored.scores.get(report.metric.name) for scored in (arm, report.reference))
         if (
             floor is None
             or report.metric.lower_is_better
@@ -241,8 +241,8 @@ def _costs() -> list[Column]:
     def predicted(arm: Arm) -> str | None:
         """``365 (+0.3 %)``."""
         size, error = costs.predicted_bytes(arm), costs.prediction_error(arm)
-        said = f" ({fmt.signed_percent(error)})" if error is not None else ""
-        return None if size is None else f"{fmt.megabytes(size)}{said}"
+        off = f" ({fmt.signed_percent(error)})" if error is not None else ""
+        return None if size is None else f"{fmt.megabytes(size)}{off}"
 
     system = zip(costs.SYSTEM, ("process peak MB", "allocator peak MB", "reserved peak MB"), strict=True)
     return [
@@ -280,14 +280,14 @@ def _numbers(report: Report) -> list[Column]:
     steps = {id(step.arm): step for family in report.families for step in family.steps}
 
     def of(get: Callable[[Comparison], Any]) -> Callable[[Arm], Any]:
-        return lambda arm: get(found) if (found := report.comparison(arm)) else None
+        return lambda arm: get(comparison) if (comparison := report.comparison(arm)) else None
 
     def share(arm: Arm) -> float | None:
         return steps[id(arm)].share if id(arm) in steps and of(lambda c: c.bootstrap)(arm) else None
 
     def sequence(arm: Arm) -> str | None:
-        said = {True: "passed", False: "failed: the sequence stops", None: "not tested"}
-        return said[steps[id(arm)].passed] if id(arm) in steps else None
+        words = {True: "passed", False: "failed: the sequence stops", None: "not tested"}
+        return words[steps[id(arm)].passed] if id(arm) in steps else None
 
     def span(c: Comparison) -> str | None:
         return f"{metric.difference(c.bootstrap.low)} … {metric.difference(c.bootstrap.high)}" if c.bootstrap else None
@@ -341,14 +341,14 @@ def _generation(report: Report) -> list[Column]:
 
 def _forgetting(report: Report) -> list[Column]:
     """What was forgotten, where any arm was asked."""
-    lost = {id(arm): found for arm in report.arms if (found := forgotten(arm))}
+    lost = {id(arm): loss for arm in report.arms if (loss := forgotten(arm))}
     if not lost:
         return []
 
     def of(get: Callable[[Any], Any]) -> Callable[[Arm], Any]:
         return lambda arm: get(lost[id(arm)]) if id(arm) in lost else None
 
-    several = len({found.texts for found in lost.values()}) > 1
+    several = len({loss.texts for loss in lost.values()}) > 1
     return [
         *([Column("", "texts", of(lambda f: f.texts), tables="forgetting")] if several else []),
         Column("", "before", of(lambda f: f.metric.score(f.before.point)), tables="forgetting"),

@@ -45,14 +45,14 @@ def _is_whole(group: dict[str, Any]) -> bool:
 
 def peak_bytes(arm: Arm, during: str = "train") -> float | None:
     """The largest sum of live tensors at one moment of a step."""
-    found: float | None = memory(arm, during).get("peak_bytes")
-    return found
+    peak: float | None = memory(arm, during).get("peak_bytes")
+    return peak
 
 
 def predicted_bytes(arm: Arm) -> float | None:
     """The same of a training step, computed from the config before any training."""
-    found: float | None = (memory(arm).get("predicted") or {}).get("peak_bytes")
-    return found
+    peak: float | None = (memory(arm).get("predicted") or {}).get("peak_bytes")
+    return peak
 
 
 def prediction_error(arm: Arm) -> float | None:
@@ -76,8 +76,8 @@ def flops(arm: Arm) -> dict[str, float | None]:
 def seconds(arm: Arm) -> dict[str, float]:
     """``{phase_s: median over runs}`` of every phase that the records have, with the total."""
     phases = dict.fromkeys(key for run in arm.runs for key in run.compute.get("seconds") or {})
-    found = {key: arm.median(f"compute.seconds.{key}") for key in phases}
-    return {key: value for key, value in found.items() if value is not None}
+    medians = {key: arm.median(f"compute.seconds.{key}") for key in phases}
+    return {key: value for key, value in medians.items() if value is not None}
 
 
 def compute(arm: Arm) -> dict[str, Any]:
@@ -90,19 +90,19 @@ def compute(arm: Arm) -> dict[str, Any]:
 def break_even(arms: list[Arm]) -> str:
     """From which rank on adapters compute more than full fine-tuning, in words; empty where no record says it."""
     pairs = [(arm, arm.median("compute.flops.break_even_rank")) for arm in arms if arm.rank and arm.comparable]
-    found = [(arm, rank) for arm, rank in pairs if rank is not None]
-    if not found:
+    crossings = [(arm, rank) for arm, rank in pairs if rank is not None]
+    if not crossings:
         return ""
-    ranks = sorted(math.floor(rank) for _, rank in found)
-    methods = {arm.method for arm, _ in found}
+    ranks = sorted(math.floor(rank) for _, rank in crossings)
+    methods = {arm.method for arm, _ in crossings}
     by_kind: dict[str, list[int]] = {}
-    for arm, rank in found:
+    for arm, rank in crossings:
         kind = [arm.method] * (len(methods) > 1) + [str(arm.settings.get("targets", "?"))]
         by_kind.setdefault(" ".join(kind), []).append(math.floor(rank))
-    each = ", ".join(f"{kind}: {_span(sorted(values))}" for kind, values in by_kind.items())
-    where = f", depending on what is adapted ({each})" if len(by_kind) > 1 and ranks[0] != ranks[-1] else ""
+    kinds = ", ".join(f"{kind}: {_span(sorted(values))}" for kind, values in by_kind.items())
+    where = f", depending on what is adapted ({kinds})" if len(by_kind) > 1 and ranks[0] != ranks[-1] else ""
     who = "LoRA computes" if methods == {"lora"} else "low-rank adapters compute"
-    above = sorted({arm.rank for arm, rank in found if arm.rank and arm.rank > rank})
+    above = sorted({arm.rank for arm, rank in crossings if arm.rank and arm.rank > rank})
     here = f"Here {', '.join(f'r = {r}' for r in above)} " + ("are above it." if len(above) > 1 else "is above it.")
     return (
         f"On these layers {who} more than full fine-tuning above r = {_span(ranks)}{where}: an adapter saves "
@@ -131,18 +131,18 @@ def memory_notes(arms: list[Arm], reference: Arm | None) -> list[str]:
         return []
     steps = sorted({step for one in held if (step := one.get("step")) is not None})
     which = f" (step {fmt.listed(steps)})" if steps else ""
-    kept = [
+    notes = [
         f"Measured: live tensors at the moment of one real training step{which} when their sum was largest, in the run "
         "whose peak is its arm's median. Each byte is counted once, so the five parts sum to the peak."
     ]
     example = next((arm for arm in [reference, *arms] if arm and memory(arm).get("peaks")), None)
     if example is not None:
         own = fmt.megabytes(sum(memory(example)["peaks"].get(f"{part}_bytes") or 0 for part in PARTS))
-        kept.append(
+        notes.append(
             "Each part is largest at a moment of its own, so these maxima sum to more than the peak: "
             f"{own} MB against {fmt.megabytes(peak_bytes(example))} MB for {example.label}. They are in report.json."
         )
-    return kept + [note for key, note in _SEEN.items() if any(one.get(key) for one in held)]
+    return notes + [note for key, note in _SEEN.items() if any(one.get(key) for one in held)]
 
 
 def compute_notes(arms: list[Arm]) -> list[str]:
@@ -150,7 +150,7 @@ def compute_notes(arms: list[Arm]) -> list[str]:
     arms = [arm for arm in arms if arm.median("compute.flops.per_token")]
     if not arms:
         return []
-    kept = [
+    notes = [
         "FLOPs: floating-point operations of forward and backward pass; “/full” is the share of what "
         "full fine-tuning of the same model needs for the same tokens."
     ]
@@ -159,8 +159,8 @@ def compute_notes(arms: list[Arm]) -> list[str]:
         ends = " to ".join(dict.fromkeys(fmt.si(end(peaks), "FLOP/s") for end in (min, max))) if peaks else ""
         sources = ", ".join(sorted({str(arm.first("compute.peak_flops_source")) for arm in arms} - {"None"}))
         of = f" ({', '.join(filter(None, [ends, sources]))})" if peaks else ""
-        kept.append(f"MFU: model FLOPs utilization, the share of the device's peak{of} that training reached.")
-    return kept
+        notes.append(f"MFU: model FLOPs utilization, the share of the device's peak{of} that training reached.")
+    return notes
 
 
 def layers(arms: list[Arm]) -> dict[str, Any] | None:

@@ -42,10 +42,10 @@ def compare(arms: list[Arm], reference: Arm, scores: Scores, metric: Metric, mar
         known = [name for name, other in METRICS.items() if other.weighted]
         reason = f"no paired bootstrap for {metric.name}, only for {', '.join(known)}"
         return {id(arm): Comparison(MISSING, margin, reason=reason) for arm in rivals}
-    found = {id(arm): _compare(arm, reference, scores, metric, margin) for arm in rivals}
-    tested = {key: c for key, c in found.items() if c.bootstrap is not None}
+    compared = {id(arm): _compare(arm, reference, scores, metric, margin) for arm in rivals}
+    tested = {key: c for key, c in compared.items() if c.bootstrap is not None}
     corrected = holm([c.bootstrap.p for c in tested.values() if c.bootstrap])
-    return found | {
+    return compared | {
         key: dataclasses.replace(c, p_holm=p) for (key, c), p in zip(tested.items(), corrected, strict=True)
     }
 
@@ -58,7 +58,7 @@ def _compare(arm: Arm, reference: Arm, scores: Scores, metric: Metric, margin: f
     if boot.seeds == 1:
         return Comparison(ONE_SEED, margin, boot.estimate, 1, boot.items)
     gain = boot.times(metric.sign)
-    said = verdict(gain.low, gain.high, margin)
-    if reference.unfit or (arm.unfit and said in ("same", "better")):
-        said = UNFIT
-    return Comparison(said, margin, boot.estimate, boot.seeds, boot.items, boot, gain)
+    name = verdict(gain.low, gain.high, margin)
+    if reference.unfit or (arm.unfit and name in ("same", "better")):
+        name = UNFIT
+    return Comparison(name, margin, boot.estimate, boot.seeds, boot.items, boot, gain)

@@ -38,7 +38,7 @@ def _cell(value: Any) -> Any:
 
 def document(report: Report) -> dict[str, Any]:
     """The JSON document."""
-    found = {
+    values = {
         "headline": str(report.headline),
         "notes": report.notes,
         "constant": report.constant,
@@ -64,12 +64,12 @@ def document(report: Report) -> dict[str, Any]:
         ],
         "runs": [record.to_dict() for record in report.records],
     }
-    return finite(found)
+    return finite(values)
 
 
 def _arm(report: Report, arm: Arm) -> dict[str, Any]:
     comparison = report.comparison(arm)
-    said = comparison.verdict if comparison else ""
+    verdict = comparison.verdict if comparison else ""
     lost = forgotten(arm)
     return {
         "label": arm.label,
@@ -82,7 +82,7 @@ def _arm(report: Report, arm: Arm) -> dict[str, Any]:
         "quant": arm.settings.get("quant"),
         "lr": arm.lr,
         "n": len(arm.runs),
-        "scores": {name: asdict(found) for name, found in arm.scores.items()},
+        "scores": {name: asdict(score) for name, score in arm.scores.items()},
         "forgetting": lost and lost.document(),
         "generation": _generation(arm),
         "latency": timed(arm),
@@ -93,7 +93,7 @@ def _arm(report: Report, arm: Arm) -> dict[str, Any]:
         "reference": arm is report.reference,
         "comparable": arm.comparable,
         "differs": {key: {"here": here, "reference": there} for key, (here, there) in arm.differs.items()},
-        "same_as_full": {"same": True, "worse": False, "better": False}.get(said),
+        "same_as_full": {"same": True, "worse": False, "better": False}.get(verdict),
         "comparison": _compared(report, arm),
         "trials": [asdict(trial) for trial in arm.trials],
         "rates": arm.rates,

@@ -65,15 +65,15 @@ def forgotten(arm: Arm) -> Forgotten | None:
 
 def notes(arms: list[Arm]) -> list[str]:
     """What was asked, and what the numbers mean."""
-    found = [each for arm in arms if (each := forgotten(arm))]
-    texts, measures = ", ".join(sorted({each.texts for each in found})), {each.measure for each in found}
+    losses = [loss for arm in arms if (loss := forgotten(arm))]
+    texts, measures = ", ".join(sorted({loss.texts for loss in losses})), {loss.measure for loss in losses}
     asked = "Asked before and after training, on texts that were not trained on"
-    kept = [f"{asked}: {texts}. ± 95 % over seeds and texts. Positive: forgot."]
+    lines = [f"{asked}: {texts}. ± 95 % over seeds and texts. Positive: forgot."]
     if "loss" in measures:
-        kept.append("Loss in nats per token; forgetting is after − before.")
+        lines.append("Loss in nats per token; forgetting is after − before.")
     if "probe" in measures:
-        kept.append(
+        lines.append(
             "Accuracy in % of a linear probe on frozen features; forgetting is before − after, in points. Cosines: "
             "rank correlation of the cosines of pairs of texts before and after; 1 is an unchanged geometry."
         )
-    return kept
+    return lines

@@ -79,18 +79,18 @@ def _notes(arms: list[Arm]) -> list[str]:
     where = {", ".join(str(at(run, f"compute.{key}")) for key in ("device", "precision")) for run in runs}
     threads = {at(run, "compute.threads") for run in runs if at(run, "compute.device") == "cpu"} - {None}
     on = "; ".join([*sorted(where), *(f"{n} threads" for n in sorted(threads))])
-    kept = [
+    notes = [
         f"Median ms of rows × tokens without padding ({on}), of models with random weights, timed in turns in one "
         "process. Against base: ratio of medians with its 95 % interval over turns."
     ]
     if any(row["runs"] > 1 for arm in arms for row in timed(arm)):
-        kept.append(
+        notes.append(
             "Of several runs: medians over them, and the interval from the lowest to the highest end of theirs."
         )
     in_place = ("all", "weights", "head")  # what is served is the base with other values
     same = sorted({arm.method for arm in arms if methods.of(arm.method).trains in in_place})
     if same:
-        kept.append(f"{', '.join(same)}: a second instance of the base, so its distance from 1 is the timing's error.")
+        notes.append(f"{', '.join(same)}: a second instance of the base, so its distance from 1 is the timing's error.")
     absent = sorted(
         {
             f"{cell['rows']} × {cell['length']} of {arm.label}: {cell['absent']}"
@@ -99,4 +99,4 @@ def _notes(arms: list[Arm]) -> list[str]:
             if "absent" in cell
         }
     )
-    return kept + [f"Absent: {each}" for each in absent]
+    return notes + [f"Absent: {reason}" for reason in absent]

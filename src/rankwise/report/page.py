@@ -107,9 +107,9 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
     add("trainable parameters", arm.first("params.trainable"), full.first("params.trainable"))
     add("peak training memory", costs.peak_bytes(arm), costs.peak_bytes(full), "B")
     add("FLOPs per token", costs.flops(arm)["per_token"], costs.flops(arm)["full_per_token"])
-    took, kept = "compute.seconds.train_s", "storage.adapter_bytes"
+    took, stored = "compute.seconds.train_s", "storage.adapter_bytes"
     add("training time", arm.median(took), full.median(took), "s")
-    add("to keep on disk", arm.median(kept), full.median(kept), "B")
+    add("to keep on disk", arm.median(stored), full.median(stored), "B")
     return tiles
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 def paragraph(report: Report) -> list[str]:
     """The methods, a sentence or two each: models and data, arms, budget, tuning, seeds, tests, hardware, compute."""
-    said = [_models(report), _data(report), _arms(report), _training(report), _tuning(report), _evaluation(report)]
-    return [sentence for sentence in [*said, *_tests(report), _machine(report), report.total] if sentence]
+    sentences = [_models(report), _data(report), _arms(report), _training(report), _tuning(report), _evaluation(report)]
+    return [sentence for sentence in [*sentences, *_tests(report), _machine(report), report.total] if sentence]
 
 
 def checklist(report: Report) -> list[tuple[str, str, str]]:
@@ -46,11 +46,11 @@ def _tests(report: Report) -> list[str]:
 
 
 def _models(report: Report) -> str:
-    found = _values(report, "config.model.name")
+    names = _values(report, "config.model.name")
     sizes = {arm.first("params.total") for arm in report.arms if arm.method == "full"} - {None}
     size = f" ({si(min(sizes))} parameters)" if len(sizes) == 1 else ""
     prints = [str(text).removeprefix("sha256:") for text in _values(report, "provenance.model.fingerprint")]
-    return f"Base model: {_list(found)}{size}{_fingerprints(prints)}."
+    return f"Base model: {_list(names)}{size}{_fingerprints(prints)}."
 
 
 def _data(report: Report) -> str:
@@ -84,10 +84,10 @@ def _training(report: Report) -> str:
         (trainer.get("clip"), f"gradients clipped at norm {trainer.get('clip') or 0:g}"),
         (_values(report, "compute.precision"), f"in {_list(_values(report, 'compute.precision'))}"),
     ]
-    known = [said for value, said in parts if value]
+    known = [text for value, text in parts if value]
     chosen = trainer.get("validations"), config.get("objective")
     best = "; the checkpoint is the best of {} by {}".format(*chosen) if all(chosen) else ""
-    return f"Every arm trains {' '.join(known[:3])}{''.join(f', {said}' for said in known[3:])}{best}." if known else ""
+    return f"Every arm trains {' '.join(known[:3])}{''.join(f', {text}' for text in known[3:])}{best}." if known else ""
 
 
 def _tuning(report: Report) -> str:
@@ -125,18 +125,18 @@ def _machine(report: Report) -> str:
     machines = Counter(_hardware(run) for run in finished)
     packages = ("torch", "transformers", "peft", "lightning", "rankwise")
     versions = [
-        f"{name} {_list(found)}" for name in packages if (found := _values(report, f"provenance.packages.{name}"))
+        f"{name} {_list(known)}" for name in packages if (known := _values(report, f"provenance.packages.{name}"))
     ]
     hardware = "; ".join(text for text, _ in machines.most_common())
     return f"Hardware: {hardware or 'unknown'}. Software: {', '.join(versions) or 'unknown'}."
 
 
 def _hardware(run: Record) -> str:
-    found: dict[str, Any] = at(run, "provenance.hardware") or {}
-    gpus = [f"{n} × {name}" for name, n in Counter(found.get("gpus") or []).items()]
+    hardware: dict[str, Any] = at(run, "provenance.hardware") or {}
+    gpus = [f"{n} × {name}" for name, n in Counter(hardware.get("gpus") or []).items()]
     threads = at(run, "compute.threads")
     used = f"{plural(threads, 'thread')} per run" if threads else "threads unknown"
-    return ", ".join(gpus) if gpus else f"{found.get('cpu', 'unknown processor')}, no GPU, {used}"
+    return ", ".join(gpus) if gpus else f"{hardware.get('cpu', 'unknown processor')}, no GPU, {used}"
 
 
 def _trained(report: Report) -> list[Arm]:

@@ -157,17 +157,17 @@ def pareto(points: list[tuple[float, float]]) -> set[int]:
 def trade_off(report: Report) -> Plot | None:
     """Learning against forgetting: test metric across, better to the right. None without two arms that were asked."""
     metric = report.metric
-    asked = [(arm, found) for arm in _scored(report) if (found := forgotten(arm))]
+    asked = [(arm, forgot) for arm in _scored(report) if (forgot := forgotten(arm))]
     if len(asked) < 2:
         return None
-    measure, texts = Counter((found.measure, found.texts) for _, found in asked).most_common(1)[0][0]
-    shown = [(arm, found) for arm, found in asked if (found.measure, found.texts) == (measure, texts)]
+    measure, texts = Counter((forgot.measure, forgot.texts) for _, forgot in asked).most_common(1)[0][0]
+    shown = [(arm, forgot) for arm, forgot in asked if (forgot.measure, forgot.texts) == (measure, texts)]
     arms = [arm for arm, _ in shown]
     figure, ((ax,),) = svg.canvas(WIDTH, 3.7)
-    for arm, found in shown:
+    for arm, forgot in shown:
         score = arm.scores[metric.name]
-        x, y = metric.factor * score.point, found.metric.factor * found.amount.point
-        across, up = np.nan_to_num([metric.factor * score.half, found.metric.factor * found.amount.half])
+        x, y = metric.factor * score.point, forgot.metric.factor * forgot.amount.point
+        across, up = np.nan_to_num([metric.factor * score.half, forgot.metric.factor * forgot.amount.half])
         ax.errorbar(x, y, [[up]] * 2, [[across]] * 2, color=colour(arm, arms), lw=0, elinewidth=1.2, zorder=3)
         _dot(ax, x, y, arm, arms)
     ax.axhline(0, color=svg.MUTED, lw=1.0, ls="--", zorder=1)
@@ -297,10 +297,10 @@ def _range(points: Sequence[float], ends: Sequence[float], margin: float) -> tup
 
 def _limits(ax: Any, arms: list[Arm], report: Report) -> None:
     """The axis of scores, with room for the margin; not far outside the metric's range."""
-    metric, found = report.metric, [arm.scores[report.metric.name] for arm in arms]
-    points, reach = [score.point for score in found], 3 * report.margin
+    metric, scores = report.metric, [arm.scores[report.metric.name] for arm in arms]
+    points, reach = [score.point for score in scores], 3 * report.margin
     worst = min(points) + reach if metric.lower_is_better else max(points) - reach  # the margin lies where it is worse
-    ends = [end for score in found for end in (score.low, score.high) if math.isfinite(end)]
+    ends = [end for score in scores for end in (score.low, score.high) if math.isfinite(end)]
     low, high = _range([*points, worst], ends, report.margin)
     pad = 0.04 * (high - low)
     ax.set_ylim(metric.factor * max(low, metric.low - pad), metric.factor * min(high, metric.high + pad))
@@ -319,8 +319,8 @@ def _lines(ax: Any, arms: list[Arm], report: Report) -> None:
     bottom, top = ax.get_ylim()
     labels: dict[float, list[str]] = defaultdict(list)
     for arm in arms:
-        found, is_full = arm.scores[metric.name], arm is report.reference
-        y, text = factor * found.point, f"{arm.label} {metric.score(found.point)}"
+        score, is_full = arm.scores[metric.name], arm is report.reference
+        y, text = factor * score.point, f"{arm.label} {metric.score(score.point)}"
         if not bottom <= y <= top:
             labels[min(max(y, bottom), top)].append(f"{text} {'↓' if y < bottom else '↑'}")
             continue
@@ -328,13 +328,13 @@ def _lines(ax: Any, arms: list[Arm], report: Report) -> None:
         paint, width, style = (FULL, 1.4, "-") if is_full else (svg.MUTED, 1.0, "--")
         ax.axhline(y, color=paint, lw=width, ls=style, zorder=2)
         if is_full:
-            if math.isfinite(found.low):
-                ax.axhspan(factor * found.low, factor * found.high, color=FULL, alpha=0.14, lw=0, zorder=1)
-            limit = factor * (found.point - metric.sign * report.margin)
+            if math.isfinite(score.low):
+                ax.axhspan(factor * score.low, factor * score.high, color=FULL, alpha=0.14, lw=0, zorder=1)
+            limit = factor * (score.point - metric.sign * report.margin)
             ax.axhline(limit, color=FULL, lw=1.2, ls=":", zorder=2)
             labels[limit].append(f"full {'+' if metric.lower_is_better else '−'} margin")
     step, last = 0.055 * (top - bottom), -math.inf
-    for y, text in [(height, each) for height in sorted(labels) for each in labels[height]]:
+    for y, text in [(height, name) for height in sorted(labels) for name in labels[height]]:
         last = max(y, last + step)
         at: Any = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
         ax.annotate(text, (1.01, last), fontsize=8.5, color=svg.INK, **at)
@@ -365,8 +365,8 @@ def _bars(
 def _curves(arm: Arm, key: str) -> list[list[tuple[float, float]]]:
     """(step, value) rows of each run that has the key."""
     curves = [run.metrics.get("curve") or [] for run in arm.runs]
-    found = [sorted((row["step"], row[key]) for row in rows if row.get(key) is not None) for rows in curves]
-    return [rows for rows in found if rows]
+    series = [sorted((row["step"], row[key]) for row in rows if row.get(key) is not None) for rows in curves]
+    return [rows for rows in series if rows]
 
 
 def _line(ax: Any, runs: list[list[tuple[float, float]]], paint: str, arm: Arm, factor: float) -> None:
@@ -389,8 +389,8 @@ def _direction(metric: Metric) -> str:
 
 def _points(arms: list[Arm], metric: Metric) -> str:
     """What the points are, and what their intervals cover."""
-    found = [arm.scores[metric.name] for arm in arms]
-    n, kinds = sorted({score.n for score in found}), {score.kind for score in found}
+    scores = [arm.scores[metric.name] for arm in arms]
+    n, kinds = sorted({score.n for score in scores}), {score.kind for score in scores}
     over = "seeds and test items" if "both" in kinds else "test items alone, silent on seeds"
-    what = "medians" if any(score.median is not None for score in found) else "means"
+    what = "medians" if any(score.median is not None for score in scores) else "means"
     return f"{what} over {fmt.listed(n)} seed{'' if n == [1] else 's'} with 95 % intervals over {over}"

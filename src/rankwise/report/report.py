@@ -109,8 +109,8 @@ def build(paths: list[Path]) -> Report:
 
     Raises Refused for a path without records, for a broken record and for runs selected on the test set.
     """
-    found = find_all(paths)
-    records = results(found)
+    every_run = find_all(paths)
+    records = results(every_run)
     arms = group(records)
     reference = reference_of(arms)
     metric = _metric(reference or arms[0])
@@ -121,44 +121,57 @@ def build(paths: list[Path]) -> Report:
     comparisons = compare(arms, reference, scores, metric, margin) if reference else {}
     flag(arms, reference, comparisons, metric)
     families = smallest_sufficient(arms, reference, comparisons, margin) if reference else []
-    said = notes(records, found, arms, reference, metric, margins, comparisons)
-    if len(found) > len(records):
-        left_out = plural(len(found) - len(records), "run that tuned or searched is", "runs that tuned or searched are")
-        said.append(f"{left_out} left out of the comparison, as what was compared was chosen by them.")
+    sentences = notes(records, every_run, arms, reference, metric, margins, comparisons)
+    if len(every_run) > len(records):
+        left_out = plural(
+            len(every_run) - len(records), "run that tuned or searched is", "runs that tuned or searched are"
+        )
+        sentences.append(f"{left_out} left out of the comparison, as what was compared was chosen by them.")
     elif records[0].config.get("stage"):
-        said.insert(0, "These runs tuned or searched; what they chose is not yet judged on fresh seeds.")
+        sentences.insert(0, "These runs tuned or searched; what they chose is not yet judged on fresh seeds.")
     codes = {record.provenance.get("code") for record in records if record.provenance.get("code")}
     if len(codes) > 1:
-        said.append(f"{len(codes)} versions of rankwise's code made these runs: a difference may be the code's.")
+        sentences.append(f"{len(codes)} versions of rankwise's code made these runs: a difference may be the code's.")
     top = headline(families, reference, metric)
     if answered := _answers(records):  # by the rule of find, which was fixed before the runs
         title, *others = answered
-        said.insert(0, f"By all runs of the table: {top}")
+        sentences.insert(0, f"By all runs of the table: {top}")
         top = Headline(title, details=tuple(others))
     for arm in arms:
         against = reference.runs if reference and arm is not reference else []
         arm.churn = {"seeds": scores.churn(arm.runs), "reference": scores.churn(arm.runs, against)}
     constant = scores.constant((reference or arms[0]).runs)
     return Report(
-        records, arms, reference, metric, margin, comparisons, families, top, said, constant, total(found), found
+        records,
+        arms,
+        reference,
+        metric,
+        margin,
+        comparisons,
+        families,
+        top,
+        sentences,
+        constant,
+        total(every_run),
+        every_run,
     )
 
 
-def results(found: list[Record]) -> list[Record]:
+def results(every_run: list[Record]) -> list[Record]:
     """The runs that are no search for something; all, where there are no others."""
-    return [record for record in found if not record.config.get("stage")] or found
+    return [record for record in every_run if not record.config.get("stage")] or every_run
 
 
 def find_all(paths: list[Path]) -> list[Record]:
     """Records of files and of W&B; of a run that is in both, the files, which hold more."""
     local = [path for path in paths if not remote.is_address(path)]
-    found = find(local) if local else []
-    here = {record.run.get("id") for record in found}
+    every_run = find(local) if local else []
+    here = {record.run.get("id") for record in every_run}
     for path in dict.fromkeys(map(str, paths)):
         if remote.is_address(path):
             there = remote.read(remote.Address.of(path))
-            found += [record for record in there if record.run["id"] not in here]
-    return found
+            every_run += [record for record in there if record.run["id"] not in here]
+    return every_run
 
 
 def _metric(arm: Arm) -> Metric:
@@ -175,10 +188,10 @@ def _answers(records: list[Record]) -> list[str]:
     """What ``rankwise find`` has answered from the records' studies, a sentence for each question, the latest first."""
     folders = {record.folder.parent for record in records if record.folder is not None}
     files = [file for folder in folders for file in folder.glob("answer-*.json")]
-    said = []
+    sentences = []
     for file in sorted(files, key=lambda file: (-file.stat().st_mtime, file.name)):
         try:
-            said.append(json.loads(file.read_text(encoding="utf-8"))["sentence"])
+            sentences.append(json.loads(file.read_text(encoding="utf-8"))["sentence"])
         except (OSError, ValueError, RecursionError, LookupError, TypeError):  # no answer of this version
             continue
-    return [sentence for sentence in said if isinstance(sentence, str) and sentence]
+    return [sentence for sentence in sentences if isinstance(sentence, str) and sentence]

@@ -88,19 +88,21 @@ def _sequence(
     arms: list[Arm], reference: Arm, comparisons: dict[int, Comparison], margin: float, level: float
 ) -> Sufficiency:
     ordered = sorted(arms, key=lambda arm: -(arm.size or ("", 0))[1])
-    found = [comparisons[id(arm)] for arm in ordered]
+    compared = [comparisons[id(arm)] for arm in ordered]
     label = _label(ordered[0])
-    if reference.unfit or not any(c.bootstrap for c in found):
-        steps = [Step(arm, c, None, 0.0) for arm, c in zip(ordered, found, strict=True)]
-        one_seed = any(c.verdict == ONE_SEED for c in found)
-        reason = "no conclusion can be drawn from one seed" if one_seed else found[0].reason
+    if reference.unfit or not any(c.bootstrap for c in compared):
+        steps = [Step(arm, c, None, 0.0) for arm, c in zip(ordered, compared, strict=True)]
+        one_seed = any(c.verdict == ONE_SEED for c in compared)
+        reason = "no conclusion can be drawn from one seed" if one_seed else compared[0].reason
         if reference.unfit:
             reason = f"no conclusion: full fine-tuning's runs are no reference ({reference.unfit})"
         return Sufficiency(label, margin, level, steps, reason=reason)
-    lows = [c.advantage.limits(1 - 2 * level)[0] if c.advantage else None for c in found]
-    shares = _answer_shares(found, [None if arm.unfit else low for arm, low in zip(ordered, lows, strict=True)], margin)
+    lows = [c.advantage.limits(1 - 2 * level)[0] if c.advantage else None for c in compared]
+    shares = _answer_shares(
+        compared, [None if arm.unfit else low for arm, low in zip(ordered, lows, strict=True)], margin
+    )
     steps, going = [], True
-    for arm, comparison, low, share in zip(ordered, found, lows, shares[:-1], strict=True):
+    for arm, comparison, low, share in zip(ordered, compared, lows, shares[:-1], strict=True):
         passed = (low is not None and low > -margin and not arm.unfit) if going else None
         going = bool(passed)
         steps.append(Step(arm, comparison, passed, share, low))
@@ -108,26 +110,26 @@ def _sequence(
     return Sufficiency(label, margin, level, steps, answer, none_share=shares[-1])
 
 
-def _answer_shares(found: list[Comparison], lows: list[float | None], margin: float) -> list[float]:
+def _answer_shares(compared: list[Comparison], lows: list[float | None], margin: float) -> list[float]:
     """Share of bootstrap replicates in which each arm would be the answer, and last the share with none.
 
     A replicate stands for a new study: its difference replaces ours, with the same distance down to the lower bound.
     """
-    size = min(len(c.advantage.means) for c in found if c.advantage)
+    size = min(len(c.advantage.means) for c in compared if c.advantage)
     passes = [
         np.zeros(size, bool)
         if c.advantage is None or low is None
         else c.advantage.replicates[:size] - (c.advantage.estimate - low) > -margin
-        for c, low in zip(found, lows, strict=True)
+        for c, low in zip(compared, lows, strict=True)
     ]
     reached = np.logical_and.accumulate(np.stack(passes), axis=0).sum(0)  # how many of the sequence passed
-    counts = np.bincount(reached, minlength=len(found) + 1) / size
+    counts = np.bincount(reached, minlength=len(compared) + 1) / size
     return [float(share) for share in [*counts[1:], counts[0]]]
 
 
 def _label(arm: Arm) -> str:
     """A family's name: its method, targets and alpha policy, and what else sets it apart in this study."""
-    said = [f"α={alpha}"] if (alpha := arm.settings.get("alpha")) is not None else []
-    known = {arm.method, f"r={arm.rank}", *said}
+    alphas = [f"α={alpha}"] if (alpha := arm.settings.get("alpha")) is not None else []
+    known = {arm.method, f"r={arm.rank}", *alphas}
     others = [word for word in arm.name.split() if word not in known]
-    return " ".join([arm.method, *filter(None, [arm.settings.get("targets")]), *said, *others])
+    return " ".join([arm.method, *filter(None, [arm.settings.get("targets")]), *alphas, *others])

@@ -62,9 +62,9 @@ def _title(family: Sufficiency, metric: Metric, named: bool) -> str:
         why = f"{top.name} could not be tested ({top.comparison.reason or 'one shared seed'})"
     else:
         even = "even " if len(family.steps) > 1 else ""
-        found = f" ({metric.difference(top.comparison.estimate)})" if gain.high < -family.margin else ""
-        sure = f"is more than {margin} worse" if found else f"may be more than {margin} worse"
-        why = f"{even}{top.name} {sure} than full fine-tuning{found}"
+        gap = f" ({metric.difference(top.comparison.estimate)})" if gain.high < -family.margin else ""
+        sure = f"is more than {margin} worse" if gap else f"may be more than {margin} worse"
+        why = f"{even}{top.name} {sure} than full fine-tuning{gap}"
     what = f"No {top.arm.size[0]} was" if top.arm.size else f"{top.name} was not"
     return f"{what} shown to be {'enough' if sized else 'as good as full fine-tuning'}{where}: {why}."
 
@@ -127,26 +127,26 @@ def notes(
     comparisons: dict[int, Comparison],
 ) -> list[str]:
     """How this was compared, one sentence or two each."""
-    kept = [
+    lines = [
         _counts(records, arms),
         *filter(None, [total(all_records)]),
         *_budget(arms, reference or arms[0]),
         *_seeds(arms),
     ]
-    kept += [*_rates(arms, all_records), *_margin(margins, metric)]
-    said = dict.fromkeys(note for record in records for note in at(record, "provenance.data.notes") or [])
-    kept += [f"Of the data: {note}" for note in said]
+    lines += [*_rates(arms, all_records), *_margin(margins, metric)]
+    of_data = dict.fromkeys(note for record in records for note in at(record, "provenance.data.notes") or [])
+    lines += [f"Of the data: {note}" for note in of_data]
     others = sum(not arm.comparable for arm in arms)
     if others:
         rows = plural(others, "row differs", "rows differ")
-        kept.append(f"{rows} from the reference in more than the arm: shown with the key, not ranked.")
+        lines.append(f"{rows} from the reference in more than the arm: shown with the key, not ranked.")
     if metric.lower_is_better:
-        kept.append(f"Lower {metric.name} is better: an arm whose difference from full fine-tuning is positive lost.")
+        lines.append(f"Lower {metric.name} is better: an arm whose difference from full fine-tuning is positive lost.")
     if reference is None:
-        return [*kept, "Full fine-tuning is missing, so there is no difference, no verdict and nothing sufficient."]
+        return [*lines, "Full fine-tuning is missing, so there is no difference, no verdict and nothing sufficient."]
     if any(c.verdict == ONE_SEED for c in comparisons.values()):
-        kept.append("With one shared seed differences are points without an interval: seeds alone could explain them.")
-    return kept + (TESTS if any(c.bootstrap for c in comparisons.values()) else TESTS[:1])
+        lines.append("With one shared seed differences are points without an interval: seeds alone could explain them.")
+    return lines + (TESTS if any(c.bootstrap for c in comparisons.values()) else TESTS[:1])
 
 
 TESTS = [
@@ -217,8 +217,8 @@ def _seeds(arms: list[Arm]) -> list[str]:
     seeds = sorted({run.config.get("seed", 0) for run in runs})
     data = sorted({run.config.get("data_seed", 0) for run in runs})
     items = sorted({n for run in runs for cell in (run.metrics.get("test") or {}).values() if (n := cell.get("n"))})
-    kept = [f"Seeds {', '.join(map(str, seeds))}; data seeds {', '.join(map(str, data))}; arms are paired by both."]
-    return kept + ([f"Test set: {' or '.join(f'{n:,}' for n in items)} items."] if items else [])
+    lines = [f"Seeds {', '.join(map(str, seeds))}; data seeds {', '.join(map(str, data))}; arms are paired by both."]
+    return lines + ([f"Test set: {' or '.join(f'{n:,}' for n in items)} items."] if items else [])
 
 
 def _rates(arms: list[Arm], records: list[Record]) -> list[str]:
@@ -249,8 +249,8 @@ def _rates(arms: list[Arm], records: list[Record]) -> list[str]:
 
 def _margin(margins: list[float], metric: Metric) -> list[str]:
     if len(margins) > 1:
-        given = ", ".join(metric.width(m) for m in margins)
-        return [f"The runs disagree on the margin ({given}); the smallest is used."]
+        widths = ", ".join(metric.width(m) for m in margins)
+        return [f"The runs disagree on the margin ({widths}); the smallest is used."]
     return [f"Margin of sameness, set in the config before the run: {metric.width(margins[0])}."] if margins else []
 
 

@@ -43,7 +43,7 @@ def render(report: Report) -> RenderableType:
     notes += [
         Text(text, style="dim") for text in (interval_note(report), costs.short_note(report.arms), report.total) if text
     ]
-    more = [part for found in sections(report) for part in rendered(found)]
+    more = [part for block in sections(report) for part in rendered(block)]
     return Group(title, *details, Padding(_Arms(report), (1, 0)), *notes, *more)
 
 
@@ -80,13 +80,13 @@ class _Arms:
 
 def sections(report: Report) -> list[Section]:
     """What the runs say beside their score: other metrics, what they write, what they forgot, how fast they are."""
-    found = [
+    parts = [
         section(report, "scores", "Other test metrics", []),
         section(report, "generation", "Generated text", _of_writing(report.arms)),
         section(report, "forgetting", "Forgetting", forgetting.notes(report.arms)),
         latency.section(report.arms),
     ]
-    return [each for each in found if each]
+    return [part for part in parts if part]
 
 
 def _of_writing(arms: list[Arm]) -> list[str]:
@@ -96,22 +96,22 @@ def _of_writing(arms: list[Arm]) -> list[str]:
     ]
     asked = [at(run, "config.task.generation") or {} for run in runs]
     settings = {json.dumps({k: v for k, v in one.items() if k != "metrics" and v is not None}) for one in asked}
-    kept = ["± 95 % over seeds and prompts. Speed and peak are medians over runs."]
+    notes = ["± 95 % over seeds and prompts. Speed and peak are medians over runs."]
     if len(settings) == 1:
         shown = ", ".join(f"{key}={value}" for key, value in json.loads(settings.pop()).items())
-        kept.append(f"Written with {shown}.")
+        notes.append(f"Written with {shown}.")
     elif settings:
-        kept.append(f"The runs wrote with {len(settings)} different settings of task.generation: compare with care.")
+        notes.append(f"The runs wrote with {len(settings)} different settings of task.generation: compare with care.")
     reasons = Counter(pair for run in runs for pair in (at(run, "metrics.absent") or {}).items())
-    return kept + [f"Absent: {metric} of {plural(n, 'run')}: {reason}" for (metric, reason), n in reasons.items()]
+    return notes + [f"Absent: {metric} of {plural(n, 'run')}: {reason}" for (metric, reason), n in reasons.items()]
 
 
-def rendered(found: Section) -> list[RenderableType]:
+def rendered(block: Section) -> list[RenderableType]:
     """A section for a terminal."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
-    lines = any("\n" in cell for row in found.rows for cell in row)
-    for number, header in enumerate(found.header):
-        left = found.words or number == 0
+    lines = any("\n" in cell for row in block.rows for cell in row)
+    for number, header in enumerate(block.header):
+        left = block.words or number == 0
         text = Text(header if left else header.replace(" ", "\n"))
         table.add_column(
             text,
@@ -120,10 +120,10 @@ def rendered(found: Section) -> list[RenderableType]:
             no_wrap=not left,
             overflow="fold",
         )
-    for row in found.rows:
+    for row in block.rows:
         table.add_row(*(Text(cell.replace(" ± ", "±"), _STYLE.get(cell.split(" ")[0], "")) for cell in row))
-    notes = [Text(note, style="dim") for note in found.notes]
-    return [Text(f"\n{found.title}", style="bold"), Padding(table, (1, 0)), *notes]
+    notes = [Text(note, style="dim") for note in block.notes]
+    return [Text(f"\n{block.title}", style="bold"), Padding(table, (1, 0)), *notes]
 
 
 def interval_note(report: Report) -> str:
@@ -135,23 +135,23 @@ def interval_note(report: Report) -> str:
         "seeds": "over seeds",
         "items": "over test items where a row has one seed or identical runs",
     }
-    said = [f"± 95 % ({', '.join(over[k] for k in over if k in kinds) or 'no interval'})."]
+    texts = [f"± 95 % ({', '.join(over[k] for k in over if k in kinds) or 'no interval'})."]
     if metric.lower_is_better:
-        said.insert(0, f"Lower {metric.name} is better.")
+        texts.insert(0, f"Lower {metric.name} is better.")
     if report.constant is not None and metric.kind == "classification":
         unit = " %" if metric.percent else ""
-        said.append(f"The best answer that is the same for every text scores {metric.score(report.constant)}{unit}.")
-    if any(found.median is not None for arm in report.arms for found in arm.scores.values()):
-        said.append("Scores of optimistic rows are medians over seeds; differences are of means.")
+        texts.append(f"The best answer that is the same for every text scores {metric.score(report.constant)}{unit}.")
+    if any(score.median is not None for arm in report.arms for score in arm.scores.values()):
+        texts.append("Scores of optimistic rows are medians over seeds; differences are of means.")
     if any(arm.rates > 1 for arm in report.arms):
-        said.append("* at the best of several learning rates by validation on these very seeds: somewhat too high.")
+        texts.append("* at the best of several learning rates by validation on these very seeds: somewhat too high.")
     if not report.comparisons:
-        return " ".join(said)
+        return " ".join(texts)
     if not any(c.bootstrap for c in report.comparisons.values()):
-        return " ".join([*said, "Δ: difference from full fine-tuning, without an interval: no conclusion."])
+        return " ".join([*texts, "Δ: difference from full fine-tuning, without an interval: no conclusion."])
     margin = metric.width(report.margin)
-    said.append(f"Δ: paired with full fine-tuning; same, worse, better: 90 % interval against ±{margin}.")
-    return " ".join(said)
+    texts.append(f"Δ: paired with full fine-tuning; same, worse, better: 90 % interval against ±{margin}.")
+    return " ".join(texts)
 
 
 def markdown(report: Report, wanted: Sequence[str] = ()) -> str:
@@ -170,12 +170,12 @@ def markdown(report: Report, wanted: Sequence[str] = ()) -> str:
         "",
     ]
     lines += [*[f"[{i}] {text}  " for i, text in enumerate(texts, 1)], "", interval_note(report), ""]
-    for found in sections(report):
-        lines += [f"**{found.title}**", "", *md_table(found.header, found.rows), ""]
-        lines += [*(f"{note}  " for note in found.notes), ""]
-    said = [*report.notes, *costs.memory_notes(report.arms, report.reference), *costs.compute_notes(report.arms)]
-    said += filter(None, [costs.break_even(report.arms)])
-    return "\n".join([*lines, *[f"* {note}" for note in said], ""])
+    for block in sections(report):
+        lines += [f"**{block.title}**", "", *md_table(block.header, block.rows), ""]
+        lines += [*(f"{note}  " for note in block.notes), ""]
+    notes = [*report.notes, *costs.memory_notes(report.arms, report.reference), *costs.compute_notes(report.arms)]
+    notes += filter(None, [costs.break_even(report.arms)])
+    return "\n".join([*lines, *[f"* {note}" for note in notes], ""])
 
 
 def md_table(

@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 def section(report: Report) -> Section | None:
     """A row for each side that had several learning rates to choose from; None where none had."""
-    found = _tried(report)
-    if not found:
+    tried = _tried(report)
+    if not tried:
         return None
-    most = max(map(len, found.values()))
+    most = max(map(len, tried.values()))
     budgets = sorted({k for k in (1, 2, 3, 4, 6, 8, 12, most) if k <= most})
     metric = named(next(iter(_objectives(report.all_records)), "val/loss").removeprefix("val/"))
     rows = []
-    for side, values in found.items():
+    for side, values in tried.items():
         best = (min if metric.lower_is_better else max)(values, key=lambda lr: values[lr])
         curve = [expected_best(list(values.values()), k, metric.lower_is_better) for k in budgets if k <= len(values)]
         cells = [metric.score(value) for value in curve]
         rows.append([side, str(len(values)), rate(best), *cells, *[""] * (len(budgets) - len(cells))])
     header = ["side", "rates tried", "best", *(f"val. {metric.name}, best of {k}" for k in budgets)]
-    same = len({len(values) for values in found.values()}) == 1
+    same = len({len(values) for values in tried.values()}) == 1
     parity = "All sides had the same number to choose from." if same else "Sides had different numbers to choose from."
     note = "Expected validation score of the best of k learning rates drawn from those tried (Dodge et al. 2019)."
     return Section("tuning", "Tuning as it was", header, rows, [f"{note} {parity}"])
@@ -50,11 +50,11 @@ def _tried(report: Report) -> dict[str, dict[float, float]]:
         lr, is_trial = at(run, "config.optim.lr"), run.config.get("stage") == "tune"
         if is_trial and run.status == FINISHED and run.objective is not None and lr is not None:
             scores[_side(run)][lr].append(run.objective)
-    found = {side: {lr: mean(values) for lr, values in by_rate.items()} for side, by_rate in scores.items()}
-    if not found:
+    tried = {side: {lr: mean(values) for lr, values in by_rate.items()} for side, by_rate in scores.items()}
+    if not tried:
         arms = [arm for arm in report.arms if arm.comparable]
-        found = {arm.label: {trial.lr: trial.validation for trial in arm.trials} for arm in arms}
-    return {side: values for side, values in found.items() if len(values) > 1}
+        tried = {arm.label: {trial.lr: trial.validation for trial in arm.trials} for arm in arms}
+    return {side: values for side, values in tried.items() if len(values) > 1}
 
 
 def _side(run: Record) -> str:

@@ -60,9 +60,9 @@ def _holds(config: Config, part: str, condition: str, choices: Mapping[str, str 
     return any(wanted in (spelled, str(value)) or _same_number(value, wanted) for wanted in values.split("|"))
 
 
-def _same_number(found: Any, wanted: str) -> bool:
+def _same_number(value: Any, wanted: str) -> bool:
     """Whether a number is meant, however it is spelled: 1e-5 and 0.00001."""
     try:
-        return isinstance(found, int | float) and not isinstance(found, bool) and float(wanted) == found
+        return isinstance(value, int | float) and not isinstance(value, bool) and float(wanted) == value
     except ValueError:
         return False

@@ -57,8 +57,8 @@ def to_typed(values: dict[str, Any] | DictConfig, axes: Collection[str] = ("meth
         if environment := _ENVIRONMENT.search(str(OmegaConf.to_container(node, resolve=False))):
             raise Refused(f"{environment[0]}: it would stand in the record for all to read; give the value itself")
         if not {"method", "method.name"} & set(axes):
-            given: Any = OmegaConf.to_container(node.method, resolve=True)
-            methods.refuse_foreign({key: value for key, value in given.items() if f"method.{key}" not in axes})
+            method: Any = OmegaConf.to_container(node.method, resolve=True)
+            methods.refuse_foreign({key: value for key, value in method.items() if f"method.{key}" not in axes})
         return typed(node)
     except OmegaConfBaseException as error:
         raise Refused(explain(error)) from None
@@ -148,7 +148,7 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
             raise Refused(f"--config {path}: {key} runs code; if that is wanted, add {key}={target}")
     earlier["rerun"] = False  # that run was asked to run again, not this one
     groups = {
-        name: given if isinstance(given := earlier.get(name), dict) else {} for name in ("optim", "method", "task")
+        name: group if isinstance(group := earlier.get(name), dict) else {} for name in ("optim", "method", "task")
     }
     if groups["optim"] and groups["optim"].get("lr") == groups["method"].get("lr"):
         groups["optim"]["lr"] = "${method.lr}"
@@ -198,8 +198,8 @@ def explain(error: BaseException) -> str:
             return f"{key}: no such key{near_key(key, known_keys())}; 'rankwise train --cfg job' prints all"
     text = str(error).strip().splitlines()[0]
     if text.startswith("Ambiguous value"):
-        given = text.partition("'")[2].rpartition("'")[0]
-        return f"{given}: several values for one key make a study; add -m, or quote twice what is one value"
+        value = text.partition("'")[2].rpartition("'")[0]
+        return f"{value}: several values for one key make a study; add -m, or quote twice what is one value"
     return text
 
 

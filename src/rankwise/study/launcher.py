@@ -128,13 +128,13 @@ def share(configs: Sequence[Config], jobs: int | None = None) -> Slots:
     memory may change them.
     """
     wanted = any(config.trainer.device in ("auto", "cuda") for config in configs)
-    each = max(config.trainer.devices for config in configs)
+    devices = max(config.trainer.devices for config in configs)
     here, cores = machine.gpus() if wanted else [], machine.cores()
-    gpus = [",".join(here[i : i + each]) for i in range(0, len(here) - each + 1, each)]
-    together = jobs or len(gpus) or max(1, cores // each)
+    gpus = [",".join(here[i : i + devices]) for i in range(0, len(here) - devices + 1, devices)]
+    together = jobs or len(gpus) or max(1, cores // devices)
     if not (jobs or gpus):
         most = max(config.trainer.threads or 1 for config in configs)
-        jobs = min(cores // (most * each), machine.memory_bytes() // _JOB_BYTES)
+        jobs = min(cores // (most * devices), machine.memory_bytes() // _JOB_BYTES)
     jobs = max(1, min(jobs or len(gpus), len(configs)))
     return Slots(jobs, max(1, cores // together), [gpus[i % len(gpus)] if gpus else None for i in range(jobs)])
 
@@ -237,18 +237,18 @@ class _Engine:
         return self._ended
 
     def _start(self, config: Config) -> None:
-        place = folder(config).absolute()
+        target = folder(config).absolute()
         if theirs := elsewhere(config, self._join):
             self._settle(config, theirs)
             return
         gpu = self._free.pop()
         threads = config.trainer.threads or self._slots.threads
-        job = Job(plain(config), str(place), self._task, threads, gpu, sys.argv[0], command())
-        process = self._context.Process(target=work, args=(job,), name=place.name)
-        run = _Run(config, place, gpu, process, [path for path in (place, *place.parents) if not path.exists()])
+        job = Job(plain(config), str(target), self._task, threads, gpu, sys.argv[0], command())
+        process = self._context.Process(target=work, args=(job,), name=target.name)
+        run = _Run(config, target, gpu, process, [path for path in (target, *target.parents) if not path.exists()])
         process.start()
         self._running.append(run)
-        self._shown.started(place.name)
+        self._shown.started(target.name)
 
     def _poll(self) -> None:
         """Wait for the end of a running run, or for a moment; look what the others have logged."""

@@ -192,22 +192,22 @@ def run_rows(launcher: LocalLauncher, rows: Sequence[Sequence[str]]) -> list[Job
     ]
 
 
-def _returned(place: Path, row: Sequence[str], wanted: Sequence[str]) -> JobReturn:
-    job = JobReturn(overrides=list(row), working_dir=str(place), status=JobStatus.COMPLETED)
+def _returned(path: Path, row: Sequence[str], wanted: Sequence[str]) -> JobReturn:
+    job = JobReturn(overrides=list(row), working_dir=str(path), status=JobStatus.COMPLETED)
     try:
-        values = _values(place, wanted)
+        values = _values(path, wanted)
         job.return_value = values[0] if len(values) == 1 else values
     except Refused as refused:
         job.status, job.return_value = JobStatus.FAILED, refused
     return job
 
 
-def _values(place: Path, wanted: Sequence[str]) -> list[float]:
-    record = records.read(place)
+def _values(path: Path, wanted: Sequence[str]) -> list[float]:
+    record = records.read(path)
     if record.status != records.FINISHED:
-        raise Refused(f"{place}: {record.status}: {(record.error or {}).get('message', 'see its log')}")
+        raise Refused(f"{path}: {record.status}: {(record.error or {}).get('message', 'see its log')}")
     values: list[Any] = [OmegaConf.select(OmegaConf.create(record.to_dict()), key) for key in wanted]
     for key, value in zip(wanted, values, strict=True):
         if not isinstance(value, int | float):
-            raise Refused(f"hydra.launcher.returns: {key}: no number of this record ({place})")
+            raise Refused(f"hydra.launcher.returns: {key}: no number of this record ({path})")
     return list(map(float, values))

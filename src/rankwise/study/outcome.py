@@ -49,13 +49,13 @@ def elsewhere(config: Config, join: Mapping[str, int] | None = None) -> Outcome 
 
     Raises Refused for a record that cannot be read.
     """
-    place = folder(config).absolute()
-    if lease.is_live(place):
-        return Outcome(place, SKIPPED)
-    if join is None or not (place / "result.json").exists():
+    path = folder(config).absolute()
+    if lease.is_live(path):
+        return Outcome(path, SKIPPED)
+    if join is None or not (path / "result.json").exists():
         return None
-    record, error = records.read(place), None
-    tries = record.run["attempts"] - join.get(place.name, 0)
+    record, error = records.read(path), None
+    tries = record.run["attempts"] - join.get(path.name, 0)
     if record.status == FAILED and tries > 0:
         error = str((record.error or {}).get("message"))
     elif record.status == STOPPED and record.error is None and tries >= _DEATHS:
@@ -63,27 +63,27 @@ def elsewhere(config: Config, join: Mapping[str, int] | None = None) -> Outcome 
     elif not records.is_done(config) or (config.rerun and tries <= 0):
         return None
     seconds = record.compute.get("seconds", {}).get("total_s") or 0.0
-    return Outcome(place, FAILED if error else FINISHED, error, seconds)
+    return Outcome(path, FAILED if error else FINISHED, error, seconds)
 
 
 def show_end(shown: progress.Display, config: Config, outcome: Outcome) -> None:
     """Say how a run has ended, with its objective."""
     objective = outcome.record.objective if outcome.status == FINISHED and outcome.record else None
-    said = "" if objective is None else score(config.objective, objective)
-    shown.ended(outcome.folder.name, outcome.status, outcome.seconds, said, outcome.error)
+    shown_score = "" if objective is None else score(config.objective, objective)
+    shown.ended(outcome.folder.name, outcome.status, outcome.seconds, shown_score, outcome.error)
 
 
 def score(name: str, value: float) -> str:
     return f"{name} {metrics.named(name).with_unit(value)}"
 
 
-def correct(place: Path, status: str, error: dict[str, Any] | None) -> None:
+def correct(path: Path, status: str, error: dict[str, Any] | None) -> None:
     """Rewrite a record that still says "running" though its process is gone. Any other is left as it is."""
     deadline = time.monotonic() + 2.0  # what the run had started may hold its folder until it is gone too
     with contextlib.suppress(Refused, OSError):  # not a record, or a full disk: nothing to mend
-        while (place / "result.json").exists() and time.monotonic() < deadline:
-            with lease.owned(place) as mine:
-                record = records.read(place) if mine else None
+        while (path / "result.json").exists() and time.monotonic() < deadline:
+            with lease.owned(path) as mine:
+                record = records.read(path) if mine else None
                 if record and record.status == RUNNING:
                     record.run |= {"status": status, "ended": records.now()}
                     record.error = error
@@ -95,9 +95,9 @@ def correct(place: Path, status: str, error: dict[str, Any] | None) -> None:
 
 def refuse(config: Config, error: str) -> End:
     """Write a record of a run that was refused before its first step and has left none."""
-    place = folder(config)
-    with lease.owned(place) as mine:
-        earlier = records.read(place) if (place / "result.json").exists() else None
+    path = folder(config)
+    with lease.owned(path) as mine:
+        earlier = records.read(path) if (path / "result.json").exists() else None
         if mine:
             record = records.begin(config, earlier)
             record.run |= {"status": FAILED, "ended": records.now()}

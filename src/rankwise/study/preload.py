@@ -70,7 +70,7 @@ def _silence() -> Iterator[None]:
     """Send both standard streams nowhere, also what compiled code writes."""
     sys.stdout.flush()
     sys.stderr.flush()
-    kept = [os.dup(1), os.dup(2)]
+    streams = [os.dup(1), os.dup(2)]
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 1)
@@ -79,9 +79,9 @@ def _silence() -> Iterator[None]:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        for stream, copy in enumerate(kept, start=1):
+        for stream, copy in enumerate(streams, start=1):
             os.dup2(copy, stream)
-        for handle in (*kept, nowhere):
+        for handle in (*streams, nowhere):
             os.close(handle)
 
 

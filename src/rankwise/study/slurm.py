@@ -159,8 +159,8 @@ def _watch(
 
 def _is_queued(array: str) -> bool:
     """Whether any job of the array waits or runs; a controller that does not answer is no news."""
-    told = subprocess.run(["squeue", "-h", "-j", array, "-o", "%T"], capture_output=True, text=True, check=False)
-    return bool(told.stdout.strip()) or (told.returncode != 0 and "Invalid job id" not in told.stderr)
+    answer = subprocess.run(["squeue", "-h", "-j", array, "-o", "%T"], capture_output=True, text=True, check=False)
+    return bool(answer.stdout.strip()) or (answer.returncode != 0 and "Invalid job id" not in answer.stderr)
 
 
 def _wait_for_the_end(array: str) -> None:
@@ -171,8 +171,8 @@ def _wait_for_the_end(array: str) -> None:
 
 
 def _attempts(config: Config) -> int:
-    place = folder(config)
-    return records.read(place).run["attempts"] if (place / "result.json").exists() else 0
+    path = folder(config)
+    return records.read(path).run["attempts"] if (path / "result.json").exists() else 0
 
 
 def worker(work: Work) -> None:

@@ -85,14 +85,14 @@ class SweepFile:
         """
         most = count or self.cap
         if self.method == "grid":
-            axes = [_values(given) for given in self.parameters.values()]
+            axes = [_values(parameter) for parameter in self.parameters.values()]
             grid = (dict(zip(self.parameters, values, strict=True)) for values in itertools.product(*axes))
             return list(itertools.islice(grid, most))
         if most is None:
             raise Refused(f"{self.path}: a random search has no end; give run_cap in the file, or --count N")
         draw, points = random.Random(seed), dict[str, Point]()
         for _ in range(100 * most):  # a small space may have fewer points
-            point = {key: _drawn(given, draw) for key, given in self.parameters.items()}
+            point = {key: _drawn(parameter, draw) for key, parameter in self.parameters.items()}
             points.setdefault(json.dumps(point), point)
             if len(points) == most:
                 break
@@ -122,25 +122,25 @@ def _problems(values: dict[Any, Any]) -> Iterator[str]:
         yield f"method: {method}: one of grid, random{did_you_mean(str(method), ('grid', 'random'))}"
     if cap is not None and (not isinstance(cap, int) or cap < 1):
         yield f"run_cap: {cap}; an integer of at least 1"
-    for name, given in values["parameters"].items():
-        yield from (f"parameters.{name}{problem}" for problem in _parameter(str(name), given, method))
+    for name, parameter in values["parameters"].items():
+        yield from (f"parameters.{name}{problem}" for problem in _parameter(str(name), parameter, method))
 
 
-def _parameter(name: str, given: Any, method: object) -> Iterator[str]:
-    if not isinstance(given, dict):
+def _parameter(name: str, values: Any, method: object) -> Iterator[str]:
+    if not isinstance(values, dict):
         yield ": give value, values, or min and max"
-    elif "parameters" in given:  # W&B joins nested names by dots for its own config, not for a command line
+    elif "parameters" in values:  # W&B joins nested names by dots for its own config, not for a command line
         yield f": nested parameters; write {name}.KEY: {{…}}"
     elif name not in (*known_keys(), *GROUPS, POINT):
         yield f": no such config key{near_key(name, known_keys())}"
-    elif "value" in given or "values" in given:
-        yield from _choices(given)
+    elif "value" in values or "values" in values:
+        yield from _choices(values)
     else:
-        yield from _range(given, method)
+        yield from _range(values, method)
 
 
-def _choices(given: dict[str, Any]) -> Iterator[str]:
-    values = given.get("values", [given.get("value")])
+def _choices(parameter: dict[str, Any]) -> Iterator[str]:
+    values = parameter.get("values", [parameter.get("value")])
     if not isinstance(values, list) or not values:
         yield f".values: {values}: a list of values"
         return
@@ -149,23 +149,23 @@ def _choices(given: dict[str, Any]) -> Iterator[str]:
             yield f": {value} cannot pass through W&B's agent; name a config group's option"
         elif _is_text_of_number(value):
             yield f": {value} is text to YAML; write 0.00001 or 1.0e-5"
-    shares = given.get("probabilities", [1] * len(values))
+    shares = parameter.get("probabilities", [1] * len(values))
     if not isinstance(shares, list) or len(shares) != len(values) or not all(map(_is_number, shares)):
         yield ".probabilities: a number for each of the values"
 
 
-def _range(given: dict[str, Any], method: object) -> Iterator[str]:
-    name = _distribution(given)
+def _range(parameter: dict[str, Any], method: object) -> Iterator[str]:
+    name = _distribution(parameter)
     if name not in _DISTRIBUTIONS[2:]:
         yield f".distribution: {name}: one of {', '.join(_DISTRIBUTIONS)}{did_you_mean(name, _DISTRIBUTIONS)}"
         return
     for word in (*_DRAWS[name.removeprefix("q_")][0], "q"):
-        value = given.get(word, _DEFAULTS.get(word))
+        value = parameter.get(word, _DEFAULTS.get(word))
         if _is_text_of_number(value):
             yield f".{word}: {value} is text to YAML; write 0.00001 or 1.0e-5"
         elif not _is_number(value) or (name == "int_uniform" and not isinstance(value, int)):
             yield f".{word}: {value}: {'an integer' if name == 'int_uniform' else 'a number'}"
-    low, high = given.get("min", 0), given.get("max", 0)
+    low, high = parameter.get("min", 0), parameter.get("max", 0)
     logs = name.endswith("values")
     if _is_number(low) and _is_number(high) and (low > high or (logs and low <= 0)):
         yield f": min {low} and max {high}: min at most max{', above 0' if logs else ''}"
@@ -187,27 +187,27 @@ def _overrides(path: Path, command: object) -> list[str]:
     return middle
 
 
-def _distribution(given: dict[str, Any]) -> str:
+def _distribution(parameter: dict[str, Any]) -> str:
     """As named, or as W&B takes it from the bounds: whole numbers are drawn as such."""
-    whole = isinstance(given.get("min"), int) and isinstance(given.get("max"), int)
-    return str(given.get("distribution", "int_uniform" if whole else "uniform"))
+    whole = isinstance(parameter.get("min"), int) and isinstance(parameter.get("max"), int)
+    return str(parameter.get("distribution", "int_uniform" if whole else "uniform"))
 
 
-def _values(given: dict[str, Any]) -> list[Any]:
+def _values(parameter: dict[str, Any]) -> list[Any]:
     """Of a grid's axis."""
-    if "value" in given or "values" in given:
-        return list(given.get("values", [given.get("value")]))
-    return list(range(given["min"], given["max"] + 1))
+    if "value" in parameter or "values" in parameter:
+        return list(parameter.get("values", [parameter.get("value")]))
+    return list(range(parameter["min"], parameter["max"] + 1))
 
 
-def _drawn(given: dict[str, Any], draw: random.Random) -> Any:
-    if "value" in given or "values" in given:
-        return draw.choices(_values(given), given.get("probabilities"))[0]
-    name = _distribution(given)
+def _drawn(parameter: dict[str, Any], draw: random.Random) -> Any:
+    if "value" in parameter or "values" in parameter:
+        return draw.choices(_values(parameter), parameter.get("probabilities"))[0]
+    name = _distribution(parameter)
     words, distribution = _DRAWS[name.removeprefix("q_")]
-    value = distribution(draw, *(given.get(word, _DEFAULTS.get(word)) for word in words))
+    value = distribution(draw, *(parameter.get(word, _DEFAULTS.get(word)) for word in words))
     if name.startswith("q_"):
-        step = given.get("q", 1)
+        step = parameter.get("q", 1)
         value = round(value / step) * step
     return value
 
@@ -239,8 +239,8 @@ def convert(overrides: list[str]) -> str:
     for name in ("pairs", "exclude", "tune"):
         if sweeper.get(name):
             raise Refused(f"hydra.sweeper.{name}: a W&B grid cannot say this; leave it out, or run it with train -m")
-    given = [o for o in parsed if o.is_sweep_override()]
-    axes = [axis for axis in axes if axis.key_or_group not in {o.key_or_group for o in given}] + given
+    typed = [o for o in parsed if o.is_sweep_override()]
+    axes = [axis for axis in axes if axis.key_or_group not in {o.key_or_group for o in typed}] + typed
     if not axes:
         raise Refused("no axis: give values with commas, such as method.rank=1,8,64, or an experiment that has some")
     run_once = ["hydra.mode=RUN"] if any(word.startswith("experiment=") for word in fixed) else []
@@ -290,8 +290,8 @@ def _axis(axis: Override) -> list[Any]:
     try:
         return [_yaml(text) for text in axis.sweep_string_iterator()]
     except HydraException:
-        given = f"{axis.key_or_group}={axis.get_value_string()}"
-        raise Refused(f"{given}: a W&B grid cannot say this; give values with commas") from None
+        written = f"{axis.key_or_group}={axis.get_value_string()}"
+        raise Refused(f"{written}: a W&B grid cannot say this; give values with commas") from None
 
 
 def _yaml(text: str) -> Any:

@@ -32,12 +32,12 @@ class Tuning:
     seeds: list[int]
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Tuning:
+    def of(cls, settings: Mapping[str, Any]) -> Tuning:
         """From ``hydra.sweeper.tune``. Raises Refused for anything but axes with values and seeds."""
-        axes, seeds = given.get("axes") or {}, given.get("seeds") or []
+        axes, seeds = settings.get("axes") or {}, settings.get("seeds") or []
         lists = [seeds, *axes.values()] if isinstance(axes, Mapping) else []
-        listed = all(isinstance(each, Sequence) and not isinstance(each, str) for each in lists)
-        if not axes or not lists or not seeds or not listed or set(given) - {"axes", "seeds"}:
+        listed = all(isinstance(entry, Sequence) and not isinstance(entry, str) for entry in lists)
+        if not axes or not lists or not seeds or not listed or set(settings) - {"axes", "seeds"}:
             raise Refused("hydra.sweeper.tune: give {axes: {KEY: [VALUES]}, seeds: [SEEDS]}")
         if unknown := set(axes) - set(known_keys()):
             key = min(unknown)
@@ -51,15 +51,15 @@ class Tuning:
         used = {config.seed for config in finals}
         if shared := used & set(self.seeds):
             raise Refused(f"hydra.sweeper.tune: seed {min(shared)} is also a seed of the study; tune on others")
-        found = [
+        tried = [
             self._with(arm, dict(zip(self.axes, values, strict=True)) | {"seed": seed, "stage": STAGE})
             for seed in self.seeds
             for arm in self._arms(finals).values()
             for values in itertools.product(*self.axes.values())
         ]
-        for trial in found:
+        for trial in tried:
             check(trial)
-        return found
+        return tried
 
     def frozen(self, finals: Sequence[Config]) -> list[Config]:
         """``finals`` with the values that did best in the trials, by the mean objective over the tuning seeds.
@@ -72,16 +72,16 @@ class Tuning:
     def _best(self, arm: Config) -> dict[str, Any]:
         scores: dict[str, list[float]] = defaultdict(list)
         for trial in self.trials([dataclasses.replace(arm, seed=-1)]):
-            place = folder(trial)
-            found = records.read(place) if (place / "result.json").exists() else None
-            if found and found.status == records.FINISHED and found.objective is not None:
-                scores[json.dumps(self._values(trial))].append(found.objective)
+            path = folder(trial)
+            record = records.read(path) if (path / "result.json").exists() else None
+            if record and record.status == records.FINISHED and record.objective is not None:
+                scores[json.dumps(self._values(trial))].append(record.objective)
         if not scores:
             raise Refused(
                 f"{folder(arm).parent.name}: no trial of {folder(arm).name} has finished; nothing to choose from"
             )
         sign = metrics.named(arm.objective).sign
-        full = [text for text, found in scores.items() if len(found) == max(map(len, scores.values()))]
+        full = [text for text, record in scores.items() if len(record) == max(map(len, scores.values()))]
         text = max(full, key=lambda text: sign * sum(scores[text]) / len(scores[text]))
         best: dict[str, Any] = json.loads(text)
         edge = [
@@ -103,10 +103,10 @@ class Tuning:
         values.pop("seed", None)
         for key in [*self.axes, "optim.lr"]:
             *parents, last = key.split(".")
-            place: Any = values
+            group: Any = values
             for parent in parents:
-                place = place.get(parent, {})
-            place.pop(last, None)
+                group = group.get(parent, {})
+            group.pop(last, None)
         return json.dumps(values, sort_keys=True)
 
     def _values(self, config: Config) -> dict[str, Any]:

@@ -88,8 +88,8 @@ def ending(log: Path, pid: int) -> End | None:
     with contextlib.suppress(OSError), log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))
         text = file.read().decode(errors="replace")
-        if found := re.findall(rf"^=== pid {pid} (\w+)(?:: (.*))?$", text, re.MULTILINE):
-            status, error = found[-1]
+        if lines := re.findall(rf"^=== pid {pid} (\w+)(?:: (.*))?$", text, re.MULTILINE):
+            status, error = lines[-1]
             return End(status, error or None)
     return None
 

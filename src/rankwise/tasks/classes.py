@@ -65,8 +65,8 @@ class Classes:
 
     def check(self, label_n: np.ndarray, part_n: np.ndarray, own_n: np.ndarray) -> None:
         """Refuse a class that no training row has, as nothing can learn it; note one that a test of its own lacks."""
-        kept = part_n >= 0
-        class_n, part_k, own_k = self.number[label_n[kept]], part_n[kept], own_n[kept]
+        chosen = part_n >= 0
+        class_n, part_k, own_k = self.number[label_n[chosen]], part_n[chosen], own_n[chosen]
         counts = np.zeros((len(self.names), len(PARTS)), dtype=int)
         np.add.at(counts, (class_n, part_k), 1)
         there = counts > 0
@@ -94,9 +94,9 @@ class Classes:
             self.notes.append(f"task.label={self.task.label}: no test row has the class {names}")
 
 
-def _by_map(given: dict[object, object], labels: list[Label]) -> tuple[list[str], dict[str, int]]:
+def _by_map(mapping: dict[object, object], labels: list[Label]) -> tuple[list[str], dict[str, int]]:
     """``task.labels={1: World, 2: Sports, 3: null}``: the class of each label, null to leave its rows out."""
-    chosen = {class_name(label): None if name is None else str(name) for label, name in given.items()}
+    chosen = {class_name(label): None if name is None else str(name) for label, name in mapping.items()}
     names = list(dict.fromkeys(name for name in chosen.values() if name is not None))
     for label in labels:
         if label.name not in chosen:

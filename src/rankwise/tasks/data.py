@@ -138,11 +138,11 @@ class _Index:
     missing: int  # rows whose text is only a word that programs write for none
 
     @classmethod
-    def of(cls, task: Task, found: Iterator[Example | None]) -> _Index:
+    def of(cls, task: Task, stream: Iterator[Example | None]) -> _Index:
         labels: dict[str, Label] = {}
         label, place_, part, content, verbatim = array("i"), array("d"), array("b"), array("Q"), array("q")
         skipped = missing = 0
-        for example in found:
+        for example in stream:
             if example is None:
                 skipped += 1
                 continue
@@ -150,11 +150,11 @@ class _Index:
                 name = str(example.label)
                 label.append(labels.setdefault(name, Label(name, len(labels), example.cell)).number)
             missing += example.text.casefold() in MISSING
-            given, texts = example.given, example.texts
-            hashed = digest(given)
+            inputs, texts = example.given, example.texts
+            hashed = digest(inputs)
             place_.append(place(hashed))
             part.append(PARTS.index(example.part))
-            content.append(hashed if given == texts else digest(texts))
+            content.append(hashed if inputs == texts else digest(texts))
             verbatim.append(hash(texts))
         names = list(labels.values())
         columns = np.array(label), np.array(place_), np.array(part), np.array(content), np.array(verbatim)
@@ -206,7 +206,7 @@ def _chosen(task: Task, index: _Index, part: np.ndarray, data_seed: int) -> list
 
 def _shared(index: _Index, chosen: list[np.ndarray], notes: list[str]) -> dict[str, dict[str, int]]:
     """How many of the chosen rows of validation and test are training rows. Raises Refused where most of them are."""
-    found = {}
+    counts = {}
     for name, rows in zip(PARTS[1:], chosen[1:], strict=True):
         near = int(np.isin(index.content[rows], index.content[chosen[TRAIN]]).sum())
         verbatim = int(np.isin(index.verbatim[rows], index.verbatim[chosen[TRAIN]]).sum())
@@ -216,23 +216,23 @@ def _shared(index: _Index, chosen: list[np.ndarray], notes: list[str]) -> dict[s
                 " or none, so that it is cut from train"
             )
         if near:
-            found[name] = {"verbatim": verbatim, "near": near}
+            counts[name] = {"verbatim": verbatim, "near": near}
             notes.append(
                 f"{near} of {len(rows)} {name} rows say the same as a training row, {verbatim} of them verbatim; "
                 "task.deduplicate=true leaves them out"
             )
-    return found
+    return counts
 
 
 def _collect(
-    task: Task, found: Iterator[Example], part: np.ndarray, chosen: list[np.ndarray], classes: Classes | None
+    task: Task, stream: Iterator[Example], part: np.ndarray, chosen: list[np.ndarray], classes: Classes | None
 ) -> tuple[dict[str, Split], str]:
     """The chosen rows of each part, as they stand in the file, and the fingerprint of all rows."""
     wanted = np.zeros(len(part), dtype=bool)
     wanted[np.concatenate(chosen)] = True
-    kept: list[list[Example]] = [[] for _ in PARTS]
+    by_part: list[list[Example]] = [[] for _ in PARTS]
     hashed = hashlib.sha256()
-    for row, example in enumerate(found):
+    for row, example in enumerate(stream):
         if part[row] < 0:
             continue
         example.cell = None  # and with it the whole row
@@ -240,8 +240,8 @@ def _collect(
         line = f"{PARTS[part[row]]}\t{example.label}\t{_content(example)}\n"
         hashed.update(line.encode("utf-8", "surrogatepass"))
         if wanted[row]:
-            kept[part[row]].append(example)
-    splits = {name: _split(task, rows) for name, rows in zip(PARTS, kept, strict=True)}
+            by_part[part[row]].append(example)
+    splits = {name: _split(task, rows) for name, rows in zip(PARTS, by_part, strict=True)}
     return splits, f"sha256:{hashed.hexdigest()[:16]}"
 
 

@@ -76,12 +76,12 @@ class Empty(Refused):
 class Cell:
     """One cell of a row, which can say where it is; ``meta.label`` is what the column meta holds as label."""
 
-    def __init__(self, key: str, column: str, row: dict[str, Any], table: Table, place: str):
-        self.key, self.column, self.where = key, column, f"{table.name} {place}"
+    def __init__(self, key: str, column: str, row: dict[str, Any], table: Table, where: str):
+        self.key, self.column, self.where = key, column, f"{table.name} {where}"
         self.value: Any = row
         for name in [column] if column in row else column.split("."):
             if not isinstance(self.value, dict) or name not in self.value:
-                if not (table.header or place.endswith(" 1")):  # of objects, the first says which keys there are
+                if not (table.header or where.endswith(" 1")):  # of objects, the first says which keys there are
                     self.value = None
                     raise self.empty(key)
                 there = hints.columns(key, column, row, table.part, table.header)
@@ -154,26 +154,26 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
     least = 0.0 if task.kind == "causal_lm" else task.min_abs_label
     item = 0
     for table in tables:
-        place = ""
-        for place, row in table.read():
+        where = ""
+        for where, row in table.read():
             if row is None:
                 yield None
                 continue
             if len(row) > 1 and all(_is_name(value, name) for name, value in row.items()):
                 remedy = "leave task.columns out, or the line" if task.columns else "take the line out"
-                raise Refused(f"task data {table.name} {place}: repeats the header; {remedy}")
+                raise Refused(f"task data {table.name} {where}: repeats the header; {remedy}")
             try:
-                found = list(read(_Reader(task, table, place, row)))
+                made = list(read(_Reader(task, table, where, row)))
             except Empty:
                 if not task.skip_empty:
                     raise
                 yield None
                 continue
-            for example in found:
+            for example in made:
                 example.item, item = item, item + 1
                 if not least or abs(float(example.label)) >= least:
                     yield _classified(task, example)
-        if not place:
+        if not where:
             raise Refused(f"task data {table.name}: no rows")
 
 
@@ -277,28 +277,28 @@ def _conversation(cell: Cell) -> Messages:
     messages = [_message(message) for message in value] if isinstance(value, list) else [None]
     if None in messages:
         raise cell.refused(f"not a list of {{role, content}} whose roles are {', '.join(_ROLES)}")
-    found: Messages = [message for message in messages if message is not None]
-    last = found[-1] if found else {"role": ""}
+    turns: Messages = [message for message in messages if message is not None]
+    last = turns[-1] if turns else {"role": ""}
     if last["role"] != "assistant" or not "".join(_said(last)).strip():
         why = "a conversation must end with a reply of the assistant that is not empty"
         raise cell.refused(f"{why}; task.skip_empty=true leaves such rows out", Empty)
-    roles = [message["role"] for message in found]
+    roles = [message["role"] for message in turns]
     if "user" not in roles[: roles.index("assistant")]:
         why = "a conversation needs a message of the user before the first reply"
         raise cell.refused(f"{why}; task.skip_empty=true leaves such rows out", Empty)
-    return found
+    return turns
 
 
 def _message(message: object) -> dict[str, Any] | None:
     if not isinstance(message, dict):
         return None
-    kept = {key: value for key, value in message.items() if value is not None}  # Parquet fills what a message lacks
-    if "role" not in kept and "from" in kept:
-        sender = kept.pop("from")
-        kept = {"role": _SHAREGPT.get(sender, sender), "content": kept.pop("value", None)} | kept
-    content = kept.get("content", "" if any(key in kept for key in _CALLS) else None)
+    known = {key: value for key, value in message.items() if value is not None}  # Parquet fills what a message lacks
+    if "role" not in known and "from" in known:
+        sender = known.pop("from")
+        known = {"role": _SHAREGPT.get(sender, sender), "content": known.pop("value", None)} | known
+    content = known.get("content", "" if any(key in known for key in _CALLS) else None)
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         content = "".join(str(part.get("text", "")) for part in content)
-    if kept.get("role") not in _ROLES or not isinstance(content, str):
+    if known.get("role") not in _ROLES or not isinstance(content, str):
         return None
-    return kept | {"content": content}
+    return known | {"content": content}

@@ -52,12 +52,12 @@ def glue_file(folder: Path, task: Task, split: str) -> Path:
     if names is None:
         allowed = f"one of {', '.join(_GLUE_FILES)}{did_you_mean(split, _GLUE_FILES)} for task.format=glue"
         raise Refused.value("task.splits", split, allowed)
-    found = next((own / name for name in names if (own / name).is_file()), None)
-    if found is None:
+    file = next((own / name for name in names if (own / name).is_file()), None)
+    if file is None:
         remedy = "give the folder of the GLUE download, or the hub id nyu-mll/glue"
         where = own if own != folder or own.name == name else f"{folder} has no folder {name}, and itself"
         raise Refused.value("task.path", folder, f"{where} has no {' or '.join(names)}", remedy)
-    return found
+    return file
 
 
 def glue(path: Path, task: Task, encoding: str) -> Iterator[Row]:
@@ -66,8 +66,8 @@ def glue(path: Path, task: Task, encoding: str) -> Iterator[Row]:
     Lines with too few fields, of which QQP has some, are left out, as by those who published them.
     """
     layout = _glue(task)
-    for place, row in delimited(path, encoding, "\t", quoted=False, columns=layout.columns, short=True):
-        yield place, row and {layout.renamed.get(name, name): cell for name, cell in row.items()}
+    for where, row in delimited(path, encoding, "\t", quoted=False, columns=layout.columns, short=True):
+        yield where, row and {layout.renamed.get(name, name): cell for name, cell in row.items()}
 
 
 def _glue(task: Task) -> _Glue:
@@ -120,9 +120,9 @@ def _entries(
 
 def wordnet_files(folder: Path) -> list[Path]:
     """The data files of a WordNet folder, or of ``dict`` in it. Raises Refused where there are none."""
-    for place in (folder, folder / "dict"):
-        if found := [place / name for name in _WORDNET_FILES if (place / name).is_file()]:
-            return found
+    for path in (folder, folder / "dict"):
+        if files := [path / name for name in _WORDNET_FILES if (path / name).is_file()]:
+            return files
     raise Refused(f"task data {folder}: none of {', '.join(_WORDNET_FILES)} is there")
 
 

@@ -58,26 +58,26 @@ def delimiter(text: str) -> str:
     if sign is None:
         first_word = "task.format=lines 'task.columns=[label,text]' takes the first word as the label"
         return f"{first_word}; task=text learns plain text"
-    given = "task.delimiter=tab" if sign == "\t" else f"'task.delimiter=\"{sign}\"'"
+    option = "task.delimiter=tab" if sign == "\t" else f"'task.delimiter=\"{sign}\"'"
     names = ", with 'task.columns=[NAME,NAME]'" if len(sign) > 1 else ""
-    return f"is task.delimiter right? {given} parts it{names}"
+    return f"is task.delimiter right? {option} parts it{names}"
 
 
-def fields(found: list[str], names: list[str], sign: str, quoted: bool) -> str:
+def fields(cells: list[str], names: list[str], sign: str, quoted: bool) -> str:
     """What to do about a line that has more or fewer fields than the table has columns."""
     if names[0].startswith(("{", "[")):
         return delimiter(names[0])
-    for alone in (found, names):
-        if len(alone) == 1 and (given := delimiter(alone[0])).startswith("is"):
-            return given
+    for alone in (cells, names):
+        if len(alone) == 1 and (hint := delimiter(alone[0])).startswith("is"):
+            return hint
     if len(names) == 1:
         return "the first line was taken as the header; take it out, if it is none"
-    if not quoted and found[0].startswith('"'):
+    if not quoted and cells[0].startswith('"'):
         return f"task.format=csv{' task.delimiter=tab' if sign == TAB else ''} reads fields in quotes"
     rest = "; with task.format=lines the last of task.columns takes the rest of the line"
     return (
         f"give the right task.delimiter (now {sign!r}), task.format or task.columns, or mend the line"
-        f"{'' if 1 < len(found) < len(names) else rest}"
+        f"{'' if 1 < len(cells) < len(names) else rest}"
     )
 
 

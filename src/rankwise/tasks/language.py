@@ -56,21 +56,21 @@ def reply(split: Split, row: int) -> str:
 
 
 def _conversation(messages: Messages, tokenizer: Any, last: bool) -> list[Segment]:
-    found: list[Segment] = []
-    said = ""
+    parts: list[Segment] = []
+    rendered = ""
     for number, message in enumerate(messages):
         if message["role"] != "assistant" or (last and number < len(messages) - 1):
             continue
         asked = _rendered(tokenizer, messages[:number], add_generation_prompt=True)
         answered = _rendered(tokenizer, messages[: number + 1], add_generation_prompt=False)
-        if not (asked.startswith(said) and answered.startswith(asked)):
+        if not (asked.startswith(rendered) and answered.startswith(asked)):
             raise Refused(
                 "task.messages: this model's chat template rewrites earlier turns, so replies cannot be told apart; "
                 "task.replies=last learns the last one alone"
             )
-        found += [(asked[len(said) :], False), (answered[len(asked) :], message.get("weight") != 0)]
-        said = answered
-    return found
+        parts += [(asked[len(rendered) :], False), (answered[len(asked) :], message.get("weight") != 0)]
+        rendered = answered
+    return parts
 
 
 def _rendered(tokenizer: Any, messages: Messages, add_generation_prompt: bool) -> str:
@@ -116,8 +116,8 @@ class EncodedText(Dataset[Row]):
 
     def _bytes(self, tokenizer: Any, row: int) -> int:
         """UTF-8 bytes of the learned text, the end token left out."""
-        kept = [token for token, wanted in zip(self.ids[row], self.learned[row], strict=True) if wanted]
-        return max(1, len(tokenizer.decode(kept, skip_special_tokens=True).encode()))
+        tokens = [token for token, wanted in zip(self.ids[row], self.learned[row], strict=True) if wanted]
+        return max(1, len(tokenizer.decode(tokens, skip_special_tokens=True).encode()))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -185,8 +185,8 @@ def end_ids(tokenizer: Any, generation_config: Any, conversations: bool) -> list
     ends = [tokenizer.eos_token_id, *_as_list(getattr(generation_config, "eos_token_id", None))]
     if conversations:
         asked = [{"role": "user", "content": "a"}]
-        said = _rendered(tokenizer, [*asked, {"role": "assistant", "content": "b"}], add_generation_prompt=False)
-        behind_reply = tokenizer(said.rpartition("b")[2], add_special_tokens=False)["input_ids"][:1]
+        rendered = _rendered(tokenizer, [*asked, {"role": "assistant", "content": "b"}], add_generation_prompt=False)
+        behind_reply = tokenizer(rendered.rpartition("b")[2], add_special_tokens=False)["input_ids"][:1]
         special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
         ends += [token for token in behind_reply if token in special]
     return sorted({int(token) for token in ends if token is not None})
@@ -263,11 +263,11 @@ class CollateText:
         position = torch.zeros(len(groups), longest, dtype=torch.long)
         for number, group in enumerate(groups):
             start = 0
-            for place, row in enumerate(group):
+            for index, row in enumerate(group):
                 here = slice(start, start + len(row["ids"]))
                 ids[number, here] = torch.tensor(row["ids"])
                 learned[number, here] = torch.from_numpy(row["learned"])
-                example[number, here] = place
+                example[number, here] = index
                 position[number, here] = torch.arange(len(row["ids"]))
                 start = here.stop
         targets = learned.flatten().nonzero()[:, 0]

@@ -34,7 +34,7 @@ def place(digest: int) -> float:
     return (digest >> 16) / 16.0**12
 
 
-def cut(place: np.ndarray, validation_share: float, test_share: float) -> np.ndarray:
+def cut(position: np.ndarray, validation_share: float, test_share: float) -> np.ndarray:
     """The number in ``PARTS`` of each place: the lowest are the test rows, the next the validation rows."""
-    rest = np.where(place < test_share + validation_share, VALIDATION, TRAIN)
-    return np.where(place < test_share, TEST, rest).astype(np.int8)
+    rest = np.where(position < test_share + validation_share, VALIDATION, TRAIN)
+    return np.where(position < test_share, TEST, rest).astype(np.int8)

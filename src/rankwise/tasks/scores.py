@@ -92,12 +92,12 @@ def class_scores(predictions: np.ndarray, labels: np.ndarray, classes: int) -> d
     counts = counts - (pairs == last).all(0)
     drawn = np.random.default_rng(0).multinomial(n, counts / n, _RESAMPLES)
     weights = np.vstack([counts, drawn]).astype(float)
-    found: dict[str, Score] = {}
+    scores: dict[str, Score] = {}
     for name in of_kind("classification"):
         value, *resampled = METRICS[name].resampled(pairs[0], pairs[1:], weights)[:, 0]
-        found[name] = {"value": float(value), "se": float(np.std(resampled, ddof=1)), "n": n}
-    share = found["accuracy"]["value"]
-    return found | {"accuracy": {"value": share, "se": math.sqrt(share * (1 - share) / n), "n": n}}
+        scores[name] = {"value": float(value), "se": float(np.std(resampled, ddof=1)), "n": n}
+    share = scores["accuracy"]["value"]
+    return scores | {"accuracy": {"value": share, "se": math.sqrt(share * (1 - share) / n), "n": n}}
 
 
 @dataclass(frozen=True)
@@ -145,16 +145,16 @@ def by_group(
     scorer: Scorer | TokenScorer, columns: dict[str, np.ndarray], groups: list[str] | None, metric: str
 ) -> dict[str, Score]:
     """The metric of each group of rows, as ``accuracy_matched``; nothing where the rows have no groups."""
-    found = {}
+    scores = {}
     for group in sorted(set(groups or ())):
-        here = np.array([each == group for each in groups or ()])
+        here = np.array([member == group for member in groups or ()])
         mine = (
             scorer.scores(columns["prediction"][here], columns["label"][here])
             if isinstance(scorer, Scorer)
             else scorer.summary({name: values[here] for name, values in columns.items()})
         )
-        found[f"{metric}_{group}"] = mine[metric]
-    return found
+        scores[f"{metric}_{group}"] = mine[metric]
+    return scores
 
 
 def scorer_for(kind: str, classes: list[str] | None, train_labels: np.ndarray) -> Scorer | TokenScorer:

@@ -114,18 +114,18 @@ def _inside(folder: Path, name: str) -> Path:
 
 def _named(source: object, names: Mapping[str, str], key: str, notes: list[str]) -> dict[str, list[str]]:
     """The files or splits of each part by their bare names: train.csv, dev.jsonl, … Notes say what became of others."""
-    found: dict[str, list[str]] = {}
+    parts: dict[str, list[str]] = {}
     for name, bare in names.items():
         part = PART_NAMES.get(bare.lower())
         if part:
-            found.setdefault(part, []).append(name)
+            parts.setdefault(part, []).append(name)
         if part and part != bare.lower():
             notes.append(f"{name} of {source} is the {part} part; if that is wrong, set task.{key}")
         elif not part and (key == "splits" or tables.suffix(Path(name)) != ".txt"):
             notes.append(f"{name} of {source} is not read: it is named as no part; set task.{key} if it is one")
     shards = [name for name in names if _SHARD.search(name.split(".")[0])]
-    several = next((part for part, mine in found.items() if len(mine) > 1 and not {*mine} <= {*shards}), None)
-    if "train" not in found or several:
+    several = next((part for part, mine in parts.items() if len(mine) > 1 and not {*mine} <= {*shards}), None)
+    if "train" not in parts or several:
         kind = "file" if key == "files" else "split"
         why = f"more than one {kind} for {several}" if several else f"it has no {kind} named train"
         there = f" ({', '.join([*names][:12])}{', …' if len(names) > 12 else ''})" if names else ""
@@ -133,25 +133,25 @@ def _named(source: object, names: Mapping[str, str], key: str, notes: list[str])
         raise Refused.value(
             "task.path", source, f"{what}, and {why}{there}", f"say which: task.{key}={{train: NAME, …}}"
         )
-    return found
+    return parts
 
 
-def _parts(given: Any, key: str) -> dict[str, list[str]]:
+def _parts(value: Any, key: str) -> dict[str, list[str]]:
     """``task.files`` or ``task.splits`` as lists of names per part. Raises Refused for another form of it."""
     form = f"task.{key}: {{train: NAME, validation: NAME, test: [NAME, NAME]}}; train is needed"
-    if not isinstance(given, dict) or not given.get("train"):
-        raise Refused(f"{form}, given {given}")
-    found = {}
-    for part, names in given.items():
+    if not isinstance(value, dict) or not value.get("train"):
+        raise Refused(f"{form}, given {value}")
+    parts = {}
+    for part, names in value.items():
         if part not in PARTS:
             raise Refused(f"{form}, {part} is none of them{did_you_mean(str(part), PARTS)}")
         if names is None:
             continue  # a part that a config file names, taken away
         names = names if isinstance(names, list) else [names]
         if not names or not all(isinstance(name, str) for name in names):
-            raise Refused(f"{form}, given {part}: {given[part]}")
-        found[part] = names
-    return found
+            raise Refused(f"{form}, given {part}: {value[part]}")
+        parts[part] = names
+    return parts
 
 
 def _hub(task: Task, hub_id: str) -> tuple[list[Table], list[str]]:
@@ -176,20 +176,20 @@ def _saved(task: Task, folder: Path) -> tuple[list[Table], list[str]]:
     return _splits(task, str(folder), saved if isinstance(saved, dict) else {"train": saved})
 
 
-def _splits(task: Task, name: str, found: Mapping[str, Any]) -> tuple[list[Table], list[str]]:
+def _splits(task: Task, name: str, splits: Mapping[str, Any]) -> tuple[list[Table], list[str]]:
     notes: list[str] = []
     wanted = (
-        _parts(task.splits, "splits") if task.splits else _named(name, {one: one for one in found}, "splits", notes)
+        _parts(task.splits, "splits") if task.splits else _named(name, {one: one for one in splits}, "splits", notes)
     )
     pairs = [(part, split) for part in PARTS for split in wanted.get(part, [])]
     for _, split in pairs:
-        if split not in found:
-            allowed = f"{name} has the splits {', '.join(found)}{did_you_mean(split, found)}"
+        if split not in splits:
+            allowed = f"{name} has the splits {', '.join(splits)}{did_you_mean(split, splits)}"
             raise Refused.value("task.splits", split, allowed, "say which is which: task.splits={train: NAME, …}")
         if sum(split == other for _, other in pairs) > 1:
             raise Refused.value("task.splits", split, "one split for two parts, so that they would share their rows")
     opened = [
-        Table(f"{name} {split}", functools.partial(tables.split_rows, found[split]), part, _bare(split))
+        Table(f"{name} {split}", functools.partial(tables.split_rows, splits[split]), part, _bare(split))
         for part, split in pairs
     ]
     return opened, notes
@@ -236,5 +236,5 @@ def objects(rows: int, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
     words = ["red", "green", "Oslo", "Lima", "north", "south", "tea", "rice"]
     for _ in range(rows):
         values = {key: int(rng.integers(100)) if rng.random() < 0.5 else str(rng.choice(words)) for key in keys}
-        said = ", ".join(f"{keys[i]} is {values[keys[i]]}" for i in rng.permutation(len(keys)))
-        yield {"prompt": f"{said}. As JSON:", "completion": json.dumps(values)}
+        facts = ", ".join(f"{keys[i]} is {values[keys[i]]}" for i in rng.permutation(len(keys)))
+        yield {"prompt": f"{facts}. As JSON:", "completion": json.dumps(values)}

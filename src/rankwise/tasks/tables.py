@@ -66,12 +66,12 @@ def suffix(path: Path) -> str:
     return Path(Path(name).stem if Path(name).suffix in _COMPRESSED else name).suffix
 
 
-def file_format(path: Path, given: str | None) -> str:
+def file_format(path: Path, name: str | None) -> str:
     """``task.format``, else what the file's suffix says; a text table with tabs where it says nothing.
 
     ``e2e`` is a set of files, of the format that their suffixes say.
     """
-    return (given if given != "e2e" else None) or SUFFIXES.get(suffix(path), "tsv")
+    return (name if name != "e2e" else None) or SUFFIXES.get(suffix(path), "tsv")
 
 
 def read_file(path: Path, task: Task, encoding: str) -> Iterator[Row]:
@@ -104,12 +104,12 @@ def delimited(
     reader, above = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True), 2 if sign else 1
     names = _names(columns) if columns else None
     while True:
-        place = f"line {reader.line_num + above}"
+        where = f"line {reader.line_num + above}"
         try:
             fields = next(reader, None)
         except csv.Error as error:
             remedy = "a quote inside quotes is written twice; with task.format=tsv, quotes are text"
-            raise Refused(f"task data {path} {place}: not a text table ({error}); {remedy}") from None
+            raise Refused(f"task data {path} {where}: not a text table ({error}); {remedy}") from None
         if fields is None:
             return
         if not any(map(str.strip, fields)):
@@ -117,12 +117,12 @@ def delimited(
         if names is None:
             names = _names(fields)
         elif len(fields) >= len(names) and (short or not any(map(str.strip, fields[len(names) :]))):
-            yield place, dict(zip(names, fields, strict=False))
+            yield where, dict(zip(names, fields, strict=False))
         elif short:
-            yield place, None
+            yield where, None
         else:
             what = f"not a text table of {len(names)} columns, the line has {len(fields)}"
-            raise Refused(f"task data {path} {place}: {what}; {hints.fields(fields, names, delimiter, quoted)}")
+            raise Refused(f"task data {path} {where}: {what}; {hints.fields(fields, names, delimiter, quoted)}")
 
 
 def _names(fields: list[str]) -> list[str]:
@@ -171,21 +171,21 @@ def json_rows(path: Path, encoding: str, task: Task) -> Iterator[Row]:
         whole = _records(read_json(path, encoding), task)
         values = [(first[0][0], whole)] if isinstance(whole, dict) else _numbered("entry", whole)
     else:
-        values = ((place, _json_line(path, place, line)) for place, line in itertools.chain(first, written))
-    for place, value in values:
+        values = ((where, _json_line(path, where, line)) for where, line in itertools.chain(first, written))
+    for where, value in values:
         cells = dict(zip(task.columns, value, strict=False)) if task.columns and isinstance(value, list) else value
         if not isinstance(cells, dict):
             remedy = "; 'task.columns=[NAME,…]' names what is in it" if isinstance(cells, list) else ""
-            raise Refused(f"task data {path} {place}: not a JSON object, but {type(value).__name__}{remedy}")
-        yield place, cells
+            raise Refused(f"task data {path} {where}: not a JSON object, but {type(value).__name__}{remedy}")
+        yield where, cells
 
 
-def _json_line(path: Path, place: str, line: str) -> Any:
+def _json_line(path: Path, line_name: str, line: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
         where = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise Refused(f"task data {path} {place}: not one JSON object per line ({where})") from None
+        raise Refused(f"task data {path} {line_name}: not one JSON object per line ({where})") from None
 
 
 def _records(value: Any, task: Task) -> Any:
@@ -241,11 +241,11 @@ def split_rows(split: Any) -> Iterator[Row]:
     return _numbered("row", (dict(zip(names, row, strict=True)) for names, row in cells))
 
 
-def class_folders(folder: Path, given: str | None) -> Iterator[Row]:
+def class_folders(folder: Path, encoding: str | None) -> Iterator[Row]:
     """The files of folders that are named as classes: column ``label`` is the folder's name, ``text`` a whole file."""
     for path in sorted(folder.glob("*/*")):
         if path.is_file() and not path.name.startswith("."):
-            text = "".join(lines(path, encoding_of(path, given)))
+            text = "".join(lines(path, encoding_of(path, encoding)))
             yield f"file {path.relative_to(folder)}", {"text": text, "label": path.parent.name}
 
 
@@ -268,13 +268,13 @@ def lines(path: Path, encoding: str) -> Iterator[str]:
         raise Refused.value("task.encoding", encoding, f"{path}{where} is not in it ({error})") from None
 
 
-def encoding_of(path: Path, given: str | None) -> str:
+def encoding_of(path: Path, wanted: str | None) -> str:
     """``task.encoding``, else UTF-8 where every line is; else cp1252 where its bytes are, or Latin-1.
 
     Raises Refused for binary, and where most lines that are not ASCII are UTF-8: one bad byte must not change them all.
     """
-    if given:
-        return given
+    if wanted:
+        return wanted
     utf8 = other = bad = control = 0
     encoding = "cp1252"
     with _opened(path, "rb") as file:

@@ -97,14 +97,14 @@ def setup(record: Record) -> dict[str, Any]:
     method = {f"arm.{key}": value for key, value in config.pop("method").items() if key != "name"}
     if "arm.alpha" in method:
         method["arm.alpha"] = record.config["method"]["alpha"]  # a number stays one: dashboards sort and plot it
-    found = method | {key: at(record, path) for key, path in SETUP.items()}
-    found["run.stage"] = found["run.stage"] or RESULT
+    values = method | {key: at(record, path) for key, path in SETUP.items()}
+    values["run.stage"] = values["run.stage"] or RESULT
     if "targets" not in config:
-        del found["arm.targets"]
+        del values["arm.targets"]
     if "optim" not in config:  # nothing is trained in steps
-        del found["arm.lr"], found["arm.quant"]
-    if packages := found["origin.packages"]:  # one column, not ten
-        found["origin.packages"] = ", ".join(f"{name} {version}" for name, version in packages.items())
+        del values["arm.lr"], values["arm.quant"]
+    if packages := values["origin.packages"]:  # one column, not ten
+        values["origin.packages"] = ", ".join(f"{name} {version}" for name, version in packages.items())
     for group in ("model", "task", "forgetting"):
         for key in ("package", "shape", "columns", "text", "label"):  # where it came from: fingerprints say more
             (config.get(group) or {}).pop(key, None)
@@ -113,7 +113,7 @@ def setup(record: Record) -> dict[str, Any]:
         config.pop(key, None)
     config.get("optim", {}).pop("lr", None)
     nested: dict[str, Any] = {"config": {key: value for key, value in config.items() if value != {}}}
-    for key, value in found.items():
+    for key, value in values.items():
         group, name = key.split(".", 1)
         if value is not None and value != []:
             nested.setdefault(group, {})[name] = value
@@ -122,11 +122,11 @@ def setup(record: Record) -> dict[str, Any]:
 
 def results(record: Record) -> dict[str, Any]:
     """What came of a run, flat; nulls are left out, but for the objective and the status."""
-    found = {key: at(record, path) for key, path in RESULTS.items()}
+    values = {key: at(record, path) for key, path in RESULTS.items()}
     for short, split in SPLITS.items():
         for name, score in (at(record, f"metrics.{split}") or {}).items():
-            found |= {f"{short}/{name}": score.get("value"), f"{short}/{name}_se": score.get("se")}
-    return {key: value for key, value in found.items() if value is not None or key in ("objective", "status")}
+            values |= {f"{short}/{name}": score.get("value"), f"{short}/{name}_se": score.get("se")}
+    return {key: value for key, value in values.items() if value is not None or key in ("objective", "status")}
 
 
 def objective(row: dict[str, Any], record: Record) -> dict[str, Any]:

@@ -295,10 +295,10 @@ def _is_workable(number: float) -> bool:
 
 
 def _says(where: str, value: Any, wanted: str) -> str:
-    found = _NAMES[type(value)]
+    shown = _NAMES[type(value)]
     if isinstance(value, int | float) and not isinstance(value, bool):
-        found = f"{value:.6g}" if isinstance(value, float) or _is_workable(value) else "a number that is too large"
-    return f"{where or 'it'} is {found} where {wanted} belongs"
+        shown = f"{value:.6g}" if isinstance(value, float) or _is_workable(value) else "a number that is too large"
+    return f"{where or 'it'} is {shown} where {wanted} belongs"
 
 
 @functools.cache

@@ -46,11 +46,11 @@ class Mirror:
             return
         patience = patience_s or seconds("WANDB_INIT_TIMEOUT", INIT_S) + seconds("WANDB_FINISH_TIMEOUT", FINISH_S) + 5
         try:
-            said, _ = self._process.communicate(timeout=patience)
+            output, _ = self._process.communicate(timeout=patience)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            said, _ = self._process.communicate()
-        lines = [json.loads(line) for line in said.splitlines() if line.endswith("}")]
+            output, _ = self._process.communicate()
+        lines = [json.loads(line) for line in output.splitlines() if line.endswith("}")]
         about: dict[str, Any] = next((line["about"] for line in lines if "about" in line), {})
         problem = next((line["problem"] for line in reversed(lines) if line.get("problem")), None)
         if not problem and not any(line.get("ended") for line in lines):

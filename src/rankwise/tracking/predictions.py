@@ -33,13 +33,13 @@ def write(folder: Path, item: np.ndarray, columns: dict[str, np.ndarray]) -> Non
     many tokens were asked), ``score`` (the sum of their losses in nats) and ``bytes``. ``cluster`` numbers what rows
     share: a prompt, a document or ``task.group``.
     """
-    kept: dict[str, Any] = {"item": item}
+    arrays: dict[str, Any] = {"item": item}
     for name in COLUMNS:
         if name in columns:
-            kept[name] = columns[name].astype(np.float32) if name == "score" else columns[name]
+            arrays[name] = columns[name].astype(np.float32) if name == "score" else columns[name]
     partial = folder / f".{FILE}.partial"
     with partial.open("wb") as file:  # a path would be read as an address: C:/x, exp:1, ~/x
-        pq.write_table(pa.table(kept), file, compression="zstd")
+        pq.write_table(pa.table(arrays), file, compression="zstd")
     partial.replace(folder / FILE)
 
 

@@ -161,8 +161,8 @@ def _has(values: Any, path: str) -> bool:
 
 def state(config: Config) -> str:
     """What became of a run so far: finished, running, failed, stopped, or new."""
-    place = folder(config)
-    return read(place).status if (place / "result.json").exists() else "new"
+    path = folder(config)
+    return read(path).status if (path / "result.json").exists() else "new"
 
 
 def is_done(config: Config) -> bool:
@@ -177,19 +177,19 @@ def find(paths: list[Path]) -> list[Record]:
     A file that is no record is left out with a line on stderr. Raises Refused for a path that does not exist and when
     there is no record at all.
     """
-    found: dict[Path, Record] = {}
+    by_folder: dict[Path, Record] = {}
     for path in paths:
         if not path.exists():
             raise Refused(f"{path}: no such folder; give a run, a study or an outputs folder")
         folder = path.parent if path.name == "result.json" else path
         for file in sorted(folder.rglob("result.json")):
             try:
-                found.setdefault(file.parent.resolve(), read(file.parent))
+                by_folder.setdefault(file.parent.resolve(), read(file.parent))
             except Refused as unreadable:
                 print(f"rankwise: left out: {unreadable}", file=sys.stderr)
-    if not found:
+    if not by_folder:
         raise Refused(f"no runs in {', '.join(map(str, paths))}: nothing there has a result.json")
-    return list(found.values())
+    return list(by_folder.values())
 
 
 def now() -> str:

@@ -66,8 +66,8 @@ def why_offline() -> str | None:
         mode = mode_of("auto")
     if mode == "online":
         return None
-    given = os.environ.get("WANDB_MODE")
-    return f"WANDB_MODE={given}" if given else "no key is configured ('wandb login' sets one)"
+    wanted = os.environ.get("WANDB_MODE")
+    return f"WANDB_MODE={wanted}" if wanted else "no key is configured ('wandb login' sets one)"
 
 
 @contextlib.contextmanager
@@ -90,23 +90,23 @@ def read(address: Address) -> list[Record]:
     """
     if why := why_offline():
         raise Refused(f"{address}: needs W&B online: {why}")
-    found = _runs(address)
-    ours = [run for run in found if "run" in run.config and run.job_type != "report"]
+    fetched = _runs(address)
+    ours = [run for run in fetched if "run" in run.config and run.job_type != "report"]
     if not ours:
-        others = f" made by rankwise: {len(found)} others are there" if found else " there"
+        others = f" made by rankwise: {len(fetched)} others are there" if fetched else " there"
         raise Refused(f"{address}: no runs{others}")
     groups = sorted({run.group for run in ours if run.group})
     if address.group and len(groups) > 1:
         raise Refused(f"{address}: several studies have this name; give one of {', '.join(groups)}")
-    kept = []
+    made = []
     for run in ours:
         try:
-            kept.append(_record(run, address))
+            made.append(_record(run, address))
         except Refused as why:
             print(f"rankwise: left out: {why}", file=sys.stderr)
-    if not kept:
+    if not made:
         raise Refused(f"{address}: none of the {len(ours)} runs there can be read")
-    return kept
+    return made
 
 
 def _runs(address: Address) -> list[Any]:
@@ -144,8 +144,8 @@ def _record(run: Any, address: Address) -> Record:
 def address_of(record: Record, entity: str | None = None, project: str | None = None) -> Address:
     """Where in W&B a run is or would go: what the user says, else where it went, else what its config says."""
     known = record.run.get("wandb") or {}
-    place = placed(record) if record.folder and not known.get("group") else known
-    return Address(entity or place.get("entity") or "", project or place.get("project") or PROJECT, place.get("group"))
+    where = placed(record) if record.folder and not known.get("group") else known
+    return Address(entity or where.get("entity") or "", project or where.get("project") or PROJECT, where.get("group"))
 
 
 def missing(address: Address, own: list[Record]) -> list[Record]:
@@ -172,12 +172,12 @@ def _is_there(record: Record, run: Any) -> bool:
     return not is_sent(record) or any(artifact.state == "COMMITTED" for artifact in run.logged_artifacts())
 
 
-def push(own: list[Record], address: Address, said: Callable[[str], None]) -> list[str]:
+def push(own: list[Record], address: Address, tell: Callable[[str], None]) -> list[str]:
     """Send these runs whole, from their files. Returns what went wrong, in a line each; stops where the server does."""
     problems: list[str] = []
     for number, record in enumerate(own, 1):
         assert record.folder is not None
-        said(f"{number} of {len(own)}: {record.run['name']}")
+        tell(f"{number} of {len(own)}: {record.run['name']}")
         placed_at = {"entity": address.entity, "project": address.project, "problem": None}
         record.run["wandb"] = {**(record.run.get("wandb") or {}), **placed_at}
         try:

@@ -230,8 +230,8 @@ def mode_of(wanted: str) -> str:
     """
     import wandb
 
-    given = {"dryrun": "offline", "run": "online"}.get(os.environ.get("WANDB_MODE", ""), os.environ.get("WANDB_MODE"))
-    wanted = (given or "auto") if wanted == "auto" else wanted
+    mode = {"dryrun": "offline", "run": "online"}.get(os.environ.get("WANDB_MODE", ""), os.environ.get("WANDB_MODE"))
+    wanted = (mode or "auto") if wanted == "auto" else wanted
     if wanted == "offline":
         return wanted
     return "online" if wandb.login(prompt=False, verify=False) else "offline"
@@ -271,8 +271,8 @@ def _link(run: Any, study: Path) -> None:
 def _tags(record: Record) -> list[str]:
     arm = setup(record)["arm"]
     own = [arm["method"], *([arm["targets"]] if "targets" in arm else [])]
-    given = [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",")]
-    return [tag for tag in [*own, *((record.config.get("tracking") or {}).get("tags") or []), *given] if tag]
+    typed = [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",")]
+    return [tag for tag in [*own, *((record.config.get("tracking") or {}).get("tags") or []), *typed] if tag]
 
 
 def _folder(record: Record) -> Path:

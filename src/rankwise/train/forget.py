@@ -52,8 +52,8 @@ class Questions:
         try:
             rows = data.load(task, assets.resolve(task, progress=False), 0)
         except Refused as refused:
-            said = str(refused).replace("task.n_test", "forgetting.n").replace("task.", "forgetting.")
-            raise Refused(said) from None
+            message = str(refused).replace("task.n_test", "forgetting.n").replace("task.", "forgetting.")
+            raise Refused(message) from None
         return cls(dataclasses.replace(config, task=task), rows, tokenizer)
 
     def ask(self, lm: nn.Module, settings: Numerics) -> Answers:
@@ -138,7 +138,7 @@ def _cosines(before_NH: np.ndarray, after_NH: np.ndarray) -> dict[str, float]:
     """Spearman's correlation of the cosines of the same random pairs; error by Bonett & Wright (2000)."""
     i, j = np.random.default_rng(0).integers(0, len(before_NH), (2, _PAIRS))
     i, j = i[i != j], j[i != j]
-    unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in (before_NH, after_NH)]
-    rho = float(spearmanr(*((each[i] * each[j]).sum(1) for each in unit)).statistic)
+    unit = [states / np.linalg.norm(states, axis=1, keepdims=True) for states in (before_NH, after_NH)]
+    rho = float(spearmanr(*((states[i] * states[j]).sum(1) for states in unit)).statistic)
     n = len(i)
     return {"value": rho, "se": (1 - rho**2) * math.sqrt((1 + rho**2 / 2) / (n - 3)), "n": n}

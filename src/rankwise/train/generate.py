@@ -38,11 +38,11 @@ class Prompt:
 
 def prompts(test: Split, tokenizer: Any, wanted: int | None) -> list[Prompt]:
     """Questions in the order of the test rows, each once, the first ``wanted``."""
-    found: dict[str, Prompt] = {}
+    by_text: dict[str, Prompt] = {}
     for row in range(len(test)):
         text = question(test, row, tokenizer)
-        found.setdefault(text, Prompt(int(test.items[row]), text, [])).references.append(reply(test, row))
-    return list(found.values())[:wanted]
+        by_text.setdefault(text, Prompt(int(test.items[row]), text, [])).references.append(reply(test, row))
+    return list(by_text.values())[:wanted]
 
 
 def generate(model: nn.Module, tokenizer: Any, config: Config, settings: Numerics, test: Split, record: Record) -> None:
@@ -141,7 +141,7 @@ def _scores(config: Config, asked: list[Prompt], written: list[str], record: Rec
     task = config.task
     name, rows = task.reasoning, [prompt.item for prompt in asked]
     reasoning = (name, task.synthetic or 0, rows) if name else None
-    found, absent = text_scores(
+    scores, absent = text_scores(
         task.generation.metrics,
         written,
         [prompt.references for prompt in asked],
@@ -150,7 +150,7 @@ def _scores(config: Config, asked: list[Prompt], written: list[str], record: Rec
     )
     if absent:
         record.metrics["absent"] = absent
-    return found
+    return scores
 
 
 def _keep(folder: Path, asked: list[Prompt], written: list[str]) -> None:

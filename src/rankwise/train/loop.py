@@ -123,8 +123,8 @@ def fit(
 
 def _measured(record: Record, probe: Probe | None, watch: Watch, numerics: Numerics) -> None:
     """The probe's findings beside what was predicted, and the peak that the system saw."""
-    for phase, found in probe.memory() if probe else ():
-        record.memory[phase] = found | record.memory.get(phase, {})
+    for phase, memory in probe.memory() if probe else ():
+        record.memory[phase] = memory | record.memory.get(phase, {})
     record.memory["train"] = record.memory.get("train", {}) | system_peak(numerics.device)
 
 

@@ -61,8 +61,8 @@ class Ranks:
         if self.world == 1:
             return loader
         plan: list[Any] = list(loader.batch_sampler or [])
-        each = math.ceil(len(plan) / self.world)
-        dealt = (plan * self.world)[: each * self.world][self.rank :: self.world]
+        share = math.ceil(len(plan) / self.world)
+        dealt = (plan * self.world)[: share * self.world][self.rank :: self.world]
         return DataLoader(
             loader.dataset, batch_sampler=dealt, collate_fn=loader.collate_fn, generator=torch.Generator()
         )
@@ -71,9 +71,9 @@ class Ranks:
         """The columns of all ranks."""
         if self.world == 1:
             return parts
-        found: list[list[Columns]] = [[] for _ in range(self.world)]
-        distributed.all_gather_object(found, parts)
-        return [part for parts in found for part in parts]
+        gathered: list[list[Columns]] = [[] for _ in range(self.world)]
+        distributed.all_gather_object(gathered, parts)
+        return [part for parts in gathered for part in parts]
 
     def mean(self, *values: float, device: torch.device) -> tuple[float, ...]:
         """Means over the ranks; not finite where any is not."""

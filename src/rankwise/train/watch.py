@@ -82,14 +82,14 @@ class Watch(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a run that goes on must know: all that has been seen, as JSON, which a checkpoint may hold."""
-        kept = {name: getattr(self, name) for name in _KEPT} | {"seen": [self.throughput.seen, self.throughput.tokens]}
-        return {"json": json.dumps(kept, default=float)}
+        state = {name: getattr(self, name) for name in _KEPT} | {"seen": [self.throughput.seen, self.throughput.tokens]}
+        return {"json": json.dumps(state, default=float)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        kept = json.loads(state["json"])
-        self.throughput.go_on(*kept.pop("seen"))
-        for name, value in kept.items():
+        saved = json.loads(state["json"])
+        self.throughput.go_on(*saved.pop("seen"))
+        for name, value in saved.items():
             setattr(self, name, value)
 
     def _fall(self, columns: dict[str, np.ndarray]) -> dict[str, float]:

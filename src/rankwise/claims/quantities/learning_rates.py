@@ -34,20 +34,20 @@ def best_lr_ratio(records: Sequence[Record], of: Spec, to: Spec) -> Estimate:
     runs_sl = list(by_replicate(arms).values())  # of both arms, at all rates
     if (n := len(runs_sl)) < 2:
         raise NotRun(f"{n} seeds with the whole grid in both arms; an interval needs two")
-    found, replicates = [], []
+    optima, replicates = [], []
     for columns, grid, spec in ((slice(len(grids[0])), grids[0], of), (slice(len(grids[0]), None), grids[1], to)):
         log_lr, losses_sl = _losses([runs[columns] for runs in runs_sl], list(grid), spec)
         mean = losses_sl.mean(0)
         if (best := int(np.argmin(mean))) in (0, len(mean) - 1):
             raise NotRun(f"the best learning rate of {words(spec)}, {10 ** log_lr[best]:g}, is the end of its grid")
-        found.append(float(_vertex(log_lr, mean[None])[0]))
+        optima.append(float(_vertex(log_lr, mean[None])[0]))
         resampled = _vertex(log_lr, seed_weights(n, REPLICATES, 0) @ losses_sl)
         if (ends := float(np.isnan(resampled).mean())) > OPEN:
             raise NotRun(f"the best learning rate of {words(spec)} is the end of its grid in {ends:.0%} of resamples")
         replicates.append(resampled)
-    ratio, spread = found[0] - found[1], replicates[0] - replicates[1]
+    ratio, spread = optima[0] - optima[1], replicates[0] - replicates[1]
     low, high = (10**end for end in widened(ratio, spread[np.isfinite(spread)], n - 1))
-    note = f"best learning rates {10 ** found[0]:.2g} and {10 ** found[1]:.2g}"
+    note = f"best learning rates {10 ** optima[0]:.2g} and {10 ** optima[1]:.2g}"
     return Compared(runs_sl, note).estimate(10**ratio, low, high)
 
 
@@ -57,15 +57,15 @@ def spread_ratio(
     """The spread of a score over ranks (largest minus smallest of the means over seeds) at a low learning rate, over
     the spread at a high one. Interval: bootstrap over seeds, widened by t/z.
     """
-    found = compared(records, [among | {"rank": rank, "lr": lr} for lr in (low_lr, high_lr) for rank in ranks])
-    n = len(found.runs_sa)
+    rows = compared(records, [among | {"rank": rank, "lr": lr} for lr in (low_lr, high_lr) for rank in ranks])
+    n = len(rows.runs_sa)
     weights_bs = np.vstack([np.full(n, 1 / n), seed_weights(n, REPLICATES, 0)])
-    low_b, high_b = np.ptp((weights_bs @ found.scores(metric)).reshape(len(weights_bs), 2, len(ranks)), axis=2).T
+    low_b, high_b = np.ptp((weights_bs @ rows.scores(metric)).reshape(len(weights_bs), 2, len(ranks)), axis=2).T
     if not high_b.min() > 0:
         raise NotRun("all ranks score the same at the high learning rate")
     ratio, *replicates = low_b / high_b
     low, high = widened(float(ratio), np.array(replicates), n - 1)
-    return found.estimate(float(ratio), max(0.0, low), high)
+    return rows.estimate(float(ratio), max(0.0, low), high)
 
 
 def _losses(runs_sl: Sequence[Sequence[Record]], rates: Sequence[float], spec: Spec) -> tuple[Floats, Floats]:
@@ -74,10 +74,10 @@ def _losses(runs_sl: Sequence[Sequence[Record]], rates: Sequence[float], spec: S
         raise NotRun(f"{len(rates)} learning rates of {words(spec)}; a parabola needs three")
     sign = metrics.named(str(at(runs_sl[0][0], "config.objective"))).sign
     values_sl = np.array([[math.nan if run.objective is None else run.objective for run in runs] for runs in runs_sl])
-    kept = np.isfinite(values_sl).all(0)  # others diverged
-    if kept.sum() < 3:
-        raise NotRun(f"{words(spec)} diverged at all but {kept.sum()} learning rates")
-    return np.log10(np.array(rates)[kept]), -sign * values_sl[:, kept]
+    converged = np.isfinite(values_sl).all(0)  # others diverged
+    if converged.sum() < 3:
+        raise NotRun(f"{words(spec)} diverged at all but {converged.sum()} learning rates")
+    return np.log10(np.array(rates)[converged]), -sign * values_sl[:, converged]
 
 
 def _vertex(log_lr: Floats, losses_bl: Floats) -> Floats:
@@ -90,5 +90,5 @@ def _vertex(log_lr: Floats, losses_bl: Floats) -> Floats:
     square = (right - left) / (at[2] - at[0])
     slope = (left * (at[2] - at[1]) + right * (at[1] - at[0])) / (at[2] - at[0])  # of the parabola, in the middle
     flat = square <= 0  # all three agree: the middle is as good as any
-    found = np.where(flat, at[1], at[1] - slope / np.where(flat, 1.0, 2 * square))
-    return np.where(best == middle, found, np.nan)
+    vertex = np.where(flat, at[1], at[1] - slope / np.where(flat, 1.0, 2 * square))
+    return np.where(best == middle, vertex, np.nan)

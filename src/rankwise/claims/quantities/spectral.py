@@ -22,7 +22,7 @@ def shared_directions(records: Sequence[Record], of: Spec, to: Spec, i: int, j: 
 
     def excess(folders: list[Path]) -> float:
         points = analyze("subspaces", folders, module=module, of="A")["pairs"][0]["points"]
-        point = next((each for each in points if (each["i"], each["j"]) == (i, j)), None)
+        point = next((cell for cell in points if (cell["i"], cell["j"]) == (i, j)), None)
         if point is None:
             raise NotRun(f"φ({i}, {j}) is not among those of these ranks")
         return float(point["phi"] - max(point["expected"], point["start"] or 0.0))
@@ -39,8 +39,8 @@ def projection_over_chance(records: Sequence[Record], of: Spec, module: str) -> 
     """‖UᵀWV‖ in the directions of ΔW over that in random ones (Hu et al. 2021, Table 7), the medians over layers."""
 
     def ratio(folders: list[Path]) -> float:
-        found = _amplification(folders[0], module)
-        return float(found["by_update"] / found["by_chance"])
+        norms = _amplification(folders[0], module)
+        return float(norms["by_update"] / norms["by_chance"])
 
     return _over_seeds(records, [of], ratio)
 
@@ -61,9 +61,9 @@ def intruder_difference(records: Sequence[Record], of: Spec, minus: Spec) -> Est
 
 
 def _over_seeds(records: Sequence[Record], specs: list[Spec], value: Callable[[list[Path]], float]) -> Estimate:
-    found = compared(records, specs)
-    over = interval([value([run.folder for run in runs if run.folder]) for runs in found.runs_sa], [])
-    return found.estimate(over.mean, over.low, over.high)
+    rows = compared(records, specs)
+    over = interval([value([run.folder for run in runs if run.folder]) for runs in rows.runs_sa], [])
+    return rows.estimate(over.mean, over.low, over.high)
 
 
 def _amplification(folder: Path, module: str) -> dict[str, float]:
@@ -72,4 +72,4 @@ def _amplification(folder: Path, module: str) -> dict[str, float]:
 
 
 def _intruders(row: dict[str, Any]) -> float:
-    return float(next(each["mean"] for each in row["counts"] if each["epsilon"] == TOP_EPSILON))
+    return float(next(count["mean"] for count in row["counts"] if count["epsilon"] == TOP_EPSILON))

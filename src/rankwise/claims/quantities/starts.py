@@ -37,13 +37,13 @@ def zeros_at_start(model: str) -> Estimate:
 
 def frozen_gradients(models: list[str]) -> Estimate:
     """How many parameters that are neither an adapter's nor the head's have a gradient after a backward pass."""
-    found = 0
+    number = 0
     for model in models:
         adapted = _fresh(model)
         adapted(**batch(adapted, ROWS, LENGTH)).logits.sum().backward()
         outside = [p for name, p in adapted.named_parameters() if "lora_" not in name and "modules_to_save" not in name]
-        found += sum(p.grad is not None for p in outside)
-    return Estimate.exact(float(found))
+        number += sum(p.grad is not None for p in outside)
+    return Estimate.exact(float(number))
 
 
 def product_rank(d_in: int, d_out: int, rank: int) -> Estimate:

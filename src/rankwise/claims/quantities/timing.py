@@ -30,11 +30,11 @@ def forward_latency(of: Spec, to: Spec, rows: int, length: int, blocks: int = 20
 def _ratio(calls: Sequence[Call], blocks: int) -> Estimate:
     """Median seconds of the first over those of the second."""
     first, second = interleaved(calls, blocks)
-    found = ratio_of_medians(first, second)
+    ratio = ratio_of_medians(first, second)
     note = (
         f"medians {1e3 * np.median(first):.3g} and {1e3 * np.median(second):.3g} ms, {torch.get_num_threads()} threads"
     )
-    return Estimate(found.value, found.low, found.high, blocks, note=note)
+    return Estimate(ratio.value, ratio.low, ratio.high, blocks, note=note)
 
 
 def _step(config: Config, rows: int, length: int) -> Call:

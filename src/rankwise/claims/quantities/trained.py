@@ -26,17 +26,17 @@ def difference(
 ) -> Estimate:
     """Score of one arm minus that of another, in the metric's own unit; of several arms sum minus sum."""
     plus, less = (spec if isinstance(spec, list) else [spec] for spec in (of, minus))
-    found, scored = compared(records, [*plus, *less], tuned), metrics.named(metric)
+    rows, scored = compared(records, [*plus, *less], tuned), metrics.named(metric)
     weights = [1.0] * len(plus) + [-1.0] * len(less)
     if scored.weighted is None:
-        over = interval(list(map(float, found.scores(metric) @ np.array(weights))), [_error(found, metric)])
-        return found.estimate(over.mean, over.low, over.high)
+        over = interval(list(map(float, rows.scores(metric) @ np.array(weights))), [_error(rows, metric)])
+        return rows.estimate(over.mean, over.low, over.high)
     try:
-        runs = Scores(itertools.chain(*found.runs_sa), scored)
-        boot = runs.contrast(list(zip(weights, zip(*found.runs_sa, strict=True), strict=True)))
+        runs = Scores(itertools.chain(*rows.runs_sa), scored)
+        boot = runs.contrast(list(zip(weights, zip(*rows.runs_sa, strict=True), strict=True)))
     except NotComparable as why:
         raise NotRun(str(why)) from None
-    return found.estimate(boot.estimate, *boot.limits(0.95))
+    return rows.estimate(boot.estimate, *boot.limits(0.95))
 
 
 def trend(records: Sequence[Record], metric: str, among: Spec, ranks: list[int]) -> Estimate:
@@ -47,19 +47,19 @@ def trend(records: Sequence[Record], metric: str, among: Spec, ranks: list[int])
     counts as no less than that of rounding to such a step, and the interval is no narrower than that of orders at
     random (variance 1 / (m − 1) each), or agreement by chance would look like certainty.
     """
-    found, m = compared(records, [among | {"rank": rank} for rank in ranks]), len(ranks)
+    rows, m = compared(records, [among | {"rank": rank} for rank in ranks]), len(ranks)
     order, spearman = np.array(ranks, dtype=float), metrics.named("spearman")
-    values = [spearman.value(order, scores) if np.ptp(scores) > 0 else 0.0 for scores in found.scores(metric)]
+    values = [spearman.value(order, scores) if np.ptp(scores) > 0 else 0.0 for scores in rows.scores(metric)]
     n, mean = len(values), float(np.mean(values))
     spread = max(float(np.std(values, ddof=1)), 12 / (m * (m**2 - 1)) / math.sqrt(12))
     at_random = float(stats.norm.ppf(0.975)) / math.sqrt((m - 1) * n)
     half = max(at_random, float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n))
-    return found.estimate(mean, max(-1.0, mean - half), min(1.0, mean + half))
+    return rows.estimate(mean, max(-1.0, mean - half), min(1.0, mean + half))
 
 
-def _error(found: Compared, metric: str) -> float:
+def _error(rows: Compared, metric: str) -> float:
     """The standard error over items of the difference of the first seed: what is left where all seeds agree."""
     if metric != "forgetting":
         return math.nan
-    ses = [at(run, "metrics.forgetting.difference.se") for run in found.runs_sa[0]]
+    ses = [at(run, "metrics.forgetting.difference.se") for run in rows.runs_sa[0]]
     return math.nan if None in ses else math.hypot(*ses)

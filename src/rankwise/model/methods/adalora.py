@@ -88,9 +88,9 @@ def forget_ranks(model: nn.Module) -> None:
 def _config(model: nn.Module) -> AdaLoraConfig | None:
     if not is_adalora(model):
         return None
-    found = model.peft_config["default"]  # type: ignore[index]
-    assert isinstance(found, AdaLoraConfig)
-    return found
+    config = model.peft_config["default"]  # type: ignore[index]
+    assert isinstance(config, AdaLoraConfig)
+    return config
 
 
 def _layers(model: nn.Module) -> dict[str, AdaLoraLayer]:

@@ -51,10 +51,10 @@ def insert(base: nn.Module, method: Method, seed: int) -> None:
     """
     roles = {"mlp": is_last_of_mlp} | ({} if method.place == "mlp" else {"attention": lambda name: role(name) == "o"})
     linears = dict(block_linears(base))
-    for place, fits in roles.items():
+    for layer, fits in roles.items():
         chosen = [name for name in linears if fits(name)]
         if not chosen:
-            raise Refused.value("method.name", "bottleneck", f"a model whose {place} output layers are known by name")
+            raise Refused.value("method.name", "bottleneck", f"a model whose {layer} output layers are known by name")
         for name in chosen:
             linear, size = linears[name], int(method.size or 0)
             _, width = shape(linear)

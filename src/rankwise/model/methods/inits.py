@@ -133,13 +133,13 @@ def eva(model: PeftModel, batches: Iterable[Batch]) -> None:
     config = model.peft_config["default"]
     assert isinstance(config, LoraConfig)
     some = itertools.islice(batches, _EVA_PASSES)
-    kept = [{key: value for key, value in batch.items() if key not in ("labels", "row")} for batch in some]
-    tokens = max((int(batch["attention_mask"].sum()) for batch in kept), default=0)
+    inputs = [{key: value for key, value in batch.items() if key not in ("labels", "row")} for batch in some]
+    tokens = max((int(batch["attention_mask"].sum()) for batch in inputs), default=0)
     if tokens < config.r:
         raise Refused.value("method.rank", config.r, f"at most {tokens} with method.init=eva: the tokens of a batch")
     config.init_lora_weights, config.eva_config = "eva", EvaConfig(rho=1.0, use_label_mask=False)
     with torch.no_grad():
-        initialize_lora_eva_weights(model, kept, forward_fn=_limited(_EVA_PASSES), show_progress_bar=False)
+        initialize_lora_eva_weights(model, inputs, forward_fn=_limited(_EVA_PASSES), show_progress_bar=False)
     config.init_lora_weights, config.eva_config = True, None  # of no use to who loads the adapter
     for _, layer in layers(model):
         for factor in _factors(layer):

@@ -47,10 +47,10 @@ def sizes(config: Config, sides: Sides) -> Sizes:
     for name, (d_in, d_out) in sorted(sides.items(), key=lambda item: min(item[1])):
         if ranks[name] > min(d_in, d_out):
             key = "method.rank" if ranks[name] == rank else "targets.ranks"
-            key, given = (key, ranks[name]) if method.budget is None else ("method.budget", method.budget)
+            key, value = (key, ranks[name]) if method.budget is None else ("method.budget", method.budget)
             that = f" (rank {rank} here)" if method.budget is not None else ""
             allowed = f"at most {min(d_in, d_out)}, the smaller side of {name} ({d_in} × {d_out})"
-            raise Refused.value(key, f"{given}{that}", allowed if method.budget is None else f"a rank of {allowed}")
+            raise Refused.value(key, f"{value}{that}", allowed if method.budget is None else f"a rank of {allowed}")
     _check_used(targets, sides)
     roots = parse_alpha(method.alpha)[1] == "sqrt"
     alphas = {name: _alpha_at(targets, name, method.alpha, ranks[name], roots) for name in sides}
@@ -78,11 +78,11 @@ def rank_for(budget: int, sides: Iterable[tuple[int, int]], method: Method) -> i
     Raises Refused for a budget below rank 1, saying what that costs.
     """
     sides = list(sides)
-    each = sum(d_out if method.freeze_a else d_in + d_out for d_in, d_out in sides)
+    per_rank = sum(d_out if method.freeze_a else d_in + d_out for d_in, d_out in sides)
     fixed = sum(d_out for _, d_out in sides) if method.dora else 0
-    if budget < each + fixed:
-        raise Refused.value("method.budget", budget, f"at least {each + fixed}, what rank 1 costs on these targets")
-    return (budget - fixed) // each
+    if budget < per_rank + fixed:
+        raise Refused.value("method.budget", budget, f"at least {per_rank + fixed}, what rank 1 costs on these targets")
+    return (budget - fixed) // per_rank
 
 
 def peft_config(config: Config, chosen: Sizes, common: dict[str, Any]) -> LoraConfig:

@@ -34,11 +34,11 @@ def unfreeze(base: nn.Module, method: Method, heads: list[str]) -> None:
 
 def _last_blocks(base: nn.Module, count: int, heads: list[str]) -> list[str]:
     """Names of the last ``count`` blocks, of the stack that comes last where there are several."""
-    found = [match for n, _ in base.named_parameters() if n.split(".")[0] not in heads and (match := _BLOCK.match(n))]
-    if not found:
+    blocks = [match for n, _ in base.named_parameters() if n.split(".")[0] not in heads and (match := _BLOCK.match(n))]
+    if not blocks:
         raise Refused.value("method.name", "top_layers", f"a model of numbered blocks, unlike {_architecture(base)}")
-    stack = found[-1][1]
-    numbers = sorted({int(match[2]) for match in found if match[1] == stack})
+    stack = blocks[-1][1]
+    numbers = sorted({int(match[2]) for match in blocks if match[1] == stack})
     if count > len(numbers):
         raise Refused.value("method.layers", count, f"at most {len(numbers)}, the blocks of this model")
     return [f"{stack}.{number}" for number in numbers[-count:]]

@@ -54,12 +54,12 @@ def _alpha(config: Config) -> tuple[float, float]:
     return scale * rank, scale
 
 
-def _fit(config: Config, sides: Sides, rank: int, said: str = "") -> int:
+def _fit(config: Config, sides: Sides, rank: int, note: str = "") -> int:
     """The rank, if every layer has room for it."""
     name = min(sides, key=lambda name: min(sides[name]))
     if rank > min(sides[name]):
         d_in, d_out = sides[name]
-        allowed = f"at most {min(d_in, d_out)}, the smaller side of {name} ({d_in} × {d_out}){said}"
+        allowed = f"at most {min(d_in, d_out)}, the smaller side of {name} ({d_in} × {d_out}){note}"
         raise Refused.value("method.rank", config.method.rank, allowed)
     return rank
 
@@ -111,10 +111,10 @@ def _oft(config: Config, sides: Sides, common: Common) -> PeftConfig:
 def _custom(config: Config, sides: Sides, common: Common) -> PeftConfig:
     """Any config class of PEFT's, by name; nothing else is imported, whatever the name says."""
     values, rank = dict(config.method.peft or {}), config.method.rank
-    named, given = peft_class(values), values.pop("_target_", None)
+    named, target = peft_class(values), values.pop("_target_", None)
     known = {n for n in dir(peft) if n.endswith("Config") and is_dataclass(getattr(peft, n))} - {"PeftConfig"}
     if named not in known:
-        raise Refused.value("method.peft._target_", given, f"a config class of peft{did_you_mean(named, known)}")
+        raise Refused.value("method.peft._target_", target, f"a config class of peft{did_you_mean(named, known)}")
     kind = getattr(peft, named)
     own = {field.name for field in fields(kind) if field.init}
     if wrong := sorted(set(values) - own):

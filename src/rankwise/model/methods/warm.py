@@ -55,17 +55,17 @@ def warm_start(model: nn.Module, source: str, heads: list[str]) -> dict[str, str
             "method.init_from", source, f"a folder with an adapter; none of {ADAPTER_FILE} and the like"
         )
     try:
-        given = load_file(file)
+        saved = load_file(file)
     except SafetensorError as error:
         raise Refused.value("method.init_from", source, f"a readable {file.name} ({error})") from None
     own = _state(model)
     if isinstance(model, PeftModel):
         _same_meaning(model, folder, source)
     head = {name for name in own if any(f".{part}." in f".{name}" for part in heads)}
-    fresh = any(name not in given or given[name].shape != own[name].shape for name in head)
-    body = [name for name in given if not any(f".{part}." in f".{name}" for part in heads)]
-    _compare(source, {n: given[n] for n in body}, {n: t for n, t in own.items() if n not in head})
-    taken = {name: given[name] for name in body} | {name: own[name] if fresh else given[name] for name in head}
+    fresh = any(name not in saved or saved[name].shape != own[name].shape for name in head)
+    body = [name for name in saved if not any(f".{part}." in f".{name}" for part in heads)]
+    _compare(source, {n: saved[n] for n in body}, {n: t for n, t in own.items() if n not in head})
+    taken = {name: saved[name] for name in body} | {name: own[name] if fresh else saved[name] for name in head}
     if isinstance(model, PeftModel):
         with quiet_peft():
             set_peft_model_state_dict(model, taken)
@@ -82,11 +82,11 @@ def _state(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _compare(source: str, given: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> None:
-    if (name := next(iter(sorted(given.keys() ^ own.keys())), None)) is not None:
-        where = "there, but not in this run" if name in given else "in this run, but not there"
+def _compare(source: str, saved: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> None:
+    if (name := next(iter(sorted(saved.keys() ^ own.keys())), None)) is not None:
+        where = "there, but not in this run" if name in saved else "in this run, but not there"
         raise Refused.value("method.init_from", source, f"the same method on the same targets; {name} is {where}")
-    for name, value in given.items():
+    for name, value in saved.items():
         if value.shape != own[name].shape:
             raise Refused.value(
                 "method.init_from",

@@ -50,8 +50,8 @@ def final_number(text: str) -> Decimal | None:
     _, marked, tail = text.rpartition(_ANSWER)
     if marked and (first := _NUMBER.search(tail)):
         return _decimal(first)
-    found = list(_NUMBER.finditer(text))
-    return _decimal(found[-1]) if found else None
+    numbers = list(_NUMBER.finditer(text))
+    return _decimal(numbers[-1]) if numbers else None
 
 
 def _decimal(match: re.Match[str]) -> Decimal:
@@ -75,9 +75,9 @@ def _has_keys(text: str, keys: set[str]) -> bool:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(found := dict(pairs)) < len(pairs):
+    if len(mapping := dict(pairs)) < len(pairs):
         raise ValueError("a key is given twice")
-    return found
+    return mapping
 
 
 def _refuse(constant: str) -> Any:

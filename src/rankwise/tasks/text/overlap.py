@@ -162,8 +162,8 @@ def _treebank(answers: Sequence[str], references: References) -> tuple[list[str]
     )
     lines = done.stdout.splitlines()
     if len(lines) != len(texts):
-        said = "".join(done.stderr.strip().splitlines()[-1:])
-        raise Absent(f"java tokenized {len(lines)} of {len(texts)} texts (exit {done.returncode}) {said}")
-    kept = (" ".join(word for word in line.split(" ") if word not in library.PUNCTUATIONS) for line in lines)
-    tokens = iter([text.replace("|||", "") for text in kept])
+        message = "".join(done.stderr.strip().splitlines()[-1:])
+        raise Absent(f"java tokenized {len(lines)} of {len(texts)} texts (exit {done.returncode}) {message}")
+    plain = (" ".join(word for word in line.split(" ") if word not in library.PUNCTUATIONS) for line in lines)
+    tokens = iter([text.replace("|||", "") for text in plain])
     return [next(tokens) for _ in answers], [[next(tokens) for _ in texts] for texts in references]
