@@ -107,6 +107,15 @@ def test_help_is_printed_in_latin_1_and_to_a_reader_that_goes() -> None:
     os.close(write)
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_line_on_stderr_is_seen_at_once_also_where_python_buffers_nothing(unbuffered: str) -> None:
+    ends_without_flushing = "import os; from rankwise.cli import main; main(); os._exit(0)"
+    command = [sys.executable, "-c", ends_without_flushing, "no-command"]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stderr.startswith("rankwise: no-command: no such command")
+
+
 def test_no_home_is_one_line_where_one_is_needed(monkeypatch, capsys) -> None:
     monkeypatch.setattr("rankwise.assets._cache.user_cache_dir", lambda name: str(Path("~x/y").expanduser()))
     monkeypatch.delenv("RANKWISE_CACHE", raising=False)

@@ -62,8 +62,8 @@ class _Stream(io.TextIOWrapper):
         """In place of a standard stream; what is none, as under a test or a notebook, is left as it is."""
         if type(stream) is not io.TextIOWrapper:
             return stream
-        buffering = stream.line_buffering
-        return cls(stream.buffer, stream.encoding, "backslashreplace", line_buffering=buffering)
+        buffering = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+        return cls(stream.buffer, stream.encoding, "backslashreplace", **buffering)
 
     def write(self, text: str) -> int:
         with self._reader_may_go():
