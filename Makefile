@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo claims claims-full test test-slurm fetch lint types constraints clean
+.PHONY: demo claims claims-full test test-slurm test-trackio test-next fetch lint types constraints clean
 
 demo: $(STAMP)
 	$(BIN)/rankwise find experiment=demo --rates default --seeds 5 --budget 8m --reference 'full method.lr=3.2e-4'
@@ -31,6 +31,20 @@ test: fetch
 # Needs a Slurm that takes jobs from here.
 test-slurm: fetch
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/study/test_slurm.py
+
+# Trackio wants an older Pillow than the pinned one: an environment of its own.
+test-trackio:
+	test -x .venv-trackio/bin/python || $(PYTHON) -m venv .venv-trackio
+	grep -v '^pillow=' constraints.txt > .venv-trackio/constraints.txt
+	.venv-trackio/bin/python -m pip install --quiet --constraint .venv-trackio/constraints.txt \
+	  --editable '.[trackio]' pytest hypothesis
+	OMP_NUM_THREADS=1 .venv-trackio/bin/python -m pytest -rs tests/tracking/test_local_trackers.py
+
+# The newest versions that the bounds allow, pre-releases too: an environment of its own. It uses what `make fetch` fetched.
+test-next:
+	test -x .venv-next/bin/python || $(PYTHON) -m venv .venv-next
+	.venv-next/bin/python -m pip install --quiet --upgrade --pre --editable '.[dev]'
+	OMP_NUM_THREADS=1 WANDB_MODE=offline .venv-next/bin/python -m pytest -n auto --dist worksteal $(PYTEST)
 
 fetch: $(STAMP)
 	$(BIN)/rankwise fetch

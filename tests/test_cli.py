@@ -124,7 +124,7 @@ FIRST_WORDS = {
     "data.batch_size": "trainer.batch_size",
     "data.name": "task",
     "project": "tracking.project",
-    "logger": "tracking",
+    "loggers": "logger=NAME",
     "wandb.project": "tracking.project",
     "ckpt_path": "--config RUN/config.yaml",
     "compile": "not compiled",
@@ -136,7 +136,8 @@ FIRST_WORDS = {
     "trainer.limit_train_batches": "task.n_train",
     "trainer.overfit_batches": "debug=overfit",
     "trainer.gradient_clip_val": "trainer.clip",
-    "trainer.max_time": "rankwise find --budget",
+    "max_time": "rankwise find --budget",
+    "profiler": "trainer.profiler",
     "callback": "conf/callbacks/NAME.yaml",
     "trainer.callbacks": "conf/callbacks/NAME.yaml",
 }

@@ -94,22 +94,22 @@ def check_here(config: Config) -> None:
     if trainer.devices > most:
         what = "the GPUs that are visible here" if not on_cpu else "processes of one run on this machine's cores"
         raise Refused.value("trainer.devices", trainer.devices, f"at most {most}, {what}")
-    _check_callbacks(config)
+    _check_classes("callbacks", config.callbacks, "Callback")
+    _check_classes("logger", config.logger, "loggers.Logger")
 
 
-def _check_callbacks(config: Config) -> None:
-    """Refuse what is no callback of Lightning, or cannot be imported. Imports nothing where there are none."""
-    for name, callback in config.callbacks.items():
-        from lightning.pytorch import Callback
-
-        target = str(callback.get("_target_")) if isinstance(callback, dict) else "null"
-        key, allowed = f"callbacks.{name}._target_", "a class of Lightning's callbacks, as package.Class"
+def _check_classes(group: str, given: dict[str, Any], kind: str) -> None:
+    """Refuse what is no class of this kind of Lightning's, or cannot be imported. Where none is given, none is."""
+    for name, values in given.items():
+        base = pkgutil.resolve_name(f"lightning.pytorch:{kind}")
+        target = str(values.get("_target_")) if isinstance(values, dict) else "null"
+        key, allowed = f"{group}.{name}._target_", f"a class of Lightning's {group.rstrip('s')}s, as package.Class"
         try:
             cls = pkgutil.resolve_name(target)
         except Exception as error:  # a module may raise anything when it is imported
             reason = f"{allowed} ({str(error).partition(chr(10))[0]})"
             raise Refused.value(key, target, reason, "its folder belongs in PYTHONPATH") from None
-        if not (isinstance(cls, type) and issubclass(cls, Callback)):
+        if not (isinstance(cls, type) and issubclass(cls, base)):
             raise Refused.value(key, target, allowed)
 
 
@@ -281,6 +281,10 @@ def _check_trainer(config: Config) -> None:
     _one_of("trainer.matmul_precision", trainer.matmul_precision, ("highest", "high", "medium"))
     _one_of("trainer.device", trainer.device, ("auto", "cpu", "cuda", "mps"))
     _one_of("trainer.strategy", trainer.strategy, ("ddp",))
+    if trainer.profiler is not None:
+        _one_of("trainer.profiler", trainer.profiler, ("simple", "advanced", "pytorch"))
+    if trainer.max_time is not None and not re.fullmatch(r"[0-9]+(:[0-5]?[0-9]){3}", trainer.max_time):
+        raise Refused.value("trainer.max_time", trainer.max_time, "days:hours:minutes:seconds, as 00:00:10:00")
     _number("trainer.epochs", trainer.epochs, 0, 10_000, "above 0", open_low=True)
     _number("trainer.clip", trainer.clip, 0, math.inf, "0 (off) or more")
 

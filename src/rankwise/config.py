@@ -157,6 +157,13 @@ class Trainer:
     strategy: str = "ddp"  # of several devices
     deterministic: bool = True  # the same numbers again on the same machine
     save_full: bool = False  # keep all weights of a fully fine-tuned model, not only their size
+    # Of Lightning's Trainer, to find out what a run does; one that has any of them is of stage debug.
+    profiler: str | None = None  # simple | advanced | pytorch; its tables go into the run's folder
+    detect_anomaly: bool | None = None  # the operation whose gradient is the first NaN raises an error
+    max_time: str | None = None  # days:hours:minutes:seconds after which training ends, "00:00:10:00"
+
+
+DEBUGGING = ("profiler", "detect_anomaly", "max_time")  # keys of ``Trainer`` that go to Lightning's as they are
 
 
 @dataclass
@@ -207,6 +214,7 @@ class Config:
     forgetting: Forgetting = field(default_factory=Forgetting)
     tracking: Tracking = field(default_factory=Tracking)
     callbacks: dict[str, Any] = field(default_factory=dict)  # of Lightning: {NAME: {_target_: package.Class}}
+    logger: dict[str, Any] = field(default_factory=dict)  # the same of Lightning's loggers, beside ``tracking``
     study: str = "default"  # runs of one study are compared with each other
     name: str | None = None  # of the run; null makes one from the arm
     stage: str | None = None  # tune | pilot | search | debug: it is in no comparison; null: a result
@@ -236,6 +244,8 @@ def typed(values: dict[str, Any] | DictConfig) -> Config:
     config: Config = OmegaConf.to_object(values if isinstance(values, DictConfig) else merged(values))  # type: ignore[assignment]
     owned = methods.owned({"method": vars(config.method), "targets": vars(config.targets)})
     config.method, config.targets = Method(**owned["method"]), Targets(**owned["targets"])
+    if any(getattr(config.trainer, key) for key in DEBUGGING):
+        config.stage = config.stage or "debug"
     return config
 
 

@@ -21,6 +21,7 @@ _IMMATERIAL = (
     "outputs",
     "rerun",
     "tracking",
+    "logger",
     "model.name",
     "task.name",
     "task.margin",

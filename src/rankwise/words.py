@@ -16,6 +16,7 @@ GROUPS = (
     "forgetting",
     "tracking",
     "callbacks",
+    "logger",
     "experiment",
     "debug",
 )
@@ -60,7 +61,15 @@ _MEANINGS = {  # what it is here: the words for it, of which the last part of a 
     "model.path": "model_name model_name_or_path pretrained_model_name_or_path base_model checkpoint",
     "quant=nf4": "load_in_4bit bits",
     "quant=int8": "load_in_8bit",
-    "tracking": "logger wandb loggers report_to",
+    "tracking": "wandb report_to",
+    "tracking=wandb": "logger=wandb",
+    "tracking=tensorboard": "logger=tensorboard",
+    "tracking=trackio": "logger=trackio",
+    "logger=NAME, with a conf/logger/NAME.yaml of yours; or tracking=wandb": "loggers",
+    "method=lora quant=nf4": "method=qlora",
+    "trainer.profiler": "profiler",
+    "trainer.detect_anomaly": "detect_anomaly",
+    "trainer.max_time, for one run; rankwise find --budget, as runs of a comparison have the same steps": "max_time",
     "tracking.project": "project wandb_project",
     "tracking.entity": "entity wandb_entity",
     "tracking.tags": "tags",
@@ -70,7 +79,6 @@ _MEANINGS = {  # what it is here: the words for it, of which the last part of a 
     "--config RUN/config.yaml": "ckpt_path",
     "experiment=NAME, or --config FILE": "-cn --config-name config_name",
     "callbacks=NAME, with a conf/callbacks/NAME.yaml of yours": "callbacks callback",
-    "rankwise find --budget, as runs of a comparison have the same steps": "max_time",
     "nothing: models are not compiled": "compile torch_compile",
     "seed": "random_seed",
 }
@@ -80,6 +88,6 @@ SYNONYMS = {word: ours for ours, words in _MEANINGS.items() for word in words.sp
 def near_key(word: str, known: tuple[str, ...]) -> str:
     """What was meant by a key that is none: by its meaning, else by its spelling, else an empty string."""
     ours = SYNONYMS.get(word) or SYNONYMS.get(word.rpartition(".")[2])
-    if ours is None and word.partition(".")[0] in ("data", "dataset", "datamodule", "wandb", "logger"):
+    if ours is None and word.partition(".")[0] in ("data", "dataset", "datamodule", "wandb"):
         ours = SYNONYMS[word.partition(".")[0]]
     return f" (here it is {ours})" if ours and ours != word else did_you_mean(word, known)

@@ -17,7 +17,7 @@ from rankwise.config import Config
 from rankwise.identity import folder, label
 from rankwise.tracking.mirror import Mirror
 from rankwise.tracking.record import begin
-from rankwise.tracking.wandb_run import placed
+from rankwise.tracking.wandb_run import mark, placed
 
 Start = Callable[..., Child]
 Tracked = Callable[..., Config]
@@ -95,10 +95,14 @@ def test_a_run_that_is_killed_is_told_as_stopped(start: Start, tracked: Tracked)
 
 def test_ids_and_groups_are_of_one_study_folder(tracked: Tracked, tmp_path: Path) -> None:
     one, other = (begin(tracked(outputs=str(tmp_path / place)), None) for place in ("here", "there"))
-    one.write()
-    other.write()
-    mine, again, theirs = placed(one), placed(one), placed(other)
-    assert mine == again
+    for record in (one, other):
+        record.write()
+        assert record.folder
+        before = placed(record)  # as a dashboard asks, which only reads
+        assert [path.name for path in record.folder.parent.iterdir()] == [record.folder.name]
+        mark(record.folder.parent)
+        assert placed(record)["id"] != before["id"]
+    mine, theirs = placed(one), placed(other)
     assert mine["id"] != theirs["id"] and mine["group"] != theirs["group"] and mine["name"] == theirs["name"]
     assert one.folder
     one.folder = one.folder.parent.rename(tmp_path / "moved") / one.folder.name

@@ -63,9 +63,13 @@ def _online(report: Report, every_run: list[Record], options: argparse.Namespace
     """The dashboard's URLs; or, where W&B or the runs in it are out of reach, why."""
     from rankwise.dashboards import place as places
     from rankwise.tracking import remote
+    from rankwise.tracking.wandb_run import mark
 
     if why := remote.why_offline():
         return f"offline: {why}"
+    for record in every_run if options.push else ():
+        if record.folder and _is_local(record):
+            mark(record.folder.parent)  # its key says which group the runs are sent to
     place = places.of(report, options.entity, options.project)
     if find_spec("wandb_workspaces") is None:
         raise Refused("dashboard: needs wandb-workspaces: pip install 'rankwise[dashboards]'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,7 @@ class Composer:
 def register_schema() -> None:
     """Tell Hydra what the config tree's ``schema`` is."""
     ConfigStore.instance().store(name="schema", node=Config, provider="rankwise")
+    warnings.filterwarnings("ignore", "The version_base parameter is deprecated")  # by Hydra 1.4; 1.3 asks for it
 
 
 def from_snapshot(path: Path, overrides: list[str]) -> Config:
@@ -141,15 +143,17 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
     except Refused as refused:
         raise Refused(f"--config {refused}; give a run's config.yaml") from None
     named = {word.partition("=")[0] for word in overrides}
-    callbacks = earlier.get("callbacks")
-    for name, callback in callbacks.items() if isinstance(callbacks, dict) else ():
-        key, target = f"callbacks.{name}._target_", callback.get("_target_") if isinstance(callback, dict) else None
+    both = {
+        f"{group}.{name}": value
+        for group in ("callbacks", "logger")
+        for name, value in _mapping(earlier.get(group)).items()
+    }
+    for name, value in both.items():
+        key, target = f"{name}._target_", _mapping(value).get("_target_")
         if key not in named:
             raise Refused(f"--config {path}: {key} runs code; if that is wanted, add {key}={target}")
     earlier["rerun"] = False  # that run was asked to run again, not this one
-    groups = {
-        name: group if isinstance(group := earlier.get(name), dict) else {} for name in ("optim", "method", "task")
-    }
+    groups = {name: _mapping(earlier.get(name)) for name in ("optim", "method", "task")}
     if groups["optim"] and groups["optim"].get("lr") == groups["method"].get("lr"):
         groups["optim"]["lr"] = "${method.lr}"
     if earlier.get("objective") == f"val/{groups['task'].get('metric')}":
@@ -160,6 +164,11 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
         raise Refused(f"--config {path}: {explain(error)}") from None
     return to_config(node)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """The value, or an empty mapping in place of what is none."""
+    return value if isinstance(value, dict) else {}
 
 
 _PLUGINS = {  # of Hydra, by the option that each brings
@@ -181,7 +190,8 @@ def explain(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         package = next((name for start, name in _PLUGINS.items() if f"{group}={choice}".startswith(start)), None)
-        near = f"; pip install {package}" if package else did_you_mean(choice, error.options)
+        near = f"; pip install {package}" if package else near_key(f"{group}={choice}", ())
+        near = near or did_you_mean(choice, error.options)
         return f"{group}={choice}: no such option; one of {', '.join(error.options)}{near}"
     if isinstance(error, OverrideParseException):
         twice = "'KEY=\"VALUE\"'"

@@ -26,6 +26,7 @@ NO_KEY = "no W&B key is configured; 'wandb login' sets one"
 PROJECT = "rankwise"  # unless the config or WANDB_PROJECT names another
 FILES = {"record.json": "result.json", "predictions.parquet": "predictions.parquet"}  # what a report needs, and ours
 MOST_BYTES = 10**9  # of an adapter that goes to W&B as well
+_KEY = ".study"
 _NO_TIME = "00000000_000000"
 _ANSWER_S = 5.0  # of a server that is asked whether it is there
 
@@ -41,6 +42,7 @@ class WandbRun:
         import wandb
 
         assert record.folder is not None
+        mark(_folder(record).parent)
         self.problem: str | None = None
         self._record, self._wandb = record, wandb
         wanted = mode or (record.config.get("tracking") or {}).get("mode") or "auto"
@@ -209,18 +211,22 @@ def placed(record: Record) -> dict[str, Any]:
 
 
 def study_key(study: Path) -> str:
-    """What tells this study folder from all others, made when it is first asked for; it goes where the folder goes."""
-    file = study / ".study"
-    if not file.exists():
-        own = study / f".study.{secrets.token_hex(4)}"
-        try:
+    """What tells this study folder from all others; it goes where the folder goes. Nothing is written here."""
+    try:
+        return (study / _KEY).read_text(encoding="utf-8").strip()
+    except OSError:  # nobody has told a tracker of it yet, or nobody may write there
+        return hashlib.sha256(str(study.resolve()).encode()).hexdigest()[:16]
+
+
+def mark(study: Path) -> None:
+    """Give a study folder its key, unless it has one or cannot be written."""
+    own = study / f"{_KEY}.{secrets.token_hex(4)}"
+    with contextlib.suppress(OSError):
+        if not (study / _KEY).exists():
             own.write_text(secrets.token_hex(8), encoding="utf-8")
-        except OSError:  # a folder that is only read
-            return hashlib.sha256(str(study.resolve()).encode()).hexdigest()[:16]
-        with contextlib.suppress(FileExistsError):
-            os.link(own, file)  # one of several processes wins
-        own.unlink()
-    return file.read_text(encoding="utf-8").strip()
+            with contextlib.suppress(FileExistsError):
+                os.link(own, study / _KEY)  # one of several processes wins
+            own.unlink()
 
 
 def mode_of(wanted: str) -> str:

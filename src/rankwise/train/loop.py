@@ -14,12 +14,13 @@ from hydra.utils import instantiate
 from lightning.pytorch.plugins.precision.half import HalfPrecision
 from torch.utils.data import DataLoader
 
-from rankwise.config import Config
+from rankwise.config import DEBUGGING, Config
 from rankwise.measure.ledger import reset_peak, system_peak
 from rankwise.model.numerics import Numerics
 from rankwise.model.weights import load_best
 from rankwise.tasks.batches import Loaders, schedule
 from rankwise.tasks.scores import Score
+from rankwise.tracking.fields import setup
 from rankwise.tracking.record import Record
 from rankwise.train.budget import Budget
 from rankwise.train.checkpoint import Checkpoints
@@ -94,6 +95,11 @@ def fit(
     callbacks = [watch, *([probe] if probe else []), *([checkpoints] if ranks.world == 1 else [])]
     callbacks += [instantiate(callback) for callback in config.callbacks.values()]  # beside ours, never in their place
     trainer = _trainer(config, numerics, ranks, len(periods.stretches) - periods.begun, callbacks)
+    if config.trainer.profiler:
+        profiler = trainer.profiler  # type: ignore[attr-defined]
+        profiler.dirpath, profiler.filename = record.folder, "profile"
+    for logger in trainer.loggers:
+        logger.log_hyperparams(setup(record))
     watch.throughput.probed = probe.micro_batches if probe else ()
     module.train()  # transformers hands models over in eval mode, where dropout is off, and Lightning keeps modes
     if config.trainer.gradient_checkpointing:
@@ -133,7 +139,11 @@ def test(
 ) -> tuple[dict[str, Score], dict[str, np.ndarray]]:
     """Scores and columns of the test rows."""
     trainer.test(module, dataloaders=loader, verbose=False)
-    return module.evaluated()
+    scores, columns = module.evaluated()
+    for logger in trainer.loggers:
+        logger.log_metrics({f"test/{name}": score["value"] for name, score in scores.items()}, trainer.global_step)
+        logger.finalize("success")
+    return scores, columns
 
 
 class _LabelsKept(HalfPrecision):
@@ -160,13 +170,15 @@ def _trainer(
         settings |= {"precision": None, "plugins": [*settings.get("plugins", []), _LabelsKept("bf16-true")]}
     return pl.Trainer(
         **settings,
+        **{key: value for key in DEBUGGING if (value := getattr(config.trainer, key)) is not None},
         max_epochs=periods,
         reload_dataloaders_every_n_epochs=1,
         accumulate_grad_batches=config.trainer.accumulate,
         gradient_clip_val=config.trainer.clip or None,
         deterministic=config.trainer.deterministic,
         callbacks=callbacks,
-        logger=False,
+        logger=[instantiate(logger) for logger in config.logger.values()],
+        log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

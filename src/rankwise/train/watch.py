@@ -56,7 +56,7 @@ class Watch(pl.Callback):
         self.on_progress(self.step, self.budget.steps, f"loss {module.last_loss:.3f}")
         if self.step > before and self.step % self.every == 0:
             mean = math.fsum(self.losses) / (self.accumulate * (self.step - self.logged))
-            self.journal(self._row(self.step) | {"train/loss": mean, "lr": self.lr})
+            self._log(trainer, self._row(self.step) | {"train/loss": mean, "lr": self.lr})
             self.losses, self.logged = [], self.step
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -68,7 +68,7 @@ class Watch(pl.Callback):
         for name, score in scores.items():
             row |= {f"val/{name}": score["value"], f"val/{name}_se": score["se"]}
         self.curve.append(row | self._fall(columns))  # in the record alone: no tracker draws it
-        self.journal(row)
+        self._log(trainer, row)
         value = scores[self.objective]["value"]
         gain = metrics.named(self.objective).sign * value
         if math.isfinite(scores["loss"]["value"]) and gain > self.most:  # NaN weights score like chance
@@ -102,6 +102,11 @@ class Watch(pl.Callback):
         with np.errstate(all="ignore"):  # of a diverged run
             fall = np.array(before) - now
             return {"loss_fall": float(fall.mean()), "loss_fall_se": float(fall.std(ddof=1)) / math.sqrt(len(fall))}
+
+    def _log(self, trainer: pl.Trainer, row: dict[str, float]) -> None:
+        self.journal(row)
+        for logger in trainer.loggers:
+            logger.log_metrics({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
 
     def _row(self, step: int) -> dict[str, float]:
         return {"step": step, "epoch": round(step / self.budget.steps_per_epoch, 4)}
