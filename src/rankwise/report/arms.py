@@ -25,6 +25,7 @@ from rankwise.tracking.record import FINISHED, Record
 
 Context = tuple[tuple[str, str], ...]  # sorted pairs of a dotted key and its value as JSON
 
+UNDER_TRAINED = "under-trained"  # the first word of that reason
 _ORDER = {"lora": 0, "full": 2, "head": 3, "probe": 4, "tfidf": 5, "few_shot": 6}  # 1: adapters that are not known here
 
 
@@ -57,7 +58,12 @@ class Arm:
     label: str = ""  # the same with targets
     flags: list[str] = field(default_factory=list)
     churn: dict[str, float | None] = field(default_factory=dict)  # between its ``seeds``, and from the ``reference``
-    unfit: str = ""  # why nothing may be concluded from its runs
+    unfit: str = ""  # why nothing may be concluded from its runs, or (under-trained) not that they are worse
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether it may be called as good as full fine-tuning: an under-trained arm may, as steps would help it."""
+        return not self.unfit or self.unfit.startswith(UNDER_TRAINED)
 
     @property
     def rank(self) -> int | None:

@@ -59,6 +59,6 @@ def _compare(arm: Arm, reference: Arm, scores: Scores, metric: Metric, margin: f
         return Comparison(ONE_SEED, margin, boot.estimate, 1, boot.items)
     gain = boot.times(metric.sign)
     name = verdict(gain.low, gain.high, margin)
-    if reference.unfit or (arm.unfit and name in ("same", "better")):
+    if reference.unfit or (not arm.may_pass and name in ("same", "better")):
         name = UNFIT
     return Comparison(name, margin, boot.estimate, boot.seeds, boot.items, boot, gain)

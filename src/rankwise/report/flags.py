@@ -12,7 +12,7 @@ from scipy import stats
 
 from rankwise.compare import NotComparable, Scores, replicate
 from rankwise.metrics import Metric
-from rankwise.report.arms import Arm
+from rankwise.report.arms import UNDER_TRAINED, Arm
 from rankwise.report.equivalence import MISSING, Comparison
 from rankwise.report.formats import percent, plural, rate
 from rankwise.tracking.fields import at
@@ -27,9 +27,10 @@ _MFU = 0.75  # of what such runs reached: below, something else ran beside
 
 
 def find_unfit(arms: list[Arm], reference: Arm | None, scores: Scores, metric: Metric) -> None:
-    """Fill ``arm.unfit``: why nothing may be concluded from an arm, the gravest reason."""
+    """Fill ``arm.unfit``: why nothing may be concluded from an arm, the gravest reason; under-training is the least."""
     for arm in arms:
-        arm.unfit = next(iter([*unfit(arm, metric, scores), *_tuned_more(arm, reference)]), "")
+        reasons = [*unfit(arm, metric, scores), *_tuned_more(arm, reference)]
+        arm.unfit = min(reasons, key=lambda reason: reason.startswith(UNDER_TRAINED), default="")
 
 
 def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparison], metric: Metric) -> None:
@@ -71,7 +72,7 @@ def unfit(arm: Arm, metric: Metric, scores: Scores | None) -> Iterator[str]:
     elif scores:
         yield from _learned_nothing(arm, metric, scores)
     if not arm.is_baseline and (fall := still_falling(arm.runs)):
-        yield f"under-trained: validation loss still falls, by {fall:.2g} in the last fifth of the steps"
+        yield f"{UNDER_TRAINED}: validation loss still falls, by {fall:.2g} in the last fifth of the steps"
 
 
 def _learned_nothing(arm: Arm, metric: Metric, scores: Scores) -> Iterator[str]:

@@ -98,12 +98,11 @@ def _sequence(
             reason = f"no conclusion: full fine-tuning's runs are no reference ({reference.unfit})"
         return Sufficiency(label, margin, level, steps, reason=reason)
     lows = [c.advantage.limits(1 - 2 * level)[0] if c.advantage else None for c in compared]
-    shares = _answer_shares(
-        compared, [None if arm.unfit else low for arm, low in zip(ordered, lows, strict=True)], margin
-    )
+    tested = [low if arm.may_pass else None for arm, low in zip(ordered, lows, strict=True)]
+    shares = _answer_shares(compared, tested, margin)
     steps, going = [], True
     for arm, comparison, low, share in zip(ordered, compared, lows, shares[:-1], strict=True):
-        passed = (low is not None and low > -margin and not arm.unfit) if going else None
+        passed = (low is not None and low > -margin and arm.may_pass) if going else None
         going = bool(passed)
         steps.append(Step(arm, comparison, passed, share, low))
     answer = next((step for step in reversed(steps) if step.passed), None)

@@ -91,6 +91,8 @@ def _details(family: Sufficiency, metric: Metric, families: int) -> list[str]:
         none = [f"{100 * family.none_share:.0f} % for none"] if family.none_share >= 0.005 else []
         details.append(f"Bootstrap distribution of the answer: {', '.join(shares + none)}.")
     stopped = next((s for s in family.steps if s.passed is False), None)
+    if family.answer and family.answer.arm.unfit:
+        details.append(f"{family.answer.name.capitalize()} is {family.answer.arm.unfit}.")
     if stopped and stopped.arm.unfit and family.answer:
         details.append(f"The sequence stops at {stopped.name}: {stopped.arm.unfit}.")
     if family.borderline:
