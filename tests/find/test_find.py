@@ -10,6 +10,11 @@ from typing import Any
 
 import pytest
 
+from rankwise.report.answers import read
+from rankwise.report.report import build
+from rankwise.study.compose import composed
+from rankwise.tracking.record import begin
+
 FAST = ["find", "debug=fast", "method.rank=1,4", "--rates", "default", "--margin", "10%"]
 # Jobs by free memory would change the time that is told from one start to the next.
 ASK = [*FAST, "trainer.max_steps=80", "method.lr=1e-2", "--reference", "r=8", "--jobs", "2"]
@@ -69,6 +74,30 @@ def test_the_guess_stands_even_if_the_pilot_is_gone(found: tuple[Path, dict[str,
     (file,) = folder.rglob("answer-*.json")
     noted = json.loads(file.read_text())
     assert noted["guess"] == told["rule"]["guess"] and noted["sentence"] == told["sentence"]
+
+
+def test_the_report_shows_what_was_learned_of_every_rank(found: tuple[Path, dict[str, Any]]) -> None:
+    folder, told = found
+    report = build([folder / "outputs"])
+    (answer,) = report.answers
+    assert report.headline.title == answer.sentence == told["sentence"]
+    assert [(row[0], row[1], row[4]) for row in answer.by_rank.rows] == [
+        (str(row["rank"]), row["verdict"], str(row["seeds"] or "–")) for row in told["ranks"]
+    ]
+    gains = [row["gain"] for row in told["ranks"]]
+    shown = [row[2].replace("−", "-") for row in answer.by_rank.rows]
+    assert [None if text == "–" else float(text) for text in shown] == [g and round(100 * g, 1) for g in gains]
+    assert all(note in report.to_markdown() for note in [answer.by_rank.title, *told["notes"]])
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"sentence": 5}', '{"sentence": "x", "metric": 3, "ranks": [1]}', "\xff"]
+)
+def test_a_file_that_is_no_answer_is_left_out(text: str, tmp_path: Path) -> None:
+    (tmp_path / "answer-0.json").write_text(text, encoding="latin-1")
+    record = begin(composed(["debug=fast"]), None)
+    record.folder = tmp_path / "run"
+    assert read([record]) == []
 
 
 def test_a_dry_run_lists_the_stages_and_makes_nothing(tmp_path: Path) -> None:

@@ -60,19 +60,22 @@ def _find(asked: Question, arguments: list[str], jobs: int | None, as_json: bool
     from rich.text import Text
 
     from rankwise.find import answer, story
-    from rankwise.find.show import document, ranks
+    from rankwise.find.show import document
+    from rankwise.report.answers import by_rank
     from rankwise.study import fork_server, launcher
 
     side_by_side = launcher.share([asked.run_of(None, seed) for seed in asked.looks], jobs).jobs
     with fork_server.kept():
         findings = story.find(asked, lambda configs, stage: launcher.run(configs, jobs, stage), side_by_side)
     result = answer.answer(findings, shlex.join(["rankwise", "find", *_without_budget(arguments)]))
-    story.keep(findings, document(findings, result))
+    told = document(findings, result)
+    story.keep(findings, told)
     if as_json:
-        print(json.dumps(document(findings, result), indent=1))
+        print(json.dumps(told, indent=1))
     else:
+        block = by_rank(told)
         show(Text(f"{result.sentence}\n", style="bold"), narrow=True)
-        show_table(*ranks(findings, result), "right")
+        show_table(block.header, block.rows, "right")
         show(Text("\n".join(["", *result.notes]), style="dim"), narrow=True)
         print(f"rankwise: rankwise report {story.answer_file(asked).parent} shows all runs", file=sys.stderr)
     return 0 if all(record.status == "finished" for record in findings.runs.records.values()) else 1

@@ -13,7 +13,7 @@ from rankwise.find.rates import FIRST, SHORT
 from rankwise.find.replay import ALSO, OPEN, OTHER, SAME, Replay
 from rankwise.find.simulate import Outcome
 from rankwise.find.story import Findings
-from rankwise.metrics import NOTHING, Metric, signed
+from rankwise.metrics import NOTHING
 from rankwise.study.progress import duration
 
 Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]  # headers and rows
@@ -34,31 +34,6 @@ def document(findings: Findings, result: Answer) -> dict[str, Any]:
         "cost": result.cost,
         "rule": asdict(findings.rule) if findings.rule else None,
     }
-
-
-def ranks(findings: Findings, result: Answer) -> Table:
-    """What was learned of every rank; fits 80 columns."""
-    metric = findings.question.metric
-    unit = "points" if metric.percent else metric.name
-    rows = [
-        (
-            row["rank"],
-            row["verdict"],
-            _gain(row["gain"], metric),
-            NOTHING if row["gain"] is None else f"[{_gain(row['low'], metric)}, {_gain(row['high'], metric)}]",
-            row["seeds"] or NOTHING,
-            metric.score(row["pilot"]),
-            f"{row['lr']:.3g}" if row["lr"] else NOTHING,
-            f"{row['trainable']:,.0f}" if row["trainable"] else NOTHING,
-            f"{row['peak_bytes'] / 1e6:,.0f}" if row["peak_bytes"] else NOTHING,
-        )
-        for row in result.rows
-    ]
-    return ("rank", "", f"gain, {unit}", "90 %", "seeds", "pilot", "lr", "trained", "peak MB"), rows
-
-
-def _gain(value: float | None, metric: Metric) -> str:
-    return NOTHING if value is None else signed(f"{metric.factor * value:+.{1 if metric.percent else 3}f}")
 
 
 def stages(question: Question, rank_s: float | None, reference_s: float | None) -> Table:

@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rankwise.compare import Scores
 from rankwise.errors import Refused
 from rankwise.metrics import Metric, named
-from rankwise.report import export, latex, paper
+from rankwise.report import answers, export, latex, paper
 from rankwise.report import table as tables
 from rankwise.report.arms import Arm, group, reference_of
 from rankwise.report.equivalence import Comparison, compare
@@ -45,6 +45,7 @@ class Report:
     constant: float | None
     total: str  # what the whole study took, in words
     all_records: list[Record]  # those that tuned or searched as well
+    answers: list[answers.Answer]  # of ``rankwise find``
 
     def comparison(self, arm: Arm) -> Comparison | None:
         return self.comparisons.get(id(arm))
@@ -133,8 +134,8 @@ def build(paths: list[Path]) -> Report:
     if len(codes) > 1:
         sentences.append(f"{len(codes)} versions of rankwise's code made these runs: a difference may be the code's.")
     top = headline(families, reference, metric)
-    if answered := _answers(records):  # by the rule of find, which was fixed before the runs
-        title, *others = answered
+    if answered := answers.read(records):
+        title, *others = (answer.sentence for answer in answered)
         sentences.insert(0, f"By all runs of the table: {top}")
         top = Headline(title, details=tuple(others))
     for arm in arms:
@@ -154,6 +155,7 @@ def build(paths: list[Path]) -> Report:
         constant,
         total(every_run),
         every_run,
+        answered,
     )
 
 
@@ -182,16 +184,3 @@ def _metric(arm: Arm) -> Metric:
 
 def _margin_of(record: Record) -> float | None:
     return (record.config.get("task") or {}).get("margin")
-
-
-def _answers(records: list[Record]) -> list[str]:
-    """What ``rankwise find`` has answered from the records' studies, a sentence for each question, the latest first."""
-    folders = {record.folder.parent for record in records if record.folder is not None}
-    files = [file for folder in folders for file in folder.glob("answer-*.json")]
-    sentences = []
-    for file in sorted(files, key=lambda file: (-file.stat().st_mtime, file.name)):
-        try:
-            sentences.append(json.loads(file.read_text(encoding="utf-8"))["sentence"])
-        except (OSError, ValueError, RecursionError, LookupError, TypeError):  # no answer of this version
-            continue
-    return [sentence for sentence in sentences if isinstance(sentence, str) and sentence]

@@ -79,8 +79,9 @@ class _Arms:
 
 
 def sections(report: Report) -> list[Section]:
-    """What the runs say beside their score: other metrics, what they write, what they forgot, how fast they are."""
+    """What the table does not say: what ``find`` decided, other metrics, what is written and forgotten, how fast."""
     parts = [
+        *(answer.by_rank for answer in report.answers),
         section(report, "scores", "Other test metrics", []),
         section(report, "generation", "Generated text", _of_writing(report.arms)),
         section(report, "forgetting", "Forgetting", forgetting.notes(report.arms)),

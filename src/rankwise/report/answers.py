@@ -1,0 +1,60 @@
+"""What ``rankwise find`` has answered from a study: its sentence, and what it learned of every rank."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from rankwise.metrics import NOTHING, Metric, named, signed
+from rankwise.report.columns import Section
+from rankwise.tracking.record import Record
+
+
+@dataclass(frozen=True)
+class Answer:
+    """By the rule of ``find``, which was fixed before the runs."""
+
+    sentence: str
+    by_rank: Section
+
+
+def read(records: list[Record]) -> list[Answer]:
+    """One for each question that was asked of the records' studies, the latest first; what is no answer is left out."""
+    folders = {record.folder.parent for record in records if record.folder is not None}
+    files = [file for folder in folders for file in folder.glob("answer-*.json")]
+    answers = []
+    for file in sorted(files, key=lambda file: (-file.stat().st_mtime, file.name)):
+        try:
+            document = json.loads(file.read_text(encoding="utf-8"))
+            answers.append(Answer(str(document["sentence"]), by_rank(document)))
+        except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+            continue  # a question without an answer yet, or a stranger's file
+    return answers
+
+
+def by_rank(document: dict[str, Any]) -> Section:
+    """The gain of every rank over the reference and what it took; as wide as a terminal of 80 columns."""
+    metric = named(document["metric"])
+    rows = [
+        [
+            str(row["rank"]),
+            str(row["verdict"]),
+            _gain(row["gain"], metric),
+            NOTHING if row["gain"] is None else f"[{_gain(row['low'], metric)}, {_gain(row['high'], metric)}]",
+            str(row["seeds"] or NOTHING),
+            metric.score(row["pilot"]),
+            f"{row['lr']:.3g}" if row["lr"] else NOTHING,
+            f"{row['trainable']:,.0f}" if row["trainable"] else NOTHING,
+            f"{row['peak_bytes'] / 1e6:,.0f}" if row["peak_bytes"] else NOTHING,
+        ]
+        for row in document["ranks"]
+    ]
+    unit = "points" if metric.percent else metric.name
+    header = ["rank", "", f"gain, {unit}", "90 %", "seeds", "pilot", "lr", "trained", "peak MB"]
+    notes = [str(note) for note in document["notes"]]
+    return Section("answer", "What rankwise find learned of every rank", header, rows, notes)
+
+
+def _gain(value: float | None, metric: Metric) -> str:
+    return NOTHING if value is None else signed(f"{metric.factor * value:+.{1 if metric.percent else 3}f}")
