@@ -33,15 +33,8 @@ from rankwise.tracking.provenance import provenance
 OURS = "rankwise"
 COMMANDS = {"--help": ["--help"], "plan": ["plan"]}
 _CLASSIFY = ("task.n_test=1000", "task.n_validation=400", "trainer.validations=2")
-_WRITE = (
-    "model=smollm2_instruct",
-    "task=define_words",
-    "task.n_test=100",
-    "task.n_validation=50",
-    "trainer.batch_size=8",
-    "trainer.eval_batch_size=8",
-    "trainer.validations=1",
-)
+_BATCHES = ("trainer.batch_size=8", "trainer.eval_batch_size=8", "trainer.validations=1")
+_WRITE = ("model=smollm2_instruct", "task=define_words", *_BATCHES)
 
 
 @dataclass(frozen=True)
@@ -69,12 +62,12 @@ def workloads(quick: bool) -> tuple[Workload, ...]:
     """Classification with a sweep of ranks, and a causal LM with a large vocabulary."""
     if quick:
         return (
-            Workload("classification", _CLASSIFY, 40, (1, 8, 64, None)),
-            Workload("causal LM", _WRITE, 8),
+            Workload("classification", _CLASSIFY, 30, (1, 64, None)),
+            Workload("causal LM", (*_WRITE, "task.n_test=24", "task.n_validation=24"), 4),
         )
     return (
         Workload("classification", _CLASSIFY, 141, (1, 2, 4, 8, 16, 32, 64, None)),
-        Workload("causal LM", _WRITE, 40),
+        Workload("causal LM", (*_WRITE, "task.n_test=100", "task.n_validation=50"), 40),
     )
 
 

@@ -22,17 +22,18 @@ examples and tuned for speed), and with a plain PyTorch loop; the same base, row
 def main(arguments: list[str]) -> int:
     """Measure, print the tables."""
     made = parser("bench", DESCRIPTION, as_json=True)
-    made.add_argument("--quick", action="store_true", help="fewer steps and ranks")
+    made.add_argument("--quick", action="store_true", help="fewer steps and ranks, each measured once")
     times = functools.partial(positive, "--repeats")
     made.add_argument(
-        "--repeats", type=times, default=3, metavar="N", help="measurements of each, of which the median counts"
+        "--repeats", type=times, metavar="N", help="measurements of each, of which the median counts (3; quick 1)"
     )
     made.add_argument("--output", type=Path, metavar="FILE", help="write everything as JSON")
     options = parse(made, arguments)
     prepare_environment()
     from rankwise.bench.bench import bench
 
-    document = bench(options.quick, options.repeats, lambda text: print(f"rankwise: {text}", file=sys.stderr))
+    repeats = options.repeats or (1 if options.quick else 3)
+    document = bench(options.quick, repeats, lambda text: print(f"rankwise: {text}", file=sys.stderr))
     document["date"] = datetime.date.today().isoformat()
     if options.output:
         write(options.output, json.dumps(document, indent=1) + "\n", "--output ")
