@@ -15,7 +15,7 @@ import yaml
 from rankwise.cli import main
 from rankwise.commands.plan import _bytes
 from rankwise.study.compose import known_keys
-from rankwise.words import GROUPS, SYNONYMS
+from rankwise.synonyms import GROUPS, SYNONYMS
 
 OWN_FILES = {"task=local", "task=pairs", "task=prompts", "task=chat"}
 

@@ -10,7 +10,7 @@ from rankwise import assets
 from rankwise.cli import main
 from rankwise.config import Config
 from rankwise.tasks import data
-from rankwise.tasks.parts import normalise
+from rankwise.tasks.splits import normalise
 from rankwise.tracking import record as records
 
 

@@ -34,8 +34,8 @@ from rankwise.config import Task, flat, plain
 from rankwise.errors import Refused
 from rankwise.metrics import KINDS
 from rankwise.study.compose import known_keys
+from rankwise.synonyms import GROUPS
 from rankwise.tasks import data
-from rankwise.words import GROUPS
 
 INPUTS = int(os.environ.get("RANKWISE_FUZZ", "1000"))
 DEADLINE_S = 20  # of one input, on a busy machine

@@ -14,7 +14,7 @@ from rankwise.adapters.combine import combine
 from rankwise.adapters.factors import read
 from rankwise.adapters.runs import Run
 from rankwise.errors import Refused
-from rankwise.model.methods.quiet import quiet_peft
+from rankwise.model.methods.peft_warnings import quiet_peft
 
 Trained = Callable[..., Run]
 Dense = dict[str, torch.Tensor]

@@ -25,7 +25,7 @@ from rankwise.adapters.shrink import shrink
 from rankwise.adapters.swap import swap
 from rankwise.errors import Refused
 from rankwise.model.fused import Split
-from rankwise.model.methods.quiet import quiet_peft
+from rankwise.model.methods.peft_warnings import quiet_peft
 
 Trained = Callable[..., Run]
 Logits = Callable[..., torch.Tensor]

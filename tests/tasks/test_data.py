@@ -14,8 +14,8 @@ from rankwise.assets import resolve
 from rankwise.config import Task
 from rankwise.errors import Refused
 from rankwise.tasks.data import Data, load
-from rankwise.tasks.parts import cut, normalise
 from rankwise.tasks.sources import synthetic
+from rankwise.tasks.splits import cut, normalise
 
 Table = Callable[..., Path]
 WORDS = ["sun", "joy", "win", "fog", "ill", "mud", "cup", "box", "map", "sea", "oak", "ink"]

@@ -17,7 +17,7 @@ from rankwise.config import Task
 from rankwise.errors import Refused
 from rankwise.tasks import tables
 from rankwise.tasks.data import Data, load
-from rankwise.tasks.parts import digest, place
+from rankwise.tasks.splits import digest, place
 
 ROWS = [(f"the {i}th sea is as deep as {i * 7919 % 1000} oaks", i % 2) for i in range(200)]
 

@@ -16,7 +16,7 @@ from rankwise.compare import on_rows
 from rankwise.errors import Refused
 from rankwise.metrics import named
 from rankwise.model.base import reason
-from rankwise.model.methods.quiet import CANNOT
+from rankwise.model.methods.peft_warnings import CANNOT
 from rankwise.model.methods.seeds import derived_seed
 
 WITH_DENSITY = ("ties", "dare_linear", "dare_ties")

@@ -8,7 +8,7 @@ from typing import Any
 
 from rankwise.adapters import card, factors, files, loading
 from rankwise.adapters.runs import Run, base_asset, on_this_machine
-from rankwise.model.methods.warm import ADAPTER_FILE
+from rankwise.model.methods.warm_start import ADAPTER_FILE
 from rankwise.tasks import data, scores
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from rankwise.adapters import loading
 from rankwise.errors import Refused
 from rankwise.model.fused import FUSED, PARTS
-from rankwise.model.methods.warm import ADAPTER_FILE
+from rankwise.model.methods.warm_start import ADAPTER_FILE
 
 Tensors = dict[str, torch.Tensor]
 

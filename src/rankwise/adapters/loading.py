@@ -23,8 +23,8 @@ from rankwise import methods
 from rankwise.adapters.runs import Run, base_asset
 from rankwise.errors import Refused
 from rankwise.model import base, fused
-from rankwise.model.methods.quiet import CANNOT, quiet_peft
-from rankwise.model.methods.warm import ADAPTER_FILE
+from rankwise.model.methods.peft_warnings import CANNOT, quiet_peft
+from rankwise.model.methods.warm_start import ADAPTER_FILE
 from rankwise.model.numerics import LOW, Numerics, settle
 from rankwise.model.quantize import cast_base, dequantize, store
 from rankwise.model.skeleton import architecture, skeleton

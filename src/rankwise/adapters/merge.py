@@ -18,7 +18,7 @@ from rankwise.adapters.runs import Run, base_asset
 from rankwise.errors import Refused
 from rankwise.model import fused
 from rankwise.model.base import auto_class, reason
-from rankwise.model.methods.quiet import CANNOT
+from rankwise.model.methods.peft_warnings import CANNOT
 
 TOLERANCE = 1e-5  # relative, of the logits in fp32
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

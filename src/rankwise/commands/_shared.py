@@ -14,7 +14,7 @@ from typing import Any
 
 from rankwise.errors import Refused
 from rankwise.paths import conf_dir
-from rankwise.words import ALIASES, GROUPS, near_key
+from rankwise.synonyms import ALIASES, GROUPS, near_key
 
 _FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rankwise.commands._shared import groups, overrides, parse, parser, prepare_environment, show
 from rankwise.errors import Refused
-from rankwise.words import near_key
+from rankwise.synonyms import near_key
 
 if TYPE_CHECKING:
     from rankwise.config import Config

@@ -26,7 +26,7 @@ from rankwise import methods
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.measure.random_models import adapted_model, base_model, batch, merged_model
-from rankwise.model.methods.quiet import CANNOT
+from rankwise.model.methods.peft_warnings import CANNOT
 from rankwise.model.numerics import Numerics
 
 LEAST, MOST, BUDGET_S = 10, 100, 10.0  # blocks of a shape, and the seconds after which there are no more

@@ -20,9 +20,9 @@ from rankwise.model import fused
 from rankwise.model.base import head_names, reason
 from rankwise.model.methods import adalora, bottleneck, inits, intrinsic, lora, tuners
 from rankwise.model.methods import partial as partly
-from rankwise.model.methods.quiet import CANNOT, quiet_peft
+from rankwise.model.methods.peft_warnings import CANNOT, quiet_peft
 from rankwise.model.methods.seeds import derived_seed
-from rankwise.model.methods.warm import warm_start
+from rankwise.model.methods.warm_start import warm_start
 from rankwise.model.targets import adapted_modules, modules_named, shape
 
 Batch = dict[str, torch.Tensor]

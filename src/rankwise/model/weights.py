@@ -19,8 +19,8 @@ from rankwise.model import fused
 from rankwise.model.adapt import adapt
 from rankwise.model.base import head_names
 from rankwise.model.methods import adalora, inits
-from rankwise.model.methods.quiet import quiet_peft
-from rankwise.model.methods.warm import ADAPTER_FILE, HEAD_FILE, TRAINED_FILE
+from rankwise.model.methods.peft_warnings import quiet_peft
+from rankwise.model.methods.warm_start import ADAPTER_FILE, HEAD_FILE, TRAINED_FILE
 from rankwise.model.targets import modules_named
 
 

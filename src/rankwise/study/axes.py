@@ -10,7 +10,7 @@ from typing import Any
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.study.compose import known_keys, override
-from rankwise.words import near_key
+from rankwise.synonyms import near_key
 
 Row = list[str]  # override strings of one combination
 

@@ -26,7 +26,7 @@ from rankwise.config import Config, merged, typed
 from rankwise.errors import Refused, did_you_mean
 from rankwise.files import read_yaml
 from rankwise.paths import conf_dir
-from rankwise.words import near_key
+from rankwise.synonyms import near_key
 
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:[^}]*\}?")
 

@@ -30,8 +30,8 @@ from rankwise.config import Config
 from rankwise.errors import Refused, did_you_mean
 from rankwise.files import read_yaml
 from rankwise.study.compose import explain, hydra_tree, known_keys, load, override
+from rankwise.synonyms import GROUPS, near_key
 from rankwise.tracking.wandb_run import PROJECT
-from rankwise.words import GROUPS, near_key
 
 _KEYS = (
     "method",

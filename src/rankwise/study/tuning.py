@@ -18,8 +18,8 @@ from rankwise.config import Config, merged, plain, typed
 from rankwise.errors import Refused
 from rankwise.identity import canonical, folder, label
 from rankwise.study.compose import known_keys
+from rankwise.synonyms import near_key
 from rankwise.tracking import record as records
-from rankwise.words import near_key
 
 STAGE = "tune"
 

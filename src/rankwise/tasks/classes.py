@@ -11,7 +11,7 @@ import numpy as np
 from rankwise.config import Task
 from rankwise.errors import Refused
 from rankwise.tasks.examples import Cell, class_name
-from rankwise.tasks.parts import PARTS, TEST, TRAIN, VALIDATION
+from rankwise.tasks.splits import PARTS, TEST, TRAIN, VALIDATION
 
 _FEW = 2  # rows of a class that is hardly one
 _NUMBER = re.compile(r"-?\d+")

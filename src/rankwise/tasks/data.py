@@ -19,8 +19,8 @@ from rankwise.config import Config, Task
 from rankwise.errors import Refused
 from rankwise.tasks.classes import MISSING, Classes, Label
 from rankwise.tasks.examples import Example, Messages, examples
-from rankwise.tasks.parts import PARTS, TEST, TRAIN, VALIDATION, cut, digest, place
 from rankwise.tasks.sources import open_tables
+from rankwise.tasks.splits import PARTS, TEST, TRAIN, VALIDATION, cut, digest, place
 from rankwise.tasks.tables import Table
 
 __all__ = ["Data", "Split", "check_files", "load"]

@@ -15,7 +15,7 @@ from rankwise.assets import Asset
 from rankwise.config import Task
 from rankwise.errors import Refused, did_you_mean
 from rankwise.tasks import formats, tables
-from rankwise.tasks.parts import PARTS
+from rankwise.tasks.splits import PARTS
 from rankwise.tasks.tables import Table
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from rankwise.methods import RANK_KEYS, peft_class
 from rankwise.model.base import reason
 from rankwise.model.methods import adalora
 from rankwise.model.methods.lora import Sides
-from rankwise.model.methods.quiet import quiet_peft
+from rankwise.model.methods.peft_warnings import quiet_peft
 from rankwise.model.methods.seeds import derived_seed
 from rankwise.model.targets import is_last_of_mlp
 

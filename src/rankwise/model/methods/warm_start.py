@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from rankwise.errors import Refused
-from rankwise.model.methods.quiet import quiet_peft
+from rankwise.model.methods.peft_warnings import quiet_peft
 
 ADAPTER_FILE = "adapter_model.safetensors"
 HEAD_FILE, TRAINED_FILE = "head.safetensors", "trained.safetensors"
