@@ -62,8 +62,8 @@ class _Stream(io.TextIOWrapper):
         """In place of a standard stream; what is none, as under a test or a notebook, is left as it is."""
         if type(stream) is not io.TextIOWrapper:
             return stream
-        buffering = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
-        return cls(stream.buffer, stream.encoding, "backslashreplace", **buffering)
+        lines, at_once = stream.line_buffering, stream.write_through
+        return cls(stream.buffer, stream.encoding, "backslashreplace", line_buffering=lines, write_through=at_once)
 
     def write(self, text: str) -> int:
         with self._reader_may_go():
