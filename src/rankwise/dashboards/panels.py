@@ -11,7 +11,7 @@ import wandb_workspaces.expr as expr
 import wandb_workspaces.reports.v2 as wr
 
 from rankwise.dashboards.place import Place
-from rankwise.report.costs import PARTS
+from rankwise.report.formats import PARTS
 from rankwise.tracking.fields import RESULT
 
 RANK = "arm.rank"  # of the nested config: sent as arm.value.rank

@@ -9,9 +9,9 @@ from typing import Any
 
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm
+from rankwise.report.formats import PARTS
 from rankwise.tracking.fields import at
 
-PARTS = ("weights", "gradients", "optimizer", "activations", "other")  # of memory
 # As they are drawn, one after another: training first, so that its bars share a start.
 PHASES = ("train", "validate", "test", "load", "plan", "measure", "imports", "start_up", "save")
 SYSTEM = ("process_peak_bytes", "allocated_peak_bytes", "reserved_peak_bytes")  # as the OS or the allocator saw it

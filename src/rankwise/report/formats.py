@@ -6,6 +6,8 @@ import math
 
 from rankwise.metrics import NOTHING, signed
 
+PARTS = ("weights", "gradients", "optimizer", "activations", "other")  # of memory
+
 
 def si(value: float | None, suffix: str = "") -> str:
     """``2.65 M``: three significant digits with a decimal prefix (k = 10³); ``66`` for a small count."""

@@ -14,7 +14,7 @@ from rankwise.config import Config
 from rankwise.identity import labels, run_id
 from rankwise.metrics import NOTHING
 from rankwise.report import formats as fmt
-from rankwise.report.costs import PARTS
+from rankwise.report.formats import PARTS
 
 
 def table(plan: dict[str, Any]) -> RenderableType:

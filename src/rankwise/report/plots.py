@@ -188,7 +188,7 @@ def memory(report: Report) -> Plot | None:
     if not any(map(costs.peak_bytes, arms)):
         return None
     held = [costs.memory(arm) for arm in arms]
-    parts = {part: [(h.get(f"{part}_bytes") or 0) / 1e6 for h in held] for part in costs.PARTS}
+    parts = {part: [(h.get(f"{part}_bytes") or 0) / 1e6 for h in held] for part in fmt.PARTS}
     marks = [(size / 1e6, y) for y, arm in enumerate(arms) if (size := costs.predicted_bytes(arm)) is not None]
     figure = _bars(arms, parts, COMPONENTS, "peak memory of a training step, MB", marks)
     caption = (
