@@ -10,8 +10,8 @@ import pytest
 from made_up import records, study_of
 
 from rankwise.claims import registry
-from rankwise.claims.claim import Bound
-from rankwise.claims.judge import Timings, answer, judge, tally, to_json
+from rankwise.claims.claim import Bound, Estimate
+from rankwise.claims.judge import Timings, Verdict, answer, judge, tally, to_json
 from rankwise.claims.show import bound, html, markdown, number
 from rankwise.cli import main
 
@@ -37,6 +37,15 @@ ARMS = study_of(RANK1, "reproduced")
 def test_a_verdict_needs_the_whole_interval(values, low, high, verdict):
     assert Bound.of(values).verdict(low, high) == verdict
     assert Bound.of(Bound.of(values).to_dict()) == Bound.of(values)
+
+
+def test_what_is_inconclusive_says_how_many_seeds_would_decide_it():
+    claim = dataclasses.replace(RANK1, bound=Bound.of({"above": -0.02}))
+    found = Verdict(claim, "inconclusive", claim.bound, Estimate(-0.01, -0.03, 0.01, n=5))
+    assert found.needed == 5 * 2**2, "half the width is twice the distance from the bound"
+    assert dataclasses.replace(found, verdict="reproduced").needed is None
+    assert dataclasses.replace(found, estimate=Estimate(-0.02, -0.03, 0.01, n=5)).needed is None
+    assert "about n = 20 would decide" in markdown([found], to_json([found], "full"))
 
 
 def test_without_runs_nothing_is_said_and_the_reason_is(tmp_path):

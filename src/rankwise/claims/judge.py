@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rankwise import machine
-from rankwise.claims.claim import FROM_RUNS, NOT_RUN, VERDICTS, Bound, Claim, Estimate, NotRun
+from rankwise.claims.claim import FROM_RUNS, INCONCLUSIVE, NOT_RUN, VERDICTS, Bound, Claim, Estimate, NotRun
 from rankwise.claims.quantities import QUANTITIES
 from rankwise.errors import Refused
 from rankwise.tracking.provenance import provenance
@@ -39,6 +40,17 @@ class Verdict:
         """The verdict as it is shown: one from a stand-in is never plain, nor is one that could not fail."""
         plain = self.verdict == NOT_RUN or self.group == "own"
         return self.verdict if plain else f"{self.verdict} ({self.group})"
+
+    @property
+    def needed(self) -> int | None:
+        """Of what is inconclusive about how many seeds, or timed blocks, would decide it, were the value and the spread
+        as they are: an interval of n narrows as 1/√n. None where the value lies on the bound.
+        """
+        found = self.estimate
+        if self.verdict != INCONCLUSIVE or found is None or not math.isfinite(found.high - found.low):
+            return None
+        gap = min(abs(found.value - end) for end in (self.bound.low, self.bound.high))
+        return math.ceil(found.n * ((found.high - found.low) / 2 / gap) ** 2) if gap else None
 
     @property
     def note(self) -> str:
@@ -133,6 +145,7 @@ def _row(verdict: Verdict) -> dict[str, Any]:
         "verdict": verdict.verdict,
         "runs": list(estimate.runs) if estimate else [],
         "note": verdict.note,
+        "needed": verdict.needed,
     }
 
 

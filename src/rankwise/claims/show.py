@@ -23,7 +23,10 @@ _EXPLAINED = (
     "outside, else inconclusive. (proxy): in another setting than the source's, most often a smaller one, where it may "
     "come out otherwise. (identity): true by definition, or a number recomputed with the code that it comes from."
 )
-_N = "n: what the interval is over, seeds or timed blocks."
+_N = (
+    "n: what the interval is over, seeds or timed blocks; an inconclusive claim says about how many would decide it, "
+    "were value and spread as they are."
+)
 
 
 def table(verdicts: Sequence[Verdict]) -> RenderableType:
@@ -99,6 +102,7 @@ def _row(verdict: Verdict, narrow: bool = False) -> list[str]:
         claim.proxy or ("computed" if claim.kind == "exact" else ""),
         claim.note,
         estimate.note if estimate else "",
+        f"about n = {verdict.needed:,} would decide" if verdict.needed else "",
     ]
     text = f"{claim.claim}\n{claim.id}" if narrow else claim.claim
     return [
