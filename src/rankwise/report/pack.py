@@ -13,25 +13,26 @@ from pathlib import Path, PurePosixPath
 from rankwise.errors import Refused
 from rankwise.tracking.record import Record, find
 
-_OF_RUN = ("result.json", "config.yaml", "metrics.jsonl", "predictions.parquet")
+_OF_RUN = ("result.json", "config.yaml", "metrics.jsonl", "predictions.parquet", "harness/*.parquet")
 _OF_STUDY = ("answer-*.json", "analysis/*.json")
 _LARGEST_BYTES = 2**33  # unpacked: what no study of records and predictions reaches
 _READ_ME = """# {names}
 
 `rankwise report {file}` shows this study, as `rankwise report` of its folder did where it was made.
 
-One run again, in an environment with the versions of `requirements.txt`:
+One run again, in an environment with the versions of `requirements.txt` and rankwise itself (source {codes}),
+with RUN and THREADS from the table:
 
 ```
 unzip {file} -d packet
-rankwise train --config packet/RUN/config.yaml outputs=again
+rankwise train --config packet/RUN/config.yaml outputs=again trainer.threads=THREADS
 ```
 
-On the same kind of machine, with the same number of threads, its numbers are the same; the record's `provenance` and
-`compute` say which machine that was. Weights are not in here.
+On the same kind of machine its numbers are the same; the record's `provenance` says which machine that was. Data of
+your own, which are not in here, are looked for where the config says (`task.path`), and weights are not in here either.
 
-| run | command |
-| --- | --- |
+| run | threads | command of the study |
+| --- | --- | --- |
 {rows}
 """
 
@@ -44,17 +45,19 @@ def pack(paths: list[Path], file: Path) -> int:
     records = find(paths)
     if file.exists():
         raise Refused(f"--pack {file}: exists; give another file")
-    studies = sorted({record.folder.parent.resolve() for record in records if record.folder})
+    runs = [record.folder.resolve() for record in records if record.folder]
+    studies = sorted({run.parent for run in runs})
     homes = {study: study.name if len(studies) == 1 else f"{i}-{study.name}" for i, study in enumerate(studies)}
+    places = {run: f"{homes[run.parent]}/{run.name}" for run in runs}
     try:
         with zipfile.ZipFile(file, "x", zipfile.ZIP_DEFLATED) as archive:
-            for run in (record.folder.resolve() for record in records if record.folder):
-                for path in (run / name for name in _OF_RUN if (run / name).is_file()):
-                    archive.write(path, f"{homes[run.parent]}/{run.name}/{path.name}")
+            for run, place in places.items():
+                for path in sorted(path for pattern in _OF_RUN for path in run.glob(pattern)):
+                    archive.write(path, f"{place}/{path.relative_to(run)}")
             for study, home in homes.items():
                 for path in sorted(path for pattern in _OF_STUDY for path in study.glob(pattern)):
                     archive.write(path, f"{home}/{path.relative_to(study)}")
-            archive.writestr("README.md", _read_me(records, file))
+            archive.writestr("README.md", _read_me(records, places, file))
             archive.writestr("requirements.txt", "\n".join(_versions()) + "\n")
     except OSError as error:
         raise Refused(f"--pack {file}: cannot be written ({error.strerror or error})") from None
@@ -93,19 +96,22 @@ def _unpack(file: Path, folder: Path) -> Path:
 def _is_ours(name: str) -> bool:
     """Whether a member is a file of a run or study, inside its own folder."""
     parts = PurePosixPath(name).parts
-    inside = ".." not in parts and not name.startswith("/") and "\\" not in name and 1 < len(parts) < 4
+    inside = ".." not in parts and not name.startswith("/") and "\\" not in name and 1 < len(parts) < 5
     patterns = (*_OF_RUN, *(pattern.rpartition("/")[2] for pattern in _OF_STUDY))
     return inside and any(fnmatch(parts[-1], pattern) for pattern in patterns)
 
 
-def _read_me(records: list[Record], file: Path) -> str:
+def _read_me(records: list[Record], places: dict[Path, str], file: Path) -> str:
     names = sorted({str(record.run["study"]) for record in records})
-    rows = [
-        f"| {record.run['name']} | `{record.provenance.get('command', '')}` |".replace("\n", " ") for record in records
-    ]
-    return _READ_ME.format(names=", ".join(names), file=file.name, rows="\n".join(rows))
+    codes = sorted({str(record.provenance.get("code")) for record in records})
+    rows = []
+    for record, place in zip(records, places.values(), strict=True):
+        command = str(record.provenance.get("command", "")).replace("\n", " ")
+        rows.append(f"| {place} | {record.compute.get('threads') or 'null'} | `{command}` |")
+    return _READ_ME.format(names=", ".join(names), file=file.name, codes=", ".join(codes), rows="\n".join(rows))
 
 
 def _versions() -> list[str]:
-    """This environment, as pip would install it."""
-    return sorted({f"{one.metadata['Name']}=={one.version}" for one in distributions()}, key=str.lower)
+    """This environment, as pip would install it: without rankwise, which no index may have, and marks of a build."""
+    installed = {one.metadata["Name"]: one.version.partition("+")[0] for one in distributions()}
+    return sorted((f"{name}=={version}" for name, version in installed.items() if name != "rankwise"), key=str.lower)
