@@ -16,7 +16,7 @@ def test_it_has_what_others_read() -> None:
         "| `memory.*.peak_bytes` | integer ≥ 0 | the largest sum |",
         "| `method.freeze_a` | true or false or null | null | train B alone |",
         "| `metrics.{validation,test}.*.se` | number ≥ 0 or null | standard error over items |",
-        "| `test_mean` | accuracy % | main |",
+        "| `test_mean` | accuracy % | main, paper |",
         "| `arms[].scores.*.low` | number |",
         "| `arms[].latency[].adapted_of_base.high` | number |",
         "| `memory/train/peak_bytes` | memory.train.peak_bytes |",

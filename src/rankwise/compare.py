@@ -15,7 +15,7 @@ from scipy import stats
 
 from rankwise.metrics import Metric
 from rankwise.statistics import Bootstrap, Floats, item_weights, paired
-from rankwise.tracking.predictions import Predictions, Unreadable, read
+from rankwise.tracking.predictions import FILE, Predictions, Unreadable, read
 from rankwise.tracking.record import Record
 
 Replicate = tuple[int, int]
@@ -178,9 +178,10 @@ def predictions_of(record: Record, metric: Metric) -> Predictions:
     name = str(record.run.get("name"))
     if record.folder is None:
         raise Unreadable("it was read from W&B, which has no predictions")
-    predictions = read(record.folder, name, metric.columns)
+    file = f"harness/{metric.task}.parquet" if metric.task else FILE
+    predictions = read(record.folder, name, metric.columns, file)
     here = metric.value(*(np.asarray(predictions.columns[column], dtype=float) for column in metric.columns))
-    recorded = (record.metrics.get("test", {}).get(metric.name) or {}).get("value")
+    recorded = (record.scores.get(metric.name) or {}).get("value")
     if recorded is None or not (math.isclose(here, recorded, rel_tol=_AGREES, abs_tol=_AGREES) or math.isnan(here)):
         shown = "none" if recorded is None else f"{recorded:.4f}"
         raise Unreadable(f"predictions of {name} give {metric.name} {here:.4f}, its record says {shown}")

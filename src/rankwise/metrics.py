@@ -44,6 +44,11 @@ class Metric:
     short: str = ""  # in narrow headers
 
     @property
+    def task(self) -> str:
+        """The task of lm-evaluation-harness that it is of; nothing for a metric of rankwise's own."""
+        return self.name.rpartition(":")[0]
+
+    @property
     def percent(self) -> bool:
         return self.unit == "%"
 
@@ -166,6 +171,11 @@ def spearman(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
     return np.stack([_correlation(_ranks(x_n, weights_bn), y_bn, weights_bn) for x_n in values_rn], axis=1)
 
 
+def mean(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
+    """Weighted mean of what each item scored."""
+    return weights_bn @ values_rn.T / weights_bn.sum(1, keepdims=True)
+
+
 def loss(sizes_n: Floats, nats_rn: Floats, weights_bn: Floats) -> Floats:
     """Nats per token, of the summed loss of each text; ``sizes_n`` are tokens."""
     return weights_bn @ nats_rn.T / (weights_bn @ sizes_n)[:, None]
@@ -213,14 +223,31 @@ METRICS = {
         *(replace(_TEXT, name=name) for name in ("meteor", "exact_match", "number_match", "json_keys", "reasoning")),
     )
 }
+# Of lm-evaluation-harness, by the beginning of their names: shares of items, and those of which less is better.
+_SHARES = ("acc", "exact_match", "f1", "em", "pass")
+_LESS = ("brier_score", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "ter")
 KINDS = ("classification", "regression", "causal_lm")  # of tasks
 
 
 def named(name: str) -> Metric:
-    """The metric of a name, of an objective (``val/loss``) or of a group of rows (``accuracy_matched``).
+    """The metric of a name, of an objective (``val/loss``), of a group of rows (``accuracy_matched``) or of a task of
+    lm-evaluation-harness (``arc_easy:acc``), whose weighted form is the mean of what its items scored.
 
     A name that is none of these gives a number without unit or range, of which more is better.
     """
+    task, _, column = name.rpartition(":")
+    if task:
+        kind = _FRACTION if column.startswith(_SHARES) else Metric("")
+        less = column.partition("@")[0] in _LESS
+        return replace(
+            kind,
+            name=name,
+            kind="harness",
+            short=column,
+            lower_is_better=less,
+            columns=("label", column),
+            weighted=mean,
+        )
     bare = name.split("/")[-1]
     if bare in METRICS:
         return METRICS[bare]

@@ -40,7 +40,9 @@ def test_latex_is_a_booktabs_table_of_the_wanted_columns_with_nothing_unescaped(
 def test_latex_compiles(study, tmp_path):
     document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}%s\\end{document}"
     (tmp_path / "a.tex").write_text(document % build([study]).to_latex())
-    subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"], cwd=tmp_path, check=True)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"]
+    log = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    assert "Overfull" not in log, "what is wider than the page is cut off"
 
 
 def test_an_unknown_column_is_refused_with_the_nearest(study, capsys):
@@ -61,8 +63,8 @@ def test_the_methods_say_what_the_records_hold(study):
         "minilm",
         "polarity",
         "SHA-256 d0…",
-        "out of 3 for lora",
-        "for 100 steps of 32 sequences of at most 48 tokens",
+        "out of 3 each (3 for lora r=8; 1e-3 to 4e-3), on other seeds",
+        "100 steps of 32 sequences of at most 48 tokens",
         "over 3 seeds",
         "2,000 test items",
         "TODO",
@@ -103,6 +105,8 @@ def test_a_packet_shows_the_same_report_elsewhere(study, tmp_path, capsys, monke
     assert main(["report", "packet.zip", "--markdown"]) == 0
     assert capsys.readouterr().out == here
     names = zipfile.ZipFile(file).namelist()
+    listed = re.findall(r"^\| (ranks/\S+) \|", zipfile.ZipFile(file).read("README.md").decode(), re.MULTILINE)
+    assert len(listed) == 12 and {f"{run}/result.json" for run in listed} < set(names)
     assert {"README.md", "requirements.txt"} < set(names) and not any("adapter" in name for name in names)
     assert main(["report", str(tmp_path / "gone"), "--pack", str(file)]) == 2, "nothing is written over"
 

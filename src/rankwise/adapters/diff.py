@@ -6,18 +6,16 @@ import math
 import warnings
 from typing import Any
 
-import numpy as np
-
 from rankwise import methods
 from rankwise.adapters import factors, loading, merge
 from rankwise.adapters.factors import Delta, Deltas
 from rankwise.adapters.runs import Run
-from rankwise.compare import on_rows
+from rankwise.compare import aligned, on_rows, predictions_of
 from rankwise.config import flat, plain
 from rankwise.metrics import named
 from rankwise.model import fused
 from rankwise.model.targets import block_linears
-from rankwise.tracking.predictions import Unreadable, read
+from rankwise.tracking.predictions import Unreadable
 
 
 def diff(one: Run, other: Run) -> dict[str, Any]:
@@ -29,27 +27,25 @@ def diff(one: Run, other: Run) -> dict[str, Any]:
 
 
 def scores(one: Run, other: Run) -> dict[str, Any]:
-    """Every test metric that both have, and the paired difference where their test rows are the same."""
-    mine, theirs = (run.record.metrics.get("test", {}) for run in (one, other))
-    cells: dict[str, dict[str, Any]] = {
-        name: {"scores": [mine[name], theirs[name]], "difference": None} for name in mine if name in theirs
-    }
-    try:
-        a, b = (read(run.folder, run.name) for run in (one, other))
-    except Unreadable as why:
-        return {"metrics": cells, "not_paired": str(why)}
-    if not np.array_equal(a.items, b.items) or not np.array_equal(a.columns["label"], b.columns["label"]):
-        return {"metrics": cells, "not_paired": "the runs were tested on different rows"}
-    for name, cell in cells.items():
-        metric = named(name)
-        if (
-            metric.weighted
-            and metric.name == name
-            and metric.kind == one.config.task.kind
-            and {*metric.columns} <= {*a.columns}
-        ):
-            cell["difference"] = on_rows(metric, a.columns, b.columns)
-    return {"metrics": cells, "not_paired": None}
+    """Every score that both have, and the paired difference where it is of the same rows."""
+    mine, theirs = one.record.scores, other.record.scores
+    cells: dict[str, dict[str, Any]] = {}
+    reason = "no metric of theirs can be computed again from predictions"
+    for name in [name for name in mine if name in theirs]:
+        metric, cells[name] = named(name), {"scores": [mine[name], theirs[name]], "difference": None}
+        if metric.weighted is None:
+            continue
+        try:
+            a, b = (predictions_of(run.record, metric) for run in (one, other))
+        except Unreadable as why:
+            reason = str(why)
+            continue
+        if aligned(a, b, metric):
+            cells[name]["difference"] = on_rows(metric, a.columns, b.columns)
+        else:
+            reason = "the runs were tested on different rows"
+    unpaired = not any(cell["difference"] for cell in cells.values())
+    return {"metrics": cells, "not_paired": reason if unpaired else None}
 
 
 def deltas(run: Run) -> Deltas:

@@ -17,6 +17,7 @@ ABOUT = {
     "swap": "several adapters on one base: is each as alone, and what does switching cost?",
     "combine": "one LoRA adapter out of several, scored on each one's task",
     "shrink": "truncate an adapter to a lower rank, scored before and after",
+    "eval": "score runs on tasks of lm-evaluation-harness, into their records",
     "diff": "two runs side by side: config, weights, scores",
 }
 HELP = """usage: rankwise adapter WHAT RUN …
@@ -60,8 +61,18 @@ def _parser(what: str) -> argparse.ArgumentParser:
         add("runs", type=Path, nargs=number, metavar="RUN", help="folders of finished runs")
     if what in _OUT:
         add("--out", type=Path, metavar="FOLDER", help=_OUT[what])
-    if what == "merge":
+    if what == "eval":
+        add("--tasks", required=True, type=_names, metavar="A,B…", help="tasks of lm-evaluation-harness, by commas")
+        add("--include-path", "--include_path", type=Path, metavar="FOLDER", help="a folder with tasks of your own")
+        add("--shots", "--num_fewshot", type=int, metavar="N", help="examples before a question (default: the task's)")
+        add("--limit", type=int, metavar="N", help="the first N items of each task")
+        add("--base", action="store_true", help="score the base as it is, too, and the difference from it")
+    elif what == "merge":
         add("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the written weights")
+    elif what == "export":
+        add(
+            "--push", metavar="NAME/REPOSITORY", help="upload it to the hub, as a private repository if it is a new one"
+        )
     elif what == "combine":
         hows = ("linear", "cat", "svd", "ties", "dare_linear", "dare_ties")
         add("--how", choices=hows, required=True, help="cat and svd add the ΔWs; the others work on the factors")
@@ -76,6 +87,10 @@ def _parser(what: str) -> argparse.ArgumentParser:
     return made
 
 
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def _numbers(text: str) -> list[float]:
     try:
         return [float(word) for word in text.split(",")]
@@ -84,18 +99,22 @@ def _numbers(text: str) -> list[float]:
 
 
 def _call(what: str, options: argparse.Namespace) -> Document:
-    from rankwise.adapters import combine, diff, export, merge, runs, shrink, swap
+    from rankwise.adapters import combine, diff, export, harness, merge, runs, shrink, swap
 
     match what:
         case "merge":
             return merge.merge(runs.open_trained(options.run), options.out or options.run / "merged", options.dtype)
         case "export":
-            return export.export(runs.open_adapter(options.run), options.out or options.run / "peft")
+            return export.export(runs.open_adapter(options.run), options.out or options.run / "peft", options.push)
         case "shrink":
             return shrink.shrink(runs.open_adapter(options.run), options.rank, options.energy, options.out)
         case "diff":
             one, other = map(runs.open_run, options.runs)
             return diff.diff(one, other)
+        case "eval":
+            asked = {key: getattr(options, key) for key in ("shots", "limit", "base")}
+            opened = [runs.open_trained(folder) for folder in options.runs]
+            return harness.evaluate(opened, options.tasks, include=options.include_path, **asked)
     opened = [runs.open_adapter(folder) for folder in options.runs]
     if what == "swap":
         return swap.swap(opened)
@@ -122,6 +141,8 @@ def _tell_export(document: Document) -> None:
     size, files = f"{document['weight_bytes'] / 1e6:.2f} MB", ", ".join(document["files"])
     print(f"{document['peft_type']} adapter in {document['out']} ({size}): {files}")
     print(f"base: {document['base']['source']}")
+    if document["pushed"]:
+        print(f"pushed to {document['pushed']}")
 
 
 def _tell_swap(document: Document) -> None:
@@ -174,6 +195,16 @@ def _tell_shrink(document: Document) -> None:
     _tell_rows(document)
 
 
+def _tell_eval(document: Document) -> None:
+    rows = []
+    for run in document["runs"]:
+        for name, score in run["scores"].items():
+            before = _score(score["before"]) if "before" in score else "–"
+            rows.append([run["run"], name, score["n"], _score(score), before, _gap(score.get("difference"))])
+    show_table(["run", "task:metric", "items", "score", "base", "paired difference"], rows)
+    print("± one standard error over items; rankwise report STUDY --score TASK:METRIC compares runs by one of these")
+
+
 def _tell_diff(document: Document) -> None:
     print(f"1: {document['runs'][0]}\n2: {document['runs'][1]}")
     show_table(["config key", "1", "2"], [[key, *values] for key, values in document["config"].items()])
@@ -224,5 +255,6 @@ _TELL = {
     "swap": _tell_swap,
     "combine": _tell_combine,
     "shrink": _tell_shrink,
+    "eval": _tell_eval,
     "diff": _tell_diff,
 }

@@ -30,6 +30,8 @@ def main(arguments: list[str]) -> int:
     for name, what in _FORMS.items():
         shape.add_argument(f"--{name}", action="store_true", help=f"print {what} instead of the table")
     made.add_argument("--columns", metavar="A,B", help="these columns of Markdown, CSV and LaTeX, by key or header")
+    about = "compare by this test score instead of the task's: f1, or TASK:METRIC of adapter eval"
+    made.add_argument("--score", metavar="NAME", help=about)
     made.add_argument("--by", choices=["task"], help="the tasks of several studies side by side, as GLUE's")
     out = "folder for report.html, .csv, .md and .json (default: the first PATH on disk)"
     made.add_argument("--out", type=Path, metavar="FOLDER", help=out)
@@ -47,7 +49,7 @@ def main(arguments: list[str]) -> int:
     with pack.unpacked(paths) as folders:
         if options.by:
             return _by_task(options, folders)
-        report = build(folders)
+        report = build(folders, options.score)
         form = next((form for form in _FORMS if getattr(options, form)), None)
         columns = [name.strip() for name in (options.columns or "").split(",") if name.strip()]
         _print(report, form, columns)
@@ -60,7 +62,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _by_task(options: argparse.Namespace, paths: list[Path]) -> int:
-    others = [name for name in (*_FORMS, "columns", "figures", "out") if name != "json" and getattr(options, name)]
+    others = [
+        name for name in (*_FORMS, "columns", "figures", "out", "score") if name != "json" and getattr(options, name)
+    ]
     if others:
         raise Refused(f"--by task: a table, or one document with --json; leave --{' and --'.join(others)} away")
     from rankwise.report import by_task

@@ -268,9 +268,8 @@ def _trial(lr: float, runs: dict[Replicate, Record], common: set[Replicate]) -> 
 def _scores(arm: Arm) -> dict[str, Interval]:
     """Every test metric with its interval. A score that is not finite cannot enter a mean; it is flagged elsewhere."""
     scores: dict[str, Interval] = {}
-    for metric in sorted({name for run in arm.runs for name in run.metrics.get("test") or {}}):
-        cells = [at(run, f"metrics.test.{metric}") for run in arm.runs]
-        cells = [cell for cell in cells if cell and cell.get("value") is not None]
+    for metric in sorted({name for run in arm.runs for name in run.scores}):
+        cells = [cell for run in arm.runs if (cell := run.scores.get(metric)) and cell.get("value") is not None]
         if cells:
             ses = [cell["se"] for cell in cells if cell.get("se") is not None]
             values, items = [float(cell["value"]) for cell in cells], cells[0].get("n")

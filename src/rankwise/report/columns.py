@@ -43,7 +43,8 @@ class Column:
     not there).
 
     ``tables`` names the tables that show it, separated by blanks: ``main`` (``wide``: on the page and in Markdown
-    alone; ``terminal``: there alone), scores, memory, compute, numbers, generation, forgetting.
+    alone; ``terminal``: there alone), paper (what a page of LaTeX has room for), scores, memory, compute, numbers,
+    generation, forgetting, harness.
     """
 
     key: str
@@ -66,7 +67,7 @@ class Column:
 
 def columns(report: Report) -> list[Column]:
     """All of them, in reading order. The verdict comes early, where a narrow screen shows it."""
-    everywhere = "main scores memory compute numbers generation forgetting"
+    everywhere = "main paper scores memory compute numbers generation forgetting harness"
     settings = [Column(key, "", _setting_of(key)) for key in ("rank", "dim", "alpha", "targets", "quant")]
     return [
         Column("arm", "arm", lambda a: a.label, tables=everywhere, left=True),
@@ -78,6 +79,7 @@ def columns(report: Report) -> list[Column]:
         *_numbers(report),
         *_generation(report),
         *_forgetting(report),
+        *_harness(report),
         Column("comparable", "", lambda a: a.comparable),
         Column("flags", "", lambda a: "; ".join(a.flags)),
     ]
@@ -88,13 +90,13 @@ def shown(report: Report, *tables: str) -> list[Column]:
     return [column for column in columns(report) if set(tables) & set(column.tables.split())]
 
 
-def chosen(report: Report, wanted: Sequence[str]) -> list[Column]:
-    """The columns of the main table, or those ``wanted`` by their key or header, in that order, behind the arm's name.
+def chosen(report: Report, wanted: Sequence[str], *tables: str) -> list[Column]:
+    """The columns of ``tables``, or those ``wanted`` by their key or header, in that order, behind the arm's name.
 
     Raises Refused for one that there is not.
     """
     if not wanted:
-        return shown(report, "main", "wide")
+        return shown(report, *tables)
     first, *others = columns(report)
     there = {
         name.replace("\N{NO-BREAK SPACE}", " "): column
@@ -131,7 +133,7 @@ def raw(arm: Arm, columns: Sequence[Column]) -> dict[str, Any]:
 
 
 def _expanded(key: str, value: Any) -> dict[str, Any]:
-    if key in ("test", "forgetting") or key in METRICS:
+    if key in ("test", "forgetting") or key in METRICS or ":" in key:
         interval: Interval | None = value
         parts = ("mean", "median", "se", "low", "high", "kind")
         return {f"{key}_{part}".replace("_kind", "_interval"): getattr(interval, part, None) for part in parts}
@@ -181,7 +183,7 @@ def second_metrics(report: Report) -> list[Metric]:
     names = [*of_kind(report.metric.kind), *sorted({name for arm in report.arms for name in arm.scores})]
     beside = [named(name) for name in dict.fromkeys(names) if name not in ("loss", report.metric.name)]
     has = {name for arm in report.arms for name in arm.scores}
-    return [metric for metric in beside if metric.kind == report.metric.kind and metric.name in has]
+    return [m for m in beside if m.kind == report.metric.kind and m.name in has and not m.task]
 
 
 def _scores(report: Report) -> list[Column]:
@@ -199,8 +201,8 @@ def _scores(report: Report) -> list[Column]:
     floors = (("of_full", "of full", 0.0), ("above_constant_of_full", "above constant, of full", report.constant))
     return [
         Column("metric", "", lambda a: metric.name),
-        Column("test", f"{metric.header}{median}", _score_of(metric), metric.interval, "main", mark=star),
-        Column("", f"Δ full{points}", lambda a: delta(report, a), tables="main", left=True),
+        Column("test", f"{metric.header}{median}", _score_of(metric), metric.interval, "main paper", mark=star),
+        Column("", f"Δ full{points}", lambda a: delta(report, a), tables="main paper", left=True),
         *others,
         *(
             Column(key, f"{header}\N{NO-BREAK SPACE}%", _of_full(report, floor), fmt.percent, shares)
@@ -246,7 +248,7 @@ def _costs() -> list[Column]:
 
     system = zip(costs.SYSTEM, ("process peak MB", "allocator peak MB", "reserved peak MB"), strict=True)
     return [
-        Column("adapter_params", "adapter params", lambda a: a.first("params.adapter") or None, fmt.si, "main"),
+        Column("adapter_params", "adapter params", lambda a: a.first("params.adapter") or None, fmt.si, "main paper"),
         Column("head_params", "head params", lambda a: a.first("params.head"), fmt.si, "wide"),
         Column("trainable_params", "", lambda a: a.first("params.trainable")),
         Column("total_params", "", lambda a: a.first("params.total")),
@@ -255,14 +257,14 @@ def _costs() -> list[Column]:
         Column("", "peak in", held("phase"), tables="memory"),
         Column("predicted_peak_bytes", "predicted MB", costs.predicted_bytes, fmt.megabytes, "memory"),
         Column("train_peak_bytes", "measured MB", costs.peak_bytes, fmt.megabytes, "memory"),
-        Column("", "peak MB", costs.peak_bytes, fmt.megabytes, "main"),
+        Column("", "peak MB", costs.peak_bytes, fmt.megabytes, "main paper"),
         Column("", "predicted MB", predicted, tables="wide"),
         Column("", "pred. error", costs.prediction_error, fmt.signed_percent, "terminal"),
         Column("", "error %", costs.prediction_error, lambda e: fmt.signed_percent(e).removesuffix(" %"), "memory"),
         Column("eval_peak_bytes", "evaluation peak MB", lambda a: costs.peak_bytes(a, "eval"), fmt.megabytes, "memory"),
         *(Column(key, header, held(key), fmt.megabytes, "memory") for key, header in system),
         Column("flops_per_token", "FLOPs /token", of("compute.flops.per_token"), fmt.si, "compute"),
-        Column("flops_of_full", "FLOPs /full", of("compute.flops.of_full"), fmt.ratio, "main compute"),
+        Column("flops_of_full", "FLOPs /full", of("compute.flops.of_full"), fmt.ratio, "main paper compute"),
         Column("break_even_rank", "break-even rank", of("compute.flops.break_even_rank"), fmt.whole, "compute"),
         Column("train_flops", "FLOPs of training", of("compute.flops.train_total"), fmt.si, "compute"),
         Column("mfu", "MFU %", of("compute.mfu"), fmt.percent, "compute"),
@@ -358,3 +360,24 @@ def _forgetting(report: Report) -> list[Column]:
         Column("forgetting", "", of(lambda f: f.amount)),
         Column("forgetting_measure", "", of(lambda f: f.measure)),
     ]
+
+
+def _harness(report: Report) -> list[Column]:
+    """What lm-evaluation-harness found, and by how much it differs from the base, where that was asked."""
+    scored = [named(name) for name in sorted({name for arm in report.arms for name in arm.scores if ":" in name})]
+    found = []
+    for metric in scored:
+        found.append(Column(metric.name, metric.header, _score_of(metric), metric.interval, "harness"))
+        found.append(Column("", f"{metric.name} − base", _gained(metric), metric.difference, "harness"))
+    return found
+
+
+def _gained(metric: Metric) -> Callable[[Arm], float | None]:
+    """The mean over runs of the difference from the base, paired over items."""
+
+    def gained(arm: Arm) -> float | None:
+        cells = [run.scores.get(metric.name) or {} for run in arm.runs]
+        values = [cell["difference"]["value"] for cell in cells if cell.get("difference")]
+        return sum(values) / len(values) if values else None
+
+    return gained

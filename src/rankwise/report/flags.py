@@ -54,7 +54,7 @@ def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparis
 
 def of_training(arm: Arm, metric: Metric) -> list[str]:
     """How the training of an arm's runs went wrong: what its score cannot be taken at face value for."""
-    lost = sum(at(run, f"metrics.test.{metric.name}.value") is None for run in arm.runs)
+    lost = sum((run.scores.get(metric.name) or {}).get("value") is None for run in arm.runs)
     missing = [f"{lost}/{len(arm.runs)} without a finite score, not in the mean"] if lost else []
     return [*unfit(arm, metric, None), *missing, *_lr_edge(arm), *_cut_short(arm)]
 

@@ -37,11 +37,12 @@ _SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 
 def latex(report: Report, wanted: Sequence[str]) -> str:
-    """A ``table`` environment of the arms with the ``wanted`` columns, footnotes under it, and the methods paragraph.
+    """A ``table`` environment of the arms with the ``wanted`` columns, or what a page has room for, footnotes under it,
+    and the methods paragraph.
 
     Needs the package booktabs. Raises Refused for a column that there is not.
     """
-    columns = chosen(report, wanted)
+    columns = chosen(report, wanted, "paper")
     texts, marks = footnotes(report)
     rows = [[_cell(column, arm) for column in columns] for arm in report.arms]
     for row, arm in zip(rows, report.arms, strict=True):
@@ -49,7 +50,7 @@ def latex(report: Report, wanted: Sequence[str]) -> str:
     lines = [
         "\\begin{table}",
         "\\centering",
-        "\\small",
+        "\\small\\setlength{\\tabcolsep}{3pt}",
         f"\\caption{{{escaped(report.headline.title)} {escaped(interval_note(report))}}}",
         f"\\begin{{tabular}}{{{''.join('l' if column.left else 'r' for column in columns)}}}",
         "\\toprule",
@@ -61,7 +62,9 @@ def latex(report: Report, wanted: Sequence[str]) -> str:
         *(f"\\par\\footnotesize\\textsuperscript{{{i}}} {escaped(text)}" for i, text in enumerate(texts, 1)),
         "\\end{table}",
         "",
+        "\\begin{sloppypar}",
         *(escaped(sentence) for sentence in paragraph(report)),
+        "\\end{sloppypar}",
         "",
     ]
     return "\n".join(lines)

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from rankwise.metrics import named
-from rankwise.report.arms import Arm
-from rankwise.report.formats import plural, rate, si
-from rankwise.report.summary import TESTS
+from rankwise.report import tuning
+from rankwise.report.formats import plural, si
+from rankwise.report.summary import TESTS, budget, evaluation
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record
 
@@ -21,8 +20,9 @@ if TYPE_CHECKING:
 
 def paragraph(report: Report) -> list[str]:
     """The methods, a sentence or two each: models and data, arms, budget, tuning, seeds, tests, hardware, compute."""
-    sentences = [_models(report), _data(report), _arms(report), _training(report), _tuning(report), _evaluation(report)]
-    return [sentence for sentence in [*sentences, *_tests(report), _machine(report), report.total] if sentence]
+    margin = f"The margin, fixed before the runs, is {report.metric.width(report.margin)}."
+    said = [_models(report), _data(report), _arms(report), *_training(report), *evaluation(report.arms, report.metric)]
+    return [sentence for sentence in [*said, margin, *_tests(report), _machine(report), report.total] if sentence]
 
 
 def checklist(report: Report) -> list[tuple[str, str, str]]:
@@ -30,7 +30,7 @@ def checklist(report: Report) -> list[tuple[str, str, str]]:
     packed = "rankwise report STUDY --pack FILE.zip holds every config, record and prediction, and the commands."
     return [
         ("Experimental result reproducibility", "Yes", packed),
-        ("Experimental setting and details", "Yes", " ".join(filter(None, [_training(report), _tuning(report)]))),
+        ("Experimental setting and details", "Yes", " ".join(_training(report))),
         (
             "Experiment statistical significance",
             "Yes" if _tests(report) else "No",
@@ -67,57 +67,9 @@ def _arms(report: Report) -> str:
     return f"Compared: {', '.join(names)}."
 
 
-def _training(report: Report) -> str:
+def _training(report: Report) -> list[str]:
     arm = report.reference or next(arm for arm in report.arms if arm.runs or arm.unscored)
-    config = (arm.runs or arm.unscored)[0].config
-    trainer, optim, task = (config.get(group) or {} for group in ("trainer", "optim", "task"))
-    steps = {round(n) for other in _trained(report) if (n := other.median("compute.steps"))}
-    batch = (trainer.get("batch_size") or 0) * (trainer.get("accumulate") or 1)
-    parts = [  # (what is known, how it is said)
-        (steps, f"for {min(steps, default=0):,}{' or more' if len(steps) > 1 else ''} steps"),
-        (not steps and trainer.get("epochs"), f"for {trainer.get('epochs') or 0:g} epochs"),
-        (batch, f"of {batch} sequences"),
-        (task.get("max_length"), f"of at most {task.get('max_length')} tokens"),
-        (optim.get("name"), f"with {optim.get('name')}"),
-        (optim.get("weight_decay"), f"weight decay {optim.get('weight_decay') or 0:g}"),
-        (optim.get("schedule"), f"{100 * (optim.get('warmup') or 0):g} % warm-up and {optim.get('schedule')} schedule"),
-        (trainer.get("clip"), f"gradients clipped at norm {trainer.get('clip') or 0:g}"),
-        (_values(report, "compute.precision"), f"in {_list(_values(report, 'compute.precision'))}"),
-    ]
-    known = [text for value, text in parts if value]
-    chosen = trainer.get("validations"), config.get("objective")
-    best = "; the checkpoint is the best of {} by {}".format(*chosen) if all(chosen) else ""
-    return f"Every arm trains {' '.join(known[:3])}{''.join(f', {text}' for text in known[3:])}{best}." if known else ""
-
-
-def _tuning(report: Report) -> str:
-    """How the learning rates came about, and whether all sides had the same."""
-    tuned = Counter(
-        (str(at(run, "config.method.name")), at(run, "config.optim.lr"))
-        for run in report.all_records
-        if run.config.get("stage") == "tune"
-    )
-    shown = ", ".join(f"{arm.label} {rate(arm.lr)}" for arm in _trained(report))
-    if tuned:
-        grids = {name: len({lr for method, lr in tuned if method == name}) for name, _ in tuned}
-        tried = ", ".join(f"{n} for {name}" for name, n in grids.items())
-        parity = "" if len(set(grids.values())) == 1 else " (not the same number for all)"
-        return f"Learning rates were chosen on validation data and seeds of their own, out of {tried}{parity}: {shown}."
-    grids = {arm.label: len(arm.trials) for arm in _trained(report)}
-    if max(grids.values(), default=0) > 1:
-        same = len(set(grids.values())) == 1
-        tried = f"{max(grids.values())} each" if same else ", ".join(f"{n} of {name}" for name, n in grids.items())
-        return f"Learning rates are the best on validation data out of {tried}, on the seeds reported: {shown}."
-    return f"Learning rates were not tuned: {shown}." if shown else ""
-
-
-def _evaluation(report: Report) -> str:
-    seeds = sorted({run.config.get("seed", 0) for arm in _trained(report) for run in arm.runs})
-    cells = [cell for arm in report.arms for run in arm.runs for cell in (run.metrics.get("test") or {}).values()]
-    n = sorted({size for cell in cells if (size := cell.get("n"))})
-    items = f" on {' or '.join(f'{size:,}' for size in n)} test items" if n else ""
-    name, margin = named(report.metric.name).name, report.metric.width(report.margin)
-    return f"We report test {name} over {plural(len(seeds), 'seed')}{items}; the margin, fixed before, is {margin}."
+    return [*budget(report.arms, arm), *tuning.rates(report.arms, report.all_records)]
 
 
 def _machine(report: Report) -> str:
@@ -137,10 +89,6 @@ def _hardware(run: Record) -> str:
     threads = at(run, "compute.threads")
     used = f"{plural(threads, 'thread')} per run" if threads else "threads unknown"
     return ", ".join(gpus) if gpus else f"{hardware.get('cpu', 'unknown processor')}, no GPU, {used}"
-
-
-def _trained(report: Report) -> list[Arm]:
-    return [arm for arm in report.arms if arm.comparable and arm.runs and not arm.is_baseline]
 
 
 def _values(report: Report, path: str) -> list[str]:

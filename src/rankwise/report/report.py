@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from rankwise.compare import Scores
-from rankwise.errors import Refused
+from rankwise.errors import Refused, did_you_mean
 from rankwise.metrics import Metric, named
 from rankwise.report import answers, export, latex, paper
 from rankwise.report import table as tables
@@ -105,16 +105,23 @@ def save_figures(report: Report, folder: Path) -> list[Path]:
     return sorted(folder.glob("*-*.pdf"))
 
 
-def build(paths: list[Path]) -> Report:
-    """Read all records in or below the given folders, or of ``wandb:ENTITY/PROJECT[/GROUP]``, and compare their arms.
+def build(paths: list[Path], score: str | None = None) -> Report:
+    """Read all records in or below the given folders, or of ``wandb:ENTITY/PROJECT[/GROUP]``, and compare their arms by
+    the task's metric, or by another test ``score``.
 
-    Raises Refused for a path without records, for a broken record and for runs selected on the test set.
+    Raises Refused for a path without records, for a broken record, for runs selected on the test set and for a score
+    that no run has.
     """
-    every_run = find_all(paths)
+    return compared(find_all(paths), score)
+
+
+def compared(every_run: list[Record], score: str | None = None) -> Report:
+    """The arms of these records, compared. Raises Refused as ``build`` does."""
     records = results(every_run)
     arms = group(records)
     reference = reference_of(arms)
-    metric = _metric(reference or arms[0])
+    own = _metric(reference or arms[0])
+    metric = _asked(score, arms) if score else own
     margins = sorted({float(m) for m in map(_margin_of, records) if m is not None})
     margin = margins[0] if margins else _MARGIN
     scores = Scores([run for arm in arms if arm.comparable for run in arm.runs] if metric.weighted else [], metric)
@@ -123,6 +130,9 @@ def build(paths: list[Path]) -> Report:
     flag(arms, reference, comparisons, metric)
     families = smallest_sufficient(arms, reference, comparisons, margin) if reference else []
     sentences = notes(records, every_run, arms, reference, metric, margins, comparisons)
+    if metric.name != own.name:
+        note = f"the margin ({metric.width(margin)}) was set for {own.name}"
+        sentences.insert(0, f"Compared by {metric.name}, chosen for this report; {note}.")
     if len(every_run) > len(records):
         left_out = plural(
             len(every_run) - len(records), "run that tuned or searched is", "runs that tuned or searched are"
@@ -134,7 +144,7 @@ def build(paths: list[Path]) -> Report:
     if len(codes) > 1:
         sentences.append(f"{len(codes)} versions of rankwise's code made these runs: a difference may be the code's.")
     top = headline(families, reference, metric)
-    if answered := answers.read(records):
+    if answered := answers.read(records) if metric.name == own.name else []:
         title, *others = (answer.sentence for answer in answered)
         sentences.insert(0, f"By all runs of the table: {top}")
         top = Headline(title, details=tuple(others))
@@ -180,6 +190,13 @@ def _metric(arm: Arm) -> Metric:
     """The study's metric: the task's own."""
     config = (arm.runs or arm.unscored)[0].config
     return named(str((config.get("task") or {}).get("metric") or "accuracy"))
+
+
+def _asked(score: str, arms: list[Arm]) -> Metric:
+    known = sorted({name for arm in arms for name in arm.scores})
+    if score not in known:
+        raise Refused(f"--score {score}: no run has it{did_you_mean(score, known)}; they have {', '.join(known)}")
+    return named(score)
 
 
 def _margin_of(record: Record) -> float | None:

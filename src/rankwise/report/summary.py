@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from rankwise.compare import REPLICATES
 from rankwise.metrics import Metric
+from rankwise.report import tuning
 from rankwise.report.arms import Arm
 from rankwise.report.costs import peak_bytes
 from rankwise.report.equivalence import ONE_SEED, Comparison
-from rankwise.report.formats import percent, plural, rate, si, three
+from rankwise.report.formats import listed, percent, plural, si, three
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record
@@ -132,10 +133,11 @@ def notes(
     lines = [
         _counts(records, arms),
         *filter(None, [total(all_records)]),
-        *_budget(arms, reference or arms[0]),
-        *_seeds(arms),
+        *budget(arms, reference or arms[0]),
+        *evaluation(arms, metric),
+        *tuning.rates(arms, all_records),
+        *_margin(margins, metric),
     ]
-    lines += [*_rates(arms, all_records), *_margin(margins, metric)]
     of_data = dict.fromkeys(note for record in records for note in at(record, "provenance.data.notes") or [])
     lines += [f"Of the data: {note}" for note in of_data]
     others = sum(not arm.comparable for arm in arms)
@@ -190,63 +192,55 @@ def total(records: list[Record]) -> str:
     return f"The whole study took {hours} of runs one after the other{computed}: {plural(len(records), 'run')}{others}."
 
 
-def _budget(arms: list[Arm], arm: Arm) -> list[str]:
+def trained(arms: list[Arm]) -> list[Arm]:
+    """The comparable arms with runs of a model that was trained."""
+    return [arm for arm in arms if arm.comparable and arm.runs and not arm.is_baseline]
+
+
+def budget(arms: list[Arm], arm: Arm) -> list[str]:
+    """How all arms were trained, by the config of one, and how the checkpoint was chosen."""
     config = (arm.runs or arm.unscored)[0].config
-    trainer = config.get("trainer") or {}
+    trainer, optim, task = (config.get(group) or {} for group in ("trainer", "optim", "task"))
     if not trainer:
         return []
-    trained = [other for other in arms if other.comparable and other.runs and not other.is_baseline]
-    steps = sorted({round(n) for other in trained if (n := other.median("compute.steps"))})
+    steps = sorted({round(n) for other in trained(arms) if (n := other.median("compute.steps"))})
     length = f"{' to '.join(f'{n:,}' for n in dict.fromkeys([steps[0], steps[-1]]))} steps" if steps else ""
     batch = (trainer.get("batch_size") or 0) * (trainer.get("accumulate") or 1)
     precision = arm.first("compute.precision") or trainer.get("precision")
-    where = arm.first("compute.device") or trainer.get("device")
+    parts = [  # (what is known, how it is said)
+        (task.get("max_length"), f" of at most {task.get('max_length')} tokens"),
+        (optim.get("name"), f", {optim.get('name')}"),
+        (optim.get("weight_decay"), f", weight decay {optim.get('weight_decay') or 0:g}"),
+        (
+            optim.get("schedule"),
+            f", {100 * (optim.get('warmup') or 0):g} % warm-up and {optim.get('schedule')} schedule",
+        ),
+        (trainer.get("clip"), f", gradients clipped at norm {trainer.get('clip') or 0:g}"),
+        (precision, f", {precision} on {arm.first('compute.device') or trainer.get('device')}"),
+    ]
     equal = "Equal budget" if len(steps) < 2 else "Unequal budget"
-    budget = f"{equal}: {length or plural(trainer.get('epochs') or 0, 'epoch')} of {batch} sequences"
-    budget += f", {precision} on {where}"
+    said = f"{equal}: {length or plural(trainer.get('epochs') or 0, 'epoch')} of {batch} sequences"
+    said += "".join(words for known, words in parts if known)
     if arm.optimistic:
         return [
-            f"{budget}. Protocol “paper”: the checkpoint is chosen on the very test rows that are reported, as in many "
+            f"{said}. Protocol “paper”: the checkpoint is chosen on the very test rows that are reported, as in many "
             "papers. Scores are medians over seeds, and optimistic; differences and verdicts are of means."
         ]
-    return [f"{budget}; the checkpoint is chosen on validation."]
+    validations, objective = trainer.get("validations"), config.get("objective")
+    by = f" as the best of {validations} by {objective}" if validations and objective else ""
+    return [f"{said}; the checkpoint is chosen on validation data{by}."]
 
 
-def _seeds(arms: list[Arm]) -> list[str]:
+def evaluation(arms: list[Arm], metric: Metric) -> list[str]:
+    """What is reported, over how many seeds and test items."""
     runs = [run for arm in arms if arm.comparable for run in arm.runs]
     if not runs:
         return []
-    seeds = sorted({run.config.get("seed", 0) for run in runs})
-    data = sorted({run.config.get("data_seed", 0) for run in runs})
-    items = sorted({n for run in runs for cell in (run.metrics.get("test") or {}).values() if (n := cell.get("n"))})
-    lines = [f"Seeds {', '.join(map(str, seeds))}; data seeds {', '.join(map(str, data))}; arms are paired by both."]
-    return lines + ([f"Test set: {' or '.join(f'{n:,}' for n in items)} items."] if items else [])
-
-
-def _rates(arms: list[Arm], records: list[Record]) -> list[str]:
-    """The learning rates, and whether they were chosen: on these seeds, on others, or not at all."""
-    ours = [arm for arm in arms if arm.comparable and arm.lr is not None]
-    if not ours:
-        return []
-    tuned = {at(run, "config.optim.lr") for run in records if run.config.get("stage") == "tune"}
-    grids = sorted({len(arm.trials) for arm in ours})
-    if grids[-1] > 1:
-        low, high = (rate(end({t.lr for arm in ours for t in arm.trials})) for end in (min, max))
-        sizes = " or ".join(map(str, grids))
-        return [
-            f"Per arm the best of {sizes} learning rates ({low} to {high}) by mean validation objective, on the seeds "
-            "that are reported: the score of an arm that had several is somewhat too high; experiment=tuned_ranks "
-            "judges the chosen rate on fresh seeds."
-        ]
-    if len(tuned) > 1:
-        return [
-            f"Learning rates were chosen on other seeds, among {len(tuned)} ({rate(min(tuned))} to {rate(max(tuned))})."
-        ]
-    by_rate: dict[str, list[str]] = {}
-    for arm in ours:
-        by_rate.setdefault(rate(arm.lr), []).append(arm.method)
-    shown = ", ".join(f"{lr} ({', '.join(dict.fromkeys(methods))})" for lr, methods in by_rate.items())
-    return [f"One learning rate per arm, {shown}: not tuned in this study, so another rate may change the order."]
+    seeds, data = (sorted({run.config.get(key, 0) for run in runs}) for key in ("seed", "data_seed"))
+    items = sorted({n for run in runs if (n := (run.scores.get(metric.name) or {}).get("n"))})
+    on = f" on {' or '.join(f'{n:,}' for n in items)} test items" if items else ""
+    of = f"{plural(len(seeds), 'seed')} ({listed(seeds)}; data seeds {listed(data)})"
+    return [f"Reported is test {metric.name} over {of}{on}; arms are paired by both seeds and by item."]
 
 
 def _margin(margins: list[float], metric: Metric) -> list[str]:

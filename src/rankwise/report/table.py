@@ -26,6 +26,9 @@ _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _STYLE = {"same": "green", "better": "green", "worse": "red", "reproduced": "green", "contradicted": "red"}
 # What a narrow terminal leaves out, one after another; the page and the other forms have everything.
 _LEAVES_OUT = ("r/min", "scale", "tokens", "pred.", "lr", "trained", "FLOPs", "adapter", "n", "train", "peak")
+_HARNESS = (
+    "± 95 % over seeds and items; `− base`: from the base as it is, on the same items. --score TASK:METRIC compares."
+)
 
 
 def footnotes(report: Report) -> tuple[list[str], dict[int, list[int]]]:
@@ -85,6 +88,7 @@ def sections(report: Report) -> list[Section]:
         section(report, "scores", "Other test metrics", []),
         section(report, "generation", "Generated text", _of_writing(report.arms)),
         section(report, "forgetting", "Forgetting", forgetting.notes(report.arms)),
+        section(report, "harness", "Tasks of lm-evaluation-harness", [_HARNESS]),
         latency.section(report.arms),
     ]
     return [part for part in parts if part]
@@ -155,9 +159,8 @@ def interval_note(report: Report) -> str:
     return " ".join(texts)
 
 
-def markdown(report: Report, wanted: Sequence[str] = ()) -> str:
-    """Headline, table, footnotes and how this was compared."""
-    columns = chosen(report, wanted)
+def arms_as_markdown(report: Report, columns: list[Column]) -> list[str]:
+    """Headline, table and footnotes."""
     texts, marks = footnotes(report)
     rest = str(report.headline).removeprefix(report.headline.title)
     rows = []
@@ -170,13 +173,18 @@ def markdown(report: Report, wanted: Sequence[str] = ()) -> str:
         *md_table([c.title for c in columns], rows, columns),
         "",
     ]
-    lines += [*[f"[{i}] {text}  " for i, text in enumerate(texts, 1)], "", interval_note(report), ""]
+    return [*lines, *[f"[{i}] {text}  " for i, text in enumerate(texts, 1)], "", interval_note(report), ""]
+
+
+def markdown(report: Report, wanted: Sequence[str] = ()) -> str:
+    """Headline, table, footnotes and how this was compared."""
+    lines = arms_as_markdown(report, chosen(report, wanted, "main", "wide"))
     for block in sections(report):
         lines += [f"**{block.title}**", "", *md_table(block.header, block.rows), ""]
         lines += [*(f"{note}  " for note in block.notes), ""]
-    notes = [*report.notes, *costs.memory_notes(report.arms, report.reference), *costs.compute_notes(report.arms)]
-    notes += filter(None, [costs.break_even(report.arms)])
-    return "\n".join([*lines, *[f"* {note}" for note in notes], ""])
+    said = [*report.notes, *costs.memory_notes(report.arms, report.reference), *costs.compute_notes(report.arms)]
+    said += filter(None, [costs.break_even(report.arms)])
+    return "\n".join([*lines, *[f"* {note}" for note in said], ""])
 
 
 def md_table(

@@ -7,6 +7,7 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from rankwise.metrics import named
+from rankwise.report.arms import Arm
 from rankwise.report.columns import Section
 from rankwise.report.formats import rate
 from rankwise.tracking.fields import at
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def section(report: Report) -> Section | None:
     """A row for each side that had several learning rates to choose from; None where none had."""
-    tried = _tried(report)
+    tried, _ = rates_tried(report.arms, report.all_records)
     if not tried:
         return None
     most = max(map(len, tried.values()))
@@ -43,18 +44,41 @@ def expected_best(values: list[float], k: int, lower_is_better: bool = False) ->
     return sum(value * (((i + 1) / n) ** k - (i / n) ** k) for i, value in enumerate(ordered))
 
 
-def _tried(report: Report) -> dict[str, dict[float, float]]:
-    """Mean validation objective of each learning rate, by side: of runs that tuned, else of the arms' own."""
+def rates(arms: list[Arm], records: list[Record]) -> list[str]:
+    """How the learning rates came about: chosen on other seeds, on these, or not at all."""
+    ours = [arm for arm in arms if arm.comparable and arm.lr is not None]
+    if not ours:
+        return []
+    tried, fresh = rates_tried(arms, records)
+    if not tried:
+        by_rate: dict[str, list[str]] = {}
+        for arm in ours:
+            by_rate.setdefault(rate(arm.lr), []).append(arm.method)
+        shown = ", ".join(f"{lr} ({', '.join(dict.fromkeys(methods))})" for lr, methods in by_rate.items())
+        return [f"One learning rate per arm, {shown}: not tuned in this study, so another rate may change the order."]
+    every = {lr for by_rate in tried.values() for lr in by_rate}
+    sizes = {side: len(by_rate) for side, by_rate in tried.items()}
+    of = f"{max(sizes.values())} each" if len(set(sizes.values())) == 1 else "different numbers"
+    of += f" ({', '.join(f'{n} for {side}' for side, n in sizes.items())}; {rate(min(every))} to {rate(max(every))})"
+    chosen = ", ".join(f"{arm.label} {rate(arm.lr)}" for arm in ours)
+    seeds = "other seeds" if fresh else "the reported seeds, so that their scores are somewhat too high"
+    remedy = "" if fresh else "; experiment=tuned_ranks judges the chosen rates on fresh seeds"
+    return [f"Learning rates are the best on validation data out of {of}, on {seeds}: {chosen}{remedy}."]
+
+
+def rates_tried(arms: list[Arm], records: list[Record]) -> tuple[dict[str, dict[float, float]], bool]:
+    """Mean validation objective of each learning rate, by side, where it had several: of runs that tuned, on seeds of
+    their own (true), else of the arms' own (false)."""
     scores: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for run in report.all_records:
+    for run in records:
         lr, is_trial = at(run, "config.optim.lr"), run.config.get("stage") == "tune"
         if is_trial and run.status == FINISHED and run.objective is not None and lr is not None:
             scores[_side(run)][lr].append(run.objective)
-    tried = {side: {lr: mean(values) for lr, values in by_rate.items()} for side, by_rate in scores.items()}
-    if not tried:
-        arms = [arm for arm in report.arms if arm.comparable]
-        tried = {arm.label: {trial.lr: trial.validation for trial in arm.trials} for arm in arms}
-    return {side: values for side, values in tried.items() if len(values) > 1}
+    if scores:
+        tried = {side: {lr: mean(values) for lr, values in by_rate.items()} for side, by_rate in scores.items()}
+    else:
+        tried = {arm.label: {trial.lr: trial.validation for trial in arm.trials} for arm in arms if arm.comparable}
+    return {side: by_rate for side, by_rate in tried.items() if len(by_rate) > 1}, bool(scores)
 
 
 def _side(run: Record) -> str:

@@ -76,7 +76,8 @@ RESULTS = {
     "forgetting/difference": "metrics.forgetting.difference.value",
     "forgetting/difference_se": "metrics.forgetting.difference.se",
 }
-SPLITS = {"test": "test", "val": "validation"}  # metrics.test.accuracy.value is test/accuracy, its se test/accuracy_se
+# metrics.test.accuracy.value is test/accuracy, its se test/accuracy_se
+SPLITS = {"test": "test", "val": "validation", "harness": "harness"}
 
 
 def at(record: Record, path: str) -> Any:

@@ -212,6 +212,13 @@ class _Forgotten(TypedDict, total=False):
     cosines: Score
 
 
+class _Harness(_Score, total=False):
+    """A score of lm-evaluation-harness."""
+
+    before: Score  # of the base as it is
+    difference: Score  # from it, paired over items
+
+
 class _Validated(TypedDict, total=False):
     step: Required[Count]
     epoch: Amount  # and val/…
@@ -223,6 +230,7 @@ class Metrics(TypedDict, total=False):
     best_step: Count | None  # the validation that was chosen
     curve: Annotated[list[dict[str, float]], list[_Validated], list[dict[str, float | None]]]
     forgetting: Annotated[dict[str, Any], _Forgotten]
+    harness: Annotated[dict[str, Any], dict[str, _Harness]]  # by task:metric of lm-evaluation-harness
     absent: dict[str, str]  # generated metrics that could not be had, and why
 
 

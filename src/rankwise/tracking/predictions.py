@@ -37,30 +37,35 @@ def write(folder: Path, item: np.ndarray, columns: dict[str, np.ndarray]) -> Non
     for name in COLUMNS:
         if name in columns:
             arrays[name] = columns[name].astype(np.float32) if name == "score" else columns[name]
-    partial = folder / f".{FILE}.partial"
+    store(folder / FILE, arrays)
+
+
+def store(path: Path, columns: dict[str, Any]) -> None:
+    """Write columns; a reader sees the old file or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:  # a path would be read as an address: C:/x, exp:1, ~/x
-        pq.write_table(pa.table(arrays), file, compression="zstd")
-    partial.replace(folder / FILE)
+        pq.write_table(pa.table(columns), file, compression="zstd")
+    partial.replace(path)
 
 
-def read(folder: Path, name: str, needed: tuple[str, ...] = ("label", "score")) -> Predictions:
-    """The predictions of the run called ``name``.
+def read(folder: Path, name: str, needed: tuple[str, ...] = ("label", "score"), file: str = FILE) -> Predictions:
+    """The predictions of the run called ``name``, or what another ``file`` of its folder has of each item.
 
     Raises Unreadable where there are none, and where ``needed`` columns are missing or not finite.
     """
     try:
         # Opened here, because a path would bring in pyarrow's dataset layer: 10 ms per file.
-        with (folder / FILE).open("rb") as file:
-            table = pq.ParquetFile(file).read()
+        with (folder / file).open("rb") as opened:
+            table = pq.ParquetFile(opened).read()
         columns = {column: table[column].to_numpy() for column in table.column_names}
         items = columns.pop("item")
         asked = [np.asarray(columns[column], dtype=float) for column in needed]
     except FileNotFoundError:
-        raise Unreadable(f"{name} has no {FILE}") from None
+        raise Unreadable(f"{name} has no {file}") from None
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        raise Unreadable(f"{FILE} of {name} cannot be read ({type(error).__name__})") from None
+        raise Unreadable(f"{file} of {name} cannot be read ({type(error).__name__})") from None
     if len(items) == 0 or len(np.unique(items)) != len(items):
-        raise Unreadable(f"{FILE} of {name} names no item, or one twice")
+        raise Unreadable(f"{file} of {name} names no item, or one twice")
     if not all(np.isfinite(values).all() for values in asked):
         raise Unreadable(f"predictions of {name} are not all finite")
     order = np.argsort(items)

@@ -67,6 +67,11 @@ class Record:
     def status(self) -> str:
         return str(self.run["status"])
 
+    @property
+    def scores(self) -> dict[str, Any]:
+        """Scores {value, se, n} on test rows, by metric, and on tasks of lm-evaluation-harness, by ``task:metric``."""
+        return {**self.metrics.get("test", {}), **self.metrics.get("harness", {})}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without the folder: what ``result.json`` holds."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "folder"}
@@ -144,7 +149,7 @@ _NEEDED = ("schema", "run", "config.method.name", "config.task")  # without whic
 
 
 def _out_of_range(values: dict[str, Any]) -> Iterator[str]:
-    for split in ("validation", "test"):
+    for split in ("validation", "test", "harness"):
         for name, score in values.get("metrics", {}).get(split, {}).items():
             metric, value = named(name), score.get("value")
             if value is not None and not metric.low - _SLACK <= value <= metric.high + _SLACK:

@@ -1,0 +1,149 @@
+"""Finished runs on tasks of lm-evaluation-harness: scores, errors and every answer, written into their records."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from rankwise.adapters import loading
+from rankwise.adapters.runs import Run
+from rankwise.compare import on_rows
+from rankwise.errors import Refused, did_you_mean
+from rankwise.metrics import named
+from rankwise.model.base import reason
+from rankwise.tracking import predictions
+
+Ask = Callable[[nn.Module, Any, Run], dict[str, Any]]
+FOLDER = "harness"  # in a run's, with the answers to each task
+
+
+def evaluate(
+    runs: list[Run],
+    tasks: list[str],
+    *,
+    include: Path | None = None,
+    shots: int | None = None,
+    limit: int | None = None,
+    base: bool = False,
+) -> dict[str, Any]:
+    """Score runs as they were trained on ``tasks``, and the ``base`` as it is where that is asked.
+
+    ``include`` is a folder with tasks of one's own, ``shots`` how many examples precede a question, ``limit`` how many
+    items are asked. Raises Refused without lm-evaluation-harness, for a model that does not write, unknown tasks and
+    tasks that cannot be loaded.
+    """
+    for run in runs:
+        if run.config.task.kind != "causal_lm":
+            raise Refused(f"{run.folder}: task {run.config.task.name} trains no language model, which the tasks ask")
+    ask = _harness(tasks, include, {"num_fewshot": shots, "limit": limit})
+    before: dict[Any, dict[str, Any]] = {}  # by base, which several runs share
+    return {"runs": [_evaluate(run, ask, before if base else None) for run in runs]}
+
+
+def _evaluate(run: Run, ask: Ask, before: dict[Any, dict[str, Any]] | None) -> dict[str, Any]:
+    lm, tokenizer = loading.stored_base(run)
+    if before is not None and run.base not in before:
+        before[run.base] = _read(ask(loading.ready(lm, run), tokenizer, run))
+    tasks = _read(ask(loading.ready(loading.adapted(lm, run), run), tokenizer, run))
+    scores = {}
+    for task, (cells, columns) in tasks.items():
+        of_base, answers = (before or {}).get(run.base, {}).get(task, ({}, {}))
+        for name, cell in cells.items():
+            key = f"{task}:{name}"
+            scores[key] = cell | ({"before": of_base[name]} if of_base else {})
+            if name in columns and name in answers:
+                scores[key]["difference"] = on_rows(named(key), answers, columns)
+        (run.folder / FOLDER).mkdir(exist_ok=True)
+        predictions.store(run.folder / FOLDER / f"{task}.parquet", columns)
+    record = run.record
+    record.metrics["harness"] = record.metrics.get("harness", {}) | scores
+    record.write()
+    return {"run": run.name, "scores": scores}
+
+
+def _harness(tasks: list[str], include: Path | None, options: dict[str, Any]) -> Ask:
+    """What asks a model all tasks, each of which is known."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from lm_eval import simple_evaluate
+            from lm_eval.models.huggingface import HFLM
+            from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise Refused(f"adapter eval: needs lm-eval ({error}); pip install 'rankwise[eval]'") from None
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    if include is not None and not include.is_dir():
+        raise Refused(f"--include-path {include}: no such folder")
+    manager = TaskManager(include_path=include, include_defaults=False) if include else None
+    if manager is None or not set(tasks) <= set(manager.all_tasks):
+        manager = TaskManager(include_path=include)  # thousands of files: seconds
+    if unknown := next((task for task in tasks if task not in manager.all_tasks), None):
+        near = did_you_mean(unknown, manager.all_tasks)
+        raise Refused(f"--tasks {unknown}: no task of lm-evaluation-harness or of --include-path{near}")
+
+    def ask(model: nn.Module, tokenizer: Any, run: Run) -> dict[str, Any]:
+        try:
+            with warnings.catch_warnings(), loading.numerics(run).autocast():
+                warnings.simplefilter("ignore")
+                size = run.config.trainer.eval_batch_size
+                lm = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=size)
+                found = simple_evaluate(lm, tasks=list(tasks), task_manager=manager, **options)
+        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:  # a stranger's file, or the hub
+            raise Refused(f"--tasks {','.join(tasks)}: cannot be asked ({reason(error)})") from None
+        return dict(found or {})
+
+    return ask
+
+
+def _read(found: dict[str, Any]) -> dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """By task its scores {value, se, n} by metric, and a column for each metric with what each item scored."""
+    return {task: (_cells(found, task), _columns(samples)) for task, samples in found["samples"].items()}
+
+
+def _cells(found: dict[str, Any], task: str) -> dict[str, Any]:
+    """Scores by metric, ``metric@filter`` where answers are filtered before they are judged."""
+    told, cells = found["results"][task], {}
+    for key, value in told.items():
+        name, _, filtered = key.partition(",")
+        if not filtered or name.endswith("_stderr") or not isinstance(value, int | float):
+            continue
+        if found["higher_is_better"][task].get(name) is named(f"{task}:{name}").lower_is_better:
+            continue  # of a metric whose name does not tell its direction
+        error = told.get(f"{name}_stderr,{filtered}")
+        se = float(error) if isinstance(error, int | float) else None
+        n = int(found["n-samples"][task]["effective"])
+        cells[_named(name, filtered)] = {"value": float(value), "se": se, "n": n}
+    return cells
+
+
+def _columns(samples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Items in their order: number, label (a hash of the prompt), the right answer, and by filter what was answered and
+    how each metric judged it."""
+    by_filter: dict[str, list[dict[str, Any]]] = {}
+    for sample in sorted(samples, key=lambda sample: int(sample["doc_id"])):
+        by_filter.setdefault(sample["filter"], []).append(sample)
+    first = next(iter(by_filter.values()))
+    columns = {
+        "item": np.array([int(sample["doc_id"]) for sample in first]),
+        "label": np.array([int(sample["prompt_hash"][:12], 16) for sample in first]),
+        "target": np.array([str(sample["target"]) for sample in first]),
+    }
+    for filtered, rows in by_filter.items():
+        answers = [json.dumps(row["filtered_resps"], default=str) for row in rows]
+        columns[_named("answer", filtered)] = np.array(answers)
+        for name in rows[0]["metrics"]:
+            values = [row[name] for row in rows]
+            if all(isinstance(value, int | float | np.number) for value in values):
+                columns[_named(name, filtered)] = np.array(values, dtype=float)
+    return columns
+
+
+def _named(name: str, filtered: str) -> str:
+    return name if filtered == "none" else f"{name}@{filtered}"

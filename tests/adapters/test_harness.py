@@ -1,0 +1,115 @@
+"""Runs on tasks of lm-evaluation-harness: the scores are the model's, and reports read them like others."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rankwise.adapters import loading
+from rankwise.adapters.runs import Run, open_run
+from rankwise.cli import main
+from rankwise.report import build
+from rankwise.tracking import predictions
+
+pytest.importorskip("lm_eval")
+LANGUAGE = {"task": "synthetic_lm", "targets": "qv", "objective": "val/perplexity", "trainer__save_full": True}
+WORDS = ["sun", "joy", "win", "fog", "ill", "mud", "box", "map", "cup"]
+TASK = """
+task: moods
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{text}}}} mood:"
+doc_to_target: label
+doc_to_choice: [joy, fog]
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a task of 40 questions and two answers each, right by chance."""
+    folder, rng = tmp_path_factory.mktemp("tasks"), np.random.default_rng(0)
+    docs = [{"text": " ".join(rng.choice(WORDS, 4)), "label": int(rng.integers(2))} for _ in range(40)]
+    (folder / "moods.json").write_text(json.dumps(docs))
+    (folder / "moods.yaml").write_text(TASK.format(file=folder / "moods.json"))
+    return folder
+
+
+def likelier(model: torch.nn.Module, tokenizer: object, text: str) -> int:
+    """Which of the two answers the model gives the larger probability behind a text."""
+    sums = []
+    for answer in (" joy", " fog"):
+        before, whole = (tokenizer(t, add_special_tokens=False).input_ids for t in (text, text + answer))  # type: ignore[operator]
+        with torch.inference_mode():
+            logps = model(torch.tensor([whole])).logits[0].float().log_softmax(-1)
+        sums.append(sum(float(logps[i - 1, whole[i]]) for i in range(len(before), len(whole))))
+    return int(np.argmax(sums))
+
+
+def test_the_record_holds_what_the_model_answers_and_how_it_differs_from_the_base(
+    trained: Callable[..., Run], task: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, docs = trained("llama", optim__lr=0.3, **LANGUAGE), json.loads((task / "moods.json").read_text())
+    asked = ["--tasks", "moods", "--include_path", str(task)]
+    assert main(["adapter", "eval", str(run.folder), *asked, "--base", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["runs"][0]["scores"]["moods:acc"]
+    right = {}
+    for which, load in (("base", loading.stored_base), ("run", loading.as_run)):
+        model, tokenizer = load(run)
+        answers = [likelier(model.eval(), tokenizer, f"{doc['text']} mood:") for doc in docs]
+        right[which] = np.array([answer == doc["label"] for answer, doc in zip(answers, docs, strict=True)], float)
+    gap = right["run"] - right["base"]
+    assert np.any(gap), "nothing is tested if training changed no answer"
+    assert told["value"] == pytest.approx(right["run"].mean())
+    assert told["se"] == pytest.approx(right["run"].std(ddof=1) / np.sqrt(40))
+    assert told["before"]["value"] == pytest.approx(right["base"].mean())
+    assert told["difference"]["value"] == pytest.approx(gap.mean())
+    assert told["difference"]["se"] == pytest.approx(gap.std() / np.sqrt(40), rel=0.05)
+    assert open_run(run.folder).record.metrics["harness"]["moods:acc"] == told
+    kept = predictions.read(run.folder, run.name, ("label", "acc"), "harness/moods.parquet")
+    assert kept.columns["acc"].tolist() == right["run"].tolist()
+
+
+def test_a_report_compares_by_such_a_score_paired_by_seed_and_item(
+    trained: Callable[..., Run], task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [
+        trained("llama", method, seed=seed, study="asked", optim__lr=lr, **LANGUAGE)
+        for method, lr in (("lora", 0.3), ("full", 0.1))
+        for seed in (0, 1)
+    ]
+    folders = [str(run.folder) for run in runs]
+    assert main(["adapter", "eval", *folders, "--tasks", "moods", "--include-path", str(task)]) == 0
+    capsys.readouterr()
+    of = {run.name: predictions.read(run.folder, run.name, ("acc",), "harness/moods.parquet") for run in runs}
+    lora, full = (np.mean([of[run.name].columns["acc"].mean() for run in pair]) for pair in (runs[:2], runs[2:]))
+    report = build([runs[0].folder.parent], "moods:acc")
+    comparison = next(iter(report.comparisons.values()))
+    assert (comparison.seeds, comparison.items) == (2, 40)
+    assert comparison.estimate == pytest.approx(lora - full)
+    assert "chosen for this report" in report.notes[0]
+    assert main(["report", str(runs[0].folder.parent), "--markdown"]) == 0
+    assert re.search(r"Tasks of lm-evaluation-harness.*moods:acc %", capsys.readouterr().out, re.DOTALL)
+    assert main(["report", str(runs[0].folder.parent), "--score", "moods:ac"]) == 2
+    assert "did you mean moods:acc?" in capsys.readouterr().err
+
+
+def test_what_cannot_be_asked_is_refused_in_one_line(
+    trained: Callable[..., Run], task: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes, classifies = trained("llama", optim__lr=0.3, **LANGUAGE), trained("bert")
+    asked = ["--include-path", str(task), "--tasks"]
+    for run, tasks, said in ((classifies, "moods", "no language model"), (writes, "mood", "did you mean moods?")):
+        assert main(["adapter", "eval", str(run.folder), *asked, tasks]) == 2
+        assert said in capsys.readouterr().err
+    monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
+    assert main(["adapter", "eval", str(writes.folder), *asked, "moods"]) == 2
+    assert "pip install 'rankwise[eval]'" in capsys.readouterr().err
