@@ -1,13 +1,14 @@
 """Tasks side by side: official metrics by arm, and the averages of the papers, against hand-computed values."""
 
 import json
+import re
 
 import numpy as np
 import pytest
-from synthetic_study import printed, write_run
+from synthetic_study import answers, printed, write_run
 
 from rankwise.cli import main
-from rankwise.report import by_task
+from rankwise.report import aggregate, by_task
 from rankwise.study.app import call_hydra
 
 TITLES = dict(
@@ -157,8 +158,9 @@ def test_the_table_fits_120_columns_with_every_task_and_two_lines_for_two_metric
     for seed, shift in enumerate((-0.01, 0.0, 0.01)):
         write_glue(tmp_path, shift, seed=seed)
         write_glue(tmp_path, shift, seed=seed, method="full", rank=None)
-    lines = printed(read(tmp_path)).splitlines()
-    assert max(map(len, lines)) <= 120
+    shown = printed(read(tmp_path))
+    assert max(map(len, shown.splitlines())) <= 120
+    lines = shown.split("Over all tasks")[0].splitlines()
     (first,) = [line for line in lines if line.startswith("lora r=8")]
     assert first.split() == [
         "lora",
@@ -204,3 +206,37 @@ def test_the_experiment_is_the_nine_tasks_each_by_its_official_metric():
     assert {config.study for config in seen} == {"glue"}
     for task in tasks.values():
         assert task.metric in {*by_task.AVERAGES[OF_GLUE][task.name], "accuracy"}
+
+
+def test_over_tasks_the_estimates_are_the_hand_computed_ones():
+    scores = [np.array([0.1, 0.2, 0.9, 0.8]), np.array([0.3, 0.4, 0.5, 0.6])]
+    assert aggregate.interquartile_mean(scores).mean == pytest.approx((0.3 + 0.4 + 0.5 + 0.6) / 4)
+    assert [share.mean for share in aggregate.profile(scores, np.array([0.45, 0.9]))] == [4 / 8, 0]
+    mine, theirs = [np.array([0.5, 0.7]), np.array([0.2, 0.2])], [np.array([0.6, 0.6]), np.array([0.2, 0.1])]
+    assert aggregate.improvement(mine, theirs).mean == pytest.approx((2 / 4 + 3 / 4) / 2)
+
+
+def test_their_intervals_draw_the_runs_of_each_task_apart():
+    found = aggregate.interquartile_mean([np.array([0.0, 1.0]), np.array([2.0, 4.0])])
+    assert (found.low, found.high) == ((0 + 2) / 2, (1 + 4) / 2), "the ends have a chance of 1/16 each"
+    single = aggregate.interquartile_mean([np.array([0.3]), np.array([0.5])])
+    assert (single.mean, single.kind) == (0.4, "none")
+
+
+def test_a_rank_is_enough_on_so_many_tasks(tmp_path, capsys):
+    for task, lost in (("easy", 0), ("hard", 600)):
+        for seed in (0, 1, 2):
+            right = answers(0.8, 0, seed)
+            worse = right.copy()
+            worse[np.flatnonzero(right)[:lost]] = False
+            for method, rank, correct in (("full", None, right), ("lora", 4, worse), ("lora", 64, right)):
+                score = float(np.mean(correct))
+                write_run(tmp_path, method, rank, seed=seed, correct=correct, test=score, task__name=task, data=task)
+    full, small, large = (
+        row for name in ("full", "lora r=4", "lora r=64") for row in read(tmp_path).rows if row.label == name
+    )
+    assert (small.enough, large.enough, full.enough) == ((1, 2), (2, 2), (0, 0))
+    assert small.better.mean == pytest.approx(0.25) and large.better.mean == 0.5 and full.better is None
+    assert main(["report", str(tmp_path), "--by", "task"]) == 0
+    overall = capsys.readouterr().out.split("Over all tasks")[1]
+    assert re.search(r"lora r=4 +1 of 2 ", overall) and re.search(r"lora r=64 +2 of 2 ", overall)

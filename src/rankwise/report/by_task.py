@@ -1,4 +1,5 @@
-"""The report with tasks across: the official metrics of each, by arm, and the averages of the papers.
+"""The report with tasks across: the official metrics of each, by arm, the averages of the papers, and what holds over
+all tasks.
 
 An arm is what has the same model, method, settings and protocol on its tasks; learning rates may differ, and so may
 where a run starts from (``method.init_from``), as RTE is often begun from a model that learned MNLI.
@@ -18,11 +19,12 @@ from rich.console import Group, RenderableType
 
 from rankwise.compare import by_replicate
 from rankwise.metrics import NOTHING, named
+from rankwise.report import aggregate
 from rankwise.report import arms as arms_of
 from rankwise.report.arms import Arm
 from rankwise.report.columns import Section
 from rankwise.report.formats import plural
-from rankwise.report.report import find_all, results
+from rankwise.report.report import Report, compared, find_all, results
 from rankwise.report.table import rendered
 from rankwise.statistics import Interval, interval
 from rankwise.tracking.fields import at
@@ -50,6 +52,12 @@ _MEANING = (
     "LoRA's average (Hu et al. 2021, Table 2): no WNLI, accuracy of MRPC and QQP, Pearson of STS-B, MNLI over both dev "
     "sets. GLUE's (Wang et al. 2018): the two metrics of a task are averaged first."
 )
+_OVERALL = (
+    "Interquartile mean, probability that a run beats one of full fine-tuning, and performance profile (% of runs × "
+    "tasks that score more) with 95 % intervals of a bootstrap stratified by task (Agarwal et al. 2021). Enough: at "
+    "most the margin worse than full fine-tuning, tested from the largest rank down in each task by itself."
+)
+_PROFILE = 5  # thresholds
 
 
 @dataclass
@@ -63,6 +71,15 @@ class Row:
     averages: dict[str, Interval | None] = field(default_factory=dict)
     missing: dict[str, list[str]] = field(default_factory=dict)  # tasks, by average
     flags: list[str] = field(default_factory=list)
+    passed: dict[str, bool | None] = field(default_factory=dict)  # by task: is it enough? None where it was not tested
+    middle: Interval | None = None  # interquartile mean
+    better: Interval | None = None  # the probability that a run of it beats one of full fine-tuning
+    profile: list[Interval] = field(default_factory=list)
+
+    @property
+    def enough(self) -> tuple[int, int]:
+        """On how many tasks it was shown to be enough, and how many could show it."""
+        return sum(map(bool, self.passed.values())), len(self.passed)
 
     def score(self, task: str, metric: str) -> Interval | None:
         return self.tasks[task].scores.get(metric) if task in self.tasks else None
@@ -75,12 +92,14 @@ class ByTask:
     rows: list[Row]
     tasks: dict[str, Metrics]
     averages: dict[str, dict[str, Metrics]]
+    thresholds: list[float]  # of the performance profiles
     notes: list[str]
 
     def table(self) -> RenderableType:
         """For a terminal, everything times 100. A task with two metrics has two lines."""
         shorts = [
-            " ".join([task, *(named(metric).short or metric for metric in of)]) for task, of in self.tasks.items()
+            " ".join([task, *(named(metric).short or metric for metric in of if ":" not in metric)])
+            for task, of in self.tasks.items()
         ]
         flags = list(dict.fromkeys(flag for row in self.rows for flag in row.flags))
         rows = []
@@ -93,7 +112,21 @@ class ByTask:
             rows.append([row.label + marks, n, *cells, *means])
         notes = [*(f"[{n}] {flag}" for n, flag in enumerate(flags, 1)), *self._absent(), *self.notes, self._meaning()]
         header = ["arm", "n", *shorts, *self.averages]
-        return Group(*rendered(Section("tasks", "Test scores × 100, by task", header, rows, notes)))
+        scores = Section("tasks", "Test scores × 100, by task", header, rows, notes)
+        return Group(*rendered(scores), *(part for overall in self._overall() for part in rendered(overall)))
+
+    def _overall(self) -> list[Section]:
+        """What holds over all tasks together; nothing where there are fewer than two."""
+        if not any(row.middle for row in self.rows):
+            return []
+        profiles = [f"> {100 * threshold:.1f}" for threshold in self.thresholds]
+        rows = []
+        for row in self.rows:
+            passed, tested = row.enough
+            enough = f"{passed} of {tested}" if tested else NOTHING
+            rows.append([row.label, enough, *map(_overall_cell, [row.middle, row.better, *row.profile])])
+        header = ["arm", "enough on tasks", "interquartile mean", "better than\nfull %", *profiles]
+        return [Section("overall", "Over all tasks", header, rows, [_OVERALL])]
 
     def document(self) -> dict[str, Any]:
         """The JSON document: fractions 0–1, what is unknown null."""
@@ -122,6 +155,13 @@ class ByTask:
             "averages": {name: score and asdict(score) for name, score in row.averages.items()},
             "missing": row.missing,
             "flags": row.flags,
+            "passed": row.passed,
+            "interquartile_mean": row.middle and asdict(row.middle),
+            "better_than_full": row.better and asdict(row.better),
+            "profile": [
+                {"above": threshold} | asdict(share)
+                for threshold, share in zip(self.thresholds, row.profile, strict=False)
+            ],
         }
 
     def _absent(self) -> list[str]:
@@ -159,7 +199,7 @@ def build(paths: list[Path]) -> ByTask:
     models, protocols = len({row.model for row in rows}) > 1, len({row.arm.optimistic for row in rows}) > 1
     present = {task: arm for row in rows for task, arm in row.tasks.items()}
     order = [*(task for task in _GLUE if task in present), *(task for task in present if task not in _GLUE)]
-    tasks = {task: _GLUE.get(task) or (str(present[task].first("config.task.metric")),) for task in order}
+    tasks = {task: _metrics(task, present[task]) for task in order}
     averages = AVERAGES if set(tasks) & set(_GLUE) else {}
     for row in rows:
         row.tasks = {task: row.tasks[task] for task in order if task in row.tasks}
@@ -169,7 +209,43 @@ def build(paths: list[Path]) -> ByTask:
             row.missing[name] = [t for t, of in wanted.items() if any(row.score(t, metric) is None for metric in of)]
             row.averages[name] = None if row.missing[name] else _mean(row, wanted)
         row.flags = _flags(row)
-    return ByTask(rows, tasks, averages, notes)
+    return ByTask(rows, tasks, averages, _sum_up(rows, tasks), notes)
+
+
+def _metrics(task: str, arm: Arm) -> Metrics:
+    """What a task is scored by; one of lm-evaluation-harness is called by it."""
+    return _GLUE.get(task) or (task.split()[-1] if ":" in task else str(arm.first("config.task.metric")),)
+
+
+def _sum_up(rows: list[Row], tasks: dict[str, Metrics]) -> list[float]:
+    """Fill what holds over all tasks that every trained row has and whose scores go up to 1; thresholds of profiles."""
+    trained = [row for row in rows if not row.arm.is_baseline]
+    shared = {
+        task: metrics
+        for task, metrics in tasks.items()
+        if all(task in row.tasks for row in trained) and all(named(metric).high == 1 for metric in metrics)
+    }
+    scored = {id(row): _by_run(row, shared) for row in trained}
+    if len(shared) < 2 or not all(len(runs) for scores in scored.values() for runs in scores):
+        return []
+    pooled = np.concatenate([runs for scores in scored.values() for runs in scores])
+    thresholds = np.quantile(pooled, np.linspace(0, 1, _PROFILE + 2)[1:-1])
+    for row in trained:
+        mine = scored[id(row)]
+        row.middle, row.profile = aggregate.interquartile_mean(mine), aggregate.profile(mine, thresholds)
+        like = (row.model, row.arm.optimistic)
+        full = next((r for r in trained if r.arm.method == "full" and (r.model, r.arm.optimistic) == like), row)
+        row.better = None if full is row else aggregate.improvement(mine, scored[id(full)])
+    return [float(threshold) for threshold in thresholds]
+
+
+def _by_run(row: Row, tasks: dict[str, Metrics]) -> aggregate.Scores:
+    """By task the score of each run that has one: the mean of the task's metrics."""
+    found = []
+    for task, metrics in tasks.items():
+        cells = [[run.scores.get(metric, {}).get("value") for metric in metrics] for run in row.tasks[task].runs]
+        found.append(np.array([np.mean(np.array(values)) for values in cells if None not in values]))
+    return found
 
 
 def _rows(model: str, runs: list[Record], notes: list[str]) -> list[Row]:
@@ -177,17 +253,24 @@ def _rows(model: str, runs: list[Record], notes: list[str]) -> list[Row]:
     by_task: dict[str, list[Record]] = defaultdict(list)
     for run in runs:
         by_task[str(at(run, "config.task.name"))].append(run)
-    arms: dict[str, list[Arm]] = {}
+    reports: dict[str, Report] = {}
     for task, here in by_task.items():
-        of_task = arms_of.group(here)
-        arms[task] = [arm for arm in of_task if arm.comparable]
-        notes += [_left_out(task, arm) for arm in of_task if not arm.comparable]
+        reports[task] = compared(here)
+        for name in sorted({name for arm in reports[task].arms for name in arm.scores if ":" in name}):
+            reports[name if len(by_task) == 1 else f"{task} {name}"] = compared(here, name)
+        notes += [_left_out(task, arm) for arm in reports[task].arms if not arm.comparable]
+    arms = {task: [arm for arm in report.arms if arm.comparable] for task, report in reports.items()}
     # What starts an arm tells two of them apart only if they differ in nothing else.
     loose = all(len({_key(arm, loose=True) for arm in of_task}) == len(of_task) for of_task in arms.values())
     rows: dict[str, Row] = {}
     for task, of_task in arms.items():
         for arm in of_task:
-            rows.setdefault(_key(arm, loose), Row(arm, model, {})).tasks[task] = arm
+            row = rows.setdefault(_key(arm, loose), Row(arm, model, {}))
+            row.tasks[task] = arm
+            for family in reports[task].families:
+                for step in family.steps:
+                    if step.arm is arm and not family.reason:
+                        row.passed[task] = step.passed
     return sorted(rows.values(), key=lambda row: arms_of.reading_order(row.arm)[1:4])
 
 
@@ -243,3 +326,10 @@ def _cell(score: Interval | None) -> str:
     if score is None or not math.isfinite(score.point):
         return NOTHING
     return f"{100 * score.point:.1f}" + (f"±{100 * score.half:.1f}" if math.isfinite(score.half) else "")
+
+
+def _overall_cell(found: Interval | None) -> str:
+    if found is None:
+        return NOTHING
+    limits = f"\n[{100 * found.low:.0f}, {100 * found.high:.0f}]" if math.isfinite(found.half) else ""
+    return f"{100 * found.mean:.1f}{limits}"
