@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 import yaml
@@ -23,6 +28,7 @@ from rankwise.adapters.merge import merge
 from rankwise.adapters.runs import Run
 from rankwise.adapters.shrink import shrink
 from rankwise.adapters.swap import swap
+from rankwise.cli import main
 from rankwise.errors import Refused
 from rankwise.model.fused import Split
 from rankwise.model.methods.peft_warnings import quiet_peft
@@ -179,3 +185,78 @@ def test_dora_on_parts_is_no_single_lora(trained: Trained, saved_base: Callable[
     with pytest.raises(Refused, match="on a part of a fused layer, for PEFT, needs plain LoRA"):
         export(run, tmp_path / "peft")
     assert not (tmp_path / "peft").exists()
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """As much of the hub as an upload needs; what it was sent is kept on the server."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked.append((self.path, self.headers["Authorization"]))  # type: ignore[attr-defined]
+        here = f"http://127.0.0.1:{self.server.server_port}/me/mine"  # type: ignore[attr-defined]
+        answer: dict[str, Any] = {"url": here}
+        if "/preupload/" in self.path:
+            names = [file["path"] for file in json.loads(body)["files"]]
+            answer = {"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]}
+        elif "/commit/" in self.path:
+            lines = [json.loads(line) for line in body.splitlines()]
+            sent = {line["value"]["path"]: line["value"]["content"] for line in lines if line["key"] == "file"}
+            self.server.files = {name: base64.b64decode(text) for name, text in sent.items()}  # type: ignore[attr-defined]
+            answer = {"success": True, "commitOid": "0" * 40, "commitUrl": f"{here}/commit/0"}
+        self._answer(answer)
+
+    def do_GET(self) -> None:
+        self._answer({"id": "me/mine", "sha": "0" * 40, "siblings": []})
+
+    def _answer(self, document: dict[str, Any]) -> None:
+        text = json.dumps(document).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: object) -> None:
+        """In silence."""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    server.asked, server.files = [], {}  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_push_uploads_what_was_exported(
+    trained: Trained, tmp_path: Path, hub: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, run = tmp_path / "peft", str(trained().folder)
+    assert main(["adapter", "export", run, "--out", str(out), "--push", "me/mine"]) == 0
+    assert "pushed to" in capsys.readouterr().out
+    assert hub.files == {file.name: file.read_bytes() for file in out.iterdir()}
+    assert {token for _, token in hub.asked} == {"Bearer hf_secret"}
+
+
+def test_a_push_that_cannot_be_is_refused_in_one_line(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(trained().folder)
+    assert main(["adapter", "export", run, "--out", str(tmp_path / "a"), "--push", "no/such/name"]) == 2
+    assert not (tmp_path / "a").exists()
+    assert main(["adapter", "export", run, "--out", str(tmp_path / "b"), "--push", "me/mine"]) == 2  # offline here
+    assert "offline mode" in capsys.readouterr().err and (tmp_path / "b" / "README.md").is_file()
+
+
+def test_the_card_shows_the_study_that_the_run_is_of(trained: Trained, tmp_path: Path) -> None:
+    runs = [trained("bert", method, study="beside") for method in ("lora", "full")]
+    export(runs[0], tmp_path / "peft")
+    study = (tmp_path / "peft" / "README.md").read_text().split("## The study that it is of")[1]
+    scores = [run.record.metrics["test"]["accuracy"]["value"] for run in runs]
+    for name, value in zip(("lora r=8", "full"), scores, strict=True):
+        assert re.search(rf"\| {name}[^|]*\| {100 * value:.1f} ", study)

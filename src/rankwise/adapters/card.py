@@ -10,8 +10,12 @@ import yaml
 from rankwise import assets
 from rankwise.adapters.runs import Run
 from rankwise.config import plain
+from rankwise.errors import Refused
 from rankwise.identity import canonical
 from rankwise.model import base
+from rankwise.report import build
+from rankwise.report.columns import shown
+from rankwise.report.table import arms_as_markdown
 from rankwise.tasks.scores import Scorer
 
 _Z = 1.959964  # of the 95 % normal interval
@@ -30,7 +34,7 @@ The licence is not known to rankwise: those of the base and of the data apply.
 | --- | --- | --- | --- |
 {scores}
 
-## How to load it
+{study}## How to load it
 
 ```python
 {recipe}
@@ -77,10 +81,23 @@ def write(folder: Path, run: Run, asset: assets.Asset, kind: str, notes: list[st
         name=run.record.run["name"],
         facts="\n".join(f"- {fact}" for fact in facts + notes),
         scores="\n".join(rows),
+        study=_study(run),
         recipe="\n".join(recipe(run, kind)),
         config=yaml.safe_dump(canonical(plain(run.config)), sort_keys=False),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _study(run: Run) -> str:
+    """How the run's arm stands among the others of its study; nothing where it has none beside it."""
+    try:
+        found = build([run.folder.parent])
+    except Refused:
+        return ""
+    if len(found.arms) < 2:
+        return ""
+    lines = ["## The study that it is of", "", *arms_as_markdown(found, shown(found, "paper")), ""]
+    return "\n".join(lines)
 
 
 def _outputs(run: Run, scorer: Any) -> str:

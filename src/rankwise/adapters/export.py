@@ -6,15 +6,28 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
 from rankwise.adapters import card, factors, files, loading
 from rankwise.adapters.runs import Run, base_asset, on_this_machine
+from rankwise.errors import Refused
+from rankwise.model.base import reason
 from rankwise.model.methods.warm_start import ADAPTER_FILE
 from rankwise.tasks import data, scores
 
 
-def export(run: Run, out: Path) -> dict[str, Any]:
-    """Write adapter, config, tokenizer and card to ``out``; returns what was written."""
+def export(run: Run, out: Path, repository: str | None = None) -> dict[str, Any]:
+    """Write adapter, config, tokenizer and card to ``out``, and to a ``repository`` of the hub; returns what it wrote.
+
+    Raises Refused for a name that no repository can have, before anything is written.
+    """
     files.refuse_taken(out)
+    if repository is not None:
+        try:
+            validate_repo_id(repository)
+        except ValueError as error:
+            raise Refused(f"--push {repository}: {reason(error)}") from None
     loading.check(run)
     asset, tokenizer, notes = base_asset(run), loading.load_tokenizer(run), list[str]()
     with files.whole(out) as folder:
@@ -28,8 +41,24 @@ def export(run: Run, out: Path) -> dict[str, Any]:
         size, names = files.weight_bytes(folder), sorted(file.name for file in folder.iterdir())
         kind = loading.kind(loading.adapter_config(folder))
     base = {"source": asset.source, "fingerprint": asset.fingerprint}
-    summary = {"run": run.name, "out": str(out), "base": base, "peft_type": kind, "weight_bytes": size, "files": names}
-    return summary | {"scores": card.intervals(run)}
+    told = {"run": run.name, "out": str(out), "base": base, "peft_type": kind, "weight_bytes": size, "files": names}
+    return told | {"scores": card.intervals(run), "pushed": push(out, repository) if repository else None}
+
+
+def push(folder: Path, repository: str) -> str:
+    """Upload a folder to the hub, into a repository that is made private unless it exists; returns its address.
+
+    Raises Refused without a token, without the hub, and where it does not take the files.
+    """
+    api = HfApi()
+    try:
+        address = api.create_repo(repository, private=True, exist_ok=True)
+        api.upload_folder(
+            repo_id=address.repo_id, folder_path=folder, commit_message="An adapter trained with rankwise"
+        )
+    except Exception as error:  # the hub, and the way there, can fail in any way
+        raise Refused(f"--push {repository}: {reason(error)}; what was exported is in {folder}") from None
+    return str(address)
 
 
 def _scorer(run: Run) -> Any:
