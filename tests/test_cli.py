@@ -222,7 +222,9 @@ def test_info_shows_how_the_config_was_made(capsys):
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_is_installed_for_the_command_alone(shell, capsys):
     assert main(["-sc", f"install={shell}"]) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if re.search(r"\bcomplete -[oc]", line)]
+    script = capsys.readouterr().out.splitlines()
+    assert ("bashcompinit" in script[0]) == (shell == "zsh")
+    lines = [line for line in script if re.search(r"\bcomplete -[oc]", line)]
     assert lines and all("rankwise" in line and "train" not in line for line in lines)
 
 

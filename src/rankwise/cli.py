@@ -111,6 +111,8 @@ def _complete(rest: list[str]) -> int:
         if words[0] not in ("train", "find", "plan", "fetch"):
             return 0
         os.environ["COMP_LINE"] = " ".join([program, *words[1:]])
+    if "install=zsh" in rest:  # Hydra's script is bash's, which zsh reads with these
+        print("autoload -Uz compinit bashcompinit && compinit -i && bashcompinit")
     from rankwise.study.app import call_hydra
 
     return call_hydra(["-sc", *rest], lambda config: 0)
