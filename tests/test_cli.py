@@ -127,7 +127,7 @@ FIRST_WORDS = {
     "loggers": "logger=NAME",
     "wandb.project": "tracking.project",
     "ckpt_path": "--config RUN/config.yaml",
-    "compile": "not compiled",
+    "compile": "a compiled model hides",
     "trainer.accelerator": "trainer.device",
     "devices": "trainer.devices",
     "strategy": "trainer.strategy",

@@ -79,7 +79,7 @@ _MEANINGS = {  # what it is here: the words for it, of which the last part of a 
     "--config RUN/config.yaml": "ckpt_path",
     "experiment=NAME, or --config FILE": "-cn --config-name config_name",
     "callbacks=NAME, with a conf/callbacks/NAME.yaml of yours": "callbacks callback",
-    "nothing: models are not compiled": "compile torch_compile",
+    "nothing: a compiled model hides the tensors and operations that are followed and counted": "compile torch_compile",
     "seed": "random_seed",
 }
 SYNONYMS = {word: ours for ours, words in _MEANINGS.items() for word in words.split()}

@@ -1,10 +1,13 @@
 """How numbers read: three digits and a unit, and each metric with its own."""
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 from rankwise.metrics import named
 from rankwise.report import costs
 from rankwise.report import formats as fmt
+from rankwise.report.wide import Wide
 
 
 @pytest.mark.parametrize(
@@ -49,3 +52,19 @@ from rankwise.report import formats as fmt
 )
 def test_numbers_are_shown_with_their_digits_and_unit(shown, expected):
     assert shown == expected
+
+
+@pytest.mark.parametrize(("width", "blocks"), [(20, 3), (36, 2), (60, 1)])
+def test_a_table_of_figures_is_cut_between_columns_never_in_one(width: int, blocks: int) -> None:
+    table = Table("run", *("of the sum", "percent", "steps", "MB"), box=None)
+    table.add_row("full", "12,345,678", "100.0", "1,234", "90.9")
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(Wide(table))
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= width and "…" not in captured.get()
+    assert sum(line.split()[:1] == ["full"] for line in lines) == blocks
+    words = [word for line in lines for word in line.split() if word not in ("full", "run")]
+    assert sorted(words) == sorted(
+        ["of", "the", "sum", "percent", "steps", "MB", "12,345,678", "100.0", "1,234", "90.9"]
+    )

@@ -136,22 +136,27 @@ def write(file: Path, text: str, flag: str = "") -> None:
 def show_table(
     headers: Sequence[str], rows: Iterable[Sequence[Any]], justify: Any = "left", markdown: bool = False
 ) -> None:
-    """Print rows under bold headers, or as Markdown; all columns but the first are justified as told."""
+    """Print rows under bold headers, or as Markdown; all columns but the first are justified as told.
+
+    What is justified to the right is figures, which are never cut nor folded.
+    """
     from rich.box import MARKDOWN
     from rich.table import Table
+
+    from rankwise.report.wide import Wide
 
     table = Table(padding=(0, 2, 0, 0), header_style="bold", pad_edge=False, box=MARKDOWN if markdown else None)
     for number, header in enumerate(headers):
         table.add_column(header, overflow="fold", justify=justify if number else "left")
     for row in rows:
         table.add_row(*map(str, row))
-    show(table)
+    show(Wide(table) if justify == "right" and not markdown else table)
 
 
-def show(renderable: Any, *, narrow: bool = False) -> None:
-    """Print a rich renderable, never narrower than 120 columns but for one that fits a ``narrow`` terminal."""
+def show(renderable: Any) -> None:
+    """Print a rich renderable, as wide as the terminal; into a pipe or a file at least 120 columns wide."""
     from rich.console import Console
 
     terminal = Console()
-    width = terminal.width if narrow and terminal.is_terminal else max(120, terminal.width)
+    width = terminal.width if terminal.is_terminal else max(120, terminal.width)
     Console(width=width, highlight=False).print(renderable)

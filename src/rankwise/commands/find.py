@@ -74,9 +74,9 @@ def _find(asked: Question, arguments: list[str], jobs: int | None, as_json: bool
         print(json.dumps(told, indent=1))
     else:
         block = by_rank(told)
-        show(Text(f"{result.sentence}\n", style="bold"), narrow=True)
+        show(Text(f"{result.sentence}\n", style="bold"))
         show_table(block.header, block.rows, "right")
-        show(Text("\n".join(["", *result.notes]), style="dim"), narrow=True)
+        show(Text("\n".join(["", *result.notes]), style="dim"))
         print(f"rankwise: rankwise report {story.answer_file(asked).parent} shows all runs", file=sys.stderr)
     return 0 if all(record.status == "finished" for record in findings.runs.records.values()) else 1
 
@@ -107,8 +107,7 @@ def _list(asked: Question, jobs: int | None) -> int:
     show_table(*stages(asked, *times))
     show(
         f"Training alone, {together} runs at once, at an MFU of {planned[0]['compute']['mfu']:.2g} "
-        f"({planned[0]['compute']['mfu_source']}).",
-        narrow=True,
+        f"({planned[0]['compute']['mfu_source']})."
     )
     return 0
 

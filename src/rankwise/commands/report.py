@@ -78,7 +78,7 @@ def _print(report: Report, form: str | None, columns: list[str]) -> None:
     if columns and form not in ("csv", "markdown", "latex"):
         raise Refused("--columns: of --markdown, --csv or --latex")
     if form is None:
-        show(report.table(), narrow=True)
+        show(report.table())
     elif form == "json":
         print_json(report.to_json())
     else:

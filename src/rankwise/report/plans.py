@@ -15,6 +15,7 @@ from rankwise.identity import labels, run_id
 from rankwise.metrics import NOTHING
 from rankwise.report import formats as fmt
 from rankwise.report.formats import PARTS
+from rankwise.report.wide import Wide
 
 
 def table(plan: dict[str, Any]) -> RenderableType:
@@ -54,14 +55,14 @@ _MEMORY: list[tuple[str, Cell]] = [
 _BATCH: tuple[str, Cell] = ("largest batch", lambda row, limit: str(row["largest_batch"]))
 
 
-def _table(columns: list[tuple[str, Cell]], rows: list[dict[str, Any]], limit: int = 0, first: str = "run") -> Table:
+def _table(columns: list[tuple[str, Cell]], rows: list[dict[str, Any]], limit: int = 0, first: str = "run") -> Wide:
     shown = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
     shown.add_column(first, no_wrap=True)
     for header, _ in columns:
-        shown.add_column(header, justify="right", no_wrap=header in ("fits", "train time"))
+        shown.add_column(header, justify="right", no_wrap=True)
     for row in rows:
         shown.add_row(row["label"], *(cell(row, limit) for _, cell in columns))
-    return shown
+    return Wide(shown)
 
 
 def _part(row: dict[str, Any], part: str) -> str:
@@ -98,7 +99,7 @@ def listing(configs: Sequence[Config], states: Sequence[str], planned: Sequence[
     left = sum(state != "finished" for state in states)
     times = [row["compute"]["train_s"] for row in planned]
     sum_s = "" if None in times or not times else f", {_duration(sum(times))} of training one after the other at most"
-    return Group(shown, Text(), Text(f"{fmt.plural(len(configs), 'run')}, {left} to run{sum_s}"))
+    return Group(Wide(shown), Text(), Text(f"{fmt.plural(len(configs), 'run')}, {left} to run{sum_s}"))
 
 
 def _sum(plan: dict[str, Any]) -> str:
