@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rankwise.commands._shared import parse, parser, prepare_environment, print_json, show_table, write
+from rankwise.commands._shared import parse, parser, prepare_environment, print_json, show, show_table, write
 
 DESCRIPTION = """What finished runs learned, read from their weights. NAME is one of
 
@@ -35,6 +35,8 @@ def main(arguments: list[str]) -> int:
     made.add_argument("--out", type=Path, metavar="FOLDER", help=where)
     options = parse(made, arguments)
     prepare_environment()
+    from rich.text import Text
+
     from rankwise.analysis import analyze
     from rankwise.report import analyses, svg
 
@@ -44,9 +46,9 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print_json(document)
     else:
-        print(part.lead)
+        show(Text(part.lead))
         show_table(part.header, part.rows, justify="right")
-        print("\n".join(part.notes))
+        show(Text("\n".join(part.notes)))
     folder = options.out or options.runs[0].expanduser().resolve().parent / analyses.FOLDER
     for file, text in (
         (folder / f"{stem}.json", json.dumps(document, ensure_ascii=False) + "\n"),
