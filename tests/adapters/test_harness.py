@@ -96,9 +96,12 @@ def test_a_report_compares_by_such_a_score_paired_by_seed_and_item(
     assert (comparison.seeds, comparison.items) == (2, 40)
     assert comparison.estimate == pytest.approx(lora - full)
     assert "chosen for this report" in report.notes[0]
-    assert main(["report", str(runs[0].folder.parent), "--markdown"]) == 0
+    study = runs[0].folder.parent
+    assert main(["report", str(study), "--score", "moods:acc"]) == 0
+    assert not (study / "report.html").exists(), "it is another report than the study's"
+    assert main(["report", str(study), "--markdown"]) == 0
     assert re.search(r"Tasks of lm-evaluation-harness.*moods:acc %", capsys.readouterr().out, re.DOTALL)
-    assert main(["report", str(runs[0].folder.parent), "--score", "moods:ac"]) == 2
+    assert main(["report", str(study), "--score", "moods:ac"]) == 2
     assert "did you mean moods:acc?" in capsys.readouterr().err
 
 

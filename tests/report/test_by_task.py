@@ -198,6 +198,13 @@ def test_tasks_of_no_benchmark_stand_side_by_side_by_their_own_metric_without_an
     assert "80.0±2.0" in printed(report) and "average" not in printed(report)
 
 
+def test_a_score_that_is_no_share_is_shown_as_it_is(tmp_path):
+    record = write_run(tmp_path, task__name="writing", task__metric="perplexity")
+    record.metrics["test"] = {"perplexity": {"value": 12.345, "se": 0.1, "n": 100}}
+    record.write()
+    assert "12.35±0.20" in printed(read(tmp_path))
+
+
 def test_the_experiment_is_the_nine_tasks_each_by_its_official_metric():
     seen = []
     assert call_hydra(["experiment=glue"], lambda config: 1, lambda configs: seen.extend(configs) or 0) == 0

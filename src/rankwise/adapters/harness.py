@@ -73,12 +73,13 @@ def _harness(tasks: list[str], include: Path | None, options: dict[str, Any]) ->
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from lm_eval import simple_evaluate
+            from lm_eval import evaluator
             from lm_eval.models.huggingface import HFLM
             from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise Refused(f"adapter eval: needs lm-eval ({error}); pip install 'rankwise[eval]'") from None
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    evaluator.get_git_commit_hash = str  # it asks git, which complains where there is no repository
     if include is not None and not include.is_dir():
         raise Refused(f"--include-path {include}: no such folder")
     manager = TaskManager(include_path=include, include_defaults=False) if include else None
@@ -94,7 +95,7 @@ def _harness(tasks: list[str], include: Path | None, options: dict[str, Any]) ->
                 warnings.simplefilter("ignore")
                 size = run.config.trainer.eval_batch_size
                 lm = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=size)
-                found = simple_evaluate(lm, tasks=list(tasks), task_manager=manager, **options)
+                found = evaluator.simple_evaluate(lm, tasks=list(tasks), task_manager=manager, **options)
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:  # a stranger's file, or the hub
             raise Refused(f"--tasks {','.join(tasks)}: cannot be asked ({reason(error)})") from None
         return dict(found or {})

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     about = "compare by this test score instead of the task's: f1, or TASK:METRIC of adapter eval"
     made.add_argument("--score", metavar="NAME", help=about)
     made.add_argument("--by", choices=["task"], help="the tasks of several studies side by side, as GLUE's")
-    out = "folder for report.html, .csv, .md and .json (default: the first PATH on disk)"
+    out = "folder for report.html, .csv, .md and .json (default: the first PATH on disk; with --score none)"
     made.add_argument("--out", type=Path, metavar="FOLDER", help=out)
     made.add_argument(
         "--figures", type=Path, metavar="FOLDER", help="also write the figures as PDF and SVG for a paper"
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
         _print(report, form, columns)
         if options.figures:
             _save_figures(report, options.figures)
-        usual = None if form or any(map(pack.is_packet, paths)) else beside(paths)
+        usual = None if form or options.score or any(map(pack.is_packet, paths)) else beside(paths)
         if folder := options.out or usual:
             _list_files(report.write(folder), paths)
     return 0

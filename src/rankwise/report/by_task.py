@@ -96,7 +96,7 @@ class ByTask:
     notes: list[str]
 
     def table(self) -> RenderableType:
-        """For a terminal, everything times 100. A task with two metrics has two lines."""
+        """For a terminal, times 100 what goes up to 1. A task with two metrics has two lines."""
         shorts = [
             " ".join([task, *(named(metric).short or metric for metric in of if ":" not in metric)])
             for task, of in self.tasks.items()
@@ -105,14 +105,16 @@ class ByTask:
         rows = []
         for row in self.rows:
             marks = "".join(f" [{flags.index(flag) + 1}]" for flag in row.flags)
-            cells = ["\n".join(_cell(row.score(task, metric)) for metric in of) for task, of in self.tasks.items()]
+            cells = [
+                "\n".join(_cell(row.score(task, metric), metric) for metric in of) for task, of in self.tasks.items()
+            ]
             means = [_cell(row.averages[average]) for average in self.averages]
             seeds = sorted({len(arm.runs) for arm in row.tasks.values()})
             n = "–".join(map(str, dict.fromkeys([seeds[0], seeds[-1]])))
             rows.append([row.label + marks, n, *cells, *means])
         notes = [*(f"[{n}] {flag}" for n, flag in enumerate(flags, 1)), *self._absent(), *self.notes, self._meaning()]
         header = ["arm", "n", *shorts, *self.averages]
-        scores = Section("tasks", "Test scores × 100, by task", header, rows, notes)
+        scores = Section("tasks", "Test scores by task, × 100 where they go up to 1", header, rows, notes)
         return Group(*rendered(scores), *(part for overall in self._overall() for part in rendered(overall)))
 
     def _overall(self) -> list[Section]:
@@ -229,7 +231,7 @@ def _sum_up(rows: list[Row], tasks: dict[str, Metrics]) -> list[float]:
     if len(shared) < 2 or not all(len(runs) for scores in scored.values() for runs in scores):
         return []
     pooled = np.concatenate([runs for scores in scored.values() for runs in scores])
-    thresholds = np.quantile(pooled, np.linspace(0, 1, _PROFILE + 2)[1:-1])
+    thresholds = np.unique(np.quantile(pooled, np.linspace(0, 1, _PROFILE + 2)[1:-1]))
     for row in trained:
         mine = scored[id(row)]
         row.middle, row.profile = aggregate.interquartile_mean(mine), aggregate.profile(mine, thresholds)
@@ -322,9 +324,11 @@ def _flags(row: Row) -> list[str]:
     return flags + ([f"runs without a score: {', '.join(lost)}"] if lost else [])
 
 
-def _cell(score: Interval | None) -> str:
+def _cell(score: Interval | None, metric: str = "accuracy") -> str:
     if score is None or not math.isfinite(score.point):
         return NOTHING
+    if named(metric).high != 1:
+        return named(metric).interval(score).replace(" ± ", "±")
     return f"{100 * score.point:.1f}" + (f"±{100 * score.half:.1f}" if math.isfinite(score.half) else "")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rankwise.errors import Refused, did_you_mean
@@ -364,20 +365,16 @@ def _forgetting(report: Report) -> list[Column]:
 
 def _harness(report: Report) -> list[Column]:
     """What lm-evaluation-harness found, and by how much it differs from the base, where that was asked."""
-    scored = [named(name) for name in sorted({name for arm in report.arms for name in arm.scores if ":" in name})]
     found = []
-    for metric in scored:
+    for metric in map(named, sorted({name for arm in report.arms for name in arm.scores if ":" in name})):
+        gained, unit = partial(_gained, metric), " pts" if metric.percent else ""
         found.append(Column(metric.name, metric.header, _score_of(metric), metric.interval, "harness"))
-        found.append(Column("", f"{metric.name} − base", _gained(metric), metric.difference, "harness"))
+        found.append(Column("", f"− base{unit}", gained, metric.difference, "harness"))
     return found
 
 
-def _gained(metric: Metric) -> Callable[[Arm], float | None]:
+def _gained(metric: Metric, arm: Arm) -> float | None:
     """The mean over runs of the difference from the base, paired over items."""
-
-    def gained(arm: Arm) -> float | None:
-        cells = [run.scores.get(metric.name) or {} for run in arm.runs]
-        values = [cell["difference"]["value"] for cell in cells if cell.get("difference")]
-        return sum(values) / len(values) if values else None
-
-    return gained
+    cells = [run.scores.get(metric.name) or {} for run in arm.runs]
+    values = [cell["difference"]["value"] for cell in cells if cell.get("difference")]
+    return sum(values) / len(values) if values else None

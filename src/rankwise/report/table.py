@@ -27,7 +27,7 @@ _STYLE = {"same": "green", "better": "green", "worse": "red", "reproduced": "gre
 # What a narrow terminal leaves out, one after another; the page and the other forms have everything.
 _LEAVES_OUT = ("r/min", "scale", "tokens", "pred.", "lr", "trained", "FLOPs", "adapter", "n", "train", "peak")
 _HARNESS = (
-    "± 95 % over seeds and items; `− base`: from the base as it is, on the same items. --score TASK:METRIC compares."
+    "± 95 % over seeds and items; − base: from the base as it is, on the same items. --score compares by one of these."
 )
 
 
