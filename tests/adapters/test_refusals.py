@@ -251,6 +251,9 @@ LINES = [
     ("combine OTHER RUN --how ties --density nan", "at most 1"),
     ("combine OTHER RUN --how mean", "invalid choice: 'mean'"),
     ("combine OTHER RUN", "--how"),
+    ("eval RUN", "--tasks"),
+    ("eval RUN --tasks a --limit 0", "--limit 0: a number of at least 1"),
+    ("eval RUN --tasks a --shots -1", "--shots"),
 ]
 
 
@@ -288,7 +291,7 @@ def test_what_is_found_is_shown_or_is_one_json_document(
 def test_help_names_every_subcommand(capsys: Shown) -> None:
     assert main(["adapter", "--help"]) == 0 == main(["adapter"])
     shown = capsys.readouterr().out
-    for what in ("merge", "export", "swap", "combine", "shrink", "diff"):
+    for what in ("merge", "export", "swap", "combine", "shrink", "eval", "diff"):
         assert f"  {what} " in shown
         assert main(["adapter", what, "--help"]) == 0
         assert f"usage: rankwise adapter {what} " in capsys.readouterr().out

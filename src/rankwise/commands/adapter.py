@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rankwise.commands._shared import parse, parser, prepare_environment, print_json, show_table
+from rankwise.commands._shared import parse, parser, positive, prepare_environment, print_json, show_table
 from rankwise.errors import Refused, did_you_mean
 
 Document = dict[str, Any]
@@ -64,8 +65,14 @@ def _parser(what: str) -> argparse.ArgumentParser:
     if what == "eval":
         add("--tasks", required=True, type=_names, metavar="A,B…", help="tasks of lm-evaluation-harness, by commas")
         add("--include-path", "--include_path", type=Path, metavar="FOLDER", help="a folder with tasks of your own")
-        add("--shots", "--num_fewshot", type=int, metavar="N", help="examples before a question (default: the task's)")
-        add("--limit", type=int, metavar="N", help="the first N items of each task")
+        add(
+            "--shots",
+            "--num_fewshot",
+            type=_shots,
+            metavar="N",
+            help="examples before a question (default: the task's)",
+        )
+        add("--limit", type=partial(positive, "--limit"), metavar="N", help="the first N items of each task")
         add("--base", action="store_true", help="score the base as it is, too, and the difference from it")
     elif what == "merge":
         add("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the written weights")
@@ -85,6 +92,10 @@ def _parser(what: str) -> argparse.ArgumentParser:
         energy = "share of the squared singular values that each module keeps: 0.9"
         size.add_argument("--energy", type=float, help=energy)
     return made
+
+
+def _shots(text: str) -> int:
+    return 0 if text == "0" else positive("--shots", text)
 
 
 def _names(text: str) -> list[str]:
