@@ -28,9 +28,11 @@ The licence is not known to rankwise: those of the base and of the data apply.
 
 {facts}
 
-## Scores on the test rows
+## Scores
 
-| metric | value | 95 % interval over rows | rows |
+On the test rows, and on tasks of lm-evaluation-harness where a name has a colon.
+
+| metric | value | 95 % interval over items | items |
 | --- | --- | --- | --- |
 {scores}
 
@@ -48,9 +50,9 @@ The licence is not known to rankwise: those of the base and of the data apply.
 
 
 def intervals(run: Run) -> dict[str, dict[str, float]]:
-    """Value, 95 % bounds over test rows and their number, of each recorded test score by metric."""
+    """Value, 95 % bounds over items and their number, of each recorded score by metric."""
     scores = {}
-    for name, score in run.record.metrics.get("test", {}).items():
+    for name, score in run.record.scores.items():
         value, se = score.get("value"), score.get("se")
         if value is not None and se is not None:
             scores[name] = {"value": value, "low": value - _Z * se, "high": value + _Z * se, "n": int(score["n"])}

@@ -181,10 +181,9 @@ def _of_full(report: Report, floor: float | None) -> Callable[[Arm], float | Non
 
 def second_metrics(report: Report) -> list[Metric]:
     """The other metrics of the task that any arm has."""
-    names = [*of_kind(report.metric.kind), *sorted({name for arm in report.arms for name in arm.scores})]
-    beside = [named(name) for name in dict.fromkeys(names) if name not in ("loss", report.metric.name)]
-    has = {name for arm in report.arms for name in arm.scores}
-    return [m for m in beside if m.kind == report.metric.kind and m.name in has and not m.task]
+    kind, has = report.metric.kind, {name for arm in report.arms for name in arm.scores} - {"loss", report.metric.name}
+    beside = [named(name) for name in dict.fromkeys([*of_kind(kind), *sorted(has)]) if name in has]
+    return [metric for metric in beside if metric.kind == kind and not metric.task]
 
 
 def _scores(report: Report) -> list[Column]:
