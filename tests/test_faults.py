@@ -169,14 +169,32 @@ def test_a_pattern_that_would_take_for_ever_is_refused(pattern: str, tiny: Make)
             check(tiny("bert", targets="custom" if "targets__regex" in keys else "qv", **keys))
 
 
-def test_callbacks_of_a_conf_folder_are_asked_for(tmp_path: Path, capsys, monkeypatch) -> None:
+SYSTEM = {"_target_": "os.system", "command": "touch ran"}
+LOGGING = {"version": 1, "formatters": {"x": {"()": "os.system", "command": "touch ran"}}}
+BROUGHT = {  # by an option of somebody else's
+    "hydra.callbacks.x._target_=os.system": {"hydra": {"callbacks": {"x": SYSTEM}}},
+    "hydra.launcher.jobs._target_=os.system": {"hydra": {"launcher": {"jobs": SYSTEM}}},
+    "hydra.sweeper.pairs.0._target_=os.system": {"hydra": {"sweeper": {"pairs": [SYSTEM]}}},
+    "hydra.job_logging.formatters.x.()=os.system": {"hydra": {"job_logging": LOGGING}},
+    "hydra.hydra_logging.formatters.x.()=os.system": {"hydra": {"hydra_logging": LOGGING}},
+    "hydra.job.env_set.LD_PRELOAD=./x.so": {"hydra": {"job": {"env_set": {"LD_PRELOAD": "./x.so"}}}},
+    "callbacks.x._target_=os.system": {"callbacks": {"x": SYSTEM}},
+    "hydra.sweeper.tune._target_=os.system": {
+        "model": {"shape": SYSTEM},
+        "hydra": {"sweeper": {"tune": "${model.shape}"}},
+    },
+}
+
+
+@pytest.mark.parametrize("word", BROUGHT)
+def test_code_of_a_conf_folder_is_asked_for_by_name(word: str, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "conf/experiment").mkdir(parents=True)
-    callback = {"hydra": {"callbacks": {"x": {"_target_": "os.system", "command": "touch ran"}}}}
-    (tmp_path / "conf/experiment/theirs.yaml").write_text("# @package _global_\n" + yaml.safe_dump(callback))
-    for command in ("plan", "train"):
-        said = refused([command, "debug=fast", "experiment=theirs"], capsys)
-        assert "hydra.callbacks.x runs code; if that is wanted, add hydra.callbacks.x._target_=os.system" in said
+    for group in ("experiment", "method"):
+        (tmp_path / "conf" / group).mkdir(parents=True)
+        (tmp_path / f"conf/{group}/theirs.yaml").write_text("# @package _global_\n" + yaml.safe_dump(BROUGHT[word]))
+    for line in ("plan experiment=theirs", "train -m method=lora,theirs", "find experiment=theirs"):
+        said = refused([*line.split(), "debug=fast"], capsys)
+        assert f"{word.partition('=')[0]} runs code; if that is wanted, add {word}" in said
     assert not (tmp_path / "ran").exists() and not (tmp_path / "outputs").exists()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rankwise.config import Config
@@ -46,7 +46,7 @@ def call_hydra(
     program = "rankwise" if "-sc" in arguments else "rankwise train"  # the words that completion is registered for
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [program, *arguments], "1"
     try:
-        _ask_for_callbacks(arguments)
+        _refuse_code_of(arguments)
         with fork_server.kept():
             hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException) as error:
@@ -59,20 +59,20 @@ def call_hydra(
     return _Single.ended or multirun.exit_code
 
 
-def _ask_for_callbacks(arguments: list[str]) -> None:
-    """Raise Refused where a ``conf`` folder brings code of its own that runs at Hydra's events, unless it is named.
+def _refuse_code_of(arguments: list[str]) -> None:
+    """Raise Refused where a ``conf`` folder, which may be somebody else's, brings code that nobody asked for by name.
 
-    Options are read from where one works, which may be a folder that somebody else made.
+    Of an axis every option is looked at.
     """
-    words = [word for word in arguments if "=" in word and not word.startswith("-")]
-    if not Path("conf").is_dir() or any("hydra.callbacks" in word or "hydra/callbacks" in word for word in words):
+    if not Path("conf").is_dir():
         return
-    with contextlib.suppress(HydraException, OmegaConfBaseException), hydra_tree():
-        callbacks = load([word for word in words if "," not in word]).hydra.callbacks
-        for name in callbacks if isinstance(callbacks, Mapping) else ():
-            target = OmegaConf.select(callbacks, f"{name}._target_")
-            remedy = f"if that is wanted, add hydra.callbacks.{name}._target_={target}"
-            raise Refused(f"conf: hydra.callbacks.{name} runs code; {remedy}")
+    words = [word for word in arguments if "=" in word and not word.startswith("-")]
+    fixed = [word for word in words if "," not in word]
+    axes = [word.partition("=") for word in words if "," in word]
+    with hydra_tree():
+        for more in [[], *([f"{key}={option}"] for key, _, options in axes for option in options.split(","))]:
+            with contextlib.suppress(HydraException, OmegaConfBaseException):  # Hydra will say it of the whole line
+                load([*fixed, *more])
 
 
 def task(cfg: DictConfig) -> Any:

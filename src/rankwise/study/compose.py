@@ -84,8 +84,51 @@ def hydra_tree() -> Iterator[None]:
 
 
 def load(overrides: list[str]) -> DictConfig:
-    """What Hydra composes of overrides, its own part included. Call this in ``hydra_tree()`` or in Hydra's main."""
-    return compose("config", overrides, return_hydra_config=True)
+    """What Hydra composes of overrides, its own part included. Call this in ``hydra_tree()`` or in Hydra's main.
+
+    Raises Refused for code that an option brings, as ``refuse_code``.
+    """
+    loaded = compose("config", overrides, return_hydra_config=True)
+    for key in _MAY_CALL:
+        node = OmegaConf.select(loaded, key)
+        with contextlib.suppress(OmegaConfBaseException):  # what is not known yet, as the folder of a run
+            node = OmegaConf.create(OmegaConf.to_container(node, resolve=True))
+        refuse_code(key, OmegaConf.to_container(node, resolve=False) if node else None, overrides, "conf")
+    return loaded
+
+
+_MAY_CALL = (
+    "callbacks",
+    "logger",
+    "hydra.callbacks",
+    "hydra.launcher",
+    "hydra.sweeper",
+    "hydra.job_logging",
+    "hydra.hydra_logging",
+    "hydra.job.env_set",
+)
+_CALLED = re.compile(
+    r"(.*\.(_target_|\(\)|class|factory)|hydra\.job\.env_set\..*)=.*|.*=(ext://.*|\$\{[^}]*\})", re.DOTALL
+)
+_HARMLESS = re.compile(
+    r".*=(hydra_plugins\.rankwise\.plugins\.\w+|optuna\.samplers\.\w+|logging\.StreamHandler|ext://sys\.std(out|err))"
+)
+
+
+def refuse_code(key: str, value: Any, words: Collection[str], where: str) -> None:
+    """Raise Refused for what a value at ``key`` would call, unless a word of the command line names it: ``KEY=VALUE``,
+    or the option that brings it (``callbacks=mine``, ``hydra/launcher=joblib``). Files may be a stranger's.
+    """
+    if isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            refuse_code(f"{key}.{name}", inner, words, where)
+        return
+    shown, names = f"{key}={value}", {word.partition("=")[0].lstrip("+") for word in words}
+    first, second, *_ = key.split(".")
+    group = f"{first}/{second}" if first == "hydra" else first
+    chosen = group in names and not re.match(r"hydra\.(launcher|sweeper)\..*\._target_", key)
+    if _CALLED.fullmatch(shown) and not (_HARMLESS.fullmatch(shown) or chosen or key in names):
+        raise Refused(f"{where}: {key} runs code; if that is wanted, add {shown}")
 
 
 class Composer:
@@ -142,16 +185,8 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
         earlier = read_yaml(path, "a config snapshot")
     except Refused as refused:
         raise Refused(f"--config {refused}; give a run's config.yaml") from None
-    named = {word.partition("=")[0] for word in overrides}
-    both = {
-        f"{group}.{name}": value
-        for group in ("callbacks", "logger")
-        for name, value in _mapping(earlier.get(group)).items()
-    }
-    for name, value in both.items():
-        key, target = f"{name}._target_", _mapping(value).get("_target_")
-        if key not in named:
-            raise Refused(f"--config {path}: {key} runs code; if that is wanted, add {key}={target}")
+    for group in ("callbacks", "logger"):
+        refuse_code(group, earlier.get(group), overrides, f"--config {path}")
     earlier["rerun"] = False  # that run was asked to run again, not this one
     groups = {name: _mapping(earlier.get(name)) for name in ("optim", "method", "task")}
     if groups["optim"] and groups["optim"].get("lr") == groups["method"].get("lr"):
@@ -206,7 +241,9 @@ def explain(error: BaseException) -> str:
             whole = re.search(r"Could not override '([^']+)'", str(error))
             key = whole[1] if whole else cause.full_key
             return f"{key}: no such key{near_key(key, known_keys())}; 'rankwise train --cfg job' prints all"
-    text = str(error).strip().splitlines()[0]
+    text, *more = str(error).strip().splitlines()
+    if text.endswith("raised while composing config:"):
+        return " ".join([text, *more[:1]])
     if text.startswith("Ambiguous value"):
         value = text.partition("'")[2].rpartition("'")[0]
         return f"{value}: several values for one key make a study; add -m, or quote twice what is one value"
