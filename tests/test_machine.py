@@ -10,6 +10,9 @@ import pytest
 from rankwise import machine
 
 SMI = """#!/bin/sh
+case "$1" in --query-gpu=*)
+    printf '0, GPU-aaaa-bbbb, 81000\\n1, GPU-cccc-dddd, 500\\n'; exit;;
+esac
 echo 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa-bbbb)'
 echo 'GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-cccc-dddd)'
 """
@@ -59,6 +62,14 @@ def test_gpus_are_those_that_cuda_would_see(
     assert machine.gpus() == ids
     assert machine.hardware()["gpus"] == ["NVIDIA H100 80GB HBM3"] * 2
     machine._nvidia.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("ids", "mib"), [(["0"], 81000), (["0", "1"], 500), (["GPU-aa"], 81000), (["MIG-ee"], 0), ([], 0)], ids=str
+)
+@pytest.mark.usefixtures("two_gpus")
+def test_the_memory_that_is_free_is_that_of_the_fullest_gpu(ids: list[str], mib: int) -> None:
+    assert machine.gpu_free_bytes(ids) == mib * 2**20
 
 
 def test_peak_memory_rises_and_can_be_reset() -> None:

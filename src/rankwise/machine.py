@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,21 @@ def gpus() -> list[str]:
             break  # CUDA ignores everything from the first invalid id on, "-1" and "" among them
         ids.append(identity.strip())
     return ids
+
+
+def gpu_free_bytes(ids: Sequence[str]) -> int:
+    """Memory that is free on each of these GPUs, the least of them; 0 where the driver does not say."""
+    asked = ["nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    rows = re.findall(r"^(\d+), (\S+), (\d+)$", told, re.M)
+    free = [
+        next((int(mib) for index, uuid, mib in rows if identity == index or uuid.startswith(identity)), 0)
+        for identity in ids
+    ]
+    return min(free, default=0) * 2**20
 
 
 def hardware() -> dict[str, Any]:

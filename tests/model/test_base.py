@@ -341,3 +341,14 @@ def write_gguf(gguf: Any, path: Path) -> dict[str, np.ndarray]:
     writer.write_tensors_to_file()
     writer.close()
     return weights
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
+def test_weights_are_the_pages_of_their_file_which_all_runs_share(saved_base):
+    where = saved_base("bert")
+    model = tiny("bert", model__path=str(where)).model
+    lm, _ = base.load(model, resolve(model), 2, 0)
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(where) in line]
+    ranges = [[int(end, 16) for end in span.split("-")] for span, *_ in lines]
+    private = {name for name, p in lm.named_parameters() if not any(low <= p.data_ptr() < high for low, high in ranges)}
+    assert private == {"classifier.weight", "classifier.bias"}  # drawn anew for the task

@@ -25,6 +25,8 @@ from rich.console import Console
 from rankwise import machine
 from rankwise.config import Config
 from rankwise.identity import folder
+from rankwise.plan.estimate import Question, plan
+from rankwise.plan.hardware import Hardware
 from rankwise.study import fork_server, launcher, progress
 from rankwise.study.launcher import launch, share
 from rankwise.study.outcome import Outcome, correct
@@ -253,6 +255,23 @@ def test_share(make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> 
     for pair in pairs:
         pair.trainer.devices = 2
     assert share(pairs) == launcher.Slots(1, 8, ["0,1"])
+
+
+def test_a_gpu_takes_as_many_runs_as_the_plan_says_that_it_has_room_for(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(machine, "hardware", lambda: {"gpus": ["NVIDIA H200"] * 2})
+    monkeypatch.setattr(machine, "cores", lambda: 16)
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 2**40)
+    study = [tiny("bert", seed=seed, method__rank=rank) for rank in (1, 32) for seed in range(9)]
+    planned = plan(study[-1:], Question(Hardware.named("h200"), 0))["runs"][0]["memory"]
+    each = 1.25 * max(planned["train"]["peak_bytes"], planned["eval"]["peak_bytes"]) + 500_000_000
+    for room, jobs, threads in ((3.5, 6, 2), (0.5, 2, 8), (1000, 16, 1)):  # a core for each, and one run in any case
+        monkeypatch.setattr(machine, "gpu_free_bytes", lambda ids, room=room: int(room * each))
+        assert share(study) == launcher.Slots(jobs, threads, ["0", "1"] * (jobs // 2))
+    assert share(study, jobs=3).gpus == ["0", "1", "0"]
+    assert share([tiny("bert", seed=seed, tracking__latency=[[1, 8]]) for seed in range(9)]).jobs == 2, "timed: alone"
 
 
 class Study:

@@ -96,7 +96,7 @@ def parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if jobs:
-        about = "runs at once (default: one per GPU, or as many as cores and memory allow)"
+        about = "runs at once (default: as many as cores, memory and GPUs allow)"
         made.add_argument("--jobs", type=functools.partial(positive, "--jobs"), metavar="N", help=about)
     if as_json:
         made.add_argument("--json", action="store_true", help="print one JSON document")
@@ -118,9 +118,13 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
 
 def print_json(document: Any) -> None:
     """Print one JSON document; a number that is not finite is null there."""
-    from rankwise.tracking.record import finite
+    try:
+        text = json.dumps(document, indent=1, allow_nan=False)
+    except ValueError:
+        from rankwise.tracking.record import finite
 
-    print(json.dumps(finite(document), indent=1))
+        text = json.dumps(finite(document), indent=1)
+    print(text)
 
 
 def write(file: Path, text: str, flag: str = "") -> None:

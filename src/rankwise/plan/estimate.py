@@ -6,7 +6,7 @@ import functools
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from rankwise import assets, methods
 from rankwise.config import Config, plain
 from rankwise.errors import Refused
 from rankwise.identity import canonical, labels, run_id
+from rankwise.measure.gpus import gpu, recognise
 from rankwise.measure.parameters import count
 from rankwise.measure.shape import Shape
 from rankwise.model.skeleton import architecture
@@ -28,6 +29,7 @@ from rankwise.tracking import record as records
 from rankwise.train.budget import Budget
 
 ASSUMED_MFU = 0.4  # where neither the user nor a finished run says
+_RESERVED = 1.25  # of its tensors, what torch's allocator is taken to reserve of a GPU
 LARGEST = 4096  # rows of a batch; beyond it nobody asks
 Row = dict[str, Any]
 
@@ -73,6 +75,22 @@ def plan(configs: Sequence[Config], question: Question) -> dict[str, Any]:
         "runs": rows,
         "totals": _totals(rows),
     }
+
+
+def process_bytes(configs: Sequence[Config], gpu_name: str) -> int:
+    """What the largest of these runs takes of a GPU: its tensors by the plan, what torch reserves for them, context.
+
+    Of runs that differ in their method's size alone the largest is planned. Raises Refused for what cannot be built.
+    """
+    # A GPU that is not known is taken for one without bf16, where a run holds the most.
+    here = Hardware(gpu_name, "cuda", 0, recognise(gpu_name) or gpu("t4"))
+    largest: dict[str, Config] = {}
+    for config in sorted(configs, key=lambda config: [getattr(config.method, key) or 0 for key in methods.size_keys()]):
+        sizes = dict.fromkeys(methods.size_keys())
+        largest[_same_cost(replace(config, method=replace(config.method, **sizes)))] = config
+    rows = plan([*largest.values()], Question(here, 0))["runs"]
+    peak = max(row["memory"][part]["peak_bytes"] for row in rows for part in ("train", "eval"))
+    return int(_RESERVED * peak) + here.context_bytes
 
 
 def _same_cost(config: Config) -> str:

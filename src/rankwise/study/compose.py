@@ -124,8 +124,7 @@ def refuse_code(key: str, value: Any, words: Collection[str], where: str) -> Non
             refuse_code(f"{key}.{name}", inner, words, where)
         return
     shown, names = f"{key}={value}", {word.partition("=")[0].lstrip("+") for word in words}
-    first, second, *_ = key.split(".")
-    group = f"{first}/{second}" if first == "hydra" else first
+    group = "/".join(key.split(".")[: 2 if key.startswith("hydra.") else 1])
     chosen = group in names and not re.match(r"hydra\.(launcher|sweeper)\..*\._target_", key)
     if _CALLED.fullmatch(shown) and not (_HARMLESS.fullmatch(shown) or chosen or key in names):
         raise Refused(f"{where}: {key} runs code; if that is wanted, add {shown}")

@@ -121,22 +121,34 @@ class Slots:
 
 
 def share(configs: Sequence[Config], jobs: int | None = None) -> Slots:
-    """One job per GPU if there are any, else as many as cores and available memory (2 GiB each) allow.
+    """As many jobs as cores and available memory (2 GiB each) allow; with GPUs as many as fit on each, side by side.
 
-    A run on several devices has as many GPUs. More jobs than GPUs, when asked for, share them. Threads follow from
-    cores and jobs alone, since a run's last bits follow from its threads: neither the runs that are left nor free
-    memory may change them.
+    A run on several devices has as many GPUs. Without GPUs threads follow from cores and jobs alone, since a run's last
+    bits follow from its threads: neither the runs that are left nor free memory may change them.
     """
     wanted = any(config.trainer.device in ("auto", "cuda") for config in configs)
     devices = max(config.trainer.devices for config in configs)
     here, cores = machine.gpus() if wanted else [], machine.cores()
     gpus = [",".join(here[i : i + devices]) for i in range(0, len(here) - devices + 1, devices)]
-    together = jobs or len(gpus) or max(1, cores // devices)
-    if not (jobs or gpus):
-        most = max(config.trainer.threads or 1 for config in configs)
-        jobs = min(cores // (most * devices), machine.memory_bytes() // _JOB_BYTES)
-    jobs = max(1, min(jobs or len(gpus), len(configs)))
+    most = max(config.trainer.threads or 1 for config in configs)
+    room = min(cores // (most * devices), machine.memory_bytes() // _JOB_BYTES)
+    if gpus and not jobs:
+        jobs = len(gpus) * max(1, min(room // len(gpus), _fitting(configs, here)))
+    together = jobs or max(1, cores // devices)
+    jobs = max(1, min(jobs or room, len(configs)))
     return Slots(jobs, max(1, cores // together), [gpus[i % len(gpus)] if gpus else None for i in range(jobs)])
+
+
+def _fitting(configs: Sequence[Config], gpus: Sequence[str]) -> int:
+    """How many of the runs the fullest of these GPUs has room for; one where they are timed, or nobody knows."""
+    free = machine.gpu_free_bytes(gpus)
+    if not free or any(config.trainer.devices > 1 or config.tracking.latency for config in configs):
+        return 1
+    from rankwise.plan.estimate import process_bytes  # which imports torch
+
+    with contextlib.suppress(Refused):  # what cannot be planned may still run
+        return free // process_bytes(configs, machine.hardware()["gpus"][0])
+    return 1
 
 
 @dataclass
