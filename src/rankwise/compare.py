@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from rankwise.metrics import Metric
 from rankwise.statistics import Bootstrap, Floats, item_weights, paired
@@ -67,7 +67,12 @@ class Scores:
                 self._found[id(run)] = str(why)
                 continue
             same = next((test for test in tests if aligned(mine, self._predictions[test[0]], metric)), None)
-            tests.append([id(run)]) if same is None else same.append(id(run))
+            if same is None:
+                tests.append([id(run)])
+                continue
+            first, own = self._predictions[same[0]], metric.columns[1]  # all else is the same, and held once
+            self._predictions[id(run)] = Predictions(first.items, first.columns | {own: mine.columns[own]})
+            same.append(id(run))
         for number, test in enumerate(tests):
             answers = [self._predictions[key] for key in test]
             constants = _constants(answers[0], metric)
@@ -111,7 +116,8 @@ class Scores:
         known = [self._predictions[id(run)] for run in arm if id(run) in self._predictions]
         if self._metric.kind != "classification" or not known:
             return None
-        return float(stats.entropy(np.unique(known[0].columns["label"], return_counts=True)[1]))
+        counts = np.unique(known[0].columns["label"], return_counts=True)[1]
+        return float(special.entr(counts / counts.sum()).sum())
 
     def variety(self, run: Record) -> float | None:
         """The standard deviation of what a run says of the items, over that of their labels; None if unknown."""

@@ -130,9 +130,9 @@ def signed(text: str) -> str:
 
 
 def accuracy(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
-    """Weighted share of predictions that equal the label."""
-    correct_rn = (values_rn == labels_n).astype(float)
-    return weights_bn @ correct_rn.T / weights_bn.sum(1, keepdims=True)
+    """Weighted share of predictions that equal the label; ``weights_bn`` are counts, whose sums fp32 holds exactly."""
+    correct_rn = (values_rn == labels_n).astype(np.float32)
+    return np.asarray((weights_bn.astype(np.float32) @ correct_rn.T) / weights_bn.sum(1, keepdims=True))
 
 
 def f1(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special  # scipy.stats, which has the same by name, takes half a second to import
 from scipy.optimize import brentq
 
 Floats = NDArray[np.float64]
@@ -71,7 +71,7 @@ def interval(
     kind = {(True, True): "both", (True, False): "seeds", (False, True): "items"}.get((se_seeds > 0, bool(known)))
     if kind is None:
         return Interval(mean, math.nan, math.nan, math.nan, n, "none", point if median else None)
-    over_seeds = float(stats.t.ppf(0.975, n - 1)) * se_seeds if se_seeds else 0.0
+    over_seeds = float(special.stdtrit(n - 1, 0.975)) * se_seeds if se_seeds else 0.0
     low, high = _bounded(point, math.hypot(over_seeds, _Z * se_items), within, items)
     return Interval(mean, math.hypot(se_seeds, se_items), low, high, n, kind, point if median else None)
 
@@ -128,7 +128,7 @@ def seed_weights(seeds: int, replicates: int, seed: int) -> Floats:
 
 def widened(estimate: float, replicates: Floats, df: int) -> tuple[float, float]:
     """The 95 % percentile interval of a bootstrap over seeds, widened by t/z for the degrees of freedom."""
-    factor = float(stats.t.ppf(0.975, df) / stats.norm.ppf(0.975))
+    factor = float(special.stdtrit(df, 0.975) / special.ndtri(0.975))
     low, high = (estimate + factor * (float(q) - estimate) for q in np.quantile(replicates, [0.025, 0.975]))
     return low, high
 
@@ -183,7 +183,8 @@ class Bootstrap:
 
         Of a quantile q of B normal values √(q (1 − q) / B) / φ(z).
         """
-        return self.over_items * math.sqrt(0.05 * 0.95 / len(self.means)) / float(stats.norm.pdf(stats.norm.ppf(0.05)))
+        density = math.exp(-(special.ndtri(0.05) ** 2) / 2) / math.sqrt(2 * math.pi)
+        return self.over_items * math.sqrt(0.05 * 0.95 / len(self.means)) / density
 
     @property
     def replicates(self) -> Floats:
@@ -203,7 +204,7 @@ class Bootstrap:
         """The same difference, the other way round where ``sign`` is −1."""
         return replace(self, estimate=sign * self.estimate, means=sign * self.means)
 
-    @property
+    @cached_property
     def p(self) -> float:
         """Two-sided p-value of "no difference": twice the tail whose interval ends there."""
         if self.estimate == 0:
@@ -212,28 +213,34 @@ class Bootstrap:
             return 2 * _LEAST
         return 2 * float(brentq(lambda tail: self._reach(tail) - abs(self.estimate), _LEAST, 0.5))
 
-    @property
+    @cached_property
     def detectable(self) -> float:
         """The deficit that a new study of as many seeds and items finds with 80 % power, at one-sided 5 %.
 
         How far seeds spread is as uncertain here as in the new study, whose interval follows its own spread; power is
         the mean over both (chi-squared with the degrees of freedom of the seeds).
         """
-        rng = np.random.default_rng(0)
+        spreads, normal = _imagined(tuple(df for _, df in self.spreads))
         truth = np.full(_STUDIES, self.over_items**2)
-        width = np.full(_STUDIES, (stats.norm.ppf(0.95) * self.over_items) ** 2)
-        for se, df in self.spreads:
-            now, then = rng.chisquare(df, (2, _STUDIES)) / df
+        width = np.full(_STUDIES, (special.ndtri(0.95) * self.over_items) ** 2)
+        for (se, df), (now, then) in zip(self.spreads, spreads, strict=True):
             truth += se**2 / now
-            width += stats.t.ppf(0.95, df) ** 2 * se**2 / now * then
-        return float(np.quantile(np.sqrt(width) - np.sqrt(truth) * rng.standard_normal(_STUDIES), 0.8))
+            width += special.stdtrit(df, 0.95) ** 2 * se**2 / now * then
+        return float(np.quantile(np.sqrt(width) - np.sqrt(truth) * normal, 0.8))
 
     def _over_seeds(self, tail: float) -> float:
-        return math.hypot(*(float(stats.t.isf(tail, df)) * se for se, df in self.spreads))
+        return math.hypot(*(float(special.stdtrit(df, tail)) * se for se, df in self.spreads))
 
     def _reach(self, tail: float) -> float:
         """Half the width of an interval, with normal limits for items."""
-        return math.hypot(self._over_seeds(tail), float(stats.norm.isf(tail)) * self.over_items)
+        return math.hypot(self._over_seeds(tail), float(special.ndtri(tail)) * self.over_items)
+
+
+@lru_cache(maxsize=8)
+def _imagined(dfs: tuple[int, ...]) -> tuple[list[Floats], Floats]:
+    """Of imagined studies: by factor the spread over its true one, now and in the new study; the new one's error."""
+    rng = np.random.default_rng(0)
+    return [rng.chisquare(df, (2, _STUDIES)) / df for df in dfs], rng.standard_normal(_STUDIES)
 
 
 def paired(

@@ -107,6 +107,10 @@ def do_gpu(config: Config, home: Path) -> None:
     mine.unlink()
 
 
+def do_gone(config: Config, home: Path) -> None:
+    """Nothing."""
+
+
 def do_error(config: Config, home: Path) -> None:
     raise ValueError("two\nlines")
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 def csv_text(report: Report, wanted: Sequence[str] = ()) -> str:
     """Raw numbers, one line per arm; empty where unknown."""
-    out = io.StringIO()
-    rows = [raw(arm, chosen(report, wanted) if wanted else columns(report)) for arm in report.arms]
+    out, picked = io.StringIO(), chosen(report, wanted) if wanted else columns(report)
+    rows = [raw(arm, picked) for arm in report.arms]
     writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
@@ -62,9 +62,8 @@ def document(report: Report) -> dict[str, Any]:
             }
             for f in report.families
         ],
-        "runs": [record.to_dict() for record in report.records],
     }
-    return finite(values)
+    return finite(values) | {"runs": [record.to_dict() for record in report.records]}
 
 
 def _arm(report: Report, arm: Arm) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 WIDTH, WIDE = 6.3, 13.0  # inches: one scale of text on the page
 _FORGOT = {"loss": "rise of the loss, nats per token", "probe": "fall of a probe's accuracy, points"}
 _EMPTY = ("lower right", "upper right")  # few score worst at the highest cost
+_MOST = 30  # arms in a figure: more could not be told apart
 _VISIBLE = 0.004  # of the longest bar: a narrower part is not drawn, nor named
 
 
@@ -46,10 +47,16 @@ def plot(figure: Figure, name: str, title: str, caption: str, wide: bool = False
 
 @svg.styled
 def draw(report: Report) -> list[Plot]:
-    """All figures that the records have data for."""
+    """All figures that the records have data for; of many arms those that score best, and the reference."""
+    metric = report.metric
+    best = sorted(_scored(report), key=lambda arm: -metric.sign * arm.scores[metric.name].point)[:_MOST]
+    said = f" Of {len(report.arms)} arms the best {_MOST} are shown." if len(report.arms) > _MOST else ""
+    if said:
+        shown = {id(arm) for arm in [*best, report.reference]}
+        report = replace(report, arms=[arm for arm in report.arms if id(arm) in shown])
     scores = (score_by_rank, differences, score_by_parameters, trade_off)
     makers: tuple[Callable[[Report], Plot | None], ...] = (*scores, memory, seconds, learning_curves, rates)
-    return [drawn for maker in makers if (drawn := maker(report)) is not None]
+    return [replace(drawn, caption=drawn.caption + said) for maker in makers if (drawn := maker(report)) is not None]
 
 
 @svg.styled

@@ -111,13 +111,6 @@ def render(figure: Figure, name: str, alt: str) -> str:
         artist.set_parse_math(artist in powers)
     if _paper:
         folder, ending, _ = _paper
-        for suffix in ("pdf", "svg"):
-            with matplotlib.rc_context({"svg.hashsalt": name, "pdf.fonttype": 42}):
-                date = {"pdf": "CreationDate", "svg": "Date"}[suffix]
-                figure.savefig(folder / f"{name}-{ending}.{suffix}", metadata={date: None})
-        return ""
-    if _paper:
-        folder, ending, _ = _paper
         for suffix, date in (("pdf", "CreationDate"), ("svg", "Date")):
             with matplotlib.rc_context({"svg.hashsalt": name, "pdf.fonttype": 42}):
                 figure.savefig(folder / f"{name}-{ending}.{suffix}", metadata={date: None})

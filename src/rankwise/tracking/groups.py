@@ -243,78 +243,84 @@ class _Error(TypedDict, total=False):
 Error = Annotated[dict[str, Any], _Error]
 
 
-def problem(value: Any, kind: Any, where: str = "") -> str | None:
+def problem(value: Any, kind: Any) -> str | None:
     """What in ``value`` is not of ``kind``: "compute.tokens is a text where an integer ≥ 0 belongs"; None if nothing.
 
     ``kind`` is a TypedDict or dataclass (optional keys may be absent, unknown ones are passed over), a list, dict or
     union of kinds, a scalar, or Any: whatever JSON can hold, not too large or deep to be worked with. Of
     ``Annotated[a, b, …]`` all of b … must hold; a is for type checkers.
     """
-    origin, parts = get_origin(kind), get_args(kind)
+    wrong = _problem(value, kind)
+    return wrong and f"{wrong[0].lstrip('.') or 'it'} {wrong[1]}"
+
+
+_Problem = tuple[str, str] | None  # where, and what
+
+
+def _problem(value: Any, kind: Any) -> _Problem:
+    origin, parts, hints = _shape(kind)
     if kind is Any:
-        return _unworkable(value, where)
+        return None if _is_workable(value) else ("", "holds numbers or levels that nothing can work with")
     if origin is Required:
-        return problem(value, parts[0], where)
+        return _problem(value, parts[0])
     if origin is Annotated and not isinstance(parts[1], str):
-        return next(filter(None, (problem(value, part, where) for part in parts[1:])), None)
+        return next(filter(None, (_problem(value, part) for part in parts[1:])), None)
     if origin in (Union, types.UnionType):
-        problems = [problem(value, part, where) for part in parts if part is not NoneType]
+        problems = [_problem(value, part) for part in parts if part is not NoneType]
         return None if None in problems or (value is None and NoneType in parts) else problems[0]
     if origin is Literal:
-        return None if value in parts else _says(where, value, " or ".join(parts))
-    hints = _keys(kind)
-    if (hints is not None or origin is dict) and not isinstance(value, dict):
-        return _says(where, value, "a group of keys")
-    if origin is list and not isinstance(value, list):
-        return _says(where, value, "a list")
-    if hints is not None:
+        return None if value in parts else _says(value, " or ".join(parts))
+    if hints is not None or origin is dict:
+        if not isinstance(value, dict):
+            return _says(value, "a group of keys")
         if absent := [key for key in getattr(kind, "__required_keys__", ()) if key not in value]:
-            return f"{'.'.join(filter(None, (where, sorted(absent)[0])))} is missing"
-        inside = [(value[key], hint, f".{key}") for key, hint in hints.items() if key in value]
-    elif origin is dict:
-        inside = [(inner, parts[1], f".{key}") for key, inner in value.items()]
-    elif origin is list:
-        inside = [(inner, parts[0], f"[{i}]") for i, inner in enumerate(value)]
-    else:
-        return _scalar(value, kind, where)
-    return next(filter(None, (problem(inner, hint, f"{where}{key}".lstrip(".")) for inner, hint, key in inside)), None)
+            return f".{min(absent)}", "is missing"
+        for key, hint in hints.items() if hints is not None else dict.fromkeys(value, parts[-1]).items():
+            if key in value and (wrong := _problem(value[key], hint)):
+                return f".{key}{wrong[0]}", wrong[1]
+        return None
+    if origin is list:
+        if not isinstance(value, list):
+            return _says(value, "a list")
+        for number, inner in enumerate(value):
+            if wrong := _problem(inner, parts[0]):
+                return f"[{number}]{wrong[0]}", wrong[1]
+        return None
+    return _scalar(value, kind, parts)
 
 
-def _scalar(value: Any, kind: Any, where: str) -> str | None:
-    kind, least = (get_args(kind)[0], " ≥ 0") if get_origin(kind) is Annotated else (kind, "")
+def _scalar(value: Any, kind: Any, parts: tuple[Any, ...]) -> _Problem:
+    kind, least = (parts[0], " ≥ 0") if parts else (kind, "")
     if kind not in (int, float):
-        return None if isinstance(value, kind) else _says(where, value, _NAMES[kind])
+        return None if isinstance(value, kind) else _says(value, _NAMES[kind])
     number = isinstance(value, int | kind) and not isinstance(value, bool)
     if number and _is_workable(value) and not (least and not 0 <= value < _MOST):
         return None
-    return _says(where, value, _NAMES[kind] + least)
+    return _says(value, _NAMES[kind] + least)
 
 
-def _unworkable(value: Any, where: str, depth: int = 0) -> str | None:
+def _is_workable(value: Any, depth: int = 0) -> bool:
+    """Whether numbers are finite and not too large, and levels not too many."""
     if isinstance(value, dict | list) and depth < _DEEPEST:
         inside = value.values() if isinstance(value, dict) else value
-        return next(filter(None, (_unworkable(inner, where, depth + 1) for inner in inside)), None)
-    fits = depth < _DEEPEST and (not isinstance(value, int | float) or _is_workable(value))
-    return None if fits else f"{where} holds numbers or levels that nothing can work with"
+        return all(_is_workable(inner, depth + 1) for inner in inside)
+    if isinstance(value, int):
+        return abs(value) < _LARGEST
+    return depth < _DEEPEST and (not isinstance(value, float) or math.isfinite(value))
 
 
-def _is_workable(number: float) -> bool:
-    return abs(number) < _LARGEST if isinstance(number, int) else math.isfinite(number)
-
-
-def _says(where: str, value: Any, wanted: str) -> str:
+def _says(value: Any, wanted: str) -> _Problem:
     shown = _NAMES[type(value)]
     if isinstance(value, int | float) and not isinstance(value, bool):
         shown = f"{value:.6g}" if isinstance(value, float) or _is_workable(value) else "a number that is too large"
-    return f"{where or 'it'} is {shown} where {wanted} belongs"
+    return "", f"is {shown} where {wanted} belongs"
 
 
 @functools.cache
-def _keys(kind: Any) -> dict[str, Any] | None:
-    """The keys of a TypedDict or a dataclass, with what belongs there."""
-    if is_typeddict(kind) or dataclasses.is_dataclass(kind):
-        return get_type_hints(kind, include_extras=True)
-    return None
+def _shape(kind: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any] | None]:
+    """Origin and arguments of a kind; of a TypedDict or a dataclass the keys, with what belongs there."""
+    keyed = is_typeddict(kind) or dataclasses.is_dataclass(kind)
+    return get_origin(kind), get_args(kind), get_type_hints(kind, include_extras=True) if keyed else None
 
 
 _NAMES = {

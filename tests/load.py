@@ -1,0 +1,64 @@
+"""How time and memory grow with a study, by hand: ``python tests/load.py report 1000 3000 10000`` (records, five seeds
+of an arm each) and ``python tests/load.py launch 2000`` (runs that do nothing).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+sys.path.append(str(Path(__file__).parent / "study"))
+from fake_task import config
+from synthetic_study import write_run
+
+from rankwise.study.launcher import launch
+from rankwise.study.progress import Display
+
+_SEEDS, _RANKS, _TARGETS = range(5), (1, 2, 4, 8, 16, 32, 64), ("qv", "all_linear", "attention", "mlp")
+
+
+def report(records: int) -> None:
+    """Processor time and peak memory of ``rankwise report``, with its files and with ``--json`` alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        for n in range(records):
+            grid, seed, rank = n // (len(_RANKS) * len(_SEEDS)), _SEEDS[n % len(_SEEDS)], _RANKS[n // 5 % len(_RANKS)]
+            keys = {"targets__name": _TARGETS[grid % 4], "method__dropout": round(grid // 4 / 1000, 3)}
+            if n < len(_SEEDS):
+                write_run(Path(folder), "full", None, lr=1e-4, test=0.82, seed=seed)
+            else:
+                write_run(Path(folder), rank=rank, seed=seed, **keys)
+        for words in ([], ["--json"]):
+            command = [sys.executable, "-m", "rankwise", "report", folder, *words]
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            _, status, used = os.wait4(process.pid, 0)
+            assert status == 0
+            took, peak = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+            print(f"{records:>6} records, report {' '.join(words):<6} {took:6.1f} s of processor, {peak:5.0f} MiB")
+
+
+def launch_many(runs: int) -> None:
+    """Seconds of so many runs through the launcher, and what this process holds after each tenth of them."""
+    began, ended = time.perf_counter(), Display.ended
+
+    def tell(shown: Display, *how: object) -> None:
+        ended(shown, *how)  # type: ignore[arg-type]
+        if shown.ended_n % (runs // 10) == 0:
+            held = psutil.Process().memory_info().rss / 2**20
+            print(f"{shown.ended_n:>6} runs  {time.perf_counter() - began:6.1f} s, {held:5.0f} MiB", flush=True)
+
+    Display.ended = tell  # type: ignore[method-assign,assignment]
+    with tempfile.TemporaryDirectory() as folder:
+        launch(
+            [config(Path(folder), "gone", seed) for seed in range(runs)], 2, task="fake_task:run", preload=["fake_task"]
+        )
+
+
+if __name__ == "__main__":
+    for count in sys.argv[2:]:
+        {"report": report, "launch": launch_many}[sys.argv[1]](int(count))
