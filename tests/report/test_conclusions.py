@@ -243,6 +243,29 @@ def test_seconds_of_a_run_that_others_disturbed_are_flagged(tmp_path):
     assert "disturbed" not in " ".join(of(report, rank=8).flags)
 
 
+def test_runs_of_other_processors_or_threads_are_flagged(tmp_path):
+    def run(method, rank, cpu, threads, **changes):
+        record = write_run(tmp_path, method, rank, **changes)
+        record.provenance["hardware"], record.compute["threads"] = {"cpu": cpu}, threads
+        record.write()
+
+    for seed in (0, 1):
+        run("full", None, "EPYC", 1, seed=seed)
+        run("lora", 1, "EPYC", 1, seed=seed)
+        run("lora", 4, "EPYC", 2, seed=seed)
+        run("lora", 8, ("EPYC", "Xeon")[seed], 1, seed=seed)
+        run("lora", 16, "Xeon", 2, seed=seed, device="cuda")
+    report, said = build([tmp_path]), "computed elsewhere, where the same run has other last digits: "
+    flags = {arm.rank: [flag for flag in arm.flags if flag.startswith(said)] for arm in report.arms}
+    assert flags == {
+        None: [],
+        1: [],
+        4: [said + "threads 2 (reference: 1)"],
+        8: [said + "processor EPYC and Xeon (reference: EPYC)"],
+        16: [],
+    }
+
+
 def test_scores_cover_seeds_and_items_and_stay_inside_the_metrics_range():
     lucky = interval([0.697, 0.699], [0.025, 0.025], within=(0.0, 1.0))
     assert lucky.kind == "both" and lucky.half > 1.9 * 0.025

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from rankwise.compare import NotComparable, Scores, replicate
 from rankwise.metrics import Metric
@@ -23,6 +23,7 @@ _VARIETY = 0.1  # of the labels' standard deviation: below, predictions hardly v
 _LITTLE = 0.2  # of the way from the best constant answer to a perfect one
 _FALL = 0.03  # of all that the validation loss fell: less in the last fifth is the end of a curve
 _Z95 = 1.645  # of a one-sided 5 % test
+_PLACES = {"processor": "provenance.hardware.cpu", "threads": "compute.threads"}
 _MFU = 0.75  # of what such runs reached: below, something else ran beside
 
 
@@ -35,6 +36,10 @@ def find_unfit(arms: list[Arm], reference: Arm | None, scores: Scores, metric: M
 
 def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparison], metric: Metric) -> None:
     """Fill ``arm.flags`` of every arm."""
+    mfus: dict[str, list[float]] = defaultdict(list)
+    for arm in arms:
+        mfus[arm.method] += _mfus(arm)
+    usual = {method: float(np.median(found)) for method, found in mfus.items() if found}
     for arm in arms:
         arm.flags = list(
             dict.fromkeys(
@@ -46,7 +51,8 @@ def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparis
                     *of_training(arm, metric),
                     *_trials(arm, reference),
                     *_seeds(arm, reference, comparisons.get(id(arm))),
-                    *_slow(arm, arms),
+                    *_elsewhere(arm, reference or arm),
+                    *_slow(arm, usual),
                 ]
             )
         )
@@ -118,7 +124,7 @@ def still_falling(runs: list[Record]) -> float:
         return 0.0
     falls, wholes = np.array([end[0] for end in ends]), np.array([end[1] for end in ends])
     fall, n = float(falls.mean()), len(ends)
-    error = float(stats.t.ppf(0.95, n - 1) * falls.std(ddof=1) / math.sqrt(n)) if n > 1 else _Z95 * ends[0][2]
+    error = float(special.stdtrit(n - 1, 0.95) * falls.std(ddof=1) / math.sqrt(n)) if n > 1 else _Z95 * ends[0][2]
     return fall if fall > error and fall > _FALL * wholes.mean() else 0.0
 
 
@@ -196,16 +202,31 @@ def _seeds(arm: Arm, reference: Arm | None, comparison: Comparison | None) -> li
     ]
 
 
-def _slow(arm: Arm, arms: list[Arm]) -> list[str]:
-    """Seconds that cannot be compared: the device did much less in them than for other runs of the same method."""
-    mine, like = _mfus([arm]), _mfus([other for other in arms if other.method == arm.method])
-    if not mine or min(mine) >= _MFU * np.median(like):
+def _elsewhere(arm: Arm, reference: Arm) -> list[str]:
+    """Processors or threads that are several, or not the reference's: one config's last bits follow from both."""
+    said = []
+    for what, path in _PLACES.items():
+        mine, theirs = (_on_processors(one, path) for one in (arm, reference))
+        if mine and len({*mine, *theirs}) > 1:
+            other = "" if mine == theirs else f" (reference: {' and '.join(theirs)})"
+            said.append(f"{what} {' and '.join(mine)}{other}")
+    return [f"computed elsewhere, where the same run has other last digits: {', '.join(said)}"] if said else []
+
+
+def _on_processors(arm: Arm, path: str) -> list[str]:
+    """What stands at a path of the runs that no GPU computed."""
+    found = {at(run, path) for run in arm.runs if at(run, "compute.device") == "cpu"} - {None}
+    return sorted(map(str, found))
+
+
+def _slow(arm: Arm, usual: dict[str, float]) -> list[str]:
+    """Seconds that cannot be compared: the device did much less in them than it usually does with this method."""
+    mine, like = _mfus(arm), usual.get(arm.method, 0.0)
+    if not mine or min(mine) >= _MFU * like:
         return []
-    usual = f"{percent(float(np.median(like)))} %"
-    return [
-        f"disturbed: MFU of a run under {percent(_MFU)} % of the usual {usual}; its FLOPs are its own, its seconds not"
-    ]
+    than = f"under {percent(_MFU)} % of the usual {percent(like)} %"
+    return [f"disturbed: MFU of a run {than}; its FLOPs are its own, its seconds not"]
 
 
-def _mfus(arms: list[Arm]) -> list[float]:
-    return [mfu for arm in arms for run in arm.runs if (mfu := at(run, "compute.mfu"))]
+def _mfus(arm: Arm) -> list[float]:
+    return [mfu for run in arm.runs if (mfu := at(run, "compute.mfu"))]
