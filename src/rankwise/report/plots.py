@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WIDTH, WIDE = 6.3, 13.0  # inches: one scale of text on the page
 _FORGOT = {"loss": "rise of the loss, nats per token", "probe": "fall of a probe's accuracy, points"}
+_ROW = 0.22  # inches of a legend's line
 _EMPTY = ("lower right", "upper right")  # few score worst at the highest cost
 _MOST = 30  # arms in a figure: more could not be told apart
 _VISIBLE = 0.004  # of the longest bar: a narrower part is not drawn, nor named
@@ -224,7 +225,7 @@ def learning_curves(report: Report) -> Plot | None:
     if not keys:
         return None
     shown = [arm for arm in arms if any(_curves(arm, key) for key in keys)]
-    figure, (axes,) = svg.canvas(WIDE, 4.0, columns=len(keys))
+    figure, (axes,) = svg.canvas(WIDE, max(4.0, _ROW * len(shown) + 0.8), columns=len(keys))
     for ax, key in zip(axes, keys, strict=True):
         metric = named(key)
         for arm in shown:
@@ -243,7 +244,7 @@ def rates(report: Report) -> Plot | None:
     arms = [arm for arm in report.arms if arm.comparable and len(arm.trials) > 1]
     if not arms:
         return None
-    figure, ((ax,),) = svg.canvas(WIDE, 3.8)
+    figure, ((ax,),) = svg.canvas(WIDE, max(3.8, _ROW * len(arms) + 0.8))
     for arm in arms:
         paint, points = colour(arm, arms), [(trial.lr, trial.validation) for trial in arm.trials]
         ax.plot(*zip(*points, strict=True), "o-", color=paint, ms=4.5, lw=1.5, label=arm.label)
