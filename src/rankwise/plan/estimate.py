@@ -85,8 +85,8 @@ def process_bytes(configs: Sequence[Config], gpu_name: str) -> int:
     # A GPU that is not known is taken for one without bf16, where a run holds the most.
     here = Hardware(gpu_name, "cuda", 0, recognise(gpu_name) or gpu("t4"))
     largest: dict[str, Config] = {}
+    sizes: dict[str, Any] = dict.fromkeys(methods.size_keys())
     for config in sorted(configs, key=lambda config: [getattr(config.method, key) or 0 for key in methods.size_keys()]):
-        sizes = dict.fromkeys(methods.size_keys())
         largest[_same_cost(replace(config, method=replace(config.method, **sizes)))] = config
     rows = plan([*largest.values()], Question(here, 0))["runs"]
     peak = max(row["memory"][part]["peak_bytes"] for row in rows for part in ("train", "eval"))

@@ -90,10 +90,12 @@ def load(overrides: list[str]) -> DictConfig:
     """
     loaded = compose("config", overrides, return_hydra_config=True)
     for key in _MAY_CALL:
-        node = OmegaConf.select(loaded, key)
-        with contextlib.suppress(OmegaConfBaseException):  # what is not known yet, as the folder of a run
-            node = OmegaConf.create(OmegaConf.to_container(node, resolve=True))
-        refuse_code(key, OmegaConf.to_container(node, resolve=False) if node else None, overrides, "conf")
+        value = OmegaConf.select(loaded, key)
+        if OmegaConf.is_config(value):
+            node, value = value, OmegaConf.to_container(value)
+            with contextlib.suppress(OmegaConfBaseException):  # what is not known yet, as the folder of a run
+                value = OmegaConf.to_container(node, resolve=True)
+        refuse_code(key, value, overrides, "conf")
     return loaded
 
 
