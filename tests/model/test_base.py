@@ -350,5 +350,4 @@ def test_weights_are_the_pages_of_their_file_which_all_runs_share(saved_base):
     lm, _ = base.load(model, resolve(model), 2, 0)
     lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(where) in line]
     ranges = [[int(end, 16) for end in span.split("-")] for span, *_ in lines]
-    private = {name for name, p in lm.named_parameters() if not any(low <= p.data_ptr() < high for low, high in ranges)}
-    assert private == {"classifier.weight", "classifier.bias"}  # drawn anew for the task
+    assert ranges and all(any(low <= p.data_ptr() < high for low, high in ranges) for p in lm.parameters())
