@@ -205,10 +205,10 @@ FLAGS = {
     "find": "--dry-run --json --budget= --margin= --seeds= --rates= --reference= --replay= --jobs=",
     "plan": "-m --multirun --params --json --gpu= --fit= --mfu= --power= --margin=",
     "sweep": "--convert --rerun --count= --seed= --jobs=",
-    "report": "--json --csv --markdown --latex --methods --by= --out= --columns= --figures= --pack=",
+    "report": "--json --csv --markdown --latex --methods --by= --score= --out= --columns= --figures= --pack=",
     "claims": "--json --measure --only= --tier= --markdown= --html=",
     "analyze": "--json --layer= --module= --side= --of= --out=",
-    "adapter": "--json --out= --dtype= --rank= --weights= --how= --density= --energy=",
+    "adapter": "--json --out= --push= --dtype= --rank= --weights= --how= --density= --energy=",
     "dashboard": "--json --push --entity= --project=",
     "fetch": "",
 }

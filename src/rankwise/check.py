@@ -151,7 +151,9 @@ def _check_targets(config: Config) -> None:
         _one_of("targets.name", targets.name, (*PRESETS, "custom"))
     if targets.regex:
         _check_pattern("targets.regex", targets.regex)
-    if targets.layers is not None and (not targets.layers or min(targets.layers) < 0):
+    if targets.layers is not None and not (
+        targets.layers and all(type(layer) is int and layer >= 0 for layer in targets.layers)  # a list passes as int
+    ):
         raise Refused.value("targets.layers", targets.layers, "block numbers from 0, or null for all")
     _check_patterns(config)
 
