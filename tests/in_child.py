@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 
 from rankwise.config import typed
 from rankwise.identity import folder
@@ -23,6 +24,7 @@ from rankwise.tracking.remote import Address, missing
 from rankwise.tracking.remote import push as push_records
 from rankwise.tracking.wandb_run import WandbRun, mode_of
 from rankwise.train import checkpoint
+from rankwise.train.watch import Watch
 
 torch.set_num_threads(1)
 
@@ -67,6 +69,21 @@ def run_until(config: dict[str, Any], seconds: float | None) -> None:
             timers[0].start()
 
     rankwise_run(typed(config), on_progress)
+
+
+class CutOnce(Callback):
+    """Keeps every checkpoint; the first time kills the process of the last rank at a step."""
+
+    def __init__(self, step: int):
+        checkpoint.SHARE = math.inf
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        told = next(one.best_file.with_name("cut") for one in trainer.callbacks if isinstance(one, Watch))
+        last = trainer.global_rank == trainer.world_size - 1
+        if trainer.global_step == self.step and last and not told.exists():
+            told.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run_without_core(config: dict[str, Any]) -> None:

@@ -7,8 +7,10 @@ run's folder; what the others would write goes into one that is thrown away.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import traceback
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 from torch.multiprocessing import get_context
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
@@ -29,6 +32,7 @@ from rankwise.fine_tune import fine_tune
 from rankwise.measure.clock import Clock
 from rankwise.tracking.journal import Journal
 from rankwise.tracking.record import Record
+from rankwise.train.checkpoint import clear
 from rankwise.train.ranks import Ranks
 
 _GRACE_S = 5
@@ -40,12 +44,15 @@ def fine_tune_on_several(
 ) -> None:
     """As ``fine_tune``, on ``config.trainer.devices`` devices.
 
-    Raises what the first rank to fail raised: Refused as it is, else RuntimeError with the rank and the reason.
+    Raises what the first rank to fail raised: Refused as it is, else RuntimeError with the rank and the reason; and
+    ChildProcessError for a rank that was killed.
     """
+    assert record.folder is not None
     world = config.trainer.devices
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # that no parameter was unused after all is no news
     queue: Any = get_context("spawn").SimpleQueue()
-    arguments = (config, record, journal.attempt, _free_port(), torch.get_num_threads(), queue)
+    others = tempfile.mkdtemp(prefix="rankwise-ranks-")
+    arguments = (config, record, journal.attempt, others, _free_port(), torch.get_num_threads(), queue)
     ranks = start_processes(_rank, arguments, nprocs=world, join=False, start_method="spawn")
     heard = _Heard(record, clock, ready, on_progress)
     try:
@@ -60,6 +67,9 @@ def fine_tune_on_several(
             process.join()
         heard.listen(queue)
         queue.close()
+        shutil.rmtree(others, ignore_errors=True)
+        if error := sys.exception():
+            clear(record.folder, error)
 
 
 class _Heard:
@@ -92,15 +102,17 @@ class _Heard:
             code = process.exitcode or 0
             if code < 0 and -code != signal.SIGTERM:  # which the others are ended with
                 name = signal.Signals(-code).name
-                return RuntimeError(f"rank {rank} of {len(processes)} was killed by {name}")
+                return ChildProcessError(f"rank {rank} of {len(processes)} was killed by {name}")
         return self.errors[0] if self.errors else RuntimeError("a rank ended without a word; see the log")
 
 
-def _rank(rank: int, config: Config, record: Record, attempt: int, port: int, threads: int, queue: Any) -> None:
+def _rank(
+    rank: int, config: Config, record: Record, attempt: int, others: str, port: int, threads: int, queue: Any
+) -> None:
     """The process of one rank, from its start to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    ranks, last = Ranks(rank, config.trainer.devices), False
+    ranks = Ranks(rank, config.trainer.devices)
     os.environ |= {
         Ranks.RANK: f"{rank} {ranks.world}",
         "RANK": str(rank),
@@ -114,25 +126,24 @@ def _rank(rank: int, config: Config, record: Record, attempt: int, port: int, th
     torch.set_num_threads(config.trainer.threads or max(1, threads // ranks.world))
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)
-    with tempfile.TemporaryDirectory(prefix="rankwise-rank-") as elsewhere:
-        mine = record if ranks.is_first else replace(record, folder=Path(elsewhere))
-        assert mine.folder is not None and record.folder is not None
-        journal, clock = Journal(mine.folder / "metrics.jsonl", attempt), Clock()
-        try:
-            if ranks.is_first:
-                fine_tune(config, mine, clock, journal, lambda: queue.put(("ready", None)), _teller(queue))
-            else:
-                fine_tune(config, mine, clock, journal, lambda: None, lambda *_: None, record.folder)
-            last = ranks.is_first
-        except Refused as refused:
-            queue.put(("error", refused))
-            raise SystemExit(1) from None
-        except Exception as error:
-            traceback.print_exc()
-            queue.put(("error", RuntimeError(f"rank {rank} of {ranks.world}: {type(error).__name__}: {error}")))
-            raise SystemExit(1) from None
-        if last:
-            queue.put(("found", (mine, clock.seconds)))
+    mine = record if ranks.is_first else replace(record, folder=Path(others) / str(rank))
+    assert mine.folder is not None and record.folder is not None
+    journal, clock = Journal(mine.folder / "metrics.jsonl", attempt), Clock()
+    try:
+        if ranks.is_first:
+            fine_tune(config, mine, clock, journal, lambda: queue.put(("ready", None)), _teller(queue))
+        else:
+            fine_tune(config, mine, clock, journal, lambda: None, lambda *_: None, record.folder)
+        distributed.destroy_process_group()
+    except Refused as refused:
+        queue.put(("error", refused))
+        raise SystemExit(1) from None
+    except Exception as error:
+        traceback.print_exc()
+        queue.put(("error", RuntimeError(f"rank {rank} of {ranks.world}: {type(error).__name__}: {error}")))
+        raise SystemExit(1) from None
+    if ranks.is_first:
+        queue.put(("found", (mine, clock.seconds)))
 
 
 def _teller(queue: Any) -> OnProgress:

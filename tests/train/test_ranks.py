@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,17 +10,17 @@ import numpy as np
 import psutil
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
+from test_checkpoint import assert_same
 
 from rankwise.cli import main
-from rankwise.config import Config, plain
+from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.identity import folder, run_id
 from rankwise.run import run
 from rankwise.tracking.journal import read_rows
 from rankwise.tracking.predictions import read as read_predictions
-from rankwise.tracking.record import FAILED, Record, read, write_atomically
+from rankwise.tracking.record import FAILED, Record, read
 from rankwise.train.ranks import Ranks
 
 Tiny = Callable[..., Config]
@@ -91,29 +86,26 @@ def test_one_device_keeps_the_id_of_older_runs_and_several_have_their_own(tiny: 
 def test_what_a_rank_refuses_is_one_line_and_no_process_is_left(tiny: Tiny) -> None:
     with pytest.raises(Refused, match=r"task\.max_length"):
         run(tiny(trainer__devices=2, task__max_length=5000))
-    assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+    assert not ranks_left()
 
 
-def test_a_rank_that_is_killed_ends_the_run_as_failed(tiny: Tiny) -> None:
-    config = tiny(trainer__devices=2, trainer__max_steps=2000, task__n_train=300)
-    file = Path(config.outputs) / "config.yaml"
-    write_atomically(file, yaml.safe_dump(plain(config)))
-    script = file.with_name("go.py")
-    script.write_text(
-        "import sys, yaml\nfrom rankwise.config import typed\nfrom rankwise.run import run\n"
-        "if __name__ == '__main__':\n    run(typed(yaml.safe_load(open(sys.argv[1]))))\n"
-    )
-    process = subprocess.Popen([sys.executable, script, file], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not (folder(config) / "metrics.jsonl").exists() or not (folder(config) / "metrics.jsonl").stat().st_size:
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.2)
-    ranks = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
-    os.kill(max(rank.pid for rank in ranks), signal.SIGKILL)
-    assert process.wait(timeout=60) != 0
-    record = read(folder(config))
-    assert record.status == FAILED and "of 2 was killed by SIGKILL" in record.error["message"]
-    assert not any(psutil.pid_exists(rank.pid) and rank.is_running() and rank.status() != "zombie" for rank in ranks)
+def ranks_left() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_a_run_of_which_a_rank_is_killed_has_failed_and_goes_on_as_if_it_had_not(tiny: Tiny, tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"trainer__max_steps": 40, "trainer__validations": 3, "method__dropout": 0.1}
+    keys |= {"trainer__devices": 2, "callbacks": {"cut": {"_target_": "in_child.CutOnce", "step": 25}}}
+    cut, whole = (tiny(outputs=str(tmp_path / name), **keys) for name in ("cut", "whole"))
+    folder(whole).mkdir(parents=True)
+    (folder(whole) / "cut").touch()
+    with pytest.raises(ChildProcessError, match="rank 1 of 2 was killed by SIGKILL"):
+        run(cut)
+    assert read(folder(cut)).status == FAILED and not ranks_left()
+    steps: list[int] = []
+    again = run(cut, lambda done, *_: steps.append(done))
+    assert steps[0] == 21
+    assert_same(again, run(whole))
 
 
 def test_more_devices_than_there_are_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

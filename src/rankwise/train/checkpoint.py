@@ -20,7 +20,9 @@ from rankwise.measure.clock import Clock
 from rankwise.paths import UNFINISHED
 from rankwise.tracking.journal import Journal
 from rankwise.tracking.record import Record
+from rankwise.train.ranks import ALONE, Ranks
 
+_FILES = [name for name in UNFINISHED if name.endswith(".ckpt")]  # the last and the one before
 SHARE = 0.01  # of the time that training takes, at most, is spent on checkpoints
 _SECONDS, _BYTES_PER_S = 0.05, 2e8  # what the first is taken to cost: before it nobody knows
 
@@ -39,9 +41,8 @@ class Checkpoints(pl.Callback):
     A new one is whole before it takes the place of the last, which stays beside it in case the disk lies.
     """
 
-    def __init__(self, record: Record, journal: Journal, clock: Clock):
-        assert record.folder is not None
-        self.files = [record.folder / name for name in UNFINISHED if name.endswith(".ckpt")]
+    def __init__(self, folder: Path, record: Record, journal: Journal, clock: Clock, ranks: Ranks = ALONE):
+        self.files, self.ranks = [folder / name for name in _FILES], ranks
         self.journal, self.clock, self.began = journal, clock, time.perf_counter()
         self.random: dict[str, Any] = {}
         # Another command, machine, data or version would end elsewhere: then the run starts anew.
@@ -52,6 +53,9 @@ class Checkpoints(pl.Callback):
 
     def earlier(self) -> Begun | None:
         """The last good checkpoint of this very run, its rows written once more; without one, all are removed."""
+        return self.ranks.of_first(self._earlier() if self.ranks.is_first else None)
+
+    def _earlier(self) -> Begun | None:
         for file in self.files:
             try:
                 state = torch.load(file, map_location="cpu", weights_only=True)["callbacks"]["Checkpoints"]
@@ -66,8 +70,8 @@ class Checkpoints(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.random:
             torch.set_rng_state(self.random["cpu"])
-            if self.random["cuda"]:
-                torch.cuda.set_rng_state_all(self.random["cuda"])
+            if self.random["cuda"] is not None:
+                torch.cuda.set_rng_state(self.random["cuda"])
         weights = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
         self.cost_s, self.saved = _SECONDS + 3 * weights / _BYTES_PER_S, time.perf_counter()
 
@@ -75,7 +79,8 @@ class Checkpoints(pl.Callback):
         """Keep a checkpoint, unless the last is too recent or nothing but the test is left."""
         start, self.stretches = time.perf_counter(), trainer.datamodule.now + 1  # type: ignore[attr-defined]
         left = self.stretches < len(trainer.datamodule.stretches)  # type: ignore[attr-defined]
-        if left and not trainer.should_stop and start - self.saved >= self.cost_s / SHARE:
+        due = left and not trainer.should_stop and start - self.saved >= self.cost_s / SHARE
+        if self.ranks.of_first(due):
             self._save(trainer)
             self.saved = time.perf_counter()
             self.cost_s = self.saved - start
@@ -83,6 +88,8 @@ class Checkpoints(pl.Callback):
     def _save(self, trainer: pl.Trainer) -> None:
         new, (last, earlier) = self.files[0].with_suffix(".partial"), self.files
         trainer.save_checkpoint(new)
+        if not self.ranks.is_first:
+            return
         with new.open("rb") as file:
             os.fsync(file.fileno())
         if last.exists():
@@ -90,24 +97,29 @@ class Checkpoints(pl.Callback):
         new.replace(last)
 
     def state_dict(self) -> dict[str, Any]:
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
         seconds = self.clock.seconds | {"train": time.perf_counter() - self.began + self.clock.seconds.get("train", 0)}
         return {
             "made_by": self.made_by,
             "stretches": self.stretches,
             "journal": (self.journal.attempt, self.journal.rows),
-            "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            "random": self.ranks.of_all({"cpu": torch.get_rng_state(), "cuda": cuda}),
             "seconds": {phase: seconds[phase] for phase in ("train", "validate") if phase in seconds},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.random = state["random"]
+        self.random = state["random"][self.ranks.rank]
         for phase, seconds in state["seconds"].items():
             self.clock.add(phase, seconds)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        """A run that failed starts anew; one that is stopped goes on."""
-        stopped = isinstance(exception, KeyboardInterrupt | SystemExit)
-        if not (stopped and any(file.exists() for file in self.files)):
-            for name in UNFINISHED:
-                (self.files[0].parent / name).unlink(missing_ok=True)
+        if self.ranks.world == 1:  # of several, what failed may be another
+            clear(self.files[0].parent, exception)
+
+
+def clear(folder: Path, exception: BaseException) -> None:
+    """Remove what a run cannot go on from: it goes on if it was stopped or killed, and starts anew if it failed."""
+    cut = isinstance(exception, KeyboardInterrupt | SystemExit | ChildProcessError)
+    if not (cut and any((folder / name).exists() for name in _FILES)):
+        for name in UNFINISHED:
+            (folder / name).unlink(missing_ok=True)

@@ -88,11 +88,12 @@ def fit(
     """Train within the budget, from where an earlier attempt was cut if it was; put the best weights back and fill in
     the record's compute, memory and validation.
     """
-    assert record.folder is not None
-    checkpoints, ranks = Checkpoints(record, watch.journal, watch.clock), periods.ranks
-    begun = checkpoints.earlier() if ranks.world == 1 else None
+    ranks = periods.ranks
+    ranks.meet(numerics.device)
+    checkpoints = Checkpoints(watch.best_file.parent, record, watch.journal, watch.clock, ranks)
+    begun = checkpoints.earlier()
     periods.begun = begun.stretches if begun else 0
-    callbacks = [watch, *([probe] if probe else []), *([checkpoints] if ranks.world == 1 else [])]
+    callbacks = [watch, *([probe] if probe else []), checkpoints]
     callbacks += [instantiate(callback) for callback in config.callbacks.values()]  # beside ours, never in their place
     trainer = _trainer(config, numerics, ranks, len(periods.stretches) - periods.begun, callbacks)
     if config.trainer.profiler:
@@ -165,7 +166,7 @@ def _trainer(
     warnings.filterwarnings("ignore", ".*`training_step` returned `None`.*")  # a diverged run ends so
     # Filling every new tensor costs a few percent and matters only to code that reads what was never written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    settings = numerics.lightning | ranks.strategy(numerics.device)
+    settings = numerics.lightning | ranks.strategy()
     if settings["precision"] == "bf16-true":
         settings |= {"precision": None, "plugins": [*settings.get("plugins", []), _LabelsKept("bf16-true")]}
     return pl.Trainer(

@@ -86,7 +86,7 @@ class FineTuner(pl.LightningModule):
 
     def evaluated(self) -> tuple[dict[str, Score], dict[str, np.ndarray]]:
         """Scores of the split just run, with the loss, and the scorer's columns in the order of its rows."""
-        parts, self.outputs = self.ranks.gather(self.outputs), []
+        parts, self.outputs = [part for parts in self.ranks.of_all(self.outputs) for part in parts], []
         columns = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
         _, order = np.unique(columns.pop("row"), return_index=True)  # ranks may have read some twice
         columns = {name: values[order] for name, values in columns.items()}

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -22,8 +22,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import distributed
 from torch.utils.data import DataLoader
 
-from rankwise.tasks.scores import Columns
-
+T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)  # of a rank that waits for the others
 
 
@@ -57,7 +56,7 @@ class Ranks:
         return [len(batch[rank :: self.world]) for rank in range(self.world)]
 
     def deal(self, loader: DataLoader[Any]) -> DataLoader[Any]:
-        """This rank's batches of an evaluation, as many as every other's: some are read twice, and ``gather`` knows."""
+        """This rank's batches of an evaluation, as many as every other's: some are read twice."""
         if self.world == 1:
             return loader
         plan: list[Any] = list(loader.batch_sampler or [])
@@ -67,13 +66,24 @@ class Ranks:
             loader.dataset, batch_sampler=dealt, collate_fn=loader.collate_fn, generator=torch.Generator()
         )
 
-    def gather(self, parts: list[Columns]) -> list[Columns]:
-        """The columns of all ranks."""
-        if self.world == 1:
-            return parts
-        gathered: list[list[Columns]] = [[] for _ in range(self.world)]
-        distributed.all_gather_object(gathered, parts)
-        return [part for parts in gathered for part in parts]
+    def meet(self, device: torch.device) -> None:
+        """Connect the ranks; Lightning then uses that connection."""
+        if self.world > 1:
+            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+
+    def of_all(self, value: T) -> list[T]:
+        """What every rank has, in the order of the ranks."""
+        values = [value] * self.world
+        if self.world > 1:
+            distributed.all_gather_object(values, value)
+        return values
+
+    def of_first(self, value: T) -> T:
+        """What the first rank has."""
+        values = [value]
+        if self.world > 1:
+            distributed.broadcast_object_list(values)
+        return values[0]
 
     def mean(self, *values: float, device: torch.device) -> tuple[float, ...]:
         """Means over the ranks; not finite where any is not."""
@@ -83,17 +93,14 @@ class Ranks:
         distributed.all_reduce(shared)
         return tuple((shared / self.world).tolist())
 
-    def strategy(self, device: torch.device) -> dict[str, Any]:
+    def strategy(self) -> dict[str, Any]:
         """Arguments of Lightning's Trainer. It is told its environment, or it would take one for Slurm's or torchrun's
         by the variables that these set, and start or expect other processes.
         """
         environment: ClusterEnvironment = TorchElasticEnvironment() if self.world > 1 else LightningEnvironment()
         if self.world == 1:
             return {"plugins": [environment]}
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        ddp = DDPStrategy(
-            cluster_environment=environment, process_group_backend=backend, timeout=TIMEOUT, find_unused_parameters=True
-        )
+        ddp = DDPStrategy(cluster_environment=environment, find_unused_parameters=True)
         return {"strategy": ddp, "devices": self.world}
 
 
