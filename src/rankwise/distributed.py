@@ -6,11 +6,10 @@ run's folder; what the others would write goes into one that is thrown away.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import signal
 import socket
-import sys
 import tempfile
 import threading
 import traceback
@@ -22,14 +21,16 @@ from typing import Any
 
 import torch
 from torch import distributed
-from torch.multiprocessing import get_context
-from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
+from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, ProcessRaisedException, start_processes
 
+from rankwise import machine
 from rankwise.baseline import OnProgress
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.fine_tune import fine_tune
 from rankwise.measure.clock import Clock
+from rankwise.study import fork_server
+from rankwise.study.preload import HEAVY
 from rankwise.tracking.journal import Journal
 from rankwise.tracking.record import Record
 from rankwise.train.checkpoint import clear
@@ -48,13 +49,23 @@ def fine_tune_on_several(
     ChildProcessError for a rank that was killed.
     """
     assert record.folder is not None
-    world = config.trainer.devices
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # that no parameter was unused after all is no news
-    queue: Any = get_context("spawn").SimpleQueue()
-    others = tempfile.mkdtemp(prefix="rankwise-ranks-")
-    arguments = (config, record, journal.attempt, others, _free_port(), torch.get_num_threads(), queue)
-    ranks = start_processes(_rank, arguments, nprocs=world, join=False, start_method="spawn")
     heard = _Heard(record, clock, ready, on_progress)
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="rankwise-ranks-") as others,
+            fork_server.started(HEAVY, fork_server.Signals(), bool(machine.gpus())) as context,
+            contextlib.closing(context.SimpleQueue()) as queue,
+        ):
+            arguments = (config, record, journal.attempt, others, _free_port(), torch.get_num_threads(), queue)
+            _wait(start_processes(_rank, arguments, config.trainer.devices, False, False, "forkserver"), heard, queue)
+    except BaseException as error:
+        clear(record.folder, error)
+        raise
+
+
+def _wait(ranks: ProcessContext, heard: _Heard, queue: Any) -> None:
+    """Until all ranks have ended well. Raises as ``fine_tune_on_several``; no rank is left then."""
     try:
         while not ranks.join(timeout=0.2, grace_period=_GRACE_S):
             heard.listen(queue)
@@ -66,10 +77,6 @@ def fine_tune_on_several(
             process.kill()
             process.join()
         heard.listen(queue)
-        queue.close()
-        shutil.rmtree(others, ignore_errors=True)
-        if error := sys.exception():
-            clear(record.folder, error)
 
 
 class _Heard:

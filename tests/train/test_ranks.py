@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,20 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.identity import folder, run_id
 from rankwise.run import run
+from rankwise.study import fork_server
 from rankwise.tracking.journal import read_rows
 from rankwise.tracking.predictions import read as read_predictions
 from rankwise.tracking.record import FAILED, Record, read
 from rankwise.train.ranks import Ranks
 
 Tiny = Callable[..., Config]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_server() -> Iterator[None]:
+    """Imports of torch and friends are paid for once."""
+    with fork_server.kept():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +99,9 @@ def test_what_a_rank_refuses_is_one_line_and_no_process_is_left(tiny: Tiny) -> N
 
 
 def ranks_left() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+    """Processes that the fork server has started."""
+    below = psutil.Process().children(recursive=True)
+    return [one for one in below if "forkserver" in " ".join(one.cmdline()) and one.ppid() != os.getpid()]
 
 
 def test_a_run_of_which_a_rank_is_killed_has_failed_and_goes_on_as_if_it_had_not(tiny: Tiny, tmp_path: Path) -> None:

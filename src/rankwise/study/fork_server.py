@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import multiprocessing
 import os
 import signal
@@ -73,8 +74,10 @@ def kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def started(modules: Sequence[str], signals: Signals) -> Iterator[ForkServerContext]:
+def started(modules: Sequence[str], signals: Signals, on_gpus: bool) -> Iterator[ForkServerContext]:
     """A fork server that has imported ``modules``; gone afterwards, but in ``kept()``."""
+    if on_gpus and importlib.util.find_spec("bitsandbytes"):  # which PEFT imports, and which asks CUDA at once
+        modules = [name for name in modules if not name.startswith(("peft", "rankwise"))]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload.__name__])
     try:

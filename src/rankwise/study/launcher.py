@@ -7,7 +7,6 @@ measured cleanly. How a run goes and ends is read from its folder: record, journ
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import signal
@@ -100,12 +99,10 @@ def launch(
     if not configs:
         return []
     slots = share(configs, jobs)
-    if any(slots.gpus) and importlib.util.find_spec("bitsandbytes"):  # which PEFT imports, and which asks CUDA at once
-        preload = [name for name in preload if not name.startswith(("peft", "rankwise"))]
     with (
         fork_server.Signals() as signals,
         progress.Display(len(configs), slots.jobs, stage) as shown,
-        fork_server.started(preload, signals) as context,
+        fork_server.started(preload, signals, any(slots.gpus)) as context,
     ):
         outcomes = _Engine(context, slots, task, signals, shown, join).run(configs)
     return [outcomes[folder(config).absolute()] for config in configs]
