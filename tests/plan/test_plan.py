@@ -200,11 +200,16 @@ def test_runs_that_cost_the_same_are_worked_out_once_and_summed(tiny: Tiny, monk
     real = estimate._row
     monkeypatch.setattr(estimate, "_row", lambda config, question: calls.append(config) or real(config, question))
     configs = [tiny(seed=seed, optim__lr=lr) for seed in (0, 1) for lr in (1e-3, 1e-2)] + [tiny(method__rank=2)]
-    found = plan(configs, Question(Hardware.here(), 10**12, mfu=0.5))
+    configs[-1].trainer.devices, configs[0].tracking.name = 3, "wandb"
+    found = plan(configs, Question(Hardware.here(), 10**12, mfu=0.5, gpus=3))
     assert len(calls) == 2 and len(found["runs"]) == 5
     assert len({run["id"] for run in found["runs"]}) == 5
     totals = found["totals"]
     assert totals["train_s"] == pytest.approx(sum(run["compute"]["train_s"] for run in found["runs"]))
+    times = [run["compute"]["train_s"] for run in found["runs"]]
+    assert totals["device_s"] == pytest.approx(sum(times) + 2 * times[-1])
+    assert totals["elapsed_s"] == pytest.approx(max(totals["device_s"] / 3, *times))
+    assert totals["wandb"]["rows"] == 8 and totals["files"] == 5 * 8 + 11
     assert totals["disk_bytes"] == sum(4 * run["params"]["trainable"] for run in found["runs"])
     assert totals["fits"] and not plan(configs, Question(Hardware.here(), 1000))["totals"]["fits"]
 
@@ -312,6 +317,7 @@ REFUSED = [
     ("plan --gpu a100 debug=fast", "did you mean a100-40gb or a100-80gb?"),
     ("plan --fit 0 debug=fast", "--fit 0:"),
     ("plan --fit lots debug=fast", "--fit lots:"),
+    ("plan --gpus 0 debug=fast", "--gpus 0:"),
     ("plan --mfu 2 debug=fast", "--mfu 2:"),
     ("plan model=local model.path=nothing/here/at/all", "model.path=nothing/here/at/all"),
     ("plan debug=fast method=tfidf", "method=tfidf"),
@@ -354,9 +360,10 @@ def test_the_command_prints_a_table_and_json(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     grid = ["plan", "debug=fast", "-m", "method=lora,full", "method.rank=1,4"]
-    assert main([*grid, "--fit", "1MB"]) == 0
+    assert main([*grid, "seed=range(0,9)", "--fit", "1MB", "--gpu", "t4", "--gpus", "8"]) == 0
     said = capsys.readouterr().out
-    assert said.count("lora-r1-") == 2 and "not all fit in" in said and "largest" in said
+    assert said.count("lora-r1-") == 2 and "× 9" in said and "not all fit in" in said and "largest" in said
+    assert "27 runs" in said and "on 8 GPUs" in said
     assert main([*grid, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [run["params"]["trainable"] for run in found["runs"]] == sorted(

@@ -12,10 +12,11 @@ from rankwise.config import Config, Model
 from rankwise.measure.ledger import Footprint
 from rankwise.measure.shape import Shape
 from rankwise.model.skeleton import architecture
-from rankwise.plan.estimate import Question, Row, facts, plan
+from rankwise.plan.estimate import Question, facts, plan
 from rankwise.plan.fake import FakeRun, build
 from rankwise.plan.hardware import Hardware
 from rankwise.plan.operations import beside_full
+from rankwise.plan.totals import Row
 from rankwise.study.compose import composed
 
 Spec = dict[str, Any]

@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> int:
     made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train")
     made.add_argument("-m", "--multirun", action="store_true", help="every combination of the given values")
     made.add_argument("--gpu", metavar="NAME", help="plan for this GPU, such as t4, rtx4090, a100-80gb, h100-80gb")
+    made.add_argument("--gpus", type=int, metavar="N", help="how many of them a study has: how long it takes there")
     made.add_argument("--fit", metavar="SIZE", help="does it fit, and which batch would: 24GB, 22.5GiB")
     made.add_argument("--mfu", type=float, help="share of the peak FLOP/s that training reaches, 0 to 1")
     made.add_argument("--params", action="store_true", help="count parameters only")
@@ -53,6 +54,8 @@ def main(arguments: list[str]) -> int:
     options.overrides = overrides(options.overrides)
     if options.mfu is not None and not 0 < options.mfu <= 1:
         raise Refused(f"--mfu {options.mfu:g}: above 0 and at most 1")
+    if options.gpus is not None and options.gpus < 1:
+        raise Refused(f"--gpus {options.gpus}: at least 1")
     if options.gpu:
         gpu(options.gpu)  # refused here, before anything heavy is imported
     limit = _bytes(options.fit) if options.fit is not None else None
@@ -69,7 +72,8 @@ def main(arguments: list[str]) -> int:
         gc.enable()
         hardware = Hardware.named(options.gpu) if options.gpu else Hardware.here()
         room = hardware.memory_bytes if limit is None else limit
-        planned = plan(configs, Question(hardware, room, limit is not None, options.params, options.mfu))
+        asked = Question(hardware, room, limit is not None, options.params, options.mfu, options.gpus)
+        planned = plan(configs, asked)
         print_json(planned) if options.json else show(table(planned))
         return 0
 

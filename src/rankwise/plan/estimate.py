@@ -23,6 +23,7 @@ from rankwise.model.skeleton import architecture
 from rankwise.plan.fake import FakeRun, build
 from rankwise.plan.hardware import Hardware
 from rankwise.plan.operations import beside_full, needed
+from rankwise.plan.totals import Row, totals
 from rankwise.tasks import data, scores
 from rankwise.tasks.scores import Scorer, TokenScorer
 from rankwise.tracking import record as records
@@ -31,7 +32,6 @@ from rankwise.train.budget import Budget
 ASSUMED_MFU = 0.4  # where neither the user nor a finished run says
 _RESERVED = 1.25  # of its tensors, what torch's allocator is taken to reserve of a GPU
 LARGEST = 4096  # rows of a batch; beyond it nobody asks
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Question:
     find_batch: bool = False
     only_parameters: bool = False
     mfu: float | None = None
+    gpus: int | None = None  # of a cluster, that the study has to itself
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def plan(configs: Sequence[Config], question: Question) -> dict[str, Any]:
         "limit_bytes": question.limit_bytes,
         "context_bytes": question.hardware.context_bytes,
         "runs": rows,
-        "totals": _totals(rows),
+        "totals": totals(trained, rows, question.gpus),
     }
 
 
@@ -109,7 +110,7 @@ def _row(config: Config, question: Question) -> Row:
     settings = question.hardware.settle(config.trainer)
     base = architecture(config.model, asset)
     adapted = build(config, base, task.scorer.outputs, settings.attention, settings.precision)
-    row: Row = {"params": count(adapted.model, adapted.heads)}
+    row: Row = {"params": count(adapted.model, adapted.heads), "devices": config.trainer.devices}
     row["lora"] = {key: adapted.lora.get(key) for key in ("rank", "scale")}
     row["storage"] = _storage(config, adapted.model)
     if question.only_parameters:
@@ -222,15 +223,16 @@ def _time(config: Config, task: Facts, needed: int, question: Question, settings
     packed run's steps are unknown: how many rows share a batch depends on how long each is.
     """
     trainer = config.trainer
-    steps = trainer.max_steps
-    if steps is None and task.rows is not None and not config.task.packing:
-        steps = Budget.of(config, task.rows).steps
+    known = trainer.max_steps or (task.rows is not None and not config.task.packing)
+    budget = Budget.of(config, task.rows or 1) if known else None
+    steps = budget.steps if budget else None
     peak, source = question.hardware.peak(settings, trainer.matmul_precision)
     share, mfu_source = _mfu(question, config, settings.precision)
     step_s = needed / (peak * share) if peak else None
     return {
         "precision": settings.precision,
         "steps": steps,
+        "rows": budget.rows if budget else None,
         "step_s": step_s,
         "train_s": step_s * steps if step_s is not None and steps is not None else None,
         "mfu": share,
@@ -269,22 +271,3 @@ def _measured_mfu(outputs: str, model: str, precision: str, device: str, recompu
         if like == (model, precision, device, recomputes) and (mfu := compute.get("mfu")):
             shares.append(mfu)
     return shares
-
-
-def _totals(rows: Sequence[Row]) -> Row:
-    """Over all runs; None where a run does not know."""
-    times = [row.get("compute", {}).get("train_s") for row in rows]
-    flops = [_flops(row.get("compute", {})) for row in rows]
-    return {
-        "runs": len(rows),
-        "train_s": None if None in times else sum(times),
-        "flops": None if None in flops else sum(value or 0 for value in flops),
-        "disk_bytes": sum(row["storage"]["disk_bytes"] for row in rows),
-        "peak_bytes": max((row["memory"]["train"]["peak_bytes"] for row in rows if "memory" in row), default=None),
-        "fits": all(row["fits"] for row in rows) if all("fits" in row for row in rows) else None,
-    }
-
-
-def _flops(compute: Row) -> int | None:
-    per_step, steps = (compute.get("flops") or {}).get("per_step"), compute.get("steps")
-    return None if per_step is None or steps is None else int(per_step * steps)

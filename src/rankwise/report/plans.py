@@ -19,8 +19,8 @@ from rankwise.report.wide import Wide
 
 
 def table(plan: dict[str, Any]) -> RenderableType:
-    """One row per run: what it trains and computes, then what it holds; totals and footnotes beneath."""
-    rows = plan["runs"]
+    """A row for all runs that cost the same: what one trains and computes, then what it holds; totals and footnotes."""
+    rows = _alike(plan["runs"])
     if "memory" not in rows[0]:
         return Group(_table(_COSTS[:5], rows), Text(), Text(_sum(plan)))
     memory = [*_MEMORY, *([_BATCH] if "largest_batch" in rows[0] else [])]
@@ -65,6 +65,16 @@ def _table(columns: list[tuple[str, Cell]], rows: list[dict[str, Any]], limit: i
     return Wide(shown)
 
 
+def _alike(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first of the runs that cost the same, with how many they are in its label."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        cost = {key: value for key, value in row.items() if key not in ("label", "id")}
+        groups.setdefault(repr(cost), []).append(row)
+    several = ((first, f" × {1 + len(others):,}" if others else "") for first, *others in groups.values())
+    return [first | {"label": first["label"] + times} for first, times in several]
+
+
 def _part(row: dict[str, Any], part: str) -> str:
     return _gigabytes(row["memory"]["train"][f"{part}_bytes"])
 
@@ -105,9 +115,12 @@ def listing(configs: Sequence[Config], states: Sequence[str], planned: Sequence[
 def _sum(plan: dict[str, Any]) -> str:
     totals = plan["totals"]
     parts = [fmt.plural(totals["runs"], "run")]
-    if totals["train_s"] is not None:
+    if totals["elapsed_s"] is not None:
+        hours = fmt.three(totals["device_s"] / 3600)
+        parts.append(f"{hours} GPU-hours, at best {_duration(totals['elapsed_s'])} on {totals['gpus']:,} GPUs")
+    elif totals["train_s"] is not None:
         parts.append(f"{_duration(totals['train_s'])} of training one after the other")
-    parts.append(f"{fmt.megabytes(totals['disk_bytes'])} MB to keep on disk")
+    parts.append(f"{fmt.megabytes(totals['disk_bytes'])} MB and {totals['files']:,} files to keep on disk")
     if totals["fits"] is not None:
         verdict = "all fit in" if totals["fits"] else "not all fit in"
         parts.append(f"{verdict} {_gigabytes(plan['limit_bytes'])} GB ({plan['hardware']})")
@@ -131,6 +144,11 @@ def _notes(plan: dict[str, Any]) -> list[str]:
     elif compute["steps"] is None:
         lines.append(
             "No time: the data is not here yet, so nobody knows the steps; give trainer.max_steps or task.n_train."
+        )
+    if sent := plan["totals"]["wandb"]:
+        lines.append(
+            f"W&B, where it is online, is sent {sent['rows']:,} rows, {fmt.megabytes(sent['bytes'])} MB, in at most "
+            f"{sent['requests']:,} requests."
         )
     ranks = {round(r) for run in plan["runs"] if (r := (run["compute"]["flops"] or {}).get("break_even_rank"))}
     if ranks:

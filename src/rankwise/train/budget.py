@@ -18,6 +18,16 @@ class Budget:
     steps_per_epoch: float
     checkpoints: list[int]  # steps after which the run is validated; the last is the end
 
+    @property
+    def every(self) -> int:
+        """How many steps a row of the journal is about."""
+        return max(1, self.steps // 100)
+
+    @property
+    def rows(self) -> int:
+        """How many rows the journal will have."""
+        return self.steps // self.every + len(self.checkpoints)
+
     @classmethod
     def of(cls, config: Config, rows: int) -> Budget:
         """From epochs or max_steps and the number of training rows."""

@@ -36,7 +36,6 @@ class Watch(pl.Callback):
         self.budget, self.best_file, self.clock, self.journal = budget, best_file, clock, journal
         self.on_progress, self.accumulate = on_progress, config.trainer.accumulate
         self.throughput = Throughput()
-        self.every = max(1, budget.steps // 100)
         self.step = self.logged = 0
         self.losses: list[float] = []  # of micro-batches since step ``logged``, as they are weighed in their steps
         self.curve: list[dict[str, float]] = []
@@ -54,7 +53,7 @@ class Watch(pl.Callback):
         self.losses.append(module.last_loss * module.last_share)
         before, self.step = self.step, trainer.global_step
         self.on_progress(self.step, self.budget.steps, f"loss {module.last_loss:.3f}")
-        if self.step > before and self.step % self.every == 0:
+        if self.step > before and self.step % self.budget.every == 0:
             mean = math.fsum(self.losses) / (self.accumulate * (self.step - self.logged))
             self._log(trainer, self._row(self.step) | {"train/loss": mean, "lr": self.lr})
             self.losses, self.logged = [], self.step
