@@ -13,16 +13,19 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_task import config, until
+from hydra.core.plugins import Plugins
 from rich.cells import cell_len
 from rich.console import Console
 
 from rankwise import machine
+from rankwise.cli import main
 from rankwise.config import Config
 from rankwise.identity import folder
 from rankwise.plan.estimate import Question, plan
@@ -434,3 +437,26 @@ def test_correct_touches_only_what_is_untrue(make: Callable[..., Config]) -> Non
     torn.write_text("{")
     correct(torn.parent, "failed", None)
     assert torn.read_text() == "{"
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_foreign_launcher_that_gives_up_is_one_line_and_the_runs_it_left_are_named(
+    before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Plugins.instance()  # which makes the class anew
+    basic = sys.modules["hydra._internal.core_plugins.basic_launcher"].BasicLauncher
+    real = basic.launch
+
+    def launch(self: Any, rows: Sequence[Sequence[str]], initial_job_idx: int) -> None:
+        real(self, rows[:before], initial_job_idx)
+        raise RuntimeError('Could not detect "srun"')
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(basic, "launch", launch)
+    line = "train -m debug=fast method=tfidf seed=0,1 hydra/launcher=basic"
+    assert main(line.split()) == 2 - before
+    said = capsys.readouterr().err
+    assert 'rankwise: hydra/launcher=basic: RuntimeError: Could not detect "srun"' in said and "Traceback" not in said
+    assert [name for name in ("s0", "s1") if f"-{name}-" in said] == (["s1"] if before else [])
+    assert len(list(tmp_path.glob("outputs/*/*/result.json"))) == before
+    assert before or not list(tmp_path.iterdir())

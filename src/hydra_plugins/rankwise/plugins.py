@@ -48,6 +48,12 @@ class LocalLauncher(Launcher):
     def check(self) -> None:
         """Raise Refused where it cannot run anything."""
 
+    def at_once(self, configs: Sequence[Any]) -> int:
+        """How many runs go on side by side."""
+        from rankwise.study.launcher import share
+
+        return share(configs, self.jobs).jobs
+
     def start(self, configs: Sequence[Any], stage: str) -> list[Any]:
         """Run the configs; returns their outcomes."""
         from rankwise.study.launcher import launch
@@ -71,6 +77,9 @@ class SlurmLauncher(LocalLauncher):
         from rankwise.study.slurm import Slurm
 
         Slurm.of(self)
+
+    def at_once(self, configs: Sequence[Any]) -> int:
+        return int(self.keys.get("workers") or 1) * (self.jobs or 1)
 
     def start(self, configs: Sequence[Any], stage: str) -> list[Any]:
         from rankwise.study.slurm import Slurm, launch_on

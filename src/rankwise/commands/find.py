@@ -53,20 +53,23 @@ def main(arguments: list[str]) -> int:
     asked = question(options.overrides, options.budget, options.margin, options.rates, options.reference, options.seeds)
     if options.dry_run:
         return _list(asked, options.jobs)
-    return _find(asked, arguments, options.jobs, options.json)
+    jobs = [f"hydra.launcher.jobs={options.jobs}"] if options.jobs is not None else []
+    return _find(asked, arguments, [*options.overrides, *jobs], options.json)
 
 
-def _find(asked: Question, arguments: list[str], jobs: int | None, as_json: bool) -> int:
+def _find(asked: Question, arguments: list[str], overrides: list[str], as_json: bool) -> int:
     from rich.text import Text
 
     from rankwise.find import answer, story
     from rankwise.find.show import document
     from rankwise.report.answers import by_rank
-    from rankwise.study import fork_server, launcher
+    from rankwise.study import fork_server
+    from rankwise.study.multirun import launcher_of, run_on
 
-    side_by_side = launcher.share([asked.run_of(None, seed) for seed in asked.looks], jobs).jobs
+    launcher = launcher_of(overrides)
+    side_by_side = launcher.at_once([asked.run_of(None, seed) for seed in asked.looks])
     with fork_server.kept():
-        findings = story.find(asked, lambda configs, stage: launcher.run(configs, jobs, stage), side_by_side)
+        findings = story.find(asked, lambda configs, stage: run_on(launcher, configs, stage), side_by_side)
     result = answer.answer(findings, shlex.join(["rankwise", "find", *_without_budget(arguments)]))
     told = document(findings, result)
     story.keep(findings, told)

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from rankwise.check import check, check_here
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.identity import folder, run_id
 from rankwise.study.axes import Row, excluded, paired
-from rankwise.study.compose import Composer
+from rankwise.study.compose import Composer, explain, hydra_tree, load
 from rankwise.study.launcher import done, run
 from rankwise.study.outcome import Outcome
 from rankwise.study.tuning import Tuning
@@ -37,7 +40,7 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
     global exit_code
     from hydra_plugins.rankwise.plugins import LocalLauncher
 
-    _check_keys(sweeper)
+    _check_keys(sweeper.launcher, sweeper)
     local = isinstance(sweeper.launcher, LocalLauncher)
     rows = [[*row, *more] for row in expand(sweeper, arguments) for more in paired(sweeper.pairs or [])]
     study = compose_study(rows, sweeper.exclude or [])
@@ -59,17 +62,29 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
     if isinstance(sweeper.launcher, LocalLauncher):
         exit_code = _run_here(sweeper.launcher, configs, trials, tuning)
     else:
-        left = [(config, row) for config, row in study if not done(config)]
-        print(f"rankwise: {len(study)} runs; {len(left)} to run", file=sys.stderr)
-        assert sweeper.launcher is not None
-        returns = sweeper.launcher.launch([row for _, row in left], initial_job_idx=0) if left else []
-        exit_code = int(any([_say_failed(config, job) for (config, _), job in zip(left, returns, strict=True)]))
+        exit_code = _run_on_foreign(sweeper, [(config, row) for config, row in study if not done(config)], len(study))
+
+
+def _run_on_foreign(sweeper: StudySweeper, left: list[tuple[Config, Row]], total: int) -> int:
+    """Run what is left on a launcher of somebody else's, and name what failed. Raises Refused if it starts nothing."""
+    assert sweeper.launcher is not None and sweeper.config is not None
+    print(f"rankwise: {total} runs; {len(left)} to run", file=sys.stderr)
+    jobs: Sequence[JobReturn | None] = [None] * len(left)
+    try:
+        jobs = sweeper.launcher.launch([row for _, row in left], initial_job_idx=0) if left else []
+    except Exception as error:  # its own: no scheduler is here, or a process of its was killed
+        name = sweeper.config.hydra.runtime.choices["hydra/launcher"]
+        reason = f"hydra/launcher={name}: {one_line(type(error).__name__, str(error))}"
+        if all(records.state(config) == "new" for config, _ in left):
+            raise Refused(reason) from None
+        print(f"rankwise: {reason}", file=sys.stderr)
+    return int(any([_say_failed(config, job) for (config, _), job in zip(left, jobs, strict=True)]))
 
 
 def _run_here(launcher: LocalLauncher, configs: list[Config], trials: list[Config], tuning: Tuning | None) -> int:
     """Run trials first, where there are some, then the study with what they choose."""
     if tuning:
-        _run(launcher, trials, "tuning")
+        run_on(launcher, trials, "tuning")
         if left := [trial for trial in trials if not records.is_done(trial)]:
             print(
                 f"rankwise: the study waits: {len(left)} of {len(trials)} tuning runs did not finish here, such as "
@@ -78,15 +93,38 @@ def _run_here(launcher: LocalLauncher, configs: list[Config], trials: list[Confi
             )
             return 1
         configs = tuning.frozen(configs)
-    return int(any(outcome.failed for outcome in _run(launcher, configs)))
+    return int(any(outcome.failed for outcome in run_on(launcher, configs)))
 
 
-def _run(launcher: LocalLauncher, configs: list[Config], stage: str = "") -> list[Outcome]:
+def launcher_of(overrides: Sequence[str]) -> LocalLauncher:
+    """The launcher that a command line chooses, without a sweeper. Raises Refused for one that is not rankwise's."""
+    from hydra_plugins.rankwise.plugins import LocalLauncher
+
+    try:
+        with hydra_tree():
+            chosen = load([word for word in overrides if word.startswith("hydra")]).hydra
+    except (HydraException, OmegaConfBaseException) as error:
+        raise Refused(explain(error)) from None
+    launcher = instantiate(chosen.launcher)
+    if not isinstance(launcher, LocalLauncher):
+        raise Refused.value("hydra/launcher", chosen.runtime.choices["hydra/launcher"], "local or slurm")
+    _check_keys(launcher)
+    launcher.check()
+    return launcher
+
+
+def run_on(launcher: LocalLauncher, configs: Sequence[Config], stage: str = "") -> list[Outcome]:
+    """Run what is not finished, as ``launcher.run``."""
     return run(configs, stage=stage, start=lambda left: launcher.start(left, stage))
 
 
-def _say_failed(config: Config, job: JobReturn) -> bool:
+def _say_failed(config: Config, job: JobReturn | None) -> bool:
     """Whether a run on a launcher of somebody else's failed; then its name and reason are a line on stderr."""
+    name = folder(config).name
+    if job is None:  # the launcher itself gave up
+        if not (finished := records.is_done(config)):
+            print(f"rankwise: {name} {records.state(config)}: the same command goes on", file=sys.stderr)
+        return not finished
     if job.status == JobStatus.COMPLETED:
         return False
     try:
@@ -95,7 +133,7 @@ def _say_failed(config: Config, job: JobReturn) -> bool:
         reason = str(error)
     except Exception as error:
         reason = one_line(type(error).__name__, str(error))
-    print(f"rankwise: {folder(config).name} failed: {reason}", file=sys.stderr)
+    print(f"rankwise: {name} failed: {reason}", file=sys.stderr)
     return True
 
 
@@ -106,18 +144,19 @@ _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of keys that no sch
     "sweeper.tune": (lambda value: isinstance(value, Mapping), "{axes: {method.lr: [1e-3, 2e-3]}, seeds: [100, 101]}"),
     **{
         f"launcher.{name}": (lambda value: type(value) is int and value > 0, "an integer of at least 1")
-        for name in ("jobs", "workers", "time", "gpus", "cpus")
+        for name in ("jobs", "workers", "gpus", "cpus")
     },
+    "launcher.time": (lambda value: type(value) is int and value > 2, "an integer of at least 3, in minutes"),
     "launcher.sbatch": (lambda value: isinstance(value, Mapping), "{qos: short}"),
     "launcher.join": (lambda value: isinstance(value, bool), "true"),
     "launcher.returns": (lambda value: _is_list_of(value, str), "[objective]"),
 }
 
 
-def _check_keys(sweeper: StudySweeper) -> None:
+def _check_keys(launcher: Any, sweeper: StudySweeper | None = None) -> None:
     for key, (fits, example) in _SHAPES.items():
         owner, _, name = key.partition(".")
-        holder: Any = sweeper if owner == "sweeper" else sweeper.launcher
+        holder: Any = sweeper if owner == "sweeper" else launcher
         value = getattr(holder, name, getattr(holder, "keys", {}).get(name))
         if value is not None and not fits(value):
             raise Refused.value(f"hydra.{key}", value, f"null, or such as {example}")
@@ -185,7 +224,7 @@ def run_rows(launcher: LocalLauncher, rows: Sequence[Sequence[str]]) -> list[Job
         check(config)
         check_here(config)
     check_files(configs)
-    _run(launcher, configs)
+    run_on(launcher, configs)
     return [
         _returned(folder(config), row, launcher.returns or ["objective"])
         for config, row in zip(configs, rows, strict=True)
