@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 # What lies in the folder of a run until it is finished, and as large as what it trains or larger.
-UNFINISHED = ("best.safetensors", "checkpoint.ckpt", "checkpoint.earlier.ckpt", "checkpoint.partial")
+CHECKPOINTS = ("checkpoint.ckpt", "checkpoint.earlier.ckpt")  # the last, and the one before
+UNFINISHED = ("best.safetensors", *CHECKPOINTS, "checkpoint.partial")
 
 # What lies there from the start.
 WRITTEN_FIRST = ("config.yaml", "metrics.jsonl", "result.json", ".lock", ".lease")

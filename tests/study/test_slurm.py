@@ -36,7 +36,7 @@ def test_what_is_not_there_is_one_line_and_nothing_is_made(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("key", ["workers=0", "time=soon", "gpus=x", "sbatch=3"])
+@pytest.mark.parametrize("key", ["workers=0", "time=soon", "time=2", "gpus=x", "sbatch=3"])
 def test_keys_are_checked_before_anything_is_asked_of_slurm(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 from rankwise.config import Config, plain, typed
 from rankwise.errors import Refused
 from rankwise.identity import folder
+from rankwise.paths import CHECKPOINTS
 from rankwise.study import fork_server, progress
 from rankwise.study.launcher import launch
 from rankwise.study.outcome import Outcome, elsewhere, show_end
@@ -187,11 +188,22 @@ def worker(work: Work) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGUSR2, end)
     os.environ[COMMAND] = work.command
+    configs = [typed(values) for values in work.configs]
+    before = _gained(configs)
     try:
-        launch([typed(values) for values in work.configs], work.jobs, join=work.tries)
+        launch(configs, work.jobs, join=work.tries)
     except KeyboardInterrupt:
         if not ending:
             raise SystemExit(143) from None
         job = os.environ["SLURM_JOB_ID"]  # in an array, too, of this job alone
+        if _gained(configs) == before:  # nor would the next turn, and so on for ever
+            raise SystemExit(f"rankwise: the time of {job} ends before any run got anywhere; give more") from None
         print(f"rankwise: the time of {job} ends; it goes on in its next turn", file=sys.stderr, flush=True)
         subprocess.run(["scontrol", "requeue", job], check=True)
+
+
+def _gained(configs: Sequence[Config]) -> set[tuple[Path, float]]:
+    """What of the runs will not have to be done again: those that have finished, and the last checkpoints of others."""
+    last = (folder(config) / CHECKPOINTS[0] for config in configs)
+    kept = {(file, file.stat().st_mtime) for file in last if file.exists()}
+    return kept | {(folder(config), 0.0) for config in configs if records.is_done(config)}

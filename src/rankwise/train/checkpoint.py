@@ -17,12 +17,11 @@ import lightning.pytorch as pl
 import torch
 
 from rankwise.measure.clock import Clock
-from rankwise.paths import UNFINISHED
+from rankwise.paths import CHECKPOINTS, UNFINISHED
 from rankwise.tracking.journal import Journal
 from rankwise.tracking.record import Record
 from rankwise.train.ranks import ALONE, Ranks
 
-_FILES = [name for name in UNFINISHED if name.endswith(".ckpt")]  # the last and the one before
 SHARE = 0.01  # of the time that training takes, at most, is spent on checkpoints
 _SECONDS, _BYTES_PER_S = 0.05, 2e8  # what the first is taken to cost: before it nobody knows
 
@@ -42,7 +41,7 @@ class Checkpoints(pl.Callback):
     """
 
     def __init__(self, folder: Path, record: Record, journal: Journal, clock: Clock, ranks: Ranks = ALONE):
-        self.files, self.ranks = [folder / name for name in _FILES], ranks
+        self.files, self.ranks = [folder / name for name in CHECKPOINTS], ranks
         self.journal, self.clock, self.began = journal, clock, time.perf_counter()
         self.random: dict[str, Any] = {}
         # Another command, machine, data or version would end elsewhere: then the run starts anew.
@@ -120,6 +119,6 @@ class Checkpoints(pl.Callback):
 def clear(folder: Path, exception: BaseException) -> None:
     """Remove what a run cannot go on from: it goes on if it was stopped or killed, and starts anew if it failed."""
     cut = isinstance(exception, KeyboardInterrupt | SystemExit | ChildProcessError)
-    if not (cut and any((folder / name).exists() for name in _FILES)):
+    if not (cut and any((folder / name).exists() for name in CHECKPOINTS)):
         for name in UNFINISHED:
             (folder / name).unlink(missing_ok=True)
