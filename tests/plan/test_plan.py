@@ -210,6 +210,7 @@ def test_runs_that_cost_the_same_are_worked_out_once_and_summed(tiny: Tiny, monk
     assert totals["device_s"] == pytest.approx(sum(times) + 2 * times[-1])
     assert totals["elapsed_s"] == pytest.approx(max(totals["device_s"] / 3, *times))
     assert totals["wandb"]["rows"] == 8 and totals["files"] == 5 * 8 + 11
+    assert totals["file_operations"] == 5 * (170 + 8)  # of runs that take no time
     assert totals["disk_bytes"] == sum(4 * run["params"]["trainable"] for run in found["runs"])
     assert totals["fits"] and not plan(configs, Question(Hardware.here(), 1000))["totals"]["fits"]
 

@@ -7,10 +7,13 @@ from typing import Any
 
 from rankwise.config import Config
 
-# Of a finished run, as counted (docs/scale.md): files, and what W&B's client sends, which it does at intervals.
+# Of a finished run, as counted (docs/scale.md): files, and what W&B's client sends: of the run, of each row, and every
+# so many seconds the machine's load.
 FILES, WANDB_FILES = 8, 11
-RUN_BYTES, ROW_BYTES = 58_000, 180
-RUN_REQUESTS, INTERVAL_S = 26, 15
+RUN_REQUESTS, RUN_BYTES, ROW_BYTES = 26, 58_000, 180
+INTERVAL_S, INTERVAL_BYTES = 15, 700
+# Operations on the files of its folder, and those of the launcher, which looks at its journal; each row is one more.
+RUN_OPERATIONS, OPERATIONS_PER_S = 170, 4
 Row = dict[str, Any]
 
 
@@ -29,6 +32,7 @@ def totals(configs: Sequence[Config], rows: Sequence[Row], gpus: int | None) -> 
         "flops": None if None in flops else sum(value or 0 for value in flops),
         "disk_bytes": sum(row["storage"]["disk_bytes"] for row in rows),
         "files": FILES * len(rows) + WANDB_FILES * sum(config.tracking.name == "wandb" for config in configs),
+        "file_operations": _operations(compute) if known else None,
         "wandb": _tracked(configs, compute),
         "peak_bytes": max((row["memory"]["train"]["peak_bytes"] for row in rows if "memory" in row), default=None),
         "fits": all(row["fits"] for row in rows) if all("fits" in row for row in rows) else None,
@@ -36,15 +40,21 @@ def totals(configs: Sequence[Config], rows: Sequence[Row], gpus: int | None) -> 
 
 
 def _tracked(configs: Sequence[Config], compute: Sequence[Row]) -> Row | None:
-    """What W&B is sent, at most; None where it is sent nothing, or nobody knows how long the runs are."""
+    """What W&B is sent; None where that is nothing, or nobody knows how long the runs are."""
     parts = [part for config, part in zip(configs, compute, strict=True) if config.tracking.name == "wandb"]
     if not parts or any(part.get("train_s") is None for part in parts):
         return None
+    rows = sum(part["rows"] for part in parts)
+    intervals = sum(int(part["train_s"] / INTERVAL_S) for part in parts)
     return {
-        "rows": sum(part["rows"] for part in parts),
-        "bytes": sum(RUN_BYTES + ROW_BYTES * part["rows"] for part in parts),
-        "requests": sum(RUN_REQUESTS + int(min(part["train_s"] / INTERVAL_S, part["rows"])) for part in parts),
+        "rows": rows,
+        "bytes": RUN_BYTES * len(parts) + ROW_BYTES * rows + INTERVAL_BYTES * intervals,
+        "requests": RUN_REQUESTS * len(parts) + intervals,
     }
+
+
+def _operations(compute: Sequence[Row]) -> int:
+    return sum(RUN_OPERATIONS + part["rows"] + int(OPERATIONS_PER_S * part["train_s"]) for part in compute)
 
 
 def _flops(compute: Row) -> int | None:

@@ -145,11 +145,14 @@ def _notes(plan: dict[str, Any]) -> list[str]:
         lines.append(
             "No time: the data is not here yet, so nobody knows the steps; give trainer.max_steps or task.n_train."
         )
-    if sent := plan["totals"]["wandb"]:
+    totals = plan["totals"]
+    if totals["file_operations"] is not None:
         lines.append(
-            f"W&B, where it is online, is sent {sent['rows']:,} rows, {fmt.megabytes(sent['bytes'])} MB, in at most "
-            f"{sent['requests']:,} requests."
+            f"The launcher and the runs do {totals['file_operations']:,} operations on files in the study's folder."
         )
+    if sent := totals["wandb"]:
+        size = fmt.megabytes(sent["bytes"])
+        lines.append(f"W&B, if online, is sent {size} MB: {sent['rows']:,} rows, in {sent['requests']:,} requests.")
     ranks = {round(r) for run in plan["runs"] if (r := (run["compute"]["flops"] or {}).get("break_even_rank"))}
     if ranks:
         span = f"{min(ranks)}" if len(ranks) == 1 else f"{min(ranks)} to {max(ranks)}"
