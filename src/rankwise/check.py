@@ -282,7 +282,12 @@ def _check_trainer(config: Config) -> None:
     _one_of("trainer.attention", trainer.attention, ("auto", "eager", "sdpa"))
     _one_of("trainer.matmul_precision", trainer.matmul_precision, ("highest", "high", "medium"))
     _one_of("trainer.device", trainer.device, ("auto", "cpu", "cuda", "mps"))
-    _one_of("trainer.strategy", trainer.strategy, ("ddp",))
+    if trainer.strategy != "ddp":
+        remedy = "quant=nf4 makes that smaller, and rankwise plan --fit says whether it fits"
+        raise Refused.value("trainer.strategy", trainer.strategy, "ddp: every device holds the whole base", remedy)
+    if trainer.devices > 1 and config.quant.kind == "int8_torchao":
+        allowed = "1 with quant=int8_torchao, whose weights torch cannot send from one device to another"
+        raise Refused.value("trainer.devices", trainer.devices, allowed, "quant=int8, nf4 and bf16 can")
     if trainer.profiler is not None:
         _one_of("trainer.profiler", trainer.profiler, ("simple", "advanced", "pytorch"))
     if trainer.max_time is not None and not re.fullmatch(r"[0-9]+(:[0-5]?[0-9]){3}", trainer.max_time):

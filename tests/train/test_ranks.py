@@ -119,6 +119,18 @@ def test_a_run_of_which_a_rank_is_killed_has_failed_and_goes_on_as_if_it_had_not
     assert_same(again, run(whole))
 
 
-def test_more_devices_than_there_are_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "debug=fast", "trainer.devices=999"]) == 2
-    assert "trainer.devices=999" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("trainer.devices=999", "trainer.devices=999"),
+        ("trainer.devices=2 quant=int8_torchao", "quant=int8, nf4 and bf16 can"),
+        ("trainer.devices=2 trainer.strategy=fsdp2", "trainer.strategy=fsdp2: ddp: every device holds the whole base"),
+    ],
+)
+def test_what_several_devices_cannot_do_is_refused(
+    line: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "debug=fast", *line.split()]) == 2
+    said = capsys.readouterr().err
+    assert says in said and said.count("\n") == 1 and not list(tmp_path.iterdir())

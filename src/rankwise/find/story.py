@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,11 +65,11 @@ class Runs:
     @property
     def seconds(self) -> float:
         """Wall time of all runs so far, side by side as they were."""
-        return sum(map(_seconds, self.records.values())) / self.jobs
+        return math.fsum(map(_seconds, self.records.values())) / self.jobs
 
     def cost_s(self, runs: int) -> float:
         """What so many more runs will take, by the mean of those so far."""
-        return sum(map(_seconds, self.records.values())) / max(1, len(self.records)) * runs / self.jobs
+        return math.fsum(map(_seconds, self.records.values())) / max(1, len(self.records)) * runs / self.jobs
 
 
 def _seconds(record: Record) -> float:
