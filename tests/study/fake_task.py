@@ -67,9 +67,9 @@ def run(config: Config) -> Record:
     return record
 
 
-def until(condition: Callable[[], object]) -> None:
+def until(condition: Callable[[], object], seconds: float = DEADLINE_S) -> None:
     """Wait for a condition; its failing to come is an error."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError

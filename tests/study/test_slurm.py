@@ -84,7 +84,7 @@ def test_workers_share_a_study_and_a_failed_run_is_named(slurm: Path) -> None:
 
 def test_an_interrupt_cancels_the_array_and_stops_its_runs(slurm: Path) -> None:
     process = study(*LONG)
-    until(lambda: rows_of(slurm) > 3)
+    until(lambda: rows_of(slurm) > 3, 300)
     os.killpg(process.pid, signal.SIGINT)
     error = process.communicate(timeout=120)[1]
     assert process.returncode == 130 and "cancelling Slurm job" in error, error
@@ -93,10 +93,25 @@ def test_an_interrupt_cancels_the_array_and_stops_its_runs(slurm: Path) -> None:
 
 
 def test_a_worker_whose_time_ends_goes_on_in_its_next_turn(slurm: Path) -> None:
-    process = study(*LONG)
-    until(lambda: rows_of(slurm) > 3)
-    subprocess.run(["scancel", "--signal=USR2", queue().splitlines()[0]], check=True)
+    process = study(*LONG[:1], "trainer.max_steps=4000")
+    until(lambda: list(slurm.glob("outputs/*/*/checkpoint.ckpt")), 300)
+    end_time()
     error = process.communicate(timeout=300)[1]
     assert process.returncode == 0, error
     (record,) = records(slurm)
     assert (record["run"]["status"], record["run"]["attempts"]) == ("finished", 2)
+
+
+def test_a_worker_whose_time_ends_before_a_checkpoint_asks_for_no_other_turn(slurm: Path) -> None:
+    process = study(*LONG)
+    until(lambda: rows_of(slurm) > 0, 300)
+    end_time()
+    error = process.communicate(timeout=300)[1]
+    assert process.returncode == 1 and "no worker is left" in error, error
+    (log,) = slurm.glob("outputs/*/.slurm/*.out")
+    assert "ends before any run got anywhere" in log.read_text()
+
+
+def end_time() -> None:
+    """What Slurm sends ahead of a time limit."""
+    subprocess.run(["scancel", "--signal=USR2", queue().splitlines()[0]], check=True)
