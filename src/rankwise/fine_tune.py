@@ -15,6 +15,7 @@ from rankwise.measure.parameters import count
 from rankwise.measure.speed import utilisation
 from rankwise.model import base, numerics, weights
 from rankwise.model.adapt import adapt
+from rankwise.model.methods import nested
 from rankwise.model.quantize import quantize
 from rankwise.plan.operations import predict
 from rankwise.tasks import batches, scores
@@ -55,6 +56,7 @@ def fine_tune(
     if story.ranks.is_first:
         with clock("save"):
             story.save()
+    story.ask_each_rank()
     story.test(on_progress)
     if not story.ranks.is_first:
         return
@@ -145,6 +147,16 @@ class _Story:
         self.watch = Watch(config, self.budget, best_file, self.clock, journal, on_progress)
         self.trainer = loop.fit(self.tuner, self.periods, self.watch, self.probe, config, self.settings, self.record)
         self.record.lora = self.adapted.described()
+
+    def ask_each_rank(self) -> None:
+        """Validation scores of every rank of nested LoRA."""
+        if (cut := nested.of(self.adapted.model)) is None:
+            return
+        by_rank = self.record.metrics["by_rank"] = {}
+        for rank in cut.ranks:
+            with self.clock("validate"), cut.only(rank):
+                rows = self.ranks.deal(self.loaders.validation)
+                by_rank[str(rank)], _ = loop.test(self.trainer, self.tuner, rows)
 
     def test(self, on_progress: OnProgress) -> None:
         """Scores of the test rows, with predictions, and of what is written for them."""

@@ -100,6 +100,7 @@ class LoraKeys(AdaloraKeys):
         off=1, fits=lambda ratio: ratio is None or 0 < ratio < math.inf, allowed="a number above 0"
     )
     freeze_a: bool | None = _key(off=False)  # train B alone
+    nested: list[int] | None = None  # smaller ranks at which the leading columns are trained as adapters, too
 
 
 @dataclass
@@ -318,8 +319,24 @@ def _check_lora(config: Config) -> None:
             raise Refused.value("trainer.precision", "bf16_true", f"fp32, bf16 or fp16 with method.init={init}")
     if init == "eva" and config.task.packing:
         raise Refused.value("task.packing", True, "false with method.init=eva, which reads batches of single examples")
+    if method.nested:
+        _check_nested(config)
     if init not in (None, "zero_B") and method.init_from is not None:
         raise Refused.value("method.init", init, "null with method.init_from, which is a start of its own")
+
+
+def _check_nested(config: Config) -> None:
+    """Refuse whatever makes leading columns something else than LoRA of their number."""
+    method, targets = config.method, config.targets
+    if min(method.nested or ()) < 1 or (method.rank is not None and min(method.nested or ()) >= method.rank):
+        raise Refused.value("method.nested", method.nested, f"ranks of which one is below {method.rank}")
+    others = {"method.dora": method.dora, "targets.ranks": targets.ranks, "targets.alphas": targets.alphas}
+    others |= {"trainer.gradient_checkpointing": config.trainer.gradient_checkpointing}
+    for key, value in others.items():
+        if value:
+            raise Refused.value(key, value, "off with method.nested, of which each step takes two ranks of plain LoRA")
+    if method.init not in (None, "zero_B", "zero_A", "gaussian"):
+        raise Refused.value("method.init", method.init, "null, zero_B, zero_A or gaussian with method.nested")
 
 
 def _check_budget(method: Method) -> None:
@@ -376,6 +393,8 @@ DECLARED = {declared.name: declared for declared in (
     _lora("lora_plus", "LoRA whose B learns faster (Hayou et al. 2024)", "lr_ratio",
           lambda ratio: ratio is not None, "a number"),
     _lora("lora_fa", "LoRA with a frozen A (Zhang et al. 2023)", "freeze_a", True),
+    _lora("nested", "LoRA whose leading columns are LoRA of lower ranks (after Valipour et al. 2023)", "nested",
+          bool, "a list of ranks"),
     Declaration("adalora", "LoRA that prunes singular values (Zhang et al. 2023)", "adapter", AdaloraKeys),
     Declaration("vera", "vectors between shared random matrices (Kopiczko et al. 2024)", "adapter", DropoutKeys),
     Declaration("loha", "low-rank Hadamard product (Hyeon-Woo et al. 2022)", "adapter", AlphaKeys, transposed=False),

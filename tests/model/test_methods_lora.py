@@ -366,13 +366,13 @@ def test_arms_collapse_where_a_key_means_nothing_and_variants_are_their_keys() -
     variants = [name for name, method in DECLARED.items() if method.is_lora]
     started = label(tiny("bert", "lora", method__init="gaussian"))
     assert started.startswith("lora-r8-gaussian-") and label(tiny("bert", "pissa")).startswith("pissa-r8-attention-")
-    assert len({run_id(tiny("bert", name, optim__lr=1e-3)) for name in variants}) == len(variants) == 9
+    assert len({run_id(tiny("bert", name, optim__lr=1e-3)) for name in variants}) == len(variants) == 10
 
 
 def test_new_keys_leave_the_identity_of_older_runs() -> None:
     """As computed before there were other methods."""
     config = plain(tiny("bert", "lora"))
-    for key in ("budget", "init", "dora", "lr_ratio", "freeze_a", "layers", "size", "place", "block", "peft"):
+    for key in ("budget", "init", "dora", "lr_ratio", "freeze_a", "nested", "layers", "size", "place", "block", "peft"):
         assert not config["method"].pop(key)
     assert canonical(config) == canonical(plain(tiny("bert", "lora")))
     assert canonical(config)["method"] == {"name": "lora", "rank": 8, "alpha": "16", "dropout": 0.0, "bias": "none"}

@@ -88,6 +88,11 @@ class Delta:
         u, s, vt = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
         return Svd(q_b @ u, s, q_a @ vt.T)
 
+    def leading(self, rank: int, scale: float) -> Delta:
+        """The first columns of B, times ``scale``, and rows of A: what nested LoRA is at a lower rank."""
+        assert self.a is not None
+        return Delta(self.b[:, :rank] * scale, self.a[:rank])
+
     def dense(self) -> torch.Tensor:
         """ΔW itself, (out, in)."""
         return self.b if self.a is None else self.b @ self.a

@@ -7,6 +7,7 @@ from typing import Any
 
 from rankwise.adapters import card, factors, files, loading, score
 from rankwise.adapters.runs import Run, base_asset
+from rankwise.alpha import scale_of
 from rankwise.compare import on_rows
 from rankwise.errors import Refused
 from rankwise.metrics import named
@@ -15,6 +16,7 @@ from rankwise.metrics import named
 def shrink(run: Run, rank: int | None, energy: float | None, out: Path | None = None) -> dict[str, Any]:
     """Truncate to ``rank``, or per layer to the least rank that keeps a share ``energy`` of Σσ²; save with ``out``.
 
+    A ``rank`` at which nested LoRA was trained is cut to its leading columns, which were trained for that.
     Raises Refused for an adapter that is no plain LoRA, and a rank or energy out of range.
     """
     lora = factors.read(run.adapter, "shrink")
@@ -26,7 +28,7 @@ def shrink(run: Run, rank: int | None, energy: float | None, out: Path | None = 
     before, columns = score.evaluate(model, rows, run)
     svds = {name: delta.svd() for name, delta in lora.deltas.items()}
     ranks = {name: min(rank or factors.rank_for_energy(svd.s, energy or 1.0), len(svd.s)) for name, svd in svds.items()}
-    smaller = {name: svd.truncated(ranks[name]) for name, svd in svds.items()}
+    smaller = _nested(run, lora, rank) or {name: svd.truncated(ranks[name]) for name, svd in svds.items()}
     loading.put_factors(model, smaller)
     after, shrunk = score.evaluate(model, rows, run)
     gap = on_rows(named(rows.metric), columns, shrunk)
@@ -41,7 +43,7 @@ def shrink(run: Run, rank: int | None, energy: float | None, out: Path | None = 
                 f"{after['value']:.4f}, a paired difference of {gap['value']:+.4f} ± {gap['se']:.4f} (standard error)",
             ]
             card.write(folder, run, base_asset(run), "adapter", lines + notes, rows.scorer)
-    squares = {name: (float((svd.s[: ranks[name]] ** 2).sum()), float((svd.s**2).sum())) for name, svd in svds.items()}
+    squares = {name: (smaller[name].dot(smaller[name]), delta.dot(delta)) for name, delta in lora.deltas.items()}
     held, total = (sum(column) for column in zip(*squares.values(), strict=True))
     modules = {
         name: {"before": lora.ranks[name], "after": ranks[name], "kept_energy": part / whole if whole else 1.0}
@@ -53,6 +55,15 @@ def shrink(run: Run, rank: int | None, energy: float | None, out: Path | None = 
     asked = {"run": run.name, "out": str(out) if out else None, "rank": rank, "energy": energy}
     share = held / total if total else 1.0
     return scores | asked | {"ranks": both, "kept_energy": share, "adapter_bytes": sizes, "modules": modules}
+
+
+def _nested(run: Run, lora: factors.Lora, rank: int | None) -> factors.Deltas:
+    """The adapter of a rank at which nested LoRA was trained; nothing of another."""
+    method, whole = run.config.method, max(lora.ranks.values())
+    if rank is None or rank not in (method.nested or ()):
+        return {}
+    scale = scale_of(method.alpha, rank) / scale_of(method.alpha, whole)
+    return {name: delta.leading(rank, scale) for name, delta in lora.deltas.items()}
 
 
 def _refuse_options(lora: factors.Lora, rank: int | None, energy: float | None) -> None:

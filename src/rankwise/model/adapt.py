@@ -20,6 +20,7 @@ from rankwise.model import fused
 from rankwise.model.base import head_names, reason
 from rankwise.model.methods import adalora, bottleneck, inits, intrinsic, lora, tuners
 from rankwise.model.methods import partial as partly
+from rankwise.model.methods.nested import Nested
 from rankwise.model.methods.peft_warnings import CANNOT, quiet_peft
 from rankwise.model.methods.seeds import derived_seed
 from rankwise.model.methods.warm_start import warm_start
@@ -103,6 +104,8 @@ def _with_peft(base: nn.Module, config: Config, heads: list[str], planned: bool)
         **({} if same else {"scales": scales}),
     }
     prepare = partial(inits.eva, model) if method.init == "eva" and not planned else None
+    if method.nested:
+        Nested(model, method.nested, chosen.rank, method.alpha)
     return Adapted(model, heads, described, start, prepare)
 
 

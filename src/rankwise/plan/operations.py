@@ -113,7 +113,7 @@ def _break_even_rank(run: FakeRun, shape: Shape, mine: int, full: int) -> float 
     """By the line through two ranks: what LoRA's factors compute is affine in their rank."""
     if not any(isinstance(getattr(module, "lora_A", None), nn.ModuleDict) for module in run.model.modules()):
         return None
-    if not (rank := run.lora.get("rank")):
+    if not (rank := run.lora.get("rank")) or run.config.method.nested:  # which computes each step at two ranks
         return None
     counts = {rank: mine} if set(run.lora["ranks"].values()) == {rank} else {}
     for other in (1, 2):

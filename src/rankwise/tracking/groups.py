@@ -227,6 +227,7 @@ class _Validated(TypedDict, total=False):
 class Metrics(TypedDict, total=False):
     validation: dict[str, Score]  # at the chosen step
     test: dict[str, Score]
+    by_rank: dict[str, dict[str, Score]]  # of nested LoRA: validation at each of its ranks, with the final weights
     best_step: Count | None  # the validation that was chosen
     curve: Annotated[list[dict[str, float]], list[_Validated], list[dict[str, float | None]]]
     forgetting: Annotated[dict[str, Any], _Forgotten]
