@@ -42,6 +42,7 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
             _answer_sweep(theirs)
             return theirs
         if earlier and records.is_done(config) and not config.rerun:
+            _tidy(run_folder)  # it may have been killed between its end and this
             _answer_sweep(earlier)
             return earlier
         record = records.begin(config, earlier)
@@ -55,6 +56,12 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
             elif isinstance(error, Refused) and not mirror.started and not earlier:
                 _unmake(run_folder, made)
             raise
+
+
+def _tidy(run_folder: Path) -> None:
+    """Remove what a finished run has no use for, and records that a process was writing when it was killed."""
+    for path in [*(run_folder / name for name in UNFINISHED), *run_folder.glob(".result.json.*")]:
+        path.unlink(missing_ok=True)
 
 
 def _unmake(run_folder: Path, made: list[Path]) -> None:
@@ -114,8 +121,8 @@ def _tell(config: Config, record: Record, mirror: Mirror, on_progress: OnProgres
         except OSError:  # of a full disk; what was raised before says so
             if status == records.FINISHED:
                 raise
-        for name in UNFINISHED if status == records.FINISHED else ():
-            (record.folder / name).unlink(missing_ok=True)
+        if status == records.FINISHED:
+            _tidy(record.folder)
         journal.close()
         if not isinstance(sys.exception(), Refused):
             mirror.start()

@@ -164,6 +164,16 @@ def test_a_checkpoint_holds_what_is_trained_and_two_moments_and_no_base(tiny: Ti
     assert 3 * 4 * trained < size < 3 * 4 * trained + 3000 * len(state["state_dict"])
 
 
+def test_what_a_kill_at_the_very_end_left_is_gone_after_the_next_start(tiny: Tiny) -> None:
+    place = folder(tiny())
+    run(tiny())
+    left = [place / name for name in (*UNFINISHED, ".result.json.123.abcd")]
+    for file in left:
+        file.touch()
+    run(tiny())
+    assert not any(file.exists() for file in left)
+
+
 def test_a_run_that_failed_leaves_no_checkpoint(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise ValueError("on purpose")
