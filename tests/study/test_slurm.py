@@ -93,7 +93,7 @@ def test_an_interrupt_cancels_the_array_and_stops_its_runs(slurm: Path) -> None:
 
 
 def test_a_worker_whose_time_ends_goes_on_in_its_next_turn(slurm: Path) -> None:
-    process = study(*LONG[:1], "trainer.max_steps=4000")
+    process = study(*LONG[:1], "trainer.max_steps=2500")
     until(lambda: list(slurm.glob("outputs/*/*/checkpoint.ckpt")), 300)
     end_time()
     error = process.communicate(timeout=300)[1]

@@ -147,9 +147,7 @@ def _notes(plan: dict[str, Any]) -> list[str]:
         )
     totals = plan["totals"]
     if totals["file_operations"] is not None:
-        lines.append(
-            f"The launcher and the runs do {totals['file_operations']:,} operations on files in the study's folder."
-        )
+        lines.append(f"Runs and launcher do {totals['file_operations']:,} operations on files in the study's folder.")
     if sent := totals["wandb"]:
         size = fmt.megabytes(sent["bytes"])
         lines.append(f"W&B, if online, is sent {size} MB: {sent['rows']:,} rows, in {sent['requests']:,} requests.")
