@@ -17,6 +17,7 @@ from zygote import Zygote
 
 from rankwise.config import Config, plain
 from rankwise.identity import folder
+from rankwise.methods import DECLARED
 from rankwise.paths import UNFINISHED
 from rankwise.run import run
 from rankwise.tracking.journal import read_rows
@@ -101,6 +102,20 @@ RUNS: dict[str, dict[str, Any]] = {
         "method__dropout": 0.1,
     },
 }
+
+
+if "KILLS" in os.environ:  # by hand: KILLS=5 pytest tests/train/test_checkpoint.py -k killed
+    KEYS: dict[str, dict[str, Any]] = {
+        "vera": {"method__rank": 16},
+        "top_layers": {"method__layers": 1},
+        "custom": {"method__peft": {"_target_": "peft.HRAConfig", "r": 4}},
+    }
+    RUNS |= {
+        name: {"method": name} | KEYS.get(name, {})
+        for name, method in DECLARED.items()
+        if name not in RUNS and method.trains != "nothing"
+    }
+    RUNS |= {kind: {"shape": "llama", "quant__name": kind, "quant__kind": kind} for kind in ("nf4", "int8", "bf16")}
 
 
 @pytest.mark.parametrize("name", RUNS)
