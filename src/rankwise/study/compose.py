@@ -173,7 +173,8 @@ class Composer:
 
 def register_schema() -> None:
     """Tell Hydra what the config tree's ``schema`` is."""
-    ConfigStore.instance().store(name="schema", node=Config, provider="rankwise")
+    if "schema.yaml" not in ConfigStore.instance().repo:
+        ConfigStore.instance().store(name="schema", node=Config, provider="rankwise")
     warnings.filterwarnings("ignore", "The version_base parameter is deprecated")  # by Hydra 1.4; 1.3 asks for it
 
 
