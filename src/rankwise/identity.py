@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,9 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
     form["method"] = methods.own(form["method"]) | {"name": "lora" if method.is_lora else method.name}
     for key in drop:
         _remove(form, key)
-    for key in {key for key, off in methods.off_values().items() if form["method"].get(key) == off}:
-        _remove(form, f"method.{key}")
+    for own in fields(methods.Method):  # a value that means the same as null
+        if (off := own.metadata.get("off")) is not None and form["method"].get(own.name) == off:
+            _remove(form, f"method.{own.name}")
     for key in ("ranks", "alphas"):
         if not form.get("targets", {}).get(key):
             _remove(form, f"targets.{key}")
@@ -95,7 +97,7 @@ def run_id(config: Config) -> str:
 def label(config: Config) -> str:
     """A short readable name: method, rank or budget or what else sizes it, targets, learning rate, seed."""
     method = config.method
-    parts = [method.name, *methods.size(method)]
+    parts = [method.name, *_size(method)]
     declared = methods.of(method)
     if declared.on_targets:
         parts.append(str(config.targets.name))
@@ -145,3 +147,12 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_nulls(v) for k, v in value.items() if v is not None}
     return value
+
+
+def _size(method: methods.Method) -> list[str]:
+    """What sizes the method, as it stands in a run's name: ``r8``, ``b32``, ``d1000``."""
+    letters = methods.size_keys().items()
+    sizes = [f"{letter}{n}" for key, letter in letters if (n := getattr(method, key)) is not None]
+    if method.name == "custom":
+        return [methods.peft_class(method.peft).removesuffix("Config").lower(), *sizes]
+    return sizes + ([method.init] if method.name == "lora" and method.init else [])

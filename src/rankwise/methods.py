@@ -216,23 +216,9 @@ def own(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value if key in declared.keys | {"name", "lr"} else None for key, value in values.items()}
 
 
-def off_values() -> dict[str, Any]:
-    """The keys of which a value means the same as null, with that value."""
-    return {key.name: key.metadata["off"] for key in fields(Method) if key.metadata.get("off") is not None}
-
-
-def size_keys() -> tuple[str, ...]:
-    """The keys that size a method."""
-    return tuple(key.name for key in fields(Method) if key.metadata.get("letter"))
-
-
-def size(method: Method) -> list[str]:
-    """What sizes the method, as it stands in a run's name: ``r8``, ``b32``, ``d1000``."""
-    own_keys = (key for key in fields(Method) if key.name in of(method).keys and key.metadata.get("letter"))
-    sizes = [f"{key.metadata['letter']}{n}" for key in own_keys if (n := getattr(method, key.name)) is not None]
-    if method.name == "custom":
-        return [peft_class(method.peft).removesuffix("Config").lower(), *sizes]
-    return sizes + ([method.init] if method.name == "lora" and method.init else [])
+def size_keys() -> dict[str, str]:
+    """The keys that size a method, with the letter before each in a run's name."""
+    return {key.name: letter for key in fields(Method) if (letter := key.metadata.get("letter"))}
 
 
 def starts_from_base(method: Method) -> bool:
@@ -331,8 +317,7 @@ def _check_nested(config: Config) -> None:
     if min(method.nested or ()) < 1 or (method.rank is not None and min(method.nested or ()) >= method.rank):
         raise Refused.value("method.nested", method.nested, f"ranks of which one is below {method.rank}")
     others = {"method.dora": method.dora, "targets.ranks": targets.ranks, "targets.alphas": targets.alphas}
-    others |= {"trainer.gradient_checkpointing": config.trainer.gradient_checkpointing}
-    for key, value in others.items():
+    for key, value in {**others, "trainer.gradient_checkpointing": config.trainer.gradient_checkpointing}.items():
         if value:
             raise Refused.value(key, value, "off with method.nested, of which each step takes two ranks of plain LoRA")
     if method.init not in (None, "zero_B", "zero_A", "gaussian"):
@@ -350,18 +335,11 @@ def _check_budget(method: Method) -> None:
 
 
 def _check_custom(config: Config) -> None:
-    method = config.method
-    named = peft_class(method.peft)
+    method, named = config.method, peft_class(config.method.peft)
     if not named:
         raise Refused(f"method={method.name}: give method.peft={{_target_: peft.XConfig, …}}")
     if not re.fullmatch(r"[A-Za-z]\w*Config", named):
         raise Refused.value("method.peft._target_", method.peft["_target_"], "a config class of peft")
-
-
-def _check_said(config: Config) -> None:
-    if (config.method.dim or 0) < 2:
-        allowed = "numbers to train, one of which scales each layer, at least 2"
-        raise Refused.value("method.dim", config.method.dim, allowed)
 
 
 def _check_baseline(config: Config) -> None:
@@ -408,7 +386,7 @@ DECLARED = {declared.name: declared for declared in (
     Declaration("top_layers", "the last blocks (Lee et al. 2019)", "weights", LayerKeys),
     Declaration("did", "all weights in a random subspace (Li et al. 2018)", "subspace", SubspaceKeys),
     Declaration("said", "all weights in a random subspace, scaled in each layer (Aghajanyan et al. 2020)", "subspace",
-                SubspaceKeys, _check_said),
+                SubspaceKeys, promise=("dim", lambda dim: dim >= 2, "at least 2, one to scale each layer,")),
     Declaration("full", "full fine-tuning", "all"),
     Declaration("head", "the task head alone", "head", StartKeys, changes_matrices=False),
     Declaration("probe", "a linear model on frozen features", "nothing", check=_check_baseline),

@@ -17,7 +17,7 @@ from rankwise.errors import Refused
 from rankwise.identity import labels
 from rankwise.methods import Method
 from rankwise.report import build
-from rankwise.report.plots import pareto
+from rankwise.report.costs import pareto
 
 
 def write_all(folder):

@@ -189,3 +189,12 @@ def _counts(name: str, count: dict[str, int]) -> list[str]:
     trainable, frozen = count.get("trainable") or 0, count.get("frozen") or 0
     share = trainable / (trainable + frozen) if trainable + frozen else None
     return [name, fmt.si(trainable), fmt.si(frozen), fmt.percent(share)]
+
+
+def pareto(points: list[tuple[float, float]]) -> set[int]:
+    """Indices of points (cost, score) that none beats: at most the cost and at least the score, one of them better."""
+
+    def beaten(cost: float, score: float) -> bool:
+        return any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in points)
+
+    return {i for i, point in enumerate(points) if not beaten(*point)}

@@ -134,7 +134,7 @@ def score_by_parameters(report: Report) -> Plot | None:
     if len(arms) < 2:
         return None
     points = [(float(arm.first("params.trainable")), metric.factor * arm.scores[metric.name].point) for arm in arms]
-    front = pareto([(x, metric.sign * y) for x, y in points])
+    front = costs.pareto([(x, metric.sign * y) for x, y in points])
     figure, ((ax,),) = svg.canvas(WIDTH, 3.7)
     best = sorted(points[i] for i in front)
     ax.step(*zip(*best, strict=True), where="post", color=PARETO, lw=1.5, alpha=0.8, label="Pareto front", zorder=2)
@@ -151,15 +151,6 @@ def score_by_parameters(report: Report) -> Plot | None:
         "parameters scores better. The front ignores uncertainty: neighbours may not differ."
     )
     return plot(figure, "parameters", "Score against trainable parameters", caption + _direction(metric))
-
-
-def pareto(points: list[tuple[float, float]]) -> set[int]:
-    """Indices of points (cost, score) that none beats: at most the cost and at least the score, one of them better."""
-
-    def beaten(cost: float, score: float) -> bool:
-        return any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in points)
-
-    return {i for i, point in enumerate(points) if not beaten(*point)}
 
 
 def trade_off(report: Report) -> Plot | None:
