@@ -81,7 +81,7 @@ def score_by_rank(report: Report) -> Plot | None:
     share = rank_fraction(largest)
     of = f"   (r = {largest.rank} is {fmt.percent(share)} % of min(in, out))" if share else ""
     ax.set(xlabel=f"rank r{of}", ylabel=f"test {metric.header}")
-    if len(styles) > 1:
+    if 1 < len(styles) <= _MOST // 2:  # a legend that fits
         ax.legend(loc=_EMPTY[metric.lower_is_better])
     side, less = ("below", "plus") if metric.lower_is_better else ("above", "less")
     caption = (
