@@ -270,7 +270,7 @@ SHOWN = [
     ("export RUN --out OUT", ("LORA adapter in", "adapter_config.json", "base: "), ("peft_type", "files", "scores")),
     ("swap OTHER RUN", ("relative error of logits", "switching takes", "yes"), ("adapters", "switch_ms")),
     ("combine OTHER RUN --how ties", ("paired difference", "rank 8", "one standard error"), ("density", "tasks")),
-    ("shrink RUN --rank 2 --out OUT", ("accuracy", "Σσ² kept", "saved in"), ("modules", "kept_energy")),
+    ("shrink RUN --rank 2 --out OUT", ("accuracy", "Σσ²", "saved in"), ("modules", "kept_energy")),
     ("diff VERA RUN", ("method.name", "bert.encoder.layer.0.attention.self.query", "accuracy"), ("config", "scores")),
 ]
 
@@ -286,6 +286,7 @@ def test_what_is_found_is_shown_or_is_one_json_document(
         assert main(["adapter", *(words.get(word, word) for word in line.split()), *flags]) == 0
         shown = capsys.readouterr().out
         assert set(keys) <= set(json.loads(shown)) if flags else all(part in shown for part in said)
+        assert "nan" not in shown  # an error of exactly zero among them
 
 
 def test_help_names_every_subcommand(capsys: Shown) -> None:

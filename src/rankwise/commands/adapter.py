@@ -199,7 +199,7 @@ def _tell_shrink(document: Document) -> None:
     rows = [
         ["rank", _span(ranks["before"]), _span(ranks["after"]), ""],
         ["kB, head included", f"{size['before'] / 1e3:.1f}", f"{size['after'] / 1e3:.1f}", ""],
-        ["Σσ² kept", "100 %", f"{100 * document['kept_energy']:.2f} %", ""],
+        ["Σσ²", "100 %", f"{100 * document['kept_energy']:.2f} %", ""],
         [document["metric"], _score(document["before"]), _score(document["after"]), _gap(document["difference"])],
     ]
     show_table(["", "before", "after", "paired difference"], rows)
@@ -247,7 +247,9 @@ def _span(ranks: Document) -> str:
 
 
 def _score(score: Document) -> str:
-    return "–" if score.get("value") is None else f"{score['value']:.4f} ± {score.get('se') or float('nan'):.4f}"
+    if score.get("value") is None:
+        return "–"
+    return f"{score['value']:.4f}" + (f" ± {score['se']:.4f}" if score.get("se") is not None else "")
 
 
 def _gap(difference: Document | None) -> str:
