@@ -30,10 +30,15 @@ def test_what_is_not_there_is_one_line_and_nothing_is_made(
     find, which = importlib.util.find_spec, shutil.which
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == absent else find(name, *_) or 1)
     monkeypatch.setattr(shutil, "which", lambda name, *_, **__: None if name == absent else which(name) or name)
-    assert main([*SMALL, "method=tfidf"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("rankwise: hydra/launcher=slurm: ") and line in said and said.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+    file = tmp_path / "sweep.yaml"
+    command = 'command: ["${env}", rankwise, train, "${args_no_hyphens}"]'
+    file.write_text(f"method: grid\nparameters: {{seed: {{values: [0, 1]}}}}\n{command}\n")
+    sweep = ["sweep", str(file), *SMALL[2:]]
+    for arguments in ([*SMALL, "method=tfidf"], sweep):
+        assert main(arguments) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("rankwise: hydra/launcher=slurm: ") and line in said and said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize("key", ["workers=0", "time=soon", "time=2", "gpus=x", "sbatch=3"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 import sys
@@ -53,11 +54,10 @@ def main(arguments: list[str]) -> int:
     asked = question(options.overrides, options.budget, options.margin, options.rates, options.reference, options.seeds)
     if options.dry_run:
         return _list(asked, options.jobs)
-    jobs = [f"hydra.launcher.jobs={options.jobs}"] if options.jobs is not None else []
-    return _find(asked, arguments, [*options.overrides, *jobs], options.json)
+    return _find(asked, arguments, options)
 
 
-def _find(asked: Question, arguments: list[str], overrides: list[str], as_json: bool) -> int:
+def _find(asked: Question, arguments: list[str], options: argparse.Namespace) -> int:
     from rich.text import Text
 
     from rankwise.find import answer, story
@@ -66,14 +66,14 @@ def _find(asked: Question, arguments: list[str], overrides: list[str], as_json: 
     from rankwise.study import fork_server
     from rankwise.study.multirun import launcher_of, run_on
 
-    launcher = launcher_of(overrides)
+    launcher = launcher_of(options.overrides, options.jobs)
     side_by_side = launcher.at_once([asked.run_of(None, seed) for seed in asked.looks])
     with fork_server.kept():
         findings = story.find(asked, lambda configs, stage: run_on(launcher, configs, stage), side_by_side)
     result = answer.answer(findings, shlex.join(["rankwise", "find", *_without_budget(arguments)]))
     told = document(findings, result)
     story.keep(findings, told)
-    if as_json:
+    if options.json:
         print(json.dumps(told, indent=1))
     else:
         block = by_rank(told)

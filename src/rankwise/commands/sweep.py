@@ -49,10 +49,11 @@ def main(arguments: list[str]) -> int:
     if file is None:
         print(sweep_file.convert(typed), end="")
         return 0
-    configs = _configs(sweep_file.read(file), typed, options)
-    from rankwise.study import launcher
+    from rankwise.study.multirun import launcher_of, run_on
 
-    return _say(configs, launcher.run(configs, options.jobs))
+    searched = sweep_file.read(file)
+    configs = _configs(searched, typed, options)
+    return _say(configs, run_on(launcher_of([*searched.overrides, *typed], options.jobs), configs))
 
 
 def _configs(file: SweepFile, typed: list[str], options: argparse.Namespace) -> list[Config]:

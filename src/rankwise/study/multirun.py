@@ -96,13 +96,14 @@ def _run_here(launcher: LocalLauncher, configs: list[Config], trials: list[Confi
     return int(any(outcome.failed for outcome in run_on(launcher, configs)))
 
 
-def launcher_of(overrides: Sequence[str]) -> LocalLauncher:
+def launcher_of(overrides: Sequence[str], jobs: int | None = None) -> LocalLauncher:
     """The launcher that a command line chooses, without a sweeper. Raises Refused for one that is not rankwise's."""
     from hydra_plugins.rankwise.plugins import LocalLauncher
 
+    asked = [word for word in overrides if word.startswith("hydra")]
     try:
         with hydra_tree():
-            chosen = load([word for word in overrides if word.startswith("hydra")]).hydra
+            chosen = load(asked + ([f"hydra.launcher.jobs={jobs}"] if jobs is not None else [])).hydra
     except (HydraException, OmegaConfBaseException) as error:
         raise Refused(explain(error)) from None
     launcher = instantiate(chosen.launcher)
