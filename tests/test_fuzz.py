@@ -203,7 +203,7 @@ FLAGS = {
     "train": "-m --multirun --join --rerun --dry-run --resolve --config= --jobs= --cfg= --package= --info= "
     "--config-dir= -cn=",
     "find": "--dry-run --json --budget= --margin= --seeds= --rates= --reference= --replay= --jobs=",
-    "plan": "-m --multirun --params --json --gpu= --fit= --mfu= --power= --margin=",
+    "plan": "-m --multirun --params --json --gpu= --gpus= --fit= --mfu= --power= --margin=",
     "sweep": "--convert --rerun --count= --seed= --jobs=",
     "report": "--json --csv --markdown --latex --methods --by= --score= --out= --columns= --figures= --pack=",
     "claims": "--json --measure --only= --tier= --markdown= --html=",

@@ -26,6 +26,7 @@ OF_KIND: dict[str, dict[str, Any]] = {  # what an arm has beside the keys of its
     "dora": LORA | {"dora": True},
     "lora_plus": LORA | {"lr_ratio": 16.0},
     "lora_fa": LORA | {"freeze_a": True},
+    "nested": LORA | {"nested": [1, 2, 4, 8, 16, 32]},
     "vera": DROPPED,
     **dict.fromkeys(("loha", "lokr", "ia3", "oft"), ON_TARGETS),
     "custom": ON_TARGETS | {"peft": BOFT},
