@@ -144,6 +144,7 @@ def compared(every_run: list[Record], score: str | None = None) -> Report:
     if len(codes) > 1:
         sentences.append(f"{len(codes)} versions of rankwise's code made these runs: a difference may be the code's.")
     top = headline(families, reference, metric)
+    # By the rule of find, which was fixed before the runs.
     if answered := answers.read(records) if metric.name == own.name else []:
         title, *others = (answer.sentence for answer in answered)
         sentences.insert(0, f"By all runs of the table: {top}")
