@@ -1,6 +1,6 @@
 """Measure rankwise and its peers on the same rows, steps and seed, in turns, so that a busy machine is busy for all.
 
-Every number is of whole processes. A run is measured at N and at 2 N steps: the difference is what N steps cost, with
+Every number is of whole processes. A run is measured at N and at 4 N steps: the difference is what 3 N steps cost, with
 all that is tracked and measured, and the rest is start-up, evaluation and saving.
 """
 
@@ -31,6 +31,7 @@ from rankwise.tasks.batches import Loaders, schedule
 from rankwise.tracking.provenance import provenance
 
 OURS = "rankwise"
+LONG = 4  # times as many steps as the shorter run has: start-up varies by as much as some steps cost
 COMMANDS = {"--help": ["--help"], "plan": ["plan"]}
 _CLASSIFY = ("task.n_test=1000", "task.n_validation=400", "trainer.validations=2")
 _BATCHES = ("trainer.batch_size=8", "trainer.eval_batch_size=8", "trainer.validations=1")
@@ -62,12 +63,12 @@ def workloads(quick: bool) -> tuple[Workload, ...]:
     """Classification with a sweep of ranks, and a causal LM with a large vocabulary."""
     if quick:
         return (
-            Workload("classification", _CLASSIFY, 30, (1, 64, None)),
-            Workload("causal LM", (*_WRITE, "task.n_test=24", "task.n_validation=24"), 4),
+            Workload("classification", _CLASSIFY, 20, (1, 64, None)),
+            Workload("causal LM", (*_WRITE, "task.n_test=24", "task.n_validation=24"), 3),
         )
     return (
-        Workload("classification", _CLASSIFY, 141, (1, 2, 4, 8, 16, 32, 64, None)),
-        Workload("causal LM", (*_WRITE, "task.n_test=100", "task.n_validation=50"), 40),
+        Workload("classification", _CLASSIFY, 70, (1, 2, 4, 8, 16, 32, 64, None)),
+        Workload("causal LM", (*_WRITE, "task.n_test=100", "task.n_validation=50"), 20),
     )
 
 
@@ -95,9 +96,9 @@ class _Bench:
         self.number = 0
 
     def measure(self, repeats: int) -> dict[str, Any]:
-        """Single runs at N and 2 N steps on one core, then sweeps on all of them."""
+        """Single runs at N and 4 N steps on one core, then sweeps on all of them."""
         steps, rank = self.workload.steps, self.config.method.rank
-        single: dict[str, dict[int, list[Measured]]] = {who: {steps: [], 2 * steps: []} for who in (*PEERS, OURS)}
+        single: dict[str, dict[int, list[Measured]]] = {who: {steps: [], LONG * steps: []} for who in (*PEERS, OURS)}
         for repeat in range(repeats):
             for who, lengths in single.items():
                 for length, runs in lengths.items():
@@ -109,9 +110,9 @@ class _Bench:
                 self.told(f"{self.workload.name}: sweep, {name}, {repeat + 1} of {repeats}")
                 sweeps.setdefault(name, []).append(sweep())
         return {
-            "runs": {who: _summary(lengths[steps], lengths[2 * steps], steps) for who, lengths in single.items()},
+            "runs": {who: _summary(lengths[steps], lengths[LONG * steps], steps) for who, lengths in single.items()},
             "sweeps": {name: _medians(runs) for name, runs in sweeps.items()},
-            "scores_agree": _agree([lengths[2 * steps][0].score for lengths in single.values()], self.work),
+            "scores_agree": _agree([lengths[LONG * steps][0].score for lengths in single.values()], self.work),
         }
 
     def _sweeps(self) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def _prepare(config: Config, folder: Path) -> dict[str, Any]:
     parts = {"train": loaders.train_rows, "validation": loaders.validation.dataset, "test": loaders.test.dataset}
     torch.save({name: [_row(part[i]) for i in range(len(part))] for name, part in parts.items()}, folder / "rows.pt")  # type: ignore[arg-type]
     trainer, steps = config.trainer, config.trainer.max_steps or 0
-    plan = schedule(loaders.train_rows.lengths, trainer.batch_size, 2 * steps, config.seed, by_length=True)
+    plan = schedule(loaders.train_rows.lengths, trainer.batch_size, LONG * steps, config.seed, by_length=True)
     names = [name.rpartition(".")[2] for name in targets.adapted_modules(lm, config.targets)]
     return {
         "folder": str(folder),
@@ -240,10 +241,10 @@ def _medians(runs: list[Measured]) -> dict[str, float]:
 
 
 def _summary(short: list[Measured], long: list[Measured], steps: int) -> dict[str, Any]:
-    """Medians of 2 N steps; ``step_cpu_s`` is what one step costs and ``rest_cpu_s`` all but the steps."""
-    once, twice = _medians(short), _medians(long)
-    step = (twice["cpu_s"] - once["cpu_s"]) / steps
-    return twice | {"step_cpu_s": step, "rest_cpu_s": twice["cpu_s"] - 2 * steps * step, "score": long[0].score}
+    """Medians of 4 N steps; ``step_cpu_s`` is what one step costs and ``rest_cpu_s`` all but the steps."""
+    few, many = _medians(short), _medians(long)
+    step = (many["cpu_s"] - few["cpu_s"]) / ((LONG - 1) * steps)
+    return many | {"step_cpu_s": step, "rest_cpu_s": few["cpu_s"] - steps * step, "score": long[0].score}
 
 
 def _agree(measured: list[float | None], work: dict[str, Any]) -> bool | None:
