@@ -98,9 +98,9 @@ def check_here(config: Config) -> None:
     _check_classes("logger", config.logger, "loggers.Logger")
 
 
-def _check_classes(group: str, given: dict[str, Any], kind: str) -> None:
-    """Refuse what is no class of this kind of Lightning's, or cannot be imported. Where none is given, none is."""
-    for name, values in given.items():
+def _check_classes(group: str, wanted: dict[str, Any], kind: str) -> None:
+    """Refuse what is no class of this kind of Lightning's, or cannot be imported. Imports nothing where none is."""
+    for name, values in wanted.items():
         base = pkgutil.resolve_name(f"lightning.pytorch:{kind}")
         target = str(values.get("_target_")) if isinstance(values, dict) else "null"
         key, allowed = f"{group}.{name}._target_", f"a class of Lightning's {group.rstrip('s')}s, as package.Class"

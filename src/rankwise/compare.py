@@ -15,7 +15,7 @@ from scipy import special
 
 from rankwise.metrics import Metric
 from rankwise.statistics import Bootstrap, Floats, item_weights, paired
-from rankwise.tracking.predictions import FILE, Predictions, Unreadable, read
+from rankwise.tracking.predictions import FILE, Predictions, Unreadable, harness_file, read
 from rankwise.tracking.record import Record
 
 Replicate = tuple[int, int]
@@ -184,7 +184,7 @@ def predictions_of(record: Record, metric: Metric) -> Predictions:
     name = str(record.run.get("name"))
     if record.folder is None:
         raise Unreadable("it was read from W&B, which has no predictions")
-    file = f"harness/{metric.task}.parquet" if metric.task else FILE
+    file = harness_file(metric.task) if metric.task else FILE
     predictions = read(record.folder, name, metric.columns, file)
     here = metric.value(*(np.asarray(predictions.columns[column], dtype=float) for column in metric.columns))
     recorded = (record.scores.get(metric.name) or {}).get("value")

@@ -28,9 +28,9 @@ from rankwise.baseline import OnProgress
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.fine_tune import fine_tune
+from rankwise.forks import fork_server
+from rankwise.forks.preload import HEAVY
 from rankwise.measure.clock import Clock
-from rankwise.study import fork_server
-from rankwise.study.preload import HEAVY
 from rankwise.tracking.journal import Journal
 from rankwise.tracking.record import Record
 from rankwise.train.checkpoint import clear

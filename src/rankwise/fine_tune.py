@@ -165,6 +165,7 @@ class _Story:
         with self.clock("test"):
             rows = self.ranks.deal(self.loaders.test)
             record.metrics["test"], columns = loop.test(self.trainer, self.tuner, rows)
+            loop.end_loggers(self.trainer, record.metrics["test"])
         if not self.ranks.is_first:
             return
         with self.clock("test"):

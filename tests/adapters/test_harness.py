@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ import torch
 from rankwise.adapters import loading
 from rankwise.adapters.runs import Run, open_run
 from rankwise.cli import main
+from rankwise.compare import predictions_of
+from rankwise.metrics import named
 from rankwise.report import build
 from rankwise.tracking import predictions
 
@@ -116,3 +119,19 @@ def test_what_cannot_be_asked_is_refused_in_one_line(
     monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
     assert main(["adapter", "eval", str(writes.folder), *asked, "moods"]) == 2
     assert "pip install 'rankwise[eval]'" in capsys.readouterr().err
+
+
+def test_no_name_of_a_task_leads_out_of_the_runs_folder(trained: Callable[..., Run], tmp_path: Path) -> None:
+    run = trained("llama", **LANGUAGE)
+    columns = {"item": np.arange(4), "label": np.arange(4), "acc": np.array([1.0, 0.0, 1.0, 1.0])}
+    outside = "../../../answers"  # from the folder of a record that a stranger wrote
+    folder = tmp_path / "study" / "run"
+    (folder / "harness").mkdir(parents=True)
+    predictions.store(folder / "harness" / f"{outside}.parquet", columns)
+    assert (tmp_path / "answers.parquet").exists()
+    scores = {f"{outside}:acc": {"value": 0.75, "se": 0.1, "n": 4}}
+    record = replace(run.record, folder=folder, metrics={"harness": scores})
+    with pytest.raises(predictions.Unreadable, match=r"has no harness/\.\._\.\._\.\._answers\.parquet"):
+        predictions_of(record, named(f"{outside}:acc"))
+    predictions.store(folder / predictions.harness_file(outside), columns)
+    assert predictions_of(record, named(f"{outside}:acc")).columns["acc"].sum() == 3

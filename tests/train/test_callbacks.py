@@ -61,10 +61,13 @@ def test_a_callback_runs_beside_ours_and_tells_runs_apart(capsys: pytest.Capture
     assert Path("said").exists()
 
 
-def test_a_logger_is_told_what_the_journal_is_told_and_the_test_scores(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("method", [[], ["method=nested", "method.rank=8"]], ids=["lora", "nested"])
+def test_a_logger_is_told_what_the_journal_is_told_and_the_test_scores(
+    method: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     target = "lightning.pytorch.loggers.CSVLogger"
     write("mine", {"table": {"_target_": target, "save_dir": ".", "name": "table", "version": ""}}, "logger")
-    assert main([*RUN, "logger=mine"]) == 0
+    assert main([*RUN, *method, "logger=mine"]) == 0
     assert capsys.readouterr().err == ""
     (record,) = find([Path("outputs")])
     assert record.folder
@@ -74,7 +77,7 @@ def test_a_logger_is_told_what_the_journal_is_told_and_the_test_scores(capsys: p
     assert rows[:-1] == own and len(own) == 4
     assert rows[-1].items() >= {"step": 2, "test/accuracy": record.metrics["test"]["accuracy"]["value"]}.items()
     assert yaml.safe_load(Path("table/hparams.yaml").read_text())["arm"] == setup(record)["arm"]
-    assert main([*RUN]) == 0 and len(find([Path("outputs")])) == 1  # the same run, which is not run again
+    assert main([*RUN, *method]) == 0 and len(find([Path("outputs")])) == 1  # the same run, which is not run again
     assert main(["train", "--config", str(record.folder / "config.yaml")]) == 2
     assert f"add logger.table._target_={target}" in capsys.readouterr().err
 

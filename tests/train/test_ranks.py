@@ -17,9 +17,9 @@ from test_checkpoint import assert_same
 from rankwise.cli import main
 from rankwise.config import Config
 from rankwise.errors import Refused
+from rankwise.forks import fork_server
 from rankwise.identity import folder, run_id
 from rankwise.run import run
-from rankwise.study import fork_server
 from rankwise.tracking.journal import read_rows
 from rankwise.tracking.predictions import read as read_predictions
 from rankwise.tracking.record import FAILED, Record, read

@@ -21,7 +21,6 @@ from rankwise.model.base import reason
 from rankwise.tracking import predictions
 
 Ask = Callable[[nn.Module, Any, Run], dict[str, Any]]
-FOLDER = "harness"  # in a run's, with the answers to each task
 
 
 def evaluate(
@@ -60,8 +59,7 @@ def _evaluate(run: Run, ask: Ask, before: dict[Any, dict[str, Any]] | None) -> d
             scores[key] = cell | ({"before": of_base[name]} if of_base else {})
             if name in columns and name in answers:
                 scores[key]["difference"] = on_rows(named(key), answers, columns)
-        (run.folder / FOLDER).mkdir(exist_ok=True)
-        predictions.store(run.folder / FOLDER / f"{task}.parquet", columns)
+        predictions.store(run.folder / predictions.harness_file(task), columns)
     record = run.record
     record.metrics["harness"] = record.metrics.get("harness", {}) | scores
     record.write()
@@ -95,31 +93,31 @@ def _harness(tasks: list[str], include: Path | None, options: dict[str, Any]) ->
                 warnings.simplefilter("ignore")
                 size = run.config.trainer.eval_batch_size
                 lm = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=size)
-                found = evaluator.simple_evaluate(lm, tasks=list(tasks), task_manager=manager, **options)
+                results = evaluator.simple_evaluate(lm, tasks=list(tasks), task_manager=manager, **options)
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:  # a stranger's file, or the hub
             raise Refused(f"--tasks {','.join(tasks)}: cannot be asked ({reason(error)})") from None
-        return dict(found or {})
+        return dict(results or {})
 
     return ask
 
 
-def _read(found: dict[str, Any]) -> dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]]:
+def _read(results: dict[str, Any]) -> dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]]:
     """By task its scores {value, se, n} by metric, and a column for each metric with what each item scored."""
-    return {task: (_cells(found, task), _columns(samples)) for task, samples in found["samples"].items()}
+    return {task: (_cells(results, task), _columns(samples)) for task, samples in results["samples"].items()}
 
 
-def _cells(found: dict[str, Any], task: str) -> dict[str, Any]:
+def _cells(results: dict[str, Any], task: str) -> dict[str, Any]:
     """Scores by metric, ``metric@filter`` where answers are filtered before they are judged."""
-    told, cells = found["results"][task], {}
-    for key, value in told.items():
+    of_task, cells = results["results"][task], {}
+    for key, value in of_task.items():
         name, _, filtered = key.partition(",")
         if not filtered or name.endswith("_stderr") or not isinstance(value, int | float):
             continue
-        if found["higher_is_better"][task].get(name) is named(f"{task}:{name}").lower_is_better:
+        if results["higher_is_better"][task].get(name) is named(f"{task}:{name}").lower_is_better:
             continue  # of a metric whose name does not tell its direction
-        error = told.get(f"{name}_stderr,{filtered}")
+        error = of_task.get(f"{name}_stderr,{filtered}")
         se = float(error) if isinstance(error, int | float) else None
-        n = int(found["n-samples"][task]["effective"])
+        n = int(results["n-samples"][task]["effective"])
         cells[_named(name, filtered)] = {"value": float(value), "se": se, "n": n}
     return cells
 

@@ -62,8 +62,8 @@ def _find(asked: Question, arguments: list[str], options: argparse.Namespace) ->
 
     from rankwise.find import answer, story
     from rankwise.find.show import document
+    from rankwise.forks import fork_server
     from rankwise.report.answers import by_rank
-    from rankwise.study import fork_server
     from rankwise.study.multirun import launcher_of, run_on
 
     launcher = launcher_of(options.overrides, options.jobs)

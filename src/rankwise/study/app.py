@@ -18,8 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rankwise.config import Config
 from rankwise.errors import Refused
+from rankwise.forks import fork_server
 from rankwise.paths import conf_dir
-from rankwise.study import fork_server, multirun
+from rankwise.study import multirun
 from rankwise.study.compose import explain, hydra_tree, load, register_schema, to_config, unresolved
 
 

@@ -24,10 +24,11 @@ import psutil
 from rankwise import assets, machine
 from rankwise.config import Config, plain
 from rankwise.errors import Refused
+from rankwise.forks import fork_server
+from rankwise.forks.preload import HEAVY
 from rankwise.identity import folder
-from rankwise.study import fork_server, outdated, progress
+from rankwise.study import outdated, progress
 from rankwise.study.outcome import Outcome, correct, elsewhere, refuse, score, show_end
-from rankwise.study.preload import HEAVY
 from rankwise.study.worker import GRACE_S, REFUSED, SKIPPED, End, Job, ending, work
 from rankwise.tracking import record as records
 from rankwise.tracking.provenance import command

@@ -20,9 +20,10 @@ from typing import Any
 
 from rankwise.config import Config, plain, typed
 from rankwise.errors import Refused
+from rankwise.forks import fork_server
 from rankwise.identity import folder
 from rankwise.paths import CHECKPOINTS
-from rankwise.study import fork_server, progress
+from rankwise.study import progress
 from rankwise.study.launcher import launch
 from rankwise.study.outcome import Outcome, elsewhere, show_end
 from rankwise.study.worker import GRACE_S, SKIPPED

@@ -57,10 +57,6 @@ class End:
     error: str | None = None
 
 
-def idle() -> None:
-    """Do nothing: the first child of a fork server is back when the server has imported everything."""
-
-
 def work(job: Job) -> NoReturn:
     """Do the job, write how it ended as the last line of the log, and exit without cleaning up after the parent."""
     stop = _Stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,14 @@ def write(folder: Path, item: np.ndarray, columns: dict[str, np.ndarray]) -> Non
     store(folder / FILE, arrays)
 
 
+def harness_file(task: str) -> str:
+    """In a run's folder, the answers to a task of lm-evaluation-harness; no name of a task leads out of it."""
+    return f"harness/{re.sub(r'[^A-Za-z0-9_.-]', '_', task)}.parquet"
+
+
 def store(path: Path, columns: dict[str, Any]) -> None:
     """Write columns; a reader sees the old file or the new one."""
+    path.parent.mkdir(exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:  # a path would be read as an address: C:/x, exp:1, ~/x
         pq.write_table(pa.table(columns), file, compression="zstd")

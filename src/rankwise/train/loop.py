@@ -138,13 +138,16 @@ def _measured(record: Record, probe: Probe | None, watch: Watch, numerics: Numer
 def test(
     trainer: pl.Trainer, module: FineTuner, loader: DataLoader[Any]
 ) -> tuple[dict[str, Score], dict[str, np.ndarray]]:
-    """Scores and columns of the test rows."""
+    """Scores and columns of rows that were not trained on."""
     trainer.test(module, dataloaders=loader, verbose=False)
-    scores, columns = module.evaluated()
+    return module.evaluated()
+
+
+def end_loggers(trainer: pl.Trainer, scores: dict[str, Score]) -> None:
+    """Give Lightning's loggers the test scores, which are the last that they get."""
     for logger in trainer.loggers:
         logger.log_metrics({f"test/{name}": score["value"] for name, score in scores.items()}, trainer.global_step)
         logger.finalize("success")
-    return scores, columns
 
 
 class _LabelsKept(HalfPrecision):

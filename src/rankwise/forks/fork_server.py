@@ -16,8 +16,7 @@ from types import FrameType
 from typing import Any
 
 from rankwise.errors import Refused
-from rankwise.study import preload
-from rankwise.study.worker import idle
+from rankwise.forks import preload
 
 _LONGEST = 60  # bytes of the temporary folder: the socket's own name takes 40
 
@@ -87,13 +86,17 @@ def started(modules: Sequence[str], signals: Signals, on_gpus: bool) -> Iterator
                 resource_tracker.ensure_running()
             with _environment(_variables(modules)):
                 forkserver.ensure_running()
-            first = context.Process(target=idle)
+            first = context.Process(target=_idle)
             first.start()
             first.join()
         yield context
     finally:
         if not _keep:
             _end()
+
+
+def _idle() -> None:
+    """Do nothing: the first child is back when the server has imported everything."""
 
 
 @contextlib.contextmanager
