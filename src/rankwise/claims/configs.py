@@ -13,7 +13,7 @@ from rankwise.measure.ledger import Footprint
 from rankwise.measure.shape import Shape
 from rankwise.model.skeleton import architecture
 from rankwise.plan.estimate import Question, facts, plan
-from rankwise.plan.fake import FakeRun, build
+from rankwise.plan.fake import Counted, FakeRun, build
 from rankwise.plan.hardware import Hardware
 from rankwise.plan.operations import beside_full
 from rankwise.plan.totals import Row
@@ -21,6 +21,7 @@ from rankwise.study.compose import composed
 
 Spec = dict[str, Any]
 T = TypeVar("T")
+_Run = TypeVar("_Run", bound=Counted)
 
 # Shapes that no option of the group "model" has without its weights: exact claims need nothing but the shape.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -91,14 +92,14 @@ def counted(spec: Spec) -> Row:
 @_once
 def footprint(spec: Spec) -> Footprint:
     """What one optimizer step of a config holds on a GPU, as a plan predicts it, with batches of full length."""
-    run, shape = _fake_run(spec)
+    run, shape = _run(spec, FakeRun)
     return run.train([shape])
 
 
 @_once
 def operations(spec: Spec) -> Row:
     """What one step of a config computes, beside full fine-tuning of the same base."""
-    run, shape = _fake_run(spec)
+    run, shape = _run(spec, Counted)
     return beside_full(run, shape, run.count(shape))
 
 
@@ -109,10 +110,10 @@ def on_meta(spec: Spec) -> Any:
     return build(config, architecture(config.model, None), 2, None, "bf16").model
 
 
-def _fake_run(spec: Spec) -> tuple[FakeRun, Shape]:
+def _run(spec: Spec, kind: type[_Run]) -> tuple[_Run, Shape]:
     config = config_of(spec)
     settings, scorer = _GPU.settle(config.trainer), facts(config).scorer
-    run = FakeRun(config, architecture(config.model, None), scorer, settings)
+    run = kind(config, architecture(config.model, None), scorer, settings)
     return run, Shape(config.trainer.batch_size, config.task.max_length)
 
 

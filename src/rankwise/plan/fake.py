@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -45,11 +46,12 @@ def build(
     return adapted
 
 
-class FakeRun:
-    """A run without weights or data, on which steps of any shape can be tried.
+class Counted:
+    """A run without weights or data, on which the operations of a micro-batch of any shape can be counted.
 
-    On a CUDA device in ``settings``, attention keeps no matrix of scores, as its kernels do. Without ``adapted``, the
-    model is built by the config.
+    On the meta device, in a third of the time that fake tensors take, wherever the same kernels are seen there. On a
+    CUDA device in ``settings``, attention keeps no matrix of scores, as its kernels do. Without ``adapted``, the model
+    is built by the config.
     """
 
     def __init__(
@@ -63,49 +65,18 @@ class FakeRun:
         self.config, self.architecture, self.scorer, self.settings = config, architecture, scorer, settings
         self.precision, self.gpu = settings.precision, settings.device.type == "cuda"
         adapted = adapted or build(config, architecture, scorer.outputs, settings.attention, self.precision)
-        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.model, self.lora = adapted.model.train(), adapted.lora
-        materialise(self.model, self.mode)
-        self.optimizer = optim.build(
-            self.model, config.optim, settings.device.type, self.precision == "fp16", config.method.lr_ratio
-        )
-        self.flops = 0  # of the last step that was tried
+        self.mode = self._mode()
 
-    def variant(self, config: Config) -> FakeRun:
+    def _mode(self) -> Any:
+        """Fake tensors where torch's attention chooses its kernel, by the device among others."""
+        if self.gpu or self.settings.attention == "eager":
+            return torch.device("meta")
+        return _faked(self.model)
+
+    def variant(self, config: Config) -> Counted:
         """Another run of the same base on the same device."""
-        return FakeRun(config, self.architecture, self.scorer, self.settings)
-
-    def train(self, shapes: list[Shape]) -> Footprint:
-        """One optimizer step over micro-batches of these shapes, the optimizer's states being there already."""
-        with self._settings():
-            if not self.optimizer.state:
-                self._first_states()
-            ledger, tally = Ledger(self.model, self.optimizer), Tally()
-            with ledger, tally:
-                self._step(shapes, ledger)
-        self.flops = tally.flops
-        return ledger.footprint()
-
-    def _first_states(self) -> None:
-        """Make the optimizer's states as a first step would, without its forward and backward pass."""
-        for parameter in self.model.parameters():
-            if parameter.requires_grad:
-                parameter.grad = torch.empty_like(parameter)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def evaluate(self, shape: Shape) -> Footprint:
-        """One batch without gradients, the optimizer's states still there as they are in a run."""
-        self.model.eval()
-        with self._settings(), torch.no_grad():  # inference mode would hide what composite operations allocate
-            batch = self._batch(shape)
-            ledger = Ledger(self.model, self.optimizer)
-            with ledger:
-                ledger.hold(batch.values())
-                with self._autocast(keeps_casts=False):  # as a run's inference mode does not
-                    self._losses(batch)
-        self.model.train()
-        return ledger.footprint()
+        return Counted(config, self.architecture, self.scorer, self.settings)
 
     def count(self, shape: Shape) -> int:
         """Operations of the forward and backward pass of a micro-batch."""
@@ -114,23 +85,8 @@ class FakeRun:
             with self._autocast():
                 loss = step.loss(self.model, self._losses(batch))
             loss.backward()
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         return tally.flops
-
-    def _step(self, shapes: list[Shape], ledger: Ledger) -> None:
-        for shape, share in zip(shapes, step.shares(shapes), strict=True):
-            ledger.phase = "forward"
-            batch = self._batch(shape)
-            with self._autocast():
-                loss = step.loss(self.model, self._losses(batch), share)
-            ledger.phase = "backward"
-            loss.backward()
-            del loss, batch  # its graph, and what layers keep there, would live through the next forward pass
-        ledger.phase = "step"
-        if self.config.trainer.clip:
-            nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self.config.trainer.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
 
     def _losses(self, batch: Batch) -> torch.Tensor:
         batch = {name: tensor for name, tensor in batch.items() if name != "mask of ones"}
@@ -174,13 +130,85 @@ class FakeRun:
             torchs.setLevel(level)
 
 
-def full_fine_tuning(run: FakeRun) -> FakeRun:
+class FakeRun(Counted):
+    """The same with fake tensors, on which whole steps can be tried and what they hold be measured."""
+
+    def __init__(self, config: Config, *of_what: Any):
+        super().__init__(config, *of_what)
+        scaled, device = self.precision == "fp16", self.settings.device.type
+        self.optimizer = optim.build(self.model, config.optim, device, scaled, config.method.lr_ratio)
+        self.flops = 0  # of the last step that was tried
+
+    def _mode(self) -> FakeTensorMode:
+        return _faked(self.model)
+
+    @functools.cached_property
+    def counted(self) -> Counted:
+        """The run that counts."""
+        return self.variant(self.config)
+
+    def train(self, shapes: list[Shape]) -> Footprint:
+        """One optimizer step over micro-batches of these shapes, the optimizer's states being there already."""
+        with self._settings():
+            if not self.optimizer.state:
+                self._first_states()
+            ledger, tally = Ledger(self.model, self.optimizer), Tally()
+            with ledger, tally:
+                self._step(shapes, ledger)
+        self.flops = tally.flops
+        return ledger.footprint()
+
+    def _first_states(self) -> None:
+        """Make the optimizer's states as a first step would, without its forward and backward pass."""
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.empty_like(parameter)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def evaluate(self, shape: Shape) -> Footprint:
+        """One batch without gradients, the optimizer's states still there as they are in a run."""
+        self.model.eval()
+        with self._settings(), torch.no_grad():  # inference mode would hide what composite operations allocate
+            batch = self._batch(shape)
+            ledger = Ledger(self.model, self.optimizer)
+            with ledger:
+                ledger.hold(batch.values())
+                with self._autocast(keeps_casts=False):  # as a run's inference mode does not
+                    self._losses(batch)
+        self.model.train()
+        return ledger.footprint()
+
+    def _step(self, shapes: list[Shape], ledger: Ledger) -> None:
+        for shape, share in zip(shapes, step.shares(shapes), strict=True):
+            ledger.phase = "forward"
+            batch = self._batch(shape)
+            with self._autocast():
+                loss = step.loss(self.model, self._losses(batch), share)
+            ledger.phase = "backward"
+            loss.backward()
+            del loss, batch  # its graph, and what layers keep there, would live through the next forward pass
+        ledger.phase = "step"
+        if self.config.trainer.clip:
+            nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self.config.trainer.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def full_fine_tuning(run: Counted) -> Counted:
     """The same base, stored in full precision, with all of it trained."""
     base = skeleton(run.architecture, run.config.task.kind, run.scorer.outputs, run.settings.attention)
     if run.config.trainer.gradient_checkpointing:
         step.checkpoint_blocks(base)
     adapted = Adapted(base.requires_grad_(True), [])
-    return FakeRun(run.config, run.architecture, run.scorer, run.settings, adapted)
+    return Counted(run.config, run.architecture, run.scorer, run.settings, adapted)
+
+
+def _faked(model: nn.Module) -> FakeTensorMode:
+    """Put fake tensors into a model on the meta device; returns their mode."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    materialise(model, mode)
+    return mode
 
 
 def _packed(batch: Batch, shape: Shape) -> Batch:
@@ -206,7 +234,7 @@ def _known_numbers() -> Iterator[None]:
     """
     item, truth = torch.Tensor.item, torch.Tensor.__bool__
     torch.Tensor.item = lambda tensor: 1.0  # type: ignore[method-assign,assignment]
-    torch.Tensor.__bool__ = lambda tensor: isinstance(tensor, FakeTensor) or truth(tensor)  # type: ignore
+    torch.Tensor.__bool__ = lambda tensor: tensor.is_meta or isinstance(tensor, FakeTensor) or truth(tensor)  # type: ignore
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ from rankwise.errors import Refused
 from rankwise.measure.flops import Cost
 from rankwise.measure.shape import Shape
 from rankwise.model.numerics import Numerics
-from rankwise.plan.fake import FakeRun, full_fine_tuning
+from rankwise.plan.fake import Counted, FakeRun, full_fine_tuning
 from rankwise.tasks.scores import Scorer, TokenScorer
 
 _full: dict[tuple[Any, ...], int] = {}  # counts, which the arms of a study share
@@ -51,13 +51,13 @@ def predict(
     try:
         run = FakeRun(config, architecture, scorer, settings)
         train, evaluated = run.train(step).to_dict(), run.evaluate(evaluation).to_dict()
-        planned = operations(run, step, run.flops)
+        planned = operations(run.counted, step, run.flops)
     except Refused as refused:
         return {"train": {"unpredicted": str(refused)}}, None
     return {"train": {"predicted": train}, "eval": {"predicted": evaluated}}, planned
 
 
-def operations(run: FakeRun, step: Sequence[Shape], per_step: int) -> Operations:
+def operations(run: Counted, step: Sequence[Shape], per_step: int) -> Operations:
     """Of a run whose step over these micro-batches was seen to compute ``per_step``."""
     largest = max(step, key=lambda shape: shape.tokens)
     cost: Cost | None = Cost.fitted(run.count, largest)
@@ -70,7 +70,7 @@ def operations(run: FakeRun, step: Sequence[Shape], per_step: int) -> Operations
     return Operations({"per_step": per_step} | beside_full(run, largest, mine), cost, needed)
 
 
-def beside_full(run: FakeRun, shape: Shape, mine: int) -> dict[str, Any]:
+def beside_full(run: Counted, shape: Shape, mine: int) -> dict[str, Any]:
     """Operations per token (padding counted) of a micro-batch that computes ``mine``, full fine-tuning's, the share.
 
     ``break_even_rank`` is the rank, the same in every adapter, above which LoRA computes more than full fine-tuning;
@@ -85,16 +85,16 @@ def beside_full(run: FakeRun, shape: Shape, mine: int) -> dict[str, Any]:
     }
 
 
-def needed(run: FakeRun, shape: Shape, mine: int) -> int:
+def needed(run: Counted, shape: Shape, mine: int) -> int:
     """Operations of a micro-batch without what checkpointing computes again, which MFU leaves out."""
     return _without_checkpointing(run).count(shape) if run.config.trainer.gradient_checkpointing else mine
 
 
-def _without_checkpointing(run: FakeRun) -> FakeRun:
+def _without_checkpointing(run: Counted) -> Counted:
     return run.variant(replace(run.config, trainer=replace(run.config.trainer, gradient_checkpointing=False)))
 
 
-def _of_full(run: FakeRun, shape: Shape) -> int:
+def _of_full(run: Counted, shape: Shape) -> int:
     trainer, settings = run.config.trainer, run.settings
     key = (
         run.architecture.to_json_string(),
@@ -109,7 +109,7 @@ def _of_full(run: FakeRun, shape: Shape) -> int:
     return _full[key]
 
 
-def _break_even_rank(run: FakeRun, shape: Shape, mine: int, full: int) -> float | None:
+def _break_even_rank(run: Counted, shape: Shape, mine: int, full: int) -> float | None:
     """By the line through two ranks: what LoRA's factors compute is affine in their rank."""
     if not any(isinstance(getattr(module, "lora_A", None), nn.ModuleDict) for module in run.model.modules()):
         return None
