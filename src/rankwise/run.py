@@ -96,7 +96,7 @@ def _tell(config: Config, record: Record, mirror: Mirror, on_progress: OnProgres
             if methods.of(config.method).is_baseline:
                 run_baseline(config, record, clock, mirror.start, on_progress)
             else:
-                with clock("imports"):
+                with clock("imports"), machine.importing():
                     if config.trainer.devices > 1:
                         from rankwise.distributed import fine_tune_on_several as fine_tune
                     else:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rankwise import machine
 from rankwise.commands._shared import (
     groups,
     overrides,
@@ -63,13 +63,10 @@ def main(arguments: list[str]) -> int:
     from rankwise.study.app import call_hydra
 
     def answer(configs: list[Config]) -> int:
-        gc.disable()  # of what is imported nothing is garbage: looking for it took a sixth of a plan
-        from rankwise.plan.estimate import Question, plan
-        from rankwise.plan.hardware import Hardware
-        from rankwise.report.plans import table
-
-        gc.freeze()
-        gc.enable()
+        with machine.importing():
+            from rankwise.plan.estimate import Question, plan
+            from rankwise.plan.hardware import Hardware
+            from rankwise.report.plans import table
         hardware = Hardware.named(options.gpu) if options.gpu else Hardware.here()
         room = hardware.memory_bytes if limit is None else limit
         asked = Question(hardware, room, limit is not None, options.params, options.mfu, options.gpus)

@@ -7,7 +7,6 @@ torch in the server would start OpenMP's threads, which no child inherits, and e
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import json
 import os
@@ -15,6 +14,8 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+
+from rankwise import machine
 
 VARIABLE = "RANKWISE_PRELOAD"
 # What a run imports sooner or later, by its own modules, and what theirs only import when first used (measured: 3 s).
@@ -57,12 +58,11 @@ def _load() -> None:
     os.environ.pop("PYTHONPATH", None)
     if wish["search"] is not None:
         os.environ["PYTHONPATH"] = wish["search"]
-    with _silence(), warnings.catch_warnings():
+    with machine.importing(), _silence(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for module in wish["modules"]:
             with contextlib.suppress(Exception):  # not installed, or broken: the run that needs it will say so
                 importlib.import_module(module)
-    gc.freeze()  # a child's collections then leave these pages shared
 
 
 @contextlib.contextmanager

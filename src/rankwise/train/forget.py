@@ -16,7 +16,7 @@ from rankwise import assets
 from rankwise.config import Config, Forgetting, Task
 from rankwise.errors import Refused
 from rankwise.model.numerics import Numerics
-from rankwise.tasks import baselines, data
+from rankwise.tasks import data
 from rankwise.tasks.batches import collate_for, encoded, eval_loader
 from rankwise.tasks.scores import TokenScorer, ratio
 from rankwise.train.step import losses
@@ -61,6 +61,8 @@ class Questions:
         lm.to(settings.device).eval()
         if self.config.task.kind == "causal_lm":
             return self._losses(lm, settings)
+        from rankwise.tasks import baselines  # scikit-learn takes half a second, and few runs ask
+
         encoder = lm.get_submodule(str(lm.base_model_prefix))
         with settings.autocast():
             features = baselines.mean_pooled(
@@ -105,6 +107,8 @@ class Questions:
 
     def _probe(self, features: np.ndarray) -> np.ndarray:
         """Which texts of the second half a linear probe gets right that was fitted on the first."""
+        from rankwise.tasks import baselines
+
         labels, half = self.rows.test.labels, len(features) // 2
         fitted = baselines.fit("probe", features[:half], labels[:half], "classification")
         prediction, _ = baselines.predict(fitted, features[half:], "classification")
