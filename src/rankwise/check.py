@@ -25,7 +25,10 @@ _FEW = 8  # processes of one run, which a CPU may have more of than cores
 
 QUANT_LIBRARIES = {"int8": "bitsandbytes", "int8_torchao": "torchao", "nf4": "bitsandbytes", "fp4": "bitsandbytes"}
 PRESETS = ("all_linear", "attention", "mlp", "q", "k", "v", "o", "qv", "qkvo")
-FORMATS = ("csv", "tsv", "jsonl", "parquet", "lines", "text", "glue", "wordnet", "e2e", "webnlg", "dart")
+FORMATS = (
+    *("csv", "tsv", "jsonl", "parquet", "lines", "class_files", "text"),
+    *("glue", "wordnet", "e2e", "webnlg", "dart", "squad", "oasst"),
+)
 
 
 def check(config: Config) -> None:
@@ -224,6 +227,7 @@ def _check_task(config: Config) -> None:
     _number("task.margin", task.margin, 0, high, f"between 0 and {high}, both excluded", open_low=True, open_high=True)
     if task.delimiter == "":
         raise Refused.value("task.delimiter", "''", "a character, or null", "for tabs task.delimiter=tab")
+    _one_of("task.decimal", task.decimal, (".", ","))
     if not isinstance(task.labels, list | dict | None):
         raise Refused.value("task.labels", task.labels, "a list of classes, or {label: class}, or null")
     if isinstance(task.labels, list) and len({str(name) for name in task.labels}) < len(task.labels):

@@ -65,15 +65,16 @@ class Task:
     revision: str | None = None  # of a hub id
     subset: str | None = None  # of a hub id: its configuration
     files: Any = None  # of a folder: {train: train.tsv, test: [a.tsv, b.tsv]}; parts not named are cut from train
-    splits: Any = None  # of a hub id: the same, of its splits; null takes splits named train, validation and test
+    splits: Any = None  # the same of the splits of a hub id, or of what ``split`` holds; null goes by their names
     format: str | None = None  # see ``check.FORMATS``; null goes by the suffix
     encoding: str | None = None  # null: UTF-8 with or without a byte order mark, else cp1252 or Latin-1
-    delimiter: str | None = None  # null: comma in .csv, tab elsewhere; "tab" is one; of task.format=lines any text
-    columns: list[str] | None = None  # names, where the file has no header line
+    delimiter: str | None = None  # null: comma in .csv, tab elsewhere; "tab" is one; of lines and text any text
+    decimal: str = "."  # "," where numbers are written as 1.234,5
+    columns: list[str] | None = None  # names, where the file has no header line; "..." at the end: and more, not read
     text: str = "text"  # column of what is read
     pair: str | None = None  # column of the second text of a pair
     label: str = "label"  # column of what is predicted
-    labels: Any = None  # classes in order, [neg, pos], or by label, {1: World, 3: null}; null sorts the labels
+    labels: Any = None  # classes in order, [neg, pos], or by label, {1: World, x*: null}; null sorts the labels
     skip_empty: bool = False  # rows with an empty text or label are left out and counted; else they are refused
     split: str | None = None  # column that says train, validation or test
     group: str | None = None  # column by which the test score is also given; ``source`` is the file or split

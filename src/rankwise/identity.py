@@ -34,7 +34,14 @@ _IMMATERIAL = (
     "trainer.eval_batch_size",
 )
 _EVALUATED = ("precision", "attention", "matmul_precision")  # what a model that is only read is read with
-_TASK_OFF = {"protocol": "clean", "packing": False, "skip_empty": False, "replies": "all", "blocks": False}
+_TASK_OFF = {
+    "decimal": ".",
+    "protocol": "clean",
+    "packing": False,
+    "skip_empty": False,
+    "replies": "all",
+    "blocks": False,
+}
 
 
 def canonical(values: dict[str, Any]) -> dict[str, Any]:

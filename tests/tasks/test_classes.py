@@ -46,6 +46,11 @@ def rows_of(data: Data) -> dict[str, int]:
             {"World": 40, "Sports": 40, "Business": 40, "Tech": 0},
         ),
         (["1", "2.0", "3"], {"labels": {"3": "c", "1": "a", 2: "a"}}, {"c": 40, "a": 80}),
+        (
+            ["DESC:def", "DESC:how", "HUM:ind", "-"],
+            {"labels": {"HUM:*": "human", "DESC:how": "how", "DESC:*": "what", "*": None}},
+            {"human": 30, "how": 30, "what": 30},
+        ),
         (["+1", "-1"], {"labels": {1: "pos", -1: "neg"}}, {"pos": 60, "neg": 60}),
         (["-", "yes", "no"], {"labels": {"yes": "yes", "no": "no", "-": None}}, {"yes": 40, "no": 40}),
         ([0, 1, 2], {"labels": ["a", "b", "c", "d"]}, {"a": 40, "b": 40, "c": 40, "d": 0}),
@@ -107,6 +112,11 @@ def test_labels_that_are_no_classes_are_refused_with_the_way_out(
         (["once", *["a", "b"] * 59, "a"], "classes of one or two rows: 'once' (1)"),
         (["twice", *["a", "b"] * 59, "twice"], "classes of one or two rows: 'twice' (2)"),
         (["None", "a"], "'None' is a class; if it says that a label is missing"),
+        (
+            ["-", "yes", "no"],
+            "'-' is a class; if it says that a label is missing, 'task.labels={-: null, yes: yes, no: no}'",
+        ),
+        (["0", "7", "0,7", "1"], "'0,7' seem to be several labels in one"),
         ([0.5, 1.5], "classes are fractions; task.kind=regression"),
         (["a", "b"], None),
     ],

@@ -200,7 +200,11 @@ def test_a_paper_s_protocol_chooses_on_the_test_rows_and_trains_on_all_others(ta
 
 
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "a word for a number": ([*ROWS, ("x", "1,5")], {"kind": "regression"}, "line 302 holds '1,5', not a number$"),
+    "a word for a number": (
+        [*ROWS, ("x", "1,5")],
+        {"kind": "regression"},
+        "line 302 holds '1,5', not a number; 'task.dec",
+    ),
     "nan for a number": ([("x", "nan"), *ROWS], {"kind": "regression"}, "line 2 holds 'nan', not a number$"),
     "infinity for a number": ([("x", "inf"), *ROWS], {"threshold": 0}, "line 2 holds 'inf', not a number$"),
     "one class": ([(text, 1) for text, _ in ROWS], {}, r"^task.label=label: one class only \(1\)"),

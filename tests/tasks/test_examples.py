@@ -183,6 +183,65 @@ def test_webnlg_and_dart_write_triples_as_text(tmp_path: Path) -> None:
         read(tmp_path / "train.json", format="dart", prompt="triples", completion="texts")
 
 
+def test_squad_is_read_as_its_questions_with_all_answers(tmp_path: Path) -> None:
+    def asked(i: int, *texts: str) -> dict[str, Any]:
+        return {
+            "id": f"{i}",
+            "question": f"What is oak {i}?",
+            "answers": [{"text": t, "answer_start": 0} for t in texts],
+        }
+
+    paragraphs = [
+        {"context": f"Oak {i}.", "qas": [asked(i, "a tree", "tree", "a tree"), asked(i + 100)]} for i in range(60)
+    ]
+    (tmp_path / "a.json").write_text(json.dumps({"data": [{"title": "Oaks", "paragraphs": paragraphs}]}))
+    keys = {"format": "squad", "template": "{title}: {context} {question}", "completion": "answers.text"}
+    data = read(tmp_path / "a.json", **keys)
+    pairs = [pair for part in said(data) for pair in part]
+    assert len(pairs) == 120 and data.skipped == 60
+    assert {("Oaks: Oak 7. What is oak 7?", "a tree"), ("Oaks: Oak 7. What is oak 7?", "tree")} <= set(pairs)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_trees_of_messages_are_conversations_of_every_way_down(tmp_path: Path, flat: bool) -> None:
+    def message(name: str, role: str, *replies: Any) -> dict[str, Any]:
+        return {"message_id": name, "role": role, "text": f"says {name}", "replies": list(replies)}
+
+    def rows(node: dict[str, Any], parent: str | None) -> list[dict[str, Any]]:
+        own = {key: value for key, value in node.items() if key != "replies"} | {"parent_id": parent}
+        return [own, *(row for reply in node["replies"] for row in rows(reply, node["message_id"]))]
+
+    def tree(i: int) -> dict[str, Any]:
+        more = message(f"{i}e", "assistant"), message(f"{i}f", "assistant")
+        ends = message(f"{i}c", "prompter", *more), message(f"{i}g", "prompter")
+        return message(f"{i}a", "prompter", message(f"{i}b", "assistant", *ends), message(f"{i}d", "assistant"))
+
+    trees = [tree(i) for i in range(50)]
+    path = json_lines(
+        tmp_path, [row for node in trees for row in rows(node, None)] if flat else [{"prompt": node} for node in trees]
+    )
+    data = read(path, format="oasst", messages="messages")
+    talks = [talk for part in (data.train, data.validation, data.test) for talk in part.messages or []]
+    ways = {"".join(turn["content"][-1] for turn in talk) for talk in talks}
+    assert len(talks) == 150 and ways == {"abce", "abcf", "ad"}
+    assert [turn["role"] for turn in talks[0]][:2] == ["user", "assistant"]
+
+
+def test_a_plain_text_is_cut_into_stretches_of_lines_or_whole_documents(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("".join(f"line {i}\n" for i in range(100)))
+    data = read(path, format="text", blocks=True)
+    assert [part.completions for part in (data.train, data.validation, data.test)] == [
+        [f"line {i}\n" for i in range(start, stop)] for start, stop in ((0, 60), (60, 75), (75, 100))
+    ]
+    (tmp_path / "b.txt").write_text("the sea\nthe oak\n")
+    data = read(tmp_path, format="text", blocks=True, files={"train": "a.txt", "test": "b.txt"})
+    assert data.validation.completions == [f"line {i}\n" for i in range(85, 100)]
+    path.write_text("".join(f"Once {i}.\n\nThe end.\n<|endoftext|>{chr(10) * (i % 3)}" for i in range(100)))
+    data = read(path, format="text", blocks=True, delimiter="<|endoftext|>")
+    assert data.test.completions == [f"Once {i}.\n\nThe end." for i in range(75, 100)] and len(data.train) == 60
+
+
 def test_wordnet_s_data_files_are_words_with_their_definitions(tmp_path: Path) -> None:
     top = "  1 This software and database is being provided under a licence  \n"
     line = "{i:08d} 03 {kind} 02 {word} 0 twin 0 001 @ 00001740 {kind} 0000 | {gloss}  \n"

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ FORMS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
     **{
         f"tabs as {tab!r}": ("a.csv", b"text\tlabel\n" + body("\t"), {"delimiter": tab}) for tab in ("\t", "\\t", "tab")
     },
+    "fields behind the columns": (
+        "a.tsv",
+        "".join(f"{t}\t{y}{chr(9) * (y * 2)}more\n" if y else f"{t}\t{y}\n" for t, y in ROWS).encode(),
+        {"columns": ["text", "label", "..."]},
+    ),
     "Excel's first line": ("a.csv", b"sep=;\r\ntext;label\r\n" + body(";", "\r\n"), {}),
     "columns without a name": ("a.csv", b"text,label,,\n" + body(",", ",,\n"), {}),
     "delimiters behind the last field": ("a.csv", b"text,label\n" + body(",", ",\n"), {}),
@@ -101,6 +107,109 @@ def test_compressed_files_are_read_as_they_are(
     with pytest.raises(Refused, match=r"cannot be read|not text, but binary"):
         packed.write_bytes(path.read_bytes())
         read(packed)
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar.gz", "tar"])
+@pytest.mark.parametrize("inside", ["a.csv", "set/a.csv", "set"])
+def test_an_archive_is_read_as_what_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, inside: str
+) -> None:
+    monkeypatch.setenv("RANKWISE_CACHE", str(tmp_path / "cache"))
+    names = [inside] if inside.endswith(".csv") else [f"{inside}/train.csv", f"{inside}/test.csv"]
+    for name, rows in zip(names, (ROWS[:150], ROWS[150:]) if len(names) > 1 else (ROWS,), strict=True):
+        (tmp_path / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+        write((tmp_path / "files" / name).parent, "csv", rows, Path(name).stem)
+    (tmp_path / "files/__MACOSX").mkdir()
+    (tmp_path / "files/__MACOSX/._a.csv").write_bytes(b"\0\1")
+    kind = {"tar.gz": "gztar"}.get(ending, ending)
+    packed = Path(
+        shutil.make_archive(str(tmp_path / f"data.{ending}").removesuffix(f".{ending}"), kind, tmp_path / "files")
+    )
+    data = read(packed)
+    expected = read(tmp_path / "files" / inside)
+    assert content(data) == content(expected)
+    packed.write_bytes(b"PK\x03\x04\0\0")
+    with pytest.raises(Refused, match=r"^task.path=.*data.*: .*(neither a zip nor a tar|cannot be read)"):
+        read(packed)
+
+
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [
+        (("pos.txt", "neg.txt"), None),
+        (("rt-polarity.pos", "rt-polarity.neg"), None),
+        (("pos.csv", "neg.csv"), None),
+        (("train/pos.txt", "train/neg.txt", "test/pos.txt", "test/neg.txt"), None),
+        (("test_pos.txt", "train_pos.txt", "train_neg.txt", "test_neg.txt"), None),
+        (("a/pos.gz", "a/neg.gz", "README"), {"train": ["a/pos.gz", "a/neg.gz"]}),
+    ],
+)
+def test_a_file_for_each_class_is_read(tmp_path: Path, names: tuple[str, ...], files: Any) -> None:
+    for name in names:
+        path, opened = tmp_path / name, gzip.open if name.endswith(".gz") else open
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [("new " * ("test" in name)) + text for text, label in ROWS if label == ("pos" in name)]
+        with opened(path, "wt") as file:  # type: ignore[operator]
+            file.write("".join(f"{line}\n" for line in [*(["text"] if ".csv" in name else []), *rows]) + "\n")
+    data = read(tmp_path, format="class_files", files=files)
+    assert data.classes == ["neg", "pos"] and any(note.startswith("classes by file: ") for note in data.notes)
+    pairs = {
+        pair
+        for part in (data.train, data.validation, data.test)
+        for pair in zip(part.texts, part.labels.tolist(), strict=True)
+    }
+    assert pairs - {(f"new {text}", label) for text, label in ROWS} == set(ROWS)
+    assert len(pairs) == len(ROWS) * (2 if len(names) > 3 else 1)
+    if not files and "txt" in names[0] and len(names) == 2:
+        with pytest.raises(
+            Refused, match=r"no file named train \(neg.txt, pos.txt\).*; task.format=class_files, if eac"
+        ):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["parquet", "saved"])
+def test_the_names_that_datasets_has_for_classes_are_theirs(tmp_path: Path, form: str) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    names = ["world", "Sports", "tech", "never"]
+
+    def save(part: str, order: list[str], labels: list[int]) -> Any:
+        features = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=order)}
+        rows = {"text": [f"{part} {text}" for text, _ in ROWS[: len(labels)]], "label": labels}
+        made = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+        if form == "parquet":
+            made.to_parquet(str(tmp_path / f"{part}.parquet"))
+        return made
+
+    parts = {"train": save("train", names, [0, 1, 2] * 40), "test": save("test", names[::-1], [3, 2, 1] * 9)}
+    if form == "saved":
+        datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
+    path = tmp_path / "saved" if form == "saved" else tmp_path
+    data = read(path)
+    assert data.classes == names and data.test.labels.tolist() == [0, 1, 2] * 9
+    assert read(path, labels=["sports", "world", "tech"]).test.labels.tolist() == [1, 0, 2] * 9
+    assert read(path, kind="regression").test.labels.tolist() == [3.0, 2.0, 1.0] * 9
+    assert read(path, threshold=1).test.labels.tolist() == [1, 1, 0] * 9
+    unknown = save("test", names, [-1] * 9)
+    if form == "saved":
+        datasets.DatasetDict(parts | {"test": unknown}).save_to_disk(str(tmp_path / "hidden"))
+        path = tmp_path / "hidden"
+    with pytest.raises(Refused, match=r"test.* row 1 holds -1, no label; task.skip_empty=true leaves such rows out"):
+        read(path)
+
+
+def test_numbers_with_commas_are_read_where_that_is_said(tmp_path: Path) -> None:
+    values = {"0,5": 0.5, "-1.234,25": -1234.25, "12.000": 12000.0, "7": 7.0, "1,5E-3": 0.0015}
+    rows = [(text, [*values][i % 5]) for i, (text, _) in enumerate(ROWS)]
+    path = tmp_path / "a.csv"
+    path.write_text("text;label\n" + "".join(f"{t};{y}\n" for t, y in rows), encoding="utf-8-sig")
+    data = read(path, delimiter=";", kind="regression", decimal=",")
+    assert set(zip(data.test.texts, data.test.labels.tolist(), strict=True)) <= {(t, values[y]) for t, y in rows}
+    with pytest.raises(Refused, match=r"""line 2 holds '0,5', not a number; 'task.decimal=","' reads commas"""):
+        read(path, delimiter=";", kind="regression")
+    path.write_text("text;label\nx;1.5\n")
+    with pytest.raises(Refused, match=r"line 2 holds '1.5', not a number$"):
+        read(path, delimiter=";", kind="regression", decimal=",")
 
 
 def test_an_empty_column_of_a_template_is_an_empty_text(tmp_path: Path) -> None:
@@ -157,7 +266,10 @@ def test_folders_named_as_classes_are_read(tmp_path: Path, parts: tuple[str, ...
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{part} {text},\n“so”\n")
         (tmp_path / part / "urls_pos.txt").write_text("not data")
+    (tmp_path / parts[0] / "unsup").mkdir()
+    (tmp_path / parts[0] / "unsup/0.txt").write_text("without a label")
     data = read(tmp_path)
+    assert [note.endswith("unsup is not read: texts without a label") for note in data.notes] == [True]
     assert data.classes == ["neg", "pos"] and (parts == ("",) or len(data.test) == len(ROWS))
     for part in (data.train, data.validation, data.test):
         for text, label in zip(part.texts, part.labels, strict=True):
@@ -182,6 +294,12 @@ def test_a_missing_value_is_no_text(tmp_path: Path, missing: str) -> None:
     (tmp_path / "a.jsonl").write_text(f'{{"text": {missing}, "label": 1}}\n')
     with pytest.raises(Refused, match=r"^task.text=text: .*a.jsonl line 1 holds (nan|None), no text; task.skip_empty"):
         read(tmp_path / "a.jsonl")
+
+
+def test_a_stray_control_character_does_not_make_a_text_binary(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b"text\tlabel\n" + "".join(f"caf\xe9 {t}\b\t{y}\n" for t, y in ROWS).encode("latin-1"))
+    assert "\b" in read(path).train.texts[0]
 
 
 @pytest.mark.parametrize(("text", "encoding"), [("“the {}th sea” – fine", "cp1252"), ("caf\xe9 {} \x81", "latin-1")])
@@ -251,7 +369,38 @@ CAUSES: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
         "task=chat task.m",
     ),
     "UTF-16 without a mark": ("a.csv", "text,label\n".encode("utf-16-le"), {}, "task.encoding=utf-16-le reads it"),
-    "zip": ("a.zip", b"PK\x03\x04\0\0", {}, "not text, but binary; a zip archive or a spreadsheet: unpack it"),
+    "a spreadsheet": ("a.xlsx", b"PK\x03\x04\0\0", {}, "not text, but binary; a zip archive or a spreadsheet: unpack"),
+    "a document's end": (
+        "a.txt",
+        b"the sea\n<|endoftext|>\n",
+        {"format": "text", "kind": "causal_lm"},
+        r"""line 2: the end of a document; 'task.delimiter="<\|endoftext\|>"' reads""",
+    ),
+    "SQuAD": (
+        "a.json",
+        b'{"data": [{"title": "x", "paragraphs": []}]}',
+        PROMPTS,
+        "task.format=squad .*=answers.text re",
+    ),
+    "OpenAssistant": (
+        "a.jsonl",
+        b'{"message_tree_id": "x", "prompt": {}}\n' * 2,
+        {},
+        "; task=chat task.format=oasst re",
+    ),
+    "XML": ("a.xml", b"<?xml version='1.0'?>\n<rows/>\n", {}, "it is XML or HTML: save its rows as CSV or JSON"),
+    "several labels": (
+        "a.jsonl",
+        b'{"text": "x", "label": [1, 2]}\n',
+        {},
+        "not a label; a row has one: a column for ea",
+    ),
+    "a number beyond all": (
+        "a.jsonl",
+        b'{"text": "x", "label": 1%s}\n' % (b"0" * 400),
+        {"kind": "regression"},
+        "not a n",
+    ),
     "gzip by another name": ("a.csv", gzip.compress(b"text,label\n"), {}, "packed by gzip: name it .gz, or unpack it"),
     "Parquet by another name": ("a.csv", b"PAR1\0\0", {}, "task.format=parquet reads it"),
     "a pointer": ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid 1\n", {}, "git lfs pull fetches the data"),

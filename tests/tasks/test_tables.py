@@ -161,8 +161,13 @@ def test_a_column_may_say_the_part(tmp_path: Path) -> None:
     assert [len(part) for part in texts(data)] == [40, 120, 40]
     assert set(data.test.texts) == {text for text, _ in ROWS[2::5]}
     path.write_text(path.read_text() + "one more\t1\theld out\n")
-    with pytest.raises(Refused, match=r"^task.split=fold: .*data.tsv line 202 holds 'held out', none of train, trai"):
+    with pytest.raises(
+        Refused, match=r"^task.split=fold: .*data.tsv line 202 holds 'held out', none of train, trai.*; task.spl"
+    ):
         read(path, split="fold")
+    data = read(path, split="fold", splits={"train": ["Valid", "train"], "test": "dev"})
+    assert data.skipped == 81 and set(data.test.texts) == {text for text, _ in ROWS[1::5]}
+    assert {*data.train.texts, *data.validation.texts} == {text for i, (text, _) in enumerate(ROWS) if i % 5 in (0, 3)}
 
 
 @pytest.fixture

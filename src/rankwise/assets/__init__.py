@@ -9,12 +9,23 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from rankwise.assets._archive import unpacked
 from rankwise.assets._cache import cache_dir, file_digest, fill_once, folder_digest, is_whole
 from rankwise.assets._package import cached_package, fetch_package, package_fingerprint
 from rankwise.config import Model, Task
 from rankwise.errors import Refused
 
-__all__ = ["Asset", "cache_dir", "cached", "fetch_package", "file_digest", "fill_once", "is_whole", "resolve"]
+__all__ = [
+    "Asset",
+    "cache_dir",
+    "cached",
+    "fetch_package",
+    "file_digest",
+    "fill_once",
+    "is_whole",
+    "resolve",
+    "unpacked",
+]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _FILE_SUFFIXES = (

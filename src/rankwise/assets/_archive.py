@@ -1,10 +1,11 @@
-"""One member, a file or a folder, out of a zip or tar archive, which may lie inside another archive."""
+"""Zip and tar archives: one member, a file or a folder, which may lie in an archive inside, or all of them."""
 
 from __future__ import annotations
 
 import difflib
 import lzma
 import re
+import shutil
 import stat
 import tarfile
 import tempfile
@@ -12,10 +13,31 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from rankwise.assets._cache import cache_dir, file_digest, fill_once
 from rankwise.errors import Refused
 
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
 _OUTSIDE = re.compile(r"[/\\]|[A-Za-z]:[/\\]|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
+
+_ENDINGS = tuple(ending for _, endings, _ in shutil.get_unpack_formats() for ending in endings)  # .zip, .tar.gz, …
+
+
+def unpacked(path: Path) -> Path:
+    """The folder of an archive's files, in the cache, or the only file in it; any other path as it is.
+
+    Raises Refused for an archive that is broken or unsafe.
+    """
+    if path.is_dir() or not path.name.lower().endswith(_ENDINGS):
+        return path
+
+    def fill(whole: Path, _: Path) -> None:
+        _unpack(path, "", whole, f"task.path={path}")
+        shutil.rmtree(whole / "__MACOSX", ignore_errors=True)
+
+    inside = fill_once(cache_dir() / "archives" / file_digest(path)[:32], f"unpacks {path.name}", True, fill)
+    while inside.is_dir() and len(entries := [entry for entry in inside.iterdir() if entry.name[0] != "."]) == 1:
+        inside = entries[0]
+    return inside
 
 
 def extract(archive: Path, member: str, into: Path, title: str) -> Path:
@@ -40,7 +62,7 @@ def extract(archive: Path, member: str, into: Path, title: str) -> Path:
 
 
 def _unpack(archive: Path, member: str, folder: Path, title: str) -> list[str]:
-    """Write the member's entries below ``folder``; the names of all entries. Raises Refused as ``extract``."""
+    """Write the member's entries, of "" all, below ``folder``; the names of all. Raises Refused as ``extract``."""
     try:
         # tar first: a tar whose last file is a zip also looks like a zip
         if tarfile.is_tarfile(archive):
@@ -65,7 +87,8 @@ def _unpack(archive: Path, member: str, folder: Path, title: str) -> list[str]:
 
 def _wanted(plain: dict[str, bool], member: str, title: str) -> list[str]:
     """The names that belong to a member. Raises Refused when any cannot be trusted; ``plain`` is a file or folder."""
-    wanted = [name for name in plain if f"{name.removeprefix('./').rstrip('/')}/".startswith(f"{member}/")]
+    start = f"{member}/" if member else ""
+    wanted = [name for name in plain if f"{name.removeprefix('./').rstrip('/')}/".startswith(start)]
     unsafe = [name for name in plain if _OUTSIDE.match(name)] + [name for name in wanted if not plain[name]]
     if unsafe:
         reason = f"the archive holds a path that leads outside, a link or a device ({unsafe[0]})"

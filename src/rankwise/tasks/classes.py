@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -14,8 +15,9 @@ from rankwise.tasks.examples import Cell, class_name
 from rankwise.tasks.splits import PARTS, TEST, TRAIN, VALIDATION
 
 _FEW = 2  # rows of a class that is hardly one
+_SEVERAL = re.compile(r"\s*[,;|]\s*")
 _NUMBER = re.compile(r"-?\d+")
-MISSING = ("nan", "none", "null", "na", "n/a", "<na>")  # what programs write for what is missing
+MISSING = ("nan", "none", "null", "na", "n/a", "<na>", "-", "?")  # what programs write for what is missing
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,20 @@ class Classes:
 
 
 def _by_map(mapping: dict[object, object], labels: list[Label]) -> tuple[list[str], dict[str, int]]:
-    """``task.labels={1: World, 2: Sports, 3: null}``: the class of each label, null to leave its rows out."""
+    """``task.labels={1: World, 2: Sports, x*: null}``: the class of each label, null to leave its rows out. A ``*``
+    stands for any letters, and for labels alone that are not written out.
+    """
     chosen = {class_name(label): None if name is None else str(name) for label, name in mapping.items()}
     names = list(dict.fromkeys(name for name in chosen.values() if name is not None))
+    number = {}
     for label in labels:
-        if label.name not in chosen:
+        patterns = (key for key in chosen if "*" in key and fnmatchcase(label.name, key))
+        key = label.name if label.name in chosen else next(patterns, None)
+        if key is None:
             raise _unknown(label, f"none of task.labels={', '.join(chosen)}")
-    return names, {label: -1 if name is None else names.index(name) for label, name in chosen.items()}
+        name = chosen[key]
+        number[label.name] = -1 if name is None else names.index(name)
+    return names, number
 
 
 def _by_list(task: Task, labels: list[Label]) -> tuple[list[str], dict[str, int]]:
@@ -139,25 +148,34 @@ def _unknown(label: Label, why: str) -> Refused:
 
 def _notes(task: Task, used: list[Label], rows: np.ndarray) -> list[str]:
     """Labels that hardly are classes: of one or two rows, or another's but for case and blanks."""
+    names = [label.name for label in used]
     few = [f"{label.name!r} ({rows[label.number]})" for label in used if rows[label.number] <= _FEW]
     notes = [f"task.label={task.label}: classes of one or two rows: {', '.join(few[:5])}"] if few else []
     if used and all("." in label.name and not _numbers_first(label.name)[0] for label in used):
         notes.append(
             f"task.label={task.label}: classes are fractions; task.kind=regression task.metric=pearson predicts"
         )
-    if missing := [repr(label.name) for label in used if _fold(label.name) in MISSING and not task.labels]:
+    missing = [label.name for label in used if _fold(label.name) in MISSING and not task.labels]
+    if missing:
+        mapped = ", ".join(f"{name}: {'null' if name in missing else name}" for name in names[:8])
         notes.append(
-            f"task.label={task.label}: {', '.join(missing)} is a class; if it says that a label is missing, "
-            "'task.labels={LABEL: CLASS, …, LABEL: null}' leaves its rows out"
+            f"task.label={task.label}: {', '.join(map(repr, missing))} is a class; if it says that a label is missing, "
+            f"'task.labels={{{mapped}{', …' if len(names) > 8 else ''}}}' leaves its rows out"
+        )
+    joined = [name for name in names if _SEVERAL.search(name) and {*_SEVERAL.split(name)} & {*names}]
+    if joined:
+        notes.append(
+            f"task.label={task.label}: {', '.join(map(repr, joined[:5]))} seem to be several labels in one; each such "
+            "text is a class of its own"
         )
     spelled: dict[str, list[str]] = {}
     for label in used:
         spelled.setdefault(_fold(label.name), []).append(label.name)
-    for names in spelled.values():
-        if len(names) > 1 and not task.labels:
-            shown = ", ".join(repr(name) for name in names)
+    for twins in spelled.values():
+        if len(twins) > 1 and not task.labels:
+            shown = ", ".join(repr(name) for name in twins)
             notes.append(
-                f"task.label={task.label}: {shown} differ only in case or blanks; task.labels=[{names[0]}, …] joins"
+                f"task.label={task.label}: {shown} differ only in case or blanks; task.labels=[{twins[0]}, …] joins"
             )
     return notes
 

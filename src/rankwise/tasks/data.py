@@ -10,7 +10,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -112,9 +112,15 @@ def _indexed(task: Task, tables: list[Table], notes: list[str]) -> tuple[_Index,
         notes.append(
             f"{index.missing} texts are only a word such as NaN or None; if no text is meant, take their rows out"
         )
+    if task.blocks:  # parts that are cut are stretches of the text, the last of them the test
+        cut_n = np.flatnonzero(index.part == TRAIN)
+        index.place[cut_n] = 1 - np.arange(1, len(cut_n) + 1) / len(cut_n)
     part = _parts(task, index)
     if task.kind != "classification":
         return index, part, None
+    named = next((table.classes[task.label] for table in tables if task.label in table.classes), None)
+    if named and not task.labels and task.threshold is None and not task.min_abs_label:
+        task = replace(task, labels=named)
     classes = Classes.of(task, index.labels, index.label, part)
     dropped = (part >= 0) & (classes.number[index.label] < 0)
     part[dropped] = -1

@@ -13,12 +13,13 @@ from typing import Any
 from rankwise.config import Task
 from rankwise.errors import Refused
 from rankwise.tasks import hints
-from rankwise.tasks.sources import PART_NAMES
+from rankwise.tasks.sources import split_parts
 from rankwise.tasks.tables import Table
 
 Messages = list[dict[str, Any]]
 
 _FIELD = re.compile(r"{([^{}]+)}")
+_COMMA = re.compile(r"[+-]?(?:\d{1,3}(?:\.\d{3})+|\d+)(?:,\d+)?(?:[eE][+-]?\d+)?")  # 1.234,5
 _WHOLE = re.compile(r"\+?(-?(?:0|[1-9]\d*))(?:\.0+)?")
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _SHAREGPT = {  # {from, value} in place of {role, content}
@@ -78,6 +79,7 @@ class Cell:
 
     def __init__(self, key: str, column: str, row: dict[str, Any], table: Table, where: str):
         self.key, self.column, self.where = key, column, f"{table.name} {where}"
+        self.classes = table.classes.get(column)
         self.value: Any = row
         for name in [column] if column in row else column.split("."):
             if not isinstance(self.value, dict) or name not in self.value:
@@ -112,25 +114,34 @@ class Cell:
         return text
 
     def label(self) -> str:
-        """The name of a class: a whole number without a fraction, other numbers with all their digits."""
+        """The name of a class: a whole number without a fraction, other numbers with all their digits. Of numbers that
+        ``datasets`` has names for, the name; below 0 there is none.
+        """
         value = self.value
         if isinstance(value, (list, dict, bytes)) or value in (math.inf, -math.inf):
-            raise self.refused("not a label")
-        text = "" if self.missing else class_name(value)
+            several = "; a row has one: a column for each, as task.label=NAME, reads one of them"
+            raise self.refused(f"not a label{several if isinstance(value, list) else ''}")
+        if self.classes and isinstance(value, int):
+            value = self.classes[value] if 0 <= value < len(self.classes) else None
+        text = "" if self.missing or value is None else class_name(value)
         if not text:
             raise self.empty("label")
         return text
 
-    def number_value(self) -> float:
-        """A finite number."""
-        if self.missing or not str(self.value).strip():
+    def number_value(self, decimal: str = ".") -> float:
+        """A finite number, in whose text ``decimal`` stands before the fraction."""
+        text = str(self.value).strip()
+        if self.missing or not text:
             raise self.empty("number")
+        if decimal == "," and isinstance(self.value, str):
+            text = text.replace(".", "").replace(",", ".") if _COMMA.fullmatch(text) else "none"
         try:
-            number = float(self.value)
-        except (TypeError, ValueError):
+            number = float(text if isinstance(self.value, str) else self.value)
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
-            raise self.refused("not a number")
+            comma = """; 'task.decimal=","' reads commas""" if decimal == "." and _COMMA.fullmatch(text) else ""
+            raise self.refused(f"not a number{comma}")
         return number
 
 
@@ -151,6 +162,7 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
     table without rows.
     """
     read: Callable[[_Reader], Iterator[Example]] = _language if task.kind == "causal_lm" else _labelled
+    part_of = split_parts(task) if task.split else {}
     least = 0.0 if task.kind == "causal_lm" else task.min_abs_label
     item = 0
     for table in tables:
@@ -163,10 +175,13 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
                 remedy = "leave task.columns out, or the line" if task.columns else "take the line out"
                 raise Refused(f"task data {table.name} {where}: repeats the header; {remedy}")
             try:
-                made = list(read(_Reader(task, table, where, row)))
+                part = _part(task, table, where, row, part_of) if task.split else table.part
+                made = list(read(_Reader(task, table, where, row, part))) if part else None
             except Empty:
                 if not task.skip_empty:
                     raise
+                made = None
+            if made is None:
                 yield None
                 continue
             for example in made:
@@ -181,6 +196,16 @@ def _is_name(value: object, column: str) -> bool:
     return isinstance(value, str) and value.strip("\ufeff \t").casefold() == column.casefold()
 
 
+def _part(task: Task, table: Table, where: str, row: dict[str, Any], part_of: dict[str, str]) -> str | None:
+    """The part that the column ``task.split`` names; None where ``task.splits`` names other values alone."""
+    cell = Cell("split", task.split or "", row, table, where)
+    part = part_of.get(str(cell.value).strip().lower())
+    if part is None and not task.splits:
+        remedy = "task.splits={train: NAME, test: NAME} says which is which"
+        raise cell.refused(f"none of {', '.join(part_of)}; {remedy}")
+    return part
+
+
 @dataclass(slots=True)
 class _Reader:
     """One row, and how a task reads it."""
@@ -189,12 +214,13 @@ class _Reader:
     table: Table
     place: str
     row: dict[str, Any]
+    part: str
 
     def cell(self, key: str) -> Cell:
         return Cell(key, getattr(self.task, key), self.row, self.table, self.place)
 
     def example(self, text: str, **values: Any) -> Example:
-        return Example(-1, self._part(), text, group=self._group(), **values)
+        return Example(-1, self.part, text, group=self._group(), **values)
 
     def prompt(self) -> str:
         """The prompt; columns of a template may be empty, but not all of them. Shells write a line break as ``\\n``."""
@@ -207,15 +233,6 @@ class _Reader:
         if texts and not any(map(str.strip, texts.values())):
             raise cells[names[0]].empty("text")
         return _FIELD.sub(lambda match: texts[match[1]], template)
-
-    def _part(self) -> str:
-        if self.task.split is None:
-            return self.table.part
-        cell = self.cell("split")
-        part = PART_NAMES.get(str(cell.value).strip().lower())
-        if part is None:
-            raise cell.refused(f"none of {', '.join(PART_NAMES)}")
-        return part
 
     def _group(self) -> str | None:
         if self.task.group is None:
@@ -231,7 +248,7 @@ def _labelled(reader: _Reader) -> Iterator[Example]:
     number = task.kind == "regression" or task.threshold is not None or task.min_abs_label
     text = reader.cell("text").text().strip()
     pair = reader.cell("pair").text().strip() if task.pair else None
-    yield reader.example(text, pair=pair, label=cell.number_value() if number else cell.label(), cell=cell)
+    yield reader.example(text, pair=pair, label=cell.number_value(task.decimal) if number else cell.label(), cell=cell)
 
 
 def _classified(task: Task, example: Example) -> Example:

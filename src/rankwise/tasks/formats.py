@@ -10,7 +10,7 @@ from typing import Any
 
 from rankwise.config import Task
 from rankwise.errors import Refused, did_you_mean
-from rankwise.tasks.tables import Row, delimited, lines, plain_lines, read_json
+from rankwise.tasks.tables import Row, delimited, json_rows, lines, plain_text, read_json
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ def _glue(task: Task) -> _Glue:
 def webnlg(path: Path, task: Task, encoding: str) -> Iterator[Row]:
     """Entries of a WebNLG challenge file in JSON: triples, their category, and the English texts that say them."""
 
-    def row(entry: dict[str, Any]) -> dict[str, Any]:
+    def row(entry: dict[str, Any]) -> dict[str, Any] | None:
         entry = next(iter(entry.values()))  # {"1": {…}}
         triples = [(triple["subject"], triple["property"], triple["object"]) for triple in entry["modifiedtripleset"]]
         texts = [text["lex"] for text in entry["lexicalisations"] if text.get("lang", "en") in ("en", "")]
-        return {"triples": written(triples), "texts": texts, "category": entry.get("category")}
+        return {"triples": written(triples), "texts": texts, "category": entry.get("category")} if texts else None
 
     return _entries(
         path, encoding, lambda whole: whole["entries"], row, "a WebNLG file: entries with modifiedtripleset"
@@ -95,8 +95,9 @@ def webnlg(path: Path, task: Task, encoding: str) -> Iterator[Row]:
 def dart(path: Path, task: Task, encoding: str) -> Iterator[Row]:
     """Entries of a DART file: triples, and the texts that say them."""
 
-    def row(entry: dict[str, Any]) -> dict[str, Any]:
-        return {"triples": written(entry["tripleset"]), "texts": [text["text"] for text in entry["annotations"]]}
+    def row(entry: dict[str, Any]) -> dict[str, Any] | None:
+        texts = [text["text"] for text in entry["annotations"]]
+        return {"triples": written(entry["tripleset"]), "texts": texts} if texts else None
 
     return _entries(path, encoding, list, row, "a DART file: a list of tripleset and annotations")
 
@@ -106,13 +107,55 @@ def written(triples: Iterable[Iterable[str]]) -> str:
     return " | ".join(" : ".join(str(part).strip() for part in triple) for triple in triples)
 
 
+def squad(path: Path, task: Task, encoding: str) -> Iterator[Row]:
+    """Questions of a SQuAD file, columns named as on the hub; those without an answer are left out."""
+
+    def listed(whole: Any) -> Iterator[tuple[str, str, Any]]:
+        for document in whole["data"]:
+            for paragraph in document["paragraphs"]:
+                yield from ((document.get("title", ""), paragraph["context"], asked) for asked in paragraph["qas"])
+
+    def row(entry: tuple[str, str, Any]) -> dict[str, Any] | None:
+        title, context, asked = entry
+        texts = list(dict.fromkeys(answer["text"] for answer in asked["answers"]))
+        cells = {"title": title, "context": context, "question": asked["question"], "answers": {"text": texts}}
+        return cells if texts else None
+
+    return _entries(path, encoding, listed, row, "a SQuAD file: data with paragraphs of context and qas")
+
+
+def oasst(path: Path, task: Task, encoding: str) -> Iterator[Row]:
+    """Conversations of an OpenAssistant file, of trees or of single messages: every way from a first prompt to a last
+    reply, as the column ``messages``.
+    """
+    below: dict[Any, list[dict[str, Any]]] = {}
+
+    def ways(message: dict[str, Any], above: tuple[dict[str, str], ...]) -> Iterator[tuple[dict[str, str], ...]]:
+        role = {"prompter": "user"}.get(message["role"], message["role"])
+        way = (*above, {"role": role, "content": message["text"]})
+        replies = message.get("replies") or below.get(message["message_id"], [])
+        longer = [longest for reply in replies for longest in ways(reply, way)]
+        yield from longer or ([way] if role == "assistant" else [])
+
+    number = 0
+    try:
+        for _, message in json_rows(path, encoding, task):
+            message = (message or {}).get("prompt", message)
+            below.setdefault(message.get("parent_id"), []).append(message)
+        for number, first in enumerate(below.get(None, []), 1):
+            yield from ((f"tree {number}", {"messages": list(way)}) for way in ways(first, ()))
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        what = f"not a tree of messages with message_id, role, text ({type(error).__name__}: {error})"
+        raise Refused(f"task data {path} tree {number}: {what}") from None
+
+
 def _entries(
-    path: Path, encoding: str, listed: Callable[[Any], Any], row: Callable[[Any], dict[str, Any]], what: str
+    path: Path, encoding: str, listed: Callable[[Any], Any], row: Callable[[Any], dict[str, Any] | None], what: str
 ) -> Iterator[Row]:
     whole, number = read_json(path, encoding), 0
     try:
         for number, entry in enumerate(listed(whole), 1):
-            yield f"entry {number}", cells if (cells := row(entry))["texts"] else None
+            yield f"entry {number}", row(entry)
     except (KeyError, TypeError, AttributeError, StopIteration) as error:
         where = f" entry {number}" if number else ""
         raise Refused(f"task data {path}{where}: not {what} ({type(error).__name__}: {error})") from None
@@ -147,7 +190,9 @@ READERS: dict[str, Callable[[Path, Task, str], Iterator[Row]]] = {
     "webnlg": webnlg,
     "dart": dart,
     "wordnet": wordnet,
-    "text": lambda path, task, encoding: plain_lines(path, encoding),
+    "squad": squad,
+    "oasst": oasst,
+    "text": lambda path, task, encoding: plain_text(path, encoding, task.delimiter),
 }
 FILES: dict[str, dict[str, str]] = {  # of a release, in its folder; a task.files of one's own takes their place
     "e2e": {"train": "trainset.csv", "validation": "devset.csv", "test": "testset_w_refs.csv"},

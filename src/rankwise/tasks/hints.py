@@ -33,6 +33,12 @@ _LAYOUTS = (  # the columns of a layout that is known, and the options that read
     ),
     ({"instruction", "output"}, "task=prompts task.prompt=instruction task.completion=output"),
     ({"question", "answer"}, "task=prompts task.prompt=question task.completion=answer"),
+    (
+        {"title", "paragraphs"},
+        "task=prompts task.format=squad 'task.template=\"{context}\\n{question}\"' task.completion=answers.text",
+    ),
+    ({"message_id", "parent_id", "role", "text"}, "task=chat task.format=oasst"),
+    ({"message_tree_id", "prompt"}, "task=chat task.format=oasst"),
     ({"prompt", "chosen"}, "task=prompts task.completion=chosen"),
     ({"prompt", "completion"}, "task=prompts"),
 )
@@ -52,6 +58,8 @@ def delimiter(text: str) -> str:
     """What parts a line of a text table that was taken for one cell."""
     if text.startswith("version https://git-lfs"):
         return "the file is a pointer of git LFS: git lfs pull fetches the data"
+    if text.lstrip().startswith(("<?xml", "<!DOCTYPE", "<html")):
+        return "it is XML or HTML: save its rows as CSV or JSON"
     if text.lstrip().startswith(("{", "[")):
         return "it looks like JSON: task.format=jsonl reads it"
     sign = next((sign for sign in ("|||", "||", "\t", ";", "|", ",") if sign in text), None)
@@ -74,7 +82,10 @@ def fields(cells: list[str], names: list[str], sign: str, quoted: bool) -> str:
         return "the first line was taken as the header; take it out, if it is none"
     if not quoted and cells[0].startswith('"'):
         return f"task.format=csv{' task.delimiter=tab' if sign == TAB else ''} reads fields in quotes"
-    rest = "; with task.format=lines the last of task.columns takes the rest of the line"
+    rest = (
+        "; 'task.columns=[NAME,…,...]' leaves further fields out, and with task.format=lines the last of task.columns "
+        "takes the rest of the line"
+    )
     return (
         f"give the right task.delimiter (now {sign!r}), task.format or task.columns, or mend the line"
         f"{'' if 1 < len(cells) < len(names) else rest}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankwise.assets import Asset
+from rankwise.assets import Asset, unpacked
 from rankwise.config import Task
 from rankwise.errors import Refused, did_you_mean
 from rankwise.tasks import formats, tables
@@ -44,30 +44,54 @@ def open_tables(task: Task, asset: Asset) -> tuple[list[Table], list[str]]:
     if asset.path is None:
         return [_generated(task)], []
     notes: list[str] = []
-    if asset.path.is_file():
-        files = {"train": [asset.path]}
-    elif any((asset.path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
-        return _saved(task, asset.path)
+    where = unpacked(asset.path)
+    if where.is_file():
+        files = {"train": [where]}
+    elif any((where / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
+        return _saved(task, where)
     else:
-        files = _files(asset.path, task, notes)
+        files = _files(where, task, notes)
     paths = [(path, part) for part in PARTS for path in files.get(part, [])]
     for path, part in paths:
         if any(other.samefile(path) for other, another in paths if another != part):
             raise Refused.value("task.files", path.name, "one file for two parts, so that they would share their rows")
-    opened = [_table(path, task, part) for path, part in paths]
+    notes += [
+        f"{unread} is not read: texts without a label"
+        for path, _ in paths
+        for name in tables.UNLABELLED
+        if (unread := path / name).is_dir()
+    ]
+    classes = _classes([path for path, _ in paths]) if task.format == "class_files" else {}
+    if classes:
+        notes.append(f"classes by file: {', '.join(f'{name} ({path.name})' for path, name in classes.items())}")
+    opened = [_table(path, task, part, classes.get(path)) for path, part in paths]
     guessed = [table for table in opened if table.encoding not in (None, "utf-8-sig", task.encoding)]
     return opened, notes + [
         f"{table.name} is read as {table.encoding}; if that is wrong, set task.encoding" for table in guessed
     ]
 
 
-def _table(path: Path, task: Task, part: str) -> Table:
+def _table(path: Path, task: Task, part: str, label: str | None) -> Table:
     if path.is_dir():
         return Table(str(path), functools.partial(tables.class_folders, path, task.encoding), part, path.name)
-    form = tables.file_format(path, task.format)
+    form = tables.file_format(path, task.format if label is None else None)
     encoding = None if form == "parquet" else tables.encoding_of(path, task.encoding)
     read = functools.partial(formats.READERS.get(form, tables.read_file), path, task, encoding or "")
-    return Table(str(path), read, part, _bare(path.name), encoding, form in ("csv", "tsv"))
+    if label is not None:
+        read = functools.partial(tables.of_class, path, task, encoding or "", label)
+    classes = tables.class_names(path) if form == "parquet" else {}
+    return Table(str(path), read, part, _bare(path.name), encoding, form in ("csv", "tsv"), classes)
+
+
+def _classes(paths: list[Path]) -> dict[Path, str]:
+    """The class of each file: the words of its name that not all have, as ``pos`` of rt-polarity.pos."""
+    words = {path: [word for word in _words(path.name) if word.lower() not in PART_NAMES] for path in paths}
+    common = set.intersection(*map(set, words.values()))
+    return {path: "_".join(word for word in words[path] if word not in common) or path.stem for path in paths}
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[/._-]", name)
 
 
 def _bare(name: str) -> str:
@@ -86,6 +110,12 @@ def _files(folder: Path, task: Task, notes: list[str]) -> dict[str, list[Path]]:
     if task.format == "glue":
         splits = _parts(task.splits, "splits") if task.splits else {"train": ["train"], "test": ["validation"]}
         return {part: [formats.glue_file(folder, task, name) for name in names] for part, names in splits.items()}
+    if task.format == "class_files":
+        by_part: dict[str, list[Path]] = {}
+        for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+            parts = [PART_NAMES[word] for word in _words(str(path.relative_to(folder)).lower()) if word in PART_NAMES]
+            by_part.setdefault(parts[0] if parts else "train", []).append(path)
+        return by_part
     if task.format == "wordnet":
         return {"train": formats.wordnet_files(folder)}
     paths = [path for path in sorted(folder.iterdir()) if path.is_file() and tables.suffix(path) in tables.SUFFIXES]
@@ -128,11 +158,12 @@ def _named(source: object, names: Mapping[str, str], key: str, notes: list[str])
     if "train" not in parts or several:
         kind = "file" if key == "files" else "split"
         why = f"more than one {kind} for {several}" if several else f"it has no {kind} named train"
-        there = f" ({', '.join([*names][:12])}{', …' if len(names) > 12 else ''})" if names else ""
-        what = "a folder" if key == "files" else "a data set"
-        raise Refused.value(
-            "task.path", source, f"{what}, and {why}{there}", f"say which: task.{key}={{train: NAME, …}}"
-        )
+        there, what, remedy = [*names], "a data set", f"say which: task.{key}={{train: NAME, …}}"
+        if isinstance(source, Path):
+            there = sorted(path.name for path in source.iterdir() if not path.name.startswith("."))
+            what, remedy = "a folder", f"{remedy}; task.format=class_files, if each file is a class of its own"
+        listed = f" ({', '.join(there[:12])}{', …' if len(there) > 12 else ''})" if there else ""
+        raise Refused.value("task.path", source, f"{what}, and {why}{listed}", remedy)
     return parts
 
 
@@ -152,6 +183,13 @@ def _parts(value: Any, key: str) -> dict[str, list[str]]:
             raise Refused(f"{form}, given {part}: {value[part]}")
         parts[part] = names
     return parts
+
+
+def split_parts(task: Task) -> dict[str, str]:
+    """The part that each value of the column ``task.split`` stands for: as ``task.splits`` says, or by its name."""
+    if not task.splits:
+        return PART_NAMES
+    return {name.lower(): part for part, names in _parts(task.splits, "splits").items() for name in names}
 
 
 def _hub(task: Task, hub_id: str) -> tuple[list[Table], list[str]]:
@@ -177,6 +215,8 @@ def _saved(task: Task, folder: Path) -> tuple[list[Table], list[str]]:
 
 
 def _splits(task: Task, name: str, splits: Mapping[str, Any]) -> tuple[list[Table], list[str]]:
+    from datasets import ClassLabel
+
     notes: list[str] = []
     wanted = (
         _parts(task.splits, "splits") if task.splits else _named(name, {one: one for one in splits}, "splits", notes)
@@ -189,7 +229,15 @@ def _splits(task: Task, name: str, splits: Mapping[str, Any]) -> tuple[list[Tabl
         if sum(split == other for _, other in pairs) > 1:
             raise Refused.value("task.splits", split, "one split for two parts, so that they would share their rows")
     opened = [
-        Table(f"{name} {split}", functools.partial(tables.split_rows, splits[split]), part, _bare(split))
+        Table(
+            f"{name} {split}",
+            functools.partial(tables.split_rows, splits[split]),
+            part,
+            _bare(split),
+            classes={
+                column: kind.names for column, kind in splits[split].features.items() if isinstance(kind, ClassLabel)
+            },
+        )
         for part, split in pairs
     ]
     return opened, notes

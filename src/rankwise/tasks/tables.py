@@ -17,7 +17,7 @@ import json
 import lzma
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +27,7 @@ from rankwise.tasks import hints
 
 Row = tuple[str, dict[str, Any] | None]  # its place, as "line 7", and its cells; None where its format leaves it out
 
+UNLABELLED = ("unsup", "unsupervised", "unlabeled", "unlabelled")  # folders beside those of the classes
 CHUNK = 2048  # rows of a binary table that are held at a time
 _COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 SUFFIXES = {
@@ -40,11 +41,13 @@ SUFFIXES = {
     ".pq": "parquet",
 }
 _LONGEST_FIELD = 1 << 24  # characters; what is longer is a quote that is never closed
-_CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")  # no text has these, in no encoding of one byte
+_CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")  # a text hardly has these, in any encoding of one byte
+_HARDLY = 0.03  # of a text's bytes; of random ones it is a tenth
 _MARKS = (  # byte order marks; that of UTF-32 begins as that of UTF-16
     ("utf-32", (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)),
     ("utf-16", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
 )
+_DOCUMENT_END = re.compile(r"<\|end_?of_?text\|>|</s>")
 _SIGN = re.compile(r'"?sep=(.)"?\s*')  # Excel's first line, which names the delimiter
 
 
@@ -58,6 +61,7 @@ class Table:
     source: str = ""  # its bare name, by which test scores may be grouped
     encoding: str | None = None  # of a text file
     header: bool = False  # its columns are named in a line of its own, or by task.columns
+    classes: dict[str, list[str]] = field(default_factory=dict)  # by column, what ``datasets`` calls its numbers
 
 
 def suffix(path: Path) -> str:
@@ -102,7 +106,8 @@ def delimited(
     sign = _SIGN.fullmatch(first) if quoted else None
     delimiter, text = (sign[1], rest) if sign else (delimiter, itertools.chain([first], rest))
     reader, above = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True), 2 if sign else 1
-    names = _names(columns) if columns else None
+    short_names = columns[:-1] if columns and columns[-1] == "..." else None
+    names = _names(short_names or columns) if columns else None
     while True:
         where = f"line {reader.line_num + above}"
         try:
@@ -116,7 +121,7 @@ def delimited(
             continue
         if names is None:
             names = _names(fields)
-        elif len(fields) >= len(names) and (short or not any(map(str.strip, fields[len(names) :]))):
+        elif len(fields) >= len(names) and (short or short_names or not any(map(str.strip, fields[len(names) :]))):
             yield where, dict(zip(names, fields, strict=False))
         elif short:
             yield where, None
@@ -149,10 +154,21 @@ def split_lines(path: Path, encoding: str, parted: str | None, columns: list[str
         yield f"line {number}", {name: field.strip() for name, field in zip(columns, fields, strict=True)}
 
 
-def plain_lines(path: Path, encoding: str) -> Iterator[Row]:
-    """The lines of a plain text that are not blank, with their ends, as the column ``text``."""
-    numbered = enumerate(lines(path, encoding), 1)
-    return ((f"line {number}", {"text": line}) for number, line in numbered if line.strip())
+def plain_text(path: Path, encoding: str, between: str | None) -> Iterator[Row]:
+    """The lines of a plain text that are not blank, with their ends, or the documents between marks, as ``text``."""
+    text, begun = "", 1
+    for number, line in enumerate(lines(path, encoding), 1):
+        if not between and _DOCUMENT_END.fullmatch(line.strip()):
+            option = f"""'task.delimiter="{line.strip()}"'"""
+            raise Refused(f"task data {path} line {number}: the end of a document; {option} reads whole documents")
+        *ended, rest = line.split(between) if between else (line, "")
+        for piece in ended:
+            if (text + piece).strip():
+                yield f"line {begun}", {"text": (text + piece).strip() if between else line}
+            text, begun = "", number
+        text += rest
+    if text.strip():
+        yield f"line {begun}", {"text": text.strip()}
 
 
 def json_rows(path: Path, encoding: str, task: Task) -> Iterator[Row]:
@@ -241,10 +257,33 @@ def split_rows(split: Any) -> Iterator[Row]:
     return _numbered("row", (dict(zip(names, row, strict=True)) for names, row in cells))
 
 
+def of_class(path: Path, task: Task, encoding: str, label: str) -> Iterator[Row]:
+    """Rows of a file that holds one class: those of a table, or the lines of any other file."""
+    form = file_format(path, None)
+    if form == "tsv" and suffix(path) != ".tsv":
+        rows: Iterator[Row] = plain_text(path, encoding, None)
+        return ((where, {task.text: cells["text"].strip(), task.label: label}) for where, cells in rows if cells)
+    rows = read_file(path, replace(task, format=form), encoding)
+    return ((where, {**cells, task.label: label}) for where, cells in rows if cells)
+
+
+def class_names(path: Path) -> dict[str, list[str]]:
+    """By column, the names that ``datasets`` keeps in the schema of a Parquet file for the numbers of classes."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        written = json.loads((pyarrow.parquet.read_schema(path).metadata or {}).get(b"huggingface", b"{}"))
+        features = written.get("info", {}).get("features", {})
+        return {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
+    except (pa.ArrowException, OSError, ValueError, AttributeError, KeyError):
+        return {}  # no Parquet, which its reader says, or a stranger's key of this name
+
+
 def class_folders(folder: Path, encoding: str | None) -> Iterator[Row]:
     """The files of folders that are named as classes: column ``label`` is the folder's name, ``text`` a whole file."""
     for path in sorted(folder.glob("*/*")):
-        if path.is_file() and not path.name.startswith("."):
+        if path.is_file() and not path.name.startswith(".") and path.parent.name not in UNLABELLED:
             text = "".join(lines(path, encoding_of(path, encoding)))
             yield f"file {path.relative_to(folder)}", {"text": text, "label": path.parent.name}
 
@@ -275,7 +314,7 @@ def encoding_of(path: Path, wanted: str | None) -> str:
     """
     if wanted:
         return wanted
-    utf8 = other = bad = control = 0
+    utf8 = other = bad = control = controls = 0
     encoding = "cp1252"
     with _opened(path, "rb") as file:
         head = file.read(512)
@@ -286,8 +325,8 @@ def encoding_of(path: Path, wanted: str | None) -> str:
         for number, line in enumerate(file, 1):
             if b"\0" in line:
                 raise Refused(f"task data {path} line {number}: not text, but binary; {hints.binary(head)}")
-            if not control and _CONTROL.search(line):
-                control = number
+            if found := len(_CONTROL.findall(line)):
+                control, controls = control or number, controls + found
             if line.isascii():
                 continue
             if _decodes(line, "utf-8"):
@@ -297,7 +336,7 @@ def encoding_of(path: Path, wanted: str | None) -> str:
             encoding = encoding if _decodes(line, encoding) else "latin-1"
     if not other:
         return "utf-8-sig"
-    if control:
+    if controls > _HARDLY * path.stat().st_size:
         raise Refused(f"task data {path} line {control}: not text, but binary; {hints.binary(head)}")
     if utf8 > other:
         raise Refused(
