@@ -163,7 +163,7 @@ def _notes(task: Task, used: list[Label], rows: np.ndarray) -> list[str]:
             f"'task.labels={{{mapped}{', …' if len(names) > 8 else ''}}}' leaves its rows out"
         )
     joined = [name for name in names if _SEVERAL.search(name) and {*_SEVERAL.split(name)} & {*names}]
-    if joined:
+    if joined and not task.labels:
         notes.append(
             f"task.label={task.label}: {', '.join(map(repr, joined[:5]))} seem to be several labels in one; each such "
             "text is a class of its own"
