@@ -1,5 +1,6 @@
 """How time and memory grow with a study, by hand: ``python tests/load.py report 1000 3000 10000`` (records, five seeds
-of an arm each) and ``python tests/load.py launch 2000`` (runs that do nothing).
+of an arm each), ``python tests/load.py launch 2000`` (runs that do nothing) and ``python tests/load.py mirror 1000``
+(records mirrored offline, moved, synced to a server on the loopback, and compared by value).
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import psutil
 
-sys.path.append(str(Path(__file__).parent / "study"))
+sys.path += [str(Path(__file__).parent / folder) for folder in ("study", "tracking")]
 from fake_task import config
 from synthetic_study import write_run
+from wandb_server import ContractServer, of_nobody
+from whole import check
 
 from rankwise.study.launcher import launch
 from rankwise.study.progress import Display
@@ -42,6 +45,48 @@ def report(records: int) -> None:
             print(f"{records:>6} records, report {' '.join(words):<6} {took:6.1f} s of processor, {peak:5.0f} MiB")
 
 
+def mirror(records: int) -> None:
+    """Every value and file of so many runs of one process are at the server once the moved study is synced."""
+    with tempfile.TemporaryDirectory() as root, ContractServer() as server:
+        env = of_nobody(Path(root)) | server.env()
+        os.environ |= env | {"WANDB_MODE": "offline"}
+        from rankwise.tracking.wandb_run import WandbRun
+
+        began, ids = time.perf_counter(), {}
+        for n in range(records):
+            arm = {"method": "full", "rank": None} if n % 8 == 7 else {"rank": _RANKS[n % 8]}
+            record = write_run(Path(root) / "here", test=0.6 + n / 5 / records, seed=n // 8, **arm)
+            assert record.folder
+            (record.folder / "adapter").mkdir()
+            (record.folder / "adapter/adapter_model.safetensors").write_bytes(os.urandom(2_000))
+            tracker = WandbRun(record)
+            for row in record.metrics["curve"]:
+                tracker.log(row)
+            tracker.end(record)
+            assert tracker.problem is None
+            ids[tracker.run.id] = record
+        print(f"{records:>6} runs mirrored in {time.perf_counter() - began:.0f} s", flush=True)
+        moved, began = (Path(root) / "here").rename(Path(root) / "there"), time.perf_counter()
+        fragments = sorted(moved.glob("wandb/offline-run-*"))
+        assert len(fragments) == len(ids) == records
+        subprocess.run([sys.executable, "-m", "wandb", "sync", *fragments], env=os.environ | env, check=True)
+        print(f"{records:>6} runs synced in {time.perf_counter() - began:.0f} s", flush=True)
+        assert set(server.runs) == set(ids) and server.unknown == []
+        for name, record in ids.items():
+            assert record.folder
+            got, folder = server.run(name), moved / record.folder.name
+            check(record, got["config"], got["summary"])
+            history = [{key: row[key] for key in row if not key.startswith("_")} for row in got["history"]]
+            assert history == record.metrics["curve"] and got["state"] == "finished"
+            for sent, own in (
+                ("record.json", "result.json"),
+                ("predictions.parquet", "predictions.parquet"),
+                ("adapter/adapter_model.safetensors", "adapter/adapter_model.safetensors"),
+            ):
+                assert server.store.stored[f"run/{name}/{sent}"] == (folder / own).read_bytes()
+        print(f"{records:>6} runs of {len(server.runs)} are at the server with every value and file of theirs")
+
+
 def launch_many(runs: int) -> None:
     """Seconds of so many runs through the launcher, and what this process holds after each tenth of them."""
     began, ended = time.perf_counter(), Display.ended
@@ -61,4 +106,4 @@ def launch_many(runs: int) -> None:
 
 if __name__ == "__main__":
     for count in sys.argv[2:]:
-        {"report": report, "launch": launch_many}[sys.argv[1]](int(count))
+        {"report": report, "launch": launch_many, "mirror": mirror}[sys.argv[1]](int(count))
