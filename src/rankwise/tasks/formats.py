@@ -140,7 +140,7 @@ def oasst(path: Path, task: Task, encoding: str) -> Iterator[Row]:
     number = 0
     try:
         for _, message in json_rows(path, encoding, task):
-            message = (message or {}).get("prompt", message)
+            message = message.get("prompt", message) if message else {}
             below.setdefault(message.get("parent_id"), []).append(message)
         for number, first in enumerate(below.get(None, []), 1):
             yield from ((f"tree {number}", {"messages": list(way)}) for way in ways(first, ()))

@@ -199,7 +199,8 @@ def _as_list(value: Any) -> list[Any]:
 def _too_long(learned: list[bool], max_length: int, limit: int, part: str, item: int) -> Refused:
     prompt = learned.index(True) if True in learned else len(learned)
     if prompt == len(learned):
-        return Refused(f"task: row {item + 1} of the data ({part}) has nothing to learn: no completion, or none of weight")
+        why = "its completion is empty, or no reply has a weight"
+        return Refused(f"task: row {item + 1} of the data ({part}) has nothing to learn: {why}")
     remedy = "raise it" if prompt < limit else "shorten the prompt: that is all this model has positions for"
     allowed = f"must be above {prompt}, the tokens of the prompt in row {item + 1} ({part})"
     return Refused.value("task.max_length", max_length, allowed, remedy)

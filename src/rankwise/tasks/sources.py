@@ -113,8 +113,9 @@ def _files(folder: Path, task: Task, notes: list[str]) -> dict[str, list[Path]]:
     if task.format == "class_files":
         by_part: dict[str, list[Path]] = {}
         for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
-            parts = [PART_NAMES[word] for word in _words(str(path.relative_to(folder)).lower()) if word in PART_NAMES]
-            by_part.setdefault(parts[0] if parts else "train", []).append(path)
+            words = _words(str(path.relative_to(folder)).lower())
+            part = next((PART_NAMES[word] for word in words if word in PART_NAMES), "train")
+            by_part.setdefault(part, []).append(path)
         return by_part
     if task.format == "wordnet":
         return {"train": formats.wordnet_files(folder)}
