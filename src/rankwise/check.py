@@ -286,9 +286,9 @@ def _check_trainer(config: Config) -> None:
     _one_of("trainer.attention", trainer.attention, ("auto", "eager", "sdpa"))
     _one_of("trainer.matmul_precision", trainer.matmul_precision, ("highest", "high", "medium"))
     _one_of("trainer.device", trainer.device, ("auto", "cpu", "cuda", "mps"))
-    if trainer.strategy != "ddp":
-        remedy = "quant=nf4 makes that smaller, and rankwise plan --fit says whether it fits"
-        raise Refused.value("trainer.strategy", trainer.strategy, "ddp: every device holds the whole base", remedy)
+    _one_of("trainer.strategy", trainer.strategy, ("ddp", "fsdp2"))
+    if trainer.strategy == "fsdp2":
+        _check_sharded(config)
     if trainer.devices > 1 and config.quant.kind == "int8_torchao":
         allowed = "1 with quant=int8_torchao, whose weights torch cannot send from one device to another"
         raise Refused.value("trainer.devices", trainer.devices, allowed, "quant=int8, nf4 and bf16 can")
@@ -298,6 +298,17 @@ def _check_trainer(config: Config) -> None:
         raise Refused.value("trainer.max_time", trainer.max_time, "days:hours:minutes:seconds, as 00:00:10:00")
     _number("trainer.epochs", trainer.epochs, 0, 10_000, "above 0", open_low=True)
     _number("trainer.clip", trainer.clip, 0, math.inf, "0 (off) or more")
+
+
+def _check_sharded(config: Config) -> None:
+    """FSDP2 shares out a base that is frozen and that all devices go through together."""
+    odd = {
+        f"method={config.method.name} leaves no base frozen": methods.of(config.method).trains != "adapter",
+        f"weights of quant={config.quant.name} cannot be cut": config.quant.kind not in (None, "bf16"),
+        f"forgetting={config.forgetting.name} asks one device": config.forgetting.name != "none",
+    }
+    if why := next((why for why, is_so in odd.items() if is_so), None):
+        raise Refused.value("trainer.strategy", "fsdp2", f"ddp: {why}")
 
 
 def _check_names(config: Config) -> None:

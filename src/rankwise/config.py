@@ -155,7 +155,7 @@ class Trainer:
     device: str = "auto"  # auto | cpu | cuda | mps
     threads: int | None = None  # of torch; null leaves it to the launcher
     devices: int = 1  # of one run: GPUs, or processes on a CPU, that share every batch (data parallel)
-    strategy: str = "ddp"  # of several devices
+    strategy: str = "ddp"  # ddp: each device has the whole base; fsdp2: a part of it, and borrows the others
     deterministic: bool = True  # the same numbers again on the same machine
     save_full: bool = False  # keep all weights of a fully fine-tuned model, not only their size
     # Of Lightning's Trainer, to find out what a run does; one that has any of them is of stage debug.

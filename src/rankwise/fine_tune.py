@@ -22,7 +22,7 @@ from rankwise.tasks import batches, scores
 from rankwise.tracking import predictions
 from rankwise.tracking.journal import Journal
 from rankwise.tracking.record import Record
-from rankwise.train import forget, loop, module, probe
+from rankwise.train import forget, loop, module, probe, shard
 from rankwise.train.budget import Budget
 from rankwise.train.generate import generate
 from rankwise.train.ranks import Ranks
@@ -73,6 +73,7 @@ class _Story:
 
     def __init__(self, config: Config, record: Record, clock: Clock, home: Path | None = None):
         self.config, self.record, self.clock, self.ranks = config, record, clock, Ranks.here()
+        self.is_sharded = shard.is_sharded(config.trainer)
         assert record.folder is not None
         self.folder: Path = home or record.folder
         self.settings = numerics.settle(config.trainer)
@@ -143,6 +144,10 @@ class _Story:
             self.periods.shares,
             self.ranks,
         )
+        self.ranks.meet(self.settings.device)
+        if self.is_sharded:
+            shard.shard(self.adapted.model, self.ranks, self.settings.device)
+            shard.leave_frozen(self.tuner)
         best_file = self.folder / "best.safetensors"
         self.watch = Watch(config, self.budget, best_file, self.clock, journal, on_progress)
         self.trainer = loop.fit(self.tuner, self.periods, self.watch, self.probe, config, self.settings, self.record)
@@ -166,12 +171,12 @@ class _Story:
             rows = self.ranks.deal(self.loaders.test)
             record.metrics["test"], columns = loop.test(self.trainer, self.tuner, rows)
             loop.end_loggers(self.trainer, record.metrics["test"])
-        if not self.ranks.is_first:
-            return
-        with self.clock("test"):
-            record.metrics["test"] |= scores.by_group(self.scorer, columns, self.data.test.groups, config.task.metric)
-            predictions.write(self.folder, self.data.test.items, columns | {"cluster": self.data.test.clusters})
-        if config.task.generation.metrics:
+        if self.ranks.is_first:
+            with self.clock("test"):
+                groups = self.data.test.groups
+                record.metrics["test"] |= scores.by_group(self.scorer, columns, groups, config.task.metric)
+                predictions.write(self.folder, self.data.test.items, columns | {"cluster": self.data.test.clusters})
+        if config.task.generation.metrics and (self.ranks.is_first or self.is_sharded):  # a base in parts needs all
             on_progress(steps, steps, "write")
             with self.clock("generate"):
                 generate(self.adapted.model, self.tokenizer, config, self.settings, self.data.test, record)

@@ -35,24 +35,26 @@ def one_server() -> Iterator[None]:
         yield
 
 
+ODD: dict[str, Any] = {
+    "task__n_train": 45,
+    "task__n_validation": 60,
+    "trainer__batch_size": 11,
+    "trainer__accumulate": 2,
+    "trainer__eval_batch_size": 64,
+    "trainer__max_steps": None,
+    "trainer__epochs": 3,
+    "trainer__validations": 2,
+}
+
+
 @pytest.fixture(scope="module")
 def alike(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Record]:
     """One run without dropout on 1, 2 and 3 devices: odd batches, accumulation, a tail of few rows, and fewer batches
     of validation than ranks."""
     from tiny_configs import tiny
 
-    odd: dict[str, Any] = {
-        "task__n_train": 45,
-        "task__n_validation": 60,
-        "trainer__batch_size": 11,
-        "trainer__accumulate": 2,
-        "trainer__eval_batch_size": 64,
-        "trainer__max_steps": None,
-        "trainer__epochs": 3,
-        "trainer__validations": 2,
-    }
     outputs = tmp_path_factory.mktemp("ranks")
-    return {n: run(tiny("llama", outputs=str(outputs), trainer__devices=n, **odd)) for n in (1, 2, 3)}
+    return {n: run(tiny("llama", outputs=str(outputs), trainer__devices=n, **ODD)) for n in (1, 2, 3)}
 
 
 @pytest.mark.parametrize("devices", [2, 3])
@@ -78,6 +80,38 @@ def test_operations_are_those_of_all_ranks_and_memory_is_that_of_one(alike: dict
     assert [max(rows for rows, _ in run.memory["train"]["batch"]) for run in (one, three)] == [11, 4]
     predicted, measured = (three.memory["train"][key] for key in ("predicted", "peak_bytes"))
     assert predicted["peak_bytes"] == pytest.approx(measured, rel=0.1)  # the plan knows no buckets of gradients
+
+
+def assert_same_weights_and_scores(one: Record, other: Record) -> None:
+    """To the bit: what was logged, learned and scored, and what was written by a language model."""
+    assert one.folder and other.folder and one.metrics == other.metrics
+    for name in ("adapter/adapter_model.safetensors", "metrics.jsonl", "generations.jsonl"):
+        files = [record.folder / name for record in (one, other) if record.folder]
+        assert files[0].exists() == files[1].exists()
+        assert not files[0].exists() or files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_base_that_is_shared_out_learns_what_a_whole_one_does(
+    alike: dict[int, Record], tiny: Tiny, tmp_path: Path
+) -> None:
+    several = run(tiny("llama", outputs=str(tmp_path), trainer__devices=2, trainer__strategy="fsdp2", **ODD))
+    assert_same_weights_and_scores(several, alike[2])
+    whole, shared = (run.memory["train"] for run in (alike[2], several))
+    counts = alike[2].params  # and PEFT keeps the head as it was beside the trained one
+    frozen = 4 * (counts["total"] - counts["trainable"] + counts["head"])
+    assert shared["weights_bytes"] == whole["weights_bytes"] - frozen // 2
+    assert shared["peak_bytes"] <= shared["predicted"]["peak_bytes"] <= 1.1 * shared["peak_bytes"]
+
+
+def test_all_devices_write_together_with_a_base_that_is_shared_out(tiny: Tiny, tmp_path: Path) -> None:
+    keys = {"method": "lora_fa", "task": "synthetic_lm", "trainer__devices": 2, "trainer__gradient_checkpointing": True}
+    keys |= {"task__generation__metrics": ["exact_match"], "task__generation__max_new_tokens": 4}
+    ddp, shared = (
+        run(tiny("llama", outputs=str(tmp_path / strategy), trainer__strategy=strategy, **keys))
+        for strategy in ("ddp", "fsdp2")
+    )
+    assert "exact_match" in ddp.metrics["test"]
+    assert_same_weights_and_scores(shared, ddp)
 
 
 def test_rows_of_a_batch_are_split_without_loss_or_repeat() -> None:
@@ -124,7 +158,10 @@ def test_a_run_of_which_a_rank_is_killed_has_failed_and_goes_on_as_if_it_had_not
     [
         ("trainer.devices=999", "trainer.devices=999"),
         ("trainer.devices=2 quant=int8_torchao", "quant=int8, nf4 and bf16 can"),
-        ("trainer.devices=2 trainer.strategy=fsdp2", "trainer.strategy=fsdp2: ddp: every device holds the whole base"),
+        ("trainer.devices=2 trainer.strategy=fsdp", "one of ddp, fsdp2"),
+        ("trainer.strategy=fsdp2 method=full", "ddp: method=full leaves no base frozen"),
+        ("trainer.strategy=fsdp2 quant=nf4", "ddp: weights of quant=nf4 cannot be cut"),
+        ("trainer.strategy=fsdp2 forgetting=news", "ddp: forgetting=news asks one device"),
     ],
 )
 def test_what_several_devices_cannot_do_is_refused(

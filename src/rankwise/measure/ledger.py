@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,17 @@ class Footprint:
     def peak(self) -> int:
         """The largest sum, in bytes."""
         return sum(self.parts.values())
+
+    def shared_out(self, devices: int, frozen: int, lent: int) -> Footprint:
+        """The same where ``frozen`` bytes of weights are in as many parts as devices, each of which borrows ``lent``
+        bytes of them while it computes.
+        """
+        less = frozen - frozen // devices
+        parts, peaks = ({**held, "weights": held["weights"] - less} for held in (self.parts, self.peaks))
+        phases = {phase: size - less + lent * (phase != "step") for phase, size in self.phases.items()}
+        peaks["other"] += lent
+        parts["other"] += lent * (self.phase != "step")
+        return Footprint(parts, peaks, self.phase, phases)
 
     def to_dict(self) -> dict[str, Any]:
         """For the record: ``{part}_bytes`` and ``peak_bytes`` at the peak, its ``phase``; ``phases`` and ``peaks``."""
@@ -89,6 +100,7 @@ class Ledger(TorchDispatchMode):
             self._states(self.optimizer)
             self._undo.callback(self.optimizer.register_step_post_hook(self._states).remove)
         self._undo.enter_context(saved_tensors_hooks(self._save, lambda tensor: tensor))
+        self._undo.enter_context(_resized(self._sizes))
         super().__enter__()
         return self
 
@@ -122,6 +134,11 @@ class Ledger(TorchDispatchMode):
             elif held.size != size:  # resized in place
                 self._add(held.part, size - held.size)
                 held.size = size
+
+    def _sizes(self, storage: torch.UntypedStorage) -> None:
+        if held := self._held.get(storage._cdata):
+            self._add(held.part, storage.nbytes() - held.size)
+            held.size = storage.nbytes()
 
     def _label(self, tensor: torch.Tensor, part: str) -> None:
         self._see(tensor)
@@ -170,6 +187,23 @@ class Ledger(TorchDispatchMode):
                     self._label(value, "optimizer")
 
 
+@contextlib.contextmanager
+def _resized(told: Callable[[torch.UntypedStorage], None]) -> Iterator[None]:
+    """Within, ``told`` hears of every storage whose size is changed without an operation, as FSDP lends weights."""
+    resize = torch.UntypedStorage.resize_
+
+    def resized(storage: torch.UntypedStorage, size: int) -> Any:
+        result = resize(storage, size)
+        told(storage)
+        return result
+
+    torch.UntypedStorage.resize_ = resized  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
+
+
 def reset_peak(device: torch.device) -> None:
     """Let the peak begin here."""
     if device.type == "cuda":
@@ -215,7 +249,8 @@ def quant_states(model: nn.Module) -> Iterator[torch.Tensor]:
 def _storages(tensor: torch.Tensor) -> Iterator[torch.UntypedStorage]:
     if is_traceable_wrapper_subclass(tensor):  # keeps its data in other tensors
         names, _ = tensor.__tensor_flatten__()
-        for name in names:
-            yield from _storages(getattr(tensor, name))
+        for inner in (getattr(tensor, name) for name in names):
+            if isinstance(inner, torch.Tensor):  # a part of one that is shared out names its devices too
+                yield from _storages(inner)
     elif tensor.layout == torch.strided:
         yield tensor.untyped_storage()

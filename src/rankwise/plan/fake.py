@@ -25,7 +25,7 @@ from rankwise.model.quantize import store
 from rankwise.model.skeleton import materialise, skeleton
 from rankwise.plan.stand_ins import OneEndPerRow, without_scores
 from rankwise.tasks.scores import Scorer, TokenScorer
-from rankwise.train import optim, step
+from rankwise.train import optim, shard, step
 from rankwise.train.step import Batch
 
 
@@ -156,7 +156,7 @@ class FakeRun(Counted):
             with ledger, tally:
                 self._step(shapes, ledger)
         self.flops = tally.flops
-        return ledger.footprint()
+        return self._held(ledger)
 
     def _first_states(self) -> None:
         """Make the optimizer's states as a first step would, without its forward and backward pass."""
@@ -177,7 +177,14 @@ class FakeRun(Counted):
                 with self._autocast(keeps_casts=False):  # as a run's inference mode does not
                     self._losses(batch)
         self.model.train()
-        return ledger.footprint()
+        return self._held(ledger)
+
+    def _held(self, ledger: Ledger) -> Footprint:
+        """What one device holds."""
+        trainer, footprint = self.config.trainer, ledger.footprint()
+        if not shard.is_sharded(trainer):
+            return footprint
+        return footprint.shared_out(trainer.devices, *shard.frozen_and_lent(self.model))
 
     def _step(self, shapes: list[Shape], ledger: Ledger) -> None:
         for shape, share in zip(shapes, step.shares(shapes), strict=True):

@@ -89,7 +89,6 @@ def fit(
     the record's compute, memory and validation.
     """
     ranks = periods.ranks
-    ranks.meet(numerics.device)
     checkpoints = Checkpoints(watch.best_file.parent, record, watch.journal, watch.clock, ranks)
     begun = checkpoints.earlier()
     periods.begun = begun.stretches if begun else 0
