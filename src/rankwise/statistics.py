@@ -54,6 +54,7 @@ def interval(
     within: tuple[float, float] = (-math.inf, math.inf),
     items: int | None = None,
     median: bool = False,
+    replicates: Sequence[tuple[int, int]] = (),
 ) -> Interval:
     """95 % interval of the mean over runs, or of their median, for other seeds and other test items.
 
@@ -61,17 +62,19 @@ def interval(
     the runs' own standard errors, as the sides of a right angle (Zou and Donner 2008). All runs have the same items, so
     more seeds do not lessen what these are uncertain by. The median of n normal values has √(π/2) times the standard
     error of their mean as n grows, and less for few, so that factor errs on the safe side. ``within`` is the metric's
-    range, ``items`` the size of the test set.
+    range, ``items`` the size of the test set; ``replicates`` as of ``paired``.
     """
     n, mean = len(values), float(np.mean(values))
     point = float(np.median(values)) if median else mean
-    se_seeds = float(np.std(values, ddof=1)) / math.sqrt(n) * (math.sqrt(math.pi / 2) if median else 1) if n > 1 else 0
+    factor = math.sqrt(math.pi / 2) if median else 1.0
+    spreads = [(factor * se, df) for se, df in _spreads(np.array(values), replicates) if df]
+    se_seeds = math.hypot(*(se for se, _ in spreads))
     known = [se for se in item_ses if math.isfinite(se)]
     se_items = math.sqrt(float(np.mean(np.square(known)))) if known else 0.0
     kind = {(True, True): "both", (True, False): "seeds", (False, True): "items"}.get((se_seeds > 0, bool(known)))
     if kind is None:
         return Interval(mean, math.nan, math.nan, math.nan, n, "none", point if median else None)
-    over_seeds = float(special.stdtrit(n - 1, 0.975)) * se_seeds if se_seeds else 0.0
+    over_seeds = math.hypot(*(float(special.stdtrit(df, 0.975)) * se for se, df in spreads))
     low, high = _bounded(point, math.hypot(over_seeds, _Z * se_items), within, items)
     return Interval(mean, math.hypot(se_seeds, se_items), low, high, n, kind, point if median else None)
 
@@ -244,21 +247,20 @@ def _imagined(dfs: tuple[int, ...]) -> tuple[list[Floats], Floats]:
 
 
 def paired(
-    points_s: Floats, resampled_bs: Floats, replicates: Sequence[tuple[int, int]] | None = None, items: int = 0
+    points_s: Floats, resampled_bs: Floats, replicates: Sequence[tuple[int, int]] = (), items: int = 0
 ) -> Bootstrap:
     """Bootstrap of a mean difference, given per replicate on all items and on each resample of the items.
 
     ``replicates`` are (seed, data seed). Where the two are crossed they are two factors with a spread each, of the
     means over the other (Owen 2007); else every replicate is one more of a single factor.
     """
-    spreads = _spreads(points_s, np.array(replicates)) if replicates and len(points_s) > 1 else (_spread(points_s),)
-    varying = tuple(spread for spread in spreads if spread[1] > 0)
+    varying = tuple(spread for spread in _spreads(points_s, replicates) if spread[1] > 0)
     return Bootstrap(float(points_s.mean()), varying, resampled_bs.mean(1), len(points_s), items)
 
 
-def _spreads(points_s: Floats, replicates_sf: NDArray[np.int64]) -> tuple[tuple[float, int], ...]:
-    levels = [np.unique(factor, return_inverse=True)[1] for factor in replicates_sf.T]
-    if max(level.max() + 1 for level in levels) == len(points_s):
+def _spreads(points_s: Floats, replicates: Sequence[tuple[int, int]]) -> tuple[tuple[float, int], ...]:
+    levels = [np.unique(factor, return_inverse=True)[1] for factor in zip(*replicates, strict=True)]
+    if max((level.max() + 1 for level in levels), default=len(points_s)) == len(points_s):
         return (_spread(points_s),)
     return tuple(_spread(np.bincount(level, points_s) / np.bincount(level)) for level in levels)
 

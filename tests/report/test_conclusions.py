@@ -134,6 +134,21 @@ def test_several_families_share_the_5_percent(tmp_path):
         assert step.low == boot.limits(0.975)[0] < boot.low
 
 
+def test_seeds_that_are_crossed_with_data_seeds_are_counted_as_two_factors(tmp_path):
+    for seed in range(3):
+        for data_seed in range(2):
+            for method, rank in (("full", None), ("lora", 8)):
+                write_run(tmp_path, method, rank, seed=seed, data_seed=data_seed, test=0.8 + seed / 100)
+    report = build([tmp_path])
+    assert "on 3 seeds × 2 data seeds × 2,000 test items" in str(report.headline)
+    score = of(report, rank=8).scores["accuracy"]
+    means = [
+        np.mean([run.scores["accuracy"]["value"] for run in of(report, rank=8).runs[2 * s :][:2]]) for s in range(3)
+    ]
+    over_seeds = stats.t.ppf(0.975, 2) * np.std(means, ddof=1) / np.sqrt(3)
+    assert score.half > 0.98 * over_seeds > 3 * 1.96 * np.std(means) / np.sqrt(6)
+
+
 def test_a_limit_within_the_bootstraps_own_noise_of_the_margin_is_borderline(tmp_path):
     write_study(tmp_path, {8: 0.82})
     (family,) = build([tmp_path]).families

@@ -198,6 +198,9 @@ def test_crossed_seeds_and_data_seeds_are_two_factors():
     assert found.spreads == ((pytest.approx(np.sqrt(2 / 2)), 1), (pytest.approx(np.sqrt(7 / 3)), 2))
     half = np.hypot(stats.t.ppf(0.95, 1) * 1, stats.t.ppf(0.95, 2) * np.sqrt(7 / 3))
     assert (found.low, found.high) == (pytest.approx(3 - half), pytest.approx(3 + half))
+    score = interval(list(cells.ravel()), replicates=replicates)
+    both = np.hypot(stats.t.ppf(0.975, 1) * 1, stats.t.ppf(0.975, 2) * np.sqrt(7 / 3))
+    assert (score.mean, score.low, score.high) == (3, pytest.approx(3 - both), pytest.approx(3 + both))
     zipped = paired(np.array([1.0, 2.0, 6.0]), np.full((10, 3), 3.0), [(0, 5), (1, 6), (2, 7)])
     assert zipped.spreads == ((pytest.approx(np.sqrt(7 / 3)), 2),)
 

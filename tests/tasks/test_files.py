@@ -368,6 +368,19 @@ CAUSES: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
         PROMPTS,
         "task=chat task.m",
     ),
+    "a completion of messages": (
+        "a.json",
+        b'[{"prompt": "x", "chosen": [{"role": "user", "content": "x"}]}]',
+        PROMPTS | {"completion": "chosen"},
+        "task=chat task.messages=chosen$",
+    ),
+    "preferences": (
+        "a.json",
+        b'[{"chosen": "x", "rejected": "y"}]',
+        PROMPTS,
+        "task.prompt=null task.completion=chosen",
+    ),
+    "several columns without a name": ("a.csv", b"text,y,,\nthe sea,1,,\n", {}, "; task.label=NAME is one of them"),
     "UTF-16 without a mark": ("a.csv", "text,label\n".encode("utf-16-le"), {}, "task.encoding=utf-16-le reads it"),
     "a spreadsheet": ("a.xlsx", b"PK\x03\x04\0\0", {}, "not text, but binary; a zip archive or a spreadsheet: unpack"),
     "a document's end": (
@@ -399,7 +412,7 @@ CAUSES: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
         "a.jsonl",
         b'{"text": "x", "label": 1%s}\n' % (b"0" * 400),
         {"kind": "regression"},
-        "not a n",
+        "not a number$",
     ),
     "gzip by another name": ("a.csv", gzip.compress(b"text,label\n"), {}, "packed by gzip: name it .gz, or unpack it"),
     "Parquet by another name": ("a.csv", b"PAR1\0\0", {}, "task.format=parquet reads it"),

@@ -269,12 +269,16 @@ def _scores(arm: Arm) -> dict[str, Interval]:
     """Every test metric with its interval. A score that is not finite cannot enter a mean; it is flagged elsewhere."""
     scores: dict[str, Interval] = {}
     for metric in sorted({name for run in arm.runs for name in run.scores}):
-        cells = [cell for run in arm.runs if (cell := run.scores.get(metric)) and cell.get("value") is not None]
-        if cells:
+        scored = [run for run in arm.runs if (run.scores.get(metric) or {}).get("value") is not None]
+        if scored:
+            cells = [run.scores[metric] for run in scored]
             ses = [cell["se"] for cell in cells if cell.get("se") is not None]
             values, items = [float(cell["value"]) for cell in cells], cells[0].get("n")
             within = metrics.named(metric).range
-            scores[metric] = interval(values, ses, within=within, items=items, median=arm.optimistic)
+            replicates = [replicate(run) for run in scored]
+            scores[metric] = interval(
+                values, ses, within=within, items=items, median=arm.optimistic, replicates=replicates
+            )
     return scores
 
 

@@ -299,14 +299,15 @@ def _mean(row: Row, tasks: dict[str, Metrics]) -> Interval:
         for task, metrics in tasks.items()
     ]
     values, errors = [], []
-    for runs in by_replicate(scored).values():
+    paired = by_replicate(scored)
+    for runs in paired.values():
         scores = [[at(run, f"metrics.test.{m}") for m in of] for run, of in zip(runs, tasks.values(), strict=True)]
         values.append(float(np.mean([np.mean([score["value"] for score in task]) for task in scores])))
         ses = [np.mean([math.nan if (se := s.get("se")) is None else se for s in task]) for task in scores]
         errors.append(float(np.linalg.norm(ses)) / len(ses))
     if not values:
         return Interval(mean, math.nan, math.nan, math.nan, 0, "none", shown if row.arm.optimistic else None)
-    spread = interval(values, errors, median=row.arm.optimistic)
+    spread = interval(values, errors, median=row.arm.optimistic, replicates=list(paired))
     low, high = shown - spread.half, shown + spread.half
     return replace(spread, mean=mean, median=shown if row.arm.optimistic else None, low=low, high=high)
 

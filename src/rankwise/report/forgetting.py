@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rankwise.compare import replicate
 from rankwise.metrics import METRICS, Metric
 from rankwise.report.arms import Arm
 from rankwise.statistics import Interval, interval
@@ -52,10 +53,11 @@ def forgotten(arm: Arm) -> Forgotten | None:
     same = [run for run in asked if at(run, "config.forgetting.name") == texts]
 
     def over(part: str, sign: float = 1.0) -> Interval | None:
-        cells = [at(run, f"metrics.forgetting.{part}") for run in same]
-        known = [cell for cell in cells if cell and cell.get("value") is not None]
-        ses = [cell["se"] for cell in known if cell.get("se") is not None]
-        return interval([sign * cell["value"] for cell in known], ses) if known else None
+        known = [run for run in same if at(run, f"metrics.forgetting.{part}.value") is not None]
+        cells = [at(run, f"metrics.forgetting.{part}") for run in known]
+        ses = [cell["se"] for cell in cells if cell.get("se") is not None]
+        values, replicates = [sign * cell["value"] for cell in cells], [replicate(run) for run in known]
+        return interval(values, ses, replicates=replicates) if known else None
 
     before, after, amount = over("before"), over("after"), over("difference", -1.0 if measure == "probe" else 1.0)
     if before is None or after is None or amount is None:

@@ -86,7 +86,10 @@ def _details(family: Sufficiency, metric: Metric, families: int) -> list[str]:
         return [*shown, "Two or more shared seeds allow a conclusion: run with seed=0,1,2."] if one_seed else []
     pairs = max((s.comparison for s in family.steps if s.comparison.bootstrap), key=lambda c: c.seeds)
     among = f" / {families} families" if families > 1 else ""
-    details = [f"Tested one-sided at {100 * LEVEL:g} %{among} on {pairs.seeds} seeds × {pairs.items:,} test items."]
+    spreads = pairs.bootstrap.spreads if pairs.bootstrap else ()
+    crossed = " × ".join(f"{df + 1} {of}" for (_, df), of in zip(spreads, ("seeds", "data seeds"), strict=False))
+    seeds = crossed if len(spreads) > 1 else f"{pairs.seeds} seeds"
+    details = [f"Tested one-sided at {100 * LEVEL:g} %{among} on {seeds} × {pairs.items:,} test items."]
     if len(family.steps) > 1:
         shares = [f"{100 * s.share:.0f} % for {s.name}" for s in reversed(family.steps) if s.share >= 0.005]
         none = [f"{100 * family.none_share:.0f} % for none"] if family.none_share >= 0.005 else []

@@ -70,6 +70,10 @@ def _said(message: dict[str, Any]) -> tuple[str, ...]:
     return (message["content"], *(json.dumps(message[key]) for key in _CALLS if key in message))
 
 
+def _is_talk(value: object) -> bool:
+    return isinstance(value, dict | list) and any(key in str(value) for key in ("'role'", "'from'"))
+
+
 class Empty(Refused):
     """A cell has no text or no label; ``task.skip_empty`` leaves its row out."""
 
@@ -106,7 +110,7 @@ class Cell:
         """As it stands. Raises Refused where it is no text, or has none and ``empty`` does not allow that."""
         value = self.value
         if isinstance(value, (bool, list, dict, bytes)) or value in (math.inf, -math.inf):
-            messages = "; a conversation is task=chat task.messages=COLUMN" if isinstance(value, list) else ""
+            messages = f"; a conversation is task=chat task.messages={self.column}" if _is_talk(value) else ""
             raise self.refused(f"not a text{messages}")
         text = "" if self.missing else str(value)
         if not (empty or text.strip()):
@@ -140,8 +144,9 @@ class Cell:
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
-            comma = """; 'task.decimal=","' reads commas""" if decimal == "." and _COMMA.fullmatch(text) else ""
-            raise self.refused(f"not a number{comma}")
+            commas = decimal == "." and "," in text and _COMMA.fullmatch(text)
+            remedy = """; 'task.decimal=","' reads commas""" if commas else ""
+            raise self.refused(f"not a number{remedy}")
         return number
 
 

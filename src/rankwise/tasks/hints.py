@@ -41,6 +41,7 @@ _LAYOUTS = (  # the columns of a layout that is known, and the options that read
     ({"message_tree_id", "prompt"}, "task=chat task.format=oasst"),
     ({"prompt", "chosen"}, "task=prompts task.completion=chosen"),
     ({"prompt", "completion"}, "task=prompts"),
+    ({"chosen", "rejected"}, "task=prompts task.prompt=null task.completion=chosen"),
 )
 
 
@@ -121,7 +122,7 @@ def _cause(
         return "rows without labels cannot test: task.files={train: NAME} leaves the file out"
     if names and all(isinstance(row[name], list) for name in names):
         return "save each list of rows in a file of its own"
-    if "" in row:
+    if "" in row and len(names) < 2:
         return f"a column has no name: \"task.{key}=''\" is that one"
     header = (
         f"; where line 1 is no header, 'task.columns=[NAME,…]' names the {len(names)} columns" if text_table else ""
