@@ -24,7 +24,12 @@ from rankwise.tracking import remote
 PARTS = ("weights", "gradients", "optimizer", "activations", "other")
 
 
-def test_a_second_call_updates_the_report_and_the_workspace(study: Study, rankwise: Command) -> None:
+def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_second_call_updates_the_report_and_the_workspace(study: Study, rankwise: Command, tmp_path: Path) -> None:
+    before = files(study.folder)
     server, env = study.server, study.server.env()
     others = {"type": "runs", "name": "x", "displayName": "rankwise: mine", "spec": "{}", "createdAt": "2025"}
     server.views["others"] = others | {"id": "others", "description": "", "updatedAt": "2025"}
@@ -44,6 +49,8 @@ def test_a_second_call_updates_the_report_and_the_workspace(study: Study, rankwi
 
     for view in made.values():  # what someone has changed since
         view["spec"] = view["spec"].replace("Quality", "Quantity")
+    assert rankwise("dashboard", study.folder, "--json", **env).returncode == 0
+    assert files(study.folder) == before and not [*tmp_path.rglob("*run-*")], "what is read is not written into"
     second = rankwise("dashboard", "wandb:tester/proj/ranks", "--json", **env)
     assert second.returncode == 0, second.stderr
     got = json.loads(second.stdout)

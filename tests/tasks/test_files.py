@@ -196,6 +196,8 @@ def test_the_names_that_datasets_has_for_classes_are_theirs(tmp_path: Path, form
         path = tmp_path / "hidden"
     with pytest.raises(Refused, match=r"test.* row 1 holds -1, no label; task.skip_empty=true leaves such rows out"):
         read(path)
+    with pytest.raises(Refused, match=r"test.*: every row is left out; task.(files|splits)=.train: NAME. does without"):
+        read(path, skip_empty=True)
 
 
 def test_numbers_with_commas_are_read_where_that_is_said(tmp_path: Path) -> None:
@@ -339,6 +341,12 @@ CAUSES: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
     "no name": ("a.csv", b"text,\nthe sea,1\n", {}, """a column has no name: "task.label=''" is that one"""),
     "a name given twice": ("a.csv", b"text,text,label\nx,y,1\n", {}, "=text: .*; two columns are named text: rename"),
     "a header that is given": ("a.csv", b"Text,Label\na,b\n", NAMED, "line 1: repeats the header; leave task.columns"),
+    "a header of lines": (
+        "a.csv",
+        b"text,label\nthe sea,1\n",
+        NAMED | {"format": "lines", "delimiter": ","},
+        "line 1: repeats the header; take the line out",
+    ),
     "a second header": (
         "a.csv",
         b"text,label\nthe sea,1\n\xef\xbb\xbftext,label\nthe oak,1\n",

@@ -14,7 +14,9 @@ from whole import LINE, check, rows, whole
 from zygote import Child
 
 from rankwise.config import Config
+from rankwise.errors import Refused
 from rankwise.identity import folder, label
+from rankwise.study import launcher
 from rankwise.tracking.mirror import Mirror
 from rankwise.tracking.record import begin
 from rankwise.tracking.wandb_run import mark, placed
@@ -134,11 +136,21 @@ def test_wandbs_environment_holds_where_the_config_says_nothing(
         assert placed(said)[argument] == next(iter(ours.values()))
 
 
-def test_tags_and_the_folder_of_the_environment_are_taken(start: Start, tracked: Tracked, tmp_path: Path) -> None:
-    child = start("mirror", tracked(tracking__tags=["mine"]), WANDB_TAGS="a, b", WANDB_DIR=str(tmp_path))
+def test_tags_notes_and_the_folder_of_the_environment_are_taken(start: Start, tracked: Tracked, tmp_path: Path) -> None:
+    env = {"WANDB_TAGS": "a, b", "WANDB_NOTES": "why", "WANDB_DIR": str(tmp_path)}
+    child = start("mirror", tracked(tracking__tags=["mine"]), **env)
     assert child.wait() == 0
     (file,) = tmp_path.glob("wandb/*run-*/run-*.wandb")
-    assert set(seen(file).tags) == {"lora", "attention", "mine", "a", "b"}
+    assert set(seen(file).tags) == {"lora", "attention", "mine", "a", "b"} and seen(file).notes == "why"
+
+
+def test_one_run_s_id_is_refused_for_several_before_anything_is_written(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "mine")
+    with pytest.raises(Refused, match=r"^WANDB_RUN_ID=mine: is the id of one run, and these are 2; unset it$"):
+        launcher.run([tracked(seed=seed) for seed in range(2)])
+    assert not [*tmp_path.rglob("result.json")]
 
 
 def test_a_run_survives_the_death_of_wandbs_service(start: Start, tracked: Tracked) -> None:

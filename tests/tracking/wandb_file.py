@@ -26,6 +26,7 @@ class Seen:
     name: str = ""
     project: str = ""
     group: str = ""
+    notes: str = ""
     tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -41,7 +42,7 @@ def seen(path: Path) -> Seen:
             case "run":
                 sent = record.run
                 run.id, run.name, run.project, run.group = sent.run_id, sent.display_name, sent.project, sent.run_group
-                run.tags = list(sent.tags)
+                run.tags, run.notes = list(sent.tags), sent.notes
                 _store(run.config, sent.config.update)
             case "config":
                 _store(run.config, record.config.update)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import tempfile
 from typing import Any
 
 import wandb
@@ -73,16 +74,6 @@ def _report_run(place: Place, findings: Report) -> None:
 
     key = _key(place)
     settings = wandb.Settings(console="off", silent=True, symlink=False, disable_git=True, x_disable_meta=True)
-    run = wandb.init(
-        entity=place.entity,
-        project=place.project,
-        id=f"report-{key}",
-        name=f"report of {' + '.join(place.groups)}",
-        group=place.groups[0],
-        job_type="report",
-        reinit="create_new",
-        settings=settings,
-    )
     header, *rows = csv.reader(io.StringIO(findings.to_csv()))
     shown: dict[str, Any] = {
         panels.PAGE: wandb.Html(page.html(findings), inject=False),
@@ -90,8 +81,20 @@ def _report_run(place: Place, findings: Report) -> None:
     }
     if figure := plots.score_by_rank(findings):
         shown[panels.FIGURE] = wandb.Html('<meta charset="utf-8">' + svg.alone(figure.image), inject=False)
-    run.log(shown)
-    run.finish()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # of what is sent nothing stays here
+        run = wandb.init(
+            entity=place.entity,
+            project=place.project,
+            dir=folder,
+            id=f"report-{key}",
+            name=f"report of {' + '.join(place.groups)}",
+            group=place.groups[0],
+            job_type="report",
+            reinit="create_new",
+            settings=settings,
+        )
+        run.log(shown)
+        run.finish()
 
 
 def _cell(text: str) -> float | str | None:

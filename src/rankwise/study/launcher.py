@@ -54,6 +54,8 @@ def run(
     runs them elsewhere than in ``jobs`` processes of this machine. Failures are lines on stderr, with their logs.
     Raises Refused where all runs are refused for one reason. Signals: as ``launch``.
     """
+    if len(configs) > 1 and (name := os.environ.get("WANDB_RUN_ID")):
+        raise Refused(f"WANDB_RUN_ID={name}: is the id of one run, and these are {len(configs)}; unset it")
     start = start or (lambda left: launch(left, jobs, stage=stage))
     left = {folder(config): config for config in configs if not done(config)}
     finished = [config for config in configs if folder(config) not in left]

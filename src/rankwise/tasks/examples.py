@@ -8,6 +8,7 @@ import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rankwise.config import Task
@@ -171,13 +172,14 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
     least = 0.0 if task.kind == "causal_lm" else task.min_abs_label
     item = 0
     for table in tables:
-        where = ""
+        where, any_read = "", False
         for where, row in table.read():
             if row is None:
                 yield None
                 continue
             if len(row) > 1 and all(_is_name(value, name) for name, value in row.items()):
-                remedy = "leave task.columns out, or the line" if task.columns else "take the line out"
+                named = task.columns and task.format != "lines"
+                remedy = "leave task.columns out, or the line" if named else "take the line out"
                 raise Refused(f"task data {table.name} {where}: repeats the header; {remedy}")
             try:
                 part = _part(task, table, where, row, part_of) if task.split else table.part
@@ -189,12 +191,16 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
             if made is None:
                 yield None
                 continue
+            any_read = True
             for example in made:
                 example.item, item = item, item + 1
                 if not least or abs(float(example.label)) >= least:
                     yield _classified(task, example)
         if not where:
             raise Refused(f"task data {table.name}: no rows")
+        if task.skip_empty and not any_read:
+            key = "task.files" if Path(table.name).exists() else "task.splits"
+            raise Refused(f"task data {table.name}: every row is left out; {key}={{train: NAME}} does without it")
 
 
 def _is_name(value: object, column: str) -> bool:
