@@ -17,7 +17,7 @@ from fake_task import until
 from rankwise.cli import main
 
 SMALL = ["train", "-m", "debug=fast", "tracking=none", "hydra/launcher=slurm", "hydra.launcher.memory=2GB"]
-LONG = ["method.rank=1", "trainer.max_steps=1500"]
+LONG = ["method.rank=1", "trainer.max_steps=20000"]
 
 
 @pytest.mark.parametrize(
