@@ -207,6 +207,12 @@ def test_spectral_quantities_read_finished_runs(study: list):
     assert projected.value == pytest.approx(np.mean([row["by_update"] / row["by_chance"] for row in rows]))
     full, lora = spectral.variance_directions(study, FULL), spectral.variance_directions(study, low)
     assert lora.value <= 2 / 32 < full.value <= 1
+    stable = [
+        [analyze("spectrum", [run.folder])["rows"][0]["stable_rank"] for run in runs]
+        for runs in (study[:2], study[2:4])
+    ]
+    power = spectral.stable_rank_exponent(study, {"method": "lora"}, [2, 4])
+    assert power.value == pytest.approx(np.mean(np.log2(np.divide(stable[1], stable[0])))) and power.n == 2
     found = [spectral.intruder_difference(study, *pair).value for pair in ((low, high), (high, low))]
     assert found[0] == -found[1]
 

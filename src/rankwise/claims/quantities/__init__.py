@@ -29,6 +29,7 @@ _ALL = (
     spectral.amplification_factor,
     spectral.projection_over_chance,
     spectral.variance_directions,
+    spectral.stable_rank_exponent,
     spectral.intruder_difference,
 )
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rankwise.analysis import analyze
 from rankwise.claims.claim import Estimate, NotRun
 from rankwise.claims.selection import Spec, compared
@@ -48,6 +50,16 @@ def projection_over_chance(records: Sequence[Record], of: Spec, module: str) -> 
 def variance_directions(records: Sequence[Record], of: Spec) -> Estimate:
     """The share of directions that hold 90 % of ΔW's Σσ², the mean over layers."""
     return _over_seeds(records, [of], lambda folders: float(analyze("spectrum", folders)["rows"][0]["r90_share"]))
+
+
+def stable_rank_exponent(records: Sequence[Record], of: Spec, ranks: Sequence[int]) -> Estimate:
+    """β where the stable rank of ΔW grows as the rank to the power β: the slope of the logarithms over ``ranks``."""
+
+    def slope(folders: list[Path]) -> float:
+        stable = [row["stable_rank"] for row in analyze("spectrum", folders)["rows"]]
+        return float(np.polyfit(np.log(ranks), np.log(stable), 1)[0])
+
+    return _over_seeds(records, [of | {"rank": rank} for rank in ranks], slope)
 
 
 def intruder_difference(records: Sequence[Record], of: Spec, minus: Spec) -> Estimate:
