@@ -41,7 +41,8 @@ REFUSED = [
     ("train seed=", ["seed"]),
     ("train method.rank=1,2", ["-m"]),
     ("train method.rank=[", ["method.rank=["]),
-    ("train method.rank=0", ["method.rank=0", "at least 1"]),
+    ("train method.rank=0", ["method.rank=0", "from 1"]),
+    ("train method.rank=99999999999", ["method.rank=99999999999", "from 1 to"]),
     ("train method.rank=eight", ["method.rank", "eight"]),
     ("train method.alpha=0", ["method.alpha=0", "2r"]),
     ("train optim.lr=-1", ["optim.lr=-1"]),
@@ -73,6 +74,18 @@ REFUSED = [
     ("train -m hydra.sweeper.exclude=5", ["hydra.sweeper.exclude=5"]),
     ("train -m hydra.sweeper.tune=5", ["hydra.sweeper.tune=5"]),
     ("train -m hydra.sweeper.params=5", ["hydra.sweeper.params=5"]),
+    ("train -m hydra.sweeper.max_batch_size=3", ["hydra.sweeper.max_batch_size: no such key"]),
+    ("sweep --convert seed=0,1 hydra.sweeper.params=5", ["hydra.sweeper.params=5"]),
+    ("train hydra.sweeper=5", ["hydra.sweeper=5", "hydra/sweeper=NAME"]),
+    ("train hydra.sweeper.pairs=[]", ["hydra.sweeper.pairs=[]", "add -m"]),
+    ("train hydra/launcher=slurm", ["hydra/launcher=slurm", "add -m"]),
+    ("plan --join", ["--join: no such flag"]),
+    ("train hydra.verbose=5", ["hydra.verbose=5: Hydra cannot take this"]),
+    ("find hydra/launcher=5", ["hydra/launcher=5: Hydra cannot take this"]),
+    ("train hydra.mode=x", ["hydra.mode: Invalid value 'x'"]),
+    ("train trainer={nokey:1}", ["trainer.nokey: no such key"]),
+    ("train optim.betas=[a,b]", ["optim.betas[0]: Value 'a'"]),
+    ("train debug={a:1}", ["debug={a:1}", "the name of one option"]),
     ("train --mulitrun", ["--mulitrun", "did you mean --multirun?"]),
     ("train --config nowhere.yaml", ["--config nowhere.yaml", "No such file"]),
     ("train -m --jobs ²", ["--jobs ²", "at least 1"]),
@@ -167,6 +180,11 @@ def test_other_flags_are_answered_too(capsys):
 )
 def test_a_size_is_decimal_or_binary_as_its_unit_says(text, size):
     assert _bytes(text) == size
+
+
+def test_a_layer_may_have_a_rank_of_its_own_on_the_command_line(capsys):
+    assert main(["train", "targets.ranks={query: 2}", "--cfg", "job", "--package", "targets.ranks"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == {"query": 2}
 
 
 def test_the_commonest_words_work_as_they_are(capsys):

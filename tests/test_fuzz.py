@@ -196,7 +196,7 @@ def test_a_snapshot(change: dict[tuple[str, ...], Any]) -> None:
 
 
 HYDRA = """hydra.sweeper.pairs hydra.sweeper.exclude hydra.sweeper.tune hydra.sweeper.params
-    hydra.sweeper.max_batch_size hydra.launcher.jobs hydra.launcher.returns
+    hydra.sweeper.max_batch_size hydra.launcher.jobs hydra.launcher.returns hydra.launcher._target_
     hydra.run.dir hydra.mode hydra.verbose hydra.job.name hydra.callbacks
     hydra.searchpath hydra/launcher hydra/sweeper hydra"""
 FLAGS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import math
 import os
@@ -10,30 +9,27 @@ import pkgutil
 import re
 import signal
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rankwise import assets, machine, methods, metrics
+from rankwise.allowed import check_values, one_of
 from rankwise.alpha import check_alpha
 from rankwise.config import Config, Task
-from rankwise.errors import Refused, did_you_mean
+from rankwise.errors import Refused
 from rankwise.files import read_json
 from rankwise.identity import folder
 
+_MOST_LAYERS, _MOST_TOKENS = 10_000, 10**7  # of a model; of a forward pass that is timed
 _FEW = 8  # processes of one run, which a CPU may have more of than cores
 
 QUANT_LIBRARIES = {"int8": "bitsandbytes", "int8_torchao": "torchao", "nf4": "bitsandbytes", "fp4": "bitsandbytes"}
 PRESETS = ("all_linear", "attention", "mlp", "q", "k", "v", "o", "qv", "qkvo")
-FORMATS = (
-    *("csv", "tsv", "jsonl", "parquet", "lines", "class_files", "text"),
-    *("glue", "wordnet", "e2e", "webnlg", "dart", "squad", "oasst"),
-)
 
 
 def check(config: Config) -> None:
     """Raise Refused for the first value or combination that cannot run."""
-    _check_ranges(config)
+    check_values(config)
     methods.check(config)
     _check_quant(config)
     _check_targets(config)
@@ -41,38 +37,9 @@ def check(config: Config) -> None:
     _check_optim(config)
     _check_trainer(config)
     _check_names(config)
-    _check_rank_fits(config)
-    _check_latency(config)
-
-
-_RANGES = {  # of what is counted. More is a slip of the hand that would be tried for hours, or kill the process.
-    "task.synthetic": (10, 10**7),
-    "task.max_length": (4, 10**6),
-    "task.n_train": (2, 10**10),
-    "task.n_validation": (2, 10**10),
-    "task.n_test": (2, 10**10),
-    "task.generation.max_new_tokens": (1, 10**5),
-    "task.generation.batch_size": (1, 10**5),
-    "task.generation.beams": (1, 1000),
-    "task.generation.n": (1, 10**10),
-    "task.generation.no_repeat": (0, 1000),
-    "trainer.threads": (1, 1024),
-    "trainer.devices": (1, 4096),
-    "trainer.batch_size": (1, 10**5),
-    "trainer.eval_batch_size": (1, 10**5),
-    "trainer.accumulate": (1, 10**5),
-    "trainer.validations": (1, 10**5),
-    "trainer.max_steps": (1, 10**9),
-    "trainer.early_stopping": (1, 10**5),
-    "forgetting.n": (1, 10**7),
-}
-
-
-def _check_ranges(config: Config) -> None:
-    for key, (least, most) in _RANGES.items():
-        value: Any = functools.reduce(getattr, key.split("."), config)
-        if value is not None and not least <= value <= most:
-            raise Refused.value(key, value, f"an integer from {least} to {most}")
+    shape = _shape(config)
+    _check_rank_fits(config, shape)
+    _check_latency(config, shape)
 
 
 def check_here(config: Config) -> None:
@@ -129,8 +96,10 @@ def _check_outputs(config: Config) -> None:
 def _check_quant(config: Config) -> None:
     quant, method = config.quant, methods.of(config.method)
     if quant.kind is None:
+        if quant.double is not None:
+            raise Refused.value("quant.double", quant.double, "null with quant=none", "quant=nf4_double, or fp4_double")
         return
-    _one_of("quant.kind", quant.kind, ("bf16", *QUANT_LIBRARIES))
+    one_of("quant.kind", quant.kind, ("bf16", *QUANT_LIBRARIES))
     if method.changes_base:
         allowed = f"none with method={method.name}: what is stored in few bits cannot be trained"
         raise Refused.value("quant", quant.name, allowed)
@@ -151,12 +120,10 @@ def _check_targets(config: Config) -> None:
     if targets.name == "custom" and not (targets.modules or targets.regex):
         raise Refused("targets=custom: give targets.modules=[…] or targets.regex=…")
     if not (targets.modules or targets.regex):
-        _one_of("targets.name", targets.name, (*PRESETS, "custom"))
+        one_of("targets.name", targets.name, (*PRESETS, "custom"))
     if targets.regex:
         _check_pattern("targets.regex", targets.regex)
-    if targets.layers is not None and not (
-        targets.layers and all(type(layer) is int and layer >= 0 for layer in targets.layers)  # a list passes as int
-    ):
+    if any(layer < 0 for layer in targets.layers or []):
         raise Refused.value("targets.layers", targets.layers, "block numbers from 0, or null for all")
     _check_patterns(config)
 
@@ -192,15 +159,14 @@ def _check_patterns(config: Config) -> None:
     targets, method = config.targets, config.method
     for key in ("ranks", "alphas"):
         patterns = getattr(targets, key)
-        if not patterns:
+        if patterns is None or patterns == {}:
             continue
         if not methods.of(method).is_lora:
             raise Refused.value(f"targets.{key}", patterns, f"null with method={method.name}; only LoRA has them")
         if key == "ranks" and (method.budget is not None or method.init == "eva"):
             other = "method.budget" if method.budget is not None else "method.init=eva"
             raise Refused.value("targets.ranks", patterns, f"null with {other}, which settles the ranks")
-        if not isinstance(patterns, dict):
-            raise Refused.value(f"targets.{key}", patterns, "a mapping such as {query: 4}, or null")
+        _check_mapping(f"targets.{key}", patterns, "{query: 4}")
         for pattern, value in patterns.items():
             _check_pattern(f"targets.{key}", pattern)
             if key == "ranks" and (type(value) is not int or value < 1):
@@ -211,8 +177,7 @@ def _check_patterns(config: Config) -> None:
 
 def _check_task(config: Config) -> None:
     task = config.task
-    _one_of("task.kind", task.kind, metrics.KINDS)
-    _one_of("task.metric", task.metric, metrics.of_kind(task.kind), f"for task.kind={task.kind}")
+    one_of("task.metric", task.metric, metrics.of_kind(task.kind), f"for task.kind={task.kind}")
     for key in ("validation_share", "test_share"):
         _number(
             f"task.{key}", getattr(task, key), 0, 1, "between 0 and 1, both excluded", open_low=True, open_high=True
@@ -225,17 +190,13 @@ def _check_task(config: Config) -> None:
         raise Refused.value("task.threshold", task.threshold, "a finite number, or null")
     high = math.inf if math.isinf(metrics.named(task.metric).high) else 1
     _number("task.margin", task.margin, 0, high, f"between 0 and {high}, both excluded", open_low=True, open_high=True)
-    if task.delimiter == "":
-        raise Refused.value("task.delimiter", "''", "a character, or null", "for tabs task.delimiter=tab")
-    _one_of("task.decimal", task.decimal, (".", ","))
-    if not isinstance(task.labels, list | dict | None):
+    listed = isinstance(task.labels, list) and all(isinstance(name, str | int | float) for name in task.labels)
+    if not listed and not isinstance(task.labels, dict | None):
         raise Refused.value("task.labels", task.labels, "a list of classes, or {label: class}, or null")
+    for key in ("files", "splits"):
+        _check_mapping(f"task.{key}", getattr(task, key), "{train: NAME, test: NAME}")
     if isinstance(task.labels, list) and len({str(name) for name in task.labels}) < len(task.labels):
         raise Refused.value("task.labels", task.labels, "names a class twice", "YAML reads 007 as 7: quote it")
-    if task.format is not None:
-        _one_of("task.format", task.format, FORMATS)
-    _one_of("task.protocol", task.protocol, ("clean", "paper"))
-    _one_of("task.replies", task.replies, ("all", "last"))
     if task.kind == "causal_lm":
         _check_generation(task)
         if task.blocks and (task.packing or task.prompt or task.template or task.completion or task.messages):
@@ -250,7 +211,7 @@ def _check_task(config: Config) -> None:
 def _check_generation(task: Task) -> None:
     wanted = task.generation
     for metric in wanted.metrics:
-        _one_of("task.generation.metrics", metric, metrics.of_kind("text"))
+        one_of("task.generation.metrics", metric, metrics.of_kind("text"))
     _number("task.generation.length_penalty", wanted.length_penalty, -10, 10, "from -10 to 10")
     if "json_keys" in wanted.metrics and not wanted.keys:
         raise Refused("task.generation.keys: name the keys that metric json_keys asks for")
@@ -264,9 +225,6 @@ def _check_optim(config: Config) -> None:
         _number("optim.lr", optim.lr, 0, 10, "above 0 and at most 10", open_low=True)
     _number("optim.weight_decay", optim.weight_decay, 0, 10, "from 0 to 10")
     _number("optim.warmup", optim.warmup, 0, 1, "a share from 0 up to, not including, 1", open_high=True)
-    _one_of("optim.name", optim.name, ("adamw", "sgd", "adafactor"))
-    if optim.kernel is not None:
-        _one_of("optim.kernel", optim.kernel, ("fused", "foreach", "loop"))
     if optim.name == "adafactor" and optim.kernel == "fused":
         raise Refused.value("optim.kernel", "fused", "null, foreach or loop for optim.name=adafactor")
     if optim.kernel == "fused" and config.trainer.precision == "fp16" and config.trainer.clip:
@@ -275,28 +233,20 @@ def _check_optim(config: Config) -> None:
         )
         raise Refused.value("optim.kernel", "fused", allowed)
     _number("optim.momentum", optim.momentum, 0, 1, "from 0 up to, not including, 1", open_high=True)
-    _one_of("optim.schedule", optim.schedule, ("linear", "cosine", "constant"))
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         raise Refused.value("optim.betas", optim.betas, "two numbers from 0 up to, not including, 1")
 
 
 def _check_trainer(config: Config) -> None:
     trainer = config.trainer
-    _one_of("trainer.precision", trainer.precision, ("auto", "fp32", "bf16", "fp16", "bf16_true"))
-    _one_of("trainer.attention", trainer.attention, ("auto", "eager", "sdpa"))
-    _one_of("trainer.matmul_precision", trainer.matmul_precision, ("highest", "high", "medium"))
-    _one_of("trainer.device", trainer.device, ("auto", "cpu", "cuda", "mps"))
-    _one_of("trainer.strategy", trainer.strategy, ("ddp", "fsdp2"))
     if trainer.strategy == "fsdp2":
         _check_sharded(config)
     if trainer.devices > 1 and config.quant.kind == "int8_torchao":
         allowed = "1 with quant=int8_torchao, whose weights torch cannot send from one device to another"
         raise Refused.value("trainer.devices", trainer.devices, allowed, "quant=int8, nf4 and bf16 can")
-    if trainer.profiler is not None:
-        _one_of("trainer.profiler", trainer.profiler, ("simple", "advanced", "pytorch"))
     if trainer.max_time is not None and not re.fullmatch(r"[0-9]+(:[0-5]?[0-9]){3}", trainer.max_time):
         raise Refused.value("trainer.max_time", trainer.max_time, "days:hours:minutes:seconds, as 00:00:10:00")
-    _number("trainer.epochs", trainer.epochs, 0, 10_000, "above 0", open_low=True)
+    _number("trainer.epochs", trainer.epochs, 0, 10_000, "above 0 and at most 10000", open_low=True)
     _number("trainer.clip", trainer.clip, 0, math.inf, "0 (off) or more")
 
 
@@ -312,13 +262,13 @@ def _check_sharded(config: Config) -> None:
 
 
 def _check_names(config: Config) -> None:
-    for key in ("seed", "data_seed"):
-        if not 0 <= getattr(config, key) < 2**32:
-            raise Refused.value(key, getattr(config, key), "an integer from 0 to 4294967295")
-    if config.stage is not None:
-        _one_of("stage", config.stage, ("tune", "pilot", "search", "debug"))
-    _one_of("tracking.name", config.tracking.name, ("wandb", "trackio", "tensorboard", "none"))
-    _one_of("tracking.mode", config.tracking.mode, ("auto", "offline", "online", "disabled"))
+    for key in ("project", "entity"):
+        value = getattr(config.tracking, key)
+        if value is not None and not re.fullmatch(r"[^/\\#?%:]{1,128}", value):
+            raise Refused.value(f"tracking.{key}", repr(value), "W&B takes names of 1 to 128 signs without /\\#?%:")
+    for tag in config.tracking.tags:
+        if not (isinstance(tag, str) and 1 <= len(tag) <= 64):
+            raise Refused.value("tracking.tags", repr(tag), "W&B takes tags of 1 to 64 signs")
     allowed = [f"val/{name}" for name in metrics.of_kind(config.task.kind)] + ["val/loss"]
     if config.objective not in allowed:
         why = "; a test score must not select anything" if config.objective.startswith("test/") else ""
@@ -336,14 +286,14 @@ def _check_names(config: Config) -> None:
             raise Refused.value("outputs", config.outputs, f"{parent} is a file, not a folder")
 
 
-def _check_rank_fits(config: Config) -> None:
+def _check_rank_fits(config: Config, shape: dict[str, Any]) -> None:
     """Refuse a rank above the model's width, which no adapted matrix of a block is narrower than on both sides.
 
-    The width is read from the model's own config where that is at hand; narrower layers are found when it is built.
+    Narrower layers are found when it is built.
     """
     if config.method.rank is None:
         return
-    width = _width(config)
+    width = _first(shape, "hidden_size", "n_embd", "d_model")
     if width and config.method.rank > width:
         remedy = "a rank above min(in, out) adds parameters but no rank"
         raise Refused.value(
@@ -351,48 +301,53 @@ def _check_rank_fits(config: Config) -> None:
         )
 
 
-def _check_latency(config: Config) -> None:
+def _check_latency(config: Config, own: dict[str, Any]) -> None:
     """A baseline has no forward pass to time, as it has no step to follow: nothing of it is asked for."""
     if methods.of(config.method).is_baseline or not config.tracking.latency:
         return
     if config.quant.kind is not None:
         allowed = f"[] with quant={config.quant.name}: what is timed is an unquantized base"
         raise Refused.value("tracking.latency", config.tracking.latency, allowed)
-    longest = _first(config, "n_positions", "max_position_embeddings")
+    longest = _first(own, "n_positions", "max_position_embeddings")
     for shape in config.tracking.latency:
-        if not (isinstance(shape, list) and [type(n) for n in shape] == [int, int] and min(shape) > 0):
-            raise Refused.value("tracking.latency", shape, "pairs of rows and length, from 1, as [[1,128],[32,512]]")
+        pair = isinstance(shape, list) and [type(n) for n in shape] == [int, int]
+        if not (pair and min(shape) > 0 and math.prod(shape) <= _MOST_TOKENS):
+            allowed = f"pairs of rows and length, as [[1,128],[32,512]], of at most {_MOST_TOKENS} tokens"
+            raise Refused.value("tracking.latency", shape, allowed)
         if longest and shape[1] > longest:  # RoBERTa's padding takes some, as is seen once it is loaded
             allowed = f"a length of at most {longest}, the positions of {config.model.name}"
             raise Refused.value("tracking.latency", shape, allowed)
 
 
-def _width(config: Config) -> int | None:
-    return _first(config, "hidden_size", "n_embd", "d_model")
+def _check_mapping(key: str, value: Any, example: str) -> None:
+    if value is not None and not (isinstance(value, dict) and all(isinstance(name, str) for name in value)):
+        raise Refused.value(key, value, f"a mapping such as {example}, or null")
 
 
-def _first(config: Config, *keys: str) -> int | None:
-    """The first of these keys that the model's own config has, where that is at hand."""
+def _shape(config: Config) -> dict[str, Any]:
+    """The model's own config where that is at hand, else nothing. Raises Refused for what takes hours to build."""
+    _check_mapping("model.shape", config.model.shape, "{model_type: bert}")
     path = assets.cached(config.model)
-    shape: dict[str, Any] | None = None if path or config.model.package else config.model.shape
-    if shape is None:
-        if path is None or not (Path(path) / "config.json").is_file():
-            return None
+    shape: Any = {} if path or config.model.package else config.model.shape or {}
+    if path is not None and (Path(path) / "config.json").is_file():
         shape = read_json(Path(path) / "config.json", "a model's config")
         if not isinstance(shape, dict):
             raise Refused(f"{path}/config.json: not a model's config (no keys with values)")
+    for key, value in shape.items():
+        if key.endswith(("layer", "layers")) and type(value) is int and not 0 <= value <= _MOST_LAYERS:
+            raise Refused.value(f"model.shape.{key}", value, f"an integer from 0 to {_MOST_LAYERS}")
+        if key in ("hidden_size", "intermediate_size", "vocab_size") and type(value) is int and value < 1:
+            raise Refused.value(f"model.shape.{key}", value, "an integer of at least 1")
+    return shape
+
+
+def _first(shape: dict[str, Any], *keys: str) -> int | None:
+    """The first of these keys that a model's own config has."""
     for key in (key for key in keys if key in shape):
         if type(shape[key]) is not int or shape[key] < 1:
             raise Refused.value(f"model.shape.{key}", shape[key], "an integer of at least 1")
         return int(shape[key])
     return None
-
-
-def _one_of(key: str, value: object, allowed: Iterable[str], note: str = "") -> None:
-    allowed = list(allowed)
-    if value not in allowed:
-        listed = ", ".join(allowed) + (f" {note}" if note else "")
-        raise Refused.value(key, value, f"one of {listed}{did_you_mean(str(value), allowed)}")
 
 
 def _number(

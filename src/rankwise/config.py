@@ -33,7 +33,7 @@ class Model:
     name: str = MISSING
     path: str | None = None  # local folder, GGUF file or hub id; wins over package and shape
     package: Package | None = None
-    shape: dict[str, Any] | None = None  # random weights of this transformers config, with a byte tokenizer
+    shape: Any = None  # {key: value}: random weights of this transformers config, with a byte tokenizer
     revision: str | None = None  # of a hub id
 
 
@@ -66,7 +66,7 @@ class Task:
     subset: str | None = None  # of a hub id: its configuration
     files: Any = None  # of a folder: {train: train.tsv, test: [a.tsv, b.tsv]}; parts not named are cut from train
     splits: Any = None  # the same of the splits of a hub id, or of what ``split`` holds; null goes by their names
-    format: str | None = None  # see ``check.FORMATS``; null goes by the suffix
+    format: str | None = None  # see ``allowed.FORMATS``; null goes by the suffix
     encoding: str | None = None  # null: UTF-8 with or without a byte order mark, else cp1252 or Latin-1
     delimiter: str | None = None  # null: comma in .csv, tab elsewhere; "tab" is one; of lines and text any text
     decimal: str = "."  # "," where numbers are written as 1.234,5
@@ -108,8 +108,8 @@ class Targets:
     modules: list[str] | None = None  # last parts of module names; null means the preset ``name``
     regex: str | None = None  # matched against whole module names
     layers: list[int] | None = None  # block numbers; null means all
-    ranks: dict[str, Any] | None = None  # LoRA: last parts of names, or a regex of whole ones, to another rank
-    alphas: dict[str, Any] | None = None  # LoRA: the same to another alpha (a number or 2r)
+    ranks: Any = None  # LoRA: {last part of names, or a regex of whole ones: another rank}
+    alphas: Any = None  # LoRA: the same to another alpha (a number or 2r)
 
 
 @dataclass

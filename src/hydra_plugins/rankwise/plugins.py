@@ -20,13 +20,12 @@ class StudySweeper(BasicSweeper):
 
     def __init__(
         self,
-        max_batch_size: int | None = None,
         params: Any = None,
         pairs: Any = None,
         exclude: Any = None,
         tune: Any = None,
     ) -> None:
-        super().__init__(max_batch_size, params)
+        super().__init__(None, params)
         self.pairs, self.exclude, self.tune = pairs, exclude, tune
 
     def sweep(self, arguments: list[str]) -> Any:

@@ -16,14 +16,15 @@ from rankwise.errors import Refused
 from rankwise.paths import conf_dir
 from rankwise.synonyms import ALIASES, GROUPS, near_key
 
-_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir")
+_FOLDERS = re.compile(r"hydra\.(run|sweep|runtime|output_subdir|job\.(name|chdir|num|id))(\..*)?")
+_NAMED = ("hydra", "hydra.launcher", "hydra.sweeper", "hydra.launcher._target_", "hydra.sweeper._target_")
 
 
 def overrides(words: list[str]) -> list[str]:
     """The words as overrides that Hydra takes, by their names here. Raises Refused for what it would take in silence.
 
     That is: the last of two values for one key, what is added or taken away, several options of one group where one is
-    meant, and its own folders, in which nothing of a run stands.
+    meant, and its own folders and names, which nothing of a run has.
     """
     by_key: dict[str, str] = {}
     for word in words:
@@ -38,7 +39,9 @@ def overrides(words: list[str]) -> list[str]:
             raise Refused(f"{word}: not KEY=VALUE; see rankwise train --help")
         if key in by_key:
             raise Refused(f"{key}: given twice; write {key}=a,b with -m to run both")
-        if key in _FOLDERS and "LOCAL_RANK" not in os.environ:  # where Lightning starts itself again, it says these
+        if key in _NAMED:
+            raise Refused(f"{word}: an option is chosen by its name: hydra/launcher=NAME, hydra/sweeper=NAME")
+        if _FOLDERS.fullmatch(key) and "LOCAL_RANK" not in os.environ:  # which Lightning adds
             raise Refused(f"{word}: runs go to outputs=FOLDER and study=NAME in there")
         if key in GROUPS:
             _check_option(key, value)
@@ -50,7 +53,10 @@ def overrides(words: list[str]) -> list[str]:
 
 def _check_option(group: str, value: str) -> None:
     """Raises Refused for what is no option's name. Several with commas, functions and dicts are Hydra's to read."""
-    if re.fullmatch(r"(null|true|false|[-+]?[0-9.]+(e[-+]?[0-9]+)?|\[.*\]|''|\"\"|)", value, re.IGNORECASE):
+    none = r"null|true|false|[-+]?[0-9.]+(e[-+]?[0-9]+)?|\[.*\]|''|\"\"|" + r"|\{.*" * (
+        group in ("experiment", "debug")
+    )
+    if re.fullmatch(none, value, re.IGNORECASE):
         several = f"; several of them with -m: {group}={value.strip('[]')}" if value.startswith("[") else ""
         raise Refused(f"{group}={value}: the name of one option{several}; rankwise train --help lists them")
     experiments = value.startswith("glob(") or "," in value or value.startswith("choice(")

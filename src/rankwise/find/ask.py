@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 
 from rankwise import methods
 from rankwise.check import check, check_here
@@ -17,7 +16,7 @@ from rankwise.find.question import FULL, LOOKS, RANKS, Budget, Question, changed
 from rankwise.find.rates import LEAST
 from rankwise.find.rule import Rule
 from rankwise.metrics import named
-from rankwise.study.compose import composed
+from rankwise.study.compose import composed, explained
 from rankwise.tasks.data import check_files
 
 _LEAST_TEST_ROWS = 50
@@ -92,10 +91,8 @@ def margin_of(text: str) -> float:
 
 def _taken(key: str, overrides: Sequence[str]) -> tuple[list[object] | None, list[str]]:
     """The values of one override, and the other overrides."""
-    try:
+    with explained(overrides):
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise Refused(str(error).splitlines()[0]) from None
     values: list[object] | None = None
     for one in parsed:
         if one.key_or_group == key:

@@ -150,4 +150,4 @@ def _ends_with(name: str, part: str) -> bool:
 
 def _nothing(pattern: str, linears: dict[str, nn.Module]) -> str:
     ends = sorted({_BLOCK.split(name)[-1] for name in linears})
-    return f"{pattern}: matches no linear layer of this model; there are {', '.join(ends)}"
+    return f"{pattern}: matches no linear layer of this model; there are {', '.join(ends) or 'none'}"

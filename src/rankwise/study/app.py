@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -11,17 +10,15 @@ from typing import Any, ClassVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.forks import fork_server
 from rankwise.paths import conf_dir
 from rankwise.study import multirun
-from rankwise.study.compose import explain, hydra_tree, load, register_schema, to_config, unresolved
+from rankwise.study.compose import explained, hydra_tree, load, register_schema, to_config, unresolved
 
 
 class _Single:
@@ -48,10 +45,8 @@ def call_hydra(
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [program, *arguments], "1"
     try:
         _refuse_code_of(arguments)
-        with fork_server.kept():
+        with explained(arguments), fork_server.kept():
             hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise Refused(explain(error)) from None
     finally:
         sys.argv = _Single.argv
         os.environ.pop("HYDRA_FULL_ERROR") if full_error is None else os.environ.update(HYDRA_FULL_ERROR=full_error)
@@ -72,8 +67,12 @@ def _refuse_code_of(arguments: list[str]) -> None:
     axes = [word.partition("=") for word in words if "," in word]
     with hydra_tree():
         for more in [[], *([f"{key}={option}"] for key, _, options in axes for option in options.split(","))]:
-            with contextlib.suppress(HydraException, OmegaConfBaseException):  # Hydra will say it of the whole line
+            try:
                 load([*fixed, *more])
+            except Refused:
+                raise
+            except Exception:  # Hydra will say it of the whole line
+                continue
 
 
 def task(cfg: DictConfig) -> Any:
@@ -85,6 +84,9 @@ def task(cfg: DictConfig) -> Any:
     sys.argv = _Single.argv  # what relaunches a process (Lightning's DDP) must see the user's own command line
     assert _Single.start is not None
     try:
+        for word in HydraConfig.get().overrides.hydra:
+            if word.startswith(("hydra/", "hydra.sweeper", "hydra.launcher")) and "hydra.launcher.jobs" not in word:
+                raise Refused(f"{word}: of a study; add -m, for one run on this machine leave it out")
         # One point of a W&B sweep does not tell what its axes are.
         axes = ("method",) if "WANDB_SWEEP_ID" in os.environ else ()
         _Single.ended = _Single.start(to_config(unresolved(cfg), axes))

@@ -22,8 +22,8 @@ def paired(pairs: Sequence[Mapping[str, Sequence[Any]]]) -> list[Row]:
     groups = []
     for group in pairs:
         for key, values in group.items():
-            if isinstance(values, str) or not isinstance(values, Sequence):
-                raise Refused(f"hydra.sweeper.pairs: {key}: {values}: a list of values, as {key}: [{values}]")
+            if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+                raise Refused(f"hydra.sweeper.pairs: {key}: {values}: a list of values, as {key}: [{values or 1}]")
         lengths = {key: len(list(values)) for key, values in group.items()}
         if len(set(lengths.values())) != 1:
             shown = ", ".join(f"{key} has {length}" for key, length in lengths.items())

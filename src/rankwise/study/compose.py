@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import traceback
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from rankwise import methods
 from rankwise.check import check
@@ -28,6 +29,7 @@ from rankwise.files import read_yaml
 from rankwise.paths import conf_dir
 from rankwise.synonyms import near_key
 
+_HYDRA, _OURS = ("hydra", "omegaconf"), ("rankwise", "hydra_plugins")
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:[^}]*\}?")
 
 
@@ -67,12 +69,35 @@ def to_typed(values: dict[str, Any] | DictConfig, axes: Collection[str] = ("meth
 
 def composed(overrides: list[str], axes: Collection[str] = ()) -> Config:
     """A checked config from a command line's overrides, without Hydra's main. Raises Refused for what cannot run."""
+    with explained(overrides), hydra_tree():
+        values = unresolved(load(overrides))
+    return to_config(values, axes)
+
+
+@contextlib.contextmanager
+def explained(words: Iterable[str]) -> Iterator[None]:
+    """In here an error of Hydra or OmegaConf about the words of a command line is Refused, in one line.
+
+    So is whatever else Hydra's own code raises, as it hardly checks the types of its own keys.
+    """
     try:
-        with hydra_tree():
-            values = unresolved(load(overrides))
+        yield
     except (HydraException, OmegaConfBaseException) as error:
         raise Refused(explain(error)) from None
-    return to_config(values, axes)
+    except Exception as error:
+        if not _is_of_hydra(error):
+            raise
+        key = re.search(r"full_key: (\S+)", str(error))
+        about = key[1] if key else " ".join(word for word in words if "hydra" in word) or "the config"
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise Refused(f"{about}: Hydra cannot take this ({reason})") from None
+
+
+def _is_of_hydra(error: Exception) -> bool:
+    """Whether Hydra is the last to have been called, of it and rankwise."""
+    modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+    packages = [package for name in modules if (package := name.partition(".")[0]) in (*_HYDRA, *_OURS)]
+    return bool(packages) and packages[-1] in _HYDRA
 
 
 @contextlib.contextmanager
@@ -149,7 +174,7 @@ class Composer:
         """The row's config, not checked yet, and its groups' options. Raises Refused for a bad override."""
         parsed = self.parser.parse_overrides(row)
         slow = tuple(o.input_line or "" for o in parsed if not self._is_plain(o))
-        try:
+        with explained(row):
             if slow not in self.nodes:
                 loaded = load(list(slow))
                 self.nodes[slow] = merged(unresolved(loaded)), dict(loaded.hydra.runtime.choices)
@@ -157,8 +182,6 @@ class Composer:
             for override in parsed:
                 if self._is_plain(override):
                     OmegaConf.update(node, override.key_or_group, override.value())
-        except (HydraException, OmegaConfBaseException) as error:
-            raise Refused(explain(error)) from None
         return to_typed(node, self.axes), choices
 
     def _is_plain(self, override: Override) -> bool:
@@ -238,10 +261,10 @@ def explain(error: BaseException) -> str:
             reason = str(cause.msg or cause).splitlines()[0]
             if missing := _MISSING.search(reason):
                 return f"{missing[1]}: needed here; give {missing[1]}=…"
-            if cause.full_key in known_keys():
+            if not isinstance(cause, ConfigKeyError | ConfigAttributeError):
                 return f"{cause.full_key}: {reason}"
             whole = re.search(r"Could not override '([^']+)'", str(error))
-            key = whole[1] if whole else cause.full_key
+            key = max(whole[1] if whole else "", cause.full_key, key=len)
             return f"{key}: no such key{near_key(key, known_keys())}; 'rankwise train --cfg job' prints all"
     text, *more = str(error).strip().splitlines()
     if text.endswith("raised while composing config:"):

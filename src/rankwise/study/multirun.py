@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from rankwise.check import check, check_here
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.identity import folder, run_id
 from rankwise.study.axes import Row, excluded, paired
-from rankwise.study.compose import Composer, explain, hydra_tree, load
+from rankwise.study.compose import Composer, explained, hydra_tree, load
 from rankwise.study.launcher import done, run
 from rankwise.study.outcome import Outcome
 from rankwise.study.tuning import Tuning
@@ -40,7 +38,7 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
     global exit_code
     from hydra_plugins.rankwise.plugins import LocalLauncher
 
-    _check_keys(sweeper.launcher, sweeper)
+    check_keys(sweeper.launcher, sweeper)
     local = isinstance(sweeper.launcher, LocalLauncher)
     rows = [[*row, *more] for row in expand(sweeper, arguments) for more in paired(sweeper.pairs or [])]
     study = compose_study(rows, sweeper.exclude or [])
@@ -101,15 +99,12 @@ def launcher_of(overrides: Sequence[str], jobs: int | None = None) -> LocalLaunc
     from hydra_plugins.rankwise.plugins import LocalLauncher
 
     asked = [word for word in overrides if word.startswith("hydra")]
-    try:
-        with hydra_tree():
-            chosen = load(asked + ([f"hydra.launcher.jobs={jobs}"] if jobs is not None else [])).hydra
-    except (HydraException, OmegaConfBaseException) as error:
-        raise Refused(explain(error)) from None
-    launcher = instantiate(chosen.launcher)
+    with explained(asked), hydra_tree():
+        chosen = load(asked + ([f"hydra.launcher.jobs={jobs}"] if jobs is not None else [])).hydra
+        launcher = instantiate(chosen.launcher)
     if not isinstance(launcher, LocalLauncher):
         raise Refused.value("hydra/launcher", chosen.runtime.choices["hydra/launcher"], "local or slurm")
-    _check_keys(launcher)
+    check_keys(launcher)
     launcher.check()
     return launcher
 
@@ -147,6 +142,10 @@ _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of keys that no sch
         f"launcher.{name}": (lambda value: type(value) is int and value > 0, "an integer of at least 1")
         for name in ("jobs", "workers", "gpus", "cpus")
     },
+    **{
+        f"launcher.{name}": (lambda value: isinstance(value, str | int), "a name")
+        for name in ("partition", "account", "memory")
+    },
     "launcher.time": (lambda value: type(value) is int and value > 2, "an integer of at least 3, in minutes"),
     "launcher.sbatch": (lambda value: isinstance(value, Mapping), "{qos: short}"),
     "launcher.join": (lambda value: isinstance(value, bool), "true"),
@@ -154,7 +153,8 @@ _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of keys that no sch
 }
 
 
-def _check_keys(launcher: Any, sweeper: StudySweeper | None = None) -> None:
+def check_keys(launcher: Any, sweeper: Any = None) -> None:
+    """Raise Refused for the first key of a launcher or a sweeper whose value has another shape than it must."""
     for key, (fits, example) in _SHAPES.items():
         owner, _, name = key.partition(".")
         holder: Any = sweeper if owner == "sweeper" else launcher

@@ -22,14 +22,13 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra.utils import instantiate
 
 from rankwise import metrics
 from rankwise.config import Config
 from rankwise.errors import Refused, did_you_mean
 from rankwise.files import read_yaml
-from rankwise.study.compose import explain, hydra_tree, known_keys, load, override
+from rankwise.study.compose import explained, hydra_tree, known_keys, load, override
 from rankwise.synonyms import GROUPS, near_key
 from rankwise.tracking.wandb_run import PROJECT
 
@@ -227,17 +226,18 @@ def convert(overrides: list[str]) -> str:
 
     Raises Refused where there is no axis, and for what a grid cannot say (pairs, exclusions, tuning).
     """
-    try:
+    from rankwise.study.multirun import check_keys  # which imports the launcher
+
+    with explained(overrides):
         parsed = OverridesParser.create().parse_overrides(overrides)
         fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
         with hydra_tree():
             composed = load(fixed)
-        sweeper: Any = OmegaConf.to_container(composed.hydra.sweeper, resolve=False)
-        axes = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in (sweeper.get("params") or {}).items()])
-    except (HydraException, OmegaConfBaseException) as error:
-        raise Refused(explain(error)) from None
+        sweeper: Any = instantiate(composed.hydra.sweeper)
+        check_keys(None, sweeper)
+        axes = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in (sweeper.params or {}).items()])
     for name in ("pairs", "exclude", "tune"):
-        if sweeper.get(name):
+        if getattr(sweeper, name, None):
             raise Refused(f"hydra.sweeper.{name}: a W&B grid cannot say this; leave it out, or run it with train -m")
     typed = [o for o in parsed if o.is_sweep_override()]
     axes = [axis for axis in axes if axis.key_or_group not in {o.key_or_group for o in typed}] + typed
