@@ -223,9 +223,11 @@ def test_what_is_no_data_is_refused_in_one_line(table: Table, case: str) -> None
         read(table(rows), **keys)
 
 
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=r"^task.path=.*: a folder, and it has no file named train; say which: task.fil"):
-        read(tmp_path)
+def test_a_folder_without_parts_is_refused_with_what_is_there(table: Table) -> None:
+    folder = table(ROWS, name="pos.txt").parent
+    why = r"a folder, and it has no file named train \(pos.txt\); .*task.files=.*; task.format=class_files, if each"
+    with pytest.raises(Refused, match=why):
+        read(folder)
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression"])

@@ -205,44 +205,6 @@ def test_the_splits_of_a_hub_data_set_are_honoured(hub: Path, monkeypatch: pytes
         from_hub(hub, label="lable")
 
 
-REFUSED: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
-    "a missing column": ("a.csv", b"text,label\nx,1\n", {"text": "txt"}, "^task.text=txt: .*a.csv .*text, label .did"),
-    "another delimiter": ("a.csv", b"text;label\nx;1\n", {}, "has the columns text;label.*; is task.delimiter right"),
-    "behind blank lines": ("a.csv", b"\ntext,label\n\n  \nx,1\ny,\n", {}, "^task.label=label: .*a.csv line 6 holds ''"),
-    "behind a quoted break": ("a.csv", b'text,label\n"a\n\nb",1\n"c\nd",\n', {}, "a.csv line 5 holds '', no label"),
-    "behind a break, CRLF": ("a.csv", b'text,label\r\n"a\r\nb",1\r\nc,\r\n', {}, "a.csv line 4 holds '', no label"),
-    "a ragged row": ("a.csv", b'text,label\n"a\nb",1\nc\n', {}, "a.csv line 4: not a text table of 2 col.* has 1"),
-    "an open quote": ("a.csv", b'text,label\nx,1\n"y,1\nz,1\n', {}, "a.csv line 3: not a text table .unexpected"),
-    "a quote gone wrong": ("a.csv", b'text,label\n"x" y,1\n', {}, "a.csv line 2: not a text table"),
-    "zero bytes": ("a.csv", b"text,label\nx,1\n\0\1\2,1\n", {}, "a.csv line 3: not text, but binary"),
-    "zero bytes, forced": ("a.tsv", b"text\tlabel\n\0\t1\n", {"encoding": "utf-8"}, "a.tsv line 2: not text"),
-    "binary without zeros": ("a.tsv", b"text\tlabel\n\x8f\x02\xff\t1\n", {}, "a.tsv line 2: not text"),
-    "not in its encoding": ("a.tsv", b"text\tlabel\nx\t1\n\xe9\t1\n", {"encoding": "utf-8"}, "=utf-8: .*a.tsv line 3"),
-    "no encoding": ("a.tsv", b"text\tlabel\n", {"encoding": "utf-9"}, "encoding=utf-9: a name"),
-    "a broken JSON line": ("a.jsonl", b'{"text": "x", "label": 1}\n\n{"text": \n', {}, "a.jsonl line 3: not one JSON"),
-    "a list of texts": ("a.json", b'["x",\n "y"]\n', {}, "a.json entry 1: not a JSON object, but str"),
-    "a broken array": ("a.json", b'[{"text": "x"}\n', {}, "a.json line 2 column 1: not JSON"),
-    "a key that is not there": ("a.jsonl", b'{"text": "x", "label": 1}\n{"text": "y"}\n', {}, "line 2 holds None, no"),
-    "too deep": ("a.json", b"[" * 100_000, {}, "a.json: not JSON .maximum recursion"),
-    "null": ("a.jsonl", b'{"text": "x", "label": null}\n', {}, "a.jsonl line 1 holds None, no label"),
-    "not a number": ("a.jsonl", b'{"text": "x", "label": NaN}\n', {"kind": "regression"}, "1 holds nan, no number"),
-    "a list for a text": ("a.jsonl", b'{"text": ["x"], "label": 1}\n', {}, r"line 1 holds \['x'\], not a text"),
-    "no text": ("a.jsonl", b'{"text": " ", "label": 1}\n', {}, "^task.text=text: .*a.jsonl line 1 holds ' ', no text"),
-    "no Parquet": ("a.parquet", b"text,label\n", {}, "a.parquet: not a Parquet file"),
-    "a broken Parquet": ("a.parquet", b"PAR1xxxxxxxxPAR1", {}, "a.parquet: not a Parquet file"),
-    "no rows": ("a.csv", b"text,label\n", {}, "^task data .*a.csv: no rows$"),
-    "nothing": ("a.jsonl", b"", {}, "^task data .*a.jsonl: no rows$"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_read_is_one_line_with_file_line_and_column(tmp_path: Path, case: str) -> None:
-    name, written, keys, line = REFUSED[case]
-    (tmp_path / name).write_bytes(written)
-    with pytest.raises(Refused, match=line):
-        read(tmp_path / name, **keys)
-
-
 def test_a_bad_cell_is_refused_with_the_row_of_parquet(tmp_path: Path) -> None:
     path = write(tmp_path, "parquet", [*ROWS, ("late", None)])
     with pytest.raises(
