@@ -243,7 +243,11 @@ def test_a_folder_of_the_hub_is_read(tmp_path: Path) -> None:
         write(tmp_path / "data", "parquet", rows, name)
     data = read(tmp_path)
     assert set(data.test.texts) == {text for text, _ in ROWS[150:]} and len(data.train) + len(data.validation) == 150
-    assert content(read(Path(shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path, "data")))) == content(data)
+    (tmp_path / "parts/test").mkdir(parents=True)
+    (tmp_path / "data").rename(tmp_path / "parts/train")
+    (tmp_path / "parts/train/test-00000-of-00001.parquet").rename(tmp_path / "parts/test/0.parquet")
+    assert content(read(tmp_path / "parts")) == content(data)
+    assert content(read(Path(shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path, "parts")))) == content(data)
 
 
 @pytest.mark.parametrize("parts", [("train", "test"), ("",)])
@@ -373,7 +377,11 @@ def test_what_a_message_brings_beside_its_content_is_kept(tmp_path: Path) -> Non
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look", "arguments": "{}"}}]}
     end = [{"role": "tool", "name": "look", "content": "sea"}, *talk("", "The sea")[1:]]
     rows = [{"messages": [*talk(f"Look {i}"), call, *end], "tools": [{"name": "look"}]} for i in range(60)]
-    data = read(records(tmp_path, rows), kind="causal_lm", messages="messages")
+    keys = {"kind": "causal_lm", "messages": "messages"}
+    data = read(records(tmp_path, rows), **keys)
+    assert content(read(records(tmp_path, [row | {"tools": '[{"name": "look"}]'} for row in rows]), **keys)) == content(
+        data
+    )
     messages = (data.train.messages or [])[0]
     assert messages[1]["tool_calls"] == call["tool_calls"] and messages[1]["content"] == ""
     assert messages[2]["name"] == "look" and messages[0]["tools"] == [{"name": "look"}]

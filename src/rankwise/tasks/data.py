@@ -25,6 +25,7 @@ from rankwise.tasks.tables import Table
 
 __all__ = ["Data", "Split", "check_files", "load"]
 
+_QUOTED = 0.1  # share of texts in double quotes, from which on they hardly are a part of what is said
 _COPY = 0.75  # share of training rows in a part that is a copy, as a validation part may be cut from the original
 
 
@@ -112,6 +113,10 @@ def _indexed(task: Task, tables: list[Table], notes: list[str]) -> tuple[_Index,
         notes.append(
             f"{index.missing} texts are only a word such as NaN or None; if no text is meant, take their rows out"
         )
+    if index.quoted > _QUOTED * len(index.place):
+        notes.append(
+            f"{index.quoted} texts stand in double quotes, which are read as text; task.format=csv takes them off"
+        )
     if task.blocks:  # parts that are cut are stretches of the text, the last of them the test
         cut_n = np.flatnonzero(index.part == TRAIN)
         index.place[cut_n] = 1 - np.arange(1, len(cut_n) + 1) / len(cut_n)
@@ -142,12 +147,13 @@ class _Index:
     verbatim: np.ndarray  # hash of the texts
     skipped: int
     missing: int  # rows whose text is only a word that programs write for none
+    quoted: int  # rows whose text stands in double quotes
 
     @classmethod
     def of(cls, task: Task, stream: Iterator[Example | None]) -> _Index:
         labels: dict[str, Label] = {}
         label, place_, part, content, verbatim = array("i"), array("d"), array("b"), array("Q"), array("q")
-        skipped = missing = 0
+        skipped = missing = quoted = 0
         for example in stream:
             if example is None:
                 skipped += 1
@@ -156,6 +162,7 @@ class _Index:
                 name = str(example.label)
                 label.append(labels.setdefault(name, Label(name, len(labels), example.cell)).number)
             missing += example.text.casefold() in MISSING
+            quoted += example.text[:1] == example.text[-1:] == '"'
             inputs, texts = example.given, example.texts
             hashed = digest(inputs)
             place_.append(place(hashed))
@@ -164,7 +171,7 @@ class _Index:
             verbatim.append(hash(texts))
         names = list(labels.values())
         columns = np.array(label), np.array(place_), np.array(part), np.array(content), np.array(verbatim)
-        return cls(names, *columns, skipped, missing)
+        return cls(names, *columns, skipped, missing, quoted)
 
 
 def _parts(task: Task, index: _Index) -> np.ndarray:

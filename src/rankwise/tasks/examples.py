@@ -275,8 +275,9 @@ def _language(reader: _Reader) -> Iterator[Example]:
     task = reader.task
     if task.messages:
         messages = _conversation(reader.cell("messages"))
-        if isinstance(tools := reader.row.get("tools"), list):
-            messages[0] |= {"tools": tools}  # beside the messages, as OpenAI has them
+        if tools := reader.row.get("tools"):  # beside the messages, as OpenAI has them
+            tools = _from_json(Cell("tools", "tools", reader.row, reader.table, reader.place), "a list of tools")
+            messages[0] |= {"tools": tools}
         asked = [message["content"] for message in messages if message["role"] == "user"]
         yield reader.example(asked[-1], messages=messages)
     elif task.completion:
@@ -296,12 +297,7 @@ def _language(reader: _Reader) -> Iterator[Example]:
 
 def _conversation(cell: Cell) -> Messages:
     """Messages with all that a chat template may want of them; {from, value} of ShareGPT are {role, content}."""
-    value = cell.value
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise cell.refused("not a list of messages in JSON") from None
+    value = _from_json(cell, "a list of messages")
     messages = [_message(message) for message in value] if isinstance(value, list) else [None]
     if None in messages:
         raise cell.refused(f"not a list of {{role, content}} whose roles are {', '.join(_ROLES)}")
@@ -315,6 +311,14 @@ def _conversation(cell: Cell) -> Messages:
         why = "a conversation needs a message of the user before the first reply"
         raise cell.refused(f"{why}; task.skip_empty=true leaves such rows out", Empty)
     return turns
+
+
+def _from_json(cell: Cell, what: str) -> Any:
+    """A value as it stands, or as a text of JSON says it."""
+    try:
+        return json.loads(cell.value) if isinstance(cell.value, str) else cell.value
+    except ValueError:
+        raise cell.refused(f"not {what} in JSON") from None
 
 
 def _message(message: object) -> dict[str, Any] | None:

@@ -32,6 +32,7 @@ PART_NAMES = {
     "testing": "test",
 }
 _PART_IN_FRONT = re.compile(rf"^({'|'.join(PART_NAMES)})_", re.IGNORECASE)
+_ROWS = {ending for ending in tables.SUFFIXES if ending != ".txt"}
 _SHARD = re.compile(r"-\d+-of-\d+$")  # one of several files of a part, as the hub has them
 
 
@@ -122,9 +123,11 @@ def _files(folder: Path, task: Task, notes: list[str]) -> dict[str, list[Path]]:
     paths = [path for path in sorted(folder.iterdir()) if path.is_file() and tables.suffix(path) in tables.SUFFIXES]
     if not any(PART_NAMES.get(_bare(path.name).lower()) for path in paths):
         inside = sorted(path for path in folder.iterdir() if path.is_dir())
-        parts = [path for path in inside if PART_NAMES.get(path.name.lower())]
+        parts = {path: PART_NAMES[path.name.lower()] for path in inside if path.name.lower() in PART_NAMES}
         if any(any(part.glob("*/*")) for part in parts):
-            paths = parts
+            paths = [*parts]
+        elif rows := [path for part in parts for path in sorted(part.iterdir()) if tables.suffix(path) in _ROWS]:
+            return {part: [path for path in rows if parts[path.parent] == part] for part in parts.values()}
         elif len([path for path in inside if any(map(Path.is_file, path.iterdir()))]) > 1:
             return {"train": [folder]}
         elif (folder / "data").is_dir():
