@@ -19,7 +19,6 @@ import pytest
 from test_examples import said, shipped, talk
 from test_tables import ROWS, content, read, texts, write
 
-from rankwise.cli import main
 from rankwise.errors import Refused
 from rankwise.tasks.data import Data
 
@@ -379,27 +378,8 @@ def test_what_a_message_brings_beside_its_content_is_kept(tmp_path: Path) -> Non
     rows = [{"messages": [*talk(f"Look {i}"), call, *end], "tools": [{"name": "look"}]} for i in range(60)]
     keys = {"kind": "causal_lm", "messages": "messages"}
     data = read(records(tmp_path, rows), **keys)
-    assert content(read(records(tmp_path, [row | {"tools": '[{"name": "look"}]'} for row in rows]), **keys)) == content(
-        data
-    )
+    as_text = [row | {"tools": '[{"name": "look"}]'} for row in rows]
+    assert content(read(records(tmp_path, as_text), **keys)) == content(data)
     messages = (data.train.messages or [])[0]
     assert messages[1]["tool_calls"] == call["tool_calls"] and messages[1]["content"] == ""
     assert messages[2]["name"] == "look" and messages[0]["tools"] == [{"name": "look"}]
-
-
-WAYS = {
-    "one run": ["train", "debug=fast"],
-    "a study": ["train", "-m", "debug=fast", "method.rank=1,2"],
-    "a question": ["find", "debug=fast", "method.rank=1,2"],
-}
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_file_that_cannot_be_read_stops_before_anything_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], way: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.csv").write_text("text;label\nx;1\n")
-    assert main([*WAYS[way], "task=local", "task.path=a.csv"]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1 and "is task.delimiter right?" in told[0] and [*tmp_path.iterdir()] == [tmp_path / "a.csv"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from test_tables import read
 
+from rankwise.cli import main
 from rankwise.errors import Refused
 
 PROMPTS = {"kind": "causal_lm", "prompt": "prompt", "completion": "completion"}
@@ -101,3 +102,21 @@ def test_the_cause_and_the_way_out_are_named(tmp_path: Path, case: str) -> None:
     (tmp_path / name).write_bytes(written)
     with pytest.raises(Refused, match=line):
         read(tmp_path / name, **keys)
+
+
+WAYS = {
+    "one run": ["train", "debug=fast"],
+    "a study": ["train", "-m", "debug=fast", "method.rank=1,2"],
+    "a question": ["find", "debug=fast", "method.rank=1,2"],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_file_that_cannot_be_read_stops_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], way: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("text;label\nx;1\n")
+    assert main([*WAYS[way], "task=local", "task.path=a.csv"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and "is task.delimiter right?" in told[0] and [*tmp_path.iterdir()] == [tmp_path / "a.csv"]

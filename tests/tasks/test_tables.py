@@ -95,9 +95,7 @@ def test_a_csv_field_may_hold_delimiters_quotes_and_line_breaks_and_a_tsv_field_
     path.write_text("text\tlabel\n" + '"open\t1\nclose"\t0\n"both"\t1\n' + "".join(f"{t}\t{y}\n" for t, y in ROWS))
     assert {'"open', 'close"', '"both"'} <= set.union(*texts(read(path))) and not read(path).notes
     path.write_text("text\tlabel\n" + "".join(f'"{t}"\t{y}\n' for t, y in ROWS))
-    assert read(path).notes == [
-        "200 texts stand in double quotes, which are read as text; task.format=csv takes them off"
-    ]
+    assert read(path).notes == ["200 texts stand in quotes, which are read as text; task.format=csv takes them off"]
     assert set.union(*texts(read(path, format="csv", delimiter="tab"))) == {text for text, _ in ROWS}
 
 

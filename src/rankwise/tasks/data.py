@@ -113,10 +113,8 @@ def _indexed(task: Task, tables: list[Table], notes: list[str]) -> tuple[_Index,
         notes.append(
             f"{index.missing} texts are only a word such as NaN or None; if no text is meant, take their rows out"
         )
-    if index.quoted > _QUOTED * len(index.place):
-        notes.append(
-            f"{index.quoted} texts stand in double quotes, which are read as text; task.format=csv takes them off"
-        )
+    if index.quoted > _QUOTED * len(index.place) and any(table.header for table in tables):
+        notes.append(f"{index.quoted} texts stand in quotes, which are read as text; task.format=csv takes them off")
     if task.blocks:  # parts that are cut are stretches of the text, the last of them the test
         cut_n = np.flatnonzero(index.part == TRAIN)
         index.place[cut_n] = 1 - np.arange(1, len(cut_n) + 1) / len(cut_n)
