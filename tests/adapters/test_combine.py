@@ -105,7 +105,7 @@ def test_it_loads_by_the_recipe_of_its_card_and_its_heads_fit(
     for run, task in zip(runs, found["tasks"], strict=True):
         made: dict[str, Any] = {"FOLDER": str(out)}
         with quiet_peft():
-            exec(code.replace(runs[0].name, run.name), made)
+            exec(code.replace(runs[0].name, run.name).replace('FOLDER = "."', ""), made)
         again, _ = score.evaluate(made["model"], score.Rows.of(run, made["tokenizer"]), run)
         assert again["value"] == pytest.approx(task["combined"]["value"])
     assert found["adapter_bytes"] == sum(f.stat().st_size for f in out.rglob("*.safetensors"))

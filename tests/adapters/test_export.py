@@ -40,7 +40,8 @@ ELSEWHERE = """
 import json, sys, torch
 found = []
 for FOLDER, recipe in json.loads(sys.argv[1]):
-    exec(recipe)
+    assert 'FOLDER = "."' in recipe
+    exec(recipe.replace('FOLDER = "."', ""))
     with torch.inference_mode():
         found.append(model(**tokenizer(json.loads(sys.argv[2]), padding=True, return_tensors="pt")).logits.tolist())
 assert "rankwise" not in sys.modules

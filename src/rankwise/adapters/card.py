@@ -48,6 +48,8 @@ On the test rows, and on tasks of lm-evaluation-harness where a name has a colon
 {config}```
 """
 
+_FOLDER = 'FOLDER = "."  # where this file is, or its id on the hub'
+
 
 def intervals(run: Run) -> dict[str, dict[str, float]]:
     """Value, 95 % bounds over items and their number, of each recorded score by metric."""
@@ -117,7 +119,7 @@ def recipe(run: Run, kind: str, head: str | None = None) -> list[str]:
     tokenizer = "tokenizer = AutoTokenizer.from_pretrained(FOLDER)"
     if kind == "merged":
         start = f"from transformers import {auto}, AutoTokenizer"
-        return [start, "", f"model = {auto}.from_pretrained(FOLDER).eval()", tokenizer]
+        return [start, "", _FOLDER, f"model = {auto}.from_pretrained(FOLDER).eval()", tokenizer]
     storage = _storage(run)
     names = [auto, "AutoTokenizer", *(name for name in ("BitsAndBytesConfig", "TorchAoConfig") if name in storage)]
     path, options = run.config.model.path, ""
@@ -132,6 +134,7 @@ def recipe(run: Run, kind: str, head: str | None = None) -> list[str]:
         *(["from safetensors.torch import load_file"] if head else []),
         f"from transformers import {', '.join(names)}",
         "",
+        _FOLDER,
         *lines,
         f"base = {auto}.from_pretrained(BASE{options}{storage})",
         *([f"base.load_state_dict(load_file(f'{{FOLDER}}/{head}'), strict=False)"] if head else []),
