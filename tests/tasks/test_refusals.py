@@ -45,6 +45,7 @@ CAUSES: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
     "nothing": ("a.jsonl", b"", {}, "^task data .*a.jsonl: no rows$"),
     "blanks": ("a.all", b"0 the sea\n1 an old oak\n", {"delimiter": " ", **NAMED}, "line 1: .*task.format=lines"),
     "a label in front": ("a.all", b"0 the sea\n1 the oak\n", {}, f"{LINES} takes the first word as the label"),
+    "the same with a comma": ("a.all", b"0 the sea, so\n1 the oak\n", {}, f""".*=","' parts it, and {LINES} takes"""),
     "the same with names": ("a.txt", b"__label__1 the sea\n", NAMED, "task.format=lines"),
     "lines without names": ("a.all", b"0 the sea\n", {"format": "lines"}, LINES.partition(" ")[2]),
     "semicolons": ("a.csv", b"text;label\nx;1\n", {}, """is task.delimiter right. 'task.delimiter=";"' parts it"""),

@@ -64,12 +64,13 @@ def delimiter(text: str) -> str:
     if text.lstrip().startswith(("{", "[")):
         return "it looks like JSON: task.format=jsonl reads it"
     sign = next((sign for sign in ("|||", "||", "\t", ";", "|", ",") if sign in text), None)
+    first_word = "task.format=lines 'task.columns=[label,text]' takes the first word as the label"
     if sign is None:
-        first_word = "task.format=lines 'task.columns=[label,text]' takes the first word as the label"
         return f"{first_word}; task=text learns plain text"
     option = "task.delimiter=tab" if sign == "\t" else f"'task.delimiter=\"{sign}\"'"
     names = ", with 'task.columns=[NAME,NAME]'" if len(sign) > 1 else ""
-    return f"is task.delimiter right? {option} parts it{names}"
+    other = f", and {first_word}" if len(sign) == 1 and " " in text.split(sign)[0].strip() else ""
+    return f"is task.delimiter right? {option} parts it{names}{other}"
 
 
 def fields(cells: list[str], names: list[str], sign: str, quoted: bool) -> str:
