@@ -64,6 +64,9 @@ def test_every_label_is_its_own_class(
 
 def test_rows_that_task_labels_leaves_out_are_counted(tmp_path: Path) -> None:
     assert labelled(tmp_path, ["-", "yes", "no"], labels={"yes": 1, "no": 0, "-": None}).skipped == 40
+    rare = [f"rare{i}" for i in range(4)] + ["yes", "no"] * 58
+    for other in (None, "other"):
+        assert labelled(tmp_path, rare, labels={"yes": "yes", "no": "no", "*": other}).notes == []
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_rows_that_task_labels_leaves_out_are_counted(tmp_path: Path) -> None:
         (
             ["a", "b"] * 59 + ["a", "rare"],
             {"test_share": 0.9, "validation_share": 0.05},
-            r"'rare' is the label of 1 (test|validation) row.* to which the hash .*task.labels=\{LABEL: CLASS, OT",
+            r"'rare' is the label of 1 (test|validation) row.* to which the hash .*{a: a, b: b, \*: null}' leaves",
         ),
     ],
 )

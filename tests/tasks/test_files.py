@@ -66,6 +66,7 @@ FORMS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
         {"columns": ["text", "label", "..."]},
     ),
     "Excel's first line": ("a.csv", b"sep=;\r\ntext;label\r\n" + body(";", "\r\n"), {}),
+    "invisible signs": ("a.csv", "text,\u200blabel\ufeff\n".encode() + body(","), {}),
     "columns without a name": ("a.csv", b"text,label,,\n" + body(",", ",,\n"), {}),
     "delimiters behind the last field": ("a.csv", b"text,label\n" + body(",", ",\n"), {}),
     "an index of pandas": ("a.csv", FRAME.to_csv().encode(), {}),

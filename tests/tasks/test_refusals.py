@@ -62,7 +62,7 @@ CAUSES: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
     "a header that is given": ("a.csv", b"Text,Label\na,b\n", NAMED, "line 1: repeats the header; leave task.columns"),
     "a header of lines": ("a.csv", b"text,label\nx,1\n", NAMED | COMMAS, "repeats the header; take the line out"),
     "a second header": ("a.csv", b"text,label\nx,1\n\xef\xbb\xbftext,label\n", {}, "line 3: repeats the header; take"),
-    "an invisible sign": ("a.csv", "text,\u200blabel\nx,1\n".encode(), {}, "label.*; an invisible character is in"),
+    "an invisible sign": ("a.csv", "text,la\u200bbel\nx,1\n".encode(), {}, "bel.*; an invisible character is in"),
     "many columns": ("a.json", json.dumps([dict.fromkeys(map(str, range(99)))]).encode(), {}, r", … \(99 in all\)"),
     "JSON as CSV": ("a.csv", b'{"text": "x", "label": 1}\n{"text": "y"}\n', {}, "task.format=jsonl reads it"),
     "CSV as JSON": ("a.json", b"text,label\nx,1\n", {}, "a.json line 1 column 1: not JSON .*; of CSV, give task.fo"),

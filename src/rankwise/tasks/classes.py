@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -14,6 +15,7 @@ from rankwise.errors import Refused
 from rankwise.tasks.examples import Cell, class_name
 from rankwise.tasks.splits import PARTS, TEST, TRAIN, VALIDATION
 
+_SHOWN = 8  # classes in a message
 _FEW = 2  # rows of a class that is hardly one
 _SEVERAL = re.compile(r"\s*[,;|]\s*")
 _NUMBER = re.compile(r"-?\d+")
@@ -63,7 +65,11 @@ class Classes:
             what = f"one class only ({names[0]})" if used and names else "no rows"
             raise Refused(f"task.label={task.label}: {what}; a classification needs two classes")
         array = np.array([number.get(label.name, -1) for label in labels])
-        return cls(task, names, labels, array, _notes(task, used, rows))
+        kept = [label for label in used if array[label.number] >= 0]
+        sizes: Counter[str] = Counter()
+        for label in kept:
+            sizes[names[array[label.number]]] += int(rows[label.number])
+        return cls(task, names, labels, array, _notes(task, kept, sizes))
 
     def check(self, label_n: np.ndarray, part_n: np.ndarray, own_n: np.ndarray) -> None:
         """Refuse a class that no training row has, as nothing can learn it; note one that a test of its own lacks."""
@@ -80,7 +86,9 @@ class Classes:
             more = f" (and {len(unseen) - 1} other classes)" if len(unseen) > 1 else ""
             cut = (own_k[class_n == number] == TRAIN).any()
             why = ", to which the hash of their texts brought them" if cut else ""
-            remedy = "join it with another class, or leave it out, by task.labels={LABEL: CLASS, OTHER: null, …}"
+            kept = [name for name, row in zip(self.names, there, strict=True) if row[TRAIN]][:_SHOWN]
+            mapped = ", ".join(f"{name}: {name}" for name in kept)
+            remedy = f"'task.labels={{{mapped}, *: null}}' leaves such rows out; a class instead of null joins them"
             if counts[number, part] == counts[:, part].sum():
                 remedy = "if that part has no labels, task.files={train: NAME} leaves it out"
             elif not any(_numbers_first(label.name)[0] for label in self.labels):
@@ -146,10 +154,10 @@ def _unknown(label: Label, why: str) -> Refused:
     return label.cell.refused(f"{why}; 'task.labels={{LABEL: CLASS, …, {label.name}: null}}' leaves its rows out")
 
 
-def _notes(task: Task, used: list[Label], rows: np.ndarray) -> list[str]:
+def _notes(task: Task, used: list[Label], sizes: Counter[str]) -> list[str]:
     """Labels that hardly are classes: of one or two rows, or another's but for case and blanks."""
     names = [label.name for label in used]
-    few = [f"{label.name!r} ({rows[label.number]})" for label in used if rows[label.number] <= _FEW]
+    few = [f"{name!r} ({size})" for name, size in sizes.items() if size <= _FEW]
     notes = [f"task.label={task.label}: classes of one or two rows: {', '.join(few[:5])}"] if few else []
     if used and all("." in label.name and not _numbers_first(label.name)[0] for label in used):
         notes.append(
@@ -157,10 +165,10 @@ def _notes(task: Task, used: list[Label], rows: np.ndarray) -> list[str]:
         )
     missing = [label.name for label in used if _fold(label.name) in MISSING and not task.labels]
     if missing:
-        mapped = ", ".join(f"{name}: {'null' if name in missing else name}" for name in names[:8])
+        mapped = ", ".join(f"{name}: {'null' if name in missing else name}" for name in names[:_SHOWN])
         notes.append(
             f"task.label={task.label}: {', '.join(map(repr, missing))} is a class; if it says that a label is missing, "
-            f"'task.labels={{{mapped}{', …' if len(names) > 8 else ''}}}' leaves its rows out"
+            f"'task.labels={{{mapped}{', …' if len(names) > _SHOWN else ''}}}' leaves its rows out"
         )
     joined = [name for name in names if _SEVERAL.search(name) and {*_SEVERAL.split(name)} & {*names}]
     if joined and not task.labels:

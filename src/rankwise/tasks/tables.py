@@ -48,6 +48,7 @@ _MARKS = (  # byte order marks; that of UTF-32 begins as that of UTF-16
     ("utf-16", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
 )
 _DOCUMENT_END = re.compile(r"<\|end_?of_?text\|>|</s>")
+_INVISIBLE = "\u200b\u2060\ufeff"  # around a name, from a web page or a file in the middle of another
 _SIGN = re.compile(r'"?sep=(.)"?\s*')  # Excel's first line, which names the delimiter
 
 
@@ -132,7 +133,7 @@ def delimited(
 
 def _names(fields: list[str]) -> list[str]:
     """Names of columns; one that several columns have is marked, so that none of them is taken for it."""
-    names = [field.strip() for field in fields]
+    names = [field.strip().strip(_INVISIBLE) for field in fields]
     return [name if names.count(name) == 1 or not name else f"{name} (twice)" for name in names]
 
 
