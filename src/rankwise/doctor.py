@@ -18,6 +18,7 @@ import yaml
 
 from rankwise import assets, machine
 from rankwise.check import QUANT_LIBRARIES
+from rankwise.errors import reason
 from rankwise.paths import conf_dir
 
 SECTIONS = ("machine", "packages", "wandb", "cache", "launchers")  # of ``here``
@@ -53,11 +54,7 @@ def _safely(probe: Callable[[], Any]) -> Any:
     try:
         return probe()
     except Exception as error:  # a broken installation can fail in any way
-        return {"problem": _line(error)}
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+        return {"problem": f"{type(error).__name__}: {reason(error)}"}
 
 
 def _machine() -> dict[str, Any]:
@@ -142,7 +139,7 @@ def _storage(kind: str | None, double: bool | None) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             return _tried(kind, double)
     except Exception as error:  # what a library does on hardware that it does not know
-        return {"works": False, "why": _line(error)}
+        return {"works": False, "why": f"{type(error).__name__}: {reason(error)}"}
 
 
 def _tried(kind: str | None, double: bool | None) -> dict[str, Any]:

@@ -30,6 +30,12 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
+def reason(error: BaseException) -> str:
+    """The first line of an error, cut where it becomes a list of everything that there is."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 200 else line[:199] + "…"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``" (did you mean x?)"`` for the nearest known word, or an empty string."""
     near = difflib.get_close_matches(word[:100], list(known), n=1, cutoff=0.5)

@@ -13,9 +13,8 @@ from safetensors.torch import save_file
 from rankwise.adapters import card, factors, files, loading, score
 from rankwise.adapters.runs import Run, same_base
 from rankwise.compare import on_rows
-from rankwise.errors import Refused
+from rankwise.errors import Refused, reason
 from rankwise.metrics import named
-from rankwise.model.base import reason
 from rankwise.model.methods.peft_warnings import CANNOT
 from rankwise.model.methods.seeds import derived_seed
 

@@ -11,8 +11,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from rankwise.adapters import card, factors, files, loading
 from rankwise.adapters.runs import Run, base_asset, on_this_machine
-from rankwise.errors import Refused
-from rankwise.model.base import reason
+from rankwise.errors import Refused, reason
 from rankwise.model.methods.warm_start import ADAPTER_FILE
 from rankwise.tasks import data, scores
 

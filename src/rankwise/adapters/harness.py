@@ -15,9 +15,8 @@ from torch import nn
 from rankwise.adapters import loading
 from rankwise.adapters.runs import Run
 from rankwise.compare import on_rows
-from rankwise.errors import Refused, did_you_mean
+from rankwise.errors import Refused, did_you_mean, reason
 from rankwise.metrics import named
-from rankwise.model.base import reason
 from rankwise.tracking import predictions
 
 Ask = Callable[[nn.Module, Any, Run], dict[str, Any]]

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rankwise import methods
 from rankwise.adapters.runs import Run, base_asset
-from rankwise.errors import Refused
+from rankwise.errors import Refused, reason
 from rankwise.model import base, fused
 from rankwise.model.methods.peft_warnings import CANNOT, quiet_peft
 from rankwise.model.methods.warm_start import ADAPTER_FILE
@@ -69,7 +69,7 @@ def load_tokenizer(run: Run) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
     except Exception as error:  # a stranger's files, and the hub, can fail in any way
-        raise Refused(f"model {asset.source}: its tokenizer cannot be loaded ({base.reason(error)})") from None
+        raise Refused(f"model {asset.source}: its tokenizer cannot be loaded ({reason(error)})") from None
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return tokenizer
 
@@ -126,7 +126,7 @@ def placed(lm: nn.Module, run: Run) -> nn.Module:
             warnings.filterwarnings("ignore", ".*adapter keys.*")  # a check of ours comes before
             return with_weights(lm, copy.deepcopy(run.config), run.adapter).eval()
     except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
-        raise Refused(f"{run.adapter}: its weights do not fit this base ({base.reason(error)})") from None
+        raise Refused(f"{run.adapter}: its weights do not fit this base ({reason(error)})") from None
 
 
 def check(run: Run) -> None:
@@ -142,7 +142,7 @@ def check(run: Run) -> None:
             model = get_peft_model(lm, settings, low_cpu_mem_usage=True)
             state = get_peft_model_state_dict(model, save_embedding_layers=False)
     except CANNOT as error:
-        raise Refused(f"{run.adapter}: an adapter for another base ({base.reason(error)})") from None
+        raise Refused(f"{run.adapter}: an adapter for another base ({reason(error)})") from None
     if odd := sorted(saved.keys() ^ state.keys()):
         where = "holds" if odd[0] in saved else "lacks"
         more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
@@ -160,7 +160,7 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(file, "pt") as tensors:
             return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise Refused(f"{file}: not a readable adapter file ({base.reason(error)})") from None
+        raise Refused(f"{file}: not a readable adapter file ({reason(error)})") from None
 
 
 def adapter_config(folder: Path) -> PeftConfig:
@@ -176,7 +176,7 @@ def adapter_config(folder: Path) -> PeftConfig:
         with quiet_peft():
             config = PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Refused(f"{file}: not PEFT's config ({base.reason(error)})") from None
+        raise Refused(f"{file}: not PEFT's config ({reason(error)})") from None
     if kind(config) in _NAMES_FILES:
         raise Refused(f"{file}: {kind(config)} names other files to load, which rankwise does not")
     texts = [getattr(config, key, None) for key in _PATTERNS]
@@ -230,7 +230,7 @@ class Shared:
             try:
                 self._add(run, own)
             except CANNOT as error:  # one is on query and value, the other on the layer that fuses them
-                raise Refused(f"{run.folder}: not beside {runs[0].name} on one base ({base.reason(error)})") from None
+                raise Refused(f"{run.folder}: not beside {runs[0].name} on one base ({reason(error)})") from None
         ready(self.model, runs[0])
 
     def _add(self, run: Run, tensors: Tensors) -> None:

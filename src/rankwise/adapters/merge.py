@@ -15,9 +15,9 @@ from transformers.pytorch_utils import Conv1D
 from rankwise import methods
 from rankwise.adapters import card, files, loading, score
 from rankwise.adapters.runs import Run, base_asset
-from rankwise.errors import Refused
+from rankwise.errors import Refused, reason
 from rankwise.model import fused
-from rankwise.model.base import auto_class, reason
+from rankwise.model.base import auto_class
 from rankwise.model.methods.peft_warnings import CANNOT
 
 TOLERANCE = 1e-5  # relative, of the logits in fp32

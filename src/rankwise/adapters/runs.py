@@ -11,8 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rankwise import assets, methods
 from rankwise.config import Config, Model, Task, typed
-from rankwise.errors import Refused
-from rankwise.model.base import reason
+from rankwise.errors import Refused, reason
 from rankwise.tracking import record as records
 from rankwise.tracking.record import Record
 

@@ -7,8 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from rankwise.check import check
-from rankwise.config import Config, Model
+from rankwise.config import Config
 from rankwise.measure.ledger import Footprint
 from rankwise.measure.shape import Shape
 from rankwise.model.skeleton import architecture
@@ -23,37 +22,7 @@ Spec = dict[str, Any]
 T = TypeVar("T")
 _Run = TypeVar("_Run", bound=Counted)
 
-# Shapes that no option of the group "model" has without its weights: exact claims need nothing but the shape.
-SHAPES: dict[str, dict[str, Any]] = {
-    "minilm": {  # 22.7M parameters (Wang et al. 2020), the shape of model=minilm
-        "model_type": "bert",
-        "vocab_size": 30522,
-        "hidden_size": 384,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 12,
-        "intermediate_size": 1536,
-        "max_position_embeddings": 512,
-        "type_vocab_size": 2,
-    },
-    "deberta_xxl": {  # 1.5B parameters (He et al. 2021)
-        "model_type": "deberta-v2",
-        "vocab_size": 128100,
-        "hidden_size": 1536,
-        "num_hidden_layers": 48,
-        "num_attention_heads": 24,
-        "intermediate_size": 6144,
-        "max_position_embeddings": 512,
-        "type_vocab_size": 0,
-        "relative_attention": True,
-        "position_biased_input": False,
-        "pos_att_type": ["p2c", "c2p"],
-        "share_att_key": True,
-        "norm_rel_ebd": "layer_norm",
-        "position_buckets": 256,
-        "attention_head_size": 64,
-    },
-}
-ENCODERS = (*SHAPES, "roberta_base", "roberta_large", "bert_base", "tiny_bert")
+ENCODERS = ("minilm", "deberta_xxl", "roberta_base", "roberta_large", "bert_base", "tiny_bert")
 
 _GROUPS = ("model", "task", "method", "targets", "quant")
 _GPU = Hardware.named("a100-80gb")  # whose attention keeps no matrix of scores, and which has bf16
@@ -65,13 +34,8 @@ def config_of(spec: Spec) -> Config:
     Without a task, an encoder classifies and any other model predicts tokens; nothing is fetched for either.
     """
     spec = {"task": "synthetic" if spec.get("model") in ENCODERS else "next_token"} | spec
-    shape = SHAPES.get(spec["model"])
-    if shape:
-        spec = spec | {"model": "bert_base"}  # as wide as any of them needs to be for its ranks
     config = composed([f"{_key(key)}={_text(value)}" for key, value in spec.items()])
-    if shape:
-        config.model = Model(str(shape["model_type"]), shape=dict(shape))
-        check(config)
+    config.model.package = None  # exact claims need nothing but the shape
     return config
 
 

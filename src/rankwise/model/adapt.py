@@ -15,9 +15,9 @@ from transformers.pytorch_utils import Conv1D
 
 from rankwise import methods
 from rankwise.config import Config
-from rankwise.errors import Refused
+from rankwise.errors import Refused, reason
 from rankwise.model import fused
-from rankwise.model.base import head_names, reason
+from rankwise.model.base import head_names
 from rankwise.model.methods import adalora, bottleneck, inits, intrinsic, lora, tuners
 from rankwise.model.methods import partial as partly
 from rankwise.model.methods.nested import Nested

@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from rankwise.assets import Asset
 from rankwise.config import Model
-from rankwise.errors import Refused
+from rankwise.errors import Refused, reason
 from rankwise.model import gguf
 
 
@@ -209,12 +209,6 @@ def _positions(base: nn.Module, tokens: int) -> int:
             first = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts on from its padding
             return module.num_embeddings - first
     return min(tokens, getattr(base.config, "max_position_embeddings", None) or tokens)
-
-
-def reason(error: Exception) -> str:
-    """The first line of an error, cut where it becomes a list of everything that there is."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return line if len(line) <= 200 else line[:199] + "…"
 
 
 def location(asset: Asset, model: Model) -> tuple[str, dict[str, Any]]:

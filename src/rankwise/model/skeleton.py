@@ -15,8 +15,8 @@ from transformers.utils import logging
 
 from rankwise.assets import Asset
 from rankwise.config import Model
-from rankwise.errors import Refused
-from rankwise.model.base import auto_class, byte_tokenizer, head_settings, location, reason
+from rankwise.errors import Refused, reason
+from rankwise.model.base import auto_class, byte_tokenizer, head_settings, location
 
 
 def architecture(model: Model, asset: Asset | None) -> PretrainedConfig:

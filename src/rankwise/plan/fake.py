@@ -14,12 +14,12 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from transformers import PretrainedConfig
 
 from rankwise.config import Config
-from rankwise.errors import Refused
+from rankwise.errors import Refused, reason
 from rankwise.measure.flops import Tally
 from rankwise.measure.ledger import Footprint, Ledger
 from rankwise.measure.shape import Shape
 from rankwise.model.adapt import Adapted, adapt
-from rankwise.model.base import head_names, reason
+from rankwise.model.base import head_names
 from rankwise.model.numerics import LOW, Numerics
 from rankwise.model.quantize import store
 from rankwise.model.skeleton import materialise, skeleton

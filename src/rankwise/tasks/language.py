@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from rankwise.errors import Refused
+from rankwise.errors import Refused, reason
 from rankwise.measure.shape import Shape
 from rankwise.tasks.data import Data, Split
 from rankwise.tasks.examples import Messages
@@ -81,8 +81,7 @@ def _rendered(tokenizer: Any, messages: Messages, add_generation_prompt: bool) -
             messages, tools=messages[0].get("tools"), tokenize=False, add_generation_prompt=add_generation_prompt
         )
     except Exception as error:  # a template is a program of a stranger's
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise Refused(f"task.messages: this model's chat template refuses a conversation ({reason})") from None
+        raise Refused(f"task.messages: this model's chat template refuses a conversation ({reason(error)})") from None
     return text
 
 

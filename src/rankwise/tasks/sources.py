@@ -13,7 +13,7 @@ import numpy as np
 
 from rankwise.assets import Asset, unpacked
 from rankwise.config import Task
-from rankwise.errors import Refused, did_you_mean
+from rankwise.errors import Refused, did_you_mean, reason
 from rankwise.tasks import formats, tables
 from rankwise.tasks.splits import PARTS
 from rankwise.tasks.tables import Table
@@ -202,8 +202,7 @@ def _hub(task: Task, hub_id: str) -> tuple[list[Table], list[str]]:
     try:
         splits = datasets.load_dataset(hub_id, task.subset, revision=task.revision)
     except Exception as error:  # the hub's client raises many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise Refused(f"task.path={hub_id}: no such file here, and the hub has no answer ({reason})") from None
+        raise Refused(f"task.path={hub_id}: no such file here, and the hub has no answer ({reason(error)})") from None
     return _splits(task, hub_id, splits)
 
 

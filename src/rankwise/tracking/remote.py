@@ -13,7 +13,7 @@ from typing import Any
 
 import platformdirs
 
-from rankwise.errors import Refused
+from rankwise.errors import Refused, reason
 from rankwise.tracking import record as records
 from rankwise.tracking.fields import objective
 from rankwise.tracking.journal import read_rows
@@ -78,8 +78,7 @@ def asking(what: object) -> Iterator[None]:
     except Refused:
         raise
     except Exception as error:  # its service, its GraphQL and its HTTP raise types of their own
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise Refused(f"{what}: W&B says: {first or type(error).__name__}") from None
+        raise Refused(f"{what}: W&B says: {reason(error)}") from None
 
 
 def read(address: Address) -> list[Record]:

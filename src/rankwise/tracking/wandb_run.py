@@ -17,6 +17,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from rankwise.errors import reason
 from rankwise.metrics import named
 from rankwise.tracking.fields import results, setup
 from rankwise.tracking.record import FINISHED, Record
@@ -244,7 +245,7 @@ def mode_of(wanted: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    return f"{type(error).__name__}: {reason(error)}"
 
 
 def _unreachable(wandb: Any) -> str | None:

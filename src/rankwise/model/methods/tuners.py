@@ -15,9 +15,8 @@ from transformers.pytorch_utils import Conv1D
 from rankwise import methods
 from rankwise.alpha import scale_of
 from rankwise.config import Config
-from rankwise.errors import Refused, did_you_mean
+from rankwise.errors import Refused, did_you_mean, reason
 from rankwise.methods import RANK_KEYS, peft_class
-from rankwise.model.base import reason
 from rankwise.model.methods import adalora
 from rankwise.model.methods.lora import Sides
 from rankwise.model.methods.peft_warnings import quiet_peft
