@@ -30,7 +30,6 @@ def _linear(config: Config, record: Record, clock: Clock, ready: Callable[[], No
         from rankwise.tasks import baselines, scores
         from rankwise.tracking import predictions
 
-    assert record.folder is not None
     on_progress(0, 1, "features")
     settings = numerics.settle(config.trainer)
     record.compute |= settings.to_dict() | {"precision": "fp32", "device": "cpu"}
@@ -73,7 +72,6 @@ def _few_shot(config: Config, record: Record, clock: Clock, ready: Callable[[], 
         from rankwise.tracking import predictions
         from rankwise.train import module
 
-    assert record.folder is not None
     on_progress(0, 1, "test")
     settings = numerics.settle(config.trainer)
     record.compute |= settings.to_dict()

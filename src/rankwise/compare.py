@@ -182,8 +182,6 @@ def resample(runs: Sequence[Predictions], metric: Metric, seed: int = 0) -> tupl
 def predictions_of(record: Record, metric: Metric) -> Predictions:
     """The run's predictions. Raises Unreadable, also where they do not give the score of the record."""
     name = str(record.run.get("name"))
-    if record.folder is None:
-        raise Unreadable("it was read from W&B, which has no predictions")
     file = harness_file(metric.task) if metric.task else FILE
     predictions = read(record.folder, name, metric.columns, file)
     here = metric.value(*(np.asarray(predictions.columns[column], dtype=float) for column in metric.columns))

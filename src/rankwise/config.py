@@ -6,6 +6,7 @@ Hydra composes a ``Config`` from ``conf/``; everything downstream reads this one
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -253,6 +254,16 @@ def typed(values: dict[str, Any] | DictConfig) -> Config:
 def plain(config: Config) -> dict[str, Any]:
     """The config as nested plain values, every key present."""
     return asdict(config)
+
+
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A config with dotted keys changed; ``optim.lr``, which follows ``method.lr`` and is a number by now, with it."""
+    if "method.lr" in changes:
+        changes = {"optim.lr": changes["method.lr"], **changes}
+    node = merged(plain(config))
+    for key, value in changes.items():
+        OmegaConf.update(node, key, value)
+    return typed(node)
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -48,7 +48,6 @@ def fine_tune_on_several(
     Raises what the first rank to fail raised: Refused as it is, else RuntimeError with the rank and the reason; and
     ChildProcessError for a rank that was killed.
     """
-    assert record.folder is not None
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # that no parameter was unused after all is no news
     heard = _Heard(record, clock, ready, on_progress)
     try:
@@ -134,7 +133,6 @@ def _rank(
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)
     mine = record if ranks.is_first else replace(record, folder=Path(others) / str(rank))
-    assert mine.folder is not None and record.folder is not None
     journal, clock = Journal(mine.folder / "metrics.jsonl", attempt), Clock()
     try:
         if ranks.is_first:

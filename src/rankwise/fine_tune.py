@@ -74,8 +74,7 @@ class _Story:
     def __init__(self, config: Config, record: Record, clock: Clock, home: Path | None = None):
         self.config, self.record, self.clock, self.ranks = config, record, clock, Ranks.here()
         self.is_sharded = shard.is_sharded(config.trainer)
-        assert record.folder is not None
-        self.folder: Path = home or record.folder
+        self.folder = home or record.folder
         self.settings = numerics.settle(config.trainer)
         record.compute |= self.settings.to_dict()
 

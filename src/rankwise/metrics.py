@@ -129,6 +129,16 @@ def signed(text: str) -> str:
     return text.replace("-", "−") if text.strip("+-0.") else text[1:]
 
 
+def duration(seconds: float) -> str:
+    """``0.4 s``, ``31 s``, ``2 min``, ``1 h 05 min``."""
+    if seconds < 1:
+        return f"{seconds:.1g} s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def accuracy(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
     """Weighted share of predictions that equal the label; ``weights_bn`` are counts, whose sums fp32 holds exactly."""
     correct_rn = (values_rn == labels_n).astype(np.float32)

@@ -83,7 +83,6 @@ def _answer_sweep(record: Record) -> None:
 
 def _tell(config: Config, record: Record, mirror: Mirror, on_progress: OnProgress) -> Record:
     """Run the story and write how it ended, whatever happens. ``mirror`` is started once model and data fit."""
-    assert record.folder is not None
     records.write_atomically(record.folder / "config.yaml", yaml.safe_dump(record.config, sort_keys=False))
     journal, clock = Journal(record.folder / "metrics.jsonl", record.run["attempts"]), Clock()
     if (age := machine.process_age_s()) is not None:

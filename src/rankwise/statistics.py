@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 Floats = NDArray[np.float64]
 
 _CHUNK = 4_000_000  # weights held at once, 32 MB
-_Z = 1.959963984540054  # of a normal 95 % interval
+Z95 = float(special.ndtri(0.975))  # of a normal 95 % interval
 _LEAST = 1e-12  # tail of a p-value
 _STUDIES = 20_000  # imagined, to find their power
 
@@ -75,7 +75,7 @@ def interval(
     if kind is None:
         return Interval(mean, math.nan, math.nan, math.nan, n, "none", point if median else None)
     over_seeds = math.hypot(*(float(special.stdtrit(df, 0.975)) * se for se, df in spreads))
-    low, high = _bounded(point, math.hypot(over_seeds, _Z * se_items), within, items)
+    low, high = _bounded(point, math.hypot(over_seeds, Z95 * se_items), within, items)
     return Interval(mean, math.hypot(se_seeds, se_items), low, high, n, kind, point if median else None)
 
 
@@ -89,11 +89,11 @@ def _bounded(point: float, half: float, within: tuple[float, float], items: int 
         return max(low, point - half), point + half
     share, width = (point - low) / (high - low), half / (high - low)
     inside = 0 < share < 1
-    n = (_Z**2 * share * (1 - share) / width**2 if width else None) if inside else items
+    n = (Z95**2 * share * (1 - share) / width**2 if width else None) if inside else items
     if not n:
         return point, point
-    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    reach = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    centre = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    reach = Z95 / (1 + Z95**2 / n) * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
     return low + (high - low) * max(0.0, centre - reach), low + (high - low) * min(1.0, centre + reach)
 
 
@@ -131,7 +131,7 @@ def seed_weights(seeds: int, replicates: int, seed: int) -> Floats:
 
 def widened(estimate: float, replicates: Floats, df: int) -> tuple[float, float]:
     """The 95 % percentile interval of a bootstrap over seeds, widened by t/z for the degrees of freedom."""
-    factor = float(special.stdtrit(df, 0.975) / special.ndtri(0.975))
+    factor = float(special.stdtrit(df, 0.975)) / Z95
     low, high = (estimate + factor * (float(q) - estimate) for q in np.quantile(replicates, [0.025, 0.975]))
     return low, high
 

@@ -12,7 +12,7 @@ import pytest
 from synthetic_study import write_run
 
 from rankwise.config import Config
-from rankwise.find.answer import answer, time
+from rankwise.find.answer import answer
 from rankwise.find.question import Budget, Question
 from rankwise.find.rates import Rates, Tuned
 from rankwise.find.rule import Evidence, Rule, decide, power
@@ -130,8 +130,3 @@ def test_the_last_run_is_told_to_wandb_again_with_the_sentence(
     keep(replace(found, runs=replace(found.runs, records={tmp_path: record})), {"sentence": "Rank 8 is enough."})
     (sent,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert b"Rank 8 is enough." in sent.read_bytes() and read(record.folder or tmp_path).run["answer"]
-
-
-@pytest.mark.parametrize(("seconds", "shown"), [(40, "40 s"), (540, "9 min"), (4800, "80 min"), (6000, "1 h 40 min")])
-def test_times_are_short(seconds: float, shown: str) -> None:
-    assert time(seconds) == shown

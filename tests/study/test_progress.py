@@ -9,6 +9,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from rankwise.metrics import duration
 from rankwise.study import progress
 
 
@@ -49,7 +50,8 @@ def test_remaining_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "shown"), [(0.04, "0.0 s"), (31.2, "31 s"), (99.6, "2 min"), (3599, "1 h 00 min"), (3900, "1 h 05 min")]
+    ("seconds", "shown"),
+    [(0.04, "0.04 s"), (31.2, "31 s"), (99.6, "2 min"), (3599, "1 h 00 min"), (3900, "1 h 05 min")],
 )
 def test_duration(seconds: float, shown: str) -> None:
-    assert progress.duration(seconds) == shown
+    assert duration(seconds) == shown

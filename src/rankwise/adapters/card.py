@@ -12,13 +12,14 @@ from rankwise.adapters.runs import Run
 from rankwise.config import plain
 from rankwise.errors import Refused
 from rankwise.identity import canonical
+from rankwise.metrics import named
 from rankwise.model import base
 from rankwise.report import build
 from rankwise.report.columns import shown
 from rankwise.report.table import arms_as_markdown
+from rankwise.statistics import interval
 from rankwise.tasks.scores import Scorer
 
-_Z = 1.959964  # of the 95 % normal interval
 _CARD = """---
 {front}---
 
@@ -55,9 +56,9 @@ def intervals(run: Run) -> dict[str, dict[str, float]]:
     """Value, 95 % bounds over items and their number, of each recorded score by metric."""
     scores = {}
     for name, score in run.record.scores.items():
-        value, se = score.get("value"), score.get("se")
-        if value is not None and se is not None:
-            scores[name] = {"value": value, "low": value - _Z * se, "high": value + _Z * se, "n": int(score["n"])}
+        if score.get("value") is not None and score.get("se") is not None:
+            over = interval([score["value"]], [score["se"]], within=named(name).range, items=score["n"])
+            scores[name] = {"value": over.mean, "low": over.low, "high": over.high, "n": int(score["n"])}
     return scores
 
 

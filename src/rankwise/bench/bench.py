@@ -25,6 +25,7 @@ from rankwise.bench.peers import PEERS
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.model import base, numerics, targets
+from rankwise.statistics import Z95
 from rankwise.study.compose import composed
 from rankwise.tasks import data, scores
 from rankwise.tasks.batches import Loaders, schedule
@@ -253,4 +254,4 @@ def _agree(measured: list[float | None], work: dict[str, Any]) -> bool | None:
         return None
     values = [value for value in measured if value is not None]
     centre = statistics.mean(values)
-    return max(values) - min(values) <= 1.96 * (2 * centre * (1 - centre) / work["n_test"]) ** 0.5
+    return max(values) - min(values) <= Z95 * (2 * centre * (1 - centre) / work["n_test"]) ** 0.5

@@ -68,7 +68,7 @@ def _online(report: Report, every_run: list[Record], options: argparse.Namespace
     if why := remote.why_offline():
         return f"offline: {why}"
     for record in every_run if options.push else ():
-        if record.folder and _is_local(record):
+        if _is_local(record):
             mark(record.folder.parent)  # its key says which group the runs are sent to
     place = places.of(report, options.entity, options.project)
     if find_spec("wandb_workspaces") is None:
@@ -110,7 +110,7 @@ def _send(every_run: list[Record], address: Address, push: bool) -> list[Record]
 
 
 def _is_local(record: Record) -> bool:
-    return record.folder is not None and not record.folder.is_relative_to(user_cache_dir("rankwise"))
+    return not record.folder.is_relative_to(user_cache_dir("rankwise"))
 
 
 def _offline(report: Report, paths: list[Path]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def of(report: Report, entity: str | None, project: str | None) -> Place:
 
 def mirrors(records: list[Record]) -> list[Path]:
     """Folders of the runs that W&B wrote offline beside the studies."""
-    studies = dict.fromkeys(record.folder.parent / "wandb" for record in records if record.folder)
+    studies = dict.fromkeys(record.folder.parent / "wandb" for record in records)
     return [folder for folder in studies if folder.is_dir()]
 
 

@@ -12,7 +12,7 @@ from rankwise.find.power import LIKELY, need
 from rankwise.find.question import LOOKS, Question
 from rankwise.find.rule import ENOUGH, HOPELESS, OPEN, UNDECIDED, WORSE, Evidence, chance
 from rankwise.find.story import Findings
-from rankwise.metrics import signed
+from rankwise.metrics import duration
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record
 
@@ -51,23 +51,25 @@ def answer(findings: Findings, again: str = "rankwise find") -> Answer:
 
 def _enough(findings: Findings, rank: int) -> str:
     question, seen = findings.question, findings.looks[rank][-1]
+    points = question.metric.difference
     assert findings.rule is not None
     low = seen.low(findings.rule.tail(rank, seen.seeds))
     within = f"within {question.metric.width(question.margin)} of {question.reference_name}"
-    gains = f"({_points(question, seen.gain)}, at worst {_points(question, low)})"
+    gains = f"({points(seen.gain)}, at worst {points(low)})"
     saves = ", ".join(_savings(findings, rank))
     return f"Rank {rank} is enough: {within} {gains}{f', with {saves}' if saves else ''}. {_spent(findings)}"
 
 
 def _undecided(findings: Findings, rank: int | None, again: str) -> str:
     question, budget = findings.question, findings.question.budget
-    within = f"within {budget.runs} runs" if budget.runs else f"within {time(budget.seconds or 0)}"
+    within = f"within {budget.runs} runs" if budget.runs else f"within {duration(budget.seconds or 0)}"
     start = f"Not decided {within if findings.stopped else f'with {question.looks[-1]} seeds'}"
     if rank is None or not findings.looks.get(rank):
         needed = "the budget ends before the first comparison of two seeds"
         return f"{start}: {needed}. {_spent(findings)}"
     seen = findings.looks[rank][-1]
-    shown = f"rank {rank} is {_shown(question, seen)}"
+    gain, low, high = map(question.metric.difference, (seen.gain, seen.low(0.05), seen.high(0.05)))
+    shown = f"rank {rank} is {gain} {question.metric.difference_unit} [{low}, {high}]"
     return f"{start}: {shown}. {_advice(findings, rank, seen, again)}"
 
 
@@ -81,8 +83,12 @@ def _advice(findings: Findings, rank: int, seen: Evidence, again: str) -> str:
     seeds = next((k for k in chances if chances[k] >= LIKELY), max(chances, key=lambda k: chances[k]))
     more = 2 * (seeds - seen.seeds)
     cost_s = findings.runs.cost_s(more)
-    budget = str((question.budget.runs or 0) + more) if question.budget.runs else short(findings.runs.seconds + cost_s)
-    seeds_more, likely = f"{seeds - seen.seeds} more seeds (about {time(cost_s)})", f"{100 * chances[seeds]:.0f} %"
+    budget = (
+        str((question.budget.runs or 0) + more)
+        if question.budget.runs
+        else f"{math.ceil((findings.runs.seconds + cost_s) / 60)}m"
+    )
+    seeds_more, likely = f"{seeds - seen.seeds} more seeds (about {duration(cost_s)})", f"{100 * chances[seeds]:.0f} %"
     return f"{seeds_more} would show it to be enough with {likely} chance: {again} --budget {budget}."
 
 
@@ -150,8 +156,9 @@ def _cost(findings: Findings) -> dict[str, Any]:
 
 def _spent(findings: Findings) -> str:
     cost = _cost(findings)
-    grid = f"; the grid would have taken {cost['grid_runs']} runs, {time(cost['grid_s'])}" if cost["grid_runs"] else ""
-    return f"{cost['runs']} runs, {time(cost['seconds'])}{grid}."
+    spent = f"{cost['runs']} runs, {duration(cost['seconds'])}"
+    grid = f"; the grid would have taken {cost['grid_runs']} runs, {duration(cost['grid_s'])}"
+    return f"{spent}{grid if cost['grid_runs'] else ''}."
 
 
 def _row(findings: Findings, rank: int) -> dict[str, Any]:
@@ -199,28 +206,3 @@ def _notes(findings: Findings, decided: bool) -> list[str]:
     if unseen and findings.looks:
         notes.append(f"Not run: rank {', '.join(unseen)}{'; the question was decided without' if decided else ''}.")
     return notes
-
-
-def _points(question: Question, value: float) -> str:
-    if not math.isfinite(value):
-        return "unknown"
-    return signed(f"{question.metric.factor * value:+.{1 if question.metric.percent else 3}f}")
-
-
-def _shown(question: Question, seen: Evidence) -> str:
-    unit = question.metric.difference_unit
-    limits = f"[{_points(question, seen.low(0.05))}, {_points(question, seen.high(0.05))}]"
-    return f"{_points(question, seen.gain)} {unit} {limits}"
-
-
-def time(seconds: float) -> str:
-    """``40 s``, ``9 min``, ``1 h 20 min``."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def short(seconds: float) -> str:
-    """As ``--budget`` reads it, rounded up."""
-    return f"{math.ceil(seconds / 60)}m"

@@ -10,9 +10,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rankwise import methods
 from rankwise.check import check, check_here
-from rankwise.config import Config
+from rankwise.config import Config, changed
 from rankwise.errors import Refused
-from rankwise.find.question import FULL, LOOKS, RANKS, Budget, Question, changed
+from rankwise.find.question import FULL, LOOKS, RANKS, Budget, Question
 from rankwise.find.rates import LEAST
 from rankwise.find.rule import Rule
 from rankwise.metrics import named

@@ -61,7 +61,6 @@ def _curve(record: Record, ranks: Sequence[int]) -> dict[int, float]:
     from rankwise.adapters.runs import open_adapter  # torch, once there is something to cut
     from rankwise.analysis.truncation import cuts
 
-    assert record.folder is not None
     try:
         return cuts(open_adapter(record.folder), ranks, part="validation")
     except Refused:

@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from rankwise.alpha import scale_of
-from rankwise.config import Config, merged, plain, typed
+from rankwise.config import Config, changed, plain
 from rankwise.errors import Refused
 from rankwise.identity import canonical
 from rankwise.metrics import Metric, named
@@ -97,7 +95,6 @@ class Question:
         changes: dict[str, Any] = {
             "seed": base.seed + seed,
             "method.lr": lr,
-            "optim.lr": lr,
             "stage": stage,
             "name": None,
             "task.n_test": rows if stage is None else min(rows or _IDLE_ROWS, _IDLE_ROWS),
@@ -126,11 +123,3 @@ class Question:
 def middle(ranks: Sequence[int]) -> int:
     """The rank that stands for all candidates."""
     return ranks[len(ranks) // 2]
-
-
-def changed(config: Config, changes: dict[str, Any]) -> Config:
-    """A config with dotted keys changed."""
-    node = merged(plain(config))
-    for key, value in changes.items():
-        OmegaConf.update(node, key, value)
-    return typed(node)

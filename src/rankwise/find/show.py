@@ -13,8 +13,7 @@ from rankwise.find.rates import FIRST, SHORT
 from rankwise.find.replay import ALSO, OPEN, OTHER, SAME, Replay
 from rankwise.find.simulate import Outcome
 from rankwise.find.story import Findings
-from rankwise.metrics import NOTHING
-from rankwise.study.progress import duration
+from rankwise.metrics import NOTHING, duration
 
 Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]  # headers and rows
 

@@ -31,7 +31,7 @@ class Analysis(Section):
 
 def of_records(records: Iterable[Record]) -> list[Analysis]:
     """The sections of every study that the records are of."""
-    studies = dict.fromkeys(record.folder.resolve().parent for record in records if record.folder)
+    studies = dict.fromkeys(record.folder.resolve().parent for record in records)
     return [part for number, study in enumerate(studies) for part in sections(study, f"{number}-")]
 
 

@@ -21,7 +21,7 @@ class Answer:
 
 def read(records: list[Record]) -> list[Answer]:
     """One for each question that was asked of the records' studies, the latest first; what is no answer is left out."""
-    folders = {record.folder.parent for record in records if record.folder is not None}
+    folders = {record.folder.parent for record in records}
     files = [file for folder in folders for file in folder.glob("answer-*.json")]
     answers = []
     for file in sorted(files, key=lambda file: (-file.stat().st_mtime, file.name)):

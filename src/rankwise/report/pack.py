@@ -45,7 +45,7 @@ def pack(paths: list[Path], file: Path) -> int:
     records = find(paths)
     if file.exists():
         raise Refused(f"--pack {file}: exists; give another file")
-    runs = [record.folder.resolve() for record in records if record.folder]
+    runs = [record.folder.resolve() for record in records]
     studies = sorted({run.parent for run in runs})
     homes = {study: study.name if len(studies) == 1 else f"{i}-{study.name}" for i, study in enumerate(studies)}
     places = {run: f"{homes[run.parent]}/{run.name}" for run in runs}

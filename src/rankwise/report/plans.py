@@ -12,7 +12,7 @@ from rich.text import Text
 
 from rankwise.config import Config
 from rankwise.identity import labels, run_id
-from rankwise.metrics import NOTHING
+from rankwise.metrics import NOTHING, duration
 from rankwise.report import formats as fmt
 from rankwise.report.formats import PARTS
 from rankwise.report.wide import Wide
@@ -45,7 +45,7 @@ _COSTS: list[tuple[str, Cell]] = [
     ("TFLOP/step", lambda row, limit: fmt.three(_flops(row, "per_step", 1e12))),
     ("of full", lambda row, limit: fmt.ratio(_flops(row, "of_full"))),
     ("steps", lambda row, limit: NOTHING if (n := row["compute"]["steps"]) is None else f"{n:,}"),
-    ("train time", lambda row, limit: _duration(row["compute"]["train_s"])),
+    ("train time", lambda row, limit: _time(row["compute"]["train_s"])),
 ]
 _MEMORY: list[tuple[str, Cell]] = [
     *((part, partial(lambda part, row, limit: _part(row, part), part)) for part in (*PARTS, "peak")),
@@ -104,11 +104,11 @@ def listing(configs: Sequence[Config], states: Sequence[str], planned: Sequence[
         cells = [NOTHING] * 3
         if row:
             peak = _gigabytes(row["memory"]["train"]["peak_bytes"])
-            cells = [f"{row['params']['trainable']:,}", peak, _duration(row["compute"]["train_s"])]
+            cells = [f"{row['params']['trainable']:,}", peak, _time(row["compute"]["train_s"])]
         shown.add_row(name, run_id(config), state, *cells)
     left = sum(state != "finished" for state in states)
     times = [row["compute"]["train_s"] for row in planned]
-    sum_s = "" if None in times or not times else f", {_duration(sum(times))} of training one after the other at most"
+    sum_s = "" if None in times or not times else f", {duration(sum(times))} of training one after the other at most"
     return Group(Wide(shown), Text(), Text(f"{fmt.plural(len(configs), 'run')}, {left} to run{sum_s}"))
 
 
@@ -117,9 +117,9 @@ def _sum(plan: dict[str, Any]) -> str:
     parts = [fmt.plural(totals["runs"], "run")]
     if totals["elapsed_s"] is not None:
         hours = fmt.three(totals["device_s"] / 3600)
-        parts.append(f"{hours} GPU-hours, at best {_duration(totals['elapsed_s'])} on {totals['gpus']:,} GPUs")
+        parts.append(f"{hours} GPU-hours, at best {duration(totals['elapsed_s'])} on {totals['gpus']:,} GPUs")
     elif totals["train_s"] is not None:
-        parts.append(f"{_duration(totals['train_s'])} of training one after the other")
+        parts.append(f"{duration(totals['train_s'])} of training one after the other")
     parts.append(f"{fmt.megabytes(totals['disk_bytes'])} MB and {totals['files']:,} files to keep on disk")
     if totals["fits"] is not None:
         verdict = "all fit in" if totals["fits"] else "not all fit in"
@@ -162,9 +162,5 @@ def _gigabytes(value: float | None) -> str:
     return fmt.three(None if value is None else value / 1e9)
 
 
-def _duration(value: float | None) -> str:
-    if value is None:
-        return NOTHING
-    if value < 120:
-        return f"{fmt.three(value)} s"
-    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+def _time(seconds: float | None) -> str:
+    return NOTHING if seconds is None else duration(seconds)

@@ -204,7 +204,7 @@ def failures(arms: list[Arm]) -> list[list[str]]:
             str(run.run.get("name")),
             run.status,
             ": ".join(str(part) for key in ("type", "message") if (part := at(run, f"error.{key}"))) or "–",
-            str(run.folder / "log") if run.folder else "",
+            str(run.folder / "log"),
         ]
         for arm in arms
         for run in arm.unscored

@@ -27,6 +27,7 @@ from rankwise.errors import Refused
 from rankwise.forks import fork_server
 from rankwise.forks.preload import HEAVY
 from rankwise.identity import folder
+from rankwise.metrics import duration
 from rankwise.study import outdated, progress
 from rankwise.study.outcome import Outcome, correct, elsewhere, refuse, score, show_end
 from rankwise.study.worker import GRACE_S, REFUSED, SKIPPED, End, Job, ending, work
@@ -278,11 +279,11 @@ class _Engine:
         """Say that a run stands still, then end it: it would hold its study for ever."""
         idle_s = run.idle_s()
         if idle_s > _IDLE_S:
-            run.ended_for = f"used no processor time for {progress.duration(idle_s)}: it hung, or was stopped"
+            run.ended_for = f"used no processor time for {duration(idle_s)}: it hung, or was stopped"
             _kill(run.process, signal.SIGKILL)
         elif idle_s > _IDLE_S / 5 and not run.warned:
             run.warned = True
-            left = progress.duration(_IDLE_S - idle_s)
+            left = duration(_IDLE_S - idle_s)
             self._shown.say(f"{run.folder.name} uses no processor time; it is ended in {left} if that goes on")
 
     def _finish(self, run: _Run) -> None:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from rankwise.metrics import duration
 from rankwise.tracking.record import FAILED, FINISHED
 
 _ENOUGH = 0.02  # of a run must be done before anything is said about the time that is left
@@ -151,13 +152,3 @@ def remaining_s(
         for elapsed, fraction in live
     ]
     return max([(sum(left) + waiting * typical_s) / max(1, jobs), *left])
-
-
-def duration(seconds: float) -> str:
-    """``0.4 s``, ``31 s``, ``2 min``, ``1 h 05 min``."""
-    if seconds < 1:
-        return f"{seconds:.1f} s"
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

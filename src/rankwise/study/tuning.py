@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from rankwise import methods, metrics
 from rankwise.check import check
-from rankwise.config import Config, merged, plain, typed
+from rankwise.config import Config, changed, plain
 from rankwise.errors import Refused
 from rankwise.identity import canonical, folder, label
 from rankwise.study.compose import known_keys
@@ -52,7 +52,7 @@ class Tuning:
         if shared := used & set(self.seeds):
             raise Refused(f"hydra.sweeper.tune: seed {min(shared)} is also a seed of the study; tune on others")
         tried = [
-            self._with(arm, dict(zip(self.axes, values, strict=True)) | {"seed": seed, "stage": STAGE})
+            changed(arm, dict(zip(self.axes, values, strict=True)) | {"seed": seed, "stage": STAGE})
             for seed in self.seeds
             for arm in self._arms(finals).values()
             for values in itertools.product(*self.axes.values())
@@ -67,7 +67,7 @@ class Tuning:
         Raises Refused when an arm has no finished trial.
         """
         best = {key: self._best(arm) for key, arm in self._arms(finals).items()}
-        return [self._with(config, best[key]) if (key := self._key(config)) in best else config for config in finals]
+        return [changed(config, best[key]) if (key := self._key(config)) in best else config for config in finals]
 
     def _best(self, arm: Config) -> dict[str, Any]:
         scores: dict[str, list[float]] = defaultdict(list)
@@ -112,12 +112,3 @@ class Tuning:
     def _values(self, config: Config) -> dict[str, Any]:
         node = OmegaConf.create(plain(config))
         return {key: OmegaConf.select(node, key) for key in self.axes}
-
-    @staticmethod
-    def _with(config: Config, values: Mapping[str, Any]) -> Config:
-        node = merged(plain(config))
-        for key, value in values.items():
-            OmegaConf.update(node, key, value)
-            if key == "method.lr":
-                OmegaConf.update(node, "optim.lr", value)  # which follows it, and is a number by now
-        return typed(node)

@@ -19,7 +19,6 @@ class Trackio:
     problem: str | None = None
 
     def __init__(self, record: Record, run_pid: int | None = None):
-        assert record.folder is not None
         os.environ.setdefault("TRACKIO_DIR", str(record.folder.parent.resolve() / "trackio"))
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         trackio = needs("trackio", "trackio")
@@ -60,7 +59,6 @@ class TensorBoard:
         from tensorboard.plugins.hparams import summary_v2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        assert record.folder is not None
         self._event, self._summary, self._hparams = event_pb2.Event, summary_pb2.Summary, summary_v2.hparams_pb
         path = _fresh(record.folder.parent / "tensorboard" / record.folder.name)
         self._file, self._name, self._step = EventFileWriter(str(path)), record.folder.name, 0

@@ -24,7 +24,7 @@ class Mirror:
 
     def start(self) -> None:
         """Begin to follow, unless that has begun: from here on the run is one, and not a mistake in its config."""
-        if self._name and self._folder and not self.started:
+        if self._name and not self.started:
             # -P: what lies in the folder where the user works is not imported
             command = [sys.executable, "-P", "-m", "rankwise.tracking.follow", str(self._folder)]
             self._process = subprocess.Popen(
@@ -57,7 +57,6 @@ class Mirror:
             problem = "no answer"
         record.run[self._name] = about | ({"problem": problem} if problem else {})  # type: ignore[literal-required]
         if problem:
-            assert record.folder is not None
             remedy = PUSH.format(record.folder.parent)
             print(
                 f"rankwise: {self._name}: not all of the run is there ({problem}); its own files are whole, {remedy}",

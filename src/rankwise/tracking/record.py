@@ -61,7 +61,7 @@ class Record:
     objective: float | None = None
     error: Error | None = None
     schema: int = SCHEMA
-    folder: Path | None = field(default=None, compare=False)
+    folder: Path = field(default=Path(), compare=False)
 
     @property
     def status(self) -> str:
@@ -79,7 +79,6 @@ class Record:
 
     def write(self) -> None:
         """Replace ``result.json`` in the run's folder atomically."""
-        assert self.folder is not None
         write_atomically(self.folder / "result.json", json.dumps(self.to_dict(), indent=1) + "\n")
 
 

@@ -143,7 +143,7 @@ def _record(run: Any, address: Address) -> Record:
 def address_of(record: Record, entity: str | None = None, project: str | None = None) -> Address:
     """Where in W&B a run is or would go: what the user says, else where it went, else what its config says."""
     known = record.run.get("wandb") or {}
-    where = placed(record) if record.folder and not known.get("group") else known
+    where = known if known.get("group") else placed(record)
     return Address(entity or where.get("entity") or "", project or where.get("project") or PROJECT, where.get("group"))
 
 
@@ -175,7 +175,6 @@ def push(own: list[Record], address: Address, tell: Callable[[str], None]) -> li
     """Send these runs whole, from their files. Returns what went wrong, in a line each; stops where the server does."""
     problems: list[str] = []
     for number, record in enumerate(own, 1):
-        assert record.folder is not None
         tell(f"{number} of {len(own)}: {record.run['name']}")
         placed_at = {"entity": address.entity, "project": address.project, "problem": None}
         record.run["wandb"] = {**(record.run.get("wandb") or {}), **placed_at}
@@ -196,7 +195,6 @@ def push(own: list[Record], address: Address, tell: Callable[[str], None]) -> li
 
 def _note(record: Record, tracker: WandbRun) -> None:
     """Where it is now, in the record on disk, unless a process is at the run."""
-    assert record.folder is not None
     with owned(record.folder) as mine:
         if mine and record.status != RUNNING:
             record.run["wandb"] = tracker.about | ({"problem": tracker.problem} if tracker.problem else {})

@@ -42,8 +42,7 @@ class WandbRun:
         _quiet(record)
         import wandb
 
-        assert record.folder is not None
-        mark(_folder(record).parent)
+        mark(record.folder.parent)
         self.problem: str | None = None
         self._record, self._wandb = record, wandb
         wanted = mode or (record.config.get("tracking") or {}).get("mode") or "auto"
@@ -67,7 +66,7 @@ class WandbRun:
         if self.problem:
             self.problem = f"{self.problem}; tracked offline"
         self._lost = _Lost(self.run)
-        _link(self.run, _folder(record).parent)
+        _link(self.run, record.folder.parent)
         self.about = {
             "id": self.run.id,
             "mode": mode,
@@ -124,7 +123,7 @@ class WandbRun:
         self.run.config.update(setup(record), allow_val_change=True)
         self.run.summary.update(results(record))
         with contextlib.suppress(OSError):
-            self.run.write_logs((_folder(record) / "log").read_text(encoding="utf-8", errors="replace"))
+            self.run.write_logs((record.folder / "log").read_text(encoding="utf-8", errors="replace"))
         failed: list[BaseException] = []
         self._save(record, self.about["mode"] == "offline")
         # wandb asks the server things before it takes an artifact, and would wait for an answer before all else.
@@ -151,10 +150,10 @@ class WandbRun:
         own = Path(self.run.dir)
         for name, source in FILES.items():
             with contextlib.suppress(FileNotFoundError):
-                shutil.copyfile(_folder(record) / source, own / name)
+                shutil.copyfile(record.folder / source, own / name)
                 self.run.save(str(own / name), base_path=str(own), policy="end")
         if with_adapter and is_sent(record):
-            (own / "adapter").symlink_to(os.path.relpath(_folder(record) / "adapter", own))
+            (own / "adapter").symlink_to(os.path.relpath(record.folder / "adapter", own))
             for file in (own / "adapter").rglob("*"):
                 if file.is_file():
                     self.run.save(str(file), base_path=str(own), policy="end")
@@ -167,7 +166,7 @@ def _log_adapter(run: Any, record: Record, failed: list[BaseException]) -> None:
     if not is_sent(record):
         return
     try:
-        adapter = (_folder(record) / "adapter").resolve()
+        adapter = (record.folder / "adapter").resolve()
         kind = "lora-adapter" if (adapter / "adapter_config.json").exists() else "weights"
         artifact = wandb.Artifact(f"adapter-{run.id}", kind, metadata=setup(record)["arm"])
         artifact.add_dir(str(adapter), policy="immutable")
@@ -178,7 +177,7 @@ def _log_adapter(run: Any, record: Record, failed: list[BaseException]) -> None:
 
 def is_sent(record: Record) -> bool:
     """Whether there is something trained that goes to W&B."""
-    sizes = [file.stat().st_size for file in (_folder(record) / "adapter").rglob("*") if file.is_file()]
+    sizes = [file.stat().st_size for file in (record.folder / "adapter").rglob("*") if file.is_file()]
     return record.status == FINISHED and 0 < sum(sizes) < MOST_BYTES
 
 
@@ -191,7 +190,7 @@ def placed(record: Record) -> dict[str, Any]:
     """
     env, tracking = os.environ, record.config.get("tracking") or {}
     known = {key: value for key, value in (record.run.get("wandb") or {}).items() if value}  # it was there before
-    study = _folder(record).parent
+    study = record.folder.parent
     key = study_key(study)
     where = {
         "group": known.get("group") or env.get("WANDB_RUN_GROUP") or f"{record.run['study']}-{key[:4]}",
@@ -282,15 +281,10 @@ def _tags(record: Record) -> list[str]:
     return [tag for tag in [*own, *((record.config.get("tracking") or {}).get("tags") or []), *typed] if tag]
 
 
-def _folder(record: Record) -> Path:
-    assert record.folder is not None
-    return record.folder
-
-
 def _quiet(record: Record) -> None:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")
-    data = Path(os.environ.get("WANDB_DIR") or _folder(record).parent) / "wandb" / "data"
+    data = Path(os.environ.get("WANDB_DIR") or record.folder.parent) / "wandb" / "data"
     os.environ.setdefault("WANDB_DATA_DIR", str(data.resolve()))  # staged artifacts stay with the study
 
 

@@ -74,7 +74,6 @@ def generate(model: nn.Module, tokenizer: Any, config: Config, settings: Numeric
         "tokens_per_s": tokens / seconds,
     }
     record.metrics["test"] = record.metrics.get("test", {}) | _scores(config, asked, written, record)
-    assert record.folder is not None
     _keep(record.folder, asked, written)
 
 

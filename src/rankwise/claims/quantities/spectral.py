@@ -74,7 +74,7 @@ def intruder_difference(records: Sequence[Record], of: Spec, minus: Spec) -> Est
 
 def _over_seeds(records: Sequence[Record], specs: list[Spec], value: Callable[[list[Path]], float]) -> Estimate:
     rows = compared(records, specs)
-    over = interval([value([run.folder for run in runs if run.folder]) for runs in rows.runs_sa], [])
+    over = interval([value([run.folder for run in runs]) for runs in rows.runs_sa], [])
     return rows.estimate(over.mean, over.low, over.high)
 
 

@@ -16,7 +16,7 @@ from rankwise import metrics
 from rankwise.claims.claim import Estimate, NotRun
 from rankwise.claims.selection import Compared, Spec, compared
 from rankwise.compare import NotComparable, Scores
-from rankwise.statistics import interval
+from rankwise.statistics import Z95, interval
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record
 
@@ -52,7 +52,7 @@ def trend(records: Sequence[Record], metric: str, among: Spec, ranks: list[int])
     values = [spearman.value(order, scores) if np.ptp(scores) > 0 else 0.0 for scores in rows.scores(metric)]
     n, mean = len(values), float(np.mean(values))
     spread = max(float(np.std(values, ddof=1)), 12 / (m * (m**2 - 1)) / math.sqrt(12))
-    at_random = float(stats.norm.ppf(0.975)) / math.sqrt((m - 1) * n)
+    at_random = Z95 / math.sqrt((m - 1) * n)
     half = max(at_random, float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n))
     return rows.estimate(mean, max(-1.0, mean - half), min(1.0, mean + half))
 
