@@ -1,7 +1,5 @@
 """What someone without rankwise does with an adapter: runs in a process that never imports it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

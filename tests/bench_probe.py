@@ -3,8 +3,6 @@
 Interleaved in one process, medians of processor time, on the default model.
 """
 
-from __future__ import annotations
-
 import contextlib
 import statistics
 import time

@@ -1,7 +1,5 @@
 """Shared fixtures; the environment is settled here, before anything imports torch."""
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Callable, Iterator

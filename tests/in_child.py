@@ -1,7 +1,5 @@
 """What tests have done in a process of its own: see ``zygote.py``."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

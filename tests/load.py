@@ -3,8 +3,6 @@ of an arm each), ``python tests/load.py launch 2000`` (runs that do nothing) and
 (records mirrored offline, moved, synced to a server on the loopback, and compared by value).
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -4,8 +4,6 @@ Keys, types and comments are those of the code: the schema of the config, the gr
 report and the fields of the trackers.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import itertools

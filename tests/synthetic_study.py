@@ -1,7 +1,5 @@
 """Synthetic studies, written in the layout of real runs."""
 
-from __future__ import annotations
-
 import io
 import itertools
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The asset resolver, offline: tiny archives in a folder of links, or on a package index of this machine."""
 
-from __future__ import annotations
-
 import hashlib
 import http.server
 import importlib.util
@@ -102,7 +100,7 @@ class Index(http.server.ThreadingHTTPServer):
 
         super().__init__(("127.0.0.1", 0), Handler)
 
-    def __enter__(self) -> Index:
+    def __enter__(self) -> "Index":
         threading.Thread(target=self.serve_forever, daemon=True).start()
         return self
 

@@ -1,7 +1,5 @@
 """What a model or data set is, where it is named by a path, a hub id or its shape."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -1,7 +1,5 @@
 """The command line: what it prints, what it refuses, and with which exit code."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import shlex

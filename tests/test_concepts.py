@@ -1,7 +1,5 @@
 """The page on concepts: its examples hold, and its prose has no number that they do not print or state."""
 
-from __future__ import annotations
-
 import doctest
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What identifies a run, and everything that is refused before anything loads."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

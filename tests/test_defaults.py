@@ -1,7 +1,5 @@
 """The default model and data learn what the README says. Needs them fetched: make fetch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

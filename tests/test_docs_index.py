@@ -1,7 +1,5 @@
 """The page that leads from a CSV to an answer: its commands and its Python run as they are printed."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

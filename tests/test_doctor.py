@@ -1,7 +1,5 @@
 """What the doctor says, and that it always says something."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import subprocess

@@ -3,8 +3,6 @@
 An experiment is composed once, in one test that holds all of it against its place: composing is what takes the time.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from pathlib import Path

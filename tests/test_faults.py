@@ -1,8 +1,6 @@
 """What the world does to a run or a command: disks, locales, readers that go, memory, strangers. Each is one line, and
 what is done is kept."""
 
-from __future__ import annotations
-
 import json
 import os
 import resource

@@ -4,8 +4,6 @@ Hypothesis makes the inputs up, the same 1,000 every time; ``RANKWISE_FUZZ=20000
 many, other ones. An accepted input is not run: it ends where the run, the plan or the search would begin.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import copy

@@ -1,7 +1,5 @@
 """What the machine says about itself."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The built wheel works by itself, from any folder."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The story of one run: whatever happens to it, its record says so."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Whole runs of causal LMs: training, few examples, writing, forgetting, each on a tiny random model."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

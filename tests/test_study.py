@@ -1,7 +1,5 @@
 """From a command line to finished runs: composition, order, skipping, failures."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

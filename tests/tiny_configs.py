@@ -1,7 +1,5 @@
 """Configs of tiny random models, put together from the shipped ``conf/`` files as ``debug=fast`` does."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 from typing import Any

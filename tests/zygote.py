@@ -6,8 +6,6 @@ The child writes to ``stdout`` and ``stderr`` in ``folder``, has no stdin, and e
 after its exit handlers.
 """
 
-from __future__ import annotations
-
 import atexit
 import gc
 import importlib
@@ -37,7 +35,7 @@ HEAVY = (
 class Child:
     """A forked process, seen from the test."""
 
-    def __init__(self, zygote: Zygote, pid: int, folder: Path):
+    def __init__(self, zygote: "Zygote", pid: int, folder: Path):
         self.zygote, self.pid, self.folder = zygote, pid, folder
 
     def wait(self, timeout: float = 60) -> int:

@@ -1,7 +1,5 @@
 """rankwise: which LoRA rank is enough for this model and task, and what does it cost against full fine-tuning?"""
 
-from __future__ import annotations
-
 import importlib
 import logging
 from typing import Any

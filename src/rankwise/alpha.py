@@ -1,7 +1,5 @@
 """Alpha policies: how the multiplier of BA follows from the rank."""
 
-from __future__ import annotations
-
 import math
 import re
 from typing import Any

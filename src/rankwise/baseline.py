@@ -1,7 +1,5 @@
 """What a fine-tuned model has to beat: runs that train nothing of the language model."""
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 from collections.abc import Callable

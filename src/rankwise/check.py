@@ -1,7 +1,5 @@
 """Everything about a config that can be refused before anything is loaded."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import os

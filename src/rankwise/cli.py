@@ -1,7 +1,5 @@
 """The command: parse, call, print. The commands themselves are in ``rankwise.commands``, imported when called."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

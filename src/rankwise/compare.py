@@ -3,8 +3,6 @@
 A *replicate* is a pair (seed, data_seed); runs of several arms are paired by it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

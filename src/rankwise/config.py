@@ -3,8 +3,6 @@
 Hydra composes a ``Config`` from ``conf/``; everything downstream reads this one object. Nothing here imports torch.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field

@@ -4,8 +4,6 @@ The process that has the run starts the others, waits, and ends them all when on
 run's folder; what the others would write goes into one that is thrown away.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
@@ -63,7 +61,7 @@ def fine_tune_on_several(
         raise
 
 
-def _wait(ranks: ProcessContext, heard: _Heard, queue: Any) -> None:
+def _wait(ranks: ProcessContext, heard: "_Heard", queue: Any) -> None:
     """Until all ranks have ended well. Raises as ``fine_tune_on_several``; no rank is left then."""
     try:
         while not ranks.join(timeout=0.2, grace_period=_GRACE_S):

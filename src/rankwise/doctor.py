@@ -1,7 +1,5 @@
 """What this machine can do, and what is missing for the rest. Nothing here raises: a probe that fails says why."""
 
-from __future__ import annotations
-
 import netrc
 import os
 import platform

@@ -1,7 +1,5 @@
 """The one kind of error that is the user's to mend."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 
@@ -19,7 +17,7 @@ class Refused(Exception):
         super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST - 300]} … {line[-300:]}")
 
     @classmethod
-    def value(cls, key: str, value: object, allowed: str, remedy: str = "") -> Refused:
+    def value(cls, key: str, value: object, allowed: str, remedy: str = "") -> "Refused":
         """A config value that is not allowed: ``key=given: allowed; remedy``."""
         shown = "null" if value is None else value
         return cls(f"{key}={shown}: {allowed}" + (f"; {remedy}" if remedy else ""))

@@ -3,8 +3,6 @@
 ``kind`` is what the file should be, in words that follow "not": "a sweep file".
 """
 
-from __future__ import annotations
-
 import json
 import re
 import stat

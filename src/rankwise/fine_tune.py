@@ -1,7 +1,5 @@
 """The story of a run that trains a language model, readable from top to bottom."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from itertools import chain

@@ -1,7 +1,5 @@
 """When two configs are the same run: the canonical form, its hash, and the names that come of it."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json

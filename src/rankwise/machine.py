@@ -3,8 +3,6 @@
 Reads /proc, /sys and ``nvidia-smi`` and never initialises CUDA, so the launcher may ask before it forks.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import functools

@@ -1,7 +1,5 @@
 """Where rankwise's own files are."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 # What lies in the folder of a run until it is finished, and as large as what it trains or larger.

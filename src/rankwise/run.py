@@ -1,7 +1,5 @@
 """The story of one run, readable from top to bottom."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """Intervals and the paired bootstrap over seeds and items. Shapes: B replicates, S seeds."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -203,7 +201,7 @@ class Bootstrap:
         below, above = max(0.0, self.estimate - low), max(0.0, high - self.estimate)
         return self.estimate - math.hypot(over_seeds, below), self.estimate + math.hypot(over_seeds, above)
 
-    def times(self, sign: float) -> Bootstrap:
+    def times(self, sign: float) -> "Bootstrap":
         """The same difference, the other way round where ``sign`` is −1."""
         return replace(self, estimate=sign * self.estimate, means=sign * self.means)
 

@@ -1,7 +1,5 @@
 """What users of PEFT, Lightning, transformers, Hydra and W&B type first, and what it is called here."""
 
-from __future__ import annotations
-
 from rankwise.errors import did_you_mean
 
 # Config groups: their values are names of options.

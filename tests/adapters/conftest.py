@@ -1,7 +1,5 @@
 """Tiny runs that have finished, trained once for all tests that only read them."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

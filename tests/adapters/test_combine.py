@@ -1,7 +1,5 @@
 """Combined adapters: exact where they should be, scored as they are, and loadable."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Two runs side by side."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

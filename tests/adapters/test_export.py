@@ -1,7 +1,5 @@
 """What a run leaves, and what is exported, loads where rankwise is not."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re

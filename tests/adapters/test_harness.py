@@ -1,7 +1,5 @@
 """Runs on tasks of lm-evaluation-harness: the scores are the model's, and reports read them like others."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A merged model is the same model, and what cannot be is refused."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

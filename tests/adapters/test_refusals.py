@@ -1,7 +1,5 @@
 """What every subcommand refuses, in one line and with nothing written."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A truncated adapter is the nearest of its rank, and exact where nothing is lost."""
 
-from __future__ import annotations
-
 import itertools
 import shutil
 from collections.abc import Callable

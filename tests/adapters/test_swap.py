@@ -1,7 +1,5 @@
 """Several adapters on one base are each as they are alone."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Tiny runs on one saved base, so that seeds share it, trained once for the tests that only read them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

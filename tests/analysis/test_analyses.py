@@ -1,7 +1,5 @@
 """Every analysis of real runs: against dense algebra, against other commands, and as files."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

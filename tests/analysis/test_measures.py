@@ -1,7 +1,5 @@
 """On matrices whose directions are known, every measure is what it is on paper."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

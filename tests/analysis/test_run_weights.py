@@ -1,7 +1,5 @@
 """From run folders: the right W₀, ΔW and start; what cannot be analyzed is refused."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Rows of an analysis, on layers whose singular values are known."""
 
-from __future__ import annotations
-
 import math
 from statistics import mean, median
 

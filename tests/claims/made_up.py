@@ -1,7 +1,5 @@
 """Studies made up so that a claim comes out each of the three ways: a claim that cannot fail says nothing."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Verdicts from intervals and runs, and how they are shown."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -1,7 +1,5 @@
 """Quantities give what is known beforehand, of made-up studies, of small models and of real tiny runs."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path

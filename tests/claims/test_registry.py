@@ -1,7 +1,5 @@
 """The claims that come with rankwise: whole, able to fail, and exact ones as their files expect."""
 
-from __future__ import annotations
-
 import inspect
 
 import pytest

@@ -1,7 +1,5 @@
 """A tiny study, tracked online on a server of its own, and the command in a process of its own."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

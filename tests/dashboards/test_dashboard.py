@@ -1,7 +1,5 @@
 """``rankwise dashboard``: the real client and wandb_workspaces against the contract server, and without any server."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Runs read back from W&B say what their files say."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the tests here share beside fixtures."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The sentence, from findings that are made up."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Questions that are refused, in one line, before anything is made."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Evidence from predictions, against variances that are known from how the predictions were drawn."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

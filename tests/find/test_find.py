@@ -1,7 +1,5 @@
 """The command, with real runs of a tiny model."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

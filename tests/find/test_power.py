@@ -1,7 +1,5 @@
 """What a margin needs, from studies whose spreads are known from how they were made."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

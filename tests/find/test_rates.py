@@ -1,7 +1,5 @@
 """Successive halving over learning rates, on objectives that are made up per rate and length of training."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

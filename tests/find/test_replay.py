@@ -1,7 +1,5 @@
 """Grids that were run whole, told again as ``find`` would have told them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from statistics import median
 

@@ -1,7 +1,5 @@
 """The decision, look by look, with values worked out by hand."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

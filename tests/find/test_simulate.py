@@ -1,7 +1,5 @@
 """The chance of a wrong answer, by simulation: its full form is ``rankwise find --simulate``."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Operations of a step: counted as they run, fitted for any batch, and beside full fine-tuning's."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

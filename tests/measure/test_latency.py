@@ -1,7 +1,5 @@
 """Forward passes against each other: what is timed, how turns are taken, and what is refused. No test asks how long."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The ledger against torch's own profiler, and what it says of storages one by one."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Parameters, bytes, seconds and tokens."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

@@ -1,7 +1,5 @@
 """Parameters by kind, layer and type against the built model."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """What GPUs are stated to reach, and what this machine does."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A tiny model saved as anyone saves one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

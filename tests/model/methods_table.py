@@ -1,7 +1,5 @@
 """Every method on every architecture, trained by a plain loop with the head held still: only the method can learn."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What each method trains, and where an adapter starts from."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

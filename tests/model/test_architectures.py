@@ -1,7 +1,5 @@
 """Every target preset on every architecture: which layers, how many parameters, what a step changes, what is kept."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

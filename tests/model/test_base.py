@@ -1,7 +1,5 @@
 """The base LM from a folder, a GGUF file or a shape; what is refused, in one line, and what is never run."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from collections.abc import Callable

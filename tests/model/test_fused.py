@@ -1,7 +1,5 @@
 """GPT-2's fused layer taken apart: the same model, adapters on its parts, and the way back."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

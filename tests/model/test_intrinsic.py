@@ -1,7 +1,5 @@
 """Training in a random subspace: what P is, what gets gradients, what is kept, what is refused."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Every method on every architecture: it trains, it is planned right, it comes back in another process."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """LoRA's starts, ranks, budgets and learning rates, AdaLoRA's pruning, and a start from another run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Nested LoRA: each of its ranks is the plain LoRA that its leading columns make."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

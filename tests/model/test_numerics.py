@@ -1,7 +1,5 @@
 """Device, precision and threads, as this machine really has them."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Quantized bases: their bytes, their gradients, what stays in floating point, and what is refused."""
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 import itertools

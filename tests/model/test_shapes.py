@@ -1,7 +1,5 @@
 """The shapes in conf/model are those that were published, to the parameter."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Which linear layers targets mean; test_architectures tries every preset on every architecture."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """What is kept of a trained model, and that it is enough to have the model again."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Plans: what is predicted without weights is what is measured with them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A figure on the page is a figure, whatever its labels and its name say."""
 
-from __future__ import annotations
-
 from xml.etree import ElementTree
 
 import pytest

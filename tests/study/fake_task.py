@@ -3,8 +3,6 @@
 ``python -m fake_task OUTPUTS NAME…`` is a study in a process of its own, for tests that kill it.
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os

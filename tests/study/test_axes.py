@@ -1,7 +1,5 @@
 """Axes beyond a plain product, studies that tune first, and three ways to the same runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Launchers of Hydra's that are not ours."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

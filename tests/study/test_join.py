@@ -1,7 +1,5 @@
 """Several machines at one study: no run is lost, none is done twice."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

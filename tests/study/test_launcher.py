@@ -1,7 +1,5 @@
 """The local launcher, with real processes and runs that cost nothing."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import json
@@ -280,7 +278,7 @@ class Study:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **variables}
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, process_group=0)
 
-    def wait(self) -> Study:
+    def wait(self) -> "Study":
         until(lambda: all((folder(c) / "ready").exists() for c in self.configs[:2]))
         return self
 

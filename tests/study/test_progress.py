@@ -1,7 +1,5 @@
 """What a study shows while it runs."""
 
-from __future__ import annotations
-
 import io
 import re
 

@@ -1,7 +1,5 @@
 """Studies on a Slurm array; what needs a real Slurm is skipped where none takes jobs (``make test-slurm``)."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -1,7 +1,5 @@
 """W&B sweep files: what is read, what is refused, and that the shipped ones serve all three ways."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Linear models on fixed features."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

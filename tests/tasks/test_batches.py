@@ -1,7 +1,5 @@
 """Which rows go together, in which order."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import Any

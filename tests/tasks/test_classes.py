@@ -1,7 +1,5 @@
 """Which label is which class, and what is said or refused of labels."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Rows of a task: read, labelled, split by hash, sampled; and what is refused."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Examples of a causal LM: prompts, references, templates, conversations, plain texts; and the published formats."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

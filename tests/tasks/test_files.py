@@ -1,7 +1,5 @@
 """Files as people have them: each reads with its right values, or is refused with the option that reads it."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import io

@@ -1,7 +1,5 @@
 """The nine tasks of GLUE, from files as their download lays them out, with its traps, and from the hub's columns."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Causal language modelling: what is learned, how it is packed, and what its loss is."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Metrics with known values, and their standard errors."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Files, folders, hub data sets: every format gives the same rows in bounded memory, or one line that says why not."""
 
-from __future__ import annotations
-
 import csv
 import tracemalloc
 from dataclasses import astuple

@@ -1,7 +1,5 @@
 """Right and wrong answers: text, numbers and JSON."""
 
-from __future__ import annotations
-
 from decimal import Decimal
 
 import pytest

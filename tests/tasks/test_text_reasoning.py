@@ -1,7 +1,5 @@
 """reasoning-gym's rows and scores."""
 
-from __future__ import annotations
-
 import importlib.util
 import random
 import sys

@@ -1,7 +1,5 @@
 """Metrics of generated text against libraries and the E2E challenge's code (see the note in text_items.json)."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

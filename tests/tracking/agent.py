@@ -1,7 +1,5 @@
 """``wandb agent SWEEP``, as it is but for asking the server more often than every 5 s."""
 
-from __future__ import annotations
-
 import sys
 
 from wandb import wandb_agent

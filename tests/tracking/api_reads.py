@@ -1,7 +1,5 @@
 """What a user reads from W&B and builds there, in a process of its own: prints one JSON document."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

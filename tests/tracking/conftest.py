@@ -1,7 +1,5 @@
 """Children with the real wandb, and the server that answers them."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

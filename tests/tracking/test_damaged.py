@@ -1,7 +1,5 @@
 """Damaged records: named and passed over in a folder, refused in one line by name, and never a traceback."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

@@ -1,7 +1,5 @@
 """Every method, as a W&B server receives it from the real client: its own keys with its own values, and no other's."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a person picks from: true of every method, and nothing that a method does not own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Rows on disk as they come."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Who is at a run, on file systems with locks, without, and with locks that hold on one machine only."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Trackio and TensorBoard, by their real packages: what is in their files is what the run says."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from collections.abc import Callable

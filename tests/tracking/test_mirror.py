@@ -1,7 +1,5 @@
 """The real W&B, in processes of their own: what it is told, and that nothing it does touches a run."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable

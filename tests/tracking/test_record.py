@@ -1,7 +1,5 @@
 """The record: always whole, honest about who is at it, and readable by others."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """What runs sent to W&B, read back through its public API; a report and a workspace over them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Online runs, as a W&B server receives them from the real client; servers that fail; and what a later push brings."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable

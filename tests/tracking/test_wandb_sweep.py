@@ -1,7 +1,5 @@
 """``wandb sweep`` and ``wandb agent`` with a sweep file whose command is ``rankwise train``."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable

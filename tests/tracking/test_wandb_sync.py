@@ -1,7 +1,5 @@
 """``wandb sync`` of what was tracked offline, where the study has been moved to another path."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``rankwise train KEY=VALUE …`` without training: the config's record, finished, and W&B told of it."""
 
-from __future__ import annotations
-
 import sys
 
 from rankwise.commands.train import split

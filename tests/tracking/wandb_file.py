@@ -4,8 +4,6 @@ The file is a LevelDB log: blocks of 32 KiB, in them fragments of a 7-byte head 
 after 7 bytes of file head. A record is one whole fragment (kind 1) or a first, middle and last one (2, 3, 4).
 """
 
-from __future__ import annotations
-
 import json
 import struct
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """A run's own files, all there, and what a tracker should have been told of them."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How many steps a run has, where it is validated, and the learning rate on the way."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

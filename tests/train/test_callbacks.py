@@ -1,7 +1,5 @@
 """Lightning's callbacks and loggers from a ``conf`` of one's own: beside those of rankwise, and asked for."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A run that is cut, at any moment, goes on and ends as the one that was not."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """A run on several devices is the run on one, within rounding, and ends truthfully when a part of it does not."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Whole runs of tiny models: what is trained, chosen, tested and written down."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

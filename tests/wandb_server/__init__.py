@@ -4,8 +4,6 @@ It knows what the client of the pinned version asks of a server, keeps what it i
 whatever else it was asked: a test that ends with ``assert server.unknown == []`` fails when a new client asks for more.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +30,7 @@ class ContractServer:
         self.store = Store()
         self._loopback = Loopback(self.store, fault)
 
-    def __enter__(self) -> ContractServer:
+    def __enter__(self) -> "ContractServer":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -1,7 +1,5 @@
 """Artifacts: declared, uploaded, committed; found by name and downloaded."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How a server goes wrong, and when."""
 
-from __future__ import annotations
-
 import threading
 from dataclasses import dataclass, field
 

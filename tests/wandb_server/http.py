@@ -1,7 +1,5 @@
 """The wire: GraphQL, the file stream and storage over HTTP on the loopback."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import json

@@ -1,7 +1,5 @@
 """Filters and orders of ``Api().runs``: the part of MongoDB's language that W&B documents."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from typing import Any

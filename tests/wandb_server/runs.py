@@ -1,7 +1,5 @@
 """Runs: opened by wandb.init, filled by the file stream, read back by wandb.Api."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the server remembers."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Sweeps: made by ``wandb sweep``, worked off by ``wandb agent``; grids only."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """Where Hydra looks for plugins: thin shims over rankwise.study, so that Hydra's scan imports nothing heavy."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The model card: what a folder of weights is, where it comes from, how good it is and how to load it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

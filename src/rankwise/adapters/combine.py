@@ -1,7 +1,5 @@
 """One LoRA adapter out of several, scored on each one's task with that task's head."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

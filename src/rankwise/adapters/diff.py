@@ -1,7 +1,5 @@
 """Two runs side by side: what was set otherwise, how far apart their ΔWs are, and their scores, paired by row."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from typing import Any

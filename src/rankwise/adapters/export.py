@@ -1,7 +1,5 @@
 """An adapter for people without rankwise: what the run left, the tokenizer, and a card that says what it is."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

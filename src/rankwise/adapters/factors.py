@@ -3,8 +3,6 @@
 A is (r, in), B is (out, r). Everything is computed in fp64, so that what is exact on paper is exact in fp32.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re
@@ -59,7 +57,7 @@ class Svd:
         """The singular vectors of the inputs (``right``) or of the outputs (``left``)."""
         return self.v if side == "right" else self.u
 
-    def truncated(self, rank: int) -> Delta:
+    def truncated(self, rank: int) -> "Delta":
         """The nearest ΔW of this rank (Eckart and Young 1936); √s goes to either side."""
         root = self.s[:rank].sqrt()
         return Delta(self.u[:, :rank] * root, (self.v[:, :rank] * root).T)
@@ -72,7 +70,7 @@ class Delta:
     b: torch.Tensor
     a: torch.Tensor | None
 
-    def dot(self, other: Delta) -> float:
+    def dot(self, other: "Delta") -> float:
         """⟨ΔW, ΔW'⟩ = tr((Bᵀ B') (A' Aᵀ))."""
         if self.a is None:
             return float((self.b * other.b).sum()) if other.a is None else other.dot(self)
@@ -88,7 +86,7 @@ class Delta:
         u, s, vt = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
         return Svd(q_b @ u, s, q_a @ vt.T)
 
-    def leading(self, rank: int, scale: float) -> Delta:
+    def leading(self, rank: int, scale: float) -> "Delta":
         """The first columns of B, times ``scale``, and rows of A: what nested LoRA is at a lower rank."""
         assert self.a is not None
         return Delta(self.b[:, :rank] * scale, self.a[:rank])

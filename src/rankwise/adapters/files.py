@@ -1,7 +1,5 @@
 """Folders that are whole or not there: written beside their place, then renamed."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

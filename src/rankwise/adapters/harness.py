@@ -1,7 +1,5 @@
 """Finished runs on tasks of lm-evaluation-harness: scores, errors and every answer, written into their records."""
 
-from __future__ import annotations
-
 import json
 import logging
 import warnings

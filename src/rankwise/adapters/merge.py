@@ -1,7 +1,5 @@
 """One plain transformers model from base and adapter: W + ΔW in every layer, measured to be the same model."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A finished run as the source of an adapter: its folder, config and record, with what cannot be used refused."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

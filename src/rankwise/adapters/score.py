@@ -1,7 +1,5 @@
 """Scores and logits on a run's own rows."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from dataclasses import dataclass
@@ -38,7 +36,7 @@ class Rows:
     metric: str
 
     @classmethod
-    def of(cls, run: Run, tokenizer: Any) -> Rows:
+    def of(cls, run: Run, tokenizer: Any) -> "Rows":
         """Raises Refused where the data, or the rows that are drawn for the test, are no longer those of the run."""
         config = run.config
         loaded = data.load(config.task, on_this_machine(config.task), config.data_seed)

@@ -1,7 +1,5 @@
 """An adapter of lower rank: each layer's ΔW truncated to its leading singular values, scored before and after."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

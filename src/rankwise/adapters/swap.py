@@ -1,7 +1,5 @@
 """Several adapters on one base, chosen per request: is each as good as alone, and what does switching cost?"""
 
-from __future__ import annotations
-
 import statistics
 import time
 from typing import Any

@@ -1,7 +1,5 @@
 """One analysis as a JSON document: which, of what, with which options, and what was found."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

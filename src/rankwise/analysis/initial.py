@@ -1,7 +1,5 @@
 """LoRA's factors as they were before training, drawn once more from the run's seed."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 

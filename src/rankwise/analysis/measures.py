@@ -3,8 +3,6 @@
 Pure functions of matrices, in fp64. ΔW (out, in) comes as a ``Delta``: LoRA's factors are never multiplied out.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Do two runs learn the same directions? φ between ranks and seeds, and against W (Hu et al. 2021, §7.2 and §H.4)."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

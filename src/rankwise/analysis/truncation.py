@@ -3,8 +3,6 @@
 ΔW of every layer is cut by SVD to its leading directions (Eckart and Young 1936), the head stays as it was trained.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What each run's ΔW is like: how large and of what rank, what of W it amplifies, which directions it adds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from statistics import mean, median

@@ -1,7 +1,5 @@
 """From run folders to what was changed: W₀ and ΔW of each linear layer, the same layers for every run."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One resolver for models and data: a local file or folder, a hub id, or a file inside a registry package."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

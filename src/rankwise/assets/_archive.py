@@ -1,7 +1,5 @@
 """Zip and tar archives: one member, a file or a folder, which may lie in an archive inside, or all of them."""
 
-from __future__ import annotations
-
 import difflib
 import lzma
 import re

@@ -1,7 +1,5 @@
 """The cache folder, folders in it that are filled once, and digests of files remembered in it."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

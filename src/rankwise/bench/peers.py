@@ -5,8 +5,6 @@ offers for speed; ``loop`` is a plain PyTorch loop. Rows come tokenized and the 
 pays for what rankwise does before a run.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import sys

@@ -1,7 +1,5 @@
 """A claim: what somebody said of LoRA, the quantity that tests it and the bound that it must keep."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +32,7 @@ class Estimate:
     note: str = ""
 
     @classmethod
-    def exact(cls, value: float, note: str = "") -> Estimate:
+    def exact(cls, value: float, note: str = "") -> "Estimate":
         """A number without an interval."""
         return cls(value, value, value, note=note)
 
@@ -47,7 +45,7 @@ class Bound:
     high: float = math.inf
 
     @classmethod
-    def of(cls, values: dict[str, Any]) -> Bound:
+    def of(cls, values: dict[str, Any]) -> "Bound":
         """From ``{above: x}``, ``{below: x}`` or ``{between: [a, b]}``; raises ValueError for anything else."""
         match values:
             case {"above": float() | int() as low, **rest} if not rest:

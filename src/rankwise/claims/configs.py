@@ -1,7 +1,5 @@
 """From a few words in a claim (model, targets, rank) to a config, and to what ``rankwise plan`` says of it."""
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Callable

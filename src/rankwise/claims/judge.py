@@ -1,7 +1,5 @@
 """Verdicts: each claim's quantity, from the runs that there are, against its bound."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

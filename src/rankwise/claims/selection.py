@@ -1,7 +1,5 @@
 """From a few words in a claim (method, targets, rank) to the arms of a study that they mean, and their runs by seed."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Verdicts as tables of the report: for a terminal, as Markdown and as an HTML page."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any

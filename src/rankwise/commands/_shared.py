@@ -1,7 +1,5 @@
 """What the commands share: override syntax, Hydra's flags, argument errors in one line, the environment."""
 
-from __future__ import annotations
-
 import argparse
 import functools
 import json

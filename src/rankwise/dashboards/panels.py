@@ -3,8 +3,6 @@
 # wandb_workspaces re-exports its names in a way that mypy does not follow.
 # mypy: disable-error-code="attr-defined,name-defined"
 
-from __future__ import annotations
-
 from typing import Any
 
 import wandb_workspaces.expr as expr

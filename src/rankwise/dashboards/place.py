@@ -1,7 +1,5 @@
 """Which W&B project a study's runs are in, and what they are called there."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

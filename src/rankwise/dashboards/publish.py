@@ -3,8 +3,6 @@
 # wandb_workspaces re-exports its names in a way that mypy does not follow.
 # mypy: disable-error-code="attr-defined,name-defined"
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

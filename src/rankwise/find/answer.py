@@ -1,7 +1,5 @@
 """The answer in one sentence, and the table of what was learned per rank and at what cost."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

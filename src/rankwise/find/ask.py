@@ -1,7 +1,5 @@
 """From a command line's overrides to a question. What cannot be answered is refused before anything is made."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import replace

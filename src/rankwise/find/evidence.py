@@ -1,7 +1,5 @@
 """From records of paired seeds to what the rule reads: a mean gain and its two standard errors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@
 untouched. The guess is the smallest rank that keeps the whole adapter's score within half the margin.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from rankwise.config import Config

@@ -1,7 +1,5 @@
 """Before a study: how many seeds and test rows its margin needs, from the spreads of an earlier study or a pilot."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """What is asked: a method at its candidate ranks, a reference, a margin, a budget. Checked before anything runs."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -31,7 +29,7 @@ class Budget:
     runs: int | None = None
 
     @classmethod
-    def parse(cls, text: str | None) -> Budget:
+    def parse(cls, text: str | None) -> "Budget":
         """``30m``, ``1h30m``, ``45s`` or a number of runs. Raises Refused for anything else."""
         if text is None:
             return cls()

@@ -6,8 +6,6 @@ is at the edge of what was tried, the next rate beyond it is tried in full. The 
 carried to the others by ``Question.rate_for``, which is checked at the first and the last of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 

@@ -5,8 +5,6 @@ from the grid's own runs of the largest rank, each cut as a pilot's is. The repo
 stands the rank that a table of rules of thumb names for as many training rows.
 """
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections import Counter

@@ -16,8 +16,6 @@ A rank is called *worse* by tests of the opposite hypotheses, whose levels, divi
 ``alpha`` as well. To give up on a rank as *hopeless* claims nothing and costs nothing.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +51,7 @@ class Evidence:
         """The upper end of the one-sided interval at level 1 − tail."""
         return self.gain + _half(tail, self.seeds, self.over_seeds, self.over_items)
 
-    def with_size(self, seeds: int, items: float = 1.0) -> Evidence:
+    def with_size(self, seeds: int, items: float = 1.0) -> "Evidence":
         """What to expect of ``seeds`` seeds in all and ``items`` times as many test items, should the gain stay."""
         of_one = self.seeds * self.over_seeds**2
         loose = min(of_one, self.loose**2)
@@ -76,7 +74,7 @@ class Rule:
     give_up: float = 0.1  # a rank whose chance to pass by the last look is below this is hopeless
 
     @classmethod
-    def of(cls, ranks: tuple[int, ...], guess: int, margin: float, looks: tuple[int, ...]) -> Rule:
+    def of(cls, ranks: tuple[int, ...], guess: int, margin: float, looks: tuple[int, ...]) -> "Rule":
         """The rule for the first of the usual looks, which divide the whole level in the same proportions."""
         shares = cls.shares[: len(looks)]
         return cls(ranks, guess, margin, looks, tuple(share / sum(shares) for share in shares))

@@ -1,7 +1,5 @@
 """Headers and rows of what the terminal shows, and the answer as one JSON document."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from statistics import median
 from typing import Any

@@ -4,8 +4,6 @@ Mean scores are drawn as sums of normal parts: a seed's luck, what an arm does d
 it does differently there from seed to seed. The reference has such parts as well, which all ranks share.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """``rankwise find``, readable from top to bottom: rates, pilot, and real runs until the question is decided."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The process that runs are forked from: it has imported what they need, and nothing else."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import multiprocessing
@@ -29,7 +27,7 @@ class Signals:
         self._raise = False
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Signals:
+    def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background job

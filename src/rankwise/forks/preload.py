@@ -4,8 +4,6 @@ multiprocessing imports this module there, by name. It imports and does nothing 
 torch in the server would start OpenMP's threads, which no child inherits, and every child would hang at its first.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import json

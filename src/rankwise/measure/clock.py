@@ -1,7 +1,5 @@
 """Seconds by phase, and tokens per second."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Container, Iterator

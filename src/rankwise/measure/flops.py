@@ -4,8 +4,6 @@ A multiplication and an addition are two operations. Only matrix products and at
 count in full.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +69,7 @@ class Cost:
     per_learned: int = 0
 
     @classmethod
-    def fitted(cls, count: Callable[[Shape], int], like: Shape) -> Cost:
+    def fitted(cls, count: Callable[[Shape], int], like: Shape) -> "Cost":
         """Exactly, from as many counts as there are terms; ``like`` says what batches the run has."""
 
         def counted(rows: int, length: int, labelled: int = 3) -> int:

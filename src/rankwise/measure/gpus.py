@@ -1,7 +1,5 @@
 """Memory and peak speed of well-known GPUs, to plan for one that is not here. Imports nothing heavy."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

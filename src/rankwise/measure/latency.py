@@ -2,8 +2,6 @@
 falls on all of them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import gc

@@ -1,7 +1,5 @@
 """Bytes of live tensors by what holds them, at every moment of a real or a fake step."""
 
-from __future__ import annotations
-
 import contextlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -88,7 +86,7 @@ class Ledger(TorchDispatchMode):
         for tensor in [*model.parameters(), *model.buffers(), *quant_states(model)]:
             self._label(tensor, "weights")
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> "Ledger":
         self._undo = contextlib.ExitStack()
         for parameter in self.model.parameters():
             if parameter.requires_grad:  # a hook on a frozen one would be an error

@@ -1,7 +1,5 @@
 """How many parameters: trainable, frozen, adapter, head; by layer and by type."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re

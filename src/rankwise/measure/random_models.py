@@ -1,7 +1,5 @@
 """Models of a config's shape with random weights, for what does not depend on their values: timings, starts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

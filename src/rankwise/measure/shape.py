@@ -1,7 +1,5 @@
 """The shape of a batch, which decides what a step holds and computes."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

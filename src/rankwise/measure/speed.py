@@ -1,7 +1,5 @@
 """FLOP/s that a device can reach at most, and model FLOPs utilisation: the share of it that a run reached."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

@@ -1,7 +1,5 @@
 """From a base LM to a trainable one, by the config's method."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The base LM: weights, tokenizer and task head, from wherever the config says."""
 
-from __future__ import annotations
-
 from logging import getLogger
 from typing import Any
 

@@ -5,8 +5,6 @@ columns alone (Hu et al. 2021, §7.1: q and v). Layers that mix the three head b
 such columns and are left alone.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """GGUF files: unpacked once to plain fp32 weights, which load forty times faster and can be trained and saved."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from pathlib import Path

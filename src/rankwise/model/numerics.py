@@ -1,7 +1,5 @@
 """Device, precision and threads: what the hardware really has, settled before anything is built."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -5,8 +5,6 @@ neither random weights nor GGUF files, and it quantizes what it finds outside th
 stand-ins that need no library.
 """
 
-from __future__ import annotations
-
 import functools
 import warnings
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """A model without weights: its architecture on the meta device, then as fake tensors that know shape and bytes only."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

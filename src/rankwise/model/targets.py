@@ -1,7 +1,5 @@
 """Which linear layers carry an adapter: presets that mean the same on every architecture."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """What is kept of a trained model (the best weights while it trains, the adapter afterwards), and the model from it."""
 
-from __future__ import annotations
-
 import copy
 import shutil
 from dataclasses import replace

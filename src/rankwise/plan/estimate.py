@@ -1,7 +1,5 @@
 """From a config and a device to one row of a plan."""
 
-from __future__ import annotations
-
 import functools
 import json
 import statistics

@@ -1,7 +1,5 @@
 """One run's training step and evaluation batch with fake tensors: every operation, no memory, no arithmetic."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import logging
@@ -74,7 +72,7 @@ class Counted:
             return torch.device("meta")
         return _faked(self.model)
 
-    def variant(self, config: Config) -> Counted:
+    def variant(self, config: Config) -> "Counted":
         """Another run of the same base on the same device."""
         return Counted(config, self.architecture, self.scorer, self.settings)
 
@@ -143,7 +141,7 @@ class FakeRun(Counted):
         return _faked(self.model)
 
     @functools.cached_property
-    def counted(self) -> Counted:
+    def counted(self) -> "Counted":
         """The run that counts."""
         return self.variant(self.config)
 
@@ -202,7 +200,7 @@ class FakeRun(Counted):
         self.optimizer.zero_grad()
 
 
-def full_fine_tuning(run: Counted) -> Counted:
+def full_fine_tuning(run: Counted) -> "Counted":
     """The same base, stored in full precision, with all of it trained."""
     base = skeleton(run.architecture, run.config.task.kind, run.scorer.outputs, run.settings.attention)
     if run.config.trainer.gradient_checkpointing:

@@ -1,7 +1,5 @@
 """What a plan is for: a GPU by name, or this machine."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,13 +29,13 @@ class Hardware:
         return CONTEXT_BYTES[self.device]
 
     @classmethod
-    def named(cls, name: str) -> Hardware:
+    def named(cls, name: str) -> "Hardware":
         """A well-known GPU. Raises Refused for any other."""
         known = gpu(name)
         return cls(known.name, "cuda", known.memory_bytes, known)
 
     @classmethod
-    def here(cls) -> Hardware:
+    def here(cls) -> "Hardware":
         """The GPU of this machine, else its processor with the memory that is free."""
         if torch.cuda.is_available():
             name = torch.cuda.get_device_name()

@@ -1,7 +1,5 @@
 """What a run's step will hold and compute, before it, by the same step with fake tensors; beside full fine-tuning's."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Stand-ins for code that a planned step cannot run: a GPU's attention, and pooling, without values."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """What the runs of a plan cost together: devices, disk, files, and what W&B is sent."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

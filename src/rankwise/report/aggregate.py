@@ -1,7 +1,5 @@
 """Several tasks in one number: what holds over runs and tasks together (Agarwal et al. 2021)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

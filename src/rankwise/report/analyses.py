@@ -1,7 +1,5 @@
 """What ``rankwise analyze`` found, as tables and sections of the page; the documents are read, nothing is computed."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """The figures of analyses, drawn from their documents. Each takes a document and gives a figure."""
 
-from __future__ import annotations
-
 import math
 from itertools import groupby
 from typing import Any

@@ -1,7 +1,5 @@
 """What ``rankwise find`` has answered from a study: its sentence, and what it learned of every rank."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ A run's config splits into its arm (what defines the contender), its tuned knob 
 (seed and data seed), and its *context*: everything else. Only arms of one context are compared.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable

@@ -5,8 +5,6 @@ An arm is what has the same model, method, settings and protocol on its tasks; l
 where a run starts from (``method.init_from``), as RTE is often begun from a model that learned MNLI.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import defaultdict

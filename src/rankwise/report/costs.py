@@ -1,7 +1,5 @@
 """What an arm costs, read from its records: memory of one training step, computation, seconds; and what these are."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import Counter

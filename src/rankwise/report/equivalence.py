@@ -1,7 +1,5 @@
 """Each arm against full fine-tuning: the paired difference on the test set and what may be said of it."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What a reader must know before believing a row: each flag is one short sentence. Some forbid a conclusion."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator

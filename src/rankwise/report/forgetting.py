@@ -1,7 +1,5 @@
 """What training unlearned, by arm: the same questions before and after, on texts that no arm was trained on."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any
 

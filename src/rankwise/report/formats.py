@@ -1,7 +1,5 @@
 """Numbers as a reader meets them: three significant digits and a unit."""
 
-from __future__ import annotations
-
 import math
 
 from rankwise.metrics import NOTHING, signed

@@ -1,7 +1,5 @@
 """Whether an arm slows inference, and whether it still does when it is merged: forward passes beside the base's."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A study in one file: what a stranger needs to see the same page, and to run any of its runs again."""
 
-from __future__ import annotations
-
 import tempfile
 import zipfile
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Colours with one meaning on the whole page: orange is full fine-tuning, greens are ranks, greys have no adapter."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """A plan as a table for the terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any

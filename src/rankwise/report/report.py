@@ -1,7 +1,5 @@
 """Records in, one Report out: everything that table, plots and page show is decided here."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What is enough: the smallest sufficient rank, by fixed-sequence non-inferiority from the largest rank down."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from dataclasses import dataclass, field
 

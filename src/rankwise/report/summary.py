@@ -1,7 +1,5 @@
 """The report in sentences, each derived from the records: the headline, and how the comparison was made."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Figures as inline SVG that follow the page: text stays text, ink and grid take the page's colours."""
 
-from __future__ import annotations
-
 import html
 import io
 import re

@@ -1,7 +1,5 @@
 """A table of numbers on a terminal of any width: no figure is cut."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The Hydra app: one command line in, one run or one study out."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable

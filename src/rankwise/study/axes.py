@@ -1,7 +1,5 @@
 """The axes of a study beyond a plain product: pairs that are walked together, combinations to leave out."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass

@@ -1,7 +1,5 @@
 """From what Hydra composed to a Config, and from Hydra's errors to one line each."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import re

@@ -4,8 +4,6 @@ A fresh process takes seconds to import torch and friends, a fork of one that di
 measured cleanly. How a run goes and ends is read from its folder: record, journal and log.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """How runs end, on this machine or another, as their records tell."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What has changed since a finished run was made: code, model or data, which its identity does not hold."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """The one progress display, on stderr: a moving bar per run under one for all, or plain lines where nobody watches."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """One run in this process, with its progress and a summary."""
 
-from __future__ import annotations
-
 import signal
 import sys
 from typing import Any

@@ -4,8 +4,6 @@ Needs the extra ``slurm`` (submitit). The command that started it watches the ru
 is not asked, since a worker ends well when a run of its has failed.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import shutil
@@ -51,7 +49,7 @@ class Slurm:
     sbatch: Mapping[str, Any] | None = None  # any other option of sbatch: {qos: short, gres: "shard:1"}
 
     @classmethod
-    def of(cls, launcher: Any) -> Slurm:
+    def of(cls, launcher: Any) -> "Slurm":
         """From Hydra's launcher of the same keys. Raises Refused where submitit or Slurm is not installed, and for keys
         that there are not.
         """

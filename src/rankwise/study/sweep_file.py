@@ -4,8 +4,6 @@ Grids and random searches run here without a server. Searches that learn from sc
 ``wandb agent`` do those.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

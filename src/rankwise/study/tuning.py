@@ -1,7 +1,5 @@
 """Tune, freeze, final: learning rates are chosen per arm on seeds of their own, then judged on fresh ones."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import json
@@ -32,7 +30,7 @@ class Tuning:
     seeds: list[int]
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Tuning:
+    def of(cls, settings: Mapping[str, Any]) -> "Tuning":
         """From ``hydra.sweeper.tune``. Raises Refused for anything but axes with values and seeds."""
         axes, seeds = settings.get("axes") or {}, settings.get("seeds") or []
         lists = [seeds, *axes.values()] if isinstance(axes, Mapping) else []

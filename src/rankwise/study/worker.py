@@ -1,7 +1,5 @@
 """The child's side of the launcher: one process, one run, then gone. What it has to say stands in the run's folder."""
 
-from __future__ import annotations
-
 import contextlib
 import faulthandler
 import importlib

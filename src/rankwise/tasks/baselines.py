@@ -1,7 +1,5 @@
 """What a language model has to beat: linear models on fixed features."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tokens and batches: which rows go together, in which order, padded to the longest of the batch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -106,7 +104,7 @@ class Loaders:
     cut: int | None = None  # rows of a causal LM that lost their end to task.max_length
 
     @classmethod
-    def of(cls, config: Config, data: Data, tokenizer: Any) -> Loaders:
+    def of(cls, config: Config, data: Data, tokenizer: Any) -> "Loaders":
         """Tokenize all parts once."""
         if config.task.blocks:
             data = in_blocks(data, tokenizer, config.task.max_length)

@@ -1,7 +1,5 @@
 """The classes of a classification: which label, as the data write it, is which class."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter
@@ -47,7 +45,7 @@ class Classes:
         return {label.name: int(self.number[label.number]) for label in self.labels}
 
     @classmethod
-    def of(cls, task: Task, labels: list[Label], label_n: np.ndarray, part_n: np.ndarray) -> Classes:
+    def of(cls, task: Task, labels: list[Label], label_n: np.ndarray, part_n: np.ndarray) -> "Classes":
         """As ``task.labels`` has them, else numbers by size, then words by spelling.
 
         Raises Refused for a label that ``task.labels`` does not name, and where there are no two classes.

@@ -4,8 +4,6 @@ The first reading keeps a few bytes of every row, from which the rows of each pa
 texts of those alone. So the data may be larger than memory, and only what a run uses is held.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from array import array
@@ -104,7 +102,7 @@ def check_files(configs: Iterable[Config]) -> None:
                 _shared(index, chosen, notes)
 
 
-def _indexed(task: Task, tables: list[Table], notes: list[str]) -> tuple[_Index, np.ndarray, Classes | None]:
+def _indexed(task: Task, tables: list[Table], notes: list[str]) -> tuple["_Index", np.ndarray, Classes | None]:
     """The first reading: a few bytes of each row, its part (-1: left out), and the classes. Adds to ``notes``."""
     index = _Index.of(task, examples(task, tables))
     if not len(index.place):
@@ -148,7 +146,7 @@ class _Index:
     quoted: int  # rows whose text stands in double quotes
 
     @classmethod
-    def of(cls, task: Task, stream: Iterator[Example | None]) -> _Index:
+    def of(cls, task: Task, stream: Iterator[Example | None]) -> "_Index":
         labels: dict[str, Label] = {}
         label, place_, part, content, verbatim = array("i"), array("d"), array("b"), array("Q"), array("q")
         skipped = missing = quoted = 0

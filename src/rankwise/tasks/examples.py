@@ -1,7 +1,5 @@
 """Rows of a table as examples of a task: texts, label, conversation; and what a row is refused for."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -47,7 +45,7 @@ class Example:
     group: str | None = None
     completion: str | None = None
     messages: Messages | None = None
-    cell: Cell | None = None  # of the label
+    cell: "Cell | None" = None  # of the label
 
     @property
     def given(self) -> tuple[str, ...]:

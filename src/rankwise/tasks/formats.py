@@ -1,7 +1,5 @@
 """Published file formats with rows of their own: the GLUE download, E2E-style triples, WordNet's data files."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What may be the matter with a file that does not read as the task says, and the option that reads it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rankwise.errors import did_you_mean

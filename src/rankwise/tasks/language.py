@@ -1,7 +1,5 @@
 """Causal language modelling: which tokens are learned, their batches, packed or not, and their loss."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Metrics of a task with their standard errors over items."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

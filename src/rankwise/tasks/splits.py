@@ -1,7 +1,5 @@
 """The part of a row by the hash of its text: a text is always in the same one, whatever else is in the file."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable

@@ -5,8 +5,6 @@ line, or ``CHUNK`` rows of Parquet, so a file may be larger than memory; a file 
 Cells are not converted: pandas and ``datasets`` make dates and floats of texts and whole numbers.
 """
 
-from __future__ import annotations
-
 import bz2
 import codecs
 import contextlib

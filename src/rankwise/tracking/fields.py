@@ -4,8 +4,6 @@ One flat list, for W&B and its dashboards, Trackio, TensorBoard and the report's
 is shown under and the dotted path of a record where it is found. What a method does not own is absent.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from rankwise.identity import canonical

@@ -5,8 +5,6 @@ ends; then it tells how the run ended. It may fail, hang or be killed: the run, 
 notice, and whatever is missing can be sent from the files later, with ``rankwise dashboard --push``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """``metrics.jsonl``: one row per logging, on disk before the next step begins."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -4,8 +4,6 @@ The kernel drops a lock when its owner dies, but some shared file systems have n
 one machine only. A lease is a file that names its owner's host and process, and that the owner touches while it lives.
 """
 
-from __future__ import annotations
-
 import _thread
 import contextlib
 import fcntl

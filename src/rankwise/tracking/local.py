@@ -1,7 +1,5 @@
 """Runs in trackers that need no account: Trackio's SQLite file and TensorBoard's event files, both in the study."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

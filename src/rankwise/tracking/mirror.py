@@ -1,7 +1,5 @@
 """The mirror of a run in W&B, Trackio or TensorBoard, as the run sees it: a process that follows its files."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Predictions on the test rows, kept so that runs can be compared item by item."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where a result comes from: code, packages, machine."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os

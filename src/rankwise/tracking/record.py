@@ -4,8 +4,6 @@ A run folder holds ``result.json`` (this record), ``config.yaml``, ``metrics.jso
 ``adapter/`` and ``log``. Files are the truth; W&B mirrors them.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -1,7 +1,5 @@
 """Runs read back from W&B, where each has its record and its predictions as files; and what is missing there, sent."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re
@@ -34,7 +32,7 @@ class Address:
     group: str | None = None
 
     @classmethod
-    def of(cls, text: str) -> Address:
+    def of(cls, text: str) -> "Address":
         """From ``wandb:ENTITY/PROJECT`` or ``wandb:ENTITY/PROJECT/GROUP``."""
         parts = text.removeprefix(PREFIX).strip("/").split("/", 2)
         if len(parts) < 2 or not all(parts):

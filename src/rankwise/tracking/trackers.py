@@ -1,7 +1,5 @@
 """Where runs can be mirrored: one small interface, and who is behind it."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import os

@@ -1,7 +1,5 @@
 """A run in Weights & Biases: online, or offline in ``wandb/`` of the study, for ``wandb sync`` and ``wandb leet``."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

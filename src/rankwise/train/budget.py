@@ -1,7 +1,5 @@
 """How long a run is. Apart from the loop, as a plan needs no Lightning."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -29,7 +27,7 @@ class Budget:
         return self.steps // self.every + len(self.checkpoints)
 
     @classmethod
-    def of(cls, config: Config, rows: int) -> Budget:
+    def of(cls, config: Config, rows: int) -> "Budget":
         """From epochs or max_steps and the number of training rows."""
         trainer = config.trainer
         epoch = batches_per_epoch(rows, trainer.batch_size)

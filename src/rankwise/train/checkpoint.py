@@ -4,8 +4,6 @@ Through Lightning's own interface, but only what training changes: trained weigh
 random numbers, and where the run is; never the frozen base.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time

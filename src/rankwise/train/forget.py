@@ -1,7 +1,5 @@
 """What training unlearned: the same questions before and after, on another corpus."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -43,7 +41,7 @@ class Questions:
     tokenizer: Any
 
     @classmethod
-    def of(cls, config: Config, tokenizer: Any) -> Questions | None:
+    def of(cls, config: Config, tokenizer: Any) -> "Questions | None":
         """None where the config asks nothing. Raises Refused for texts that cannot be read."""
         asked = config.forgetting
         if asked.name == "none":

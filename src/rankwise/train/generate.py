@@ -1,7 +1,5 @@
 """What a language model writes for the test prompts, scored, and what that costs; apart from training."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Fit within a fixed budget of steps, keep the best weights by validation, test once."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from itertools import pairwise

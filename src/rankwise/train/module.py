@@ -1,7 +1,5 @@
 """The Lightning module: a base LM with its method, a task's loss, and the optimizer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The optimizer that a config asks for, the same for a real step and a planned one."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Measures one real optimizer step and one evaluation batch of a run: memory by component, operations by kind."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any

@@ -5,8 +5,6 @@ each planned batch, and gradients are averaged. A micro-batch is split among ran
 the weights of the parts make the step that of one process with the whole batch.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Sequence
@@ -36,7 +34,7 @@ class Ranks:
     world: int = 1
 
     @classmethod
-    def here(cls) -> Ranks:
+    def here(cls) -> "Ranks":
         """From the environment that a rank was started with."""
         return cls(*map(int, os.environ.get(cls.RANK, "0 1").split()))
 

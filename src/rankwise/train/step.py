@@ -1,7 +1,5 @@
 """What one training step does, the same for a real run and a planned one."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any

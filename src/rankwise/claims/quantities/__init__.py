@@ -4,8 +4,6 @@ Each takes the arguments in ``with`` and gives an ``Estimate``, or raises ``NotR
 records of the claim's study first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from rankwise.claims.claim import Estimate

@@ -1,7 +1,5 @@
 """Quantities of a grid of learning rates: where the best one lies, and how far scores spread at each."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Exact quantities: parameters, bytes and operations of models on the meta device, as ``rankwise plan`` finds them."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Quantities of what finished runs learned: directions, amplification, ranks. One value a seed, interval over them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

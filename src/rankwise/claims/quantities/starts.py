@@ -1,7 +1,5 @@
 """Exact quantities of small random models with real weights: what an adapter is before the first step."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -2,8 +2,6 @@
 the machine does falls on both.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

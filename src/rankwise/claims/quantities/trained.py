@@ -3,8 +3,6 @@
 Differences are paired by seed, and by test item where the metric allows it; intervals are over both.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

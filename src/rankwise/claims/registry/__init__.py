@@ -1,7 +1,5 @@
 """The claims, one YAML file each: the fields of ``Claim`` but for the id, which is the file's name."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

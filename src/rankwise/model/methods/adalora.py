@@ -3,8 +3,6 @@
 PEFT's model does both itself only for who hands labels to its forward and counts steps for it.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

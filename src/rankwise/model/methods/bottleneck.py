@@ -4,8 +4,6 @@ h ── linear ──┬──────────────────�
               └── down d→m ── GELU ── up m→d ┘
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -4,8 +4,6 @@ Each layer draws from (seed, its name, its rank). With one global generator, A o
 r=64 and depend on the order of the modules; their subspaces would look alike before any training.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator

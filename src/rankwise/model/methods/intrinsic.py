@@ -5,8 +5,6 @@ al. 2002). Its columns are orthonormal exactly, it costs four bytes per weight, 
 papers use Fastfood (Le et al. 2013) or dense matrices, which for 22.7M weights × 1,000 would be 90 GB.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any

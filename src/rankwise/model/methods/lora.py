@@ -3,8 +3,6 @@
 y = W x + s · B (A x),   A (r, in), B (out, r), s = α/r or α/√r   (Hu et al. 2021, equation 3)
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable

@@ -7,8 +7,6 @@ A rank drawn for each step is DyLoRA's (Valipour et al. 2023); that the whole ta
 rule of slimmable networks (Yu and Huang 2019), without which the whole lags behind in a run of few steps.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Methods that train some of the base's own weights and add none: the head, biases, the last blocks."""
 
-from __future__ import annotations
-
 import re
 
 from torch import nn

@@ -1,7 +1,5 @@
 """PEFT without the warnings that say nothing to a user of rankwise, and its ways of saying no."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """PEFT's other adapters: one config each, with what PEFT cannot do refused by name."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass

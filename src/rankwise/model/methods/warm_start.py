@@ -1,7 +1,5 @@
 """A start from another run's weights: LoRA's MRPC, RTE and STS-B start from its MNLI (Hu et al. 2021, §5.2)."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable

@@ -3,8 +3,6 @@
 Each function gives an array (N,) of 1 (right) and 0.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

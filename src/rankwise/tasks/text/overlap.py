@@ -4,8 +4,6 @@ BLEU is sacrebleu's; ROUGE-L, CIDEr-D and METEOR are pycocoevalcap's, whose toke
 the E2E challenge's script (Dušek et al. 2020) calls them. No kept library has the NIST of that script.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import math

@@ -1,7 +1,5 @@
 """Procedural reasoning tasks of the package reasoning-gym (Stojanovski et al. 2025), with its own scoring."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import random

@@ -1,7 +1,5 @@
 """All scores of what a model wrote, with standard errors over items, by one call."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 
