@@ -20,10 +20,9 @@ from synthetic_study import write_run
 
 from rankwise.config import Config
 from rankwise.metrics import METRICS
-from rankwise.report import build
 from rankwise.report.columns import columns, raw
 from rankwise.report.export import document
-from rankwise.report.report import Report
+from rankwise.report.report import Report, build
 from rankwise.tracking.fields import RESULTS, SETUP
 from rankwise.tracking.record import Record
 

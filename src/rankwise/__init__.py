@@ -15,7 +15,7 @@ _PUBLIC = {
     "Refused": "rankwise.errors",
     "Record": "rankwise.tracking.record",
     "find": "rankwise.tracking.record",
-    "build": "rankwise.report",
+    "build": "rankwise.report.report",
     "run": "rankwise.run",
 }
 __all__ = ["Config", "Record", "Refused", "build", "find", "run"]

@@ -15,7 +15,7 @@ from rankwise.adapters.runs import Run, open_run
 from rankwise.cli import main
 from rankwise.compare import predictions_of
 from rankwise.metrics import named
-from rankwise.report import build
+from rankwise.report.report import build
 from rankwise.tracking import predictions
 
 pytest.importorskip("lm_eval")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from rankwise import analysis
 from rankwise.adapters import factors, loading
 from rankwise.adapters.runs import Run
-from rankwise.analysis import initial
+from rankwise.analysis import subspaces
 from rankwise.analysis.weights import labels, place
 from rankwise.errors import Refused
 
@@ -74,7 +74,7 @@ def test_a_base_in_few_bits_is_what_it_stood_for(ran: Callable[..., Run], low: R
 
 def test_the_start_is_what_the_run_drew(ran: Callable[..., Run]) -> None:
     frozen = ran(method="lora_fa", method__rank=2)  # its A is never trained
-    drawn = initial.drawn(frozen)
+    drawn = subspaces.drawn_factors(frozen)
     assert isinstance(drawn, dict)
     for name, delta in factors.read(frozen.adapter, "test").deltas.items():
         assert torch.equal(drawn[name].a, delta.a) and not drawn[name].b.any()
@@ -82,7 +82,7 @@ def test_the_start_is_what_the_run_drew(ran: Callable[..., Run]) -> None:
 
 def test_a_start_out_of_the_base_is_read_from_the_file(ran: Callable[..., Run]) -> None:
     pissa = ran(method="pissa", method__rank=2)
-    drawn, trained = initial.drawn(pissa), initial.trained(pissa)
+    drawn, trained = subspaces.drawn_factors(pissa), subspaces.trained_factors(pissa)
     assert isinstance(drawn, dict)
     for name, delta in factors.read(pissa.adapter, "test").deltas.items():
         torch.testing.assert_close(trained[name].b @ trained[name].a + drawn[name].b @ drawn[name].a, delta.b @ delta.a)
@@ -92,7 +92,7 @@ def test_a_start_out_of_the_base_is_read_from_the_file(ran: Callable[..., Run]) 
 @pytest.mark.parametrize(("key", "value", "why"), [("init", "eva", "data"), ("init_from", "RUN", "init_from")])
 def test_a_start_that_is_not_known_says_why(low: Run, key: str, value: str, why: str) -> None:
     other = replace(low, config=replace(low.config, method=replace(low.config.method, **{key: value})))
-    assert why in str(initial.drawn(other))
+    assert why in str(subspaces.drawn_factors(other))
 
 
 def test_labels_tell_runs_apart(low: Run, high: Run, ran: Callable[..., Run]) -> None:

@@ -17,7 +17,7 @@ from rankwise.identity import run_id
 from rankwise.measure import latency
 from rankwise.model.numerics import settle
 from rankwise.model.skeleton import architecture
-from rankwise.report import build
+from rankwise.report.report import build
 from rankwise.run import run
 
 Tiny = Callable[..., Config]

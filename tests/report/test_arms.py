@@ -5,7 +5,7 @@ import pytest
 from synthetic_study import write_run, write_study
 
 from rankwise.errors import Refused
-from rankwise.report import build
+from rankwise.report.report import build
 
 
 def arm(report, method="lora", rank=None, comparable=True):

@@ -12,7 +12,7 @@ from scipy import stats
 from synthetic_study import ITEMS, answers, curve, write_run, write_study
 
 from rankwise.metrics import named
-from rankwise.report import build
+from rankwise.report.report import build
 from rankwise.statistics import interval
 
 FALLING = (0.7, 0.6, 0.5, 0.45, 0.4)

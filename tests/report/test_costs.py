@@ -8,8 +8,9 @@ import re
 import pytest
 from synthetic_study import printed, write_run, write_study
 
-from rankwise.report import build, costs
+from rankwise.report import costs
 from rankwise.report import formats as fmt
+from rankwise.report.report import build
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "other")
 

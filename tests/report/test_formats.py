@@ -7,7 +7,7 @@ from rich.table import Table
 from rankwise.metrics import named
 from rankwise.report import costs
 from rankwise.report import formats as fmt
-from rankwise.report.wide import Wide
+from rankwise.report.table import Wide
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_study import curve, printed, write_run
 
-from rankwise.report import build
 from rankwise.report.page import html
+from rankwise.report.report import build
 
 TEXTS = 600
 TRUTH = {1: 3.30, 4: 3.006, 8: 3.0}  # nats per token; full is 3.0, so a perplexity of 20.1

@@ -3,8 +3,8 @@
 import pytest
 from synthetic_study import printed, write_run
 
-from rankwise.report import build
 from rankwise.report.page import html
+from rankwise.report.report import build
 
 
 def ratio(value, half=0.01):

@@ -10,7 +10,7 @@ import pytest
 from synthetic_study import answers, write_run
 
 from rankwise.cli import main
-from rankwise.report import build
+from rankwise.report.report import build
 from rankwise.report.tuning import expected_best, section
 
 

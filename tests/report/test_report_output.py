@@ -16,8 +16,8 @@ from rankwise.config import Config, Model, Optim, Quant, Targets, Task
 from rankwise.errors import Refused
 from rankwise.identity import labels
 from rankwise.methods import Method
-from rankwise.report import build
 from rankwise.report.costs import pareto
+from rankwise.report.report import build
 
 
 def write_all(folder):

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_study import ITEMS, answers, write_predictions, write_run, write_study
 
-from rankwise.report import build
+from rankwise.report.report import build
 
 TRUTH = {1: 0.76, 2: 0.78, 4: 0.815, 8: 0.82, 16: 0.82}  # full is 0.82, the margin 0.02
 

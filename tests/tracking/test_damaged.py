@@ -16,7 +16,7 @@ from zygote import Zygote
 from rankwise.config import plain
 from rankwise.errors import Refused
 from rankwise.identity import folder
-from rankwise.report import build
+from rankwise.report.report import build
 from rankwise.tracking.record import find, parse
 
 GONE = "(gone)"  # a text, so that the names of the tests are the same in every process

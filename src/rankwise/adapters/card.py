@@ -12,8 +12,8 @@ from rankwise.errors import Refused
 from rankwise.identity import canonical
 from rankwise.metrics import named
 from rankwise.model import base
-from rankwise.report import build
 from rankwise.report.columns import shown
+from rankwise.report.report import build
 from rankwise.report.table import arms_as_markdown
 from rankwise.statistics import interval
 from rankwise.tasks.scores import Scorer

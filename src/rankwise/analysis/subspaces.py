@@ -1,18 +1,24 @@
 """Do two runs learn the same directions? φ between ranks and seeds, and against W (Hu et al. 2021, §7.2 and §H.4)."""
 
+import copy
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from rankwise import methods
+from rankwise.adapters import factors, loading
 from rankwise.adapters.factors import Delta
-from rankwise.analysis import initial
+from rankwise.adapters.runs import Run, base_asset
 from rankwise.analysis.measures import decomposed, expected_similarity, similarity
 from rankwise.analysis.weights import Changed, labels
 from rankwise.errors import Refused
+from rankwise.model.adapt import adapt
+from rankwise.model.methods import inits
+from rankwise.model.skeleton import architecture, skeleton
 
 OF = ("delta", "A")
 MOST = 64  # directions of a matrix that has more, as of full fine-tuning and of W
@@ -54,12 +60,12 @@ def _update(changed: Changed, side: str, of: str) -> Directions:
         return {name: directions(weights.delta, side) for name, weights in changed.modules.items()}
     if not methods.of(changed.run.config.method).on_targets:
         raise Refused(f"{changed.run.folder}: method={changed.run.config.method.name} has no A; leave --of A away")
-    trained = initial.trained(changed.run)
+    trained = trained_factors(changed.run)
     return {name: _of_factor(trained[name], side) for name in changed.modules}
 
 
 def _start(changed: Changed, side: str) -> Directions | str:
-    drawn = initial.drawn(changed.run)
+    drawn = drawn_factors(changed.run)
     if isinstance(drawn, str):
         return drawn
     at_start = {name: _of_factor(drawn[name], side) for name in changed.modules}
@@ -123,3 +129,49 @@ def _grid(phis: dict[str, torch.Tensor], k1: int, k2: int) -> list[list[float]]:
     k1, k2 = (min(k, *(phi.shape[side] for phi in phis.values())) for side, k in enumerate((k1, k2)))
     mean = torch.stack([phi[:k1, :k2] for phi in phis.values()]).mean(0)
     return [[round(value, 4) for value in row] for row in mean.tolist()]
+
+
+def trained_factors(run: Run) -> dict[str, Delta]:
+    """The factors after training. Raises Refused for an adapter that is no plain LoRA."""
+    deltas = factors.read(run.adapter, "analyze --of A").deltas
+    return (
+        {name: _half(delta, 0) for name, delta in deltas.items()}
+        if methods.starts_from_base(run.config.method)
+        else deltas
+    )
+
+
+def drawn_factors(run: Run) -> dict[str, Delta] | str:
+    """The factors before training, without their scale, by layer; or why they cannot be known.
+
+    Each layer draws from (seed, name, rank) alone, so a base without values will do.
+    """
+    method = run.config.method
+    if not methods.of(method).is_lora:
+        return f"method={method.name} draws no factors of LoRA"
+    if method.init_from:
+        return "it started from another adapter (method.init_from)"
+    if method.init == "eva":
+        return "its A came from the data (method.init=eva)"
+    if methods.starts_from_base(method):  # the adapter's file then holds it beside what it became
+        return {name: _half(delta, 1) for name, delta in factors.read(run.adapter, "analyze").deltas.items()}
+    config = copy.deepcopy(run.config)
+    kind = config.task.kind
+    lm = skeleton(architecture(config.model, base_asset(run)), kind, run.outputs, loading.attention(run))
+    lm.to_empty(device="cpu")  # adapters of a base on the meta device get no values
+    for parameter in lm.parameters():
+        parameter.requires_grad_(False)
+    with torch.no_grad():
+        model = adapt(lm, replace(config, method=replace(method, init_from=None))).model
+    return {
+        name.removeprefix(loading.PREFIX): Delta(
+            layer.lora_B["default"].weight.detach().double(), layer.lora_A["default"].weight.detach().double()
+        )
+        for name, layer in inits.layers(model)
+    }
+
+
+def _half(delta: Delta, which: int) -> Delta:
+    """[B, −B₀][A; A₀] in its two halves, see ``inits.as_plain``."""
+    assert delta.a is not None
+    return Delta(delta.b.chunk(2, dim=1)[which], delta.a.chunk(2)[which])

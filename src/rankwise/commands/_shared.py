@@ -151,7 +151,7 @@ def show_table(
     from rich.box import MARKDOWN
     from rich.table import Table
 
-    from rankwise.report.wide import Wide
+    from rankwise.report.table import Wide
 
     table = Table(padding=(0, 2, 0, 0), header_style="bold", pad_edge=False, box=MARKDOWN if markdown else None)
     for number, header in enumerate(headers):

@@ -44,8 +44,7 @@ def main(arguments: list[str]) -> int:
     made.add_argument("--push", action="store_true", help="first send what is not in W&B, from the runs' own files")
     made.add_argument("--open", action="store_true", help="open it in the browser")
     options = parse(made, arguments)
-    from rankwise.report import build
-    from rankwise.report.report import find_all
+    from rankwise.report.report import build, find_all
 
     paths = options.paths or [only_study(Path("outputs"))]
     report = build(paths)

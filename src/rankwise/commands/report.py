@@ -40,7 +40,8 @@ def main(arguments: list[str]) -> int:
     )
     made.add_argument("--pack", type=Path, metavar="FILE.zip", help="write the study as one file that report can read")
     options = parse(made, arguments)
-    from rankwise.report import build, pack
+    from rankwise.report import pack
+    from rankwise.report.report import build
 
     paths = options.paths or [only_study(Path("outputs"))]
     if options.pack:

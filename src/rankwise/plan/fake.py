@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn import functional as F  # noqa: N812  torch's own convention
+from torch.overrides import TorchFunctionMode
 from transformers import PretrainedConfig
 
 from rankwise.config import Config
@@ -21,7 +23,6 @@ from rankwise.model.base import head_names
 from rankwise.model.numerics import LOW, Numerics
 from rankwise.model.quantize import store
 from rankwise.model.skeleton import materialise, skeleton
-from rankwise.plan.stand_ins import OneEndPerRow, without_scores
 from rankwise.tasks.scores import Scorer, TokenScorer
 from rankwise.train import optim, shard, step
 from rankwise.train.step import Batch
@@ -244,3 +245,41 @@ def _known_numbers() -> Iterator[None]:
         yield
     finally:
         torch.Tensor.item, torch.Tensor.__bool__ = item, truth  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def without_scores() -> Iterator[None]:
+    """Within, torch's scaled dot-product attention keeps what CUDA's kernels keep, dropout and mask included:
+    query, key, value, the result and one number per query, no matrix of scores.
+    """
+    real = F.scaled_dot_product_attention
+
+    def fused(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> Any:
+        # Shapes and saved tensors are those of CUDA's.
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)[0]
+
+    F.scaled_dot_product_attention = fused
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = real
+
+
+class OneEndPerRow(TorchFunctionMode):
+    """Within, a mask over (rows, tokens) picks one token of every row, as T5 and BART classify by their end token.
+
+    What an end-of-text mask picks decides shapes, which fake tensors cannot know; every text has one end token.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.unique_consecutive, torch.functional._consecutive_return_output):
+            return args[0][:1]
+        if func is torch.Tensor.__getitem__ and isinstance(args[1], tuple) and _is_mask(args[1][0]):
+            mask, *rest = args[1]
+            rows, tokens = mask.new_zeros(2, mask.shape[0], dtype=torch.long)  # what torch itself makes of a mask
+            return args[0][(rows, tokens, *rest)]
+        return func(*args, **(kwargs or {}))
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, torch.Tensor) and index.dtype == torch.bool and index.ndim == 2

@@ -13,7 +13,7 @@ from rankwise.identity import labels, run_id
 from rankwise.metrics import NOTHING, duration
 from rankwise.report import formats as fmt
 from rankwise.report.formats import PARTS
-from rankwise.report.wide import Wide
+from rankwise.report.table import Wide
 
 
 def table(plan: dict[str, Any]) -> RenderableType:

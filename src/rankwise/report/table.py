@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import rich.table
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.padding import Padding
@@ -129,6 +132,31 @@ def rendered(block: Section) -> list[RenderableType]:
         table.add_row(*(Text(cell.replace(" ± ", "±"), _STYLE.get(cell.split(" ")[0], "")) for cell in row))
     notes = [Text(note, style="dim") for note in block.notes]
     return [Text(f"\n{block.title}", style="bold"), Padding(table, (1, 0)), *notes]
+
+
+class Wide:
+    """A table. Where there is no room for it, its columns stand in several tables, each beside the first column."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        first, *rest = self.table.columns
+        shown = [first]
+        for column in rest:
+            tried = self._of([*shown, column])
+            wide = Measurement.get(console, options.update(max_width=999), tried).maximum > options.max_width
+            if wide and len(shown) > 1:
+                yield self._of(shown)
+                yield ""
+                shown = [first]
+            shown.append(column)
+        yield self._of(shown)
+
+    def _of(self, columns: list[rich.table.Column]) -> Table:
+        table = copy.copy(self.table)
+        table.columns = [replace(column, _index=number) for number, column in enumerate(columns)]
+        return table
 
 
 def interval_note(report: Report) -> str:
