@@ -134,11 +134,9 @@ def _grid(phis: dict[str, torch.Tensor], k1: int, k2: int) -> list[list[float]]:
 def trained_factors(run: Run) -> dict[str, Delta]:
     """The factors after training. Raises Refused for an adapter that is no plain LoRA."""
     deltas = factors.read(run.adapter, "analyze --of A").deltas
-    return (
-        {name: _half(delta, 0) for name, delta in deltas.items()}
-        if methods.starts_from_base(run.config.method)
-        else deltas
-    )
+    if not methods.starts_from_base(run.config.method):
+        return deltas
+    return {name: _half(delta, 0) for name, delta in deltas.items()}
 
 
 def drawn_factors(run: Run) -> dict[str, Delta] | str:

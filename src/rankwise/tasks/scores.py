@@ -56,10 +56,7 @@ class Scorer:
 
     def summary(self, columns: dict[str, np.ndarray]) -> dict[str, Score]:
         """The loss and each metric as {value, se, n}."""
-        loss, n = columns["loss"].astype(np.float64), len(columns["loss"])
-        with np.errstate(all="ignore"):  # of a diverged run
-            mean: Score = {"value": float(loss.mean()), "se": float(loss.std(ddof=1)) / math.sqrt(n), "n": n}
-        return {"loss": mean} | self.scores(columns["prediction"], columns["label"])
+        return {"loss": mean_score(columns["loss"])} | self.scores(columns["prediction"], columns["label"])
 
     def scores(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Score]:
         """Each metric as {value, se, n}."""
@@ -75,9 +72,27 @@ class Scorer:
         r, rho = (max(-1.0, min(1.0, METRICS[name].value(*centred))) for name in ("pearson", "spearman"))
         return {
             "pearson": {"value": r, "se": (1 - r**2) / math.sqrt(n - 1), "n": n},
-            # Bonett & Wright (2000), brought back from Fisher's z
-            "spearman": {"value": rho, "se": (1 - rho**2) * math.sqrt((1 + rho**2 / 2) / max(1, n - 3)), "n": n},
+            "spearman": rank_correlation(rho, n),
         }
+
+
+def mean_score(values_N: np.ndarray) -> Score:
+    """The mean of the items; its standard error is their standard deviation (n - 1) over √n, 0 for a single item."""
+    n, values_N = len(values_N), values_N.astype(np.float64)
+    with np.errstate(all="ignore"):  # of a diverged run
+        se = float(values_N.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+        return {"value": float(values_N.mean()), "se": se, "n": n}
+
+
+def share_score(right_N: np.ndarray) -> Score:
+    """The share of items that are right (1, not 0), with the standard error of a proportion."""
+    share, n = float(right_N.mean()), len(right_N)
+    return {"value": share, "se": math.sqrt(share * (1 - share) / n), "n": n}
+
+
+def rank_correlation(rho: float, n: int) -> Score:
+    """Spearman's, with its standard error by Bonett and Wright (2000), brought back from Fisher's z."""
+    return {"value": rho, "se": (1 - rho**2) * math.sqrt((1 + rho**2 / 2) / max(1, n - 3)), "n": n}
 
 
 def class_scores(predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, Score]:
@@ -94,8 +109,7 @@ def class_scores(predictions: np.ndarray, labels: np.ndarray, classes: int) -> d
     for name in of_kind("classification"):
         value, *resampled = METRICS[name].resampled(pairs[0], pairs[1:], weights)[:, 0]
         scores[name] = {"value": float(value), "se": float(np.std(resampled, ddof=1)), "n": n}
-    share = scores["accuracy"]["value"]
-    return scores | {"accuracy": {"value": share, "se": math.sqrt(share * (1 - share) / n), "n": n}}
+    return scores | {"accuracy": share_score(predictions == labels)}
 
 
 @dataclass(frozen=True)

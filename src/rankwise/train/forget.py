@@ -1,7 +1,6 @@
 """What training unlearned: the same questions before and after, on another corpus."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from rankwise.errors import Refused
 from rankwise.model.numerics import Numerics
 from rankwise.tasks import data
 from rankwise.tasks.batches import collate_for, encoded, eval_loader
-from rankwise.tasks.scores import TokenScorer, ratio
+from rankwise.tasks.scores import TokenScorer, mean_score, rank_correlation, ratio
 from rankwise.train.step import losses
 
 _PAIRS = 2000  # of texts, whose cosines are ranked
@@ -97,9 +96,9 @@ class Questions:
         right = [self._probe(features).astype(float) for features in (before.features, after.features)]
         return {
             "measure": "probe",
-            "before": _mean(right[0]),
-            "after": _mean(right[1]),
-            "difference": _mean(right[1] - right[0]),
+            "before": mean_score(right[0]),
+            "after": mean_score(right[1]),
+            "difference": mean_score(right[1] - right[0]),
             "cosines": _cosines(before.features, after.features),
         }
 
@@ -131,16 +130,9 @@ def as_task(asked: Forgetting, task: Task) -> Task:
     )
 
 
-def _mean(values: np.ndarray) -> dict[str, float]:
-    n = len(values)
-    return {"value": float(values.mean()), "se": float(values.std(ddof=1)) / math.sqrt(n), "n": n}
-
-
 def _cosines(before_NH: np.ndarray, after_NH: np.ndarray) -> dict[str, float]:
-    """Spearman's correlation of the cosines of the same random pairs; error by Bonett & Wright (2000)."""
+    """Spearman's correlation of the cosines of the same random pairs."""
     i, j = np.random.default_rng(0).integers(0, len(before_NH), (2, _PAIRS))
     i, j = i[i != j], j[i != j]
     unit = [states / np.linalg.norm(states, axis=1, keepdims=True) for states in (before_NH, after_NH)]
-    rho = float(spearmanr(*((states[i] * states[j]).sum(1) for states in unit)).statistic)
-    n = len(i)
-    return {"value": rho, "se": (1 - rho**2) * math.sqrt((1 + rho**2 / 2) / (n - 3)), "n": n}
+    return rank_correlation(float(spearmanr(*((states[i] * states[j]).sum(1) for states in unit)).statistic), len(i))

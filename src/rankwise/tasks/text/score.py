@@ -1,12 +1,11 @@
 """All scores of what a model wrote, with standard errors over items, by one call."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from rankwise.errors import Refused
-from rankwise.tasks.scores import Score
+from rankwise.tasks.scores import Score, mean_score, share_score
 from rankwise.tasks.text import answers, overlap
 from rankwise.tasks.text import reasoning as gym
 from rankwise.tasks.text.overlap import Absent, References
@@ -53,18 +52,6 @@ def text_scores(
         except Absent as reason:
             absent[metric] = str(reason)
     return scores, absent
-
-
-def mean_score(values_N: np.ndarray) -> Score:
-    """The mean of the items; its standard error is their standard deviation (n - 1) over √n, 0 for a single item."""
-    n = len(values_N)
-    return {"value": float(values_N.mean()), "se": float(values_N.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0, "n": n}
-
-
-def share_score(right_N: np.ndarray) -> Score:
-    """The share of items that are right (1, not 0), with the standard error of a proportion."""
-    share, n = float(right_N.mean()), len(right_N)
-    return {"value": share, "se": math.sqrt(share * (1 - share) / n), "n": n}
 
 
 def pooled_score(rows_NK: np.ndarray, pooled: Callable[[np.ndarray], float]) -> Score:
