@@ -4,12 +4,12 @@ from collections import Counter
 from dataclasses import dataclass
 
 from rankwise.compare import REPLICATES
-from rankwise.metrics import Metric, duration
+from rankwise.metrics import Metric
 from rankwise.report import tuning
 from rankwise.report.arms import Arm
 from rankwise.report.costs import peak_bytes
 from rankwise.report.equivalence import ONE_SEED, Comparison
-from rankwise.report.formats import listed, percent, plural, si
+from rankwise.report.formats import listed, percent, plural, si, three
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record
@@ -186,11 +186,11 @@ def total(records: list[Record]) -> str:
     flops = sum(at(record, "compute.flops.train_total") or 0 for record in records)
     if not took:
         return ""
+    hours = f"{took / 3600:.2g} hours" if took >= 3600 else f"{three(took)} s"
     computed = f" and {si(flops, 'FLOP')} of training" if flops else ""
     beside = len(records) - sum(record.status == FINISHED and not record.config.get("stage") for record in records)
     others = f", {beside} of them for tuning or unfinished" if beside else ""
-    runs = f"{plural(len(records), 'run')}{others}"
-    return f"The whole study took {duration(took)} of runs one after the other{computed}: {runs}."
+    return f"The whole study took {hours} of runs one after the other{computed}: {plural(len(records), 'run')}{others}."
 
 
 def trained(arms: list[Arm]) -> list[Arm]:
