@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from peft import PeftModel
+from scipy.stats import binomtest
 from transformers import AutoModelForSequenceClassification
 
 from rankwise.adapters import factors, loading, score
@@ -109,7 +110,7 @@ def test_the_card_says_what_it_is(trained: Trained, tmp_path: Path) -> None:
         "pipeline_tag": "text-classification",
     }
     accuracy = run.record.metrics["test"]["accuracy"]
-    low, high = (accuracy["value"] + side * 1.959964 * accuracy["se"] for side in (-1, 1))
+    low, high = binomtest(round(64 * accuracy["value"]), 64).proportion_ci(method="wilson")
     assert f"| accuracy | {accuracy['value']:.4f} | {low:.4f} to {high:.4f} | 64 |" in text
     for part in (
         run.record.provenance["data"]["fingerprint"],

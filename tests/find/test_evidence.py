@@ -1,17 +1,25 @@
 """Evidence from predictions, against variances that are known from how the predictions were drawn."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pytest
+from synthetic_study import ITEMS, write_run, write_study
 
+from rankwise.commands.plan import main
 from rankwise.errors import Refused
 from rankwise.find.evidence import gather
+from rankwise.find.power import LIKELY, Spreads, needs, spreads
+from rankwise.find.replay import ALSO, OPEN, ORDERS, OTHER, SAME, Replay, _verdict, replay
+from rankwise.find.rule import Evidence
 from rankwise.metrics import named
 from rankwise.tracking import predictions
 from rankwise.tracking.record import Record
 
-ITEMS = 4000
+MANY = 4000
 
 
 def run(folder: Path, correct_n: np.ndarray, items: np.ndarray | None = None) -> Record:
@@ -27,9 +35,9 @@ def run(folder: Path, correct_n: np.ndarray, items: np.ndarray | None = None) ->
 def pairs(tmp_path: Path, seeds: int, steady: float, loose: float) -> tuple[list[Record], list[Record]]:
     """The reference is always right; the arm is wrong on a fixed share of the items, and on others by luck."""
     rng = np.random.default_rng(1)
-    always_wrong = rng.random(ITEMS) < steady
-    arm = [run(tmp_path / f"a{s}", ~(always_wrong | (rng.random(ITEMS) < loose))) for s in range(seeds)]
-    return arm, [run(tmp_path / f"f{s}", np.ones(ITEMS, dtype=bool)) for s in range(seeds)]
+    always_wrong = rng.random(MANY) < steady
+    arm = [run(tmp_path / f"a{s}", ~(always_wrong | (rng.random(MANY) < loose))) for s in range(seeds)]
+    return arm, [run(tmp_path / f"f{s}", np.ones(MANY, dtype=bool)) for s in range(seeds)]
 
 
 @pytest.mark.parametrize(("steady", "loose"), [(0.1, 0.0), (0.0, 0.1), (0.06, 0.05)])
@@ -41,9 +49,9 @@ def test_the_error_over_items_is_the_part_that_no_number_of_seeds_averages_out(
     assert found.gain == pytest.approx(-(steady + (1 - steady) * loose), abs=0.01)
     # An item's chance to be missed is 1 for the steady ones and ``loose`` for the others.
     between = steady * (1 - steady) * (1 - loose) ** 2
-    assert found.over_items**2 == pytest.approx(between / ITEMS, rel=0.15, abs=2e-6)
+    assert found.over_items**2 == pytest.approx(between / MANY, rel=0.15, abs=2e-6)
     within = (1 - steady) * loose * (1 - loose)
-    assert found.over_seeds**2 == pytest.approx(within / ITEMS / 5, rel=2.5, abs=1e-9)
+    assert found.over_seeds**2 == pytest.approx(within / MANY / 5, rel=2.5, abs=1e-9)
 
 
 def test_a_loss_that_is_lower_is_a_gain(tmp_path: Path) -> None:
@@ -66,6 +74,113 @@ def test_a_loss_that_is_lower_is_a_gain(tmp_path: Path) -> None:
 
 def test_other_test_items_are_refused(tmp_path: Path) -> None:
     arm, full = pairs(tmp_path, 2, 0.1, 0.1)
-    other = run(tmp_path / "other", np.ones(ITEMS, dtype=bool), items=np.arange(ITEMS) + 1)
+    other = run(tmp_path / "other", np.ones(MANY, dtype=bool), items=np.arange(MANY) + 1)
     with pytest.raises(Refused, match="other: its test items are not those"):
         gather(arm, [full[0], other], named("accuracy"))
+
+
+GOOD, BAD = 0.82, 0.74
+
+
+def test_a_replay_gives_the_grids_answer_from_the_right_guess_with_fewer_runs(tmp_path: Path) -> None:
+    write_study(tmp_path, {1: BAD, 2: BAD, 4: GOOD, 8: GOOD, 16: GOOD}, seeds=range(5))
+    (grid,) = replay(tmp_path)
+    assert (grid.answer, grid.reported, grid.enough, grid.runs) == (4, 4, {4, 8, 16}, 6 * 5)
+    by_guess = {told.guess: told for told in grid.told}
+    # The pilot; rank 4 and its reference on 3 seeds; rank 2, given up after 2 seeds of the same reference.
+    assert by_guess[4].verdicts == {SAME: ORDERS} and median(by_guess[4].runs) == 1 + 6 + 2
+    # From a guess that is too low the largest rank comes next, and then those above the guess.
+    assert median(by_guess[16].runs) == 1 + 3 + 3 * 3 + 2
+    # No adapter can be cut here: every pilot starts from the middle rank.
+    assert {guess: told.pilots for guess, told in by_guess.items() if told.pilots} == {4: 5}
+    assert grid.piloted() == ({SAME: 5 * ORDERS}, 9)
+
+
+def test_what_is_said_is_held_against_what_the_grid_shows() -> None:
+    assert [_verdict(said, 4, {4, 8}) for said in (4, 8, None, 2, 16)] == [SAME, ALSO, OPEN, OTHER, OTHER]
+    assert [_verdict(said, None, {8}) for said in (None, 8, 4)] == [SAME, ALSO, OTHER]
+
+
+@pytest.mark.parametrize(("rows", "rank"), [(400, 8), (1_000, 16), (9_999, 16), (10_000, 32), (100_000, 64)])
+def test_rules_of_thumb_go_by_the_training_rows(rows: int, rank: int) -> None:
+    assert Replay("", 0.02, rows, None, 0, {}, {}, []).looked_up == rank
+
+
+def test_where_no_rank_is_enough_no_guess_names_one(tmp_path: Path) -> None:
+    write_study(tmp_path, {1: BAD, 8: BAD, 64: BAD}, seeds=range(3))
+    (grid,) = replay(tmp_path)
+    assert grid.answer is None and all(told.verdicts == {SAME: ORDERS} for told in grid.told)
+
+
+def test_a_grid_ends_at_its_first_rank_from_the_top_that_is_not_enough() -> None:
+    good, bad = Evidence(5, 0.0, 0.001, 0.001), Evidence(5, -0.03, 0.001, 0.001)
+    grid = Replay("", 0.02, 100, None, 0, {1: good, 4: bad, 8: good, 16: good}, {}, [])
+    assert (grid.enough, grid.answer) == ({1, 8, 16}, 8)
+    assert Replay("", 0.02, 100, None, 0, {1: good, 8: bad}, {}, []).answer is None
+
+
+def test_two_seeds_are_too_few_for_a_replay(tmp_path: Path) -> None:
+    write_study(tmp_path, {1: GOOD, 8: GOOD}, seeds=range(2))
+    with pytest.raises(Refused, match="2 seeds that all ranks and full fine-tuning share; a replay needs 3"):
+        replay(tmp_path)
+
+
+def made(known: Evidence, rows: int = 1000) -> Spreads:
+    return Spreads(known, rows, named("accuracy"), 0.02)
+
+
+def test_spreads_of_seeds_and_items_are_told_apart(tmp_path: Path) -> None:
+    rng, seeds = np.random.default_rng(0), range(6)
+    steady = rng.random(ITEMS) < 0.05  # items that the rank always misses
+    for seed in seeds:
+        for method, missed in (("full", np.zeros(ITEMS, bool)), ("lora", steady)):
+            correct = ~(missed | (rng.random(ITEMS) < 0.04))
+            write_run(tmp_path, method, 8, correct=correct, test=float(correct.mean()), seed=seed)
+    found = spreads(tmp_path)
+    assert found.rows == ITEMS and found.margin == 0.02
+    assert found.known.over_items**2 == pytest.approx(0.05 * 0.95 * 0.96**2 / ITEMS, rel=0.1)
+    loose = (0.95 * 0.04 * 0.96 + 0.04 * 0.96) / ITEMS
+    assert found.known.loose**2 == pytest.approx(loose, rel=0.1)
+    assert found.luck < 0.004  # no seed was better than another
+
+
+def test_more_seeds_need_fewer_rows_and_a_loss_needs_more_of_both() -> None:
+    found = {(need.gain, need.seeds): need for need in needs(made(Evidence(1, 0.0, 0.006, 0.004, 0.004)), 0.02)}
+    equal, half = ([found[gain, seeds] for seeds in (3, 5, 8)] for gain in (0.0, -0.01))
+    for cases in (equal, half):
+        assert [need.chance for need in cases] == sorted(need.chance for need in cases)
+        rows = [need.rows or np.inf for need in cases]
+        assert rows == sorted(rows, reverse=True)
+    for whole, loss in zip(equal, half, strict=True):
+        assert whole.chance > loss.chance and (whole.rows or np.inf) < (loss.rows or np.inf)
+    assert all((need.chance >= LIKELY) == (need.rows is not None and need.rows <= 1000) for need in found.values())
+
+
+def test_where_seeds_vary_by_the_margin_no_number_of_rows_is_enough() -> None:
+    assert {need.rows for need in needs(made(Evidence(1, 0.0, 0.05, 0.001, 0.0)), 0.02)} == {None}
+
+
+def test_the_command_prints_what_a_margin_needs_and_refuses_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(tmp_path, {4: 0.8, 8: 0.82}, seeds=range(3))
+    assert main(["--power", str(tmp_path), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == [asdict(need) for need in needs(spreads(tmp_path), 0.02)]
+    assert main(["--power", str(tmp_path), "--margin", "3 points"]) == 0
+    assert "The margin is 3 points." in capsys.readouterr().out
+    for wrong, said in (
+        (["--power", str(tmp_path), "--margin", "2"], "2 points are --margin 2%"),
+        (["--power", str(tmp_path), "method.rank=4"], "neither takes KEY=VALUE"),
+        (["--margin", "2%"], "--power STUDY"),
+        (["--power", str(tmp_path / "none")], "none"),
+    ):
+        with pytest.raises(Refused, match=said):
+            main(wrong)
+
+
+def test_a_study_without_two_seeds_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, "full", None)
+    write_run(tmp_path, "lora", 8)
+    with pytest.raises(Refused, match="no two arms that share two seeds"):
+        spreads(tmp_path)

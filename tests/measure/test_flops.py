@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_parameters import PLAIN, SHAPES
+from test_measure import PLAIN, SHAPES
 from tiny_configs import tiny
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode

@@ -1,13 +1,23 @@
 """Parameters, bytes, seconds and tokens."""
 
+import re
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
+from tiny_configs import tiny
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rankwise import machine
 from rankwise.measure.clock import Clock, Throughput
 from rankwise.measure.ledger import reset_peak, system_peak
+from rankwise.measure.parameters import count, numel
+from rankwise.model.adapt import adapt
+from rankwise.model.base import head_names
+from rankwise.model.quantize import store
 
 
 @pytest.mark.skipif(not machine.reset_peak_rss(), reason="the system cannot reset its peak")
@@ -58,3 +68,145 @@ def test_throughput_leaves_the_first_steps_out(monkeypatch: pytest.MonkeyPatch) 
             again.end(tokens=50)
         assert again.timed == [begun + 5, begun + 7] and again.tokens_per_s == pytest.approx(100)
         assert (again.seen, again.tokens) == (begun + 8, 700)
+
+
+WIDTH, MLP = 32, 64
+PLAIN: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": MLP, "num_hidden_layers": 2}
+SHAPES: dict[str, dict[str, Any]] = {
+    "bert": PLAIN | {"num_attention_heads": 2},
+    "roberta": PLAIN | {"num_attention_heads": 2},
+    "gpt2": {"n_embd": WIDTH, "n_inner": MLP, "n_layer": 2, "n_head": 2},
+    "llama": PLAIN | {"num_attention_heads": 4, "num_key_value_heads": 2},
+    "qwen2": PLAIN | {"num_attention_heads": 4, "num_key_value_heads": 2},
+    "t5": {
+        "d_model": WIDTH,
+        "d_ff": MLP,
+        "d_kv": 8,
+        "num_heads": 4,
+        "num_layers": 2,
+        "num_decoder_layers": 2,
+        "decoder_start_token_id": 0,
+    },
+}
+
+
+def bare(family: str) -> nn.Module:
+    config = AutoConfig.for_model(family, vocab_size=97, num_labels=2, pad_token_id=0, **SHAPES[family])
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("family", "layers"),
+    [
+        ("bert", ["embeddings", "0", "1", "pooler", "classifier"]),
+        ("roberta", ["embeddings", "0", "1", "classifier"]),
+        ("gpt2", ["wte", "wpe", "0", "1", "ln_f", "score"]),
+        ("llama", ["embed_tokens", "0", "1", "norm", "score"]),
+        ("qwen2", ["embed_tokens", "0", "1", "norm", "score"]),
+        (
+            "t5",
+            [
+                "shared",
+                "encoder.0",
+                "encoder.1",
+                "encoder.final_layer_norm",
+                "decoder.0",
+                "decoder.1",
+                "decoder.final_layer_norm",
+                "classification_head",
+            ],
+        ),
+    ],
+)
+@pytest.mark.parametrize("targets", ["all_linear", None])
+def test_layers_keep_their_names_and_order_with_and_without_adapters(
+    family: str, layers: list[str], targets: str | None
+) -> None:
+    base = bare(family)
+    model = adapt(base, tiny(targets=targets, method__rank=3)).model if targets else base
+    by_layer = count(model, head_names(base))["by_layer"]
+    assert list(by_layer) == layers
+
+
+def test_layers_and_types_of_a_bert() -> None:
+    adapted = adapt(bare("bert"), tiny(targets="q", method__rank=1))
+    sizes = count(adapted.model, adapted.heads)
+    block = 4 * (WIDTH * WIDTH + WIDTH) + 2 * WIDTH * MLP + MLP + WIDTH + 4 * WIDTH
+    assert sizes["by_layer"]["0"] == {"trainable": 2 * WIDTH, "frozen": block}
+    assert sizes["by_layer"]["classifier"] == {"trainable": 2 * WIDTH + 2, "frozen": 0}
+    assert sizes["by_type"]["LayerNorm"] == {"trainable": 0, "frozen": 5 * 2 * WIDTH}
+    assert sizes["by_type"]["LoRA"] == {"trainable": 2 * 2 * WIDTH, "frozen": 0}
+    assert sizes["by_type"]["Embedding"] == {"trainable": 0, "frozen": (97 + 512 + 2) * WIDTH}
+    assert set(sizes["by_type"]) == {"LayerNorm", "LoRA", "Embedding", "Linear"}
+    assert "Conv1D" in count(bare("gpt2"), [])["by_type"]
+
+
+def test_the_parts_of_a_count_sum_to_the_whole() -> None:
+    model = nn.ModuleDict({"body": nn.Linear(3, 4), "head": nn.Linear(4, 2, bias=False)})
+    model["body"].requires_grad_(False)
+    model["body"].bias.requires_grad_(True)
+    assert count(model, ["head"]) == {
+        "trainable": 12,
+        "frozen": 12,
+        "total": 24,
+        "adapter": 4,
+        "head": 8,
+        "by_layer": {"body": {"trainable": 4, "frozen": 12}, "head": {"trainable": 8, "frozen": 0}},
+        "by_type": {"Linear": {"trainable": 12, "frozen": 12}},
+    }
+
+
+def test_the_copies_that_peft_keeps_of_trained_modules_are_not_counted() -> None:
+    adapted = adapt(bare("bert"), tiny(method__rank=1, targets="q"))
+    whole, added = sum(p.numel() for p in bare("bert").parameters()), 2 * (WIDTH + WIDTH)
+    assert count(adapted.model, adapted.heads)["total"] == whole + added
+    copies = 2 * WIDTH + 2
+    assert sum(p.numel() for p in adapted.model.parameters()) == whole + added + copies
+
+
+def test_tied_weights_count_once_where_they_are_seen_first() -> None:
+    config = AutoConfig.for_model("gpt2", vocab_size=97, **SHAPES["gpt2"])
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    sizes = count(model, ["lm_head"])
+    assert sizes["total"] == sum(p.numel() for p in model.parameters())
+    assert sizes["by_layer"]["wte"] == {"trainable": 97 * WIDTH, "frozen": 0} and "lm_head" not in sizes["by_layer"]
+
+
+def test_a_weight_that_a_copy_of_peft_shares_with_the_model_still_counts() -> None:
+    model = nn.ModuleDict({"a": nn.ModuleDict({"original_module": nn.Linear(4, 4)}), "b": nn.Linear(4, 4)})
+    model["b"].weight = model["a"]["original_module"].weight
+    assert count(model, [])["total"] == 20
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_quantized_weights_count_their_values_not_their_bytes(kind: str) -> None:
+    base = bare("llama")
+    before = count(base, ["score"])
+    store(base, tiny("llama", quant__name=kind, quant__kind=kind), ["score"], "fp32")
+    after = count(base, ["score"])
+    assert after["total"] == before["total"]
+    assert {k: sum(v.values()) for k, v in after["by_type"].items()} == {
+        k: sum(v.values()) for k, v in before["by_type"].items()
+    }
+
+
+def test_a_bitsandbytes_weight_is_known_by_its_quant_state() -> None:
+    packed = nn.Parameter(torch.zeros(32, 1, dtype=torch.uint8), requires_grad=False)
+    assert numel(packed) == 32
+    packed.quant_state = type("QuantState", (), {"shape": torch.Size([8, 8])})()  # type: ignore[attr-defined]
+    assert numel(packed) == 64
+
+
+def test_groups_that_miss_a_parameter_are_an_error() -> None:
+    class Hiding(nn.Sequential):
+        def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+            return (item for item in super().named_modules(*args, **kwargs) if item[0] != "1")
+
+    class Renaming(Hiding):  # as wrappers do that present their parameters under the names of what they wrap
+        def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+            return iter([(f"{n}.{k}", p) for n, m in self._modules.items() for k, p in m._parameters.items()])
+
+    with pytest.raises(RuntimeError, match=re.escape("(12, 0) trainable and frozen parameters by group, (24, 0)")):
+        count(Renaming(nn.Linear(3, 3), nn.Linear(3, 3)), [])

@@ -1,11 +1,13 @@
 """How numbers read: three digits and a unit, and each metric with its own."""
 
+from xml.etree import ElementTree
+
 import pytest
 from rich.console import Console
 from rich.table import Table
 
 from rankwise.metrics import named
-from rankwise.report import costs
+from rankwise.report import costs, svg
 from rankwise.report import formats as fmt
 from rankwise.report.table import Wide
 
@@ -68,3 +70,36 @@ def test_a_table_of_figures_is_cut_between_columns_never_in_one(width: int, bloc
     assert sorted(words) == sorted(
         ["of", "the", "sum", "percent", "steps", "MB", "12,345,678", "100.0", "1,234", "90.9"]
     )
+
+
+LABELS = [r"a\b", "$x_1$", "$5 and $6", r"\$", r"$\frac{$", "<b>&"]
+
+
+def texts(image: str) -> list[str]:
+    root = ElementTree.fromstring(image)
+    return ["".join(text.itertext()).strip() for text in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+@pytest.mark.parametrize("label", LABELS)
+@svg.styled
+def test_labels_are_shown_as_they_are(label: str) -> None:
+    figure, ((ax,),) = svg.canvas(3, 2)
+    ax.plot([1, 100, 1000], [1, 10, 1000], label=label)
+    ax.set(title=label, xlabel=label, ylabel=label, yscale="log")
+    ax.set_xticks([1, 100], [label, label])
+    ax.legend()
+    shown = texts(svg.render(figure, "plot", label))
+    assert shown.count(label) == 6
+    assert not any("mathdefault" in text for text in shown)  # the ticks of a logarithmic axis are numbers
+
+
+@pytest.mark.parametrize("name", [r"a\q", '"><script>alert(1)</script>', r"\1", "ü $x$", "plain-1"])
+def test_a_name_becomes_no_markup(name: str) -> None:
+    figure, ((ax,),) = svg.canvas(3, 2)
+    ax.plot([1, 2], [1, 2])
+    image = svg.render(figure, name, name)
+    root = ElementTree.fromstring(image)
+    ids = [node.attrib["id"] for node in root.iter() if "id" in node.attrib]
+    assert ids and len(set(ids)) == len(ids)
+    assert all(set(part) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") for part in ids)
+    assert not list(root.iter("{http://www.w3.org/2000/svg}script"))

@@ -1,10 +1,13 @@
 """Metrics of generated text against libraries and the E2E challenge's code (see the note in text_items.json)."""
 
+import importlib.util
 import json
 import math
+import random
 import re
 import shutil
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,8 @@ from sacrebleu import corpus_bleu
 
 from rankwise.errors import Refused
 from rankwise.metrics import of_kind
-from rankwise.tasks.text import overlap, text_scores
+from rankwise.tasks.text import overlap, reasoning, text_scores
+from rankwise.tasks.text.answers import exact_match, final_number, json_keys, number_match
 from rankwise.tasks.text.score import RESAMPLES, mean_score, pooled_score, share_score
 
 SAVED: dict[str, Any] = json.loads((Path(__file__).parent / "text_items.json").read_text(encoding="utf-8"))
@@ -174,3 +178,135 @@ def test_items_and_references_that_do_not_pair_are_an_error() -> None:
         text_scores(["bleu"], ["a", "b"], [["a"]])
     with pytest.raises(ValueError, match="no texts"):
         text_scores(["bleu"], [], [])
+
+
+def test_exact_match_forgives_white_space_only() -> None:
+    texts = ["a  b\n", "A b", "a b.", "c", ""]
+    assert exact_match(texts, [["a b"], ["a b"], ["a b"], ["x", "c"], ["a"]]).tolist() == [1, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("so 3 + 4 = 7\n#### 7", "7"),
+        ("#### 1,234", "1234"),
+        ("#### $1,234,567.50.", "1234567.5"),
+        ("#### 12 apples and 3 pears", "12"),  # the first after the mark
+        ("#### 5\n\nQuestion: 6\n#### 8 of 9", "8"),  # of the last mark
+        ("he has 3, then 5.", "5"),
+        ("3 #### none", "3"),
+        ("it costs -$2.50", "-2.5"),
+        ("it costs $-2.50!", "-2.5"),
+        ("\u22124", "-4"),
+        ("10-5", "5"),  # a range or a difference, not a sign
+        ("pages 1,2", "2"),  # no thousands
+        (".5", "0.5"),
+        ("7.0", "7"),
+        ("50%", "50"),
+        ("£3", "3"),
+        ("no number", None),
+        ("####", None),
+        ("", None),
+    ],
+)
+def test_the_final_number_of_a_text(text: str, number: str | None) -> None:
+    assert final_number(text) == (None if number is None else Decimal(number))
+
+
+def test_number_match_compares_numbers_and_not_texts() -> None:
+    texts = ["#### 1,000.50", "the answer is $1000.5.", "1000.51", "nothing"]
+    assert number_match(texts, [["so #### 1000.5"]] * 4).tolist() == [1, 1, 0, 0]
+    assert number_match(["2"], [["1", "2"]]).tolist() == [1]
+
+
+def test_number_match_refuses_a_reference_without_a_number() -> None:
+    with pytest.raises(Refused, match=r"item 1 \(from 0\) has no number"):
+        number_match(["1", "2"], [["1"], ["two"]])
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ('{"name": "x", "age": 3}', 1),
+        (' {"name": null, "age": [], "more": {}}\n', 1),
+        ('{"name": "x"}', 0),
+        ('```json\n{"name": "x", "age": 3}\n```', 0),
+        ('{"name": "x", "age": 3} That is all.', 0),
+        ('{"name": "x", "age": 3}{"name": "x", "age": 3}', 0),
+        ('{"name": "x", "age": 3, "age": 4}', 0),
+        ('{"name": "x", "age": {"a": 1, "a": 2}}', 0),
+        ('{"name": "x", "age": NaN}', 0),
+        ('{"name": "x", "age": -Infinity}', 0),
+        ("{'name': 'x', 'age': 3}", 0),
+        ('[{"name": "x", "age": 3}]', 0),
+        ('"name age"', 0),
+        ("[" * 100_000, 0),
+        ("", 0),
+    ],
+)
+def test_json_keys_wants_one_object_and_nothing_else(text: str, right: int) -> None:
+    assert json_keys([text], ["name", "age"]).tolist() == [right]
+
+
+installed = pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is None, reason="needs reasoning-gym")
+
+
+@installed
+def test_rows_are_the_same_for_the_same_seed() -> None:
+    rows = reasoning.rows("chain_sum", 5, seed=1)
+    assert len(rows) == 5 and rows == reasoning.rows("chain_sum", 5, seed=1) != reasoning.rows("chain_sum", 5, seed=2)
+    assert all(row.keys() == {"question", "answer"} and row["question"] and row["answer"] for row in rows)
+
+
+@installed
+def test_scores_belong_to_the_rows_that_were_asked() -> None:
+    answers = [row["answer"] for row in reasoning.rows("chain_sum", 4)]
+    assert reasoning.scores("chain_sum", 4, {3: answers[3], 1: answers[1], 0: "no idea"}).tolist() == [1, 1, 0]
+    scores, _ = text_scores(["reasoning"], [answers[2], answers[1]], [], reasoning=("chain_sum", 4, [2, 0]))
+    assert scores["reasoning"]["value"] == 0.5 and scores["reasoning"]["n"] == 2
+
+
+@installed
+@pytest.mark.parametrize("name", ["list_functions", "pool_matrix"])
+def test_global_generators_neither_change_the_rows_nor_are_changed(name: str) -> None:
+    random.seed(1)
+    np.random.seed(1)
+    wanted = random.random(), np.random.random()
+    random.seed(1)
+    np.random.seed(1)
+    rows = reasoning.rows(name, 5)
+    assert (random.random(), np.random.random()) == wanted
+    assert reasoning.rows(name, 5) == rows
+    backwards = {item: rows[item]["answer"] for item in reversed(range(5))}
+    assert reasoning.scores(name, 5, backwards).tolist() == [1] * 5
+
+
+@installed
+def test_an_answer_that_the_scorer_cannot_read_is_wrong() -> None:
+    assert reasoning.scores("prime_factorization", 1, {0: "no idea"}).tolist() == [0]
+
+
+@installed
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("rubiks_cube", "has no answers to learn from"),
+        ("composite", "cannot be made with its defaults"),
+        ("word_ladder", "other rows in every process"),
+    ],
+)
+def test_a_data_set_that_gives_no_rows_is_refused(name: str, message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        reasoning.rows(name, 2)
+
+
+@installed
+def test_an_unknown_data_set_is_refused() -> None:
+    with pytest.raises(Refused, match=r"task\.reasoning=chain_sums: .*did you mean chain_sum\?"):
+        reasoning.rows("chain_sums", 1)
+
+
+def test_without_the_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(Refused, match=r"task\.reasoning=chain_sum: .*pip install 'rankwise\[reasoning\]'"):
+        reasoning.rows("chain_sum", 1)

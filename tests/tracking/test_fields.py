@@ -1,12 +1,24 @@
 """What a person picks from: true of every method, and nothing that a method does not own."""
 
+import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
+from omegaconf import OmegaConf
+from tiny_configs import CONF
+from wandb_server import ContractServer
+from whole import check, rows, whole
+from zygote import Child
+
 from rankwise.config import Config
+from rankwise.errors import Refused
+from rankwise.identity import folder
 from rankwise.tracking import fields
 from rankwise.tracking.fields import at, results, setup
-from rankwise.tracking.record import Record, begin
+from rankwise.tracking.record import FINISHED, Record, begin
+from rankwise.tracking.trackers import needs
 
 Tiny = Callable[..., Config]
 
@@ -63,3 +75,110 @@ def test_results_are_flat_and_the_records_own(tiny: Tiny) -> None:
 def test_every_field_is_a_place_that_a_record_has(tiny: Tiny) -> None:
     groups = {name for name in Record.__dataclass_fields__}
     assert {path.split(".")[0] for path in (fields.SETUP | fields.RESULTS).values()} <= groups
+
+
+TRAINED = {"quant": "none"}
+ON_TARGETS = TRAINED | {"targets": "attention"}
+DROPPED = ON_TARGETS | {"dropout": 0.0}
+LORA = DROPPED | {"bias": "none"}
+BOFT = {"_target_": "peft.BOFTConfig", "boft_block_size": 4}
+BASELINES = ("probe", "tfidf", "few_shot")
+ON_BASE = ("bitfit", "bottleneck", "top_layers", "did", "said", "full", "head")
+OF_KIND: dict[str, dict[str, Any]] = {  # what an arm has beside the keys of its method's file
+    **dict.fromkeys(("lora", "rslora", "adalora", "orthogonal", "pissa", "olora", "eva"), LORA),
+    "dora": LORA | {"dora": True},
+    "lora_plus": LORA | {"lr_ratio": 16.0},
+    "lora_fa": LORA | {"freeze_a": True},
+    "nested": LORA | {"nested": [1, 2, 4, 8, 16, 32]},
+    "vera": DROPPED,
+    **dict.fromkeys(("loha", "lokr", "ia3", "oft"), ON_TARGETS),
+    "custom": ON_TARGETS | {"peft": BOFT},
+    **dict.fromkeys(ON_BASE, TRAINED),
+    **{name: {} for name in BASELINES},
+}
+UNTOLD = {"bottleneck": {"place"}, **{name: {"lr"} for name in BASELINES}}  # of the file: a default, no training
+METHODS = {file.stem: dict(OmegaConf.load(file)) for file in sorted((CONF / "method").glob("*.yaml"))}
+
+
+def finished(config: Config, number: int) -> Record:
+    """A record on disk, with results that no other has."""
+    record = begin(config, None)
+    record.run["status"], record.objective = FINISHED, number / 100
+    record.metrics = {"test": {"accuracy": {"value": number / 200, "se": 0.01, "n": 64}}}
+    record.params = {"trainable": 1000 + number, "total": 10_000}
+    record.memory = {"train": {"peak_bytes": 2000 + number, "weights_bytes": number}}
+    record.compute = {"steps": number}
+    record.write()
+    return record
+
+
+def test_every_method_arrives_with_its_own_keys_and_results_and_none_of_others(
+    server: ContractServer, start: Callable[..., Child], tracked: Callable[..., Config]
+) -> None:
+    assert METHODS.keys() == OF_KIND.keys()
+    custom = {"custom": {"method__peft": BOFT}}
+    configs = [tracked("online", method=name, seed=i, **custom.get(name, {})) for i, name in enumerate(METHODS)]
+    made = [finished(config, number) for number, config in enumerate(configs)]
+    child = start("tell", [str(record.folder) for record in made], **server.env())
+    assert child.wait(120) == 0, child.stderr
+    for number, (method, record, name) in enumerate(zip(METHODS, made, server.runs, strict=True)):
+        got = server.run(name)
+        assert (got["state"], got["displayName"], got["jobType"]) == ("finished", record.run["name"], "train")
+        own = {key: value for key, value in METHODS[method].items() if key not in {"name"} | UNTOLD.get(method, set())}
+        assert got["config"]["arm"] == {"method": method} | own | OF_KIND[method]
+        assert (got["config"]["run"]["seed"], got["config"]["run"]["stage"]) == (number, "result")
+        results = {"objective": number / 100, "test/accuracy": number / 200, "test/accuracy_se": 0.01}
+        costs = {"params/trainable": 1000 + number, "memory/train/peak_bytes": 2000 + number, "compute/steps": number}
+        assert got["summary"].items() >= (results | costs | {"status": "finished"}).items()
+        check(record, got["config"], got["summary"])
+
+
+Start = Callable[..., Child]
+Tracked = Callable[..., Config]
+
+
+def numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
+
+
+def test_tensorboard_has_the_curves_the_results_and_the_arm(start: Start, tracked: Tracked) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config = tracked(tracking__name="tensorboard", method__rank=3)
+    for _ in range(2):
+        child = start("run", config)
+        assert child.wait() == 0 and child.stderr == ""
+    record = whole(config)
+    path = folder(config).parent / "tensorboard" / folder(config).name
+    assert record.run["tensorboard"] == {"path": str(path)} and not (path.parents[1] / "wandb").exists()
+    read = event_accumulator.EventAccumulator(str(path))
+    read.Reload()
+    scalars = {tag: [(event.step, event.value) for event in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+    for key in ("train/loss", "lr", "val/accuracy", "objective"):
+        drawn = [(row["step"], row[key]) for row in rows(config) if key in row]
+        assert scalars[key][: len(drawn)] == [(step, pytest.approx(value)) for step, value in drawn]
+    assert {key: values[-1][1] for key, values in scalars.items() if key in numbers(results(record))} == {
+        key: pytest.approx(value) for key, value in numbers(results(record)).items()
+    }
+    hparams = read.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"arm.rank" in hparams and b"arm.method" in hparams and folder(config).name.encode() in hparams
+
+
+def test_trackio_has_the_rows_the_results_and_the_config(start: Start, tracked: Tracked) -> None:
+    pytest.importorskip("trackio")
+    config = tracked(tracking__name="trackio", method__rank=3)
+    child = start("run", config)
+    assert child.wait() == 0 and child.stderr == ""
+    record, place = whole(config), folder(config).parent / "trackio"
+    assert record.run["trackio"] == {"project": "my-study", "path": str(place)}
+    with sqlite3.connect(next(place.glob("my-study*.db"))) as database:
+        stored = database.execute("select step, metrics from metrics order by id").fetchall()
+        (sent,) = (json.loads(text) for (text,) in database.execute("select config from configs"))
+    told, own = [{"step": step} | json.loads(text) for step, text in stored], rows(config)
+    assert [{key: row.get(key) for key in mine} for row, mine in zip(told, own, strict=False)] == own
+    assert numbers(told[-1]).items() >= numbers(results(record)).items()
+    assert sent["arm"] | {"scale": None} == setup(record)["arm"] | {"scale": None}  # known once the model is adapted
+
+
+def test_a_package_that_is_not_installed_is_named_with_its_extra() -> None:
+    with pytest.raises(Refused, match=r"^tracking=trackio: needs no_such: pip install 'rankwise\[trackio\]'$"):
+        needs("no_such", "trackio")

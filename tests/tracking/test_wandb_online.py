@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wandb_server import ContractServer, Fault
+from wandb_server import ENTITY, ContractServer, Fault
 from whole import LINE, check, rows, wandb_id, whole
 from zygote import Child
 
 from rankwise.config import Config
 from rankwise.identity import folder, label
+from rankwise.tracking.journal import read_rows
 
 Start = Callable[..., Child]
 Tracked = Callable[..., Config]
@@ -142,3 +143,76 @@ def test_only_what_is_missing_is_pushed(server: ContractServer, start: Start, tr
     check_whole(server, there)
     check_whole(server, offline)
     assert server.run(server.runs[-1])["summary"]["status"] == "failed"
+
+
+def test_a_moved_study_is_synced_with_its_adapters_as_it_would_have_been_online(
+    server: ContractServer,
+    start: Callable[..., Child],
+    tracked: Callable[..., Config],
+    python: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    whole_one, failed_once = tracked(), tracked(seed=1)
+    for target, config in (("run", whole_one), ("run_and_fail", failed_once), ("run", failed_once)):
+        assert start(target, config).wait() == 0
+    told = {wandb_id(config): (whole(config), rows(config)) for config in (whole_one, failed_once)}
+    weights = {
+        wandb_id(config): {path.name: path.read_bytes() for path in (folder(config) / "adapter").iterdir()}
+        for config in (whole_one, failed_once)
+    }
+    moved = folder(whole_one).parent.rename(tmp_path / "elsewhere")
+    fragments = sorted(moved.glob("wandb/offline-run-*"))
+    assert len(fragments) == 3
+
+    python("-m", "wandb", "sync", *fragments, **server.env())
+    assert set(server.runs) == set(told)
+    for name, (record, history) in told.items():
+        got = server.run(name)
+        assert got["history"][-len(history) :] == history
+        check(record, got["config"], got["summary"])
+        assert (got["state"], got["exit_code"], got["groupName"]) == ("finished", 0, record.run["wandb"]["group"])
+        files = {
+            path.removeprefix(f"run/{name}/"): content
+            for path, content in server.store.stored.items()
+            if path.startswith(f"run/{name}/")
+        }
+        assert {"record.json", "predictions.parquet"} <= files.keys()
+        assert {path.removeprefix("adapter/"): files[path] for path in files if "adapter/" in path} == weights[name]
+
+    asked = len(list(server.operations()))
+    python("-m", "wandb", "sync", *fragments, **server.env())  # once is enough
+    assert "UpsertBucket" not in list(server.operations())[asked:]
+
+
+READS = Path(__file__).with_name("api_reads.py")
+
+
+def test_runs_adapters_reports_and_workspaces_come_back(
+    server: ContractServer,
+    start: Callable[..., Child],
+    tracked: Callable[..., Config],
+    python: Callable[..., str],
+) -> None:
+    narrow, wide = (tracked("online", method__rank=rank, tracking__project="ranks") for rank in (2, 4))
+    for config in (narrow, wide):
+        assert start("run", config, **server.env()).wait() == 0
+    got = json.loads(python(READS, ENTITY, "ranks", **server.env(), WANDB_SILENT="true"))
+
+    objectives = {wandb_id(config): whole(config).objective or 0.0 for config in (narrow, wide)}
+    assert objectives[got["best"]] == max(objectives.values())
+    assert (got["wide"], got["none"], got["rank"]) == (wandb_id(wide), 0, 4)
+    assert got["objective"] == objectives[wandb_id(wide)]
+    own = read_rows(folder(wide) / "metrics.jsonl")
+    trained = [{"step": row["step"], "train/loss": row["train/loss"]} for row in own if "train/loss" in row]
+    assert [{key: row[key] for key in ("step", "train/loss")} for row in got["scan"]] == trained
+    assert [row["val/loss"] for row in got["sampled"]] == [row["val/loss"] for row in own if "val/loss" in row]
+
+    adapter = folder(wide) / "adapter"
+    assert got["adapter"] == f"adapter-{wandb_id(wide)}:v0" and got["metadata"]["rank"] == 4
+    assert got["files"] == sorted(path.name for path in adapter.iterdir())
+    assert got["model_bytes"] == (adapter / "adapter_model.safetensors").stat().st_size
+
+    assert (got["report"], got["blocks"], got["workspace"]) == ("Ranks", 2, "Quality")
+    kinds = {view["type"]: view for view in server.views.values()}
+    assert kinds.keys() == {"runs", "project-view"}
+    assert "arm.value.rank" in kinds["runs"]["spec"] and "arm.value.rank" in kinds["project-view"]["spec"]

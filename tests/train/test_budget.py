@@ -1,12 +1,21 @@
 """How many steps a run has, where it is validated, and the learning rate on the way."""
 
+import csv
 import itertools
+from pathlib import Path
 
 import pytest
+import yaml
 from tiny_configs import tiny
 
-from rankwise.config import Optim
+from rankwise.cli import main
+from rankwise.config import Config, Optim, plain
+from rankwise.identity import canonical
 from rankwise.measure.shape import Shape
+from rankwise.report.report import results
+from rankwise.tracking.fields import setup
+from rankwise.tracking.journal import read_rows
+from rankwise.tracking.record import Record, find
 from rankwise.train.budget import Budget
 from rankwise.train.module import rate
 from rankwise.train.step import shares
@@ -93,3 +102,122 @@ BASE = tiny()
 def tiny_of(steps: int, validations: int):  # type: ignore[no-untyped-def]
     BASE.trainer.max_steps, BASE.trainer.validations = steps, validations
     return BASE
+
+
+MODULE = """
+from pathlib import Path
+from lightning.pytorch import Callback
+
+class Mine(Callback):
+    def __init__(self, word):
+        self.word = word
+
+    def on_fit_end(self, trainer, module):
+        names = [type(callback).__name__ for callback in trainer.callbacks]
+        Path("said").write_text(f"{self.word} {trainer.global_step} {' '.join(names)}")
+"""
+RUN = ["train", "debug=fast", "trainer.max_steps=2"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("my_callbacks.py").write_text(MODULE)
+    write("mine", {"mine": {"_target_": "my_callbacks.Mine", "word": "hello"}})
+    return tmp_path
+
+
+def write(name: str, values: object, group: str = "callbacks") -> None:
+    Path(f"conf/{group}").mkdir(parents=True, exist_ok=True)
+    Path(f"conf/{group}/{name}.yaml").write_text(yaml.dump(values))
+
+
+def test_a_callback_runs_beside_ours_and_tells_runs_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RUN, "callbacks=mine"]) == 0
+    word, steps, *names = Path("said").read_text().split()
+    assert (word, steps) == ("hello", "2") and {"Watch", "Probe", "Checkpoints", "Mine"} <= set(names)
+    Path("said").unlink()
+    assert main(RUN) == 0 and not Path("said").exists()
+    plainly, called = sorted((record.config["callbacks"] for record in find([Path("outputs")])), key=len)
+    assert plainly == {} and called == {"mine": {"_target_": "my_callbacks.Mine", "word": "hello"}}
+
+    config, *_ = (path for path in Path("outputs").glob("*/*/config.yaml") if "my_callbacks" in path.read_text())
+    capsys.readouterr()
+    assert main(["train", "--config", str(config)]) == 2  # a file may be somebody else's
+    assert "add callbacks.mine._target_=my_callbacks.Mine" in capsys.readouterr().err and not Path("said").exists()
+    assert main(["train", "--config", str(config), "rerun=true", "callbacks.mine._target_=my_callbacks.Mine"]) == 0
+    assert Path("said").exists()
+
+
+@pytest.mark.parametrize("method", [[], ["method=nested", "method.rank=8"]], ids=["lora", "nested"])
+def test_a_logger_is_told_what_the_journal_is_told_and_the_test_scores(
+    method: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = "lightning.pytorch.loggers.CSVLogger"
+    write("mine", {"table": {"_target_": target, "save_dir": ".", "name": "table", "version": ""}}, "logger")
+    assert main([*RUN, *method, "logger=mine"]) == 0
+    assert capsys.readouterr().err == ""
+    (record,) = find([Path("outputs")])
+    assert record.folder
+    with Path("table/metrics.csv").open() as file:
+        rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    own = [{key: row[key] for key in row if key != "attempt"} for row in read_rows(record.folder / "metrics.jsonl")]
+    assert rows[:-1] == own and len(own) == 4
+    assert rows[-1].items() >= {"step": 2, "test/accuracy": record.metrics["test"]["accuracy"]["value"]}.items()
+    assert yaml.safe_load(Path("table/hparams.yaml").read_text())["arm"] == setup(record)["arm"]
+    assert main([*RUN, *method]) == 0 and len(find([Path("outputs")])) == 1  # the same run, which is not run again
+    assert main(["train", "--config", str(record.folder / "config.yaml")]) == 2
+    assert f"add logger.table._target_={target}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["os.path.join", "pathlib.Path", "nowhere.Mine", "my_callbacks.Other", None])
+@pytest.mark.parametrize("group", ["callbacks", "logger"])
+def test_what_is_none_is_refused_in_one_line(
+    group: str, target: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("bad", {"it": {"_target_": target}}, group)
+    assert main([*RUN, f"{group}=bad"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"rankwise: {group}.it._target_=") and err.count("\n") == 1
+    assert not Path("outputs").exists()
+
+
+def test_without_any_a_run_is_the_one_it_was(tiny: object) -> None:
+    config: Config = tiny()  # type: ignore[operator]
+    assert {"callbacks", "logger"} <= plain(config).keys() and not {"callbacks", "logger"} & canonical(
+        plain(config)
+    ).keys()
+
+
+LATE = "trainer.max_time=00:00:00:00"
+SMALL = ["model=tiny_bert", "task=synthetic", "tracking=none"]
+
+
+@pytest.mark.parametrize(("preset", "rows", "steps"), [("overfit", 32, 40), ("limit", 50, 20)])
+def test_a_preset_cuts_the_config_short_and_is_no_result(
+    preset: str, rows: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", f"debug={preset}", *SMALL]) == 0
+    (record,) = find([Path("outputs")])
+    assert (record.provenance["data"]["train"], record.compute["steps"]) == (rows, steps)
+    compared = Record(record.run, record.config | {"stage": None})
+    assert results([record, compared]) == [compared]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["debug=profiler", "trainer.max_steps=2"], ["debug=fast", "trainer.detect_anomaly=true"], ["debug=fast", LATE]],
+    ids=["profiler", "detect_anomaly", "max_time"],
+)
+def test_what_lightnings_trainer_is_told_by_name_reaches_it_and_the_run_is_no_result(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *words, *SMALL]) == 0
+    (record,) = find([Path("outputs")])
+    assert record.folder and record.config["stage"] == "debug"
+    profiled = [path.read_text() for path in record.folder.glob("fit-profile.txt")]
+    assert ["FineTuner.optimizer_step" in text for text in profiled] == [True] * (words[0] == "debug=profiler")
+    assert record.compute["steps"] == (0 if LATE in words else 2 if profiled else 6)

@@ -69,7 +69,7 @@ class Column:
 def columns(report: Report) -> list[Column]:
     """All of them, in reading order. The verdict comes early, where a narrow screen shows it."""
     everywhere = "main paper scores memory compute numbers generation forgetting harness"
-    settings = [Column(key, "", _setting_of(key)) for key in ("rank", "dim", "alpha", "targets", "quant")]
+    settings = [Column(key, "", _in("settings", key)) for key in ("rank", "dim", "alpha", "targets", "quant")]
     return [
         Column("arm", "arm", lambda a: a.label, tables=everywhere, left=True),
         Column("method", "", lambda a: a.method),
@@ -190,7 +190,7 @@ def _scores(report: Report) -> list[Column]:
     metric = report.metric
     median = " (median)" if any(s.median is not None for arm in report.arms for s in arm.scores.values()) else ""
     points = " pts" if metric.percent else ""
-    others = [Column(m.name, m.header, _score_of(m), m.interval, "scores") for m in second_metrics(report)]
+    others = [Column(m.name, m.header, _in("scores", m.name), m.interval, "scores") for m in second_metrics(report)]
 
     def star(arm: Arm) -> str:
         """Where the score is of the best of several rates: the luck of these seeds is in it."""
@@ -201,7 +201,9 @@ def _scores(report: Report) -> list[Column]:
     floors = (("of_full", "of full", 0.0), ("above_constant_of_full", "above constant, of full", report.constant))
     return [
         Column("metric", "", lambda a: metric.name),
-        Column("test", f"{metric.header}{median}", _score_of(metric), metric.interval, "main paper", mark=star),
+        Column(
+            "test", f"{metric.header}{median}", _in("scores", metric.name), metric.interval, "main paper", mark=star
+        ),
         Column("", f"Δ full{points}", lambda a: delta(report, a), tables="main paper", left=True),
         *others,
         *(
@@ -212,12 +214,9 @@ def _scores(report: Report) -> list[Column]:
     ]
 
 
-def _score_of(metric: Metric) -> Callable[[Arm], Interval | None]:
-    return lambda arm: arm.scores.get(metric.name)
-
-
-def _setting_of(key: str) -> Callable[[Arm], Any]:
-    return lambda arm: arm.settings.get(key)
+def _in(of: str, key: str) -> Callable[[Arm], Any]:
+    """What an arm's ``settings``, ``scores`` or ``churn`` has under a key."""
+    return lambda arm: getattr(arm, of).get(key)
 
 
 def _setting() -> list[Column]:
@@ -312,14 +311,10 @@ def _numbers(report: Report) -> list[Column]:
         Column("difference_p_holm", "p of no difference (Holm)", of(lambda c: c.p_holm), _p, "numbers"),
         Column("", "seeds × items", of(pairs), tables="numbers"),
         *(
-            Column(f"churn_{key}", header, _churn_of(key), fmt.percent, "numbers")
+            Column(f"churn_{key}", header, _in("churn", key), fmt.percent, "numbers")
             for key, header in (("seeds", "churn between seeds %"), ("reference", "churn from full %"))
         ),
     ]
-
-
-def _churn_of(key: str) -> Callable[[Arm], float | None]:
-    return lambda arm: arm.churn.get(key)
 
 
 def _p(p: float) -> str:
@@ -333,7 +328,7 @@ def _generation(report: Report) -> list[Column]:
     metrics = [METRICS[name] for name in of_kind("text") if any(name in arm.scores for arm in report.arms)]
     took = "compute.generation."
     return [
-        *(Column(m.name, m.header, _score_of(m), m.interval, "generation") for m in metrics),
+        *(Column(m.name, m.header, _in("scores", m.name), m.interval, "generation") for m in metrics),
         Column("", "prompts", lambda a: a.median(f"{took}prompts"), fmt.si, "generation"),
         Column("generated_tokens_per_s", "tokens /s", lambda a: a.median(f"{took}tokens_per_s"), fmt.si, "generation"),
         Column("", "seconds", lambda a: a.median(f"{took}seconds_s"), fmt.three, "generation"),
@@ -367,7 +362,7 @@ def _harness(report: Report) -> list[Column]:
     found = []
     for metric in map(named, sorted({name for arm in report.arms for name in arm.scores if ":" in name})):
         gained, unit = partial(_gained, metric), " pts" if metric.percent else ""
-        found.append(Column(metric.name, metric.header, _score_of(metric), metric.interval, "harness"))
+        found.append(Column(metric.name, metric.header, _in("scores", metric.name), metric.interval, "harness"))
         found.append(Column("", f"− base{unit}", gained, metric.difference, "harness"))
     return found
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rankwise.report.columns import Column, chosen
+from rankwise.report.columns import chosen
 from rankwise.report.paper import paragraph
 from rankwise.report.table import footnotes, interval_note
 
@@ -44,7 +44,7 @@ def latex(report: Report, wanted: Sequence[str]) -> str:
     """
     columns = chosen(report, wanted, "paper")
     texts, marks = footnotes(report)
-    rows = [[_cell(column, arm) for column in columns] for arm in report.arms]
+    rows = [[escaped(column.text(arm)) for column in columns] for arm in report.arms]
     for row, arm in zip(rows, report.arms, strict=True):
         row[0] += "".join(f"\\textsuperscript{{{number}}}" for number in marks[id(arm)])
     lines = [
@@ -73,10 +73,6 @@ def latex(report: Report, wanted: Sequence[str]) -> str:
 def escaped(text: str) -> str:
     """A text in which nothing is a command."""
     return "".join(_SPECIAL.get(character, character) for character in re.sub(r"\s+", " ", text))
-
-
-def _cell(column: Column, arm: object) -> str:
-    return escaped(column.text(arm))  # type: ignore[arg-type]
 
 
 def _line(cells: list[str]) -> str:

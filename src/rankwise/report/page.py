@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 def html(report: Report) -> str:
     """The page."""
     texts, marks = tables.footnotes(report)
-    columns = shown(report, "main", "wide")
+    columns, above = shown(report, "main", "wide"), costs.break_even(report.arms)
+    took = [  # each run of an arm, beside what was predicted of it
+        section(
+            report, "memory", "Memory: predicted against measured", costs.memory_notes(report.arms, report.reference)
+        ),
+        section(report, "compute", "Computation", costs.compute_notes(report.arms), above),
+    ]
     return _template("page.html.j2").render(
         subject=_subject(report),
         headline=report.headline,
@@ -34,7 +40,7 @@ def html(report: Report) -> str:
         interval_note=tables.interval_note(report),
         sections=[*tables.sections(report), *filter(None, [tuning.section(report)])],
         plots=draw(report),
-        cost_tables=[part for part in _cost_tables(report) if part],
+        cost_tables=list(filter(None, took)),
         layers=costs.layers(report.arms),
         analyses=analyses.of_records(report.records),
         differences=section(report, "numbers", "Against full fine-tuning, in numbers", []),
@@ -111,12 +117,3 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
     add("training time", arm.median(took), full.median(took), "s")
     add("to keep on disk", arm.median(stored), full.median(stored), "B")
     return tiles
-
-
-def _cost_tables(report: Report) -> list[Section | None]:
-    """What each run of an arm took, beside what was predicted of it."""
-    title, above = "Memory: predicted against measured", costs.break_even(report.arms)
-    return [
-        section(report, "memory", title, costs.memory_notes(report.arms, report.reference)),
-        section(report, "compute", "Computation", costs.compute_notes(report.arms), above),
-    ]

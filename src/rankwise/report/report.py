@@ -20,6 +20,7 @@ from rankwise.report.formats import plural
 from rankwise.report.sufficiency import Sufficiency, smallest_sufficient
 from rankwise.report.summary import Headline, headline, notes, total
 from rankwise.tracking import remote
+from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record, find, write_atomically
 
 _MARGIN = 0.02  # of records without one
@@ -118,9 +119,10 @@ def compared(every_run: list[Record], score: str | None = None) -> Report:
     records = results(every_run)
     arms = group(records)
     reference = reference_of(arms)
-    own = _metric(reference or arms[0])
+    first = reference or arms[0]
+    own = named(str(at((first.runs or first.unscored)[0], "config.task.metric") or "accuracy"))
     metric = _asked(score, arms) if score else own
-    margins = sorted({float(m) for m in map(_margin_of, records) if m is not None})
+    margins = sorted({float(m) for record in records if (m := at(record, "config.task.margin")) is not None})
     margin = margins[0] if margins else _MARGIN
     scores = Scores([run for arm in arms if arm.comparable for run in arm.runs] if metric.weighted else [], metric)
     find_unfit(arms, reference, scores, metric)
@@ -150,7 +152,7 @@ def compared(every_run: list[Record], score: str | None = None) -> Report:
     for arm in arms:
         against = reference.runs if reference and arm is not reference else []
         arm.churn = {"seeds": scores.churn(arm.runs), "reference": scores.churn(arm.runs, against)}
-    constant = scores.constant((reference or arms[0]).runs)
+    constant = scores.constant(first.runs)
     return Report(
         records,
         arms,
@@ -185,18 +187,8 @@ def find_all(paths: list[Path]) -> list[Record]:
     return every_run
 
 
-def _metric(arm: Arm) -> Metric:
-    """The study's metric: the task's own."""
-    config = (arm.runs or arm.unscored)[0].config
-    return named(str((config.get("task") or {}).get("metric") or "accuracy"))
-
-
 def _asked(score: str, arms: list[Arm]) -> Metric:
     known = sorted({name for arm in arms for name in arm.scores})
     if score not in known:
         raise Refused(f"--score {score}: no run has it{did_you_mean(score, known)}; they have {', '.join(known)}")
     return named(score)
-
-
-def _margin_of(record: Record) -> float | None:
-    return (record.config.get("task") or {}).get("margin")

@@ -24,7 +24,7 @@ def section(report: Report) -> Section | None:
         return None
     most = max(map(len, tried.values()))
     budgets = sorted({k for k in (1, 2, 3, 4, 6, 8, 12, most) if k <= most})
-    metric = named(next(iter(_objectives(report.all_records)), "val/loss").removeprefix("val/"))
+    metric = named(next(filter(None, (run.config.get("objective") for run in report.all_records)), "val/loss"))
     rows = []
     for side, values in tried.items():
         best = (min if metric.lower_is_better else max)(values, key=lambda lr: values[lr])
@@ -84,7 +84,3 @@ def rates_tried(arms: list[Arm], records: list[Record]) -> tuple[dict[str, dict[
 def _side(run: Record) -> str:
     rank = at(run, "config.method.rank")
     return f"{at(run, 'config.method.name')}{f' r={rank}' if rank else ''}"
-
-
-def _objectives(records: list[Record]) -> list[str]:
-    return [str(objective) for run in records if (objective := run.config.get("objective"))]
