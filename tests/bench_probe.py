@@ -18,7 +18,7 @@ from rankwise.measure.flops import Tally
 from rankwise.measure.ledger import Ledger
 from rankwise.model import base
 from rankwise.model.adapt import adapt
-from rankwise.tasks.scores import Scorer
+from rankwise.tasks.scores import ClassScorer
 from rankwise.train import optim
 from rankwise.train.step import losses
 
@@ -44,7 +44,7 @@ def steps(method: str, rows: int, length: int) -> Callable[[bool], None]:
                 stack.enter_context(Ledger(model, optimizer))
                 stack.enter_context(Tally())
             with torch.autocast("cpu", torch.bfloat16):
-                loss = losses(model, Scorer("classification", 2), batch)[1].mean()
+                loss = losses(model, ClassScorer(2), batch)[1].mean()
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

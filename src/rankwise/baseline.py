@@ -44,13 +44,12 @@ def _linear(config: Config, record: Record, clock: Clock, ready: Callable[[], No
             ]
     ready()
     with clock("train"):
-        fitted = baselines.fit(config.method.name, inputs[0], data.train.labels, config.task.kind)
-    scorer = scores.scorer_for(config.task.kind, data.classes, data.train.labels)
-    assert isinstance(scorer, scores.Scorer)  # a causal LM's task has been refused
-    validation, _ = baselines.predict(fitted, inputs[1], config.task.kind)
+        fitted = baselines.fit(config.method.name, inputs[0], data.train.labels, config.task.has_classes)
+    scorer = scores.scorer_for(config.task, data.classes, data.train.labels)
+    validation, _ = baselines.predict(fitted, inputs[1])
     record.metrics["validation"] = scorer.scores(validation, data.validation.labels)
     with clock("test"):
-        prediction, score = baselines.predict(fitted, inputs[2], config.task.kind)
+        prediction, score = baselines.predict(fitted, inputs[2])
         record.metrics["test"] = scorer.scores(prediction, data.test.labels)
     if config.objective != "val/loss":
         record.objective = record.metrics["validation"][config.objective.removeprefix("val/")]["value"]

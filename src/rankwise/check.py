@@ -195,7 +195,7 @@ def _check_task(config: Config) -> None:
         _check_mapping(f"task.{key}", getattr(task, key), "{train: NAME, test: NAME}")
     if isinstance(task.labels, list) and len({str(name) for name in task.labels}) < len(task.labels):
         raise Refused.value("task.labels", task.labels, "names a class twice", "YAML reads 007 as 7: quote it")
-    if task.kind == "causal_lm":
+    if task.writes:
         _check_generation(task)
         if task.blocks and (task.packing or task.prompt or task.template or task.completion or task.messages):
             raise Refused("task.blocks: joins plain texts; leave task.packing, prompt, completion and messages out")

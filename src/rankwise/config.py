@@ -98,6 +98,21 @@ class Task:
     margin: float = 0.02  # two scores closer than this count as the same; fixed before the run
     generation: Generation = field(default_factory=Generation)
 
+    @property
+    def writes(self) -> bool:
+        """Whether a language model learns to write: there are texts to continue and no labels."""
+        return self.kind == "causal_lm"
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether labels name classes."""
+        return self.kind == "classification"
+
+    @property
+    def has_values(self) -> bool:
+        """Whether labels are numbers to predict."""
+        return self.kind == "regression"
+
 
 @dataclass
 class Targets:

@@ -80,7 +80,7 @@ class _Story:
         """Rows, tokens, and the base, quantized."""
         config, record = self.config, self.record
         self.data, model = load(config, record)
-        self.scorer = scores.scorer_for(config.task.kind, self.data.classes, self.data.train.labels)
+        self.scorer = scores.scorer_for(config.task, self.data.classes, self.data.train.labels)
         self.lm, self.tokenizer = base.load(
             config.model, model, self.scorer.outputs, config.seed, self.settings.attention, config.task.kind
         )

@@ -343,10 +343,12 @@ def _check_custom(config: Config) -> None:
 
 
 def _check_baseline(config: Config) -> None:
-    name, kind = config.method.name, config.task.kind
-    if name == "few_shot" and kind != "causal_lm":
-        raise Refused(f"method=few_shot: needs task.kind=causal_lm, a language model that writes; here it is {kind}")
-    if name != "few_shot" and kind == "causal_lm":
+    name, task = config.method.name, config.task
+    if name == "few_shot" and not task.writes:
+        raise Refused(
+            f"method=few_shot: needs task.kind=causal_lm, a language model that writes; here it is {task.kind}"
+        )
+    if name != "few_shot" and task.writes:
         raise Refused(f"method={name}: needs labels, which task.kind=causal_lm has not; use method=few_shot")
 
 

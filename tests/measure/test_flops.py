@@ -17,7 +17,7 @@ from rankwise.measure.shape import Shape
 from rankwise.model.numerics import Numerics
 from rankwise.plan.fake import FakeRun, full_fine_tuning
 from rankwise.plan.operations import beside_full, operations
-from rankwise.tasks.scores import Scorer, TokenScorer
+from rankwise.tasks.scores import ClassScorer, TokenScorer
 
 BATCH = Shape(8, 128)
 MINILM: dict[str, Any] = {
@@ -43,7 +43,7 @@ def planned(family: str, attention: str = "eager", device: str = "cpu", sizes: A
     config = tiny(**keys)
     shape = AutoConfig.for_model(family, **{"vocab_size": 97, "pad_token_id": 0} | (sizes or SHAPES[family]))
     language = config.task.kind == "causal_lm"
-    scorer = TokenScorer() if language else Scorer("classification", 2)
+    scorer = TokenScorer() if language else ClassScorer(2)
     return FakeRun(config, shape, scorer, Numerics(torch.device(device), "fp32", 1, attention))
 
 

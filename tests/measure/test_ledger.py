@@ -13,7 +13,7 @@ from rankwise.config import Config, Quant
 from rankwise.measure.ledger import PARTS, Ledger, held_bytes
 from rankwise.model.adapt import adapt
 from rankwise.model.quantize import _torchao
-from rankwise.tasks.scores import Scorer
+from rankwise.tasks.scores import ClassScorer
 from rankwise.train import optim
 from rankwise.train.step import checkpoint_blocks, losses
 
@@ -42,7 +42,7 @@ class Trained:
 
     def step(self, ledger: Ledger | None = None) -> float:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
-            loss = losses(self.model, Scorer("classification", 2), self.batch)[1].mean()
+            loss = losses(self.model, ClassScorer(2), self.batch)[1].mean()
         if ledger:
             ledger.phase = "backward"
         loss.backward()

@@ -16,7 +16,7 @@ from rankwise.methods import DECLARED
 from rankwise.model import base
 from rankwise.model.adapt import Adapted
 from rankwise.model.methods import adalora
-from rankwise.tasks.scores import Scorer
+from rankwise.tasks.scores import ClassScorer
 from rankwise.tracking import record as records
 from rankwise.train import optim, step
 
@@ -90,7 +90,7 @@ def batch_of(tokenizer: Any) -> dict[str, torch.Tensor]:
 def logits(model: nn.Module, tokenizer: Any) -> torch.Tensor:
     model.eval()
     with torch.no_grad():
-        return step.losses(model, Scorer("classification", 2), batch_of(tokenizer))[0]
+        return step.losses(model, ClassScorer(2), batch_of(tokenizer))[0]
 
 
 def loss_of(values: torch.Tensor) -> float:
@@ -99,7 +99,7 @@ def loss_of(values: torch.Tensor) -> float:
 
 def train(adapted: Adapted, tokenizer: Any, config: Config, steps: int = STEPS) -> float:
     """Steps until the loss has fallen by a tenth; returns the share by which it fell."""
-    model, batch, scorer = adapted.model, batch_of(tokenizer), Scorer("classification", 2)
+    model, batch, scorer = adapted.model, batch_of(tokenizer), ClassScorer(2)
     if adapted.prepare:
         adapted.prepare([batch])
     still = [p for n, p in model.named_parameters() if any(f".{head}." in f".{n}" for head in adapted.heads)]

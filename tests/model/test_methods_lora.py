@@ -22,7 +22,7 @@ from rankwise.model.adapt import Adapted, adapt
 from rankwise.model.methods import adalora, inits
 from rankwise.model.weights import export
 from rankwise.run import run
-from rankwise.tasks.scores import Scorer
+from rankwise.tasks.scores import ClassScorer
 from rankwise.train import optim, step
 
 Tiny = Callable[..., Config]
@@ -44,7 +44,7 @@ def test_a_product_with_zero_starts_at_the_base_and_moves_the_zero_first(
     before = logits(lm, tokenizer)
     model = adapt(lm, config).model
     assert torch.equal(logits(model, tokenizer), before)
-    step.losses(model, Scorer("classification", 2), batch_of(tokenizer))[1].mean().backward()
+    step.losses(model, ClassScorer(2), batch_of(tokenizer))[1].mean().backward()
     for _, layer in inits.layers(model):
         assert not getattr(layer, zero)["default"].weight.any()
         assert getattr(layer, random)["default"].weight.any()
@@ -176,7 +176,7 @@ def test_adalora_prunes_to_its_mean_rank_and_no_further(steps: int) -> None:
     adalora.begin(adapted.model, steps)
     left = []
     for number in range(1, steps + 1):
-        losses = step.losses(adapted.model, Scorer("classification", 2), batch_of(tokenizer))[1]
+        losses = step.losses(adapted.model, ClassScorer(2), batch_of(tokenizer))[1]
         step.loss(adapted.model, losses).backward()
         optimizer.step()
         adalora.after_step(adapted.model, number)

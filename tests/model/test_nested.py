@@ -28,7 +28,7 @@ from rankwise.model.methods.peft_warnings import quiet_peft
 from rankwise.model.weights import export, with_weights
 from rankwise.run import run
 from rankwise.tasks import data
-from rankwise.tasks.scores import Scorer
+from rankwise.tasks.scores import ClassScorer
 from rankwise.train import step
 from rankwise.train.module import FineTuner, evaluate
 from rankwise.train.step import checkpoint_blocks
@@ -64,7 +64,7 @@ def test_the_leading_columns_are_plain_lora_of_their_number(shape: str, alpha: A
 
 def test_a_training_pass_is_the_mean_of_the_whole_rank_and_of_a_smaller_one() -> None:
     adapted, tokenizer = drawn("llama", method="nested", **NESTED)  # which has no dropout
-    cut, batch, scorer = nested.of(adapted.model), batch_of(tokenizer), Scorer("classification", 2)
+    cut, batch, scorer = nested.of(adapted.model), batch_of(tokenizer), ClassScorer(2)
     assert cut is not None
     adapted.model.eval()
     by_rank = []

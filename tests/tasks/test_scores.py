@@ -9,9 +9,10 @@ import torch
 from tiny_configs import SHAPES, tiny
 
 from rankwise.assets import resolve
+from rankwise.config import Task
 from rankwise.model import base
 from rankwise.tasks import baselines
-from rankwise.tasks.scores import Scorer, TokenScorer, by_group, scorer_for
+from rankwise.tasks.scores import ClassScorer, TokenScorer, ValueScorer, by_group, scorer_for
 from rankwise.tasks.sources import synthetic
 
 
@@ -24,7 +25,7 @@ def correlated(n: int, rho: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_a_group_of_rows_is_scored_alone_by_every_scorer() -> None:
     groups = ["in", "out", "in", "out"]
     classes = {"prediction": np.array([0, 1, 1, 1]), "label": np.array([0, 1, 0, 1])}
-    found = by_group(Scorer("classification", 2), classes, groups, "accuracy")
+    found = by_group(ClassScorer(2), classes, groups, "accuracy")
     assert {name: score["value"] for name, score in found.items()} == {"accuracy_in": 0.5, "accuracy_out": 1.0}
     texts = {"score": np.array([1.0, 4.0, 3.0, 4.0]), "label": np.array([2.0, 2.0, 2.0, 2.0]), "bytes": np.ones(4)}
     losses = by_group(TokenScorer(), texts, groups, "loss")
@@ -42,7 +43,7 @@ def test_a_group_of_rows_is_scored_alone_by_every_scorer() -> None:
     ],
 )
 def test_accuracy_and_its_standard_error(predicted: list[int], labels: list[int], value: float) -> None:
-    scores = Scorer("classification", 3).scores(np.array(predicted), np.array(labels))
+    scores = ClassScorer(3).scores(np.array(predicted), np.array(labels))
     assert scores.keys() == {"accuracy", "f1", "matthews"}
     se = math.sqrt(value * (1 - value) / len(labels))
     assert scores["accuracy"] == {"value": pytest.approx(value), "se": pytest.approx(se), "n": len(labels)}
@@ -51,14 +52,14 @@ def test_accuracy_and_its_standard_error(predicted: list[int], labels: list[int]
 def test_correlations_are_those_of_scipy() -> None:
     x, y = correlated(200, 0.6, 0)
     y = y.round(1)  # with ties
-    scores = Scorer("regression", 1).scores(x, y)
+    scores = ValueScorer().scores(x, y)
     assert scores["pearson"]["value"] == pytest.approx(scipy.stats.pearsonr(x, y).statistic, abs=1e-12)
     assert scores["spearman"]["value"] == pytest.approx(scipy.stats.spearmanr(x, y).statistic, abs=1e-12)
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
 def test_standard_errors_of_correlations_are_their_spread_over_samples(rho: float) -> None:
-    scorer = Scorer("regression", 1)
+    scorer = ValueScorer()
     runs = [scorer.scores(*correlated(100, rho, seed)) for seed in range(400)]
     for name in ("pearson", "spearman"):
         spread = np.std([run[name]["value"] for run in runs])
@@ -69,7 +70,7 @@ def test_standard_errors_of_correlations_are_their_spread_over_samples(rho: floa
 @pytest.mark.parametrize("n", [7, 64, 65])
 def test_what_is_constant_or_not_finite_correlates_with_nothing(value: float, n: int) -> None:
     for predicted, labels in ((np.full(n, value), np.arange(n)), (np.arange(n), np.full(n, value))):
-        scores = Scorer("regression", 1).scores(predicted.astype(float), labels.astype(float))
+        scores = ValueScorer().scores(predicted.astype(float), labels.astype(float))
         for name in ("pearson", "spearman"):
             assert scores[name]["value"] == 0
             assert scores[name]["se"] == pytest.approx(1 / math.sqrt(n), rel=0.2)
@@ -77,7 +78,7 @@ def test_what_is_constant_or_not_finite_correlates_with_nothing(value: float, n:
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
 def test_the_fewest_rows_have_scores_too(n: int) -> None:
-    scores = Scorer("regression", 1).scores(np.arange(float(n)), np.arange(float(n)) * 3 - 1)
+    scores = ValueScorer().scores(np.arange(float(n)), np.arange(float(n)) * 3 - 1)
     for name in ("pearson", "spearman"):
         assert scores[name]["value"] == pytest.approx(1, abs=1e-5)
         assert math.isfinite(scores[name]["se"]) and scores[name]["se"] >= 0
@@ -86,14 +87,14 @@ def test_the_fewest_rows_have_scores_too(n: int) -> None:
 @pytest.mark.parametrize(("factor", "offset"), [(1.0, 0.0), (1e4, 1e5), (1e-4, 0.0), (1.0, 1e5), (-1.0, 3.0)])
 def test_correlations_do_not_depend_on_the_unit_of_the_data(factor: float, offset: float) -> None:
     x, y = correlated(150, 0.7, 3)
-    scorer = Scorer("regression", 1)
+    scorer = ValueScorer()
     plain, moved = scorer.scores(x, y), scorer.scores(x * factor + offset, y * abs(factor) + offset)
     for name in ("pearson", "spearman"):
         assert moved[name]["value"] == pytest.approx(math.copysign(1, factor) * plain[name]["value"], abs=1e-4)
 
 
 def test_a_regression_is_standardised_on_its_training_labels_and_predicts_in_their_unit() -> None:
-    scorer = scorer_for("regression", None, np.array([10.0, 20.0, 30.0, 40.0]))
+    scorer = scorer_for(Task(kind="regression"), None, np.array([10.0, 20.0, 30.0, 40.0]))
     assert (scorer.outputs, scorer.mean) == (1, 25.0) and scorer.spread == pytest.approx(np.std([10, 20, 30, 40]))
     logits = torch.tensor([[0.0], [1.0]])
     prediction, score = scorer.predict(logits)
@@ -104,12 +105,12 @@ def test_a_regression_is_standardised_on_its_training_labels_and_predicts_in_the
 
 
 def test_equal_training_labels_are_not_divided_by_nothing() -> None:
-    scorer = scorer_for("regression", None, np.full(3, 7.0))
+    scorer = scorer_for(Task(kind="regression"), None, np.full(3, 7.0))
     assert scorer.losses(torch.tensor([[0.0]]), torch.tensor([8.0])).item() == 1
 
 
 def test_the_loss_of_a_class_is_cross_entropy_in_fp32() -> None:
-    scorer = scorer_for("classification", ["a", "b", "c"], np.zeros(2))
+    scorer = scorer_for(Task(kind="classification"), ["a", "b", "c"], np.zeros(2))
     assert scorer.outputs == 3
     logits = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]], dtype=torch.bfloat16)
     losses = scorer.losses(logits, torch.tensor([2, 0]))
@@ -145,8 +146,8 @@ def test_a_baseline_learns_what_is_there_to_learn(name: str, kind: str) -> None:
     features = np.stack([rows["label"], rng.normal(size=300)], axis=1)
     inputs = rows["text"].tolist() if name == "tfidf" else features
     labels = rows["label"].to_numpy() if kind == "regression" else rows["label"].to_numpy(int)
-    fitted = baselines.fit(name, inputs, labels, kind)
-    prediction, score = baselines.predict(fitted, inputs, kind)
+    fitted = baselines.fit(name, inputs, labels, kind == "classification")
+    prediction, score = baselines.predict(fitted, inputs)
     if kind == "classification":
         assert (prediction == labels).mean() > 0.9
         assert ((score > 0.5) == (prediction == 1)).all() and score.min() >= 0 and score.max() <= 1
@@ -157,6 +158,6 @@ def test_a_baseline_learns_what_is_there_to_learn(name: str, kind: str) -> None:
 
 def test_the_size_of_a_baseline_is_its_coefficients() -> None:
     x, y = np.random.default_rng(0).normal(size=(50, 7)), np.arange(50) % 2
-    assert baselines.size(baselines.fit("probe", x, y, "classification")) == 8
-    assert baselines.size(baselines.fit("probe", x, np.arange(50) % 3, "classification")) == 24
-    assert baselines.size(baselines.fit("probe", x, y * 1.5, "regression")) == 8
+    assert baselines.size(baselines.fit("probe", x, y, has_classes=True)) == 8
+    assert baselines.size(baselines.fit("probe", x, np.arange(50) % 3, has_classes=True)) == 24
+    assert baselines.size(baselines.fit("probe", x, y * 1.5, has_classes=False)) == 8

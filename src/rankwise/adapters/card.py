@@ -16,7 +16,7 @@ from rankwise.report.columns import shown
 from rankwise.report.report import build
 from rankwise.report.table import arms_as_markdown
 from rankwise.statistics import interval
-from rankwise.tasks.scores import Scorer
+from rankwise.tasks.scores import ValueScorer
 
 _CARD = """---
 {front}---
@@ -62,7 +62,7 @@ def intervals(run: Run) -> dict[str, dict[str, float]]:
 
 def write(folder: Path, run: Run, asset: assets.Asset, kind: str, notes: list[str], scorer: Any) -> None:
     """README.md beside the weights: ``kind`` is adapter or merged."""
-    writes, data = run.config.task.kind == "causal_lm", run.record.provenance["data"]
+    writes, data = run.config.task.writes, run.record.provenance["data"]
     front = {"license": "unknown"} | ({"base_model": asset.hub_id} if asset.hub_id else {})
     front["library_name"] = "peft" if kind == "adapter" else "transformers"
     front["pipeline_tag"] = "text-generation" if writes else "text-classification"
@@ -104,17 +104,17 @@ def _study(run: Run) -> str:
 
 
 def _outputs(run: Run, scorer: Any) -> str:
-    if run.config.task.kind == "causal_lm":
+    if run.config.task.writes:
         return "text: logits of the next token"
     if run.classes:
         return "classes " + ", ".join(f"{number} = {name}" for number, name in enumerate(run.classes))
-    assert isinstance(scorer, Scorer)
+    assert isinstance(scorer, ValueScorer)
     return f"one value; label = {scorer.spread!r} × logit + {scorer.mean!r}"
 
 
 def recipe(run: Run, kind: str, head: str | None = None) -> list[str]:
     """Lines of Python with transformers and PEFT alone; ``head`` is a file of the folder that holds the run's head."""
-    auto = f"AutoModelFor{'CausalLM' if run.config.task.kind == 'causal_lm' else 'SequenceClassification'}"
+    auto = f"AutoModelFor{'CausalLM' if run.config.task.writes else 'SequenceClassification'}"
     tokenizer = "tokenizer = AutoTokenizer.from_pretrained(FOLDER)"
     if kind == "merged":
         start = f"from transformers import {auto}, AutoTokenizer"

@@ -60,7 +60,7 @@ def push(folder: Path, repository: str) -> str:
 
 def _scorer(run: Run) -> Any:
     """How a regression's logit becomes a value: it needs the mean and spread of the training labels."""
-    if run.config.task.kind != "regression":
+    if not run.config.task.has_values:
         return None
     rows = data.load(run.config.task, on_this_machine(run.config.task), run.config.data_seed)
-    return scores.scorer_for(run.config.task.kind, None, rows.train.labels)
+    return scores.scorer_for(run.config.task, None, rows.train.labels)

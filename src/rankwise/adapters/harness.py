@@ -36,7 +36,7 @@ def evaluate(
     tasks that cannot be loaded.
     """
     for run in runs:
-        if run.config.task.kind != "causal_lm":
+        if not run.config.task.writes:
             raise Refused(f"{run.folder}: task {run.config.task.name} trains no language model, which the tasks ask")
     ask = _harness(tasks, include, {"num_fewshot": shots, "limit": limit})
     before: dict[Any, dict[str, Any]] = {}  # by base, which several runs share

@@ -16,7 +16,7 @@ from rankwise.adapters.runs import Run, on_this_machine
 from rankwise.errors import Refused
 from rankwise.model.numerics import Numerics
 from rankwise.tasks import batches, data, scores
-from rankwise.tasks.scores import Scorer, TokenScorer
+from rankwise.tasks.scores import Scorer
 from rankwise.tracking.predictions import Unreadable, read
 from rankwise.train import module, step
 from rankwise.train.module import FineTuner
@@ -32,7 +32,7 @@ class Rows:
 
     validation: DataLoader[Any]
     test: DataLoader[Any]
-    scorer: Scorer | TokenScorer
+    scorer: Scorer
     metric: str
 
     @classmethod
@@ -48,7 +48,7 @@ class Rows:
         loaders = batches.Loaders.of(config, loaded, tokenizer)
         if not _is_own_test(run, loaders.data.test):
             raise Refused(f"{run.folder}: was tested on other rows than this version of rankwise draws; run it again")
-        scorer = scores.scorer_for(config.task.kind, loaded.classes, loaded.train.labels)
+        scorer = scores.scorer_for(config.task, loaded.classes, loaded.train.labels)
         return cls(loaders.validation, loaders.test, scorer, config.task.metric)
 
 

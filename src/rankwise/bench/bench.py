@@ -132,7 +132,7 @@ class _Bench:
         measured = _run([*_rankwise(), *words], OURS, threads)
         record = json.loads(next((self.folder / f"run{self.number}").glob("*/result.json")).read_text())
         test = record["metrics"]["test"]
-        return replace(measured, score=test["loss" if self.work["kind"] == "causal_lm" else "accuracy"]["value"])
+        return replace(measured, score=test["loss" if self.work["writes"] else "accuracy"]["value"])
 
     def _ours(self) -> Measured:
         self.number += 1
@@ -170,7 +170,7 @@ class _Bench:
 def _prepare(config: Config, folder: Path) -> dict[str, Any]:
     """Write the base with its head and the tokenized rows; returns what every peer is told."""
     rows = data.load(config.task, assets.resolve(config.task), config.data_seed)
-    scorer = scores.scorer_for(config.task.kind, rows.classes, rows.train.labels)
+    scorer = scores.scorer_for(config.task, rows.classes, rows.train.labels)
     lm, tokenizer = base.load(
         config.model, assets.resolve(config.model), scorer.outputs, config.seed, kind=config.task.kind
     )
@@ -184,7 +184,7 @@ def _prepare(config: Config, folder: Path) -> dict[str, Any]:
     names = [name.rpartition(".")[2] for name in targets.adapted_modules(lm, config.targets)]
     return {
         "folder": str(folder),
-        "kind": config.task.kind,
+        "writes": config.task.writes,
         "seed": config.seed,
         "lr": config.method.lr,
         "full_lr": composed(["method=full"]).method.lr,
@@ -248,7 +248,7 @@ def _summary(short: list[Measured], long: list[Measured], steps: int) -> dict[st
 
 def _agree(measured: list[float | None], work: dict[str, Any]) -> bool | None:
     """Whether accuracies of all are as close as test items of the same model allow; None of losses, which are shown."""
-    if work["kind"] == "causal_lm":
+    if work["writes"]:
         return None
     values = [value for value in measured if value is not None]
     centre = statistics.mean(values)

@@ -33,7 +33,7 @@ def main(work: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(work["seed"])
     rows = torch.load(Path(work["folder"]) / "rows.pt", weights_only=False)
     tokenizer = AutoTokenizer.from_pretrained(Path(work["folder"]) / "model")
-    is_lm = work["kind"] == "causal_lm"
+    is_lm = work["writes"]
     collate = DataCollatorForSeq2Seq(tokenizer) if is_lm else DataCollatorWithPadding(tokenizer)
     run = _loop if work["peer"] == "loop" else _trainer
     return {"score": run(work, _model(work, is_lm), rows, collate, is_lm)}

@@ -78,7 +78,7 @@ def _with_peft(base: nn.Module, config: Config, heads: list[str], planned: bool)
     common = {
         "target_modules": "|".join(map(re.escape, names)),  # a pattern of whole names: a list would match by suffix
         "modules_to_save": [*heads, *extras],
-        "task_type": TaskType.CAUSAL_LM if config.task.kind == "causal_lm" else TaskType.SEQ_CLS,
+        "task_type": TaskType.CAUSAL_LM if config.task.writes else TaskType.SEQ_CLS,
         "revision": config.model.revision,
     }
     if not methods.of(method).is_lora:

@@ -23,7 +23,7 @@ from rankwise.plan.hardware import Hardware
 from rankwise.plan.operations import beside_full, needed
 from rankwise.plan.totals import Row, totals
 from rankwise.tasks import data, scores
-from rankwise.tasks.scores import Scorer, TokenScorer
+from rankwise.tasks.scores import Scorer
 from rankwise.tracking import record as records
 from rankwise.train.budget import Budget
 
@@ -48,7 +48,7 @@ class Question:
 class Facts:
     """What the task's data say; ``rows`` for training is None where nobody has said yet."""
 
-    scorer: Scorer | TokenScorer
+    scorer: Scorer
     rows: int | None
 
 
@@ -137,11 +137,11 @@ def _row(config: Config, question: Question) -> Row:
 def facts(config: Config) -> Facts:
     """From the data if it is here already, else from the config: two classes, ``task.n_train`` rows."""
     task = config.task
-    if task.kind != "causal_lm" and (task.synthetic or assets.cached(task) is not None):
+    if not task.writes and (task.synthetic or assets.cached(task) is not None):
         loaded = data.load(task, assets.resolve(task, progress=False), config.data_seed)
-        return Facts(scores.scorer_for(task.kind, loaded.classes, loaded.train.labels), len(loaded.train))
-    classes = ["no", "yes"] if task.kind == "classification" else None
-    return Facts(scores.scorer_for(task.kind, classes, np.zeros(1)), task.n_train)
+        return Facts(scores.scorer_for(task, loaded.classes, loaded.train.labels), len(loaded.train))
+    classes = ["no", "yes"] if task.has_classes else None
+    return Facts(scores.scorer_for(task, classes, np.zeros(1)), task.n_train)
 
 
 def largest_batch(phases_of: Callable[[int], Mapping[str, int]], limit_bytes: int) -> int:

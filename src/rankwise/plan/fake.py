@@ -23,7 +23,7 @@ from rankwise.model.base import head_names
 from rankwise.model.numerics import LOW, Numerics
 from rankwise.model.quantize import store
 from rankwise.model.skeleton import materialise, skeleton
-from rankwise.tasks.scores import Scorer, TokenScorer
+from rankwise.tasks.scores import Scorer
 from rankwise.train import optim, shard, step
 from rankwise.train.step import Batch
 
@@ -57,7 +57,7 @@ class Counted:
         self,
         config: Config,
         architecture: PretrainedConfig,
-        scorer: Scorer | TokenScorer,
+        scorer: Scorer,
         settings: Numerics,
         adapted: Adapted | None = None,
     ):
@@ -97,10 +97,10 @@ class Counted:
         batch = {"input_ids": ids, "attention_mask" if shape.padded else "mask of ones": torch.ones_like(ids)}
         if getattr(self.model.config, "type_vocab_size", 0) > 1:
             batch["token_type_ids"] = torch.zeros_like(ids)
-        if self.config.task.kind == "causal_lm":
+        if self.config.task.writes:
             return _packed(batch, shape) | _learned(shape)
-        dtype = torch.long if self.scorer.kind == "classification" else torch.float32
-        return batch | {"labels": torch.zeros(rows, dtype=dtype), "row": torch.zeros(rows, dtype=torch.long)}
+        labels = torch.zeros(rows, dtype=self.scorer.labels)
+        return batch | {"labels": labels, "row": torch.zeros(rows, dtype=torch.long)}
 
     def _autocast(self, keeps_casts: bool = True) -> Any:
         dtype = LOW.get(self.precision)

@@ -14,7 +14,7 @@ from rankwise.measure.flops import Cost
 from rankwise.measure.shape import Shape
 from rankwise.model.numerics import Numerics
 from rankwise.plan.fake import Counted, FakeRun, full_fine_tuning
-from rankwise.tasks.scores import Scorer, TokenScorer
+from rankwise.tasks.scores import Scorer
 
 _full: dict[tuple[Any, ...], int] = {}  # counts, which the arms of a study share
 
@@ -35,7 +35,7 @@ class Operations:
 def predict(
     config: Config,
     architecture: PretrainedConfig,
-    scorer: Scorer | TokenScorer,
+    scorer: Scorer,
     settings: Numerics,
     step: list[Shape],
     evaluation: Shape,

@@ -198,12 +198,11 @@ def _scores(report: Report) -> list[Column]:
 
     # Of random subspaces d90 is read here: the smallest dimension with 90 % (Li et al. 2018, §2).
     shares = "numbers main" if any("dim" in arm.settings for arm in report.arms) else "numbers"
+    score = _in("scores", metric.name)
     floors = (("of_full", "of full", 0.0), ("above_constant_of_full", "above constant, of full", report.constant))
     return [
         Column("metric", "", lambda a: metric.name),
-        Column(
-            "test", f"{metric.header}{median}", _in("scores", metric.name), metric.interval, "main paper", mark=star
-        ),
+        Column("test", f"{metric.header}{median}", score, metric.interval, "main paper", mark=star),
         Column("", f"Δ full{points}", lambda a: delta(report, a), tables="main paper", left=True),
         *others,
         *(

@@ -24,10 +24,9 @@ def html(report: Report) -> str:
     """The page."""
     texts, marks = tables.footnotes(report)
     columns, above = shown(report, "main", "wide"), costs.break_even(report.arms)
+    memory = costs.memory_notes(report.arms, report.reference)
     took = [  # each run of an arm, beside what was predicted of it
-        section(
-            report, "memory", "Memory: predicted against measured", costs.memory_notes(report.arms, report.reference)
-        ),
+        section(report, "memory", "Memory: predicted against measured", memory),
         section(report, "compute", "Computation", costs.compute_notes(report.arms), above),
     ]
     return _template("page.html.j2").render(

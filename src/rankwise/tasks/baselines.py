@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import is_classifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -12,11 +13,11 @@ from sklearn.preprocessing import Normalizer
 from rankwise.tasks.batches import Collate, Encoded, eval_loader
 
 
-def fit(name: str, inputs: Any, labels: np.ndarray, kind: str) -> Pipeline:
+def fit(name: str, inputs: Any, labels: np.ndarray, has_classes: bool) -> Pipeline:
     """``tfidf``: words and word pairs of texts; ``probe``: features (N, H), scaled to length 1. Then a linear model."""
-    if name == "tfidf":
-        return make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), _linear(kind)).fit(inputs, labels)
-    return make_pipeline(Normalizer(), _linear(kind)).fit(inputs, labels)
+    features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True) if name == "tfidf" else Normalizer()
+    linear = LogisticRegression(max_iter=2000) if has_classes else Ridge()
+    return make_pipeline(features, linear).fit(inputs, labels)
 
 
 @torch.inference_mode()
@@ -55,11 +56,7 @@ def size(model: Pipeline) -> int:
     return int(np.size(linear.coef_) + np.size(linear.intercept_))
 
 
-def predict(model: Pipeline, inputs: Any, kind: str) -> tuple[np.ndarray, np.ndarray]:
+def predict(model: Pipeline, inputs: Any) -> tuple[np.ndarray, np.ndarray]:
     """Prediction and score of each row, as in ``Scorer.predict``."""
     prediction = model.predict(inputs)
-    return prediction, model.predict_proba(inputs)[:, -1] if kind == "classification" else prediction
-
-
-def _linear(kind: str) -> Any:
-    return LogisticRegression(max_iter=2000) if kind == "classification" else Ridge()
+    return prediction, model.predict_proba(inputs)[:, -1] if is_classifier(model) else prediction

@@ -126,14 +126,14 @@ class Loaders:
 
 def encoded(split: Split, config: Config, tokenizer: Any, part: str) -> Encoded | EncodedText:
     """The tokens of one part of a task."""
-    if config.task.kind == "causal_lm":
+    if config.task.writes:
         return EncodedText(split, tokenizer, config.task.max_length, part, config.task.replies == "last")
     return Encoded(split.texts, split.labels, tokenizer, config.task.max_length, split.pairs)
 
 
 def collate_for(config: Config, tokenizer: Any, data: Data) -> Collate | CollateText:
     """What makes tensors of rows."""
-    if config.task.kind == "causal_lm":
+    if config.task.writes:
         return CollateText(tokenizer.pad_token_id)
     return Collate(tokenizer, torch.long if data.classes else torch.float32)
 

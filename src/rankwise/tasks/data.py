@@ -117,7 +117,7 @@ def _indexed(task: Task, tables: list[Table], notes: list[str]) -> tuple["_Index
         cut_n = np.flatnonzero(index.part == TRAIN)
         index.place[cut_n] = 1 - np.arange(1, len(cut_n) + 1) / len(cut_n)
     part = _parts(task, index)
-    if task.kind != "classification":
+    if not task.has_classes:
         return index, part, None
     named = next((table.classes[task.label] for table in tables if task.label in table.classes), None)
     if named and not task.labels and task.threshold is None and not task.min_abs_label:
@@ -154,7 +154,7 @@ class _Index:
             if example is None:
                 skipped += 1
                 continue
-            if task.kind == "classification":
+            if task.has_classes:
                 name = str(example.label)
                 label.append(labels.setdefault(name, Label(name, len(labels), example.cell)).number)
             missing += example.text.casefold() in MISSING
@@ -206,7 +206,7 @@ def _chosen(task: Task, index: _Index, part: np.ndarray, data_seed: int) -> list
             members = members[np.random.default_rng(data_seed).permutation(len(members))]
         else:
             members = members[np.argsort(index.place[members], kind="stable")]
-            if task.kind == "causal_lm" and wanted and wanted < len(members):
+            if task.writes and wanted and wanted < len(members):
                 starts = np.flatnonzero(np.diff(index.place[members], prepend=-1))
                 wanted = max(starts[starts <= wanted].max(), 2) if len(starts) > 1 else len(members)
         chosen.append(np.sort(members[:wanted]))
@@ -259,14 +259,13 @@ def _content(example: Example) -> str:
 
 
 def _split(task: Task, rows: list[Example]) -> Split:
-    integral = task.kind != "regression"
-    conversations, language = bool(task.messages), task.kind == "causal_lm"
+    conversations, language = bool(task.messages), task.writes
     by_group = task.group not in (None, "source")
     units: dict[object, int] = {}
     clusters = [units.setdefault(row.group if by_group else digest(row.given), len(units)) for row in rows]
     return Split(
         [row.text for row in rows],
-        np.array([row.label for row in rows], dtype=np.int64 if integral else np.float64),
+        np.array([row.label for row in rows], dtype=np.float64 if task.has_values else np.int64),
         np.array([row.item for row in rows], dtype=np.int64),
         [row.pair or "" for row in rows] if task.pair and not language else None,
         [row.group or "" for row in rows] if task.group else None,

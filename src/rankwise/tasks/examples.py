@@ -165,9 +165,9 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
     Raises Refused for a cell that does not fit, naming file, line and column, for a header that comes again, and for a
     table without rows.
     """
-    read: Callable[[_Reader], Iterator[Example]] = _language if task.kind == "causal_lm" else _labelled
+    read: Callable[[_Reader], Iterator[Example]] = _language if task.writes else _labelled
     part_of = split_parts(task) if task.split else {}
-    least = 0.0 if task.kind == "causal_lm" else task.min_abs_label
+    least = 0.0 if task.writes else task.min_abs_label
     item = 0
     for table in tables:
         where, any_read = "", False
@@ -254,7 +254,7 @@ class _Reader:
 def _labelled(reader: _Reader) -> Iterator[Example]:
     """A text, or two, with a label: the name of a class or a value."""
     task, cell = reader.task, reader.cell("label")
-    number = task.kind == "regression" or task.threshold is not None or task.min_abs_label
+    number = task.has_values or task.threshold is not None or task.min_abs_label
     text = reader.cell("text").text().strip()
     pair = reader.cell("pair").text().strip() if task.pair else None
     yield reader.example(text, pair=pair, label=cell.number_value(task.decimal) if number else cell.label(), cell=cell)
@@ -262,7 +262,7 @@ def _labelled(reader: _Reader) -> Iterator[Example]:
 
 def _classified(task: Task, example: Example) -> Example:
     """A number as a class: above the threshold or not."""
-    if task.kind == "classification" and not isinstance(example.label, str):
+    if task.has_classes and not isinstance(example.label, str):
         above = None if task.threshold is None else int(example.label > task.threshold)
         example.label = class_name(example.label if above is None else above)
     return example

@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812  torch's own convention
 
+from rankwise.config import Task
 from rankwise.metrics import METRICS, of_kind
 
 Score = dict[str, float]
@@ -17,52 +19,72 @@ _RESAMPLES = 400
 
 @dataclass(frozen=True)
 class Scorer:
-    """What a task asks of logits: loss, predictions and metrics.
+    """What a task asks of logits: loss, predictions and metrics. A class for each kind of task."""
 
-    ``mean`` and ``spread`` standardise the labels of a regression (of its training rows), so that one learning rate
-    fits any scale; predictions are in the units of the data.
-    """
-
-    kind: str
-    outputs: int  # classes, or 1
-    mean: float = 0.0
-    spread: float = 1.0
+    outputs: int = 1  # logits of a row
+    labels: ClassVar[torch.dtype] = torch.long  # of a batch
 
     def losses(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
-        """The loss of each item (B,), in fp32: cross-entropy or squared error of the standardised label."""
-        logits_BC = logits_BC.float()
-        if self.kind == "classification":
-            return F.cross_entropy(logits_BC, labels_B, reduction="none")
-        return (logits_BC[:, 0] - (labels_B - self.mean) / self.spread) ** 2
+        """The loss of each item (B,), in fp32."""
+        raise NotImplementedError
 
     def predict(self, logits_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Prediction (class or value) and score (probability of the last class, or the value), each (B,)."""
-        logits_BC = logits_BC.double()
-        if self.kind == "classification":
-            return logits_BC.argmax(-1), logits_BC.softmax(-1)[:, -1]
-        value = logits_BC[:, 0] * self.spread + self.mean
-        return value, value
+        raise NotImplementedError
+
+    def scores(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Score]:
+        """Each metric as {value, se, n}."""
+        raise NotImplementedError
 
     def columns(self, logits_BC: torch.Tensor, losses_B: torch.Tensor, batch: Columns) -> Columns:
         """What is kept of each row (B,): row, loss, prediction, score and label."""
         prediction, score = self.predict(logits_BC)
-        return {
-            "row": batch["row"],
-            "loss": losses_B,
-            "prediction": prediction,
-            "score": score,
-            "label": batch["labels"],
-        }
+        kept = {"row": batch["row"], "loss": losses_B, "label": batch["labels"]}
+        return kept | {"prediction": prediction, "score": score}
 
     def summary(self, columns: dict[str, np.ndarray]) -> dict[str, Score]:
         """The loss and each metric as {value, se, n}."""
-        return {"loss": mean_score(columns["loss"])} | self.scores(columns["prediction"], columns["label"])
+        return {"loss": mean_score(columns["loss"])} | self.of_rows(columns)
+
+    def of_rows(self, columns: dict[str, np.ndarray]) -> dict[str, Score]:
+        """Each metric of rows whose loss need not be known."""
+        return self.scores(columns["prediction"], columns["label"])
+
+
+class ClassScorer(Scorer):
+    """Cross-entropy of ``outputs`` classes."""
+
+    def losses(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits_BC.float(), labels_B, reduction="none")
+
+    def predict(self, logits_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return logits_BC.argmax(-1), logits_BC.double().softmax(-1)[:, -1]
 
     def scores(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Score]:
-        """Each metric as {value, se, n}."""
+        return class_scores(predictions, labels, self.outputs)
+
+
+@dataclass(frozen=True)
+class ValueScorer(Scorer):
+    """Squared error of the standardised label.
+
+    ``mean`` and ``spread`` are those of the training rows' labels, so that one learning rate fits any scale;
+    predictions are in the units of the data.
+    """
+
+    mean: float = 0.0
+    spread: float = 1.0
+    labels: ClassVar[torch.dtype] = torch.float32
+
+    def losses(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        return (logits_BC.float()[:, 0] - (labels_B - self.mean) / self.spread) ** 2
+
+    def predict(self, logits_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        value = logits_BC.double()[:, 0] * self.spread + self.mean
+        return value, value
+
+    def scores(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Score]:
         n = len(labels)
-        if self.kind == "classification":
-            return class_scores(predictions, labels, self.outputs)
         pair = np.stack([labels, predictions]).astype(float)
         with np.errstate(invalid="ignore"):  # of a diverged run
             centred = pair - pair.mean(1, keepdims=True)
@@ -112,12 +134,8 @@ def class_scores(predictions: np.ndarray, labels: np.ndarray, classes: int) -> d
     return scores | {"accuracy": share_score(predictions == labels)}
 
 
-@dataclass(frozen=True)
-class TokenScorer:
-    """What causal language modelling asks of logits."""
-
-    kind: str = "causal_lm"
-    outputs: int = 1
+class TokenScorer(Scorer):
+    """Causal language modelling."""
 
     def losses(self, logits_NV: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each learned token (N,) in nats, in fp32."""
@@ -133,6 +151,8 @@ class TokenScorer:
     def summary(self, columns: dict[str, np.ndarray]) -> dict[str, Score]:
         """``loss`` (nats per token), ``perplexity`` and ``bits_per_byte`` over all tokens, with errors over rows."""
         return language_scores(columns["score"], columns["label"], columns["bytes"])
+
+    of_rows = summary
 
 
 def language_scores(nats: np.ndarray, tokens: np.ndarray, size_bytes: np.ndarray) -> dict[str, Score]:
@@ -153,27 +173,21 @@ def ratio(tops: np.ndarray, bottoms: np.ndarray) -> Score:
         return {"value": value, "se": math.sqrt(n / max(1, n - 1) * squares) / total, "n": n}
 
 
-def by_group(
-    scorer: Scorer | TokenScorer, columns: dict[str, np.ndarray], groups: list[str] | None, metric: str
-) -> dict[str, Score]:
+def by_group(scorer: Scorer, columns: dict[str, np.ndarray], groups: list[str] | None, metric: str) -> dict[str, Score]:
     """The metric of each group of rows, as ``accuracy_matched``; nothing where the rows have no groups."""
     scores = {}
     for group in sorted(set(groups or ())):
         here = np.array([member == group for member in groups or ()])
-        mine = (
-            scorer.scores(columns["prediction"][here], columns["label"][here])
-            if isinstance(scorer, Scorer)
-            else scorer.summary({name: values[here] for name, values in columns.items()})
-        )
+        mine = scorer.of_rows({name: values[here] for name, values in columns.items()})
         scores[f"{metric}_{group}"] = mine[metric]
     return scores
 
 
-def scorer_for(kind: str, classes: list[str] | None, train_labels: np.ndarray) -> Scorer | TokenScorer:
-    """The scorer of a task: for a regression standardised on its training labels, for a causal LM a TokenScorer."""
-    if kind == "causal_lm":
+def scorer_for(task: Task, classes: list[str] | None, train_labels: np.ndarray) -> Scorer:
+    """The scorer of a task: for a regression standardised on its training labels."""
+    if task.writes:
         return TokenScorer()
-    if kind == "classification":
-        return Scorer(kind, len(classes or []))
+    if task.has_classes:
+        return ClassScorer(len(classes or []))
     spread = float(train_labels.std())
-    return Scorer(kind, 1, float(train_labels.mean()), spread if spread > 0 else 1.0)
+    return ValueScorer(mean=float(train_labels.mean()), spread=spread if spread > 0 else 1.0)

@@ -253,7 +253,7 @@ def _generated(task: Task) -> Table:
         from rankwise.tasks.text import reasoning
 
         rows = list(reasoning.rows(task.reasoning, size, seed=0))
-    elif task.kind == "causal_lm" and task.generation.keys:
+    elif task.writes and task.generation.keys:
         rows = list(objects(size, task.generation.keys))
     else:
         rows = list(synthetic(size, task.kind).to_dict("records"))

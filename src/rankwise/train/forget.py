@@ -56,7 +56,7 @@ class Questions:
     def ask(self, lm: nn.Module, settings: Numerics) -> Answers:
         """What the model answers as it is now: a causal LM its loss on each text, an encoder its features."""
         lm.to(settings.device).eval()
-        if self.config.task.kind == "causal_lm":
+        if self.config.task.writes:
             return self._losses(lm, settings)
         from rankwise.tasks import baselines  # scikit-learn takes half a second, and few runs ask
 
@@ -107,20 +107,19 @@ class Questions:
         from rankwise.tasks import baselines
 
         labels, half = self.rows.test.labels, len(features) // 2
-        fitted = baselines.fit("probe", features[:half], labels[:half], "classification")
-        prediction, _ = baselines.predict(fitted, features[half:], "classification")
+        fitted = baselines.fit("probe", features[:half], labels[:half], has_classes=True)
+        prediction, _ = baselines.predict(fitted, features[half:])
         return np.asarray(prediction == labels[half:])
 
 
 def as_task(asked: Forgetting, task: Task) -> Task:
     """The texts as a task of the run's kind, with all but a fifth of them as its test rows."""
-    kind = "causal_lm" if task.kind == "causal_lm" else "classification"
     keys = {key: getattr(asked, key) for key in _SHARED}
-    if kind == "causal_lm":
+    if task.writes:
         keys |= {"threshold": None, "min_abs_label": 0.0}
     return Task(
         name=asked.name,
-        kind=kind,
+        kind=task.kind if task.writes else "classification",
         deduplicate=True,
         validation_share=0.1,
         test_share=0.8,

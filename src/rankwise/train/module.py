@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from rankwise.config import Optim
 from rankwise.model.methods import adalora
 from rankwise.model.numerics import Numerics
-from rankwise.tasks.scores import Columns, Score, Scorer, TokenScorer
+from rankwise.tasks.scores import Columns, Score, Scorer
 from rankwise.train import optim
 from rankwise.train.ranks import ALONE, Ranks
 from rankwise.train.step import Batch, loss, losses
@@ -25,7 +25,7 @@ class FineTuner(pl.LightningModule):
     def __init__(
         self,
         model: nn.Module,
-        scorer: Scorer | TokenScorer,
+        scorer: Scorer,
         settings: Optim,
         steps: int,
         lr_ratio: float | None = None,

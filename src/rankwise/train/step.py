@@ -11,7 +11,7 @@ from torch import nn
 from rankwise.errors import Refused
 from rankwise.measure.shape import Shape
 from rankwise.model.methods import adalora, nested
-from rankwise.tasks.scores import Scorer, TokenScorer
+from rankwise.tasks.scores import Scorer
 
 Batch = dict[str, torch.Tensor]
 
@@ -19,7 +19,7 @@ Batch = dict[str, torch.Tensor]
 _NOT_INPUTS = frozenset({"labels", "row", "keep", "owner", "bytes"})
 
 
-def losses(model: nn.Module, scorer: Scorer | TokenScorer, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def losses(model: nn.Module, scorer: Scorer, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (B, C) and the loss of each row (B,); of a causal LM, logits (N, V) and losses (N,) of learned tokens.
 
     Nested LoRA trains on the mean of the losses of its whole rank and of a drawn one.
@@ -31,7 +31,7 @@ def losses(model: nn.Module, scorer: Scorer | TokenScorer, batch: Batch) -> tupl
     return logits, losses_N
 
 
-def _losses(model: nn.Module, scorer: Scorer | TokenScorer, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def _losses(model: nn.Module, scorer: Scorer, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     inputs = {key: value for key, value in batch.items() if key not in _NOT_INPUTS}
     if "keep" not in batch:
         logits = model(**inputs).logits
