@@ -43,7 +43,6 @@ def under(group: str, **values: Any) -> dict[str, Any]:
 
 
 def kept(record: Record) -> dict[str, np.ndarray]:
-    assert record.folder is not None
     table = pq.ParquetFile(record.folder / "predictions.parquet").read()
     return {name: table[name].to_numpy() for name in table.column_names}
 

@@ -145,7 +145,6 @@ def test_a_run_that_is_asked_leaves_its_latency_in_the_record_and_in_the_report(
     config = tiny("bert", tracking__latency=[[2, 8]])
     assert run_id(config) == run_id(tiny("bert")), "what is measured makes no other run"
     record = run(config)
-    assert record.folder is not None
     (stored,) = json.loads((record.folder / "result.json").read_text())["compute"]["latency"]
     assert (stored["rows"], stored["length"]) == (2, 8) and stored["merged_ms"] > 0
     assert record.compute["seconds"]["latency_s"] > 0

@@ -99,7 +99,6 @@ def test_a_run_of_every_method_is_finished_predicted_and_restored(tiny: Tiny, me
         assert predicted["peak_bytes"] == pytest.approx(found["peak_bytes"], rel=0.03)
     if (flops := record.compute["flops"].get("per_step")) is not None:
         assert flops == record.compute["flops"]["per_step_counted"]
-    assert record.folder is not None
     stored = open_trained(record.folder)
     model, _ = loading.as_run(stored)
     assert stored.config == config and not model.training

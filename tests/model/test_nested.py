@@ -87,7 +87,6 @@ def test_a_runs_scores_at_a_rank_are_those_of_the_adapter_that_shrink_makes_of_i
     record = run(tiny("bert", "nested", "all_linear", method__lr=1e-2, trainer__max_steps=20, **NESTED))
     by_rank = record.metrics["by_rank"]
     assert list(by_rank) == ["1", "2", "4", "8"] and by_rank["8"] == record.metrics["validation"]
-    assert record.folder is not None
     trained = open_adapter(record.folder)
     rows = score.Rows.of(trained, loading.load_tokenizer(trained))
     for rank in (1, 4):
@@ -213,7 +212,7 @@ def test_what_was_learned_comes_back_from_a_file_of_a_few_numbers(
 def test_a_run_is_told_by_its_seed_and_the_numbers_of_its_subspace(tiny: Tiny, method: str) -> None:
     """Base and head are drawn again, as they were: a reloaded model gives the scores that the run wrote."""
     record = run(tiny("bert", method, method__dim=200, method__lr=0.1))
-    assert record.status == "finished" and record.folder is not None
+    assert record.status == "finished"
     assert record.params["trainable"] == 200 and record.storage["adapter_bytes"] < 4 * 200 + 300
     stored = open_trained(record.folder)
     model, _ = loading.as_run(stored)

@@ -36,7 +36,7 @@ class Footprint:
         """The largest sum, in bytes."""
         return sum(self.parts.values())
 
-    def shared_out(self, devices: int, frozen: int, lent: int) -> Footprint:
+    def shared_out(self, devices: int, frozen: int, lent: int) -> "Footprint":
         """The same where ``frozen`` bytes of weights are in as many parts as devices, each of which borrows ``lent``
         bytes of them while it computes.
         """

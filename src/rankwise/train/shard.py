@@ -4,8 +4,6 @@ What is trained stays whole on every device and is averaged as under plain data 
 checkpoints and files are the same. Zhao et al. 2023, "PyTorch FSDP"; ``torch.distributed.fsdp.fully_shard``.
 """
 
-from __future__ import annotations
-
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
