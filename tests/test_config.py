@@ -3,11 +3,11 @@
 import json
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_configs import Tiny
 from tiny_configs import tiny as tiny_config
 
 from rankwise import machine
@@ -18,7 +18,6 @@ from rankwise.errors import Refused
 from rankwise.identity import canonical, folder, label, run_id
 from rankwise.study.compose import to_config
 
-Tiny = Callable[..., Config]
 PACKAGE = Package("p", "1", "0" * 64, "m")
 
 

@@ -7,15 +7,15 @@ import resource
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from tiny_configs import Tiny
 
 from rankwise.check import check, check_here
 from rankwise.cli import main
-from rankwise.config import Config, plain
+from rankwise.config import plain
 from rankwise.errors import Refused
 from rankwise.files import read_json, read_yaml
 from rankwise.identity import folder
@@ -25,7 +25,6 @@ from rankwise.study.compose import to_config
 from rankwise.study.single import single
 from rankwise.tracking import record as records
 
-Make = Callable[..., Config]
 pytestmark = pytest.mark.usefixtures("torch_as_it_was")
 
 
@@ -37,7 +36,7 @@ def refused(line: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("outputs", ["C:/x", "exp:1", "s3://x/y", "~/x", "a::b"])
-def test_signs_in_the_name_of_outputs_lose_nothing(outputs: str, tiny: Make, tmp_path: Path, monkeypatch) -> None:
+def test_signs_in_the_name_of_outputs_lose_nothing(outputs: str, tiny: Tiny, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     record = run(tiny("bert", outputs=outputs))
@@ -56,14 +55,14 @@ def test_a_wrong_column_is_refused_before_anything_is_made(multirun, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["d.csv"]
 
 
-def test_layers_that_are_not_there_are_refused_and_nothing_stays(tiny: Make, tmp_path: Path) -> None:
+def test_layers_that_are_not_there_are_refused_and_nothing_stays(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny("bert", targets="custom", targets__modules=["nope"])
     with pytest.raises(Refused, match="nope"):
         run(config)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_room_is_one_line_and_the_record_says_failed(tiny: Make) -> None:
+def test_no_room_is_one_line_and_the_record_says_failed(tiny: Tiny) -> None:
     config, limits = tiny("bert", "full"), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
     try:
@@ -76,7 +75,7 @@ def test_no_room_is_one_line_and_the_record_says_failed(tiny: Make) -> None:
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
-def test_no_memory_says_what_the_plan_said_and_which_batch_is_smaller(error: Exception, tiny: Make) -> None:
+def test_no_memory_says_what_the_plan_said_and_which_batch_is_smaller(error: Exception, tiny: Tiny) -> None:
     def full(step: int, total: int, text: str) -> None:
         raise error
 
@@ -87,7 +86,7 @@ def test_no_memory_says_what_the_plan_said_and_which_batch_is_smaller(error: Exc
     assert records.read(folder(config)).status == "failed"
 
 
-def test_a_folder_that_cannot_be_written_is_refused_at_once(tiny: Make, monkeypatch) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tiny: Tiny, monkeypatch) -> None:
     config = tiny("bert")
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere but on a read-only disk
     with pytest.raises(Refused, match=r"cannot be written; give another outputs=FOLDER"):
@@ -120,7 +119,7 @@ def test_no_home_is_one_line_where_one_is_needed(monkeypatch, capsys) -> None:
     assert "set RANKWISE_CACHE, or HOME" in refused(["train", "model=minilm", "method.rank=4"], capsys)
 
 
-def test_records_are_as_private_as_the_umask_says(tiny: Make) -> None:
+def test_records_are_as_private_as_the_umask_says(tiny: Tiny) -> None:
     before = os.umask(0o077)
     try:
         record = run(tiny("bert", "tfidf"))
@@ -161,7 +160,7 @@ def test_the_environment_does_not_end_in_the_record(key: str, capsys, monkeypatc
 
 
 @pytest.mark.parametrize("pattern", ["(.*)*(.*)*(.*)*!", "(.+)+$x", "([a-z_.]+)*!"])
-def test_a_pattern_that_would_take_for_ever_is_refused(pattern: str, tiny: Make) -> None:
+def test_a_pattern_that_would_take_for_ever_is_refused(pattern: str, tiny: Tiny) -> None:
     for keys in ({"targets__regex": pattern}, {"targets__ranks": {pattern: 2}}):
         with pytest.raises(Refused, match="one that is decided at once"):
             check(tiny("bert", targets="custom" if "targets__regex" in keys else "qv", **keys))
@@ -219,6 +218,6 @@ def test_what_is_no_file_of_sane_size_is_refused(name: str, tmp_path: Path) -> N
         read_json(tmp_path / name, "a thing")
 
 
-def test_an_interpolation_of_a_snapshot_cannot_read_the_environment_either(tiny: Make) -> None:
+def test_an_interpolation_of_a_snapshot_cannot_read_the_environment_either(tiny: Tiny) -> None:
     with pytest.raises(Refused, match="for all to read"):
         to_config(plain(tiny("bert")) | {"name": "${oc.env:HOME}"})

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from tiny_configs import Tiny
 from zygote import Zygote
 
 from rankwise.config import Config, plain, typed
@@ -21,7 +22,6 @@ from rankwise.tracking.journal import read_rows
 from rankwise.tracking.lease import owned
 from rankwise.tracking.record import find, read
 
-Tiny = Callable[..., Config]
 OnProgress = Callable[[int, int, str], None]
 
 

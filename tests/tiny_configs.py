@@ -1,6 +1,7 @@
 """Configs of tiny random models, put together from the shipped ``conf/`` files as ``debug=fast`` does."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 from rankwise.config import Config, merged, typed
 
 CONF = Path(__file__).parents[1] / "conf"
+Tiny = Callable[..., Config]  # the fixture ``tiny``
 SHAPES = ("bert", "roberta", "gpt2", "llama")
 
 

@@ -1,7 +1,5 @@
 """What a key takes, whatever the others say: a number in a range, one of a few names, what is not empty."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable
 from typing import Any

@@ -5,13 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from tiny_configs import Tiny
 
 from rankwise.config import Config, plain
 from rankwise.find.question import TUNE, TUNING_SEED, Question
 from rankwise.find.rates import Rates, tune
 from rankwise.tracking.record import Record
-
-Tiny = Callable[..., Config]
 
 
 def asked(tiny: Tiny, ranks: tuple[int, ...] = (2, 4, 8), **method: Any) -> Question:

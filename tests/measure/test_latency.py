@@ -2,12 +2,12 @@
 
 import json
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tiny_configs import Tiny
 
 from rankwise.assets import resolve
 from rankwise.check import check
@@ -20,7 +20,6 @@ from rankwise.model.skeleton import architecture
 from rankwise.report.report import build
 from rankwise.run import run
 
-Tiny = Callable[..., Config]
 pytestmark = pytest.mark.usefixtures("torch_as_it_was")
 
 

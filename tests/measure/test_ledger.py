@@ -1,11 +1,11 @@
 """The ledger against torch's own profiler, and what it says of storages one by one."""
 
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from tiny_configs import Tiny
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -17,7 +17,6 @@ from rankwise.tasks.scores import ClassScorer
 from rankwise.train import optim
 from rankwise.train.step import checkpoint_blocks, losses
 
-Tiny = Callable[..., Config]
 KB = 1024
 
 

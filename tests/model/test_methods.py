@@ -4,7 +4,6 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,13 @@ from typing import Any
 import pytest
 import torch
 from methods_table import CASES, REFUSED, TEXTS, TRAINED, config_of, leave, load, logits, save_bases, train
-from tiny_configs import SHAPES, tiny
+from tiny_configs import SHAPES, Tiny, tiny
 from zygote import Zygote
 
 from rankwise import methods
 from rankwise.adapters import loading
 from rankwise.adapters.runs import open_trained
 from rankwise.check import check
-from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.identity import label, run_id
 from rankwise.measure.parameters import count
@@ -27,8 +25,6 @@ from rankwise.model.adapt import adapt
 from rankwise.model.weights import export
 from rankwise.plan.fake import build as planned
 from rankwise.run import run
-
-Tiny = Callable[..., Config]
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,12 @@
 """LoRA's starts, ranks, budgets and learning rates, AdaLoRA's pruning, and a start from another run."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from methods_table import batch_of, config_of, load, logits, train
-from tiny_configs import SHAPES, tiny
+from tiny_configs import SHAPES, Tiny, tiny
 from torch import nn
 
 from rankwise.assets import resolve
@@ -24,8 +23,6 @@ from rankwise.model.weights import export
 from rankwise.run import run
 from rankwise.tasks.scores import ClassScorer
 from rankwise.train import optim, step
-
-Tiny = Callable[..., Config]
 
 
 def build(config: Config) -> Adapted:

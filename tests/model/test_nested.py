@@ -9,6 +9,7 @@ import pytest
 import torch
 from methods_table import LABELS, batch_of, load, logits, loss_of
 from peft import PeftModel
+from tiny_configs import Tiny
 from tiny_configs import tiny as tiny_config
 from torch import nn
 
@@ -118,7 +119,6 @@ def test_what_makes_leading_columns_something_else_is_refused(keys: dict[str, An
     assert str(refused.value).startswith(said)
 
 
-Tiny = Callable[..., Config]
 SHAPES = ("bert", "gpt2", "llama")
 LAYERS = 5  # of tiny BERT: embeddings, two blocks, pooler, head
 

@@ -3,13 +3,12 @@
 import copy
 import importlib.util
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from tiny_configs import CONF, tiny
+from tiny_configs import CONF, Tiny, tiny
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -28,7 +27,6 @@ from rankwise.model.quantize import PlannedLinear, dequantize, quantize, store
 from rankwise.model.targets import block_linears
 from rankwise.run import run
 
-Tiny = Callable[..., Config]
 FEW_BITS = ("int8", "int8_torchao", "nf4", "nf4_double", "fp4", "fp4_double")
 KINDS = ("bf16", *FEW_BITS)
 

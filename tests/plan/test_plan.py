@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from safetensors.torch import load_file
-from tiny_configs import CONF, SHAPES
+from tiny_configs import CONF, SHAPES, Tiny
 
 from rankwise.assets import resolve
 from rankwise.cli import main
@@ -31,7 +31,6 @@ from rankwise.tasks.scores import TokenScorer
 from rankwise.tracking import record as records
 from rankwise.tracking.record import Record
 
-Tiny = Callable[..., Config]
 H100 = Hardware.named("h100-80gb")
 GIB = 2**30
 

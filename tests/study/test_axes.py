@@ -1,12 +1,12 @@
 """Axes beyond a plain product, studies that tune first, and three ways to the same runs."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tiny_configs import Tiny
 
 from rankwise.cli import main
 from rankwise.config import Config, plain
@@ -23,7 +23,6 @@ from rankwise.study.tuning import Tuning
 from rankwise.tracking import record as records
 from rankwise.tracking.lease import owned
 
-Tiny = Callable[..., Config]
 ROOT = Path(__file__).parents[2]
 
 

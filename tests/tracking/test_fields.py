@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
-from tiny_configs import CONF
+from tiny_configs import CONF, Tiny
 from wandb_server import ContractServer
 from whole import check, rows, whole
 from zygote import Child
@@ -19,8 +19,6 @@ from rankwise.tracking import fields
 from rankwise.tracking.fields import at, results, setup
 from rankwise.tracking.record import FINISHED, Record, begin
 from rankwise.tracking.trackers import needs
-
-Tiny = Callable[..., Config]
 
 
 def leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -134,14 +132,13 @@ def test_every_method_arrives_with_its_own_keys_and_results_and_none_of_others(
 
 
 Start = Callable[..., Child]
-Tracked = Callable[..., Config]
 
 
 def numbers(values: dict[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
 
 
-def test_tensorboard_has_the_curves_the_results_and_the_arm(start: Start, tracked: Tracked) -> None:
+def test_tensorboard_has_the_curves_the_results_and_the_arm(start: Start, tracked: Tiny) -> None:
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     config = tracked(tracking__name="tensorboard", method__rank=3)
     for _ in range(2):
@@ -163,7 +160,7 @@ def test_tensorboard_has_the_curves_the_results_and_the_arm(start: Start, tracke
     assert b"arm.rank" in hparams and b"arm.method" in hparams and folder(config).name.encode() in hparams
 
 
-def test_trackio_has_the_rows_the_results_and_the_config(start: Start, tracked: Tracked) -> None:
+def test_trackio_has_the_rows_the_results_and_the_config(start: Start, tracked: Tiny) -> None:
     pytest.importorskip("trackio")
     config = tracked(tracking__name="trackio", method__rank=3)
     child = start("run", config)

@@ -5,13 +5,13 @@ import math
 import os
 import subprocess
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tiny_configs import Tiny
 
 from rankwise.config import Config, plain
 from rankwise.errors import Refused
@@ -19,8 +19,6 @@ from rankwise.identity import folder, run_id
 from rankwise.tracking import predictions, provenance
 from rankwise.tracking.lease import is_live, owned
 from rankwise.tracking.record import Record, begin, find, read, write_atomically
-
-Tiny = Callable[..., Config]
 
 
 def finished(config: Config, **groups: Any) -> Record:

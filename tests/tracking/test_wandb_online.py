@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_configs import Tiny
 from wandb_server import ENTITY, ContractServer, Fault
 from whole import LINE, check, rows, wandb_id, whole
 from zygote import Child
@@ -16,11 +17,10 @@ from rankwise.identity import folder, label
 from rankwise.tracking.journal import read_rows
 
 Start = Callable[..., Child]
-Tracked = Callable[..., Config]
 PATIENCE = {"WANDB_INIT_TIMEOUT": "2", "WANDB_FINISH_TIMEOUT": "3", "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1"}
 
 
-def test_an_online_run_arrives_whole(server: ContractServer, start: Start, tracked: Tracked) -> None:
+def test_an_online_run_arrives_whole(server: ContractServer, start: Start, tracked: Tiny) -> None:
     config = tracked("online", tracking__tags=["mine"], tracking__project="ranks", method__rank=3)
     child = start("run", config, **server.env(), RANKWISE_COMMAND="rankwise train -m method.rank=3,4")
     assert child.wait() == 0 and child.stderr == ""
@@ -73,7 +73,7 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_a_killed_run_goes_on_under_its_id(server: ContractServer, start: Start, tracked: Tracked) -> None:
+def test_a_killed_run_goes_on_under_its_id(server: ContractServer, start: Start, tracked: Tiny) -> None:
     config = tracked("online")
     child = start("run_and_wait", config, 4, **server.env(), WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL="1")
     until((Path(config.outputs) / "waiting").exists)
@@ -111,7 +111,7 @@ def test_a_killed_run_goes_on_under_its_id(server: ContractServer, start: Start,
     ids=["500", "hang", "401", "short key", "500 later", "hang later", "die later", "404 later", "artifact"],
 )
 def test_whatever_the_server_does_a_run_is_whole_and_a_push_to_the_next_brings_all_of_it(
-    start: Start, tracked: Tracked, server: ContractServer, fault: Fault | None, said: str, key: str
+    start: Start, tracked: Tiny, server: ContractServer, fault: Fault | None, said: str, key: str
 ) -> None:
     config = tracked("online", tracking__project="ranks")
     with ContractServer(fault) as failing:
@@ -131,7 +131,7 @@ def test_whatever_the_server_does_a_run_is_whole_and_a_push_to_the_next_brings_a
     assert "problem" not in whole(config).run["wandb"]
 
 
-def test_only_what_is_missing_is_pushed(server: ContractServer, start: Start, tracked: Tracked) -> None:
+def test_only_what_is_missing_is_pushed(server: ContractServer, start: Start, tracked: Tiny) -> None:
     there, offline, failed = tracked("online"), tracked("offline", seed=1), tracked("offline", seed=2)
     for target, config in (("run", there), ("run", offline), ("run_and_fail", failed)):
         assert start(target, config, **server.env()).wait() == 0

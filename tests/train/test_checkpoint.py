@@ -5,12 +5,12 @@ import math
 import os
 import random
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_configs import Tiny
 from zygote import Zygote
 
 from rankwise.config import Config, plain
@@ -23,7 +23,6 @@ from rankwise.tracking.record import Record, read
 from rankwise.train import checkpoint
 from rankwise.train.watch import Watch
 
-Tiny = Callable[..., Config]
 KILLS = int(os.environ.get("KILLS", "3"))  # of each run
 pytestmark = pytest.mark.usefixtures("torch_as_it_was")
 

@@ -1,7 +1,7 @@
 """A run on several devices is the run on one, within rounding, and ends truthfully when a part of it does not."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_checkpoint import assert_same
+from tiny_configs import Tiny
 
 from rankwise.cli import main
-from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.forks import fork_server
 from rankwise.identity import folder, run_id
@@ -22,8 +22,6 @@ from rankwise.tracking.journal import read_rows
 from rankwise.tracking.predictions import read as read_predictions
 from rankwise.tracking.record import FAILED, Record, read
 from rankwise.train.ranks import Ranks
-
-Tiny = Callable[..., Config]
 
 
 @pytest.fixture(scope="module", autouse=True)

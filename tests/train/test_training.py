@@ -13,10 +13,9 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tiny_configs import SHAPES
+from tiny_configs import SHAPES, Tiny
 
 from rankwise.assets import resolve
-from rankwise.config import Config
 from rankwise.model import base
 from rankwise.run import run
 from rankwise.tasks import data
@@ -25,7 +24,6 @@ from rankwise.tracking.record import Record, read
 from rankwise.train.loop import Watch
 from rankwise.train.module import rate
 
-Tiny = Callable[..., Config]
 CONSTANT = {"optim__schedule": "constant", "optim__warmup": 0.0}
 
 
