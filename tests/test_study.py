@@ -182,7 +182,6 @@ def test_a_snapshot_runs_again_to_the_same_run_and_result(tmp_path):
     first = rankwise("train", "debug=fast", "method.rank=3", folder=tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert first.returncode == 0 and "srun" not in first.stderr
     [record] = results(tmp_path).values()
-    assert record.folder is not None
     snapshot = str(record.folder / "config.yaml")
     done = rankwise("train", "--config", snapshot, "outputs=elsewhere", folder=tmp_path)
     assert done.returncode == 0, done.stderr

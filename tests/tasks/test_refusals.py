@@ -1,7 +1,5 @@
 """What cannot be read is refused in one line: the file, the line, the column, the cause, the option that reads it."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path
