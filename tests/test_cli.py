@@ -78,6 +78,13 @@ REFUSED = [
     ("train hydra.sweeper.pairs=[]", ["hydra.sweeper.pairs=[]", "add -m"]),
     ("train hydra/launcher=slurm", ["hydra/launcher=slurm", "add -m"]),
     ("plan --join", ["--join: no such flag"]),
+    ("train betas=[0.9,0.99]", ["betas: no such key (here it is optim.betas)"]),
+    ("train trainer.seed=1", ["trainer.seed: no such key (here it is seed)"]),
+    ("train quant=4bit", ["quant=4bit", "(here it is quant=nf4)"]),
+    ("train model=bert-base-uncased", ["model=bert-base-uncased", "did you mean bert_base?"]),
+    ("train task=sst2", ["task=sst2", "task=glue/NAME"]),
+    ("train trainer.benchmark=true", ["trainer.benchmark: no such key; 'rankwise"]),
+    ("train method=head targets=qv", ["targets=qv", "method=head"]),
     ("train hydra.verbose=5", ["hydra.verbose=5: Hydra cannot take this"]),
     ("find hydra/launcher=5", ["hydra/launcher=5: Hydra cannot take this"]),
     ("train hydra.mode=x", ["hydra.mode: Invalid value 'x'"]),
@@ -86,6 +93,7 @@ REFUSED = [
     ("train debug={a:1}", ["debug={a:1}", "the name of one option"]),
     ("train --mulitrun", ["--mulitrun", "did you mean --multirun?"]),
     ("train --config nowhere.yaml", ["--config nowhere.yaml", "No such file"]),
+    ("train --config nowhere.yaml hydra/launcher=slurm", ["hydra/launcher=slurm: not with --config"]),
     ("train -m --jobs ²", ["--jobs ²", "at least 1"]),
     ("train --cfg jobs", ["--cfg", "'jobs'", "'job'"]),
     ("train --cfg", ["--cfg", "expected one argument"]),
@@ -151,6 +159,11 @@ FIRST_WORDS = {
     "profiler": "trainer.profiler",
     "callback": "conf/callbacks/NAME.yaml",
     "trainer.callbacks": "conf/callbacks/NAME.yaml",
+    "rank_pattern": "targets.ranks",
+    "lora.target": "targets=qv",
+    "monitor": "objective",
+    "data.num_workers": "rows are in memory",
+    "logging_steps": "every step is logged",
 }
 
 
@@ -190,6 +203,12 @@ def test_the_commonest_words_work_as_they_are(capsys):
     config = yaml.safe_load(capsys.readouterr().out)
     assert (config["method"]["rank"], config["method"]["lr"], config["optim"]["lr"]) == (3, 0.5, 0.5)
     assert config["tracking"]["tags"] == ["a"]
+
+
+@pytest.mark.parametrize(("words", "rate"), [([], 0.1), (["method.lr=0.5"], 0.5), (["method=full", "lr=0.3"], 0.3)])
+def test_sgd_has_a_rate_of_its_own_until_one_is_given(words, rate, capsys):
+    assert main(["train", "optim=sgd", *words, "--cfg", "job", "--resolve", "--package", "optim"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["lr"] == rate
 
 
 @pytest.mark.parametrize("command", ["", "train", "report", "fetch"])

@@ -192,6 +192,9 @@ def test_code_of_a_conf_folder_is_asked_for_by_name(word: str, tmp_path: Path, c
     for line in ("plan experiment=theirs", "train -m method=lora,theirs", "find experiment=theirs"):
         said = refused([*line.split(), "debug=fast"], capsys)
         assert f"{word.partition('=')[0]} runs code; if that is wanted, add {word}" in said
+    (tmp_path / "conf").rename(tmp_path / "received")
+    for line in ("train -cd received experiment=theirs", "plan hydra.searchpath=[file://received] experiment=theirs"):
+        assert "runs code; if that is wanted, add" in refused([*line.split(), "debug=fast"], capsys)
     assert not (tmp_path / "ran").exists() and not (tmp_path / "outputs").exists()
 
 

@@ -1,6 +1,8 @@
 """What a key takes, whatever the others say: a number in a range, one of a few names, what is not empty."""
 
 import functools
+import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +16,7 @@ FORMATS = (
 )
 
 
+_UNWRITABLE = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")  # others stand for bytes of a file's name
 _DEFAULTS = flat(plain(Config()))
 _NESTED = ("tracking.latency", "task.labels")
 _RANGES = {  # of what is counted. More is a slip of the hand that would be tried for hours, or kill the process.
@@ -69,6 +72,13 @@ def check_values(config: Config) -> None:
         value: Any = functools.reduce(getattr, key.split("."), config)
         if value is None:
             continue
+        if isinstance(value, dict | list):
+            try:
+                json.dumps(value, allow_nan=False)
+            except ValueError:
+                raise Refused.value(key, value, "finite numbers") from None
+        if isinstance(value, str) and _UNWRITABLE.search(value):
+            raise Refused.value(key, repr(value), "a text without NUL and lone surrogates")
         if key in _RANGES and not _RANGES[key][0] <= value <= _RANGES[key][1]:
             raise Refused.value(key, value, "an integer from {} to {}".format(*_RANGES[key]))
         if key in _NAMES:

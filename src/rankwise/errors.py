@@ -36,5 +36,5 @@ def reason(error: BaseException) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``" (did you mean x?)"`` for the nearest known word, or an empty string."""
-    near = difflib.get_close_matches(word[:100], list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word[:100], list(known), n=1)
     return f" (did you mean {near[0]}?)" if near else ""

@@ -1,5 +1,7 @@
 """What users of PEFT, Lightning, transformers, Hydra and W&B type first, and what it is called here."""
 
+import difflib
+
 from rankwise.errors import did_you_mean
 
 # Config groups: their values are names of options.
@@ -27,7 +29,13 @@ _MEANINGS = {  # what it is here: the words for it, of which the last part of a 
     "method.init": "init_lora_weights",
     "method.dora": "use_dora",
     "method=rslora": "use_rslora",
-    "targets=qv, or targets=custom targets.modules=[query,value]": "target_modules target layers_to_transform",
+    "targets=qv, or targets=custom targets.modules=[query,value]": "target_modules target",
+    "targets.layers": "layers_to_transform layers_pattern",
+    "targets.ranks": "rank_pattern",
+    "targets.alphas": "alpha_pattern",
+    "method": "adapter peft peft_type peft_config lora lora_config",
+    "method=bottleneck": "method=adapter",
+    "method=head": "method=freeze method=linear_probe",
     "method.modules_to_save": "modules_to_save",
     "method.init_from": "resume resume_from_checkpoint",
     "method.lr": "lr learning_rate",
@@ -41,12 +49,12 @@ _MEANINGS = {  # what it is here: the words for it, of which the last part of a 
     "trainer.eval_batch_size": "per_device_eval_batch_size",
     "trainer.accumulate": "accumulate_grad_batches gradient_accumulation_steps",
     "trainer.clip": "gradient_clip_val max_grad_norm clip_grad",
-    "trainer.validations": "val_check_interval check_val_every_n_epoch eval_steps",
-    "trainer.early_stopping": "early_stop patience",
+    "trainer.validations": "val_check_interval check_val_every_n_epoch eval_steps eval_strategy evaluation_strategy",
+    "trainer.early_stopping": "early_stop patience callbacks=early_stopping",
     "trainer.precision": "precision bf16 fp16 dtype torch_dtype",
-    "trainer.device": "accelerator device gpu gpus",
+    "trainer.device": "accelerator device gpu gpus trainer=cpu trainer=gpu trainer=cuda trainer=mps",
     "trainer.threads": "num_threads",
-    "trainer.devices for one run, --jobs N for several at a time": "devices num_gpus ddp nproc_per_node",
+    "trainer.devices for one run, --jobs N for several at a time": "devices num_gpus ddp trainer=ddp nproc_per_node",
     "trainer.strategy": "strategy fsdp deepspeed",
     "a run is on one machine; --jobs N runs several side by side": "num_nodes nnodes",
     "debug=fast, or debug=limit for your own model and data": "fast_dev_run dry_run",
@@ -57,13 +65,16 @@ _MEANINGS = {  # what it is here: the words for it, of which the last part of a 
     "task.max_length": "max_length max_seq_length block_size",
     "task": "data dataset dataset_name datamodule",
     "model.path": "model_name model_name_or_path pretrained_model_name_or_path base_model checkpoint",
-    "quant=nf4": "load_in_4bit bits",
-    "quant=int8": "load_in_8bit",
+    "quant=nf4": "load_in_4bit bits bnb_config quantization quantization_config quantize quant=4bit quant=int4",
+    "quant=nf4_double": "bnb_4bit_use_double_quant double_quant",
+    "quant=int8": "load_in_8bit quant=8bit",
     "tracking": "wandb report_to",
+    "tracking=none": "tracking=off tracking=no tracking=disabled",
+    "tracking.mode=offline": "tracking=offline",
     "tracking=wandb": "logger=wandb",
     "tracking=tensorboard": "logger=tensorboard",
     "tracking=trackio": "logger=trackio",
-    "logger=NAME, with a conf/logger/NAME.yaml of yours; or tracking=wandb": "loggers",
+    "logger=NAME, with a conf/logger/NAME.yaml of yours; or tracking=wandb": "logger loggers",
     "method=lora quant=nf4": "method=qlora",
     "trainer.profiler": "profiler",
     "trainer.detect_anomaly": "detect_anomaly",
@@ -78,14 +89,38 @@ _MEANINGS = {  # what it is here: the words for it, of which the last part of a 
     "experiment=NAME, or --config FILE": "-cn --config-name config_name",
     "callbacks=NAME, with a conf/callbacks/NAME.yaml of yours": "callbacks callback",
     "nothing: a compiled model hides the tensors and operations that are followed and counted": "compile torch_compile",
-    "seed": "random_seed",
+    "seed": "random_seed random_state seed_everything",
+    "objective": "monitor metric_for_best_model optimized_metric",
+    "optim.betas": "adam_beta1 adam_beta2",
+    "task.kind": "task_type problem_type",
+    "rankwise find, or an axis such as method.lr=1e-3,2e-3": "auto_lr_find lr_find",
+    "rankwise adapter export RUN --push NAME/REPOSITORY, later": "push_to_hub hub_model_id",
+    "nothing: a run trains, validates and tests": "train test do_train do_eval do_predict",
+    "nothing: every step is logged, and what is left to do is kept": (
+        "log_every_n_steps logging_steps save_steps save_strategy save_total_limit enable_checkpointing "
+        "enable_progress_bar enable_model_summary num_sanity_val_steps load_best_model_at_end"
+    ),
+    "nothing: rows are in memory": "num_workers dataloader_num_workers pin_memory persistent_workers",
 }
 SYNONYMS = {word: ours for ours, words in _MEANINGS.items() for word in words.split()}
 
 
 def near_key(word: str, known: tuple[str, ...]) -> str:
-    """What was meant by a key that is none: by its meaning, else by its spelling, else an empty string."""
-    ours = SYNONYMS.get(word) or SYNONYMS.get(word.rpartition(".")[2])
-    if ours is None and word.partition(".")[0] in ("data", "dataset", "datamodule", "wandb"):
-        ours = SYNONYMS[word.partition(".")[0]]
-    return f" (here it is {ours})" if ours and ours != word else did_you_mean(word, known)
+    """What was meant by a key that is none: by its meaning, else by its spelling, else an empty string.
+
+    Its last part counts if that is the last part of one known key, and if its group is one, the keys of that.
+    """
+    group, _, name = word.rpartition(".")
+    ours = SYNONYMS.get(word) or SYNONYMS.get(name) or SYNONYMS.get(word.partition(".")[0])
+    by_name: dict[str, list[str]] = {}
+    for key in known:
+        by_name.setdefault(key.rpartition(".")[2], []).append(key)
+    if ours is None and len(by_name.get(name, [])) == 1:
+        (ours,) = by_name[name]
+    if ours and ours != word:
+        return f" (here it is {ours})"
+    beside = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == group}
+    if not (group and beside):
+        return did_you_mean(word, known)
+    near = difflib.get_close_matches(name, beside, n=1)
+    return f" (did you mean {beside[near[0]]}?)" if near else ""

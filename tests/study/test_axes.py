@@ -9,7 +9,7 @@ import yaml
 from tiny_configs import Tiny
 
 from rankwise.cli import main
-from rankwise.config import Config, plain
+from rankwise.config import Config, Package, plain
 from rankwise.errors import Refused
 from rankwise.identity import folder, run_id
 from rankwise.run import run
@@ -249,6 +249,17 @@ def test_a_snapshot_with_another_learning_rate_or_metric_trains_with_it(tiny: Ti
     changed = from_snapshot(path, ["method.lr=0.05", "task.metric=matthews"])
     assert (changed.optim.lr, changed.objective) == (0.05, "val/matthews")
     assert from_snapshot(path, ["method.lr=0.05", "optim.lr=0.01"]).optim.lr == 0.01
+
+
+def test_a_snapshot_fetches_no_package_that_is_not_shipped_nor_asked_for(tiny: Tiny, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(plain(tiny(model__package=Package("p", "1", "0" * 64, "m", sdist=True)))))
+    with pytest.raises(Refused, match=r"fetches p 1, which is none of rankwise's; .* add model.package.name=p$"):
+        from_snapshot(path, [])
+    assert from_snapshot(path, ["model.package.name=p"]).model.package == Package("p", "1", "0" * 64, "m", True)
+    shipped = yaml.safe_load((ROOT / "conf/model/minilm.yaml").read_text())["package"]
+    path.write_text(yaml.safe_dump(plain(tiny(model__package=Package(**shipped)))))
+    assert from_snapshot(path, []).model.package == Package(**shipped)
 
 
 def test_what_a_few_shot_model_is_read_with_is_part_of_its_identity(tiny: Tiny) -> None:

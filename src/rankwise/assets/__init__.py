@@ -17,6 +17,7 @@ __all__ = [
     "Asset",
     "cache_dir",
     "cached",
+    "cached_package",
     "fetch_package",
     "file_digest",
     "fill_once",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,9 +41,11 @@ def main(arguments: list[str]) -> int:
     from rankwise.study.single import single
 
     if options.config is not None:
-        if flags or options.dry_run:
-            raise Refused(f"{[*flags, '--dry-run'][0]}: not with --config, which is one run as it was")
-        return single(from_snapshot(options.config, [word for word in words if not word.startswith("hydra")]))
+        hydra = [word for word in words if word.startswith("hydra")]
+        asked = [*flags, *["--dry-run"] * options.dry_run, *(word for word in hydra if "launcher.jobs" not in word)]
+        if asked and "LOCAL_RANK" not in os.environ:  # where Lightning starts itself again, it says some
+            raise Refused(f"{asked[0]}: not with --config, which is one run as it was")
+        return single(from_snapshot(options.config, [word for word in words if word not in hydra]))
     if options.dry_run:
         return call_hydra([*flags, *words], lambda config: _list([config]), _list)
     return call_hydra([*flags, *words], single)

@@ -11,12 +11,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from rankwise import methods
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.forks import fork_server
 from rankwise.paths import conf_dir
 from rankwise.study import multirun
-from rankwise.study.compose import explained, hydra_tree, load, register_schema, to_config, unresolved
+from rankwise.study.compose import explained, hydra_tree, load, override, register_schema, to_config, unresolved
 
 
 class _Single:
@@ -54,13 +55,16 @@ def call_hydra(
 
 
 def _refuse_code_of(arguments: list[str]) -> None:
-    """Raise Refused where a ``conf`` folder, which may be somebody else's, brings code that nobody asked for by name.
+    """Raise Refused where a folder of options, which may be somebody else's, brings code that nobody asked for by name.
 
     Of an axis every option is looked at.
     """
-    if not Path("conf").is_dir():
-        return
     words = [word for word in arguments if "=" in word and not word.startswith("-")]
+    folders = [f"file://{Path(word.partition('=')[2]).absolute()}" for word in arguments if "--config-dir=" in word]
+    if folders:
+        words.append(override("hydra.searchpath", folders))
+    elif not (Path("conf").is_dir() or any(word.startswith("hydra.searchpath=") for word in words)):
+        return
     fixed = [word for word in words if "," not in word]
     axes = [word.partition("=") for word in words if "," in word]
     with hydra_tree():
@@ -87,7 +91,11 @@ def task(cfg: DictConfig) -> Any:
                 raise Refused(f"{word}: of a study; add -m, for one run on this machine leave it out")
         # One point of a W&B sweep does not tell what its axes are.
         axes = ("method",) if "WANDB_SWEEP_ID" in os.environ else ()
-        _Single.ended = _Single.start(to_config(unresolved(cfg), axes))
+        config = to_config(unresolved(cfg), axes)
+        targets = [word for word in HydraConfig.get().overrides.task if word.startswith("targets")]
+        if targets and not (axes or methods.of(config.method).on_targets):
+            raise Refused(f"{targets[0]}: method={config.method.name} adapts no chosen layers; leave it out")
+        _Single.ended = _Single.start(config)
     except BaseException as error:  # raised by call_hydra, past Hydra, which would print its own lines about it
         _Single.ended = error
     return None

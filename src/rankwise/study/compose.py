@@ -19,7 +19,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from rankwise import methods
+from rankwise import assets, methods
 from rankwise.check import check
 from rankwise.config import Config, merged, typed
 from rankwise.errors import Refused, did_you_mean
@@ -85,8 +85,8 @@ def explained(words: Iterable[str]) -> Iterator[None]:
     except Exception as error:
         if not _is_of_hydra(error):
             raise
-        key = re.search(r"full_key: (\S+)", str(error))
-        about = key[1] if key else " ".join(word for word in words if "hydra" in word) or "the config"
+        key = re.search(r"full_key: ([\w.]+)", str(error))
+        about = key[1] if key else " ".join(word for word in words if "=" in word)
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise Refused(f"{about}: Hydra cannot take this ({reason})") from None
 
@@ -221,7 +221,20 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
         node.merge_with_dotlist(overrides)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
         raise Refused(f"--config {path}: {explain(error)}") from None
-    return to_config(node)
+    config = to_config(node)
+    for group in ("model", "task", "forgetting"):
+        _refuse_fetch(group, getattr(config, group), overrides, path)
+    return config
+
+
+def _refuse_fetch(group: str, source: Any, words: Collection[str], path: Path) -> None:
+    """Raise Refused for a package of somebody else's that would be fetched, unless a word of the line names it."""
+    package, key = source.package, f"{group}.package.name"
+    if package is None or source.path or assets.cached_package(package) or f"{key}={package.name}" in words:
+        return
+    if not any(package.sha256 in file.read_text(encoding="utf-8") for file in (conf_dir() / group).rglob("*.yaml")):
+        what = f"fetches {package.name} {package.version}, which is none of rankwise's"
+        raise Refused(f"--config {path}: {what}; if that is wanted, add {key}={package.name}")
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -240,6 +253,10 @@ _PLUGINS = {  # of Hydra, by the option that each brings
 }
 
 
+_YOURS = {
+    "model": "; any other is model=local model.path=FOLDER_OR_GGUF_OR_HUB_ID",
+    "task": "; your own data are task=local task.path=FILE, those of GLUE task=glue/NAME",
+}
 _MISSING = re.compile(r"interpolation '\$\{([\w.]+)\}': Incompatible value 'None'")  # of a key whose value is ???
 
 
@@ -249,7 +266,7 @@ def explain(error: BaseException) -> str:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         package = next((name for start, name in _PLUGINS.items() if f"{group}={choice}".startswith(start)), None)
         near = f"; pip install {package}" if package else near_key(f"{group}={choice}", ())
-        near = near or did_you_mean(choice, error.options)
+        near = near or did_you_mean(choice, error.options) or _YOURS.get(group, "")
         return f"{group}={choice}: no such option; one of {', '.join(error.options)}{near}"
     if isinstance(error, OverrideParseException):
         twice = "'KEY=\"VALUE\"'"
