@@ -50,6 +50,9 @@ def test_random_points_are_repeatable_differ_and_end_where_there_are_no_more(tmp
     assert len(points) == 6 and all(points.count(point) == 1 for point in points)
     with pytest.raises(Refused, match="has no end; give run_cap in the file, or --count N"):
         file.points()
+    wide = {"method.lr": {"distribution": "log_uniform", "min": 1000.0, "max": 2000.0}}
+    with pytest.raises(Refused, match="draws numbers that are too large"):
+        written(tmp_path / "s.yaml", method="random", parameters=wide).points(count=1)
 
 
 DRAWN: list[tuple[dict[str, Any], float, float]] = [  # a parameter, and the 10th and 90th percentile of its draws
@@ -100,6 +103,15 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("command: it must run rankwise train", {"command": None}),
     ("only KEY=VALUE may stand", {"command": ["rankwise", "train", "-m", "${args_no_hyphens}"]}),
     ("run_cap: 0", {"run_cap": 0}),
+    ("name: 5: a text", {"name": 5}),
+    ("metric: 5: {name: objective", {"metric": 5}),
+    ("metric: test/accuracy: a test score must not select", {"metric": {"name": "test/accuracy"}}),
+    ("point: 5: KEY=VALUE", {"parameters": {"point": {"values": [5]}}}),
+    ("point: $(touch x): KEY=VALUE", {"parameters": {"point": {"value": "$(touch x)"}}}),
+    ("""point: seed=1 ": KEY=VALUE""", {"parameters": {"point": {"value": 'seed=1 "'}}}),
+    ("probabilities: a number for each", {"parameters": {"seed": {"values": [1, 2], "probabilities": [0, 0]}}}),
+    ("probabilities: a number for each", {"parameters": {"seed": {"values": [1, 2], "probabilities": [-1, 2]}}}),
+    (".q: 0: above 0", {"parameters": {"method.lr": {"distribution": "q_uniform", "min": 0, "max": 1, "q": 0}}}),
 ]
 
 
@@ -152,8 +164,12 @@ def test_a_file_with_a_point_that_cannot_run_is_refused_before_the_first_run(
     written(tmp_path / "s.yaml", command=command, parameters={"method.rank": {"values": ranks}})
     assert main(["sweep", "s.yaml"]) == 2
     assert says in capsys.readouterr().err and not (tmp_path / "outputs").exists()
-    assert main(["sweep", "s.yaml", "method.rank=4"]) == 2
-    assert "method.rank: s.yaml searches over it" in capsys.readouterr().err
+    words = ("method.rank=4", "seed=0,1", "hydra/sweeper=optuna")
+    answers = ("method.rank: s.yaml searches over it", "seed=0,1: one value", "hydra/sweeper=optuna: of train -m")
+    for word, answer in zip(words, answers, strict=True):
+        written(tmp_path / "s.yaml", command=command, parameters={"method.rank": {"values": [1, 2]}})
+        assert main(["sweep", "s.yaml", word]) == 2
+        assert answer in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["a b", "it's", "a,b=c", "x\\y", 2.0, True, [1, 2], ["a b"], 1e-05])

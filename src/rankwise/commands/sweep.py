@@ -78,7 +78,8 @@ def _configs(file: SweepFile, typed: list[str], options: argparse.Namespace) -> 
         key = re.match(r"[\w.]+", str(error))
         if key is None or key[0] not in file.parameters:
             raise
-        whole = "; whole min and max, or q_uniform, draw whole numbers" if "to Integer" in str(error) else ""
+        drawn = "'float' could not be converted to Integer" in str(error)
+        whole = "; whole min and max, or q_uniform, draw whole numbers" if drawn else ""
         raise Refused(f"{file.path}: parameters.{error}{whole}") from None
     for config in configs:
         check_here(config)

@@ -170,9 +170,11 @@ class Composer:
 
     def __call__(self, row: list[str]) -> tuple[Config, dict[str, str | None]]:
         """The row's config, not checked yet, and its groups' options. Raises Refused for a bad override."""
-        parsed = self.parser.parse_overrides(row)
-        slow = tuple(o.input_line or "" for o in parsed if not self._is_plain(o))
         with explained(row):
+            parsed = self.parser.parse_overrides(row)
+            if several := next((o.input_line for o in parsed if o.is_sweep_override()), None):
+                raise Refused(f"{several}: one value; several are an axis of train -m, or a parameter of a sweep file")
+            slow = tuple(o.input_line or "" for o in parsed if not self._is_plain(o))
             if slow not in self.nodes:
                 loaded = load(list(slow))
                 self.nodes[slow] = merged(unresolved(loaded)), dict(loaded.hydra.runtime.choices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -99,6 +100,8 @@ def launcher_of(overrides: Sequence[str], jobs: int | None = None) -> LocalLaunc
     from hydra_plugins.rankwise.plugins import LocalLauncher
 
     asked = [word for word in overrides if word.startswith("hydra")]
+    if sweeper := next((word for word in asked if re.match("hydra.sweeper", word)), None):
+        raise Refused(f"{sweeper}: of train -m; here the runs are chosen otherwise")
     with explained(asked), hydra_tree():
         chosen = load(asked + ([f"hydra.launcher.jobs={jobs}"] if jobs is not None else [])).hydra
         launcher = instantiate(chosen.launcher)

@@ -89,7 +89,10 @@ class SweepFile:
             raise Refused(f"{self.path}: a random search has no end; give run_cap in the file, or --count N")
         draw, points = random.Random(seed), dict[str, Point]()
         for _ in range(100 * most):  # a small space may have fewer points
-            point = {key: _drawn(parameter, draw) for key, parameter in self.parameters.items()}
+            try:
+                point = {key: _drawn(parameter, draw) for key, parameter in self.parameters.items()}
+            except OverflowError:
+                raise Refused(f"{self.path}: draws numbers that are too large; narrow min, max or sigma") from None
             points.setdefault(json.dumps(point), point)
             if len(points) == most:
                 break
@@ -119,6 +122,14 @@ def _problems(values: dict[Any, Any]) -> Iterator[str]:
         yield f"method: {method}: one of grid, random{did_you_mean(str(method), ('grid', 'random'))}"
     if cap is not None and (not isinstance(cap, int) or cap < 1):
         yield f"run_cap: {cap}; an integer of at least 1"
+    for name in ("name", "description", "program", "project", "entity"):
+        if not isinstance(values.get(name), str | None):
+            yield f"{name}: {values[name]}: a text"
+    metric = values.get("metric", {})
+    if not isinstance(metric, dict) or metric.get("goal", "minimize") not in ("minimize", "maximize"):
+        yield f"metric: {metric}: {{name: objective, goal: maximize}}, or minimize"
+    elif str(metric.get("name")).startswith("test/"):
+        yield f"metric: {metric['name']}: a test score must not select anything; name: objective"
     for name, parameter in values["parameters"].items():
         yield from (f"parameters.{name}{problem}" for problem in _parameter(str(name), parameter, method))
 
@@ -132,8 +143,18 @@ def _parameter(name: str, values: Any, method: object) -> Iterator[str]:
         yield f": no such config key{near_key(name, known_keys())}"
     elif "value" in values or "values" in values:
         yield from _choices(values)
+        if name == POINT:
+            yield from _points(_values(values))
     else:
         yield from _range(values, method)
+
+
+def _points(values: list[Any]) -> Iterator[str]:
+    for value in values:
+        with contextlib.suppress(ValueError, AttributeError):  # an open quote, no text
+            if all("=" in word for word in shlex.split(value)):
+                continue
+        yield f": {value}: KEY=VALUE, several in one text"
 
 
 def _choices(parameter: dict[str, Any]) -> Iterator[str]:
@@ -147,8 +168,9 @@ def _choices(parameter: dict[str, Any]) -> Iterator[str]:
         elif _is_text_of_number(value):
             yield f": {value} is text to YAML; write 0.00001 or 1.0e-5"
     shares = parameter.get("probabilities", [1] * len(values))
-    if not isinstance(shares, list) or len(shares) != len(values) or not all(map(_is_number, shares)):
-        yield ".probabilities: a number for each of the values"
+    numbers = isinstance(shares, list) and len(shares) == len(values) and all(map(_is_number, shares))
+    if not numbers or min(shares) < 0 or not sum(shares):
+        yield ".probabilities: a number for each of the values, 0 or more, and not all 0"
 
 
 def _range(parameter: dict[str, Any], method: object) -> Iterator[str]:
@@ -157,11 +179,13 @@ def _range(parameter: dict[str, Any], method: object) -> Iterator[str]:
         yield f".distribution: {name}: one of {', '.join(_DISTRIBUTIONS)}{did_you_mean(name, _DISTRIBUTIONS)}"
         return
     for word in (*_DRAWS[name.removeprefix("q_")][0], "q"):
-        value = parameter.get(word, _DEFAULTS.get(word))
+        value: Any = parameter.get(word, _DEFAULTS.get(word))
         if _is_text_of_number(value):
             yield f".{word}: {value} is text to YAML; write 0.00001 or 1.0e-5"
         elif not _is_number(value) or (name == "int_uniform" and not isinstance(value, int)):
             yield f".{word}: {value}: {'an integer' if name == 'int_uniform' else 'a number'}"
+        elif word in ("q", "sigma") and value <= 0:
+            yield f".{word}: {value}: above 0"
     low, high = parameter.get("min", 0), parameter.get("max", 0)
     logs = name.endswith("values")
     if _is_number(low) and _is_number(high) and (low > high or (logs and low <= 0)):
