@@ -284,6 +284,11 @@ def _check_names(config: Config) -> None:
             raise Refused.value("outputs", config.outputs, f"{parent} is a file, not a folder")
 
 
+def width(shape: dict[str, Any]) -> int | None:
+    """Of a model's residual stream, by its architecture's own name for it; None where it is not given."""
+    return _first(shape, "hidden_size", "n_embd", "d_model")
+
+
 def _check_rank_fits(config: Config, shape: dict[str, Any]) -> None:
     """Refuse a rank above the model's width, which no adapted matrix of a block is narrower than on both sides.
 
@@ -291,11 +296,11 @@ def _check_rank_fits(config: Config, shape: dict[str, Any]) -> None:
     """
     if config.method.rank is None:
         return
-    width = _first(shape, "hidden_size", "n_embd", "d_model")
-    if width and config.method.rank > width:
+    widest = width(shape)
+    if widest and config.method.rank > widest:
         remedy = "a rank above min(in, out) adds parameters but no rank"
         raise Refused.value(
-            "method.rank", config.method.rank, f"at most {width}, the width of {config.model.name}", remedy
+            "method.rank", config.method.rank, f"at most {widest}, the width of {config.model.name}", remedy
         )
 
 

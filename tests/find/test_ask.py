@@ -44,6 +44,10 @@ def test_the_demo_is_one_question_whose_two_sides_have_rates_of_their_own() -> N
     assert found.run_of(1, 0).task.n_train == found.run_of(None, 0).task.n_train == 1000
 
 
+def test_a_model_is_asked_for_no_rank_above_its_width() -> None:
+    assert [asked(f"model=tiny_{kind}").ranks[-1] for kind in ("bert", "gpt2", "llama")] == [32, 32, 32]
+
+
 def test_another_rank_can_be_the_reference() -> None:
     assert asked(reference="r=8").ranks == (1, 2, 4)
     found = asked("method.rank=1,2", reference="r=8")

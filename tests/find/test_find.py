@@ -56,7 +56,8 @@ def test_a_reference_that_gives_one_answer_forbids_a_conclusion(tmp_path: Path) 
     """Six steps teach a random model nothing: every arm scores the same, which is no sameness."""
     done = rankwise(tmp_path, *FAST)
     assert done.returncode == 0
-    assert done.stdout.startswith("No conclusion: full fine-tuning: 3/3 give one answer to every text;")
+    said = "No conclusion: full fine-tuning: 3/3 give one answer to every text; train it longer, or with --rates tune. "
+    assert " ".join(done.stdout.split()).startswith(said)
 
 
 def test_a_second_start_runs_nothing_and_says_the_same(found: tuple[Path, dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rankwise import methods
-from rankwise.check import check, check_here
+from rankwise.check import check, check_here, width
 from rankwise.config import Config, changed
 from rankwise.errors import Refused
 from rankwise.find.question import FULL, LOOKS, RANKS, Budget, Question
@@ -34,7 +34,8 @@ def question(
     base = _composed(rest, margin)
     if not methods.of(base.method).has_rank:
         raise Refused.value("method", base.method.name, "a method that has a rank, such as lora")
-    ranks = _ranks(asked_ranks)
+    widest = width(base.model.shape or {}) or RANKS[-1]
+    ranks = tuple(rank for rank in RANKS if rank <= widest) if asked_ranks is None else _ranks(asked_ranks)
     against = re.fullmatch(r"(?:r=)?(\d+)", reference)
     name, *extra = reference.split() or [""]
     if against:
@@ -100,9 +101,7 @@ def _taken(key: str, overrides: Sequence[str]) -> tuple[list[object] | None, lis
     return values, [o for o, one in zip(overrides, parsed, strict=True) if one.key_or_group != key]
 
 
-def _ranks(values: list[object] | None) -> tuple[int, ...]:
-    if values is None:
-        return RANKS
+def _ranks(values: list[object]) -> tuple[int, ...]:
     ranks = []
     for value in values:
         text = str(value)

@@ -152,7 +152,8 @@ def confirm(question: Question, rule: Rule, rates: Rates, curve: dict[int, float
             looks.setdefault(rank, []).append(gather(arms[rank], arms[None], question.metric))
             # Two seeds tell little of chance; from the first look that can prove something on, it must be above it.
             if rule.shares[rule.looks.index(seeds)] and (against := faults(arms[None], question.metric)):
-                stopped = f"{question.reference_name}: {against[0]}; train it longer, or with --rates tune"
+                remedy = "train it longer" if question.tuned else "train it longer, or with --rates tune"
+                stopped = f"{question.reference_name}: {against[0]}; {remedy}"
                 decision = Decision({})  # what it was compared with before is void, too
         except Spent:
             stopped = "budget"
