@@ -23,6 +23,7 @@ def study(tmp_path):
         write_run(folder, "lora", 64, test=0.83, seed=seed)
     for lr in (1e-3, 2e-3, 4e-3):
         write_run(folder, "lora", 8, lr=lr, seed=100, stage="tune")
+        write_run(folder, "full", None, lr=lr / 10, seed=100, stage="tune")
     return folder
 
 
@@ -63,14 +64,14 @@ def test_the_methods_say_what_the_records_hold(study):
         "minilm",
         "polarity",
         "SHA-256 d0…",
-        "out of 3 each (3 for lora r=8; 1e-3 to 4e-3), on other seeds",
+        "out of 3 each (3 for full, 3 for lora r=8; 1e-4 to 4e-3), on other seeds",
         "100 steps of 32 sequences of at most 48 tokens",
         "over 3 seeds",
         "2,000 test items",
         "TODO",
     ):
         assert fact in said
-    assert "12 runs, 3 of them for tuning" in said, "tuning runs are compute, too"
+    assert "15 runs, 6 of them for tuning" in said, "tuning runs are compute, too"
 
 
 def test_churn_is_the_share_of_test_items_that_two_runs_answer_differently(tmp_path):
@@ -106,7 +107,7 @@ def test_a_packet_shows_the_same_report_elsewhere(study, tmp_path, capsys, monke
     assert capsys.readouterr().out == here
     names = zipfile.ZipFile(file).namelist()
     listed = re.findall(r"^\| (ranks/\S+) \|", zipfile.ZipFile(file).read("README.md").decode(), re.MULTILINE)
-    assert len(listed) == 12 and {f"{run}/result.json" for run in listed} < set(names)
+    assert len(listed) == 15 and {f"{run}/result.json" for run in listed} < set(names)
     assert {"README.md", "requirements.txt"} < set(names) and not any("adapter" in name for name in names)
     assert main(["report", str(tmp_path / "gone"), "--pack", str(file)]) == 2, "nothing is written over"
 
@@ -131,5 +132,6 @@ def test_the_best_of_k_rates_is_expected_as_of_k_draws():
 
 def test_tuning_is_a_table_of_the_sides_that_had_several_rates(study):
     found = section(build([study]))
-    assert found.rows[0][:2] == ["lora r=8", "3"] and len(found.rows) == 1
+    assert sorted(row[:2] for row in found.rows) == [["full", "3"], ["lora r=8", "3"]]
+    assert found.notes[0].endswith("All sides had the same number to choose from.")
     assert found.header[3:] == ["val. accuracy, best of 1", "val. accuracy, best of 2", "val. accuracy, best of 3"]

@@ -56,6 +56,7 @@ class Arm:
     label: str = ""  # the same with targets
     flags: list[str] = field(default_factory=list)
     churn: dict[str, float | None] = field(default_factory=dict)  # between its ``seeds``, and from the ``reference``
+    elsewhere: int = 0  # learning rates that were tried for its method on seeds that are not compared
     unfit: str = ""  # why nothing may be concluded from its runs, or (under-trained) not that they are worse
 
     @property
@@ -93,6 +94,11 @@ class Arm:
         """How many learning rates, tried on as many seeds, the one of its scores was chosen from."""
         most = max((trial.n for trial in self.trials), default=0)
         return sum(trial.n == most for trial in self.trials)
+
+    @property
+    def tried(self) -> int:
+        """How many learning rates its own was chosen from, on these seeds or on others."""
+        return max(len(self.trials), self.elsewhere)
 
     def replicates(self) -> list[Replicate]:
         return [replicate(run) for run in self.runs]

@@ -176,15 +176,16 @@ def _cut_short(arm: Arm) -> list[str]:
 
 def _tuned_more(arm: Arm, reference: Arm | None) -> list[str]:
     """More learning rates than full fine-tuning had: the best of many looks good by chance, of one it does not."""
-    more = reference is not None and len(arm.trials) > len(reference.trials)
+    more = reference is not None and arm.tried > reference.tried
     return _trials(arm, reference) if more else []
 
 
 def _trials(arm: Arm, reference: Arm | None) -> list[str]:
     if reference is None or arm.is_baseline or not arm.comparable or not arm.runs:
         return []
-    mine, theirs = plural(len(arm.trials), "learning rate"), len(reference.trials)
-    return [f"unequal tuning: {mine} tried, full fine-tuning had {theirs}"] if len(arm.trials) != theirs else []
+    if arm.tried == reference.tried:
+        return []
+    return [f"unequal tuning: {plural(arm.tried, 'learning rate')} tried, full fine-tuning had {reference.tried}"]
 
 
 def _seeds(arm: Arm, reference: Arm | None, comparison: Comparison | None) -> list[str]:

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rankwise.compare import Scores
 from rankwise.errors import Refused, did_you_mean
 from rankwise.metrics import Metric, named
-from rankwise.report import answers, export, latex, paper
+from rankwise.report import answers, export, latex, paper, tuning
 from rankwise.report import table as tables
 from rankwise.report.arms import Arm, group, reference_of
 from rankwise.report.equivalence import Comparison, compare
@@ -125,6 +125,7 @@ def compared(every_run: list[Record], score: str | None = None) -> Report:
     margins = sorted({float(m) for record in records if (m := at(record, "config.task.margin")) is not None})
     margin = margins[0] if margins else _MARGIN
     scores = Scores([run for arm in arms if arm.comparable for run in arm.runs] if metric.weighted else [], metric)
+    tuning.note_trials(arms, every_run)
     find_unfit(arms, reference, scores, metric)
     comparisons = compare(arms, reference, scores, metric, margin) if reference else {}
     flag(arms, reference, comparisons, metric)

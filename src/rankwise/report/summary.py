@@ -165,8 +165,8 @@ TESTS = [
     "sameness.",
     "Smallest sufficient rank: one-sided 5 % non-inferiority from the largest rank down, stopping at the first "
     "failure, which holds the chance of naming an insufficient rank to 5 % without further correction; of m families "
-    "each is tested at 5 % / m. An arm that diverged, learned nothing, is under-trained or had more learning rates to "
-    "choose from than full fine-tuning does not pass.",
+    "each is tested at 5 % / m. An arm that diverged, learned nothing or had more learning rates to choose from than "
+    "full fine-tuning does not pass; an under-trained one may, since more steps would help it.",
     "p-values of “no difference from full” are corrected for the number of arms (Holm 1979), the verdicts are not.",
 ]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def section(report: Report) -> Section | None:
     """A row for each side that had several learning rates to choose from; None where none had."""
-    tried, _ = rates_tried(report.arms, report.all_records)
+    tried, fresh = rates_tried(report.arms, report.all_records)
     if not tried:
         return None
     most = max(map(len, tried.values()))
@@ -32,7 +32,7 @@ def section(report: Report) -> Section | None:
         cells = [metric.score(value) for value in curve]
         rows.append([side, str(len(values)), rate(best), *cells, *[""] * (len(budgets) - len(cells))])
     header = ["side", "rates tried", "best", *(f"val. {metric.name}, best of {k}" for k in budgets)]
-    same = len({len(values) for values in tried.values()}) == 1
+    same = len({*_sizes(report.arms, tried, fresh).values()}) == 1
     parity = "All sides had the same number to choose from." if same else "Sides had different numbers to choose from."
     note = "Expected validation score of the best of k learning rates drawn from those tried (Dodge et al. 2019)."
     return Section("tuning", "Tuning as it was", header, rows, [f"{note} {parity}"])
@@ -46,7 +46,7 @@ def expected_best(values: list[float], k: int, lower_is_better: bool = False) ->
 
 def rates(arms: list[Arm], records: list[Record]) -> list[str]:
     """How the learning rates came about: chosen on other seeds, on these, or not at all."""
-    ours = [arm for arm in arms if arm.comparable and arm.lr is not None]
+    ours = _ours(arms)
     if not ours:
         return []
     tried, fresh = rates_tried(arms, records)
@@ -57,13 +57,32 @@ def rates(arms: list[Arm], records: list[Record]) -> list[str]:
         shown = ", ".join(f"{lr} ({', '.join(dict.fromkeys(methods))})" for lr, methods in by_rate.items())
         return [f"One learning rate per arm, {shown}: not tuned in this study, so another rate may change the order."]
     every = {lr for by_rate in tried.values() for lr in by_rate}
-    sizes = {side: len(by_rate) for side, by_rate in tried.items()}
-    of = f"{max(sizes.values())} each" if len(set(sizes.values())) == 1 else "different numbers"
+    sizes = _sizes(arms, tried, fresh)
+    of = f"{max(sizes.values())} each" if len({*sizes.values()}) == 1 else "different numbers"
     of += f" ({', '.join(f'{n} for {side}' for side, n in sizes.items())}; {rate(min(every))} to {rate(max(every))})"
     chosen = ", ".join(f"{arm.label} {rate(arm.lr)}" for arm in ours)
     seeds = "other seeds" if fresh else "the reported seeds, so that their scores are somewhat too high"
     remedy = "" if fresh else "; experiment=tuned_ranks judges the chosen rates on fresh seeds"
     return [f"Learning rates are the best on validation data out of {of}, on {seeds}: {chosen}{remedy}."]
+
+
+def note_trials(arms: list[Arm], records: list[Record]) -> None:
+    """Fill ``arm.elsewhere`` of arms whose method was tuned on other seeds, where full fine-tuning was not."""
+    tried, fresh = rates_tried(arms, records)
+    if fresh and "full" not in tried:
+        for arm in arms:
+            arm.elsewhere = max((len(by) for side, by in tried.items() if side.split()[0] == arm.method), default=0)
+
+
+def _sizes(arms: list[Arm], tried: dict[str, dict[float, float]], fresh: bool) -> dict[str, int]:
+    """How many rates each side had; on other seeds a method is tuned at one rank, perhaps, for all."""
+    tuned = {side.split()[0] for side in tried}
+    alone = [arm.label for arm in _ours(arms) if (arm.method not in tuned if fresh else arm.label not in tried)]
+    return {side: len(by_rate) for side, by_rate in tried.items()} | dict.fromkeys(alone, 1)
+
+
+def _ours(arms: list[Arm]) -> list[Arm]:
+    return [arm for arm in arms if arm.comparable and arm.lr is not None]
 
 
 def rates_tried(arms: list[Arm], records: list[Record]) -> tuple[dict[str, dict[float, float]], bool]:
