@@ -38,7 +38,7 @@ test-trackio:
 	grep -v '^pillow=' constraints.txt > .venv-trackio/constraints.txt
 	.venv-trackio/bin/python -m pip install --quiet --constraint .venv-trackio/constraints.txt \
 	  --editable '.[trackio]' pytest hypothesis
-	OMP_NUM_THREADS=1 .venv-trackio/bin/python -m pytest -rs tests/tracking/test_local_trackers.py
+	OMP_NUM_THREADS=1 .venv-trackio/bin/python -m pytest -rs tests/tracking/test_fields.py -k trackio
 
 # The newest versions that the bounds allow, pre-releases too: an environment of its own. It uses what `make fetch` fetched.
 test-next:
