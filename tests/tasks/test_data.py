@@ -206,6 +206,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "nan for a number": ([("x", "nan"), *ROWS], {"kind": "regression"}, "line 2 holds 'nan', not a number$"),
     "infinity for a number": ([("x", "inf"), *ROWS], {"threshold": 0}, "line 2 holds 'inf', not a number$"),
     "one class": ([(text, 1) for text, _ in ROWS], {}, r"^task.label=label: one class only \(1\)"),
+    "one number": ([(text, 1) for text, _ in ROWS], {"kind": "regression"}, "all [0-9]+ train rows hold 1, with which"),
     "one class by threshold": (ROWS, {"threshold": 5}, "one class only"),
     "all rows neutral": (ROWS, {"min_abs_label": 9}, "^task data: no row is left; all"),
     "an empty part": (ROWS[:4], {"test_share": 0.01}, "^task.n_(test|validation)=null: .* 0 rows .*; change"),

@@ -6,6 +6,7 @@ texts of those alone. So the data may be larger than memory, and only what a run
 
 import hashlib
 import json
+import re
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from rankwise.tasks.tables import Table
 __all__ = ["Data", "Split", "check_files", "load"]
 
 _QUOTED = 0.1  # share of texts in double quotes, from which on they hardly are a part of what is said
+_HALF = re.compile("[\ud800-\udfff]")  # of two that stand for one, which no tokenizer reads
 _COPY = 0.75  # share of training rows in a part that is a copy, as a validation part may be cut from the original
 
 
@@ -157,6 +159,8 @@ class _Index:
             if task.has_classes:
                 name = str(example.label)
                 label.append(labels.setdefault(name, Label(name, len(labels), example.cell)).number)
+            if _HALF.search("".join((*example.texts, str(example.label)))):
+                raise Refused(f"task data: row {len(place_) + 1} holds half of a character, such as \\ud800")
             missing += example.text.casefold() in MISSING
             quoted += example.text[:1] == example.text[-1:] == '"'
             inputs, texts = example.given, example.texts
@@ -251,6 +255,10 @@ def _collect(
         if wanted[row]:
             by_part[part[row]].append(example)
     splits = {name: _split(task, rows) for name, rows in zip(PARTS, by_part, strict=True)}
+    for name, split in splits.items():
+        if task.has_values and len(split) and np.ptp(split.labels) == 0:
+            same = f"all {len(split)} {name} rows hold {split.labels[0]:g}"
+            raise Refused(f"task.label={task.label}: {same}, with which nothing correlates; give several values")
     return splits, f"sha256:{hashed.hexdigest()[:16]}"
 
 

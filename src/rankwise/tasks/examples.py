@@ -20,6 +20,7 @@ Messages = list[dict[str, Any]]
 _FIELD = re.compile(r"{([^{}]+)}")
 _COMMA = re.compile(r"[+-]?(?:\d{1,3}(?:\.\d{3})+|\d+)(?:,\d+)?(?:[eE][+-]?\d+)?")  # 1.234,5
 _WHOLE = re.compile(r"\+?(-?(?:0|[1-9]\d*))(?:\.0+)?")
+_MOST = 1e30  # what is far below the square root of the largest float may be squared and summed up
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _SHAREGPT = {  # {from, value} in place of {role, content}
     "human": "user",
@@ -142,7 +143,7 @@ class Cell:
             number = float(text if isinstance(self.value, str) else self.value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if not math.isfinite(number):
+        if not abs(number) < _MOST:
             commas = decimal == "." and "," in text and _COMMA.fullmatch(text)
             remedy = """; 'task.decimal=","' reads commas""" if commas else ""
             raise self.refused(f"not a number{remedy}")
