@@ -80,6 +80,8 @@ REFUSED = [
     ("plan --join", ["--join: no such flag"]),
     ("train --resolve", ["--resolve: of --cfg"]),
     ("train -p task", ["--package: of --cfg"]),
+    ("train --cfg job -p metod", ["--package metod: no such part", "did you mean method?"]),
+    (f"plan --fit {'9' * 100}", ["--fit 999", "a size such as 24GB"]),
     ("train -m --cfg job", ["--multirun --cfg: one of these"]),
     ("train --cfg job --info all", ["--cfg --info: one of these"]),
     ("train -cn rank_sweep", ["-cn: no such flag (here it is experiment=NAME, or --config FILE)"]),

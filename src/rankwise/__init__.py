@@ -8,6 +8,7 @@ from typing import Any
 # for other hardware that did not load. It is said before anything of ours could keep it off the user's terminal.
 for _name in ("bitsandbytes", "torchao", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)
+logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # its retries; what comes of them is one line of ours
 
 # Flat public names, loaded when first used: importing rankwise imports nothing heavy.
 _PUBLIC = {

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     flags, words, options = split(arguments)
     prepare_environment()
     from rankwise.study.app import call_hydra
-    from rankwise.study.compose import from_snapshot
+    from rankwise.study.compose import from_snapshot, known_keys
     from rankwise.study.single import single
 
     if options.config is not None:
@@ -46,6 +46,9 @@ def main(arguments: list[str]) -> int:
         if asked and "LOCAL_RANK" not in os.environ:  # where Lightning starts itself again, it says some
             raise Refused(f"{asked[0]}: not with --config, which is one run as it was")
         return single(from_snapshot(options.config, [word for word in words if word not in hydra]))
+    part, keys = options.package, known_keys()
+    if part and not part.startswith(("hydra", *(f"{key}." for key in keys))) and part not in keys:
+        raise Refused(f"--package {part}: no such part of the config{near_key(part, keys)}")
     if options.dry_run:
         return call_hydra([*flags, *words], lambda config: _list([config]), _list)
     return call_hydra([*flags, *words], single)

@@ -1,6 +1,5 @@
 """The base LM: weights, tokenizer and task head, from wherever the config says."""
 
-from logging import getLogger
 from typing import Any
 
 import torch
@@ -34,7 +33,6 @@ def load(
     """
     logging.set_verbosity_error()  # that the head is new is what a fine-tuning run means
     logging.disable_progress_bar()
-    getLogger("huggingface_hub").setLevel("CRITICAL")  # its retries; what comes of them is one line of ours
     torch.manual_seed(seed)
     if asset.path is None and asset.hub_id is None:
         base, tokenizer = _random(model, kind, outputs, attention)
