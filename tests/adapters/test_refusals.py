@@ -57,8 +57,9 @@ def test_what_is_no_finished_run(
     (place / "result.json").write_text("{")
     assert "not a run's record" in refused(command, place, other, capsys)
     (place / "result.json").write_text(json.dumps(record))
-    (place / "config.yaml").unlink()
-    assert "config.yaml" in refused(command, place, other, capsys)
+    for text in ("", "5", "a: &a [*a]", "method: {name: nope}", None):
+        (place / "config.yaml").write_text(text) if text is not None else (place / "config.yaml").unlink()
+        assert "config.yaml" in refused(command, place, other, capsys)
 
 
 @every

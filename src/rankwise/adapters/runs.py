@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf.errors import OmegaConfBaseException
 
 from rankwise import assets, methods
-from rankwise.config import Config, Model, Task, typed
+from rankwise.config import Config, Model, Task, merged, typed
 from rankwise.errors import Refused, reason
+from rankwise.files import read_yaml
 from rankwise.tracking import record as records
 from rankwise.tracking.record import Record
 
@@ -77,9 +77,10 @@ def open_run(folder: Path) -> Run:
 
 
 def _config(folder: Path) -> Config:
+    values = read_yaml(folder / "config.yaml", "a run's config")
     try:
-        return typed(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, OmegaConfBaseException, TypeError) as error:
+        return typed(merged(values))
+    except (OmegaConfBaseException, TypeError, ValueError, KeyError) as error:
         raise Refused(f"{folder}: not a run's folder (config.yaml: {reason(error)})") from None
 
 

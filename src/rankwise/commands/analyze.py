@@ -41,18 +41,18 @@ def main(arguments: list[str]) -> int:
     document = analyze(options.name, options.runs, options.layer, options.module, options.side, options.of)
     stem = analyses.stem(document)
     part = analyses.section(document, stem)
+    folder = options.out or options.runs[0].expanduser().resolve().parent / analyses.FOLDER
+    files = {
+        folder / f"{stem}.json": json.dumps(document, ensure_ascii=False) + "\n",
+        folder / f"{stem}.svg": svg.alone(part.plot.image),
+    }
+    for file, text in files.items():
+        write(file, text, "--out ")
     if options.json:
         print_json(document)
     else:
         show(Text(part.lead))
         show_table(part.header, part.rows, justify="right")
         show(Text("\n".join(part.notes)))
-    folder = options.out or options.runs[0].expanduser().resolve().parent / analyses.FOLDER
-    for file, text in (
-        (folder / f"{stem}.json", json.dumps(document, ensure_ascii=False) + "\n"),
-        (folder / f"{stem}.svg", svg.alone(part.plot.image)),
-    ):
-        write(file, text, "--out ")
-        if not options.json:
-            print(file)
+        print("\n".join(map(str, files)))
     return 0

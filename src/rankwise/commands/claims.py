@@ -42,8 +42,8 @@ def main(arguments: list[str]) -> int:
     with Display(len(claims), stage="claims", lines=False) as shown:
         verdicts = judge(claims, records, options.tier, timings, lambda claim: shown.at(claim.id))
     document = to_json(verdicts, options.tier)
-    print_json(document) if options.json else show(table(verdicts))
     for file, text in ((options.markdown, markdown), (options.html, html)):
         if file:
             write(file, text(verdicts, document))
+    print_json(document) if options.json else show(table(verdicts))
     return 0

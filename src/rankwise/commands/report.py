@@ -53,12 +53,17 @@ def main(arguments: list[str]) -> int:
         report = build(folders, options.score)
         form = next((form for form in _FORMS if getattr(options, form)), None)
         columns = [name.strip() for name in (options.columns or "").split(",") if name.strip()]
+        if columns and form not in ("csv", "markdown", "latex"):
+            raise Refused("--columns: of --markdown, --csv or --latex")
+        files = report.write(options.out) if options.out else {}  # what is asked for by name is refused before a word
+        figures = _save_figures(report, options.figures) if options.figures else ""
         _print(report, form, columns)
-        if options.figures:
-            _save_figures(report, options.figures)
+        print(figures, end="")
         usual = None if form or options.score or any(map(pack.is_packet, paths)) else beside(paths)
-        if folder := options.out or usual:
-            _list_files(report.write(folder), paths)
+        if usual and not files:
+            files = report.write(usual)
+        if files:
+            _list_files(files, paths)
     return 0
 
 
@@ -76,8 +81,6 @@ def _by_task(options: argparse.Namespace, paths: list[Path]) -> int:
 
 
 def _print(report: Report, form: str | None, columns: list[str]) -> None:
-    if columns and form not in ("csv", "markdown", "latex"):
-        raise Refused("--columns: of --markdown, --csv or --latex")
     if form is None:
         show(report.table())
     elif form == "json":
@@ -86,14 +89,14 @@ def _print(report: Report, form: str | None, columns: list[str]) -> None:
         print(getattr(report, f"to_{form}")(columns), end="")
 
 
-def _save_figures(report: Report, folder: Path) -> None:
+def _save_figures(report: Report, folder: Path) -> str:
     from rankwise.report.report import save_figures
 
     try:
         files = save_figures(report, folder)
     except OSError as error:
         raise Refused(f"--figures {folder}: cannot be written ({error.strerror or error})") from None
-    print(f"figures   {folder}: {len(files)} as PDF and SVG")
+    return f"figures   {folder}: {len(files)} as PDF and SVG\n"
 
 
 def beside(paths: list[Path]) -> Path | None:

@@ -1,5 +1,6 @@
 """The Hydra app: one command line in, one run or one study out."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -39,7 +40,8 @@ def call_hydra(
     register_schema()
     multirun.exit_code, multirun.instead = 0, study
     _Single.start, _Single.argv, _Single.ended = single, sys.argv, 0
-    full_error = os.environ.get("HYDRA_FULL_ERROR")
+    full_error, log = os.environ.get("HYDRA_FULL_ERROR"), logging.getLogger()
+    level, handlers = log.level, log.handlers[:]
     program = "rankwise" if "-sc" in arguments else "rankwise train"  # the words that completion is registered for
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [program, *arguments], "1"
     try:
@@ -48,6 +50,8 @@ def call_hydra(
             hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
     finally:
         sys.argv = _Single.argv
+        log.setLevel(level)  # Hydra's last as long as the process
+        log.handlers[:] = handlers
         os.environ.pop("HYDRA_FULL_ERROR") if full_error is None else os.environ.update(HYDRA_FULL_ERROR=full_error)
     if isinstance(_Single.ended, BaseException):
         raise _Single.ended
