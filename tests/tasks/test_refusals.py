@@ -84,7 +84,12 @@ CAUSES: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
     "UTF-16 without a mark": ("a.csv", "text,label\n".encode("utf-16-le"), {}, "task.encoding=utf-16-le reads it"),
     "a spreadsheet": ("a.xlsx", b"PK\x03\x04\0\0", {}, "not text, but binary; a zip archive or a spreadsheet: unpack"),
     "a document's end": ("a.txt", b"x\n<|endoftext|>\n", PLAIN, r"2: .*; 'task.delimiter=.<\|endoftext\|>.' reads"),
-    "SQuAD": ("a.json", b'{"data": [{"title": "x", "paragraphs": []}]}', PROMPTS, "format=squad .*=answers.text reads"),
+    "SQuAD": (
+        "a.json",
+        b'{"data": [{"title": "x", "paragraphs": []}]}',
+        PROMPTS,
+        "answers.text task.format=squad reads",
+    ),
     "OpenAssistant": ("a.jsonl", b'{"message_tree_id": "x", "prompt": {}}\n' * 2, {}, "task=chat task.format=oasst re"),
     "XML": ("a.xml", b"<?xml version='1.0'?>\n<rows/>\n", {}, "it is XML or HTML: save its rows as CSV or JSON"),
     "several labels": ("a.jsonl", b'{"text": "x", "label": [1, 2]}\n', {}, "not a label; a row has one: a column for"),

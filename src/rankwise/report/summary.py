@@ -253,23 +253,14 @@ def _margin(margins: list[float], metric: Metric) -> list[str]:
 
 def provenance(records: list[Record]) -> list[tuple[str, str]]:
     """What the runs were made with: (what, values), each value that occurs, most frequent first."""
-    asked = (
-        "provenance.git",
-        "provenance.code",
-        "provenance.python",
-        "provenance.packages",
-        "provenance.hardware",
-        "run.host",
-        "provenance.model",
-        "provenance.data",
-    )
     rows = []
-    for path in asked:
+    for key in ("git", "code", "python", "packages", "hardware", "host", "model", "data"):
+        path = f"{'run' if key == 'host' else 'provenance'}.{key}"
         seen = Counter(_flat(value) for record in records if (value := at(record, path)))
         shown = [text if len(seen) == 1 else f"{text} ({n} runs)" for text, n in seen.most_common(4)]
         more = [f"and {len(seen) - 4} more"] if len(seen) > 4 else []
         if shown:
-            rows.append((path.split(".")[1], "; ".join(shown + more)))
+            rows.append((key, "; ".join(shown + more)))
     return rows
 
 

@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -153,37 +154,33 @@ def _unknown(label: Label, why: str) -> Refused:
 
 
 def _notes(task: Task, used: list[Label], sizes: Counter[str]) -> list[str]:
-    """Labels that hardly are classes: of one or two rows, or another's but for case and blanks."""
-    names = [label.name for label in used]
-    few = [f"{name!r} ({size})" for name, size in sizes.items() if size <= _FEW]
-    notes = [f"task.label={task.label}: classes of one or two rows: {', '.join(few[:5])}"] if few else []
-    if used and all("." in label.name and not _numbers_first(label.name)[0] for label in used):
-        notes.append(
-            f"task.label={task.label}: classes are fractions; task.kind=regression task.metric=pearson predicts"
-        )
-    missing = [label.name for label in used if _fold(label.name) in MISSING and not task.labels]
+    """Labels that hardly are classes: of one or two rows, several in one, or another's but for case and blanks."""
+    names, notes = [label.name for label in used], []
+    if few := [f"{name!r} ({size})" for name, size in sizes.items() if size <= _FEW]:
+        notes.append(f"classes of one or two rows: {', '.join(few[:5])}")
+    if names and all("." in name and not _numbers_first(name)[0] for name in names):
+        notes.append("classes are fractions; task.kind=regression task.metric=pearson predicts")
+    if not task.labels:
+        notes += _unnamed(names)
+    return [f"task.label={task.label}: {note}" for note in notes]
+
+
+def _unnamed(names: list[str]) -> Iterator[str]:
+    """What may be the matter with labels that ``task.labels`` does not name."""
+    missing = [name for name in names if _fold(name) in MISSING]
     if missing:
         mapped = ", ".join(f"{name}: {'null' if name in missing else name}" for name in names[:_SHOWN])
-        notes.append(
-            f"task.label={task.label}: {', '.join(map(repr, missing))} is a class; if it says that a label is missing, "
-            f"'task.labels={{{mapped}{', …' if len(names) > _SHOWN else ''}}}' leaves its rows out"
-        )
-    joined = [name for name in names if _SEVERAL.search(name) and {*_SEVERAL.split(name)} & {*names}]
-    if joined and not task.labels:
-        notes.append(
-            f"task.label={task.label}: {', '.join(map(repr, joined[:5]))} seem to be several labels in one; each such "
-            "text is a class of its own"
-        )
+        remedy = f"'task.labels={{{mapped}{', …' if len(names) > _SHOWN else ''}}}' leaves its rows out"
+        yield f"{', '.join(map(repr, missing))} is a class; if it says that a label is missing, {remedy}"
+    joined = [repr(name) for name in names if _SEVERAL.search(name) and {*_SEVERAL.split(name)} & {*names}]
+    if joined:
+        yield f"{', '.join(joined[:5])} seem to be several labels in one; each such text is a class of its own"
     spelled: dict[str, list[str]] = {}
-    for label in used:
-        spelled.setdefault(_fold(label.name), []).append(label.name)
+    for name in names:
+        spelled.setdefault(_fold(name), []).append(name)
     for twins in spelled.values():
-        if len(twins) > 1 and not task.labels:
-            shown = ", ".join(repr(name) for name in twins)
-            notes.append(
-                f"task.label={task.label}: {shown} differ only in case or blanks; task.labels=[{twins[0]}, …] joins"
-            )
-    return notes
+        if len(twins) > 1:
+            yield f"{', '.join(map(repr, twins))} differ only in case or blanks; task.labels=[{twins[0]}, …] joins"
 
 
 def _fold(name: str) -> str:

@@ -22,14 +22,7 @@ _COMMA = re.compile(r"[+-]?(?:\d{1,3}(?:\.\d{3})+|\d+)(?:,\d+)?(?:[eE][+-]?\d+)?
 _WHOLE = re.compile(r"\+?(-?(?:0|[1-9]\d*))(?:\.0+)?")
 _MOST = 1e30  # what is far below the square root of the largest float may be squared and summed up
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-_SHAREGPT = {  # {from, value} in place of {role, content}
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "observation": "tool",
-}
+_SHAREGPT = {"human": "user", "observation": "tool"} | dict.fromkeys(("gpt", "chatgpt", "bing", "bard"), "assistant")
 _CALLS = ("tool_calls", "function_call")
 _SOURCE = "source"  # as task.group, where no column is named so: the split or file that a row is of
 

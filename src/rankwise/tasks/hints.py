@@ -18,23 +18,15 @@ _KINDS = (  # what the first bytes of a file say that it is, and what to do
     (b"SQLite", "a data base: save the table as CSV"),
     (b"\x80", "perhaps a pickle, which is never opened: save it as Parquet or CSV"),
 )
+_TEMPLATE = "task=prompts 'task.template=\"{}\"' task.completion={}"
 _LAYOUTS = (  # the columns of a layout that is known, and the options that read it
     ({"messages"}, "task=chat"),
     ({"conversations"}, "task=chat task.messages=conversations"),
-    (
-        {"instruction", "input", "output"},
-        "task=prompts 'task.template=\"{instruction} {input}\"' task.completion=output",
-    ),
-    (
-        {"instruction", "context", "response"},
-        "task=prompts 'task.template=\"{instruction} {context}\"' task.completion=response",
-    ),
+    ({"instruction", "input", "output"}, _TEMPLATE.format("{instruction} {input}", "output")),
+    ({"instruction", "context", "response"}, _TEMPLATE.format("{instruction} {context}", "response")),
     ({"instruction", "output"}, "task=prompts task.prompt=instruction task.completion=output"),
     ({"question", "answer"}, "task=prompts task.prompt=question task.completion=answer"),
-    (
-        {"title", "paragraphs"},
-        "task=prompts task.format=squad 'task.template=\"{context}\\n{question}\"' task.completion=answers.text",
-    ),
+    ({"title", "paragraphs"}, _TEMPLATE.format(r"{context}\n{question}", "answers.text task.format=squad")),
     ({"message_id", "parent_id", "role", "text"}, "task=chat task.format=oasst"),
     ({"message_tree_id", "prompt"}, "task=chat task.format=oasst"),
     ({"prompt", "chosen"}, "task=prompts task.completion=chosen"),

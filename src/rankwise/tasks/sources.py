@@ -21,16 +21,8 @@ from rankwise.tasks.tables import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-PART_NAMES = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-}
+_NAMES = {"train": ("training",), "validation": ("valid", "val", "dev"), "test": ("testing",)}
+PART_NAMES = {name: part for part, others in _NAMES.items() for name in (part, *others)}
 _PART_IN_FRONT = re.compile(rf"^({'|'.join(PART_NAMES)})_", re.IGNORECASE)
 _ROWS = {ending for ending in tables.SUFFIXES if ending != ".txt"}
 _SHARD = re.compile(r"-\d+-of-\d+$")  # one of several files of a part, as the hub has them

@@ -28,16 +28,8 @@ Row = tuple[str, dict[str, Any] | None]  # its place, as "line 7", and its cells
 UNLABELLED = ("unsup", "unsupervised", "unlabeled", "unlabelled")  # folders beside those of the classes
 CHUNK = 2048  # rows of a binary table that are held at a time
 _COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-SUFFIXES = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".txt": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-}
+SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".txt": "tsv", ".parquet": "parquet", ".pq": "parquet"}
+SUFFIXES |= dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl")
 _LONGEST_FIELD = 1 << 24  # characters; what is longer is a quote that is never closed
 _CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")  # a text hardly has these, in any encoding of one byte
 _HARDLY = 0.03  # of a text's bytes; of random ones it is a tenth

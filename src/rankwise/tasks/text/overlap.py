@@ -139,16 +139,8 @@ def _treebank(answers: Sequence[str], references: References) -> tuple[list[str]
     if java is None:
         raise Absent("no java on the PATH")
     texts = [" ".join(text.splitlines()) for text in [*answers, *(text for texts in references for text in texts)]]
-    command = [
-        java,
-        "-cp",
-        library.STANFORD_CORENLP_3_4_1_JAR,
-        "edu.stanford.nlp.process.PTBTokenizer",
-        "-preserveLines",
-        "-lowerCase",
-        "-encoding",
-        "UTF-8",
-    ]
+    options = ["-preserveLines", "-lowerCase", "-encoding", "UTF-8"]
+    command = [java, "-cp", library.STANFORD_CORENLP_3_4_1_JAR, "edu.stanford.nlp.process.PTBTokenizer", *options]
     done = subprocess.run(
         command,
         input="\n".join(texts) + "\n",

@@ -1,10 +1,9 @@
 """Procedural reasoning tasks of the package reasoning-gym (Stojanovski et al. 2025), with its own scoring."""
 
-import contextlib
 import importlib
 import random
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,15 +11,9 @@ import numpy as np
 from rankwise.errors import Refused, did_you_mean
 
 # Their rows follow the order of sets, which Python shuffles anew in each process (version 0.1.25).
-_UNSTABLE = frozenset(
-    {
-        "intermediate_integration",
-        "isomorphic_strings",
-        "knight_swap",
-        "polynomial_multiplication",
-        "ransom_note",
-        "word_ladder",
-    }
+_UNSTABLE = (
+    *("intermediate_integration", "isomorphic_strings", "knight_swap"),
+    *("polynomial_multiplication", "ransom_note", "word_ladder"),
 )
 
 
@@ -61,7 +54,11 @@ def _generated(name: str, size: int, seed: int) -> tuple[Any, list[dict[str, Any
     if name in _UNSTABLE:
         allowed = "gives other rows in every process, so that no two runs could be compared"
         raise Refused.value("task.reasoning", name, allowed, "choose another data set")
-    with _seeded(seed):
+    from lightning.pytorch.utilities.seed import isolate_rng
+
+    with isolate_rng(include_cuda=False):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
         try:
             data = gym.create_dataset(name, size=size, seed=seed)
             return data, [data[item] for item in range(size)]
@@ -78,16 +75,3 @@ def _package(name: str) -> tuple[Any, Collection[str]]:
     except ImportError as error:
         allowed, remedy = f"needs reasoning-gym, which is missing ({error})", "pip install 'rankwise[reasoning]'"
         raise Refused.value("task.reasoning", name, allowed, remedy) from error
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """The global generators of Python and numpy at ``seed``, and as they were afterwards."""
-    before, before_numpy = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        random.setstate(before)
-        np.random.set_state(before_numpy)
