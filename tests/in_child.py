@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
+from rankwise.cli import main
 from rankwise.config import typed
 from rankwise.identity import folder
 from rankwise.run import run as rankwise_run
@@ -25,6 +26,12 @@ from rankwise.train import checkpoint
 from rankwise.train.watch import Watch
 
 torch.set_num_threads(1)
+
+
+def command(folder: str, arguments: list[str]) -> int:
+    """The command line in a folder; returns its exit code."""
+    os.chdir(folder)
+    return main(arguments)
 
 
 def run(config: dict[str, Any]) -> None:

@@ -78,6 +78,12 @@ class Zygote:
             if answer and "code" not in answer:
                 return Child(self, answer["pid"], folder)
 
+    def rankwise(self, folder: Path, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
+        """The command in this folder, without the seconds that its imports take."""
+        said = folder.parent / f"said-{time.monotonic_ns()}"
+        child = self(said, "command", str(folder), [str(argument) for argument in arguments], **env)
+        return subprocess.CompletedProcess(arguments, child.wait(300), child.stdout, child.stderr)
+
     def read(self, timeout: float) -> dict[str, int]:
         """The next answer, or nothing when none comes in time."""
         assert self.process.stdout
@@ -133,9 +139,8 @@ def _become(request: dict[str, Any]) -> NoReturn:
         os.dup2(handle, stream)
         os.close(handle)
     os.environ.update(request["env"])
-    code = 0
     try:
-        getattr(importlib.import_module("in_child"), request["target"])(*request["arguments"])
+        code = getattr(importlib.import_module("in_child"), request["target"])(*request["arguments"]) or 0
     except BaseException:
         traceback.print_exc()
         code = 1

@@ -1,8 +1,6 @@
 """A tiny study, tracked online on a server of its own, and the command in a process of its own."""
 
-import os
-import subprocess
-import sys
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,12 +43,6 @@ def study(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Iterator[
 
 
 @pytest.fixture
-def rankwise(tmp_path: Path) -> Command:
+def rankwise(zygote: Zygote, tmp_path: Path) -> Command:
     """``rankwise("report", folder, WANDB_MODE="offline")``: what came of it."""
-
-    def call(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, **of_nobody(tmp_path), "OMP_NUM_THREADS": "1", **more}
-        command = [sys.executable, "-m", "rankwise", *map(str, arguments)]
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
-
-    return call
+    return functools.partial(zygote.rankwise, tmp_path, **of_nobody(tmp_path))

@@ -1,12 +1,11 @@
 """The command, with real runs of a tiny model."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from zygote import Zygote
 
 from rankwise.report.answers import read
 from rankwise.report.report import build
@@ -18,15 +17,10 @@ FAST = ["find", "debug=fast", "method.rank=1,4", "--rates", "default", "--margin
 ASK = [*FAST, "trainer.max_steps=80", "method.lr=1e-2", "--reference", "r=8", "--jobs", "2"]
 
 
-def rankwise(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "ignore", "-m", "rankwise", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-
-
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def found(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("find")
-    done = rankwise(folder, *ASK, "--json")
+    done = zygote.rankwise(folder, *ASK, "--json")
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout)
 
@@ -52,18 +46,18 @@ def test_it_ends_in_one_sentence_that_the_records_bear_out(found: tuple[Path, di
             assert row["verdict"] == "not run" and row["gain"] is None
 
 
-def test_a_reference_that_gives_one_answer_forbids_a_conclusion(tmp_path: Path) -> None:
+def test_a_reference_that_gives_one_answer_forbids_a_conclusion(zygote: Zygote, tmp_path: Path) -> None:
     """Six steps teach a random model nothing: every arm scores the same, which is no sameness."""
-    done = rankwise(tmp_path, *FAST)
+    done = zygote.rankwise(tmp_path, *FAST)
     assert done.returncode == 0
     said = "No conclusion: full fine-tuning: 3/3 give one answer to every text; train it longer, or with --rates tune. "
     assert " ".join(done.stdout.split()).startswith(said)
 
 
-def test_a_second_start_runs_nothing_and_says_the_same(found: tuple[Path, dict[str, Any]]) -> None:
+def test_a_second_start_runs_nothing_and_says_the_same(zygote: Zygote, found: tuple[Path, dict[str, Any]]) -> None:
     folder, told = found
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("result.json")}
-    again = rankwise(folder, *ASK, "--json")
+    again = zygote.rankwise(folder, *ASK, "--json")
     assert json.loads(again.stdout) == told
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("result.json")} == before
 
@@ -99,15 +93,15 @@ def test_a_file_that_is_no_answer_is_left_out(text: str, tmp_path: Path) -> None
     assert read([record]) == []
 
 
-def test_a_dry_run_lists_the_stages_and_makes_nothing(tmp_path: Path) -> None:
-    done = rankwise(tmp_path, *ASK, "--dry-run")
+def test_a_dry_run_lists_the_stages_and_makes_nothing(zygote: Zygote, tmp_path: Path) -> None:
+    done = zygote.rankwise(tmp_path, *ASK, "--dry-run")
     assert done.returncode == 0 and list(tmp_path.iterdir()) == []
     first = [line.split()[0] for line in done.stdout.splitlines() if line[:1].isalpha()]
     assert first == ["stage", "pilot", "confirm", "Training"]
 
 
-def test_a_run_that_fails_ends_it_by_name(tmp_path: Path) -> None:
-    done = rankwise(tmp_path, *ASK, "task.n_test=5000")
+def test_a_run_that_fails_ends_it_by_name(zygote: Zygote, tmp_path: Path) -> None:
+    done = zygote.rankwise(tmp_path, *ASK, "task.n_test=5000")
     assert done.returncode == 1
     assert done.stdout.startswith("No conclusion: task.n_test=5000: the data have")
     assert "lora-r8-qv-lr0.01-s0 failed; its seed was not replaced." in done.stdout
