@@ -40,7 +40,7 @@ def test_signs_in_the_name_of_outputs_lose_nothing(outputs: str, tiny: Tiny, tmp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     record = run(tiny("bert", outputs=outputs))
-    assert record.folder and str(record.folder).startswith(outputs.replace("//", "/").replace("~", os.environ["HOME"]))
+    assert str(record.folder).startswith(outputs.replace("//", "/").replace("~", os.environ["HOME"]))
     assert {"adapter", "predictions.parquet"} <= {path.name for path in record.folder.iterdir()}
     assert not (tmp_path / "~").exists()
 
@@ -125,7 +125,6 @@ def test_records_are_as_private_as_the_umask_says(tiny: Tiny) -> None:
         record = run(tiny("bert", "tfidf"))
     finally:
         os.umask(before)
-    assert record.folder
     modes = {stat.S_IMODE(path.stat().st_mode) for path in record.folder.iterdir()}
     assert modes == {0o600}
 

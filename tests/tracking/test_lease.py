@@ -103,7 +103,6 @@ def test_of_many_that_take_a_dead_machines_run_one_gets_it(begun: Begin, tmp_pat
 def test_a_run_that_trains_on_another_machine_is_running(tiny: Callable[..., Config]) -> None:
     record = begin(tiny(), None)
     record.write()
-    assert record.folder
     (record.folder / ".lock").touch()
     held = {"host": socket.gethostname() + "-2", "pid": 1, "token": "x"}
     (record.folder / LEASE).write_text(json.dumps(held))

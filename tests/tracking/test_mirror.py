@@ -97,14 +97,12 @@ def test_ids_and_groups_are_of_one_study_folder(tracked: Tiny, tmp_path: Path) -
     one, other = (begin(tracked(outputs=str(tmp_path / place)), None) for place in ("here", "there"))
     for record in (one, other):
         record.write()
-        assert record.folder
         before = placed(record)  # as a dashboard asks, which only reads
         assert [path.name for path in record.folder.parent.iterdir()] == [record.folder.name]
         mark(record.folder.parent)
         assert placed(record)["id"] != before["id"]
     mine, theirs = placed(one), placed(other)
     assert mine["id"] != theirs["id"] and mine["group"] != theirs["group"] and mine["name"] == theirs["name"]
-    assert one.folder
     one.folder = one.folder.parent.rename(tmp_path / "moved") / one.folder.name
     assert (placed(one)["id"], placed(one)["group"]) == (mine["id"], mine["group"])
 

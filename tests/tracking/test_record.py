@@ -32,7 +32,6 @@ def finished(config: Config, **groups: Any) -> Record:
 
 def change(record: Record, **values: Any) -> Path:
     """Set keys of a written record's file."""
-    assert record.folder
     path = record.folder / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
     return record.folder
@@ -52,7 +51,6 @@ def test_numbers_that_are_not_finite_are_null_at_any_depth(tiny: Tiny) -> None:
     record = finished(
         tiny(), objective=math.nan, metrics={"curve": [{"loss": math.inf}, {"loss": np.float64("nan")}], "n": (1, 2.5)}
     )
-    assert record.folder
     stored = json.loads((record.folder / "result.json").read_text(), parse_constant=pytest.fail)
     assert stored["objective"] is None
     assert stored["metrics"] == {"curve": [{"loss": None}, {"loss": None}], "n": [1, 2.5]}
@@ -100,7 +98,6 @@ def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
 def test_a_running_record_without_a_process_reads_as_stopped(tiny: Tiny) -> None:
     record = begin(tiny(), None)
     record.write()
-    assert record.folder
     assert read(record.folder).status == "stopped"
     with owned(record.folder):
         assert read(record.folder).status == "running"
@@ -131,7 +128,6 @@ def test_an_owner_that_raises_lets_go(tmp_path: Path) -> None:
 def test_readers_neither_keep_a_run_from_starting_nor_take_each_other_for_it(tiny: Tiny) -> None:
     record = begin(tiny(), None)
     record.write()
-    assert record.folder
     place, done, statuses = record.folder, threading.Event(), set()
     (place / ".lock").touch()
 

@@ -159,7 +159,6 @@ def test_a_logger_is_told_what_the_journal_is_told_and_the_test_scores(
     assert main([*RUN, *method, "logger=mine"]) == 0
     assert capsys.readouterr().err == ""
     (record,) = find([Path("outputs")])
-    assert record.folder
     with Path("table/metrics.csv").open() as file:
         rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
     own = [{key: row[key] for key in row if key != "attempt"} for row in read_rows(record.folder / "metrics.jsonl")]
@@ -217,7 +216,7 @@ def test_what_lightnings_trainer_is_told_by_name_reaches_it_and_the_run_is_no_re
     monkeypatch.chdir(tmp_path)
     assert main(["train", *words, *SMALL]) == 0
     (record,) = find([Path("outputs")])
-    assert record.folder and record.config["stage"] == "debug"
+    assert record.config["stage"] == "debug"
     profiled = [path.read_text() for path in record.folder.glob("fit-profile.txt")]
     assert ["FineTuner.optimizer_step" in text for text in profiled] == [True] * (words[0] == "debug=profiler")
     assert record.compute["steps"] == (0 if LATE in words else 2 if profiled else 6)

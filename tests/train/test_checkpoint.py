@@ -58,7 +58,7 @@ def cut(config: Config, step: int) -> list[int]:
 
 def told(record: Record) -> dict[str, Any]:
     """A record without what differs between two runs of one config: where, when, how fast, how often."""
-    values: dict[str, Any] = json.loads((record.folder / "result.json").read_text())  # type: ignore[operator]
+    values: dict[str, Any] = json.loads((record.folder / "result.json").read_text())
     for key in ("started", "ended", "pid", "attempts"):
         del values["run"][key]
     for key in ("seconds", "tokens_per_s", "mfu", "peak_flops", "peak_flops_source"):
@@ -71,7 +71,6 @@ def told(record: Record) -> dict[str, Any]:
 def assert_same(one: Record, other: Record) -> None:
     """To the bit: record, rows, predictions, and whatever is kept of the weights."""
     assert told(one) == told(other)
-    assert one.folder and other.folder
     rows = [[row | {"attempt": 1} for row in read_rows(record.folder / "metrics.jsonl")] for record in (one, other)]
     assert rows[0] == rows[1] and len(rows[0]) > 3
     files = [sorted(p.relative_to(r.folder) for p in r.folder.rglob("*") if p.is_file()) for r in (one, other)]

@@ -31,13 +31,11 @@ pytestmark = pytest.mark.usefixtures("torch_as_it_was")
 
 
 def predictions(record: Record) -> dict[str, list[Any]]:
-    assert record.folder
     columns: dict[str, list[Any]] = pq.read_table(record.folder / "predictions.parquet").to_pydict()
     return columns
 
 
 def adapter(record: Record) -> dict[str, torch.Tensor]:
-    assert record.folder
     return load_file(record.folder / "adapter" / "adapter_model.safetensors")
 
 
@@ -62,7 +60,7 @@ def test_a_run_learns_and_leaves_a_whole_record(tiny: Tiny, shape: str, method: 
     sixteen = {"task__n_train": 16, "trainer__batch_size": 16, "trainer__max_steps": 30, "trainer__validations": 1}
     record = run(tiny(shape, method, "all_linear", method__alpha="2r", optim__lr=lr, **CONSTANT, **sixteen))
     assert record.status == "finished" and record.error is None and not record.compute["diverged"]
-    assert record.folder and record.to_dict() == read(record.folder).to_dict()
+    assert record.to_dict() == read(record.folder).to_dict()
     losses = [row["train/loss"] for row in read_rows(record.folder / "metrics.jsonl") if "train/loss" in row]
     assert len(losses) == 30 and np.mean(losses[-10:]) < share * losses[0]  # dropout makes single ones noisy
     assert record.compute["steps"] == 30 and record.params["trainable"] > 0
@@ -168,7 +166,6 @@ def test_an_epoch_sees_every_row_once_also_where_the_last_step_is_short(tiny: Ti
 
 
 def logged(record: Record) -> list[dict[str, Any]]:
-    assert record.folder
     return [row for row in read_rows(record.folder / "metrics.jsonl") if "lr" in row]
 
 
@@ -225,7 +222,6 @@ def test_a_run_that_diverges_is_marked_tested_and_written_down(tiny: Tiny, objec
     record = run(tiny("llama", "full", objective=objective, **EXPLODING))
     assert record.status == "finished" and record.compute["diverged"] is True
     assert 2 < record.compute["steps"] < 40
-    assert record.folder
     stored = json.loads((record.folder / "result.json").read_text(), parse_constant=pytest.fail)
     finite = [row["step"] for row in stored["metrics"]["curve"] if row["val/loss"] is not None]
     assert 0 < len(finite) < len(stored["metrics"]["curve"])
@@ -249,7 +245,7 @@ def test_a_run_that_never_had_a_finite_loss_has_no_objective(tiny: Tiny, tmp_pat
     assert record.status == "finished" and record.compute["diverged"] and record.compute["steps"] <= 1
     assert record.objective is None and record.metrics["validation"] == {} and record.metrics["best_step"] == 0
     assert record.metrics["test"]["accuracy"]["n"] == 64 and len(predictions(record)["item"]) == 64
-    assert record.folder and read(record.folder).metrics["test"]["loss"]["value"] is None
+    assert read(record.folder).metrics["test"]["loss"]["value"] is None
 
 
 @pytest.mark.parametrize(("shape", "method"), [("bert", "lora"), ("roberta", "full"), ("gpt2", "head")])
@@ -297,7 +293,6 @@ def test_gradients_are_clipped_to_the_norm_that_is_asked(tiny: Tiny, monkeypatch
 def test_the_learning_rate_that_is_logged_is_the_one_of_the_step(tiny: Tiny) -> None:
     config = tiny(trainer__max_steps=10, optim__warmup=0.2, optim__lr=2e-3)
     record = run(config)
-    assert record.folder
     rows = [row for row in read_rows(record.folder / "metrics.jsonl") if "lr" in row]
     assert [row["step"] for row in rows] == list(range(1, 11))
     assert [row["lr"] for row in rows] == pytest.approx([2e-3 * rate(config.optim, step, 10) for step in range(10)])
@@ -333,7 +328,6 @@ def test_test_predictions_are_those_of_the_exported_adapter_row_by_row(tiny: Tin
     sizes = {"trainer__max_steps": 40, "trainer__eval_batch_size": 16, "task__n_validation": 50}
     config = tiny(shape, optim__lr=1e-2, **paths, **sizes)
     record = run(config)
-    assert record.folder
     columns = predictions(record)
     rows = data.load(config.task, resolve(config.task), 0)
     assert len({len(text) for text in rows.test.texts}) > 20
@@ -365,7 +359,6 @@ def test_tokens_are_counted_without_padding(tiny: Tiny, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(("method", "file"), [("lora", "adapter_model.safetensors"), ("head", "head.safetensors")])
 def test_nothing_but_what_is_promised_is_left_in_a_runs_folder(tiny: Tiny, method: str, file: str) -> None:
     record = run(tiny(method=method))
-    assert record.folder
     names = {path.name for path in record.folder.iterdir()} - {".lock"}
     assert names == {"result.json", "config.yaml", "metrics.jsonl", "predictions.parquet", "adapter"}
     sizes = {path.name: path.stat().st_size for path in (record.folder / "adapter").iterdir()}
