@@ -100,6 +100,12 @@ class Arm:
         """How many learning rates its own was chosen from, on these seeds or on others."""
         return max(len(self.trials), self.elsewhere)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it is, as documents have it."""
+        names = ("rank", "alpha", "targets", "quant")
+        return {"label": self.label, "method": self.method} | {name: self.settings.get(name) for name in names}
+
     def replicates(self) -> list[Replicate]:
         return [replicate(run) for run in self.runs]
 
@@ -271,19 +277,21 @@ def _trial(lr: float, runs: dict[Replicate, Record], common: set[Replicate]) -> 
 
 def _scores(arm: Arm) -> dict[str, Interval]:
     """Every test metric with its interval. A score that is not finite cannot enter a mean; it is flagged elsewhere."""
-    scores: dict[str, Interval] = {}
+    scores = {}
     for metric in sorted({name for run in arm.runs for name in run.scores}):
-        scored = [run for run in arm.runs if (run.scores.get(metric) or {}).get("value") is not None]
-        if scored:
-            cells = [run.scores[metric] for run in scored]
-            ses = [cell["se"] for cell in cells if cell.get("se") is not None]
-            values, items = [float(cell["value"]) for cell in cells], cells[0].get("n")
-            within = metrics.named(metric).range
-            replicates = [replicate(run) for run in scored]
-            scores[metric] = interval(
-                values, ses, within=within, items=items, median=arm.optimistic, replicates=replicates
-            )
-    return scores
+        cells = [(run, run.scores.get(metric)) for run in arm.runs]
+        scores[metric] = over_runs(cells, within=metrics.named(metric).range, median=arm.optimistic)
+    return {metric: score for metric, score in scores.items() if score}
+
+
+def over_runs(cells: Iterable[tuple[Record, Any]], sign: float = 1.0, **how: Any) -> Interval | None:
+    """The interval of what runs measured, each as {value, se, n}; None where none of them has a value."""
+    known = [(run, cell) for run, cell in cells if (cell or {}).get("value") is not None]
+    if not known:
+        return None
+    values, items = [sign * float(cell["value"]) for _, cell in known], known[0][1].get("n")
+    ses = [cell["se"] for _, cell in known if cell.get("se") is not None]
+    return interval(values, ses, items=items, replicates=[replicate(run) for run, _ in known], **how)
 
 
 def give_names(arms: list[Arm]) -> None:

@@ -140,16 +140,10 @@ class ByTask:
             task: {m: asdict(s) for m, s in sorted(arm.scores.items()) if m in {*self.tasks[task], *of_averages[task]}}
             for task, arm in row.tasks.items()
         }
-        settings = row.arm.settings
-        return {
+        return row.arm.facts | {
             "label": row.label,
             "model": row.model,
             "protocol": "paper" if row.arm.optimistic else "clean",
-            "method": row.arm.method,
-            "rank": row.arm.rank,
-            "alpha": settings.get("alpha"),
-            "targets": settings.get("targets"),
-            "quant": settings.get("quant"),
             "lr": {task: arm.lr for task, arm in row.tasks.items()},
             "tasks": scores,
             "averages": {name: score and asdict(score) for name, score in row.averages.items()},

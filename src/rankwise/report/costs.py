@@ -43,14 +43,12 @@ def _is_whole(group: dict[str, Any]) -> bool:
 
 def peak_bytes(arm: Arm, during: str = "train") -> float | None:
     """The largest sum of live tensors at one moment of a step."""
-    peak: float | None = memory(arm, during).get("peak_bytes")
-    return peak
+    return memory(arm, during).get("peak_bytes")
 
 
 def predicted_bytes(arm: Arm) -> float | None:
     """The same of a training step, computed from the config before any training."""
-    peak: float | None = (memory(arm).get("predicted") or {}).get("peak_bytes")
-    return peak
+    return (memory(arm).get("predicted") or {}).get("peak_bytes")
 
 
 def prediction_error(arm: Arm) -> float | None:

@@ -70,15 +70,9 @@ def _arm(report: Report, arm: Arm) -> dict[str, Any]:
     comparison = report.comparison(arm)
     verdict = comparison.verdict if comparison else ""
     lost = forgotten(arm)
-    return {
-        "label": arm.label,
-        "method": arm.method,
-        "rank": arm.rank,
+    return arm.facts | {
         "rank_fraction": rank_fraction(arm),
-        "alpha": arm.settings.get("alpha"),
         "scale": arm.first("lora.scale"),
-        "targets": arm.settings.get("targets"),
-        "quant": arm.settings.get("quant"),
         "lr": arm.lr,
         "n": len(arm.runs),
         "scores": {name: asdict(score) for name, score in arm.scores.items()},

@@ -3,10 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rankwise.compare import replicate
 from rankwise.metrics import METRICS, Metric
-from rankwise.report.arms import Arm
-from rankwise.statistics import Interval, interval
+from rankwise.report.arms import Arm, over_runs
+from rankwise.statistics import Interval
 from rankwise.tracking.fields import at
 
 _METRICS = {"loss": METRICS["loss"], "probe": METRICS["accuracy"]}  # what the answers of each measure are shown as
@@ -51,11 +50,7 @@ def forgotten(arm: Arm) -> Forgotten | None:
     same = [run for run in asked if at(run, "config.forgetting.name") == texts]
 
     def over(part: str, sign: float = 1.0) -> Interval | None:
-        known = [run for run in same if at(run, f"metrics.forgetting.{part}.value") is not None]
-        cells = [at(run, f"metrics.forgetting.{part}") for run in known]
-        ses = [cell["se"] for cell in cells if cell.get("se") is not None]
-        values, replicates = [sign * cell["value"] for cell in cells], [replicate(run) for run in known]
-        return interval(values, ses, replicates=replicates) if known else None
+        return over_runs(((run, at(run, f"metrics.forgetting.{part}")) for run in same), sign)
 
     before, after, amount = over("before"), over("after"), over("difference", -1.0 if measure == "probe" else 1.0)
     if before is None or after is None or amount is None:

@@ -49,17 +49,15 @@ def _models(report: Report) -> str:
     names = _values(report, "config.model.name")
     sizes = {arm.first("params.total") for arm in report.arms if arm.method == "full"} - {None}
     size = f" ({si(min(sizes))} parameters)" if len(sizes) == 1 else ""
-    prints = [str(text).removeprefix("sha256:") for text in _values(report, "provenance.model.fingerprint")]
-    return f"Base model: {_list(names)}{size}{_fingerprints(prints)}."
+    return f"Base model: {_list(names)}{size}{_fingerprints(report, 'model')}."
 
 
 def _data(report: Report) -> str:
     first = next((run for arm in report.arms for run in arm.runs), None)
     data: dict[str, Any] = dict(first.provenance.get("data") or {}) if first else {}
     sizes = [f"{data[part]:,} {part}" for part in ("train", "validation", "test") if data.get(part)]
-    prints = [str(text).removeprefix("sha256:") for text in _values(report, "provenance.data.fingerprint")]
     of = f": {', '.join(sizes)} examples" if sizes else ""
-    return f"Data: {_list(_values(report, 'config.task.name'))}{of}{_fingerprints(prints)}."
+    return f"Data: {_list(_values(report, 'config.task.name'))}{of}{_fingerprints(report, 'data')}."
 
 
 def _arms(report: Report) -> str:
@@ -100,5 +98,6 @@ def _list(values: list[str]) -> str:
     return ", ".join(values) or "unknown"
 
 
-def _fingerprints(prints: list[str]) -> str:
-    return f", SHA-256 {', '.join(f'{text[:12]}…' for text in prints)}" if prints else ""
+def _fingerprints(report: Report, part: str) -> str:
+    prints = [text.removeprefix("sha256:")[:12] for text in _values(report, f"provenance.{part}.fingerprint")]
+    return f", SHA-256 {', '.join(f'{text}…' for text in prints)}" if prints else ""
