@@ -81,6 +81,8 @@ def test_rows_that_task_labels_leaves_out_are_counted(tmp_path: Path) -> None:
             r"the labels are 1 to 3; say which is which: 'task.labels=\{1: World, 2: Sports, 3: Business\}'$",
         ),
         ([-1, 0, 1], {"labels": ["bad", "so", "good"]}, r"'task.labels=\{-1: bad, 0: so, 1: good\}'$"),
+        ([-1, 1], {"labels": ["bad", "good"]}, r"'task.labels=\{-1: bad, 1: good\}'$"),
+        ([0, 4], {"labels": ["bad", "good"]}, r"'task.labels=\{0: bad, 4: good\}'$"),
         ([-1, 0, 1], {"labels": ["bad", "good"]}, r"line 1 holds -1, none .*LABEL: CLASS, …, -1: null\}'"),
         ([f"id{i}" for i in range(120)], {}, r"\(and \d\d other classes\) is .*nearly every row has its own"),
         ([1, 2, 3], {"labels": {1: "a", 2: "b"}}, r" line 3 holds 3, none of task.labels=1, 2; .*3: null"),

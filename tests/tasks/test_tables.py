@@ -166,7 +166,7 @@ def test_a_column_may_say_the_part(tmp_path: Path) -> None:
         Refused, match=r"^task.split=fold: .*data.tsv line 202 holds 'held out', none of train, trai.*; task.spl"
     ):
         read(path, split="fold")
-    data = read(path, split="fold", splits={"train": ["Valid", "train"], "test": "dev"})
+    data = read(path, split="fold", splits={"train": ["Valid", "train", 7], "test": "dev"})
     assert data.skipped == 81 and set(data.test.texts) == {text for text, _ in ROWS[1::5]}
     assert {*data.train.texts, *data.validation.texts} == {text for i, (text, _) in enumerate(ROWS) if i % 5 in (0, 3)}
 

@@ -91,7 +91,8 @@ class Classes:
             if counts[number, part] == counts[:, part].sum():
                 remedy = "if that part has no labels, task.files={train: NAME} leaves it out"
             elif not any(_numbers_first(label.name)[0] for label in self.labels):
-                remedy += "; for numbers to be predicted, task.kind=regression task.metric=pearson"
+                numbers = "for numbers to be predicted, task.kind=regression task.metric=pearson"
+                remedy = numbers if any("." in name for name in self.names) else f"{remedy}; {numbers}"
             elif len(self.names) > len(part_k) / 2:
                 remedy = "nearly every row has its own: is it the right column?"
             raise Refused(
@@ -131,8 +132,10 @@ def _by_list(task: Task, labels: list[Label]) -> tuple[list[str], dict[str, int]
         else [int(label.name) for label in labels if _NUMBER.fullmatch(label.name)]
     )
     least, most = min(numbers, default=0), max(numbers, default=0)
-    if least != 0 and most - least < len(names) and task.threshold is None:
-        pairs = ", ".join(f"{least + position}: {name}" for position, name in enumerate(names))
+    each = len({*numbers}) == len(names)
+    if (least != 0 or most >= len(names)) and (each or most - least < len(names)) and task.threshold is None:
+        meant = sorted({*numbers}) if each else range(least, least + len(names))
+        pairs = ", ".join(f"{number}: {name}" for number, name in zip(meant, names, strict=True))
         shown = f"task.labels={', '.join(names)}: names numbers from 0, and the labels are {least} to {most}"
         raise Refused(f"{shown}; say which is which: 'task.labels={{{pairs}}}'")
     for label in labels:

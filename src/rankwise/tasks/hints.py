@@ -63,6 +63,12 @@ def delimiter(text: str) -> str:
     return f"is task.delimiter right? {option} parts it{names}{other}"
 
 
+def quotes(header: str) -> str:
+    """What to do about a table whose quotes end where no field does."""
+    sign = next((sign for sign in (";", TAB, "|") if f'"{sign}"' in header), None)
+    return delimiter(sign) if sign else "a quote inside quotes is written twice; with task.format=tsv, quotes are text"
+
+
 def fields(cells: list[str], names: list[str], sign: str, quoted: bool) -> str:
     """What to do about a line that has more or fewer fields than the table has columns."""
     if names[0].startswith(("{", "[")):

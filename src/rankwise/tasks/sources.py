@@ -185,7 +185,9 @@ def split_parts(task: Task) -> dict[str, str]:
     """The part that each value of the column ``task.split`` stands for: as ``task.splits`` says, or by its name."""
     if not task.splits:
         return PART_NAMES
-    return {name.lower(): part for part, names in _parts(task.splits, "splits").items() for name in names}
+    values = task.splits.items() if isinstance(task.splits, dict) else ()
+    named = {part: list(map(str, names if isinstance(names, list) else [names])) for part, names in values}
+    return {name.lower(): part for part, names in _parts(named, "splits").items() for name in names}
 
 
 def _hub(task: Task, hub_id: str) -> tuple[list[Table], list[str]]:

@@ -104,7 +104,7 @@ def delimited(
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            remedy = "a quote inside quotes is written twice; with task.format=tsv, quotes are text"
+            remedy = hints.quotes(first)
             raise Refused(f"task data {path} {where}: not a text table ({error}); {remedy}") from None
         if fields is None:
             return
