@@ -245,6 +245,9 @@ def test_a_folder_of_the_hub_is_read(tmp_path: Path) -> None:
     (tmp_path / "data").rename(tmp_path / "parts/train")
     (tmp_path / "parts/train/test-00000-of-00001.parquet").rename(tmp_path / "parts/test/0.parquet")
     assert content(read(tmp_path / "parts")) == content(data)
+    (tmp_path / "around").mkdir()
+    shutil.copytree(tmp_path / "parts", tmp_path / "around/parts")
+    assert content(read(tmp_path / "around")) == content(data)
     assert content(read(Path(shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path, "parts")))) == content(data)
 
 

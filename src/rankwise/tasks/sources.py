@@ -38,6 +38,8 @@ def open_tables(task: Task, asset: Asset) -> tuple[list[Table], list[str]]:
         return [_generated(task)], []
     notes: list[str] = []
     where = unpacked(asset.path)
+    while not task.files and where.is_dir() and len(inside := [*where.iterdir()]) == 1 and _is_wrapped(inside[0]):
+        where = inside[0]
     if where.is_file():
         files = {"train": [where]}
     elif any((where / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
@@ -62,6 +64,11 @@ def open_tables(task: Task, asset: Asset) -> tuple[list[Table], list[str]]:
     return opened, notes + [
         f"{table.name} is read as {table.encoding}; if that is wrong, set task.encoding" for table in guessed
     ]
+
+
+def _is_wrapped(path: Path) -> bool:
+    """Whether a folder that holds this alone stands for it, as ``aclImdb`` in the folder of its archive."""
+    return path.is_dir() and path.name.lower() not in PART_NAMES
 
 
 def _table(path: Path, task: Task, part: str, label: str | None) -> Table:
