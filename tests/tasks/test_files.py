@@ -64,6 +64,11 @@ FORMS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
         {"columns": ["text", "label", "..."]},
     ),
     "Excel's first line": ("a.csv", b"sep=;\r\ntext;label\r\n" + body(";", "\r\n"), {}),
+    "no header": (
+        "a.csv",
+        "".join(f'{y},"{t}",x\n' for t, y in ROWS).encode(),
+        {"columns": ["y", "said", "rest"], "text": "said", "label": "y"},
+    ),
     "invisible signs": ("a.csv", "text,\u200blabel\ufeff\n".encode() + body(","), {}),
     "columns without a name": ("a.csv", b"text,label,,\n" + body(",", ",,\n"), {}),
     "delimiters behind the last field": ("a.csv", b"text,label\n" + body(",", ",\n"), {}),

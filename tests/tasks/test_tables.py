@@ -121,14 +121,6 @@ def test_encodings_and_line_ends_do_not_matter(
     assert content(read(path, encoding=given)) == content(plain)
 
 
-def test_a_file_without_a_header_has_the_columns_that_are_given(tmp_path: Path) -> None:
-    path = tmp_path / "bare.csv"
-    path.write_text("".join(f'{y},"{t}",x\n' for t, y in ROWS))
-    data = read(path, columns=["y", "said", "rest"], text="said", label="y")
-    assert set.union(*texts(data)) == {text for text, _ in ROWS}
-    assert content(read(path, format="csv", columns=["y", "said", "rest"], text="said", label="y")) == content(data)
-
-
 def test_files_of_a_folder_are_the_parts_and_missing_parts_are_cut_from_train(tmp_path: Path) -> None:
     write(tmp_path, "csv", ROWS[:100], "a")
     write(tmp_path, "jsonl", ROWS[100:150], "b")
