@@ -49,6 +49,7 @@ CAUSES: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
     "semicolons": ("a.csv", b"text;label\nx;1\n", {}, """is task.delimiter right. 'task.delimiter=";"' parts it"""),
     "semicolons and a comma": ("a.csv", b"text;label\nx, y;1\n", {}, """line 2: .*'task.delimiter=";"'"""),
     "semicolons and quotes": ("a.csv", b'"text";"label"\n"x";"1"\n', {}, """'task.delimiter=";"' parts it"""),
+    "tabs and quotes": ("a.csv", b'text\tlabel\n"x, y"\t1\n', {}, "task.delimiter=tab parts it"),
     "semicolons, with names": ("a.csv", b"x;1\ny;0\n", NAMED, """'task.delimiter=";"'"""),
     "tabs": ("a.csv", b"text\tlabel\nx\t1\n", {}, "task.delimiter=tab parts it"),
     "two bars": ("a.txt", b"the sea||1\n" * 2, {}, r"""'task.delimiter="\|\|"' parts it, with 'task.columns="""),

@@ -65,7 +65,7 @@ def delimiter(text: str) -> str:
 
 def quotes(header: str) -> str:
     """What to do about a table whose quotes end where no field does."""
-    sign = next((sign for sign in (";", TAB, "|") if f'"{sign}"' in header), None)
+    sign = next((sign for sign in (";", TAB, "|") if sign in header and "," not in header), None)
     return delimiter(sign) if sign else "a quote inside quotes is written twice; with task.format=tsv, quotes are text"
 
 
