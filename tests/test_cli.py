@@ -78,6 +78,7 @@ REFUSED = [
     ("train hydra.sweeper.pairs=[]", ["hydra.sweeper.pairs=[]", "add -m"]),
     ("train hydra/launcher=slurm", ["hydra/launcher=slurm", "add -m"]),
     ("plan --join", ["--join: no such flag"]),
+    ("bench --output nowhere/x.json", ["--output nowhere/x.json"]),
     ("train --resolve", ["--resolve: of --cfg"]),
     ("train -p task", ["--package: of --cfg"]),
     ("train --cfg job -p metod", ["--package metod: no such part", "did you mean method?"]),

@@ -1,6 +1,8 @@
 """``rankwise doctor``: what this machine can do."""
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,11 +18,17 @@ def main(arguments: list[str]) -> int:
 
     checks = doctor.here()
     if not options.json:
-        print("\n".join(_first(checks)))
-        sys.stdout.flush()  # torch takes seconds
+        _print(_first(checks))  # torch takes seconds
     checks |= doctor.with_torch()
-    print_json(checks) if options.json else print("\n".join(_second(checks)))
+    print_json(checks) if options.json else _print(_second(checks))
     return 0
+
+
+def _print(lines: Iterator[str]) -> None:
+    """Lines of a name and what is said of it, which a terminal has beside the name; into a pipe each is one line."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    for line in lines:
+        print(textwrap.fill(line, width, subsequent_indent=" " * 20, break_on_hyphens=False), flush=True)
 
 
 def _first(checks: dict[str, Any]) -> Iterator[str]:
