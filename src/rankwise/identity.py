@@ -15,21 +15,9 @@ from rankwise.config import Config, plain
 
 # What cannot change a result, so that it is in no hash: where things go, how they are shown, how fast they run.
 _IMMATERIAL = (
-    "study",
-    "name",
-    "outputs",
-    "rerun",
-    "tracking",
-    "logger",
-    "model.name",
-    "task.name",
-    "task.margin",
-    "quant.name",
-    "trainer.threads",
-    "trainer.device",
-    "trainer.strategy",
-    "trainer.save_full",
-    "trainer.eval_batch_size",
+    *("study", "name", "outputs", "rerun", "tracking", "logger", "model.name", "task.name", "task.margin"),
+    *("quant.name", "trainer.threads", "trainer.device", "trainer.strategy", "trainer.save_full"),
+    *("trainer.eval_batch_size",),
 )
 _EVALUATED = ("precision", "attention", "matmul_precision")  # what a model that is only read is read with
 _TASK_OFF = {

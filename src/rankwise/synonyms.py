@@ -6,19 +6,8 @@ from rankwise.errors import did_you_mean
 
 # Config groups: their values are names of options.
 GROUPS = (
-    "model",
-    "task",
-    "method",
-    "targets",
-    "quant",
-    "optim",
-    "trainer",
-    "forgetting",
-    "tracking",
-    "callbacks",
-    "logger",
-    "experiment",
-    "debug",
+    *("model", "task", "method", "targets", "quant", "optim", "trainer", "forgetting", "tracking", "callbacks"),
+    *("logger", "experiment", "debug"),
 )
 ALIASES = {"rank": "method.rank", "lr": "method.lr", "tags": "tracking.tags"}  # these work as they are
 _MEANINGS = {  # what it is here: the words for it, of which the last part of a dotted key counts

@@ -28,9 +28,8 @@ __all__ = [
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _FILE_SUFFIXES = (
-    *(".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt"),
-    *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".pq", ".arrow", ".yaml"),
-    *(".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz"),
+    *(".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson"),
+    *(".parquet", ".pq", ".arrow", ".yaml", ".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz"),
 )
 _WEIGHTS = ((".safetensors",), (".gguf",), (".bin",))  # the first kind that a model folder has is what loads
 _SETTINGS = (".json", ".txt", ".model", ".jinja")  # configuration, vocabulary, merges, chat template

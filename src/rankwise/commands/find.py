@@ -85,15 +85,8 @@ def _find(asked: Question, arguments: list[str], options: argparse.Namespace) ->
 
 
 def _without_budget(arguments: list[str]) -> list[str]:
-    others, skip = [], False
-    for word in arguments:
-        if skip or word.startswith("--budget="):
-            skip = False
-        elif word == "--budget":
-            skip = True
-        else:
-            others.append(word)
-    return others
+    pairs = zip(["", *arguments], arguments, strict=False)
+    return [word for before, word in pairs if "--budget" not in (before, word.partition("=")[0])]
 
 
 def _list(asked: Question, jobs: int | None) -> int:

@@ -123,14 +123,8 @@ def load(overrides: list[str]) -> DictConfig:
 
 
 _MAY_CALL = (
-    "callbacks",
-    "logger",
-    "hydra.callbacks",
-    "hydra.launcher",
-    "hydra.sweeper",
-    "hydra.job_logging",
-    "hydra.hydra_logging",
-    "hydra.job.env_set",
+    *("callbacks", "logger", "hydra.callbacks", "hydra.launcher", "hydra.sweeper", "hydra.job_logging"),
+    *("hydra.hydra_logging", "hydra.job.env_set"),
 )
 _CALLED = re.compile(
     r"(.*\.(_target_|\(\)|class|factory)|hydra\.job\.env_set\..*)=.*|.*=(ext://.*|\$\{[^}]*\})", re.DOTALL

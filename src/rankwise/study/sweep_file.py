@@ -31,17 +31,8 @@ from rankwise.synonyms import GROUPS, near_key
 from rankwise.tracking.wandb_run import PROJECT
 
 _KEYS = (
-    "method",
-    "metric",
-    "parameters",
-    "early_terminate",
-    "name",
-    "description",
-    "program",
-    "command",
-    "project",
-    "entity",
-    "run_cap",
+    *("method", "metric", "parameters", "early_terminate", "name", "description", "program", "command", "project"),
+    *("entity", "run_cap"),
 )
 POINT = "point"  # a parameter of several KEY=VALUE per value, for arms that a product would repeat
 _ARGUMENTS = "${args_no_hyphens}"  # W&B puts KEY=VALUE of the run's parameters here
