@@ -79,6 +79,7 @@ REFUSED = [
     ("train hydra/launcher=slurm", ["hydra/launcher=slurm", "add -m"]),
     ("plan --join", ["--join: no such flag"]),
     ("bench --output nowhere/x.json", ["--output nowhere/x.json"]),
+    ("train -m --dry-run hydra/sweeper=optuna seed=0,1", ["hydra/sweeper=optuna: chooses its runs"]),
     ("train --resolve", ["--resolve: of --cfg"]),
     ("train -p task", ["--package: of --cfg"]),
     ("train --cfg job -p metod", ["--package metod: no such part", "did you mean method?"]),

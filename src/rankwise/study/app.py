@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,9 @@ def call_hydra(
 
     Raises Refused for whatever the user can mend.
     """
+    chooser = next((word for word in arguments if re.match("hydra/sweeper=(?!rankwise$)", word)), None)
+    if study and chooser:
+        raise Refused(f"{chooser}: chooses its runs by their scores, so that none can be listed before; leave it out")
     register_schema()
     multirun.exit_code, multirun.instead = 0, study
     _Single.start, _Single.argv, _Single.ended = single, sys.argv, 0
