@@ -302,7 +302,8 @@ def _bridge(module: nn.Module, low: torch.dtype, is_head: bool) -> None:
         return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
     def enter(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        casts = not torch.is_autocast_enabled(next(module.parameters()).device.type)
+        device = next(module.parameters()).device.type
+        casts = not torch.is_autocast_enabled("cpu" if device == "meta" else device)  # a plan computes on neither
         return tuple(cast(value, torch.float32) if casts else value for value in arguments)
 
     module.register_forward_pre_hook(enter)
