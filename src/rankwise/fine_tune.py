@@ -132,6 +132,7 @@ class _Story:
     def train(self, journal: Journal, on_progress: OnProgress) -> None:
         """Train, validate, and go back to the best weights."""
         config = self.config
+        numerics.hold_as_multiplied(self.adapted.model, self.settings.precision)
         self.tuner = module.FineTuner(
             self.adapted.model,
             self.scorer,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from methods_table import CASES, REFUSED, TEXTS, TRAINED, config_of, leave, load, logits, save_bases, train
+from methods_table import CASES, REFUSED, TEXTS, TRAINED, batch_of, config_of, leave, load, logits, save_bases, train
 from tiny_configs import SHAPES, Tiny, tiny
 from zygote import Zygote
 
@@ -22,9 +22,12 @@ from rankwise.errors import Refused
 from rankwise.identity import label, run_id
 from rankwise.measure.parameters import count
 from rankwise.model.adapt import adapt
+from rankwise.model.numerics import hold_as_multiplied
 from rankwise.model.weights import export
 from rankwise.plan.fake import build as planned
 from rankwise.run import run
+from rankwise.tasks.scores import ClassScorer
+from rankwise.train import step
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +35,31 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bases")
     save_bases(folder)
     return folder
+
+
+READ_WEIGHTS = ("dora", "did", "said", "custom")  # rounded ones then, where others only multiply by them
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_frozen_weights_as_they_are_multiplied_change_no_bit(shape: str, bases: Path) -> None:
+    for method in [method for method, on in CASES if on == shape and method not in READ_WEIGHTS]:
+        config, losses, gradients = config_of(method, shape, model__path=str(bases / shape)), [], []
+        for precision in ("fp32", "bf16"):
+            lm, tokenizer = load(config)
+            model = adapt(lm, config).model.train()
+            hold_as_multiplied(model, precision)
+            torch.manual_seed(1)
+            with torch.autocast("cpu", torch.bfloat16):
+                losses.append(step.losses(model, ClassScorer(2), batch_of(tokenizer))[1])
+            losses[-1].mean().backward()
+            gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+        assert torch.equal(*losses), method
+        for name, gradient in gradients[0].items():
+            other = gradients[1][name]
+            assert gradient is other is None or torch.equal(gradient, other), (method, name)
+        halved = {name for name, p in model.named_parameters() if p.dtype == torch.bfloat16}
+        assert halved or methods.of(config.method).trains == "all", method
+        assert not any("embed" in name or "wte" in name or "norm" in name.casefold() for name in halved)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -20,7 +20,7 @@ from rankwise.measure.ledger import Footprint, Ledger
 from rankwise.measure.shape import Shape
 from rankwise.model.adapt import Adapted, adapt
 from rankwise.model.base import head_names
-from rankwise.model.numerics import LOW, Numerics
+from rankwise.model.numerics import LOW, Numerics, hold_as_multiplied
 from rankwise.model.quantize import store
 from rankwise.model.skeleton import materialise, skeleton
 from rankwise.tasks.scores import Scorer
@@ -38,6 +38,7 @@ def build(
     base = skeleton(architecture, config.task.kind, outputs, attention)
     store(base, config, head_names(base), precision)
     adapted = adapt(base, config)
+    hold_as_multiplied(adapted.model, precision)
     if precision == "bf16_true":
         adapted.model.to(torch.bfloat16)
     if config.trainer.gradient_checkpointing:
