@@ -69,7 +69,8 @@ def operations(spec: Spec) -> Row:
 def on_meta(spec: Spec) -> Any:
     """The model of a config, quantized and adapted, without data."""
     config = config_of(spec)
-    return build(config, architecture(config.model, None), 2, None, "bf16").model
+    precision = _GPU.settle(config.trainer).precision
+    return build(config, architecture(config.model, None), 2, None, precision).model
 
 
 def _run(spec: Spec, kind: type[_Run]) -> tuple[_Run, Shape]:
