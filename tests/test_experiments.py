@@ -96,7 +96,8 @@ def _specs(claim: Claim) -> list[dict[str, Any]]:
     given = claim.settings
     found = [spec for key in ("of", "to", "minus") for spec in _as_list(given.get(key, []))]
     rates = [{"lr": given[key]} for key in ("low_lr", "high_lr") if key in given] or [{}]
-    return found + [given["among"] | {"rank": rank} | rate for rank in given.get("ranks", []) for rate in rates]
+    at_ranks = given.get("among") or given.get("of")
+    return found + [at_ranks | {"rank": rank} | rate for rank in given.get("ranks", []) for rate in rates]
 
 
 def _as_list(value: Any) -> list[dict[str, Any]]:

@@ -204,13 +204,13 @@ FLAGS = {
     "plan": "-m --multirun --params --json --gpu= --gpus= --fit= --mfu= --power= --margin=",
     "sweep": "--convert --rerun --count= --seed= --jobs=",
     "report": "--json --csv --markdown --latex --methods --by= --score= --out= --columns= --figures= --pack=",
-    "claims": "--json --measure --only= --tier= --markdown= --html=",
+    "claims": "--json --only= --tier= --markdown= --html=",
     "analyze": "--json --layer= --module= --side= --of= --out=",
     "adapter": "--json --out= --push= --dtype= --rank= --weights= --how= --density= --energy=",
     "dashboard": "--json --push --entity= --project=",
     "fetch": "",
 }
-UNTRIED = {"--help", "--hydra-help", "--simulate", "--open"}  # no input, long, or a browser
+UNTRIED = {"--help", "--hydra-help", "--simulate", "--measure", "--open"}  # no input, long, or a browser
 SUBCOMMANDS = {
     "adapter": ["merge", "export", "swap", "combine", "shrink", "diff"],
     "analyze": ["spectrum", "subspaces", "x"],
