@@ -6,7 +6,7 @@ from typing import Any
 
 # What quantization libraries log when PEFT imports them, in every process and whether or not they are used: kernels
 # for other hardware that did not load. It is said before anything of ours could keep it off the user's terminal.
-for _name in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+for _name in ("bitsandbytes", "torchao", "torch.utils._pytree", "matplotlib"):  # which may have no home for its cache
     logging.getLogger(_name).setLevel(logging.ERROR)
 logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # its retries; what comes of them is one line of ours
 

@@ -144,7 +144,7 @@ class _Story:
         )
         self.ranks.meet(self.settings.device)
         if self.is_sharded:
-            shard.shard(self.adapted.model, self.ranks, self.settings.device)
+            shard.shard(self.adapted.model, self.ranks.world, self.settings.device)
             shard.leave_frozen(self.tuner)
         best_file = self.folder / "best.safetensors"
         self.watch = Watch(config, self.budget, best_file, self.clock, journal, on_progress)

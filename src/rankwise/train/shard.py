@@ -9,7 +9,6 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from rankwise.config import Trainer
-from rankwise.train.ranks import Ranks
 
 
 def is_sharded(trainer: Trainer) -> bool:
@@ -17,15 +16,15 @@ def is_sharded(trainer: Trainer) -> bool:
     return trainer.strategy == "fsdp2" and trainer.devices > 1
 
 
-def shard(model: nn.Module, ranks: Ranks, device: torch.device) -> None:
-    """Leave of every frozen weight of ``model`` this rank's part, on ``device``.
+def shard(model: nn.Module, ranks: int, device: torch.device) -> None:
+    """Leave of every frozen weight of ``model`` this rank's part out of ``ranks``, on ``device``.
 
     A block's weights go there one block at a time: the whole base is never on one device.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    mesh = init_device_mesh(device.type, (ranks.world,))
+    mesh = init_device_mesh(device.type, (ranks,))
     whole = {parameter for parameter in model.parameters() if parameter.requires_grad}
     for layer in model.modules():
         if isinstance(layer, BaseTunerLayer):  # LoRA-FA's A is not trained
