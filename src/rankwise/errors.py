@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend."""
+"""The one kind of error that is the user's to mend, and words that all messages share."""
 
 import difflib
 from collections.abc import Iterable
@@ -21,6 +21,11 @@ class Refused(Exception):
         """A config value that is not allowed: ``key=given: allowed; remedy``."""
         shown = "null" if value is None else value
         return cls(f"{key}={shown}: {allowed}" + (f"; {remedy}" if remedy else ""))
+
+
+def plural(n: float, one: str, many: str = "") -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{n:,} {one if n == 1 else many or f'{one}s'}"
 
 
 def printable(text: str) -> str:

@@ -166,7 +166,7 @@ def test_a_study_waits_for_tuning_runs_of_another_process(
     monkeypatch.chdir(tmp_path)
     line = ["-m", "debug=fast", "method=lora", "hydra.sweeper.tune={axes: {method.lr: [0.001, 0.01]}, seeds: [9]}"]
     trials = [config for config in study_of(*line) if config.stage == "tune"]
-    assert len(trials) == 2 and "the last 1 runs wait" in capsys.readouterr().err
+    assert len(trials) == 2 and "1 run will wait" in capsys.readouterr().err
     finished(trials[0], 0.5)
     with owned(folder(trials[1])):
         assert main(["train", *line]) == 1

@@ -213,7 +213,7 @@ FILES: dict[str, tuple[Any, str]] = {
     "a number": ({"train": 3}, r"^task.files: .*given train: 3"),
     "a name alone": ("train.csv", r"^task.files: .*given train.csv"),
     "an empty part": ({"train": "train.csv", "validation": "none.csv"}, r"none.csv: no rows$"),
-    "one row": ({"train": "train.csv", "validation": "one.csv"}, r"^task.n_validation=null: .* 1 rows .* split"),
+    "one row": ({"train": "train.csv", "validation": "one.csv"}, r"^task.n_validation=null: .* 1 row for .* split"),
     "an unseen class": ({"train": "train.csv", "test": "other.csv"}, r"^task.label=label: 'new' is .* of 3 test row"),
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankwise.commands._shared import groups, overrides, parse, parser, prepare_environment, show, show_table
+from rankwise.errors import plural
 
 if TYPE_CHECKING:
     from rankwise.find.question import Question
@@ -102,7 +103,7 @@ def _list(asked: Question, jobs: int | None) -> int:
     times = [row["compute"]["train_s"] and row["compute"]["train_s"] / together for row in planned]
     show_table(*stages(asked, *times))
     show(
-        f"Training alone, {together} runs at once, at an MFU of {planned[0]['compute']['mfu']:.2g} "
+        f"Training alone, {plural(together, 'run')} at once, at an MFU of {planned[0]['compute']['mfu']:.2g} "
         f"({planned[0]['compute']['mfu_source']})."
     )
     return 0

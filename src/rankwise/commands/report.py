@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankwise.commands._shared import parse, parser, print_json, show
-from rankwise.errors import Refused
+from rankwise.errors import Refused, plural
 
 if TYPE_CHECKING:
     from rankwise.report.report import Report
@@ -45,7 +45,8 @@ def main(arguments: list[str]) -> int:
 
     paths = options.paths or [only_study(Path("outputs"))]
     if options.pack:
-        print(f"{options.pack}: {pack.pack(paths, options.pack)} runs; rankwise report {options.pack} shows them")
+        packed = plural(pack.pack(paths, options.pack), "run")
+        print(f"{options.pack}: {packed}; rankwise report {options.pack} shows them")
         return 0
     with pack.unpacked(paths) as folders:
         if options.by:

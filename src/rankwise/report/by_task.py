@@ -16,12 +16,12 @@ import numpy as np
 from rich.console import Group, RenderableType
 
 from rankwise.compare import by_replicate
+from rankwise.errors import plural
 from rankwise.metrics import NOTHING, named
 from rankwise.report import aggregate
 from rankwise.report import arms as arms_of
 from rankwise.report.arms import Arm
 from rankwise.report.columns import Section
-from rankwise.report.formats import plural
 from rankwise.report.report import Report, compared, find_all, results
 from rankwise.report.table import rendered
 from rankwise.statistics import Interval, interval

@@ -9,10 +9,11 @@ import numpy as np
 from scipy import special
 
 from rankwise.compare import NotComparable, Scores, replicate
+from rankwise.errors import plural
 from rankwise.metrics import Metric
 from rankwise.report.arms import UNDER_TRAINED, Arm
 from rankwise.report.equivalence import MISSING, Comparison
-from rankwise.report.formats import percent, plural, rate
+from rankwise.report.formats import percent, rate
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record
 

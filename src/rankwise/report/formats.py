@@ -54,11 +54,6 @@ def whole(value: float | None) -> str:
     return NOTHING if value is None else str(math.floor(value))
 
 
-def plural(n: float, one: str, many: str = "") -> str:
-    """``1 run``, ``2 runs``."""
-    return f"{n:,} {one if n == 1 else many or f'{one}s'}"
-
-
 def listed(values: list[int]) -> str:
     """``3`` or ``3, 4``."""
     return ", ".join(map(str, values))

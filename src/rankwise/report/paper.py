@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from rankwise.errors import plural
 from rankwise.report import tuning
-from rankwise.report.formats import plural, si
+from rankwise.report.formats import si
 from rankwise.report.summary import TESTS, budget, evaluation
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record

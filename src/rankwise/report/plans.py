@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rankwise.config import Config
+from rankwise.errors import plural
 from rankwise.identity import labels, run_id
 from rankwise.metrics import NOTHING, duration
 from rankwise.report import formats as fmt
@@ -107,12 +108,12 @@ def listing(configs: Sequence[Config], states: Sequence[str], planned: Sequence[
     left = sum(state != "finished" for state in states)
     times = [row["compute"]["train_s"] for row in planned]
     sum_s = "" if None in times or not times else f", {duration(sum(times))} of training one after the other at most"
-    return Group(Wide(shown), Text(), Text(f"{fmt.plural(len(configs), 'run')}, {left} to run{sum_s}"))
+    return Group(Wide(shown), Text(), Text(f"{plural(len(configs), 'run')}, {left} to run{sum_s}"))
 
 
 def _sum(plan: dict[str, Any]) -> str:
     totals = plan["totals"]
-    parts = [fmt.plural(totals["runs"], "run")]
+    parts = [plural(totals["runs"], "run")]
     if totals["elapsed_s"] is not None:
         hours = fmt.three(totals["device_s"] / 3600)
         parts.append(f"{hours} GPU-hours, at best {duration(totals['elapsed_s'])} on {totals['gpus']:,} GPUs")

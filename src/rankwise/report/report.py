@@ -9,14 +9,13 @@ from typing import Any
 from rich.console import RenderableType
 
 from rankwise.compare import Scores
-from rankwise.errors import Refused, did_you_mean
+from rankwise.errors import Refused, did_you_mean, plural
 from rankwise.metrics import Metric, named
 from rankwise.report import answers, export, latex, paper, tuning
 from rankwise.report import table as tables
 from rankwise.report.arms import Arm, group, reference_of
 from rankwise.report.equivalence import Comparison, compare
 from rankwise.report.flags import find_unfit, flag
-from rankwise.report.formats import plural
 from rankwise.report.sufficiency import Sufficiency, smallest_sufficient
 from rankwise.report.summary import Headline, headline, notes, total
 from rankwise.tracking import remote

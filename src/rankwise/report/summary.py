@@ -4,12 +4,13 @@ from collections import Counter
 from dataclasses import dataclass
 
 from rankwise.compare import REPLICATES
+from rankwise.errors import plural
 from rankwise.metrics import Metric
 from rankwise.report import tuning
 from rankwise.report.arms import Arm
 from rankwise.report.costs import peak_bytes
 from rankwise.report.equivalence import ONE_SEED, Comparison
-from rankwise.report.formats import listed, percent, plural, si, three
+from rankwise.report.formats import listed, percent, si, three
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record

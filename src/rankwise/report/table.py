@@ -16,10 +16,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from rankwise.errors import plural
 from rankwise.report import costs, forgetting, latency
 from rankwise.report.arms import Arm
 from rankwise.report.columns import Column, Section, chosen, section, shown
-from rankwise.report.formats import plural
 from rankwise.tracking.fields import at
 
 if TYPE_CHECKING:

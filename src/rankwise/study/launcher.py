@@ -21,7 +21,7 @@ import psutil
 
 from rankwise import assets, machine
 from rankwise.config import Config, plain
-from rankwise.errors import Refused
+from rankwise.errors import Refused, plural
 from rankwise.forks import fork_server
 from rankwise.forks.preload import HEAVY
 from rankwise.identity import folder
@@ -63,7 +63,7 @@ def run(
         before += f" ({other}; --rerun runs them again)"
     for source in {repr(s): s for config in left.values() for s in (config.model, config.task)}.values():
         assets.resolve(source)
-    print(f"rankwise: {len(configs)} {stage + ' ' if stage else ''}runs{before}; {len(left)} to run", file=sys.stderr)
+    print(f"rankwise: {plural(len(configs), f'{stage} run'.strip())}{before}; {len(left)} to run", file=sys.stderr)
     outcomes = dict(zip(left, start([*left.values()]), strict=True))
     reasons = {outcome.error if outcome.status == REFUSED else None for outcome in outcomes.values()}
     if len(reasons) == 1 and (reason := reasons.pop()):

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from rankwise.check import check, check_here
 from rankwise.config import Config
-from rankwise.errors import Refused
+from rankwise.errors import Refused, plural
 from rankwise.identity import folder, run_id
 from rankwise.study.axes import Row, excluded, paired
 from rankwise.study.compose import Composer, explained, hydra_tree, load
@@ -50,7 +50,7 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
     trials = tuning.trials(configs) if tuning else []
     if instead is not None:
         if trials:
-            print(f"rankwise: the last {len(configs)} runs wait for what the others choose", file=sys.stderr)
+            print(f"rankwise: {plural(len(configs), 'run')} will wait for what the others choose", file=sys.stderr)
         exit_code = instead([*trials, *configs])
         return
     if isinstance(sweeper.launcher, LocalLauncher):
@@ -67,7 +67,7 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
 def _run_on_foreign(sweeper: StudySweeper, left: list[tuple[Config, Row]], total: int) -> int:
     """Run what is left on a launcher of somebody else's, and name what failed. Raises Refused if it starts nothing."""
     assert sweeper.launcher is not None and sweeper.config is not None
-    print(f"rankwise: {total} runs; {len(left)} to run", file=sys.stderr)
+    print(f"rankwise: {plural(total, 'run')}; {len(left)} to run", file=sys.stderr)
     jobs: Sequence[JobReturn | None] = [None] * len(left)
     try:
         jobs = sweeper.launcher.launch([row for _, row in left], initial_job_idx=0) if left else []

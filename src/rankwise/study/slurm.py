@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rankwise.config import Config, plain, typed
-from rankwise.errors import Refused
+from rankwise.errors import Refused, plural
 from rankwise.forks import fork_server
 from rankwise.identity import folder
 from rankwise.paths import CHECKPOINTS
@@ -83,7 +83,7 @@ def launch_on(slurm: Slurm, configs: Sequence[Config], stage: str = "") -> list[
     with fork_server.Signals() as signals:
         array, logs = _submit(slurm, Work([plain(config) for config in configs], tries, slurm.jobs, command()))
         with progress.Display(len(configs), slurm.workers, stage) as shown:
-            shown.say(f"Slurm job {array}, {slurm.workers} workers; their logs: {logs}")
+            shown.say(f"Slurm job {array}, {plural(slurm.workers, 'worker')}; logs: {logs}")
             try:
                 return _watch(array, logs, configs, tries, shown, signals)
             except BaseException:

@@ -15,7 +15,7 @@ import numpy as np
 
 from rankwise.assets import Asset, cached, resolve
 from rankwise.config import Config, Task
-from rankwise.errors import Refused
+from rankwise.errors import Refused, plural
 from rankwise.tasks.classes import MISSING, Classes, Label
 from rankwise.tasks.examples import Example, Messages, examples
 from rankwise.tasks.sources import open_tables
@@ -205,7 +205,9 @@ def _chosen(task: Task, index: _Index, part: np.ndarray, data_seed: int) -> list
                 remedy = "its file or split needs two at least"
             else:
                 remedy = "change task.validation_share or task.test_share"
-            raise Refused.value(f"task.n_{name}", wanted, f"the data have {len(members)} rows for this part", remedy)
+            raise Refused.value(
+                f"task.n_{name}", wanted, f"the data have {plural(len(members), 'row')} for this part", remedy
+            )
         if number == TRAIN:
             members = members[np.random.default_rng(data_seed).permutation(len(members))]
         else:

@@ -11,7 +11,7 @@ from typing import Any
 
 import platformdirs
 
-from rankwise.errors import Refused, reason
+from rankwise.errors import Refused, plural, reason
 from rankwise.tracking import record as records
 from rankwise.tracking.fields import objective
 from rankwise.tracking.journal import read_rows
@@ -179,7 +179,7 @@ def push(own: list[Record], address: Address, tell: Callable[[str], None]) -> li
         try:
             tracker = WandbRun(record, mode="online")
             if tracker.problem:
-                return [*problems, f"{tracker.problem}: {len(own) - number + 1} runs were not sent"]
+                return [*problems, f"{tracker.problem}: {plural(len(own) - number + 1, 'run')} not sent"]
             for row in read_rows(record.folder / "metrics.jsonl"):
                 tracker.log(row | objective(row, record))
             tracker.end(record)
