@@ -14,7 +14,7 @@ from rankwise.measure.speed import utilisation
 from rankwise.model import base, numerics, weights
 from rankwise.model.adapt import adapt
 from rankwise.model.methods import nested
-from rankwise.model.quantize import quantize
+from rankwise.model.quantize import hold_as_multiplied, quantize
 from rankwise.plan.operations import predict
 from rankwise.tasks import batches, scores
 from rankwise.tracking import predictions
@@ -132,7 +132,7 @@ class _Story:
     def train(self, journal: Journal, on_progress: OnProgress) -> None:
         """Train, validate, and go back to the best weights."""
         config = self.config
-        numerics.hold_as_multiplied(self.adapted.model, self.settings.precision)
+        hold_as_multiplied(self.adapted.model, self.settings.precision)
         self.tuner = module.FineTuner(
             self.adapted.model,
             self.scorer,

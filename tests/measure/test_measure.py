@@ -23,15 +23,15 @@ from rankwise.model.quantize import store
 @pytest.mark.skipif(not machine.reset_peak_rss(), reason="the system cannot reset its peak")
 def test_the_process_peak_is_that_of_training_not_of_loading() -> None:
     megabytes, device = 1024 * 1024, torch.device("cpu")
-    loading = torch.ones(300 * megabytes // 4)
+    loading = torch.ones(900 * megabytes // 4)
     del loading
     reset_peak(device)
     before = system_peak(device)["process_peak_bytes"]
-    training = torch.ones(200 * megabytes // 4)
+    training = torch.ones(600 * megabytes // 4)
     del training
     grown = system_peak(device)["process_peak_bytes"] - before
-    # Some of what was held before may have left meanwhile; were loading part of the peak, nothing would have grown.
-    assert 50 * megabytes < grown < 260 * megabytes
+    # Large, since the system may take back other pages meanwhile.
+    assert 450 * megabytes < grown < 780 * megabytes
 
 
 def test_a_clock_adds_up_phases_also_those_that_fail() -> None:

@@ -22,7 +22,7 @@ from rankwise.errors import Refused
 from rankwise.identity import label, run_id
 from rankwise.measure.parameters import count
 from rankwise.model.adapt import adapt
-from rankwise.model.numerics import hold_as_multiplied
+from rankwise.model.quantize import hold_as_multiplied
 from rankwise.model.weights import export
 from rankwise.plan.fake import build as planned
 from rankwise.run import run

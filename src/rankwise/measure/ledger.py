@@ -98,7 +98,7 @@ class Ledger(TorchDispatchMode):
             self._states(self.optimizer)
             self._undo.callback(self.optimizer.register_step_post_hook(self._states).remove)
         self._undo.enter_context(saved_tensors_hooks(self._save, lambda tensor: tensor))
-        self._undo.enter_context(_resized(self._sizes))
+        self._undo.enter_context(_resizes_told(self._resized))
         super().__enter__()
         return self
 
@@ -124,19 +124,16 @@ class Ledger(TorchDispatchMode):
 
     def _see(self, tensor: torch.Tensor) -> None:
         for storage in _storages(tensor):
-            held = self._held.get(storage._cdata)
-            size = storage.nbytes()
-            if held is None:
-                self._held[storage._cdata] = _Held(weakref.ref(storage, self._freed(storage._cdata)), "other", size)
-                self._add("other", size)
-            elif held.size != size:  # resized in place
-                self._add(held.part, size - held.size)
-                held.size = size
+            if storage._cdata not in self._held:
+                freed = self._freed(storage._cdata)
+                self._held[storage._cdata] = _Held(weakref.ref(storage, freed), "other", 0)
+            self._resized(storage)
 
-    def _sizes(self, storage: torch.UntypedStorage) -> None:
-        if held := self._held.get(storage._cdata):
-            self._add(held.part, storage.nbytes() - held.size)
-            held.size = storage.nbytes()
+    def _resized(self, storage: torch.UntypedStorage) -> None:
+        held, size = self._held.get(storage._cdata), storage.nbytes()
+        if held and held.size != size:
+            self._add(held.part, size - held.size)
+            held.size = size
 
     def _label(self, tensor: torch.Tensor, part: str) -> None:
         self._see(tensor)
@@ -186,7 +183,7 @@ class Ledger(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def _resized(told: Callable[[torch.UntypedStorage], None]) -> Iterator[None]:
+def _resizes_told(told: Callable[[torch.UntypedStorage], None]) -> Iterator[None]:
     """Within, ``told`` hears of every storage whose size is changed without an operation, as FSDP lends weights."""
     resize = torch.UntypedStorage.resize_
 

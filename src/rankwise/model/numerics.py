@@ -4,9 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-from transformers.pytorch_utils import Conv1D
 
 from rankwise import machine
 from rankwise.config import Trainer
@@ -57,28 +54,6 @@ def settle(trainer: Trainer) -> Numerics:
     if device.type == "cpu":
         attention = attention or "eager"
     return Numerics(device, precision, torch.get_num_threads(), attention)
-
-
-def hold_as_multiplied(model: nn.Module, precision: str) -> None:
-    """Keep frozen weights of linear layers in the type in which autocast multiplies them, in place.
-
-    The products are the same to the bit, the weights take half the bytes, and no step makes copies of them. A weight
-    that is an embedding, too, stays as it is. What is left is copied, so that the file that it was mapped from goes.
-    """
-    if precision not in ("bf16", "fp16"):
-        return
-    linear = {module for module in model.modules() if isinstance(module, nn.Linear | Conv1D)}
-    inside = [p for module in linear for p in module.parameters(recurse=False)]
-    outside = {p for module in model.modules() if module not in linear for p in module.parameters(recurse=False)}
-    for parameter in {p for p in inside if _is_frozen_fp32(p)} - outside:
-        parameter.data = parameter.data.to(LOW[precision])
-    for parameter in filter(_is_frozen_fp32, model.parameters()):
-        parameter.data = parameter.data.clone()
-
-
-def _is_frozen_fp32(parameter: nn.Parameter) -> bool:
-    quantized = is_traceable_wrapper_subclass(parameter)
-    return not parameter.requires_grad and parameter.dtype == torch.float32 and not quantized
 
 
 def has_bf16(device: torch.device) -> bool:

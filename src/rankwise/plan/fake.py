@@ -20,8 +20,8 @@ from rankwise.measure.ledger import Footprint, Ledger
 from rankwise.measure.shape import Shape
 from rankwise.model.adapt import Adapted, adapt
 from rankwise.model.base import head_names
-from rankwise.model.numerics import LOW, Numerics, hold_as_multiplied
-from rankwise.model.quantize import store
+from rankwise.model.numerics import LOW, Numerics
+from rankwise.model.quantize import hold_as_multiplied, store
 from rankwise.model.skeleton import materialise, skeleton
 from rankwise.tasks.scores import Scorer
 from rankwise.train import optim, shard, step
@@ -143,7 +143,7 @@ class FakeRun(Counted):
         return _faked(self.model)
 
     @functools.cached_property
-    def counted(self) -> "Counted":
+    def counted(self) -> Counted:
         """The run that counts."""
         return self.variant(self.config)
 
@@ -202,7 +202,7 @@ class FakeRun(Counted):
         self.optimizer.zero_grad()
 
 
-def full_fine_tuning(run: Counted) -> "Counted":
+def full_fine_tuning(run: Counted) -> Counted:
     """The same base, stored in full precision, with all of it trained."""
     base = skeleton(run.architecture, run.config.task.kind, run.scorer.outputs, run.settings.attention)
     if run.config.trainer.gradient_checkpointing:
