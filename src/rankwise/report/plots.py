@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from rankwise.errors import plural
 from rankwise.metrics import NOTHING, Metric, named
 from rankwise.report import costs, svg
 from rankwise.report import formats as fmt
@@ -139,16 +140,16 @@ def score_by_parameters(report: Report) -> Plot | None:
     best = sorted(points[i] for i in front)
     ax.step(*zip(*best, strict=True), where="post", color=PARETO, lw=1.5, alpha=0.8, label="Pareto front", zorder=2)
     _limits(ax, arms, report)
-    for i, ((x, y), arm) in enumerate(zip(points, arms, strict=True)):
+    for (x, _), arm in zip(points, arms, strict=True):
         _score_bar(ax, x, arm, metric, colour(arm, arms))
-        _dot(ax, x, y, arm, arms, ring=PARETO if i in front else "none")
     ax.set_xscale("log")
     ax.margins(x=0.15)
     ax.set(xlabel="trainable parameters (adapter and head)", ylabel=f"test {metric.header}")
     ax.legend(loc=_EMPTY[metric.lower_is_better])
+    nameless = _dots(ax, points, arms, front)
     caption = (
         f"{_points(arms, metric).capitalize()}. Ringed points are on the Pareto front: no arm that trains as few "
-        "parameters scores better. The front ignores uncertainty: neighbours may not differ."
+        f"parameters scores better. The front ignores uncertainty: neighbours may not differ.{nameless}"
     )
     return plot(figure, "parameters", "Score against trainable parameters", caption + _direction(metric))
 
@@ -163,20 +164,22 @@ def trade_off(report: Report) -> Plot | None:
     shown = [(arm, forgot) for arm, forgot in asked if (forgot.measure, forgot.texts) == (measure, texts)]
     arms = [arm for arm, _ in shown]
     figure, ((ax,),) = svg.canvas(WIDTH, 3.7)
+    points = []
     for arm, forgot in shown:
         score = arm.scores[metric.name]
         x, y = metric.factor * score.point, forgot.metric.factor * forgot.amount.point
         across, up = np.nan_to_num([metric.factor * score.half, forgot.metric.factor * forgot.amount.half])
         ax.errorbar(x, y, [[up]] * 2, [[across]] * 2, color=colour(arm, arms), lw=0, elinewidth=1.2, zorder=3)
-        _dot(ax, x, y, arm, arms)
+        points.append((x, y))
     ax.axhline(0, color=svg.MUTED, lw=1.0, ls="--", zorder=1)
     ax.margins(x=0.15, y=0.15)
     if metric.lower_is_better:
         ax.invert_xaxis()
     ax.set(xlabel=f"test {metric.header}, better to the right", ylabel=f"forgetting on {texts}:\n{_FORGOT[measure]}")
+    nameless = _dots(ax, points, arms)
     caption = (
         f"{_points(arms, metric).capitalize()}, intervals both ways. What is further right learned more of the task, "
-        "what is higher forgot more of what the model knew before; at the dashed line nothing was forgotten."
+        f"what is higher forgot more of what the model knew before; at the dashed line nothing was forgotten.{nameless}"
     )
     return plot(figure, "forgetting", "Learning against forgetting", caption)
 
@@ -275,14 +278,15 @@ def _score_bar(ax: Any, x: float, arm: Arm, metric: Metric, paint: str) -> None:
         _bar(ax, x, metric.factor * score.low, metric.factor * score.high, paint)
 
 
-def _dot(ax: Any, x: float, y: float, arm: Arm, among: list[Arm], ring: str = "none") -> None:
-    """A labelled point; the label keeps clear of lines."""
-    ax.plot(x, y, "o", color=colour(arm, among), ms=7, mec=ring, mew=1.8, zorder=4)
-    label = arm.label.removeprefix("lora ") if arm.method == "lora" else arm.label
-    box = {"facecolor": svg.PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 1}
-    ax.annotate(
-        label, (x, y), xytext=(7, 6), textcoords="offset points", fontsize=8.5, color=svg.INK, bbox=box, zorder=5
-    )
+def _dots(ax: Any, points: list[tuple[float, float]], arms: list[Arm], ringed: Collection[int] = ()) -> str:
+    """A point for each arm, named as far as there is room, ringed ones first; what the caption says of the others."""
+    names = []
+    for i in sorted(range(len(arms)), key=lambda i: i not in ringed):
+        arm, ring = arms[i], PARETO if i in ringed else "none"
+        ax.plot(*points[i], "o", color=colour(arm, arms), ms=7, mec=ring, mew=1.8, zorder=4)
+        names.append((*points[i], arm.label.removeprefix("lora ") if arm.method == "lora" else arm.label))
+    nameless = svg.name_points(ax, names)
+    return f" {plural(nameless, 'point')} had no room for a name: the table has every arm." if nameless else ""
 
 
 def _range(points: Sequence[float], ends: Sequence[float], margin: float) -> tuple[float, float]:
