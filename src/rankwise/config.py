@@ -66,7 +66,7 @@ class Task:
     files: Any = None  # of a folder: {train: train.tsv, test: [a.tsv, b.tsv]}; parts not named are cut from train
     splits: Any = None  # the same of the splits of a hub id, or of what ``split`` holds; null goes by their names
     format: str | None = None  # see ``allowed.FORMATS``; null goes by the suffix
-    encoding: str | None = None  # null: UTF-8 with or without a byte order mark, else cp1252 or Latin-1
+    encoding: str | None = None  # null: UTF-8, else cp1252 or Latin-1; A+B reads as B what is not in A
     delimiter: str | None = None  # null: comma in .csv, tab elsewhere; "tab" is one; of lines and text any text
     decimal: str = "."  # "," where numbers are written as 1.234,5
     columns: list[str] | None = None  # names, where the file has no header line; "..." at the end: and more, not read

@@ -312,10 +312,15 @@ def test_quotes_of_windows_are_read_and_said(tmp_path: Path, text: str, encoding
 
 def test_one_bad_byte_does_not_change_a_file_of_utf_8(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    written = ("text,label\n" + "".join(f"café {i} 日本,{i % 2}\n" for i in range(120))).encode()
+    rows = [f"café {i} 日本" for i in range(120)]
+    written = ("text,label\n" + "".join(f"{text},{i % 2}\n" for i, text in enumerate(rows))).encode()
     path.write_bytes(written.replace("café 7 ".encode(), b"caf\xe9 7 "))
-    with pytest.raises(Refused, match=r"a.csv line 9: not UTF-8, as 119 other lines are; mend it, or give task.encod"):
+    with pytest.raises(Refused, match=r"a.csv line 9: byte 4 of it \(0xe9\) is not UTF-8, as 119 other lines are;"):
         read(path)
+    assert set.union(*texts(read(path, encoding="utf-8+cp1252"))) == set(rows)
+    for unknown in ("utf-8+cp", "utf-9"):
+        with pytest.raises(Refused, match=r"^task.encoding=.*a name that Python knows"):
+            read(path, encoding=unknown)
 
 
 def test_files_of_one_s_own_take_the_place_of_a_release_s(tmp_path: Path) -> None:

@@ -284,9 +284,14 @@ def _numbered(unit: str, rows: Any) -> Iterator[tuple[str, Any]]:
 
 
 def lines(path: Path, encoding: str) -> Iterator[str]:
-    """The lines of a text file with their ends. Raises Refused for binary, and for bytes that are not its encoding."""
+    """The lines of a text file with their ends. Raises Refused for binary, and for bytes that are not its encoding.
+
+    ``encoding`` may be two, as ``utf-8+cp1252``: bytes that are not in the first are of the second.
+    """
+    first, _, other = encoding.partition("+")
     try:
-        with _opened(path, "rt", encoding=encoding, newline="") as file:
+        errors = _decoding_as(other) if other else "strict"
+        with _opened(path, "rt", encoding=first, errors=errors, newline="") as file:
             for number, line in enumerate(file, 1):
                 if "\0" in line:
                     raise Refused(f"task data {path} line {number}: not text, but binary; {hints.binary(b'')}")
@@ -294,8 +299,15 @@ def lines(path: Path, encoding: str) -> Iterator[str]:
     except LookupError:
         raise Refused.value("task.encoding", encoding, "a name that Python knows, as utf-8 or latin-1") from None
     except UnicodeError as error:
-        where = _undecodable(path, encoding)
+        where = _undecodable(path, first)
         raise Refused.value("task.encoding", encoding, f"{path}{where} is not in it ({error})") from None
+
+
+def _decoding_as(encoding: str) -> str:
+    """The name under which ``open`` finds what reads undecodable bytes in this encoding. Raises LookupError."""
+    name = f"rankwise.{codecs.lookup(encoding).name}"
+    codecs.register_error(name, lambda e: (e.object[e.start : e.end].decode(encoding, "replace"), e.end))  # type: ignore[attr-defined]
+    return name
 
 
 def encoding_of(path: Path, wanted: str | None) -> str:
@@ -305,8 +317,8 @@ def encoding_of(path: Path, wanted: str | None) -> str:
     """
     if wanted:
         return wanted
-    utf8 = other = bad = control = controls = 0
-    encoding = "cp1252"
+    utf8 = other = control = controls = 0
+    encoding, bad = "cp1252", ""
     with _opened(path, "rb") as file:
         head = file.read(512)
         marked = next((name for name, marks in _MARKS if head.startswith(marks)), None)
@@ -320,19 +332,21 @@ def encoding_of(path: Path, wanted: str | None) -> str:
                 control, controls = control or number, controls + found
             if line.isascii():
                 continue
-            if _decodes(line, "utf-8"):
+            try:
+                line.decode("utf-8")
                 utf8 += 1
                 continue
-            other, bad = other + 1, bad or number
+            except UnicodeDecodeError as error:
+                bad = bad or f"line {number}: byte {error.start + 1} of it (0x{line[error.start]:02x})"
+            other += 1
             encoding = encoding if _decodes(line, encoding) else "latin-1"
     if not other:
         return "utf-8-sig"
     if controls > _HARDLY * path.stat().st_size:
         raise Refused(f"task data {path} line {control}: not text, but binary; {hints.binary(head)}")
     if utf8 > other:
-        raise Refused(
-            f"task data {path} line {bad}: not UTF-8, as {utf8} other lines are; mend it, or give task.encoding=cp1252"
-        )
+        remedy = "mend it, or task.encoding=utf-8+cp1252 reads such bytes as cp1252 and all others as UTF-8"
+        raise Refused(f"task data {path} {bad} is not UTF-8, as {utf8} other lines are; {remedy}")
     return encoding
 
 
