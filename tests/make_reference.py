@@ -119,7 +119,7 @@ def keys(kind: Any, above: str = "") -> Iterator[tuple[str, str, Any, str]]:
     Groups of one kind beside each other are one: ``before, after``.
     """
     comments = _comments(kind)
-    defaults = {} if is_typeddict(kind) else {field.name: _default(field) for field in dataclasses.fields(kind)}
+    fields = {} if is_typeddict(kind) else {field.name: field for field in dataclasses.fields(kind)}
     hints = get_type_hints(kind, include_extras=True).items()
     for inner, group in itertools.groupby(hints, lambda named: nested(named[1])):
         if inner[0] is not None:
@@ -128,7 +128,8 @@ def keys(kind: Any, above: str = "") -> Iterator[tuple[str, str, Any, str]]:
             yield from keys(inner[0], f"{above}{together}{inner[1]}.")
         else:
             for name, hint in group:
-                yield f"{above}{name}", said(hint), defaults.get(name), comments.get(name, "")
+                default, taken = (_default(fields[name]), _taken(fields[name])) if fields else (None, "")
+                yield f"{above}{name}", taken or said(hint), default, comments.get(name, "")
 
 
 def _comments(kind: Any) -> dict[str, str]:
@@ -178,6 +179,12 @@ def said(hint: Any) -> str:
 
 def _default(field: dataclasses.Field) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _taken(field: dataclasses.Field) -> str:
+    """The names or bounds that a key has, with null where it may be."""
+    allowed = field.metadata.get("allowed", "")
+    return f"{allowed}, or null" if allowed and field.default is None else allowed
 
 
 def _shown(default: Any) -> str:

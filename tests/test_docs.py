@@ -76,7 +76,7 @@ def test_the_reference_is_up_to_date() -> None:
 def test_it_has_what_others_read() -> None:
     page = make_reference.PAGE.read_text(encoding="utf-8")
     for row in (
-        "| `trainer.accumulate` | integer | 1 | micro-batches of a step |",
+        "| `trainer.accumulate` | an integer from 1 to 100000 | 1 | micro-batches of a step |",
         "| `compute.quant_error_rows` | integer ≥ 0 | rows that it is over |",
         "| `memory.*.peak_bytes` | integer ≥ 0 | the largest sum |",
         "| `method.freeze_a` | true or false or null | null | train B alone |",

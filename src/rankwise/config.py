@@ -11,7 +11,14 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from rankwise import methods
+from rankwise.allowed import choice, integer, keyed, number
 from rankwise.methods import Method
+from rankwise.metrics import KINDS
+
+FORMATS = (
+    *("csv", "tsv", "jsonl", "parquet", "lines", "class_files", "text"),
+    *("glue", "wordnet", "e2e", "webnlg", "dart", "squad", "oasst"),
+)
 
 
 @dataclass
@@ -41,12 +48,12 @@ class Generation:
     """What a language model writes for the test prompts, and how that is scored."""
 
     metrics: list[str] = field(default_factory=list)  # of kind ``text``; none: nothing is generated
-    n: int | None = None  # prompts; null takes all of the test rows
-    max_new_tokens: int = 64  # at which an answer is cut
-    batch_size: int = 8
-    beams: int = 1  # 1 is greedy
-    length_penalty: float = 1.0  # beams are ranked by log-probability / length ** length_penalty
-    no_repeat: int = 0  # n-grams of this size are not written twice; 0 is off
+    n: int | None = integer(None, 1, 10**10)  # prompts; null takes all of the test rows
+    max_new_tokens: int = integer(64, 1, 10**5)  # at which an answer is cut
+    batch_size: int = integer(8, 1, 10**5)
+    beams: int = integer(1, 1, 1000)  # 1 is greedy
+    length_penalty: float = number(1.0, -10, 10)  # beams are ranked by log-probability / length ** length_penalty
+    no_repeat: int = integer(0, 0, 1000)  # n-grams of this size are not written twice; 0 is off
     stop: str | None = None  # text at which an answer ends, beside the end token
     keys: list[str] | None = None  # of metric json_keys: the keys that the answer must have
 
@@ -56,44 +63,44 @@ class Task:
     """Data, labels, metric and split sizes."""
 
     name: str = MISSING
-    kind: str = "classification"  # classification | regression | causal_lm
+    kind: str = choice(*KINDS)
     path: str | None = None  # local file or folder, or hub id; wins over package and synthetic
     package: Package | None = None
-    synthetic: int | None = None  # rows of a generated toy task, or of ``reasoning``
+    synthetic: int | None = integer(None, 10, 10**7)  # rows of a generated toy task, or of ``reasoning``
     reasoning: str | None = None  # causal_lm: a procedural data set of the package reasoning-gym
     revision: str | None = None  # of a hub id
     subset: str | None = None  # of a hub id: its configuration
     files: Any = None  # of a folder: {train: train.tsv, test: [a.tsv, b.tsv]}; parts not named are cut from train
     splits: Any = None  # the same of the splits of a hub id, or of what ``split`` holds; null goes by their names
-    format: str | None = None  # see ``allowed.FORMATS``; null goes by the suffix
+    format: str | None = choice(None, *FORMATS)  # null goes by the suffix
     encoding: str | None = None  # null: UTF-8, else cp1252 or Latin-1; A+B reads as B what is not in A
     delimiter: str | None = None  # null: comma in .csv, tab elsewhere; "tab" is one; of lines and text any text
-    decimal: str = "."  # "," where numbers are written as 1.234,5
+    decimal: str = choice(".", ",", off=".")  # "," where numbers are written as 1.234,5
     columns: list[str] | None = None  # names, where the file has no header line; "..." at the end: and more, not read
     text: str = "text"  # column of what is read
     pair: str | None = None  # column of the second text of a pair
     label: str = "label"  # column of what is predicted
     labels: Any = None  # classes in order, [neg, pos], or by label, {1: World, x*: null}; null sorts the labels
-    skip_empty: bool = False  # rows with an empty text or label are left out and counted; else they are refused
+    skip_empty: bool = keyed(False, off=False)  # rows with an empty text or label are left out, counted; else refused
     split: str | None = None  # column that says train, validation or test
     group: str | None = None  # column by which the test score is also given; ``source`` is the file or split
     prompt: str | None = None  # causal_lm: column of what is given
     completion: str | None = None  # causal_lm: column of what is to be written, the only part that is learned
     messages: str | None = None  # causal_lm: column of a conversation, [{role, content}, …]; replies are learned
-    replies: str = "all"  # of a conversation: all | last, which are learned
+    replies: str = choice("all", "last", off="all")  # of a conversation, which are learned
     template: str | None = None  # causal_lm: the prompt made of columns, as "{word} ({pos}):"; wins over prompt
     threshold: float | None = None  # classification of a number: class 1 is label > threshold
-    min_abs_label: float = 0.0  # rows whose |label| is smaller are left out
+    min_abs_label: float = number(0.0, 0)  # rows whose |label| is smaller are left out
     deduplicate: bool = False  # keep the first of the rows whose normalised text is the same
-    protocol: str = "clean"  # clean | paper: the checkpoint is chosen on the test rows, as many papers do; optimistic
-    validation_share: float = 0.15  # of the rows that it is cut from, by hash of the normalised text
-    test_share: float = 0.25  # the same of the test rows
-    n_train: int | None = None  # sampled with data_seed; null takes all
-    n_validation: int | None = None  # the first by hash; null takes all
-    n_test: int | None = None  # the same
-    max_length: int = 48  # tokens
-    blocks: bool = False  # causal_lm: texts of a part joined and cut into rows of max_length: comparable perplexity
-    packing: bool = False  # causal_lm: several training examples per row, none of which sees another
+    protocol: str = choice("clean", "paper", off="clean")  # paper: checkpoints chosen on the test rows; optimistic
+    validation_share: float = number(0.15, 0, 1, above=True, below=True)  # by hash of the normalised text
+    test_share: float = number(0.25, 0, 1, above=True, below=True)  # the same of the test rows
+    n_train: int | None = integer(None, 2, 10**10)  # sampled with data_seed; null takes all
+    n_validation: int | None = integer(None, 2, 10**10)  # the first by hash; null takes all
+    n_test: int | None = integer(None, 2, 10**10)  # the same
+    max_length: int = integer(48, 4, 10**6)  # tokens
+    blocks: bool = keyed(False, off=False)  # causal_lm: texts joined and cut to max_length: comparable perplexity
+    packing: bool = keyed(False, off=False)  # causal_lm: several training examples per row, none of which sees another
     metric: str = "accuracy"
     margin: float = 0.02  # two scores closer than this count as the same; fixed before the run
     generation: Generation = field(default_factory=Generation)
@@ -139,41 +146,41 @@ class Quant:
 class Optim:
     """The optimizer, with warm-up and decay."""
 
-    name: str = "adamw"  # adamw | sgd | adafactor
-    kernel: str | None = None  # fused | foreach | loop; null is fused where there is such a kernel
-    momentum: float = 0.9  # of sgd
+    name: str = choice("adamw", "sgd", "adafactor")
+    kernel: str | None = choice(None, "fused", "foreach", "loop")  # null is fused where there is such a kernel
+    momentum: float = number(0.9, 0, 1, below=True)  # of sgd
     lr: float = MISSING
-    weight_decay: float = 0.01
+    weight_decay: float = number(0.01, 0, 10)
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    schedule: str = "linear"  # linear | cosine | constant, each after the warm-up
-    warmup: float = 0.1  # share of all steps
+    schedule: str = choice("linear", "cosine", "constant")  # after the warm-up
+    warmup: float = number(0.1, 0, 1, below=True)  # share of all steps
 
 
 @dataclass
 class Trainer:
     """Budget, batches and numerics. Every arm of a study gets the same budget of optimizer steps."""
 
-    epochs: float = 3.0  # may be a fraction
-    max_steps: int | None = None  # optimizer steps; wins over epochs
-    batch_size: int = 32  # rows of a micro-batch
-    accumulate: int = 1  # micro-batches of a step
-    eval_batch_size: int = 64  # rows
+    epochs: float = number(3.0, 0, 10_000, above=True)  # may be a fraction
+    max_steps: int | None = integer(None, 1, 10**9)  # optimizer steps; wins over epochs
+    batch_size: int = integer(32, 1, 10**5)  # rows of a micro-batch
+    accumulate: int = integer(1, 1, 10**5)  # micro-batches of a step
+    eval_batch_size: int = integer(64, 1, 10**5)  # rows
     group_by_length: bool = True  # rows of like length share a batch: less padding
-    clip: float = 1.0  # global gradient norm; 0 is off
-    validations: int = 5  # spread evenly over the steps
-    early_stopping: int | None = None  # validations without improvement; off in comparisons
-    precision: str = "auto"  # auto | fp32 | bf16 | fp16 (mixed, by autocast) | bf16_true (weights too)
+    clip: float = number(1.0, 0)  # global gradient norm; 0 is off
+    validations: int = integer(5, 1, 10**5)  # spread evenly over the steps
+    early_stopping: int | None = integer(None, 1, 10**5)  # validations without improvement; off in comparisons
+    precision: str = choice("auto", "fp32", "bf16", "fp16", "bf16_true")  # bf16_true: weights, too
     gradient_checkpointing: bool = False  # keep no activations inside blocks: less memory, one more forward
-    attention: str = "auto"  # auto | eager | sdpa; auto is eager on a CPU, where sdpa with dropout is slower
-    matmul_precision: str = "highest"  # highest | high | medium, for fp32 products
-    device: str = "auto"  # auto | cpu | cuda | mps
-    threads: int | None = None  # of torch; null leaves it to the launcher
-    devices: int = 1  # of one run: GPUs, or processes on a CPU, that share every batch (data parallel)
-    strategy: str = "ddp"  # ddp: each device has the whole base; fsdp2: a part of it, and borrows the others
+    attention: str = choice("auto", "eager", "sdpa")  # auto: eager on a CPU, where sdpa with dropout is slower
+    matmul_precision: str = choice("highest", "high", "medium")  # for fp32 products
+    device: str = choice("auto", "cpu", "cuda", "mps")
+    threads: int | None = integer(None, 1, 1024)  # of torch; null leaves it to the launcher
+    devices: int = integer(1, 1, 4096)  # of one run: GPUs, or processes on a CPU, that share every batch
+    strategy: str = choice("ddp", "fsdp2")  # fsdp2: each device has a part of the base, and borrows the others
     deterministic: bool = True  # the same numbers again on the same machine
     save_full: bool = False  # keep all weights of a fully fine-tuned model, not only their size
     # Of Lightning's Trainer, to find out what a run does; one that has any of them is of stage debug.
-    profiler: str | None = None  # simple | advanced | pytorch; its tables go into the run's folder
+    profiler: str | None = choice(None, "simple", "advanced", "pytorch")  # its tables go into the run's folder
     detect_anomaly: bool | None = None  # the operation whose gradient is the first NaN raises an error
     max_time: str | None = None  # days:hours:minutes:seconds after which training ends, "00:00:10:00"
 
@@ -199,7 +206,7 @@ class Forgetting:
     label: str = "label"
     threshold: float | None = None
     min_abs_label: float = 0.0
-    n: int = 1000  # texts, the first by hash
+    n: int = integer(1000, 1, 10**7)  # texts, the first by hash
 
 
 @dataclass
@@ -208,8 +215,8 @@ class Tracking:
 
     ledger: bool = True  # follow every tensor of one training step and one evaluation batch; predict the same
     latency: list[Any] = field(default_factory=list)  # [rows, length] whose forward pass is timed: [[1,128],[32,512]]
-    name: str = "wandb"  # wandb | trackio | tensorboard | none
-    mode: str = "auto"  # of W&B: auto | offline | online | disabled; auto is online where a key is configured
+    name: str = choice("wandb", "trackio", "tensorboard", "none")
+    mode: str = choice("auto", "offline", "online", "disabled")  # of W&B; auto: online where a key is configured
     project: str | None = None  # null: WANDB_PROJECT, else rankwise
     entity: str | None = None  # null: WANDB_ENTITY, else the key's own
     tags: list[str] = field(default_factory=list)
@@ -232,9 +239,9 @@ class Config:
     logger: dict[str, Any] = field(default_factory=dict)  # the same of Lightning's loggers, beside ``tracking``
     study: str = "default"  # runs of one study are compared with each other
     name: str | None = None  # of the run; null makes one from the arm
-    stage: str | None = None  # tune | pilot | search | debug: it is in no comparison; null: a result
-    seed: int = 0  # initialisation, order, dropout
-    data_seed: int = 0  # which training rows are drawn
+    stage: str | None = choice(None, "tune", "pilot", "search", "debug")  # it is in no comparison; null: a result
+    seed: int = integer(0, 0, 2**32 - 1)  # initialisation, order, dropout
+    data_seed: int = integer(0, 0, 2**32 - 1)  # which training rows are drawn
     objective: str = "val/${task.metric}"  # what selects the checkpoint and the learning rate
     outputs: str = "outputs"  # folder of the studies
     rerun: bool = False  # run again what has finished

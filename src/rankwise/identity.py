@@ -11,7 +11,7 @@ from typing import Any
 
 from rankwise import methods
 from rankwise.alpha import parse_alpha
-from rankwise.config import Config, plain
+from rankwise.config import Config, Task, plain
 
 # What cannot change a result, so that it is in no hash: where things go, how they are shown, how fast they run.
 _IMMATERIAL = (
@@ -20,14 +20,6 @@ _IMMATERIAL = (
     *("trainer.eval_batch_size",),
 )
 _EVALUATED = ("precision", "attention", "matmul_precision")  # what a model that is only read is read with
-_TASK_OFF = {
-    "decimal": ".",
-    "protocol": "clean",
-    "packing": False,
-    "skip_empty": False,
-    "replies": "all",
-    "blocks": False,
-}
 
 
 def canonical(values: dict[str, Any]) -> dict[str, Any]:
@@ -55,9 +47,10 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
     form["method"] = methods.own(form["method"]) | {"name": "lora" if method.is_lora else method.name}
     for key in drop:
         _remove(form, key)
-    for own in fields(methods.Method):  # a value that means the same as null
-        if (off := own.metadata.get("off")) is not None and form["method"].get(own.name) == off:
-            _remove(form, f"method.{own.name}")
+    for group, kind in (("method", methods.Method), ("task", Task)):  # a value that means the same as null
+        for own in fields(kind):
+            if (off := own.metadata.get("off")) is not None and form[group].get(own.name) == off:
+                del form[group][own.name]
     for key in ("ranks", "alphas"):
         if not form.get("targets", {}).get(key):
             _remove(form, f"targets.{key}")
@@ -71,9 +64,6 @@ def _without_idle(values: dict[str, Any]) -> dict[str, Any]:
     task = values["task"]
     if not (task.get("generation") or {}).get("metrics"):
         task.pop("generation", None)
-    for key, off in _TASK_OFF.items():
-        if task.get(key) == off:
-            del task[key]
     if (values.get("forgetting") or {}).get("name", "none") == "none":
         values.pop("forgetting", None)
     if not values.get("callbacks"):

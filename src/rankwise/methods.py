@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import MISSING
 
+from rankwise.allowed import keyed
 from rankwise.alpha import check_alpha, scale_of
 from rankwise.errors import Refused, did_you_mean
 
@@ -23,17 +24,12 @@ if TYPE_CHECKING:
 
 INITS = ("zero_B", "zero_A", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora", "eva")
 BIASES = ("none", "all", "lora_only")
-Fits = Callable[[Any], bool]
 
 
-def _key(default: Any = None, *, fits: Fits | None = None, allowed: str = "", off: Any = None, letter: str = "") -> Any:
-    """A key with its facts: which values it takes, and how a refusal says so; the value ``off`` that means the same as
-    null; the letter before it in a run's name, where it sizes the method."""
-    return field(default=default, metadata={"fits": fits, "allowed": allowed, "off": off, "letter": letter})
-
-
-def _integer(letter: str, least: int, allowed: str, or_null: bool = False) -> Any:
-    return _key(fits=lambda n: or_null if n is None else n >= least, allowed=allowed, letter=letter)
+def _integer(letter: str, least: int, what: str = "an integer", or_null: bool = False) -> Any:
+    most = 10**6
+    allowed = f"{what} from {least} to {most}"
+    return keyed(fits=lambda n: or_null if n is None else least <= n <= most, allowed=allowed, letter=letter)
 
 
 @dataclass
@@ -62,7 +58,7 @@ class PeftKeys(StartKeys):
 class RankKeys(PeftKeys):
     """Of an adapter with a rank."""
 
-    rank: int | None = _integer("r", 1, "an integer of at least 1")
+    rank: int | None = _integer("r", 1)
 
 
 @dataclass
@@ -76,7 +72,7 @@ class AlphaKeys(RankKeys):
 class DropoutKeys(RankKeys):
     """Of an adapter with dropout before its product."""
 
-    dropout: float | None = _key(
+    dropout: float | None = keyed(
         0.0, fits=lambda p: p is not None and 0 <= p < 1, allowed="from 0 up to, not including, 1"
     )
 
@@ -85,21 +81,21 @@ class DropoutKeys(RankKeys):
 class AdaloraKeys(AlphaKeys, DropoutKeys):
     """Of AdaLoRA."""
 
-    bias: str | None = _key("none", fits=lambda bias: bias in BIASES, allowed=f"one of {', '.join(BIASES)}")
+    bias: str | None = keyed("none", fits=lambda bias: bias in BIASES, allowed=f"one of {', '.join(BIASES)}")
 
 
 @dataclass
 class LoraKeys(AdaloraKeys):
     """Of LoRA and its variants."""
 
-    rank: int | None = _integer("r", 1, "an integer of at least 1", or_null=True)
-    budget: int | None = _key(letter="b")  # the largest rank whose factors have no more parameters; rank is null then
-    init: str | None = _key(off="zero_B")  # zero_B (as null) | zero_A | gaussian | pissa | pissa_niter_16 | olora | eva
-    dora: bool | None = _key(off=False)  # with a trained magnitude per output
-    lr_ratio: float | None = _key(  # the learning rate of B over that of the rest
+    rank: int | None = _integer("r", 1, or_null=True)
+    budget: int | None = keyed(letter="b")  # the largest rank whose factors have no more parameters; rank is null then
+    init: str | None = keyed(off="zero_B")  # zero_B (as null) | zero_A | gaussian | pissa | olora | eva | orthogonal
+    dora: bool | None = keyed(off=False)  # with a trained magnitude per output
+    lr_ratio: float | None = keyed(  # the learning rate of B over that of the rest
         off=1, fits=lambda ratio: ratio is None or 0 < ratio < math.inf, allowed="a number above 0"
     )
-    freeze_a: bool | None = _key(off=False)  # train B alone
+    freeze_a: bool | None = keyed(off=False)  # train B alone
     nested: list[int] | None = None  # smaller ranks at which the leading columns are trained as adapters, too
 
 
@@ -107,7 +103,7 @@ class LoraKeys(AdaloraKeys):
 class CustomKeys(RankKeys):
     """Of any other adapter of PEFT's. Its rank is that of its config (``r`` or ``rank``), where it has one."""
 
-    rank: int | None = _integer("r", 1, "an integer of at least 1", or_null=True)
+    rank: int | None = _integer("r", 1, or_null=True)
     peft: Any = None  # {_target_: peft.XConfig, key: value}
 
 
@@ -115,15 +111,15 @@ class CustomKeys(RankKeys):
 class OftKeys(PeftKeys):
     """Of OFT."""
 
-    block: int | None = _integer("b", 2, "the side of the orthogonal blocks, at least 2")
+    block: int | None = _integer("b", 2, "the side of the orthogonal blocks,")
 
 
 @dataclass
 class BottleneckKeys(StartKeys):
     """Of the bottleneck."""
 
-    size: int | None = _integer("m", 1, "an inner width of at least 1")
-    place: str | None = _key(  # both: behind attention and MLP
+    size: int | None = _integer("m", 1, "an inner width")
+    place: str | None = keyed(  # both: behind attention and MLP
         off="both", fits=lambda place: place in (None, "both", "mlp"), allowed="one of both, mlp"
     )
 
@@ -132,21 +128,21 @@ class BottleneckKeys(StartKeys):
 class LayerKeys(StartKeys):
     """Of training the last blocks."""
 
-    layers: int | None = _integer("k", 1, "how many of the last blocks are trained, at least 1")
+    layers: int | None = _integer("k", 1, "how many of the last blocks are trained,")
 
 
 @dataclass
 class SubspaceKeys(Keys):
     """Of moving all weights in a random subspace."""
 
-    dim: int | None = _integer("d", 1, "numbers to train, at least 1")
+    dim: int | None = _integer("d", 1, "numbers to train,")
 
 
 @dataclass
 class ShotKeys(Keys):
     """Of showing examples."""
 
-    shots: int | None = _integer("k", 0, "0 or more examples")
+    shots: int | None = _integer("k", 0, "a number of examples")
 
 
 @dataclass
@@ -291,7 +287,7 @@ def _check_lora(config: Config) -> None:
     if method.budget is not None:
         _check_budget(method)
     elif method.rank is None:
-        raise Refused.value("method.rank", None, "an integer of at least 1")
+        raise Refused.value("method.rank", None, "an integer from 1")
     others = config.targets.ranks if isinstance(config.targets.ranks, dict) else {}
     ranks = [method.rank, *others.values()]
     if init == "orthogonal" and (odd := [rank for rank in ranks if rank is not None and rank % 2]):

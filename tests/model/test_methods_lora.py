@@ -308,7 +308,7 @@ LINES: list[tuple[str, str, dict[str, Any]]] = [
     ("lora", "method.alpha=2000000r: a scale between 1e-6 and 1e6", {"method__alpha": "2000000r"}),
     ("lora", "method.budget=500: null, or method.rank=null", {"method__budget": 500}),
     ("lora", "method.budget=9: null with method.bias", {**BOUGHT, "method__bias": "all"}),
-    ("lora", "method.rank=null: an integer of at least 1", {"method__rank": None}),
+    ("lora", "method.rank=null: an integer from 1", {"method__rank": None}),
     ("top_layers", "method.layers=0: how many of the last blocks", {"method__layers": 0}),
     ("bottleneck", "method.size=0: an inner width", {"method__size": 0}),
     ("bottleneck", "method.place=attention: one of both, mlp", {"method__place": "attention"}),
