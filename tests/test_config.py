@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_configs import Tiny
 from tiny_configs import tiny as tiny_config
 
 from rankwise import machine
@@ -32,7 +31,7 @@ PACKAGE = Package("p", "1", "0" * 64, "m")
     ],
     ids=str,
 )  # fmt: skip
-def test_what_cannot_change_a_result_is_in_no_hash(tiny: Tiny, keys: dict[str, Any]) -> None:
+def test_what_cannot_change_a_result_is_in_no_hash(tiny, keys):
     assert run_id(tiny(optim__lr=1e-3, **keys)) == run_id(tiny(optim__lr=1e-3))
 
 
@@ -50,12 +49,12 @@ def test_what_cannot_change_a_result_is_in_no_hash(tiny: Tiny, keys: dict[str, A
     ],
     ids=str,
 )  # fmt: skip
-def test_what_changes_a_result_changes_the_hash(tiny: Tiny, keys: dict[str, Any]) -> None:
+def test_what_changes_a_result_changes_the_hash(tiny, keys):
     assert run_id(tiny(**keys)) != run_id(tiny())
 
 
 @pytest.mark.parametrize("method", ["full", "head", "probe", "tfidf"])
-def test_rank_alpha_and_targets_collapse_where_there_is_no_adapter(tiny: Tiny, method: str) -> None:
+def test_rank_alpha_and_targets_collapse_where_there_is_no_adapter(tiny, method):
     other = tiny(method=method, targets="mlp", method__rank=4, method__alpha=7, method__dropout=0.5)
     assert run_id(other) == run_id(tiny(method=method))
     assert run_id(tiny(method=method, data_seed=1)) != run_id(tiny(method=method))
@@ -68,7 +67,7 @@ def test_rank_alpha_and_targets_collapse_where_there_is_no_adapter(tiny: Tiny, m
         ("vera", "budget", 500), ("full", "init_from", "x"), ("full", "rank", 8), ("probe", "shots", 1),
     ],
 )  # fmt: skip
-def test_a_key_of_another_method_is_refused_unless_it_is_an_axis(method: str, key: str, value: Any) -> None:
+def test_a_key_of_another_method_is_refused_unless_it_is_an_axis(method, key, value):
     rank = {"method__rank": 16} if method == "vera" else {}
     values = plain(tiny_config(method=method, **rank))
     values["method"] |= {key: value}
@@ -79,14 +78,14 @@ def test_a_key_of_another_method_is_refused_unless_it_is_an_axis(method: str, ke
         assert to_config(values, axes) == tiny_config(method=method, **rank)
 
 
-def test_keys_that_a_method_lacks_are_null_and_so_are_targets_without_an_adapter(tiny: Tiny) -> None:
+def test_keys_that_a_method_lacks_are_null_and_so_are_targets_without_an_adapter(tiny):
     values = plain(tiny("bert", "full", "qv", method__rank=64, method__alpha=16, method__dropout=0.1))
     assert {key for key, value in values["method"].items() if value is not None} == {"name", "lr"}
     assert set(values["targets"].values()) == {None}
     assert plain(tiny("bert", "ia3", "qv"))["targets"]["name"] == "qv"
 
 
-def test_a_custom_method_has_the_rank_of_its_peft_config(tiny: Tiny) -> None:
+def test_a_custom_method_has_the_rank_of_its_peft_config(tiny):
     def custom(rank: int | None = None, **keys: Any) -> Config:
         return tiny(method="custom", method__rank=rank, method__peft={"_target_": "peft.HRAConfig"} | keys)
 
@@ -96,14 +95,14 @@ def test_a_custom_method_has_the_rank_of_its_peft_config(tiny: Tiny) -> None:
     assert len({run_id(custom(rank)) for rank in (None, 1, 2, 4)}) == 4
 
 
-def test_baselines_ignore_how_others_are_trained(tiny: Tiny) -> None:
+def test_baselines_ignore_how_others_are_trained(tiny):
     for method in ("probe", "tfidf"):
         assert run_id(tiny(method=method, optim__lr=1.0, trainer__batch_size=4)) == run_id(tiny(method=method))
     assert run_id(tiny("gpt2", "tfidf")) == run_id(tiny("bert", "tfidf"))
     assert run_id(tiny("gpt2", "probe")) != run_id(tiny("bert", "probe"))
 
 
-def test_a_path_overrides_a_package_and_that_what_is_generated(tiny: Tiny) -> None:
+def test_a_path_overrides_a_package_and_that_what_is_generated(tiny):
     for group, generated in (("model", {"shape": {"model_type": "gpt2"}}), ("task", {"synthetic": 9})):
         package = run_id(tiny(**{f"{group}__package": PACKAGE}))
         other = {f"{group}__package": PACKAGE, **{f"{group}__{k}": v for k, v in generated.items()}}
@@ -112,7 +111,7 @@ def test_a_path_overrides_a_package_and_that_what_is_generated(tiny: Tiny) -> No
         assert run_id(tiny(**other, **{f"{group}__path": "/p"})) == path != package
 
 
-def test_a_key_that_is_null_leaves_the_hash_alone(tiny: Tiny) -> None:
+def test_a_key_that_is_null_leaves_the_hash_alone(tiny):
     def nulls(value: Any) -> bool:
         return value is None or (isinstance(value, dict) and any(map(nulls, value.values())))
 
@@ -121,19 +120,19 @@ def test_a_key_that_is_null_leaves_the_hash_alone(tiny: Tiny) -> None:
     assert canonical(values | {"invented": None}) == canonical(values)
 
 
-def test_the_canonical_form_leaves_its_argument_alone(tiny: Tiny) -> None:
+def test_the_canonical_form_leaves_its_argument_alone(tiny):
     values = plain(tiny(method="full"))
     before = json.dumps(values)
     canonical(values)
     assert json.dumps(values) == before
 
 
-def test_the_hash_is_the_same_in_every_process_and_version() -> None:
+def test_the_hash_is_the_same_in_every_process_and_version():
     """A change here makes users run everything again: it must be meant."""
     assert run_id(tiny_config(method__alpha="2r", method__rank=8, optim__lr=2e-3)) == "adbe2cedfa"
 
 
-def test_the_folder_is_named_by_study_arm_and_hash(tiny: Tiny) -> None:
+def test_the_folder_is_named_by_study_arm_and_hash(tiny):
     config = tiny(method__rank=4, seed=3, optim__lr=1e-3)
     assert label(config) == "lora-r4-attention-lr0.001-s3"
     assert folder(config) == Path(config.outputs, "debug", f"{label(config)}-{run_id(config)}")
@@ -142,7 +141,7 @@ def test_the_folder_is_named_by_study_arm_and_hash(tiny: Tiny) -> None:
     assert names == ["full-lr0.5-s0", "head-lr0.5-s0", "tfidf-s0"]
 
 
-def test_a_config_comes_back_from_its_plain_values(tiny: Tiny) -> None:
+def test_a_config_comes_back_from_its_plain_values(tiny):
     config = tiny(model__package=PACKAGE)
     assert typed(json.loads(json.dumps(plain(config)))) == config
 
@@ -152,7 +151,7 @@ def test_a_config_comes_back_from_its_plain_values(tiny: Tiny) -> None:
     [(16, 8, 2), ("16", 4, 4), (16.0, 32, 0.5), ("2r", 8, 2), ("2r", 64, 2), ("0.5r", 3, 0.5), ("16sqrt", 16, 4),
      ("16sqrt", 4, 8)],
 )  # fmt: skip
-def test_the_scale_of_an_alpha_policy(alpha: Any, rank: int, scale: float) -> None:
+def test_the_scale_of_an_alpha_policy(alpha, rank, scale):
     assert math.isclose(scale_of(alpha, rank), scale)
 
 
@@ -160,7 +159,7 @@ WORDS = ("0r", "0sqrt", "-2r", "x", "", "r", "sqrt", "2r ", "2 r", "2R", "1e3", 
 
 
 @pytest.mark.parametrize("alpha", [0, -1, 0.0, None, True, math.nan, math.inf, *WORDS], ids=repr)
-def test_what_is_no_alpha_policy(alpha: Any) -> None:
+def test_what_is_no_alpha_policy(alpha):
     with pytest.raises(ValueError, match="alpha"):
         parse_alpha(alpha)
 
@@ -176,7 +175,7 @@ FITS = [
 
 
 @pytest.mark.parametrize("keys", FITS, ids=str)
-def test_what_can_run_is_not_refused(tiny: Tiny, keys: dict[str, Any]) -> None:
+def test_what_can_run_is_not_refused(tiny, keys):
     check(tiny(**keys))
 
 
@@ -297,7 +296,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("line", "keys"), REFUSED, ids=[f"{line.split(':')[0]}" for line, _ in REFUSED])
-def test_what_cannot_run_is_refused_in_one_line_with_its_key(tiny: Tiny, line: str, keys: dict[str, Any]) -> None:
+def test_what_cannot_run_is_refused_in_one_line_with_its_key(tiny, line, keys):
     with pytest.raises(Refused) as refused:
         check(tiny(**keys))
         check_here(tiny(**keys))
@@ -305,11 +304,11 @@ def test_what_cannot_run_is_refused_in_one_line_with_its_key(tiny: Tiny, line: s
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 300
 
 
-def test_a_rank_is_not_refused_where_there_is_none(tiny: Tiny) -> None:
+def test_a_rank_is_not_refused_where_there_is_none(tiny):
     check(tiny(method="full", method__rank=10_000, method__alpha="x", targets__name="nonsense"))
 
 
-def test_a_gpu_is_refused_where_there_is_none(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_refused_where_there_is_none(tiny, monkeypatch):
     monkeypatch.setattr(machine, "gpus", list)
     with pytest.raises(Refused, match=r"^trainer.device=cuda: no GPU is visible here; use trainer.device=auto$"):
         check_here(tiny(trainer__device="cuda"))
@@ -319,13 +318,13 @@ def test_a_gpu_is_refused_where_there_is_none(tiny: Tiny, monkeypatch: pytest.Mo
     check_here(tiny(trainer__precision="fp16", trainer__device="cuda"))
 
 
-def test_outputs_below_a_file_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+def test_outputs_below_a_file_are_refused(tiny, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(Refused, match=r"^outputs=.*file: .*file is a file, not a folder$"):
         check(tiny(outputs=str(tmp_path / "file")))
 
 
-def test_the_width_of_a_local_model_is_read_from_its_config(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_width_of_a_local_model_is_read_from_its_config(tiny, tmp_path):
     (tmp_path / "config.json").write_text('{"hidden_size": 12}')
     check(tiny(model__path=str(tmp_path), method__rank=12))
     with pytest.raises(Refused, match=r"^method.rank=13: at most 12"):
@@ -335,7 +334,7 @@ def test_the_width_of_a_local_model_is_read_from_its_config(tiny: Tiny, tmp_path
         check(tiny(model__path=str(tmp_path)))
 
 
-def test_one_alpha_has_one_hash_however_it_is_written(tiny: Tiny) -> None:
+def test_one_alpha_has_one_hash_however_it_is_written(tiny):
     assert len({run_id(tiny(method__alpha=alpha)) for alpha in (16, 16.0, "16", "16.0")}) == 1
     assert len({run_id(tiny(method__alpha=alpha)) for alpha in ("2r", "2.0r")}) == 1
     assert len({run_id(tiny(method__alpha=alpha)) for alpha in (2, "2r", "2sqrt")}) == 3

@@ -6,7 +6,6 @@ import shlex
 from pathlib import Path
 
 import make_reference
-import pytest
 
 from rankwise.cli import main
 from rankwise.tasks.sources import synthetic
@@ -19,9 +18,7 @@ SMALL = {  # in place of what makes a command long
 _LONG = ("method.rank=", "trainer.max_steps=")
 
 
-def test_the_page_runs_from_a_csv_to_a_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_page_runs_from_a_csv_to_a_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     rows = synthetic(400, "classification")
     rows = rows.assign(label=rows["label"].map({0.0: "bad", 1.0: "good"}))
@@ -47,12 +44,12 @@ _NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?")
 _CITED = re.compile(r"\((?:[^()]*\b(?:19|20)\d\d[^()]*)\)")  # (Hu et al. 2021)
 
 
-def test_every_example_prints_what_the_page_says() -> None:
+def test_every_example_prints_what_the_page_says():
     failed, tried = doctest.testfile(str(CONCEPTS), module_relative=False)
     assert tried > 20 and failed == 0
 
 
-def test_every_number_in_the_prose_is_one_of_an_example() -> None:
+def test_every_number_in_the_prose_is_one_of_an_example():
     text = CONCEPTS.read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.S)
     known = {value for block in blocks for value in _values(block)}
@@ -68,12 +65,12 @@ def _values(text: str) -> set[float]:
     return {float(number.replace(",", "").rstrip(".")) for number in _NUMBER.findall(text)}
 
 
-def test_the_reference_is_up_to_date() -> None:
+def test_the_reference_is_up_to_date():
     written = make_reference.PAGE.read_text(encoding="utf-8")
     assert written == make_reference.page(), "run: python tests/make_reference.py"
 
 
-def test_it_has_what_others_read() -> None:
+def test_it_has_what_others_read():
     page = make_reference.PAGE.read_text(encoding="utf-8")
     for row in (
         "| `trainer.accumulate` | an integer from 1 to 100000 | 1 | micro-batches of a step |",

@@ -29,7 +29,7 @@ def asked(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return found
 
 
-def test_it_knows_the_machine_and_tries_every_storage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_knows_the_machine_and_tries_every_storage(capsys):
     found = asked(capsys)
     assert set(found) == {*doctor.SECTIONS, "devices", "quantization"}
     assert not any("problem" in section for section in found.values())
@@ -41,7 +41,7 @@ def test_it_knows_the_machine_and_tries_every_storage(capsys: pytest.CaptureFixt
     assert errors["none"] == 0 < errors["int8_torchao"] < errors["nf4"] < errors["fp4"]
 
 
-def test_the_text_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_text_has_a_line_for_each(capsys):
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [
@@ -51,9 +51,7 @@ def test_the_text_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> Non
     ]
 
 
-def test_what_is_missing_or_broken_is_a_line_and_no_traceback(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_missing_or_broken_is_a_line_and_no_traceback(capsys, monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "bitsandbytes" else real(name))
     monkeypatch.setattr("torchao.quantization.quantize_", lambda *_: 1 / 0)
@@ -68,7 +66,7 @@ def test_what_is_missing_or_broken_is_a_line_and_no_traceback(
     assert "not known: ZeroDivisionError" in capsys.readouterr().out
 
 
-def test_a_layer_that_sends_no_gradient_back_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_sends_no_gradient_back_does_not_work(monkeypatch):
     from rankwise.model import quantize
 
     monkeypatch.setattr(quantize._Product, "backward", lambda ctx, gradient: (gradient * 0, None, None, None))
@@ -89,9 +87,7 @@ def test_a_layer_that_sends_no_gradient_back_does_not_work(monkeypatch: pytest.M
         ({"WANDB_MODE": "disabled"}, "nonsense", "disabled", None),
     ],
 )
-def test_the_mode_of_wandb(
-    environment: dict[str, str], netrc: str, mode: str, key: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_mode_of_wandb(environment, netrc, mode, key, tmp_path, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     if netrc:
@@ -100,7 +96,7 @@ def test_the_mode_of_wandb(
     assert (found["mode"], found["key"]) == (mode, key)
 
 
-def test_the_cache_is_measured(tmp_path: Path) -> None:
+def test_the_cache_is_measured(tmp_path):
     folder = tmp_path / "cache" / "packages"
     assert doctor._cache() == {"folder": str(folder.parent), "writable": True, "bytes": 0, "complete": True}
     folder.mkdir(parents=True)
@@ -108,13 +104,13 @@ def test_the_cache_is_measured(tmp_path: Path) -> None:
     assert doctor._cache()["bytes"] == 1234
 
 
-def test_the_first_lines_come_before_torch() -> None:
+def test_the_first_lines_come_before_torch():
     code = "import sys; from rankwise import doctor; doctor.here(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
 
-def test_importing_quantization_libraries_says_nothing() -> None:
+def test_importing_quantization_libraries_says_nothing():
     """They log which of their kernels are not for this machine, in every process that imports PEFT."""
     done = subprocess.run([sys.executable, "-c", "import rankwise, peft"], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
@@ -139,14 +135,14 @@ def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine._nvidia.cache_clear()
 
 
-def test_hardware_is_told_whole() -> None:
+def test_hardware_is_told_whole():
     found = machine.hardware()
     assert list(found) == ["cpu", "cores", "memory_bytes", "gpus", "os", "bf16"]
     assert found["cores"] == machine.cores() >= 1
     assert 0 < machine.memory_bytes() <= found["memory_bytes"]
 
 
-def test_cores_do_not_depend_on_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_do_not_depend_on_openmp(monkeypatch):
     before = machine.cores()
     monkeypatch.setenv("OMP_NUM_THREADS", "1000")
     assert machine.cores() == before
@@ -165,9 +161,7 @@ def test_cores_do_not_depend_on_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.usefixtures("two_gpus")
-def test_gpus_are_those_that_cuda_would_see(
-    visible: str | None, ids: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpus_are_those_that_cuda_would_see(visible, ids, monkeypatch):
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert machine.gpus() == ids
@@ -179,11 +173,11 @@ def test_gpus_are_those_that_cuda_would_see(
     ("ids", "mib"), [(["0"], 81000), (["0", "1"], 500), (["GPU-aa"], 81000), (["MIG-ee"], 0), ([], 0)], ids=str
 )
 @pytest.mark.usefixtures("two_gpus")
-def test_the_memory_that_is_free_is_that_of_the_fullest_gpu(ids: list[str], mib: int) -> None:
+def test_the_memory_that_is_free_is_that_of_the_fullest_gpu(ids, mib):
     assert machine.gpu_free_bytes(ids) == mib * 2**20
 
 
-def test_peak_memory_rises_and_can_be_reset() -> None:
+def test_peak_memory_rises_and_can_be_reset():
     filled = bytearray(os.urandom(1024) * 1024 * 100)
     high = machine.peak_rss_bytes()
     assert high > len(filled)

@@ -45,7 +45,7 @@ def study_of(name: str) -> list[Config]:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ELSEWHERE])
-def test_every_run_of_an_experiment_could_start_and_fits_its_place(name: str) -> None:
+def test_every_run_of_an_experiment_could_start_and_fits_its_place(name):
     configs = study_of(name)
     assert len(configs) == len({run_id(config) for config in configs}) > 1
     assert len({config.study for config in configs}) == 1
@@ -124,7 +124,7 @@ def _needs_no_hub(configs: list[Config]) -> None:
         assert config.trainer.precision == "auto"
 
 
-def test_the_makefile_runs_the_studies_that_there_are() -> None:
+def test_the_makefile_runs_the_studies_that_there_are():
     text = (ROOT / "Makefile").read_text()
     quick, full = (re.search(rf"^{tier} := (.*)$", text, re.MULTILINE) for tier in ("QUICK", "FULL"))
     assert quick and full and full[1].split()[0] == "$(QUICK)"
@@ -133,7 +133,7 @@ def test_the_makefile_runs_the_studies_that_there_are() -> None:
     } == {name for name in NAMES if name.startswith("claims/")}
 
 
-def test_an_experiment_of_a_paper_has_a_proxy_and_a_line_in_the_docs() -> None:
+def test_an_experiment_of_a_paper_has_a_proxy_and_a_line_in_the_docs():
     page = (ROOT / "docs" / "experiments.md").read_text()
     papers = [name for name in NAMES if name.startswith("paper/")]
     assert {name.removesuffix("_proxy") for name in papers} == {n for n in papers if not n.endswith("_proxy")}

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_configs import Tiny
 
 from rankwise.check import check, check_here
 from rankwise.cli import main
@@ -36,7 +35,7 @@ def refused(line: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("outputs", ["C:/x", "exp:1", "s3://x/y", "~/x", "a::b"])
-def test_signs_in_the_name_of_outputs_lose_nothing(outputs: str, tiny: Tiny, tmp_path: Path, monkeypatch) -> None:
+def test_signs_in_the_name_of_outputs_lose_nothing(outputs, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     record = run(tiny("bert", outputs=outputs))
@@ -46,7 +45,7 @@ def test_signs_in_the_name_of_outputs_lose_nothing(outputs: str, tiny: Tiny, tmp
 
 
 @pytest.mark.parametrize("multirun", [[], ["-m", "seed=0,1"]], ids=["one", "study"])
-def test_a_wrong_column_is_refused_before_anything_is_made(multirun, tmp_path: Path, capsys, monkeypatch) -> None:
+def test_a_wrong_column_is_refused_before_anything_is_made(multirun, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = "".join(f"film {i},{'good' if i % 2 else 'bad'}\n" for i in range(40))
     (tmp_path / "d.csv").write_text("text,label\n" + rows)
@@ -55,14 +54,14 @@ def test_a_wrong_column_is_refused_before_anything_is_made(multirun, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["d.csv"]
 
 
-def test_layers_that_are_not_there_are_refused_and_nothing_stays(tiny: Tiny, tmp_path: Path) -> None:
+def test_layers_that_are_not_there_are_refused_and_nothing_stays(tiny, tmp_path):
     config = tiny("bert", targets="custom", targets__modules=["nope"])
     with pytest.raises(Refused, match="nope"):
         run(config)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_room_is_one_line_and_the_record_says_failed(tiny: Tiny) -> None:
+def test_no_room_is_one_line_and_the_record_says_failed(tiny):
     config, limits = tiny("bert", "full"), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
     try:
@@ -75,7 +74,7 @@ def test_no_room_is_one_line_and_the_record_says_failed(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
-def test_no_memory_says_what_the_plan_said_and_which_batch_is_smaller(error: Exception, tiny: Tiny) -> None:
+def test_no_memory_says_what_the_plan_said_and_which_batch_is_smaller(error, tiny):
     def full(step: int, total: int, text: str) -> None:
         raise error
 
@@ -86,14 +85,14 @@ def test_no_memory_says_what_the_plan_said_and_which_batch_is_smaller(error: Exc
     assert records.read(folder(config)).status == "failed"
 
 
-def test_a_folder_that_cannot_be_written_is_refused_at_once(tiny: Tiny, monkeypatch) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tiny, monkeypatch):
     config = tiny("bert")
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere but on a read-only disk
     with pytest.raises(Refused, match=r"cannot be written; give another outputs=FOLDER"):
         check_here(config)
 
 
-def test_help_is_printed_in_latin_1_and_to_a_reader_that_goes() -> None:
+def test_help_is_printed_in_latin_1_and_to_a_reader_that_goes():
     command = [sys.executable, "-c", "from rankwise.cli import main; raise SystemExit(main())"]
     environment = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
     done = subprocess.run([*command, "--help"], env=environment, capture_output=True)
@@ -105,7 +104,7 @@ def test_help_is_printed_in_latin_1_and_to_a_reader_that_goes() -> None:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_line_on_stderr_is_seen_at_once_also_where_python_buffers_nothing(unbuffered: str) -> None:
+def test_a_line_on_stderr_is_seen_at_once_also_where_python_buffers_nothing(unbuffered):
     ends_without_flushing = "import os; from rankwise.cli import main; main(); os._exit(0)"
     command = [sys.executable, "-c", ends_without_flushing, "no-command"]
     environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
@@ -113,13 +112,13 @@ def test_a_line_on_stderr_is_seen_at_once_also_where_python_buffers_nothing(unbu
     assert done.stderr.startswith("rankwise: no-command: no such command")
 
 
-def test_no_home_is_one_line_where_one_is_needed(monkeypatch, capsys) -> None:
+def test_no_home_is_one_line_where_one_is_needed(monkeypatch, capsys):
     monkeypatch.setattr("rankwise.assets._cache.user_cache_dir", lambda name: str(Path("~x/y").expanduser()))
     monkeypatch.delenv("RANKWISE_CACHE", raising=False)
     assert "set RANKWISE_CACHE, or HOME" in refused(["train", "model=minilm", "method.rank=4"], capsys)
 
 
-def test_records_are_as_private_as_the_umask_says(tiny: Tiny) -> None:
+def test_records_are_as_private_as_the_umask_says(tiny):
     before = os.umask(0o077)
     try:
         record = run(tiny("bert", "tfidf"))
@@ -129,7 +128,7 @@ def test_records_are_as_private_as_the_umask_says(tiny: Tiny) -> None:
     assert modes == {0o600}
 
 
-def test_what_a_terminal_would_obey_is_written_as_an_escape(tmp_path: Path, capsys) -> None:
+def test_what_a_terminal_would_obey_is_written_as_an_escape(tmp_path, capsys):
     assert "\\x1b[31mred" in refused(["\x1b[31mred"], capsys)
     (tmp_path / "r.json").write_text(json.dumps({"name\x1b[2J": ["a\u202eb", "two\nlines"]}))
     assert read_json(tmp_path / "r.json", "x") == {"name\\x1b[2J": ["a\\u202eb", "two\nlines"]}
@@ -147,19 +146,19 @@ def test_what_a_terminal_would_obey_is_written_as_an_escape(tmp_path: Path, caps
         (None, ""),
     ],
 )
-def test_a_cell_is_no_formula(value: object, shown: object) -> None:
+def test_a_cell_is_no_formula(value, shown):
     assert _cell(value) == shown
 
 
 @pytest.mark.parametrize("key", ["name", "study", "outputs", "tracking.project", "task.text", "method.alpha"])
-def test_the_environment_does_not_end_in_the_record(key: str, capsys, monkeypatch) -> None:
+def test_the_environment_does_not_end_in_the_record(key, capsys, monkeypatch):
     monkeypatch.setenv("SECRET", "hush")
     said = refused(["train", "debug=fast", f"{key}=${{oc.env:SECRET}}"], capsys)
     assert "${oc.env:SECRET}" in said and "hush" not in said
 
 
 @pytest.mark.parametrize("pattern", ["(.*)*(.*)*(.*)*!", "(.+)+$x", "([a-z_.]+)*!"])
-def test_a_pattern_that_would_take_for_ever_is_refused(pattern: str, tiny: Tiny) -> None:
+def test_a_pattern_that_would_take_for_ever_is_refused(pattern, tiny):
     for keys in ({"targets__regex": pattern}, {"targets__ranks": {pattern: 2}}):
         with pytest.raises(Refused, match="one that is decided at once"):
             check(tiny("bert", targets="custom" if "targets__regex" in keys else "qv", **keys))
@@ -183,7 +182,7 @@ BROUGHT = {  # by an option of somebody else's
 
 
 @pytest.mark.parametrize("word", BROUGHT)
-def test_code_of_a_conf_folder_is_asked_for_by_name(word: str, tmp_path: Path, capsys, monkeypatch) -> None:
+def test_code_of_a_conf_folder_is_asked_for_by_name(word, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for group in ("experiment", "method"):
         (tmp_path / "conf" / group).mkdir(parents=True)
@@ -205,14 +204,14 @@ TEXTS = [BOMB, RUNS_CODE, "a: &a [*a]", "a: " + "[" * 5000, "- " * 5000, "a: " +
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
-def test_no_yaml_takes_for_ever_or_runs_anything(text: str, tmp_path: Path) -> None:
+def test_no_yaml_takes_for_ever_or_runs_anything(text, tmp_path):
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(Refused, match=r"x\.yaml: not a thing \("):
         read_yaml(tmp_path / "x.yaml", "a thing")
 
 
 @pytest.mark.parametrize("name", ["pipe", "huge", ".", "none", "\0"])
-def test_what_is_no_file_of_sane_size_is_refused(name: str, tmp_path: Path) -> None:
+def test_what_is_no_file_of_sane_size_is_refused(name, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(2**40)
@@ -220,6 +219,6 @@ def test_what_is_no_file_of_sane_size_is_refused(name: str, tmp_path: Path) -> N
         read_json(tmp_path / name, "a thing")
 
 
-def test_an_interpolation_of_a_snapshot_cannot_read_the_environment_either(tiny: Tiny) -> None:
+def test_an_interpolation_of_a_snapshot_cannot_read_the_environment_either(tiny):
     with pytest.raises(Refused, match="for all to read"):
         to_config(plain(tiny("bert")) | {"name": "${oc.env:HOME}"})

@@ -187,7 +187,7 @@ def changes(places: list[str], separator: str = ".") -> st.SearchStrategy[dict[t
 
 @inputs(0.46)
 @given(st.deferred(lambda: changes(keys())))
-def test_a_snapshot(change: dict[tuple[str, ...], Any]) -> None:
+def test_a_snapshot(change):
     with temporary() as folder:
         (folder / "config.yaml").write_text(changed(snapshot(), change), encoding="utf-8")
         answer(["train", "--config", "config.yaml"])
@@ -246,7 +246,7 @@ def lines(draw: st.DrawFn) -> list[str]:
 
 @inputs(0.2)
 @given(st.deferred(lines) | st.lists(ODD_TEXTS, max_size=3))
-def test_a_command_line(line: list[str]) -> None:
+def test_a_command_line(line):
     with temporary():
         answer([word.replace("\0", "") for word in line])  # which no system passes on
 
@@ -265,7 +265,7 @@ SWEEP_PLACES = """method run_cap parameters command name metric early_terminate 
 
 @inputs(0.06)
 @given(changes(SWEEP_PLACES.split(), "/"), st.sampled_from(["grid", "random"]))
-def test_a_sweep_file(change: dict[tuple[str, ...], Any], method: str) -> None:
+def test_a_sweep_file(change, method):
     with temporary() as folder:
         (folder / "sweep.yaml").write_text(changed(SWEEP | {"method": method}, change), encoding="utf-8")
         answer(["sweep", "sweep.yaml", "--count", "3"])
@@ -301,7 +301,7 @@ def study() -> Path:
 
 @inputs(0.13)
 @given(changes(RECORD_PLACES.split()), st.sampled_from(READERS))
-def test_a_record(change: dict[tuple[str, ...], Any], line: str) -> None:
+def test_a_record(change, line):
     with temporary():
         shutil.copytree(study(), "STUDY")
         record = Path("STUDY/one/result.json")
@@ -326,7 +326,7 @@ CUTS = st.tuples(st.integers(0, 400), st.integers(0, 30), ODD_BYTES)
 
 @inputs(0.15)
 @given(st.sampled_from(sorted(FILES)), st.lists(CUTS, max_size=3), st.sampled_from(KINDS))
-def test_the_bytes_of_a_data_file(suffix: str, cuts: list[tuple[int, int, bytes]], kind: str) -> None:
+def test_the_bytes_of_a_data_file(suffix, cuts, kind):
     content = FILES[suffix].encode("latin-1")
     for start, length, instead in cuts:
         content = content[:start] + instead + content[start + length :]
@@ -338,7 +338,7 @@ def test_the_bytes_of_a_data_file(suffix: str, cuts: list[tuple[int, int, bytes]
             data.load(task, assets.Asset(path, None, str(path), "x"), 0)
 
 
-def test_every_command_and_flag_is_fuzzed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_and_flag_is_fuzzed(capsys):
     assert {*FLAGS, "doctor", "bench"} == set(COMMANDS)
     for command, flags in FLAGS.items():
         for line in [[command, name] for name in SUBCOMMANDS.get(command, []) if command == "adapter"] or [[command]]:

@@ -11,8 +11,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from tiny_configs import Tiny
-from zygote import Zygote
 
 from rankwise.config import Config, plain, typed
 from rankwise.errors import Refused
@@ -48,7 +46,7 @@ def files(config: Config) -> set[str]:
     return {path.name for path in folder(config).iterdir()} - {".lock"}
 
 
-def test_a_run_leaves_one_self_contained_folder(tiny: Tiny) -> None:
+def test_a_run_leaves_one_self_contained_folder(tiny):
     config = tiny()
     record = run(config)
     assert record.status == "finished" and record.folder == folder(config)
@@ -69,14 +67,14 @@ def test_a_run_leaves_one_self_contained_folder(tiny: Tiny) -> None:
     assert find([Path(config.outputs)]) == [record]
 
 
-def test_progress_goes_up_to_the_end(tiny: Tiny) -> None:
+def test_progress_goes_up_to_the_end(tiny):
     told: list[tuple[int, int, str]] = []
     run(tiny(), lambda *given: told.append(given))
     assert [step for step, _, text in told if text.startswith("loss")] == [1, 2, 3, 4, 5, 6]
     assert {total for _, total, _ in told} == {6} and told[-1] == (6, 6, "test")
 
 
-def test_the_record_is_whole_at_every_moment(tiny: Tiny) -> None:
+def test_the_record_is_whole_at_every_moment(tiny):
     config = tiny()
     seen: list[dict[str, Any]] = []
     run(config, lambda *_: seen.append(json.loads((folder(config) / "result.json").read_text())))
@@ -86,7 +84,7 @@ def test_the_record_is_whole_at_every_moment(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("method", ["probe", "tfidf"])
 @pytest.mark.parametrize("kind", ["classification", "regression"])
-def test_a_baseline_has_a_record_like_any_other(tiny: Tiny, method: str, kind: str) -> None:
+def test_a_baseline_has_a_record_like_any_other(tiny, method, kind):
     metric = {"classification": "accuracy", "regression": "pearson"}[kind]
     config = tiny(method=method, task__kind=kind, task__metric=metric, objective=f"val/{metric}")
     record = run(config)
@@ -102,7 +100,7 @@ def test_a_baseline_has_a_record_like_any_other(tiny: Tiny, method: str, kind: s
     assert record.compute["precision"] == "fp32"
 
 
-def test_what_is_finished_is_skipped_unless_asked(tiny: Tiny) -> None:
+def test_what_is_finished_is_skipped_unless_asked(tiny):
     config = tiny()
     first = run(config)
     assert run(config, at(1, lambda: pytest.fail("ran again"))) == first
@@ -112,7 +110,7 @@ def test_what_is_finished_is_skipped_unless_asked(tiny: Tiny) -> None:
     assert len(read_rows(folder(config) / "metrics.jsonl")) == 8
 
 
-def test_full_fine_tuning_runs_again_for_weights_that_it_did_not_keep(tiny: Tiny) -> None:
+def test_full_fine_tuning_runs_again_for_weights_that_it_did_not_keep(tiny):
     assert run(tiny(method="full")).run["attempts"] == 1
     again = run(tiny(method="full", trainer__save_full=True))
     assert again.run["attempts"] == 2 and (again.folder / "adapter").is_dir()
@@ -121,7 +119,7 @@ def test_full_fine_tuning_runs_again_for_weights_that_it_did_not_keep(tiny: Tiny
 
 
 @pytest.mark.parametrize("harm", [fail, ctrl_c])
-def test_a_result_outlives_an_attempt_to_run_it_again(tiny: Tiny, harm: Callable[[], Any]) -> None:
+def test_a_result_outlives_an_attempt_to_run_it_again(tiny, harm):
     first = run(tiny())
     with pytest.raises((ValueError, KeyboardInterrupt)):
         run(tiny(rerun=True), at(3, harm))
@@ -130,7 +128,7 @@ def test_a_result_outlives_an_attempt_to_run_it_again(tiny: Tiny, harm: Callable
     assert run(tiny(rerun=True)).run["attempts"] == 3, "rows of metrics.jsonl are told apart by it"
 
 
-def test_labels_of_a_regression_are_not_rounded_to_the_weights(tiny: Tiny) -> None:
+def test_labels_of_a_regression_are_not_rounded_to_the_weights(tiny):
     keys = {"task__kind": "regression", "task__metric": "pearson", "objective": "val/pearson", "task__margin": 0.1}
     record = run(tiny(trainer__precision="bf16_true", **keys))
     exact = run(tiny(**keys, study="exact"))
@@ -138,7 +136,7 @@ def test_labels_of_a_regression_are_not_rounded_to_the_weights(tiny: Tiny) -> No
     assert record.compute["precision"] == "bf16_true" and labels[0] == labels[1]
 
 
-def test_a_failing_run_says_why_and_may_be_tried_again(tiny: Tiny) -> None:
+def test_a_failing_run_says_why_and_may_be_tried_again(tiny):
     config = tiny()
     with pytest.raises(ValueError, match="first line"):
         run(config, at(4, fail))
@@ -155,7 +153,7 @@ def test_a_failing_run_says_why_and_may_be_tried_again(tiny: Tiny) -> None:
     assert finished.status == "finished" and finished.run["attempts"] == 2 and finished.error is None
 
 
-def test_what_the_user_can_mend_is_refused_and_nothing_stays(tiny: Tiny) -> None:
+def test_what_the_user_can_mend_is_refused_and_nothing_stays(tiny):
     config = tiny("llama", method__rank=20)
     with pytest.raises(Refused, match=r"^method.rank=20: at most 16"):
         run(config)
@@ -163,7 +161,7 @@ def test_what_the_user_can_mend_is_refused_and_nothing_stays(tiny: Tiny) -> None
 
 
 @pytest.mark.parametrize("step", [1, 6])
-def test_ctrl_c_stops_a_run_and_its_record(tiny: Tiny, step: int) -> None:
+def test_ctrl_c_stops_a_run_and_its_record(tiny, step):
     config = tiny()
     with pytest.raises(KeyboardInterrupt):
         run(config, at(step, ctrl_c))
@@ -180,9 +178,7 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_a_killed_run_reads_as_stopped_and_the_same_command_finishes_it(
-    tiny: Tiny, zygote: Zygote, tmp_path: Path
-) -> None:
+def test_a_killed_run_reads_as_stopped_and_the_same_command_finishes_it(tiny, zygote, tmp_path):
     config = tiny()
     child = zygote(tmp_path / "child", "run_and_wait", plain(config), 5)
     until((Path(config.outputs) / "waiting").exists)
@@ -204,7 +200,7 @@ def test_a_killed_run_reads_as_stopped_and_the_same_command_finishes_it(
     assert not [name for name in files(config) if name.startswith(".") or name.startswith("best")]
 
 
-def test_sigterm_stops_a_run_truthfully(tiny: Tiny, zygote: Zygote, tmp_path: Path) -> None:
+def test_sigterm_stops_a_run_truthfully(tiny, zygote, tmp_path):
     config = tiny()
     child = zygote(tmp_path / "child", "run_and_wait", plain(config), 2)
     until((Path(config.outputs) / "waiting").exists)
@@ -214,7 +210,7 @@ def test_sigterm_stops_a_run_truthfully(tiny: Tiny, zygote: Zygote, tmp_path: Pa
     assert stored["run"]["status"] == "stopped" and stored["run"]["ended"]
 
 
-def test_two_processes_at_one_run_do_it_once(tiny: Tiny, zygote: Zygote, tmp_path: Path) -> None:
+def test_two_processes_at_one_run_do_it_once(tiny, zygote, tmp_path):
     config = tiny(trainer__max_steps=40)
     children = [zygote(tmp_path / f"child-{i}", "run", plain(config)) for i in range(2)]
     assert [child.wait() for child in children] == [0, 0], [child.stderr for child in children]
@@ -227,7 +223,7 @@ def test_two_processes_at_one_run_do_it_once(tiny: Tiny, zygote: Zygote, tmp_pat
     assert steps == list(range(1, 41))
 
 
-def test_a_run_that_another_has_is_running_whatever_an_earlier_attempt_wrote(tiny: Tiny) -> None:
+def test_a_run_that_another_has_is_running_whatever_an_earlier_attempt_wrote(tiny):
     config = tiny()
     with pytest.raises(ValueError):
         run(config, at(1, fail))

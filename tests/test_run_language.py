@@ -57,7 +57,7 @@ def kept(record: Record) -> dict[str, np.ndarray]:
         ("gpt2", {"trainer__gradient_checkpointing": True}),
     ],
 )
-def test_a_causal_lm_trains_as_it_was_predicted(shape: str, keys: dict[str, Any], tmp_path: Path) -> None:
+def test_a_causal_lm_trains_as_it_was_predicted(shape, keys, tmp_path):
     record = run(language(shape, tmp_path, **keys))
     curve = [row["val/loss"] for row in record.metrics["curve"]]
     assert curve[-1] < curve[0]
@@ -77,7 +77,7 @@ def test_a_causal_lm_trains_as_it_was_predicted(shape: str, keys: dict[str, Any]
     assert record.objective == min(row["val/perplexity"] for row in record.metrics["curve"])
 
 
-def test_a_longer_run_learns_the_rule(tmp_path: Path) -> None:
+def test_a_longer_run_learns_the_rule(tmp_path):
     config = language(
         "llama",
         tmp_path,
@@ -98,7 +98,7 @@ def test_a_longer_run_learns_the_rule(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_a_batch_writes_what_each_prompt_alone_would(beams: int) -> None:
+def test_a_batch_writes_what_each_prompt_alone_would(beams):
     config = tiny("llama", task="synthetic_lm", **under("task__generation", max_new_tokens=8, beams=beams, no_repeat=2))
     lm, tokenizer = base.load(config.model, resolve(config.model), 1, 0, "eager", kind="causal_lm")
     asked = [[5, 9, 30], [40], [7, 7, 8, 9, 60, 61]]
@@ -108,7 +108,7 @@ def test_a_batch_writes_what_each_prompt_alone_would(beams: int) -> None:
     assert together == alone and all(0 < len(ids) <= 8 for ids in together)
 
 
-def test_shown_examples_stand_before_every_question(tmp_path: Path) -> None:
+def test_shown_examples_stand_before_every_question(tmp_path):
     none, one = (
         run(language("llama", tmp_path, method="few_shot", method__shots=shots, task__max_length=120))
         for shots in (0, 1)
@@ -120,7 +120,7 @@ def test_shown_examples_stand_before_every_question(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["tfidf", "probe"])
-def test_a_baseline_reads_both_texts_of_a_pair(method: str, tmp_path: Path) -> None:
+def test_a_baseline_reads_both_texts_of_a_pair(method, tmp_path):
     """Whether the second text says yes decides the label; the first says nothing of it."""
     rows = [f"first {i % 5},{'yes' if i % 2 else 'no'} {i},{i % 2}\n" for i in range(200)]
     (tmp_path / "pairs.csv").write_text("one,two,label\n" + "".join(rows))
@@ -138,7 +138,7 @@ def test_a_baseline_reads_both_texts_of_a_pair(method: str, tmp_path: Path) -> N
     assert run(config).metrics["test"]["accuracy"]["value"] > 0.9
 
 
-def test_forgetting_of_a_language_model_is_paired_over_texts(tmp_path: Path) -> None:
+def test_forgetting_of_a_language_model_is_paired_over_texts(tmp_path):
     (tmp_path / "other.csv").write_text("text\n" + "".join(f"some other words number {i * 37}\n" for i in range(60)))
     config = language(
         "llama",
@@ -154,7 +154,7 @@ def test_forgetting_of_a_language_model_is_paired_over_texts(tmp_path: Path) -> 
     assert found["difference"]["se"] < found["before"]["se"] + found["after"]["se"]
 
 
-def test_forgetting_of_an_encoder_is_a_probe_and_the_order_of_cosines(tmp_path: Path) -> None:
+def test_forgetting_of_an_encoder_is_a_probe_and_the_order_of_cosines(tmp_path):
     rows = [f"word{i % 7} word{i % 3} {'good' if i % 2 else 'bad'} {i},{i % 2}\n" for i in range(120)]
     (tmp_path / "other.csv").write_text("text,label\n" + "".join(rows))
     config = tiny(
@@ -169,7 +169,7 @@ def test_forgetting_of_an_encoder_is_a_probe_and_the_order_of_cosines(tmp_path: 
     assert 0 < found["cosines"]["value"] <= 1
 
 
-def test_what_is_switched_off_leaves_the_identity_alone() -> None:
+def test_what_is_switched_off_leaves_the_identity_alone():
     plain = tiny("bert")
     assert run_id(plain) == run_id(tiny("bert", task__protocol="clean", forgetting__n=7, task__generation__beams=3))
     assert run_id(plain) != run_id(tiny("bert", task__protocol="paper"))
@@ -185,12 +185,12 @@ def test_what_is_switched_off_leaves_the_identity_alone() -> None:
         ({"method": "few_shot", "method__shots": -1}, "method.shots=-1"),
     ],
 )
-def test_what_a_language_task_cannot_do_is_refused(keys: dict[str, Any], line: str, tmp_path: Path) -> None:
+def test_what_a_language_task_cannot_do_is_refused(keys, line, tmp_path):
     with pytest.raises(Refused, match=line):
         language("llama", tmp_path, **keys)
 
 
-def test_a_prompt_without_room_to_answer_is_refused(tmp_path: Path) -> None:
+def test_a_prompt_without_room_to_answer_is_refused(tmp_path):
     config = language("llama", tmp_path, **under("task__generation", metrics=["bleu"], max_new_tokens=120))
     with pytest.raises(Refused, match=r"task\.generation\.max_new_tokens=120: at most"):
         run(config)

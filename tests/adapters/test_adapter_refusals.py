@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,10 +9,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from rankwise.adapters import loading
-from rankwise.adapters.runs import Run
 from rankwise.cli import main
 
-Trained = Callable[..., Run]
 Shown = pytest.CaptureFixture[str]
 COMMANDS = [
     ["merge", "RUN"],
@@ -43,9 +40,7 @@ def adapter(place: Path) -> Path:
 
 
 @every
-def test_what_is_no_finished_run(
-    trained: Trained, copied: Callable[[Run], Path], tmp_path: Path, capsys: Shown, command: list[str]
-) -> None:
+def test_what_is_no_finished_run(trained, copied, tmp_path, capsys, command):
     other = trained(data_seed=1).folder
     assert "no such folder" in refused(command, tmp_path / "nowhere", other, capsys)
     (tmp_path / "empty").mkdir()
@@ -63,15 +58,13 @@ def test_what_is_no_finished_run(
 
 
 @every
-def test_full_fine_tuning(trained: Trained, capsys: Shown, command: list[str]) -> None:
+def test_full_fine_tuning(trained, capsys, command):
     said = refused(command, trained("bert", "full").folder, trained().folder, capsys)
     assert "method=full" in said and "adapter" in said
 
 
 @every
-def test_a_torn_adapter_file(
-    trained: Trained, copied: Callable[[Run], Path], capsys: Shown, command: list[str]
-) -> None:
+def test_a_torn_adapter_file(trained, copied, capsys, command):
     place, other = copied(trained()), trained(data_seed=1).folder
     whole = adapter(place).read_bytes()
     for left in (whole[: len(whole) // 2], b"", b"<html>not found</html>"):
@@ -82,9 +75,7 @@ def test_a_torn_adapter_file(
 
 
 @every
-def test_a_foreign_adapter_file(
-    trained: Trained, copied: Callable[[Run], Path], capsys: Shown, command: list[str]
-) -> None:
+def test_a_foreign_adapter_file(trained, copied, capsys, command):
     place, other = copied(trained()), trained(data_seed=1).folder
     own = load_file(adapter(place))
     factor = next(name for name in own if name.endswith("lora_A.weight"))
@@ -102,14 +93,7 @@ def test_a_foreign_adapter_file(
 
 
 @every
-def test_an_adapter_for_another_base(
-    trained: Trained,
-    saved_base: Callable[[str], Path],
-    copied: Callable[[Run], Path],
-    tmp_path: Path,
-    capsys: Shown,
-    command: list[str],
-) -> None:
+def test_an_adapter_for_another_base(trained, saved_base, copied, tmp_path, capsys, command):
     base = saved_base("bert")
     place = copied(trained(model__path=str(base)))
     config = yaml.safe_load((place / "config.yaml").read_text())
@@ -120,7 +104,7 @@ def test_an_adapter_for_another_base(
 
 
 @writing
-def test_a_target_that_is_taken(trained: Trained, tmp_path: Path, capsys: Shown, command: list[str]) -> None:
+def test_a_target_that_is_taken(trained, tmp_path, capsys, command):
     out, run, other = tmp_path / "out", trained().folder, trained(data_seed=1).folder
     out.mkdir()
     (out / "mine").write_text("kept")
@@ -138,9 +122,7 @@ def test_a_target_that_is_taken(trained: Trained, tmp_path: Path, capsys: Shown,
 
 
 @pytest.mark.parametrize("command", COMMANDS[2:3] + COMMANDS[4:], ids=lambda command: command[0])
-def test_weights_that_are_not_finite(
-    trained: Trained, copied: Callable[[Run], Path], capsys: Shown, command: list[str]
-) -> None:
+def test_weights_that_are_not_finite(trained, copied, capsys, command):
     place = copied(trained())
     own = load_file(adapter(place))
     own[next(name for name in own if name.endswith("lora_A.weight"))].fill_(float("nan"))
@@ -149,9 +131,7 @@ def test_weights_that_are_not_finite(
 
 
 @every
-def test_a_package_that_the_folder_names_is_not_fetched(
-    trained: Trained, copied: Callable[[Run], Path], capsys: Shown, monkeypatch: pytest.MonkeyPatch, command: list[str]
-) -> None:
+def test_a_package_that_the_folder_names_is_not_fetched(trained, copied, capsys, monkeypatch, command):
     monkeypatch.setattr("rankwise.assets._package.download", lambda *_: pytest.fail("fetched"))
     other = trained(data_seed=1).folder
     for group in ("model", "task"):
@@ -175,9 +155,7 @@ HOSTILE = {
 
 
 @every
-def test_the_config_of_an_adapter_takes_no_time_and_no_other_files(
-    trained: Trained, copied: Callable[[Run], Path], capsys: Shown, command: list[str]
-) -> None:
+def test_the_config_of_an_adapter_takes_no_time_and_no_other_files(trained, copied, capsys, command):
     place, other = copied(trained()), trained(data_seed=1).folder
     file = place / "adapter/adapter_config.json"
     config = json.loads(file.read_text())
@@ -188,9 +166,7 @@ def test_the_config_of_an_adapter_takes_no_time_and_no_other_files(
 
 
 @every
-def test_no_code_that_the_config_of_an_adapter_names_runs(
-    trained: Trained, copied: Callable[[Run], Path], tmp_path: Path, capsys: Shown, command: list[str]
-) -> None:
+def test_no_code_that_the_config_of_an_adapter_names_runs(trained, copied, tmp_path, capsys, command):
     place, ran = copied(trained()), tmp_path / "ran"
     (tmp_path / "code").mkdir()
     (tmp_path / "code/tok.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Tok: pass\n")
@@ -212,7 +188,7 @@ def test_no_code_that_the_config_of_an_adapter_names_runs(
     assert not ran.exists()
 
 
-def test_changed_data(trained: Trained, copied: Callable[[Run], Path], capsys: Shown) -> None:
+def test_changed_data(trained, copied, capsys):
     place = copied(trained())
     config = yaml.safe_load((place / "config.yaml").read_text())
     config["task"]["synthetic"] = 500
@@ -257,9 +233,7 @@ LINES = [
 
 
 @pytest.mark.parametrize(("line", "said"), LINES)
-def test_a_wrong_command_line(
-    trained: Trained, capsys: Shown, monkeypatch: pytest.MonkeyPatch, line: str, said: str
-) -> None:
+def test_a_wrong_command_line(trained, capsys, monkeypatch, line, said):
     monkeypatch.setattr(loading, "stored_base", lambda *_: pytest.fail("loaded all the same"))
     assert said in refused(line.split(), trained().folder, trained(data_seed=1).folder, capsys)
 
@@ -275,9 +249,7 @@ SHOWN = [
 
 
 @pytest.mark.parametrize(("line", "said", "keys"), SHOWN)
-def test_what_is_found_is_shown_or_is_one_json_document(
-    trained: Trained, tmp_path: Path, capsys: Shown, line: str, said: tuple[str, ...], keys: tuple[str, ...]
-) -> None:
+def test_what_is_found_is_shown_or_is_one_json_document(trained, tmp_path, capsys, line, said, keys):
     words = {"RUN": str(trained().folder), "OTHER": str(trained(data_seed=1).folder)}
     words["VERA"] = str(trained("bert", "vera").folder)
     for number, flags in enumerate(([], ["--json"])):
@@ -288,7 +260,7 @@ def test_what_is_found_is_shown_or_is_one_json_document(
         assert "nan" not in shown  # an error of exactly zero among them
 
 
-def test_help_names_every_subcommand(capsys: Shown) -> None:
+def test_help_names_every_subcommand(capsys):
     assert main(["adapter", "--help"]) == 0 == main(["adapter"])
     shown = capsys.readouterr().out
     for what in ("merge", "export", "swap", "combine", "shrink", "eval", "diff"):

@@ -45,7 +45,7 @@ def close(found: Dense, wanted: Dense) -> None:
 
 
 @pytest.mark.parametrize(("shape", "method"), [("bert", "lora"), ("gpt2", "rslora"), ("llama", "lora")])
-def test_one_adapter_with_weight_one_is_itself(trained: Trained, tmp_path: Path, shape: str, method: str) -> None:
+def test_one_adapter_with_weight_one_is_itself(trained, tmp_path, shape, method):
     run = trained(shape, method)
     found, deltas = result([run], tmp_path, "linear", [1.0])
     close(deltas, own(run))
@@ -55,7 +55,7 @@ def test_one_adapter_with_weight_one_is_itself(trained: Trained, tmp_path: Path,
 
 
 @pytest.mark.parametrize("shape", ["bert", "gpt2", "llama"])
-def test_cat_adds_the_changes_of_weights(trained: Trained, tmp_path: Path, shape: str) -> None:
+def test_cat_adds_the_changes_of_weights(trained, tmp_path, shape):
     runs = two(trained, shape)
     found, deltas = result(runs, tmp_path, "cat", [1.0, -0.5])
     one, other = map(own, runs)
@@ -66,14 +66,14 @@ def test_cat_adds_the_changes_of_weights(trained: Trained, tmp_path: Path, shape
     ]
 
 
-def test_cat_of_two_ranks_and_of_divided_by_the_root(trained: Trained, tmp_path: Path) -> None:
+def test_cat_of_two_ranks_and_of_divided_by_the_root(trained, tmp_path):
     runs = [trained(), trained("bert", "rslora", method__rank=4, data_seed=1)]
     _, deltas = result(runs, tmp_path, "cat", [1.0, 1.0])
     one, other = map(own, runs)
     close(deltas, {name: one[name] + other[name] for name in one})
 
 
-def test_svd_is_the_best_approximation_of_the_sum(trained: Trained, tmp_path: Path) -> None:
+def test_svd_is_the_best_approximation_of_the_sum(trained, tmp_path):
     runs = two(trained)
     found, deltas = result(runs, tmp_path, "svd", [1.0, 1.0], rank=3)
     one, other = map(own, runs)
@@ -84,7 +84,7 @@ def test_svd_is_the_best_approximation_of_the_sum(trained: Trained, tmp_path: Pa
 
 
 @pytest.mark.parametrize("how", ["linear", "ties", "dare_linear", "dare_ties"])
-def test_what_works_on_factors_gives_an_adapter_of_the_same_rank(trained: Trained, tmp_path: Path, how: str) -> None:
+def test_what_works_on_factors_gives_an_adapter_of_the_same_rank(trained, tmp_path, how):
     density = None if how == "linear" else 0.5
     found, deltas = result(two(trained), tmp_path, how, None, density=density)
     assert found["ranks"]["max"] == 8 and found["weights"] == [0.5, 0.5]
@@ -92,9 +92,7 @@ def test_what_works_on_factors_gives_an_adapter_of_the_same_rank(trained: Traine
     assert combine(two(trained), how, None, density=density)["tasks"] == found["tasks"]  # dare draws the same again
 
 
-def test_it_loads_by_the_recipe_of_its_card_and_its_heads_fit(
-    trained: Trained, other_head: Callable[[str], str], tmp_path: Path
-) -> None:
+def test_it_loads_by_the_recipe_of_its_card_and_its_heads_fit(trained, other_head, tmp_path):
     """On a base whose own head was for another task."""
     runs = two(trained, model__path=other_head("bert"))
     found, _ = result(runs, tmp_path, "cat", [0.5, 0.5])
@@ -109,7 +107,7 @@ def test_it_loads_by_the_recipe_of_its_card_and_its_heads_fit(
     assert found["adapter_bytes"] == sum(f.stat().st_size for f in out.rglob("*.safetensors"))
 
 
-def test_on_a_quantized_base(trained: Trained, tmp_path: Path) -> None:
+def test_on_a_quantized_base(trained, tmp_path):
     pytest.importorskip("bitsandbytes")
     runs = two(trained, quant="nf4")
     found, deltas = result(runs, tmp_path, "cat", [1.0, 1.0])
@@ -118,9 +116,7 @@ def test_on_a_quantized_base(trained: Trained, tmp_path: Path) -> None:
     assert found["tasks"][0]["single"]["value"] == pytest.approx(found["tasks"][0]["recorded"])
 
 
-def test_heads_of_different_sizes_share_a_base(
-    trained: Trained, saved_base: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_heads_of_different_sizes_share_a_base(trained, saved_base, tmp_path):
     base = str(saved_base("bert"))
     value = {"task__kind": "regression", "task__metric": "pearson", "objective": "val/pearson", "task__n_test": None}
     runs = [trained(model__path=base), trained(model__path=base, **value)]
@@ -131,7 +127,7 @@ def test_heads_of_different_sizes_share_a_base(
         assert task["difference"]["se"] >= 0
 
 
-def test_runs_that_do_not_go_together_are_refused(trained: Trained) -> None:
+def test_runs_that_do_not_go_together_are_refused(trained):
     with pytest.raises(Refused, match="given twice"):
         combine([trained(), trained()], "cat")
     with pytest.raises(Refused, match="on another base"):

@@ -1,8 +1,6 @@
 """Two runs side by side."""
 
 import math
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,14 +9,12 @@ import torch
 
 from rankwise.adapters.diff import deltas, diff
 from rankwise.adapters.factors import read
-from rankwise.adapters.runs import Run, open_run
+from rankwise.adapters.runs import open_run
 from rankwise.compare import on_rows
 from rankwise.metrics import named
 
-Trained = Callable[..., Run]
 
-
-def test_distances_are_those_of_the_dense_changes(trained: Trained) -> None:
+def test_distances_are_those_of_the_dense_changes(trained):
     one, other = trained(), trained(data_seed=1)
     found = diff(one, other)
     assert found["config"] == {"data_seed": [0, 1]} and found["same_base"]
@@ -31,7 +27,7 @@ def test_distances_are_those_of_the_dense_changes(trained: Trained) -> None:
         assert each["cosine"] == pytest.approx(float((x * y).sum() / x.norm() / y.norm()), rel=1e-6)
 
 
-def test_a_run_and_itself(trained: Trained) -> None:
+def test_a_run_and_itself(trained):
     found = diff(trained("gpt2"), trained("gpt2"))
     assert not found["config"] and found["all_modules"]["cosine"] == pytest.approx(1)
     assert all(each["distance"] < 1e-6 for each in found["modules"].values())
@@ -39,9 +35,7 @@ def test_a_run_and_itself(trained: Trained) -> None:
 
 
 @pytest.mark.parametrize("shape", ["bert", "gpt2"])
-def test_changes_by_merging_are_those_of_the_factors(
-    trained: Trained, monkeypatch: pytest.MonkeyPatch, shape: str
-) -> None:
+def test_changes_by_merging_are_those_of_the_factors(trained, monkeypatch, shape):
     run = trained(shape)
     by_factors = deltas(run)
     monkeypatch.setattr("rankwise.adapters.factors.why_not_plain", lambda config: "asked for")
@@ -52,7 +46,7 @@ def test_changes_by_merging_are_those_of_the_factors(
         torch.testing.assert_close(delta.dense(), by_factors[name].dense(), rtol=1e-3, atol=1e-6)
 
 
-def test_lora_beside_full_fine_tuning(trained: Trained) -> None:
+def test_lora_beside_full_fine_tuning(trained):
     kept = diff(trained(), trained("bert", "full", trainer__save_full=True))
     assert kept["modules"] and kept["only_in"][0] == [] and kept["only_in"][1]
     lost = diff(trained(), trained("bert", "full", seed=1))
@@ -61,7 +55,7 @@ def test_lora_beside_full_fine_tuning(trained: Trained) -> None:
     assert lost["scores"]["metrics"]["loss"]["difference"] is None, "the loss that is kept by row is of written tokens"
 
 
-def test_scores_are_paired_by_item(trained: Trained) -> None:
+def test_scores_are_paired_by_item(trained):
     one, other = trained(), trained("bert", "tfidf")
     gap = diff(one, other)["scores"]["metrics"]["accuracy"]["difference"]
     tables = [pq.read_table(run.folder / "predictions.parquet").to_pandas().set_index("item") for run in (one, other)]
@@ -71,7 +65,7 @@ def test_scores_are_paired_by_item(trained: Trained) -> None:
     assert gap["se"] == pytest.approx(each.std() / math.sqrt(len(each)), rel=0.05)
 
 
-def test_other_rows_are_not_paired(trained: Trained, copied: Callable[[Run], Path]) -> None:
+def test_other_rows_are_not_paired(trained, copied):
     found = diff(trained(), trained(task__n_test=40))["scores"]
     assert found["not_paired"] == "the runs were tested on different rows"
     assert found["metrics"]["accuracy"]["difference"] is None and found["metrics"]["accuracy"]["scores"][1]["n"] == 40
@@ -80,7 +74,7 @@ def test_other_rows_are_not_paired(trained: Trained, copied: Callable[[Run], Pat
     assert "cannot be read" in diff(trained(), open_run(place))["scores"]["not_paired"]
 
 
-def test_the_error_of_a_paired_correlation_is_that_of_its_spread() -> None:
+def test_the_error_of_a_paired_correlation_is_that_of_its_spread():
     rng = np.random.default_rng(0)
     estimates, errors = [], []
     for _ in range(40):

@@ -33,7 +33,6 @@ from rankwise.model.fused import Split
 from rankwise.model.methods.peft_warnings import quiet_peft
 
 Trained = Callable[..., Run]
-Logits = Callable[..., torch.Tensor]
 TEXTS = ["sun joy win", "fog ill mud box map cup sun"]
 ELSEWHERE = """
 import json, sys, torch
@@ -50,9 +49,7 @@ REGRESSION = {"task__kind": "regression", "task__metric": "pearson", "objective"
 LANGUAGE = {"task": "synthetic_lm", "targets": "qv", "objective": "val/perplexity", "method__lr": 1e-2}
 
 
-def test_it_loads_by_peft_alone(
-    trained: Trained, other_head: Callable[[str], str], logits: Logits, tmp_path: Path
-) -> None:
+def test_it_loads_by_peft_alone(trained, other_head, logits, tmp_path):
     """What the run left and what is exported, by the recipe of the card, on bases whose head was for another task."""
     runs: list[tuple[str, str, dict[str, Any]]] = [
         *((shape, method, {}) for shape, method in (("bert", "lora"), ("gpt2", "lora"), ("llama", "pissa"))),
@@ -88,9 +85,7 @@ def test_it_loads_by_peft_alone(
 
 
 @pytest.mark.parametrize(("method", "more"), [("lora", ["word_embeddings"]), ("pissa", []), ("vera", [])])
-def test_its_config_names_the_base_as_it_was_given_and_what_is_saved_once(
-    trained: Trained, saved_base: Callable[[str], Path], method: str, more: list[str]
-) -> None:
+def test_its_config_names_the_base_as_it_was_given_and_what_is_saved_once(trained, saved_base, method, more):
     base = {"model__path": str(saved_base("bert")), "model__revision": "v1"}
     run = trained("bert", method, targets="qv", method__modules_to_save=more, **base)
     config = json.loads((run.adapter / "adapter_config.json").read_text())
@@ -100,7 +95,7 @@ def test_its_config_names_the_base_as_it_was_given_and_what_is_saved_once(
     assert random_weights["base_model_name_or_path"] is None
 
 
-def test_the_card_says_what_it_is(trained: Trained, tmp_path: Path) -> None:
+def test_the_card_says_what_it_is(trained, tmp_path):
     run = trained()
     export(run, tmp_path / "peft")
     _, front, text = (tmp_path / "peft/README.md").read_text().split("---\n", 2)
@@ -127,7 +122,7 @@ def test_the_card_says_what_it_is(trained: Trained, tmp_path: Path) -> None:
     ("quant", "part"),
     [("nf4", "load_in_4bit=True, bnb_4bit_quant_type='nf4'"), ("bf16", "dtype=torch.bfloat16")],
 )
-def test_the_recipe_names_the_storage(trained: Trained, tmp_path: Path, quant: str, part: str) -> None:
+def test_the_recipe_names_the_storage(trained, tmp_path, quant, part):
     if quant == "nf4":
         pytest.importorskip("bitsandbytes")
     export(trained("bert", quant=quant), tmp_path / "peft")
@@ -143,9 +138,7 @@ def on_q_and_v(trained: Trained, saved_base: Callable[[str], Path]) -> Callable[
 
 
 @pytest.mark.parametrize("what", ["export", "shrink", "merge"])
-def test_an_adapter_on_parts_fits_a_plain_gpt2(
-    on_q_and_v: Callable[..., Run], logits: Logits, tmp_path: Path, what: str
-) -> None:
+def test_an_adapter_on_parts_fits_a_plain_gpt2(on_q_and_v, logits, tmp_path, what):
     run, out = on_q_and_v(), tmp_path / "out"
     model, tokenizer = loading.as_run(run)
     wanted = {f"transformer.h.{block}.attn.c_attn.{part}" for block in range(2) for part in "qv"}
@@ -166,9 +159,7 @@ def test_an_adapter_on_parts_fits_a_plain_gpt2(
     assert score.relative(logits(plain, tokenizer), logits(model, tokenizer)) < 1e-5
 
 
-def test_adapters_on_parts_go_together_but_not_with_one_on_the_whole_layer(
-    on_q_and_v: Callable[..., Run], trained: Trained, saved_base: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_adapters_on_parts_go_together_but_not_with_one_on_the_whole_layer(on_q_and_v, trained, saved_base, tmp_path):
     run, other = on_q_and_v(), on_q_and_v(method__alpha=8)
     combine([run, other], "cat", out=tmp_path / "both")
     assert factors.read(tmp_path / "both", "test").ranks["transformer.h.0.attn.c_attn"] == 2 * 8
@@ -180,7 +171,7 @@ def test_adapters_on_parts_go_together_but_not_with_one_on_the_whole_layer(
                 use(pair)
 
 
-def test_dora_on_parts_is_no_single_lora(trained: Trained, saved_base: Callable[[str], Path], tmp_path: Path) -> None:
+def test_dora_on_parts_is_no_single_lora(trained, saved_base, tmp_path):
     run = trained("gpt2", "dora", targets="qv", model__path=str(saved_base("gpt2")))
     with pytest.raises(Refused, match="on a part of a fused layer, for PEFT, needs plain LoRA"):
         export(run, tmp_path / "peft")
@@ -233,9 +224,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     server.server_close()
 
 
-def test_a_push_uploads_what_was_exported(
-    trained: Trained, tmp_path: Path, hub: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_push_uploads_what_was_exported(trained, tmp_path, hub, capsys):
     out, run = tmp_path / "peft", str(trained().folder)
     assert main(["adapter", "export", run, "--out", str(out), "--push", "me/mine"]) == 0
     assert "pushed to" in capsys.readouterr().out
@@ -243,9 +232,7 @@ def test_a_push_uploads_what_was_exported(
     assert {token for _, token in hub.asked} == {"Bearer hf_secret"}
 
 
-def test_a_push_that_cannot_be_is_refused_in_one_line(
-    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_push_that_cannot_be_is_refused_in_one_line(trained, tmp_path, capsys):
     run = str(trained().folder)
     assert main(["adapter", "export", run, "--out", str(tmp_path / "a"), "--push", "no/such/name"]) == 2
     assert not (tmp_path / "a").exists()
@@ -253,7 +240,7 @@ def test_a_push_that_cannot_be_is_refused_in_one_line(
     assert "offline mode" in capsys.readouterr().err and (tmp_path / "b" / "README.md").is_file()
 
 
-def test_the_card_shows_the_study_that_the_run_is_of(trained: Trained, tmp_path: Path) -> None:
+def test_the_card_shows_the_study_that_the_run_is_of(trained, tmp_path):
     runs = [trained("bert", method, study="beside") for method in ("lora", "full")]
     export(runs[0], tmp_path / "peft")
     study = (tmp_path / "peft" / "README.md").read_text().split("## The study that it is of")[1]

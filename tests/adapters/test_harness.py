@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from rankwise.adapters import loading
-from rankwise.adapters.runs import Run, open_run
+from rankwise.adapters.runs import open_run
 from rankwise.cli import main
 from rankwise.compare import predictions_of
 from rankwise.metrics import named
@@ -55,9 +54,7 @@ def likelier(model: torch.nn.Module, tokenizer: object, text: str) -> int:
     return int(np.argmax(sums))
 
 
-def test_the_record_holds_what_the_model_answers_and_how_it_differs_from_the_base(
-    trained: Callable[..., Run], task: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_record_holds_what_the_model_answers_and_how_it_differs_from_the_base(trained, task, capsys):
     run, docs = trained("llama", optim__lr=0.3, **LANGUAGE), json.loads((task / "moods.json").read_text())
     asked = ["--tasks", "moods", "--include_path", str(task)]
     assert main(["adapter", "eval", str(run.folder), *asked, "--base", "--json"]) == 0
@@ -79,9 +76,7 @@ def test_the_record_holds_what_the_model_answers_and_how_it_differs_from_the_bas
     assert kept.columns["acc"].tolist() == right["run"].tolist()
 
 
-def test_a_report_compares_by_such_a_score_paired_by_seed_and_item(
-    trained: Callable[..., Run], task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_compares_by_such_a_score_paired_by_seed_and_item(trained, task, tmp_path, capsys):
     runs = [
         trained("llama", method, seed=seed, study="asked", optim__lr=lr, **LANGUAGE)
         for method, lr in (("lora", 0.3), ("full", 0.1))
@@ -106,9 +101,7 @@ def test_a_report_compares_by_such_a_score_paired_by_seed_and_item(
     assert "did you mean moods:acc?" in capsys.readouterr().err
 
 
-def test_what_cannot_be_asked_is_refused_in_one_line(
-    trained: Callable[..., Run], task: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_asked_is_refused_in_one_line(trained, task, capsys, monkeypatch):
     writes, classifies = trained("llama", optim__lr=0.3, **LANGUAGE), trained("bert")
     asked = ["--include-path", str(task), "--tasks"]
     for run, tasks, said in ((classifies, "moods", "no language model"), (writes, "mood", "did you mean moods?")):
@@ -119,7 +112,7 @@ def test_what_cannot_be_asked_is_refused_in_one_line(
     assert "pip install 'rankwise[eval]'" in capsys.readouterr().err
 
 
-def test_no_name_of_a_task_leads_out_of_the_runs_folder(trained: Callable[..., Run], tmp_path: Path) -> None:
+def test_no_name_of_a_task_leads_out_of_the_runs_folder(trained, tmp_path):
     run = trained("llama", **LANGUAGE)
     columns = {"item": np.arange(4), "label": np.arange(4), "acc": np.array([1.0, 0.0, 1.0, 1.0])}
     outside = "../../../answers"  # from the folder of a record that a stranger wrote

@@ -1,7 +1,6 @@
 """A merged model is the same model, and what cannot be is refused."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from rankwise.cli import main
 from rankwise.errors import Refused
 from rankwise.tracking.predictions import read
 
-Trained = Callable[..., Run]
-Logits = Callable[..., torch.Tensor]
 LANGUAGE = {"task": "synthetic_lm", "targets": "qv", "objective": "val/perplexity", "method__lr": 1e-2}
 
 
@@ -30,7 +27,7 @@ def plain(folder: Path) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("shape", ["bert", "gpt2", "llama"])
-def test_the_merged_model_is_base_and_adapter(trained: Trained, logits: Logits, tmp_path: Path, shape: str) -> None:
+def test_the_merged_model_is_base_and_adapter(trained, logits, tmp_path, shape):
     run = trained(shape)
     found = merge(run, tmp_path / "merged", "fp32")
     assert found["logits"]["rows"] == 64 and max(found["logits"]["relative_errors"].values()) < 1e-5
@@ -47,7 +44,7 @@ def test_the_merged_model_is_base_and_adapter(trained: Trained, logits: Logits, 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("quant", [None, "nf4", "int8", "bf16"])
-def test_a_run_is_loaded_as_it_ran(trained: Trained, quant: str | None, precision: str) -> None:
+def test_a_run_is_loaded_as_it_ran(trained, quant, precision):
     if quant in ("nf4", "int8"):
         pytest.importorskip("bitsandbytes")
     run = trained("llama", quant=quant, trainer__precision=precision, optim__lr=0.005)
@@ -62,13 +59,13 @@ def test_a_run_is_loaded_as_it_ran(trained: Trained, quant: str | None, precisio
     "method",
     ["dora", "rslora", "pissa", "adalora", "vera", "loha", "lokr", "ia3", "oft", "bitfit", "head", "top_layers"],
 )
-def test_other_methods_that_change_weights_merge(trained: Trained, tmp_path: Path, method: str) -> None:
+def test_other_methods_that_change_weights_merge(trained, tmp_path, method):
     keys = {"method__layers": 1} if method == "top_layers" else {"method__block": 8} if method == "oft" else {}
     found = merge(trained("bert", method, **keys), tmp_path / "merged", "fp32")
     assert found["logits"]["relative_errors"]["written"] < 1e-5
 
 
-def test_bf16_is_merged_in_fp32_and_cast_once(trained: Trained, tmp_path: Path) -> None:
+def test_bf16_is_merged_in_fp32_and_cast_once(trained, tmp_path):
     errors = merge(trained("llama"), tmp_path / "merged", "bf16")["logits"]["relative_errors"]
     assert errors["merged"] < 1e-5 < errors["written"] < 0.05
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged", dtype="auto")
@@ -77,9 +74,7 @@ def test_bf16_is_merged_in_fp32_and_cast_once(trained: Trained, tmp_path: Path) 
 
 @pytest.mark.parametrize("shape", ["bert", "gpt2"])
 @pytest.mark.parametrize("quant", ["nf4", "int8", "bf16"])
-def test_a_quantized_base_is_dequantized_first(
-    trained: Trained, logits: Logits, tmp_path: Path, shape: str, quant: str
-) -> None:
+def test_a_quantized_base_is_dequantized_first(trained, logits, tmp_path, shape, quant):
     if quant != "bf16":
         pytest.importorskip("bitsandbytes")
     run = trained(shape, quant=quant)
@@ -94,7 +89,7 @@ def test_a_quantized_base_is_dequantized_first(
         assert score.relative(on_fp32, wanted) > 100 * close  # what an adapter on the wrong base would give
 
 
-def test_what_a_run_rounded_stays_rounded(trained: Trained) -> None:
+def test_what_a_run_rounded_stays_rounded(trained):
     run = trained("bert", quant="bf16")
     exact, rounded = (dict(make(run)[0].named_parameters()) for make in (loading.load_base, loading.dense_base))
     for name, weight in rounded.items():
@@ -103,9 +98,7 @@ def test_what_a_run_rounded_stays_rounded(trained: Trained) -> None:
 
 
 @pytest.mark.parametrize("factor", [1.1, float("nan")])
-def test_a_merge_that_is_not_exact_is_refused_and_leaves_nothing(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
-) -> None:
+def test_a_merge_that_is_not_exact_is_refused_and_leaves_nothing(trained, tmp_path, monkeypatch, factor):
     def off(model: torch.nn.Module, run: Run) -> torch.nn.Module:
         merged = fold(model, run)
         next(p for n, p in merged.named_parameters() if "query" in n).data.mul_(factor)
@@ -117,9 +110,7 @@ def test_a_merge_that_is_not_exact_is_refused_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failure_while_writing_leaves_nothing(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_while_writing_leaves_nothing(trained, tmp_path, monkeypatch):
     def fail(*_: Any) -> None:
         raise OSError("no space left")
 
@@ -138,9 +129,7 @@ def test_a_failure_while_writing_leaves_nothing(
         ("tfidf", {}, "method=tfidf trains no model"),
     ],
 )
-def test_what_cannot_merge_is_refused_by_name(
-    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, keys: dict[str, Any], said: str
-) -> None:
+def test_what_cannot_merge_is_refused_by_name(trained, tmp_path, capsys, method, keys, said):
     run = trained("bert", method, **keys)
     assert main(["adapter", "merge", str(run.folder), "--out", str(tmp_path / "merged")]) == 2
     shown = capsys.readouterr()
@@ -148,9 +137,7 @@ def test_what_cannot_merge_is_refused_by_name(
     assert not (tmp_path / "merged").exists()
 
 
-def test_an_adapter_that_adds_inputs_is_refused_by_name(
-    trained: Trained, copied: Callable[[Run], Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_adapter_that_adds_inputs_is_refused_by_name(trained, copied, capsys):
     place = copied(trained())
     values = {"peft_type": "PROMPT_TUNING", "task_type": "SEQ_CLS", "num_virtual_tokens": 4}
     (place / "adapter/adapter_config.json").write_text(json.dumps(values))
@@ -158,9 +145,7 @@ def test_an_adapter_that_adds_inputs_is_refused_by_name(
     assert "PROMPT_TUNING cannot be merged" in capsys.readouterr().err
 
 
-def test_what_is_written_says_the_task_that_was_trained(
-    trained: Trained, other_head: Callable[[str], str], tmp_path: Path
-) -> None:
+def test_what_is_written_says_the_task_that_was_trained(trained, other_head, tmp_path):
     merge(trained(model__path=other_head("bert")), tmp_path / "merged", "fp32")
     whole = trained("bert", "full", model__path=other_head("bert"), trainer__save_full=True)
     for folder in (tmp_path / "merged", whole.adapter):
@@ -168,9 +153,7 @@ def test_what_is_written_says_the_task_that_was_trained(
         assert config["problem_type"] == "single_label_classification" and config["id2label"] == {"0": "0", "1": "1"}
 
 
-def test_a_regression_keeps_its_single_output(
-    trained: Trained, logits: Logits, other_head: Callable[[str], str], tmp_path: Path
-) -> None:
+def test_a_regression_keeps_its_single_output(trained, logits, other_head, tmp_path):
     keys = {"task__kind": "regression", "task__metric": "pearson", "objective": "val/pearson"}
     merge(trained("bert", model__path=other_head("bert"), **keys), tmp_path / "merged", "fp32")
     assert logits(*plain(tmp_path / "merged")).shape == (2, 1)
@@ -179,7 +162,7 @@ def test_a_regression_keeps_its_single_output(
 
 
 @pytest.mark.parametrize("shape", ["llama", "gpt2"])
-def test_a_causal_lm_is_scored_as_it_was_and_merges(trained: Trained, tmp_path: Path, shape: str) -> None:
+def test_a_causal_lm_is_scored_as_it_was_and_merges(trained, tmp_path, shape):
     run = trained(shape, **LANGUAGE)
     model, tokenizer = loading.as_run(run)
     found, _ = score.evaluate(model, score.Rows.of(run, tokenizer), run)

@@ -2,8 +2,6 @@
 
 import itertools
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,18 +12,14 @@ from peft import LoraConfig
 from rankwise.adapters import loading, score
 from rankwise.adapters.factors import Delta, rank_for_energy, read, why_not_plain, write
 from rankwise.adapters.loading import numerics, put_factors
-from rankwise.adapters.runs import Run, open_run
+from rankwise.adapters.runs import open_run
 from rankwise.adapters.shrink import shrink
 from rankwise.cli import main
 from rankwise.errors import Refused
 
-Trained = Callable[..., Run]
-
 
 @pytest.mark.parametrize(("shape", "method"), [("bert", "lora"), ("gpt2", "rslora"), ("llama", "lora")])
-def test_each_module_is_truncated_to_its_leading_singular_values(
-    trained: Trained, tmp_path: Path, shape: str, method: str
-) -> None:
+def test_each_module_is_truncated_to_its_leading_singular_values(trained, tmp_path, shape, method):
     run = trained(shape, method)
     found = shrink(run, 3, None, tmp_path / "small")
     before, after = (read(place, "test").deltas for place in (run.adapter, tmp_path / "small"))
@@ -41,9 +35,7 @@ def test_each_module_is_truncated_to_its_leading_singular_values(
 
 
 @pytest.mark.parametrize(("shape", "method"), [("bert", "lora"), ("gpt2", "lora"), ("llama", "pissa")])
-def test_the_whole_rank_gives_the_same_logits(
-    trained: Trained, copied: Callable[[Run], Path], tmp_path: Path, shape: str, method: str
-) -> None:
+def test_the_whole_rank_gives_the_same_logits(trained, copied, tmp_path, shape, method):
     run = trained(shape, method)
     found, other = shrink(run, None, 1.0, tmp_path / "same"), copied(run)
     shutil.copytree(tmp_path / "same", other / "adapter", dirs_exist_ok=True)
@@ -62,7 +54,7 @@ def test_the_whole_rank_gives_the_same_logits(
     assert found["difference"]["value"] == 0 and found["kept_energy"] == pytest.approx(1)
 
 
-def test_energy_gives_every_module_the_least_rank_that_keeps_it(trained: Trained, tmp_path: Path) -> None:
+def test_energy_gives_every_module_the_least_rank_that_keeps_it(trained, tmp_path):
     run = trained("gpt2")
     found = shrink(run, None, 0.8, tmp_path / "small")
     small = read(tmp_path / "small", "test")
@@ -74,7 +66,7 @@ def test_energy_gives_every_module_the_least_rank_that_keeps_it(trained: Trained
     assert found["ranks"]["after"]["total"] == sum(small.ranks.values())
 
 
-def test_ranks_by_pattern_are_respected(trained: Trained, tmp_path: Path) -> None:
+def test_ranks_by_pattern_are_respected(trained, tmp_path):
     run = trained("bert", targets__ranks={"query": 2}, targets__alphas={"query": 1})
     shrink(run, 4, None, tmp_path / "small")
     before, after = (read(place, "test") for place in (run.adapter, tmp_path / "small"))
@@ -84,7 +76,7 @@ def test_ranks_by_pattern_are_respected(trained: Trained, tmp_path: Path) -> Non
         torch.testing.assert_close(after.deltas[name].dense(), before.deltas[name].dense(), rtol=1e-4, atol=1e-7)
 
 
-def test_the_dense_change_is_never_made(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dense_change_is_never_made(trained, monkeypatch):
     run, sizes = trained("llama"), []
     lora = read(run.adapter, "test")
     real = torch.linalg.svd
@@ -98,7 +90,7 @@ def test_the_dense_change_is_never_made(trained: Trained, monkeypatch: pytest.Mo
     assert len(sizes) == len(lora.deltas) and set(sizes) == {(8, 8)}
 
 
-def test_a_correlation_is_compared_in_pairs_too(trained: Trained) -> None:
+def test_a_correlation_is_compared_in_pairs_too(trained):
     run = trained("bert", task__kind="regression", task__metric="spearman", objective="val/spearman")
     found = shrink(run, 1, None)
     gap = found["after"]["value"] - found["before"]["value"]
@@ -107,12 +99,12 @@ def test_a_correlation_is_compared_in_pairs_too(trained: Trained) -> None:
 
 
 @pytest.mark.parametrize("method", ["dora", "ia3", "adalora"])
-def test_other_adapters_are_refused_by_name(trained: Trained, capsys: pytest.CaptureFixture[str], method: str) -> None:
+def test_other_adapters_are_refused_by_name(trained, capsys, method):
     assert main(["adapter", "shrink", str(trained("bert", method).folder), "--rank", "1"]) == 2
     assert {"dora": "use_dora", "ia3": "IA3", "adalora": "ADALORA"}[method] in capsys.readouterr().err
 
 
-def test_a_run_that_was_tested_on_other_rows_is_refused(trained: Trained, copied: Callable[[Run], Path]) -> None:
+def test_a_run_that_was_tested_on_other_rows_is_refused(trained, copied):
     place = copied(trained())
     table = pq.read_table(place / "predictions.parquet").to_pandas()
     pq.write_table(pa.Table.from_pandas(table.assign(item=table["item"] + 1)), place / "predictions.parquet")
@@ -120,7 +112,7 @@ def test_a_run_that_was_tested_on_other_rows_is_refused(trained: Trained, copied
         shrink(open_run(place), 2, None)
 
 
-def test_the_rank_that_keeps_a_share_of_the_energy() -> None:
+def test_the_rank_that_keeps_a_share_of_the_energy():
     values = torch.tensor([3.0, 2.0, 1.0])  # 9, 4, 1 of 14
     assert [rank_for_energy(values, share) for share in (0.1, 9 / 14, 0.65, 13 / 14, 0.95, 1.0)] == [1, 1, 2, 2, 3, 3]
     assert rank_for_energy(torch.zeros(4), 0.9) == 1
@@ -132,14 +124,14 @@ def delta(rank: int = 5, d_in: int = 12, d_out: int = 9, seed: int = 0) -> Delta
     return Delta(b.double(), a.double())
 
 
-def test_inner_products_without_the_product() -> None:
+def test_inner_products_without_the_product():
     pairs = [delta(5), delta(3, seed=1), Delta(delta(4, seed=2).dense(), None)]
     for one, other in itertools.product(pairs, pairs):
         assert one.dot(other) == pytest.approx(float((one.dense() * other.dense()).sum()), rel=1e-9)
 
 
 @pytest.mark.parametrize("one", [delta(), delta(rank=12, d_in=8, d_out=6), delta(2)])
-def test_singular_values_and_the_best_approximation_are_those_of_the_product(one: Delta) -> None:
+def test_singular_values_and_the_best_approximation_are_those_of_the_product(one):
     u, s, v = torch.linalg.svd(one.dense(), full_matrices=False)
     found = one.svd()
     assert len(found.s) == min(len(one.a), *one.sides) if one.a is not None else False
@@ -153,7 +145,7 @@ STARTS += [(init, True) for init in (True, False, "gaussian", "eva", "orthogonal
 
 
 @pytest.mark.parametrize(("init", "plain"), STARTS)
-def test_only_a_start_beside_the_base_is_plain(init: bool | str, plain: bool) -> None:
+def test_only_a_start_beside_the_base_is_plain(init, plain):
     config = LoraConfig()
     config.init_lora_weights = init  # type: ignore[assignment]
     assert why_not_plain(config) == (None if plain else f"init_lora_weights={init}")

@@ -2,9 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,11 +16,9 @@ from rankwise.config import Quant
 from rankwise.errors import Refused
 from rankwise.model.targets import block_linears
 
-Trained = Callable[..., Run]
-
 
 @pytest.mark.parametrize("shape", ["bert", "gpt2", "llama"])
-def test_each_is_as_alone_and_switching_is_cheap(trained: Trained, shape: str) -> None:
+def test_each_is_as_alone_and_switching_is_cheap(trained, shape):
     runs = [trained(shape), trained(shape, method__rank=4), trained(shape, "rslora", data_seed=1)]
     found = swap(runs)
     assert [row["run"] for row in found["adapters"]] == [run.name for run in runs]
@@ -30,7 +26,7 @@ def test_each_is_as_alone_and_switching_is_cheap(trained: Trained, shape: str) -
     assert 0 < found["switch_ms"] < found["load_ms"]
 
 
-def test_heads_of_different_sizes(trained: Trained, saved_base: Callable[[str], Path]) -> None:
+def test_heads_of_different_sizes(trained, saved_base):
     base = str(saved_base("bert"))
     value = {"task__kind": "regression", "task__metric": "pearson", "objective": "val/pearson"}
     found = swap(
@@ -39,7 +35,7 @@ def test_heads_of_different_sizes(trained: Trained, saved_base: Callable[[str], 
     assert all(row["same"] for row in found["adapters"])
 
 
-def test_on_a_quantized_base(trained: Trained) -> None:
+def test_on_a_quantized_base(trained):
     pytest.importorskip("bitsandbytes")
     found = swap([trained(quant="nf4"), trained(quant="nf4", data_seed=1)])
     assert all(row["same"] for row in found["adapters"])
@@ -49,9 +45,7 @@ def test_on_a_quantized_base(trained: Trained) -> None:
     assert constants == 4 * blocks // 64 + 12 * 16 * 4  # one fp32 per 64 values, and of 12 layers a code of 16
 
 
-def test_what_differs_is_told_and_the_exit_code_says_so(
-    trained: Trained, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_differs_is_told_and_the_exit_code_says_so(trained, capsys, monkeypatch):
     real, broken = Shared._add, trained(data_seed=1)
 
     def add(self: Shared, run: Run, tensors: Tensors) -> None:
@@ -66,7 +60,7 @@ def test_what_differs_is_told_and_the_exit_code_says_so(
     assert "NO" in capsys.readouterr().out
 
 
-def test_a_base_is_another_where_its_values_are_stored_otherwise(trained: Trained) -> None:
+def test_a_base_is_another_where_its_values_are_stored_otherwise(trained):
     run = trained()
 
     def base(precision: str, **quant: Any) -> tuple[Any, ...]:
@@ -80,7 +74,7 @@ def test_a_base_is_another_where_its_values_are_stored_otherwise(trained: Traine
     assert len({run.base, *others}) == 5
 
 
-def test_what_cannot_share_a_base_is_refused(trained: Trained) -> None:
+def test_what_cannot_share_a_base_is_refused(trained):
     with pytest.raises(Refused, match="on another base"):
         swap([trained(), trained("llama")])
     with pytest.raises(Refused, match=r"another storage .*bf16"):

@@ -1,22 +1,19 @@
 """Every analysis of real runs: against dense algebra, against other commands, and as files."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import torch
 
 from rankwise import analysis
-from rankwise.adapters.runs import Run
 from rankwise.adapters.shrink import shrink
 from rankwise.commands.analyze import main
 from rankwise.report import analyses
 from rankwise.tracking.record import Record
 
 
-def test_subspaces_are_those_of_the_dense_updates(low: Run, high: Run) -> None:
+def test_subspaces_are_those_of_the_dense_updates(low, high):
     found = analysis.analyze("subspaces", [high.folder, low.folder], layer=1, module="v")
     pair = found["pairs"][0]
     assert pair["pair"] == ["lora r=2", "lora r=4"] and pair["directions"] == [2, 4]
@@ -32,7 +29,7 @@ def test_subspaces_are_those_of_the_dense_updates(low: Run, high: Run) -> None:
         assert pair["phi"][i - 1][j - 1] == pytest.approx(wanted, abs=1e-4)
 
 
-def test_between_seeds_and_on_the_left_side(low: Run, ran: Callable[..., Run]) -> None:
+def test_between_seeds_and_on_the_left_side(low, ran):
     runs = [low.folder, ran(method__rank=2, seed=1).folder]
     right, left = (analysis.analyze("subspaces", runs, side=side) for side in ("right", "left"))
     assert right["pairs"][0]["start"] and not right["start_unknown"]
@@ -40,7 +37,7 @@ def test_between_seeds_and_on_the_left_side(low: Run, ran: Callable[..., Run]) -
     assert right["pairs"][0]["phi"] != left["pairs"][0]["phi"]
 
 
-def test_a_start_taken_out_of_w_has_half_the_directions_of_what_came_of_it(ran: Callable[..., Run]) -> None:
+def test_a_start_taken_out_of_w_has_half_the_directions_of_what_came_of_it(ran):
     runs = [ran(method="pissa", method__rank=2).folder, ran(method="pissa", method__rank=2, seed=1).folder]
     for pair in analysis.analyze("subspaces", runs)["pairs"]:
         i, j = pair["directions"]
@@ -49,13 +46,13 @@ def test_a_start_taken_out_of_w_has_half_the_directions_of_what_came_of_it(ran: 
         assert known == {(1, 1): True, (2, 2): True, (4, 4): False, (i, j): False}
 
 
-def test_a_that_was_not_trained_shares_what_it_shared_at_the_start(ran: Callable[..., Run]) -> None:
+def test_a_that_was_not_trained_shares_what_it_shared_at_the_start(ran):
     runs = [ran(method="lora_fa", method__rank=rank).folder for rank in (2, 4)]
     found = analysis.analyze("subspaces", runs, of="A")
     assert all(pair["phi"] == pair["start"] for pair in found["pairs"])
 
 
-def test_ranks_are_bounded_by_the_adapter_and_layers_add_up(low: Run, full: Run) -> None:
+def test_ranks_are_bounded_by_the_adapter_and_layers_add_up(low, full):
     rows = {row["run"]: row for row in analysis.analyze("spectrum", [low.folder, full.folder])["rows"]}
     assert 1 <= rows["lora r=2"]["effective_rank"] <= 2 and len(rows["lora r=2"]["energy"]) == 2
     assert rows["full"]["effective_rank"] > 2 and rows["full"]["energy"][-1] == pytest.approx(1)
@@ -66,7 +63,7 @@ def test_ranks_are_bounded_by_the_adapter_and_layers_add_up(low: Run, full: Run)
         assert cell["relative"] == pytest.approx(float(w.delta.b.norm() / w.base.double().norm()))
 
 
-def test_truncation_agrees_with_shrink_and_with_the_recorded_test(low: Run, high: Run) -> None:
+def test_truncation_agrees_with_shrink_and_with_the_recorded_test(low, high):
     found = analysis.analyze("truncation", [high.folder, low.folder])
     cut = {row["rank"]: row for row in found["cut"]}
     assert sorted(cut) == [1, 2, 4]
@@ -79,9 +76,7 @@ def test_truncation_agrees_with_shrink_and_with_the_recorded_test(low: Run, high
 
 
 @pytest.mark.parametrize("name", list(analysis.WHAT))
-def test_every_analysis_is_printed_written_and_shown_in_the_report(
-    name: str, low: Run, high: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_analysis_is_printed_written_and_shown_in_the_report(name, low, high, tmp_path, capsys):
     out = tmp_path / analyses.FOLDER
     assert main([name, str(high.folder), str(low.folder), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
@@ -93,20 +88,18 @@ def test_every_analysis_is_printed_written_and_shown_in_the_report(
     assert document["question"] in printed and f"{name}.svg" in printed
 
 
-def test_options_have_files_of_their_own_beside_the_runs(study: Path, low: Run) -> None:
+def test_options_have_files_of_their_own_beside_the_runs(study, low):
     assert main(["subspaces", str(low.folder), "--layer", "1", "--module", "q", "--side", "left"]) == 0
     assert (study / analyses.FOLDER / "subspaces-layer1-q-left.json").is_file()
     assert "Shared directions, layer1, q, left" in [part.title for part in analyses.sections(study)]
 
 
-def test_json_is_the_whole_output(low: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_the_whole_output(low, tmp_path, capsys):
     assert main(["spectrum", str(low.folder), "--json", "--out", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out)["analysis"] == "spectrum"
 
 
-def test_a_file_that_is_no_analysis_is_left_out_of_the_report(
-    study: Path, low: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_is_no_analysis_is_left_out_of_the_report(study, low, tmp_path, capsys):
     folder = tmp_path / analyses.FOLDER
     assert main(["spectrum", str(low.folder), "--out", str(folder)]) == 0
     document = json.loads((folder / "spectrum.json").read_text())
@@ -120,7 +113,7 @@ def test_a_file_that_is_no_analysis_is_left_out_of_the_report(
 
 
 @pytest.mark.parametrize("name", ["a\\q", '"><script>x<!--', "$x$"])
-def test_the_name_of_a_file_does_not_reach_the_page(low: Run, tmp_path: Path, name: str) -> None:
+def test_the_name_of_a_file_does_not_reach_the_page(low, tmp_path, name):
     folder = tmp_path / analyses.FOLDER
     assert main(["spectrum", str(low.folder), "--out", str(folder)]) == 0
     (folder / "spectrum.json").rename(folder / f"{name}.json")

@@ -29,7 +29,7 @@ def turned(d: int, first: int, second: int, angle: float) -> torch.Tensor:
     return rotation
 
 
-def test_similarity_of_one_turned_direction_is_its_squared_cosine() -> None:
+def test_similarity_of_one_turned_direction_is_its_squared_cosine():
     basis = orthonormal(12, 12)
     one, angle = basis[:, :3], math.radians(40)
     other = basis @ turned(12, 0, 7, angle)[:, :3]
@@ -44,7 +44,7 @@ def test_similarity_of_one_turned_direction_is_its_squared_cosine() -> None:
     torch.testing.assert_close(phi, wanted.double())
 
 
-def test_similarity_is_of_subspaces_and_not_of_their_bases() -> None:
+def test_similarity_is_of_subspaces_and_not_of_their_bases():
     basis = orthonormal(12, 12)
     one, inside = basis[:, :4], basis[:, :4] @ orthonormal(4, 4, seed=1)
     phi = measures.similarity(one, inside)
@@ -54,7 +54,7 @@ def test_similarity_is_of_subspaces_and_not_of_their_bases() -> None:
 
 
 @pytest.mark.parametrize(("i", "j"), [(1, 1), (2, 5), (8, 3)])
-def test_random_subspaces_overlap_as_expected(i: int, j: int) -> None:
+def test_random_subspaces_overlap_as_expected(i, j):
     d, draws = 24, 1500
     one, other = (torch.linalg.qr(random(draws, d, k, seed=seed))[0] for seed, k in ((1, i), (2, j)))
     phi = ((one.transpose(1, 2) @ other) ** 2).sum((1, 2)) / min(i, j)
@@ -62,7 +62,7 @@ def test_random_subspaces_overlap_as_expected(i: int, j: int) -> None:
     assert abs(float(phi.mean()) - measures.expected_similarity(i, j, d)) < 4 * error < 0.01
 
 
-def test_directions_of_factors_are_those_of_their_product() -> None:
+def test_directions_of_factors_are_those_of_their_product():
     delta = Delta(random(9, 3), random(3, 14, seed=1))
     found = measures.decomposed(delta)
     torch.testing.assert_close(found.u * found.s @ found.v.T, delta.b @ delta.a)
@@ -71,13 +71,13 @@ def test_directions_of_factors_are_those_of_their_product() -> None:
         torch.testing.assert_close(side.T @ side, torch.eye(3, dtype=torch.float64))
 
 
-def test_directions_without_a_singular_value_are_left_out() -> None:
+def test_directions_without_a_singular_value_are_left_out():
     a = random(2, 14)
     assert measures.decomposed(Delta(random(9, 4), torch.cat([a, -2 * a]))).s.shape == (2,)
     assert measures.decomposed(torch.zeros(4, 5)).v.shape == (5, 0)
 
 
-def test_ranks_of_known_spectra() -> None:
+def test_ranks_of_known_spectra():
     even, one, steps = torch.ones(5), torch.tensor([3.0, 0.0]), torch.tensor([2.0, 1.0, 1.0])
     assert measures.effective_rank(even) == pytest.approx(5)
     assert measures.effective_rank(one) == pytest.approx(1)
@@ -89,7 +89,7 @@ def test_ranks_of_known_spectra() -> None:
     assert measures.effective_rank(zeros) == measures.stable_rank(zeros) == measures.energy_rank(zeros) == 0
 
 
-def test_amplification_of_a_direction_that_the_base_has_little_of() -> None:
+def test_amplification_of_a_direction_that_the_base_has_little_of():
     u, v, values = orthonormal(8, 8), orthonormal(8, 8, seed=1), torch.tensor([9.0, 4.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0])
     base = u * values @ v.T
     delta = Delta(6 * u[:, 2:3], v[:, 2:3].T.contiguous())
@@ -102,7 +102,7 @@ def test_amplification_of_a_direction_that_the_base_has_little_of() -> None:
     assert [two[key] ** 2 for key in ("update", "by_update", "by_base")] == pytest.approx([61, 20, 97])
 
 
-def test_chance_is_the_root_mean_square_of_random_directions() -> None:
+def test_chance_is_the_root_mean_square_of_random_directions():
     base, rank = random(10, 14, seed=3), 3
     u, v = (torch.linalg.qr(random(2000, d, rank, seed=d))[0] for d in base.shape)
     squares = ((u.transpose(1, 2) @ base @ v) ** 2).sum((1, 2))
@@ -110,7 +110,7 @@ def test_chance_is_the_root_mean_square_of_random_directions() -> None:
     assert abs(float(squares.mean()) - chance**2) < 4 * float(squares.std()) / math.sqrt(2000)
 
 
-def test_turned_directions_intrude_on_the_side_where_they_turned() -> None:
+def test_turned_directions_intrude_on_the_side_where_they_turned():
     base = torch.diag(torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0], dtype=torch.float64))
     tuned = turned(5, 0, 4, math.radians(30)) @ base  # cos 30° = 0.866
     epsilons = (0.5, 0.8, 0.9)
@@ -119,7 +119,7 @@ def test_turned_directions_intrude_on_the_side_where_they_turned() -> None:
     assert not any(measures.intruders(nearest_cosines(base, base)).values())
 
 
-def test_a_strong_direction_between_all_of_the_base_intrudes() -> None:
+def test_a_strong_direction_between_all_of_the_base_intrudes():
     base = torch.diag(torch.arange(16.0, 0, -1, dtype=torch.float64))
     even = torch.full((16, 1), 0.25, dtype=torch.float64)  # its cosine to each direction of the base is ¼
     tuned = base + 1e6 * even @ even.T
@@ -140,7 +140,7 @@ def three(low: Run) -> Changed:
     return Changed(low, modules)
 
 
-def test_spectra_are_means_over_layers_and_a_shorter_one_has_all_of_its_energy(three: Changed) -> None:
+def test_spectra_are_means_over_layers_and_a_shorter_one_has_all_of_its_energy(three):
     (row,) = updates.spectrum([three])["rows"]
     assert row["decay"] == pytest.approx([1, (0 + 0.5 + 0.5) / 3, (0 + 0 + 0.5) / 3])
     assert row["energy"] == pytest.approx([(1 + 4 / 5 + 4 / 6) / 3, (1 + 1 + 5 / 6) / 3, 1])
@@ -149,21 +149,21 @@ def test_spectra_are_means_over_layers_and_a_shorter_one_has_all_of_its_energy(t
     assert row["stable_rank"] == pytest.approx(mean([1, 5 / 4, 6 / 4]))
 
 
-def test_amplification_is_the_median_over_layers_of_a_kind(three: Changed) -> None:
+def test_amplification_is_the_median_over_layers_of_a_kind(three):
     (row,) = updates.amplification([three])["rows"]
     assert row["module"] == "q" and row["update"] == pytest.approx(median(map(math.sqrt, (4, 5, 6))))
     factors = [measures.amplification(w.base, w.delta)["factor"] for w in three.modules.values()]
     assert row["factor"] == pytest.approx(median(factors)) != pytest.approx(mean(factors))
 
 
-def test_a_full_update_is_taken_at_the_ranks_of_the_paper_or_of_the_runs_beside_it(low: Run, full: Run) -> None:
+def test_a_full_update_is_taken_at_the_ranks_of_the_paper_or_of_the_runs_beside_it(low, full):
     alone = analyze("amplification", [full.folder])["rows"]
     assert {row["rank"] for row in alone} == {4, 64} and all(row["dense"] for row in alone)
     beside = analyze("amplification", [low.folder, full.folder])["rows"]
     assert {(row["run"], row["rank"]) for row in beside} == {("lora r=2", 2), ("full", 2)}
 
 
-def test_intruders_are_counted_by_vectors_and_by_matrices(three: Changed) -> None:
+def test_intruders_are_counted_by_vectors_and_by_matrices(three):
     found = updates.intruders([three])
     assert found["side"] == "left"
     tuned = [(w.base.double() + w.delta.dense(), w.base) for w in three.modules.values()]
@@ -174,12 +174,12 @@ def test_intruders_are_counted_by_vectors_and_by_matrices(three: Changed) -> Non
     assert max(by[0.9] for by in wanted) > 1  # so that the two counts differ
 
 
-def test_sides_are_those_of_the_papers(low: Run) -> None:
+def test_sides_are_those_of_the_papers(low):
     sides = {name: analyze(name, [low.folder])["side"] for name in ("subspaces", "intruders")}
     assert sides == {"subspaces": "right", "intruders": "left"}
 
 
-def test_chance_of_layers_of_several_widths_is_its_mean_over_them() -> None:
+def test_chance_of_layers_of_several_widths_is_its_mean_over_them():
     one, other = ({"a": orthonormal(8, 2, seed), "b": orthonormal(24, 2, seed)} for seed in (0, 1))
     pair = subspaces._pair(("one", "other"), one, other, "unknown", "unknown")
     for point in pair["points"]:

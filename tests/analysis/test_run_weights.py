@@ -1,6 +1,5 @@
 """From run folders: the right W₀, ΔW and start; what cannot be analyzed is refused."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -9,20 +8,19 @@ from safetensors.torch import load_file
 
 from rankwise import analysis
 from rankwise.adapters import factors, loading
-from rankwise.adapters.runs import Run
 from rankwise.analysis import subspaces
 from rankwise.analysis.weights import labels, place
 from rankwise.errors import Refused
 
 
-def test_full_fine_tuning_is_what_its_file_holds(full: Run) -> None:
+def test_full_fine_tuning_is_what_its_file_holds(full):
     saved = load_file(full.adapter / "model.safetensors")
     for name, weights in analysis.load(full.folder).items():
         torch.testing.assert_close((weights.base.double() + weights.delta.b).float(), saved[f"{name}.weight"])
         assert weights.delta.rank is None
 
 
-def test_lora_comes_as_factors_with_its_scale(low: Run) -> None:
+def test_lora_comes_as_factors_with_its_scale(low):
     found = analysis.load(low.folder)
     assert {place(name)[1] for name in found} == {"q", "v"}
     file = load_file(low.adapter / "adapter_model.safetensors")
@@ -32,14 +30,14 @@ def test_lora_comes_as_factors_with_its_scale(low: Run) -> None:
         torch.testing.assert_close(weights.delta.dense(), low.record.lora["scale"] * b @ a)
 
 
-def test_runs_together_have_the_layers_that_all_changed(low: Run, full: Run) -> None:
+def test_runs_together_have_the_layers_that_all_changed(low, full):
     lora, dense = analysis.together([low, full])
     assert list(lora.modules) == list(dense.modules) and {place(name)[1] for name in lora.modules} == {"q", "v"}
     (one,) = analysis.together([full], layer=1, module="output.dense")
     assert [place(name) for name in one.modules] == [(1, "output.dense")]
 
 
-def test_parts_of_a_fused_layer_are_those_of_the_full_run(ran: Callable[..., Run]) -> None:
+def test_parts_of_a_fused_layer_are_those_of_the_full_run(ran):
     parts = ran("gpt2", method__rank=2)
     whole = ran("gpt2", "full", optim__lr=0.003, trainer__save_full=True)
     lora, dense = analysis.together([parts, whole])
@@ -53,7 +51,7 @@ def test_parts_of_a_fused_layer_are_those_of_the_full_run(ran: Callable[..., Run
         assert torch.equal(lora.modules[f"{name}.{part}"].base, fused.modules[name].base[mine])
 
 
-def test_a_dense_update_of_a_fused_layer_in_few_bits(ran: Callable[..., Run]) -> None:
+def test_a_dense_update_of_a_fused_layer_in_few_bits(ran):
     few = {"quant__name": "nf4", "quant__kind": "nf4", "quant__double": False}
     dora, lora = (ran("gpt2", method, method__rank=2, **few) for method in ("dora", "lora"))
     assert {place(name)[1] for name in analysis.load(dora.folder)} == {"qkv"}
@@ -63,7 +61,7 @@ def test_a_dense_update_of_a_fused_layer_in_few_bits(ran: Callable[..., Run]) ->
     assert apart.rank == 2
 
 
-def test_a_base_in_few_bits_is_what_it_stood_for(ran: Callable[..., Run], low: Run) -> None:
+def test_a_base_in_few_bits_is_what_it_stood_for(ran, low):
     few = ran(method__rank=2, quant__name="nf4", quant__kind="nf4", quant__double=False)
     exact, stored = (analysis.load(run.folder) for run in (low, few))
     lm, _ = loading.dense_base(few)
@@ -72,7 +70,7 @@ def test_a_base_in_few_bits_is_what_it_stood_for(ran: Callable[..., Run], low: R
         assert not torch.equal(weights.base, exact[name].base)
 
 
-def test_the_start_is_what_the_run_drew(ran: Callable[..., Run]) -> None:
+def test_the_start_is_what_the_run_drew(ran):
     frozen = ran(method="lora_fa", method__rank=2)  # its A is never trained
     drawn = subspaces.drawn_factors(frozen)
     assert isinstance(drawn, dict)
@@ -80,7 +78,7 @@ def test_the_start_is_what_the_run_drew(ran: Callable[..., Run]) -> None:
         assert torch.equal(drawn[name].a, delta.a) and not drawn[name].b.any()
 
 
-def test_a_start_out_of_the_base_is_read_from_the_file(ran: Callable[..., Run]) -> None:
+def test_a_start_out_of_the_base_is_read_from_the_file(ran):
     pissa = ran(method="pissa", method__rank=2)
     drawn, trained = subspaces.drawn_factors(pissa), subspaces.trained_factors(pissa)
     assert isinstance(drawn, dict)
@@ -90,18 +88,18 @@ def test_a_start_out_of_the_base_is_read_from_the_file(ran: Callable[..., Run]) 
 
 
 @pytest.mark.parametrize(("key", "value", "why"), [("init", "eva", "data"), ("init_from", "RUN", "init_from")])
-def test_a_start_that_is_not_known_says_why(low: Run, key: str, value: str, why: str) -> None:
+def test_a_start_that_is_not_known_says_why(low, key, value, why):
     other = replace(low, config=replace(low.config, method=replace(low.config.method, **{key: value})))
     assert why in str(subspaces.drawn_factors(other))
 
 
-def test_labels_tell_runs_apart(low: Run, high: Run, ran: Callable[..., Run]) -> None:
+def test_labels_tell_runs_apart(low, high, ran):
     again = ran(method__rank=2, seed=1)
     assert labels([low, high]) == ["lora r=2", "lora r=4"]
     assert labels([low, again]) == ["lora r=2 seed 0", "lora r=2 seed 1"]
 
 
-def test_what_cannot_be_analyzed_is_refused_in_one_line(ran: Callable[..., Run], low: Run, full: Run) -> None:
+def test_what_cannot_be_analyzed_is_refused_in_one_line(ran, low, full):
     unkept = ran(method="full", optim__lr=0.004)
     for run, remedy in (
         (unkept, "trainer.save_full=true"),

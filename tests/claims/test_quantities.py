@@ -184,7 +184,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> list:
     return [run(tiny("bert", seed=seed, **arm, **common)) for arm in arms for seed in (0, 1)]
 
 
-def test_spectral_quantities_read_finished_runs(study: list):
+def test_spectral_quantities_read_finished_runs(study):
     low, high = {"method": "lora", "rank": 2}, {"method": "lora", "rank": 4}
     shared = spectral.shared_directions(study, low, high, 2, 4, "q")
     points = [
@@ -215,7 +215,7 @@ def test_spectral_quantities_read_finished_runs(study: list):
     assert found[0] == -found[1]
 
 
-def test_runs_of_the_study_are_found_by_the_words_of_a_claim(study: list):
+def test_runs_of_the_study_are_found_by_the_words_of_a_claim(study):
     claim = dataclasses.replace(
         CLAIMS["lora_t6_rank1"], settings={"metric": "accuracy", "of": {"method": "lora", "rank": 2}, "minus": FULL}
     )

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tracked_study import Command, Study
+from tracked_study import Study
 from wandb_server import ContractServer
 from wandb_server.http import OPERATIONS
 
@@ -26,7 +26,7 @@ def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_second_call_updates_the_report_and_the_workspace(study: Study, rankwise: Command, tmp_path: Path) -> None:
+def test_a_second_call_updates_the_report_and_the_workspace(study, rankwise, tmp_path):
     before = files(study.folder)
     server, env = study.server, study.server.env()
     others = {"type": "runs", "name": "x", "displayName": "rankwise: mine", "spec": "{}", "createdAt": "2025"}
@@ -142,7 +142,7 @@ def browser(tmp_path: Path) -> tuple[str, Callable[[], str]]:
     return str(script), lambda: note.read_text().strip()
 
 
-def test_without_a_key_the_page_is_written_and_the_way_to_the_rest_is_said(study, rankwise, browser) -> None:
+def test_without_a_key_the_page_is_written_and_the_way_to_the_rest_is_said(study, rankwise, browser):
     (study.folder / "wandb" / "offline-run-1").mkdir()
     asked = len(list(study.server.operations()))
     got = rankwise("dashboard", study.folder, "--open", BROWSER=browser[0])
@@ -156,7 +156,7 @@ def test_without_a_key_the_page_is_written_and_the_way_to_the_rest_is_said(study
     assert len(list(study.server.operations())) == asked
 
 
-def test_runs_that_are_not_in_wandb_are_shown_offline_until_they_are_pushed(study: Study, rankwise: Command) -> None:
+def test_runs_that_are_not_in_wandb_are_shown_offline_until_they_are_pushed(study, rankwise):
     views = len(study.server.views)
     there = "--project", "elsewhere", "--json"
     got = rankwise("dashboard", study.folder, *there, **study.server.env())
@@ -171,13 +171,13 @@ def test_runs_that_are_not_in_wandb_are_shown_offline_until_they_are_pushed(stud
     assert (said["runs"], said["in_wandb"], said["absent"]) == (4, 4, []) and "/elsewhere/" in said["report"]
 
 
-def test_a_project_that_is_not_there_is_shown_offline(study: Study, rankwise: Command, monkeypatch: Any) -> None:
+def test_a_project_that_is_not_there_is_shown_offline(study, rankwise, monkeypatch):
     monkeypatch.setitem(OPERATIONS, "Runs", lambda store, given: {"project": None})
     got = rankwise("dashboard", study.folder, "--entity", "them", **study.server.env())
     assert got.returncode == 0 and "0 of 4 runs are in W&B (them/proj)" in got.stderr and got.stdout.startswith("html")
 
 
-def test_the_extra_is_asked_for_in_one_line(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_extra_is_asked_for_in_one_line(study, monkeypatch):
     monkeypatch.setattr(remote, "why_offline", lambda: None)
     monkeypatch.setattr(dashboard, "find_spec", lambda name: None)
     with pytest.raises(Refused, match=r"^dashboard: .*pip install 'rankwise\[dashboards\]'$"):
@@ -193,14 +193,14 @@ def findings(*runs: tuple[str, str | None, str | None]) -> Any:
     return SimpleNamespace(records=records, metric=named("accuracy"))
 
 
-def test_a_dashboard_goes_where_the_runs_are_unless_the_user_says_otherwise() -> None:
+def test_a_dashboard_goes_where_the_runs_are_unless_the_user_says_otherwise():
     got = place.of(findings(("b", None, "p"), ("a", None, "p")), None, None)
     assert (got.entity, got.project, got.groups, got.searched) == (None, "p", ("a", "b"), False)
     assert got.title == "rankwise: a + b"
     assert place.of(findings(("a", "tune", "p")), "you", "r") == place.Place("you", "r", ("a",), "accuracy", True)
 
 
-def test_runs_of_several_projects_need_a_word() -> None:
+def test_runs_of_several_projects_need_a_word():
     several = findings(("a", None, "p"), ("a", None, "q"))
     with pytest.raises(Refused, match=r"several W&B project names \(p, q\); give --project"):
         place.of(several, None, None)
@@ -208,7 +208,7 @@ def test_runs_of_several_projects_need_a_word() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of wandb_workspaces, when it is imported
-def test_searches_are_filtered_out_unless_there_is_nothing_else() -> None:
+def test_searches_are_filtered_out_unless_there_is_nothing_else():
     from rankwise.dashboards import panels
 
     one, both = place.Place("e", "p", ("a",), "accuracy"), place.Place("e", "p", ("a", "b"), "accuracy", searched=True)

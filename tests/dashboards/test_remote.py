@@ -4,14 +4,13 @@ import json
 from typing import Any
 
 import pytest
-from tracked_study import Command, Study
 from wandb_server.http import OPERATIONS
 
 from rankwise.errors import Refused
 from rankwise.tracking import remote
 
 
-def test_a_study_read_from_wandb_gives_the_tables_of_its_files(study: Study, rankwise: Command) -> None:
+def test_a_study_read_from_wandb_gives_the_tables_of_its_files(study, rankwise):
     env = study.server.env()
     there = rankwise("report", "wandb:tester/proj/ranks", "--json", **env)
     here = rankwise("report", study.folder, "--json")
@@ -30,15 +29,15 @@ def runs(text: str) -> list[dict[str, Any]]:
     return sorted(json.loads(text)["runs"], key=lambda run: str(run["run"]["id"]))
 
 
-def test_without_a_key_it_is_refused(rankwise: Command) -> None:
+def test_without_a_key_it_is_refused(rankwise):
     check_refused(rankwise("report", "wandb:tester/proj"), "wandb:tester/proj: needs W&B online", "wandb login")
 
 
-def test_a_key_that_cannot_be_one_is_refused(rankwise: Command) -> None:
+def test_a_key_that_cannot_be_one_is_refused(rankwise):
     check_refused(rankwise("report", "wandb:tester/proj", WANDB_API_KEY="short"), "WANDB_API_KEY invalid")
 
 
-def test_a_group_or_project_without_runs_is_refused(study: Study, rankwise: Command, monkeypatch: Any) -> None:
+def test_a_group_or_project_without_runs_is_refused(study, rankwise, monkeypatch):
     got = rankwise("report", "wandb:tester/proj/other", **study.server.env())
     check_refused(got, "wandb:tester/proj/other: no runs there")
     monkeypatch.setitem(OPERATIONS, "Runs", lambda store, given: {"project": None})
@@ -52,17 +51,17 @@ def check_refused(got: Any, *said: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["wandb:", "wandb:me", "wandb:me/", "wandb:/proj"])
-def test_half_an_address_is_refused(text: str) -> None:
+def test_half_an_address_is_refused(text):
     with pytest.raises(Refused, match="not wandb:ENTITY/PROJECT"):
         remote.Address.of(text)
 
 
-def test_an_address_may_name_a_group() -> None:
+def test_an_address_may_name_a_group():
     assert remote.Address.of("wandb:me/proj/a/b") == remote.Address("me", "proj", "a/b")
     assert str(remote.Address.of("wandb:me/proj/")) == "wandb:me/proj"
 
 
-def test_what_has_no_record_there_is_left_out_with_its_reason(study: Study, rankwise: Command) -> None:
+def test_what_has_no_record_there_is_left_out_with_its_reason(study, rankwise):
     """A run that goes on, one of somebody else's, one whose record is damaged."""
     store, (one, *_) = study.server.store, [study.record(number).run["wandb"]["id"] for number in range(4)]
     mine = store.stored[f"run/{one}/record.json"]

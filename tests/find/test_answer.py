@@ -53,7 +53,7 @@ def seen(gain: float, *seeds: int, over: float = 0.001) -> list[Evidence]:
     return [Evidence(k, gain, over, over) for k in seeds]
 
 
-def test_a_rank_that_is_enough_is_named_with_its_error_and_what_it_saves(findings: Callable[..., Findings]) -> None:
+def test_a_rank_that_is_enough_is_named_with_its_error_and_what_it_saves(findings):
     told = answer(findings({4: seen(-0.003, 2, 3), 2: seen(-0.08, 2, 3)}))
     assert told.rank == 4 and told.decided
     # Its limit at the level that three seeds have: t of 2 degrees of freedom and z at .2 · .8 · .05
@@ -64,7 +64,7 @@ def test_a_rank_that_is_enough_is_named_with_its_error_and_what_it_saves(finding
     assert [row["verdict"] for row in told.rows] == ["given up", "enough", "not run"]
 
 
-def test_what_the_budget_left_open_says_what_would_decide_it(findings: Callable[..., Findings]) -> None:
+def test_what_the_budget_left_open_says_what_would_decide_it(findings):
     looks = {4: seen(0.0, 2, 3, over=0.004)}
     told = answer(findings(looks, budget=Budget(seconds=300), stopped="budget"), "rankwise find task=x")
     assert not told.decided and told.rank is None
@@ -73,22 +73,20 @@ def test_what_the_budget_left_open_says_what_would_decide_it(findings: Callable[
     assert told.sentence.endswith("rankwise find task=x --budget 7m.")
 
 
-def test_when_the_largest_rank_is_worse_no_rank_is_enough_and_the_next_thing_to_try_is_named(
-    findings: Callable[..., Findings],
-) -> None:
+def test_when_the_largest_rank_is_worse_no_rank_is_enough_and_the_next_thing_to_try_is_named(findings):
     told = answer(findings({4: seen(-0.05, 2, 3), 8: seen(-0.041, 2, 3)}))
     assert told.decided and told.rank is None
     assert told.sentence.startswith("No rank up to 8 is enough on qv: rank 8 is 4.1 points worse [3.8, 4.4]. ")
     assert "Next to try: targets=all_linear." in told.sentence
 
 
-def test_a_rank_that_was_only_given_up_is_not_called_worse(findings: Callable[..., Findings]) -> None:
+def test_a_rank_that_was_only_given_up_is_not_called_worse(findings):
     told = answer(findings({4: seen(-0.021, 2, over=0.0005), 8: seen(-0.021, 2, 3, over=0.0005)}))
     assert told.sentence.startswith("No rank up to 8 was shown to be enough on qv")
     assert [row["verdict"] for row in told.rows] == ["not run", "given up", "given up"]
 
 
-def test_when_the_seeds_are_used_up_it_is_not_decided(findings: Callable[..., Findings]) -> None:
+def test_when_the_seeds_are_used_up_it_is_not_decided(findings):
     every = (2, 3, 5, 8)
     told = answer(findings({4: seen(-0.008, *every, over=0.004), 8: seen(-0.004, *every, over=0.004)}))
     assert not told.decided and told.rank is None
@@ -96,7 +94,7 @@ def test_when_the_seeds_are_used_up_it_is_not_decided(findings: Callable[..., Fi
     assert "Next to try: a larger margin." in told.sentence  # seeds alone vary too much for any number of rows
 
 
-def test_seeds_that_would_hardly_decide_it_are_not_asked_for(findings: Callable[..., Findings]) -> None:
+def test_seeds_that_would_hardly_decide_it_are_not_asked_for(findings):
     now = Evidence(3, -0.01, 0.001, 0.005)
     told = answer(findings({4: [replace(now, seeds=2), now]}, budget=Budget(runs=15), stopped="budget"))
     assert told.sentence.startswith("Not decided within 15 runs: rank 4 is −1.0 points")
@@ -109,19 +107,17 @@ def test_seeds_that_would_hardly_decide_it_are_not_asked_for(findings: Callable[
     assert chances[0] >= 0.8 > chances[1]
 
 
-def test_a_failed_run_is_named(findings: Callable[..., Findings]) -> None:
+def test_a_failed_run_is_named(findings):
     told = answer(findings({}, stopped="full-s0 failed: no disk"))
     assert told.sentence.startswith("No conclusion: full-s0 failed: no disk. 10 runs") and not told.decided
 
 
-def test_a_smaller_rank_that_fails_takes_no_answer_back(findings: Callable[..., Findings]) -> None:
+def test_a_smaller_rank_that_fails_takes_no_answer_back(findings):
     told = answer(findings({4: seen(-0.003, 2, 3)}, stopped="lora-r2-s0 failed: no disk"))
     assert told.rank == 4 and told.sentence.startswith("Rank 4 is enough")
 
 
-def test_the_last_run_is_told_to_wandb_again_with_the_sentence(
-    findings: Callable[..., Findings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_last_run_is_told_to_wandb_again_with_the_sentence(findings, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     record = write_run(tmp_path, "lora", 8)
     found = findings({}, rule=None, stopped="budget")

@@ -1,8 +1,5 @@
 """Questions that are refused, in one line, before anything is made."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from rankwise.errors import Refused
@@ -23,9 +20,7 @@ def asked(
     return question([*FAST, *overrides], budget, margin, rates, reference, seeds)
 
 
-def test_the_default_question_is_every_rank_against_full_fine_tuning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_default_question_is_every_rank_against_full_fine_tuning(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = asked("method.rank=1,2,4", "task.n_train=50", "targets=q", "quant=bf16")
     assert found.ranks == (1, 2, 4) and found.margin == 0.02
@@ -37,18 +32,18 @@ def test_the_default_question_is_every_rank_against_full_fine_tuning(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_demo_is_one_question_whose_two_sides_have_rates_of_their_own() -> None:
+def test_the_demo_is_one_question_whose_two_sides_have_rates_of_their_own():
     found = question(["experiment=demo"], "8m", None, "default", "full method.lr=3.2e-4", seeds=5)
     assert found.ranks == (1, 2, 4, 8, 16, 32, 64) and found.margin == 0.05 and found.looks == (2, 3, 5)
     assert (found.run_of(64, 0).optim.lr, found.run_of(None, 0).optim.lr) == (3e-3, 3.2e-4)
     assert found.run_of(1, 0).task.n_train == found.run_of(None, 0).task.n_train == 1000
 
 
-def test_a_model_is_asked_for_no_rank_above_its_width() -> None:
+def test_a_model_is_asked_for_no_rank_above_its_width():
     assert [asked(f"model=tiny_{kind}").ranks[-1] for kind in ("bert", "gpt2", "llama")] == [32, 32, 32]
 
 
-def test_another_rank_can_be_the_reference() -> None:
+def test_another_rank_can_be_the_reference():
     assert asked(reference="r=8").ranks == (1, 2, 4)
     found = asked("method.rank=1,2", reference="r=8")
     assert found.ranks == (1, 2) and found.reference.method.rank == 8 and found.reference_name == "rank 8"
@@ -63,7 +58,7 @@ def test_another_rank_can_be_the_reference() -> None:
         ("40", Budget(runs=40)),
     ],
 )
-def test_a_budget_is_a_time_or_a_number_of_runs(text: str, budget: Budget) -> None:
+def test_a_budget_is_a_time_or_a_number_of_runs(text, budget):
     assert Budget.parse(text) == budget
 
 
@@ -98,9 +93,7 @@ def test_a_budget_is_a_time_or_a_number_of_runs(text: str, budget: Budget) -> No
         (["method.rnk=3"], {}, "method.rnk"),
     ],
 )
-def test_bad_input_is_one_line(
-    overrides: list[str], options: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_input_is_one_line(overrides, options, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Refused) as refused:
         asked(*([] if any("method" in o for o in overrides) else ["method.rank=1,2"]), *overrides, **options)
@@ -108,11 +101,11 @@ def test_bad_input_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_margins_can_be_written_in_points() -> None:
+def test_margins_can_be_written_in_points():
     assert asked("method.rank=1", margin="1%").margin == asked("method.rank=1", margin="1 point").margin == 0.01
 
 
-def test_the_budget_is_no_part_of_the_question_but_the_margin_is() -> None:
+def test_the_budget_is_no_part_of_the_question_but_the_margin_is():
     one = asked("method.rank=1,2")
     assert one.id() == asked("method.rank=1,2", budget="30m").id()
     assert len({one.id(), asked("method.rank=1,2", margin="1%").id(), asked("method.rank=1,4").id()}) == 3

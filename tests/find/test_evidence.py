@@ -41,9 +41,7 @@ def pairs(tmp_path: Path, seeds: int, steady: float, loose: float) -> tuple[list
 
 
 @pytest.mark.parametrize(("steady", "loose"), [(0.1, 0.0), (0.0, 0.1), (0.06, 0.05)])
-def test_the_error_over_items_is_the_part_that_no_number_of_seeds_averages_out(
-    tmp_path: Path, steady: float, loose: float
-) -> None:
+def test_the_error_over_items_is_the_part_that_no_number_of_seeds_averages_out(tmp_path, steady, loose):
     found = gather(*pairs(tmp_path, 5, steady, loose), named("accuracy"))
     assert found.seeds == 5
     assert found.gain == pytest.approx(-(steady + (1 - steady) * loose), abs=0.01)
@@ -54,7 +52,7 @@ def test_the_error_over_items_is_the_part_that_no_number_of_seeds_averages_out(
     assert found.over_seeds**2 == pytest.approx(within / MANY / 5, rel=2.5, abs=1e-9)
 
 
-def test_a_loss_that_is_lower_is_a_gain(tmp_path: Path) -> None:
+def test_a_loss_that_is_lower_is_a_gain(tmp_path):
     def model(name: str, nats: float) -> Record:
         (tmp_path / name).mkdir()
         rng = np.random.default_rng(len(name))
@@ -72,7 +70,7 @@ def test_a_loss_that_is_lower_is_a_gain(tmp_path: Path) -> None:
     assert found.gain == pytest.approx(0.2, abs=0.005)
 
 
-def test_other_test_items_are_refused(tmp_path: Path) -> None:
+def test_other_test_items_are_refused(tmp_path):
     arm, full = pairs(tmp_path, 2, 0.1, 0.1)
     other = run(tmp_path / "other", np.ones(MANY, dtype=bool), items=np.arange(MANY) + 1)
     with pytest.raises(Refused, match="other: its test items are not those"):
@@ -82,7 +80,7 @@ def test_other_test_items_are_refused(tmp_path: Path) -> None:
 GOOD, BAD = 0.82, 0.74
 
 
-def test_a_replay_gives_the_grids_answer_from_the_right_guess_with_fewer_runs(tmp_path: Path) -> None:
+def test_a_replay_gives_the_grids_answer_from_the_right_guess_with_fewer_runs(tmp_path):
     write_study(tmp_path, {1: BAD, 2: BAD, 4: GOOD, 8: GOOD, 16: GOOD}, seeds=range(5))
     (grid,) = replay(tmp_path)
     assert (grid.answer, grid.reported, grid.enough, grid.runs) == (4, 4, {4, 8, 16}, 6 * 5)
@@ -96,30 +94,30 @@ def test_a_replay_gives_the_grids_answer_from_the_right_guess_with_fewer_runs(tm
     assert grid.piloted() == ({SAME: 5 * ORDERS}, 9)
 
 
-def test_what_is_said_is_held_against_what_the_grid_shows() -> None:
+def test_what_is_said_is_held_against_what_the_grid_shows():
     assert [_verdict(said, 4, {4, 8}) for said in (4, 8, None, 2, 16)] == [SAME, ALSO, OPEN, OTHER, OTHER]
     assert [_verdict(said, None, {8}) for said in (None, 8, 4)] == [SAME, ALSO, OTHER]
 
 
 @pytest.mark.parametrize(("rows", "rank"), [(400, 8), (1_000, 16), (9_999, 16), (10_000, 32), (100_000, 64)])
-def test_rules_of_thumb_go_by_the_training_rows(rows: int, rank: int) -> None:
+def test_rules_of_thumb_go_by_the_training_rows(rows, rank):
     assert Replay("", 0.02, rows, None, 0, {}, {}, []).looked_up == rank
 
 
-def test_where_no_rank_is_enough_no_guess_names_one(tmp_path: Path) -> None:
+def test_where_no_rank_is_enough_no_guess_names_one(tmp_path):
     write_study(tmp_path, {1: BAD, 8: BAD, 64: BAD}, seeds=range(3))
     (grid,) = replay(tmp_path)
     assert grid.answer is None and all(told.verdicts == {SAME: ORDERS} for told in grid.told)
 
 
-def test_a_grid_ends_at_its_first_rank_from_the_top_that_is_not_enough() -> None:
+def test_a_grid_ends_at_its_first_rank_from_the_top_that_is_not_enough():
     good, bad = Evidence(5, 0.0, 0.001, 0.001), Evidence(5, -0.03, 0.001, 0.001)
     grid = Replay("", 0.02, 100, None, 0, {1: good, 4: bad, 8: good, 16: good}, {}, [])
     assert (grid.enough, grid.answer) == ({1, 8, 16}, 8)
     assert Replay("", 0.02, 100, None, 0, {1: good, 8: bad}, {}, []).answer is None
 
 
-def test_two_seeds_are_too_few_for_a_replay(tmp_path: Path) -> None:
+def test_two_seeds_are_too_few_for_a_replay(tmp_path):
     write_study(tmp_path, {1: GOOD, 8: GOOD}, seeds=range(2))
     with pytest.raises(Refused, match="2 seeds that all ranks and full fine-tuning share; a replay needs 3"):
         replay(tmp_path)
@@ -129,7 +127,7 @@ def made(known: Evidence, rows: int = 1000) -> Spreads:
     return Spreads(known, rows, named("accuracy"), 0.02)
 
 
-def test_spreads_of_seeds_and_items_are_told_apart(tmp_path: Path) -> None:
+def test_spreads_of_seeds_and_items_are_told_apart(tmp_path):
     rng, seeds = np.random.default_rng(0), range(6)
     steady = rng.random(ITEMS) < 0.05  # items that the rank always misses
     for seed in seeds:
@@ -144,7 +142,7 @@ def test_spreads_of_seeds_and_items_are_told_apart(tmp_path: Path) -> None:
     assert found.luck < 0.004  # no seed was better than another
 
 
-def test_more_seeds_need_fewer_rows_and_a_loss_needs_more_of_both() -> None:
+def test_more_seeds_need_fewer_rows_and_a_loss_needs_more_of_both():
     found = {(need.gain, need.seeds): need for need in needs(made(Evidence(1, 0.0, 0.006, 0.004, 0.004)), 0.02)}
     equal, half = ([found[gain, seeds] for seeds in (3, 5, 8)] for gain in (0.0, -0.01))
     for cases in (equal, half):
@@ -156,13 +154,11 @@ def test_more_seeds_need_fewer_rows_and_a_loss_needs_more_of_both() -> None:
     assert all((need.chance >= LIKELY) == (need.rows is not None and need.rows <= 1000) for need in found.values())
 
 
-def test_where_seeds_vary_by_the_margin_no_number_of_rows_is_enough() -> None:
+def test_where_seeds_vary_by_the_margin_no_number_of_rows_is_enough():
     assert {need.rows for need in needs(made(Evidence(1, 0.0, 0.05, 0.001, 0.0)), 0.02)} == {None}
 
 
-def test_the_command_prints_what_a_margin_needs_and_refuses_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_prints_what_a_margin_needs_and_refuses_in_one_line(tmp_path, capsys):
     write_study(tmp_path, {4: 0.8, 8: 0.82}, seeds=range(3))
     assert main(["--power", str(tmp_path), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
@@ -179,7 +175,7 @@ def test_the_command_prints_what_a_margin_needs_and_refuses_in_one_line(
             main(wrong)
 
 
-def test_a_study_without_two_seeds_is_refused(tmp_path: Path) -> None:
+def test_a_study_without_two_seeds_is_refused(tmp_path):
     write_run(tmp_path, "full", None)
     write_run(tmp_path, "lora", 8)
     with pytest.raises(Refused, match="no two arms that share two seeds"):

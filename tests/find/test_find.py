@@ -25,7 +25,7 @@ def found(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return folder, json.loads(done.stdout)
 
 
-def test_it_ends_in_one_sentence_that_the_records_bear_out(found: tuple[Path, dict[str, Any]]) -> None:
+def test_it_ends_in_one_sentence_that_the_records_bear_out(found):
     folder, told = found
     records = [json.loads(file.read_text()) for file in folder.rglob("result.json")]
     assert told["cost"]["runs"] == len(records) and f"{len(records)} runs" in told["sentence"]
@@ -46,7 +46,7 @@ def test_it_ends_in_one_sentence_that_the_records_bear_out(found: tuple[Path, di
             assert row["verdict"] == "not run" and row["gain"] is None
 
 
-def test_a_reference_that_gives_one_answer_forbids_a_conclusion(zygote: Zygote, tmp_path: Path) -> None:
+def test_a_reference_that_gives_one_answer_forbids_a_conclusion(zygote, tmp_path):
     """Six steps teach a random model nothing: every arm scores the same, which is no sameness."""
     done = zygote.rankwise(tmp_path, *FAST)
     assert done.returncode == 0
@@ -54,7 +54,7 @@ def test_a_reference_that_gives_one_answer_forbids_a_conclusion(zygote: Zygote, 
     assert " ".join(done.stdout.split()).startswith(said)
 
 
-def test_a_second_start_runs_nothing_and_says_the_same(zygote: Zygote, found: tuple[Path, dict[str, Any]]) -> None:
+def test_a_second_start_runs_nothing_and_says_the_same(zygote, found):
     folder, told = found
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("result.json")}
     again = zygote.rankwise(folder, *ASK, "--json")
@@ -62,14 +62,14 @@ def test_a_second_start_runs_nothing_and_says_the_same(zygote: Zygote, found: tu
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("result.json")} == before
 
 
-def test_the_guess_stands_even_if_the_pilot_is_gone(found: tuple[Path, dict[str, Any]]) -> None:
+def test_the_guess_stands_even_if_the_pilot_is_gone(found):
     folder, told = found
     (file,) = folder.rglob("answer-*.json")
     noted = json.loads(file.read_text())
     assert noted["guess"] == told["rule"]["guess"] and noted["sentence"] == told["sentence"]
 
 
-def test_the_report_shows_what_was_learned_of_every_rank(found: tuple[Path, dict[str, Any]]) -> None:
+def test_the_report_shows_what_was_learned_of_every_rank(found):
     folder, told = found
     report = build([folder / "outputs"])
     (answer,) = report.answers
@@ -86,21 +86,21 @@ def test_the_report_shows_what_was_learned_of_every_rank(found: tuple[Path, dict
 @pytest.mark.parametrize(
     "text", ["[]", "{}", '{"sentence": 5}', '{"sentence": "x", "metric": 3, "ranks": [1]}', "\xff"]
 )
-def test_a_file_that_is_no_answer_is_left_out(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_answer_is_left_out(text, tmp_path):
     (tmp_path / "answer-0.json").write_text(text, encoding="latin-1")
     record = begin(composed(["debug=fast"]), None)
     record.folder = tmp_path / "run"
     assert read([record]) == []
 
 
-def test_a_dry_run_lists_the_stages_and_makes_nothing(zygote: Zygote, tmp_path: Path) -> None:
+def test_a_dry_run_lists_the_stages_and_makes_nothing(zygote, tmp_path):
     done = zygote.rankwise(tmp_path, *ASK, "--dry-run")
     assert done.returncode == 0 and list(tmp_path.iterdir()) == []
     first = [line.split()[0] for line in done.stdout.splitlines() if line[:1].isalpha()]
     assert first == ["stage", "pilot", "confirm", "Training"]
 
 
-def test_a_run_that_fails_ends_it_by_name(zygote: Zygote, tmp_path: Path) -> None:
+def test_a_run_that_fails_ends_it_by_name(zygote, tmp_path):
     done = zygote.rankwise(tmp_path, *ASK, "task.n_test=5000")
     assert done.returncode == 1
     assert done.stdout.startswith("No conclusion: task.n_test=5000: the data have")

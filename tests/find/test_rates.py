@@ -57,7 +57,7 @@ def found(tiny: Tiny, runner: Runner, **method: Any) -> Rates:
     return tune(asked(tiny, **method), runner)
 
 
-def test_the_best_two_of_four_rates_train_in_full_on_both_sides_alike(tiny: Tiny) -> None:
+def test_the_best_two_of_four_rates_train_in_full_on_both_sides_alike(tiny):
     lr = asked(tiny).method.method.lr
     runner = Runner(best_at(1.1 * lr, asked(tiny).reference.method.lr))
     rates = found(tiny, runner)
@@ -69,7 +69,7 @@ def test_the_best_two_of_four_rates_train_in_full_on_both_sides_alike(tiny: Tiny
     assert {config.seed for config in runner.configs} == {TUNING_SEED}
 
 
-def test_a_best_rate_at_the_edge_is_followed_beyond_it(tiny: Tiny) -> None:
+def test_a_best_rate_at_the_edge_is_followed_beyond_it(tiny):
     question = asked(tiny)
     runner = Runner(best_at(20 * question.method.method.lr, question.reference.method.lr))
     rates = found(tiny, runner)
@@ -77,13 +77,13 @@ def test_a_best_rate_at_the_edge_is_followed_beyond_it(tiny: Tiny) -> None:
     assert len(rates.middle.tried) == 4 and not rates.middle.at_edge  # one rate beyond it was tried, too
 
 
-def test_near_ties_are_kept_for_the_full_length(tiny: Tiny) -> None:
+def test_near_ties_are_kept_for_the_full_length(tiny):
     runner = Runner(best_at(asked(tiny).method.method.lr, asked(tiny).reference.method.lr), se=0.06)
     found(tiny, runner)
     assert len(runner.rates("lora", 3.0)) > 2
 
 
-def test_a_rate_at_which_the_run_fails_is_never_chosen(tiny: Tiny) -> None:
+def test_a_rate_at_which_the_run_fails_is_never_chosen(tiny):
     lr = asked(tiny).method.method.lr
     runner = Runner(lambda config: None if config.method.lr > 1.5 * lr else 0.5 + config.method.lr)
     assert found(tiny, runner).of(4) == lr
@@ -93,13 +93,13 @@ def test_a_rate_at_which_the_run_fails_is_never_chosen(tiny: Tiny) -> None:
     ("alpha", "shares"),
     [(16, {2: 1, 8: 1}), ("2r", {2: 2, 8: 0.5}), ("16sqrt", {2: 2**0.5, 8: 0.5**0.5})],
 )
-def test_the_rate_is_carried_by_the_scales_law(tiny: Tiny, alpha: Any, shares: dict[int, float]) -> None:
+def test_the_rate_is_carried_by_the_scales_law(tiny, alpha, shares):
     question = asked(tiny, alpha=alpha)
     for rank, share in shares.items():
         assert question.rate_for(rank, 1e-3) == pytest.approx(share * 1e-3)
 
 
-def test_an_end_rank_that_wants_another_rate_is_tuned_itself(tiny: Tiny) -> None:
+def test_an_end_rank_that_wants_another_rate_is_tuned_itself(tiny):
     question = asked(tiny)
     lr = question.method.method.lr
 
@@ -112,7 +112,7 @@ def test_an_end_rank_that_wants_another_rate_is_tuned_itself(tiny: Tiny) -> None
     assert rates.of(2) == rates.of(4) == lr and set(rates.own) == {8}
 
 
-def test_untuned_rates_are_the_defaults_and_run_nothing(tiny: Tiny) -> None:
+def test_untuned_rates_are_the_defaults_and_run_nothing(tiny):
     question = asked(tiny)
     runner = Runner(lambda config: 0.5)
     rates = tune(Question(question.method, question.reference, question.ranks, tuned=False), runner)

@@ -18,7 +18,7 @@ def seen(gain: float, *seeds: int, over_seeds: float = 0.001, over_items: float 
     return [Evidence(k, gain, over_seeds, over_items) for k in seeds]
 
 
-def test_the_limit_joins_students_t_over_seeds_and_the_normal_over_items_at_right_angles() -> None:
+def test_the_limit_joins_students_t_over_seeds_and_the_normal_over_items_at_right_angles():
     found = Evidence(seeds=5, gain=-0.004, over_seeds=0.003, over_items=0.005)
     half = math.hypot(2.131847 * 0.003, 1.644854 * 0.005)  # t of 4 degrees of freedom and z at 5 %
     assert found.low(0.05) == pytest.approx(-0.004 - half, abs=1e-8)
@@ -27,7 +27,7 @@ def test_the_limit_joins_students_t_over_seeds_and_the_normal_over_items_at_righ
 
 
 @pytest.mark.parametrize("guess", RANKS)
-def test_the_levels_of_all_that_could_be_named_sum_to_alpha(guess: int) -> None:
+def test_the_levels_of_all_that_could_be_named_sum_to_alpha(guess):
     decision = rule(guess)
     assert sum(level for _, level in decision.sequences()) == pytest.approx(0.05)
     assert sum(decision.level_worse(rank) for rank in RANKS) == pytest.approx(0.05)
@@ -35,11 +35,11 @@ def test_the_levels_of_all_that_could_be_named_sum_to_alpha(guess: int) -> None:
     assert sorted(rank for ranks, _ in decision.sequences() for rank in ranks) == list(RANKS)
 
 
-def test_two_seeds_name_no_rank_however_well_they_agree() -> None:
+def test_two_seeds_name_no_rank_however_well_they_agree():
     assert judge(rule(), 8, seen(0.5, 2, over_seeds=0, over_items=0)) == OPEN
 
 
-def test_a_rank_is_enough_exactly_when_its_limit_at_a_look_is_above_minus_the_margin() -> None:
+def test_a_rank_is_enough_exactly_when_its_limit_at_a_look_is_above_minus_the_margin():
     level = 0.4 * 0.8 * 0.05  # the share of five seeds of what the guess's sequence has
     half = math.hypot(float(stats.t.isf(level, 4)) * 0.003, float(stats.norm.isf(level)) * 0.004)
     for off, said in ((1e-9, ENOUGH), (-1e-9, OPEN)):
@@ -47,7 +47,7 @@ def test_a_rank_is_enough_exactly_when_its_limit_at_a_look_is_above_minus_the_ma
         assert judge(rule(give_up=0.0), 8, looks) == said
 
 
-def test_the_search_goes_down_from_the_guess_while_ranks_pass_and_stops_at_the_first_that_does_not() -> None:
+def test_the_search_goes_down_from_the_guess_while_ranks_pass_and_stops_at_the_first_that_does_not():
     good, bad = seen(0.0, 2, 3), seen(-0.1, 2, 3)
     assert decide(rule(), {}).following == (8, 2)
     assert decide(rule(), {8: good[:1]}).following == (8, 3)
@@ -57,7 +57,7 @@ def test_the_search_goes_down_from_the_guess_while_ranks_pass_and_stops_at_the_f
     assert done.status == {8: ENOUGH, 4: ENOUGH, 2: HOPELESS}  # rank 1 is not asked below a rank that failed
 
 
-def test_when_the_guess_fails_the_largest_rank_is_next_and_then_down_to_the_guess() -> None:
+def test_when_the_guess_fails_the_largest_rank_is_next_and_then_down_to_the_guess():
     good, bad = seen(0.0, 2, 3), seen(-0.1, 2, 3)
     assert decide(rule(), {8: bad}).following == (64, 2)
     assert decide(rule(), {8: bad, 64: good}).following == (32, 2)
@@ -66,17 +66,17 @@ def test_when_the_guess_fails_the_largest_rank_is_next_and_then_down_to_the_gues
     assert decide(rule(), {8: bad, 64: bad}).answer is None
 
 
-def test_a_rank_is_worse_when_its_upper_limit_is_below_minus_the_margin() -> None:
+def test_a_rank_is_worse_when_its_upper_limit_is_below_minus_the_margin():
     assert judge(rule(give_up=0.0), 64, seen(-0.1, 2, 3)) == WORSE
     assert judge(rule(give_up=0.0), 64, seen(-0.1, 2)) == OPEN
 
 
-def test_a_rank_that_never_decides_is_undecided_after_the_last_look() -> None:
+def test_a_rank_that_never_decides_is_undecided_after_the_last_look():
     assert judge(rule(give_up=0.0), 8, seen(-0.015, 2, 3, 5, over_items=0.02)) == OPEN
     assert judge(rule(give_up=0.0), 8, seen(-0.015, 2, 3, 5, 8, over_items=0.02)) == UNDECIDED
 
 
-def test_the_chance_to_pass_is_a_half_when_todays_mean_is_just_what_will_be_needed() -> None:
+def test_the_chance_to_pass_is_a_half_when_todays_mean_is_just_what_will_be_needed():
     level, over_seeds = 0.4 * 0.8 * 0.05, 0.004
     needed = math.hypot(
         float(stats.t.isf(level, 7)) * over_seeds * math.sqrt(3 / 8), float(stats.norm.isf(level)) * 0.002
@@ -88,7 +88,7 @@ def test_the_chance_to_pass_is_a_half_when_todays_mean_is_just_what_will_be_need
 
 
 @pytest.mark.parametrize(("seeds", "items", "gain"), [(3, 1.0, 0.0), (5, 4.0, -0.01), (8, 0.5, 0.0)])
-def test_power_is_the_share_of_new_studies_in_which_the_rank_passes(seeds: int, items: float, gain: float) -> None:
+def test_power_is_the_share_of_new_studies_in_which_the_rank_passes(seeds, items, gain):
     luck, loose, steady, studies = 0.006, 0.008, 0.005, 20_000
     known = Evidence(1, gain, math.hypot(luck, loose), steady, loose)
     rng = np.random.default_rng(seeds)
@@ -109,35 +109,33 @@ BOUND = 0.05 + 3 * (0.05 * 0.95 / STUDIES) ** 0.5
 
 @pytest.mark.parametrize("guess", [1, 8, 64])
 @pytest.mark.parametrize("spread", [0.0, 0.02])
-def test_ranks_that_are_all_just_insufficient_are_seldom_named_wherever_the_search_starts(
-    guess: int, spread: float
-) -> None:
+def test_ranks_that_are_all_just_insufficient_are_seldom_named_wherever_the_search_starts(guess, spread):
     never_give_up = lambda *values: Rule(*values, give_up=0.0)  # noqa: E731
     found = simulate(Truth(dict.fromkeys(RANKS, -MARGIN), spread, 2000), MARGIN, STUDIES, 1, guess, never_give_up)
     assert 0 < found.named_insufficient <= BOUND
 
 
 @pytest.mark.parametrize("name", ["only 4 and 8", "every second", "first 8, below at the margin"])
-def test_ranks_out_of_order_do_not_raise_the_chance_of_a_wrong_answer(name: str) -> None:
+def test_ranks_out_of_order_do_not_raise_the_chance_of_a_wrong_answer(name):
     found = simulate(Truth(truths(MARGIN)[name], 0.007, 5000), MARGIN, STUDIES, 2)
     assert found.named_insufficient <= BOUND
 
 
-def test_ranks_that_are_just_sufficient_are_seldom_called_worse() -> None:
+def test_ranks_that_are_just_sufficient_are_seldom_called_worse():
     gains = dict.fromkeys(RANKS, -MARGIN + 1e-9)
     for spread in (0.0, 0.02):
         found = simulate(Truth(gains, spread, 2000), MARGIN, STUDIES, 3, 64, lambda *v: Rule(*v, give_up=0.0))
         assert found.called_worse <= BOUND
 
 
-def test_a_clear_truth_is_found_with_a_fraction_of_the_grids_runs() -> None:
+def test_a_clear_truth_is_found_with_a_fraction_of_the_grids_runs():
     truth = Truth(truths(MARGIN, extra=0.0)["first 8"], 0.003, 5000)
     found = simulate(truth, MARGIN, 300, 4)
     assert found.found_smallest > 0.9
     assert found.runs < 0.5 * 8 * 5  # the grid of seven ranks and the reference on five seeds
 
 
-def test_a_drawn_study_has_the_spread_that_it_was_asked_for() -> None:
+def test_a_drawn_study_has_the_spread_that_it_was_asked_for():
     rng = np.random.default_rng(5)
     truth = Truth(dict.fromkeys(RANKS, -0.01), spread=0.005, items=2000, steady=0.04, loose=0.02)
     gains = np.array([Study(truth, rng).evidence(4, 5).gain for _ in range(4000)])

@@ -75,13 +75,13 @@ METHODS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("keys", METHODS, ids=str)
-def test_a_fit_through_small_batches_gives_the_count_of_a_large_one_whatever_is_trained(keys: dict[str, Any]) -> None:
+def test_a_fit_through_small_batches_gives_the_count_of_a_large_one_whatever_is_trained(keys):
     exactly(planned("bert", **keys), Shape(7, 61))
 
 
 @pytest.mark.parametrize("family", SHAPES)
 @pytest.mark.parametrize("kernel", ["eager on cpu", "sdpa on cpu", "sdpa on cuda"])
-def test_and_whatever_the_architecture_and_its_kernels(family: str, kernel: str) -> None:
+def test_and_whatever_the_architecture_and_its_kernels(family, kernel):
     attention, _, device = kernel.split()
     run = planned(family, attention, device, method__rank=3, trainer__gradient_checkpointing=kernel != "sdpa on cpu")
     exactly(run, Shape(3, 29))
@@ -90,21 +90,21 @@ def test_and_whatever_the_architecture_and_its_kernels(family: str, kernel: str)
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_only_learned_tokens_of_a_causal_lm_have_logits(packed: bool) -> None:
+def test_only_learned_tokens_of_a_causal_lm_have_logits(packed):
     run = planned("llama", method="full", task__kind="causal_lm", task__metric="perplexity")
     few, many = (exactly(run, Shape(3, 29, labelled=n, packed=packed)) for n in (11, 60))
     assert many - few == 3 * 2 * (60 - 11) * 32 * 97  # forward, and a gradient each of input and weight
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
-def test_a_planned_quantized_base_costs_as_much_as_a_dense_one(kind: str) -> None:
+def test_a_planned_quantized_base_costs_as_much_as_a_dense_one(kind):
     dense = planned("llama", targets="qv")
     run = dense.variant(replace(dense.config, quant=Quant(name=kind, kind=kind, double=True)))
     assert exactly(run, Shape(3, 29)) == exactly(dense, Shape(3, 29))
     assert beside_full(run, BATCH, run.count(BATCH)) == beside_full(dense, BATCH, dense.count(BATCH))
 
 
-def test_the_tally_is_torchs_own_count_and_knows_the_flash_kernel_of_a_cpu() -> None:
+def test_the_tally_is_torchs_own_count_and_knows_the_flash_kernel_of_a_cpu():
     config = AutoConfig.for_model("bert", vocab_size=97, **PLAIN, num_attention_heads=2)
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
     ids = torch.full((2, 17), 5)
@@ -121,14 +121,14 @@ def test_the_tally_is_torchs_own_count_and_knows_the_flash_kernel_of_a_cpu() -> 
     assert (forwards.flops, backwards.flops) == (2 * product, 5 * product)
 
 
-def test_full_fine_tuning_is_three_products_per_layer_and_pair_of_tokens() -> None:
+def test_full_fine_tuning_is_three_products_per_layer_and_pair_of_tokens():
     eager, flash = (full_fine_tuning(minilm(name, NO_DROPOUT)) for name in ("eager", "sdpa"))
     products = 2 * BATCH.tokens * sum(d_in * d_out for d_in, d_out in LINEARS)
     assert eager.count(BATCH) == 3 * (products + 6 * 2 * PAIRS + HEADS) == pytest.approx(68.861e9, rel=1e-4)
     assert flash.count(BATCH) == 3 * (products + HEADS) + 6 * 7 * PAIRS == pytest.approx(69.465e9, rel=1e-3)
 
 
-def test_lora_leaves_out_the_gradients_that_nothing_trained_needs() -> None:
+def test_lora_leaves_out_the_gradients_that_nothing_trained_needs():
     run = minilm(targets="qv", method__rank=8)
     forward = 2 * BATCH.tokens * sum(d_in * d_out for d_in, d_out in LINEARS) + 6 * 2 * PAIRS + HEADS
     factors = 2 * BATCH.tokens * lora_parameters([(384, 384)] * 12, 8)
@@ -139,7 +139,7 @@ def test_lora_leaves_out_the_gradients_that_nothing_trained_needs() -> None:
     assert run.count(BATCH) == forward + factors + backward == pytest.approx(46.549e9, rel=1e-4)
 
 
-def test_the_head_alone_costs_a_forward_pass_and_its_own_gradient() -> None:
+def test_the_head_alone_costs_a_forward_pass_and_its_own_gradient():
     run = minilm(method="head")
     forward = 2 * BATCH.tokens * sum(d_in * d_out for d_in, d_out in LINEARS) + 6 * 2 * PAIRS + HEADS
     assert run.count(BATCH) == forward + 2 * 8 * 384 * 2
@@ -148,7 +148,7 @@ def test_the_head_alone_costs_a_forward_pass_and_its_own_gradient() -> None:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize(("keys", "blocks"), [({"method": "full"}, 3), ({"targets": "all_linear"}, 3), (ON_TOP, 2)])
-def test_checkpointing_adds_a_forward_of_the_blocks_that_gradients_pass(attention, keys, blocks) -> None:
+def test_checkpointing_adds_a_forward_of_the_blocks_that_gradients_pass(attention, keys, blocks):
     sizes = NO_DROPOUT | {"num_hidden_layers": 3}
     plain, again = (minilm(attention, sizes, trainer__gradient_checkpointing=on, **keys) for on in (False, True))
     factors = 0 if "method" in keys else lora_parameters(LINEARS[:4] + LINEARS[24:26], plain.config.method.rank)
@@ -156,7 +156,7 @@ def test_checkpointing_adds_a_forward_of_the_blocks_that_gradients_pass(attentio
     assert again.count(BATCH) - plain.count(BATCH) == blocks * block
 
 
-def test_the_cost_is_affine_in_the_rank_and_breaks_even_where_it_equals_full_fine_tuning() -> None:
+def test_the_cost_is_affine_in_the_rank_and_breaks_even_where_it_equals_full_fine_tuning():
     def at(rank: int, method: str = "lora") -> tuple[int, dict[str, Any]]:
         run = minilm(more={"num_hidden_layers": 2}, method=method, targets="all_linear", method__rank=rank)
         counted = run.count(BATCH)
@@ -172,7 +172,7 @@ def test_the_cost_is_affine_in_the_rank_and_breaks_even_where_it_equals_full_fin
     assert at(4, "dora")[1]["break_even_rank"] < limit  # computes the norms too
 
 
-def test_adapters_of_several_ranks_break_even_at_the_one_rank_that_all_would_have() -> None:
+def test_adapters_of_several_ranks_break_even_at_the_one_rank_that_all_would_have():
     run = planned("bert", targets="all_linear", method__rank=4)
     config: Config = replace(run.config, targets=replace(run.config.targets, ranks={"query": 2}))
     mixed = run.variant(config)
@@ -180,7 +180,7 @@ def test_adapters_of_several_ranks_break_even_at_the_one_rank_that_all_would_hav
     assert ranks[0] == pytest.approx(ranks[1]) and run.count(BATCH) > mixed.count(BATCH)
 
 
-def test_what_is_computed_and_what_is_needed_are_known_for_any_batch_or_not_at_all() -> None:
+def test_what_is_computed_and_what_is_needed_are_known_for_any_batch_or_not_at_all():
     run = planned("bert")
     known = operations(run, [BATCH, Shape(4, 16)], run.count(BATCH) + run.count(Shape(4, 16)))
     assert known.cost is not None and known.cost(BATCH) == run.count(BATCH) and known.needed == known.cost
@@ -204,12 +204,12 @@ def block_shapes(width: int, mlp: int, projections: int) -> list[tuple[int, int]
         (block_shapes(4096, 11008, 3), 64, 0.691),  # Llama-2-7B
     ],
 )
-def test_share_of_the_linear_layers(shapes: list[tuple[int, int]], rank: int, share: float) -> None:
+def test_share_of_the_linear_layers(shapes, rank, share):
     rho = lora_parameters(shapes, rank) / sum(d_in * d_out for d_in, d_out in shapes)
     assert linear_share(rho) == pytest.approx(share, abs=5e-4)
 
 
-def test_the_share_of_linear_layers_is_the_counted_one_where_every_input_needs_a_gradient() -> None:
+def test_the_share_of_linear_layers_is_the_counted_one_where_every_input_needs_a_gradient():
     """Of one block more, below which there are others with adapters."""
     runs = [minilm(more={"num_hidden_layers": n}, targets="all_linear", method__rank=64) for n in (2, 3)]
     mine, full = (

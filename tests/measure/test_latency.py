@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_configs import Tiny
 
 from rankwise.assets import resolve
 from rankwise.check import check
@@ -89,7 +88,7 @@ def test_a_ratio_is_of_medians_and_noise_that_falls_on_both_cancels():
     ],
 )
 @pytest.mark.usefixtures("few")
-def test_each_shape_has_milliseconds_and_ratios_to_the_base(tiny: Tiny, shape, method, merged):
+def test_each_shape_has_milliseconds_and_ratios_to_the_base(tiny, shape, method, merged):
     small = {"method__dim": 50} if method == "did" else {}
     cells = times(tiny(shape, method, tracking__latency=[[2, 8], [1, 4]], **small))
     assert [(cell["rows"], cell["length"], cell["blocks"]) for cell in cells] == [(2, 8, 3), (1, 4, 3)]
@@ -101,7 +100,7 @@ def test_each_shape_has_milliseconds_and_ratios_to_the_base(tiny: Tiny, shape, m
 
 
 @pytest.mark.usefixtures("few")
-def test_a_method_that_delays_every_pass_comes_out_slower(tiny: Tiny, monkeypatch):
+def test_a_method_that_delays_every_pass_comes_out_slower(tiny, monkeypatch):
     real = latency.adapted_model
 
     def delayed(*given: Any) -> torch.nn.Module:
@@ -115,7 +114,7 @@ def test_a_method_that_delays_every_pass_comes_out_slower(tiny: Tiny, monkeypatc
 
 
 @pytest.mark.usefixtures("few")
-def test_the_precision_of_the_run_is_that_of_the_passes(tiny: Tiny, monkeypatch):
+def test_the_precision_of_the_run_is_that_of_the_passes(tiny, monkeypatch):
     seen: list[torch.dtype] = []
     real = latency.forward
 
@@ -130,7 +129,7 @@ def test_the_precision_of_the_run_is_that_of_the_passes(tiny: Tiny, monkeypatch)
     assert seen.count(torch.bfloat16) == 2 * seen.count(torch.float32)
 
 
-def test_what_memory_is_too_small_for_is_absent(tiny: Tiny, monkeypatch):
+def test_what_memory_is_too_small_for_is_absent(tiny, monkeypatch):
     def exhausted(*given: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -140,7 +139,7 @@ def test_what_memory_is_too_small_for_is_absent(tiny: Tiny, monkeypatch):
 
 
 @pytest.mark.usefixtures("few")
-def test_a_run_that_is_asked_leaves_its_latency_in_the_record_and_in_the_report(tiny: Tiny):
+def test_a_run_that_is_asked_leaves_its_latency_in_the_record_and_in_the_report(tiny):
     config = tiny("bert", tracking__latency=[[2, 8]])
     assert run_id(config) == run_id(tiny("bert")), "what is measured makes no other run"
     record = run(config)
@@ -163,13 +162,13 @@ def test_a_run_that_is_asked_leaves_its_latency_in_the_record_and_in_the_report(
         ([[1, 8]], {"quant__name": "bf16", "quant__kind": "bf16"}, r".*\[\] with quant=bf16: what is timed is an unq"),
     ],
 )
-def test_shapes_that_cannot_be_timed_are_refused_in_one_line(tiny: Tiny, shapes, keys, line):
+def test_shapes_that_cannot_be_timed_are_refused_in_one_line(tiny, shapes, keys, line):
     with pytest.raises(Refused, match=f"^{line}") as refused:
         check(tiny("gpt2", tracking__latency=shapes, **keys))
     assert "\n" not in str(refused.value)
 
 
-def test_a_length_that_only_the_loaded_model_shows_to_be_too_long_is_refused_before_training(tiny: Tiny):
+def test_a_length_that_only_the_loaded_model_shows_to_be_too_long_is_refused_before_training(tiny):
     config = tiny("roberta", tracking__latency=[[1, 128]])
     check(config)
     steps: list[int] = []
@@ -178,7 +177,7 @@ def test_a_length_that_only_the_loaded_model_shows_to_be_too_long_is_refused_bef
     assert not steps
 
 
-def test_a_baseline_is_not_timed_and_may_stand_in_a_study_that_is(tiny: Tiny):
+def test_a_baseline_is_not_timed_and_may_stand_in_a_study_that_is(tiny):
     config = tiny(method="tfidf", tracking__latency=[[1, 8]])
     check(config)
     assert "latency" not in run(config).compute

@@ -124,7 +124,7 @@ def trained(tiny: Tiny, case: dict[str, Any]) -> Trained:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.values())))
-def test_the_peak_is_the_profilers_and_its_parts_sum_to_it(tiny: Tiny, case: dict[str, Any]) -> None:
+def test_the_peak_is_the_profilers_and_its_parts_sum_to_it(tiny, case):
     run = trained(tiny, case)
     found = run.measured().footprint()
     assert sum(found.parts[part] for part in PARTS) == found.peak == max(found.phases.values())
@@ -133,7 +133,7 @@ def test_the_peak_is_the_profilers_and_its_parts_sum_to_it(tiny: Tiny, case: dic
     assert all(found.peaks[part] >= found.parts[part] for part in PARTS)
 
 
-def test_what_is_measured_changes_no_loss(tiny: Tiny) -> None:
+def test_what_is_measured_changes_no_loss(tiny):
     def several(measured: bool) -> list[float]:
         run = trained(tiny, {"method": "full", "trainer__gradient_checkpointing": True})
         torch.manual_seed(1)
@@ -147,7 +147,7 @@ def test_what_is_measured_changes_no_loss(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("method", ["lora", "full", "head"])
-def test_gradients_are_those_of_what_is_trained_and_optimizer_states_twice_that(tiny: Tiny, method: str) -> None:
+def test_gradients_are_those_of_what_is_trained_and_optimizer_states_twice_that(tiny, method):
     run = trained(tiny, {"method": method})
     found = run.measured().footprint()
     sizes = [p.numel() * p.element_size() for p in run.model.parameters() if p.requires_grad]
@@ -156,7 +156,7 @@ def test_gradients_are_those_of_what_is_trained_and_optimizer_states_twice_that(
     assert found.peaks["weights"] == found.parts["weights"]
 
 
-def test_checkpointing_keeps_less(tiny: Tiny) -> None:
+def test_checkpointing_keeps_less(tiny):
     kept = [
         trained(tiny, {"method": "full", "trainer__gradient_checkpointing": on, "rows": 64})
         .measured()
@@ -171,7 +171,7 @@ def ledger() -> Ledger:
     return Ledger(nn.Linear(1, 1, bias=False))
 
 
-def test_a_storage_counts_once_and_whole_until_its_last_view_is_gone() -> None:
+def test_a_storage_counts_once_and_whole_until_its_last_view_is_gone():
     with ledger() as book:
         whole = torch.empty(KB, dtype=torch.uint8)
         view = whole[:1].view(1, 1)
@@ -183,14 +183,14 @@ def test_a_storage_counts_once_and_whole_until_its_last_view_is_gone() -> None:
     assert book.footprint().parts["other"] == KB
 
 
-def test_a_storage_that_is_resized_counts_with_its_new_size() -> None:
+def test_a_storage_that_is_resized_counts_with_its_new_size():
     with ledger() as book:
         tensor = torch.empty(KB, dtype=torch.uint8)
         tensor.resize_(3 * KB)
         assert book._now["other"] == 3 * KB
 
 
-def test_what_autograd_saves_is_an_activation_unless_it_is_a_weight() -> None:
+def test_what_autograd_saves_is_an_activation_unless_it_is_a_weight():
     layer = nn.Linear(256, 256, bias=False)
     with Ledger(layer) as book:
         squared = (layer(torch.ones(4, 256)) ** 2).sum()
@@ -201,7 +201,7 @@ def test_what_autograd_saves_is_an_activation_unless_it_is_a_weight() -> None:
     assert book._now["activations"] == 0
 
 
-def test_gradients_left_by_an_earlier_micro_batch_are_gradients() -> None:
+def test_gradients_left_by_an_earlier_micro_batch_are_gradients():
     layer = nn.Linear(256, 256, bias=False)
     layer(torch.ones(4, 256)).sum().backward()
     with Ledger(layer) as book:
@@ -209,7 +209,7 @@ def test_gradients_left_by_an_earlier_micro_batch_are_gradients() -> None:
     assert book.footprint().parts["gradients"] == 256 * 256 * 4
 
 
-def test_what_is_freed_after_the_ledger_is_closed_does_no_harm() -> None:
+def test_what_is_freed_after_the_ledger_is_closed_does_no_harm():
     with ledger() as book:
         tensor = torch.empty(KB, dtype=torch.uint8)
     peak = book.footprint().peak
@@ -217,7 +217,7 @@ def test_what_is_freed_after_the_ledger_is_closed_does_no_harm() -> None:
     assert peak == KB + 4
 
 
-def test_tied_weights_are_held_once() -> None:
+def test_tied_weights_are_held_once():
     model = nn.ModuleDict({"a": nn.Linear(4, 4, bias=False), "b": nn.Linear(4, 4, bias=False)})
     model["b"].weight = model["a"].weight
     with Ledger(model) as book:
@@ -225,7 +225,7 @@ def test_tied_weights_are_held_once() -> None:
     assert book.footprint().parts["weights"] == 64
 
 
-def test_a_quantized_weight_has_the_bytes_that_are_stored() -> None:
+def test_a_quantized_weight_has_the_bytes_that_are_stored():
     pytest.importorskip("torchao")
     linear = nn.Linear(64, 32)
     assert held_bytes(linear, linear.parameters()) == 4 * (64 * 32 + 32)

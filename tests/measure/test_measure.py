@@ -21,7 +21,7 @@ from rankwise.model.quantize import store
 
 
 @pytest.mark.skipif(not machine.reset_peak_rss(), reason="the system cannot reset its peak")
-def test_the_process_peak_is_that_of_training_not_of_loading() -> None:
+def test_the_process_peak_is_that_of_training_not_of_loading():
     megabytes, device = 1024 * 1024, torch.device("cpu")
     loading = torch.ones(900 * megabytes // 4)
     del loading
@@ -34,7 +34,7 @@ def test_the_process_peak_is_that_of_training_not_of_loading() -> None:
     assert 450 * megabytes < grown < 780 * megabytes
 
 
-def test_a_clock_adds_up_phases_also_those_that_fail() -> None:
+def test_a_clock_adds_up_phases_also_those_that_fail():
     clock = Clock()
     for _ in range(2):
         with clock("load"):
@@ -47,7 +47,7 @@ def test_a_clock_adds_up_phases_also_those_that_fail() -> None:
     assert 1.04 <= seconds["load_s"] < 1.5 and seconds["train_s"] < 0.5
 
 
-def test_throughput_leaves_the_first_steps_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_throughput_leaves_the_first_steps_out(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     throughput = Throughput()
@@ -121,16 +121,14 @@ def bare(family: str) -> nn.Module:
     ],
 )
 @pytest.mark.parametrize("targets", ["all_linear", None])
-def test_layers_keep_their_names_and_order_with_and_without_adapters(
-    family: str, layers: list[str], targets: str | None
-) -> None:
+def test_layers_keep_their_names_and_order_with_and_without_adapters(family, layers, targets):
     base = bare(family)
     model = adapt(base, tiny(targets=targets, method__rank=3)).model if targets else base
     by_layer = count(model, head_names(base))["by_layer"]
     assert list(by_layer) == layers
 
 
-def test_layers_and_types_of_a_bert() -> None:
+def test_layers_and_types_of_a_bert():
     adapted = adapt(bare("bert"), tiny(targets="q", method__rank=1))
     sizes = count(adapted.model, adapted.heads)
     block = 4 * (WIDTH * WIDTH + WIDTH) + 2 * WIDTH * MLP + MLP + WIDTH + 4 * WIDTH
@@ -143,7 +141,7 @@ def test_layers_and_types_of_a_bert() -> None:
     assert "Conv1D" in count(bare("gpt2"), [])["by_type"]
 
 
-def test_the_parts_of_a_count_sum_to_the_whole() -> None:
+def test_the_parts_of_a_count_sum_to_the_whole():
     model = nn.ModuleDict({"body": nn.Linear(3, 4), "head": nn.Linear(4, 2, bias=False)})
     model["body"].requires_grad_(False)
     model["body"].bias.requires_grad_(True)
@@ -158,7 +156,7 @@ def test_the_parts_of_a_count_sum_to_the_whole() -> None:
     }
 
 
-def test_the_copies_that_peft_keeps_of_trained_modules_are_not_counted() -> None:
+def test_the_copies_that_peft_keeps_of_trained_modules_are_not_counted():
     adapted = adapt(bare("bert"), tiny(method__rank=1, targets="q"))
     whole, added = sum(p.numel() for p in bare("bert").parameters()), 2 * (WIDTH + WIDTH)
     assert count(adapted.model, adapted.heads)["total"] == whole + added
@@ -166,7 +164,7 @@ def test_the_copies_that_peft_keeps_of_trained_modules_are_not_counted() -> None
     assert sum(p.numel() for p in adapted.model.parameters()) == whole + added + copies
 
 
-def test_tied_weights_count_once_where_they_are_seen_first() -> None:
+def test_tied_weights_count_once_where_they_are_seen_first():
     config = AutoConfig.for_model("gpt2", vocab_size=97, **SHAPES["gpt2"])
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
@@ -175,14 +173,14 @@ def test_tied_weights_count_once_where_they_are_seen_first() -> None:
     assert sizes["by_layer"]["wte"] == {"trainable": 97 * WIDTH, "frozen": 0} and "lm_head" not in sizes["by_layer"]
 
 
-def test_a_weight_that_a_copy_of_peft_shares_with_the_model_still_counts() -> None:
+def test_a_weight_that_a_copy_of_peft_shares_with_the_model_still_counts():
     model = nn.ModuleDict({"a": nn.ModuleDict({"original_module": nn.Linear(4, 4)}), "b": nn.Linear(4, 4)})
     model["b"].weight = model["a"]["original_module"].weight
     assert count(model, [])["total"] == 20
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
-def test_quantized_weights_count_their_values_not_their_bytes(kind: str) -> None:
+def test_quantized_weights_count_their_values_not_their_bytes(kind):
     base = bare("llama")
     before = count(base, ["score"])
     store(base, tiny("llama", quant__name=kind, quant__kind=kind), ["score"], "fp32")
@@ -193,14 +191,14 @@ def test_quantized_weights_count_their_values_not_their_bytes(kind: str) -> None
     }
 
 
-def test_a_bitsandbytes_weight_is_known_by_its_quant_state() -> None:
+def test_a_bitsandbytes_weight_is_known_by_its_quant_state():
     packed = nn.Parameter(torch.zeros(32, 1, dtype=torch.uint8), requires_grad=False)
     assert numel(packed) == 32
     packed.quant_state = type("QuantState", (), {"shape": torch.Size([8, 8])})()  # type: ignore[attr-defined]
     assert numel(packed) == 64
 
 
-def test_groups_that_miss_a_parameter_are_an_error() -> None:
+def test_groups_that_miss_a_parameter_are_an_error():
     class Hiding(nn.Sequential):
         def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
             return (item for item in super().named_modules(*args, **kwargs) if item[0] != "1")

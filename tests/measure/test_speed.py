@@ -35,7 +35,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_processor_is_measured_and_remembered(remembered: Path, precision: str) -> None:
+def test_a_processor_is_measured_and_remembered(remembered, precision):
     flops, source = speed.peak_flops(CPU, precision, 1)
     assert source == "measured"
     assert 1e7 < flops < 1e16  # a unit that is off by a thousand would show
@@ -44,7 +44,7 @@ def test_a_processor_is_measured_and_remembered(remembered: Path, precision: str
     assert speed.peak_flops(CPU, precision, 1) == (flops, "measured")
 
 
-def test_what_is_remembered_is_not_measured_again(remembered: Path, probed: list[Any]) -> None:
+def test_what_is_remembered_is_not_measured_again(remembered, probed):
     speed.peak_flops(CPU, "fp32", 1)
     [key] = json.loads(remembered.read_text())
     remembered.write_text(json.dumps({key: 5e9}))
@@ -52,16 +52,14 @@ def test_what_is_remembered_is_not_measured_again(remembered: Path, probed: list
     assert len(probed) == 1
 
 
-def test_what_was_measured_while_others_kept_the_processor_busy_is_not_remembered(
-    remembered: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_measured_while_others_kept_the_processor_busy_is_not_remembered(remembered, monkeypatch):
     monkeypatch.setattr(speed, "_OURS", 0.9)
     monkeypatch.setattr("time.process_time", lambda: 0.0)  # none of the time that passes is ours
     assert speed.peak_flops(CPU, "fp32", 1)[0] > 0
     assert not remembered.exists()
 
 
-def test_every_setting_that_changes_the_speed_is_measured_by_itself(remembered: Path, probed: list[Any]) -> None:
+def test_every_setting_that_changes_the_speed_is_measured_by_itself(remembered, probed):
     before = torch.get_float32_matmul_precision()
     try:
         for matmul, precision, threads in [
@@ -77,23 +75,21 @@ def test_every_setting_that_changes_the_speed_is_measured_by_itself(remembered: 
     assert sorted(json.loads(remembered.read_text()).values()) == [1, 2, 3, 4]
 
 
-def test_utilisation_is_what_was_needed_over_what_the_peak_allows(remembered: Path, probed: list[Any]) -> None:
+def test_utilisation_is_what_was_needed_over_what_the_peak_allows(remembered, probed):
     told = speed.utilisation(3.0, 12.0, Numerics(CPU, "bf16_true", 1, None))
     assert told == {"mfu": 0.25, "peak_flops": 1.0, "peak_flops_source": "measured"}
     assert probed == [(CPU, torch.bfloat16, 1)]
 
 
 @pytest.mark.parametrize("broken", ["", "{", "[1]", '{"KEY": "fast"}', '{"KEY": -1}', '{"KEY": NaN}', '{"KEY": true}'])
-def test_a_broken_file_is_measured_anew(remembered: Path, probed: list[Any], broken: str) -> None:
+def test_a_broken_file_is_measured_anew(remembered, probed, broken):
     remembered.parent.mkdir()
     remembered.write_text(broken.replace("KEY", speed._key(CPU, "fp32", 1)))
     assert speed.peak_flops(CPU, "fp32", 1) == (1.0, "measured")
     assert json.loads(remembered.read_text()) == {speed._key(CPU, "fp32", 1): 1.0}
 
 
-def test_a_file_of_other_bytes_and_a_cache_that_cannot_be_written_stop_nothing(
-    remembered: Path, probed: list[Any]
-) -> None:
+def test_a_file_of_other_bytes_and_a_cache_that_cannot_be_written_stop_nothing(remembered, probed):
     remembered.parent.mkdir()
     remembered.write_bytes(b"\xff\x00")
     assert speed.peak_flops(CPU, "fp32", 1) == (1.0, "measured")
@@ -102,7 +98,7 @@ def test_a_file_of_other_bytes_and_a_cache_that_cannot_be_written_stop_nothing(
     assert speed.peak_flops(CPU, "fp32", 1) == (2.0, "measured")
 
 
-def test_measuring_leaves_threads_and_random_numbers_as_they_were(remembered: Path) -> None:
+def test_measuring_leaves_threads_and_random_numbers_as_they_were(remembered):
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     with torch.autocast("cpu", torch.bfloat16):
         speed.peak_flops(CPU, "fp32", threads + 1)
@@ -121,10 +117,7 @@ def test_measuring_leaves_threads_and_random_numbers_as_they_were(remembered: Pa
         ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", "bf16", "highest", (1.0, "measured")),
     ],
 )
-def test_a_known_gpu_has_the_speed_of_its_datasheet(
-    remembered: Path, probed: list[Any], monkeypatch: pytest.MonkeyPatch, name: str, precision: str, matmul: str,
-    expected: tuple[float, str],
-) -> None:  # fmt: skip
+def test_a_known_gpu_has_the_speed_of_its_datasheet(remembered, probed, monkeypatch, name, precision, matmul, expected):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: matmul)
     assert speed.peak_flops(torch.device("cuda"), precision, 1) == expected
@@ -144,7 +137,7 @@ def test_a_known_gpu_has_the_speed_of_its_datasheet(
         ("Tesla V100-SXM2-16GB", "v100-16gb"), ("Tesla V100-SXM2-32GB", "v100-32gb"),
     ],
 )  # fmt: skip
-def test_the_drivers_names_are_recognised(reported: str, key: str) -> None:
+def test_the_drivers_names_are_recognised(reported, key):
     assert recognise(reported) is GPUS[key]
     assert gpu(reported) is GPUS[key]
 
@@ -157,7 +150,7 @@ def test_the_drivers_names_are_recognised(reported: str, key: str) -> None:
         "Tesla V100-PCIE-16GB", "Quadro RTX 6000", "NVIDIA GB200", "NVIDIA", "",
     ],
 )  # fmt: skip
-def test_a_slower_relative_is_not_taken_for_the_gpu_whose_name_it_bears(reported: str) -> None:
+def test_a_slower_relative_is_not_taken_for_the_gpu_whose_name_it_bears(reported):
     assert recognise(reported) is None
 
 
@@ -170,7 +163,7 @@ def test_a_slower_relative_is_not_taken_for_the_gpu_whose_name_it_bears(reported
         (" t4 ", "t4"), ("nvidia l40s", "l40s"),
     ],
 )  # fmt: skip
-def test_a_gpu_may_be_written_in_any_way(written: str, key: str) -> None:
+def test_a_gpu_may_be_written_in_any_way(written, key):
     assert gpu(written) is GPUS[key]
 
 
@@ -181,19 +174,19 @@ def test_a_gpu_may_be_written_in_any_way(written: str, key: str) -> None:
         ("rtx4091", "(did you mean rtx4090?)"), ("", "b200"), ("abacus", "b200"),
     ],
 )  # fmt: skip
-def test_an_unknown_gpu_is_refused_with_what_there_is(given: str, hint: str) -> None:
+def test_an_unknown_gpu_is_refused_with_what_there_is(given, hint):
     with pytest.raises(Refused) as error:
         gpu(given)
     assert str(error.value) == f"--gpu={given}: one of {', '.join(GPUS)}" + (f" {hint}" if "?" in hint else "")
 
 
-def test_every_key_finds_its_own_gpu_and_no_two_share_a_name() -> None:
+def test_every_key_finds_its_own_gpu_and_no_two_share_a_name():
     assert all(gpu(key) is known for key, known in GPUS.items())
     names = [name for known in GPUS.values() for name in known.reported]
     assert len(names) == len(set(names))
 
 
-def test_stated_speeds_are_dense_and_tensor_cores_are_never_slower() -> None:
+def test_stated_speeds_are_dense_and_tensor_cores_are_never_slower():
     for key, known in GPUS.items():
         fast = known.flops["fp16"]
         assert known.flops["fp32"] <= known.peak("fp32", "high") <= fast / 2 * 1.02, key  # L40S rounds: 183 of 362
@@ -203,6 +196,6 @@ def test_stated_speeds_are_dense_and_tensor_cores_are_never_slower() -> None:
         assert known.memory_bytes % 2**30 == 0
 
 
-def test_the_table_needs_no_torch() -> None:
+def test_the_table_needs_no_torch():
     code = "import sys, rankwise.measure.gpus; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -44,7 +44,7 @@ def logits(model: nn.Module, tokenizer: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape_name", SHAPES)
-def test_full_trains_everything_and_head_the_head_alone(shape_name: str) -> None:
+def test_full_trains_everything_and_head_the_head_alone(shape_name):
     full, head = build(tiny(shape_name, "full")), build(tiny(shape_name, "head"))
     assert all(p.requires_grad for p in full.model.parameters())
     trained = {name for name, p in head.model.named_parameters() if p.requires_grad}
@@ -55,7 +55,7 @@ def test_full_trains_everything_and_head_the_head_alone(shape_name: str) -> None
     assert full.lora == head.lora == {}
 
 
-def test_biases_are_trained_where_asked() -> None:
+def test_biases_are_trained_where_asked():
     none, own, every = (build(tiny(method__bias=bias)) for bias in ("none", "lora_only", "all"))
     sizes = [count(a.model, a.heads)["adapter"] for a in (none, own, every)]
     fresh, _ = load(tiny())
@@ -67,7 +67,7 @@ def test_biases_are_trained_where_asked() -> None:
     assert sizes[2] - sizes[0] == sum(biases.values())
 
 
-def test_modules_beside_the_adapter_are_trained_in_full() -> None:
+def test_modules_beside_the_adapter_are_trained_in_full():
     adapted = build(tiny(method__modules_to_save=["pooler"]))
     sizes = count(adapted.model, adapted.heads)
     assert sizes["adapter"] - count(build(tiny()).model, ["classifier"])["adapter"] == 32 * 32 + 32
@@ -75,7 +75,7 @@ def test_modules_beside_the_adapter_are_trained_in_full() -> None:
 
 
 @pytest.mark.parametrize("quant", [{}, {"quant__name": "bf16", "quant__kind": "bf16"}], ids=["fp32", "bf16"])
-def test_a_module_beside_the_adapter_is_meant_by_whole_parts_of_its_name(quant: dict[str, Any]) -> None:
+def test_a_module_beside_the_adapter_is_meant_by_whole_parts_of_its_name(quant):
     """PEFT would take every input_layernorm for ``norm``, and leave what it trains in 16 bit."""
     config = tiny("llama", method__modules_to_save=["norm"], **quant)
     lm, _ = base.load(config.model, resolve(config.model), 2, 0)
@@ -86,7 +86,7 @@ def test_a_module_beside_the_adapter_is_meant_by_whole_parts_of_its_name(quant: 
     assert all(p.dtype == torch.float32 for p in extra.values())
 
 
-def test_a_module_whose_full_name_ends_others_cannot_be_told_to_peft() -> None:
+def test_a_module_whose_full_name_ends_others_cannot_be_told_to_peft():
     lm = nn.ModuleDict({"norm": nn.Linear(2, 2), "block": nn.ModuleDict({"input_norm": nn.Linear(2, 2)})})
     with pytest.raises(Refused, match=r"^method.modules_to_save=norm: .* does not take block.input_norm for$"):
         _extras(lm, ["query"], ["norm"])
@@ -100,12 +100,12 @@ def test_a_module_whose_full_name_ends_others_cannot_be_told_to_peft() -> None:
     ],
     ids=str,
 )
-def test_modules_beside_the_adapter_that_cannot_be(keys: dict[str, Any], line: str) -> None:
+def test_modules_beside_the_adapter_that_cannot_be(keys, line):
     with pytest.raises(Refused, match=line):
         build(tiny(**keys))
 
 
-def test_a_rank_above_the_narrower_side_names_the_layer() -> None:
+def test_a_rank_above_the_narrower_side_names_the_layer():
     """Grouped-query attention: key and value are narrower than the model."""
     build(tiny("llama", targets="q", method__rank=32))
     build(tiny("llama", targets="attention", method__rank=16))
@@ -120,16 +120,14 @@ def test_a_rank_above_the_narrower_side_names_the_layer() -> None:
     [(16, 8, 16, 2), ("2r", 4, 8, 2), ("0.5r", 3, 1.5, 0.5), ("16sqrt", 4, 16, 8)],
 )
 @pytest.mark.parametrize("shape_name", ["bert", "gpt2"])
-def test_the_recorded_scale_is_the_one_that_peft_applies(
-    shape_name: str, alpha: Any, rank: int, alpha_number: float, scale: float
-) -> None:
+def test_the_recorded_scale_is_the_one_that_peft_applies(shape_name, alpha, rank, alpha_number, scale):
     adapted = build(tiny(shape_name, method__alpha=alpha, method__rank=rank))
     assert adapted.lora["scale"] == scale and adapted.lora["alpha"] == alpha_number
     applied = {layer.scaling["default"] for layer in adapters(adapted.model).values()}
     assert len(applied) == 1 and math.isclose(applied.pop(), scale)
 
 
-def test_a_starts_the_same_whatever_else_is_adapted_or_drawn() -> None:
+def test_a_starts_the_same_whatever_else_is_adapted_or_drawn():
     alone, among = a_weights(build(tiny(targets="v")).model), a_weights(build(tiny(targets="all_linear")).model)
     assert set(alone) < set(among)
     torch.manual_seed(123)
@@ -139,7 +137,7 @@ def test_a_starts_the_same_whatever_else_is_adapted_or_drawn() -> None:
         assert torch.equal(weight, among[name]) and torch.equal(weight, again[name])
 
 
-def test_a_is_another_draw_in_every_layer_rank_and_seed() -> None:
+def test_a_is_another_draw_in_every_layer_rank_and_seed():
     two, four, other = (
         a_weights(build(tiny(method__rank=rank, seed=seed)).model) for rank, seed in ((2, 0), (4, 0), (2, 1))
     )
@@ -152,7 +150,7 @@ def test_a_is_another_draw_in_every_layer_rank_and_seed() -> None:
         assert cosine.abs().max() < 0.9
 
 
-def test_a_has_the_spread_that_peft_gives_it() -> None:
+def test_a_has_the_spread_that_peft_gives_it():
     """Kaiming uniform with a = √5: uniform on ±1/√d_in."""
     weight = next(iter(a_weights(build(tiny(method__rank=32, targets="q")).model).values()))
     bound = 1 / math.sqrt(weight.shape[1])
@@ -161,7 +159,7 @@ def test_a_has_the_spread_that_peft_gives_it() -> None:
 
 
 @pytest.mark.parametrize("shape_name", SHAPES)
-def test_the_head_starts_the_same_in_every_arm_of_a_seed(shape_name: str) -> None:
+def test_the_head_starts_the_same_in_every_arm_of_a_seed(shape_name):
     def head(model: nn.Module) -> list[torch.Tensor]:
         return [p.detach() for n, p in model.named_parameters() if _is_head(n)]
 
@@ -179,11 +177,11 @@ def _is_head(name: str) -> bool:
     return trained.split(".")[0] in ("classifier", "score") and "original_module" not in name
 
 
-def test_derived_seeds_are_fixed_for_ever() -> None:
+def test_derived_seeds_are_fixed_for_ever():
     assert derived_seed(0, "layer.0.query", 8) == 797828587889943646
     assert len({derived_seed(s, n, r) for s in range(3) for n in "ab" for r in (1, 11)}) == 12
 
 
-def test_dropout_of_the_adapter_is_as_asked() -> None:
+def test_dropout_of_the_adapter_is_as_asked():
     layers = adapters(build(tiny(method__dropout=0.25)).model).values()
     assert {layer.lora_dropout["default"].p for layer in layers} == {0.25}

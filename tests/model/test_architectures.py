@@ -1,6 +1,5 @@
 """Every target preset on every architecture: which layers, how many parameters, what a step changes, what is kept."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,7 +88,7 @@ def logits(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 @pytest.mark.parametrize("preset", ROLES)
 @pytest.mark.parametrize("shape", LAYERS)
-def test_a_preset_adapts_its_layers_trains_them_alone_and_comes_back(shape: str, preset: str, tmp_path: Path) -> None:
+def test_a_preset_adapts_its_layers_trains_them_alone_and_comes_back(shape, preset, tmp_path):
     config = tiny(shape, targets=preset, method__rank=RANK)
     lm, tokenizer = load(config)
     whole = sum(p.numel() for p in lm.parameters())
@@ -127,7 +126,7 @@ def test_a_preset_adapts_its_layers_trains_them_alone_and_comes_back(shape: str,
     assert torch.equal(logits(again, batch), logits(model, batch))
 
 
-def test_these_are_all_the_presets() -> None:
+def test_these_are_all_the_presets():
     assert set(PRESETS) == {*targets.PRESETS, "all_linear"} == set(ROLES)
 
 
@@ -142,7 +141,7 @@ MIXED = {
 
 
 @pytest.mark.parametrize("shape", MIXED)
-def test_a_layer_that_mixes_query_key_and_value_by_head_is_adapted_whole_or_not_at_all(shape: str) -> None:
+def test_a_layer_that_mixes_query_key_and_value_by_head_is_adapted_whole_or_not_at_all(shape):
     config = tiny("bert")
     config.model.shape = MIXED[shape]
     for preset in ROLES:
@@ -157,6 +156,6 @@ def test_a_layer_that_mixes_query_key_and_value_by_head_is_adapted_whole_or_not_
     assert found == {"qkv", "o"}
 
 
-def test_projections_of_positions_have_no_role() -> None:
+def test_projections_of_positions_have_no_role():
     for part in ("pos_q_proj", "pos_key_proj", "pos_query_proj", "pos_proj"):
         assert targets.role(f"deberta.encoder.layer.0.attention.self.{part}") is None

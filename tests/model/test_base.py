@@ -20,8 +20,6 @@ from rankwise.model.adapt import adapt
 from rankwise.model.gguf import unpacked
 from rankwise.tasks.batches import Encoded
 
-Saved = Callable[[str], Path]
-
 
 def load(folder: Path, seed: int = 0) -> tuple[Any, Any]:
     model = tiny(model__path=str(folder)).model
@@ -42,7 +40,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> N
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_saved_model_comes_back_in_fp32_with_a_head_of_the_tasks_size(saved: Saved, shape: str) -> None:
+def test_a_saved_model_comes_back_in_fp32_with_a_head_of_the_tasks_size(saved, shape):
     folder = saved(shape)
     model, tokenizer = load(folder)
     body = load_file(folder / "model.safetensors")
@@ -55,7 +53,7 @@ def test_a_saved_model_comes_back_in_fp32_with_a_head_of_the_tasks_size(saved: S
     assert model.eval()(**texts).logits.shape == (2, 3)
 
 
-def test_the_head_depends_on_the_seed_alone_and_the_body_on_none(saved: Saved) -> None:
+def test_the_head_depends_on_the_seed_alone_and_the_body_on_none(saved):
     folder = saved("bert")
     first = load(folder)[0]
     torch.rand(3)
@@ -65,7 +63,7 @@ def test_the_head_depends_on_the_seed_alone_and_the_body_on_none(saved: Saved) -
     assert torch.equal(first.bert.pooler.dense.weight, other.bert.pooler.dense.weight)
 
 
-def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused_with_both_numbers(saved: Saved) -> None:
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused_with_both_numbers(saved):
     folder = saved("llama")
     model, tokenizer = load(folder)
     rows = model.get_input_embeddings().num_embeddings
@@ -76,7 +74,7 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused_with_both_numbe
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_head_of_a_checkpoint_is_drawn_anew(saved: Saved, shape: str) -> None:
+def test_the_head_of_a_checkpoint_is_drawn_anew(saved, shape):
     """Of the same size or not, and as if the checkpoint had none."""
     folder = saved(shape)
     weights = load_file(folder / "model.safetensors")
@@ -93,19 +91,19 @@ def test_the_head_of_a_checkpoint_is_drawn_anew(saved: Saved, shape: str) -> Non
     assert all(torch.equal(p, same[name]) for name, p in head(2).items())
 
 
-def test_a_checkpoint_without_a_pooler_is_a_model(saved: Saved) -> None:
+def test_a_checkpoint_without_a_pooler_is_a_model(saved):
     folder = saved("bert")
     rewrite(folder, lambda w: [w.pop(f"bert.pooler.dense.{kind}") for kind in ("weight", "bias")])
     assert load(folder)[0].bert.pooler is not None
 
 
-def test_half_precision_weights_are_trained_in_fp32(saved: Saved) -> None:
+def test_half_precision_weights_are_trained_in_fp32(saved):
     folder = saved("llama")
     load(folder)[0].half().save_pretrained(folder)
     assert {p.dtype for p in load(folder)[0].parameters()} == {torch.float32}
 
 
-def test_padding_changes_no_logits_where_the_tokenizer_has_no_padding_token(saved: Saved) -> None:
+def test_padding_changes_no_logits_where_the_tokenizer_has_no_padding_token(saved):
     folder = saved("gpt2")
     edit(folder / "tokenizer_config.json", pad_token=None)
     edit(folder / "config.json", pad_token_id=None)
@@ -171,9 +169,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_a_folder_that_is_no_model_is_refused_in_one_line(
-    saved: Saved, broken: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_that_is_no_model_is_refused_in_one_line(saved, broken, monkeypatch, capsys):
     folder = saved("gpt2" if broken == "nothing to pad with" else "bert")
     spoil, reason = BROKEN[broken]
     spoil(folder)
@@ -187,7 +183,7 @@ def test_a_folder_that_is_no_model_is_refused_in_one_line(
     assert capsys.readouterr().out == ""
 
 
-def test_code_in_a_known_models_folder_is_not_run(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_in_a_known_models_folder_is_not_run(saved, monkeypatch):
     folder = saved("bert")
     _remote_code(folder)
     edit(folder / "config.json", model_type="bert")
@@ -196,7 +192,7 @@ def test_code_in_a_known_models_folder_is_not_run(saved: Saved, monkeypatch: pyt
     assert not (folder / "RAN").exists()
 
 
-def test_a_folder_without_a_config_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+def test_a_folder_without_a_config_is_refused_before_it_is_opened(tmp_path):
     with pytest.raises(Refused, match=r"^model.path=.*config.json"):
         load(tmp_path)
 
@@ -212,7 +208,7 @@ def test_a_folder_without_a_config_is_refused_before_it_is_opened(tmp_path: Path
     ],
     ids=str,
 )
-def test_a_shape_that_is_no_model_is_refused_in_one_line(shape: dict[str, Any], reason: str) -> None:
+def test_a_shape_that_is_no_model_is_refused_in_one_line(shape, reason):
     model = tiny(model__shape=shape).model
     with pytest.raises(Refused) as refused:
         base.load(model, resolve(model), 2, 0)
@@ -221,7 +217,7 @@ def test_a_shape_that_is_no_model_is_refused_in_one_line(shape: dict[str, Any], 
 
 
 @pytest.mark.parametrize(("shape", "longest"), [("bert", 128), ("roberta", 128 - 1), ("gpt2", 128)])
-def test_texts_may_be_as_long_as_there_are_positions_and_no_longer(shape: str, longest: int) -> None:
+def test_texts_may_be_as_long_as_there_are_positions_and_no_longer(shape, longest):
     """RoBERTa's positions begin behind the padding token's number, here 0."""
     model = tiny(shape).model
     lm, tokenizer = base.load(model, resolve(model), 2, 0)
@@ -231,7 +227,7 @@ def test_texts_may_be_as_long_as_there_are_positions_and_no_longer(shape: str, l
         Encoded(["x"], np.zeros(1), tokenizer, longest + 1)
 
 
-def test_computed_positions_end_where_the_model_was_made_for() -> None:
+def test_computed_positions_end_where_the_model_was_made_for():
     model = tiny("llama").model
     lm, tokenizer = base.load(model, resolve(model), 2, 0)
     rows = Encoded(["x" * 999], np.zeros(1), tokenizer, 128)
@@ -240,7 +236,7 @@ def test_computed_positions_end_where_the_model_was_made_for() -> None:
         Encoded(["x" * 999], np.zeros(1), tokenizer, 129)
 
 
-def test_the_byte_tokenizer_takes_any_text_and_gives_it_back() -> None:
+def test_the_byte_tokenizer_takes_any_text_and_gives_it_back():
     tokenizer = base.byte_tokenizer()
     texts = ["plain", "naïve 😀 \t\n", "", "漢字"]
     for text in texts:
@@ -251,9 +247,7 @@ def test_the_byte_tokenizer_takes_any_text_and_gives_it_back() -> None:
     assert len(tokenizer) == 256 + 4
 
 
-def test_a_gguf_file_is_unpacked_to_plain_layers_that_carry_adapters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gguf_file_is_unpacked_to_plain_layers_that_carry_adapters(tmp_path, monkeypatch):
     monkeypatch.setenv("RANKWISE_CACHE", str(tmp_path / "cache"))
     gguf = pytest.importorskip("gguf")
     path = tmp_path / "tiny.gguf"
@@ -270,7 +264,7 @@ def test_a_gguf_file_is_unpacked_to_plain_layers_that_carry_adapters(
     assert adapted.model(**texts).logits.isfinite().all()
 
 
-def test_fetch_unpacks_a_gguf_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_unpacks_a_gguf_file(tmp_path, monkeypatch):
     monkeypatch.setenv("RANKWISE_CACHE", str(tmp_path / "cache"))
     write_gguf(pytest.importorskip("gguf"), tmp_path / "tiny.gguf")
     assert unpacked(tmp_path / "tiny.gguf") is None
@@ -279,7 +273,7 @@ def test_fetch_unpacks_a_gguf_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert folder is not None and (folder / "model.safetensors").is_file()
 
 
-def test_a_torn_gguf_file_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torn_gguf_file_is_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("RANKWISE_CACHE", str(tmp_path / "cache"))
     gguf = pytest.importorskip("gguf")
     path = tmp_path / "tiny.gguf"
@@ -289,7 +283,7 @@ def test_a_torn_gguf_file_is_refused_in_one_line(tmp_path: Path, monkeypatch: py
         load(path)
 
 
-def test_without_the_package_gguf_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_gguf_one_line_says_how_to_get_it(tmp_path, monkeypatch):
     (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(Refused, match=r"tiny\.gguf: a GGUF file needs the package gguf; pip install gguf$"):

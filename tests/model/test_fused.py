@@ -40,7 +40,7 @@ def parts_of(lm: nn.Module) -> list[str]:
 
 
 @pytest.mark.parametrize("targets", SPLIT)
-def test_a_layer_taken_apart_and_put_together_is_the_same_to_the_bit(targets: str) -> None:
+def test_a_layer_taken_apart_and_put_together_is_the_same_to_the_bit(targets):
     config = tiny("gpt2", targets=targets)
     lm, tokenizer = load(config)
     first, state = logits(lm, tokenizer), {name: value.clone() for name, value in lm.state_dict().items()}
@@ -56,14 +56,14 @@ def test_a_layer_taken_apart_and_put_together_is_the_same_to_the_bit(targets: st
 
 
 @pytest.mark.parametrize("targets", WHOLE)
-def test_what_needs_no_part_leaves_the_layer_whole(targets: str) -> None:
+def test_what_needs_no_part_leaves_the_layer_whole(targets):
     config = tiny("gpt2", targets=targets)
     lm, _ = load(config)
     fused.split(lm, config)
     assert parts_of(lm) == []
 
 
-def test_only_the_blocks_that_are_adapted_are_taken_apart() -> None:
+def test_only_the_blocks_that_are_adapted_are_taken_apart():
     config = tiny("gpt2", targets="qv", targets__layers=[1])
     lm, _ = load(config)
     adapt(lm, config)
@@ -73,7 +73,7 @@ def test_only_the_blocks_that_are_adapted_are_taken_apart() -> None:
     assert list(adapt(lm, named).lora["ranks"]) == [f"transformer.h.{block}.attn.c_attn.v" for block in range(2)]
 
 
-def test_gpt2_medium_has_the_papers_number_of_parameters() -> None:
+def test_gpt2_medium_has_the_papers_number_of_parameters():
     """Hu et al. 2021, Table 3: 0.35M for r = 4 on q and v of 24 blocks: 24 · 2 · 4 · (1024 + 1024) = 393216."""
     config = tiny("gpt2", targets="qv", method__rank=4, task__kind="causal_lm")
     config.model.shape = {"model_type": "gpt2", "n_embd": 1024, "n_layer": 24, "n_head": 16, "vocab_size": 50257}
@@ -84,7 +84,7 @@ def test_gpt2_medium_has_the_papers_number_of_parameters() -> None:
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "adalora", "vera", "ia3", "pissa"])
-def test_an_adapter_on_parts_merges_into_a_plain_gpt2(method: str) -> None:
+def test_an_adapter_on_parts_merges_into_a_plain_gpt2(method):
     extra = {"method__rank": 4} if method == "vera" else {}
     config = tiny("gpt2", method, "qv", **extra)
     lm, tokenizer = load(config)
@@ -104,7 +104,7 @@ def test_an_adapter_on_parts_merges_into_a_plain_gpt2(method: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["int8", "nf4", "int8_torchao"])
-def test_parts_are_quantized_and_come_back_as_one_dense_layer(kind: str) -> None:
+def test_parts_are_quantized_and_come_back_as_one_dense_layer(kind):
     pytest.importorskip("torchao" if kind == "int8_torchao" else "bitsandbytes")
     config = tiny("gpt2", targets="qv", quant__name=kind, quant__kind=kind, quant__double=False)
     config.quant.double = False if kind == "nf4" else None
@@ -123,7 +123,7 @@ def test_parts_are_quantized_and_come_back_as_one_dense_layer(kind: str) -> None
     assert torch.allclose(exact, held, rtol=0.3, atol=0.3)
 
 
-def test_cross_attention_is_left_alone() -> None:
+def test_cross_attention_is_left_alone():
     config = tiny("gpt2", targets="qv", task__kind="causal_lm")
     config.model.shape = dict(config.model.shape or {}) | {"add_cross_attention": True}
     lm = skeleton(architecture(config.model, None), "causal_lm", 0, None)

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 from methods_table import CASES, REFUSED, TEXTS, TRAINED, batch_of, config_of, leave, load, logits, save_bases, train
-from tiny_configs import SHAPES, Tiny, tiny
-from zygote import Zygote
+from tiny_configs import SHAPES, tiny
 
 from rankwise import methods
 from rankwise.adapters import loading
@@ -41,7 +40,7 @@ READ_WEIGHTS = ("dora", "did", "said", "custom")  # rounded ones then, where oth
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_frozen_weights_as_they_are_multiplied_change_no_bit(shape: str, bases: Path) -> None:
+def test_frozen_weights_as_they_are_multiplied_change_no_bit(shape, bases):
     for method in [method for method, on in CASES if on == shape and method not in READ_WEIGHTS]:
         config, losses, gradients = config_of(method, shape, model__path=str(bases / shape)), [], []
         for precision in ("fp32", "bf16"):
@@ -63,9 +62,7 @@ def test_frozen_weights_as_they_are_multiplied_change_no_bit(shape: str, bases: 
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_method_learns_and_comes_back_in_another_process(
-    shape: str, bases: Path, tmp_path: Path, zygote: Zygote
-) -> None:
+def test_every_method_learns_and_comes_back_in_another_process(shape, bases, tmp_path, zygote):
     """With the head held still, the loss falls by a tenth and the logits leave the base's; both survive the reload.
 
     A subspace moves the head, too, and stores none: see test_intrinsic.py.
@@ -90,7 +87,7 @@ def test_every_method_learns_and_comes_back_in_another_process(
 
 
 @pytest.mark.parametrize(("method", "shape"), REFUSED, ids=str)
-def test_what_a_model_does_not_allow_is_refused_by_name(method: str, shape: str) -> None:
+def test_what_a_model_does_not_allow_is_refused_by_name(method, shape):
     config = config_of(method, shape)
     check(config)
     with pytest.raises(Refused) as refused:
@@ -99,7 +96,7 @@ def test_what_a_model_does_not_allow_is_refused_by_name(method: str, shape: str)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_plan_counts_the_parameters_of_every_method_as_they_are_built(shape: str) -> None:
+def test_a_plan_counts_the_parameters_of_every_method_as_they_are_built(shape):
     for method in [method for method, on in CASES if on == shape]:
         config = config_of(method, shape)
         lm, _ = load(config)
@@ -111,7 +108,7 @@ def test_a_plan_counts_the_parameters_of_every_method_as_they_are_built(shape: s
 
 
 @pytest.mark.parametrize("method", TRAINED)
-def test_a_run_of_every_method_is_finished_predicted_and_restored(tiny: Tiny, method: str) -> None:
+def test_a_run_of_every_method_is_finished_predicted_and_restored(tiny, method):
     keys = {key: value for key, value in config_of(method, "bert").method.__dict__.items() if key != "name"}
     config = tiny("bert", method, "all_linear", tracking__ledger=True, **{f"method__{k}": v for k, v in keys.items()})
     record = run(config)
@@ -129,13 +126,13 @@ def test_a_run_of_every_method_is_finished_predicted_and_restored(tiny: Tiny, me
     assert count(model, ["classifier"])["head"] in (0, 66)  # PEFT loads for inference
 
 
-def test_names_of_files_and_methods_agree() -> None:
+def test_names_of_files_and_methods_agree():
     """A file of another name would call an arm by what it is not."""
     for method in methods.DECLARED:
         assert tiny("bert", method).method.name == method
 
 
-def test_a_config_file_alone_makes_a_method_of_pefts(tiny: Tiny) -> None:
+def test_a_config_file_alone_makes_a_method_of_pefts(tiny):
     peft = {"_target_": "peft.HRAConfig", "r": 4}
     config = tiny("bert", "custom", "all_linear", method__name="hra", method__peft=peft)
     record = run(config)
@@ -156,9 +153,7 @@ CHANGED: list[dict[str, Any]] = [
 ]
 
 
-def test_adapters_that_changed_their_base_load_on_the_untouched_one_without_rankwise(
-    bases: Path, tmp_path: Path
-) -> None:
+def test_adapters_that_changed_their_base_load_on_the_untouched_one_without_rankwise(bases, tmp_path):
     told, cases = [], []
     for shape, method, keys in itertools.product(("bert", "gpt2"), ("pissa", "olora"), CHANGED):
         if method == "olora" and "method__init" in keys:

@@ -1,12 +1,11 @@
 """LoRA's starts, ranks, budgets and learning rates, AdaLoRA's pruning, and a start from another run."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from methods_table import batch_of, config_of, load, logits, train
-from tiny_configs import SHAPES, Tiny, tiny
+from tiny_configs import SHAPES, tiny
 from torch import nn
 
 from rankwise.assets import resolve
@@ -32,9 +31,7 @@ def build(config: Config) -> Adapted:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("init", "zero", "random"), [("zero_A", "lora_A", "lora_B"), ("zero_B", "lora_B", "lora_A")])
-def test_a_product_with_zero_starts_at_the_base_and_moves_the_zero_first(
-    shape: str, init: str, zero: str, random: str
-) -> None:
+def test_a_product_with_zero_starts_at_the_base_and_moves_the_zero_first(shape, init, zero, random):
     """∂L/∂A = Bᵀ G and ∂L/∂B = G Aᵀ: the gradient of the random factor is zero, that of the zero factor is not."""
     config = config_of("lora", shape, method__init=init)
     lm, tokenizer = load(config)
@@ -49,7 +46,7 @@ def test_a_product_with_zero_starts_at_the_base_and_moves_the_zero_first(
         assert getattr(layer, zero)["default"].weight.grad.any()
 
 
-def test_gaussian_and_orthogonal_starts_are_what_they_say() -> None:
+def test_gaussian_and_orthogonal_starts_are_what_they_say():
     for _, layer in inits.layers(build(config_of("lora", "bert", method__init="gaussian")).model):
         a = layer.lora_A["default"].weight
         assert not layer.lora_B["default"].weight.any()
@@ -59,7 +56,7 @@ def test_gaussian_and_orthogonal_starts_are_what_they_say() -> None:
         assert a.any() and b.any() and float((b @ a).detach().abs().max()) < 1e-6
 
 
-def test_eva_starts_at_the_leading_directions_of_the_inputs() -> None:
+def test_eva_starts_at_the_leading_directions_of_the_inputs():
     """Against the exact decomposition of one batch: A's rows span the same directions, each of length one."""
     config = config_of("eva", "llama", method__rank=4)
     lm, tokenizer = load(config)
@@ -81,7 +78,7 @@ def test_eva_starts_at_the_leading_directions_of_the_inputs() -> None:
         adapted.prepare([{"input_ids": torch.ones(1, 3).long(), "attention_mask": torch.ones(1, 3).long()}])
 
 
-def test_b_alone_learns_faster_and_a_stays_where_it_is_told_to() -> None:
+def test_b_alone_learns_faster_and_a_stays_where_it_is_told_to():
     plus = build(config_of("lora_plus", "bert"))
     optimizer = optim.build(plus.model, config_of("lora_plus", "bert").optim, "cpu", lr_ratio=16)
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
@@ -100,7 +97,7 @@ def test_b_alone_learns_faster_and_a_stays_where_it_is_told_to() -> None:
     assert sizes[0] - sizes[1] == sum(a.numel() for a in before)
 
 
-def test_patterns_give_layers_another_rank_and_alpha() -> None:
+def test_patterns_give_layers_another_rank_and_alpha():
     patterns = {"targets__ranks": {"query": 2, r".*layer\.1\..*dense": 4}, "targets__alphas": {"key": 4, "value": "3r"}}
     adapted = build(config_of("lora", "bert", **patterns))
     for name, layer in inits.layers(adapted.model):
@@ -124,7 +121,7 @@ def test_patterns_give_layers_another_rank_and_alpha() -> None:
 @pytest.mark.parametrize(
     ("method", "targets"), [("lora", "q"), ("dora", "qv"), ("lora_fa", "mlp"), ("dora", "all_linear")]
 )
-def test_a_budget_buys_the_largest_rank_that_it_can(method: str, targets: str) -> None:
+def test_a_budget_buys_the_largest_rank_that_it_can(method, targets):
     def adapter(**keys: Any) -> int:
         adapted = build(tiny("llama", method, targets, **keys))
         return int(count(adapted.model, adapted.heads)["adapter"])
@@ -142,7 +139,7 @@ def test_a_budget_buys_the_largest_rank_that_it_can(method: str, targets: str) -
         adapter(method__rank=None, method__budget=10_000_000)
 
 
-def test_budget_arms_are_named_by_the_budget_and_collapse_with_nothing(tiny: Tiny) -> None:
+def test_budget_arms_are_named_by_the_budget_and_collapse_with_nothing(tiny):
     small, large = (tiny(targets="qv", method__rank=None, method__budget=budget) for budget in (500, 900))
     assert label(small) == "lora-b500-qv-lr0.002-s0" and run_id(small) != run_id(large)
     record = run(small)
@@ -154,7 +151,7 @@ def test_budget_arms_are_named_by_the_budget_and_collapse_with_nothing(tiny: Tin
     ("method", "factors", "decays"),
     [("ia3", "ia3_l", 0.0), ("lora", "lora_A", 0.3), ("dora", "lora_magnitude_vector", 0.0)],
 )
-def test_weight_decay_pulls_to_zero_only_what_does_nothing_there(method: str, factors: str, decays: float) -> None:
+def test_weight_decay_pulls_to_zero_only_what_does_nothing_there(method, factors, decays):
     config = config_of(method, "bert", optim__weight_decay=0.3)
     model = build(config).model
     decay = {id(p): group["weight_decay"] for group in optim.build(model, config.optim, "cpu").param_groups
@@ -164,7 +161,7 @@ def test_weight_decay_pulls_to_zero_only_what_does_nothing_there(method: str, fa
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 40])
-def test_adalora_prunes_to_its_mean_rank_and_no_further(steps: int) -> None:
+def test_adalora_prunes_to_its_mean_rank_and_no_further(steps):
     config = config_of("adalora", "bert", method__rank=4)
     lm, tokenizer = load(config)
     adapted = adapt(lm, config)
@@ -194,18 +191,18 @@ def test_adalora_prunes_to_its_mean_rank_and_no_further(steps: int) -> None:
     ("steps", "schedule"),
     [(1000, (100, 500, 10, 1000)), (200, (20, 100, 2, 200)), (10, (1, 5, 1, 10)), (1, (0, 0, 1, 2))],
 )
-def test_adalora_prunes_from_a_tenth_of_the_steps_to_the_middle(steps: int, schedule: tuple[int, ...]) -> None:
+def test_adalora_prunes_from_a_tenth_of_the_steps_to_the_middle(steps, schedule):
     model: Any = build(config_of("adalora", "bert", method__rank=4)).model
     adalora.begin(model, steps)
     config = model.peft_config["default"]
     assert (config.tinit, config.tfinal, config.deltaT, config.total_step) == schedule
 
 
-def test_adalora_divides_alpha_by_the_rank_that_it_starts_with() -> None:
+def test_adalora_divides_alpha_by_the_rank_that_it_starts_with():
     assert build(config_of("adalora", "bert", method__rank=4, method__alpha=12)).lora["scale"] == 2  # 12 / (1.5 · 4)
 
 
-def test_ia3_scales_what_comes_into_the_last_layer_of_an_mlp_and_what_leaves_others() -> None:
+def test_ia3_scales_what_comes_into_the_last_layer_of_an_mlp_and_what_leaves_others():
     model = build(config_of("ia3", "bert")).model
     width, inner = model.config.hidden_size, model.config.intermediate_size
     sides = {name.split(".layer.0.")[1].split(".ia3_l")[0]: tuple(p.shape) for name, p in model.named_parameters()
@@ -214,12 +211,12 @@ def test_ia3_scales_what_comes_into_the_last_layer_of_an_mlp_and_what_leaves_oth
     assert sides["attention.self.query"] == (width, 1)
 
 
-def test_vera_draws_its_shared_matrices_from_the_seed() -> None:
+def test_vera_draws_its_shared_matrices_from_the_seed():
     one, same, other = (build(config_of("vera", "bert", seed=seed)).model.vera_A["default"] for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
-def test_adalora_is_penalised_for_factors_that_are_not_orthogonal() -> None:
+def test_adalora_is_penalised_for_factors_that_are_not_orthogonal():
     model = build(config_of("adalora", "bert", method__rank=4)).model
     first = adalora.penalty(model)
     assert first is not None and float(first.detach()) > 0
@@ -231,7 +228,7 @@ def test_adalora_is_penalised_for_factors_that_are_not_orthogonal() -> None:
     assert adalora.penalty(build(config_of("lora", "bert")).model) is None
 
 
-def test_the_record_of_a_run_has_the_ranks_that_adalora_left(tiny: Tiny) -> None:
+def test_the_record_of_a_run_has_the_ranks_that_adalora_left(tiny):
     record = run(tiny("bert", "adalora", method__rank=4, trainer__max_steps=20, trainer__validations=1))
     ranks = record.lora["ranks"]
     assert sum(ranks.values()) == 4 * len(ranks) and all(name.startswith("bert.encoder") for name in ranks)
@@ -243,7 +240,7 @@ STARTED = [("lora", "roberta"), *((method, "bert") for method in (
 
 
 @pytest.mark.parametrize(("method", "shape"), STARTED)
-def test_a_run_can_start_from_another(tmp_path: Path, method: str, shape: str) -> None:
+def test_a_run_can_start_from_another(tmp_path, method, shape):
     """As LoRA's MRPC starts from MNLI; the head comes along, whole or not at all: where the classes are as many."""
     keys: dict[str, Any] = {"vera": {"method__rank": 8}, "bottleneck": {"method__size": 4}}.get(method, {})
     config = config_of(method, shape, **keys)
@@ -267,7 +264,7 @@ def test_a_run_can_start_from_another(tmp_path: Path, method: str, shape: str) -
         assert any(torch.equal(p, parameter) for p in own)
 
 
-def test_a_start_that_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_start_that_does_not_fit_is_refused_in_one_line(tmp_path):
     export(build(config_of("lora", "bert")).model, tmp_path / "adapter", keep_full=False)
     source = str(tmp_path / "adapter")
     for line, keys in (
@@ -286,7 +283,7 @@ def test_a_start_that_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> Non
         build(config_of("bitfit", "bert", method__init_from=source))
 
 
-def test_a_start_from_what_another_seed_drew_is_refused(tmp_path: Path) -> None:
+def test_a_start_from_what_another_seed_drew_is_refused(tmp_path):
     export(build(config_of("vera", "bert", method__rank=8, seed=3)).model, tmp_path / "adapter", keep_full=False)
     keys: dict[str, Any] = {"method__rank": 8, "method__init_from": str(tmp_path)}
     assert build(config_of("vera", "bert", seed=3, **keys)).lora["init_from"]
@@ -325,7 +322,7 @@ LINES: list[tuple[str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("method", "line", "keys"), LINES, ids=[line.split(":")[0] for _, line, _ in LINES])
-def test_keys_that_cannot_be_are_refused_before_anything_loads(method: str, line: str, keys: dict[str, Any]) -> None:
+def test_keys_that_cannot_be_are_refused_before_anything_loads(method, line, keys):
     with pytest.raises(Refused) as refused:
         check(tiny("bert", method, **keys))
     assert str(refused.value).startswith(line)
@@ -342,13 +339,13 @@ def test_keys_that_cannot_be_are_refused_before_anything_loads(method: str, line
         ("custom", {"method__peft": {"_target_": "AdaLoraConfig"}}, "method.peft: AdaLoraConfig does not take this"),
     ],
 )  # fmt: skip
-def test_what_only_the_model_can_tell_is_refused_when_it_is_built(method: str, keys: dict[str, Any], line: str) -> None:
+def test_what_only_the_model_can_tell_is_refused_when_it_is_built(method, keys, line):
     with pytest.raises(Refused) as refused:
         build(tiny("bert", method, **keys))
     assert str(refused.value).startswith(line)
 
 
-def test_arms_collapse_where_a_key_means_nothing_and_variants_are_their_keys() -> None:
+def test_arms_collapse_where_a_key_means_nothing_and_variants_are_their_keys():
     for method in ("ia3", "bitfit", "top_layers", "full", "head", "oft"):
         arms = [tiny("bert", method, method__rank=rank, method__alpha=16) for rank in (None, 1, 64)]
         assert len({run_id(arm) for arm in arms}) == 1
@@ -364,7 +361,7 @@ def test_arms_collapse_where_a_key_means_nothing_and_variants_are_their_keys() -
     assert len({run_id(tiny("bert", name, optim__lr=1e-3)) for name in variants}) == len(variants) == 10
 
 
-def test_new_keys_leave_the_identity_of_older_runs() -> None:
+def test_new_keys_leave_the_identity_of_older_runs():
     """As computed before there were other methods."""
     config = plain(tiny("bert", "lora"))
     for key in ("budget", "init", "dora", "lr_ratio", "freeze_a", "nested", "layers", "size", "place", "block", "peft"):
@@ -375,7 +372,7 @@ def test_new_keys_leave_the_identity_of_older_runs() -> None:
 
 @pytest.mark.parametrize("place", ["both", "mlp"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_bottleneck_starts_as_the_identity_and_costs_what_the_paper_says(shape: str, place: str) -> None:
+def test_a_bottleneck_starts_as_the_identity_and_costs_what_the_paper_says(shape, place):
     """2·d·m + m + d for each adapter (Hu et al. 2021, §5.1), two in each of the two blocks, or one."""
     config = tiny(shape, "bottleneck", method__size=4, method__place=place)
     lm, tokenizer = load(config)
@@ -385,7 +382,7 @@ def test_a_bottleneck_starts_as_the_identity_and_costs_what_the_paper_says(shape
     assert count(adapted.model, adapted.heads)["adapter"] == (4 if place == "both" else 2) * (2 * 32 * 4 + 4 + 32)
 
 
-def test_bitfit_and_top_layers_train_what_they_say() -> None:
+def test_bitfit_and_top_layers_train_what_they_say():
     bitfit, top = build(tiny("bert", "bitfit")), build(tiny("gpt2", "top_layers", method__layers=1))
     trained = [{n for n, p in a.model.named_parameters() if p.requires_grad} for a in (bitfit, top)]
     biases = {n for n, _ in bitfit.model.named_parameters() if n.endswith(".bias")}

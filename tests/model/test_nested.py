@@ -1,7 +1,5 @@
 """Nested LoRA: each of its ranks is the plain LoRA that its leading columns make."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -9,7 +7,6 @@ import pytest
 import torch
 from methods_table import LABELS, batch_of, load, logits, loss_of
 from peft import PeftModel
-from tiny_configs import Tiny
 from tiny_configs import tiny as tiny_config
 from torch import nn
 
@@ -18,7 +15,6 @@ from rankwise.adapters.runs import open_adapter, open_trained
 from rankwise.adapters.shrink import shrink
 from rankwise.assets import resolve
 from rankwise.check import check
-from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.identity import label, run_id
 from rankwise.measure.parameters import count
@@ -48,7 +44,7 @@ def drawn(shape: str, **keys: Any) -> tuple[Adapted, Any]:
 
 
 @pytest.mark.parametrize(("shape", "alpha"), [("bert", 16), ("gpt2", "2r"), ("llama", "16sqrt")])
-def test_the_leading_columns_are_plain_lora_of_their_number(shape: str, alpha: Any) -> None:
+def test_the_leading_columns_are_plain_lora_of_their_number(shape, alpha):
     adapted, tokenizer = drawn(shape, method="nested", method__alpha=alpha, **NESTED)
     cut = nested.of(adapted.model)
     assert cut is not None and cut.ranks == [1, 2, 4, 8]
@@ -63,7 +59,7 @@ def test_the_leading_columns_are_plain_lora_of_their_number(shape: str, alpha: A
     torch.testing.assert_close(logits(adapted.model, tokenizer), logits(plain.model, tokenizer))
 
 
-def test_a_training_pass_is_the_mean_of_the_whole_rank_and_of_a_smaller_one() -> None:
+def test_a_training_pass_is_the_mean_of_the_whole_rank_and_of_a_smaller_one():
     adapted, tokenizer = drawn("llama", method="nested", **NESTED)  # which has no dropout
     cut, batch, scorer = nested.of(adapted.model), batch_of(tokenizer), ClassScorer(2)
     assert cut is not None
@@ -82,9 +78,7 @@ def test_a_training_pass_is_the_mean_of_the_whole_rank_and_of_a_smaller_one() ->
     assert len(met) == 12 and set(met) == {0, 1, 2}
 
 
-def test_a_runs_scores_at_a_rank_are_those_of_the_adapter_that_shrink_makes_of_it(
-    tiny: Callable[..., Config], tmp_path: Path
-) -> None:
+def test_a_runs_scores_at_a_rank_are_those_of_the_adapter_that_shrink_makes_of_it(tiny, tmp_path):
     record = run(tiny("bert", "nested", "all_linear", method__lr=1e-2, trainer__max_steps=20, **NESTED))
     by_rank = record.metrics["by_rank"]
     assert list(by_rank) == ["1", "2", "4", "8"] and by_rank["8"] == record.metrics["validation"]
@@ -113,7 +107,7 @@ def test_a_runs_scores_at_a_rank_are_those_of_the_adapter_that_shrink_makes_of_i
         ({"targets__ranks": {"query": 2}}, "targets.ranks={'query': 2}: off with method.nested"),
     ],
 )
-def test_what_makes_leading_columns_something_else_is_refused(keys: dict[str, Any], said: str) -> None:
+def test_what_makes_leading_columns_something_else_is_refused(keys, said):
     with pytest.raises(Refused) as refused:
         check(tiny_config("bert", "nested", **(NESTED | keys)))
     assert str(refused.value).startswith(said)
@@ -138,9 +132,7 @@ def projection(model: nn.Module, size: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("method", ["did", "said"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_at_zero_the_model_is_the_base_bit_for_bit_and_only_the_subspace_is_trained(
-    tiny: Tiny, shape: str, method: str
-) -> None:
+def test_at_zero_the_model_is_the_base_bit_for_bit_and_only_the_subspace_is_trained(tiny, shape, method):
     config = tiny(shape, method, method__dim=50)
     lm, tokenizer = load(config)
     before = logits(lm, tokenizer)
@@ -152,7 +144,7 @@ def test_at_zero_the_model_is_the_base_bit_for_bit_and_only_the_subspace_is_trai
     assert names == ({"subspace"} if method == "did" else {"subspace", "subspace_scales"})
 
 
-def test_columns_are_orthonormal_so_that_lengths_are_kept_and_the_seed_settles_them(tiny: Tiny) -> None:
+def test_columns_are_orthonormal_so_that_lengths_are_kept_and_the_seed_settles_them(tiny):
     matrices = []
     for seed in (0, 0, 1):
         config = tiny("bert", "did", method__dim=40, seed=seed)
@@ -163,7 +155,7 @@ def test_columns_are_orthonormal_so_that_lengths_are_kept_and_the_seed_settles_t
 
 
 @pytest.mark.parametrize("shape", ["bert", "gpt2"])
-def test_the_gradient_is_the_projected_gradient_of_all_weights(tiny: Tiny, shape: str) -> None:
+def test_the_gradient_is_the_projected_gradient_of_all_weights(tiny, shape):
     config = tiny(shape, "did", method__dim=30)
     lm, tokenizer = load(config)
     batch = batch_of(tokenizer)
@@ -184,9 +176,7 @@ def test_the_gradient_is_the_projected_gradient_of_all_weights(tiny: Tiny, shape
 
 
 @pytest.mark.parametrize(("method", "dim"), [("did", 40), ("said", 40), ("did", None)])
-def test_what_was_learned_comes_back_from_a_file_of_a_few_numbers(
-    tiny: Tiny, tmp_path: Path, method: str, dim: int | None
-) -> None:
+def test_what_was_learned_comes_back_from_a_file_of_a_few_numbers(tiny, tmp_path, method, dim):
     """Also with as many dimensions as weights."""
     lm, _ = load(tiny("bert"))
     dim = dim or sum(p.numel() for p in lm.parameters())
@@ -209,7 +199,7 @@ def test_what_was_learned_comes_back_from_a_file_of_a_few_numbers(
 
 
 @pytest.mark.parametrize("method", ["did", "said"])
-def test_a_run_is_told_by_its_seed_and_the_numbers_of_its_subspace(tiny: Tiny, method: str) -> None:
+def test_a_run_is_told_by_its_seed_and_the_numbers_of_its_subspace(tiny, method):
     """Base and head are drawn again, as they were: a reloaded model gives the scores that the run wrote."""
     record = run(tiny("bert", method, method__dim=200, method__lr=0.1))
     assert record.status == "finished"
@@ -225,7 +215,7 @@ def test_a_run_is_told_by_its_seed_and_the_numbers_of_its_subspace(tiny: Tiny, m
     assert any(p.abs().max() > 0.1 for n, p in model.named_parameters() if n == "subspace")
 
 
-def test_scales_belong_to_layers_and_cost_as_many_of_the_dimensions(tiny: Tiny) -> None:
+def test_scales_belong_to_layers_and_cost_as_many_of_the_dimensions(tiny):
     config = tiny("bert", "said", method__dim=40)
     model = adapt(load(config)[0], config).model
     assert (len(model.subspace), len(model.subspace_scales)) == (40 - LAYERS, LAYERS)
@@ -234,7 +224,7 @@ def test_scales_belong_to_layers_and_cost_as_many_of_the_dimensions(tiny: Tiny) 
         adapt(load(config)[0], config)
 
 
-def test_memory_beside_the_model_is_four_bytes_a_weight_whatever_the_dimension(tiny: Tiny) -> None:
+def test_memory_beside_the_model_is_four_bytes_a_weight_whatever_the_dimension(tiny):
     for dim in (10, 1000):
         config = tiny("bert", "did", method__dim=dim)
         model = adapt(load(config)[0], config).model
@@ -243,14 +233,14 @@ def test_memory_beside_the_model_is_four_bytes_a_weight_whatever_the_dimension(t
         assert sum(extra.values()) == 4 * weights + 4 * dim
 
 
-def test_tied_weights_move_together(tiny: Tiny) -> None:
+def test_tied_weights_move_together(tiny):
     config = tiny("gpt2", "did", task="synthetic_lm", method__dim=20)
     lm, _ = base.load(config.model, resolve(config.model), 2, 0, "eager", "causal_lm")
     model = adapt(lm, config).model
     assert model.lm_head.weight_subspace is model.transformer.wte.weight_subspace
 
 
-def test_checkpointed_blocks_are_recomputed_with_moved_weights(tiny: Tiny) -> None:
+def test_checkpointed_blocks_are_recomputed_with_moved_weights(tiny):
     found = []
     for checkpointed in (False, True):
         config = tiny("bert", "did", method__dim=30)
@@ -278,7 +268,7 @@ def test_checkpointed_blocks_are_recomputed_with_moved_weights(tiny: Tiny) -> No
         ({"quant__kind": "nf4", "quant__name": "nf4"}, "quant=nf4"),
     ],
 )
-def test_what_cannot_be_is_refused(tiny: Tiny, keys: dict[str, object], said: str) -> None:
+def test_what_cannot_be_is_refused(tiny, keys, said):
     with pytest.raises(Refused, match=said):
         check(tiny("bert", "did", **keys))
     with pytest.raises(Refused, match="at most"):
@@ -286,7 +276,7 @@ def test_what_cannot_be_is_refused(tiny: Tiny, keys: dict[str, object], said: st
         adapt(load(config)[0], config)
 
 
-def test_a_dimension_is_part_of_a_runs_name_and_identity(tiny: Tiny) -> None:
+def test_a_dimension_is_part_of_a_runs_name_and_identity(tiny):
     one, other = tiny("bert", "did", method__dim=10), tiny("bert", "did", method__dim=20)
     assert "did-d10-" in label(one) and run_id(one) != run_id(other)
     assert run_id(tiny("bert", "lora", method__dim=10)) == run_id(tiny("bert", "lora"))

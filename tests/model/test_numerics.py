@@ -25,16 +25,14 @@ pytestmark = pytest.mark.usefixtures("torch_as_it_was")
         ("", False),
     ],
 )
-def test_auto_is_bf16_only_where_the_processor_multiplies_it(
-    lines: str, expected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_is_bf16_only_where_the_processor_multiplies_it(lines, expected, monkeypatch):
     monkeypatch.setattr(machine, "_read", lambda path: f"processor\t: 0\n{lines}\n" if "cpuinfo" in str(path) else "")
     assert has_bf16(CPU) is expected
     assert settle(Trainer(device="cpu")).precision == ("bf16" if expected else "fp32")
     assert settle(Trainer(device="cpu", precision="fp32")).precision == "fp32"
 
 
-def test_what_was_settled_is_what_torch_does_and_what_the_record_says() -> None:
+def test_what_was_settled_is_what_torch_does_and_what_the_record_says():
     settled = settle(Trainer(device="cpu", precision="bf16", threads=2, matmul_precision="medium"))
     assert torch.get_num_threads() == 2
     assert torch.get_float32_matmul_precision() == "medium"
@@ -42,12 +40,12 @@ def test_what_was_settled_is_what_torch_does_and_what_the_record_says() -> None:
     assert settled.lightning == {"accelerator": "cpu", "devices": 1, "precision": "bf16-mixed"}
 
 
-def test_threads_are_left_alone_when_not_given() -> None:
+def test_threads_are_left_alone_when_not_given():
     torch.set_num_threads(1)
     assert settle(Trainer(device="cpu")).threads == 1
 
 
-def test_fp16_and_absent_devices_are_refused() -> None:
+def test_fp16_and_absent_devices_are_refused():
     with pytest.raises(Refused, match=r"^trainer.precision=fp16: fp32, bf16 or auto on cpu"):
         settle(Trainer(device="cpu", precision="fp16"))
     if not torch.cuda.is_available():

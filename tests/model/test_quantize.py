@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tiny_configs import CONF, Tiny, tiny
+from tiny_configs import CONF, tiny
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -70,7 +70,7 @@ def batch(rows: int = 4) -> dict[str, torch.Tensor]:
         ("int8_torchao", 8 + 40 / 1024),
     ],
 )
-def test_a_weight_takes_the_bits_of_its_format(quant: str, bits: float) -> None:
+def test_a_weight_takes_the_bits_of_its_format(quant, bits):
     """4 bits and a 32-bit constant per 64 values; 8 bits and 32 per 64 · 256 with double quantization (QLoRA, §3)."""
     config = tiny(**keys(quant))
     model = nn.ModuleDict({"layer": nn.ModuleList([nn.ModuleDict({"linear": nn.Linear(1024, 1024, bias=False)})])})
@@ -86,7 +86,7 @@ def test_a_weight_takes_the_bits_of_its_format(quant: str, bits: float) -> None:
 @pytest.mark.parametrize("shape", ["bert", "gpt2", "llama"])
 @pytest.mark.parametrize("quant", KINDS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_after_an_evaluation_gradients_still_reach_the_first_layer(quant: str, shape: str, precision: str) -> None:
+def test_after_an_evaluation_gradients_still_reach_the_first_layer(quant, shape, precision):
     """bitsandbytes packs its weights anew in a pass without gradients, on processors with AVX512-BF16."""
     model, config = stored(quant, shape, precision)
     model = adapt(model, config).model
@@ -106,7 +106,7 @@ def test_after_an_evaluation_gradients_still_reach_the_first_layer(quant: str, s
 
 
 @pytest.mark.parametrize("quant", KINDS)
-def test_gradients_are_those_of_the_dense_weights_that_the_layers_stand_for(quant: str) -> None:
+def test_gradients_are_those_of_the_dense_weights_that_the_layers_stand_for(quant):
     model, config = stored(quant, "llama", trainer__precision="fp32")
     dense = copy.deepcopy(model)
     if quant == "bf16":
@@ -128,7 +128,7 @@ def test_gradients_are_those_of_the_dense_weights_that_the_layers_stand_for(quan
 @pytest.mark.parametrize("shape", ["bert", "roberta", "gpt2", "llama"])
 @pytest.mark.parametrize("quant", KINDS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_head_embeddings_and_norms_stay_in_floating_point(quant: str, shape: str, precision: str) -> None:
+def test_head_embeddings_and_norms_stay_in_floating_point(quant, shape, precision):
     model, _ = stored(quant, shape, precision)
     low = precision == "bf16" or quant == "bf16"
     linears = {name for name, _ in block_linears(model)}
@@ -145,7 +145,7 @@ BUILT = [*zip(KINDS, itertools.cycle(["fp32", "bf16"]), itertools.cycle(["bert",
 
 
 @pytest.mark.parametrize(("quant", "precision", "shape"), BUILT)
-def test_what_is_planned_is_built(tiny: Tiny, quant: str, precision: str, shape: str) -> None:
+def test_what_is_planned_is_built(tiny, quant, precision, shape):
     config = tiny(
         shape,
         "lora",
@@ -170,7 +170,7 @@ def test_what_is_planned_is_built(tiny: Tiny, quant: str, precision: str, shape:
     assert record.compute["quant_error_rows"] == 64
 
 
-def test_int8_of_torchao_keeps_no_dense_weight_for_the_backward_pass() -> None:
+def test_int8_of_torchao_keeps_no_dense_weight_for_the_backward_pass():
     model, config = stored("int8_torchao", "llama")
     sides = [(m.in_features, m.out_features) for _, m in block_linears(model)]
     dense = {pair for d_in, d_out in sides for pair in ((d_in, d_out), (d_out, d_in))}
@@ -185,7 +185,7 @@ def test_int8_of_torchao_keeps_no_dense_weight_for_the_backward_pass() -> None:
     assert saved and not dense & set(saved)
 
 
-def test_the_error_of_the_logits_is_relative_and_of_the_run_s_own_numerics(tiny: Tiny) -> None:
+def test_the_error_of_the_logits_is_relative_and_of_the_run_s_own_numerics(tiny):
     few, found = batch(), {}
     for quant in ("none", *KINDS):
         config = tiny("llama", **keys(quant))
@@ -205,7 +205,7 @@ def test_the_error_of_the_logits_is_relative_and_of_the_run_s_own_numerics(tiny:
 
 
 @pytest.mark.parametrize("quant", KINDS)
-def test_a_causal_lm_keeps_its_head_and_its_ties(quant: str) -> None:
+def test_a_causal_lm_keeps_its_head_and_its_ties(quant):
     config = tiny("llama", targets="all_linear", task__kind="causal_lm", task__metric="perplexity", **keys(quant))
     shape = AutoConfig.for_model(**{**config.model.shape, "vocab_size": 260, "tie_word_embeddings": True})
     model = AutoModelForCausalLM.from_config(shape, attn_implementation="eager")
@@ -222,7 +222,7 @@ def test_a_causal_lm_keeps_its_head_and_its_ties(quant: str) -> None:
 @pytest.mark.parametrize("quant", ["bf16", "nf4"])
 @pytest.mark.parametrize("saved", ["pooler", "word_embeddings"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_module_that_is_trained_beside_the_adapter_stays_in_fp32(quant: str, saved: str, precision: str) -> None:
+def test_a_module_that_is_trained_beside_the_adapter_stays_in_fp32(quant, saved, precision):
     model, config = stored(quant, "bert", precision, method__modules_to_save=[saved])
     adapted = adapt(model, config).model.train()
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
@@ -234,29 +234,27 @@ def test_a_module_that_is_trained_beside_the_adapter_stays_in_fp32(quant: str, s
 
 
 @pytest.mark.parametrize("extra", ["0", "attention", "output", "dense", "encoder"])
-def test_a_quantized_layer_cannot_be_trained_beside_the_adapter(extra: str) -> None:
+def test_a_quantized_layer_cannot_be_trained_beside_the_adapter(extra):
     with pytest.raises(Refused, match=f"^method.modules_to_save={extra}: .*quant=nf4"):
         stored("nf4", "bert", method__modules_to_save=[extra])
 
 
 @pytest.mark.parametrize("quant", KINDS)
 @pytest.mark.parametrize("method", ["full", "bitfit", "top_layers"])
-def test_what_is_stored_in_few_bits_is_not_trained(quant: str, method: str) -> None:
+def test_what_is_stored_in_few_bits_is_not_trained(quant, method):
     config = tiny(method=method, **keys(quant))
     with pytest.raises(Refused, match=f"^quant={quant}: none with method={method}"):
         check(config)
 
 
 @pytest.mark.parametrize("bias", ["all", "lora_only"])
-def test_biases_of_quantized_layers_are_not_trained(bias: str) -> None:
+def test_biases_of_quantized_layers_are_not_trained(bias):
     with pytest.raises(Refused, match=f"^method.bias={bias}: none with quant=int8"):
         check(tiny(**keys("int8"), method__bias=bias))
 
 
 @pytest.mark.parametrize("quant", FEW_BITS)
-def test_a_missing_library_is_refused_with_the_extra_that_brings_it(
-    quant: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_library_is_refused_with_the_extra_that_brings_it(quant, tmp_path, monkeypatch, capsys):
     library = QUANT_LIBRARIES[quant.removesuffix("_double")]
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == library else real(name, *a))
@@ -269,13 +267,13 @@ def test_a_missing_library_is_refused_with_the_extra_that_brings_it(
     check_here(tiny(**keys("bf16")))
 
 
-def test_methods_that_fit_fixed_features_are_one_run_whatever_the_storage() -> None:
+def test_methods_that_fit_fixed_features_are_one_run_whatever_the_storage():
     for method in ("probe", "tfidf"):
         assert len({run_id(tiny(method=method, **keys(quant))) for quant in ("none", "nf4", "int8")}) == 1
     assert len({run_id(tiny(**keys(quant))) for quant in ("none", *KINDS)}) == 1 + len(KINDS)
 
 
-def test_scales_of_8_bits_go_where_the_weights_go() -> None:
+def test_scales_of_8_bits_go_where_the_weights_go():
     """bitsandbytes moves them in the layer's own ``to`` only, which the model's does not call."""
     model, _ = stored("int8")
     for _ in range(2):  # before the first pass, and after it
@@ -286,12 +284,12 @@ def test_scales_of_8_bits_go_where_the_weights_go() -> None:
         model(**batch())
 
 
-def test_names_of_files_and_storages_agree() -> None:
+def test_names_of_files_and_storages_agree():
     shipped = {file.stem: yaml.safe_load(file.read_text()) for file in (CONF / "quant").glob("*.yaml")}
     assert all(Quant(**values).name == name for name, values in shipped.items())
 
 
-def test_a_head_of_numbered_layers_is_no_block() -> None:
+def test_a_head_of_numbered_layers_is_no_block():
     def numbered() -> nn.ModuleList:
         return nn.ModuleList([nn.ModuleDict({"linear": nn.Linear(64, 64)})])
 
@@ -312,7 +310,7 @@ def test_a_head_of_numbered_layers_is_no_block() -> None:
         ("head", "int8"),
     ],
 )
-def test_other_methods_train_on_a_quantized_base_as_planned(tiny: Tiny, method: str, quant: str) -> None:
+def test_other_methods_train_on_a_quantized_base_as_planned(tiny, method, quant):
     """DoRA reads the dense weight, AdaLoRA changes the base's output in place."""
     record = run(tiny("bert", method, tracking__ledger=True, trainer__max_steps=2, **keys(quant)))
     found, predicted = record.memory["train"], record.memory["train"]["predicted"]
@@ -328,9 +326,7 @@ MORE: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize(("quant", "more"), [*zip(KINDS, itertools.cycle(MORE))], ids=str)
-def test_checkpointing_accumulation_and_kernels_are_planned_for_too(
-    tiny: Tiny, quant: str, more: dict[str, Any]
-) -> None:
+def test_checkpointing_accumulation_and_kernels_are_planned_for_too(tiny, quant, more):
     record = run(tiny("llama", "lora", "mlp", tracking__ledger=True, trainer__max_steps=2, **keys(quant), **more))
     found, predicted = record.memory["train"], record.memory["train"]["predicted"]
     assert predicted["peak_bytes"] == pytest.approx(found["peak_bytes"], rel=0.02)

@@ -56,14 +56,14 @@ def built(shape: dict[str, Any]) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("option", PUBLISHED)
-def test_a_shape_has_the_published_number_of_parameters(option: str) -> None:
+def test_a_shape_has_the_published_number_of_parameters(option):
     shape = config(option).shape
     assert shape is not None
     assert sum(parameter.numel() for parameter in built(shape).parameters()) == PUBLISHED[option]
 
 
 @pytest.mark.parametrize("option", PUBLISHED)
-def test_heads_are_as_wide_as_published_which_no_count_shows(option: str) -> None:
+def test_heads_are_as_wide_as_published_which_no_count_shows(option):
     shape = config(option).shape
     assert shape is not None
     settings = AutoConfig.for_model(**shape)
@@ -75,7 +75,7 @@ def test_heads_are_as_wide_as_published_which_no_count_shows(option: str) -> Non
 
 
 @pytest.mark.parametrize("option", PUBLISHED)
-def test_a_shape_says_nothing_that_its_architecture_does_not_read(option: str) -> None:
+def test_a_shape_says_nothing_that_its_architecture_does_not_read(option):
     shape = config(option).shape
     assert shape is not None
     known = AutoConfig.for_model(shape["model_type"])
@@ -83,12 +83,12 @@ def test_a_shape_says_nothing_that_its_architecture_does_not_read(option: str) -
     assert unknown == []
 
 
-def test_every_model_with_a_vocabulary_of_its_own_is_compared_with_what_was_published() -> None:
+def test_every_model_with_a_vocabulary_of_its_own_is_compared_with_what_was_published():
     options = {file.stem for file in CONF.glob("*.yaml") if "vocab_size" in (OmegaConf.load(file).get("shape") or {})}
     assert options == {*PUBLISHED, *ROUNDED}
     for option, count in ROUNDED.items():
         assert sum(p.numel() for p in built(config(option).shape or {}).parameters()) == pytest.approx(count, rel=0.05)
 
 
-def test_only_what_was_never_published_has_no_weights_to_load() -> None:
+def test_only_what_was_never_published_has_no_weights_to_load():
     assert [option for option in PUBLISHED if not config(option).path] == ["gpt3_175b"]

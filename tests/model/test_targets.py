@@ -31,7 +31,7 @@ def load(name: str) -> nn.Module:
     return base.load(source, resolve(source), 2, 0)[0]
 
 
-def test_the_head_is_never_adapted(model: tuple[str, nn.Module]) -> None:
+def test_the_head_is_never_adapted(model):
     name, module = model
     heads = base.head_names(module)
     assert heads in (["classifier"], ["score"])
@@ -44,7 +44,7 @@ def test_the_head_is_never_adapted(model: tuple[str, nn.Module]) -> None:
         adapted_modules(module, Targets("custom", modules=[*ends(name), heads[0]]))
 
 
-def test_layers_keep_their_blocks_only(model: tuple[str, nn.Module]) -> None:
+def test_layers_keep_their_blocks_only(model):
     name, module = model
     chosen = adapted_modules(module, Targets("o", layers=[1]))
     assert chosen == [layer for layer in expected(name, "o") if ".1." in layer] and len(chosen) == 1
@@ -52,7 +52,7 @@ def test_layers_keep_their_blocks_only(model: tuple[str, nn.Module]) -> None:
         adapted_modules(module, Targets("o", layers=[0, 2]))
 
 
-def test_modules_match_whole_parts_of_names() -> None:
+def test_modules_match_whole_parts_of_names():
     bert = load("bert")
     assert len(adapted_modules(bert, Targets("custom", modules=["query"]))) == 2
     assert len(adapted_modules(bert, Targets("custom", modules=["output.dense"]))) == 4
@@ -63,7 +63,7 @@ def test_modules_match_whole_parts_of_names() -> None:
         adapted_modules(bert, Targets("custom", modules=["query", "uery"]))
 
 
-def test_a_regex_matches_whole_names() -> None:
+def test_a_regex_matches_whole_names():
     bert = load("bert")
     assert adapted_modules(bert, Targets("custom", regex=r".*layer\.1\..*query")) == [
         "bert.encoder.layer.1.attention.self.query"
@@ -72,7 +72,7 @@ def test_a_regex_matches_whole_names() -> None:
         adapted_modules(bert, Targets("custom", regex="query"))
 
 
-def test_where_nothing_matches_the_line_lists_what_would(model: tuple[str, nn.Module]) -> None:
+def test_where_nothing_matches_the_line_lists_what_would(model):
     name, module = model
     with pytest.raises(Refused) as refused:
         adapted_modules(module, Targets("custom", modules=["nonsense"]))
@@ -101,7 +101,7 @@ def test_where_nothing_matches_the_line_lists_what_would(model: tuple[str, nn.Mo
         ("model.layers.0.seq", None),
     ],
 )
-def test_roles_on_architectures_that_others_use(name: str, expected: str | None) -> None:
+def test_roles_on_architectures_that_others_use(name, expected):
     assert role(name) == expected
 
 
@@ -135,14 +135,14 @@ def narrow(family: str) -> nn.Module:
 
 
 @pytest.mark.parametrize(("family", "roles"), [("phi", ["q", "k", "v", "o"]), ("persimmon", ["qkv", "o"])])
-def test_an_output_layer_that_is_called_dense_is_one(family: str, roles: list[str]) -> None:
+def test_an_output_layer_that_is_called_dense_is_one(family, roles):
     assert [role(name) for name in adapted_modules(narrow(family), Targets("attention"))] == roles
 
 
 @pytest.mark.parametrize(
     ("family", "odd"), [("deepseek_v2", "kv_a_proj_with_mqa, kv_b_proj, q_a_proj, q_b_proj"), ("ctrl", "Wk, Wq, Wv")]
 )
-def test_a_preset_that_would_leave_layers_of_the_attention_out_is_refused(family: str, odd: str) -> None:
+def test_a_preset_that_would_leave_layers_of_the_attention_out_is_refused(family, odd):
     model = narrow(family)
     with pytest.raises(Refused) as refused:
         adapted_modules(model, Targets("attention"))
@@ -153,7 +153,7 @@ def test_a_preset_that_would_leave_layers_of_the_attention_out_is_refused(family
     assert adapted_modules(model, Targets("custom", modules=odd.split(", ")))
 
 
-def test_the_shape_of_a_layer_is_in_and_out_however_it_is_stored() -> None:
+def test_the_shape_of_a_layer_is_in_and_out_however_it_is_stored():
     bert, gpt2 = load("bert"), load("gpt2")
     assert shape(bert.get_submodule("bert.encoder.layer.0.intermediate.dense")) == (32, 64)
     assert shape(gpt2.get_submodule("transformer.h.0.mlp.c_fc")) == (32, 64)

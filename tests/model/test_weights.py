@@ -52,7 +52,7 @@ CASES = [(shape, {}) for shape in SHAPES] + [
 
 
 @pytest.mark.parametrize(("shape", "keys"), CASES, ids=str)
-def test_the_best_weights_come_back_exactly(shape: str, keys: dict[str, Any], tmp_path: Path) -> None:
+def test_the_best_weights_come_back_exactly(shape, keys, tmp_path):
     model, tokenizer = build(tiny(shape, **keys))
     disturb(model)
     best, state = logits(model, tokenizer), {k: v.clone() for k, v in trainable_state(model).items()}
@@ -65,13 +65,13 @@ def test_the_best_weights_come_back_exactly(shape: str, keys: dict[str, Any], tm
     assert list(on_disk(tmp_path)) == ["best.safetensors"]
 
 
-def test_the_best_weights_are_only_those_that_train(tmp_path: Path) -> None:
+def test_the_best_weights_are_only_those_that_train(tmp_path):
     model, _ = build(tiny())
     save_best(model, tmp_path / "best.safetensors")
     assert set(load_file(tmp_path / "best.safetensors")) == {n for n, p in model.named_parameters() if p.requires_grad}
 
 
-def test_an_adapter_is_as_large_as_its_numbers(tmp_path: Path) -> None:
+def test_an_adapter_is_as_large_as_its_numbers(tmp_path):
     sizes = {}
     for rank in (1, 8):
         model, _ = build(tiny(method__rank=rank))
@@ -83,14 +83,14 @@ def test_an_adapter_is_as_large_as_its_numbers(tmp_path: Path) -> None:
     assert set(on_disk(tmp_path / "8")) == {"adapter_config.json", "adapter_model.safetensors"}
 
 
-def test_a_head_is_kept_without_its_base(tmp_path: Path) -> None:
+def test_a_head_is_kept_without_its_base(tmp_path):
     model, _ = build(tiny(method="head"))
     size = export(model, tmp_path / "adapter", keep_full=False)
     assert on_disk(tmp_path / "adapter") == {"head.safetensors": size}
     assert set(load_file(tmp_path / "adapter" / "head.safetensors")) == {"classifier.weight", "classifier.bias"}
 
 
-def test_all_weights_are_kept_only_when_asked_but_always_counted(tmp_path: Path) -> None:
+def test_all_weights_are_kept_only_when_asked_but_always_counted(tmp_path):
     model, tokenizer = build(tiny(method="full"))
     disturb(model)
     counted = export(model, tmp_path / "adapter", keep_full=False)
@@ -105,7 +105,7 @@ def test_all_weights_are_kept_only_when_asked_but_always_counted(tmp_path: Path)
     assert torch.equal(logits(again, tokenizer), logits(model, tokenizer))
 
 
-def test_an_export_leaves_nothing_of_the_one_before(tmp_path: Path) -> None:
+def test_an_export_leaves_nothing_of_the_one_before(tmp_path):
     lora, _ = build(tiny())
     head, _ = build(tiny(method="head"))
     export(lora, tmp_path / "adapter", keep_full=False)

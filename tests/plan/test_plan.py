@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,7 +61,7 @@ PREDICTED = [
 
 
 @pytest.mark.parametrize(("shape", "method", "precision"), PREDICTED)
-def test_what_was_predicted_is_measured(tiny: Tiny, shape: str, method: str, precision: str) -> None:
+def test_what_was_predicted_is_measured(tiny, shape, method, precision):
     record = run(tiny(shape, method, "all_linear", tracking__ledger=True, trainer__precision=precision))
     for phase in ("train", "eval"):
         found, predicted = measured(record, phase)
@@ -84,7 +83,7 @@ HELD_OUT: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("keys", HELD_OUT, ids=str)
-def test_other_optimizers_checkpointing_and_accumulation_are_predicted_too(tiny: Tiny, keys: dict[str, Any]) -> None:
+def test_other_optimizers_checkpointing_and_accumulation_are_predicted_too(tiny, keys):
     options = {"method": "lora", "targets": "mlp"} | keys
     record = run(tiny("bert", options.pop("method"), options.pop("targets"), tracking__ledger=True, **options))
     for phase in ("train", "eval"):
@@ -99,7 +98,7 @@ UNFOLLOWED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("shape", UNFOLLOWED, ids=lambda shape: str(shape["model_type"]))
-def test_a_model_that_no_plan_can_follow_trains_and_is_measured(tiny: Tiny, shape: dict[str, Any]) -> None:
+def test_a_model_that_no_plan_can_follow_trains_and_is_measured(tiny, shape):
     config = tiny(tracking__ledger=True)
     config.model = Model(name="odd", shape=shape)
     record = run(config)
@@ -111,7 +110,7 @@ def test_a_model_that_no_plan_can_follow_trains_and_is_measured(tiny: Tiny, shap
         row(config, hardware=Hardware.here())
 
 
-def test_a_plan_before_the_run_says_what_the_run_then_holds(tiny: Tiny) -> None:
+def test_a_plan_before_the_run_says_what_the_run_then_holds(tiny):
     """The synthetic sentences are all equally long, so that the longest batch is the one that is planned."""
     config = tiny(tracking__ledger=True)
     record = run(config)
@@ -127,7 +126,7 @@ def test_a_plan_before_the_run_says_what_the_run_then_holds(tiny: Tiny) -> None:
     assert planned["storage"]["adapter_bytes"] == pytest.approx(record.storage["adapter_bytes"], rel=0.2)  # the header
 
 
-def test_the_probed_step_is_the_largest_from_the_second_on_and_losses_are_as_without_it(tiny: Tiny) -> None:
+def test_the_probed_step_is_the_largest_from_the_second_on_and_losses_are_as_without_it(tiny):
     with_it = run(tiny(tracking__ledger=True))
     without = run(tiny(tracking__ledger=False, rerun=True))
     assert _losses(with_it) == _losses(without)
@@ -148,9 +147,7 @@ def _losses(record: Record) -> list[float]:
         ("full", {"trainer__precision": "bf16_true", "optim__kernel": "foreach"}, 36.20, 0.10),
     ],
 )
-def test_llama_3b_is_near_what_was_published(
-    tiny: Tiny, method: str, keys: dict[str, Any], reserved: float, within: float
-) -> None:
+def test_llama_3b_is_near_what_was_published(tiny, method, keys, reserved, within):
     config = published(tiny, "llama3_3b", method, **keys)
     step = FakeRun(config, architecture(config.model, None), TokenScorer(), H100.settle(config.trainer))
     allocated = step.train([Shape(4, 768)]).peak / GIB
@@ -158,7 +155,7 @@ def test_llama_3b_is_near_what_was_published(
 
 
 @pytest.mark.parametrize(("quant", "megabytes"), [("nf4_double", 3865.8), ("nf4", 4167.6), ("bf16", 13476.8)])
-def test_a_quantized_7b_base_has_the_bytes_of_its_format(tiny: Tiny, quant: str, megabytes: float) -> None:
+def test_a_quantized_7b_base_has_the_bytes_of_its_format(tiny, quant, megabytes):
     """Embedding and head in bf16 are 524.3 MB of it."""
     config = published(tiny, "llama2_7b", quant=quant, trainer__precision="bf16", method__rank=1)
     adapted = build(config, architecture(config.model, None), 0, None, "bf16")
@@ -168,7 +165,7 @@ def test_a_quantized_7b_base_has_the_bytes_of_its_format(tiny: Tiny, quant: str,
     assert held / 1e6 == pytest.approx(megabytes, rel=0.001)
 
 
-def test_a_gpu_keeps_no_matrix_of_scores_and_a_cpu_does(tiny: Tiny) -> None:
+def test_a_gpu_keeps_no_matrix_of_scores_and_a_cpu_does(tiny):
     keys = {
         "task__max_length": 128,
         "trainer__batch_size": 8,
@@ -180,7 +177,7 @@ def test_a_gpu_keeps_no_matrix_of_scores_and_a_cpu_does(tiny: Tiny) -> None:
     assert peaks[1]["activations_bytes"] - peaks[0]["activations_bytes"] > scores
 
 
-def test_foreach_needs_a_copy_of_all_gradients_and_the_fused_kernel_none(tiny: Tiny) -> None:
+def test_foreach_needs_a_copy_of_all_gradients_and_the_fused_kernel_none(tiny):
     keys: dict[str, Any] = {"trainer__batch_size": 1, "task__max_length": 8, "trainer__precision": "fp32"}
     steps = {
         kernel: row(tiny("bert", "full", optim__kernel=kernel, **keys))["memory"]["train"]["phases"]["step"]
@@ -190,7 +187,7 @@ def test_foreach_needs_a_copy_of_all_gradients_and_the_fused_kernel_none(tiny: T
     assert steps["foreach"] - steps["fused"] == pytest.approx(trained, rel=0.1)
 
 
-def test_runs_that_cost_the_same_are_worked_out_once_and_summed(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_that_cost_the_same_are_worked_out_once_and_summed(tiny, monkeypatch):
     from rankwise.plan import estimate
 
     calls: list[Config] = []
@@ -212,14 +209,14 @@ def test_runs_that_cost_the_same_are_worked_out_once_and_summed(tiny: Tiny, monk
     assert totals["fits"] and not plan(configs, Question(Hardware.here(), 1000))["totals"]["fits"]
 
 
-def test_time_follows_from_the_operations_that_mfu_is_defined_by(tiny: Tiny) -> None:
+def test_time_follows_from_the_operations_that_mfu_is_defined_by(tiny):
     """Recomputation is in the operations of a step and not in an MFU, so it takes no time of its own."""
     once, twice = (row(tiny(trainer__gradient_checkpointing=again), mfu=0.5)["compute"] for again in (False, True))
     assert twice["flops"]["per_step"] > once["flops"]["per_step"]
     assert twice["step_s"] == once["step_s"]
 
 
-def test_a_run_on_two_devices_is_planned_for_each_with_half_of_every_batch(tiny: Tiny) -> None:
+def test_a_run_on_two_devices_is_planned_for_each_with_half_of_every_batch(tiny):
     one, two = (row(tiny(trainer__batch_size=8, trainer__devices=n), mfu=0.5) for n in (1, 2))
     assert (one["batch"][0], two["batch"][0]) == (8, 4)
     assert two["memory"]["train"]["activations_bytes"] < one["memory"]["train"]["activations_bytes"]
@@ -227,7 +224,7 @@ def test_a_run_on_two_devices_is_planned_for_each_with_half_of_every_batch(tiny:
     assert two["compute"]["train_s"] == pytest.approx(one["compute"]["train_s"] / 2, rel=0.02)
 
 
-def test_an_mfu_counts_for_runs_that_recompute_alike(tiny: Tiny) -> None:
+def test_an_mfu_counts_for_runs_that_recompute_alike(tiny):
     config, device = tiny(), Hardware.here().device
     record = records.begin(config, None)
     record.compute |= {"precision": "fp32", "device": device, "mfu": 0.3}
@@ -236,7 +233,7 @@ def test_an_mfu_counts_for_runs_that_recompute_alike(tiny: Tiny) -> None:
     assert [_measured_mfu(*asked, again) for again in (False, True)] == [[0.3], []]
 
 
-def test_the_steps_of_a_packed_run_are_not_known_and_its_mask_is(tiny: Tiny) -> None:
+def test_the_steps_of_a_packed_run_are_not_known_and_its_mask_is(tiny):
     keys: dict[str, Any] = {"task__kind": "causal_lm", "task__metric": "perplexity", "task__n_train": 1000}
     keys |= {"trainer__max_steps": None, "task__max_length": 64}
     plain, packed = (tiny("llama", task__packing=packing, **keys) for packing in (False, True))
@@ -249,7 +246,7 @@ def test_the_steps_of_a_packed_run_are_not_known_and_its_mask_is(tiny: Tiny) -> 
 
 
 @pytest.mark.parametrize("method", ["lora", "pissa", "olora", "lora_fa", "bitfit"])
-def test_what_is_kept_has_the_bytes_that_were_planned(tiny: Tiny, method: str, tmp_path: Path) -> None:
+def test_what_is_kept_has_the_bytes_that_were_planned(tiny, method, tmp_path):
     config = tiny("bert", method)
     planned = row(config, only_parameters=True)["storage"]
     adapted = adapt(base.load(config.model, resolve(config.model), 2, 0)[0], config)
@@ -278,7 +275,7 @@ def lines(*pairs: tuple[int, int]) -> Callable[[int], Mapping[str, int]]:
         (lambda n: {"forward": 100 + (30 * n if n < 50 else 10 * n + 1000)}, 2000, 90),  # flatter
     ],
 )
-def test_the_largest_batch_is_found(phases: Callable[[int], Mapping[str, int]], limit: int, rows: int) -> None:
+def test_the_largest_batch_is_found(phases, limit, rows):
     asked: list[int] = []
 
     def watched(n: int) -> Mapping[str, int]:
@@ -289,7 +286,7 @@ def test_the_largest_batch_is_found(phases: Callable[[int], Mapping[str, int]], 
     assert len(asked) <= 12
 
 
-def test_the_batch_that_fits_fits_and_the_next_does_not(tiny: Tiny) -> None:
+def test_the_batch_that_fits_fits_and_the_next_does_not(tiny):
     config = tiny(trainer__eval_batch_size=1)
     tensors = 3_000_000
     asked: dict[str, Any] = {"hardware": Hardware.here(), "limit_bytes": tensors + CONTEXT_BYTES["cpu"]}
@@ -301,7 +298,7 @@ def test_the_batch_that_fits_fits_and_the_next_does_not(tiny: Tiny) -> None:
         assert (planned["memory"]["train"]["peak_bytes"] <= tensors) == planned["fits"] == fits
 
 
-def test_gpt_3_is_counted_from_its_published_shape(tiny: Tiny) -> None:
+def test_gpt_3_is_counted_from_its_published_shape(tiny):
     """LoRA's Table 4 counts 4.7M at r=1 on query and value; here the fused projection gives the same number."""
     planned = row(published(tiny, "gpt3_175b", targets="attention", method__rank=1), only_parameters=True)
     assert planned["params"]["frozen"] == 174_604_259_328
@@ -326,18 +323,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("line", "says"), REFUSED)
-def test_what_cannot_be_planned_is_refused_in_one_line(
-    line: str, says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_planned_is_refused_in_one_line(line, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(line.split()) == 2
     said = capsys.readouterr().err
     assert says in said and said.count("\n") == 1
 
 
-def test_a_broken_model_config_is_refused_in_one_line(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_model_config_is_refused_in_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
     file = tmp_path / "model" / "config.json"
@@ -353,9 +346,7 @@ def test_a_broken_model_config_is_refused_in_one_line(
         assert said.startswith(f"rankwise: {begin}") and said.count("\n") == 1
 
 
-def test_the_command_prints_a_table_and_json(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_prints_a_table_and_json(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     grid = ["plan", "debug=fast", "-m", "method=lora,full", "method.rank=1,4"]
     assert main([*grid, "seed=range(0,9)", "--fit", "1MB", "--gpu", "t4", "--gpus", "8"]) == 0
@@ -384,7 +375,7 @@ POOLED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", POOLED)
-def test_the_step_of_a_model_that_pools_at_the_end_token_is_predicted(tiny: Tiny, name: str) -> None:
+def test_the_step_of_a_model_that_pools_at_the_end_token_is_predicted(tiny, name):
     config = tiny(tracking__ledger=True)
     config.model = Model(name=name, shape=POOLED[name] | {"model_type": name})
     record = run(config)

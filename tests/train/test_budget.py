@@ -26,26 +26,26 @@ def rates(steps: int, **keys: object) -> list[float]:
     return [rate(optim, step, steps) for step in range(steps)]
 
 
-def test_linear_goes_up_in_the_warmup_and_down_to_the_end() -> None:
+def test_linear_goes_up_in_the_warmup_and_down_to_the_end():
     assert rates(10, schedule="linear", warmup=0.2) == pytest.approx(
         [1 / 3, 2 / 3, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
     )
 
 
-def test_cosine_is_halfway_down_in_the_middle() -> None:
+def test_cosine_is_halfway_down_in_the_middle():
     values = rates(101, schedule="cosine", warmup=0)
     assert values[0] == 1 and values[50] == pytest.approx(0.5, abs=0.02) and values[100] < 0.001
     assert values == sorted(values, reverse=True)
 
 
-def test_constant_stays_after_the_warmup() -> None:
+def test_constant_stays_after_the_warmup():
     assert rates(10, schedule="constant", warmup=0.3) == pytest.approx([0.25, 0.5, 0.75] + [1] * 7)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 @pytest.mark.parametrize("steps", [1, 2, 7, 1000])
 @pytest.mark.parametrize("warmup", [0, 0.06, 0.5, 0.99])
-def test_every_step_learns_something_and_none_more_than_the_peak(schedule: str, steps: int, warmup: float) -> None:
+def test_every_step_learns_something_and_none_more_than_the_peak(schedule, steps, warmup):
     values = rates(steps, schedule=schedule, warmup=warmup)
     assert all(0 < value <= 1 for value in values)
 
@@ -63,20 +63,20 @@ def test_every_step_learns_something_and_none_more_than_the_peak(schedule: str, 
     ],
     ids=str,
 )
-def test_steps_of_a_run(keys: dict[str, float], rows: int, steps: int) -> None:
+def test_steps_of_a_run(keys, rows, steps):
     config = tiny(**({"trainer__max_steps": None} | {f"trainer__{key}": value for key, value in keys.items()}))
     assert Budget.of(config, rows).steps == steps
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 3, 8])
-def test_epochs_are_as_many_however_a_step_is_split(accumulate: int) -> None:
+def test_epochs_are_as_many_however_a_step_is_split(accumulate):
     config = tiny(trainer__max_steps=None, trainer__epochs=2.5, trainer__batch_size=5, trainer__accumulate=accumulate)
     budget = Budget.of(config, 100)
     assert budget.batches * 5 == 250 and budget.steps == -(-50 // accumulate)
     assert budget.steps_per_epoch * accumulate == 20
 
 
-def test_the_weights_of_a_steps_micro_batches_sum_to_one_also_where_it_has_fewer() -> None:
+def test_the_weights_of_a_steps_micro_batches_sum_to_one_also_where_it_has_fewer():
     step = [Shape(8, 4), Shape(8, 9), Shape(4, 9)]
     assert shares(step) == pytest.approx([1.2, 1.2, 0.6]) and sum(shares(step, accumulate=5)) / 5 == pytest.approx(1)
     learned = [Shape(8, 4, labelled=3), Shape(8, 4, labelled=9)]
@@ -84,11 +84,11 @@ def test_the_weights_of_a_steps_micro_batches_sum_to_one_also_where_it_has_fewer
 
 
 @pytest.mark.parametrize("method", ["full", "head", "lora"])
-def test_the_budget_is_the_same_for_every_arm(method: str) -> None:
+def test_the_budget_is_the_same_for_every_arm(method):
     assert Budget.of(tiny(method=method), 128) == Budget.of(tiny(method__rank=1), 128)
 
 
-def test_validations_are_spread_evenly_and_the_last_is_at_the_end() -> None:
+def test_validations_are_spread_evenly_and_the_last_is_at_the_end():
     for steps, count in itertools.product(range(1, 60), range(1, 12)):
         points = Budget.of(tiny_of(steps, count), 128).checkpoints
         assert len(points) == min(steps, count) and points[-1] == steps
@@ -133,7 +133,7 @@ def write(name: str, values: object, group: str = "callbacks") -> None:
     Path(f"conf/{group}/{name}.yaml").write_text(yaml.dump(values))
 
 
-def test_a_callback_runs_beside_ours_and_tells_runs_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_callback_runs_beside_ours_and_tells_runs_apart(capsys):
     assert main([*RUN, "callbacks=mine"]) == 0
     word, steps, *names = Path("said").read_text().split()
     assert (word, steps) == ("hello", "2") and {"Watch", "Probe", "Checkpoints", "Mine"} <= set(names)
@@ -151,9 +151,7 @@ def test_a_callback_runs_beside_ours_and_tells_runs_apart(capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("method", [[], ["method=nested", "method.rank=8"]], ids=["lora", "nested"])
-def test_a_logger_is_told_what_the_journal_is_told_and_the_test_scores(
-    method: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_logger_is_told_what_the_journal_is_told_and_the_test_scores(method, capsys):
     target = "lightning.pytorch.loggers.CSVLogger"
     write("mine", {"table": {"_target_": target, "save_dir": ".", "name": "table", "version": ""}}, "logger")
     assert main([*RUN, *method, "logger=mine"]) == 0
@@ -172,9 +170,7 @@ def test_a_logger_is_told_what_the_journal_is_told_and_the_test_scores(
 
 @pytest.mark.parametrize("target", ["os.path.join", "pathlib.Path", "nowhere.Mine", "my_callbacks.Other", None])
 @pytest.mark.parametrize("group", ["callbacks", "logger"])
-def test_what_is_none_is_refused_in_one_line(
-    group: str, target: str | None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_none_is_refused_in_one_line(group, target, capsys):
     write("bad", {"it": {"_target_": target}}, group)
     assert main([*RUN, f"{group}=bad"]) == 2
     err = capsys.readouterr().err
@@ -182,7 +178,7 @@ def test_what_is_none_is_refused_in_one_line(
     assert not Path("outputs").exists()
 
 
-def test_without_any_a_run_is_the_one_it_was(tiny: object) -> None:
+def test_without_any_a_run_is_the_one_it_was(tiny):
     config: Config = tiny()  # type: ignore[operator]
     assert {"callbacks", "logger"} <= plain(config).keys() and not {"callbacks", "logger"} & canonical(
         plain(config)
@@ -194,9 +190,7 @@ SMALL = ["model=tiny_bert", "task=synthetic", "tracking=none"]
 
 
 @pytest.mark.parametrize(("preset", "rows", "steps"), [("overfit", 32, 40), ("limit", 50, 20)])
-def test_a_preset_cuts_the_config_short_and_is_no_result(
-    preset: str, rows: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_preset_cuts_the_config_short_and_is_no_result(preset, rows, steps, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", f"debug={preset}", *SMALL]) == 0
     (record,) = find([Path("outputs")])
@@ -210,9 +204,7 @@ def test_a_preset_cuts_the_config_short_and_is_no_result(
     [["debug=profiler", "trainer.max_steps=2"], ["debug=fast", "trainer.detect_anomaly=true"], ["debug=fast", LATE]],
     ids=["profiler", "detect_anomaly", "max_time"],
 )
-def test_what_lightnings_trainer_is_told_by_name_reaches_it_and_the_run_is_no_result(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_lightnings_trainer_is_told_by_name_reaches_it_and_the_run_is_no_result(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", *words, *SMALL]) == 0
     (record,) = find([Path("outputs")])

@@ -5,13 +5,11 @@ import math
 import os
 import random
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny_configs import Tiny
-from zygote import Zygote
 
 from rankwise.config import Config, plain
 from rankwise.identity import folder
@@ -115,9 +113,7 @@ if "KILLS" in os.environ:  # by hand: KILLS=5 pytest tests/train/test_checkpoint
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_killed_at_any_moment_a_run_ends_as_one_that_was_not(
-    tiny: Tiny, zygote: Zygote, tmp_path: Path, name: str
-) -> None:
+def test_killed_at_any_moment_a_run_ends_as_one_that_was_not(tiny, zygote, tmp_path, name):
     if name == "int8 base":
         pytest.importorskip("torchao")
     config, whole = (longer(tiny, **RUNS[name], outputs=str(tmp_path / place)) for place in ("cut", "whole"))
@@ -131,7 +127,7 @@ def test_killed_at_any_moment_a_run_ends_as_one_that_was_not(
     assert_same(read(folder(config)), read(folder(whole)))
 
 
-def test_a_run_goes_on_from_the_last_checkpoint_and_keeps_the_rows_before_it(tiny: Tiny) -> None:
+def test_a_run_goes_on_from_the_last_checkpoint_and_keeps_the_rows_before_it(tiny):
     config = longer(tiny, trainer__early_stopping=3)
     cut(config, 25)
     again: list[int] = []
@@ -143,7 +139,7 @@ def test_a_run_goes_on_from_the_last_checkpoint_and_keeps_the_rows_before_it(tin
     assert record.compute["seconds"]["train_s"] > 0
 
 
-def test_of_a_torn_checkpoint_the_one_before_it_is_taken(tiny: Tiny) -> None:
+def test_of_a_torn_checkpoint_the_one_before_it_is_taken(tiny):
     config = longer(tiny)
     cut(config, 25)
     newest = folder(config) / "checkpoint.ckpt"
@@ -158,13 +154,13 @@ def test_of_a_torn_checkpoint_the_one_before_it_is_taken(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("change", [{"trainer__eval_batch_size": 7}, {"trainer__deterministic": False}], ids=str)
-def test_a_checkpoint_of_another_command_is_not_gone_on_from(tiny: Tiny, change: dict[str, Any]) -> None:
+def test_a_checkpoint_of_another_command_is_not_gone_on_from(tiny, change):
     cut(longer(tiny), 25)
     assert cut(longer(tiny, **change), 3)[0] == 1
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_checkpoint_holds_what_is_trained_and_two_moments_and_no_base(tiny: Tiny, method: str) -> None:
+def test_a_checkpoint_holds_what_is_trained_and_two_moments_and_no_base(tiny, method):
     config = longer(tiny, method=method)
     cut(config, 25)
     state = torch.load(folder(config) / "checkpoint.ckpt", weights_only=True)
@@ -175,7 +171,7 @@ def test_a_checkpoint_holds_what_is_trained_and_two_moments_and_no_base(tiny: Ti
     assert 3 * 4 * trained < size < 3 * 4 * trained + 3000 * len(state["state_dict"])
 
 
-def test_what_a_kill_at_the_very_end_left_is_gone_after_the_next_start(tiny: Tiny) -> None:
+def test_what_a_kill_at_the_very_end_left_is_gone_after_the_next_start(tiny):
     place = folder(tiny())
     run(tiny())
     left = [place / name for name in (*UNFINISHED, ".result.json.123.abcd")]
@@ -185,7 +181,7 @@ def test_what_a_kill_at_the_very_end_left_is_gone_after_the_next_start(tiny: Tin
     assert not any(file.exists() for file in left)
 
 
-def test_a_run_that_failed_leaves_no_checkpoint(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_failed_leaves_no_checkpoint(tiny, monkeypatch):
     def fail(*_: Any) -> None:
         raise ValueError("on purpose")
 
@@ -199,9 +195,7 @@ def test_a_run_that_failed_leaves_no_checkpoint(tiny: Tiny, monkeypatch: pytest.
     assert not [path for path in folder(longer(tiny)).iterdir() if path.name in UNFINISHED]
 
 
-def test_checkpoints_take_a_hundredth_of_the_time_that_training_takes(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpoints_take_a_hundredth_of_the_time_that_training_takes(tiny, monkeypatch):
     now = [0.0]
     saved: list[float] = []
     monkeypatch.setattr(checkpoint, "SHARE", 0.01)

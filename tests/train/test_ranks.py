@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_checkpoint import assert_same
-from tiny_configs import Tiny
 
 from rankwise.cli import main
 from rankwise.errors import Refused
@@ -54,7 +52,7 @@ def alike(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Record]:
 
 
 @pytest.mark.parametrize("devices", [2, 3])
-def test_several_ranks_log_and_learn_what_one_does(alike: dict[int, Record], devices: int) -> None:
+def test_several_ranks_log_and_learn_what_one_does(alike, devices):
     one, several = alike[1], alike[devices]
     assert one.folder != several.folder
     rows, others = (read_rows(record.folder / "metrics.jsonl") for record in (one, several))
@@ -70,7 +68,7 @@ def test_several_ranks_log_and_learn_what_one_does(alike: dict[int, Record], dev
     assert one.metrics["test"]["accuracy"] == several.metrics["test"]["accuracy"]
 
 
-def test_operations_are_those_of_all_ranks_and_memory_is_that_of_one(alike: dict[int, Record]) -> None:
+def test_operations_are_those_of_all_ranks_and_memory_is_that_of_one(alike):
     one, three = alike[1], alike[3]
     assert three.compute["flops"]["train_total"] == pytest.approx(one.compute["flops"]["train_total"], rel=0.05)
     assert [max(rows for rows, _ in run.memory["train"]["batch"]) for run in (one, three)] == [11, 4]
@@ -87,9 +85,7 @@ def assert_same_weights_and_scores(one: Record, other: Record) -> None:
         assert not files[0].exists() or files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_a_base_that_is_shared_out_learns_what_a_whole_one_does(
-    alike: dict[int, Record], tiny: Tiny, tmp_path: Path
-) -> None:
+def test_a_base_that_is_shared_out_learns_what_a_whole_one_does(alike, tiny, tmp_path):
     several = run(tiny("llama", outputs=str(tmp_path), trainer__devices=2, trainer__strategy="fsdp2", **ODD))
     assert_same_weights_and_scores(several, alike[2])
     whole, shared = (run.memory["train"] for run in (alike[2], several))
@@ -99,7 +95,7 @@ def test_a_base_that_is_shared_out_learns_what_a_whole_one_does(
     assert shared["peak_bytes"] <= shared["predicted"]["peak_bytes"] <= 1.1 * shared["peak_bytes"]
 
 
-def test_all_devices_write_together_with_a_base_that_is_shared_out(tiny: Tiny, tmp_path: Path) -> None:
+def test_all_devices_write_together_with_a_base_that_is_shared_out(tiny, tmp_path):
     keys = {"method": "lora_fa", "task": "synthetic_lm", "trainer__devices": 2, "trainer__gradient_checkpointing": True}
     keys |= {"task__generation__metrics": ["exact_match"], "task__generation__max_new_tokens": 4}
     ddp, shared = (
@@ -110,7 +106,7 @@ def test_all_devices_write_together_with_a_base_that_is_shared_out(tiny: Tiny, t
     assert_same_weights_and_scores(shared, ddp)
 
 
-def test_rows_of_a_batch_are_split_without_loss_or_repeat() -> None:
+def test_rows_of_a_batch_are_split_without_loss_or_repeat():
     for world in (1, 2, 3):
         for size in range(1, 8):
             batch = list(range(10, 10 + size))
@@ -118,11 +114,11 @@ def test_rows_of_a_batch_are_split_without_loss_or_repeat() -> None:
             assert sorted(row for part in parts for row in part) == batch
 
 
-def test_one_device_keeps_the_id_of_older_runs_and_several_have_their_own(tiny: Tiny) -> None:
+def test_one_device_keeps_the_id_of_older_runs_and_several_have_their_own(tiny):
     assert run_id(tiny()) == run_id(tiny(trainer__devices=1)) != run_id(tiny(trainer__devices=2))
 
 
-def test_what_a_rank_refuses_is_one_line_and_no_process_is_left(tiny: Tiny) -> None:
+def test_what_a_rank_refuses_is_one_line_and_no_process_is_left(tiny):
     with pytest.raises(Refused, match=r"task\.max_length"):
         run(tiny(trainer__devices=2, task__max_length=5000))
     assert not ranks_left()
@@ -134,7 +130,7 @@ def ranks_left() -> list[psutil.Process]:
     return [one for one in below if "forkserver" in " ".join(one.cmdline()) and one.ppid() != os.getpid()]
 
 
-def test_a_run_of_which_a_rank_is_killed_has_failed_and_goes_on_as_if_it_had_not(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_run_of_which_a_rank_is_killed_has_failed_and_goes_on_as_if_it_had_not(tiny, tmp_path):
     keys: dict[str, Any] = {"trainer__max_steps": 40, "trainer__validations": 3, "method__dropout": 0.1}
     keys |= {"trainer__devices": 2, "callbacks": {"cut": {"_target_": "in_child.CutOnce", "step": 25}}}
     cut, whole = (tiny(outputs=str(tmp_path / name), **keys) for name in ("cut", "whole"))
@@ -160,9 +156,7 @@ def test_a_run_of_which_a_rank_is_killed_has_failed_and_goes_on_as_if_it_had_not
         ("trainer.strategy=fsdp2 forgetting=news", "ddp: forgetting=news asks one device"),
     ],
 )
-def test_what_several_devices_cannot_do_is_refused(
-    line: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_several_devices_cannot_do_is_refused(line, says, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "debug=fast", *line.split()]) == 2
     said = capsys.readouterr().err

@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tiny_configs import SHAPES, Tiny
+from tiny_configs import SHAPES
 
 from rankwise.assets import resolve
 from rankwise.model import base
@@ -55,7 +54,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, hook: str, see: Callable[..., Any]) -
     ("shape", "method", "lr", "share"),
     [*((shape, "lora", 5e-3, 0.95) for shape in SHAPES), ("gpt2", "full", 3e-3, 0.75), ("llama", "head", 5e-2, 0.97)],
 )
-def test_a_run_learns_and_leaves_a_whole_record(tiny: Tiny, shape: str, method: str, lr: float, share: float) -> None:
+def test_a_run_learns_and_leaves_a_whole_record(tiny, shape, method, lr, share):
     """Sixteen sentences by heart, as far as random features allow; and the record is whole."""
     sixteen = {"task__n_train": 16, "trainer__batch_size": 16, "trainer__max_steps": 30, "trainer__validations": 1}
     record = run(tiny(shape, method, "all_linear", method__alpha="2r", optim__lr=lr, **CONSTANT, **sixteen))
@@ -69,7 +68,7 @@ def test_a_run_learns_and_leaves_a_whole_record(tiny: Tiny, shape: str, method: 
     assert set(record.compute["seconds"]) >= {"load_s", "train_s", "validate_s", "test_s", "total_s"}
 
 
-def test_a_regression_is_learnt_and_reported_in_the_unit_of_the_data(tiny: Tiny) -> None:
+def test_a_regression_is_learnt_and_reported_in_the_unit_of_the_data(tiny):
     keys = {"task__kind": "regression", "task__metric": "pearson", "objective": "val/pearson"}
     record = run(tiny(method="full", trainer__max_steps=150, trainer__batch_size=16, optim__lr=3e-3, **keys))
     columns = predictions(record)
@@ -84,7 +83,7 @@ def test_a_regression_is_learnt_and_reported_in_the_unit_of_the_data(tiny: Tiny)
     assert {float(label) for label in columns["label"]} <= set(map(float, range(-6, 7)))
 
 
-def test_the_same_config_gives_the_same_numbers_twice(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_same_config_gives_the_same_numbers_twice(tiny, tmp_path):
     """With dropout on, and other random numbers drawn before."""
     first = run(tiny(method__dropout=0.2))
     torch.manual_seed(999)
@@ -98,7 +97,7 @@ def test_the_same_config_gives_the_same_numbers_twice(tiny: Tiny, tmp_path: Path
     assert not all(torch.equal(value, adapter(other)[name]) for name, value in adapter(first).items())
 
 
-def test_every_arm_sees_the_same_rows_in_the_same_order(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_arm_sees_the_same_rows_in_the_same_order(tiny, monkeypatch):
     seen: list[list[int]] = []
     watch(monkeypatch, "on_train_batch_start", lambda trainer, module, batch, index: seen.append(batch["row"].tolist()))
 
@@ -115,7 +114,7 @@ def test_every_arm_sees_the_same_rows_in_the_same_order(tiny: Tiny, monkeypatch:
     assert order(data_seed=1) == first  # other sentences in the same places
 
 
-def test_every_arm_starts_training_with_the_same_random_numbers(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_arm_starts_training_with_the_same_random_numbers(tiny, monkeypatch):
     """Whatever was drawn to build its model: dropout is the same for all."""
     states: list[torch.Tensor] = []
     watch(monkeypatch, "on_train_start", lambda *_: states.append(torch.get_rng_state()))
@@ -125,7 +124,7 @@ def test_every_arm_starts_training_with_the_same_random_numbers(tiny: Tiny, monk
     assert all(torch.equal(state, first) for state in others) and not torch.equal(other_seed, first)
 
 
-def test_two_micro_batches_are_one_batch_of_twice_the_size(tiny: Tiny) -> None:
+def test_two_micro_batches_are_one_batch_of_twice_the_size(tiny):
     """Llama has no dropout; the rows of a step are the same ones; clipping sees the whole step's gradient."""
     keys = {
         "trainer__max_steps": 10,
@@ -145,7 +144,7 @@ def test_two_micro_batches_are_one_batch_of_twice_the_size(tiny: Tiny) -> None:
     assert _distance(adapter(whole), adapter(halves)) < 1e-4 < far / 10
 
 
-def test_the_loss_that_is_logged_is_the_one_that_was_descended(tiny: Tiny) -> None:
+def test_the_loss_that_is_logged_is_the_one_that_was_descended(tiny):
     """Over the learned tokens of the whole step, of which its micro-batches have more and fewer."""
     keys = {"task": "synthetic_lm", "trainer__group_by_length": False, "trainer__max_steps": 6}
     losses = [
@@ -158,7 +157,7 @@ def test_the_loss_that_is_logged_is_the_one_that_was_descended(tiny: Tiny) -> No
     assert len(losses[0]) == 6 and losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_an_epoch_sees_every_row_once_also_where_the_last_step_is_short(tiny: Tiny) -> None:
+def test_an_epoch_sees_every_row_once_also_where_the_last_step_is_short(tiny):
     keys = {"trainer__max_steps": None, "trainer__epochs": 1.0, "trainer__batch_size": 8}
     once, split = (run(tiny(trainer__accumulate=n, **keys)) for n in (1, 5))
     assert once.compute["tokens"] == split.compute["tokens"]
@@ -173,7 +172,7 @@ def _distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> f
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
-def test_the_step_that_is_best_by_validation_is_kept_and_tested(tiny: Tiny) -> None:
+def test_the_step_that_is_best_by_validation_is_kept_and_tested(tiny):
     """Eight sentences by heart are worse than fewer steps; a run that ends at the best one has exactly its weights."""
     keys = {**CONSTANT, "optim__lr": 0.01, "objective": "val/loss", "task__n_train": 8}
     record = run(tiny("llama", **keys, trainer__max_steps=40, trainer__validations=10))
@@ -192,13 +191,13 @@ def test_the_step_that_is_best_by_validation_is_kept_and_tested(tiny: Tiny) -> N
     assert record.metrics["test"] == ends_there.metrics["test"]
 
 
-def test_of_two_equally_good_steps_the_earlier_is_kept(tiny: Tiny) -> None:
+def test_of_two_equally_good_steps_the_earlier_is_kept(tiny):
     record = run(tiny(method="head", optim__lr=1e-6, trainer__validations=3))
     assert len({row["val/accuracy"] for row in record.metrics["curve"]}) == 1
     assert record.metrics["best_step"] == 2
 
 
-def test_early_stopping_ends_a_run_that_gets_no_better(tiny: Tiny) -> None:
+def test_early_stopping_ends_a_run_that_gets_no_better(tiny):
     keys = {"optim__lr": 1e-6, "trainer__max_steps": 12, "trainer__validations": 6}
     assert run(tiny(method="head", **keys)).compute["steps"] == 12
     record = run(tiny(method="head", trainer__early_stopping=2, **keys))
@@ -217,7 +216,7 @@ EXPLODING = {
 
 
 @pytest.mark.parametrize("objective", ["val/accuracy", "val/loss"])
-def test_a_run_that_diverges_is_marked_tested_and_written_down(tiny: Tiny, objective: str) -> None:
+def test_a_run_that_diverges_is_marked_tested_and_written_down(tiny, objective):
     """Each step multiplies every matrix by −9, until a product of them is more than fp32 holds."""
     record = run(tiny("llama", "full", objective=objective, **EXPLODING))
     assert record.status == "finished" and record.compute["diverged"] is True
@@ -232,7 +231,7 @@ def test_a_run_that_diverges_is_marked_tested_and_written_down(tiny: Tiny, objec
         json.loads(line, parse_constant=pytest.fail)
 
 
-def test_a_run_that_never_had_a_finite_loss_has_no_objective(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_run_that_never_had_a_finite_loss_has_no_objective(tiny, tmp_path):
     source = tiny().model
     model, tokenizer = base.load(source, resolve(source), 2, 0)
     model.save_pretrained(tmp_path / "poisoned")
@@ -249,9 +248,7 @@ def test_a_run_that_never_had_a_finite_loss_has_no_objective(tiny: Tiny, tmp_pat
 
 
 @pytest.mark.parametrize(("shape", "method"), [("bert", "lora"), ("roberta", "full"), ("gpt2", "head")])
-def test_dropout_is_on_in_training_and_off_in_evaluation(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, shape: str, method: str
-) -> None:
+def test_dropout_is_on_in_training_and_off_in_evaluation(tiny, monkeypatch, shape, method):
     """In every stretch between two validations, and for every method."""
     differ: dict[str, list[bool]] = {"train": [], "evaluate": []}
 
@@ -271,7 +268,7 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(
     assert len(differ["evaluate"]) == 3 and not any(differ["evaluate"])
 
 
-def test_gradients_are_clipped_to_the_norm_that_is_asked(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_are_clipped_to_the_norm_that_is_asked(tiny, monkeypatch):
     norms: list[float] = []
 
     def see(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -290,7 +287,7 @@ def test_gradients_are_clipped_to_the_norm_that_is_asked(tiny: Tiny, monkeypatch
     assert len(norms) == len(free) >= 4 and norms == pytest.approx([bound] * len(norms), rel=1e-3)
 
 
-def test_the_learning_rate_that_is_logged_is_the_one_of_the_step(tiny: Tiny) -> None:
+def test_the_learning_rate_that_is_logged_is_the_one_of_the_step(tiny):
     config = tiny(trainer__max_steps=10, optim__warmup=0.2, optim__lr=2e-3)
     record = run(config)
     rows = [row for row in read_rows(record.folder / "metrics.jsonl") if "lr" in row]
@@ -299,9 +296,7 @@ def test_the_learning_rate_that_is_logged_is_the_one_of_the_step(tiny: Tiny) -> 
 
 
 @pytest.mark.parametrize(("precision", "kind"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_the_precision_is_what_runs_and_what_is_recorded(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, precision: str, kind: torch.dtype
-) -> None:
+def test_the_precision_is_what_runs_and_what_is_recorded(tiny, monkeypatch, precision, kind):
     kinds: set[torch.dtype] = set()
 
     def see(trainer: Any, module: Any, *_: Any) -> None:
@@ -316,7 +311,7 @@ def test_the_precision_is_what_runs_and_what_is_recorded(
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks transformers so
 @pytest.mark.parametrize("shape", ["bert", "llama"])
-def test_test_predictions_are_those_of_the_exported_adapter_row_by_row(tiny: Tiny, tmp_path: Path, shape: str) -> None:
+def test_test_predictions_are_those_of_the_exported_adapter_row_by_row(tiny, tmp_path, shape):
     """One text at a time, by its item number: no row is mixed up by sorting, padding or batching."""
     source = tiny(shape).model
     model, tokenizer = base.load(source, resolve(source), 2, 0)
@@ -344,7 +339,7 @@ def test_test_predictions_are_those_of_the_exported_adapter_row_by_row(tiny: Tin
     assert record.metrics["test"]["accuracy"]["value"] == pytest.approx(right)
 
 
-def test_tokens_are_counted_without_padding(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_are_counted_without_padding(tiny, monkeypatch):
     seen: list[int] = []
     watch(
         monkeypatch,
@@ -357,7 +352,7 @@ def test_tokens_are_counted_without_padding(tiny: Tiny, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("method", "file"), [("lora", "adapter_model.safetensors"), ("head", "head.safetensors")])
-def test_nothing_but_what_is_promised_is_left_in_a_runs_folder(tiny: Tiny, method: str, file: str) -> None:
+def test_nothing_but_what_is_promised_is_left_in_a_runs_folder(tiny, method, file):
     record = run(tiny(method=method))
     names = {path.name for path in record.folder.iterdir()} - {".lock"}
     assert names == {"result.json", "config.yaml", "metrics.jsonl", "predictions.parquet", "adapter"}
