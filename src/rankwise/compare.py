@@ -5,10 +5,11 @@ A *replicate* is a pair (seed, data_seed); runs of several arms are paired by it
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from rankwise.metrics import Metric
@@ -21,6 +22,7 @@ Arm = Sequence[Record]
 
 REPLICATES = 5_000  # bootstrap samples of the items; fewer where there are very many items
 _DRAWS = 200_000_000
+_AT_ONCE = 128  # runs that are resampled together
 _AGREES = 1e-3  # between the metric of the stored predictions and the record's, the larger of absolute and relative
 
 
@@ -44,7 +46,7 @@ class _Scored:
     """A run's metric on all test items and on each resample of them; runs of one ``test`` share items and resamples."""
 
     point: float
-    resampled_b: Floats
+    resampled_b: NDArray[np.float32]  # a study may have thousands of runs
     test: int
     items: int
 
@@ -69,16 +71,17 @@ class Scores:
                 tests.append([id(run)])
                 continue
             first, own = self._predictions[same[0]], metric.columns[1]  # all else is the same, and held once
-            self._predictions[id(run)] = Predictions(first.items, first.columns | {own: mine.columns[own]})
+            self._predictions[id(run)] = Predictions(first.items, first.columns | {own: _small(mine.columns[own])})
             same.append(id(run))
         for number, test in enumerate(tests):
-            answers = [self._predictions[key] for key in test]
-            constants = _constants(answers[0], metric)
-            points_r, resampled_br = resample([*answers, *constants], metric, seed + number)
-            n = len(answers[0].items)
-            scored = [_Scored(float(p), resampled_br[:, r], number, n) for r, p in enumerate(points_r)]
+            first, scored = self._predictions[test[0]], list[_Scored]()
+            answers, n = [*(self._predictions[key] for key in test), *_constants(first, metric)], len(first.items)
+            for start in range(0, len(answers), _AT_ONCE):
+                points_r, resampled_br = resample(answers[start : start + _AT_ONCE], metric, seed + number)
+                resampled_rb = resampled_br.T.astype(np.float32)
+                scored += [_Scored(float(p), own_b, number, n) for p, own_b in zip(points_r, resampled_rb, strict=True)]
             self._found |= dict(zip(test, scored, strict=False))
-            nothing = _Scored(0.0, np.zeros(len(resampled_br)), number, n)  # a constant correlates with nothing
+            nothing = replace(scored[0], point=0.0, resampled_b=np.zeros_like(scored[0].resampled_b))  # no correlation
             self._constant.append(max(scored[len(test) :], key=lambda one: one.point, default=nothing))
 
     def contrast(self, terms: Sequence[tuple[float, Arm]]) -> Bootstrap:
@@ -188,6 +191,13 @@ def predictions_of(record: Record, metric: Metric) -> Predictions:
         shown = "none" if recorded is None else f"{recorded:.4f}"
         raise Unreadable(f"predictions of {name} give {metric.name} {here:.4f}, its record says {shown}")
     return predictions
+
+
+def _small(values: np.ndarray) -> np.ndarray:
+    """Integers in as few bytes as hold them."""
+    if not np.issubdtype(values.dtype, np.integer):
+        return values
+    return values.astype(np.promote_types(*map(np.min_scalar_type, (values.min(), values.max()))))
 
 
 def _constants(one: Predictions, metric: Metric) -> list[Predictions]:

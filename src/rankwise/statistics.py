@@ -203,7 +203,7 @@ class Bootstrap:
 
     def times(self, sign: float) -> "Bootstrap":
         """The same difference, the other way round where ``sign`` is −1."""
-        return replace(self, estimate=sign * self.estimate, means=sign * self.means)
+        return self if sign == 1 else replace(self, estimate=sign * self.estimate, means=sign * self.means)
 
     @cached_property
     def p(self) -> float:

@@ -147,7 +147,7 @@ def test_a_run_that_is_asked_leaves_its_latency_in_the_record_and_in_the_report(
     assert (stored["rows"], stored["length"]) == (2, 8) and stored["merged_ms"] > 0
     assert record.compute["seconds"]["latency_s"] > 0
     report = build([record.folder])
-    assert report.to_json()["arms"][0]["latency"][0]["base_ms"] == stored["base_ms"]
+    assert report.document()["arms"][0]["latency"][0]["base_ms"] == stored["base_ms"]
     assert "Latency of a forward pass" in report.to_markdown()
 
 

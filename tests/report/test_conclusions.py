@@ -49,7 +49,7 @@ def test_runs_that_all_give_one_answer_show_no_rank_to_be_enough(tmp_path, recor
     said = "3/3 give one answer" if records_say else "not shown to be better than always answering one class (50.0 %)"
     assert all(said in arm.unfit for arm in report.arms)
     assert {c.verdict for c in report.comparisons.values()} == {"no conclusion"}
-    assert {arm["same_as_full"] for arm in report.to_json()["arms"]} == {None}
+    assert {arm["same_as_full"] for arm in report.document()["arms"]} == {None}
 
 
 def test_an_arm_at_chance_is_flagged_and_stops_the_sequence_of_ranks(tmp_path):
@@ -60,7 +60,7 @@ def test_an_arm_at_chance_is_flagged_and_stops_the_sequence_of_ranks(tmp_path):
     assert [(s.arm.rank, s.passed) for s in family.steps] == [(8, True), (4, False), (1, None)]
     assert "The sequence stops at rank 4: not shown to be better" in str(report.headline)
     assert "The best answer that is the same for every text scores 50.0 %." in report.to_markdown()
-    assert report.to_json()["constant"] == 0.5
+    assert report.document()["constant"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_score_at_the_best_of_several_rates_has_a_star_that_says_so(tmp_path):
         write_run(tmp_path, "lora", 8, lr=1e-3, objective=0.7, seed=seed)
     write_run(tmp_path, "full", None, lr=9e-4, objective=0.9)  # of one seed alone: nothing was chosen by it
     report = build([tmp_path])
-    assert [(arm["label"], arm["rates"]) for arm in report.to_json()["arms"]] == [("lora r=8", 2), ("full", 1)]
+    assert [(arm["label"], arm["rates"]) for arm in report.document()["arms"]] == [("lora r=8", 2), ("full", 1)]
     lora, full = [
         line.split(" | ")[1] for line in report.to_markdown().splitlines() if line.startswith(("| lora", "| full"))
     ]

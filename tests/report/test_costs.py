@@ -38,7 +38,7 @@ def row(text, first):
 
 
 def arm_of(report, **wanted):
-    return next(a for a in report.to_json()["arms"] if all(a[key] == value for key, value in wanted.items()))
+    return next(a for a in report.document()["arms"] if all(a[key] == value for key, value in wanted.items()))
 
 
 def test_parts_sum_to_the_peak_though_seeds_differ(tmp_path):
@@ -51,7 +51,7 @@ def test_parts_sum_to_the_peak_though_seeds_differ(tmp_path):
 def test_what_the_system_saw_is_the_median_over_runs(tmp_path):
     for seed, size in enumerate((1_500_000_000, 1_100_000_000, 1_200_000_000)):
         change(write_run(tmp_path, seed=seed), "memory", train__process_peak_bytes=size)
-    assert build([tmp_path]).to_json()["arms"][0]["memory"]["train"]["process_peak_bytes"] == 1.2e9
+    assert build([tmp_path]).document()["arms"][0]["memory"]["train"]["process_peak_bytes"] == 1.2e9
 
 
 def test_a_peak_of_something_else_than_the_parts_is_not_shown_as_theirs(tmp_path):
@@ -201,7 +201,7 @@ def test_a_study_without_any_measurement_has_no_such_sections(tmp_path):
     text = page(report, tmp_path / "out")
     assert "predicted against measured" not in text and "Computation" not in text
     assert "Peak: live tensors" not in report.to_markdown()
-    json.dumps(report.to_json(), allow_nan=False)
+    json.dumps(report.document(), allow_nan=False)
 
 
 @pytest.mark.parametrize("missing", ["predicted", "peaks", "batch", "phase", "step", "process_peak_bytes"])
@@ -265,7 +265,7 @@ def test_every_arm_has_a_row_per_shape_and_full_fine_tuning_is_the_control(tmp_p
     assert "(cpu, fp32; 2 threads)" in part and "full: a second instance of the base" in part
     assert "several runs" not in part
     assert "1.050 (1.040 to 1.060)" in printed(report) and "1.200 (1.190 to 1.210)" in html(report)
-    documents = {arm["label"]: arm["latency"] for arm in report.to_json()["arms"]}
+    documents = {arm["label"]: arm["latency"] for arm in report.document()["arms"]}
     assert documents["lora r=4"] == [] and documents["full"][0]["merged_of_base"] is None
     assert documents["lora r=8"][1]["adapted_of_base"] == ratio(1.05) == lora.compute["latency"][1]["adapted_of_base"]
 
@@ -274,7 +274,7 @@ def test_of_several_runs_the_median_is_shown_with_the_ends_of_all_their_interval
     for seed, slower in enumerate((1.1, 1.3, 1.2)):
         timed(write_run(tmp_path, "lora", 8, seed=seed), slower, 1.0)
     report = build([tmp_path])
-    (arm,) = report.to_json()["arms"]
+    (arm,) = report.document()["arms"]
     assert arm["latency"][0]["adapted_of_base"] == pytest.approx({"value": 1.2, "low": 1.09, "high": 1.31})
     assert arm["latency"][0]["adapted_ms"] == pytest.approx(24) and arm["latency"][0]["runs"] == 3
     assert "from the lowest to the highest end" in section_of(report)

@@ -123,7 +123,7 @@ def test_forgetting_is_positive_where_the_loss_rose_with_an_interval_over_seeds(
         forgot(write_lm(tmp_path, "lora", 8, seed=seed), 3.5, 3.49)
     write_lm(tmp_path, "lora", 4)
     report = build([tmp_path])
-    arms = {arm["label"]: arm["forgetting"] for arm in report.to_json()["arms"]}
+    arms = {arm["label"]: arm["forgetting"] for arm in report.document()["arms"]}
     half = np.hypot(4.302653 * 0.01 / np.sqrt(3), 1.959964 * 0.004)
     assert arms["full"]["mean"] == pytest.approx(0.41)
     assert (arms["full"]["kind"], arms["full"]["measure"], arms["full"]["texts"]) == ("both", "loss", "wikitext")
@@ -144,7 +144,7 @@ def test_a_probe_forgets_where_its_accuracy_fell_and_shows_cosines(tmp_path):
         for rank, after in ((1, 0.80), (8, 0.70 - 0.01 * seed)):
             forgot(write_run(tmp_path, "lora", rank, seed=seed), 0.82, after, "probe", cosines=cosines)
     report = build([tmp_path])
-    arms = {arm["rank"]: arm["forgetting"] for arm in report.to_json()["arms"]}
+    arms = {arm["rank"]: arm["forgetting"] for arm in report.document()["arms"]}
     assert arms[1]["mean"] == pytest.approx(0.02) and arms[8]["mean"] == pytest.approx(0.125)
     assert arms[1]["low"] == pytest.approx(0.02 - 1.959964 * 0.004)
     assert arms[8]["cosines"]["mean"] == pytest.approx(0.7)
@@ -180,7 +180,7 @@ def test_generated_text_has_a_table_with_speed_and_what_is_absent_also_of_few_sh
     assert two.startswith("| few_shot | 20.0 ± 2.0 |")
     text = printed(report)
     assert "Absent: meteor of 4 runs: no java" in text and "max_new_tokens=32, beams=4" in text
-    document = {arm["method"]: arm for arm in report.to_json()["arms"]}
+    document = {arm["method"]: arm for arm in report.document()["arms"]}
     assert document["lora"]["generation"]["absent"] == {"meteor": "no java"}
     assert document["lora"]["scores"]["bleu"]["mean"] == pytest.approx(0.41) and document["full"]["generation"] is None
     (line,) = [row for row in csv.DictReader(io.StringIO(report.to_csv())) if row["method"] == "lora"]

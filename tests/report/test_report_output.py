@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import re
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from rankwise.identity import labels
 from rankwise.methods import Method
 from rankwise.report.costs import pareto
 from rankwise.report.report import build
+from rankwise.tracking.record import read as read_record
 
 
 def write_all(folder):
@@ -89,8 +91,8 @@ def test_json_has_the_documented_keys_and_no_number_that_is_not_finite(study):
     broken = write_run(study, "lora", 2, seed=9)
     broken.metrics["test"]["accuracy"]["value"] = np.inf
     broken.write()
-    text = json.dumps(build([study]).to_json(), allow_nan=False)
-    document = json.loads(text)
+    text = "".join(build([study]).json_parts())
+    document = json.loads(text, parse_constant=pytest.fail)
     assert {"headline", "notes", "arms", "runs"} <= set(document)
     for arm in document["arms"]:
         assert {
@@ -116,8 +118,18 @@ def test_json_has_the_documented_keys_and_no_number_that_is_not_finite(study):
     assert by_rank[16]["same_as_full"] is True
     assert by_rank[8]["lr"] == 2e-3
     assert (by_rank[8]["alpha"], by_rank[8]["scale"], by_rank[8]["rank_fraction"]) == ("2r", 2.0, 8 / 384)
-    assert len(document["runs"]) == len(list(study.rglob("result.json")))
-    assert all({"run", "config", "metrics", "schema"} <= set(run) for run in document["runs"])
+    assert document["runs"] == [read_record(file.parent).to_dict() for file in sorted(study.rglob("result.json"))]
+
+
+def test_a_further_run_costs_a_report_little_memory(tmp_path):
+    write_study(tmp_path, {rank: 0.8 for rank in (1, 2, 4, 8)}, seeds=range(8))
+    few, peaks = list(tmp_path.glob("*-s[01]-*")), []
+    for paths in (few, few, [tmp_path]):  # the first time for what is loaded once
+        tracemalloc.start()
+        assert len(build(paths).arms) == 5
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[2] - peaks[1]) / (40 - len(few)) < 56 * 1024  # of each, 20 are a score on every resample
 
 
 def test_csv_and_markdown_have_one_row_per_arm(read):

@@ -77,7 +77,7 @@ def test_no_damage_to_any_key_of_a_record_is_a_traceback(study: Path, capsys: py
     for path, damage in random.Random(0).sample(passed, 60):
         file.write_text(json.dumps(damaged(whole, path, damage)))
         report = build([study])
-        assert report.to_json()["arms"] and report.to_markdown() and report.to_csv(), path
+        assert report.document()["arms"] and report.to_markdown() and report.to_csv(), path
     file.write_text(json.dumps(damaged(whole, ("params", "trainable"), "x")))
     capsys.readouterr()
     (left,) = find([study])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,7 +86,7 @@ def _print(report: Report, form: str | None, columns: list[str]) -> None:
     if form is None:
         show(report.table())
     elif form == "json":
-        print_json(report.to_json())
+        sys.stdout.writelines(report.json_parts())
     else:
         print(getattr(report, f"to_{form}")(columns), end="")
 

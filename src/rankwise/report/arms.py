@@ -131,10 +131,11 @@ def group(records: list[Record]) -> list[Arm]:
                 f"{record.folder}: objective={objective}: learning rates must be chosen on validation data; "
                 "report without this run, or train it again with objective=val/…"
             )
-    contexts = [_context(record) for record in records]
     arms: dict[tuple[str, Context], Arm] = {}
-    for record, context in sorted(zip(records, contexts, strict=True), key=lambda pair: pair[0].status != FINISHED):
-        _home(arms, record, context)
+    contexts: dict[Context, Context] = {}  # most runs have the same, which is held once
+    for record in sorted(records, key=lambda record: record.status != FINISHED):
+        context = _context(record)
+        _home(arms, record, contexts.setdefault(context, context))
     grouped = list(arms.values())
     reference = _reference_context(grouped)
     for arm in grouped:

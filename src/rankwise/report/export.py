@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,17 @@ def _cell(value: Any) -> Any:
     return "" if value is None or value != value else value
 
 
+def json_parts(report: Report) -> Iterator[str]:
+    """The text of the JSON document, which is long where runs are many: each is one line."""
+    head, tail = json.dumps(document(report) | {"runs": [None]}, indent=1, allow_nan=False).rsplit("null", 1)
+    yield head
+    for number, record in enumerate(report.records):
+        yield ",\n  " * (number > 0) + json.dumps(record.to_dict(), allow_nan=False)
+    yield f"{tail}\n"
+
+
 def document(report: Report) -> dict[str, Any]:
-    """The JSON document."""
+    """The JSON document, but for the runs."""
     values = {
         "headline": str(report.headline),
         "notes": report.notes,
@@ -63,7 +73,7 @@ def document(report: Report) -> dict[str, Any]:
             for f in report.families
         ],
     }
-    return finite(values) | {"runs": [record.to_dict() for record in report.records]}
+    return finite(values)
 
 
 def _arm(report: Report, arm: Arm) -> dict[str, Any]:

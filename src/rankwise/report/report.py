@@ -1,7 +1,6 @@
 """Records in, one Report out: everything that table, plots and page show is decided here."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,9 +51,13 @@ class Report:
         """Headline, table and footnotes for a terminal."""
         return tables.render(self)
 
-    def to_json(self) -> dict[str, Any]:
-        """One document: arms, runs (the records as they are), headline, notes. What is not finite is null."""
+    def document(self) -> dict[str, Any]:
+        """Headline, arms, notes and what else the JSON document has, but for the runs. What is not finite is null."""
         return export.document(self)
+
+    def json_parts(self) -> Iterator[str]:
+        """The text of the JSON document, with the runs as their records are, in parts: it may be long."""
+        return export.json_parts(self)
 
     def to_csv(self, wanted: Sequence[str] = ()) -> str:
         """One line per arm, raw numbers with units in the header; of all columns, or those ``wanted``."""
@@ -78,10 +81,10 @@ class Report:
         from rankwise.report.page import html  # matplotlib takes a second, which a table need not wait for
 
         texts = {
-            "html": html(self),
-            "csv": self.to_csv(),
-            "md": self.to_markdown(),
-            "json": json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n",
+            "html": [html(self)],
+            "csv": [self.to_csv()],
+            "md": [self.to_markdown()],
+            "json": self.json_parts(),
         }
         paths = {kind: folder / f"report.{kind}" for kind in texts}
         try:

@@ -11,7 +11,7 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,13 +96,15 @@ def begin(config: Config, earlier: Record | None) -> Record:
     return Record(run, plain(config), folder=folder(config))
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside the target, flush to disk and rename: a reader sees the old file or the new one, never a part."""
+def write_atomically(path: Path, text: str | Iterable[str]) -> None:
+    """Write a text, or its parts, beside the target, flush to disk and rename: a reader sees the old file or the new
+    one, never a part.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name[:200]}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         with beside.open("x", encoding="utf-8") as file:
-            file.write(text)
+            file.writelines([text] if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
@@ -180,18 +182,36 @@ def find(paths: list[Path]) -> list[Record]:
     there is no record at all.
     """
     by_folder: dict[Path, Record] = {}
+    known: dict[str, Any] = {}
     for path in paths:
         if not path.exists():
             raise Refused(f"{path}: no such folder; give a run, a study or an outputs folder")
         folder = path.parent if path.name == "result.json" else path
         for file in sorted(folder.rglob("result.json")):
             try:
-                by_folder.setdefault(file.parent.resolve(), read(file.parent))
+                record = by_folder.setdefault(file.parent.resolve(), read(file.parent))
+                _share(record, known)
             except Refused as unreadable:
                 print(f"rankwise: left out: {unreadable}", file=sys.stderr)
     if not by_folder:
         raise Refused(f"no runs in {', '.join(map(str, paths))}: nothing there has a result.json")
     return list(by_folder.values())
+
+
+def _share(record: Record, known: dict[str, Any]) -> None:
+    """Hold once what the record has in common with those before it, as most of it is; from now on it is only read.
+
+    ``known`` are the groups inside those of a record, by their JSON.
+    """
+
+    def shared(value: Any) -> Any:
+        if isinstance(value, dict):
+            value = {sys.intern(key): shared(inner) for key, inner in value.items()}
+        return known.setdefault(json.dumps(value), value) if isinstance(value, dict | list) else value
+
+    for group in vars(record).values():
+        if isinstance(group, dict):
+            group |= {key: shared(value) for key, value in group.items()}
 
 
 def now() -> str:
