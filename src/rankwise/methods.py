@@ -383,8 +383,6 @@ DECLARED = {declared.name: declared for declared in (
     Declaration("bitfit", "biases (Ben Zaken et al. 2022)", "weights", StartKeys, changes_matrices=False),
     Declaration("top_layers", "the last blocks (Lee et al. 2019)", "weights", LayerKeys),
     Declaration("did", "all weights in a random subspace (Li et al. 2018)", "subspace", SubspaceKeys),
-    Declaration("said", "all weights in a random subspace, scaled in each layer (Aghajanyan et al. 2020)", "subspace",
-                SubspaceKeys, promise=("dim", lambda dim: dim >= 2, "at least 2, one to scale each layer,")),
     Declaration("full", "full fine-tuning", "all"),
     Declaration("head", "the task head alone", "head", StartKeys, changes_matrices=False),
     Declaration("probe", "a linear model on frozen features", "nothing", check=_check_baseline),

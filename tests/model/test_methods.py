@@ -36,7 +36,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-READ_WEIGHTS = ("dora", "did", "said", "custom")  # rounded ones then, where others only multiply by them
+READ_WEIGHTS = ("dora", "did", "custom")  # rounded ones then, where others only multiply by them
 
 
 @pytest.mark.parametrize("shape", SHAPES)

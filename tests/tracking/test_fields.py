@@ -81,7 +81,7 @@ DROPPED = ON_TARGETS | {"dropout": 0.0}
 LORA = DROPPED | {"bias": "none"}
 BOFT = {"_target_": "peft.BOFTConfig", "boft_block_size": 4}
 BASELINES = ("probe", "tfidf", "few_shot")
-ON_BASE = ("bitfit", "bottleneck", "top_layers", "did", "said", "full", "head")
+ON_BASE = ("bitfit", "bottleneck", "top_layers", "did", "full", "head")
 OF_KIND: dict[str, dict[str, Any]] = {  # what an arm has beside the keys of its method's file
     **dict.fromkeys(("lora", "rslora", "adalora", "orthogonal", "pissa", "olora", "eva"), LORA),
     "dora": LORA | {"dora": True},

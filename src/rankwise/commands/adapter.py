@@ -63,21 +63,15 @@ def _parser(what: str) -> argparse.ArgumentParser:
     if what == "eval":
         add("--tasks", required=True, type=_names, metavar="A,B…", help="tasks of lm-evaluation-harness, by commas")
         add("--include-path", "--include_path", type=Path, metavar="FOLDER", help="a folder with tasks of your own")
-        add(
-            "--shots",
-            "--num_fewshot",
-            type=_shots,
-            metavar="N",
-            help="examples before a question (default: the task's)",
-        )
+        examples = "examples before a question (default: the task's)"
+        add("--shots", "--num_fewshot", type=_shots, metavar="N", help=examples)
         add("--limit", type=partial(positive, "--limit"), metavar="N", help="the first N items of each task")
         add("--base", action="store_true", help="score the base as it is, too, and the difference from it")
     elif what == "merge":
         add("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the written weights")
     elif what == "export":
-        add(
-            "--push", metavar="NAME/REPOSITORY", help="upload it to the hub, as a private repository if it is a new one"
-        )
+        hub = "upload it to the hub, as a private repository if it is a new one"
+        add("--push", metavar="NAME/REPOSITORY", help=hub)
     elif what == "combine":
         hows = ("linear", "cat", "svd", "ties", "dare_linear", "dare_ties")
         add("--how", choices=hows, required=True, help="cat and svd add the ΔWs; the others work on the factors")
@@ -118,8 +112,7 @@ def _call(what: str, options: argparse.Namespace) -> Document:
         case "shrink":
             return shrink.shrink(runs.open_adapter(options.run), options.rank, options.energy, options.out)
         case "diff":
-            one, other = map(runs.open_run, options.runs)
-            return diff.diff(one, other)
+            return diff.diff(*map(runs.open_run, options.runs))
         case "eval":
             asked = {key: getattr(options, key) for key in ("shots", "limit", "base")}
             opened = [runs.open_trained(folder) for folder in options.runs]
@@ -156,16 +149,10 @@ def _tell_export(document: Document) -> None:
 
 def _tell_swap(document: Document) -> None:
     headers = ["adapter", "rows", "MB", "relative error of logits", f"same (≤ {document['tolerance']:g})"]
-    rows = (
-        (
-            row["run"],
-            row["rows"],
-            f"{row['adapter_bytes'] / 1e6:.3f}",
-            f"{row['relative_error']:.1e}",
-            "yes" if row["same"] else "NO",
-        )
-        for row in document["adapters"]
-    )
+    rows = []
+    for row in document["adapters"]:
+        size, error = f"{row['adapter_bytes'] / 1e6:.3f}", f"{row['relative_error']:.1e}"
+        rows.append([row["run"], row["rows"], size, error, "yes" if row["same"] else "NO"])
     show_table(headers, rows)
     print(
         f"switching takes {document['switch_ms']:.2f} ms (median of {document['switches']}), loading a model anew "
@@ -177,17 +164,11 @@ def _tell_swap(document: Document) -> None:
 def _tell_combine(document: Document) -> None:
     weights = ", ".join(f"{weight:g}" for weight in document["weights"])
     print(f"{document['how']} of {len(document['runs'])} adapters, weights {weights}, rank {_span(document['ranks'])}")
-    rows = (
-        (
-            row["task"],
-            row["run"],
-            row["metric"],
-            _score(row["single"]),
-            _score(row["combined"]),
-            _gap(row["difference"]),
-        )
+    rows = [
+        [*(row[key] for key in ("task", "run", "metric")), *map(_score, (row["single"], row["combined"]))]
+        + [_gap(row["difference"])]
         for row in document["tasks"]
-    )
+    ]
     show_table(["task", "head of", "metric", "alone", "combined", "paired difference"], rows)
     _tell_rows(document)
 
@@ -221,7 +202,11 @@ def _tell_diff(document: Document) -> None:
         print(f"weights: not compared: {document['not_compared']}")
     else:
         modules = document["modules"] | {"all of these": document["all_modules"] or None}
-        rows = [[name, *_distances(module)] for name, module in modules.items() if module]
+        rows = [
+            [name, *("–" if module[key] is None else f"{module[key]:.4f}" for key in ("distance", "cosine"))]
+            for name, module in modules.items()
+            if module
+        ]
         show_table(["module", "‖ΔW₁ − ΔW₂‖ / ‖ΔW₁‖", "cosine"], rows)
         for number, only in enumerate(document["only_in"], 1):
             if only:
@@ -233,10 +218,6 @@ def _tell_diff(document: Document) -> None:
     show_table(["test score", "1", "2", "paired difference"], rows)
     if scores["not_paired"]:
         print(f"no paired difference: {scores['not_paired']}")
-
-
-def _distances(module: Document) -> list[str]:
-    return ["–" if module[key] is None else f"{module[key]:.4f}" for key in ("distance", "cosine")]
 
 
 def _span(ranks: Document) -> str:

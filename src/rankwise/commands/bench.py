@@ -42,41 +42,32 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+_RUN = [  # figure, factor, digits and header
+    ("step_cpu_s", 1e3, 0, "step, ms of processor"),
+    ("rest_cpu_s", 1, 1, "rest, s of processor"),
+    ("peak_bytes", 1e-6, 0, "peak MB"),
+]
+_SWEEP = [("wall_s", 1, 0, "wall s"), ("cpu_s", 1, 0, "processor s")]
+
+
 def _show(document: dict[str, Any]) -> None:
     for name, workload in document["workloads"].items():
-        ours = workload["runs"]["rankwise"]
         print(f"\n{name}: one run on one core, and how many times rankwise's cost that is")
-        show_table(
-            ["", "step, ms of processor", "×", "rest, s of processor", "×", "peak MB", "×", "test score"],
-            [
-                [
-                    who,
-                    f"{run['step_cpu_s'] * 1e3:.0f}",
-                    f"{run['step_cpu_s'] / ours['step_cpu_s']:.2f}",
-                    f"{run['rest_cpu_s']:.1f}",
-                    f"{run['rest_cpu_s'] / ours['rest_cpu_s']:.2f}",
-                    f"{run['peak_bytes'] / 1e6:.0f}",
-                    f"{run['peak_bytes'] / ours['peak_bytes']:.2f}",
-                    f"{run['score']:.3f}",
-                ]
-                for who, run in workload["runs"].items()
-            ],
-            justify="right",
-        )
-        if sweeps := workload["sweeps"]:
+        _show_figures(workload["runs"], _RUN)
+        if workload["sweeps"]:
             print(f"\n{name}: the sweep of ranks and full fine-tuning")
-            show_table(
-                ["", "wall s", "×", "processor s", "×"],
-                [
-                    [
-                        who,
-                        f"{run['wall_s']:.0f}",
-                        f"{run['wall_s'] / sweeps['rankwise']['wall_s']:.2f}",
-                        f"{run['cpu_s']:.0f}",
-                        f"{run['cpu_s'] / sweeps['rankwise']['cpu_s']:.2f}",
-                    ]
-                    for who, run in sweeps.items()
-                ],
-                justify="right",
-            )
+            _show_figures(workload["sweeps"], _SWEEP)
     print("\n" + ", ".join(f"rankwise {name} {s:.1f} s of processor" for name, s in document["commands"].items()))
+
+
+def _show_figures(measured: dict[str, Any], figures: list[Any]) -> None:
+    """Each figure, and how many times rankwise's it is; behind those of a run its score."""
+    ours, scored = measured["rankwise"], figures is _RUN
+    rows = []
+    for who, run in measured.items():
+        row = [who]
+        for key, factor, digits, _ in figures:
+            row += [f"{run[key] * factor:.{digits}f}", f"{run[key] / ours[key]:.2f}"]
+        rows.append(row + [f"{run['score']:.3f}"] * scored)
+    headers = [header for *_, title in figures for header in (title, "×")]
+    show_table(["", *headers, *["test score"] * scored], rows, justify="right")
