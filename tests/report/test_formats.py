@@ -58,7 +58,7 @@ def test_numbers_are_shown_with_their_digits_and_unit(shown, expected):
 
 
 @pytest.mark.parametrize(("width", "blocks"), [(20, 3), (36, 2), (60, 1)])
-def test_a_table_of_figures_is_cut_between_columns_never_in_one(width: int, blocks: int) -> None:
+def test_a_table_of_figures_is_cut_between_columns_never_in_one(width, blocks):
     table = Table("run", *("of the sum", "percent", "steps", "MB"), box=None)
     table.add_row("full", "12,345,678", "100.0", "1,234", "90.9")
     console = Console(width=width)
@@ -83,7 +83,7 @@ def texts(image: str) -> list[str]:
 
 @pytest.mark.parametrize("label", LABELS)
 @svg.styled
-def test_labels_are_shown_as_they_are(label: str) -> None:
+def test_labels_are_shown_as_they_are(label):
     figure, ((ax,),) = svg.canvas(3, 2)
     ax.plot([1, 100, 1000], [1, 10, 1000], label=label)
     ax.set(title=label, xlabel=label, ylabel=label, yscale="log")
@@ -95,7 +95,7 @@ def test_labels_are_shown_as_they_are(label: str) -> None:
 
 
 @pytest.mark.parametrize("name", [r"a\q", '"><script>alert(1)</script>', r"\1", "ü $x$", "plain-1"])
-def test_a_name_becomes_no_markup(name: str) -> None:
+def test_a_name_becomes_no_markup(name):
     figure, ((ax,),) = svg.canvas(3, 2)
     ax.plot([1, 2], [1, 2])
     image = svg.render(figure, name, name)
@@ -108,7 +108,7 @@ def test_a_name_becomes_no_markup(name: str) -> None:
 
 @pytest.mark.parametrize("spread", [1.0, 0.02, 0.0])
 @svg.styled
-def test_names_beside_points_cover_neither_points_nor_each_other(spread: float) -> None:
+def test_names_beside_points_cover_neither_points_nor_each_other(spread):
     points = [(spread * (i % 6), spread * (i // 6), f"r={i}") for i in range(30)]
     figure, ((ax,),) = svg.canvas(6.3, 3.7)
     ax.plot(*zip(*[(x, y) for x, y, _ in points], strict=True), "o", label="points")

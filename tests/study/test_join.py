@@ -22,7 +22,7 @@ def machine(outputs: Path, names: list[str], **variables: str) -> subprocess.Pop
     return subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE)
 
 
-def test_machines_share_a_study_and_finish_what_one_of_them_left(tmp_path: Path) -> None:
+def test_machines_share_a_study_and_finish_what_one_of_them_left(tmp_path):
     names = ["count"] * 8
     machines = [machine(tmp_path, names) for _ in range(3)]
     study = [folder(config(tmp_path, name, seed)) for seed, name in enumerate(names)]
@@ -36,13 +36,13 @@ def test_machines_share_a_study_and_finish_what_one_of_them_left(tmp_path: Path)
     assert [(run / "did").read_text() for run in study] == ["once\n"] * 8
 
 
-def test_machines_that_start_together_start_at_different_places(tmp_path: Path) -> None:
+def test_machines_that_start_together_start_at_different_places(tmp_path):
     said = machine(tmp_path, ["count"] * 3, JOB_COMPLETION_INDEX="5").communicate(timeout=60)[1]
     started = [line.split()[1] for line in said.splitlines() if line.endswith(" started")]
     assert started == [folder(config(tmp_path, "count", seed)).name for seed in (2, 0, 1)]
 
 
-def test_a_run_that_fails_is_tried_by_one_machine_and_told_by_all(tmp_path: Path) -> None:
+def test_a_run_that_fails_is_tried_by_one_machine_and_told_by_all(tmp_path):
     failing = folder(config(tmp_path, "error"))
     first = machine(tmp_path, ["error", "count"])
     until(lambda: (failing / "result.json").exists() and read(failing).status == "failed")
@@ -64,7 +64,7 @@ def test_a_run_that_fails_is_tried_by_one_machine_and_told_by_all(tmp_path: Path
         ("finished", 1, 0, "finished"),
     ],
 )
-def test_what_is_left_to_take(status: str, attempts: int, before: int, stands: str | None, tmp_path: Path) -> None:
+def test_what_is_left_to_take(status, attempts, before, stands, tmp_path):
     one = config(tmp_path, "print")
     assert elsewhere(one, {}) is None
     record = begin(one, None)
@@ -81,6 +81,6 @@ def test_what_is_left_to_take(status: str, attempts: int, before: int, stands: s
         assert skipped and skipped.status == "skipped"
 
 
-def test_join_goes_with_a_study_that_runs_nothing_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_join_goes_with_a_study_that_runs_nothing_again(capsys):
     assert main(["train", "-m", "seed=0,1", "--join", "--rerun"]) == 2
     assert capsys.readouterr().err.startswith("rankwise: --rerun: not with --join")

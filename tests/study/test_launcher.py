@@ -71,7 +71,7 @@ def info(config: Config) -> dict[str, object]:
     return dict(json.loads((folder(config) / "info.json").read_text()))
 
 
-def test_stages_share_one_server(make: Callable[..., Config]) -> None:
+def test_stages_share_one_server(make):
     servers = []
     with fork_server.kept():
         for seed in (0, 1):
@@ -80,18 +80,18 @@ def test_stages_share_one_server(make: Callable[..., Config]) -> None:
     assert servers[0] == servers[1] is not None
 
 
-def test_nothing_to_do() -> None:
+def test_nothing_to_do():
     assert launch([]) == []
 
 
-def test_runs_overlap_and_outcomes_keep_the_order(make: Callable[..., Config]) -> None:
+def test_runs_overlap_and_outcomes_keep_the_order(make):
     configs = [make("meet", seed) for seed in range(3)]
     outcomes = go(configs, jobs=3)
     assert [o.status for o in outcomes] == ["finished"] * 3
     assert [o.folder for o in outcomes] == [folder(c) for c in configs]
 
 
-def test_child_is_set_up_as_promised(make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_child_is_set_up_as_promised(make, monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: 6)
     monkeypatch.setattr(machine, "gpus", list)
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
@@ -112,9 +112,7 @@ def test_child_is_set_up_as_promised(make: Callable[..., Config], monkeypatch: p
     assert dict(os.environ) == before
 
 
-def test_preloaded_torch_computes_with_the_promised_threads(
-    make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_preloaded_torch_computes_with_the_promised_threads(make, monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: 2)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     one = make("report")
@@ -137,7 +135,7 @@ def test_preloaded_torch_computes_with_the_promised_threads(
         ("orphan", "killed by signal 9"),
     ],
 )
-def test_a_bad_run_is_reported_and_stops_no_other(make: Callable[..., Config], name: str, error: str) -> None:
+def test_a_bad_run_is_reported_and_stops_no_other(make, name, error):
     configs = [make(name, 0), make("print", 1)]
     bad, good = go(configs)
     assert (bad.status, bad.error) == ("failed", error)
@@ -148,9 +146,7 @@ def test_a_bad_run_is_reported_and_stops_no_other(make: Callable[..., Config], n
     assert found.error == {"type": kind, "message": error}
 
 
-def test_a_run_that_is_refused_leaves_nothing_and_all_for_one_reason_are_one_refusal(
-    make: Callable[..., Config], tmp_path: Path
-) -> None:
+def test_a_run_that_is_refused_leaves_nothing_and_all_for_one_reason_are_one_refusal(make, tmp_path):
     good, bad = make("report"), make("unfit")
     assert [outcome.status for outcome in go([bad, good])] == ["refused", "finished"]
     assert not folder(bad).exists() and folder(good).exists()
@@ -159,18 +155,14 @@ def test_a_run_that_is_refused_leaves_nothing_and_all_for_one_reason_are_one_ref
     assert not (tmp_path / "new").exists()
 
 
-def test_a_run_that_stands_still_is_said_then_ended(
-    make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_stands_still_is_said_then_ended(make, monkeypatch, capsys):
     monkeypatch.setattr(launcher, "_IDLE_S", 1.0)
     (outcome,) = go([make("wait")])
     assert outcome.status == "failed" and outcome.error and "used no processor time for 1 s" in outcome.error
     assert "uses no processor time; it is ended in" in capsys.readouterr().err
 
 
-def test_a_temporary_folder_with_a_long_name_serves(
-    make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_temporary_folder_with_a_long_name_serves(make, monkeypatch, tmp_path):
     long = tmp_path / ("x" * 100)
     long.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(long))
@@ -178,7 +170,7 @@ def test_a_temporary_folder_with_a_long_name_serves(
     assert [outcome.status for outcome in go([make("report")])] == ["finished"]
 
 
-def test_what_an_earlier_attempt_said_last_is_no_news_of_this_one(make: Callable[..., Config]) -> None:
+def test_what_an_earlier_attempt_said_last_is_no_news_of_this_one(make):
     one = make("quit")
     folder(one).mkdir(parents=True)
     (folder(one) / "log").write_text("=== pid 1 finished\n")
@@ -186,20 +178,20 @@ def test_what_an_earlier_attempt_said_last_is_no_news_of_this_one(make: Callable
     assert (outcome.status, outcome.error) == ("failed", "exit code 3")
 
 
-def test_a_task_that_is_not_there(make: Callable[..., Config], tmp_path: Path) -> None:
+def test_a_task_that_is_not_there(make, tmp_path):
     [outcome] = launch([make("print")], task="tests.study.no_task:run", preload=())
     assert outcome.status == "failed" and "ModuleNotFoundError" in str(outcome.error)
     assert not (outcome.folder / "result.json").exists()
 
 
-def test_a_run_that_another_process_has_is_skipped(make: Callable[..., Config]) -> None:
+def test_a_run_that_another_process_has_is_skipped(make):
     one = make("print")
     with owned(folder(one)):
         [outcome] = go([one])
     assert outcome.status == "skipped"
 
 
-def test_log_has_all_output_and_every_attempt(make: Callable[..., Config]) -> None:
+def test_log_has_all_output_and_every_attempt(make):
     one = make("print")
     go([one])
     go([one])
@@ -209,20 +201,20 @@ def test_log_has_all_output_and_every_attempt(make: Callable[..., Config]) -> No
         assert lines.count(line) == 2
 
 
-def test_crash_leaves_a_trace_in_the_log(make: Callable[..., Config]) -> None:
+def test_crash_leaves_a_trace_in_the_log(make):
     one = make("crash")
     go([one])
     assert "do_crash" in (folder(one) / "log").read_text()
 
 
-def test_peak_memory_is_each_runs_own(make: Callable[..., Config]) -> None:
+def test_peak_memory_is_each_runs_own(make):
     big, small = (make("memory", seed) for seed in (0, 1))
     go([big, small])
     peaks = [int((folder(c) / "peak").read_text().split()[0]) for c in (big, small)]
     assert peaks[0] - peaks[1] > 150 * 1024**2
 
 
-def test_gpus_are_handed_out_one_per_job(make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_handed_out_one_per_job(make, monkeypatch):
     monkeypatch.setattr(machine, "gpus", lambda: ["2", "5"])
     outcomes = go([make("gpu", seed) for seed in range(4)], jobs=None)
     assert [(o.status, o.error) for o in outcomes] == [("finished", None)] * 4
@@ -230,7 +222,7 @@ def test_gpus_are_handed_out_one_per_job(make: Callable[..., Config], monkeypatc
     assert "GPU 2" in logs and "GPU 5" in logs
 
 
-def test_share(make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_share(make, monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: 8)
     monkeypatch.setattr(machine, "memory_bytes", lambda: 7 * 1024**3)
     monkeypatch.setattr(machine, "gpus", list)
@@ -252,9 +244,7 @@ def test_share(make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> 
     assert share(pairs) == launcher.Slots(1, 8, ["0,1"])
 
 
-def test_a_gpu_takes_as_many_runs_as_the_plan_says_that_it_has_room_for(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_takes_as_many_runs_as_the_plan_says_that_it_has_room_for(tiny, monkeypatch):
     monkeypatch.setattr(machine, "gpus", lambda: ["0", "1"])
     monkeypatch.setattr(machine, "hardware", lambda: {"gpus": ["NVIDIA H200"] * 2})
     monkeypatch.setattr(machine, "cores", lambda: 16)
@@ -288,7 +278,7 @@ class Study:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_stops_runs_and_leaves_waiting_ones_alone(tmp_path: Path, number: signal.Signals) -> None:
+def test_interrupt_stops_runs_and_leaves_waiting_ones_alone(tmp_path, number):
     study = Study(tmp_path, ["wait", "wait", "print"]).wait()
     study.process.send_signal(number)
     code, noise = study.end()
@@ -298,7 +288,7 @@ def test_interrupt_stops_runs_and_leaves_waiting_ones_alone(tmp_path: Path, numb
     assert not folder(study.configs[2]).exists()
 
 
-def test_second_interrupt_kills(tmp_path: Path) -> None:
+def test_second_interrupt_kills(tmp_path):
     study = Study(tmp_path, ["wait", "deaf"]).wait()
     study.process.send_signal(signal.SIGINT)
     until(lambda: status(study.configs[0]) == "stopped")
@@ -308,7 +298,7 @@ def test_second_interrupt_kills(tmp_path: Path) -> None:
     assert [status(c) for c in study.configs] == ["stopped"] * 2
 
 
-def test_runs_stop_when_the_launcher_is_killed(tmp_path: Path, no_process_is_left: Callable[[], list[int]]) -> None:
+def test_runs_stop_when_the_launcher_is_killed(tmp_path, no_process_is_left):
     study = Study(tmp_path, ["wait", "wait"]).wait()
     study.process.kill()
     study.end()
@@ -317,7 +307,7 @@ def test_runs_stop_when_the_launcher_is_killed(tmp_path: Path, no_process_is_lef
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_while_libraries_load(tmp_path: Path, number: signal.Signals) -> None:
+def test_interrupt_while_libraries_load(tmp_path, number):
     began = tmp_path / "began"
     (tmp_path / "endless.py").write_text(
         f"import pathlib, time\npathlib.Path({str(began)!r}).touch()\ntime.sleep(600)\n"
@@ -331,17 +321,17 @@ def test_interrupt_while_libraries_load(tmp_path: Path, number: signal.Signals) 
     assert not folder(study.configs[0]).exists()
 
 
-def test_nothing_is_said_about_what_killed_runs_leave(tmp_path: Path) -> None:
+def test_nothing_is_said_about_what_killed_runs_leave(tmp_path):
     code, noise = Study(tmp_path, ["semaphore"]).end()
     assert code == 1 and "resource_tracker" not in noise and "exit code 3" in noise
 
 
-def test_own_modules_to_preload_exist() -> None:
+def test_own_modules_to_preload_exist():
     for name in HEAVY:
         assert not name.startswith("rankwise.") or importlib.util.find_spec(name)
 
 
-def test_one_run_can_be_stopped_by_itself(tmp_path: Path) -> None:
+def test_one_run_can_be_stopped_by_itself(tmp_path):
     study = Study(tmp_path, ["wait", "wait", "print"]).wait()
     pids = [json.loads((folder(c) / "result.json").read_text())["run"]["pid"] for c in study.configs[:2]]
     for pid in pids:
@@ -351,7 +341,7 @@ def test_one_run_can_be_stopped_by_itself(tmp_path: Path) -> None:
     assert [status(c) for c in study.configs] == ["stopped", "stopped", "finished"]
 
 
-def test_progress_is_what_the_run_has_logged(make: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_what_the_run_has_logged(make, monkeypatch):
     seen: list[tuple[float, str]] = []
     monkeypatch.setattr(progress.Display, "moved", lambda self, name, *news: seen.append(news))
     go([make("log")])
@@ -362,9 +352,7 @@ def test_progress_is_what_the_run_has_logged(make: Callable[..., Config], monkey
     assert seen[len(shares)][0] < 1
 
 
-def test_plain_progress_is_a_line_per_start_and_end(
-    make: Callable[..., Config], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_plain_progress_is_a_line_per_start_and_end(make, capsys):
     good, bad = go([make("print"), make("error", 1)])
     out, err = capsys.readouterr()
     lines = err.splitlines()
@@ -374,7 +362,7 @@ def test_plain_progress_is_a_line_per_start_and_end(
     assert lines[3].startswith(f"[2/2] {bad.folder.name} failed in ") and lines[3].endswith(": ValueError: two lines")
 
 
-def test_correct_touches_only_what_is_untrue(make: Callable[..., Config]) -> None:
+def test_correct_touches_only_what_is_untrue(make):
     correct(folder(make("none")), "failed", None)
     assert not folder(make("none")).exists()
     done = record.begin(make("done"), None)

@@ -5,7 +5,6 @@ import io
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,9 +67,7 @@ def test_an_output_folder_that_cannot_be_is_one_line_and_a_file_of_ours_that_is_
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])
-def test_moving_progress_fits_the_terminal_without_colours_where_none_are_wanted(
-    width: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_moving_progress_fits_the_terminal_without_colours_where_none_are_wanted(width, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=width)
@@ -92,7 +89,7 @@ def test_moving_progress_fits_the_terminal_without_colours_where_none_are_wanted
     assert width == 80 or halfway.endswith("val/accuracy 75.0 %")
 
 
-def test_remaining_time() -> None:
+def test_remaining_time():
     share = 1 / 0.9  # of the steps, where 0.9 of a run's time is its steps
     assert progress.remaining_s([], [(5.0, 0.0)], waiting=3, jobs=1) is None
     assert progress.remaining_s([10.0, 20.0], [], waiting=4, jobs=2) == pytest.approx(30)
@@ -107,14 +104,14 @@ def test_remaining_time() -> None:
     ("seconds", "shown"),
     [(0.04, "0.04 s"), (31.2, "31 s"), (99.6, "2 min"), (3599, "1 h 00 min"), (3900, "1 h 05 min")],
 )
-def test_duration(seconds: float, shown: str) -> None:
+def test_duration(seconds, shown):
     assert duration(seconds) == shown
 
 
 @pytest.mark.parametrize("before", [0, 1])
 def test_a_foreign_launcher_that_gives_up_is_one_line_and_the_runs_it_left_are_named(
-    before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    before, tmp_path, monkeypatch, capsys
+):
     Plugins.instance()  # which makes the class anew
     basic = sys.modules["hydra._internal.core_plugins.basic_launcher"].BasicLauncher
     real = basic.launch

@@ -21,9 +21,7 @@ LONG = ["method.rank=1", "trainer.max_steps=20000"]
 @pytest.mark.parametrize(
     ("absent", "line"), [("submitit", "pip install 'rankwise[slurm]'"), ("sbatch", "no sbatch on this machine")]
 )
-def test_what_is_not_there_is_one_line_and_nothing_is_made(
-    absent: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_not_there_is_one_line_and_nothing_is_made(absent, line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     find, which = importlib.util.find_spec, shutil.which
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == absent else find(name, *_) or 1)
@@ -40,9 +38,7 @@ def test_what_is_not_there_is_one_line_and_nothing_is_made(
 
 
 @pytest.mark.parametrize("key", ["workers=0", "time=soon", "time=2", "gpus=x", "sbatch=3"])
-def test_keys_are_checked_before_anything_is_asked_of_slurm(
-    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_keys_are_checked_before_anything_is_asked_of_slurm(key, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([*SMALL, "method=tfidf", f"hydra.launcher.{key}"]) == 2
     assert f"hydra.launcher.{key}" in capsys.readouterr().err
@@ -73,7 +69,7 @@ def queue() -> str:
     return subprocess.run(["squeue", "-h", "-n", "rankwise", "-o", "%i"], text=True, capture_output=True).stdout.strip()
 
 
-def test_workers_share_a_study_and_a_failed_run_is_named(slurm: Path) -> None:
+def test_workers_share_a_study_and_a_failed_run_is_named(slurm):
     words = ["model=tiny_llama", "seed=0,1", "hydra.launcher.workers=2"]
     process = study(*words, "method.rank=17,1,2")
     error = process.communicate(timeout=300)[1]
@@ -85,7 +81,7 @@ def test_workers_share_a_study_and_a_failed_run_is_named(slurm: Path) -> None:
     assert "4 finished before; 0 to run" in again.communicate(timeout=300)[1] and again.returncode == 0
 
 
-def test_an_interrupt_cancels_the_array_and_stops_its_runs(slurm: Path) -> None:
+def test_an_interrupt_cancels_the_array_and_stops_its_runs(slurm):
     process = study(*LONG)
     until(lambda: rows_of(slurm) > 3, 300)
     os.killpg(process.pid, signal.SIGINT)
@@ -95,7 +91,7 @@ def test_an_interrupt_cancels_the_array_and_stops_its_runs(slurm: Path) -> None:
     assert [record["run"]["status"] for record in records(slurm)] == ["stopped"]
 
 
-def test_a_worker_whose_time_ends_goes_on_in_its_next_turn(slurm: Path) -> None:
+def test_a_worker_whose_time_ends_goes_on_in_its_next_turn(slurm):
     process = study(*LONG[:1], "trainer.max_steps=2500")
     until(lambda: list(slurm.glob("outputs/*/*/checkpoint.ckpt")), 300)
     end_time()
@@ -105,7 +101,7 @@ def test_a_worker_whose_time_ends_goes_on_in_its_next_turn(slurm: Path) -> None:
     assert (record["run"]["status"], record["run"]["attempts"]) == ("finished", 2)
 
 
-def test_a_worker_whose_time_ends_before_a_checkpoint_asks_for_no_other_turn(slurm: Path) -> None:
+def test_a_worker_whose_time_ends_before_a_checkpoint_asks_for_no_other_turn(slurm):
     process = study(*LONG)
     until(lambda: rows_of(slurm) > 0, 300)
     end_time()

@@ -31,7 +31,7 @@ def written(path: Path, **changes: Any) -> SweepFile:
     return read(path)
 
 
-def test_a_grid_is_every_combination_in_order_up_to_its_cap(tmp_path: Path) -> None:
+def test_a_grid_is_every_combination_in_order_up_to_its_cap(tmp_path):
     parameters = {"method.rank": {"min": 1, "max": 2}, "seed": {"values": [0, 1]}, "study": {"value": "x"}}
     file = written(tmp_path / "s.yaml", run_cap=3, name="n", program="rankwise", parameters=parameters)
     assert file.overrides == ["study=s", "stage=search"]
@@ -40,7 +40,7 @@ def test_a_grid_is_every_combination_in_order_up_to_its_cap(tmp_path: Path) -> N
     assert len(file.points(count=10)) == 4 and {point["study"] for point in file.points()} == {"x"}
 
 
-def test_random_points_are_repeatable_differ_and_end_where_there_are_no_more(tmp_path: Path) -> None:
+def test_random_points_are_repeatable_differ_and_end_where_there_are_no_more(tmp_path):
     parameters = {"method.rank": {"values": [1, 2, 4]}, "method.lr": {"values": [0.1, 0.2]}}
     file = written(tmp_path / "s.yaml", method="random", parameters=parameters)
     first = file.points(count=4)
@@ -68,9 +68,7 @@ DRAWN: list[tuple[dict[str, Any], float, float]] = [  # a parameter, and the 10t
 
 
 @pytest.mark.parametrize(("given", "low", "high"), DRAWN, ids=[str(given) for given, *_ in DRAWN])
-def test_random_points_have_the_distribution_that_is_named(
-    tmp_path: Path, given: dict[str, Any], low: float, high: float
-) -> None:
+def test_random_points_have_the_distribution_that_is_named(tmp_path, given, low, high):
     parameters = {"method.lr": given, "seed": {"min": 0, "max": 10**9}}  # the seed tells equal draws apart
     file = written(tmp_path / "s.yaml", method="random", parameters=parameters)
     values = sorted(point["method.lr"] for point in file.points(count=2000))
@@ -116,13 +114,13 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("says", "changes"), REFUSED, ids=[says for says, _ in REFUSED])
-def test_what_is_no_sweep_file_is_refused_with_its_place(tmp_path: Path, says: str, changes: dict[str, Any]) -> None:
+def test_what_is_no_sweep_file_is_refused_with_its_place(tmp_path, says, changes):
     with pytest.raises(Refused) as refused:
         written(tmp_path / "s.yaml", **changes)
     assert says in str(refused.value) and str(refused.value).startswith(str(tmp_path / "s.yaml"))
 
 
-def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
+def test_a_missing_or_broken_file_is_refused(tmp_path):
     with pytest.raises(Refused, match=r"none.yaml: not a sweep file \(No such file"):
         read(tmp_path / "none.yaml")
     (tmp_path / "broken.yaml").write_text("a: [")
@@ -131,7 +129,7 @@ def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_every_point_of_every_shipped_file_is_a_run_of_its_own(path: Path) -> None:
+def test_every_point_of_every_shipped_file_is_a_run_of_its_own(path):
     values = yaml.safe_load(path.read_text())
     fixed = [word for word in values["command"] if "=" in word]
     axes = {key: given.get("values") or [given["min"], given["max"]] for key, given in values["parameters"].items()}
@@ -157,8 +155,8 @@ BAD_POINTS = [
 
 @pytest.mark.parametrize(("says", "ranks"), BAD_POINTS)
 def test_a_file_with_a_point_that_cannot_run_is_refused_before_the_first_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], says: str, ranks: list[float]
-) -> None:
+    tmp_path, monkeypatch, capsys, says, ranks
+):
     monkeypatch.chdir(tmp_path)
     command = ["rankwise", "train", "debug=fast", "${args_no_hyphens}"]
     written(tmp_path / "s.yaml", command=command, parameters={"method.rank": {"values": ranks}})
@@ -173,11 +171,11 @@ def test_a_file_with_a_point_that_cannot_run_is_refused_before_the_first_run(
 
 
 @pytest.mark.parametrize("value", ["a b", "it's", "a,b=c", "x\\y", 2.0, True, [1, 2], ["a b"], 1e-05])
-def test_a_value_of_a_file_reaches_the_config_as_it_is(value: Any) -> None:
+def test_a_value_of_a_file_reaches_the_config_as_it_is(value):
     parsed = OverridesParser.create().parse_override(override("task.text", value))
     assert parsed.value() == value and not parsed.is_sweep_override()
 
 
-def test_values_win_over_bounds_in_a_grid_as_in_a_search(tmp_path: Path) -> None:
+def test_values_win_over_bounds_in_a_grid_as_in_a_search(tmp_path):
     file = written(tmp_path / "s.yaml", parameters={"seed": {"values": [3, 5], "min": None}})
     assert file.points() == [{"seed": 3}, {"seed": 5}]

@@ -26,7 +26,7 @@ def padding(plan: Plan, lengths: np.ndarray) -> float:
 
 @pytest.mark.parametrize("by_length", [False, True])
 @pytest.mark.parametrize(("rows", "batch_size"), [(100, 8), (96, 8), (7, 32), (1000, 32), (1, 4), (33, 32)])
-def test_every_row_comes_once_an_epoch(rows: int, batch_size: int, by_length: bool) -> None:
+def test_every_row_comes_once_an_epoch(rows, batch_size, by_length):
     each = math.ceil(rows / batch_size)
     plan = schedule(LENGTHS[:rows], batch_size, 3 * each, seed=1, by_length=by_length)
     assert len(plan) == 3 * each
@@ -37,26 +37,26 @@ def test_every_row_comes_once_an_epoch(rows: int, batch_size: int, by_length: bo
 
 
 @pytest.mark.parametrize("by_length", [False, True])
-def test_the_order_is_the_seeds_and_another_in_every_epoch(by_length: bool) -> None:
+def test_the_order_is_the_seeds_and_another_in_every_epoch(by_length):
     first, again, other = (schedule(LENGTHS, 32, 64, seed, by_length) for seed in (0, 0, 1))
     assert first == again != other
     assert first[:32] != first[32:]
     assert {tuple(sorted(batch)) for batch in first[:32]} != {tuple(sorted(batch)) for batch in first[32:]}
 
 
-def test_a_longer_run_begins_as_a_shorter_one() -> None:
+def test_a_longer_run_begins_as_a_shorter_one():
     assert schedule(LENGTHS, 32, 100, 0, True)[:45] == schedule(LENGTHS, 32, 45, 0, True)
 
 
 @pytest.mark.parametrize("rows", [200, 1000])
-def test_grouping_by_length_saves_most_of_the_padding(rows: int) -> None:
+def test_grouping_by_length_saves_most_of_the_padding(rows):
     lengths = LENGTHS[:rows]
     batches = math.ceil(rows / 16)
     random, grouped = (padding(schedule(lengths, 16, batches, 0, by_length), lengths) for by_length in (False, True))
     assert random > 0.5 and grouped < 0.7 * random
 
 
-def test_grouped_batches_do_not_come_sorted() -> None:
+def test_grouped_batches_do_not_come_sorted():
     """Long batches first would be a curriculum."""
     plan = schedule(LENGTHS, 16, 63, 0, True)
     means = [LENGTHS[batch].mean() for batch in plan]
@@ -67,7 +67,7 @@ def encoded(texts: list[str], max_length: int = 12) -> Encoded:
     return Encoded(texts, np.arange(len(texts)), byte_tokenizer(), max_length)
 
 
-def test_texts_are_cut_at_the_longest_allowed_with_their_end_token() -> None:
+def test_texts_are_cut_at_the_longest_allowed_with_their_end_token():
     rows = encoded(["ab", "x" * 50, ""])
     assert rows.lengths.tolist() == [4, 12, 2] == [len(row["input_ids"]) for row in (rows[0], rows[1], rows[2])]
     assert all(rows[i]["input_ids"][0] == 1 and rows[i]["input_ids"][-1] == 2 for i in range(3))
@@ -75,7 +75,7 @@ def test_texts_are_cut_at_the_longest_allowed_with_their_end_token() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.long, torch.float32])
-def test_a_batch_is_padded_to_its_longest_row(dtype: torch.dtype) -> None:
+def test_a_batch_is_padded_to_its_longest_row(dtype):
     rows, tokenizer = encoded(["ab", "abcdef", "a"]), byte_tokenizer()
     batch = Collate(tokenizer, dtype)([rows[2], rows[1]])
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 8)
@@ -84,7 +84,7 @@ def test_a_batch_is_padded_to_its_longest_row(dtype: torch.dtype) -> None:
     assert batch["labels"].dtype == dtype and batch["labels"].tolist() == [2, 1] == batch["row"].tolist()
 
 
-def test_evaluation_sees_every_row_once_longest_first() -> None:
+def test_evaluation_sees_every_row_once_longest_first():
     rows = encoded(["a" * n for n in (1, 9, 3, 9, 2)])
     batches = list(eval_loader(rows, Collate(byte_tokenizer(), torch.long), 2))
     assert [batch["row"].tolist() for batch in batches] == [[1, 3], [2, 4], [0]]
@@ -96,14 +96,14 @@ def loaders(**keys: Any) -> Loaders:
     return Loaders.of(config, data.load(config.task, resolve(config.task), config.data_seed), byte_tokenizer())
 
 
-def test_training_batches_are_those_of_the_plan() -> None:
+def test_training_batches_are_those_of_the_plan():
     made = loaders()
     plan = [[5, 2, 9], [0], [5, 1]]
     assert [batch["row"].tolist() for batch in made.train(plan)] == plan
     assert len(made.train_rows) == 128
 
 
-def test_labels_are_classes_or_numbers_as_the_task_is() -> None:
+def test_labels_are_classes_or_numbers_as_the_task_is():
     assert next(iter(loaders().test))["labels"].dtype == torch.long
     numbers = next(iter(loaders(task__kind="regression", task__metric="pearson", objective="val/pearson").test))
     assert numbers["labels"].dtype == torch.float32

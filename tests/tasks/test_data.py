@@ -49,7 +49,7 @@ def members(data: Data) -> dict[str, str]:
     return {text: name for name in ("train", "validation", "test") for text in getattr(data, name).texts}
 
 
-def test_every_row_is_in_exactly_one_part_with_its_own_label(table: Table) -> None:
+def test_every_row_is_in_exactly_one_part_with_its_own_label(table):
     data = read(table(ROWS))
     texts = [*data.train.texts, *data.validation.texts, *data.test.texts]
     assert sorted(texts) == sorted(text for text, _ in ROWS)
@@ -60,7 +60,7 @@ def test_every_row_is_in_exactly_one_part_with_its_own_label(table: Table) -> No
     assert data.classes == ["0", "1"]
 
 
-def test_the_shares_are_kept_within_chance() -> None:
+def test_the_shares_are_kept_within_chance():
     place = places([f"row {i}" for i in range(20_000)])
     assert place.min() >= 0 and place.max() < 1
     shares = np.bincount(cut(place, 0.15, 0.25)) / 20_000
@@ -77,17 +77,17 @@ def test_the_shares_are_kept_within_chance() -> None:
         "“A fine, fine” film…",
     ],
 )
-def test_texts_that_read_the_same_are_in_the_same_part(variant: str) -> None:
+def test_texts_that_read_the_same_are_in_the_same_part(variant):
     assert normalise(variant) == "a fine fine film"
     assert places([variant]) == places(["a fine fine film"])
 
 
-def test_texts_of_punctuation_alone_are_not_all_the_same() -> None:
+def test_texts_of_punctuation_alone_are_not_all_the_same():
     assert normalise(" :) ") == ":)" != normalise(":(")
     assert normalise("") == ""
 
 
-def test_adding_rows_moves_nobody_and_changes_no_evaluation_row_that_stays(table: Table) -> None:
+def test_adding_rows_moves_nobody_and_changes_no_evaluation_row_that_stays(table):
     keys: dict[str, Any] = {"n_validation": 20, "n_test": 40}
     more = [(text, 1) for text in sentences(200, seed=1)]
     small, large = read(table(ROWS)), read(table(more + ROWS, name="more.tsv"))
@@ -102,7 +102,7 @@ def test_adding_rows_moves_nobody_and_changes_no_evaluation_row_that_stays(table
     assert len(kept) == 40 - len(set(many.test.texts) & added)
 
 
-def test_limits_take_the_first_by_hash_and_keep_the_order_of_the_file(table: Table) -> None:
+def test_limits_take_the_first_by_hash_and_keep_the_order_of_the_file(table):
     whole, limited = read(table(ROWS)), read(table(ROWS), n_validation=10, n_test=15, n_train=30)
     assert [len(part) for part in (limited.train, limited.validation, limited.test)] == [30, 10, 15]
     for name in ("validation", "test"):
@@ -112,7 +112,7 @@ def test_limits_take_the_first_by_hash_and_keep_the_order_of_the_file(table: Tab
         assert (np.diff(chosen.items) > 0).all()
 
 
-def test_the_data_seed_changes_the_training_sample_and_nothing_else(table: Table) -> None:
+def test_the_data_seed_changes_the_training_sample_and_nothing_else(table):
     path = table(ROWS)
     first, again, other = (read(path, seed, n_train=50, n_test=20) for seed in (0, 0, 1))
     assert first.train.texts == again.train.texts
@@ -123,7 +123,7 @@ def test_the_data_seed_changes_the_training_sample_and_nothing_else(table: Table
     assert set(read(path, 7).train.texts) == set(read(path, 8).train.texts)  # all of them
 
 
-def test_the_fingerprint_changes_with_content_only(table: Table) -> None:
+def test_the_fingerprint_changes_with_content_only(table):
     first = read(table(ROWS)).fingerprint
     assert read(table(ROWS, name="elsewhere.txt"), n_train=40).fingerprint == first
     changed = [
@@ -137,7 +137,7 @@ def test_the_fingerprint_changes_with_content_only(table: Table) -> None:
     assert read(table(ROWS), test_share=0.3).fingerprint != first
 
 
-def test_duplicates_by_normalised_text_leave_the_first(table: Table) -> None:
+def test_duplicates_by_normalised_text_leave_the_first(table):
     rows = [("Same text!", 1), ("same text", 0), (":)", 1), (":(", 0), *ROWS]
     data = read(table(rows), deduplicate=True)
     found = members(data)
@@ -147,7 +147,7 @@ def test_duplicates_by_normalised_text_leave_the_first(table: Table) -> None:
     assert len(members(read(table(rows)))) == len(rows)
 
 
-def test_a_number_becomes_a_class_above_the_threshold_and_neutral_rows_go(table: Table) -> None:
+def test_a_number_becomes_a_class_above_the_threshold_and_neutral_rows_go(table):
     rows = [(text, i % 9 - 4) for i, (text, _) in enumerate(ROWS)]
     data = read(table(rows), threshold=0, min_abs_label=2)
     assert data.classes == ["0", "1"]
@@ -161,7 +161,7 @@ def test_a_number_becomes_a_class_above_the_threshold_and_neutral_rows_go(table:
     assert read(table(rows), threshold=3.5).train.labels.mean() < 0.2
 
 
-def test_a_regression_keeps_its_numbers(table: Table) -> None:
+def test_a_regression_keeps_its_numbers(table):
     rows = [(text, f"{i / 7:.3f}") for i, (text, _) in enumerate(ROWS)]
     data = read(table(rows), kind="regression")
     assert data.classes is None
@@ -169,7 +169,7 @@ def test_a_regression_keeps_its_numbers(table: Table) -> None:
     assert [label[text] for text in data.test.texts] == data.test.labels.tolist()
 
 
-def test_classes_are_in_the_order_of_their_numbers_or_the_one_that_is_given(table: Table) -> None:
+def test_classes_are_in_the_order_of_their_numbers_or_the_one_that_is_given(table):
     many = [(text, i % 12) for i, (text, _) in enumerate(ROWS)]
     assert read(table(many)).classes == [str(number) for number in range(12)]
     named = read(table([(text, ("no", "yes")[label]) for text, label in ROWS]), labels=["yes", "no"])
@@ -180,7 +180,7 @@ def test_classes_are_in_the_order_of_their_numbers_or_the_one_that_is_given(tabl
     assert [wanted[text] for text in numbered.test.texts] == numbered.test.labels.tolist(), "places in task.labels"
 
 
-def test_pairs_are_split_by_both_texts_and_kept_together(table: Table) -> None:
+def test_pairs_are_split_by_both_texts_and_kept_together(table):
     rows = [(f"{text} a", f"{text} b", label) for text, label in ROWS for _ in range(2)]
     path = table(rows, header="one\ttwo\tlabel\n")
     data = read(path, text="one", pair="two")
@@ -191,7 +191,7 @@ def test_pairs_are_split_by_both_texts_and_kept_together(table: Table) -> None:
     assert len(members(read(path, text="one", pair="two", deduplicate=True))) == len(ROWS)
 
 
-def test_a_paper_s_protocol_chooses_on_the_test_rows_and_trains_on_all_others(table: Table) -> None:
+def test_a_paper_s_protocol_chooses_on_the_test_rows_and_trains_on_all_others(table):
     clean, paper = read(table(ROWS)), read(table(ROWS), protocol="paper")
     assert paper.validation is paper.test and paper.test.texts == clean.test.texts
     assert set(paper.train.texts) == {*clean.train.texts, *clean.validation.texts}
@@ -216,13 +216,13 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_data_is_refused_in_one_line(table: Table, case: str) -> None:
+def test_what_is_no_data_is_refused_in_one_line(table, case):
     rows, keys, line = REFUSED[case]
     with pytest.raises(Refused, match=line):
         read(table(rows), **keys)
 
 
-def test_a_folder_without_parts_is_refused_with_what_is_there(table: Table) -> None:
+def test_a_folder_without_parts_is_refused_with_what_is_there(table):
     folder = table(ROWS, name="pos.txt").parent
     why = r"a folder, and it has no file named train \(pos.txt\); .*task.files=.*; task.format=class_files, if each"
     with pytest.raises(Refused, match=why):
@@ -230,7 +230,7 @@ def test_a_folder_without_parts_is_refused_with_what_is_there(table: Table) -> N
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression"])
-def test_the_synthetic_task_has_a_rule_to_learn(kind: str) -> None:
+def test_the_synthetic_task_has_a_rule_to_learn(kind):
     rows = synthetic(500, kind)
     assert len(rows) == 500 and rows.equals(synthetic(500, kind))
     mood = {"sun": 1, "joy": 1, "win": 1, "fog": -1, "ill": -1, "mud": -1}

@@ -46,7 +46,7 @@ def said(data: Data) -> list[list[tuple[str, str]]]:
     return [list(zip(part.texts, part.completions or [], strict=True)) for part in map(data.__getattribute__, PARTS)]
 
 
-def test_references_of_one_prompt_stay_together_whatever_is_between_them(tmp_path: Path) -> None:
+def test_references_of_one_prompt_stay_together_whatever_is_between_them(tmp_path):
     rows = [{"prompt": text, "completion": f"{i} oaks"} for i in range(3) for text in PROMPTS]
     data = read(json_lines(tmp_path, rows), prompt="prompt", completion="completion")
     found = [{prompt for prompt, _ in part} for part in said(data)]
@@ -55,7 +55,7 @@ def test_references_of_one_prompt_stay_together_whatever_is_between_them(tmp_pat
     assert data.classes is None and data.test.labels.tolist() == [0] * len(data.test)
 
 
-def test_a_list_of_completions_is_a_row_for_each(tmp_path: Path) -> None:
+def test_a_list_of_completions_is_a_row_for_each(tmp_path):
     rows = [{"prompt": text, "completion": [f"{i} oaks" for i in range(3)]} for text in PROMPTS]
     lists = json_lines(tmp_path, rows)
     pd.DataFrame(rows).explode("completion").to_csv(tmp_path / "data.csv", index=False)
@@ -64,13 +64,13 @@ def test_a_list_of_completions_is_a_row_for_each(tmp_path: Path) -> None:
     assert sorted(item for part in PARTS for item in getattr(read(lists, **keys), part).items) == list(range(300))
 
 
-def test_duplicates_are_prompts_with_the_same_completion(tmp_path: Path) -> None:
+def test_duplicates_are_prompts_with_the_same_completion(tmp_path):
     rows = [{"prompt": text, "completion": end} for text in PROMPTS for end in ("one", "two", "One!")]
     data = read(json_lines(tmp_path, rows), prompt="prompt", completion="completion", deduplicate=True)
     assert [end for part in said(data) for _, end in part] == ["one", "two"] * 100
 
 
-def test_a_template_makes_the_prompt_of_columns_and_keeps_what_is_written(tmp_path: Path) -> None:
+def test_a_template_makes_the_prompt_of_columns_and_keeps_what_is_written(tmp_path):
     rows = [{"word": f"oak {i}", "part of speech": "noun", "gloss": f" a tree {i}\n"} for i in range(100)]
     data = read(json_lines(tmp_path, rows), template="{word} ({part of speech}):", completion="gloss", prompt="word")
     assert ("oak 7 (noun):", " a tree 7\n") in [pair for part in said(data) for pair in part]
@@ -78,7 +78,7 @@ def test_a_template_makes_the_prompt_of_columns_and_keeps_what_is_written(tmp_pa
         read(json_lines(tmp_path, rows), template="{word} ({pos}):", completion="gloss")
 
 
-def test_a_text_alone_is_learned_whole_and_split_by_itself(tmp_path: Path) -> None:
+def test_a_text_alone_is_learned_whole_and_split_by_itself(tmp_path):
     data = read(json_lines(tmp_path, [{"text": text} for text in PROMPTS]))
     for name, part in zip(PARTS, said(data), strict=True):
         assert part and {prompt for prompt, _ in part} == {""}
@@ -89,7 +89,7 @@ def talk(*contents: str) -> list[dict[str, str]]:
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
 
 
-def test_conversations_are_split_by_what_the_user_says_first(tmp_path: Path) -> None:
+def test_conversations_are_split_by_what_the_user_says_first(tmp_path):
     system = [{"role": "system", "content": text} for text in ("Be brief.", "Be kind.")]
     more = [(), ("And now?", "Now too.")]
     rows = [[system[k], *talk(f"Hello {i}", "Hi", *more[k])] for i in range(100) for k in range(2)]
@@ -127,7 +127,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_learned_is_refused_with_its_line(tmp_path: Path, case: str) -> None:
+def test_what_cannot_be_learned_is_refused_with_its_line(tmp_path, case):
     row, keys, line = REFUSED[case]
     path = json_lines(tmp_path, [row])
     path.write_text("\n" + path.read_text())
@@ -135,7 +135,7 @@ def test_what_cannot_be_learned_is_refused_with_its_line(tmp_path: Path, case: s
         read(path, **keys)
 
 
-def test_e2e_is_read_from_its_files(tmp_path: Path) -> None:
+def test_e2e_is_read_from_its_files(tmp_path):
     for name, start in (("trainset", 0), ("devset", 20), ("testset_w_refs", 30)):
         rows = [
             (f"name[Oak {i}], near[the sea, east]", f'"Oak {i}" is {k} by the sea.')
@@ -150,7 +150,7 @@ def test_e2e_is_read_from_its_files(tmp_path: Path) -> None:
     ]
 
 
-def test_webnlg_and_dart_write_triples_as_text(tmp_path: Path) -> None:
+def test_webnlg_and_dart_write_triples_as_text(tmp_path):
     def webnlg(i: int) -> dict[str, Any]:
         triples = [
             {"subject": f"Oak_{i}", "property": "near", "object": "sea"},
@@ -181,7 +181,7 @@ def test_webnlg_and_dart_write_triples_as_text(tmp_path: Path) -> None:
         read(tmp_path / "train.json", format="dart", prompt="triples", completion="texts")
 
 
-def test_squad_is_read_as_its_questions_with_all_answers(tmp_path: Path) -> None:
+def test_squad_is_read_as_its_questions_with_all_answers(tmp_path):
     def asked(i: int, *texts: str) -> dict[str, Any]:
         return {
             "id": f"{i}",
@@ -201,7 +201,7 @@ def test_squad_is_read_as_its_questions_with_all_answers(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("flat", [True, False])
-def test_trees_of_messages_are_conversations_of_every_way_down(tmp_path: Path, flat: bool) -> None:
+def test_trees_of_messages_are_conversations_of_every_way_down(tmp_path, flat):
     def message(name: str, role: str, *replies: Any) -> dict[str, Any]:
         return {"message_id": name, "role": role, "text": f"says {name}", "replies": list(replies)}
 
@@ -225,7 +225,7 @@ def test_trees_of_messages_are_conversations_of_every_way_down(tmp_path: Path, f
     assert [turn["role"] for turn in talks[0]][:2] == ["user", "assistant"]
 
 
-def test_a_plain_text_is_cut_into_stretches_of_lines_or_whole_documents(tmp_path: Path) -> None:
+def test_a_plain_text_is_cut_into_stretches_of_lines_or_whole_documents(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("".join(f"line {i}\n" for i in range(100)))
     data = read(path, format="text", blocks=True)
@@ -240,7 +240,7 @@ def test_a_plain_text_is_cut_into_stretches_of_lines_or_whole_documents(tmp_path
     assert data.test.completions == [f"Once {i}.\n\nThe end." for i in range(75, 100)] and len(data.train) == 60
 
 
-def test_wordnet_s_data_files_are_words_with_their_definitions(tmp_path: Path) -> None:
+def test_wordnet_s_data_files_are_words_with_their_definitions(tmp_path):
     top = "  1 This software and database is being provided under a licence  \n"
     line = "{i:08d} 03 {kind} 02 {word} 0 twin 0 001 @ 00001740 {kind} 0000 | {gloss}  \n"
     gloss = 'a tree by the sea; "it stood there"; "and fell"'
@@ -270,7 +270,7 @@ def test_wordnet_s_data_files_are_words_with_their_definitions(tmp_path: Path) -
         read(tmp_path, **keys)
 
 
-def test_the_objects_to_write_have_the_keys_that_are_asked_for() -> None:
+def test_the_objects_to_write_have_the_keys_that_are_asked_for():
     data = shipped("write_json")
     for prompt, completion in zip(data.train.texts, data.train.completions or [], strict=True):
         found = json.loads(completion)
@@ -279,7 +279,7 @@ def test_the_objects_to_write_have_the_keys_that_are_asked_for() -> None:
     assert len(set(data.train.texts)) > 300
 
 
-def test_the_synthetic_prompts_have_a_rule_to_learn() -> None:
+def test_the_synthetic_prompts_have_a_rule_to_learn():
     data = shipped("synthetic_lm")
     assert [len(part) for part in said(data)] == [128, 64, 64]
     mood = {"sun": 1, "joy": 1, "win": 1, "fog": -1, "ill": -1, "mud": -1}
@@ -289,7 +289,7 @@ def test_the_synthetic_prompts_have_a_rule_to_learn() -> None:
     assert 0.4 < sum(end == "good" for _, end in said(data)[2]) / 64 < 0.6
 
 
-def test_reasoning_tasks_are_made_of_questions_and_answers() -> None:
+def test_reasoning_tasks_are_made_of_questions_and_answers():
     pytest.importorskip("reasoning_gym")
     data = shipped("reasoning", synthetic=60)
     pairs = [pair for part in said(data) for pair in part]

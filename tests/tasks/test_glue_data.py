@@ -97,7 +97,7 @@ def rows(data: Data, part: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_download_is_read_as_it_is_laid_out(tmp_path: Path, name: str) -> None:
+def test_a_download_is_read_as_it_is_laid_out(tmp_path, name):
     folder = download(tmp_path / "glue", name)
     data = read(glue(name, path=str(folder.parent)))
     labels = LAYOUTS[name][3]
@@ -120,14 +120,14 @@ def test_a_download_is_read_as_it_is_laid_out(tmp_path: Path, name: str) -> None
 
 @pytest.mark.parametrize("form", [{"mark": "﻿"}, {"line_end": "\r\n"}, {"line_end": "\r\n", "mark": "﻿"}])
 @pytest.mark.parametrize("name", TASKS)
-def test_marks_and_line_ends_change_nothing(tmp_path: Path, name: str, form: dict[str, str]) -> None:
+def test_marks_and_line_ends_change_nothing(tmp_path, name, form):
     plain = read(glue(name, path=str(download(tmp_path / "plain", name))))
     other = read(glue(name, path=str(download(tmp_path / "other", name, **form))))
     assert other.fingerprint == plain.fingerprint
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_latin_1_is_read(tmp_path: Path, name: str) -> None:
+def test_latin_1_is_read(tmp_path, name):
     folder = download(tmp_path, name)
     plain = read(glue(name, path=str(folder)))
     for path in folder.iterdir():
@@ -138,7 +138,7 @@ def test_latin_1_is_read(tmp_path: Path, name: str) -> None:
     ]
 
 
-def test_the_paraphrases_are_read_from_the_files_of_their_authors(tmp_path: Path) -> None:
+def test_the_paraphrases_are_read_from_the_files_of_their_authors(tmp_path):
     folder = download(tmp_path, "mrpc", mark="﻿", line_end="\r\n")
     prepared = read(glue("mrpc", path=str(tmp_path)))
     for name, original in zip(("train.tsv", "dev.tsv"), MSR, strict=True):
@@ -146,7 +146,7 @@ def test_the_paraphrases_are_read_from_the_files_of_their_authors(tmp_path: Path
     assert read(glue("mrpc", path=str(tmp_path))).fingerprint == prepared.fingerprint
 
 
-def test_lines_that_are_too_short_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_lines_that_are_too_short_are_left_out_and_counted(tmp_path):
     folder = download(tmp_path, "qqp")
     whole = read(glue("qqp", path=str(folder)))
     lines = (folder / "train.tsv").read_bytes().splitlines(keepends=True)
@@ -156,13 +156,13 @@ def test_lines_that_are_too_short_are_left_out_and_counted(tmp_path: Path) -> No
     assert data.train.items.tolist() == whole.train.items.tolist()
 
 
-def test_matched_and_mismatched_rows_are_told_apart(tmp_path: Path) -> None:
+def test_matched_and_mismatched_rows_are_told_apart(tmp_path):
     data = read(glue("mnli", path=str(download(tmp_path, "mnli"))))
     assert data.test.groups == ["matched"] * 12 + ["mismatched"] * 12
     assert set(data.train.groups or []) == {"train"}
 
 
-def test_labels_that_are_numbers_on_the_hub_are_the_same_classes(tmp_path: Path, monkeypatch: Any) -> None:
+def test_labels_that_are_numbers_on_the_hub_are_the_same_classes(tmp_path, monkeypatch):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -183,7 +183,7 @@ def test_labels_that_are_numbers_on_the_hub_are_the_same_classes(tmp_path: Path,
     assert there.classes == ["entailment", "neutral", "contradiction"] and there.test.groups == local.test.groups
 
 
-def test_what_is_no_download_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_download_is_refused(tmp_path):
     with pytest.raises(Refused, match=r"^task.path=.*: .* has no folder MNLI, and itself has no train.tsv or msr_"):
         read(glue("mnli", path=str(tmp_path)))
     (tmp_path / "MNLI").mkdir()
@@ -200,7 +200,7 @@ def test_what_is_no_download_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_hydra_composes_each_task_under_its_own_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hydra_composes_each_task_under_its_own_name(name, capsys):
     assert main(["train", f"task=glue/{name}", "--cfg", "job", "--package", "task", "hydra.mode=RUN"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     shown = shown.get("task", shown)

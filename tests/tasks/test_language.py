@@ -46,7 +46,7 @@ def whole(lm: Any, rows: EncodedText, row: int) -> float:
     return float(each[torch.from_numpy(rows.learned[row][1:])].sum())
 
 
-def test_the_completion_alone_is_learned_with_its_end() -> None:
+def test_the_completion_alone_is_learned_with_its_end():
     _, tokenizer = model("llama")
     rows = EncodedText(split(), tokenizer, 64, "train")
     for row, completion in enumerate(COMPLETIONS):
@@ -56,14 +56,14 @@ def test_the_completion_alone_is_learned_with_its_end() -> None:
     assert rows.bytes[3] == len(" é".encode())
 
 
-def test_white_space_between_prompt_and_completion_is_not_doubled() -> None:
+def test_white_space_between_prompt_and_completion_is_not_doubled():
     _, tokenizer = model("llama")
     rows = EncodedText(split(["a", "a ", "a"], ["b", "b", " b"]), tokenizer, 64, "train")
     assert rows.ids[0] == rows.ids[1] == rows.ids[2]
 
 
 @pytest.mark.parametrize("shape", DECODERS)
-def test_logits_at_the_learned_tokens_give_the_loss_of_all_logits(shape: str) -> None:
+def test_logits_at_the_learned_tokens_give_the_loss_of_all_logits(shape):
     lm, tokenizer = model(shape)
     rows, scorer = EncodedText(split(), tokenizer, 64, "train"), TokenScorer()
     batch = CollateText(tokenizer.pad_token_id)([rows[row] for row in range(4)])
@@ -75,7 +75,7 @@ def test_logits_at_the_learned_tokens_give_the_loss_of_all_logits(shape: str) ->
     assert columns["label"].tolist() == rows.labelled.tolist()
 
 
-def test_fewer_logits_take_less_memory_and_fewer_operations_and_give_the_same_gradients() -> None:
+def test_fewer_logits_take_less_memory_and_fewer_operations_and_give_the_same_gradients():
     lm, tokenizer = model("llama")
     rows = EncodedText(
         split(["a question that is much longer than its answer"] * 8, ["no"] * 8), tokenizer, 64, "train"
@@ -103,7 +103,7 @@ def test_fewer_logits_take_less_memory_and_fewer_operations_and_give_the_same_gr
 
 @pytest.mark.parametrize("shape", DECODERS)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_a_packed_example_never_sees_another(shape: str, attention: str) -> None:
+def test_a_packed_example_never_sees_another(shape, attention):
     config = tiny(shape)
     lm, tokenizer = base.load(config.model, resolve(config.model), 1, 0, attention, kind="causal_lm")
     lm.eval()
@@ -118,7 +118,7 @@ def test_a_packed_example_never_sees_another(shape: str, attention: str) -> None
 
 
 @pytest.mark.parametrize("shape", ["llama", "gpt2"])
-def test_a_text_in_blocks_has_the_perplexity_of_its_tokens(shape: str) -> None:
+def test_a_text_in_blocks_has_the_perplexity_of_its_tokens(shape):
     lm, tokenizer = model(shape)
     texts = [f"the {i}th sea is as deep as {i} oaks" + "\n" * (i != 4) for i in range(9)]
     part = split([""] * 9, texts)
@@ -139,7 +139,7 @@ def test_a_text_in_blocks_has_the_perplexity_of_its_tokens(shape: str) -> None:
     assert columns["score"].tolist() == pytest.approx(each, rel=1e-4)
 
 
-def test_packing_keeps_every_row_once() -> None:
+def test_packing_keeps_every_row_once():
     _, tokenizer = model("llama")
     rows = EncodedText(split(PROMPTS * 10, COMPLETIONS * 10), tokenizer, 64, "train")
     packed = Packed(rows, 64, seed=3)
@@ -147,7 +147,7 @@ def test_packing_keeps_every_row_once() -> None:
     assert packed.bins != Packed(rows, 64, seed=4).bins
 
 
-def test_every_reply_of_a_conversation_is_learned_and_nothing_else() -> None:
+def test_every_reply_of_a_conversation_is_learned_and_nothing_else():
     _, tokenizer = model("llama")
     talk = [
         {"role": "user", "content": "hi"},
@@ -178,7 +178,7 @@ def chat(template: str, talk: list[dict[str, Any]], **keys: Any) -> tuple[Any, E
 
 
 @pytest.mark.parametrize("bos", ["{{ bos_token }}", ""])
-def test_a_conversation_begins_with_one_start_token_whoever_writes_it(bos: str) -> None:
+def test_a_conversation_begins_with_one_start_token_whoever_writes_it(bos):
     tokenizer, rows, _ = chat(bos + TURNS + "{% endfor %}", TALK)
     begun = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
     assert rows.ids[0].count(tokenizer.bos_token_id) == int(bool(bos) or begun)
@@ -186,7 +186,7 @@ def test_a_conversation_begins_with_one_start_token_whoever_writes_it(bos: str) 
         assert rows.ids[0] == tokenizer.apply_chat_template(TALK, tokenize=True, return_dict=False)
 
 
-def test_an_answer_ends_where_the_template_or_the_model_ends_one() -> None:
+def test_an_answer_ends_where_the_template_or_the_model_ends_one():
     tokenizer, _, learned = chat(TURNS + "<eot>\n{% endfor %}", TALK)
     end, tokenizer_end = tokenizer.convert_tokens_to_ids("<eot>"), tokenizer.eos_token_id
     settings = GenerationConfig(eos_token_id=[7, 9])
@@ -197,7 +197,7 @@ def test_an_answer_ends_where_the_template_or_the_model_ends_one() -> None:
     assert set(end_ids(tokenizer, None, conversations=True)) == {tokenizer_end}, "a word may stand in an answer too"
 
 
-def test_calls_of_tools_are_learned_and_replies_of_no_weight_are_not() -> None:
+def test_calls_of_tools_are_learned_and_replies_of_no_weight_are_not():
     call = {"role": "assistant", "content": "", "tool_calls": ["look"]}
     assert chat(TURNS + "{% endfor %}", [TALK[0], call])[2] == "<assistant>[look]"
     assert chat(TURNS + "{% endfor %}", [TALK[0], TALK[1] | {"weight": 0}, *TALK[2:]])[2] == "<assistant>d"
@@ -207,7 +207,7 @@ def test_calls_of_tools_are_learned_and_replies_of_no_weight_are_not() -> None:
     assert "[{'name': 'look'}]<user>a" in tokenizer.decode(rows.ids[0])
 
 
-def test_where_a_template_rewrites_earlier_turns_the_last_reply_alone_can_be_learned() -> None:
+def test_where_a_template_rewrites_earlier_turns_the_last_reply_alone_can_be_learned():
     rewriting = TURNS + "{% if loop.last %}!{% endif %}{% endfor %}"
     with pytest.raises(Refused, match=r"rewrites earlier turns, .*; task.replies=last"):
         chat(rewriting, TALK)
@@ -221,7 +221,7 @@ def test_where_a_template_rewrites_earlier_turns_the_last_reply_alone_can_be_lea
     assert chat(template, TALK, last=True)[2] == "<assistant>think d"
 
 
-def test_a_tokenizer_without_a_chat_template_is_refused() -> None:
+def test_a_tokenizer_without_a_chat_template_is_refused():
     _, tokenizer = model("llama")
     tokenizer.chat_template = None
     talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
@@ -229,7 +229,7 @@ def test_a_tokenizer_without_a_chat_template_is_refused() -> None:
         EncodedText(split([""], None, messages=[talk]), tokenizer, 64, "train")
 
 
-def test_a_prompt_that_leaves_no_room_is_refused_with_its_row() -> None:
+def test_a_prompt_that_leaves_no_room_is_refused_with_its_row():
     _, tokenizer = model("gpt2")
     with pytest.raises(Refused, match=r"^task\.max_length=16: must be above 2[0-9], .* in row 2 \(test\).*raise it"):
         EncodedText(split(["short", "much longer than sixteen"], ["a", "b"]), tokenizer, 16, "test")
@@ -239,13 +239,13 @@ def test_a_prompt_that_leaves_no_room_is_refused_with_its_row() -> None:
         EncodedText(split(), tokenizer, 4096, "train")
 
 
-def test_a_row_that_is_too_long_loses_its_end_and_is_counted() -> None:
+def test_a_row_that_is_too_long_loses_its_end_and_is_counted():
     _, tokenizer = model("gpt2")
     rows = EncodedText(split(["a", "b"], ["c" * 50, "d"]), tokenizer, 16, "train")
     assert rows.cut == 1 and rows.lengths.tolist() == [16, len(rows.ids[1])]
 
 
-def test_perplexity_is_over_tokens_and_bits_per_byte_over_bytes() -> None:
+def test_perplexity_is_over_tokens_and_bits_per_byte_over_bytes():
     nats, tokens, size = np.array([2.0, 6.0, 1.0]), np.array([4.0, 2.0, 2.0]), np.array([10, 8, 2])
     found = language_scores(nats, tokens, size)
     assert found["loss"]["value"] == pytest.approx(9 / 8)
@@ -253,7 +253,7 @@ def test_perplexity_is_over_tokens_and_bits_per_byte_over_bytes() -> None:
     assert found["bits_per_byte"]["value"] == pytest.approx(9 / math.log(2) / 20)
 
 
-def test_the_error_of_the_loss_is_that_of_resampled_texts() -> None:
+def test_the_error_of_the_loss_is_that_of_resampled_texts():
     rng = np.random.default_rng(0)
     tokens = rng.integers(1, 30, 400).astype(float)
     nats = tokens * rng.gamma(4, 0.5, 400)
@@ -263,7 +263,7 @@ def test_the_error_of_the_loss_is_that_of_resampled_texts() -> None:
     assert found["se"] == pytest.approx(spread, rel=0.1)
 
 
-def test_micro_batches_weigh_by_what_they_ask() -> None:
+def test_micro_batches_weigh_by_what_they_ask():
     """Two of them give the gradient of both together, however their learned tokens are shared out."""
     lm, tokenizer = model("llama")
     rows = EncodedText(split(), tokenizer, 64, "train")
@@ -280,6 +280,6 @@ def test_micro_batches_weigh_by_what_they_ask() -> None:
 
 
 @pytest.mark.parametrize("shape", ["bert", "roberta"])
-def test_an_encoder_cannot_learn_to_write(shape: str) -> None:
+def test_an_encoder_cannot_learn_to_write(shape):
     with pytest.raises(Refused, match="reads in both directions"):
         model(shape)

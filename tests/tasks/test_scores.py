@@ -22,7 +22,7 @@ def correlated(n: int, rho: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return x, rho * x + math.sqrt(1 - rho**2) * noise
 
 
-def test_a_group_of_rows_is_scored_alone_by_every_scorer() -> None:
+def test_a_group_of_rows_is_scored_alone_by_every_scorer():
     groups = ["in", "out", "in", "out"]
     classes = {"prediction": np.array([0, 1, 1, 1]), "label": np.array([0, 1, 0, 1])}
     found = by_group(ClassScorer(2), classes, groups, "accuracy")
@@ -42,14 +42,14 @@ def test_a_group_of_rows_is_scored_alone_by_every_scorer() -> None:
         ([1], [0], 0),
     ],
 )
-def test_accuracy_and_its_standard_error(predicted: list[int], labels: list[int], value: float) -> None:
+def test_accuracy_and_its_standard_error(predicted, labels, value):
     scores = ClassScorer(3).scores(np.array(predicted), np.array(labels))
     assert scores.keys() == {"accuracy", "f1", "matthews"}
     se = math.sqrt(value * (1 - value) / len(labels))
     assert scores["accuracy"] == {"value": pytest.approx(value), "se": pytest.approx(se), "n": len(labels)}
 
 
-def test_correlations_are_those_of_scipy() -> None:
+def test_correlations_are_those_of_scipy():
     x, y = correlated(200, 0.6, 0)
     y = y.round(1)  # with ties
     scores = ValueScorer().scores(x, y)
@@ -58,7 +58,7 @@ def test_correlations_are_those_of_scipy() -> None:
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
-def test_standard_errors_of_correlations_are_their_spread_over_samples(rho: float) -> None:
+def test_standard_errors_of_correlations_are_their_spread_over_samples(rho):
     scorer = ValueScorer()
     runs = [scorer.scores(*correlated(100, rho, seed)) for seed in range(400)]
     for name in ("pearson", "spearman"):
@@ -68,7 +68,7 @@ def test_standard_errors_of_correlations_are_their_spread_over_samples(rho: floa
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 1e6, 1e-9, math.nan, math.inf])
 @pytest.mark.parametrize("n", [7, 64, 65])
-def test_what_is_constant_or_not_finite_correlates_with_nothing(value: float, n: int) -> None:
+def test_what_is_constant_or_not_finite_correlates_with_nothing(value, n):
     for predicted, labels in ((np.full(n, value), np.arange(n)), (np.arange(n), np.full(n, value))):
         scores = ValueScorer().scores(predicted.astype(float), labels.astype(float))
         for name in ("pearson", "spearman"):
@@ -77,7 +77,7 @@ def test_what_is_constant_or_not_finite_correlates_with_nothing(value: float, n:
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
-def test_the_fewest_rows_have_scores_too(n: int) -> None:
+def test_the_fewest_rows_have_scores_too(n):
     scores = ValueScorer().scores(np.arange(float(n)), np.arange(float(n)) * 3 - 1)
     for name in ("pearson", "spearman"):
         assert scores[name]["value"] == pytest.approx(1, abs=1e-5)
@@ -85,7 +85,7 @@ def test_the_fewest_rows_have_scores_too(n: int) -> None:
 
 
 @pytest.mark.parametrize(("factor", "offset"), [(1.0, 0.0), (1e4, 1e5), (1e-4, 0.0), (1.0, 1e5), (-1.0, 3.0)])
-def test_correlations_do_not_depend_on_the_unit_of_the_data(factor: float, offset: float) -> None:
+def test_correlations_do_not_depend_on_the_unit_of_the_data(factor, offset):
     x, y = correlated(150, 0.7, 3)
     scorer = ValueScorer()
     plain, moved = scorer.scores(x, y), scorer.scores(x * factor + offset, y * abs(factor) + offset)
@@ -93,7 +93,7 @@ def test_correlations_do_not_depend_on_the_unit_of_the_data(factor: float, offse
         assert moved[name]["value"] == pytest.approx(math.copysign(1, factor) * plain[name]["value"], abs=1e-4)
 
 
-def test_a_regression_is_standardised_on_its_training_labels_and_predicts_in_their_unit() -> None:
+def test_a_regression_is_standardised_on_its_training_labels_and_predicts_in_their_unit():
     scorer = scorer_for(Task(kind="regression"), None, np.array([10.0, 20.0, 30.0, 40.0]))
     assert (scorer.outputs, scorer.mean) == (1, 25.0) and scorer.spread == pytest.approx(np.std([10, 20, 30, 40]))
     logits = torch.tensor([[0.0], [1.0]])
@@ -104,12 +104,12 @@ def test_a_regression_is_standardised_on_its_training_labels_and_predicts_in_the
     assert losses.tolist() == [0, 1]
 
 
-def test_equal_training_labels_are_not_divided_by_nothing() -> None:
+def test_equal_training_labels_are_not_divided_by_nothing():
     scorer = scorer_for(Task(kind="regression"), None, np.full(3, 7.0))
     assert scorer.losses(torch.tensor([[0.0]]), torch.tensor([8.0])).item() == 1
 
 
-def test_the_loss_of_a_class_is_cross_entropy_in_fp32() -> None:
+def test_the_loss_of_a_class_is_cross_entropy_in_fp32():
     scorer = scorer_for(Task(kind="classification"), ["a", "b", "c"], np.zeros(2))
     assert scorer.outputs == 3
     logits = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]], dtype=torch.bfloat16)
@@ -126,7 +126,7 @@ TEXTS = ["a", "something much longer than that", "bb", ""]
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_features_are_means_over_tokens_without_padding(shape: str, batch_size: int) -> None:
+def test_features_are_means_over_tokens_without_padding(shape, batch_size):
     source = tiny(shape).model
     lm, tokenizer = base.load(source, resolve(source), 1, 0)
     encoder = lm.get_submodule(lm.base_model_prefix)
@@ -140,7 +140,7 @@ def test_features_are_means_over_tokens_without_padding(shape: str, batch_size: 
 
 @pytest.mark.parametrize("kind", ["classification", "regression"])
 @pytest.mark.parametrize("name", ["tfidf", "probe"])
-def test_a_baseline_learns_what_is_there_to_learn(name: str, kind: str) -> None:
+def test_a_baseline_learns_what_is_there_to_learn(name, kind):
     rows = synthetic(300, kind)
     rng = np.random.default_rng(0)
     features = np.stack([rows["label"], rng.normal(size=300)], axis=1)
@@ -156,7 +156,7 @@ def test_a_baseline_learns_what_is_there_to_learn(name: str, kind: str) -> None:
         assert np.array_equal(prediction, score)
 
 
-def test_the_size_of_a_baseline_is_its_coefficients() -> None:
+def test_the_size_of_a_baseline_is_its_coefficients():
     x, y = np.random.default_rng(0).normal(size=(50, 7)), np.arange(50) % 2
     assert baselines.size(baselines.fit("probe", x, y, has_classes=True)) == 8
     assert baselines.size(baselines.fit("probe", x, np.arange(50) % 3, has_classes=True)) == 24

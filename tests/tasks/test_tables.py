@@ -58,9 +58,7 @@ def write(folder: Path, form: str, rows: list[tuple[str, Any]], name: str = "dat
 
 @pytest.mark.parametrize("chunk", [1, 7, 2048])
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])
-def test_every_format_gives_the_same_data_whatever_is_held_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, chunk: int
-) -> None:
+def test_every_format_gives_the_same_data_whatever_is_held_at_a_time(tmp_path, monkeypatch, form, chunk):
     monkeypatch.setattr(tables, "CHUNK", chunk)
     rows = [*ROWS, ('a "quoted", word, and café', 1), ('"', 0), ("the 3th sea is AS deep as 757 oaks!", 1)]
     keys: dict[str, Any] = {"n_train": 50, "n_validation": 9, "deduplicate": True}
@@ -72,7 +70,7 @@ def test_every_format_gives_the_same_data_whatever_is_held_at_a_time(
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
-def test_memory_is_bounded_by_what_is_chosen_not_by_the_file(tmp_path: Path, form: str) -> None:
+def test_memory_is_bounded_by_what_is_chosen_not_by_the_file(tmp_path, form):
     filler = "word" * 500
     path = write(tmp_path, form, [(f"{i} {filler}", i % 2) for i in range(8_000)])
     size = 8_000 * len(filler)
@@ -85,7 +83,7 @@ def test_memory_is_bounded_by_what_is_chosen_not_by_the_file(tmp_path: Path, for
     assert peak < (9e6 if form == "parquet" else 3e6)
 
 
-def test_a_csv_field_may_hold_delimiters_quotes_and_line_breaks_and_a_tsv_field_any_quote(tmp_path: Path) -> None:
+def test_a_csv_field_may_hold_delimiters_quotes_and_line_breaks_and_a_tsv_field_any_quote(tmp_path):
     odd = [('she said "no", twice', 0), ("two\nlines", 1), ('a 5" nail', 0)]
     path = write(tmp_path, "csv", [*ROWS, *odd])
     assert {text for text, _ in odd} <= set.union(*texts(read(path)))
@@ -110,9 +108,7 @@ def test_a_csv_field_may_hold_delimiters_quotes_and_line_breaks_and_a_tsv_field_
     ],
 )
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
-def test_encodings_and_line_ends_do_not_matter(
-    tmp_path: Path, form: str, encoding: str, given: str | None, line_end: str
-) -> None:
+def test_encodings_and_line_ends_do_not_matter(tmp_path, form, encoding, given, line_end):
     rows = [*ROWS, ("das Café der Brüder", 1)]
     plain = read(write(tmp_path, form, rows))
     path = tmp_path / f"other.{form}"
@@ -121,7 +117,7 @@ def test_encodings_and_line_ends_do_not_matter(
     assert content(read(path, encoding=given)) == content(plain)
 
 
-def test_files_of_a_folder_are_the_parts_and_missing_parts_are_cut_from_train(tmp_path: Path) -> None:
+def test_files_of_a_folder_are_the_parts_and_missing_parts_are_cut_from_train(tmp_path):
     write(tmp_path, "csv", ROWS[:100], "a")
     write(tmp_path, "jsonl", ROWS[100:150], "b")
     write(tmp_path, "parquet", ROWS[150:], "c")
@@ -136,7 +132,7 @@ def test_files_of_a_folder_are_the_parts_and_missing_parts_are_cut_from_train(tm
     assert texts(only_train) == texts(read(tmp_path / "a.csv"))
 
 
-def test_a_folder_of_files_named_after_parts_needs_no_more(tmp_path: Path) -> None:
+def test_a_folder_of_files_named_after_parts_needs_no_more(tmp_path):
     write(tmp_path, "csv", ROWS[:100], "train")
     write(tmp_path, "jsonl", ROWS[100:150], "dev")
     write(tmp_path, "parquet", ROWS[150:], "test")
@@ -146,7 +142,7 @@ def test_a_folder_of_files_named_after_parts_needs_no_more(tmp_path: Path) -> No
         read(tmp_path)
 
 
-def test_a_column_may_say_the_part(tmp_path: Path) -> None:
+def test_a_column_may_say_the_part(tmp_path):
     names = ["train", "Dev", "TEST", "valid", "validation"]
     path = tmp_path / "data.tsv"
     path.write_text("text\tlabel\tfold\n" + "".join(f"{t}\t{y}\t{names[i % 5]}\n" for i, (t, y) in enumerate(ROWS)))
@@ -179,7 +175,7 @@ def from_hub(folder: Path, **keys: Any) -> Data:
     return load(Task(name="t", path="org/set", **keys), Asset(None, str(folder), "hub", "hub:org/set"), 0)
 
 
-def test_the_splits_of_a_hub_data_set_are_honoured(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_splits_of_a_hub_data_set_are_honoured(hub, monkeypatch):
     monkeypatch.setattr(tables, "CHUNK", 7)
     write(hub, "parquet", ROWS[:100], "train")
     write(hub, "parquet", ROWS[100:150], "validation")
@@ -198,7 +194,7 @@ def test_the_splits_of_a_hub_data_set_are_honoured(hub: Path, monkeypatch: pytes
         from_hub(hub, label="lable")
 
 
-def test_a_bad_cell_is_refused_with_the_row_of_parquet(tmp_path: Path) -> None:
+def test_a_bad_cell_is_refused_with_the_row_of_parquet(tmp_path):
     path = write(tmp_path, "parquet", [*ROWS, ("late", None)])
     with pytest.raises(
         Refused, match=r"^task.label=label: .*data.parquet row 201 holds (nan|None), no label; task.skip"
@@ -219,7 +215,7 @@ FILES: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_files_that_make_no_parts_are_refused(tmp_path: Path, case: str) -> None:
+def test_files_that_make_no_parts_are_refused(tmp_path, case):
     write(tmp_path, "csv", ROWS, "train")
     write(tmp_path, "csv", [], "none")
     write(tmp_path, "csv", [("alone", 1)], "one")

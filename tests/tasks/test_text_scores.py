@@ -30,7 +30,7 @@ needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="needs java
 
 
 @needs_java
-def test_each_score_has_its_unit_its_error_and_its_number_of_items() -> None:
+def test_each_score_has_its_unit_its_error_and_its_number_of_items():
     scores, absent = text_scores(OVERLAP[:4], TEXTS, REFERENCES)
     assert list(scores) == OVERLAP[:4] and absent == {}
     for metric in scores:
@@ -41,7 +41,7 @@ def test_each_score_has_its_unit_its_error_and_its_number_of_items() -> None:
 
 @needs_java
 @pytest.mark.parametrize("metric", ["rouge_l", "cider", "meteor"])
-def test_each_item_scores_as_in_the_published_code(metric: str) -> None:
+def test_each_item_scores_as_in_the_published_code(metric):
     values = getattr(overlap, metric)(TEXTS, REFERENCES)
     if metric == "meteor":
         corpus, values = values
@@ -49,7 +49,7 @@ def test_each_item_scores_as_in_the_published_code(metric: str) -> None:
     assert values == pytest.approx(np.array(SAVED["per_item"][metric]), abs=1e-6)
 
 
-def test_nist_of_answers_that_are_long_enough_is_that_of_the_published_code() -> None:
+def test_nist_of_answers_that_are_long_enough_is_that_of_the_published_code():
     rows = overlap.nist(TEXTS, REFERENCES)
     long = [item for item, row in enumerate(rows) if row[overlap._NIST_ORDER] >= overlap._NIST_ORDER]
     rows = overlap.nist([TEXTS[item] for item in long], [REFERENCES[item] for item in long])
@@ -66,7 +66,7 @@ def short_answers(longest: int) -> tuple[list[str], list[list[str]]]:
     return [text(longest) for _ in range(200)], [[text(6)] for _ in range(200)]
 
 
-def test_scores_of_short_answers_are_those_of_the_libraries() -> None:
+def test_scores_of_short_answers_are_those_of_the_libraries():
     texts, references = short_answers(6)
     scores, _ = text_scores(["bleu", "nist"], texts, references)
     bleu = corpus_bleu(texts, [[only for (only,) in references]], lowercase=True).score / 100
@@ -75,7 +75,7 @@ def test_scores_of_short_answers_are_those_of_the_libraries() -> None:
 
 
 @pytest.mark.parametrize("longest", [1, 2, 3, 6])
-def test_no_score_leaves_its_range_however_short_the_answers(longest: int) -> None:
+def test_no_score_leaves_its_range_however_short_the_answers(longest):
     texts, references = short_answers(longest)
     right, _ = text_scores(["bleu"], texts, [[text] for text in texts])
     assert right["bleu"] == {"value": pytest.approx(1), "se": pytest.approx(0), "n": 200}
@@ -85,18 +85,18 @@ def test_no_score_leaves_its_range_however_short_the_answers(longest: int) -> No
 
 
 @needs_java
-def test_nothing_in_common_and_nothing_at_all_score_nothing() -> None:
+def test_nothing_in_common_and_nothing_at_all_score_nothing():
     scores, _ = text_scores(OVERLAP, ["zzz yyy xxx www vvv uuu", ""], [["one two three four five six"]] * 2)
     assert [score["value"] for score in scores.values()] == pytest.approx([0] * len(OVERLAP))
 
 
 @needs_java
-def test_line_breaks_and_bars_in_an_answer_do_not_shift_the_others() -> None:
+def test_line_breaks_and_bars_in_an_answer_do_not_shift_the_others():
     texts = ["one\u2028two\x0bthree\n\nfour", "a ||| b c", "one two three four"]
     assert overlap.rouge_l(texts, [["one two three four"], ["a b c"], ["one two three four"]])[2] == 1
 
 
-def test_the_bootstrap_resamples_whole_items() -> None:
+def test_the_bootstrap_resamples_whole_items():
     scores, _ = text_scores(["bleu"], TEXTS, REFERENCES)
     draw, values = np.random.default_rng(7), []
     for _ in range(60):
@@ -106,7 +106,7 @@ def test_the_bootstrap_resamples_whole_items() -> None:
     assert scores["bleu"]["se"] == pytest.approx(np.std(values, ddof=1), rel=4 / math.sqrt(2 * len(values)))
 
 
-def test_the_error_of_a_mean_is_the_same_by_formula_and_by_bootstrap() -> None:
+def test_the_error_of_a_mean_is_the_same_by_formula_and_by_bootstrap():
     values = np.random.default_rng(0).normal(size=200)
     boot = pooled_score(np.stack([values, np.ones(200)], axis=1), lambda sums: sums[0] / sums[1])
     formula = mean_score(values)
@@ -116,7 +116,7 @@ def test_the_error_of_a_mean_is_the_same_by_formula_and_by_bootstrap() -> None:
     assert mean_score(values[:1]) == {"value": values[0], "se": 0.0, "n": 1}
 
 
-def test_the_error_of_a_share_is_that_of_a_proportion() -> None:
+def test_the_error_of_a_share_is_that_of_a_proportion():
     got, _ = text_scores(["exact_match", "json_keys"], ['{"a": 1}', "x", "y", "z"], [["x"]] * 4, keys=["a"])
     quarter = {"value": 0.25, "se": math.sqrt(0.25 * 0.75 / 4), "n": 4}
     assert got == {"exact_match": pytest.approx(quarter), "json_keys": pytest.approx(quarter)}
@@ -132,8 +132,8 @@ def test_the_error_of_a_share_is_that_of_a_proportion() -> None:
     ],
 )
 def test_a_metric_whose_program_is_missing_is_absent_with_what_to_install(
-    missing: str, metric: str, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+    missing, metric, reason, monkeypatch, tmp_path
+):
     if missing == "java":
         monkeypatch.setenv("PATH", str(tmp_path))
     for name in [missing, *(name for name in sys.modules if name.startswith(f"{missing}."))]:
@@ -143,7 +143,7 @@ def test_a_metric_whose_program_is_missing_is_absent_with_what_to_install(
     assert re.match(reason, absent[metric])
 
 
-def test_a_java_program_that_fails_makes_its_metric_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_java_program_that_fails_makes_its_metric_absent(monkeypatch, tmp_path):
     java = tmp_path / "java"
     java.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('Error: Invalid or corrupt jarfile')\n")
     java.chmod(0o755)
@@ -152,7 +152,7 @@ def test_a_java_program_that_fails_makes_its_metric_absent(monkeypatch: pytest.M
     assert absent["cider"].endswith("tokenized 0 of 2 texts (exit 1) Error: Invalid or corrupt jarfile")
 
 
-def test_every_metric_that_a_config_may_name_is_there() -> None:
+def test_every_metric_that_a_config_may_name_is_there():
     asked = {"keys": ["a"], "reasoning": None}
     for metric in of_kind("text"):
         if metric == "reasoning":
@@ -164,23 +164,23 @@ def test_every_metric_that_a_config_may_name_is_there() -> None:
 
 
 @pytest.mark.parametrize("texts", [[], ["  \n"], ["fine", ""]])
-def test_an_empty_reference_is_refused_by_its_position(texts: list[str]) -> None:
+def test_an_empty_reference_is_refused_by_its_position(texts):
     with pytest.raises(Refused, match=r"references: item 2 \(from 0\)"):
         text_scores(["rouge_l"], ["a", "b", "c"], [["a"], ["b"], texts])
 
 
-def test_references_are_not_asked_for_where_none_are_needed() -> None:
+def test_references_are_not_asked_for_where_none_are_needed():
     assert text_scores(["json_keys"], ["{}"], [], keys=["a"])[0]["json_keys"]["value"] == 0
 
 
-def test_items_and_references_that_do_not_pair_are_an_error() -> None:
+def test_items_and_references_that_do_not_pair_are_an_error():
     with pytest.raises(ValueError, match="2 texts, but references for 1"):
         text_scores(["bleu"], ["a", "b"], [["a"]])
     with pytest.raises(ValueError, match="no texts"):
         text_scores(["bleu"], [], [])
 
 
-def test_exact_match_forgives_white_space_only() -> None:
+def test_exact_match_forgives_white_space_only():
     texts = ["a  b\n", "A b", "a b.", "c", ""]
     assert exact_match(texts, [["a b"], ["a b"], ["a b"], ["x", "c"], ["a"]]).tolist() == [1, 0, 0, 1, 0]
 
@@ -209,17 +209,17 @@ def test_exact_match_forgives_white_space_only() -> None:
         ("", None),
     ],
 )
-def test_the_final_number_of_a_text(text: str, number: str | None) -> None:
+def test_the_final_number_of_a_text(text, number):
     assert final_number(text) == (None if number is None else Decimal(number))
 
 
-def test_number_match_compares_numbers_and_not_texts() -> None:
+def test_number_match_compares_numbers_and_not_texts():
     texts = ["#### 1,000.50", "the answer is $1000.5.", "1000.51", "nothing"]
     assert number_match(texts, [["so #### 1000.5"]] * 4).tolist() == [1, 1, 0, 0]
     assert number_match(["2"], [["1", "2"]]).tolist() == [1]
 
 
-def test_number_match_refuses_a_reference_without_a_number() -> None:
+def test_number_match_refuses_a_reference_without_a_number():
     with pytest.raises(Refused, match=r"item 1 \(from 0\) has no number"):
         number_match(["1", "2"], [["1"], ["two"]])
 
@@ -244,7 +244,7 @@ def test_number_match_refuses_a_reference_without_a_number() -> None:
         ("", 0),
     ],
 )
-def test_json_keys_wants_one_object_and_nothing_else(text: str, right: int) -> None:
+def test_json_keys_wants_one_object_and_nothing_else(text, right):
     assert json_keys([text], ["name", "age"]).tolist() == [right]
 
 
@@ -252,14 +252,14 @@ installed = pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is None
 
 
 @installed
-def test_rows_are_the_same_for_the_same_seed() -> None:
+def test_rows_are_the_same_for_the_same_seed():
     rows = reasoning.rows("chain_sum", 5, seed=1)
     assert len(rows) == 5 and rows == reasoning.rows("chain_sum", 5, seed=1) != reasoning.rows("chain_sum", 5, seed=2)
     assert all(row.keys() == {"question", "answer"} and row["question"] and row["answer"] for row in rows)
 
 
 @installed
-def test_scores_belong_to_the_rows_that_were_asked() -> None:
+def test_scores_belong_to_the_rows_that_were_asked():
     answers = [row["answer"] for row in reasoning.rows("chain_sum", 4)]
     assert reasoning.scores("chain_sum", 4, {3: answers[3], 1: answers[1], 0: "no idea"}).tolist() == [1, 1, 0]
     scores, _ = text_scores(["reasoning"], [answers[2], answers[1]], [], reasoning=("chain_sum", 4, [2, 0]))
@@ -268,7 +268,7 @@ def test_scores_belong_to_the_rows_that_were_asked() -> None:
 
 @installed
 @pytest.mark.parametrize("name", ["list_functions", "pool_matrix"])
-def test_global_generators_neither_change_the_rows_nor_are_changed(name: str) -> None:
+def test_global_generators_neither_change_the_rows_nor_are_changed(name):
     random.seed(1)
     np.random.seed(1)
     wanted = random.random(), np.random.random()
@@ -282,7 +282,7 @@ def test_global_generators_neither_change_the_rows_nor_are_changed(name: str) ->
 
 
 @installed
-def test_an_answer_that_the_scorer_cannot_read_is_wrong() -> None:
+def test_an_answer_that_the_scorer_cannot_read_is_wrong():
     assert reasoning.scores("prime_factorization", 1, {0: "no idea"}).tolist() == [0]
 
 
@@ -295,18 +295,18 @@ def test_an_answer_that_the_scorer_cannot_read_is_wrong() -> None:
         ("word_ladder", "other rows in every process"),
     ],
 )
-def test_a_data_set_that_gives_no_rows_is_refused(name: str, message: str) -> None:
+def test_a_data_set_that_gives_no_rows_is_refused(name, message):
     with pytest.raises(Refused, match=message):
         reasoning.rows(name, 2)
 
 
 @installed
-def test_an_unknown_data_set_is_refused() -> None:
+def test_an_unknown_data_set_is_refused():
     with pytest.raises(Refused, match=r"task\.reasoning=chain_sums: .*did you mean chain_sum\?"):
         reasoning.rows("chain_sums", 1)
 
 
-def test_without_the_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(Refused, match=r"task\.reasoning=chain_sum: .*pip install 'rankwise\[reasoning\]'"):
         reasoning.rows("chain_sum", 1)

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
-from tiny_configs import CONF, Tiny
-from wandb_server import ContractServer
+from tiny_configs import CONF
 from whole import check, rows, whole
 from zygote import Child
 
@@ -29,7 +28,7 @@ def leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]
             yield f"{above}{key}", value
 
 
-def test_whatever_decides_the_result_is_there_with_the_configs_own_value(tiny: Tiny) -> None:
+def test_whatever_decides_the_result_is_there_with_the_configs_own_value(tiny):
     config = tiny("gpt2", "lora", optim__warmup=0.3, trainer__clip=0.5, task__max_length=17, targets__layers=[1])
     record = begin(config, None)
     told = dict(leaves(setup(record)["config"]))
@@ -40,12 +39,12 @@ def test_whatever_decides_the_result_is_there_with_the_configs_own_value(tiny: T
     assert len(dict(leaves(setup(record)))) < 50 and None not in dict(leaves(setup(record))).values()
 
 
-def test_groups_are_not_named_as_keys_of_the_config_that_a_sweep_may_set(tiny: Tiny) -> None:
+def test_groups_are_not_named_as_keys_of_the_config_that_a_sweep_may_set(tiny):
     record = begin(tiny(), None)
     assert not setup(record).keys() & (record.config.keys() | {"experiment", "debug"})
 
 
-def test_results_are_flat_and_the_records_own(tiny: Tiny) -> None:
+def test_results_are_flat_and_the_records_own(tiny):
     record = begin(tiny(), None)
     record.params, record.memory = {"trainable": 5}, {"train": {"peak_bytes": 7, "predicted": {"peak_bytes": 8}}}
     record.compute = {"seconds": {"train_s": 1.5}, "diverged": False}
@@ -70,7 +69,7 @@ def test_results_are_flat_and_the_records_own(tiny: Tiny) -> None:
     }
 
 
-def test_every_field_is_a_place_that_a_record_has(tiny: Tiny) -> None:
+def test_every_field_is_a_place_that_a_record_has(tiny):
     groups = {name for name in Record.__dataclass_fields__}
     assert {path.split(".")[0] for path in (fields.SETUP | fields.RESULTS).values()} <= groups
 
@@ -110,9 +109,7 @@ def finished(config: Config, number: int) -> Record:
     return record
 
 
-def test_every_method_arrives_with_its_own_keys_and_results_and_none_of_others(
-    server: ContractServer, start: Callable[..., Child], tracked: Callable[..., Config]
-) -> None:
+def test_every_method_arrives_with_its_own_keys_and_results_and_none_of_others(server, start, tracked):
     assert METHODS.keys() == OF_KIND.keys()
     custom = {"custom": {"method__peft": BOFT}}
     configs = [tracked("online", method=name, seed=i, **custom.get(name, {})) for i, name in enumerate(METHODS)]
@@ -138,7 +135,7 @@ def numbers(values: dict[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
 
 
-def test_tensorboard_has_the_curves_the_results_and_the_arm(start: Start, tracked: Tiny) -> None:
+def test_tensorboard_has_the_curves_the_results_and_the_arm(start, tracked):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     config = tracked(tracking__name="tensorboard", method__rank=3)
     for _ in range(2):
@@ -164,7 +161,7 @@ def test_tensorboard_has_the_curves_the_results_and_the_arm(start: Start, tracke
     assert own["arm.rank"] == 3 and folder(config).name.encode() in packed
 
 
-def test_trackio_has_the_rows_the_results_and_the_config(start: Start, tracked: Tiny) -> None:
+def test_trackio_has_the_rows_the_results_and_the_config(start, tracked):
     pytest.importorskip("trackio")
     config = tracked(tracking__name="trackio", method__rank=3)
     child = start("run", config)
@@ -181,6 +178,6 @@ def test_trackio_has_the_rows_the_results_and_the_config(start: Start, tracked: 
     assert {key: value for key, value in sent.items() if key[0] != "_"} == json.loads(json.dumps(setup(record)))
 
 
-def test_a_package_that_is_not_installed_is_named_with_its_extra() -> None:
+def test_a_package_that_is_not_installed_is_named_with_its_extra():
     with pytest.raises(Refused, match=r"^tracking=trackio: needs no_such: pip install 'rankwise\[trackio\]'$"):
         needs("no_such", "trackio")

@@ -14,7 +14,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "run" / "metrics.jsonl"
 
 
-def test_every_row_is_on_disk_at_once(path: Path) -> None:
+def test_every_row_is_on_disk_at_once(path):
     journal = Journal(path, attempt=1)
     for step in range(3):
         journal({"step": step, "loss": 0.5})
@@ -23,11 +23,11 @@ def test_every_row_is_on_disk_at_once(path: Path) -> None:
     assert len(read_rows(path)) == 3
 
 
-def test_no_file_is_no_rows(path: Path) -> None:
+def test_no_file_is_no_rows(path):
     assert read_rows(path) == []
 
 
-def test_only_the_last_attempt_is_read_but_all_are_kept(path: Path) -> None:
+def test_only_the_last_attempt_is_read_but_all_are_kept(path):
     for attempt, steps in ((1, 5), (2, 2)):
         journal = Journal(path, attempt)
         for step in range(steps):
@@ -54,7 +54,7 @@ def test_only_the_last_attempt_is_read_but_all_are_kept(path: Path) -> None:
         '{"step": 9}',
     ],
 )
-def test_the_torn_last_row_of_a_killed_run_costs_no_other(path: Path, torn: str) -> None:
+def test_the_torn_last_row_of_a_killed_run_costs_no_other(path, torn):
     first = Journal(path, 1)
     first({"step": 1})
     first.close()
@@ -69,7 +69,7 @@ def test_the_torn_last_row_of_a_killed_run_costs_no_other(path: Path, torn: str)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_number_that_is_not_finite_is_null(path: Path, value: float) -> None:
+def test_a_number_that_is_not_finite_is_null(path, value):
     journal = Journal(path, 1)
     journal({"loss": value})
     journal.close()

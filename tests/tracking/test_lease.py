@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from rankwise.config import Config
 from rankwise.tracking import lease
 from rankwise.tracking.lease import LEASE, STALE_S, is_live, owned
 from rankwise.tracking.record import begin, read
@@ -73,7 +72,7 @@ def said(process: subprocess.Popen[str]) -> tuple[str, str]:
     return process.stdout.readline().strip(), process.stdout.readline().strip()
 
 
-def test_one_process_has_a_run_whatever_locks_there_are(begun: Begin, tmp_path: Path) -> None:
+def test_one_process_has_a_run_whatever_locks_there_are(begun, tmp_path):
     first = begun(tmp_path)
     assert said(first) == ("False", "True")
     assert said(begun(tmp_path)) == ("True", "False")
@@ -87,7 +86,7 @@ def test_one_process_has_a_run_whatever_locks_there_are(begun: Begin, tmp_path: 
     assert said(begun(tmp_path, "b")) == ("False", "True"), "the same machine sees that the process is gone"
 
 
-def test_of_many_that_take_a_dead_machines_run_one_gets_it(begun: Begin, tmp_path: Path) -> None:
+def test_of_many_that_take_a_dead_machines_run_one_gets_it(begun, tmp_path):
     dead = begun(tmp_path)
     assert said(dead) == ("False", "True")
     dead.kill()
@@ -100,7 +99,7 @@ def test_of_many_that_take_a_dead_machines_run_one_gets_it(begun: Begin, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == [LEASE, ".lock"]
 
 
-def test_a_run_that_trains_on_another_machine_is_running(tiny: Callable[..., Config]) -> None:
+def test_a_run_that_trains_on_another_machine_is_running(tiny):
     record = begin(tiny(), None)
     record.write()
     (record.folder / ".lock").touch()
@@ -113,9 +112,7 @@ def test_a_run_that_trains_on_another_machine_is_running(tiny: Callable[..., Con
     assert read(record.folder).status == "stopped", "nobody of this machine has the lock"
 
 
-def test_an_owner_renews_its_lease_and_stops_where_another_has_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_owner_renews_its_lease_and_stops_where_another_has_it(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "RENEW_S", 0.01)
     stopped: list[int] = []
     monkeypatch.setattr(lease._thread, "interrupt_main", stopped.append)
@@ -133,7 +130,7 @@ def test_an_owner_renews_its_lease_and_stops_where_another_has_it(
     assert stopped == [15] and (tmp_path / LEASE).read_text() == "{}"
 
 
-def test_no_hard_links_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_hard_links_are_needed(tmp_path, monkeypatch):
     def link(*_: object) -> None:
         raise PermissionError
 
@@ -143,7 +140,7 @@ def test_no_hard_links_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("text", ["", "[", "[1]", '{"pid": 1e99}', '{"host": "x", "pid": 1, "token": "../../x"}'])
-def test_a_strangers_lease_is_read_without_harm_and_taken_over_when_stale(text: str, tmp_path: Path) -> None:
+def test_a_strangers_lease_is_read_without_harm_and_taken_over_when_stale(text, tmp_path):
     folder = tmp_path / "study" / "run"
     folder.mkdir(parents=True)
     (folder / ".lock").touch()

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_configs import Tiny
 from wandb_file import Seen, seen
 from wandb_server import KEY, ContractServer, Fault
 from whole import LINE, check, rows, whole
@@ -28,7 +27,7 @@ def mirrored(config: Config) -> list[Seen]:
     return [seen(path) for path in sorted(folder(config).parent.glob("wandb/*run-*/run-*.wandb"))]
 
 
-def test_an_offline_run_is_told_whole(start: Start, tracked: Tiny) -> None:
+def test_an_offline_run_is_told_whole(start, tracked):
     config = tracked(tracking__tags=["mine"], tracking__project="ranks", method__rank=3, method__alpha="2r")
     child = start("run", config)
     assert child.wait() == 0 and child.stderr == ""
@@ -48,7 +47,7 @@ def test_an_offline_run_is_told_whole(start: Start, tracked: Tiny) -> None:
     )
 
 
-def test_a_failed_run_goes_on_under_its_id_and_what_is_run_again_gets_its_own(start: Start, tracked: Tiny) -> None:
+def test_a_failed_run_goes_on_under_its_id_and_what_is_run_again_gets_its_own(start, tracked):
     config = tracked()
     assert start("run_and_fail", config).wait() == 0
     assert start("run", config).wait() == 0
@@ -62,7 +61,7 @@ def test_a_failed_run_goes_on_under_its_id_and_what_is_run_again_gets_its_own(st
     assert {row["attempt"] for row in finished.history} == {2}
 
 
-def test_a_finished_run_is_told_again_when_a_sweep_asks_for_it(start: Start, tracked: Tiny) -> None:
+def test_a_finished_run_is_told_again_when_a_sweep_asks_for_it(start, tracked):
     """Else the agent's server would wait for a result that never comes."""
     config = tracked()
     assert start("run", config).wait() == 0
@@ -77,7 +76,7 @@ def test_a_finished_run_is_told_again_when_a_sweep_asks_for_it(start: Start, tra
     assert (folder(config) / "result.json").read_bytes() == result
 
 
-def test_a_run_that_is_killed_is_told_as_stopped(start: Start, tracked: Tiny) -> None:
+def test_a_run_that_is_killed_is_told_as_stopped(start, tracked):
     config = tracked()
     child = start("run_and_wait", config, 4)
     until = time.monotonic() + 60
@@ -93,7 +92,7 @@ def test_a_run_that_is_killed_is_told_as_stopped(start: Start, tracked: Tiny) ->
     assert [row["step"] for row in told.history if "lr" in row][:3] == [1, 2, 3]
 
 
-def test_ids_and_groups_are_of_one_study_folder(tracked: Tiny, tmp_path: Path) -> None:
+def test_ids_and_groups_are_of_one_study_folder(tracked, tmp_path):
     one, other = (begin(tracked(outputs=str(tmp_path / place)), None) for place in ("here", "there"))
     for record in (one, other):
         record.write()
@@ -119,9 +118,7 @@ def test_ids_and_groups_are_of_one_study_folder(tracked: Tiny, tmp_path: Path) -
         ("WANDB_RUN_ID", "id", {}),
     ],
 )
-def test_wandbs_environment_holds_where_the_config_says_nothing(
-    tracked: Tiny, monkeypatch: pytest.MonkeyPatch, variable: str, argument: str, ours: dict[str, str]
-) -> None:
+def test_wandbs_environment_holds_where_the_config_says_nothing(tracked, monkeypatch, variable, argument, ours):
     monkeypatch.setenv(variable, "theirs")
     record = begin(tracked(), None)
     record.write()
@@ -132,7 +129,7 @@ def test_wandbs_environment_holds_where_the_config_says_nothing(
         assert placed(said)[argument] == next(iter(ours.values()))
 
 
-def test_tags_notes_and_the_folder_of_the_environment_are_taken(start: Start, tracked: Tiny, tmp_path: Path) -> None:
+def test_tags_notes_and_the_folder_of_the_environment_are_taken(start, tracked, tmp_path):
     env = {"WANDB_TAGS": "a, b", "WANDB_NOTES": "why", "WANDB_DIR": str(tmp_path)}
     child = start("mirror", tracked(tracking__tags=["mine"]), **env)
     assert child.wait() == 0
@@ -140,16 +137,14 @@ def test_tags_notes_and_the_folder_of_the_environment_are_taken(start: Start, tr
     assert set(seen(file).tags) == {"lora", "attention", "mine", "a", "b"} and seen(file).notes == "why"
 
 
-def test_one_run_s_id_is_refused_for_several_before_anything_is_written(
-    tracked: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_one_run_s_id_is_refused_for_several_before_anything_is_written(tracked, monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_RUN_ID", "mine")
     with pytest.raises(Refused, match=r"^WANDB_RUN_ID=mine: is the id of one run, and these are 2; unset it$"):
         launcher.run([tracked(seed=seed) for seed in range(2)])
     assert not [*tmp_path.rglob("result.json")]
 
 
-def test_a_run_survives_the_death_of_wandbs_service(start: Start, tracked: Tiny) -> None:
+def test_a_run_survives_the_death_of_wandbs_service(start, tracked):
     config = tracked()
     child = start("run_without_core", config)
     assert child.wait() == 0 and child.stdout == "finished\n"
@@ -157,7 +152,7 @@ def test_a_run_survives_the_death_of_wandbs_service(start: Start, tracked: Tiny)
     assert "problem" in whole(config).run["wandb"]
 
 
-def test_a_run_survives_a_folder_that_wandb_cannot_write(start: Start, tracked: Tiny) -> None:
+def test_a_run_survives_a_folder_that_wandb_cannot_write(start, tracked):
     config = tracked()
     study = folder(config).parent
     study.mkdir(parents=True)
@@ -168,7 +163,7 @@ def test_a_run_survives_a_folder_that_wandb_cannot_write(start: Start, tracked: 
     assert "id" not in whole(config).run["wandb"]
 
 
-def test_a_run_is_offline_and_ends_in_time_when_the_server_never_answers(start: Start, tracked: Tiny) -> None:
+def test_a_run_is_offline_and_ends_in_time_when_the_server_never_answers(start, tracked):
     config = tracked("online")
     with ContractServer(Fault("hang")) as deaf:
         child = start("run", config, **deaf.env(), WANDB_INIT_TIMEOUT="2")
@@ -183,7 +178,7 @@ def test_a_run_is_offline_and_ends_in_time_when_the_server_never_answers(start: 
     check(record, told.config, told.summary)
 
 
-def test_without_a_key_online_becomes_offline_and_says_so(start: Start, tracked: Tiny) -> None:
+def test_without_a_key_online_becomes_offline_and_says_so(start, tracked):
     config = tracked("online")
     child = start("run", config)
     assert child.wait() == 0
@@ -203,9 +198,7 @@ def test_without_a_key_online_becomes_offline_and_says_so(start: Start, tracked:
     ],
     ids=str,
 )
-def test_the_mode_is_the_configs_unless_that_is_auto(
-    start: Start, wanted: str, env: dict[str, str], expected: str
-) -> None:
+def test_the_mode_is_the_configs_unless_that_is_auto(start, wanted, env, expected):
     child = start("mode", wanted, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_SILENT="true", **env)
     assert child.wait() == 0
     assert (child.stdout, child.stderr) == (f"{expected}\n", "")
@@ -215,9 +208,7 @@ def test_the_mode_is_the_configs_unless_that_is_auto(
     ("keys", "env"),
     [({"mode": "disabled"}, None), ({"name": "none"}, None), ({"mode": "online"}, "disabled"), ({}, "disabled")],
 )
-def test_a_mirror_that_is_off_starts_no_process_and_notes_nothing(
-    tracked: Tiny, monkeypatch: pytest.MonkeyPatch, keys: dict[str, str], env: str | None
-) -> None:
+def test_a_mirror_that_is_off_starts_no_process_and_notes_nothing(tracked, monkeypatch, keys, env):
     if env:
         monkeypatch.setenv("WANDB_MODE", env)
     record = begin(tracked(**{f"tracking__{key}": value for key, value in keys.items()}), None)

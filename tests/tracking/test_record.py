@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tiny_configs import Tiny
 
 from rankwise.config import Config, plain
 from rankwise.errors import Refused
@@ -37,7 +36,7 @@ def change(record: Record, **values: Any) -> Path:
     return record.folder
 
 
-def test_a_record_comes_back_as_it_was_written(tiny: Tiny) -> None:
+def test_a_record_comes_back_as_it_was_written(tiny):
     config = tiny()
     record = finished(config, params={"total": 3}, objective=0.5, error={"type": "E", "message": "é"})
     assert record.folder == folder(config)
@@ -47,7 +46,7 @@ def test_a_record_comes_back_as_it_was_written(tiny: Tiny) -> None:
     assert "folder" not in json.loads((folder(config) / "result.json").read_text())
 
 
-def test_numbers_that_are_not_finite_are_null_at_any_depth(tiny: Tiny) -> None:
+def test_numbers_that_are_not_finite_are_null_at_any_depth(tiny):
     record = finished(
         tiny(), objective=math.nan, metrics={"curve": [{"loss": math.inf}, {"loss": np.float64("nan")}], "n": (1, 2.5)}
     )
@@ -56,13 +55,13 @@ def test_numbers_that_are_not_finite_are_null_at_any_depth(tiny: Tiny) -> None:
     assert stored["metrics"] == {"curve": [{"loss": None}, {"loss": None}], "n": [1, 2.5]}
 
 
-def test_attempts_are_counted(tiny: Tiny) -> None:
+def test_attempts_are_counted(tiny):
     first = begin(tiny(), None)
     assert first.run["attempts"] == 1 and begin(tiny(), first).run["attempts"] == 2
     assert first.status == "running" and first.run["pid"] == os.getpid() and first.run["ended"] is None
 
 
-def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path):
     target = tmp_path / "result.json"
     write_atomically(target, "old")
     with pytest.raises(UnicodeEncodeError):
@@ -76,7 +75,7 @@ def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> Non
     assert target.stat().st_mode & 0o777 == 0o644
 
 
-def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
+def test_a_reader_never_sees_a_part(tmp_path):
     target, seen = tmp_path / "a" / "file.json", set()
     texts = [json.dumps([number] * 20_000) for number in range(40)]
     write_atomically(target, texts[0])
@@ -95,7 +94,7 @@ def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
     assert seen and seen <= set(texts)
 
 
-def test_a_running_record_without_a_process_reads_as_stopped(tiny: Tiny) -> None:
+def test_a_running_record_without_a_process_reads_as_stopped(tiny):
     record = begin(tiny(), None)
     record.write()
     assert read(record.folder).status == "stopped"
@@ -107,7 +106,7 @@ def test_a_running_record_without_a_process_reads_as_stopped(tiny: Tiny) -> None
     )  # reading writes nothing
 
 
-def test_a_folder_has_one_owner(tmp_path: Path) -> None:
+def test_a_folder_has_one_owner(tmp_path):
     assert not is_live(tmp_path)
     with owned(tmp_path) as mine:
         assert mine and is_live(tmp_path)
@@ -119,13 +118,13 @@ def test_a_folder_has_one_owner(tmp_path: Path) -> None:
         assert again
 
 
-def test_an_owner_that_raises_lets_go(tmp_path: Path) -> None:
+def test_an_owner_that_raises_lets_go(tmp_path):
     with pytest.raises(ValueError), owned(tmp_path):
         raise ValueError
     assert not is_live(tmp_path)
 
 
-def test_readers_neither_keep_a_run_from_starting_nor_take_each_other_for_it(tiny: Tiny) -> None:
+def test_readers_neither_keep_a_run_from_starting_nor_take_each_other_for_it(tiny):
     record = begin(tiny(), None)
     record.write()
     place, done, statuses = record.folder, threading.Event(), set()
@@ -170,27 +169,27 @@ def test_readers_neither_keep_a_run_from_starting_nor_take_each_other_for_it(tin
         "9" * 9999,
     ],
 )
-def test_what_is_no_record_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
+def test_what_is_no_record_is_refused_in_one_line(tmp_path, content):
     (tmp_path / "result.json").write_text(content, errors="surrogateescape")
     with pytest.raises(Refused, match=r"^.*result.json: not a run's record \(.*\)$"):
         read(tmp_path)
 
 
-def test_a_folder_without_a_record_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_record_is_refused(tmp_path):
     with pytest.raises(Refused, match="not a run's record"):
         read(tmp_path)
 
 
-def test_a_newer_schema_is_refused_and_says_so(tiny: Tiny) -> None:
+def test_a_newer_schema_is_refused_and_says_so(tiny):
     with pytest.raises(Refused, match=r"record schema 99, this rankwise reads up to 1; upgrade it$"):
         read(change(finished(tiny()), schema=99))
 
 
-def test_keys_that_later_versions_add_are_passed_over(tiny: Tiny) -> None:
+def test_keys_that_later_versions_add_are_passed_over(tiny):
     assert read(change(finished(tiny()), invented={"a": 1})).status == "finished"
 
 
-def test_all_records_below_a_folder_are_found_once(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_records_below_a_folder_are_found_once(tiny, capsys):
     configs = [tiny(seed=seed, study=study) for seed in (0, 1) for study in ("a", "b")]
     for config in configs:
         finished(config)
@@ -210,14 +209,14 @@ def test_all_records_below_a_folder_are_found_once(tiny: Tiny, capsys: pytest.Ca
     assert line.startswith("rankwise: left out: ") and line.count("\n") == 1 and folder(configs[0]).name in line
 
 
-def test_nothing_to_find_is_refused(tmp_path: Path) -> None:
+def test_nothing_to_find_is_refused(tmp_path):
     with pytest.raises(Refused, match=r"^no runs in .*: nothing there has a result.json$"):
         find([tmp_path])
     with pytest.raises(Refused, match=r"absent: no such folder; give a run, a study or an outputs folder$"):
         find([tmp_path / "absent"])
 
 
-def test_predictions_keep_their_kinds(tmp_path: Path) -> None:
+def test_predictions_keep_their_kinds(tmp_path):
     labels, scores = np.array([0, 1, 1]), np.array([0.1, 0.9, 0.4])
     columns = {"label": labels, "prediction": np.array([0, 1, 0]), "score": scores, "loss": scores}
     predictions.write(tmp_path, np.array([4, 2, 9]), columns)
@@ -242,7 +241,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_provenance_says_which_code_ran_where(repository: Path) -> None:
+def test_provenance_says_which_code_ran_where(repository):
     here = provenance.provenance()
     assert here["packages"]["torch"] and here["packages"]["rankwise"] and here["hardware"]["cores"] >= 1
     assert here["code"] == provenance.code_fingerprint()
@@ -267,7 +266,7 @@ def test_provenance_says_which_code_ran_where(repository: Path) -> None:
         ("filter.a=b.process", "* filter=a=b"),
     ],
 )
-def test_no_program_of_the_repository_is_run_and_a_change_is_seen(repository: Path, key: str, attributes: str) -> None:
+def test_no_program_of_the_repository_is_run_and_a_change_is_seen(repository, key, attributes):
     (repository / "file").write_text("1")
     assert os.system("git add file") == 0
     program = repository / "program"

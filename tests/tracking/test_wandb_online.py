@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_configs import Tiny
 from wandb_server import ENTITY, ContractServer, Fault
 from whole import LINE, check, rows, wandb_id, whole
 from zygote import Child
@@ -20,7 +19,7 @@ Start = Callable[..., Child]
 PATIENCE = {"WANDB_INIT_TIMEOUT": "2", "WANDB_FINISH_TIMEOUT": "3", "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1"}
 
 
-def test_an_online_run_arrives_whole(server: ContractServer, start: Start, tracked: Tiny) -> None:
+def test_an_online_run_arrives_whole(server, start, tracked):
     config = tracked("online", tracking__tags=["mine"], tracking__project="ranks", method__rank=3)
     child = start("run", config, **server.env(), RANKWISE_COMMAND="rankwise train -m method.rank=3,4")
     assert child.wait() == 0 and child.stderr == ""
@@ -73,7 +72,7 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_a_killed_run_goes_on_under_its_id(server: ContractServer, start: Start, tracked: Tiny) -> None:
+def test_a_killed_run_goes_on_under_its_id(server, start, tracked):
     config = tracked("online")
     child = start("run_and_wait", config, 4, **server.env(), WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL="1")
     until((Path(config.outputs) / "waiting").exists)
@@ -111,8 +110,8 @@ def test_a_killed_run_goes_on_under_its_id(server: ContractServer, start: Start,
     ids=["500", "hang", "401", "short key", "500 later", "hang later", "die later", "404 later", "artifact"],
 )
 def test_whatever_the_server_does_a_run_is_whole_and_a_push_to_the_next_brings_all_of_it(
-    start: Start, tracked: Tiny, server: ContractServer, fault: Fault | None, said: str, key: str
-) -> None:
+    start, tracked, server, fault, said, key
+):
     config = tracked("online", tracking__project="ranks")
     with ContractServer(fault) as failing:
         child = start("run", config, **failing.env() | {"WANDB_API_KEY": key}, **PATIENCE)
@@ -131,7 +130,7 @@ def test_whatever_the_server_does_a_run_is_whole_and_a_push_to_the_next_brings_a
     assert "problem" not in whole(config).run["wandb"]
 
 
-def test_only_what_is_missing_is_pushed(server: ContractServer, start: Start, tracked: Tiny) -> None:
+def test_only_what_is_missing_is_pushed(server, start, tracked):
     there, offline, failed = tracked("online"), tracked("offline", seed=1), tracked("offline", seed=2)
     for target, config in (("run", there), ("run", offline), ("run_and_fail", failed)):
         assert start(target, config, **server.env()).wait() == 0
@@ -146,12 +145,8 @@ def test_only_what_is_missing_is_pushed(server: ContractServer, start: Start, tr
 
 
 def test_a_moved_study_is_synced_with_its_adapters_as_it_would_have_been_online(
-    server: ContractServer,
-    start: Callable[..., Child],
-    tracked: Callable[..., Config],
-    python: Callable[..., str],
-    tmp_path: Path,
-) -> None:
+    server, start, tracked, python, tmp_path
+):
     whole_one, failed_once = tracked(), tracked(seed=1)
     for target, config in (("run", whole_one), ("run_and_fail", failed_once), ("run", failed_once)):
         assert start(target, config).wait() == 0
@@ -187,12 +182,7 @@ def test_a_moved_study_is_synced_with_its_adapters_as_it_would_have_been_online(
 READS = Path(__file__).with_name("api_reads.py")
 
 
-def test_runs_adapters_reports_and_workspaces_come_back(
-    server: ContractServer,
-    start: Callable[..., Child],
-    tracked: Callable[..., Config],
-    python: Callable[..., str],
-) -> None:
+def test_runs_adapters_reports_and_workspaces_come_back(server, start, tracked, python):
     narrow, wide = (tracked("online", method__rank=rank, tracking__project="ranks") for rank in (2, 4))
     for config in (narrow, wide):
         assert start("run", config, **server.env()).wait() == 0

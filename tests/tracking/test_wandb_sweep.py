@@ -43,9 +43,7 @@ def check_points(server: ContractServer, name: str, made: Sweep, records: list[R
             assert yaml.safe_load(value) == (own["name"] if isinstance(own, dict) else own)
 
 
-def test_an_agent_trains_every_point_once_and_answers_one_that_comes_twice(
-    server: ContractServer, tmp_path: Path, python: Callable[..., str]
-) -> None:
+def test_an_agent_trains_every_point_once_and_answers_one_that_comes_twice(server, tmp_path, python):
     fixed = ["debug=fast", "tracking=wandb", "tracking.mode=online", "tracking.ledger=false", "outputs=outputs"]
     points = ["method=full optim.lr=0.01", "method.rank=2 seed=1", "seed=1 method.rank=2"]
     file = written(tmp_path / "arms.yaml", fixed, {"point": {"values": points}})
@@ -58,9 +56,7 @@ def test_an_agent_trains_every_point_once_and_answers_one_that_comes_twice(
 
 
 @pytest.mark.parametrize("shipped", [True, False], ids=["rank_quant", "groups"])
-def test_whatever_a_sweep_varies_arrives_nested_and_whole(
-    server: ContractServer, tmp_path: Path, python: Callable[..., str], shipped: bool
-) -> None:
+def test_whatever_a_sweep_varies_arrives_nested_and_whole(server, tmp_path, python, shipped):
     """Its command finds a rankwise that writes a record and tells of it, but does not train.
 
     W&B keeps what a sweep sets, such as method = "full", and drops what a run sends under that name.
@@ -89,9 +85,7 @@ def written(path: Path, fixed: list[str], parameters: dict[str, Any]) -> Path:
 
 
 @pytest.mark.parametrize("file", sorted(SWEEPS.glob("*.yaml")), ids=lambda f: f.stem)
-def test_the_servers_client_takes_every_shipped_sweep_file(
-    server: ContractServer, python: Callable[..., str], file: Path
-) -> None:
+def test_the_servers_client_takes_every_shipped_sweep_file(server, python, file):
     said = python("-m", "wandb", "sweep", "--project", "ranks", file, **server.env())
     ((_, made),) = server.sweeps.items()
     assert made.config["parameters"] == yaml.safe_load(file.read_text())["parameters"]
