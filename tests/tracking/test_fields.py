@@ -2,14 +2,13 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 from tiny_configs import CONF
 from whole import check, rows, whole
-from zygote import Child
 
 from rankwise.config import Config
 from rankwise.errors import Refused
@@ -126,9 +125,6 @@ def test_every_method_arrives_with_its_own_keys_and_results_and_none_of_others(s
         costs = {"params/trainable": 1000 + number, "memory/train/peak_bytes": 2000 + number, "compute/steps": number}
         assert got["summary"].items() >= (results | costs | {"status": "finished"}).items()
         check(record, got["config"], got["summary"])
-
-
-Start = Callable[..., Child]
 
 
 def numbers(values: dict[str, Any]) -> dict[str, float]:

@@ -2,14 +2,12 @@
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from wandb_file import Seen, seen
 from wandb_server import KEY, ContractServer, Fault
 from whole import LINE, check, rows, whole
-from zygote import Child
 
 from rankwise.config import Config
 from rankwise.errors import Refused
@@ -18,8 +16,6 @@ from rankwise.study import launcher
 from rankwise.tracking.mirror import Mirror
 from rankwise.tracking.record import begin
 from rankwise.tracking.wandb_run import mark, placed
-
-Start = Callable[..., Child]
 
 
 def mirrored(config: Config) -> list[Seen]:

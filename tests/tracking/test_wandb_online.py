@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 from wandb_server import ENTITY, ContractServer, Fault
 from whole import LINE, check, rows, wandb_id, whole
-from zygote import Child
 
 from rankwise.config import Config
 from rankwise.identity import folder, label
 from rankwise.tracking.journal import read_rows
 
-Start = Callable[..., Child]
 PATIENCE = {"WANDB_INIT_TIMEOUT": "2", "WANDB_FINISH_TIMEOUT": "3", "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1"}
 
 

@@ -164,11 +164,10 @@ def _tell_swap(document: Document) -> None:
 def _tell_combine(document: Document) -> None:
     weights = ", ".join(f"{weight:g}" for weight in document["weights"])
     print(f"{document['how']} of {len(document['runs'])} adapters, weights {weights}, rank {_span(document['ranks'])}")
-    rows = [
-        [*(row[key] for key in ("task", "run", "metric")), *map(_score, (row["single"], row["combined"]))]
-        + [_gap(row["difference"])]
-        for row in document["tasks"]
-    ]
+    rows = []
+    for row in document["tasks"]:
+        scores = [_score(row["single"]), _score(row["combined"]), _gap(row["difference"])]
+        rows.append([row["task"], row["run"], row["metric"], *scores])
     show_table(["task", "head of", "metric", "alone", "combined", "paired difference"], rows)
     _tell_rows(document)
 
