@@ -4,12 +4,17 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tiny_configs import tiny as tiny_config
 from zygote import Zygote
 
 from rankwise.config import Config
+from rankwise.identity import folder
+
+if TYPE_CHECKING:
+    from rankwise.adapters.runs import Run
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -70,3 +75,26 @@ def saved_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
         return made[shape]
 
     return save
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., "Run"]:
+    """``trained("gpt2", "lora", quant="nf4", seed=1)``: the finished run of a tiny config, trained once."""
+    from rankwise.adapters.runs import open_run
+    from rankwise.run import run
+
+    outputs, made = tmp_path_factory.mktemp("runs") / "outputs", {}
+    strong = {"optim__lr": 0.03, "tracking__ledger": False}  # an adapter of six steps that changes the logits
+
+    def train(shape: str = "bert", method: str = "lora", quant: str | None = None, **keys: Any) -> "Run":
+        name = str((shape, method, quant, sorted(keys.items())))
+        if name not in made:
+            stored = {"quant__name": quant, "quant__kind": quant} if quant else {}
+            if quant in ("nf4", "fp4"):
+                stored["quant__double"] = False
+            config = tiny_config(shape, method, outputs=str(outputs), **(strong | stored | keys))
+            run(config)
+            made[name] = folder(config)
+        return open_run(made[name])
+
+    return train

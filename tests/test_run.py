@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from zygote import until
 
 from rankwise.config import Config, plain, typed
 from rankwise.errors import Refused
@@ -169,13 +169,6 @@ def test_ctrl_c_stops_a_run_and_its_record(tiny, step):
     assert record.status == "stopped" and record.error == {"type": "Stopped", "message": "stopped from outside"}
     assert files(config) == {"result.json", "config.yaml", "metrics.jsonl"}
     assert run(config).run["attempts"] == 2
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_killed_run_reads_as_stopped_and_the_same_command_finishes_it(tiny, zygote, tmp_path):

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,6 +31,14 @@ HEAVY = (
     "rankwise.run",
     "rankwise.fine_tune",
 )
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition; its failing to come is an error."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 class Child:

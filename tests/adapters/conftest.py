@@ -1,4 +1,4 @@
-"""Tiny runs that have finished, trained once for all tests that only read them."""
+"""What is done to the runs of ``trained``."""
 
 import shutil
 from collections.abc import Callable
@@ -9,32 +9,9 @@ import pytest
 import torch
 from tiny_configs import tiny as tiny_config
 
-from rankwise.adapters.runs import Run, open_run
+from rankwise.adapters.runs import Run
 from rankwise.assets import resolve
-from rankwise.identity import folder
 from rankwise.model import base
-from rankwise.run import run
-
-STRONG = {"optim__lr": 0.03, "tracking__ledger": False}  # an adapter of six steps that changes the logits
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
-    """``trained("gpt2", "lora", quant="nf4", seed=1)``: the finished run of a tiny config."""
-    outputs, made = tmp_path_factory.mktemp("runs") / "outputs", {}
-
-    def train(shape: str = "bert", method: str = "lora", quant: str | None = None, **keys: Any) -> Run:
-        name = str((shape, method, quant, sorted(keys.items())))
-        if name not in made:
-            kept = {"quant__name": quant, "quant__kind": quant, "quant__double": False} if quant else {}
-            if quant in (None, "bf16", "int8"):
-                kept.pop("quant__double", None)
-            config = tiny_config(shape, method, outputs=str(outputs), **(STRONG | kept | keys))
-            run(config)
-            made[name] = folder(config)
-        return open_run(made[name])
-
-    return train
 
 
 @pytest.fixture(scope="session")

@@ -5,26 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_configs import tiny as tiny_config
 
-from rankwise.adapters.runs import Run, open_run
-from rankwise.identity import folder
-from rankwise.run import run
+from rankwise.adapters.runs import Run
 
 
 @pytest.fixture(scope="session")
-def ran(tmp_path_factory: pytest.TempPathFactory, saved_base: Callable[[str], Path]) -> Callable[..., Run]:
-    """``ran("gpt2", "full", seed=1)``: the finished run of a tiny config on a base of files."""
-    outputs, made = tmp_path_factory.mktemp("analyzed") / "outputs", {}
+def ran(trained: Callable[..., Run], saved_base: Callable[[str], Path]) -> Callable[..., Run]:
+    """``ran("gpt2", "full", seed=1)``: a run of ``trained`` on a base of files, in a study of its own."""
 
-    def train(shape: str = "bert", method: str = "lora", targets: str = "qv", **keys: Any) -> Run:
-        name = str((shape, method, targets, sorted(keys.items())))
-        if name not in made:
-            fixed = {"optim__lr": 0.03, "tracking__ledger": False, "model__path": str(saved_base(shape))}
-            config = tiny_config(shape, method, targets, outputs=str(outputs), **(fixed | keys))
-            run(config)
-            made[name] = folder(config)
-        return open_run(made[name])
+    def train(shape: str = "bert", method: str = "lora", **keys: Any) -> Run:
+        fixed = {"targets": "qv", "model__path": str(saved_base(shape)), "study": "analyzed"}
+        return trained(shape, method, **(fixed | keys))
 
     return train
 

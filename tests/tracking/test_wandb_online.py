@@ -1,14 +1,13 @@
 """Online runs, as a W&B server receives them from the real client; servers that fail; and what a later push brings."""
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from wandb_server import ENTITY, ContractServer, Fault
 from whole import LINE, check, rows, wandb_id, whole
+from zygote import until
 
 from rankwise.config import Config
 from rankwise.identity import folder, label
@@ -61,13 +60,6 @@ def check_whole(server: ContractServer, config: Config) -> None:
     made = [one for one in server.artifacts if one.run == name and one.state == "COMMITTED"][-1]
     weights = {path.name: path.read_bytes() for path in (folder(config) / "adapter").iterdir()}
     assert server.content(made) == weights and "adapter_model.safetensors" in weights
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_killed_run_goes_on_under_its_id(server, start, tracked):
