@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tiny_configs import study_of
 
 from rankwise.check import check
 from rankwise.claims import registry
@@ -17,7 +18,6 @@ from rankwise.claims.claim import Claim
 from rankwise.claims.selection import matching
 from rankwise.config import Config, plain
 from rankwise.identity import run_id
-from rankwise.study.app import call_hydra
 from rankwise.study.tuning import Tuning
 from rankwise.tracking.record import FINISHED, Record
 
@@ -29,24 +29,17 @@ ELSEWHERE = ("demo", "optuna", "rank_full", "rank_lr", "rank_quant", "rank_sweep
 NEEDS_PATH = ("paper/lora_t3", "paper/lora_t18", "paper/dora_t15")  # data that only its owner can hand out
 
 
-def study_of(name: str) -> list[Config]:
+def experiment(name: str) -> list[Config]:
     """The runs of an experiment, composed, checked and not run."""
-    found: list[Config] = []
-
-    def keep(configs: list[Config]) -> int:
-        found.extend(configs)
-        return 0
-
     given = ["task.path=FOLDER"] if name in NEEDS_PATH else []
     if name.startswith("paper/") and not name.endswith("low_data"):
         given.append("seed=0,1")  # fewer of the same, for time
-    call_hydra([f"experiment={name}", *given], lambda config: keep([config]), keep)
-    return found
+    return study_of(f"experiment={name}", *given)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ELSEWHERE])
 def test_every_run_of_an_experiment_could_start_and_fits_its_place(name):
-    configs = study_of(name)
+    configs = experiment(name)
     assert len(configs) == len({run_id(config) for config in configs}) > 1
     assert len({config.study for config in configs}) == 1
     for config in configs[:: max(1, len(configs) // 4)]:
@@ -56,7 +49,7 @@ def test_every_run_of_an_experiment_could_start_and_fits_its_place(name):
     if name.startswith("claims/"):
         _answers_claims(name, configs)
     if name.startswith("claims/full/") and (part := name.replace("/full", "")) in NAMES:
-        quick = study_of(part)
+        quick = experiment(part)
         assert {run_id(config) for config in quick} <= {run_id(config) for config in configs}, "runs are shared"
     elif name.endswith("_proxy"):
         _needs_no_hub(configs)
@@ -105,17 +98,8 @@ def _as_list(value: Any) -> list[dict[str, Any]]:
 
 
 def _arm(config: Config) -> tuple[object, ...]:
-    method = config.method
-    return (
-        method.name,
-        method.rank,
-        method.budget,
-        method.alpha,
-        config.targets.name,
-        config.quant.name,
-        config.task.n_train,
-        config.optim.lr,
-    )
+    method, setting = config.method, (config.quant.name, config.task.n_train, config.optim.lr)
+    return (method.name, method.rank, method.budget, method.alpha, config.targets.name, *setting)
 
 
 def _needs_no_hub(configs: list[Config]) -> None:

@@ -9,6 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from rankwise.config import Config, merged, typed
+from rankwise.study.app import call_hydra
 
 CONF = Path(__file__).parents[1] / "conf"
 Tiny = Callable[..., Config]  # the fixture ``tiny``
@@ -34,6 +35,18 @@ def tiny(
     for key, value in keys.items():
         OmegaConf.update(node, key.replace("__", "."), value, merge=not isinstance(value, dict))
     return typed(node)
+
+
+def study_of(*arguments: str) -> list[Config]:
+    """The runs of a command line of ``rankwise train``, composed and not run."""
+    runs: list[Config] = []
+
+    def keep(configs: list[Config]) -> int:
+        runs.extend(configs)
+        return 0
+
+    call_hydra(list(arguments), lambda config: keep([config]), keep)
+    return runs
 
 
 @functools.cache

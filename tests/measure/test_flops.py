@@ -58,25 +58,14 @@ def exactly(run: FakeRun, shape: Shape) -> int:
     return counted
 
 
-METHODS: list[dict[str, Any]] = [
-    {"method": "full"},
-    {"method": "head"},
-    {"method": "dora", "targets": "qv"},
-    {"method": "adalora"},
-    {"method": "vera"},
-    {"method": "loha"},
-    {"method": "lokr"},
-    {"method": "oft"},
-    {"method": "ia3"},
-    {"method": "bitfit"},
-    {"method": "bottleneck"},
-    {"method": "lora", "targets": "all_linear"},
-]
+METHODS = ["full", "head", "adalora", "vera", "loha", "lokr", "oft", "ia3", "bitfit", "bottleneck"]
 
 
-@pytest.mark.parametrize("keys", METHODS, ids=str)
-def test_a_fit_through_small_batches_gives_the_count_of_a_large_one_whatever_is_trained(keys):
-    exactly(planned("bert", **keys), Shape(7, 61))
+@pytest.mark.parametrize(
+    ("method", "targets"), [*((name, "attention") for name in METHODS), ("dora", "qv"), ("lora", "all_linear")]
+)
+def test_a_fit_through_small_batches_gives_the_count_of_a_large_one_whatever_is_trained(method, targets):
+    exactly(planned("bert", method=method, targets=targets), Shape(7, 61))
 
 
 @pytest.mark.parametrize("family", SHAPES)

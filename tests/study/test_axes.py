@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tiny_configs import study_of
 
 from rankwise.cli import main
 from rankwise.config import Config, Package, plain
@@ -13,7 +14,6 @@ from rankwise.errors import Refused
 from rankwise.identity import folder, run_id
 from rankwise.run import run
 from rankwise.study import launcher, outdated
-from rankwise.study.app import call_hydra
 from rankwise.study.axes import excluded, paired
 from rankwise.study.compose import from_snapshot, hydra_tree
 from rankwise.study.multirun import compose_study
@@ -23,18 +23,6 @@ from rankwise.tracking import record as records
 from rankwise.tracking.lease import owned
 
 ROOT = Path(__file__).parents[2]
-
-
-def study_of(*arguments: str) -> list[Config]:
-    """The runs of a command line, composed and not run."""
-    found: list[Config] = []
-
-    def keep(configs: list[Config]) -> int:
-        found.extend(configs)
-        return 0
-
-    call_hydra(list(arguments), lambda config: keep([config]), keep)
-    return found
 
 
 def runs_of(file: SweepFile) -> list[Config]:
@@ -80,12 +68,9 @@ def test_a_group_in_a_condition_is_the_option_that_was_chosen_or_its_name(tiny, 
     assert excluded(tiny(task__name="movie polarity"), [condition], choices) == holds
 
 
-def test_one_condition_of_several_is_enough(tiny):
+def test_one_condition_of_several_is_enough_and_one_on_nothing_that_exists_is_refused(tiny):
     conditions = ["method=full", "method.rank=4"]
     assert excluded(tiny(method__rank=4), conditions, {}) and not excluded(tiny(method__rank=8), conditions, {})
-
-
-def test_a_condition_on_nothing_that_exists_is_refused(tiny):
     with pytest.raises(Refused, match=r"method.rnk=4 is not KEY=VALUE .*did you mean method.rank"):
         excluded(tiny(), ["method.rnk=4"], {})
 
@@ -125,6 +110,10 @@ def test_trials_take_every_rate_of_every_arm_on_seeds_of_their_own(tiny):
     assert {trial.optim.lr for trial in trials} == {1e-3, 1e-2, 1e-1}
     with pytest.raises(Refused, match="seed 100 is also a seed of the study"):
         tuning.trials([tiny(seed=100)])
+    with pytest.raises(Refused, match=r"optim\.lr=-1"):
+        Tuning.of({"axes": {"method.lr": [1e-3, -1.0]}, "seeds": [100]}).trials([tiny()])
+    with pytest.raises(Refused, match="no trial of"):
+        tuning.frozen([tiny()])
 
 
 def test_the_best_mean_over_the_tuning_seeds_is_frozen_per_arm(tiny, capsys):
@@ -152,11 +141,6 @@ def test_a_rate_with_fewer_finished_seeds_is_not_chosen(tiny):
     assert [run.optim.lr for run in tuning.frozen([tiny()])] == [1e-2]
 
 
-def test_a_trial_that_cannot_run_is_refused_before_any_starts(tiny):
-    with pytest.raises(Refused, match=r"optim\.lr=-1"):
-        Tuning.of({"axes": {"method.lr": [1e-3, -1.0]}, "seeds": [100]}).trials([tiny()])
-
-
 def test_a_study_waits_for_tuning_runs_of_another_process(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     line = ["-m", "debug=fast", "method=lora", "hydra.sweeper.tune={axes: {method.lr: [0.001, 0.01]}, seeds: [9]}"]
@@ -167,11 +151,6 @@ def test_a_study_waits_for_tuning_runs_of_another_process(tiny, tmp_path, monkey
         assert main(["train", *line]) == 1
     assert "the study waits: 1 of 2 tuning runs did not finish here" in capsys.readouterr().err
     assert len(list(tmp_path.rglob("result.json"))) == 1
-
-
-def test_without_a_finished_trial_there_is_nothing_to_freeze(tiny):
-    with pytest.raises(Refused, match="no trial of"):
-        Tuning.of(TUNE).frozen([tiny()])
 
 
 @pytest.mark.parametrize("given", [
@@ -202,12 +181,9 @@ def test_an_experiment_becomes_a_sweep_file_of_the_same_runs(tmp_path):
     assert ids == {run_id(run) for run in runs}
 
 
-def test_an_axis_of_one_value_is_one_of_the_file_too():
+def test_an_axis_of_one_value_is_one_of_the_file_too_and_numbers_stay_numbers():
     points = yaml.safe_load(convert(["experiment=rank_sweep"]))["parameters"]["point"]["values"]
     assert "method=lora method.rank=64 seed=0" in points and "method=full seed=0" in points
-
-
-def test_numbers_of_an_axis_stay_numbers(tmp_path):
     parameters = yaml.safe_load(convert(["method.lr=1e-5,2e-3", "method.rank=range(1,4)"]))["parameters"]
     assert parameters == {"method.lr": {"values": [1e-5, 2e-3]}, "method.rank": {"values": [1, 2, 3]}}
 

@@ -122,7 +122,10 @@ def recipe(run: Run, kind: str, head: str | None = None) -> list[str]:
     storage = _storage(run)
     names = [auto, "AutoTokenizer", *(name for name in ("BitsAndBytesConfig", "TorchAoConfig") if name in storage)]
     path, options = run.config.model.path, ""
-    lines = [f"BASE = {path!r}" if path else f"BASE = ...  # {_where(run)}"]
+    where = "random weights, which are in no file: `rankwise adapter merge` writes the whole model"
+    if package := run.config.model.package:
+        where = f"{package.name} {package.version}, {package.member}"
+    lines = [f"BASE = {path!r}" if path else f"BASE = ...  # {where}"]
     if settings := base.head_settings(run.config.task.kind, run.outputs):  # the base may have one for another task
         lines += ["config = AutoConfig.from_pretrained(BASE)", f"config.update({settings!r})"]
         names, options = ["AutoConfig", *names], ", config=config, ignore_mismatched_sizes=True"
@@ -141,12 +144,6 @@ def recipe(run: Run, kind: str, head: str | None = None) -> list[str]:
         tokenizer.replace("FOLDER", "BASE") if head else tokenizer,
         "model.config.pad_token_id = tokenizer.pad_token_id",
     ]
-
-
-def _where(run: Run) -> str:
-    if package := run.config.model.package:
-        return f"{package.name} {package.version}, {package.member}"
-    return "random weights, which are in no file: `rankwise adapter merge` writes the whole model"
 
 
 def _storage(run: Run) -> str:

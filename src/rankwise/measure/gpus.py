@@ -72,7 +72,9 @@ def gpu(name: str) -> Gpu:
     """
     known = {_folded(key): value for key, value in GPUS.items()}.get(_folded(name)) or recognise(name)
     if known is None:
-        raise Refused.value("--gpu", name, f"one of {', '.join(GPUS)}{_suggested(name)}")
+        kinds = [key for key in GPUS if _folded(name) and _folded(key).startswith(_folded(name))]
+        near = f" (did you mean {' or '.join(kinds)}?)" if kinds else did_you_mean(name.lower(), GPUS)
+        raise Refused.value("--gpu", name, f"one of {', '.join(GPUS)}{near}")
     return known
 
 
@@ -92,8 +94,3 @@ def _unbranded(device_name: str) -> str:
 def _folded(name: str) -> str:
     """What is left of a name without the parts that people write in different ways or leave out."""
     return re.sub(r"nvidia|geforce|tesla|rtx|generation|sxm\d?|[^a-z0-9]", "", name.lower())
-
-
-def _suggested(name: str) -> str:
-    kinds = [key for key in GPUS if _folded(name) and _folded(key).startswith(_folded(name))]
-    return f" (did you mean {' or '.join(kinds)}?)" if kinds else did_you_mean(name.lower(), GPUS)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from rankwise.report import analyses, costs, paper, tuning
 from rankwise.report import formats as fmt
@@ -62,13 +61,13 @@ def of_sections(subject: str, title: str, details: list[str], sections: list[Sec
 
 def _template(name: str) -> Template:
     environment = Environment(
-        loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("rankwise.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template(name)
-
-
-def _source(name: str) -> str:
-    return files("rankwise.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _subject(report: Report) -> str:

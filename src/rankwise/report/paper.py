@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def paragraph(report: Report) -> list[str]:
     """The methods, a sentence or two each: models and data, arms, budget, tuning, seeds, tests, hardware, compute."""
     margin = f"The margin, fixed before the runs, is {report.metric.width(report.margin)}."
-    said = [_models(report), _data(report), _arms(report), *_training(report), *evaluation(report.arms, report.metric)]
+    compared = f"Compared: {', '.join(arm.label for arm in report.arms if arm.comparable and arm.runs)}."
+    said = [_models(report), _data(report), compared, *_training(report), *evaluation(report.arms, report.metric)]
     return [sentence for sentence in [*said, margin, *_tests(report), _machine(report), report.total] if sentence]
 
 
@@ -59,11 +60,6 @@ def _data(report: Report) -> str:
     sizes = [f"{data[part]:,} {part}" for part in ("train", "validation", "test") if data.get(part)]
     of = f": {', '.join(sizes)} examples" if sizes else ""
     return f"Data: {_list(_values(report, 'config.task.name'))}{of}{_fingerprints(report, 'data')}."
-
-
-def _arms(report: Report) -> str:
-    names = [arm.label for arm in report.arms if arm.comparable and arm.runs]
-    return f"Compared: {', '.join(names)}."
 
 
 def _training(report: Report) -> list[str]:

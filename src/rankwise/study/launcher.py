@@ -291,7 +291,8 @@ class _Engine:
         with contextlib.suppress(OSError):  # usually there is nothing left in the group
             os.killpg(pid, signal.SIGKILL)
         own = ending(run.folder / "log", pid)
-        cause = run.ended_for or _cause(run.process.exitcode)
+        code = run.process.exitcode
+        cause = run.ended_for or (f"killed by signal {-code}" if code and code < 0 else f"exit code {code}")
         end = own or End(STOPPED if self._signals.count else FAILED, cause)
         error = {"type": "Error" if own else "Died", "message": end.error}
         correct(run.folder, end.status, error if end.status == FAILED else None)
@@ -348,10 +349,3 @@ def _kill(process: ForkServerProcess, number: signal.Signals) -> None:
             os.killpg(_pid(process), number)
         except ProcessLookupError:  # it has no group of its own yet
             os.kill(_pid(process), number)
-
-
-def _cause(code: int | None) -> str:
-    """What an exit code says about a process that said nothing itself."""
-    if code is not None and code < 0:
-        return f"killed by signal {-code}"
-    return f"exit code {code}"

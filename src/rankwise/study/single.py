@@ -2,7 +2,6 @@
 
 import signal
 import sys
-from typing import Any
 
 from rankwise import assets, methods, metrics
 from rankwise.check import check_here
@@ -26,7 +25,7 @@ def single(config: Config) -> int:
         print(f"rankwise: finished before{f' ({other})' if other else ''}; --rerun runs it again", file=sys.stderr)
     else:
         check_files([config])
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     name = folder(config).name
     try:
         with Display(1, lines=False) as shown:
@@ -52,7 +51,3 @@ def describe(record: records.Record, config: Config) -> str:
     if not methods.of(config.method).is_baseline:
         parts.append(f"{record.params['trainable']:,} of {record.params['total']:,} parameters trained")
     return ", ".join([*parts, f"{record.compute['seconds'].get('train_s', 0):.0f} s of training"])
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt

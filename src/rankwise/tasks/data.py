@@ -252,7 +252,9 @@ def _collect(
             continue
         example.cell = None  # and with it the whole row
         example.label = classes.number_of[str(example.label)] if classes else example.label
-        line = f"{PARTS[part[row]]}\t{example.label}\t{_content(example)}\n"
+        talk = example.messages
+        content = "\t".join(example.texts) if talk is None else json.dumps(talk, ensure_ascii=False)
+        line = f"{PARTS[part[row]]}\t{example.label}\t{content}\n"
         hashed.update(line.encode("utf-8", "surrogatepass"))
         if wanted[row]:
             by_part[part[row]].append(example)
@@ -262,10 +264,6 @@ def _collect(
             same = f"all {len(split)} {name} rows hold {split.labels[0]:g}"
             raise Refused(f"task.label={task.label}: {same}, with which nothing correlates; give several values")
     return splits, f"sha256:{hashed.hexdigest()[:16]}"
-
-
-def _content(example: Example) -> str:
-    return "\t".join(example.texts) if example.messages is None else json.dumps(example.messages, ensure_ascii=False)
 
 
 def _split(task: Task, rows: list[Example]) -> Split:

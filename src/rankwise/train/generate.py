@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def _batch(model: Any, ids: list[list[int]], tokenizer: Any, config: Config) -> 
         eos_token_id=last,
         **stop,
     )
-    return [_until(row, last) for row in out[:, longest:].tolist()]
+    return [list(itertools.takewhile(lambda token: token not in last, row)) for row in out[:, longest:].tolist()]
 
 
 def _stop(config: Config) -> str | None:
@@ -123,10 +123,6 @@ def _stop(config: Config) -> str | None:
     if stop is None:
         return "\n\n" if config.method.shots else None
     return stop.replace("\\n", "\n")  # on a command line
-
-
-def _until(ids: list[int], ends: Collection[int]) -> list[int]:
-    return list(itertools.takewhile(lambda token: token not in ends, ids))
 
 
 def _text(tokenizer: Any, ids: list[int], stop: str | None) -> str:

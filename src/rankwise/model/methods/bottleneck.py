@@ -5,7 +5,6 @@ h ── linear ──┬──────────────────�
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import nn
@@ -58,8 +57,4 @@ def insert(base: nn.Module, method: Method, seed: int) -> None:
             _, width = shape(linear)
             device = next(linear.parameters()).device
             linear.register_module("bottleneck", Bottleneck(width, size, device, derived_seed(seed, name, size)))
-            linear.register_forward_hook(_behind)
-
-
-def _behind(linear: nn.Module, args: Any, output: torch.Tensor) -> Any:
-    return linear.bottleneck(output)  # type: ignore[operator]
+            linear.register_forward_hook(lambda module, args, output: module.bottleneck(output))

@@ -30,11 +30,6 @@ _DECIDING = (  # what the same factors mean; VeRA's A and B are drawn from its k
 )
 
 
-def adapter_folder(folder: Path) -> Path:
-    """Where the weights of a run's folder are, or of one that holds them itself."""
-    return folder / "adapter" if (folder / "adapter").is_dir() else folder
-
-
 def weights_file(folder: Path) -> Path | None:
     """The file of trained weights in an adapter folder."""
     return next((folder / name for name in (ADAPTER_FILE, TRAINED_FILE, HEAD_FILE) if (folder / name).is_file()), None)
@@ -46,7 +41,8 @@ def warm_start(model: nn.Module, source: str, heads: list[str]) -> dict[str, str
     The head comes along where all of it fits, and stays fresh where the classes are others.
     Raises Refused for a folder without such weights, other names or shapes, and another scale.
     """
-    folder = adapter_folder(Path(source).expanduser())
+    folder = Path(source).expanduser()
+    folder = folder / "adapter" if (folder / "adapter").is_dir() else folder  # of a run, or the adapter's own
     file = weights_file(folder)
     if file is None:
         raise Refused.value(
