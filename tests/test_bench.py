@@ -3,6 +3,7 @@
 import pytest
 
 from rankwise.bench import bench
+from rankwise.commands.bench import _show
 
 SMALL = (
     "task=synthetic",
@@ -15,7 +16,7 @@ SMALL = (
 )
 
 
-def test_peers_do_the_same_work_and_the_costs_of_steps_and_the_rest_are_told_apart(monkeypatch):
+def test_peers_do_the_same_work_and_the_costs_of_steps_and_the_rest_are_told_apart(monkeypatch, capsys):
     monkeypatch.setattr(bench, "PEERS", ("tuned",))
     monkeypatch.setattr(bench, "COMMANDS", {"--help": ["--help"]})
     monkeypatch.setattr(bench, "workloads", lambda quick: (bench.Workload("tiny", SMALL, 2),))
@@ -26,6 +27,12 @@ def test_peers_do_the_same_work_and_the_costs_of_steps_and_the_rest_are_told_apa
         assert run["peak_bytes"] > 50e6 and run["cpu_s"] > 0.5 and 0 <= run["score"] <= 1
         assert run["rest_cpu_s"] + 8 * run["step_cpu_s"] == pytest.approx(run["cpu_s"])
     assert 0 < found["commands"]["--help"] < runs["tuned"]["cpu_s"]
+    swept = {"rankwise": {"wall_s": 10.0, "cpu_s": 20.0}, "tuned": {"wall_s": 15.0, "cpu_s": 21.0}}
+    found["workloads"]["tiny"]["sweeps"] = swept
+    _show(found)
+    lines = capsys.readouterr().out.splitlines()
+    assert ["tuned", "15", "1.50", "21", "1.05"] in [line.split() for line in lines]
+    assert f"{runs['tuned']['score']:.3f}" in next(line for line in lines if line.startswith("tuned "))
 
 
 def test_a_peer_that_fails_is_said_in_one_line():
