@@ -1,9 +1,11 @@
 """How time and memory grow with a study, by hand: ``python tests/load.py report 1000 3000 10000`` (records, five seeds
-of an arm each), ``python tests/load.py launch 2000`` (runs that do nothing) and ``python tests/load.py mirror 1000``
+of an arm each), ``python tests/load.py launch 2000`` (runs that do nothing), ``slurm 2000`` (the same by two jobs of a
+Slurm array, and what it asks of the controller) and ``python tests/load.py mirror 1000``
 (records mirrored offline, moved, synced to a server on the loopback, and compared by value).
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,11 +15,12 @@ from pathlib import Path
 import psutil
 
 sys.path += [str(Path(__file__).parent / folder) for folder in ("study", "tracking")]
-from fake_task import config
+import fake_task
 from synthetic_study import write_run
 from wandb_server import ContractServer, of_nobody
 from whole import check
 
+from rankwise.study import slurm
 from rankwise.study.launcher import launch
 from rankwise.study.progress import Display
 
@@ -95,11 +98,28 @@ def launch_many(runs: int) -> None:
 
     Display.ended = tell  # type: ignore[method-assign,assignment]
     with tempfile.TemporaryDirectory() as folder:
-        launch(
-            [config(Path(folder), "gone", seed) for seed in range(runs)], 2, task="fake_task:run", preload=["fake_task"]
-        )
+        configs = [fake_task.config(Path(folder), "gone", seed) for seed in range(runs)]
+        launch(configs, 2, task="fake_task:run", preload=["fake_task"])
+
+
+def on_slurm(runs: int) -> None:
+    """Seconds of so many runs by two workers of a Slurm array, and the requests and seconds of its controller."""
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent / "study")
+    controller = next(process for process in psutil.process_iter(["name"]) if process.info["name"] == "slurmctld")
+    slurm.worker = fake_task.worker  # type: ignore[attr-defined]
+    subprocess.run(["sdiag", "-r"], check=True, stdout=subprocess.DEVNULL)
+    began, before = time.perf_counter(), controller.cpu_times()
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), ignore_cleanup_errors=True) as folder:
+        configs = [fake_task.config(Path(folder), "gone", seed) for seed in range(runs)]
+        ended = slurm.launch_on(slurm.Slurm(workers=2, jobs=1), configs)
+    assert [outcome.status for outcome in ended] == ["finished"] * runs
+    after, asked = controller.cpu_times(), subprocess.run(["sdiag"], text=True, capture_output=True, check=True).stdout
+    used = after.user + after.system - before.user - before.system
+    requests = sum(map(int, re.findall(r"REQUEST_\w+ .*count:(\d+)", asked.split("by user")[0])))
+    took = time.perf_counter() - began
+    print(f"{runs} runs in {took:.0f} s; controller: {requests} requests, {used:.1f} s of processor")
 
 
 if __name__ == "__main__":
     for count in sys.argv[2:]:
-        {"report": report, "launch": launch_many, "mirror": mirror}[sys.argv[1]](int(count))
+        {"report": report, "launch": launch_many, "slurm": on_slurm, "mirror": mirror}[sys.argv[1]](int(count))

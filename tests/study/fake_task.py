@@ -20,6 +20,7 @@ from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.methods import Method
 from rankwise.study.launcher import launch
+from rankwise.study.slurm import Work
 from rankwise.tracking.journal import Journal
 from rankwise.tracking.lease import owned
 from rankwise.tracking.record import FINISHED, STOPPED, Record, begin, read
@@ -63,6 +64,11 @@ def run(config: Config) -> Record:
             record.run["status"] = STOPPED
         record.write()
     return record
+
+
+def worker(work: Work) -> None:
+    """A job of a Slurm array, of runs of this file."""
+    launch(work.configs, work.jobs, "fake_task:run", ["fake_task"], join=work.tries)
 
 
 def until(condition: Callable[[], object], seconds: float = DEADLINE_S) -> None:

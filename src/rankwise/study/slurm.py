@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from rankwise.config import Config, plain, typed
+from rankwise.config import Config
 from rankwise.errors import Refused, plural
 from rankwise.forks import fork_server
 from rankwise.identity import folder
@@ -66,7 +66,7 @@ class Slurm:
 class Work:
     """What a worker is told; it crosses to its machine in submitit's pickle."""
 
-    configs: list[dict[str, Any]]
+    configs: list[Config]
     tries: dict[str, int]  # attempts before, by name of folder
     jobs: int | None
     command: str
@@ -81,7 +81,7 @@ def launch_on(slurm: Slurm, configs: Sequence[Config], stage: str = "") -> list[
         return []
     tries = {folder(config).name: _attempts(config) for config in configs}
     with fork_server.Signals() as signals:
-        array, logs = _submit(slurm, Work([plain(config) for config in configs], tries, slurm.jobs, command()))
+        array, logs = _submit(slurm, Work(list(configs), tries, slurm.jobs, command()))
         with progress.Display(len(configs), slurm.workers, stage) as shown:
             shown.say(f"Slurm job {array}, {plural(slurm.workers, 'worker')}; logs: {logs}")
             try:
@@ -96,7 +96,7 @@ def _submit(slurm: Slurm, work: Work) -> tuple[str, Path]:
     """The array's number, and where its workers print."""
     import submitit
 
-    logs = folder(typed(work.configs[0])).absolute().parent / _LOGS
+    logs = folder(work.configs[0]).absolute().parent / _LOGS
     executor = submitit.SlurmExecutor(folder=logs)
     asked = {
         "partition": slurm.partition,
@@ -130,31 +130,31 @@ def _watch(
     signals: fork_server.Signals,
 ) -> list[Outcome]:
     """Look at the records until every run has ended, or no worker is left."""
-    left, ended, begun = list(configs), dict[str, Outcome](), set[str]()
+    left, ended, begun = {folder(config): config for config in configs}, dict[Path, Outcome](), set[Path]()
     asked_s, there = time.monotonic(), True
     while left and not signals.count:
         if time.monotonic() > asked_s + _QUEUE_S:
             asked_s, there = time.monotonic(), _is_queued(array)
-        for config in left:
-            name, outcome = folder(config).name, elsewhere(config, tries)
+        for path, config in list(left.items()):
+            outcome = elsewhere(config, tries) if path.exists() else None
             if outcome is None and not there:
                 status = records.state(config)
                 error = f"no worker is left: time, memory or Slurm ended it; see {logs}, and give the command again"
-                outcome = Outcome(folder(config).absolute(), records.STOPPED if status == "new" else status, error)
+                outcome = Outcome(path.absolute(), records.STOPPED if status == "new" else status, error)
             if outcome and outcome.status != SKIPPED:
-                ended[name] = outcome
+                ended[path] = outcome
+                del left[path]
                 show_end(shown, config, outcome)
-            elif outcome and name not in begun:
-                begun.add(name)
-                shown.started(name)
-        left = [config for config in left if folder(config).name not in ended]
+            elif outcome and path not in begun:
+                begun.add(path)
+                shown.started(path.name)
         shown.tick()
         if left and not signals.count:
             time.sleep(_LOOK_S)
     if signals.count:
         shown.say(f"cancelling Slurm job {array}")
         raise KeyboardInterrupt
-    return [ended[folder(config).name] for config in configs]
+    return [ended[folder(config)] for config in configs]
 
 
 def _is_queued(array: str) -> bool:
@@ -187,15 +187,14 @@ def worker(work: Work) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGUSR2, end)
     os.environ[COMMAND] = work.command
-    configs = [typed(values) for values in work.configs]
-    before = _gained(configs)
+    before = _gained(work.configs)
     try:
-        launch(configs, work.jobs, join=work.tries)
+        launch(work.configs, work.jobs, join=work.tries)
     except KeyboardInterrupt:
         if not ending:
             raise SystemExit(143) from None
         job = os.environ["SLURM_JOB_ID"]  # in an array, too, of this job alone
-        if _gained(configs) == before:  # nor would the next turn, and so on for ever
+        if _gained(work.configs) == before:  # nor would the next turn, and so on for ever
             raise SystemExit(f"rankwise: the time of {job} ends before any run got anywhere; give more") from None
         print(f"rankwise: the time of {job} ends; it goes on in its next turn", file=sys.stderr, flush=True)
         subprocess.run(["scontrol", "requeue", job], check=True)
