@@ -61,15 +61,16 @@ def test_layers_that_are_not_there_are_refused_and_nothing_stays(tiny, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_room_is_one_line_and_the_record_says_failed(tiny):
+@pytest.mark.parametrize(("most_bytes", "state"), [(20, "new"), (1_000, "new"), (40_000, "failed")])
+def test_no_room_is_one_line_and_the_record_says_failed(most_bytes, state, tiny):
     config, limits = tiny("bert", "full"), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, limits[1]))
     try:
         with pytest.raises(Refused, match=r"File too large.*make room there, or give another outputs=FOLDER"):
             single(config)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert records.read(folder(config)).status == "failed"
+    assert records.state(config) == state
     assert run(config).status == "finished"
 
 

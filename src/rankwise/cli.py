@@ -45,6 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as refused:
         print(f"rankwise: {refused}", file=sys.stderr)
         return 2
+    except OSError as error:
+        from rankwise.machine import is_no_room
+
+        if not is_no_room(error):
+            raise
+        print(f"rankwise: {error}: make room there", file=sys.stderr)
+        return 2
     except SystemExit as done:  # argparse, after --help
         return int(done.code or 0)
     except KeyboardInterrupt:

@@ -30,15 +30,7 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
     their keys are.
     """
     method = methods.of(values["method"]["name"])
-    drop = [*_IMMATERIAL, "method.lr"]
-    if not method.on_targets:
-        drop.append("targets")
-    if values.get("optim", {}).get("name") != "sgd":
-        drop.append("optim.momentum")
-    if method.is_baseline:
-        drop += ["optim", "quant.kind", "quant.double"] + (["model"] if method.name == "tfidf" else [])
-        evaluated = _EVALUATED if method.name == "few_shot" else ()
-        drop += [f"trainer.{key}" for key in values.get("trainer", {}) if key not in evaluated]
+    drop = [*_IMMATERIAL, "method.lr", *idle(values), *["model"] * (method.name == "tfidf")]
     if values.get("trainer", {}).get("devices", 1) == 1:  # several draw dropout otherwise
         drop.append("trainer.devices")
     drop.append("trainer.epochs" if values.get("trainer", {}).get("max_steps") else "trainer.max_steps")
@@ -57,6 +49,19 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
     if form["method"].get("alpha") is not None:
         form["method"]["alpha"] = _spelled(form["method"]["alpha"])
     return _without_nulls(_without_idle(form))
+
+
+def idle(values: dict[str, Any]) -> list[str]:
+    """Keys of which a run makes no use, whatever they say, because of its method or optimizer."""
+    method = methods.of(values["method"]["name"])
+    keys = [] if method.on_targets else ["targets"]
+    if values.get("optim", {}).get("name") != "sgd":
+        keys.append("optim.momentum")
+    if method.is_baseline:
+        evaluated = _EVALUATED if method.name == "few_shot" else ()
+        keys += [f"trainer.{key}" for key in values.get("trainer", {}) if key not in evaluated]
+        keys += ["optim", "quant.kind", "quant.double"]
+    return keys
 
 
 def _without_idle(values: dict[str, Any]) -> dict[str, Any]:

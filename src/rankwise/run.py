@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -32,7 +33,7 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
     """
     run_folder = folder(config)
     made = [path for path in (run_folder, *run_folder.parents) if not path.exists()]
-    with owned(run_folder) as mine:
+    with _writable(run_folder), owned(run_folder) as mine:
         earlier = records.read(run_folder) if (run_folder / "result.json").exists() else None
         if not mine:
             theirs = earlier or records.begin(config, None)
@@ -51,9 +52,25 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
             if earlier and earlier.status == records.FINISHED:  # what was there before it was run again
                 earlier.run["attempts"] = record.run["attempts"]
                 earlier.write()
-            elif isinstance(error, Refused) and not mirror.started and not earlier:
+            elif isinstance(error, Refused | OSError) and not mirror.started and not earlier:
                 _unmake(run_folder, made)
             raise
+
+
+@contextlib.contextmanager
+def _writable(run_folder: Path) -> Iterator[None]:
+    """In here what comes of a disk that is full, or that may not be written, is Refused."""
+    try:
+        yield
+    except Refused:
+        raise
+    except Exception as error:
+        another = "give another outputs=FOLDER"
+        if machine.is_no_room(error):
+            raise Refused(f"{run_folder}: {error}; make room there, or {another}") from None
+        if isinstance(error, OSError) and str(error.filename or "").startswith(str(run_folder.parents[1])):
+            raise Refused(f"{run_folder}: {error.strerror}; {another}") from None
+        raise
 
 
 def _tidy(run_folder: Path) -> None:
@@ -89,7 +106,7 @@ def _tell(config: Config, record: Record, mirror: Mirror, on_progress: OnProgres
     record.write()
     status = records.FAILED
     try:
-        with clock("total"):
+        with clock("total"), _writable(record.folder):
             if methods.of(config.method).is_baseline:
                 run_baseline(config, record, clock, mirror.start, on_progress)
             else:
@@ -107,8 +124,6 @@ def _tell(config: Config, record: Record, mirror: Mirror, on_progress: OnProgres
         record.error = {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
         if machine.is_out_of_memory(error):
             raise Refused(_no_memory(config, record)) from None
-        if machine.is_no_room(error):
-            raise Refused(f"{record.folder}: {error}; make room there, or give another outputs=FOLDER") from None
         raise
     finally:
         record.compute["seconds"] = clock.rounded()

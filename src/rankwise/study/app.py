@@ -13,13 +13,21 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from rankwise import methods
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.forks import fork_server
 from rankwise.paths import conf_dir
 from rankwise.study import multirun
-from rankwise.study.compose import explained, hydra_tree, load, override, register_schema, to_config, unresolved
+from rankwise.study.compose import (
+    explained,
+    hydra_tree,
+    load,
+    override,
+    refuse_idle,
+    register_schema,
+    to_config,
+    unresolved,
+)
 
 
 class _Single:
@@ -41,6 +49,10 @@ def call_hydra(
     chooser = next((word for word in arguments if re.match("hydra/sweeper=(?!rankwise$)", word)), None)
     if study and chooser:
         raise Refused(f"{chooser}: chooses its runs by their scores, so that none can be listed before; leave it out")
+    if chooser == "hydra/sweeper=basic":
+        raise Refused(f"{chooser}: walks through the same combinations as -m does without it; leave it out")
+    if chooser and not sys.stderr.isatty():
+        os.environ.setdefault("NO_COLOR", "1")  # what Optuna says has colours in files and pipes, too
     register_schema()
     multirun.exit_code, multirun.instead = 0, study
     _Single.start, _Single.argv, _Single.ended = single, sys.argv, 0
@@ -100,9 +112,8 @@ def task(cfg: DictConfig) -> Any:
         # One point of a W&B sweep does not tell what its axes are.
         axes = ("method",) if "WANDB_SWEEP_ID" in os.environ else ()
         config = to_config(unresolved(cfg), axes)
-        targets = [word for word in HydraConfig.get().overrides.task if word.startswith("targets")]
-        if targets and not (axes or methods.of(config.method).on_targets):
-            raise Refused(f"{targets[0]}: method={config.method.name} adapts no chosen layers; leave it out")
+        if not axes:
+            refuse_idle(config, HydraConfig.get().overrides.task)
         _Single.ended = _Single.start(config)
     except BaseException as error:  # raised by call_hydra, past Hydra, which would print its own lines about it
         _Single.ended = error

@@ -21,9 +21,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from rankwise import assets, methods
 from rankwise.check import check
-from rankwise.config import Config, merged, typed
+from rankwise.config import Config, merged, plain, typed
 from rankwise.errors import Refused, did_you_mean
 from rankwise.files import read_yaml
+from rankwise.identity import idle
 from rankwise.paths import conf_dir
 from rankwise.synonyms import near_key
 
@@ -63,6 +64,16 @@ def to_typed(values: dict[str, Any] | DictConfig, axes: Collection[str] = ("meth
         return typed(node)
     except OmegaConfBaseException as error:
         raise Refused(explain(error)) from None
+
+
+def refuse_idle(config: Config, words: Iterable[str]) -> None:
+    """Raise Refused for the first word of a command line that says something of which the run makes no use."""
+    keys = idle(plain(config))
+    for key, _, value in (word.partition("=") for word in words):
+        mine = [of for of in keys if of == key or key.startswith(f"{of}.") or of.startswith(f"{key}.")]
+        if mine and value not in ("none", "null"):
+            why = f"optim={config.optim.name}" if mine == ["optim.momentum"] else f"method={config.method.name}"
+            raise Refused(f"{key}={value}: of no use with {why}; leave it out")
 
 
 def composed(overrides: list[str], axes: Collection[str] = ()) -> Config:
@@ -218,6 +229,7 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
         raise Refused(f"--config {path}: {explain(error)}") from None
     config = to_config(node)
+    refuse_idle(config, overrides)
     for group in ("model", "task", "forgetting"):
         _refuse_fetch(group, getattr(config, group), overrides, path)
     return config

@@ -19,7 +19,7 @@ from rankwise.config import Config
 from rankwise.errors import Refused, plural
 from rankwise.identity import folder, run_id
 from rankwise.study.axes import Row, excluded, paired
-from rankwise.study.compose import Composer, explained, hydra_tree, load
+from rankwise.study.compose import Composer, explained, hydra_tree, load, refuse_idle
 from rankwise.study.launcher import done, run
 from rankwise.study.outcome import Outcome
 from rankwise.study.tuning import Tuning
@@ -187,9 +187,12 @@ def expand(sweeper: StudySweeper, arguments: list[str]) -> list[Row]:
 def compose_study(rows: Iterable[Row], exclude: Sequence[str] = ()) -> list[tuple[Config, Row]]:
     """The distinct runs of rows of overrides, but those excluded. Raises Refused for the first that cannot run."""
     rows = list(rows)
-    compose, runs = Composer(varied(rows)), []
+    axes, runs = varied(rows), []
+    compose = Composer(axes)
     for row in rows:
         config, choices = compose(row)
+        if not axes & {"method", "method.name", "optim", "optim.name"}:
+            refuse_idle(config, (word for word in row if word.partition("=")[0] not in axes))
         if not excluded(config, exclude, choices):
             check(config)
             runs.append((config, row))

@@ -6,7 +6,6 @@ import sys
 from rankwise import assets, methods, metrics
 from rankwise.check import check_here
 from rankwise.config import Config
-from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.run import run
 from rankwise.study import outdated
@@ -31,10 +30,6 @@ def single(config: Config) -> int:
         with Display(1, lines=False) as shown:
             shown.started(name)
             record = run(config, lambda step, total, text: shown.moved(name, step / total, text))
-    except OSError as error:
-        if not str(error.filename or "").startswith(str(folder(config).parents[1])):
-            raise  # a bug, or a file of somebody else's
-        raise Refused(f"{folder(config)}: {error.strerror}; give another outputs=FOLDER") from None
     finally:
         signal.signal(signal.SIGTERM, before)
     print(f"{record.folder}  {describe(record, config)}")
