@@ -38,14 +38,14 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
     form = copy.deepcopy(values)
     form["method"] = methods.own(form["method"]) | {"name": "lora" if method.is_lora else method.name}
     for key in drop:
-        _remove(form, key)
+        remove(form, key)
     for group, kind in (("method", methods.Method), ("task", Task)):  # a value that means the same as null
         for own in fields(kind):
             if (off := own.metadata.get("off")) is not None and form[group].get(own.name) == off:
                 del form[group][own.name]
     for key in ("ranks", "alphas"):
         if not form.get("targets", {}).get(key):
-            _remove(form, f"targets.{key}")
+            remove(form, f"targets.{key}")
     if form["method"].get("alpha") is not None:
         form["method"]["alpha"] = _spelled(form["method"]["alpha"])
     return _without_nulls(_without_idle(form))
@@ -124,7 +124,8 @@ def _overridden(group: str, source: dict[str, Any], last: str) -> list[str]:
     return [f"{group}.{last}"] if source.get("package") else []
 
 
-def _remove(values: dict[str, Any], key: str) -> None:
+def remove(values: dict[str, Any], key: str) -> None:
+    """Take a dotted key out of nested values, where it is there."""
     *parents, last = key.split(".")
     for parent in parents:
         values = values.get(parent) or {}

@@ -86,7 +86,9 @@ def _print(report: Report, form: str | None, columns: list[str]) -> None:
     if form is None:
         show(report.table())
     elif form == "json":
-        sys.stdout.writelines(report.json_parts())
+        from rankwise.report.export import json_parts
+
+        sys.stdout.writelines(json_parts(report))
     else:
         print(getattr(report, f"to_{form}")(columns), end="")
 

@@ -1,6 +1,6 @@
 """Records in, one Report out: everything that table, plots and page show is decided here."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +55,6 @@ class Report:
         """Headline, arms, notes and what else the JSON document has, but for the runs. What is not finite is null."""
         return export.document(self)
 
-    def json_parts(self) -> Iterator[str]:
-        """The text of the JSON document, with the runs as their records are, in parts: it may be long."""
-        return export.json_parts(self)
-
     def to_csv(self, wanted: Sequence[str] = ()) -> str:
         """One line per arm, raw numbers with units in the header; of all columns, or those ``wanted``."""
         return export.csv_text(self, wanted)
@@ -84,7 +80,7 @@ class Report:
             "html": [html(self)],
             "csv": [self.to_csv()],
             "md": [self.to_markdown()],
-            "json": self.json_parts(),
+            "json": export.json_parts(self),
         }
         paths = {kind: folder / f"report.{kind}" for kind in texts}
         try:

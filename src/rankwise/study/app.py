@@ -17,17 +17,7 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.forks import fork_server
 from rankwise.paths import conf_dir
-from rankwise.study import multirun
-from rankwise.study.compose import (
-    explained,
-    hydra_tree,
-    load,
-    override,
-    refuse_idle,
-    register_schema,
-    to_config,
-    unresolved,
-)
+from rankwise.study import compose, multirun
 
 
 class _Single:
@@ -53,7 +43,7 @@ def call_hydra(
         raise Refused(f"{chooser}: walks through the same combinations as -m does without it; leave it out")
     if chooser and not sys.stderr.isatty():
         os.environ.setdefault("NO_COLOR", "1")  # what Optuna says has colours in files and pipes, too
-    register_schema()
+    compose.register_schema()
     multirun.exit_code, multirun.instead = 0, study
     _Single.start, _Single.argv, _Single.ended = single, sys.argv, 0
     full_error, log = os.environ.get("HYDRA_FULL_ERROR"), logging.getLogger()
@@ -62,7 +52,7 @@ def call_hydra(
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [program, *arguments], "1"
     try:
         _refuse_code_of(arguments)
-        with explained(arguments), fork_server.kept():
+        with compose.explained(arguments), fork_server.kept():
             hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
     finally:
         sys.argv = _Single.argv
@@ -82,15 +72,15 @@ def _refuse_code_of(arguments: list[str]) -> None:
     words = [word for word in arguments if "=" in word and not word.startswith("-")]
     folders = [f"file://{Path(word.partition('=')[2]).absolute()}" for word in arguments if "--config-dir=" in word]
     if folders:
-        words.append(override("hydra.searchpath", folders))
+        words.append(compose.override("hydra.searchpath", folders))
     elif not (Path("conf").is_dir() or any(word.startswith("hydra.searchpath=") for word in words)):
         return
     fixed = [word for word in words if "," not in word]
     axes = [word.partition("=") for word in words if "," in word]
-    with hydra_tree():
+    with compose.hydra_tree():
         for more in [[], *([f"{key}={option}"] for key, _, options in axes for option in options.split(","))]:
             try:
-                load([*fixed, *more])
+                compose.load([*fixed, *more])
             except Refused:
                 raise
             except Exception:  # Hydra will say it of the whole line
@@ -102,7 +92,7 @@ def task(cfg: DictConfig) -> Any:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from rankwise.run import run
 
-        return run(to_config(unresolved(cfg))).to_dict()
+        return run(compose.to_config(compose.unresolved(cfg))).to_dict()
     sys.argv = _Single.argv  # what relaunches a process (Lightning's DDP) must see the user's own command line
     assert _Single.start is not None
     try:
@@ -111,9 +101,9 @@ def task(cfg: DictConfig) -> Any:
                 raise Refused(f"{word}: of a study; add -m, for one run on this machine leave it out")
         # One point of a W&B sweep does not tell what its axes are.
         axes = ("method",) if "WANDB_SWEEP_ID" in os.environ else ()
-        config = to_config(unresolved(cfg), axes)
+        config = compose.to_config(compose.unresolved(cfg), axes)
         if not axes:
-            refuse_idle(config, HydraConfig.get().overrides.task)
+            compose.refuse_idle(config, HydraConfig.get().overrides.task)
         _Single.ended = _Single.start(config)
     except BaseException as error:  # raised by call_hydra, past Hydra, which would print its own lines about it
         _Single.ended = error

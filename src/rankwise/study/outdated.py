@@ -39,8 +39,7 @@ def _changed(config: Config, fingerprint: Callable[[Model | Task], str | None]) 
 def _fingerprint(source: Model | Task) -> str | None:
     """Of what is on this disk or generated; None for what would have to be fetched first."""
     try:
-        if source.path or source.package:
-            return assets.resolve(source, progress=False).fingerprint if assets.cached(source) else None
-        return assets.resolve(source, progress=False).fingerprint
+        is_here = assets.cached(source) or not (source.path or source.package)
+        return assets.resolve(source, progress=False).fingerprint if is_here else None
     except Refused:
         return None

@@ -14,7 +14,7 @@ from rankwise import methods, metrics
 from rankwise.check import check
 from rankwise.config import Config, changed, plain
 from rankwise.errors import Refused
-from rankwise.identity import canonical, folder, label
+from rankwise.identity import canonical, folder, label, remove
 from rankwise.study.compose import known_keys
 from rankwise.synonyms import near_key
 from rankwise.tracking import record as records
@@ -98,13 +98,8 @@ class Tuning:
 
     def _key(self, config: Config) -> str:
         values = canonical(plain(config))
-        values.pop("seed", None)
-        for key in [*self.axes, "optim.lr"]:
-            *parents, last = key.split(".")
-            group: Any = values
-            for parent in parents:
-                group = group.get(parent, {})
-            group.pop(last, None)
+        for key in [*self.axes, "optim.lr", "seed"]:
+            remove(values, key)
         return json.dumps(values, sort_keys=True)
 
     def _values(self, config: Config) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 from rankwise.errors import reason
 from rankwise.tracking import record as records
 from rankwise.tracking.fields import objective
-from rankwise.tracking.journal import numeric, parse_lines
+from rankwise.tracking.journal import parse
 from rankwise.tracking.record import Record
 from rankwise.tracking.trackers import Tracker, start
 
@@ -48,7 +48,7 @@ def while_open(stream: Any, folder: Path, attempt: int) -> Iterator[list[dict[st
             content = file.read()
             whole = content[: content.rfind(b"\n") + 1]
             position += len(whole)
-            yield [row for row in numeric(parse_lines(whole)) if row["attempt"] == attempt]
+            yield [row for row in parse(whole) if row["attempt"] == attempt]
 
 
 def main(folder: Path) -> None:

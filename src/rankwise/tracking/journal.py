@@ -32,7 +32,7 @@ class Journal:
 
         False, and nothing is written, if it has not so many.
         """
-        earlier = [row for row in numeric(read_lines(Path(self.file.name))) if row["attempt"] == attempt][:rows]
+        earlier = [row for row in _rows_of(Path(self.file.name)) if row["attempt"] == attempt][:rows]
         if len(earlier) < rows:
             return False
         for row in earlier:
@@ -44,29 +44,26 @@ class Journal:
         self.file.close()
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file. A line that is none (of a killed process, a full disk) is left out; no file is no rows."""
-    return parse_lines(path.read_bytes() if path.exists() else b"")
+def parse(content: bytes) -> list[dict[str, Any]]:
+    """The rows in what was read of a file: numbers and nulls, with their attempt.
 
-
-def parse_lines(content: bytes) -> list[dict[str, Any]]:
-    """The rows in what was read of a file, as ``read_lines``."""
+    A line that is none (of a killed process, a full disk) is left out.
+    """
     rows = []
     for line in content.splitlines():
         with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
-            if isinstance(row, dict):
+            if problem(row, dict[str, float | None]) is None and row.get("attempt"):
                 rows.append(row)
     return rows
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of numbers of the last attempt, as ``read_lines``."""
-    rows = numeric(read_lines(path))
+    """The rows of the last attempt, as ``parse``; no file is no rows."""
+    rows = _rows_of(path)
     last = max((row["attempt"] for row in rows), default=0)
     return [row for row in rows if row["attempt"] == last]
 
 
-def numeric(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that are a run's: numbers and nulls, with their attempt."""
-    return [row for row in rows if row.get("attempt") and problem(row, dict[str, float | None]) is None]
+def _rows_of(path: Path) -> list[dict[str, Any]]:
+    return parse(path.read_bytes() if path.exists() else b"")

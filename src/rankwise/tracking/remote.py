@@ -154,11 +154,8 @@ def missing(address: Address, own: list[Record]) -> list[Record]:
         if "Could not find project" not in str(why):
             raise
     with asking(address):
-        return [record for record in own if not _is_there(record, there.get(_id(record)))]
-
-
-def _id(record: Record) -> str:
-    return str((record.run.get("wandb") or {}).get("id") or placed(record)["id"])
+        ids = [str((record.run.get("wandb") or {}).get("id") or placed(record)["id"]) for record in own]
+        return [record for record, name in zip(own, ids, strict=True) if not _is_there(record, there.get(name))]
 
 
 def _is_there(record: Record, run: Any) -> bool:
