@@ -64,6 +64,8 @@ def test_what_is_no_model_and_what_is_no_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(Refused, match="neither a file nor a folder"):
         resolve(Task(name="t", path=str(tmp_path / "pipe")))
+    with pytest.raises(Refused, match=r"model\.path=null: .*shape"):
+        resolve(Model(name="m"))
 
 
 def test_generated_models_and_tasks_have_no_path_and_their_values_as_fingerprint():
@@ -71,11 +73,6 @@ def test_generated_models_and_tasks_have_no_path_and_their_values_as_fingerprint
     assert resolve(one).path is None and cached(one) is None
     assert resolve(one).fingerprint == resolve(same).fingerprint != resolve(other).fingerprint
     assert resolve(Task(name="t", synthetic=64)).fingerprint == "synthetic:64"
-
-
-def test_a_source_that_says_nothing_is_refused():
-    with pytest.raises(Refused, match=r"model\.path=null: .*shape"):
-        resolve(Model(name="m"))
 
 
 def test_the_fingerprint_of_a_model_folder_follows_what_decides_the_model(tmp_path):

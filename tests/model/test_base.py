@@ -123,11 +123,8 @@ def _pickled(folder: Path) -> None:
 def _remote_code(folder: Path) -> None:
     code = f"open({str(folder / 'RAN')!r}, 'w')\nclass Evil: pass\n"
     (folder / "evil.py").write_text(code)
-    edit(
-        folder / "config.json",
-        model_type="evil",
-        auto_map={k: "evil.Evil" for k in ("AutoConfig", "AutoModelForSequenceClassification")},
-    )
+    models = dict.fromkeys(("AutoConfig", "AutoModelForSequenceClassification"), "evil.Evil")
+    edit(folder / "config.json", model_type="evil", auto_map=models)
     edit(folder / "tokenizer_config.json", tokenizer_class="Evil", auto_map={"AutoTokenizer": ["evil.Evil", None]})
 
 
@@ -216,24 +213,15 @@ def test_a_shape_that_is_no_model_is_refused_in_one_line(shape, reason):
     assert line.startswith("model.shape: ") and reason in line and len(line) < 300
 
 
-@pytest.mark.parametrize(("shape", "longest"), [("bert", 128), ("roberta", 128 - 1), ("gpt2", 128)])
+@pytest.mark.parametrize(("shape", "longest"), [("bert", 128), ("roberta", 128 - 1), ("gpt2", 128), ("llama", 128)])
 def test_texts_may_be_as_long_as_there_are_positions_and_no_longer(shape, longest):
-    """RoBERTa's positions begin behind the padding token's number, here 0."""
+    """RoBERTa's positions begin behind the padding token's number, here 0; Llama computes its own."""
     model = tiny(shape).model
     lm, tokenizer = base.load(model, resolve(model), 2, 0)
     rows = Encoded(["x" * 999], np.zeros(1), tokenizer, longest)
     assert lm(torch.tensor([rows[0]["input_ids"]])).logits.shape == (1, 2) and rows.lengths[0] == longest
     with pytest.raises(Refused, match=f"^task.max_length={longest + 1}: at most {longest},"):
-        Encoded(["x"], np.zeros(1), tokenizer, longest + 1)
-
-
-def test_computed_positions_end_where_the_model_was_made_for():
-    model = tiny("llama").model
-    lm, tokenizer = base.load(model, resolve(model), 2, 0)
-    rows = Encoded(["x" * 999], np.zeros(1), tokenizer, 128)
-    assert lm(torch.tensor([rows[0]["input_ids"]])).logits.shape == (1, 2)
-    with pytest.raises(Refused, match=r"^task\.max_length=129: at most 128,"):
-        Encoded(["x" * 999], np.zeros(1), tokenizer, 129)
+        Encoded(["x" * 999], np.zeros(1), tokenizer, longest + 1)
 
 
 def test_the_byte_tokenizer_takes_any_text_and_gives_it_back():
@@ -247,12 +235,15 @@ def test_the_byte_tokenizer_takes_any_text_and_gives_it_back():
     assert len(tokenizer) == 256 + 4
 
 
-def test_a_gguf_file_is_unpacked_to_plain_layers_that_carry_adapters(tmp_path, monkeypatch):
+@pytest.fixture
+def gguf_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RANKWISE_CACHE", str(tmp_path / "cache"))
-    gguf = pytest.importorskip("gguf")
-    path = tmp_path / "tiny.gguf"
-    weights = write_gguf(gguf, path)
-    for given in (path, tmp_path):  # the file, or the folder that it is in
+    return tmp_path / "tiny.gguf"
+
+
+def test_a_gguf_file_is_unpacked_to_plain_layers_that_carry_adapters(gguf_file):
+    weights = write_gguf(gguf_file)
+    for given in (gguf_file, gguf_file.parent):  # the file, or the folder that it is in
         model = tiny(model__path=str(given)).model
         lm, tokenizer = base.load(model, resolve(model), 2, 0)
         assert torch.equal(lm.model.layers[1].mlp.up_proj.weight, torch.tensor(weights["blk.1.ffn_up.weight"]))
@@ -264,34 +255,27 @@ def test_a_gguf_file_is_unpacked_to_plain_layers_that_carry_adapters(tmp_path, m
     assert adapted.model(**texts).logits.isfinite().all()
 
 
-def test_fetch_unpacks_a_gguf_file(tmp_path, monkeypatch):
-    monkeypatch.setenv("RANKWISE_CACHE", str(tmp_path / "cache"))
-    write_gguf(pytest.importorskip("gguf"), tmp_path / "tiny.gguf")
-    assert unpacked(tmp_path / "tiny.gguf") is None
-    assert main(["fetch", "model=local", f"model.path={tmp_path / 'tiny.gguf'}", "task=synthetic"]) == 0
-    folder = unpacked(tmp_path / "tiny.gguf")
+def test_fetch_unpacks_a_gguf_file(gguf_file):
+    write_gguf(gguf_file)
+    assert unpacked(gguf_file) is None
+    assert main(["fetch", "model=local", f"model.path={gguf_file}", "task=synthetic"]) == 0
+    folder = unpacked(gguf_file)
     assert folder is not None and (folder / "model.safetensors").is_file()
 
 
-def test_a_torn_gguf_file_is_refused_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("RANKWISE_CACHE", str(tmp_path / "cache"))
-    gguf = pytest.importorskip("gguf")
-    path = tmp_path / "tiny.gguf"
-    write_gguf(gguf, path)
-    path.write_bytes(path.read_bytes()[:3000])
+def test_a_torn_gguf_file_or_none_that_can_be_read_is_refused_in_one_line(gguf_file, monkeypatch):
+    write_gguf(gguf_file)
+    gguf_file.write_bytes(gguf_file.read_bytes()[:3000])
     with pytest.raises(Refused, match=r"^model .*tiny.gguf: cannot be loaded"):
-        load(path)
-
-
-def test_without_the_package_gguf_one_line_says_how_to_get_it(tmp_path, monkeypatch):
-    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+        load(gguf_file)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(Refused, match=r"tiny\.gguf: a GGUF file needs the package gguf; pip install gguf$"):
-        load(tmp_path / "tiny.gguf")
+        load(gguf_file)
 
 
-def write_gguf(gguf: Any, path: Path) -> dict[str, np.ndarray]:
+def write_gguf(path: Path) -> dict[str, np.ndarray]:
     """A Llama of two blocks with random weights, and a tokenizer of a few pieces; returns the weights."""
+    gguf = pytest.importorskip("gguf")
     width, inner, rng = 32, 64, np.random.default_rng(0)
     pieces = ["<unk>", "<s>", "</s>", "\u2581", "a", "b", "\u2581a", "\u2581b"]
     writer = gguf.GGUFWriter(path, "llama")

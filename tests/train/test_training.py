@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,9 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from tiny_configs import SHAPES
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rankwise.assets import resolve
-from rankwise.model import base
 from rankwise.run import run
 from rankwise.tasks import data
 from rankwise.tracking.journal import read_rows
@@ -77,9 +78,8 @@ def test_a_regression_is_learnt_and_reported_in_the_unit_of_the_data(tiny):
         np.corrcoef(columns["label"], columns["prediction"])[0, 1], abs=1e-5
     )
     assert record.metrics["test"]["pearson"]["value"] > 0.5
-    assert np.abs(columns["prediction"]).max() > 1 and columns["prediction"] == pytest.approx(
-        columns["score"], abs=1e-5
-    )
+    assert np.abs(columns["prediction"]).max() > 1
+    assert columns["prediction"] == pytest.approx(columns["score"], abs=1e-5)
     assert {float(label) for label in columns["label"]} <= set(map(float, range(-6, 7)))
 
 
@@ -126,19 +126,13 @@ def test_every_arm_starts_training_with_the_same_random_numbers(tiny, monkeypatc
 
 def test_two_micro_batches_are_one_batch_of_twice_the_size(tiny):
     """Llama has no dropout; the rows of a step are the same ones; clipping sees the whole step's gradient."""
-    keys = {
-        "trainer__max_steps": 10,
-        "trainer__group_by_length": False,
-        "trainer__validations": 2,
-        "trainer__clip": 0.05,
-    }
+    plan = {"trainer__max_steps": 10, "trainer__validations": 2}
+    keys = plan | {"trainer__group_by_length": False, "trainer__clip": 0.05}
     whole = run(tiny("llama", trainer__batch_size=16, **keys))
     halves = run(tiny("llama", trainer__batch_size=8, trainer__accumulate=2, **keys))
     assert whole.compute["steps"] == halves.compute["steps"] == 10
     assert whole.compute["tokens"] == halves.compute["tokens"]
-    assert (
-        [row["step"] for row in whole.metrics["curve"]] == [row["step"] for row in halves.metrics["curve"]] == [5, 10]
-    )
+    assert [[row["step"] for row in record.metrics["curve"]] for record in (whole, halves)] == [[5, 10]] * 2
     once = run(tiny("llama", trainer__batch_size=8, **keys))
     far = _distance(adapter(whole), adapter(once))
     assert _distance(adapter(whole), adapter(halves)) < 1e-4 < far / 10
@@ -147,13 +141,8 @@ def test_two_micro_batches_are_one_batch_of_twice_the_size(tiny):
 def test_the_loss_that_is_logged_is_the_one_that_was_descended(tiny):
     """Over the learned tokens of the whole step, of which its micro-batches have more and fewer."""
     keys = {"task": "synthetic_lm", "trainer__group_by_length": False, "trainer__max_steps": 6}
-    losses = [
-        [
-            row["train/loss"]
-            for row in logged(run(tiny("llama", trainer__batch_size=8 // n, trainer__accumulate=n, **keys)))
-        ]
-        for n in (1, 4)
-    ]
+    records = [run(tiny("llama", trainer__batch_size=8 // n, trainer__accumulate=n, **keys)) for n in (1, 4)]
+    losses = [[row["train/loss"] for row in logged(record)] for record in records]
     assert len(losses[0]) == 6 and losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
@@ -231,14 +220,11 @@ def test_a_run_that_diverges_is_marked_tested_and_written_down(tiny, objective):
         json.loads(line, parse_constant=pytest.fail)
 
 
-def test_a_run_that_never_had_a_finite_loss_has_no_objective(tiny, tmp_path):
-    source = tiny().model
-    model, tokenizer = base.load(source, resolve(source), 2, 0)
-    model.save_pretrained(tmp_path / "poisoned")
-    tokenizer.save_pretrained(tmp_path / "poisoned")
-    weights = load_file(tmp_path / "poisoned" / "model.safetensors")
+def test_a_run_that_never_had_a_finite_loss_has_no_objective(tiny, saved_base, tmp_path):
+    file = shutil.copytree(saved_base("bert"), tmp_path / "poisoned") / "model.safetensors"
+    weights = load_file(file)
     weights["bert.embeddings.LayerNorm.weight"][3] = math.nan
-    save_file(weights, tmp_path / "poisoned" / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, file, metadata={"format": "pt"})
 
     record = run(tiny(model__path=str(tmp_path / "poisoned")))
     assert record.status == "finished" and record.compute["diverged"] and record.compute["steps"] <= 1
@@ -289,8 +275,7 @@ def test_gradients_are_clipped_to_the_norm_that_is_asked(tiny, monkeypatch):
 
 def test_the_learning_rate_that_is_logged_is_the_one_of_the_step(tiny):
     config = tiny(trainer__max_steps=10, optim__warmup=0.2, optim__lr=2e-3)
-    record = run(config)
-    rows = [row for row in read_rows(record.folder / "metrics.jsonl") if "lr" in row]
+    rows = logged(run(config))
     assert [row["step"] for row in rows] == list(range(1, 11))
     assert [row["lr"] for row in rows] == pytest.approx([2e-3 * rate(config.optim, step, 10) for step in range(10)])
 
@@ -311,15 +296,12 @@ def test_the_precision_is_what_runs_and_what_is_recorded(tiny, monkeypatch, prec
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks transformers so
 @pytest.mark.parametrize("shape", ["bert", "llama"])
-def test_test_predictions_are_those_of_the_exported_adapter_row_by_row(tiny, tmp_path, shape):
+def test_test_predictions_are_those_of_the_exported_adapter_row_by_row(tiny, saved_base, tmp_path, shape):
     """One text at a time, by its item number: no row is mixed up by sorting, padding or batching."""
-    source = tiny(shape).model
-    model, tokenizer = base.load(source, resolve(source), 2, 0)
-    model.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
+    folder = saved_base(shape)
     lines = [f"{'sun joy win '[: i % 12 + 1] * (i * 7 % 5 + 1)}{i}\t{i * 5 % 2}\n" for i in range(400)]
     (tmp_path / "data.tsv").write_text("text\tlabel\n" + "".join(lines))
-    paths = {"model__path": str(tmp_path / "base"), "task__path": str(tmp_path / "data.tsv"), "task__max_length": 100}
+    paths = {"model__path": str(folder), "task__path": str(tmp_path / "data.tsv"), "task__max_length": 100}
     sizes = {"trainer__max_steps": 40, "trainer__eval_batch_size": 16, "task__n_validation": 50}
     config = tiny(shape, optim__lr=1e-2, **paths, **sizes)
     record = run(config)
@@ -327,7 +309,8 @@ def test_test_predictions_are_those_of_the_exported_adapter_row_by_row(tiny, tmp
     rows = data.load(config.task, resolve(config.task), 0)
     assert len({len(text) for text in rows.test.texts}) > 20
     assert columns["item"] == rows.test.items.tolist() and columns["label"] == rows.test.labels.tolist()
-    fresh = type(model).from_pretrained(tmp_path / "base", num_labels=2)
+    fresh = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     adapted = PeftModel.from_pretrained(fresh, record.folder / "adapter").eval()
     with torch.inference_mode():
         logits = [adapted(**tokenizer([text], return_tensors="pt")).logits[0] for text in rows.test.texts]
@@ -341,11 +324,11 @@ def test_test_predictions_are_those_of_the_exported_adapter_row_by_row(tiny, tmp
 
 def test_tokens_are_counted_without_padding(tiny, monkeypatch):
     seen: list[int] = []
-    watch(
-        monkeypatch,
-        "on_train_batch_start",
-        lambda trainer, module, batch, index: seen.append(int((batch["input_ids"] != 0).sum())),
-    )
+
+    def see(trainer: Any, module: Any, batch: dict[str, torch.Tensor], *_: Any) -> None:
+        seen.append(int((batch["input_ids"] != 0).sum()))
+
+    watch(monkeypatch, "on_train_batch_start", see)
     record = run(tiny(trainer__max_steps=12, trainer__accumulate=2, trainer__group_by_length=False))
     assert len(seen) == 24 and record.compute["tokens"] == sum(seen)
     assert record.compute["tokens_per_s"] > 0

@@ -22,26 +22,14 @@ def create(store: Store, given: Variables) -> dict[str, Any]:
     versions = [one for one in store.artifacts if one.collection == collection]
     made = next((one for one in versions if one.digest == sent["digest"]), None)
     if made is None:
-        aliases = [one["alias"] for one in sent.get("aliases") or []]
-        metadata = json.loads(sent.get("metadata") or "{}")
-        made = Artifact(
-            f"artifact-{len(store.artifacts) + 1}",
-            sent["projectName"],
-            collection,
-            sent["artifactTypeName"],
-            sent["digest"],
-            sent.get("runName") or "",
-            aliases,
-            metadata,
-            len(versions),
-        )
+        own = (sent["artifactTypeName"], sent["digest"], sent.get("runName") or "")
+        own += ([one["alias"] for one in sent.get("aliases") or []], json.loads(sent.get("metadata") or "{}"))
+        name = f"artifact-{len(store.artifacts) + 1}"
+        made = Artifact(name, sent["projectName"], collection, *own, len(versions))
         store.artifacts.append(made)
     latest = {"id": versions[-1].id} if versions else None
-    return {
-        "createArtifact": {
-            "artifact": {"id": made.id, "state": made.state, "artifactSequence": {"latestArtifact": latest}}
-        }
-    }
+    artifact = {"id": made.id, "state": made.state, "artifactSequence": {"latestArtifact": latest}}
+    return {"createArtifact": {"artifact": artifact}}
 
 
 def create_manifest(store: Store, given: Variables) -> dict[str, Any]:
@@ -56,27 +44,16 @@ def create_files(store: Store, given: Variables) -> dict[str, Any]:
     edges = []
     for file in given["input"]["artifactFiles"]:
         path = f"artifact/{file['artifactID']}/{file['name']}"
-        node: dict[str, Any] = {
-            "storagePath": path,
-            "uploadUrl": f"{store.url}/storage/{path}",
-            "uploadHeaders": [],
-            "uploadMultipartUrls": None,
-            "artifact": {"id": file["artifactID"]},
-        }
-        edges.append({"node": node})
+        urls = {"uploadUrl": f"{store.url}/storage/{path}", "uploadHeaders": [], "uploadMultipartUrls": None}
+        edges.append({"node": urls | {"storagePath": path, "artifact": {"id": file["artifactID"]}}})
     return {"createArtifactFiles": {"files": {"edges": edges}}}
 
 
 def commit(store: Store, given: Variables) -> dict[str, Any]:
     """Everything is uploaded."""
-    made = _by_id(store, given["artifactID"])
+    made = next(one for one in store.artifacts if one.id == given["artifactID"])
     made.state, made.manifest = "COMMITTED", store.stored[f"manifest/{made.id}"]
     return {"commitArtifact": {"artifact": {"id": made.id, "digest": made.digest}}}
-
-
-def by_id(store: Store, given: Variables) -> dict[str, Any]:
-    """One version, whole."""
-    return {"artifact": _fragment(_by_id(store, given["id"]))}
 
 
 def membership(store: Store, given: Variables) -> dict[str, Any]:
@@ -112,10 +89,6 @@ def of_run(store: Store, given: Variables) -> dict[str, Any]:
     return {"project": {"run": {"artifacts": logged}}}
 
 
-def _by_id(store: Store, identity: str) -> Artifact:
-    return next(one for one in store.artifacts if one.id == identity)
-
-
 def _named(store: Store, name: str) -> Artifact | None:
     collection, _, alias = name.partition(":")
     versions = [one for one in store.artifacts if one.collection == collection]
@@ -146,7 +119,6 @@ def _fragment(made: Artifact) -> dict[str, Any]:
         "state": made.state,
         "size": sum(entry["size"] for entry in contents.values()),
         "digest": made.digest,
-        "digestAlgorithm": "MANIFEST_MD5",
         "commitHash": None,
         "fileCount": len(contents),
         "createdAt": CREATED,

@@ -1,37 +1,24 @@
-"""Filters and orders of ``Api().runs``: the part of MongoDB's language that W&B documents."""
+"""Filters and orders of ``Api().runs``: as much of MongoDB's language as is asked here."""
 
 import re
 from collections.abc import Callable
 from typing import Any
 
 _TESTS: dict[str, Callable[[Any, Any], bool]] = {
-    "$eq": lambda value, other: value == other or (isinstance(value, list) and other in value),
-    "$ne": lambda value, other: value != other,
+    "$eq": lambda value, other: value == other,
     "$gt": lambda value, other: value is not None and value > other,
-    "$gte": lambda value, other: value is not None and value >= other,
-    "$lt": lambda value, other: value is not None and value < other,
-    "$lte": lambda value, other: value is not None and value <= other,
     "$regex": lambda value, pattern: value is not None and re.search(pattern, value) is not None,
-    "$in": lambda value, other: value in other or (isinstance(value, list) and any(one in other for one in value)),
 }
-_NAMES = {
-    "summary_metrics": "summaryMetrics",
-    "display_name": "displayName",
-    "created_at": "createdAt",
-    "sweep": "sweepName",
-    "jobType": "jobType",
-}
+_NAMES = {"created_at": "createdAt"}
 
 
 def matches(node: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    """Whether a run is what ``{"config.a.b": 1, "$or": [{…}, …], "summary_metrics.x": {"$gt": 2}}`` says."""
+    """Whether a run is what ``{"config.a.b": 1, "$and": [{…}, …], "summary_metrics.x": {"$gt": 2}}`` says."""
     for key, condition in wanted.items():
+        tests = condition if isinstance(condition, dict) else {"$eq": condition}
         if key == "$and":
             fits = all(matches(node, part) for part in condition)
-        elif key == "$or":
-            fits = any(matches(node, part) for part in condition)
         else:
-            tests = condition if isinstance(condition, dict) else {"$eq": condition}
             fits = all(_TESTS[name](_value(node, key), other) for name, other in tests.items())
         if not fits:
             return False

@@ -12,19 +12,8 @@ _FIELDS = ("displayName", "groupName", "jobType", "tags", "sweep")
 
 def viewer(store: Store, given: Variables) -> dict[str, Any]:
     """Who the key belongs to."""
-    who = {
-        "id": "user:1",
-        "entity": ENTITY,
-        "username": ENTITY,
-        "name": ENTITY,
-        "email": "tester@localhost",
-        "flags": "{}",
-        "admin": False,
-        "deletedAt": None,
-        "teams": {"edges": []},
-        "apiKeys": {"edges": []},
-    }
-    return {"viewer": who}
+    names = dict.fromkeys(("entity", "username", "name"), ENTITY)
+    return {"viewer": names | {"id": "user:1", "email": "tester@localhost", "flags": "{}", "teams": {"edges": []}}}
 
 
 def upsert(store: Store, given: Variables) -> dict[str, Any]:
@@ -71,22 +60,11 @@ def files(store: Store, given: Variables) -> dict[str, Any]:
     name = given.get("runName") or given.get("run") or given["name"]
     own = {path.removeprefix(f"run/{name}/"): path for path in store.stored if path.startswith(f"run/{name}/")}
     wanted = {file: own[file] for file in given.get("fileNames") or own if file in own}
-    edges = [
-        {
-            "node": {
-                "id": f"file:{path}",
-                "name": file,
-                "url": f"{store.url}/storage/{path}",
-                "directUrl": f"{store.url}/storage/{path}",
-                "sizeBytes": len(store.stored[path]),
-                "mimetype": "",
-                "updatedAt": CREATED,
-                "md5": "",
-            },
-            "cursor": file,
-        }
-        for file, path in wanted.items()
-    ]
+    edges = []
+    for file, path in wanted.items():
+        node = {"id": f"file:{path}", "name": file, "sizeBytes": len(store.stored[path]), "updatedAt": CREATED}
+        node |= dict.fromkeys(("url", "directUrl"), f"{store.url}/storage/{path}") | {"mimetype": "", "md5": ""}
+        edges.append({"node": node, "cursor": file})
     page = {"endCursor": None, "hasNextPage": False}
     found = {"fileCount": len(edges), "files": {"edges": edges, "pageInfo": page}}
     return {"project": project_node(given["project"]) | {"run": found}}
@@ -110,17 +88,9 @@ def find(store: Store, given: Variables) -> dict[str, Any]:
     nodes = [_node(run) for run in store.runs.values() if run.project == given["project"]]
     wanted = json.loads(given.get("filters") or "{}")
     nodes = ordered([node for node in nodes if matches(node, wanted)], given.get("order"))
-    return {
-        "project": project_node(given["project"])
-        | {
-            "runCount": len(nodes),
-            "readOnly": False,
-            "runs": {
-                "edges": [{"node": _sent(node), "cursor": str(i)} for i, node in enumerate(nodes)],
-                "pageInfo": {"endCursor": None, "hasNextPage": False},
-            },
-        },
-    }
+    edges = [{"node": _sent(node), "cursor": str(i)} for i, node in enumerate(nodes)]
+    page = {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
+    return {"project": project_node(given["project"]) | {"runCount": len(nodes), "readOnly": False, "runs": page}}
 
 
 def one(store: Store, given: Variables) -> dict[str, Any]:
@@ -129,15 +99,9 @@ def one(store: Store, given: Variables) -> dict[str, Any]:
     run = store.runs.get(name)
     if run is None:
         return {"project": project_node(given["project"]) | {"run": None}}
-    first, last = given.get("minStep", 0), given.get("maxStep", 1 << 60)
-    lines = [line for line in run.lines if first <= json.loads(line)["_step"] < last]
     specs = [json.loads(spec) for spec in [*given.get("specs", []), *filter(None, [given.get("spec")])]]
-    histories = {
-        "history": lines,
-        "events": [],
-        "parquetHistory": {"parquetUrls": [], "liveData": []},
-        "sampledHistory": [_sampled(run, spec) for spec in specs],
-    }
+    parquet = {"parquetUrls": [], "liveData": []}
+    histories = {"parquetHistory": parquet, "sampledHistory": [_sampled(run, spec) for spec in specs]}
     return {"project": project_node(given["project"]) | {"run": _sent(_node(run)) | histories}}
 
 

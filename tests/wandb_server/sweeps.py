@@ -48,7 +48,6 @@ def get(store: Store, given: Variables) -> dict[str, Any]:
         "controller": None,
         "scheduler": None,
         "runCount": len(runs),
-        "runCountExpected": None,
         "runs": {"edges": [{"node": _run(run)} for run in runs]},
     }
     return {"project": found | {"sweep": values}}
