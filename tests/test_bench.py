@@ -5,15 +5,8 @@ import pytest
 from rankwise.bench import bench
 from rankwise.commands.bench import _show
 
-SMALL = (
-    "task=synthetic",
-    "task.synthetic=400",
-    "task.n_train=150",
-    "task.n_validation=30",
-    "task.n_test=60",
-    "model=tiny_bert",
-    "trainer.validations=1",
-)
+ROWS = ("task=synthetic", "task.synthetic=400", "task.n_train=150", "task.n_validation=30", "task.n_test=60")
+SMALL = (*ROWS, "model=tiny_bert", "trainer.validations=1")
 
 
 def test_peers_do_the_same_work_and_the_costs_of_steps_and_the_rest_are_told_apart(monkeypatch, capsys):

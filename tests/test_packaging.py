@@ -14,19 +14,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(out),
-        ".",
-    ]
-    subprocess.run(command, cwd=ROOT, check=True)
+    build = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "."]
+    subprocess.run([sys.executable, *build, "-w", str(out)], cwd=ROOT, check=True)
     return next(out.glob("rankwise-*.whl"))
 
 
@@ -45,21 +34,14 @@ def test_a_run_and_a_study_work_from_the_unpacked_wheel_in_an_empty_folder(wheel
     zipfile.ZipFile(wheel).extractall(site)
     environment = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
 
-    def rankwise(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-P", "-m", "rankwise", *arguments]
-        return subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=300)
+    def python(*arguments: str) -> str:
+        command = [sys.executable, "-P", *arguments]
+        done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
-    where = subprocess.run(
-        [sys.executable, "-P", "-c", "from rankwise import paths; print(paths.__file__, paths.conf_dir())"],
-        cwd=work,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
+    where = python("-c", "from rankwise import paths; print(paths.__file__, paths.conf_dir())").split()
     assert all(path.startswith(str(site)) for path in where), "this must be the wheel's copy, not the checkout's"
-    study = rankwise("train", "-m", "debug=fast", "method=lora,full,tfidf", "method.rank=1,2")
-    assert study.returncode == 0, study.stderr
-    report = rankwise("report", "outputs")
-    assert report.returncode == 0, report.stderr
+    python("-m", "rankwise", "train", "-m", "debug=fast", "method=lora,full,tfidf", "method.rank=1,2")
+    python("-m", "rankwise", "report", "outputs")
     assert (work / "outputs/report.html").stat().st_size > 10_000

@@ -21,18 +21,12 @@ from rankwise.tasks.scores import language_scores
 from rankwise.tracking.record import Record
 from rankwise.train.generate import _batch
 
+FULL = {"method": "full", "method__lr": 1e-2, "optim__lr": 1e-2}
+
 
 def language(shape: str, outputs: Path, **keys: Any) -> Config:
-    config = tiny(
-        shape,
-        task="synthetic_lm",
-        outputs=str(outputs),
-        objective="val/perplexity",
-        task__n_train=32,
-        task__n_validation=16,
-        task__n_test=24,
-        **keys,
-    )
+    few = under("task", n_train=32, n_validation=16, n_test=24)
+    config = tiny(shape, task="synthetic_lm", outputs=str(outputs), objective="val/perplexity", **few, **keys)
     check(config)
     check_here(config)
     return config
@@ -61,33 +55,20 @@ def test_a_causal_lm_trains_as_it_was_predicted(shape, keys, tmp_path):
     record = run(language(shape, tmp_path, **keys))
     curve = [row["val/loss"] for row in record.metrics["curve"]]
     assert curve[-1] < curve[0]
-    assert record.memory["train"]["peak_bytes"] == pytest.approx(
-        record.memory["train"]["predicted"]["peak_bytes"], rel=1e-3
-    )
-    assert record.memory["eval"]["peak_bytes"] == pytest.approx(
-        record.memory["eval"]["predicted"]["peak_bytes"], rel=1e-3
-    )
+    for held in (record.memory["train"], record.memory["eval"]):
+        assert held["peak_bytes"] == pytest.approx(held["predicted"]["peak_bytes"], rel=1e-3)
     flops = record.compute["flops"]
     assert flops["per_step_counted"] == flops["per_step"]
     assert record.params["head"] == 0
     test, columns = record.metrics["test"], kept(record)
-    assert language_scores(columns["score"], columns["label"], columns["bytes"])["perplexity"][
-        "value"
-    ] == pytest.approx(test["perplexity"]["value"], rel=1e-5)
+    again = language_scores(columns["score"], columns["label"], columns["bytes"])
+    assert again["perplexity"]["value"] == pytest.approx(test["perplexity"]["value"], rel=1e-5)
     assert record.objective == min(row["val/perplexity"] for row in record.metrics["curve"])
 
 
 def test_a_longer_run_learns_the_rule(tmp_path):
-    config = language(
-        "llama",
-        tmp_path,
-        method="full",
-        trainer__max_steps=60,
-        method__lr=1e-2,
-        optim__lr=1e-2,
-        **under("task__generation", metrics=["bleu", "exact_match"], max_new_tokens=6, n=10, batch_size=4),
-    )
-    record = run(config)
+    asked = under("task__generation", metrics=["bleu", "exact_match"], max_new_tokens=6, n=10, batch_size=4)
+    record = run(language("llama", tmp_path, **FULL, trainer__max_steps=60, **asked))
     assert record.metrics["test"]["perplexity"]["value"] < 20  # of 260 bytes
     rows = [json.loads(line) for line in (record.folder / "generations.jsonl").read_text().splitlines()]  # type: ignore
     assert len(rows) == record.compute["generation"]["prompts"] <= 10
@@ -124,31 +105,16 @@ def test_a_baseline_reads_both_texts_of_a_pair(method, tmp_path):
     """Whether the second text says yes decides the label; the first says nothing of it."""
     rows = [f"first {i % 5},{'yes' if i % 2 else 'no'} {i},{i % 2}\n" for i in range(200)]
     (tmp_path / "pairs.csv").write_text("one,two,label\n" + "".join(rows))
-    config = tiny(
-        "bert",
-        method,
-        outputs=str(tmp_path),
-        task__path=str(tmp_path / "pairs.csv"),
-        task__text="one",
-        task__pair="two",
-        task__n_train=None,
-        task__n_validation=None,
-        task__n_test=None,
-    )
+    pairs = under("task", path=str(tmp_path / "pairs.csv"), text="one", pair="two")
+    whole = under("task", n_train=None, n_validation=None, n_test=None)
+    config = tiny("bert", method, outputs=str(tmp_path), **pairs, **whole)
     assert run(config).metrics["test"]["accuracy"]["value"] > 0.9
 
 
 def test_forgetting_of_a_language_model_is_paired_over_texts(tmp_path):
     (tmp_path / "other.csv").write_text("text\n" + "".join(f"some other words number {i * 37}\n" for i in range(60)))
-    config = language(
-        "llama",
-        tmp_path,
-        method="full",
-        method__lr=1e-2,
-        optim__lr=1e-2,
-        **under("forgetting", name="other", path=str(tmp_path / "other.csv"), n=40),
-    )
-    found = run(config).metrics["forgetting"]
+    asked = under("forgetting", name="other", path=str(tmp_path / "other.csv"), n=40)
+    found = run(language("llama", tmp_path, **FULL, **asked)).metrics["forgetting"]
     assert found["measure"] == "loss" and found["difference"]["n"] == 40
     assert found["difference"]["value"] == pytest.approx(found["after"]["value"] - found["before"]["value"])
     assert found["difference"]["se"] < found["before"]["se"] + found["after"]["se"]
@@ -157,10 +123,8 @@ def test_forgetting_of_a_language_model_is_paired_over_texts(tmp_path):
 def test_forgetting_of_an_encoder_is_a_probe_and_the_order_of_cosines(tmp_path):
     rows = [f"word{i % 7} word{i % 3} {'good' if i % 2 else 'bad'} {i},{i % 2}\n" for i in range(120)]
     (tmp_path / "other.csv").write_text("text,label\n" + "".join(rows))
-    config = tiny(
-        "bert", outputs=str(tmp_path), **under("forgetting", name="o", path=str(tmp_path / "other.csv"), n=80)
-    )
-    asked = run(config)
+    probe = under("forgetting", name="o", path=str(tmp_path / "other.csv"), n=80)
+    asked = run(tiny("bert", outputs=str(tmp_path), **probe))
     silent = run(tiny("bert", outputs=str(tmp_path)))
     assert asked.metrics["curve"] == silent.metrics["curve"], "to be asked changes nothing"
     found = asked.metrics["forgetting"]

@@ -88,14 +88,8 @@ CASES: list[dict[str, Any]] = [
 CASES += [
     {"method": method, "precision": precision, "optim__name": name, "optim__kernel": kernel}
     for method, precision in (("full", "fp32"), ("lora", "bf16"))
-    for name, kernel in (
-        ("adamw", "loop"),
-        ("adamw", "foreach"),
-        ("sgd", None),
-        ("sgd", "loop"),
-        ("adafactor", None),
-        ("adafactor", "foreach"),
-    )
+    for name, kernels in (("adamw", ("loop", "foreach")), ("sgd", (None, "loop")), ("adafactor", (None, "foreach")))
+    for kernel in kernels
 ]
 # Each checkpointed block keeps 5 kB of random state that no operation makes: little beside a larger batch.
 CASES += [
@@ -108,19 +102,10 @@ CASES += [{"method": "head"}, {"method": "lora", "method__dropout": 0.1}]
 
 
 def trained(tiny: Tiny, case: dict[str, Any]) -> Trained:
-    keys = dict(case)
-    shape, method, precision, attention, rows = (
-        keys.pop(key, default)
-        for key, default in (
-            ("shape", "bert"),
-            ("method", "lora"),
-            ("precision", "fp32"),
-            ("attention", "eager"),
-            ("rows", 8),
-        )
-    )
+    keys: dict[str, Any] = {"precision": "fp32", "attention": "eager", "rows": 8} | case
+    how = [keys.pop(key) for key in ("precision", "attention", "rows")]
     torch.manual_seed(0)
-    return Trained(tiny(shape, method, "all_linear", **keys), precision, attention, rows)
+    return Trained(tiny(targets="all_linear", **keys), *how)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.values())))
@@ -157,14 +142,9 @@ def test_gradients_are_those_of_what_is_trained_and_optimizer_states_twice_that(
 
 
 def test_checkpointing_keeps_less(tiny):
-    kept = [
-        trained(tiny, {"method": "full", "trainer__gradient_checkpointing": on, "rows": 64})
-        .measured()
-        .footprint()
-        .peaks
-        for on in (False, True)
-    ]
-    assert kept[1]["activations"] < kept[0]["activations"] / 2
+    cases = [{"method": "full", "trainer__gradient_checkpointing": on, "rows": 64} for on in (False, True)]
+    whole, less = (trained(tiny, case).measured().footprint().peaks["activations"] for case in cases)
+    assert less < whole / 2
 
 
 def ledger() -> Ledger:
@@ -181,9 +161,6 @@ def test_a_storage_counts_once_and_whole_until_its_last_view_is_gone():
         del view
         assert book._now["other"] == 0
     assert book.footprint().parts["other"] == KB
-
-
-def test_a_storage_that_is_resized_counts_with_its_new_size():
     with ledger() as book:
         tensor = torch.empty(KB, dtype=torch.uint8)
         tensor.resize_(3 * KB)

@@ -29,16 +29,9 @@ def one_server() -> Iterator[None]:
         yield
 
 
-ODD: dict[str, Any] = {
-    "task__n_train": 45,
-    "task__n_validation": 60,
-    "trainer__batch_size": 11,
-    "trainer__accumulate": 2,
-    "trainer__eval_batch_size": 64,
-    "trainer__max_steps": None,
-    "trainer__epochs": 3,
-    "trainer__validations": 2,
-}
+BATCHES = {"trainer__batch_size": 11, "trainer__accumulate": 2, "trainer__eval_batch_size": 64}
+LENGTH = {"trainer__max_steps": None, "trainer__epochs": 3, "trainer__validations": 2}
+ODD: dict[str, Any] = {"task__n_train": 45, "task__n_validation": 60, **BATCHES, **LENGTH}
 
 
 @pytest.fixture(scope="module")
