@@ -131,20 +131,13 @@ class _Story:
 
     def train(self, journal: Journal, on_progress: OnProgress) -> None:
         """Train, validate, and go back to the best weights."""
-        config = self.config
-        hold_as_multiplied(self.adapted.model, self.settings.precision)
-        self.tuner = module.FineTuner(
-            self.adapted.model,
-            self.scorer,
-            config.optim,
-            self.budget.steps,
-            config.method.lr_ratio,
-            self.periods.shares,
-            self.ranks,
-        )
+        config, model = self.config, self.adapted.model
+        hold_as_multiplied(model, self.settings.precision)
+        steps = (self.budget.steps, config.method.lr_ratio, self.periods.shares)
+        self.tuner = module.FineTuner(model, self.scorer, config.optim, *steps, self.ranks)
         self.ranks.meet(self.settings.device)
         if self.is_sharded:
-            shard.shard(self.adapted.model, self.ranks.world, self.settings.device)
+            shard.shard(model, self.ranks.world, self.settings.device)
             shard.leave_frozen(self.tuner)
         best_file = self.folder / "best.safetensors"
         self.watch = Watch(config, self.budget, best_file, self.clock, journal, on_progress)

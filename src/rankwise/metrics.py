@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -203,7 +203,8 @@ def bits_per_byte(sizes_n: Floats, nats_rn: Floats, weights_bn: Floats) -> Float
 
 
 _FRACTION = Metric("", unit="%", low=0.0, high=1.0, decimals=1)
-_CLASS = replace(_FRACTION, kind="classification", columns=("label", "prediction"))
+_LABELS: dict[str, Any] = {"kind": "classification", "columns": ("label", "prediction")}
+_CLASS = replace(_FRACTION, **_LABELS)
 _CORRELATION = Metric("", kind="regression", low=-1.0, high=1.0)
 _LOSS = Metric("", kind="causal_lm", unit="nats", lower_is_better=True, low=0.0)
 _TEXT = replace(_FRACTION, kind="text")
@@ -213,14 +214,7 @@ METRICS = {
     for metric in (
         replace(_CLASS, name="accuracy", weighted=accuracy, short="acc."),
         replace(_CLASS, name="f1", weighted=f1, short="F1"),
-        replace(
-            _CORRELATION,
-            name="matthews",
-            kind="classification",
-            columns=_CLASS.columns,
-            weighted=matthews,
-            short="Matthews",
-        ),
+        replace(_CORRELATION, name="matthews", weighted=matthews, short="Matthews", **_LABELS),
         replace(_CORRELATION, name="pearson", weighted=pearson, short="Pearson"),
         replace(_CORRELATION, name="spearman", weighted=spearman, short="Spearman"),
         replace(_LOSS, name="loss", weighted=loss),
@@ -248,16 +242,8 @@ def named(name: str) -> Metric:
     task, _, column = name.rpartition(":")
     if task:
         kind = _FRACTION if column.startswith(_SHARES) else Metric("")
-        less = column.partition("@")[0] in _LESS
-        return replace(
-            kind,
-            name=name,
-            kind="harness",
-            short=column,
-            lower_is_better=less,
-            columns=("label", column),
-            weighted=mean,
-        )
+        kind = replace(kind, kind="harness", columns=("label", column), weighted=mean)
+        return replace(kind, name=name, short=column, lower_is_better=column.partition("@")[0] in _LESS)
     bare = name.split("/")[-1]
     if bare in METRICS:
         return METRICS[bare]

@@ -103,16 +103,8 @@ def _row(verdict: Verdict, narrow: bool = False) -> list[str]:
         f"about n = {verdict.needed:,} would decide" if verdict.needed else "",
     ]
     text = f"{claim.claim}\n{claim.id}" if narrow else claim.claim
-    return [
-        text,
-        claim.published,
-        _ours(verdict),
-        bound(verdict),
-        verdict.shown,
-        over,
-        claim.source.where,
-        "; ".join(filter(None, setting)),
-    ]
+    shown = [_ours(verdict), bound(verdict), verdict.shown, over]
+    return [text, claim.published, *shown, claim.source.where, "; ".join(filter(None, setting))]
 
 
 def _made(document: dict[str, Any]) -> str:

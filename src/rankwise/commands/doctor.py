@@ -3,7 +3,7 @@
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 from rankwise.commands._shared import parse, parser, prepare_environment, print_json
@@ -16,63 +16,41 @@ def main(arguments: list[str]) -> int:
     prepare_environment()
     from rankwise import doctor
 
-    checks = doctor.here()
-    if not options.json:
-        _print(_first(checks))  # torch takes seconds
-    checks |= doctor.with_torch()
-    print_json(checks) if options.json else _print(_second(checks))
+    found: dict[str, Any] = {}
+    for checks in (doctor.here, doctor.with_torch):  # torch takes seconds
+        section = checks()
+        found |= section
+        if not options.json:
+            _print(section)
+    if options.json:
+        print_json(found)
     return 0
 
 
-def _print(lines: Iterator[str]) -> None:
+def _print(checks: dict[str, Any]) -> None:
     """Lines of a name and what is said of it, which a terminal has beside the name; into a pipe each is one line."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-    for line in lines:
-        print(textwrap.fill(line, width, subsequent_indent=" " * 20, break_on_hyphens=False), flush=True)
+    for section, has in checks.items():
+        if "problem" in has:
+            lines = {section: f"not known: {has['problem']}"}
+        elif section == "quantization":
+            lines = {f"quant={name}": _storage(about) for name, about in has.items()}
+        else:
+            lines = {section: _TOLD[section](has)}
+        for name, text in lines.items():
+            line = f"{name:<20}{text}"
+            print(textwrap.fill(line, width, subsequent_indent=" " * 20, break_on_hyphens=False), flush=True)
 
 
-def _first(checks: dict[str, Any]) -> Iterator[str]:
-    def machine(has: dict[str, Any]) -> str:
-        free, total = has["memory_available_bytes"] / 1e9, has["memory_bytes"] / 1e9
-        gpus = ", ".join(has["gpus"]) or "no GPU"
-        return f"{has['cpu']}, cores: {has['cores']}, memory: {free:.1f} of {total:.1f} GB free, {gpus}"
-
-    def packages(has: dict[str, Any]) -> str:
-        return ", ".join(f"{name} {number or 'not installed'}" for name, number in has.items())
-
-    def wandb(has: dict[str, Any]) -> str:
-        why = {
-            "environment": "WANDB_API_KEY is set",
-            "netrc": "a key is in netrc",
-            None: "no key; wandb login sets one",
-        }
-        return f"{has['mode']} ({why[has['key']]})"
-
-    def cache(has: dict[str, Any]) -> str:
-        size = f"{'' if has['complete'] else 'more than '}{has['bytes'] / 1e6:.1f} MB"
-        return f"{has['folder']}, {size}" + ("" if has["writable"] else ", cannot be written: set RANKWISE_CACHE")
-
-    def launchers(has: dict[str, Any]) -> str:
-        return f"{', '.join(has['names'])} (local: up to {has['local_slots']} at once)"
-
-    for name, text in zip(checks, (machine, packages, wandb, cache, launchers), strict=True):
-        yield _row(name, checks[name], text)
+def _machine(has: dict[str, Any]) -> str:
+    free, total = has["memory_available_bytes"] / 1e9, has["memory_bytes"] / 1e9
+    gpus = ", ".join(has["gpus"]) or "no GPU"
+    return f"{has['cpu']}, cores: {has['cores']}, memory: {free:.1f} of {total:.1f} GB free, {gpus}"
 
 
-def _second(checks: dict[str, Any]) -> Iterator[str]:
-    def devices(has: dict[str, Any]) -> str:
-        return "; ".join(_device(name, about) for name, about in has.items())
-
-    yield _row("devices", checks["devices"], devices)
-    storages = checks["quantization"]
-    if "problem" in storages:
-        yield _row("quantization", storages, str)
-        return
-    for name, about in storages.items():
-        works = (
-            f"works on {about['device']}, error of a product {about['error']:.2g}" if about["works"] else about["why"]
-        )
-        yield f"{'quant=' + name:<20}{works}"
+def _cache(has: dict[str, Any]) -> str:
+    size = f"{'' if has['complete'] else 'more than '}{has['bytes'] / 1e6:.1f} MB"
+    return f"{has['folder']}, {size}" + ("" if has["writable"] else ", cannot be written: set RANKWISE_CACHE")
 
 
 def _device(name: str, about: dict[str, Any]) -> str:
@@ -82,5 +60,17 @@ def _device(name: str, about: dict[str, Any]) -> str:
     return f"{name}: " + ", ".join([*parts, "bf16" if about["bf16"] else "no bf16: precision auto is fp32"])
 
 
-def _row(name: str, has: Any, text: Any) -> str:
-    return f"{name:<20}" + (f"not known: {has['problem']}" if "problem" in has else text(has))
+def _storage(about: dict[str, Any]) -> str:
+    works = about["works"]
+    return f"works on {about['device']}, error of a product {about['error']:.2g}" if works else str(about["why"])
+
+
+_KEYS = {"environment": "WANDB_API_KEY is set", "netrc": "a key is in netrc", None: "no key; wandb login sets one"}
+_TOLD: dict[str, Callable[[dict[str, Any]], str]] = {
+    "machine": _machine,
+    "packages": lambda has: ", ".join(f"{name} {number or 'not installed'}" for name, number in has.items()),
+    "wandb": lambda has: f"{has['mode']} ({_KEYS[has['key']]})",
+    "cache": _cache,
+    "launchers": lambda has: f"{', '.join(has['names'])} (local: up to {has['local_slots']} at once)",
+    "devices": lambda has: "; ".join(_device(name, about) for name, about in has.items()),
+}

@@ -73,14 +73,8 @@ class Question:
 
     def id(self) -> str:
         """The first 8 hex digits of a hash of all that is asked but the budget: answers to it share a file."""
-        asked = {
-            "method": canonical(plain(self.method)),
-            "reference": canonical(plain(self.reference)),
-            "ranks": self.ranks,
-            "margin": self.margin,
-            "tuned": self.tuned,
-            "looks": self.looks,
-        }
+        asked = {key: getattr(self, key) for key in ("ranks", "margin", "tuned", "looks")}
+        asked |= {"method": canonical(plain(self.method)), "reference": canonical(plain(self.reference))}
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
 
     def run_of(

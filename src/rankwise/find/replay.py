@@ -141,17 +141,11 @@ class _Grid:
     def told(self, label: str, reported: int | None) -> Replay:
         every = tuple(range(len(self.seeds)))
         looks = tuple(k for k in LOOKS if k <= len(self.seeds))
-        first = self.arms[self.ranks[0]].runs[0]
-        of_grid = Replay(
-            label,
-            self.report.margin,
-            int(at(first, "provenance.data.train") or 0),
-            reported,
-            len(self.seeds) * sum(self.tried),
-            {rank: self.evidence(rank, every) for rank in self.ranks},
-            {rank: int(arm.first("params.trainable") or 0) for rank, arm in self.arms.items()},
-            [],
-        )
+        rows = int(at(self.arms[self.ranks[0]].runs[0], "provenance.data.train") or 0)
+        gains = {rank: self.evidence(rank, every) for rank in self.ranks}
+        sizes = {rank: int(arm.first("params.trainable") or 0) for rank, arm in self.arms.items()}
+        runs = len(self.seeds) * sum(self.tried)
+        of_grid = Replay(label, self.report.margin, rows, reported, runs, gains, sizes, [])
         orders = [random.Random(number).sample(every, len(every)) for number in range(ORDERS)]
         for guess in self.ranks:
             rule = Rule.of(self.ranks, guess, self.report.margin, looks)

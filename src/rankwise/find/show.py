@@ -89,17 +89,8 @@ def replayed(grids: list[Replay]) -> Table:
         verdicts, runs = grid.piloted()
         shares = (_share(verdicts[verdict], verdicts.total()) for verdict in _VERDICTS)
         differs = "" if grid.reported == grid.answer else f" (report: {_rank(grid.reported)})"
-        rows.append(
-            (
-                grid.family,
-                _rank(grid.answer) + differs,
-                grid.runs,
-                *shares,
-                f"{runs:g}",
-                _share(runs, grid.runs),
-                *_looked_up(grid),
-            )
-        )
+        cost = (f"{runs:g}", _share(runs, grid.runs))
+        rows.append((grid.family, _rank(grid.answer) + differs, grid.runs, *shares, *cost, *_looked_up(grid)))
     return ("grid", "its answer", "runs", *_VERDICTS, "runs", "share", "table", "is enough", "parameters"), rows
 
 

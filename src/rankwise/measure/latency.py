@@ -107,15 +107,8 @@ def ratio_of_medians(of_s: Floats, to_s: Floats) -> Ratio:
     def ratio(a: Floats, b: Floats, axis: int = -1) -> Any:
         return np.median(a, axis=axis) / np.median(b, axis=axis)
 
-    limits = stats.bootstrap(
-        (of_s, to_s),
-        ratio,
-        paired=True,
-        vectorized=True,
-        n_resamples=5_000,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
+    drawn: dict[str, Any] = {"n_resamples": 5_000, "method": "percentile", "rng": np.random.default_rng(0)}
+    limits = stats.bootstrap((of_s, to_s), ratio, paired=True, vectorized=True, **drawn).confidence_interval
     return Ratio(float(ratio(of_s, to_s)), float(limits.low), float(limits.high))
 
 

@@ -93,15 +93,8 @@ def _without_checkpointing(run: Counted) -> Counted:
 
 
 def _of_full(run: Counted, shape: Shape) -> int:
-    trainer, settings = run.config.trainer, run.settings
-    key = (
-        run.architecture.to_json_string(),
-        run.config.task.kind,
-        run.scorer.outputs,
-        settings,
-        shape,
-        trainer.gradient_checkpointing,
-    )
+    model = (run.architecture.to_json_string(), run.config.task.kind, run.scorer.outputs)
+    key = (*model, run.settings, shape, run.config.trainer.gradient_checkpointing)
     if key not in _full:
         _full[key] = full_fine_tuning(run).count(shape)
     return _full[key]

@@ -80,31 +80,30 @@ def _arm(report: Report, arm: Arm) -> dict[str, Any]:
     comparison = report.comparison(arm)
     verdict = comparison.verdict if comparison else ""
     lost = forgotten(arm)
-    return arm.facts | {
-        "rank_fraction": rank_fraction(arm),
-        "scale": arm.first("lora.scale"),
-        "lr": arm.lr,
-        "n": len(arm.runs),
-        "scores": {name: asdict(score) for name, score in arm.scores.items()},
-        "forgetting": lost and lost.document(),
-        "generation": _generation(arm),
-        "latency": timed(arm),
-        "params": {key: arm.first(f"params.{key}") for key in ("trainable", "frozen", "total", "adapter", "head")},
-        "compute": costs.compute(arm),
-        "memory": {during: costs.memory(arm, during) for during in ("train", "eval")},
-        "storage": {"adapter_bytes": arm.median("storage.adapter_bytes")},
-        "reference": arm is report.reference,
-        "comparable": arm.comparable,
-        "differs": {key: {"here": here, "reference": there} for key, (here, there) in arm.differs.items()},
-        "same_as_full": {"same": True, "worse": False, "better": False}.get(verdict),
-        "comparison": _compared(report, arm),
-        "trials": [asdict(trial) for trial in arm.trials],
-        "rates": arm.rates,
-        "unscored": [{"name": run.run.get("name"), "status": run.status} for run in arm.unscored],
-        "churn": arm.churn,
-        "unfit": arm.unfit,
-        "flags": arm.flags,
-    }
+    own = {key: getattr(arm, key) for key in ("lr", "comparable", "rates", "churn", "unfit", "flags")}
+    return (
+        arm.facts
+        | own
+        | {
+            "rank_fraction": rank_fraction(arm),
+            "scale": arm.first("lora.scale"),
+            "n": len(arm.runs),
+            "scores": {name: asdict(score) for name, score in arm.scores.items()},
+            "forgetting": lost and lost.document(),
+            "generation": _generation(arm),
+            "latency": timed(arm),
+            "params": {key: arm.first(f"params.{key}") for key in ("trainable", "frozen", "total", "adapter", "head")},
+            "compute": costs.compute(arm),
+            "memory": {during: costs.memory(arm, during) for during in ("train", "eval")},
+            "storage": {"adapter_bytes": arm.median("storage.adapter_bytes")},
+            "reference": arm is report.reference,
+            "differs": {key: {"here": here, "reference": there} for key, (here, there) in arm.differs.items()},
+            "same_as_full": {"same": True, "worse": False, "better": False}.get(verdict),
+            "comparison": _compared(report, arm),
+            "trials": [asdict(trial) for trial in arm.trials],
+            "unscored": [{"name": run.run.get("name"), "status": run.status} for run in arm.unscored],
+        }
+    )
 
 
 def _generation(arm: Arm) -> dict[str, Any] | None:
@@ -119,14 +118,5 @@ def _compared(report: Report, arm: Arm) -> dict[str, Any] | None:
     if c is None:
         return None
     boot = {key: c.bootstrap and getattr(c.bootstrap, key) for key in ("se", "low", "high", "p", "detectable")}
-    return boot | {
-        "metric": report.metric.name,
-        "verdict": c.verdict,
-        "reason": c.reason,
-        "margin": c.margin,
-        "level": 0.9,
-        "difference": c.estimate,
-        "p_holm": c.p_holm,
-        "seeds": c.seeds,
-        "items": c.items,
-    }
+    own = {key: getattr(c, key) for key in ("verdict", "reason", "margin", "p_holm", "seeds", "items")}
+    return boot | own | {"metric": report.metric.name, "level": 0.9, "difference": c.estimate}

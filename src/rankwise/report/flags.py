@@ -40,21 +40,18 @@ def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparis
         mfus[arm.method] += _mfus(arm)
     usual = {method: float(np.median(found)) for method, found in mfus.items() if found}
     for arm in arms:
-        arm.flags = list(
-            dict.fromkeys(
-                [
-                    *_context(arm),
-                    *(["optimistic: chosen on the reported rows (task.protocol=paper)"] * arm.optimistic),
-                    *_unscored(arm),
-                    *([arm.unfit] if arm.unfit else []),
-                    *of_training(arm, metric),
-                    *_trials(arm, reference),
-                    *_seeds(arm, reference, comparisons.get(id(arm))),
-                    *_elsewhere(arm, reference or arm),
-                    *_slow(arm, usual),
-                ]
-            )
-        )
+        flags = [
+            *_context(arm),
+            *(["optimistic: chosen on the reported rows (task.protocol=paper)"] * arm.optimistic),
+            *_unscored(arm),
+            *([arm.unfit] if arm.unfit else []),
+            *of_training(arm, metric),
+            *_trials(arm, reference),
+            *_seeds(arm, reference, comparisons.get(id(arm))),
+            *_elsewhere(arm, reference or arm),
+            *_slow(arm, usual),
+        ]
+        arm.flags = list(dict.fromkeys(flags))
 
 
 def of_training(arm: Arm, metric: Metric) -> list[str]:

@@ -24,14 +24,8 @@ def table(plan: dict[str, Any]) -> RenderableType:
         return Group(_table(_COSTS[:5], rows), Text(), Text(_sum(plan)))
     memory = [*_MEMORY, *([_BATCH] if "largest_batch" in rows[0] else [])]
     notes = [Text(line, style="dim") for line in _notes(plan)]
-    parts: list[RenderableType] = [_table(_COSTS, rows), Text()]
-    parts += [
-        _table(memory, rows, plan["limit_bytes"] - plan["context_bytes"], "GB at the peak"),
-        Text(),
-        Text(_sum(plan)),
-        *notes,
-    ]
-    return Group(*parts)
+    held = _table(memory, rows, plan["limit_bytes"] - plan["context_bytes"], "GB at the peak")
+    return Group(_table(_COSTS, rows), Text(), held, Text(), Text(_sum(plan)), *notes)
 
 
 Cell = Callable[[dict[str, Any], int], str]  # of a row and the bytes that its tensors may have
@@ -55,12 +49,16 @@ _BATCH: tuple[str, Cell] = ("largest batch", lambda row, limit: str(row["largest
 
 
 def _table(columns: list[tuple[str, Cell]], rows: list[dict[str, Any]], limit: int = 0, first: str = "run") -> Wide:
+    cells = [[row["label"], *(cell(row, limit) for _, cell in columns)] for row in rows]
+    return _wide([first], [header for header, _ in columns], cells)
+
+
+def _wide(names: list[str], figures: list[str], rows: list[list[str]]) -> Wide:
     shown = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    shown.add_column(first, no_wrap=True)
-    for header, _ in columns:
-        shown.add_column(header, justify="right", no_wrap=True)
+    for header in (*names, *figures):
+        shown.add_column(header, justify="left" if header in names else "right", no_wrap=True)
     for row in rows:
-        shown.add_row(row["label"], *(cell(row, limit) for _, cell in columns))
+        shown.add_row(*row)
     return Wide(shown)
 
 
@@ -92,23 +90,18 @@ def _verdict(row: dict[str, Any], limit: int) -> str:
 
 def listing(configs: Sequence[Config], states: Sequence[str], planned: Sequence[dict[str, Any]]) -> RenderableType:
     """The runs of a study: what each is, where it stands, and the cost of what is left."""
-    costs = {row["id"]: row for row in planned}
-    shown = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    for header in ("run", "id", "state"):
-        shown.add_column(header, no_wrap=True)
-    for header in ("trained parameters", "peak GB", "train time"):
-        shown.add_column(header, justify="right")
+    costs, rows = {row["id"]: row for row in planned}, []
     for config, name, state in zip(configs, labels(configs), states, strict=True):
-        row = costs.get(run_id(config))
         cells = [NOTHING] * 3
-        if row:
+        if row := costs.get(run_id(config)):
             peak = _gigabytes(row["memory"]["train"]["peak_bytes"])
             cells = [f"{row['params']['trainable']:,}", peak, _time(row["compute"]["train_s"])]
-        shown.add_row(name, run_id(config), state, *cells)
+        rows.append([name, run_id(config), state, *cells])
+    shown = _wide(["run", "id", "state"], ["trained parameters", "peak GB", "train time"], rows)
     left = sum(state != "finished" for state in states)
     times = [row["compute"]["train_s"] for row in planned]
     sum_s = "" if None in times or not times else f", {duration(sum(times))} of training one after the other at most"
-    return Group(Wide(shown), Text(), Text(f"{plural(len(configs), 'run')}, {left} to run{sum_s}"))
+    return Group(shown, Text(), Text(f"{plural(len(configs), 'run')}, {left} to run{sum_s}"))
 
 
 def _sum(plan: dict[str, Any]) -> str:

@@ -115,18 +115,11 @@ class Questions:
 def as_task(asked: Forgetting, task: Task) -> Task:
     """The texts as a task of the run's kind, with all but a fifth of them as its test rows."""
     keys = {key: getattr(asked, key) for key in _SHARED}
+    keys |= {"name": asked.name, "kind": task.kind if task.writes else "classification", "deduplicate": True}
+    keys |= {"validation_share": 0.1, "test_share": 0.8, "n_test": asked.n, "max_length": task.max_length}
     if task.writes:
         keys |= {"threshold": None, "min_abs_label": 0.0}
-    return Task(
-        name=asked.name,
-        kind=task.kind if task.writes else "classification",
-        deduplicate=True,
-        validation_share=0.1,
-        test_share=0.8,
-        n_test=asked.n,
-        max_length=task.max_length,
-        **keys,
-    )
+    return Task(**keys)
 
 
 def _cosines(before_NH: np.ndarray, after_NH: np.ndarray) -> dict[str, float]:
