@@ -120,16 +120,9 @@ def tally(verdicts: Sequence[Verdict]) -> str:
 
 def to_json(verdicts: Sequence[Verdict], tier: str) -> dict[str, Any]:
     """One document with where and when it was made; what is not finite is null."""
-    made = provenance()
-    return finite(
-        {
-            "claims": [_row(verdict) for verdict in verdicts],
-            "tier": tier,
-            "hardware": made["hardware"],
-            "commit": (made["git"] or {}).get("commit"),
-            "date": now(),
-        }
-    )
+    made, rows = provenance(), [_row(verdict) for verdict in verdicts]
+    commit = (made["git"] or {}).get("commit")
+    return finite({"claims": rows, "tier": tier, "hardware": made["hardware"], "commit": commit, "date": now()})
 
 
 def _row(verdict: Verdict) -> dict[str, Any]:

@@ -79,13 +79,9 @@ def _advice(findings: Findings, rank: int, seen: Evidence, again: str) -> str:
     if max(chances.values(), default=0.0) < _WORTH:
         return f"Next to try: {_larger(findings, seen)}. {_spent(findings)}"
     seeds = next((k for k in chances if chances[k] >= LIKELY), max(chances, key=lambda k: chances[k]))
-    more = 2 * (seeds - seen.seeds)
+    more, runs = 2 * (seeds - seen.seeds), question.budget.runs
     cost_s = findings.runs.cost_s(more)
-    budget = (
-        str((question.budget.runs or 0) + more)
-        if question.budget.runs
-        else f"{math.ceil((findings.runs.seconds + cost_s) / 60)}m"
-    )
+    budget = str(runs + more) if runs else f"{math.ceil((findings.runs.seconds + cost_s) / 60)}m"
     seeds_more, likely = f"{seeds - seen.seeds} more seeds (about {duration(cost_s)})", f"{100 * chances[seeds]:.0f} %"
     return f"{seeds_more} would show it to be enough with {likely} chance: {again} --budget {budget}."
 
@@ -183,18 +179,13 @@ def _notes(findings: Findings, decided: bool) -> list[str]:
     question, notes = findings.question, []
     if findings.rule:
         why = "the pilot's guess" if findings.pilot else "the middle one, as no pilot could be cut"
-        notes.append(
-            f"Started from rank {findings.rule.guess}, {why}. Looks after "
-            f"{', '.join(map(str, question.looks))} seeds. "
-            "The chance of naming a rank that is not enough is at most 5 %."
-        )
+        looks = ", ".join(map(str, question.looks))
+        notes.append(f"Started from rank {findings.rule.guess}, {why}. Looks after {looks} seeds. ")
+        notes[-1] += "The chance of naming a rank that is not enough is at most 5 %."
+    rates = findings.rates if question.tuned else None
     if not question.tuned:
         notes.append("Learning rates were not tuned here: they are the defaults, or as given.")
-    for name, tuned in (
-        (("the method", findings.rates.middle), ("the reference", findings.rates.reference))
-        if (findings.rates and question.tuned)
-        else ()
-    ):
+    for name, tuned in (("the method", rates.middle), ("the reference", rates.reference)) if rates else ():
         edge = ", at the edge of what was tried" if tuned.at_edge else ""
         notes.append(f"Learning rate of {name}: {tuned.lr:g}, the best of {len(tuned.tried)} on validation{edge}.")
     notes += [f"Rank {rank}: {wrong}." for rank, faults in findings.faults.items() for wrong in faults]

@@ -45,28 +45,19 @@ def stages(question: Question, rank_s: float | None, reference_s: float | None) 
     if question.tuned:
         tried, ends = len(FIRST), 2 * 3  # a rank at either end and its two neighbours
         short = SHORT * tried
-        rows.append(
-            (
-                "rates",
-                f"{2 * tried + ends} short, 4 to {2 * tried} whole",
-                f"{time(short + 2 + SHORT * ends, short + 2)} to {time(short + tried + SHORT * ends, short + tried)}",
-                f"rank {question.middle} and {question.reference_name}: {tried} learning rates each for a third of the "
-                "steps, the best two whole, more at an edge; the first and last rank for a third of the steps",
-            )
+        about = (
+            f"rank {question.middle} and {question.reference_name}: {tried} learning rates each for a third of the "
+            "steps, the best two whole, more at an edge; the first and last rank for a third of the steps"
         )
+        least, most = (time(short + whole + SHORT * ends, short + whole) for whole in (2, tried))
+        rows.append(("rates", f"{2 * tried + ends} short, 4 to {2 * tried} whole", f"{least} to {most}", about))
     if len(question.ranks) > 1:
         about = f"rank {question.ranks[-1]} on a seed of its own, cut to every other rank"
         rows.append(("pilot", "1", time(1, 0), about))
     looks, first = " → ".join(map(str, question.looks)), question.looks[1]
-    rows.append(
-        (
-            "confirm",
-            f"{2 * first} or more",
-            f"{time(first, first)} or more",
-            f"a rank and {question.reference_name}, {looks} seeds each until decided; then smaller ranks while they "
-            "pass, larger when it fails",
-        )
-    )
+    about = f"a rank and {question.reference_name}, {looks} seeds each until decided; then smaller ranks while they "
+    about += "pass, larger when it fails"
+    rows.append(("confirm", f"{2 * first} or more", f"{time(first, first)} or more", about))
     return ("stage", "runs", "training", "what"), rows
 
 

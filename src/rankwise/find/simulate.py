@@ -80,12 +80,8 @@ def simulate(
         decision, looks = search(rule(tuple(sorted(truth.gains)), start, margin), study.evidence)
         worse = {rank for rank, state in decision.status.items() if state == WORSE}
         named = {rank for rank, state in decision.status.items() if state == ENOUGH}
-        counts += [
-            bool(named - good),
-            bool(worse & good),
-            decision.answer == min(good, default=None),
-            decision.answer in good,
-        ]
+        smallest = decision.answer == min(good, default=None)
+        counts += [bool(named - good), bool(worse & good), smallest, decision.answer in good]
         runs += 1 + spent(looks)  # with the pilot's
     return Outcome(*(float(total) / studies for total in (*counts, runs)))
 

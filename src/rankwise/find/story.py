@@ -37,7 +37,8 @@ class Runs:
 
     def __call__(self, configs: Sequence[Config], stage: str) -> list[Record]:
         """The records of ``configs``, in their order. Raises Spent when running what is left would cost too much."""
-        left = [config for config in configs if not self._over(config)]
+        # What has finished is over, and what failed now; what failed before this start is tried again.
+        left = [config for config in configs if folder(config) not in self.records and not records.is_done(config)]
         budget = self.question.budget
         if budget.runs is not None and len(self.records) + len(left) > budget.runs:
             raise Spent
@@ -55,10 +56,6 @@ class Runs:
         record = records.begin(config, None)  # its process died before it could write
         record.run["status"] = records.FAILED
         return record
-
-    def _over(self, config: Config) -> bool:
-        """Whether it has finished, or failed now; what failed before this start is tried again."""
-        return folder(config) in self.records or records.is_done(config)
 
     @property
     def seconds(self) -> float:

@@ -55,21 +55,16 @@ class Questions:
 
     def ask(self, lm: nn.Module, settings: Numerics) -> Answers:
         """What the model answers as it is now: a causal LM its loss on each text, an encoder its features."""
+        config = self.config
         lm.to(settings.device).eval()
-        if self.config.task.writes:
+        if config.task.writes:
             return self._losses(lm, settings)
         from rankwise.tasks import baselines  # scikit-learn takes half a second, and few runs ask
 
-        encoder = lm.get_submodule(str(lm.base_model_prefix))
+        encoder, texts = lm.get_submodule(str(lm.base_model_prefix)), self.rows.test.texts
+        sizes = (config.task.max_length, config.trainer.eval_batch_size)
         with settings.autocast():
-            features = baselines.mean_pooled(
-                encoder,
-                self.tokenizer,
-                self.rows.test.texts,
-                self.config.task.max_length,
-                self.config.trainer.eval_batch_size,
-            )
-        return Answers(features=features)
+            return Answers(features=baselines.mean_pooled(encoder, self.tokenizer, texts, *sizes))
 
     def _losses(self, lm: nn.Module, settings: Numerics) -> Answers:
         scorer, rows = TokenScorer(), encoded(self.rows.test, self.config, self.tokenizer, "forgetting")
@@ -93,14 +88,9 @@ class Questions:
             change = ratio(after.nats - before.nats, before.tokens)
             return dict(zip(("before", "after"), ends, strict=True)) | {"measure": "loss", "difference": change}
         assert before.features is not None and after.features is not None
-        right = [self._probe(features).astype(float) for features in (before.features, after.features)]
-        return {
-            "measure": "probe",
-            "before": mean_score(right[0]),
-            "after": mean_score(right[1]),
-            "difference": mean_score(right[1] - right[0]),
-            "cosines": _cosines(before.features, after.features),
-        }
+        first, second = (self._probe(features).astype(float) for features in (before.features, after.features))
+        scores = {"before": mean_score(first), "after": mean_score(second), "difference": mean_score(second - first)}
+        return scores | {"measure": "probe", "cosines": _cosines(before.features, after.features)}
 
     def _probe(self, features: np.ndarray) -> np.ndarray:
         """Which texts of the second half a linear probe gets right that was fitted on the first."""

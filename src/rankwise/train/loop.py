@@ -102,20 +102,14 @@ def fit(
     module.train()  # transformers hands models over in eval mode, where dropout is off, and Lightning keeps modes
     if config.trainer.gradient_checkpointing:
         checkpoint_blocks(module.model)
-    torch.manual_seed(
-        config.seed + 1_000_003 * ranks.rank
-    )  # dropout is the same for every arm, whatever was drawn before
+    torch.manual_seed(config.seed + 1_000_003 * ranks.rank)  # the same dropout for every arm, whatever was drawn before
     reset_peak(numerics.device)
     with watch.clock("train"):
         file = begun.file if begun else None
         trainer.fit(module, datamodule=periods, ckpt_path=file, weights_only=True)
     watch.clock.add("train", -watch.clock.seconds.get("validate", 0.0))
-    record.compute |= {
-        "steps": trainer.global_step,
-        "tokens": watch.throughput.tokens,
-        "tokens_per_s": watch.throughput.tokens_per_s,
-        "diverged": module.diverged,
-    }
+    record.compute |= {"steps": trainer.global_step, "diverged": module.diverged}
+    record.compute |= {"tokens": watch.throughput.tokens, "tokens_per_s": watch.throughput.tokens_per_s}
     _measured(record, probe, watch, numerics)
     record.metrics |= {"validation": watch.best, "best_step": watch.best_step, "curve": watch.curve}
     record.objective = watch.best[watch.objective]["value"] if watch.best else None

@@ -60,9 +60,8 @@ class Ranks:
         plan: list[Any] = list(loader.batch_sampler or [])
         share = math.ceil(len(plan) / self.world)
         dealt = (plan * self.world)[: share * self.world][self.rank :: self.world]
-        return DataLoader(
-            loader.dataset, batch_sampler=dealt, collate_fn=loader.collate_fn, generator=torch.Generator()
-        )
+        own = torch.Generator()
+        return DataLoader(loader.dataset, batch_sampler=dealt, collate_fn=loader.collate_fn, generator=own)
 
     def meet(self, device: torch.device) -> None:
         """Connect the ranks; Lightning then uses that connection."""
