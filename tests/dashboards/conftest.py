@@ -19,21 +19,9 @@ ARMS = (("lora", {"method__rank": 2}), ("full", {}))
 def study(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Iterator[Study]:
     """Tracked online; the server must have been able to answer everything."""
     place = tmp_path_factory.mktemp("online")
-    configs = [
-        tiny(
-            "bert",
-            method,
-            outputs=str(place),
-            study="ranks",
-            seed=seed,
-            tracking__name="wandb",
-            tracking__mode="online",
-            tracking__project="proj",
-            **keys,
-        )
-        for method, keys in ARMS
-        for seed in (0, 1)
-    ]
+    online = {"tracking__name": "wandb", "tracking__mode": "online", "tracking__project": "proj"}
+    common = {"outputs": str(place), "study": "ranks"} | online
+    configs = [tiny("bert", method, seed=seed, **common, **keys) for method, keys in ARMS for seed in (0, 1)]
     with ContractServer() as server:
         env = of_nobody(tmp_path_factory.mktemp("home")) | server.env()
         children = [zygote(place / f"child-{i}", "run", plain(config), **env) for i, config in enumerate(configs)]

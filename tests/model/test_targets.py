@@ -65,9 +65,8 @@ def test_modules_match_whole_parts_of_names():
 
 def test_a_regex_matches_whole_names():
     bert = load("bert")
-    assert adapted_modules(bert, Targets("custom", regex=r".*layer\.1\..*query")) == [
-        "bert.encoder.layer.1.attention.self.query"
-    ]
+    chosen = adapted_modules(bert, Targets("custom", regex=r".*layer\.1\..*query"))
+    assert chosen == ["bert.encoder.layer.1.attention.self.query"]
     with pytest.raises(Refused, match=r"^targets.regex=query: matches no linear layer"):
         adapted_modules(bert, Targets("custom", regex="query"))
 
@@ -105,25 +104,13 @@ def test_roles_on_architectures_that_others_use(name, expected):
     assert role(name) == expected
 
 
-SIZES: dict[str, Any] = {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "vocab_size": 9,
-}
+SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9}
+LATENT = {"q_lora_rank": 4, "kv_lora_rank": 4, "first_k_dense_replace": 1}
+LATENT |= dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), 8)
 NARROW: dict[str, dict[str, Any]] = {
     "phi": SIZES,
     "persimmon": SIZES,
-    "deepseek_v2": SIZES
-    | {
-        "q_lora_rank": 4,
-        "kv_lora_rank": 4,
-        "qk_nope_head_dim": 8,
-        "qk_rope_head_dim": 8,
-        "v_head_dim": 8,
-        "first_k_dense_replace": 1,
-    },
+    "deepseek_v2": SIZES | LATENT,
     "ctrl": {"n_embd": 16, "dff": 32, "n_layer": 1, "n_head": 2, "vocab_size": 9},
 }
 
