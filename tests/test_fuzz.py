@@ -116,7 +116,7 @@ def answer(line: list[str]) -> None:
         said.encode()
 
 
-SPACES = ["", *" \n\t\u202e\u2028\udcff\ud800é", "a b", "a\rb", "\x1b[31mred", "漢字", "x" * 5000]
+SPACES = ["", *" \n\t", "a b", "a\rb", "\x1b[31mred", *"\u202e\u2028\udcff\ud800é", "漢字", "x" * 5000]
 SIGNS = r"""[ ] { } ' " \ , : ; = ~ * ** ? % %s {0} $ ${ ${} ${x} ${seed} ${oc.env:HOME} ${oc.env:HOME,} ${oc.env:NO,1}
     ${now:%Y} ${hydra:x} $(id) a,b a=b a:b 1,2,3 1, glob(*) range(1,4) range(1,999999999) choice(1,2) sort(2,1)
     interval(0,1) tag(x,1) shuffle(1,2) int(1) str(x) [1 1] {a:1 (.*)*(.*)*! (a+)+$ (?P<x [z-a]"""
