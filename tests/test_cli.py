@@ -125,6 +125,7 @@ REFUSED = [
     ("train hydra.launcher.jobs=-1", ["hydra.launcher.jobs=-1", "at least 1"]),
     ("plan rank=1 method.rank=2", ["method.rank", "given twice"]),
     ("report nowhere", ["nowhere", "no such folder"]),
+    *((f"{command} {'x' * 300}", ["xxx…: a name that is too long"]) for command in ("report", "dashboard", "claims")),
     ("report --jsn", ["--jsn"]),
     ("fetch method.rnk=4", ["method.rnk"]),
 ]

@@ -1,6 +1,7 @@
 """The command: parse, call, print. The commands themselves are in ``rankwise.commands``, imported when called."""
 
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -48,9 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         from rankwise.machine import is_no_room
 
-        if not is_no_room(error):
+        if error.errno == errno.ENAMETOOLONG:  # of a path that is looked up before it is opened
+            why = Refused(f"{str(error.filename)[:60]}…: a name that is too long for any file")
+        elif is_no_room(error):
+            why = Refused(f"{error}: make room there")
+        else:
             raise
-        print(f"rankwise: {error}: make room there", file=sys.stderr)
+        print(f"rankwise: {why}", file=sys.stderr)
         return 2
     except SystemExit as done:  # argparse, after --help
         return int(done.code or 0)
