@@ -65,11 +65,11 @@ def _writable(run_folder: Path) -> Iterator[None]:
     except Refused:
         raise
     except Exception as error:
-        another = "give another outputs=FOLDER"
+        outputs, another = str(run_folder.parents[1]), "give another outputs=FOLDER"  # alike in all runs of a study
         if machine.is_no_room(error):
-            raise Refused(f"{run_folder}: {error}; make room there, or {another}") from None
-        if isinstance(error, OSError) and str(error.filename or "").startswith(str(run_folder.parents[1])):
-            raise Refused(f"{run_folder}: {error.strerror}; {another}") from None
+            raise Refused(f"{outputs}: {error}; make room there, or {another}") from None
+        if isinstance(error, OSError) and str(error.filename or "").startswith(outputs):
+            raise Refused(f"{outputs}: {error.strerror}; {another}") from None
         raise
 
 

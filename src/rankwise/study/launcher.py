@@ -7,6 +7,7 @@ measured cleanly. How a run goes and ends is read from its folder: record, journ
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -293,6 +294,8 @@ class _Engine:
         own = ending(run.folder / "log", pid)
         code = run.process.exitcode
         cause = run.ended_for or (f"killed by signal {-code}" if code and code < 0 else f"exit code {code}")
+        if run.folder.exists() and not shutil.disk_usage(run.folder).free:  # for its last words either
+            cause += ", and no space is left there; make room"
         end = own or End(STOPPED if self._signals.count else FAILED, cause)
         error = {"type": "Error" if own else "Died", "message": end.error}
         correct(run.folder, end.status, error if end.status == FAILED else None)

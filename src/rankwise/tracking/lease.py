@@ -85,8 +85,8 @@ def _take(lease: Path, locked: bool) -> str | None:
     token = secrets.token_hex(8)
     text = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "token": token})
     own = lease.with_name(f"{LEASE}.{token}")
-    own.write_text(text)
     try:
+        own.write_text(text)
         _link(own, lease)
         if (theirs := _read(lease)) != text and not _holds(lease, locked):
             _take_over(own, lease, theirs)
