@@ -114,6 +114,7 @@ def test_labels_that_are_no_classes_are_refused_with_the_way_out(
         ([True, "True", False], "'true', 'True' differ only in case"),
         (["once", *["a", "b"] * 59, "a"], "classes of one or two rows: 'once' (1)"),
         (["twice", *["a", "b"] * 59, "twice"], "classes of one or two rows: 'twice' (2)"),
+        (["\\N", "a"], "N' is a class; if it says that a label is missing"),
         (["None", "a"], "'None' is a class; if it says that a label is missing"),
         (
             ["-", "yes", "no"],

@@ -80,6 +80,12 @@ FORMS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
         json_lines({"in": {"text": t}, "label": y} for t, y in ROWS),
         {"text": "in.text"},
     ),
+    "labels in a list": ("a.jsonl", json_lines({"text": t, "label": [y]} for t, y in ROWS), {"label": "label.0"}),
+    "Label Studio": (
+        "a.json",
+        json.dumps([{"data": {"text": t}, "annotations": [{"result": [{"value": y}]}]} for t, y in ROWS]).encode(),
+        {"text": "data.text", "label": "annotations.0.result.0.value"},
+    ),
     "lists with names": ("a.jsonl", json_lines(ROWS), {"columns": ["text", "label"]}),
     "a list of lists": ("a.json", json.dumps(ROWS).encode(), {"columns": ["text", "label"]}),
     "an array": ("a.json", json.dumps(OBJECTS).encode(), {}),
@@ -239,8 +245,8 @@ def test_other_names_of_a_part_are_taken_for_it_and_said(tmp_path: Path, name: s
 def test_a_folder_of_the_hub_is_read(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for name, rows in (
-        ("train-00000-of-00002", ROWS[:80]),
-        ("train-00001-of-00002", ROWS[80:150]),
+        ("train-00000-of-00002-0123456789abcdef", ROWS[:80]),
+        ("train-00001-of-00002-0123456789abcdef", ROWS[80:150]),
         ("test-00000-of-00001", ROWS[150:]),
     ):
         write(tmp_path / "data", "parquet", rows, name)
@@ -252,7 +258,12 @@ def test_a_folder_of_the_hub_is_read(tmp_path: Path) -> None:
     assert content(read(tmp_path / "parts")) == content(data)
     (tmp_path / "around").mkdir()
     shutil.copytree(tmp_path / "parts", tmp_path / "around/parts")
+    (tmp_path / "around/README.md").write_text("what these are")
     assert content(read(tmp_path / "around")) == content(data)
+    for name in ("plain", "raw"):
+        shutil.copytree(tmp_path / "parts/train", tmp_path / "several" / name)
+    with pytest.raises(Refused, match=r"several: several data sets, in a folder each; task.path=.*/plain is one"):
+        read(tmp_path / "several")
     assert content(read(Path(shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path, "parts")))) == content(data)
 
 

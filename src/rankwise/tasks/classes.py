@@ -18,7 +18,7 @@ _SHOWN = 8  # classes in a message
 _FEW = 2  # rows of a class that is hardly one
 _SEVERAL = re.compile(r"\s*[,;|]\s*")
 _NUMBER = re.compile(r"-?\d+")
-MISSING = ("nan", "none", "null", "na", "n/a", "<na>", "-", "?")  # what programs write for what is missing
+MISSING = ("nan", "none", "null", "na", "n/a", "<na>", "-", "?", r"\n")  # what programs write for what is missing
 
 
 @dataclass(frozen=True)

@@ -72,13 +72,19 @@ class Empty(Refused):
 
 
 class Cell:
-    """One cell of a row, which can say where it is; ``meta.label`` is what the column meta holds as label."""
+    """One cell of a row, which can say where it is.
+
+    ``meta.label`` is what the column meta holds as label, ``labels.0`` the first that the list labels holds.
+    """
 
     def __init__(self, key: str, column: str, row: dict[str, Any], table: Table, where: str):
         self.key, self.column, self.where = key, column, f"{table.name} {where}"
         self.classes = table.classes.get(column)
         self.value: Any = row
         for name in [column] if column in row else column.split("."):
+            if isinstance(self.value, list) and name.isdecimal():
+                self.value = dict(enumerate(self.value)).get(int(name))
+                continue
             if not isinstance(self.value, dict) or name not in self.value:
                 if not (table.header or where.endswith(" 1")):  # of objects, the first says which keys there are
                     self.value = None
@@ -116,7 +122,7 @@ class Cell:
         """
         value = self.value
         if isinstance(value, (list, dict, bytes)) or value in (math.inf, -math.inf):
-            several = "; a row has one: a column for each, as task.label=NAME, reads one of them"
+            several = f"; a row has one: task.{self.key}={self.column}.0 reads the first"
             raise self.refused(f"not a label{several if isinstance(value, list) else ''}")
         if self.classes and isinstance(value, int):
             value = self.classes[value] if 0 <= value < len(self.classes) else None

@@ -32,6 +32,8 @@ _LAYOUTS = (  # the columns of a layout that is known, and the options that read
     ({"prompt", "chosen"}, "task=prompts task.completion=chosen"),
     ({"prompt", "completion"}, "task=prompts"),
     ({"chosen", "rejected"}, "task=prompts task.prompt=null task.completion=chosen"),
+    ({"data", "annotations"}, "task.text=data.text task.label=annotations.0.result.0.value.choices.0"),
+    ({"text", "options", "accept"}, "task.label=accept.0"),
 )
 
 
@@ -55,7 +57,7 @@ def delimiter(text: str) -> str:
         return "it looks like JSON: task.format=jsonl reads it"
     sign = next((sign for sign in ("|||", "||", "\t", ";", "|", ",") if sign in text), None)
     first_word = "task.format=lines 'task.columns=[label,text]' takes the first word as the label"
-    if sign is None:
+    if sign is None or text.startswith("__label__"):
         return f"{first_word}; task=text learns plain text"
     option = "task.delimiter=tab" if sign == "\t" else f"'task.delimiter=\"{sign}\"'"
     names = ", with 'task.columns=[NAME,NAME]'" if len(sign) > 1 else ""
@@ -111,12 +113,12 @@ def _cause(
         return f"two columns are named {column}: rename one"
     if inside:
         return f"task.{key}={inside}.{column} reads what is inside {inside}"
+    if key == "label" and part != "train":
+        return "rows without labels cannot test: task.files={train: NAME} leaves the file out"
     if text_table and names and (len(names) == 1 or names[0].startswith("{")) and "" not in row:
         return delimiter(names[0])
     if any(not name.isprintable() for name in names):
         return "an invisible character is in a name"
-    if key == "label" and part != "train":
-        return "rows without labels cannot test: task.files={train: NAME} leaves the file out"
     if names and all(isinstance(row[name], list) for name in names):
         return "save each list of rows in a file of its own"
     if "" in row and len(names) < 2:

@@ -25,7 +25,8 @@ _NAMES = {"train": ("training",), "validation": ("valid", "val", "dev"), "test":
 PART_NAMES = {name: part for part, others in _NAMES.items() for name in (part, *others)}
 _PART_IN_FRONT = re.compile(rf"^({'|'.join(PART_NAMES)})_", re.IGNORECASE)
 _ROWS = {ending for ending in tables.SUFFIXES if ending != ".txt"}
-_SHARD = re.compile(r"-\d+-of-\d+$")  # one of several files of a part, as the hub has them
+_SHARD = re.compile(r"-\d+-of-\d+(-[0-9a-f]{8,})?$")  # one of several files of a part, as the hub has them
+_NO_DATA = re.compile(r"\.|__MACOSX|README|LICEN[CS]E|dataset_infos\.json", re.IGNORECASE)  # beside the data
 
 
 def open_tables(task: Task, asset: Asset) -> tuple[list[Table], list[str]]:
@@ -38,8 +39,8 @@ def open_tables(task: Task, asset: Asset) -> tuple[list[Table], list[str]]:
         return [_generated(task)], []
     notes: list[str] = []
     where = unpacked(asset.path)
-    while not task.files and where.is_dir() and len(inside := [*where.iterdir()]) == 1 and _is_wrapped(inside[0]):
-        where = inside[0]
+    while not task.files and where.is_dir() and (inside := _only_folder(where)):
+        where = inside
     if where.is_file():
         files = {"train": [where]}
     elif any((where / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
@@ -66,9 +67,10 @@ def open_tables(task: Task, asset: Asset) -> tuple[list[Table], list[str]]:
     ]
 
 
-def _is_wrapped(path: Path) -> bool:
-    """Whether a folder that holds this alone stands for it, as ``aclImdb`` in the folder of its archive."""
-    return path.is_dir() and path.name.lower() not in PART_NAMES
+def _only_folder(folder: Path) -> Path | None:
+    """The one folder that a folder of data holds and that stands for it, as ``aclImdb`` in that of its archive."""
+    inside = [path for path in folder.iterdir() if not _NO_DATA.match(path.name)]
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() and inside[0].name.lower() not in PART_NAMES else None
 
 
 def _table(path: Path, task: Task, part: str, label: str | None) -> Table:
@@ -127,7 +129,11 @@ def _files(folder: Path, task: Task, notes: list[str]) -> dict[str, list[Path]]:
             paths = [*parts]
         elif rows := [path for part in parts for path in sorted(part.iterdir()) if tables.suffix(path) in _ROWS]:
             return {part: [path for path in rows if parts[path.parent] == part] for part in parts.values()}
-        elif len([path for path in inside if any(map(Path.is_file, path.iterdir()))]) > 1:
+        elif len(full := [path for path in inside if any(map(Path.is_file, path.iterdir()))]) > 1:
+            if one := next((path for path in full for file in path.iterdir() if tables.suffix(file) in _ROWS), None):
+                raise Refused.value(
+                    "task.path", folder, "several data sets, in a folder each", f"task.path={one} is one"
+                )
             return {"train": [folder]}
         elif (folder / "data").is_dir():
             return _files(folder / "data", task, notes)
@@ -165,6 +171,8 @@ def _named(source: object, names: Mapping[str, str], key: str, notes: list[str])
         if isinstance(source, Path):
             there = sorted(path.name for path in source.iterdir() if not path.name.startswith("."))
             what, remedy = "a folder", f"{remedy}; task.format=class_files, if each file is a class of its own"
+            if any("label" in name for name in there):
+                remedy = "texts and labels in two files are joined by: paste LABELS TEXTS > train.tsv, without a header"
         listed = f" ({', '.join(there[:12])}{', …' if len(there) > 12 else ''})" if there else ""
         raise Refused.value("task.path", source, f"{what}, and {why}{listed}", remedy)
     return parts

@@ -221,6 +221,8 @@ def read_json(path: Path, encoding: str) -> Any:
         return json.loads("".join(lines(path, encoding)))
     except json.JSONDecodeError as error:
         remedy = "a file is one value, or has an object on each line; of CSV, give task.format=csv"
+        if "property name" in error.msg:
+            remedy = "names stand in double quotes, as json.dumps of Python writes them"
         where = f"{path} line {error.lineno} column {error.colno}"
         raise Refused(f"task data {where}: not JSON ({error.msg}); {remedy}") from None
     except (ValueError, RecursionError) as error:
