@@ -1,5 +1,6 @@
 """The Hydra app: one command line in, one run or one study out."""
 
+import contextlib
 import logging
 import os
 import re
@@ -49,9 +50,10 @@ def call_hydra(
     full_error, log = os.environ.get("HYDRA_FULL_ERROR"), logging.getLogger()
     level, handlers = log.level, log.handlers[:]
     program = "rankwise" if "-sc" in arguments else "rankwise train"  # the words that completion is registered for
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [program, *arguments], "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         _refuse_code_of(arguments)
+        sys.argv = [program, *arguments, *_mode(arguments)]
         with compose.explained(arguments), fork_server.kept():
             hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
     finally:
@@ -69,11 +71,8 @@ def _refuse_code_of(arguments: list[str]) -> None:
 
     Of an axis every option is looked at.
     """
-    words = [word for word in arguments if "=" in word and not word.startswith("-")]
-    folders = [f"file://{Path(word.partition('=')[2]).absolute()}" for word in arguments if "--config-dir=" in word]
-    if folders:
-        words.append(compose.override("hydra.searchpath", folders))
-    elif not (Path("conf").is_dir() or any(word.startswith("hydra.searchpath=") for word in words)):
+    words = _words(arguments)
+    if not (Path("conf").is_dir() or any(word.startswith("hydra.searchpath=") for word in words)):
         return
     fixed = [word for word in words if "," not in word]
     axes = [word.partition("=") for word in words if "," in word]
@@ -85,6 +84,26 @@ def _refuse_code_of(arguments: list[str]) -> None:
                 raise
             except Exception:  # Hydra will say it of the whole line
                 continue
+
+
+def _words(arguments: list[str]) -> list[str]:
+    """The overrides; a folder of options is one of them."""
+    words = [word for word in arguments if "=" in word and not word.startswith("-")]
+    folders = [f"file://{Path(word.partition('=')[2]).absolute()}" for word in arguments if "--config-dir=" in word]
+    return words + [compose.override("hydra.searchpath", folders)] * bool(folders)
+
+
+def _mode(arguments: list[str]) -> list[str]:
+    """What makes a study of an experiment that has axes of its own: from Hydra 1.4 on it cannot say so itself."""
+    words = [word for word in _words(arguments) if word.startswith(("experiment=", "hydra/", "hydra.searchpath="))]
+    if "-m" in arguments or not any(word.startswith("experiment=") for word in words):
+        return []
+    if any(word.startswith("hydra.mode=") for word in arguments):
+        return []
+    with contextlib.suppress(Exception), compose.hydra_tree():  # what is wrong with it, Hydra will say of the whole line
+        sweeper = compose.load(words).hydra.sweeper
+        return ["hydra.mode=MULTIRUN"] * any(sweeper.get(axes) for axes in ("params", "pairs", "tune"))
+    return []
 
 
 def task(cfg: DictConfig) -> Any:

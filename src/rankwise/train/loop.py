@@ -91,7 +91,6 @@ def fit(
     begun = checkpoints.earlier()
     periods.begun = begun.stretches if begun else 0
     callbacks = [watch, *([probe] if probe else []), checkpoints]
-    callbacks += [instantiate(callback) for callback in config.callbacks.values()]  # beside ours, never in their place
     trainer = _trainer(config, numerics, ranks, len(periods.stretches) - periods.begun, callbacks)
     if config.trainer.profiler:
         profiler = trainer.profiler  # type: ignore[attr-defined]
@@ -156,6 +155,7 @@ def _trainer(
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # tokens are in memory: workers would only cost
     warnings.filterwarnings("ignore", ".*srun. command is available.*")  # on a cluster's machine, where none is needed
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", r"hydra\.utils\.instantiate\(\) resolved")  # by Hydra 1.4
     warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # no validation is due
     warnings.filterwarnings("ignore", ".*`training_step` returned `None`.*")  # a diverged run ends so
     # Filling every new tensor costs a few percent and matters only to code that reads what was never written.
@@ -171,7 +171,7 @@ def _trainer(
         accumulate_grad_batches=config.trainer.accumulate,
         gradient_clip_val=config.trainer.clip or None,
         deterministic=config.trainer.deterministic,
-        callbacks=callbacks,
+        callbacks=[*callbacks, *map(instantiate, config.callbacks.values())],  # beside ours, never in their place
         logger=[instantiate(logger) for logger in config.logger.values()],
         log_every_n_steps=1,
         enable_checkpointing=False,
