@@ -100,7 +100,7 @@ REFUSED = [
     ("train -m hydra/sweeper=basic seed=0,1", ["hydra/sweeper=basic: walks through the same combinations"]),
     ("train hydra.verbose=5", ["hydra.verbose=5: Hydra cannot take this"]),
     ("find hydra/launcher=5", ["hydra/launcher=5: Hydra cannot take this"]),
-    ("train hydra.mode=x", ["hydra.mode: Invalid value 'x'"]),
+    ("train hydra.mode=x", ["hydra.mode", "'x'"]),
     ("train trainer={nokey:1}", ["trainer.nokey: no such key"]),
     ("train optim.betas=[a,b]", ["optim.betas[0]: Value 'a'"]),
     ("train debug={a:1}", ["debug={a:1}", "the name of one option"]),

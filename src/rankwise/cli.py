@@ -96,8 +96,12 @@ class _Stream(io.TextIOWrapper):
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
+        from rankwise.commands._shared import wrapped
+
         width = max(map(len, COMMANDS))
-        print(USAGE.format(commands="\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())), end="")
+        print(
+            wrapped(USAGE.format(commands="\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())))
+        )
         return 0
     command, *rest = arguments
     if command == "--version":

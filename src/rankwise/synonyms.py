@@ -45,15 +45,16 @@ _MEANINGS = {  # what it is here: the words for it, of which the last part of a 
     "trainer.threads": "num_threads",
     "trainer.devices for one run, --jobs N for several at a time": "devices num_gpus ddp trainer=ddp nproc_per_node",
     "trainer.strategy": "strategy fsdp deepspeed",
-    "a run is on one machine; --jobs N runs several side by side": "num_nodes nnodes",
-    "debug=fast, or debug=limit for your own model and data": "fast_dev_run dry_run",
+    "nothing: a run is on one machine; --jobs N runs several side by side": "num_nodes nnodes",
+    "debug=fast, or debug=limit for your own model and data": "fast_dev_run",
+    "--dry-run": "dry_run",
     "task.n_train": "limit_train_batches max_train_samples",
     "debug=overfit": "overfit_batches",
     "task.n_validation": "limit_val_batches max_eval_samples",
     "task.n_test": "limit_test_batches limit_predict_batches",
     "task.max_length": "max_length max_seq_length block_size",
     "task": "data dataset dataset_name datamodule",
-    "model.path": "model_name model_name_or_path pretrained_model_name_or_path base_model checkpoint",
+    "model.path": "name_or_path model_name model_name_or_path pretrained_model_name_or_path base_model checkpoint",
     "quant=nf4": "load_in_4bit bits bnb_config quantization quantization_config quantize quant=4bit quant=int4",
     "quant=nf4_double": "bnb_4bit_use_double_quant double_quant",
     "quant=int8": "load_in_8bit quant=8bit",
@@ -100,14 +101,15 @@ def near_key(word: str, known: tuple[str, ...]) -> str:
     Its last part counts if that is the last part of one known key, and if its group is one, the keys of that.
     """
     group, _, name = word.rpartition(".")
-    ours = SYNONYMS.get(word) or SYNONYMS.get(name) or SYNONYMS.get(word.partition(".")[0])
+    flag = word.lstrip("-").replace("-", "_") if word.startswith("--") else ""
+    ours = SYNONYMS.get(word) or SYNONYMS.get(flag) or SYNONYMS.get(name) or SYNONYMS.get(word.partition(".")[0])
     by_name: dict[str, list[str]] = {}
     for key in known:
         by_name.setdefault(key.rpartition(".")[2], []).append(key)
     if ours is None and len(by_name.get(name, [])) == 1:
         (ours,) = by_name[name]
     if ours and ours != word:
-        return f" (here it is {ours})"
+        return f" ({ours.removeprefix('nothing: ')})" if ours.startswith("nothing: ") else f" (here it is {ours})"
     beside = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == group}
     if not (group and beside):
         return did_you_mean(word, known)

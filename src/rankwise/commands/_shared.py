@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -83,9 +84,27 @@ def groups() -> str:
     for group in GROUPS:
         files = [path for path in (tree / group).rglob("*.yaml") if not path.stem.startswith("_")]  # _base is no choice
         options = sorted(path.relative_to(tree / group).with_suffix("").as_posix() for path in files)
-        lines = textwrap.wrap(" ".join(options), 100, break_on_hyphens=False)
-        rows.append(f"  {group + '=':<12}" + ("\n" + " " * 14).join(lines))
+        rows.append(f"  {group + '=':<11}  {' '.join(options)}")
     return "\n".join(rows)
+
+
+def wrapped(text: str, width: int | None = None) -> str:
+    """A text for the terminal's width: paragraphs, and lines of lists, which begin with a blank.
+
+    What stands behind two blanks in a line of a list is a column of its own.
+    """
+    width = width or shutil.get_terminal_size().columns - 2
+    lines = []
+    for line in re.sub(r"(?<=\S)\n(?=\S)", " ", text).splitlines():
+        columns = re.match(r" +(\S.*?  +)?", line)
+        indent = min(columns.end(), width // 2) + 2 * (columns[1] is None) if columns else 0
+        lines.append(textwrap.fill(line, width, subsequent_indent=" " * indent, break_on_hyphens=False))
+    return "\n".join(lines)
+
+
+class _Help(argparse.HelpFormatter):
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return wrapped(text, width)
 
 
 def parser(
@@ -97,7 +116,7 @@ def parser(
         description=description,
         epilog=epilog,
         allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
     if jobs:
         about = "runs at once (default: as many as cores, memory and GPUs allow)"

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rankwise.commands._shared import parse, parser, positive, prepare_environment, print_json, show_table
+from rankwise.commands._shared import parse, parser, positive, prepare_environment, print_json, show_table, wrapped
 from rankwise.errors import Refused, did_you_mean
 
 Document = dict[str, Any]
@@ -37,7 +37,7 @@ _OUT = {
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 an adapter is not the same on a shared base."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP.format(lines="\n".join(f"  {name:<8} {about}" for name, about in ABOUT.items())))
+        print(wrapped(HELP.format(lines="\n".join(f"  {name:<7}  {about}" for name, about in ABOUT.items()))))
         return 0
     what, *rest = arguments
     if what not in ABOUT:

@@ -73,7 +73,7 @@ def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespac
     hydra = [
         add("-c", "--cfg", choices=("job", "hydra", "all"), help="print the composed config and stop"),
         add("-p", "--package", metavar="PACKAGE", help="of --cfg: only this part"),
-        add("-i", "--info", choices=_INFO, nargs="?", const="all", help="how Hydra made the config"),
+        add("-i", "--info", choices=_INFO, nargs="?", const="all", metavar="WHAT", help="how Hydra made the config"),
         add("-cd", "--config-dir", metavar="FOLDER", help="another folder of options, beside ./conf"),
         add("--resolve", action="store_true", help="of --cfg: with interpolations resolved"),
         add("--hydra-help", action="store_true", help=argparse.SUPPRESS),

@@ -203,7 +203,9 @@ def register_schema() -> None:
     """Tell Hydra what the config tree's ``schema`` is."""
     if "schema.yaml" not in ConfigStore.instance().repo:
         ConfigStore.instance().store(name="schema", node=Config, provider="rankwise")
-    warnings.filterwarnings("ignore", "The version_base parameter is deprecated")  # by Hydra 1.4; 1.3 asks for it
+    # Both of Hydra 1.4; 1.3 asks for the first, and for the second what is called has been looked at.
+    warnings.filterwarnings("ignore", "The version_base parameter is deprecated")
+    warnings.filterwarnings("ignore", r"hydra\.utils\.instantiate\(\) resolved")
 
 
 def from_snapshot(path: Path, overrides: list[str]) -> Config:
@@ -263,6 +265,7 @@ _PLUGINS = {  # of Hydra, by the option that each brings
 
 _YOURS = {
     "model": "; any other is model=local model.path=FOLDER_OR_GGUF_OR_HUB_ID",
+    **{group: f"; yours is NAME, with a conf/{group}/NAME.yaml" for group in ("callbacks", "logger")},
     "task": "; your own data are task=local task.path=FILE, those of GLUE task=glue/NAME",
 }
 _MISSING = re.compile(r"interpolation '\$\{([\w.]+)\}': Incompatible value 'None'")  # of a key whose value is ???

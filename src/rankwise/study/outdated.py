@@ -1,4 +1,4 @@
-"""What has changed since a finished run was made: code, model or data, which its identity does not hold."""
+"""What has changed since a finished run was made: code, model, data or latencies, which its identity does not hold."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from rankwise.tracking.provenance import code_fingerprint
 
 
 def summary(finished: Sequence[Config]) -> str:
-    """``2 with other code, 1 with other data`` of the finished runs, or nothing."""
+    """``2 with other code, 1 without tracking.latency`` of the finished runs, or nothing."""
     known: dict[str, str | None] = {}  # a study has few sources, and many runs of each
 
     def fingerprint(source: Model | Task) -> str | None:
@@ -21,19 +21,23 @@ def summary(finished: Sequence[Config]) -> str:
         return known[repr(source)]
 
     counts = Counter(name for config in finished for name in _changed(config, fingerprint))
-    return ", ".join(f"{count} with other {name}" for name, count in counts.items())
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def _changed(config: Config, fingerprint: Callable[[Model | Task], str | None]) -> list[str]:
-    """Of code, model and data, what is other than in the finished run's record. What cannot be told is left out."""
-    made = records.read(folder(config)).provenance
+    """What is other in the finished run's record, of code, model and data, and what it lacks; left out: the unknown."""
+    record = records.read(folder(config))
+    made = record.provenance
+    timed = [[cell["rows"], cell["length"]] for cell in record.compute.get("latency") or []]
+    lacks = ["without tracking.latency"] if any(list(shape) not in timed for shape in config.tracking.latency) else []
     then = {
         "code": made.get("code"),
         "model": (made.get("model") or {}).get("fingerprint"),
         "data": (made.get("data") or {}).get("asset"),
     }
     now = {"code": code_fingerprint(), "model": fingerprint(config.model), "data": fingerprint(config.task)}
-    return [name for name in then if then[name] and now[name] and then[name] != now[name]]
+    changed = [f"with other {name}" for name in then if then[name] and now[name] and then[name] != now[name]]
+    return changed + lacks
 
 
 def _fingerprint(source: Model | Task) -> str | None:
