@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rankwise.cli import main
+from rankwise.cli import COMMANDS, main
+from rankwise.commands.adapter import ABOUT
 from rankwise.commands.plan import _bytes
 from rankwise.study.compose import known_keys
 from rankwise.synonyms import GROUPS, SYNONYMS
@@ -87,6 +88,8 @@ REFUSED = [
     ("train -m --cfg job", ["--multirun --cfg: one of these"]),
     ("train --cfg job --info all", ["--cfg --info: one of these"]),
     ("train -cn rank_sweep", ["-cn: no such flag (here it is experiment=NAME, or --config FILE)"]),
+    ("train --learning-rate 1", ["--learning-rate: no such flag (here it is method.lr)"]),
+    ("train callbacks=mine", ["callbacks=mine", "yours is NAME, with a conf/callbacks/NAME.yaml"]),
     ("train betas=[0.9,0.99]", ["betas: no such key (here it is optim.betas)"]),
     ("train trainer.seed=1", ["trainer.seed: no such key (here it is seed)"]),
     ("train quant=4bit", ["quant=4bit", "(here it is quant=nf4)"]),
@@ -186,7 +189,7 @@ FIRST_WORDS = {
 def test_a_word_of_another_library_is_answered_with_ours(word, ours, plus, capsys):
     assert main(["train", f"{plus}{word}=1"]) == 2
     line = capsys.readouterr().err
-    assert line.count("\n") == 1 and word in line and ours in line.partition("(here it is ")[2]
+    assert line.count("\n") == 1 and word in line and ours in line.partition(" (")[2]
 
 
 def test_every_key_that_a_word_is_answered_with_exists():
@@ -220,10 +223,14 @@ def test_sgd_has_a_rate_of_its_own_until_one_is_given(words, rate, capsys):
     assert yaml.safe_load(capsys.readouterr().out)["lr"] == rate
 
 
-@pytest.mark.parametrize("command", ["", "train", "report", "fetch"])
-def test_help_tells_how_to_use_each_command(command, capsys):
+@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("command", ["", *COMMANDS, *(f"adapter {name}" for name in ABOUT)])
+def test_help_tells_how_to_use_each_command_within_the_terminal(command, width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
     assert main([*command.split(), "--help"]) == 0
-    assert capsys.readouterr().out.startswith(f"usage: rankwise {command}".rstrip())
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: rankwise {command}".rstrip())
+    assert 60 < max(map(len, shown.splitlines())) <= width
 
 
 def test_help_does_not_import_what_takes_long():
