@@ -265,7 +265,7 @@ def test_wordnet_s_data_files_are_words_with_their_definitions(tmp_path):
     with pytest.raises(Refused, match=r"^task data .*data.adv line 2: not a line of WordNet's data files$"):
         read(tmp_path, **keys)
     (tmp_path / "dict").rename(tmp_path / "elsewhere")
-    (tmp_path / "licence").write_text("")
+    (tmp_path / "more").write_text("")
     with pytest.raises(Refused, match=r"^task data .*: none of data.noun, .* is there$"):
         read(tmp_path, **keys)
 

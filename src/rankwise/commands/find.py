@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rankwise.commands._shared import groups, overrides, parse, parser, prepare_environment, show, show_table
+from rankwise.commands._shared import (
+    groups,
+    overrides,
+    parse,
+    parser,
+    prepare_environment,
+    print_json,
+    show,
+    show_table,
+)
 from rankwise.errors import plural
 
 if TYPE_CHECKING:
     from rankwise.find.question import Question
+    from rankwise.find.show import Table
 
 DESCRIPTION = """Find the smallest rank that is as good as full fine-tuning within a margin, with few runs.
 
@@ -45,16 +55,16 @@ def main(arguments: list[str]) -> int:
     )
     options = parse(made, arguments)
     if options.simulate:
-        return _simulate()
+        return _simulate(options.json)
     if options.replay:
-        return _replay(options.replay)
+        return _replay(options.replay, options.json)
     options.overrides = overrides(options.overrides)
     prepare_environment()
     from rankwise.find.ask import question
 
     asked = question(options.overrides, options.budget, options.margin, options.rates, options.reference, options.seeds)
     if options.dry_run:
-        return _list(asked, options.jobs)
+        return _list(asked, options.jobs, options.json)
     return _find(asked, arguments, options)
 
 
@@ -75,7 +85,7 @@ def _find(asked: Question, arguments: list[str], options: argparse.Namespace) ->
     told = document(findings, result)
     story.keep(findings, told)
     if options.json:
-        print(json.dumps(told, indent=1))
+        print_json(told)
     else:
         block = by_rank(told)
         show(Text(f"{result.sentence}\n", style="bold"))
@@ -90,7 +100,7 @@ def _without_budget(arguments: list[str]) -> list[str]:
     return [word for before, word in pairs if "--budget" not in (before, word.partition("=")[0])]
 
 
-def _list(asked: Question, jobs: int | None) -> int:
+def _list(asked: Question, jobs: int | None, as_json: bool) -> int:
     """The stages with the time that they train here, runs side by side."""
     from rankwise.find.show import stages
     from rankwise.plan import estimate
@@ -101,6 +111,9 @@ def _list(asked: Question, jobs: int | None) -> int:
     planned = estimate.plan(runs, estimate.Question(here, here.memory_bytes))["runs"]
     together = launcher.share(runs, jobs).jobs
     times = [row["compute"]["train_s"] and row["compute"]["train_s"] / together for row in planned]
+    if as_json:
+        print_json({"stages": _objects(*stages(asked, *times)), "jobs": together, "mfu": planned[0]["compute"]["mfu"]})
+        return 0
     show_table(*stages(asked, *times))
     show(
         f"Training alone, {plural(together, 'run')} at once, at an MFU of {planned[0]['compute']['mfu']:.2g} "
@@ -109,19 +122,29 @@ def _list(asked: Question, jobs: int | None) -> int:
     return 0
 
 
-def _replay(studies: list[Path]) -> int:
+def _replay(studies: list[Path], as_json: bool) -> int:
     from rankwise.find.replay import replay
     from rankwise.find.show import by_guess, replayed
 
     grids = [grid for study in studies for grid in replay(study)]
-    for table in (replayed, by_guess):
-        show_table(*table(grids), "right", markdown=True)
-    return 0
+    return _tell({"grids": replayed(grids), "guesses": by_guess(grids)}, as_json)
 
 
-def _simulate() -> int:
+def _simulate(as_json: bool) -> int:
     from rankwise.find.show import simulation
     from rankwise.find.simulate import table
 
-    show_table(*simulation(table(0.02, 2000, (0.0, 0.005, 0.02), (500, 2000, 5000))), "right", markdown=True)
+    return _tell({"studies": simulation(table(0.02, 2000, (0.0, 0.005, 0.02), (500, 2000, 5000)))}, as_json)
+
+
+def _tell(tables: dict[str, Table], as_json: bool) -> int:
+    if as_json:
+        print_json({name: _objects(*table) for name, table in tables.items()})
+    else:
+        for table in tables.values():
+            show_table(*table, "right", markdown=True)
     return 0
+
+
+def _objects(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(headers, row, strict=True)) for row in rows]
