@@ -100,7 +100,7 @@ def _mode(arguments: list[str]) -> list[str]:
         return []
     if any(word.startswith("hydra.mode=") for word in arguments):
         return []
-    with contextlib.suppress(Exception), compose.hydra_tree():  # what is wrong with it, Hydra will say of the whole line
+    with contextlib.suppress(Exception), compose.hydra_tree():  # Hydra will say what is wrong
         sweeper = compose.load(words).hydra.sweeper
         return ["hydra.mode=MULTIRUN"] * any(sweeper.get(axes) for axes in ("params", "pairs", "tune"))
     return []
