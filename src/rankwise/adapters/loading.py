@@ -179,6 +179,8 @@ def adapter_config(folder: Path) -> PeftConfig:
         raise Refused(f"{file}: not PEFT's config ({reason(error)})") from None
     if kind(config) in _NAMES_FILES:
         raise Refused(f"{file}: {kind(config)} names other files to load, which rankwise does not")
+    if getattr(config, "megatron_config", None) is not None:
+        raise Refused(f"{file}: megatron_config has PEFT import the module megatron_core, which rankwise does not")
     texts = [getattr(config, key, None) for key in _PATTERNS]
     texts += [*(getattr(config, "rank_pattern", None) or ()), *(getattr(config, "alpha_pattern", None) or ())]
     if odd := next((text for text in texts if isinstance(text, str) and not _ESCAPED_NAMES.fullmatch(text)), None):

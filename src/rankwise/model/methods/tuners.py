@@ -113,7 +113,7 @@ def _custom(config: Config, sides: Sides, common: Common) -> PeftConfig:
     if named not in known:
         raise Refused.value("method.peft._target_", target, f"a config class of peft{did_you_mean(named, known)}")
     kind = getattr(peft, named)
-    own = {field.name for field in fields(kind) if field.init}
+    own = {field.name for field in fields(kind) if field.init} - {"megatron_config", "megatron_core"}  # a module's name
     if wrong := sorted(set(values) - own):
         near = did_you_mean(wrong[0], own)
         raise Refused.value(f"method.peft.{wrong[0]}", values[wrong[0]], f"a key of {named}{near}")
