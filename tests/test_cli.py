@@ -98,7 +98,7 @@ REFUSED = [
     ("train trainer.benchmark=true", ["trainer.benchmark: no such key; 'rankwise"]),
     ("train method=head targets=qv", ["targets=qv", "method=head"]),
     ("train method=tfidf optim.lr=1", ["optim.lr=1: of no use with method=tfidf"]),
-    ("train -m method=probe seed=0,1 quant=nf4", ["quant=nf4: of no use with method=probe"]),
+    ("train -m method=probe seed=0,1 trainer.threads=1 quant=nf4", ["quant=nf4: of no use with method=probe"]),
     ("train optim.momentum=0.5", ["optim.momentum=0.5: of no use with optim=adamw"]),
     ("train -m hydra/sweeper=basic seed=0,1", ["hydra/sweeper=basic: walks through the same combinations"]),
     ("train hydra.verbose=5", ["hydra.verbose=5: Hydra cannot take this"]),

@@ -58,8 +58,8 @@ def idle(values: dict[str, Any]) -> list[str]:
     if values.get("optim", {}).get("name") != "sgd":
         keys.append("optim.momentum")
     if method.is_baseline:
-        evaluated = _EVALUATED if method.name == "few_shot" else ()
-        keys += [f"trainer.{key}" for key in values.get("trainer", {}) if key not in evaluated]
+        used = [*_IMMATERIAL, *(f"trainer.{key}" for key in _EVALUATED if method.name == "few_shot")]
+        keys += [key for name in values.get("trainer", {}) if (key := f"trainer.{name}") not in used]
         keys += ["optim", "quant.kind", "quant.double"]
     return keys
 
