@@ -98,6 +98,8 @@ def test_a_dry_run_lists_the_stages_and_makes_nothing(zygote, tmp_path):
     assert done.returncode == 0 and list(tmp_path.iterdir()) == []
     first = [line.split()[0] for line in done.stdout.splitlines() if line[:1].isalpha()]
     assert first == ["stage", "pilot", "confirm", "Training"]
+    document = json.loads(zygote.rankwise(tmp_path, *ASK, "--dry-run", "--json").stdout)
+    assert [stage["stage"] for stage in document["stages"]] == ["pilot", "confirm"] and document["jobs"] == 2
 
 
 def test_a_run_that_fails_ends_it_by_name(zygote, tmp_path):
