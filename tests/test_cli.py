@@ -211,10 +211,10 @@ def test_a_layer_may_have_a_rank_of_its_own_on_the_command_line(capsys):
 
 
 def test_the_commonest_words_work_as_they_are(capsys):
-    assert main(["train", "rank=3", "lr=0.5", "tags=[a]", "--cfg", "job", "--resolve"]) == 0
+    assert main(["train", "rank=3.0", "lr=0.5", "tags=[a]", "name=1.0", "--cfg", "job", "--resolve"]) == 0
     config = yaml.safe_load(capsys.readouterr().out)
     assert (config["method"]["rank"], config["method"]["lr"], config["optim"]["lr"]) == (3, 0.5, 0.5)
-    assert config["tracking"]["tags"] == ["a"]
+    assert config["tracking"]["tags"] == ["a"] and str(config["name"]) == "1.0"
 
 
 @pytest.mark.parametrize(("words", "rate"), [([], 0.1), (["method.lr=0.5"], 0.5), (["method=full", "lr=0.3"], 0.3)])

@@ -4,9 +4,9 @@ Hydra composes a ``Config`` from ``conf/``; everything downstream reads this one
 """
 
 import functools
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -284,6 +284,20 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
     for key, value in changes.items():
         OmegaConf.update(node, key, value)
     return typed(node)
+
+
+@functools.cache
+def counting_keys() -> frozenset[str]:
+    """The dotted keys whose values are whole numbers."""
+
+    def walk(kind: Any, prefix: str) -> Iterator[str]:
+        for name, hint in get_type_hints(kind).items():
+            if is_dataclass(hint):
+                yield from walk(hint, f"{prefix}{name}.")
+            elif hint in (int, int | None):
+                yield prefix + name
+
+    return frozenset(walk(Config, ""))
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

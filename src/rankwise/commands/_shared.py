@@ -16,6 +16,7 @@ from rankwise.paths import conf_dir
 from rankwise.synonyms import ALIASES, GROUPS, near_key
 
 _FOLDERS = re.compile(r"hydra\.(run|sweep|runtime|output_subdir|job\.(name|chdir|num|id))(\..*)?")
+_WHOLE = re.compile(r"(?<=\d)\.0+(?![\w.])")  # 2 for 2.0
 _NAMED = ("hydra", "hydra.launcher", "hydra.sweeper", "hydra.launcher._target_", "hydra.sweeper._target_")
 
 
@@ -25,6 +26,8 @@ def overrides(words: list[str]) -> list[str]:
     That is: the last of two values for one key, what is added or taken away, several options of one group where one is
     meant, and its own folders and names, which nothing of a run has.
     """
+    from rankwise.config import counting_keys
+
     by_key: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -46,6 +49,8 @@ def overrides(words: list[str]) -> list[str]:
             _check_option(key, value)
         elif key == "hydra.launcher.jobs" and value != "null":
             positive(key, value)
+        if key in counting_keys():  # as W&B and numpy write a draw
+            word = f"{name}={_WHOLE.sub('', value)}"
         by_key[key] = word.replace(name, ALIASES.get(name, name), 1)
     return list(by_key.values())
 
