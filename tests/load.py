@@ -100,6 +100,7 @@ def launch_many(runs: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         configs = [fake_task.config(Path(folder), "gone", seed) for seed in range(runs)]
         launch(configs, 2, task="fake_task:run", preload=["fake_task"])
+    Display.ended = ended  # type: ignore[method-assign]
 
 
 def on_slurm(runs: int) -> None:
