@@ -162,7 +162,7 @@ class Trainer:
 
     epochs: float = number(3.0, 0, 10_000, above=True)  # may be a fraction
     max_steps: int | None = integer(None, 1, 10**9)  # optimizer steps; wins over epochs
-    batch_size: int = integer(32, 1, 10**5)  # rows of a micro-batch
+    batch_size: int = integer(32, 1, 10**5)  # rows of a micro-batch; typed as auto: parts of it that fit
     accumulate: int = integer(1, 1, 10**5)  # micro-batches of a step
     eval_batch_size: int = integer(64, 1, 10**5)  # rows
     group_by_length: bool = True  # rows of like length share a batch: less padding

@@ -12,11 +12,16 @@ from hydra.core.plugins import Plugins
 from rich.cells import cell_len
 from rich.console import Console
 
+from rankwise import machine
 from rankwise.cli import main
-from rankwise.config import typed
+from rankwise.config import changed, typed
 from rankwise.errors import Refused
 from rankwise.metrics import duration
+from rankwise.plan.estimate import Question, plan
+from rankwise.plan.hardware import CONTEXT_BYTES, Hardware
 from rankwise.study import progress
+from rankwise.study.compose import composed
+from rankwise.study.micro_batch import settled
 from rankwise.study.single import describe, single
 from rankwise.tracking.record import Record
 
@@ -129,3 +134,24 @@ def test_a_foreign_launcher_that_gives_up_is_one_line_and_the_runs_it_left_are_n
     assert [name for name in ("s0", "s1") if f"-{name}-" in said] == (["s1"] if before else [])
     assert len(list(tmp_path.glob("outputs/*/*/result.json"))) == before
     assert before or not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("fits", "chosen"), [(8, (8, 3)), (5, (4, 6)), (0, None)])
+def test_an_automatic_batch_is_the_same_step_in_the_largest_parts_that_fit_all_runs(fits, chosen, monkeypatch, capsys):
+    words = ["debug=fast", "trainer.batch_size=8", "trainer.accumulate=3"]
+    full = composed([*words, "method=full"])
+    rows = plan(
+        [changed(full, {"trainer.batch_size": size}) for size in (fits or 1, fits + 1)], Question(Hardware.here(), 0)
+    )["runs"]
+    least, most = (row["memory"]["train"]["peak_bytes"] for row in rows)
+    room = (least + most) // 2 if fits else least - 1
+    monkeypatch.setattr(machine, "memory_bytes", lambda: CONTEXT_BYTES["cpu"] + room)
+    runs = [composed([*words, "method=lora"]), full]
+    line = ["debug=fast", "trainer.accumulate=3", "trainer.batch_size=auto"]
+    if chosen is None:
+        with pytest.raises(Refused, match="batch_size=auto: not even one row fits into"):
+            settled(line, lambda _: runs)
+        return
+    said = [f"trainer.batch_size={chosen[0]}", f"trainer.accumulate={chosen[1]}"]
+    assert settled(line, lambda _: runs) == ["debug=fast", *said]
+    assert capsys.readouterr().err == f"rankwise: trainer.batch_size=auto: {' '.join(said)}\n"

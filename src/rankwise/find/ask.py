@@ -14,7 +14,8 @@ from rankwise.find.question import FULL, LOOKS, RANKS, Budget, Question
 from rankwise.find.rates import LEAST
 from rankwise.find.rule import Rule
 from rankwise.metrics import named
-from rankwise.study.compose import composed, explained
+from rankwise.study.compose import composed, explained, refuse_idle
+from rankwise.study.micro_batch import settled
 from rankwise.tasks.data import check_files
 
 _LEAST_TEST_ROWS = 50
@@ -30,7 +31,12 @@ def question(
     seeds: int = LOOKS[-1],
 ) -> Question:
     """What the command line asks. Raises Refused for whatever cannot be answered."""
-    asked_ranks, rest = _taken("method.rank", overrides)
+
+    def runs(words: list[str]) -> list[Config]:
+        alike = question(words, budget, margin, rates, reference, seeds)
+        return [alike.run_of(None, 0), alike.run_of(alike.ranks[-1], 0)]
+
+    asked_ranks, rest = _taken("method.rank", settled(overrides, runs))
     base = _composed(rest, margin)
     if not methods.of(base.method).has_rank:
         raise Refused.value("method", base.method.name, "a method that has a rank, such as lora")
@@ -70,6 +76,7 @@ def _looks(seeds: int) -> tuple[int, ...]:
 def _composed(overrides: Sequence[str], margin: str | None) -> Config:
     """The config, in a study named after model and task unless a name is given."""
     config = composed([*overrides, *([f"task.margin={margin_of(margin)}"] if margin is not None else [])])
+    refuse_idle(config, overrides)
     if any(o.startswith("name=") for o in overrides):
         raise Refused("name: a question has many runs; leave it away, or give study=NAME")
     if config.study in _UNNAMED:

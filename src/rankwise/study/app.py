@@ -18,7 +18,7 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.forks import fork_server
 from rankwise.paths import conf_dir
-from rankwise.study import compose, multirun
+from rankwise.study import compose, micro_batch, multirun
 
 
 class _Single:
@@ -37,6 +37,7 @@ def call_hydra(
 
     Raises Refused for whatever the user can mend.
     """
+    arguments = micro_batch.settled(arguments, _listed)
     chooser = next((word for word in arguments if re.match("hydra/sweeper=(?!rankwise$)", word)), None)
     if study and chooser:
         raise Refused(f"{chooser}: chooses its runs by their scores, so that none can be listed before; leave it out")
@@ -64,6 +65,13 @@ def call_hydra(
     if isinstance(_Single.ended, BaseException):
         raise _Single.ended
     return _Single.ended or multirun.exit_code
+
+
+def _listed(arguments: list[str]) -> list[Config]:
+    """The configs that a command line asks for."""
+    configs = list[Config]()
+    call_hydra(arguments, lambda config: configs.append(config) or 0, lambda study: configs.extend(study) or 0)  # type: ignore[func-returns-value]
+    return configs
 
 
 def _refuse_code_of(arguments: list[str]) -> None:

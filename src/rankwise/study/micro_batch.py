@@ -1,0 +1,49 @@
+"""``trainer.batch_size=auto``: the same rows in a step, in the largest micro-batches that fit on this machine."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from rankwise import methods
+from rankwise.config import Config
+from rankwise.errors import Refused
+
+AUTO = "trainer.batch_size=auto"
+
+
+def settled(words: Sequence[str], configs_of: Callable[[list[str]], Sequence[Config]]) -> list[str]:
+    """The words of a command line with ``AUTO`` replaced by a batch size and an accumulation, which are said on stderr.
+
+    Both are the same for all runs, as a comparison wants it: the largest part of the batch by which the plan of every
+    run fits into a GPU's memory, or into its share of what is free here. ``configs_of`` composes the other words.
+    Raises Refused where not even single rows fit.
+    """
+    rest = [word for word in words if word != AUTO]
+    if len(rest) == len(words):
+        return rest
+    from rankwise.plan.estimate import Question, plan  # which imports torch
+    from rankwise.plan.hardware import Hardware
+    from rankwise.study.launcher import share
+
+    configs = [config for config in configs_of(rest) if not methods.of(config.method).is_baseline]
+    if len(batches := {(c.trainer.batch_size, c.trainer.accumulate) for c in configs}) > 1:
+        raise Refused(f"{AUTO}: runs of one batch size; these have {sorted(batches)} (batch size, accumulation)")
+    if not batches:
+        return rest
+    ((batch, accumulate),) = batches
+    here = Hardware.here()
+    room = here.memory_bytes if here.device == "cuda" else here.memory_bytes // share(configs).jobs
+
+    def most(parts: int) -> int:
+        alike = [replace(c, trainer=replace(c.trainer, accumulate=accumulate * parts)) for c in configs]
+        return min(row["largest_batch"] for row in plan(alike, Question(here, room, find_batch=True))["runs"])
+
+    rows = most(1)
+    if rows < batch:  # a second part finds the gradients of the first
+        rows = most(2)
+    if rows < 1:
+        raise Refused(f"{AUTO}: not even one row fits into {room / 1e9:.1f} GB; rankwise plan shows what takes them")
+    size = max(part for part in range(1, batch + 1) if batch % part == 0 and part <= rows)
+    chosen = [f"trainer.batch_size={size}", f"trainer.accumulate={accumulate * batch // size}"]
+    print(f"rankwise: {AUTO}: {' '.join(chosen)}", file=sys.stderr)
+    return [*(word for word in rest if not word.startswith("trainer.accumulate=")), *chosen]
