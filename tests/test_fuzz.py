@@ -193,7 +193,7 @@ FLAGS = {
     "analyze": "--json --layer= --module= --side= --of= --out=",
     "adapter": "--json --out= --push= --dtype= --rank= --weights= --how= --density= --energy=",
     "dashboard": "--json --push --entity= --project=",
-    "fetch": "",
+    "fetch": "--json",
 }
 UNTRIED = {"--help", "--hydra-help", "--simulate", "--measure", "--open"}  # no input, long, or a browser
 SUBCOMMANDS = {

@@ -161,7 +161,7 @@ def test_the_config_of_an_adapter_takes_no_time_and_no_other_files(trained, copi
     file = place / "adapter/adapter_config.json"
     config = json.loads(file.read_text())
     for said, values in HOSTILE.items():
-        own = values if "peft_type" in values else config | values
+        own = values if "peft_type" in values else config | values | {"of_a_newer_peft": 1}
         file.write_text(json.dumps(own | {"task_type": "SEQ_CLS"}))
         assert said in refused(command, place, other, capsys)
 

@@ -129,6 +129,7 @@ HARMS = [
     (lambda folder: (folder / FILE).write_bytes(b"PAR1 this is not one"), "cannot be read"),
     (lambda folder: (folder / FILE).write_bytes((folder / FILE).read_bytes()[:-200]), "cannot be read"),
     (rewritten(lambda table: pa.table({"item": [1, 2]})), "cannot be read"),
+    (rewritten(lambda table: table.set_column(0, "item", pa.nulls(len(table)))), "cannot be read"),
     (lambda folder: write_predictions(folder, answers(0.5, 0, 0)), "its record says"),
     (rewritten(lambda table: pa.concat_tables([table, table])), "one twice"),
     (rewritten(nulls), "not all finite"),

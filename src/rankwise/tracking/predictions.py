@@ -64,12 +64,13 @@ def read(folder: Path, name: str, needed: tuple[str, ...] = ("label", "score"), 
             table = pq.ParquetFile(opened).read()
         columns = {column: _values(table[column]) for column in table.column_names}
         items = columns.pop("item")
+        distinct = len(np.unique(items))
         asked = [np.asarray(columns[column], dtype=float) for column in needed]
     except FileNotFoundError:
         raise Unreadable(f"{name} has no {file}") from None
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise Unreadable(f"{file} of {name} cannot be read ({type(error).__name__})") from None
-    if len(items) == 0 or len(np.unique(items)) != len(items):
+    if len(items) == 0 or distinct != len(items):
         raise Unreadable(f"{file} of {name} names no item, or one twice")
     if not all(np.isfinite(values).all() for values in asked):
         raise Unreadable(f"predictions of {name} are not all finite")
