@@ -94,12 +94,12 @@ def write(folder: Path, run: Run, asset: assets.Asset, kind: str, notes: list[st
 def _study(run: Run) -> str:
     """How the run's arm stands among the others of its study; nothing where it has none beside it."""
     try:
-        found = build([run.folder.parent])
+        report = build([run.folder.parent])
     except Refused:
         return ""
-    if len(found.arms) < 2:
+    if len(report.arms) < 2:
         return ""
-    lines = ["## The study that it is of", "", *arms_as_markdown(found, shown(found, "paper")), ""]
+    lines = ["## The study that it is of", "", *arms_as_markdown(report, shown(report, "paper")), ""]
     return "\n".join(lines)
 
 

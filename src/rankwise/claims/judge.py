@@ -44,11 +44,11 @@ class Verdict:
         """Of what is inconclusive about how many seeds, or timed blocks, would decide it, were the value and the spread
         as they are: an interval of n narrows as 1/√n. None where the value lies on the bound.
         """
-        found = self.estimate
-        if self.verdict != INCONCLUSIVE or found is None or not math.isfinite(found.high - found.low):
+        ours = self.estimate
+        if self.verdict != INCONCLUSIVE or ours is None or not math.isfinite(ours.high - ours.low):
             return None
-        gap = min(abs(found.value - end) for end in (self.bound.low, self.bound.high))
-        return math.ceil(found.n * ((found.high - found.low) / 2 / gap) ** 2) if gap else None
+        gap = min(abs(ours.value - end) for end in (self.bound.low, self.bound.high))
+        return math.ceil(ours.n * ((ours.high - ours.low) / 2 / gap) ** 2) if gap else None
 
     @property
     def note(self) -> str:

@@ -50,9 +50,9 @@ def _estimated(statistic: Callable[..., Floats], samples: Scores) -> list[Interv
     values, runs = statistic(*samples), min(map(len, samples))
     if runs < 2:
         return [Interval(float(value), math.nan, math.nan, math.nan, runs, "none") for value in values]
-    found = stats.bootstrap(samples, statistic, n_resamples=RESAMPLES, method="percentile", rng=0, vectorized=True)
-    ends = found.confidence_interval
-    ses, lows, highs = (np.asarray(numbers, float).tolist() for numbers in (found.standard_error, ends.low, ends.high))
+    over = stats.bootstrap(samples, statistic, n_resamples=RESAMPLES, method="percentile", rng=0, vectorized=True)
+    ends = over.confidence_interval
+    ses, lows, highs = (np.asarray(numbers, float).tolist() for numbers in (over.standard_error, ends.low, ends.high))
     rows = zip(values.tolist(), ses, lows, highs, strict=True)
     return [Interval(value, se, low, high, runs, "seeds") for value, se, low, high in rows]
 

@@ -235,11 +235,11 @@ def _sum_up(rows: list[Row], tasks: dict[str, Metrics]) -> list[float]:
 
 def _by_run(row: Row, tasks: dict[str, Metrics]) -> aggregate.Scores:
     """By task the score of each run that has one: the mean of the task's metrics."""
-    found = []
+    by_task = []
     for task, metrics in tasks.items():
         cells = [[run.scores.get(metric, {}).get("value") for metric in metrics] for run in row.tasks[task].runs]
-        found.append(np.array([np.mean(np.array(values)) for values in cells if None not in values]))
-    return found
+        by_task.append(np.array([np.mean(np.array(values)) for values in cells if None not in values]))
+    return by_task
 
 
 def _rows(model: str, runs: list[Record], notes: list[str]) -> list[Row]:

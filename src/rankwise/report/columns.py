@@ -358,12 +358,12 @@ def _forgetting(report: Report) -> list[Column]:
 
 def _harness(report: Report) -> list[Column]:
     """What lm-evaluation-harness found, and by how much it differs from the base, where that was asked."""
-    found = []
+    columns = []
     for metric in map(named, sorted({name for arm in report.arms for name in arm.scores if ":" in name})):
         gained, unit = partial(_gained, metric), " pts" if metric.percent else ""
-        found.append(Column(metric.name, metric.header, _in("scores", metric.name), metric.interval, "harness"))
-        found.append(Column("", f"− base{unit}", gained, metric.difference, "harness"))
-    return found
+        columns.append(Column(metric.name, metric.header, _in("scores", metric.name), metric.interval, "harness"))
+        columns.append(Column("", f"− base{unit}", gained, metric.difference, "harness"))
+    return columns
 
 
 def _gained(metric: Metric, arm: Arm) -> float | None:

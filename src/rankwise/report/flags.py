@@ -212,8 +212,8 @@ def _elsewhere(arm: Arm, reference: Arm) -> list[str]:
 
 def _on_processors(arm: Arm, path: str) -> list[str]:
     """What stands at a path of the runs that no GPU computed."""
-    found = {at(run, path) for run in arm.runs if at(run, "compute.device") == "cpu"} - {None}
-    return sorted(map(str, found))
+    places = {at(run, path) for run in arm.runs if at(run, "compute.device") == "cpu"} - {None}
+    return sorted(map(str, places))
 
 
 def _slow(arm: Arm, usual: dict[str, float]) -> list[str]:

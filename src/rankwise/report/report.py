@@ -151,8 +151,8 @@ def compared(every_run: list[Record], score: str | None = None) -> Report:
     for arm in arms:
         against = reference.runs if reference and arm is not reference else []
         arm.churn = {"seeds": scores.churn(arm.runs), "reference": scores.churn(arm.runs, against)}
-    found = (records, arms, reference, metric, margin, comparisons, families, top, sentences)
-    return Report(*found, scores.constant(first.runs), total(every_run), every_run, answered)
+    decided = (records, arms, reference, metric, margin, comparisons, families, top, sentences)
+    return Report(*decided, scores.constant(first.runs), total(every_run), every_run, answered)
 
 
 def results(every_run: list[Record]) -> list[Record]:
