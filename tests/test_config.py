@@ -208,6 +208,7 @@ REFUSED = [
     ("tracking.project='a/b':", {"tracking__project": "a/b"}),
     ("task.labels=", {"task__labels": ["a", None]}),
     ("task.files=5: a mapping", {"task__files": 5}),
+    ("task.delimiter='': .*a tab is task.delimiter=tab", {"task__delimiter": ""}),
     ("model.path='':", {"model__path": ""}),
     ("trainer.precision=bf16_true: .* with quant=", {"quant__kind": "bf16", "trainer__precision": "bf16_true"}),
     ("optim.name=adamax:", {"optim__name": "adamax"}),

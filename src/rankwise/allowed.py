@@ -62,7 +62,8 @@ def check_values(config: Any) -> None:
         if (fits := own.metadata.get("fits")) and not fits(value):
             raise Refused.value(key, value, own.metadata["allowed"])
         if own.default is None and value in ("", []):
-            raise Refused.value(key, repr(value), "null, or what is not empty")
+            tab = "; a tab is task.delimiter=tab" if key == "task.delimiter" else ""
+            raise Refused.value(key, repr(value), f"null, or what is not empty{tab}")
         if isinstance(value, list) and key not in _NESTED and any(isinstance(item, list | dict) for item in value):
             raise Refused.value(key, value, "a list of plain values")
 

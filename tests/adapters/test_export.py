@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from scipy.stats import binomtest
 from transformers import AutoModelForSequenceClassification
 
 from rankwise.adapters import factors, loading, score
+from rankwise.adapters.card import recipe
 from rankwise.adapters.combine import combine
 from rankwise.adapters.diff import deltas
 from rankwise.adapters.export import export
@@ -129,6 +131,13 @@ def test_the_recipe_names_the_storage(trained, tmp_path, quant, part):
     code = (tmp_path / "peft/README.md").read_text().split("```python\n")[1].split("```")[0]
     assert part in code
     compile(code, "card", "exec")
+
+
+def test_the_recipe_finds_a_base_that_was_named_by_a_relative_path_from_anywhere(trained, saved_base, monkeypatch):
+    run, base = trained("bert"), Path(saved_base("bert"))
+    monkeypatch.chdir(base.parent)
+    relative = replace(run.config, model=replace(run.config.model, path=base.name))
+    assert f"BASE = {str(base)!r}" in recipe(replace(run, config=relative), "adapter")
 
 
 @pytest.fixture

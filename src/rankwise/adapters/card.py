@@ -125,6 +125,8 @@ def recipe(run: Run, kind: str, head: str | None = None) -> list[str]:
     where = "random weights, which are in no file: `rankwise adapter merge` writes the whole model"
     if package := run.config.model.package:
         where = f"{package.name} {package.version}, {package.member}"
+    if path and Path(path).exists():
+        path = str(Path(path).absolute())  # else it would be looked for where the recipe runs
     lines = [f"BASE = {path!r}" if path else f"BASE = ...  # {where}"]
     if settings := base.head_settings(run.config.task.kind, run.outputs):  # the base may have one for another task
         lines += ["config = AutoConfig.from_pretrained(BASE)", f"config.update({settings!r})"]

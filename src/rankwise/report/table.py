@@ -131,7 +131,8 @@ def rendered(block: Section) -> list[RenderableType]:
     for row in block.rows:
         table.add_row(*(Text(cell.replace(" ± ", "±"), _STYLE.get(cell.split(" ")[0], "")) for cell in row))
     notes = [Text(note, style="dim") for note in block.notes]
-    return [Text(f"\n{block.title}", style="bold"), Padding(table, (1, 0)), *notes]
+    whole = table if block.words else Wide(table)
+    return [Text(f"\n{block.title}", style="bold"), Padding(whole, (1, 0)), *notes]
 
 
 class Wide:
