@@ -1,6 +1,7 @@
 """Everything about a config that can be refused before anything is loaded."""
 
 import importlib.util
+import inspect
 import math
 import os
 import pkgutil
@@ -67,10 +68,13 @@ def check_here(config: Config) -> None:
 
 
 def _check_classes(group: str, wanted: dict[str, Any], kind: str) -> None:
-    """Refuse what is no class of this kind of Lightning's, or cannot be imported. Imports nothing where none is."""
+    """Refuse what is no class of this kind of Lightning's, cannot be imported, or takes other keys. Imports nothing
+    where none is.
+    """
     for name, values in wanted.items():
-        base = pkgutil.resolve_name(f"lightning.pytorch:{kind}")
-        target = str(values.get("_target_")) if isinstance(values, dict) else "null"
+        if not isinstance(values, dict) or "_target_" not in values:
+            raise Refused.value(f"{group}.{name}", values, "{_target_: package.Class, key: value}")
+        base, target = pkgutil.resolve_name(f"lightning.pytorch:{kind}"), str(values["_target_"])
         key, allowed = f"{group}.{name}._target_", f"a class of Lightning's {group.rstrip('s')}s, as package.Class"
         try:
             cls = pkgutil.resolve_name(target)
@@ -79,6 +83,11 @@ def _check_classes(group: str, wanted: dict[str, Any], kind: str) -> None:
             raise Refused.value(key, target, reason, "its folder belongs in PYTHONPATH") from None
         if not (isinstance(cls, type) and issubclass(cls, base)):
             raise Refused.value(key, target, allowed)
+        try:
+            inspect.signature(cls).bind(**{word: value for word, value in values.items() if word != "_target_"})
+        except TypeError as error:
+            if not any(word.startswith("_") and word != "_target_" for word in values):  # Hydra's own, as _args_
+                raise Refused(f"{group}.{name}: {target} does not take this ({error})") from None
 
 
 def _check_outputs(config: Config) -> None:

@@ -138,7 +138,7 @@ def test_a_foreign_launcher_that_gives_up_is_one_line_and_the_runs_it_left_are_n
 
 @pytest.mark.parametrize(("fits", "chosen"), [(8, (8, 3)), (5, (4, 6)), (0, None)])
 def test_an_automatic_batch_is_the_same_step_in_the_largest_parts_that_fit_all_runs(fits, chosen, monkeypatch, capsys):
-    words = ["debug=fast", "trainer.batch_size=8", "trainer.accumulate=3"]
+    words = ["debug=fast", "trainer.batch_size=8", "trainer.accumulate=3", "trainer.eval_batch_size=1"]
     full = composed([*words, "method=full"])
     rows = plan(
         [changed(full, {"trainer.batch_size": size}) for size in (fits or 1, fits + 1)], Question(Hardware.here(), 0)
@@ -154,4 +154,20 @@ def test_an_automatic_batch_is_the_same_step_in_the_largest_parts_that_fit_all_r
         return
     said = [f"trainer.batch_size={chosen[0]}", f"trainer.accumulate={chosen[1]}"]
     assert settled(line, lambda _: runs) == ["debug=fast", *said]
+    with pytest.raises(Refused, match=r"batch_size=auto: an evaluation takes .* lower trainer.eval_batch_size"):
+        settled(line, lambda _: [changed(full, {"trainer.eval_batch_size": 4000})])
     assert capsys.readouterr().err == f"rankwise: trainer.batch_size=auto: {' '.join(said)}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["plan", "debug=fast", "trainer.batch_size=auto"], "of train and find; plan --fit SIZE says which batch fits"),
+        (["train", "-m", "debug=fast", "trainer.batch_size=auto,8"], "a number of rows, or auto alone for all runs"),
+        (["train", "debug=fast", "method=tfidf", "trainer.batch_size=auto"], "of no use with a method that trains"),
+    ],
+)
+def test_an_automatic_batch_that_means_nothing_is_one_line(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert said in (error := capsys.readouterr().err) and error.count("\n") == 1 and not any(tmp_path.iterdir())

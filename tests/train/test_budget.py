@@ -165,6 +165,22 @@ def test_what_is_none_is_refused_in_one_line(group, target, capsys):
     assert not Path("outputs").exists()
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (5, "callbacks.it=5: {_target_: package.Class, key: value}"),
+        (
+            {"_target_": "my_callbacks.Mine", "word": "hello", "foo": 1},
+            "callbacks.it: my_callbacks.Mine does not take this (got an unexpected keyword argument 'foo')",
+        ),
+    ],
+)
+def test_what_a_callback_does_not_take_is_refused_before_anything_is_made(value, said, capsys):
+    write("bad", {"it": value})
+    assert main([*RUN, "callbacks=bad"]) == 2
+    assert capsys.readouterr().err == f"rankwise: {said}\n" and not Path("outputs").exists()
+
+
 def test_without_any_a_run_is_the_one_it_was(tiny):
     values = plain(tiny())
     assert {"callbacks", "logger"} <= values.keys() and not {"callbacks", "logger"} & canonical(values).keys()

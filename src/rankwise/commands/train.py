@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> int:
     prepare_environment()
     from rankwise.study.app import call_hydra
     from rankwise.study.compose import from_snapshot, known_keys
+    from rankwise.study.micro_batch import settled
     from rankwise.study.single import single
 
     if options.config is not None:
@@ -45,7 +46,8 @@ def main(arguments: list[str]) -> int:
         asked = [*flags, *["--dry-run"] * options.dry_run, *(word for word in hydra if "launcher.jobs" not in word)]
         if asked and "LOCAL_RANK" not in os.environ:  # where Lightning starts itself again, it says some
             raise Refused(f"{asked[0]}: not with --config, which is one run as it was")
-        return single(from_snapshot(options.config, [word for word in words if word not in hydra]))
+        words = [word for word in words if word not in hydra]
+        return single(from_snapshot(options.config, settled(words, lambda rest: [from_snapshot(options.config, rest)])))
     part, keys = options.package, known_keys()
     if part and not part.startswith(("hydra", *(f"{key}." for key in keys))) and part not in keys:
         raise Refused(f"--package {part}: no such part of the config{near_key(part, keys)}")

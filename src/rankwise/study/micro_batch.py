@@ -1,5 +1,6 @@
 """``trainer.batch_size=auto``: the same rows in a step, in the largest micro-batches that fit on this machine."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,9 +17,11 @@ def settled(words: Sequence[str], configs_of: Callable[[list[str]], Sequence[Con
 
     Both are the same for all runs, as a comparison wants it: the largest part of the batch by which the plan of every
     run fits into a GPU's memory, or into its share of what is free here. ``configs_of`` composes the other words.
-    Raises Refused where not even single rows fit.
+    Raises Refused where not even single rows fit, or an evaluation does not, and for ``auto`` beside other sizes.
     """
     rest = [word for word in words if word != AUTO]
+    if odd := next((word for word in rest if re.fullmatch(r"trainer\.batch_size=.*auto.*", word, re.I)), None):
+        raise Refused(f"{odd}: a number of rows, or auto alone for all runs of a study")
     if len(rest) == len(words):
         return rest
     from rankwise.plan.estimate import Question, plan  # which imports torch
@@ -29,14 +32,19 @@ def settled(words: Sequence[str], configs_of: Callable[[list[str]], Sequence[Con
     if len(batches := {(c.trainer.batch_size, c.trainer.accumulate) for c in configs}) > 1:
         raise Refused(f"{AUTO}: runs of one batch size; these have {sorted(batches)} (batch size, accumulation)")
     if not batches:
-        return rest
+        raise Refused(f"{AUTO}: of no use with a method that trains nothing; leave it out")
     ((batch, accumulate),) = batches
     here = Hardware.here()
     room = here.memory_bytes if here.device == "cuda" else here.memory_bytes // share(configs).jobs
 
     def most(parts: int) -> int:
         alike = [replace(c, trainer=replace(c.trainer, accumulate=accumulate * parts)) for c in configs]
-        return min(row["largest_batch"] for row in plan(alike, Question(here, room, find_batch=True))["runs"])
+        runs = plan(alike, Question(here, room, find_batch=True))["runs"]
+        evaluation = max(run["memory"]["eval"]["peak_bytes"] for run in runs) + here.context_bytes
+        if evaluation > room:
+            sizes = f"an evaluation takes {evaluation / 1e9:.1f} GB of {room / 1e9:.1f}"
+            raise Refused(f"{AUTO}: {sizes}; lower trainer.eval_batch_size")
+        return min(run["largest_batch"] for run in runs)
 
     rows = most(1)
     if rows < batch:  # a second part finds the gradients of the first
