@@ -186,10 +186,9 @@ def show_table(
 
 
 def show(renderable: Any) -> None:
-    """Print a rich renderable, as wide as the terminal or COLUMNS; into a pipe or a file at least 120 columns wide."""
+    """Print a rich renderable, as wide as the terminal; into a pipe or a file at least 120 columns wide."""
     from rich.console import Console
 
     terminal = Console()
-    asked = terminal.is_terminal or os.environ.get("COLUMNS", "").isdecimal()
-    width = terminal.width if asked else max(120, terminal.width)
+    width = terminal.width if terminal.is_terminal else max(120, terminal.width)
     Console(width=width, highlight=False).print(renderable)
