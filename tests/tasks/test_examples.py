@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 from omegaconf import OmegaConf
-from test_tables import places
+from test_tables import content, places, records
 from tiny_configs import CONF
 
 from rankwise.assets import resolve
@@ -294,3 +294,30 @@ def test_reasoning_tasks_are_made_of_questions_and_answers():
     data = shipped("reasoning", synthetic=60)
     pairs = [pair for part in said(data) for pair in part]
     assert len(pairs) == 60 and all("leg" in question and answer.isdecimal() for question, answer in pairs)
+
+
+def test_conversations_of_other_layouts_are_the_same(tmp_path):
+    talks = [talk(f"Hello {i}", f"Hi {i}") for i in range(60)]
+    names = {"user": "human", "assistant": "gpt"}
+    layouts = {
+        "messages": talks,
+        "conversations": [[{"from": names[m["role"]], "value": m["content"]} for m in one] for one in talks],
+        "parts": [[m | {"content": [{"type": "text", "text": m["content"]}]} for m in one] for one in talks],
+        "nulls": [[m | {"tool_calls": None, "name": None} for m in one] for one in talks],
+    }
+    found = [
+        read(records(tmp_path, [{name: one} for one in layout]), messages=name) for name, layout in layouts.items()
+    ]
+    assert [content(data) for data in found] == [content(found[0])] * 4
+
+
+def test_what_a_message_brings_beside_its_content_is_kept(tmp_path):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look", "arguments": "{}"}}]}
+    end = [{"role": "tool", "name": "look", "content": "sea"}, *talk("", "The sea")[1:]]
+    rows = [{"messages": [*talk(f"Look {i}"), call, *end], "tools": [{"name": "look"}]} for i in range(60)]
+    data = read(records(tmp_path, rows), messages="messages")
+    as_text = [row | {"tools": '[{"name": "look"}]'} for row in rows]
+    assert content(read(records(tmp_path, as_text), messages="messages")) == content(data)
+    messages = (data.train.messages or [])[0]
+    assert messages[1]["tool_calls"] == call["tool_calls"] and messages[1]["content"] == ""
+    assert messages[2]["name"] == "look" and messages[0]["tools"] == [{"name": "look"}]

@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from test_examples import said, shipped, talk
-from test_tables import ROWS, content, read, texts, write
+from test_examples import said, shipped
+from test_tables import ROWS, content, read, records, texts, write
 
 from rankwise.errors import Refused
 from rankwise.tasks.data import Data
@@ -30,11 +30,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 def plain(folder: Path) -> Data:
     return read(write(folder, "csv", ROWS, "plain"))
-
-
-def records(folder: Path, rows: list[dict[str, Any]]) -> Path:
-    (folder / "a.json").write_text(json.dumps(rows))
-    return folder / "a.json"
 
 
 def body(sign: str, end: str = "\n", label_first: bool = False) -> bytes:
@@ -99,7 +94,7 @@ FORMS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_rows_of_every_layout_give_the_same_data(tmp_path: Path, form: str) -> None:
+def test_rows_of_every_layout_give_the_same_data(tmp_path, form):
     name, written, keys = FORMS[form]
     (tmp_path / name).write_bytes(written)
     assert content(read(tmp_path / name, **keys)) == content(plain(tmp_path))
@@ -131,7 +126,7 @@ PACKS: dict[str, Callable[[bytes, str], bytes]] = {
 
 @pytest.mark.parametrize("suffix", PACKS)
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
-def test_compressed_files_and_archives_are_read_as_what_is_in_them(tmp_path: Path, form: str, suffix: str) -> None:
+def test_compressed_files_and_archives_are_read_as_what_is_in_them(tmp_path, form, suffix):
     path = write(tmp_path, form, ROWS)
     packed = tmp_path / f"train.{form}{suffix}"
     packed.write_bytes(PACKS[suffix](path.read_bytes(), f"a.{form}"))
@@ -151,7 +146,7 @@ def test_compressed_files_and_archives_are_read_as_what_is_in_them(tmp_path: Pat
         (("a/pos.txt", "a/neg.txt", "README"), {"train": ["a/pos.txt", "a/neg.txt"]}),
     ],
 )
-def test_a_file_for_each_class_is_read(tmp_path: Path, names: tuple[str, ...], files: Any) -> None:
+def test_a_file_for_each_class_is_read(tmp_path, names, files):
     for name in names:
         rows = [f"{'new ' * ('test' in name)}{text}\n" for text, label in ROWS if label == ("pos" in name)]
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +159,7 @@ def test_a_file_for_each_class_is_read(tmp_path: Path, names: tuple[str, ...], f
 
 
 @pytest.mark.parametrize("form", ["parquet", "saved"])
-def test_the_names_that_datasets_has_for_classes_are_theirs(tmp_path: Path, form: str) -> None:
+def test_the_names_that_datasets_has_for_classes_are_theirs(tmp_path, form):
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
     names = ["world", "Sports", "tech", "never"]
@@ -196,7 +191,7 @@ def test_the_names_that_datasets_has_for_classes_are_theirs(tmp_path: Path, form
         read(path, skip_empty=True)
 
 
-def test_numbers_with_commas_are_read_where_that_is_said(tmp_path: Path) -> None:
+def test_numbers_with_commas_are_read_where_that_is_said(tmp_path):
     values = {"0,5": 0.5, "-1.234,25": -1234.25, "12.000": 12000.0, "7": 7.0, "1,5E-3": 0.0015}
     rows = [(text, [*values][i % 5]) for i, (text, _) in enumerate(ROWS)]
     path = tmp_path / "a.csv"
@@ -210,7 +205,7 @@ def test_numbers_with_commas_are_read_where_that_is_said(tmp_path: Path) -> None
         read(path, delimiter=";", kind="regression", decimal=",")
 
 
-def test_an_empty_column_of_a_template_is_an_empty_text(tmp_path: Path) -> None:
+def test_an_empty_column_of_a_template_is_an_empty_text(tmp_path):
     rows = [{"instruction": f"Name oak {i}", "input": "short" * (i % 2), "output": f"oak {i}"} for i in range(60)]
     for between in (" ", "\\n"):
         keys = {"template": "{instruction}" + between + "{input}", "completion": "output"}
@@ -220,7 +215,7 @@ def test_an_empty_column_of_a_template_is_an_empty_text(tmp_path: Path) -> None:
         assert {(f"Name oak 0{between}", "oak 0"), (f"Name oak 1{between}short", "oak 1")} <= set(pairs)
 
 
-def test_a_folder_that_datasets_saved_is_read(tmp_path: Path) -> None:
+def test_a_folder_that_datasets_saved_is_read(tmp_path):
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
     rows = [{"text": t, "label": y} for t, y in ROWS]
@@ -234,7 +229,7 @@ def test_a_folder_that_datasets_saved_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "part"), [("val", 1), ("dev", 1), ("valid", 1), ("testing", 2)])
-def test_other_names_of_a_part_are_taken_for_it_and_said(tmp_path: Path, name: str, part: int) -> None:
+def test_other_names_of_a_part_are_taken_for_it_and_said(tmp_path, name, part):
     write(tmp_path, "csv", ROWS[:150], "train")
     write(tmp_path, "csv", ROWS[150:], name)
     data = read(tmp_path)
@@ -242,7 +237,7 @@ def test_other_names_of_a_part_are_taken_for_it_and_said(tmp_path: Path, name: s
     assert [f"{name}.csv of" in note and ("validation", "test")[part - 1] in note for note in data.notes] == [True]
 
 
-def test_a_folder_of_the_hub_is_read(tmp_path: Path) -> None:
+def test_a_folder_of_the_hub_is_read(tmp_path):
     (tmp_path / "data").mkdir()
     for name, rows in (
         ("train-00000-of-00002-0123456789abcdef", ROWS[:80]),
@@ -268,7 +263,7 @@ def test_a_folder_of_the_hub_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("parts", [("train", "test"), ("",)])
-def test_folders_named_as_classes_are_read(tmp_path: Path, parts: tuple[str, ...]) -> None:
+def test_folders_named_as_classes_are_read(tmp_path, parts):
     for part in parts:
         for i, (text, label) in enumerate(ROWS):
             path = tmp_path / part / ("neg", "pos")[label] / f"{i}.txt"
@@ -285,34 +280,34 @@ def test_folders_named_as_classes_are_read(tmp_path: Path, parts: tuple[str, ...
             assert text.endswith(",\n“so”") and (text[text.index("the") : text.index(",")], label) in ROWS
 
 
-def test_a_file_that_is_not_understood_is_said(tmp_path: Path) -> None:
+def test_a_file_that_is_not_understood_is_said(tmp_path):
     write(tmp_path, "csv", ROWS, "train")
     write(tmp_path, "csv", ROWS[:9], "eval")
     (tmp_path / "notes.txt").write_text("not data")
     assert [note.split(" of ")[0] for note in read(tmp_path).notes] == ["eval.csv"]
 
 
-def test_empty_cells_are_left_out_and_counted_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_empty_cells_are_left_out_and_counted_where_that_is_asked_for(tmp_path):
     rows = [*ROWS, ("", 1), (" ", 0), ("no label", "")]
     data = read(write(tmp_path, "csv", rows), skip_empty=True)
     assert data.skipped == 3 and content(data)[:2] == content(plain(tmp_path))[:2]
 
 
 @pytest.mark.parametrize("missing", ["NaN", "null"])
-def test_a_missing_value_is_no_text(tmp_path: Path, missing: str) -> None:
+def test_a_missing_value_is_no_text(tmp_path, missing):
     (tmp_path / "a.jsonl").write_text(f'{{"text": {missing}, "label": 1}}\n')
     with pytest.raises(Refused, match=r"^task.text=text: .*a.jsonl line 1 holds (nan|None), no text; task.skip_empty"):
         read(tmp_path / "a.jsonl")
 
 
-def test_a_stray_control_character_does_not_make_a_text_binary(tmp_path: Path) -> None:
+def test_a_stray_control_character_does_not_make_a_text_binary(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_bytes(b"text\tlabel\n" + "".join(f"caf\xe9 {t}\b\t{y}\n" for t, y in ROWS).encode("latin-1"))
     assert "\b" in read(path).train.texts[0]
 
 
 @pytest.mark.parametrize(("text", "encoding"), [("“the {}th sea” – fine", "cp1252"), ("caf\xe9 {} \x81", "latin-1")])
-def test_quotes_of_windows_are_read_and_said(tmp_path: Path, text: str, encoding: str) -> None:
+def test_quotes_of_windows_are_read_and_said(tmp_path, text, encoding):
     rows = [(text.format(i), i % 2) for i in range(120)]
     path = tmp_path / "a.csv"
     path.write_bytes(("text,label\n" + "".join(f"{t},{y}\n" for t, y in rows)).encode(encoding))
@@ -321,7 +316,7 @@ def test_quotes_of_windows_are_read_and_said(tmp_path: Path, text: str, encoding
     assert data.notes == [f"{path} is read as {encoding}; if that is wrong, set task.encoding"]
 
 
-def test_one_bad_byte_does_not_change_a_file_of_utf_8(tmp_path: Path) -> None:
+def test_one_bad_byte_does_not_change_a_file_of_utf_8(tmp_path):
     path = tmp_path / "a.csv"
     rows = [f"café {i} 日本" for i in range(120)]
     written = ("text,label\n" + "".join(f"{text},{i % 2}\n" for i, text in enumerate(rows))).encode()
@@ -334,7 +329,7 @@ def test_one_bad_byte_does_not_change_a_file_of_utf_8(tmp_path: Path) -> None:
             read(path, encoding=unknown)
 
 
-def test_files_of_one_s_own_take_the_place_of_a_release_s(tmp_path: Path) -> None:
+def test_files_of_one_s_own_take_the_place_of_a_release_s(tmp_path):
     rows = [(f"name[Oak {i}]", f"Oak {i} is {k} by the sea") for i in range(40) for k in range(3)]
     for name, part in (("devset", rows[:90]), ("testset_w_refs", rows[90:])):
         (tmp_path / f"{name}.csv").write_text("mr,ref\n" + "".join(f"{p},{c}\n" for p, c in part))
@@ -345,7 +340,7 @@ def test_files_of_one_s_own_take_the_place_of_a_release_s(tmp_path: Path) -> Non
         shipped("e2e", path=str(tmp_path), files={part: "devset.csv" for part in ("train", "validation", "test")})
 
 
-def test_rows_that_parts_share_are_counted_and_most_of_a_part_is_refused(tmp_path: Path) -> None:
+def test_rows_that_parts_share_are_counted_and_most_of_a_part_is_refused(tmp_path):
     write(tmp_path, "csv", ROWS[:150], "train")
     write(tmp_path, "csv", [*ROWS[150:], *ROWS[:3], (ROWS[4][0].upper() + "!", 0)], "test")
     data = read(tmp_path, validation_share=0.05)
@@ -357,7 +352,7 @@ def test_rows_that_parts_share_are_counted_and_most_of_a_part_is_refused(tmp_pat
 
 
 @pytest.mark.parametrize("wanted", [10, 18, 50, 53])
-def test_a_limit_cuts_no_prompt(tmp_path: Path, wanted: int) -> None:
+def test_a_limit_cuts_no_prompt(tmp_path, wanted):
     rows = [{"prompt": f"sea {i}", "completion": f"oak {k}"} for i in range(100) for k in range(9)]
     data = read(records(tmp_path, rows), **PROMPTS, n_test=wanted, n_validation=wanted)
     for part in said(data)[1:]:
@@ -365,7 +360,7 @@ def test_a_limit_cuts_no_prompt(tmp_path: Path, wanted: int) -> None:
         assert len(prompts) == 9 * (wanted // 9) and {prompts.count(prompt) for prompt in prompts} == {9}
 
 
-def test_rows_of_one_prompt_text_or_group_are_a_cluster(tmp_path: Path) -> None:
+def test_rows_of_one_prompt_text_or_group_are_a_cluster(tmp_path):
     rows = [{"prompt": f"sea {i}", "completion": f"oak {k}", "doc": i % 7} for k in range(3) for i in range(60)]
     path = records(tmp_path, rows)
     by_prompt = read(path, **PROMPTS).test
@@ -377,32 +372,3 @@ def test_rows_of_one_prompt_text_or_group_are_a_cluster(tmp_path: Path) -> None:
     assert len(set(zip(by_group.groups or [], by_group.clusters, strict=True))) == len(set(by_group.groups or [])) <= 7
     labelled = read(write(tmp_path, "csv", [*ROWS, *ROWS[:20]]))
     assert len(set(labelled.test.clusters)) == len(set(labelled.test.texts)) < len(labelled.test)
-
-
-def test_conversations_of_other_layouts_are_the_same(tmp_path: Path) -> None:
-    talks = [talk(f"Hello {i}", f"Hi {i}") for i in range(60)]
-    names = {"user": "human", "assistant": "gpt"}
-    layouts = {
-        "messages": talks,
-        "conversations": [[{"from": names[m["role"]], "value": m["content"]} for m in one] for one in talks],
-        "parts": [[m | {"content": [{"type": "text", "text": m["content"]}]} for m in one] for one in talks],
-        "nulls": [[m | {"tool_calls": None, "name": None} for m in one] for one in talks],
-    }
-    found = [
-        read(records(tmp_path, [{name: one} for one in layout]), kind="causal_lm", messages=name)
-        for name, layout in layouts.items()
-    ]
-    assert [content(data) for data in found] == [content(found[0])] * 4
-
-
-def test_what_a_message_brings_beside_its_content_is_kept(tmp_path: Path) -> None:
-    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look", "arguments": "{}"}}]}
-    end = [{"role": "tool", "name": "look", "content": "sea"}, *talk("", "The sea")[1:]]
-    rows = [{"messages": [*talk(f"Look {i}"), call, *end], "tools": [{"name": "look"}]} for i in range(60)]
-    keys = {"kind": "causal_lm", "messages": "messages"}
-    data = read(records(tmp_path, rows), **keys)
-    as_text = [row | {"tools": '[{"name": "look"}]'} for row in rows]
-    assert content(read(records(tmp_path, as_text), **keys)) == content(data)
-    messages = (data.train.messages or [])[0]
-    assert messages[1]["tool_calls"] == call["tool_calls"] and messages[1]["content"] == ""
-    assert messages[2]["name"] == "look" and messages[0]["tools"] == [{"name": "look"}]

@@ -1,6 +1,7 @@
 """Files, folders, hub data sets: every format gives the same rows in bounded memory, or one line that says why not."""
 
 import csv
+import json
 import tracemalloc
 from dataclasses import astuple
 from pathlib import Path
@@ -54,6 +55,11 @@ def write(folder: Path, form: str, rows: list[tuple[str, Any]], name: str = "dat
     else:
         frame.to_csv(path, index=False, sep="\t", quoting=csv.QUOTE_NONE)
     return path
+
+
+def records(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    (folder / "a.json").write_text(json.dumps(rows))
+    return folder / "a.json"
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 2048])

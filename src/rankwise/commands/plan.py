@@ -51,9 +51,11 @@ def main(arguments: list[str]) -> int:
     options = parse(made, arguments)
     if options.power or options.margin:
         return _power(options)
+    from rankwise.study.micro_batch import AUTO
+
     options.overrides = overrides(options.overrides)
-    if "trainer.batch_size=auto" in options.overrides:
-        raise Refused("trainer.batch_size=auto: of train and find; plan --fit SIZE says which batch fits")
+    if AUTO in options.overrides:
+        raise Refused(f"{AUTO}: of train and find; plan --fit SIZE says which batch fits")
     if options.mfu is not None and not 0 < options.mfu <= 1:
         raise Refused(f"--mfu {options.mfu:g}: above 0 and at most 1")
     if options.gpus is not None and options.gpus < 1:

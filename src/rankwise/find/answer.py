@@ -180,8 +180,8 @@ def _notes(findings: Findings, decided: bool) -> list[str]:
     if findings.rule:
         why = "the pilot's guess" if findings.pilot else "the middle one, as no pilot could be cut"
         looks = ", ".join(map(str, question.looks))
-        notes.append(f"Started from rank {findings.rule.guess}, {why}. Looks after {looks} seeds. ")
-        notes[-1] += "The chance of naming a rank that is not enough is at most 5 %."
+        start = f"Started from rank {findings.rule.guess}, {why}. Looks after {looks} seeds."
+        notes.append(f"{start} The chance of naming a rank that is not enough is at most 5 %.")
     rates = findings.rates if question.tuned else None
     if not question.tuned:
         notes.append("Learning rates were not tuned here: they are the defaults, or as given.")
