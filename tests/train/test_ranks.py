@@ -10,11 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_checkpoint import assert_same
+from torch import distributed, nn
 
 from rankwise.cli import main
 from rankwise.errors import Refused
 from rankwise.forks import fork_server
 from rankwise.identity import folder, run_id
+from rankwise.measure.ledger import PARTS, Ledger
 from rankwise.run import run
 from rankwise.tracking.journal import read_rows
 from rankwise.tracking.predictions import read as read_predictions
@@ -105,6 +107,16 @@ def test_rows_of_a_batch_are_split_without_loss_or_repeat():
             batch = list(range(10, 10 + size))
             parts = [Ranks(rank, world).rows(batch)[: Ranks(rank, world).sizes(batch)[rank]] for rank in range(world)]
             assert sorted(row for part in parts for row in part) == batch
+
+
+def test_a_mean_over_ranks_is_no_part_of_the_memory_that_is_measured():
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        with Ledger(nn.Linear(2, 2)) as ledger:
+            assert Ranks(0, 2).mean(2.0, 4.0, device=torch.device("cpu")) == (1.0, 2.0)
+    finally:
+        distributed.destroy_process_group()
+    assert ledger.footprint().peaks == {**dict.fromkeys(PARTS, 0), "weights": 24}
 
 
 def test_one_device_keeps_the_id_of_older_runs_and_several_have_their_own(tiny):

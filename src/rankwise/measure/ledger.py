@@ -122,11 +122,11 @@ class Ledger(TorchDispatchMode):
         """What has been seen so far."""
         return Footprint(dict(self._at_peak), dict(self._peaks), self._phase_at_peak, dict(self._phases))
 
-    def _see(self, tensor: torch.Tensor) -> None:
+    def _see(self, tensor: torch.Tensor, part: str = "other") -> None:
         for storage in _storages(tensor):
             if storage._cdata not in self._held:
                 freed = self._freed(storage._cdata)
-                self._held[storage._cdata] = _Held(weakref.ref(storage, freed), "other", 0)
+                self._held[storage._cdata] = _Held(weakref.ref(storage, freed), part, 0)
             self._resized(storage)
 
     def _resized(self, storage: torch.UntypedStorage) -> None:
@@ -136,7 +136,7 @@ class Ledger(TorchDispatchMode):
             held.size = size
 
     def _label(self, tensor: torch.Tensor, part: str) -> None:
-        self._see(tensor)
+        self._see(tensor, part)
         for storage in _storages(tensor):
             held = self._held[storage._cdata]
             if held.part != part and held.part != "weights":

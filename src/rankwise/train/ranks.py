@@ -18,6 +18,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import distributed
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.data import DataLoader
 
 T = TypeVar("T")
@@ -86,9 +87,10 @@ class Ranks:
         """Means over the ranks; not finite where any is not."""
         if self.world == 1:
             return values
-        shared = torch.tensor(values, dtype=torch.float64, device=device)
-        distributed.all_reduce(shared)
-        return tuple((shared / self.world).tolist())
+        with _disable_current_modes():  # gloo's thread frees the tensor when it likes: no part of a measured step
+            shared = torch.tensor(values, dtype=torch.float64, device=device)
+            distributed.all_reduce(shared)
+            return tuple((shared / self.world).tolist())
 
     def strategy(self) -> dict[str, Any]:
         """Arguments of Lightning's Trainer. It is told its environment, or it would take one for Slurm's or torchrun's
