@@ -272,13 +272,16 @@ def _spread(values: Floats) -> tuple[float, int]:
 def verdict(low: float, high: float, margin: float) -> str:
     """Two one-sided 5 % tests read from the 90 % interval of a difference (Schuirmann 1987).
 
-    ``same`` inside ±margin, ``worse`` or ``better`` wholly outside it, else ``inconclusive``.
+    ``same`` inside ±margin, ``worse`` or ``better`` wholly outside it, ``not worse`` where only the upper end is, else
+    ``inconclusive``.
     """
     if -margin < low and high < margin:
         return "same"
     if high < -margin:
         return "worse"
-    return "better" if low > margin else "inconclusive"
+    if low > margin:
+        return "better"
+    return "not worse" if low > -margin else "inconclusive"
 
 
 def holm(p_values: list[float]) -> list[float]:

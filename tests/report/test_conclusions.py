@@ -13,6 +13,7 @@ from synthetic_study import ITEMS, answers, curve, write_run, write_study
 
 from rankwise.metrics import named
 from rankwise.report.report import build
+from rankwise.report.summary import headline
 from rankwise.statistics import interval
 
 FALLING = (0.7, 0.6, 0.5, 0.45, 0.4)
@@ -59,6 +60,7 @@ def test_an_arm_at_chance_is_flagged_and_stops_the_sequence_of_ranks(tmp_path):
     (family,) = report.families
     assert [(s.arm.rank, s.passed) for s in family.steps] == [(8, True), (4, False), (1, None)]
     assert "The sequence stops at rank 4: not shown to be better" in str(report.headline)
+    assert report.comparison(of(report, rank=4)).verdict == "no conclusion"
     assert "The best answer that is the same for every text scores 50.0 %." in report.to_markdown()
     assert report.document()["constant"] == 0.5
 
@@ -77,19 +79,27 @@ def test_a_reference_that_diverged_or_is_under_trained_forbids_the_conclusion(tm
 
 
 @pytest.mark.parametrize(
-    ("score", "starts", "says"),
+    ("score", "verdict", "starts", "says"),
     [
-        (0.82, "Rank 8 is enough", "Rank 8 is under-trained: validation loss still falls"),
-        (0.74, "No rank was shown to be enough: rank 8 cannot be judged (under-trained", "so train longer"),
+        (0.82, "same", "Rank 8 is enough", "Rank 8 is under-trained: validation loss still falls"),
+        (
+            0.74,
+            "no conclusion",
+            "No rank was shown to be enough: rank 8 cannot be judged (under-trained",
+            "train longer",
+        ),
     ],
 )
-def test_an_under_trained_rank_may_pass_and_where_it_fails_the_headline_says_the_budget(tmp_path, score, starts, says):
+def test_an_under_trained_rank_may_pass_and_where_it_fails_the_budget_is_to_blame(
+    tmp_path, score, verdict, starts, says
+):
     """More steps would help it; ``rankwise find`` names it with the same note."""
     for seed in range(3):
         write_run(tmp_path, "full", None, seed=seed, test=0.82)
         write_run(tmp_path, "lora", 8, seed=seed, test=score, losses=FALLING)
-    headline = build([tmp_path]).headline
-    assert headline.title.startswith(starts) and says in str(headline)
+    report = build([tmp_path])
+    assert report.headline.title.startswith(starts) and says in str(report.headline)
+    assert report.comparison(of(report, rank=8)).verdict == verdict
 
 
 def test_the_fall_of_the_loss_is_tested_over_seeds_not_against_the_error_of_its_level(tmp_path):
@@ -138,12 +148,16 @@ def test_several_families_share_the_5_percent(tmp_path):
         write_run(tmp_path, "full", None, seed=seed, test=0.82)
         for targets in ("all_linear", "qv", "mlp", "q"):
             write_run(tmp_path, "lora", 8, seed=seed, test=0.815, targets__name=targets)
-    families = build([tmp_path]).families
+    report = build([tmp_path])
+    families = report.families
     assert [family.level for family in families] == [0.05 / 4] * 4
     for family in families:
         (step,) = family.steps
         boot = step.comparison.bootstrap
         assert step.low == boot.limits(0.975)[0] < boot.low
+    between = dataclasses.replace(families[0], margin=-(step.low + boot.low) / 2, steps=[step], answer=None)
+    title = headline([between], report.reference, report.metric).title
+    assert title.endswith("worse if tested alone, not as one of 4 families.")
 
 
 def test_seeds_that_are_crossed_with_data_seeds_are_counted_as_two_factors(tmp_path):

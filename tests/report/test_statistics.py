@@ -153,6 +153,7 @@ def test_p_value_is_where_the_interval_ends_at_zero():
         (-0.01, 0.015, "same"),
         (-0.05, -0.021, "worse"),
         (0.021, 0.05, "better"),
+        (-0.01, 0.05, "not worse"),
         (-0.03, 0.01, "inconclusive"),
         (-0.02, 0.0, "inconclusive"),
         (-0.09, 0.09, "inconclusive"),

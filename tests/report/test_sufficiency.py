@@ -5,8 +5,9 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from synthetic_study import ITEMS, answers, write_predictions, write_run, write_study
+from synthetic_study import ITEMS, answers, printed, write_predictions, write_run, write_study
 
+from rankwise.report.page import html
 from rankwise.report.report import build
 
 TRUTH = {1: 0.76, 2: 0.78, 4: 0.815, 8: 0.82, 16: 0.82}  # full is 0.82, the margin 0.02
@@ -92,7 +93,7 @@ def test_no_shared_seed_is_no_comparison(tmp_path):
     assert "share no seed" in report.headline.title[:1].lower() + report.headline.title[1:]
 
 
-def test_families_of_targets_have_answers_of_their_own(tmp_path):
+def test_families_of_targets_have_answers_and_lines_of_their_own(tmp_path):
     write_study(tmp_path, {4: 0.82, 8: 0.82})
     for seed in range(3):
         for rank, score in ((4, 0.76), (8, 0.82)):
@@ -100,7 +101,11 @@ def test_families_of_targets_have_answers_of_their_own(tmp_path):
     report = build([tmp_path])
     assert {f.label: f.answer.arm.rank for f in report.families} == {"lora all_linear α=2r": 4, "lora qv α=2r": 8}
     assert "Rank 4 is enough (lora all_linear α=2r)" in report.headline.title
-    assert "Rank 8 is enough (lora qv α=2r)" in str(report.headline)
+    (line,) = report.document()["other_headlines"]
+    assert line.startswith("Rank 8 is enough (lora qv α=2r): at most 2 points of accuracy worse than full fine-tuning.")
+    assert "lora qv" not in report.document()["headline"]
+    assert f"\n* {line}\n\n| arm |" in report.to_markdown() and f'<p class="details other">{line}</p>' in html(report)
+    assert "\n• Rank 8 is enough (lora qv α=2r)" in printed(report)
 
 
 def test_without_full_fine_tuning_there_is_a_table_and_no_verdict(tmp_path):

@@ -17,9 +17,9 @@ UNFIT = "no conclusion"
 class Comparison:
     """An arm's score minus full fine-tuning's, in the metric's unit; ``advantage`` is that difference as a gain.
 
-    ``verdict``: same | better | worse | inconclusive (90 % interval against the margin), "one seed: no conclusion", "no
-    conclusion" (of runs that allow none, see ``Arm.unfit``), or "no comparison" with a ``reason``. ``p_holm`` tests "no
-    difference", corrected for the number of arms.
+    ``verdict``: same | better | worse | not worse | inconclusive (90 % interval against the margin), "one seed: no
+    conclusion", "no conclusion" (of runs that allow none, see ``Arm.unfit``), or "no comparison" with a ``reason``.
+    ``p_holm`` tests "no difference", corrected for the number of arms.
     """
 
     verdict: str
@@ -57,6 +57,6 @@ def _compare(arm: Arm, reference: Arm, scores: Scores, metric: Metric, margin: f
         return Comparison(ONE_SEED, margin, boot.estimate, 1, boot.items)
     gain = boot.times(metric.sign)
     name = verdict(gain.low, gain.high, margin)
-    if reference.unfit or (not arm.may_pass and name in ("same", "better")):
+    if reference.unfit or not arm.may_pass or (arm.unfit and gain.low <= -margin):  # more steps may mend that
         name = UNFIT
     return Comparison(name, margin, boot.estimate, boot.seeds, boot.items, boot, gain)

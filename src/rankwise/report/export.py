@@ -49,7 +49,8 @@ def json_parts(report: Report) -> Iterator[str]:
 def document(report: Report) -> dict[str, Any]:
     """The JSON document, but for the runs."""
     values = {
-        "headline": str(report.headline),
+        "headline": report.headline.first,
+        "other_headlines": report.headline.others,
         "notes": report.notes,
         "constant": report.constant,
         "arms": [_arm(report, arm) for arm in report.arms],

@@ -11,7 +11,7 @@ from rankwise.report import svg
 from rankwise.report.arms import Arm
 
 FULL, ADAPTER, PARETO = "#e07a1f", "#2a788e", "#c2407a"
-VERDICTS = {"same": "#2f9e64", "better": "#2f9e64", "worse": "#d1495b", "inconclusive": "#8a8f98"}
+VERDICTS = dict.fromkeys(("same", "better", "not worse"), "#2f9e64") | {"worse": "#d1495b", "inconclusive": "#8a8f98"}
 COMPONENTS = {
     "weights": "#5b7c99",
     "gradients": "#e0a93f",

@@ -122,8 +122,8 @@ def differences(report: Report) -> Plot | None:
     n = sorted({c.seeds for _, c in rows})
     how = "bars are 90 % intervals over seeds and items" if n[-1] > 1 else "points without an interval"
     caption = (
-        f"Paired by seed (n = {fmt.listed(n)}) and test item; {how}. Wholly inside the band of "
-        f"±{metric.width(margin)} means same, wholly outside different, anything else inconclusive."
+        f"Paired by seed (n = {fmt.listed(n)}) and test item; {how}. Wholly inside the band of ±{metric.width(margin)} "
+        "means same, wholly outside different, clear of its worse end not worse, else inconclusive."
     )
     return plot(figure, "difference", "Difference from full fine-tuning", caption + _direction(metric))
 

@@ -147,7 +147,7 @@ def compared(every_run: list[Record], score: str | None = None) -> Report:
     if answered := answers.read(records) if metric.name == own.name else []:
         title, *others = (answer.sentence for answer in answered)
         sentences.insert(0, f"By all runs of the table: {top}")
-        top = Headline(title, details=tuple(others))
+        top = Headline(title, others=tuple(others))
     for arm in arms:
         against = reference.runs if reference and arm is not reference else []
         arm.churn = {"seeds": scores.churn(arm.runs), "reference": scores.churn(arm.runs, against)}

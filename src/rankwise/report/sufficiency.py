@@ -47,6 +47,11 @@ class Sufficiency:
     reason: str = ""
 
     @property
+    def families(self) -> int:
+        """How many there are, itself included: they share the level."""
+        return round(LEVEL / self.level)
+
+    @property
     def detectable(self) -> float | None:
         """The largest minimum detectable deficit among the arms that were tested, in the metric's unit."""
         tested = [s.comparison.bootstrap for s in self.steps if s.passed is not None]

@@ -9,7 +9,7 @@ from rankwise.metrics import Metric
 from rankwise.report import tuning
 from rankwise.report.arms import Arm
 from rankwise.report.costs import peak_bytes
-from rankwise.report.equivalence import ONE_SEED, Comparison
+from rankwise.report.equivalence import ONE_SEED, UNFIT, Comparison
 from rankwise.report.formats import listed, percent, si, three
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency
 from rankwise.tracking.fields import at
@@ -18,29 +18,36 @@ from rankwise.tracking.record import FINISHED, Record
 
 @dataclass(frozen=True)
 class Headline:
-    """The answer in one sentence, what it costs beside full fine-tuning, and the sentences that qualify it."""
+    """The answer in one sentence, what it costs beside full fine-tuning, and the sentences that qualify it.
+
+    ``others`` are the answers of other families of ranks, or of other questions, a line each.
+    """
 
     title: str
     cost: str = ""
-    details: tuple[str, ...] = ()
+    details: str = ""
+    others: tuple[str, ...] = ()
+
+    @property
+    def first(self) -> str:
+        return " ".join(filter(None, [self.title, self.cost, self.details]))
 
     def __str__(self) -> str:
-        return " ".join(filter(None, [self.title, self.cost, *self.details]))
+        return " ".join([self.first, *self.others])
 
 
 def headline(families: list[Sufficiency], reference: Arm | None, metric: Metric) -> Headline:
-    """The smallest sufficient arm of the best family; other families follow as details."""
+    """The smallest sufficient arm of the best family; the others follow, a line each."""
     if reference is None:
         return Headline("No conclusion: there is no finished run of full fine-tuning to compare with.")
     if not families:
         return Headline("No conclusion: there is no finished run of another method to compare with full fine-tuning.")
-    best = min(families, key=lambda f: (f.answer.arm.size or ("", 0))[1] if f.answer else 10**9)
+    best, *rest = sorted(families, key=lambda f: (f.answer.arm.size or ("", 0))[1] if f.answer else 10**9)
     cost = _cost(best.answer, reference) if best.answer else ""
-    details = _details(best, metric, len(families))
-    for family in families:
-        if family is not best and not reference.unfit:
-            details += [_title(family, metric, named=True), *_details(family, metric, len(families))]
-    return Headline(_title(best, metric, named=len(families) > 1), cost, tuple(details))
+    if reference.unfit:
+        return Headline(_title(best, metric, named=False))
+    others = (" ".join([_title(family, metric, named=True), *_details(family, metric)]) for family in rest)
+    return Headline(_title(best, metric, named=bool(rest)), cost, " ".join(_details(best, metric)), tuple(others))
 
 
 def _title(family: Sufficiency, metric: Metric, named: bool) -> str:
@@ -56,12 +63,14 @@ def _title(family: Sufficiency, metric: Metric, named: bool) -> str:
         return f"{enough}{where}: at most {margin} worse{' than full fine-tuning' if sized else ''}."
     top = family.steps[0]
     gain = top.comparison.advantage
-    if top.arm.unfit:
+    even = "even " if len(family.steps) > 1 else ""
+    if top.comparison.verdict == UNFIT:
         why = f"{top.name} cannot be judged ({top.arm.unfit}){_BUDGET if 'under-trained' in top.arm.unfit else ''}"
     elif gain is None:
         why = f"{top.name} could not be tested ({top.comparison.reason or 'one shared seed'})"
+    elif gain.low > -family.margin:
+        why = f"{even}{top.name} is at most {margin} worse if tested alone, not as one of {family.families} families"
     else:
-        even = "even " if len(family.steps) > 1 else ""
         gap = f" ({metric.difference(top.comparison.estimate)})" if gain.high < -family.margin else ""
         sure = f"is more than {margin} worse" if gap else f"may be more than {margin} worse"
         why = f"{even}{top.name} {sure} than full fine-tuning{gap}"
@@ -72,7 +81,7 @@ def _title(family: Sufficiency, metric: Metric, named: bool) -> str:
 _BUDGET = "; the budget decides here, so train longer"
 
 
-def _details(family: Sufficiency, metric: Metric, families: int) -> list[str]:
+def _details(family: Sufficiency, metric: Metric) -> list[str]:
     if family.reason:
         one_seed = any(step.comparison.verdict == ONE_SEED for step in family.steps)
         points = [
@@ -84,7 +93,7 @@ def _details(family: Sufficiency, metric: Metric, families: int) -> list[str]:
         shown = [f"Differences from full fine-tuning on it, {unit}: {', '.join(points)}."] if points else []
         return [*shown, "Two or more shared seeds allow a conclusion: run with seed=0,1,2."] if one_seed else []
     pairs = max((s.comparison for s in family.steps if s.comparison.bootstrap), key=lambda c: c.seeds)
-    among = f" / {families} families" if families > 1 else ""
+    among = f" / {family.families} families" if family.families > 1 else ""
     spreads = pairs.bootstrap.spreads if pairs.bootstrap else ()
     crossed = " × ".join(f"{df + 1} {of}" for (_, df), of in zip(spreads, ("seeds", "data seeds"), strict=False))
     seeds = crossed if len(spreads) > 1 else f"{pairs.seeds} seeds"
@@ -162,8 +171,8 @@ TESTS = [
     f"Student's t over seeds with {REPLICATES:,} bootstrap replicates over items (Zou and Donner 2008). Seeds and data "
     "seeds that are crossed count as two factors; items that share a prompt or a group are drawn together.",
     "Verdicts: two one-sided 5 % tests (Schuirmann 1987), each arm by itself. “same” if the 90 % interval lies inside "
-    "± margin, “worse” or “better” if wholly outside, else “inconclusive”. Not finding a difference is not finding "
-    "sameness.",
+    "± margin, “worse” or “better” if wholly outside, “not worse” if above − margin, else “inconclusive”. No "
+    "difference found is no sameness found.",
     "Smallest sufficient rank: one-sided 5 % non-inferiority from the largest rank down, stopping at the first "
     "failure, which holds the chance of naming an insufficient rank to 5 % without further correction; of m families "
     "each is tested at 5 % / m. An arm that diverged, learned nothing or had more learning rates to choose from than "

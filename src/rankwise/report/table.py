@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from rankwise.report.report import Report
 
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-_STYLE = {"same": "green", "better": "green", "worse": "red", "reproduced": "green", "contradicted": "red"}
+_STYLE = dict.fromkeys(("same", "better", "not worse", "reproduced"), "green")
+_STYLE |= dict.fromkeys(("worse", "contradicted"), "red")
 # What a narrow terminal leaves out, one after another; the page and the other forms have everything.
 _LEAVES_OUT = ("r/min", "scale", "tokens", "pred.", "lr", "trained", "FLOPs", "adapter", "n", "train", "peak")
 _HARNESS = (
@@ -44,8 +45,9 @@ def render(report: Report) -> RenderableType:
     """Headline, table and footnotes, as wide as the terminal."""
     texts, _ = footnotes(report)
     notes = [Text(f"{str(i).translate(_SUPERSCRIPT)} {text}") for i, text in enumerate(texts, 1)]
-    title = Text(report.headline.title, style="bold")
-    details = [Text(text) for text in (report.headline.cost, " ".join(report.headline.details)) if text]
+    top = report.headline
+    title, details = Text(top.title, style="bold"), [Text(text) for text in (top.cost, top.details) if text]
+    details += [Text(f"• {text}") for text in top.others]
     notes += [
         Text(text, style="dim") for text in (interval_note(report), costs.short_note(report.arms), report.total) if text
     ]
@@ -184,21 +186,23 @@ def interval_note(report: Report) -> str:
     if not any(c.bootstrap for c in report.comparisons.values()):
         return " ".join([*texts, "Δ: difference from full fine-tuning, without an interval: no conclusion."])
     margin = metric.width(report.margin)
-    texts.append(f"Δ: paired with full fine-tuning; same, worse, better: 90 % interval against ±{margin}.")
+    texts.append(f"Δ: paired with full fine-tuning; same, worse, better, not worse: 90 % interval against ±{margin}.")
     return " ".join(texts)
 
 
 def arms_as_markdown(report: Report, columns: list[Column]) -> list[str]:
     """Headline, table and footnotes."""
     texts, marks = footnotes(report)
-    rest = str(report.headline).removeprefix(report.headline.title)
+    top = report.headline
     rows = []
     for arm in report.arms:
         first, *cells = [column.text(arm) for column in columns]
         rows.append(["".join([first, *(f" [{n}]" for n in marks[id(arm)])]), *cells])
     lines = [
-        f"**{report.headline.title}**{rest}",
+        " ".join(filter(None, [f"**{top.title}**", top.cost, top.details])),
         "",
+        *(f"* {text}" for text in top.others),
+        *[""] * bool(top.others),
         *md_table([c.title for c in columns], rows, columns),
         "",
     ]
