@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Required, get_args, get_origin, get_
 from synthetic_study import write_run
 
 from rankwise.config import Config
-from rankwise.metrics import METRICS
+from rankwise.metrics import METRICS, of_kind
 from rankwise.report.columns import columns, raw
 from rankwise.report.export import document
 from rankwise.report.report import Report, build
@@ -83,6 +83,7 @@ def page() -> str:
         ("test/*, val/*", "metrics.test.*.value, metrics.validation.*.value"),
         ("test/*_se, val/*_se", "metrics.test.*.se, metrics.validation.*.se"),
     ]
+    of_classes, of_values = (", ".join(of_kind(kind)) for kind in ("classification", "regression"))
     parts = [
         INTRODUCTION,
         "## Config\n\nOf `rankwise train KEY=VALUE`, of `config.yaml`, and in a record under `config`. Options of a "
@@ -91,7 +92,8 @@ def page() -> str:
         "## Record\n\n`result.json` of a run.\n",
         table(("key", "type", "meaning"), record),
         "## CSV\n\n`report.csv`: one line per arm, empty where unknown. Beside `test_…` there are such "
-        "columns for every other metric of the task; those of written text and of forgetting where any arm has them.\n",
+        f"columns for every other metric of the task (of classes {of_classes}, of values {of_values}); those of "
+        "written text and of forgetting where any arm has them.\n",
         table(("column", "header, or what it is", "in table"), csv_rows(report)),
         "## JSON\n\n`report.json`, `rankwise report --json`. Any value may be null. `runs` are records as above; "
         "`arms` have\n",

@@ -58,7 +58,7 @@ class Scores:
         self._metric = metric
         self._found: dict[int, _Scored | str] = {}
         self._predictions: dict[int, Predictions] = {}
-        self._constant: list[_Scored] = []  # by test, the best of the answers that are the same for every item
+        self._constant: list[_Scored | None] = []  # by test, the best of the answers that are the same for every item
         tests: list[list[int]] = []
         for run in {id(run): run for run in runs}.values():
             try:
@@ -81,8 +81,10 @@ class Scores:
                 resampled_rb = resampled_br.T.astype(np.float32)
                 scored += [_Scored(float(p), own_b, number, n) for p, own_b in zip(points_r, resampled_rb, strict=True)]
             self._found |= dict(zip(test, scored, strict=False))
-            nothing = replace(scored[0], point=0.0, resampled_b=np.zeros_like(scored[0].resampled_b))  # no correlation
-            self._constant.append(max(scored[len(test) :], key=lambda one: one.point, default=nothing))
+            # A constant correlates with nothing; what one of a language model would lose is unknown.
+            zero = replace(scored[0], point=0.0, resampled_b=np.zeros_like(scored[0].resampled_b))
+            unvaried = scored[len(test) :] or ([] if metric.lower_is_better else [zero])
+            self._constant.append(max(unvaried, key=lambda one: metric.sign * one.point, default=None))
 
     def contrast(self, terms: Sequence[tuple[float, Arm]]) -> Bootstrap:
         """Σ weight · score over arms, on the replicates that all of them have. The weights sum to zero.
@@ -94,20 +96,21 @@ class Scores:
         return self._paired([[self._of(run) for run in runs] for runs in pairs.values()], weights_a, list(pairs))
 
     def above_constant(self, arm: Arm) -> Bootstrap:
-        """By how much an arm is better than the best answer that is the same for every item: the majority class.
+        """By how much an arm is better than the best answer that is the same for every item: majority class or median.
 
         Raises NotComparable without predictions, and for a loss: what a constant language model says is unknown.
         """
-        if self._metric.lower_is_better:
+        pairs = [[row, constant] for row in map(self._of, arm) if (constant := self._constant[row.test])]
+        if not pairs:
             raise NotComparable(f"no constant answer has a {self._metric.name}")
-        rows = [self._of(run) for run in arm]
-        pairs = [[row, self._constant[row.test]] for row in rows]
-        return self._paired(pairs, np.array([1.0, -1.0]), [replicate(run) for run in arm])
+        gain = self._paired(pairs, np.array([1.0, -1.0]), [replicate(run) for run in arm])
+        return gain.times(self._metric.sign)
 
     def constant(self, arm: Arm) -> float | None:
         """The score of that answer; None for a loss, or without predictions."""
         scored = [one for run in arm if isinstance(one := self._found.get(id(run)), _Scored)]
-        return None if self._metric.lower_is_better or not scored else self._constant[scored[0].test].point
+        best = self._constant[scored[0].test] if scored else None
+        return best.point if best else None
 
     def entropy(self, arm: Arm) -> float | None:
         """The test loss, in nats, of the best answer that is the same for every item: the entropy of the labels.
@@ -121,8 +124,8 @@ class Scores:
         return float(special.entr(counts / counts.sum()).sum())
 
     def variety(self, run: Record) -> float | None:
-        """The standard deviation of what a run says of the items, over that of their labels; None if unknown."""
-        if self._metric.lower_is_better or id(run) not in self._predictions:
+        """The standard deviation of the values that a run says, over that of the labels; None if unknown."""
+        if self._metric.kind != "regression" or id(run) not in self._predictions:
             return None
         labels, predicted = (np.asarray(self._predictions[id(run)].columns[c], float) for c in self._metric.columns)
         return float(predicted.std() / labels.std()) if labels.std() else None
@@ -201,12 +204,11 @@ def _small(values: np.ndarray) -> np.ndarray:
 
 
 def _constants(one: Predictions, metric: Metric) -> list[Predictions]:
-    """Runs that always answer one class, the most frequent ones: no other constant has a better accuracy or F1."""
-    if metric.kind != "classification":
+    """Runs that give one answer to every item, the best of which no other constant beats."""
+    if metric.constants is None:
         return []
-    classes, counts = np.unique(one.columns["label"], return_counts=True)
-    often = classes[np.argsort(-counts)][:2]
-    return [Predictions(one.items, one.columns | {"prediction": np.full(len(one.items), c)}) for c in often]
+    n, column, answers = len(one.items), metric.columns[1], np.atleast_1d(metric.constants(one.columns["label"]))
+    return [Predictions(one.items, one.columns | {column: np.full(n, answer)}) for answer in answers]
 
 
 def aligned(one: Predictions, other: Predictions, metric: Metric) -> bool:

@@ -41,6 +41,7 @@ class Metric:
     decimals: int | None = 3
     columns: tuple[str, str] = ("label", "score")
     weighted: Weighted | None = None
+    constants: Callable[[Floats], Floats] | None = None  # labels → answers of which one is the best that never varies
     short: str = ""  # in narrow headers
 
     @property
@@ -181,6 +182,17 @@ def spearman(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
     return np.stack([_correlation(_ranks(x_n, weights_bn), y_bn, weights_bn) for x_n in values_rn], axis=1)
 
 
+def absolute_error(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
+    """Weighted mean distance of a value from its label."""
+    return mean(labels_n, np.abs(values_rn - labels_n), weights_bn)
+
+
+def most_frequent(labels_n: Floats) -> Floats:
+    """The two most frequent classes: no other constant answer has a better accuracy or F1."""
+    classes, counts = np.unique(labels_n, return_counts=True)
+    return classes[np.argsort(-counts)][:2]
+
+
 def mean(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
     """Weighted mean of what each item scored."""
     return weights_bn @ values_rn.T / weights_bn.sum(1, keepdims=True)
@@ -203,8 +215,13 @@ def bits_per_byte(sizes_n: Floats, nats_rn: Floats, weights_bn: Floats) -> Float
 
 
 _FRACTION = Metric("", unit="%", low=0.0, high=1.0, decimals=1)
-_LABELS: dict[str, Any] = {"kind": "classification", "columns": ("label", "prediction")}
+_LABELS: dict[str, Any] = {
+    "kind": "classification",
+    "columns": ("label", "prediction"),
+    "constants": most_frequent,
+}
 _CLASS = replace(_FRACTION, **_LABELS)
+_ERROR = Metric("", kind="regression", lower_is_better=True, low=0.0, decimals=None)  # in the labels' unit
 _CORRELATION = Metric("", kind="regression", low=-1.0, high=1.0)
 _LOSS = Metric("", kind="causal_lm", unit="nats", lower_is_better=True, low=0.0)
 _TEXT = replace(_FRACTION, kind="text")
@@ -217,6 +234,7 @@ METRICS = {
         replace(_CORRELATION, name="matthews", weighted=matthews, short="Matthews", **_LABELS),
         replace(_CORRELATION, name="pearson", weighted=pearson, short="Pearson"),
         replace(_CORRELATION, name="spearman", weighted=spearman, short="Spearman"),
+        replace(_ERROR, name="mae", weighted=absolute_error, constants=np.median, short="MAE"),
         replace(_LOSS, name="loss", weighted=loss),
         replace(_LOSS, name="perplexity", unit="", low=1.0, decimals=None, weighted=perplexity),
         replace(_LOSS, name="bits_per_byte", unit="bits", columns=("bytes", "score"), weighted=bits_per_byte),

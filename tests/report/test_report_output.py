@@ -20,6 +20,7 @@ from rankwise.methods import Method
 from rankwise.report.costs import pareto
 from rankwise.report.export import json_parts
 from rankwise.report.report import build
+from rankwise.tasks.scores import ValueScorer
 from rankwise.tracking.record import read as read_record
 
 
@@ -183,21 +184,35 @@ def test_page_of_one_failed_run_can_be_made(tmp_path):
     assert sorted(report.write(tmp_path / "out")) == ["csv", "html", "json", "md"]
 
 
-def test_regression_is_compared_by_its_correlation_and_shown_without_percent(tmp_path):
+@pytest.mark.parametrize(
+    ("metric", "shown", "useless"),
+    [
+        ("pearson", r"0\.95\d±0\.\d\d\d [+−]?0\.00\d+ same", "no correlation"),
+        (
+            "mae",
+            r"0\.24\d±0\.\d\d\d [+−]?0\.00\d+ same",
+            "always answering the median (0.800)",
+        ),  # E|0.3 z|, E|z|: 0.8 σ
+    ],
+)
+def test_regression_is_compared_by_correlation_or_error_and_shown_without_percent(tmp_path, metric, shown, useless):
     labels = np.random.default_rng(0).normal(size=2_000)
     for seed in range(3):
-        for method, rank in (("full", None), ("lora", 8)):
-            record = write_run(tmp_path, method, rank, seed=seed, task__metric="pearson", objective=0.9)
+        for method, rank, signal in (("full", None, 1), ("lora", 8, 1), ("head", None, 0)):
+            record = write_run(tmp_path, method, rank, seed=seed, task__metric=metric, objective=0.9)
             noise = np.random.default_rng([seed, rank or 0, 5]).normal(size=2_000)
-            columns = {"item": np.arange(2_000), "label": labels, "score": labels + 0.3 * noise}
+            columns = {"item": np.arange(2_000), "label": labels, "score": signal * labels + 0.3 * noise}
             pq.write_table(pa.table(columns), record.folder / "predictions.parquet")
-            value = float(np.corrcoef(labels, columns["score"])[0, 1])
-            record.metrics["test"] = {"pearson": {"value": value, "se": 0.002, "n": 2_000}}
+            record.metrics["test"] = ValueScorer().scores(columns["score"], labels)
             record.write()
     report = build([tmp_path])
     assert report.comparison(report.arms[0]).verdict == "same"
-    assert re.search(r"lora r=8 +0\.9\d\d±0\.\d\d\d [+−]?0\.00\d same", printed(report))
-    assert "at most 0.02 pearson worse than full fine-tuning" in report.headline.title
+    assert re.search(rf"lora r=8 +{shown}", printed(report))
+    assert f"at most 0.02 {metric} worse than full fine-tuning" in report.headline.title
+    assert f"not shown to be better than {useless}" in report.arms[-1].unfit
+    (other,) = {"pearson", "mae"} - {metric}
+    row = next(csv.DictReader(io.StringIO(report.to_csv())))
+    assert row["metric"] == metric and float(row[f"{other}_mean"]) == report.arms[0].scores[other].mean
     report.write(tmp_path / "out")
 
 

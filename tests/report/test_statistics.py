@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import f1_score, matthews_corrcoef
+from sklearn.metrics import f1_score, matthews_corrcoef, mean_absolute_error
 
 from rankwise.metrics import METRICS
 from rankwise.statistics import holm, interval, item_weights, paired, seed_weights, verdict
@@ -38,6 +38,7 @@ DIRECT = {
     "matthews": matthews_corrcoef,
     "pearson": lambda y, x: float(stats.pearsonr(x, y)[0]),
     "spearman": lambda y, x: float(stats.spearmanr(x, y)[0]),
+    "mae": mean_absolute_error,
     "loss": lambda y, x: x.sum() / y.sum(),
     "perplexity": lambda y, x: np.exp(x.sum() / y.sum()),
     "bits_per_byte": lambda y, x: x.sum() / y.sum() / LN2,

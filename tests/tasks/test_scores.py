@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from sklearn.metrics import mean_absolute_error
 from tiny_configs import SHAPES, tiny
 
 from rankwise.assets import resolve
@@ -49,12 +50,14 @@ def test_accuracy_and_its_standard_error(predicted, labels, value):
     assert scores["accuracy"] == {"value": pytest.approx(value), "se": pytest.approx(se), "n": len(labels)}
 
 
-def test_correlations_are_those_of_scipy():
+def test_correlations_are_those_of_scipy_and_the_error_that_of_scikit_learn():
     x, y = correlated(200, 0.6, 0)
     y = y.round(1)  # with ties
     scores = ValueScorer().scores(x, y)
     assert scores["pearson"]["value"] == pytest.approx(scipy.stats.pearsonr(x, y).statistic, abs=1e-12)
     assert scores["spearman"]["value"] == pytest.approx(scipy.stats.spearmanr(x, y).statistic, abs=1e-12)
+    assert scores["mae"]["value"] == pytest.approx(mean_absolute_error(y, x), abs=1e-12)
+    assert scores["mae"]["se"] == pytest.approx(scipy.stats.sem(np.abs(x - y)))
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])

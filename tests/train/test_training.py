@@ -73,7 +73,7 @@ def test_a_regression_is_learnt_and_reported_in_the_unit_of_the_data(tiny):
     keys = {"task__kind": "regression", "task__metric": "pearson", "objective": "val/pearson"}
     record = run(tiny(method="full", trainer__max_steps=150, trainer__batch_size=16, optim__lr=3e-3, **keys))
     columns = predictions(record)
-    assert record.metrics["test"].keys() == {"loss", "pearson", "spearman"}
+    assert record.metrics["test"].keys() == {"loss", "pearson", "spearman", "mae"}
     assert record.metrics["test"]["pearson"]["value"] == pytest.approx(
         np.corrcoef(columns["label"], columns["prediction"])[0, 1], abs=1e-5
     )

@@ -79,7 +79,7 @@ def unfit(arm: Arm, metric: Metric, scores: Scores | None) -> Iterator[str]:
 
 def _learned_nothing(arm: Arm, metric: Metric, scores: Scores) -> Iterator[str]:
     varied = [variety for run in arm.runs if (variety := scores.variety(run)) is not None]
-    if metric.kind == "regression" and varied and min(varied) < _VARIETY:
+    if varied and min(varied) < _VARIETY:
         yield f"predictions hardly vary (standard deviation {min(varied):.2g} of the labels')"
         return
     try:
@@ -88,7 +88,8 @@ def _learned_nothing(arm: Arm, metric: Metric, scores: Scores) -> Iterator[str]:
         return
     constant = scores.constant(arm.runs) or 0.0
     if above.low <= 0:
-        best = "no correlation" if metric.low < 0 else f"always answering one class ({metric.with_unit(constant)})"
+        answer = "the median" if metric.lower_is_better else "one class"
+        best = "no correlation" if metric.low < 0 else f"always answering {answer} ({metric.with_unit(constant)})"
         yield f"not shown to be better than {best}: it may have learned nothing"
     elif above.estimate < _LITTLE * (metric.high - constant):  # what is right more often may be but too sure of itself
         yield from _no_less_loss(arm.runs, scores.entropy(arm.runs))

@@ -174,9 +174,8 @@ def interval_note(report: Report) -> str:
     texts = [f"± 95 % ({', '.join(over[k] for k in over if k in kinds) or 'no interval'})."]
     if metric.lower_is_better:
         texts.insert(0, f"Lower {metric.name} is better.")
-    if report.constant is not None and metric.kind == "classification":
-        unit = " %" if metric.percent else ""
-        texts.append(f"The best answer that is the same for every text scores {metric.score(report.constant)}{unit}.")
+    if report.constant is not None and metric.constants:
+        texts.append(f"The best answer that is the same for every text scores {metric.with_unit(report.constant)}.")
     if any(score.median is not None for arm in report.arms for score in arm.scores.values()):
         texts.append("Scores of optimistic rows are medians over seeds; differences are of means.")
     if any(arm.rates > 1 for arm in report.arms):

@@ -84,17 +84,19 @@ class ValueScorer(Scorer):
         return value, value
 
     def scores(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Score]:
-        n = len(labels)
+        n, errors = len(labels), {"mae": mean_score(np.abs(predictions - labels))}
         pair = np.stack([labels, predictions]).astype(float)
         with np.errstate(invalid="ignore"):  # of a diverged run
             centred = pair - pair.mean(1, keepdims=True)
         constant = np.abs(centred).max(1) <= 1e-9 * np.abs(pair).max(1)  # but for rounding
         if not np.isfinite(pair).all() or constant.any():  # a constant correlates with nothing
-            return {name: {"value": 0.0, "se": 1 / math.sqrt(n), "n": n} for name in ("pearson", "spearman")}
+            nothing = {"value": 0.0, "se": 1 / math.sqrt(n), "n": n}
+            return {"pearson": nothing, "spearman": nothing} | errors
         r, rho = (max(-1.0, min(1.0, METRICS[name].value(*centred))) for name in ("pearson", "spearman"))
         return {
             "pearson": {"value": r, "se": (1 - r**2) / math.sqrt(n - 1), "n": n},
             "spearman": rank_correlation(rho, n),
+            **errors,
         }
 
 
