@@ -138,6 +138,18 @@ def test_forgetting_is_positive_where_the_loss_rose_with_an_interval_over_seeds(
     assert "| full | 3.500 | 3.910 ± 0.026 | +0.410 ± 0.026 |" in report.to_markdown()
 
 
+def test_of_one_seed_nothing_is_said_to_be_over_seeds(tmp_path):
+    for method, rank in (("full", None), ("lora", 8)):
+        forgot(record := write_lm(tmp_path, method, rank), 3.5, 3.9)
+        write_generation(record, 0.4)
+        record.metrics["test"]["arc_easy:acc"] = {"value": 0.5, "se": 0.01, "n": 100}
+        record.write()
+    report = build([tmp_path])
+    for text in (printed(report), report.to_markdown(), html(report), report.to_latex(), report.to_methods()):
+        assert "over seeds" not in text and "seeds and" not in text.replace("both seeds and by item", "")
+    assert "± 95 % over prompts alone (one seed, or identical runs)." in " ".join(printed(report).split())
+
+
 def test_a_probe_forgets_where_its_accuracy_fell_and_shows_cosines(tmp_path):
     cosines = {"value": 0.7, "se": 0.01, "n": 2000}
     for seed in range(2):

@@ -19,6 +19,7 @@ from rankwise.identity import labels
 from rankwise.methods import Method
 from rankwise.report.costs import pareto
 from rankwise.report.export import json_parts
+from rankwise.report.page import html
 from rankwise.report.report import build
 from rankwise.tasks.scores import ValueScorer
 from rankwise.tracking.record import read as read_record
@@ -77,10 +78,21 @@ def test_table_has_the_other_metrics_and_what_the_study_took(study):
     for record in report.records:
         if record.status == "finished":
             record.metrics["test"] |= {"f1": {"value": 0.5, "se": 0.01}, "matthews": {"value": 0.25, "se": 0.01}}
+            record.metrics["test"] |= {f"accuracy_{group}": {"value": 0.6, "se": 0.01} for group in range(10, 40)}
             record.write()
-    text = printed(build([study]))
-    assert re.search(r"lora r=16 +50\.0±2\.0 +0\.250±0\.020", text.split("Other test metrics")[1])
+    text = printed(report := build([study]))
+    assert re.search(r"lora r=16 +50\.0±2\.0 +0\.250±0\.020 +60\.0", text.split("Other test metrics")[1])
     assert "The whole study took " in text and "scores 50.0 %." in text
+    assert "24 more, accuracy_16 to accuracy_39, in report.html and report.csv." in text and "accuracy_15" in text
+    assert "accuracy_39 %" in html(report) and "accuracy_39_mean" in report.to_csv()
+
+
+def test_a_table_explains_the_columns_and_verdicts_that_it_has(read):
+    wide, narrow = (" ".join(printed(read, width).split()) for width in (120, 40))
+    for column in ("Peak: live tensors", "Pred. error: of the peak", "FLOPs /full: per token"):
+        assert column in wide and column not in narrow
+    verdicts = re.search(r"paired with full fine-tuning; (.*): 90 % interval", narrow)[1].split(", ")
+    assert set(verdicts) == {c.verdict for c in read.comparisons.values()} - {"no conclusion"}
 
 
 def test_targets_are_named_only_where_they_vary(study):
@@ -145,7 +157,7 @@ def test_page_has_every_figure_with_a_caption_and_unique_ids(page):
     ]
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, flags=re.S)
     assert len(captions) == 7
-    assert all("interval" in caption for caption in captions)
+    assert all(re.search("interval|±", caption) for caption in captions)
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert all(

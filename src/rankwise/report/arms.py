@@ -295,6 +295,18 @@ def over_runs(cells: Iterable[tuple[Record, Any]], sign: float = 1.0, **how: Any
     return interval(values, ses, items=items, replicates=[replicate(run) for run, _ in known], **how)
 
 
+def covered(scores: Iterable[Interval | None], items: str = "test items") -> str:
+    """What the intervals of some scores are over: ``± 95 % over seeds and prompts``."""
+    kinds = {score.kind for score in scores if score}
+    words = {
+        "both": f"seeds and {items}",
+        "seeds": "seeds",
+        "items": f"{items} alone (one seed, or identical runs)",
+    }
+    over = ", or ".join(words[kind] for kind in words if kind in kinds)
+    return f"± 95 % over {over}" if over else "no interval"
+
+
 def give_names(arms: list[Arm]) -> None:
     """Give arms short names: method, rank and whatever else distinguishes arms of the same method here."""
     for method in {arm.method for arm in arms}:

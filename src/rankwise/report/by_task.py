@@ -170,8 +170,9 @@ class ByTask:
         return notes
 
     def _meaning(self) -> str:
-        medians = any(s.median is not None for row in self.rows for a in row.tasks.values() for s in a.scores.values())
-        notes = ["± 95 % over seeds and test items."]
+        scores = [score for row in self.rows for arm in row.tasks.values() for score in arm.scores.values()]
+        medians = any(score.median is not None for score in scores)
+        notes = [f"{arms_of.covered(scores)}."]
         notes += ["Scores of optimistic rows are medians over seeds, and their averages means of these."] * medians
         return " ".join([*notes, *([_MEANING] if self.averages else [])])
 

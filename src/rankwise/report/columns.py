@@ -19,6 +19,7 @@ from rankwise.statistics import Interval
 if TYPE_CHECKING:
     from rankwise.report.report import Report
 
+_OTHERS = 8  # metrics beside the task's own that a terminal shows
 _SHORT = {ONE_SEED: "one seed", MISSING: NOTHING}  # the whole sentence stands beneath the table
 
 
@@ -41,11 +42,11 @@ class Section:
 @dataclass(frozen=True)
 class Column:
     """``get`` gives an arm's value, ``show`` how it reads, ``mark`` what follows it; ``key`` names it in CSV (empty:
-    not there).
+    not there); ``about`` says under a terminal's table what it is.
 
     ``tables`` names the tables that show it, separated by blanks: ``main`` (``wide``: on the page and in Markdown
-    alone; ``terminal``: there alone), paper (what a page of LaTeX has room for), scores, memory, compute, numbers,
-    generation, forgetting, harness.
+    alone; ``terminal``: there alone), paper (what a page of LaTeX has room for), scores (``more``: on the page alone),
+    memory, compute, numbers, generation, forgetting, harness.
     """
 
     key: str
@@ -55,6 +56,7 @@ class Column:
     tables: str = ""
     left: bool = False
     mark: Callable[[Arm], str] = lambda arm: ""
+    about: str = ""
 
     @property
     def title(self) -> str:
@@ -68,7 +70,7 @@ class Column:
 
 def columns(report: Report) -> list[Column]:
     """All of them, in reading order. The verdict comes early, where a narrow screen shows it."""
-    everywhere = "main paper scores memory compute numbers generation forgetting harness"
+    everywhere = "main paper scores more memory compute numbers generation forgetting harness"
     settings = [Column(key, "", _in("settings", key)) for key in ("rank", "dim", "alpha", "targets", "quant")]
     return [
         Column("arm", "arm", lambda a: a.label, tables=everywhere, left=True),
@@ -111,9 +113,10 @@ def chosen(report: Report, wanted: Sequence[str], *tables: str) -> list[Column]:
     return [first, *(there[name] for name in wanted)]
 
 
-def section(report: Report, table: str, title: str, notes: list[str], lead: str = "") -> Section | None:
+def section(report: Report, tables: str, title: str, notes: list[str], lead: str = "") -> Section | None:
     """A table of the arms that have any value in it, without the columns that none has; None where that is nothing."""
-    first, *rest = shown(report, table)
+    table, *others = tables.split()
+    first, *rest = shown(report, table, *others)
     cells = {id(arm): [column.text(arm) for column in rest] for arm in report.arms}
     arms = [arm for arm in report.arms if any(cell != NOTHING for cell in cells[id(arm)])]
     full = [i for i in range(len(rest)) if any(cells[id(arm)][i] != NOTHING for arm in arms)]
@@ -134,7 +137,7 @@ def raw(arm: Arm, columns: Sequence[Column]) -> dict[str, Any]:
 
 
 def _expanded(key: str, value: Any) -> dict[str, Any]:
-    if key in ("test", "forgetting") or key in METRICS or ":" in key:
+    if key in ("test", "forgetting") or named(key).kind:
         interval: Interval | None = value
         parts = ("mean", "median", "se", "low", "high", "kind")
         return {f"{key}_{part}".replace("_kind", "_interval"): getattr(interval, part, None) for part in parts}
@@ -190,7 +193,10 @@ def _scores(report: Report) -> list[Column]:
     metric = report.metric
     median = " (median)" if any(s.median is not None for arm in report.arms for s in arm.scores.values()) else ""
     points = " pts" if metric.percent else ""
-    others = [Column(m.name, m.header, _in("scores", m.name), m.interval, "scores") for m in second_metrics(report)]
+    others = [
+        Column(m.name, m.header, _in("scores", m.name), m.interval, "scores" if number < _OTHERS else "more")
+        for number, m in enumerate(second_metrics(report))
+    ]
 
     def star(arm: Arm) -> str:
         """Where the score is of the best of several rates: the luck of these seeds is in it."""
@@ -255,14 +261,35 @@ def _costs() -> list[Column]:
         Column("", "peak in", held("phase"), tables="memory"),
         Column("predicted_peak_bytes", "predicted MB", costs.predicted_bytes, fmt.megabytes, "memory"),
         Column("train_peak_bytes", "measured MB", costs.peak_bytes, fmt.megabytes, "memory"),
-        Column("", "peak MB", costs.peak_bytes, fmt.megabytes, "main paper"),
+        Column(
+            "",
+            "peak MB",
+            costs.peak_bytes,
+            fmt.megabytes,
+            "main paper",
+            about="Peak: live tensors in one training step.",
+        ),
         Column("", "predicted MB", predicted, tables="wide"),
-        Column("", "pred. error", costs.prediction_error, fmt.signed_percent, "terminal"),
+        Column(
+            "",
+            "pred. error",
+            costs.prediction_error,
+            fmt.signed_percent,
+            "terminal",
+            about="Pred. error: of the peak that is computed from the config alone.",
+        ),
         Column("", "error %", costs.prediction_error, lambda e: fmt.signed_percent(e).removesuffix(" %"), "memory"),
         Column("eval_peak_bytes", "evaluation peak MB", lambda a: costs.peak_bytes(a, "eval"), fmt.megabytes, "memory"),
         *(Column(key, header, held(key), fmt.megabytes, "memory") for key, header in system),
         Column("flops_per_token", "FLOPs /token", of("compute.flops.per_token"), fmt.si, "compute"),
-        Column("flops_of_full", "FLOPs /full", of("compute.flops.of_full"), fmt.ratio, "main paper compute"),
+        Column(
+            "flops_of_full",
+            "FLOPs /full",
+            of("compute.flops.of_full"),
+            fmt.ratio,
+            "main paper compute",
+            about="FLOPs /full: per token, share of full fine-tuning's.",
+        ),
         Column("break_even_rank", "break-even rank", of("compute.flops.break_even_rank"), fmt.whole, "compute"),
         Column("train_flops", "FLOPs of training", of("compute.flops.train_total"), fmt.si, "compute"),
         Column("mfu", "MFU %", of("compute.mfu"), fmt.percent, "compute"),

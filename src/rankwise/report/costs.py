@@ -112,14 +112,6 @@ def _span(values: list[int]) -> str:
     return str(values[0]) if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
 
 
-def short_note(arms: list[Arm]) -> str:
-    """The costs of the arms' table in one line; empty where nothing was measured."""
-    peak = "Peak: live tensors in one training step; predicted from the config alone, error against it."
-    flops = "FLOPs /full: per token, share of full fine-tuning's."
-    of_full = any(arm.median("compute.flops.of_full") for arm in arms)
-    return " ".join([peak] * any(map(peak_bytes, arms)) + [flops] * of_full)
-
-
 def memory_notes(arms: list[Arm], reference: Arm | None) -> list[str]:
     """What the bytes are."""
     held = [memory(arm) for arm in arms if peak_bytes(arm)]

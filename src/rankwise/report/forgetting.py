@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rankwise.metrics import METRICS, Metric
-from rankwise.report.arms import Arm, over_runs
+from rankwise.report.arms import Arm, covered, over_runs
 from rankwise.statistics import Interval
 from rankwise.tracking.fields import at
 
@@ -63,7 +63,7 @@ def notes(arms: list[Arm]) -> list[str]:
     losses = [loss for arm in arms if (loss := forgotten(arm))]
     texts, measures = ", ".join(sorted({loss.texts for loss in losses})), {loss.measure for loss in losses}
     asked = "Asked before and after training, on texts that were not trained on"
-    lines = [f"{asked}: {texts}. ± 95 % over seeds and texts. Positive: forgot."]
+    lines = [f"{asked}: {texts}. {covered((loss.amount for loss in losses), 'texts')}. Positive: forgot."]
     if "loss" in measures:
         lines.append("Loss in nats per token; forgetting is after − before.")
     if "probe" in measures:

@@ -36,7 +36,7 @@ def html(report: Report) -> str:
         rows=[_row(report, arm, columns, marks[id(arm)]) for arm in report.arms],
         footnotes=list(enumerate(texts, 1)),
         interval_note=tables.interval_note(report),
-        sections=[*tables.sections(report), *filter(None, [tuning.section(report)])],
+        sections=[*tables.sections(report, page=True), *filter(None, [tuning.section(report)])],
         plots=draw(report),
         cost_tables=list(filter(None, took)),
         layers=costs.layers(report.arms),

@@ -36,7 +36,7 @@ def checklist(report: Report) -> list[tuple[str, str, str]]:
         (
             "Experiment statistical significance",
             "Yes" if _tests(report) else "No",
-            " ".join(_tests(report)) or "One seed: no interval over seeds.",
+            " ".join(_tests(report)) or "No difference from full fine-tuning was tested.",
         ),
         ("Experiments compute resources", "Yes", " ".join([_machine(report), report.total])),
         ("Licenses for existing assets", "TODO", f"{_models(report)} {_data(report)} Their licences are not recorded."),

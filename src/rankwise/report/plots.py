@@ -15,7 +15,7 @@ from rankwise.errors import plural
 from rankwise.metrics import NOTHING, Metric, named
 from rankwise.report import costs, svg
 from rankwise.report import formats as fmt
-from rankwise.report.arms import Arm
+from rankwise.report.arms import Arm, covered
 from rankwise.report.columns import rank_fraction
 from rankwise.report.forgetting import forgotten
 from rankwise.report.palette import COMPONENTS, FULL, PARETO, PHASES, VERDICTS, colour, family_styles
@@ -226,9 +226,10 @@ def learning_curves(report: Report) -> Plot | None:
             _line(ax, _curves(arm, key), colour(arm, shown), arm, metric.factor)
         ax.set(xlabel="optimizer step", ylabel=f"validation {metric.header}", title=metric.name)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
+    seeds = "Mean over seeds; thin lines are single seeds" if any(len(arm.runs) > 1 for arm in shown) else "One seed"
     caption = (
-        "Mean over seeds at the chosen learning rate; thin lines are single seeds, no interval. Lighter greens are "
-        "larger ranks. A loss that still falls at the right edge means that the budget, not the rank, may decide."
+        f"{seeds}, at the chosen learning rate, no interval. Lighter greens are larger ranks. A loss that still falls "
+        "at the right edge means that the budget, not the rank, may decide."
     )
     return plot(figure, "curves", "Learning curves on validation data", caption, wide=True)
 
@@ -393,7 +394,6 @@ def _direction(metric: Metric) -> str:
 def _points(arms: list[Arm], metric: Metric) -> str:
     """What the points are, and what their intervals cover."""
     scores = [arm.scores[metric.name] for arm in arms]
-    n, kinds = sorted({score.n for score in scores}), {score.kind for score in scores}
-    over = "seeds and test items" if "both" in kinds else "test items alone, silent on seeds"
+    n = sorted({score.n for score in scores})
     what = "medians" if any(score.median is not None for score in scores) else "means"
-    return f"{what} over {fmt.listed(n)} seed{'' if n == [1] else 's'} with 95 % intervals over {over}"
+    return f"{what} over {fmt.listed(n)} seed{'' if n == [1] else 's'}, {covered(scores)}"

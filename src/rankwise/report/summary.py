@@ -244,14 +244,16 @@ def budget(arms: list[Arm], arm: Arm) -> list[str]:
 
 def evaluation(arms: list[Arm], metric: Metric) -> list[str]:
     """What is reported, over how many seeds and test items."""
-    runs = [run for arm in arms if arm.comparable for run in arm.runs]
+    comparable = [arm for arm in arms if arm.comparable]
+    runs = [run for arm in comparable for run in arm.runs]
     if not runs:
         return []
     seeds, data = (sorted({run.config.get(key, 0) for run in runs}) for key in ("seed", "data_seed"))
     items = sorted({n for run in runs if (n := (run.scores.get(metric.name) or {}).get("n"))})
     on = f" on {' or '.join(f'{n:,}' for n in items)} test items" if items else ""
     of = f"{plural(len(seeds), 'seed')} ({listed(seeds)}; data seeds {listed(data)})"
-    return [f"Reported is test {metric.name} over {of}{on}; arms are paired by both seeds and by item."]
+    paired = "; arms are paired by both seeds and by item" * (sum(bool(arm.runs) for arm in comparable) > 1)
+    return [f"Reported is test {metric.name} over {of}{on}{paired}."]
 
 
 def _margin(margins: list[float], metric: Metric) -> list[str]:

@@ -17,9 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from rankwise.errors import plural
+from rankwise.metrics import named
 from rankwise.report import costs, forgetting, latency
-from rankwise.report.arms import Arm
+from rankwise.report.arms import Arm, covered
 from rankwise.report.columns import Column, Section, chosen, section, shown
+from rankwise.report.equivalence import UNFIT
 from rankwise.tracking.fields import at
 
 if TYPE_CHECKING:
@@ -30,9 +32,7 @@ _STYLE = dict.fromkeys(("same", "better", "not worse", "reproduced"), "green")
 _STYLE |= dict.fromkeys(("worse", "contradicted"), "red")
 # What a narrow terminal leaves out, one after another; the page and the other forms have everything.
 _LEAVES_OUT = ("r/min", "scale", "tokens", "pred.", "lr", "trained", "FLOPs", "adapter", "n", "train", "peak")
-_HARNESS = (
-    "± 95 % over seeds and items; − base: from the base as it is, on the same items. --score compares by one of these."
-)
+_HARNESS = "− base: from the base as it is, on the same items. --score compares by one of these."
 
 
 def footnotes(report: Report) -> tuple[list[str], dict[int, list[int]]]:
@@ -43,20 +43,15 @@ def footnotes(report: Report) -> tuple[list[str], dict[int, list[int]]]:
 
 def render(report: Report) -> RenderableType:
     """Headline, table and footnotes, as wide as the terminal."""
-    texts, _ = footnotes(report)
-    notes = [Text(f"{str(i).translate(_SUPERSCRIPT)} {text}") for i, text in enumerate(texts, 1)]
     top = report.headline
     title, details = Text(top.title, style="bold"), [Text(text) for text in (top.cost, top.details) if text]
     details += [Text(f"• {text}") for text in top.others]
-    notes += [
-        Text(text, style="dim") for text in (interval_note(report), costs.short_note(report.arms), report.total) if text
-    ]
     more = [part for block in sections(report) for part in rendered(block)]
-    return Group(title, *details, Padding(_Arms(report), (1, 0)), *notes, *more)
+    return Group(title, *details, _Arms(report), *more)
 
 
 class _Arms:
-    """The table of arms: as many of its columns as the terminal has room for."""
+    """The table of arms, with as many of its columns as the terminal has room for, and what explains them."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
@@ -68,7 +63,12 @@ class _Arms:
         ):
             last = leave_out.pop(0)
             columns = [column for column in columns if column.header.split()[0] != last]
-        yield self._table(columns)
+        yield Padding(self._table(columns), (1, 0))
+        for number, text in enumerate(footnotes(self.report)[0], 1):
+            yield Text(f"{str(number).translate(_SUPERSCRIPT)} {text}")
+        about = [c.about for c in columns if c.about and any(c.get(arm) is not None for arm in self.report.arms)]
+        notes = (interval_note(self.report), " ".join(about), self.report.total)
+        yield from (Text(text, style="dim") for text in notes if text)
 
     def _table(self, columns: list[Column]) -> Table:
         table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
@@ -86,17 +86,25 @@ class _Arms:
         return table
 
 
-def sections(report: Report) -> list[Section]:
+def sections(report: Report, page: bool = False) -> list[Section]:
     """What the table does not say: what ``find`` decided, other metrics, what is written and forgotten, how fast."""
+    more = [] if page else [column.key for column in shown(report, "more")[1:]]
+    harness = f"{_covered(report.arms, 'harness')}. {_HARNESS}"
+    left_out = f"{len(more)} more, {' to '.join(more[:: max(1, len(more) - 1)])}, in report.html and report.csv."
     parts = [
         *(answer.by_rank for answer in report.answers),
-        section(report, "scores", "Other test metrics", []),
+        section(report, f"scores{' more' * page}", "Other test metrics", [left_out] * bool(more)),
         section(report, "generation", "Generated text", _of_writing(report.arms)),
         section(report, "forgetting", "Forgetting", forgetting.notes(report.arms)),
-        section(report, "harness", "Tasks of lm-evaluation-harness", [_HARNESS]),
+        section(report, "harness", "Tasks of lm-evaluation-harness", [harness]),
         latency.section(report.arms),
     ]
     return [part for part in parts if part]
+
+
+def _covered(arms: list[Arm], kind: str, items: str = "test items") -> str:
+    """What the intervals of a kind of metric are over."""
+    return covered((s for arm in arms for name, s in arm.scores.items() if named(name).kind == kind), items)
 
 
 def _of_writing(arms: list[Arm]) -> list[str]:
@@ -106,7 +114,7 @@ def _of_writing(arms: list[Arm]) -> list[str]:
     ]
     asked = [at(run, "config.task.generation") or {} for run in runs]
     settings = {json.dumps({k: v for k, v in one.items() if k != "metrics" and v is not None}) for one in asked}
-    notes = ["± 95 % over seeds and prompts. Speed and peak are medians over runs."]
+    notes = [f"{_covered(arms, 'text', 'prompts')}. Speed and peak are of a run, medians where a row has several."]
     if len(settings) == 1:
         shown = ", ".join(f"{key}={value}" for key, value in json.loads(settings.pop()).items())
         notes.append(f"Written with {shown}.")
@@ -165,13 +173,7 @@ class Wide:
 def interval_note(report: Report) -> str:
     """What ± and the verdicts mean in this table."""
     metric = report.metric
-    kinds = {a.scores[metric.name].kind for a in report.arms if metric.name in a.scores}
-    over = {
-        "both": "over seeds and test items",
-        "seeds": "over seeds",
-        "items": "over test items where a row has one seed or identical runs",
-    }
-    texts = [f"± 95 % ({', '.join(over[k] for k in over if k in kinds) or 'no interval'})."]
+    texts = [f"{covered(arm.scores.get(metric.name) for arm in report.arms)}."]
     if metric.lower_is_better:
         texts.insert(0, f"Lower {metric.name} is better.")
     if report.constant is not None and metric.constants:
@@ -184,8 +186,9 @@ def interval_note(report: Report) -> str:
         return " ".join(texts)
     if not any(c.bootstrap for c in report.comparisons.values()):
         return " ".join([*texts, "Δ: difference from full fine-tuning, without an interval: no conclusion."])
-    margin = metric.width(report.margin)
-    texts.append(f"Δ: paired with full fine-tuning; same, worse, better, not worse: 90 % interval against ±{margin}.")
+    verdicts = dict.fromkeys(c.verdict for c in report.comparisons.values() if c.bootstrap and c.verdict != UNFIT)
+    against = f"90 % interval against ±{metric.width(report.margin)}"
+    texts.append(f"Δ: paired with full fine-tuning{'; ' * bool(verdicts)}{', '.join(verdicts)}: {against}.")
     return " ".join(texts)
 
 
