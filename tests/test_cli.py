@@ -91,6 +91,8 @@ REFUSED = [
     ("train --learning-rate 1", ["--learning-rate: no such flag (here it is method.lr)"]),
     ("train callbacks=mine", ["callbacks=mine", "yours is NAME, with a conf/callbacks/NAME.yaml"]),
     ("train betas=[0.9,0.99]", ["betas: no such key (here it is optim.betas)"]),
+    ("train outputs=~/x", ["outputs=~/x: cannot be read", "quote twice", """'outputs="~/x"'"""]),
+    ("train task.labels=[a", ["task.labels=[a: cannot be read", """'KEY="VALUE"'"""]),
     ("train trainer.seed=1", ["trainer.seed: no such key (here it is seed)"]),
     ("train quant=4bit", ["quant=4bit", "(here it is quant=nf4)"]),
     ("train model=bert-base-uncased", ["model=bert-base-uncased", "did you mean bert_base?"]),

@@ -198,8 +198,10 @@ def _check_task(config: Config) -> None:
         raise Refused.value("task.labels", task.labels, "a list of classes, or {label: class}, or null")
     for key in ("files", "splits"):
         _check_mapping(f"task.{key}", getattr(task, key), "{train: NAME, test: NAME}")
-    if isinstance(task.labels, list) and len({str(name) for name in task.labels}) < len(task.labels):
-        raise Refused.value("task.labels", task.labels, "names a class twice", "YAML reads 007 as 7: quote it")
+    names = [str(name) for name in task.labels or ()]
+    if isinstance(task.labels, list) and (twice := [name for name in task.labels if names.count(str(name)) > 1]):
+        yaml = "" if isinstance(twice[0], str) else "; in a file, YAML reads 007 as 7, on as true: quote such names"
+        raise Refused(f"task.labels: the class {twice[0]} stands there twice{yaml}")
     if task.writes:
         _check_generation(task)
         if task.blocks and (task.packing or task.prompt or task.template or task.completion or task.messages):

@@ -63,7 +63,7 @@ def test_the_head_depends_on_the_seed_alone_and_the_body_on_none(saved):
     assert torch.equal(first.bert.pooler.dense.weight, other.bert.pooler.dense.weight)
 
 
-def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused_with_both_numbers(saved):
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused_with_both_numbers(saved, capsys):
     folder = saved("llama")
     model, tokenizer = load(folder)
     rows = model.get_input_embeddings().num_embeddings
@@ -71,6 +71,8 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused_with_both_numbe
     tokenizer.save_pretrained(folder)
     with pytest.raises(Refused, match=rf"^model.path=.* {rows + 3} tokens .* embeddings for {rows}; .*resize_token_em"):
         load(folder)
+    assert main(["plan", "debug=fast", "model=local", f"model.path={folder}"]) == 2
+    assert f"{rows + 3} tokens" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -40,6 +40,13 @@ def load(
         base, tokenizer = _pretrained(model, asset, kind, outputs, attention)
         _draw_head(base, seed)
     base.name_or_path = model.path  # type: ignore[assignment]  # the base's name in PEFT's config: no path of a cache
+    check_tokens(model, tokenizer, base)
+    tokenizer.model_max_length = _positions(base, tokenizer.model_max_length)
+    return base, tokenizer
+
+
+def check_tokens(model: Model, tokenizer: Any, base: nn.Module) -> None:
+    """Refuse a tokenizer with a token that the base has no embedding for."""
     tokens, rows = len(tokenizer), base.get_input_embeddings().num_embeddings  # type: ignore[operator]
     if tokens > rows or (tokenizer.pad_token_id or 0) >= rows:
         remedy = f"call model.resize_token_embeddings({tokens}) and save it with its tokenizer"
@@ -47,8 +54,6 @@ def load(
             f"its tokenizer has {tokens} tokens (padding is {tokenizer.pad_token_id}), the model embeddings for {rows}"
         )
         raise Refused.value("model.path", model.path, allowed, remedy)
-    tokenizer.model_max_length = _positions(base, tokenizer.model_max_length)
-    return base, tokenizer
 
 
 def _pretrained(model: Model, asset: Asset, kind: str, outputs: int, attention: str | None) -> tuple[nn.Module, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import AutoTokenizer
 
 from rankwise import assets, methods
 from rankwise.config import Config, plain
@@ -17,6 +18,7 @@ from rankwise.identity import canonical, labels, run_id
 from rankwise.measure.gpus import gpu, recognise
 from rankwise.measure.parameters import count
 from rankwise.measure.shape import Shape
+from rankwise.model.base import check_tokens
 from rankwise.model.skeleton import architecture
 from rankwise.plan.fake import FakeRun, build
 from rankwise.plan.hardware import Hardware
@@ -108,6 +110,8 @@ def _row(config: Config, question: Question) -> Row:
     settings = question.hardware.settle(config.trainer)
     base = architecture(config.model, asset)
     adapted = build(config, base, task.scorer.outputs, settings.attention, settings.precision)
+    if tokenizer := _tokenizer(asset.path if asset else None):
+        check_tokens(config.model, tokenizer, adapted.model)
     row: Row = {"params": count(adapted.model, adapted.heads), "devices": config.trainer.devices}
     row["lora"] = {key: adapted.lora.get(key) for key in ("rank", "scale")}
     row["storage"] = _storage(config, adapted.model)
@@ -132,6 +136,17 @@ def _row(config: Config, question: Question) -> Row:
     per_step = needed(run.counted, shape, micro_batch) * accumulate
     row["compute"] = {"flops": flops} | _time(config, task, per_step, question, settings)
     return row
+
+
+@functools.cache
+def _tokenizer(folder: Path | None) -> Any:
+    """The tokenizer in a model's folder, if it is one of transformers' and can be read."""
+    if folder is None or not (folder / "tokenizer_config.json").is_file():
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception:  # a stranger's file can fail in any way; a run says in which
+        return None
 
 
 def facts(config: Config) -> Facts:

@@ -280,8 +280,10 @@ def explain(error: BaseException) -> str:
         near = near or did_you_mean(choice, error.options) or _YOURS.get(group, "")
         return f"{group}={choice}: no such option; one of {', '.join(error.options)}{near}"
     if isinstance(error, OverrideParseException):
-        twice = "'KEY=\"VALUE\"'"
-        return f"{error.override}: cannot be read as key=value; quote twice what has spaces or other signs: {twice}"
+        key, _, value = str(error.override).strip("'\"").partition("=")
+        plain = value and not set("'\"[]{}()") & set(value)
+        twice = f'{key}="{value}"' if plain else 'KEY="VALUE"'
+        return f"{error.override}: cannot be read as key=value; quote twice what has spaces or other signs: '{twice}'"
     for cause in _causes(error):
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             reason = str(cause.msg or cause).splitlines()[0]
