@@ -5,7 +5,8 @@ A *replicate* is a pair (seed, data_seed); runs of several arms are paired by it
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -46,7 +47,7 @@ class _Scored:
     """A run's metric on all test items and on each resample of them; runs of one ``test`` share items and resamples."""
 
     point: float
-    resampled_b: NDArray[np.float32]  # a study may have thousands of runs
+    resampled_b: NDArray[np.float32]
     test: int
     items: int
 
@@ -55,36 +56,49 @@ class Scores:
     """The metric of runs on their test items and on resamples of them. Runs are read once, all together."""
 
     def __init__(self, runs: Iterable[Record], metric: Metric, seed: int = 0) -> None:
-        self._metric = metric
-        self._found: dict[int, _Scored | str] = {}
+        self._metric, self._seed = metric, seed
+        self._unreadable: dict[int, str] = {}
         self._predictions: dict[int, Predictions] = {}
-        self._constant: list[_Scored | None] = []  # by test, the best of the answers that are the same for every item
-        tests: list[list[int]] = []
+        self._tests: list[list[int]] = []  # runs of the same items
+        self._place: dict[int, tuple[int, int]] = {}  # of a run: its test, and which of the test's runs it is
         for run in {id(run): run for run in runs}.values():
             try:
-                mine = self._predictions[id(run)] = predictions_of(run, metric)
+                self._add(id(run), predictions_of(run, metric))
             except Unreadable as why:
-                self._found[id(run)] = str(why)
-                continue
-            same = next((test for test in tests if aligned(mine, self._predictions[test[0]], metric)), None)
-            if same is None:
-                tests.append([id(run)])
-                continue
-            first, own = self._predictions[same[0]], metric.columns[1]  # all else is the same, and held once
-            self._predictions[id(run)] = Predictions(first.items, first.columns | {own: _small(mine.columns[own])})
-            same.append(id(run))
-        for number, test in enumerate(tests):
-            first, scored = self._predictions[test[0]], list[_Scored]()
-            answers, n = [*(self._predictions[key] for key in test), *_constants(first, metric)], len(first.items)
-            for start in range(0, len(answers), _AT_ONCE):
-                points_r, resampled_br = resample(answers[start : start + _AT_ONCE], metric, seed + number)
-                resampled_rb = resampled_br.T.astype(np.float32)
-                scored += [_Scored(float(p), own_b, number, n) for p, own_b in zip(points_r, resampled_rb, strict=True)]
-            self._found |= dict(zip(test, scored, strict=False))
-            # A constant correlates with nothing; what one of a language model would lose is unknown.
-            zero = replace(scored[0], point=0.0, resampled_b=np.zeros_like(scored[0].resampled_b))
-            unvaried = scored[len(test) :] or ([] if metric.lower_is_better else [zero])
-            self._constant.append(max(unvaried, key=lambda one: metric.sign * one.point, default=None))
+                self._unreadable[id(run)] = str(why)
+        # A study may have thousands of runs, which are looked at arm by arm.
+        self._resampled = lru_cache(maxsize=4)(self._resample)
+        self._constant = [self._best_constant(test) for test in range(len(self._tests))]
+
+    def _add(self, key: int, mine: Predictions) -> None:
+        firsts = (self._predictions[test[0]] for test in self._tests)
+        number = next((n for n, first in enumerate(firsts) if aligned(mine, first, self._metric)), len(self._tests))
+        if number == len(self._tests):
+            self._tests.append([])
+        else:  # all but the answers is the same, and held once
+            first, own = self._predictions[self._tests[number][0]], self._metric.columns[1]
+            mine = Predictions(first.items, first.columns | {own: _small(mine.columns[own])})
+        self._place[key], self._predictions[key] = (number, len(self._tests[number])), mine
+        self._tests[number].append(key)
+
+    def _resample(self, test: int, start: int) -> list[_Scored]:
+        """Of the test's runs from one on."""
+        return self._scored([self._predictions[key] for key in self._tests[test][start : start + _AT_ONCE]], test)
+
+    def _best_constant(self, test: int) -> _Scored | None:
+        """Of the answers that are the same for every item."""
+        metric, first = self._metric, self._predictions[self._tests[test][0]]
+        # A constant correlates with nothing; what one of a language model would lose is unknown.
+        zero = _Scored(0.0, np.zeros(_replicates(len(first.items)), np.float32), test, len(first.items))
+        unvaried = self._scored(_constants(first, metric), test) or ([] if metric.lower_is_better else [zero])
+        return max(unvaried, key=lambda one: metric.sign * one.point, default=None)
+
+    def _scored(self, answers: list[Predictions], test: int) -> list[_Scored]:
+        if not answers:
+            return []
+        points_r, resampled_br = resample(answers, self._metric, self._seed + test)
+        resampled_rb, n = resampled_br.T.astype(np.float32), len(answers[0].items)
+        return [_Scored(float(p), own_b, test, n) for p, own_b in zip(points_r, resampled_rb, strict=True)]
 
     def contrast(self, terms: Sequence[tuple[float, Arm]]) -> Bootstrap:
         """Σ weight · score over arms, on the replicates that all of them have. The weights sum to zero.
@@ -108,8 +122,8 @@ class Scores:
 
     def constant(self, arm: Arm) -> float | None:
         """The score of that answer; None for a loss, or without predictions."""
-        scored = [one for run in arm if isinstance(one := self._found.get(id(run)), _Scored)]
-        best = self._constant[scored[0].test] if scored else None
+        tests = [self._place[id(run)][0] for run in arm if id(run) in self._place]
+        best = self._constant[tests[0]] if tests else None
         return best.point if best else None
 
     def entropy(self, arm: Arm) -> float | None:
@@ -144,10 +158,10 @@ class Scores:
         return float(np.mean([np.mean(a.columns["prediction"] != b.columns["prediction"]) for a, b in both]))
 
     def _of(self, run: Record) -> _Scored:
-        scored = self._found.get(id(run), "its runs are not comparable")
-        if isinstance(scored, str):
-            raise NotComparable(scored)
-        return scored
+        if id(run) not in self._place:
+            raise NotComparable(self._unreadable.get(id(run), "its runs are not comparable"))
+        test, index = self._place[id(run)]
+        return self._resampled(test, index - index % _AT_ONCE)[index % _AT_ONCE]
 
     def _paired(self, rows: list[list[_Scored]], weights_a: Floats, replicates: list[Replicate]) -> Bootstrap:
         if not rows:
@@ -178,9 +192,13 @@ def resample(runs: Sequence[Predictions], metric: Metric, seed: int = 0) -> tupl
     labels_n = np.asarray(runs[0].columns[of_same], dtype=float)
     values_rn = np.stack([np.asarray(run.columns[of_run], dtype=float) for run in runs])
     n = len(labels_n)
-    weights = item_weights(n, min(REPLICATES, max(1_000, _DRAWS // n)), seed, runs[0].columns.get("cluster"))
+    weights = item_weights(n, _replicates(n), seed, runs[0].columns.get("cluster"))
     resampled_br = np.concatenate([metric.resampled(labels_n, values_rn, weights_bn) for weights_bn in weights])
     return metric.resampled(labels_n, values_rn, np.ones((1, n)))[0], resampled_br
+
+
+def _replicates(items: int) -> int:
+    return min(REPLICATES, max(1_000, _DRAWS // items))
 
 
 def predictions_of(record: Record, metric: Metric) -> Predictions:
