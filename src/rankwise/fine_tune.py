@@ -5,6 +5,9 @@ from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
+import torch
+
+from rankwise import methods
 from rankwise.baseline import OnProgress, load
 from rankwise.config import Config
 from rankwise.measure import latency
@@ -81,14 +84,14 @@ class _Story:
         config, record = self.config, self.record
         self.data, model = load(config, record)
         self.scorer = scores.scorer_for(config.task, self.data.classes, self.data.train.labels)
-        self.lm, self.tokenizer = base.load(
-            config.model, model, self.scorer.outputs, config.seed, self.settings.attention, config.task.kind
-        )
+        mapped = self.is_sharded and not methods.reads_base(config.method)
+        needs = (self.scorer.outputs, config.seed, self.settings.attention, config.task.kind, mapped)
+        self.lm, self.tokenizer = base.load(config.model, model, *needs)
         base.name_classes(self.lm, self.data.classes)
         self.architecture = copy.deepcopy(self.lm.config)
         self.loaders = batches.Loaders.of(config, self.data, self.tokenizer)
         self.data = self.loaders.data
-        record.compute |= quantize(self.lm, config, self.settings, self.loaders.validation)
+        record.compute |= quantize(self.lm, config, self.settings, self.loaders.validation, mapped)
         if self.loaders.cut is not None:
             record.provenance["data"]["cut"] = self.loaders.cut
         latency.check_lengths(config.tracking.latency, self.tokenizer.model_max_length)
@@ -132,12 +135,14 @@ class _Story:
     def train(self, journal: Journal, on_progress: OnProgress) -> None:
         """Train, validate, and go back to the best weights."""
         config, model = self.config, self.adapted.model
-        hold_as_multiplied(model, self.settings.precision)
+        if not self.is_sharded:
+            hold_as_multiplied(model, self.settings.precision)
         steps = (self.budget.steps, config.method.lr_ratio, self.periods.shares)
         self.tuner = module.FineTuner(model, self.scorer, config.optim, *steps, self.ranks)
         self.ranks.meet(self.settings.device)
         if self.is_sharded:
-            shard.shard(model, self.ranks.world, self.settings.device)
+            stored = torch.bfloat16 if config.quant.kind == "bf16" else torch.float32
+            shard.shard(model, self.ranks.world, self.settings.device, stored, self.settings.precision)
             shard.leave_frozen(self.tuner)
         best_file = self.folder / "best.safetensors"
         self.watch = Watch(config, self.budget, best_file, self.clock, journal, on_progress)

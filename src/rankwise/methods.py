@@ -222,6 +222,12 @@ def starts_from_base(method: Method) -> bool:
     return of(method).is_lora and str(method.init).startswith(("pissa", "olora"))
 
 
+def reads_base(method: Method) -> bool:
+    """Whether the start of training needs the values of the base's weights, beside those of its forward pass."""
+    plain = of(method).is_lora and method.init in (None, "zero_B", "zero_A", "gaussian", "orthogonal")
+    return not plain or bool(method.dora or method.modules_to_save)
+
+
 def check(config: Config) -> None:
     """Refuse an unknown method, keys that it does not own, values that it cannot take and pairs that contradict."""
     method = config.method

@@ -1,6 +1,8 @@
 """A run on several devices is the run on one, within rounding, and ends truthfully when a part of it does not."""
 
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_checkpoint import assert_same
 from torch import distributed, nn
 
@@ -98,6 +100,26 @@ def test_all_devices_write_together_with_a_base_that_is_shared_out(tiny, tmp_pat
         for strategy in ("ddp", "fsdp2")
     )
     assert "exact_match" in ddp.metrics["test"]
+    assert_same_weights_and_scores(shared, ddp)
+
+
+@pytest.mark.parametrize("quant", [None, "bf16"])
+def test_a_base_is_read_from_its_file_block_by_block(tiny, tmp_path, saved_base, quant):
+    for file in (folder := shutil.copytree(saved_base("llama"), tmp_path / "base")).glob("*.safetensors"):
+        save_file({name: w.to(torch.bfloat16) for name, w in load_file(file).items()}, file, {"format": "pt"})
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"dtype": "bfloat16"}))
+    keys = {
+        "model__path": str(folder),
+        "model__shape": None,
+        "quant__name": quant or "none",
+        "quant__kind": quant,
+        **ODD,
+    }
+    ddp, shared = (
+        run(tiny("llama", outputs=str(tmp_path / strategy), trainer__devices=2, trainer__strategy=strategy, **keys))
+        for strategy in ("ddp", "fsdp2")
+    )
     assert_same_weights_and_scores(shared, ddp)
 
 

@@ -22,7 +22,7 @@ def count(model: nn.Module, heads: list[str]) -> Params:
     stands for. PEFT keeps an untrained copy of each module that it trains in full; the copies are not counted.
     Raises RuntimeError where a grouping does not sum to the whole.
     """
-    named = [(n, p) for n, p in model.named_parameters(remove_duplicate=False) if not _is_copy(n)]
+    named = [(n, p) for n, p in model.named_parameters(remove_duplicate=False) if not is_copy(n)]
     distinct = {id(p): (n, p) for n, p in reversed(named)}  # the first name wins
     trainable = sum(numel(p) for _, p in distinct.values() if p.requires_grad)
     frozen = sum(numel(p) for _, p in distinct.values() if not p.requires_grad)
@@ -53,7 +53,7 @@ def _owned(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
     for path, module in model.named_modules():
         for name, parameter in module._parameters.items():
             full = f"{path}.{name}" if path else name
-            if parameter is not None and id(parameter) not in seen and not _is_copy(full):
+            if parameter is not None and id(parameter) not in seen and not is_copy(full):
                 seen.add(id(parameter))
                 yield full, module, parameter
 
@@ -113,7 +113,8 @@ def _plain(name: str) -> str:
     return name.removeprefix(_PEFT)
 
 
-def _is_copy(name: str) -> bool:
+def is_copy(name: str) -> bool:
+    """Whether a parameter is of a module as it was, which PEFT keeps beside the one that is trained."""
     return "original_module" in name.split(".")
 
 

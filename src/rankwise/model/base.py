@@ -23,9 +23,17 @@ from rankwise.model import gguf
 
 
 def load(
-    model: Model, asset: Asset, outputs: int, seed: int, attention: str | None = None, kind: str = "classification"
+    model: Model,
+    asset: Asset,
+    outputs: int,
+    seed: int,
+    attention: str | None = None,
+    kind: str = "classification",
+    mapped: bool = False,
 ) -> tuple[nn.Module, Any]:
     """The base for a kind of task, in fp32, and its tokenizer: a causal LM as it is, or a fresh head of ``outputs``.
+
+    ``mapped`` leaves weights in their file, in its type, from where they are read when they are used; the head is made.
 
     The head's initialisation depends on ``seed`` alone, so that every arm starts from the same one. ``attention`` is
     transformers' implementation (eager, sdpa); None is the model's own choice.
@@ -37,7 +45,7 @@ def load(
     if asset.path is None and asset.hub_id is None:
         base, tokenizer = _random(model, kind, outputs, attention)
     else:
-        base, tokenizer = _pretrained(model, asset, kind, outputs, attention)
+        base, tokenizer = _pretrained(model, asset, kind, outputs, attention, "auto" if mapped else torch.float32)
         _draw_head(base, seed)
     base.name_or_path = model.path  # type: ignore[assignment]  # the base's name in PEFT's config: no path of a cache
     check_tokens(model, tokenizer, base)
@@ -56,7 +64,9 @@ def check_tokens(model: Model, tokenizer: Any, base: nn.Module) -> None:
         raise Refused.value("model.path", model.path, allowed, remedy)
 
 
-def _pretrained(model: Model, asset: Asset, kind: str, outputs: int, attention: str | None) -> tuple[nn.Module, Any]:
+def _pretrained(
+    model: Model, asset: Asset, kind: str, outputs: int, attention: str | None, dtype: torch.dtype | str
+) -> tuple[nn.Module, Any]:
     try:
         if file := asset.gguf_file():
             gguf.unpack(file)
@@ -68,7 +78,7 @@ def _pretrained(model: Model, asset: Asset, kind: str, outputs: int, attention: 
         base, report = auto_class(kind, config).from_pretrained(
             where,
             config=config,
-            dtype=torch.float32,
+            dtype=dtype,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
@@ -154,7 +164,7 @@ def _draw_head(base: nn.Module, seed: int) -> None:
     """Initialise the head as its architecture does, from the seed alone, whatever the checkpoint held."""
     torch.manual_seed(seed)
     for name in head_names(base):
-        for module in base.get_submodule(name).modules():
+        for module in base.get_submodule(name).float().modules():
             for parameter in module.parameters(recurse=False):
                 parameter._is_hf_initialized = False  # type: ignore[attr-defined]  # else it is left as it is
             base._init_weights(module)  # type: ignore[operator]

@@ -31,13 +31,19 @@ Dense = Callable[[torch.dtype], torch.Tensor]
 
 
 def store(
-    base: nn.Module, config: Config, heads: list[str], precision: str, device: torch.device | None = None
+    base: nn.Module,
+    config: Config,
+    heads: list[str],
+    precision: str,
+    device: torch.device | None = None,
+    mapped: bool = False,
 ) -> None:
     """Put the frozen base in the storage that ``config.quant`` asks for, in place, layer by layer.
 
     Few bits are for the linear layers of the blocks. Everything else is kept in the type of ``precision``, but for the
-    task head and ``modules_to_save``, which are trained and stay in fp32. On the meta device the layers become
-    stand-ins of the same size. Raises Refused where a quantized layer would have to be trained.
+    task head and ``modules_to_save``, which are trained and stay in fp32; a ``mapped`` base is left in the type of its
+    file. On the meta device the layers become stand-ins of the same size.
+    Raises Refused where a quantized layer would have to be trained.
     """
     quant = config.quant
     if quant.kind is None:
@@ -53,23 +59,32 @@ def store(
         if quant.kind != "int8_torchao":  # by this PEFT knows layers of bitsandbytes
             setattr(base, "is_loaded_in_8bit" if quant.kind == "int8" else "is_loaded_in_4bit", True)
     if low is not None:
-        cast_base(base, apart, low)
+        if not mapped:
+            cast_base(base, apart, low)
         for name in apart:
             _bridge(base.get_submodule(name), low, is_head=name in heads)
 
 
 def quantize(
-    base: nn.Module, config: Config, numerics: Numerics, batches: Iterable[dict[str, torch.Tensor]]
+    base: nn.Module,
+    config: Config,
+    numerics: Numerics,
+    batches: Iterable[dict[str, torch.Tensor]],
+    mapped: bool = False,
 ) -> Compute:
     """``store`` a loaded base and move it to the run's device; returns what that did to it, for the record.
 
     ``quant_error`` is the relative error of the logits, ‖q − exact‖ / ‖exact‖ over a few batches: ``exact`` in fp32
     before, q after as the run will compute, so in its precision. ``quant_error_rows`` is how many rows that were.
+    Of a ``mapped`` base neither is known: the whole of it would have to be read.
     """
     if config.quant.kind is None:
         return {}
     device, precision = numerics.device, numerics.precision
     heads = head_names(base)
+    if mapped:
+        store(base, config, heads, precision, device, mapped)
+        return {}
     few = list(islice(batches, ERROR_BATCHES))
     exact = _logits(base, few, device if _has_room(base, device) else torch.device("cpu"), "fp32")
     store(base, config, heads, precision, device)
@@ -85,7 +100,7 @@ def cast_base(base: nn.Module, apart: list[str], dtype: torch.dtype) -> None:
     """
     trained = {id(p) for name in apart for p in base.get_submodule(name).parameters()}
     for parameter in base.parameters():
-        if id(parameter) not in trained and _is_dense(parameter):
+        if id(parameter) not in trained and is_dense(parameter):
             parameter.data = parameter.data.to(dtype)
 
 
@@ -101,12 +116,13 @@ def hold_as_multiplied(model: nn.Module, precision: str) -> None:
     inside = {p for module in linear for p in module.parameters(recurse=False)}
     outside = {p for module in model.modules() if module not in linear for p in module.parameters(recurse=False)}
     for parameter in model.parameters():
-        if _is_dense(parameter) and parameter.dtype == torch.float32 and not parameter.requires_grad:
+        if is_dense(parameter) and parameter.dtype == torch.float32 and not parameter.requires_grad:
             multiplied = parameter in inside and parameter not in outside
             parameter.data = parameter.data.to(LOW[precision]) if multiplied else parameter.data.clone()
 
 
-def _is_dense(parameter: nn.Parameter) -> bool:
+def is_dense(parameter: nn.Parameter) -> bool:
+    """Whether it is floating point numbers of its own, neither quantized nor in parts."""
     return parameter.is_floating_point() and not is_traceable_wrapper_subclass(parameter)
 
 

@@ -9,6 +9,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from rankwise.config import Trainer
+from rankwise.measure.parameters import is_copy
+from rankwise.model.quantize import hold_as_multiplied, is_dense
 
 
 def is_sharded(trainer: Trainer) -> bool:
@@ -16,10 +18,10 @@ def is_sharded(trainer: Trainer) -> bool:
     return trainer.strategy == "fsdp2" and trainer.devices > 1
 
 
-def shard(model: nn.Module, ranks: int, device: torch.device) -> None:
-    """Leave of every frozen weight of ``model`` this rank's part out of ``ranks``, on ``device``.
+def shard(model: nn.Module, ranks: int, device: torch.device, stored: torch.dtype, precision: str) -> None:
+    """Leave of every frozen weight of ``model`` this rank's part out of ``ranks``, on ``device``, in type ``stored``.
 
-    A block's weights go there one block at a time: the whole base is never on one device.
+    One block at a time is read from the file, cast and sent there: the whole base is never in one process.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
@@ -29,7 +31,12 @@ def shard(model: nn.Module, ranks: int, device: torch.device) -> None:
     for layer in model.modules():
         if isinstance(layer, BaseTunerLayer):  # LoRA-FA's A is not trained
             whole |= {p for name in layer.adapter_layer_names for p in getattr(layer, name).parameters()}
+    as_is = whole | {parameter for name, parameter in model.named_parameters() if is_copy(name)}
     for module in [*blocks(model), model]:
+        for parameter in module.parameters():
+            if parameter not in as_is and is_dense(parameter):
+                parameter.data = parameter.data.to(stored)
+        hold_as_multiplied(module, precision)
         fully_shard(module, mesh=mesh, ignored_params=whole)
     if hasattr(model, "generate"):
         register_fsdp_forward_method(model, "generate")
