@@ -112,6 +112,7 @@ def test_labels_that_are_no_classes_are_refused_with_the_way_out(
         ),
         (["Very  good", "very good"], "'Very  good', 'very good' differ only in case"),
         ([True, "True", False], "'true', 'True' differ only in case"),
+        ([True, 1, "0"], "true or false stands beside 0 or 1, as a class of its own"),
         (["once", *["a", "b"] * 59, "a"], "classes of one or two rows: 'once' (1)"),
         (["twice", *["a", "b"] * 59, "twice"], "classes of one or two rows: 'twice' (2)"),
         (["\\N", "a"], "N' is a class; if it says that a label is missing"),

@@ -71,6 +71,7 @@ CAUSES: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
     "parts in one file": ("a.json", b'{"train": [{"a": 1}], "test": [{"a": 1}]}', {}, "save each list of rows in a f"),
     "a list without names": ("a.json", b'[["x", 1]]', {}, r"entry 1: not a JSON object, but list; 'task.columns=\["),
     "an object inside": ("a.jsonl", b'{"text": "x", "in": {"label": 1}}\n' * 2, {}, "task.label=in.label reads what i"),
+    "lists inside": ("a.json", b'[{"doc": {"a": [{"label": 1}]}, "text": "x"}]', {}, "l=doc.a.0.label reads what is i"),
     "Label Studio": ("a.json", b'[{"data": {"text": "x"}, "annotations": []}]', {}, "task.text=data.text task.label=a"),
     "Prodigy": ("a.jsonl", b'{"text": "x", "options": [], "accept": []}\n' * 2, {}, "task.label=accept.0 reads such"),
     "no choice": ("a.jsonl", b'{"text": "x", "accept": []}\n' * 2, {"label": "accept.0"}, "1 holds None, no label; t"),
@@ -98,6 +99,20 @@ CAUSES: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
         "answers.text task.format=squad reads",
     ),
     "OpenAssistant": ("a.jsonl", b'{"message_tree_id": "x", "prompt": {}}\n' * 2, {}, "task=chat task.format=oasst re"),
+    "ARFF": ("a.arff", b"@RELATION r\n@data\nx,1\n", {}, "it is ARFF: save its rows as CSV"),
+    "remarks above": (
+        "a.csv",
+        b"# by hand\n# 2024\ntext,label\nx,1\n",
+        {},
+        "a remark stands above the header: take it",
+    ),
+    "a fixed width": (
+        "a.txt",
+        b"the sea      1\nthe oak      0\n",
+        {},
+        "columns of a fixed width: save the rows as CSV",
+    ),
+    "XML in a line": ("a.xml", b"<rows><row/></rows>\n", {}, "no header; it is XML or HTML: save its rows as CSV"),
     "XML": ("a.xml", b"<?xml version='1.0'?>\n<rows/>\n", {}, "it is XML or HTML: save its rows as CSV or JSON"),
     "several labels": (
         "a.jsonl",

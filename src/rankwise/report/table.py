@@ -187,8 +187,8 @@ def interval_note(report: Report) -> str:
     if not any(c.bootstrap for c in report.comparisons.values()):
         return " ".join([*texts, "Δ: difference from full fine-tuning, without an interval: no conclusion."])
     verdicts = dict.fromkeys(c.verdict for c in report.comparisons.values() if c.bootstrap and c.verdict != UNFIT)
-    against = f"90 % interval against ±{metric.width(report.margin)}"
-    texts.append(f"Δ: paired with full fine-tuning{'; ' * bool(verdicts)}{', '.join(verdicts)}: {against}.")
+    against = f"; {', '.join(verdicts)}: 90 % interval against ±{metric.width(report.margin)}" if verdicts else ""
+    texts.append(f"Δ: paired with full fine-tuning{against}.")
     return " ".join(texts)
 
 

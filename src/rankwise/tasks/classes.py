@@ -175,6 +175,8 @@ def _unnamed(names: list[str]) -> Iterator[str]:
         mapped = ", ".join(f"{name}: {'null' if name in missing else name}" for name in names[:_SHOWN])
         remedy = f"'task.labels={{{mapped}{', …' if len(names) > _SHOWN else ''}}}' leaves its rows out"
         yield f"{', '.join(map(repr, missing))} is a class; if it says that a label is missing, {remedy}"
+    if {"true", "false"} & {*names} and {"0", "1"} & {*names}:
+        yield "true or false stands beside 0 or 1, as a class of its own; 'task.labels={true: 1, false: 0, …}' joins"
     joined = [repr(name) for name in names if _SEVERAL.search(name) and {*_SEVERAL.split(name)} & {*names}]
     if joined:
         yield f"{', '.join(joined[:5])} seem to be several labels in one; each such text is a class of its own"

@@ -1,5 +1,6 @@
 """What may be the matter with a file that does not read as the task says, and the option that reads it."""
 
+import re
 from typing import Any
 
 from rankwise.errors import did_you_mean
@@ -17,6 +18,14 @@ _KINDS = (  # what the first bytes of a file say that it is, and what to do
     (b"ARROW1", "Arrow: save it as Parquet, or give the folder of save_to_disk"),
     (b"SQLite", "a data base: save the table as CSV"),
     (b"\x80", "perhaps a pickle, which is never opened: save it as Parquet or CSV"),
+)
+_FORMS = (  # what the first line of a text file says that it is, and what to do
+    (r"version https://git-lfs", "the file is a pointer of git LFS: git lfs pull fetches the data"),
+    (r"\s*<[?!\w]", "it is XML or HTML: save its rows as CSV or JSON"),
+    (r"\s*[{[]", "it looks like JSON: task.format=jsonl reads it"),
+    (r"@relation\b", "it is ARFF: save its rows as CSV"),
+    (r"#", "a remark stands above the header: take it out"),
+    (r".*\S {3,}\S", "columns of a fixed width: save the rows as CSV"),
 )
 _TEMPLATE = "task=prompts 'task.template=\"{}\"' task.completion={}"
 _LAYOUTS = (  # the columns of a layout that is known, and the options that read it
@@ -49,12 +58,8 @@ def binary(head: bytes) -> str:
 
 def delimiter(text: str) -> str:
     """What parts a line of a text table that was taken for one cell."""
-    if text.startswith("version https://git-lfs"):
-        return "the file is a pointer of git LFS: git lfs pull fetches the data"
-    if text.lstrip().startswith(("<?xml", "<!DOCTYPE", "<html")):
-        return "it is XML or HTML: save its rows as CSV or JSON"
-    if text.lstrip().startswith(("{", "[")):
-        return "it looks like JSON: task.format=jsonl reads it"
+    if form := next((form for pattern, form in _FORMS if re.match(pattern, text, re.IGNORECASE)), None):
+        return form
     sign = next((sign for sign in ("|||", "||", "\t", ";", "|", ",") if sign in text), None)
     first_word = "task.format=lines 'task.columns=[label,text]' takes the first word as the label"
     if sign is None or text.startswith("__label__"):
@@ -106,13 +111,13 @@ def _cause(
     key: str, column: str, row: dict[str, Any], names: list[str], part: str, text_table: bool, near: bool
 ) -> str:
     layout = next((options for known, options in _LAYOUTS if known <= row.keys()), None)
-    inside = next((name for name in names if isinstance(row[name], dict) and column in row[name]), None)
+    inside = _path(row, column)
     if layout and column not in layout.replace("=", " ").split():
         return f"{layout} reads such rows"
     if f"{column} (twice)" in row:
         return f"two columns are named {column}: rename one"
     if inside:
-        return f"task.{key}={inside}.{column} reads what is inside {inside}"
+        return f"task.{key}={inside} reads what is inside {inside.partition('.')[0]}"
     if key == "label" and part != "train":
         return "rows without labels cannot test: task.files={train: NAME} leaves the file out"
     if text_table and names and (len(names) == 1 or names[0].startswith("{")) and "" not in row:
@@ -127,3 +132,10 @@ def _cause(
         f"; where line 1 is no header, 'task.columns=[NAME,…]' names the {len(names)} columns" if text_table else ""
     )
     return "" if near else f"task.{key}=NAME is one of them{header}"
+
+
+def _path(cells: Any, column: str, depth: int = 3) -> str | None:
+    """The way to a column that is inside others, as ``ann.0.label``; of a list the first entry is looked into."""
+    inner = cells.items() if isinstance(cells, dict) else enumerate(cells[:1]) if isinstance(cells, list) else ()
+    ways = ((name, "" if name == column else depth and _path(value, column, depth - 1)) for name, value in inner)
+    return next((f"{name}.{way}".removesuffix(".") for name, way in ways if way or way == ""), None)

@@ -111,6 +111,8 @@ def delimited(
         if not any(map(str.strip, fields)):
             continue
         if names is None:
+            if first.startswith("<") and "</" in first:  # all of it may stand in one line
+                raise Refused(f"task data {path} {where}: no header; {hints.delimiter(first)}")
             names = _names(fields)
         elif len(fields) >= len(names) and (short or short_names or not any(map(str.strip, fields[len(names) :]))):
             yield where, dict(zip(names, fields, strict=False))
