@@ -42,7 +42,7 @@ class Section:
 @dataclass(frozen=True)
 class Column:
     """``get`` gives an arm's value, ``show`` how it reads, ``mark`` what follows it; ``key`` names it in CSV (empty:
-    not there); ``about`` says under a terminal's table what it is.
+    not there).
 
     ``tables`` names the tables that show it, separated by blanks: ``main`` (``wide``: on the page and in Markdown
     alone; ``terminal``: there alone), paper (what a page of LaTeX has room for), scores (``more``: on the page alone),
@@ -56,7 +56,6 @@ class Column:
     tables: str = ""
     left: bool = False
     mark: Callable[[Arm], str] = lambda arm: ""
-    about: str = ""
 
     @property
     def title(self) -> str:
@@ -261,35 +260,14 @@ def _costs() -> list[Column]:
         Column("", "peak in", held("phase"), tables="memory"),
         Column("predicted_peak_bytes", "predicted MB", costs.predicted_bytes, fmt.megabytes, "memory"),
         Column("train_peak_bytes", "measured MB", costs.peak_bytes, fmt.megabytes, "memory"),
-        Column(
-            "",
-            "peak MB",
-            costs.peak_bytes,
-            fmt.megabytes,
-            "main paper",
-            about="Peak: live tensors in one training step.",
-        ),
+        Column("", "peak MB", costs.peak_bytes, fmt.megabytes, "main paper"),
         Column("", "predicted MB", predicted, tables="wide"),
-        Column(
-            "",
-            "pred. error",
-            costs.prediction_error,
-            fmt.signed_percent,
-            "terminal",
-            about="Pred. error: of the peak that is computed from the config alone.",
-        ),
+        Column("", "pred. error", costs.prediction_error, fmt.signed_percent, "terminal"),
         Column("", "error %", costs.prediction_error, lambda e: fmt.signed_percent(e).removesuffix(" %"), "memory"),
         Column("eval_peak_bytes", "evaluation peak MB", lambda a: costs.peak_bytes(a, "eval"), fmt.megabytes, "memory"),
         *(Column(key, header, held(key), fmt.megabytes, "memory") for key, header in system),
         Column("flops_per_token", "FLOPs /token", of("compute.flops.per_token"), fmt.si, "compute"),
-        Column(
-            "flops_of_full",
-            "FLOPs /full",
-            of("compute.flops.of_full"),
-            fmt.ratio,
-            "main paper compute",
-            about="FLOPs /full: per token, share of full fine-tuning's.",
-        ),
+        Column("flops_of_full", "FLOPs /full", of("compute.flops.of_full"), fmt.ratio, "main paper compute"),
         Column("break_even_rank", "break-even rank", of("compute.flops.break_even_rank"), fmt.whole, "compute"),
         Column("train_flops", "FLOPs of training", of("compute.flops.train_total"), fmt.si, "compute"),
         Column("mfu", "MFU %", of("compute.mfu"), fmt.percent, "compute"),

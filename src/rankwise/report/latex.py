@@ -36,7 +36,7 @@ _SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
 }
 
 
-def latex(report: Report, wanted: Sequence[str]) -> str:
+def latex(report: Report, wanted: Sequence[str] = ()) -> str:
     """A ``table`` environment of the arms with the ``wanted`` columns, or what a page has room for, footnotes under it,
     and the methods paragraph.
 

@@ -12,7 +12,7 @@ from rankwise.errors import Refused
 from rankwise.tracking.record import Record, find
 
 _OF_RUN = ("result.json", "config.yaml", "metrics.jsonl", "predictions.parquet", "harness/*.parquet")
-_OF_STUDY = ("answer-*.json", "analysis/*.json")
+_OURS = (*_OF_RUN, "answer-*.json", "analysis/*.json")  # the last two of a study
 _LARGEST_BYTES = 2**33  # unpacked: what no study of records and predictions reaches
 _READ_ME = """# {names}
 
@@ -49,12 +49,9 @@ def pack(paths: list[Path], file: Path) -> int:
     places = {run: f"{homes[run.parent]}/{run.name}" for run in runs}
     try:
         with zipfile.ZipFile(file, "x", zipfile.ZIP_DEFLATED) as archive:
-            for run, place in places.items():
-                for path in sorted(path for pattern in _OF_RUN for path in run.glob(pattern)):
-                    archive.write(path, f"{place}/{path.relative_to(run)}")
-            for study, home in homes.items():
-                for path in sorted(path for pattern in _OF_STUDY for path in study.glob(pattern)):
-                    archive.write(path, f"{home}/{path.relative_to(study)}")
+            for folder, place in (places | homes).items():
+                for path in sorted(path for pattern in _OURS for path in folder.glob(pattern)):
+                    archive.write(path, f"{place}/{path.relative_to(folder)}")
             archive.writestr("README.md", _read_me(records, places, file))
             archive.writestr("requirements.txt", "\n".join(_versions()) + "\n")
     except OSError as error:
@@ -95,8 +92,7 @@ def _is_ours(name: str) -> bool:
     """Whether a member is a file of a run or study, inside its own folder."""
     parts = PurePosixPath(name).parts
     inside = ".." not in parts and not name.startswith("/") and "\\" not in name and 1 < len(parts) < 5
-    patterns = (*_OF_RUN, *(pattern.rpartition("/")[2] for pattern in _OF_STUDY))
-    return inside and any(fnmatch(parts[-1], pattern) for pattern in patterns)
+    return inside and any(fnmatch(parts[-1], pattern.rpartition("/")[2]) for pattern in _OURS)
 
 
 def _read_me(records: list[Record], places: dict[Path, str], file: Path) -> str:

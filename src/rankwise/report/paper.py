@@ -6,6 +6,7 @@ Nothing is said that the records do not hold; what they leave out is said to be 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rankwise.errors import plural
@@ -25,6 +26,12 @@ def paragraph(report: Report) -> list[str]:
     compared = f"Compared: {', '.join(arm.label for arm in report.arms if arm.comparable and arm.runs)}."
     said = [_models(report), _data(report), compared, *_training(report), *evaluation(report.arms, report.metric)]
     return [sentence for sentence in [*said, margin, *_tests(report), _machine(report), report.total] if sentence]
+
+
+def markdown(report: Report, wanted: Sequence[str] = ()) -> str:
+    """The methods paragraph, and the items of a checklist with their answers, in Markdown."""
+    items = [f"* **{item}**: {answer}. {why}" for item, answer, why in checklist(report)]
+    return "\n".join([" ".join(paragraph(report)), "", *items, ""])
 
 
 def checklist(report: Report) -> list[tuple[str, str, str]]:

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from rankwise.config import Config
@@ -14,7 +13,7 @@ from rankwise.identity import labels, run_id
 from rankwise.metrics import NOTHING, duration
 from rankwise.report import formats as fmt
 from rankwise.report.formats import PARTS
-from rankwise.report.table import Wide
+from rankwise.report.table import Wide, grid
 
 
 def table(plan: dict[str, Any]) -> RenderableType:
@@ -50,16 +49,7 @@ _BATCH: tuple[str, Cell] = ("largest batch", lambda row, limit: str(row["largest
 
 def _table(columns: list[tuple[str, Cell]], rows: list[dict[str, Any]], limit: int = 0, first: str = "run") -> Wide:
     cells = [[row["label"], *(cell(row, limit) for _, cell in columns)] for row in rows]
-    return _wide([first], [header for header, _ in columns], cells)
-
-
-def _wide(names: list[str], figures: list[str], rows: list[list[str]]) -> Wide:
-    shown = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    for header in (*names, *figures):
-        shown.add_column(header, justify="left" if header in names else "right", no_wrap=True)
-    for row in rows:
-        shown.add_row(*row)
-    return Wide(shown)
+    return Wide(grid([first, *(header for header, _ in columns)], cells, 1))
 
 
 def _alike(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -97,7 +87,7 @@ def listing(configs: Sequence[Config], states: Sequence[str], planned: Sequence[
             peak = _gigabytes(row["memory"]["train"]["peak_bytes"])
             cells = [f"{row['params']['trainable']:,}", peak, _time(row["compute"]["train_s"])]
         rows.append([name, run_id(config), state, *cells])
-    shown = _wide(["run", "id", "state"], ["trained parameters", "peak GB", "train time"], rows)
+    shown = Wide(grid(["run", "id", "state", "trained parameters", "peak GB", "train time"], rows, 3))
     left = sum(state != "finished" for state in states)
     times = [row["compute"]["train_s"] for row in planned]
     sum_s = "" if None in times or not times else f", {duration(sum(times))} of training one after the other at most"

@@ -1,11 +1,7 @@
 """Records in, one Report out: everything that table, plots and page show is decided here."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.console import RenderableType
 
 from rankwise.compare import Scores
 from rankwise.errors import Refused, did_you_mean, plural
@@ -47,30 +43,13 @@ class Report:
     def comparison(self, arm: Arm) -> Comparison | None:
         return self.comparisons.get(id(arm))
 
-    def table(self) -> RenderableType:
-        """Headline, table and footnotes for a terminal."""
-        return tables.render(self)
-
-    def document(self) -> dict[str, Any]:
-        """Headline, arms, notes and what else the JSON document has, but for the runs. What is not finite is null."""
-        return export.document(self)
-
-    def to_csv(self, wanted: Sequence[str] = ()) -> str:
-        """One line per arm, raw numbers with units in the header; of all columns, or those ``wanted``."""
-        return export.csv_text(self, wanted)
-
-    def to_markdown(self, wanted: Sequence[str] = ()) -> str:
-        """Headline, table, footnotes and notes."""
-        return tables.markdown(self, wanted)
-
-    def to_latex(self, wanted: Sequence[str] = ()) -> str:
-        """The table for a paper, with the methods paragraph."""
-        return latex.latex(self, wanted)
-
-    def to_methods(self, wanted: Sequence[str] = ()) -> str:
-        """The methods paragraph, and the items of a checklist with their answers, in Markdown."""
-        items = [f"* **{item}**: {answer}. {why}" for item, answer, why in paper.checklist(self)]
-        return "\n".join([" ".join(paper.paragraph(self)), "", *items, ""])
+    # For a terminal and as files have it; the last four take the keys or headers of the columns that are wanted.
+    table = tables.render
+    document = export.document
+    to_csv = export.csv_text
+    to_markdown = tables.markdown
+    to_latex = latex.latex
+    to_methods = paper.markdown
 
     def write(self, folder: Path) -> dict[str, Path]:
         """Write report.html, .csv, .md and .json into a folder, each atomically; their paths by extension."""

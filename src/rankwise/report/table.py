@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import rich.table
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -32,6 +32,11 @@ _STYLE = dict.fromkeys(("same", "better", "not worse", "reproduced"), "green")
 _STYLE |= dict.fromkeys(("worse", "contradicted"), "red")
 # What a narrow terminal leaves out, one after another; the page and the other forms have everything.
 _LEAVES_OUT = ("r/min", "scale", "tokens", "pred.", "lr", "trained", "FLOPs", "adapter", "n", "train", "peak")
+_ABOUT = {  # a column, under a terminal's table that has it
+    "peak MB": "Peak: live tensors in one training step.",
+    "pred. error": "Pred. error: of the peak that is computed from the config alone.",
+    "FLOPs /full": "FLOPs /full: per token, share of full fine-tuning's.",
+}
 _HARNESS = "− base: from the base as it is, on the same items. --score compares by one of these."
 
 
@@ -66,7 +71,8 @@ class _Arms:
         yield Padding(self._table(columns), (1, 0))
         for number, text in enumerate(footnotes(self.report)[0], 1):
             yield Text(f"{str(number).translate(_SUPERSCRIPT)} {text}")
-        about = [c.about for c in columns if c.about and any(c.get(arm) is not None for arm in self.report.arms)]
+        there = [c.header for c in columns if any(c.get(arm) is not None for arm in self.report.arms)]
+        about = [words for header, words in _ABOUT.items() if header in there]
         notes = (interval_note(self.report), " ".join(about), self.report.total)
         yield from (Text(text, style="dim") for text in notes if text)
 
@@ -126,23 +132,24 @@ def _of_writing(arms: list[Arm]) -> list[str]:
 
 def rendered(block: Section) -> list[RenderableType]:
     """A section for a terminal."""
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
     lines = any("\n" in cell for row in block.rows for cell in row)
-    for number, header in enumerate(block.header):
-        left = block.words or number == 0
-        text = Text(header if left else header.replace(" ", "\n"))
-        table.add_column(
-            text,
-            justify="left" if left else "right",
-            vertical="top" if lines else "bottom",
-            no_wrap=not left,
-            overflow="fold",
-        )
-    for row in block.rows:
-        table.add_row(*(Text(cell.replace(" ± ", "±"), _STYLE.get(cell.split(" ")[0], "")) for cell in row))
+    header = block.header if block.words else [block.header[0], *(text.replace(" ", "\n") for text in block.header[1:])]
+    rows = [[cell.replace(" ± ", "±") for cell in row] for row in block.rows]
+    table = grid(header, rows, len(header) if block.words else 1, "top" if lines else "bottom")
     notes = [Text(note, style="dim") for note in block.notes]
-    whole = table if block.words else Wide(table)
-    return [Text(f"\n{block.title}", style="bold"), Padding(whole, (1, 0)), *notes]
+    return [Text(f"\n{block.title}", style="bold"), Padding(table if block.words else Wide(table), (1, 0)), *notes]
+
+
+def grid(header: list[str], rows: list[list[str]], left: int, vertical: Any = "bottom") -> Table:
+    """A table whose first ``left`` columns are words, set to the left and folded, and the others figures."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    for number, text in enumerate(header):
+        words = number < left
+        justify: Any = "left" if words else "right"
+        table.add_column(Text(text), justify=justify, vertical=vertical, no_wrap=not words, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, _STYLE.get(cell.split(" ")[0], "")) for cell in row))
+    return table
 
 
 class Wide:

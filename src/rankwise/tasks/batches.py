@@ -30,18 +30,15 @@ class Encoded(Dataset[dict[str, Any]]):
             key: encoded[key] for key in encoded if key in ("input_ids", "attention_mask", "token_type_ids")
         }
         self.labels = labels
-        self.lengths = np.array([len(ids) for ids in self.columns["input_ids"]])
+        self.lengths = self.order = np.array(
+            [len(ids) for ids in self.columns["input_ids"]]
+        )  # what makes a batch large
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         return {key: values[row] for key, values in self.columns.items()} | {"labels": self.labels[row], "row": row}
-
-    @property
-    def order(self) -> np.ndarray:
-        """What makes a batch large."""
-        return self.lengths
 
     def shape(self, rows: Sequence[int]) -> Shape:
         """Of a batch of these rows."""

@@ -76,9 +76,7 @@ def load(task: Task, asset: Asset, data_seed: int) -> Data:
     rows, a class that has no training row, and a part that is for the most part training rows.
     """
     tables, notes = open_tables(task, asset)
-    index, part, classes = _indexed(task, tables, notes)
-    chosen = _chosen(task, index, part, data_seed)
-    shared = {} if task.blocks else _shared(index, chosen, notes)
+    index, part, classes, chosen, shared = _indexed(task, tables, notes, data_seed)
     rows = (example for example in examples(task, tables) if example is not None)
     splits, fingerprint = _collect(task, rows, part, chosen, classes)
     if task.protocol == "paper":
@@ -97,15 +95,15 @@ def check_files(configs: Iterable[Config]) -> None:
         task, seed = config.task, config.data_seed
         if task.path and (task_and_seed := f"{task} {seed}") not in seen and cached(task):
             seen.add(task_and_seed)
-            tables, notes = open_tables(task, resolve(task))
-            index, part, _ = _indexed(task, tables, notes)
-            chosen = _chosen(task, index, part, seed)
-            if not task.blocks:
-                _shared(index, chosen, notes)
+            _indexed(task, *open_tables(task, resolve(task)), seed)
 
 
-def _indexed(task: Task, tables: list[Table], notes: list[str]) -> tuple["_Index", np.ndarray, Classes | None]:
-    """The first reading: a few bytes of each row, its part (-1: left out), and the classes. Adds to ``notes``."""
+def _indexed(
+    task: Task, tables: list[Table], notes: list[str], data_seed: int
+) -> tuple["_Index", np.ndarray, Classes | None, list[np.ndarray], dict[str, dict[str, int]]]:
+    """The first reading: a few bytes of each row, its part (-1: left out), the classes, the rows of each part that are
+    used, and how many of them are training rows as well. Adds to ``notes``.
+    """
     index = _Index.of(task, examples(task, tables))
     if not len(index.place):
         raise Refused("task data: no row is left; all are empty, or nearer to 0 than task.min_abs_label")
@@ -119,8 +117,13 @@ def _indexed(task: Task, tables: list[Table], notes: list[str]) -> tuple["_Index
         cut_n = np.flatnonzero(index.part == TRAIN)
         index.place[cut_n] = 1 - np.arange(1, len(cut_n) + 1) / len(cut_n)
     part = _parts(task, index)
-    if not task.has_classes:
-        return index, part, None
+    classes = _classes(task, tables, index, part, notes) if task.has_classes else None
+    chosen = _chosen(task, index, part, data_seed)
+    return index, part, classes, chosen, {} if task.blocks else _shared(index, chosen, notes)
+
+
+def _classes(task: Task, tables: list[Table], index: "_Index", part: np.ndarray, notes: list[str]) -> Classes:
+    """The classes of a classification; rows without one lose their part."""
     named = next((table.classes[task.label] for table in tables if task.label in table.classes), None)
     if named and not task.labels and task.threshold is None and not task.min_abs_label:
         task = replace(task, labels=named)
@@ -130,7 +133,7 @@ def _indexed(task: Task, tables: list[Table], notes: list[str]) -> tuple["_Index
     index.skipped += int(dropped.sum())
     classes.check(index.label, part, index.part)
     notes += classes.notes
-    return index, part, classes
+    return classes
 
 
 @dataclass
