@@ -19,13 +19,22 @@ LONG = ["method.rank=1", "trainer.max_steps=20000"]
 
 
 @pytest.mark.parametrize(
-    ("absent", "line"), [("submitit", "pip install 'rankwise[slurm]'"), ("sbatch", "no sbatch on this machine")]
+    ("absent", "line"),
+    [
+        ("submitit", "needs submitit; pip install 'rankwise[slurm]'"),
+        ("sbatch", "no sbatch on this machine; log in where jobs are submitted"),
+        ("scheduler", "sbatch: fatal: no configuration; hydra/launcher=local runs on this machine"),
+    ],
 )
 def test_what_is_not_there_is_one_line_and_nothing_is_made(absent, line, tmp_path, monkeypatch, capsys):
+    sbatch = tmp_path / "sbatch"
+    if absent != "sbatch":
+        sbatch.write_text("#!/bin/sh\necho error: no host >&2; echo sbatch: fatal: no configuration >&2; exit 1")
+        sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    find, which = importlib.util.find_spec, shutil.which
+    find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == absent else find(name, *_) or 1)
-    monkeypatch.setattr(shutil, "which", lambda name, *_, **__: None if name == absent else which(name) or name)
     file = tmp_path / "sweep.yaml"
     command = 'command: ["${env}", rankwise, train, "${args_no_hyphens}"]'
     file.write_text(f"method: grid\nparameters: {{seed: {{values: [0, 1]}}}}\n{command}\n")
@@ -34,7 +43,7 @@ def test_what_is_not_there_is_one_line_and_nothing_is_made(absent, line, tmp_pat
         assert main(arguments) == 2
         said = capsys.readouterr().err
         assert said.startswith("rankwise: hydra/launcher=slurm: ") and line in said and said.count("\n") == 1
-    assert list(tmp_path.iterdir()) == [file]
+    assert {path.name for path in tmp_path.iterdir()} <= {file.name, sbatch.name}
 
 
 @pytest.mark.parametrize("key", ["workers=0", "time=soon", "time=2", "gpus=x", "sbatch=3"])

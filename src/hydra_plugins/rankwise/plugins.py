@@ -73,7 +73,7 @@ class SlurmLauncher(LocalLauncher):
     def check(self) -> None:
         from rankwise.study.slurm import Slurm
 
-        Slurm.of(self)
+        Slurm.of(self).check()
 
     def at_once(self, configs: Sequence[Any]) -> int:
         return int(self.keys.get("workers") or 1) * (self.jobs or 1)

@@ -29,6 +29,7 @@ from rankwise.tracking import record as records
 from rankwise.tracking.provenance import COMMAND, command
 
 _LOOK_S = 2.0
+_ANSWER_S = 60.0  # at most, of a controller that is asked
 _QUEUE_S = 15.0  # how often the controller is asked whether the array is still there
 _WARNED_S = 90  # a worker is told that its time ends so long before it does
 _LOGS = ".slurm"  # a folder beside the runs
@@ -60,6 +61,32 @@ class Slurm:
         if not shutil.which("sbatch"):
             raise Refused("hydra/launcher=slurm: no sbatch on this machine; log in where jobs are submitted")
         return cls(**launcher.keys)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of sbatch, by their long names; True is one without a value."""
+        asked = {
+            "time": self.time,
+            "partition": self.partition,
+            "account": self.account,
+            "mem": self.memory,
+            "gpus-per-node": self.gpus,
+            "cpus-per-task": self.cpus,
+        }
+        given = {name: value for name, value in asked.items() if value is not None}
+        return {**given, "requeue": True, **(self.sbatch or {})}
+
+    def check(self) -> None:
+        """Raise Refused for what sbatch would refuse, which is asked before anything is written."""
+        words = [f"--{name}" if value is True else f"--{name}={value}" for name, value in self.options.items()]
+        command = ["sbatch", "--test-only", *words, "--wrap=true"]
+        try:
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_S)
+            why = answer.stderr.strip().rpartition("\n")[2] if answer.returncode else ""
+        except subprocess.TimeoutExpired:
+            why = f"sbatch: no answer within {_ANSWER_S:.0f} s"
+        if why:
+            raise Refused(f"hydra/launcher=slurm: {why}; hydra/launcher=local runs on this machine")
 
 
 @dataclass(frozen=True)
@@ -98,20 +125,11 @@ def _submit(slurm: Slurm, work: Work) -> tuple[str, Path]:
 
     logs = folder(work.configs[0]).absolute().parent / _LOGS
     executor = submitit.SlurmExecutor(folder=logs)
-    asked = {
-        "partition": slurm.partition,
-        "account": slurm.account,
-        "mem": slurm.memory,
-        "gpus_per_node": slurm.gpus,
-        "cpus_per_task": slurm.cpus,
-    }
     executor.update_parameters(
-        **{name: value for name, value in asked.items() if value is not None},
         job_name="rankwise",
-        time=slurm.time,
         signal_delay_s=_WARNED_S,
         stderr_to_stdout=True,
-        additional_parameters={"requeue": True, **(slurm.sbatch or {})},
+        additional_parameters=slurm.options,
     )
     try:
         jobs = executor.map_array(worker, [work] * slurm.workers)
