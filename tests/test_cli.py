@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rankwise import machine
 from rankwise.cli import COMMANDS, main
 from rankwise.commands.adapter import ABOUT
 from rankwise.commands.plan import _bytes
@@ -101,7 +102,16 @@ REFUSED = [
     ("train method=head targets=qv", ["targets=qv", "method=head"]),
     ("train method=tfidf optim.lr=1", ["optim.lr=1: of no use with method=tfidf"]),
     ("train -m method=probe seed=0,1 trainer.threads=1 quant=nf4", ["quant=nf4: of no use with method=probe"]),
-    ("train optim.momentum=0.5", ["optim.momentum=0.5: of no use with optim=adamw"]),
+    ("train -m method=tfidf,probe optim.lr=1", ["optim.lr=1: of no use with method=tfidf or method=probe;"]),
+    (
+        "train -m debug=fast method=full,head method.rank=1,2",
+        ["method.rank=1: of no use with method=full or method=head"],
+    ),
+    ("train method=tfidf method.lr=1", ["method.lr=1: of no use with method=tfidf"]),
+    ("train debug=fast task.encoding=utf-8", ["task.encoding=utf-8: of no use with task=synthetic"]),
+    ("train -m optim.momentum=0.5,0.6", ["optim.momentum=0.5: of no use with optim=adamw"]),
+    ("train -m debug=fast trainer.device=cpu,cuda", ["trainer.device=cuda: no GPU"]),
+    ("train experiment=rank_sweep trainer.device=cuda", ["trainer.device=cuda: no GPU"]),
     ("train -m hydra/sweeper=basic seed=0,1", ["hydra/sweeper=basic: walks through the same combinations"]),
     ("train hydra.verbose=5", ["hydra.verbose=5: Hydra cannot take this"]),
     ("find hydra/launcher=5", ["hydra/launcher=5: Hydra cannot take this"]),
@@ -137,7 +147,8 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("line", "named"), REFUSED, ids=[line for line, _ in REFUSED])
-def test_bad_input_is_one_line_that_names_it_exit_2_and_nothing_written(line, named, capsys, tmp_path):
+def test_bad_input_is_one_line_that_names_it_exit_2_and_nothing_written(line, named, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "gpus", list)
     assert main(shlex.split(line)) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -166,7 +166,7 @@ def test_a_sweep_file_runs_without_a_server_and_again_runs_nothing(tmp_path):
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(sweep | {"parameters": axes}))
     done = rankwise("sweep", "s.yaml", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "1 of 4 combinations are the same run" in done.stderr
+    assert "4 combinations come to 3 distinct runs" in done.stderr
     objectives = {name: record.objective for name, record in results(tmp_path).items()}
     state, best = done.stdout.splitlines()
     assert state == "outputs/swept  3 finished" and len(objectives) == 3

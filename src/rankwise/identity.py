@@ -19,6 +19,8 @@ _IMMATERIAL = (
     *("quant.name", "trainer.threads", "trainer.device", "trainer.strategy", "trainer.save_full"),
     *("trainer.eval_batch_size",),
 )
+# How a task's files are read.
+_OF_FILES = ("revision", "subset", "files", "splits", "format", "encoding", "delimiter", "decimal", "columns", "split")
 _EVALUATED = ("precision", "attention", "matmul_precision")  # what a model that is only read is read with
 
 
@@ -52,15 +54,18 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def idle(values: dict[str, Any]) -> list[str]:
-    """Keys of which a run makes no use, whatever they say, because of its method or optimizer."""
-    method = methods.of(values["method"]["name"])
-    keys = [] if method.on_targets else ["targets"]
+    """Keys of which a run makes no use, whatever they say, because of its method, optimizer or generated rows."""
+    method, task = methods.of(values["method"]["name"]), values["task"]
+    keys = [f"method.{name}" for name in values["method"] if name not in method.keys | {"name", "lr"}]
+    keys += [] if method.on_targets else ["targets"]
     if values.get("optim", {}).get("name") != "sgd":
         keys.append("optim.momentum")
+    if task.get("synthetic") and not (task.get("path") or task.get("package")):
+        keys += [f"task.{name}" for name in _OF_FILES]
     if method.is_baseline:
         used = [*_IMMATERIAL, *(f"trainer.{key}" for key in _EVALUATED if method.name == "few_shot")]
         keys += [key for name in values.get("trainer", {}) if (key := f"trainer.{name}") not in used]
-        keys += ["optim", "quant.kind", "quant.double"]
+        keys += ["method.lr", "optim", "quant.kind", "quant.double"]
     return keys
 
 

@@ -202,8 +202,10 @@ def test_a_dry_run_lists_ids_states_and_costs_and_runs_nothing(tiny, tmp_path, m
     line = ["-m", "debug=fast", "method=lora,tfidf", "method.rank=1,4"]
     runs = study_of(*line)
     finished(runs[0], 0.5)
-    assert main(["train", "--dry-run", *line]) == 0
-    said = capsys.readouterr().out
+    capsys.readouterr()
+    assert main(["train", "--dry-run", *line, "trainer.batch_size=auto"]) == 0
+    said, notes = capsys.readouterr()
+    assert notes.count("\n") == 2 and notes.endswith("rankwise: 4 combinations come to 3 distinct runs\n")
     rows = {run_id(run): next(row for row in said.splitlines() if run_id(run) in row) for run in runs}
     assert "finished" in rows[run_id(runs[0])] and all("new" in rows[run_id(run)] for run in runs[1:])
     assert f"{len(runs)} runs, {len(runs) - 1} to run" in said

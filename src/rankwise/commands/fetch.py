@@ -33,4 +33,4 @@ def main(arguments: list[str]) -> int:
         print_json(places) if options.json else print("\n".join(f"{name}: {place}" for name, place in places.items()))
         return 0
 
-    return call_hydra([*options.overrides, "hydra.mode=RUN"], fetch)
+    return call_hydra([*options.overrides, "hydra.mode=RUN"], fetch, here=False)

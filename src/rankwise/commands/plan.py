@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> int:
         return 0
 
     flags = ["-m"] if options.multirun else []
-    return call_hydra([*flags, *options.overrides], lambda config: answer([config]), answer)
+    return call_hydra([*flags, *options.overrides], lambda config: answer([config]), answer, here=False)
 
 
 def _power(options: argparse.Namespace) -> int:

@@ -58,9 +58,8 @@ def main(arguments: list[str]) -> int:
 
 def _configs(file: SweepFile, typed: list[str], options: argparse.Namespace) -> list[Config]:
     """The distinct runs of a file's points, all checked. Raises Refused for a given key that the file searches over."""
-    from rankwise.check import check_here
     from rankwise.study.compose import hydra_tree
-    from rankwise.study.multirun import compose_study
+    from rankwise.study.multirun import compose_study, say_fewer
     from rankwise.study.sweep_file import words
     from rankwise.tasks.data import check_files
 
@@ -73,7 +72,7 @@ def _configs(file: SweepFile, typed: list[str], options: argparse.Namespace) -> 
     rows = [[*fixed, *(word for key, value in point.items() for word in words(key, value))] for point in points]
     try:
         with hydra_tree():
-            configs = [config for config, _ in compose_study(rows)]
+            study = compose_study(rows, here=True)
     except Refused as error:
         key = re.match(r"[\w.]+", str(error))
         if key is None or key[0] not in file.parameters:
@@ -81,9 +80,9 @@ def _configs(file: SweepFile, typed: list[str], options: argparse.Namespace) -> 
         drawn = "'float' could not be converted to Integer" in str(error)
         whole = "; whole min and max, or q_uniform, draw whole numbers" if drawn else ""
         raise Refused(f"{file.path}: parameters.{error}{whole}") from None
-    for config in configs:
-        check_here(config)
+    configs = [config for config, _ in study]
     check_files(configs)
+    say_fewer(rows, study)
     return configs
 
 

@@ -107,14 +107,11 @@ def _config_name(name: str) -> str:
 def _list(configs: list[Config]) -> int:
     """The runs of a study, with their state and what those that are left will cost."""
     from rankwise import methods
-    from rankwise.check import check_here
     from rankwise.plan.estimate import Question, plan
     from rankwise.plan.hardware import Hardware
     from rankwise.report.plans import listing
     from rankwise.tracking.record import state
 
-    for config in configs:
-        check_here(config)
     here = Hardware.here()
     left = [config for config in configs if state(config) != "finished" and not methods.of(config.method).is_baseline]
     planned = plan(left, Question(here, here.memory_bytes))["runs"] if left else []

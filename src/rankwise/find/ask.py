@@ -76,7 +76,7 @@ def _looks(seeds: int) -> tuple[int, ...]:
 def _composed(overrides: Sequence[str], margin: str | None) -> Config:
     """The config, in a study named after model and task unless a name is given."""
     config = composed([*overrides, *([f"task.margin={margin_of(margin)}"] if margin is not None else [])])
-    refuse_idle(config, overrides)
+    refuse_idle([(config, overrides)])
     if any(o.startswith("name=") for o in overrides):
         raise Refused("name: a question has many runs; leave it away, or give study=NAME")
     if config.study in _UNNAMED:

@@ -1,6 +1,7 @@
 """The Hydra app: one command line in, one run or one study out."""
 
 import contextlib
+import io
 import logging
 import os
 import re
@@ -14,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from rankwise.check import check_here
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.forks import fork_server
@@ -30,10 +32,13 @@ class _Single:
 
 
 def call_hydra(
-    arguments: list[str], single: Callable[[Config], int], study: Callable[[list[Config]], int] | None = None
+    arguments: list[str],
+    single: Callable[[Config], int],
+    study: Callable[[list[Config]], int] | None = None,
+    here: bool = True,
 ) -> int:
     """Let Hydra compose and dispatch ``arguments``; a single run goes to ``single``, a study's to the launcher, or to
-    ``study``. Returns the exit code.
+    ``study``. Returns the exit code. ``here`` is whether it must be possible on this machine.
 
     Raises Refused for whatever the user can mend.
     """
@@ -46,7 +51,7 @@ def call_hydra(
     if chooser and not sys.stderr.isatty():
         os.environ.setdefault("NO_COLOR", "1")  # what Optuna says has colours in files and pipes, too
     compose.register_schema()
-    multirun.exit_code, multirun.instead = 0, study
+    multirun.exit_code, multirun.instead, multirun.here = 0, study, here
     _Single.start, _Single.argv, _Single.ended = single, sys.argv, 0
     full_error, log = os.environ.get("HYDRA_FULL_ERROR"), logging.getLogger()
     level, handlers = log.level, log.handlers[:]
@@ -68,9 +73,15 @@ def call_hydra(
 
 
 def _listed(arguments: list[str]) -> list[Config]:
-    """The configs that a command line asks for."""
+    """The configs that a command line asks for. What is said of them is said when they are composed to be run."""
     configs = list[Config]()
-    call_hydra(arguments, lambda config: configs.append(config) or 0, lambda study: configs.extend(study) or 0)  # type: ignore[func-returns-value]
+
+    def keep(study: list[Config]) -> int:
+        configs.extend(study)
+        return 0
+
+    with contextlib.redirect_stderr(io.StringIO()):
+        call_hydra(arguments, lambda config: keep([config]), keep)
     return configs
 
 
@@ -130,7 +141,9 @@ def task(cfg: DictConfig) -> Any:
         axes = ("method",) if "WANDB_SWEEP_ID" in os.environ else ()
         config = compose.to_config(compose.unresolved(cfg), axes)
         if not axes:
-            compose.refuse_idle(config, HydraConfig.get().overrides.task)
+            compose.refuse_idle([(config, HydraConfig.get().overrides.task)])
+        if multirun.here:
+            check_here(config)
         _Single.ended = _Single.start(config)
     except BaseException as error:  # raised by call_hydra, past Hydra, which would print its own lines about it
         _Single.ended = error

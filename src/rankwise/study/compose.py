@@ -66,14 +66,24 @@ def to_typed(values: dict[str, Any] | DictConfig, axes: Collection[str] = ("meth
         raise Refused(explain(error)) from None
 
 
-def refuse_idle(config: Config, words: Iterable[str]) -> None:
-    """Raise Refused for the first word of a command line that says something of which the run makes no use."""
-    keys = idle(plain(config))
-    for key, _, value in (word.partition("=") for word in words):
-        mine = [of for of in keys if of == key or key.startswith(f"{of}.") or of.startswith(f"{key}.")]
-        if mine and value not in ("none", "null"):
-            why = f"optim={config.optim.name}" if mine == ["optim.momentum"] else f"method={config.method.name}"
-            raise Refused(f"{key}={value}: of no use with {why}; leave it out")
+def refuse_idle(runs: Iterable[tuple[Config, Iterable[str]]]) -> None:
+    """Raise Refused for the first key of the runs' command lines of which none of them makes use."""
+    idle_words: dict[str, dict[str, str]] = {}
+    used = set[str]()
+    for config, words in runs:
+        keys = idle(plain(config))
+        for key, _, value in (word.partition("=") for word in words):
+            parts = () if key in ("method", "task") else (f"{key}.",)  # of a group that is of use as a whole
+            mine = [of for of in keys if of == key or key.startswith(f"{of}.") or of.startswith(parts)]
+            if not mine:
+                used.add(key)
+            elif value not in ("none", "null"):
+                group = "optim" if mine == ["optim.momentum"] else "task" if key.startswith("task.") else "method"
+                idle_words.setdefault(key, {}).setdefault(f"{group}={getattr(config, group).name}", f"{key}={value}")
+    for key, by_reason in idle_words.items():
+        if key not in used:
+            word = next(iter(by_reason.values()))
+            raise Refused(f"{word}: of no use with {' or '.join(by_reason)}; leave it out")
 
 
 def composed(overrides: list[str], axes: Collection[str] = ()) -> Config:
@@ -231,7 +241,7 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
         raise Refused(f"--config {path}: {explain(error)}") from None
     config = to_config(node)
-    refuse_idle(config, overrides)
+    refuse_idle([(config, overrides)])
     for group in ("model", "task", "forgetting"):
         _refuse_fetch(group, getattr(config, group), overrides, path)
     return config

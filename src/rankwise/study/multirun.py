@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 exit_code = 0  # of the last multirun: hydra.main returns nothing
 instead: Callable[[list[Config]], int] | None = None  # what to do with the study's configs in place of running them
+here = True  # whether it must be possible on this machine
 
 
 def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
@@ -42,22 +43,23 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
     check_keys(sweeper.launcher, sweeper)
     local = isinstance(sweeper.launcher, LocalLauncher)
     rows = [[*row, *more] for row in expand(sweeper, arguments) for more in paired(sweeper.pairs or [])]
-    study = compose_study(rows, sweeper.exclude or [])
+    brought = set(sweeper.params or {}) - {word.partition("=")[0] for word in arguments}
+    study = compose_study(rows, sweeper.exclude or [], here, brought)
     configs = [config for config, _ in study]
     tuning = Tuning.of(sweeper.tune) if sweeper.tune else None
     if tuning and not local:
         raise Refused("hydra.sweeper.tune: needs the launcher of this machine, hydra/launcher=local")
     trials = tuning.trials(configs) if tuning else []
     if instead is not None:
+        say_fewer(rows, study)
         if trials:
             print(f"rankwise: {plural(len(configs), 'run')} will wait for what the others choose", file=sys.stderr)
         exit_code = instead([*trials, *configs])
         return
     if isinstance(sweeper.launcher, LocalLauncher):
         sweeper.launcher.check()
-    for config in [*trials, *configs]:
-        check_here(config)
     check_files(config for config in [*trials, *configs] if not done(config))
+    say_fewer(rows, study)
     if isinstance(sweeper.launcher, LocalLauncher):
         exit_code = _run_here(sweeper.launcher, configs, trials, tuning)
     else:
@@ -184,24 +186,34 @@ def expand(sweeper: StudySweeper, arguments: list[str]) -> list[Row]:
     return rows
 
 
-def compose_study(rows: Iterable[Row], exclude: Sequence[str] = ()) -> list[tuple[Config, Row]]:
-    """The distinct runs of rows of overrides, but those excluded. Raises Refused for the first that cannot run."""
+def compose_study(
+    rows: Iterable[Row], exclude: Sequence[str] = (), here: bool = False, brought: Collection[str] = ()
+) -> list[tuple[Config, Row]]:
+    """The distinct runs of rows of overrides, but those excluded.
+
+    Raises Refused for the first that cannot run, or not ``here``: of runs that are the same, too, as they may ask for
+    other devices. And for a key of which no run makes use, unless it is one that an experiment has ``brought``.
+    """
     rows = list(rows)
     axes, runs = varied(rows), []
     compose = Composer(axes)
     for row in rows:
         config, choices = compose(row)
-        if not axes & {"method", "method.name", "optim", "optim.name"}:
-            refuse_idle(config, (word for word in row if word.partition("=")[0] not in axes))
         if not excluded(config, exclude, choices):
             check(config)
+            if here:
+                check_here(config)
             runs.append((config, row))
     if not runs:
         raise Refused(f"hydra.sweeper.exclude: {', '.join(exclude)}: leaves no combination; drop a rule or add values")
-    study = distinct(runs)
-    if len(runs) > len(study):
-        print(f"rankwise: {len(runs) - len(study)} of {len(runs)} combinations are the same run", file=sys.stderr)
-    return study
+    refuse_idle((config, [word for word in row if word.partition("=")[0] not in brought]) for config, row in runs)
+    return distinct(runs)
+
+
+def say_fewer(rows: Sequence[Row], study: Sequence[tuple[Config, Row]]) -> None:
+    """Say where combinations of values are excluded, or mean the same run."""
+    if len(study) < len(rows):
+        print(f"rankwise: {len(rows):,} combinations come to {plural(len(study), 'distinct run')}", file=sys.stderr)
 
 
 def varied(rows: Sequence[Row]) -> set[str]:
