@@ -22,12 +22,8 @@ def test_seeds_of_one_arm_are_one_row_in_reading_order(tmp_path):
     write_study(tmp_path, {8: 0.81, 1: 0.79})
     write_run(tmp_path, "head", None, lr=5e-3, test=0.76)
     report = build([tmp_path])
-    assert [(a.method, a.rank, len(a.runs)) for a in report.arms] == [
-        ("lora", 1, 3),
-        ("lora", 8, 3),
-        ("full", None, 3),
-        ("head", None, 1),
-    ]
+    arms = [(a.method, a.rank, len(a.runs)) for a in report.arms]
+    assert arms == [("lora", 1, 3), ("lora", 8, 3), ("full", None, 3), ("head", None, 1)]
     assert report.reference is report.arms[2]
 
 

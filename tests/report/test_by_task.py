@@ -11,13 +11,8 @@ from rankwise.cli import main
 from rankwise.report import aggregate, by_task
 from rankwise.study.app import call_hydra
 
-TITLES = dict(
-    zip(
-        ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"],
-        ["CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI"],
-        strict=True,
-    )
-)
+NAMES = ["CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI"]
+TITLES = {name.lower().replace("-", ""): name for name in NAMES}
 OF_LORA, OF_GLUE = by_task.AVERAGES
 SCORES = {
     "cola": {"matthews": 0.60, "accuracy": 0.82, "f1": 0.5},

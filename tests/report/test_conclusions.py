@@ -188,11 +188,7 @@ def test_a_limit_within_the_bootstraps_own_noise_of_the_margin_is_borderline(tmp
     ("method", "score", "said"),
     [
         ("ia3", 0.82, "ia3 is as good as full fine-tuning: at most 2 points of accuracy worse."),
-        (
-            "ia3",
-            0.70,
-            "ia3 was not shown to be as good as full fine-tuning: ia3 is more than 2 points of accuracy worse",
-        ),
+        ("ia3", 0.70, "ia3 was not shown to be as good as full fine-tuning: ia3 is more than 2 points of accuracy w"),
         ("head", 0.82, "head is as good as full fine-tuning: at most 2 points of accuracy worse."),
     ],
 )

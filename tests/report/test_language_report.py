@@ -75,14 +75,6 @@ def test_no_rank_is_enough_where_the_largest_has_more_loss(tmp_path):
     assert build([tmp_path]).headline.title.startswith("No rank was shown to be enough: even rank 8 is more than ")
 
 
-def test_the_learning_rate_with_the_least_objective_is_taken(tmp_path):
-    for lr, objective in ((1e-3, 30.0), (2e-3, 21.0), (4e-3, 25.0)):
-        record = write_lm(tmp_path, lr=lr)
-        record.objective = objective
-        record.write()
-    assert build([tmp_path]).arms[0].lr == 2e-3
-
-
 def test_table_and_page_say_that_lower_is_better_and_draw_the_margin_above(tmp_path):
     write_lm_study(tmp_path)
     report = build([tmp_path])

@@ -37,7 +37,7 @@ def test_the_headline_is_the_smallest_rank_that_passes_from_the_largest_down(rea
     assert [(s.arm.rank, s.passed) for s in family.steps] == [(16, True), (8, True), (4, True), (2, False), (1, None)]
     assert family.answer.arm.rank == 4
     assert read.headline.title == "Rank 4 is enough: at most 2 points of accuracy worse than full fine-tuning."
-    assert "% of the parameters (161 k of 22.7 M)" in read.headline.cost
+    assert "% of the trainable parameters (161 k of 22.7 M)" in read.headline.cost
     assert sum(s.share for s in family.steps) + family.none_share == pytest.approx(1)
     assert max(family.steps, key=lambda s: s.share).arm.rank == 4
 

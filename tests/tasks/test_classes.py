@@ -11,6 +11,7 @@ from test_tables import read
 from rankwise.errors import Refused
 from rankwise.tasks.data import Data
 
+AREAS = ["World", "Sports", "Business"]
 TEXTS = [f"the {i}th sea is as deep as {i * 7919 % 1000} oaks" for i in range(120)]
 
 
@@ -70,16 +71,8 @@ def test_rows_that_task_labels_leaves_out_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "keys", "line"),
     [
-        (
-            [1, 2, 3],
-            {"labels": ["World", "Sports", "Business", "Tech"]},
-            r"names numbers from 0, and the labels are 1 to 3; .* 'task.labels=\{1: World, 2: Sports, 3: Business",
-        ),
-        (
-            [1, 2, 3],
-            {"labels": ["World", "Sports", "Business"]},
-            r"the labels are 1 to 3; say which is which: 'task.labels=\{1: World, 2: Sports, 3: Business\}'$",
-        ),
+        ([1, 2, 3], {"labels": [*AREAS, "Tech"]}, r"from 0, and the labels are 1 to 3; .*{1: World, 2: Sports, 3: Bus"),
+        ([1, 2, 3], {"labels": AREAS}, r"say which is which: 'task.labels=\{1: World, 2: Sports, 3: Business\}'$"),
         ([-1, 0, 1], {"labels": ["bad", "so", "good"]}, r"'task.labels=\{-1: bad, 0: so, 1: good\}'$"),
         ([-1, 1], {"labels": ["bad", "good"]}, r"'task.labels=\{-1: bad, 1: good\}'$"),
         ([0, 4], {"labels": ["bad", "good"]}, r"'task.labels=\{0: bad, 4: good\}'$"),
@@ -106,10 +99,7 @@ def test_labels_that_are_no_classes_are_refused_with_the_way_out(
 @pytest.mark.parametrize(
     ("labels", "note"),
     [
-        (
-            ["Neg", "neg", "pos", "Very  good", "very good"],
-            "'Neg', 'neg' differ only in case or blanks; task.labels=[Neg",
-        ),
+        (["Neg", "neg", "pos", "Very  good"], "'Neg', 'neg' differ only in case or blanks; task.labels=[Neg"),
         (["Very  good", "very good"], "'Very  good', 'very good' differ only in case"),
         ([True, "True", False], "'true', 'True' differ only in case"),
         ([True, 1, "0"], "true or false stands beside 0 or 1, as a class of its own"),
@@ -117,10 +107,7 @@ def test_labels_that_are_no_classes_are_refused_with_the_way_out(
         (["twice", *["a", "b"] * 59, "twice"], "classes of one or two rows: 'twice' (2)"),
         (["\\N", "a"], "N' is a class; if it says that a label is missing"),
         (["None", "a"], "'None' is a class; if it says that a label is missing"),
-        (
-            ["-", "yes", "no"],
-            "'-' is a class; if it says that a label is missing, 'task.labels={-: null, yes: yes, no: no}'",
-        ),
+        (["-", "yes", "no"], "'-' is a class; if it says that a label is missing, 'task.labels={-: null, yes: yes, no"),
         (["0", "7", "0,7", "1"], "'0,7' seem to be several labels in one"),
         ([0.5, 1.5], "classes are fractions; task.kind=regression"),
         (["a", "b"], None),

@@ -69,6 +69,19 @@ def flops(arm: Arm) -> dict[str, float | None]:
     return {key: arm.median(f"compute.flops.{key}") for key in _FLOPS}
 
 
+def beside(arm: Arm, full: Arm) -> list[tuple[str, float, float, str]]:
+    """What an arm and full fine-tuning cost, as far as both are known: (what, the arm's, full's, unit)."""
+    took, stored, computed = "compute.seconds.train_s", "storage.adapter_bytes", flops(arm)
+    both = (
+        ("trainable parameters", arm.first("params.trainable"), full.first("params.trainable"), ""),
+        ("peak training memory", peak_bytes(arm), peak_bytes(full), "B"),
+        ("FLOPs per token", computed["per_token"], computed["full_per_token"], "FLOP"),
+        ("training time", arm.median(took), full.median(took), "s"),
+        ("disk space", arm.median(stored), full.median(stored), "B"),
+    )
+    return [(what, mine, theirs, unit) for what, mine, theirs, unit in both if mine and theirs]
+
+
 def seconds(arm: Arm) -> dict[str, float]:
     """``{phase_s: median over runs}`` of every phase that the records have, with the total."""
     phases = dict.fromkeys(key for run in arm.runs for key in run.compute.get("seconds") or {})

@@ -102,16 +102,6 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
         fraction = rank_fraction(arm)
         narrow = f"{fmt.percent(fraction)} % of min(in, out)" if fraction else ""
         tiles.append((f"smallest sufficient {arm.size[0]}", f"{arm.size[1]:,}", narrow))
-
-    def add(what: str, mine: float | None, theirs: float | None, unit: str = "") -> None:
-        if mine and theirs:
-            sizes = f"{fmt.si(mine, unit)} against {fmt.si(theirs, unit)}"
-            tiles.append((what, f"{fmt.percent(mine / theirs)} %", sizes))
-
-    add("trainable parameters", arm.first("params.trainable"), full.first("params.trainable"))
-    add("peak training memory", costs.peak_bytes(arm), costs.peak_bytes(full), "B")
-    add("FLOPs per token", costs.flops(arm)["per_token"], costs.flops(arm)["full_per_token"])
-    took, stored = "compute.seconds.train_s", "storage.adapter_bytes"
-    add("training time", arm.median(took), full.median(took), "s")
-    add("to keep on disk", arm.median(stored), full.median(stored), "B")
+    for what, mine, theirs, unit in costs.beside(arm, full):
+        tiles.append((what, f"{fmt.percent(mine / theirs)} %", f"{fmt.si(mine, unit)} against {fmt.si(theirs, unit)}"))
     return tiles

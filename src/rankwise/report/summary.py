@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from rankwise.compare import REPLICATES
 from rankwise.errors import plural
 from rankwise.metrics import Metric
-from rankwise.report import tuning
+from rankwise.report import costs, tuning
 from rankwise.report.arms import Arm
-from rankwise.report.costs import peak_bytes
 from rankwise.report.equivalence import ONE_SEED, UNFIT, Comparison
 from rankwise.report.formats import listed, percent, si, three
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency
@@ -116,19 +115,11 @@ def _details(family: Sufficiency, metric: Metric) -> list[str]:
 
 def _cost(step: Step, reference: Arm) -> str:
     """What the sufficient arm costs beside full fine-tuning."""
-    arm, parts = step.arm, []
-    trainable, total = arm.first("params.trainable"), reference.first("params.trainable")
-    if trainable and total:
-        parts.append(f"trains {percent(trainable / total)} % of the parameters ({si(trainable)} of {si(total)})")
-    took = "compute.seconds.train_s"
-    for mine, theirs, words in (
-        (peak_bytes(arm), peak_bytes(reference), "peak memory"),
-        (arm.median("compute.flops.train_total"), reference.median("compute.flops.train_total"), "training FLOPs"),
-        (arm.median(took), reference.median(took), "training time"),
-    ):
-        if mine and theirs:
-            parts.append(f"takes {percent(mine / theirs)} % of the {words}")
-    return f"It {' and '.join([', '.join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)}." if parts else ""
+    parts = [
+        f"{percent(mine / theirs)} % of the {what}" + (f" ({si(mine)} of {si(theirs)})" if not unit else "")
+        for what, mine, theirs, unit in costs.beside(step.arm, reference)
+    ]
+    return f"It takes {' and '.join([', '.join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)}." if parts else ""
 
 
 def notes(

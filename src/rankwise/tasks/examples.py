@@ -88,7 +88,7 @@ class Cell:
             if not isinstance(self.value, dict) or name not in self.value:
                 if not (table.header or where.endswith(" 1")):  # of objects, the first says which keys there are
                     self.value = None
-                    raise self.empty(key)
+                    raise self.empty(f"no {key}")
                 there = hints.columns(key, column, row, table.part, table.header)
                 raise Refused(f"task.{key}={column}: {self.where} {there}")
             self.value = self.value[name]
@@ -102,8 +102,8 @@ class Cell:
         """``task.label=score: ratings.tsv line 7 holds 'x', not a number``."""
         return kind(f"task.{self.key}={self.column}: {self.where} holds {reprlib.repr(self.value)}, {why}")
 
-    def empty(self, what: str) -> Refused:
-        return self.refused(f"no {what}; task.skip_empty=true leaves such rows out", Empty)
+    def empty(self, why: str) -> Refused:
+        return self.refused(f"{why}; task.skip_empty=true leaves such rows out", Empty)
 
     def text(self, empty: bool = False) -> str:
         """As it stands. Raises Refused where it is no text, or has none and ``empty`` does not allow that."""
@@ -113,7 +113,7 @@ class Cell:
             raise self.refused(f"not a text{messages}")
         text = "" if self.missing else str(value)
         if not (empty or text.strip()):
-            raise self.empty("text")
+            raise self.empty("no text")
         return text
 
     def label(self) -> str:
@@ -128,14 +128,14 @@ class Cell:
             value = self.classes[value] if 0 <= value < len(self.classes) else None
         text = "" if self.missing or value is None else class_name(value)
         if not text:
-            raise self.empty("label")
+            raise self.empty("no label")
         return text
 
     def number_value(self, decimal: str = ".") -> float:
         """A finite number, in whose text ``decimal`` stands before the fraction."""
         text = str(self.value).strip()
         if self.missing or not text:
-            raise self.empty("number")
+            raise self.empty("no number")
         if decimal == "," and isinstance(self.value, str):
             text = text.replace(".", "").replace(",", ".") if _COMMA.fullmatch(text) else "none"
         try:
@@ -240,7 +240,7 @@ class _Reader:
         cells = {name: Cell("template", name, self.row, self.table, self.place) for name in names}
         texts = {name: cell.text(empty=True) for name, cell in cells.items()}
         if texts and not any(map(str.strip, texts.values())):
-            raise cells[names[0]].empty("text")
+            raise cells[names[0]].empty("no text")
         return _FIELD.sub(lambda match: texts[match[1]], template)
 
     def _group(self) -> str | None:
@@ -284,7 +284,7 @@ def _language(reader: _Reader) -> Iterator[Example]:
             yield reader.example(prompt, completion=cell.text())
             return
         if not cell.value:
-            raise cell.empty("text")
+            raise cell.empty("no text")
         for cell.value in list(cell.value):  # noqa: B020  a cell of several texts, one after the other
             yield reader.example(prompt, completion=cell.text())
     elif task.prompt or task.template:
@@ -302,12 +302,10 @@ def _conversation(cell: Cell) -> Messages:
     turns: Messages = [message for message in messages if message is not None]
     last = turns[-1] if turns else {"role": ""}
     if last["role"] != "assistant" or not "".join(_said(last)).strip():
-        why = "a conversation must end with a reply of the assistant that is not empty"
-        raise cell.refused(f"{why}; task.skip_empty=true leaves such rows out", Empty)
+        raise cell.empty("a conversation must end with a reply of the assistant that is not empty")
     roles = [message["role"] for message in turns]
     if "user" not in roles[: roles.index("assistant")]:
-        why = "a conversation needs a message of the user before the first reply"
-        raise cell.refused(f"{why}; task.skip_empty=true leaves such rows out", Empty)
+        raise cell.empty("a conversation needs a message of the user before the first reply")
     return turns
 
 
