@@ -1,21 +1,33 @@
 """What a run's step will hold and compute, before it, by the same step with fake tensors; beside full fine-tuning's."""
 
+import contextlib
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from operator import itemgetter
 from typing import Any
 
+import peft
+import torch
+import transformers
 from torch import nn
 from transformers import PretrainedConfig
 
 from rankwise import methods
-from rankwise.config import Config
+from rankwise.config import Config, plain
 from rankwise.errors import Refused
+from rankwise.files import read_json
+from rankwise.identity import canonical, folder, remove
 from rankwise.measure.flops import Cost
 from rankwise.measure.shape import Shape
 from rankwise.model.numerics import Numerics
 from rankwise.plan.fake import Counted, FakeRun, full_fine_tuning
 from rankwise.tasks.scores import Scorer
+from rankwise.tracking.provenance import code_fingerprint
+from rankwise.tracking.record import write_atomically
 
+_KEPT = ".predicted"  # a folder beside the runs
 _full: dict[tuple[Any, ...], int] = {}  # counts, which the arms of a study share
 
 
@@ -31,6 +43,11 @@ class Operations:
     cost: Cost | None
     needed: Cost | None
 
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "Operations":
+        """The inverse of ``asdict``."""
+        return cls(values["step"], *(values[key] and Cost(**values[key]) for key in ("cost", "needed")))
+
 
 def predict(
     config: Config,
@@ -44,8 +61,38 @@ def predict(
     and its operations.
 
     Nothing is taken from the model that was loaded but its architecture, and nothing is fitted to measurements. A model
-    that a plan cannot follow trains all the same: ``{"train": {"unpredicted": why}}``.
+    that a plan cannot follow trains all the same: ``{"train": {"unpredicted": why}}``. What is predicted is kept in the
+    study's folder: seeds and learning rates do not change it.
     """
+    file = folder(config).parent / _KEPT / f"{_key(config, architecture, scorer, settings, [step, evaluation])}.json"
+    with contextlib.suppress(OSError, Refused, KeyError, TypeError):  # none there, or none that can be read
+        memory, planned = itemgetter("memory", "operations")(read_json(file, "a prediction"))
+        return memory, planned and Operations.of(planned)
+    memory, planned = _predict(config, architecture, scorer, settings, step, evaluation)
+    with contextlib.suppress(OSError):
+        write_atomically(file, json.dumps({"memory": memory, "operations": planned and asdict(planned)}))
+    return memory, planned
+
+
+def _key(config: Config, *what: Any) -> str:
+    values = canonical(plain(config))
+    for key in ("seed", "data_seed", "stage", "optim.lr"):
+        remove(values, key)
+    architecture, scorer, settings, shapes = what
+    versions = [code_fingerprint(), torch.__version__, transformers.__version__, peft.__version__]
+    of_model = [architecture.to_dict(), type(scorer).__name__, scorer.outputs, config.trainer.strategy]
+    told = json.dumps([values, *of_model, vars(settings), shapes, *versions], sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def _predict(
+    config: Config,
+    architecture: PretrainedConfig,
+    scorer: Scorer,
+    settings: Numerics,
+    step: list[Shape],
+    evaluation: Shape,
+) -> tuple[dict[str, Any], Operations | None]:
     try:
         run = FakeRun(config, architecture, scorer, settings)
         train, evaluated = run.train(step).to_dict(), run.evaluate(evaluation).to_dict()
