@@ -204,6 +204,7 @@ def test_regression_is_compared_by_correlation_or_error_and_shown_without_percen
             record = write_run(tmp_path, method, rank, seed=seed, task__metric=metric, objective=0.9)
             noise = np.random.default_rng([seed, rank or 0, 5]).normal(size=2_000)
             columns = {"item": np.arange(2_000), "label": labels, "score": signal * labels + 0.3 * noise}
+            columns["label"] = labels if method == "head" else labels.astype(np.float32)  # as a baseline, and a network
             pq.write_table(pa.table(columns), record.folder / "predictions.parquet")
             record.metrics["test"] = ValueScorer().scores(columns["score"], labels)
             record.write()
@@ -212,6 +213,7 @@ def test_regression_is_compared_by_correlation_or_error_and_shown_without_percen
     assert re.search(rf"lora r=8 +{shown}", printed(report))
     assert f"at most 0.02 {metric} worse than full fine-tuning" in report.headline.title
     assert f"not shown to be better than {useless}" in report.arms[-1].unfit
+    assert report.comparison(report.arms[-1]).verdict == "no conclusion"
     (other,) = {"pearson", "mae"} - {metric}
     row = next(csv.DictReader(io.StringIO(report.to_csv())))
     assert row["metric"] == metric and float(row[f"{other}_mean"]) == report.arms[0].scores[other].mean
