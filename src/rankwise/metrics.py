@@ -215,11 +215,7 @@ def bits_per_byte(sizes_n: Floats, nats_rn: Floats, weights_bn: Floats) -> Float
 
 
 _FRACTION = Metric("", unit="%", low=0.0, high=1.0, decimals=1)
-_LABELS: dict[str, Any] = {
-    "kind": "classification",
-    "columns": ("label", "prediction"),
-    "constants": most_frequent,
-}
+_LABELS: dict[str, Any] = {"kind": "classification", "columns": ("label", "prediction"), "constants": most_frequent}
 _CLASS = replace(_FRACTION, **_LABELS)
 _ERROR = Metric("", kind="regression", lower_is_better=True, low=0.0, decimals=None)  # in the labels' unit
 _CORRELATION = Metric("", kind="regression", low=-1.0, high=1.0)

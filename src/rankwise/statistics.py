@@ -275,13 +275,9 @@ def verdict(low: float, high: float, margin: float) -> str:
     ``same`` inside ±margin, ``worse`` or ``better`` wholly outside it, ``not worse`` where only the upper end is, else
     ``inconclusive``.
     """
-    if -margin < low and high < margin:
-        return "same"
-    if high < -margin:
-        return "worse"
-    if low > margin:
-        return "better"
-    return "not worse" if low > -margin else "inconclusive"
+    if low > -margin:
+        return "better" if low > margin else "same" if high < margin else "not worse"
+    return "worse" if high < -margin else "inconclusive"
 
 
 def holm(p_values: list[float]) -> list[float]:

@@ -227,20 +227,6 @@ def test_a_folder_that_cannot_be_written_is_refused_in_one_line(tmp_path):
         build([tmp_path / "study"]).write(tmp_path / "file" / "out")
 
 
-def test_a_thousand_records_are_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda handle: None)
-    for seed in range(50):
-        for lr in (5e-4, 1e-3, 2e-3, 4e-3):
-            for rank in (2, 4, 8, 16):
-                write_run(tmp_path, "lora", rank, seed=seed, lr=lr, test=0.82, objective=0.8 - abs(lr - 1e-3))
-            write_run(tmp_path, "full", None, seed=seed, lr=lr / 10, test=0.82, objective=0.8 - abs(lr - 1e-3))
-    report = build([tmp_path])
-    assert len(report.records) == 1000
-    best = [(2, 1e-3), (4, 1e-3), (8, 1e-3), (16, 1e-3), (None, 1e-4)]
-    assert [(a.rank, a.lr, len(a.runs)) for a in report.arms] == [(*arm, 50) for arm in best]
-    assert {c.verdict for c in report.comparisons.values()} == {"same"}
-
-
 def test_pareto_front_holds_what_no_other_beats():
     points = [(1.0, 0.5), (2.0, 0.7), (3.0, 0.6), (3.0, 0.9), (2.0, 0.7)]
     assert pareto(points) == {0, 1, 3, 4}

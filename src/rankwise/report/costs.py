@@ -194,8 +194,5 @@ def _counts(name: str, count: dict[str, int]) -> list[str]:
 
 def pareto(points: list[tuple[float, float]]) -> set[int]:
     """Indices of points (cost, score) that none beats: at most the cost and at least the score, one of them better."""
-
-    def beaten(cost: float, score: float) -> bool:
-        return any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in points)
-
-    return {i for i, point in enumerate(points) if not beaten(*point)}
+    no_worse = [{(c, s) for c, s in points if c <= cost and s >= score} for cost, score in points]
+    return {i for i, point in enumerate(points) if no_worse[i] == {point}}

@@ -29,7 +29,9 @@ _MFU = 0.75  # of what such runs reached: below, something else ran beside
 def find_unfit(arms: list[Arm], reference: Arm | None, scores: Scores, metric: Metric) -> None:
     """Fill ``arm.unfit``: why nothing may be concluded from an arm, the gravest reason; under-training is the least."""
     for arm in arms:
-        reasons = [*unfit(arm, metric, scores), *_tuned_more(arm, reference)]
+        # The best of many rates looks good by chance, of the one that full fine-tuning had it does not.
+        more = reference is not None and arm.tried > reference.tried
+        reasons = [*unfit(arm, metric, scores), *(_trials(arm, reference) if more else [])]
         arm.unfit = min(reasons, key=lambda reason: reason.startswith(UNDER_TRAINED), default="")
 
 
@@ -173,16 +175,8 @@ def _cut_short(arm: Arm) -> list[str]:
     return [f"not chosen from, fewer seeds than {most}: lr {', '.join(fewer)}"] if fewer else []
 
 
-def _tuned_more(arm: Arm, reference: Arm | None) -> list[str]:
-    """More learning rates than full fine-tuning had: the best of many looks good by chance, of one it does not."""
-    more = reference is not None and arm.tried > reference.tried
-    return _trials(arm, reference) if more else []
-
-
 def _trials(arm: Arm, reference: Arm | None) -> list[str]:
-    if reference is None or arm.is_baseline or not arm.comparable or not arm.runs:
-        return []
-    if arm.tried == reference.tried:
+    if reference is None or arm.is_baseline or not (arm.comparable and arm.runs) or arm.tried == reference.tried:
         return []
     return [f"unequal tuning: {plural(arm.tried, 'learning rate')} tried, full fine-tuning had {reference.tried}"]
 

@@ -201,21 +201,15 @@ def interval_note(report: Report) -> str:
 
 def arms_as_markdown(report: Report, columns: list[Column]) -> list[str]:
     """Headline, table and footnotes."""
-    texts, marks = footnotes(report)
-    top = report.headline
-    rows = []
-    for arm in report.arms:
-        first, *cells = [column.text(arm) for column in columns]
-        rows.append(["".join([first, *(f" [{n}]" for n in marks[id(arm)])]), *cells])
-    lines = [
-        " ".join(filter(None, [f"**{top.title}**", top.cost, top.details])),
-        "",
-        *(f"* {text}" for text in top.others),
-        *[""] * bool(top.others),
-        *md_table([c.title for c in columns], rows, columns),
-        "",
-    ]
-    return [*lines, *[f"[{i}] {text}  " for i, text in enumerate(texts, 1)], "", interval_note(report), ""]
+    (texts, marks), top = footnotes(report), report.headline
+    rows = [[column.text(arm) for column in columns] for arm in report.arms]
+    for row, arm in zip(rows, report.arms, strict=True):
+        row[0] += "".join(f" [{n}]" for n in marks[id(arm)])
+    first = " ".join(filter(None, [f"**{top.title}**", top.cost, top.details]))
+    others = [f"* {text}\n" for text in top.others]
+    table = md_table([c.title for c in columns], rows, columns)
+    notes = [f"[{i}] {text}  " for i, text in enumerate(texts, 1)]
+    return [first, "", *others, *table, "", *notes, "", interval_note(report), ""]
 
 
 def markdown(report: Report, wanted: Sequence[str] = ()) -> str:

@@ -61,11 +61,6 @@ class Collate:
         return batch
 
 
-def batches_per_epoch(rows: int, batch_size: int) -> int:
-    """Batches that see every row once."""
-    return math.ceil(rows / batch_size)
-
-
 def schedule(lengths: np.ndarray, batch_size: int, batches: int, seed: int, by_length: bool) -> list[list[int]]:
     """The rows of every training batch of a run, in order: shuffled anew each epoch, from the seed alone.
 

@@ -179,7 +179,8 @@ def end_ids(tokenizer: Any, generation_config: Any, conversations: bool) -> list
     """The tokens that end an answer: the tokenizer's, those of the model's ``generation_config``, and of
     ``conversations`` the special token that the chat template writes behind a reply.
     """
-    ends = [tokenizer.eos_token_id, *_as_list(getattr(generation_config, "eos_token_id", None))]
+    of_model: Any = getattr(generation_config, "eos_token_id", None)  # none, one or several
+    ends = [tokenizer.eos_token_id, *np.atleast_1d(of_model)]
     if conversations:
         asked = [{"role": "user", "content": "a"}]
         rendered = _rendered(tokenizer, [*asked, {"role": "assistant", "content": "b"}], add_generation_prompt=False)
@@ -187,10 +188,6 @@ def end_ids(tokenizer: Any, generation_config: Any, conversations: bool) -> list
         special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
         ends += [token for token in behind_reply if token in special]
     return sorted({int(token) for token in ends if token is not None})
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def _too_long(learned: list[bool], max_length: int, limit: int, part: str, item: int) -> Refused:

@@ -240,18 +240,11 @@ def _splits(task: Task, name: str, splits: Mapping[str, Any]) -> tuple[list[Tabl
             raise Refused.value("task.splits", split, allowed, "say which is which: task.splits={train: NAME, …}")
         if sum(split == other for _, other in pairs) > 1:
             raise Refused.value("task.splits", split, "one split for two parts, so that they would share their rows")
-    opened = [
-        Table(
-            f"{name} {split}",
-            functools.partial(tables.split_rows, splits[split]),
-            part,
-            _bare(split),
-            classes={
-                column: kind.names for column, kind in splits[split].features.items() if isinstance(kind, ClassLabel)
-            },
-        )
-        for part, split in pairs
-    ]
+    opened = []
+    for part, split in pairs:
+        kinds, read = splits[split].features.items(), functools.partial(tables.split_rows, splits[split])
+        classes = {column: kind.names for column, kind in kinds if isinstance(kind, ClassLabel)}
+        opened.append(Table(f"{name} {split}", read, part, _bare(split), classes=classes))
     return opened, notes
 
 

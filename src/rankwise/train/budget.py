@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 from rankwise.config import Config
-from rankwise.tasks.batches import batches_per_epoch
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Budget:
     def of(cls, config: Config, rows: int) -> "Budget":
         """From epochs or max_steps and the number of training rows."""
         trainer = config.trainer
-        epoch = batches_per_epoch(rows, trainer.batch_size)
+        epoch = math.ceil(rows / trainer.batch_size)
         batches = max(1, math.ceil(trainer.epochs * epoch))
         if trainer.max_steps:
             batches = trainer.max_steps * trainer.accumulate
