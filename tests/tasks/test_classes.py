@@ -72,6 +72,7 @@ def test_rows_that_task_labels_leaves_out_are_counted(tmp_path: Path) -> None:
     ("labels", "keys", "line"),
     [
         ([1, 2, 3], {"labels": [*AREAS, "Tech"]}, r"from 0, and the labels are 1 to 3; .*{1: World, 2: Sports, 3: Bus"),
+        ([3, 4], {"labels": [*AREAS, "Tech"]}, r"the labels are 3 to 4; .*{1: World, 2: Sports, 3: Business, 4: Tech}"),
         ([1, 2, 3], {"labels": AREAS}, r"say which is which: 'task.labels=\{1: World, 2: Sports, 3: Business\}'$"),
         ([-1, 0, 1], {"labels": ["bad", "so", "good"]}, r"'task.labels=\{-1: bad, 0: so, 1: good\}'$"),
         ([-1, 1], {"labels": ["bad", "good"]}, r"'task.labels=\{-1: bad, 1: good\}'$"),

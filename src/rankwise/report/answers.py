@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from rankwise.metrics import NOTHING, Metric, named, signed
+from rankwise.metrics import NOTHING, named
 from rankwise.report.columns import Section
 from rankwise.tracking.record import Record
 
@@ -38,8 +38,8 @@ def by_rank(document: dict[str, Any]) -> Section:
         [
             str(row["rank"]),
             str(row["verdict"]),
-            _gain(row["gain"], metric),
-            NOTHING if row["gain"] is None else f"[{_gain(row['low'], metric)}, {_gain(row['high'], metric)}]",
+            metric.difference(row["gain"]),
+            NOTHING if row["gain"] is None else f"[{metric.difference(row['low'])}, {metric.difference(row['high'])}]",
             str(row["seeds"] or NOTHING),
             metric.score(row["pilot"]),
             f"{row['lr']:.3g}" if row["lr"] else NOTHING,
@@ -48,11 +48,6 @@ def by_rank(document: dict[str, Any]) -> Section:
         ]
         for row in document["ranks"]
     ]
-    unit = "points" if metric.percent else metric.name
-    header = ["rank", "", f"gain, {unit}", "90 %", "seeds", "pilot", "lr", "trained", "peak MB"]
+    header = ["rank", "", f"gain, {metric.difference_unit}", "90 %", "seeds", "pilot", "lr", "trained", "peak MB"]
     notes = [str(note) for note in document["notes"]]
     return Section("answer", "What rankwise find learned of every rank", header, rows, notes)
-
-
-def _gain(value: float | None, metric: Metric) -> str:
-    return NOTHING if value is None else signed(f"{metric.factor * value:+.{1 if metric.percent else 3}f}")

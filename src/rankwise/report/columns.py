@@ -76,7 +76,11 @@ def columns(report: Report) -> list[Column]:
         Column("method", "", lambda a: a.method),
         *settings,
         *_scores(report),
-        *_setting(),
+        Column("rank_fraction", "r/min (in, out)\N{NO-BREAK SPACE}%", rank_fraction, fmt.percent, "main"),
+        Column("scale", "scale", lambda a: a.first("lora.scale"), lambda scale: f"{scale:.3g}", "main"),
+        Column("lr", "lr", lambda a: a.lr, fmt.rate, "main"),
+        Column("rates", "", lambda a: a.rates),
+        Column("n", "n", lambda a: len(a.runs), str, "main"),
         *_costs(),
         *_numbers(report),
         *_generation(report),
@@ -221,16 +225,6 @@ def _scores(report: Report) -> list[Column]:
 def _in(of: str, key: str) -> Callable[[Arm], Any]:
     """What an arm's ``settings``, ``scores`` or ``churn`` has under a key."""
     return lambda arm: getattr(arm, of).get(key)
-
-
-def _setting() -> list[Column]:
-    return [
-        Column("rank_fraction", "r/min (in, out)\N{NO-BREAK SPACE}%", rank_fraction, fmt.percent, "main"),
-        Column("scale", "scale", lambda a: a.first("lora.scale"), lambda scale: f"{scale:.3g}", "main"),
-        Column("lr", "lr", lambda a: a.lr, fmt.rate, "main"),
-        Column("rates", "", lambda a: a.rates),
-        Column("n", "n", lambda a: len(a.runs), str, "main"),
-    ]
 
 
 def _costs() -> list[Column]:

@@ -124,9 +124,8 @@ def _notes(plan: dict[str, Any]) -> list[str]:
             f"({compute['mfu_source']}) of {peak} ({compute['peak_flops_source']}, {compute['precision']})."
         )
     elif compute["steps"] is None:
-        lines.append(
-            "No time: the data is not here yet, so nobody knows the steps; give trainer.max_steps or task.n_train."
-        )
+        why = "the rows of a task that writes are not counted here, nor those of data that are not here yet"
+        lines.append(f"No time: {why}; give trainer.max_steps or task.n_train.")
     totals = plan["totals"]
     if totals["file_operations"] is not None:
         lines.append(f"Runs and launcher do {totals['file_operations']:,} operations on files in the study's folder.")

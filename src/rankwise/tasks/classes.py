@@ -134,7 +134,8 @@ def _by_list(task: Task, labels: list[Label]) -> tuple[list[str], dict[str, int]
     least, most = min(numbers, default=0), max(numbers, default=0)
     each = len({*numbers}) == len(names)
     if (least != 0 or most >= len(names)) and (each or most - least < len(names)) and task.threshold is None:
-        meant = sorted({*numbers}) if each else range(least, least + len(names))
+        start = 1 if 1 < least <= most <= len(names) else least  # the first classes may be missing
+        meant = sorted({*numbers}) if each else range(start, start + len(names))
         pairs = ", ".join(f"{number}: {name}" for number, name in zip(meant, names, strict=True))
         shown = f"task.labels={', '.join(names)}: names numbers from 0, and the labels are {least} to {most}"
         raise Refused(f"{shown}; say which is which: 'task.labels={{{pairs}}}'")
