@@ -28,10 +28,9 @@ from tiny_configs import tiny
 
 from rankwise import assets
 from rankwise.cli import COMMANDS, main
-from rankwise.config import Task, flat, plain
+from rankwise.config import Task, flat, known_keys, plain
 from rankwise.errors import Refused
 from rankwise.metrics import KINDS
-from rankwise.study.compose import known_keys
 from rankwise.synonyms import GROUPS
 from rankwise.tasks import data
 
@@ -183,11 +182,11 @@ HYDRA = """hydra.sweeper.pairs hydra.sweeper.exclude hydra.sweeper.tune hydra.sw
     hydra.run.dir hydra.mode hydra.verbose hydra.job.name hydra.callbacks
     hydra.searchpath hydra/launcher hydra/sweeper hydra"""
 FLAGS = {
-    "train": "-m --multirun --join --rerun --dry-run --resolve --config= --jobs= --cfg= --package= --info= "
+    "train": "-m --multirun --join --rerun --dry-run --json --resolve --config= --jobs= --cfg= --package= --info= "
     "--config-dir= -cn=",
     "find": "--dry-run --json --budget= --margin= --seeds= --rates= --reference= --replay= --jobs=",
     "plan": "-m --multirun --params --json --gpu= --gpus= --fit= --mfu= --power= --margin=",
-    "sweep": "--convert --rerun --count= --seed= --jobs=",
+    "sweep": "--convert --rerun --json --count= --seed= --jobs=",
     "report": "--json --csv --markdown --latex --methods --by= --score= --out= --columns= --figures= --pack=",
     "claims": "--json --only= --tier= --markdown= --html=",
     "analyze": "--json --layer= --module= --side= --of= --out=",

@@ -5,9 +5,11 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import Field, field, fields, is_dataclass
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args
 
 from rankwise.errors import Refused, did_you_mean
+from rankwise.synonyms import meaning
 
 Fits = Callable[[Any], bool]
 
@@ -43,6 +45,25 @@ def choice(*names: str | None, **facts: Any) -> Any:
     """A field with one of a few names, the first by default; where that is None, the field may be null."""
     known = tuple(filter(None, names))
     return keyed(names[0], allowed=f"one of {', '.join(known)}", names=known, **facts)
+
+
+_SAID: dict[Any, str] = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    list[int]: "a list of integers, as [4,5]",
+    list[float]: "a list of numbers, as [0.9,0.999]",
+    list[str]: "a list of texts, as [a,b]",
+    list[Any]: "a list",
+}
+
+
+def takes(hint: Any, own: Field[Any]) -> str:
+    """What a key of this type takes, in words."""
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    said = _SAID.get(kinds[0], "keys with values, as {key: value}")
+    return own.metadata.get("allowed") or f"{said}{', or null' * (NoneType in kinds)}"
 
 
 def check_values(config: Any) -> None:
@@ -82,4 +103,5 @@ def one_of(key: str, value: object, allowed: Iterable[str], note: str = "") -> N
     allowed = list(allowed)
     if value not in allowed:
         listed = ", ".join(allowed) + (f" {note}" if note else "")
-        raise Refused.value(key, value, f"one of {listed}{did_you_mean(str(value), allowed)}")
+        near = meaning(f"{key}={value}") or did_you_mean(str(value), allowed)
+        raise Refused.value(key, value, f"one of {listed}{near}")

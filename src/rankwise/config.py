@@ -5,8 +5,8 @@ Hydra composes a ``Config`` from ``conf/``; everything downstream reads this one
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
-from typing import Any, get_type_hints
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
+from typing import Any, get_args, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -287,17 +287,23 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 @functools.cache
-def counting_keys() -> frozenset[str]:
-    """The dotted keys whose values are whole numbers."""
+def known_keys() -> dict[str, tuple[Any, Field[Any]]]:
+    """Every dotted key of the schema, of groups too, with its type and its field."""
 
-    def walk(kind: Any, prefix: str) -> Iterator[str]:
-        for name, hint in get_type_hints(kind).items():
-            if is_dataclass(hint):
-                yield from walk(hint, f"{prefix}{name}.")
-            elif hint in (int, int | None):
-                yield prefix + name
+    def walk(kind: Any, prefix: str) -> Iterator[tuple[str, tuple[Any, Field[Any]]]]:
+        hints = get_type_hints(kind)
+        for own in fields(kind):
+            hint = hints[own.name]
+            yield prefix + own.name, (hint, own)
+            for group in (part for part in (hint, *get_args(hint)) if is_dataclass(part)):
+                yield from walk(group, f"{prefix}{own.name}.")
 
-    return frozenset(walk(Config, ""))
+    return dict(walk(Config, ""))
+
+
+def counts(key: str) -> bool:
+    """Whether the values of a dotted key are whole numbers."""
+    return key in known_keys() and known_keys()[key][0] in (int, int | None)
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

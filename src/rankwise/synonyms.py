@@ -1,6 +1,7 @@
 """What users of PEFT, Lightning, transformers, Hydra and W&B type first, and what it is called here."""
 
 import difflib
+from collections.abc import Collection
 
 from rankwise.errors import did_you_mean
 
@@ -26,7 +27,7 @@ _MEANINGS = {  # what it is here: the words for it, of which the last part of a 
     "method=bottleneck": "method=adapter",
     "method=head": "method=freeze method=linear_probe",
     "method.modules_to_save": "modules_to_save",
-    "method.init_from": "resume resume_from_checkpoint",
+    "nothing: the same command goes on; method.init_from=RUN starts from its weights": "resume resume_from_checkpoint",
     "method.lr": "lr learning_rate",
     "optim": "optimizer",
     "optim.schedule": "scheduler lr_scheduler lr_scheduler_type",
@@ -41,13 +42,35 @@ _MEANINGS = {  # what it is here: the words for it, of which the last part of a 
     "trainer.validations": "val_check_interval check_val_every_n_epoch eval_steps eval_strategy evaluation_strategy",
     "trainer.early_stopping": "early_stop patience callbacks=early_stopping",
     "trainer.precision": "precision bf16 fp16 dtype torch_dtype",
-    "trainer.device": "accelerator device gpu gpus trainer=cpu trainer=gpu trainer=cuda trainer=mps",
+    **{
+        f"trainer.precision={ours}": " ".join(f"trainer.precision={word}" for word in words.split())
+        for ours, words in {
+            "fp16": "16 16-mixed float16 half",
+            "bf16": "bf16-mixed bfloat16",
+            "fp32": "32 32-true float32 full",
+            "bf16_true": "bf16-true",
+        }.items()
+    },
+    "trainer.device": "accelerator device gpu trainer=cpu trainer=gpu trainer=cuda trainer=mps",
+    "trainer.device=cuda": "trainer.device=gpu",
     "trainer.threads": "num_threads",
-    "trainer.devices for one run, --jobs N for several at a time": "devices num_gpus ddp trainer=ddp nproc_per_node",
+    "trainer.devices for one run, --jobs N for several at a time": "devices gpus num_gpus ddp trainer=ddp",
     "trainer.strategy": "strategy fsdp deepspeed",
     "nothing: a run is on one machine; --jobs N runs several side by side": "num_nodes nnodes",
     "debug=fast, or debug=limit for your own model and data": "fast_dev_run",
     "--dry-run": "dry_run",
+    "--out": "--output -o",
+    "--rerun": "--overwrite --force",
+    "--score": "--metric",
+    "--only ID": "--paper",
+    "nothing: the forms are flags, such as --json; of report also --latex, --csv and --markdown": "--format",
+    "task.margin, set before the runs": "--margin",
+    "nothing: of train and plan; rankwise find method.rank=4,8 lists candidates": "-m --multirun",
+    "nothing: of rankwise train and find": "--dry-run",
+    "nothing: of rankwise train": "--join --config",
+    "nothing: of rankwise find": "--budget --rates --reference --replay --simulate",
+    "nothing: of rankwise plan": "--gpu --fit --mfu --power",
+    "nothing: of rankwise report": "--latex --csv --columns --figures --pack",
     "task.n_train": "limit_train_batches max_train_samples",
     "debug=overfit": "overfit_batches",
     "task.n_validation": "limit_val_batches max_eval_samples",
@@ -59,7 +82,7 @@ _MEANINGS = {  # what it is here: the words for it, of which the last part of a 
     "quant=nf4_double": "bnb_4bit_use_double_quant double_quant",
     "quant=int8": "load_in_8bit quant=8bit",
     "tracking": "wandb report_to",
-    "tracking=none": "tracking=off tracking=no tracking=disabled",
+    "tracking=none": "no_wandb tracking=off tracking=no tracking=disabled",
     "tracking.mode=offline": "tracking=offline",
     "tracking=wandb": "logger=wandb",
     "tracking=tensorboard": "logger=tensorboard",
@@ -92,26 +115,52 @@ _MEANINGS = {  # what it is here: the words for it, of which the last part of a 
     ),
     "nothing: rows are in memory": "num_workers dataloader_num_workers pin_memory persistent_workers",
 }
+_ALIKE = 0.75  # of two flags, at least, by difflib's measure
 SYNONYMS = {word: ours for ours, words in _MEANINGS.items() for word in words.split()}
 
 
-def near_key(word: str, known: tuple[str, ...]) -> str:
+def meaning(*words: str) -> str:
+    """What the first of the words that has one is here, as a remark; an empty string where none has."""
+    ours = next((SYNONYMS[word] for word in words if SYNONYMS.get(word, word) != word), "")
+    if ours.startswith("nothing: "):
+        return f" ({ours.removeprefix('nothing: ')})"
+    return f" (here it is {ours})" if ours else ""
+
+
+def near_key(word: str, known: Collection[str]) -> str:
     """What was meant by a key that is none: by its meaning, else by its spelling, else an empty string.
 
     Its last part counts if that is the last part of one known key, and if its group is one, the keys of that.
     """
     group, _, name = word.rpartition(".")
-    flag = word.lstrip("-").replace("-", "_") if word.startswith("--") else ""
-    ours = SYNONYMS.get(word) or SYNONYMS.get(flag) or SYNONYMS.get(name) or SYNONYMS.get(word.partition(".")[0])
-    by_name: dict[str, list[str]] = {}
-    for key in known:
-        by_name.setdefault(key.rpartition(".")[2], []).append(key)
-    if ours is None and len(by_name.get(name, [])) == 1:
-        (ours,) = by_name[name]
-    if ours and ours != word:
-        return f" ({ours.removeprefix('nothing: ')})" if ours.startswith("nothing: ") else f" (here it is {ours})"
+    first = word.partition(".")[0]
+    if said := meaning(word, name):
+        return said
+    alike = [key for key in known if key.rpartition(".")[2] == name]
+    if (ours := f"{SYNONYMS.get(first)}.{name}") in known or (len(alike) == 1 and (ours := alike[0]) != word):
+        return f" (here it is {ours})"
+    if said := meaning(first):
+        return said
     beside = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == group}
     if not (group and beside):
         return did_you_mean(word, known)
     near = difflib.get_close_matches(name, beside, n=1)
     return f" (did you mean {beside[near[0]]}?)" if near else ""
+
+
+def near_flag(flag: str, flags: Collection[str], keys: Collection[str]) -> str:
+    """What was meant by a flag that is none, of the command's flags and of the keys that it takes, if any."""
+    word = flag.lstrip("-").replace("-", "_")
+    ours = SYNONYMS.get(flag, "")
+    if ours and (not ours.startswith("-") or ours.split(" ")[0] in flags):
+        return meaning(flag)
+    if near := difflib.get_close_matches(flag, flags, n=1, cutoff=_ALIKE):
+        return f" (did you mean {near[0]}?)"
+    if word in keys:
+        return f" (here it is {word}=VALUE)"
+    return near_key(word, keys) if keys else meaning(word)
+
+
+def no_such_key(key: str, known: Collection[str]) -> str:
+    """The refusal of a key that is none."""
+    return f"{key}: no such key{near_key(key, known)}; 'rankwise train --cfg job' prints all"

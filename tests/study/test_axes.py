@@ -1,5 +1,6 @@
 """Axes beyond a plain product, studies that tune first, and three ways to the same runs."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,12 @@ def test_a_dry_run_lists_ids_states_and_costs_and_runs_nothing(tiny, tmp_path, m
     rows = {run_id(run): next(row for row in said.splitlines() if run_id(run) in row) for run in runs}
     assert "finished" in rows[run_id(runs[0])] and all("new" in rows[run_id(run)] for run in runs[1:])
     assert f"{len(runs)} runs, {len(runs) - 1} to run" in said
+    assert main(["train", "--dry-run", "--json", *line]) == 0
+    told = {row["id"]: row for row in json.loads(capsys.readouterr().out)["runs"]}
+    assert {name: row["state"] for name, row in told.items()} == {
+        run_id(run): "new" if number else "finished" for number, run in enumerate(runs)
+    }
+    assert [row["params"]["trainable"] for row in told.values() if "params" in row] == [1090]
     assert [path.name for path in tmp_path.rglob("result.json")] == ["result.json"]
 
 
@@ -220,6 +227,14 @@ def test_a_snapshot_with_another_learning_rate_or_metric_trains_with_it(tiny, tm
     changed = from_snapshot(path, ["method.lr=0.05", "task.metric=matthews"])
     assert (changed.optim.lr, changed.objective) == (0.05, "val/matthews")
     assert from_snapshot(path, ["method.lr=0.05", "optim.lr=0.01"]).optim.lr == 0.01
+    for word in ("method=lora", "experiment=rank_sweep"):
+        with pytest.raises(
+            Refused, match=f"^{word}: with --config only single keys.* a new run, rankwise train {word}"
+        ):
+            from_snapshot(path, [word])
+    path.write_text("run: {}\nconfig: {}\n")
+    with pytest.raises(Refused, match=r"^--config .*: not a run's config.yaml; give a run's config.yaml, as outputs/"):
+        from_snapshot(path, [])
 
 
 def test_a_snapshot_fetches_no_package_that_is_not_shipped_nor_asked_for(tiny, tmp_path):

@@ -148,7 +148,7 @@ def test_every_point_of_every_shipped_file_is_a_run_of_its_own(path):
 
 
 BAD_POINTS = [
-    ("s.yaml: parameters.method.rank: Value '13.67'", [1, 13.67]),
+    ("s.yaml: parameters.method.rank=13.67: an integer", [1, 13.67]),
     ("s.yaml: parameters.method.rank=64: at most 32", [1, 64]),
 ]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rankwise.errors import Refused
 from rankwise.paths import conf_dir
-from rankwise.synonyms import ALIASES, GROUPS, near_key
+from rankwise.synonyms import ALIASES, GROUPS, near_flag, no_such_key
 
 _FOLDERS = re.compile(r"hydra\.(run|sweep|runtime|output_subdir|job\.(name|chdir|num|id))(\..*)?")
 _WHOLE = re.compile(r"(?<=\d)\.0+(?![\w.])")  # 2 for 2.0
@@ -26,7 +26,7 @@ def overrides(words: list[str]) -> list[str]:
     That is: the last of two values for one key, what is added or taken away, several options of one group where one is
     meant, and its own folders and names, which nothing of a run has.
     """
-    from rankwise.config import counting_keys
+    from rankwise.config import counts, known_keys
 
     by_key: dict[str, str] = {}
     for word in words:
@@ -36,7 +36,8 @@ def overrides(words: list[str]) -> list[str]:
             if name.startswith("~"):
                 raise Refused(f"{word}: nothing can be taken away; write {key}=VALUE, such as tracking=none")
             if name.startswith("+"):
-                raise Refused(f"{word}: keys cannot be added{near_key(key, ())}; write {key}=VALUE for one that exists")
+                exists = key in known_keys() or key in GROUPS
+                raise Refused(f"{word}: it exists; write {key}={value}" if exists else no_such_key(key, known_keys()))
         if not equals and not name.startswith("~"):
             raise Refused(f"{word}: not KEY=VALUE; see rankwise train --help")
         if key in by_key:
@@ -49,7 +50,7 @@ def overrides(words: list[str]) -> list[str]:
             _check_option(key, value)
         elif key == "hydra.launcher.jobs" and value != "null":
             positive(key, value)
-        if key in counting_keys():  # as W&B and numpy write a draw
+        if counts(key):  # as W&B and numpy write a draw
             word = f"{name}={_WHOLE.sub('', value)}"
         by_key[key] = word.replace(name, ALIASES.get(name, name), 1)
     return list(by_key.values())
@@ -135,12 +136,17 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
     """Parse with one-line errors; positional arguments may stand between the flags."""
 
     def error(message: str) -> None:
+        from rankwise.config import known_keys  # which takes its time
+
+        takes_keys = any(action.dest == "overrides" for action in parser._actions)
+        keys = (*known_keys(), *GROUPS) if takes_keys else ()
         unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]
-        near = near_key(unknown.split("=")[0], tuple(parser._option_string_actions))
+        near = near_flag(unknown.split("=")[0], parser._option_string_actions, keys)
         what = f"{unknown}: no such flag{near}" if unknown.startswith("-") else message
         raise Refused(f"{parser.prog.removeprefix('rankwise ')}: {what}; see {parser.prog} --help")
 
     parser.error = error  # type: ignore[method-assign,assignment]
+    parser._negative_number_matcher = re.compile(r"-\.?\d")  # -1h is a value, to be refused as one
     return parser.parse_intermixed_args(arguments)
 
 

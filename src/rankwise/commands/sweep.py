@@ -9,12 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rankwise.commands._shared import overrides, parse, parser, positive, prepare_environment
+from rankwise.commands._shared import overrides, parse, parser, positive, prepare_environment, print_json
 from rankwise.errors import Refused
 
 if TYPE_CHECKING:
     from rankwise.config import Config
-    from rankwise.study.outcome import Outcome
     from rankwise.study.sweep_file import SweepFile
 
 DESCRIPTION = """Run the grid or the random search of a W&B sweep file, without a server.
@@ -29,7 +28,7 @@ The same file serves a server: wandb sweep FILE, then wandb agent.
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 some runs failed."""
-    made = parser("sweep", DESCRIPTION, jobs=True)
+    made = parser("sweep", DESCRIPTION, jobs=True, as_json=True)
     made.add_argument("file", nargs="?", metavar="FILE", help="a W&B sweep file")
     made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train, for every run")
     at_least_1 = functools.partial(positive, "--count")
@@ -41,6 +40,8 @@ def main(arguments: list[str]) -> int:
     words = [word for word in [options.file, *options.overrides] if word]
     if not words or (not options.convert and "=" in words[0]):
         raise Refused("sweep: give a sweep file; see rankwise sweep --help")
+    if options.convert and options.json:
+        raise Refused("--json: not with --convert, which prints a sweep file")
     file, typed = (None, words) if options.convert else (Path(words[0]), words[1:])
     typed = overrides(typed)
     prepare_environment()
@@ -53,7 +54,9 @@ def main(arguments: list[str]) -> int:
 
     searched = sweep_file.read(file)
     configs = _configs(searched, typed, options)
-    return _say(configs, run_on(launcher_of([*searched.overrides, *typed], options.jobs), configs))
+    outcomes = run_on(launcher_of([*searched.overrides, *typed], options.jobs), configs)
+    _say(configs, options.json)
+    return int(any(outcome.failed for outcome in outcomes))
 
 
 def _configs(file: SweepFile, typed: list[str], options: argparse.Namespace) -> list[Config]:
@@ -77,7 +80,7 @@ def _configs(file: SweepFile, typed: list[str], options: argparse.Namespace) -> 
         key = re.match(r"[\w.]+", str(error))
         if key is None or key[0] not in file.parameters:
             raise
-        drawn = "'float' could not be converted to Integer" in str(error)
+        drawn = re.search(r"=\S*\d\.\d\S*: an integer", str(error))
         whole = "; whole min and max, or q_uniform, draw whole numbers" if drawn else ""
         raise Refused(f"{file.path}: parameters.{error}{whole}") from None
     configs = [config for config, _ in study]
@@ -86,17 +89,21 @@ def _configs(file: SweepFile, typed: list[str], options: argparse.Namespace) -> 
     return configs
 
 
-def _say(configs: list[Config], outcomes: list[Outcome]) -> int:
+def _say(configs: list[Config], as_json: bool) -> None:
     """Where the runs are, what became of them, and the best."""
     from rankwise import metrics
     from rankwise.identity import folder
     from rankwise.tracking.record import read, state
 
-    counts = Counter(map(state, configs))
-    print(f"{folder(configs[0]).parent}  " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
+    study, states = str(folder(configs[0]).parent), dict(sorted(Counter(map(state, configs)).items()))
     records = [read(folder(config)) for config in configs if state(config) == "finished"]
     sign = metrics.named(configs[0].objective).sign
-    if scored := [(sign * record.objective, record) for record in records if record.objective is not None]:
-        _, best = max(scored, key=lambda pair: pair[0])
+    scored = [(sign * record.objective, record) for record in records if record.objective is not None]
+    best = max(scored, key=lambda pair: pair[0])[1] if scored else None
+    if as_json:
+        name = best and {"name": best.run["name"], "objective": best.objective, "metric": configs[0].objective}
+        print_json({"study": study, "states": states, "best": name})
+        return
+    print(f"{study}  " + ", ".join(f"{count} {name}" for name, count in states.items()))
+    if best:
         print(f"best: {best.run['name']}  {configs[0].objective} {best.objective:.4f}")
-    return int(any(outcome.failed for outcome in outcomes))

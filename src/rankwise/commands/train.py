@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rankwise.commands._shared import groups, overrides, parse, parser, prepare_environment, show
+from rankwise.commands._shared import groups, overrides, parse, parser, prepare_environment, print_json, show
 from rankwise.errors import Refused
 from rankwise.synonyms import near_key
 
@@ -36,8 +37,9 @@ def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 some runs failed."""
     flags, words, options = split(arguments)
     prepare_environment()
+    from rankwise.config import known_keys
     from rankwise.study.app import call_hydra
-    from rankwise.study.compose import from_snapshot, known_keys
+    from rankwise.study.compose import from_snapshot
     from rankwise.study.micro_batch import settled
     from rankwise.study.single import single
 
@@ -52,7 +54,8 @@ def main(arguments: list[str]) -> int:
     if part and not part.startswith(("hydra", *(f"{key}." for key in keys))) and part not in keys:
         raise Refused(f"--package {part}: no such part of the config{near_key(part, keys)}")
     if options.dry_run:
-        return call_hydra([*flags, *words], lambda config: _list([config]), _list)
+        show_list = functools.partial(_list, as_json=options.json)
+        return call_hydra([*flags, *words], lambda config: show_list([config]), show_list)
     return call_hydra([*flags, *words], single)
 
 
@@ -63,7 +66,7 @@ def point_words(word: str) -> list[str]:
 
 def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespace]:
     """Hydra's flags wherever they stood, overrides, and the options that are ours."""
-    made = parser("train", DESCRIPTION, EPILOG.format(groups=groups()), jobs=True)
+    made = parser("train", DESCRIPTION, EPILOG.format(groups=groups()), jobs=True, as_json=True)
     add = made.add_argument
     add("overrides", nargs="*", metavar="KEY=VALUE", help="any config key")
     add("-m", "--multirun", action="store_true", help="a study: duplicates collapse, finished runs are skipped")
@@ -88,6 +91,8 @@ def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespac
     asked = [name for name in ("multirun", "cfg", "info", "hydra_help") if getattr(options, name)]
     if len(asked) > 1:
         raise Refused(f"{' '.join('--' + name.replace('_', '-') for name in asked)}: one of these at a time")
+    if options.json and not options.dry_run:
+        raise Refused("--json: of --dry-run; rankwise report STUDY --json prints what has run")
     if options.join and options.rerun:
         raise Refused("--rerun: not with --join, which takes what no machine has run yet")
     words += ["hydra.launcher.join=true"] * options.join
@@ -104,16 +109,20 @@ def _config_name(name: str) -> str:
     raise Refused(f"-cn: no such flag{near_key('-cn', ())}")
 
 
-def _list(configs: list[Config]) -> int:
+def _list(configs: list[Config], as_json: bool) -> int:
     """The runs of a study, with their state and what those that are left will cost."""
     from rankwise import methods
     from rankwise.plan.estimate import Question, plan
     from rankwise.plan.hardware import Hardware
-    from rankwise.report.plans import listing
+    from rankwise.report.plans import listed, listing
     from rankwise.tracking.record import state
 
     here = Hardware.here()
     left = [config for config in configs if state(config) != "finished" and not methods.of(config.method).is_baseline]
     planned = plan(left, Question(here, here.memory_bytes))["runs"] if left else []
-    show(listing(configs, [state(config) for config in configs], planned))
+    states = [state(config) for config in configs]
+    if as_json:
+        print_json({"runs": listed(configs, states, planned)})
+    else:
+        show(listing(configs, states, planned))
     return 0

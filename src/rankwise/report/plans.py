@@ -9,7 +9,7 @@ from rich.text import Text
 
 from rankwise.config import Config
 from rankwise.errors import plural
-from rankwise.identity import labels, run_id
+from rankwise.identity import folder, labels, run_id
 from rankwise.metrics import NOTHING, duration
 from rankwise.report import formats as fmt
 from rankwise.report.formats import PARTS
@@ -80,18 +80,28 @@ def _verdict(row: dict[str, Any], limit: int) -> str:
 
 def listing(configs: Sequence[Config], states: Sequence[str], planned: Sequence[dict[str, Any]]) -> RenderableType:
     """The runs of a study: what each is, where it stands, and the cost of what is left."""
-    costs, rows = {row["id"]: row for row in planned}, []
-    for config, name, state in zip(configs, labels(configs), states, strict=True):
+    rows = []
+    for row in listed(configs, states, planned):
         cells = [NOTHING] * 3
-        if row := costs.get(run_id(config)):
+        if "memory" in row:
             peak = _gigabytes(row["memory"]["train"]["peak_bytes"])
             cells = [f"{row['params']['trainable']:,}", peak, _time(row["compute"]["train_s"])]
-        rows.append([name, run_id(config), state, *cells])
+        rows.append([row["label"], row["id"], row["state"], *cells])
     shown = Wide(grid(["run", "id", "state", "trained parameters", "peak GB", "train time"], rows, 3))
     left = sum(state != "finished" for state in states)
     times = [row["compute"]["train_s"] for row in planned]
     sum_s = "" if None in times or not times else f", {duration(sum(times))} of training one after the other at most"
     return Group(shown, Text(), Text(f"{plural(len(configs), 'run')}, {left} to run{sum_s}"))
+
+
+def listed(configs: Sequence[Config], states: Sequence[str], planned: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same as plain values: label, id, state and folder, and of what is left the plan."""
+    costs = {row["id"]: row for row in planned}
+    return [
+        costs.get(run_id(config), {})
+        | {"label": name, "id": run_id(config), "state": state, "folder": str(folder(config))}
+        for config, name, state in zip(configs, labels(configs), states, strict=True)
+    ]
 
 
 def _sum(plan: dict[str, Any]) -> str:

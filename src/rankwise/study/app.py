@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,14 +41,9 @@ def call_hydra(
 
     Raises Refused for whatever the user can mend.
     """
+    if "hydra/sweeper=basic" in arguments:
+        raise Refused("hydra/sweeper=basic: walks through the same combinations as -m does without it; leave it out")
     arguments = micro_batch.settled(arguments, _listed)
-    chooser = next((word for word in arguments if re.match("hydra/sweeper=(?!rankwise$)", word)), None)
-    if study and chooser:
-        raise Refused(f"{chooser}: chooses its runs by their scores, so that none can be listed before; leave it out")
-    if chooser == "hydra/sweeper=basic":
-        raise Refused(f"{chooser}: walks through the same combinations as -m does without it; leave it out")
-    if chooser and not sys.stderr.isatty():
-        os.environ.setdefault("NO_COLOR", "1")  # what Optuna says has colours in files and pipes, too
     compose.register_schema()
     multirun.exit_code, multirun.instead, multirun.here = 0, study, here
     _Single.start, _Single.argv, _Single.ended = single, sys.argv, 0
@@ -59,7 +53,17 @@ def call_hydra(
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         _refuse_code_of(arguments)
-        sys.argv = [program, *arguments, *_mode(arguments)]
+        chosen = _chosen(arguments)
+        sweeper = chosen.runtime.choices["hydra/sweeper"] if chosen else "rankwise"
+        if chosen and sweeper == "rankwise" and "n_trials" in chosen.sweeper:  # an experiment cannot choose it itself
+            arguments, sweeper = [*arguments, "hydra/sweeper=optuna"], "optuna"
+        if study and sweeper != "rankwise":
+            raise Refused(f"hydra/sweeper={sweeper}: chooses its runs by their scores; none can be listed before")
+        if sweeper == "optuna":
+            _quieten_optuna()
+        axes = chosen and any(chosen.sweeper.get(axes) for axes in ("params", "pairs", "tune"))
+        mode = ["hydra.mode=MULTIRUN"] if axes and not {"-m", "-sc"} & {*arguments} else []
+        sys.argv = [program, *arguments, *mode]
         with compose.explained(arguments), fork_server.kept():
             hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
     finally:
@@ -112,17 +116,25 @@ def _words(arguments: list[str]) -> list[str]:
     return words + [compose.override("hydra.searchpath", folders)] * bool(folders)
 
 
-def _mode(arguments: list[str]) -> list[str]:
-    """What makes a study of an experiment that has axes of its own: from Hydra 1.4 on it cannot say so itself."""
+def _chosen(arguments: list[str]) -> DictConfig | None:
+    """Hydra's part of what an experiment or words of its own choose: the sweeper, and whether there are axes, which
+    make a study of a single command (from Hydra 1.4 on an experiment cannot say so itself).
+    """
     words = [word for word in _words(arguments) if word.startswith(("experiment=", "hydra/", "hydra.searchpath="))]
-    if "-m" in arguments or not any(word.startswith("experiment=") for word in words):
-        return []
-    if any(word.startswith("hydra.mode=") for word in arguments):
-        return []
+    if not words or any(word.startswith("hydra.mode=") for word in arguments):
+        return None
     with contextlib.suppress(Exception), compose.hydra_tree():  # Hydra will say what is wrong
-        sweeper = compose.load(words).hydra.sweeper
-        return ["hydra.mode=MULTIRUN"] * any(sweeper.get(axes) for axes in ("params", "pairs", "tune"))
-    return []
+        return compose.load(words).hydra
+    return None
+
+
+def _quieten_optuna() -> None:
+    """Leave out what Optuna says of each of its steps, and colours in files and pipes."""
+    import optuna
+
+    optuna.logging.set_verbosity(logging.WARNING)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("NO_COLOR", "1")
 
 
 def task(cfg: DictConfig) -> Any:

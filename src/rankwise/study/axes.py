@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
-from rankwise.config import Config
+from rankwise.config import Config, known_keys
 from rankwise.errors import Refused
-from rankwise.study.compose import known_keys, override
+from rankwise.study.compose import override
 from rankwise.synonyms import near_key
 
 Row = list[str]  # override strings of one combination

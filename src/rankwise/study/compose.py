@@ -17,16 +17,23 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    ConfigTypeError,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from rankwise import assets, methods
+from rankwise.allowed import takes
 from rankwise.check import check
-from rankwise.config import Config, merged, plain, typed
+from rankwise.config import Config, known_keys, merged, plain, typed
 from rankwise.errors import Refused, did_you_mean
 from rankwise.files import read_yaml
 from rankwise.identity import idle
 from rankwise.paths import conf_dir
-from rankwise.synonyms import near_key
+from rankwise.synonyms import GROUPS, near_key, no_such_key
 
 _HYDRA, _OURS = ("hydra", "omegaconf"), ("rankwise", "hydra_plugins")
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:[^}]*\}?")
@@ -102,7 +109,7 @@ def explained(words: Iterable[str]) -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise Refused(explain(error)) from None
+        raise Refused(explain(error, words)) from None
     except Exception as error:
         if not _is_of_hydra(error):
             raise
@@ -218,6 +225,9 @@ def register_schema() -> None:
     warnings.filterwarnings("ignore", r"hydra\.utils\.instantiate\(\) resolved")
 
 
+_SNAPSHOT = "give a run's config.yaml, as outputs/STUDY/RUN/config.yaml; an experiment is experiment=NAME instead"
+
+
 def from_snapshot(path: Path, overrides: list[str]) -> Config:
     """The config of an earlier run, from its ``config.yaml``, with ``key=value`` changes on top.
 
@@ -226,7 +236,14 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
     try:
         earlier = read_yaml(path, "a config snapshot")
     except Refused as refused:
-        raise Refused(f"--config {refused}; give a run's config.yaml") from None
+        raise Refused(f"--config {refused}; {_SNAPSHOT}") from None
+    if not {"model", "task", "method"} <= earlier.keys():
+        raise Refused(f"--config {path}: not a run's config.yaml; {_SNAPSHOT}")
+    for word in overrides:
+        key, _, value = word.partition("=")
+        if key in GROUPS and not value.startswith("{"):
+            other = f"another option makes a new run, rankwise train {word} …"
+            raise Refused(f"{word}: with --config only single keys, as seed=1; {other}")
     for group in ("callbacks", "logger"):
         refuse_code(group, earlier.get(group), overrides, f"--config {path}")
     earlier["rerun"] = False  # that run was asked to run again, not this one
@@ -239,7 +256,7 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
         node = merged(earlier)
         node.merge_with_dotlist(overrides)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
-        raise Refused(f"--config {path}: {explain(error)}") from None
+        raise Refused(f"--config {path}: {explain(error, overrides)}") from None
     config = to_config(node)
     refuse_idle([(config, overrides)])
     for group in ("model", "task", "forgetting"):
@@ -281,8 +298,8 @@ _YOURS = {
 _MISSING = re.compile(r"interpolation '\$\{([\w.]+)\}': Incompatible value 'None'")  # of a key whose value is ???
 
 
-def explain(error: BaseException) -> str:
-    """One line for an error of Hydra or OmegaConf: what was given and what would be allowed."""
+def explain(error: BaseException, words: Iterable[str] = ()) -> str:
+    """One line for an error of Hydra or OmegaConf about a command line: what was given and what would be allowed."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         package = next((name for start, name in _PLUGINS.items() if f"{group}={choice}".startswith(start)), None)
@@ -299,11 +316,13 @@ def explain(error: BaseException) -> str:
             reason = str(cause.msg or cause).splitlines()[0]
             if missing := _MISSING.search(reason):
                 return f"{missing[1]}: needed here; give {missing[1]}=…"
+            key = cause.full_key.partition("[")[0]
+            if isinstance(cause, ValidationError | ConfigTypeError) and key in known_keys():
+                return _misfit(key, reason, words)
             if not isinstance(cause, ConfigKeyError | ConfigAttributeError):
                 return f"{cause.full_key}: {reason}"
             whole = re.search(r"Could not override '([^']+)'", str(error))
-            key = max(whole[1] if whole else "", cause.full_key, key=len)
-            return f"{key}: no such key{near_key(key, known_keys())}; 'rankwise train --cfg job' prints all"
+            return no_such_key(max(whole[1] if whole else "", cause.full_key, key=len), known_keys())
     text, *more = str(error).strip().splitlines()
     if text.endswith("raised while composing config:"):
         return " ".join([text, *more[:1]])
@@ -313,17 +332,13 @@ def explain(error: BaseException) -> str:
     return text
 
 
-@functools.cache
-def known_keys() -> tuple[str, ...]:
-    """Every dotted key of the schema."""
-
-    def walk(values: dict[str, Any], prefix: str) -> Iterator[str]:
-        for key, value in values.items():
-            yield prefix + key
-            if isinstance(value, dict):
-                yield from walk(value, f"{prefix}{key}.")
-
-    return tuple(walk(OmegaConf.to_container(OmegaConf.structured(Config)), ""))  # type: ignore[arg-type]
+def _misfit(key: str, reason: str, words: Iterable[str]) -> str:
+    """What a key takes, for a value of another type."""
+    typed = next((value for name, _, value in (word.partition("=") for word in words) if name == key), None)
+    told = re.search(r"Value '(.*)' (?:of type|is not)|value: (.*)|field .* is (not Optional)", reason, re.DOTALL)
+    given = typed if typed is not None else (told[1] or told[2] or "null") if told else None
+    allowed = takes(*known_keys()[key])
+    return str(Refused.value(key, given, allowed)) if given is not None else f"{key}: {allowed}"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -46,12 +46,17 @@ Launch = Callable[[Sequence[Config]], "list[Outcome]"]
 
 
 def run(
-    configs: Sequence[Config], jobs: int | None = None, stage: str = "", start: Launch | None = None
+    configs: Sequence[Config],
+    jobs: int | None = None,
+    stage: str = "",
+    start: Launch | None = None,
+    counted: bool = True,
 ) -> list[Outcome]:
     """Run what is not finished of ``configs``, each run once, and say how each ended, in the order given.
 
-    What the runs need is fetched first, here, with its progress in view. ``stage`` names them to who watches; ``start``
-    runs them elsewhere than in ``jobs`` processes of this machine. Failures are lines on stderr, with their logs.
+    What the runs need is fetched first, here, with its progress in view. ``stage`` names them to who watches, to whom
+    it is said how many there are if they are to be ``counted``; ``start`` runs them elsewhere than in ``jobs``
+    processes of this machine. Failures are lines on stderr, with their logs.
     Raises Refused where all runs are refused for one reason. Signals: as ``launch``.
     """
     if len(configs) > 1 and (name := os.environ.get("WANDB_RUN_ID")):
@@ -64,7 +69,8 @@ def run(
         before += f" ({other}; --rerun runs them again)"
     for source in {repr(s): s for config in left.values() for s in (config.model, config.task)}.values():
         assets.resolve(source)
-    print(f"rankwise: {plural(len(configs), f'{stage} run'.strip())}{before}; {len(left)} to run", file=sys.stderr)
+    if counted or finished:
+        print(f"rankwise: {plural(len(configs), f'{stage} run'.strip())}{before}; {len(left)} to run", file=sys.stderr)
     outcomes = dict(zip(left, start([*left.values()]), strict=True))
     reasons = {outcome.error if outcome.status == REFUSED else None for outcome in outcomes.values()}
     if len(reasons) == 1 and (reason := reasons.pop()):

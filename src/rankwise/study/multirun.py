@@ -114,9 +114,9 @@ def launcher_of(overrides: Sequence[str], jobs: int | None = None) -> LocalLaunc
     return launcher
 
 
-def run_on(launcher: LocalLauncher, configs: Sequence[Config], stage: str = "") -> list[Outcome]:
+def run_on(launcher: LocalLauncher, configs: Sequence[Config], stage: str = "", counted: bool = True) -> list[Outcome]:
     """Run what is not finished, as ``launcher.run``."""
-    return run(configs, stage=stage, start=lambda left: launcher.start(left, stage))
+    return run(configs, stage=stage, start=lambda left: launcher.start(left, stage), counted=counted)
 
 
 def _say_failed(config: Config, job: JobReturn | None) -> bool:
@@ -243,7 +243,7 @@ def run_rows(launcher: LocalLauncher, rows: Sequence[Sequence[str]]) -> list[Job
         check(config)
         check_here(config)
     check_files(configs)
-    run_on(launcher, configs)
+    run_on(launcher, configs, counted=False)  # it asks for a few at a time
     return [
         _returned(folder(config), row, launcher.returns or ["objective"])
         for config, row in zip(configs, rows, strict=True)

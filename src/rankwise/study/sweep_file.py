@@ -14,19 +14,19 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 
 from rankwise import metrics
-from rankwise.config import Config
+from rankwise.config import Config, known_keys
 from rankwise.errors import Refused, did_you_mean
 from rankwise.files import read_yaml
-from rankwise.study.compose import explained, hydra_tree, known_keys, load, override
+from rankwise.study.compose import explained, hydra_tree, load, override
 from rankwise.synonyms import GROUPS, near_key
 from rankwise.tracking.wandb_run import PROJECT
 
@@ -246,10 +246,10 @@ def convert(overrides: list[str]) -> str:
         fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
         with hydra_tree():
             composed = load(fixed)
-        sweeper: Any = instantiate(composed.hydra.sweeper)
+        sweeper = SimpleNamespace(**composed.hydra.sweeper)
         check_keys(None, sweeper)
         axes = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in (sweeper.params or {}).items()])
-    for name in ("pairs", "exclude", "tune"):
+    for name in ("pairs", "exclude", "tune", "n_trials"):
         if getattr(sweeper, name, None):
             raise Refused(f"hydra.sweeper.{name}: a W&B grid cannot say this; leave it out, or run it with train -m")
     typed = [o for o in parsed if o.is_sweep_override()]

@@ -12,10 +12,9 @@ from omegaconf import OmegaConf
 
 from rankwise import methods, metrics
 from rankwise.check import check
-from rankwise.config import Config, changed, plain
+from rankwise.config import Config, changed, known_keys, plain
 from rankwise.errors import Refused
 from rankwise.identity import canonical, folder, label, remove
-from rankwise.study.compose import known_keys
 from rankwise.synonyms import near_key
 from rankwise.tracking import record as records
 
