@@ -1,6 +1,9 @@
 """The one kind of error that is the user's to mend, and words that all messages share."""
 
 import difflib
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable
 
 _LONGEST = 1000  # characters of a line: a value that somebody gave may be any
@@ -26,6 +29,14 @@ class Refused(Exception):
 def plural(n: float, one: str, many: str = "") -> str:
     """``1 run``, ``2 runs``."""
     return f"{n:,} {one if n == 1 else many or f'{one}s'}"
+
+
+def tell(line: str) -> None:
+    """Print a line of a result, on a terminal broken between words; elsewhere it stays one, for those who read it."""
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+    print(line)
 
 
 def printable(text: str) -> str:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rankwise import machine
 from rankwise.cli import main
 from rankwise.config import changed, typed
-from rankwise.errors import Refused
+from rankwise.errors import Refused, tell
 from rankwise.metrics import duration
 from rankwise.plan.estimate import Question, plan
 from rankwise.plan.hardware import CONTEXT_BYTES, Hardware
@@ -103,6 +103,14 @@ def test_remaining_time():
     assert progress.remaining_s([10.0], [(5.0, 0.5 * share)], waiting=1, jobs=1) == pytest.approx(15)
     tested = progress.remaining_s([], [(90.0, 1.0)], waiting=0, jobs=1)
     assert tested == pytest.approx(10), "a test follows the last step"
+
+
+@pytest.mark.parametrize(("terminal", "lines"), [(True, [72, 25]), (False, [98])])
+def test_a_line_is_broken_between_words_on_a_terminal_alone(terminal, lines, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    tell("outputs/a-study/a-run  " + " ".join(["ninechars"] * 7 + ["12345"]))
+    assert [len(line) for line in capsys.readouterr().out.splitlines()] == lines
 
 
 @pytest.mark.parametrize(

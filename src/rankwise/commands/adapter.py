@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rankwise.commands._shared import parse, parser, positive, prepare_environment, print_json, show_table, wrapped
-from rankwise.errors import Refused, did_you_mean
+from rankwise.errors import Refused, did_you_mean, tell
 
 Document = dict[str, Any]
 
@@ -131,20 +131,18 @@ def _tell_merge(document: Document) -> None:
         "merged": "adapter merged, in fp32",
         "written": f"read back from the folder, in {document['dtype']}",
     }
-    print(f"merged into {document['out']} ({document['weight_bytes'] / 1e6:.2f} MB, {document['dtype']})")
-    print(
-        f"relative error of the logits of {logits['rows']} validation rows (at most {logits['tolerance']:g} in fp32):"
-    )
+    tell(f"merged into {document['out']} ({document['weight_bytes'] / 1e6:.2f} MB, {document['dtype']})")
+    tell(f"relative error of the logits of {logits['rows']} validation rows (at most {logits['tolerance']:g} in fp32):")
     for name, error in logits["relative_errors"].items():
-        print(f"  {error:.1e}  {what[name]}")
+        tell(f"  {error:.1e}  {what[name]}")
 
 
 def _tell_export(document: Document) -> None:
     size, files = f"{document['weight_bytes'] / 1e6:.2f} MB", ", ".join(document["files"])
-    print(f"{document['peft_type']} adapter in {document['out']} ({size}): {files}")
-    print(f"base: {document['base']['source']}")
+    tell(f"{document['peft_type']} adapter in {document['out']} ({size}): {files}")
+    tell(f"base: {document['base']['source']}")
     if document["pushed"]:
-        print(f"pushed to {document['pushed']}")
+        tell(f"pushed to {document['pushed']}")
 
 
 def _tell_swap(document: Document) -> None:
@@ -154,7 +152,7 @@ def _tell_swap(document: Document) -> None:
         size, error = f"{row['adapter_bytes'] / 1e6:.3f}", f"{row['relative_error']:.1e}"
         rows.append([row["run"], row["rows"], size, error, "yes" if row["same"] else "NO"])
     show_table(headers, rows)
-    print(
+    tell(
         f"switching takes {document['switch_ms']:.2f} ms (median of {document['switches']}), loading a model anew "
         f"{document['load_ms']:.0f} ms (median of {document['loads']}): "
         f"{document['load_ms'] / document['switch_ms']:.0f} times as long"
@@ -163,7 +161,7 @@ def _tell_swap(document: Document) -> None:
 
 def _tell_combine(document: Document) -> None:
     weights = ", ".join(f"{weight:g}" for weight in document["weights"])
-    print(f"{document['how']} of {len(document['runs'])} adapters, weights {weights}, rank {_span(document['ranks'])}")
+    tell(f"{document['how']} of {len(document['runs'])} adapters, weights {weights}, rank {_span(document['ranks'])}")
     rows = []
     for row in document["tasks"]:
         scores = [_score(row["single"]), _score(row["combined"]), _gap(row["difference"])]
@@ -191,14 +189,15 @@ def _tell_eval(document: Document) -> None:
             before = _score(score["before"]) if "before" in score else "–"
             rows.append([run["run"], name, score["n"], _score(score), before, _gap(score.get("difference"))])
     show_table(["run", "task:metric", "items", "score", "base", "paired difference"], rows)
-    print("± one standard error over items; rankwise report STUDY --score TASK:METRIC compares runs by one of these")
+    tell("± one standard error over items; rankwise report STUDY --score TASK:METRIC compares runs by one of these")
 
 
 def _tell_diff(document: Document) -> None:
-    print(f"1: {document['runs'][0]}\n2: {document['runs'][1]}")
+    for number, run in enumerate(document["runs"], 1):
+        tell(f"{number}: {run}")
     show_table(["config key", "1", "2"], [[key, *values] for key, values in document["config"].items()])
     if document["not_compared"]:
-        print(f"weights: not compared: {document['not_compared']}")
+        tell(f"weights: not compared: {document['not_compared']}")
     else:
         modules = document["modules"] | {"all of these": document["all_modules"] or None}
         rows = [
@@ -209,14 +208,14 @@ def _tell_diff(document: Document) -> None:
         show_table(["module", "‖ΔW₁ − ΔW₂‖ / ‖ΔW₁‖", "cosine"], rows)
         for number, only in enumerate(document["only_in"], 1):
             if only:
-                print(f"only in {number}, or of another shape: {', '.join(only)}")
+                tell(f"only in {number}, or of another shape: {', '.join(only)}")
         if not document["same_base"]:
-            print("the two are not on the same base in the same storage")
+            tell("the two are not on the same base in the same storage")
     scores = document["scores"]
     rows = [[name, *map(_score, row["scores"]), _gap(row["difference"])] for name, row in scores["metrics"].items()]
     show_table(["test score", "1", "2", "paired difference"], rows)
     if scores["not_paired"]:
-        print(f"no paired difference: {scores['not_paired']}")
+        tell(f"no paired difference: {scores['not_paired']}")
 
 
 def _span(ranks: Document) -> str:
@@ -235,9 +234,9 @@ def _gap(difference: Document | None) -> str:
 
 
 def _tell_rows(document: Document) -> None:
-    print("± one standard error over test rows")
+    tell("± one standard error over test rows")
     if document["out"]:
-        print(f"saved in {document['out']}")
+        tell(f"saved in {document['out']}")
 
 
 _TELL = {

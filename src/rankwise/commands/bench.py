@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rankwise.commands._shared import parse, parser, positive, prepare_environment, print_json, show_table, write
-from rankwise.errors import Refused
+from rankwise.errors import Refused, tell
 
 DESCRIPTION = """Measure one run and a sweep of ranks here: with rankwise, with transformers.Trainer and peft (as in
 examples and tuned for speed), and with a plain PyTorch loop; the same base, rows, steps and seed, in turns.
@@ -52,12 +52,14 @@ _SWEEP = [("wall_s", 1, 0, "wall s"), ("cpu_s", 1, 0, "processor s")]
 
 def _show(document: dict[str, Any]) -> None:
     for name, workload in document["workloads"].items():
-        print(f"\n{name}: one run on one core, and how many times rankwise's cost that is")
+        print()
+        tell(f"{name}: one run on one core, and how many times rankwise's cost that is")
         _show_figures(workload["runs"], _RUN)
         if workload["sweeps"]:
             print(f"\n{name}: the sweep of ranks and full fine-tuning")
             _show_figures(workload["sweeps"], _SWEEP)
-    print("\n" + ", ".join(f"rankwise {name} {s:.1f} s of processor" for name, s in document["commands"].items()))
+    print()
+    tell(", ".join(f"rankwise {name} {s:.1f} s of processor" for name, s in document["commands"].items()))
 
 
 def _show_figures(measured: dict[str, Any], figures: list[Any]) -> None:

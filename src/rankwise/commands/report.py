@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankwise.commands._shared import parse, parser, print_json, show
-from rankwise.errors import Refused, plural
+from rankwise.errors import Refused, plural, tell
 
 if TYPE_CHECKING:
     from rankwise.report.report import Report
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     paths = options.paths or [only_study(Path("outputs"))]
     if options.pack:
         packed = plural(pack.pack(paths, options.pack), "run")
-        print(f"{options.pack}: {packed}; rankwise report {options.pack} shows them")
+        tell(f"{options.pack}: {packed}; rankwise report {options.pack} shows them")
         return 0
     with pack.unpacked(paths) as folders:
         if options.by:

@@ -12,7 +12,7 @@ from rankwise.tracking.provenance import code_fingerprint
 
 
 def summary(finished: Sequence[Config]) -> str:
-    """``2 with other code, 1 without tracking.latency`` of the finished runs, or nothing."""
+    """``2 with other code, 1 without tracking.latency`` of several finished runs, no numbers of one, or nothing."""
     known: dict[str, str | None] = {}  # a study has few sources, and many runs of each
 
     def fingerprint(source: Model | Task) -> str | None:
@@ -21,7 +21,7 @@ def summary(finished: Sequence[Config]) -> str:
         return known[repr(source)]
 
     counts = Counter(name for config in finished for name in _changed(config, fingerprint))
-    return ", ".join(f"{count} {name}" for name, count in counts.items())
+    return ", ".join(f"{count} {name}" if len(finished) > 1 else name for name, count in counts.items())
 
 
 def _changed(config: Config, fingerprint: Callable[[Model | Task], str | None]) -> list[str]:

@@ -6,6 +6,7 @@ import sys
 from rankwise import assets, methods, metrics
 from rankwise.check import check_here
 from rankwise.config import Config
+from rankwise.errors import tell
 from rankwise.identity import folder
 from rankwise.run import run
 from rankwise.study import outdated
@@ -32,7 +33,7 @@ def single(config: Config) -> int:
             record = run(config, lambda step, total, text: shown.moved(name, step / total, text))
     finally:
         signal.signal(signal.SIGTERM, before)
-    print(f"{record.folder}  {describe(record, config)}")
+    tell(f"{record.folder}  {describe(record, config)}")
     return 0 if record.status in (records.FINISHED, records.RUNNING) else 1
 
 

@@ -83,7 +83,9 @@ class Cell:
         self.value: Any = row
         for name in [column] if column in row else column.split("."):
             if isinstance(self.value, list) and name.isdecimal():
-                self.value = dict(enumerate(self.value)).get(int(name))
+                if int(name) >= len(self.value):
+                    raise self.empty(f"which has nothing at {name} (the first is 0)")
+                self.value = self.value[int(name)]
                 continue
             if not isinstance(self.value, dict) or name not in self.value:
                 if not (table.header or where.endswith(" 1")):  # of objects, the first says which keys there are
