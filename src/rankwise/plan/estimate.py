@@ -110,7 +110,7 @@ def _row(config: Config, question: Question) -> Row:
     settings = question.hardware.settle(config.trainer)
     base = architecture(config.model, asset)
     adapted = build(config, base, task.scorer.outputs, settings.attention, settings.precision)
-    if tokenizer := _tokenizer(asset.path if asset else None):
+    if asset and asset.path and (tokenizer := _tokenizer(asset.path)):
         check_tokens(config.model, tokenizer, adapted.model)
     row: Row = {"params": count(adapted.model, adapted.heads), "devices": config.trainer.devices}
     row["lora"] = {key: adapted.lora.get(key) for key in ("rank", "scale")}
@@ -139,13 +139,11 @@ def _row(config: Config, question: Question) -> Row:
 
 
 @functools.cache
-def _tokenizer(folder: Path | None) -> Any:
-    """The tokenizer in a model's folder, if it is one of transformers' and can be read."""
-    if folder is None or not (folder / "tokenizer_config.json").is_file():
-        return None
+def _tokenizer(folder: Path) -> Any:
+    """The tokenizer in a model's folder; None where there is none, or none that can be read, which a run says."""
     try:
         return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except Exception:  # a stranger's file can fail in any way; a run says in which
+    except Exception:  # a stranger's files can fail in any way
         return None
 
 

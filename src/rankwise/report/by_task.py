@@ -69,15 +69,10 @@ class Row:
     averages: dict[str, Interval | None] = field(default_factory=dict)
     missing: dict[str, list[str]] = field(default_factory=dict)  # tasks, by average
     flags: list[str] = field(default_factory=list)
-    passed: dict[str, bool | None] = field(default_factory=dict)  # by task: is it enough? None where it was not tested
+    passed: dict[str, bool | None] = field(default_factory=dict)  # by task: is it enough? None: was not tested
     middle: Interval | None = None  # interquartile mean
     better: Interval | None = None  # the probability that a run of it beats one of full fine-tuning
     profile: list[Interval] = field(default_factory=list)
-
-    @property
-    def enough(self) -> tuple[int, int]:
-        """On how many tasks it was shown to be enough, and how many could show it."""
-        return sum(map(bool, self.passed.values())), len(self.passed)
 
     def score(self, task: str, metric: str) -> Interval | None:
         return self.tasks[task].scores.get(metric) if task in self.tasks else None
@@ -122,8 +117,7 @@ class ByTask:
         profiles = [f"> {100 * threshold:.1f}" for threshold in self.thresholds]
         rows = []
         for row in self.rows:
-            passed, tested = row.enough
-            enough = f"{passed} of {tested}" if tested else NOTHING
+            enough = f"{sum(map(bool, row.passed.values()))} of {len(row.passed)}" if row.passed else NOTHING
             rows.append([row.label, enough, *map(_overall_cell, [row.middle, row.better, *row.profile])])
         header = ["arm", "enough on tasks", "interquartile mean", "better than\nfull %", *profiles]
         return [Section("overall", "Over all tasks", header, rows, [_OVERALL])]
@@ -133,11 +127,12 @@ class ByTask:
         return finite({"tasks": self.tasks, "arms": [self._entry(row) for row in self.rows], "notes": self.notes})
 
     def _entry(self, row: Row) -> dict[str, Any]:
-        of_averages = {
-            task: {m for average in self.averages.values() for m in average.get(task, ())} for task in row.tasks
+        wanted = {
+            task: {*self.tasks[task], *(m for average in self.averages.values() for m in average.get(task, ()))}
+            for task in row.tasks
         }
         scores = {
-            task: {m: asdict(s) for m, s in sorted(arm.scores.items()) if m in {*self.tasks[task], *of_averages[task]}}
+            task: {m: asdict(s) for m, s in sorted(arm.scores.items()) if m in wanted[task]}
             for task, arm in row.tasks.items()
         }
         return row.arm.facts | {
