@@ -53,6 +53,7 @@ CAUSES: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
     "tabs and quotes": ("a.csv", b'text\tlabel\n"x, y"\t1\n', {}, "task.delimiter=tab parts it"),
     "semicolons, with names": ("a.csv", b"x;1\ny;0\n", NAMED, """'task.delimiter=";"'"""),
     "tabs": ("a.csv", b"text\tlabel\nx\t1\n", {}, "task.delimiter=tab parts it"),
+    "a bar": ("a.csv", b"text|label\nx|1\n", {}, r"columns text\|label; is task.delimiter right. 'task.delimiter="),
     "two bars": ("a.txt", b"the sea||1\n" * 2, {}, r"""'task.delimiter="\|\|"' parts it, with 'task.columns="""),
     "quotes in tabs": ("a.tsv", b'text\tlabel\n"a\nb"\t1\n', {}, "task.format=csv task.delimiter=tab reads field"),
     "another quote": ("a.csv", b'text,label\n"a \\"b\\"",1\n', {}, "line 2: .*; with task.format=tsv, quotes are te"),

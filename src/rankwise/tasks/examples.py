@@ -63,10 +63,6 @@ def _said(message: dict[str, Any]) -> tuple[str, ...]:
     return (message["content"], *(json.dumps(message[key]) for key in _CALLS if key in message))
 
 
-def _is_talk(value: object) -> bool:
-    return isinstance(value, dict | list) and any(key in str(value) for key in ("'role'", "'from'"))
-
-
 class Empty(Refused):
     """A cell has no text or no label; ``task.skip_empty`` leaves its row out."""
 
@@ -111,7 +107,8 @@ class Cell:
         """As it stands. Raises Refused where it is no text, or has none and ``empty`` does not allow that."""
         value = self.value
         if isinstance(value, (bool, list, dict, bytes)) or value in (math.inf, -math.inf):
-            messages = f"; a conversation is task=chat task.messages={self.column}" if _is_talk(value) else ""
+            is_talk = any(key in str(value) for key in ("'role'", "'from'"))
+            messages = f"; a conversation is task=chat task.messages={self.column}" if is_talk else ""
             raise self.refused(f"not a text{messages}")
         text = "" if self.missing else str(value)
         if not (empty or text.strip()):

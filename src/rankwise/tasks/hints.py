@@ -101,7 +101,7 @@ def columns(key: str, column: str, row: dict[str, Any], part: str, text_table: b
     """What a row has instead of a column, and what may be the matter."""
     names = [str(name) for name in row if str(name).strip()]
     shown = [name if name.isprintable() else ascii(name) for name in names]
-    near = did_you_mean(column, shown)
+    near = "" if text_table and len(names) == 1 else did_you_mean(column, shown)
     listed = ", ".join(shown[:_SHOWN]) + (f", … ({len(shown)} in all)" if len(shown) > _SHOWN else "")
     cause = _cause(key, column, row, names, part, text_table, bool(near))
     return f"has the columns {listed}{near}" + (f"; {cause}" if cause else "")
