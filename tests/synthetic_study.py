@@ -126,7 +126,7 @@ def _measure(record: Record, correct: np.ndarray) -> None:
     trainable = 22_700_770 if method == "full" else adapter + 770
     total = 22_700_770 + adapter
     record.params = {
-        "trainable": trainable, "frozen": total - trainable, "total": total, "adapter": adapter, "head": 770,
+        "trainable": trainable, "frozen": total - trainable, "total": total, "adapter": trainable - 770, "head": 770,
         "by_layer": by_layer(adapter // 2),
         "by_type": {"Linear": {"trainable": trainable, "frozen": 10_600_000}},
     }  # fmt: skip

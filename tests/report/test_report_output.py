@@ -136,6 +136,7 @@ def test_csv_and_markdown_have_one_row_per_arm(read):
     sixteen = next(row for row in rows if row["rank"] == "16")
     assert float(sixteen["test_mean"]) == pytest.approx(0.82, abs=0.01)
     assert (sixteen["verdict"], sixteen["adapter_params"]) == ("same", "640000")
+    assert {row["adapter_params"] for row in rows if row["method"] == "full"} == {""}
     lines = [line for line in read.to_markdown().splitlines() if line.startswith("|")]
     assert len(lines) == len(read.arms) + 2 and len({line.count("|") for line in lines}) == 1
 

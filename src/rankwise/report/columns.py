@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rankwise import methods
 from rankwise.errors import Refused, did_you_mean
 from rankwise.metrics import METRICS, NOTHING, Metric, named, of_kind
 from rankwise.report import costs
@@ -234,6 +235,10 @@ def _costs() -> list[Column]:
     def of(path: str) -> Callable[[Arm], Any]:
         return lambda arm: arm.median(path)
 
+    def adapter(arm: Arm) -> int | None:
+        """What is trained beside the head; full fine-tuning has no adapter."""
+        return None if methods.of(arm.method).trains == "all" else arm.first("params.adapter") or None
+
     def batch(arm: Arm) -> str | None:
         return costs.shapes(costs.memory(arm).get("batch")) or None
 
@@ -245,7 +250,7 @@ def _costs() -> list[Column]:
 
     system = zip(costs.SYSTEM, ("process peak MB", "allocator peak MB", "reserved peak MB"), strict=True)
     return [
-        Column("adapter_params", "adapter params", lambda a: a.first("params.adapter") or None, fmt.si, "main paper"),
+        Column("adapter_params", "adapter params", adapter, fmt.si, "main paper"),
         Column("head_params", "head params", lambda a: a.first("params.head"), fmt.si, "wide"),
         Column("trainable_params", "", lambda a: a.first("params.trainable")),
         Column("total_params", "", lambda a: a.first("params.total")),
