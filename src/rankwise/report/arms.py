@@ -5,6 +5,7 @@ A run's config splits into its arm (what defines the contender), its tuned knob 
 """
 
 import json
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -116,7 +117,7 @@ class Arm:
     def median(self, path: str) -> float | None:
         """The median over runs of a measured number: one disturbed run does not move it."""
         values = [value for run in self.runs if (value := at(run, path)) is not None]
-        return float(np.median(values)) if values else None
+        return float(statistics.median(values)) if values else None
 
 
 def group(records: list[Record]) -> list[Arm]:

@@ -63,6 +63,7 @@ _SPOTS = [
     for tilt in (1, 2, 0)
     for side in (1, -1)
 ]
+_MOST_NAMES = 50  # are tried
 _BESIDE = 12  # points: what stands further off has a line to its point
 _BEHIND = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 1}
 _LEADER = {"arrowstyle": "-", "shrinkA": 0, "shrinkB": 4, "color": MUTED, "lw": 0.6}
@@ -120,8 +121,8 @@ def name_points(ax: Any, points: Sequence[tuple[float, float, str]]) -> int:
     dots = ax.transData.transform([(x, y) for x, y, _ in points])
     taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in dots]
     taken += [ax.get_legend().get_window_extent()] if ax.get_legend() else []
-    nameless = 0
-    for x, y, name in points:
+    nameless = len(points[_MOST_NAMES:])
+    for x, y, name in points[:_MOST_NAMES]:
         offset: Any = {"xy": (x, y), "textcoords": "offset points"}
         label = ax.annotate(name, **offset, xytext=(0, 0), va="center", fontsize=8.5, color=INK, bbox=_BEHIND, zorder=5)
         for spot in _SPOTS:
