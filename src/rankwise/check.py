@@ -65,15 +65,15 @@ def check_here(config: Config) -> None:
     if trainer.devices > most:
         what = "the GPUs that are visible here" if not on_cpu else "processes of one run on this machine's cores"
         raise Refused.value("trainer.devices", trainer.devices, f"at most {most}, {what}")
-    _check_classes("callbacks", config.callbacks, "Callback")
-    _check_classes("logger", config.logger, "loggers.Logger")
+    _check_classes(config, "callbacks", "Callback")
+    _check_classes(config, "logger", "loggers.Logger")
 
 
-def _check_classes(group: str, wanted: dict[str, Any], kind: str) -> None:
-    """Refuse what is no class of this kind of Lightning's, cannot be imported, or takes other keys. Imports nothing
-    where none is.
+def _check_classes(config: Config, group: str, kind: str) -> None:
+    """Refuse what is no class of this kind of Lightning's, cannot be imported, takes other keys, or monitors what is
+    not logged. Imports nothing where none is.
     """
-    for name, values in wanted.items():
+    for name, values in getattr(config, group).items():
         if not isinstance(values, dict) or "_target_" not in values:
             raise Refused.value(f"{group}.{name}", values, "{_target_: package.Class, key: value}")
         base, target = pkgutil.resolve_name(f"lightning.pytorch:{kind}"), str(values["_target_"])
@@ -86,10 +86,14 @@ def _check_classes(group: str, wanted: dict[str, Any], kind: str) -> None:
         if not (isinstance(cls, type) and issubclass(cls, base)):
             raise Refused.value(key, target, allowed)
         try:
-            inspect.signature(cls).bind(**{word: value for word, value in values.items() if word != "_target_"})
+            taken = inspect.signature(cls).bind(**{word: value for word, value in values.items() if word != "_target_"})
         except TypeError as error:
             if not any(word.startswith("_") and word != "_target_" for word in values):  # Hydra's own, as _args_
                 raise Refused(f"{group}.{name}: {target} does not take this ({error})") from None
+        else:
+            logged = [*_objectives(config), "train/loss"]
+            if (monitor := taken.arguments.get("monitor")) not in (None, *logged):
+                raise Refused.value(f"{group}.{name}.monitor", monitor, f"one of {', '.join(logged)}")
 
 
 def _check_outputs(config: Config) -> None:
@@ -281,7 +285,7 @@ def _check_names(config: Config) -> None:
     for tag in config.tracking.tags:
         if not (isinstance(tag, str) and 1 <= len(tag) <= 64):
             raise Refused.value("tracking.tags", repr(tag), "W&B takes tags of 1 to 64 signs")
-    allowed = [f"val/{name}" for name in metrics.of_kind(config.task.kind)] + ["val/loss"]
+    allowed = _objectives(config)
     if config.objective not in allowed:
         why = "; a test score must not select anything" if config.objective.startswith("test/") else ""
         raise Refused.value("objective", config.objective, f"one of {', '.join(allowed)}{why}")
@@ -296,6 +300,11 @@ def _check_names(config: Config) -> None:
     for parent in folder(config).parents:
         if parent.exists() and not parent.is_dir():
             raise Refused.value("outputs", config.outputs, f"{parent} is a file, not a folder")
+
+
+def _objectives(config: Config) -> list[str]:
+    """What is logged of every validation."""
+    return [f"val/{name}" for name in metrics.of_kind(config.task.kind)] + ["val/loss"]
 
 
 def width(shape: dict[str, Any]) -> int | None:

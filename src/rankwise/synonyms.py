@@ -61,6 +61,7 @@ _MEANINGS = {  # what it is here: the words for it, of which the last part of a 
     "--dry-run": "dry_run",
     "--out": "--output -o",
     "--rerun": "--overwrite --force",
+    "rankwise sweep FILE": "sweep sweep_id",
     "--score": "--metric",
     "--only ID": "--paper",
     "nothing: the forms are flags, such as --json; of report also --latex, --csv and --markdown": "--format",
@@ -137,8 +138,8 @@ def near_key(word: str, known: Collection[str]) -> str:
     if said := meaning(word, name):
         return said
     alike = [key for key in known if key.rpartition(".")[2] == name]
-    if (ours := f"{SYNONYMS.get(first)}.{name}") in known or (len(alike) == 1 and (ours := alike[0]) != word):
-        return f" (here it is {ours})"
+    if (len(alike) == 1 and (ours := alike[0]) != word) or (ours := f"{SYNONYMS.get(first)}.{name}") in known:
+        return meaning(first) if name == "name" else f" (here it is {ours})"  # an option has a name
     if said := meaning(first):
         return said
     beside = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == group}

@@ -103,6 +103,7 @@ class Mine(Callback):
         names = [type(callback).__name__ for callback in trainer.callbacks]
         Path("said").write_text(f"{self.word} {trainer.global_step} {' '.join(names)}")
 """
+LIGHTNING = "lightning.pytorch.callbacks"
 RUN = ["train", "debug=fast", "trainer.max_steps=2"]
 
 
@@ -173,12 +174,29 @@ def test_what_is_none_is_refused_in_one_line(group, target, capsys):
             {"_target_": "my_callbacks.Mine", "word": "hello", "foo": 1},
             "callbacks.it: my_callbacks.Mine does not take this (got an unexpected keyword argument 'foo')",
         ),
+        (
+            {"_target_": f"{LIGHTNING}.EarlyStopping", "monitor": "val_loss"},
+            "callbacks.it.monitor=val_loss: one of val/accuracy, val/f1, val/matthews, val/loss, train/loss",
+        ),
     ],
 )
 def test_what_a_callback_does_not_take_is_refused_before_anything_is_made(value, said, capsys):
     write("bad", {"it": value})
     assert main([*RUN, "callbacks=bad"]) == 2
     assert capsys.readouterr().err == f"rankwise: {said}\n" and not Path("outputs").exists()
+
+
+def test_a_callback_that_monitors_sees_every_validation_and_one_that_lightning_refuses_is_one_line(capsys):
+    patient = {"monitor": "val/loss", "patience": 1, "divergence_threshold": 0.01, "mode": "min"}
+    write("early", {"it": {"_target_": f"{LIGHTNING}.EarlyStopping"} | patient})  # any loss is above this threshold
+    assert main([*RUN[:2], "callbacks=early", "trainer.max_steps=6", "trainer.validations=3"]) == 0
+    (record,) = find([Path("outputs")])
+    assert record.compute["steps"] == 2
+    write("stats", {"it": {"_target_": f"{LIGHTNING}.DeviceStatsMonitor"}})
+    capsys.readouterr()
+    assert main([*RUN, "callbacks=stats"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "Lightning cannot take these: Cannot use `DeviceStatsMonitor` callback" in err
 
 
 def test_without_any_a_run_is_the_one_it_was(tiny):

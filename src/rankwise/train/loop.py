@@ -1,18 +1,25 @@
 """Fit within a fixed budget of steps, keep the best weights by validation, test once."""
 
+import contextlib
+import inspect
 import logging
+import pkgutil
 import warnings
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.plugins.precision.half import HalfPrecision
 from torch.utils.data import DataLoader
 
 from rankwise.config import DEBUGGING, Config
+from rankwise.errors import Refused
 from rankwise.measure.ledger import reset_peak, system_peak
 from rankwise.model.numerics import Numerics
 from rankwise.model.weights import load_best
@@ -91,7 +98,8 @@ def fit(
     begun = checkpoints.earlier()
     periods.begun = begun.stretches if begun else 0
     callbacks = [watch, *([probe] if probe else []), checkpoints]
-    trainer = _trainer(config, numerics, ranks, len(periods.stretches) - periods.begun, callbacks)
+    with _lightning_may_refuse():
+        trainer = _trainer(config, numerics, ranks, len(periods.stretches) - periods.begun, callbacks)
     if config.trainer.profiler:
         profiler = trainer.profiler  # type: ignore[attr-defined]
         profiler.dirpath, profiler.filename = record.folder, "profile"
@@ -103,7 +111,7 @@ def fit(
         checkpoint_blocks(module.model)
     torch.manual_seed(config.seed + 1_000_003 * ranks.rank)  # the same dropout for every arm, whatever was drawn before
     reset_peak(numerics.device)
-    with watch.clock("train"):
+    with watch.clock("train"), _lightning_may_refuse():
         file = begun.file if begun else None
         trainer.fit(module, datamodule=periods, ckpt_path=file, weights_only=True)
     watch.clock.add("train", -watch.clock.seconds.get("validate", 0.0))
@@ -147,6 +155,22 @@ class _LabelsKept(HalfPrecision):
         return data
 
 
+@contextlib.contextmanager
+def _lightning_may_refuse() -> Iterator[None]:
+    """In here what Lightning says of callbacks and loggers that cannot work so is Refused."""
+    try:
+        yield
+    except (MisconfigurationException, InstantiationException) as error:
+        raise Refused(f"callbacks, logger: Lightning cannot take these: {error}") from None
+
+
+def _callback(values: dict[str, Any]) -> pl.Callback:
+    """A callback of the user's. One that stops early looks when there has been a validation, not at a stretch's end."""
+    key = "check_on_train_epoch_end"
+    takes = key in inspect.signature(pkgutil.resolve_name(values["_target_"])).parameters
+    return instantiate(({key: False} if takes else {}) | values)
+
+
 def _trainer(
     config: Config, numerics: Numerics, ranks: Ranks, periods: int, callbacks: list[pl.Callback]
 ) -> pl.Trainer:
@@ -171,7 +195,7 @@ def _trainer(
         accumulate_grad_batches=config.trainer.accumulate,
         gradient_clip_val=config.trainer.clip or None,
         deterministic=config.trainer.deterministic,
-        callbacks=[*callbacks, *map(instantiate, config.callbacks.values())],  # beside ours, never in their place
+        callbacks=[*callbacks, *map(_callback, config.callbacks.values())],  # beside ours, never in their place
         logger=[instantiate(logger) for logger in config.logger.values()],
         log_every_n_steps=1,
         enable_checkpointing=False,

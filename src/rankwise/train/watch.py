@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
+import torch
 
 from rankwise import metrics
 from rankwise.config import Config
@@ -104,6 +105,7 @@ class Watch(pl.Callback):
 
     def _log(self, trainer: pl.Trainer, row: dict[str, float]) -> None:
         self.journal(row)
+        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in row.items()})  # that some monitor
         for logger in trainer.loggers:
             logger.log_metrics({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
 
