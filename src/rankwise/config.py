@@ -301,11 +301,6 @@ def known_keys() -> dict[str, tuple[Any, Field[Any]]]:
     return dict(walk(Config, ""))
 
 
-def counts(key: str) -> bool:
-    """Whether the values of a dotted key are whole numbers."""
-    return key in known_keys() and known_keys()[key][0] in (int, int | None)
-
-
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested values by dotted keys."""
     leaves: dict[str, Any] = {}

@@ -26,69 +26,35 @@ INITS = ("zero_B", "zero_A", "gaussian", "orthogonal", "pissa", "pissa_niter_16"
 BIASES = ("none", "all", "lora_only")
 
 
-def _integer(letter: str, least: int, what: str = "an integer", or_null: bool = False) -> Any:
+def _integer(letter: str, least: int, what: str = "an integer") -> Any:
     most = 10**6
     allowed = f"{what} from {least} to {most}"
-    return keyed(fits=lambda n: or_null if n is None else least <= n <= most, allowed=allowed, letter=letter)
+    return keyed(fits=lambda n: n is not None and least <= n <= most, allowed=allowed, letter=letter)
 
 
 @dataclass
-class Keys:
-    """What every method has."""
+class Method:
+    """How the weights are adapted: the keys of all methods. Those that a method does not own are null."""
 
     name: str = MISSING
     lr: float = MISSING
-
-
-@dataclass
-class StartKeys(Keys):
-    """Of a method that leaves weights which another run can start from."""
-
+    shots: int | None = _integer("k", 0, "a number of examples")
+    dim: int | None = _integer("d", 1, "numbers to train,")
     init_from: str | None = None  # a finished run or an adapter folder whose weights are the start
-
-
-@dataclass
-class PeftKeys(StartKeys):
-    """Of every adapter of PEFT's."""
-
+    layers: int | None = _integer("k", 1, "how many of the last blocks are trained,")
+    size: int | None = _integer("m", 1, "an inner width")
+    place: str | None = keyed(  # both: behind attention and MLP
+        off="both", fits=lambda place: place in (None, "both", "mlp"), allowed="one of both, mlp"
+    )
     modules_to_save: list[str] | None = None  # trained in full beside the adapter; the task head always is
-
-
-@dataclass
-class RankKeys(PeftKeys):
-    """Of an adapter with a rank."""
-
+    block: int | None = _integer("b", 2, "the side of the orthogonal blocks,")
     rank: int | None = _integer("r", 1)
-
-
-@dataclass
-class AlphaKeys(RankKeys):
-    """Of an adapter whose product is scaled."""
-
-    alpha: Any = None  # 16 | 2r | 16sqrt, see ``scale_of``
-
-
-@dataclass
-class DropoutKeys(RankKeys):
-    """Of an adapter with dropout before its product."""
-
+    peft: Any = None  # {_target_: peft.XConfig, key: value}
     dropout: float | None = keyed(
         0.0, fits=lambda p: p is not None and 0 <= p < 1, allowed="from 0 up to, not including, 1"
     )
-
-
-@dataclass
-class AdaloraKeys(AlphaKeys, DropoutKeys):
-    """Of AdaLoRA."""
-
+    alpha: Any = None  # 16 | 2r | 16sqrt, see ``scale_of``
     bias: str | None = keyed("none", fits=lambda bias: bias in BIASES, allowed=f"one of {', '.join(BIASES)}")
-
-
-@dataclass
-class LoraKeys(AdaloraKeys):
-    """Of LoRA and its variants."""
-
-    rank: int | None = _integer("r", 1, or_null=True)
     budget: int | None = keyed(letter="b")  # the largest rank whose factors have no more parameters; rank is null then
     init: str | None = keyed(off="zero_B")  # zero_B (as null) | zero_A | gaussian | pissa | olora | eva | orthogonal
     dora: bool | None = keyed(off=False)  # with a trained magnitude per output
@@ -99,56 +65,14 @@ class LoraKeys(AdaloraKeys):
     nested: list[int] | None = None  # smaller ranks at which the leading columns are trained as adapters, too
 
 
-@dataclass
-class CustomKeys(RankKeys):
-    """Of any other adapter of PEFT's. Its rank is that of its config (``r`` or ``rank``), where it has one."""
-
-    rank: int | None = _integer("r", 1, or_null=True)
-    peft: Any = None  # {_target_: peft.XConfig, key: value}
-
-
-@dataclass
-class OftKeys(PeftKeys):
-    """Of OFT."""
-
-    block: int | None = _integer("b", 2, "the side of the orthogonal blocks,")
-
-
-@dataclass
-class BottleneckKeys(StartKeys):
-    """Of the bottleneck."""
-
-    size: int | None = _integer("m", 1, "an inner width")
-    place: str | None = keyed(  # both: behind attention and MLP
-        off="both", fits=lambda place: place in (None, "both", "mlp"), allowed="one of both, mlp"
-    )
-
-
-@dataclass
-class LayerKeys(StartKeys):
-    """Of training the last blocks."""
-
-    layers: int | None = _integer("k", 1, "how many of the last blocks are trained,")
-
-
-@dataclass
-class SubspaceKeys(Keys):
-    """Of moving all weights in a random subspace."""
-
-    dim: int | None = _integer("d", 1, "numbers to train,")
-
-
-@dataclass
-class ShotKeys(Keys):
-    """Of showing examples."""
-
-    shots: int | None = _integer("k", 0, "a number of examples")
-
-
-@dataclass
-class Method(LoraKeys, CustomKeys, OftKeys, BottleneckKeys, LayerKeys, SubspaceKeys, ShotKeys):
-    """How the weights are adapted: the keys of all methods. Those that a method does not own are null."""
-
+# What methods own beside name and learning rate.
+_START = frozenset({"init_from"})
+_PEFT = _START | {"modules_to_save"}
+_RANK = _PEFT | {"rank"}
+_ALPHA = _RANK | {"alpha"}
+_ADALORA = _ALPHA | {"dropout", "bias"}
+_LORA = _ADALORA | {"budget", "init", "dora", "lr_ratio", "freeze_a", "nested"}
+_CUSTOM = _RANK | {"peft"}
 
 # all weights | all, in a subspace | some of the base's | modules put beside its layers | an adapter of PEFT's, on the
 # layers of ``targets`` | the task head alone | nothing of the language model: no steps, no checkpoints
@@ -163,16 +87,11 @@ class Declaration:
     name: str
     description: str  # with its source
     trains: Trains
-    key_type: type[Keys] = Keys
+    keys: frozenset[str] = frozenset()  # its own, beside its name and learning rate
     check: Check = lambda config: None  # refuses what the bounds of its keys do not say
     promise: tuple[str, Callable[[Any], bool], str] | None = None  # a key, what its name says of it, and in words
     changes_matrices: bool = True  # of the base's blocks: there is a ΔW
     transposed: bool = True  # PEFT has it for GPT-2's layers, which keep weights as (in, out)
-
-    @property
-    def keys(self) -> frozenset[str]:
-        """Its own keys, beside its name and learning rate."""
-        return frozenset(own.name for own in fields(self.key_type)) - {"name", "lr"}
 
     @property
     def on_targets(self) -> bool:
@@ -186,7 +105,7 @@ class Declaration:
     @property
     def is_lora(self) -> bool:
         """LoRA by one of its names: what a name stands for is in its keys (init, dora, lr_ratio, freeze_a, alpha)."""
-        return self.key_type is LoraKeys
+        return self.keys == _LORA
 
     @property
     def is_baseline(self) -> bool:
@@ -233,9 +152,10 @@ def check(config: Config) -> None:
     method = config.method
     refuse_foreign(vars(method))
     declared = of(method)
-    for key in fields(declared.key_type):
+    for key in (key for key in fields(Method) if key.name in declared.keys):
         value = getattr(method, key.name)
-        if (fits := key.metadata.get("fits")) and not fits(value):
+        elsewhere = (key.name, value) == ("rank", None) and declared.keys in (_LORA, _CUSTOM)  # of a budget, of PEFT's
+        if (fits := key.metadata.get("fits")) and not (fits(value) or elsewhere):
             raise Refused.value(f"method.{key.name}", value, key.metadata["allowed"])
     if declared.promise:
         name, holds, allowed = declared.promise
@@ -359,7 +279,7 @@ def _lora(name: str, description: str, key: str = "", holds: Any = None, allowed
     not call an arm by what it is not."""
     test = holds if callable(holds) else lambda value: value == holds
     promise = (key, test, allowed or str(holds).lower()) if key else None
-    return Declaration(name, description, "adapter", LoraKeys, _check_lora, promise=promise)
+    return Declaration(name, description, "adapter", _LORA, _check_lora, promise=promise)
 
 
 DECLARED = {declared.name: declared for declared in (
@@ -377,22 +297,23 @@ DECLARED = {declared.name: declared for declared in (
     _lora("lora_fa", "LoRA with a frozen A (Zhang et al. 2023)", "freeze_a", True),
     _lora("nested", "LoRA whose leading columns are LoRA of lower ranks (after Valipour et al. 2023)", "nested",
           bool, "a list of ranks"),
-    Declaration("adalora", "LoRA that prunes singular values (Zhang et al. 2023)", "adapter", AdaloraKeys),
-    Declaration("vera", "vectors between shared random matrices (Kopiczko et al. 2024)", "adapter", DropoutKeys),
-    Declaration("loha", "low-rank Hadamard product (Hyeon-Woo et al. 2022)", "adapter", AlphaKeys, transposed=False),
-    Declaration("lokr", "low-rank Kronecker product (Yeh et al. 2023)", "adapter", AlphaKeys, transposed=False),
-    Declaration("ia3", "a factor for each output or input (Liu et al. 2022)", "adapter", PeftKeys),
-    Declaration("oft", "orthogonal fine-tuning (Qiu et al. 2023)", "adapter", OftKeys, transposed=False),
-    Declaration("custom", "any other adapter of PEFT's", "adapter", CustomKeys, _check_custom),
-    Declaration("bottleneck", "networks behind layers (Houlsby et al. 2019)", "modules", BottleneckKeys,
+    Declaration("adalora", "LoRA that prunes singular values (Zhang et al. 2023)", "adapter", _ADALORA),
+    Declaration("vera", "vectors between shared random matrices (Kopiczko et al. 2024)", "adapter",
+                _RANK | {"dropout"}),
+    Declaration("loha", "low-rank Hadamard product (Hyeon-Woo et al. 2022)", "adapter", _ALPHA, transposed=False),
+    Declaration("lokr", "low-rank Kronecker product (Yeh et al. 2023)", "adapter", _ALPHA, transposed=False),
+    Declaration("ia3", "a factor for each output or input (Liu et al. 2022)", "adapter", _PEFT),
+    Declaration("oft", "orthogonal fine-tuning (Qiu et al. 2023)", "adapter", _PEFT | {"block"}, transposed=False),
+    Declaration("custom", "any other adapter of PEFT's", "adapter", _CUSTOM, _check_custom),
+    Declaration("bottleneck", "networks behind layers (Houlsby et al. 2019)", "modules", _START | {"size", "place"},
                 changes_matrices=False),
-    Declaration("bitfit", "biases (Ben Zaken et al. 2022)", "weights", StartKeys, changes_matrices=False),
-    Declaration("top_layers", "the last blocks (Lee et al. 2019)", "weights", LayerKeys),
-    Declaration("did", "all weights in a random subspace (Li et al. 2018)", "subspace", SubspaceKeys),
+    Declaration("bitfit", "biases (Ben Zaken et al. 2022)", "weights", _START, changes_matrices=False),
+    Declaration("top_layers", "the last blocks (Lee et al. 2019)", "weights", _START | {"layers"}),
+    Declaration("did", "all weights in a random subspace (Li et al. 2018)", "subspace", frozenset({"dim"})),
     Declaration("full", "full fine-tuning", "all"),
-    Declaration("head", "the task head alone", "head", StartKeys, changes_matrices=False),
+    Declaration("head", "the task head alone", "head", _START, changes_matrices=False),
     Declaration("probe", "a linear model on frozen features", "nothing", check=_check_baseline),
     Declaration("tfidf", "a linear model on TF-IDF weights", "nothing", check=_check_baseline),
-    Declaration("few_shot", "the language model as it is, shown examples (Brown et al. 2020)", "nothing", ShotKeys,
-                _check_baseline),
+    Declaration("few_shot", "the language model as it is, shown examples (Brown et al. 2020)", "nothing",
+                frozenset({"shots"}), _check_baseline),
 )}  # fmt: skip

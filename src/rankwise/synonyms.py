@@ -42,15 +42,10 @@ _MEANINGS = {  # what it is here: the words for it, of which the last part of a 
     "trainer.validations": "val_check_interval check_val_every_n_epoch eval_steps eval_strategy evaluation_strategy",
     "trainer.early_stopping": "early_stop patience callbacks=early_stopping",
     "trainer.precision": "precision bf16 fp16 dtype torch_dtype",
-    **{
-        f"trainer.precision={ours}": " ".join(f"trainer.precision={word}" for word in words.split())
-        for ours, words in {
-            "fp16": "16 16-mixed float16 half",
-            "bf16": "bf16-mixed bfloat16",
-            "fp32": "32 32-true float32 full",
-            "bf16_true": "bf16-true",
-        }.items()
-    },
+    "trainer.precision=fp16": "trainer.precision=16 trainer.precision=16-mixed trainer.precision=float16",
+    "trainer.precision=bf16": "trainer.precision=bf16-mixed trainer.precision=bfloat16",
+    "trainer.precision=fp32": "trainer.precision=32 trainer.precision=32-true trainer.precision=float32",
+    "trainer.precision=bf16_true": "trainer.precision=bf16-true",
     "trainer.device": "accelerator device gpu trainer=cpu trainer=gpu trainer=cuda trainer=mps",
     "trainer.device=cuda": "trainer.device=gpu",
     "trainer.threads": "num_threads",

@@ -26,7 +26,7 @@ def overrides(words: list[str]) -> list[str]:
     That is: the last of two values for one key, what is added or taken away, several options of one group where one is
     meant, and its own folders and names, which nothing of a run has.
     """
-    from rankwise.config import counts, known_keys
+    from rankwise.config import known_keys
 
     by_key: dict[str, str] = {}
     for word in words:
@@ -50,7 +50,7 @@ def overrides(words: list[str]) -> list[str]:
             _check_option(key, value)
         elif key == "hydra.launcher.jobs" and value != "null":
             positive(key, value)
-        if counts(key):  # as W&B and numpy write a draw
+        if known_keys().get(key, ("",))[0] in (int, int | None):  # as W&B and numpy write a draw
             word = f"{name}={_WHOLE.sub('', value)}"
         by_key[key] = word.replace(name, ALIASES.get(name, name), 1)
     return list(by_key.values())

@@ -79,13 +79,8 @@ def call_hydra(
 def _listed(arguments: list[str]) -> list[Config]:
     """The configs that a command line asks for. What is said of them is said when they are composed to be run."""
     configs = list[Config]()
-
-    def keep(study: list[Config]) -> int:
-        configs.extend(study)
-        return 0
-
     with contextlib.redirect_stderr(io.StringIO()):
-        call_hydra(arguments, lambda config: keep([config]), keep)
+        call_hydra(arguments, lambda config: configs.append(config) or 0, lambda study: configs.extend(study) or 0)  # type: ignore[func-returns-value]
     return configs
 
 
