@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny_configs import study_of
 
-from rankwise.cli import main
+from rankwise.commands.train import split
 from rankwise.config import Config, typed
-from rankwise.identity import folder, run_id
-from rankwise.study import launcher, multirun
+from rankwise.identity import run_id
+from rankwise.study import multirun
 from rankwise.study.compose import Composer, load, to_config, unresolved
-from rankwise.study.outcome import Outcome
 from rankwise.tracking import record as records
 
 
@@ -30,32 +30,19 @@ def results(folder: Path) -> dict[str, records.Record]:
     return {record.run["name"]: record for record in records.find([folder / "outputs"])}
 
 
-@pytest.fixture
-def composed(monkeypatch, tmp_path):
+def composed(line: str) -> list[Config]:
     """The study that a command line composes to, without running it."""
-    monkeypatch.chdir(tmp_path)
-
-    def compose(line: str) -> list[Config]:
-        seen: list[Config] = []
-
-        def launch(configs: list[Config], *_: object, **__: object) -> list[Outcome]:
-            seen.extend(configs)
-            return [Outcome(folder(config), "finished") for config in configs]
-
-        monkeypatch.setattr(launcher, "launch", launch)
-        assert main(["train", *line.split()]) == 0
-        return seen
-
-    return compose
+    flags, words, _ = split(line.split())
+    return study_of(*flags, *words)
 
 
-def test_a_rank_axis_collapses_where_there_is_no_rank(composed):
+def test_a_rank_axis_collapses_where_there_is_no_rank():
     study = composed("-m debug=fast method=lora,full,head method.rank=1,2,4 seed=0,1")
     arms = [(c.method.name, c.method.rank if c.method.name == "lora" else None, c.seed) for c in study]
     assert len(arms) == len(set(arms)) == 2 * (3 + 2)
 
 
-def test_the_whole_curve_comes_before_the_second_seed(composed):
+def test_the_whole_curve_comes_before_the_second_seed():
     study = composed("-m seed=1,0 debug=fast method=lora,full method.rank=4,1")
     assert [c.seed for c in study] == [0, 0, 0, 1, 1, 1]
     assert [(c.method.name, c.method.rank) for c in study[:2]] == [("lora", 4), ("lora", 1)]
@@ -64,28 +51,28 @@ def test_the_whole_curve_comes_before_the_second_seed(composed):
 @pytest.mark.parametrize(
     "place", ["-m debug=fast seed=0,1", "debug=fast -m seed=0,1", "debug=fast seed=0,1 --multirun"]
 )
-def test_multirun_may_stand_anywhere_on_the_line(place, composed):
+def test_multirun_may_stand_anywhere_on_the_line(place):
     assert [c.seed for c in composed(place)] == [0, 1]
 
 
-def test_the_rank_sweep_is_every_rank_against_full_head_and_the_baselines(composed):
+def test_the_rank_sweep_is_every_rank_against_full_head_and_the_baselines():
     study = composed("experiment=rank_sweep")
     assert [c.method.rank for c in study if c.method.name == "lora"] == [64, 32, 16, 8, 4, 2, 1]
     assert sorted(c.method.name for c in study if c.method.name != "lora") == ["full", "head", "probe", "tfidf"]
     assert {c.study for c in study} == {"rank_sweep"}
 
 
-def test_an_axis_on_the_command_line_replaces_the_experiments(composed):
+def test_an_axis_on_the_command_line_replaces_the_experiments():
     study = composed("experiment=rank_sweep method.rank=1,16 method=lora seed=3")
     assert [(c.method.rank, c.seed) for c in study] == [(1, 3), (16, 3)]
 
 
-def test_paired_axes_are_written_as_dicts(composed):
+def test_paired_axes_are_written_as_dicts():
     study = composed("-m debug=fast method={rank:1,lr:1e-3},{rank:8,lr:5e-4}")
     assert [(c.method.rank, c.optim.lr) for c in study] == [(1, 1e-3), (8, 5e-4)]
 
 
-def test_composing_once_per_group_choice_gives_what_hydra_composes(composed, monkeypatch):
+def test_composing_once_per_group_choice_gives_what_hydra_composes(monkeypatch):
     slow: list[Config] = []
     fast = Composer.__call__
 
