@@ -90,7 +90,10 @@ class Scores:
         metric, first = self._metric, self._predictions[self._tests[test][0]]
         # A constant correlates with nothing; what one of a language model would lose is unknown.
         zero = _Scored(0.0, np.zeros(_replicates(len(first.items)), np.float32), test, len(first.items))
-        unvaried = self._scored(_constants(first, metric), test) or ([] if metric.lower_is_better else [zero])
+        answers: Floats = np.atleast_1d(metric.constants(first.columns["label"])) if metric.constants else np.empty(0)
+        said = [{metric.columns[1]: np.full(len(first.items), answer)} for answer in answers]
+        unvaried = self._scored([Predictions(first.items, first.columns | own) for own in said], test)
+        unvaried = unvaried or ([] if metric.lower_is_better else [zero])
         return max(unvaried, key=lambda one: metric.sign * one.point, default=None)
 
     def _scored(self, answers: list[Predictions], test: int) -> list[_Scored]:
@@ -219,14 +222,6 @@ def _small(values: np.ndarray) -> np.ndarray:
     if not np.issubdtype(values.dtype, np.integer):
         return values
     return values.astype(np.promote_types(*map(np.min_scalar_type, (values.min(), values.max()))))
-
-
-def _constants(one: Predictions, metric: Metric) -> list[Predictions]:
-    """Runs that give one answer to every item, the best of which no other constant beats."""
-    if metric.constants is None:
-        return []
-    n, column, answers = len(one.items), metric.columns[1], np.atleast_1d(metric.constants(one.columns["label"]))
-    return [Predictions(one.items, one.columns | {column: np.full(n, answer)}) for answer in answers]
 
 
 def aligned(one: Predictions, other: Predictions, metric: Metric) -> bool:

@@ -237,8 +237,7 @@ def test_a_rank_is_enough_on_so_many_tasks(tmp_path, capsys):
     full, small, large = (
         row for name in ("full", "lora r=4", "lora r=64") for row in read(tmp_path).rows if row.label == name
     )
-    passed = [sorted(row.passed.values()) for row in (small, large, full)]
-    assert passed == [[False, True], [True, True], []]
+    assert [sorted(row.passed.values()) for row in (small, large, full)] == [[False, True], [True, True], []]
     assert small.better.mean == pytest.approx(0.25) and large.better.mean == 0.5 and full.better is None
     assert main(["report", str(tmp_path), "--by", "task"]) == 0
     overall = capsys.readouterr().out.split("Over all tasks")[1]

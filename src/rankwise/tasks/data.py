@@ -22,8 +22,6 @@ from rankwise.tasks.sources import open_tables
 from rankwise.tasks.splits import PARTS, TEST, TRAIN, VALIDATION, cut, digest, place
 from rankwise.tasks.tables import Table
 
-__all__ = ["Data", "Split", "check_files", "load"]
-
 _QUOTED = 0.1  # share of texts in double quotes, from which on they hardly are a part of what is said
 _HALF = re.compile("[\ud800-\udfff]")  # of two that stand for one, which no tokenizer reads
 _COPY = 0.75  # share of training rows in a part that is a copy, as a validation part may be cut from the original
