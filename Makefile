@@ -28,9 +28,9 @@ claims-full: fetch
 test: fetch
 	OMP_NUM_THREADS=1 WANDB_MODE=offline $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST)
 
-# Needs a Slurm that takes jobs from here.
+# On the Slurm that takes jobs from here; where there is none, on one of two nodes that the tests start.
 test-slurm: fetch
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/study/test_slurm.py
+	SLURM=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/study/test_slurm.py
 
 # Trackio wants an older Pillow than the pinned one: an environment of its own.
 test-trackio:

@@ -7,10 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fake_task import until
+from slurm_cluster import can_run, cluster
 
 from rankwise.cli import main
 
@@ -53,10 +56,20 @@ def test_keys_are_checked_before_anything_is_asked_of_slurm(key, tmp_path, monke
     assert f"hydra.launcher.{key}" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[None]:
+    """The one that takes jobs from here, or one of our own."""
+    if shutil.which("sbatch") and not subprocess.run(["sinfo"], capture_output=True).returncode:
+        yield
+    elif "SLURM" in os.environ and can_run():
+        with tempfile.TemporaryDirectory(prefix="slurm", ignore_cleanup_errors=True) as folder, cluster(Path(folder)):
+            yield
+    else:
+        pytest.skip("no Slurm takes jobs from here; SLURM=1 starts one, for root where its programs are")
+
+
 @pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    if not shutil.which("sbatch") or subprocess.run(["sinfo"], capture_output=True).returncode:
-        pytest.skip("no Slurm takes jobs from here")
+def slurm(scheduler: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
