@@ -100,10 +100,9 @@ class Metric:
             return f"{self.score(score.point)} ({self._fixed(score.low, score.point)} to {self.score(score.high)})"
         return f"{self.score(score.point)} ± {self._fixed(score.half, score.point)}"
 
-    def with_unit(self, value: float, half: float | None = None) -> str:
-        """``81.2 %`` or ``81.2 ± 1.1 %``: a score as a sentence has it, with its error."""
-        error = f" ± {self._fixed(half, value)}" if half is not None and math.isfinite(value) else ""
-        return f"{self.score(value)}{error}{' %' if self.percent else ''}"
+    def with_unit(self, value: float) -> str:
+        """``81.2 %``: a score as a sentence has it."""
+        return f"{self.score(value)}{' %' if self.percent else ''}"
 
     def difference(self, value: float | None) -> str:
         """A signed difference in the unit of the score: points for percentages."""

@@ -29,9 +29,10 @@ from rankwise.tracking.record import Record
 @pytest.mark.parametrize(
     ("metric", "value", "se", "said"),
     [
-        ("accuracy", 0.8123, 0.0111, "test accuracy 81.2 ± 1.1 %"),
-        ("perplexity", 23.4567, 0.312, "23.46 ± 0.31"),
-        ("perplexity", 12345.6, 12.3, "test perplexity 12346 ± 12"),
+        ("accuracy", 0.8123, 0.0111, "test accuracy 81.2 ± 2.2 % (95 % over test items)"),
+        ("accuracy", 1.0, 0.0, "test accuracy 100.0 (72.2 to 100.0) %"),
+        ("perplexity", 23.4567, 0.312, "23.46 ± 0.61"),
+        ("perplexity", 12345.6, 12.3, "test perplexity 12346 ± 24"),
         ("loss", float("inf"), 1.0, "test loss –"),
     ],
 )
@@ -50,7 +51,7 @@ def test_the_line_has_the_task_s_metric_and_those_of_generated_text_in_sensible_
     test = {metric: score, "f1": score, "bleu": {"value": 0.25, "se": 0.01, "n": 10}}  # METEOR is absent
     record = Record({"status": "finished"}, {}, metrics={"test": test}, compute={"seconds": {"train_s": 1.4}})
     line = describe(record, config)
-    assert said in line and "test bleu 25.0 ± 1.0 %" in line and line.endswith("1 s of training")
+    assert said in line and "test bleu 25.0 ± 2.0 %" in line and line.endswith("1 s of training")
     assert "f1" not in line and "meteor" not in line
 
 
