@@ -15,7 +15,7 @@ from rankwise.check import check, check_here
 from rankwise.config import Config, Package, plain, typed
 from rankwise.errors import Refused
 from rankwise.identity import canonical, folder, label, run_id
-from rankwise.study.compose import to_config
+from rankwise.study.compose import refuse_idle, to_config
 
 PACKAGE = Package("p", "1", "0" * 64, "m")
 
@@ -67,15 +67,15 @@ def test_rank_alpha_and_targets_collapse_where_there_is_no_adapter(tiny, method)
         ("vera", "budget", 500), ("full", "init_from", "x"), ("full", "rank", 8), ("probe", "shots", 1),
     ],
 )  # fmt: skip
-def test_a_key_of_another_method_is_refused_unless_it_is_an_axis(method, key, value):
+def test_a_key_of_another_method_is_null_and_refused_unless_a_run_of_the_study_has_it(method, key, value):
     rank = {"method__rank": 16} if method == "vera" else {}
-    values = plain(tiny_config(method=method, **rank))
+    config, words = tiny_config(method=method, **rank), [f"method.{key}={value}"]
+    values = plain(config)
     values["method"] |= {key: value}
-    for one_run in ((), ("seed",)):
-        with pytest.raises(Refused, match=f"^method.{key}={value}: null with method={method}, which has no such key$"):
-            to_config(values, one_run)
-    for axes in (("method",), ("method.name",), (f"method.{key}", "seed")):
-        assert to_config(values, axes) == tiny_config(method=method, **rank)
+    assert to_config(values) == config
+    with pytest.raises(Refused, match=f"^method.{key}={value}: of no use with method={method}; leave it out$"):
+        refuse_idle([(config, words), (config, words)])
+    refuse_idle([(config, words), (tiny_config(method="few_shot" if key == "shots" else "lora"), words)])
 
 
 def test_keys_that_a_method_lacks_are_null_and_so_are_targets_without_an_adapter(tiny):

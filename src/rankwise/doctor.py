@@ -21,17 +21,8 @@ from rankwise.paths import conf_dir
 
 SECTIONS = ("machine", "packages", "wandb", "cache", "launchers")  # of ``here``
 PACKAGES = (
-    "rankwise",
-    "torch",
-    "transformers",
-    "peft",
-    "lightning",
-    "hydra-core",
-    "wandb",
-    "datasets",
-    "bitsandbytes",
-    "torchao",
-    "gguf",
+    *("rankwise", "torch", "transformers", "peft", "lightning", "hydra-core", "wandb", "datasets", "bitsandbytes"),
+    *("torchao", "gguf"),
 )
 TOLERATED = 0.2  # relative error of a product of a random matrix; fp4's is 0.12
 FOUND_S = 2.0  # for counting the cache

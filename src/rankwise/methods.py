@@ -148,10 +148,11 @@ def reads_base(method: Method) -> bool:
 
 
 def check(config: Config) -> None:
-    """Refuse an unknown method, keys that it does not own, values that it cannot take and pairs that contradict."""
-    method = config.method
-    refuse_foreign(vars(method))
-    declared = of(method)
+    """Refuse an unknown method, values that it cannot take and pairs that contradict."""
+    method, declared = config.method, of(config.method)
+    if method.name not in DECLARED and method.peft is None:
+        near = did_you_mean(method.name, DECLARED)
+        raise Refused.value("method.name", method.name, f"one of {', '.join(DECLARED)}{near}")
     for key in (key for key in fields(Method) if key.name in declared.keys):
         value = getattr(method, key.name)
         elsewhere = (key.name, value) == ("rank", None) and declared.keys in (_LORA, _CUSTOM)  # of a budget, of PEFT's
@@ -175,16 +176,6 @@ def owned(config: Mapping[str, Any]) -> dict[str, Any]:
     method = own(config["method"])
     targets = config.get("targets") or {}
     return {**config, "method": method, "targets": targets if of(method["name"]).on_targets else dict.fromkeys(targets)}
-
-
-def refuse_foreign(values: Mapping[str, Any]) -> None:
-    """Refuse plain values of ``method`` of an unknown name, or with a key which the method does not own."""
-    if (name := values["name"]) not in DECLARED and values.get("peft") is None:
-        raise Refused.value("method.name", name, f"one of {', '.join(DECLARED)}{did_you_mean(str(name), DECLARED)}")
-    defaults, mine = {key.name: key.default for key in fields(Method)}, own(values)
-    for key, value in values.items():
-        if mine[key] is None and value not in (None, False, {}) and value != defaults.get(key):
-            raise Refused.value(f"method.{key}", value, f"null with method={name}, which has no such key")
 
 
 def peft_class(peft: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from rankwise.commands._shared import (
     overrides,
     parse,
     parser,
+    positive,
     prepare_environment,
     print_json,
     show,
@@ -42,7 +44,8 @@ def main(arguments: list[str]) -> int:
     made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train")
     made.add_argument("-m", "--multirun", action="store_true", help="every combination of the given values")
     made.add_argument("--gpu", metavar="NAME", help="plan for this GPU, such as t4, rtx4090, a100-80gb, h100-80gb")
-    made.add_argument("--gpus", type=int, metavar="N", help="how many of them a study has: how long it takes there")
+    many = functools.partial(positive, "--gpus")
+    made.add_argument("--gpus", type=many, metavar="N", help="how many of them a study has: how long it takes there")
     made.add_argument("--fit", metavar="SIZE", help="does it fit, and which batch would: 24GB, 22.5GiB")
     made.add_argument("--mfu", type=float, help="share of the peak FLOP/s that training reaches, 0 to 1")
     made.add_argument("--params", action="store_true", help="count parameters only")
@@ -58,8 +61,6 @@ def main(arguments: list[str]) -> int:
         raise Refused(f"{AUTO}: of train and find; plan --fit SIZE says which batch fits")
     if options.mfu is not None and not 0 < options.mfu <= 1:
         raise Refused(f"--mfu {options.mfu:g}: above 0 and at most 1")
-    if options.gpus is not None and options.gpus < 1:
-        raise Refused(f"--gpus {options.gpus}: at least 1")
     if options.gpu:
         gpu(options.gpu)  # refused here, before anything heavy is imported
     limit = _bytes(options.fit) if options.fit is not None else None

@@ -144,10 +144,8 @@ def task(cfg: DictConfig) -> Any:
         for word in HydraConfig.get().overrides.hydra:
             if word.startswith(("hydra/", "hydra.sweeper", "hydra.launcher")) and "hydra.launcher.jobs" not in word:
                 raise Refused(f"{word}: of a study; add -m, for one run on this machine leave it out")
-        # One point of a W&B sweep does not tell what its axes are.
-        axes = ("method",) if "WANDB_SWEEP_ID" in os.environ else ()
-        config = compose.to_config(compose.unresolved(cfg), axes)
-        if not axes:
+        config = compose.to_config(compose.unresolved(cfg))
+        if "WANDB_SWEEP_ID" not in os.environ:  # another point of a sweep may use what this one does not
             compose.refuse_idle([(config, HydraConfig.get().overrides.task)])
         if multirun.here:
             check_here(config)

@@ -25,7 +25,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from rankwise import assets, methods
+from rankwise import assets
 from rankwise.allowed import takes
 from rankwise.check import check
 from rankwise.config import Config, known_keys, merged, plain, typed
@@ -47,27 +47,22 @@ def unresolved(cfg: DictConfig) -> dict[str, Any]:
     return values  # type: ignore[return-value]
 
 
-def to_config(values: dict[str, Any] | DictConfig, axes: Collection[str] = ("method",)) -> Config:
+def to_config(values: dict[str, Any] | DictConfig) -> Config:
     """A checked ``Config`` from composed values; raises Refused for what cannot run. See ``to_typed``."""
-    config = to_typed(values, axes)
+    config = to_typed(values)
     check(config)
     return config
 
 
-def to_typed(values: dict[str, Any] | DictConfig, axes: Collection[str] = ("method",)) -> Config:
+def to_typed(values: dict[str, Any] | DictConfig) -> Config:
     """A ``Config`` from composed values, not checked yet; raises Refused for unknown keys and wrong types.
 
     Plain values, or ``merged`` ones: Hydra opens its own tree for ``+key=value``, which is refused here.
-    ``axes`` are the keys that a study varies. A key of ``method`` that the method does not own is null where it is one
-    of them or ``method`` is, and refused elsewhere, where it is a mistake.
     """
     try:
         node = values if isinstance(values, DictConfig) else merged(values)
         if environment := _ENVIRONMENT.search(str(OmegaConf.to_container(node, resolve=False))):
             raise Refused(f"{environment[0]}: it would stand in the record for all to read; give the value itself")
-        if not {"method", "method.name"} & set(axes):
-            method: Any = OmegaConf.to_container(node.method, resolve=True)
-            methods.refuse_foreign({key: value for key, value in method.items() if f"method.{key}" not in axes})
         return typed(node)
     except OmegaConfBaseException as error:
         raise Refused(explain(error)) from None
@@ -84,7 +79,7 @@ def refuse_idle(runs: Iterable[tuple[Config, Iterable[str]]]) -> None:
             mine = [of for of in keys if of == key or key.startswith(f"{of}.") or of.startswith(parts)]
             if not mine:
                 used.add(key)
-            elif value not in ("none", "null"):
+            elif value not in ("none", "null", "false"):
                 group = "optim" if mine == ["optim.momentum"] else "task" if key.startswith("task.") else "method"
                 idle_words.setdefault(key, {}).setdefault(f"{group}={getattr(config, group).name}", f"{key}={value}")
     for key, by_reason in idle_words.items():
@@ -93,11 +88,11 @@ def refuse_idle(runs: Iterable[tuple[Config, Iterable[str]]]) -> None:
             raise Refused(f"{word}: of no use with {' or '.join(by_reason)}; leave it out")
 
 
-def composed(overrides: list[str], axes: Collection[str] = ()) -> Config:
+def composed(overrides: list[str]) -> Config:
     """A checked config from a command line's overrides, without Hydra's main. Raises Refused for what cannot run."""
     with explained(overrides), hydra_tree():
         values = unresolved(load(overrides))
-    return to_config(values, axes)
+    return to_config(values)
 
 
 @contextlib.contextmanager
@@ -183,8 +178,7 @@ class Composer:
     Plain values are then set on the composed node, in place: all rows of a study set the same keys.
     """
 
-    def __init__(self, axes: Collection[str] = ("method",)) -> None:
-        self.axes = axes
+    def __init__(self) -> None:
         self.loader = GlobalHydra.instance().config_loader()
         self.parser = OverridesParser.create(config_loader=self.loader)
         self.nodes: dict[tuple[str, ...], tuple[DictConfig, dict[str, str | None]]] = {}
@@ -204,7 +198,7 @@ class Composer:
             for override in parsed:
                 if self._is_plain(override):
                     OmegaConf.update(node, override.key_or_group, override.value())
-        return to_typed(node, self.axes), choices
+        return to_typed(node), choices
 
     def _is_plain(self, override: Override) -> bool:
         """A scalar or list for an existing key of the schema: no group's choice, addition, deletion or dict."""
@@ -279,17 +273,6 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-_PLUGINS = {  # of Hydra, by the option that each brings
-    "hydra/launcher=joblib": "hydra-joblib-launcher",
-    "hydra/launcher=submitit": "hydra-submitit-launcher",
-    "hydra/launcher=ray": "hydra-ray-launcher",
-    "hydra/launcher=rq": "hydra-rq-launcher",
-    "hydra/sweeper=optuna": "'rankwise[optuna]'",
-    "hydra/sweeper=ax": "hydra-ax-sweeper",
-    "hydra/sweeper=nevergrad": "hydra-nevergrad-sweeper",
-}
-
-
 _YOURS = {
     "model": "; any other is model=local model.path=FOLDER_OR_GGUF_OR_HUB_ID",
     **{group: f"; yours is NAME, with a conf/{group}/NAME.yaml" for group in ("callbacks", "logger")},
@@ -302,10 +285,13 @@ def explain(error: BaseException, words: Iterable[str] = ()) -> str:
     """One line for an error of Hydra or OmegaConf about a command line: what was given and what would be allowed."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        package = next((name for start, name in _PLUGINS.items() if f"{group}={choice}".startswith(start)), None)
-        near = f"; pip install {package}" if package else near_key(f"{group}={choice}", ())
+        name = f"{group}={choice}"
+        near = near_key(name, ())
+        if plugin := re.match(r"hydra/(launcher|sweeper)=(joblib|submitit|ray|rq|ax|nevergrad|optuna)", name):
+            ours = "'rankwise[optuna]'" if plugin[2] == "optuna" else f"hydra-{plugin[2]}-{plugin[1]}"
+            near = f"; pip install {ours}"
         near = near or did_you_mean(choice, error.options) or _YOURS.get(group, "")
-        return f"{group}={choice}: no such option; one of {', '.join(error.options)}{near}"
+        return f"{name}: no such option; one of {', '.join(error.options)}{near}"
     if isinstance(error, OverrideParseException):
         key, _, value = str(error.override).strip("'\"").partition("=")
         plain = value and not set("'\"[]{}()") & set(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,9 +193,7 @@ def compose_study(
     Raises Refused for the first that cannot run, or not ``here``: of runs that are the same, too, as they may ask for
     other devices. And for a key of which no run makes use, unless it is one that an experiment has ``brought``.
     """
-    rows = list(rows)
-    axes, runs = varied(rows), []
-    compose = Composer(axes)
+    runs, compose = [], Composer()
     for row in rows:
         config, choices = compose(row)
         if not excluded(config, exclude, choices):
@@ -214,14 +211,6 @@ def say_fewer(rows: Sequence[Row], study: Sequence[tuple[Config, Row]]) -> None:
     """Say where combinations of values are excluded, or mean the same run."""
     if len(study) < len(rows):
         print(f"rankwise: {len(rows):,} combinations come to {plural(len(study), 'distinct run')}", file=sys.stderr)
-
-
-def varied(rows: Sequence[Row]) -> set[str]:
-    """The keys that have several values among the rows: the axes of the study."""
-    values: dict[str, set[str]] = defaultdict(set)
-    for key, _, value in (word.partition("=") for row in rows for word in row):
-        values[key].add(value)
-    return {key for key, several in values.items() if len(several) > 1}
 
 
 def distinct(runs: Sequence[tuple[Config, Row]]) -> list[tuple[Config, Row]]:
