@@ -156,34 +156,26 @@ def test_a_logger_is_told_what_the_journal_is_told_and_the_test_scores(method, c
     assert f"add logger.table._target_={target}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("target", ["os.path.join", "pathlib.Path", "nowhere.Mine", "my_callbacks.Other", None])
-@pytest.mark.parametrize("group", ["callbacks", "logger"])
-def test_what_is_none_is_refused_in_one_line(group, target, capsys):
-    write("bad", {"it": {"_target_": target}}, group)
+EARLY = {"_target_": f"{LIGHTNING}.EarlyStopping", "monitor": "val_loss"}
+LOGGED = "val/accuracy, val/f1, val/matthews, val/loss, train/loss"
+NONE: list[tuple[str, object, str]] = [
+    *(
+        (group, {"_target_": target}, f"{group}.it._target_={target}: ")
+        for group in ("callbacks", "logger")
+        for target in ("os.path.join", "pathlib.Path", "nowhere.Mine", "my_callbacks.Other", None)
+    ),
+    ("callbacks", 5, "callbacks.it=5: {_target_: package.Class, key: value}\n"),
+    ("callbacks", {"_target_": "my_callbacks.Mine", "foo": 1}, "callbacks.it: my_callbacks.Mine does not take this ("),
+    ("callbacks", EARLY, f"callbacks.it.monitor=val_loss: one of {LOGGED}\n"),
+]
+
+
+@pytest.mark.parametrize(("group", "value", "said"), NONE)
+def test_what_is_none_is_refused_in_one_line_before_anything_is_made(group, value, said, capsys):
+    write("bad", {"it": value}, group)
     assert main([*RUN, f"{group}=bad"]) == 2
     err = capsys.readouterr().err
-    assert err.startswith(f"rankwise: {group}.it._target_=") and err.count("\n") == 1
-    assert not Path("outputs").exists()
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        (5, "callbacks.it=5: {_target_: package.Class, key: value}"),
-        (
-            {"_target_": "my_callbacks.Mine", "word": "hello", "foo": 1},
-            "callbacks.it: my_callbacks.Mine does not take this (got an unexpected keyword argument 'foo')",
-        ),
-        (
-            {"_target_": f"{LIGHTNING}.EarlyStopping", "monitor": "val_loss"},
-            "callbacks.it.monitor=val_loss: one of val/accuracy, val/f1, val/matthews, val/loss, train/loss",
-        ),
-    ],
-)
-def test_what_a_callback_does_not_take_is_refused_before_anything_is_made(value, said, capsys):
-    write("bad", {"it": value})
-    assert main([*RUN, "callbacks=bad"]) == 2
-    assert capsys.readouterr().err == f"rankwise: {said}\n" and not Path("outputs").exists()
+    assert err.startswith(f"rankwise: {said}") and err.count("\n") == 1 and not Path("outputs").exists()
 
 
 def test_a_callback_that_monitors_sees_every_validation_and_one_that_lightning_refuses_is_one_line(capsys):

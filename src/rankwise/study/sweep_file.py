@@ -37,7 +37,6 @@ _KEYS = (
 POINT = "point"  # a parameter of several KEY=VALUE per value, for arms that a product would repeat
 _ARGUMENTS = "${args_no_hyphens}"  # W&B puts KEY=VALUE of the run's parameters here
 _ELSEWHERE = "rankwise train hydra/sweeper=optuna does, or wandb sweep and wandb agent with this file"
-_NUMBERS = ("min", "max", "mu", "sigma", "q")
 
 Point = dict[str, Any]
 _DRAWS: dict[str, tuple[tuple[str, ...], Callable[..., float]]] = {  # what a distribution needs, and one draw from it
