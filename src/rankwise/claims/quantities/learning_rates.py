@@ -9,6 +9,7 @@ from rankwise import metrics
 from rankwise.claims.claim import Estimate, NotRun
 from rankwise.claims.selection import Compared, Spec, compared, runs_of, words
 from rankwise.compare import by_replicate
+from rankwise.errors import plural
 from rankwise.report.arms import whole_rates
 from rankwise.statistics import Floats, seed_weights, widened
 from rankwise.tracking.fields import at
@@ -69,7 +70,7 @@ def spread_ratio(
 def _losses(runs_sl: Sequence[Sequence[Record]], rates: Sequence[float], spec: Spec) -> tuple[Floats, Floats]:
     """Log10 of the learning rates (L,), and what is to be made small at each, (S, L)."""
     if len(rates) < 3:
-        raise NotRun(f"{len(rates)} learning rates of {words(spec)}; a parabola needs three")
+        raise NotRun(f"{plural(len(rates), 'learning rate')} of {words(spec)}; a parabola needs three")
     sign = metrics.named(str(at(runs_sl[0][0], "config.objective"))).sign
     values_sl = np.array([[math.nan if run.objective is None else run.objective for run in runs] for runs in runs_sl])
     converged = np.isfinite(values_sl).all(0)  # others diverged
