@@ -131,8 +131,9 @@ def test_what_is_predicted_of_one_seed_serves_others_of_its_arm_and_no_other_arm
     assert predicted(seed=1, optim__lr=0.1) == (first | {"seen": 1}, flops)
     for keys in ({"method__rank": 2}, {"trainer__batch_size": 5}, {"trainer__precision": "bf16"}):
         assert "seen" not in predicted(**keys)[0]
-    file.write_text("{")
-    assert predicted(seed=2) == (first, flops)
+    for seed, damaged in enumerate(("{", '{"memory": {}}', '{"memory": {"train": 5}, "operations": null}'), start=2):
+        file.write_text(damaged)
+        assert predicted(seed=seed) == (first, flops)
 
 
 def test_the_probed_step_is_the_largest_from_the_second_on_and_losses_are_as_without_it(tiny):

@@ -5,8 +5,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from operator import itemgetter
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import peft
 import torch
@@ -24,6 +23,7 @@ from rankwise.measure.shape import Shape
 from rankwise.model.numerics import Numerics
 from rankwise.plan.fake import Counted, FakeRun, full_fine_tuning
 from rankwise.tasks.scores import Scorer
+from rankwise.tracking.groups import Amount, Memory, problem
 from rankwise.tracking.provenance import code_fingerprint
 from rankwise.tracking.record import write_atomically
 
@@ -39,7 +39,7 @@ class Operations:
     operations are no sum over examples, tokens and pairs of tokens.
     """
 
-    step: dict[str, Any]
+    step: Annotated[dict[str, Any], dict[str, Amount | None]]
     cost: Cost | None
     needed: Cost | None
 
@@ -47,6 +47,13 @@ class Operations:
     def of(cls, values: dict[str, Any]) -> "Operations":
         """The inverse of ``asdict``."""
         return cls(values["step"], *(values[key] and Cost(**values[key]) for key in ("cost", "needed")))
+
+
+class _Kept(TypedDict):
+    """What a file has of it."""
+
+    memory: Memory
+    operations: Operations | None
 
 
 def predict(
@@ -66,8 +73,9 @@ def predict(
     """
     file = folder(config).parent / _KEPT / f"{_key(config, architecture, scorer, settings, [step, evaluation])}.json"
     with contextlib.suppress(OSError, Refused, KeyError, TypeError):  # none there, or none that can be read
-        memory, planned = itemgetter("memory", "operations")(read_json(file, "a prediction"))
-        return memory, planned and Operations.of(planned)
+        kept = read_json(file, "a prediction")
+        if problem(kept, _Kept) is None:
+            return kept["memory"], kept["operations"] and Operations.of(kept["operations"])
     memory, planned = _predict(config, architecture, scorer, settings, step, evaluation)
     with contextlib.suppress(OSError):
         write_atomically(file, json.dumps({"memory": memory, "operations": planned and asdict(planned)}))
