@@ -3,8 +3,9 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Annotated, Any, TypedDict
 
 import peft
@@ -76,7 +77,7 @@ def predict(
         kept = read_json(file, "a prediction")
         if problem(kept, _Kept) is None:
             return kept["memory"], kept["operations"] and Operations.of(kept["operations"])
-    memory, planned = _predict(config, architecture, scorer, settings, step, evaluation)
+    memory, planned = _predict(partial(FakeRun, config, architecture, scorer, settings), step, evaluation)
     with contextlib.suppress(OSError):
         write_atomically(file, json.dumps({"memory": memory, "operations": planned and asdict(planned)}))
     return memory, planned
@@ -94,15 +95,10 @@ def _key(config: Config, *what: Any) -> str:
 
 
 def _predict(
-    config: Config,
-    architecture: PretrainedConfig,
-    scorer: Scorer,
-    settings: Numerics,
-    step: list[Shape],
-    evaluation: Shape,
+    start: Callable[[], FakeRun], step: list[Shape], evaluation: Shape
 ) -> tuple[dict[str, Any], Operations | None]:
     try:
-        run = FakeRun(config, architecture, scorer, settings)
+        run = start()
         train, evaluated = run.train(step).to_dict(), run.evaluate(evaluation).to_dict()
         planned = operations(run.counted, step, run.flops)
     except Refused as refused:
