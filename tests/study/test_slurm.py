@@ -76,7 +76,13 @@ def slurm(scheduler: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 def study(*words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "rankwise", *SMALL, *words]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, process_group=0, preexec_fn=_heed_interrupts, **pipes)
+
+
+def _heed_interrupts() -> None:
+    """What a shell starts in the background ignores them, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def records(folder: Path) -> list[dict]:
