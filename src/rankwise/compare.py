@@ -5,7 +5,7 @@ A *replicate* is a pair (seed, data_seed); runs of several arms are paired by it
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from rankwise.metrics import Metric
-from rankwise.statistics import Bootstrap, Floats, item_weights, paired
+from rankwise.statistics import Bootstrap, Floats, item_weights, paired, unseen
 from rankwise.tracking.predictions import FILE, Predictions, Unreadable, harness_file, read
 from rankwise.tracking.record import Record
 
@@ -177,7 +177,10 @@ class Scores:
         means_bs = np.einsum("sab,a->bs", resampled_sab, weights_a)
         if not np.isfinite(means_bs).all():
             raise NotComparable("the metric is undefined on some resamples (constant predictions)")
-        return paired(points_sa @ weights_a, means_bs, replicates, rows[0][0].items)
+        found, items = paired(points_sa @ weights_a, means_bs, replicates, rows[0][0].items), rows[0][0].items
+        if self._metric.kind == "classification" and not found.over_items:
+            found = replace(found, means=found.estimate + unseen(items, length))
+        return found
 
 
 def on_rows(metric: Metric, one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, float]:

@@ -256,6 +256,15 @@ def paired(
     return Bootstrap(float(points_s.mean()), varying, resampled_bs.mean(1), len(points_s), items)
 
 
+def unseen(items: int, replicates: int) -> Floats:
+    """What resamples of a difference of shares would vary by (replicates,), where no item differs and none does.
+
+    That none of n differs does not say that none ever would: 1/2 is added to each of the four cells of such a table,
+    which gives the difference a standard error of 1/(n + 2) (Agresti and Min 2005).
+    """
+    return special.ndtri((np.arange(replicates) + 0.5) / replicates) / (items + 2)
+
+
 def _spreads(points_s: Floats, replicates: Sequence[tuple[int, int]]) -> tuple[tuple[float, int], ...]:
     levels = [np.unique(factor, return_inverse=True)[1] for factor in zip(*replicates, strict=True)]
     if max((level.max() + 1 for level in levels), default=len(points_s)) == len(points_s):

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -40,6 +41,16 @@ def test_the_headline_is_the_smallest_rank_that_passes_from_the_largest_down(rea
     assert "% of the trainable parameters (161 k of 22.7 M)" in read.headline.cost
     assert sum(s.share for s in family.steps) + family.none_share == pytest.approx(1)
     assert max(family.steps, key=lambda s: s.share).arm.rank == 4
+
+
+@pytest.mark.parametrize(("items", "verdict"), [(50, "inconclusive"), (200, "same")])
+def test_items_of_which_none_differs_are_no_certainty(tmp_path, items, verdict):
+    for seed in range(3):
+        for method, rank in (("full", None), ("lora", 8)):
+            write_run(tmp_path, method, rank, seed=seed, correct=np.arange(items) % 10 > 0)
+    found = by_rank(build([tmp_path]))[8]
+    assert (found.estimate, found.verdict) == (0, verdict)
+    assert found.bootstrap.low == pytest.approx(-1.645 / (items + 2), rel=1e-2)
 
 
 def test_testing_stops_at_the_first_failure_though_smaller_ranks_would_pass(tmp_path):
