@@ -114,7 +114,8 @@ class Metric:
 
     def width(self, value: float) -> str:
         """An unsigned distance with its unit: ``2 points`` or ``0.02``."""
-        return f"{self.factor * value:.3g}{' points' if self.percent else ''}"
+        shown = f"{self.factor * value:.3g}"
+        return f"{shown} point{'s' * (shown != '1')}" if self.percent else shown
 
     def _fixed(self, value: float, like: float) -> str:
         """A value to the decimals that ``like`` is shown with."""

@@ -358,6 +358,8 @@ def test_a_limit_cuts_no_prompt(tmp_path, wanted):
     for part in said(data)[1:]:
         prompts = [prompt for prompt, _ in part]
         assert len(prompts) == 9 * (wanted // 9) and {prompts.count(prompt) for prompt in prompts} == {9}
+    with pytest.raises(Refused, match=r"^task.n_test=5: at least 9, the rows of the first prompt"):
+        read(records(tmp_path, rows), **PROMPTS, n_test=5)
 
 
 def test_rows_of_one_prompt_text_or_group_are_a_cluster(tmp_path):

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from rankwise import assets, methods
 from rankwise.config import Config, plain
-from rankwise.errors import Refused
+from rankwise.errors import Refused, plural
 from rankwise.identity import canonical, labels, run_id
 from rankwise.measure.gpus import gpu, recognise
 from rankwise.measure.parameters import count
@@ -260,7 +260,7 @@ def _mfu(question: Question, config: Config, precision: str) -> tuple[float, str
         recomputes = config.trainer.gradient_checkpointing
         measured = _measured_mfu(config.outputs, config.model.name, precision, question.hardware.device, recomputes)
         if measured:
-            return statistics.median(measured), f"measured in {len(measured)} finished runs of this model"
+            return statistics.median(measured), f"measured in {plural(len(measured), 'finished run')} of this model"
     return ASSUMED_MFU, "assumed"
 
 

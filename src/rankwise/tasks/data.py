@@ -215,6 +215,9 @@ def _chosen(task: Task, index: _Index, part: np.ndarray, data_seed: int) -> list
             members = members[np.argsort(index.place[members], kind="stable")]
             if task.writes and wanted and wanted < len(members):
                 starts = np.flatnonzero(np.diff(index.place[members], prepend=-1))
+                if len(starts) > 1 and starts[1] > wanted:
+                    allowed = f"at least {starts[1]}, the rows of the first prompt, which are not cut"
+                    raise Refused.value(f"task.n_{name}", wanted, allowed)
                 wanted = max(starts[starts <= wanted].max(), 2) if len(starts) > 1 else len(members)
         chosen.append(np.sort(members[:wanted]))
     return chosen
