@@ -12,6 +12,7 @@ import yaml
 
 from rankwise import machine
 from rankwise.cli import COMMANDS, main
+from rankwise.commands._shared import overrides
 from rankwise.commands.adapter import ABOUT
 from rankwise.commands.plan import _bytes
 from rankwise.config import known_keys
@@ -34,6 +35,7 @@ REFUSED = [
     ("train method.rnk=4", ["method.rnk", "did you mean method.rank?"]),
     ("train +foo=1", ["foo: no such key; 'rankwise train"]),
     ("train ++method.foo=1", ["method.foo: no such key;"]),
+    ("train debgu=fast", ["debgu: no such key (did you mean debug?)"]),
     ("train +method.rank=4", ["+method.rank=4: it exists; write method.rank=4"]),
     ("train seed=1 seed=2", ["seed", "given twice"]),
     ("train -m method=lora method=full", ["method", "given twice"]),
@@ -92,7 +94,7 @@ REFUSED = [
     (f"plan --fit {'9' * 100}", ["--fit 999", "a size such as 24GB"]),
     ("train -m --cfg job", ["--multirun --cfg: one of these"]),
     ("train --cfg job --info all", ["--cfg --info: one of these"]),
-    ("train -cn rank_sweep", ["-cn: no such flag (here it is experiment=NAME, or --config FILE)"]),
+    ("train -cn rank_sweep", ["--config-name: no such flag (here it is experiment=NAME, or --config FILE)"]),
     ("train --learning-rate 1", ["--learning-rate: no such flag (here it is method.lr)"]),
     ("train callbacks=mine", ["callbacks=mine", "yours is NAME, with a conf/callbacks/NAME.yaml"]),
     ("train betas=[0.9,0.99]", ["betas: no such key (here it is optim.betas)"]),
@@ -207,6 +209,10 @@ def test_a_word_of_another_library_is_answered_with_ours(word, ours, plus, capsy
     assert main(["train", f"{plus}{word}=1"]) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and word in line and ours in line.partition(" (")[2]
+
+
+def test_what_is_added_or_overridden_is_overridden():
+    assert overrides(["++method.rank=4", "++quant=nf4"]) == ["method.rank=4", "quant=nf4"]
 
 
 def test_every_key_that_a_word_is_answered_with_exists():

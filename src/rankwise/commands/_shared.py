@@ -33,13 +33,15 @@ def overrides(words: list[str]) -> list[str]:
         name, equals, value = word.partition("=")
         key = ALIASES.get(name, name).lstrip("+~")
         if not key.startswith("hydra"):
+            if name.startswith("++") and (key in known_keys() or key in GROUPS):  # add or override
+                name, word = key, word[2:]
             if name.startswith("~"):
                 raise Refused(f"{word}: nothing can be taken away; write {key}=VALUE, such as tracking=none")
             if name.startswith("+"):
                 exists = key in known_keys() or key in GROUPS
                 raise Refused(f"{word}: it exists; write {key}={value}" if exists else no_such_key(key, known_keys()))
         if not equals and not name.startswith("~"):
-            raise Refused(f"{word}: not KEY=VALUE; see rankwise train --help")
+            raise Refused(f"{word}: not KEY=VALUE, such as method.rank=8")
         if key in by_key:
             raise Refused(f"{key}: given twice; write {key}=a,b with -m to run both")
         if key in _NAMED:

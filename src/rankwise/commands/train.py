@@ -106,7 +106,7 @@ def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespac
 
 
 def _config_name(name: str) -> str:
-    raise Refused(f"-cn: no such flag{near_key('-cn', ())}")
+    raise Refused(f"--config-name: no such flag{near_key('-cn', ())}")
 
 
 def _list(configs: list[Config], as_json: bool) -> int:
