@@ -34,6 +34,7 @@ class Watch(pl.Callback):
         self, config: Config, budget: Budget, best_file: Path, clock: Clock, journal: Journal, on_progress: OnProgress
     ):
         self.objective, self.patience = config.objective.removeprefix("val/"), config.trainer.early_stopping
+        self.monitored = bool(config.callbacks)  # what is logged, by callbacks of the user's
         self.budget, self.best_file, self.clock, self.journal = budget, best_file, clock, journal
         self.on_progress, self.accumulate = on_progress, config.trainer.accumulate
         self.throughput = Throughput()
@@ -105,7 +106,8 @@ class Watch(pl.Callback):
 
     def _log(self, trainer: pl.Trainer, row: dict[str, float]) -> None:
         self.journal(row)
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in row.items()})  # that some monitor
+        if self.monitored:
+            trainer.callback_metrics.update({key: torch.tensor(value) for key, value in row.items()})
         for logger in trainer.loggers:
             logger.log_metrics({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
 
