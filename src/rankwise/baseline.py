@@ -56,7 +56,7 @@ def _linear(config: Config, record: Record, clock: Clock, ready: Callable[[], No
     size = baselines.size(fitted)
     record.params = {"trainable": size, "frozen": 0, "total": size, "adapter": 0, "head": size}
     columns = {"label": data.test.labels, "prediction": prediction, "score": score}
-    record.metrics["test"] |= scores.by_group(scorer, columns, data.test.groups, config.task.metric)
+    record.metrics["test"] = scores.of_test(record.metrics["test"], columns, data.test, scorer, config.task.metric)
     predictions.write(record.folder, data.test.items, columns | {"cluster": data.test.clusters})
 
 
@@ -65,7 +65,7 @@ def _few_shot(config: Config, record: Record, clock: Clock, ready: Callable[[], 
         from rankwise.measure.parameters import count
         from rankwise.model import base, numerics
         from rankwise.tasks import batches
-        from rankwise.tasks.scores import TokenScorer
+        from rankwise.tasks.scores import TokenScorer, of_test
         from rankwise.tracking import predictions
         from rankwise.train import module
 
@@ -84,7 +84,8 @@ def _few_shot(config: Config, record: Record, clock: Clock, ready: Callable[[], 
     tuner = module.FineTuner(lm, scorer, config.optim, 1)
     with clock("test"):
         record.metrics["validation"], _ = module.evaluate(tuner, loaders.validation, settings)
-        record.metrics["test"], columns = module.evaluate(tuner, loaders.test, settings)
+        tested, columns = module.evaluate(tuner, loaders.test, settings)
+        record.metrics["test"] = of_test(tested, columns, data.test, scorer, config.task.metric)
     record.objective = record.metrics["validation"][config.objective.removeprefix("val/")]["value"]
     if config.task.generation.metrics:
         with clock("generate"):

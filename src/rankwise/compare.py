@@ -5,7 +5,7 @@ A *replicate* is a pair (seed, data_seed); runs of several arms are paired by it
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 
@@ -50,6 +50,7 @@ class _Scored:
     resampled_b: NDArray[np.float32]
     test: int
     items: int
+    units: int  # clusters of items
 
 
 class Scores:
@@ -89,7 +90,7 @@ class Scores:
         """Of the answers that are the same for every item."""
         metric, first = self._metric, self._predictions[self._tests[test][0]]
         # A constant correlates with nothing; what one of a language model would lose is unknown.
-        zero = _Scored(0.0, np.zeros(_replicates(len(first.items)), np.float32), test, len(first.items))
+        zero = _Scored(0.0, np.zeros(_replicates(len(first.items)), np.float32), test, len(first.items), first.units)
         answers: Floats = np.atleast_1d(metric.constants(first.columns["label"])) if metric.constants else np.empty(0)
         said = [{metric.columns[1]: np.full(len(first.items), answer)} for answer in answers]
         unvaried = self._scored([Predictions(first.items, first.columns | own) for own in said], test)
@@ -100,8 +101,8 @@ class Scores:
         if not answers:
             return []
         points_r, resampled_br = resample(answers, self._metric, self._seed + test)
-        resampled_rb, n = resampled_br.T.astype(np.float32), len(answers[0].items)
-        return [_Scored(float(p), own_b, test, n) for p, own_b in zip(points_r, resampled_rb, strict=True)]
+        resampled_rb, sizes = resampled_br.T.astype(np.float32), (test, len(answers[0].items), answers[0].units)
+        return [_Scored(float(p), own_b, *sizes) for p, own_b in zip(points_r, resampled_rb, strict=True)]
 
     def contrast(self, terms: Sequence[tuple[float, Arm]]) -> Bootstrap:
         """Σ weight · score over arms, on the replicates that all of them have. The weights sum to zero.
@@ -177,10 +178,8 @@ class Scores:
         means_bs = np.einsum("sab,a->bs", resampled_sab, weights_a)
         if not np.isfinite(means_bs).all():
             raise NotComparable("the metric is undefined on some resamples (constant predictions)")
-        found, items = paired(points_sa @ weights_a, means_bs, replicates, rows[0][0].items), rows[0][0].items
-        if self._metric.kind == "classification" and not found.over_items:
-            found = replace(found, means=found.estimate + unseen(items, length))
-        return found
+        items, units = rows[0][0].items, rows[0][0].units
+        return paired(points_sa @ weights_a, differing(means_bs, self._metric, units), replicates, items, units)
 
 
 def on_rows(metric: Metric, one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, float]:
@@ -201,6 +200,13 @@ def resample(runs: Sequence[Predictions], metric: Metric, seed: int = 0) -> tupl
     weights = item_weights(n, _replicates(n), seed, runs[0].columns.get("cluster"))
     resampled_br = np.concatenate([metric.resampled(labels_n, values_rn, weights_bn) for weights_bn in weights])
     return metric.resampled(labels_n, values_rn, np.ones((1, n)))[0], resampled_br
+
+
+def differing(resampled_bs: Floats, metric: Metric, units: int) -> Floats:
+    """Differences on resamples of ``units`` items or clusters (B, S), which vary even where none of these differs."""
+    if metric.kind != "classification" or np.ptp(resampled_bs.mean(1)) > 1e-9:
+        return resampled_bs
+    return resampled_bs + unseen(units, len(resampled_bs))[:, None]
 
 
 def _replicates(items: int) -> int:

@@ -83,7 +83,7 @@ class Task:
     labels: Any = None  # classes in order, [neg, pos], or by label, {1: World, x*: null}; null sorts the labels
     skip_empty: bool = keyed(False, off=False)  # rows with an empty text or label are left out, counted; else refused
     split: str | None = None  # column that says train, validation or test
-    group: str | None = None  # column by which the test score is also given; ``source`` is the file or split
+    group: str | None = None  # column whose rows of one value count as one item; ``source`` is the file or split
     prompt: str | None = None  # causal_lm: column of what is given
     completion: str | None = None  # causal_lm: column of what is to be written, the only part that is learned
     messages: str | None = None  # causal_lm: column of a conversation, [{role, content}, …]; replies are learned

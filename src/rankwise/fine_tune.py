@@ -169,8 +169,9 @@ class _Story:
             loop.end_loggers(self.trainer, record.metrics["test"])
         if self.ranks.is_first:
             with self.clock("test"):
-                groups = self.data.test.groups
-                record.metrics["test"] |= scores.by_group(self.scorer, columns, groups, config.task.metric)
+                record.metrics["test"] = scores.of_test(
+                    record.metrics["test"], columns, self.data.test, self.scorer, config.task.metric
+                )
                 predictions.write(self.folder, self.data.test.items, columns | {"cluster": self.data.test.clusters})
         if config.task.generation.metrics and (self.ranks.is_first or self.is_sharded):  # a base in parts needs all
             on_progress(steps, steps, "write")

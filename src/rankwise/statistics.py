@@ -152,6 +152,7 @@ class Bootstrap:
     means: Floats
     seeds: int = 1  # replicates
     items: int = 0
+    units: int = 0  # clusters of items, or as many as items
 
     @property
     def over_seeds(self) -> float:
@@ -245,7 +246,11 @@ def _imagined(dfs: tuple[int, ...]) -> tuple[list[Floats], Floats]:
 
 
 def paired(
-    points_s: Floats, resampled_bs: Floats, replicates: Sequence[tuple[int, int]] = (), items: int = 0
+    points_s: Floats,
+    resampled_bs: Floats,
+    replicates: Sequence[tuple[int, int]] = (),
+    items: int = 0,
+    units: int = 0,
 ) -> Bootstrap:
     """Bootstrap of a mean difference, given per replicate on all items and on each resample of the items.
 
@@ -253,7 +258,7 @@ def paired(
     means over the other (Owen 2007); else every replicate is one more of a single factor.
     """
     varying = tuple(spread for spread in _spreads(points_s, replicates) if spread[1] > 0)
-    return Bootstrap(float(points_s.mean()), varying, resampled_bs.mean(1), len(points_s), items)
+    return Bootstrap(float(points_s.mean()), varying, resampled_bs.mean(1), len(points_s), items, units)
 
 
 def unseen(items: int, replicates: int) -> Floats:

@@ -52,6 +52,12 @@ def test_the_error_over_items_is_the_part_that_no_number_of_seeds_averages_out(t
     assert found.over_seeds**2 == pytest.approx(within / MANY / 5, rel=2.5, abs=1e-9)
 
 
+def test_items_of_which_none_differs_are_no_certainty(tmp_path):
+    found = gather(*pairs(tmp_path, 3, 0.0, 0.0), named("accuracy"))
+    assert (found.gain, found.over_seeds, found.loose) == (0, 0, 0)
+    assert found.over_items == pytest.approx(1 / (MANY + 2), rel=1e-2)
+
+
 def test_a_loss_that_is_lower_is_a_gain(tmp_path):
     def model(name: str, nats: float) -> Record:
         (tmp_path / name).mkdir()

@@ -270,14 +270,29 @@ def test_the_whole_study_counts_what_tuned_and_failed(tmp_path):
     assert said.endswith("6 runs, 2 of them for tuning or unfinished.")
 
 
-def test_seconds_of_a_run_that_others_disturbed_are_flagged(tmp_path):
-    write_study(tmp_path, {8: 0.82})
-    record = write_run(tmp_path, "lora", 4)
+@pytest.mark.parametrize("disturbed", [("lora", 4), ("lora", 8), ("full", None)])
+def test_seconds_of_a_run_that_others_disturbed_are_flagged_and_not_compared(tmp_path, disturbed):
+    write_study(tmp_path, {4: 0.7, 8: 0.82})
+    record = write_run(tmp_path, *disturbed, lr=1e-4 if disturbed[0] == "full" else 2e-3, test=0.82, seed=0)
     record.compute["mfu"] = 0.2
     record.write()
     report = build([tmp_path])
-    assert "disturbed: MFU of a run under 75.0 % of the usual 36.5 %" in " ".join(of(report, rank=4).flags)
-    assert "disturbed" not in " ".join(of(report, rank=8).flags)
+    flagged = [(arm.method, arm.rank) for arm in report.arms if "disturbed: MFU of a run" in " ".join(arm.flags)]
+    assert flagged == [disturbed]
+    assert "% of the FLOPs per token" in report.headline.cost
+    assert ("training time" in report.headline.cost) == (disturbed == ("lora", 4))
+
+
+def test_items_that_are_no_more_than_clusters_are_told_as_these(tmp_path):
+    write_study(tmp_path, {8: 0.82})
+    for run in build([tmp_path]).records:
+        file = run.folder / "predictions.parquet"
+        pq.write_table(pq.read_table(file).append_column("cluster", pa.array(np.arange(ITEMS) // 50)), file)
+        run.metrics["test"]["accuracy"]["clusters"] = 40
+        run.write()
+    report = build([tmp_path])
+    assert "on 3 seeds × 2,000 test items in 40 groups." in str(report.headline)
+    assert "on 2,000 test items in 40 groups; arms are paired" in report.to_methods()
 
 
 def test_runs_of_other_processors_or_threads_are_flagged(tmp_path):

@@ -13,7 +13,8 @@ from rankwise.assets import resolve
 from rankwise.config import Task
 from rankwise.model import base
 from rankwise.tasks import baselines
-from rankwise.tasks.scores import ClassScorer, TokenScorer, ValueScorer, by_group, scorer_for
+from rankwise.tasks.scores import ClassScorer, TokenScorer, ValueScorer, of_test, scorer_for
+from rankwise.tasks.data import Split
 from rankwise.tasks.sources import synthetic
 
 
@@ -23,15 +24,33 @@ def correlated(n: int, rho: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return x, rho * x + math.sqrt(1 - rho**2) * noise
 
 
-def test_a_group_of_rows_is_scored_alone_by_every_scorer():
-    groups = ["in", "out", "in", "out"]
+def split(groups, clusters):
+    rows = np.arange(len(clusters))
+    return Split([""] * len(rows), rows, rows, groups=groups, clusters=np.array(clusters))
+
+
+def test_a_group_of_rows_is_scored_alone_by_every_scorer_where_there_are_few():
+    groups = split(["in", "out", "in", "out"], range(4))
     classes = {"prediction": np.array([0, 1, 1, 1]), "label": np.array([0, 1, 0, 1])}
-    found = by_group(ClassScorer(2), classes, groups, "accuracy")
+    found = of_test({}, classes, groups, ClassScorer(2), "accuracy")
     assert {name: score["value"] for name, score in found.items()} == {"accuracy_in": 0.5, "accuracy_out": 1.0}
     texts = {"score": np.array([1.0, 4.0, 3.0, 4.0]), "label": np.array([2.0, 2.0, 2.0, 2.0]), "bytes": np.ones(4)}
-    losses = by_group(TokenScorer(), texts, groups, "loss")
+    losses = of_test({}, texts, groups, TokenScorer(), "loss")
     assert {name: score["value"] for name, score in losses.items()} == {"loss_in": 1.0, "loss_out": 2.0}
-    assert by_group(TokenScorer(), texts, None, "loss") == {}
+    assert of_test({}, texts, split(None, range(4)), TokenScorer(), "loss") == {}
+    documents = {name: np.tile(values, 4) for name, values in classes.items()}
+    assert of_test({}, documents, split([str(n) for n in range(16)], range(16)), ClassScorer(2), "accuracy") == {}
+
+
+def test_rows_of_one_cluster_count_as_one():
+    x, y = correlated(60, 0.6, 0)
+    one = {"label": np.repeat(y, 5), "prediction": np.repeat(x, 5), "score": np.repeat(x, 5)}
+    one["loss"] = (one["label"] - one["score"]) ** 2
+    alone = {name: values[::5] for name, values in one.items()}
+    scores = of_test(ValueScorer().summary(one), one, split(None, np.repeat(np.arange(60), 5)), ValueScorer(), "mae")
+    for name, score in ValueScorer().summary(alone).items():
+        assert scores[name] == {"value": pytest.approx(score["value"]), "se": pytest.approx(score["se"], rel=0.2),
+                                "n": 300, "clusters": 60}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from rankwise.compare import Scores, aligned, predictions_of, resample
+from rankwise.compare import Scores, aligned, differing, predictions_of, resample
 from rankwise.errors import Refused
 from rankwise.find.rule import Evidence
 from rankwise.metrics import Metric
@@ -19,13 +19,15 @@ def gather(arm: Sequence[Record], reference: Sequence[Record], metric: Metric) -
 
     Raises Refused for predictions that cannot be compared.
     """
-    points_r, resampled_br = scored([*arm, *reference], metric)
+    points_r, resampled_br, units = scored([*arm, *reference], metric)
     k = len(arm)
-    return weighed(points_r[:k] - points_r[k:], resampled_br[:, :k] - resampled_br[:, k:])
+    resampled_bk = differing(resampled_br[:, :k] - resampled_br[:, k:], metric, units)
+    return weighed(points_r[:k] - points_r[k:], resampled_bk)
 
 
-def scored(runs: Sequence[Record], metric: Metric) -> tuple[Floats, Floats]:
-    """The metric of runs (R,) and on resamples of their test items or clusters (B, R), turned so that more is better.
+def scored(runs: Sequence[Record], metric: Metric) -> tuple[Floats, Floats, int]:
+    """The metric of runs (R,) and on resamples of their test items or clusters (B, R), turned so that more is better;
+    and how many of these there are.
 
     Raises Refused for predictions that cannot be compared.
     """
@@ -34,7 +36,7 @@ def scored(runs: Sequence[Record], metric: Metric) -> tuple[Floats, Floats]:
         if not aligned(own, predictions[0], metric):
             raise Refused(f"{record.folder}: its test items are not those of {runs[0].folder}")
     points_r, resampled_br = resample(predictions, metric)
-    return metric.sign * points_r, metric.sign * resampled_br
+    return metric.sign * points_r, metric.sign * resampled_br, predictions[0].units
 
 
 def weighed(gains_k: Floats, resampled_bk: Floats) -> Evidence:

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from statistics import median
 
+from rankwise.compare import differing
 from rankwise.errors import Refused
 from rankwise.find.evidence import scored, weighed
 from rankwise.find.pilot import guess_from
@@ -117,7 +118,9 @@ class _Grid:
             reason = f"{len(self.seeds)} seeds that all ranks and full fine-tuning share; a replay needs 3"
             raise Refused(f"{arms[self.ranks[0]].label}: {reason}")
         by_seed = [dict(zip(arm.replicates(), arm.runs, strict=True)) for arm in every]
-        points_r, resampled_br = scored([runs[seed] for runs in by_seed for seed in self.seeds], report.metric)
+        points_r, resampled_br, self.units = scored(
+            [runs[seed] for runs in by_seed for seed in self.seeds], report.metric
+        )
         self.points_as = points_r.reshape(len(every), -1)
         self.resampled_bas = resampled_br.reshape(len(resampled_br), len(every), -1)
         self.tried = [len(arm.trials) for arm in every]
@@ -128,8 +131,8 @@ class _Grid:
         chosen, arm = tuple(sorted(seeds)), 1 + self.ranks.index(rank)
         if (rank, chosen) not in self.known:
             points_as, resampled_bas = self.points_as[:, chosen], self.resampled_bas[:, :, chosen]
-            gains = weighed(points_as[arm] - points_as[0], resampled_bas[:, arm] - resampled_bas[:, 0])
-            self.known[rank, chosen] = gains
+            gains_bs = differing(resampled_bas[:, arm] - resampled_bas[:, 0], self.report.metric, self.units)
+            self.known[rank, chosen] = weighed(points_as[arm] - points_as[0], gains_bs)
         return self.known[rank, chosen]
 
     @cached_property

@@ -58,6 +58,7 @@ class Arm:
     flags: list[str] = field(default_factory=list)
     churn: dict[str, float | None] = field(default_factory=dict)  # between its ``seeds``, and from the ``reference``
     elsewhere: int = 0  # learning rates that were tried for its method on seeds that are not compared
+    timed: bool = True  # whether its seconds may be compared with full fine-tuning's
     unfit: str = ""  # why nothing may be concluded from its runs, or (under-trained) not that they are worse
 
     @property
@@ -291,7 +292,8 @@ def over_runs(cells: Iterable[tuple[Record, Any]], sign: float = 1.0, **how: Any
     known = [(run, cell) for run, cell in cells if (cell or {}).get("value") is not None]
     if not known:
         return None
-    values, items = [sign * float(cell["value"]) for _, cell in known], known[0][1].get("n")
+    values, first = [sign * float(cell["value"]) for _, cell in known], known[0][1]
+    items = first.get("clusters", first.get("n"))
     ses = [cell["se"] for _, cell in known if cell.get("se") is not None]
     return interval(values, ses, items=items, replicates=[replicate(run) for run, _ in known], **how)
 

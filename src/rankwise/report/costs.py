@@ -70,13 +70,17 @@ def flops(arm: Arm) -> dict[str, float | None]:
 
 
 def beside(arm: Arm, full: Arm) -> list[tuple[str, float, float, str]]:
-    """What an arm and full fine-tuning cost, as far as both are known: (what, the arm's, full's, unit)."""
-    took, stored, computed = "compute.seconds.train_s", "storage.adapter_bytes", flops(arm)
+    """What an arm and full fine-tuning cost, as far as both are known: (what, the arm's, full's, unit).
+
+    Without the time where that of either cannot be compared: the operations stand for it.
+    """
+    stored, computed, timed = "storage.adapter_bytes", flops(arm), arm.timed and full.timed
+    mine_s, full_s = (one.median("compute.seconds.train_s") if timed else None for one in (arm, full))
     both = (
         ("trainable parameters", arm.first("params.trainable"), full.first("params.trainable"), ""),
         ("peak training memory", peak_bytes(arm), peak_bytes(full), "B"),
         ("FLOPs per token", computed["per_token"], computed["full_per_token"], "FLOP"),
-        ("training time", arm.median(took), full.median(took), "s"),
+        ("training time", mine_s, full_s, "s"),
         ("disk space", arm.median(stored), full.median(stored), "B"),
     )
     return [(what, mine, theirs, unit) for what, mine, theirs, unit in both if mine and theirs]

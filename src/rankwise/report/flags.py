@@ -22,7 +22,11 @@ _VARIETY = 0.1  # of the labels' standard deviation: below, predictions hardly v
 _LITTLE = 0.2  # of the way from the best constant answer to a perfect one
 _FALL = 0.03  # of all that the validation loss fell: less in the last fifth is the end of a curve
 _Z95 = 1.645  # of a one-sided 5 % test
-_PLACES = {"processor": "provenance.hardware.cpu", "threads": "compute.threads"}
+_PLACES = {  # what computed, by device: what it is called, and where records have it
+    "processor": ("cpu", "provenance.hardware.cpu"),
+    "threads": ("cpu", "compute.threads"),
+    "GPU": ("cuda", "provenance.hardware.gpus"),
+}
 _MFU = 0.75  # of what such runs reached: below, something else ran beside
 
 
@@ -42,6 +46,8 @@ def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparis
         mfus[arm.method] += _mfus(arm)
     usual = {method: float(np.median(found)) for method, found in mfus.items() if found}
     for arm in arms:
+        untimed = [*_elsewhere(arm, reference or arm), *_slow(arm, usual)]
+        arm.timed = not untimed
         flags = [
             *_context(arm),
             *(["optimistic: chosen on the reported rows (task.protocol=paper)"] * arm.optimistic),
@@ -50,8 +56,7 @@ def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparis
             *of_training(arm, metric),
             *_trials(arm, reference),
             *_seeds(arm, reference, comparisons.get(id(arm))),
-            *_elsewhere(arm, reference or arm),
-            *_slow(arm, usual),
+            *untimed,
         ]
         arm.flags = list(dict.fromkeys(flags))
 
@@ -195,20 +200,21 @@ def _seeds(arm: Arm, reference: Arm | None, comparison: Comparison | None) -> li
 
 
 def _elsewhere(arm: Arm, reference: Arm) -> list[str]:
-    """Processors or threads that are several, or not the reference's: one config's last bits follow from both."""
+    """Processors, threads or GPUs that are several, or not the reference's: one config's last bits follow from them."""
     said = []
-    for what, path in _PLACES.items():
-        mine, theirs = (_on_processors(one, path) for one in (arm, reference))
+    for what, of_device in _PLACES.items():
+        mine, theirs = (_computed_on(one, *of_device) for one in (arm, reference))
         if mine and len({*mine, *theirs}) > 1:
             other = "" if mine == theirs else f" (reference: {' and '.join(theirs)})"
             said.append(f"{what} {' and '.join(mine)}{other}")
     return [f"computed elsewhere, where the same run has other last digits: {', '.join(said)}"] if said else []
 
 
-def _on_processors(arm: Arm, path: str) -> list[str]:
-    """What stands at a path of the runs that no GPU computed."""
-    places = {at(run, path) for run in arm.runs if at(run, "compute.device") == "cpu"} - {None}
-    return sorted(map(str, places))
+def _computed_on(arm: Arm, device: str, path: str) -> list[str]:
+    """What stands at a path of the runs that a kind of device computed."""
+    places = (at(run, path) for run in arm.runs if at(run, "compute.device") == device)
+    names = (", ".join(sorted(set(place))) if isinstance(place, list) else str(place) for place in places if place)
+    return sorted(set(names))
 
 
 def _slow(arm: Arm, usual: dict[str, float]) -> list[str]:

@@ -54,6 +54,11 @@ def whole(value: float | None) -> str:
     return NOTHING if value is None else str(math.floor(value))
 
 
+def items(n: int, units: int | None) -> str:
+    """``195 test items in 40 groups``: how many of them are independent, where they are not all."""
+    return f"{n:,} test items" + (f" in {units:,} groups" if units and units < n else "")
+
+
 def listed(values: list[int]) -> str:
     """``3`` or ``3, 4``."""
     return ", ".join(map(str, values))

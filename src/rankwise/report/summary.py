@@ -9,7 +9,7 @@ from rankwise.metrics import Metric
 from rankwise.report import costs, tuning
 from rankwise.report.arms import Arm
 from rankwise.report.equivalence import ONE_SEED, UNFIT, Comparison
-from rankwise.report.formats import listed, percent, si, three
+from rankwise.report.formats import items, listed, percent, si, three
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record
@@ -96,7 +96,8 @@ def _details(family: Sufficiency, metric: Metric) -> list[str]:
     spreads = pairs.bootstrap.spreads if pairs.bootstrap else ()
     crossed = " × ".join(f"{df + 1} {of}" for (_, df), of in zip(spreads, ("seeds", "data seeds"), strict=False))
     seeds = crossed if len(spreads) > 1 else f"{pairs.seeds} seeds"
-    details = [f"Tested one-sided at {100 * LEVEL:g} %{among} on {seeds} × {pairs.items:,} test items."]
+    on = items(pairs.items, pairs.bootstrap.units if pairs.bootstrap else None)
+    details = [f"Tested one-sided at {100 * LEVEL:g} %{among} on {seeds} × {on}."]
     if len(family.steps) > 1:
         shares = [f"{100 * s.share:.0f} % for {s.name}" for s in reversed(family.steps) if s.share >= 0.005]
         none = [f"{100 * family.none_share:.0f} % for none"] if family.none_share >= 0.005 else []
@@ -240,8 +241,9 @@ def evaluation(arms: list[Arm], metric: Metric) -> list[str]:
     if not runs:
         return []
     seeds, data = (sorted({run.config.get(key, 0) for run in runs}) for key in ("seed", "data_seed"))
-    items = sorted({n for run in runs if (n := (run.scores.get(metric.name) or {}).get("n"))})
-    on = f" on {' or '.join(f'{n:,}' for n in items)} test items" if items else ""
+    cells = [run.scores.get(metric.name) or {} for run in runs]
+    sizes = sorted({items(cell["n"], cell.get("clusters")) for cell in cells if cell.get("n")})
+    on = f" on {' or '.join(sizes)}" if sizes else ""
     of = f"{plural(len(seeds), 'seed')} ({listed(seeds)}; data seeds {listed(data)})"
     paired = "; arms are paired by both seeds and by item" * (sum(bool(arm.runs) for arm in comparable) > 1)
     return [f"Reported is test {metric.name} over {of}{on}{paired}."]

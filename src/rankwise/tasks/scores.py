@@ -9,12 +9,15 @@ import torch
 from torch.nn import functional as F  # noqa: N812  torch's own convention
 
 from rankwise.config import Task
-from rankwise.metrics import METRICS, of_kind
+from rankwise.metrics import METRICS, mean, of_kind
+from rankwise.statistics import item_weights
+from rankwise.tasks.data import Split
 
 Score = dict[str, float]
 Columns = dict[str, torch.Tensor]
 
 _RESAMPLES = 400
+_GROUPS = 12  # scored one by one; more are a sample of documents or speakers
 
 
 @dataclass(frozen=True)
@@ -175,14 +178,34 @@ def ratio(tops: np.ndarray, bottoms: np.ndarray) -> Score:
         return {"value": value, "se": math.sqrt(n / max(1, n - 1) * squares) / total, "n": n}
 
 
-def by_group(scorer: Scorer, columns: dict[str, np.ndarray], groups: list[str] | None, metric: str) -> dict[str, Score]:
-    """The metric of each group of rows, as ``accuracy_matched``; nothing where the rows have no groups."""
-    scores = {}
-    for group in sorted(set(groups or ())):
-        here = np.array([member == group for member in groups or ()])
-        mine = scorer.of_rows({name: values[here] for name, values in columns.items()})
+def of_test(
+    scores: dict[str, Score], columns: dict[str, np.ndarray], split: Split, scorer: Scorer, metric: str
+) -> dict[str, Score]:
+    """Scores of test rows with errors over clusters, where rows share one, and their number; and the metric of each
+    group of rows, as ``accuracy_matched``, where there are few."""
+    groups, members = sorted(set(split.groups or ())), np.array(split.groups)
+    if len(set(split.clusters)) < len(split):
+        scores = _clustered(scores, columns, split.clusters)
+    for group in groups if len(groups) <= _GROUPS else ():
+        mine = scorer.of_rows({name: values[members == group] for name, values in columns.items()})
         scores[f"{metric}_{group}"] = mine[metric]
     return scores
+
+
+def _clustered(scores: dict[str, Score], columns: dict[str, np.ndarray], cluster_n: np.ndarray) -> dict[str, Score]:
+    """With the standard errors of 400 resamples of whole clusters (Miller 2024, §2.2), unknown where there is one."""
+    clusters, found = len(set(cluster_n)), {}
+    for name, score in scores.items():
+        of_rows = name == "loss" and "loss" in columns  # of classes and values it is a mean, of texts a ratio
+        weighted = mean if of_rows else METRICS[name].resampled
+        label_n, own_n = (
+            np.asarray(columns[c], float) for c in (("loss", "loss") if of_rows else METRICS[name].columns)
+        )
+        weights = item_weights(len(cluster_n), _RESAMPLES, 0, cluster_n)
+        drawn = np.concatenate([weighted(label_n, own_n[None], weights_bn) for weights_bn in weights])
+        se = float(np.nan_to_num(drawn).std(ddof=1)) if clusters > 1 else math.nan  # what is constant correlates with 0
+        found[name] = score | {"se": se, "clusters": clusters}
+    return found
 
 
 def scorer_for(task: Task, classes: list[str] | None, train_labels: np.ndarray) -> Scorer:

@@ -24,6 +24,11 @@ class Predictions:
     items: np.ndarray
     columns: dict[str, np.ndarray]
 
+    @property
+    def units(self) -> int:
+        """How many of them are independent: clusters of items, where they share a prompt or a group."""
+        return len(np.unique(self.columns["cluster"])) if "cluster" in self.columns else len(self.items)
+
 
 def write(folder: Path, item: np.ndarray, columns: dict[str, np.ndarray]) -> None:
     """One row per test item with its stable number.
