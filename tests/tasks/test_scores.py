@@ -13,8 +13,8 @@ from rankwise.assets import resolve
 from rankwise.config import Task
 from rankwise.model import base
 from rankwise.tasks import baselines
-from rankwise.tasks.scores import ClassScorer, TokenScorer, ValueScorer, of_test, scorer_for
 from rankwise.tasks.data import Split
+from rankwise.tasks.scores import ClassScorer, TokenScorer, ValueScorer, of_test, scorer_for
 from rankwise.tasks.sources import synthetic
 
 
