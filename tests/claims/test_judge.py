@@ -2,17 +2,19 @@
 
 import dataclasses
 import inspect
+import io
 import json
 import math
 
 import pytest
 from made_up import records, study_of
+from rich.console import Console
 
 from rankwise.claims import registry
 from rankwise.claims.claim import FROM_RUNS, KINDS, TIERS, UNITS, VERDICTS, Bound, Estimate
 from rankwise.claims.judge import Timings, Verdict, answer, judge, tally, to_json
 from rankwise.claims.quantities import QUANTITIES
-from rankwise.claims.show import bound, html, markdown, number
+from rankwise.claims.show import bound, html, markdown, number, table
 from rankwise.cli import main
 from rankwise.errors import Refused
 
@@ -120,6 +122,12 @@ def test_a_stand_in_is_always_named(tmp_path):
     assert "| reproduced (proxy) | 3 |" in markdown([found], document), "with the number of seeds"
     page = html([found], document)
     assert "reproduced (proxy)" in page and RANK1.published in page and "1 claim. 1 by proxy: 1 reproduced" in page
+
+
+def test_a_claim_has_its_id_in_one_piece_at_80_columns():
+    screen = Console(width=80, file=io.StringIO(), color_system=None)
+    screen.print(table([Verdict(claim, "not run", claim.bound, reason="no runs") for claim in CLAIMS.values()]))
+    assert set(CLAIMS) <= set(screen.file.getvalue().split())
 
 
 def test_timings_are_read_where_they_were_left_and_of_the_same_settings(tmp_path, monkeypatch):

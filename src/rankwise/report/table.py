@@ -143,10 +143,15 @@ def rendered(block: Section) -> list[RenderableType]:
 def grid(header: list[str], rows: list[list[str]], left: int, vertical: Any = "bottom") -> Table:
     """A table whose first ``left`` columns are words, set to the left and folded, and the others figures."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    # What stands beneath, an id, is copied into a command: it stays in one piece.
+    ids = [word for row in rows if "\n" in row[0] for word in row[0].split()]
     for number, text in enumerate(header):
         words = number < left
         justify: Any = "left" if words else "right"
-        table.add_column(Text(text), justify=justify, vertical=vertical, no_wrap=not words, overflow="fold")
+        width = max(map(len, ids)) if ids and number == 0 else None
+        table.add_column(
+            Text(text), width=width, justify=justify, vertical=vertical, no_wrap=not words, overflow="fold"
+        )
     for row in rows:
         table.add_row(*(Text(cell, _STYLE.get(cell.split(" ")[0], "")) for cell in row))
     return table
