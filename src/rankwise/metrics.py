@@ -92,11 +92,11 @@ class Metric:
 
     def interval(self, score: Interval | None) -> str:
         """``81.2 ± 0.4``: a score and half the width of its interval, to the same decimals; ``99.9 (97.2 to 100.0)``
-        where ± would leave the metric's range.
+        near an end of the metric's range, where the limits lie unlike on both sides.
         """
         if score is None or not (math.isfinite(score.point) and math.isfinite(score.half)):
             return self.score(score.point if score else None)
-        if score.point + score.half > self.high or score.point - score.half < self.low:
+        if 2 * score.half > min(self.high - score.point, score.point - self.low):
             return f"{self.score(score.point)} ({self._fixed(score.low, score.point)} to {self.score(score.high)})"
         return f"{self.score(score.point)} ± {self._fixed(score.half, score.point)}"
 

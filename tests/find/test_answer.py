@@ -62,6 +62,8 @@ def test_a_rank_that_is_enough_is_named_with_its_error_and_what_it_saves(finding
         "50 % of the memory, 66 % of the operations. 10 runs, 5 min; the grid would have taken 12 runs, 6 min."
     )
     assert [row["verdict"] for row in told.rows] == ["given up", "enough", "not run"]
+    short = answer(findings({4: seen(-0.003, 2, 3)}, faults={4: ["under-trained: validation loss still falls"]}))
+    assert short.sentence.startswith("Rank 4 is enough at this budget: within 2 points of full fine-tuning (−0.3, ")
 
 
 def test_what_the_budget_left_open_says_what_would_decide_it(findings):

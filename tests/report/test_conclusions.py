@@ -81,7 +81,7 @@ def test_a_reference_that_diverged_or_is_under_trained_forbids_the_conclusion(tm
 @pytest.mark.parametrize(
     ("score", "verdict", "starts", "says"),
     [
-        (0.82, "same", "Rank 8 is enough", "Rank 8 is under-trained: validation loss still falls"),
+        (0.82, "same", "Rank 8 is enough at this budget: ", "Rank 8 is under-trained: validation loss still falls"),
         (
             0.74,
             "no conclusion",
@@ -167,6 +167,7 @@ def test_seeds_that_are_crossed_with_data_seeds_are_counted_as_two_factors(tmp_p
                 write_run(tmp_path, method, rank, seed=seed, data_seed=data_seed, test=0.8 + seed / 100)
     report = build([tmp_path])
     assert "on 3 seeds × 2 data seeds × 2,000 test items" in str(report.headline)
+    assert "Seeds and data seeds are crossed and count as two factors." in report.to_methods()
     score = of(report, rank=8).scores["accuracy"]
     means = [
         np.mean([run.scores["accuracy"]["value"] for run in of(report, rank=8).runs[2 * s :][:2]]) for s in range(3)
@@ -255,8 +256,10 @@ def test_what_the_data_said_of_themselves_is_said_again_once(tmp_path):
     for record in (write_run(tmp_path, "lora", 8, seed=seed) for seed in (7, 8)):
         record.provenance["data"]["notes"] = ["15 test rows are training rows word for word"]
         record.write()
-    notes = build([tmp_path]).notes
-    assert notes.count("Of the data: 15 test rows are training rows word for word") == 1
+    report = build([tmp_path])
+    notes = report.notes
+    assert "word for word." in report.to_methods()
+    assert notes.count("Of the data: 15 test rows are training rows word for word.") == 1
 
 
 def test_the_whole_study_counts_what_tuned_and_failed(tmp_path):
@@ -293,6 +296,7 @@ def test_items_that_are_no_more_than_clusters_are_told_as_these(tmp_path):
     report = build([tmp_path])
     assert "on 3 seeds × 2,000 test items in 40 groups." in str(report.headline)
     assert "on 2,000 test items in 40 groups; arms are paired" in report.to_methods()
+    assert "Test items that share a prompt, a text or a group are drawn together." in report.to_methods()
 
 
 def test_runs_of_other_processors_or_threads_are_flagged(tmp_path):

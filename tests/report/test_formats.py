@@ -1,6 +1,7 @@
 """How numbers read: three digits and a unit, and each metric with its own."""
 
 import itertools
+import math
 from xml.etree import ElementTree
 
 import pytest
@@ -11,6 +12,7 @@ from rankwise.metrics import named
 from rankwise.report import costs, svg
 from rankwise.report import formats as fmt
 from rankwise.report.table import Wide
+from rankwise.statistics import interval
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,9 @@ from rankwise.report.table import Wide
         (named("bleu").score(0.4567), "45.7"),
         (named("nist").score(7.1234), "7.123"),
         (named("matthews").score(0.5), "0.500"),
+        (named("f1").interval(interval([0.0, 2 / 3, 2 / 3], within=(0, 1))), "44.4 (4.5 to 93.1)"),
+        (named("mae").interval(interval([0.5, 0.7], within=(0, math.inf))), "0.600 (0.000 to 1.871)"),
+        (named("accuracy").interval(interval([0.8], [0.01], within=(0, 1))), "80.0 ± 2.0"),
         (named("accuracy_matched").score(0.9), "90.0"),
         (named("perplexity").width(0.5), "0.5"),
         (fmt.signed_percent(0.0031), "+0.3 %"),

@@ -7,9 +7,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from synthetic_study import answers, write_run
+from synthetic_study import answers, write_run, write_study
 
 from rankwise.cli import main
+from rankwise.report.paper import checklist
 from rankwise.report.report import build
 from rankwise.report.tuning import expected_best, section
 
@@ -72,6 +73,19 @@ def test_the_methods_say_what_the_records_hold(study):
     ):
         assert fact in said
     assert "15 runs, 6 of them for tuning" in said, "tuning runs are compute, too"
+
+
+_NEVER = ("crossed", "drawn together", "families", "Under-trained", "Not allowed", "Compared by", "“worse”")
+_OF_SEEDS = ("Student's t", "5,000 bootstrap", "Margin of", "“same” if", "Smallest sufficient rank: ", "Holm 1979")
+
+
+@pytest.mark.parametrize(("seeds", "says", "silent"), [(1, (), (*_OF_SEEDS, *_NEVER)), (3, _OF_SEEDS, _NEVER)])
+def test_the_methods_name_no_statistics_that_were_not_used(tmp_path, seeds, says, silent):
+    write_study(tmp_path, {4: 0.82, 8: 0.82}, range(seeds))
+    report = build([tmp_path])
+    assert [words for words in (*says, *silent) if words in report.to_methods()] == list(says)
+    (answer,) = {yes for item, yes, _ in checklist(report) if item.endswith("significance")}
+    assert answer == ("Yes" if seeds > 1 else "No")
 
 
 def test_churn_is_the_share_of_test_items_that_two_runs_answer_differently(tmp_path):

@@ -72,7 +72,7 @@ def test_no_rank_is_enough_when_the_largest_fails(tmp_path):
 def test_minimum_detectable_deficit_is_at_least_the_two_quantiles_of_the_standard_error(read):
     boot = by_rank(read)[8].bootstrap
     assert boot.detectable >= (1.6449 + 0.8416) * boot.se * 0.999
-    assert "Minimum detectable deficit at 80 % power" in str(read.headline)
+    assert "Minimum detectable deficit of rank 16 at 80 % power" in str(read.headline)
 
 
 def test_reading_twice_gives_the_same_numbers(read):

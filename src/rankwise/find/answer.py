@@ -11,6 +11,7 @@ from rankwise.find.question import LOOKS, Question
 from rankwise.find.rule import ENOUGH, HOPELESS, OPEN, UNDECIDED, WORSE, Evidence, chance
 from rankwise.find.story import Findings
 from rankwise.metrics import duration
+from rankwise.report.arms import UNDER_TRAINED
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record
 
@@ -55,7 +56,9 @@ def _enough(findings: Findings, rank: int) -> str:
     within = f"within {question.metric.width(question.margin)} of {question.reference_name}"
     gains = f"({points(seen.gain)}, at worst {points(low)})"
     saves = ", ".join(_savings(findings, rank))
-    return f"Rank {rank} is enough: {within} {gains}{f', with {saves}' if saves else ''}. {_spent(findings)}"
+    short = any(wrong.startswith(UNDER_TRAINED) for wrong in findings.faults.get(rank, []))
+    enough = f"Rank {rank} is enough{' at this budget' * short}"
+    return f"{enough}: {within} {gains}{f', with {saves}' if saves else ''}. {_spent(findings)}"
 
 
 def _undecided(findings: Findings, rank: int | None, again: str) -> str:

@@ -65,7 +65,7 @@ def document(report: Report) -> dict[str, Any]:
                 "reason": f.reason,
                 "borderline": f.borderline,
                 "none_share": f.none_share,
-                "detectable": f.detectable,
+                "detectable": f.detectable and f.detectable[1],
                 "steps": [
                     {"arm": s.name, "rank": s.arm.rank, "passed": s.passed, "share": s.share, "low": s.low}
                     for s in f.steps

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rankwise.errors import plural
 from rankwise.report import tuning
 from rankwise.report.formats import si
-from rankwise.report.summary import TESTS, budget, evaluation
+from rankwise.report.summary import budget, evaluation, margin, of_data, tests
+from rankwise.report.table import written_with
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record
 
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 
 def paragraph(report: Report) -> list[str]:
     """The methods, a sentence or two each: models and data, arms, budget, tuning, seeds, tests, hardware, compute."""
-    margin = f"The margin, fixed before the runs, is {report.metric.width(report.margin)}."
     compared = f"Compared: {', '.join(arm.label for arm in report.arms if arm.comparable and arm.runs)}."
-    said = [_models(report), _data(report), compared, *_training(report), *evaluation(report.arms, report.metric)]
-    return [sentence for sentence in [*said, margin, *_tests(report), _machine(report), report.total] if sentence]
+    said = [_models(report), _data(report), *of_data(report.records), compared, *_training(report)]
+    said += [*written_with(report.arms), *evaluation(report.arms, report.metric), *_tests(report), _machine(report)]
+    return [sentence for sentence in [*said, report.total] if sentence]
 
 
 def markdown(report: Report, wanted: Sequence[str] = ()) -> str:
@@ -36,14 +37,15 @@ def markdown(report: Report, wanted: Sequence[str] = ()) -> str:
 
 def checklist(report: Report) -> list[tuple[str, str, str]]:
     """The experimental items of the NeurIPS paper checklist: (item, answer, why), as far as the records answer them."""
+    tested = any(c.bootstrap for c in report.comparisons.values())
     packed = "rankwise report STUDY --pack FILE.zip holds every config, record and prediction, and the commands."
     return [
         ("Experimental result reproducibility", "Yes", packed),
         ("Experimental setting and details", "Yes", " ".join(_training(report))),
         (
             "Experiment statistical significance",
-            "Yes" if _tests(report) else "No",
-            " ".join(_tests(report)) or "No difference from full fine-tuning was tested.",
+            "Yes" if tested else "No",
+            " ".join([*_tests(report), *([] if tested else ["No difference from full fine-tuning was tested."])]),
         ),
         ("Experiments compute resources", "Yes", " ".join([_machine(report), report.total])),
         ("Licenses for existing assets", "TODO", f"{_models(report)} {_data(report)} Their licences are not recorded."),
@@ -51,7 +53,9 @@ def checklist(report: Report) -> list[tuple[str, str, str]]:
 
 
 def _tests(report: Report) -> list[str]:
-    return TESTS if any(c.bootstrap for c in report.comparisons.values()) else []
+    said = tests(report.arms, report.metric, report.comparisons, report.families)
+    compared = any(c.bootstrap for c in report.comparisons.values())
+    return [*(margin(report.records, report.metric) if compared else []), *said]
 
 
 def _models(report: Report) -> str:
@@ -66,6 +70,7 @@ def _data(report: Report) -> str:
     data: dict[str, Any] = dict(first.provenance.get("data") or {}) if first else {}
     sizes = [f"{data[part]:,} {part}" for part in ("train", "validation", "test") if data.get(part)]
     of = f": {', '.join(sizes)} examples" if sizes else ""
+    of += f" of {len(data['classes'])} classes" if sizes and data.get("classes") else ""
     return f"Data: {_list(_values(report, 'config.task.name'))}{of}{_fingerprints(report, 'data')}."
 
 
@@ -76,7 +81,8 @@ def _training(report: Report) -> list[str]:
 
 def _machine(report: Report) -> str:
     finished = [run for run in report.all_records if run.status == FINISHED]
-    machines = Counter(_hardware(run) for run in finished)
+    trained = [run for run in finished if at(run, "compute.threads")]
+    machines = Counter(_hardware(run) for run in trained or finished)
     packages = ("torch", "transformers", "peft", "lightning", "rankwise")
     versions = [
         f"{name} {_list(known)}" for name in packages if (known := _values(report, f"provenance.packages.{name}"))

@@ -107,10 +107,7 @@ def compared(every_run: list[Record], score: str | None = None) -> Report:
     comparisons = compare(arms, reference, scores, metric, margin) if reference else {}
     flag(arms, reference, comparisons, metric)
     families = smallest_sufficient(arms, reference, comparisons, margin) if reference else []
-    sentences = notes(records, every_run, arms, reference, metric, margins, comparisons)
-    if metric.name != own.name:
-        note = f"the margin ({metric.width(margin)}) was set for {own.name}"
-        sentences.insert(0, f"Compared by {metric.name}, chosen for this report; {note}.")
+    sentences = notes(records, every_run, arms, reference, metric, comparisons, families)
     if len(every_run) > len(records):
         left_out = plural(
             len(every_run) - len(records), "run that tuned or searched is", "runs that tuned or searched are"

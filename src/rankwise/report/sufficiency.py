@@ -52,10 +52,14 @@ class Sufficiency:
         return round(LEVEL / self.level)
 
     @property
-    def detectable(self) -> float | None:
-        """The largest minimum detectable deficit among the arms that were tested, in the metric's unit."""
-        tested = [s.comparison.bootstrap for s in self.steps if s.passed is not None]
-        return max((b.detectable for b in tested if b is not None), default=None)
+    def detectable(self) -> tuple[Step, float] | None:
+        """The largest minimum detectable deficit among the arms that were tested, in the metric's unit, and whose."""
+        tested = [
+            (s, s.comparison.bootstrap.detectable)
+            for s in self.steps
+            if s.comparison.bootstrap and s.passed is not None
+        ]
+        return max(tested, key=lambda pair: pair[1], default=None)
 
     @property
     def borderline(self) -> bool:

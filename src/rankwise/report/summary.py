@@ -1,13 +1,13 @@
 """The report in sentences, each derived from the records: the headline, and how the comparison was made."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
-from rankwise.compare import REPLICATES
 from rankwise.errors import plural
-from rankwise.metrics import Metric
+from rankwise.metrics import Metric, named
 from rankwise.report import costs, tuning
-from rankwise.report.arms import Arm
+from rankwise.report.arms import Arm, covered
 from rankwise.report.equivalence import ONE_SEED, UNFIT, Comparison
 from rankwise.report.formats import items, listed, percent, si, three
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency
@@ -59,6 +59,7 @@ def _title(family: Sufficiency, metric: Metric, named: bool) -> str:
     if family.answer:
         name = family.answer.name
         enough = f"{name[0].upper()}{name[1:]} is enough" if sized else f"{name} is as good as full fine-tuning"
+        enough += " at this budget" * bool(family.answer.arm.unfit)  # under-trained, or it would not have passed
         return f"{enough}{where}: at most {margin} worse{' than full fine-tuning' if sized else ''}."
     top = family.steps[0]
     gain = top.comparison.advantage
@@ -109,8 +110,9 @@ def _details(family: Sufficiency, metric: Metric) -> list[str]:
         details.append(f"The sequence stops at {stopped.name}: {stopped.arm.unfit}.")
     if family.borderline:
         details.append("Borderline: a limit is so near the margin that another bootstrap sample may decide otherwise.")
-    if family.detectable is not None:
-        details.append(f"Minimum detectable deficit at 80 % power: {metric.width(family.detectable)}.")
+    if least := family.detectable:
+        of = f" of {least[0].name}" if len(family.steps) > 1 else ""
+        details.append(f"Minimum detectable deficit{of} at 80 % power: {metric.width(least[1])}.")
     return details
 
 
@@ -129,20 +131,19 @@ def notes(
     arms: list[Arm],
     reference: Arm | None,
     metric: Metric,
-    margins: list[float],
     comparisons: dict[int, Comparison],
+    families: list[Sufficiency],
 ) -> list[str]:
     """How this was compared, one sentence or two each."""
     lines = [
+        *margin(records, metric),
         _counts(records, arms),
         *filter(None, [total(all_records)]),
         *budget(arms, reference or arms[0]),
         *evaluation(arms, metric),
         *tuning.rates(arms, all_records),
-        *_margin(margins, metric),
     ]
-    of_data = dict.fromkeys(note for record in records for note in at(record, "provenance.data.notes") or [])
-    lines += [f"Of the data: {note}" for note in of_data]
+    lines += of_data(records)
     others = sum(not arm.comparable for arm in arms)
     if others:
         rows = plural(others, "row differs", "rows differ")
@@ -153,24 +154,79 @@ def notes(
         return [*lines, "Full fine-tuning is missing, so there is no difference, no verdict and nothing sufficient."]
     if any(c.verdict == ONE_SEED for c in comparisons.values()):
         lines.append("With one shared seed differences are points without an interval: seeds alone could explain them.")
-    return lines + (TESTS if any(c.bootstrap for c in comparisons.values()) else TESTS[:1])
+    return lines + tests(arms, metric, comparisons, families)
 
 
-TESTS = [
-    "Scores: 95 % intervals for other seeds (Student's t) and other test items together, within the metric's range; "
-    "with one run they are silent on seeds.",
-    "Differences from full fine-tuning are paired by seed and test item; their intervals combine "
-    f"Student's t over seeds with {REPLICATES:,} bootstrap replicates over items (Zou and Donner 2008). Seeds and data "
-    "seeds that are crossed count as two factors; items that share a prompt or a group are drawn together.",
-    "Verdicts: two one-sided 5 % tests (Schuirmann 1987), each arm by itself. “same” if the 90 % interval lies inside "
-    "± margin, “worse” or “better” if wholly outside, “not worse” if above − margin, else “inconclusive”. No "
-    "difference found is no sameness found.",
-    "Smallest sufficient rank: one-sided 5 % non-inferiority from the largest rank down, stopping at the first "
-    "failure, which holds the chance of naming an insufficient rank to 5 % without further correction; of m families "
-    "each is tested at 5 % / m. An arm that diverged, learned nothing or had more learning rates to choose from than "
-    "full fine-tuning does not pass; an under-trained one may, since more steps would help it.",
-    "p-values of “no difference from full” are corrected for the number of arms (Holm 1979), the verdicts are not.",
-]
+def of_data(records: list[Record]) -> list[str]:
+    """What a reader of the scores must know of the rows."""
+    said = dict.fromkeys(note for record in records for note in at(record, "provenance.data.notes") or [])
+    return [f"Of the data: {note}." for note in said]
+
+
+def tests(
+    arms: list[Arm], metric: Metric, comparisons: dict[int, Comparison], families: list[Sufficiency]
+) -> list[str]:
+    """The statistics that were used, and no others."""
+    compared = [c for c in comparisons.values() if c.bootstrap]
+    scores = [arm.scores[metric.name] for arm in arms if metric.name in arm.scores]
+    how = "; over seeds by Student's t" * any(score.kind in ("both", "seeds") for score in scores)
+    inside = ", within the metric's range" * (metric.range != (-math.inf, math.inf))
+    lines = [f"Scores: {covered(scores)}{inside}{how}."] if scores else []
+    lines += [*_of_differences(compared), *_of_ranks(families)]
+    if len(compared) > 1:
+        lines.append("p-values of “no difference from full” are corrected for the number of arms (Holm 1979).")
+    return lines
+
+
+_VERDICTS = {
+    "same": "inside ± margin",
+    "not worse": "above − margin",
+    "better": "wholly above the margin",
+    "worse": "wholly below − margin",
+    "inconclusive": "none of these, which shows no sameness",
+}
+
+
+def _of_differences(compared: list[Comparison]) -> list[str]:
+    boots = [c.bootstrap for c in compared if c.bootstrap]
+    if not boots:
+        return []
+    drawn = " to ".join(f"{n:,}" for n in sorted({len(boot.means) for boot in boots}))
+    lines = [
+        "Differences from full fine-tuning are paired by seed and test item; their intervals combine Student's t over "
+        f"seeds with {drawn} bootstrap replicates over items (Zou and Donner 2008)."
+    ]
+    if any(len(boot.spreads) > 1 for boot in boots):
+        lines.append("Seeds and data seeds are crossed and count as two factors.")
+    if any(boot.units < boot.items for boot in boots):
+        lines.append("Test items that share a prompt, a text or a group are drawn together.")
+    seen = {c.verdict for c in compared}
+    if verdicts := ", ".join(f"“{name}” if {words}" for name, words in _VERDICTS.items() if name in seen):
+        two = "two one-sided 5 % tests (Schuirmann 1987), each arm by itself, read from the gain's 90 % interval"
+        lines.append(f"Verdicts are {two}: {verdicts}.")
+    return [" ".join(lines)]
+
+
+def _of_ranks(families: list[Sufficiency]) -> list[str]:
+    tested = [step for family in families if not family.reason for step in family.steps]
+    if not tested:
+        return []
+    size = " or ".join(sorted({step.arm.size[0] for step in tested if step.arm.size})) or "arm"
+    said = f"Sufficient {size}: one-sided 5 % non-inferiority"
+    if len(tested) > len(families):
+        said = (
+            f"Smallest sufficient {size}: one-sided 5 % non-inferiority from the largest down, stopping at the first "
+            f"failure, which holds the chance of naming an insufficient {size} to 5 % without further correction"
+        )
+    if len(families) > 1:
+        said += f"; of {len(families)} families each is tested at 5 % / {len(families)}"
+    barred = ", ".join(step.name for step in tested if not step.arm.may_pass)
+    short = ", ".join(step.name for step in tested if step.arm.may_pass and step.arm.unfit)
+    return [
+        f"{said}."
+        + (f" Not allowed to pass, for what its runs did (see its flag): {barred}." if barred else "")
+        + (f" Under-trained, which may pass at this budget, since more steps would help: {short}." if short else "")
+    ]
 
 
 def _counts(records: list[Record], arms: list[Arm]) -> str:
@@ -245,15 +301,23 @@ def evaluation(arms: list[Arm], metric: Metric) -> list[str]:
     sizes = sorted({items(cell["n"], cell.get("clusters")) for cell in cells if cell.get("n")})
     on = f" on {' or '.join(sizes)}" if sizes else ""
     of = f"{plural(len(seeds), 'seed')} ({listed(seeds)}; data seeds {listed(data)})"
-    paired = "; arms are paired by both seeds and by item" * (sum(bool(arm.runs) for arm in comparable) > 1)
-    return [f"Reported is test {metric.name} over {of}{on}{paired}."]
+    several = bool(metric.weighted) and sum(bool(arm.runs) for arm in comparable) > 1
+    paired = "; arms are paired by both seeds and by item" * several
+    less = " (lower is better)" * metric.lower_is_better
+    return [f"Reported is test {metric.name}{less} over {of}{on}{paired}."]
 
 
-def _margin(margins: list[float], metric: Metric) -> list[str]:
+def margin(records: list[Record], metric: Metric) -> list[str]:
+    """What the margin is, and whether it was set for what is compared."""
+    margins = sorted({float(m) for record in records if (m := at(record, "config.task.margin")) is not None})
+    own = named(str(at(records[0], "config.task.metric") or "accuracy"))
     if len(margins) > 1:
-        widths = ", ".join(metric.width(m) for m in margins)
-        return [f"The runs disagree on the margin ({widths}); the smallest is used."]
-    return [f"Margin of sameness, set in the config before the run: {metric.width(margins[0])}."] if margins else []
+        widths = ", ".join(own.width(m) for m in margins)
+        said = [f"The runs disagree on the margin ({widths}); the smallest is used."]
+    else:
+        said = [f"Margin of sameness, set in the config before the runs: {own.width(m)}." for m in margins]
+    other = f"Compared by {metric.name}, chosen for this report; the margin was set for {own.name}."
+    return [*([other] if metric.name != own.name else []), *said]
 
 
 def provenance(records: list[Record]) -> list[tuple[str, str]]:

@@ -118,16 +118,21 @@ def _of_writing(arms: list[Arm]) -> list[str]:
     runs = [
         run for arm in arms for run in arm.runs if at(run, "compute.generation.prompts") or at(run, "metrics.absent")
     ]
-    asked = [at(run, "config.task.generation") or {} for run in runs]
-    settings = {json.dumps({k: v for k, v in one.items() if k != "metrics" and v is not None}) for one in asked}
     notes = [f"{_covered(arms, 'text', 'prompts')}. Speed and peak are of a run, medians where a row has several."]
-    if len(settings) == 1:
-        shown = ", ".join(f"{key}={value}" for key, value in json.loads(settings.pop()).items())
-        notes.append(f"Written with {shown}.")
-    elif settings:
-        notes.append(f"The runs wrote with {len(settings)} different settings of task.generation: compare with care.")
+    notes += written_with(arms)
     reasons = Counter(pair for run in runs for pair in (at(run, "metrics.absent") or {}).items())
     return notes + [f"Absent: {metric} of {plural(n, 'run')}: {reason}" for (metric, reason), n in reasons.items()]
+
+
+def written_with(arms: list[Arm]) -> list[str]:
+    """How text was written, where any was."""
+    runs = [run for arm in arms for run in arm.runs if at(run, "compute.generation.prompts")]
+    asked = [at(run, "config.task.generation") or {} for run in runs]
+    settings = {json.dumps({k: v for k, v in one.items() if k != "metrics" and v is not None}) for one in asked}
+    if len(settings) > 1:
+        return [f"The runs wrote with {len(settings)} different settings of task.generation: compare with care."]
+    shown = [", ".join(f"{key}={value}" for key, value in json.loads(one).items()) for one in settings]
+    return [f"Text was written with {one}." for one in shown]
 
 
 def rendered(block: Section) -> list[RenderableType]:
