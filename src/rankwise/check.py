@@ -3,17 +3,15 @@
 import codecs
 import contextlib
 import importlib.util
-import inspect
 import math
 import os
-import pkgutil
 import re
 import signal
 import threading
 from pathlib import Path
 from typing import Any
 
-from rankwise import assets, machine, methods, metrics
+from rankwise import assets, callbacks, machine, methods, metrics
 from rankwise.allowed import check_values, one_of
 from rankwise.alpha import check_alpha
 from rankwise.config import Config, Task
@@ -65,35 +63,7 @@ def check_here(config: Config) -> None:
     if trainer.devices > most:
         what = "the GPUs that are visible here" if not on_cpu else "processes of one run on this machine's cores"
         raise Refused.value("trainer.devices", trainer.devices, f"at most {most}, {what}")
-    _check_classes(config, "callbacks", "Callback")
-    _check_classes(config, "logger", "loggers.Logger")
-
-
-def _check_classes(config: Config, group: str, kind: str) -> None:
-    """Refuse what is no class of this kind of Lightning's, cannot be imported, takes other keys, or monitors what is
-    not logged. Imports nothing where none is.
-    """
-    for name, values in getattr(config, group).items():
-        if not isinstance(values, dict) or "_target_" not in values:
-            raise Refused.value(f"{group}.{name}", values, "{_target_: package.Class, key: value}")
-        base, target = pkgutil.resolve_name(f"lightning.pytorch:{kind}"), str(values["_target_"])
-        key, allowed = f"{group}.{name}._target_", f"a class of Lightning's {group.rstrip('s')}s, as package.Class"
-        try:
-            cls = pkgutil.resolve_name(target)
-        except Exception as error:  # a module may raise anything when it is imported
-            reason = f"{allowed} ({str(error).partition(chr(10))[0]})"
-            raise Refused.value(key, target, reason, "its folder belongs in PYTHONPATH") from None
-        if not (isinstance(cls, type) and issubclass(cls, base)):
-            raise Refused.value(key, target, allowed)
-        try:
-            taken = inspect.signature(cls).bind(**{word: value for word, value in values.items() if word != "_target_"})
-        except TypeError as error:
-            if not any(word.startswith("_") and word != "_target_" for word in values):  # Hydra's own, as _args_
-                raise Refused(f"{group}.{name}: {target} does not take this ({error})") from None
-        else:
-            logged = [*_objectives(config), "train/loss"]
-            if (monitor := taken.arguments.get("monitor")) not in (None, *logged):
-                raise Refused.value(f"{group}.{name}.monitor", monitor, f"one of {', '.join(logged)}")
+    callbacks.check(config, [*_objectives(config), "train/loss"])
 
 
 def _check_outputs(config: Config) -> None:

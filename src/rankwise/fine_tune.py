@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from rankwise import methods
+from rankwise import callbacks, methods
 from rankwise.baseline import OnProgress, load
 from rankwise.config import Config
 from rankwise.measure import latency
@@ -82,6 +82,7 @@ class _Story:
     def load(self) -> None:
         """Rows, tokens, and the base, quantized."""
         config, record = self.config, self.record
+        self.loggers = callbacks.made(config, "logger")
         self.data, model = load(config, record)
         self.scorer = scores.scorer_for(config.task, self.data.classes, self.data.train.labels)
         mapped = self.is_sharded and not methods.reads_base(config.method)
@@ -146,7 +147,9 @@ class _Story:
             shard.leave_frozen(self.tuner)
         best_file = self.folder / "best.safetensors"
         self.watch = Watch(config, self.budget, best_file, self.clock, journal, on_progress)
-        self.trainer = loop.fit(self.tuner, self.periods, self.watch, self.probe, config, self.settings, self.record)
+        self.trainer = loop.fit(
+            self.tuner, self.periods, self.watch, self.probe, config, self.settings, self.record, self.loggers
+        )
         self.record.lora = self.adapted.described()
 
     def ask_each_rank(self) -> None:

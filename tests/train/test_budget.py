@@ -4,12 +4,15 @@ import csv
 import itertools
 from pathlib import Path
 
+import lightning.pytorch.callbacks
 import pytest
 import yaml
 from tiny_configs import tiny
 
+from rankwise import callbacks
 from rankwise.cli import main
 from rankwise.config import Optim, plain
+from rankwise.errors import Refused
 from rankwise.identity import canonical
 from rankwise.measure.shape import Shape
 from rankwise.report.report import results
@@ -167,6 +170,27 @@ NONE: list[tuple[str, object, str]] = [
     ("callbacks", 5, "callbacks.it=5: {_target_: package.Class, key: value}\n"),
     ("callbacks", {"_target_": "my_callbacks.Mine", "foo": 1}, "callbacks.it: my_callbacks.Mine does not take this ("),
     ("callbacks", EARLY, f"callbacks.it.monitor=val_loss: one of {LOGGED}\n"),
+    ("callbacks", {"_target_": f"{LIGHTNING}.EarlyStopping"}, f"callbacks.it: {LIGHTNING}.EarlyStopping does not take"),
+    (
+        "callbacks",
+        EARLY | {"monitor": "val/loss", "mode": "up"},
+        f"callbacks.it: {LIGHTNING}.EarlyStopping does not take",
+    ),
+    (
+        "callbacks",
+        {"_target_": f"{LIGHTNING}.LambdaCallback", "setup": "print"},
+        "callbacks.it.setup=print: a function: {",
+    ),
+    (
+        "callbacks",
+        {"_target_": f"{LIGHTNING}.ModelCheckpoint"},
+        f"callbacks.it._target_={LIGHTNING}.ModelCheckpoint: a run",
+    ),
+    (
+        "logger",
+        {"_target_": "lightning.pytorch.loggers.CSVLogger", "version": ""},
+        "logger.it: lightning.pytorch.loggers.",
+    ),
 ]
 
 
@@ -178,17 +202,35 @@ def test_what_is_none_is_refused_in_one_line_before_anything_is_made(group, valu
     assert err.startswith(f"rankwise: {said}") and err.count("\n") == 1 and not Path("outputs").exists()
 
 
-def test_a_callback_that_monitors_sees_every_validation_and_one_that_lightning_refuses_is_one_line(capsys):
+def test_a_callback_that_monitors_sees_every_validation():
     patient = {"monitor": "val/loss", "patience": 1, "divergence_threshold": 0.01, "mode": "min"}
     write("early", {"it": {"_target_": f"{LIGHTNING}.EarlyStopping"} | patient})  # any loss is above this threshold
     assert main([*RUN[:2], "callbacks=early", "trainer.max_steps=6", "trainer.validations=3"]) == 0
     (record,) = find([Path("outputs")])
     assert record.compute["steps"] == 2
-    write("stats", {"it": {"_target_": f"{LIGHTNING}.DeviceStatsMonitor"}})
-    capsys.readouterr()
-    assert main([*RUN, "callbacks=stats"]) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "Lightning cannot take these: Cannot use `DeviceStatsMonitor` callback" in err
+
+
+NEEDS: dict[str, dict[str, object]] = {
+    "EarlyStopping": {"monitor": "val/loss"},
+    "ThroughputMonitor": {"batch_size_fn": {"_target_": "hydra.utils.get_method", "path": "builtins.len"}},
+}
+STANDS = {"BasePredictionWriter", "Callback", "LambdaCallback", "ModelSummary", "RichModelSummary", "SpikeDetection"}
+CSV = {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "."}
+
+
+@pytest.mark.parametrize(
+    ("logger", "more"), [({}, set()), ({"it": CSV}, {"DeviceStatsMonitor", "LearningRateMonitor"})]
+)
+def test_of_lightning_s_callbacks_those_stand_that_change_nothing_that_is_compared(logger, more, tiny):
+    refused = {}
+    for name in lightning.pytorch.callbacks.__all__:
+        values = {"_target_": f"{LIGHTNING}.{name}"} | NEEDS.get(name, {})
+        try:
+            callbacks.check(tiny(callbacks={"it": values}, logger=logger), ["val/loss"])
+        except Refused as error:
+            refused[name] = str(error).partition(": ")[0]
+    assert set(lightning.pytorch.callbacks.__all__) - set(refused) == STANDS | set(NEEDS) | more
+    assert refused == {name: f"callbacks.it._target_={LIGHTNING}.{name}" for name in refused}
 
 
 def test_without_any_a_run_is_the_one_it_was(tiny):

@@ -1,9 +1,7 @@
 """Fit within a fixed budget of steps, keep the best weights by validation, test once."""
 
 import contextlib
-import inspect
 import logging
-import pkgutil
 import warnings
 from collections.abc import Iterator
 from itertools import pairwise
@@ -12,12 +10,12 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.precision.half import HalfPrecision
 from torch.utils.data import DataLoader
 
+from rankwise import callbacks
 from rankwise.config import DEBUGGING, Config
 from rankwise.errors import Refused
 from rankwise.measure.ledger import reset_peak, system_peak
@@ -89,6 +87,7 @@ def fit(
     config: Config,
     numerics: Numerics,
     record: Record,
+    loggers: list[Logger],
 ) -> pl.Trainer:
     """Train within the budget, from where an earlier attempt was cut if it was; put the best weights back and fill in
     the record's compute, memory and validation.
@@ -97,9 +96,9 @@ def fit(
     checkpoints = Checkpoints(watch.best_file.parent, record, watch.journal, watch.clock, ranks)
     begun = checkpoints.earlier()
     periods.begun = begun.stretches if begun else 0
-    callbacks = [watch, *([probe] if probe else []), checkpoints]
+    ours = [watch, *([probe] if probe else []), checkpoints]
     with _lightning_may_refuse():
-        trainer = _trainer(config, numerics, ranks, len(periods.stretches) - periods.begun, callbacks)
+        trainer = _trainer(config, numerics, ranks, len(periods.stretches) - periods.begun, ours, loggers)
     if config.trainer.profiler:
         profiler = trainer.profiler  # type: ignore[attr-defined]
         profiler.dirpath, profiler.filename = record.folder, "profile"
@@ -160,24 +159,18 @@ def _lightning_may_refuse() -> Iterator[None]:
     """In here what Lightning says of callbacks and loggers that cannot work so is Refused."""
     try:
         yield
-    except (MisconfigurationException, InstantiationException) as error:
+    except MisconfigurationException as error:
         raise Refused(f"callbacks, logger: Lightning cannot take these: {error}") from None
 
 
-def _callback(values: dict[str, Any]) -> pl.Callback:
-    """A callback of the user's. One that stops early looks when there has been a validation, not at a stretch's end."""
-    key = "check_on_train_epoch_end"
-    takes = key in inspect.signature(pkgutil.resolve_name(values["_target_"])).parameters
-    return instantiate(({key: False} if takes else {}) | values)
-
-
 def _trainer(
-    config: Config, numerics: Numerics, ranks: Ranks, periods: int, callbacks: list[pl.Callback]
+    config: Config, numerics: Numerics, ranks: Ranks, periods: int, ours: list[pl.Callback], loggers: list[Logger]
 ) -> pl.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # tokens are in memory: workers would only cost
     warnings.filterwarnings("ignore", ".*srun. command is available.*")  # on a cluster's machine, where none is needed
+    warnings.filterwarnings("ignore", "Precision .* is not supported by the model summary")
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", r"hydra\.utils\.instantiate\(\) resolved")  # by Hydra 1.4
     warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # no validation is due
@@ -195,8 +188,8 @@ def _trainer(
         accumulate_grad_batches=config.trainer.accumulate,
         gradient_clip_val=config.trainer.clip or None,
         deterministic=config.trainer.deterministic,
-        callbacks=[*callbacks, *map(_callback, config.callbacks.values())],  # beside ours, never in their place
-        logger=[instantiate(logger) for logger in config.logger.values()],
+        callbacks=[*ours, *callbacks.made(config, "callbacks")],  # beside ours, never in their place
+        logger=loggers,
         log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
