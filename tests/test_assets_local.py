@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
-from rankwise.assets import _cache, cache_dir, cached, resolve
+from rankwise.assets import _cache, cache_dir, cached, fetch, resolve
 from rankwise.config import Model, Package, Task
 from rankwise.errors import Refused
 
@@ -43,6 +44,26 @@ def test_a_hub_id_is_recognised_without_asking_the_hub(given):
     assert (asset.path, asset.hub_id, asset.fingerprint) == (None, given, f"hub:{given}@abc")
     assert resolve(Task(name="t", path=given)).fingerprint == f"hub:{given}@main"
     assert cached(Model(name="m", path=given)) is None
+
+
+def test_without_an_answer_of_the_hub_its_cache_is_used_and_it_is_asked_once(tmp_path, monkeypatch):
+    for name, value in {
+        "ENDPOINT": "http://127.0.0.1:9",
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_CACHE": str(tmp_path),
+    }.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    for source, kind in ((Model(name="m", path="org/one"), "model"), (Task(name="t", path="org/one"), "dataset")):
+        with pytest.raises(
+            Refused, match=r"\.path=org/one: no such file or folder here, and no answer from the hub \("
+        ):
+            fetch(source)
+        assert not constants.HF_HUB_OFFLINE
+        (tmp_path / f"{kind}s--org--one/snapshots").mkdir(parents=True)
+        assert fetch(source) == resolve(source)
+        assert constants.is_offline_mode() and os.environ["HF_HUB_OFFLINE"] == "1", "for the processes of its runs"
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 @pytest.mark.parametrize(

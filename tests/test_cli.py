@@ -61,6 +61,11 @@ REFUSED = [
     ("train -m hydra/launcher=submitit_slurm", ["pip install hydra-submitit-launcher"]),
     ("train model=local", ["model.path"]),
     ("train model.path=./nowhere", ["model.path=./nowhere", "no such file"]),
+    *(
+        (f"{line} debug=fast model=local model.path=a/b", ["model.path=a/b: no such"])
+        for line in ("plan", "train", "find")
+    ),
+    ("train -m debug=fast task=local task.path=a/b task.text=x task.label=y seed=0,1", ["task.path=a/b: no such"]),
     ("train -m 'method.rank=glob(*)'", ["empty axis"]),
     ("train -m method.rank=1,0", ["method.rank=0"]),
     ("train -m --jobs 0", ["--jobs 0"]),

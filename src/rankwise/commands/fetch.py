@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     def fetch(config: Config) -> int:
         places = {}
         for source in (config.model, config.task):
-            asset = assets.resolve(source)
+            asset = assets.fetch(source)
             if source is config.model and (file := asset.gguf_file()):
                 from rankwise.model import gguf
 
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
         if config.forgetting.name != "none":
             from rankwise.train.forget import as_task
 
-            asset = assets.resolve(as_task(config.forgetting, config.task))
+            asset = assets.fetch(as_task(config.forgetting, config.task))
             places[config.forgetting.name] = str(asset.path or asset.source)
         print_json(places) if options.json else print("\n".join(f"{name}: {place}" for name, place in places.items()))
         return 0

@@ -106,7 +106,7 @@ def _same_cost(config: Config) -> str:
 
 def _row(config: Config, question: Question) -> Row:
     task = facts(config)
-    asset = assets.resolve(config.model, progress=False) if _is_here(config) else None
+    asset = assets.fetch(config.model, progress=False) if _is_here(config) else None
     settings = question.hardware.settle(config.trainer)
     base = architecture(config.model, asset)
     adapted = build(config, base, task.scorer.outputs, settings.attention, settings.precision)

@@ -68,7 +68,7 @@ def run(
     if other := outdated.summary(finished):
         before += f" ({other}; --rerun runs them again)"
     for source in {repr(s): s for config in left.values() for s in (config.model, config.task)}.values():
-        assets.resolve(source)
+        assets.fetch(source)
     if counted or finished:
         print(f"rankwise: {plural(len(configs), f'{stage} run'.strip())}{before}; {len(left)} to run", file=sys.stderr)
     outcomes = dict(zip(left, start([*left.values()]), strict=True))

@@ -21,7 +21,7 @@ def single(config: Config) -> int:
     """Fetch what is missing, run, print where the record is and what it says. Returns the exit code."""
     check_here(config)
     for source in (config.model, config.task):
-        assets.resolve(source)
+        assets.fetch(source)
     if not config.rerun and records.is_done(config):
         other = outdated.summary([config])
         print(f"rankwise: finished before{f' ({other})' if other else ''}; --rerun runs it again", file=sys.stderr)
