@@ -336,7 +336,9 @@ def test_the_width_of_a_local_model_is_read_from_its_config(tiny, tmp_path):
         check(tiny(model__path=str(tmp_path)))
 
 
-def test_one_alpha_has_one_hash_however_it_is_written(tiny):
+def test_one_value_has_one_hash_however_it_is_written(tiny):
+    tabs = ("tab", "\t", "\\t", "\\\\t")
+    assert len({run_id(tiny(task__delimiter=sign, task__synthetic=None, task__path="/p")) for sign in tabs}) == 1
     assert len({run_id(tiny(method__alpha=alpha)) for alpha in (16, 16.0, "16", "16.0")}) == 1
     assert len({run_id(tiny(method__alpha=alpha)) for alpha in ("2r", "2.0r")}) == 1
     assert len({run_id(tiny(method__alpha=alpha)) for alpha in (2, "2r", "2sqrt")}) == 3

@@ -58,6 +58,9 @@ class Generation:
     keys: list[str] | None = None  # of metric json_keys: the keys that the answer must have
 
 
+TABS = ("tab", "\t", "\\t", "\\\\t")  # as shells let a tab be written
+
+
 @dataclass
 class Task:
     """Data, labels, metric and split sizes."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from rankwise import methods
 from rankwise.alpha import parse_alpha
-from rankwise.config import Config, Task, plain
+from rankwise.config import TABS, Config, Task, plain
 
 # What cannot change a result, so that it is in no hash: where things go, how they are shown, how fast they run.
 _IMMATERIAL = (
@@ -48,6 +48,8 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
     for key in ("ranks", "alphas"):
         if not form.get("targets", {}).get(key):
             remove(form, f"targets.{key}")
+    if form["task"].get("delimiter") in TABS:
+        form["task"]["delimiter"] = TABS[0]
     if form["method"].get("alpha") is not None:
         form["method"]["alpha"] = _spelled(form["method"]["alpha"])
     return _without_nulls(_without_idle(form))

@@ -118,6 +118,16 @@ CAUSES: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
     "half a character in a label": ("a.jsonl", b'{"text": "x", "label": "\\udfff"}\n', {}, "row 1 holds half of a"),
     "gzip by another name": ("a.csv", gzip.compress(b"text,label\n"), {}, "packed by gzip: name it .gz, or unpack it"),
     "Parquet by another name": ("a.csv", b"PAR1\0\0", {}, "task.format=parquet reads it"),
+    "a label for each word": (
+        "a.txt",
+        b"-DOCSTART- -X- O\n\nEU NNP B-ORG\n",
+        {},
+        "rankwise learns labels of whole texts",
+    ),
+    "the same in the first line": ("a.txt", b"EU\tB-ORG\nis\tO\n", {}, "a label for each word, as CoNLL files"),
+    "a column for each class": ("a.csv", b"text,a,b\nx,0,1\n", {}, r"h class has a column of 0 and 1, table\[\[NAME"),
+    "percent signs": ("a.csv", b"text,label\nx,5%\n", {"kind": "regression"}, "a number; take the percent signs off"),
+    "fewer fields than the first": ("a.tsv", b"a\tb\tc\nx\t1\n", {}, r"no header, 'task.columns=\[NAME,…,...\]'"),
     "a pointer": ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid 1\n", {}, "git lfs pull fetches the data"),
 }
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import tracemalloc
 from dataclasses import astuple
 from pathlib import Path
@@ -99,6 +100,8 @@ def test_a_csv_field_may_hold_delimiters_quotes_and_line_breaks_and_a_tsv_field_
     path.write_text("text\tlabel\n" + "".join(f'"{t}"\t{y}\n' for t, y in ROWS))
     assert read(path).notes == ["200 texts stand in quotes, which are read as text; task.format=csv takes them off"]
     assert set.union(*texts(read(path, format="csv", delimiter="tab"))) == {text for text, _ in ROWS}
+    path.write_text("text\tlabel\n" + "".join(f"b'{t}'\t{y}\n" for t, y in ROWS))
+    assert read(path).notes == ["200 texts are bytes as Python writes them, b'…', and are read so"]
 
 
 @pytest.mark.parametrize(
@@ -144,8 +147,15 @@ def test_a_folder_of_files_named_after_parts_needs_no_more(tmp_path):
     write(tmp_path, "parquet", ROWS[150:], "test")
     assert [len(part) for part in texts(read(tmp_path))] == [100, 50, 50]
     write(tmp_path, "csv", ROWS, "valid")
-    with pytest.raises(Refused, match=r"a folder, and more than one file for validation .*; say which: task.files="):
+    with pytest.raises(Refused, match=r"a folder, and more than one file for validation .*; say which: 'task.files="):
         read(tmp_path)
+    folder = tmp_path / "snli"
+    folder.mkdir()
+    for name in ("snli_1.0_train", "snli_1.0_dev", "sts-test"):
+        write(folder, "jsonl", ROWS, name)
+    meant = "{train: snli_1.0_train.jsonl, validation: snli_1.0_dev.jsonl, test: sts-test.jsonl}"
+    with pytest.raises(Refused, match=f"no file named train .*; say which: 'task.files={re.escape(meant)}'$"):
+        read(folder)
 
 
 def test_a_column_may_say_the_part(tmp_path):

@@ -17,6 +17,7 @@ from rankwise.synonyms import ALIASES, GROUPS, near_flag, no_such_key
 
 _FOLDERS = re.compile(r"hydra\.(run|sweep|runtime|output_subdir|job\.(name|chdir|num|id))(\..*)?")
 _WHOLE = re.compile(r"(?<=\d)\.0+(?![\w.])")  # 2 for 2.0
+_HOME = re.compile(r"(?<![^,])~[^,'\"\[\]{}()]*")
 _NAMED = ("hydra", "hydra.launcher", "hydra.sweeper", "hydra.launcher._target_", "hydra.sweeper._target_")
 
 
@@ -54,6 +55,8 @@ def overrides(words: list[str]) -> list[str]:
             positive(key, value)
         if known_keys().get(key, ("",))[0] in (int, int | None):  # as W&B and numpy write a draw
             word = f"{name}={_WHOLE.sub('', value)}"
+        if value.startswith("~"):  # of a home, which shells leave as it is behind a sign
+            word = name + "=" + _HOME.sub(r"'\g<0>'", value)
         by_key[key] = word.replace(name, ALIASES.get(name, name), 1)
     return list(by_key.values())
 

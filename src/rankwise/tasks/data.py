@@ -111,6 +111,8 @@ def _indexed(
         )
     if index.quoted > _QUOTED * len(index.place) and any(table.header for table in tables):
         notes.append(f"{index.quoted} texts stand in quotes, which are read as text; task.format=csv takes them off")
+    if index.literal > _QUOTED * len(index.place):
+        notes.append(f"{index.literal} texts are bytes as Python writes them, b'…', and are read so")
     if task.blocks:  # parts that are cut are stretches of the text, the last of them the test
         cut_n = np.flatnonzero(index.part == TRAIN)
         index.place[cut_n] = 1 - np.arange(1, len(cut_n) + 1) / len(cut_n)
@@ -147,12 +149,13 @@ class _Index:
     skipped: int
     missing: int  # rows whose text is only a word that programs write for none
     quoted: int  # rows whose text stands in double quotes
+    literal: int  # rows whose text is written as Python's bytes
 
     @classmethod
     def of(cls, task: Task, stream: Iterator[Example | None]) -> "_Index":
         labels: dict[str, Label] = {}
         label, place_, part, content, verbatim = array("i"), array("d"), array("b"), array("Q"), array("q")
-        skipped = missing = quoted = 0
+        skipped = missing = quoted = literal = 0
         for example in stream:
             if example is None:
                 skipped += 1
@@ -164,6 +167,7 @@ class _Index:
                 raise Refused(f"task data: row {len(place_) + 1} holds half of a character, such as \\ud800")
             missing += example.text.casefold() in MISSING
             quoted += example.text[:1] == example.text[-1:] == '"'
+            literal += example.text[:2] in ("b'", 'b"') and example.text[1] == example.text[-1]
             inputs, texts = example.given, example.texts
             hashed = digest(inputs)
             place_.append(place(hashed))
@@ -172,7 +176,7 @@ class _Index:
             verbatim.append(hash(texts))
         names = list(labels.values())
         columns = np.array(label), np.array(place_), np.array(part), np.array(content), np.array(verbatim)
-        return cls(names, *columns, skipped, missing, quoted)
+        return cls(names, *columns, skipped, missing, quoted, literal)
 
 
 def _parts(task: Task, index: _Index) -> np.ndarray:

@@ -144,6 +144,7 @@ class Cell:
         if not abs(number) < _MOST:
             commas = decimal == "." and "," in text and _COMMA.fullmatch(text)
             remedy = """; 'task.decimal=","' reads commas""" if commas else ""
+            remedy = "; take the percent signs off" if text.endswith("%") else remedy
             raise self.refused(f"not a number{remedy}")
         return number
 

@@ -19,11 +19,13 @@ _KINDS = (  # what the first bytes of a file say that it is, and what to do
     (b"SQLite", "a data base: save the table as CSV"),
     (b"\x80", "perhaps a pickle, which is never opened: save it as Parquet or CSV"),
 )
+_WORDS = r"-DOCSTART-|# (sent_id|newdoc|text =|global)|(\S+[ \t])+[BIO](-\w+)?\s*$"  # CoNLL: a label for each word
 _FORMS = (  # what the first line of a text file says that it is, and what to do
     (r"version https://git-lfs", "the file is a pointer of git LFS: git lfs pull fetches the data"),
     (r"\s*<[?!\w]", "it is XML or HTML: save its rows as CSV or JSON"),
     (r"\s*[{[]", "it looks like JSON: task.format=jsonl reads it"),
     (r"@relation\b", "it is ARFF: save its rows as CSV"),
+    (_WORDS, "it has a label for each word, as CoNLL files; rankwise learns labels of whole texts"),
     (r"#", "a remark stands above the header: take it out"),
     (r".*\S {3,}\S", "columns of a fixed width: save the rows as CSV"),
 )
@@ -91,10 +93,9 @@ def fields(cells: list[str], names: list[str], sign: str, quoted: bool) -> str:
         "; 'task.columns=[NAME,…,...]' leaves further fields out, and with task.format=lines the last of task.columns "
         "takes the rest of the line"
     )
-    return (
-        f"give the right task.delimiter (now {sign!r}), task.format or task.columns, or mend the line"
-        f"{'' if 1 < len(cells) < len(names) else rest}"
-    )
+    if 1 < len(cells) < len(names):
+        rest = "; where line 1 is no header, 'task.columns=[NAME,…,...]' names the columns that all lines have"
+    return f"give the right task.delimiter (now {sign!r}), task.format or task.columns, or mend the line{rest}"
 
 
 def columns(key: str, column: str, row: dict[str, Any], part: str, text_table: bool) -> str:
@@ -120,8 +121,9 @@ def _cause(
         return f"task.{key}={inside} reads what is inside {inside.partition('.')[0]}"
     if key == "label" and part != "train":
         return "rows without labels cannot test: task.files={train: NAME} leaves the file out"
-    if text_table and names and (len(names) == 1 or names[0].startswith("{")) and "" not in row:
-        return delimiter(names[0])
+    line = TAB.join(names)
+    if text_table and names and (len(names) == 1 or line.startswith("{") or re.match(_WORDS, line)) and "" not in row:
+        return delimiter(line)
     if any(not name.isprintable() for name in names):
         return "an invisible character is in a name"
     if names and all(isinstance(row[name], list) for name in names):
@@ -131,6 +133,11 @@ def _cause(
     header = (
         f"; where line 1 is no header, 'task.columns=[NAME,…]' names the {len(names)} columns" if text_table else ""
     )
+    flags = sum(str(row[name]).lower() in ("0", "1", "true", "false") for name in names) if key == "label" else 0
+    if flags > 1:
+        header += (
+            "; where each class has a column of 0 and 1, table[[NAME, …]].idxmax(axis=1) of pandas makes one of them"
+        )
     return "" if near else f"task.{key}=NAME is one of them{header}"
 
 

@@ -167,10 +167,15 @@ def _named(source: object, names: Mapping[str, str], key: str, notes: list[str])
     if "train" not in parts or several:
         kind = "file" if key == "files" else "split"
         why = f"more than one {kind} for {several}" if several else f"it has no {kind} named train"
-        there, what, remedy = [*names], "a data set", f"say which: task.{key}={{train: NAME, …}}"
+        there, what = [*names], "a data set"
         if isinstance(source, Path):
             there = sorted(path.name for path in source.iterdir() if not path.name.startswith("."))
-            what, remedy = "a folder", f"{remedy}; task.format=class_files, if each file is a class of its own"
+            what = "a folder"
+        meant = {PART_NAMES[w]: name for name in reversed(there) for w in _words(name.lower()) if w in PART_NAMES}
+        shown = ", ".join(f"{part}: {meant[part]}" for part in PARTS if part in meant)
+        remedy = f"say which: 'task.{key}={{{shown if 'train' in meant else 'train: NAME, …'}}}'"
+        if what == "a folder" and "train" not in meant:
+            remedy += "; task.format=class_files, if each file is a class of its own"
             if any("label" in name for name in there):
                 remedy = "texts and labels in two files are joined by: paste LABELS TEXTS > train.tsv, without a header"
         listed = f" ({', '.join(there[:12])}{', …' if len(there) > 12 else ''})" if there else ""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from rankwise.config import Task
+from rankwise.config import TABS, Task
 from rankwise.errors import Refused
 from rankwise.tasks import hints
 
@@ -72,7 +72,7 @@ def file_format(path: Path, name: str | None) -> str:
 def read_file(path: Path, task: Task, encoding: str) -> Iterator[Row]:
     """The rows of a text table, lines, JSON or Parquet. Raises Refused for what is none, naming file and line."""
     form = file_format(path, task.format)
-    sign = "\t" if task.delimiter in ("\\t", "tab") else task.delimiter  # as shells let a tab be written
+    sign = "\t" if task.delimiter in TABS else task.delimiter
     if form == "parquet":
         return parquet(path)
     if form == "jsonl":
