@@ -24,6 +24,7 @@ Arm = Sequence[Record]
 REPLICATES = 5_000  # bootstrap samples of the items; fewer where there are very many items
 _DRAWS = 200_000_000
 _AT_ONCE = 128  # runs that are resampled together
+_NOTHING = 1e-9  # by which differences on resamples vary where no item differs
 _AGREES = 1e-3  # between the metric of the stored predictions and the record's, the larger of absolute and relative
 
 
@@ -179,7 +180,9 @@ class Scores:
         if not np.isfinite(means_bs).all():
             raise NotComparable("the metric is undefined on some resamples (constant predictions)")
         items, units = rows[0][0].items, rows[0][0].units
-        return paired(points_sa @ weights_a, differing(means_bs, self._metric, units), replicates, items, units)
+        if self._metric.kind == "classification" and np.ptp(means_bs.mean(1)) < _NOTHING:
+            means_bs = means_bs + unseen(units, length)[:, None]
+        return paired(points_sa @ weights_a, means_bs, replicates, items, units)
 
 
 def on_rows(metric: Metric, one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, float]:
@@ -200,13 +203,6 @@ def resample(runs: Sequence[Predictions], metric: Metric, seed: int = 0) -> tupl
     weights = item_weights(n, _replicates(n), seed, runs[0].columns.get("cluster"))
     resampled_br = np.concatenate([metric.resampled(labels_n, values_rn, weights_bn) for weights_bn in weights])
     return metric.resampled(labels_n, values_rn, np.ones((1, n)))[0], resampled_br
-
-
-def differing(resampled_bs: Floats, metric: Metric, units: int) -> Floats:
-    """Differences on resamples of ``units`` items or clusters (B, S), which vary even where none of these differs."""
-    if metric.kind != "classification" or np.ptp(resampled_bs.mean(1)) > 1e-9:
-        return resampled_bs
-    return resampled_bs + unseen(units, len(resampled_bs))[:, None]
 
 
 def _replicates(items: int) -> int:

@@ -153,6 +153,7 @@ class Bootstrap:
     seeds: int = 1  # replicates
     items: int = 0
     units: int = 0  # clusters of items, or as many as items
+    of_one: float = 0.0  # the mean variance over items of the difference in one replicate
 
     @property
     def over_seeds(self) -> float:
@@ -258,7 +259,8 @@ def paired(
     means over the other (Owen 2007); else every replicate is one more of a single factor.
     """
     varying = tuple(spread for spread in _spreads(points_s, replicates) if spread[1] > 0)
-    return Bootstrap(float(points_s.mean()), varying, resampled_bs.mean(1), len(points_s), items, units)
+    of_one = float(resampled_bs.var(0, ddof=1).mean())
+    return Bootstrap(float(points_s.mean()), varying, resampled_bs.mean(1), len(points_s), items, units, of_one)
 
 
 def unseen(items: int, replicates: int) -> Floats:

@@ -22,22 +22,22 @@ from rankwise.tracking.record import Record
 MANY = 4000
 
 
-def run(folder: Path, correct_n: np.ndarray, items: np.ndarray | None = None) -> Record:
+def run(folder: Path, correct_n: np.ndarray, items: np.ndarray | None = None, seed: int = 0) -> Record:
     """A finished run that answered these items right."""
     folder.mkdir(parents=True)
     label = np.zeros(len(correct_n), dtype=np.int64)
     columns = {"label": label, "prediction": (~correct_n).astype(np.int64), "score": np.zeros(len(correct_n))}
     predictions.write(folder, np.arange(len(correct_n)) if items is None else items, columns)
     metrics = {"test": {"accuracy": {"value": float(correct_n.mean())}}}
-    return Record({"name": folder.name, "status": "finished"}, {}, metrics=metrics, folder=folder)
+    return Record({"name": folder.name, "status": "finished"}, {"seed": seed}, metrics=metrics, folder=folder)
 
 
 def pairs(tmp_path: Path, seeds: int, steady: float, loose: float) -> tuple[list[Record], list[Record]]:
     """The reference is always right; the arm is wrong on a fixed share of the items, and on others by luck."""
     rng = np.random.default_rng(1)
     always_wrong = rng.random(MANY) < steady
-    arm = [run(tmp_path / f"a{s}", ~(always_wrong | (rng.random(MANY) < loose))) for s in range(seeds)]
-    return arm, [run(tmp_path / f"f{s}", np.ones(MANY, dtype=bool)) for s in range(seeds)]
+    arm = [run(tmp_path / f"a{s}", ~(always_wrong | (rng.random(MANY) < loose)), seed=s) for s in range(seeds)]
+    return arm, [run(tmp_path / f"f{s}", np.ones(MANY, dtype=bool), seed=s) for s in range(seeds)]
 
 
 @pytest.mark.parametrize(("steady", "loose"), [(0.1, 0.0), (0.0, 0.1), (0.06, 0.05)])
@@ -67,7 +67,7 @@ def test_a_loss_that_is_lower_is_a_gain(tmp_path):
         value = float(columns["score"].astype(np.float32).sum() / 2000)
         return Record(
             {"name": name, "status": "finished"},
-            {},
+            {"seed": len(name)},
             metrics={"test": {"loss": {"value": value}}},
             folder=tmp_path / name,
         )
@@ -78,8 +78,8 @@ def test_a_loss_that_is_lower_is_a_gain(tmp_path):
 
 def test_other_test_items_are_refused(tmp_path):
     arm, full = pairs(tmp_path, 2, 0.1, 0.1)
-    other = run(tmp_path / "other", np.ones(MANY, dtype=bool), items=np.arange(MANY) + 1)
-    with pytest.raises(Refused, match="other: its test items are not those"):
+    other = run(tmp_path / "other", np.ones(MANY, dtype=bool), items=np.arange(MANY) + 1, seed=1)
+    with pytest.raises(Refused, match="a0: no comparison: the arms were tested on different items"):
         gather(arm, [full[0], other], named("accuracy"))
 
 

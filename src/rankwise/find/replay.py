@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from statistics import median
 
-from rankwise.compare import differing
+from rankwise.compare import Scores
 from rankwise.errors import Refused
-from rankwise.find.evidence import scored, weighed
+from rankwise.find.evidence import gather
 from rankwise.find.pilot import guess_from
 from rankwise.find.question import LOOKS
 from rankwise.find.rule import Evidence, Rule, search, spent
@@ -118,21 +118,17 @@ class _Grid:
             reason = f"{len(self.seeds)} seeds that all ranks and full fine-tuning share; a replay needs 3"
             raise Refused(f"{arms[self.ranks[0]].label}: {reason}")
         by_seed = [dict(zip(arm.replicates(), arm.runs, strict=True)) for arm in every]
-        points_r, resampled_br, self.units = scored(
-            [runs[seed] for runs in by_seed for seed in self.seeds], report.metric
-        )
-        self.points_as = points_r.reshape(len(every), -1)
-        self.resampled_bas = resampled_br.reshape(len(resampled_br), len(every), -1)
+        self.reference, *self.runs = ([runs[seed] for seed in self.seeds] for runs in by_seed)
+        self.scores = Scores([run for runs in (self.reference, *self.runs) for run in runs], report.metric)
         self.tried = [len(arm.trials) for arm in every]
         self.known: dict[tuple[int, tuple[int, ...]], Evidence] = {}
 
     def evidence(self, rank: int, seeds: Sequence[int]) -> Evidence:
         """Of a rank against the reference, on some of the shared seeds."""
-        chosen, arm = tuple(sorted(seeds)), 1 + self.ranks.index(rank)
+        chosen, runs = tuple(sorted(seeds)), self.runs[self.ranks.index(rank)]
         if (rank, chosen) not in self.known:
-            points_as, resampled_bas = self.points_as[:, chosen], self.resampled_bas[:, :, chosen]
-            gains_bs = differing(resampled_bas[:, arm] - resampled_bas[:, 0], self.report.metric, self.units)
-            self.known[rank, chosen] = weighed(points_as[arm] - points_as[0], gains_bs)
+            mine, theirs = ([of[seed] for seed in chosen] for of in (runs, self.reference))
+            self.known[rank, chosen] = gather(mine, theirs, self.report.metric, self.scores)
         return self.known[rank, chosen]
 
     @cached_property
