@@ -101,6 +101,9 @@ REFUSED = [
     ("train --cfg job --info all", ["--cfg --info: one of these"]),
     ("train -cn rank_sweep", ["--config-name: no such flag (here it is experiment=NAME, or --config FILE)"]),
     ("train --learning-rate 1", ["--learning-rate: no such flag (here it is method.lr)"]),
+    ("train callbacks=a callbacks=b", ["callbacks: given twice; write callbacks=[a,b] for both"]),
+    ("train -m debug=fast seed=0,1 task.n_validation=400", ["task.n_validation=400: the data have 84 rows"]),
+    ("train experiment=intrinsic method=lora", ["method=lora: hydra.sweeper.pairs has it too"]),
     ("train callbacks=mine", ["callbacks=mine", "yours is NAME, with a conf/callbacks/NAME.yaml"]),
     ("train betas=[0.9,0.99]", ["betas: no such key (here it is optim.betas)"]),
     ("train task.labels=[a", ["task.labels=[a: cannot be read", """'KEY="VALUE"'"""]),
@@ -215,8 +218,16 @@ def test_a_word_of_another_library_is_answered_with_ours(word, ours, plus, capsy
     assert line.count("\n") == 1 and word in line and ours in line.partition(" (")[2]
 
 
-def test_what_is_added_or_overridden_is_overridden():
-    assert overrides(["++method.rank=4", "++quant=nf4"]) == ["method.rank=4", "quant=nf4"]
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("++method.rank=4 ++quant=nf4", "method.rank=4 quant=nf4"),
+        ("callbacks=[es,lr] callbacks.es.patience=3", "callbacks=[es,lr] ++callbacks.es.patience=3"),
+        ("+callbacks={es:{monitor:val/loss}}", "++callbacks={es:{monitor:val/loss}}"),
+    ],
+)
+def test_what_is_added_or_overridden_is_overridden(typed, read):
+    assert overrides(typed.split()) == read.split()
 
 
 def test_every_key_that_a_word_is_answered_with_exists():

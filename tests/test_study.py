@@ -67,6 +67,30 @@ def test_an_axis_on_the_command_line_replaces_the_experiments():
     assert [(c.method.rank, c.seed) for c in study] == [(1, 3), (16, 3)]
 
 
+SWEEP = {*(f"lora {2**n}" for n in range(6)), "full", "head", "probe", "tfidf"}
+
+
+@pytest.mark.parametrize(
+    ("line", "arms", "settled"),
+    [
+        ("experiment=rank_sweep debug=fast", SWEEP, ("tiny BERT (random)", 64, None, 6)),
+        ("debug=fast experiment=rank_sweep method=full task.n_test=9", {"full"}, ("tiny BERT (random)", 9, None, 6)),
+        ("experiment=targets debug=fast method.budget=999", {"lora"}, ("tiny BERT (random)", 64, 999, 6)),
+        (
+            "experiment=paper/learns_less debug=fast",
+            {"lora 16", "lora 32", "full"},
+            ("tiny BERT (random)", 64, None, 6),
+        ),
+        ("experiment=glue debug=limit model=tiny_gpt2", {"lora 8"}, ("tiny GPT-2 (random)", 50, None, 20)),
+    ],
+)
+def test_a_debug_preset_wins_over_an_experiments_values_and_axes_and_what_is_typed_over_both(line, arms, settled):
+    study = composed(line)
+    assert {" ".join(map(str, filter(None, (c.method.name, c.method.rank)))) for c in study} == arms
+    assert {(c.model.name, c.task.n_test, c.method.budget, c.trainer.max_steps) for c in study} == {settled}
+    assert all(c.targets.modules in (None, ["query", "value"]) for c in study)
+
+
 def test_paired_axes_are_written_as_dicts():
     study = composed("-m debug=fast method={rank:1,lr:1e-3},{rank:8,lr:5e-4}")
     assert [(c.method.rank, c.optim.lr) for c in study] == [(1, 1e-3), (8, 5e-4)]

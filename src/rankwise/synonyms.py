@@ -6,9 +6,10 @@ from collections.abc import Collection
 from rankwise.errors import did_you_mean
 
 # Config groups: their values are names of options.
+OPEN = ("callbacks", "logger")  # groups of which several options may be chosen, and whose keys are the user's
 GROUPS = (
-    *("model", "task", "method", "targets", "quant", "optim", "trainer", "forgetting", "tracking", "callbacks"),
-    *("logger", "experiment", "debug"),
+    *("model", "task", "method", "targets", "quant", "optim", "trainer", "forgetting", "tracking"),
+    *(*OPEN, "experiment", "debug"),
 )
 ALIASES = {"rank": "method.rank", "lr": "method.lr", "tags": "tracking.tags"}  # these work as they are
 _MEANINGS = {  # what it is here: the words for it, of which the last part of a dotted key counts

@@ -13,7 +13,7 @@ from typing import Any
 
 from rankwise.errors import Refused
 from rankwise.paths import conf_dir
-from rankwise.synonyms import ALIASES, GROUPS, near_flag, no_such_key
+from rankwise.synonyms import ALIASES, GROUPS, OPEN, near_flag, no_such_key
 
 _FOLDERS = re.compile(r"hydra\.(run|sweep|runtime|output_subdir|job\.(name|chdir|num|id))(\..*)?")
 _WHOLE = re.compile(r"(?<=\d)\.0+(?![\w.])")  # 2 for 2.0
@@ -33,7 +33,13 @@ def overrides(words: list[str]) -> list[str]:
     for word in words:
         name, equals, value = word.partition("=")
         key = ALIASES.get(name, name).lstrip("+~")
-        if not key.startswith("hydra"):
+        is_open = key.partition(".")[0] in OPEN
+        if key in by_key:
+            both = f"{key}=[a,b] for both" if is_open else f"{key}=a,b with -m to run both"
+            raise Refused(f"{key}: given twice; write {both}")
+        if is_open and not name.startswith("~") and ("." in key or value.startswith("{")):
+            name, word = f"++{key}", f"++{key}={value}"
+        elif not key.startswith("hydra"):
             if name.startswith("++") and (key in known_keys() or key in GROUPS):  # add or override
                 name, word = key, word[2:]
             if name.startswith("~"):
@@ -43,8 +49,6 @@ def overrides(words: list[str]) -> list[str]:
                 raise Refused(f"{word}: it exists; write {key}={value}" if exists else no_such_key(key, known_keys()))
         if not equals and not name.startswith("~"):
             raise Refused(f"{word}: not KEY=VALUE, such as method.rank=8")
-        if key in by_key:
-            raise Refused(f"{key}: given twice; write {key}=a,b with -m to run both")
         if key in _NAMED:
             raise Refused(f"{word}: an option is chosen by its name: hydra/launcher=NAME, hydra/sweeper=NAME")
         if _FOLDERS.fullmatch(key) and "LOCAL_RANK" not in os.environ:  # which Lightning adds
@@ -63,9 +67,8 @@ def overrides(words: list[str]) -> list[str]:
 
 def _check_option(group: str, value: str) -> None:
     """Raises Refused for what is no option's name. Several with commas, functions and dicts are Hydra's to read."""
-    none = r"null|true|false|[-+]?[0-9.]+(e[-+]?[0-9]+)?|\[.*\]|''|\"\"|" + r"|\{.*" * (
-        group in ("experiment", "debug")
-    )
+    none = r"null|true|false|[-+]?[0-9.]+(e[-+]?[0-9]+)?|''|\"\"|"
+    none += "" if group in OPEN else r"|\[.*\]|\{.*" if group in ("experiment", "debug") else r"|\[.*\]"
     if re.fullmatch(none, value, re.IGNORECASE):
         several = f"; several of them with -m: {group}={value.strip('[]')}" if value.startswith("[") else ""
         raise Refused(f"{group}={value}: the name of one option{several}; rankwise train --help lists them")

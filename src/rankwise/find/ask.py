@@ -14,6 +14,7 @@ from rankwise.find.question import FULL, LOOKS, RANKS, Budget, Question
 from rankwise.find.rates import LEAST
 from rankwise.find.rule import Rule
 from rankwise.metrics import named
+from rankwise.study import debug
 from rankwise.study.compose import composed, explained, refuse_idle
 from rankwise.study.micro_batch import settled
 from rankwise.tasks.data import check_files
@@ -36,7 +37,7 @@ def question(
         alike = question(words, budget, margin, rates, reference, seeds)
         return [alike.run_of(None, 0), alike.run_of(alike.ranks[-1], 0)]
 
-    asked_ranks, rest = _taken("method.rank", settled(overrides, runs))
+    asked_ranks, rest = _taken("method.rank", settled(debug.settled(overrides, axes=False), runs))
     base = _composed(rest, margin)
     if not methods.of(base.method).has_rank:
         raise Refused.value("method", base.method.name, "a method that has a rank, such as lora")

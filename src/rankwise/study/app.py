@@ -19,7 +19,7 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.forks import fork_server
 from rankwise.paths import conf_dir
-from rankwise.study import compose, micro_batch, multirun
+from rankwise.study import compose, debug, micro_batch, multirun
 
 
 class _Single:
@@ -43,7 +43,7 @@ def call_hydra(
     """
     if "hydra/sweeper=basic" in arguments:
         raise Refused("hydra/sweeper=basic: walks through the same combinations as -m does without it; leave it out")
-    arguments = micro_batch.settled(arguments, _listed)
+    arguments = micro_batch.settled(debug.settled(arguments), _listed)
     compose.register_schema()
     multirun.exit_code, multirun.instead, multirun.here = 0, study, here
     _Single.start, _Single.argv, _Single.ended = single, sys.argv, 0

@@ -33,7 +33,7 @@ from rankwise.errors import Refused, did_you_mean
 from rankwise.files import read_yaml
 from rankwise.identity import idle
 from rankwise.paths import conf_dir
-from rankwise.synonyms import GROUPS, near_key, no_such_key
+from rankwise.synonyms import GROUPS, OPEN, near_key, no_such_key
 
 _HYDRA, _OURS = ("hydra", "omegaconf"), ("rankwise", "hydra_plugins")
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:[^}]*\}?")
@@ -238,7 +238,7 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
         if key in GROUPS and not value.startswith("{"):
             other = f"another option makes a new run, rankwise train {word} …"
             raise Refused(f"{word}: with --config only single keys, as seed=1; {other}")
-    for group in ("callbacks", "logger"):
+    for group in OPEN:
         refuse_code(group, earlier.get(group), overrides, f"--config {path}")
     earlier["rerun"] = False  # that run was asked to run again, not this one
     groups = {name: _mapping(earlier.get(name)) for name in ("optim", "method", "task")}
@@ -248,7 +248,7 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
         earlier["objective"] = "val/${task.metric}"
     try:
         node = merged(earlier)
-        node.merge_with_dotlist(overrides)
+        node.merge_with_dotlist([word.lstrip("+") for word in overrides])
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
         raise Refused(f"--config {path}: {explain(error, overrides)}") from None
     config = to_config(node)
@@ -275,7 +275,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 _YOURS = {
     "model": "; any other is model=local model.path=FOLDER_OR_GGUF_OR_HUB_ID",
-    **{group: f"; yours is NAME, with a conf/{group}/NAME.yaml" for group in ("callbacks", "logger")},
+    **{group: f"; yours is NAME, with a conf/{group}/NAME.yaml" for group in OPEN},
     "task": "; your own data are task=local task.path=FILE, those of GLUE task=glue/NAME",
 }
 _MISSING = re.compile(r"interpolation '\$\{([\w.]+)\}': Incompatible value 'None'")  # of a key whose value is ???

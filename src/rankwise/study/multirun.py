@@ -41,7 +41,11 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
 
     check_keys(sweeper.launcher, sweeper)
     local = isinstance(sweeper.launcher, LocalLauncher)
-    rows = [[*row, *more] for row in expand(sweeper, arguments) for more in paired(sweeper.pairs or [])]
+    pairs = sweeper.pairs or []
+    walked = {key for group in pairs for key in group}
+    if twice := next((word for word in arguments if word.partition("=")[0] in walked), None):
+        raise Refused(f"{twice}: hydra.sweeper.pairs has it too; hydra.sweeper.pairs=[] leaves those axes out")
+    rows = [[*row, *more] for row in expand(sweeper, arguments) for more in paired(pairs)]
     brought = set(sweeper.params or {}) - {word.partition("=")[0] for word in arguments}
     study = compose_study(rows, sweeper.exclude or [], here, brought)
     configs = [config for config, _ in study]
@@ -49,6 +53,8 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
     if tuning and not local:
         raise Refused("hydra.sweeper.tune: needs the launcher of this machine, hydra/launcher=local")
     trials = tuning.trials(configs) if tuning else []
+    if here:
+        check_files(config for config in [*trials, *configs] if not done(config))
     if instead is not None:
         say_fewer(rows, study)
         if trials:
@@ -57,7 +63,6 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
         return
     if isinstance(sweeper.launcher, LocalLauncher):
         sweeper.launcher.check()
-    check_files(config for config in [*trials, *configs] if not done(config))
     say_fewer(rows, study)
     if isinstance(sweeper.launcher, LocalLauncher):
         exit_code = _run_here(sweeper.launcher, configs, trials, tuning)

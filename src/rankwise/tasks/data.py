@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from rankwise.assets import Asset, fetch
+from rankwise.assets import Asset, cached, fetch
 from rankwise.config import Config, Task
 from rankwise.errors import Refused, plural
 from rankwise.tasks.classes import MISSING, Classes, Label
@@ -83,15 +83,16 @@ def load(task: Task, asset: Asset, data_seed: int) -> Data:
     return Data(splits["train"], splits["validation"], splits["test"], names, fingerprint, index.skipped, shared, notes)
 
 
-def check_files(configs: Iterable[Config]) -> None:
-    """Read what ``task.path`` of each config names, once each, and refuse as ``load`` does.
+def check_files(configs: Iterable[Config], hub: bool = True) -> None:
+    """Read the data of each config that are on this disk, and of the ``hub``, once each, and refuse as ``load`` does.
 
     So that a file that cannot be read stops a study before its first run, not every run of it.
     """
     seen = set()
     for config in configs:
         task, seed = config.task, config.data_seed
-        if task.path and (task_and_seed := f"{task} {seed}") not in seen:
+        here = cached(task) if task.path or task.package else task.synthetic
+        if (here or (hub and task.path)) and (task_and_seed := f"{task} {seed}") not in seen:
             seen.add(task_and_seed)
             _indexed(task, *open_tables(task, fetch(task)), seed)
 
