@@ -55,7 +55,7 @@ _SAID: dict[Any, str] = {
     list[int]: "a list of integers, as [4,5]",
     list[float]: "a list of numbers, as [0.9,0.999]",
     list[str]: "a list of texts, as [a,b]",
-    list[Any]: "a list",
+    list[Any]: "a list of pairs, as [[1,128],[32,512]]",
 }
 
 

@@ -67,6 +67,10 @@ _MEANINGS = {  # what it is here: the words for it, of which the last part of a 
     "nothing: of rankwise train": "--join --config",
     "nothing: of rankwise find": "--budget --rates --reference --replay --simulate",
     "nothing: of rankwise plan": "--gpu --fit --mfu --power",
+    "nothing: of hydra/launcher=slurm": (
+        "hydra.launcher.workers hydra.launcher.partition hydra.launcher.account hydra.launcher.time "
+        "hydra.launcher.memory hydra.launcher.gpus hydra.launcher.cpus hydra.launcher.sbatch"
+    ),
     "nothing: of rankwise report": "--latex --csv --columns --figures --pack",
     "task.n_train": "limit_train_batches max_train_samples",
     "debug=overfit": "overfit_batches",
@@ -160,4 +164,5 @@ def near_flag(flag: str, flags: Collection[str], keys: Collection[str]) -> str:
 
 def no_such_key(key: str, known: Collection[str]) -> str:
     """The refusal of a key that is none."""
-    return f"{key}: no such key{near_key(key, known)}; 'rankwise train --cfg job' prints all"
+    part = "hydra" if key.startswith("hydra.") else "job"
+    return f"{key}: no such key{near_key(key, known)}; 'rankwise train --cfg {part}' prints all"

@@ -84,13 +84,13 @@ def test_the_command_line_takes_pairs_and_exclusions():
     assert {(run.method.rank, run.optim.lr) for run in runs} == {(1, 0.004), (4, 0.001)} and len(runs) == 4
 
 
-def test_what_is_excluded_need_not_be_possible():
-    """A quantized base cannot be fully fine-tuned; the grid that has both is fine once it leaves that out."""
-    axes = ("-m", "debug=fast", "method=lora,full", "quant=none,bf16")
-    with pytest.raises(Refused, match="quant=bf16"):
+def test_what_is_excluded_need_not_be_possible_and_the_refusal_says_how_to_exclude_it():
+    axes = ("-m", "debug=fast", "method=lora,full", "quant=none,bf16,int8", "seed=0,1")
+    with pytest.raises(Refused, match=r"^quant=bf16: none with method=full: .*; without these: '(.*)'$") as refused:
         study_of(*axes)
-    runs = study_of(*axes, "hydra.sweeper.exclude=['method=full quant=bf16']")
-    assert [(run.method.name, run.quant.name) for run in runs] == [("lora", "none"), ("lora", "bf16"), ("full", "none")]
+    runs = study_of(*axes, str(refused.value).split("'")[1])
+    arms = [("lora", "none"), ("lora", "bf16"), ("lora", "int8"), ("full", "none")]
+    assert [(run.method.name, run.quant.name) for run in runs] == 2 * arms
 
 
 TUNE = {"axes": {"method.lr": [1e-3, 1e-2, 1e-1]}, "seeds": [100, 101]}
@@ -227,10 +227,12 @@ def test_a_snapshot_with_another_learning_rate_or_metric_trains_with_it(tiny, tm
     changed = from_snapshot(path, ["method.lr=0.05", "task.metric=matthews"])
     assert (changed.optim.lr, changed.objective) == (0.05, "val/matthews")
     assert from_snapshot(path, ["method.lr=0.05", "optim.lr=0.01"]).optim.lr == 0.01
-    for word in ("method=lora", "experiment=rank_sweep"):
-        with pytest.raises(
-            Refused, match=f"^{word}: with --config only single keys.* a new run, rankwise train {word}"
-        ):
+    for word, answer in {
+        "method=lora": "with --config only single keys.* a new run, rankwise train method=lora",
+        "experiment=rank_sweep": "with --config only single keys.* a new run, rankwise train experiment=rank_sweep",
+        "seed=0,1": "one value, as --config is one run; give the values one after the other$",
+    }.items():
+        with pytest.raises(Refused, match=f"^{word}: {answer}"):
             from_snapshot(path, [word])
     path.write_text("run: {}\nconfig: {}\n")
     with pytest.raises(Refused, match=r"^--config .*: not a run's config.yaml; give a run's config.yaml, as outputs/"):

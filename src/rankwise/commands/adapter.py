@@ -36,7 +36,9 @@ _OUT = {
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 an adapter is not the same on a shared base."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments:
+        raise Refused(f"adapter: give one of {', '.join(ABOUT)}, and RUN; see rankwise adapter --help")
+    if arguments[0] in ("-h", "--help"):
         print(wrapped(HELP.format(lines="\n".join(f"  {name:<7}  {about}" for name, about in ABOUT.items()))))
         return 0
     what, *rest = arguments

@@ -38,6 +38,8 @@ def main(arguments: list[str]) -> int:
     made.add_argument("--rerun", action="store_true", help="run again what has finished")
     options = parse(made, arguments)
     words = [word for word in [options.file, *options.overrides] if word]
+    if options.convert and not words:
+        raise Refused("sweep --convert: give a study, such as experiment=rank_sweep, or axes such as method.rank=1,8")
     if not words or (not options.convert and "=" in words[0]):
         raise Refused("sweep: give a sweep file; see rankwise sweep --help")
     if options.convert and options.json:

@@ -238,6 +238,9 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
         if key in GROUPS and not value.startswith("{"):
             other = f"another option makes a new run, rankwise train {word} …"
             raise Refused(f"{word}: with --config only single keys, as seed=1; {other}")
+        if re.match(r"[^\[{'\"]+,|(choice|range|glob|interval)\(", value):
+            several = "one value, as --config is one run; give the values one after the other"
+            raise Refused(f"{word}: {several}")
     for group in OPEN:
         refuse_code(group, earlier.get(group), overrides, f"--config {path}")
     earlier["rerun"] = False  # that run was asked to run again, not this one

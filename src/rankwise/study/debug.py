@@ -28,8 +28,9 @@ def settled(arguments: Sequence[str], axes: bool = True) -> list[str]:
         return list(arguments)
     words = [f"{key}={value}" for key, value in typed.items() if key.startswith("hydra") or "," not in value]
     with contextlib.suppress(Exception), hydra_tree():  # Hydra will say what is wrong
-        preset = GlobalHydra.instance().config_loader().repository.load_config(f"debug/{typed['debug']}")
-        groups = {part.group.strip("/") for part in preset.defaults_list if getattr(part, "override", False)}
+        loader: Any = GlobalHydra.instance().config_loader()
+        preset = loader.repository.load_config(f"debug/{typed['debug']}")
+        groups = {str(part.group).strip("/") for part in preset.defaults_list if getattr(part, "override", False)}
         whole, alone = load(words), load([word for word in words if not word.startswith("experiment=")])
         sizes = {"method.rank": width(alone.model.shape), "method.budget": _BUDGET} if "model" in groups else {}
         more = _more(whole, alone, {*flat(OmegaConf.to_container(preset.config)), *groups}, sizes)  # type: ignore[arg-type]
@@ -61,6 +62,7 @@ def _more(whole: DictConfig, alone: DictConfig, own: set[str], sizes: dict[str, 
         ours = OmegaConf.select(alone, key) if is_own(key) else fit(key, value)
         if not is_dataclass(kind) and ours != value:
             more[key] = override(key, ours)
+    sweeper: Any
     sweeper, choices = OmegaConf.to_container(whole.hydra.sweeper), alone.hydra.runtime.choices
     axes, pairs = sweeper.get("params") or {}, sweeper.get("pairs") or []
     fitted = {
