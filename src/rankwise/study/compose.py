@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import re
+import sys
 import traceback
 import warnings
 from collections.abc import Collection, Iterable, Iterator
@@ -28,7 +29,7 @@ from omegaconf.errors import (
 from rankwise import assets
 from rankwise.allowed import takes
 from rankwise.check import check
-from rankwise.config import Config, known_keys, merged, plain, typed
+from rankwise.config import Config, flat, known_keys, merged, plain, typed
 from rankwise.errors import Refused, did_you_mean
 from rankwise.files import read_yaml
 from rankwise.identity import idle
@@ -86,6 +87,28 @@ def refuse_idle(runs: Iterable[tuple[Config, Iterable[str]]]) -> None:
         if key not in used:
             word = next(iter(by_reason.values()))
             raise Refused(f"{word}: of no use with {' or '.join(by_reason)}; leave it out")
+
+
+def tell_idle(experiment: str | None, configs: Iterable[Config]) -> None:
+    """Say on stderr the first key of an experiment of the user's own of which no run makes use; shipped ones may have
+    such keys.
+    """
+    file = option(f"experiment/{experiment}") if experiment else None
+    if file is None or file.provider == "main":
+        return
+    values: Any = OmegaConf.to_container(file.config)
+    sweeper = values.pop("hydra", {}).get("sweeper", {})
+    keys = flat(values) | (sweeper.get("params") or {})
+    try:
+        refuse_idle((config, [f"{key}={value}" for key, value in keys.items()]) for config in configs)
+    except Refused as idle_key:
+        print(f"rankwise: experiment={experiment}: {idle_key}", file=sys.stderr)
+
+
+def option(name: str) -> Any:
+    """The file of a group's option, as ``debug/fast``, and who provides it; None where there is none."""
+    loader: Any = GlobalHydra.instance().config_loader()
+    return loader.repository.load_config(name)
 
 
 def composed(overrides: list[str]) -> Config:

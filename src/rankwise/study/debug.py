@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from rankwise.check import width
 from rankwise.config import flat, known_keys
-from rankwise.study.compose import hydra_tree, load, override
+from rankwise.study.compose import hydra_tree, load, option, override
 
 _BUDGET = 2048  # parameters of adapters, which any targets of the tiny model can have
 
@@ -28,8 +27,7 @@ def settled(arguments: Sequence[str], axes: bool = True) -> list[str]:
         return list(arguments)
     words = [f"{key}={value}" for key, value in typed.items() if key.startswith("hydra") or "," not in value]
     with contextlib.suppress(Exception), hydra_tree():  # Hydra will say what is wrong
-        loader: Any = GlobalHydra.instance().config_loader()
-        preset = loader.repository.load_config(f"debug/{typed['debug']}")
+        preset = option(f"debug/{typed['debug']}")
         groups = {str(part.group).strip("/") for part in preset.defaults_list if getattr(part, "override", False)}
         whole, alone = load(words), load([word for word in words if not word.startswith("experiment=")])
         sizes = {"method.rank": width(alone.model.shape), "method.budget": _BUDGET} if "model" in groups else {}
