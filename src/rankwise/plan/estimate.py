@@ -132,8 +132,8 @@ def _row(config: Config, question: Question) -> Row:
     if question.find_batch:
         of_one = largest_batch(lambda n: run.train([shape._replace(rows=n)] * len(step)).phases, room)
         row["largest_batch"] = of_one * devices
-    flops = {"per_step": micro_batch * accumulate * devices} | beside_full(run.counted, shape, micro_batch)
-    per_step = needed(run.counted, shape, micro_batch) * accumulate
+    flops = {"per_step": micro_batch * accumulate * devices} | beside_full(run, shape, micro_batch)
+    per_step = needed(run, shape, micro_batch) * accumulate
     row["compute"] = {"flops": flops} | _time(config, task, per_step, question, settings)
     return row
 

@@ -29,7 +29,7 @@ from rankwise.tracking.provenance import code_fingerprint
 from rankwise.tracking.record import write_atomically
 
 _KEPT = ".predicted"  # a folder beside the runs
-_full: dict[tuple[Any, ...], int] = {}  # counts, which the arms of a study share
+_known: dict[tuple[Any, ...], int] = {}  # counts, which the arms of a study share
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,19 @@ def predict(
     return memory, planned
 
 
-def _key(config: Config, *what: Any) -> str:
+def _costing(config: Config) -> dict[str, Any]:
+    """What of a config may change what its steps hold and compute."""
     values = canonical(plain(config))
     for key in ("seed", "data_seed", "stage", "optim.lr"):
         remove(values, key)
+    return values
+
+
+def _key(config: Config, *what: Any) -> str:
     architecture, scorer, settings, shapes = what
     versions = [code_fingerprint(), torch.__version__, transformers.__version__, peft.__version__]
     of_model = [architecture.to_dict(), type(scorer).__name__, scorer.outputs, config.trainer.strategy]
-    told = json.dumps([values, *of_model, vars(settings), shapes, *versions], sort_keys=True, default=str)
+    told = json.dumps([_costing(config), *of_model, vars(settings), shapes, *versions], sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
@@ -144,11 +149,14 @@ def _without_checkpointing(run: Counted) -> Counted:
 
 
 def _of_full(run: Counted, shape: Shape) -> int:
-    model = (run.architecture.to_json_string(), run.config.task.kind, run.scorer.outputs)
-    key = (*model, run.settings, shape, run.config.trainer.gradient_checkpointing)
-    if key not in _full:
-        _full[key] = full_fine_tuning(run).count(shape)
-    return _full[key]
+    key = (*_base_of(run), shape, run.config.trainer.gradient_checkpointing)
+    if key not in _known:
+        _known[key] = full_fine_tuning(run).count(shape)
+    return _known[key]
+
+
+def _base_of(run: Counted) -> tuple[Any, ...]:
+    return run.architecture.to_json_string(), run.config.task.kind, run.scorer.outputs, run.settings
 
 
 def _break_even_rank(run: Counted, shape: Shape, mine: int, full: int) -> float | None:
@@ -160,7 +168,11 @@ def _break_even_rank(run: Counted, shape: Shape, mine: int, full: int) -> float 
     counts = {rank: mine} if set(run.lora["ranks"].values()) == {rank} else {}
     for other in (1, 2):
         if len(counts) < 2 and other not in counts:
-            counts[other] = run.variant(_at_rank(run.config, other)).count(shape)
+            config = _at_rank(run.config, other)
+            key = (*_base_of(run), shape, json.dumps(_costing(config), sort_keys=True))
+            if key not in _known:
+                _known[key] = run.variant(config).count(shape)
+            counts[other] = _known[key]
     (low, at_low), (high, at_high) = sorted(counts.items())
     return low + (full - at_low) * (high - low) / (at_high - at_low)
 
