@@ -91,7 +91,8 @@ class Display:
         if status == FINISHED:
             self._finished_s.append(seconds)
         what = " ".join(filter(None, [name, status, score]))
-        left = self.remaining_s() if self.ended_n < self.total and status in (FINISHED, FAILED) else None
+        shows_eta = not self._bars and self.ended_n < self.total and status in (FINISHED, FAILED)  # the bars have it
+        left = self.remaining_s() if shows_eta else None
         eta = "" if left is None else f", ETA {duration(left)}"
         self.say(f"[{self.ended_n}/{self.total}] {what} in {duration(seconds)}{eta}{f': {error}' if error else ''}")
         self.tick()
@@ -122,8 +123,8 @@ class Display:
         )
 
     def say(self, line: str) -> None:
-        """Print a line that stays."""
-        self.console.print(Text(line), soft_wrap=True)
+        """Print a line that stays, on a terminal broken between words."""
+        self.console.print(Text(line), soft_wrap=not self._bars)
 
     def remaining_s(self) -> float | None:
         """Seconds until all is done; None while there is nothing to go by."""
