@@ -1,6 +1,7 @@
 """What users of PEFT, Lightning, transformers, Hydra and W&B type first, and what it is called here."""
 
 import difflib
+import re
 from collections.abc import Collection
 
 from rankwise.errors import did_you_mean
@@ -12,52 +13,60 @@ GROUPS = (
     *(*OPEN, "experiment", "debug"),
 )
 ALIASES = {"rank": "method.rank", "lr": "method.lr", "tags": "tracking.tags"}  # these work as they are
-_MEANINGS = {  # what it is here: the words for it, of which the last part of a dotted key counts
-    "method.rank": "rank r lora_r lora_rank",
-    "method.alpha": "alpha lora_alpha",
-    "method.dropout": "dropout lora_dropout",
-    "method.bias": "bias lora_bias",
+_MEANINGS = {  # what it is here: words for it that are not its own last part; of a dotted key the last part counts
+    "method.rank": "r",
     "method.init": "init_lora_weights",
-    "method.dora": "use_dora",
-    "method=rslora": "use_rslora",
-    "targets=qv, or targets=custom targets.modules=[query,value]": "target_modules target",
+    "method=rslora": "rslora",
+    "method=pissa": "pissa_init",
+    "method=full": "full_finetuning",
+    "method.lr_ratio": "loraplus_lr_ratio",
+    "method.shots": "num_shots num_fewshot few_shot",
+    "targets=qv, or targets=custom targets.modules=[query,value]": "target_modules target attn_modules",
+    "targets=all_linear": "target_linear apply_lora_to_mlp",
     "targets.layers": "layers_to_transform layers_pattern",
     "targets.ranks": "rank_pattern",
     "targets.alphas": "alpha_pattern",
-    "method": "adapter peft peft_type peft_config lora lora_config",
+    "method": "adapter peft peft_type peft_config lora lora_config finetuning_type",
     "method=bottleneck": "method=adapter",
     "method=head": "method=freeze method=linear_probe",
-    "method.modules_to_save": "modules_to_save",
     "nothing: the same command goes on; method.init_from=RUN starts from its weights": "resume resume_from_checkpoint",
     "method.lr": "lr learning_rate",
     "optim": "optimizer",
     "optim.schedule": "scheduler lr_scheduler lr_scheduler_type",
     "optim.warmup": "warmup_ratio warmup_steps num_warmup_steps",
-    "optim.weight_decay": "weight_decay wd",
-    "trainer.epochs": "epochs max_epochs num_epochs num_train_epochs",
-    "trainer.max_steps": "steps max_steps num_steps",
-    "trainer.batch_size": "batch_size bs train_batch_size per_device_train_batch_size",
+    "optim.weight_decay": "wd",
+    "trainer.epochs": "max_epochs num_epochs num_train_epochs",
+    "trainer.max_steps": "steps num_steps max_steps_per_epoch",
+    "trainer.batch_size": "batch_size bs train_batch_size per_device_train_batch_size micro_batch_size",
     "trainer.eval_batch_size": "per_device_eval_batch_size",
     "trainer.accumulate": "accumulate_grad_batches gradient_accumulation_steps",
+    "trainer.gradient_checkpointing": "activation_checkpointing",
+    "trainer.attention": "attn_implementation flash_attn flash_attention",
     "trainer.clip": "gradient_clip_val max_grad_norm clip_grad",
     "trainer.validations": "val_check_interval check_val_every_n_epoch eval_steps eval_strategy evaluation_strategy",
-    "trainer.early_stopping": "early_stop patience callbacks=early_stopping",
-    "trainer.precision": "precision bf16 fp16 dtype torch_dtype",
+    "trainer.early_stopping": "early_stop patience early_stopping_patience callbacks=early_stopping",
+    "trainer.matmul_precision": "tf32",
+    "trainer.precision": "mixed_precision bf16 fp16 dtype torch_dtype bnb_4bit_compute_dtype",
     "trainer.precision=fp16": "trainer.precision=16 trainer.precision=16-mixed trainer.precision=float16",
     "trainer.precision=bf16": "trainer.precision=bf16-mixed trainer.precision=bfloat16",
     "trainer.precision=fp32": "trainer.precision=32 trainer.precision=32-true trainer.precision=float32",
     "trainer.precision=bf16_true": "trainer.precision=bf16-true",
-    "trainer.device": "accelerator device gpu trainer=cpu trainer=gpu trainer=cuda trainer=mps",
+    "trainer.device": "accelerator gpu device_map trainer=cpu trainer=gpu trainer=cuda trainer=mps",
     "trainer.device=cuda": "trainer.device=gpu",
+    "trainer.device=cpu": "cpu no_cuda",
     "trainer.threads": "num_threads",
-    "trainer.devices for one run, --jobs N for several at a time": "devices gpus num_gpus ddp trainer=ddp",
-    "trainer.strategy": "strategy fsdp deepspeed",
-    "nothing: a run is on one machine; --jobs N runs several side by side": "num_nodes nnodes",
+    "trainer.devices for one run, --jobs N for several at a time": (
+        "devices gpus num_gpus n_gpu multi_gpu ddp trainer=ddp nproc_per_node num_processes world_size"
+    ),
+    "trainer.strategy": "fsdp deepspeed",
+    "nothing: a run is on one machine; --jobs N runs several side by side": "num_nodes nnodes num_machines",
+    "nothing: with trainer.devices a run starts its processes itself": "local_rank ddp_timeout",
     "debug=fast, or debug=limit for your own model and data": "fast_dev_run",
-    "--dry-run": "dry_run",
+    "--dry-run": "dry_run --list",
     "--out": "--output -o",
-    "--rerun": "--overwrite --force",
+    "--rerun": "--overwrite --force overwrite_output_dir",
     "rankwise sweep FILE": "sweep sweep_id",
+    "hydra/sweeper=optuna, or experiment=optuna": "n_trials num_trials",
     "--score": "--metric",
     "--only ID": "--paper",
     "nothing: the forms are flags, such as --json; of report also --latex, --csv and --markdown": "--format",
@@ -72,14 +81,29 @@ _MEANINGS = {  # what it is here: the words for it, of which the last part of a 
         "hydra.launcher.memory hydra.launcher.gpus hydra.launcher.cpus hydra.launcher.sbatch"
     ),
     "nothing: of rankwise report": "--latex --csv --columns --figures --pack",
-    "task.n_train": "limit_train_batches max_train_samples",
+    "task.n_train": "limit_train_batches max_train_samples max_samples",
     "debug=overfit": "overfit_batches",
     "task.n_validation": "limit_val_batches max_eval_samples",
     "task.n_test": "limit_test_batches limit_predict_batches",
-    "task.max_length": "max_length max_seq_length block_size",
-    "task": "data dataset dataset_name datamodule",
+    "task.validation_share": "val_set_size val_size validation_split",
+    "task.test_share": "test_size test_split",
+    "task.max_length": "max_seq_length max_seq_len cutoff_len sequence_len model_max_length block_size",
+    "task.packing": "packed sample_packing",
+    "task.template": "chat_template",
+    "task": "data dataset datasets dataset_name datamodule",
+    "task.path": "dataset_path dataset_dir data_path",
+    "task.path, and task.files={train: NAME, test: NAME}": "data_files train_file validation_file test_file",
+    "task.text": "text_column text_column_name dataset_text_field",
+    "task.label": "label_column label_column_name",
+    "nothing: as many as the rows have; task.labels orders them": "num_labels num_classes",
+    "nothing: of a prompt only the completion is learned": "train_on_inputs completion_only_loss assistant_only_loss",
     "model.path": "name_or_path model_name model_name_or_path pretrained_model_name_or_path base_model checkpoint",
-    "quant=nf4": "load_in_4bit bits bnb_config quantization quantization_config quantize quant=4bit quant=int4",
+    "nothing: it is the model's own": "tokenizer tokenizer_name tokenizer_type special_tokens",
+    "nothing: code of a model or of data is never run": "trust_remote_code",
+    "quant=nf4": "load_in_4bit quant=4bit quant=int4",
+    "quant=nf4, fp4 or int8": (
+        "bits bnb_config bnb_4bit_quant_type quantization quantization_bit quantization_config quantize"
+    ),
     "quant=nf4_double": "bnb_4bit_use_double_quant double_quant",
     "quant=int8": "load_in_8bit quant=8bit",
     "tracking": "wandb report_to",
@@ -88,19 +112,14 @@ _MEANINGS = {  # what it is here: the words for it, of which the last part of a 
     "tracking=wandb": "logger=wandb",
     "tracking=tensorboard": "logger=tensorboard",
     "tracking=trackio": "logger=trackio",
-    "logger=NAME, with a conf/logger/NAME.yaml of yours; or tracking=wandb": "logger loggers",
+    "logger=NAME, with a conf/logger/NAME.yaml of yours; or tracking=wandb": "logger loggers metric_logger",
     "method=lora quant=nf4": "method=qlora",
-    "trainer.profiler": "profiler",
-    "trainer.detect_anomaly": "detect_anomaly",
     "trainer.max_time, for one run; rankwise find --budget, as runs of a comparison have the same steps": "max_time",
-    "tracking.project": "project wandb_project",
-    "tracking.entity": "entity wandb_entity",
-    "tracking.tags": "tags",
-    "study": "group wandb_group experiment_name",
+    "study": "group experiment_name",
     "name": "run_name",
     "outputs": "output_dir out_dir default_root_dir save_dir dir",
     "--config RUN/config.yaml": "ckpt_path",
-    "experiment=NAME, or --config FILE": "-cn --config-name config_name",
+    "experiment=NAME, or --config FILE": "-cn --config-name config_name config --config_file",
     "callbacks=NAME, with a conf/callbacks/NAME.yaml of yours": "callbacks callback",
     "nothing: a compiled model hides the tensors and operations that are followed and counted": "compile torch_compile",
     "seed": "random_seed random_state seed_everything",
@@ -109,13 +128,17 @@ _MEANINGS = {  # what it is here: the words for it, of which the last part of a 
     "task.kind": "task_type problem_type",
     "rankwise find, or an axis such as method.lr=1e-3,2e-3": "auto_lr_find lr_find",
     "rankwise adapter export RUN --push NAME/REPOSITORY, later": "push_to_hub hub_model_id",
+    "rankwise adapter merge RUN, later": "merge merge_and_unload",
     "nothing: a run trains, validates and tests": "train test do_train do_eval do_predict",
     "nothing: every step is logged, and what is left to do is kept": (
         "log_every_n_steps logging_steps save_steps save_strategy save_total_limit enable_checkpointing "
         "enable_progress_bar enable_model_summary num_sanity_val_steps load_best_model_at_end"
     ),
-    "nothing: rows are in memory": "num_workers dataloader_num_workers pin_memory persistent_workers",
+    "nothing: rows are in memory": (
+        "num_workers dataloader_num_workers preprocessing_num_workers pin_memory persistent_workers"
+    ),
 }
+_BEFORE = re.compile("(lora|use|wandb|enable)_(?=.)")  # what stands before a word that is meant without it
 _ALIKE = 0.75  # of two flags, at least, by difflib's measure
 SYNONYMS = {word: ours for ours, words in _MEANINGS.items() for word in words.split()}
 
@@ -134,10 +157,10 @@ def near_key(word: str, known: Collection[str]) -> str:
     Its last part counts if that is the last part of one known key, and if its group is one, the keys of that.
     """
     group, _, name = word.rpartition(".")
-    first = word.partition(".")[0]
-    if said := meaning(word, name):
+    first, bare = word.partition(".")[0], _BEFORE.sub("", name)
+    if said := meaning(word, name, bare):
         return said
-    alike = [key for key in known if key.rpartition(".")[2] == name]
+    alike = [key for key in known if key.rpartition(".")[2] == bare]
     if (len(alike) == 1 and (ours := alike[0]) != word) or (ours := f"{SYNONYMS.get(first)}.{name}") in known:
         return meaning(first) if name == "name" else f" (here it is {ours})"  # an option has a name
     if said := meaning(first):

@@ -44,9 +44,10 @@ def overrides(words: list[str]) -> list[str]:
                 name, word = key, word[2:]
             if name.startswith("~"):
                 raise Refused(f"{word}: nothing can be taken away; write {key}=VALUE, such as tracking=none")
+            if not _exists(key):
+                raise Refused(no_such_key(key, known_keys()))
             if name.startswith("+"):
-                exists = key in known_keys() or key in GROUPS
-                raise Refused(f"{word}: it exists; write {key}={value}" if exists else no_such_key(key, known_keys()))
+                raise Refused(f"{word}: it exists; write {key}={value}")
         if not equals and not name.startswith("~"):
             raise Refused(f"{word}: not KEY=VALUE, such as method.rank=8")
         if key in _NAMED:
@@ -63,6 +64,15 @@ def overrides(words: list[str]) -> list[str]:
             word = name + "=" + _HOME.sub(r"'\g<0>'", value)
         by_key[key] = word.replace(name, ALIASES.get(name, name), 1)
     return list(by_key.values())
+
+
+def _exists(key: str) -> bool:
+    """Whether it is a group, a key of the schema, or inside one that holds no other key of it: a mapping."""
+    from rankwise.config import known_keys
+
+    known = known_keys()
+    above = [own for own in known if key.startswith(f"{own}.")]
+    return key in known or key in GROUPS or (any(above) and not any(own.startswith(f"{above[-1]}.") for own in known))
 
 
 def _check_option(group: str, value: str) -> None:
