@@ -352,7 +352,11 @@ def test_completion_is_installed_for_the_command_alone(shell, capsys):
         ("rankwise tr", {"train"}),
         ("rankwise train meth", {"method="}),
         ("rankwise plan method.ra", {"method.rank="}),
+        ("rankwise train -m seed=0,1 method.ra", {"method.rank="}),
         ("rankwise find method=", {"method=lora", "method=full"}),
+        ("rankwise train trainer.precision=bf", {"trainer.precision=bf16", "trainer.precision=bf16_true"}),
+        ("rankwise train -m method=lora,fu", {"method=lora,full"}),
+        ("rankwise train experiment=paper/lora_t6", {"experiment=paper/lora_t6", "experiment=paper/lora_t6_proxy"}),
         ("rankwise ", {"find", "train", "report"}),
     ],
 )

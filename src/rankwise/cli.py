@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from rankwise.errors import Refused, did_you_mean
+from rankwise.synonyms import GROUPS
 
 COMMANDS = {
     "find": "find the smallest rank that is enough, with as few runs as that takes",
@@ -116,17 +117,34 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _complete(rest: list[str]) -> int:
-    """Shell completion: command names here, overrides by Hydra, which knows no subcommands."""
+    """Shell completion: what is offered is ours; the script that asks for it is Hydra's."""
     if any(word.startswith("query=") for word in rest):
-        program, *words = os.environ.get("COMP_LINE", "").split(" ")
+        words = os.environ.get("COMP_LINE", "").split(" ")[1:]
         if len(words) < 2:
             print("\n".join(name for name in COMMANDS if name.startswith("".join(words))))
-            return 0
-        if words[0] not in ("train", "find", "plan", "fetch"):
-            return 0
-        os.environ["COMP_LINE"] = " ".join([program, *words[1:]])
+        elif words[0] in ("train", "find", "plan", "fetch", "sweep"):
+            print("\n".join(_offered(words[-1])))
+        return 0
     if "install=zsh" in rest:  # Hydra's script is bash's, which zsh reads with these
         print("autoload -Uz compinit bashcompinit && compinit -i && bashcompinit")
     from rankwise.study.app import call_hydra
 
     return call_hydra(["-sc", *rest], lambda config: 0)
+
+
+def _offered(word: str) -> list[str]:
+    """Config groups and keys that begin so, or the values that a group or a key takes by name."""
+    from rankwise.commands._shared import options
+    from rankwise.config import known_keys
+
+    known = known_keys()
+    key, equals, value = word.partition("=")
+    if not equals:
+        inner = {name.rpartition(".")[0] for name in known}  # which hold others
+        leaves = [f"{name}=" for name in known if name not in inner and ("." in word or "." not in name)]
+        names = leaves + [f"{group}=" for group in GROUPS] + [f"{name}." for name in inner if name]
+        return sorted({name for name in names if name.startswith(word) and name != word})
+    before = f"{key}={value[: value.rfind(',') + 1]}"
+    kind, own = known.get(key, (None, None))
+    names = ["true", "false"] if kind is bool else list(own.metadata.get("names", ())) if own else []
+    return [before + name for name in (options(key) if key in GROUPS else names) if (before + name).startswith(word)]

@@ -103,13 +103,14 @@ def prepare_environment() -> None:
 
 def groups() -> str:
     """Every config group with its options, one line each."""
-    tree = conf_dir()
-    rows = []
-    for group in GROUPS:
-        files = [path for path in (tree / group).rglob("*.yaml") if not path.stem.startswith("_")]  # _base is no choice
-        options = sorted(path.relative_to(tree / group).with_suffix("").as_posix() for path in files)
-        rows.append(f"  {group + '=':<11}  {' '.join(options)}")
-    return "\n".join(rows)
+    return "\n".join(f"  {group + '=':<11}  {' '.join(options(group))}" for group in GROUPS)
+
+
+def options(group: str) -> list[str]:
+    """The options of a config group, those in ``./conf`` too."""
+    trees = [tree / group for tree in (conf_dir(), Path("conf"))]
+    files = [(tree, path) for tree in trees for path in tree.rglob("*.yaml") if not path.stem.startswith("_")]
+    return sorted({path.relative_to(tree).with_suffix("").as_posix() for tree, path in files})  # _base is no choice
 
 
 def wrapped(text: str, width: int | None = None) -> str:
