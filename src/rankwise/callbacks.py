@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from rankwise.config import Config
-from rankwise.errors import Refused, reason
+from rankwise.errors import Refused, did_you_mean, reason
 
 _KINDS = {"callbacks": "Callback", "logger": "loggers.Logger"}
 _ONE_STEP = "the weights are those of one step, the best by validation"
@@ -41,8 +41,10 @@ def check(config: Config, logged: Collection[str]) -> None:
             signature = inspect.signature(cls)
             try:
                 taken = signature.bind_partial(**{word: values[word] for word in values if not word.startswith("_")})
-            except TypeError as error:
-                raise Refused(f"{key}: {values['_target_']} does not take this ({error})") from None
+            except TypeError:
+                odd = next((word for word in values if word[:1] != "_" and word not in signature.parameters), "")
+                near = did_you_mean(odd, signature.parameters)
+                raise Refused(f"{key}.{odd}: {cls.__name__} does not take this{near}") from None
             for word, value in taken.arguments.items():
                 if word == "monitor" and value not in (None, *logged):
                     raise Refused.value(f"{key}.monitor", value, f"one of {', '.join(logged)}")
@@ -78,7 +80,8 @@ def made(config: Config, group: str) -> list[Any]:
 def _class(group: str, name: str, values: Any) -> type:
     """The class that is named. Raises Refused for anything else."""
     if not isinstance(values, dict) or "_target_" not in values:
-        raise Refused.value(f"{group}.{name}", values, "{_target_: package.Class, key: value}")
+        chosen = f"choose the option that has it, as {group}={name}"
+        raise Refused.value(f"{group}.{name}", values, "{_target_: package.Class, key: value}", chosen)
     base, target = pkgutil.resolve_name(f"lightning.pytorch:{_KINDS[group]}"), str(values["_target_"])
     key, allowed = f"{group}.{name}._target_", f"a class of Lightning's {group.rstrip('s')}s, as package.Class"
     try:
@@ -87,5 +90,7 @@ def _class(group: str, name: str, values: Any) -> type:
         allowed = f"{allowed} ({str(error).partition(chr(10))[0]})"
         raise Refused.value(key, target, allowed, "its folder belongs in PYTHONPATH") from None
     if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise Refused.value(key, target, allowed)
+        old = target.startswith("pytorch_lightning.")  # the same under another name, whose classes are others
+        ours = f"{key}={target.replace('pytorch_lightning', 'lightning.pytorch', 1)}" if old else ""
+        raise Refused.value(key, target, allowed, ours)
     return cls

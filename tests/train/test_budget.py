@@ -165,10 +165,18 @@ NONE: list[tuple[str, object, str]] = [
     *(
         (group, {"_target_": target}, f"{group}.it._target_={target}: ")
         for group in ("callbacks", "logger")
-        for target in ("os.path.join", "pathlib.Path", "nowhere.Mine", "my_callbacks.Other", None)
+        for target in (
+            "pytorch_lightning.Callback",
+            "os.path.join",
+            "pathlib.Path",
+            "nowhere.Mine",
+            "my_callbacks.Other",
+            None,
+        )
     ),
-    ("callbacks", 5, "callbacks.it=5: {_target_: package.Class, key: value}\n"),
-    ("callbacks", {"_target_": "my_callbacks.Mine", "foo": 1}, "callbacks.it: my_callbacks.Mine does not take this ("),
+    ("callbacks", 5, "callbacks.it=5: {_target_: package.Class, key: value}; choose the option that has it, as callb"),
+    ("callbacks", {"_target_": "my_callbacks.Mine", "foo": 1}, "callbacks.it.foo: Mine does not take this\n"),
+    ("callbacks", EARLY | {"patiense": 1}, "callbacks.it.patiense: EarlyStopping does not take this (did you mean pat"),
     ("callbacks", EARLY, f"callbacks.it.monitor=val_loss: one of {LOGGED}\n"),
     ("callbacks", {"_target_": f"{LIGHTNING}.EarlyStopping"}, f"callbacks.it: {LIGHTNING}.EarlyStopping does not take"),
     (

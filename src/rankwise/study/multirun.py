@@ -56,7 +56,7 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
         raise Refused("hydra.sweeper.tune: needs the launcher of this machine, hydra/launcher=local")
     trials = tuning.trials(configs) if tuning else []
     if here:
-        check_files(config for config in [*trials, *configs] if not done(config))
+        check_files((config for config in [*trials, *configs] if not done(config)), hub=instead is None)
     if instead is not None:
         say_fewer(rows, study)
         if trials:
