@@ -36,35 +36,29 @@ def composed(line: str) -> list[Config]:
     return study_of(*flags, *words)
 
 
-def test_a_rank_axis_collapses_where_there_is_no_rank():
-    study = composed("-m debug=fast method=lora,full,head method.rank=1,2,4 seed=0,1")
-    arms = [(c.method.name, c.method.rank if c.method.name == "lora" else None, c.seed) for c in study]
-    assert len(arms) == len(set(arms)) == 2 * (3 + 2)
-
-
-def test_the_whole_curve_comes_before_the_second_seed():
-    study = composed("-m seed=1,0 debug=fast method=lora,full method.rank=4,1")
-    assert [c.seed for c in study] == [0, 0, 0, 1, 1, 1]
-    assert [(c.method.name, c.method.rank) for c in study[:2]] == [("lora", 4), ("lora", 1)]
+TWO_SEEDS = [("lora", 8, 0), ("lora", 8, 1)]
 
 
 @pytest.mark.parametrize(
-    "place", ["-m debug=fast seed=0,1", "debug=fast -m seed=0,1", "debug=fast seed=0,1 --multirun"]
+    ("line", "runs"),
+    [
+        (  # a rank axis collapses where there is no rank, and the whole curve comes before the second seed
+            "-m debug=fast method=lora,full,head method.rank=4,1 seed=1,0",
+            [(*arm, seed) for seed in (0, 1) for arm in [("lora", 4), ("lora", 1), ("full", None), ("head", None)]],
+        ),
+        *((line, TWO_SEEDS) for line in ("debug=fast -m seed=0,1", "debug=fast seed=0,1 --multirun")),
+        (
+            "experiment=rank_sweep",
+            [("full", None, 0), *(("lora", 2**n, 0) for n in range(6, -1, -1))]
+            + [(name, None, 0) for name in ("head", "probe", "tfidf")],
+        ),
+        ("experiment=rank_sweep method.rank=1,16 method=lora seed=3", [("lora", 1, 3), ("lora", 16, 3)]),
+    ],
 )
-def test_multirun_may_stand_anywhere_on_the_line(place):
-    assert [c.seed for c in composed(place)] == [0, 1]
-
-
-def test_the_rank_sweep_is_every_rank_against_full_head_and_the_baselines():
-    study = composed("experiment=rank_sweep")
-    assert [c.method.rank for c in study if c.method.name == "lora"] == [64, 32, 16, 8, 4, 2, 1]
-    assert sorted(c.method.name for c in study if c.method.name != "lora") == ["full", "head", "probe", "tfidf"]
-    assert {c.study for c in study} == {"rank_sweep"}
-
-
-def test_an_axis_on_the_command_line_replaces_the_experiments():
-    study = composed("experiment=rank_sweep method.rank=1,16 method=lora seed=3")
-    assert [(c.method.rank, c.seed) for c in study] == [(1, 3), (16, 3)]
+def test_a_command_line_is_these_runs_in_this_order(line, runs):
+    study = composed(line)
+    assert [(c.method.name, c.method.rank, c.seed) for c in study] == runs
+    assert {c.study for c in study} == {"rank_sweep" if "rank_sweep" in line else "debug"}
 
 
 SWEEP = {*(f"lora {2**n}" for n in range(6)), "full", "head", "probe", "tfidf"}
