@@ -24,32 +24,26 @@ _NAMED = ("hydra", "hydra.launcher", "hydra.sweeper", "hydra.launcher._target_",
 def overrides(words: list[str]) -> list[str]:
     """The words as overrides that Hydra takes, by their names here. Raises Refused for what it would take in silence.
 
-    That is: the last of two values for one key, what is added or taken away, several options of one group where one is
+    That is: the last of two values for one key, what is taken away, several options of one group where one is
     meant, and its own folders and names, which nothing of a run has.
     """
     from rankwise.config import known_keys
 
     by_key: dict[str, str] = {}
     for word in words:
-        name, equals, value = word.partition("=")
-        key = ALIASES.get(name, name).lstrip("+~")
-        is_open = key.partition(".")[0] in OPEN
+        typed, equals, value = word.partition("=")
+        name = typed.lstrip("+~")
+        key = ALIASES.get(name, name)
+        is_open, of_hydra = key.partition(".")[0] in OPEN, key.startswith("hydra")
+        if not equals and not typed.startswith("~"):
+            raise Refused(f"{word}: not KEY=VALUE, such as method.rank=8")
         if key in by_key:
             both = f"{key}=[a,b] for both" if is_open else f"{key}=a,b with -m to run both"
             raise Refused(f"{key}: given twice; write {both}")
-        if is_open and not name.startswith("~") and ("." in key or value.startswith("{")):
-            name, word = f"++{key}", f"++{key}={value}"
-        elif not key.startswith("hydra"):
-            if name.startswith("++") and (key in known_keys() or key in GROUPS):  # add or override
-                name, word = key, word[2:]
-            if name.startswith("~"):
-                raise Refused(f"{word}: nothing can be taken away; write {key}=VALUE, such as tracking=none")
-            if not _exists(key):
-                raise Refused(no_such_key(key, known_keys()))
-            if name.startswith("+"):
-                raise Refused(f"{word}: it exists; write {key}={value}")
-        if not equals and not name.startswith("~"):
-            raise Refused(f"{word}: not KEY=VALUE, such as method.rank=8")
+        if typed.startswith("~") and not of_hydra:
+            raise Refused(f"{word}: nothing can be taken away; write {key}=VALUE, such as tracking=none")
+        if not (of_hydra or _exists(key)):
+            raise Refused(no_such_key(key, known_keys()))
         if key in _NAMED:
             raise Refused(f"{word}: an option is chosen by its name: hydra/launcher=NAME, hydra/sweeper=NAME")
         if _FOLDERS.fullmatch(key) and "LOCAL_RANK" not in os.environ:  # which Lightning adds
@@ -59,10 +53,11 @@ def overrides(words: list[str]) -> list[str]:
         elif key == "hydra.launcher.jobs" and value != "null":
             positive(key, value)
         if known_keys().get(key, ("",))[0] in (int, int | None):  # as W&B and numpy write a draw
-            word = f"{name}={_WHOLE.sub('', value)}"
+            value = _WHOLE.sub("", value)
         if value.startswith("~"):  # of a home, which shells leave as it is behind a sign
-            word = name + "=" + _HOME.sub(r"'\g<0>'", value)
-        by_key[key] = word.replace(name, ALIASES.get(name, name), 1)
+            value = _HOME.sub(r"'\g<0>'", value)
+        adds = "++" * (is_open and ("." in key or value.startswith("{")))  # keys there are the user's
+        by_key[key] = f"{typed if of_hydra else adds + key}{equals}{value}"
     return list(by_key.values())
 
 

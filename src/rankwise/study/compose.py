@@ -1,7 +1,6 @@
 """From what Hydra composed to a Config, and from Hydra's errors to one line each."""
 
 import contextlib
-import functools
 import re
 import sys
 import traceback
@@ -202,8 +201,7 @@ class Composer:
     """
 
     def __init__(self) -> None:
-        self.loader = GlobalHydra.instance().config_loader()
-        self.parser = OverridesParser.create(config_loader=self.loader)
+        self.parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         self.nodes: dict[tuple[str, ...], tuple[DictConfig, dict[str, str | None]]] = {}
         self.keys = set(known_keys())
 
@@ -226,11 +224,7 @@ class Composer:
     def _is_plain(self, override: Override) -> bool:
         """A scalar or list for an existing key of the schema: no group's choice, addition, deletion or dict."""
         simple = override.type == OverrideType.CHANGE and not isinstance(override.value(), dict)
-        return simple and override.key_or_group in self.keys and not self._is_group(override.key_or_group)
-
-    @functools.cache  # noqa: B019  one composer per study
-    def _is_group(self, key: str) -> bool:
-        return bool(self.loader.get_group_options(key))
+        return simple and override.key_or_group in self.keys and override.key_or_group not in GROUPS
 
 
 def register_schema() -> None:
