@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 from synthetic_study import write_run, write_study
+from tiny_configs import tiny
 
+from rankwise.config import Package, flat, known_keys, plain
 from rankwise.errors import Refused
+from rankwise.identity import canonical
+from rankwise.report.arms import group
 from rankwise.report.report import build
+from rankwise.tracking.record import Record
+
+PACKAGE = Package("p", "1", "0" * 64, "m")
 
 
 def arm(report, method="lora", rank=None, comparable=True):
@@ -33,7 +40,10 @@ def test_seeds_of_one_arm_are_one_row_in_reading_order(tmp_path):
         ({"targets__name": "qv"}, "lora r=8 qv"),
         ({"targets__layers": [0, 1]}, "lora r=8 all_linear in layers 0,1"),
         ({"method__alpha": 16}, "lora r=8 α=16"),
-        ({"quant__name": "nf4"}, "lora r=8 nf4"),
+        ({"quant__name": "mine", "quant__kind": "nf4"}, "lora r=8 nf4"),
+        ({"quant__name": "mine", "quant__kind": "nf4", "quant__double": True}, "lora r=8 nf4_double"),
+        ({"task__generation": {"metrics": ["bleu"], "beams": 4}}, "lora r=8 generation.metrics=['bleu']"),
+        ({"forgetting": {"name": "reviews", "n": 500}}, "lora r=8 forgetting.name=reviews"),
         ({"method__dropout": 0.1}, "lora r=8 dropout=0.1"),
         ({"method__bias": "all"}, "lora r=8 bias=all"),
     ],
@@ -44,7 +54,53 @@ def test_what_defines_a_contender_makes_an_arm_of_its_own_and_names_it(tmp_path,
     report = build([tmp_path])
     assert label in [a.label for a in report.arms]
     assert all(a.comparable for a in report.arms)
-    assert len({a.family for a in report.arms if a.method == "lora"}) == 2
+    beside = "generation" in label or "forgetting" in label  # which trains no other adapter
+    assert len({a.family for a in report.arms if a.method == "lora"}) == 2 - beside
+
+
+def test_whatever_decides_a_result_sets_arms_or_their_contexts_apart_but_for_the_rate_and_the_seeds():
+    """Every key of the schema that is in the hash of some run: else one of two runs vanishes from the table."""
+    given = [
+        {"task__generation__metrics": ["bleu"], "forgetting__name": "reviews", "optim__name": "sgd"},
+        {"quant__kind": "nf4", "quant__name": "nf4", "quant__double": False, "trainer__devices": 2},
+        {"trainer__max_steps": None},
+        {"method": "few_shot"},
+        {"method": "oft", "method__rank": None, "method__block": 4},
+        {"method": "bottleneck"},
+        {"method": "top_layers"},
+        {"method": "did", "method__dim": 10},
+        {"method": "custom", "method__peft": {"_target_": "peft.HRAConfig"}},
+        {"task__path": "/d"},
+        {"task__package": PACKAGE, "model__package": PACKAGE, "forgetting__package": PACKAGE},
+    ]
+    material, together = set(), set()
+    for changes in given:
+        one = flat(plain(tiny("gpt2", **changes)))
+        for key in one:
+            other = nested(one | {key: other_than(one[key], str(known_keys().get(key, [""])[0]))})
+            if canonical(other) != canonical(nested(one)):
+                material.add(key)
+                if len(group([Record({"status": "finished"}, values) for values in (nested(one), other)])) == 1:
+                    together.add(key)
+    assert together == {"seed", "data_seed", "optim.lr"}
+    assert len(material) > 100 and {"task.generation.beams", "forgetting.n", "quant.double", "method.rank"} <= material
+
+
+def other_than(value, hint):
+    """Another value of the type that a key is hinted to have."""
+    kinds = {"bool": not value, "list[int]": [5], "int": 5, "float": 0.5, "list": ["another"], "Any": {"query": 4}}
+    return next((other for kind, other in kinds.items() if kind in hint), "another")
+
+
+def nested(values):
+    config = {}
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        at = config
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        at[last] = value
+    return config
 
 
 @pytest.mark.parametrize(
@@ -185,6 +241,18 @@ def test_a_score_that_is_not_finite_is_flagged_where_it_is_missing_from_the_mean
 def test_a_loss_that_falls_by_more_than_its_error_in_the_last_fifth_is_under_trained(tmp_path, losses, flagged):
     write_run(tmp_path, losses=losses)
     assert ("under-trained: validation loss still falls, by 0.02" in flags(build([tmp_path]).arms[0])) == flagged
+
+
+@pytest.mark.parametrize("cells", [[(0.5, {"n": 100}), (0.3, {}), (0.3, {})], [(0.5, {"shots": 5}), (0.3, {})]])
+def test_scores_of_other_rows_or_shots_are_in_no_mean_and_flagged(tmp_path, cells):
+    for seed, (value, asked) in enumerate(cells):
+        record = write_run(tmp_path, seed=seed)
+        record.metrics["harness"] = {"arc_easy:acc": {"value": value, "se": 0.01, "n": 2376, "shots": 0} | asked}
+        record.write()
+    found = build([tmp_path]).arms[0]
+    assert found.scores["arc_easy:acc"].mean == pytest.approx(cells[0][0] if len(cells) == 2 else 0.3)
+    said = f"1/{len(cells)} asked with another number of rows or shots, not in the mean of arc_easy:acc"
+    assert said in flags(found) and found.scores["arc_easy:acc"].n == len(cells) - 1
 
 
 def test_unfinished_runs_are_counted_with_their_arm_and_never_scored(tmp_path):

@@ -126,10 +126,18 @@ def test_rates_tuned_for_one_side_alone_let_no_rank_pass(tmp_path):
     for seed in range(3):
         for lr in (1e-3, 4e-3):
             write_run(tmp_path, "lora", 8, lr=lr, objective=0.7, seed=seed)
+    for lr in (3e-4, 1e-3):  # of one seed, so that it could not be chosen
+        write_run(tmp_path, "full", None, lr=lr, objective=0.9)
     report = build([tmp_path])
     assert report.families[0].answer is None
     assert "unequal tuning: 3 learning rates tried, full fine-tuning had 1" in report.headline.title
     assert "out of different numbers (3 for lora r=8, 1 for full; 1e-3 to 4e-3), on the rep" in " ".join(report.notes)
+
+
+def test_a_rate_of_one_seed_alone_is_none_that_was_chosen_from(tmp_path):
+    write_study(tmp_path, {8: 0.82})
+    write_run(tmp_path, "lora", 8, lr=4e-3, objective=0.9)
+    assert build([tmp_path]).families[0].answer
 
 
 def test_rates_tuned_for_one_side_alone_on_other_seeds_let_no_rank_pass_either(tmp_path):
@@ -137,10 +145,13 @@ def test_rates_tuned_for_one_side_alone_on_other_seeds_let_no_rank_pass_either(t
     for lr in (1e-3, 2e-3, 4e-3):
         write_run(tmp_path, "lora", 4, lr=lr, seed=100, stage="tune")
     assert build([tmp_path]).families[0].answer is None
-    for lr in (1e-4, 2e-4, 4e-4):
+    for lr in (1e-4, 2e-4):
         write_run(tmp_path, "full", None, lr=lr, seed=100, stage="tune")
+    said = "unequal tuning: 3 learning rates tried, full fine-tuning had 2"
+    assert said in build([tmp_path]).headline.title
+    write_run(tmp_path, "full", None, lr=4e-4, seed=100, stage="tune", objective=None, diverged=True)
     report = build([tmp_path])
-    assert report.families[0].answer and "out of 3 each (3 for full, 3 for lora r=4; " in " ".join(report.notes)
+    assert report.families[0].answer and "out of 3 each (3 for lora r=4, 3 for full; " in " ".join(report.notes)
 
 
 def test_several_families_share_the_5_percent(tmp_path):

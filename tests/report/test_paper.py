@@ -65,7 +65,7 @@ def test_the_methods_say_what_the_records_hold(study):
         "minilm",
         "polarity",
         "SHA-256 d0…",
-        "out of 3 each (3 for full, 3 for lora r=8; 1e-4 to 4e-3), on other seeds",
+        "out of 3 each (3 for lora r=8, 3 for full; 1e-4 to 4e-3), on other seeds",
         "100 steps of 32 sequences of at most 48 tokens",
         "over 3 seeds",
         "2,000 test items",
@@ -141,6 +141,32 @@ def test_the_best_of_k_rates_is_expected_as_of_k_draws():
     assert expected_best(values, 2) == pytest.approx(np.mean(pairs))
     assert expected_best(values, 2, lower_is_better=True) == pytest.approx(
         np.mean([min(a, b) for a in values for b in values])
+    )
+
+
+def test_tuning_is_told_by_arm_and_number_of_steps_and_a_rate_that_diverged_is_the_worst(tmp_path):
+    """Short runs and whole ones are two rounds: the best is that of the last, of which others know nothing."""
+    write_study(tmp_path, {8: 0.82}, range(2))
+    write_run(tmp_path, "lora", 8, lr=1e-3, targets__name="qv")
+    rounds = [  # targets, epochs, the objective of each rate
+        ("all_linear", 1.0, {2e-3: 0.60, 6e-3: 0.72, 2e-2: None}),
+        ("all_linear", 3.0, {2e-3: 0.82}),
+        ("qv", 1.0, {1e-3: 0.70, 2e-3: 0.50}),
+    ]
+    for targets, epochs, scores in rounds:
+        for lr, score in scores.items():
+            changes = {"targets__name": targets, "trainer__epochs": epochs, "stage": "tune", "seed": 100}
+            write_run(tmp_path, "lora", 8, lr=lr, objective=score, diverged=score is None, **changes)
+    found = section(build([tmp_path]))
+    assert sorted(found.rows) == [
+        ["lora r=8 all_linear, 1 epoch", "3", "6e-3", "64.0", f"{100 * (0.60 * 4 / 9 + 0.72 * 5 / 9):.1f}", "68.4"],
+        ["lora r=8 all_linear, 3 epochs", "1", "2e-3", "82.0", "", ""],
+        ["lora r=8 qv, 1 epoch", "2", "1e-3", "60.0", "65.0", ""],
+    ]
+    diverged, parity = found.notes[0].split(". ")[-2:]
+    assert (diverged, parity) == (
+        "One that diverged counts as the worst of the others",
+        "Sides had different numbers to choose from.",
     )
 
 

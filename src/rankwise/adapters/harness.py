@@ -39,11 +39,12 @@ def evaluate(
         if not run.config.task.writes:
             raise Refused(f"{run.folder}: task {run.config.task.name} trains no language model, which the tasks ask")
     ask = _harness(tasks, include, {"num_fewshot": shots, "limit": limit})
+    asked = {key: n for key, n in (("shots", shots), ("limit", limit)) if n is not None}
     before: dict[Any, dict[str, Any]] = {}  # by base, which several runs share
-    return {"runs": [_evaluate(run, ask, before if base else None) for run in runs]}
+    return {"runs": [_evaluate(run, ask, asked, before if base else None) for run in runs]}
 
 
-def _evaluate(run: Run, ask: Ask, before: dict[Any, dict[str, Any]] | None) -> dict[str, Any]:
+def _evaluate(run: Run, ask: Ask, asked: dict[str, int], before: dict[Any, dict[str, Any]] | None) -> dict[str, Any]:
     lm, tokenizer = loading.stored_base(run)
     if before is not None and run.base not in before:
         before[run.base] = _read(ask(loading.ready(lm, run), tokenizer, run))
@@ -53,7 +54,7 @@ def _evaluate(run: Run, ask: Ask, before: dict[Any, dict[str, Any]] | None) -> d
         of_base, answers = (before or {}).get(run.base, {}).get(task, ({}, {}))
         for name, cell in cells.items():
             key = f"{task}:{name}"
-            scores[key] = cell | ({"before": of_base[name]} if of_base else {})
+            scores[key] = cell | asked | ({"before": of_base[name]} if of_base else {})
             if name in columns and name in answers:
                 scores[key]["difference"] = on_rows(named(key), answers, columns)
         predictions.store(run.folder / predictions.harness_file(task), columns)

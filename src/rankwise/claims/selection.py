@@ -55,7 +55,7 @@ def compared(records: Sequence[Record], specs: Sequence[Spec], tuned: bool = Fal
     """
     arms = [group(runs_of(records, spec))[0] for spec in specs]
     for arm, spec in zip(arms, specs, strict=True):
-        if tuned and arm.lr in (arm.trials[0].lr, arm.trials[-1].lr):
+        if tuned and arm.lr in (min(arm.whole), max(arm.whole)):
             raise NotRun(f"the best learning rate of {words(spec)}, {arm.lr:g}, is the end of its grid")
         if arm.context != arms[0].context:
             raise NotRun(f"arms were not trained alike: {_difference(dict(arms[0].context), dict(arm.context))}")
@@ -113,7 +113,7 @@ def _told(arm: Arm, spec: Spec) -> str:
     wrong = of_training(arm, metrics.named(str(arm.first("config.task.metric"))))
     at = ""
     if arm.lr is not None and "lr" not in spec:
-        tried = len(arm.trials)
+        tried = arm.rates
         at = f" at learning rate {arm.lr:g}, {'the only one' if tried == 1 else f'the best of {tried}'}"
     return words(spec) + at + (f" ({'; '.join(wrong)})" if wrong else "") if at or wrong else ""
 

@@ -43,7 +43,7 @@ class Arm:
     """A contender in one context, at its best learning rate. ``runs`` are scored: one finished run per replicate."""
 
     key: str
-    family: str  # the key without the rank, or what else sizes it
+    family: str  # the key without the rank, or what else sizes it, and without what is measured beside
     method: str
     settings: dict[str, Any]  # rank, alpha, targets, quant, dropout, bias, …
     context: Context
@@ -57,7 +57,7 @@ class Arm:
     label: str = ""  # the same with targets
     flags: list[str] = field(default_factory=list)
     churn: dict[str, float | None] = field(default_factory=dict)  # between its ``seeds``, and from the ``reference``
-    elsewhere: int = 0  # learning rates that were tried for its method on seeds that are not compared
+    tuned: list["Arm"] = field(default_factory=list)  # by runs on other seeds, of as many steps each; shortest first
     timed: bool = True  # whether its seconds may be compared with full fine-tuning's
     unfit: str = ""  # why nothing may be concluded from its runs, or (under-trained) not that they are worse
 
@@ -92,15 +92,27 @@ class Arm:
         return bool(self.first("config.task.protocol") == "paper")
 
     @property
-    def rates(self) -> int:
-        """How many learning rates, tried on as many seeds, the one of its scores was chosen from."""
+    def whole(self) -> dict[float, float]:
+        """The validation objective of the learning rates that were tried on as many seeds as any; NaN: it diverged."""
         most = max((trial.n for trial in self.trials), default=0)
-        return sum(trial.n == most for trial in self.trials)
+        return {trial.lr: trial.validation for trial in self.trials if trial.n == most}
+
+    @property
+    def rates(self) -> int:
+        """How many learning rates the one of its scores was chosen from by these very seeds."""
+        return len(self.whole)
+
+    @property
+    def rounds(self) -> list["Arm"]:
+        """What its learning rate was chosen by: runs that tuned, a stage for each number of steps, or its own runs."""
+        return self.tuned or [self]
 
     @property
     def tried(self) -> int:
-        """How many learning rates its own was chosen from, on these seeds or on others."""
-        return max(len(self.trials), self.elsewhere)
+        """How many learning rates its own was chosen from, on these seeds or on others: those of the first round, as
+        a later one takes the best of them, and what lies beyond an edge.
+        """
+        return max(self.rates, self.rounds[0].rates)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -136,8 +148,8 @@ def group(records: list[Record]) -> list[Arm]:
     arms: dict[tuple[str, Context], Arm] = {}
     contexts: dict[Context, Context] = {}  # most runs have the same, which is held once
     for record in sorted(records, key=lambda record: record.status != FINISHED):
-        context = _context(record)
-        _home(arms, record, contexts.setdefault(context, context))
+        settings, context = _split(record)
+        _home(arms, record, settings, contexts.setdefault(context, context))
     grouped = list(arms.values())
     reference = _reference_context(grouped)
     for arm in grouped:
@@ -155,13 +167,13 @@ def reading_order(arm: Arm) -> tuple[bool, int, str, int, Context]:
 
 
 def reference_of(arms: list[Arm]) -> Arm | None:
-    """Full fine-tuning in the context that the report compares in."""
-    return next((arm for arm in arms if arm.method == "full" and arm.comparable and arm.runs), None)
+    """Full fine-tuning in the context that the report compares in; that of most runs."""
+    full = [arm for arm in arms if arm.method == "full" and arm.comparable and arm.runs]
+    return max(full, key=lambda arm: len(arm.runs), default=None)
 
 
-def _home(arms: dict[tuple[str, Context], Arm], record: Record, context: Context) -> None:
+def _home(arms: dict[tuple[str, Context], Arm], record: Record, settings: dict[str, Any], context: Context) -> None:
     """Put a run into its arm. One that did not finish may not know all its context: it joins where the rest agrees."""
-    settings = _settings(record.config)
     method = str(settings.pop("method"))
     key = json.dumps([method, settings], sort_keys=True, default=str)
     scored = record.status == FINISHED
@@ -169,23 +181,40 @@ def _home(arms: dict[tuple[str, Context], Arm], record: Record, context: Context
         known = set(context)
         context = next((c for k, c in arms if k == key and known <= set(c)), context)
     if (key, context) not in arms:
-        family = json.dumps(
-            [method, {k: v for k, v in settings.items() if k not in methods.size_keys()}], sort_keys=True, default=str
-        )
-        arms[key, context] = Arm(key, family, method, settings, context)
+        arm = arms[key, context] = Arm(key, "", method, settings, context)
+        of_family = {key: value for key, value in trained_as(arm).items() if key not in methods.size_keys()}
+        arm.family = json.dumps([method, of_family], sort_keys=True, default=str)
     arm = arms[key, context]
     (arm.runs if scored else arm.unscored).append(record)
 
 
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """What defines the contender: the method with its keys, targets and quantization; nulls left out."""
-    values, quant = methods.own(config["method"]), (config.get("quant") or {}).get("name", "none")
-    name = values.pop("name")
-    own = {key: value for key, value in values.items() if key != "lr" and value is not None}
-    if "alpha" in own:
-        own["alpha"] = str(own["alpha"])
-    targets = {"targets": _targets(config.get("targets") or {})} if methods.of(name).on_targets else {}
-    return {"method": name, **targets, "quant": quant} | own
+def _split(record: Record) -> tuple[dict[str, Any], Context]:
+    """A run's arm and its context: whatever decides its result is in the one or the other, but for the tuned knob and
+    the replicate.
+
+    The arm is the method with its keys, targets, storage, and what is measured beside: what is written, what may be
+    forgotten; nulls are left out. The context must be the same for a fair comparison, as must be what was observed of
+    data, model and numerics.
+    """
+    config, values = record.config, canonical(record.config)
+    name, quant = str(config["method"]["name"]), config.get("quant") or {}
+    beside = {"generation": values["task"].pop("generation", {}), "forgetting": values.pop("forgetting", {})}
+    stored = quant.get("kind") or quant.get("name", "none")
+    settings = (
+        {"method": name}
+        | ({"targets": _targets(config.get("targets") or {})} if methods.of(name).on_targets else {})
+        | {"quant": f"{stored}{'_double' * bool(quant.get('double'))}"}
+        | {key: value for key, value in values["method"].items() if key != "name"}
+        | flat({part: kept for part, kept in beside.items() if kept})
+    )
+    for key in ("method", "targets", "quant", "seed", "data_seed"):
+        values.pop(key, None)
+    values.get("optim", {}).pop("lr", None)
+    observed = {f"{part}.fingerprint": at(record, f"provenance.{part}.fingerprint") for part in ("model", "data")}
+    if not methods.of(name).is_baseline:
+        observed |= {f"compute.{key}": record.compute.get(key) for key in ("precision", "device")}
+    known = {key: value for key, value in observed.items() if value is not None}
+    return settings, tuple(sorted((key, json.dumps(value)) for key, value in (flat(values) | known).items()))
 
 
 def _targets(targets: dict[str, Any]) -> str:
@@ -196,21 +225,6 @@ def _targets(targets: dict[str, Any]) -> str:
         f"{key} {pattern}={value}" for key in ("ranks", "alphas") for pattern, value in (targets.get(key) or {}).items()
     ]
     return " ".join([f"{chosen}{where}", *patterns])
-
-
-def _context(record: Record) -> Context:
-    """What must be the same for a fair comparison: the canonical config but for arm, tuned knob and replicate, and what
-    was observed of data, model and numerics."""
-    values = canonical(record.config)
-    for key in ("method", "targets", "quant", "seed", "data_seed", "forgetting"):
-        values.pop(key, None)
-    values["task"].pop("generation", None)
-    values.get("optim", {}).pop("lr", None)
-    observed = {f"{part}.fingerprint": at(record, f"provenance.{part}.fingerprint") for part in ("model", "data")}
-    if not methods.of(record.config["method"]["name"]).is_baseline:
-        observed |= {f"compute.{key}": record.compute.get(key) for key in ("precision", "device")}
-    known = {key: value for key, value in observed.items() if value is not None}
-    return tuple(sorted((key, json.dumps(value)) for key, value in (flat(values) | known).items()))
 
 
 def _reference_context(arms: list[Arm]) -> Context:
@@ -282,9 +296,17 @@ def _scores(arm: Arm) -> dict[str, Interval]:
     """Every test metric with its interval. A score that is not finite cannot enter a mean; it is flagged elsewhere."""
     scores = {}
     for metric in sorted({name for run in arm.runs for name in run.scores}):
-        cells = [(run, run.scores.get(metric)) for run in arm.runs]
+        cells = asked_alike(arm, metric)
         scores[metric] = over_runs(cells, within=metrics.named(metric).range, median=arm.optimistic)
     return {metric: score for metric, score in scores.items() if score}
+
+
+def asked_alike(arm: Arm, metric: str) -> list[tuple[Record, dict[str, Any]]]:
+    """An arm's runs with their scores, of one test alone: that of most runs, of two as frequent the larger."""
+    cells = [(run, cell) for run in arm.runs if (cell := run.scores.get(metric))]
+    tests = Counter((cell.get("n") or 0, cell.get("shots"), cell.get("limit")) for _, cell in cells)
+    most = max(tests, key=lambda test: (tests[test], test[0]), default=None)
+    return [(run, cell) for run, cell in cells if (cell.get("n") or 0, cell.get("shots"), cell.get("limit")) == most]
 
 
 def over_runs(cells: Iterable[tuple[Record, Any]], sign: float = 1.0, **how: Any) -> Interval | None:
@@ -311,16 +333,36 @@ def covered(scores: Iterable[Interval | None], items: str = "test items") -> str
 
 
 def give_names(arms: list[Arm]) -> None:
-    """Give arms short names: method, rank and whatever else distinguishes arms of the same method here."""
+    """Give arms short names: method, rank and whatever else distinguishes arms of the same method here.
+
+    What is measured beside is named where two arms differ in nothing else.
+    """
     for method in {arm.method for arm in arms}:
         same = [arm for arm in arms if arm.method == method]
-        keys = sorted({key for arm in same for key in arm.settings} - {"rank"})
-        varying = [key for key in keys if len({json.dumps(arm.settings.get(key)) for arm in same}) > 1]
+        varying = [key for key in _varying(same) if "." not in key and key != "rank"]
         for arm in same:
+            twins = [other for other in same if trained_as(other) == trained_as(arm)]
+            beside = [key for key in _varying(twins) if "." in key and key in arm.settings]
             parts = [method] + ([f"r={arm.rank}"] if arm.rank is not None else [])
-            others = [_shown(key, arm.settings.get(key)) for key in varying if key != "targets"]
+            others = [_shown(key, arm.settings.get(key)) for key in [*varying, *beside] if key != "targets"]
             arm.name = " ".join([*parts, *others])
             arm.label = f"{arm.name} {arm.settings['targets']}" if "targets" in varying else arm.name
+
+
+def trained_as(arm: Arm) -> dict[str, Any]:
+    """Its settings without those of what is measured beside, which have a dot."""
+    return {key: value for key, value in arm.settings.items() if "." not in key}
+
+
+def _varying(arms: list[Arm]) -> list[str]:
+    """The settings in which arms differ; in details of what is measured beside, those that measure it at all."""
+    varying = []
+    for key in sorted({key for arm in arms for key in arm.settings}):
+        detail = "." in key and key not in ("generation.metrics", "forgetting.name")
+        having = [arm for arm in arms if key in arm.settings or not detail]
+        if len({json.dumps(arm.settings.get(key)) for arm in having}) > 1:
+            varying.append(key)
+    return varying
 
 
 def _shown(key: str, value: Any) -> str:

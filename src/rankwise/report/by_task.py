@@ -2,7 +2,8 @@
 all tasks.
 
 An arm is what has the same model, method, settings and protocol on its tasks; learning rates may differ, and so may
-where a run starts from (``method.init_from``), as RTE is often begun from a model that learned MNLI.
+what is written or asked beside the task's own, and where a run starts from (``method.init_from``), as RTE is often
+begun from a model that learned MNLI.
 """
 
 import json
@@ -250,7 +251,7 @@ def _rows(model: str, runs: list[Record], notes: list[str]) -> list[Row]:
             reports[name if len(by_task) == 1 else f"{task} {name}"] = compared(here, name)
         notes += [_left_out(task, arm) for arm in reports[task].arms if not arm.comparable]
     arms = {task: [arm for arm in report.arms if arm.comparable] for task, report in reports.items()}
-    # What starts an arm tells two of them apart only if they differ in nothing else.
+    # What starts an arm, and what is written or asked beside, tell two apart only if they differ in nothing else.
     loose = all(len({_key(arm, loose=True) for arm in of_task}) == len(of_task) for of_task in arms.values())
     rows: dict[str, Row] = {}
     for task, of_task in arms.items():
@@ -265,7 +266,7 @@ def _rows(model: str, runs: list[Record], notes: list[str]) -> list[Row]:
 
 
 def _key(arm: Arm, loose: bool) -> str:
-    settings = {key: value for key, value in arm.settings.items() if not loose or key != "init_from"}
+    settings = {k: v for k, v in arms_of.trained_as(arm).items() if k != "init_from"} if loose else arm.settings
     return json.dumps([arm.method, settings], sort_keys=True, default=str)
 
 

@@ -11,7 +11,7 @@ from scipy import special
 from rankwise.compare import NotComparable, Scores, replicate
 from rankwise.errors import plural
 from rankwise.metrics import Metric
-from rankwise.report.arms import UNDER_TRAINED, Arm
+from rankwise.report.arms import UNDER_TRAINED, Arm, asked_alike
 from rankwise.report.equivalence import MISSING, Comparison
 from rankwise.report.formats import percent, rate
 from rankwise.tracking.fields import at
@@ -56,6 +56,7 @@ def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparis
             *of_training(arm, metric),
             *_trials(arm, reference),
             *_seeds(arm, reference, comparisons.get(id(arm))),
+            *_asked_otherwise(arm),
             *untimed,
         ]
         arm.flags = list(dict.fromkeys(flags))
@@ -167,7 +168,7 @@ def _unscored(arm: Arm) -> list[str]:
 
 
 def _lr_edge(arm: Arm) -> list[str]:
-    grid = [trial.lr for trial in arm.trials]
+    grid = list(arm.whole)
     if arm.lr is None or len(grid) < 2 or arm.lr not in (grid[0], grid[-1]):
         return []
     return [f"lr at the edge of its grid ({rate(grid[0])} … {rate(grid[-1])}): the best may lie outside"]
@@ -196,6 +197,19 @@ def _seeds(arm: Arm, reference: Arm | None, comparison: Comparison | None) -> li
         return []
     return [
         f"compared on {plural(len(mine & theirs), 'shared seed')}: it has {len(mine)}, full fine-tuning {len(theirs)}"
+    ]
+
+
+def _asked_otherwise(arm: Arm) -> list[str]:
+    """Scores of which some runs' are of other rows or after other examples than most runs'."""
+    others: dict[int, list[str]] = defaultdict(list)
+    for metric in sorted({name for run in arm.runs for name in run.scores}):
+        alike = {id(run) for run, _ in asked_alike(arm, metric)}
+        if n := sum(bool(run.scores.get(metric)) and id(run) not in alike for run in arm.runs):
+            others[n].append(metric)
+    return [
+        f"{n}/{len(arm.runs)} asked with another number of rows or shots, not in the mean of {', '.join(metrics)}"
+        for n, metrics in others.items()
     ]
 
 

@@ -76,7 +76,7 @@ def _data(report: Report) -> str:
 
 def _training(report: Report) -> list[str]:
     arm = report.reference or next(arm for arm in report.arms if arm.runs or arm.unscored)
-    return [*budget(report.arms, arm), *tuning.rates(report.arms, report.all_records)]
+    return [*budget(report.arms, arm), *tuning.rates(report.arms)]
 
 
 def _machine(report: Report) -> str:

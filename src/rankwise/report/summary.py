@@ -141,7 +141,7 @@ def notes(
         *filter(None, [total(all_records)]),
         *budget(arms, reference or arms[0]),
         *evaluation(arms, metric),
-        *tuning.rates(arms, all_records),
+        *tuning.rates(arms),
     ]
     lines += of_data(records)
     others = sum(not arm.comparable for arm in arms)

@@ -2,104 +2,131 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from statistics import mean
+import math
 from typing import TYPE_CHECKING
 
 from rankwise.metrics import named
-from rankwise.report.arms import Arm
+from rankwise.report.arms import Arm, group
 from rankwise.report.columns import Section
 from rankwise.report.formats import rate
-from rankwise.tracking.fields import at
-from rankwise.tracking.record import FINISHED, Record
+from rankwise.tracking.record import Record
 
 if TYPE_CHECKING:
     from rankwise.report.report import Report
 
+_STEPS = ("trainer.max_steps", "trainer.epochs")
+
 
 def section(report: Report) -> Section | None:
-    """A row for each side that had several learning rates to choose from; None where none had."""
-    tried, fresh = rates_tried(report.arms, report.all_records)
-    if not tried:
+    """A row for each arm that had several learning rates to choose from, and each number of steps of the runs that
+    tuned it; None where none had.
+    """
+    tuned = [one for one in _tuned(report.arms) if one.tried > 1]
+    rounds = [part for one in tuned for part in one.rounds]
+    if not rounds:
         return None
-    most = max(map(len, tried.values()))
+    most = max(part.rates for part in rounds)
     budgets = sorted({k for k in (1, 2, 3, 4, 6, 8, 12, most) if k <= most})
-    metric = named(next(filter(None, (run.config.get("objective") for run in report.all_records)), "val/loss"))
+    metric = named(str(rounds[0].first("config.objective") or "val/loss"))
     rows = []
-    for side, values in tried.items():
-        best = (min if metric.lower_is_better else max)(values, key=lambda lr: values[lr])
-        curve = [expected_best(list(values.values()), k, metric.lower_is_better) for k in budgets if k <= len(values)]
+    for part in rounds:
+        curve = [expected_best([*part.whole.values()], k, metric.lower_is_better) for k in budgets if k <= part.rates]
         cells = [metric.score(value) for value in curve]
-        rows.append([side, str(len(values)), rate(best), *cells, *[""] * (len(budgets) - len(cells))])
+        several = len({_length(other) for other in rounds}) > 1
+        side = part.label + (f", {_length(part)}" if several else "")
+        rows.append([side, str(part.rates), rate(part.lr), *cells, *[""] * (len(budgets) - len(cells))])
     header = ["side", "rates tried", "best", *(f"val. {metric.name}, best of {k}" for k in budgets)]
-    same = len({*_sizes(report.arms, tried, fresh).values()}) == 1
+    same = len({*_sizes(report.arms).values()}) == 1
     parity = "All sides had the same number to choose from." if same else "Sides had different numbers to choose from."
     note = "Expected validation score of the best of k learning rates drawn from those tried (Dodge et al. 2019)."
+    diverged = any(not math.isfinite(value) for part in rounds for value in part.whole.values())
+    note += " One that diverged counts as the worst of the others." * diverged
     return Section("tuning", "Tuning as it was", header, rows, [f"{note} {parity}"])
 
 
 def expected_best(values: list[float], k: int, lower_is_better: bool = False) -> float:
-    """The mean of the best of ``k`` draws, with replacement, of ``values`` (Dodge et al. 2019, §3.2, equation 2)."""
-    ordered, n = sorted(values, reverse=lower_is_better), len(values)
+    """The mean of the best of ``k`` draws, with replacement, of ``values`` (Dodge et al. 2019, §3.2, equation 2).
+
+    One that is not finite (its run diverged) counts as the worst of the others.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return math.nan
+    worst, n = (max if lower_is_better else min)(finite), len(values)
+    ordered = sorted([*finite, *[worst] * (n - len(finite))], reverse=lower_is_better)
     return sum(value * (((i + 1) / n) ** k - (i / n) ** k) for i, value in enumerate(ordered))
 
 
-def rates(arms: list[Arm], records: list[Record]) -> list[str]:
+def rates(arms: list[Arm]) -> list[str]:
     """How the learning rates came about: chosen on other seeds, on these, or not at all."""
-    ours = _ours(arms)
+    ours, sizes = _ours(arms), _sizes(arms)
     if not ours:
         return []
-    tried, fresh = rates_tried(arms, records)
-    if not tried:
+    if max(sizes.values()) == 1:
         by_rate: dict[str, list[str]] = {}
         for arm in ours:
             by_rate.setdefault(rate(arm.lr), []).append(arm.method)
         shown = ", ".join(f"{lr} ({', '.join(dict.fromkeys(methods))})" for lr, methods in by_rate.items())
         return [f"One learning rate per arm, {shown}: not tuned in this study, so another rate may change the order."]
-    every = {lr for by_rate in tried.values() for lr in by_rate}
-    sizes = _sizes(arms, tried, fresh)
+    every = {lr for one in _tuned(arms) if one.tried > 1 for part in one.rounds for lr in part.whole}
     of = f"{max(sizes.values())} each" if len({*sizes.values()}) == 1 else "different numbers"
     of += f" ({', '.join(f'{n} for {side}' for side, n in sizes.items())}; {rate(min(every))} to {rate(max(every))})"
     chosen = ", ".join(f"{arm.label} {rate(arm.lr)}" for arm in ours)
+    fresh = any(arm.tuned for arm in ours)
     seeds = "other seeds" if fresh else "the reported seeds, so that their scores are somewhat too high"
     remedy = "" if fresh else "; experiment=tuned_ranks judges the chosen rates on fresh seeds"
     return [f"Learning rates are the best on validation data out of {of}, on {seeds}: {chosen}{remedy}."]
 
 
 def note_trials(arms: list[Arm], records: list[Record]) -> None:
-    """Fill ``arm.elsewhere`` of arms whose method was tuned on other seeds, where full fine-tuning was not."""
-    tried, fresh = rates_tried(arms, records)
-    if fresh and "full" not in tried:
-        for arm in arms:
-            arm.elsewhere = max((len(by) for side, by in tried.items() if side.split()[0] == arm.method), default=0)
+    """Fill ``arm.tuned`` of arms that are no trials themselves."""
+    trials = [run for run in records if run.config.get("stage") == "tune"]
+    tuned = [arm for arm in group(trials) if arm.runs] if trials and len(trials) < len(records) else []
+    for arm in arms:
+        arm.tuned = _rounds(arm, tuned)
 
 
-def _sizes(arms: list[Arm], tried: dict[str, dict[float, float]], fresh: bool) -> dict[str, int]:
-    """How many rates each side had; on other seeds a method is tuned at one rank, perhaps, for all."""
-    tuned = {side.split()[0] for side in tried}
-    alone = [arm.label for arm in _ours(arms) if (arm.method not in tuned if fresh else arm.label not in tried)]
-    return {side: len(by_rate) for side, by_rate in tried.items()} | dict.fromkeys(alone, 1)
+def _rounds(arm: Arm, tuned: list[Arm]) -> list[Arm]:
+    """What tuned an arm: runs of the same settings; without any of its family, at another rank; or of its method.
+
+    Of several contexts those that are most like the arm's, whatever their steps.
+    """
+    same = [other for other in tuned if other.method == arm.method]
+    for key in ("family", "key"):
+        same = [other for other in same if getattr(other, key) == getattr(arm, key)] or same
+    here = _apart_from_steps(arm)
+    nearest = min((len(_apart_from_steps(other) ^ here) for other in same), default=0)
+    rounds = {
+        _steps(other): other
+        for other in sorted(same, key=lambda other: other.rates)  # at several ranks: where most rates were tried
+        if len(_apart_from_steps(other) ^ here) == nearest
+    }
+    return [rounds[steps] for steps in sorted(rounds)]
+
+
+def _apart_from_steps(arm: Arm) -> set[tuple[str, str]]:
+    return {(key, value) for key, value in arm.context if key not in _STEPS}
+
+
+def _steps(arm: Arm) -> float:
+    """Optimizer steps, or epochs where the config has no steps."""
+    return float(next((steps for key in _STEPS if (steps := arm.first(f"config.{key}"))), 0))
+
+
+def _length(arm: Arm) -> str:
+    unit = "step" if arm.first("config.trainer.max_steps") else "epoch"
+    return f"{_steps(arm):.3g} {unit}{'s' * (_steps(arm) != 1)}"
+
+
+def _sizes(arms: list[Arm]) -> dict[str, int]:
+    """How many rates each arm had, by what tuned it: a method may be tuned at one rank for all."""
+    return {one.rounds[0].label: one.tried for one in _tuned(arms)}
+
+
+def _tuned(arms: list[Arm]) -> list[Arm]:
+    """The arms whose rates there are to tell of, one for each that tuned."""
+    return list({id(arm.rounds[0]): arm for arm in _ours(arms)}.values())
 
 
 def _ours(arms: list[Arm]) -> list[Arm]:
     return [arm for arm in arms if arm.comparable and arm.lr is not None]
-
-
-def rates_tried(arms: list[Arm], records: list[Record]) -> tuple[dict[str, dict[float, float]], bool]:
-    """Mean validation objective of each learning rate, by side, where it had several: of runs that tuned, on seeds of
-    their own (true), else of the arms' own (false)."""
-    scores: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for run in records:
-        lr, is_trial = at(run, "config.optim.lr"), run.config.get("stage") == "tune"
-        if is_trial and run.status == FINISHED and run.objective is not None and lr is not None:
-            scores[_side(run)][lr].append(run.objective)
-    if scores:
-        tried = {side: {lr: mean(values) for lr, values in by_rate.items()} for side, by_rate in scores.items()}
-    else:
-        tried = {arm.label: {trial.lr: trial.validation for trial in arm.trials} for arm in arms if arm.comparable}
-    return {side: by_rate for side, by_rate in tried.items() if len(by_rate) > 1}, bool(scores)
-
-
-def _side(run: Record) -> str:
-    rank = at(run, "config.method.rank")
-    return f"{at(run, 'config.method.name')}{f' r={rank}' if rank else ''}"

@@ -215,6 +215,8 @@ class _Forgotten(TypedDict, total=False):
 class _Harness(_Score, total=False):
     """A score of lm-evaluation-harness."""
 
+    shots: Count  # that were asked for; absent: the task's own
+    limit: Count  # of its items; absent: all
     before: Score  # of the base as it is
     difference: Score  # from it, paired over items
 
