@@ -33,11 +33,9 @@ REFUSED = [
     ("train experiment=rank_swep", ["experiment=rank_swep", "did you mean rank_sweep?"]),
     ("train experment=rank_sweep", ["experment"]),
     ("train method.rnk=4", ["method.rnk", "did you mean method.rank?"]),
-    ("train +foo=1", ["foo: no such key; 'rankwise train"]),
     ("train ++method.foo=1", ["method.foo: no such key;"]),
     ("train debgu=fast", ["debgu: no such key (did you mean debug?)"]),
     ("train seed=1 seed=2", ["seed", "given twice"]),
-    ("train -m method=lora method=full", ["method", "given twice"]),
     ("train seed=1.5", ["seed=1.5: an integer from 0"]),
     ("train targets.layers=4", ["targets.layers=4: a list of integers, as [4,5], or null"]),
     ("train tracking.tags={a:1}", ["tracking.tags={a:1}: a list of texts"]),
@@ -46,14 +44,9 @@ REFUSED = [
     ("train trainer.deterministic=maybe", ["trainer.deterministic=maybe: true or false"]),
     ("train method.rank=1,2", ["-m"]),
     ("train method.rank=[", ["method.rank=["]),
-    ("train method.rank=99999999999", ["method.rank=99999999999", "from 1 to"]),
     ("train method.rank=eight", ["method.rank=eight: an integer from 1"]),
-    ("train trainer.precision=fp16 trainer.device=cpu", ["trainer.precision=fp16", "bf16"]),
     ("train trainer.precision=16-mixed", ["16-mixed: one of auto, ", "(here it is trainer.precision=fp16)"]),
-    ("train trainer.precision=bf16-mixed", ["(here it is trainer.precision=bf16)"]),
-    ("train trainer.precision=32-true", ["(here it is trainer.precision=fp32)"]),
     ("train trainer.device=gpu", ["(here it is trainer.device=cuda)"]),
-    ("train objective=test/accuracy", ["objective=test/accuracy", "val/accuracy", "select"]),
     ("train targets=all", ["targets=all", "all_linear"]),
     ("train outputs=\"''\"", ["outputs=''", "a folder"]),
     ("train -m hydra/launcher=joblib", ["hydra/launcher=joblib", "pip install hydra-joblib-launcher"]),
@@ -99,7 +92,6 @@ REFUSED = [
     ("train --cfg job -p metod", ["--package metod: no such part", "did you mean method?"]),
     (f"plan --fit {'9' * 100}", ["--fit 999", "a size such as 24GB"]),
     ("train -m --cfg job", ["--multirun --cfg: one of these"]),
-    ("train --cfg job --info all", ["--cfg --info: one of these"]),
     ("train -cn rank_sweep", ["--config-name: no such flag (here it is experiment=NAME, or --config FILE)"]),
     ("train --learning-rate 1", ["--learning-rate: no such flag (here it is method.lr)"]),
     ("train callbacks=a callbacks=b", ["callbacks: given twice; write callbacks=[a,b] for both"]),
@@ -118,18 +110,11 @@ REFUSED = [
     ("train task=sst2", ["task=sst2", "task=glue/NAME"]),
     ("train trainer.benchmark=true", ["trainer.benchmark: no such key; 'rankwise"]),
     ("train method=head targets=qv", ["targets=qv", "method=head"]),
-    ("train method=tfidf optim.lr=1", ["optim.lr=1: of no use with method=tfidf"]),
     ("train -m method=probe seed=0,1 trainer.threads=1 quant=nf4", ["quant=nf4: of no use with method=probe"]),
     ("train -m method=tfidf,probe optim.lr=1", ["optim.lr=1: of no use with method=tfidf or method=probe;"]),
-    (
-        "train -m debug=fast method=full,head method.rank=1,2",
-        ["method.rank=1: of no use with method=full or method=head"],
-    ),
-    ("train method=tfidf method.lr=1", ["method.lr=1: of no use with method=tfidf"]),
     ("train debug=fast task.encoding=utf-8", ["task.encoding=utf-8: of no use with task=synthetic"]),
     ("train -m optim.momentum=0.5,0.6", ["optim.momentum=0.5: of no use with optim=adamw"]),
     ("train -m debug=fast trainer.device=cpu,cuda", ["trainer.device=cuda: no GPU"]),
-    ("train experiment=rank_sweep trainer.device=cuda", ["trainer.device=cuda: no GPU"]),
     ("train -m --dry-run hydra/sweeper=basic seed=0,1", ["hydra/sweeper=basic: walks through the same combinations"]),
     ("train hydra.verbose=5", ["hydra.verbose=5: Hydra cannot take this"]),
     ("find hydra/launcher=5", ["hydra/launcher=5: Hydra cannot take this"]),
@@ -153,8 +138,6 @@ REFUSED = [
     ("train -m experiment=rank_sweep,rank_lr", ["experiment=rank_sweep,rank_lr", "a study of its own"]),
     ("train -m 'experiment=glob(rank*)'", ["experiment=glob(rank*)", "a study of its own"]),
     ("train hydra.run.dir=x", ["hydra.run.dir=x", "outputs=FOLDER"]),
-    ("train -m hydra.sweep.subdir=x", ["hydra.sweep.subdir=x", "outputs=FOLDER"]),
-    ("train hydra.launcher.jobs=-1", ["hydra.launcher.jobs=-1", "at least 1"]),
     ("plan rank=1 method.rank=2", ["method.rank", "given twice"]),
     ("report nowhere", ["nowhere", "no such folder"]),
     *((f"{command} {'x' * 300}", ["xxx…: a name that is too long"]) for command in ("report", "dashboard", "claims")),
@@ -227,12 +210,12 @@ FIRST_WORDS = {
 }
 
 
-@pytest.mark.parametrize("plus", ["", "+"])
 @pytest.mark.parametrize(("word", "ours"), [(word, ours) for ours in FIRST_WORDS for word in FIRST_WORDS[ours].split()])
-def test_a_word_of_another_library_is_answered_with_ours(word, ours, plus, capsys):
-    assert main(["train", f"{plus}{word}=1"]) == 2
-    line = capsys.readouterr().err
-    assert line.count("\n") == 1 and word in line and ours in line.partition(" (")[2]
+def test_a_word_of_another_library_is_answered_with_ours(word, ours, capsys):
+    for plus in ("", "+"):
+        assert main(["train", f"{plus}{word}=1"]) == 2
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1 and word in line and ours in line.partition(" (")[2]
 
 
 @pytest.mark.parametrize(

@@ -178,10 +178,11 @@ BROUGHT = {  # by an option of somebody else's
 @pytest.mark.parametrize("word", BROUGHT)
 def test_code_of_a_conf_folder_is_asked_for_by_name(word, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for group in ("experiment", "method"):
+    for group in ("experiment", "method", "callbacks"):
         (tmp_path / "conf" / group).mkdir(parents=True)
         (tmp_path / f"conf/{group}/theirs.yaml").write_text("# @package _global_\n" + yaml.safe_dump(BROUGHT[word]))
-    for line in ("plan experiment=theirs", "train -m method=lora,theirs", "find experiment=theirs"):
+    lines = ["plan experiment=theirs", "train -m method=lora,theirs", "find experiment=theirs"]
+    for line in [*lines, *["train callbacks=[theirs,none]"] * word.startswith("hydra")]:
         said = refused([*line.split(), "debug=fast"], capsys)
         assert f"{word.partition('=')[0]} runs code; if that is wanted, add {word}" in said
     (tmp_path / "conf").rename(tmp_path / "received")

@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -87,13 +88,13 @@ def _listed(arguments: list[str]) -> list[Config]:
 def _refuse_code_of(arguments: list[str]) -> None:
     """Raise Refused where a folder of options, which may be somebody else's, brings code that nobody asked for by name.
 
-    Of an axis every option is looked at.
+    Of an axis every option is looked at; several options in brackets are one choice.
     """
     words = _words(arguments)
     if not (Path("conf").is_dir() or any(word.startswith("hydra.searchpath=") for word in words)):
         return
-    fixed = [word for word in words if "," not in word]
-    axes = [word.partition("=") for word in words if "," in word]
+    fixed = [word for word in words if "," not in word or re.fullmatch(r"\w+=\[[^\[\]]*\]", word)]
+    axes = [word.partition("=") for word in words if word not in fixed]
     with compose.hydra_tree():
         for more in [[], *([f"{key}={option}"] for key, _, options in axes for option in options.split(","))]:
             try:
