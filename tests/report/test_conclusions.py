@@ -255,13 +255,6 @@ def test_a_score_at_the_best_of_several_rates_has_a_star_that_says_so(tmp_path):
     )
 
 
-def test_rates_that_are_not_the_methods_default_are_not_called_so(tmp_path):
-    write_study(tmp_path, {8: 0.82})
-    notes = " ".join(build([tmp_path]).notes)
-    assert "One learning rate per arm, 2e-3 (lora), 1e-4 (full): not tuned in this study" in notes
-    assert "default" not in notes
-
-
 def test_what_the_data_said_of_themselves_is_said_again_once(tmp_path):
     write_study(tmp_path, {8: 0.82}, range(2))
     for record in (write_run(tmp_path, "lora", 8, seed=seed) for seed in (7, 8)):

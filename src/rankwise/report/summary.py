@@ -11,6 +11,7 @@ from rankwise.report.arms import Arm, covered
 from rankwise.report.equivalence import ONE_SEED, UNFIT, Comparison
 from rankwise.report.formats import items, listed, percent, si, three
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency
+from rankwise.statistics import Bootstrap
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record
 
@@ -167,13 +168,15 @@ def tests(
     arms: list[Arm], metric: Metric, comparisons: dict[int, Comparison], families: list[Sufficiency]
 ) -> list[str]:
     """The statistics that were used, and no others."""
-    compared = [c for c in comparisons.values() if c.bootstrap]
     scores = [arm.scores[metric.name] for arm in arms if metric.name in arm.scores]
-    how = "; over seeds by Student's t" * any(score.kind in ("both", "seeds") for score in scores)
-    inside = ", within the metric's range" * (metric.range != (-math.inf, math.inf))
-    lines = [f"Scores: {covered(scores)}{inside}{how}."] if scores else []
-    lines += [*_of_differences(compared), *_of_ranks(families)]
-    if len(compared) > 1:
+    how = ", within the metric's range" * (metric.range != (-math.inf, math.inf))
+    how += "; over seeds by Student's t" * any(score.kind in ("both", "seeds") for score in scores)
+    lines = [f"Scores: {covered(scores)}{how}."] if scores else []
+    if boots := [c.bootstrap for c in comparisons.values() if c.bootstrap]:
+        lines.append(_of_differences(boots, {c.verdict for c in comparisons.values()}))
+    if tested := [step for family in families if not family.reason for step in family.steps]:
+        lines.append(_of_ranks(tested, len(families)))
+    if len(boots) > 1:
         lines.append("p-values of “no difference from full” are corrected for the number of arms (Holm 1979).")
     return lines
 
@@ -187,46 +190,36 @@ _VERDICTS = {
 }
 
 
-def _of_differences(compared: list[Comparison]) -> list[str]:
-    boots = [c.bootstrap for c in compared if c.bootstrap]
-    if not boots:
-        return []
+def _of_differences(boots: list[Bootstrap], seen: set[str]) -> str:
     drawn = " to ".join(f"{n:,}" for n in sorted({len(boot.means) for boot in boots}))
-    lines = [
+    said = (
         "Differences from full fine-tuning are paired by seed and test item; their intervals combine Student's t over "
         f"seeds with {drawn} bootstrap replicates over items (Zou and Donner 2008)."
-    ]
-    if any(len(boot.spreads) > 1 for boot in boots):
-        lines.append("Seeds and data seeds are crossed and count as two factors.")
-    if any(boot.units < boot.items for boot in boots):
-        lines.append("Test items that share a prompt, a text or a group are drawn together.")
-    seen = {c.verdict for c in compared}
+    )
+    crossed = any(len(boot.spreads) > 1 for boot in boots)
+    said += " Seeds and data seeds are crossed and count as two factors." * crossed
+    clustered = any(boot.units < boot.items for boot in boots)
+    said += " Test items that share a prompt, a text or a group are drawn together." * clustered
     if verdicts := ", ".join(f"“{name}” if {words}" for name, words in _VERDICTS.items() if name in seen):
         two = "two one-sided 5 % tests (Schuirmann 1987), each arm by itself, read from the gain's 90 % interval"
-        lines.append(f"Verdicts are {two}: {verdicts}.")
-    return [" ".join(lines)]
+        said += f" Verdicts are {two}: {verdicts}."
+    return said
 
 
-def _of_ranks(families: list[Sufficiency]) -> list[str]:
-    tested = [step for family in families if not family.reason for step in family.steps]
-    if not tested:
-        return []
+def _of_ranks(tested: list[Step], families: int) -> str:
     size = " or ".join(sorted({step.arm.size[0] for step in tested if step.arm.size})) or "arm"
-    said = f"Sufficient {size}: one-sided 5 % non-inferiority"
-    if len(tested) > len(families):
-        said = (
-            f"Smallest sufficient {size}: one-sided 5 % non-inferiority from the largest down, stopping at the first "
-            f"failure, which holds the chance of naming an insufficient {size} to 5 % without further correction"
-        )
-    if len(families) > 1:
-        said += f"; of {len(families)} families each is tested at 5 % / {len(families)}"
+    what, how = "Sufficient", ""
+    if len(tested) > families:
+        what = "Smallest sufficient"
+        how = " from the largest down, stopping at the first failure, which holds the chance of naming an insufficient "
+        how += f"{size} to 5 % without further correction"
+    if families > 1:
+        how += f"; of {families} families each is tested at 5 % / {families}"
+    said = f"{what} {size}: one-sided 5 % non-inferiority{how}."
     barred = ", ".join(step.name for step in tested if not step.arm.may_pass)
     short = ", ".join(step.name for step in tested if step.arm.may_pass and step.arm.unfit)
-    return [
-        f"{said}."
-        + (f" Not allowed to pass, for what its runs did (see its flag): {barred}." if barred else "")
-        + (f" Under-trained, which may pass at this budget, since more steps would help: {short}." if short else "")
-    ]
+    said += f" Not allowed to pass, for what its runs did (see its flag): {barred}." * bool(barred)
+    return said + f" Under-trained, which may pass at this budget, since more steps would help: {short}." * bool(short)
 
 
 def _counts(records: list[Record], arms: list[Arm]) -> str:
