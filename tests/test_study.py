@@ -83,6 +83,7 @@ def test_a_debug_preset_wins_over_an_experiments_values_and_axes_and_what_is_typ
     assert {" ".join(map(str, filter(None, (c.method.name, c.method.rank)))) for c in study} == arms
     assert {(c.model.name, c.task.n_test, c.method.budget, c.trainer.max_steps) for c in study} == {settled}
     assert all(c.targets.modules in (None, ["query", "value"]) for c in study)
+    assert {(c.forgetting.name, c.trainer.accumulate) for c in study} == {("none", 1)}
 
 
 def test_paired_axes_are_written_as_dicts():
