@@ -112,7 +112,9 @@ def test_a_baseline_reads_both_texts_of_a_pair(method, tmp_path):
 
 
 def test_forgetting_of_a_language_model_is_paired_over_texts(tmp_path):
-    (tmp_path / "other.csv").write_text("text\n" + "".join(f"some other words number {i * 37}\n" for i in range(60)))
+    (tmp_path / "other.csv").write_text(
+        "text\n" + "".join(f"some other words number {i * 37}\n" for i in range(60)) + '""\n'
+    )
     asked = under("forgetting", name="other", path=str(tmp_path / "other.csv"), n=40)
     found = run(language("llama", tmp_path, **FULL, **asked)).metrics["forgetting"]
     assert found["measure"] == "loss" and found["difference"]["n"] == 40
@@ -127,6 +129,9 @@ def test_forgetting_of_an_encoder_is_a_probe_and_the_order_of_cosines(tmp_path):
     asked = run(tiny("bert", outputs=str(tmp_path), **probe))
     silent = run(tiny("bert", outputs=str(tmp_path)))
     assert asked.metrics["curve"] == silent.metrics["curve"], "to be asked changes nothing"
+    with pytest.raises(Refused, match=r"^forgetting.n=3: 3 texts are left, and the half that a probe is fitted to"):
+        run(tiny("bert", outputs=str(tmp_path / "few"), **probe | {"forgetting__n": 3}))
+    assert not (tmp_path / "few").exists()
     found = asked.metrics["forgetting"]
     assert found["measure"] == "probe" and found["before"]["n"] == 40
     assert found["difference"]["value"] == pytest.approx(found["after"]["value"] - found["before"]["value"])
@@ -158,3 +163,4 @@ def test_a_prompt_without_room_to_answer_is_refused(tmp_path):
     config = language("llama", tmp_path, **under("task__generation", metrics=["bleu"], max_new_tokens=120))
     with pytest.raises(Refused, match=r"task\.generation\.max_new_tokens=120: at most"):
         run(config)
+    assert not any(tmp_path.iterdir()), "refused before it was trained"

@@ -68,6 +68,7 @@ def _few_shot(config: Config, record: Record, clock: Clock, ready: Callable[[], 
         from rankwise.tasks.scores import TokenScorer, of_test
         from rankwise.tracking import predictions
         from rankwise.train import module
+        from rankwise.train.generate import generate, questions
 
     on_progress(0, 1, "test")
     settings = numerics.settle(config.trainer)
@@ -78,6 +79,8 @@ def _few_shot(config: Config, record: Record, clock: Clock, ready: Callable[[], 
         lm, tokenizer = base.load(config.model, model, 1, config.seed, settings.attention, config.task.kind)
         loaders = batches.Loaders.of(config, data, tokenizer)
         data = loaders.data
+        if config.task.generation.metrics:
+            questions(config, tokenizer, data.test)
     ready()
     lm.requires_grad_(False)
     record.params, scorer = count(lm, []), TokenScorer()
@@ -89,8 +92,6 @@ def _few_shot(config: Config, record: Record, clock: Clock, ready: Callable[[], 
     record.objective = record.metrics["validation"][config.objective.removeprefix("val/")]["value"]
     if config.task.generation.metrics:
         with clock("generate"):
-            from rankwise.train.generate import generate
-
             generate(lm, tokenizer, config, settings, data.test, record)
     predictions.write(record.folder, data.test.items, columns | {"cluster": data.test.clusters})
 

@@ -25,7 +25,7 @@ from rankwise.tracking.journal import Journal
 from rankwise.tracking.record import Record
 from rankwise.train import forget, loop, module, probe, shard
 from rankwise.train.budget import Budget
-from rankwise.train.generate import generate
+from rankwise.train.generate import generate, questions
 from rankwise.train.ranks import Ranks
 from rankwise.train.watch import Watch
 
@@ -95,6 +95,8 @@ class _Story:
         record.compute |= quantize(self.lm, config, self.settings, self.loaders.validation, mapped)
         if self.loaders.cut is not None:
             record.provenance["data"]["cut"] = self.loaders.cut
+        if config.task.generation.metrics:  # refused now, not when all is trained
+            questions(config, self.tokenizer, self.data.test)
         latency.check_lengths(config.tracking.latency, self.tokenizer.model_max_length)
 
     def ask(self) -> None:

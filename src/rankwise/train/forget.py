@@ -51,6 +51,10 @@ class Questions:
         except Refused as refused:
             message = str(refused).replace("task.n_test", "forgetting.n").replace("task.", "forgetting.")
             raise Refused(message) from None
+        labels = rows.test.labels
+        if not task.writes and len(set(labels[: len(labels) // 2].tolist())) < 2:
+            why = f"{len(labels)} texts are left, and the half that a probe is fitted to has fewer than two labels"
+            raise Refused.value("forgetting.n", asked.n, why, "more texts are needed")
         return cls(dataclasses.replace(config, task=task), rows, tokenizer)
 
     def ask(self, lm: nn.Module, settings: Numerics) -> Answers:
@@ -105,7 +109,12 @@ class Questions:
 def as_task(asked: Forgetting, task: Task) -> Task:
     """The texts as a task of the run's kind, with all but a fifth of them as its test rows."""
     keys = {key: getattr(asked, key) for key in _SHARED}
-    keys |= {"name": asked.name, "kind": task.kind if task.writes else "classification", "deduplicate": True}
+    keys |= {
+        "name": asked.name,
+        "kind": task.kind if task.writes else "classification",
+        "deduplicate": True,
+        "skip_empty": True,
+    }
     keys |= {"validation_share": 0.1, "test_share": 0.8, "n_test": asked.n, "max_length": task.max_length}
     if task.writes:
         keys |= {"threshold": None, "min_abs_label": 0.0}

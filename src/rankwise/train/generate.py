@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,8 +47,7 @@ def generate(model: nn.Module, tokenizer: Any, config: Config, settings: Numeric
     ``generations.jsonl``. Raises Refused for a prompt that leaves no room.
     """
     wanted = config.task.generation
-    asked = prompts(test, tokenizer, wanted.n)
-    ids = _encoded([prompt.text for prompt in asked], tokenizer, wanted.max_new_tokens)
+    asked, ids = questions(config, tokenizer, test)
     order = sorted(range(len(asked)), key=lambda i: -len(ids[i]))
     written, tokens = [""] * len(asked), 0
     model.to(settings.device).eval()
@@ -75,8 +73,12 @@ def generate(model: nn.Module, tokenizer: Any, config: Config, settings: Numeric
     _keep(record.folder, asked, written)
 
 
-def _encoded(texts: Sequence[str], tokenizer: Any, new_tokens: int) -> list[list[int]]:
-    ids = [started(row, tokenizer) for row in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+def questions(config: Config, tokenizer: Any, test: Split) -> tuple[list[Prompt], list[list[int]]]:
+    """The prompts that are to be answered, and their tokens. Raises Refused for one that leaves no room."""
+    new_tokens = config.task.generation.max_new_tokens
+    asked = prompts(test, tokenizer, config.task.generation.n)
+    tokens = tokenizer([prompt.text for prompt in asked], add_special_tokens=False)["input_ids"]
+    ids = [started(row, tokenizer) for row in tokens]
     room = tokenizer.model_max_length - new_tokens
     for number, row in enumerate(ids):
         if len(row) > room:
@@ -88,7 +90,7 @@ def _encoded(texts: Sequence[str], tokenizer: Any, new_tokens: int) -> list[list
             )
     if any(not row for row in ids):
         raise Refused("task.generation: a prompt is empty; only prompts, not plain texts, can be answered")
-    return ids
+    return asked, ids
 
 
 def _batch(model: Any, ids: list[list[int]], tokenizer: Any, config: Config) -> list[list[int]]:
