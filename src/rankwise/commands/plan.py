@@ -72,6 +72,8 @@ def main(arguments: list[str]) -> int:
             from rankwise.plan.estimate import Question, plan
             from rankwise.plan.hardware import Hardware
             from rankwise.report.plans import table
+            from rankwise.tasks.data import check_files
+        check_files(configs, hub=False)
         hardware = Hardware.named(options.gpu) if options.gpu else Hardware.here()
         room = hardware.memory_bytes if limit is None else limit
         asked = Question(hardware, room, limit is not None, options.params, options.mfu, options.gpus)

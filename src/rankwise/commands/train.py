@@ -55,7 +55,13 @@ def main(arguments: list[str]) -> int:
         raise Refused(f"--package {part}: no such part of the config{near_key(part, keys)}")
     if options.dry_run:
         show_list = functools.partial(_list, as_json=options.json)
-        return call_hydra([*flags, *words], lambda config: show_list([config]), show_list)
+        from rankwise.tasks.data import check_files
+
+        def show_one(config: Config) -> int:
+            check_files([config], hub=False)
+            return show_list([config])
+
+        return call_hydra([*flags, *words], show_one, show_list)
     return call_hydra([*flags, *words], single)
 
 

@@ -202,7 +202,8 @@ def _length(config: Config, base: Any) -> int:
     """The longest a batch can be: what the task cuts at, or the model's positions."""
     positions = getattr(base, "max_position_embeddings", None) or getattr(base, "n_positions", None)
     if positions and config.task.max_length > positions:
-        raise Refused.value("task.max_length", config.task.max_length, f"at most {positions}, this model's positions")
+        longest = "the longest sequence that this model has positions for"
+        raise Refused.value("task.max_length", config.task.max_length, f"at most {positions}, {longest}")
     return config.task.max_length
 
 
