@@ -5,6 +5,8 @@ import math
 import os
 import random
 import signal
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,6 +63,8 @@ def told(record: Record) -> dict[str, Any]:
         del values["run"][key]
     for key in ("seconds", "tokens_per_s", "mfu", "peak_flops", "peak_flops_source"):
         values["compute"].pop(key, None)
+    for key in ("seconds_s", "tokens_per_s"):
+        values["compute"].get("generation", {}).pop(key, None)
     values["memory"].get("train", {}).pop("process_peak_bytes", None)
     del values["config"]["outputs"], values["config"]["rerun"], values["provenance"]["git"]
     return values
@@ -101,6 +105,16 @@ if "KILLS" in os.environ:  # by hand: KILLS=5 pytest tests/train/test_checkpoint
         if name not in RUNS and method.trains != "nothing"
     }
     RUNS |= {kind: {"shape": "llama", "quant__name": kind, "quant__kind": kind} for kind in ("nf4", "int8", "bf16")}
+    EARLY = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/loss", "patience": 1}
+    OTHER = Path(tempfile.mkdtemp()) / "other.csv"
+    OTHER.write_text("text\n" + "".join(f"some other words number {i * 37}\n" for i in range(60)))
+    WRITES = {"shape": "llama", "task": "synthetic_lm"}
+    RUNS |= {
+        "callback": {"callbacks": {"it": EARLY | {"min_delta": 0.3}}},
+        "writes": WRITES | {"task__generation__metrics": ["rouge_l"], "task__generation__max_new_tokens": 4},
+        "forgets": WRITES | {"forgetting__name": "other", "forgetting__path": str(OTHER), "forgetting__n": 20},
+        "two devices": {"trainer__devices": 2},
+    }
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -130,7 +144,17 @@ def test_a_run_goes_on_from_the_last_checkpoint_and_keeps_the_rows_before_it(tin
     assert record.compute["seconds"]["train_s"] > 0
 
 
-def test_of_a_torn_checkpoint_the_one_before_it_is_taken(tiny):
+class Bomb:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (self.folder,)
+
+
+def test_of_a_torn_checkpoint_the_one_before_it_is_taken_and_one_that_is_a_program_is_not_run(tiny, tmp_path):
     config = longer(tiny)
     cut(config, 25)
     newest = folder(config) / "checkpoint.ckpt"
@@ -139,8 +163,8 @@ def test_of_a_torn_checkpoint_the_one_before_it_is_taken(tiny):
         newest.write_bytes(torn)
         assert cut(config, 14)[0] == 14
     for file in folder(config).glob("checkpoint*"):
-        file.write_bytes(b"PK")
-    assert cut(config, 3)[0] == 1 and not list(folder(config).glob("checkpoint*"))
+        torch.save(Bomb(str(tmp_path / "ran")), file)
+    assert cut(config, 3)[0] == 1 and not list(folder(config).glob("checkpoint*")) and not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("change", [{"trainer__eval_batch_size": 7}, {"trainer__deterministic": False}], ids=str)
