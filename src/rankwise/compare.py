@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from rankwise.metrics import Metric
+from rankwise.metrics import Metric, accuracy, mean
 from rankwise.statistics import Bootstrap, Floats, item_weights, paired, unseen
 from rankwise.tracking.predictions import FILE, Predictions, Unreadable, harness_file, read
 from rankwise.tracking.record import Record
@@ -180,9 +180,12 @@ class Scores:
         if not np.isfinite(means_bs).all():
             raise NotComparable("the metric is undefined on some resamples (constant predictions)")
         items, units = rows[0][0].items, rows[0][0].units
-        if self._metric.kind == "classification" and np.ptp(means_bs.mean(1)) < _NOTHING:
-            means_bs = means_bs + unseen(units, length)[:, None]
-        return paired(points_sa @ weights_a, means_bs, replicates, items, units)
+        metric, lacking = self._metric, 0.0
+        if metric.kind == "classification" and np.ptp(means_bs.mean(1)) < _NOTHING:
+            lacking = unseen(units)  # the next cluster might differ as a whole
+        elif metric.percent and metric.weighted in (accuracy, mean):  # a share
+            lacking = unseen(items)
+        return paired(points_sa @ weights_a, means_bs, replicates, items, units, lacking)
 
 
 def on_rows(metric: Metric, one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, float]:

@@ -51,16 +51,18 @@ def interval(
     *,
     within: tuple[float, float] = (-math.inf, math.inf),
     items: int | None = None,
+    clusters: int | None = None,
     median: bool = False,
     replicates: Sequence[tuple[int, int]] = (),
 ) -> Interval:
     """95 % interval of the mean over runs, or of their median, for other seeds and other test items.
 
-    The limits combine Student's t over n seeds, n−1 degrees of freedom, with the normal interval over test items from
-    the runs' own standard errors, as the sides of a right angle (Zou and Donner 2008). All runs have the same items, so
+    The limits combine Student's t over n seeds, n−1 degrees of freedom, with the interval over test items from the
+    runs' own standard errors, as the sides of a right angle (Zou and Donner 2008). All runs have the same items, so
     more seeds do not lessen what these are uncertain by. The median of n normal values has √(π/2) times the standard
     error of their mean as n grows, and less for few, so that factor errs on the safe side. ``within`` is the metric's
-    range, ``items`` the size of the test set; ``replicates`` as of ``paired``.
+    range, ``items`` the size of the test set, ``clusters`` how many groups it has, by which the standard errors then
+    are; ``replicates`` as of ``paired``.
     """
     n, mean = len(values), float(np.mean(values))
     point = float(np.median(values)) if median else mean
@@ -73,8 +75,22 @@ def interval(
     if kind is None:
         return Interval(mean, math.nan, math.nan, math.nan, n, "none", point if median else None)
     over_seeds = math.hypot(*(float(special.stdtrit(df, 0.975)) * se for se, df in spreads))
-    low, high = _bounded(point, math.hypot(over_seeds, Z95 * se_items), within, items)
+    low, high = _bounded(point, math.hypot(over_seeds, _student(0.025, clusters) * se_items), within, clusters or items)
     return Interval(mean, math.hypot(se_seeds, se_items), low, high, n, kind, point if median else None)
+
+
+def over_resamples(tail: float, units: int) -> float:
+    """How many standard deviations of resamples a one-sided interval at level 1 − tail reaches.
+
+    As ``_student``, by √(n / (n−1)), since n items vary about their own mean by less than about the true one.
+    """
+    return _student(tail, units) * (math.sqrt(units / (units - 1)) if units > 1 else 1.0)
+
+
+def _student(tail: float, units: int | None) -> float:
+    """How many standard errors it reaches: Student's t with n−1 degrees of freedom for n items or clusters of them; the
+    normal quantile where their number is unknown."""
+    return -float(special.stdtrit(units - 1, tail) if units and units > 1 else special.ndtri(tail))
 
 
 def _bounded(point: float, half: float, within: tuple[float, float], items: int | None) -> tuple[float, float]:
@@ -141,10 +157,10 @@ class Bootstrap:
     ``means`` are the mean over seeds on each resample of the items; ``spreads`` the standard error and the degrees of
     freedom of each factor that was repeated: seeds, or seeds and data seeds where they are crossed. Limits combine
     those of every source as the sides of a right angle (Zou and Donner 2008): Student's t with k−1 degrees of freedom
-    for k seeds, percentiles of the bootstrap for items. How far seeds spread is known from k−1 alone, however small
-    that spread looks; one t for the sum of both variances (Satterthwaite 1946) forgets it, and misses the truth in
-    12 % of studies of two seeds instead of 5 %. As the spread over seeds holds what items do differently from seed to
-    seed, which the resamples hold as well, this errs on the safe side.
+    for k seeds, percentiles of the bootstrap for items, by t over z where these are few. How far seeds spread is known
+    from k−1 alone, however small that spread looks; one t for the sum of both variances (Satterthwaite 1946) forgets
+    it, and misses the truth in 12 % of studies of two seeds instead of 5 %. As the spread over seeds holds what items
+    do differently from seed to seed, which the resamples hold as well, this errs on the safe side.
     """
 
     estimate: float
@@ -154,6 +170,7 @@ class Bootstrap:
     items: int = 0
     units: int = 0  # clusters of items, or as many as items
     of_one: float = 0.0  # the mean variance over items of the difference in one replicate
+    lacking: float = 0.0  # the standard error for items that resamples lack
 
     @property
     def over_seeds(self) -> float:
@@ -163,7 +180,7 @@ class Bootstrap:
     @property
     def over_items(self) -> float:
         """The standard error for the test items."""
-        return float(self.means.std(ddof=1))
+        return math.hypot(float(self.means.std(ddof=1)), self.lacking)
 
     @property
     def se(self) -> float:
@@ -187,21 +204,22 @@ class Bootstrap:
         Of a quantile q of B normal values √(q (1 − q) / B) / φ(z).
         """
         density = math.exp(-(special.ndtri(0.05) ** 2) / 2) / math.sqrt(2 * math.pi)
-        return self.over_items * math.sqrt(0.05 * 0.95 / len(self.means)) / density
+        return self._wider(0.05) * self.over_items * math.sqrt(0.05 * 0.95 / len(self.means)) / density
 
     @property
     def replicates(self) -> Floats:
         """The difference in studies with other items and other seeds: normal deviations of the seeds on ``means``."""
         drawn = np.random.default_rng([len(self.means), self.seeds]).standard_normal(len(self.means))
-        return self.means + self.over_seeds * drawn
+        return self.means + math.hypot(self.over_seeds, self.lacking) * drawn
 
     def limits(self, level: float) -> tuple[float, float]:
         """Both ends of the interval."""
         tail = (1 - level) / 2
-        over_seeds = self._over_seeds(tail)
+        over_seeds, wider = self._over_seeds(tail), self._wider(tail)
         low, high = (float(q) for q in np.quantile(self.means, [tail, 1 - tail]))
-        below, above = max(0.0, self.estimate - low), max(0.0, high - self.estimate)
-        return self.estimate - math.hypot(over_seeds, below), self.estimate + math.hypot(over_seeds, above)
+        below, above = wider * max(0.0, self.estimate - low), wider * max(0.0, high - self.estimate)
+        others = math.hypot(over_seeds, over_resamples(tail, self.units) * self.lacking)
+        return self.estimate - math.hypot(others, below), self.estimate + math.hypot(others, above)
 
     def times(self, sign: float) -> "Bootstrap":
         """The same difference, the other way round where ``sign`` is −1."""
@@ -225,7 +243,7 @@ class Bootstrap:
         """
         spreads, normal = _imagined(tuple(df for _, df in self.spreads))
         truth = np.full(_STUDIES, self.over_items**2)
-        width = np.full(_STUDIES, (special.ndtri(0.95) * self.over_items) ** 2)
+        width = np.full(_STUDIES, (over_resamples(0.05, self.units) * self.over_items) ** 2)
         for (se, df), (now, then) in zip(self.spreads, spreads, strict=True):
             truth += se**2 / now
             width += special.stdtrit(df, 0.95) ** 2 * se**2 / now * then
@@ -234,9 +252,13 @@ class Bootstrap:
     def _over_seeds(self, tail: float) -> float:
         return math.hypot(*(float(special.stdtrit(df, tail)) * se for se, df in self.spreads))
 
+    def _wider(self, tail: float) -> float:
+        """Than the percentiles of the bootstrap."""
+        return over_resamples(tail, self.units) / -float(special.ndtri(tail))
+
     def _reach(self, tail: float) -> float:
-        """Half the width of an interval, with normal limits for items."""
-        return math.hypot(self._over_seeds(tail), float(special.ndtri(tail)) * self.over_items)
+        """Half the width of an interval, with limits for items that are alike on both sides."""
+        return math.hypot(self._over_seeds(tail), over_resamples(tail, self.units) * self.over_items)
 
 
 @lru_cache(maxsize=8)
@@ -252,24 +274,28 @@ def paired(
     replicates: Sequence[tuple[int, int]] = (),
     items: int = 0,
     units: int = 0,
+    lacking: float = 0.0,
 ) -> Bootstrap:
-    """Bootstrap of a mean difference, given per replicate on all items and on each resample of the items.
+    """Bootstrap of a mean difference, given per replicate on all items and on each resample of the items, whose
+    standard error for items lacks some (see ``unseen``).
 
     ``replicates`` are (seed, data seed). Where the two are crossed they are two factors with a spread each, of the
     means over the other (Owen 2007); else every replicate is one more of a single factor.
     """
     varying = tuple(spread for spread in _spreads(points_s, replicates) if spread[1] > 0)
     of_one = float(resampled_bs.var(0, ddof=1).mean())
-    return Bootstrap(float(points_s.mean()), varying, resampled_bs.mean(1), len(points_s), items, units, of_one)
+    return Bootstrap(
+        float(points_s.mean()), varying, resampled_bs.mean(1), len(points_s), items, units, of_one, lacking
+    )
 
 
-def unseen(items: int, replicates: int) -> Floats:
-    """What resamples of a difference of shares would vary by (replicates,), where no item differs and none does.
+def unseen(items: int) -> float:
+    """The standard error of a difference of shares that resamples of n items lack.
 
-    That none of n differs does not say that none ever would: 1/2 is added to each of the four cells of such a table,
-    which gives the difference a standard error of 1/(n + 2) (Agresti and Min 2005).
+    That few of them differ, or none, does not say that no more ever would: 1/2 is added to each of the four cells of
+    the table of both, which adds 1/(n + 2)² to the variance (Agresti and Min 2005).
     """
-    return special.ndtri((np.arange(replicates) + 0.5) / replicates) / (items + 2)
+    return 1 / (items + 2)
 
 
 def _spreads(points_s: Floats, replicates: Sequence[tuple[int, int]]) -> tuple[tuple[float, int], ...]:

@@ -11,10 +11,10 @@ from synthetic_study import write_run
 
 from rankwise.config import Config
 from rankwise.find.answer import answer
-from rankwise.find.question import Budget, Question
+from rankwise.find.question import LOOKS, Budget, Question
 from rankwise.find.rates import Rates, Tuned
 from rankwise.find.rule import Evidence, Rule, decide, power
-from rankwise.find.story import Findings, Runs, keep
+from rankwise.find.story import Findings, Runs, answer_file, keep
 from rankwise.tracking.record import Record, read
 
 RANKS = (2, 4, 8)
@@ -78,7 +78,9 @@ def test_what_the_budget_left_open_says_what_would_decide_it(findings):
 def test_when_the_largest_rank_is_worse_no_rank_is_enough_and_the_next_thing_to_try_is_named(findings):
     told = answer(findings({4: seen(-0.05, 2, 3), 8: seen(-0.041, 2, 3)}))
     assert told.decided and told.rank is None
-    assert told.sentence.startswith("No rank up to 8 is enough on qv: rank 8 is 4.1 points worse [3.8, 4.4]. ")
+    assert told.sentence.startswith(
+        "No rank up to 8 was shown to be enough on qv: rank 8 is 4.1 points worse [3.8, 4.4]. "
+    )
     assert "Next to try: targets=all_linear." in told.sentence
 
 
@@ -107,6 +109,15 @@ def test_seeds_that_would_hardly_decide_it_are_not_asked_for(findings):
     items = int(advised[1].replace(",", "")) / 2000
     chances = [power(Rule(RANKS, 4, 0.02), 4, now, 8, share * items) for share in (1.0, 0.95)]
     assert chances[0] >= 0.8 > chances[1]
+
+
+def test_a_question_that_is_asked_again_with_more_seeds_adds_up_its_chances_of_error(findings):
+    found = findings({4: seen(-0.003, 2, 3)})
+    assert "The chance of naming a rank that is not enough is at most 5 %." in answer(found).notes[0]
+    earlier = answer_file(replace(found.question, looks=LOOKS[:2]))
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("{}")
+    assert "is at most 10 % for this and what was asked of the same runs with other --seeds." in answer(found).notes[0]
 
 
 def test_a_failed_run_is_named(findings):

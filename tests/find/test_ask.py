@@ -72,6 +72,7 @@ def test_a_budget_is_a_time_or_a_number_of_runs_and_a_margin_may_be_in_points():
         ([], {"seeds": 4}, "--seeds 4: one of 3, 5, 8"),
         (["name=x"], {}, "name: a question has many runs"),
         (["task.n_test=10"], {}, "task.n_test=10: 50 rows or more"),
+        (["task.protocol=paper"], {}, "task.protocol=paper: clean"),
         (["method.rnk=3"], {}, "method.rnk"),
     ],
 )

@@ -1,6 +1,7 @@
 """Evidence from predictions, against variances that are known from how the predictions were drawn."""
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -22,11 +23,13 @@ from rankwise.tracking.record import Record
 MANY = 4000
 
 
-def run(folder: Path, correct_n: np.ndarray, items: np.ndarray | None = None, seed: int = 0) -> Record:
+def run(
+    folder: Path, correct_n: np.ndarray, items: np.ndarray | None = None, seed: int = 0, **more: np.ndarray
+) -> Record:
     """A finished run that answered these items right."""
     folder.mkdir(parents=True)
     label = np.zeros(len(correct_n), dtype=np.int64)
-    columns = {"label": label, "prediction": (~correct_n).astype(np.int64), "score": np.zeros(len(correct_n))}
+    columns = {"label": label, "prediction": (~correct_n).astype(np.int64), "score": np.zeros(len(correct_n)), **more}
     predictions.write(folder, np.arange(len(correct_n)) if items is None else items, columns)
     metrics = {"test": {"accuracy": {"value": float(correct_n.mean())}}}
     return Record({"name": folder.name, "status": "finished"}, {"seed": seed}, metrics=metrics, folder=folder)
@@ -52,10 +55,25 @@ def test_the_error_over_items_is_the_part_that_no_number_of_seeds_averages_out(t
     assert found.over_seeds**2 == pytest.approx(within / MANY / 5, rel=2.5, abs=1e-9)
 
 
-def test_items_of_which_none_differs_are_no_certainty(tmp_path):
-    found = gather(*pairs(tmp_path, 3, 0.0, 0.0), named("accuracy"))
-    assert (found.gain, found.over_seeds, found.loose) == (0, 0, 0)
-    assert found.over_items == pytest.approx(1 / (MANY + 2), rel=1e-2)
+@pytest.mark.parametrize("wrong", [0, 1, 5])
+def test_few_items_that_differ_are_no_certainty_that_no_more_would(tmp_path, wrong):
+    arm = [run(tmp_path / f"a{s}", np.arange(100) >= wrong, seed=s) for s in range(3)]
+    full = [run(tmp_path / f"f{s}", np.ones(100, dtype=bool), seed=s) for s in range(3)]
+    found = gather(arm, full, named("accuracy"))
+    assert (found.gain, found.over_seeds, found.units) == (pytest.approx(-wrong / 100), 0, 100)
+    # Agresti and Min 2005: half an item more in each cell of the table.
+    expected = math.hypot(math.sqrt(wrong / 100 * (1 - wrong / 100) / 100), 1 / 102)
+    assert found.over_items == pytest.approx(expected, rel=0.02)
+
+
+def test_items_of_few_groups_count_as_groups(tmp_path):
+    wrong, group = np.arange(400) % 100 < np.repeat([0, 10, 20, 30], 100), np.repeat(np.arange(4), 100)
+    arm = [run(tmp_path / f"a{s}", ~wrong, seed=s, cluster=group) for s in range(2)]
+    full = [run(tmp_path / f"f{s}", np.ones(400, dtype=bool), seed=s, cluster=group) for s in range(2)]
+    found = gather(arm, full, named("accuracy"))
+    between = np.std([0.0, 0.1, 0.2, 0.3], ddof=1) / 2  # the standard error of a mean of four
+    assert found.units == 4
+    assert found.gain - found.low(0.05) == pytest.approx(2.353363 * between, rel=0.04)  # t of 3 degrees of freedom
 
 
 def test_a_loss_that_is_lower_is_a_gain(tmp_path):

@@ -1,6 +1,7 @@
 """The decision, look by look, with values worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,6 +25,10 @@ def test_the_limit_joins_students_t_over_seeds_and_the_normal_over_items_at_righ
     assert found.low(0.05) == pytest.approx(-0.004 - half, abs=1e-8)
     assert found.high(0.05) == pytest.approx(-0.004 + half, abs=1e-8)
     assert found.low(0.0) == -math.inf
+    few = replace(found, units=5)  # test items, or clusters of them
+    half = 2.131847 * math.hypot(0.003, math.sqrt(5 / 4) * 0.005)
+    assert (few.low(0.05), few.high(0.05)) == pytest.approx((-0.004 - half, -0.004 + half), abs=1e-8)
+    assert replace(few, units=10**6).low(0.05) == pytest.approx(found.low(0.05), abs=1e-8)
 
 
 @pytest.mark.parametrize("guess", RANKS)
@@ -69,6 +74,13 @@ def test_when_the_guess_fails_the_largest_rank_is_next_and_then_down_to_the_gues
 def test_a_rank_is_worse_when_its_upper_limit_is_below_minus_the_margin():
     assert judge(rule(give_up=0.0), 64, seen(-0.1, 2, 3)) == WORSE
     assert judge(rule(give_up=0.0), 64, seen(-0.1, 2)) == OPEN
+
+
+def test_runs_at_fault_show_no_rank_to_be_enough_but_may_show_it_to_be_worse():
+    at_three = rule(shares=(1.0,), looks=(3,))
+    assert judge(at_three, 64, seen(0.0, 3)) == ENOUGH
+    for gain, said in ((0.0, HOPELESS), (-0.1, WORSE)):
+        assert judge(at_three, 64, [replace(seen(gain, 3)[0], sound=False)]) == said
 
 
 def test_a_rank_that_never_decides_is_undecided_after_the_last_look():

@@ -20,6 +20,7 @@ def test_one_seed_gives_the_interval_over_items_and_says_so():
     found = interval([0.8], [0.01])
     assert found.kind == "items"
     assert found.half == pytest.approx(1.959964 * 0.01)
+    assert interval([0.8], [0.01], items=2000, clusters=4).half == pytest.approx(3.182446 * 0.01)  # t of 3 df
 
 
 def test_identical_runs_give_the_interval_over_items_not_zero_width():

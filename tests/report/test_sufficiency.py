@@ -1,11 +1,13 @@
 """Sameness with full fine-tuning and the smallest sufficient rank, on studies whose truth is known."""
 
+import math
 import shutil
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy import stats
 from synthetic_study import ITEMS, answers, printed, write_predictions, write_run, write_study
 
 from rankwise.report.page import html
@@ -50,7 +52,8 @@ def test_items_of_which_none_differs_are_no_certainty(tmp_path, items, verdict):
             write_run(tmp_path, method, rank, seed=seed, correct=np.arange(items) % 10 > 0)
     found = by_rank(build([tmp_path]))[8]
     assert (found.estimate, found.verdict) == (0, verdict)
-    assert found.bootstrap.low == pytest.approx(-1.645 / (items + 2), rel=1e-2)
+    reach = float(stats.t.isf(0.05, items - 1)) * math.sqrt(items / (items - 1))
+    assert found.bootstrap.low == pytest.approx(-reach / (items + 2), rel=1e-2)
 
 
 def test_testing_stops_at_the_first_failure_though_smaller_ranks_would_pass(tmp_path):

@@ -55,7 +55,8 @@ def intervals(run: Run) -> dict[str, dict[str, float]]:
     scores = {}
     for name, score in run.record.scores.items():
         if score.get("value") is not None and score.get("se") is not None:
-            over = interval([score["value"]], [score["se"]], within=named(name).range, items=score["n"])
+            sizes = {"items": score["n"], "clusters": score.get("clusters")}
+            over = interval([score["value"]], [score["se"]], within=named(name).range, **sizes)
             scores[name] = {"value": over.mean, "low": over.low, "high": over.high, "n": int(score["n"])}
     return scores
 

@@ -102,15 +102,15 @@ def _larger(findings: Findings, seen: Evidence) -> str:
 
 def _none(findings: Findings) -> str:
     question = findings.question
-    largest, status = question.ranks[-1], findings.decision.status
+    largest = question.ranks[-1]
     seen = findings.looks[largest][-1]
     where = f" on {question.method.targets.name}" if question.method.targets.name else ""
-    verb = "is enough" if status.get(largest) == WORSE else "was shown to be enough"
     nearest = "worse" if seen.high(0.05) < 0 else "away"
-    gap = question.metric.factor * -seen.gain
-    limits = f"[{question.metric.factor * -seen.high(0.05):.1f}, {question.metric.factor * -seen.low(0.05):.1f}]"
-    unit = question.metric.difference_unit
-    start = f"No rank up to {largest} {verb}{where}: rank {largest} is {gap:.1f} {unit} {nearest} {limits}"
+    gap, least, most = (
+        question.metric.difference(-value).lstrip("+") for value in (seen.gain, seen.high(0.05), seen.low(0.05))
+    )
+    gap = f"{gap} {question.metric.difference_unit} {nearest} [{least}, {most}]"
+    start = f"No rank up to {largest} was shown to be enough{where}: rank {largest} is {gap}"
     wrong = next(iter(findings.faults.get(largest, [])), "")
     if wrong:
         return f"{start}, but it is at fault itself ({wrong}). {_spent(findings)}"
@@ -133,7 +133,7 @@ def _savings(findings: Findings, rank: int) -> list[str]:
     ):
         mine, theirs = _middle(arm, path), _middle(reference, path)
         if mine and theirs:
-            parts.append(words.format(f"{100 * mine / theirs:.2g}"))
+            parts.append(words.format(f"{float(f'{100 * mine / theirs:.2g}'):g}"))  # 120, not 1.2e+02
     return parts
 
 
@@ -182,9 +182,11 @@ def _notes(findings: Findings, decided: bool) -> list[str]:
     question, notes = findings.question, []
     if findings.rule:
         why = "the pilot's guess" if findings.pilot else "the middle one, as no pilot could be cut"
-        looks = ", ".join(map(str, question.looks))
-        start = f"Started from rank {findings.rule.guess}, {why}. Looks after {looks} seeds."
-        notes.append(f"{start} The chance of naming a rank that is not enough is at most 5 %.")
+        start = f"Started from rank {findings.rule.guess}, {why}. " if len(question.ranks) > 1 else ""
+        looks, times = ", ".join(map(str, question.looks)), findings.times
+        before = " for this and what was asked of the same runs with other --seeds" if times > 1 else ""
+        chance = f"The chance of naming a rank that is not enough is at most {5 * times} %{before}."
+        notes.append(f"{start}Looks after {looks} seeds. {chance}")
     rates = findings.rates if question.tuned else None
     if not question.tuned:
         notes.append("Learning rates were not tuned here: they are the defaults, or as given.")

@@ -131,6 +131,8 @@ def _check_size(asked: Question) -> None:
     metric, task = named(asked.method.task.metric), asked.method.task
     if metric.percent and asked.margin >= 0.5:
         raise Refused(f"task.margin={asked.margin:g}: below 0.5; 2 points are 0.02, or --margin 2%")
+    if task.protocol == "paper":
+        raise Refused.value("task.protocol", "paper", "clean: the test rows may choose neither rate nor rank")
     if task.n_test is not None and task.n_test < _LEAST_TEST_ROWS:
         raise Refused.value("task.n_test", task.n_test, f"{_LEAST_TEST_ROWS} rows or more, which can show a difference")
     proving = next(k for k, share in zip(LOOKS, Rule.shares, strict=True) if share)

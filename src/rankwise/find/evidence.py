@@ -27,10 +27,9 @@ def gather(
     except NotComparable as why:
         raise Refused(f"{arm[0].folder}: no comparison: {why}") from None
     k, of_one = gain.seeds, gain.of_one
-    steady = max(0.0, (k * gain.over_items**2 - of_one) / (k - 1))
-    return Evidence(
-        k, metric.sign * gain.estimate, gain.over_seeds, math.sqrt(steady), math.sqrt(max(0.0, of_one - steady))
-    )
+    steady = max(0.0, (k * gain.means.var(ddof=1) - of_one) / (k - 1))
+    over_items, loose = math.hypot(math.sqrt(steady), gain.lacking), math.sqrt(max(0.0, of_one - steady))
+    return Evidence(k, metric.sign * gain.estimate, gain.over_seeds, over_items, loose, gain.units)
 
 
 def faults(runs: Sequence[Record], metric: Metric) -> list[str]:

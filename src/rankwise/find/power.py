@@ -72,7 +72,7 @@ def _pooled(pairs: Sequence[Evidence]) -> Evidence:
     over_items, loose = (
         math.sqrt(np.mean([getattr(seen, name) ** 2 for seen in pairs])) for name in ("over_items", "loose")
     )
-    return Evidence(1, 0.0, over_seeds, over_items, loose)
+    return Evidence(1, 0.0, over_seeds, over_items, loose, pairs[0].units)
 
 
 def needs(spread: Spreads, margin: float) -> list[Need]:

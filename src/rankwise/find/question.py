@@ -72,10 +72,14 @@ class Question:
         return "full fine-tuning" if self.reference.method.name == FULL else f"rank {self.reference.method.rank}"
 
     def id(self) -> str:
-        """The first 8 hex digits of a hash of all that is asked but the budget: answers to it share a file."""
-        asked = {key: getattr(self, key) for key in ("ranks", "margin", "tuned", "looks")}
+        """Of what is asked but the budget, whose answers share a file: 8 hex digits, and the seeds where these are few.
+
+        Questions with the same digits look at the same runs.
+        """
+        asked = {key: getattr(self, key) for key in ("ranks", "margin", "tuned")}
         asked |= {"method": canonical(plain(self.method)), "reference": canonical(plain(self.reference))}
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+        digits = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+        return digits if self.looks == LOOKS else f"{digits}-{self.looks[-1]}"
 
     def run_of(
         self, rank: int | None, seed: int, lr: float | None = None, share: float = 1.0, stage: str | None = None

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from rankwise.statistics import over_resamples
+
 ENOUGH, WORSE, HOPELESS, UNDECIDED, OPEN = "enough", "worse", "hopeless", "undecided", "open"
 _SHARES = 200  # of a distribution that is averaged over
 
@@ -34,7 +36,8 @@ class Evidence:
 
     ``over_seeds`` is the standard error of that mean for the seeds, ``over_items`` for the test items: the part that no
     number of seeds averages out. What items do differently from seed to seed is in the spread over seeds already;
-    ``loose`` is that part of one seed's standard deviation.
+    ``loose`` is that part of one seed's standard deviation. ``units`` is how many test items there are, or clusters of
+    them; 0 is many. Runs at fault cannot show that their rank is enough (``sound``), whatever they scored.
     """
 
     seeds: int
@@ -42,14 +45,23 @@ class Evidence:
     over_seeds: float
     over_items: float
     loose: float = 0.0
+    units: int = 0
+    sound: bool = True
 
     def low(self, tail: float) -> float:
         """The lower end of the one-sided interval at level 1 − tail."""
-        return self.gain - _half(tail, self.seeds, self.over_seeds, self.over_items)
+        return self.gain - self._half(tail)
 
     def high(self, tail: float) -> float:
         """The upper end of the one-sided interval at level 1 − tail."""
-        return self.gain + _half(tail, self.seeds, self.over_seeds, self.over_items)
+        return self.gain + self._half(tail)
+
+    def _half(self, tail: float) -> float:
+        """Half an interval: Student's t over seeds and over items, at right angles (Zou and Donner 2008)."""
+        if tail <= 0:
+            return math.inf
+        t, z = _quantiles(tail, self.seeds - 1, self.units)
+        return math.hypot(t * self.over_seeds, z * self.over_items)
 
     def with_size(self, seeds: int, items: float = 1.0) -> "Evidence":
         """What to expect of ``seeds`` seeds in all and ``items`` times as many test items, should the gain stay."""
@@ -57,7 +69,9 @@ class Evidence:
         loose = min(of_one, self.loose**2)
         over_seeds = math.sqrt((of_one - loose + loose / items) / seeds)
         scale = math.sqrt(items)
-        return Evidence(seeds, self.gain, over_seeds, self.over_items / scale, self.loose / scale)
+        return Evidence(
+            seeds, self.gain, over_seeds, self.over_items / scale, self.loose / scale, round(self.units * items)
+        )
 
 
 @dataclass(frozen=True)
@@ -147,10 +161,12 @@ def spent(looks: Mapping[int, Sequence[Evidence]]) -> int:
 def judge(rule: Rule, rank: int, seen: Sequence[Evidence]) -> str:
     """What the looks at one rank say: the first that decides it, or whether another look is worth its runs."""
     for evidence, share in zip(seen, rule.shares, strict=False):
-        if evidence.low(share * rule.level(rank)) > -rule.margin:
+        if evidence.sound and evidence.low(share * rule.level(rank)) > -rule.margin:
             return ENOUGH
         if evidence.high(share * rule.level_worse(rank)) < -rule.margin:
             return WORSE
+        if not evidence.sound:
+            return HOPELESS
         speaks_for_none = rank == rule.ranks[-1] and not share  # and the next look may call it worse
         if not speaks_for_none and _is_hopeless(rule, rank, evidence):
             return HOPELESS
@@ -184,7 +200,7 @@ def power(rule: Rule, rank: int, known: Evidence, seeds: int, items: float = 1.0
     shares), since a few seeds misjudge it.
     """
     later = known.with_size(seeds, items)
-    t, z = _quantiles(rule.tail(rank, seeds), seeds - 1)
+    t, z = _quantiles(rule.tail(rank, seeds), seeds - 1, later.units)
     drawn_m = stats.chi2.ppf((np.arange(_SHARES) + 0.5) / _SHARES, seeds - 1) / (seeds - 1)
     wanted_m = np.hypot(t * later.over_seeds * np.sqrt(drawn_m), z * later.over_items) - rule.margin
     spread = math.hypot(later.over_seeds, later.over_items)
@@ -197,14 +213,6 @@ def _smallest(status: Mapping[int, str]) -> int | None:
     return min((rank for rank, state in status.items() if state == ENOUGH), default=None)
 
 
-def _half(tail: float, seeds: int, over_seeds: float, over_items: float) -> float:
-    """Half an interval: Student's t over seeds and the normal over items, at right angles (Zou and Donner 2008)."""
-    if tail <= 0:
-        return math.inf
-    t, z = _quantiles(tail, seeds - 1)
-    return math.hypot(t * over_seeds, z * over_items)
-
-
 @functools.cache
-def _quantiles(tail: float, df: int) -> tuple[float, float]:
-    return float(stats.t.isf(tail, df)), float(stats.norm.isf(tail))
+def _quantiles(tail: float, df: int, units: int) -> tuple[float, float]:
+    return float(stats.t.isf(tail, df)), over_resamples(tail, units)

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rankwise.find.question import Question
 from rankwise.find.rates import Rates, tune
 from rankwise.find.rule import Decision, Evidence, Rule, decide
 from rankwise.identity import folder
+from rankwise.report.arms import UNDER_TRAINED
 from rankwise.tracking import record as records
 from rankwise.tracking.mirror import Mirror
 from rankwise.tracking.record import FINISHED, Record
@@ -86,6 +87,13 @@ class Findings:
     faults: dict[int, list[str]] = field(default_factory=dict)  # of the ranks that were run, as the report says them
     stopped: str = ""  # "", "budget", or what failed
 
+    @property
+    def times(self) -> int:
+        """How often these runs were asked, this time included: with other numbers of seeds, each at the whole level."""
+        file = answer_file(self.question)
+        alike = file.parent.glob(f"{file.stem[: len('answer-') + 8]}*.json")
+        return len({file, *alike})
+
 
 def find(question: Question, launch: Launch, jobs: int = 1) -> Findings:
     """Tune, guess, confirm. What is finished is not run again, so that a second start goes on from what is there."""
@@ -141,24 +149,28 @@ def confirm(question: Question, rule: Rule, rates: Rates, curve: dict[int, float
     """Add seeds in looks until the rule has decided, a run fails or the budget is spent."""
     looks: dict[int, list[Evidence]] = {}
     arms: dict[int | None, list[Record]] = {}
+    wrong: dict[int, list[str]] = {}
     stopped = ""
     while (decision := decide(rule, looks)).following is not None:
         rank, seeds = decision.following
         try:
             arms |= _paired(question, rates, rank, seeds, runs)
-            looks.setdefault(rank, []).append(gather(arms[rank], arms[None], question.metric))
+            evidence = gather(arms[rank], arms[None], question.metric)
             # Two seeds tell little of chance; from the first look that can prove something on, it must be above it.
-            if rule.shares[rule.looks.index(seeds)] and (against := faults(arms[None], question.metric)):
-                remedy = "train it longer" if question.tuned else "train it longer, or with --rates tune"
-                stopped = f"{question.reference_name}: {against[0]}; {remedy}"
-                decision = Decision({})  # what it was compared with before is void, too
+            if rule.shares[rule.looks.index(seeds)]:
+                if against := faults(arms[None], question.metric):
+                    remedy = "train it longer" if question.tuned else "train it longer, or with --rates tune"
+                    stopped = f"{question.reference_name}: {against[0]}; {remedy}"
+                    decision = Decision({})  # what it was compared with before is void, too
+                wrong[rank] = faults(arms[rank], question.metric)
+                evidence = replace(evidence, sound=all(fault.startswith(UNDER_TRAINED) for fault in wrong[rank]))
+            looks.setdefault(rank, []).append(evidence)
         except Spent:
             stopped = "budget"
         except (Failed, Refused) as why:
             stopped = str(why)
         if stopped:
             break
-    wrong = {rank: faults(arms[rank], question.metric) for rank, seen in looks.items() if seen[-1].seeds > 2}
     return Findings(question, runs, rates, curve, rule, decision, looks, arms, wrong, stopped)
 
 

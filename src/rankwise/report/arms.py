@@ -315,9 +315,9 @@ def over_runs(cells: Iterable[tuple[Record, Any]], sign: float = 1.0, **how: Any
     if not known:
         return None
     values, first = [sign * float(cell["value"]) for _, cell in known], known[0][1]
-    items = first.get("clusters", first.get("n"))
+    sizes = {"items": first.get("n"), "clusters": first.get("clusters")}
     ses = [cell["se"] for _, cell in known if cell.get("se") is not None]
-    return interval(values, ses, items=items, replicates=[replicate(run) for run, _ in known], **how)
+    return interval(values, ses, replicates=[replicate(run) for run, _ in known], **sizes, **how)
 
 
 def covered(scores: Iterable[Interval | None], items: str = "test items") -> str:

@@ -54,5 +54,6 @@ def describe(record: records.Record, config: Config) -> str:
 def _score(metric: metrics.Metric, score: dict[str, Any]) -> str:
     """``81.2 ± 1.7 % (95 % over test items)``, as a report has it."""
     known = [score["se"]] if score["se"] is not None else []
-    over = interval([score["value"]], known, within=metric.range, items=score.get("n"))
+    n, clusters = score.get("n"), score.get("clusters")
+    over = interval([score["value"]], known, within=metric.range, items=n, clusters=clusters)
     return f"{metric.interval(over)}{' %' * metric.percent}{' (95 % over test items)' * (over.kind == 'items')}"

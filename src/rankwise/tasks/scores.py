@@ -203,7 +203,9 @@ def _clustered(scores: dict[str, Score], columns: dict[str, np.ndarray], cluster
         )
         weights = item_weights(len(cluster_n), _RESAMPLES, 0, cluster_n)
         drawn = np.concatenate([weighted(label_n, own_n[None], weights_bn) for weights_bn in weights])
-        se = float(np.nan_to_num(drawn).std(ddof=1)) if clusters > 1 else math.nan  # what is constant correlates with 0
+        # What is constant correlates with 0. Resamples of k clusters vary by (k−1)/k of what other clusters would.
+        spread = float(np.nan_to_num(drawn).std(ddof=1))
+        se = spread * math.sqrt(clusters / (clusters - 1)) if clusters > 1 else math.nan
         found[name] = score | {"se": se, "clusters": clusters}
     return found
 
