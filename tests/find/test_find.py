@@ -103,7 +103,9 @@ def test_a_dry_run_lists_the_stages_and_makes_nothing(zygote, tmp_path):
 
 
 def test_a_run_that_fails_ends_it_by_name(zygote, tmp_path):
-    done = zygote.rankwise(tmp_path, *ASK, "task.n_test=5000")
-    assert done.returncode == 1
-    assert done.stdout.startswith("No conclusion: task.n_test=5000: the data have")
+    raising = "{_target_: builtins.int, _partial_: true}"
+    callback = f"{{_target_: lightning.pytorch.callbacks.LambdaCallback, on_train_end: {raising}}}"
+    done = zygote.rankwise(tmp_path, *ASK, f"callbacks={{raising: {callback}}}")
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("No conclusion: lora-r4-qv-lr0.01-s2000 failed: ")
     assert "lora-r8-qv-lr0.01-s0 failed; its seed was not replaced." in done.stdout
