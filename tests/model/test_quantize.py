@@ -186,6 +186,25 @@ def test_the_error_of_the_logits_is_relative_and_of_the_run_s_own_numerics(tiny)
     assert found["bf16"] < found["nf4"] and found["int8"] < found["nf4"]
 
 
+def test_of_a_causal_lm_the_error_is_at_the_learned_tokens_of_batches_of_any_length(tiny):
+    config = tiny("llama", task__kind="causal_lm", task__metric="perplexity", **keys("nf4"))
+    model, _ = base.load(config.model, resolve(config.model), 1, config.seed, "eager", "causal_lm")
+    ids, few = batch()["input_ids"], []
+    for length, keep in ((12, [3, 7, 30]), (9, [2, 18])):  # places in rows of this length, laid end to end
+        short = {"input_ids": ids[:, :length], "keep": torch.tensor(keep), "row": torch.arange(4)}
+        few.append(short | {"labels": torch.zeros(len(keep)), "owner": torch.zeros(len(keep)), "bytes": torch.ones(4)})
+
+    def at_learned():
+        with torch.no_grad():
+            of_all = [model(input_ids=one["input_ids"]).logits.flatten(0, 1)[one["keep"]] for one in few]
+        return torch.cat(of_all)
+
+    exact = at_learned()
+    told = quantize(model, config, Numerics(torch.device("cpu"), "fp32", 1, "eager"), few)
+    assert told["quant_error"] == pytest.approx(float((at_learned() - exact).norm() / exact.norm()), rel=1e-5)
+    assert told["quant_error_rows"] == 8
+
+
 @pytest.mark.parametrize("quant", KINDS)
 def test_a_causal_lm_keeps_its_head_and_its_ties(quant):
     config = tiny("llama", targets="all_linear", task__kind="causal_lm", task__metric="perplexity", **keys(quant))

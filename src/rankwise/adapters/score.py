@@ -1,6 +1,5 @@
 """Scores and logits on a run's own rows."""
 
-import contextlib
 import math
 from dataclasses import dataclass
 from itertools import islice
@@ -14,15 +13,17 @@ from torch.utils.data import DataLoader
 from rankwise.adapters.loading import numerics
 from rankwise.adapters.runs import Run, on_this_machine
 from rankwise.errors import Refused
+from rankwise.model import outputs
 from rankwise.model.numerics import Numerics
 from rankwise.tasks import batches, data, scores
 from rankwise.tasks.scores import Scorer
 from rankwise.tracking.predictions import Unreadable, read
-from rankwise.train import module, step
+from rankwise.train import module
 from rankwise.train.module import FineTuner
 
 Columns = dict[str, np.ndarray]
 
+_EXACT = Numerics(torch.device("cpu"), "fp32", 1, None)
 CHECK_ROWS = 256  # validation rows whose logits are compared
 
 
@@ -52,21 +53,11 @@ class Rows:
         return cls(loaders.validation, loaders.test, scorer, config.task.metric)
 
 
-def logits(model: nn.Module, rows: Rows, settings: Numerics | None = None) -> torch.Tensor:
-    """fp32 logits (rows, outputs) of the first validation rows, or at their learned tokens.
-
-    Computed in the run's numerics, or in fp32.
-    """
-    parts = []
-    device = settings.device if settings else torch.device("cpu")
-    model.to(device).eval()
+def logits(model: nn.Module, rows: Rows, settings: Numerics = _EXACT) -> torch.Tensor:
+    """fp32 logits (rows, outputs) of the first validation rows, or at their learned tokens."""
     size = rows.validation.batch_sampler
     several = math.ceil(CHECK_ROWS / max(map(len, size)))  # type: ignore[arg-type]
-    with torch.inference_mode(), settings.autocast() if settings else contextlib.nullcontext():
-        for batch in islice(rows.validation, several):
-            moved = {key: value.to(device) for key, value in batch.items()}
-            parts.append(step.losses(model, rows.scorer, moved)[0].float().cpu())
-    return torch.cat(parts)
+    return outputs.all_logits(model, islice(rows.validation, several), settings)
 
 
 def relative(now: torch.Tensor, exact: torch.Tensor) -> float:

@@ -8,6 +8,7 @@ stand-ins that need no library.
 import functools
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -21,6 +22,7 @@ from rankwise.errors import Refused
 from rankwise.model import fused
 from rankwise.model.base import head_names
 from rankwise.model.numerics import LOW, Numerics
+from rankwise.model.outputs import all_logits
 from rankwise.model.targets import block_linears, modules_named, shape
 from rankwise.tracking.groups import Compute
 
@@ -75,7 +77,8 @@ def quantize(
     """``store`` a loaded base and move it to the run's device; returns what that did to it, for the record.
 
     ``quant_error`` is the relative error of the logits, ‖q − exact‖ / ‖exact‖ over a few batches: ``exact`` in fp32
-    before, q after as the run will compute, so in its precision. ``quant_error_rows`` is how many rows that were.
+    before, q after as the run will compute, so in its precision; of a causal LM at learned tokens.
+    ``quant_error_rows`` is how many rows that were.
     Of a ``mapped`` base neither is known: the whole of it would have to be read.
     """
     if config.quant.kind is None:
@@ -86,11 +89,12 @@ def quantize(
         store(base, config, heads, precision, device, mapped)
         return {}
     few = list(islice(batches, ERROR_BATCHES))
-    exact = _logits(base, few, device if _has_room(base, device) else torch.device("cpu"), "fp32")
+    roomy = device if _has_room(base, device) else torch.device("cpu")
+    exact = all_logits(base, few, replace(numerics, device=roomy, precision="fp32"))
     store(base, config, heads, precision, device)
-    held = _logits(base, few, device, precision)
+    held = all_logits(base, few, numerics)
     error = float(torch.linalg.vector_norm(held - exact) / torch.linalg.vector_norm(exact))
-    return {"quant_error": error, "quant_error_rows": len(exact)}
+    return {"quant_error": error, "quant_error_rows": sum(len(batch["input_ids"]) for batch in few)}
 
 
 def cast_base(base: nn.Module, apart: list[str], dtype: torch.dtype) -> None:
@@ -352,16 +356,3 @@ def _has_room(base: nn.Module, device: torch.device) -> bool:
     if device.type != "cuda":
         return True
     return 1.2 * sum(p.numel() * p.element_size() for p in base.parameters()) < torch.cuda.mem_get_info(device)[0]
-
-
-def _logits(base: nn.Module, batches: list[Any], device: torch.device, precision: str) -> torch.Tensor:
-    """fp32 logits of the rows of all batches, (rows, outputs), on the CPU."""
-    parts = []
-    was_training = base.training
-    base.to(device).eval()
-    with torch.no_grad(), torch.autocast(device.type, LOW.get(precision), enabled=precision in ("bf16", "fp16")):
-        for batch in batches:
-            inputs = {key: value.to(device) for key, value in batch.items() if key not in ("labels", "row")}
-            parts.append(base(**inputs).logits.float().cpu())
-    base.train(was_training)
-    return torch.cat(parts)

@@ -21,11 +21,11 @@ from rankwise.measure.shape import Shape
 from rankwise.model.adapt import Adapted, adapt
 from rankwise.model.base import head_names
 from rankwise.model.numerics import LOW, Numerics
+from rankwise.model.outputs import Batch
 from rankwise.model.quantize import hold_as_multiplied, store
 from rankwise.model.skeleton import materialise, skeleton
 from rankwise.tasks.scores import Scorer
 from rankwise.train import optim, shard, step
-from rankwise.train.step import Batch
 
 
 def build(

@@ -13,10 +13,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from rankwise.config import Optim
 from rankwise.model.methods import adalora
 from rankwise.model.numerics import Numerics
+from rankwise.model.outputs import Batch
 from rankwise.tasks.scores import Columns, Score, Scorer
 from rankwise.train import optim
 from rankwise.train.ranks import ALONE, Ranks
-from rankwise.train.step import Batch, loss, losses
+from rankwise.train.step import loss, losses
 
 
 class FineTuner(pl.LightningModule):

@@ -1,7 +1,6 @@
 """What one training step does, the same for a real run and a planned one."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,13 +9,10 @@ from torch import nn
 
 from rankwise.errors import Refused
 from rankwise.measure.shape import Shape
+from rankwise.model import outputs
 from rankwise.model.methods import adalora, nested
+from rankwise.model.outputs import Batch
 from rankwise.tasks.scores import Scorer
-
-Batch = dict[str, torch.Tensor]
-
-
-_NOT_INPUTS = frozenset({"labels", "row", "keep", "owner", "bytes"})
 
 
 def losses(model: nn.Module, scorer: Scorer, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,30 +28,8 @@ def losses(model: nn.Module, scorer: Scorer, batch: Batch) -> tuple[torch.Tensor
 
 
 def _losses(model: nn.Module, scorer: Scorer, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    inputs = {key: value for key, value in batch.items() if key not in _NOT_INPUTS}
-    if "keep" not in batch:
-        logits = model(**inputs).logits
-    else:
-        with _logits_only_at(model, batch["keep"]):
-            logits = model(**inputs, use_cache=False).logits[0]
+    logits = outputs.logits(model, batch)
     return logits, scorer.losses(logits, batch["labels"])
-
-
-@contextlib.contextmanager
-def _logits_only_at(model: Any, keep_N: torch.Tensor) -> Iterator[None]:
-    """Give the output layer only the positions that are learned: with a vocabulary of 50,000, logits of the others
-    are the largest thing in memory. What a model does to its logits behind that layer stays as it is.
-    """
-
-    def choose(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        return (args[0].flatten(0, 1).index_select(0, keep_N)[None],)
-
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    hook = base.get_output_embeddings().register_forward_pre_hook(choose)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def loss(model: nn.Module, losses_N: torch.Tensor, share: float = 1.0) -> torch.Tensor:

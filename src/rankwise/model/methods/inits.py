@@ -16,9 +16,9 @@ from transformers.pytorch_utils import Conv1D
 
 from rankwise.errors import Refused
 from rankwise.model.methods.seeds import derived_seed
+from rankwise.model.outputs import Batch, logits
 
 Start = dict[str, tuple[torch.Tensor, torch.Tensor]]  # A and B before training, by the layer's name
-Batch = dict[str, torch.Tensor]
 
 _EVA_PASSES = 200  # batches after which directions that still turn are given up
 
@@ -130,8 +130,7 @@ def eva(model: PeftModel, batches: Iterable[Batch]) -> None:
     """
     config = model.peft_config["default"]
     assert isinstance(config, LoraConfig)
-    some = itertools.islice(batches, _EVA_PASSES)
-    inputs = [{key: value for key, value in batch.items() if key not in ("labels", "row")} for batch in some]
+    inputs = list(itertools.islice(batches, _EVA_PASSES))
     tokens = max((int(batch["attention_mask"].sum()) for batch in inputs), default=0)
     if tokens < config.r:
         raise Refused.value("method.rank", config.r, f"at most {tokens} with method.init=eva: the tokens of a batch")
@@ -151,6 +150,6 @@ def _limited(passes: int) -> Callable[[nn.Module, Batch], None]:
         if next(left, None) is None:
             why = f"the layers' inputs have not settled in {passes} batches; use a smaller rank or more varied data"
             raise Refused.value("method.init", "eva", f"a rank that the data can fill: {why}")
-        model(**batch)
+        logits(model, batch)
 
     return forward
