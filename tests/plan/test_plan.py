@@ -238,14 +238,15 @@ def test_an_mfu_counts_for_runs_that_recompute_alike(tiny):
     assert [_measured_mfu(*asked, again) for again in (False, True)] == [[0.3], []]
 
 
-def test_the_steps_of_a_packed_run_are_not_known_and_its_mask_is(tiny):
+def test_the_steps_of_a_run_of_joined_texts_are_not_known_and_a_mask_is(tiny):
     keys: dict[str, Any] = {"task__kind": "causal_lm", "task__metric": "perplexity", "task__n_train": 1000}
     keys |= {"trainer__max_steps": None, "task__max_length": 64}
-    plain, packed = (tiny("llama", task__packing=packing, **keys) for packing in (False, True))
-    found = plan([plain, packed], Question(H100, H100.memory_bytes))
-    known, unknown = (each["compute"] for each in found["runs"])
-    assert known["steps"] and known["train_s"] and known["step_s"] and unknown["step_s"]
-    assert unknown["steps"] is unknown["train_s"] is found["totals"]["train_s"] is found["totals"]["flops"] is None
+    plain, *joined = (tiny("llama", **keys, **{f"task__{way}": True}) for way in ("skip_empty", "packing", "blocks"))
+    found = plan([plain, *joined], Question(H100, H100.memory_bytes))
+    known, *unknown = (each["compute"] for each in found["runs"])
+    assert known["steps"] and known["train_s"] and known["step_s"] and all(each["step_s"] for each in unknown)
+    assert {each[key] for each in unknown for key in ("steps", "train_s")} == {None}
+    assert found["totals"]["train_s"] is found["totals"]["flops"] is None
     held = [each["memory"]["train"]["peak_bytes"] for each in found["runs"]]
     assert held[1] - held[0] >= 4 * plain.trainer.batch_size * 64 * 64 - 64**2
 

@@ -232,10 +232,10 @@ def _time(config: Config, task: Facts, needed: int, question: Question, settings
     """Steps, and seconds of training at the MFU that was given, measured or assumed; padding counts as full length.
 
     ``needed`` are the FLOPs of a step without recomputation: MFU is defined by them. Without ``trainer.max_steps`` a
-    packed run's steps are unknown: how many rows share a batch depends on how long each is.
+    packed run's steps are unknown, and of one in blocks: how many rows share a batch depends on how long each is.
     """
     trainer = config.trainer
-    known = trainer.max_steps or (task.rows is not None and not config.task.packing)
+    known = trainer.max_steps or (task.rows is not None and not (config.task.packing or config.task.blocks))
     budget = Budget.of(config, task.rows or 1) if known else None
     steps = budget.steps if budget else None
     peak, source = question.hardware.peak(settings, trainer.matmul_precision)
