@@ -19,6 +19,7 @@ from rankwise.model import base
 from rankwise.run import run
 from rankwise.tasks.scores import language_scores
 from rankwise.tracking.record import Record
+from rankwise.train.forget import Answers, Questions, _cosines
 from rankwise.train.generate import _batch
 
 FULL = {"method": "full", "method__lr": 1e-2, "optim__lr": 1e-2}
@@ -122,6 +123,41 @@ def test_forgetting_of_a_language_model_is_paired_over_texts(tmp_path):
     assert found["difference"]["se"] < found["before"]["se"] + found["after"]["se"]
 
 
+def test_rounding_the_base_is_not_forgetting(tmp_path):
+    (tmp_path / "other.csv").write_text("text\n" + "".join(f"some other words number {i * 37}\n" for i in range(60)))
+    asked = under("forgetting", name="other", path=str(tmp_path / "other.csv"), n=40)
+    still = {"method__lr": 1e-12, "optim__lr": 1e-12, "trainer__precision": "bf16_true"}
+    found = run(language("llama", tmp_path, **still, **asked)).metrics["forgetting"]
+    assert found["difference"]["value"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("negative", "positive"), [(200, 200), (40, 360)])
+def test_a_probe_learns_and_asks_both_classes_however_the_file_is_sorted(negative, positive, tmp_path):
+    rows = [f"text number {i},{'no' if i < negative else 'yes'}\n" for i in range(negative + positive)]
+    (tmp_path / "sorted.csv").write_text("text,label\n" + "".join(rows))
+    config = tiny("bert", **under("forgetting", name="o", path=str(tmp_path / "sorted.csv"), n=300))
+    asked = Questions.of(config, None)
+    labels = asked.rows.test.labels
+    noise = np.random.default_rng(0).standard_normal((len(labels), 4))
+    known = Answers(features=noise + 20.0 * labels[:, None] - 10)
+    found = asked.compare(known, Answers(features=noise))
+    larger = max(np.mean(labels), 1 - np.mean(labels))
+    assert found["before"]["value"] == 1 and found["after"]["value"] == pytest.approx(larger, abs=0.1)
+    assert found["difference"]["value"] == pytest.approx(found["after"]["value"] - 1)
+
+
+def test_the_error_of_cosines_is_over_texts_that_pairs_share():
+    rng = np.random.default_rng(0)
+    centres, found = rng.standard_normal((5, 16)), []
+    for _ in range(60):
+        before = centres[rng.integers(0, 5, 100)] + rng.standard_normal((100, 16))
+        after = before + rng.lognormal(0, 1, (100, 1)) * rng.standard_normal((100, 16))
+        found.append(_cosines(before, after))
+    spread = np.std([one["value"] for one in found], ddof=1)
+    assert np.mean([one["se"] for one in found]) == pytest.approx(spread, rel=0.25)
+    assert found[0]["n"] == 100
+
+
 def test_forgetting_of_an_encoder_is_a_probe_and_the_order_of_cosines(tmp_path):
     rows = [f"word{i % 7} word{i % 3} {'good' if i % 2 else 'bad'} {i},{i % 2}\n" for i in range(120)]
     (tmp_path / "other.csv").write_text("text,label\n" + "".join(rows))
@@ -129,8 +165,8 @@ def test_forgetting_of_an_encoder_is_a_probe_and_the_order_of_cosines(tmp_path):
     asked = run(tiny("bert", outputs=str(tmp_path), **probe))
     silent = run(tiny("bert", outputs=str(tmp_path)))
     assert asked.metrics["curve"] == silent.metrics["curve"], "to be asked changes nothing"
-    with pytest.raises(Refused, match=r"^forgetting.n=3: 3 texts are left, and the half that a probe is fitted to"):
-        run(tiny("bert", outputs=str(tmp_path / "few"), **probe | {"forgetting__n": 3}))
+    with pytest.raises(Refused, match=r"^forgetting.n=2: 2 texts are left, and the half that a probe is fitted to"):
+        run(tiny("bert", outputs=str(tmp_path / "few"), **probe | {"forgetting__n": 2}))
     assert not (tmp_path / "few").exists()
     found = asked.metrics["forgetting"]
     assert found["measure"] == "probe" and found["before"]["n"] == 40

@@ -100,11 +100,13 @@ class _Story:
         latency.check_lengths(config.tracking.latency, self.tokenizer.model_max_length)
 
     def ask(self) -> None:
-        """What it knows before, where it is asked."""
+        """What it knows before, where it is asked: with weights rounded as they will be in training."""
         self.asked = forget.Questions.of(self.config, self.tokenizer)
         if self.asked and self.ranks.is_first:
             with self.clock("forgetting"):
-                self.before = self.asked.ask(self.lm, self.settings)
+                rounds = self.settings.precision == "bf16_true"
+                lm = copy.deepcopy(self.lm).bfloat16() if rounds else self.lm
+                self.before = self.asked.ask(lm, self.settings)
 
     def ask_again(self) -> None:
         """What it has forgotten."""

@@ -1,6 +1,7 @@
 """What training unlearned: the same questions before and after, on another corpus."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,11 @@ from rankwise.errors import Refused
 from rankwise.model.numerics import Numerics
 from rankwise.tasks import data
 from rankwise.tasks.batches import collate_for, encoded, eval_loader
-from rankwise.tasks.scores import TokenScorer, mean_score, rank_correlation, ratio
+from rankwise.tasks.scores import TokenScorer, mean_score, ratio
 from rankwise.train.step import losses
 
 _PAIRS = 2000  # of texts, whose cosines are ranked
+_GROUPS = 50  # of texts, each left out once
 _SHARED = ("path", "package", "revision", "format", "columns", "text", "label", "threshold", "min_abs_label")
 
 
@@ -52,7 +54,7 @@ class Questions:
             message = str(refused).replace("task.n_test", "forgetting.n").replace("task.", "forgetting.")
             raise Refused(message) from None
         labels = rows.test.labels
-        if not task.writes and len(set(labels[: len(labels) // 2].tolist())) < 2:
+        if not task.writes and len(set(labels[_halves(labels)[0]].tolist())) < 2:
             why = f"{len(labels)} texts are left, and the half that a probe is fitted to has fewer than two labels"
             raise Refused.value("forgetting.n", asked.n, why, "more texts are needed")
         return cls(dataclasses.replace(config, task=task), rows, tokenizer)
@@ -97,13 +99,14 @@ class Questions:
         return scores | {"measure": "probe", "cosines": _cosines(before.features, after.features)}
 
     def _probe(self, features: np.ndarray) -> np.ndarray:
-        """Which texts of the second half a linear probe gets right that was fitted on the first."""
+        """Which texts of one half a linear probe gets right that was fitted on the other."""
         from rankwise.tasks import baselines
 
-        labels, half = self.rows.test.labels, len(features) // 2
-        fitted = baselines.fit("probe", features[:half], labels[:half], has_classes=True)
-        prediction, _ = baselines.predict(fitted, features[half:])
-        return np.asarray(prediction == labels[half:])
+        labels = self.rows.test.labels
+        learned, tested = _halves(labels)
+        fitted = baselines.fit("probe", features[learned], labels[learned], has_classes=True)
+        prediction, _ = baselines.predict(fitted, features[tested])
+        return np.asarray(prediction == labels[tested])
 
 
 def as_task(asked: Forgetting, task: Task) -> Task:
@@ -121,9 +124,26 @@ def as_task(asked: Forgetting, task: Task) -> Task:
     return Task(**keys)
 
 
+def _halves(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of two random halves, with as many of each class in both, whatever their order in the file."""
+    drawn = np.random.default_rng(0).permutation(len(labels))
+    by_class = drawn[np.argsort(labels[drawn], kind="stable")]
+    return by_class[::2], by_class[1::2]
+
+
 def _cosines(before_NH: np.ndarray, after_NH: np.ndarray) -> dict[str, float]:
-    """Spearman's correlation of the cosines of the same random pairs."""
-    i, j = np.random.default_rng(0).integers(0, len(before_NH), (2, _PAIRS))
+    """Spearman's correlation of the cosines of the same random pairs, of ``n`` texts.
+
+    Pairs share texts, so that its error is that of a jackknife which leaves out groups of texts (Shao and Tu 1995,
+    §2.3), each with all pairs that it has a part in.
+    """
+    rng, n = np.random.default_rng(0), len(before_NH)
+    i, j = rng.integers(0, n, (2, _PAIRS))
     i, j = i[i != j], j[i != j]
     unit = [states / np.linalg.norm(states, axis=1, keepdims=True) for states in (before_NH, after_NH)]
-    return rank_correlation(float(spearmanr(*((states[i] * states[j]).sum(1) for states in unit)).statistic), len(i))
+    cosines = [(states[i] * states[j]).sum(1) for states in unit]
+    group = rng.permutation(n) % min(n, _GROUPS)
+    without = [np.flatnonzero((group[i] != left) & (group[j] != left)) for left in range(group.max() + 1)]
+    values = np.array([spearmanr(*(pairs[some] for pairs in cosines)).statistic for some in without])
+    se = math.sqrt((len(values) - 1) * values.var())
+    return {"value": float(spearmanr(*cosines).statistic), "se": se, "n": n}
