@@ -16,6 +16,7 @@ from rankwise.adapters.runs import open_run
 from rankwise.adapters.shrink import shrink
 from rankwise.cli import main
 from rankwise.errors import Refused
+from rankwise.tracking import predictions
 
 
 @pytest.mark.parametrize(("shape", "method"), [("bert", "lora"), ("gpt2", "rslora"), ("llama", "lora")])
@@ -52,6 +53,19 @@ def test_the_whole_rank_gives_the_same_logits(trained, copied, tmp_path, shape, 
     assert score.relative(in_place, score.logits(again, score.Rows.of(run, tokenizer), numerics(run))) < 1e-5
     assert score.relative(in_place, logits[0]) > 1e-4  # so that rank 3 is another model
     assert found["difference"]["value"] == 0 and found["kept_energy"] == pytest.approx(1)
+
+
+def test_errors_are_over_groups_as_those_of_the_run(trained, tmp_path):
+    words = ("sun", "joy", "win", "fog", "ill", "mud")
+    rows = [f"{words[i % 6]} {i},{'yes' if i % 6 < 3 else 'no'},doc{i // 10}\n" for i in range(400)]
+    (tmp_path / "docs.csv").write_text("text,label,doc\n" + "".join(rows))
+    run = trained(task__path=str(tmp_path / "docs.csv"), task__group="doc", task__n_test=None, task__n_validation=None)
+    found, recorded = shrink(run, 1, None), run.record.metrics["test"]["accuracy"]
+    assert found["before"] == pytest.approx(recorded) and recorded["clusters"] < recorded["n"]
+    assert found["after"]["clusters"] == recorded["clusters"]
+    model, tokenizer = loading.as_run(run)
+    _, columns = score.evaluate(model, score.Rows.of(run, tokenizer), run)
+    assert columns["cluster"].tolist() == predictions.read(run.folder, run.name).columns["cluster"].tolist()
 
 
 def test_energy_gives_every_module_the_least_rank_that_keeps_it(trained, tmp_path):

@@ -35,6 +35,7 @@ class Rows:
     test: DataLoader[Any]
     scorer: Scorer
     metric: str
+    data: data.Data  # what the batches are of
 
     @classmethod
     def of(cls, run: Run, tokenizer: Any) -> "Rows":
@@ -50,7 +51,7 @@ class Rows:
         if not _is_own_test(run, loaders.data.test):
             raise Refused(f"{run.folder}: was tested on other rows than this version of rankwise draws; run it again")
         scorer = scores.scorer_for(config.task, loaded.classes, loaded.train.labels)
-        return cls(loaders.validation, loaders.test, scorer, config.task.metric)
+        return cls(loaders.validation, loaders.test, scorer, config.task.metric, loaders.data)
 
 
 def logits(model: nn.Module, rows: Rows, settings: Numerics = _EXACT) -> torch.Tensor:
@@ -66,11 +67,13 @@ def relative(now: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 def evaluate(model: nn.Module, rows: Rows, run: Run, part: str = "test") -> tuple[scores.Score, Columns]:
-    """The task's metric {value, se, n} on the ``test`` or ``validation`` rows, computed as in the run, and the
-    predictions."""
+    """The task's metric on the ``test`` or ``validation`` rows, computed as in the run with the error over clusters,
+    and the predictions with the ``cluster`` of each row."""
     tuner = FineTuner(model, rows.scorer, run.config.optim, 1)
-    by_metric, columns = module.evaluate(tuner, rows.test if part == "test" else rows.validation, numerics(run))
-    return by_metric[rows.metric], columns
+    split = getattr(rows.data, part)
+    by_metric, columns = module.evaluate(tuner, getattr(rows, part), numerics(run))
+    by_metric = scores.of_test(by_metric, columns, split, rows.scorer, rows.metric)
+    return by_metric[rows.metric], columns | {"cluster": split.clusters}
 
 
 def _is_own_test(run: Run, test: data.Split) -> bool:
