@@ -106,6 +106,21 @@ def test_the_bootstrap_resamples_whole_items():
     assert scores["bleu"]["se"] == pytest.approx(np.std(values, ddof=1), rel=4 / math.sqrt(2 * len(values)))
 
 
+def test_texts_of_a_group_count_as_one():
+    """Of 40 documents of 25 equal answers each, 4 are wrong: the error is that of 40 answers."""
+    documents = np.repeat(np.arange(40), 25)
+    texts = ["b" if document < 4 else "a" for document in documents]
+    metrics, references = ["exact_match", "bleu"], [["a"]] * 1000
+    grouped, _ = text_scores(metrics, texts, references, clusters=documents.tolist())
+    few, _ = text_scores(metrics, texts[::25], references[::25])
+    for metric in metrics:
+        assert grouped[metric]["value"] == pytest.approx(few[metric]["value"])
+        assert grouped[metric]["se"] == pytest.approx(few[metric]["se"], rel=0.1)
+        assert (grouped[metric]["n"], grouped[metric]["clusters"]) == (1000, 40)
+    alone, _ = text_scores(metrics, texts, references, clusters=range(1000))
+    assert alone == text_scores(metrics, texts, references)[0]
+
+
 def test_the_error_of_a_mean_is_the_same_by_formula_and_by_bootstrap():
     values = np.random.default_rng(0).normal(size=200)
     boot = pooled_score(np.stack([values, np.ones(200)], axis=1), lambda sums: sums[0] / sums[1])

@@ -31,6 +31,7 @@ class Prompt:
     item: int  # of its first row
     text: str
     references: list[str]
+    cluster: int  # of its first row
 
 
 def prompts(test: Split, tokenizer: Any, wanted: int | None) -> list[Prompt]:
@@ -38,7 +39,8 @@ def prompts(test: Split, tokenizer: Any, wanted: int | None) -> list[Prompt]:
     by_text: dict[str, Prompt] = {}
     for row in range(len(test)):
         text = question(test, row, tokenizer)
-        by_text.setdefault(text, Prompt(int(test.items[row]), text, [])).references.append(reply(test, row))
+        asked = by_text.setdefault(text, Prompt(int(test.items[row]), text, [], int(test.clusters[row])))
+        asked.references.append(reply(test, row))
     return list(by_text.values())[:wanted]
 
 
@@ -142,6 +144,7 @@ def _scores(config: Config, asked: list[Prompt], written: list[str], record: Rec
         [prompt.references for prompt in asked],
         keys=task.generation.keys,
         reasoning=reasoning,
+        clusters=[prompt.cluster for prompt in asked],
     )
     if absent:
         record.metrics["absent"] = absent

@@ -1,5 +1,6 @@
 """All scores of what a model wrote, with standard errors over items, by one call."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -22,25 +23,34 @@ def text_scores(
     *,
     keys: Sequence[str] | None = None,
     reasoning: Asked | None = None,
+    clusters: Sequence[int] | None = None,
 ) -> tuple[dict[str, Score], dict[str, str]]:
     """Each metric of kind ``text`` as {value, se, n}, and why a metric is absent: a library or Java is missing.
 
     BLEU, ROUGE-L, METEOR, shares and reasoning are 0–1, NIST and CIDEr in their own units. Each text has 1 or more
     references; ``keys`` are those of json_keys, ``reasoning`` says what was asked. Raises Refused for an empty
-    reference, ValueError where there are no texts or not as many references.
+    reference, ValueError where there are no texts or not as many references. Texts of one number of ``clusters`` count
+    as one item of the errors.
     """
     if not texts:
         raise ValueError("no texts to score")
+    shared = None if clusters is None or len(set(clusters)) == len(texts) else clusters
+
+    def mean(items_N: np.ndarray, score: Callable[[np.ndarray], Score] = mean_score) -> Score:
+        if shared is None:
+            return score(items_N)
+        return pooled_score(np.stack([items_N, np.ones(len(items_N))], 1), lambda sums: sums[0] / sums[1], shared)
+
     scorers: dict[str, Callable[[], Score]] = {
-        "bleu": lambda: pooled_score(overlap.bleu(texts, references), overlap.pooled_bleu),
-        "nist": lambda: pooled_score(overlap.nist(texts, references), overlap.pooled_nist),
-        "rouge_l": lambda: mean_score(overlap.rouge_l(texts, references)),
-        "cider": lambda: mean_score(overlap.cider(texts, references)),
-        "meteor": lambda: _meteor(texts, references),
-        "exact_match": lambda: share_score(answers.exact_match(texts, references)),
-        "number_match": lambda: share_score(answers.number_match(texts, references)),
-        "json_keys": lambda: share_score(answers.json_keys(texts, keys or ())),
-        "reasoning": lambda: _reasoning(texts, reasoning),
+        "bleu": lambda: pooled_score(overlap.bleu(texts, references), overlap.pooled_bleu, shared),
+        "nist": lambda: pooled_score(overlap.nist(texts, references), overlap.pooled_nist, shared),
+        "rouge_l": lambda: mean(overlap.rouge_l(texts, references)),
+        "cider": lambda: mean(overlap.cider(texts, references)),
+        "meteor": lambda: _meteor(texts, references, mean),
+        "exact_match": lambda: mean(answers.exact_match(texts, references), share_score),
+        "number_match": lambda: mean(answers.number_match(texts, references), share_score),
+        "json_keys": lambda: mean(answers.json_keys(texts, keys or ()), share_score),
+        "reasoning": lambda: mean(_reasoning(texts, reasoning)),
     }
     if set(metrics) - {"json_keys", "reasoning"}:
         _check_references(references, len(texts))
@@ -54,28 +64,38 @@ def text_scores(
     return scores, absent
 
 
-def pooled_score(rows_NK: np.ndarray, pooled: Callable[[np.ndarray], float]) -> Score:
+def pooled_score(
+    rows_NK: np.ndarray, pooled: Callable[[np.ndarray], float], clusters: Sequence[int] | None = None
+) -> Score:
     """A score of a whole corpus that is no mean: ``pooled`` makes it of the items' statistics, summed.
 
-    Its standard error is that of a bootstrap over items (Koehn 2004), the same draws for the same number of items.
+    Its standard error is that of a bootstrap over items (Koehn 2004), the same draws for the same number of items; or
+    over whole ``clusters`` of them (Miller 2024, §2.2), unknown where there is one.
     """
-    n = len(rows_NK)
-    draws_RN = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    values_R = [pooled(sums) for sums in draws_RN @ rows_NK]
-    return {"value": pooled(rows_NK.sum(0)), "se": float(np.std(values_R, ddof=1)), "n": n}
+    units_UK, of_clusters = rows_NK, {}
+    if clusters is not None:
+        number_N = np.unique(clusters, return_inverse=True)[1]
+        units_UK = np.zeros((number_N.max() + 1, rows_NK.shape[1]), rows_NK.dtype)
+        np.add.at(units_UK, number_N, rows_NK)
+        of_clusters = {"clusters": len(units_UK)}
+    n = len(units_UK)
+    draws_RU = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    values_R = [pooled(sums) for sums in draws_RU @ units_UK]
+    se = float(np.std(values_R, ddof=1)) if n > 1 or clusters is None else math.nan
+    return {"value": float(pooled(rows_NK.sum(0))), "se": se, "n": len(rows_NK)} | of_clusters
 
 
-def _meteor(texts: Sequence[str], references: References) -> Score:
+def _meteor(texts: Sequence[str], references: References, mean: Callable[[np.ndarray], Score]) -> Score:
     """Of the corpus; its standard error is that of the mean of the items' own scores."""
     corpus, items = overlap.meteor(texts, references)
-    return mean_score(items) | {"value": corpus}
+    return mean(items) | {"value": corpus}
 
 
-def _reasoning(texts: Sequence[str], asked: Asked | None) -> Score:
+def _reasoning(texts: Sequence[str], asked: Asked | None) -> np.ndarray:
     if asked is None:
         raise Refused.value("task.reasoning", None, "a data set of reasoning-gym with metric reasoning")
     name, size, rows = asked
-    return mean_score(gym.scores(name, size, dict(zip(rows, texts, strict=True))))
+    return gym.scores(name, size, dict(zip(rows, texts, strict=True)))
 
 
 def _check_references(references: References, n: int) -> None:
