@@ -372,5 +372,12 @@ def test_rows_of_one_prompt_text_or_group_are_a_cluster(tmp_path):
     assert len(set(by_prompt.clusters)) == len(set(by_prompt.texts)) == len(by_prompt) / 3
     by_group = read(path, **PROMPTS, group="doc").test
     assert len(set(zip(by_group.groups or [], by_group.clusters, strict=True))) == len(set(by_group.groups or [])) <= 7
+    (tmp_path / "named").mkdir()
+    named = records(tmp_path / "named", [{"source" if key == "doc" else key: row[key] for key in row} for row in rows])
+    of_column = read(named, **PROMPTS, group="source")
+    assert of_column.test.clusters.tolist() == by_group.clusters.tolist()
+    shared = len(set(of_column.test.groups or []) & set(of_column.train.groups or []))
+    assert any(note.startswith(f"{shared} of {shared} test groups (task.group=source)") for note in of_column.notes)
+    assert read(path, **PROMPTS, group="source").test.clusters.tolist() == by_prompt.clusters.tolist()
     labelled = read(write(tmp_path, "csv", [*ROWS, *ROWS[:20]]))
     assert len(set(labelled.test.clusters)) == len(set(labelled.test.texts)) < len(labelled.test)

@@ -76,7 +76,7 @@ def load(task: Task, asset: Asset, data_seed: int) -> Data:
     tables, notes = open_tables(task, asset)
     index, part, classes, chosen, shared = _indexed(task, tables, notes, data_seed)
     rows = (example for example in examples(task, tables) if example is not None)
-    splits, fingerprint = _collect(task, rows, part, chosen, classes)
+    splits, fingerprint = _collect(task, rows, part, chosen, classes, notes)
     if task.protocol == "paper":
         splits["validation"] = splits["test"]
     names = classes.names if classes else None
@@ -249,9 +249,14 @@ def _shared(index: _Index, chosen: list[np.ndarray], notes: list[str]) -> dict[s
 
 
 def _collect(
-    task: Task, stream: Iterator[Example], part: np.ndarray, chosen: list[np.ndarray], classes: Classes | None
+    task: Task,
+    stream: Iterator[Example],
+    part: np.ndarray,
+    chosen: list[np.ndarray],
+    classes: Classes | None,
+    notes: list[str],
 ) -> tuple[dict[str, Split], str]:
-    """The chosen rows of each part, as they stand in the file, and the fingerprint of all rows."""
+    """The chosen rows of each part, as they stand in the file, and the fingerprint of all rows. Adds to ``notes``."""
     wanted = np.zeros(len(part), dtype=bool)
     wanted[np.concatenate(chosen)] = True
     by_part: list[list[Example]] = [[] for _ in PARTS]
@@ -267,6 +272,12 @@ def _collect(
         hashed.update(line.encode("utf-8", "surrogatepass"))
         if wanted[row]:
             by_part[part[row]].append(example)
+    tested = {row.cluster for row in by_part[TEST]} - {None}
+    if both := tested & {row.cluster for row in by_part[TRAIN]}:
+        notes.append(
+            f"{len(both)} of {len(tested)} test groups (task.group={task.group}) also have training rows: scores and "
+            "intervals are for groups like these, of which some rows are learned, not for new ones"
+        )
     splits = {name: _split(task, rows) for name, rows in zip(PARTS, by_part, strict=True)}
     for name, split in splits.items():
         if task.has_values and len(split) and np.ptp(split.labels) == 0:
@@ -277,9 +288,8 @@ def _collect(
 
 def _split(task: Task, rows: list[Example]) -> Split:
     conversations, language = bool(task.messages), task.writes
-    by_group = task.group not in (None, "source")
     units: dict[object, int] = {}
-    clusters = [units.setdefault(row.group if by_group else digest(row.given), len(units)) for row in rows]
+    clusters = [units.setdefault(row.cluster or digest(row.given), len(units)) for row in rows]
     return Split(
         [row.text for row in rows],
         np.array([row.label for row in rows], dtype=np.float64 if task.has_values else np.int64),

@@ -37,6 +37,7 @@ class Example:
     label: str | float = 0.0  # as the data name the class, or a value
     pair: str | None = None
     group: str | None = None
+    cluster: str | None = None  # what the column ``task.group`` holds: rows of one value are no independent items
     completion: str | None = None
     messages: Messages | None = None
     cell: "Cell | None" = None  # of the label
@@ -229,7 +230,12 @@ class _Reader:
         return Cell(key, getattr(self.task, key), self.row, self.table, self.place)
 
     def example(self, text: str, **values: Any) -> Example:
-        return Example(-1, self.part, text, group=self._group(), **values)
+        group = cluster = None
+        if self.task.group == _SOURCE and _SOURCE not in self.row:
+            group = self.table.source
+        elif self.task.group is not None:
+            group = cluster = self.cell("group").label()
+        return Example(-1, self.part, text, group=group, cluster=cluster, **values)
 
     def prompt(self) -> str:
         """The prompt; columns of a template may be empty, but not all of them. Shells write a line break as ``\\n``."""
@@ -242,13 +248,6 @@ class _Reader:
         if texts and not any(map(str.strip, texts.values())):
             raise cells[names[0]].empty("no text")
         return _FIELD.sub(lambda match: texts[match[1]], template)
-
-    def _group(self) -> str | None:
-        if self.task.group is None:
-            return None
-        if self.task.group == _SOURCE and _SOURCE not in self.row:
-            return self.table.source
-        return self.cell("group").label()
 
 
 def _labelled(reader: _Reader) -> Iterator[Example]:
