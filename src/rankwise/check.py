@@ -54,6 +54,10 @@ def check_here(config: Config) -> None:
     if library and importlib.util.find_spec(library) is None:
         remedy = "pip install 'rankwise[quant]', or use quant=none or bf16"
         raise Refused.value("quant", config.quant.name, f"needs {library}, which is not installed", remedy)
+    tracker = config.tracking.name
+    if tracker in ("trackio", "tensorboard") and importlib.util.find_spec(tracker) is None:
+        remedy = f"pip install 'rankwise[{tracker}]', or use tracking=wandb or none"
+        raise Refused.value("tracking", tracker, f"needs {tracker}, which is not installed", remedy)
     on_cpu = trainer.device == "cpu" or (trainer.device == "auto" and not gpus)
     if trainer.precision == "fp16" and on_cpu:
         raise Refused.value("trainer.precision", "fp16", "fp32, bf16 or auto on a CPU, where fp16 is slower than fp32")

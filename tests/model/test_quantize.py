@@ -254,17 +254,20 @@ def test_biases_of_quantized_layers_are_not_trained(bias):
         check(tiny(**keys("int8"), method__bias=bias))
 
 
-@pytest.mark.parametrize("quant", FEW_BITS)
-def test_a_missing_library_is_refused_with_the_extra_that_brings_it(quant, tmp_path, monkeypatch, capsys):
-    library = QUANT_LIBRARIES[quant.removesuffix("_double")]
+@pytest.mark.parametrize(
+    "choice", [*(f"quant={name}" for name in FEW_BITS), "tracking=trackio", "tracking=tensorboard"]
+)
+def test_a_missing_library_is_refused_with_the_extra_that_brings_it(choice, tmp_path, monkeypatch, capsys):
+    group, name = choice.split("=")
+    library, extra = (QUANT_LIBRARIES[name.removesuffix("_double")], "quant") if group == "quant" else (name, name)
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == library else real(name, *a))
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "debug=fast", f"quant={quant}"]) == 2
+    assert main(["train", "debug=fast", choice]) == 2
     line = capsys.readouterr().err
-    assert line.startswith(f"rankwise: quant={quant}: needs {library}") and line.count("\n") == 1
-    assert "pip install 'rankwise[quant]'" in line
-    assert main(["plan", "debug=fast", f"quant={quant}", "--params", "--json"]) == 0  # a plan needs no library
+    assert line.startswith(f"rankwise: {choice}: needs {library}") and line.count("\n") == 1
+    assert f"pip install 'rankwise[{extra}]'" in line and list(tmp_path.iterdir()) == []
+    assert main(["plan", "debug=fast", choice, "--params", "--json"]) == 0  # a plan needs no library
     check_here(tiny(**keys("bf16")))
 
 
