@@ -91,10 +91,12 @@ def test_a_batch_writes_what_each_prompt_alone_would(beams):
 
 
 def test_shown_examples_stand_before_every_question(tmp_path):
-    none, one = (
-        run(language("llama", tmp_path, method="few_shot", method__shots=shots, task__max_length=120))
-        for shots in (0, 1)
+    none, one, many = (
+        run(language("llama", tmp_path, method="few_shot", method__shots=shots, task__max_length=length))
+        for shots, length in ((0, 120), (1, 120), (1, 64))
     )
+    cut = [record.provenance["data"]["cut"] for record in (none, one, many)]
+    assert cut[0] <= cut[1] < cut[2], "what the shots push beyond task.max_length is told"
     assert none.params["trainable"] == one.params["trainable"] == 0
     assert np.array_equal(kept(none)["label"], kept(one)["label"])  # what is asked is the same
     assert not np.allclose(kept(none)["score"], kept(one)["score"])

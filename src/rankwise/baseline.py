@@ -81,6 +81,8 @@ def _few_shot(config: Config, record: Record, clock: Clock, ready: Callable[[], 
         data = loaders.data
         if config.task.generation.metrics:
             questions(config, tokenizer, data.test)
+        if loaders.cut is not None:
+            record.provenance["data"]["cut"] = loaders.cut
     ready()
     lm.requires_grad_(False)
     record.params, scorer = count(lm, []), TokenScorer()

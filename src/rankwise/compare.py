@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from scipy import special
 
 from rankwise.metrics import Metric, accuracy, mean
 from rankwise.statistics import Bootstrap, Floats, item_weights, paired, unseen
+from rankwise.tracking.fields import at
 from rankwise.tracking.predictions import FILE, Predictions, Unreadable, harness_file, read
 from rankwise.tracking.record import Record
 
@@ -58,12 +59,13 @@ class Scores:
     """The metric of runs on their test items and on resamples of them. Runs are read once, all together."""
 
     def __init__(self, runs: Iterable[Record], metric: Metric, seed: int = 0) -> None:
-        self._metric, self._seed = metric, seed
+        runs = list({id(run): run for run in runs}.values())
+        self._metric, self._seed = metric.among(max(map(_classes, runs), default=0)), seed
         self._unreadable: dict[int, str] = {}
         self._predictions: dict[int, Predictions] = {}
         self._tests: list[list[int]] = []  # runs of the same items
         self._place: dict[int, tuple[int, int]] = {}  # of a run: its test, and which of the test's runs it is
-        for run in {id(run): run for run in runs}.values():
+        for run in runs:
             try:
                 self._add(id(run), predictions_of(run, metric))
             except Unreadable as why:
@@ -168,6 +170,25 @@ class Scores:
         test, index = self._place[id(run)]
         return self._resampled(test, index - index % _AT_ONCE)[index % _AT_ONCE]
 
+    def _one_row(self, test: int) -> float:
+        """By how much the metric moves at most where one answer is another, of rows and to answers of the two rarest
+        and two most frequent classes: 1/n of an accuracy, of F1 and Matthews' correlation more.
+        """
+        columns = self._predictions[self._tests[test][0]].columns
+        labels_n, said_n = (np.asarray(columns[column], float) for column in self._metric.columns)
+        classes, counts = np.unique(labels_n, return_counts=True)
+        classes = classes[np.argsort(counts)]
+        if len(classes) == 1:  # the other of two
+            classes = np.array([classes[0], float(not classes[0])])
+        ends, point, most = np.unique([*classes[:2], *classes[-2:]]), self._metric.value(labels_n, said_n), 0.0
+        for label, said, other in product(ends, repeat=3):
+            rows = np.flatnonzero((labels_n == label) & (said_n == said))
+            if said != other and len(rows):
+                changed_n = said_n.copy()
+                changed_n[rows[0]] = other
+                most = max(most, abs(self._metric.value(labels_n, changed_n) - point))
+        return most
+
     def _paired(self, rows: list[list[_Scored]], weights_a: Floats, replicates: list[Replicate]) -> Bootstrap:
         if not rows:
             raise NotComparable("the arms share no seed")
@@ -182,7 +203,8 @@ class Scores:
         items, units = rows[0][0].items, rows[0][0].units
         metric, lacking = self._metric, 0.0
         if metric.kind == "classification" and np.ptp(means_bs.mean(1)) < _NOTHING:
-            lacking = unseen(units)  # the next cluster might differ as a whole
+            # The next cluster might differ as a whole; what that is to an accuracy, which is in fp32, is 1.
+            lacking = unseen(units) * round(items * self._one_row(rows[0][0].test), 6)
         elif metric.percent and metric.weighted in (accuracy, mean):  # a share
             lacking = unseen(items)
         return paired(points_sa @ weights_a, means_bs, replicates, items, units, lacking)
@@ -214,7 +236,7 @@ def _replicates(items: int) -> int:
 
 def predictions_of(record: Record, metric: Metric) -> Predictions:
     """The run's predictions. Raises Unreadable, also where they do not give the score of the record."""
-    name = str(record.run.get("name"))
+    name, metric = str(record.run.get("name")), metric.among(_classes(record))
     file = harness_file(metric.task) if metric.task else FILE
     predictions = read(record.folder, name, metric.columns, file)
     here = metric.value(*(np.asarray(predictions.columns[column], dtype=float) for column in metric.columns))
@@ -223,6 +245,11 @@ def predictions_of(record: Record, metric: Metric) -> Predictions:
         shown = "none" if recorded is None else f"{recorded:.4f}"
         raise Unreadable(f"predictions of {name} give {metric.name} {here:.4f}, its record says {shown}")
     return predictions
+
+
+def _classes(record: Record) -> int:
+    """How many classes the task has, of which its test rows need not show all; 0 where that is unknown."""
+    return len(at(record, "provenance.data.classes") or ())
 
 
 def _small(values: np.ndarray) -> np.ndarray:

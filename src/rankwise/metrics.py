@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,6 +76,10 @@ class Metric:
     @property
     def difference_unit(self) -> str:
         return "points" if self.percent else self.unit or self.name
+
+    def among(self, classes: int) -> Metric:
+        """The metric where there are so many classes, whether or not labels and answers show them all."""
+        return replace(self, weighted=partial(f1, classes=classes)) if self.weighted is f1 else self
 
     def resampled(self, labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
         """The weighted form, (B, R). Raises ValueError for a metric without one."""
@@ -146,12 +151,13 @@ def accuracy(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
     return np.asarray((weights_bn.astype(np.float32) @ correct_rn.T) / weights_bn.sum(1, keepdims=True))
 
 
-def f1(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
+def f1(labels_n: Floats, values_rn: Floats, weights_bn: Floats, classes: int = 2) -> Floats:
     """F1 of class 1 where there are two classes, else the mean over those that occur; 0 where it is undefined."""
     hits, labels, predictions = _margins(labels_n, values_rn, weights_bn)
     total = labels + predictions
     per_class = np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0)
-    return np.asarray(per_class[..., 1] if total.shape[-1] == 2 else per_class.sum(-1) / (total > 0).sum(-1))
+    two = max(total.shape[-1], classes) == 2
+    return np.asarray(per_class[..., 1] if two else per_class.sum(-1) / (total > 0).sum(-1))
 
 
 def matthews(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:

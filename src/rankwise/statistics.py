@@ -197,14 +197,13 @@ class Bootstrap:
         """Upper end of the 90 % interval."""
         return self.limits(0.90)[1]
 
-    @property
-    def noise(self) -> float:
-        """The standard error of the ends of the 90 % interval that comes from drawing so many resamples and no more.
+    def noise(self, tail: float = 0.05) -> float:
+        """The standard error of a one-sided limit that comes from drawing so many resamples and no more.
 
         Of a quantile q of B normal values √(q (1 − q) / B) / φ(z).
         """
-        density = math.exp(-(special.ndtri(0.05) ** 2) / 2) / math.sqrt(2 * math.pi)
-        return self._wider(0.05) * self.over_items * math.sqrt(0.05 * 0.95 / len(self.means)) / density
+        density = math.exp(-(special.ndtri(tail) ** 2) / 2) / math.sqrt(2 * math.pi)
+        return self._wider(tail) * self.over_items * math.sqrt(tail * (1 - tail) / len(self.means)) / density
 
     @property
     def replicates(self) -> Floats:
@@ -236,17 +235,21 @@ class Bootstrap:
 
     @cached_property
     def detectable(self) -> float:
-        """The deficit that a new study of as many seeds and items finds with 80 % power, at one-sided 5 %.
+        """The deficit that a new study of as many seeds and items finds with 80 % power, at one-sided 5 %."""
+        return self.detectable_at(0.05)
+
+    def detectable_at(self, tail: float) -> float:
+        """The same at another one-sided level.
 
         How far seeds spread is as uncertain here as in the new study, whose interval follows its own spread; power is
         the mean over both (chi-squared with the degrees of freedom of the seeds).
         """
         spreads, normal = _imagined(tuple(df for _, df in self.spreads))
         truth = np.full(_STUDIES, self.over_items**2)
-        width = np.full(_STUDIES, (over_resamples(0.05, self.units) * self.over_items) ** 2)
+        width = np.full(_STUDIES, (over_resamples(tail, self.units) * self.over_items) ** 2)
         for (se, df), (now, then) in zip(self.spreads, spreads, strict=True):
             truth += se**2 / now
-            width += special.stdtrit(df, 0.95) ** 2 * se**2 / now * then
+            width += special.stdtrit(df, tail) ** 2 * se**2 / now * then
         return float(np.quantile(np.sqrt(width) - np.sqrt(truth) * normal, 0.8))
 
     def _over_seeds(self, tail: float) -> float:

@@ -46,6 +46,15 @@ def test_a_best_learning_rate_at_the_end_of_its_grid_says_nothing(tmp_path, tops
         learning_rates.best_lr_ratio(rates_of(tmp_path, tops), LORA, FULL)
 
 
+def test_a_best_rate_beside_one_that_diverged_is_not_called_an_end(tmp_path):
+    runs = rates_of(tmp_path, (-2.8, -2.8))
+    for record in runs:
+        if record.config["method"]["name"] == "lora" and record.config["optim"]["lr"] > 1.1e-3:
+            record.objective = None
+    with pytest.raises(NotRun, match=r"0\.001, is next to one that diverged$"):
+        learning_rates.best_lr_ratio(runs, LORA, FULL)
+
+
 def test_a_grid_that_is_missing_or_of_two_rates_says_nothing(tmp_path):
     runs = rates_of(tmp_path, (-2.8, -2.8))
     with pytest.raises(NotRun, match="no finished run of lora rank=4"):

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from scipy import stats
 from synthetic_study import answers, printed, write_run
 
 from rankwise.cli import main
@@ -31,7 +32,7 @@ NINE = (0.60 + 0.94 + 0.89 + 0.89 + 0.88 + 0.873 + 0.93 + 0.78 + 0.56) / 9
 
 def write_task(root, task, scores, seed=0, method="lora", rank=8, **changes):
     """A finished run of one task with the given test scores, each ± 0.01 over items."""
-    name = {"task__name": TITLES[task], "task__subset": task, "task__path": "glue"}
+    name = {"task__name": TITLES[task], "task__subset": task, "task__path": "glue", "task__metric": next(iter(scores))}
     record = write_run(root, method, rank, seed=seed, measured=False, data=f"d-{task}", **name | changes)
     record.metrics["test"] = {metric: {"value": value, "se": 0.01, "n": 100} for metric, value in scores.items()}
     record.write()
@@ -119,7 +120,10 @@ def test_learning_rates_and_where_a_run_starts_may_differ_by_task(tmp_path):
     write_task(tmp_path, "rte", {"accuracy": 0.78}, lr=4e-3, method__init_from="outputs/glue/mnli", objective=0.9)
     (row,) = read(tmp_path).rows
     assert row.averages[OF_LORA].mean == pytest.approx(LORA)
-    assert row.flags == ["RTE: started from another run (method.init_from)"]
+    assert row.flags == [
+        "RTE: lr at the edge of its grid (1e-3 … 4e-3): the best may lie outside",
+        "RTE: started from another run (method.init_from)",
+    ]
 
 
 def test_two_arms_that_differ_in_their_start_alone_are_not_one(tmp_path):
@@ -219,10 +223,48 @@ def test_over_tasks_the_estimates_are_the_hand_computed_ones():
 
 
 def test_their_intervals_draw_the_runs_of_each_task_apart():
-    found = aggregate.interquartile_mean([np.array([0.0, 1.0]), np.array([2.0, 4.0])])
-    assert (found.low, found.high) == ((0 + 2) / 2, (1 + 4) / 2), "the ends have a chance of 1/16 each"
-    single = aggregate.interquartile_mean([np.array([0.3]), np.array([0.5])])
-    assert (single.mean, single.kind) == (0.4, "none")
+    rng = np.random.default_rng(0)
+    runs = [0.5 + 0.02 * rng.standard_normal(5), 0.8 + 0.02 * rng.standard_normal(5)]
+    found = aggregate.profile(runs, np.array([float(np.median(runs[0]))]))[0]  # 2 of 5 above, and all of the other
+    low, high = stats.binom.ppf([0.025, 0.975], 5, 0.4) / 10 + 0.5
+    wider = np.sqrt(5 / 4) * stats.t.ppf(0.975, 8) / stats.norm.ppf(0.975)
+    assert (found.low, found.high) == pytest.approx((0.7 - wider * (0.7 - low), 0.7 + wider * (high - 0.7)))
+
+
+@pytest.mark.parametrize("runs", [1, 2, 4])
+def test_under_five_runs_of_a_task_there_is_no_interval_nor_where_every_run_wins(runs):
+    found = aggregate.interquartile_mean([np.linspace(0.3, 0.4, runs), np.linspace(0.5, 0.6, 6)])
+    assert found.kind == "none" and np.isnan(found.half)
+    wins = aggregate.improvement([np.linspace(0.8, 0.9, 5)], [np.linspace(0.6, 0.7, 5)])
+    assert wins.mean == 1 and np.isnan(wins.half)
+
+
+def test_the_intervals_over_tasks_cover_what_they_say():
+    rng, covered, studies = np.random.default_rng(3), 0, 200
+    means = np.linspace(0.5, 0.9, 8)
+    for _ in range(studies):
+        found = aggregate.interquartile_mean([rng.normal(mean, 0.02, 5) for mean in means])
+        covered += found.low <= 0.7 <= found.high
+    assert covered / studies >= 0.95 - 2 * np.sqrt(0.05 * 0.95 / studies)
+
+
+def test_what_a_reader_must_know_of_an_arm_on_a_task_is_said_over_tasks_too(tmp_path):
+    for task in ("a", "b"):
+        for seed in range(2):
+            write_run(tmp_path, "full", None, lr=1e-4, seed=seed, task__name=task, data=task)
+            for lr in (1e-3, 2e-3):
+                write_run(tmp_path, "lora", 8, lr=lr, seed=seed, diverged=task == "b", task__name=task, data=task)
+    write_run(tmp_path, "full", None, lr=1e-3, seed=9, stage="tune", task__name="a", data="a")
+    report = read(tmp_path)
+    lora = report.rows[0]
+    assert lora.flags == [
+        "unequal tuning: 2 learning rates tried, full fine-tuning had 1",
+        "lr at the edge of its grid (1e-3 … 2e-3): the best may lie outside",
+        "b: diverged 2/2",
+    ]
+    assert lora.passed == {"a": False, "b": False}
+    shown = printed(report)
+    assert shown.count("lora r=8 [1]") == 2 and shown.count("79.5±3.6* ") == 2 and "* at the best of several" in shown
 
 
 def test_a_rank_is_enough_on_so_many_tasks(tmp_path, capsys):
@@ -241,4 +283,4 @@ def test_a_rank_is_enough_on_so_many_tasks(tmp_path, capsys):
     assert small.better.mean == pytest.approx(0.25) and large.better.mean == 0.5 and full.better is None
     assert main(["report", str(tmp_path), "--by", "task"]) == 0
     overall = capsys.readouterr().out.split("Over all tasks")[1]
-    assert re.search(r"lora r=4 +1 of 2 ", overall) and re.search(r"lora r=64 +2 of 2 ", overall)
+    assert re.search(r"lora r=4 \[1\] +1 of 2 ", overall) and re.search(r"lora r=64 +2 of 2 ", overall)

@@ -11,6 +11,7 @@ from synthetic_study import printed, write_run, write_study
 from rankwise.report import costs
 from rankwise.report import formats as fmt
 from rankwise.report.page import html
+from rankwise.report.plots import seconds
 from rankwise.report.report import build
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "other")
@@ -147,6 +148,17 @@ def test_page_draws_all_parts_the_prediction_and_the_phases(text):
     assert {"train", "validate", "test", "load", "plan", "imports", "save"} <= shown["seconds"]
 
 
+def test_the_bars_of_a_run_sum_to_its_total_with_what_no_phase_of_theirs_took(tmp_path):
+    record = write_run(tmp_path)
+    record.compute["seconds"] |= {"generate_s": 600.0, "total_s": record.compute["seconds"]["total_s"] + 600}
+    record.write()
+    report = build([tmp_path])
+    took = costs.drawn(report.arms[0])
+    assert sum(took.values()) == pytest.approx(record.compute["seconds"]["total_s"])
+    assert took["other"] == pytest.approx(600) and set(took) == set(costs.PHASES)
+    assert "other" in seconds(report).image
+
+
 def test_page_says_above_which_rank_lora_computes_more(text):
     assert "On these layers LoRA computes more than full fine-tuning above r = 77:" in text
     assert "Here r = 128 is above it." in text
@@ -270,3 +282,26 @@ def test_what_could_not_be_timed_is_named_and_without_any_there_is_no_section(tm
     assert "Absent: 32 × 512 of lora r=8: out of memory" in section_of(build([tmp_path / "some"]))
     write_run(tmp_path / "none", "lora", 8)
     assert "Latency" not in build([tmp_path / "none"]).to_markdown()
+
+
+@pytest.mark.parametrize("disturbed", [("lora", 4), ("lora", 8), ("full", None)])
+def test_seconds_of_a_run_that_others_disturbed_are_flagged_and_not_compared(tmp_path, disturbed):
+    write_study(tmp_path, {4: 0.7, 8: 0.82})
+    record = write_run(tmp_path, *disturbed, lr=1e-4 if disturbed[0] == "full" else 2e-3, test=0.82, seed=0)
+    record.compute["mfu"] = 0.2
+    record.write()
+    report = build([tmp_path])
+    flagged = [(arm.method, arm.rank) for arm in report.arms if "disturbed: MFU of a run" in " ".join(arm.flags)]
+    assert flagged == [disturbed]
+    assert "% of the FLOPs per token" in report.headline.cost
+    assert ("training time" in report.headline.cost) == (disturbed == ("lora", 4))
+
+
+def test_what_is_slower_for_its_storage_is_not_disturbed_and_its_time_is_told(tmp_path):
+    write_study(tmp_path, {4: 0.7, 16: 0.7})
+    for seed in range(3):
+        record = write_run(tmp_path, "lora", 8, test=0.82, seed=seed, quant__name="nf4", quant__kind="nf4")
+        record.compute["mfu"], record.compute["seconds"]["train_s"] = 0.2, 60.0
+        record.write()
+    report = build([tmp_path])
+    assert all(arm.timed for arm in report.arms) and "207 % of the training time" in report.headline.cost

@@ -137,7 +137,8 @@ def test_interval_of_few_seeds_misses_the_truth_in_at_most_5_percent(seeds, seed
 def test_the_noise_of_a_limit_is_what_other_bootstrap_samples_would_move_it_by():
     rng = np.random.default_rng(6)
     found = [paired(np.zeros(2), rng.standard_normal((1_000, 1)).repeat(2, 1)) for _ in range(300)]
-    assert np.std([boot.low for boot in found]) == pytest.approx(found[0].noise, rel=0.15)
+    assert np.std([boot.low for boot in found]) == pytest.approx(found[0].noise(), rel=0.15)
+    assert np.std([boot.limits(0.98)[0] for boot in found]) == pytest.approx(found[0].noise(0.01), rel=0.15)
 
 
 def test_p_value_is_where_the_interval_ends_at_zero():
@@ -217,13 +218,13 @@ def test_items_that_share_a_prompt_are_drawn_together():
     assert means.std() == pytest.approx(per_prompt.std() / np.sqrt(200), rel=0.05)
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 10])
-def test_the_detectable_deficit_is_found_in_80_percent_of_studies(seeds):
+@pytest.mark.parametrize(("seeds", "tail"), [(2, 0.05), (3, 0.05), (10, 0.05), (3, 0.01)])
+def test_the_detectable_deficit_is_found_in_80_percent_of_studies(seeds, tail):
     rng, found, studies = np.random.default_rng(4), 0, 400
     items = 0.5 * rng.standard_normal((500, 1))
     for _ in range(studies):
         pilot = rng.standard_normal(seeds)
-        deficit = paired(pilot, pilot + items).detectable
+        deficit = paired(pilot, pilot + items).detectable_at(tail)
         points = rng.standard_normal(seeds) + 0.5 * rng.standard_normal() - deficit
-        found += paired(points, points + items).high < 0
+        found += paired(points, points + items).limits(1 - 2 * tail)[1] < 0
     assert 0.75 <= found / studies <= 0.88

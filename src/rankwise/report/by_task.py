@@ -23,8 +23,9 @@ from rankwise.report import aggregate
 from rankwise.report import arms as arms_of
 from rankwise.report.arms import Arm
 from rankwise.report.columns import Section
+from rankwise.report.equivalence import MISSING
 from rankwise.report.report import Report, compared, find_all, results
-from rankwise.report.table import rendered
+from rankwise.report.table import BEST_OF_RATES, rendered
 from rankwise.statistics import Interval, interval
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record, finite
@@ -53,8 +54,9 @@ _MEANING = (
 )
 _OVERALL = (
     "Interquartile mean, probability that a run beats one of full fine-tuning, and performance profile (% of runs × "
-    "tasks that score more) with 95 % intervals of a bootstrap stratified by task (Agarwal et al. 2021). Enough: at "
-    "most the margin worse than full fine-tuning, tested from the largest rank down in each task by itself."
+    "tasks that score more) with 95 % intervals of a bootstrap stratified by task (Agarwal et al. 2021), where each "
+    f"task has {aggregate.LEAST} runs: of fewer they would be too narrow. Enough: at most the margin worse than full "
+    "fine-tuning, tested from the largest rank down in each task by itself."
 )
 _PROFILE = 5  # thresholds
 
@@ -78,6 +80,10 @@ class Row:
     def score(self, task: str, metric: str) -> Interval | None:
         return self.tasks[task].scores.get(metric) if task in self.tasks else None
 
+    def star(self, task: str) -> str:
+        """Where the score is of the best of several rates on these seeds."""
+        return "*" * (task in self.tasks and self.tasks[task].rates > 1)
+
 
 @dataclass(frozen=True)
 class ByTask:
@@ -95,21 +101,28 @@ class ByTask:
             " ".join([task, *(named(metric).short or metric for metric in of if ":" not in metric)])
             for task, of in self.tasks.items()
         ]
-        flags = list(dict.fromkeys(flag for row in self.rows for flag in row.flags))
+        flags = self._flags
         rows = []
         for row in self.rows:
-            marks = "".join(f" [{flags.index(flag) + 1}]" for flag in row.flags)
             cells = [
-                "\n".join(_cell(row.score(task, metric), metric) for metric in of) for task, of in self.tasks.items()
+                "\n".join(_cell(row.score(task, metric), metric) + row.star(task) for metric in of)
+                for task, of in self.tasks.items()
             ]
             means = [_cell(row.averages[average]) for average in self.averages]
             seeds = sorted({len(arm.runs) for arm in row.tasks.values()})
             n = "–".join(map(str, dict.fromkeys([seeds[0], seeds[-1]])))
-            rows.append([row.label + marks, n, *cells, *means])
+            rows.append([row.label + self._marks(row), n, *cells, *means])
         notes = [*(f"[{n}] {flag}" for n, flag in enumerate(flags, 1)), *self._absent(), *self.notes, self._meaning()]
         header = ["arm", "n", *shorts, *self.averages]
         scores = Section("tasks", "Test scores by task, × 100 where they go up to 1", header, rows, notes)
         return Group(*rendered(scores), *(part for overall in self._overall() for part in rendered(overall)))
+
+    @property
+    def _flags(self) -> list[str]:
+        return list(dict.fromkeys(flag for row in self.rows for flag in row.flags))
+
+    def _marks(self, row: Row) -> str:
+        return "".join(f" [{self._flags.index(flag) + 1}]" for flag in row.flags)
 
     def _overall(self) -> list[Section]:
         """What holds over all tasks together; nothing where there are fewer than two."""
@@ -119,7 +132,8 @@ class ByTask:
         rows = []
         for row in self.rows:
             enough = f"{sum(map(bool, row.passed.values()))} of {len(row.passed)}" if row.passed else NOTHING
-            rows.append([row.label, enough, *map(_overall_cell, [row.middle, row.better, *row.profile])])
+            shares = map(_overall_cell, [row.middle, row.better, *row.profile])
+            rows.append([row.label + self._marks(row), enough, *shares])
         header = ["arm", "enough on tasks", "interquartile mean", "better than\nfull %", *profiles]
         return [Section("overall", "Over all tasks", header, rows, [_OVERALL])]
 
@@ -170,6 +184,7 @@ class ByTask:
         medians = any(score.median is not None for score in scores)
         notes = [f"{arms_of.covered(scores)}."]
         notes += ["Scores of optimistic rows are medians over seeds, and their averages means of these."] * medians
+        notes += [BEST_OF_RATES] * any(row.star(task) for row in self.rows for task in row.tasks)
         return " ".join([*notes, *([_MEANING] if self.averages else [])])
 
 
@@ -179,9 +194,12 @@ def build(paths: list[Path]) -> ByTask:
     Raises Refused where there are none, and for runs that were selected on the test set.
     """
     together: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-    for run in results(find_all(paths)):
+    every_run = find_all(paths)
+    judged = {str(at(run, "config.task.name")) for run in results(every_run)}  # others have nothing but trials
+    for run in every_run:
         where = ("config.model.name", "provenance.model.fingerprint", "config.task.protocol")
-        together[tuple(str(at(run, path)) for path in where)].append(run)
+        if str(at(run, "config.task.name")) in judged:
+            together[tuple(str(at(run, path)) for path in where)].append(run)
     rows: list[Row] = []
     notes: list[str] = []
     for (model, *_), runs in sorted(together.items()):
@@ -303,15 +321,18 @@ def _mean(row: Row, tasks: dict[str, Metrics]) -> Interval:
 
 def _flags(row: Row) -> list[str]:
     """What a reader must know before believing a row."""
-    flags = ["optimistic: chosen on the reported rows (task.protocol=paper)"] if row.arm.optimistic else []
+    flagged: dict[str, list[str]] = defaultdict(list)
+    for task, arm in row.tasks.items():
+        for said in (flag for flag in arm.flags if not flag.startswith(MISSING)):  # whose task is none of "enough"
+            flagged[said].append(task)
+    flags = [said if len(tasks) == len(row.tasks) else f"{', '.join(tasks)}: {said}" for said, tasks in flagged.items()]
     if len({len(arm.runs) for arm in row.tasks.values()}) > 1:
         counts = ", ".join(f"{task} {len(arm.runs)}" for task, arm in row.tasks.items())
         flags.append(f"unequal numbers of seeds: {counts}")
     started = [task for task, arm in row.tasks.items() if arm.settings.get("init_from")]
     if started and len(started) < len(row.tasks):
         flags.append(f"{', '.join(started)}: started from another run (method.init_from)")
-    lost = [f"{len(arm.unscored)} of {task}" for task, arm in row.tasks.items() if arm.unscored]
-    return flags + ([f"runs without a score: {', '.join(lost)}"] if lost else [])
+    return flags
 
 
 def _cell(score: Interval | None, metric: str = "accuracy") -> str:

@@ -11,7 +11,7 @@ from scipy import special
 from rankwise.compare import NotComparable, Scores, replicate
 from rankwise.errors import plural
 from rankwise.metrics import Metric
-from rankwise.report.arms import UNDER_TRAINED, Arm, asked_alike
+from rankwise.report.arms import UNDER_TRAINED, Arm, Context, asked_alike
 from rankwise.report.equivalence import MISSING, Comparison
 from rankwise.report.formats import percent, rate
 from rankwise.tracking.fields import at
@@ -28,6 +28,7 @@ _PLACES = {  # what computed, by device: what it is called, and where records ha
     "GPU": ("cuda", "provenance.hardware.gpus"),
 }
 _MFU = 0.75  # of what such runs reached: below, something else ran beside
+Kind = tuple[str, Context]  # of arms that are as fast as each other: their family and context
 
 
 def find_unfit(arms: list[Arm], reference: Arm | None, scores: Scores, metric: Metric) -> None:
@@ -41,10 +42,10 @@ def find_unfit(arms: list[Arm], reference: Arm | None, scores: Scores, metric: M
 
 def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparison], metric: Metric) -> None:
     """Fill ``arm.flags`` of every arm."""
-    mfus: dict[str, list[float]] = defaultdict(list)
+    mfus: dict[Kind, list[float]] = defaultdict(list)
     for arm in arms:
-        mfus[arm.method] += _mfus(arm)
-    usual = {method: float(np.median(found)) for method, found in mfus.items() if found}
+        mfus[arm.family, arm.context] += _mfus(arm)
+    usual = {kind: float(np.median(reached)) for kind, reached in mfus.items() if reached}
     for arm in arms:
         untimed = [*_elsewhere(arm, reference or arm), *_slow(arm, usual)]
         arm.timed = not untimed
@@ -77,12 +78,17 @@ def unfit(arm: Arm, metric: Metric, scores: Scores | None) -> Iterator[str]:
     n = len(arm.runs)
     if diverged := sum(bool(run.compute.get("diverged")) for run in arm.runs):
         yield f"diverged {diverged}/{n}"
-    if constant := sum(at(run, "metrics.test.matthews.value") == 0 for run in arm.runs):  # 0 by definition
+    if constant := sum(map(_is_constant, arm.runs)):
         yield f"{constant}/{n} give one answer to every text"
     elif scores:
         yield from _learned_nothing(arm, metric, scores)
     if not arm.is_baseline and (fall := still_falling(arm.runs)):
         yield f"{UNDER_TRAINED}: validation loss still falls, by {fall:.2g} in the last fifth of the steps"
+
+
+def _is_constant(run: Record) -> bool:
+    """Whether it says one thing: Matthews' correlation is then 0 on any resample, too, so that it has no error."""
+    return at(run, "metrics.test.matthews.value") == 0 and not at(run, "metrics.test.matthews.se")
 
 
 def _learned_nothing(arm: Arm, metric: Metric, scores: Scores) -> Iterator[str]:
@@ -231,9 +237,11 @@ def _computed_on(arm: Arm, device: str, path: str) -> list[str]:
     return sorted(set(names))
 
 
-def _slow(arm: Arm, usual: dict[str, float]) -> list[str]:
-    """Seconds that cannot be compared: the device did much less in them than it usually does with this method."""
-    mine, like = _mfus(arm), usual.get(arm.method, 0.0)
+def _slow(arm: Arm, usual: dict[Kind, float]) -> list[str]:
+    """Seconds that cannot be compared: the device did much less in them than it usually does with such arms, which may
+    differ in rank alone: storage, targets and precision change how fast the same operations are.
+    """
+    mine, like = _mfus(arm), usual.get((arm.family, arm.context), 0.0)
     if not mine or min(mine) >= _MFU * like:
         return []
     than = f"under {percent(_MFU)} % of the usual {percent(like)} %"

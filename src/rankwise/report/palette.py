@@ -29,6 +29,7 @@ PHASES = {  # blues learn and score, sands wait
     "imports": "#cbb083",
     "start up": "#dccdaf",
     "save": "#8a8f98",
+    "other": "#c9ccd1",
 }
 MAP = "viridis"  # perceptually even
 _FAMILIES = (ADAPTER, "#7a5195", "#4c8c4a", "#b5542e", "#3b6fb6", "#8d6e1f", "#a13d63", "#5a5f66")

@@ -203,10 +203,10 @@ def memory(report: Report) -> Plot | None:
 def seconds(report: Report) -> Plot | None:
     """Bars by phase; None where no arm knows its seconds."""
     arms = _ran(report)
-    took = [costs.seconds(arm) for arm in arms]
-    if not any(took):
+    if not any(map(costs.seconds, arms)):
         return None
-    parts = {phase.replace("_", " "): [t.get(f"{phase}_s", 0.0) for t in took] for phase in costs.PHASES}
+    took = [costs.drawn(arm) for arm in arms]
+    parts = {phase.replace("_", " "): [t[phase] for t in took] for phase in costs.PHASES}
     caption = "Medians over the runs of an arm, no interval. Seconds depend on the machine: compare within this study."
     return plot(_bars(arms, parts, PHASES, "time of a run, s", []), "seconds", "Time of a run", caption)
 

@@ -53,9 +53,10 @@ class Sufficiency:
 
     @property
     def detectable(self) -> tuple[Step, float] | None:
-        """The largest minimum detectable deficit among the arms that were tested, in the metric's unit, and whose."""
+        """The largest deficit that would be found with 80 % power among the arms that were tested, at their level, in
+        the metric's unit, and whose."""
         tested = [
-            (s, s.comparison.bootstrap.detectable)
+            (s, s.comparison.bootstrap.detectable_at(self.level))
             for s in self.steps
             if s.comparison.bootstrap and s.passed is not None
         ]
@@ -66,7 +67,7 @@ class Sufficiency:
         """Whether a limit that decided lies so near the margin that other bootstrap samples might decide otherwise."""
         decided = [s for s in self.steps if s.passed is not None and s.low is not None]
         return any(
-            boot is not None and abs(step.low + self.margin) < 2 * boot.noise
+            boot is not None and abs(step.low + self.margin) < 2 * boot.noise(self.level)
             for step in decided
             if (boot := step.comparison.bootstrap) and step.low is not None
         )

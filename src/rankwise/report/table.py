@@ -37,6 +37,7 @@ _ABOUT = {  # a column, under a terminal's table that has it
     "pred. error": "Pred. error: of the peak that is computed from the config alone.",
     "FLOPs /full": "FLOPs /full: per token, share of full fine-tuning's.",
 }
+BEST_OF_RATES = "* at the best of several learning rates by validation on these very seeds: somewhat too high."
 _HARNESS = "− base: from the base as it is, on the same items. --score compares by one of these."
 
 
@@ -198,7 +199,7 @@ def interval_note(report: Report) -> str:
     if any(score.median is not None for arm in report.arms for score in arm.scores.values()):
         texts.append("Scores of optimistic rows are medians over seeds; differences are of means.")
     if any(arm.rates > 1 for arm in report.arms):
-        texts.append("* at the best of several learning rates by validation on these very seeds: somewhat too high.")
+        texts.append(BEST_OF_RATES)
     if not report.comparisons:
         return " ".join(texts)
     if not any(c.bootstrap for c in report.comparisons.values()):

@@ -25,7 +25,7 @@ def best_lr_ratio(records: Sequence[Record], of: Spec, to: Spec) -> Estimate:
     The best is the vertex of the parabola in log learning rate through the best of the grid and its neighbours, by the
     mean validation objective over seeds. Interval: bootstrap over the seeds that both arms have, widened by t/z.
     Raises NotRun where the best is an end of the grid, or is in more than 2.5 % of the resamples: it may lie anywhere
-    beyond.
+    beyond; and where it is next to a rate that diverged, which has no place on a parabola.
     """
     compared(records, [of, to])  # raises where they were not trained alike
     grids = [whole_rates(runs_of(records, spec)) for spec in (of, to)]
@@ -38,7 +38,9 @@ def best_lr_ratio(records: Sequence[Record], of: Spec, to: Spec) -> Estimate:
         log_lr, losses_sl = _losses([runs[columns] for runs in runs_sl], list(grid), spec)
         mean = losses_sl.mean(0)
         if (best := int(np.argmin(mean))) in (0, len(mean) - 1):
-            raise NotRun(f"the best learning rate of {words(spec)}, {10 ** log_lr[best]:g}, is the end of its grid")
+            lr = list(grid)[int(np.argmin(np.abs(np.log10(list(grid)) - log_lr[best])))]
+            why = "is the end of its grid" if lr in (min(grid), max(grid)) else "is next to one that diverged"
+            raise NotRun(f"the best learning rate of {words(spec)}, {lr:g}, {why}")
         optima.append(float(_vertex(log_lr, mean[None])[0]))
         resampled = _vertex(log_lr, seed_weights(n, REPLICATES, 0) @ losses_sl)
         if (ends := float(np.isnan(resampled).mean())) > OPEN:
