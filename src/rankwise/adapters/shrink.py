@@ -26,7 +26,8 @@ def shrink(run: Run, rank: int | None, energy: float | None, out: Path | None = 
     before, columns = score.evaluate(model, rows, run)
     svds = {name: delta.svd() for name, delta in lora.deltas.items()}
     ranks = {name: min(rank or factors.rank_for_energy(svd.s, energy or 1.0), len(svd.s)) for name, svd in svds.items()}
-    smaller = _nested(run, lora, rank) or {name: svd.truncated(ranks[name]) for name, svd in svds.items()}
+    leading = _nested(run, lora, rank)  # rescaled, so that it is no part of ΔW, of which a share could be kept
+    smaller = leading or {name: svd.truncated(ranks[name]) for name, svd in svds.items()}
     loading.put_factors(model, smaller)
     after, shrunk = score.evaluate(model, rows, run)
     gap = on_rows(named(rows.metric), columns, shrunk)
@@ -42,17 +43,20 @@ def shrink(run: Run, rank: int | None, energy: float | None, out: Path | None = 
             ]
             card.write(folder, run, base_asset(run), "adapter", lines + notes, rows.scorer)
     squares = {name: (smaller[name].dot(smaller[name]), delta.dot(delta)) for name, delta in lora.deltas.items()}
-    held, total = (sum(column) for column in zip(*squares.values(), strict=True))
+
+    def share(part: float, whole: float) -> float | None:
+        return None if leading else part / whole if whole else 1.0
+
     modules = {
-        name: {"before": lora.ranks[name], "after": ranks[name], "kept_energy": part / whole if whole else 1.0}
-        for name, (part, whole) in squares.items()
+        name: {"before": lora.ranks[name], "after": ranks[name], "kept_energy": share(*both)}
+        for name, both in squares.items()
     }
+    kept = share(*(sum(column) for column in zip(*squares.values(), strict=True)))
     sizes = {"before": files.weight_bytes(run.adapter), "after": size}
     both = {"before": factors.summary(lora.ranks.values()), "after": factors.summary(ranks.values())}
     scores = {"metric": rows.metric, "before": before, "after": after, "difference": gap}
     asked = {"run": run.name, "out": str(out) if out else None, "rank": rank, "energy": energy}
-    share = held / total if total else 1.0
-    return scores | asked | {"ranks": both, "kept_energy": share, "adapter_bytes": sizes, "modules": modules}
+    return scores | asked | {"ranks": both, "kept_energy": kept, "adapter_bytes": sizes, "modules": modules}
 
 
 def _nested(run: Run, lora: factors.Lora, rank: int | None) -> factors.Deltas:

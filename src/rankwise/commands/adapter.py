@@ -173,11 +173,11 @@ def _tell_combine(document: Document) -> None:
 
 
 def _tell_shrink(document: Document) -> None:
-    ranks, size = document["ranks"], document["adapter_bytes"]
+    ranks, size, kept = document["ranks"], document["adapter_bytes"], document["kept_energy"]
     rows = [
         ["rank", _span(ranks["before"]), _span(ranks["after"]), ""],
         ["kB, head included", f"{size['before'] / 1e3:.1f}", f"{size['after'] / 1e3:.1f}", ""],
-        ["Σσ²", "100 %", f"{100 * document['kept_energy']:.2f} %", ""],
+        *([] if kept is None else [["Σσ²", "100 %", f"{100 * kept:.2f} %", ""]]),
         [document["metric"], _score(document["before"]), _score(document["after"]), _gap(document["difference"])],
     ]
     show_table(["", "before", "after", "paired difference"], rows)
