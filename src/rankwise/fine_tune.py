@@ -102,6 +102,8 @@ class _Story:
     def ask(self) -> None:
         """What it knows before, where it is asked: with weights rounded as they will be in training."""
         self.asked = forget.Questions.of(self.config, self.tokenizer)
+        if self.asked:
+            self.record.provenance["forgetting"] = self.asked.asset
         if self.asked and self.ranks.is_first:
             with self.clock("forgetting"):
                 rounds = self.settings.precision == "bf16_true"

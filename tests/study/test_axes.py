@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 from tiny_configs import study_of
 
 from rankwise.cli import main
@@ -279,3 +280,17 @@ def test_a_study_says_which_finished_runs_had_other_code_model_or_data(tiny, tmp
     record.provenance["code"] = "sha256:other"
     record.write()
     assert outdated.summary([config, config]) == "2 with other code, 2 with other data"
+
+
+def test_a_study_says_which_finished_runs_had_another_start_or_other_texts(tiny, tmp_path):
+    texts = tmp_path / "texts.tsv"
+    texts.write_text("text\tlabel\n" + "".join(f"word {i}\t{i % 2}\n" for i in range(40)))
+    start = run(tiny()).folder / "adapter" / "adapter_model.safetensors"
+    asked = {"forgetting__name": "local", "forgetting__path": str(texts), "forgetting__n": 20}
+    config = tiny(method__init_from=str(start.parent.parent), **asked)
+    assert run(config).status == records.FINISHED
+    assert outdated.summary([config]) == ""
+    save_file({name: 2 * value for name, value in load_file(start).items()}, start, {"format": "pt"})
+    assert outdated.summary([config]) == "with other method.init_from"
+    texts.write_text(texts.read_text() + "one more\t1\n")
+    assert outdated.summary([config]) == "with other method.init_from, with other forgetting"

@@ -30,14 +30,36 @@ def _changed(config: Config, fingerprint: Callable[[Model | Task], str | None]) 
     made = record.provenance
     timed = [[cell["rows"], cell["length"]] for cell in record.compute.get("latency") or []]
     lacks = ["without tracking.latency"] if any(list(shape) not in timed for shape in config.tracking.latency) else []
+    source = config.method.init_from
     then = {
         "code": made.get("code"),
         "model": (made.get("model") or {}).get("fingerprint"),
         "data": (made.get("data") or {}).get("asset"),
+        "method.init_from": (record.lora.get("init_from") or {}).get("sha256"),
+        "forgetting": made.get("forgetting"),
     }
-    now = {"code": code_fingerprint(), "model": fingerprint(config.model), "data": fingerprint(config.task)}
+    now = {
+        "code": code_fingerprint(),
+        "model": fingerprint(config.model),
+        "data": fingerprint(config.task),
+        "method.init_from": _start(source) if source else None,
+        "forgetting": fingerprint(_texts(config)) if config.forgetting.name != "none" else None,
+    }
     changed = [f"with other {name}" for name in then if then[name] and now[name] and then[name] != now[name]]
     return changed + lacks
+
+
+def _texts(config: Config) -> Task:
+    from rankwise.train.forget import as_task  # brings torch, and few runs ask
+
+    return as_task(config.forgetting, config.task)
+
+
+def _start(source: str) -> str | None:
+    """Of the weights that it starts from; None where they are gone."""
+    from rankwise.model.methods.warm_start import sha256, start_file  # brings torch
+
+    return sha256(file) if (file := start_file(source)) else None
 
 
 def _fingerprint(source: Model | Task) -> str | None:

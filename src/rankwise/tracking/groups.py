@@ -90,6 +90,7 @@ class Provenance(TypedDict, total=False):
     git: dict[str, str] | None  # commit, and diff: hash of what differs from it
     data: Annotated[dict[str, Any], _Data]
     model: dict[str, str]  # source, fingerprint
+    forgetting: str  # fingerprint of the texts that it was asked before and after
 
 
 class Params(TypedDict, total=False):

@@ -40,6 +40,7 @@ class Questions:
     config: Config  # the run's, with these texts as its task
     rows: data.Data
     tokenizer: Any
+    asset: str  # fingerprint of their files
 
     @classmethod
     def of(cls, config: Config, tokenizer: Any) -> "Questions | None":
@@ -49,7 +50,8 @@ class Questions:
             return None
         task = as_task(asked, config.task)
         try:
-            rows = data.load(task, assets.resolve(task, progress=False), 0)
+            asset = assets.resolve(task, progress=False)
+            rows = data.load(task, asset, 0)
         except Refused as refused:
             message = str(refused).replace("task.n_test", "forgetting.n").replace("task.", "forgetting.")
             raise Refused(message) from None
@@ -57,7 +59,7 @@ class Questions:
         if not task.writes and len(set(labels[_halves(labels)[0]].tolist())) < 2:
             why = f"{len(labels)} texts are left, and the half that a probe is fitted to has fewer than two labels"
             raise Refused.value("forgetting.n", asked.n, why, "more texts are needed")
-        return cls(dataclasses.replace(config, task=task), rows, tokenizer)
+        return cls(dataclasses.replace(config, task=task), rows, tokenizer, asset.fingerprint)
 
     def ask(self, lm: nn.Module, settings: Numerics) -> Answers:
         """What the model answers as it is now: a causal LM its loss on each text, an encoder its features."""

@@ -41,9 +41,7 @@ def warm_start(model: nn.Module, source: str, heads: list[str]) -> dict[str, str
     The head comes along where all of it fits, and stays fresh where the classes are others.
     Raises Refused for a folder without such weights, other names or shapes, and another scale.
     """
-    folder = Path(source).expanduser()
-    folder = folder / "adapter" if (folder / "adapter").is_dir() else folder  # of a run, or the adapter's own
-    file = weights_file(folder)
+    file = start_file(source)
     if file is None:
         raise Refused.value(
             "method.init_from", source, f"a folder with an adapter; none of {ADAPTER_FILE} and the like"
@@ -52,7 +50,7 @@ def warm_start(model: nn.Module, source: str, heads: list[str]) -> dict[str, str
         saved = load_file(file)
     except SafetensorError as error:
         raise Refused.value("method.init_from", source, f"a readable {file.name} ({error})") from None
-    own = _state(model)
+    folder, own = file.parent, _state(model)
     if isinstance(model, PeftModel):
         _same_meaning(model, folder, source)
     head = {name for name in own if any(f".{part}." in f".{name}" for part in heads)}
@@ -67,7 +65,18 @@ def warm_start(model: nn.Module, source: str, heads: list[str]) -> dict[str, str
         with torch.no_grad():
             for name, value in taken.items():
                 model.get_parameter(name).copy_(value)
-    return {"folder": str(folder), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    return {"folder": str(folder), "sha256": sha256(file)}
+
+
+def start_file(source: str) -> Path | None:
+    """The file of weights that ``method.init_from`` names, of a run's folder or the adapter's own."""
+    folder = Path(source).expanduser()
+    return weights_file(folder / "adapter" if (folder / "adapter").is_dir() else folder)
+
+
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _state(model: nn.Module) -> dict[str, torch.Tensor]:
