@@ -151,8 +151,8 @@ class _Story:
             stored = torch.bfloat16 if config.quant.kind == "bf16" else torch.float32
             shard.shard(model, self.ranks.world, self.settings.device, stored, self.settings.precision)
             shard.leave_frozen(self.tuner)
-        best_file = self.folder / "best.safetensors"
-        self.watch = Watch(config, self.budget, best_file, self.clock, journal, on_progress)
+        best_file, clusters = self.folder / "best.safetensors", self.data.validation.clusters
+        self.watch = Watch(config, self.budget, best_file, self.clock, journal, on_progress, clusters)
         self.trainer = loop.fit(
             self.tuner, self.periods, self.watch, self.probe, config, self.settings, self.record, self.loggers
         )

@@ -17,7 +17,7 @@ from rankwise import metrics
 from rankwise.config import Config
 from rankwise.measure.clock import Clock, Throughput
 from rankwise.model.weights import save_best
-from rankwise.tasks.scores import Score
+from rankwise.tasks.scores import Score, ratio
 from rankwise.tracking.journal import Journal
 
 if TYPE_CHECKING:
@@ -31,13 +31,20 @@ class Watch(pl.Callback):
     """Measures, logs, and keeps the best weights."""
 
     def __init__(
-        self, config: Config, budget: Budget, best_file: Path, clock: Clock, journal: Journal, on_progress: OnProgress
+        self,
+        config: Config,
+        budget: Budget,
+        best_file: Path,
+        clock: Clock,
+        journal: Journal,
+        on_progress: OnProgress,
+        clusters: np.ndarray,
     ):
         self.objective, self.patience = config.objective.removeprefix("val/"), config.trainer.early_stopping
         self.monitored = bool(config.callbacks)  # what is logged, by callbacks of the user's
         self.budget, self.best_file, self.clock, self.journal = budget, best_file, clock, journal
         self.on_progress, self.accumulate = on_progress, config.trainer.accumulate
-        self.throughput = Throughput()
+        self.throughput, self.clusters = Throughput(), clusters  # of the validation rows
         self.step = self.logged = 0
         self.losses: list[float] = []  # of micro-batches since step ``logged``, as they are weighed in their steps
         self.curve: list[dict[str, float]] = []
@@ -94,15 +101,14 @@ class Watch(pl.Callback):
             setattr(self, name, value)
 
     def _fall(self, columns: dict[str, np.ndarray]) -> dict[str, float]:
-        """The fall of the loss since the validation before and its standard error, paired by row."""
+        """The fall of the loss since the validation before and its standard error, paired by row, over clusters."""
         losses = columns["loss"] if "loss" in columns else columns["score"] / columns["label"].mean()
         before, now = self.before, losses.astype(np.float64)
         self.before = now.tolist()
         if before is None:
             return {}
-        with np.errstate(all="ignore"):  # of a diverged run
-            fall = np.array(before) - now
-            return {"loss_fall": float(fall.mean()), "loss_fall_se": float(fall.std(ddof=1)) / math.sqrt(len(fall))}
+        fall = ratio(np.bincount(self.clusters, np.array(before) - now), np.bincount(self.clusters))
+        return {"loss_fall": fall["value"], "loss_fall_se": fall["se"]}
 
     def _log(self, trainer: pl.Trainer, row: dict[str, float]) -> None:
         self.journal(row)
