@@ -102,7 +102,7 @@ class FineTuner(pl.LightningModule):
         """Step, then free the gradients: Lightning would hold them through the next forward pass."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if not self.diverged:
-            adalora.after_step(self.model, self.trainer.global_step)
+            adalora.after_step(self.model, self.trainer.global_step + 1)  # which is counted after this hook
         optimizer.zero_grad()
 
     def configure_gradient_clipping(
