@@ -130,6 +130,8 @@ def test_the_canonical_form_leaves_its_argument_alone(tiny):
 def test_the_hash_is_the_same_in_every_process_and_version():
     """A change here makes users run everything again: it must be meant."""
     assert run_id(tiny_config(method__alpha="2r", method__rank=8, optim__lr=2e-3)) == "adbe2cedfa"
+    close = {run_id(tiny_config(method__alpha=alpha)) for alpha in (0.1234567, 0.1234568, "0.1234568")}
+    assert len(close) == 2  # all digits count
 
 
 def test_the_folder_is_named_by_study_arm_and_hash(tiny):

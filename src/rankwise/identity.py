@@ -121,7 +121,8 @@ def _spelled(alpha: Any) -> Any:
         number, kind = parse_alpha(alpha)
     except ValueError:
         return alpha
-    return f"{number:g}{kind}"
+    short = f"{number:g}"  # of six digits; what needs more of them keeps all
+    return f"{short if float(short) == number else repr(number)}{kind}"
 
 
 def _overridden(group: str, source: dict[str, Any], last: str) -> list[str]:
