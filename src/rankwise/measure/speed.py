@@ -38,7 +38,8 @@ def peak_flops(device: torch.device, precision: str, threads: int) -> tuple[floa
     """Peak FLOP/s of matrix products in fp32, bf16 or fp16, and where the number comes from.
 
     "datasheet" for a GPU of ``rankwise.measure.gpus``; else "measured": the best of square products on this machine,
-    with ``threads`` of torch on a CPU, remembered in the cache folder unless other programs kept the CPU busy.
+    with ``threads`` of torch on a CPU, remembered in the cache folder unless other programs kept the CPU busy. Of a GPU
+    it is measured anew by each run, as another job may slow it down.
     Measuring takes ``BUDGET_S`` and some memory, so ask while neither is being measured. It leaves torch's random
     numbers alone.
     """
@@ -64,7 +65,7 @@ def _key(device: torch.device, precision: str, threads: int) -> str:
 
 
 def _probe(device: torch.device, dtype: torch.dtype, threads: int) -> tuple[float, bool]:
-    """The best rate over products of growing size, FLOP/s, and whether the CPU was all ours.
+    """The best rate over products of growing size, FLOP/s, and whether the CPU was all ours (of a GPU nothing says).
 
     The size doubles for as long as there is time for the next: a fast device needs large products to reach its plateau,
     a slow one has no time for them. The best and not the median, since whatever else runs on the machine can only slow
@@ -83,7 +84,7 @@ def _probe(device: torch.device, dtype: torch.dtype, threads: int) -> tuple[floa
                 if size < _LARGEST and left_s > (_TIMED + 1) * 8 * product_s:
                     size *= 2
                 elif left_s < (_TIMED + 1) * product_s:
-                    return best, device.type != "cpu" or busy > _OURS * threads
+                    return best, device.type == "cpu" and busy > _OURS * threads
     finally:
         torch.set_num_threads(before)
 
