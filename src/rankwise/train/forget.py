@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.stats import spearmanr
 from torch import nn
 
@@ -17,7 +16,7 @@ from rankwise.model.numerics import Numerics
 from rankwise.tasks import data
 from rankwise.tasks.batches import collate_for, encoded, eval_loader
 from rankwise.tasks.scores import TokenScorer, mean_score, ratio
-from rankwise.train.step import losses
+from rankwise.train.module import FineTuner, evaluate
 
 _PAIRS = 2000  # of texts, whose cosines are ranked
 _GROUPS = 50  # of texts, each left out once
@@ -63,28 +62,19 @@ class Questions:
 
     def ask(self, lm: nn.Module, settings: Numerics) -> Answers:
         """What the model answers as it is now: a causal LM its loss on each text, an encoder its features."""
-        config = self.config
+        config, size = self.config, self.config.trainer.eval_batch_size
         lm.to(settings.device).eval()
         if config.task.writes:
-            return self._losses(lm, settings)
+            rows = encoded(self.rows.test, config, self.tokenizer, "forgetting")
+            loader = eval_loader(rows, collate_for(config, self.tokenizer, self.rows), size)
+            _, columns = evaluate(FineTuner(lm, TokenScorer(), config.optim, 1), loader, settings)
+            return Answers(columns["score"], columns["label"])
         from rankwise.tasks import baselines  # scikit-learn takes half a second, and few runs ask
 
         encoder, texts = lm.get_submodule(str(lm.base_model_prefix)), self.rows.test.texts
-        sizes = (config.task.max_length, config.trainer.eval_batch_size)
         with settings.autocast():
-            return Answers(features=baselines.mean_pooled(encoder, self.tokenizer, texts, *sizes))
-
-    def _losses(self, lm: nn.Module, settings: Numerics) -> Answers:
-        scorer, rows = TokenScorer(), encoded(self.rows.test, self.config, self.tokenizer, "forgetting")
-        collate = collate_for(self.config, self.tokenizer, self.rows)
-        sums, tokens = np.zeros(len(rows)), np.zeros(len(rows))
-        for batch in eval_loader(rows, collate, self.config.trainer.eval_batch_size):
-            batch = {name: tensor.to(settings.device) for name, tensor in batch.items()}
-            with torch.inference_mode(), settings.autocast():
-                columns = scorer.columns(*losses(lm, scorer, batch), batch)
-            here = columns["row"].cpu().numpy()
-            sums[here], tokens[here] = columns["score"].cpu().numpy(), columns["label"].cpu().numpy()
-        return Answers(sums, tokens)
+            features = baselines.mean_pooled(encoder, self.tokenizer, texts, config.task.max_length, size)
+        return Answers(features=features)
 
     def compare(self, before: Answers, after: Answers) -> dict[str, Any]:
         """``measure`` (loss or probe), ``before`` and ``after`` as {value, se, n}, and ``difference``: after − before,
