@@ -12,9 +12,9 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from rankwise import assets, methods
-from rankwise.config import Config, plain
+from rankwise.config import Config
 from rankwise.errors import Refused, plural
-from rankwise.identity import canonical, labels, run_id
+from rankwise.identity import labels, run_id
 from rankwise.measure.gpus import gpu, recognise
 from rankwise.measure.parameters import count
 from rankwise.measure.shape import Shape
@@ -22,7 +22,7 @@ from rankwise.model.base import check_tokens
 from rankwise.model.skeleton import architecture
 from rankwise.plan.fake import FakeRun, build
 from rankwise.plan.hardware import Hardware
-from rankwise.plan.operations import beside_full, needed
+from rankwise.plan.operations import beside_full, costing, needed
 from rankwise.plan.totals import Row, totals
 from rankwise.tasks import data, scores
 from rankwise.tasks.scores import Scorer
@@ -95,13 +95,8 @@ def process_bytes(configs: Sequence[Config], gpu_name: str) -> int:
 
 
 def _same_cost(config: Config) -> str:
-    """Equal for runs that cost the same: all that is in the canonical form but seeds and numbers of the optimizer."""
-    values = canonical(plain(config))
-    for key in ("seed", "data_seed", "objective"):
-        values.pop(key, None)
-    for key in ("lr", "weight_decay", "betas", "schedule", "warmup"):
-        values.get("optim", {}).pop(key, None)
-    return json.dumps([values, config.trainer.eval_batch_size, config.outputs], sort_keys=True)
+    """Equal for runs that cost the same; what is measured of a study's runs is a part of that."""
+    return json.dumps([costing(config), config.trainer.eval_batch_size, config.outputs], sort_keys=True)
 
 
 def _row(config: Config, question: Question) -> Row:

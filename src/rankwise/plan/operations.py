@@ -83,10 +83,14 @@ def predict(
     return memory, planned
 
 
-def _costing(config: Config) -> dict[str, Any]:
-    """What of a config may change what its steps hold and compute."""
+def costing(config: Config) -> dict[str, Any]:
+    """What of a config may change what its steps hold and compute: all but seeds and numbers of the optimizer.
+
+    Weight decay is among it: SGD holds a second gradient for it.
+    """
     values = canonical(plain(config))
-    for key in ("seed", "data_seed", "stage", "optim.lr"):
+    numbers = (f"optim.{key}" for key in ("lr", "betas", "schedule", "warmup"))
+    for key in ("seed", "data_seed", "stage", "objective", *numbers):
         remove(values, key)
     return values
 
@@ -95,7 +99,7 @@ def _key(config: Config, *what: Any) -> str:
     architecture, scorer, settings, shapes = what
     versions = [code_fingerprint(), torch.__version__, transformers.__version__, peft.__version__]
     of_model = [architecture.to_dict(), type(scorer).__name__, scorer.outputs, config.trainer.strategy]
-    told = json.dumps([_costing(config), *of_model, vars(settings), shapes, *versions], sort_keys=True, default=str)
+    told = json.dumps([costing(config), *of_model, vars(settings), shapes, *versions], sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
@@ -169,7 +173,7 @@ def _break_even_rank(run: Counted, shape: Shape, mine: int, full: int) -> float 
     for other in (1, 2):
         if len(counts) < 2 and other not in counts:
             config = _at_rank(run.config, other)
-            key = (*_base_of(run), shape, json.dumps(_costing(config), sort_keys=True))
+            key = (*_base_of(run), shape, json.dumps(costing(config), sort_keys=True))
             if key not in _known:
                 _known[key] = run.variant(config).count(shape)
             counts[other] = _known[key]
