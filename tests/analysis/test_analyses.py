@@ -63,15 +63,17 @@ def test_ranks_are_bounded_by_the_adapter_and_layers_add_up(low, full):
         assert cell["relative"] == pytest.approx(float(w.delta.b.norm() / w.base.double().norm()))
 
 
-def test_truncation_agrees_with_shrink_and_with_the_recorded_test(low, high):
-    found = analysis.analyze("truncation", [high.folder, low.folder])
+def test_truncation_agrees_with_shrink_and_with_the_recorded_test(low, high, ran):
+    pissa = ran(method="pissa", method__rank=1)  # whose file has two columns
+    found = analysis.analyze("truncation", [high.folder, low.folder, pissa.folder])
     cut = {row["rank"]: row for row in found["cut"]}
     assert sorted(cut) == [1, 2, 4]
     assert cut[4]["score"]["value"] == pytest.approx(high.record.metrics["test"][found["metric"]]["value"])
     smaller = shrink(high, 2, None)
     assert cut[2]["score"] == smaller["after"] and cut[2]["difference"] == smaller["difference"]
     assert cut[2]["energy"] == pytest.approx(smaller["kept_energy"])
-    (trained,) = found["trained"]
+    start, trained = found["trained"]
+    assert (start["rank"], trained["rank"]) == (1, 2)
     assert trained["from_cut"]["value"] == pytest.approx(trained["score"]["value"] - cut[2]["score"]["value"])
 
 

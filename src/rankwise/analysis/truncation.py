@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from rankwise import methods
 from rankwise.adapters import factors, loading, score
 from rankwise.adapters.runs import Run, same_base
 from rankwise.analysis.weights import labels
@@ -29,7 +30,8 @@ def truncation(runs: Sequence[Run]) -> dict[str, Any]:
     first, *others = runs
     same_base(list(runs))
     lora, *loras = (factors.read(run.adapter, _WHAT) for run in runs)
-    whole, *trained = (max(one.ranks.values()) for one in (lora, *loras))
+    whole = max(lora.ranks.values())
+    trained = [_trained_rank(run, one) for run, one in zip(others, loras, strict=True)]
     lower = {2**n for n in range(whole.bit_length()) if 2**n < whole}
     if not lower:
         raise Refused(
@@ -73,6 +75,11 @@ def cuts(run: Run, ranks: Sequence[int], part: str) -> dict[int, float]:
     return {
         rank: whole if rank == own else float(_cut(model, svds, rank, rows, run, part)[0]["value"]) for rank in ranks
     }
+
+
+def _trained_rank(run: Run, lora: factors.Lora) -> int:
+    """The rank of its factors; a start that was taken out of W stands in the file beside what became of it."""
+    return max(lora.ranks.values()) // (2 if methods.starts_from_base(run.config.method) else 1)
 
 
 def _cut(
