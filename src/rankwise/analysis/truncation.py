@@ -3,11 +3,10 @@
 ΔW of every layer is cut by SVD to its leading directions (Eckart and Young 1936), the head stays as it was trained.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from rankwise import methods
 from rankwise.adapters import factors, loading, score
@@ -38,28 +37,25 @@ def truncation(runs: Sequence[Run]) -> dict[str, Any]:
             f"{first.folder}: has rank {whole}, there is no lower one; give the run of the largest rank first"
         )
     label, *shown = labels(list(runs))
-    model, tokenizer = loading.as_run(first)
-    rows = score.Rows.of(first, tokenizer)
-    svds = {name: delta.svd() for name, delta in lora.deltas.items()}
-    full = score.evaluate(model, rows, first)
+    metric, svds, tested = _opened(first, lora)
+    full = tested()
     lower |= {rank for rank in trained if rank < whole}
-    cut = {rank: _cut(model, svds, rank, rows, first) for rank in sorted(lower)} | {whole: full}
+    cut = {rank: tested(rank) for rank in sorted(lower)} | {whole: full}
     energy = sum(float((svd.s**2).sum()) for svd in svds.values())
     scores_cut = [
-        {"rank": rank, "score": tested[0], "difference": _gap(rows.metric, full, tested)}
+        {"rank": rank, "score": at_rank[0], "difference": _gap(metric, full, at_rank)}
         | {"energy": sum(float((svd.s[:rank] ** 2).sum()) for svd in svds.values()) / energy}
-        for rank, tested in cut.items()
+        for rank, at_rank in cut.items()
     ]
     beside = []
-    for rank, run, name in sorted(zip(trained, others, shown, strict=True), key=lambda one: one[0]):
-        own, tokenizer = loading.as_run(run)
-        tested = score.evaluate(own, score.Rows.of(run, tokenizer), run)
-        if not np.array_equal(tested[1]["label"], full[1]["label"]):
+    for rank, run, one, name in sorted(zip(trained, others, loras, shown, strict=True), key=lambda row: row[0]):
+        own = _opened(run, one)[2]()
+        if not np.array_equal(own[1]["label"], full[1]["label"]):
             raise Refused(f"{run.folder}: was tested on other rows; give runs of one task and one data_seed")
-        from_cut = _gap(rows.metric, cut[rank], tested) if rank in cut else None
-        gaps = {"difference": _gap(rows.metric, full, tested), "from_cut": from_cut}
-        beside.append({"run": name, "rank": rank, "score": tested[0]} | gaps)
-    return {"metric": rows.metric, "run": label, "rank": whole, "cut": scores_cut, "trained": beside}
+        from_cut = _gap(metric, cut[rank], own) if rank in cut else None
+        gaps = {"difference": _gap(metric, full, own), "from_cut": from_cut}
+        beside.append({"run": name, "rank": rank, "score": own[0]} | gaps)
+    return {"metric": metric, "run": label, "rank": whole, "cut": scores_cut, "trained": beside}
 
 
 def cuts(run: Run, ranks: Sequence[int], part: str) -> dict[int, float]:
@@ -68,13 +64,9 @@ def cuts(run: Run, ranks: Sequence[int], part: str) -> dict[int, float]:
     Raises Refused for an adapter that is no plain LoRA.
     """
     lora = factors.read(run.adapter, _WHAT)
-    model, tokenizer = loading.as_run(run)
-    rows = score.Rows.of(run, tokenizer)
-    own, whole = max(lora.ranks.values()), float(score.evaluate(model, rows, run, part)[0]["value"])
-    svds = {name: delta.svd() for name, delta in lora.deltas.items()}
-    return {
-        rank: whole if rank == own else float(_cut(model, svds, rank, rows, run, part)[0]["value"]) for rank in ranks
-    }
+    _, _, tested = _opened(run, lora)
+    own, whole = max(lora.ranks.values()), tested(part=part)
+    return {rank: float((whole if rank == own else tested(rank, part))[0]["value"]) for rank in ranks}
 
 
 def _trained_rank(run: Run, lora: factors.Lora) -> int:
@@ -82,11 +74,18 @@ def _trained_rank(run: Run, lora: factors.Lora) -> int:
     return max(lora.ranks.values()) // (2 if methods.starts_from_base(run.config.method) else 1)
 
 
-def _cut(
-    model: nn.Module, svds: dict[str, factors.Svd], rank: int, rows: score.Rows, run: Run, part: str = "test"
-) -> Tested:
-    loading.put_factors(model, {name: svd.truncated(rank) for name, svd in svds.items()})
-    return score.evaluate(model, rows, run, part)
+def _opened(run: Run, lora: factors.Lora) -> tuple[str, dict[str, factors.Svd], Callable[..., Tested]]:
+    """The run's metric, its ΔW by layer, and a function that scores it: whole at first, then cut to a rank."""
+    model, tokenizer = loading.as_run(run)
+    rows = score.Rows.of(run, tokenizer)
+    svds = {name: delta.svd() for name, delta in lora.deltas.items()}
+
+    def tested(rank: int | None = None, part: str = "test") -> Tested:
+        if rank is not None:
+            loading.put_factors(model, {name: svd.truncated(rank) for name, svd in svds.items()})
+        return score.evaluate(model, rows, run, part)
+
+    return rows.metric, svds, tested
 
 
 def _gap(metric: str, one: Tested, other: Tested) -> dict[str, float]:
