@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo claims claims-full test test-slurm test-trackio test-next fetch lint types constraints clean
 
 demo: $(STAMP)
-	$(BIN)/rankwise find experiment=demo --rates default --seeds 5 --budget 8m --reference 'full method.lr=3.2e-4'
+	$(BIN)/rankwise find experiment=demo method.rank=4,16,64 --rates default --seeds 5 --budget 15m --reference 'full method.lr=3e-4'
 	$(BIN)/rankwise report outputs/demo
 
 # The studies behind the claims, one after the other, a run per core. What has finished is skipped: after an

@@ -29,10 +29,11 @@ def test_the_default_question_is_every_rank_against_full_fine_tuning(tmp_path, m
 
 
 def test_the_demo_is_one_question_whose_two_sides_have_rates_of_their_own():
-    found = question(["experiment=demo"], "8m", None, "default", "full method.lr=3.2e-4", seeds=5)
-    assert found.ranks == (1, 2, 4, 8, 16, 32, 64) and found.margin == 0.05 and found.looks == (2, 3, 5)
-    assert (found.run_of(64, 0).optim.lr, found.run_of(None, 0).optim.lr) == (3e-3, 3.2e-4)
-    assert found.run_of(1, 0).task.n_train == found.run_of(None, 0).task.n_train == 1000
+    words = ["experiment=demo", "method.rank=4,16,64"]
+    found = question(words, "15m", None, "default", "full method.lr=3e-4", seeds=5)
+    assert found.ranks == (4, 16, 64) and found.margin == 0.05 and found.looks == (2, 3, 5)
+    assert (found.run_of(64, 0).optim.lr, found.run_of(None, 0).optim.lr) == (4e-3, 3e-4)
+    assert found.run_of(4, 0).task.n_train == found.run_of(None, 0).task.n_train == 600
 
 
 def test_a_model_is_asked_for_no_rank_above_its_width_and_another_rank_can_be_the_reference():
