@@ -143,16 +143,21 @@ def test_the_cause_and_the_way_out_are_named(tmp_path: Path, case: str) -> None:
 WAYS = {
     "one run": ["train", "debug=fast"],
     "a study": ["train", "-m", "debug=fast", "method.rank=1,2"],
+    "a list of runs": ["train", "-m", "debug=fast", "method.rank=1,2", "--dry-run"],
+    "a plan": ["plan", "debug=fast"],
     "a question": ["find", "debug=fast", "method.rank=1,2"],
+}
+FILES = {
+    "task.delimiter": ["task=local", "task.path=a.csv"],
+    "forgetting.": ["forgetting=local", "forgetting.path=a.csv"],
 }
 
 
+@pytest.mark.parametrize("key", FILES)
 @pytest.mark.parametrize("way", WAYS)
-def test_a_file_that_cannot_be_read_stops_before_anything_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], way: str
-) -> None:
+def test_a_file_that_cannot_be_read_stops_before_anything_is_written(tmp_path, monkeypatch, capsys, way, key):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.csv").write_text("text;label\nx;1\n")
-    assert main([*WAYS[way], "task=local", "task.path=a.csv"]) == 2
+    assert main([*WAYS[way], *FILES[key]]) == 2
     told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1 and "is task.delimiter right?" in told[0] and [*tmp_path.iterdir()] == [tmp_path / "a.csv"]
+    assert len(told) == 1 and key in told[0] and [*tmp_path.iterdir()] == [tmp_path / "a.csv"]

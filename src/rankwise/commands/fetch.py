@@ -26,9 +26,9 @@ def main(arguments: list[str]) -> int:
                 gguf.unpack(file)
             places[source.name] = str(asset.path or asset.source)
         if config.forgetting.name != "none":
-            from rankwise.train.forget import as_task
+            from rankwise.tasks.data import forgetting_task
 
-            asset = assets.fetch(as_task(config.forgetting, config.task))
+            asset = assets.fetch(forgetting_task(config))
             places[config.forgetting.name] = str(asset.path or asset.source)
         print_json(places) if options.json else print("\n".join(f"{name}: {place}" for name, place in places.items()))
         return 0

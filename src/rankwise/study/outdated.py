@@ -7,6 +7,7 @@ from rankwise import assets
 from rankwise.config import Config, Model, Task
 from rankwise.errors import Refused
 from rankwise.identity import folder
+from rankwise.tasks.data import forgetting_task
 from rankwise.tracking import record as records
 from rankwise.tracking.provenance import code_fingerprint
 
@@ -43,16 +44,10 @@ def _changed(config: Config, fingerprint: Callable[[Model | Task], str | None]) 
         "model": fingerprint(config.model),
         "data": fingerprint(config.task),
         "method.init_from": _start(source) if source else None,
-        "forgetting": fingerprint(_texts(config)) if config.forgetting.name != "none" else None,
+        "forgetting": fingerprint(forgetting_task(config)) if config.forgetting.name != "none" else None,
     }
     changed = [f"with other {name}" for name in then if then[name] and now[name] and then[name] != now[name]]
     return changed + lacks
-
-
-def _texts(config: Config) -> Task:
-    from rankwise.train.forget import as_task  # brings torch, and few runs ask
-
-    return as_task(config.forgetting, config.task)
 
 
 def _start(source: str) -> str | None:

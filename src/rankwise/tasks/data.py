@@ -4,6 +4,7 @@ The first reading keeps a few bytes of every row, from which the rows of each pa
 texts of those alone. So the data may be larger than memory, and only what a run uses is held.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -24,6 +25,7 @@ from rankwise.tasks.tables import Table
 
 _QUOTED = 0.1  # share of texts in double quotes, from which on they hardly are a part of what is said
 _HALF = re.compile("[\ud800-\udfff]")  # of two that stand for one, which no tokenizer reads
+_FORGETTING = ("path", "package", "revision", "format", "columns", "text", "label", "threshold", "min_abs_label")
 _COPY = 0.75  # share of training rows in a part that is a copy, as a validation part may be cut from the original
 
 
@@ -90,11 +92,39 @@ def check_files(configs: Iterable[Config], hub: bool = True) -> None:
     """
     seen = set()
     for config in configs:
-        task, seed = config.task, config.data_seed
-        here = cached(task) if task.path or task.package else task.synthetic
-        if (here or (hub and task.path)) and (task_and_seed := f"{task} {seed}") not in seen:
-            seen.add(task_and_seed)
-            _indexed(task, *open_tables(task, fetch(task)), seed)
+        theirs = forgetting_task(config) if config.forgetting.path else None
+        for task, seed in ((config.task, config.data_seed), *([(theirs, 0)] if theirs else [])):
+            here = cached(task) if task.path or task.package else task.synthetic
+            if (here or (hub and task.path)) and (task_and_seed := f"{task} {seed}") not in seen:
+                seen.add(task_and_seed)
+                with of_forgetting() if task is theirs else contextlib.nullcontext():
+                    _indexed(task, *open_tables(task, fetch(task)), seed)
+
+
+def forgetting_task(config: Config) -> Task:
+    """The texts of ``forgetting`` as a task of the run's kind, with all but a fifth of them as its test rows."""
+    asked, task = config.forgetting, config.task
+    keys = {key: getattr(asked, key) for key in _FORGETTING}
+    keys |= {
+        "name": asked.name,
+        "kind": task.kind if task.writes else "classification",
+        "deduplicate": True,
+        "skip_empty": True,
+    }
+    keys |= {"validation_share": 0.1, "test_share": 0.8, "n_test": asked.n, "max_length": task.max_length}
+    if task.writes:
+        keys |= {"threshold": None, "min_abs_label": 0.0}
+    return Task(**keys)
+
+
+@contextlib.contextmanager
+def of_forgetting() -> Iterator[None]:
+    """In here a refusal names the keys of ``forgetting`` in place of the task's."""
+    try:
+        yield
+    except Refused as refused:
+        message = str(refused).replace("task.n_test", "forgetting.n").replace("task.", "forgetting.")
+        raise Refused(message) from None
 
 
 def _indexed(

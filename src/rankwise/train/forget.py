@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from rankwise import assets
-from rankwise.config import Config, Forgetting, Task
+from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.model.numerics import Numerics
 from rankwise.tasks import data
@@ -20,7 +20,6 @@ from rankwise.train.module import FineTuner, evaluate
 
 _PAIRS = 2000  # of texts, whose cosines are ranked
 _GROUPS = 50  # of texts, each left out once
-_SHARED = ("path", "package", "revision", "format", "columns", "text", "label", "threshold", "min_abs_label")
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,10 @@ class Questions:
         asked = config.forgetting
         if asked.name == "none":
             return None
-        task = as_task(asked, config.task)
-        try:
+        task = data.forgetting_task(config)
+        with data.of_forgetting():
             asset = assets.resolve(task, progress=False)
             rows = data.load(task, asset, 0)
-        except Refused as refused:
-            message = str(refused).replace("task.n_test", "forgetting.n").replace("task.", "forgetting.")
-            raise Refused(message) from None
         labels = rows.test.labels
         if not task.writes and len(set(labels[_halves(labels)[0]].tolist())) < 2:
             why = f"{len(labels)} texts are left, and the half that a probe is fitted to has fewer than two labels"
@@ -99,21 +95,6 @@ class Questions:
         fitted = baselines.fit("probe", features[learned], labels[learned], has_classes=True)
         prediction, _ = baselines.predict(fitted, features[tested])
         return np.asarray(prediction == labels[tested])
-
-
-def as_task(asked: Forgetting, task: Task) -> Task:
-    """The texts as a task of the run's kind, with all but a fifth of them as its test rows."""
-    keys = {key: getattr(asked, key) for key in _SHARED}
-    keys |= {
-        "name": asked.name,
-        "kind": task.kind if task.writes else "classification",
-        "deduplicate": True,
-        "skip_empty": True,
-    }
-    keys |= {"validation_share": 0.1, "test_share": 0.8, "n_test": asked.n, "max_length": task.max_length}
-    if task.writes:
-        keys |= {"threshold": None, "min_abs_label": 0.0}
-    return Task(**keys)
 
 
 def _halves(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
