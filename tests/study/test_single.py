@@ -16,6 +16,7 @@ from rankwise import machine
 from rankwise.cli import main
 from rankwise.config import changed, typed
 from rankwise.errors import Refused, tell
+from rankwise.identity import folder
 from rankwise.metrics import duration
 from rankwise.plan.estimate import Question, plan
 from rankwise.plan.hardware import CONTEXT_BYTES, Hardware
@@ -147,7 +148,10 @@ def test_a_foreign_launcher_that_gives_up_is_one_line_and_the_runs_it_left_are_n
 
 
 @pytest.mark.parametrize(("fits", "chosen"), [(8, (8, 3)), (5, (4, 6)), (0, None)])
-def test_an_automatic_batch_is_the_same_step_in_the_largest_parts_that_fit_all_runs(fits, chosen, monkeypatch, capsys):
+def test_an_automatic_batch_is_the_same_step_in_the_largest_parts_that_fit_all_runs(
+    fits, chosen, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
     words = ["debug=fast", "trainer.batch_size=8", "trainer.accumulate=3", "trainer.eval_batch_size=1"]
     full = composed([*words, "method=full"])
     rows = plan(
@@ -167,6 +171,11 @@ def test_an_automatic_batch_is_the_same_step_in_the_largest_parts_that_fit_all_r
     with pytest.raises(Refused, match=r"batch_size=auto: an evaluation takes .* lower trainer.eval_batch_size"):
         settled(line, lambda _: [changed(full, {"trainer.eval_batch_size": 4000})])
     assert capsys.readouterr().err == f"rankwise: trainer.batch_size=auto: {' '.join(said)}\n"
+    begun = ["trainer.batch_size=2", "trainer.accumulate=12"]
+    file = folder(composed(["debug=fast", "method=full", "trainer.eval_batch_size=1", *begun])) / "result.json"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert settled(line, lambda _: runs) == ["debug=fast", *begun], "what is free later makes no other runs of a study"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from rankwise import methods
 from rankwise.config import Config
 from rankwise.errors import Refused
+from rankwise.identity import folder
 
 AUTO = "trainer.batch_size=auto"
 
@@ -15,8 +16,9 @@ AUTO = "trainer.batch_size=auto"
 def settled(words: Sequence[str], configs_of: Callable[[list[str]], Sequence[Config]]) -> list[str]:
     """The words of a command line with ``AUTO`` replaced by a batch size and an accumulation, which are said on stderr.
 
-    Both are the same for all runs, as a comparison wants it: the largest part of the batch by which the plan of every
-    run fits into a GPU's memory, or into its share of what is free here. ``configs_of`` composes the other words.
+    Both are the same for all runs, as a comparison wants it: those of the runs that are there already, else the largest
+    part of the batch by which the plan of every run fits into a GPU's memory, or into its share of what is free here.
+    ``configs_of`` composes the other words.
     Raises Refused where not even single rows fit, or an evaluation does not, and for ``auto`` beside other sizes.
     """
     rest = [word for word in words if word != AUTO]
@@ -34,6 +36,20 @@ def settled(words: Sequence[str], configs_of: Callable[[list[str]], Sequence[Con
     if not batches:
         raise Refused(f"{AUTO}: of no use with a method that trains nothing; leave it out")
     ((batch, accumulate),) = batches
+
+    def chosen(size: int) -> dict[str, int]:
+        return {"batch_size": size, "accumulate": accumulate * batch // size}
+
+    def told(size: int) -> list[str]:
+        parts = [f"trainer.{key}={value}" for key, value in chosen(size).items()]
+        print(f"rankwise: {AUTO}: {' '.join(parts)}", file=sys.stderr)
+        return [*(word for word in rest if not word.startswith("trainer.accumulate=")), *parts]
+
+    sizes = [size for size in range(batch, 0, -1) if batch % size == 0]
+    for size in sizes:  # what is free now must not make other runs of those that were begun
+        begun = (folder(replace(c, trainer=replace(c.trainer, **chosen(size)))) for c in configs)
+        if any((place / "result.json").exists() for place in begun):
+            return told(size)
     here = Hardware.here()
     room = here.memory_bytes if here.device == "cuda" else here.memory_bytes // share(configs).jobs
 
@@ -42,8 +58,8 @@ def settled(words: Sequence[str], configs_of: Callable[[list[str]], Sequence[Con
         runs = plan(alike, Question(here, room, find_batch=True))["runs"]
         evaluation = max(run["memory"]["eval"]["peak_bytes"] for run in runs) + here.context_bytes
         if evaluation > room:
-            sizes = f"an evaluation takes {evaluation / 1e9:.1f} GB of {room / 1e9:.1f}"
-            raise Refused(f"{AUTO}: {sizes}; lower trainer.eval_batch_size")
+            takes = f"an evaluation takes {evaluation / 1e9:.1f} GB of {room / 1e9:.1f}"
+            raise Refused(f"{AUTO}: {takes}; lower trainer.eval_batch_size")
         return min(run["largest_batch"] for run in runs)
 
     rows = most(1)
@@ -51,7 +67,4 @@ def settled(words: Sequence[str], configs_of: Callable[[list[str]], Sequence[Con
         rows = most(2)
     if rows < 1:
         raise Refused(f"{AUTO}: not even one row fits into {room / 1e9:.1f} GB; rankwise plan shows what takes them")
-    size = max(part for part in range(1, batch + 1) if batch % part == 0 and part <= rows)
-    chosen = [f"trainer.batch_size={size}", f"trainer.accumulate={accumulate * batch // size}"]
-    print(f"rankwise: {AUTO}: {' '.join(chosen)}", file=sys.stderr)
-    return [*(word for word in rest if not word.startswith("trainer.accumulate=")), *chosen]
+    return told(next(size for size in sizes if size <= rows))
