@@ -37,18 +37,16 @@ def settled(words: Sequence[str], configs_of: Callable[[list[str]], Sequence[Con
         raise Refused(f"{AUTO}: of no use with a method that trains nothing; leave it out")
     ((batch, accumulate),) = batches
 
-    def chosen(size: int) -> dict[str, int]:
-        return {"batch_size": size, "accumulate": accumulate * batch // size}
-
     def told(size: int) -> list[str]:
-        parts = [f"trainer.{key}={value}" for key, value in chosen(size).items()]
+        parts = [f"trainer.batch_size={size}", f"trainer.accumulate={accumulate * batch // size}"]
         print(f"rankwise: {AUTO}: {' '.join(parts)}", file=sys.stderr)
         return [*(word for word in rest if not word.startswith("trainer.accumulate=")), *parts]
 
     sizes = [size for size in range(batch, 0, -1) if batch % size == 0]
     for size in sizes:  # what is free now must not make other runs of those that were begun
-        begun = (folder(replace(c, trainer=replace(c.trainer, **chosen(size)))) for c in configs)
-        if any((place / "result.json").exists() for place in begun):
+        steps = accumulate * batch // size
+        begun = (replace(c, trainer=replace(c.trainer, batch_size=size, accumulate=steps)) for c in configs)
+        if any((folder(config) / "result.json").exists() for config in begun):
             return told(size)
     here = Hardware.here()
     room = here.memory_bytes if here.device == "cuda" else here.memory_bytes // share(configs).jobs
