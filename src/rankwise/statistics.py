@@ -96,14 +96,17 @@ def _student(tail: float, units: int | None) -> float:
 def _bounded(point: float, half: float, within: tuple[float, float], items: int | None) -> tuple[float, float]:
     """Limits that stay in a range: those of a share (Wilson 1927) of as many items as would give this width.
 
-    Where the share is 0 or 1, which has no width, it is one of ``items``.
+    Where the share is 0 or 1 it is one of ``items``, or of as few as its width says, such as an F1 of few positives.
     """
     low, high = within
     if not math.isfinite(high - low):
         return max(low, point - half), point + half
     share, width = (point - low) / (high - low), half / (high - low)
-    inside = 0 < share < 1
-    n = (Z95**2 * share * (1 - share) / width**2 if width else None) if inside else items
+    n: float | None = items
+    if 0 < share < 1:
+        n = Z95**2 * share * (1 - share) / width**2 if width else None
+    elif 0 < width < 1:  # Wilson's other limit is then so far away
+        n = Z95**2 * (1 - width) / width
     if not n:
         return point, point
     centre = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)

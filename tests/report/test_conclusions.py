@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy import stats
-from synthetic_study import ITEMS, answers, curve, write_run, write_study
+from synthetic_study import ITEMS, answers, curve, printed, write_run, write_study
 
 from rankwise.metrics import named
 from rankwise.report.report import build
@@ -296,6 +296,7 @@ def test_items_that_are_no_more_than_clusters_are_told_as_these(tmp_path):
         run.write()
     report = build([tmp_path])
     assert "on 3 seeds × 2,000 test items in 40 groups." in str(report.headline)
+    assert "± 95 % over seeds and test items in 40 groups." in " ".join(printed(report).split())
     assert "on 2,000 test items in 40 groups; arms are paired" in report.to_methods()
     assert "Test items that share a prompt, a text or a group are drawn together." in report.to_methods()
 

@@ -20,6 +20,8 @@ def test_one_seed_gives_the_interval_over_items_and_says_so():
     found = interval([0.8], [0.01])
     assert found.kind == "items"
     assert found.half == pytest.approx(1.959964 * 0.01)
+    few = interval([1.0], [0.2], within=(0.0, 1.0), items=140)  # an F1 of three positives, all of them found
+    assert (few.low, few.high) == pytest.approx((1 - 1.959964 * 0.2, 1.0))
     assert interval([0.8], [0.01], items=2000, clusters=4).half == pytest.approx(3.182446 * 0.01)  # t of 3 df
 
 

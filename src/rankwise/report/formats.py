@@ -2,6 +2,7 @@
 
 import math
 
+from rankwise.errors import plural
 from rankwise.metrics import NOTHING, signed
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "other")  # of memory
@@ -56,7 +57,7 @@ def whole(value: float | None) -> str:
 
 def items(n: int, units: int | None) -> str:
     """``195 test items in 40 groups``: how many of them are independent, where they are not all."""
-    return f"{n:,} test items" + (f" in {units:,} groups" if units and units < n else "")
+    return f"{n:,} test items" + (f" in {plural(units, 'group')}" if units and units < n else "")
 
 
 def listed(values: list[int]) -> str:

@@ -191,7 +191,10 @@ class Wide:
 def interval_note(report: Report) -> str:
     """What ± and the verdicts mean in this table."""
     metric = report.metric
-    texts = [f"{covered(arm.scores.get(metric.name) for arm in report.arms)}."]
+    cells = [cell for arm in report.arms for run in arm.runs if (cell := run.scores.get(metric.name))]
+    groups = max((cell.get("clusters") or 0 for cell in cells), default=0)
+    what = f"test items in {plural(groups, 'group')}" if groups else "test items"
+    texts = [f"{covered((arm.scores.get(metric.name) for arm in report.arms), what)}."]
     if metric.lower_is_better:
         texts.insert(0, f"Lower {metric.name} is better.")
     if report.constant is not None and metric.constants:
