@@ -46,9 +46,9 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "trainer.validations": "val_check_interval check_val_every_n_epoch eval_steps eval_strategy evaluation_strategy",
     "trainer.early_stopping": "early_stop patience early_stopping_patience callbacks=early_stopping",
     "trainer.matmul_precision": "tf32",
-    "trainer.precision": "mixed_precision bf16 fp16 dtype torch_dtype bnb_4bit_compute_dtype",
-    "trainer.precision=fp16": "trainer.precision=16 trainer.precision=16-mixed trainer.precision=float16",
-    "trainer.precision=bf16": "trainer.precision=bf16-mixed trainer.precision=bfloat16",
+    "trainer.precision": "mixed_precision dtype torch_dtype bnb_4bit_compute_dtype",
+    "trainer.precision=fp16": "fp16 trainer.precision=16 trainer.precision=16-mixed trainer.precision=float16",
+    "trainer.precision=bf16": "bf16 trainer.precision=bf16-mixed trainer.precision=bfloat16",
     "trainer.precision=fp32": "trainer.precision=32 trainer.precision=32-true trainer.precision=float32",
     "trainer.precision=bf16_true": "trainer.precision=bf16-true",
     "trainer.device": "accelerator gpu device_map trainer=cpu trainer=gpu trainer=cuda trainer=mps",
@@ -106,10 +106,10 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     ),
     "quant=nf4_double": "bnb_4bit_use_double_quant double_quant",
     "quant=int8": "load_in_8bit quant=8bit",
-    "tracking": "wandb report_to",
+    "tracking": "report_to",
     "tracking=none": "no_wandb tracking=off tracking=no tracking=disabled",
     "tracking.mode=offline": "tracking=offline",
-    "tracking=wandb": "logger=wandb",
+    "tracking=wandb": "wandb logger=wandb",
     "tracking=tensorboard": "logger=tensorboard",
     "tracking=trackio": "logger=trackio",
     "logger=NAME, with a conf/logger/NAME.yaml of yours; or tracking=wandb": "logger loggers metric_logger",
@@ -130,10 +130,13 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "rankwise adapter export RUN --push NAME/REPOSITORY, later": "push_to_hub hub_model_id",
     "rankwise adapter merge RUN, later": "merge merge_and_unload",
     "nothing: a run trains, validates and tests": "train test do_train do_eval do_predict",
-    "nothing: every step is logged, and what is left to do is kept": (
-        "log_every_n_steps logging_steps save_steps save_strategy save_total_limit enable_checkpointing "
-        "enable_progress_bar enable_model_summary num_sanity_val_steps load_best_model_at_end"
+    "nothing: a run keeps checkpoints of its own, and ends with the weights of its best validation": (
+        "save_steps save_strategy save_total_limit enable_checkpointing load_best_model_at_end"
     ),
+    "nothing: every step is logged, and progress is shown": (
+        "log_every_n_steps logging_steps enable_progress_bar enable_model_summary num_sanity_val_steps"
+    ),
+    "nothing: it learns labels, values and completions, not preferences": "dpo orpo kto ppo grpo rlhf reward_model",
     "nothing: rows are in memory": (
         "num_workers dataloader_num_workers preprocessing_num_workers pin_memory persistent_workers"
     ),

@@ -62,6 +62,7 @@ def test_a_budget_is_a_time_or_a_number_of_runs_and_a_margin_may_be_in_points():
         (["method.rank=1,2"], {"budget": "10", "rates": "tune"}, "--budget 10: at least 19 runs"),
         ([], {"margin": "2"}, "--margin 2: a fraction such as 0.02; 2 points are --margin 2%"),
         ([], {"margin": "60%"}, "task.margin=0.6: below 0.5"),
+        ([], {"margin": "200%"}, "--margin 200%: below 50%"),
         ([], {"margin": "-1"}, "--margin -1: a fraction such as 0.02"),
         ([], {"reference": "lora"}, "--reference lora: full, full with keys of its own"),
         (["method.rank=2,4,8"], {"reference": "r=4"}, "--reference r=4: a rank above all candidates; method.rank"),

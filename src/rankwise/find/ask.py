@@ -93,6 +93,8 @@ def margin_of(text: str) -> float:
         raise Refused(f"--margin {text}: a fraction such as 0.02, or 2%")
     if not match[2] and float(match[1]) >= 1:
         raise Refused(f"--margin {text}: a fraction such as 0.02; {text} points are --margin {text}%")
+    if match[2] and float(match[1]) >= 100:
+        raise Refused(f"--margin {text}: below 50%")
     return float(match[1]) / (100 if match[2] else 1)
 
 

@@ -330,6 +330,8 @@ def explain(error: BaseException, words: Iterable[str] = ()) -> str:
             whole = re.search(r"Could not override '([^']+)'", str(error))
             return no_such_key(max(whole[1] if whole else "", cause.full_key, key=len), known_keys())
     text, *more = str(error).strip().splitlines()
+    if unknown := re.search(r"Could not load '([\w/]+)/([^'/]+)'", text):  # of a list of options
+        return f"{unknown[1]}={unknown[2]}: no such option{_YOURS.get(unknown[1], '')}"
     if text.endswith("raised while composing config:"):
         return " ".join([text, *more[:1]])
     if text.startswith("Ambiguous value"):
