@@ -80,6 +80,9 @@ REFUSED = [
     ("find --budget -1h", ["--budget -1h: a time such as 30m"]),
     ("train --nproc_per_node 2", ["--nproc_per_node: no such flag (here it is trainer.devices for one run"]),
     ("train lora_target=q_proj,v_proj", ["lora_target: no such key (here it is targets=qv"]),
+    ("train callbacks=[a,5]", ["callbacks=[a,5]: names of options, as callbacks=NAME or callbacks=[a,b]; none is"]),
+    ("train logger=null", ["logger=null: names of options, as logger=NAME or logger=[a,b]; none is logger=[]"]),
+    ("train ~callbacks.mine", ["~callbacks.mine: nothing can be taken away; write callbacks=[a,b], those to keep"]),
     (
         "train debug=fast callbacks=[nope]",
         ["callbacks=nope: no such option; yours is NAME, with a conf/callbacks/NAME"],

@@ -183,7 +183,9 @@ def test_code_of_a_conf_folder_is_asked_for_by_name(word, tmp_path, capsys, monk
         (tmp_path / "conf" / group).mkdir(parents=True)
         (tmp_path / f"conf/{group}/theirs.yaml").write_text("# @package _global_\n" + yaml.safe_dump(BROUGHT[word]))
     lines = ["plan experiment=theirs", "train -m method=lora,theirs", "find experiment=theirs"]
-    for line in [*lines, *["train callbacks=[theirs,none]"] * word.startswith("hydra")]:
+    more = ["train callbacks=[theirs,none]"] if word.startswith("hydra") else []
+    more += ["train experiment=theirs callbacks.x={patience:3}"] if word.startswith("callbacks") else []
+    for line in [*lines, *more]:
         said = refused([*line.split(), "debug=fast"], capsys)
         assert f"{word.partition('=')[0]} runs code; if that is wanted, add {word}" in said
     (tmp_path / "conf").rename(tmp_path / "received")

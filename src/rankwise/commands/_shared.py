@@ -41,7 +41,9 @@ def overrides(words: list[str]) -> list[str]:
             both = f"{key}=[a,b] for both" if is_open else f"{key}=a,b with -m to run both"
             raise Refused(f"{key}: given twice; write {both}")
         if typed.startswith("~") and not of_hydra:
-            raise Refused(f"{word}: nothing can be taken away; write {key}=VALUE, such as tracking=none")
+            kept = f"{key.partition('.')[0]}=[a,b], those to keep"
+            other = kept if is_open else f"{key}=VALUE, such as tracking=none"
+            raise Refused(f"{word}: nothing can be taken away; write {other}")
         if not (of_hydra or _exists(key)):
             raise Refused(no_such_key(key, known_keys()))
         if key in _NAMED:
@@ -73,7 +75,13 @@ def _exists(key: str) -> bool:
 def _check_option(group: str, value: str) -> None:
     """Raises Refused for what is no option's name. Several with commas, functions and dicts are Hydra's to read."""
     none = r"null|true|false|[-+]?[0-9.]+(e[-+]?[0-9]+)?|''|\"\"|"
-    none += "" if group in OPEN else r"|\[.*\]|\{.*" if group in ("experiment", "debug") else r"|\[.*\]"
+    if group in OPEN:
+        names = [name.strip() for name in value[1:-1].split(",")] if value.startswith("[") else [value]
+        odd = [name for name in names if re.fullmatch(rf"{none}|[\[{{].*", name, re.IGNORECASE)]
+        if odd and value != "[]" and not value.startswith("{"):
+            raise Refused(f"{group}={value}: names of options, as {group}=NAME or {group}=[a,b]; none is {group}=[]")
+        return
+    none += r"|\[.*\]|\{.*" if group in ("experiment", "debug") else r"|\[.*\]"
     if re.fullmatch(none, value, re.IGNORECASE):
         several = f"; several of them with -m: {group}={value.strip('[]')}" if value.startswith("[") else ""
         raise Refused(f"{group}={value}: the name of one option{several}; rankwise train --help lists them")

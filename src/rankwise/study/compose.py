@@ -190,7 +190,10 @@ def refuse_code(key: str, value: Any, words: Collection[str], where: str) -> Non
     shown, names = f"{key}={value}", {word.partition("=")[0].lstrip("+") for word in words}
     group = "/".join(key.split(".")[: 2 if key.startswith("hydra.") else 1])
     chosen = group in names and not re.match(r"hydra\.(launcher|sweeper)\..*\._target_", key)
-    if _CALLED.fullmatch(shown) and not (_HARMLESS.fullmatch(shown) or chosen or key in names):
+    place, target = re.escape(key.rpartition(".")[0]), re.escape(str(value))
+    typed = re.compile(rf"\+*{place}=\{{(.*,)?\s*_target_\s*:\s*{target}\s*[,}}]")
+    inside = key.endswith("._target_") and any(map(typed.match, words))
+    if _CALLED.fullmatch(shown) and not (_HARMLESS.fullmatch(shown) or chosen or key in names or inside):
         raise Refused(f"{where}: {key} runs code; if that is wanted, add {shown}")
 
 
