@@ -11,7 +11,7 @@ from fake_task import config, until
 
 from rankwise.cli import main
 from rankwise.identity import folder
-from rankwise.study.outcome import elsewhere
+from rankwise.study.outcome import elsewhere, refuse
 from rankwise.tracking.lease import owned
 from rankwise.tracking.record import begin, read
 
@@ -79,6 +79,14 @@ def test_what_is_left_to_take(status, attempts, before, stands, tmp_path):
     with owned(folder(one)):
         skipped = elsewhere(one, {})
         assert skipped and skipped.status == "skipped"
+
+
+@pytest.mark.parametrize(("before", "attempts"), [(0, 1), (1, 2)])
+def test_a_run_that_two_machines_refuse_is_told_once_in_a_study(before, attempts, tmp_path):
+    one = config(tmp_path, "print")
+    refuse(one, "too large", 0)
+    refuse(one, "too large", before)
+    assert read(folder(one)).run["attempts"] == attempts
 
 
 def test_join_goes_with_a_study_that_runs_nothing_again(capsys):

@@ -306,7 +306,7 @@ class _Engine:
         error = {"type": "Error" if own else "Died", "message": end.error}
         correct(run.folder, end.status, error if end.status == FAILED else None)
         if end.status == REFUSED and self._join is not None:  # other machines must know, too
-            end = refuse(run.config, str(end.error))
+            end = refuse(run.config, str(end.error), self._join.get(run.folder.name, 0))
         elif end.status == REFUSED:  # it has taken all else away itself
             (run.folder / "log").unlink(missing_ok=True)
             for path in run.made:

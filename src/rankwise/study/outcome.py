@@ -91,12 +91,17 @@ def correct(path: Path, status: str, error: dict[str, Any] | None) -> None:
             time.sleep(0.05)
 
 
-def refuse(config: Config, error: str) -> End:
-    """Write a record of a run that was refused before its first step and has left none."""
+def refuse(config: Config, error: str, before: int) -> End:
+    """Write a record of a run that was refused before its first step and has left none.
+
+    Between its end and this, another machine may have tried it as well: one of them tells of it. ``before`` are the
+    attempts that were made before this study.
+    """
     path = folder(config)
     with lease.owned(path) as mine:
         earlier = records.read(path) if (path / "result.json").exists() else None
-        if mine:
+        told = earlier is not None and earlier.status == FAILED and earlier.run["attempts"] > before
+        if mine and not told:
             record = records.begin(config, earlier)
             record.run |= {"status": FAILED, "ended": records.now()}
             record.error = {"type": "Refused", "message": error}
