@@ -14,7 +14,7 @@ from rankwise.find.answer import answer
 from rankwise.find.question import LOOKS, Budget, Question
 from rankwise.find.rates import Rates, Tuned
 from rankwise.find.rule import Evidence, Rule, decide, power
-from rankwise.find.story import Findings, Runs, answer_file, keep
+from rankwise.find.story import Findings, Runs, answer_file, confirm, keep
 from rankwise.tracking.record import Record, read
 
 RANKS = (2, 4, 8)
@@ -109,6 +109,24 @@ def test_seeds_that_would_hardly_decide_it_are_not_asked_for(findings):
     items = int(advised[1].replace(",", "")) / 2000
     chances = [power(Rule(RANKS, 4, 0.02), 4, now, 8, share * items) for share in (1.0, 0.95)]
     assert chances[0] >= 0.8 > chances[1]
+
+
+@pytest.mark.parametrize("diverged", [False, True])
+def test_a_rank_of_which_a_run_diverged_is_not_named(findings, tmp_path, diverged):
+    found = findings({4: []})
+
+    def runs(configs: list[Config], stage: str) -> list[Record]:
+        fault = {"lora": diverged, "full": False}
+        return [
+            write_run(
+                tmp_path, c.method.name, c.method.rank, seed=c.seed, diverged=fault[c.method.name] and c.seed == 1
+            )
+            for c in configs
+        ]
+
+    looked = confirm(found.question, Rule((4,), 4, 0.05), found.rates, {}, runs)
+    assert looked.decision.answer == (None if diverged else 4)
+    assert looked.faults[4] == (["diverged 1/3"] if diverged else [])
 
 
 def test_a_question_that_is_asked_again_with_more_seeds_adds_up_its_chances_of_error(findings):

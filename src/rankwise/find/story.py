@@ -91,8 +91,7 @@ class Findings:
     def times(self) -> int:
         """How often these runs were asked, this time included: with other numbers of seeds, each at the whole level."""
         file = answer_file(self.question)
-        alike = file.parent.glob(f"{file.stem[: len('answer-') + 8]}*.json")
-        return len({file, *alike})
+        return len({file, *file.parent.glob(f"answer-{self.question.id()[:8]}*.json")})
 
 
 def find(question: Question, launch: Launch, jobs: int = 1) -> Findings:

@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from rankwise.check import width
 from rankwise.config import flat, known_keys
-from rankwise.study.compose import hydra_tree, load, option, override
+from rankwise.errors import Refused
+from rankwise.study.compose import explained, hydra_tree, load, option, override
 
 _BUDGET = 2048  # parameters of adapters, which any targets of the tiny model can have
 
@@ -26,8 +27,10 @@ def settled(arguments: Sequence[str], axes: bool = True) -> list[str]:
     if not {"experiment", "debug"} <= typed.keys():
         return list(arguments)
     words = [f"{key}={value}" for key, value in typed.items() if key.startswith("hydra") or "," not in value]
-    with contextlib.suppress(Exception), hydra_tree():  # Hydra will say what is wrong
-        preset = option(f"debug/{typed['debug']}")
+    # What is wrong is said when the study is composed.
+    with contextlib.suppress(Refused), explained(words), hydra_tree():
+        if (preset := option(f"debug/{typed['debug']}")) is None:
+            return list(arguments)
         groups = {str(part.group).strip("/") for part in preset.defaults_list if getattr(part, "override", False)}
         whole, alone = load(words), load([word for word in words if not word.startswith("experiment=")])
         sizes = {"method.rank": width(alone.model.shape), "method.budget": _BUDGET} if "model" in groups else {}

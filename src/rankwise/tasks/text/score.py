@@ -81,7 +81,9 @@ def pooled_score(
     n = len(units_UK)
     draws_RU = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
     values_R = [pooled(sums) for sums in draws_RU @ units_UK]
-    se = float(np.std(values_R, ddof=1)) if n > 1 or clusters is None else math.nan
+    se = float(np.std(values_R, ddof=1))
+    if clusters is not None:  # resamples of k clusters vary by (k−1)/k of what other clusters would
+        se = se * math.sqrt(n / (n - 1)) if n > 1 else math.nan
     return {"value": float(pooled(rows_NK.sum(0))), "se": se, "n": len(rows_NK)} | of_clusters
 
 
