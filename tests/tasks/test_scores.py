@@ -183,3 +183,16 @@ def test_the_size_of_a_baseline_is_its_coefficients():
     assert baselines.size(baselines.fit("probe", x, y, has_classes=True)) == 8
     assert baselines.size(baselines.fit("probe", x, np.arange(50) % 3, has_classes=True)) == 24
     assert baselines.size(baselines.fit("probe", x, y * 1.5, has_classes=False)) == 8
+
+
+def test_losses_of_a_large_vocabulary_are_pytorchs_to_the_bit_and_keep_the_logits_alone():
+    logits_NV, labels_N = torch.randn(7, 300_000).bfloat16().requires_grad_(), torch.arange(7)
+    kept_bytes = []
+    saved = torch.autograd.graph.saved_tensors_hooks(lambda t: kept_bytes.append(t.nbytes) or t, lambda t: t)
+    with saved:
+        losses_N = TokenScorer().losses(logits_NV, labels_N)
+    whole_N = torch.nn.functional.cross_entropy(logits_NV.float(), labels_N, reduction="none")
+    assert torch.equal(losses_N, whole_N)
+    (gradient,), (of_whole,) = (torch.autograd.grad(loss.mean(), logits_NV) for loss in (losses_N, whole_N))
+    assert torch.equal(gradient, of_whole)
+    assert sum(kept_bytes) <= logits_NV.nbytes + labels_N.nbytes

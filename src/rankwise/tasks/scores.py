@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812  torch's own convention
+from torch.utils.checkpoint import checkpoint
 
 from rankwise.config import Task
 from rankwise.metrics import METRICS, mean, of_kind
@@ -17,6 +18,7 @@ Score = dict[str, float]
 Columns = dict[str, torch.Tensor]
 
 _RESAMPLES = 400
+_LOGITS_AT_ONCE = {"cpu": 2**20}  # 4 MiB in fp32, which caches hold; elsewhere more, as every part is launched
 _GROUPS = 12  # scored one by one; more are a sample of documents or speakers
 
 
@@ -54,11 +56,15 @@ class Scorer:
         return self.scores(columns["prediction"], columns["label"])
 
 
+def _cross_entropy(logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(logits_BC.float(), labels_B, reduction="none")
+
+
 class ClassScorer(Scorer):
     """Cross-entropy of ``outputs`` classes."""
 
     def losses(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(logits_BC.float(), labels_B, reduction="none")
+        return _cross_entropy(logits_BC, labels_B)
 
     def predict(self, logits_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return logits_BC.argmax(-1), logits_BC.double().softmax(-1)[:, -1]
@@ -143,8 +149,15 @@ class TokenScorer(Scorer):
     """Causal language modelling."""
 
     def losses(self, logits_NV: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of each learned token (N,) in nats, in fp32."""
-        return F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
+        """Cross-entropy of each learned token (N,) in nats, in fp32.
+
+        Some tokens at a time, and once more on the way back: of a large vocabulary, what fp32 keeps of all of them is
+        the largest thing in memory. The values are the same to the bit.
+        """
+        at_once = _LOGITS_AT_ONCE.get(logits_NV.device.type, 2**25)
+        tokens = max(1, at_once // logits_NV.shape[1])
+        parts = zip(logits_NV.split(tokens), labels_N.split(tokens), strict=True)
+        return torch.cat([checkpoint(_cross_entropy, *part, use_reentrant=False) for part in parts])
 
     def columns(self, logits_NV: torch.Tensor, losses_N: torch.Tensor, batch: dict[str, torch.Tensor]) -> Columns:
         """Per row: ``score``, the sum of its losses; ``label``, the number of its learned tokens; ``bytes``."""
