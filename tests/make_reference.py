@@ -54,7 +54,7 @@ CSV_ONLY = {
     "quant": "storage of the frozen base",
     "metric": "what test_… is of",
     "constant": "score of the one best constant answer",
-    "rates": "learning rates that its own was chosen from by these seeds",
+    "rates": "learning rates that its own was chosen from, here or in the first round of tuning on other seeds",
     "trainable_params": "parameters that are trained",
     "total_params": "all parameters",
     "total_s": "seconds of the whole run",

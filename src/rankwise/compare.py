@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from rankwise.metrics import Metric, accuracy, mean
+from rankwise.metrics import Metric, accuracy, mean, named
 from rankwise.statistics import Bootstrap, Floats, item_weights, paired, unseen
 from rankwise.tracking.fields import at
 from rankwise.tracking.predictions import FILE, Predictions, Unreadable, harness_file, read
-from rankwise.tracking.record import Record
+from rankwise.tracking.record import FINISHED, Record
 
 Replicate = tuple[int, int]
 Arm = Sequence[Record]
@@ -53,6 +53,22 @@ class _Scored:
     test: int
     items: int
     units: int  # clusters of items
+
+
+def preference(runs: Sequence[Record]) -> tuple[float, float, float]:
+    """A key by which the learning rate of these runs is chosen among others, the greatest first.
+
+    It is the mean objective on validation rows, turned so that more is better; of equal ones, which few rows make
+    frequent, the lower validation loss decides, then the lower rate. A run without an objective (it failed or
+    diverged) makes its rate the worst.
+    """
+    sign = named(str(at(runs[0], "config.objective"))).sign
+    gains = [sign * run.objective if run.status == FINISHED and run.objective is not None else math.nan for run in runs]
+    losses = [at(run, "metrics.validation.loss.value") for run in runs]
+    fewer = [math.nan if loss is None else -loss for loss in losses]
+    means = (round(math.fsum(values) / len(runs), 12) for values in (gains, fewer))  # equal though their sums are not
+    gain, less = (value if math.isfinite(value) else -math.inf for value in means)
+    return gain, less, -float(at(runs[0], "config.optim.lr") or 0.0)
 
 
 class Scores:

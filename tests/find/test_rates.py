@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
+from csv import DictReader
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from tiny_configs import Tiny
 from rankwise.config import Config, plain
 from rankwise.find.question import TUNE, TUNING_SEED, Question
 from rankwise.find.rates import Rates, tune
+from rankwise.report.report import compared
 from rankwise.tracking.record import Record
 
 
@@ -23,16 +26,20 @@ def asked(tiny: Tiny, ranks: tuple[int, ...] = (2, 4, 8), **method: Any) -> Ques
 class Runner:
     """Scores runs by a rule of ours and keeps what it was asked."""
 
-    def __init__(self, score: Callable[[Config], float | None], se: float = 0.0):
-        self.score, self.se, self.configs = score, se, list[Config]()
+    def __init__(
+        self, score: Callable[[Config], float | None], se: float = 0.0, loss: Callable[[Config], float] = lambda _: 1.0
+    ):
+        self.score, self.se, self.loss, self.configs = score, se, loss, list[Config]()
 
-    def __call__(self, configs: Sequence[Config], stage: str) -> list[Record]:
+    def __call__(self, configs: Sequence[Config], stage: str = "") -> list[Record]:
         self.configs += configs
-        return [self._record(config) for config in configs]
+        return [self.record(config) for config in configs]
 
-    def _record(self, config: Config) -> Record:
+    def record(self, config: Config) -> Record:
         name, value = config.task.metric, self.score(config)
-        metrics = {"validation": {name: {"value": value, "se": self.se, "n": 100}}}
+        metrics = {
+            "validation": {name: {"value": value, "se": self.se, "n": 100}, "loss": {"value": self.loss(config)}}
+        }
         status = "finished" if value is not None else "failed"
         return Record({"status": status}, plain(config), metrics=metrics, objective=value)
 
@@ -74,7 +81,7 @@ def test_a_best_rate_at_the_edge_is_followed_beyond_it(tiny):
     runner = Runner(best_at(20 * question.method.method.lr, question.reference.method.lr))
     rates = found(tiny, runner)
     assert rates.middle.lr == pytest.approx(10**1.5 * question.method.method.lr, rel=0.01)
-    assert len(rates.middle.tried) == 4 and not rates.middle.at_edge  # one rate beyond it was tried, too
+    assert (rates.middle.tried, rates.middle.beyond) == (4, 2) and not rates.middle.at_edge
 
 
 def test_near_ties_are_kept_for_the_full_length(tiny):
@@ -110,6 +117,38 @@ def test_an_end_rank_that_wants_another_rate_is_tuned_itself(tiny):
     rates = found(tiny, Runner(score, se=0.01))
     assert rates.of(8) == pytest.approx(10**0.5 * lr, rel=0.01)
     assert rates.of(2) == rates.of(4) == lr and set(rates.own) == {8}
+
+
+@pytest.mark.parametrize(
+    ("score", "loss", "steps"),  # steps: half decades from the default to the rate that is chosen for rank 4
+    [
+        (lambda step: 0.9 - 0.1 * abs(step - 2.6), lambda step: 1.0, 3),  # beyond the edge
+        (lambda step: 0.8, lambda step: abs(step - 1), 1),  # a tie of all: the lower validation loss
+        (lambda step: 0.8 if step in (0, 1) else 0.5, lambda step: 1.0, 0),  # of loss, too: the smaller rate
+    ],
+)
+def test_the_report_chooses_and_counts_the_rates_as_find_does(tiny, score, loss, steps):
+    question = asked(tiny)
+
+    def step(config: Config) -> int:
+        default = (question.method if config.method.name == "lora" else question.reference).method.lr
+        own = config.method.rank == 8  # which wants half a decade more
+        return round(2 * math.log10(config.method.lr / default)) - own
+
+    runner = Runner(lambda config: score(step(config)), loss=lambda config: loss(step(config)))
+    rates = found(tiny, runner)
+    assert rates.of(4) == pytest.approx(10 ** (steps / 2) * question.method.method.lr, rel=0.01)
+    for rank in (2, 4, 8, None):
+        runner([question.run_of(rank, seed, rates.of(rank)) for seed in (0, 1)])
+    report = compared([runner.record(config) for config in runner.configs])
+    for arm in report.arms:
+        tuned = rates.reference if arm.rank is None else rates.own.get(arm.rank, rates.middle)
+        assert arm.lr == rates.of(arm.rank) and arm.rounds[-1].lr == tuned.lr
+        assert (
+            (arm.tried, arm.beyond) == (tuned.tried, tuned.beyond) == (3 if arm.rank in rates.own else 4, tuned.beyond)
+        )
+    csv = {row["arm"]: int(row["rates"]) for row in DictReader(StringIO(report.to_csv()))}
+    assert csv == {arm.label: arm.tried for arm in report.arms}
 
 
 def test_untuned_rates_are_the_defaults_and_run_nothing(tiny):

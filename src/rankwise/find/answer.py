@@ -8,10 +8,11 @@ from typing import Any
 
 from rankwise.find.power import LIKELY, need
 from rankwise.find.question import LOOKS, Question
+from rankwise.find.rates import Tuned
 from rankwise.find.rule import ENOUGH, HOPELESS, OPEN, UNDECIDED, WORSE, Evidence, chance
 from rankwise.find.story import Findings
 from rankwise.metrics import duration
-from rankwise.report.arms import UNDER_TRAINED
+from rankwise.report.arms import UNDER_TRAINED, out_of
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record
 
@@ -146,7 +147,8 @@ def _cost(findings: Findings) -> dict[str, Any]:
     """What was run, and what the whole grid on as many seeds would have been: every rank, and every rate that was tried
     here at every rank."""
     runs, seeds = findings.runs, max((e.seeds for looks in findings.looks.values() for e in looks), default=0)
-    tried = len(findings.rates.middle.tried) if findings.rates else 0
+    middle = findings.rates.middle if findings.rates and findings.question.tuned else None
+    tried = middle.tried + middle.beyond if middle else 0
     grid = (len(findings.question.ranks) + 1) * (seeds + tried)
     return {"runs": len(runs.records), "seconds": runs.seconds, "grid_runs": grid, "grid_s": runs.cost_s(grid)}
 
@@ -190,9 +192,11 @@ def _notes(findings: Findings, decided: bool) -> list[str]:
     rates = findings.rates if question.tuned else None
     if not question.tuned:
         notes.append("Learning rates were not tuned here: they are the defaults, or as given.")
-    for name, tuned in (("the method", rates.middle), ("the reference", rates.reference)) if rates else ():
-        edge = ", at the edge of what was tried" if tuned.at_edge else ""
-        notes.append(f"Learning rate of {name}: {tuned.lr:g}, the best of {len(tuned.tried)} on validation{edge}.")
+    sides: dict[str, Tuned] = {"the method": rates.middle, "the reference": rates.reference} if rates else {}
+    sides |= {f"rank {rank}": tuned for rank, tuned in rates.own.items()} if rates else {}
+    for name, tuned in sides.items():
+        edge, of = ", at the edge of what was tried" * tuned.at_edge, out_of(tuned.tried, tuned.beyond)
+        notes.append(f"Learning rate of {name}: {tuned.lr:g}, the best of {of} on validation{edge}.")
     notes += [f"Rank {rank}: {wrong}." for rank, faults in findings.faults.items() for wrong in faults]
     failed = [record for record in findings.runs.records.values() if record.status != "finished"]
     notes += [f"{record.run['name']} {record.status}; its seed was not replaced." for record in failed]

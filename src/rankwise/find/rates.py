@@ -9,9 +9,9 @@ carried to the others by ``Question.rate_for``, which is checked at the first an
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from rankwise.compare import preference
 from rankwise.config import Config
 from rankwise.find.question import TUNE, TUNING_SEED, Question
-from rankwise.metrics import named
 from rankwise.tracking.record import FINISHED, Record
 
 STEP = 10**0.5
@@ -25,10 +25,12 @@ Runner = Callable[[Sequence[Config], str], list[Record]]  # configs and what the
 
 @dataclass(frozen=True)
 class Tuned:
-    """The rate that was chosen for one arm, and the validation objective of every rate that was trained in full."""
+    """The rate that was chosen for one arm, out of how many, and of how many more beyond the edge of those: as the
+    report counts them (``Arm.tried``)."""
 
     lr: float
-    tried: dict[float, float] = field(default_factory=dict)
+    tried: int = 1
+    beyond: int = 0
     at_edge: bool = False
 
 
@@ -64,15 +66,13 @@ def tune(question: Question, run: Runner) -> Rates:
 
 
 def _halving(question: Question, starts: dict[int | None, list[float]], run: Runner) -> dict[int | None, Tuned]:
-    tried = dict(starts)
-    best = {rank: _best_two(scores) for rank, scores in _scores(question, starts, SHORT, run).items()}
-    full = {rank: _values(scores) for rank, scores in _scores(question, best, 1.0, run).items()}
+    short = _scores(question, starts, SHORT, run)
+    full = _scores(question, {rank: _best_two(scores) for rank, scores in short.items()}, 1.0, run)
     for _ in range(EXTENSIONS):
-        beyond = {rank: [lr] for rank in full if (lr := _beyond(full[rank], tried[rank])) is not None}
+        beyond = {rank: [lr] for rank in full if (lr := _beyond(short[rank], full[rank])) is not None}
         for rank, scores in _scores(question, beyond, 1.0, run).items() if beyond else ():
-            full[rank] |= _values(scores)
-            tried[rank] = sorted([*tried[rank], *beyond[rank]])
-    return {rank: _chosen(full[rank], tried[rank]) for rank in full}
+            full[rank] |= scores
+    return {rank: _chosen(short[rank], full[rank]) for rank in full}
 
 
 def _ends(question: Question, rates: Rates, run: Runner) -> dict[int, Tuned]:
@@ -86,8 +86,8 @@ def _ends(question: Question, rates: Rates, run: Runner) -> dict[int, Tuned]:
     }
     odd: dict[int | None, list[float]] = {}
     for rank, scores in (_scores(question, near, SHORT, run) if near else {}).items():
-        best, here = max(scores.values(), key=lambda score: score.value), scores[carried[rank]]  # type: ignore[index]
-        if best.value > here.value + here.se:
+        here = scores[carried[rank]]  # type: ignore[index]
+        if max(score.value for score in scores.values()) > here.value + here.se:
             odd[rank] = near[rank]
     return {rank: tuned for rank, tuned in (_halving(question, odd, run) if odd else {}).items() if rank is not None}
 
@@ -99,8 +99,14 @@ def _rate(lr: float, steps: int) -> float:
 
 @dataclass(frozen=True)
 class _Score:
-    value: float  # of the objective, turned so that more is better; minus infinity of a run without one
+    key: tuple[float, float, float]  # of ``preference``
     se: float
+    finished: bool
+
+    @property
+    def value(self) -> float:
+        """The objective, turned so that more is better; minus infinity of a run without one."""
+        return self.key[0]
 
 
 def _scores(
@@ -116,33 +122,33 @@ def _scores(
 
 
 def _score(record: Record) -> _Score:
-    if record.status != FINISHED or record.objective is None:
-        return _Score(float("-inf"), 0.0)
     name = str(record.config["objective"]).removeprefix("val/")
     se = (record.metrics.get("validation") or {}).get(name, {}).get("se") or 0.0
-    return _Score(named(name).sign * record.objective, float(se))
+    return _Score(preference([record]), float(se), record.status == FINISHED)
 
 
-def _values(scores: dict[float, _Score]) -> dict[float, float]:
-    return {lr: score.value for lr, score in scores.items()}
+def _ordered(scores: dict[float, _Score]) -> list[float]:
+    """The rates, best first."""
+    return sorted(scores, key=lambda lr: scores[lr].key, reverse=True)
 
 
 def _best_two(scores: dict[float, _Score]) -> list[float]:
     """The two best rates, and those that are within a standard error of the second."""
-    ordered = sorted(scores, key=lambda lr: scores[lr].value, reverse=True)
+    ordered = _ordered(scores)
     second = scores[ordered[min(1, len(ordered) - 1)]]
     near = [lr for lr in ordered[2:] if scores[lr].value > second.value - second.se]
     return sorted([*ordered[:2], *near])
 
 
-def _beyond(values: dict[float, float], tried: list[float]) -> float | None:
+def _beyond(short: dict[float, _Score], full: dict[float, _Score]) -> float | None:
     """The next rate beyond the best one, if that is the lowest or highest of all that were tried."""
-    best = max(values, key=lambda lr: values[lr])
-    if values[best] == float("-inf") or min(tried) < best < max(tried):
+    tried, best = short | full, _ordered(full)[0]
+    if full[best].value == float("-inf") or min(tried) < best < max(tried):
         return None
     return _rate(best, 1 if best == max(tried) else -1)
 
 
-def _chosen(values: dict[float, float], tried: list[float]) -> Tuned:
-    best = max(values, key=lambda lr: values[lr])
-    return Tuned(best, values, at_edge=best in (min(tried), max(tried)))
+def _chosen(short: dict[float, _Score], full: dict[float, _Score]) -> Tuned:
+    best, tried = _ordered(full)[0], {*short, *full}
+    first, then = ({lr for lr, score in scores.items() if score.finished} for scores in (short, full))
+    return Tuned(best, len(first), len(then - first), at_edge=best in (min(tried), max(tried)))

@@ -5,6 +5,7 @@ A run's config splits into its arm (what defines the contender), its tuned knob 
 """
 
 import json
+import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rankwise import methods, metrics
-from rankwise.compare import Replicate, replicate
+from rankwise.compare import Replicate, preference, replicate
 from rankwise.config import flat
 from rankwise.errors import Refused
 from rankwise.identity import canonical
@@ -109,10 +110,16 @@ class Arm:
 
     @property
     def tried(self) -> int:
-        """How many learning rates its own was chosen from, on these seeds or on others: those of the first round, as
-        a later one takes the best of them, and what lies beyond an edge.
+        """How many learning rates its own was chosen from, on these seeds or on others: those of the first round, of
+        which a later one takes the best.
         """
         return max(self.rates, self.rounds[0].rates)
+
+    @property
+    def beyond(self) -> int:
+        """How many more a later round tried, which lie beyond the edge of the first."""
+        first, *later = (set(part.whole) for part in self.rounds)
+        return len(set().union(*later) - first)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -267,29 +274,21 @@ def _by_rate(runs: Iterable[Record]) -> dict[float, dict[Replicate, Record]]:
 
 
 def _choose_lr(arm: Arm) -> None:
-    """Keep the runs of the whole learning rate with the best mean validation objective, one run per replicate.
-
-    A run without an objective (it diverged) makes its rate the worst.
-    """
+    """Keep the runs of the best whole learning rate by ``preference``, one run per replicate."""
     whole = whole_rates(arm.runs)
     if not whole:
         return
     common = set.intersection(*(set(runs) for runs in whole.values()))
-    arm.trials = [_trial(lr, runs, common) for lr, runs in _by_rate(arm.runs).items()]
-    sign = metrics.named(str(at(arm.runs[0], "config.objective"))).sign
-    best = max(
-        (trial for trial in arm.trials if trial.lr in whole),
-        key=lambda t: (sign * t.validation if np.isfinite(t.validation) else -np.inf, -t.lr),
-    )
-    arm.lr = None if arm.is_baseline else best.lr
-    chosen = whole[best.lr]
-    arm.runs = [chosen[rep] for rep in sorted(chosen)]
+    rates = _by_rate(arm.runs)
+    judged = {lr: [runs[rep] for rep in runs if rep in common] or list(runs.values()) for lr, runs in rates.items()}
+    arm.trials = [Trial(lr, _validation(judged[lr]), len(runs)) for lr, runs in rates.items()]
+    best = max(whole, key=lambda lr: preference(judged[lr]))
+    arm.lr = None if arm.is_baseline else best
+    arm.runs = [whole[best][rep] for rep in sorted(whole[best])]
 
 
-def _trial(lr: float, runs: dict[Replicate, Record], common: set[Replicate]) -> Trial:
-    judged = [runs[rep] for rep in runs if rep in common] or list(runs.values())
-    values = [float("nan") if run.objective is None else run.objective for run in judged]
-    return Trial(lr, float(np.mean(values)), len(runs))
+def _validation(runs: list[Record]) -> float:
+    return float(np.mean([math.nan if run.objective is None else run.objective for run in runs]))
 
 
 def _scores(arm: Arm) -> dict[str, Interval]:
@@ -330,6 +329,11 @@ def covered(scores: Iterable[Interval | None], items: str = "test items") -> str
     }
     over = ", or ".join(words[kind] for kind in words if kind in kinds)
     return f"± 95 % over {over}" if over else "no interval"
+
+
+def out_of(tried: int, beyond: int) -> str:
+    """From how many learning rates one was chosen: ``4 and 1 beyond their edge``."""
+    return f"{tried}{f' and {beyond} beyond their edge' if beyond else ''}"
 
 
 def give_names(arms: list[Arm]) -> None:

@@ -80,7 +80,7 @@ def columns(report: Report) -> list[Column]:
         Column("rank_fraction", "r/min (in, out)\N{NO-BREAK SPACE}%", rank_fraction, fmt.percent, "main"),
         Column("scale", "scale", lambda a: a.first("lora.scale"), lambda scale: f"{scale:.3g}", "main"),
         Column("lr", "lr", lambda a: a.lr, fmt.rate, "main"),
-        Column("rates", "", lambda a: a.rates),
+        Column("rates", "", lambda a: a.tried),
         Column("n", "n", lambda a: len(a.runs), str, "main"),
         *_costs(),
         *_numbers(report),

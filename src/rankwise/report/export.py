@@ -81,12 +81,13 @@ def _arm(report: Report, arm: Arm) -> dict[str, Any]:
     comparison = report.comparison(arm)
     verdict = comparison.verdict if comparison else ""
     lost = forgotten(arm)
-    own = {key: getattr(arm, key) for key in ("lr", "comparable", "rates", "churn", "unfit", "flags")}
+    own = {key: getattr(arm, key) for key in ("lr", "comparable", "churn", "unfit", "flags")}
     return (
         arm.facts
         | own
         | {
             "rank_fraction": rank_fraction(arm),
+            "rates": arm.tried,
             "scale": arm.first("lora.scale"),
             "n": len(arm.runs),
             "scores": {name: asdict(score) for name, score in arm.scores.items()},

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from rankwise.metrics import named
-from rankwise.report.arms import Arm, group
+from rankwise.report.arms import Arm, group, out_of
 from rankwise.report.columns import Section
 from rankwise.report.formats import rate
 from rankwise.tracking.record import Record
@@ -70,7 +71,8 @@ def rates(arms: list[Arm]) -> list[str]:
         return [f"One learning rate per arm, {shown}: not tuned in this study, so another rate may change the order."]
     every = {lr for one in _tuned(arms) if one.tried > 1 for part in one.rounds for lr in part.whole}
     of = f"{max(sizes.values())} each" if len({*sizes.values()}) == 1 else "different numbers"
-    of += f" ({', '.join(f'{n} for {side}' for side, n in sizes.items())}; {rate(min(every))} to {rate(max(every))})"
+    sides = ", ".join(f"{out_of(one.tried, one.beyond)} for {one.rounds[0].label}" for one in _tuned(arms))
+    of += f" ({sides}; {rate(min(every))} to {rate(max(every))})"
     chosen = ", ".join(f"{arm.label} {rate(arm.lr)}" for arm in ours)
     fresh = any(arm.tuned for arm in ours)
     seeds = "other seeds" if fresh else "the reported seeds, so that their scores are somewhat too high"
@@ -87,21 +89,21 @@ def note_trials(arms: list[Arm], records: list[Record]) -> None:
 
 
 def _rounds(arm: Arm, tuned: list[Arm]) -> list[Arm]:
-    """What tuned an arm: runs of the same settings; without any of its family, at another rank; or of its method.
+    """What tuned an arm: runs of its own settings, where these were trained as long as any; else those of its family,
+    or its method, at the rank where most rates were tried.
 
     Of several contexts those that are most like the arm's, whatever their steps.
     """
     same = [other for other in tuned if other.method == arm.method]
-    for key in ("family", "key"):
-        same = [other for other in same if getattr(other, key) == getattr(arm, key)] or same
+    same = [other for other in same if other.family == arm.family] or same
     here = _apart_from_steps(arm)
     nearest = min((len(_apart_from_steps(other) ^ here) for other in same), default=0)
-    rounds = {
-        _steps(other): other
-        for other in sorted(same, key=lambda other: other.rates)  # at several ranks: where most rates were tried
-        if len(_apart_from_steps(other) ^ here) == nearest
-    }
-    return [rounds[steps] for steps in sorted(rounds)]
+    by_key: dict[str, dict[float, Arm]] = defaultdict(dict)
+    for other in sorted(same, key=_steps):
+        if len(_apart_from_steps(other) ^ here) == nearest:
+            by_key[other.key][_steps(other)] = other
+    sides = [list(rounds.values()) for rounds in by_key.values()]
+    return max(sides, key=lambda side: (_steps(side[-1]), side[0].key == arm.key, side[0].rates), default=[])
 
 
 def _apart_from_steps(arm: Arm) -> set[tuple[str, str]]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rankwise import methods, metrics
+from rankwise import methods
 from rankwise.check import check
+from rankwise.compare import preference
 from rankwise.config import Config, changed, known_keys, plain
 from rankwise.errors import Refused
 from rankwise.identity import canonical, folder, label, remove
@@ -59,7 +60,7 @@ class Tuning:
         return tried
 
     def frozen(self, finals: Sequence[Config]) -> list[Config]:
-        """``finals`` with the values that did best in the trials, by the mean objective over the tuning seeds.
+        """``finals`` with the values that did best in the trials, by ``preference`` over the tuning seeds.
 
         Raises Refused when an arm has no finished trial.
         """
@@ -67,19 +68,18 @@ class Tuning:
         return [changed(config, best[key]) if (key := self._key(config)) in best else config for config in finals]
 
     def _best(self, arm: Config) -> dict[str, Any]:
-        scores: dict[str, list[float]] = defaultdict(list)
+        runs: dict[str, list[records.Record]] = defaultdict(list)
         for trial in self.trials([dataclasses.replace(arm, seed=-1)]):
             path = folder(trial)
             record = records.read(path) if (path / "result.json").exists() else None
             if record and record.status == records.FINISHED and record.objective is not None:
-                scores[json.dumps(self._values(trial))].append(record.objective)
-        if not scores:
+                runs[json.dumps(self._values(trial))].append(record)
+        if not runs:
             raise Refused(
                 f"{folder(arm).parent.name}: no trial of {folder(arm).name} has finished; nothing to choose from"
             )
-        sign = metrics.named(arm.objective).sign
-        full = [text for text, record in scores.items() if len(record) == max(map(len, scores.values()))]
-        text = max(full, key=lambda text: sign * sum(scores[text]) / len(scores[text]))
+        full = [text for text, of_one in runs.items() if len(of_one) == max(map(len, runs.values()))]
+        text = max(full, key=lambda text: preference(runs[text]))
         best: dict[str, Any] = json.loads(text)
         edge = [
             key
