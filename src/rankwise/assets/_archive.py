@@ -1,6 +1,5 @@
 """Zip and tar archives: one member, a file or a folder, which may lie in an archive inside, or all of them."""
 
-import difflib
 import lzma
 import re
 import shutil
@@ -12,7 +11,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from rankwise.assets._cache import cache_dir, file_digest, fill_once
-from rankwise.errors import Refused
+from rankwise.errors import Refused, did_you_mean
 
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
 _OUTSIDE = re.compile(r"[/\\]|[A-Za-z]:[/\\]|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
@@ -51,7 +50,8 @@ def extract(archive: Path, member: str, into: Path, title: str) -> Path:
         names = _unpack(archive, outer, Path(folder), title)
         unpacked = Path(folder) / outer
         if not unpacked.exists() or (unpacked.is_dir() and not any(path.is_file() for path in unpacked.rglob("*"))):
-            raise Refused(f"{title}: no {outer} in the archive{_nearest(outer, names)}; correct member")
+            paths = {str(path) for name in names for path in (PurePosixPath(name), *PurePosixPath(name).parents)}
+            raise Refused(f"{title}: no {outer} in the archive{did_you_mean(outer, paths)}; correct member")
         if not inner:
             return unpacked.rename(into / unpacked.name)
         if unpacked.is_dir():
@@ -92,10 +92,3 @@ def _wanted(plain: dict[str, bool], member: str, title: str) -> list[str]:
         reason = f"the archive holds a path that leads outside, a link or a device ({unsafe[0]})"
         raise Refused(f"{title}: {reason}; do not use it")
     return wanted
-
-
-def _nearest(member: str, names: list[str]) -> str:
-    files = [PurePosixPath(name) for name in names]
-    paths = sorted({path.as_posix() for file in files for path in (file, *file.parents) if path.name})
-    near = difflib.get_close_matches(member, paths, n=3, cutoff=0.3) or paths[:3]
-    return f" (it holds {', '.join(near)})" if near else ""

@@ -8,11 +8,11 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from platformdirs import user_cache_dir
 
 from rankwise.errors import Refused
@@ -106,12 +106,6 @@ def file_digest(path: Path) -> str:
     return digest
 
 
-def folder_digest(folder: Path, files: Iterable[Path]) -> str:
-    """SHA-256 of the names and digests of files in a folder, in hex. Raises OSError."""
-    lines = [f"{file.relative_to(folder).as_posix()} {file_digest(file)}" for file in sorted(files)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
 @contextmanager
 def _writing() -> Iterator[None]:
     """Turn what a disk can refuse (full, read-only, not a folder) into one line. Raises Refused."""
@@ -125,18 +119,13 @@ def _writing() -> Iterator[None]:
         raise Refused(f"{folder}: cannot be written ({reason}); set RANKWISE_CACHE to a folder that can") from error
 
 
-@contextmanager
-def _lock(slot: Path, doing: str, progress: bool) -> Iterator[None]:
+def _lock(slot: Path, doing: str, progress: bool) -> AcquireReturnProxy:
     folder = cache_dir() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"{slot.parent.name}-{slot.name}.lock")
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         if progress:
             print(f"waiting for another process that {doing}", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()

@@ -37,9 +37,18 @@ def download(package: Package, into: Path, progress: bool) -> Path:
     with _shown(f"fetching {title}", progress) as show, _client(settings) as client:
         try:
             link = _link(package, title, _finders(package, settings, client))
-            return _write(client, link, into / "archive", show)
+            with client.stream("GET", link, headers={"Accept-Encoding": "identity"}) as response:
+                response.raise_for_status()
+                with (into / "archive").open("wb") as file:
+                    for chunk in response.iter_raw(1 << 20):
+                        file.write(chunk)
+                        show(file.tell())
         except httpx2.HTTPError as error:
-            raise _unreachable(title, error) from error
+            answer = getattr(error, "response", None)  # the error's own text has the address, perhaps with a password
+            cause = f"{answer.status_code} {answer.reason_phrase}" if answer else str(error) or type(error).__name__
+            what = f"the package index cannot be reached ({cause}); connect, check pip's index, or {REMEDY}"
+            raise Refused(f"{title}: {what}") from error
+    return into / "archive"
 
 
 def _pip_settings() -> dict[str, str]:
@@ -112,21 +121,6 @@ def _link(package: Package, title: str, finders: Iterator[PackageFinder]) -> str
     form = "source distribution" if package.sdist else "wheel"
     newest = ", ".join(list(dict.fromkeys(str(file.version) for file in offered))[:5]) or "none"
     raise Refused(f"{title}: the index has no such {form} (newest: {newest}); correct name or version, or {REMEDY}")
-
-
-def _write(client: PyPIClient, url: str, path: Path, show: Callable[[int], None]) -> Path:
-    with client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as response, path.open("wb") as file:
-        response.raise_for_status()
-        for chunk in response.iter_raw(1 << 20):
-            file.write(chunk)
-            show(file.tell())
-    return path
-
-
-def _unreachable(title: str, error: Exception) -> Refused:
-    response = getattr(error, "response", None)  # the error's own text has the address, which may hold a password
-    cause = f"{response.status_code} {response.reason_phrase}" if response else str(error) or type(error).__name__
-    return Refused(f"{title}: the package index cannot be reached ({cause}); connect, check pip's index, or {REMEDY}")
 
 
 @contextmanager
