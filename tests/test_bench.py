@@ -28,6 +28,6 @@ def test_peers_do_the_same_work_and_the_costs_of_steps_and_the_rest_are_told_apa
     assert f"{runs['tuned']['score']:.3f}" in next(line for line in lines if line.startswith("tuned "))
 
 
-def test_a_peer_that_fails_is_said_in_one_line():
-    with pytest.raises(bench.Refused, match="loop: exit code 1"):
-        bench._run(["python", "-c", "raise SystemExit(1)"], "loop", 1)
+def test_a_peer_that_fails_is_said_in_one_line(tmp_path):
+    with pytest.raises(bench.Refused, match=r"loop: exit code 2 \(.*No such file"):
+        bench.Process("loop", ["json.tool", "nowhere"], tmp_path / "log", 1).measured()

@@ -51,11 +51,33 @@ class Workload:
 class Measured:
     """One process, or those of a sweep: seconds on the clock, seconds of processors, memory of the largest."""
 
-    who: str
     wall_s: float
     cpu_s: float
     peak_bytes: int
     score: float | None = None
+
+
+class Process:
+    """A command that runs, told to use so many ``threads``, with its output in ``log``."""
+
+    def __init__(self, who: str, command: Sequence[str], log: Path, threads: int | None):
+        environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+        environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        self.who, self.log, self.begun = who, log, time.perf_counter()
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *command], stdout=output, stderr=subprocess.STDOUT, env=environment
+            )
+
+    def measured(self) -> Measured:
+        """The cost of it and of all that it waited for. Raises Refused, with its last line, where it failed."""
+        _, status, used = os.wait4(self.process.pid, 0)
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        if self.process.returncode:
+            last = (self.log.read_text().strip().splitlines() or ["it said nothing"])[-1]
+            raise Refused(f"{self.who}: exit code {self.process.returncode} ({last})")
+        kib = 1024 if sys.platform == "linux" else 1
+        return Measured(time.perf_counter() - self.begun, used.ru_utime + used.ru_stime, used.ru_maxrss * kib)
 
 
 def workloads(quick: bool) -> tuple[Workload, ...]:
@@ -73,14 +95,14 @@ def workloads(quick: bool) -> tuple[Workload, ...]:
 
 def bench(quick: bool, repeats: int, told: Any = lambda text: None) -> dict[str, Any]:
     """All measurements, with medians and ratios; ``told`` is called with what is measured next."""
-    results: dict[str, Any] = {"provenance": provenance(), "quick": quick, "repeats": repeats, "workloads": {}}
+    results: dict[str, Any] = {"provenance": provenance(), "quick": quick, "repeats": repeats}
+    results |= {"workloads": {}, "commands": {}}
     with tempfile.TemporaryDirectory(prefix="rankwise-bench-") as folder:
         for workload in workloads(quick):
             results["workloads"][workload.name] = _Bench(workload, Path(folder) / workload.name, told).measure(repeats)
-    results["commands"] = {
-        name: statistics.median(_run([*_rankwise(), *words], "", 1).cpu_s for _ in range(repeats))
-        for name, words in COMMANDS.items()
-    }
+        for name, words in COMMANDS.items():
+            runs = [Process(OURS, [OURS, *words], Path(folder) / "log", 1).measured() for _ in range(repeats)]
+            results["commands"][name] = statistics.median(run.cpu_s for run in runs)
     return results
 
 
@@ -125,21 +147,24 @@ class _Bench:
 
     def _one(self, who: str, rank: int | None, steps: int, threads: int | None) -> Measured:
         if who != OURS:
-            return self._finish(who, *self._start(who, rank, steps, threads))
-        self.number += 1
-        study = [f"study=run{self.number}", f"outputs={self.folder}", f"trainer.max_steps={steps}"]
-        words = ["train", *self.workload.overrides, *study, f"trainer.threads={threads}", "tracking.mode=offline"]
-        measured = _run([*_rankwise(), *words], OURS, threads)
-        record = json.loads(next((self.folder / f"run{self.number}").glob("*/result.json")).read_text())
+            process = self._start(who, rank, steps, threads)
+            return replace(process.measured(), score=json.loads(process.log.read_text().splitlines()[-1])["score"])
+        measured, study = self._train([f"trainer.threads={threads}"], steps, threads)
+        record = json.loads(next(study.glob("*/result.json")).read_text())
         test = record["metrics"]["test"]
         return replace(measured, score=test["loss" if self.work["writes"] else "accuracy"]["value"])
 
     def _ours(self) -> Measured:
-        self.number += 1
         ranks = ",".join(str(rank) for rank in self.workload.ranks if rank)
-        study = [f"study=sweep{self.number}", f"outputs={self.folder}", f"trainer.max_steps={self.workload.steps}"]
-        axes = ["method=full,lora", f"method.rank={ranks}", "tracking.mode=offline"]
-        return _run([*_rankwise(), "train", "-m", *self.workload.overrides, *study, *axes], OURS, None)
+        return self._train(["-m", "method=full,lora", f"method.rank={ranks}"], self.workload.steps, None)[0]
+
+    def _train(self, words: list[str], steps: int, threads: int | None) -> tuple[Measured, Path]:
+        """What ``rankwise train`` costs, and the folder of its study."""
+        self.number += 1
+        study = [f"study=ours{self.number}", f"outputs={self.folder}", f"trainer.max_steps={steps}"]
+        command = [OURS, "train", *self.workload.overrides, *study, "tracking.mode=offline", *words]
+        process = Process(OURS, command, self.folder / f"log{self.number}", threads)
+        return process.measured(), self.folder / f"ours{self.number}"
 
     def _peers(self, who: str, at_once: int, threads: int | None) -> Measured:
         begun, runs = time.perf_counter(), []
@@ -147,11 +172,11 @@ class _Bench:
         for first in range(0, len(ranks), at_once):
             together = ranks[first : first + at_once]
             started = [self._start(who, rank, self.workload.steps, threads) for rank in together]
-            runs += [self._finish(who, *process) for process in started]
+            runs += [process.measured() for process in started]
         wall = time.perf_counter() - begun
-        return Measured(who, wall, sum(run.cpu_s for run in runs), max(run.peak_bytes for run in runs))
+        return Measured(wall, sum(run.cpu_s for run in runs), max(run.peak_bytes for run in runs))
 
-    def _start(self, who: str, rank: int | None, steps: int, threads: int | None) -> tuple[Any, Path, float]:
+    def _start(self, who: str, rank: int | None, steps: int, threads: int | None) -> Process:
         self.number += 1
         out = self.folder / f"peer{self.number}"
         out.mkdir()
@@ -159,21 +184,15 @@ class _Bench:
         lr = self.work["lr"] if rank else self.work["full_lr"]
         work = self.work | {"peer": who, "rank": rank, "steps": steps, "batches": batches, "lr": lr, "out": str(out)}
         (out / "work.json").write_text(json.dumps(work))
-        command = [sys.executable, "-m", "rankwise.bench.peers", str(out / "work.json")]
-        return _popen(command, out / "log", threads), out / "log", time.perf_counter()
-
-    def _finish(self, who: str, process: Any, log: Path, begun: float) -> Measured:
-        measured = _wait(process, who, begun, log)
-        return replace(measured, score=json.loads(log.read_text().splitlines()[-1])["score"])
+        return Process(who, ["rankwise.bench.peers", str(out / "work.json")], out / "log", threads)
 
 
 def _prepare(config: Config, folder: Path) -> dict[str, Any]:
     """Write the base with its head and the tokenized rows; returns what every peer is told."""
     rows = data.load(config.task, assets.resolve(config.task), config.data_seed)
     scorer = scores.scorer_for(config.task, rows.classes, rows.train.labels)
-    lm, tokenizer = base.load(
-        config.model, assets.resolve(config.model), scorer.outputs, config.seed, kind=config.task.kind
-    )
+    asset, outputs = assets.resolve(config.model), scorer.outputs
+    lm, tokenizer = base.load(config.model, asset, outputs, config.seed, kind=config.task.kind)
     lm.save_pretrained(folder / "model")  # type: ignore[operator]
     tokenizer.save_pretrained(folder / "model")
     loaders = Loaders.of(config, rows, tokenizer)
@@ -204,35 +223,6 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in row.items() if key != "row"} | {"labels": int(row["labels"])}
     labels = [token if wanted else -100 for token, wanted in zip(row["ids"], row["learned"], strict=True)]
     return {"input_ids": row["ids"], "attention_mask": [1] * len(row["ids"]), "labels": labels}
-
-
-def _rankwise() -> list[str]:
-    return [sys.executable, "-m", "rankwise"]
-
-
-def _popen(command: Sequence[str], log: Path, threads: int | None) -> subprocess.Popen[str]:
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-    if threads:
-        environment["OMP_NUM_THREADS"] = str(threads)
-    with log.open("w") as output:
-        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, text=True)
-
-
-def _run(command: Sequence[str], who: str, threads: int | None) -> Measured:
-    with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
-        return _wait(_popen(command, Path(folder) / "log", threads), who, begun, Path(folder) / "log")
-
-
-def _wait(process: subprocess.Popen[str], who: str, begun: float, log: Path) -> Measured:
-    """The cost of a process and of all that it waited for. Raises Refused, with its last line, where it failed."""
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        last = (log.read_text().strip().splitlines() or ["it said nothing"])[-1]
-        raise Refused(f"{who or 'rankwise'}: exit code {process.returncode} ({last})")
-    kib = 1024 if sys.platform == "linux" else 1
-    return Measured(who, time.perf_counter() - begun, used.ru_utime + used.ru_stime, used.ru_maxrss * kib)
 
 
 def _medians(runs: list[Measured]) -> dict[str, float]:
