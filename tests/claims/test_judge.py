@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rankwise.claims import registry
 from rankwise.claims.claim import FROM_RUNS, KINDS, TIERS, UNITS, VERDICTS, Bound, Estimate
-from rankwise.claims.judge import Timings, Verdict, answer, judge, tally, to_json
+from rankwise.claims.judge import Timings, Verdict, judge, tally, to_json
 from rankwise.claims.quantities import QUANTITIES
 from rankwise.claims.show import bound, html, markdown, number, table
 from rankwise.cli import main
@@ -52,10 +52,10 @@ def test_what_is_inconclusive_says_how_many_seeds_would_decide_it():
 
 
 def test_without_runs_nothing_is_said_and_the_reason_is(tmp_path):
-    assert answer(RANK1, [], "quick").reason == "no runs of study claims_core"
-    found = answer(RANK1, records(RANK1, ARMS[:1], tmp_path), "quick")
+    assert judge(RANK1, [], "quick").reason == "no runs of study claims_core"
+    found = judge(RANK1, records(RANK1, ARMS[:1], tmp_path), "quick")
     assert (found.verdict, found.reason) == ("not run", "no finished run of lora qv rank=64")
-    found = answer(RANK1, records(RANK1, [arm | {"scores": [0.8]} for arm in ARMS], tmp_path / "one"), "quick")
+    found = judge(RANK1, records(RANK1, [arm | {"scores": [0.8]} for arm in ARMS], tmp_path / "one"), "quick")
     assert found.verdict == "not run" and "1 seed shared by all arms" in found.reason
 
 
@@ -63,28 +63,28 @@ def test_runs_that_tuned_or_failed_are_not_compared(tmp_path):
     runs = records(RANK1, ARMS, tmp_path)
     for run in runs[:3]:
         run.config["stage"] = "tune"
-    assert answer(RANK1, runs, "quick").verdict == "not run"
+    assert judge(RANK1, runs, "quick").verdict == "not run"
     for run in runs[:3]:
         run.config["stage"], run.run["status"] = None, "failed"
-    assert answer(RANK1, runs, "quick").verdict == "not run"
+    assert judge(RANK1, runs, "quick").verdict == "not run"
 
 
 def test_arms_that_were_not_trained_alike_are_not_compared(tmp_path):
     runs = records(RANK1, ARMS, tmp_path)
     for run in runs[:3]:
         run.config["trainer"]["epochs"] = 9.0
-    assert "trainer.epochs (9.0 and 3.0)" in answer(RANK1, runs, "quick").reason
+    assert "trainer.epochs (9.0 and 3.0)" in judge(RANK1, runs, "quick").reason
 
 
 def test_each_arm_is_judged_at_its_best_learning_rate_by_validation(tmp_path):
     worse = [arm | {"lr": 0.1, "scores": [0.5, 0.5, 0.5]} for arm in ARMS]
-    found = answer(RANK1, records(RANK1, [*worse, *ARMS], tmp_path), "quick")
+    found = judge(RANK1, records(RANK1, [*worse, *ARMS], tmp_path), "quick")
     assert found.verdict == "reproduced" and "learning rate 0.001, the best of 2" in found.note
 
 
 def test_a_method_that_was_tuned_more_is_said_to_be(tmp_path):
     worse = [ARMS[0] | {"lr": lr, "scores": [0.5, 0.5, 0.5]} for lr in (1e-4, 1e-2)]
-    note = answer(RANK1, records(RANK1, [*worse, *ARMS], tmp_path), "quick").note
+    note = judge(RANK1, records(RANK1, [*worse, *ARMS], tmp_path), "quick").note
     assert "learning rate 0.001, the best of 3" in note and "learning rate 0.001, the only one" in note
 
 
@@ -93,14 +93,14 @@ def test_a_study_of_forgetting_does_not_miss_scores_that_it_has(tmp_path):
     runs = records(claim, study_of(claim, "reproduced"), tmp_path)
     for run in runs:
         run.metrics["test"] = {"accuracy": {"value": 0.8}}
-    assert "without a finite score" not in answer(claim, runs, "quick").note
+    assert "without a finite score" not in judge(claim, runs, "quick").note
 
 
 def test_the_full_tier_has_its_own_bound(tmp_path):
     claim = dataclasses.replace(RANK1, bound=Bound.of({"above": -0.2}), full_bound=Bound.of({"above": 0.01}))
     alike = [arm | {"scores": [0.8, 0.81, 0.79]} for arm in ARMS]
     runs = records(claim, alike, tmp_path)
-    assert [answer(claim, runs, tier).verdict for tier in ("quick", "full")] == ["reproduced", "contradicted"]
+    assert [judge(claim, runs, tier).verdict for tier in ("quick", "full")] == ["reproduced", "contradicted"]
 
 
 @pytest.mark.parametrize(("best", "reason"), [(1e-2, "0.01, is the end of its grid"), (1e-3, "")])
@@ -111,12 +111,12 @@ def test_a_claim_at_tuned_rates_needs_a_best_rate_inside_its_grid(tmp_path, best
         for key in ("of", "minus")
         for lr in (1e-4, 1e-3, 1e-2)
     ]
-    found = answer(claim, records(claim, arms, tmp_path), "quick")
+    found = judge(claim, records(claim, arms, tmp_path), "quick")
     assert reason in found.reason and found.verdict == ("not run" if reason else "reproduced")
 
 
 def test_a_stand_in_is_always_named(tmp_path):
-    found = answer(RANK1, records(RANK1, ARMS, tmp_path), "quick")
+    found = judge(RANK1, records(RANK1, ARMS, tmp_path), "quick")
     assert found.shown == "reproduced (proxy)"
     document = to_json([found], "quick")
     assert "| reproduced (proxy) | 3 |" in markdown([found], document), "with the number of seeds"
@@ -135,14 +135,14 @@ def test_timings_are_read_where_they_were_left_and_of_the_same_settings(tmp_path
     tiny = {"model": "tiny_bert", "targets": "qv", "rank": 2}
     settings = {"of": tiny, "to": {"model": "tiny_bert", "method": "full"}, "rows": 1, "length": 4, "blocks": 3}
     claim = dataclasses.replace(claim, settings=settings)
-    assert answer(claim, [], "quick").reason == answer(claim, [], "quick", Timings(tmp_path)).reason
-    made = answer(claim, [], "quick", Timings(tmp_path, measure=True))
+    assert judge(claim, [], "quick").reason == judge(claim, [], "quick", Timings(tmp_path)).reason
+    made = judge(claim, [], "quick", Timings(tmp_path, measure=True))
     assert made.estimate.low <= made.estimate.value <= made.estimate.high and made.estimate.n == 3
-    assert answer(claim, [], "quick", Timings(tmp_path)).estimate == made.estimate
+    assert judge(claim, [], "quick", Timings(tmp_path)).estimate == made.estimate
     other = dataclasses.replace(claim, settings=settings | {"rows": 2})
-    assert "other settings" in answer(other, [], "quick", Timings(tmp_path)).reason
+    assert "other settings" in judge(other, [], "quick", Timings(tmp_path)).reason
     monkeypatch.setattr("rankwise.machine.hardware", lambda: {"cpu": "another"})
-    assert "another machine" in answer(claim, [], "quick", Timings(tmp_path)).reason
+    assert "another machine" in judge(claim, [], "quick", Timings(tmp_path)).reason
 
 
 def test_the_command_prints_a_document_and_writes_both_files(tmp_path, monkeypatch, capsys):
@@ -171,20 +171,20 @@ def test_numbers_are_shown_in_their_unit():
     assert number(-0.02, "accuracy") == "−2.0 points"
     assert number(32_000, "count") == "32,000"
     assert number(0.968, "share") == "96.8 %"
-    assert bound(judge([CLAIMS["folklore_layer_4096"]], [], "quick")[0]) == "262,144"
+    assert bound(judge(CLAIMS["folklore_layer_4096"], [], "quick")) == "262,144"
     assert tally([]) == "0 claims"
 
 
 def test_an_interrupted_study_is_judged_by_the_learning_rates_that_are_whole(tmp_path):
     begun = [arm | {"lr": 0.01, "scores": [0.99]} for arm in ARMS]
-    found = answer(RANK1, records(RANK1, [*ARMS, *begun], tmp_path), "quick")
+    found = judge(RANK1, records(RANK1, [*ARMS, *begun], tmp_path), "quick")
     assert found.verdict == "reproduced" and found.estimate.n == 3 and "learning rate 0.001" in found.note
 
 
 def test_runs_that_went_wrong_are_named_beside_the_verdict(tmp_path):
     runs = records(RANK1, ARMS, tmp_path)
     runs[0].metrics["test"]["matthews"] = {"value": 0.0}
-    assert "1/3 give one answer to every text" in answer(RANK1, runs, "quick").note
+    assert "1/3 give one answer to every text" in judge(RANK1, runs, "quick").note
 
 
 # Plans of a large model's step, 5 to 12 s each: tests/plan has others.
@@ -197,12 +197,12 @@ TRAINED = [claim for claim in CLAIMS.values() if claim.kind == "trained"]
 def test_a_claim_comes_out_reproduced_contradicted_and_inconclusive(claim, tmp_path):
     for verdict in VERDICTS:
         runs = records(claim, study_of(claim, verdict), tmp_path / verdict)
-        assert [answer(claim, runs, tier).verdict for tier in TIERS] == [verdict] * 2
+        assert [judge(claim, runs, tier).verdict for tier in TIERS] == [verdict] * 2
 
 
 @pytest.mark.parametrize("claim", EXACT, ids=lambda claim: claim.id)
 def test_an_exact_claim_comes_out_as_its_file_expects(claim):
-    assert answer(claim, [], "full").verdict == (claim.expected or "reproduced")
+    assert judge(claim, [], "full").verdict == (claim.expected or "reproduced")
 
 
 def test_every_claim_is_whole():

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,23 +83,11 @@ class Timings:
         return estimate
 
 
-def judge(
-    claims: Iterable[Claim],
-    records: Sequence[Record],
-    tier: str,
-    timings: Timings | None = None,
-    on_claim: Callable[[Claim], None] = lambda claim: None,
-) -> list[Verdict]:
-    """A verdict for every claim. ``timings`` are where those of measured claims are kept, or made."""
-    verdicts = []
-    for claim in claims:
-        on_claim(claim)
-        verdicts.append(answer(claim, records, tier, timings))
-    return verdicts
+def judge(claim: Claim, records: Sequence[Record], tier: str, timings: Timings | None = None) -> Verdict:
+    """A claim's verdict; what cannot be computed is not run, with the reason.
 
-
-def answer(claim: Claim, records: Sequence[Record], tier: str, timings: Timings | None = None) -> Verdict:
-    """One claim's verdict; what cannot be computed is not run, with the reason."""
+    ``timings`` are where those of measured claims are kept, or made.
+    """
     bound = claim.bound_in(tier)
     try:
         estimate = _estimate(claim, records, timings)

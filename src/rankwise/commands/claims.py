@@ -39,8 +39,11 @@ def main(arguments: list[str]) -> int:
     claims = registry.only(registry.read(), options.only)
 
     timings = Timings(outputs / TIMINGS, options.measure)
+    verdicts = []
     with Display(len(claims), stage="claims", lines=False) as shown:
-        verdicts = judge(claims, records, options.tier, timings, lambda claim: shown.at(claim.id))
+        for claim in claims:
+            shown.at(claim.id)
+            verdicts.append(judge(claim, records, options.tier, timings))
     document = to_json(verdicts, options.tier)
     for file, text in ((options.markdown, markdown), (options.html, html)):
         if file:

@@ -32,14 +32,14 @@ def shared_directions(records: Sequence[Record], of: Spec, to: Spec, i: int, j: 
 
 def amplification_factor(records: Sequence[Record], of: Spec, module: str) -> Estimate:
     """‖ΔW‖ / ‖UᵀWV‖ in the directions of ΔW (Hu et al. 2021, Table 7), the median over layers."""
-    return _over_seeds(records, [of], lambda folders: _amplification(folders[0], module)["factor"])
+    return _over_seeds(records, [of], lambda folders: float(_amplification(folders, module)["factor"]))
 
 
 def projection_over_chance(records: Sequence[Record], of: Spec, module: str) -> Estimate:
     """‖UᵀWV‖ in the directions of ΔW over that in random ones (Hu et al. 2021, Table 7), the medians over layers."""
 
     def ratio(folders: list[Path]) -> float:
-        norms = _amplification(folders[0], module)
+        norms = _amplification(folders, module)
         return float(norms["by_update"] / norms["by_chance"])
 
     return _over_seeds(records, [of], ratio)
@@ -64,8 +64,9 @@ def intruder_difference(records: Sequence[Record], of: Spec, minus: Spec) -> Est
     """Intruder dimensions per matrix among its top 10 directions (Shuttleworth et al. 2024), one arm less another."""
 
     def difference(folders: list[Path]) -> float:
-        mine, theirs = (_intruders(row) for row in analyze("intruders", folders)["rows"])
-        return mine - theirs
+        rows = analyze("intruders", folders)["rows"]
+        mine, theirs = (n["mean"] for row in rows for n in row["counts"] if n["epsilon"] == TOP_EPSILON)
+        return float(mine - theirs)
 
     return _over_seeds(records, [of, minus], difference)
 
@@ -76,10 +77,5 @@ def _over_seeds(records: Sequence[Record], specs: list[Spec], value: Callable[[l
     return rows.estimate(over.mean, over.low, over.high)
 
 
-def _amplification(folder: Path, module: str) -> dict[str, float]:
-    row: dict[str, float] = analyze("amplification", [folder], module=module)["rows"][0]
-    return row
-
-
-def _intruders(row: dict[str, Any]) -> float:
-    return float(next(count["mean"] for count in row["counts"] if count["epsilon"] == TOP_EPSILON))
+def _amplification(folders: list[Path], module: str) -> Any:
+    return analyze("amplification", folders, module=module)["rows"][0]

@@ -12,7 +12,7 @@ from scipy import stats
 
 from rankwise import metrics
 from rankwise.claims.claim import Estimate, NotRun
-from rankwise.claims.selection import Compared, Spec, compared
+from rankwise.claims.selection import Spec, compared
 from rankwise.compare import NotComparable, Scores
 from rankwise.statistics import Z95, interval
 from rankwise.tracking.fields import at
@@ -27,7 +27,10 @@ def difference(
     rows, scored = compared(records, [*plus, *less], tuned), metrics.named(metric)
     weights = [1.0] * len(plus) + [-1.0] * len(less)
     if scored.weighted is None:
-        over = interval(list(map(float, rows.scores(metric) @ np.array(weights))), [_error(rows, metric)])
+        # Where all seeds agree, the error over items is left; that of what was forgotten is of the first seed.
+        ses = [at(run, "metrics.forgetting.difference.se") for run in rows.runs_sa[0]] if metric == "forgetting" else []
+        error = math.nan if None in ses or not ses else math.hypot(*ses)
+        over = interval(list(map(float, rows.scores(metric) @ np.array(weights))), [error])
         return rows.estimate(over.mean, over.low, over.high)
     try:
         runs = Scores(itertools.chain(*rows.runs_sa), scored)
@@ -53,11 +56,3 @@ def trend(records: Sequence[Record], metric: str, among: Spec, ranks: list[int])
     at_random = Z95 / math.sqrt((m - 1) * n)
     half = max(at_random, float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n))
     return rows.estimate(mean, max(-1.0, mean - half), min(1.0, mean + half))
-
-
-def _error(rows: Compared, metric: str) -> float:
-    """The standard error over items of the difference of the first seed: what is left where all seeds agree."""
-    if metric != "forgetting":
-        return math.nan
-    ses = [at(run, "metrics.forgetting.difference.se") for run in rows.runs_sa[0]]
-    return math.nan if None in ses else math.hypot(*ses)
