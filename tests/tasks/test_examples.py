@@ -1,38 +1,33 @@
 """Examples of a causal LM: prompts, references, templates, conversations, plain texts; and the published formats."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
-from omegaconf import OmegaConf
+import test_tables
 from test_tables import content, places, records
-from tiny_configs import CONF
 
 from rankwise.assets import resolve
-from rankwise.config import Task
 from rankwise.errors import Refused
-from rankwise.tasks.data import Data, Split, load
+from rankwise.study.compose import composed
+from rankwise.tasks.data import Data, load
 
 PARTS = ("train", "validation", "test")
 PROMPTS = [f"the {i}th sea is as deep as" for i in range(100)]
 
 
 def read(path: Path, **keys: Any) -> Data:
-    task = Task(name="t", path=str(path), kind="causal_lm", **keys)
-    return load(task, resolve(task), 0)
+    return test_tables.read(path, kind="causal_lm", **keys)
 
 
 def shipped(name: str, **keys: Any) -> Data:
-    """The data of ``conf/task/<name>.yaml``, as Hydra composes it."""
-    values = yaml.safe_load((CONF / f"task/{name}.yaml").read_text())
-    for parent in values.pop("defaults", []):
-        if parent != "_self_":
-            values = OmegaConf.merge(yaml.safe_load((CONF / f"task/{parent}.yaml").read_text()), values)
-    task = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Task), values, keys, {"name": "t"}))
-    return load(task, resolve(task), 0)  # type: ignore[arg-type]
+    """The data of ``conf/task/<name>.yaml``."""
+    place = [f"task.path={keys['path']}"] if "path" in keys else []
+    task = replace(composed(["model=tiny_llama", f"task={name}", *place]).task, **keys)
+    return load(task, resolve(task), 0)
 
 
 def json_lines(folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -95,7 +90,7 @@ def test_conversations_are_split_by_what_the_user_says_first(tmp_path):
     rows = [[system[k], *talk(f"Hello {i}", "Hi", *more[k])] for i in range(100) for k in range(2)]
     path = json_lines(tmp_path, [{"messages": row, "id": 1} for row in rows])
     data = read(path, messages="messages")
-    parts: list[Split] = [data.train, data.validation, data.test]
+    parts = [data.train, data.validation, data.test]
     assert sorted(map(str, rows)) == sorted(str(row) for part in parts for row in part.messages or [])
     opened = [{row[1]["content"] for row in part.messages or []} for part in parts]
     assert sum(map(len, opened)) == 100

@@ -1,5 +1,7 @@
 """The nine tasks of GLUE, from files as their download lays them out, with its traps, and from the hub's columns."""
 
+import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,16 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from omegaconf import OmegaConf
-from tiny_configs import CONF
 
 from rankwise.assets import Asset, resolve
-from rankwise.cli import main
 from rankwise.config import Task
 from rankwise.errors import Refused
+from rankwise.study.compose import composed
 from rankwise.tasks.data import Data, load
 
-TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
 FIRST, SECOND = 'the "old oak {i} stood by the sea', "café {i}: a tree is near “water"
 
 ENTAILMENT = ["entailment", "not_entailment"]
@@ -54,15 +53,17 @@ LAYOUTS: dict[str, tuple[str, str | None, str, list[str]]] = {
     "rte": ("RTE", "index\tsentence1\tsentence2\tlabel", "{i}\t{first}\t{second}\t{label}", ENTAILMENT),
     "wnli": ("WNLI", "index\tsentence1\tsentence2\tlabel", "{i}\t{first}\t{second}\t{label}", ["0", "1"]),
 }
-MSR = ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt")
+each = pytest.mark.parametrize("name", LAYOUTS)
+
+
+@functools.cache
+def shipped(name: str) -> Task:
+    """The task of ``conf/task/glue``, with validation rows enough from the few that there are."""
+    return composed([f"task=glue/{name}", "task.validation_share=0.1"]).task
 
 
 def glue(name: str, **keys: Any) -> Task:
-    """The task of ``conf/task/glue``, with validation rows enough from the few that there are."""
-    files = [yaml.safe_load((CONF / "task/glue" / f"{file}.yaml").read_text()) for file in ("_base", name)]
-    values = {key: value for file in files for key, value in file.items() if key != "defaults"}
-    values["validation_share"] = 0.1
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Task), values | keys))  # type: ignore[return-value]
+    return replace(shipped(name), **keys)
 
 
 def written(name: str, start: int, stop: int, line_end: str = "\n", mark: str = "") -> bytes:
@@ -96,7 +97,7 @@ def rows(data: Data, part: str) -> list[tuple[Any, ...]]:
     return list(zip(split.texts, pairs, split.labels.tolist(), strict=True))
 
 
-@pytest.mark.parametrize("name", TASKS)
+@each
 def test_a_download_is_read_as_it_is_laid_out(tmp_path, name):
     folder = download(tmp_path / "glue", name)
     data = read(glue(name, path=str(folder.parent)))
@@ -119,14 +120,14 @@ def test_a_download_is_read_as_it_is_laid_out(tmp_path, name):
 
 
 @pytest.mark.parametrize("form", [{"mark": "﻿"}, {"line_end": "\r\n"}, {"line_end": "\r\n", "mark": "﻿"}])
-@pytest.mark.parametrize("name", TASKS)
+@each
 def test_marks_and_line_ends_change_nothing(tmp_path, name, form):
     plain = read(glue(name, path=str(download(tmp_path / "plain", name))))
     other = read(glue(name, path=str(download(tmp_path / "other", name, **form))))
     assert other.fingerprint == plain.fingerprint
 
 
-@pytest.mark.parametrize("name", TASKS)
+@each
 def test_latin_1_is_read(tmp_path, name):
     folder = download(tmp_path, name)
     plain = read(glue(name, path=str(folder)))
@@ -141,8 +142,8 @@ def test_latin_1_is_read(tmp_path, name):
 def test_the_paraphrases_are_read_from_the_files_of_their_authors(tmp_path):
     folder = download(tmp_path, "mrpc", mark="﻿", line_end="\r\n")
     prepared = read(glue("mrpc", path=str(tmp_path)))
-    for name, original in zip(("train.tsv", "dev.tsv"), MSR, strict=True):
-        (folder / name).rename(folder / original)
+    (folder / "train.tsv").rename(folder / "msr_paraphrase_train.txt")
+    (folder / "dev.tsv").rename(folder / "msr_paraphrase_test.txt")
     assert read(glue("mrpc", path=str(tmp_path))).fingerprint == prepared.fingerprint
 
 
@@ -197,14 +198,3 @@ def test_what_is_no_download_is_refused(tmp_path):
     (folder / "dev.tsv").write_text("gj04\t2\t\tsun and sea\n")
     with pytest.raises(Refused, match=r"^task.label=label: .*dev.tsv line 1 holds '2', none of task.labels=unacc"):
         read(glue("cola", path=str(folder)))
-
-
-@pytest.mark.parametrize("name", TASKS)
-def test_hydra_composes_each_task_under_its_own_name(name, capsys):
-    assert main(["train", f"task=glue/{name}", "--cfg", "job", "--package", "task", "hydra.mode=RUN"]) == 0
-    shown = yaml.safe_load(capsys.readouterr().out)
-    shown = shown.get("task", shown)
-    expected = glue(name)
-    assert [shown[key] for key in ("subset", "text", "pair", "metric", "splits", "path", "max_length")] == [
-        getattr(expected, key) for key in ("subset", "text", "pair", "metric", "splits", "path", "max_length")
-    ]

@@ -147,27 +147,11 @@ def test_packing_keeps_every_row_once():
     assert packed.bins != Packed(rows, 64, seed=4).bins
 
 
-def test_every_reply_of_a_conversation_is_learned_and_nothing_else():
-    _, tokenizer = model("llama")
-    talk = [
-        {"role": "user", "content": "hi"},
-        {"role": "assistant", "content": "yes"},
-        {"role": "user", "content": "why"},
-        {"role": "assistant", "content": "so"},
-    ]
-    one = split([""], None, messages=[talk])
-    rows = EncodedText(one, tokenizer, 128, "train")
-    learned = tokenizer.decode([t for t, wanted in zip(rows.ids[0], rows.learned[0], strict=True) if wanted])
-    assert "yes" in learned and "so" in learned and "hi" not in learned and "why" not in learned
-    assert question(one, 0, tokenizer).count("yes") == 1 and "so" not in question(one, 0, tokenizer)
-    assert reply(one, 0) == "so"
-
-
 TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% for c in m.tool_calls or [] %}[{{ c }}]{% endfor %}"
 TALK = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "abcd", strict=True)]
 
 
-def chat(template: str, talk: list[dict[str, Any]], **keys: Any) -> tuple[Any, EncodedText, str]:
+def chat(template: str | None, talk: list[dict[str, Any]], **keys: Any) -> tuple[Any, EncodedText, str]:
     """A tokenizer with this template, a conversation as it encodes it, and what is learned of it."""
     _, tokenizer = model("llama")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<eot>"]})
@@ -197,6 +181,13 @@ def test_an_answer_ends_where_the_template_or_the_model_ends_one():
     assert set(end_ids(tokenizer, None, conversations=True)) == {tokenizer_end}, "a word may stand in an answer too"
 
 
+def test_every_reply_of_a_conversation_is_learned_and_nothing_else():
+    tokenizer, _, learned = chat(TURNS + "{% endfor %}", TALK)
+    one = split([""], None, messages=[TALK])
+    assert learned == "<assistant>b<assistant>d"
+    assert (question(one, 0, tokenizer), reply(one, 0)) == ("<user>a<assistant>b<user>c", "d")
+
+
 def test_calls_of_tools_are_learned_and_replies_of_no_weight_are_not():
     call = {"role": "assistant", "content": "", "tool_calls": ["look"]}
     assert chat(TURNS + "{% endfor %}", [TALK[0], call])[2] == "<assistant>[look]"
@@ -219,14 +210,8 @@ def test_where_a_template_rewrites_earlier_turns_the_last_reply_alone_can_be_lea
     with pytest.raises(Refused, match=r"task.replies=last"):
         chat(template, TALK)
     assert chat(template, TALK, last=True)[2] == "<assistant>think d"
-
-
-def test_a_tokenizer_without_a_chat_template_is_refused():
-    _, tokenizer = model("llama")
-    tokenizer.chat_template = None
-    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
-    with pytest.raises(Refused, match="chat template"):
-        EncodedText(split([""], None, messages=[talk]), tokenizer, 64, "train")
+    with pytest.raises(Refused, match="this model's tokenizer has no chat template"):
+        chat(None, TALK)
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_with_its_row():

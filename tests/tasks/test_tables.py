@@ -22,9 +22,9 @@ from rankwise.tasks.splits import digest, place
 ROWS = [(f"the {i}th sea is as deep as {i * 7919 % 1000} oaks", i % 2) for i in range(200)]
 
 
-def read(path: Path, **keys: Any) -> Data:
+def read(path: Path, data_seed: int = 0, **keys: Any) -> Data:
     task = Task(name="t", path=str(path), **keys)
-    return load(task, resolve(task), 0)
+    return load(task, resolve(task), data_seed)
 
 
 def places(texts: list[str]) -> np.ndarray:

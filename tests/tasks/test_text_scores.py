@@ -18,9 +18,10 @@ from sacrebleu import corpus_bleu
 
 from rankwise.errors import Refused
 from rankwise.metrics import of_kind
-from rankwise.tasks.text import overlap, reasoning, text_scores
+from rankwise.tasks.scores import RESAMPLES, mean_score, share_score
+from rankwise.tasks.text import overlap, reasoning
 from rankwise.tasks.text.answers import exact_match, final_number, json_keys, number_match
-from rankwise.tasks.text.score import RESAMPLES, mean_score, pooled_score, share_score
+from rankwise.tasks.text.score import pooled_score, text_scores
 
 SAVED: dict[str, Any] = json.loads((Path(__file__).parent / "text_items.json").read_text(encoding="utf-8"))
 TEXTS = [item["hypothesis"] for item in SAVED["items"]]
@@ -84,10 +85,14 @@ def test_no_score_leaves_its_range_however_short_the_answers(longest):
     assert 0 <= scores["nist"]["value"] < math.log2(700) * overlap._NIST_ORDER
 
 
-@needs_java
-def test_nothing_in_common_and_nothing_at_all_score_nothing():
-    scores, _ = text_scores(OVERLAP, ["zzz yyy xxx www vvv uuu", ""], [["one two three four five six"]] * 2)
-    assert [score["value"] for score in scores.values()] == pytest.approx([0] * len(OVERLAP))
+def test_every_metric_is_there_and_nothing_in_common_and_nothing_at_all_score_nothing():
+    metrics = [metric for metric in of_kind("text") if metric != "reasoning"]
+    texts, references = ["zzz yyy xxx www vvv uuu", ""], [["one two three four five 6"]] * 2
+    scores, absent = text_scores(metrics, texts, references, keys=["a"])
+    assert {*scores, *absent} == {*metrics} and (absent == {} or shutil.which("java") is None)
+    assert [score["value"] for score in scores.values()] == pytest.approx([0] * len(scores))
+    with pytest.raises(Refused, match=r"task\.reasoning=null"):
+        text_scores(["reasoning"], ["1"], [["1"]])
 
 
 @needs_java
@@ -167,28 +172,14 @@ def test_a_java_program_that_fails_makes_its_metric_absent(monkeypatch, tmp_path
     assert absent["cider"].endswith("tokenized 0 of 2 texts (exit 1) Error: Invalid or corrupt jarfile")
 
 
-def test_every_metric_that_a_config_may_name_is_there():
-    asked = {"keys": ["a"], "reasoning": None}
-    for metric in of_kind("text"):
-        if metric == "reasoning":
-            with pytest.raises(Refused, match=r"task\.reasoning=null"):
-                text_scores([metric], ["1"], [["1"]], **asked)
-        else:
-            scores, absent = text_scores([metric], ["1"], [["1"]], **asked)
-            assert {*scores, *absent} == {metric}
-
-
 @pytest.mark.parametrize("texts", [[], ["  \n"], ["fine", ""]])
 def test_an_empty_reference_is_refused_by_its_position(texts):
     with pytest.raises(Refused, match=r"references: item 2 \(from 0\)"):
         text_scores(["rouge_l"], ["a", "b", "c"], [["a"], ["b"], texts])
 
 
-def test_references_are_not_asked_for_where_none_are_needed():
+def test_items_and_references_that_do_not_pair_are_an_error_where_references_are_needed():
     assert text_scores(["json_keys"], ["{}"], [], keys=["a"])[0]["json_keys"]["value"] == 0
-
-
-def test_items_and_references_that_do_not_pair_are_an_error():
     with pytest.raises(ValueError, match="2 texts, but references for 1"):
         text_scores(["bleu"], ["a", "b"], [["a"]])
     with pytest.raises(ValueError, match="no texts"):
@@ -232,9 +223,6 @@ def test_number_match_compares_numbers_and_not_texts():
     texts = ["#### 1,000.50", "the answer is $1000.5.", "1000.51", "nothing"]
     assert number_match(texts, [["so #### 1000.5"]] * 4).tolist() == [1, 1, 0, 0]
     assert number_match(["2"], [["1", "2"]]).tolist() == [1]
-
-
-def test_number_match_refuses_a_reference_without_a_number():
     with pytest.raises(Refused, match=r"item 1 \(from 0\) has no number"):
         number_match(["1", "2"], [["1"], ["two"]])
 
@@ -279,6 +267,7 @@ def test_scores_belong_to_the_rows_that_were_asked():
     assert reasoning.scores("chain_sum", 4, {3: answers[3], 1: answers[1], 0: "no idea"}).tolist() == [1, 1, 0]
     scores, _ = text_scores(["reasoning"], [answers[2], answers[1]], [], reasoning=("chain_sum", 4, [2, 0]))
     assert scores["reasoning"]["value"] == 0.5 and scores["reasoning"]["n"] == 2
+    assert reasoning.scores("prime_factorization", 1, {0: "what its scorer cannot read"}).tolist() == [0]
 
 
 @installed
@@ -297,28 +286,18 @@ def test_global_generators_neither_change_the_rows_nor_are_changed(name):
 
 
 @installed
-def test_an_answer_that_the_scorer_cannot_read_is_wrong():
-    assert reasoning.scores("prime_factorization", 1, {0: "no idea"}).tolist() == [0]
-
-
-@installed
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("rubiks_cube", "has no answers to learn from"),
         ("composite", "cannot be made with its defaults"),
         ("word_ladder", "other rows in every process"),
+        ("chain_sums", r"^task\.reasoning=chain_sums: .*did you mean chain_sum\?"),
     ],
 )
 def test_a_data_set_that_gives_no_rows_is_refused(name, message):
     with pytest.raises(Refused, match=message):
         reasoning.rows(name, 2)
-
-
-@installed
-def test_an_unknown_data_set_is_refused():
-    with pytest.raises(Refused, match=r"task\.reasoning=chain_sums: .*did you mean chain_sum\?"):
-        reasoning.rows("chain_sums", 1)
 
 
 def test_without_the_package_the_remedy_is_named(monkeypatch):

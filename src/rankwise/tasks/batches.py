@@ -26,13 +26,10 @@ class Encoded(Dataset[dict[str, Any]]):
             allowed = f"at most {tokenizer.model_max_length}, the longest sequence that this model has positions for"
             raise Refused.value("task.max_length", max_length, allowed)
         encoded = tokenizer(texts, pairs, truncation=True, max_length=max_length, add_special_tokens=True)
-        self.columns = {
-            key: encoded[key] for key in encoded if key in ("input_ids", "attention_mask", "token_type_ids")
-        }
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        self.columns = {key: values for key, values in encoded.items() if key in names}
         self.labels = labels
-        self.lengths = self.order = np.array(
-            [len(ids) for ids in self.columns["input_ids"]]
-        )  # what makes a batch large
+        self.lengths = self.order = np.array([*map(len, encoded["input_ids"])])  # what makes a batch large
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -69,18 +66,14 @@ def schedule(lengths: np.ndarray, batch_size: int, batches: int, seed: int, by_l
     plan: list[list[int]] = []
     for epoch in range(math.ceil(batches / math.ceil(len(lengths) / batch_size))):
         rng = np.random.default_rng([seed, epoch])
-        plan += _one_epoch(lengths, batch_size, rng, by_length)
+        rows = rng.permutation(len(lengths))
+        if by_length:
+            chunk = batch_size * max(1, min(50, len(lengths) // (batch_size * 4)))
+            chunks = [rows[i : i + chunk] for i in range(0, len(rows), chunk)]
+            rows = np.concatenate([c[np.argsort(-lengths[c], kind="stable")] for c in chunks])
+        of_epoch = [rows[i : i + batch_size].tolist() for i in range(0, len(rows), batch_size)]
+        plan += [of_epoch[i] for i in rng.permutation(len(of_epoch))] if by_length else of_epoch
     return plan[:batches]
-
-
-def _one_epoch(lengths: np.ndarray, batch_size: int, rng: np.random.Generator, by_length: bool) -> list[list[int]]:
-    rows = rng.permutation(len(lengths))
-    if by_length:
-        chunk = batch_size * max(1, min(50, len(lengths) // (batch_size * 4)))
-        chunks = [rows[i : i + chunk] for i in range(0, len(rows), chunk)]
-        rows = np.concatenate([c[np.argsort(-lengths[c], kind="stable")] for c in chunks])
-    batches = [rows[i : i + batch_size].tolist() for i in range(0, len(rows), batch_size)]
-    return [batches[i] for i in rng.permutation(len(batches))] if by_length else batches
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -81,8 +82,8 @@ def load(task: Task, asset: Asset, data_seed: int) -> Data:
     splits, fingerprint = _collect(task, rows, part, chosen, classes, notes)
     if task.protocol == "paper":
         splits["validation"] = splits["test"]
-    names = classes.names if classes else None
-    return Data(splits["train"], splits["validation"], splits["test"], names, fingerprint, index.skipped, shared, notes)
+    names, skipped = classes.names if classes else None, index.counts["skipped"]
+    return Data(**splits, classes=names, fingerprint=fingerprint, skipped=skipped, shared=shared, notes=notes)
 
 
 def check_files(configs: Iterable[Config], hub: bool = True) -> None:
@@ -104,17 +105,10 @@ def check_files(configs: Iterable[Config], hub: bool = True) -> None:
 def forgetting_task(config: Config) -> Task:
     """The texts of ``forgetting`` as a task of the run's kind, with all but a fifth of them as its test rows."""
     asked, task = config.forgetting, config.task
-    keys = {key: getattr(asked, key) for key in _FORGETTING}
-    keys |= {
-        "name": asked.name,
-        "kind": task.kind if task.writes else "classification",
-        "deduplicate": True,
-        "skip_empty": True,
-    }
+    keys = {key: getattr(asked, key) for key in _FORGETTING} | {"deduplicate": True, "skip_empty": True}
     keys |= {"validation_share": 0.1, "test_share": 0.8, "n_test": asked.n, "max_length": task.max_length}
-    if task.writes:
-        keys |= {"threshold": None, "min_abs_label": 0.0}
-    return Task(**keys)
+    keys |= {"kind": task.kind, "threshold": None, "min_abs_label": 0.0} if task.writes else {"kind": "classification"}
+    return Task(asked.name, **keys)
 
 
 @contextlib.contextmanager
@@ -136,14 +130,13 @@ def _indexed(
     index = _Index.of(task, examples(task, tables))
     if not len(index.place):
         raise Refused("task data: no row is left; all are empty, or nearer to 0 than task.min_abs_label")
-    if index.missing:
-        notes.append(
-            f"{index.missing} texts are only a word such as NaN or None; if no text is meant, take their rows out"
-        )
-    if index.quoted > _QUOTED * len(index.place) and any(table.header for table in tables):
-        notes.append(f"{index.quoted} texts stand in quotes, which are read as text; task.format=csv takes them off")
-    if index.literal > _QUOTED * len(index.place):
-        notes.append(f"{index.literal} texts are bytes as Python writes them, b'…', and are read so")
+    missing, quoted, literal = (index.counts[key] for key in ("missing", "quoted", "literal"))
+    if missing:
+        notes.append(f"{missing} texts are only a word such as NaN or None; if no text is meant, take their rows out")
+    if quoted > _QUOTED * len(index.place) and any(table.header for table in tables):
+        notes.append(f"{quoted} texts stand in quotes, which are read as text; task.format=csv takes them off")
+    if literal > _QUOTED * len(index.place):
+        notes.append(f"{literal} texts are bytes as Python writes them, b'…', and are read so")
     if task.blocks:  # parts that are cut are stretches of the text, the last of them the test
         cut_n = np.flatnonzero(index.part == TRAIN)
         index.place[cut_n] = 1 - np.arange(1, len(cut_n) + 1) / len(cut_n)
@@ -161,7 +154,7 @@ def _classes(task: Task, tables: list[Table], index: "_Index", part: np.ndarray,
     classes = Classes.of(task, index.labels, index.label, part)
     dropped = (part >= 0) & (classes.number[index.label] < 0)
     part[dropped] = -1
-    index.skipped += int(dropped.sum())
+    index.counts["skipped"] += int(dropped.sum())
     classes.check(index.label, part, index.part)
     notes += classes.notes
     return classes
@@ -172,42 +165,38 @@ class _Index:
     """A few bytes of each row, in the order of reading."""
 
     labels: list[Label]  # of a classification, as they were met
+    # Rows that are skipped, and those whose text is a word that programs write for none, in quotes, or bytes of Python.
+    counts: Counter[str]
     label: np.ndarray  # number in ``labels``
     place: np.ndarray
     part: np.ndarray  # number in PARTS
     content: np.ndarray  # hash of the normalised texts
     verbatim: np.ndarray  # hash of the texts
-    skipped: int
-    missing: int  # rows whose text is only a word that programs write for none
-    quoted: int  # rows whose text stands in double quotes
-    literal: int  # rows whose text is written as Python's bytes
 
     @classmethod
     def of(cls, task: Task, stream: Iterator[Example | None]) -> "_Index":
         labels: dict[str, Label] = {}
         label, place_, part, content, verbatim = array("i"), array("d"), array("b"), array("Q"), array("q")
-        skipped = missing = quoted = literal = 0
+        counts: Counter[str] = Counter()
         for example in stream:
             if example is None:
-                skipped += 1
+                counts["skipped"] += 1
                 continue
             if task.has_classes:
                 name = str(example.label)
                 label.append(labels.setdefault(name, Label(name, len(labels), example.cell)).number)
             if _HALF.search("".join((*example.texts, str(example.label)))):
                 raise Refused(f"task data: row {len(place_) + 1} holds half of a character, such as \\ud800")
-            missing += example.text.casefold() in MISSING
-            quoted += example.text[:1] == example.text[-1:] == '"'
-            literal += example.text[:2] in ("b'", 'b"') and example.text[1] == example.text[-1]
-            inputs, texts = example.given, example.texts
+            text, inputs, texts = example.text, example.given, example.texts
+            counts["missing"] += text.casefold() in MISSING
+            counts["quoted"] += text[:1] == text[-1:] == '"'
+            counts["literal"] += text[:2] in ("b'", 'b"') and text[1] == text[-1]
             hashed = digest(inputs)
             place_.append(place(hashed))
             part.append(PARTS.index(example.part))
             content.append(hashed if inputs == texts else digest(texts))
             verbatim.append(hash(texts))
-        names = list(labels.values())
-        columns = np.array(label), np.array(place_), np.array(part), np.array(content), np.array(verbatim)
-        return cls(names, *columns, skipped, missing, quoted, literal)
+        return cls([*labels.values()], counts, *map(np.array, (label, place_, part, content, verbatim)))
 
 
 def _parts(task: Task, index: _Index) -> np.ndarray:

@@ -176,7 +176,7 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
             if row is None:
                 yield None
                 continue
-            if len(row) > 1 and all(_is_name(value, name) for name, value in row.items()):
+            if len(row) > 1 and all(str(cell).strip("\ufeff \t").casefold() == n.casefold() for n, cell in row.items()):
                 named = task.columns and task.format != "lines"
                 remedy = "leave task.columns out, or the line" if named else "take the line out"
                 raise Refused(f"task data {table.name} {where}: repeats the header; {remedy}")
@@ -200,10 +200,6 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
         if task.skip_empty and not any_read:
             key = "task.files" if Path(table.name).exists() else "task.splits"
             raise Refused(f"task data {table.name}: every row is left out; {key}={{train: NAME}} does without it")
-
-
-def _is_name(value: object, column: str) -> bool:
-    return isinstance(value, str) and value.strip("\ufeff \t").casefold() == column.casefold()
 
 
 def _part(task: Task, table: Table, where: str, row: dict[str, Any], part_of: dict[str, str]) -> str | None:

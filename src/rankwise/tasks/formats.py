@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +9,18 @@ from rankwise.config import Task
 from rankwise.errors import Refused, did_you_mean
 from rankwise.tasks.tables import Row, delimited, json_rows, lines, plain_text, read_json
 
-
-@dataclass(frozen=True)
-class _Glue:
-    """One task of the GLUE download: its folder, and what the hub calls its columns where that differs."""
-
-    folder: str
-    renamed: dict[str, str] = field(default_factory=dict)
-    columns: list[str] | None = None  # where there is no header line
-
-
-_GLUE = {
-    "cola": _Glue("CoLA", columns=["source", "label", "mark", "sentence"]),
-    "sst2": _Glue("SST-2"),
-    "mrpc": _Glue("MRPC", {"Quality": "label", "#1 String": "sentence1", "#2 String": "sentence2"}),
-    "stsb": _Glue("STS-B", {"score": "label"}),
-    "qqp": _Glue("QQP", {"is_duplicate": "label"}),
-    "mnli": _Glue("MNLI", {"sentence1": "premise", "sentence2": "hypothesis", "gold_label": "label"}),
-    "qnli": _Glue("QNLI"),
-    "rte": _Glue("RTE"),
-    "wnli": _Glue("WNLI"),
+_GLUE: dict[str, tuple[str, dict[str, str]]] = {  # a task's folder, and what the hub calls its columns if not the same
+    "cola": ("CoLA", {}),
+    "sst2": ("SST-2", {}),
+    "mrpc": ("MRPC", {"Quality": "label", "#1 String": "sentence1", "#2 String": "sentence2"}),
+    "stsb": ("STS-B", {"score": "label"}),
+    "qqp": ("QQP", {"is_duplicate": "label"}),
+    "mnli": ("MNLI", {"sentence1": "premise", "sentence2": "hypothesis", "gold_label": "label"}),
+    "qnli": ("QNLI", {}),
+    "rte": ("RTE", {}),
+    "wnli": ("WNLI", {}),
 }
+_COLA = ["source", "label", "mark", "sentence"]  # its files have no header line
 _GLUE_FILES = {  # the hub's name of a split: the files that may hold it, the first that is there
     "train": ("train.tsv", "msr_paraphrase_train.txt"),
     "validation": ("dev.tsv", "msr_paraphrase_test.txt"),
@@ -44,7 +34,7 @@ _WORDNET_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
 
 def glue_file(folder: Path, task: Task, split: str) -> Path:
     """The file of a split, named as on the hub, in a folder of all GLUE tasks or of one. Raises Refused: none there."""
-    name = _glue(task).folder
+    name, _ = _glue(task)
     own = folder / name if (folder / name).is_dir() else folder
     names = _GLUE_FILES.get(split)
     if names is None:
@@ -63,17 +53,17 @@ def glue(path: Path, task: Task, encoding: str) -> Iterator[Row]:
 
     Lines with too few fields, of which QQP has some, are left out, as by those who published them.
     """
-    layout = _glue(task)
-    for where, row in delimited(path, encoding, "\t", quoted=False, columns=layout.columns, short=True):
-        yield where, row and {layout.renamed.get(name, name): cell for name, cell in row.items()}
+    folder, renamed = _glue(task)
+    columns = _COLA if folder == "CoLA" else None
+    for where, row in delimited(path, encoding, "\t", quoted=False, columns=columns, short=True):
+        yield where, row and {renamed.get(name, name): cell for name, cell in row.items()}
 
 
-def _glue(task: Task) -> _Glue:
-    layout = _GLUE.get(task.subset or "")
-    if layout is None:
+def _glue(task: Task) -> tuple[str, dict[str, str]]:
+    if task.subset not in _GLUE:
         allowed = f"one of {', '.join(_GLUE)}{did_you_mean(task.subset or '', _GLUE)} for task.format=glue"
         raise Refused.value("task.subset", task.subset, allowed)
-    return layout
+    return _GLUE[task.subset]
 
 
 def webnlg(path: Path, task: Task, encoding: str) -> Iterator[Row]:

@@ -1,5 +1,6 @@
 """Causal language modelling: which tokens are learned, their batches, packed or not, and their loss."""
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -97,6 +98,7 @@ class EncodedText(Dataset[Row]):
             raise Refused.value("task.max_length", max_length, allowed)
         self.ids: list[list[int]] = []
         self.learned: list[np.ndarray] = []
+        sizes: list[int] = []
         self.cut = 0  # rows that lost their end
         for number, (row_ids, learned) in enumerate(_tokens(split, tokenizer, last)):
             ids = started(row_ids, tokenizer)
@@ -107,14 +109,11 @@ class EncodedText(Dataset[Row]):
             self.cut += len(ids) > max_length
             self.ids.append(ids[:max_length])
             self.learned.append(np.array(learned[:max_length]))
+            text = tokenizer.decode(list(itertools.compress(ids[:max_length], learned)), skip_special_tokens=True)
+            sizes.append(max(1, len(text.encode())))
         self.lengths = np.array([len(ids) for ids in self.ids])
         self.labelled = np.array([int(mask.sum()) for mask in self.learned])
-        self.bytes = np.array([self._bytes(tokenizer, row) for row in range(len(self.ids))])
-
-    def _bytes(self, tokenizer: Any, row: int) -> int:
-        """UTF-8 bytes of the learned text, the end token left out."""
-        tokens = [token for token, wanted in zip(self.ids[row], self.learned[row], strict=True) if wanted]
-        return max(1, len(tokenizer.decode(tokens, skip_special_tokens=True).encode()))
+        self.bytes = np.array(sizes)  # of the learned text in UTF-8, the end token left out
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -17,7 +17,7 @@ from rankwise.tasks.data import Split
 Score = dict[str, float]
 Columns = dict[str, torch.Tensor]
 
-_RESAMPLES = 400
+RESAMPLES = 400
 _LOGITS_AT_ONCE = {"cpu": 2**20}  # 4 MiB in fp32, which caches hold; elsewhere more, as every part is launched
 _GROUPS = 12  # scored one by one; more are a sample of documents or speakers
 
@@ -70,7 +70,20 @@ class ClassScorer(Scorer):
         return logits_BC.argmax(-1), logits_BC.double().softmax(-1)[:, -1]
 
     def scores(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Score]:
-        return class_scores(predictions, labels, self.outputs)
+        """accuracy, f1 and matthews as {value, se, n}; the errors of the last two are of 400 resamples of the items.
+
+        Items with one label and one prediction are counted together. The last class counts, even where it never occurs.
+        """
+        n, last = len(labels), [[self.outputs - 1], [self.outputs - 1]]
+        pairs, counts = np.unique(np.hstack([[labels, predictions], last]), axis=1, return_counts=True)
+        counts = counts - (pairs == last).all(0)
+        drawn = np.random.default_rng(0).multinomial(n, counts / n, RESAMPLES)
+        weights = np.vstack([counts, drawn]).astype(float)
+        scores: dict[str, Score] = {}
+        for name in of_kind("classification"):
+            value, *resampled = METRICS[name].resampled(pairs[0], pairs[1:], weights)[:, 0]
+            scores[name] = {"value": float(value), "se": float(np.std(resampled, ddof=1)), "n": n}
+        return scores | {"accuracy": share_score(predictions == labels)}
 
 
 @dataclass(frozen=True)
@@ -102,11 +115,10 @@ class ValueScorer(Scorer):
             nothing = {"value": 0.0, "se": 1 / math.sqrt(n), "n": n}
             return {"pearson": nothing, "spearman": nothing} | errors
         r, rho = (max(-1.0, min(1.0, METRICS[name].value(*centred))) for name in ("pearson", "spearman"))
-        return {
-            "pearson": {"value": r, "se": (1 - r**2) / math.sqrt(n - 1), "n": n},
-            "spearman": rank_correlation(rho, n),
-            **errors,
-        }
+        # Spearman's by Bonett and Wright (2000), brought back from Fisher's z.
+        se = (1 - r**2) / math.sqrt(n - 1), (1 - rho**2) * math.sqrt((1 + rho**2 / 2) / max(1, n - 3))
+        pearson, spearman = {"value": r, "se": se[0], "n": n}, {"value": rho, "se": se[1], "n": n}
+        return {"pearson": pearson, "spearman": spearman} | errors
 
 
 def mean_score(values_N: np.ndarray) -> Score:
@@ -121,28 +133,6 @@ def share_score(right_N: np.ndarray) -> Score:
     """The share of items that are right (1, not 0), with the standard error of a proportion."""
     share, n = float(right_N.mean()), len(right_N)
     return {"value": share, "se": math.sqrt(share * (1 - share) / n), "n": n}
-
-
-def rank_correlation(rho: float, n: int) -> Score:
-    """Spearman's, with its standard error by Bonett and Wright (2000), brought back from Fisher's z."""
-    return {"value": rho, "se": (1 - rho**2) * math.sqrt((1 + rho**2 / 2) / max(1, n - 3)), "n": n}
-
-
-def class_scores(predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, Score]:
-    """accuracy, f1 and matthews as {value, se, n}; the errors of the last two are of 400 resamples of the items.
-
-    Items with one label and one prediction are counted together. The last class counts, even where it never occurs.
-    """
-    n, last = len(labels), [[classes - 1], [classes - 1]]
-    pairs, counts = np.unique(np.hstack([[labels, predictions], last]), axis=1, return_counts=True)
-    counts = counts - (pairs == last).all(0)
-    drawn = np.random.default_rng(0).multinomial(n, counts / n, _RESAMPLES)
-    weights = np.vstack([counts, drawn]).astype(float)
-    scores: dict[str, Score] = {}
-    for name in of_kind("classification"):
-        value, *resampled = METRICS[name].resampled(pairs[0], pairs[1:], weights)[:, 0]
-        scores[name] = {"value": float(value), "se": float(np.std(resampled, ddof=1)), "n": n}
-    return scores | {"accuracy": share_score(predictions == labels)}
 
 
 class TokenScorer(Scorer):
@@ -206,21 +196,27 @@ def of_test(
 
 
 def _clustered(scores: dict[str, Score], columns: dict[str, np.ndarray], cluster_n: np.ndarray) -> dict[str, Score]:
-    """With the standard errors of 400 resamples of whole clusters (Miller 2024, §2.2), unknown where there is one."""
-    clusters, found = len(set(cluster_n)), {}
+    """With the standard errors of 400 resamples of whole clusters."""
+    found = {}
     for name, score in scores.items():
         of_rows = name == "loss" and "loss" in columns  # of classes and values it is a mean, of texts a ratio
         weighted = mean if of_rows else METRICS[name].resampled
         label_n, own_n = (
             np.asarray(columns[c], float) for c in (("loss", "loss") if of_rows else METRICS[name].columns)
         )
-        weights = item_weights(len(cluster_n), _RESAMPLES, 0, cluster_n)
+        weights = item_weights(len(cluster_n), RESAMPLES, 0, cluster_n)
         drawn = np.concatenate([weighted(label_n, own_n[None], weights_bn) for weights_bn in weights])
-        # What is constant correlates with 0. Resamples of k clusters vary by (k−1)/k of what other clusters would.
-        spread = float(np.nan_to_num(drawn).std(ddof=1))
-        se = spread * math.sqrt(clusters / (clusters - 1)) if clusters > 1 else math.nan
-        found[name] = score | {"se": se, "clusters": clusters}
+        found[name] = score | error_of(np.nan_to_num(drawn), cluster_n)  # what is constant correlates with 0
     return found
+
+
+def error_of(drawn: np.ndarray, cluster_n: np.ndarray) -> Score:
+    """The standard error of a score from resamples of whole clusters (Miller 2024, §2.2), and their number.
+
+    Resamples of k clusters vary by (k−1)/k of what other clusters would; of one cluster the error is unknown.
+    """
+    k, spread = len(np.unique(cluster_n)), float(drawn.std(ddof=1))
+    return {"se": spread * math.sqrt(k / (k - 1)) if k > 1 else math.nan, "clusters": k}
 
 
 def scorer_for(task: Task, classes: list[str] | None, train_labels: np.ndarray) -> Scorer:

@@ -1,13 +1,11 @@
 """Which tables a task reads, and which part each is: one file, a folder of files, splits of the hub, made-up rows."""
 
-from __future__ import annotations
-
 import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +15,6 @@ from rankwise.errors import Refused, did_you_mean, reason
 from rankwise.tasks import formats, tables
 from rankwise.tasks.splits import PARTS
 from rankwise.tasks.tables import Table
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _NAMES = {"train": ("training",), "validation": ("valid", "val", "dev"), "test": ("testing",)}
 PART_NAMES = {name: part for part, others in _NAMES.items() for name in (part, *others)}
@@ -263,29 +258,25 @@ def _generated(task: Task) -> Table:
     elif task.writes and task.generation.keys:
         rows = list(objects(size, task.generation.keys))
     else:
-        rows = list(synthetic(size, task.kind).to_dict("records"))
+        rows = synthetic(size, task.kind)
     return Table("generated rows", lambda: ((f"row {number}", row) for number, row in enumerate(rows, 1)))
 
 
-def synthetic(rows: int, kind: str) -> pd.DataFrame:
+def synthetic(rows: int, kind: str) -> list[dict[str, Any]]:
     """Short sentences of six words; the label is which of two moods has more of them (or by how much).
 
     For a causal LM the sentence ends in an arrow, and the name of the mood is what is to be written.
     """
-    import pandas as pd
-
     rng = np.random.default_rng(0)
     words = np.array(["sun", "joy", "win", "fog", "ill", "mud", "cup", "box", "map"])
     mood = np.array([1, 1, 1, -1, -1, -1, 0, 0, 0])
     picks = rng.integers(0, len(words), (rows * 2, 6))
     total = mood[picks].sum(1)
     picks, total = picks[total != 0][:rows], total[total != 0][:rows]
-    texts = [" ".join(words[p]) for p in picks]
+    said = [(" ".join(words[pick]), float(sum_)) for pick, sum_ in zip(picks, total, strict=True)]
     if kind == "causal_lm":
-        moods = np.where(total > 0, "good", "bad").tolist()
-        return pd.DataFrame({"prompt": [f"{text} ->" for text in texts], "completion": moods})
-    label = total if kind == "regression" else (total > 0).astype(int)
-    return pd.DataFrame({"text": texts, "label": label.astype(float)})
+        return [{"prompt": f"{text} ->", "completion": "good" if mood > 0 else "bad"} for text, mood in said]
+    return [{"text": text, "label": mood if kind == "regression" else float(mood > 0)} for text, mood in said]
 
 
 def objects(rows: int, keys: Sequence[str]) -> Iterator[dict[str, Any]]:

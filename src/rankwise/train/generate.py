@@ -18,7 +18,7 @@ from rankwise.model.numerics import Numerics
 from rankwise.tasks.data import Split
 from rankwise.tasks.language import end_ids, question, reply, started
 from rankwise.tasks.scores import Score
-from rankwise.tasks.text import text_scores
+from rankwise.tasks.text.score import text_scores
 from rankwise.tracking.record import Record, write_atomically
 
 FILE = "generations.jsonl"

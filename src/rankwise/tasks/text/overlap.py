@@ -50,7 +50,7 @@ def bleu(answers: Sequence[str], references: References) -> np.ndarray:
 
 def pooled_bleu(sums_10: np.ndarray) -> float:
     """BLEU (0–1) of summed statistics, over the orders that answers are long enough for; smoothed as in mteval-13a."""
-    correct, total, (length, nearest) = (part.tolist() for part in np.split(sums_10, [4, 8]))
+    correct, total, (length, nearest) = (part.tolist() for part in np.split(sums_10.astype(int), [4, 8]))
     pool = _library("sacrebleu.metrics").BLEU.compute_bleu
     score = pool(correct, total, length, nearest, smooth_method="exp", effective_order=True).score
     return min(1.0, float(score) / 100)  # the logarithms of 100 % are not exact

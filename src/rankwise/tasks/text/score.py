@@ -1,17 +1,16 @@
 """All scores of what a model wrote, with standard errors over items, by one call."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from rankwise.errors import Refused
-from rankwise.tasks.scores import Score, mean_score, share_score
+from rankwise.statistics import item_weights
+from rankwise.tasks.scores import RESAMPLES, Score, error_of, mean_score, share_score
 from rankwise.tasks.text import answers, overlap
 from rankwise.tasks.text import reasoning as gym
 from rankwise.tasks.text.overlap import Absent, References
 
-RESAMPLES = 400
 # Of reasoning-gym: the data set, its size, and which of its rows (from 0) the texts answer, one each.
 Asked = tuple[str, int, Sequence[int]]
 
@@ -41,16 +40,26 @@ def text_scores(
             return score(items_N)
         return pooled_score(np.stack([items_N, np.ones(len(items_N))], 1), lambda sums: sums[0] / sums[1], shared)
 
+    def meteor() -> Score:  # of the corpus, with the error of the mean of the items' own scores
+        corpus, items = overlap.meteor(texts, references)
+        return mean(items) | {"value": corpus}
+
+    def gym_scores() -> np.ndarray:
+        if reasoning is None:
+            raise Refused.value("task.reasoning", None, "a data set of reasoning-gym with metric reasoning")
+        name, size, rows = reasoning
+        return gym.scores(name, size, dict(zip(rows, texts, strict=True)))
+
     scorers: dict[str, Callable[[], Score]] = {
         "bleu": lambda: pooled_score(overlap.bleu(texts, references), overlap.pooled_bleu, shared),
         "nist": lambda: pooled_score(overlap.nist(texts, references), overlap.pooled_nist, shared),
         "rouge_l": lambda: mean(overlap.rouge_l(texts, references)),
         "cider": lambda: mean(overlap.cider(texts, references)),
-        "meteor": lambda: _meteor(texts, references, mean),
+        "meteor": meteor,
         "exact_match": lambda: mean(answers.exact_match(texts, references), share_score),
         "number_match": lambda: mean(answers.number_match(texts, references), share_score),
         "json_keys": lambda: mean(answers.json_keys(texts, keys or ()), share_score),
-        "reasoning": lambda: mean(_reasoning(texts, reasoning)),
+        "reasoning": lambda: mean(gym_scores()),
     }
     if set(metrics) - {"json_keys", "reasoning"}:
         _check_references(references, len(texts))
@@ -70,34 +79,13 @@ def pooled_score(
     """A score of a whole corpus that is no mean: ``pooled`` makes it of the items' statistics, summed.
 
     Its standard error is that of a bootstrap over items (Koehn 2004), the same draws for the same number of items; or
-    over whole ``clusters`` of them (Miller 2024, §2.2), unknown where there is one.
+    over whole ``clusters`` of them.
     """
-    units_UK, of_clusters = rows_NK, {}
-    if clusters is not None:
-        number_N = np.unique(clusters, return_inverse=True)[1]
-        units_UK = np.zeros((number_N.max() + 1, rows_NK.shape[1]), rows_NK.dtype)
-        np.add.at(units_UK, number_N, rows_NK)
-        of_clusters = {"clusters": len(units_UK)}
-    n = len(units_UK)
-    draws_RU = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    values_R = [pooled(sums) for sums in draws_RU @ units_UK]
-    se = float(np.std(values_R, ddof=1))
-    if clusters is not None:  # resamples of k clusters vary by (k−1)/k of what other clusters would
-        se = se * math.sqrt(n / (n - 1)) if n > 1 else math.nan
-    return {"value": float(pooled(rows_NK.sum(0))), "se": se, "n": len(rows_NK)} | of_clusters
-
-
-def _meteor(texts: Sequence[str], references: References, mean: Callable[[np.ndarray], Score]) -> Score:
-    """Of the corpus; its standard error is that of the mean of the items' own scores."""
-    corpus, items = overlap.meteor(texts, references)
-    return mean(items) | {"value": corpus}
-
-
-def _reasoning(texts: Sequence[str], asked: Asked | None) -> np.ndarray:
-    if asked is None:
-        raise Refused.value("task.reasoning", None, "a data set of reasoning-gym with metric reasoning")
-    name, size, rows = asked
-    return gym.scores(name, size, dict(zip(rows, texts, strict=True)))
+    cluster_N = None if clusters is None else np.asarray(clusters)
+    weights = item_weights(len(rows_NK), RESAMPLES, 0, cluster_N)
+    drawn_R = np.array([pooled(sums) for weights_RN in weights for sums in weights_RN @ rows_NK])
+    error = {"se": float(drawn_R.std(ddof=1))} if cluster_N is None else error_of(drawn_R, cluster_N)
+    return {"value": float(pooled(rows_NK.sum(0))), "n": len(rows_NK)} | error
 
 
 def _check_references(references: References, n: int) -> None:
