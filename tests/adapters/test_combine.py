@@ -102,7 +102,7 @@ def test_it_loads_by_the_recipe_of_its_card_and_its_heads_fit(trained, other_hea
         made: dict[str, Any] = {"FOLDER": str(out)}
         with quiet_peft():
             exec(code.replace(runs[0].name, run.name).replace('FOLDER = "."', ""), made)
-        again, _ = score.evaluate(made["model"], score.Rows.of(run, made["tokenizer"]), run)
+        again, _ = score.Rows.of(run, made["tokenizer"]).score(made["model"])
         assert again["value"] == pytest.approx(task["combined"]["value"])
     assert found["adapter_bytes"] == sum(f.stat().st_size for f in out.rglob("*.safetensors"))
 

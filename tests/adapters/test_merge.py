@@ -49,7 +49,7 @@ def test_a_run_is_loaded_as_it_ran(trained, quant, precision):
         pytest.importorskip("bitsandbytes")
     run = trained("llama", quant=quant, trainer__precision=precision, optim__lr=0.005)
     model, tokenizer = loading.as_run(run)
-    _, columns = score.evaluate(model, score.Rows.of(run, tokenizer), run)
+    _, columns = score.Rows.of(run, tokenizer).score(model)
     kept = read(run.folder, run.name)
     assert np.ptp(kept.columns["score"]) > 0.01
     np.testing.assert_allclose(columns["score"], kept.columns["score"], atol=1e-6)
@@ -165,7 +165,7 @@ def test_a_regression_keeps_its_single_output(trained, logits, other_head, tmp_p
 def test_a_causal_lm_is_scored_as_it_was_and_merges(trained, tmp_path, shape):
     run = trained(shape, **LANGUAGE)
     model, tokenizer = loading.as_run(run)
-    found, _ = score.evaluate(model, score.Rows.of(run, tokenizer), run)
+    found, _ = score.Rows.of(run, tokenizer).score(model)
     assert found["value"] == pytest.approx(run.record.metrics["test"]["perplexity"]["value"], rel=1e-5)
     told = merge(run, tmp_path / "merged", "fp32")
     assert told["logits"]["relative_errors"]["written"] < 1e-5

@@ -43,14 +43,14 @@ def test_the_whole_rank_gives_the_same_logits(trained, copied, tmp_path, shape, 
     logits = []
     for each in (run, open_run(other)):
         model, tokenizer = loading.as_run(each)
-        logits.append(score.logits(model, score.Rows.of(each, tokenizer), loading.numerics(each)))
+        logits.append(score.Rows.of(each, tokenizer).logits(model, loading.numerics(each)))
     assert score.relative(logits[1], logits[0]) < 1e-5
     lower = {name: delta.svd().truncated(3) for name, delta in read(run.adapter, "test").deltas.items()}
     put_factors(model, lower)
-    in_place = score.logits(model, score.Rows.of(run, tokenizer), numerics(run))
+    in_place = score.Rows.of(run, tokenizer).logits(model, numerics(run))
     write(other / "adapter", lower, read(run.adapter, "test").config, read(run.adapter, "test").others)
     again, _ = loading.as_run(open_run(other))
-    assert score.relative(in_place, score.logits(again, score.Rows.of(run, tokenizer), numerics(run))) < 1e-5
+    assert score.relative(in_place, score.Rows.of(run, tokenizer).logits(again, numerics(run))) < 1e-5
     assert score.relative(in_place, logits[0]) > 1e-4  # so that rank 3 is another model
     assert found["difference"]["value"] == 0 and found["kept_energy"] == pytest.approx(1)
 
@@ -72,7 +72,7 @@ def test_errors_are_over_groups_as_those_of_the_run(trained, tmp_path):
     assert found["before"] == pytest.approx(recorded) and recorded["clusters"] < recorded["n"]
     assert found["after"]["clusters"] == recorded["clusters"]
     model, tokenizer = loading.as_run(run)
-    _, columns = score.evaluate(model, score.Rows.of(run, tokenizer), run)
+    _, columns = score.Rows.of(run, tokenizer).score(model)
     assert columns["cluster"].tolist() == predictions.read(run.folder, run.name).columns["cluster"].tolist()
 
 

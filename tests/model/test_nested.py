@@ -90,7 +90,7 @@ def test_a_runs_scores_at_a_rank_are_those_of_the_adapter_that_shrink_makes_of_i
         with quiet_peft():
             alone = PeftModel.from_pretrained(base, str(tmp_path / str(rank)))
         tuner = FineTuner(alone, rows.scorer, trained.config.optim, 1)
-        scores, _ = evaluate(tuner, rows.validation, loading.numerics(trained))
+        scores, _ = evaluate(tuner, rows.loaders.validation, loading.numerics(trained))
         assert scores["loss"]["value"] == pytest.approx(by_rank[str(rank)]["loss"]["value"], abs=2e-6)
     assert abs(by_rank["1"]["loss"]["value"] - by_rank["8"]["loss"]["value"]) > 2e-5
 

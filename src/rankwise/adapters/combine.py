@@ -10,9 +10,7 @@ from safetensors.torch import save_file
 
 from rankwise.adapters import card, factors, files, loading, score
 from rankwise.adapters.runs import Run, same_base
-from rankwise.compare import on_rows
 from rankwise.errors import Refused, reason
-from rankwise.metrics import named
 from rankwise.model.methods.peft_warnings import CANNOT
 from rankwise.model.methods.seeds import derived_seed
 
@@ -130,13 +128,12 @@ def _add(
 def _scored(shared: loading.Shared, run: Run) -> dict[str, Any]:
     rows = score.Rows.of(run, shared.tokenizer)
     shared.activate(run)
-    single, alone = score.evaluate(shared.model, rows, run)
+    single, alone = rows.score(shared.model)
     shared.activate(run, _NAME)
-    together, columns = score.evaluate(shared.model, rows, run)
-    gap = on_rows(named(rows.metric), alone, columns)
+    together, columns = rows.score(shared.model)
     recorded = run.record.metrics.get("test", {}).get(rows.metric, {}).get("value")
     row = {"task": run.config.task.name, "run": run.name, "metric": rows.metric, "recorded": recorded}
-    return row | {"single": single, _NAME: together, "difference": gap}
+    return row | {"single": single, _NAME: together, "difference": rows.gap(alone, columns)}
 
 
 def _card(summary: dict[str, Any], runs: list[Run]) -> str:

@@ -1,7 +1,6 @@
 """Two runs side by side: what was set otherwise, how far apart their ΔWs are, and their scores, paired by row."""
 
 import math
-import warnings
 from typing import Any
 
 from rankwise import methods
@@ -11,7 +10,6 @@ from rankwise.adapters.runs import Run
 from rankwise.compare import aligned, on_rows, predictions_of
 from rankwise.config import flat, plain
 from rankwise.metrics import named
-from rankwise.model import fused
 from rankwise.model.targets import block_linears
 from rankwise.tracking.predictions import Unreadable
 
@@ -51,11 +49,8 @@ def deltas(run: Run) -> Deltas:
     if is_plain(run):
         return factors.read(run.adapter, "diff").deltas
     lm, _ = loading.dense_base(run)
-    fused.join(lm)  # a quantized one comes in parts, a merged model does not
     before = {name: loading.dense(layer).clone() for name, layer in block_linears(lm)}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "fan_in_fan_out")  # the adapter was made for parts that lie the other way
-        merged = merge.fold(loading.adapted(lm, run), run)
+    merged = merge.fold(loading.adapted(lm, run), run)
     changes = ((name, loading.dense(layer).double() - before[name]) for name, layer in block_linears(merged))
     return {name: Delta(change, None) for name, change in changes if bool(change.any())}
 

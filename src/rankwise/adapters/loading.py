@@ -96,7 +96,7 @@ def ready(model: nn.Module, run: Run) -> nn.Module:
 
 
 def dense_base(run: Run) -> tuple[nn.Module, Any]:
-    """The base in fp32, with the values that the run's storage stood for."""
+    """The base in fp32, in whole layers, with the values that the run's storage stood for."""
     lm, tokenizer = load_base(run)
     kind, heads = run.config.quant.kind, base.head_names(lm)
     if kind not in (None, "bf16"):
@@ -106,6 +106,7 @@ def dense_base(run: Run) -> tuple[nn.Module, Any]:
         whole = modules_named(lm, run.config.method.modules_to_save)
         cast_base(lm, [*heads, *whole], low)  # what the run rounded stays rounded
     dequantize(lm)
+    fused.join(lm)  # a quantized one comes in parts
     return lm.float(), tokenizer
 
 
@@ -124,6 +125,7 @@ def placed(lm: nn.Module, run: Run) -> nn.Module:
     try:
         with warnings.catch_warnings(), quiet_peft():
             warnings.filterwarnings("ignore", ".*adapter keys.*")  # a check of ours comes before
+            warnings.filterwarnings("ignore", "fan_in_fan_out")  # made for parts of few bits, which lie the other way
             return with_weights(lm, copy.deepcopy(run.config), run.adapter).eval()
     except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
         raise Refused(f"{run.adapter}: its weights do not fit this base ({reason(error)})") from None

@@ -34,16 +34,16 @@ def merge(run: Run, out: Path, dtype: str) -> dict[str, Any]:
     lm, tokenizer = loading.dense_base(run)
     model = loading.adapted(lm, run)
     rows, quant = score.Rows.of(run, tokenizer), run.config.quant.kind
-    before = score.logits(model, rows)
+    before = rows.logits(model)
     if quant is not None:
-        as_run = score.logits(loading.as_run(run)[0], rows, loading.numerics(run))
+        as_run = rows.logits(loading.as_run(run)[0], loading.numerics(run))
         errors["dequantized"] = score.relative(before, as_run)
     merged = fold(model, run)
-    errors["merged"] = score.relative(score.logits(merged, rows), before)
+    errors["merged"] = score.relative(rows.logits(merged), before)
     _refuse_inexact(run, errors["merged"])
     with files.whole(out) as folder:
         again = _save(merged, tokenizer, folder, run, dtype)
-        errors["written"] = score.relative(score.logits(again, rows), before)
+        errors["written"] = score.relative(rows.logits(again), before)
         if dtype == "fp32":
             _refuse_inexact(run, errors["written"])
         notes = [

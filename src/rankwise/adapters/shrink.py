@@ -6,9 +6,7 @@ from typing import Any
 from rankwise.adapters import card, factors, files, loading, score
 from rankwise.adapters.runs import Run, base_asset
 from rankwise.alpha import scale_of
-from rankwise.compare import on_rows
 from rankwise.errors import Refused
-from rankwise.metrics import named
 
 
 def shrink(run: Run, rank: int | None, energy: float | None, out: Path | None = None) -> dict[str, Any]:
@@ -23,14 +21,14 @@ def shrink(run: Run, rank: int | None, energy: float | None, out: Path | None = 
         files.refuse_taken(out)
     model, tokenizer = loading.as_run(run)
     rows = score.Rows.of(run, tokenizer)
-    before, columns = score.evaluate(model, rows, run)
+    before, columns = rows.score(model)
     svds = {name: delta.svd() for name, delta in lora.deltas.items()}
     ranks = {name: min(rank or factors.rank_for_energy(svd.s, energy or 1.0), len(svd.s)) for name, svd in svds.items()}
     leading = _nested(run, lora, rank)  # rescaled, so that it is no part of ΔW, of which a share could be kept
     smaller = leading or {name: svd.truncated(ranks[name]) for name, svd in svds.items()}
     loading.put_factors(model, smaller)
-    after, shrunk = score.evaluate(model, rows, run)
-    gap = on_rows(named(rows.metric), columns, shrunk)
+    after, shrunk = rows.score(model)
+    gap = rows.gap(columns, shrunk)
     with files.whole(out) as folder:
         notes = factors.write(folder, smaller, lora.config, lora.others)
         size = files.weight_bytes(folder)

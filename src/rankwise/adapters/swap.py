@@ -28,7 +28,7 @@ def swap(runs: list[Run]) -> dict[str, Any]:
     rows = []
     for run, own in zip(runs, alone, strict=True):
         shared.activate(run)
-        now = score.logits(shared.model, score.Rows.of(run, shared.tokenizer), loading.numerics(run))
+        now = score.Rows.of(run, shared.tokenizer).logits(shared.model, loading.numerics(run))
         error, size = score.relative(now, own), files.weight_bytes(run.adapter)
         same = error <= TOLERANCE
         rows.append({"run": run.name, "rows": len(own), "relative_error": error, "same": same, "adapter_bytes": size})
@@ -55,7 +55,7 @@ def _alone(run: Run) -> tuple[torch.Tensor, float]:
     if settings.device.type == "cuda":
         torch.cuda.synchronize()
     taken_s = time.perf_counter() - start
-    return score.logits(model, score.Rows.of(run, tokenizer), settings), taken_s
+    return score.Rows.of(run, tokenizer).logits(model, settings), taken_s
 
 
 def _switches(shared: loading.Shared, runs: list[Run]) -> list[float]:

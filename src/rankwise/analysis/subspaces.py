@@ -60,75 +60,56 @@ def _update(changed: Changed, side: str, of: str) -> Directions:
         return {name: directions(weights.delta, side) for name, weights in changed.modules.items()}
     if not methods.of(changed.run.config.method).on_targets:
         raise Refused(f"{changed.run.folder}: method={changed.run.config.method.name} has no A; leave --of A away")
-    trained = trained_factors(changed.run)
-    return {name: _of_factor(trained[name], side) for name in changed.modules}
+    return _of_factors(trained_factors(changed.run), changed, side)
 
 
 def _start(changed: Changed, side: str) -> Directions | str:
     drawn = drawn_factors(changed.run)
     if isinstance(drawn, str):
         return drawn
-    at_start = {name: _of_factor(drawn[name], side) for name in changed.modules}
+    at_start = _of_factors(drawn, changed, side)
     if not all(matrix.shape[1] for matrix in at_start.values()):
         return f"{'A' if side == 'right' else 'B'} starts at zero"
     return at_start
 
 
-def _of_factor(delta: Delta, side: str) -> torch.Tensor:
+def _of_factors(deltas: dict[str, Delta], changed: Changed, side: str) -> Directions:
     """Directions of A's rows (in) or of B's columns (out)."""
-    assert delta.a is not None
-    return directions(delta.a, "right") if side == "right" else directions(delta.b, "left")
+    which = "a" if side == "right" else "b"
+    return {name: directions(getattr(deltas[name], which), side) for name in changed.modules}
 
 
 def _pair(
     who: tuple[str, str], one: Directions, other: Directions, one_start: Directions | str, other_start: Directions | str
 ) -> dict[str, Any]:
-    trained = {name: similarity(one[name], other[name]) for name in one}
-    k1, k2 = (min(phi.shape[side] for phi in trained.values()) for side in (0, 1))
-    d = len(one) / sum(1 / len(matrix) for matrix in one.values())  # so that max(i, j)/d is the mean over layers
+    by_layer = _similarities(one, other)
+    phi, (k1, k2) = by_layer.mean(0), by_layer.shape[1:]
     start = None
     if not isinstance(one_start, str) and not isinstance(other_start, str):
-        start = {name: similarity(one_start[name], other_start[name]) for name in one}
-    return {
-        "pair": list(who),
-        "directions": [k1, k2],
-        "d": d,
-        "phi": _grid(trained, k1, k2),
-        "start": _grid(start, k1, k2) if start else None,
-        "points": [_point(i, j, trained, start, d) for i, j in _points(k1, k2)],
-    }
+        # A start taken out of W has r directions, what came of it 2r: beyond the start's none can stand beside it.
+        start = _similarities(one_start, other_start).mean(0)[:k1, :k2]
+    d = len(one) / sum(1 / len(matrix) for matrix in one.values())  # so that max(i, j)/d is the mean over layers
+
+    def point(i: int, j: int) -> dict[str, Any]:
+        own, expected = float(phi[i - 1, j - 1]), expected_similarity(i, j, d)
+        known = start is not None and i <= start.shape[0] and j <= start.shape[1]
+        at_start = float(start[i - 1, j - 1]) if start is not None and known else None
+        modules = dict(zip(one, by_layer[:, i - 1, j - 1].tolist(), strict=True))
+        shown = {"i": i, "j": j, "phi": own, "expected": expected, "excess": own - expected}
+        return shown | {"start": at_start, "by_module": modules}
+
+    # The top direction, powers of two on the diagonal, and all of both.
+    points = dict.fromkeys([*((2**n, 2**n) for n in range(min(k1, k2).bit_length())), (k1, k2)])
+    grids = [None if grid is None else [[round(x, 4) for x in row] for row in grid.tolist()] for grid in (phi, start)]
+    sizes = {"pair": list(who), "directions": [k1, k2], "d": d}
+    return sizes | {"phi": grids[0], "start": grids[1], "points": [point(i, j) for i, j in points]}
 
 
-def _points(k1: int, k2: int) -> list[tuple[int, int]]:
-    """The top direction, powers of two on the diagonal, and all of both."""
-    diagonal = [2**n for n in range(min(k1, k2).bit_length())]
-    return list(dict.fromkeys([*((i, i) for i in diagonal), (k1, k2)]))
-
-
-def _point(
-    i: int, j: int, trained: dict[str, torch.Tensor], start: dict[str, torch.Tensor] | None, d: float
-) -> dict[str, Any]:
-    by_layer = {name: float(phi[i - 1, j - 1]) for name, phi in trained.items()}
-    phi, expected = sum(by_layer.values()) / len(by_layer), expected_similarity(i, j, d)
-    # A start taken out of W has r directions, what came of it 2r: beyond the start's there is nothing to stand beside.
-    known = start and all(i <= matrix.shape[0] and j <= matrix.shape[1] for matrix in start.values())
-    at_start = [float(matrix[i - 1, j - 1]) for matrix in start.values()] if start and known else None
-    return {
-        "i": i,
-        "j": j,
-        "phi": phi,
-        "expected": expected,
-        "excess": phi - expected,
-        "start": sum(at_start) / len(at_start) if at_start else None,
-        "by_module": by_layer,
-    }
-
-
-def _grid(phis: dict[str, torch.Tensor], k1: int, k2: int) -> list[list[float]]:
-    """The mean over the layers, as far as all of them reach."""
-    k1, k2 = (min(k, *(phi.shape[side] for phi in phis.values())) for side, k in enumerate((k1, k2)))
-    mean = torch.stack([phi[:k1, :k2] for phi in phis.values()]).mean(0)
-    return [[round(value, 4) for value in row] for row in mean.tolist()]
+def _similarities(one: Directions, other: Directions) -> torch.Tensor:
+    """φ of each layer, (layers, i, j), as far as all of them reach."""
+    phis = [similarity(one[name], other[name]) for name in one]
+    k1, k2 = (min(phi.shape[side] for phi in phis) for side in (0, 1))
+    return torch.stack([phi[:k1, :k2] for phi in phis])
 
 
 def trained_factors(run: Run) -> dict[str, Delta]:
@@ -156,17 +137,14 @@ def drawn_factors(run: Run) -> dict[str, Delta] | str:
     config = copy.deepcopy(run.config)
     kind = config.task.kind
     lm = skeleton(architecture(config.model, base_asset(run)), kind, run.outputs, loading.attention(run))
-    lm.to_empty(device="cpu")  # adapters of a base on the meta device get no values
-    for parameter in lm.parameters():
-        parameter.requires_grad_(False)
+    lm.to_empty(device="cpu").requires_grad_(False)  # adapters of a base on the meta device get no values
     with torch.no_grad():
         model = adapt(lm, replace(config, method=replace(method, init_from=None))).model
-    return {
-        name.removeprefix(loading.PREFIX): Delta(
-            layer.lora_B["default"].weight.detach().double(), layer.lora_A["default"].weight.detach().double()
-        )
-        for name, layer in inits.layers(model)
-    }
+    drawn = {}
+    for name, layer in inits.layers(model):
+        b, a = (side["default"].weight.detach().double() for side in (layer.lora_B, layer.lora_A))
+        drawn[name.removeprefix(loading.PREFIX)] = Delta(b, a)
+    return drawn
 
 
 def _half(delta: Delta, which: int) -> Delta:

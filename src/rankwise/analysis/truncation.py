@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 
 from rankwise import methods
-from rankwise.adapters import factors, loading, score
+from rankwise.adapters import factors, loading
 from rankwise.adapters.runs import Run, same_base
+from rankwise.adapters.score import Columns, Rows
 from rankwise.analysis.weights import labels
-from rankwise.compare import on_rows
 from rankwise.errors import Refused
-from rankwise.metrics import named
+from rankwise.tasks.scores import Score
 
 _WHAT = "analyze truncation"
-Tested = tuple[Any, dict[str, np.ndarray]]  # a score on the test rows, and the prediction for each
 
 
 def truncation(runs: Sequence[Run]) -> dict[str, Any]:
@@ -37,25 +36,25 @@ def truncation(runs: Sequence[Run]) -> dict[str, Any]:
             f"{first.folder}: has rank {whole}, there is no lower one; give the run of the largest rank first"
         )
     label, *shown = labels(list(runs))
-    metric, svds, tested = _opened(first, lora)
+    rows, svds, tested = _opened(first, lora)
     full = tested()
     lower |= {rank for rank in trained if rank < whole}
     cut = {rank: tested(rank) for rank in sorted(lower)} | {whole: full}
     energy = sum(float((svd.s**2).sum()) for svd in svds.values())
     scores_cut = [
-        {"rank": rank, "score": at_rank[0], "difference": _gap(metric, full, at_rank)}
+        {"rank": rank, "score": at_rank[0], "difference": rows.gap(full[1], at_rank[1])}
         | {"energy": sum(float((svd.s[:rank] ** 2).sum()) for svd in svds.values()) / energy}
         for rank, at_rank in cut.items()
     ]
     beside = []
     for rank, run, one, name in sorted(zip(trained, others, loras, shown, strict=True), key=lambda row: row[0]):
-        own = _opened(run, one)[2]()
-        if not np.array_equal(own[1]["label"], full[1]["label"]):
+        own, columns = _opened(run, one)[2]()
+        if not np.array_equal(columns["label"], full[1]["label"]):
             raise Refused(f"{run.folder}: was tested on other rows; give runs of one task and one data_seed")
-        from_cut = _gap(metric, cut[rank], own) if rank in cut else None
-        gaps = {"difference": _gap(metric, full, own), "from_cut": from_cut}
-        beside.append({"run": name, "rank": rank, "score": own[0]} | gaps)
-    return {"metric": metric, "run": label, "rank": whole, "cut": scores_cut, "trained": beside}
+        from_cut = rows.gap(cut[rank][1], columns) if rank in cut else None
+        gaps = {"difference": rows.gap(full[1], columns), "from_cut": from_cut}
+        beside.append({"run": name, "rank": rank, "score": own} | gaps)
+    return {"metric": rows.metric, "run": label, "rank": whole, "cut": scores_cut, "trained": beside}
 
 
 def cuts(run: Run, ranks: Sequence[int], part: str) -> dict[int, float]:
@@ -74,20 +73,15 @@ def _trained_rank(run: Run, lora: factors.Lora) -> int:
     return max(lora.ranks.values()) // (2 if methods.starts_from_base(run.config.method) else 1)
 
 
-def _opened(run: Run, lora: factors.Lora) -> tuple[str, dict[str, factors.Svd], Callable[..., Tested]]:
-    """The run's metric, its ΔW by layer, and a function that scores it: whole at first, then cut to a rank."""
+def _opened(run: Run, lora: factors.Lora) -> tuple[Rows, dict[str, factors.Svd], Callable[..., tuple[Score, Columns]]]:
+    """The run's rows, its ΔW by layer, and a function that scores it: whole at first, then cut to a rank."""
     model, tokenizer = loading.as_run(run)
-    rows = score.Rows.of(run, tokenizer)
+    rows = Rows.of(run, tokenizer)
     svds = {name: delta.svd() for name, delta in lora.deltas.items()}
 
-    def tested(rank: int | None = None, part: str = "test") -> Tested:
+    def tested(rank: int | None = None, part: str = "test") -> tuple[Score, Columns]:
         if rank is not None:
             loading.put_factors(model, {name: svd.truncated(rank) for name, svd in svds.items()})
-        return score.evaluate(model, rows, run, part)
+        return rows.score(model, part)
 
-    return rows.metric, svds, tested
-
-
-def _gap(metric: str, one: Tested, other: Tested) -> dict[str, float]:
-    """``other`` − ``one``."""
-    return on_rows(named(metric), one[1], other[1])
+    return rows, svds, tested

@@ -10,7 +10,6 @@ from rankwise.adapters import diff, loading
 from rankwise.adapters.factors import Delta
 from rankwise.adapters.runs import Run, open_run, same_base
 from rankwise.errors import Refused
-from rankwise.model import fused
 from rankwise.model.fused import FUSED, PARTS
 from rankwise.model.targets import block_linears, role
 
@@ -131,9 +130,7 @@ def _chosen(names: list[str], layer: int | None, module: str | None) -> list[str
 
 
 def _base(run: Run, names: list[str]) -> dict[str, torch.Tensor]:
-    lm, _ = loading.dense_base(run)
-    fused.join(lm)  # a quantized one comes in parts
-    layers = dict(block_linears(lm))
+    layers = dict(block_linears(loading.dense_base(run)[0]))
     weights = {}
     for name in names:
         parent, _, part = name.rpartition(".")
