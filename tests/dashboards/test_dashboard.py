@@ -20,6 +20,8 @@ from rankwise.metrics import named
 from rankwise.tracking import remote
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "other")
+KINDS = ("Bar Chart", "Run History Line Plot", "Scatter Plot", "Parallel Coordinates Plot")
+KINDS += ("Run Comparer", "Parameter Importance", "Media Browser")
 
 
 def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
@@ -33,6 +35,7 @@ def test_a_second_call_updates_the_report_and_the_workspace(study, rankwise, tmp
     server.views["others"] = others | {"id": "others", "description": "", "updatedAt": "2025"}
     first = rankwise("dashboard", study.folder, **env)
     assert first.returncode == 0 and first.stderr == "rankwise: 4 of 4 runs are in W&B (tester/proj)\n", first.stderr
+    assert files(study.folder) == before and not [*tmp_path.rglob("*run-*")], "what is read is not written into"
     group = study.record(0).run["wandb"]["group"]
     urls = dict(line.split() for line in first.stdout.splitlines())
     assert urls.keys() == {"report", "workspace"}
@@ -47,8 +50,6 @@ def test_a_second_call_updates_the_report_and_the_workspace(study, rankwise, tmp
 
     for view in made.values():  # what someone has changed since
         view["spec"] = view["spec"].replace("Quality", "Quantity")
-    assert rankwise("dashboard", study.folder, "--json", **env).returncode == 0
-    assert files(study.folder) == before and not [*tmp_path.rglob("*run-*")], "what is read is not written into"
     second = rankwise("dashboard", "wandb:tester/proj/ranks", "--json", **env)
     assert second.returncode == 0, second.stderr
     got = json.loads(second.stdout)
@@ -62,16 +63,7 @@ def check_panels(run: dict[str, Any], made: dict[str, dict[str, Any]], group: st
     logged = {key for row in run["history"] for key in row}
     for view in made.values():
         text = view["spec"]
-        for kind in (
-            "Bar Chart",
-            "Run History Line Plot",
-            "Scatter Plot",
-            "Parallel Coordinates Plot",
-            "Run Comparer",
-            "Parameter Importance",
-            "Media Browser",
-        ):
-            assert f'"{kind}"' in text, kind
+        assert all(f'"{kind}"' in text for kind in KINDS)
         assert set(re.findall(r'"groupBy": ?"([^"]+)"', text)) == {"arm.value.rank"}
         summaries = set(re.findall(r'"(?:summary_metrics\.|summary:)([^"]+)"', text))
         parts = {f"memory/train/{part}_bytes" for part in PARTS}

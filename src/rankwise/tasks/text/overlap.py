@@ -107,13 +107,11 @@ def cider(answers: Sequence[str], references: References) -> np.ndarray:
 
 def meteor(answers: Sequence[str], references: References) -> tuple[float, np.ndarray]:
     """METEOR 1.5 (Denkowski & Lavie 2014), 0–1, of the corpus, which is no mean, and of each item (N,)."""
-    texts, others = _treebank(answers, references)
+    tokens = _treebank(tuple(answers), tuple(map(tuple, references)))
     with unittest.mock.patch.dict(os.environ, {"JAVA_TOOL_OPTIONS": "-Dfile.encoding=UTF-8"}):  # whatever the locale
         program = _library("pycocoevalcap.meteor.meteor").Meteor()
     try:
-        corpus, items = program.compute_score(
-            dict(enumerate(others)), {item: [text] for item, text in enumerate(texts)}
-        )
+        corpus, items = program.compute_score(*tokens)
     except (OSError, ValueError) as error:
         raise Absent(f"METEOR failed: {error}") from None
     finally:
@@ -124,13 +122,14 @@ def meteor(answers: Sequence[str], references: References) -> tuple[float, np.nd
 
 def _captions(module: str, name: str, answers: Sequence[str], references: References) -> np.ndarray:
     scorer = getattr(_library(f"pycocoevalcap.{module}"), name)()
-    texts, others = _treebank(answers, references)
-    _, values = scorer.compute_score(dict(enumerate(others)), {item: [text] for item, text in enumerate(texts)})
+    _, values = scorer.compute_score(*_treebank(tuple(answers), tuple(map(tuple, references))))
     return np.asarray(values)
 
 
-def _treebank(answers: Sequence[str], references: References) -> tuple[list[str], list[list[str]]]:
-    """Penn Treebank tokens between blanks, lower-cased and without punctuation, of Stanford CoreNLP 3.4.1.
+@functools.lru_cache(maxsize=1)  # three metrics ask for the same
+def _treebank(answers: tuple[str, ...], references: tuple[tuple[str, ...], ...]) -> tuple[dict[int, list[str]], ...]:
+    """References and answers by item in Penn Treebank tokens between blanks, lower-cased and without punctuation, of
+    Stanford CoreNLP 3.4.1.
 
     Raises Absent where Java is missing or fails. The library's own call writes into its folder and shifts texts at line
     breaks other than \\n.
@@ -138,7 +137,7 @@ def _treebank(answers: Sequence[str], references: References) -> tuple[list[str]
     java, library = shutil.which("java"), _library("pycocoevalcap.tokenizer.ptbtokenizer")
     if java is None:
         raise Absent("no java on the PATH")
-    texts = [" ".join(text.splitlines()) for text in [*answers, *(text for texts in references for text in texts)]]
+    texts = [" ".join(text.splitlines()) for several in (answers, *references) for text in several]
     options = ["-preserveLines", "-lowerCase", "-encoding", "UTF-8"]
     command = [java, "-cp", library.STANFORD_CORENLP_3_4_1_JAR, "edu.stanford.nlp.process.PTBTokenizer", *options]
     done = subprocess.run(
@@ -156,4 +155,5 @@ def _treebank(answers: Sequence[str], references: References) -> tuple[list[str]
         raise Absent(f"java tokenized {len(lines)} of {len(texts)} texts (exit {done.returncode}) {message}")
     plain = (" ".join(word for word in line.split(" ") if word not in library.PUNCTUATIONS) for line in lines)
     tokens = iter([text.replace("|||", "") for text in plain])
-    return [next(tokens) for _ in answers], [[next(tokens) for _ in texts] for texts in references]
+    said = {item: [next(tokens)] for item in range(len(answers))}
+    return {item: [next(tokens) for _ in texts] for item, texts in enumerate(references)}, said
