@@ -87,6 +87,12 @@ REFUSED = [
         "train debug=fast callbacks=[nope]",
         ["callbacks=nope: no such option; yours is NAME, with a conf/callbacks/NAME"],
     ),
+    (
+        "train callbacks=nope",
+        ["callbacks=nope: no such option; one of none; yours is NAME, with a conf/callbacks/NAME"],
+    ),
+    ("train logger=csv", ["no such option; one of none (a run's metrics.jsonl has every step"]),
+    ("train debug=fast +callbacks.x=5", ["callbacks.x=5: {_target_: package.Class", "NAME.yaml of yours"]),
     ("train save_steps=5", ["save_steps: no such key (a run keeps checkpoints of its own"]),
     ("train dpo=true", ["dpo: no such key (it learns labels, values and completions, not preferences)"]),
     ("train --seed 3", ["--seed: no such flag (here it is seed=VALUE)"]),
@@ -232,7 +238,7 @@ def test_a_word_of_another_library_is_answered_with_ours(word, ours, capsys):
     [
         ("++method.rank=4 +quant=nf4 +lr=1", "method.rank=4 quant=nf4 method.lr=1"),
         ("callbacks=[es,lr] callbacks.es.patience=3", "callbacks=[es,lr] ++callbacks.es.patience=3"),
-        ("+callbacks={es:{monitor:val/loss}}", "++callbacks={es:{monitor:val/loss}}"),
+        ("callbacks=a +callbacks={b:{monitor:x}}", "callbacks=a ++callbacks={b:{monitor:x}}"),
     ],
 )
 def test_what_is_added_or_overridden_is_overridden(typed, read):
@@ -241,7 +247,7 @@ def test_what_is_added_or_overridden_is_overridden(typed, read):
 
 def test_every_key_that_a_word_is_answered_with_exists():
     for word, ours in SYNONYMS.items():
-        keys = {key for key in re.findall(r"[a-z_]+(?:\.[a-z_]+)+", ours) if not key.endswith("yaml")}
+        keys = {key for key in re.findall(r"[a-z_]+(?:\.[a-z_]+)+", ours) if not key.endswith(("yaml", "jsonl"))}
         assert keys <= set(known_keys()), word
 
 

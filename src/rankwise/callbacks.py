@@ -80,7 +80,7 @@ def made(config: Config, group: str) -> list[Any]:
 def _class(group: str, name: str, values: Any) -> type:
     """The class that is named. Raises Refused for anything else."""
     if not isinstance(values, dict) or "_target_" not in values:
-        chosen = f"choose the option that has it, as {group}={name}"
+        chosen = f"a file conf/{group}/NAME.yaml of yours that says so is chosen by {group}=NAME"
         raise Refused.value(f"{group}.{name}", values, "{_target_: package.Class, key: value}", chosen)
     base, target = pkgutil.resolve_name(f"lightning.pytorch:{_KINDS[group]}"), str(values["_target_"])
     key, allowed = f"{group}.{name}._target_", f"a class of Lightning's {group.rstrip('s')}s, as package.Class"

@@ -131,11 +131,14 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "rankwise adapter merge RUN, later": "merge merge_and_unload",
     "nothing: a run trains, validates and tests": "train test do_train do_eval do_predict",
     "nothing: a run keeps checkpoints of its own, and ends with the weights of its best validation": (
-        "save_steps save_strategy save_total_limit enable_checkpointing load_best_model_at_end"
+        "save_steps save_strategy save_total_limit enable_checkpointing load_best_model_at_end "
+        "callbacks=model_checkpoint"
     ),
     "nothing: every step is logged, and progress is shown": (
-        "log_every_n_steps logging_steps enable_progress_bar enable_model_summary num_sanity_val_steps"
+        "log_every_n_steps logging_steps enable_progress_bar enable_model_summary num_sanity_val_steps "
+        "callbacks=rich_progress_bar callbacks=model_summary"
     ),
+    "nothing: a run's metrics.jsonl has every step, and rankwise report --csv a line for each arm": "logger=csv",
     "nothing: it learns labels, values and completions, not preferences": "dpo orpo kto ppo grpo rlhf reward_model",
     "nothing: rows are in memory": (
         "num_workers dataloader_num_workers preprocessing_num_workers pin_memory persistent_workers"

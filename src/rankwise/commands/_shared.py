@@ -37,7 +37,8 @@ def overrides(words: list[str]) -> list[str]:
         is_open, of_hydra = key.partition(".")[0] in OPEN, key.startswith("hydra")
         if not equals and not typed.startswith("~"):
             raise Refused(f"{word}: not KEY=VALUE, such as method.rank=8")
-        if key in by_key:
+        named = key + "{}" * (is_open and value.startswith("{"))  # which stands beside options
+        if named in by_key:
             both = f"{key}=[a,b] for both" if is_open else f"{key}=a,b with -m to run both"
             raise Refused(f"{key}: given twice; write {both}")
         if typed.startswith("~") and not of_hydra:
@@ -59,7 +60,7 @@ def overrides(words: list[str]) -> list[str]:
         if value.startswith("~"):  # of a home, which shells leave as it is behind a sign
             value = _HOME.sub(r"'\g<0>'", value)
         adds = "++" * (is_open and ("." in key or value.startswith("{")))  # keys there are the user's
-        by_key[key] = f"{typed if of_hydra else adds + key}{equals}{value}"
+        by_key[named] = f"{typed if of_hydra else adds + key}{equals}{value}"
     return list(by_key.values())
 
 

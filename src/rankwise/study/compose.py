@@ -313,7 +313,7 @@ def explain(error: BaseException, words: Iterable[str] = ()) -> str:
         if plugin := re.match(r"hydra/(launcher|sweeper)=(joblib|submitit|ray|rq|ax|nevergrad|optuna)", name):
             ours = "'rankwise[optuna]'" if plugin[2] == "optuna" else f"hydra-{plugin[2]}-{plugin[1]}"
             near = f"; pip install {ours}"
-        near = near or did_you_mean(choice, error.options) or _YOURS.get(group, "")
+        near = near or did_you_mean(choice, {*error.options} - {"none"}) or _YOURS.get(group, "")
         return f"{name}: no such option; one of {', '.join(error.options)}{near}"
     if isinstance(error, OverrideParseException):
         key, _, value = str(error.override).strip("'\"").partition("=")

@@ -208,31 +208,18 @@ def compose_study(
                 check(config)
                 if here:
                     check_here(config)
-            except Refused as why:
-                refused.append((row, why))
+            except Refused as refusal:
+                refused.append((row, refusal))
             runs.append((config, row))
     if refused:
-        raise Refused(f"{refused[0][1]}{_way_out([row for _, row in runs], refused)}")
+        row, why = refused[0]
+        pair = [word for word in row if word in re.split(r"[:; ]+", str(why))]
+        without = f"""; without it: 'hydra.sweeper.exclude=["{" ".join(pair)}"]'""" if len(pair) == 2 else ""
+        raise Refused(f"{why}{without}")
     if not runs:
         raise Refused(f"hydra.sweeper.exclude: {', '.join(exclude)}: leaves no combination; drop a rule or add values")
     refuse_idle((config, [word for word in row if word.partition("=")[0] not in brought]) for config, row in runs)
     return distinct(runs)
-
-
-def _way_out(rows: Sequence[Row], refused: Sequence[tuple[Row, Refused]]) -> str:
-    """The exclusion that leaves out all combinations of two axes that are refused as the first is; or nothing."""
-    first, why = refused[0]
-    said = set(re.findall(r"[\w.]+=[\w.]+", str(why)))
-    keys = [word.partition("=")[0] for word in first if word in said and not all(word in row for row in rows)]
-    if len(keys) != 2:
-        return ""
-    by_first: dict[str, list[str]] = {}
-    for row, why in refused:
-        one, other = (dict(word.split("=", 1) for word in row)[key] for key in keys)
-        if f"{keys[0]}={one}" in str(why) and f"{keys[1]}={other}" in str(why) and other not in by_first.get(one, ()):
-            by_first.setdefault(one, []).append(other)
-    conditions = ", ".join(f'"{keys[0]}={one} {keys[1]}={"|".join(more)}"' for one, more in by_first.items())
-    return f"; without these: 'hydra.sweeper.exclude=[{conditions}]'"
 
 
 def say_fewer(rows: Sequence[Row], study: Sequence[tuple[Config, Row]]) -> None:
