@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from rankwise import machine
-from rankwise.cli import COMMANDS, main
+from rankwise.cli import COMMANDS, SHELLS, main
 from rankwise.commands._shared import overrides
 from rankwise.commands.adapter import ABOUT
 from rankwise.commands.plan import _bytes
@@ -115,6 +115,7 @@ REFUSED = [
     ("train -m seed=0,1 hydra.launcher.workers=2", ["workers: no such key (of hydra/launcher=slurm); 'rankwise"]),
     ("sweep --convert", ["sweep --convert: give a study, such as experiment=rank_sweep"]),
     ("train tracking.latency=3", ["tracking.latency=3: a list of pairs, as [[1,128],[32,512]]"]),
+    ("analyze foo", ["argument NAME: invalid choice: 'foo' (choose from 'subspaces'"]),
     ("adapter", ["adapter: give one of merge, export"]),
     ("train callbacks=mine", ["callbacks=mine", "yours is NAME, with a conf/callbacks/NAME.yaml"]),
     ("train betas=[0.9,0.99]", ["betas: no such key (here it is optim.betas)"]),
@@ -321,34 +322,44 @@ def test_the_composed_config_or_how_it_was_made_is_printed_and_nothing_runs(line
     assert shown in capsys.readouterr().out and not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("shell", SHELLS)
 def test_completion_is_installed_for_the_command_alone(shell, capsys):
     assert main(["-sc", f"install={shell}"]) == 0
-    script = capsys.readouterr().out.splitlines()
-    assert ("bashcompinit" in script[0]) == (shell == "zsh")
-    lines = [line for line in script if re.search(r"\bcomplete -[oc]", line)]
-    assert lines and all("rankwise" in line and "train" not in line for line in lines)
+    script = capsys.readouterr().out
+    assert ("compinit" in script) == (shell == "zsh")
+    registered = re.findall(r"^ *comp(?:lete|def) -?.*", script, re.MULTILINE)
+    assert registered and all("rankwise" in line and "train" not in line for line in registered)
 
 
-@pytest.mark.parametrize("shell", ["bash", "fish"])
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("rankwise tr", {"train"}),
-        ("rankwise train meth", {"method="}),
-        ("rankwise plan method.ra", {"method.rank="}),
-        ("rankwise train -m seed=0,1 method.ra", {"method.rank="}),
-        ("rankwise find method=", {"method=lora", "method=full"}),
-        ("rankwise train trainer.precision=bf", {"trainer.precision=bf16", "trainer.precision=bf16_true"}),
-        ("rankwise train -m method=lora,fu", {"method=lora,full"}),
-        ("rankwise train experiment=paper/lora_t6", {"experiment=paper/lora_t6", "experiment=paper/lora_t6_proxy"}),
-        ("rankwise ", {"find", "train", "report"}),
+        ("", {"find", "train", "report"}),
+        ("tr", {"train"}),
+        ("train meth", {"method="}),
+        ("plan method.ra", {"method.rank="}),
+        ("train -m seed=0,1 method.ra", {"method.rank="}),
+        ("find method=", {"method=lora", "method=full"}),
+        ("train trainer.precision=bf", {"trainer.precision=bf16", "trainer.precision=bf16_true"}),
+        ("train -m method=lora,fu", {"method=lora,full"}),
+        ("train experiment=paper/lora_t6", {"experiment=paper/lora_t6", "experiment=paper/lora_t6_proxy"}),
+        ("train hydra/launcher=s", {"hydra/launcher=slurm"}),
+        ("train seed=0 --dr", {"--dry-run"}),
+        ("train --cfg j", {"job"}),
+        ("adapter ", set(ABOUT)),
+        ("adapter merge --dtype b", {"bf16"}),
+        ("analyze sp", {"spectrum"}),
+        ("train task.path=fo", {"task.path=folder/"}),
+        ("report fo", {"folder/"}),
     ],
 )
-def test_completion_knows_commands_groups_options_and_keys(line, offered, shell, capsys, monkeypatch):
-    monkeypatch.setenv("COMP_LINE", line)
-    assert main(["-sc", f"query={shell}"]) == 0
-    assert offered <= set(capsys.readouterr().out.split())
+def test_completion_knows_commands_groups_options_keys_flags_and_files(line, offered, tmp_path, zygote):
+    (tmp_path / "here" / "folder").mkdir(parents=True)
+    told, line = tmp_path / "told", f"rankwise {line}"
+    asked = {"": "1", "_IFS": " ", "_COMP_WORDBREAKS": "", "_STDOUT_FILENAME": str(told)}
+    shell = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": ""}
+    done = zygote.rankwise(tmp_path / "here", **shell, **{f"_ARGCOMPLETE{name}": asked[name] for name in asked})
+    assert done.returncode == 0 and offered <= set(told.read_text().split())
 
 
 def test_hydra_config_is_shipped_whole_every_group_option_composes(capsys):

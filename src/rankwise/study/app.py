@@ -50,7 +50,6 @@ def call_hydra(
     _Single.start, _Single.argv, _Single.ended = single, sys.argv, 0
     full_error, log = os.environ.get("HYDRA_FULL_ERROR"), logging.getLogger()
     level, handlers = log.level, log.handlers[:]
-    program = "rankwise" if "-sc" in arguments else "rankwise train"  # the words that completion is registered for
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         _refuse_code_of(arguments)
@@ -63,8 +62,8 @@ def call_hydra(
         if sweeper == "optuna":
             _quieten_optuna()
         axes = chosen and any(chosen.sweeper.get(axes) for axes in ("params", "pairs", "tune"))
-        mode = ["hydra.mode=MULTIRUN"] if axes and not {"-m", "-sc"} & {*arguments} else []
-        sys.argv = [program, *arguments, *mode]
+        mode = ["hydra.mode=MULTIRUN"] if axes and "-m" not in arguments else []
+        sys.argv = ["rankwise train", *arguments, *mode]
         with compose.explained(arguments), fork_server.kept():
             hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
     finally:
