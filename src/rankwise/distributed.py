@@ -7,7 +7,6 @@ run's folder; what the others would write goes into one that is thrown away.
 import contextlib
 import os
 import signal
-import socket
 import tempfile
 import threading
 import traceback
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from torch import distributed
 from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, ProcessRaisedException, start_processes
 
@@ -54,7 +54,8 @@ def fine_tune_on_several(
             fork_server.started(HEAVY, fork_server.Signals(), bool(machine.gpus())) as context,
             contextlib.closing(context.SimpleQueue()) as queue,
         ):
-            arguments = (config, record, journal.attempt, others, _free_port(), torch.get_num_threads(), queue)
+            port, threads = find_free_network_port(), torch.get_num_threads()
+            arguments = (config, record, journal.attempt, others, port, threads, queue)
             _wait(start_processes(_rank, arguments, config.trainer.devices, False, False, "forkserver"), heard, queue)
     except BaseException as error:
         clear(record.folder, error)
@@ -132,25 +133,25 @@ def _rank(
         torch.cuda.set_device(rank)
     mine = record if ranks.is_first else replace(record, folder=Path(others) / str(rank))
     journal, clock = Journal(mine.folder / "metrics.jsonl", attempt), Clock()
+
+    def tell(kind: str, value: Any = None) -> None:
+        queue.put((kind, value))
+
     try:
         if ranks.is_first:
-            fine_tune(config, mine, clock, journal, lambda: queue.put(("ready", None)), _teller(queue))
+            fine_tune(config, mine, clock, journal, lambda: tell("ready"), lambda *how_far: tell("progress", how_far))
         else:
             fine_tune(config, mine, clock, journal, lambda: None, lambda *_: None, record.folder)
         distributed.destroy_process_group()
     except Refused as refused:
-        queue.put(("error", refused))
+        tell("error", refused)
         raise SystemExit(1) from None
     except Exception as error:
         traceback.print_exc()
-        queue.put(("error", RuntimeError(f"rank {rank} of {ranks.world}: {type(error).__name__}: {error}")))
+        tell("error", RuntimeError(f"rank {rank} of {ranks.world}: {type(error).__name__}: {error}"))
         raise SystemExit(1) from None
     if ranks.is_first:
-        queue.put(("found", (mine, clock.seconds)))
-
-
-def _teller(queue: Any) -> OnProgress:
-    return lambda step, total, text: queue.put(("progress", (step, total, text)))
+        tell("found", (mine, clock.seconds))
 
 
 def _end_with_parent() -> None:
@@ -159,9 +160,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     connection.wait([parent.sentinel])
     os._exit(1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

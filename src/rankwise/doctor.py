@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from rankwise import assets, machine
 from rankwise.check import QUANT_LIBRARIES
 from rankwise.errors import reason
 from rankwise.paths import conf_dir
+from rankwise.tracking.provenance import installed
 
 SECTIONS = ("machine", "packages", "wandb", "cache", "launchers")  # of ``here``
 PACKAGES = (
@@ -30,7 +30,7 @@ FOUND_S = 2.0  # for counting the cache
 
 def here() -> dict[str, Any]:
     """What is known without torch: machine, packages, W&B, cache, launchers."""
-    probes = (_machine, _packages, _wandb, _cache, _launchers)
+    probes = (_machine, lambda: {name: installed(name) for name in PACKAGES}, _wandb, _cache, _launchers)
     return {name: _safely(probe) for name, probe in zip(SECTIONS, probes, strict=True)}
 
 
@@ -53,14 +53,6 @@ def _machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "omp_num_threads": int(threads) if threads and threads.isdigit() else None,
     }
-
-
-def _packages() -> dict[str, str | None]:
-    versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
-    for name in PACKAGES:
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return versions
 
 
 def _wandb() -> dict[str, Any]:

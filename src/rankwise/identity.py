@@ -52,7 +52,13 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
         form["task"]["delimiter"] = TABS[0]
     if form["method"].get("alpha") is not None:
         form["method"]["alpha"] = _spelled(form["method"]["alpha"])
-    return _without_nulls(_without_idle(form))
+    if not (form["task"].get("generation") or {}).get("metrics"):  # what is switched off
+        form["task"].pop("generation", None)
+    if (form.get("forgetting") or {}).get("name", "none") == "none":
+        form.pop("forgetting", None)
+    if not form.get("callbacks"):
+        form.pop("callbacks", None)
+    return _without_nulls(form)
 
 
 def idle(values: dict[str, Any]) -> list[str]:
@@ -71,18 +77,6 @@ def idle(values: dict[str, Any]) -> list[str]:
     return keys
 
 
-def _without_idle(values: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what is switched off: generation, forgetting and callbacks of which there are none."""
-    task = values["task"]
-    if not (task.get("generation") or {}).get("metrics"):
-        task.pop("generation", None)
-    if (values.get("forgetting") or {}).get("name", "none") == "none":
-        values.pop("forgetting", None)
-    if not values.get("callbacks"):
-        values.pop("callbacks", None)
-    return values
-
-
 def run_id(config: Config) -> str:
     """The first 10 hex digits of the SHA-256 of the canonical form: the run's identity."""
     text = json.dumps(canonical(plain(config)), sort_keys=True, separators=(",", ":"))
@@ -90,10 +84,14 @@ def run_id(config: Config) -> str:
 
 
 def label(config: Config) -> str:
-    """A short readable name: method, rank or budget or what else sizes it, targets, learning rate, seed."""
+    """A short readable name: method, what sizes it (``r8``, ``b32``, ``d1000``), targets, learning rate, seed."""
     method = config.method
-    parts = [method.name, *_size(method)]
-    declared = methods.of(method)
+    declared, letters = methods.of(method), methods.size_keys().items()
+    parts = [method.name, *(f"{letter}{n}" for key, letter in letters if (n := getattr(method, key)) is not None)]
+    if method.name == "custom":
+        parts.insert(1, methods.peft_class(method.peft).removesuffix("Config").lower())
+    if method.name == "lora" and method.init:
+        parts.append(method.init)
     if declared.on_targets:
         parts.append(str(config.targets.name))
     if config.quant.name != "none" and not declared.is_baseline:
@@ -144,12 +142,3 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_nulls(v) for k, v in value.items() if v is not None}
     return value
-
-
-def _size(method: methods.Method) -> list[str]:
-    """What sizes the method, as it stands in a run's name: ``r8``, ``b32``, ``d1000``."""
-    letters = methods.size_keys().items()
-    sizes = [f"{letter}{n}" for key, letter in letters if (n := getattr(method, key)) is not None]
-    if method.name == "custom":
-        return [methods.peft_class(method.peft).removesuffix("Config").lower(), *sizes]
-    return sizes + ([method.init] if method.name == "lora" and method.init else [])

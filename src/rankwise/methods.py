@@ -127,7 +127,10 @@ def own(values: Mapping[str, Any]) -> dict[str, Any]:
     """The plain values of ``method``, null where the method does not own the key."""
     declared, values = of(str(values["name"])), dict(values)
     if declared.name == "custom" and isinstance(values.get("peft"), Mapping):
-        values |= _custom_rank(values)
+        peft = dict(values["peft"])
+        there = [peft.pop(key) for key in RANK_KEYS if type(peft.get(key)) is int and peft[key] > 0]
+        rank = values.get("rank")  # which wins over the PEFT config's
+        values |= {"rank": there[0] if there and rank is None else rank, "peft": peft}
     return {key: value if key in declared.keys | {"name", "lr"} else None for key, value in values.items()}
 
 
@@ -184,14 +187,6 @@ def peft_class(peft: Any) -> str:
 
 
 RANK_KEYS = ("r", "rank")  # of PEFT's configs
-
-
-def _custom_rank(values: Mapping[str, Any]) -> dict[str, Any]:
-    """``rank`` and ``peft`` with the rank taken out of the PEFT config, where ``method.rank`` wins over it."""
-    peft = dict(values["peft"])
-    there = [peft.pop(key) for key in RANK_KEYS if type(peft.get(key)) is int and peft[key] > 0]
-    rank = values.get("rank")
-    return {"rank": there[0] if there and rank is None else rank, "peft": peft}
 
 
 def _check_lora(config: Config) -> None:

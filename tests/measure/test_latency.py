@@ -14,8 +14,8 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.identity import run_id
 from rankwise.measure import latency
+from rankwise.model.base import architecture
 from rankwise.model.numerics import settle
-from rankwise.model.skeleton import architecture
 from rankwise.report.report import build
 from rankwise.run import run
 

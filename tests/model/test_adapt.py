@@ -1,32 +1,20 @@
 """What each method trains, and where an adapter starts from."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
+from bases import build, load
 from peft.tuners.lora import LoraLayer
 from tiny_configs import SHAPES, tiny
 from torch import nn
 
-from rankwise.assets import resolve
-from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.measure.parameters import count
 from rankwise.model import base
-from rankwise.model.adapt import Adapted, _extras, adapt
+from rankwise.model.adapt import _extras, adapt
 from rankwise.model.methods.seeds import derived_seed
 from rankwise.model.quantize import store
-
-TEXTS = ["the cat sat", "a much longer sentence about nothing at all", "x"]
-
-
-def load(config: Config) -> tuple[nn.Module, Any]:
-    return base.load(config.model, resolve(config.model), 2, config.seed)
-
-
-def build(config: Config) -> Adapted:
-    return adapt(load(config)[0], config)
 
 
 def adapters(model: nn.Module) -> dict[str, LoraLayer]:
@@ -36,11 +24,6 @@ def adapters(model: nn.Module) -> dict[str, LoraLayer]:
 
 def a_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: layer.lora_A["default"].weight.detach() for name, layer in adapters(model).items()}
-
-
-def logits(model: nn.Module, tokenizer: Any) -> torch.Tensor:
-    with torch.inference_mode():
-        return model.eval()(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
 
 
 @pytest.mark.parametrize("shape_name", SHAPES)
@@ -78,7 +61,7 @@ def test_modules_beside_the_adapter_are_trained_in_full():
 def test_a_module_beside_the_adapter_is_meant_by_whole_parts_of_its_name(quant):
     """PEFT would take every input_layernorm for ``norm``, and leave what it trains in 16 bit."""
     config = tiny("llama", method__modules_to_save=["norm"], **quant)
-    lm, _ = base.load(config.model, resolve(config.model), 2, 0)
+    lm, _ = load(config)
     store(lm, config, base.head_names(lm), "bf16")
     model = adapt(lm, config).model
     extra = {name: p for name, p in model.named_parameters() if p.requires_grad and "norm" in name}
@@ -93,16 +76,11 @@ def test_a_module_whose_full_name_ends_others_cannot_be_told_to_peft():
 
 
 @pytest.mark.parametrize(
-    ("keys", "line"),
-    [
-        ({"method__modules_to_save": ["pooller"]}, "^method.modules_to_save=pooller: the last part of a module's name"),
-        ({"method__modules_to_save": ["query"]}, "^method.modules_to_save=query: a module that carries no adapter"),
-    ],
-    ids=str,
+    ("extra", "line"), [("pooller", "the last part of a module's name"), ("query", "a module that carries no adapter")]
 )
-def test_modules_beside_the_adapter_that_cannot_be(keys, line):
-    with pytest.raises(Refused, match=line):
-        build(tiny(**keys))
+def test_modules_beside_the_adapter_that_cannot_be(extra, line):
+    with pytest.raises(Refused, match=f"^method.modules_to_save={extra}: {line}"):
+        build(tiny(method__modules_to_save=[extra]))
 
 
 def test_a_rank_above_the_narrower_side_names_the_layer():

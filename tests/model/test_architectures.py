@@ -1,18 +1,14 @@
 """Every target preset on every architecture: which layers, how many parameters, what a step changes, what is kept."""
 
-from typing import Any
-
 import pytest
 import torch
+from bases import TEXTS, load, logits
 from tiny_configs import tiny
-from torch import nn
 
-from rankwise.assets import resolve
 from rankwise.check import PRESETS
-from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.measure.parameters import count
-from rankwise.model import base, targets
+from rankwise.model import targets
 from rankwise.model.adapt import adapt
 from rankwise.model.weights import export, with_weights
 
@@ -70,22 +66,6 @@ def expected(shape: str, preset: str) -> dict[str, tuple[int, int]]:
     }  # fmt: skip
 
 
-def load(config: Config) -> tuple[nn.Module, Any]:
-    return base.load(config.model, resolve(config.model), outputs=2, seed=0)
-
-
-def batch_of(tokenizer: Any) -> dict[str, torch.Tensor]:
-    texts = ["the cat sat", "a longer sentence about nothing", "x", "good!"]
-    found: dict[str, torch.Tensor] = dict(tokenizer(texts, padding=True, return_tensors="pt"))
-    return found | {"labels": torch.tensor([0, 1, 1, 0])}
-
-
-def logits(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    with torch.no_grad():
-        values: torch.Tensor = model.eval()(**batch).logits
-    return values
-
-
 @pytest.mark.parametrize("preset", ROLES)
 @pytest.mark.parametrize("shape", LAYERS)
 def test_a_preset_adapts_its_layers_trains_them_alone_and_comes_back(shape, preset, tmp_path):
@@ -112,7 +92,7 @@ def test_a_preset_adapts_its_layers_trains_them_alone_and_comes_back(shape, pres
     assert adapted.heads and all("lora_" in n or any(f".{h}." in n for h in adapted.heads) for n in own)
 
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    batch = batch_of(tokenizer)
+    batch = {**tokenizer(TEXTS, padding=True, return_tensors="pt"), "labels": torch.tensor([0, 1, 1])}
     optimizer = torch.optim.AdamW(own.values(), lr=1e-2, weight_decay=0)
     for _ in range(2):  # B starts at zero, so that A has a gradient from the second step on
         optimizer.zero_grad()
@@ -123,11 +103,11 @@ def test_a_preset_adapts_its_layers_trains_them_alone_and_comes_back(shape, pres
 
     export(model, tmp_path, False, adapted.start)
     again = with_weights(load(config)[0], config, tmp_path)
-    assert torch.equal(logits(again, batch), logits(model, batch))
+    assert torch.equal(logits(again, tokenizer), logits(model, tokenizer))
 
 
 def test_these_are_all_the_presets():
-    assert set(PRESETS) == {*targets.PRESETS, "all_linear"} == set(ROLES)
+    assert set(PRESETS) == set(ROLES)
 
 
 # DeBERTa's first version and GPT-NeoX mix query, key and value head by head in one layer.

@@ -228,8 +228,9 @@ def test_adalora_is_penalised_for_factors_that_are_not_orthogonal():
     assert adalora.penalty(build(config_of("lora", "bert")).model) is None
 
 
-def test_the_record_of_a_run_has_the_ranks_that_adalora_left(tiny):
-    record = run(tiny("bert", "adalora", method__rank=4, trainer__max_steps=20, trainer__validations=1))
+@pytest.mark.parametrize("steps", [2, 20])
+def test_the_record_of_a_run_has_the_ranks_that_adalora_left(tiny, steps):
+    record = run(tiny("bert", "adalora", method__rank=4, trainer__max_steps=steps, trainer__validations=1))
     ranks = record.lora["ranks"]
     assert sum(ranks.values()) == 4 * len(ranks) and all(name.startswith("bert.encoder") for name in ranks)
 
@@ -292,6 +293,15 @@ def test_a_start_from_what_another_seed_drew_is_refused(tmp_path):
 
 
 BOUGHT: dict[str, Any] = {"method__budget": 9, "method__rank": None}
+NESTED: list[tuple[str, dict[str, Any]]] = [
+    ("method.nested=[8, 16]: ranks of which one is below 8", {"method__nested": [8, 16]}),
+    ("method.nested=[0, 4]: ranks of which", {"method__nested": [0, 4]}),
+    ("method.nested=null: a list of ranks with method=nested", {"method__nested": None}),
+    ("method.dora=True: off with method.nested", {"method__dora": True}),
+    ("trainer.gradient_checkpointing=True: off with method.nested", {"trainer__gradient_checkpointing": True}),
+    ("method.init=pissa: null, zero_B, zero_A or gaussian with method.nested", {"method__init": "pissa"}),
+    ("targets.ranks={'query': 2}: off with method.nested", {"targets__ranks": {"query": 2}}),
+]
 LINES: list[tuple[str, str, dict[str, Any]]] = [
     ("lora", "method.init=pisa: one of zero_B, zero_A, gaussian", {"method__init": "pisa"}),
     ("orthogonal", "method.rank=3: an even number", {"method__rank": 3}),
@@ -310,6 +320,10 @@ LINES: list[tuple[str, str, dict[str, Any]]] = [
     ("bottleneck", "method.size=0: an inner width", {"method__size": 0}),
     ("bottleneck", "method.place=attention: one of both, mlp", {"method__place": "attention"}),
     ("oft", "method.block=1: the side of the orthogonal blocks", {"method__block": 1}),
+    *(("nested", line, {"method__rank": 8, "method__nested": [1, 2, 4]} | keys) for line, keys in NESTED),
+    ("did", "method.dim=null", {"method__dim": None}),
+    ("did", "method.dim=0", {"method__dim": 0}),
+    ("did", "quant=nf4", {"method__dim": 9, "quant__kind": "nf4", "quant__name": "nf4"}),
     ("custom", "method=custom: give method.peft=", {}),
     ("custom", "method.peft._target_=os.system: a config class of peft", {"method__peft": {"_target_": "os.system"}}),
     ("ia3", "targets.ranks={'query': 2}: null with method=ia3", {"targets__ranks": {"query": 2}}),
@@ -332,6 +346,7 @@ def test_keys_that_cannot_be_are_refused_before_anything_loads(method, line, key
     ("method", "keys", "line"),
     [
         ("top_layers", {"method__layers": 3}, "method.layers=3: at most 2, the blocks of this model"),
+        ("did", {"method__dim": 10**6}, "method.dim=1000000: at most "),
         ("oft", {"method__block": 5}, "method.block=5: a divisor of 32, the input width of bert"),
         ("adalora", {"method__rank": 22}, "method.rank=22: at most 32, the smaller side of bert.encoder"),
         ("custom", {"method__peft": {"_target_": "BOFConfig"}}, "method.peft._target_=BOFConfig: a config class"),

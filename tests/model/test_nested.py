@@ -14,8 +14,6 @@ from rankwise.adapters import loading, score
 from rankwise.adapters.runs import open_adapter, open_trained
 from rankwise.adapters.shrink import shrink
 from rankwise.assets import resolve
-from rankwise.check import check
-from rankwise.errors import Refused
 from rankwise.identity import label, run_id
 from rankwise.measure.parameters import count
 from rankwise.model import base
@@ -95,25 +93,11 @@ def test_a_runs_scores_at_a_rank_are_those_of_the_adapter_that_shrink_makes_of_i
     assert abs(by_rank["1"]["loss"]["value"] - by_rank["8"]["loss"]["value"]) > 2e-5
 
 
-@pytest.mark.parametrize(
-    ("keys", "said"),
-    [
-        ({"method__nested": [8, 16]}, "method.nested=[8, 16]: ranks of which one is below 8"),
-        ({"method__nested": [0, 4]}, "method.nested=[0, 4]: ranks of which"),
-        ({"method__nested": None}, "method.nested=null: a list of ranks with method=nested"),
-        ({"method__dora": True}, "method.dora=True: off with method.nested"),
-        ({"trainer__gradient_checkpointing": True}, "trainer.gradient_checkpointing=True: off with method.nested"),
-        ({"method__init": "pissa"}, "method.init=pissa: null, zero_B, zero_A or gaussian with method.nested"),
-        ({"targets__ranks": {"query": 2}}, "targets.ranks={'query': 2}: off with method.nested"),
-    ],
-)
-def test_what_makes_leading_columns_something_else_is_refused(keys, said):
-    with pytest.raises(Refused) as refused:
-        check(tiny_config("bert", "nested", **(NESTED | keys)))
-    assert str(refused.value).startswith(said)
-
-
 SHAPES = ("bert", "gpt2", "llama")
+
+
+def inputs_of(tokenizer: Any) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in batch_of(tokenizer).items() if name != "labels"}
 
 
 def projection(model: nn.Module, size: int) -> torch.Tensor:
@@ -155,8 +139,7 @@ def test_columns_are_orthonormal_so_that_lengths_are_kept_and_the_seed_settles_t
 def test_the_gradient_is_the_projected_gradient_of_all_weights(tiny, shape):
     config = tiny(shape, "did", method__dim=30)
     lm, tokenizer = load(config)
-    batch = batch_of(tokenizer)
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    inputs = inputs_of(tokenizer)
     nn.functional.cross_entropy(lm.eval()(**inputs).logits, LABELS).backward()
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for _, _, _, p in intrinsic._owned(lm)]
     lm.zero_grad(set_to_none=True)
@@ -179,8 +162,7 @@ def test_what_was_learned_comes_back_from_a_file_of_a_few_numbers(tiny, tmp_path
     dim = dim or sum(p.numel() for p in lm.parameters())
     config = tiny("bert", "did", method__dim=dim, method__lr=0.1 if dim == 40 else 5e-3)
     lm, tokenizer = load(config)
-    model, batch = adapt(lm, config).model, batch_of(tokenizer)
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    model, inputs = adapt(lm, config).model, inputs_of(tokenizer)
     before, first = logits(model, tokenizer), loss_of(logits(model, tokenizer))
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=config.method.lr)
     for _ in range(60):
@@ -241,26 +223,10 @@ def test_checkpointed_blocks_are_recomputed_with_moved_weights(tiny):
             for module in model.modules():
                 if isinstance(module, nn.Dropout):
                     module.p = 0.0
-        inputs = {name: value for name, value in batch_of(tokenizer).items() if name != "labels"}
-        nn.functional.cross_entropy((model if checkpointed else model.eval())(**inputs).logits, LABELS).backward()
+        logits_BC = (model if checkpointed else model.eval())(**inputs_of(tokenizer)).logits
+        nn.functional.cross_entropy(logits_BC, LABELS).backward()
         found.append(model.subspace.grad)
     assert torch.allclose(*found, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("keys", "said"),
-    [
-        ({"method__dim": None}, r"method\.dim=null"),
-        ({"method__dim": 0}, r"method\.dim=0"),
-        ({"quant__kind": "nf4", "quant__name": "nf4"}, "quant=nf4"),
-    ],
-)
-def test_what_cannot_be_is_refused(tiny, keys, said):
-    with pytest.raises(Refused, match=said):
-        check(tiny("bert", "did", **keys))
-    with pytest.raises(Refused, match="at most"):
-        config = tiny("bert", "did", method__dim=10**9)
-        adapt(load(config)[0], config)
 
 
 def test_a_dimension_is_part_of_a_runs_name_and_identity(tiny):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import bases
 import pytest
 import torch
 from test_architectures import LAYERS, expected
@@ -9,7 +10,6 @@ from tiny_configs import SHAPES, tiny
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rankwise.assets import resolve
 from rankwise.config import Targets
 from rankwise.errors import Refused
 from rankwise.model import base
@@ -27,8 +27,7 @@ def model(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
 
 
 def load(name: str) -> nn.Module:
-    source = tiny(name).model
-    return base.load(source, resolve(source), 2, 0)[0]
+    return bases.load(tiny(name))[0]
 
 
 def test_the_head_is_never_adapted(model):

@@ -5,22 +5,19 @@ from typing import Any
 
 import pytest
 import torch
+from bases import load, logits
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_configs import SHAPES, tiny
 from torch import nn
 
-from rankwise.assets import resolve
 from rankwise.config import Config
-from rankwise.model import base
 from rankwise.model.adapt import adapt
 from rankwise.model.weights import export, load_best, save_best, trainable_state
 
-TEXTS = ["the cat sat", "a much longer sentence about nothing at all"]
-
 
 def build(config: Config) -> tuple[nn.Module, Any]:
-    lm, tokenizer = base.load(config.model, resolve(config.model), 2, config.seed)
+    lm, tokenizer = load(config)
     return adapt(lm, config).model.eval(), tokenizer
 
 
@@ -31,11 +28,6 @@ def disturb(model: nn.Module, seed: int = 5) -> None:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
-
-
-def logits(model: nn.Module, tokenizer: Any) -> torch.Tensor:
-    with torch.inference_mode():
-        return model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
 
 
 def on_disk(folder: Path) -> dict[str, int]:
@@ -63,11 +55,6 @@ def test_the_best_weights_come_back_exactly(shape, keys, tmp_path):
     assert torch.equal(logits(model, tokenizer), best)
     assert all(torch.equal(value, state[name]) for name, value in trainable_state(model).items())
     assert list(on_disk(tmp_path)) == ["best.safetensors"]
-
-
-def test_the_best_weights_are_only_those_that_train(tmp_path):
-    model, _ = build(tiny())
-    save_best(model, tmp_path / "best.safetensors")
     assert set(load_file(tmp_path / "best.safetensors")) == {n for n, p in model.named_parameters() if p.requires_grad}
 
 

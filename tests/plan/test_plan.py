@@ -20,8 +20,8 @@ from rankwise.measure.parameters import count
 from rankwise.measure.shape import Shape
 from rankwise.model import base
 from rankwise.model.adapt import adapt
+from rankwise.model.base import architecture
 from rankwise.model.methods.warm_start import weights_file
-from rankwise.model.skeleton import architecture
 from rankwise.model.weights import export
 from rankwise.plan.estimate import LARGEST, Question, _measured_mfu, largest_batch, plan
 from rankwise.plan.fake import FakeRun, build

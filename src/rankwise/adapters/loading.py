@@ -23,11 +23,11 @@ from rankwise import methods
 from rankwise.adapters.runs import Run, base_asset
 from rankwise.errors import Refused, reason
 from rankwise.model import base, fused
+from rankwise.model.base import architecture, skeleton
 from rankwise.model.methods.peft_warnings import CANNOT, quiet_peft
 from rankwise.model.methods.warm_start import ADAPTER_FILE
 from rankwise.model.numerics import LOW, Numerics, settle
 from rankwise.model.quantize import cast_base, dequantize, store
-from rankwise.model.skeleton import architecture, skeleton
 from rankwise.model.targets import modules_named
 from rankwise.model.weights import with_weights
 

@@ -17,8 +17,8 @@ from rankwise.analysis.measures import decomposed, expected_similarity, similari
 from rankwise.analysis.weights import Changed, labels
 from rankwise.errors import Refused
 from rankwise.model.adapt import adapt
+from rankwise.model.base import architecture, skeleton
 from rankwise.model.methods import inits
-from rankwise.model.skeleton import architecture, skeleton
 
 OF = ("delta", "A")
 MOST = 64  # directions of a matrix that has more, as of full fine-tuning and of W

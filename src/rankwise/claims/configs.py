@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from rankwise.config import Config
 from rankwise.measure.ledger import Footprint
 from rankwise.measure.shape import Shape
-from rankwise.model.skeleton import architecture
+from rankwise.model.base import architecture
 from rankwise.plan.estimate import Question, facts, plan
 from rankwise.plan.fake import Counted, FakeRun, build
 from rankwise.plan.hardware import Hardware

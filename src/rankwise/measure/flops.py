@@ -8,28 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from rankwise.measure.shape import Shape
 
-
-def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """QKᵀ and PV."""
-    return int(2 * query.numel() // query.shape[-1] * key.shape[-2] * (query.shape[-1] + value.shape[-1]))
-
-
-def _attention_backward(
-    gradient: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
-) -> int:
-    """QKᵀ again, dQ and dK; dP and dV."""
-    return int(2 * query.numel() // query.shape[-1] * key.shape[-2] * (3 * query.shape[-1] + 2 * value.shape[-1]))
-
-
 _BEYOND_TORCH: dict[str, Callable[..., int]] = {  # what torch's own registry leaves out
-    "aten._scaled_dot_product_flash_attention_for_cpu": _attention,
-    "aten._scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,
+    "aten._scaled_dot_product_flash_attention_for_cpu": lambda *qkv, **_: sdpa_flop_count(*(x.shape for x in qkv[:3])),
+    "aten._scaled_dot_product_flash_attention_for_cpu_backward": lambda *given, **_: sdpa_backward_flop_count(
+        *(x.shape for x in given[:4])
+    ),
     "bitsandbytes.gemm_4bit": lambda input, packed, shape, *_, **__: 2 * input.numel() * shape[0],  # (out, in)
     "bitsandbytes.int8_mixed_scaled_mm": lambda input, quantized, weight, *_, **__: 2 * input.numel() * len(weight),
 }
@@ -87,13 +75,3 @@ class Cost:
         """Operations of one micro-batch, forward and backward."""
         per_row = self.per_row + self.per_token * shape.length + self.per_pair * shape.length**2
         return shape.rows * per_row + self.constant + self.per_learned * (shape.labelled or 0)
-
-
-def linear_share(rho: float) -> float:
-    """FLOPs of training with LoRA as a share of full fine-tuning's, linear layers only: (2 + 3ρ) / 3.
-
-    ρ = Σ r·(d_in + d_out) / Σ d_in·d_out. A layer costs full fine-tuning three equal products: forward, gradient of the
-    input, gradient of the weight. LoRA leaves out the third and adds all three for its factors, which are ρ times as
-    large. The 2/3 for small ranks: Schulman et al. 2025, "LoRA Without Regret" (Thinking Machines Lab).
-    """
-    return (2 + 3 * rho) / 3

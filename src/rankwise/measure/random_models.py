@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from rankwise.config import Config
-from rankwise.model import fused, skeleton
+from rankwise.model import base, fused
 from rankwise.model.adapt import adapt
 
 
@@ -19,9 +19,9 @@ def base_model(
     ``architecture`` is what a run has loaded, with as many outputs as the head has; without it, it is ``model.shape``
     with two. ``attention`` is transformers' implementation; None is the model's own choice.
     """
-    shape = skeleton.architecture(config.model, None) if architecture is None else architecture
+    shape = base.architecture(config.model, None) if architecture is None else architecture
     torch.manual_seed(seed)
-    return skeleton.skeleton(shape, config.task.kind, shape.num_labels, attention, "cpu")
+    return base.skeleton(shape, config.task.kind, shape.num_labels, attention, "cpu")
 
 
 def adapted_model(config: Config, base: Any) -> nn.Module:

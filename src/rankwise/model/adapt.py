@@ -22,9 +22,8 @@ from rankwise.model.methods.nested import Nested
 from rankwise.model.methods.peft_warnings import CANNOT, quiet_peft
 from rankwise.model.methods.seeds import derived_seed
 from rankwise.model.methods.warm_start import warm_start
+from rankwise.model.outputs import Batch
 from rankwise.model.targets import adapted_modules, modules_named, shape
-
-Batch = dict[str, torch.Tensor]
 
 
 @dataclass
@@ -39,7 +38,7 @@ class Adapted:
 
     def described(self) -> dict[str, Any]:
         """``lora`` with the ranks that are left, where training changes them."""
-        return self.lora | ({"ranks": adalora.ranks(self.model)} if adalora.is_adalora(self.model) else {})
+        return self.lora | ({"ranks": left} if (left := adalora.ranks(self.model)) else {})
 
 
 def adapt(base: nn.Module, config: Config) -> Adapted:
@@ -129,18 +128,13 @@ def _extras(base: nn.Module, names: list[str], extras: list[str]) -> list[str]:
 
     PEFT takes the end of a name without its dot, so that ``norm`` would train every ``input_layernorm`` too.
     """
+    every = [name for name, _ in base.named_modules(remove_duplicate=False)]
     for extra in extras:
         if any(name == extra or name.endswith(f".{extra}") for name in names):
             raise Refused.value("method.modules_to_save", extra, "a module that carries no adapter")
         if not (modules := modules_named(base, [extra])):
             last = names[0].split(".")[-1]
             raise Refused.value("method.modules_to_save", extra, f"the last part of a module's name, such as {last}")
-        if odd := _also_wrapped(base, modules):
+        if odd := next((name for name in every if name not in modules and f".{name}".endswith(tuple(modules))), None):
             raise Refused.value("method.modules_to_save", extra, f"a module whose name PEFT does not take {odd} for")
     return modules_named(base, extras)
-
-
-def _also_wrapped(base: nn.Module, modules: list[str]) -> str | None:
-    """A module that PEFT would train because its name ends like the full name of another."""
-    every = [name for name, _ in base.named_modules(remove_duplicate=False)]
-    return next((name for name in every if name not in modules and f".{name}".endswith(tuple(modules))), None)

@@ -1,5 +1,6 @@
-"""The base LM: weights, tokenizer and task head, from wherever the config says."""
+"""The base LM: weights, tokenizer and task head, from wherever the config says; or its architecture without weights."""
 
+import copy
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -198,19 +200,59 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _random(model: Model, kind: str, outputs: int, attention: str | None) -> tuple[nn.Module, Any]:
-    shape = dict(model.shape or {})
+    tokenizer = byte_tokenizer()
+    special = {f"{token}_token_id": getattr(tokenizer, f"{token}_token_id") for token in ("pad", "bos", "eos")}
     try:
-        config = AutoConfig.for_model(**shape)
-        tokenizer = byte_tokenizer()
-        config.update(head_settings(kind, outputs) | {"vocab_size": len(tokenizer)})
-        config.pad_token_id = tokenizer.pad_token_id
-        config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
-        base = auto_class(kind, config).from_config(config, dtype=torch.float32, attn_implementation=attention)
+        config = AutoConfig.for_model(**dict(model.shape or {}))
+        config.update(special | {"vocab_size": len(tokenizer)})
+        return skeleton(config, kind, outputs, attention, "cpu"), tokenizer
     except Refused:
         raise
     except Exception as error:  # each architecture checks its own values in its own way
         raise Refused(f"model.shape: not a model config of transformers ({reason(error)})") from None
-    return base, tokenizer
+
+
+def architecture(model: Model, asset: Asset | None) -> PretrainedConfig:
+    """The transformers config of a model, without its weights: read from the asset's folder or GGUF file, else made of
+    ``shape``, else asked of the hub.
+
+    Raises Refused where it cannot be read.
+    """
+    logging.set_verbosity_error()
+    try:
+        if model.shape is not None and (asset is None or asset.path is None):
+            config = AutoConfig.for_model(**dict(model.shape))
+            if "vocab_size" not in model.shape:  # a toy, which reads bytes
+                config.vocab_size = len(byte_tokenizer())
+        else:
+            assert asset is not None
+            where, options = location(asset, model)
+            config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
+    except Exception as error:  # a stranger's file, and the hub, can fail in any way
+        raise Refused(f"model {model.name}: its config cannot be read ({reason(error)})") from None
+    return config
+
+
+def skeleton(
+    config: PretrainedConfig, kind: str, outputs: int, attention: str | None, device: str = "meta"
+) -> nn.Module:
+    """The model for a task of this kind in fp32: on the meta device shapes and types and no memory, elsewhere random
+    weights of torch's seed.
+
+    Raises Refused for an architecture that transformers has no such head for.
+    """
+    config = copy.deepcopy(config)  # transformers notes in it how it was built
+    auto = auto_class(kind, config)
+    config.update(head_settings(kind, outputs))
+    config.pad_token_id = config.pad_token_id or 0
+    config.quantization_config = None  # of a GGUF file: it is unpacked on loading
+    try:
+        with torch.device(device):
+            return auto.from_config(config, dtype=torch.float32, attn_implementation=attention)
+    except Exception as error:
+        if device != "meta":
+            raise  # such as memory that is too small for it
+        raise Refused(f"model: {config.model_type} cannot be built for task.kind={kind} ({reason(error)})") from None
 
 
 def _positions(base: nn.Module, tokens: int) -> int:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from rankwise import methods
-from rankwise.config import Config, Targets
+from rankwise.config import Config
 from rankwise.model.targets import is_chosen
 
 PARTS = ("q", "k", "v")
@@ -41,7 +41,8 @@ def split(base: nn.Module, config: Config) -> None:
     To be called before the base is quantized or adapted; what is apart already stays so. Works on the meta device.
     """
     if methods.of(config.method).on_targets:
-        _split(base, [name for name in _fused(base) if _asks_for_parts(name, config.targets)])
+        whole = [name for name in _fused(base) if not is_chosen(name, config.targets)]
+        _split(base, [n for n in whole if any(is_chosen(f"{n}.{part}", config.targets) for part in PARTS)])
 
 
 def split_for(base: nn.Module, settings: PeftConfig) -> None:
@@ -69,10 +70,6 @@ def _fused(base: nn.Module) -> Iterator[str]:
     for name, layer in base.named_modules():
         if isinstance(layer, Conv1D) and name.split(".")[-1] == FUSED and layer.nf == 3 * layer.nx:
             yield name
-
-
-def _asks_for_parts(name: str, targets: Targets) -> bool:
-    return not is_chosen(name, targets) and any(is_chosen(f"{name}.{part}", targets) for part in PARTS)
 
 
 def _split(base: nn.Module, names: list[str]) -> None:

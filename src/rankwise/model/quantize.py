@@ -55,7 +55,10 @@ def store(
     apart = [*heads, *modules_named(base, config.method.modules_to_save)]
     if quant.kind != "bf16":
         names = [name for name, _ in block_linears(base) if name.split(".")[0] not in heads]
-        _refuse_trained(names, config)
+        for extra in config.method.modules_to_save or []:
+            if any(f".{extra}." in f".{name}." for name in names):
+                allowed = f"a module without quantized layers under quant={quant.name}, or null"
+                raise Refused.value("method.modules_to_save", extra, allowed)
         for name in names:  # by name: a list of the layers would keep all dense weights to the end
             _replace(base, name, quant, low or torch.float32, device)
         if quant.kind != "int8_torchao":  # by this PEFT knows layers of bitsandbytes
@@ -83,8 +86,7 @@ def quantize(
     """
     if config.quant.kind is None:
         return {}
-    device, precision = numerics.device, numerics.precision
-    heads = head_names(base)
+    device, precision, heads = numerics.device, numerics.precision, head_names(base)
     if mapped:
         store(base, config, heads, precision, device, mapped)
         return {}
@@ -135,7 +137,9 @@ def dequantize(base: nn.Module) -> None:
 
     An adapter must be merged into these and not into the quantized layers, which would round it away.
     """
-    for name, layer in [(n, m) for n, m in block_linears(base) if _is_quantized(m)]:
+    for name, layer in list(block_linears(base)):
+        if is_dense(layer.get_parameter("weight")):
+            continue
         weight = _values(layer)
         with torch.device("meta"):
             dense = nn.Linear(weight.shape[1], weight.shape[0], layer.bias is not None)
@@ -195,8 +199,7 @@ class PlannedLinear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """The product of the right shape and type; its values mean nothing."""
         computed = input.to(self.compute or input.dtype)
-        result = _product(computed, self.bias, self._dense, self.keeps_input)
-        return result.to(input.dtype) if self.compute else result
+        return _product(computed, self.bias, self._dense, self.keeps_input).to(input.dtype)
 
     def _dense(self, dtype: torch.dtype) -> torch.Tensor:
         return self.weight.new_empty(self.out_features, self.in_features, dtype=dtype)
@@ -310,11 +313,6 @@ def _torchao(weight: torch.Tensor, bias: nn.Parameter | None, quant: Quant, comp
     return layer
 
 
-def _is_quantized(layer: nn.Module) -> bool:
-    weight = layer.get_parameter("weight")
-    return not weight.is_floating_point() or is_traceable_wrapper_subclass(weight)
-
-
 def _values(layer: Any) -> torch.Tensor:
     """The dense fp32 weight (out, in) that a quantized layer stands for."""
     if isinstance(layer, Int8Linear):
@@ -326,13 +324,6 @@ def _values(layer: Any) -> torch.Tensor:
         return values.float()
     scale = layer.weight.SCB if layer.weight.SCB is not None else layer.state.SCB
     return layer.weight.data.float() * (scale / 127).unsqueeze(1)
-
-
-def _refuse_trained(quantized: list[str], config: Config) -> None:
-    for extra in config.method.modules_to_save or []:
-        if any(f".{extra}." in f".{name}." for name in quantized):
-            allowed = f"a module without quantized layers under quant={config.quant.name}, or null"
-            raise Refused.value("method.modules_to_save", extra, allowed)
 
 
 def _bridge(module: nn.Module, low: torch.dtype, is_head: bool) -> None:

@@ -22,16 +22,7 @@ _ROLES = (
         r"dense_h_to_4h|dense_4h_to_h)",
     ),
 )
-PRESETS = {
-    "attention": {"q", "k", "v", "qkv", "o"},
-    "qkvo": {"q", "k", "v", "o"},
-    "mlp": {"mlp"},
-    "q": {"q"},
-    "k": {"k"},
-    "v": {"v"},
-    "o": {"o"},
-    "qv": {"q", "v"},
-}
+_OF_PRESET = {"attention": {"q", "k", "v", "qkv", "o"}, "mlp": {"mlp"}}  # others spell their roles: qv, qkvo
 _BLOCK = re.compile(r"\.(\d+)\.")
 _OF_POSITIONS = re.compile(r"\.pos_\w+$")  # DeBERTa's
 
@@ -42,21 +33,20 @@ def adapted_modules(base: nn.Module, targets: Targets) -> list[str]:
     Raises Refused when nothing matches or one of ``modules`` does not, naming what would; for a part of a layer that
     fuses query, key and value; and for a preset on an attention with layers of unknown role.
     """
-    linears = dict(block_linears(base))
+    linears, parts = dict(block_linears(base)), _wants_parts(targets)
     if targets.layers is not None:
         blocks = {_block(name) for name in linears}
         if missing := set(targets.layers) - blocks:
-            raise Refused.value(
-                "targets.layers", targets.layers, f"block {min(missing)} is not one of the {len(blocks)} blocks from 0"
-            )
+            why = f"block {min(missing)} is not one of the {len(blocks)} blocks from 0"
+            raise Refused.value("targets.layers", targets.layers, why)
     meant = {name: linear for name, linear in linears.items() if _in(name, targets)}
     for part in targets.modules or []:
         if not any(_ends_with(name, part) for name in meant):
             raise Refused(_nothing(f"targets.modules={part}", meant))
     chosen = [name for name in linears if is_chosen(name, targets)]
     _refuse_unknown(targets, chosen, linears)
-    if not chosen or (_wants_parts(targets) and any(role(name) == "qkv" for name in linears if _in(name, targets))):
-        if _wants_parts(targets) and any(role(name) == "qkv" for name in linears):
+    if not chosen or (parts and any(role(name) == "qkv" for name in linears if _in(name, targets))):
+        if parts and any(role(name) == "qkv" for name in linears):
             what = "query, key and value are one fused layer in this model; use attention"
             raise Refused(f"targets={targets.name}: {what}")
         pattern = (targets.regex and f"regex={targets.regex}") or (targets.modules and f"modules={targets.modules}")
@@ -113,12 +103,15 @@ def _wanted(name: str, targets: Targets) -> bool:
         return re.fullmatch(targets.regex, name) is not None
     if targets.modules:
         return any(_ends_with(name, part) for part in targets.modules)
-    return targets.name == "all_linear" or role(name) in PRESETS[str(targets.name)]
+    return targets.name == "all_linear" or role(name) in _roles(targets)
 
 
 def _wants_parts(targets: Targets) -> bool:
-    roles = PRESETS[str(targets.name)] if _by_role(targets) else set()
-    return "qkv" not in roles and not roles.isdisjoint({"q", "k", "v"})
+    return _by_role(targets) and "qkv" not in _roles(targets) and not _roles(targets).isdisjoint("qkv")
+
+
+def _roles(targets: Targets) -> set[str]:
+    return _OF_PRESET.get(str(targets.name)) or set(str(targets.name))
 
 
 def _by_role(targets: Targets) -> bool:

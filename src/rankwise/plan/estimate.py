@@ -18,8 +18,7 @@ from rankwise.identity import labels, run_id
 from rankwise.measure.gpus import gpu, recognise
 from rankwise.measure.parameters import count
 from rankwise.measure.shape import Shape
-from rankwise.model.base import check_tokens
-from rankwise.model.skeleton import architecture
+from rankwise.model.base import architecture, check_tokens
 from rankwise.plan.fake import FakeRun, build
 from rankwise.plan.hardware import Hardware
 from rankwise.plan.operations import beside_full, costing, needed

@@ -19,11 +19,10 @@ from rankwise.measure.flops import Tally
 from rankwise.measure.ledger import Footprint, Ledger
 from rankwise.measure.shape import Shape
 from rankwise.model.adapt import Adapted, adapt
-from rankwise.model.base import head_names
+from rankwise.model.base import head_names, skeleton
 from rankwise.model.numerics import LOW, Numerics
 from rankwise.model.outputs import Batch
 from rankwise.model.quantize import hold_as_multiplied, store
-from rankwise.model.skeleton import materialise, skeleton
 from rankwise.tasks.scores import Scorer
 from rankwise.train import optim, shard, step
 
@@ -212,9 +211,24 @@ def full_fine_tuning(run: Counted) -> Counted:
 
 
 def _faked(model: nn.Module) -> FakeTensorMode:
-    """Put fake tensors into a model on the meta device; returns their mode."""
+    """Put fake tensors in the place of those on the meta device, tied ones tied as before; returns their mode.
+
+    Building the model under the mode would be shorter, but PEFT cannot move fake parameters.
+    """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    materialise(model, mode)
+    fakes: dict[int, torch.Tensor] = {}
+
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in fakes:
+            with mode:
+                empty = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            fakes[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+        return fakes[id(tensor)]
+
+    for module in model.modules():
+        for own in (module._parameters, module._buffers):
+            own.update({name: fake(tensor) for name, tensor in own.items() if tensor is not None})  # type: ignore[misc]
     return mode
 
 

@@ -172,15 +172,11 @@ def _break_even_rank(run: Counted, shape: Shape, mine: int, full: int) -> float 
     counts = {rank: mine} if set(run.lora["ranks"].values()) == {rank} else {}
     for other in (1, 2):
         if len(counts) < 2 and other not in counts:
-            config = _at_rank(run.config, other)
+            method = replace(run.config.method, rank=other, budget=None)
+            config = replace(run.config, method=method, targets=replace(run.config.targets, ranks=None, alphas=None))
             key = (*_base_of(run), shape, json.dumps(costing(config), sort_keys=True))
             if key not in _known:
                 _known[key] = run.variant(config).count(shape)
             counts[other] = _known[key]
     (low, at_low), (high, at_high) = sorted(counts.items())
     return low + (full - at_low) * (high - low) / (at_high - at_low)
-
-
-def _at_rank(config: Any, rank: int) -> Any:
-    method, targets = replace(config.method, rank=rank, budget=None), replace(config.targets, ranks=None, alphas=None)
-    return replace(config, method=method, targets=targets)

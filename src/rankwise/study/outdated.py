@@ -52,9 +52,9 @@ def _changed(config: Config, fingerprint: Callable[[Model | Task], str | None]) 
 
 def _start(source: str) -> str | None:
     """Of the weights that it starts from; None where they are gone."""
-    from rankwise.model.methods.warm_start import sha256, start_file  # brings torch
+    from rankwise.model.methods.warm_start import start_file  # brings torch
 
-    return sha256(file) if (file := start_file(source)) else None
+    return assets.file_digest(file) if (file := start_file(source)) else None
 
 
 def _fingerprint(source: Model | Task) -> str | None:

@@ -2,11 +2,11 @@
 
 import contextlib
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from rankwise.tracking.groups import problem
+from rankwise.tracking.record import finite
 
 
 class Journal:
@@ -22,8 +22,7 @@ class Journal:
 
     def __call__(self, row: dict[str, Any]) -> None:
         """Write one row and flush it. A number that is not finite becomes null."""
-        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        self.file.write(json.dumps({"attempt": self.attempt} | clean) + "\n")
+        self.file.write(json.dumps(finite({"attempt": self.attempt} | row)) + "\n")
         self.file.flush()
         self.rows += 1
 
@@ -40,7 +39,6 @@ class Journal:
         return True
 
     def close(self) -> None:
-        """Close the file."""
         self.file.close()
 
 

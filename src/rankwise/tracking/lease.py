@@ -161,10 +161,6 @@ def _read(lease: Path) -> str | None:
 def _owner(text: str | None) -> dict[str, Any]:
     with contextlib.suppress(ValueError):
         owner = json.loads(text or "")
-        if isinstance(owner, dict) and _is_pid(owner.get("pid")) and str(owner.get("token")).isalnum():
-            return owner
+        if isinstance(owner, dict) and isinstance(pid := owner.get("pid"), int) and str(owner.get("token")).isalnum():
+            return owner if 0 < pid < 2**31 else {}
     return {}
-
-
-def _is_pid(value: object) -> bool:
-    return isinstance(value, int) and 0 < value < 2**31

@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 from rankwise.tracking.fields import results, setup
@@ -58,7 +57,9 @@ class TensorBoard:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._event, self._summary, self._hparams = event_pb2.Event, summary_pb2.Summary, summary_v2.hparams_pb
-        path = _fresh(record.folder.parent / "tensorboard" / record.folder.name)
+        path = record.folder.parent / "tensorboard" / record.folder.name
+        for file in path.glob("events.out.tfevents.*"):  # of an earlier attempt: TensorBoard would draw both as one
+            file.unlink()
         self._file, self._name, self._step = EventFileWriter(str(path)), record.folder.name, 0
         self.about = {"path": str(path)}
 
@@ -70,8 +71,9 @@ class TensorBoard:
     def end(self, record: Record) -> None:
         """Add the results at the last step, and the arm and setup that they are of."""
         self._scalars(results(record))
+        own = {f"{group}.{key}": value for group in ("arm", "run") for key, value in setup(record)[group].items()}
         shown = {
-            f"{group}.{key}": _plain(value) for group in ("arm", "run") for key, value in setup(record)[group].items()
+            key: value if isinstance(value, str | int | float) else json.dumps(value) for key, value in own.items()
         }
         self._add(self._hparams(shown, trial_id=self._name))
         self._file.close()
@@ -82,14 +84,3 @@ class TensorBoard:
 
     def _add(self, summary: Any) -> None:
         self._file.add_event(self._event(wall_time=time.time(), step=self._step, summary=summary))
-
-
-def _fresh(path: Path) -> Path:
-    """The folder without what an earlier attempt left: TensorBoard would draw both as one."""
-    for file in path.glob("events.out.tfevents.*"):
-        file.unlink()
-    return path
-
-
-def _plain(value: Any) -> str | float | bool:
-    return value if isinstance(value, str | int | float | bool) else json.dumps(value)

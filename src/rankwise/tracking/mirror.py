@@ -18,7 +18,9 @@ class Mirror:
     def __init__(self, record: Record):
         self.started = False
         self._process: subprocess.Popen[str] | None = None
-        self._name, self._folder = tracker_of(record), record.folder
+        self._folder, tracking = record.folder, record.config.get("tracking") or {}
+        off = "disabled" in (tracking.get("mode"), os.environ.get("WANDB_MODE")) or tracking.get("name") == "none"
+        self._name = None if off else str(tracking.get("name") or "wandb")
 
     def start(self) -> None:
         """Begin to follow, unless that has begun: from here on the run is one, and not a mistake in its config."""
@@ -60,11 +62,3 @@ class Mirror:
                 f"rankwise: {self._name}: not all of the run is there ({problem}); its own files are whole, {remedy}",
                 file=sys.stderr,
             )
-
-
-def tracker_of(record: Record) -> str | None:
-    """The name of the tracker that a run asks for; None where it asks for none."""
-    tracking = record.config.get("tracking") or {}
-    off = tracking.get("mode") == "disabled" or os.environ.get("WANDB_MODE") == "disabled"
-    name = tracking.get("name") or "wandb"
-    return None if off or name == "none" else str(name)

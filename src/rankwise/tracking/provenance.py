@@ -35,7 +35,7 @@ def provenance() -> Provenance:
     return {
         "command": os.environ.get(COMMAND) or command(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: installed(name) for name in PACKAGES},
         "hardware": machine.hardware(),
         "code": code_fingerprint(),
         "git": _git(Path.cwd()),
@@ -84,7 +84,8 @@ def _run_git(folder: Path, *arguments: str, off: Sequence[str] = ()) -> bytes:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True, timeout=10).stdout
 
 
-def _version(name: str) -> str | None:
+def installed(name: str) -> str | None:
+    """The version of a package, if it is there."""
     try:
         return version(name)
     except PackageNotFoundError:

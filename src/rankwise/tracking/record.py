@@ -132,7 +132,7 @@ def parse(values: Any, source: object) -> Record:
     Raises Refused, which names ``source``, for what is none.
     """
     known = {f.name for f in dataclasses.fields(Record)} - {"folder"}
-    missing = (f"{key} is missing" for key in _NEEDED if not _has(values, key))
+    missing = (f"{key} is missing" for key in _NEEDED if key.split(".")[-1] not in _above(values, key))
     wrong = problem(values, Record) or next(missing, None) or next(_out_of_range(values), None)
     if wrong:
         raise Refused(f"{source}: not a run's record ({wrong})")
@@ -155,12 +155,11 @@ def _out_of_range(values: dict[str, Any]) -> Iterator[str]:
                 yield f"metrics.{split}.{name}.value is {value:.6g}, not from {metric.low:g} to {metric.high:g}"
 
 
-def _has(values: Any, path: str) -> bool:
-    for part in path.split("."):
-        if part not in values:
-            return False
-        values = values[part]
-    return True
+def _above(values: Any, path: str) -> Any:
+    """The group that a key is in; an empty one where that is missing, too."""
+    for part in path.split(".")[:-1]:
+        values = values.get(part) or {}
+    return values
 
 
 def state(config: Config) -> str:

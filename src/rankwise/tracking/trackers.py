@@ -33,9 +33,9 @@ class Tracker(Protocol):
         """Add the results, and say how the run ended. Returns when all of it is written or sent."""
 
 
-def start(record: Record, run_pid: int | None = None, name: str | None = None) -> Tracker:
+def start(record: Record, run_pid: int) -> Tracker:
     """The tracker that the run's config names, started."""
-    name = name or (record.config.get("tracking") or {}).get("name") or "wandb"
+    name = (record.config.get("tracking") or {}).get("name") or "wandb"
     module, _, kind = TRACKERS[name].partition(":")
     tracker: Tracker = getattr(importlib.import_module(module), kind)(record, run_pid)
     return tracker

@@ -99,7 +99,8 @@ class WandbRun:
                 x_disable_stats=not live,
                 x_stats_pid=run_pid or os.getpid(),
                 x_disable_machine_info=run_pid is None,
-                stop_fn=lambda: _stop(run_pid),
+                # The server's "Stop run": the run ends as it does when it is stopped from outside.
+                stop_fn=(lambda: os.kill(run_pid, signal.SIGTERM)) if run_pid else lambda: None,
                 init_timeout=seconds("WANDB_INIT_TIMEOUT", INIT_S),
                 finish_timeout=seconds("WANDB_FINISH_TIMEOUT", FINISH_S),
                 finish_timeout_raises=True,
@@ -255,12 +256,6 @@ def _unreachable(wandb: Any) -> str | None:
     except OSError as error:
         return f"{url} does not answer ({getattr(error, 'reason', error)})"
     return None
-
-
-def _stop(run_pid: int | None) -> None:
-    """What the server's "Stop run" does: the run ends as it does when it is stopped from outside."""
-    if run_pid is not None:
-        os.kill(run_pid, signal.SIGTERM)
 
 
 def _link(run: Any, study: Path) -> None:

@@ -7,7 +7,6 @@ random numbers, and where the run is; never the frozen base.
 import json
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,6 @@ from rankwise.train.ranks import ALONE, Ranks
 
 SHARE = 0.01  # of the time that training takes, at most, is spent on checkpoints
 _SECONDS, _BYTES_PER_S = 0.05, 2e8  # what the first is taken to cost: before it nobody knows
-
-
-@dataclass(frozen=True)
-class Begun:
-    """Where an attempt that was cut had got to."""
-
-    file: Path
-    stretches: int  # that are trained
 
 
 class Checkpoints(pl.Callback):
@@ -48,21 +39,23 @@ class Checkpoints(pl.Callback):
         config = {key: value for key, value in record.config.items() if key not in ("rerun", "tracking")}
         self.made_by = json.dumps([config, settings, made], sort_keys=True, default=str)
 
-    def earlier(self) -> Begun | None:
-        """The last good checkpoint of this very run, its rows written once more; without one, all are removed."""
-        return self.ranks.of_first(self._earlier() if self.ranks.is_first else None)
+    def earlier(self) -> tuple[Path | None, int]:
+        """The last good checkpoint of this very run and the stretches that it has trained, its rows written once more;
+        without one, all are removed.
+        """
+        return self.ranks.of_first(self._earlier() if self.ranks.is_first else (None, 0))
 
-    def _earlier(self) -> Begun | None:
+    def _earlier(self) -> tuple[Path | None, int]:
         for file in self.files:
             try:
                 state = torch.load(file, map_location="cpu", weights_only=True)["callbacks"]["Checkpoints"]
             except Exception:  # not there, or torn in any way
                 continue
             if state["made_by"] == self.made_by and self.journal.go_on(*state["journal"]):
-                return Begun(file, state["stretches"])
+                return file, state["stretches"]
         for file in self.files:
             file.unlink(missing_ok=True)
-        return None
+        return None, 0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.random:

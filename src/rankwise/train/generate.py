@@ -5,7 +5,6 @@ import itertools
 import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,13 +54,13 @@ def generate(model: nn.Module, tokenizer: Any, config: Config, settings: Numeric
     model.to(settings.device).eval()
     began = time.perf_counter()
     for start in range(0, len(order), wanted.batch_size):
-        rows = order[start : start + wanted.batch_size]
+        part = order[start : start + wanted.batch_size]
         follow = Ledger(model) if config.tracking.ledger and not start else contextlib.nullcontext()
         with torch.inference_mode(), settings.autocast(), follow:
-            answers = _batch(model, [ids[row] for row in rows], tokenizer, config)
+            answers = _batch(model, [ids[row] for row in part], tokenizer, config)
         if isinstance(follow, Ledger):  # the longest prompts
             record.memory["generate"] = follow.footprint().to_dict()
-        for row, answer in zip(rows, answers, strict=True):
+        for row, answer in zip(part, answers, strict=True):
             tokens += len(answer)
             written[row] = _text(tokenizer, answer, _stop(config))
     seconds = time.perf_counter() - began
@@ -72,7 +71,11 @@ def generate(model: nn.Module, tokenizer: Any, config: Config, settings: Numeric
         "tokens_per_s": tokens / seconds,
     }
     record.metrics["test"] = record.metrics.get("test", {}) | _scores(config, asked, written, record)
-    _keep(record.folder, asked, written)
+    rows = (
+        {"item": prompt.item, "prompt": prompt.text, "text": text, "references": prompt.references}
+        for prompt, text in zip(asked, written, strict=True)
+    )
+    write_atomically(record.folder / FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def questions(config: Config, tokenizer: Any, test: Split) -> tuple[list[Prompt], list[list[int]]]:
@@ -149,11 +152,3 @@ def _scores(config: Config, asked: list[Prompt], written: list[str], record: Rec
     if absent:
         record.metrics["absent"] = absent
     return scores
-
-
-def _keep(folder: Path, asked: list[Prompt], written: list[str]) -> None:
-    rows = (
-        {"item": prompt.item, "prompt": prompt.text, "text": text, "references": prompt.references}
-        for prompt, text in zip(asked, written, strict=True)
-    )
-    write_atomically(folder / FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

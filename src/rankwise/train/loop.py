@@ -94,8 +94,7 @@ def fit(
     """
     ranks = periods.ranks
     checkpoints = Checkpoints(watch.best_file.parent, record, watch.journal, watch.clock, ranks)
-    begun = checkpoints.earlier()
-    periods.begun = begun.stretches if begun else 0
+    file, periods.begun = checkpoints.earlier()
     ours = [watch, *([probe] if probe else []), checkpoints]
     with _lightning_may_refuse():
         trainer = _trainer(config, numerics, ranks, len(periods.stretches) - periods.begun, ours, loggers)
@@ -111,25 +110,19 @@ def fit(
     torch.manual_seed(config.seed + 1_000_003 * ranks.rank)  # the same dropout for every arm, whatever was drawn before
     reset_peak(numerics.device)
     with watch.clock("train"), _lightning_may_refuse():
-        file = begun.file if begun else None
         trainer.fit(module, datamodule=periods, ckpt_path=file, weights_only=True)
     watch.clock.add("train", -watch.clock.seconds.get("validate", 0.0))
     record.compute |= {"steps": trainer.global_step, "diverged": module.diverged}
     record.compute |= {"tokens": watch.throughput.tokens, "tokens_per_s": watch.throughput.tokens_per_s}
-    _measured(record, probe, watch, numerics)
+    for phase, memory in probe.memory() if probe else ():  # beside what was predicted
+        record.memory[phase] = memory | record.memory.get(phase, {})
+    record.memory["train"] = record.memory.get("train", {}) | system_peak(numerics.device)
     record.metrics |= {"validation": watch.best, "best_step": watch.best_step, "curve": watch.curve}
     record.objective = watch.best[watch.objective]["value"] if watch.best else None
     trainer.strategy.barrier()  # until the first rank has written them
     if watch.best:
         load_best(module.model, watch.best_file)
     return trainer
-
-
-def _measured(record: Record, probe: Probe | None, watch: Watch, numerics: Numerics) -> None:
-    """The probe's findings beside what was predicted, and the peak that the system saw."""
-    for phase, memory in probe.memory() if probe else ():
-        record.memory[phase] = memory | record.memory.get(phase, {})
-    record.memory["train"] = record.memory.get("train", {}) | system_peak(numerics.device)
 
 
 def test(

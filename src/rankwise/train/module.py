@@ -79,9 +79,7 @@ class FineTuner(pl.LightningModule):
         columns = self.scorer.columns(logits, losses_N, batch)
         self.outputs.append({name: column.cpu() for name, column in columns.items()})
 
-    def test_step(self, batch: Batch, index: int) -> None:
-        """As in validation."""
-        self.validation_step(batch, index)
+    test_step = validation_step
 
     def evaluated(self) -> tuple[dict[str, Score], dict[str, np.ndarray]]:
         """Scores of the split just run, with the loss, and the scorer's columns in the order of its rows."""

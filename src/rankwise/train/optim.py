@@ -30,13 +30,13 @@ def build(
         for decays in (True, False)
         for fast in (False, True)
     ]
+    # None leaves the choice to torch: the loop on a CPU, foreach on a GPU.
+    foreach = None if optim.kernel is None else optim.kernel == "foreach"
     filled = [group for group in groups if group["params"]]
     if optim.name == "adafactor":
-        return torch.optim.Adafactor(filled, lr=optim.lr, foreach=_foreach(optim.kernel))
+        return torch.optim.Adafactor(filled, lr=optim.lr, foreach=foreach)
     fused = optim.kernel == "fused" or (optim.kernel is None and device in ("cpu", "cuda") and not scaled)
-    options: dict[str, Any] = {"lr": optim.lr, "fused": True} if fused else {"lr": optim.lr}
-    if not fused:
-        options["foreach"] = _foreach(optim.kernel)
+    options: dict[str, Any] = {"lr": optim.lr} | ({"fused": True} if fused else {"foreach": foreach})
     if optim.name == "sgd":
         return torch.optim.SGD(filled, momentum=optim.momentum, **options)
     first, second = optim.betas
@@ -48,8 +48,3 @@ _FACTORS = {"ia3_l", "boft_s"}  # of IA³ (Liu et al. 2022) and BOFT, by PEFT's 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and _FACTORS.isdisjoint(name.split("."))
-
-
-def _foreach(kernel: str | None) -> bool | None:
-    """None leaves the choice to torch: the loop on a CPU, foreach on a GPU."""
-    return None if kernel is None else kernel == "foreach"

@@ -67,18 +67,12 @@ class Probe(pl.Callback):
             self._close()
             self.eval = self._ledger.footprint().to_dict()
 
-    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
-        if self._open:  # the run diverged in the very step that is measured
-            self._close()
-
-    def on_exception(self, trainer: pl.Trainer, module: Any, exception: BaseException) -> None:
+    def _close(self, *_: Any) -> None:
         if self._open:
-            self._close()
+            self._open.close()
+            self._open = None
 
-    def _close(self) -> None:
-        assert self._open is not None
-        self._open.close()
-        self._open = None
+    on_train_end = on_exception = _close  # type: ignore[assignment]  # diverged or failed in the very step
 
     def state_dict(self) -> dict[str, Any]:
         """What is known already, for a run that goes on."""

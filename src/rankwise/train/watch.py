@@ -1,13 +1,11 @@
 """What is logged while a run trains, which weights are the best so far, and when it is to stop."""
 
-from __future__ import annotations
-
 import json
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -19,9 +17,7 @@ from rankwise.measure.clock import Clock, Throughput
 from rankwise.model.weights import save_best
 from rankwise.tasks.scores import Score, ratio
 from rankwise.tracking.journal import Journal
-
-if TYPE_CHECKING:
-    from rankwise.train.budget import Budget
+from rankwise.train.budget import Budget
 
 OnProgress = Callable[[int, int, str], None]
 _KEPT = ("step", "logged", "losses", "curve", "best", "best_step", "before", "most", "waited")

@@ -56,22 +56,18 @@ def penalty(model: nn.Module) -> torch.Tensor | None:
     """γ times the mean distance of A Aᵀ and Bᵀ B from the identity (equation 4); None for any other method."""
     if (config := _config(model)) is None:
         return None
-    grams = [gram for layer in _layers(model).values() for gram in _grams(layer)]
+    factors = [(layer.lora_A["default"], layer.lora_B["default"]) for layer in _layers(model).values()]
+    grams = [gram for a, b in factors for gram in (a @ a.T, b.T @ b)]
     distances = [torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)) for gram in grams]
     return config.orth_reg_weight * torch.stack(distances).mean()
 
 
 def ranks(model: nn.Module) -> dict[str, int]:
-    """Singular values of each layer that are not pruned, by its name in the base."""
+    """Singular values of each layer that are not pruned, by its name in the base; nothing for any other method."""
     return {
         name.removeprefix("base_model.model."): int(layer.lora_E["default"].count_nonzero())
         for name, layer in _layers(model).items()
     }
-
-
-def is_adalora(model: nn.Module) -> bool:
-    """Whether the model is adapted by AdaLoRA."""
-    return isinstance(getattr(model, "base_model", None), AdaLoraModel)
 
 
 def forget_ranks(model: nn.Module) -> None:
@@ -84,7 +80,7 @@ def forget_ranks(model: nn.Module) -> None:
 
 
 def _config(model: nn.Module) -> AdaLoraConfig | None:
-    if not is_adalora(model):
+    if not isinstance(getattr(model, "base_model", None), AdaLoraModel):
         return None
     config = model.peft_config["default"]  # type: ignore[index]
     assert isinstance(config, AdaLoraConfig)
@@ -93,8 +89,3 @@ def _config(model: nn.Module) -> AdaLoraConfig | None:
 
 def _layers(model: nn.Module) -> dict[str, AdaLoraLayer]:
     return {name: module for name, module in model.named_modules() if isinstance(module, AdaLoraLayer)}
-
-
-def _grams(layer: AdaLoraLayer) -> tuple[torch.Tensor, torch.Tensor]:
-    a, b = layer.lora_A["default"], layer.lora_B["default"]
-    return a @ a.T, b.T @ b

@@ -6,7 +6,7 @@ r=64 and depend on the order of the modules; their subspaces would look alike be
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from peft import EvaConfig, LoraConfig, PeftModel, initialize_lora_eva_weights
@@ -39,7 +39,7 @@ def initialise(model: nn.Module, init: str | None, seed: int) -> Start:
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         number = derived_seed(seed, name, a.shape[0])
         with torch.no_grad():
-            if init in ("pissa", "olora") or str(init).startswith("pissa"):
+            if init == "olora" or str(init).startswith("pissa"):
                 _take_from_base(layer, str(init), number)
                 start[name] = tuple(w.weight.detach().clone() for w in _factors(layer))  # type: ignore[assignment]
             else:
@@ -114,10 +114,9 @@ def as_plain_state(model: nn.Module, start: Start) -> dict[str, torch.Tensor]:
     """The model's state with the factors of ``as_plain`` in place of its own."""
     state = model.state_dict()
     for name, (a, b) in start.items():
-        for key, now, then, side in (("lora_A", None, a, 0), ("lora_B", None, -b, 1)):
-            full = f"{name}.{key}.default.weight"
-            now = state[full]
-            state[full] = torch.cat([now, then.to(now)], dim=side)
+        for side, then in enumerate((a, -b)):
+            full = f"{name}.lora_{'AB'[side]}.default.weight"
+            state[full] = torch.cat([state[full], then.to(state[full])], dim=side)
     return state
 
 
@@ -134,22 +133,20 @@ def eva(model: PeftModel, batches: Iterable[Batch]) -> None:
     tokens = max((int(batch["attention_mask"].sum()) for batch in inputs), default=0)
     if tokens < config.r:
         raise Refused.value("method.rank", config.r, f"at most {tokens} with method.init=eva: the tokens of a batch")
+    left = iter(range(_EVA_PASSES))
+
+    def forward(model: nn.Module, batch: Batch) -> None:
+        if next(left, None) is None:
+            why = (
+                f"the layers' inputs have not settled in {_EVA_PASSES} batches; use a smaller rank or more varied data"
+            )
+            raise Refused.value("method.init", "eva", f"a rank that the data can fill: {why}")
+        logits(model, batch)
+
     config.init_lora_weights, config.eva_config = "eva", EvaConfig(rho=1.0, use_label_mask=False)
     with torch.no_grad():
-        initialize_lora_eva_weights(model, inputs, forward_fn=_limited(_EVA_PASSES), show_progress_bar=False)
+        initialize_lora_eva_weights(model, inputs, forward_fn=forward, show_progress_bar=False)
     config.init_lora_weights, config.eva_config = True, None  # of no use to who loads the adapter
     for _, layer in layers(model):
         for factor in _factors(layer):
             factor.weight.data = factor.weight.data.contiguous()
-
-
-def _limited(passes: int) -> Callable[[nn.Module, Batch], None]:
-    left = iter(range(passes))
-
-    def forward(model: nn.Module, batch: Batch) -> None:
-        if next(left, None) is None:
-            why = f"the layers' inputs have not settled in {passes} batches; use a smaller rank or more varied data"
-            raise Refused.value("method.init", "eva", f"a rank that the data can fill: {why}")
-        logits(model, batch)
-
-    return forward

@@ -49,7 +49,13 @@ def sizes(config: Config, sides: Sides) -> Sizes:
             that = f" (rank {rank} here)" if method.budget is not None else ""
             allowed = f"at most {min(d_in, d_out)}, the smaller side of {name} ({d_in} × {d_out})"
             raise Refused.value(key, f"{value}{that}", allowed if method.budget is None else f"a rank of {allowed}")
-    _check_used(targets, sides)
+    for key in ("ranks", "alphas"):
+        for pattern, value in (getattr(targets, key) or {}).items():
+            if not any(_fits(pattern, name) for name in sides):
+                ends = ", ".join(sorted({re.split(r"\.\d+\.", name)[-1] for name in sides}))
+                raise Refused.value(
+                    f"targets.{key}.{pattern}", value, f"a pattern of an adapted layer; there are {ends}"
+                )
     roots = parse_alpha(method.alpha)[1] == "sqrt"
     alphas = {name: _alpha_at(targets, name, method.alpha, ranks[name], roots) for name in sides}
     return Sizes(rank, alpha_of(method.alpha, rank), roots, ranks, alphas)
@@ -108,15 +114,3 @@ def _at(patterns: dict[str, Any] | None, name: str, default: Any) -> Any:
 
 def _fits(pattern: str, name: str) -> bool:
     return name == pattern or name.endswith(f".{pattern}") or re.fullmatch(pattern, name) is not None
-
-
-def _check_used(targets: Targets, sides: Sides) -> None:
-    for key in ("ranks", "alphas"):
-        for pattern in getattr(targets, key) or {}:
-            if not any(_fits(pattern, name) for name in sides):
-                ends = ", ".join(sorted({re.split(r"\.\d+\.", name)[-1] for name in sides}))
-                raise Refused.value(
-                    f"targets.{key}.{pattern}",
-                    getattr(targets, key)[pattern],
-                    f"a pattern of an adapted layer; there are {ends}",
-                )

@@ -1,8 +1,6 @@
 """A start from another run's weights: LoRA's MRPC, RTE and STS-B start from its MNLI (Hu et al. 2021, §5.2)."""
 
-import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from rankwise.assets import file_digest
 from rankwise.errors import Refused
 from rankwise.model.methods.peft_warnings import quiet_peft
 
@@ -43,15 +42,15 @@ def warm_start(model: nn.Module, source: str, heads: list[str]) -> dict[str, str
     """
     file = start_file(source)
     if file is None:
-        raise Refused.value(
-            "method.init_from", source, f"a folder with an adapter; none of {ADAPTER_FILE} and the like"
-        )
+        raise _refused(source, f"a folder with an adapter; none of {ADAPTER_FILE} and the like")
     try:
         saved = load_file(file)
     except SafetensorError as error:
-        raise Refused.value("method.init_from", source, f"a readable {file.name} ({error})") from None
-    folder, own = file.parent, _state(model)
+        raise _refused(source, f"a readable {file.name} ({error})") from None
+    folder = file.parent
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if isinstance(model, PeftModel):
+        own = get_peft_model_state_dict(model, save_embedding_layers=False)
         _same_meaning(model, folder, source)
     head = {name for name in own if any(f".{part}." in f".{name}" for part in heads)}
     fresh = any(name not in saved or saved[name].shape != own[name].shape for name in head)
@@ -65,7 +64,7 @@ def warm_start(model: nn.Module, source: str, heads: list[str]) -> dict[str, str
         with torch.no_grad():
             for name, value in taken.items():
                 model.get_parameter(name).copy_(value)
-    return {"folder": str(folder), "sha256": sha256(file)}
+    return {"folder": str(folder), "sha256": file_digest(file)}
 
 
 def start_file(source: str) -> Path | None:
@@ -74,36 +73,25 @@ def start_file(source: str) -> Path | None:
     return weights_file(folder / "adapter" if (folder / "adapter").is_dir() else folder)
 
 
-def sha256(file: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _state(model: nn.Module) -> dict[str, torch.Tensor]:
-    if isinstance(model, PeftModel):
-        return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+def _refused(source: str, allowed: str) -> Refused:
+    return Refused.value("method.init_from", source, allowed)
 
 
 def _compare(source: str, saved: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> None:
     if (name := next(iter(sorted(saved.keys() ^ own.keys())), None)) is not None:
         where = "there, but not in this run" if name in saved else "in this run, but not there"
-        raise Refused.value("method.init_from", source, f"the same method on the same targets; {name} is {where}")
+        raise _refused(source, f"the same method on the same targets; {name} is {where}")
     for name, value in saved.items():
         if value.shape != own[name].shape:
-            raise Refused.value(
-                "method.init_from",
-                source,
-                f"weights of the same shapes; {name} is {_sides(value.shape)} there and "
-                f"{_sides(own[name].shape)} in this run",
-            )
+            there, here = (" × ".join(map(str, tensor.shape)) for tensor in (value, own[name]))
+            raise _refused(source, f"weights of the same shapes; {name} is {there} there and {here} in this run")
 
 
 def _same_meaning(model: PeftModel, folder: Path, source: str) -> None:
     try:
         there: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise Refused.value("method.init_from", source, "an adapter with its adapter_config.json") from None
+        raise _refused(source, "an adapter with its adapter_config.json") from None
     here = model.peft_config["default"].to_dict()
     for key in _DECIDING:
         ours, theirs = here.get(key) or None, there.get(key) or None  # without patterns it is null or empty
@@ -112,11 +100,5 @@ def _same_meaning(model: PeftModel, folder: Path, source: str) -> None:
         if str(getattr(ours, "value", ours)) != str(theirs) and ours != theirs:
             if key == "projection_prng_key":
                 allowed = "an adapter of the same seed, as VeRA draws its A and B from it and stores neither"
-                raise Refused.value("method.init_from", source, allowed)
-            raise Refused.value(
-                "method.init_from", source, f"an adapter with {key} {ours}, as in this run; it has {theirs}"
-            )
-
-
-def _sides(sizes: Iterable[int]) -> str:
-    return " × ".join(map(str, sizes))
+                raise _refused(source, allowed)
+            raise _refused(source, f"an adapter with {key} {ours}, as in this run; it has {theirs}")
