@@ -20,16 +20,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_ERROR_REPORTING"] = "false"
-for name in (
-    "WANDB_API_KEY",
-    "WANDB_MODE",
-    "WANDB_BASE_URL",
-    "WANDB_DIR",
-    "WANDB_DATA_DIR",
-    "WANDB_PROJECT",
-    "WANDB_ENTITY",
-):
-    os.environ.pop(name, None)  # the developer's own
+for name in ("API_KEY", "MODE", "BASE_URL", "DIR", "DATA_DIR", "PROJECT", "ENTITY"):
+    os.environ.pop(f"WANDB_{name}", None)  # the developer's own
 
 
 @pytest.fixture

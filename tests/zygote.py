@@ -21,16 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-HEAVY = (
-    "lightning.pytorch",
-    "peft",
-    "peft.utils.transformers_weight_conversion",
-    "pyarrow.parquet",
-    "pyarrow.pandas_compat",
-    "transformers.models.bert.modeling_bert",
-    "rankwise.run",
-    "rankwise.fine_tune",
-)
+from rankwise.forks.preload import HEAVY
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -13,7 +13,6 @@ from whole import check, rows, whole
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.identity import folder
-from rankwise.tracking import fields
 from rankwise.tracking.fields import at, results, setup
 from rankwise.tracking.record import FINISHED, Record, begin
 from rankwise.tracking.trackers import needs
@@ -66,11 +65,6 @@ def test_results_are_flat_and_the_records_own(tiny):
         "forgetting/difference": 0.3,
         "forgetting/difference_se": 0.1,
     }
-
-
-def test_every_field_is_a_place_that_a_record_has(tiny):
-    groups = {name for name in Record.__dataclass_fields__}
-    assert {path.split(".")[0] for path in (fields.SETUP | fields.RESULTS).values()} <= groups
 
 
 TRAINED = {"quant": "none"}

@@ -101,21 +101,7 @@ def test_a_running_record_without_a_process_reads_as_stopped(tiny):
     with owned(record.folder):
         assert read(record.folder).status == "running"
     assert read(record.folder).status == "stopped"
-    assert (
-        json.loads((record.folder / "result.json").read_text())["run"]["status"] == "running"
-    )  # reading writes nothing
-
-
-def test_a_folder_has_one_owner(tmp_path):
-    assert not is_live(tmp_path)
-    with owned(tmp_path) as mine:
-        assert mine and is_live(tmp_path)
-        with owned(tmp_path) as also:
-            assert not also
-        assert is_live(tmp_path)
-    assert not is_live(tmp_path)
-    with owned(tmp_path) as again:
-        assert again
+    assert '"status": "running"' in (record.folder / "result.json").read_text()  # reading writes nothing
 
 
 def test_an_owner_that_raises_lets_go(tmp_path):
@@ -150,33 +136,16 @@ def test_readers_neither_keep_a_run_from_starting_nor_take_each_other_for_it(tin
             reader.join()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "{",
-        "[]",
-        "null",
-        "3",
-        '"text"',
-        "{}",
-        '{"schema": 1}',
-        '{"schema": 1, "run": {}, "config": {}}',
-        '{"schema": null, "run": {"status": "finished"}, "config": {}}',
-        '{"schema": 1, "run": "x", "config": {}}',
-        "\udcff",
-        "[" * 9999,
-        "9" * 9999,
-    ],
-)
+NO_JSON = ("", "{", "\udcff", "[" * 9999, "9" * 9999)
+NO_RECORDS = ("[]", "null", "3", '"text"', "{}", '{"schema": 1}', '{"schema": 1, "run": "x", "config": {}}')
+NO_RUNS = [f'{{"schema": {n}, "run": {{"status": "finished"}}, "config": {{}}}}' for n in (1, "null")]
+
+
+@pytest.mark.parametrize("content", [*NO_JSON, *NO_RECORDS, *NO_RUNS, None])
 def test_what_is_no_record_is_refused_in_one_line(tmp_path, content):
-    (tmp_path / "result.json").write_text(content, errors="surrogateescape")
+    if content is not None:
+        (tmp_path / "result.json").write_text(content, errors="surrogateescape")
     with pytest.raises(Refused, match=r"^.*result.json: not a run's record \(.*\)$"):
-        read(tmp_path)
-
-
-def test_a_folder_without_a_record_is_refused(tmp_path):
-    with pytest.raises(Refused, match="not a run's record"):
         read(tmp_path)
 
 

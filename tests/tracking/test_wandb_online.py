@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wandb_server import ENTITY, ContractServer, Fault
+from wandb_server import ContractServer, Fault
 from whole import LINE, check, rows, wandb_id, whole
 from zygote import until
 
 from rankwise.config import Config
 from rankwise.identity import folder, label
-from rankwise.tracking.journal import read_rows
 
 PATIENCE = {"WANDB_INIT_TIMEOUT": "2", "WANDB_FINISH_TIMEOUT": "3", "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1"}
 
@@ -167,32 +166,3 @@ def test_a_moved_study_is_synced_with_its_adapters_as_it_would_have_been_online(
     asked = len(list(server.operations()))
     python("-m", "wandb", "sync", *fragments, **server.env())  # once is enough
     assert "UpsertBucket" not in list(server.operations())[asked:]
-
-
-READS = Path(__file__).with_name("api_reads.py")
-
-
-def test_runs_adapters_reports_and_workspaces_come_back(server, start, tracked, python):
-    narrow, wide = (tracked("online", method__rank=rank, tracking__project="ranks") for rank in (2, 4))
-    for config in (narrow, wide):
-        assert start("run", config, **server.env()).wait() == 0
-    got = json.loads(python(READS, ENTITY, "ranks", **server.env(), WANDB_SILENT="true"))
-
-    objectives = {wandb_id(config): whole(config).objective or 0.0 for config in (narrow, wide)}
-    assert objectives[got["best"]] == max(objectives.values())
-    assert (got["wide"], got["none"], got["rank"]) == (wandb_id(wide), 0, 4)
-    assert got["objective"] == objectives[wandb_id(wide)]
-    own = read_rows(folder(wide) / "metrics.jsonl")
-    trained = [{"step": row["step"], "train/loss": row["train/loss"]} for row in own if "train/loss" in row]
-    assert [{key: row[key] for key in ("step", "train/loss")} for row in got["scan"]] == trained
-    assert [row["val/loss"] for row in got["sampled"]] == [row["val/loss"] for row in own if "val/loss" in row]
-
-    adapter = folder(wide) / "adapter"
-    assert got["adapter"] == f"adapter-{wandb_id(wide)}:v0" and got["metadata"]["rank"] == 4
-    assert got["files"] == sorted(path.name for path in adapter.iterdir())
-    assert got["model_bytes"] == (adapter / "adapter_model.safetensors").stat().st_size
-
-    assert (got["report"], got["blocks"], got["workspace"]) == ("Ranks", 2, "Quality")
-    kinds = {view["type"]: view for view in server.views.values()}
-    assert kinds.keys() == {"runs", "project-view"}
-    assert "arm.value.rank" in kinds["runs"]["spec"] and "arm.value.rank" in kinds["project-view"]["spec"]

@@ -67,10 +67,13 @@ def test_whatever_a_sweep_varies_arrives_nested_and_whole(server, tmp_path, pyth
     command.chmod(0o755)
     path = os.pathsep.join([str(command.parent), os.environ["PATH"]])
     groups = {"method": {"values": ["lora", "full"]}, "quant": {"value": "none"}}
-    file = SWEEPS / "rank_quant.yaml" if shipped else written(tmp_path / "arms.yaml", [], groups)
+    if shipped:
+        groups = yaml.safe_load((SWEEPS / "rank_quant.yaml").read_text())["parameters"]
+        groups = {key: {"values": axis["values"][:2]} if "values" in axis else axis for key, axis in groups.items()}
+    file = written(tmp_path / "arms.yaml", [], groups)
     name, made = work_off(python, server, file, PATH=path)
     records = find([tmp_path / "outputs"])
-    assert len(records) == len(made.points) == (12 if shipped else 2)
+    assert len(records) == len(made.points) == (4 if shipped else 2)
     check_points(server, name, made, records)
     arms = [server.run(run)["config"]["arm"] for run in made.points]
     assert all(("rank" in arm) == (arm["method"] == "lora") for arm in arms)

@@ -233,11 +233,6 @@ def test_a_run_that_never_had_a_finite_loss_has_no_objective(tiny, saved_base, t
     assert read(record.folder).metrics["test"]["loss"]["value"] is None
 
 
-def test_two_steps_of_adalora_leave_its_budget(tiny):
-    ranks = run(tiny("bert", "adalora", method__rank=4, trainer__max_steps=2, trainer__validations=1)).lora["ranks"]
-    assert sum(ranks.values()) == 4 * len(ranks)
-
-
 @pytest.mark.parametrize(("shape", "method"), [("bert", "lora"), ("roberta", "full"), ("gpt2", "head")])
 def test_dropout_is_on_in_training_and_off_in_evaluation(tiny, monkeypatch, shape, method):
     """In every stretch between two validations, and for every method."""

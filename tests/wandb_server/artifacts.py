@@ -56,30 +56,6 @@ def commit(store: Store, given: Variables) -> dict[str, Any]:
     return {"commitArtifact": {"artifact": {"id": made.id, "digest": made.digest}}}
 
 
-def membership(store: Store, given: Variables) -> dict[str, Any]:
-    """``collection:alias`` → the version."""
-    found = _named(store, given["name"])
-    return {"project": {"artifactCollectionMembership": _membership(found) if found else None}}
-
-
-def manifest(store: Store, given: Variables) -> dict[str, Any]:
-    """Where to GET the manifest."""
-    url = f"{store.url}/storage/manifest/{given['id']}"
-    return {"artifact": {"currentManifest": {"file": {"directUrl": url}}}}
-
-
-def file_urls(store: Store, given: Variables) -> dict[str, Any]:
-    """Where to GET each file."""
-    found = _named(store, f"{given['collection']}:{given['alias']}")
-    assert found is not None
-    urls = {path: f"{store.url}/storage/artifact/{found.id}/{path}" for path in found.files(store.stored)}
-    nodes = [{"__typename": "File", "name": path, "directUrl": url} for path, url in urls.items()]
-    page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
-    files = {"pageInfo": page, "edges": [{"node": node} for node in nodes]}
-    collection = {"__typename": "ArtifactSequence", "artifactMembership": {"files": files}}
-    return {"project": {"artifactCollection": collection}}
-
-
 def of_run(store: Store, given: Variables) -> dict[str, Any]:
     """What a run logged."""
     mine = [one for one in store.artifacts if one.run == given["run"]]
@@ -129,17 +105,3 @@ def _fragment(made: Artifact) -> dict[str, Any]:
 
 def _aliases(made: Artifact) -> list[str]:
     return sorted({*made.aliases, "latest", f"v{made.version}"})
-
-
-def _membership(made: Artifact) -> dict[str, Any]:
-    fragment = _fragment(made)
-    plain = [{key: value for key, value in one.items() if key != "artifactCollection"} for one in fragment["aliases"]]
-    return {
-        "__typename": "ArtifactCollectionMembership",
-        "id": f"membership:{made.id}",
-        "versionIndex": made.version,
-        "createdAt": CREATED,
-        "aliases": plain,
-        "artifactCollection": _collection(made),
-        "artifact": fragment,
-    }
