@@ -14,7 +14,7 @@ from rankwise.commands.train import split
 from rankwise.config import Config, typed
 from rankwise.identity import run_id
 from rankwise.study import multirun
-from rankwise.study.compose import Composer, load, to_config, unresolved
+from rankwise.study.compose import Composer, hydra_tree, load, to_config, unresolved
 from rankwise.tracking import record as records
 
 
@@ -104,6 +104,14 @@ def test_composing_once_per_group_choice_gives_what_hydra_composes(monkeypatch):
     quick = composed(line)
     assert quick == [config for config, _ in multirun.distinct([(config, []) for config in slow])]
     assert len(quick) == 24
+
+
+def test_a_row_has_no_value_of_the_row_before():
+    with hydra_tree():
+        compose = Composer()
+        rows = ["method.rank=4 optim.weight_decay=0.3", "method.rank=8", "method.rank=8 optim.weight_decay=0.2"]
+        study = [compose(["debug=fast", *row.split()])[0] for row in rows]
+    assert [(c.method.rank, c.optim.weight_decay) for c in study] == [(4, 0.3), (8, 0.01), (8, 0.2)]
 
 
 def test_a_multirun_runs_skips_what_is_finished_and_reruns_on_demand(tmp_path):

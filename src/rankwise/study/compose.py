@@ -200,12 +200,12 @@ def refuse_code(key: str, value: Any, words: Collection[str], where: str) -> Non
 class Composer:
     """Composes rows of overrides, once per distinct choice of groups, since each composition takes about 50 ms.
 
-    Plain values are then set on the composed node, in place: all rows of a study set the same keys.
+    Plain values are then set on the composed node, in place: what the row before set there, this one sets as well.
     """
 
     def __init__(self) -> None:
         self.parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        self.nodes: dict[tuple[str, ...], tuple[DictConfig, dict[str, str | None]]] = {}
+        self.nodes: dict[tuple[tuple[str, ...], frozenset[str]], tuple[DictConfig, dict[str, str | None]]] = {}
         self.keys = set(known_keys())
 
     def __call__(self, row: list[str]) -> tuple[Config, dict[str, str | None]]:
@@ -214,14 +214,15 @@ class Composer:
             parsed = self.parser.parse_overrides(row)
             if several := next((o.input_line for o in parsed if o.is_sweep_override()), None):
                 raise Refused(f"{several}: one value; several are an axis of train -m, or a parameter of a sweep file")
+            plain = {o.key_or_group: o.value() for o in parsed if self._is_plain(o)}
             slow = tuple(o.input_line or "" for o in parsed if not self._is_plain(o))
-            if slow not in self.nodes:
+            alike = slow, frozenset(plain)
+            if alike not in self.nodes:
                 loaded = load(list(slow))
-                self.nodes[slow] = merged(unresolved(loaded)), dict(loaded.hydra.runtime.choices)
-            node, choices = self.nodes[slow]
-            for override in parsed:
-                if self._is_plain(override):
-                    OmegaConf.update(node, override.key_or_group, override.value())
+                self.nodes[alike] = merged(unresolved(loaded)), dict(loaded.hydra.runtime.choices)
+            node, choices = self.nodes[alike]
+            for key, value in plain.items():
+                OmegaConf.update(node, key, value)
         return to_typed(node), choices
 
     def _is_plain(self, override: Override) -> bool:
