@@ -168,6 +168,9 @@ def test_a_file_with_a_point_that_cannot_run_is_refused_before_the_first_run(
         written(tmp_path / "s.yaml", command=command, parameters={"method.rank": {"values": [1, 2]}})
         assert main(["sweep", "s.yaml", word]) == 2
         assert answer in capsys.readouterr().err
+    written(tmp_path / "s.yaml", command=command, parameters={"point": {"values": ["seed=0 method=full", "seed=1"]}})
+    assert main(["sweep", "s.yaml", "seed=7"]) == 2
+    assert "seed: s.yaml searches over it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["a b", "it's", "a,b=c", "x\\y", 2.0, True, [1, 2], ["a b"], 1e-05])

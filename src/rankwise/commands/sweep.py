@@ -69,12 +69,15 @@ def _configs(file: SweepFile, typed: list[str], options: argparse.Namespace) -> 
     from rankwise.tasks.data import check_files
 
     keys = {word.split("=", 1)[0] for word in typed}
-    if searched := keys & set(file.parameters):
-        raise Refused(f"{min(searched)}: {file.path} searches over it; leave it out here, or there")
     typed = typed + (["rerun=true"] if options.rerun else [])
     fixed = [word for word in file.overrides if word.split("=", 1)[0] not in keys] + typed
-    points = file.points(options.count, options.seed)
-    rows = [[*fixed, *(word for key, value in point.items() for word in words(key, value))] for point in points]
+    points = [
+        [word for key, value in point.items() for word in words(key, value)]
+        for point in file.points(options.count, options.seed)
+    ]
+    if searched := keys & {word.split("=", 1)[0] for point in points for word in point}:
+        raise Refused(f"{min(searched)}: {file.path} searches over it; leave it out here, or there")
+    rows = [[*fixed, *point] for point in points]
     try:
         with hydra_tree():
             study = compose_study(rows, here=True)
