@@ -26,6 +26,7 @@ from rankwise.plan.hardware import Hardware
 from rankwise.study import launcher, progress
 from rankwise.study.launcher import launch, share
 from rankwise.study.outcome import Outcome, correct
+from rankwise.study.worker import End, ending
 from rankwise.tracking import record
 from rankwise.tracking.lease import owned
 
@@ -176,6 +177,14 @@ def test_what_an_earlier_attempt_said_last_is_no_news_of_this_one(make):
     (folder(one) / "log").write_text("=== pid 1 finished\n")
     [outcome] = go([one])
     assert (outcome.status, outcome.error) == ("failed", "exit code 3")
+
+
+def test_the_last_word_of_a_process_is_not_that_of_an_earlier_one_with_its_number(tmp_path):
+    log, begins = tmp_path / "log", "=== 2026-11-29T12:00:00+00:00 host pid 57, 2 threads\n"
+    log.write_text(f"{begins}step\n=== pid 57 failed: no room\n")
+    assert ending(log, 57) == End("failed", "no room")
+    log.write_text(f"{log.read_text()}{begins}step\n")
+    assert ending(log, 57) is None
 
 
 def test_a_task_that_is_not_there(make, tmp_path):

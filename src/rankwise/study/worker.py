@@ -78,10 +78,13 @@ def work(job: Job) -> NoReturn:
 
 
 def ending(log: Path, pid: int) -> End | None:
-    """What a process wrote last of itself in a log; None where it died before it could."""
+    """What a process wrote last of itself in a log; None where it died before it could.
+
+    An earlier attempt, in another container, may have had the same number: what counts follows the last beginning.
+    """
     with contextlib.suppress(OSError), log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))
-        text = file.read().decode(errors="replace")
+        text = re.split(rf"^=== \S+ \S+ pid {pid}, ", file.read().decode(errors="replace"), flags=re.MULTILINE)[-1]
         if lines := re.findall(rf"^=== pid {pid} (\w+)(?:: (.*))?$", text, re.MULTILINE):
             status, error = lines[-1]
             return End(status, error or None)
