@@ -85,7 +85,7 @@ def test_what_is_excluded_need_not_be_possible_and_the_refusal_says_how_to_exclu
     assert [(run.method.name, run.quant.name) for run in runs] == 2 * arms
 
 
-TUNE = {"axes": {"method.lr": [1e-3, 1e-2, 1e-1]}, "seeds": [100, 101]}
+TUNE = {"axes": {"method.lr": [1e-2, 1e-3, 1e-1]}, "seeds": [100, 101]}
 
 
 def finished(config: Config, objective: float) -> None:

@@ -81,15 +81,16 @@ class Tuning:
         full = [text for text, of_one in runs.items() if len(of_one) == max(map(len, runs.values()))]
         text = max(full, key=lambda text: preference(runs[text]))
         best: dict[str, Any] = json.loads(text)
-        edge = [
-            key
-            for key, value in best.items()
-            if len(self.axes[key]) > 2 and value in (self.axes[key][0], self.axes[key][-1])
-        ]
-        at = "; at the edge of its axis, a wider one may do better" if edge else ""
+        at_edge = any(self._is_last(key, value) for key, value in best.items())
+        at = "; at the edge of its axis, a wider one may do better" if at_edge else ""
         chosen = ", ".join(f"{key}={value}" for key, value in best.items())
         print(f"rankwise: {label(arm).split('-lr')[0]}: {chosen}{at}", file=sys.stderr)
         return best
+
+    def _is_last(self, key: str, value: Any) -> bool:
+        """Whether it is the smallest or the largest of three numbers or more."""
+        numbers = [tried for tried in self.axes[key] if isinstance(tried, int | float)]
+        return len(numbers) > 2 and value in (min(numbers), max(numbers))
 
     def _arms(self, finals: Sequence[Config]) -> dict[str, Config]:
         """One config per arm; what is fitted without steps has nothing to tune."""
