@@ -57,7 +57,7 @@ CSV_ONLY = {
     "rates": "learning rates that its own was chosen from, here or in the first round of tuning on other seeds",
     "trainable_params": "parameters that are trained",
     "total_params": "all parameters",
-    "total_s": "seconds of the whole run",
+    "total_s": "seconds of the whole run, attempts that were cut included",
     "difference_se": "standard error of the difference",
     "difference_low": "of its 90 % interval",
     "difference_high": "of its 90 % interval",

@@ -100,6 +100,7 @@ def _tell(config: Config, record: Record, mirror: Mirror, on_progress: OnProgres
     """Run the story and write how it ended, whatever happens. ``mirror`` is started once model and data fit."""
     records.write_atomically(record.folder / "config.yaml", yaml.safe_dump(record.config, sort_keys=False))
     journal, clock = Journal(record.folder / "metrics.jsonl", record.run["attempts"]), Clock()
+    clock.add("total", record.compute.get("seconds", {}).get("total_s") or 0.0)  # of attempts that were cut
     if (age := machine.process_age_s()) is not None:
         clock.add("start_up", age)  # the interpreter, Hydra, the fork
     record.provenance = provenance()
@@ -145,7 +146,7 @@ def _tell(config: Config, record: Record, mirror: Mirror, on_progress: OnProgres
 
 
 def _no_memory(config: Config, record: Record) -> str:
-    """What a step needs by the plan, what is here, and the same step in smaller pieces."""
+    """What a step needs by the plan, what is here, and a step of as many rows in smaller pieces."""
     trainer = config.trainer
     planned = record.memory.get("train", {}).get("predicted", {}).get("peak_bytes")
     parts = ["out of memory"]
@@ -153,5 +154,7 @@ def _no_memory(config: Config, record: Record) -> str:
         parts.append(f"a step needs {planned / 1e9:.1f} GB by the plan, {machine.memory_bytes() / 1e9:.1f} GB are here")
     if trainer.batch_size > 1:
         half, twice = trainer.batch_size // 2, trainer.accumulate * 2
-        parts.append(f"trainer.batch_size={half} trainer.accumulate={twice} is the same step in smaller pieces")
+        parts.append(
+            f"trainer.batch_size={half} trainer.accumulate={twice} is a step of as many rows in smaller pieces"
+        )
     return f"{': '.join(parts[:2])}; {'; '.join([*parts[2:], 'task.max_length and quant=nf4 help, too'])}"

@@ -4,6 +4,7 @@ A run folder holds ``result.json`` (this record), ``config.yaml``, ``metrics.jso
 ``adapter/`` and ``log``. Files are the truth; W&B mirrors them.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -81,7 +82,7 @@ class Record:
 
 
 def begin(config: Config, earlier: Record | None) -> Record:
-    """A running record for a new attempt at ``config``; nothing is written yet."""
+    """A running record for a new attempt at ``config``, after one that may not have ended; nothing is written yet."""
     run: RunInfo = {
         "id": run_id(config),
         "name": config.name or label(config),
@@ -93,7 +94,19 @@ def begin(config: Config, earlier: Record | None) -> Record:
         "pid": os.getpid(),
         "host": socket.gethostname(),
     }
-    return Record(run, plain(config), folder=folder(config))
+    compute: Compute = {"seconds": {"total_s": _spent_s(earlier)}} if earlier and earlier.status != FINISHED else {}
+    return Record(run, plain(config), compute=compute, folder=folder(config))
+
+
+def _spent_s(earlier: Record) -> float:
+    """What the attempts up to one that did not end have taken; of one that was killed, up to the last row it wrote."""
+    seconds = earlier.compute.get("seconds", {})
+    spent, rows = seconds.get("total_s") or 0.0, earlier.folder / "metrics.jsonl"
+    if len(seconds) > 1 or not rows.exists():  # it said itself how long it took
+        return spent
+    with contextlib.suppress(KeyError, ValueError):  # of a record that somebody else has written
+        spent += max(0.0, rows.stat().st_mtime - datetime.fromisoformat(earlier.run["started"]).timestamp())
+    return spent
 
 
 def write_atomically(path: Path, text: str | Iterable[str]) -> None:
