@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from rankwise.metrics import Metric, accuracy, mean, named
+from rankwise.metrics import METRICS, Metric, accuracy, mean, named
 from rankwise.statistics import Bootstrap, Floats, item_weights, paired, unseen
 from rankwise.tracking.fields import at
 from rankwise.tracking.predictions import FILE, Predictions, Unreadable, harness_file, read
@@ -253,6 +253,8 @@ def _replicates(items: int) -> int:
 def predictions_of(record: Record, metric: Metric) -> Predictions:
     """The run's predictions. Raises Unreadable, also where they do not give the score of the record."""
     name, metric = str(record.run.get("name")), metric.among(_classes(record))
+    if not (metric.task or metric.name in METRICS):  # of a group, whose mean may well be near that of all rows
+        raise Unreadable(f"predictions do not say which rows {metric.name} is of")
     file = harness_file(metric.task) if metric.task else FILE
     predictions = read(record.folder, name, metric.columns, file)
     here = metric.value(*(np.asarray(predictions.columns[column], dtype=float) for column in metric.columns))

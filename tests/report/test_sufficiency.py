@@ -12,6 +12,7 @@ from synthetic_study import ITEMS, answers, printed, write_predictions, write_ru
 
 from rankwise.report.page import html
 from rankwise.report.report import build
+from rankwise.tracking.record import find
 
 TRUTH = {1: 0.76, 2: 0.78, 4: 0.815, 8: 0.82, 16: 0.82}  # full is 0.82, the margin 0.02
 
@@ -165,6 +166,15 @@ def test_unusable_predictions_cost_only_their_own_comparison_and_say_why(tmp_pat
     assert why in found[8].reason
     assert any(why in text for text in report.arms[1].flags)
     assert report.families[0].answer is None  # the sequence cannot pass what it cannot test
+
+
+def test_a_group_of_rows_is_not_compared_by_the_predictions_of_all_rows(tmp_path):
+    write_study(tmp_path, {8: 0.82})
+    for record in find([tmp_path]):
+        record.metrics["test"]["accuracy_matched"] = record.metrics["test"]["accuracy"]
+        record.write()
+    found = by_rank(build([tmp_path], score="accuracy_matched"))[8]
+    assert found.verdict == "no comparison" and "which rows accuracy_matched is of" in found.reason
 
 
 def test_other_test_items_are_no_comparison(tmp_path):
