@@ -1,4 +1,4 @@
-"""``trainer.batch_size=auto``: the same rows in a step, in the largest micro-batches that fit on this machine."""
+"""``trainer.batch_size=auto``: as many rows in a step, in the largest micro-batches that fit on this machine."""
 
 import re
 import sys
