@@ -5,7 +5,6 @@ measured cleanly. How a run goes and ends is read from its folder: record, journ
 """
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -31,6 +30,7 @@ from rankwise.study import outdated, progress
 from rankwise.study.outcome import Outcome, correct, elsewhere, refuse, score, show_end
 from rankwise.study.worker import GRACE_S, REFUSED, SKIPPED, End, Job, ending, work
 from rankwise.tracking import record as records
+from rankwise.tracking.journal import Tail
 from rankwise.tracking.provenance import command
 from rankwise.tracking.record import FAILED, FINISHED, STOPPED
 
@@ -166,16 +166,13 @@ class _Run:
     gpu: str | None
     process: ForkServerProcess
     made: list[Path]  # folders that were not there
-    read_bytes: int = 0
+    journal: Tail
     row: dict[str, Any] = field(default_factory=dict)  # the latest value of everything logged
     began_s: float = field(default_factory=time.monotonic)
     worked_s: float = field(default_factory=time.monotonic)  # when it was last seen to use its processor
     used_s: float = 0.0  # of its processor by then
     warned: bool = False
     ended_for: str | None = None  # why we have killed it
-
-    def __post_init__(self) -> None:
-        self.read_bytes = self._journal_bytes()
 
     def idle_s(self) -> float:
         """How long it has used no processor time to speak of: it is stopped, or waits for what does not come."""
@@ -187,18 +184,10 @@ class _Run:
 
     def moved(self) -> bool:
         """Read what the run has logged since; whether that was anything."""
-        size = self._journal_bytes()
-        if size <= self.read_bytes:  # less where a run that goes on cuts off what it will write again
-            self.read_bytes = size
-            return False
-        with (self.folder / "metrics.jsonl").open("rb") as file:
-            file.seek(self.read_bytes)
-            *whole, _ = file.read(size - self.read_bytes).split(b"\n")
-        self.read_bytes += sum(len(line) + 1 for line in whole)
-        for line in whole:
-            with contextlib.suppress(ValueError, TypeError):  # a torn line of an earlier attempt
-                self.row |= json.loads(line)
-        return bool(whole)
+        rows = self.journal.rows()
+        for row in rows:
+            self.row |= row
+        return bool(rows)
 
     def fraction(self) -> float:
         """The share of its steps that is done."""
@@ -211,11 +200,6 @@ class _Run:
         """The latest loss and objective, by name."""
         shown = {"loss": self.row.get("train/loss"), self.config.objective: self.row.get(self.config.objective)}
         return ", ".join(score(name, value) for name, value in shown.items() if value is not None)
-
-    def _journal_bytes(self) -> int:
-        with contextlib.suppress(OSError):
-            return (self.folder / "metrics.jsonl").stat().st_size
-        return 0
 
 
 class _Engine:
@@ -263,7 +247,8 @@ class _Engine:
         threads = config.trainer.threads or self._slots.threads
         job = Job(plain(config), str(target), self._task, threads, gpu, sys.argv[0], command())
         process = self._context.Process(target=work, args=(job,), name=target.name)
-        run = _Run(config, target, gpu, process, [path for path in (target, *target.parents) if not path.exists()])
+        made = [path for path in (target, *target.parents) if not path.exists()]
+        run = _Run(config, target, gpu, process, made, Tail(target / "metrics.jsonl", from_end=True))
         process.start()
         self._running.append(run)
         self._shown.started(target.name)

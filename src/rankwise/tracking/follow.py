@@ -19,7 +19,7 @@ from typing import Any
 from rankwise.errors import reason
 from rankwise.tracking import record as records
 from rankwise.tracking.fields import objective
-from rankwise.tracking.journal import parse
+from rankwise.tracking.journal import Tail
 from rankwise.tracking.record import Record
 from rankwise.tracking.trackers import Tracker, start
 
@@ -40,15 +40,10 @@ def tell(folder: Path, tracker: Tracker, record: Record, rows: Iterator[list[dic
 
 def while_open(stream: Any, folder: Path, attempt: int) -> Iterator[list[dict[str, Any]]]:
     """New rows of this attempt, until the stream ends; what is there by then comes last."""
-    path, position, is_open = folder / "metrics.jsonl", 0, True
+    journal, is_open = Tail(folder / "metrics.jsonl"), True
     while is_open:
         is_open = not select.select([stream], [], [], _LOOK_S)[0] or bool(stream.read(1))
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-            file.seek(position)
-            content = file.read()
-            whole = content[: content.rfind(b"\n") + 1]
-            position += len(whole)
-            yield [row for row in parse(whole) if row["attempt"] == attempt]
+        yield [row for row in journal.rows() if row["attempt"] == attempt]
 
 
 def main(folder: Path) -> None:

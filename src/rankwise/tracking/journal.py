@@ -42,6 +42,26 @@ class Journal:
         self.file.close()
 
 
+class Tail:
+    """Reads the rows that are appended to a journal, from its start or from its present end."""
+
+    def __init__(self, path: Path, from_end: bool = False):
+        self.path = path
+        self.position = path.stat().st_size if from_end and path.exists() else 0
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Those that were written since the last call; a row that is half written waits for the next."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.position)
+                content = file.read()
+        except OSError:  # not there yet
+            return []
+        whole = content[: content.rfind(b"\n") + 1]
+        self.position += len(whole)
+        return parse(whole)
+
+
 def parse(content: bytes) -> list[dict[str, Any]]:
     """The rows in what was read of a file: numbers and nulls, with their attempt.
 
