@@ -15,9 +15,10 @@ from zygote import until
 from rankwise.config import Config, plain, typed
 from rankwise.identity import folder
 from rankwise.run import run
+from rankwise.tracking.aside import set_aside
 from rankwise.tracking.journal import read_rows
 from rankwise.tracking.lease import owned
-from rankwise.tracking.record import find, read
+from rankwise.tracking.record import begin, find, read
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -117,6 +118,23 @@ def test_a_result_outlives_an_attempt_to_run_it_again(tiny, harm):
     kept = read(folder(tiny()))
     assert kept.run == first.run | {"attempts": 2} and (kept.metrics, kept.error) == (first.metrics, None)
     assert run(tiny(rerun=True)).run["attempts"] == 3, "rows of metrics.jsonl are told apart by it"
+
+
+def test_a_result_outlives_the_kill_of_its_rerun_after_the_new_weights_were_written(tiny):
+    first = run(tiny())
+    (first.folder / "merged").mkdir()
+    files = {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()}
+    for name in ("result.json", "adapter", "all"):  # where the kill comes: in setting aside, or behind it
+        set_aside(first.folder)
+        if name == "all":
+            begin(tiny(rerun=True), first).write()
+            (first.folder / "adapter").mkdir()
+            (first.folder / "adapter" / "adapter_model.safetensors").write_text("of the rerun")
+        elif name == "result.json":
+            (first.folder / "earlier" / "adapter").replace(first.folder / "adapter")
+        assert run(tiny()) == first
+        assert {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()} == files
+    assert (first.folder / "merged").is_dir() and not (first.folder / "earlier").exists()
 
 
 def test_labels_of_a_regression_are_not_rounded_to_the_weights(tiny):

@@ -16,6 +16,7 @@ from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.measure.clock import Clock
 from rankwise.paths import UNFINISHED, WRITTEN_FIRST
+from rankwise.tracking import aside
 from rankwise.tracking import record as records
 from rankwise.tracking.journal import Journal
 from rankwise.tracking.lease import owned
@@ -35,6 +36,9 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
     made = [path for path in (run_folder, *run_folder.parents) if not path.exists()]
     with _writable(run_folder), owned(run_folder) as mine:
         earlier = records.read(run_folder) if (run_folder / "result.json").exists() else None
+        was_cut = earlier is None or earlier.status != records.FINISHED
+        if mine and was_cut and not config.rerun and aside.put_back(run_folder):
+            earlier = records.read(run_folder)
         if not mine:
             theirs = earlier or records.begin(config, None)
             theirs.run["status"] = records.RUNNING  # whatever an earlier attempt of it wrote
@@ -44,12 +48,15 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
             _tidy(run_folder)  # it may have been killed between its end and this
             _answer_sweep(earlier)
             return earlier
+        if earlier and earlier.status == records.FINISHED:
+            aside.set_aside(run_folder)
         record = records.begin(config, earlier)
         mirror = Mirror(record)
         try:
             return _tell(config, record, mirror, on_progress)
         except BaseException as error:
-            if earlier and earlier.status == records.FINISHED:  # what was there before it was run again
+            if aside.put_back(run_folder):  # what was there before it was run again
+                earlier = records.read(run_folder)
                 earlier.run["attempts"] = record.run["attempts"]
                 earlier.write()
             elif isinstance(error, Refused | OSError) and not mirror.started and not earlier:
@@ -77,6 +84,7 @@ def _tidy(run_folder: Path) -> None:
     """Remove what a finished run has no use for, and records that a process was writing when it was killed."""
     for path in [*(run_folder / name for name in UNFINISHED), *run_folder.glob(".result.json.*")]:
         path.unlink(missing_ok=True)
+    aside.drop(run_folder)
 
 
 def _unmake(run_folder: Path, made: list[Path]) -> None:

@@ -13,7 +13,7 @@ from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.study import progress
 from rankwise.study.worker import SKIPPED, End
-from rankwise.tracking import lease
+from rankwise.tracking import aside, lease
 from rankwise.tracking import record as records
 from rankwise.tracking.record import FAILED, FINISHED, RUNNING, STOPPED, Record
 
@@ -82,7 +82,7 @@ def correct(path: Path, status: str, error: dict[str, Any] | None) -> None:
         while (path / "result.json").exists() and time.monotonic() < deadline:
             with lease.owned(path) as mine:
                 record = records.read(path) if mine else None
-                if record and record.status == RUNNING:
+                if record and record.status == RUNNING and not aside.put_back(path):
                     record.run |= {"status": status, "ended": records.now()}
                     record.error = error
                     record.write()
