@@ -10,7 +10,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from rankwise.config import Config, Quant
-from rankwise.measure.ledger import PARTS, Ledger, held_bytes
+from rankwise.measure.ledger import PARTS, Footprint, Ledger, held_bytes
 from rankwise.model.adapt import adapt
 from rankwise.model.quantize import _torchao
 from rankwise.tasks.scores import ClassScorer
@@ -200,6 +200,18 @@ def test_tied_weights_are_held_once():
     with Ledger(model) as book:
         pass
     assert book.footprint().parts["weights"] == 64
+
+
+def test_the_peak_of_a_base_that_is_shared_out_is_where_the_borrowed_weights_are():
+    def held(activations: int, other: int) -> dict[str, int]:
+        return {"weights": 80, "gradients": 0, "optimizer": 11, "activations": activations, "other": other}
+
+    by_phase = {"forward": held(14, 0), "backward": held(13, 6), "step": held(0, 20)}
+    whole = Footprint(by_phase, held(14, 20))
+    assert (whole.peak, whole.phase) == (111, "step")
+    one = whole.shared_out(devices=2, frozen=80, lent=10)
+    assert one.phases == {"forward": 75, "backward": 80, "step": 71} and (one.peak, one.phase) == (80, "backward")
+    assert one.parts == held(13, 16) | {"weights": 40} and one.peaks == held(14, 30) | {"weights": 40}
 
 
 def test_a_quantized_weight_has_the_bytes_that_are_stored():

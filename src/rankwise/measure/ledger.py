@@ -19,17 +19,30 @@ PARTS = ("weights", "gradients", "optimizer", "activations", "other")
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes at the moment when their sum was largest, and the most that each part held at any moment.
+    """Bytes of each part at the moment when their sum was largest, and the most that each part held at any moment.
 
-    ``parts`` sum to ``peak``. The parts' own peaks happen at different moments, so they sum to more.
-    ``activations`` are tensors saved for the backward pass, ``other`` is what none of the four names: temporaries, the
-    batch, what checkpointing computes a second time.
+    The parts' own peaks happen at different moments, so they sum to more than the peak. ``activations`` are tensors
+    saved for the backward pass, ``other`` is what none of the four names: temporaries, the batch, what checkpointing
+    computes a second time.
     """
 
-    parts: dict[str, int]
+    by_phase: dict[str, dict[str, int]]  # parts at the largest sum within forward, backward and step
     peaks: dict[str, int]
-    phase: str  # forward, backward or step: where the sum was largest
-    phases: dict[str, int]  # the largest sum within each
+
+    @property
+    def phases(self) -> dict[str, int]:
+        """The largest sum within each."""
+        return {phase: sum(parts.values()) for phase, parts in self.by_phase.items()}
+
+    @property
+    def phase(self) -> str:
+        """Where the sum was largest."""
+        return max(self.phases, key=self.phases.__getitem__)
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """They sum to ``peak``."""
+        return self.by_phase[self.phase]
 
     @property
     def peak(self) -> int:
@@ -41,11 +54,12 @@ class Footprint:
         bytes of them while it computes.
         """
         less = frozen - frozen // devices
-        parts, peaks = ({**held, "weights": held["weights"] - less} for held in (self.parts, self.peaks))
-        phases = {phase: size - less + lent * (phase != "step") for phase, size in self.phases.items()}
-        peaks["other"] += lent
-        parts["other"] += lent * (self.phase != "step")
-        return Footprint(parts, peaks, self.phase, phases)
+
+        def on_one(held: dict[str, int], borrowed: int) -> dict[str, int]:
+            return held | {"weights": held["weights"] - less, "other": held["other"] + borrowed}
+
+        by_phase = {phase: on_one(held, lent * (phase != "step")) for phase, held in self.by_phase.items()}
+        return Footprint(by_phase, on_one(self.peaks, lent))
 
     def to_dict(self) -> dict[str, Any]:
         """For the record: ``{part}_bytes`` and ``peak_bytes`` at the peak, its ``phase``; ``phases`` and ``peaks``."""
@@ -80,9 +94,8 @@ class Ledger(TorchDispatchMode):
         self.model, self.optimizer, self.phase = model, optimizer, "forward"
         self._held: dict[int, _Held] = {}
         self._now = dict.fromkeys(PARTS, 0)
-        self._sum = self._most = 0
-        self._peaks = dict.fromkeys(PARTS, 0)
-        self._at_peak, self._phase_at_peak, self._phases = dict(self._now), self.phase, dict[str, int]()
+        self._sum, self._peaks = 0, dict.fromkeys(PARTS, 0)
+        self._most, self._at_peak = dict[str, int](), dict[str, dict[str, int]]()  # by phase
         for tensor in [*model.parameters(), *model.buffers(), *quant_states(model)]:
             self._label(tensor, "weights")
 
@@ -120,7 +133,7 @@ class Ledger(TorchDispatchMode):
 
     def footprint(self) -> Footprint:
         """What has been seen so far."""
-        return Footprint(dict(self._at_peak), dict(self._peaks), self._phase_at_peak, dict(self._phases))
+        return Footprint(dict(self._at_peak), dict(self._peaks))
 
     def _see(self, tensor: torch.Tensor, part: str = "other") -> None:
         for storage in _storages(tensor):
@@ -144,16 +157,15 @@ class Ledger(TorchDispatchMode):
                 held.part = part
                 self._now[part] += held.size
                 self._peaks[part] = max(self._peaks[part], self._now[part])
-                if self._sum == self._most:
-                    self._at_peak = dict(self._now)
+                if self._sum == self._most.get(self.phase):
+                    self._at_peak[self.phase] = dict(self._now)
 
     def _add(self, part: str, size: int) -> None:
         self._now[part] += size
         self._sum += size
         self._peaks[part] = max(self._peaks[part], self._now[part])
-        self._phases[self.phase] = max(self._phases.get(self.phase, 0), self._sum)
-        if self._sum > self._most:
-            self._most, self._at_peak, self._phase_at_peak = self._sum, dict(self._now), self.phase
+        if self._sum > self._most.get(self.phase, 0):
+            self._most[self.phase], self._at_peak[self.phase] = self._sum, dict(self._now)
 
     def _freed(self, key: int) -> Any:
         ledger = weakref.ref(self)  # storages outlive the ledger and must not keep it
