@@ -17,9 +17,11 @@ from rankwise.errors import Refused
 from rankwise.model.targets import block_linears
 
 
-@pytest.mark.parametrize("shape", ["bert", "gpt2", "llama"])
-def test_each_is_as_alone_and_switching_is_cheap(trained, shape):
-    runs = [trained(shape), trained(shape, method__rank=4), trained(shape, "rslora", data_seed=1)]
+@pytest.mark.parametrize(("shape", "whole"), [("bert", "LayerNorm"), ("gpt2", "wte"), ("llama", "embed_tokens")])
+def test_each_is_as_alone_and_switching_is_cheap(trained, shape, whole):
+    """One of them has trained modules of the base whole, which are the base's own again for the next."""
+    larger = trained(shape, method__rank=4, method__modules_to_save=[whole])
+    runs = [trained(shape), larger, trained(shape, "rslora", data_seed=1)]
     found = swap(runs)
     assert [row["run"] for row in found["adapters"]] == [run.name for run in runs]
     assert all(row["same"] and row["relative_error"] < 1e-5 and row["rows"] == 64 for row in found["adapters"])

@@ -225,16 +225,18 @@ class Shared:
     def __init__(self, runs: list[Run]) -> None:
         self.lm, self.tokenizer = stored_base(runs[0])
         self.heads, self.whole = base.head_names(self.lm), dict[str, Tensors]()
-        names = set(self.lm.state_dict())
+        stored = self.lm.state_dict()
         for run in runs:
             tensors = load_file(run.adapter / ADAPTER_FILE)
             bare = {name.removeprefix(PREFIX): value for name, value in tensors.items()}
-            self.whole[run.key] = {name: value for name, value in bare.items() if name in names}
-            own = {name: value for name, value in tensors.items() if name.removeprefix(PREFIX) not in names}
+            self.whole[run.key] = {name: value for name, value in bare.items() if name in stored}
+            own = {name: value for name, value in tensors.items() if name.removeprefix(PREFIX) not in stored}
             try:
                 self._add(run, own)
             except CANNOT as error:  # one is on query and value, the other on the layer that fuses them
                 raise Refused(f"{run.folder}: not beside {runs[0].name} on one base ({reason(error)})") from None
+        as_stored = {name: stored[name] for whole in self.whole.values() for name in whole}
+        self.whole = {key: as_stored | whole for key, whole in self.whole.items()}
         ready(self.model, runs[0])
 
     def _add(self, run: Run, tensors: Tensors) -> None:
@@ -250,7 +252,7 @@ class Shared:
             set_peft_model_state_dict(self.model, tensors, adapter_name=run.key)
 
     def activate(self, run: Run, adapter: str | None = None) -> None:
-        """Switch to a run's adapter, or to another ``adapter``, with the run's head."""
+        """Switch to a run's adapter, or to another ``adapter``, with what the run trained whole on the base's own."""
         self.model.set_adapter(adapter or run.key, inference_mode=True)
         for name, value in self.whole[run.key].items():
             parent, _, leaf = name.rpartition(".")
