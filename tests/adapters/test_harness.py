@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rankwise.adapters import loading
+from rankwise.adapters.harness import evaluate
 from rankwise.adapters.runs import open_run
 from rankwise.cli import main
 from rankwise.compare import predictions_of
@@ -20,26 +21,35 @@ from rankwise.tracking import predictions
 pytest.importorskip("lm_eval")
 LANGUAGE = {"task": "synthetic_lm", "targets": "qv", "objective": "val/perplexity", "trainer__save_full": True}
 WORDS = ["sun", "joy", "win", "fog", "ill", "mud", "box", "map", "cup"]
-TASK = """
-task: moods
+DATA = """
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {file}}}}}
 test_split: test
-output_type: multiple_choice
 doc_to_text: "{{{{text}}}} mood:"
+"""
+TASKS = {
+    "moods": """
+output_type: multiple_choice
 doc_to_target: label
 doc_to_choice: [joy, fog]
-metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
-"""
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+""",
+    "sayings": """
+output_type: loglikelihood
+doc_to_target: " joy"
+metric_list: [{metric: perplexity, aggregation: perplexity, higher_is_better: false}]
+""",
+}
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a task of 40 questions and two answers each, right by chance."""
+    """Tasks of 40 texts: which of two answers is right, which is chance, and how likely one of them is."""
     folder, rng = tmp_path_factory.mktemp("tasks"), np.random.default_rng(0)
     docs = [{"text": " ".join(rng.choice(WORDS, 4)), "label": int(rng.integers(2))} for _ in range(40)]
     (folder / "moods.json").write_text(json.dumps(docs))
-    (folder / "moods.yaml").write_text(TASK.format(file=folder / "moods.json"))
+    for name, own in TASKS.items():
+        (folder / f"{name}.yaml").write_text(f"task: {name}{DATA.format(file=folder / 'moods.json')}{own}")
     return folder
 
 
@@ -74,6 +84,13 @@ def test_the_record_holds_what_the_model_answers_and_how_it_differs_from_the_bas
     assert open_run(run.folder).record.metrics["harness"]["moods:acc"] == told
     kept = predictions.read(run.folder, run.name, ("label", "acc"), "harness/moods.parquet")
     assert kept.columns["acc"].tolist() == right["run"].tolist()
+
+
+def test_scores_are_added_to_those_that_another_process_has_written(trained, task):
+    run = trained("llama", optim__lr=0.3, **LANGUAGE)
+    for name in TASKS:  # both begin with the record as it is in ``run``
+        evaluate([run], [name], include=task)
+    assert {"moods:acc", "sayings:perplexity"} <= open_run(run.folder).record.metrics["harness"].keys()
 
 
 def test_a_report_compares_by_such_a_score_paired_by_seed_and_item(trained, task, tmp_path, capsys):

@@ -18,7 +18,7 @@ from rankwise.errors import Refused
 from rankwise.identity import folder, run_id
 from rankwise.tracking import predictions, provenance
 from rankwise.tracking.lease import is_live, owned
-from rankwise.tracking.record import Record, begin, find, read, write_atomically
+from rankwise.tracking.record import Record, begin, find, read, revise, write_atomically
 
 
 def finished(config: Config, **groups: Any) -> Record:
@@ -121,6 +121,23 @@ def test_a_running_record_without_a_process_reads_as_stopped(tiny):
         assert read(record.folder).status == "running"
     assert read(record.folder).status == "stopped"
     assert '"status": "running"' in (record.folder / "result.json").read_text()  # reading writes nothing
+
+
+def test_of_many_that_revise_a_record_at_once_no_change_is_lost(tiny):
+    record, names = finished(tiny()), [f"task{number}" for number in range(8)]
+
+    def add(name: str) -> None:
+        assert revise(record.folder, lambda now: now.metrics.setdefault("test", {}).update({name: {"value": 0.5}}))
+
+    threads = [threading.Thread(target=add, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(read(record.folder).metrics["test"]) == names
+    with owned(record.folder):
+        assert not revise(record.folder, lambda now: now.run.update(name="other"), wait_s=0.0)
+    assert read(record.folder).run["name"] == record.run["name"]
 
 
 def test_an_owner_that_raises_lets_go(tmp_path):

@@ -16,6 +16,7 @@ from rankwise.compare import on_rows
 from rankwise.errors import Refused, did_you_mean, reason
 from rankwise.metrics import named
 from rankwise.tracking import predictions
+from rankwise.tracking.record import Record, revise
 
 Ask = Callable[[nn.Module, Any, Run], dict[str, Any]]
 
@@ -58,9 +59,12 @@ def _evaluate(run: Run, ask: Ask, asked: dict[str, int], before: dict[Any, dict[
             if name in columns and name in answers:
                 scores[key]["difference"] = on_rows(named(key), answers, columns)
         predictions.store(run.folder / predictions.harness_file(task), columns)
-    record = run.record
-    record.metrics["harness"] = record.metrics.get("harness", {}) | scores
-    record.write()
+
+    def add(record: Record) -> None:
+        record.metrics["harness"] = record.metrics.get("harness", {}) | scores
+
+    if not revise(run.folder, add):
+        raise Refused(f"{run.folder}: another process is at the run; ask again when it has ended: no score is recorded")
     return {"run": run.name, "scores": scores}
 
 

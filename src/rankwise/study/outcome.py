@@ -1,7 +1,6 @@
 """How runs end, on this machine or another, as their records tell."""
 
 import contextlib
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,18 +76,15 @@ def score(name: str, value: float) -> str:
 
 def correct(path: Path, status: str, error: dict[str, Any] | None) -> None:
     """Rewrite a record that still says "running" though its process is gone. Any other is left as it is."""
-    deadline = time.monotonic() + 2.0  # what the run had started may hold its folder until it is gone too
+
+    def end(record: Record) -> None:
+        if record.status == RUNNING and not aside.put_back(path):
+            record.run |= {"status": status, "ended": records.now()}
+            record.error = error
+
     with contextlib.suppress(Refused, OSError):  # not a record, or a full disk: nothing to mend
-        while (path / "result.json").exists() and time.monotonic() < deadline:
-            with lease.owned(path) as mine:
-                record = records.read(path) if mine else None
-                if record and record.status == RUNNING and not aside.put_back(path):
-                    record.run |= {"status": status, "ended": records.now()}
-                    record.error = error
-                    record.write()
-            if mine:
-                return
-            time.sleep(0.05)
+        if (path / "result.json").exists():
+            records.revise(path, end, wait_s=2.0)  # what the run had started may hold it until it is gone too
 
 
 def refuse(config: Config, error: str, before: int) -> End:

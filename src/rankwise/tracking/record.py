@@ -12,7 +12,8 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -137,6 +138,26 @@ def read(folder: Path) -> Record:
     if record.status == RUNNING and not lease.is_live(folder):
         record.run["status"] = STOPPED
     return record
+
+
+def revise(folder: Path, change: Callable[[Record], object], wait_s: float = 10.0) -> bool:
+    """Read the record in a run folder, let ``change`` alter it, and write it if it did, with the folder held for that.
+
+    Returns False where another process has held the folder for ``wait_s``. Raises Refused, as ``read``.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        with lease.owned(folder) as mine:
+            if mine:
+                record = read(folder)
+                before = record.to_dict()
+                change(record)
+                if record.to_dict() != before:
+                    record.write()
+                return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.05)
 
 
 def parse(values: Any, source: object) -> Record:

@@ -15,8 +15,7 @@ from rankwise.errors import Refused, plural, reason
 from rankwise.tracking import record as records
 from rankwise.tracking.fields import objective
 from rankwise.tracking.journal import read_rows
-from rankwise.tracking.lease import owned
-from rankwise.tracking.record import RUNNING, Record
+from rankwise.tracking.record import Record
 from rankwise.tracking.wandb_run import FILES, PROJECT, WandbRun, is_sent, mode_of, one_line, placed
 
 PREFIX = "wandb:"
@@ -190,7 +189,5 @@ def push(own: list[Record], address: Address, tell: Callable[[str], None]) -> li
 
 def _note(record: Record, tracker: WandbRun) -> None:
     """Where it is now, in the record on disk, unless a process is at the run."""
-    with owned(record.folder) as mine:
-        if mine and record.status != RUNNING:
-            record.run["wandb"] = tracker.about | ({"problem": tracker.problem} if tracker.problem else {})
-            record.write()
+    record.run["wandb"] = tracker.about | ({"problem": tracker.problem} if tracker.problem else {})
+    records.revise(record.folder, lambda on_disk: on_disk.run.update({"wandb": record.run["wandb"]}), wait_s=0.0)
