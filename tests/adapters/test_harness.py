@@ -93,6 +93,14 @@ def test_scores_are_added_to_those_that_another_process_has_written(trained, tas
     assert {"moods:acc", "sayings:perplexity"} <= open_run(run.folder).record.metrics["harness"].keys()
 
 
+def test_a_base_is_asked_in_the_precision_of_each_run(trained, task):
+    run = trained("llama", optim__lr=0.3, **LANGUAGE)
+    low = replace(run, record=replace(run.record, compute=run.record.compute | {"precision": "bf16"}))
+    both, alone = (evaluate(runs, ["sayings"], include=task, base=True)["runs"] for runs in ([run, low], [low]))
+    exact, rounded, again = (asked["scores"]["sayings:perplexity"]["before"]["value"] for asked in (*both, *alone))
+    assert exact != rounded == again == pytest.approx(exact, rel=0.1)
+
+
 def test_a_report_compares_by_such_a_score_paired_by_seed_and_item(trained, task, tmp_path, capsys):
     runs = [
         trained("llama", method, seed=seed, study="asked", optim__lr=lr, **LANGUAGE)

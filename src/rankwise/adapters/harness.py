@@ -47,17 +47,23 @@ def evaluate(
 
 def _evaluate(run: Run, ask: Ask, asked: dict[str, int], before: dict[Any, dict[str, Any]] | None) -> dict[str, Any]:
     lm, tokenizer = loading.stored_base(run)
-    if before is not None and run.base not in before:
-        before[run.base] = _read(ask(loading.ready(lm, run), tokenizer, run))
+    of_base = {}
+    if before is not None:
+        key = (run.base, loading.numerics(run).precision)  # it answers otherwise where it computes otherwise
+        if key not in before:
+            before[key] = _read(ask(loading.ready(lm, run), tokenizer, run))
+        of_base = before[key]
     tasks = _read(ask(loading.ready(loading.adapted(lm, run), run), tokenizer, run))
     scores = {}
     for task, (cells, columns) in tasks.items():
-        of_base, answers = (before or {}).get(run.base, {}).get(task, ({}, {}))
+        base_cells, answers = of_base.get(task, ({}, {}))
         for name, cell in cells.items():
-            key = f"{task}:{name}"
-            scores[key] = cell | asked | ({"before": of_base[name]} if of_base else {})
-            if name in columns and name in answers:
-                scores[key]["difference"] = on_rows(named(key), answers, columns)
+            score = f"{task}:{name}"
+            scores[score] = cell | asked
+            if of_base:
+                scores[score] |= {"before": base_cells[name]}
+                if name in columns and name in answers:
+                    scores[score]["difference"] = on_rows(named(score), answers, columns)
         predictions.store(run.folder / predictions.harness_file(task), columns)
 
     def add(record: Record) -> None:
@@ -91,10 +97,11 @@ def _harness(tasks: list[str], include: Path | None, options: dict[str, Any]) ->
 
     def ask(model: nn.Module, tokenizer: Any, run: Run) -> dict[str, Any]:
         try:
-            with warnings.catch_warnings(), loading.numerics(run).autocast():
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                size = run.config.trainer.eval_batch_size
-                lm = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=size)
+                how = {"batch_size": run.config.trainer.eval_batch_size, "backend": "causal"}
+                how["mixed_precision_dtype"] = loading.numerics(run).mixed  # it turns off an autocast around it
+                lm = HFLM(pretrained=model, tokenizer=tokenizer, **how)
                 results = evaluator.simple_evaluate(lm, tasks=list(tasks), task_manager=manager, **options)
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:  # a stranger's file, or the hub
             raise Refused(f"--tasks {','.join(tasks)}: cannot be asked ({reason(error)})") from None

@@ -29,10 +29,14 @@ class Numerics:
         accelerator = "gpu" if self.device.type == "cuda" else self.device.type
         return {"accelerator": accelerator, "devices": 1, "precision": names[self.precision]}
 
+    @property
+    def mixed(self) -> torch.dtype | None:
+        """In which type autocast multiplies; None where all is of one type."""
+        return LOW[self.precision] if self.precision in ("bf16", "fp16") else None
+
     def autocast(self) -> Any:
         """What Lightning wraps a step in, for use outside it."""
-        mixed = self.precision in ("bf16", "fp16")
-        return torch.autocast(self.device.type, LOW.get(self.precision), enabled=mixed)
+        return torch.autocast(self.device.type, self.mixed, enabled=self.mixed is not None)
 
     def to_dict(self) -> Compute:
         """The same for the record."""
