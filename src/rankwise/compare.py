@@ -4,7 +4,7 @@ A *replicate* is a pair (seed, data_seed); runs of several arms are paired by it
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, product
@@ -257,12 +257,18 @@ def predictions_of(record: Record, metric: Metric) -> Predictions:
         raise Unreadable(f"predictions do not say which rows {metric.name} is of")
     file = harness_file(metric.task) if metric.task else FILE
     predictions = read(record.folder, name, metric.columns, file)
-    here = metric.value(*(np.asarray(predictions.columns[column], dtype=float) for column in metric.columns))
-    recorded = (record.scores.get(metric.name) or {}).get("value")
-    if recorded is None or not (math.isclose(here, recorded, rel_tol=_AGREES, abs_tol=_AGREES) or math.isnan(here)):
-        shown = "none" if recorded is None else f"{recorded:.4f}"
-        raise Unreadable(f"predictions of {name} give {metric.name} {here:.4f}, its record says {shown}")
+    if why := unlike(metric, predictions.columns, (record.scores.get(metric.name) or {}).get("value")):
+        raise Unreadable(f"predictions of {name} give {why}")
     return predictions
+
+
+def unlike(metric: Metric, columns: Mapping[str, np.ndarray], recorded: float | None) -> str | None:
+    """What a run's items give, where its record says another score; None where they agree."""
+    here = metric.value(*(np.asarray(columns[column], dtype=float) for column in metric.columns))
+    if recorded is not None and (math.isclose(here, recorded, rel_tol=_AGREES, abs_tol=_AGREES) or math.isnan(here)):
+        return None
+    shown = "none" if recorded is None else f"{recorded:.4f}"
+    return f"{metric.name} {here:.4f}, its record says {shown}"
 
 
 def _classes(record: Record) -> int:

@@ -97,7 +97,9 @@ def test_a_base_is_asked_in_the_precision_of_each_run(trained, task):
     run = trained("llama", optim__lr=0.3, **LANGUAGE)
     low = replace(run, record=replace(run.record, compute=run.record.compute | {"precision": "bf16"}))
     both, alone = (evaluate(runs, ["sayings"], include=task, base=True)["runs"] for runs in ([run, low], [low]))
-    exact, rounded, again = (asked["scores"]["sayings:perplexity"]["before"]["value"] for asked in (*both, *alone))
+    told = [asked["scores"]["sayings:perplexity"] for asked in (*both, *alone)]
+    assert all(one["difference"] is None and "its record says" in one["not_paired"] for one in told), "no mean of items"
+    exact, rounded, again = (one["before"]["value"] for one in told)
     assert exact != rounded == again == pytest.approx(exact, rel=0.1)
 
 

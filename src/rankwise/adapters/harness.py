@@ -12,13 +12,14 @@ from torch import nn
 
 from rankwise.adapters import loading
 from rankwise.adapters.runs import Run
-from rankwise.compare import on_rows
+from rankwise.compare import on_rows, unlike
 from rankwise.errors import Refused, did_you_mean, reason
-from rankwise.metrics import named
+from rankwise.metrics import Metric, named
 from rankwise.tracking import predictions
 from rankwise.tracking.record import Record, revise
 
 Ask = Callable[[nn.Module, Any, Run], dict[str, Any]]
+Tested = tuple[dict[str, Any], dict[str, np.ndarray]]  # scores by metric, and columns of what each item scored
 
 
 def evaluate(
@@ -56,14 +57,10 @@ def _evaluate(run: Run, ask: Ask, asked: dict[str, int], before: dict[Any, dict[
     tasks = _read(ask(loading.ready(loading.adapted(lm, run), run), tokenizer, run))
     scores = {}
     for task, (cells, columns) in tasks.items():
-        base_cells, answers = of_base.get(task, ({}, {}))
         for name, cell in cells.items():
-            score = f"{task}:{name}"
-            scores[score] = cell | asked
-            if of_base:
-                scores[score] |= {"before": base_cells[name]}
-                if name in columns and name in answers:
-                    scores[score]["difference"] = on_rows(named(score), answers, columns)
+            metric = named(f"{task}:{name}")
+            gained = _gained(metric, of_base[task], (cells, columns)) if of_base else {}
+            scores[metric.name] = cell | asked | gained
         predictions.store(run.folder / predictions.harness_file(task), columns)
 
     def add(record: Record) -> None:
@@ -72,6 +69,20 @@ def _evaluate(run: Run, ask: Ask, asked: dict[str, int], before: dict[Any, dict[
     if not revise(run.folder, add):
         raise Refused(f"{run.folder}: another process is at the run; ask again when it has ended: no score is recorded")
     return {"run": run.name, "scores": scores}
+
+
+def _gained(metric: Metric, before: Tested, after: Tested) -> dict[str, Any]:
+    """The base's score and the difference from it, paired over items; null, and why, where a score is no mean of its
+    items, as a perplexity is not.
+    """
+    name = metric.columns[1]
+    found: dict[str, Any] = {"before": before[0][name], "difference": None}
+    for cells, columns in (before, after):
+        if name not in columns:
+            return found | {"not_paired": f"{metric.name} has no number for each item"}
+        if why := unlike(metric, columns, cells[name]["value"]):
+            return found | {"not_paired": f"the mean over items gives {why}"}
+    return found | {"difference": on_rows(metric, before[1], after[1])}
 
 
 def _harness(tasks: list[str], include: Path | None, options: dict[str, Any]) -> Ask:
@@ -110,7 +121,7 @@ def _harness(tasks: list[str], include: Path | None, options: dict[str, Any]) ->
     return ask
 
 
-def _read(results: dict[str, Any]) -> dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]]:
+def _read(results: dict[str, Any]) -> dict[str, Tested]:
     """By task its scores {value, se, n} by metric, and a column for each metric with what each item scored."""
     return {task: (_cells(results, task), _columns(samples)) for task, samples in results["samples"].items()}
 

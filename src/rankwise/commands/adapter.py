@@ -191,6 +191,9 @@ def _tell_eval(document: Document) -> None:
             before = _score(score["before"]) if "before" in score else "–"
             rows.append([run["run"], name, score["n"], _score(score), before, _gap(score.get("difference"))])
     show_table(["run", "task:metric", "items", "score", "base", "paired difference"], rows)
+    reasons = dict.fromkeys(score.get("not_paired") for run in document["runs"] for score in run["scores"].values())
+    for reason in filter(None, reasons):
+        tell(f"no paired difference: {reason}")
     tell("± one standard error over items; rankwise report STUDY --score TASK:METRIC compares runs by one of these")
 
 

@@ -219,7 +219,8 @@ class _Harness(_Score, total=False):
     shots: Count  # that were asked for; absent: the task's own
     limit: Count  # of its items; absent: all
     before: Score  # of the base as it is
-    difference: Score  # from it, paired over items
+    difference: Score | None  # from it, paired over items
+    not_paired: str  # why there is no difference
 
 
 class _Validated(TypedDict, total=False):
