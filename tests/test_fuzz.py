@@ -188,7 +188,7 @@ FLAGS = {
     "plan": "-m --multirun --params --json --gpu= --gpus= --fit= --mfu= --power= --margin=",
     "sweep": "--convert --rerun --json --count= --seed= --jobs=",
     "report": "--json --csv --markdown --latex --methods --by= --score= --out= --columns= --figures= --pack=",
-    "claims": "--json --only= --tier= --markdown= --html=",
+    "claims": "--json --only= --tier= --markdown=",
     "analyze": "--json --layer= --module= --side= --of= --out=",
     "adapter": "--json --out= --push= --dtype= --rank= --weights= --how= --density= --energy=",
     "dashboard": "--json --push --entity= --project=",

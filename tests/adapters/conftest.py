@@ -1,5 +1,6 @@
 """What is done to the runs of ``trained``."""
 
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,16 +18,15 @@ from rankwise.model import base
 @pytest.fixture(scope="session")
 def other_head(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """``other_head("bert")``: a saved base whose head was trained for another task, with three labels at a time."""
-    made: dict[str, Path] = {}
 
+    @functools.cache
     def save(shape: str) -> str:
-        if shape not in made:
-            source, made[shape] = tiny_config(shape).model, tmp_path_factory.mktemp(f"head-{shape}")
-            model, tokenizer = base.load(source, resolve(source), 3, 0)
-            model.config.problem_type = "multi_label_classification"  # type: ignore[union-attr]
-            model.save_pretrained(made[shape])  # type: ignore[operator]
-            tokenizer.save_pretrained(made[shape])
-        return str(made[shape])
+        source, folder = tiny_config(shape).model, tmp_path_factory.mktemp(f"head-{shape}")
+        model, tokenizer = base.load(source, resolve(source), 3, 0)
+        model.config.problem_type = "multi_label_classification"  # type: ignore[union-attr]
+        model.save_pretrained(folder)  # type: ignore[operator]
+        tokenizer.save_pretrained(folder)
+        return str(folder)
 
     return save
 

@@ -187,58 +187,52 @@ def test_dora_on_parts_is_no_single_lora(trained, saved_base, tmp_path):
     assert not (tmp_path / "peft").exists()
 
 
-class _Hub(BaseHTTPRequestHandler):
-    """As much of the hub as an upload needs; what it was sent is kept on the server."""
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.asked.append((self.path, self.headers["Authorization"]))  # type: ignore[attr-defined]
-        here = f"http://127.0.0.1:{self.server.server_port}/me/mine"  # type: ignore[attr-defined]
-        answer: dict[str, Any] = {"url": here}
-        if "/preupload/" in self.path:
-            names = [file["path"] for file in json.loads(body)["files"]]
-            answer = {"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]}
-        elif "/commit/" in self.path:
-            lines = [json.loads(line) for line in body.splitlines()]
-            sent = {line["value"]["path"]: line["value"]["content"] for line in lines if line["key"] == "file"}
-            self.server.files = {name: base64.b64decode(text) for name, text in sent.items()}  # type: ignore[attr-defined]
-            answer = {"success": True, "commitOid": "0" * 40, "commitUrl": f"{here}/commit/0"}
-        self._answer(answer)
-
-    def do_GET(self) -> None:
-        self._answer({"id": "me/mine", "sha": "0" * 40, "siblings": []})
-
-    def _answer(self, document: dict[str, Any]) -> None:
-        text = json.dumps(document).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_: object) -> None:
-        """In silence."""
-
-
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    server.asked, server.files = [], {}  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    yield server
-    server.shutdown()
-    server.server_close()
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[set[str], dict[str, bytes]]]:
+    """As much of the hub as an upload needs: whose requests came, and which files."""
+    tokens, files = set[str](), dict[str, bytes]()
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            tokens.add(self.headers["Authorization"])
+            answer: dict[str, Any] = {"url": f"{address}/me/mine"}
+            if "/preupload/" in self.path:
+                names = [file["path"] for file in json.loads(body)["files"]]
+                answer = {"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]}
+            elif "/commit/" in self.path:
+                sent = [line["value"] for line in map(json.loads, body.splitlines()) if line["key"] == "file"]
+                files.update({value["path"]: base64.b64decode(value["content"]) for value in sent})
+                answer = {"success": True, "commitOid": "0" * 40, "commitUrl": f"{address}/me/mine/commit/0"}
+            self.answer(answer)
+
+        def do_GET(self) -> None:
+            self.answer({"id": "me/mine", "sha": "0" * 40, "siblings": []})
+
+        def answer(self, document: dict[str, Any]) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(document).encode())
+
+        def log_message(self, *_: object) -> None:
+            """In silence."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        address = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        yield tokens, files
+        server.shutdown()
 
 
 def test_a_push_uploads_what_was_exported(trained, tmp_path, hub, capsys):
     out, run = tmp_path / "peft", str(trained().folder)
     assert main(["adapter", "export", run, "--out", str(out), "--push", "me/mine"]) == 0
     assert "pushed to" in capsys.readouterr().out
-    assert hub.files == {file.name: file.read_bytes() for file in out.iterdir()}
-    assert {token for _, token in hub.asked} == {"Bearer hf_secret"}
+    assert hub == ({"Bearer hf_secret"}, {file.name: file.read_bytes() for file in out.iterdir()})
 
 
 def test_a_push_that_cannot_be_is_refused_in_one_line(trained, tmp_path, capsys):

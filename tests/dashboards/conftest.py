@@ -1,18 +1,34 @@
 """A tiny study, tracked online on a server of its own, and the command in a process of its own."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_configs import tiny
-from tracked_study import Command, Study
 from wandb_server import ContractServer, of_nobody
 from zygote import Zygote
 
-from rankwise.config import plain
+from rankwise.config import Config, plain
+from rankwise.identity import folder
+from rankwise.tracking.record import Record, read
 
 ARMS = (("lora", {"method__rank": 2}), ("full", {}))
+
+
+@dataclass
+class Study:
+    """Two arms on two seeds: the files, and the server that was told of them."""
+
+    server: ContractServer
+    folder: Path
+    configs: list[Config]
+
+    def record(self, number: int) -> Record:
+        """As it is on disk."""
+        return read(folder(self.configs[number]))
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +47,6 @@ def study(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Iterator[
 
 
 @pytest.fixture
-def rankwise(zygote: Zygote, tmp_path: Path) -> Command:
+def rankwise(zygote: Zygote, tmp_path: Path) -> Callable[..., Any]:
     """``rankwise("report", folder, WANDB_MODE="offline")``: what came of it."""
     return functools.partial(zygote.rankwise, tmp_path, **of_nobody(tmp_path))

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tracked_study import Study
 from wandb_server import ContractServer
 from wandb_server.http import OPERATIONS
 
@@ -85,7 +84,7 @@ def check_panels(run: dict[str, Any], made: dict[str, dict[str, Any]], group: st
     assert [key["name"] for key in runset["grouping"]] == ["arm.value.method", "arm.value.rank"]
 
 
-def check_report_run(study: Study, group: str) -> None:
+def check_report_run(study: Any, group: str) -> None:
     """The page as it is written here, the figure and the arms, in a run of their own that no comparison takes in."""
     ((name, got),) = [
         (name, run) for name in study.server.runs if (run := study.server.run(name))["jobType"] == "report"

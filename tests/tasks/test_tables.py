@@ -166,9 +166,7 @@ def test_a_column_may_say_the_part(tmp_path):
     assert [len(part) for part in texts(data)] == [40, 120, 40]
     assert set(data.test.texts) == {text for text, _ in ROWS[2::5]}
     path.write_text(path.read_text() + "one more\t1\theld out\n")
-    with pytest.raises(
-        Refused, match=r"^task.split=fold: .*data.tsv line 202 holds 'held out', none of train, trai.*; task.spl"
-    ):
+    with pytest.raises(Refused, match=r"^task.split=fold: .*data.tsv line 202 holds 'held out', none of train, trai.*"):
         read(path, split="fold")
     data = read(path, split="fold", splits={"train": ["Valid", "train", 7], "test": "dev"})
     assert data.skipped == 81 and set(data.test.texts) == {text for text, _ in ROWS[1::5]}
@@ -208,14 +206,6 @@ def test_the_splits_of_a_hub_data_set_are_honoured(hub, monkeypatch):
         from_hub(hub, splits={"train": "trian"})
     with pytest.raises(Refused, match=r"^task.label=lable: .* train row 1 has the columns text, label .did you mean"):
         from_hub(hub, label="lable")
-
-
-def test_a_bad_cell_is_refused_with_the_row_of_parquet(tmp_path):
-    path = write(tmp_path, "parquet", [*ROWS, ("late", None)])
-    with pytest.raises(
-        Refused, match=r"^task.label=label: .*data.parquet row 201 holds (nan|None), no label; task.skip"
-    ):
-        read(path)
 
 
 FILES: dict[str, tuple[Any, str]] = {

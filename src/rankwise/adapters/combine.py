@@ -41,8 +41,10 @@ def combine(
     for run in runs:
         loading.check(run)
     shared = loading.Shared(runs)
-    for run, lora in zip(runs, loras, strict=True):
-        _refuse_more_trained(run, lora, shared)
+    for run, lora in zip(runs, loras, strict=True):  # only factors can be combined; the head is kept apart
+        names = sorted(name.removeprefix(loading.PREFIX) for name in lora.others)
+        if more := next((name for name in names if name.split(".")[0] not in shared.heads), None):
+            raise Refused(f"{run.folder}: trains {more} beside LoRA and the head, which cannot be combined")
     _add(shared, runs, weights, how, rank, density)
     tasks = [_scored(shared, run) for run in runs]
     deltas = combined(shared)
@@ -101,13 +103,6 @@ def _refuse_options(
     if how not in ("cat", "svd") and differ:
         listed = ", ".join(map(str, ranks))
         raise Refused(f"--how {how}: needs adapters of one rank, these have {listed}; use cat or svd")
-
-
-def _refuse_more_trained(run: Run, lora: factors.Lora, shared: loading.Shared) -> None:
-    """Only factors can be combined; the head is kept apart."""
-    names = sorted(name.removeprefix(loading.PREFIX) for name in lora.others)
-    if more := next((name for name in names if name.split(".")[0] not in shared.heads), None):
-        raise Refused(f"{run.folder}: trains {more} beside LoRA and the head, which cannot be combined")
 
 
 def _add(

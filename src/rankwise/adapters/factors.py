@@ -26,20 +26,10 @@ Tensors = dict[str, torch.Tensor]
 
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<which>[AB])\.weight")
 # Options of PEFT's LoRA with which ΔW is not s·B·A, or not of linear layers alone.
-_NOT_PLAIN = [
-    "use_dora",
-    "use_qalora",
-    "use_bdlora",
-    "lora_bias",
-    "layer_replication",
-    "target_parameters",
-    "trainable_token_indices",
-    "kasa_config",
-    "velora_config",
-    "monteclora_config",
-    "alora_invocation_tokens",
-    "arrow_config",
-]
+_NOT_PLAIN = (
+    *("use_dora", "use_qalora", "use_bdlora", "lora_bias", "layer_replication", "target_parameters", "kasa_config"),
+    *("trainable_token_indices", "velora_config", "monteclora_config", "alora_invocation_tokens", "arrow_config"),
+)
 # Starts of PEFT's that leave W as it is; all others take s·B₀A₀ out of it (PiSSA, OLoRA, CorDA, LoRA-GA) or replace it
 # (LoftQ), and an adapter on the untouched W would need that start beside it.
 _KEEPS_BASE = ("gaussian", "eva", "orthogonal")
@@ -232,10 +222,5 @@ def _on_whole_layers(deltas: Deltas) -> Deltas:
 def summary(ranks: Iterable[int]) -> dict[str, float]:
     """Least, median, mean and most of the ranks, and their sum."""
     values = list(ranks)
-    return {
-        "min": min(values),
-        "median": float(median(values)),
-        "mean": mean(values),
-        "max": max(values),
-        "total": sum(values),
-    }
+    middle = {"median": float(median(values)), "mean": mean(values)}
+    return {"min": min(values), **middle, "max": max(values), "total": sum(values)}

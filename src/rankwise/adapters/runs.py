@@ -70,18 +70,14 @@ def open_run(folder: Path) -> Run:
     if not (folder / "result.json").is_file():
         what = "no such folder" if not folder.exists() else "not a run's folder (it has no result.json)"
         raise Refused(f"{folder}: {what}; give outputs/STUDY/RUN")
-    record, config = records.read(folder), _config(folder)
+    record, values = records.read(folder), read_yaml(folder / "config.yaml", "a run's config")
+    try:
+        config = typed(merged(values))
+    except (OmegaConfBaseException, TypeError, ValueError, KeyError) as error:
+        raise Refused(f"{folder}: not a run's folder (config.yaml: {reason(error)})") from None
     if record.status != records.FINISHED:
         raise Refused(f"{folder}: the run has not finished (it is {record.status})")
     return Run(folder.resolve(), config, record)
-
-
-def _config(folder: Path) -> Config:
-    values = read_yaml(folder / "config.yaml", "a run's config")
-    try:
-        return typed(merged(values))
-    except (OmegaConfBaseException, TypeError, ValueError, KeyError) as error:
-        raise Refused(f"{folder}: not a run's folder (config.yaml: {reason(error)})") from None
 
 
 def open_trained(folder: Path) -> Run:

@@ -32,7 +32,13 @@ def swap(runs: list[Run]) -> dict[str, Any]:
         error, size = score.relative(now, own), files.weight_bytes(run.adapter)
         same = error <= TOLERANCE
         rows.append({"run": run.name, "rows": len(own), "relative_error": error, "same": same, "adapter_bytes": size})
-    switches_s = _switches(shared, runs)
+    switches_s = []
+    for turn in range(_SWITCHES + 1):
+        for run in runs:
+            start = time.perf_counter()
+            shared.activate(run)
+            if turn:  # the first of each adapter is left out
+                switches_s.append(time.perf_counter() - start)
     base = [p for name, p in shared.model.named_parameters() if not any(f".{run.key}" in name for run in runs)]
     return {
         "adapters": rows,
@@ -56,15 +62,3 @@ def _alone(run: Run) -> tuple[torch.Tensor, float]:
         torch.cuda.synchronize()
     taken_s = time.perf_counter() - start
     return score.Rows.of(run, tokenizer).logits(model, settings), taken_s
-
-
-def _switches(shared: loading.Shared, runs: list[Run]) -> list[float]:
-    """Seconds of each switch, the first of each adapter left out."""
-    taken_s = []
-    for turn in range(_SWITCHES + 1):
-        for run in runs:
-            start = time.perf_counter()
-            shared.activate(run)
-            if turn:
-                taken_s.append(time.perf_counter() - start)
-    return taken_s

@@ -47,15 +47,8 @@ def analyze(
         else:
             result = getattr(updates, name)(changed, **sided)
     who = [
-        {
-            "id": run.record.run["id"],
-            "name": run.name,
-            "label": label,
-            "study": run.record.run["study"],
-            "method": run.config.method.name,
-            "seed": run.config.seed,
-            "task": run.config.task.name,
-        }
+        {"id": run.record.run["id"], "name": run.name, "label": label, "study": run.config.study}
+        | {"method": run.config.method.name, "seed": run.config.seed, "task": run.config.task.name}
         for run, label in zip(runs, labels(runs), strict=True)
     ]
     head = {"analysis": name, "question": WHAT[name], "made": now(), "layer": layer, "module": module}

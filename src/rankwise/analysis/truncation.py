@@ -29,7 +29,9 @@ def truncation(runs: Sequence[Run]) -> dict[str, Any]:
     same_base(list(runs))
     lora, *loras = (factors.read(run.adapter, _WHAT) for run in runs)
     whole = max(lora.ranks.values())
-    trained = [_trained_rank(run, one) for run, one in zip(others, loras, strict=True)]
+    # A start that was taken out of W stands in the file beside what became of it.
+    halves = [2 if methods.starts_from_base(run.config.method) else 1 for run in others]
+    trained = [max(one.ranks.values()) // half for half, one in zip(halves, loras, strict=True)]
     lower = {2**n for n in range(whole.bit_length()) if 2**n < whole}
     if not lower:
         raise Refused(
@@ -66,11 +68,6 @@ def cuts(run: Run, ranks: Sequence[int], part: str) -> dict[int, float]:
     _, _, tested = _opened(run, lora)
     own, whole = max(lora.ranks.values()), tested(part=part)
     return {rank: float((whole if rank == own else tested(rank, part))[0]["value"]) for rank in ranks}
-
-
-def _trained_rank(run: Run, lora: factors.Lora) -> int:
-    """The rank of its factors; a start that was taken out of W stands in the file beside what became of it."""
-    return max(lora.ranks.values()) // (2 if methods.starts_from_base(run.config.method) else 1)
 
 
 def _opened(run: Run, lora: factors.Lora) -> tuple[Rows, dict[str, factors.Svd], Callable[..., tuple[Score, Columns]]]:

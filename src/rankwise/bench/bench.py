@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,23 +126,21 @@ class _Bench:
                     self.told(f"{self.workload.name}: {who}, {length} steps, {repeat + 1} of {repeats}")
                     runs.append(self._one(who, rank, length, threads=1))
         sweeps: dict[str, list[Measured]] = {}
+        cores = machine.cores()
+        kinds: dict[str, Callable[[], Measured]] = {
+            "trainer, one at a time": lambda: self._peers("trainer", 1, None),
+            "tuned, one at a time": lambda: self._peers("tuned", 1, cores),
+            "tuned, one per core": lambda: self._peers("tuned", cores, 1),
+            OURS: self._ours,
+        }
         for repeat in range(repeats if self.workload.ranks else 0):
-            for name, sweep in self._sweeps().items():
+            for name, sweep in kinds.items():
                 self.told(f"{self.workload.name}: sweep, {name}, {repeat + 1} of {repeats}")
                 sweeps.setdefault(name, []).append(sweep())
         return {
             "runs": {who: _summary(lengths[steps], lengths[LONG * steps], steps) for who, lengths in single.items()},
             "sweeps": {name: _medians(runs) for name, runs in sweeps.items()},
             "scores_agree": _agree([lengths[LONG * steps][0].score for lengths in single.values()], self.work),
-        }
-
-    def _sweeps(self) -> dict[str, Any]:
-        cores = machine.cores()
-        return {
-            "trainer, one at a time": lambda: self._peers("trainer", 1, None),
-            "tuned, one at a time": lambda: self._peers("tuned", 1, cores),
-            "tuned, one per core": lambda: self._peers("tuned", cores, 1),
-            OURS: self._ours,
         }
 
     def _one(self, who: str, rank: int | None, steps: int, threads: int | None) -> Measured:

@@ -1,4 +1,4 @@
-"""Verdicts as tables of the report: for a terminal, as Markdown and as an HTML page."""
+"""Verdicts as tables of the report: for a terminal and as Markdown."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -11,7 +11,6 @@ from rankwise import metrics
 from rankwise.claims.judge import Verdict, tally
 from rankwise.report import formats as fmt
 from rankwise.report.columns import Section
-from rankwise.report.page import of_sections
 from rankwise.report.table import md_table, rendered
 
 _HEADER = ["claim", "published", "ours", "holds if", "verdict", "n", "where", "setting"]
@@ -35,15 +34,14 @@ def table(verdicts: Sequence[Verdict]) -> RenderableType:
 
 def markdown(verdicts: Sequence[Verdict], document: dict[str, Any]) -> str:
     """A table per source, with when, where and from which commit it was made."""
-    lines = ["# Claims", "", f"**{tally(verdicts)}.**", "", f"{_EXPLAINED} {_N}", "", _made(document), ""]
+    hardware = document["hardware"]
+    machine = ", ".join([f"{hardware['cpu']}, {hardware['cores']} cores", *hardware["gpus"]])
+    commit = f" at {document['commit'][:10]}" if document["commit"] else ""
+    made = f"Made {document['date'][:10]}{commit} on {machine}, {document['tier']} tier."
+    lines = ["# Claims", "", f"**{tally(verdicts)}.**", "", f"{_EXPLAINED} {_N}", "", made, ""]
     for section in _sections(verdicts):
         lines += [f"## {section.title}", "", *md_table(section.header, section.rows, words=True), ""]
     return "\n".join(lines)
-
-
-def html(verdicts: Sequence[Verdict], document: dict[str, Any]) -> str:
-    """The same as one page that needs nothing else."""
-    return of_sections("claims", tally(verdicts), [f"{_EXPLAINED} {_N}", _made(document)], _sections(verdicts))
 
 
 def bound(verdict: Verdict) -> str:
@@ -105,10 +103,3 @@ def _row(verdict: Verdict, narrow: bool = False) -> list[str]:
     text = f"{claim.claim}\n{claim.id}" if narrow else claim.claim
     shown = [_ours(verdict), bound(verdict), verdict.shown, over]
     return [text, claim.published, *shown, claim.source.where, "; ".join(filter(None, setting))]
-
-
-def _made(document: dict[str, Any]) -> str:
-    hardware = document["hardware"]
-    machine = ", ".join([f"{hardware['cpu']}, {hardware['cores']} cores", *hardware["gpus"]])
-    commit = f" at {document['commit'][:10]}" if document["commit"] else ""
-    return f"Made {document['date'][:10]}{commit} on {machine}, {document['tier']} tier."

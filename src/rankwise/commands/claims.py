@@ -11,7 +11,7 @@ says where it was not.
 
   rankwise claims                          of the runs in outputs/
   rankwise claims --only lora_t6_rank1     one claim
-  rankwise claims --tier full --markdown claims.md --html claims.html
+  rankwise claims --tier full --markdown claims.md
 """
 TIMINGS = "claims_measured"  # folder in outputs
 
@@ -24,12 +24,11 @@ def main(arguments: list[str]) -> int:
     made.add_argument("--tier", choices=TIERS, default="quick", help="whose bounds: those of the full tier are tighter")
     made.add_argument("--measure", action="store_true", help="time the measured claims, on an otherwise idle machine")
     made.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown, too")
-    made.add_argument("--html", type=Path, metavar="FILE", help="write it as a page, too")
     options = parse(made, arguments)
     prepare_environment()
     from rankwise.claims import registry
     from rankwise.claims.judge import Timings, judge, to_json
-    from rankwise.claims.show import html, markdown, table
+    from rankwise.claims.show import markdown, table
     from rankwise.study.progress import Display
     from rankwise.tracking.record import find
 
@@ -45,8 +44,7 @@ def main(arguments: list[str]) -> int:
             shown.at(claim.id)
             verdicts.append(judge(claim, records, options.tier, timings))
     document = to_json(verdicts, options.tier)
-    for file, text in ((options.markdown, markdown), (options.html, html)):
-        if file:
-            write(file, text(verdicts, document))
+    if options.markdown:
+        write(options.markdown, markdown(verdicts, document))
     print_json(document) if options.json else show(table(verdicts))
     return 0

@@ -21,7 +21,8 @@ class Place:
 
     @property
     def title(self) -> str:
-        return f"rankwise: {' + '.join(self.groups)}"
+        """As long as W&B takes."""
+        return f"rankwise: {' + '.join(self.groups)}"[:128]
 
 
 def of(report: Report, entity: str | None, project: str | None) -> Place:

@@ -53,7 +53,7 @@ def _report(place: Place, findings: Report, project_url: str) -> wr.Report:
     return wr.Report(
         entity=str(place.entity),
         project=place.project,
-        title=_title(place),
+        title=place.title,
         blocks=blocks,
         width="fluid",
         description=findings.headline.title,
@@ -102,14 +102,10 @@ def _cell(text: str) -> float | str | None:
         return text
 
 
-def _title(place: Place) -> str:
-    return place.title[:128]  # as long as W&B takes
-
-
 def _known_report(place: Place) -> str | None:
     """The id of the project's oldest report of that title."""
     reports = wandb.Api(timeout=ANSWER_S).reports(f"{place.entity}/{place.project}")
-    mine = [report for report in reports if report.display_name == _title(place)]
+    mine = [report for report in reports if report.display_name == place.title]
     return str(min(mine, key=lambda report: str(report.created_at)).id) if mine else None
 
 

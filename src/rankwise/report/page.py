@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rankwise.report import analyses, costs, paper, tuning
 from rankwise.report import formats as fmt
@@ -28,7 +28,9 @@ def html(report: Report) -> str:
         section(report, "memory", "Memory: predicted against measured", memory),
         section(report, "compute", "Computation", costs.compute_notes(report.arms), above),
     ]
-    return _template("page.html.j2").render(
+    files, strict = PackageLoader("rankwise.report", "."), {"autoescape": True, "undefined": StrictUndefined}
+    environment = Environment(loader=files, trim_blocks=True, lstrip_blocks=True, **strict)
+    return environment.get_template("page.html.j2").render(
         subject=_subject(report),
         headline=report.headline,
         tiles=_tiles(report),
@@ -51,23 +53,6 @@ def html(report: Report) -> str:
         checklist=paper.checklist(report),
         made=now(),
     )
-
-
-def of_sections(subject: str, title: str, details: list[str], sections: list[Section]) -> str:
-    """A page of the same look: a headline, what it means and tables."""
-    template = _template("sections.html.j2")
-    return template.render(subject=subject, title=title, details=details, sections=sections)
-
-
-def _template(name: str) -> Template:
-    environment = Environment(
-        loader=PackageLoader("rankwise.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(name)
 
 
 def _subject(report: Report) -> str:

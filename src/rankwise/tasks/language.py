@@ -206,7 +206,13 @@ class Packed(Dataset[list[Row]]):
     """
 
     def __init__(self, rows: EncodedText, max_length: int, seed: int):
-        self.rows, self.bins = rows, list(_bins(rows.lengths, max_length, seed))
+        self.rows, self.bins, room = rows, list[list[int]](), 0
+        for row in np.random.default_rng([seed, len(rows)]).permutation(len(rows)).tolist():
+            if rows.lengths[row] > room:
+                self.bins.append([])
+                room = max_length
+            self.bins[-1].append(row)
+            room -= int(rows.lengths[row])
         self.lengths = np.array([int(rows.lengths[members].sum()) for members in self.bins])
         self.labelled = np.array([int(rows.labelled[members].sum()) for members in self.bins])
         self.cut = rows.cut
@@ -221,18 +227,6 @@ class Packed(Dataset[list[Row]]):
         """Of a batch of these sequences."""
         chosen = list(rows)
         return Shape(len(chosen), int(self.lengths[chosen].max()), True, int(self.labelled[chosen].sum()), packed=True)
-
-
-def _bins(lengths: np.ndarray, max_length: int, seed: int) -> Iterator[list[int]]:
-    members: list[int] = []
-    room = max_length
-    for row in np.random.default_rng([seed, len(lengths)]).permutation(len(lengths)).tolist():
-        if lengths[row] > room:
-            yield members
-            members, room = [], max_length
-        members.append(row)
-        room -= int(lengths[row])
-    yield members
 
 
 @dataclass(frozen=True)
