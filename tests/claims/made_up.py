@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from synthetic_study import write_run
 
 from rankwise.claims.claim import Claim
-from rankwise.config import Config, Model, Optim, Quant, Targets, Task, plain
-from rankwise.methods import Method
-from rankwise.tracking.groups import RunInfo
-from rankwise.tracking.record import FINISHED, Record
+from rankwise.tracking.record import Record
 
 ITEMS, TOKENS = 200, 10  # test items, and tokens of each where the metric is a loss
 AGREE, DISAGREE = (0.0, 0.0025, -0.0025), (0.0, 0.06, -0.07)  # what three seeds add to a score
@@ -85,51 +83,26 @@ def _rates(claim: Claim, verdict: str) -> list[dict[str, Any]]:
 def records(claim: Claim, arms: list[dict[str, Any]], folder: Path) -> list[Record]:
     """A run per arm and seed. An arm has ``scores``, one a seed, or ``forgetting``; the rest says which arm it is."""
     metric = str(claim.settings.get("metric", "accuracy"))
-    found = []
-    for number, arm in enumerate(arms):
-        keys = {key: value for key, value in arm.items() if key not in ("scores", "forgetting")}
-        told = "forgetting" if "forgetting" in arm else "scores"
-        for seed, value in enumerate(arm[told]):
-            found.append(_record(str(claim.study), keys, seed, metric, float(value), folder / f"{number}-{seed}"))
-    return found
+    values = [(arm, seed, value) for arm in arms for seed, value in enumerate(arm.get("forgetting") or arm["scores"])]
+    return [_record(str(claim.study), arm, seed, metric, float(value), folder) for arm, seed, value in values]
 
 
 def _record(study: str, keys: dict[str, Any], seed: int, metric: str, value: float, folder: Path) -> Record:
-    task = Task("synthetic", metric="accuracy" if metric == "forgetting" else metric, n_train=keys.get("n_train"))
-    method, lr = keys.get("method", "lora"), float(keys.get("lr", 1e-3))
-    config = Config(
-        Model("synthetic"),
-        task,
-        Method(method, lr, **{key: keys.get(key) for key in ("rank", "alpha", "budget", "init")}),
-        Targets(keys.get("targets", "all_linear")),
-        Quant(keys.get("quant", "none")),
-        Optim(lr=lr),
-        study=study,
-        seed=seed,
-        objective=f"val/{task.metric}",
-    )
-    run: RunInfo = {"id": folder.name, "name": folder.name, "status": FINISHED, "study": study, "attempts": 1}
-    record = Record(run, plain(config), folder=folder)
+    hardness = np.random.default_rng(7).permutation(ITEMS)  # the same items are hard for all
+    task = "accuracy" if metric == "forgetting" else metric
+    changes = {f"{group}__name": keys[group] for group in ("targets", "quant") if group in keys}
+    changes |= {f"method__{key}": keys.get(key) for key in ("alpha", "budget", "init")}
+    changes |= {"task__metric": task, "task__n_train": keys.get("n_train"), "seed": seed, "study": study}
+    told = {"correct": hardness < round(value * ITEMS), "objective": 0.5 if metric == "forgetting" else value}
+    lr = float(keys.get("lr", 1e-3))
+    record = write_run(folder, keys.get("method", "lora"), lr=lr, measured=False, **told, **changes)
+    record.run["study"], record.config["objective"] = study, f"val/{task}"
+    record.config["method"]["rank"] = keys.get("rank")
     if metric == "forgetting":
         record.metrics = {"forgetting": {"measure": "loss", "difference": {"value": value}}}
-    else:
-        record.metrics = {"test": {metric: {"value": _write(folder, metric, value)}}}
-    record.objective = 0.5 if metric == "forgetting" else value
-    return record
-
-
-def _write(folder: Path, metric: str, value: float) -> float:
-    """Predictions with this score; the score that they really have."""
-    folder.mkdir(parents=True)
-    hardness = np.random.default_rng(7).permutation(ITEMS)  # the same items are hard for all
-    labels = np.arange(ITEMS) % 2
-    if metric == "accuracy":
-        right = hardness < round(value * ITEMS)
-        columns = {"label": labels, "prediction": np.where(right, labels, 1 - labels)}
-        exact = float(right.mean())
-    else:
+    elif metric != "accuracy":  # a loss of tokens
         noise = 1 + 0.1 * (hardness / (ITEMS - 1) - 0.5)
         columns = {"label": np.full(ITEMS, TOKENS), "score": value * TOKENS * noise}
-        exact = value
-    pq.write_table(pa.table({"item": np.arange(ITEMS), **columns}), folder / "predictions.parquet")
-    return exact
+        pq.write_table(pa.table({"item": np.arange(ITEMS), **columns}), record.folder / "predictions.parquet")
+        record.metrics["test"] = {metric: {"value": value}}
+    return record

@@ -3,12 +3,12 @@
 # wandb_workspaces re-exports its names in a way that mypy does not follow.
 # mypy: disable-error-code="attr-defined,name-defined"
 
-import csv
 import hashlib
 import io
 import tempfile
 from typing import Any
 
+import pandas as pd
 import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
@@ -72,10 +72,10 @@ def _report_run(place: Place, findings: Report) -> None:
 
     key = _key(place)
     settings = wandb.Settings(console="off", silent=True, symlink=False, disable_git=True, x_disable_meta=True)
-    header, *rows = csv.reader(io.StringIO(findings.to_csv()))
+    arms = pd.read_csv(io.StringIO(findings.to_csv())).astype(object)
     shown: dict[str, Any] = {
         panels.PAGE: wandb.Html(page.html(findings), inject=False),
-        panels.ARMS: wandb.Table(columns=header, data=[[_cell(text) for text in row] for row in rows]),
+        panels.ARMS: wandb.Table(columns=[*arms], data=arms.where(arms.notna(), None).values.tolist()),
     }
     if figure := plots.score_by_rank(findings):
         shown[panels.FIGURE] = wandb.Html('<meta charset="utf-8">' + svg.alone(figure.image), inject=False)
@@ -93,13 +93,6 @@ def _report_run(place: Place, findings: Report) -> None:
         )
         run.log(shown)
         run.finish()
-
-
-def _cell(text: str) -> float | str | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return text
 
 
 def _known_report(place: Place) -> str | None:

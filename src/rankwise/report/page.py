@@ -28,9 +28,9 @@ def html(report: Report) -> str:
         section(report, "memory", "Memory: predicted against measured", memory),
         section(report, "compute", "Computation", costs.compute_notes(report.arms), above),
     ]
-    files, strict = PackageLoader("rankwise.report", "."), {"autoescape": True, "undefined": StrictUndefined}
-    environment = Environment(loader=files, trim_blocks=True, lstrip_blocks=True, **strict)
-    return environment.get_template("page.html.j2").render(
+    files = PackageLoader("rankwise.report", ".")
+    strict = Environment(loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return strict.get_template("page.html.j2").render(
         subject=_subject(report),
         headline=report.headline,
         tiles=_tiles(report),

@@ -3,7 +3,7 @@
 import importlib
 import random
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,14 @@ def _score(data: Any, text: str, entry: dict[str, Any]) -> float:
 
 def _generated(name: str, size: int, seed: int) -> tuple[Any, list[dict[str, Any]]]:
     """The data set and its rows, made in order, since some draw from the global generators."""
-    gym, known = _package(name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # SyntaxWarning of its dependencies, when they are first compiled
+            gym = importlib.import_module("reasoning_gym")
+            known = importlib.import_module("reasoning_gym.factory").DATASETS
+    except ImportError as error:
+        allowed, remedy = f"needs reasoning-gym, which is missing ({error})", "pip install 'rankwise[reasoning]'"
+        raise Refused.value("task.reasoning", name, allowed, remedy) from error
     if name not in known:
         allowed = f"not a data set of reasoning-gym{did_you_mean(name, known)}"
         raise Refused.value("task.reasoning", name, allowed, "its README lists them")
@@ -64,14 +71,3 @@ def _generated(name: str, size: int, seed: int) -> tuple[Any, list[dict[str, Any
             return data, [data[item] for item in range(size)]
         except (AssertionError, TypeError, ValueError) as error:
             raise Refused.value("task.reasoning", name, f"cannot be made with its defaults ({error})") from error
-
-
-def _package(name: str) -> tuple[Any, Collection[str]]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # SyntaxWarning of its dependencies, when they are first compiled
-            gym = importlib.import_module("reasoning_gym")
-            return gym, importlib.import_module("reasoning_gym.factory").DATASETS
-    except ImportError as error:
-        allowed, remedy = f"needs reasoning-gym, which is missing ({error})", "pip install 'rankwise[reasoning]'"
-        raise Refused.value("task.reasoning", name, allowed, remedy) from error
