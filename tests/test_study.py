@@ -68,6 +68,7 @@ SWEEP = {*(f"lora {2**n}" for n in range(6)), "full", "head", "probe", "tfidf"}
     ("line", "arms", "settled"),
     [
         ("experiment=rank_sweep debug=fast", SWEEP, ("tiny BERT (random)", 64, None, 6)),
+        ("hydra.mode=MULTIRUN experiment=rank_sweep debug=fast", SWEEP, ("tiny BERT (random)", 64, None, 6)),
         ("debug=fast experiment=rank_sweep method=full task.n_test=9", {"full"}, ("tiny BERT (random)", 9, None, 6)),
         ("experiment=targets debug=fast method.budget=999", {"lora"}, ("tiny BERT (random)", 64, 999, 6)),
         (

@@ -163,14 +163,15 @@ def test_a_sweep_file_and_its_experiment_are_the_same_runs_each_once(name):
     assert by_file == by_hydra and len(file.points()) == len(by_file)
 
 
-def test_an_experiment_becomes_a_sweep_file_of_the_same_runs(tmp_path):
-    text = convert(["experiment=rank_sweep", "method.rank=1,8", "seed=0,1"])
+@pytest.mark.parametrize("line", ["experiment=rank_sweep method.rank=1,8 seed=0,1", "experiment=rank_sweep debug=fast"])
+def test_an_experiment_becomes_a_sweep_file_of_the_same_runs(line, tmp_path):
+    text = convert(line.split())
     path = tmp_path / "rank_sweep.yaml"
     path.write_text(text)
     file = read(path)
     ids = {run_id(config) for config in runs_of(file)}
     assert len(file.points()) == len(ids)
-    runs = study_of("-m", "experiment=rank_sweep", "method.rank=1,8", "seed=0,1")
+    runs = study_of("-m", *line.split())
     assert ids == {run_id(run) for run in runs}
 
 

@@ -37,7 +37,7 @@ def question(
         alike = question(words, budget, margin, rates, reference, seeds)
         return [alike.run_of(None, 0), alike.run_of(alike.ranks[-1], 0)]
 
-    asked_ranks, rest = _taken("method.rank", settled(debug.settled(overrides, axes=False), runs))
+    asked_ranks, rest = _taken("method.rank", settled(debug.settled(overrides), runs))
     base = _composed(rest, margin)
     if not methods.of(base.method).has_rank:
         raise Refused.value("method", base.method.name, "a method that has a rank, such as lora")

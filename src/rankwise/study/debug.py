@@ -1,80 +1,64 @@
-"""A ``debug=`` preset beside an experiment: what the preset settles is not the experiment's to say."""
+"""A ``debug=`` preset beside an experiment: what the preset settles is not the experiment's to say.
+
+It settles the keys that it gives and, as a whole, the groups of which it chooses the option: Hydra alone would merge
+the experiment's values into those. What is typed wins over both.
+"""
 
 import contextlib
-import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from rankwise.check import width
 from rankwise.config import flat, known_keys
 from rankwise.errors import Refused
 from rankwise.study.compose import explained, hydra_tree, load, option, override
 
-_BUDGET = 2048  # parameters of adapters, which any targets of the tiny model can have
+_TINY = {"method.rank": 32, "method.budget": 2048}  # the most that the tiny model can have, of any targets
 
 
-def settled(arguments: Sequence[str], axes: bool = True) -> list[str]:
-    """The words of a command line, and those by which a debug preset wins over the values and axes of an experiment.
-
-    A preset settles the keys that it gives, and groups of which it chooses the option as a whole. Where that is a
-    model, what the experiment sizes or names by another is made to fit. What is typed wins over both. Without ``axes``
-    those of the experiment are left alone, as by a single run.
-    """
+def settled(arguments: Sequence[str]) -> list[str]:
+    """The words of a command line, and those by which its preset wins over the values of its experiment."""
     typed = dict(word.split("=", 1) for word in arguments if "=" in word and not word.startswith("-"))
     if not {"experiment", "debug"} <= typed.keys():
         return list(arguments)
     words = [f"{key}={value}" for key, value in typed.items() if key.startswith("hydra") or "," not in value]
-    # What is wrong is said when the study is composed.
-    with contextlib.suppress(Refused), explained(words), hydra_tree():
-        if (preset := option(f"debug/{typed['debug']}")) is None:
-            return list(arguments)
-        groups = {str(part.group).strip("/") for part in preset.defaults_list if getattr(part, "override", False)}
+    more = list[str]()
+    with contextlib.suppress(Refused), explained(words), hydra_tree():  # it is refused when the study is composed
         whole, alone = load(words), load([word for word in words if not word.startswith("experiment=")])
-        sizes = {"method.rank": width(alone.model.shape), "method.budget": _BUDGET} if "model" in groups else {}
-        more = _more(whole, alone, {*flat(OmegaConf.to_container(preset.config)), *groups}, sizes)  # type: ignore[arg-type]
-        left_alone = ("hydra",) if not axes or "hydra.mode" in typed else ()
-        return [
-            *arguments,
-            *(word for key, word in more.items() if key not in typed and not key.startswith(left_alone)),
-        ]
-    return list(arguments)
+        preset = _Preset(typed["debug"], typed)
+        for key in (key for key, (kind, _) in known_keys().items() if not is_dataclass(kind)):
+            word = override(key, OmegaConf.select(whole, key))
+            ours = override(key, OmegaConf.select(alone, key)) if preset.settles(key) else preset.fit(word)
+            more += [ours] * (ours != word)
+    return [*arguments, *more]
 
 
-def _more(whole: DictConfig, alone: DictConfig, own: set[str], sizes: dict[str, Any]) -> dict[str, str]:
-    """What is to be said otherwise, by key, of what is composed with the experiment and without it."""
+def fitted(rows: Iterable[list[str]], arguments: Iterable[str], choices: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of overrides as the preset lets them be, as far as they come from an experiment's axes."""
+    if not (choices.get("experiment") and choices.get("debug")):
+        return list(rows)
+    preset = _Preset(choices["debug"], {word.partition("=")[0] for word in arguments})
+    return [[preset.fit(word) for word in row if not preset.settles(word.partition("=")[0])] for row in rows]
 
-    def is_own(key: str) -> bool:
-        return key in own or key.partition(".")[0] in own
 
-    def fit(key: str, value: Any) -> Any:
-        if sizes and key == "targets.modules" and value is not None:
-            return ["query", "value"]
-        most = sizes.get(key)
-        if isinstance(value, str) and most:  # an axis
-            return re.sub(r"\d+", lambda number: str(min(int(number[0]), most)), value)
-        return min(value, most) if value is not None and most else value
+class _Preset:
+    """What a preset settles of what is not typed; where it chooses the tiny model, also how large an adapter can be."""
 
-    more = {}
-    for key, (kind, _) in known_keys().items():
-        value = OmegaConf.select(whole, key)
-        ours = OmegaConf.select(alone, key) if is_own(key) else fit(key, value)
-        if not is_dataclass(kind) and ours != value:
-            more[key] = override(key, ours)
-    sweeper: Any
-    sweeper, choices = OmegaConf.to_container(whole.hydra.sweeper), alone.hydra.runtime.choices
-    axes, pairs = sweeper.get("params") or {}, sweeper.get("pairs") or []
-    fitted = {
-        key: choices.get(key, OmegaConf.select(alone, key)) if is_own(key) else fit(key, axis)
-        for key, axis in axes.items()
-    }
-    fitted_pairs = [
-        {key: [fit(key, value) for value in values] for key, values in group.items() if not is_own(key)}
-        for group in pairs
-    ]
-    for key, old, new in (("params", axes, fitted), ("pairs", pairs, [*filter(None, fitted_pairs)])):
-        if new != old:
-            more[f"hydra.sweeper.{key}"] = override(f"hydra.sweeper.{key}", new)
-    return more
+    def __init__(self, name: str, typed: Collection[str]) -> None:
+        file, self.typed = option(f"debug/{name}"), typed
+        groups = {str(part.group).strip("/") for part in file.defaults_list if getattr(part, "override", False)}
+        self.own = {*flat(OmegaConf.to_container(file.config)), *groups}  # type: ignore[arg-type]
+        self.is_tiny = "model" in groups - {*typed}
+
+    def settles(self, key: str) -> bool:
+        return key not in self.typed and not self.own.isdisjoint((key, key.partition(".")[0]))
+
+    def fit(self, word: str) -> str:
+        key, _, value = word.partition("=")
+        if key in self.typed or value == "null" or not self.is_tiny:
+            return word
+        if key == "targets.modules":
+            return f"{key}=[query,value]"
+        return f"{key}={min(int(value), _TINY[key])}" if key in _TINY else word

@@ -17,6 +17,7 @@ from rankwise.check import check, check_here
 from rankwise.config import Config
 from rankwise.errors import Refused, plural
 from rankwise.identity import folder, run_id
+from rankwise.study import debug
 from rankwise.study.axes import Row, excluded, paired
 from rankwise.study.compose import Composer, explained, hydra_tree, load, refuse_idle, tell_idle
 from rankwise.study.launcher import done, run
@@ -45,12 +46,14 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
     walked = {key for group in pairs for key in group}
     if twice := next((word for word in arguments if word.partition("=")[0] in walked), None):
         raise Refused(f"{twice}: hydra.sweeper.pairs has it too; hydra.sweeper.pairs=[] leaves those axes out")
+    assert sweeper.config is not None
+    choices = sweeper.config.hydra.runtime.choices
     rows = [[*row, *more] for row in expand(sweeper, arguments) for more in paired(pairs)]
+    rows = debug.fitted(rows, arguments, choices)
     brought = set(sweeper.params or {}) - {word.partition("=")[0] for word in arguments}
     study = compose_study(rows, sweeper.exclude or [], here, brought)
     configs = [config for config, _ in study]
-    assert sweeper.config is not None
-    tell_idle(sweeper.config.hydra.runtime.choices.get("experiment"), configs)
+    tell_idle(choices.get("experiment"), configs)
     tuning = Tuning.of(sweeper.tune) if sweeper.tune else None
     if tuning and not local:
         raise Refused("hydra.sweeper.tune: needs the launcher of this machine, hydra/launcher=local")

@@ -26,6 +26,8 @@ from rankwise import metrics
 from rankwise.config import Config, known_keys
 from rankwise.errors import Refused, did_you_mean
 from rankwise.files import read_yaml
+from rankwise.study import debug
+from rankwise.study.axes import Row
 from rankwise.study.compose import explained, hydra_tree, load, override
 from rankwise.synonyms import GROUPS, near_key
 from rankwise.tracking.wandb_run import PROJECT
@@ -240,6 +242,7 @@ def convert(overrides: list[str]) -> str:
     """
     from rankwise.study.multirun import check_keys  # which imports the launcher
 
+    overrides = debug.settled(overrides)
     with explained(overrides):
         parsed = OverridesParser.create().parse_overrides(overrides)
         fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
@@ -264,7 +267,11 @@ def convert(overrides: list[str]) -> str:
         "method": "grid",
         "metric": {"name": "objective", "goal": goal},
         "command": ["${env}", "rankwise", "train", *fixed, *run_once, _ARGUMENTS],
-        "parameters": _parameters(fixed + run_once, {axis.key_or_group: _axis(axis) for axis in axes}),
+        "parameters": _parameters(
+            fixed + run_once,
+            {axis.key_or_group: _axis(axis) for axis in axes},
+            lambda rows: debug.fitted(rows, overrides, composed.hydra.runtime.choices),
+        ),
     }
     return yaml.safe_dump(sweep, sort_keys=False, allow_unicode=True, width=120)
 
@@ -274,7 +281,7 @@ def words(key: str, value: Any) -> list[str]:
     return shlex.split(value) if key == POINT else [override(key, value)]
 
 
-def _parameters(fixed: list[str], axes: dict[str, list[Any]]) -> dict[str, Any]:
+def _parameters(fixed: list[str], axes: dict[str, list[Any]], fitted: Callable[[list[Row]], list[Row]]) -> Point:
     """The axes; where their product has a run twice (a rank under full fine-tuning), the distinct points in one."""
     from rankwise.study.multirun import compose_study  # which imports the launcher
 
@@ -282,8 +289,9 @@ def _parameters(fixed: list[str], axes: dict[str, list[Any]]) -> dict[str, Any]:
         [override(*pair) for pair in zip(axes, values, strict=True)] for values in itertools.product(*axes.values())
     ]
     with hydra_tree():
-        study = compose_study([[*fixed, *row] for row in rows])
-    if len(study) == len(rows):
+        left = fitted(rows)
+        study = compose_study([[*fixed, *row] for row in left])
+    if len(study) == len(rows) and left == rows:
         return {key: {"values": values} for key, values in axes.items()}
     points = [shlex.join(word for word in row[len(fixed) :] if _counts(word, config)) for config, row in study]
     return {POINT: {"values": points}}
