@@ -173,6 +173,7 @@ def test_the_step_that_is_best_by_validation_is_kept_and_tested(tiny):
     for earlier, row in itertools.pairwise(curve):  # paired by row, so surer than the level
         assert row["loss_fall"] == pytest.approx(earlier["val/loss"] - row["val/loss"], abs=1e-5)
     assert 0 < curve[1]["loss_fall_se"] < curve[1]["val/loss_se"]
+    assert record.metrics["first_loss"] == logged(record)[0]["train/loss"]
 
     ends_there = run(tiny("llama", **keys, trainer__max_steps=best, trainer__validations=best // 4))
     assert ends_there.metrics["best_step"] == best

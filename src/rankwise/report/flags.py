@@ -20,7 +20,7 @@ from rankwise.tracking.record import Record
 _KEYS = 4  # shown of those in which a row differs; report.json has all
 _VARIETY = 0.1  # of the labels' standard deviation: below, predictions hardly vary
 _LITTLE = 0.2  # of the way from the best constant answer to a perfect one
-_FALL = 0.03  # of all that the validation loss fell: less in the last fifth is the end of a curve
+_FALL = 0.03  # of all that the loss fell since the start: less in the last fifth is the end of a curve
 _Z95 = 1.645  # of a one-sided 5 % test
 _PLACES = {  # what computed, by device: what it is called, and where records have it
     "processor": ("cpu", "provenance.hardware.cpu"),
@@ -128,7 +128,9 @@ def still_falling(runs: list[Record]) -> float:
     Over several seeds the fall is tested by Student's t at one-sided 5 %; of one run by its standard error over
     validation rows, paired as both losses are of the same rows (where the record has it, else by that of the loss,
     which errs on the side of no warning). Where no validation lies a fifth before the last, that fifth's share of the
-    fall since the one before is taken. Falls of less than 3 % of the whole descent are the end of a curve.
+    fall since the one before is taken. Falls of less than 3 % of the whole descent are the end of a curve; it begins
+    at the loss of the first steps, since a run may learn most before its first validation, or be thrown back by then
+    (records without that loss begin at the first validation).
     """
     ends = [end for run in runs if (end := _last_fifth(run))]
     if not ends:
@@ -140,7 +142,7 @@ def still_falling(runs: list[Record]) -> float:
 
 
 def _last_fifth(run: Record) -> tuple[float, float, float] | None:
-    """The fall in the last fifth of the steps, the fall of the whole curve, and the standard error of the first."""
+    """The fall in the last fifth of the steps, the fall since the start, and the standard error of the first."""
     rows: list[dict[str, Any]] = [row for row in run.metrics.get("curve") or [] if row.get("val/loss") is not None]
     rows.sort(key=lambda row: row["step"])
     steps = run.compute.get("steps") or (rows[-1]["step"] if rows else 0)
@@ -151,7 +153,8 @@ def _last_fifth(run: Record) -> tuple[float, float, float] | None:
     share = min(1.0, 0.2 * steps / (last["step"] - earlier["step"])) if since else 0.0
     paired = [row.get("loss_fall_se") for row in since]  # errors of falls that share a validation, at most their sum
     error = last["val/loss_se"] if None in paired or not paired else sum(filter(None, paired))
-    return share * (earlier["val/loss"] - last["val/loss"]), rows[0]["val/loss"] - last["val/loss"], share * error
+    start = run.metrics.get("first_loss") or rows[0]["val/loss"]
+    return share * (earlier["val/loss"] - last["val/loss"]), start - last["val/loss"], share * error
 
 
 def _context(arm: Arm) -> list[str]:

@@ -233,6 +233,7 @@ class Metrics(TypedDict, total=False):
     test: dict[str, Score]
     by_rank: dict[str, dict[str, Score]]  # of nested LoRA: validation at each of its ranks, with the final weights
     best_step: Count | None  # the validation that was chosen
+    first_loss: float | None  # of training, the mean of the first steps that were logged
     curve: Annotated[list[dict[str, float]], list[_Validated], list[dict[str, float | None]]]
     forgetting: Annotated[dict[str, Any], _Forgotten]
     harness: Annotated[dict[str, Any], dict[str, _Harness]]  # by task:metric of lm-evaluation-harness

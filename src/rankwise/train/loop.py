@@ -117,7 +117,8 @@ def fit(
     for phase, memory in probe.memory() if probe else ():  # beside what was predicted
         record.memory[phase] = memory | record.memory.get(phase, {})
     record.memory["train"] = record.memory.get("train", {}) | system_peak(numerics.device)
-    record.metrics |= {"validation": watch.best, "best_step": watch.best_step, "curve": watch.curve}
+    record.metrics |= {"validation": watch.best, "best_step": watch.best_step}
+    record.metrics |= {"first_loss": watch.first_loss, "curve": watch.curve}
     record.objective = watch.best[watch.objective]["value"] if watch.best else None
     trainer.strategy.barrier()  # until the first rank has written them
     if watch.best:

@@ -20,7 +20,7 @@ from rankwise.tracking.journal import Journal
 from rankwise.train.budget import Budget
 
 OnProgress = Callable[[int, int, str], None]
-_KEPT = ("step", "logged", "losses", "curve", "best", "best_step", "before", "most", "waited")
+_KEPT = ("step", "logged", "losses", "first_loss", "curve", "best", "best_step", "before", "most", "waited")
 
 
 class Watch(pl.Callback):
@@ -43,6 +43,7 @@ class Watch(pl.Callback):
         self.throughput, self.clusters = Throughput(), clusters  # of the validation rows
         self.step = self.logged = 0
         self.losses: list[float] = []  # of micro-batches since step ``logged``, as they are weighed in their steps
+        self.first_loss: float | None = None  # of training, the mean of the first steps that are logged
         self.curve: list[dict[str, float]] = []
         self.best: dict[str, Score] = {}  # validation scores at the step whose weights are kept
         self.best_step = 0
@@ -61,6 +62,7 @@ class Watch(pl.Callback):
         if self.step > before and self.step % self.budget.every == 0:
             mean = math.fsum(self.losses) / (self.accumulate * (self.step - self.logged))
             self._log(trainer, self._row(self.step) | {"train/loss": mean, "lr": self.lr})
+            self.first_loss = mean if self.first_loss is None else self.first_loss
             self.losses, self.logged = [], self.step
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
