@@ -44,8 +44,8 @@ NAMES = {
     Any: "any",
     Path: "path",
 }
-# Columns without a header.
-CSV_ONLY = {
+# What a column is, where its header does not say it.
+ABOUT = {
     "method": "of the arm",
     "rank": "of its adapters",
     "dim": "dimensions of a random subspace",
@@ -64,6 +64,7 @@ CSV_ONLY = {
     "verdict": "same, worse, better … than full fine-tuning",
     "comparable": "false: differs from the reference in more than the arm",
     "flags": "what speaks against the arm, separated by semicolons",
+    "detectable": "one-sided at 5 %, divided by the number of families",
     "forgetting": "what was unlearned; positive: forgot",
     "forgetting_measure": "loss (nats per token), probe (accuracy)",
 }
@@ -95,8 +96,9 @@ def page() -> str:
         f"columns for every other metric of the task (of classes {of_classes}, of values {of_values}); those of "
         "written text and of forgetting where any arm has them.\n",
         table(("column", "header, or what it is", "in table"), csv_rows(report)),
-        "## JSON\n\n`report.json`, `rankwise report --json`. Any value may be null. `runs` are records as above; "
-        "`arms` have\n",
+        "## JSON\n\n`report.json`, `rankwise report --json`. Any value may be null. `runs` are records as above. "
+        "What is `detectable` is so at the one-sided `level` of a `sufficiency`, which is `conclusive` where it names "
+        "an answer or shows the largest arm to be worse. `arms` have\n",
         table(("key", "type"), [(f"arms[].{key}", kind) for key, kind in json_rows(arm)]),
         "and beside them stand\n",
         table(("key", "type"), json_rows(outside)),
@@ -206,7 +208,7 @@ def csv_rows(report: Report) -> list[tuple[str, str, str]]:
                 dict.fromkeys({"wide": "main", "terminal": "main"}.get(t, t) for t in column.tables.split())
             )
             header = column.header.replace("\N{NO-BREAK SPACE}", " ")
-            rows.append((key, header or CSV_ONLY[column.key], tables))
+            rows.append((key, ": ".join(filter(None, [header, ABOUT.get(column.key)])), tables))
     return rows
 
 

@@ -217,6 +217,8 @@ class Scores:
         if not np.isfinite(means_bs).all():
             raise NotComparable("the metric is undefined on some resamples (constant predictions)")
         items, units = rows[0][0].items, rows[0][0].units
+        if units == 1 < items:
+            raise NotComparable("all test items are one group, which says nothing of other groups")
         metric, lacking = self._metric, 0.0
         if metric.kind == "classification" and np.ptp(means_bs.mean(1)) < _NOTHING:
             # The next cluster might differ as a whole; what that is to an accuracy, which is in fp32, is 1.

@@ -236,13 +236,8 @@ class Bootstrap:
             return 2 * _LEAST
         return 2 * float(brentq(lambda tail: self._reach(tail) - abs(self.estimate), _LEAST, 0.5))
 
-    @cached_property
-    def detectable(self) -> float:
-        """The deficit that a new study of as many seeds and items finds with 80 % power, at one-sided 5 %."""
-        return self.detectable_at(0.05)
-
-    def detectable_at(self, tail: float) -> float:
-        """The same at another one-sided level.
+    def detectable(self, tail: float) -> float:
+        """The deficit that a new study of as many seeds and items finds with 80 % power, at a one-sided level.
 
         How far seeds spread is as uncertain here as in the new study, whose interval follows its own spread; power is
         the mean over both (chi-squared with the degrees of freedom of the seeds).

@@ -94,7 +94,7 @@ def test_a_reference_that_diverged_or_is_under_trained_forbids_the_conclusion(tm
         (
             0.74,
             "no conclusion",
-            "No rank was shown to be enough: rank 8 cannot be judged (under-trained",
+            "No conclusion: rank 8 cannot be judged (under-trained",
             "train longer",
         ),
     ],
@@ -109,6 +109,7 @@ def test_an_under_trained_rank_may_pass_and_where_it_fails_the_budget_is_to_blam
     report = build([tmp_path])
     assert report.headline.title.startswith(starts) and says in str(report.headline)
     assert report.comparison(of(report, rank=8)).verdict == verdict
+    assert report.document()["sufficiency"][0]["conclusive"] == (verdict == "same")
 
 
 def test_the_fall_of_the_loss_is_tested_over_seeds_not_against_the_error_of_its_level(tmp_path):
@@ -126,6 +127,22 @@ def test_the_fall_of_one_run_is_tested_by_its_paired_error(tmp_path, paired_se, 
     record.metrics["curve"] = curve((0.6, 0.5, 0.42, 0.41, 0.40), se=0.1)
     for row in record.metrics["curve"][1:]:
         row |= {"loss_fall_se": paired_se} if paired_se else {}
+    record.write()
+    assert ("under-trained" in " ".join(build([tmp_path]).arms[0].flags)) == falling
+
+
+@pytest.mark.parametrize(
+    ("first", "losses", "falling"),
+    [
+        (0.7, (0.32, 0.316, 0.312, 0.308, 0.304), False),  # nearly all was learned before the first validation
+        (None, (0.32, 0.316, 0.312, 0.308, 0.304), True),  # which an older record does not tell
+        (0.7, (2.0, 0.69, 0.68, 0.67, 0.655), True),  # thrown back at first: a third of what it learned is of the end
+        (0.6, (0.9, 0.8, 0.7, 0.65, 0.61), True),  # and not back yet
+    ],
+)
+def test_the_fall_at_the_end_is_a_share_of_what_was_learned_since_the_start(tmp_path, first, losses, falling):
+    record = write_run(tmp_path)
+    record.metrics |= {"first_loss": first, "curve": curve(losses, se=0.001)}
     record.write()
     assert ("under-trained" in " ".join(build([tmp_path]).arms[0].flags)) == falling
 
@@ -174,7 +191,7 @@ def test_several_families_share_the_5_percent(tmp_path):
     for family in families:
         (step,) = family.steps
         boot = step.comparison.bootstrap
-        assert family.detectable[1] == boot.detectable_at(0.05 / 4) > 1.2 * boot.detectable
+        assert family.detectable[1] == boot.detectable(0.05 / 4) > 1.2 * boot.detectable(0.05)
         assert step.low == boot.limits(0.975)[0] < boot.low
     between = dataclasses.replace(families[0], margin=-(step.low + boot.low) / 2, steps=[step], answer=None)
     title = headline([between], report.reference, report.metric).title
@@ -299,6 +316,10 @@ def test_items_that_are_no_more_than_clusters_are_told_as_these(tmp_path):
     assert "± 95 % over seeds and test items in 40 groups." in " ".join(printed(report).split())
     assert "on 2,000 test items in 40 groups; arms are paired" in report.to_methods()
     assert "Test items that share a prompt, a text or a group are drawn together." in report.to_methods()
+    for run in report.records:
+        table = pq.read_table(file := run.folder / "predictions.parquet").drop_columns(["cluster"])
+        pq.write_table(table.append_column("cluster", pa.array(np.zeros(ITEMS, int))), file)
+    assert build([tmp_path]).headline.title == "All test items are one group, which says nothing of other groups."
 
 
 def test_runs_of_other_processors_or_threads_are_flagged(tmp_path):

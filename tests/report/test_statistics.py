@@ -226,7 +226,7 @@ def test_the_detectable_deficit_is_found_in_80_percent_of_studies(seeds, tail):
     items = 0.5 * rng.standard_normal((500, 1))
     for _ in range(studies):
         pilot = rng.standard_normal(seeds)
-        deficit = paired(pilot, pilot + items).detectable_at(tail)
+        deficit = paired(pilot, pilot + items).detectable(tail)
         points = rng.standard_normal(seeds) + 0.5 * rng.standard_normal() - deficit
         found += paired(points, points + items).limits(1 - 2 * tail)[1] < 0
     assert 0.75 <= found / studies <= 0.88

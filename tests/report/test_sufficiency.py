@@ -64,10 +64,17 @@ def test_testing_stops_at_the_first_failure_though_smaller_ranks_would_pass(tmp_
     assert family.answer.arm.rank == 8
 
 
+def test_a_largest_rank_that_is_neither_enough_nor_worse_is_no_conclusion_in_json(tmp_path):
+    write_study(tmp_path, {8: 0.80})  # at the margin
+    report = build([tmp_path])
+    assert "even" not in report.headline.title and "rank 8 may be more than 2 points" in report.headline.title
+    assert report.document()["sufficiency"][0]["conclusive"] is False
+
+
 def test_no_rank_is_enough_when_the_largest_fails(tmp_path):
     write_study(tmp_path, {1: 0.70, 8: 0.76})
     report = build([tmp_path])
-    assert report.families[0].answer is None
+    assert report.families[0].answer is None and report.families[0].conclusive
     assert report.headline.title.startswith(
         "No rank was shown to be enough: even rank 8 is more than 2 points of accuracy worse than full fine-tuning (−"
     )
@@ -75,7 +82,7 @@ def test_no_rank_is_enough_when_the_largest_fails(tmp_path):
 
 def test_minimum_detectable_deficit_is_at_least_the_two_quantiles_of_the_standard_error(read):
     boot = by_rank(read)[8].bootstrap
-    assert boot.detectable >= (1.6449 + 0.8416) * boot.se * 0.999
+    assert boot.detectable(0.05) >= (1.6449 + 0.8416) * boot.se * 0.999
     assert "Minimum detectable deficit of rank 16 at 80 % power" in str(read.headline)
 
 
@@ -165,7 +172,7 @@ def test_unusable_predictions_cost_only_their_own_comparison_and_say_why(tmp_pat
     assert (found[8].verdict, found[4].verdict) == ("no comparison", "same")
     assert why in found[8].reason
     assert any(why in text for text in report.arms[1].flags)
-    assert report.families[0].answer is None  # the sequence cannot pass what it cannot test
+    assert report.headline.title.startswith("No conclusion: rank 8 could not be tested (")
 
 
 def test_a_group_of_rows_is_not_compared_by_the_predictions_of_all_rows(tmp_path):

@@ -369,6 +369,8 @@ def test_rows_of_one_prompt_text_or_group_are_a_cluster(tmp_path):
     assert of_column.test.clusters.tolist() == by_group.clusters.tolist()
     shared = len(set(of_column.test.groups or []) & set(of_column.train.groups or []))
     assert any(note.startswith(f"{shared} of {shared} test groups (task.group=source)") for note in of_column.notes)
+    alone = read(records(tmp_path / "named", [row | {"doc": "all"} for row in rows]), **PROMPTS, group="doc")
+    assert any(note.startswith("all test rows are one group (task.group=doc)") for note in alone.notes)
     assert read(path, **PROMPTS, group="source").test.clusters.tolist() == by_prompt.clusters.tolist()
     labelled = read(write(tmp_path, "csv", [*ROWS, *ROWS[:20]]))
     assert len(set(labelled.test.clusters)) == len(set(labelled.test.texts)) < len(labelled.test)

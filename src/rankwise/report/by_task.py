@@ -278,7 +278,7 @@ def _rows(model: str, runs: list[Record], notes: list[str]) -> list[Row]:
             row.tasks[task] = arm
             for family in reports[task].families:
                 for step in family.steps:
-                    if step.arm is arm and not family.reason:
+                    if step.arm is arm and family.steps[0].passed is not None:
                         row.passed[task] = step.passed
     return sorted(rows.values(), key=lambda row: arms_of.reading_order(row.arm)[1:4])
 

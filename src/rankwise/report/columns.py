@@ -299,6 +299,9 @@ def _numbers(report: Report) -> list[Column]:
     def pairs(c: Comparison) -> str | None:
         return f"{c.seeds} × {c.items:,}" if c.items else None
 
+    def detectable(c: Comparison) -> float | None:
+        return c.bootstrap.detectable(report.level) if c.bootstrap else None
+
     def boot(key: str) -> Callable[[Arm], Any]:
         return of(lambda c: c.bootstrap and getattr(c.bootstrap, key))
 
@@ -310,7 +313,7 @@ def _numbers(report: Report) -> list[Column]:
         Column("verdict", "", of(lambda c: c.verdict)),
         Column("", "sequence from the largest down", sequence, tables="numbers"),
         Column("answer_share", "is the answer in, % of replicates", share, fmt.percent, "numbers"),
-        Column("detectable", "detectable at 80 % power", boot("detectable"), metric.width, "numbers"),
+        Column("detectable", "detectable at 80 % power", of(detectable), metric.width, "numbers"),
         Column("difference_p_holm", "p of no difference (Holm)", of(lambda c: c.p_holm), _p, "numbers"),
         Column("", "seeds × items", of(pairs), tables="numbers"),
         *(

@@ -61,7 +61,7 @@ def document(report: Report) -> dict[str, Any]:
                 "rank": f.answer.arm.rank if f.answer else None,
                 "answer": f.answer.name if f.answer else None,
                 "level": f.level,
-                "conclusive": not f.reason,
+                "conclusive": f.conclusive,
                 "reason": f.reason,
                 "borderline": f.borderline,
                 "none_share": f.none_share,
@@ -119,6 +119,7 @@ def _compared(report: Report, arm: Arm) -> dict[str, Any] | None:
     c = report.comparison(arm)
     if c is None:
         return None
-    boot = {key: c.bootstrap and getattr(c.bootstrap, key) for key in ("se", "low", "high", "p", "detectable")}
+    boot = {key: c.bootstrap and getattr(c.bootstrap, key) for key in ("se", "low", "high", "p")}
     own = {key: getattr(c, key) for key in ("verdict", "reason", "margin", "p_holm", "seeds", "items")}
+    own["detectable"] = c.bootstrap and c.bootstrap.detectable(report.level)
     return boot | own | {"metric": report.metric.name, "level": 0.9, "difference": c.estimate}

@@ -11,7 +11,7 @@ from rankwise.report import table as tables
 from rankwise.report.arms import Arm, group, reference_of
 from rankwise.report.equivalence import Comparison, compare
 from rankwise.report.flags import find_unfit, flag
-from rankwise.report.sufficiency import Sufficiency, smallest_sufficient
+from rankwise.report.sufficiency import LEVEL, Sufficiency, smallest_sufficient
 from rankwise.report.summary import Headline, headline, notes, total
 from rankwise.tracking import remote
 from rankwise.tracking.fields import at
@@ -39,6 +39,11 @@ class Report:
     total: str  # what the whole study took, in words
     all_records: list[Record]  # those that tuned or searched as well
     answers: list[answers.Answer]  # of ``rankwise find``
+
+    @property
+    def level(self) -> float:
+        """Of every one-sided test of what is enough: 5 %, divided by the number of families."""
+        return next((family.level for family in self.families), LEVEL)
 
     def comparison(self, arm: Arm) -> Comparison | None:
         return self.comparisons.get(id(arm))

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rankwise.report.arms import Arm
-from rankwise.report.equivalence import ONE_SEED, Comparison
+from rankwise.report.equivalence import ONE_SEED, UNFIT, Comparison
+from rankwise.statistics import Bootstrap
 
 LEVEL = 0.05  # chance of naming an insufficient arm, over all families
 
@@ -28,14 +29,18 @@ class Step:
         """``rank 8``, or the arm's name where nothing sizes it."""
         return " ".join(map(str, self.arm.size)) if self.arm.size else self.arm.label
 
+    @property
+    def boot(self) -> Bootstrap | None:
+        return self.comparison.bootstrap
+
 
 @dataclass(frozen=True)
 class Sufficiency:
     """One family of sizes (same targets, alpha policy, storage, …), largest first; or one arm that has no size.
 
     ``answer`` is the smallest sufficient arm or None; ``none_share`` the share of replicates without one. ``level`` is
-    that of each one-sided test. ``reason`` says why nothing can be concluded: no arm shares two seeds with full
-    fine-tuning, or that one's own training is at fault.
+    that of each one-sided test. ``reason`` says why nothing can be concluded: the largest arm could not be tested, or
+    its training or full fine-tuning's is at fault.
     """
 
     label: str
@@ -52,24 +57,25 @@ class Sufficiency:
         return round(LEVEL / self.level)
 
     @property
+    def conclusive(self) -> bool:
+        """Whether it names an answer, or shows the largest arm to be worse than the margin allows."""
+        gain = self.steps[0].comparison.advantage
+        return not self.reason and (self.answer is not None or (gain is not None and gain.high < -self.margin))
+
+    @property
     def detectable(self) -> tuple[Step, float] | None:
         """The largest deficit that would be found with 80 % power among the arms that were tested, at their level, in
         the metric's unit, and whose."""
-        tested = [
-            (s, s.comparison.bootstrap.detectable_at(self.level))
-            for s in self.steps
-            if s.comparison.bootstrap and s.passed is not None
-        ]
+        tested = [(s, boot.detectable(self.level)) for s in self.steps if s.passed is not None and (boot := s.boot)]
         return max(tested, key=lambda pair: pair[1], default=None)
 
     @property
     def borderline(self) -> bool:
         """Whether a limit that decided lies so near the margin that other bootstrap samples might decide otherwise."""
-        decided = [s for s in self.steps if s.passed is not None and s.low is not None]
         return any(
-            boot is not None and abs(step.low + self.margin) < 2 * boot.noise(self.level)
-            for step in decided
-            if (boot := step.comparison.bootstrap) and step.low is not None
+            abs(s.low + self.margin) < 2 * boot.noise(self.level)
+            for s in self.steps
+            if s.passed is not None and s.low is not None and (boot := s.boot)
         )
 
 
@@ -98,12 +104,8 @@ def _sequence(
     ordered = sorted(arms, key=lambda arm: -(arm.size or ("", 0))[1])
     compared = [comparisons[id(arm)] for arm in ordered]
     label = _label(ordered[0])
-    if reference.unfit or not any(c.bootstrap for c in compared):
+    if reason := _untested(compared, reference):
         steps = [Step(arm, c, None, 0.0) for arm, c in zip(ordered, compared, strict=True)]
-        one_seed = any(c.verdict == ONE_SEED for c in compared)
-        reason = "no conclusion can be drawn from one seed" if one_seed else compared[0].reason
-        if reference.unfit:
-            reason = f"no conclusion: full fine-tuning's runs are no reference ({reference.unfit})"
         return Sufficiency(label, margin, level, steps, reason=reason)
     lows = [c.advantage.limits(1 - 2 * level)[0] if c.advantage else None for c in compared]
     tested = [low if arm.may_pass else None for arm, low in zip(ordered, lows, strict=True)]
@@ -114,7 +116,26 @@ def _sequence(
         going = bool(passed)
         steps.append(Step(arm, comparison, passed, share, low))
     answer = next((step for step in reversed(steps) if step.passed), None)
-    return Sufficiency(label, margin, level, steps, answer, none_share=shares[-1])
+    return Sufficiency(label, margin, level, steps, answer, shares[-1], _not_begun(steps[0]))
+
+
+def _untested(compared: list[Comparison], reference: Arm) -> str:
+    """Why no arm can be tested, if so."""
+    if reference.unfit:
+        return f"no conclusion: full fine-tuning's runs are no reference ({reference.unfit})"
+    if any(c.bootstrap for c in compared):
+        return ""
+    one_seed = any(c.verdict == ONE_SEED for c in compared)
+    return "no conclusion can be drawn from one seed" if one_seed else compared[0].reason
+
+
+def _not_begun(top: Step) -> str:
+    """Why the sequence cannot begin, if so: it does with the largest arm."""
+    if top.comparison.verdict == UNFIT:
+        return f"no conclusion: {top.name} cannot be judged ({top.arm.unfit})"
+    if not top.boot:
+        return f"no conclusion: {top.name} could not be tested ({top.comparison.reason or 'one shared seed'})"
+    return ""
 
 
 def _answer_shares(compared: list[Comparison], lows: list[float | None], margin: float) -> list[float]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from rankwise.errors import plural
 from rankwise.metrics import Metric, named
 from rankwise.report import costs, tuning
-from rankwise.report.arms import Arm, covered
-from rankwise.report.equivalence import ONE_SEED, UNFIT, Comparison
+from rankwise.report.arms import UNDER_TRAINED, Arm, covered
+from rankwise.report.equivalence import ONE_SEED, Comparison
 from rankwise.report.formats import items, listed, percent, si, three
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency
 from rankwise.statistics import Bootstrap
@@ -55,50 +55,40 @@ def _title(family: Sufficiency, metric: Metric, named: bool) -> str:
     where = f" ({family.label})" if named and sized else ""
     margin = f"{metric.width(family.margin)}{' of' if metric.percent else ''} {metric.name}"
     if family.reason:
-        budget = _BUDGET if "under-trained" in family.reason else ""
-        return f"{family.reason[0].upper()}{family.reason[1:]}{where}{budget}."
+        budget = "; the budget decides here, so train longer" * (UNDER_TRAINED in family.reason)
+        said, colon, why = family.reason.partition(":")
+        return f"{said[0].upper()}{said[1:]}{where}{colon}{why}{budget}."
     if family.answer:
         name = family.answer.name
         enough = f"{name[0].upper()}{name[1:]} is enough" if sized else f"{name} is as good as full fine-tuning"
         enough += " at this budget" * bool(family.answer.arm.unfit)  # under-trained, or it would not have passed
         return f"{enough}{where}: at most {margin} worse{' than full fine-tuning' if sized else ''}."
-    top = family.steps[0]
+    top, even = family.steps[0], "even " * (len(family.steps) > 1)
     gain = top.comparison.advantage
-    even = "even " if len(family.steps) > 1 else ""
-    if top.comparison.verdict == UNFIT:
-        why = f"{top.name} cannot be judged ({top.arm.unfit}){_BUDGET if 'under-trained' in top.arm.unfit else ''}"
-    elif gain is None:
-        why = f"{top.name} could not be tested ({top.comparison.reason or 'one shared seed'})"
-    elif gain.low > -family.margin:
-        why = f"{even}{top.name} is at most {margin} worse if tested alone, not as one of {family.families} families"
+    if family.conclusive:
+        why = f"is more than {margin} worse than full fine-tuning ({metric.difference(top.comparison.estimate)})"
+    elif gain and gain.low > -family.margin:
+        why = f"is at most {margin} worse if tested alone, not as one of {family.families} families"
     else:
-        gap = f" ({metric.difference(top.comparison.estimate)})" if gain.high < -family.margin else ""
-        sure = f"is more than {margin} worse" if gap else f"may be more than {margin} worse"
-        why = f"{even}{top.name} {sure} than full fine-tuning{gap}"
+        why = f"may be more than {margin} worse than full fine-tuning"
     what = f"No {top.arm.size[0]} was" if top.arm.size else f"{top.name} was not"
-    return f"{what} shown to be {'enough' if sized else 'as good as full fine-tuning'}{where}: {why}."
-
-
-_BUDGET = "; the budget decides here, so train longer"
+    return f"{what} shown to be {'enough' if sized else 'as good as full fine-tuning'}{where}: {even}{top.name} {why}."
 
 
 def _details(family: Sufficiency, metric: Metric) -> list[str]:
     if family.reason:
-        one_seed = any(step.comparison.verdict == ONE_SEED for step in family.steps)
         points = [
             f"{step.name.replace('rank ', 'r=')} {metric.difference(step.comparison.estimate)}"
             for step in reversed(family.steps)
-            if step.comparison.items
+            if step.comparison.verdict == ONE_SEED
         ]
-        unit = metric.difference_unit
-        shown = [f"Differences from full fine-tuning on it, {unit}: {', '.join(points)}."] if points else []
-        return [*shown, "Two or more shared seeds allow a conclusion: run with seed=0,1,2."] if one_seed else []
-    pairs = max((s.comparison for s in family.steps if s.comparison.bootstrap), key=lambda c: c.seeds)
+        shown = f"Differences from full fine-tuning on it, {metric.difference_unit}: {', '.join(points)}."
+        return [shown, "Two or more shared seeds allow a conclusion: run with seed=0,1,2."] if points else []
+    pairs = max((boot for step in family.steps if (boot := step.boot)), key=lambda boot: boot.seeds)
     among = f" / {family.families} families" if family.families > 1 else ""
-    spreads = pairs.bootstrap.spreads if pairs.bootstrap else ()
-    crossed = " × ".join(f"{df + 1} {of}" for (_, df), of in zip(spreads, ("seeds", "data seeds"), strict=False))
-    seeds = crossed if len(spreads) > 1 else f"{pairs.seeds} seeds"
-    on = items(pairs.items, pairs.bootstrap.units if pairs.bootstrap else None)
+    crossed = " × ".join(f"{df + 1} {of}" for (_, df), of in zip(pairs.spreads, ("seeds", "data seeds"), strict=False))
+    seeds = crossed if len(pairs.spreads) > 1 else f"{pairs.seeds} seeds"
+    on = items(pairs.items, pairs.units)
     details = [f"Tested one-sided at {100 * LEVEL:g} %{among} on {seeds} × {on}."]
     if len(family.steps) > 1:
         shares = [f"{100 * s.share:.0f} % for {s.name}" for s in reversed(family.steps) if s.share >= 0.005]

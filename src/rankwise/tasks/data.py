@@ -297,6 +297,11 @@ def _collect(
             f"{len(both)} of {len(tested)} test groups (task.group={task.group}) also have training rows: scores and "
             "intervals are for groups like these, of which some rows are learned, not for new ones"
         )
+    if len(tested) == 1:
+        notes.append(
+            f"all test rows are one group (task.group={task.group}): how scores differ between groups is unknown, so "
+            "intervals are over seeds alone and arms are not compared"
+        )
     splits = {name: _split(task, rows) for name, rows in zip(PARTS, by_part, strict=True)}
     for name, split in splits.items():
         if task.has_values and len(split) and np.ptp(split.labels) == 0:
