@@ -55,7 +55,7 @@ def test_one_seed_gives_the_hand_computed_averages_with_the_error_of_independent
     assert row.averages[OF_LORA].mean == pytest.approx(LORA)
     assert row.averages[OF_GLUE].mean == pytest.approx(NINE)
     assert row.averages[OF_LORA].kind == "items"
-    assert row.averages[OF_LORA].half == pytest.approx(1.959964 * 0.01 / np.sqrt(8))
+    assert row.averages[OF_LORA].half == pytest.approx(1.959964 * 0.01 / np.sqrt(8), rel=1e-3)
 
 
 def test_several_seeds_give_means_with_the_interval_of_seeds_and_items(tmp_path):
@@ -70,6 +70,16 @@ def test_several_seeds_give_means_with_the_interval_of_seeds_and_items(tmp_path)
         assert (found.kind, found.n) == ("both", 3)
 
 
+def test_scores_and_averages_stay_inside_the_range_of_their_metrics(tmp_path):
+    for seed, shift in enumerate((-0.03, 0.0, 0.03)):
+        for task, scores in SCORES.items():
+            write_task(tmp_path, task, {metric: 0.97 + shift for metric in scores}, seed=seed)
+    (row,) = (report := read(tmp_path)).rows
+    assert row.averages[OF_GLUE].low < 0.93 < 0.97 < row.averages[OF_GLUE].high <= 1
+    cells = re.findall(r"97\.0 \((\d+\.\d) to (\d+\.\d)\)", " ".join(printed(report, 400).split()))
+    assert len(cells) >= 9 and all(float(high) <= 100 for _, high in cells)
+
+
 def test_the_papers_protocol_averages_the_medians_of_the_tasks_and_says_so(tmp_path):
     for seed, shift in enumerate((0.0, 0.0, -0.3)):
         write_glue(tmp_path, shift, seed=seed, task__protocol="paper")
@@ -78,7 +88,7 @@ def test_the_papers_protocol_averages_the_medians_of_the_tasks_and_says_so(tmp_p
     assert row.averages[OF_LORA].point == pytest.approx(LORA) and row.averages[OF_LORA].mean == pytest.approx(
         LORA - 0.1
     )
-    assert (row.averages[OF_LORA].low + row.averages[OF_LORA].high) / 2 == pytest.approx(LORA)
+    assert 0 < row.averages[OF_LORA].low < LORA < row.averages[OF_LORA].high <= 1
     assert any(flag.startswith("optimistic: chosen on the reported rows") for flag in row.flags)
     assert "medians over seeds" in printed(report)
 
@@ -262,13 +272,13 @@ def test_what_a_reader_must_know_of_an_arm_on_a_task_is_said_over_tasks_too(tmp_
         "lr at the edge of its grid (1e-3 … 2e-3): the best may lie outside",
         "b: diverged 2/2",
     ]
-    assert lora.passed == {"a": False, "b": False}
+    assert lora.passed == {"a": False, "b": False} and lora.better is None  # what diverged is better than nothing
     shown = printed(report)
     assert shown.count("lora r=8 [1]") == 2 and shown.count("79.5±3.6* ") == 2 and "* at the best of several" in shown
 
 
 def test_a_rank_is_enough_on_so_many_tasks(tmp_path, capsys):
-    for task, lost in (("easy", 0), ("hard", 600)):
+    for task, lost in (("easy", 0), ("hard", 400)):
         for seed in (0, 1, 2):
             right = answers(0.8, 0, seed)
             worse = right.copy()
@@ -283,4 +293,4 @@ def test_a_rank_is_enough_on_so_many_tasks(tmp_path, capsys):
     assert small.better.mean == pytest.approx(0.25) and large.better.mean == 0.5 and full.better is None
     assert main(["report", str(tmp_path), "--by", "task"]) == 0
     overall = capsys.readouterr().out.split("Over all tasks")[1]
-    assert re.search(r"lora r=4 \[1\] +1 of 2 ", overall) and re.search(r"lora r=64 +2 of 2 ", overall)
+    assert re.search(r"lora r=4 +1 of 2 ", overall) and re.search(r"lora r=64 +2 of 2 ", overall)

@@ -244,7 +244,8 @@ def _sum_up(rows: list[Row], tasks: dict[str, Metrics]) -> list[float]:
         row.middle, row.profile = aggregate.interquartile_mean(mine), aggregate.profile(mine, thresholds)
         like = (row.model, row.arm.optimistic)
         full = next((r for r in trained if r.arm.method == "full" and (r.model, r.arm.optimistic) == like), row)
-        row.better = None if full is row else aggregate.improvement(mine, scored[id(full)])
+        fit = all(row.tasks[task].may_pass and not full.tasks[task].unfit for task in shared)
+        row.better = aggregate.improvement(mine, scored[id(full)]) if fit and full is not row else None
     return [float(threshold) for threshold in thresholds]
 
 
@@ -314,9 +315,14 @@ def _mean(row: Row, tasks: dict[str, Metrics]) -> Interval:
         errors.append(float(np.linalg.norm(ses)) / len(ses))
     if not values:
         return Interval(mean, math.nan, math.nan, math.nan, 0, "none", shown if row.arm.optimistic else None)
-    spread = interval(values, errors, median=row.arm.optimistic, replicates=list(paired))
-    low, high = shown - spread.half, shown + spread.half
-    return replace(spread, mean=mean, median=shown if row.arm.optimistic else None, low=low, high=high)
+    optimistic = row.arm.optimistic
+    apart = shown - float(np.median(values) if optimistic else np.mean(values))  # other runs have not all tasks
+    ends = np.mean([np.mean([named(metric).range for metric in of], 0) for of in tasks.values()], 0)
+    around = [value + apart for value in values]
+    spread = interval(
+        around, errors, within=(float(ends[0]), float(ends[1])), median=optimistic, replicates=list(paired)
+    )
+    return replace(spread, mean=mean)
 
 
 def _flags(row: Row) -> list[str]:
@@ -336,11 +342,12 @@ def _flags(row: Row) -> list[str]:
 
 
 def _cell(score: Interval | None, metric: str = "accuracy") -> str:
-    if score is None or not math.isfinite(score.point):
-        return NOTHING
-    if named(metric).high != 1:
-        return named(metric).interval(score).replace(" ± ", "±")
-    return f"{100 * score.point:.1f}" + (f"±{100 * score.half:.1f}" if math.isfinite(score.half) else "")
+    shown = named(metric)
+    if shown.high == 1:
+        shown = replace(shown, unit="%", decimals=1)
+        if score and shown.low <= score.point - score.half and score.point + score.half <= 1:
+            return f"{shown.score(score.point)}±{100 * score.half:.1f}"
+    return shown.interval(score).replace(" ± ", "±")
 
 
 def _overall_cell(found: Interval | None) -> str:
