@@ -9,30 +9,33 @@ from typing import Any
 import pytest
 from synthetic_study import write_run
 
-from rankwise.config import Config
+from rankwise.config import Config, changed
 from rankwise.find.answer import answer
+from rankwise.find.pilot import Guess, guess_from
 from rankwise.find.question import LOOKS, Budget, Question
 from rankwise.find.rates import Rates, Tuned
 from rankwise.find.rule import Evidence, Rule, decide, power
 from rankwise.find.story import Findings, Runs, answer_file, confirm, keep
+from rankwise.metrics import named
 from rankwise.tracking.record import Record, read
 
 RANKS = (2, 4, 8)
+FOUR = Guess(4)
 
 
 @pytest.fixture
 def findings(tiny: Callable[..., Config]) -> Callable[..., Findings]:
     def make(
-        looks: dict[int, list[Evidence]], guess: int = 4, budget: Budget | None = None, **changes: Any
+        looks: dict[int, list[Evidence]], guess: Guess = FOUR, budget: Budget | None = None, **changes: Any
     ) -> Findings:
         question = Question(
             tiny("bert", "lora", "qv"), tiny("bert", "full"), RANKS, tuned=False, budget=budget or Budget()
         )
-        rule = Rule(RANKS, guess, question.margin)
+        rule = Rule(RANKS, guess.rank, question.margin)
         arms = {arm: [costs(arm)] for arm in (None, *looks)}
         runs = Runs(question, lambda *_: None, jobs=2, records={Path(str(n)): costs(None) for n in range(10)})
         rates = Rates(question, Tuned(1e-4), Tuned(2e-3))
-        return replace(Findings(question, runs, rates, {}, rule, decide(rule, looks), looks, arms), **changes)
+        return replace(Findings(question, runs, rates, guess, rule, decide(rule, looks), looks, arms), **changes)
 
     return make
 
@@ -124,7 +127,8 @@ def test_a_rank_of_which_a_run_diverged_is_not_named(findings, tmp_path, diverge
             for c in configs
         ]
 
-    looked = confirm(found.question, Rule((4,), 4, 0.05), found.rates, {}, runs)
+    asked = replace(found.question, ranks=(4,), method=changed(found.question.method, {"task.margin": 0.05}))
+    looked = confirm(asked, Guess(4), found.rates, runs)
     assert looked.decision.answer == (None if diverged else 4)
     assert looked.faults[4] == (["diverged 1/3"] if diverged else [])
 
@@ -136,6 +140,22 @@ def test_a_question_that_is_asked_again_with_more_seeds_adds_up_its_chances_of_e
     earlier.parent.mkdir(parents=True)
     earlier.write_text("{}")
     assert "is at most 10 % for this and what was asked of the same runs with other --seeds." in answer(found).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"diverged": True}, "the pilot diverged"),
+        ({"matthews": {"value": 0.0, "se": 0.0}}, "the pilot gives one answer to every text"),
+        ({"matthews": {"value": 0.0, "se": 0.1}}, "the pilot's adapter cannot be cut"),  # chance: not one answer
+    ],
+)
+def test_why_the_pilot_gives_no_guess_is_said(findings, tmp_path, said, why):
+    record = write_run(tmp_path, diverged="diverged" in said)
+    record.metrics["validation"] = {key: value for key, value in said.items() if key == "matthews"}
+    guess = guess_from(record, RANKS, 0.02, named("accuracy"))
+    note = answer(findings({4: seen(-0.003, 2, 3)}, guess=guess)).notes[0]
+    assert note.startswith(f"Started from rank 4, the middle one, as {why}. Looks after 2, 3, 5, 8 seeds.")
 
 
 def test_a_failed_run_is_named(findings):

@@ -1,6 +1,7 @@
 """The command, with real runs of a tiny model."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,23 @@ def test_the_report_shows_what_was_learned_of_every_rank(found):
     shown = [row[2].replace("−", "-") for row in answer.by_rank.rows]
     assert [None if text == "–" else float(text) for text in shown] == [g and round(100 * g, 1) for g in gains]
     assert all(note in report.to_markdown() for note in [answer.by_rank.title, *told["notes"]])
+
+
+def test_the_newest_answer_to_a_question_stands_and_an_older_one_is_a_note_of_it(found, tmp_path):
+    folder, told = found
+    (file,) = folder.rglob("answer-*.json")
+    record = begin(composed(["debug=fast"]), None)
+    record.folder = tmp_path / "run"
+    for digits, sentence, age in (
+        ("aaaaaaaa-3", "Rank 1 is enough: old. 9 runs", 9),
+        ("aaaaaaaa", "Rank 4 is enough.", 5),
+    ):
+        (tmp_path / f"answer-{digits}.json").write_text(json.dumps(told | {"sentence": sentence}))
+        os.utime(tmp_path / f"answer-{digits}.json", (0, 100 - age))
+    (tmp_path / "answer-bbbbbbbb-5.json").write_text(file.read_text())
+    other, newest = read([record])
+    assert (other.sentence, newest.sentence) == (told["sentence"], "Rank 4 is enough.")
+    assert newest.by_rank.notes[len(told["notes"]) :] == ["Before, with other --seeds: Rank 1 is enough: old."]
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def _row(findings: Findings, rank: int) -> dict[str, Any]:
         "gain": seen.gain if seen else None,
         "low": seen.low(0.05) if seen else None,
         "high": seen.high(0.05) if seen else None,
-        "pilot": findings.pilot.get(rank),
+        "pilot": findings.guess.curve.get(rank) if findings.guess else None,
         "lr": findings.rates.of(rank) if findings.rates else None,
         "trainable": _middle(findings.arms.get(rank) or [], "params.trainable"),
         "peak_bytes": _middle(findings.arms.get(rank) or [], "memory.train.peak_bytes"),
@@ -182,9 +182,9 @@ def _row(findings: Findings, rank: int) -> dict[str, Any]:
 def _notes(findings: Findings, decided: bool) -> list[str]:
     """What qualifies the sentence."""
     question, notes = findings.question, []
-    if findings.rule:
-        why = "the pilot's guess" if findings.pilot else "the middle one, as no pilot could be cut"
-        start = f"Started from rank {findings.rule.guess}, {why}. " if len(question.ranks) > 1 else ""
+    if guess := findings.guess:
+        how = "the pilot's guess" if guess.curve else f"the middle one{', as ' if guess.why else ''}{guess.why}"
+        start = f"Started from rank {guess.rank}, {how}. " if len(question.ranks) > 1 else ""
         looks, times = ", ".join(map(str, question.looks)), findings.times
         before = " for this and what was asked of the same runs with other --seeds" if times > 1 else ""
         chance = f"The chance of naming a rank that is not enough is at most {5 * times} %{before}."

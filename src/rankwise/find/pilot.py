@@ -5,13 +5,14 @@ untouched. The guess is the smallest rank that keeps the whole adapter's score w
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.find.question import PILOT, PILOT_SEED, Question, middle
 from rankwise.find.rates import Rates, Runner
 from rankwise.metrics import Metric
-from rankwise.tracking.fields import at
+from rankwise.report.flags import is_constant
 from rankwise.tracking.record import FINISHED, Record
 
 
@@ -22,10 +23,19 @@ class Failed(Exception):
         super().__init__(f"{record.run['name']} {record.status}: {(record.error or {}).get('message', 'no result')}")
 
 
-def pilot(question: Question, rates: Rates, run: Runner) -> tuple[int, dict[int, float]]:
-    """The rank to start from, and the validation score of every rank that a cut gives."""
+@dataclass(frozen=True)
+class Guess:
+    """The rank to start from, and the validation score of every rank that a cut gives, or ``why`` it gives none."""
+
+    rank: int
+    curve: dict[int, float] = field(default_factory=dict)
+    why: str = ""
+
+
+def pilot(question: Question, rates: Rates, run: Runner) -> Guess:
+    """What the pilot points to. Raises Failed where it has not finished."""
     if len(question.ranks) == 1:
-        return question.ranks[0], {}
+        return Guess(question.ranks[0])
     # Beside it, what is needed whatever it says: it alone would leave other cores idle.
     beside = [question.run_of(None, seed, rates.of(None)) for seed in range(question.looks[0])]
     record = run([pilot_run(question, rates), *beside], "pilot and reference")[0]
@@ -40,26 +50,22 @@ def pilot_run(question: Question, rates: Rates) -> Config:
     return question.run_of(largest, PILOT_SEED, rates.of(largest), stage=PILOT)
 
 
-def guess_from(record: Record, ranks: Sequence[int], margin: float, metric: Metric) -> tuple[int, dict[int, float]]:
-    """What a run of the largest of ``ranks`` points to, and the validation score of every rank that its cut gives.
+def guess_from(record: Record, ranks: Sequence[int], margin: float, metric: Metric) -> Guess:
+    """What a run of the largest of ``ranks`` points to.
 
     That is the smallest rank whose score is within half the margin of the largest's; the middle rank where the adapter
-    cannot be cut, and where it diverged or gives one answer to every text.
+    cannot be cut, and where it diverged or gives one answer to every text: cuts of what learned nothing are all alike.
     """
-    fell = record.compute.get("diverged") or at(record, "metrics.validation.matthews.value") == 0
-    curve = {} if fell else _curve(record, ranks)  # cuts of what learned nothing are all alike
-    if not curve:
-        return middle(ranks), {}
-    whole = curve[ranks[-1]]
-    return min(rank for rank in ranks if metric.sign * (curve[rank] - whole) >= -margin / 2), curve
-
-
-def _curve(record: Record, ranks: Sequence[int]) -> dict[int, float]:
-    """Scores on validation by rank; empty for a method whose adapter cannot be cut."""
     from rankwise.adapters.runs import open_adapter  # torch, once there is something to cut
     from rankwise.analysis.truncation import cuts
 
+    if record.compute.get("diverged"):
+        return Guess(middle(ranks), why="the pilot diverged")
+    if is_constant(record, "validation"):
+        return Guess(middle(ranks), why="the pilot gives one answer to every text")
     try:
-        return cuts(open_adapter(record.folder), ranks, part="validation")
+        curve = cuts(open_adapter(record.folder), ranks, part="validation")
     except Refused:
-        return {}
+        return Guess(middle(ranks), why="the pilot's adapter cannot be cut")
+    whole = curve[ranks[-1]]
+    return Guess(min(rank for rank in ranks if metric.sign * (curve[rank] - whole) >= -margin / 2), curve)

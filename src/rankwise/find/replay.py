@@ -135,7 +135,7 @@ class _Grid:
     def pilots(self) -> Counter[int]:
         """How often a pilot, which each run of the largest rank might have been, makes which guess."""
         largest = self.arms[self.ranks[-1]].runs
-        return Counter(guess_from(run, self.ranks, self.report.margin, self.report.metric)[0] for run in largest)
+        return Counter(guess_from(run, self.ranks, self.report.margin, self.report.metric).rank for run in largest)
 
     def told(self, label: str, reported: int | None) -> Replay:
         every = tuple(range(len(self.seeds)))

@@ -10,7 +10,7 @@ from typing import Any
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.find.evidence import faults, gather
-from rankwise.find.pilot import Failed, pilot, pilot_run
+from rankwise.find.pilot import Failed, Guess, pilot, pilot_run
 from rankwise.find.question import Question
 from rankwise.find.rates import Rates, tune
 from rankwise.find.rule import Decision, Evidence, Rule, decide
@@ -79,7 +79,7 @@ class Findings:
     question: Question
     runs: Runs
     rates: Rates | None = None
-    pilot: dict[int, float] = field(default_factory=dict)  # validation score by rank
+    guess: Guess | None = None
     rule: Rule | None = None
     decision: Decision = field(default_factory=lambda: Decision({}))
     looks: dict[int, list[Evidence]] = field(default_factory=dict)
@@ -97,19 +97,20 @@ class Findings:
 def find(question: Question, launch: Launch, jobs: int = 1) -> Findings:
     """Tune, guess, confirm. What is finished is not run again, so that a second start goes on from what is there."""
     runs = Runs(question, launch, jobs)
-    rates, curve, rule = None, dict[int, float](), None
+    rates, stopped = None, ""
     try:
         rates = tune(question, runs)
-        guess, curve = _settled(question, rates, runs)
-        rule = Rule.of(question.ranks, guess, question.margin, question.looks)
+        guess = _settled(question, rates, runs)
     except Spent:
-        return Findings(question, runs, rates, curve, rule, stopped="budget")
+        stopped = "budget"
     except Failed as why:
-        return Findings(question, runs, rates, curve, rule, stopped=str(why))
-    return confirm(question, rule, rates, curve, runs)
+        stopped = str(why)
+    if rates is None or stopped:
+        return Findings(question, runs, rates, stopped=stopped)
+    return confirm(question, guess, rates, runs)
 
 
-def _settled(question: Question, rates: Rates, runs: Runs) -> tuple[int, dict[int, float]]:
+def _settled(question: Question, rates: Rates, runs: Runs) -> Guess:
     """The pilot's guess, written down before the first run that counts and never changed after it."""
     file = answer_file(question)
     if file.exists():
@@ -118,18 +119,22 @@ def _settled(question: Question, rates: Rates, runs: Runs) -> tuple[int, dict[in
             curve = {int(rank): float(score) for rank, score in noted["pilot"].items()}
             if records.is_done(config := pilot_run(question, rates)):
                 runs([config], "pilot")  # it counts to what was spent
-            return question.ranks[question.ranks.index(noted["guess"])], curve
+            return Guess(question.ranks[question.ranks.index(noted["guess"])], curve, str(noted.get("why", "")))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise Refused(f"{file}: not what rankwise find wrote there; remove it to start again") from None
-    guess, curve = pilot(question, rates, runs)
-    _write(file, {"guess": guess, "pilot": curve})
-    return guess, curve
+    guess = pilot(question, rates, runs)
+    _write(file, _noted(guess))
+    return guess
+
+
+def _noted(guess: Guess) -> dict[str, Any]:
+    return {"guess": guess.rank, "pilot": guess.curve, "why": guess.why}
 
 
 def keep(findings: Findings, document: dict[str, Any]) -> None:
     """Write the answer beside the runs, with the guess that it began from; its sentence into the last run's record."""
-    if findings.rule:
-        _write(answer_file(findings.question), {"guess": findings.rule.guess, "pilot": findings.pilot} | document)
+    if findings.guess:
+        _write(answer_file(findings.question), _noted(findings.guess) | document)
     last = next((run for run in reversed(findings.runs.records.values()) if run.status == FINISHED), None)
     if last and last.run.get("answer") != document["sentence"]:
         last.run["answer"] = document["sentence"]
@@ -144,8 +149,9 @@ def _write(file: Path, values: dict[str, Any]) -> None:
     records.write_atomically(file, json.dumps(records.finite(values), indent=1) + "\n")
 
 
-def confirm(question: Question, rule: Rule, rates: Rates, curve: dict[int, float], runs: Runs) -> Findings:
+def confirm(question: Question, guess: Guess, rates: Rates, runs: Runs) -> Findings:
     """Add seeds in looks until the rule has decided, a run fails or the budget is spent."""
+    rule = Rule.of(question.ranks, guess.rank, question.margin, question.looks)
     looks: dict[int, list[Evidence]] = {}
     arms: dict[int | None, list[Record]] = {}
     wrong: dict[int, list[str]] = {}
@@ -170,7 +176,7 @@ def confirm(question: Question, rule: Rule, rates: Rates, curve: dict[int, float
             stopped = str(why)
         if stopped:
             break
-    return Findings(question, runs, rates, curve, rule, decision, looks, arms, wrong, stopped)
+    return Findings(question, runs, rates, guess, rule, decision, looks, arms, wrong, stopped)
 
 
 def _paired(question: Question, rates: Rates, rank: int, seeds: int, runs: Runs) -> dict[int | None, list[Record]]:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rankwise.metrics import NOTHING, named
@@ -18,17 +19,23 @@ class Answer:
 
 
 def read(records: list[Record]) -> list[Answer]:
-    """One for each question that was asked of the records' studies, the latest first; what is no answer is left out."""
+    """One for each question that was asked of the records' studies, the latest first; what is no answer is left out.
+
+    The latest answer to a question that was asked with several numbers of seeds stands, the others are notes of it.
+    """
     folders = {record.folder.parent for record in records}
     files = [file for folder in folders for file in folder.glob("answer-*.json")]
-    answers = []
+    answers: dict[tuple[Path, str], Answer] = {}
     for file in sorted(files, key=lambda file: (-file.stat().st_mtime, file.name)):
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
-            answers.append(Answer(str(document["sentence"]), by_rank(document)))
+            given = Answer(str(document["sentence"]), by_rank(document))
         except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             continue  # a question without an answer yet, or a stranger's file
-    return answers
+        latest = answers.setdefault((file.parent, file.stem.split("-")[1]), given)
+        if latest is not given:
+            latest.by_rank.notes.append(f"Before, with other --seeds: {given.sentence.partition('. ')[0]}.")
+    return [*answers.values()]
 
 
 def by_rank(document: dict[str, Any]) -> Section:

@@ -78,7 +78,7 @@ def unfit(arm: Arm, metric: Metric, scores: Scores | None) -> Iterator[str]:
     n = len(arm.runs)
     if diverged := sum(bool(run.compute.get("diverged")) for run in arm.runs):
         yield f"diverged {diverged}/{n}"
-    if constant := sum(map(_is_constant, arm.runs)):
+    if constant := sum(map(is_constant, arm.runs)):
         yield f"{constant}/{n} give one answer to every text"
     elif scores:
         yield from _learned_nothing(arm, metric, scores)
@@ -86,9 +86,9 @@ def unfit(arm: Arm, metric: Metric, scores: Scores | None) -> Iterator[str]:
         yield f"{UNDER_TRAINED}: validation loss still falls, by {fall:.2g} in the last fifth of the steps"
 
 
-def _is_constant(run: Record) -> bool:
+def is_constant(run: Record, part: str = "test") -> bool:
     """Whether it says one thing: Matthews' correlation is then 0 on any resample, too, so that it has no error."""
-    return at(run, "metrics.test.matthews.value") == 0 and not at(run, "metrics.test.matthews.se")
+    return at(run, f"metrics.{part}.matthews.value") == 0 and not at(run, f"metrics.{part}.matthews.se")
 
 
 def _learned_nothing(arm: Arm, metric: Metric, scores: Scores) -> Iterator[str]:
