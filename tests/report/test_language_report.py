@@ -139,7 +139,7 @@ def test_of_one_seed_nothing_is_said_to_be_over_seeds(tmp_path):
     report = build([tmp_path])
     for text in (printed(report), report.to_markdown(), html(report), report.to_latex(), report.to_methods()):
         assert "over seeds" not in text and "seeds and" not in text.replace("both seeds and by item", "")
-    assert "± 95 % over prompts alone (one seed, or identical runs)." in " ".join(printed(report).split())
+    assert "± 95 % over prompts alone (one seed)." in " ".join(printed(report).split())
 
 
 def test_a_probe_forgets_where_its_accuracy_fell_and_shows_cosines(tmp_path):

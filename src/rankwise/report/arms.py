@@ -321,12 +321,10 @@ def over_runs(cells: Iterable[tuple[Record, Any]], sign: float = 1.0, **how: Any
 
 def covered(scores: Iterable[Interval | None], items: str = "test items") -> str:
     """What the intervals of some scores are over: ``± 95 % over seeds and prompts``."""
-    kinds = {score.kind for score in scores if score}
-    words = {
-        "both": f"seeds and {items}",
-        "seeds": "seeds",
-        "items": f"{items} alone (one seed, or identical runs)",
-    }
+    shown = [score for score in scores if score]
+    kinds, alone = {score.kind for score in shown}, {min(score.n, 2) for score in shown if score.kind == "items"}
+    why = " or ".join(words for n, words in ((1, "one seed"), (2, "seeds that score alike")) if n in alone)
+    words = {"both": f"seeds and {items}", "seeds": "seeds", "items": f"{items} alone ({why})"}
     over = ", or ".join(words[kind] for kind in words if kind in kinds)
     return f"± 95 % over {over}" if over else "no interval"
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rankwise.compare import Scores
-from rankwise.errors import Refused, did_you_mean, plural
+from rankwise.errors import Refused, did_you_mean
 from rankwise.metrics import Metric, named
 from rankwise.report import answers, export, latex, paper, tuning
 from rankwise.report import table as tables
@@ -12,7 +12,7 @@ from rankwise.report.arms import Arm, group, reference_of
 from rankwise.report.equivalence import Comparison, compare
 from rankwise.report.flags import find_unfit, flag
 from rankwise.report.sufficiency import LEVEL, Sufficiency, smallest_sufficient
-from rankwise.report.summary import Headline, headline, notes, total
+from rankwise.report.summary import Headline, apart, headline, notes, total
 from rankwise.tracking import remote
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record, find, write_atomically
@@ -113,13 +113,11 @@ def compared(every_run: list[Record], score: str | None = None) -> Report:
     flag(arms, reference, comparisons, metric)
     families = smallest_sufficient(arms, reference, comparisons, margin) if reference else []
     sentences = notes(records, every_run, arms, reference, metric, comparisons, families)
-    if len(every_run) > len(records):
-        left_out = plural(
-            len(every_run) - len(records), "run that tuned or searched is", "runs that tuned or searched are"
-        )
-        sentences.append(f"{left_out} left out of the comparison, as what was compared was chosen by them.")
-    elif records[0].config.get("stage"):
-        sentences.insert(0, "These runs tuned or searched; what they chose is not yet judged on fresh seeds.")
+    staged = [run for run in every_run if run.config.get("stage")]
+    if 0 < len(staged) < len(every_run):
+        sentences.append(f"Left out of the comparison, for which they chose: {apart(staged)}.")
+    elif staged:
+        sentences.insert(0, f"None of these runs is a result ({apart(staged)}): fresh seeds have yet to judge.")
     codes = {record.provenance.get("code") for record in records if record.provenance.get("code")}
     if len(codes) > 1:
         sentences.append(f"{len(codes)} versions of rankwise's code made these runs: a difference may be the code's.")

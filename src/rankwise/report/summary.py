@@ -13,7 +13,7 @@ from rankwise.report.formats import items, listed, percent, si, three
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency
 from rankwise.statistics import Bootstrap
 from rankwise.tracking.fields import at
-from rankwise.tracking.record import FINISHED, Record
+from rankwise.tracking.record import FAILED, FINISHED, RUNNING, STOPPED, Record
 
 
 @dataclass(frozen=True)
@@ -229,9 +229,19 @@ def total(records: list[Record]) -> str:
         return ""
     hours = f"{took / 3600:.2g} hours" if took >= 3600 else f"{three(took)} s"
     computed = f" and {si(flops, 'FLOP')} of training" if flops else ""
-    beside = len(records) - sum(record.status == FINISHED and not record.config.get("stage") for record in records)
-    others = f", {beside} of them for tuning or unfinished" if beside else ""
-    return f"The whole study took {hours} of runs one after the other{computed}: {plural(len(records), 'run')}{others}."
+    runs = ", ".join([plural(len(records), "run"), *filter(None, [apart(records)])])
+    return f"The whole study took {hours} of runs one after the other{computed}: {runs}."
+
+
+_STAGES = {"tune": "for tuning", "search": "of a search", "pilot": "as a pilot", "debug": "for debugging"}
+
+
+def apart(records: list[Record]) -> str:
+    """How many of the runs are no results, and what they are: ``24 for tuning, 1 as a pilot, 1 failed``."""
+    kinds = Counter(
+        _STAGES.get(str(run.config.get("stage"))) if run.status == FINISHED else run.status for run in records
+    )
+    return ", ".join(f"{kinds[kind]} {kind}" for kind in (*_STAGES.values(), FAILED, STOPPED, RUNNING) if kinds[kind])
 
 
 def trained(arms: list[Arm]) -> list[Arm]:

@@ -22,6 +22,7 @@ from rankwise.report import costs, forgetting, latency
 from rankwise.report.arms import Arm, covered
 from rankwise.report.columns import Column, Section, chosen, section, shown
 from rankwise.report.equivalence import UNFIT
+from rankwise.report.summary import of_data
 from rankwise.tracking.fields import at
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class _Arms:
             yield Text(f"{str(number).translate(_SUPERSCRIPT)} {text}")
         there = [c.header for c in columns if any(c.get(arm) is not None for arm in self.report.arms)]
         about = [words for header, words in _ABOUT.items() if header in there]
-        notes = (interval_note(self.report), " ".join(about), self.report.total)
+        notes = (*of_data(self.report.records), interval_note(self.report), " ".join(about), self.report.total)
         yield from (Text(text, style="dim") for text in notes if text)
 
     def _table(self, columns: list[Column]) -> Table:
