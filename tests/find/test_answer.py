@@ -58,55 +58,55 @@ def seen(gain: float, *seeds: int, over: float = 0.001) -> list[Evidence]:
 
 def test_a_rank_that_is_enough_is_named_with_its_error_and_what_it_saves(findings):
     told = answer(findings({4: seen(-0.003, 2, 3), 2: seen(-0.08, 2, 3)}))
-    assert told.rank == 4 and told.decided
+    assert told["rank"] == 4 and told["decided"]
     # Its limit at the level that three seeds have: t of 2 degrees of freedom and z at .2 · .8 · .05
-    assert told.sentence == (
+    assert told["sentence"] == (
         "Rank 4 is enough: within 2 points of full fine-tuning (−0.3, at worst −1.1), with 0.2 % of the parameters, "
         "50 % of the memory, 66 % of the operations. 10 runs, 5 min; the grid would have taken 12 runs, 6 min."
     )
-    assert [row["verdict"] for row in told.rows] == ["given up", "enough", "not run"]
+    assert [row["verdict"] for row in told["ranks"]] == ["given up", "enough", "not run"]
     short = answer(findings({4: seen(-0.003, 2, 3)}, faults={4: ["under-trained: validation loss still falls"]}))
-    assert short.sentence.startswith("Rank 4 is enough at this budget: within 2 points of full fine-tuning (−0.3, ")
+    assert short["sentence"].startswith("Rank 4 is enough at this budget: within 2 points of full fine-tuning (−0.3, ")
 
 
 def test_what_the_budget_left_open_says_what_would_decide_it(findings):
     looks = {4: seen(0.0, 2, 3, over=0.004)}
     told = answer(findings(looks, budget=Budget(seconds=300), stopped="budget"), "rankwise find task=x")
-    assert not told.decided and told.rank is None
-    assert told.sentence.startswith("Not decided within 5 min: rank 4 is 0.0 points [−1.3, +1.3]. ")
-    assert "2 more seeds (about 2 min) would show it to be enough with" in told.sentence
-    assert told.sentence.endswith("rankwise find task=x --budget 7m.")
+    assert not told["decided"] and told["rank"] is None
+    assert told["sentence"].startswith("Not decided within 5 min: rank 4 is 0.0 points [−1.3, +1.3]. ")
+    assert "2 more seeds (about 2 min) would show it to be enough with" in told["sentence"]
+    assert told["sentence"].endswith("rankwise find task=x --budget 7m.")
 
 
 def test_when_the_largest_rank_is_worse_no_rank_is_enough_and_the_next_thing_to_try_is_named(findings):
     told = answer(findings({4: seen(-0.05, 2, 3), 8: seen(-0.041, 2, 3)}))
-    assert told.decided and told.rank is None
-    assert told.sentence.startswith(
+    assert told["decided"] and told["rank"] is None
+    assert told["sentence"].startswith(
         "No rank up to 8 was shown to be enough on qv: rank 8 is 4.1 points worse [3.8, 4.4]. "
     )
-    assert "Next to try: targets=all_linear." in told.sentence
+    assert "Next to try: targets=all_linear." in told["sentence"]
 
 
 def test_a_rank_that_was_only_given_up_is_not_called_worse(findings):
     told = answer(findings({4: seen(-0.021, 2, over=0.0005), 8: seen(-0.021, 2, 3, over=0.0005)}))
-    assert told.sentence.startswith("No rank up to 8 was shown to be enough on qv")
-    assert [row["verdict"] for row in told.rows] == ["not run", "given up", "given up"]
+    assert told["sentence"].startswith("No rank up to 8 was shown to be enough on qv")
+    assert [row["verdict"] for row in told["ranks"]] == ["not run", "given up", "given up"]
 
 
 def test_when_the_seeds_are_used_up_it_is_not_decided(findings):
     every = (2, 3, 5, 8)
     told = answer(findings({4: seen(-0.008, *every, over=0.004), 8: seen(-0.004, *every, over=0.004)}))
-    assert not told.decided and told.rank is None
-    assert told.sentence.startswith("Not decided with 8 seeds: rank 4 is −0.8 points [−1.8, +0.2]. ")
-    assert "Next to try: a larger margin." in told.sentence  # seeds alone vary too much for any number of rows
+    assert not told["decided"] and told["rank"] is None
+    assert told["sentence"].startswith("Not decided with 8 seeds: rank 4 is −0.8 points [−1.8, +0.2]. ")
+    assert "Next to try: a larger margin." in told["sentence"]  # seeds alone vary too much for any number of rows
 
 
 def test_seeds_that_would_hardly_decide_it_are_not_asked_for(findings):
     now = Evidence(3, -0.01, 0.001, 0.005)
     told = answer(findings({4: [replace(now, seeds=2), now]}, budget=Budget(runs=15), stopped="budget"))
-    assert told.sentence.startswith("Not decided within 15 runs: rank 4 is −1.0 points")
+    assert told["sentence"].startswith("Not decided within 15 runs: rank 4 is −1.0 points")
     advised = re.search(
-        r"Next to try: ([\d,]+) test rows in place of 2,000 \(task.n_test\) and --seeds 8", told.sentence
+        r"Next to try: ([\d,]+) test rows in place of 2,000 \(task.n_test\) and --seeds 8", told["sentence"]
     )
     assert advised
     items = int(advised[1].replace(",", "")) / 2000
@@ -135,11 +135,13 @@ def test_a_rank_of_which_a_run_diverged_is_not_named(findings, tmp_path, diverge
 
 def test_a_question_that_is_asked_again_with_more_seeds_adds_up_its_chances_of_error(findings):
     found = findings({4: seen(-0.003, 2, 3)})
-    assert "The chance of naming a rank that is not enough is at most 5 %." in answer(found).notes[0]
+    assert "The chance of naming a rank that is not enough is at most 5 %." in answer(found)["notes"][0]
     earlier = answer_file(replace(found.question, looks=LOOKS[:2]))
     earlier.parent.mkdir(parents=True)
     earlier.write_text("{}")
-    assert "is at most 10 % for this and what was asked of the same runs with other --seeds." in answer(found).notes[0]
+    assert (
+        "is at most 10 % for this and what was asked of the same runs with other --seeds." in answer(found)["notes"][0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,18 +156,18 @@ def test_why_the_pilot_gives_no_guess_is_said(findings, tmp_path, said, why):
     record = write_run(tmp_path, diverged="diverged" in said)
     record.metrics["validation"] = {key: value for key, value in said.items() if key == "matthews"}
     guess = guess_from(record, RANKS, 0.02, named("accuracy"))
-    note = answer(findings({4: seen(-0.003, 2, 3)}, guess=guess)).notes[0]
+    note = answer(findings({4: seen(-0.003, 2, 3)}, guess=guess))["notes"][0]
     assert note.startswith(f"Started from rank 4, the middle one, as {why}. Looks after 2, 3, 5, 8 seeds.")
 
 
 def test_a_failed_run_is_named(findings):
     told = answer(findings({}, stopped="full-s0 failed: no disk"))
-    assert told.sentence.startswith("No conclusion: full-s0 failed: no disk. 10 runs") and not told.decided
+    assert told["sentence"].startswith("No conclusion: full-s0 failed: no disk. 10 runs") and not told["decided"]
 
 
 def test_a_smaller_rank_that_fails_takes_no_answer_back(findings):
     told = answer(findings({4: seen(-0.003, 2, 3)}, stopped="lora-r2-s0 failed: no disk"))
-    assert told.rank == 4 and told.sentence.startswith("Rank 4 is enough")
+    assert told["rank"] == 4 and told["sentence"].startswith("Rank 4 is enough")
 
 
 def test_the_last_run_is_told_to_wandb_again_with_the_sentence(findings, tmp_path, monkeypatch):

@@ -113,7 +113,7 @@ def _told(arm: Arm, spec: Spec) -> str:
     wrong = of_training(arm, metrics.named(str(arm.first("config.task.metric"))))
     at = ""
     if arm.lr is not None and "lr" not in spec:
-        tried = arm.rates
+        tried = len(arm.whole)
         at = f" at learning rate {arm.lr:g}, {'the only one' if tried == 1 else f'the best of {tried}'}"
     return words(spec) + at + (f" ({'; '.join(wrong)})" if wrong else "") if at or wrong else ""
 

@@ -72,7 +72,6 @@ def _find(asked: Question, arguments: list[str], options: argparse.Namespace) ->
     from rich.text import Text
 
     from rankwise.find import answer, story
-    from rankwise.find.show import document
     from rankwise.forks import fork_server
     from rankwise.report.answers import by_rank
     from rankwise.study.multirun import launcher_of, run_on
@@ -81,16 +80,15 @@ def _find(asked: Question, arguments: list[str], options: argparse.Namespace) ->
     side_by_side = launcher.at_once([asked.run_of(None, seed) for seed in asked.looks])
     with fork_server.kept():
         findings = story.find(asked, lambda configs, stage: run_on(launcher, configs, stage), side_by_side)
-    result = answer.answer(findings, shlex.join(["rankwise", "find", *_without_budget(arguments)]))
-    told = document(findings, result)
+    told = answer.answer(findings, shlex.join(["rankwise", "find", *_without_budget(arguments)]))
     story.keep(findings, told)
     if options.json:
         print_json(told)
     else:
         block = by_rank(told)
-        show(Text(f"{result.sentence}\n", style="bold"))
+        show(Text(f"{told['sentence']}\n", style="bold"))
         show_table(block.header, block.rows, "right")
-        show(Text("\n".join(["", *result.notes]), style="dim"))
+        show(Text("\n".join(["", *told["notes"]]), style="dim"))
         print(f"rankwise: rankwise report {story.answer_file(asked).parent} shows all runs", file=sys.stderr)
     return 0 if all(record.status == "finished" for record in findings.runs.records.values()) else 1
 

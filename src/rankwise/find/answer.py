@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from statistics import median
 from typing import Any
 
@@ -20,20 +20,10 @@ _WORTH = 0.5  # the chance from which on more seeds are recommended
 _WORDS = {ENOUGH: "enough", WORSE: "worse", HOPELESS: "given up", OPEN: "not decided"}
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What is told: ``rank`` is the smallest that is enough, if any; ``decided`` whether the question is closed."""
-
-    sentence: str
-    rank: int | None
-    decided: bool
-    rows: list[dict[str, Any]]  # one per rank, see ``_row``
-    notes: list[str]
-    cost: dict[str, Any]  # runs, seconds, and the grid's
-
-
-def answer(findings: Findings, again: str = "rankwise find") -> Answer:
-    """The answer to what was found; ``again`` is the command as it was typed, without its budget."""
+def answer(findings: Findings, again: str = "rankwise find") -> dict[str, Any]:
+    """What is told, for the terminal, ``--json`` and the report; ``again`` is the command as it was typed, without its
+    budget. ``rank`` is the smallest that is enough, if any; ``decided`` whether the question is closed.
+    """
     rank = findings.decision.answer
     open_rank = next((r for r, status in findings.decision.status.items() if status in (OPEN, UNDECIDED)), None)
     if rank is not None:  # which a failed run of a smaller rank does not take back
@@ -45,8 +35,19 @@ def answer(findings: Findings, again: str = "rankwise find") -> Answer:
     else:
         sentence = _none(findings)
     decided = rank is not None or not (findings.stopped or open_rank)
-    rows = [_row(findings, r) for r in findings.question.ranks]
-    return Answer(sentence, rank, decided, rows, _notes(findings, decided), _cost(findings))
+    question = findings.question
+    return {
+        "sentence": sentence,
+        "rank": rank,
+        "decided": decided,
+        "margin": question.margin,
+        "metric": question.metric.name,
+        "reference": question.reference_name,
+        "ranks": [_row(findings, r) for r in question.ranks],
+        "notes": _notes(findings, decided),
+        "cost": _cost(findings),
+        "rule": asdict(findings.rule) if findings.rule else None,
+    }
 
 
 def _enough(findings: Findings, rank: int) -> str:

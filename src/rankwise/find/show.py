@@ -1,36 +1,16 @@
-"""Headers and rows of what the terminal shows, and the answer as one JSON document."""
+"""Headers and rows of what the terminal shows."""
 
-from dataclasses import asdict
 from statistics import median
 from typing import Any
 
-from rankwise.find.answer import Answer
 from rankwise.find.power import LIKELY, Spreads, needs
 from rankwise.find.question import Question
 from rankwise.find.rates import FIRST, SHORT
 from rankwise.find.replay import ALSO, OPEN, OTHER, SAME, Replay
 from rankwise.find.simulate import Outcome
-from rankwise.find.story import Findings
 from rankwise.metrics import NOTHING, duration
 
 Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]  # headers and rows
-
-
-def document(findings: Findings, result: Answer) -> dict[str, Any]:
-    """All that was found, for ``--json`` and for the report."""
-    question = findings.question
-    return {
-        "sentence": result.sentence,
-        "rank": result.rank,
-        "decided": result.decided,
-        "margin": question.margin,
-        "metric": question.metric.name,
-        "reference": question.reference_name,
-        "ranks": result.rows,
-        "notes": result.notes,
-        "cost": result.cost,
-        "rule": asdict(findings.rule) if findings.rule else None,
-    }
 
 
 def stages(question: Question, rank_s: float | None, reference_s: float | None) -> Table:

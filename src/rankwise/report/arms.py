@@ -99,11 +99,6 @@ class Arm:
         return {trial.lr: trial.validation for trial in self.trials if trial.n == most}
 
     @property
-    def rates(self) -> int:
-        """How many learning rates the one of its scores was chosen from by these very seeds."""
-        return len(self.whole)
-
-    @property
     def rounds(self) -> list["Arm"]:
         """What its learning rate was chosen by: runs that tuned, a stage for each number of steps, or its own runs."""
         return self.tuned or [self]
@@ -113,7 +108,7 @@ class Arm:
         """How many learning rates its own was chosen from, on these seeds or on others: those of the first round, of
         which a later one takes the best.
         """
-        return max(self.rates, self.rounds[0].rates)
+        return max(len(self.whole), len(self.rounds[0].whole))
 
     @property
     def beyond(self) -> int:
@@ -281,14 +276,11 @@ def _choose_lr(arm: Arm) -> None:
     common = set.intersection(*(set(runs) for runs in whole.values()))
     rates = _by_rate(arm.runs)
     judged = {lr: [runs[rep] for rep in runs if rep in common] or list(runs.values()) for lr, runs in rates.items()}
-    arm.trials = [Trial(lr, _validation(judged[lr]), len(runs)) for lr, runs in rates.items()]
+    values = {lr: [math.nan if run.objective is None else run.objective for run in runs] for lr, runs in judged.items()}
+    arm.trials = [Trial(lr, float(np.mean(values[lr])), len(runs)) for lr, runs in rates.items()]
     best = max(whole, key=lambda lr: preference(judged[lr]))
     arm.lr = None if arm.is_baseline else best
     arm.runs = [whole[best][rep] for rep in sorted(whole[best])]
-
-
-def _validation(runs: list[Record]) -> float:
-    return float(np.mean([math.nan if run.objective is None else run.objective for run in runs]))
 
 
 def _scores(arm: Arm) -> dict[str, Interval]:

@@ -204,7 +204,7 @@ def _scores(report: Report) -> list[Column]:
 
     def star(arm: Arm) -> str:
         """Where the score is of the best of several rates: the luck of these seeds is in it."""
-        return "*" * (arm.rates > 1)
+        return "*" * (len(arm.whole) > 1)
 
     # Of random subspaces d90 is read here: the smallest dimension with 90 % (Li et al. 2018, §2).
     shares = "numbers main" if any("dim" in arm.settings for arm in report.arms) else "numbers"
@@ -267,7 +267,13 @@ def _costs() -> list[Column]:
         *(Column(key, header, held(key), fmt.megabytes, "memory") for key, header in system),
         Column("flops_per_token", "FLOPs /token", of("compute.flops.per_token"), fmt.si, "compute"),
         Column("flops_of_full", "FLOPs /full", of("compute.flops.of_full"), fmt.ratio, "main paper compute"),
-        Column("break_even_rank", "break-even rank", of("compute.flops.break_even_rank"), fmt.whole, "compute"),
+        Column(
+            "break_even_rank",
+            "break-even rank",
+            of("compute.flops.break_even_rank"),
+            lambda r: f"{r // 1:g}",
+            "compute",
+        ),
         Column("train_flops", "FLOPs of training", of("compute.flops.train_total"), fmt.si, "compute"),
         Column("mfu", "MFU %", of("compute.mfu"), fmt.percent, "compute"),
         Column("quant_error", "logit error of storage %", of("compute.quant_error"), fmt.percent, "compute"),

@@ -78,34 +78,28 @@ def document(report: Report) -> dict[str, Any]:
 
 
 def _arm(report: Report, arm: Arm) -> dict[str, Any]:
-    comparison = report.comparison(arm)
-    verdict = comparison.verdict if comparison else ""
-    lost = forgotten(arm)
-    own = {key: getattr(arm, key) for key in ("lr", "comparable", "churn", "unfit", "flags")}
-    return (
-        arm.facts
-        | own
-        | {
-            "rank_fraction": rank_fraction(arm),
-            "rates": arm.tried,
-            "scale": arm.first("lora.scale"),
-            "n": len(arm.runs),
-            "scores": {name: asdict(score) for name, score in arm.scores.items()},
-            "forgetting": lost and lost.document(),
-            "generation": _generation(arm),
-            "latency": timed(arm),
-            "params": {key: arm.first(f"params.{key}") for key in ("trainable", "frozen", "total", "adapter", "head")},
-            "compute": costs.compute(arm),
-            "memory": {during: costs.memory(arm, during) for during in ("train", "eval")},
-            "storage": {"adapter_bytes": arm.median("storage.adapter_bytes")},
-            "reference": arm is report.reference,
-            "differs": {key: {"here": here, "reference": there} for key, (here, there) in arm.differs.items()},
-            "same_as_full": {"same": True, "worse": False, "better": False}.get(verdict),
-            "comparison": _compared(report, arm),
-            "trials": [asdict(trial) for trial in arm.trials],
-            "unscored": [{"name": run.run.get("name"), "status": run.status} for run in arm.unscored],
-        }
-    )
+    lost, compared = forgotten(arm), _compared(report, arm)
+    return arm.facts | {
+        **{key: getattr(arm, key) for key in ("lr", "comparable", "churn", "unfit", "flags")},
+        "rank_fraction": rank_fraction(arm),
+        "rates": arm.tried,
+        "scale": arm.first("lora.scale"),
+        "n": len(arm.runs),
+        "scores": {name: asdict(score) for name, score in arm.scores.items()},
+        "forgetting": lost and lost.document(),
+        "generation": _generation(arm),
+        "latency": timed(arm),
+        "params": {key: arm.first(f"params.{key}") for key in ("trainable", "frozen", "total", "adapter", "head")},
+        "compute": costs.compute(arm),
+        "memory": {during: costs.memory(arm, during) for during in ("train", "eval")},
+        "storage": {"adapter_bytes": arm.median("storage.adapter_bytes")},
+        "reference": arm is report.reference,
+        "differs": {key: {"here": here, "reference": there} for key, (here, there) in arm.differs.items()},
+        "same_as_full": {"same": True, "worse": False, "better": False}.get((compared or {}).get("verdict", "")),
+        "comparison": compared,
+        "trials": [asdict(trial) for trial in arm.trials],
+        "unscored": [{"name": run.run.get("name"), "status": run.status} for run in arm.unscored],
+    }
 
 
 def _generation(arm: Arm) -> dict[str, Any] | None:

@@ -50,11 +50,6 @@ def ratio(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.2f}"
 
 
-def whole(value: float | None) -> str:
-    """The integer at or below: of a rank, as there are no others."""
-    return NOTHING if value is None else str(math.floor(value))
-
-
 def items(n: int, units: int | None) -> str:
     """``195 test items in 40 groups``: how many of them are independent, where they are not all."""
     return f"{n:,} test items" + (f" in {plural(units, 'group')}" if units and units < n else "")

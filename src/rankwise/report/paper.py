@@ -53,9 +53,8 @@ def checklist(report: Report) -> list[tuple[str, str, str]]:
 
 
 def _tests(report: Report) -> list[str]:
-    said = tests(report.arms, report.metric, report.comparisons, report.families)
     compared = any(c.bootstrap for c in report.comparisons.values())
-    return [*(margin(report.records, report.metric) if compared else []), *said]
+    return [*(margin(report.records, report.metric) if compared else []), *tests(report)]
 
 
 def _models(report: Report) -> str:

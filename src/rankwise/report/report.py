@@ -1,6 +1,7 @@
 """Records in, one Report out: everything that table, plots and page show is decided here."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from rankwise.compare import Scores
@@ -12,7 +13,7 @@ from rankwise.report.arms import Arm, group, reference_of
 from rankwise.report.equivalence import Comparison, compare
 from rankwise.report.flags import find_unfit, flag
 from rankwise.report.sufficiency import LEVEL, Sufficiency, smallest_sufficient
-from rankwise.report.summary import Headline, apart, headline, notes, total
+from rankwise.report.summary import Headline, headline, notes, total
 from rankwise.tracking import remote
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record, find, write_atomically
@@ -27,18 +28,32 @@ class Report:
     """
 
     records: list[Record]
+    all_records: list[Record]  # those that tuned or searched as well
     arms: list[Arm]
     reference: Arm | None
     metric: Metric
     margin: float
     comparisons: dict[int, Comparison]
     families: list[Sufficiency]
-    headline: Headline
-    notes: list[str]
     constant: float | None
-    total: str  # what the whole study took, in words
-    all_records: list[Record]  # those that tuned or searched as well
     answers: list[answers.Answer]  # of ``rankwise find``
+
+    @cached_property
+    def headline(self) -> Headline:
+        """The latest answer of ``find``, whose rule was fixed before the runs; without one, that of all runs."""
+        if not self.answers:
+            return headline(self.families, self.reference, self.metric)
+        title, *others = (answer.sentence for answer in self.answers)
+        return Headline(title, others=tuple(others))
+
+    @cached_property
+    def notes(self) -> list[str]:
+        return notes(self)
+
+    @property
+    def total(self) -> str:
+        """What the whole study took, in words."""
+        return total(self.all_records)
 
     @property
     def level(self) -> float:
@@ -112,26 +127,11 @@ def compared(every_run: list[Record], score: str | None = None) -> Report:
     comparisons = compare(arms, reference, scores, metric, margin) if reference else {}
     flag(arms, reference, comparisons, metric)
     families = smallest_sufficient(arms, reference, comparisons, margin) if reference else []
-    sentences = notes(records, every_run, arms, reference, metric, comparisons, families)
-    staged = [run for run in every_run if run.config.get("stage")]
-    if 0 < len(staged) < len(every_run):
-        sentences.append(f"Left out of the comparison, for which they chose: {apart(staged)}.")
-    elif staged:
-        sentences.insert(0, f"None of these runs is a result ({apart(staged)}): fresh seeds have yet to judge.")
-    codes = {record.provenance.get("code") for record in records if record.provenance.get("code")}
-    if len(codes) > 1:
-        sentences.append(f"{len(codes)} versions of rankwise's code made these runs: a difference may be the code's.")
-    top = headline(families, reference, metric)
-    # By the rule of find, which was fixed before the runs.
-    if answered := answers.read(records) if metric.name == own.name else []:
-        title, *others = (answer.sentence for answer in answered)
-        sentences.insert(0, f"By all runs of the table: {top}")
-        top = Headline(title, others=tuple(others))
     for arm in arms:
         against = reference.runs if reference and arm is not reference else []
         arm.churn = {"seeds": scores.churn(arm.runs), "reference": scores.churn(arm.runs, against)}
-    decided = (records, arms, reference, metric, margin, comparisons, families, top, sentences)
-    return Report(*decided, scores.constant(first.runs), total(every_run), every_run, answered)
+    answered, constant = answers.read(records) if metric.name == own.name else [], scores.constant(first.runs)
+    return Report(records, every_run, arms, reference, metric, margin, comparisons, families, constant, answered)
 
 
 def results(every_run: list[Record]) -> list[Record]:

@@ -1,19 +1,25 @@
 """The report in sentences, each derived from the records: the headline, and how the comparison was made."""
 
+from __future__ import annotations
+
 import math
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rankwise.errors import plural
 from rankwise.metrics import Metric, named
 from rankwise.report import costs, tuning
 from rankwise.report.arms import UNDER_TRAINED, Arm, covered
-from rankwise.report.equivalence import ONE_SEED, Comparison
+from rankwise.report.equivalence import ONE_SEED
 from rankwise.report.formats import items, listed, percent, si, three
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency
 from rankwise.statistics import Bootstrap
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FAILED, FINISHED, RUNNING, STOPPED, Record
+
+if TYPE_CHECKING:
+    from rankwise.report.report import Report
 
 
 @dataclass(frozen=True)
@@ -116,25 +122,22 @@ def _cost(step: Step, reference: Arm) -> str:
     return f"It takes {' and '.join([', '.join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)}." if parts else ""
 
 
-def notes(
-    records: list[Record],
-    all_records: list[Record],
-    arms: list[Arm],
-    reference: Arm | None,
-    metric: Metric,
-    comparisons: dict[int, Comparison],
-    families: list[Sufficiency],
-) -> list[str]:
+def notes(report: Report) -> list[str]:
     """How this was compared, one sentence or two each."""
-    lines = [
-        *margin(records, metric),
-        _counts(records, arms),
-        *filter(None, [total(all_records)]),
-        *budget(arms, reference or arms[0]),
-        *evaluation(arms, metric),
-        *tuning.rates(arms),
-    ]
-    lines += of_data(records)
+    records, arms, reference, metric = report.records, report.arms, report.reference, report.metric
+    staged = [run for run in report.all_records if run.config.get("stage")]
+    chose, lines = apart(staged), []
+    if report.answers:
+        lines.append(f"By all runs of the table: {headline(report.families, reference, metric)}")
+    if staged and len(staged) == len(report.all_records):
+        lines.append(f"None of these runs is a result ({chose}): fresh seeds have yet to judge.")
+    elif staged:
+        lines.append(f"Left out of the comparison, for which they chose: {chose}.")
+    lines += [*margin(records, metric), _counts(records, arms), *filter(None, [report.total])]
+    lines += [*budget(arms, reference or arms[0]), *evaluation(arms, metric), *tuning.rates(arms), *of_data(records)]
+    codes = {record.provenance.get("code") for record in records} - {None, ""}
+    if len(codes) > 1:
+        lines.append(f"{len(codes)} versions of rankwise's code made these runs: a difference may be the code's.")
     others = sum(not arm.comparable for arm in arms)
     if others:
         rows = plural(others, "row differs", "rows differ")
@@ -143,9 +146,9 @@ def notes(
         lines.append(f"Lower {metric.name} is better: an arm whose difference from full fine-tuning is positive lost.")
     if reference is None:
         return [*lines, "Full fine-tuning is missing, so there is no difference, no verdict and nothing sufficient."]
-    if any(c.verdict == ONE_SEED for c in comparisons.values()):
+    if any(c.verdict == ONE_SEED for c in report.comparisons.values()):
         lines.append("With one shared seed differences are points without an interval: seeds alone could explain them.")
-    return lines + tests(arms, metric, comparisons, families)
+    return lines + tests(report)
 
 
 def of_data(records: list[Record]) -> list[str]:
@@ -154,11 +157,10 @@ def of_data(records: list[Record]) -> list[str]:
     return [f"Of the data: {note}." for note in said]
 
 
-def tests(
-    arms: list[Arm], metric: Metric, comparisons: dict[int, Comparison], families: list[Sufficiency]
-) -> list[str]:
+def tests(report: Report) -> list[str]:
     """The statistics that were used, and no others."""
-    scores = [arm.scores[metric.name] for arm in arms if metric.name in arm.scores]
+    metric, comparisons, families = report.metric, report.comparisons, report.families
+    scores = [arm.scores[metric.name] for arm in report.arms if metric.name in arm.scores]
     how = ", within the metric's range" * (metric.range != (-math.inf, math.inf))
     how += "; over seeds by Student's t" * any(score.kind in ("both", "seeds") for score in scores)
     lines = [f"Scores: {covered(scores)}{how}."] if scores else []
@@ -244,18 +246,13 @@ def apart(records: list[Record]) -> str:
     return ", ".join(f"{kinds[kind]} {kind}" for kind in (*_STAGES.values(), FAILED, STOPPED, RUNNING) if kinds[kind])
 
 
-def trained(arms: list[Arm]) -> list[Arm]:
-    """The comparable arms with runs of a model that was trained."""
-    return [arm for arm in arms if arm.comparable and arm.runs and not arm.is_baseline]
-
-
 def budget(arms: list[Arm], arm: Arm) -> list[str]:
     """How all arms were trained, by the config of one, and how the checkpoint was chosen."""
     config = (arm.runs or arm.unscored)[0].config
     trainer, optim, task = (config.get(group) or {} for group in ("trainer", "optim", "task"))
     if not trainer:
         return []
-    steps = sorted({round(n) for other in trained(arms) if (n := other.median("compute.steps"))})
+    steps = sorted({round(n) for one in arms if one.comparable and (n := one.median("compute.steps"))})
     length = f"{' to '.join(f'{n:,}' for n in dict.fromkeys([steps[0], steps[-1]]))} steps" if steps else ""
     batch = (trainer.get("batch_size") or 0) * (trainer.get("accumulate") or 1)
     precision = arm.first("compute.precision") or trainer.get("precision")

@@ -26,18 +26,20 @@ def section(report: Report) -> Section | None:
     rounds = [part for one in tuned for part in one.rounds]
     if not rounds:
         return None
-    most = max(part.rates for part in rounds)
+    most = max(len(part.whole) for part in rounds)
     budgets = sorted({k for k in (1, 2, 3, 4, 6, 8, 12, most) if k <= most})
     metric = named(str(rounds[0].first("config.objective") or "val/loss"))
     rows = []
     for part in rounds:
-        curve = [expected_best([*part.whole.values()], k, metric.lower_is_better) for k in budgets if k <= part.rates]
+        curve = [
+            expected_best([*part.whole.values()], k, metric.lower_is_better) for k in budgets if k <= len(part.whole)
+        ]
         cells = [metric.score(value) for value in curve]
         several = len({_length(other) for other in rounds}) > 1
         side = part.label + (f", {_length(part)}" if several else "")
-        rows.append([side, str(part.rates), rate(part.lr), *cells, *[""] * (len(budgets) - len(cells))])
+        rows.append([side, str(len(part.whole)), rate(part.lr), *cells, *[""] * (len(budgets) - len(cells))])
     header = ["side", "rates tried", "best", *(f"val. {metric.name}, best of {k}" for k in budgets)]
-    same = len({*_sizes(report.arms).values()}) == 1
+    same = len({one.tried for one in _tuned(report.arms)}) == 1
     parity = "All sides had the same number to choose from." if same else "Sides had different numbers to choose from."
     note = "Expected validation score of the best of k learning rates drawn from those tried (Dodge et al. 2019)."
     diverged = any(not math.isfinite(value) for part in rounds for value in part.whole.values())
@@ -60,18 +62,19 @@ def expected_best(values: list[float], k: int, lower_is_better: bool = False) ->
 
 def rates(arms: list[Arm]) -> list[str]:
     """How the learning rates came about: chosen on other seeds, on these, or not at all."""
-    ours, sizes = _ours(arms), _sizes(arms)
+    ours, tuned = _ours(arms), _tuned(arms)
     if not ours:
         return []
-    if max(sizes.values()) == 1:
+    sizes = {one.tried for one in tuned}
+    if max(sizes) == 1:
         by_rate: dict[str, list[str]] = {}
         for arm in ours:
             by_rate.setdefault(rate(arm.lr), []).append(arm.method)
         shown = ", ".join(f"{lr} ({', '.join(dict.fromkeys(methods))})" for lr, methods in by_rate.items())
         return [f"One learning rate per arm, {shown}: not tuned in this study, so another rate may change the order."]
-    every = {lr for one in _tuned(arms) if one.tried > 1 for part in one.rounds for lr in part.whole}
-    of = f"{max(sizes.values())} each" if len({*sizes.values()}) == 1 else "different numbers"
-    sides = ", ".join(f"{out_of(one.tried, one.beyond)} for {one.rounds[0].label}" for one in _tuned(arms))
+    every = {lr for one in tuned if one.tried > 1 for part in one.rounds for lr in part.whole}
+    of = f"{max(sizes)} each" if len(sizes) == 1 else "different numbers"
+    sides = ", ".join(f"{out_of(one.tried, one.beyond)} for {one.rounds[0].label}" for one in tuned)
     of += f" ({sides}; {rate(min(every))} to {rate(max(every))})"
     chosen = ", ".join(f"{arm.label} {rate(arm.lr)}" for arm in ours)
     fresh = any(arm.tuned for arm in ours)
@@ -103,7 +106,7 @@ def _rounds(arm: Arm, tuned: list[Arm]) -> list[Arm]:
         if len(_apart_from_steps(other) ^ here) == nearest:
             by_key[other.key][_steps(other)] = other
     sides = [list(rounds.values()) for rounds in by_key.values()]
-    return max(sides, key=lambda side: (_steps(side[-1]), side[0].key == arm.key, side[0].rates), default=[])
+    return max(sides, key=lambda side: (_steps(side[-1]), side[0].key == arm.key, len(side[0].whole)), default=[])
 
 
 def _apart_from_steps(arm: Arm) -> set[tuple[str, str]]:
@@ -120,13 +123,8 @@ def _length(arm: Arm) -> str:
     return f"{_steps(arm):.3g} {unit}{'s' * (_steps(arm) != 1)}"
 
 
-def _sizes(arms: list[Arm]) -> dict[str, int]:
-    """How many rates each arm had, by what tuned it: a method may be tuned at one rank for all."""
-    return {one.rounds[0].label: one.tried for one in _tuned(arms)}
-
-
 def _tuned(arms: list[Arm]) -> list[Arm]:
-    """The arms whose rates there are to tell of, one for each that tuned."""
+    """The arms whose rates there are to tell of, one for each that tuned: a method may be tuned at one rank for all."""
     return list({id(arm.rounds[0]): arm for arm in _ours(arms)}.values())
 
 
