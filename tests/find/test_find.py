@@ -85,19 +85,14 @@ def test_the_report_shows_what_was_learned_of_every_rank(found):
 
 
 def test_the_newest_answer_to_a_question_stands_and_an_older_one_is_a_note_of_it(found, tmp_path):
-    folder, told = found
-    (file,) = folder.rglob("answer-*.json")
-    record = begin(composed(["debug=fast"]), None)
+    record, told = begin(composed(["debug=fast"]), None), found[1]
     record.folder = tmp_path / "run"
-    for digits, sentence, age in (
-        ("aaaaaaaa-3", "Rank 1 is enough: old. 9 runs", 9),
-        ("aaaaaaaa", "Rank 4 is enough.", 5),
-    ):
-        (tmp_path / f"answer-{digits}.json").write_text(json.dumps(told | {"sentence": sentence}))
-        os.utime(tmp_path / f"answer-{digits}.json", (0, 100 - age))
-    (tmp_path / "answer-bbbbbbbb-5.json").write_text(file.read_text())
+    said = {"aaaaaaaa-3": "Rank 1 is enough: old. 9 runs", "aaaaaaaa": "Rank 4 is enough.", "bbbbbbbb-5": "Another."}
+    for second, (digits, sentence) in enumerate(said.items()):
+        (file := tmp_path / f"answer-{digits}.json").write_text(json.dumps(told | {"sentence": sentence}))
+        os.utime(file, (0, second))
     other, newest = read([record])
-    assert (other.sentence, newest.sentence) == (told["sentence"], "Rank 4 is enough.")
+    assert (other.sentence, newest.sentence) == ("Another.", "Rank 4 is enough.")
     assert newest.by_rank.notes[len(told["notes"]) :] == ["Before, with other --seeds: Rank 1 is enough: old."]
 
 

@@ -76,14 +76,6 @@ def test_the_best_two_of_four_rates_train_in_full_on_both_sides_alike(tiny):
     assert {config.seed for config in runner.configs} == {TUNING_SEED}
 
 
-def test_a_best_rate_at_the_edge_is_followed_beyond_it(tiny):
-    question = asked(tiny)
-    runner = Runner(best_at(20 * question.method.method.lr, question.reference.method.lr))
-    rates = found(tiny, runner)
-    assert rates.middle.lr == pytest.approx(10**1.5 * question.method.method.lr, rel=0.01)
-    assert (rates.middle.tried, rates.middle.beyond) == (4, 2) and not rates.middle.at_edge
-
-
 def test_near_ties_are_kept_for_the_full_length(tiny):
     runner = Runner(best_at(asked(tiny).method.method.lr, asked(tiny).reference.method.lr), se=0.06)
     found(tiny, runner)
@@ -120,14 +112,14 @@ def test_an_end_rank_that_wants_another_rate_is_tuned_itself(tiny):
 
 
 @pytest.mark.parametrize(
-    ("score", "loss", "steps"),  # steps: half decades from the default to the rate that is chosen for rank 4
+    ("score", "loss", "steps", "beyond"),  # steps: half decades from the default to the rate chosen for rank 4
     [
-        (lambda step: 0.9 - 0.1 * abs(step - 2.6), lambda step: 1.0, 3),  # beyond the edge
-        (lambda step: 0.8, lambda step: abs(step - 1), 1),  # a tie of all: the lower validation loss
-        (lambda step: 0.8 if step in (0, 1) else 0.5, lambda step: 1.0, 0),  # of loss, too: the smaller rate
+        (lambda step: 0.9 - 0.1 * abs(step - 2.6), lambda step: 1.0, 3, 2),  # a best rate at the edge is followed
+        (lambda step: 0.8, lambda step: abs(step - 1), 1, 0),  # a tie of all: the lower validation loss
+        (lambda step: 0.8 if step in (0, 1) else 0.5, lambda step: 1.0, 0, 0),  # of loss, too: the smaller rate
     ],
 )
-def test_the_report_chooses_and_counts_the_rates_as_find_does(tiny, score, loss, steps):
+def test_the_report_chooses_and_counts_the_rates_as_find_does(tiny, score, loss, steps, beyond):
     question = asked(tiny)
 
     def step(config: Config) -> int:
@@ -138,6 +130,7 @@ def test_the_report_chooses_and_counts_the_rates_as_find_does(tiny, score, loss,
     runner = Runner(lambda config: score(step(config)), loss=lambda config: loss(step(config)))
     rates = found(tiny, runner)
     assert rates.of(4) == pytest.approx(10 ** (steps / 2) * question.method.method.lr, rel=0.01)
+    assert (rates.middle.tried, rates.middle.beyond, rates.middle.at_edge) == (4, beyond, False)
     for rank in (2, 4, 8, None):
         runner([question.run_of(rank, seed, rates.of(rank)) for seed in (0, 1)])
     report = compared([runner.record(config) for config in runner.configs])

@@ -234,15 +234,6 @@ def test_a_score_that_is_not_finite_is_flagged_where_it_is_missing_from_the_mean
     assert found.scores["accuracy"].n == 3
 
 
-@pytest.mark.parametrize(
-    ("losses", "flagged"),
-    [((0.7, 0.5, 0.45, 0.42, 0.40), True), ((0.7, 0.5, 0.42, 0.405, 0.40), False), ((0.7, 0.3, 0.3, 0.35, 0.5), False)],
-)
-def test_a_loss_that_falls_by_more_than_its_error_in_the_last_fifth_is_under_trained(tmp_path, losses, flagged):
-    write_run(tmp_path, losses=losses)
-    assert ("under-trained: validation loss still falls, by 0.02" in flags(build([tmp_path]).arms[0])) == flagged
-
-
 @pytest.mark.parametrize("cells", [[(0.5, {"n": 100}), (0.3, {}), (0.3, {})], [(0.5, {"shots": 5}), (0.3, {})]])
 def test_scores_of_other_rows_or_shots_are_in_no_mean_and_flagged(tmp_path, cells):
     for seed, (value, asked) in enumerate(cells):

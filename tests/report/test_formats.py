@@ -51,7 +51,6 @@ from rankwise.statistics import interval
         (fmt.signed_percent(None), "–"),
         (fmt.ratio(0.6704), "0.67"),
         (fmt.ratio(None), "–"),
-        (fmt.whole(77.9), "77"),
         (costs.shapes([[32, 48]]), "32 × 48"),
         (costs.shapes([[8, 40], [8, 40], [4, 9]]), "2 of 8 × 40, 4 × 9"),
         (costs.shapes([[1, 2], [3, 4], [5, 6], [7, 8]]), "1 × 2, 3 × 4, 2 more shapes"),

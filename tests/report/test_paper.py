@@ -72,7 +72,7 @@ def test_the_methods_say_what_the_records_hold(study):
         "TODO",
     ):
         assert fact in said
-    assert "15 runs, 6 of them for tuning" in said, "tuning runs are compute, too"
+    assert "15 runs, 6 for tuning" in said, "tuning runs are compute, too"
 
 
 _ALWAYS = ("One learning rate per arm, 2e-3 (lora), 1e-4 (full): not tuned in this study",)
