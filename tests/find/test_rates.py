@@ -98,19 +98,6 @@ def test_the_rate_is_carried_by_the_scales_law(tiny, alpha, shares):
         assert question.rate_for(rank, 1e-3) == pytest.approx(share * 1e-3)
 
 
-def test_an_end_rank_that_wants_another_rate_is_tuned_itself(tiny):
-    question = asked(tiny)
-    lr = question.method.method.lr
-
-    def score(config: Config) -> float:
-        own = 10**0.5 * lr if config.method.rank == 8 else lr if config.method.name == "lora" else config.method.lr
-        return 0.9 - 0.1 * abs(math.log10(config.method.lr / own))
-
-    rates = found(tiny, Runner(score, se=0.01))
-    assert rates.of(8) == pytest.approx(10**0.5 * lr, rel=0.01)
-    assert rates.of(2) == rates.of(4) == lr and set(rates.own) == {8}
-
-
 @pytest.mark.parametrize(
     ("score", "loss", "steps", "beyond"),  # steps: half decades from the default to the rate chosen for rank 4
     [
@@ -131,6 +118,8 @@ def test_the_report_chooses_and_counts_the_rates_as_find_does(tiny, score, loss,
     rates = found(tiny, runner)
     assert rates.of(4) == pytest.approx(10 ** (steps / 2) * question.method.method.lr, rel=0.01)
     assert (rates.middle.tried, rates.middle.beyond, rates.middle.at_edge) == (4, beyond, False)
+    assert rates.of(2) == rates.of(4) and set(rates.own) == ({8} if score(2) != score(1) else set())  # tuned itself
+    assert rates.of(8) == pytest.approx(rates.of(4) * 10 ** (len(rates.own) / 2), rel=0.01)
     for rank in (2, 4, 8, None):
         runner([question.run_of(rank, seed, rates.of(rank)) for seed in (0, 1)])
     report = compared([runner.record(config) for config in runner.configs])

@@ -141,7 +141,9 @@ def test_csv_and_markdown_have_one_row_per_arm(read):
     assert len(lines) == len(read.arms) + 2 and len({line.count("|") for line in lines}) == 1
 
 
-def test_page_asks_nothing_of_the_network(page):
+def test_page_asks_nothing_of_the_network_and_text_in_figures_stays_text_in_its_colours(page):
+    assert re.search(r"<text[^>]*>full − margin</text>", page)
+    assert "var(--ink)" in page and "#101112" not in page
     assert not re.search(r"""(src|href)\s*=\s*["'](?!\#)""", page)
     assert not re.search(r"<script|<link|<img|@import|url\((?!#)", page)
 
@@ -157,11 +159,6 @@ def test_page_has_every_figure_with_a_caption_and_unique_ids(page):
     assert all(
         target in ids for target in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page) for target in target if target
     )
-
-
-def test_page_text_in_figures_stays_text_in_the_pages_colours(page):
-    assert re.search(r"<text[^>]*>full − margin</text>", page)
-    assert "var(--ink)" in page and "#101112" not in page
 
 
 def test_page_escapes_what_runs_wrote_and_points_to_the_log(page):

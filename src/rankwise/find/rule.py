@@ -168,15 +168,10 @@ def judge(rule: Rule, rank: int, seen: Sequence[Evidence]) -> str:
         if not evidence.sound:
             return HOPELESS
         speaks_for_none = rank == rule.ranks[-1] and not share  # and the next look may call it worse
-        if not speaks_for_none and _is_hopeless(rule, rank, evidence):
-            return HOPELESS
+        going_on = evidence.seeds < (last := rule.looks[-1]) and not speaks_for_none
+        if going_on and chance(rule, rank, evidence, last) < rule.give_up:
+            return HOPELESS  # more seeds are not worth their runs
     return OPEN if len(seen) < len(rule.looks) else UNDECIDED
-
-
-def _is_hopeless(rule: Rule, rank: int, evidence: Evidence) -> bool:
-    """Whether more seeds are not worth their runs."""
-    last = rule.looks[-1]
-    return evidence.seeds < last and chance(rule, rank, evidence, last) < rule.give_up
 
 
 def chance(rule: Rule, rank: int, now: Evidence, seeds: int) -> float:

@@ -17,6 +17,7 @@ from rankwise.find.rule import Decision, Evidence, Rule, decide
 from rankwise.identity import folder
 from rankwise.report.arms import UNDER_TRAINED
 from rankwise.tracking import record as records
+from rankwise.tracking.fields import at
 from rankwise.tracking.mirror import Mirror
 from rankwise.tracking.record import FINISHED, Record
 
@@ -61,15 +62,11 @@ class Runs:
     @property
     def seconds(self) -> float:
         """Wall time of all runs so far, side by side as they were."""
-        return math.fsum(map(_seconds, self.records.values())) / self.jobs
+        return math.fsum(at(run, "compute.seconds.total_s") or 0.0 for run in self.records.values()) / self.jobs
 
     def cost_s(self, runs: int) -> float:
         """What so many more runs will take, by the mean of those so far."""
-        return math.fsum(map(_seconds, self.records.values())) / max(1, len(self.records)) * runs / self.jobs
-
-
-def _seconds(record: Record) -> float:
-    return float((record.compute.get("seconds") or {}).get("total_s") or 0.0)
+        return self.seconds / max(1, len(self.records)) * runs
 
 
 @dataclass(frozen=True)
