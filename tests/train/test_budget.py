@@ -174,7 +174,7 @@ NONE: list[tuple[str, object, str]] = [
             None,
         )
     ),
-    ("callbacks", 5, "callbacks.it=5: {_target_: package.Class, key: value}; choose the option that has it, as callb"),
+    ("callbacks", 5, "callbacks.it=5: {_target_: package.Class, key: value}; a file conf/callbacks/NAME.yaml of"),
     ("callbacks", {"_target_": "my_callbacks.Mine", "foo": 1}, "callbacks.it.foo: Mine does not take this\n"),
     ("callbacks", EARLY | {"patiense": 1}, "callbacks.it.patiense: EarlyStopping does not take this (did you mean pat"),
     ("callbacks", EARLY, f"callbacks.it.monitor=val_loss: one of {LOGGED}\n"),
