@@ -50,29 +50,27 @@ def of(report, method, rank=None):
     return next(arm for arm in report.arms if (arm.method, arm.rank) == (method, rank))
 
 
-@pytest.mark.parametrize(("metric", "margin"), [("perplexity", 0.5), ("loss", 0.02), ("bits_per_byte", 0.01)])
-def test_an_arm_with_more_loss_is_worse_and_the_smallest_rank_within_the_margin_is_enough(tmp_path, metric, margin):
-    write_lm_study(tmp_path, metric=metric, task__margin=margin)
+@pytest.mark.parametrize(
+    ("metric", "margin", "truth", "verdicts", "title"),
+    [
+        ("perplexity", 0.5, TRUTH, ["worse", "same", "same"], "Rank 4 is enough: at most "),
+        ("loss", 0.02, TRUTH, ["worse", "same", "same"], "Rank 4 is enough: at most "),
+        ("bits_per_byte", 0.01, TRUTH, ["worse", "same", "same"], "Rank 4 is enough: at most "),
+        ("perplexity", 0.5, {2: 2.7, 8: 2.9}, ["better", "better"], "Rank 2 is enough: at most "),
+        ("perplexity", 0.5, {1: 3.0, 8: 3.3}, ["same", "worse"], "No rank was shown to be enough: even rank 8 is more"),
+    ],
+)
+def test_less_loss_is_better_and_the_smallest_rank_within_the_margin_is_enough(
+    tmp_path, metric, margin, truth, verdicts, title
+):
+    write_lm_study(tmp_path, truth, metric=metric, task__margin=margin)
     report = build([tmp_path])
-    verdicts = {arm.rank: report.comparison(arm).verdict for arm in report.arms if arm.rank}
-    assert verdicts == {1: "worse", 4: "same", 8: "same"}
-    assert report.comparison(of(report, "lora", 1)).estimate > margin  # as measured, in the metric's own direction
+    assert [report.comparison(of(report, "lora", rank)).verdict for rank in truth] == verdicts
+    estimates = [report.comparison(of(report, "lora", rank)).estimate for rank in truth]  # in the metric's direction
+    assert all(estimate > margin for estimate, said in zip(estimates, verdicts, strict=True) if said == "worse")
+    assert report.headline.title.startswith(title)
     (family,) = report.families
-    assert family.answer.arm.rank == 4
-    assert max(family.steps, key=lambda step: step.share).arm.rank == 4
-    assert report.headline.title.startswith("Rank 4 is enough: at most ")
-
-
-def test_an_arm_with_less_loss_is_better_and_enough(tmp_path):
-    write_lm_study(tmp_path, {2: 2.7, 8: 2.9})
-    report = build([tmp_path])
-    assert {report.comparison(arm).verdict for arm in report.arms if arm.rank} == {"better"}
-    assert report.families[0].answer.arm.rank == 2
-
-
-def test_no_rank_is_enough_where_the_largest_has_more_loss(tmp_path):
-    write_lm_study(tmp_path, {1: 3.0, 8: 3.3})
-    assert build([tmp_path]).headline.title.startswith("No rank was shown to be enough: even rank 8 is more than ")
+    assert not family.answer or max(family.steps, key=lambda step: step.share) is family.answer
 
 
 def test_table_and_page_say_that_lower_is_better_and_draw_the_margin_above(tmp_path):

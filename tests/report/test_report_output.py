@@ -180,13 +180,6 @@ def test_page_says_how_it_was_compared_and_what_it_was_made_with(page):
         assert said in page
 
 
-def test_page_of_one_failed_run_can_be_made(tmp_path):
-    write_run(tmp_path, "lora", 8, status="failed")
-    report = build([tmp_path])
-    assert "there is no finished run of full fine-tuning" in report.headline.title
-    assert sorted(report.write(tmp_path / "out")) == ["csv", "html", "json", "md"]
-
-
 @pytest.mark.parametrize(
     ("metric", "shown", "useless"),
     [

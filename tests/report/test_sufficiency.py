@@ -132,13 +132,14 @@ def test_families_of_targets_have_answers_and_lines_of_their_own(tmp_path):
     assert "\n• Rank 8 is enough (lora qv α=2r)" in printed(report)
 
 
-def test_without_full_fine_tuning_there_is_a_table_and_no_verdict(tmp_path):
+@pytest.mark.parametrize("status", ["finished", "failed"])
+def test_without_full_fine_tuning_there_is_a_table_and_no_verdict(tmp_path, status):
     for seed in range(2):
-        write_run(tmp_path, "lora", 8, seed=seed)
+        write_run(tmp_path, "lora", 8, seed=seed, status=status)
     report = build([tmp_path])
     assert report.headline.title == "No conclusion: there is no finished run of full fine-tuning to compare with."
     assert report.comparisons == {}
-    report.write(tmp_path / "out")
+    assert sorted(report.write(tmp_path / "out")) == ["csv", "html", "json", "md"]
 
 
 FILE = "predictions.parquet"
