@@ -308,13 +308,18 @@ def _check_latency(config: Config, own: dict[str, Any]) -> None:
     if config.quant.kind is not None:
         allowed = f"[] with quant={config.quant.name}: what is timed is an unquantized base"
         raise Refused.value("tracking.latency", config.tracking.latency, allowed)
-    longest = _first(own, "n_positions", "max_position_embeddings")
     for shape in config.tracking.latency:
         pair = isinstance(shape, list) and [type(n) for n in shape] == [int, int]
         if not (pair and min(shape) > 0 and math.prod(shape) <= _MOST_TOKENS):
             allowed = f"pairs of rows and length, as [[1,128],[32,512]], of at most {_MOST_TOKENS} tokens"
             raise Refused.value("tracking.latency", shape, allowed)
-        if longest and shape[1] > longest:  # RoBERTa's padding takes some, as is seen once it is loaded
+    check_lengths(config, _first(own, "n_positions", "max_position_embeddings"))
+
+
+def check_lengths(config: Config, longest: int | None) -> None:
+    """Refuse to time longer texts than a model has positions for; a loaded RoBERTa has fewer, for its padding."""
+    for shape in config.tracking.latency:
+        if longest and shape[1] > longest:
             allowed = f"a length of at most {longest}, the positions of {config.model.name}"
             raise Refused.value("tracking.latency", shape, allowed)
 

@@ -35,9 +35,9 @@ def read_text(path: Path, kind: str, most_bytes: int = 2**20) -> str:
     raise Refused(f"{path}: not {kind} ({reason})")
 
 
-def read_json(path: Path, kind: str, most_bytes: int = 2**26) -> Any:
+def read_json(path: Path, kind: str) -> Any:
     """The value in a JSON file. Raises Refused, as ``read_text``, and for what is not JSON."""
-    text = read_text(path, kind, most_bytes)
+    text = read_text(path, kind, 2**26)
     try:
         return _without_controls(json.loads(text)) if _CONTROL.search(text) else json.loads(text)
     except (ValueError, RecursionError) as error:

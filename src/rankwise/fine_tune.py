@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from rankwise import callbacks, methods
+from rankwise import callbacks, check, methods
 from rankwise.baseline import OnProgress, load
 from rankwise.config import Config
 from rankwise.measure import latency
@@ -97,7 +97,7 @@ class _Story:
             record.provenance["data"]["cut"] = self.loaders.cut
         if config.task.generation.metrics:  # refused now, not when all is trained
             questions(config, self.tokenizer, self.data.test)
-        latency.check_lengths(config.tracking.latency, self.tokenizer.model_max_length)
+        check.check_lengths(config, self.tokenizer.model_max_length)
 
     def ask(self) -> None:
         """What it knows before, where it is asked: with weights rounded as they will be in training."""
@@ -120,7 +120,7 @@ class _Story:
     def adapt(self) -> None:
         """Put the method's weights in, and count."""
         self.adapted = adapt(self.lm, self.config)
-        self.record.compute["attention"] = base.attention(self.lm)
+        self.record.compute["attention"] = str(self.lm.config._attn_implementation)  # type: ignore[union-attr]
         self.record.params = count(self.adapted.model, self.adapted.heads)
         self.record.lora = self.adapted.lora
 

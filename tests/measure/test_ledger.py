@@ -9,10 +9,9 @@ from tiny_configs import Tiny
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from rankwise.config import Config, Quant
-from rankwise.measure.ledger import PARTS, Footprint, Ledger, held_bytes
+from rankwise.config import Config
+from rankwise.measure.ledger import PARTS, Footprint, Ledger
 from rankwise.model.adapt import adapt
-from rankwise.model.quantize import _torchao
 from rankwise.tasks.scores import ClassScorer
 from rankwise.train import optim
 from rankwise.train.step import checkpoint_blocks, losses
@@ -212,12 +211,3 @@ def test_the_peak_of_a_base_that_is_shared_out_is_where_the_borrowed_weights_are
     one = whole.shared_out(devices=2, frozen=80, lent=10)
     assert one.phases == {"forward": 75, "backward": 80, "step": 71} and (one.peak, one.phase) == (80, "backward")
     assert one.parts == held(13, 16) | {"weights": 40} and one.peaks == held(14, 30) | {"weights": 40}
-
-
-def test_a_quantized_weight_has_the_bytes_that_are_stored():
-    pytest.importorskip("torchao")
-    linear = nn.Linear(64, 32)
-    assert held_bytes(linear, linear.parameters()) == 4 * (64 * 32 + 32)
-    small = _torchao(linear.weight.detach(), linear.bias, Quant(kind="int8_torchao"), torch.float32)
-    held = held_bytes(small, small.parameters())
-    assert 0 <= held - (64 * 32 + 4 * 32 + 4 * 32) <= 4 * 32  # weights, scales and bias; zero points in 8 to 32 bit

@@ -281,36 +281,19 @@ def write_gguf(path: Path) -> dict[str, np.ndarray]:
     width, inner, rng = 32, 64, np.random.default_rng(0)
     pieces = ["<unk>", "<s>", "</s>", "\u2581", "a", "b", "\u2581a", "\u2581b"]
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(128)
-    writer.add_embedding_length(width)
-    writer.add_block_count(2)
-    writer.add_feed_forward_length(inner)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(2)
-    writer.add_rope_dimension_count(width // 4)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(len(pieces))
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(pieces)
-    writer.add_token_scores([float(-i) for i in range(len(pieces))])
-    writer.add_token_types([2, 3, 3, 1, 1, 1, 1, 1])
-    writer.add_unk_token_id(0)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    sizes = {"context_length": 128, "embedding_length": width, "block_count": 2, "feed_forward_length": inner}
+    sizes |= {"head_count": 4, "head_count_kv": 2, "rope_dimension_count": width // 4, "layer_norm_rms_eps": 1e-5}
+    tokens = {"vocab_size": len(pieces), "tokenizer_model": "llama", "token_list": pieces}
+    tokens |= {"token_scores": [float(-i) for i in range(len(pieces))], "token_types": [2, 3, 3, 1, 1, 1, 1, 1]}
+    tokens |= {"unk_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    for key, value in (sizes | tokens).items():
+        getattr(writer, f"add_{key}")(value)
+    layers = dict.fromkeys(("attn_norm", "ffn_norm"), (width,))
+    layers |= dict.fromkeys(("attn_q", "attn_output"), (width, width))
+    layers |= dict.fromkeys(("attn_k", "attn_v"), (width // 2, width))
+    layers |= dict.fromkeys(("ffn_gate", "ffn_up"), (inner, width)) | {"ffn_down": (width, inner)}
     shapes = {"token_embd": (len(pieces), width), "output_norm": (width,)}
-    for block in range(2):
-        layers = {
-            "attn_norm": (width,),
-            "ffn_norm": (width,),
-            "attn_q": (width, width),
-            "attn_k": (width // 2, width),
-            "attn_v": (width // 2, width),
-            "attn_output": (width, width),
-            "ffn_gate": (inner, width),
-            "ffn_up": (inner, width),
-            "ffn_down": (width, inner),
-        }
-        shapes |= {f"blk.{block}.{name}": shape for name, shape in layers.items()}
+    shapes |= {f"blk.{block}.{name}": shape for block in range(2) for name, shape in layers.items()}
     weights = {f"{name}.weight": rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
     for name, values in weights.items():
         writer.add_tensor(name, values)

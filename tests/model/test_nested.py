@@ -232,4 +232,3 @@ def test_checkpointed_blocks_are_recomputed_with_moved_weights(tiny):
 def test_a_dimension_is_part_of_a_runs_name_and_identity(tiny):
     one, other = tiny("bert", "did", method__dim=10), tiny("bert", "did", method__dim=20)
     assert "did-d10-" in label(one) and run_id(one) != run_id(other)
-    assert run_id(tiny("bert", "lora", method__dim=10)) == run_id(tiny("bert", "lora"))

@@ -18,24 +18,10 @@ from rankwise import machine
 VARIABLE = "RANKWISE_PRELOAD"
 # What a run imports sooner or later, by its own modules, and what theirs only import when first used (measured: 3 s).
 HEAVY = (
-    "torch",
-    "lightning.pytorch",
-    "peft",
-    "transformers",
-    "pandas",
-    "pyarrow.parquet",
-    "sklearn.linear_model",
-    "sklearn.feature_extraction.text",
-    "scipy.stats",
-    "torch.profiler",
-    "torch.utils.flop_counter",
-    "peft.utils.transformers_weight_conversion",
-    "requests",
-    "pyarrow.pandas_compat",
-    "transformers.models.auto.modeling_auto",
-    "transformers.models.bert.modeling_bert",
-    "rankwise.run",
-    "rankwise.fine_tune",
+    *("torch", "lightning.pytorch", "peft", "transformers", "pandas", "pyarrow.parquet", "sklearn.linear_model"),
+    *("sklearn.feature_extraction.text", "scipy.stats", "torch.profiler", "torch.utils.flop_counter", "requests"),
+    *("peft.utils.transformers_weight_conversion", "pyarrow.pandas_compat", "rankwise.run", "rankwise.fine_tune"),
+    *("transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert"),
 )
 
 

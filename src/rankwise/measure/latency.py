@@ -8,7 +8,7 @@ import gc
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
@@ -22,7 +22,6 @@ from transformers import PretrainedConfig
 
 from rankwise import methods
 from rankwise.config import Config
-from rankwise.errors import Refused
 from rankwise.measure.random_models import adapted_model, base_model, batch, merged_model
 from rankwise.model.methods.peft_warnings import CANNOT
 from rankwise.model.numerics import Numerics
@@ -70,14 +69,6 @@ def latencies(config: Config, architecture: PretrainedConfig, settings: Numerics
     if settings.device.type == "cuda":
         torch.cuda.empty_cache()
     return cells
-
-
-def check_lengths(shapes: Iterable[list[int]], longest: int) -> None:
-    """Raise Refused for a shape that is longer than the loaded model has positions for."""
-    for shape in shapes:
-        if shape[1] > longest:
-            allowed = f"a length of at most {longest}, the longest sequence that this model has positions for"
-            raise Refused.value("tracking.latency", shape, allowed)
 
 
 def interleaved(

@@ -13,8 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from torch.utils._pytree import tree_leaves
 
 from rankwise import machine
-
-PARTS = ("weights", "gradients", "optimizer", "activations", "other")
+from rankwise.tracking.groups import PARTS
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class Ledger(TorchDispatchMode):
             if parameter.requires_grad:  # a hook on a frozen one would be an error
                 if parameter.grad is not None:
                     self._label(parameter.grad, "gradients")
-                hook = parameter.register_post_accumulate_grad_hook(self._gradient)
+                hook = parameter.register_post_accumulate_grad_hook(lambda p: self._label(p.grad, "gradients"))
                 self._undo.callback(hook.remove)
         if self.optimizer is not None:
             self._states(self.optimizer)
@@ -182,10 +181,6 @@ class Ledger(TorchDispatchMode):
             if held is None or held.part == "other":
                 self._label(tensor, "activations")
         return tensor
-
-    def _gradient(self, parameter: torch.Tensor) -> None:
-        if parameter.grad is not None:
-            self._label(parameter.grad, "gradients")
 
     def _states(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         for state in optimizer.state.values():

@@ -122,11 +122,6 @@ def name_classes(base: nn.Module, classes: list[str] | None) -> None:
         base.config.label2id = {name: number for number, name in enumerate(classes)}  # type: ignore[union-attr]
 
 
-def attention(base: nn.Module) -> str:
-    """The attention implementation that came out: eager, sdpa or another of transformers'."""
-    return str(base.config._attn_implementation)  # type: ignore[union-attr]
-
-
 def auto_class(kind: str, config: Any) -> Any:
     """transformers' class for a kind of task and an architecture.
 

@@ -202,24 +202,19 @@ def _length(config: Config, base: Any) -> int:
 
 
 def _storage(config: Config, model: Any) -> dict[str, int]:
-    """Bytes kept after the run, and of the best weights while it trains."""
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    adapter = trained + _beside_trained(config, model)
+    """Bytes kept after the run, and of the best weights while it trains.
+
+    LoRA's file has more than what is trained: a frozen A, and the start beside what it became (PiSSA, OLoRA).
+    """
+    sizes = [(name, p.numel() * p.element_size(), p.requires_grad) for name, p in model.named_parameters()]
+    trained = sum(size for _, size, is_trained in sizes if is_trained)
+    lora = [(size, is_trained) for name, size, is_trained in sizes if ".lora_A." in name or ".lora_B." in name]
+    adapter = trained
+    if methods.of(config.method).is_lora:
+        started = methods.starts_from_base(config.method)
+        adapter += sum(size for size, is_trained in lora if not is_trained) + started * sum(size for size, _ in lora)
     saved = adapter if methods.of(config.method).trains != "all" or config.trainer.save_full else 0
     return {"adapter_bytes": adapter, "disk_bytes": saved, "best_bytes": trained}
-
-
-def _beside_trained(config: Config, model: Any) -> int:
-    """Bytes in LoRA's file that are not trained: a frozen A, and the start beside what it became (PiSSA, OLoRA)."""
-    if not methods.of(config.method).is_lora:
-        return 0
-    factors = [
-        (p.numel() * p.element_size(), p.requires_grad)
-        for name, p in model.named_parameters()
-        if ".lora_A." in name or ".lora_B." in name
-    ]
-    frozen = sum(size for size, trained in factors if not trained)
-    return frozen + (sum(size for size, _ in factors) if methods.starts_from_base(config.method) else 0)
 
 
 def _time(config: Config, task: Facts, needed: int, question: Question, settings: Any) -> Row:

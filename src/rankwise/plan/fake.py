@@ -98,7 +98,11 @@ class Counted:
         if getattr(self.model.config, "type_vocab_size", 0) > 1:
             batch["token_type_ids"] = torch.zeros_like(ids)
         if self.config.task.writes:
-            return _packed(batch, shape) | _learned(shape)
+            if shape.packed:
+                mask = torch.zeros(rows, 1, shape.length, shape.length)
+                batch = {"input_ids": ids, "attention_mask": mask, "position_ids": torch.zeros_like(ids)}
+            learned = {name: torch.zeros(shape.logits, dtype=torch.long) for name in ("labels", "keep", "owner")}
+            return batch | learned | {name: torch.zeros(rows, dtype=torch.long) for name in ("row", "bytes")}
         labels = torch.zeros(rows, dtype=self.scorer.labels)
         return batch | {"labels": labels, "row": torch.zeros(rows, dtype=torch.long)}
 
@@ -230,21 +234,6 @@ def _faked(model: nn.Module) -> FakeTensorMode:
         for own in (module._parameters, module._buffers):
             own.update({name: fake(tensor) for name, tensor in own.items() if tensor is not None})  # type: ignore[misc]
     return mode
-
-
-def _packed(batch: Batch, shape: Shape) -> Batch:
-    if not shape.packed:
-        return batch
-    ids = batch["input_ids"]
-    mask = torch.zeros(shape.rows, 1, shape.length, shape.length)
-    return {"input_ids": ids, "attention_mask": mask, "position_ids": torch.zeros_like(ids)}
-
-
-def _learned(shape: Shape) -> Batch:
-    """As ``CollateText`` says which tokens are learned."""
-    tokens, rows = torch.zeros(shape.logits, dtype=torch.long), torch.zeros(shape.rows, dtype=torch.long)
-    named = {name: torch.zeros_like(tokens) for name in ("labels", "keep", "owner")}
-    return named | {name: torch.zeros_like(rows) for name in ("row", "bytes")}
 
 
 @contextlib.contextmanager

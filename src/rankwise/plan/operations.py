@@ -3,9 +3,8 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Annotated, Any, TypedDict
 
 import peft
@@ -77,7 +76,15 @@ def predict(
         kept = read_json(file, "a prediction")
         if problem(kept, _Kept) is None:
             return kept["memory"], kept["operations"] and Operations.of(kept["operations"])
-    memory, planned = _predict(partial(FakeRun, config, architecture, scorer, settings), step, evaluation)
+    memory: dict[str, Any] = {}
+    planned: Operations | None = None
+    try:
+        run = FakeRun(config, architecture, scorer, settings)
+        memory["train"] = {"predicted": run.train(step).to_dict()}
+        memory["eval"] = {"predicted": run.evaluate(evaluation).to_dict()}
+        planned = operations(run.counted, step, run.flops)
+    except Refused as refused:
+        memory = {"train": {"unpredicted": str(refused)}}
     with contextlib.suppress(OSError):
         write_atomically(file, json.dumps({"memory": memory, "operations": planned and asdict(planned)}))
     return memory, planned
@@ -101,18 +108,6 @@ def _key(config: Config, *what: Any) -> str:
     of_model = [architecture.to_dict(), type(scorer).__name__, scorer.outputs, config.trainer.strategy]
     told = json.dumps([costing(config), *of_model, vars(settings), shapes, *versions], sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
-
-
-def _predict(
-    start: Callable[[], FakeRun], step: list[Shape], evaluation: Shape
-) -> tuple[dict[str, Any], Operations | None]:
-    try:
-        run = start()
-        train, evaluated = run.train(step).to_dict(), run.evaluate(evaluation).to_dict()
-        planned = operations(run.counted, step, run.flops)
-    except Refused as refused:
-        return {"train": {"unpredicted": str(refused)}}, None
-    return {"train": {"predicted": train}, "eval": {"predicted": evaluated}}, planned
 
 
 def operations(run: Counted, step: Sequence[Shape], per_step: int) -> Operations:

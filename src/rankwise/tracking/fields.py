@@ -7,6 +7,7 @@ is shown under and the dotted path of a record where it is found. What a method 
 from typing import Any
 
 from rankwise.identity import canonical
+from rankwise.tracking.groups import PARTS
 from rankwise.tracking.record import Record
 
 RESULT = "result"  # the stage of a run that is compared
@@ -48,12 +49,7 @@ RESULTS = {
     "answer": "run.answer",
     "params/trainable": "params.trainable",
     "params/total": "params.total",
-    "memory/train/peak_bytes": "memory.train.peak_bytes",
-    "memory/train/weights_bytes": "memory.train.weights_bytes",
-    "memory/train/gradients_bytes": "memory.train.gradients_bytes",
-    "memory/train/optimizer_bytes": "memory.train.optimizer_bytes",
-    "memory/train/activations_bytes": "memory.train.activations_bytes",
-    "memory/train/other_bytes": "memory.train.other_bytes",
+    **{f"memory/train/{part}_bytes": f"memory.train.{part}_bytes" for part in ("peak", *PARTS)},
     "memory/train/predicted_peak_bytes": "memory.train.predicted.peak_bytes",
     "memory/train/process_peak_bytes": "memory.train.process_peak_bytes",
     "memory/train/allocated_peak_bytes": "memory.train.allocated_peak_bytes",

@@ -27,6 +27,7 @@ Amount = Annotated[float, "≥ 0"]
 _LARGEST = 2**63  # of integers: what Parquet, W&B and NumPy can hold
 _MOST = 1e30  # of what is counted or timed
 _DEEPEST = 20  # levels of what is nobody's to describe
+PARTS = ("weights", "gradients", "optimizer", "activations", "other")  # of memory, see ``_Footprint``
 
 
 class _Mirror(TypedDict, total=False):

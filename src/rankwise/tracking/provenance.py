@@ -17,15 +17,7 @@ from rankwise.tracking.groups import Provenance
 
 COMMAND = "RANKWISE_COMMAND"  # in the environment of a study's processes: what the user typed
 PACKAGES = (
-    "rankwise",
-    "torch",
-    "lightning",
-    "transformers",
-    "peft",
-    "datasets",
-    "hydra-core",
-    "wandb",
-    "numpy",
+    *("rankwise", "torch", "lightning", "transformers", "peft", "datasets", "hydra-core", "wandb", "numpy"),
     "scikit-learn",
 )
 

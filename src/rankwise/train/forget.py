@@ -22,13 +22,8 @@ _PAIRS = 2000  # of texts, whose cosines are ranked
 _GROUPS = 50  # of texts, each left out once
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Of one model, by text: the sum of its losses (N,) and its tokens (N,), or its features (N, H)."""
-
-    nats: np.ndarray | None = None
-    tokens: np.ndarray | None = None
-    features: np.ndarray | None = None
+# Of one model, by text: the sum of its losses, ``score`` (N,), and its tokens, ``label`` (N,); or ``features`` (N, H).
+Answers = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -64,27 +59,25 @@ class Questions:
             rows = encoded(self.rows.test, config, self.tokenizer, "forgetting")
             loader = eval_loader(rows, collate_for(config, self.tokenizer, self.rows), size)
             _, columns = evaluate(FineTuner(lm, TokenScorer(), config.optim, 1), loader, settings)
-            return Answers(columns["score"], columns["label"])
+            return columns
         from rankwise.tasks import baselines  # scikit-learn takes half a second, and few runs ask
 
         encoder, texts = lm.get_submodule(str(lm.base_model_prefix)), self.rows.test.texts
         with settings.autocast():
             features = baselines.mean_pooled(encoder, self.tokenizer, texts, config.task.max_length, size)
-        return Answers(features=features)
+        return {"features": np.asarray(features)}
 
     def compare(self, before: Answers, after: Answers) -> dict[str, Any]:
         """``measure`` (loss or probe), ``before`` and ``after`` as {value, se, n}, and ``difference``: after − before,
         paired over texts. An encoder's ``cosines`` are the rank correlation of the same pairs before and after.
         """
-        if before.nats is not None and after.nats is not None:
-            assert before.tokens is not None
-            ends = (ratio(nats, before.tokens) for nats in (before.nats, after.nats))
-            change = ratio(after.nats - before.nats, before.tokens)
-            return dict(zip(("before", "after"), ends, strict=True)) | {"measure": "loss", "difference": change}
-        assert before.features is not None and after.features is not None
-        first, second = (self._probe(features).astype(float) for features in (before.features, after.features))
+        if self.config.task.writes:
+            tokens, nats = before["label"], (before["score"], after["score"], after["score"] - before["score"])
+            scores = {name: ratio(of, tokens) for name, of in zip(("before", "after", "difference"), nats, strict=True)}
+            return scores | {"measure": "loss"}
+        first, second = (self._probe(answers["features"]).astype(float) for answers in (before, after))
         scores = {"before": mean_score(first), "after": mean_score(second), "difference": mean_score(second - first)}
-        return scores | {"measure": "probe", "cosines": _cosines(before.features, after.features)}
+        return scores | {"measure": "probe", "cosines": _cosines(before["features"], after["features"])}
 
     def _probe(self, features: np.ndarray) -> np.ndarray:
         """Which texts of one half a linear probe gets right that was fitted on the other."""

@@ -17,14 +17,7 @@ from rankwise.model.methods.peft_warnings import quiet_peft
 ADAPTER_FILE = "adapter_model.safetensors"
 HEAD_FILE, TRAINED_FILE = "head.safetensors", "trained.safetensors"
 _DECIDING = (  # what the same factors mean; VeRA's A and B are drawn from its key and in no file
-    "peft_type",
-    "r",
-    "lora_alpha",
-    "alpha",
-    "use_rslora",
-    "use_dora",
-    "rank_pattern",
-    "alpha_pattern",
+    *("peft_type", "r", "lora_alpha", "alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern"),
     "projection_prng_key",
 )
 
