@@ -28,6 +28,8 @@ PACKAGE = Package("p", "1", "0" * 64, "m")
         {"tracking__mode": "online"}, {"tracking__project": "p"}, {"tracking__tags": ["t"]}, {"model__name": "M"},
         {"task__name": "T"}, {"task__margin": 0.1}, {"quant__name": "o"}, {"method__lr": 0.5},
         {"trainer__epochs": 9.0},  # max_steps wins
+        {"trainer__devices": 1}, {"tracking__latency": [[2, 8]]}, {"method__dim": 10}, {"task__protocol": "clean"},
+        {"forgetting__n": 7}, {"task__generation__beams": 3},  # both are switched off
     ],
     ids=str,
 )  # fmt: skip
@@ -45,7 +47,7 @@ def test_what_cannot_change_a_result_is_in_no_hash(tiny, keys):
         {"optim__schedule": "cosine"}, {"optim__weight_decay": 0.1}, {"task__n_train": 64}, {"task__n_test": 32},
         {"task__max_length": 16}, {"trainer__validations": 3}, {"trainer__early_stopping": 2},
         {"objective": "val/loss"}, {"model__shape": {"model_type": "bert"}}, {"trainer__group_by_length": False},
-        {"task__synthetic": 700},
+        {"task__synthetic": 700}, {"trainer__devices": 2}, {"task__protocol": "paper"},
     ],
     ids=str,
 )  # fmt: skip

@@ -34,7 +34,7 @@ def test_an_online_run_arrives_whole(server, start, tracked):
         "val/accuracy": {"step": "step", "summary": ["max"]},
     }
     check_whole(server, config)
-    (made,) = server.artifacts
+    (made,) = server.store.artifacts
     assert (made.collection, made.type) == (f"adapter-{wandb_id(config)}", "lora-adapter")
     assert made.metadata == got["config"]["arm"] and made.metadata["rank"] == 3
     assert not list(folder(config).parent.glob("wandb/data/**/adapter_model*"))  # nothing has copied it
@@ -56,9 +56,9 @@ def check_whole(server: ContractServer, config: Config) -> None:
     own["run"].pop("wandb")
     assert sent == own
     assert stored[f"run/{name}/predictions.parquet"] == (folder(config) / "predictions.parquet").read_bytes()
-    made = [one for one in server.artifacts if one.run == name and one.state == "COMMITTED"][-1]
+    made = [one for one in server.store.artifacts if one.run == name and one.state == "COMMITTED"][-1]
     weights = {path.name: path.read_bytes() for path in (folder(config) / "adapter").iterdir()}
-    assert server.content(made) == weights and "adapter_model.safetensors" in weights
+    assert made.files(server.store.stored) == weights and "adapter_model.safetensors" in weights
 
 
 def test_a_killed_run_goes_on_under_its_id(server, start, tracked):

@@ -17,7 +17,7 @@ from torch import distributed, nn
 from rankwise.cli import main
 from rankwise.errors import Refused
 from rankwise.forks import fork_server
-from rankwise.identity import folder, run_id
+from rankwise.identity import folder
 from rankwise.measure.ledger import PARTS, Ledger
 from rankwise.run import run
 from rankwise.tracking.journal import read_rows
@@ -139,10 +139,6 @@ def test_a_mean_over_ranks_is_no_part_of_the_memory_that_is_measured():
     finally:
         distributed.destroy_process_group()
     assert ledger.footprint().peaks == {**dict.fromkeys(PARTS, 0), "weights": 24}
-
-
-def test_one_device_keeps_the_id_of_older_runs_and_several_have_their_own(tiny):
-    assert run_id(tiny()) == run_id(tiny(trainer__devices=1)) != run_id(tiny(trainer__devices=2))
 
 
 def test_what_a_rank_refuses_is_one_line_and_no_process_is_left(tiny):

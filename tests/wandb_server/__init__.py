@@ -11,7 +11,7 @@ from typing import Any
 
 from wandb_server.faults import Fault
 from wandb_server.http import Loopback
-from wandb_server.store import ENTITY, Artifact, Store, Sweep
+from wandb_server.store import ENTITY, Store, Sweep
 
 __all__ = ["ENTITY", "KEY", "ContractServer", "Fault", "of_nobody"]
 KEY = "k" * 40
@@ -55,14 +55,6 @@ class ContractServer:
     def runs(self) -> list[str]:
         """Ids, in order of their first start."""
         return list(self.store.runs)
-
-    @property
-    def artifacts(self) -> list[Artifact]:
-        return self.store.artifacts
-
-    def content(self, artifact: Artifact) -> dict[str, bytes]:
-        """The files of an artifact."""
-        return artifact.files(self.store.stored)
 
     @property
     def sweeps(self) -> dict[str, Sweep]:
