@@ -1,5 +1,6 @@
 """Metrics of a task with their standard errors over items."""
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -147,7 +148,8 @@ class TokenScorer(Scorer):
         at_once = _LOGITS_AT_ONCE.get(logits_NV.device.type, 2**25)
         tokens = max(1, at_once // logits_NV.shape[1])
         parts = zip(logits_NV.split(tokens), labels_N.split(tokens), strict=True)
-        return torch.cat([checkpoint(_cross_entropy, *part, use_reentrant=False) for part in parts])
+        again = functools.partial(checkpoint, _cross_entropy, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([again(*part) for part in parts])
 
     def columns(self, logits_NV: torch.Tensor, losses_N: torch.Tensor, batch: dict[str, torch.Tensor]) -> Columns:
         """Per row: ``score``, the sum of its losses; ``label``, the number of its learned tokens; ``bytes``."""
