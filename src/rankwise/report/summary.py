@@ -235,11 +235,11 @@ def total(records: list[Record]) -> str:
     return f"The whole study took {hours} of runs one after the other{computed}: {runs}."
 
 
-_STAGES = {"tune": "for tuning", "search": "of a search", "pilot": "as a pilot", "debug": "for debugging"}
+_STAGES = {"tune": "for tuning", "search": "of a search", "pilot": "as pilot", "debug": "for debugging"}
 
 
 def apart(records: list[Record]) -> str:
-    """How many of the runs are no results, and what they are: ``24 for tuning, 1 as a pilot, 1 failed``."""
+    """How many of the runs are no results, and what they are: ``24 for tuning, 1 as pilot, 1 failed``."""
     kinds = Counter(
         _STAGES.get(str(run.config.get("stage"))) if run.status == FINISHED else run.status for run in records
     )
