@@ -171,17 +171,9 @@ def test_no_code_that_the_config_of_an_adapter_names_runs(trained, copied, tmp_p
     (tmp_path / "code/tok.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Tok: pass\n")
     tokenizer = {"tokenizer_class": "Tok", "auto_map": {"AutoTokenizer": ["tok.Tok", None]}}
     (tmp_path / "code/tokenizer_config.json").write_text(json.dumps(tokenizer))
-    config = {
-        "peft_type": "PROMPT_TUNING",
-        "task_type": "SEQ_CLS",
-        "num_virtual_tokens": 4,
-        "prompt_tuning_init": "TEXT",
-        "prompt_tuning_init_text": "a",
-        "tokenizer_name_or_path": str(tmp_path / "code"),
-        "tokenizer_kwargs": {"trust_remote_code": True},
-        "inference_mode": False,
-        "num_transformer_submodules": 1,
-    }
+    config = {"peft_type": "PROMPT_TUNING", "task_type": "SEQ_CLS", "num_virtual_tokens": 4, "inference_mode": False}
+    config |= {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "a", "num_transformer_submodules": 1}
+    config |= {"tokenizer_name_or_path": str(tmp_path / "code"), "tokenizer_kwargs": {"trust_remote_code": True}}
     (place / "adapter/adapter_config.json").write_text(json.dumps(config))
     refused(command, place)
     assert not ran.exists()

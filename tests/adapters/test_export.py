@@ -101,22 +101,13 @@ def test_the_card_says_what_it_is(trained, tmp_path):
     run = trained()
     export(run, tmp_path / "peft")
     _, front, text = (tmp_path / "peft/README.md").read_text().split("---\n", 2)
-    assert yaml.safe_load(front) == {
-        "license": "unknown",
-        "library_name": "peft",
-        "pipeline_tag": "text-classification",
-    }
+    kind = {"library_name": "peft", "pipeline_tag": "text-classification"}
+    assert yaml.safe_load(front) == kind | {"license": "unknown"}
     accuracy = run.record.metrics["test"]["accuracy"]
     low, high = binomtest(round(64 * accuracy["value"]), 64).proportion_ci(method="wilson")
     assert f"| accuracy | {accuracy['value']:.4f} | {low:.4f} to {high:.4f} | 64 |" in text
-    for part in (
-        run.record.provenance["data"]["fingerprint"],
-        run.record.provenance["model"]["fingerprint"],
-        "classes 0 = 0, 1 = 1",
-        "PeftModel.from_pretrained",
-        "random weights",
-        "rank: 8",
-    ):
+    parts = [run.record.provenance[group]["fingerprint"] for group in ("data", "model")]
+    for part in (*parts, "classes 0 = 0, 1 = 1", "PeftModel.from_pretrained", "random weights", "rank: 8"):
         assert part in text
 
 

@@ -33,15 +33,10 @@ def test_similarity_of_one_turned_direction_is_its_squared_cosine():
     basis = orthonormal(12, 12)
     one, angle = basis[:, :3], math.radians(40)
     other = basis @ turned(12, 0, 7, angle)[:, :3]
-    phi, shared = measures.similarity(one, other), math.cos(angle) ** 2
-    wanted = torch.tensor(
-        [
-            [shared, shared, shared],
-            [shared, (shared + 1) / 2, (shared + 1) / 2],
-            [shared, (shared + 1) / 2, (shared + 2) / 3],
-        ]
-    )
-    torch.testing.assert_close(phi, wanted.double())
+    first = math.cos(angle) ** 2
+    two, three = (first + 1) / 2, (first + 2) / 3
+    wanted = torch.tensor([[first, first, first], [first, two, two], [first, two, three]], dtype=torch.float64)
+    torch.testing.assert_close(measures.similarity(one, other), wanted)
 
 
 def test_similarity_is_of_subspaces_and_not_of_their_bases():

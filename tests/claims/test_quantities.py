@@ -106,10 +106,8 @@ def test_seeds_that_disagree_widen_the_interval(tmp_path):
     claim = CLAIMS["lora_t6_rank1"]
 
     def width(scores: list[float], folder: str) -> float:
-        arms = [
-            {"method": "lora", "targets": "qv", "rank": 1, "scores": scores},
-            {"method": "lora", "targets": "qv", "rank": 64, "scores": [0.8, 0.8, 0.8]},
-        ]
+        arms = [LORA | {"targets": "qv", "rank": 1, "scores": scores}]
+        arms += [LORA | {"targets": "qv", "rank": 64, "scores": [0.8, 0.8, 0.8]}]
         found = trained.difference(records(claim, arms, tmp_path / folder), **claim.settings)
         return found.high - found.low
 
@@ -185,25 +183,17 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> list:
 
     outputs = str(tmp_path_factory.mktemp("outputs"))
     common = {"targets": "qv", "outputs": outputs, "study": "claims_core", "tracking__ledger": False}
-    arms = [
-        {"method": "lora", "method__rank": 2},
-        {"method": "lora", "method__rank": 4},
-        {"method": "full", "trainer__save_full": True},
-    ]
+    arms = [{"method": "lora", "method__rank": rank} for rank in (2, 4)]
+    arms += [{"method": "full", "trainer__save_full": True}]
     return [run(tiny("bert", seed=seed, **arm, **common)) for arm in arms for seed in (0, 1)]
 
 
 def test_spectral_quantities_read_finished_runs(study):
     low, high = {"method": "lora", "rank": 2}, {"method": "lora", "rank": 4}
     shared = spectral.shared_directions(study, low, high, 2, 4, "q")
-    points = [
-        next(
-            p
-            for p in analyze("subspaces", [a.folder, b.folder], module="q", of="A")["pairs"][0]["points"]
-            if (p["i"], p["j"]) == (2, 4)
-        )
-        for a, b in zip(study[:2], study[2:4], strict=True)
-    ]
+    pairs = [[a.folder, b.folder] for a, b in zip(study[:2], study[2:4], strict=True)]
+    found = [analyze("subspaces", pair, module="q", of="A")["pairs"][0]["points"] for pair in pairs]
+    points = [next(point for point in all_ if (point["i"], point["j"]) == (2, 4)) for all_ in found]
     assert shared.value == pytest.approx(np.mean([p["phi"] - max(p["expected"], p["start"] or 0) for p in points]))
     assert shared.n == 2 and len(shared.runs) == 4
     factor, projected = (

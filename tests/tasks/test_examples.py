@@ -178,11 +178,8 @@ def test_webnlg_and_dart_write_triples_as_text(tmp_path):
 
 def test_squad_is_read_as_its_questions_with_all_answers(tmp_path):
     def asked(i: int, *texts: str) -> dict[str, Any]:
-        return {
-            "id": f"{i}",
-            "question": f"What is oak {i}?",
-            "answers": [{"text": t, "answer_start": 0} for t in texts],
-        }
+        answers = [{"text": text, "answer_start": 0} for text in texts]
+        return {"id": f"{i}", "question": f"What is oak {i}?", "answers": answers}
 
     paragraphs = [
         {"context": f"Oak {i}.", "qas": [asked(i, "a tree", "tree", "a tree"), asked(i + 100)]} for i in range(60)
@@ -240,13 +237,8 @@ def test_wordnet_s_data_files_are_words_with_their_definitions(tmp_path):
     line = "{i:08d} 03 {kind} 02 {word} 0 twin 0 001 @ 00001740 {kind} 0000 | {gloss}  \n"
     gloss = 'a tree by the sea; "it stood there"; "and fell"'
     (tmp_path / "dict").mkdir()
-    kinds = {
-        "noun": ("n", "old_oak_{i}"),
-        "verb": ("v", "oak_{i}"),
-        "adj": ("s", "oaken_{i}(p)"),
-        "adv": ("r", "so_{i}"),
-    }
-    for name, (kind, word) in kinds.items():
+    kinds = {"noun": "n old_oak_{i}", "verb": "v oak_{i}", "adj": "s oaken_{i}(p)", "adv": "r so_{i}"}
+    for name, (kind, word) in ((name, form.split()) for name, form in kinds.items()):
         rows = [line.format(i=i, kind=kind, word=word.format(i=i), gloss=gloss) for i in range(30)]
         (tmp_path / "dict" / f"data.{name}").write_text(top + "".join(rows))
     keys = {"format": "wordnet", "template": "{word} ({pos}):", "completion": "gloss"}

@@ -68,11 +68,7 @@ FORMS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
     "an index of pandas": ("a.csv", FRAME.to_csv().encode(), {}),
     "two columns of one name": ("a.csv", b"text,label,id,id\n" + body(",", ",1,2\n"), {}),
     "UTF-32": ("a.csv", (b"text,label\n" + body(",")).decode().encode("utf-32"), {}),
-    "objects of objects": (
-        "a.jsonl",
-        json_lines({"in": {"text": t}, "label": y} for t, y in ROWS),
-        {"text": "in.text"},
-    ),
+    "inside": ("a.jsonl", json_lines({"in": {"text": t}, "label": y} for t, y in ROWS), {"text": "in.text"}),
     "labels in a list": ("a.jsonl", json_lines({"text": t, "label": [y]} for t, y in ROWS), {"label": "label.0"}),
     "Label Studio": (
         "a.json",
@@ -237,11 +233,8 @@ def test_other_names_of_a_part_are_taken_for_it_and_said(tmp_path, name, part):
 
 def test_a_folder_of_the_hub_is_read(tmp_path):
     (tmp_path / "data").mkdir()
-    for name, rows in (
-        ("train-00000-of-00002-0123456789abcdef", ROWS[:80]),
-        ("train-00001-of-00002-0123456789abcdef", ROWS[80:150]),
-        ("test-00000-of-00001", ROWS[150:]),
-    ):
+    one, two = (f"train-0000{number}-of-00002-0123456789abcdef" for number in range(2))
+    for name, rows in ((one, ROWS[:80]), (two, ROWS[80:150]), ("test-00000-of-00001", ROWS[150:])):
         write(tmp_path / "data", "parquet", rows, name)
     data = read(tmp_path)
     assert set(data.test.texts) == {text for text, _ in ROWS[150:]} and len(data.train) + len(data.validation) == 150

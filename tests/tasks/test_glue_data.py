@@ -18,41 +18,30 @@ from rankwise.tasks.data import Data, load
 
 FIRST, SECOND = 'the "old oak {i} stood by the sea', "café {i}: a tree is near “water"
 
-ENTAILMENT = ["entailment", "not_entailment"]
-
-# Of each task: folder, header line (None: there is none), a line of it, the labels as they are written.
-LAYOUTS: dict[str, tuple[str, str | None, str, list[str]]] = {
-    "cola": ("CoLA", None, "gj04\t{label}\t*\t{first}", ["0", "1"]),
-    "sst2": ("SST-2", "sentence\tlabel", "{first} \t{label}", ["0", "1"]),
-    "mrpc": (
-        "MRPC",
-        "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
-        "{label}\t7{i}\t8{i}\t{first}\t{second}",
-        ["0", "1"],
-    ),
+# Of each task: folder, header line (None: there is none), a line of it.
+LAYOUTS: dict[str, tuple[str, str | None, str]] = {
+    "cola": ("CoLA", None, "gj04\t{label}\t*\t{first}"),
+    "sst2": ("SST-2", "sentence\tlabel", "{first} \t{label}"),
+    "mrpc": ("MRPC", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", "{label}\t7{i}\t8{i}\t{first}\t{second}"),
     "stsb": (
         "STS-B",
         "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore",
         "{i}\tmain-news\ttrees\t2012\t{i}\tnone\tnone\t{first}\t{second}\t{label}",
-        ["0.000", "2.750", "5.000"],
     ),
-    "qqp": (
-        "QQP",
-        "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
-        "{i}\t1\t2\t{first}\t{second}\t{label}",
-        ["0", "1"],
-    ),
+    "qqp": ("QQP", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", "{i}\t1\t2\t{first}\t{second}\t{label}"),
     "mnli": (
         "MNLI",
         "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\t"
         "sentence2_parse\tsentence1\tsentence2\tlabel1\tgold_label",
         "{i}\t1\t1c\tfiction\t( )\t( )\t(ROOT )\t(ROOT )\t{first}\t{second}\tneutral\t{label}",
-        ["entailment", "neutral", "contradiction"],
     ),
-    "qnli": ("QNLI", "index\tquestion\tsentence\tlabel", "{i}\t{first}\t{second}\t{label}", ENTAILMENT),
-    "rte": ("RTE", "index\tsentence1\tsentence2\tlabel", "{i}\t{first}\t{second}\t{label}", ENTAILMENT),
-    "wnli": ("WNLI", "index\tsentence1\tsentence2\tlabel", "{i}\t{first}\t{second}\t{label}", ["0", "1"]),
+    "qnli": ("QNLI", "index\tquestion\tsentence\tlabel", "{i}\t{first}\t{second}\t{label}"),
+    "rte": ("RTE", "index\tsentence1\tsentence2\tlabel", "{i}\t{first}\t{second}\t{label}"),
+    "wnli": ("WNLI", "index\tsentence1\tsentence2\tlabel", "{i}\t{first}\t{second}\t{label}"),
 }
+LABELS = {name: ["0", "1"] for name in LAYOUTS} | {"stsb": ["0.000", "2.750", "5.000"]}  # as they are written
+LABELS |= {"mnli": ["entailment", "neutral", "contradiction"]}
+LABELS |= {name: ["entailment", "not_entailment"] for name in ("qnli", "rte")}
 each = pytest.mark.parametrize("name", LAYOUTS)
 
 
@@ -68,7 +57,7 @@ def glue(name: str, **keys: Any) -> Task:
 
 def written(name: str, start: int, stop: int, line_end: str = "\n", mark: str = "") -> bytes:
     """Lines of one file of a task."""
-    _, header, line, labels = LAYOUTS[name]
+    (_, header, line), labels = LAYOUTS[name], LABELS[name]
     lines = [] if header is None else [header]
     for i in range(start, stop):
         values = {"i": i, "label": labels[i % len(labels)], "first": FIRST.format(i=i), "second": SECOND.format(i=i)}
@@ -101,7 +90,7 @@ def rows(data: Data, part: str) -> list[tuple[Any, ...]]:
 def test_a_download_is_read_as_it_is_laid_out(tmp_path, name):
     folder = download(tmp_path / "glue", name)
     data = read(glue(name, path=str(folder.parent)))
-    labels = LAYOUTS[name][3]
+    labels = LABELS[name]
     pair = SECOND if glue(name).pair else None
 
     def row(i: int) -> tuple[Any, ...]:

@@ -129,17 +129,13 @@ WAYS = {
     "a plan": ["plan", "debug=fast"],
     "a question": ["find", "debug=fast", "method.rank=1,2"],
 }
-FILES = {
-    "task.delimiter": ["task=local", "task.path=a.csv"],
-    "forgetting.": ["forgetting=local", "forgetting.path=a.csv"],
-}
 
 
-@pytest.mark.parametrize("key", FILES)
+@pytest.mark.parametrize(("group", "key"), [("task", "task.delimiter"), ("forgetting", "forgetting.")])
 @pytest.mark.parametrize("way", WAYS)
-def test_a_file_that_cannot_be_read_stops_before_anything_is_written(tmp_path, monkeypatch, capsys, way, key):
+def test_a_file_that_cannot_be_read_stops_before_anything_is_written(tmp_path, monkeypatch, capsys, way, group, key):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.csv").write_text("text;label\nx;1\n")
-    assert main([*WAYS[way], *FILES[key]]) == 2
+    assert main([*WAYS[way], f"{group}=local", f"{group}.path=a.csv"]) == 2
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1 and key in told[0] and [*tmp_path.iterdir()] == [tmp_path / "a.csv"]

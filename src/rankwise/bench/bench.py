@@ -82,15 +82,10 @@ class Process:
 
 def workloads(quick: bool) -> tuple[Workload, ...]:
     """Classification with a sweep of ranks, and a causal LM with a large vocabulary."""
-    if quick:
-        return (
-            Workload("classification", _CLASSIFY, 20, (1, 64, None)),
-            Workload("causal LM", (*_WRITE, "task.n_test=24", "task.n_validation=24"), 3),
-        )
-    return (
-        Workload("classification", _CLASSIFY, 70, (1, 2, 4, 8, 16, 32, 64, None)),
-        Workload("causal LM", (*_WRITE, "task.n_test=100", "task.n_validation=50"), 20),
-    )
+    ranks = (1, 64, None) if quick else (1, 2, 4, 8, 16, 32, 64, None)
+    rows = ("task.n_test=24", "task.n_validation=24") if quick else ("task.n_test=100", "task.n_validation=50")
+    classify = Workload("classification", _CLASSIFY, 20 if quick else 70, ranks)
+    return classify, Workload("causal LM", (*_WRITE, *rows), 3 if quick else 20)
 
 
 def bench(quick: bool, repeats: int, told: Any = lambda text: None) -> dict[str, Any]:

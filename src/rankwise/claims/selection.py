@@ -18,16 +18,8 @@ from rankwise.tracking.record import FINISHED, Record
 
 Spec = dict[str, Any]
 
-_KEYS = {
-    "method": "method.name",
-    "targets": "targets.name",
-    "quant": "quant.name",
-    "rank": "method.rank",
-    "alpha": "method.alpha",
-    "budget": "method.budget",
-    "lr": "optim.lr",
-    "n_train": "task.n_train",
-}
+_KEYS = {key: f"{key}.name" for key in ("method", "targets", "quant")} | {"lr": "optim.lr", "n_train": "task.n_train"}
+_KEYS |= {key: f"method.{key}" for key in ("rank", "alpha", "budget")}
 
 
 @dataclass(frozen=True)

@@ -126,11 +126,8 @@ def _by_list(task: Task, labels: list[Label]) -> tuple[list[str], dict[str, int]
     names = [class_name(name) for name in task.labels]
     number = {name: position for position, name in enumerate(names)}
     folded = {_fold(name): position for position, name in enumerate(names)}
-    numbers = (
-        []
-        if any(map(_NUMBER.fullmatch, names))
-        else [int(label.name) for label in labels if _NUMBER.fullmatch(label.name)]
-    )
+    written = [] if any(map(_NUMBER.fullmatch, names)) else [label.name for label in labels]
+    numbers = [int(name) for name in written if _NUMBER.fullmatch(name)]
     least, most = min(numbers, default=0), max(numbers, default=0)
     each = len({*numbers}) == len(names)
     if (least != 0 or most >= len(names)) and (each or most - least < len(names)) and task.threshold is None:
