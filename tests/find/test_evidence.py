@@ -141,10 +141,17 @@ def test_a_grid_ends_at_its_first_rank_from_the_top_that_is_not_enough():
     assert Replay("", 0.02, 100, None, 0, {1: good, 8: bad}, {}, []).answer is None
 
 
-def test_two_seeds_are_too_few_for_a_replay(tmp_path):
-    write_study(tmp_path, {1: GOOD, 8: GOOD}, seeds=range(2))
-    with pytest.raises(Refused, match="2 seeds that all ranks and full fine-tuning share; a replay needs 3"):
-        replay(tmp_path)
+@pytest.mark.parametrize(
+    ("read", "seeds", "said"),
+    [
+        (replay, 2, "2 seeds that all ranks and full fine-tuning share; a replay needs 3"),
+        (spreads, 1, "no two arms that share two seeds"),
+    ],
+)
+def test_a_study_of_too_few_seeds_is_refused(tmp_path, read, seeds, said):
+    write_study(tmp_path, {1: GOOD, 8: GOOD}, seeds=range(seeds))
+    with pytest.raises(Refused, match=said):
+        read(tmp_path)
 
 
 def made(known: Evidence, rows: int = 1000) -> Spreads:
@@ -197,10 +204,3 @@ def test_the_command_prints_what_a_margin_needs_and_refuses_in_one_line(tmp_path
     ):
         with pytest.raises(Refused, match=said):
             main(wrong)
-
-
-def test_a_study_without_two_seeds_is_refused(tmp_path):
-    write_run(tmp_path, "full", None)
-    write_run(tmp_path, "lora", 8)
-    with pytest.raises(Refused, match="no two arms that share two seeds"):
-        spreads(tmp_path)

@@ -206,35 +206,29 @@ def test_all_predictions_missing_still_gives_a_whole_report(tmp_path):
     shutil.rmtree(tmp_path / "out")
 
 
-def of_classes(record, labels, said, classes, f1):
-    """A run's answers on a test set, and its F1."""
-    columns = {"item": np.arange(len(labels)), "label": labels, "prediction": said, "score": 0.9 * said}
-    pq.write_table(pa.table(columns), record.folder / "predictions.parquet")
-    record.metrics["test"] = {"f1": {"value": f1, "se": 0.02, "n": len(labels)}}
-    record.provenance["data"]["classes"] = classes
-    record.write()
+LABELS = np.repeat([1, 0], [20, 1980])
+HALVES = np.arange(200) % 2
 
 
-def test_where_no_answer_differs_one_row_more_is_what_it_moves_of_the_metric(tmp_path):
-    """Of 20 positives 12 are found: F1 is 24/32, with one fewer 22/31, which is 81 times what it does to accuracy."""
-    labels = np.repeat([1, 0], [20, 1980])
-    said = labels * (np.arange(2000) >= 8)
+@pytest.mark.parametrize(
+    ("labels", "said", "classes", "f1", "one_more"),
+    [
+        # Of 20 positives 12 are found: F1 is 24/32, with one fewer 22/31, which is 81 times what it does to accuracy.
+        (LABELS, LABELS * (np.arange(2000) >= 8), "ny", 24 / 32, 24 / 32 - 22 / 31),
+        # The mean of both classes that occur, not of class 1 alone: test and answers lack the last of three.
+        (HALVES, HALVES * (np.arange(200) >= 30), "abc", (2 * 100 / 215 + 2 * 85 / 185) / 2, None),
+    ],
+)
+def test_f1_is_of_all_classes_and_where_no_answer_differs_one_row_more_is_what_it_moves(
+    tmp_path, labels, said, classes, f1, one_more
+):
     for seed in range(3):
         for method, rank in (("full", None), ("lora", 8)):
             record = write_run(tmp_path, method, rank, seed=seed, task__metric="f1")
-            of_classes(record, labels, said, ["no", "yes"], 24 / 32)
-    report = build([tmp_path])
-    boot = by_rank(report)[8].bootstrap
-    assert boot.over_items == pytest.approx(24 / 32 - 22 / 31, rel=0.01)
-
-
-def test_f1_is_of_all_classes_where_test_and_answers_lack_the_last(tmp_path):
-    labels = np.arange(200) % 2
-    said = labels * (np.arange(200) >= 30)
-    mean = (2 * 100 / 215 + 2 * 85 / 185) / 2  # of both classes that occur, not of class 1 alone
-    for seed in range(2):
-        for method, rank in (("full", None), ("lora", 8)):
-            record = write_run(tmp_path, method, rank, seed=seed, task__metric="f1")
-            of_classes(record, labels, said, ["a", "b", "c"], mean)
-    report = build([tmp_path])
-    assert by_rank(report)[8].bootstrap.items == 200
+            columns = {"item": np.arange(len(labels)), "label": labels, "prediction": said, "score": 0.9 * said}
+            pq.write_table(pa.table(columns), record.folder / "predictions.parquet")
+            record.metrics["test"] = {"f1": {"value": f1, "se": 0.02, "n": len(labels)}}
+            record.provenance["data"]["classes"] = list(classes)
+            record.write()
+    boot = by_rank(build([tmp_path]))[8].bootstrap
+    assert boot.items == len(labels) and (not one_more or boot.over_items == pytest.approx(one_more, rel=0.01))
