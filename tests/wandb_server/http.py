@@ -38,7 +38,6 @@ OPERATIONS: dict[str, Answer] = {
     "Heartbeat": sweeps.heartbeat,
     "upsertView": views.upsert,
     "UpsertView2": views.upsert,
-    "SpecificReport": views.report,
     "View": views.named,
     "ProjectViews": views.listed,
 }

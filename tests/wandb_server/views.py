@@ -21,11 +21,6 @@ def upsert(store: Store, given: Variables) -> dict[str, Any]:
     return {"upsertView": {"view": store.views[identity], "inserted": inserted}}
 
 
-def report(store: Store, given: Variables) -> dict[str, Any]:
-    """A report by its id."""
-    return {"view": store.views.get(given["reportId"])}
-
-
 def named(store: Store, given: Variables) -> dict[str, Any]:
     """Saved workspaces of a name."""
     found = [
