@@ -130,6 +130,19 @@ REFUSED = [
     ("train -m method=tfidf,probe optim.lr=1", ["optim.lr=1: of no use with method=tfidf or method=probe;"]),
     ("train debug=fast task.encoding=utf-8", ["task.encoding=utf-8: of no use with task=synthetic"]),
     ("train -m optim.momentum=0.5,0.6", ["optim.momentum=0.5: of no use with optim=adamw"]),
+    *(
+        (f"{command} debug=fast trainer.device=cuda", ["trainer.device=cuda: no GPU is visible here; use"])
+        for command in ("plan", "train", "find")
+    ),
+    *(
+        (f"{command} debug=fast trainer.precision=fp16", ["=fp16: fp32, bf16 or auto on a CPU, where fp16 is slower"])
+        for command in ("plan", "train", "find")
+    ),
+    ("plan debug=fast outputs=~nosuchuser/x", ["outputs=~nosuchuser/x: another folder: this user has no home"]),
+    (
+        "plan debug=fast callbacks={x:{_target_:lightning.pytorch.callbacks.Timer}}",
+        ["callbacks.x._target_=lightning.pytorch.callbacks.Timer: ends a run by the clock"],
+    ),
     ("train -m debug=fast trainer.device=cpu,cuda", ["trainer.device=cuda: no GPU"]),
     ("train -m --dry-run hydra/sweeper=basic seed=0,1", ["hydra/sweeper=basic: walks through the same combinations"]),
     ("train hydra.verbose=5", ["hydra.verbose=5: Hydra cannot take this"]),

@@ -77,7 +77,7 @@ def test_no_room_is_one_line_and_the_record_says_failed(most_bytes, state, tiny)
             single(config)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert records.state(config) == state
+    assert records.state(config) == state and folder(config).exists() == (state == "failed")
     assert run(config).status == "finished"
 
 

@@ -43,8 +43,8 @@ def check(config: Config) -> None:
 
 def check_here(config: Config) -> None:
     """Raise Refused for what can be planned, but not run: on this machine, or at all."""
-    trainer, gpus = config.trainer, machine.gpus()
-    _check_outputs(config)
+    trainer = config.trainer
+    check_planned(config)
     if not (config.task.path or config.task.package or config.task.synthetic):
         raise Refused("task: give task.path=FILE or choose a task that brings its data")
     shape = config.model.shape
@@ -58,16 +58,26 @@ def check_here(config: Config) -> None:
     if tracker in ("trackio", "tensorboard") and importlib.util.find_spec(tracker) is None:
         remedy = f"pip install 'rankwise[{tracker}]', or use tracking=wandb or none"
         raise Refused.value("tracking", tracker, f"needs {tracker}, which is not installed", remedy)
-    on_cpu = trainer.device == "cpu" or (trainer.device == "auto" and not gpus)
-    if trainer.precision == "fp16" and on_cpu:
-        raise Refused.value("trainer.precision", "fp16", "fp32, bf16 or auto on a CPU, where fp16 is slower than fp32")
-    if trainer.device == "cuda" and not gpus:
-        raise Refused.value("trainer.device", "cuda", "no GPU is visible here", "use trainer.device=auto")
-    most = max(_FEW, machine.cores()) if on_cpu else max(1, len(gpus))
+    on_cpu = _on_cpu(config)
+    most = max(_FEW, machine.cores()) if on_cpu else max(1, len(machine.gpus()))
     if trainer.devices > most:
-        what = "the GPUs that are visible here" if not on_cpu else "processes of one run on this machine's cores"
+        what = "processes of one run on this machine's cores" if on_cpu else "the GPUs that are visible here"
         raise Refused.value("trainer.devices", trainer.devices, f"at most {most}, {what}")
+
+
+def check_planned(config: Config, here: bool = True) -> None:
+    """Raise Refused for what cannot run whatever the model and data are; unless ``here``, on another's GPU."""
+    trainer = config.trainer
+    _check_outputs(config)
+    if here and trainer.precision == "fp16" and _on_cpu(config):
+        raise Refused.value("trainer.precision", "fp16", "fp32, bf16 or auto on a CPU, where fp16 is slower than fp32")
+    if here and trainer.device == "cuda" and not machine.gpus():
+        raise Refused.value("trainer.device", "cuda", "no GPU is visible here", "use trainer.device=auto")
     callbacks.check(config, [*_objectives(config), "train/loss"])
+
+
+def _on_cpu(config: Config) -> bool:
+    return config.trainer.device == "cpu" or (config.trainer.device == "auto" and not machine.gpus())
 
 
 def _check_outputs(config: Config) -> None:

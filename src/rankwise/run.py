@@ -34,7 +34,7 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
     """
     run_folder = folder(config)
     made = [path for path in (run_folder, *run_folder.parents) if not path.exists()]
-    with _writable(run_folder), owned(run_folder) as mine:
+    with _writable(run_folder, made), owned(run_folder) as mine:
         earlier = records.read(run_folder) if (run_folder / "result.json").exists() else None
         was_cut = earlier is None or earlier.status != records.FINISHED
         if mine and was_cut and not config.rerun and aside.put_back(run_folder):
@@ -65,8 +65,11 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
 
 
 @contextlib.contextmanager
-def _writable(run_folder: Path) -> Iterator[None]:
-    """In here what comes of a disk that is full, or that may not be written, is Refused."""
+def _writable(run_folder: Path, made: list[Path] | None = None) -> Iterator[None]:
+    """In here what comes of a disk that is full, or that may not be written, is Refused.
+
+    Without a record nothing of it stays, as far as ``made`` tells what was not there before.
+    """
     try:
         yield
     except Refused:
@@ -74,6 +77,8 @@ def _writable(run_folder: Path) -> Iterator[None]:
     except Exception as error:
         outputs, another = str(run_folder.parents[1]), "give another outputs=FOLDER"  # alike in all runs of a study
         if machine.is_no_room(error):
+            if made is not None and not (run_folder / "result.json").exists():
+                _unmake(run_folder, made)
             raise Refused(f"{outputs}: {error}; make room there, or {another}") from None
         if isinstance(error, OSError) and str(error.filename or "").startswith(outputs):
             raise Refused(f"{outputs}: {error.strerror}; {another}") from None

@@ -69,10 +69,13 @@ def main(arguments: list[str]) -> int:
 
     def answer(configs: list[Config]) -> int:
         with machine.importing():
+            from rankwise.check import check_planned
             from rankwise.plan.estimate import Question, plan
             from rankwise.plan.hardware import Hardware
             from rankwise.report.plans import table
             from rankwise.tasks.data import check_files
+        for config in configs:
+            check_planned(config, here=options.gpu is None)
         check_files(configs, hub=False)
         hardware = Hardware.named(options.gpu) if options.gpu else Hardware.here()
         room = hardware.memory_bytes if limit is None else limit

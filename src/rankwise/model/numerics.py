@@ -52,8 +52,8 @@ def settle(trainer: Trainer) -> Numerics:
     precision = trainer.precision
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "fp32"
-    if precision == "fp16" and device.type != "cuda":
-        raise Refused.value("trainer.precision", "fp16", f"fp32, bf16 or auto on {device.type}")
+    if precision == "fp16" and device.type == "mps":
+        raise Refused.value("trainer.precision", "fp16", "fp32, bf16 or auto on an Apple GPU")
     attention = None if trainer.attention == "auto" else trainer.attention
     if device.type == "cpu":
         attention = attention or "eager"

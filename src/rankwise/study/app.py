@@ -21,6 +21,8 @@ from rankwise.errors import Refused
 from rankwise.forks import fork_server
 from rankwise.paths import conf_dir
 from rankwise.study import compose, debug, micro_batch, multirun
+from rankwise.tasks.data import check_files
+from rankwise.tracking import record as records
 
 
 class _Single:
@@ -77,10 +79,13 @@ def call_hydra(
 
 
 def _listed(arguments: list[str]) -> list[Config]:
-    """The configs that a command line asks for. What is said of them is said when they are composed to be run."""
+    """The configs that a command line asks for, their files checked. What is said of them is said when they are
+    composed to be run.
+    """
     configs = list[Config]()
     with contextlib.redirect_stderr(io.StringIO()):
         call_hydra(arguments, lambda config: configs.append(config) or 0, lambda study: configs.extend(study) or 0)  # type: ignore[func-returns-value]
+    check_files((config for config in configs if not records.is_done(config)), hub=False)
     return configs
 
 
