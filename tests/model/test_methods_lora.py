@@ -353,6 +353,7 @@ def test_keys_that_cannot_be_are_refused_before_anything_loads(method, line, key
         ("custom", {"method__peft": {"_target_": "peft.IA3Config", "r": 3}}, "method.rank=3: null with IA3Config"),
         ("custom", {"method__peft": {"_target_": "AdaLoraConfig"}}, "method.peft: AdaLoraConfig does not take this"),
         ("custom", {"method__peft": {"_target_": "LoraConfig", "megatron_core": "os"}}, "method.peft.megatron_core=os"),
+        ("custom", {"method__peft": {"_target_": "LoraConfig", "megatron_config": {}}}, "method.peft.megatron_config="),
     ],
 )  # fmt: skip
 def test_what_only_the_model_can_tell_is_refused_when_it_is_built(method, keys, line):

@@ -110,7 +110,7 @@ def fit(
     torch.manual_seed(config.seed + 1_000_003 * ranks.rank)  # the same dropout for every arm, whatever was drawn before
     reset_peak(numerics.device)
     with watch.clock("train"), _lightning_may_refuse():
-        trainer.fit(module, datamodule=periods, ckpt_path=file, weights_only=True)
+        trainer.fit(module, datamodule=periods, ckpt_path=file)
     watch.clock.add("train", -watch.clock.seconds.get("validate", 0.0))
     record.compute |= {"steps": trainer.global_step, "diverged": module.diverged}
     record.compute |= {"tokens": watch.throughput.tokens, "tokens_per_s": watch.throughput.tokens_per_s}
