@@ -87,7 +87,7 @@ def test_no_memory_says_what_the_plan_said_and_which_batch_is_smaller(error, tin
         raise error
 
     config = tiny("bert", trainer__batch_size=8)
-    line = r"out of memory: a step needs .* GB by the plan.*trainer.batch_size=4 trainer.accumulate=2 is the same step"
+    line = r"out of memory: a step needs .* GB by the plan.*trainer.batch_size=4 trainer.accumulate=2 is a step"
     with pytest.raises(Refused, match=line):
         run(config, full)
     assert records.read(folder(config)).status == "failed"
