@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 from wandb_server.http import OPERATIONS
+from wandb_server.runs import files
+from wandb_server.store import Store
 
 from rankwise.errors import Refused
 from rankwise.tracking import remote
+from rankwise.tracking.wandb_run import FILES
 
 
 def test_a_study_read_from_wandb_gives_the_tables_of_its_files(study, rankwise):
@@ -76,3 +79,18 @@ def test_what_has_no_record_there_is_left_out_with_its_reason(study, rankwise):
         assert f"runs/{one}: has no record.json: it has not ended" in got.stderr
     finally:
         store.stored[f"run/{one}/record.json"] = mine
+
+
+@pytest.mark.parametrize("file", list(FILES))
+def test_a_file_that_cannot_be_fetched_is_told_and_its_run_left_out(study, rankwise, monkeypatch, file):
+    one, asked = study.record(0).run["wandb"]["id"], len(study.server.unknown)
+
+    def gone(store: Store, given: dict[str, Any]) -> dict[str, Any]:
+        return json.loads(json.dumps(files(store, given)).replace(f"/storage/run/{one}/{file}", "/storage/gone"))
+
+    monkeypatch.setitem(OPERATIONS, "RunFiles", gone)
+    got = rankwise("report", "wandb:tester/proj/ranks", "--json", **study.server.env())
+    assert got.returncode == 0 and got.stderr.count("\n") == 1, got.stderr
+    assert "left out: http://127.0.0.1" in got.stderr and f"runs/{one}: W&B says: " in got.stderr
+    assert [arm["n"] for arm in json.loads(got.stdout)["arms"]] == [1, 2]
+    del study.server.unknown[asked:]

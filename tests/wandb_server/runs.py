@@ -56,14 +56,15 @@ def create_files(store: Store, given: Variables) -> dict[str, Any]:
 
 
 def files(store: Store, given: Variables) -> dict[str, Any]:
-    """Files of a run by name, or all."""
+    """Files of a run by name, an absent one with 0 for its hash, as W&B answers; or all."""
     name = given.get("runName") or given.get("run") or given["name"]
     own = {path.removeprefix(f"run/{name}/"): path for path in store.stored if path.startswith(f"run/{name}/")}
-    wanted = {file: own[file] for file in given.get("fileNames") or own if file in own}
+    wanted = {file: own.get(file) for file in given.get("fileNames") or own}
     edges = []
     for file, path in wanted.items():
-        node = {"id": f"file:{path}", "name": file, "sizeBytes": len(store.stored[path]), "updatedAt": CREATED}
-        node |= dict.fromkeys(("url", "directUrl"), f"{store.url}/storage/{path}") | {"mimetype": "", "md5": ""}
+        size, md5 = (len(store.stored[path]), "") if path else (0, "0")
+        node = {"id": f"file:{path}", "name": file, "sizeBytes": size, "updatedAt": CREATED, "mimetype": "", "md5": md5}
+        node |= dict.fromkeys(("url", "directUrl"), f"{store.url}/storage/{path}")
         edges.append({"node": node, "cursor": file})
     page = {"endCursor": None, "hasNextPage": False}
     found = {"fileCount": len(edges), "files": {"edges": edges, "pageInfo": page}}

@@ -120,9 +120,11 @@ def _record(run: Any, address: Address) -> Record:
     folder.mkdir(parents=True, exist_ok=True)
     for name, ours in FILES.items():
         (folder / ours).unlink(missing_ok=True)
-        with contextlib.suppress(Exception):  # it has no such file
-            run.file(name).download(root=str(folder), replace=True)
-            (folder / name).replace(folder / ours)
+        with asking(run.url):
+            for file in run.files([name]):
+                if file.md5 != "0":  # as W&B says of one that is not there
+                    file.download(root=str(folder), replace=True)
+                    (folder / name).replace(folder / ours)
     if not (folder / "result.json").exists():
         raise Refused(f"{run.url}: has no record.json: it has not ended, or not all of it was sent")
     record = records.read(folder)
