@@ -35,7 +35,7 @@ def quality(metric: str) -> list[Any]:
             layout=wr.Layout(0, 0, HALF, 9),
         ),
         wr.LinePlot(
-            title=f"validation {metric} by rank: mean ± standard deviation over seeds",
+            title=f"validation {metric} by rank: mean ± standard deviation over runs",
             x="step",
             y=[f"val/{metric}"],
             title_x="optimizer step",
