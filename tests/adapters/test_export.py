@@ -112,15 +112,21 @@ def test_the_card_says_what_it_is(trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("quant", "part"),
-    [("nf4", "load_in_4bit=True, bnb_4bit_quant_type='nf4'"), ("bf16", "dtype=torch.bfloat16")],
+    ("quant", "keys", "kept", "part"),
+    [
+        ("nf4", {}, "nf4", "load_in_4bit=True, bnb_4bit_quant_type='nf4'"),
+        ("bf16", {}, "bf16", "dtype=torch.bfloat16"),
+        (None, {"trainer__precision": "bf16_true"}, "bf16", "dtype=torch.bfloat16"),
+        (None, {}, "fp32", "num_labels': 2"),
+    ],
 )
-def test_the_recipe_names_the_storage(trained, tmp_path, quant, part):
+def test_the_card_and_its_recipe_name_the_storage(trained, tmp_path, quant, keys, kept, part):
     if quant == "nf4":
         pytest.importorskip("bitsandbytes")
-    export(trained("bert", quant=quant), tmp_path / "peft")
-    code = (tmp_path / "peft/README.md").read_text().split("```python\n")[1].split("```")[0]
-    assert part in code
+    export(trained("bert", quant=quant, **keys), tmp_path / "peft")
+    text = (tmp_path / "peft/README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    assert f"- base kept in: {kept}\n" in text and part in code and ("dtype" in code) == (kept == "bf16")
     compile(code, "card", "exec")
 
 

@@ -70,7 +70,7 @@ def write(folder: Path, run: Run, asset: assets.Asset, kind: str, notes: list[st
     facts = [
         f"base: {asset.source}, fingerprint {asset.fingerprint}",
         f"method: {run.config.method.name}, targets {run.config.targets.name}",
-        f"base kept in: {run.config.quant.kind or 'fp32'}{', constants quantized' if run.config.quant.double else ''}",
+        f"base kept in: {_kept_in(run)}{', constants quantized' if run.config.quant.double else ''}",
         f"data: {data['source']}, fingerprint {data['fingerprint']}; {data['train']} rows for training, "
         f"{data['validation']} for validation, {data['test']} for test",
         f"outputs: {_outputs(run, scorer)}",
@@ -149,11 +149,15 @@ def recipe(run: Run, kind: str, head: str | None = None) -> list[str]:
     ]
 
 
+def _kept_in(run: Run) -> str:
+    return run.config.quant.kind or ("bf16" if run.precision == "bf16_true" else "fp32")
+
+
 def _storage(run: Run) -> str:
     """The option of ``from_pretrained`` that stores the base as the run did."""
-    kind, double = run.config.quant.kind, bool(run.config.quant.double)
-    if kind in (None, "bf16"):
-        return ", dtype=torch.bfloat16" if kind else ""
+    kind, double = _kept_in(run), bool(run.config.quant.double)
+    if kind in ("fp32", "bf16"):
+        return ", dtype=torch.bfloat16" if kind == "bf16" else ""
     config = {
         "int8": "BitsAndBytesConfig(load_in_8bit=True)",
         "int8_torchao": "TorchAoConfig(Int8WeightOnlyConfig())",
