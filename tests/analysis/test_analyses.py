@@ -8,6 +8,7 @@ import torch
 
 from rankwise import analysis
 from rankwise.adapters.shrink import shrink
+from rankwise.analysis.truncation import cuts
 from rankwise.commands.analyze import main
 from rankwise.report import analyses
 from rankwise.tracking.record import Record
@@ -75,6 +76,18 @@ def test_truncation_agrees_with_shrink_and_with_the_recorded_test(low, high, ran
     start, trained = found["trained"]
     assert (start["rank"], trained["rank"]) == (1, 2)
     assert trained["from_cut"]["value"] == pytest.approx(trained["score"]["value"] - cut[2]["score"]["value"])
+
+
+def test_an_adapter_whose_start_was_taken_out_of_w_is_whole_at_its_own_rank(ran):
+    """Though its ΔW has twice as many directions."""
+    score = {"task__kind": "regression", "task__metric": "pearson", "objective": "val/pearson"}
+    run = ran(method="pissa", method__rank=2, **score)
+    (row,) = analysis.analyze("spectrum", [run.folder])["rows"]
+    assert len(row["energy"]) == 4 and row["rank"] == 2
+    found = analysis.analyze("truncation", [run.folder])
+    assert found["rank"] == 2 and [(cut["rank"], cut["energy"] == 1) for cut in found["cut"]] == [(1, False), (2, True)]
+    wanted = pytest.approx(run.record.metrics["test"]["pearson"]["value"], rel=1e-4)
+    assert found["cut"][-1]["score"]["value"] == cuts(run, [1, 2], part="test")[2] == wanted
 
 
 @pytest.mark.parametrize("name", list(analysis.WHAT))

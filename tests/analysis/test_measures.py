@@ -151,11 +151,12 @@ def test_amplification_is_the_median_over_layers_of_a_kind(three):
     assert row["factor"] == pytest.approx(median(factors)) != pytest.approx(mean(factors))
 
 
-def test_a_full_update_is_taken_at_the_ranks_of_the_paper_or_of_the_runs_beside_it(low, full):
+def test_a_full_update_is_taken_at_the_ranks_of_the_paper_or_of_the_runs_beside_it(low, full, ran):
     alone = analyze("amplification", [full.folder])["rows"]
     assert {row["rank"] for row in alone} == {4, 64} and all(row["dense"] for row in alone)
-    beside = analyze("amplification", [low.folder, full.folder])["rows"]
-    assert {(row["run"], row["rank"]) for row in beside} == {("lora r=2", 2), ("full", 2)}
+    for run in (low, ran(method="pissa", method__rank=2)):  # the latter has factors of twice its rank
+        beside = analyze("amplification", [run.folder, full.folder])["rows"]
+        assert {(row["run"], row["rank"]) for row in beside} == {(f"{run.config.method.name} r=2", 2), ("full", 2)}
 
 
 def test_intruders_are_counted_by_vectors_and_by_matrices(three):

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from rankwise import methods
 from rankwise.adapters import factors, loading
 from rankwise.adapters.runs import Run, same_base
 from rankwise.adapters.score import Columns, Rows
-from rankwise.analysis.weights import labels
+from rankwise.analysis.weights import labels, trained_rank
 from rankwise.errors import Refused
 from rankwise.tasks.scores import Score
 
@@ -28,10 +27,7 @@ def truncation(runs: Sequence[Run]) -> dict[str, Any]:
     first, *others = runs
     same_base(list(runs))
     lora, *loras = (factors.read(run.adapter, _WHAT) for run in runs)
-    whole = max(lora.ranks.values())
-    # A start that was taken out of W stands in the file beside what became of it.
-    halves = [2 if methods.starts_from_base(run.config.method) else 1 for run in others]
-    trained = [max(one.ranks.values()) // half for half, one in zip(halves, loras, strict=True)]
+    whole, *trained = [trained_rank(run, one.ranks.values()) for run, one in zip(runs, (lora, *loras), strict=True)]
     lower = {2**n for n in range(whole.bit_length()) if 2**n < whole}
     if not lower:
         raise Refused(
@@ -45,7 +41,7 @@ def truncation(runs: Sequence[Run]) -> dict[str, Any]:
     energy = sum(float((svd.s**2).sum()) for svd in svds.values())
     scores_cut = [
         {"rank": rank, "score": at_rank[0], "difference": rows.gap(full[1], at_rank[1])}
-        | {"energy": sum(float((svd.s[:rank] ** 2).sum()) for svd in svds.values()) / energy}
+        | {"energy": sum(float((svd.s[:rank] ** 2).sum()) for svd in svds.values()) / energy if rank < whole else 1.0}
         for rank, at_rank in cut.items()
     ]
     beside = []
@@ -66,7 +62,7 @@ def cuts(run: Run, ranks: Sequence[int], part: str) -> dict[int, float]:
     """
     lora = factors.read(run.adapter, _WHAT)
     _, _, tested = _opened(run, lora)
-    own, whole = max(lora.ranks.values()), tested(part=part)
+    own, whole = trained_rank(run, lora.ranks.values()), tested(part=part)
     return {rank: float((whole if rank == own else tested(rank, part))[0]["value"]) for rank in ranks}
 
 

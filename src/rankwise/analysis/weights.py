@@ -1,11 +1,13 @@
 """From run folders to what was changed: W₀ and ΔW of each linear layer, the same layers for every run."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from rankwise import methods
 from rankwise.adapters import diff, loading
 from rankwise.adapters.factors import Delta
 from rankwise.adapters.runs import Run, open_run, same_base
@@ -39,7 +41,7 @@ class Changed:
     def rank(self) -> int | None:
         """The largest of its factors, or that of an adapter of another kind; None of full fine-tuning."""
         own = [weights.delta.rank for weights in self.modules.values() if weights.delta.rank]
-        return max(own) if own else self.run.record.lora.get("rank")
+        return trained_rank(self.run, own) if own else self.run.record.lora.get("rank")
 
 
 def load(folder: Path) -> dict[str, Weights]:
@@ -91,6 +93,13 @@ def labels(runs: list[Run]) -> list[str]:
     if len(set(short)) < len(short):
         short = [f"{text} seed {run.config.seed}" for text, run in zip(short, runs, strict=True)]
     return short if len(set(short)) == len(short) else [run.name for run in runs]
+
+
+def trained_rank(run: Run, ranks: Iterable[int]) -> int:
+    """The largest rank of factors that a run trained: a start that was taken out of W is in their file as well, beside
+    what became of it, so that ΔW has twice as many directions.
+    """
+    return max(ranks) // (2 if methods.starts_from_base(run.config.method) else 1)
 
 
 def _deltas(run: Run) -> dict[str, Delta]:
