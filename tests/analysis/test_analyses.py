@@ -1,6 +1,7 @@
 """Every analysis of real runs: against dense algebra, against other commands, and as files."""
 
 import json
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -95,18 +96,35 @@ def test_every_analysis_is_printed_written_and_shown_in_the_report(name, low, hi
     out = tmp_path / analyses.FOLDER
     assert main([name, str(high.folder), str(low.folder), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    document = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
-    ElementTree.parse(out / f"{name}.svg")
+    (file,) = out.glob("*.json")
+    document = json.loads(file.read_text(encoding="utf-8"))
+    ElementTree.parse(file.with_suffix(".svg"))
     (section,) = analyses.of_records([Record({}, {}, folder=tmp_path / "run")])
     assert section.rows and all(len(row) == len(section.header) for row in section.rows)
     assert section == analyses.section(document, "0-0") and section.plot.image.startswith("<svg")
-    assert document["question"] in printed and f"{name}.svg" in printed
+    assert document["question"] in printed and f"{file.stem}.svg" in printed
 
 
-def test_options_have_files_of_their_own_beside_the_runs(study, low):
-    assert main(["subspaces", str(low.folder), "--layer", "1", "--module", "q", "--side", "left"]) == 0
-    assert (study / analyses.FOLDER / "subspaces-layer1-q-left.json").is_file()
-    assert "Shared directions, layer1, q, left" in [part.title for part in analyses.sections(study)]
+def test_runs_and_options_have_files_of_their_own_beside_the_runs_and_all_are_shown(study, low, high):
+    one, two = (run.record.run["id"] for run in (low, high))
+    wanted = {f"spectrum-{one}", f"spectrum-{two}", f"spectrum-{one}-{two}", f"spectrum-{one}-layer1-q"}
+    for runs, options in (
+        ([low], []),
+        ([high], []),
+        ([low, high], []),
+        ([low, high], []),
+        ([low], ["--layer", "1", "--module", "q"]),
+    ):
+        assert main(["spectrum", *(str(run.folder) for run in runs), *options]) == 0
+    assert {file.stem for file in (study / analyses.FOLDER).glob("*.json")} == wanted
+    shown = analyses.sections(study)
+    assert len(shown) == 4 and "Rank of the update, layer1, q" in [part.title for part in shown]
+
+
+@pytest.mark.parametrize("ids", [["../../x"], ["0123456789"] * 30, [""]])
+def test_ids_of_many_runs_or_of_a_strangers_make_a_name_of_a_file(ids):
+    name = analyses.stem({"analysis": "spectrum", "runs": [{"id": run_id} for run_id in ids]})
+    assert re.fullmatch(r"spectrum-[0-9a-f]{10}", name)
 
 
 def test_json_is_the_whole_output(low, tmp_path, capsys):
@@ -117,7 +135,8 @@ def test_json_is_the_whole_output(low, tmp_path, capsys):
 def test_a_file_that_is_no_analysis_is_left_out_of_the_report(study, low, tmp_path, capsys):
     folder = tmp_path / analyses.FOLDER
     assert main(["spectrum", str(low.folder), "--out", str(folder)]) == 0
-    document = json.loads((folder / "spectrum.json").read_text())
+    (file,) = folder.glob("*.json")
+    document = json.loads(file.read_text())
     texts = ["{", '{"analysis": "unheard"}', "[]", "null", '"spectrum"', "[" * 100_000]
     texts += [json.dumps({k: v for k, v in document.items() if k != key}) for key in ("runs", "rows", "share", "layer")]
     for number, text in enumerate(texts):
@@ -131,7 +150,8 @@ def test_a_file_that_is_no_analysis_is_left_out_of_the_report(study, low, tmp_pa
 def test_the_name_of_a_file_does_not_reach_the_page(low, tmp_path, name):
     folder = tmp_path / analyses.FOLDER
     assert main(["spectrum", str(low.folder), "--out", str(folder)]) == 0
-    (folder / "spectrum.json").rename(folder / f"{name}.json")
+    (file,) = folder.glob("*.json")
+    file.rename(folder / f"{name}.json")
     (section,) = analyses.sections(tmp_path)
     ElementTree.fromstring(section.plot.image)
     assert name not in str(section)

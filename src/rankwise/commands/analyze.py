@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     sides = "singular vectors of the inputs (right) or outputs (left); default: right, of intruders: left"
     made.add_argument("--side", choices=("right", "left"), help=sides)
     made.add_argument("--of", choices=("delta", "A"), help="subspaces of ΔW = s·B·A (default) or of A alone")
-    where = "where NAME.json and NAME.svg go (default: outputs/STUDY/analysis, where rankwise report finds them)"
+    where = "where NAME-IDS.json and .svg go (default: outputs/STUDY/analysis, where rankwise report finds them)"
     made.add_argument("--out", type=Path, metavar="FOLDER", help=where)
     options = parse(made, arguments)
     prepare_environment()

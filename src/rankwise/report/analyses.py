@@ -1,6 +1,8 @@
 """What ``rankwise analyze`` found, as tables and sections of the page; the documents are read, nothing is computed."""
 
+import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -60,8 +62,11 @@ def section(document: Document, mark: str) -> Analysis:
 
 
 def stem(document: Document) -> str:
-    """The files' name: the analysis, and the options that were not left to it."""
-    return "-".join([document["analysis"], *_options(document)])
+    """The files' name: the analysis, the runs by their ids, and the options that were not left to it."""
+    ids = "-".join(run["id"] for run in document["runs"])
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", ids):  # many runs, or a stranger's
+        ids = hashlib.sha256(ids.encode()).hexdigest()[:10]
+    return "-".join([document["analysis"], ids, *_options(document)])
 
 
 def _options(document: Document) -> list[str]:
