@@ -26,7 +26,10 @@ def export(run: Run, out: Path, repository: str | None = None) -> dict[str, Any]
         except ValueError as error:
             raise Refused(f"--push {repository}: {reason(error)}") from None
     loading.check(run)
-    asset, tokenizer, notes = base_asset(run), loading.load_tokenizer(run), list[str]()
+    asset, tokenizer, notes, scorer = base_asset(run), loading.load_tokenizer(run), list[str](), None
+    if run.config.task.has_values:  # how a logit becomes a value: by the mean and spread of the training labels
+        rows = data.load(run.config.task, on_this_machine(run.config.task), run.config.data_seed)
+        scorer = scores.scorer_for(run.config.task, None, rows.train.labels)
     with files.whole(out) as folder:
         for name in (ADAPTER_FILE, "adapter_config.json"):
             shutil.copyfile(run.adapter / name, folder / name)
@@ -34,7 +37,7 @@ def export(run: Run, out: Path, repository: str | None = None) -> dict[str, Any]
             lora = factors.read(folder, "an adapter on a part of a fused layer, for PEFT,")
             notes = factors.write(folder, lora.deltas, lora.config, lora.others)
         tokenizer.save_pretrained(str(folder))
-        card.write(folder, run, asset, "adapter", notes, _scorer(run))
+        card.write(folder, run, asset, "adapter", notes, scorer)
         size, names = files.weight_bytes(folder), sorted(file.name for file in folder.iterdir())
         kind = loading.kind(loading.adapter_config(folder))
     base = {"source": asset.source, "fingerprint": asset.fingerprint}
@@ -56,11 +59,3 @@ def push(folder: Path, repository: str) -> str:
     except Exception as error:  # the hub, and the way there, can fail in any way
         raise Refused(f"--push {repository}: {reason(error)}; what was exported is in {folder}") from None
     return str(address)
-
-
-def _scorer(run: Run) -> Any:
-    """How a regression's logit becomes a value: it needs the mean and spread of the training labels."""
-    if not run.config.task.has_values:
-        return None
-    rows = data.load(run.config.task, on_this_machine(run.config.task), run.config.data_seed)
-    return scores.scorer_for(run.config.task, None, rows.train.labels)

