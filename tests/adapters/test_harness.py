@@ -86,21 +86,16 @@ def test_the_record_holds_what_the_model_answers_and_how_it_differs_from_the_bas
     assert kept.columns["acc"].tolist() == right["run"].tolist()
 
 
-def test_scores_are_added_to_those_that_another_process_has_written(trained, task):
-    run = trained("llama", optim__lr=0.3, **LANGUAGE)
-    for name in TASKS:  # both begin with the record as it is in ``run``
-        evaluate([run], [name], include=task)
-    assert {"moods:acc", "sayings:perplexity"} <= open_run(run.folder).record.metrics["harness"].keys()
-
-
-def test_a_base_is_asked_in_the_precision_of_each_run(trained, task):
+def test_a_base_is_asked_in_the_precision_of_each_run_and_what_others_have_recorded_stays(trained, task):
     run = trained("llama", optim__lr=0.3, **LANGUAGE)
     low = replace(run, record=replace(run.record, compute=run.record.compute | {"precision": "bf16"}))
+    evaluate([run], ["moods"], include=task)  # all begin with the record as it is in ``run``
     both, alone = (evaluate(runs, ["sayings"], include=task, base=True)["runs"] for runs in ([run, low], [low]))
     told = [asked["scores"]["sayings:perplexity"] for asked in (*both, *alone)]
     assert all(one["difference"] is None and "its record says" in one["not_paired"] for one in told), "no mean of items"
     exact, rounded, again = (one["before"]["value"] for one in told)
     assert exact != rounded == again == pytest.approx(exact, rel=0.1)
+    assert {"moods:acc", "sayings:perplexity"} <= open_run(run.folder).record.metrics["harness"].keys()
 
 
 def test_a_report_compares_by_such_a_score_paired_by_seed_and_item(trained, task, tmp_path, capsys):

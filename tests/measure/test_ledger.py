@@ -205,9 +205,8 @@ def test_the_peak_of_a_base_that_is_shared_out_is_where_the_borrowed_weights_are
     def held(activations: int, other: int) -> dict[str, int]:
         return {"weights": 80, "gradients": 0, "optimizer": 11, "activations": activations, "other": other}
 
-    by_phase = {"forward": held(14, 0), "backward": held(13, 6), "step": held(0, 20)}
-    whole = Footprint(by_phase, held(14, 20))
-    assert (whole.peak, whole.phase) == (111, "step")
+    whole = Footprint({"forward": held(14, 0), "backward": held(13, 6), "step": held(0, 20)}, held(14, 20))
     one = whole.shared_out(devices=2, frozen=80, lent=10)
-    assert one.phases == {"forward": 75, "backward": 80, "step": 71} and (one.peak, one.phase) == (80, "backward")
+    assert (whole.peak, whole.phase) == (111, "step") and (one.peak, one.phase) == (80, "backward")
+    assert one.phases == {"forward": 75, "backward": 80, "step": 71}
     assert one.parts == held(13, 16) | {"weights": 40} and one.peaks == held(14, 30) | {"weights": 40}
