@@ -29,6 +29,10 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # A command line of the user's, and what its one line of refusal must name.
 REFUSED = [
     ("trian", ["no such command", "did you mean train?"]),
+    ("fit --trainer.max_epochs 3", ["fit: no such command", "(here it is rankwise train)"]),
+    ("merge outputs/s/r", ["merge: no such command", "(here it is rankwise adapter merge RUN, later)"]),
+    ("evaluate", ["evaluate: no such command", "(a run trains, validates and tests)"]),
+    ("train -m 'method.lr=interval(1e-4,1e-2)'", ["interval(1e-4,1e-2): hydra/sweeper=optuna draws from an interval"]),
     ("train method=loar", ["method=loar", "lora", "full"]),
     ("train experiment=rank_swep", ["experiment=rank_swep", "did you mean rank_sweep?"]),
     ("train experment=rank_sweep", ["experment"]),

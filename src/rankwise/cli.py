@@ -13,6 +13,7 @@ from typing import Any
 
 from rankwise.commands._shared import SHELL_ASKS, complete, wrapped
 from rankwise.errors import Refused, did_you_mean
+from rankwise.synonyms import meaning
 
 COMMANDS = {
     "find": "find the smallest rank that is enough, with as few runs as that takes",
@@ -113,7 +114,8 @@ def _dispatch(arguments: list[str]) -> int:
     if command == "-sc":
         return _install(rest)
     if command not in COMMANDS:
-        raise Refused(f"{command}: no such command; one of {', '.join(COMMANDS)}{did_you_mean(command, COMMANDS)}")
+        near = meaning(command) or did_you_mean(command, COMMANDS)
+        raise Refused(f"{command}: no such command; one of {', '.join(COMMANDS)}{near}")
     module = importlib.import_module(f"rankwise.commands.{command}")
     return int(module.main(rest))
 

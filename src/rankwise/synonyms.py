@@ -65,7 +65,7 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "--dry-run": "dry_run --list",
     "--out": "--output -o",
     "--rerun": "--overwrite --force overwrite_output_dir",
-    "rankwise sweep FILE": "sweep sweep_id",
+    "rankwise sweep FILE": "sweep sweep_id agent",
     "hydra/sweeper=optuna, or experiment=optuna": "n_trials num_trials",
     "--score": "--metric",
     "--only ID": "--paper",
@@ -126,10 +126,16 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "objective": "monitor metric_for_best_model optimized_metric",
     "optim.betas": "adam_beta1 adam_beta2",
     "task.kind": "task_type problem_type",
-    "rankwise find, or an axis such as method.lr=1e-3,2e-3": "auto_lr_find lr_find",
-    "rankwise adapter export RUN --push NAME/REPOSITORY, later": "push_to_hub hub_model_id",
+    "rankwise find, or an axis such as method.lr=1e-3,2e-3": "auto_lr_find lr_find tune search",
+    "rankwise adapter export RUN --push NAME/REPOSITORY, later": "push_to_hub hub_model_id export push",
     "rankwise adapter merge RUN, later": "merge merge_and_unload",
-    "nothing: a run trains, validates and tests": "train test do_train do_eval do_predict",
+    "nothing: a run trains, validates and tests": (
+        "train test do_train do_eval do_predict validate predict eval evaluate"
+    ),
+    "rankwise train": "fit run",
+    "rankwise report outputs": "compare show list ls status",
+    "rankwise --help": "help",
+    "rankwise --version": "version",
     "nothing: a run keeps checkpoints of its own, and ends with the weights of its best validation": (
         "save_steps save_strategy save_total_limit enable_checkpointing load_best_model_at_end "
         "callbacks=model_checkpoint"

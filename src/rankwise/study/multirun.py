@@ -187,6 +187,9 @@ def expand(sweeper: StudySweeper, arguments: list[str]) -> list[Row]:
     parser = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader)
     overrides = parser.parse_overrides([*(f"{k}={v}" for k, v in (sweeper.params or {}).items()), *arguments])
     for override in overrides:
+        if override.is_interval_sweep():
+            drawn = "hydra/sweeper=optuna draws from an interval; here give values with commas"
+            raise Refused(f"{override.input_line}: {drawn}")
         if override.is_sweep_override() and not list(override.sweep_string_iterator()):
             raise Refused(f"{override.input_line}: an empty axis; nothing matches")
     rows = [row for batch in sweeper.split_arguments(overrides, None) for row in batch]
