@@ -6,6 +6,7 @@
 import json
 import re
 import stat
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,10 @@ def _without_controls(value: Any) -> Any:
 def read_yaml(path: Path, kind: str) -> dict[Any, Any]:
     """The keys and values in a YAML file. Raises Refused, as ``read_text``, and for anything else or without an end."""
     text = read_text(path, kind)
+    endless = f"{path}: not {kind} (over {_MOST_VALUES:,} values or {_DEEPEST} levels, with what it repeats)"
+    levels = accumulate(1 if bracket in "[{" else -1 for bracket in re.findall(r"[\[\]{}]", text))
+    if max(levels, default=0) > 2 * _DEEPEST:  # of which the parser would first read on for a second
+        raise Refused(endless)
     try:
         values = yaml.safe_load(text)  # in Python, which tells of nesting; libyaml needs minutes for it
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
@@ -63,7 +68,7 @@ def read_yaml(path: Path, kind: str) -> dict[Any, Any]:
     if not isinstance(values, dict):
         raise Refused(f"{path}: not {kind} (no keys with values)")
     if not _is_bounded(values):
-        raise Refused(f"{path}: not {kind} (over {_MOST_VALUES:,} values or {_DEEPEST} levels, with what it repeats)")
+        raise Refused(endless)
     return values
 
 
