@@ -115,6 +115,7 @@ def test_a_target_that_is_taken(trained, tmp_path, refused, command):
     (tmp_path / "link").symlink_to("nowhere")
     assert "is no folder" in refused(f"{command} --out {tmp_path}/link", run)
     (tmp_path / "link").unlink()
+    assert "--out /proc/x: cannot be made (" in refused(f"{command} --out /proc/x", run)
     (out / "mine").unlink()
     words = {"RUN": str(run), "OTHER": str(trained(data_seed=1).folder), "OUT": str(out)}
     assert main(["adapter", *(words.get(word, word) for word in f"{command} --out OUT".split())]) == 0  # an empty one

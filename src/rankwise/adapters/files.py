@@ -32,8 +32,11 @@ def whole(out: Path | None) -> Iterator[Path]:
         return
     out = out.expanduser().absolute()
     refuse_taken(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    except OSError as error:  # a file system that takes no folders
+        raise Refused(f"--out {out}: cannot be made ({error.strerror})") from None
     try:
         yield partial
         partial.chmod(0o755)
