@@ -127,12 +127,15 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "optim.betas": "adam_beta1 adam_beta2",
     "task.kind": "task_type problem_type",
     "rankwise find, or an axis such as method.lr=1e-3,2e-3": "auto_lr_find lr_find tune search",
-    "rankwise adapter export RUN --push NAME/REPOSITORY, later": "push_to_hub hub_model_id export push",
-    "rankwise adapter merge RUN, later": "merge merge_and_unload",
+    "rankwise adapter export RUN --push NAME/REPOSITORY, later": "push_to_hub hub_model_id push",
+    "rankwise adapter export RUN --out FOLDER, later": "export",
+    "rankwise adapter merge RUN, later": "merge merge_and_unload merge-lora",
+    "rankwise adapter eval RUN --tasks A,B, later": "lm_eval lm-eval",
+    "rankwise dashboard STUDY --push": "sync",
     "nothing: a run trains, validates and tests": (
         "train test do_train do_eval do_predict validate predict eval evaluate"
     ),
-    "rankwise train": "fit run",
+    "rankwise train": "fit run launch",
     "rankwise report outputs": "compare show list ls status",
     "rankwise --help": "help",
     "rankwise --version": "version",
