@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from rankwise import machine
-from rankwise.cli import COMMANDS, SHELLS, main
+from rankwise.cli import COMMANDS, main
 from rankwise.commands._shared import overrides
 from rankwise.commands.adapter import ABOUT
 from rankwise.commands.plan import _bytes
@@ -337,46 +337,6 @@ def test_version_is_the_installed_one(capsys):
 def test_the_composed_config_or_how_it_was_made_is_printed_and_nothing_runs(line, shown, capsys, tmp_path):
     assert main(shlex.split(line)) == 0
     assert shown in capsys.readouterr().out and not any(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("shell", SHELLS)
-def test_completion_is_installed_for_the_command_alone(shell, capsys):
-    assert main(["-sc", f"install={shell}"]) == 0
-    script = capsys.readouterr().out
-    assert ("compinit" in script) == (shell == "zsh")
-    registered = re.findall(r"^ *comp(?:lete|def) -?.*", script, re.MULTILINE)
-    assert registered and all("rankwise" in line and "train" not in line for line in registered)
-
-
-@pytest.mark.parametrize(
-    ("line", "offered"),
-    [
-        ("", {"find", "train", "report"}),
-        ("tr", {"train"}),
-        ("train meth", {"method="}),
-        ("plan method.ra", {"method.rank="}),
-        ("train -m seed=0,1 method.ra", {"method.rank="}),
-        ("find method=", {"method=lora", "method=full"}),
-        ("train trainer.precision=bf", {"trainer.precision=bf16", "trainer.precision=bf16_true"}),
-        ("train -m method=lora,fu", {"method=lora,full"}),
-        ("train experiment=paper/lora_t6", {"experiment=paper/lora_t6", "experiment=paper/lora_t6_proxy"}),
-        ("train hydra/launcher=s", {"hydra/launcher=slurm"}),
-        ("train seed=0 --dr", {"--dry-run"}),
-        ("train --cfg j", {"job"}),
-        ("adapter ", set(ABOUT)),
-        ("adapter merge --dtype b", {"bf16"}),
-        ("analyze sp", {"spectrum"}),
-        ("train task.path=fo", {"task.path=folder/"}),
-        ("report fo", {"folder/"}),
-    ],
-)
-def test_completion_knows_commands_groups_options_keys_flags_and_files(line, offered, tmp_path, zygote):
-    (tmp_path / "here" / "folder").mkdir(parents=True)
-    told, line = tmp_path / "told", f"rankwise {line}"
-    asked = {"": "1", "_IFS": " ", "_COMP_WORDBREAKS": "", "_STDOUT_FILENAME": str(told)}
-    shell = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": ""}
-    done = zygote.rankwise(tmp_path / "here", **shell, **{f"_ARGCOMPLETE{name}": asked[name] for name in asked})
-    assert done.returncode == 0 and offered <= set(told.read_text().split())
 
 
 def test_hydra_config_is_shipped_whole_every_group_option_composes(capsys):

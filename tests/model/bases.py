@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from rankwise.assets import resolve
+from rankwise.check import check
 from rankwise.config import Config
 from rankwise.model import base
 from rankwise.model.adapt import Adapted, adapt
@@ -18,6 +19,7 @@ def load(config: Config) -> tuple[nn.Module, Any]:
 
 
 def build(config: Config) -> Adapted:
+    check(config)
     return adapt(load(config)[0], config)
 
 
