@@ -135,12 +135,14 @@ REFUSED = [
     ("train debug=fast task.encoding=utf-8", ["task.encoding=utf-8: of no use with task=synthetic"]),
     ("train -m optim.momentum=0.5,0.6", ["optim.momentum=0.5: of no use with optim=adamw"]),
     *(
-        (f"{command} debug=fast trainer.device=cuda", ["trainer.device=cuda: no GPU is visible here; use"])
-        for command in ("plan", "train", "find")
-    ),
-    *(
-        (f"{command} debug=fast trainer.precision=fp16", ["=fp16: fp32, bf16 or auto on a CPU, where fp16 is slower"])
-        for command in ("plan", "train", "find")
+        (f"{command} debug=fast {given}", [told])
+        for command in ("plan", "train", "train --dry-run", "find")
+        for given, told in (
+            ("trainer.device=cuda", "trainer.device=cuda: no GPU is visible here; use trainer.device=auto"),
+            ("trainer.device=mps", "trainer.device=mps: no Apple GPU is visible here; use trainer.device=auto"),
+            ("trainer.devices=4096", "trainer.devices=4096: at most"),
+            ("trainer.precision=fp16", "=fp16: fp32, bf16 or auto on a CPU, where fp16 is slower"),
+        )
     ),
     ("plan debug=fast outputs=~nosuchuser/x", ["outputs=~nosuchuser/x: another folder: this user has no home"]),
     (

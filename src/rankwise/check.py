@@ -7,6 +7,7 @@ import math
 import os
 import re
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from rankwise import assets, callbacks, machine, methods, metrics
 from rankwise.allowed import check_values, one_of
 from rankwise.alpha import check_alpha
-from rankwise.config import Config, Task
+from rankwise.config import Config, Task, Trainer
 from rankwise.errors import Refused
 from rankwise.files import read_json
 from rankwise.identity import folder
@@ -43,7 +44,6 @@ def check(config: Config) -> None:
 
 def check_here(config: Config) -> None:
     """Raise Refused for what can be planned, but not run: on this machine, or at all."""
-    trainer = config.trainer
     check_planned(config)
     if not (config.task.path or config.task.package or config.task.synthetic):
         raise Refused("task: give task.path=FILE or choose a task that brings its data")
@@ -58,26 +58,29 @@ def check_here(config: Config) -> None:
     if tracker in ("trackio", "tensorboard") and importlib.util.find_spec(tracker) is None:
         remedy = f"pip install 'rankwise[{tracker}]', or use tracking=wandb or none"
         raise Refused.value("tracking", tracker, f"needs {tracker}, which is not installed", remedy)
-    on_cpu = _on_cpu(config)
-    most = max(_FEW, machine.cores()) if on_cpu else max(1, len(machine.gpus()))
-    if trainer.devices > most:
-        what = "processes of one run on this machine's cores" if on_cpu else "the GPUs that are visible here"
-        raise Refused.value("trainer.devices", trainer.devices, f"at most {most}, {what}")
 
 
 def check_planned(config: Config, here: bool = True) -> None:
     """Raise Refused for what cannot run whatever the model and data are; unless ``here``, on another's GPU."""
-    trainer = config.trainer
     _check_outputs(config)
-    if here and trainer.precision == "fp16" and _on_cpu(config):
-        raise Refused.value("trainer.precision", "fp16", "fp32, bf16 or auto on a CPU, where fp16 is slower than fp32")
-    if here and trainer.device == "cuda" and not machine.gpus():
-        raise Refused.value("trainer.device", "cuda", "no GPU is visible here", "use trainer.device=auto")
+    if here:
+        _check_device(config.trainer)
     callbacks.check(config, [*_objectives(config), "train/loss"])
 
 
-def _on_cpu(config: Config) -> bool:
-    return config.trainer.device == "cpu" or (config.trainer.device == "auto" and not machine.gpus())
+def _check_device(trainer: Trainer) -> None:
+    """Refuse a device that this machine lacks, more of them than it has, and what it cannot do."""
+    device = trainer.device
+    if (device == "cuda" and not machine.gpus()) or (device == "mps" and sys.platform != "darwin"):
+        kind = "Apple GPU" if device == "mps" else "GPU"
+        raise Refused.value("trainer.device", device, f"no {kind} is visible here", "use trainer.device=auto")
+    on_cpu = device == "cpu" or (device == "auto" and not machine.gpus())
+    if on_cpu and trainer.precision == "fp16":
+        raise Refused.value("trainer.precision", "fp16", "fp32, bf16 or auto on a CPU, where fp16 is slower than fp32")
+    most = max(_FEW, machine.cores()) if on_cpu else max(1, len(machine.gpus()))
+    if trainer.devices > most:
+        what = "processes of one run on this machine's cores" if on_cpu else "the GPUs that are visible here"
+        raise Refused.value("trainer.devices", trainer.devices, f"at most {most}, {what}")
 
 
 def _check_outputs(config: Config) -> None:
