@@ -1,5 +1,6 @@
 """Rows of a task: read, labelled, split by hash, sampled; and what is refused."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from test_tables import places, read
+from tiny_configs import tiny
 
+from rankwise.config import Task
 from rankwise.errors import Refused
+from rankwise.tasks import data as tasks_data
 from rankwise.tasks.data import Data
 from rankwise.tasks.sources import synthetic
 from rankwise.tasks.splits import cut, normalise
@@ -110,6 +114,19 @@ def test_the_fingerprint_changes_with_content_only(table):
     prints = {read(table(rows)).fingerprint for rows in changed}
     assert len(prints | {first}) == 5
     assert read(table(ROWS), test_share=0.3).fingerprint != first
+
+
+def test_a_run_takes_over_what_a_check_has_read_unless_the_file_has_changed(table, monkeypatch):
+    path = table(ROWS)
+    config = dataclasses.replace(tiny(), task=Task(name="t", path=str(path)))
+    plain = read(path)
+    tasks_data.check_files([config])
+    with monkeypatch.context() as nothing_is_read:
+        nothing_is_read.setattr(tasks_data._Index, "of", None)
+        assert read(path).fingerprint == plain.fingerprint
+    tasks_data.check_files([config])
+    table([(f"{text}!", label) for text, label in ROWS])
+    assert all(text.endswith("!") for text in members(read(path)))
 
 
 def test_duplicates_by_normalised_text_leave_the_first(table):

@@ -12,6 +12,8 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +29,7 @@ from rankwise.tasks.tables import Table
 _QUOTED = 0.1  # share of texts in double quotes, from which on they hardly are a part of what is said
 _HALF = re.compile("[\ud800-\udfff]")  # of two that stand for one, which no tokenizer reads
 _FORGETTING = ("path", "package", "revision", "format", "columns", "text", "label", "threshold", "min_abs_label")
+_checked: dict[tuple[Any, ...], "_Reading"] = {}  # the last first reading of a check, for a run in the same process
 _COPY = 0.75  # share of training rows in a part that is a copy, as a validation part may be cut from the original
 
 
@@ -77,7 +80,8 @@ def load(task: Task, asset: Asset, data_seed: int) -> Data:
     rows, a class that has no training row, and a part that is for the most part training rows.
     """
     tables, notes = open_tables(task, asset)
-    index, part, classes, chosen, shared = _indexed(task, tables, notes, data_seed)
+    checked = _checked.pop(_as_they_are(task, tables, data_seed), None)
+    index, part, classes, chosen, shared, notes = checked or _first_reading(task, tables, notes, data_seed)
     rows = (example for example in examples(task, tables) if example is not None)
     splits, fingerprint = _collect(task, rows, part, chosen, classes, notes)
     if task.protocol == "paper":
@@ -99,7 +103,17 @@ def check_files(configs: Iterable[Config], hub: bool = True) -> None:
             if (here or (hub and task.path)) and (task_and_seed := f"{task} {seed}") not in seen:
                 seen.add(task_and_seed)
                 with of_forgetting() if task is theirs else contextlib.nullcontext():
-                    _indexed(task, *open_tables(task, fetch(task)), seed)
+                    tables, notes = open_tables(task, fetch(task))
+                    _checked.clear()
+                    _checked[_as_they_are(task, tables, seed)] = _first_reading(task, tables, notes, seed)
+
+
+def _as_they_are(task: Task, tables: list[Table], seed: int) -> tuple[Any, ...]:
+    """What tells whether files have changed since they were read; nothing tells it of folders of texts."""
+    paths = [Path(table.name) for table in tables]
+    if not all(path.is_file() for path in paths):
+        return (object(),)
+    return (str(task), seed, *((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths))
 
 
 def forgetting_task(config: Config) -> Task:
@@ -121,12 +135,19 @@ def of_forgetting() -> Iterator[None]:
         raise Refused(message) from None
 
 
-def _indexed(
-    task: Task, tables: list[Table], notes: list[str], data_seed: int
-) -> tuple["_Index", np.ndarray, Classes | None, list[np.ndarray], dict[str, dict[str, int]]]:
-    """The first reading: a few bytes of each row, its part (-1: left out), the classes, the rows of each part that are
-    used, and how many of them are training rows as well. Adds to ``notes``.
-    """
+class _Reading(NamedTuple):
+    """What the first reading leaves."""
+
+    rows: "_Index"
+    part: np.ndarray  # of each row; -1: left out
+    classes: Classes | None
+    chosen: list[np.ndarray]  # the rows of each part that are used
+    shared: dict[str, dict[str, int]]  # how many of them are training rows as well
+    notes: list[str]
+
+
+def _first_reading(task: Task, tables: list[Table], notes: list[str], data_seed: int) -> _Reading:
+    """Of every row a few bytes. Adds to ``notes``."""
     index = _Index.of(task, examples(task, tables))
     if not len(index.place):
         raise Refused("task data: no row is left; all are empty, or nearer to 0 than task.min_abs_label")
@@ -143,7 +164,8 @@ def _indexed(
     part = _parts(task, index)
     classes = _classes(task, tables, index, part, notes) if task.has_classes else None
     chosen = _chosen(task, index, part, data_seed)
-    return index, part, classes, chosen, {} if task.blocks else _shared(index, chosen, notes)
+    shared = {} if task.blocks else _shared(index, chosen, notes)
+    return _Reading(index, part, classes, chosen, shared, notes)
 
 
 def _classes(task: Task, tables: list[Table], index: "_Index", part: np.ndarray, notes: list[str]) -> Classes:
