@@ -269,6 +269,9 @@ def typed(values: dict[str, Any] | DictConfig) -> Config:
     config: Config = OmegaConf.to_object(values if isinstance(values, DictConfig) else merged(values))  # type: ignore[assignment]
     owned = methods.owned({"method": vars(config.method), "targets": vars(config.targets)})
     config.method, config.targets = Method(**owned["method"]), Targets(**owned["targets"])
+    if isinstance(labels := config.task.labels, dict):  # by texts, as JSON has them
+        named = [(label.strip() if isinstance(label, str) else str(label).lower(), labels[label]) for label in labels]
+        config.task.labels = dict(named)
     if any(getattr(config.trainer, key) for key in DEBUGGING):
         config.stage = config.stage or "debug"
     return config

@@ -11,13 +11,14 @@ from safetensors.torch import load_file, save_file
 from tiny_configs import study_of
 
 from rankwise.cli import main
+from rankwise.commands._shared import overrides
 from rankwise.config import Config, Package, plain
 from rankwise.errors import Refused
 from rankwise.identity import folder, run_id
 from rankwise.run import run
 from rankwise.study import launcher, outdated
 from rankwise.study.axes import excluded, paired
-from rankwise.study.compose import from_snapshot, hydra_tree
+from rankwise.study.compose import composed, from_snapshot, hydra_tree
 from rankwise.study.multirun import compose_study
 from rankwise.study.sweep_file import SweepFile, convert, read, words
 from rankwise.study.tuning import Tuning
@@ -230,6 +231,23 @@ def test_a_snapshot_with_another_learning_rate_or_metric_trains_with_it(tiny, tm
     path.write_text("run: {}\nconfig: {}\n")
     with pytest.raises(Refused, match=r"^--config .*: not a run's config.yaml; give a run's config.yaml, as outputs/"):
         from_snapshot(path, [])
+
+
+@pytest.mark.parametrize(
+    ("typed", "labels"),
+    [
+        ("[nan, null,'inf',\"no\", 1e5, 7, true]", ["nan", "null", "inf", "no", "1e5", 7, True]),
+        (
+            "{x: x, nan: null, null: 1e5, 'inf': nan, \"a: b\": 'null', 1: Null, true: yes}",
+            {"x": "x", "nan": None, "null": "1e5", "inf": "nan", "a: b": "null", "1": None, "true": "yes"},
+        ),
+    ],
+)
+def test_any_word_may_name_a_class(tiny, tmp_path, typed, labels):
+    words, path = overrides([f"task.labels={typed}"]), tmp_path / "config.yaml"
+    assert composed(["debug=fast", *words]).task.labels == labels
+    path.write_text(yaml.safe_dump(plain(tiny(task__labels=["a", "b"]))))
+    assert from_snapshot(path, words).task.labels == labels
 
 
 def test_a_snapshot_fetches_no_package_that_is_not_shipped_nor_asked_for(tiny, tmp_path):

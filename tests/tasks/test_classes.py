@@ -38,6 +38,18 @@ def rows_of(data: Data) -> dict[str, int]:
         (["007", "7"], {}, {"007": 60, "7": 60}),
         ([True, False, True], {}, {"false": 40, "true": 80}),
         ([True, False, True], {"labels": [True, False]}, {"true": 80, "false": 40}),
+        (["True", "False", "True"], {"labels": {True: "yes", False: "no"}}, {"yes": 80, "no": 40}),
+        (
+            ["Neg", "neg", "pos"],
+            {"labels": {"neg": "a", "n*": "b", "N*": "c", "pos": "d"}},
+            {"a": 40, "b": 0, "c": 40, "d": 40},
+        ),
+        (["nan", "null", "inf", "1e5"], {}, {"1e5": 30, "inf": 30, "nan": 30, "null": 30}),
+        (
+            ["nan", "null", "inf", "1e5"],
+            {"labels": {"nan": "a", "null": None, "inf": "b", "1e5": "a"}},
+            {"a": 60, "b": 30},
+        ),
         (["neg", "Neg ", "POS"], {"labels": ["neg", "pos"]}, {"neg": 80, "pos": 40}),
         (
             [1, 2, 3],
@@ -81,6 +93,7 @@ def test_rows_that_task_labels_leaves_out_are_counted(tmp_path: Path) -> None:
         ([f"id{i}" for i in range(120)], {}, r"\(and \d\d other classes\) is .*nearly every row has its own"),
         ([1, 2, 3], {"labels": {1: "a", 2: "b"}}, r" line 3 holds 3, none of task.labels=1, 2; .*3: null"),
         (["yes", "no"], {"labels": [False, True]}, r"line 1 holds 'yes', none of task.labels=.*: quote them"),
+        (["x", "y"], {"labels": {"x": "x", 1: "yes", "*": None}}, r"^task.label=label: one class only \(x\); a class"),
         ([float("inf"), 1], {}, r"line 1 holds inf, not a label"),
         ([i / 7 for i in range(120)], {}, r"and of no training row.*; for numbers .* task.kind=regr"),
         (

@@ -19,6 +19,10 @@ from rankwise.synonyms import ALIASES, GROUPS, OPEN, near_flag, no_such_key
 SHELL_ASKS = "_ARGCOMPLETE"  # in the environment of a command line that is to be completed
 _FOLDERS = re.compile(r"hydra\.(run|sweep|runtime|output_subdir|job\.(name|chdir|num|id))(\..*)?")
 _WHOLE = re.compile(r"(?<=\d)\.0+(?![\w.])")  # 2 for 2.0
+_CLASS = re.compile(  # in quotes, or what would be read as no text; and what follows it
+    r"""(?<=[\[{,:])\s*(?:'([^']*)'|"([^"]*)"|(null|true|false|nan|[-+]?inf|[-+]?[\d.]+e[-+]?\d+))\s*(?=([:,\]}]))""",
+    re.IGNORECASE,
+)
 _HOME = re.compile(r"(?<![^,])~[^,'\"\[\]{}()]*")
 _NAMED = ("hydra", "hydra.launcher", "hydra.sweeper", "hydra.launcher._target_", "hydra.sweeper._target_")
 
@@ -59,11 +63,25 @@ def overrides(words: list[str]) -> list[str]:
             positive(key, value)
         if known_keys().get(key, ("",))[0] in (int, int | None):  # as W&B and numpy write a draw
             value = _WHOLE.sub("", value)
+        if key == "task.labels":
+            value = _CLASS.sub(_as_text, value)
         if value.startswith("~"):  # of a home, which shells leave as it is behind a sign
             value = _HOME.sub(r"'\g<0>'", value)
         adds = "++" * (is_open and ("." in key or value.startswith("{")))  # keys there are the user's
         by_key[named] = f"{typed if of_hydra else adds + key}{equals}{value}"
     return list(by_key.values())
+
+
+def _as_text(match: re.Match[str]) -> str:
+    """The name of a class as Hydra reads it as a text: in quotes, which a key cannot have; there behind a blank, which
+    is none of the name. Null for a class, which leaves rows out, stays null, as do true and false.
+    """
+    if match[4] == ":":
+        name = next(name for name in match.groups() if name is not None)
+        return "\\ " + re.sub(r"[\\()\[\]{}:=,\s]", r"\\\g<0>", name)
+    word, is_class = (match[3] or "").casefold(), match.string[match.start() - 1] == ":"
+    kept = word in ("", "true", "false") or (word == "null" and is_class)
+    return match[0] if kept else f"'{match[3]}'"
 
 
 def _exists(key: str) -> bool:

@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -272,8 +271,10 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
         earlier["objective"] = "val/${task.metric}"
     try:
         node = merged(earlier)
-        node.merge_with_dotlist([word.lstrip("+") for word in overrides])
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
+        for one in OverridesParser.create().parse_overrides([word.lstrip("+") for word in overrides]):
+            is_part = isinstance(one.value(), dict) and isinstance(OmegaConf.select(node, one.key_or_group), DictConfig)
+            OmegaConf.update(node, one.key_or_group, one.value(), merge=is_part)
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
         raise Refused(f"--config {path}: {explain(error, overrides)}") from None
     config = to_config(node)
     refuse_idle([(config, overrides)])

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -60,11 +60,12 @@ class Classes:
         else:
             names = sorted((label.name for label in used), key=_numbers_first)
             number = {name: position for position, name in enumerate(names)}
-        if len(names) < 2 or not used:
-            what = f"one class only ({names[0]})" if used and names else "no rows"
-            raise Refused(f"task.label={task.label}: {what}; a classification needs two classes")
         array = np.array([number.get(label.name, -1) for label in labels])
         kept = [label for label in used if array[label.number] >= 0]
+        there = [name for position, name in enumerate(names) if position in {array[label.number] for label in kept}]
+        if len(there) < 2:
+            what = f"one class only ({there[0]})" if there else "no rows"
+            raise Refused(f"task.label={task.label}: {what}; a classification needs two classes")
         sizes: Counter[str] = Counter()
         for label in kept:
             sizes[names[array[label.number]]] += int(rows[label.number])
@@ -106,14 +107,15 @@ class Classes:
 
 def _by_map(mapping: dict[object, object], labels: list[Label]) -> tuple[list[str], dict[str, int]]:
     """``task.labels={1: World, 2: Sports, x*: null}``: the class of each label, null to leave its rows out. A ``*``
-    stands for any letters, and for labels alone that are not written out.
+    stands for any letters, and for labels alone that are not written out. Else what differs in case alone is meant.
     """
     chosen = {class_name(label): None if name is None else str(name) for label, name in mapping.items()}
     names = list(dict.fromkeys(name for name in chosen.values() if name is not None))
+    folded = _folded(chosen)
     number = {}
     for label in labels:
         patterns = (key for key in chosen if "*" in key and fnmatchcase(label.name, key))
-        key = label.name if label.name in chosen else next(patterns, None)
+        key = label.name if label.name in chosen else next(patterns, folded.get(_fold(label.name)))
         if key is None:
             raise _unknown(label, f"none of task.labels={', '.join(chosen)}")
         name = chosen[key]
@@ -125,7 +127,7 @@ def _by_list(task: Task, labels: list[Label]) -> tuple[list[str], dict[str, int]
     """``task.labels=[World, Sports]``: labels are these names, but for case, or their numbers from 0."""
     names = [class_name(name) for name in task.labels]
     number = {name: position for position, name in enumerate(names)}
-    folded = {_fold(name): position for position, name in enumerate(names)}
+    folded = _folded(names)
     written = [] if any(map(_NUMBER.fullmatch, names)) else [label.name for label in labels]
     numbers = [int(name) for name in written if _NUMBER.fullmatch(name)]
     least, most = min(numbers, default=0), max(numbers, default=0)
@@ -139,8 +141,8 @@ def _by_list(task: Task, labels: list[Label]) -> tuple[list[str], dict[str, int]
     for label in labels:
         if label.name in number:
             continue
-        if _fold(label.name) in folded and len(folded) == len(names):
-            number[label.name] = folded[_fold(label.name)]
+        if _fold(label.name) in folded:
+            number[label.name] = number[folded[_fold(label.name)]]
         elif numbers and label.name.isdecimal() and int(label.name) < len(names):
             number[label.name] = int(label.name)
         else:
@@ -188,6 +190,12 @@ def _unnamed(names: list[str]) -> Iterator[str]:
 
 def _fold(name: str) -> str:
     return " ".join(name.casefold().split())
+
+
+def _folded(names: Collection[str]) -> dict[str, str]:
+    """Names by what case and blanks do not change; none, where two differ in these alone."""
+    folded = {_fold(name): name for name in names}
+    return folded if len(folded) == len(names) else {}
 
 
 def _numbers_first(name: str) -> tuple[bool, float, str]:
