@@ -55,6 +55,13 @@ def test_what_changes_a_result_changes_the_hash(tiny, keys):
     assert run_id(tiny(**keys)) != run_id(tiny())
 
 
+def test_which_label_is_which_class_is_in_the_hash(tiny):
+    same = [{1: "a", 2: "b"}, {"1": "a", "2": "b"}]
+    other = [{"2": "b", "1": "a"}, {"*": "a"}, {"*": "a", "x*": None}, {"x*": None, "*": "a"}, {"x": "a", 1: "b"}]
+    ids = [run_id(tiny(task__labels=labels)) for labels in (*same, *other)]
+    assert ids[0] == ids[1] and len(set(ids)) == len(ids) - 1
+
+
 @pytest.mark.parametrize("method", ["full", "head", "probe", "tfidf"])
 def test_rank_alpha_and_targets_collapse_where_there_is_no_adapter(tiny, method):
     other = tiny(method=method, targets="mlp", method__rank=4, method__alpha=7, method__dropout=0.5)

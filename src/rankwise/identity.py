@@ -50,6 +50,10 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
             remove(form, f"targets.{key}")
     if form["task"].get("delimiter") in TABS:
         form["task"]["delimiter"] = TABS[0]
+    labels = form["task"].get("labels")
+    if isinstance(labels, dict) and (list(labels) != sorted(labels) or any("*" in label for label in labels)):
+        # The first pattern that fits decides, null too; and F1 of two classes is that of the last.
+        form["task"]["labels"] = [[label, name] for label, name in labels.items()]
     if form["method"].get("alpha") is not None:
         form["method"]["alpha"] = _spelled(form["method"]["alpha"])
     if not (form["task"].get("generation") or {}).get("metrics"):  # what is switched off
