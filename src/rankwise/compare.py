@@ -225,7 +225,8 @@ class Scores:
             lacking = unseen(units) * round(items * self._one_row(rows[0][0].test), 6)
         elif metric.percent and metric.weighted in (accuracy, mean):  # a share
             lacking = unseen(items)
-        return paired(points_sa @ weights_a, means_bs, replicates, items, units, lacking)
+        most = float(np.abs(weights_a).sum()) / 2 * (metric.high - metric.low)
+        return paired(points_sa @ weights_a, means_bs, replicates, items, units, lacking, most)
 
 
 def on_rows(metric: Metric, one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, float]:

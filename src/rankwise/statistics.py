@@ -174,6 +174,7 @@ class Bootstrap:
     units: int = 0  # clusters of items, or as many as items
     of_one: float = 0.0  # the mean variance over items of the difference in one replicate
     lacking: float = 0.0  # the standard error for items that resamples lack
+    most: float = math.inf  # how large a difference of the metric can be, either way
 
     @property
     def over_seeds(self) -> float:
@@ -215,13 +216,17 @@ class Bootstrap:
         return self.means + math.hypot(self.over_seeds, self.lacking) * drawn
 
     def limits(self, level: float) -> tuple[float, float]:
-        """Both ends of the interval."""
-        tail = (1 - level) / 2
+        """Both ends of the interval, within what the metric allows."""
+        below, above = self.reaches((1 - level) / 2)
+        return max(-self.most, self.estimate - below), min(self.most, self.estimate + above)
+
+    def reaches(self, tail: float) -> tuple[float, float]:
+        """How far the interval goes below and above the estimate, whatever the metric allows."""
         over_seeds, wider = self._over_seeds(tail), self._wider(tail)
         low, high = (float(q) for q in np.quantile(self.means, [tail, 1 - tail]))
         below, above = wider * max(0.0, self.estimate - low), wider * max(0.0, high - self.estimate)
         others = math.hypot(over_seeds, over_resamples(tail, self.units) * self.lacking)
-        return self.estimate - math.hypot(others, below), self.estimate + math.hypot(others, above)
+        return math.hypot(others, below), math.hypot(others, above)
 
     def times(self, sign: float) -> "Bootstrap":
         """The same difference, the other way round where ``sign`` is −1."""
@@ -236,8 +241,9 @@ class Bootstrap:
             return 2 * _LEAST
         return 2 * float(brentq(lambda tail: self._reach(tail) - abs(self.estimate), _LEAST, 0.5))
 
-    def detectable(self, tail: float) -> float:
-        """The deficit that a new study of as many seeds and items finds with 80 % power, at a one-sided level.
+    def detectable(self, tail: float) -> float | None:
+        """The deficit that a new study of as many seeds and items finds with 80 % power, at a one-sided level; None
+        where that is more than the metric allows.
 
         How far seeds spread is as uncertain here as in the new study, whose interval follows its own spread; power is
         the mean over both (chi-squared with the degrees of freedom of the seeds).
@@ -248,7 +254,8 @@ class Bootstrap:
         for (se, df), (now, then) in zip(self.spreads, spreads, strict=True):
             truth += se**2 / now
             width += special.stdtrit(df, tail) ** 2 * se**2 / now * then
-        return float(np.quantile(np.sqrt(width) - np.sqrt(truth) * normal, 0.8))
+        deficit = float(np.quantile(np.sqrt(width) - np.sqrt(truth) * normal, 0.8))
+        return deficit if deficit < self.most else None
 
     def _over_seeds(self, tail: float) -> float:
         return math.hypot(*(float(special.stdtrit(df, tail)) * se for se, df in self.spreads))
@@ -276,9 +283,10 @@ def paired(
     items: int = 0,
     units: int = 0,
     lacking: float = 0.0,
+    most: float = math.inf,
 ) -> Bootstrap:
     """Bootstrap of a mean difference, given per replicate on all items and on each resample of the items, whose
-    standard error for items lacks some (see ``unseen``).
+    standard error for items lacks some (see ``unseen``) and which is at ``most`` so large.
 
     ``replicates`` are (seed, data seed). Where the two are crossed they are two factors with a spread each, of the
     means over the other (Owen 2007); else every replicate is one more of a single factor.
@@ -286,7 +294,7 @@ def paired(
     varying = tuple(spread for spread in _spreads(points_s, replicates) if spread[1] > 0)
     of_one = float(resampled_bs.var(0, ddof=1).mean())
     return Bootstrap(
-        float(points_s.mean()), varying, resampled_bs.mean(1), len(points_s), items, units, of_one, lacking
+        float(points_s.mean()), varying, resampled_bs.mean(1), len(points_s), items, units, of_one, lacking, most
     )
 
 

@@ -272,8 +272,12 @@ def test_what_a_reader_must_know_of_an_arm_on_a_task_is_said_over_tasks_too(tmp_
         "lr at the edge of its grid (1e-3 … 2e-3): the best may lie outside",
         "b: diverged 2/2",
     ]
-    assert lora.passed == {"a": False, "b": False} and lora.better is None  # what diverged is better than nothing
+    unequal = "unequal tuning: 2 learning rates tried, full fine-tuning had 1"
+    assert lora.unjudged == {"a": unequal, "b": "diverged 2/2"} and lora.passed == {} and lora.better is None
+    (entry, _) = report.document()["arms"]
+    assert entry["passed"] == {"a": None, "b": None} and entry["not_judged"] == lora.unjudged
     shown = printed(report)
+    assert re.search(r"lora r=8 \[1\].* +2 not judged ", shown.split("Over all tasks")[1])
     assert shown.count("lora r=8 [1]") == 2 and shown.count("79.5±3.6* ") == 2 and "* at the best of several" in shown
 
 

@@ -11,10 +11,9 @@ import pytest
 from scipy import stats
 from synthetic_study import ITEMS, answers, curve, printed, write_run, write_study
 
-from rankwise.metrics import named
+from rankwise.report.columns import columns
 from rankwise.report.report import build
 from rankwise.report.summary import headline
-from rankwise.statistics import interval
 
 FALLING = (0.7, 0.6, 0.5, 0.45, 0.4)
 
@@ -60,6 +59,8 @@ def test_runs_that_all_give_one_answer_show_no_rank_to_be_enough(tmp_path, recor
     assert all(said in arm.unfit for arm in report.arms)
     assert {c.verdict for c in report.comparisons.values()} == {"no conclusion"}
     assert {arm["same_as_full"] for arm in report.document()["arms"]} == {None}
+    (told,) = report.document()["sufficiency"]
+    assert told["none_share"] is told["detectable"] is told["steps"][0]["share"] is None
 
 
 def test_an_arm_at_chance_is_flagged_and_stops_the_sequence_of_ranks(tmp_path):
@@ -67,9 +68,17 @@ def test_an_arm_at_chance_is_flagged_and_stops_the_sequence_of_ranks(tmp_path):
     report = build([tmp_path])
     assert "not shown to be better than always answering one class (50.0 %)" in " ".join(of(report, rank=4).flags)
     (family,) = report.families
-    assert [(s.arm.rank, s.passed) for s in family.steps] == [(8, True), (4, False), (1, None)]
-    assert "The sequence stops at rank 4: not shown to be better" in str(report.headline)
-    assert report.comparison(of(report, rank=4)).verdict == "no conclusion"
+    assert [(s.arm.rank, s.passed) for s in family.steps] == [(8, True), (4, None), (1, None)]
+    assert "The sequence stops at rank 4, which was not judged: not shown to be better" in str(report.headline)
+    cells = {column.header: column.text(of(report, rank=4)) for column in columns(report)}
+    why = of(report, rank=4).unfit
+    shown = ("verdict", "sequence from the largest down", "detectable at 80 % power")
+    assert [cells[header] for header in shown] == [f"no conclusion: {why}", f"not judged: {why}", "–"]
+    told = {arm["rank"]: arm for arm in report.document()["arms"]}[4]["comparison"]
+    assert (told["reason"], told["detectable"]) == (why, None)
+    _, unjudged, below = report.document()["sufficiency"][0]["steps"]
+    assert unjudged == {"arm": "rank 4", "rank": 4, "reason": why} | dict.fromkeys(("passed", "share", "low"))
+    assert below["reason"] == "rank 4 above it was not judged"
     assert "The best answer that is the same for every text scores 50.0 %." in report.to_markdown()
     assert report.document()["constant"] == 0.5
 
@@ -340,30 +349,6 @@ def test_runs_of_other_processors_or_threads_are_flagged(tmp_path):
         8: [said + "processor EPYC and Xeon (reference: EPYC)"],
         16: [],
     }
-
-
-def test_scores_cover_seeds_and_items_and_stay_inside_the_metrics_range():
-    lucky = interval([0.697, 0.699], [0.025, 0.025], within=(0.0, 1.0))
-    assert lucky.kind == "both" and lucky.half > 1.9 * 0.025
-    unlucky = interval([0.394, 0.25, 0.96], [0.01] * 3, within=(0.0, 1.0))
-    assert unlucky.low >= 0 and unlucky.high <= 1
-    perfect = interval([1.0, 1.0], [0.0, 0.0], within=(0.0, 1.0), items=100)
-    assert (perfect.low, perfect.high) == (pytest.approx(100 / (100 + 1.959964**2)), 1.0)  # Wilson (1927)
-    assert named("accuracy").interval(perfect) == "100.0 (96.3 to 100.0)"
-
-
-@pytest.mark.parametrize("seeds", [3, 5])
-def test_score_intervals_cover_the_population_accuracy(seeds):
-    rng, covered, studies, items = np.random.default_rng(3), 0, 400, 2_000
-    for _ in range(studies):
-        hard = rng.normal(size=items)
-        rates = [stats.logistic.cdf(1.5 + hard + 0.03 * rng.normal()) for _ in range(seeds)]
-        values = [float(np.mean(rng.random(items) < rate)) for rate in rates]
-        ses = [float(np.sqrt(value * (1 - value) / items)) for value in values]
-        found = interval(values, ses, within=(0.0, 1.0), items=items)
-        truth = 0.7785  # ∫ σ(1.5 + h) φ(h) dh
-        covered += found.low <= truth <= found.high
-    assert covered / studies >= 0.95 - 2 * np.sqrt(0.05 * 0.95 / studies)
 
 
 def test_the_mean_over_seeds_is_what_is_compared_and_shown(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef, mean_absolute_error
 
-from rankwise.metrics import METRICS
+from rankwise.metrics import METRICS, named
 from rankwise.statistics import holm, interval, item_weights, paired, seed_weights, verdict
 
 
@@ -85,6 +85,30 @@ def test_a_median_has_a_wider_interval_around_it_that_covers_the_truth():
     assert (found[0].point, interval([1.0, 5.0, 2.0], []).point) == (found[0].median, pytest.approx(8 / 3))
 
 
+def test_scores_cover_seeds_and_items_and_stay_inside_the_metrics_range():
+    lucky = interval([0.697, 0.699], [0.025, 0.025], within=(0.0, 1.0))
+    assert lucky.kind == "both" and lucky.half > 1.9 * 0.025
+    unlucky = interval([0.394, 0.25, 0.96], [0.01] * 3, within=(0.0, 1.0))
+    assert unlucky.low >= 0 and unlucky.high <= 1
+    perfect = interval([1.0, 1.0], [0.0, 0.0], within=(0.0, 1.0), items=100)
+    assert (perfect.low, perfect.high) == (pytest.approx(100 / (100 + 1.959964**2)), 1.0)  # Wilson (1927)
+    assert named("accuracy").interval(perfect) == "100.0 (96.3 to 100.0)"
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_score_intervals_cover_the_population_accuracy(seeds):
+    rng, covered, studies, items = np.random.default_rng(3), 0, 400, 2_000
+    for _ in range(studies):
+        hard = rng.normal(size=items)
+        rates = [stats.logistic.cdf(1.5 + hard + 0.03 * rng.normal()) for _ in range(seeds)]
+        values = [float(np.mean(rng.random(items) < rate)) for rate in rates]
+        ses = [float(np.sqrt(value * (1 - value) / items)) for value in values]
+        found = interval(values, ses, within=(0.0, 1.0), items=items)
+        truth = 0.7785  # ∫ σ(1.5 + h) φ(h) dh
+        covered += found.low <= truth <= found.high
+    assert covered / studies >= 0.95 - 2 * np.sqrt(0.05 * 0.95 / studies)
+
+
 def test_item_weights_are_counts_that_repeat_with_the_seed_across_chunks():
     one = np.concatenate(list(item_weights(3_000, 2_000, 0)))  # two chunks
     two = np.concatenate(list(item_weights(3_000, 2_000, 0)))
@@ -137,6 +161,16 @@ def test_the_noise_of_a_limit_is_what_other_bootstrap_samples_would_move_it_by()
     found = [paired(np.zeros(2), rng.standard_normal((1_000, 1)).repeat(2, 1)) for _ in range(300)]
     assert np.std([boot.low for boot in found]) == pytest.approx(found[0].noise(), rel=0.15)
     assert np.std([boot.limits(0.98)[0] for boot in found]) == pytest.approx(found[0].noise(0.01), rel=0.15)
+
+
+def test_no_limit_and_no_detectable_deficit_is_more_than_the_metric_allows():
+    points = np.array([-0.2, 0.3])  # two seeds: t of one degree of freedom
+    found = paired(points, np.tile(points, (1_000, 1)), most=1.0)
+    assert found.reaches(0.05) == pytest.approx((6.3138 * 0.25,) * 2, rel=1e-4)
+    assert (found.limits(0.90), found.limits(0.50)) == ((-1.0, 1.0), pytest.approx((0.05 - 0.25, 0.05 + 0.25)))
+    free = paired(points, np.tile(points, (1_000, 1)))
+    assert found.detectable(0.05) is None and free.detectable(0.05) > 1
+    assert free.low == pytest.approx(0.05 - 6.3138 * 0.25, rel=1e-4)
 
 
 def test_p_value_is_where_the_interval_ends_at_zero():

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 from synthetic_study import ITEMS, answers, printed, write_predictions, write_run, write_study
 
+from rankwise.find.evidence import gather
 from rankwise.report.page import html
 from rankwise.report.report import build
 from rankwise.tracking.record import find
@@ -84,6 +85,21 @@ def test_minimum_detectable_deficit_is_at_least_the_two_quantiles_of_the_standar
     boot = by_rank(read)[8].bootstrap
     assert boot.detectable(0.05) >= (1.6449 + 0.8416) * boot.se * 0.999
     assert "Minimum detectable deficit of rank 16 at 80 % power" in str(read.headline)
+
+
+def test_two_seeds_far_apart_have_limits_where_accuracy_ends_and_detect_nothing(tmp_path):
+    for seed, (full, lora) in enumerate([(0.82, 0.60), (0.82, 0.95)]):
+        write_run(tmp_path / "a", "full", None, seed=seed, test=full)
+        write_run(tmp_path / "a", "lora", 8, seed=seed, test=lora)
+        write_run(tmp_path / "b", "full", None, seed=seed, test=0.99 - 0.11 * seed)
+        write_run(tmp_path / "b", "lora", 8, seed=seed, test=0.88 + 0.11 * seed)
+    report, judged = build([tmp_path / "a"]), build([tmp_path / "b"])
+    boot = by_rank(report)[8].bootstrap
+    assert (boot.low, boot.high) == (-1.0, 1.0) and max(boot.reaches(0.05)) > 1.05
+    seen = gather(report.arms[0].runs, report.reference.runs, report.metric)
+    assert (seen.low(0.05), seen.high(0.05)) == (-1.0, 1.0) and seen.with_size(8).most == 1.0
+    assert "Minimum detectable deficit at 80 % power: none, with so few seeds and rows." in str(judged.headline)
+    assert judged.document()["sufficiency"][0]["detectable"] is None
 
 
 def test_reading_twice_gives_the_same_numbers(read):

@@ -19,7 +19,7 @@ A rank is called *worse* by tests of the opposite hypotheses, whose levels, divi
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -37,7 +37,8 @@ class Evidence:
     ``over_seeds`` is the standard error of that mean for the seeds, ``over_items`` for the test items: the part that no
     number of seeds averages out. What items do differently from seed to seed is in the spread over seeds already;
     ``loose`` is that part of one seed's standard deviation. ``units`` is how many test items there are, or clusters of
-    them; 0 is many. Runs at fault cannot show that their rank is enough (``sound``), whatever they scored.
+    them; 0 is many. Runs at fault cannot show that their rank is enough (``sound``), whatever they scored. No
+    difference of the metric is larger than ``most``.
     """
 
     seeds: int
@@ -47,16 +48,17 @@ class Evidence:
     loose: float = 0.0
     units: int = 0
     sound: bool = True
+    most: float = math.inf
 
     def low(self, tail: float) -> float:
         """The lower end of the one-sided interval at level 1 − tail."""
-        return self.gain - self._half(tail)
+        return max(-self.most, self.gain - self.half(tail))
 
     def high(self, tail: float) -> float:
         """The upper end of the one-sided interval at level 1 − tail."""
-        return self.gain + self._half(tail)
+        return min(self.most, self.gain + self.half(tail))
 
-    def _half(self, tail: float) -> float:
+    def half(self, tail: float) -> float:
         """Half an interval: Student's t over seeds and over items, at right angles (Zou and Donner 2008)."""
         if tail <= 0:
             return math.inf
@@ -69,9 +71,8 @@ class Evidence:
         loose = min(of_one, self.loose**2)
         over_seeds = math.sqrt((of_one - loose + loose / items) / seeds)
         scale = math.sqrt(items)
-        return Evidence(
-            seeds, self.gain, over_seeds, self.over_items / scale, self.loose / scale, round(self.units * items)
-        )
+        over_items, loose, units = self.over_items / scale, self.loose / scale, round(self.units * items)
+        return replace(self, seeds=seeds, over_seeds=over_seeds, over_items=over_items, loose=loose, units=units)
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ def chance(rule: Rule, rank: int, now: Evidence, seeds: int) -> float:
     to come add.
     """
     later = now.with_size(seeds)
-    wanted = -later.low(rule.tail(rank, seeds)) + now.gain - rule.margin
+    wanted = later.half(rule.tail(rank, seeds)) - rule.margin
     added = now.over_seeds * math.sqrt(max(0.0, 1 - now.seeds / seeds))
     if added == 0:
         return float(now.gain > wanted)

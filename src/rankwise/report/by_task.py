@@ -73,6 +73,7 @@ class Row:
     missing: dict[str, list[str]] = field(default_factory=dict)  # tasks, by average
     flags: list[str] = field(default_factory=list)
     passed: dict[str, bool | None] = field(default_factory=dict)  # by task: is it enough? None: was not tested
+    unjudged: dict[str, str] = field(default_factory=dict)  # by task: why it is neither enough nor not
     middle: Interval | None = None  # interquartile mean
     better: Interval | None = None  # the probability that a run of it beats one of full fine-tuning
     profile: list[Interval] = field(default_factory=list)
@@ -131,9 +132,10 @@ class ByTask:
         profiles = [f"> {100 * threshold:.1f}" for threshold in self.thresholds]
         rows = []
         for row in self.rows:
-            enough = f"{sum(map(bool, row.passed.values()))} of {len(row.passed)}" if row.passed else NOTHING
+            enough = [f"{sum(map(bool, row.passed.values()))} of {len(row.passed)}"] if row.passed else []
+            enough += [f"{len(row.unjudged)} not judged"] if row.unjudged else []
             shares = map(_overall_cell, [row.middle, row.better, *row.profile])
-            rows.append([row.label + self._marks(row), enough, *shares])
+            rows.append([row.label + self._marks(row), "\n".join(enough) or NOTHING, *shares])
         header = ["arm", "enough on tasks", "interquartile mean", "better than\nfull %", *profiles]
         return [Section("overall", "Over all tasks", header, rows, [_OVERALL])]
 
@@ -159,7 +161,8 @@ class ByTask:
             "averages": {name: score and asdict(score) for name, score in row.averages.items()},
             "missing": row.missing,
             "flags": row.flags,
-            "passed": row.passed,
+            "passed": row.passed | dict.fromkeys(row.unjudged),
+            "not_judged": row.unjudged,
             "interquartile_mean": row.middle and asdict(row.middle),
             "better_than_full": row.better and asdict(row.better),
             "profile": [
@@ -279,7 +282,9 @@ def _rows(model: str, runs: list[Record], notes: list[str]) -> list[Row]:
             row.tasks[task] = arm
             for family in reports[task].families:
                 for step in family.steps:
-                    if step.arm is arm and family.steps[0].passed is not None:
+                    if step.arm is arm and step.reason:
+                        row.unjudged[task] = step.reason
+                    elif step.arm is arm:
                         row.passed[task] = step.passed
     return sorted(rows.values(), key=lambda row: arms_of.reading_order(row.arm)[1:4])
 

@@ -293,20 +293,20 @@ def _numbers(report: Report) -> list[Column]:
         return lambda arm: get(comparison) if (comparison := report.comparison(arm)) else None
 
     def share(arm: Arm) -> float | None:
-        return steps[id(arm)].share if id(arm) in steps and of(lambda c: c.bootstrap)(arm) else None
+        return steps[id(arm)].share if id(arm) in steps else None
 
     def sequence(arm: Arm) -> str | None:
+        if id(arm) not in steps:
+            return None
         words = {True: "passed", False: "failed: the sequence stops", None: "not tested"}
-        return words[steps[id(arm)].passed] if id(arm) in steps else None
+        passed, reason = steps[id(arm)].passed, steps[id(arm)].reason
+        return f"not judged: {reason}" if reason else words[passed]
 
     def span(c: Comparison) -> str | None:
         return f"{metric.difference(c.bootstrap.low)} … {metric.difference(c.bootstrap.high)}" if c.bootstrap else None
 
     def pairs(c: Comparison) -> str | None:
         return f"{c.seeds} × {c.items:,}" if c.items else None
-
-    def detectable(c: Comparison) -> float | None:
-        return c.bootstrap.detectable(report.level) if c.bootstrap else None
 
     def boot(key: str) -> Callable[[Arm], Any]:
         return of(lambda c: c.bootstrap and getattr(c.bootstrap, key))
@@ -319,7 +319,9 @@ def _numbers(report: Report) -> list[Column]:
         Column("verdict", "", of(lambda c: c.verdict)),
         Column("", "sequence from the largest down", sequence, tables="numbers"),
         Column("answer_share", "is the answer in, % of replicates", share, fmt.percent, "numbers"),
-        Column("detectable", "detectable at 80 % power", of(detectable), metric.width, "numbers"),
+        Column(
+            "detectable", "detectable at 80 % power", of(lambda c: c.detectable(report.level)), metric.width, "numbers"
+        ),
         Column("difference_p_holm", "p of no difference (Holm)", of(lambda c: c.p_holm), _p, "numbers"),
         Column("", "seeds × items", of(pairs), tables="numbers"),
         *(

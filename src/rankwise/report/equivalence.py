@@ -18,7 +18,7 @@ class Comparison:
     """An arm's score minus full fine-tuning's, in the metric's unit; ``advantage`` is that difference as a gain.
 
     ``verdict``: same | better | worse | not worse | inconclusive (90 % interval against the margin), "one seed: no
-    conclusion", "no conclusion" (of runs that allow none, see ``Arm.unfit``), or "no comparison" with a ``reason``.
+    conclusion", "no conclusion" (of runs that allow none, see ``Arm.unfit``) or "no comparison": ``reason`` says why.
     ``p_holm`` tests "no difference", corrected for the number of arms.
     """
 
@@ -31,6 +31,10 @@ class Comparison:
     advantage: Bootstrap | None = None  # positive is better, whichever way the metric goes
     p_holm: float | None = None
     reason: str = ""
+
+    def detectable(self, level: float) -> float | None:
+        """The deficit that would be found with 80 % power; of runs that allow no conclusion none would be."""
+        return self.bootstrap.detectable(level) if self.bootstrap and self.verdict != UNFIT else None
 
 
 def compare(arms: list[Arm], reference: Arm, scores: Scores, metric: Metric, margin: float) -> dict[int, Comparison]:
@@ -48,6 +52,11 @@ def compare(arms: list[Arm], reference: Arm, scores: Scores, metric: Metric, mar
     }
 
 
+def no_reference(reference: Arm) -> str:
+    """Why nothing can be compared with it."""
+    return f"full fine-tuning's runs are no reference ({reference.unfit})"
+
+
 def _compare(arm: Arm, reference: Arm, scores: Scores, metric: Metric, margin: float) -> Comparison:
     try:
         boot = scores.contrast([(1.0, arm.runs), (-1.0, reference.runs)])
@@ -56,7 +65,9 @@ def _compare(arm: Arm, reference: Arm, scores: Scores, metric: Metric, margin: f
     if boot.seeds == 1:
         return Comparison(ONE_SEED, margin, boot.estimate, 1, boot.items)
     gain = boot.times(metric.sign)
-    name = verdict(gain.low, gain.high, margin)
-    if reference.unfit or not arm.may_pass or (arm.unfit and gain.low <= -margin):  # more steps may mend that
-        name = UNFIT
-    return Comparison(name, margin, boot.estimate, boot.seeds, boot.items, boot, gain)
+    name, reason = verdict(gain.low, gain.high, margin), ""
+    if reference.unfit:
+        name, reason = UNFIT, no_reference(reference)
+    elif not arm.may_pass or (arm.unfit and gain.low <= -margin):  # more steps may mend that
+        name, reason = UNFIT, arm.unfit
+    return Comparison(name, margin, boot.estimate, boot.seeds, boot.items, boot, gain, reason=reason)

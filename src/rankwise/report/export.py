@@ -67,7 +67,8 @@ def document(report: Report) -> dict[str, Any]:
                 "none_share": f.none_share,
                 "detectable": f.detectable and f.detectable[1],
                 "steps": [
-                    {"arm": s.name, "rank": s.arm.rank, "passed": s.passed, "share": s.share, "low": s.low}
+                    {"arm": s.name, "rank": s.arm.rank}
+                    | {key: getattr(s, key) for key in ("passed", "reason", "share", "low")}
                     for s in f.steps
                 ],
             }
@@ -115,5 +116,5 @@ def _compared(report: Report, arm: Arm) -> dict[str, Any] | None:
         return None
     boot = {key: c.bootstrap and getattr(c.bootstrap, key) for key in ("se", "low", "high", "p")}
     own = {key: getattr(c, key) for key in ("verdict", "reason", "margin", "p_holm", "seeds", "items")}
-    own["detectable"] = c.bootstrap and c.bootstrap.detectable(report.level)
+    own["detectable"] = c.detectable(report.level)
     return boot | own | {"metric": report.metric.name, "level": 0.9, "difference": c.estimate}

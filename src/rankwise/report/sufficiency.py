@@ -1,12 +1,13 @@
 """What is enough: the smallest sufficient rank, by fixed-sequence non-inferiority from the largest rank down."""
 
+import math
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from rankwise.report.arms import Arm
-from rankwise.report.equivalence import ONE_SEED, UNFIT, Comparison
+from rankwise.report.equivalence import ONE_SEED, Comparison, no_reference
 from rankwise.statistics import Bootstrap
 
 LEVEL = 0.05  # chance of naming an insufficient arm, over all families
@@ -14,15 +15,16 @@ LEVEL = 0.05  # chance of naming an insufficient arm, over all families
 
 @dataclass(frozen=True)
 class Step:
-    """One arm of the sequence. ``passed`` is None below the first failure: it was not tested. ``low`` is the one-sided
-    limit of its gain over full fine-tuning.
+    """One arm of the sequence. ``passed`` is None where it was not tested, below the first that did not pass, and where
+    it was not judged, of which ``reason`` says why. ``low`` is the one-sided limit of its gain over full fine-tuning.
     """
 
     arm: Arm
     comparison: Comparison
     passed: bool | None
-    share: float  # of bootstrap replicates in which this arm is the answer
+    share: float | None  # of bootstrap replicates in which this arm is the answer
     low: float | None = None
+    reason: str = ""
 
     @property
     def name(self) -> str:
@@ -39,8 +41,8 @@ class Sufficiency:
     """One family of sizes (same targets, alpha policy, storage, …), largest first; or one arm that has no size.
 
     ``answer`` is the smallest sufficient arm or None; ``none_share`` the share of replicates without one. ``level`` is
-    that of each one-sided test. ``reason`` says why nothing can be concluded: the largest arm could not be tested, or
-    its training or full fine-tuning's is at fault.
+    that of each one-sided test. ``reason`` says why nothing can be concluded, and no share is known: the largest arm
+    could not be tested, or its training or full fine-tuning's is at fault.
     """
 
     label: str
@@ -48,7 +50,7 @@ class Sufficiency:
     level: float
     steps: list[Step] = field(default_factory=list)
     answer: Step | None = None
-    none_share: float = 0.0
+    none_share: float | None = None
     reason: str = ""
 
     @property
@@ -63,11 +65,11 @@ class Sufficiency:
         return not self.reason and (self.answer is not None or (gain is not None and gain.high < -self.margin))
 
     @property
-    def detectable(self) -> tuple[Step, float] | None:
+    def detectable(self) -> tuple[Step, float | None] | None:
         """The largest deficit that would be found with 80 % power among the arms that were tested, at their level, in
-        the metric's unit, and whose."""
-        tested = [(s, boot.detectable(self.level)) for s in self.steps if s.passed is not None and (boot := s.boot)]
-        return max(tested, key=lambda pair: pair[1], default=None)
+        the metric's unit, and whose; None where that is more than the metric allows."""
+        tested = [(s, s.comparison.detectable(self.level)) for s in self.steps if s.passed is not None]
+        return max(tested, key=lambda pair: math.inf if pair[1] is None else pair[1], default=None)
 
     @property
     def borderline(self) -> bool:
@@ -102,56 +104,53 @@ def _sequence(
     arms: list[Arm], reference: Arm, comparisons: dict[int, Comparison], margin: float, level: float
 ) -> Sufficiency:
     ordered = sorted(arms, key=lambda arm: -(arm.size or ("", 0))[1])
-    compared = [comparisons[id(arm)] for arm in ordered]
     label = _label(ordered[0])
-    if reason := _untested(compared, reference):
-        steps = [Step(arm, c, None, 0.0) for arm, c in zip(ordered, compared, strict=True)]
-        return Sufficiency(label, margin, level, steps, reason=reason)
-    lows = [c.advantage.limits(1 - 2 * level)[0] if c.advantage else None for c in compared]
-    tested = [low if arm.may_pass else None for arm, low in zip(ordered, lows, strict=True)]
-    shares = _answer_shares(compared, tested, margin)
-    steps, going = [], True
-    for arm, comparison, low, share in zip(ordered, compared, lows, shares[:-1], strict=True):
-        passed = (low is not None and low > -margin and arm.may_pass) if going else None
+    steps: list[Step] = []
+    going, above = True, ""  # and why what is below was not judged
+    for arm in ordered:
+        comparison = comparisons[id(arm)]
+        low = comparison.advantage.limits(1 - 2 * level)[0] if comparison.advantage else None
+        enough = low is not None and low > -margin and arm.may_pass
+        unjudged = comparison.reason or ("one shared seed" if low is None else "")
+        if going and not enough:  # an under-trained arm may pass, and cannot fail
+            unjudged = unjudged or arm.unfit
+        passed = enough if going and not unjudged else None
+        steps.append(Step(arm, comparison, passed, None, None if unjudged else low, unjudged or above))
+        if going and unjudged:
+            above = f"{steps[-1].name} above it was not judged"
         going = bool(passed)
-        steps.append(Step(arm, comparison, passed, share, low))
+    if reason := _not_begun(steps, reference):
+        return Sufficiency(label, margin, level, steps, reason=reason)
+    *shares, none = _answer_shares(steps, margin, level)
+    steps = [step if step.low is None else replace(step, share=n) for step, n in zip(steps, shares, strict=True)]
     answer = next((step for step in reversed(steps) if step.passed), None)
-    return Sufficiency(label, margin, level, steps, answer, shares[-1], _not_begun(steps[0]))
+    return Sufficiency(label, margin, level, steps, answer, none)
 
 
-def _untested(compared: list[Comparison], reference: Arm) -> str:
-    """Why no arm can be tested, if so."""
-    if reference.unfit:
-        return f"no conclusion: full fine-tuning's runs are no reference ({reference.unfit})"
-    if any(c.bootstrap for c in compared):
-        return ""
-    one_seed = any(c.verdict == ONE_SEED for c in compared)
-    return "no conclusion can be drawn from one seed" if one_seed else compared[0].reason
-
-
-def _not_begun(top: Step) -> str:
+def _not_begun(steps: list[Step], reference: Arm) -> str:
     """Why the sequence cannot begin, if so: it does with the largest arm."""
-    if top.comparison.verdict == UNFIT:
-        return f"no conclusion: {top.name} cannot be judged ({top.arm.unfit})"
-    if not top.boot:
-        return f"no conclusion: {top.name} could not be tested ({top.comparison.reason or 'one shared seed'})"
-    return ""
+    top = steps[0]
+    if reference.unfit:
+        return f"no conclusion: {no_reference(reference)}"
+    if not any(step.boot for step in steps):
+        one_seed = any(step.comparison.verdict == ONE_SEED for step in steps)
+        return "no conclusion can be drawn from one seed" if one_seed else top.comparison.reason
+    how = "cannot be judged" if top.boot else "could not be tested"
+    return f"no conclusion: {top.name} {how} ({top.reason})" if top.reason else ""
 
 
-def _answer_shares(compared: list[Comparison], lows: list[float | None], margin: float) -> list[float]:
+def _answer_shares(steps: list[Step], margin: float, level: float) -> list[float]:
     """Share of bootstrap replicates in which each arm would be the answer, and last the share with none.
 
     A replicate stands for a new study: its difference replaces ours, with the same distance down to the lower bound.
     """
-    size = min(len(c.advantage.means) for c in compared if c.advantage)
+    gains = [step.comparison.advantage if step.low is not None and step.arm.may_pass else None for step in steps]
+    size = min(len(gain.means) for gain in gains if gain)
     passes = [
-        np.zeros(size, bool)
-        if c.advantage is None or low is None
-        else c.advantage.replicates[:size] - (c.advantage.estimate - low) > -margin
-        for c, low in zip(compared, lows, strict=True)
+        gain.replicates[:size] - gain.reaches(level)[0] > -margin if gain else np.zeros(size, bool) for gain in gains
     ]
     reached = np.logical_and.accumulate(np.stack(passes), axis=0).sum(0)  # how many of the sequence passed
-    counts = np.bincount(reached, minlength=len(compared) + 1) / size
+    counts = np.bincount(reached, minlength=len(steps) + 1) / size
     return [float(share) for share in [*counts[1:], counts[0]]]
 
 

@@ -97,19 +97,20 @@ def _details(family: Sufficiency, metric: Metric) -> list[str]:
     on = items(pairs.items, pairs.units)
     details = [f"Tested one-sided at {100 * LEVEL:g} %{among} on {seeds} × {on}."]
     if len(family.steps) > 1:
-        shares = [f"{100 * s.share:.0f} % for {s.name}" for s in reversed(family.steps) if s.share >= 0.005]
-        none = [f"{100 * family.none_share:.0f} % for none"] if family.none_share >= 0.005 else []
-        details.append(f"Bootstrap distribution of the answer: {', '.join(shares + none)}.")
-    stopped = next((s for s in family.steps if s.passed is False), None)
+        named = [(step.share, step.name) for step in reversed(family.steps)]
+        shares = [f"{100 * s:.0f} % for {of}" for s, of in [*named, (family.none_share, "none")] if s and s >= 0.005]
+        details.append(f"Bootstrap distribution of the answer: {', '.join(shares)}.")
+    stopped = next((step for step in family.steps if not step.passed), None)
     if family.answer and family.answer.arm.unfit:
         details.append(f"{family.answer.name.capitalize()} is {family.answer.arm.unfit}.")
-    if stopped and stopped.arm.unfit and family.answer:
-        details.append(f"The sequence stops at {stopped.name}: {stopped.arm.unfit}.")
+    if stopped and stopped.reason:
+        details.append(f"The sequence stops at {stopped.name}, which was not judged: {stopped.reason}.")
     if family.borderline:
         details.append("Borderline: a limit is so near the margin that another bootstrap sample may decide otherwise.")
     if least := family.detectable:
-        of = f" of {least[0].name}" if len(family.steps) > 1 else ""
-        details.append(f"Minimum detectable deficit{of} at 80 % power: {metric.width(least[1])}.")
+        of, deficit = f" of {least[0].name}" if len(family.steps) > 1 else "", least[1]
+        shown = "none, with so few seeds and rows" if deficit is None else metric.width(deficit)
+        details.append(f"Minimum detectable deficit{of} at 80 % power: {shown}.")
     return details
 
 
