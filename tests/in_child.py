@@ -41,7 +41,8 @@ def run(config: dict[str, Any]) -> None:
 
 
 def run_and_wait(config: dict[str, Any], step: int) -> None:
-    """A run that stands still after some steps; the file ``waiting`` says that it does."""
+    """A run that keeps every checkpoint and stands still after some steps; the file ``waiting`` says that it does."""
+    checkpoint.SHARE = math.inf
 
     def on_progress(done: int, total: int, text: str) -> None:
         if done == step:

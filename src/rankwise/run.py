@@ -36,8 +36,9 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
     made = [path for path in (run_folder, *run_folder.parents) if not path.exists()]
     with _writable(run_folder, made), owned(run_folder) as mine:
         earlier = records.read(run_folder) if (run_folder / "result.json").exists() else None
-        was_cut = earlier is None or earlier.status != records.FINISHED
-        if mine and was_cut and not config.rerun and aside.put_back(run_folder):
+        is_rerun = config.rerun or not records.has_weights(config, run_folder / aside.FOLDER)
+        was_cut = earlier is None or (earlier.status != records.FINISHED and not is_rerun)  # else that goes on
+        if mine and was_cut and aside.put_back(run_folder):
             earlier = records.read(run_folder)
         if not mine:
             theirs = earlier or records.begin(config, None)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_configs import Tiny
+from zygote import until
 
 from rankwise.config import Config, plain
 from rankwise.identity import folder
@@ -142,6 +143,20 @@ def test_a_run_goes_on_from_the_last_checkpoint_and_keeps_the_rows_before_it(tin
     assert steps == list(range(1, 41))
     assert [row["step"] for row in record.metrics["curve"]] == [13, 27, 40]
     assert record.compute["seconds"]["train_s"] > 0
+
+
+def test_full_fine_tuning_done_again_for_its_weights_goes_on_when_that_is_killed(tiny, zygote, tmp_path):
+    config = longer(tiny, method="full", trainer__save_full=True)
+    first = run(longer(tiny, method="full"))
+    child = zygote(tmp_path / "child", "run_and_wait", plain(config), 25)
+    until((Path(config.outputs) / "waiting").exists)
+    child.kill()
+    child.wait()
+    again: list[int] = []
+    record = run(config, lambda done, *_: again.append(done))
+    assert again[0] == 21 and again[-1] == 40 and record.run["attempts"] == 3
+    assert record.metrics == first.metrics and (record.folder / "adapter" / "model.safetensors").is_file()
+    assert not (record.folder / "earlier").exists()
 
 
 class Bomb:

@@ -3,13 +3,13 @@
 import shutil
 from pathlib import Path
 
-_FOLDER, _RECORD = "earlier", "record.json"  # by this name no reader takes it for a run
+FOLDER, _RECORD = "earlier", "record.json"  # by this name no reader takes it for a run
 _NOT_RESULTS = ("log", ".lock", ".lease")
 
 
 def set_aside(run_folder: Path) -> None:
     """Move the files of the run, its record first, and its adapter; other folders are what others made of them."""
-    aside = run_folder / _FOLDER
+    aside = run_folder / FOLDER
     aside.mkdir(exist_ok=True)
     (run_folder / "result.json").replace(aside / _RECORD)
     for path in run_folder.iterdir():
@@ -19,7 +19,7 @@ def set_aside(run_folder: Path) -> None:
 
 def put_back(run_folder: Path) -> bool:
     """Put what was set aside, the record last, in the place of what a rerun left; whether there was anything."""
-    aside = run_folder / _FOLDER
+    aside = run_folder / FOLDER
     if not (aside / _RECORD).exists():
         return False
     for path in aside.iterdir():
@@ -34,4 +34,4 @@ def put_back(run_folder: Path) -> bool:
 
 def drop(run_folder: Path) -> None:
     """Remove what was set aside: the rerun has finished."""
-    shutil.rmtree(run_folder / _FOLDER, ignore_errors=True)
+    shutil.rmtree(run_folder / FOLDER, ignore_errors=True)

@@ -204,8 +204,13 @@ def state(config: Config) -> str:
 
 def is_done(config: Config) -> bool:
     """Whether this run has finished, and kept its weights where they are asked for."""
+    return state(config) == FINISHED and has_weights(config, folder(config))
+
+
+def has_weights(config: Config, place: Path) -> bool:
+    """Whether what is asked for of the weights of a finished run is there: all of a full one's only if they are."""
     asked = methods.of(config.method).trains == "all" and config.trainer.save_full
-    return state(config) == FINISHED and not (asked and not (folder(config) / "adapter").exists())
+    return not asked or (place / "adapter").exists()
 
 
 def find(paths: list[Path]) -> list[Record]:
