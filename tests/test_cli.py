@@ -32,6 +32,15 @@ REFUSED = [
     ("fit --trainer.max_epochs 3", ["fit: no such command", "(here it is rankwise train)"]),
     ("merge outputs/s/r", ["merge: no such command", "(here it is rankwise adapter merge RUN, later)"]),
     ("evaluate", ["evaluate: no such command", "(a run trains, validates and tests)"]),
+    ("chat", ["chat: no such command", "(here it is rankwise adapter merge RUN, later; other tools serve what"]),
+    ("env", ["env: no such command", "(here it is rankwise doctor)"]),
+    ("stage=sft", ["stage=sft: no such command", "(here it is rankwise train KEY=VALUE)"]),
+    ("sft.yml", ["sft.yml: no such command", "(here it is experiment=NAME, or --config FILE)"]),
+    ("train sft.yaml", ["sft.yaml: not KEY=VALUE, such as method.rank=8 (here it is experiment=NAME, or --config FI"]),
+    ("train stage=sft", ["one of tune, pilot, search, debug (here it is task=prompts or task=chat, with task.path=FI"]),
+    ("train optim=paged_adamw_8bit", ["one of adafactor, adamw, sgd (here it is optim=adamw)"]),
+    ("train --use_peft", ["--use_peft: no such flag (here it is method=lora)"]),
+    ("train method=prefix_tuning", ["any other of PEFT's is method=custom 'method.peft={_target_: peft.XConfig}'"]),
     ("train -m 'method.lr=interval(1e-4,1e-2)'", ["interval(1e-4,1e-2): hydra/sweeper=optuna draws from an interval"]),
     ("train method=loar", ["method=loar", "lora", "full"]),
     ("train experiment=rank_swep", ["experiment=rank_swep", "did you mean rank_sweep?"]),
@@ -228,7 +237,7 @@ FIRST_WORDS = {
     "quant=nf4": "load_in_4bit",
     "quant=nf4, fp4": "bnb_4bit_quant_type",
     "method=rslora": "use_rslora",
-    "method.dora": "use_dora",
+    "method=dora": "use_dora",
     "optim.warmup": "warmup_ratio",
     "optim.schedule": "lr_scheduler_type",
     "tracking": "report_to",
@@ -321,8 +330,9 @@ def test_train_help_lists_every_option_of_every_group(capsys):
 def test_version_is_the_installed_one(capsys):
     from importlib.metadata import version
 
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"rankwise {version('rankwise')}\n"
+    for flag in ("--version", "-V"):
+        assert main([flag]) == 0
+        assert capsys.readouterr().out == f"rankwise {version('rankwise')}\n"
 
 
 @pytest.mark.parametrize(

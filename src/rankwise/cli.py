@@ -108,13 +108,14 @@ def _dispatch(arguments: list[str]) -> int:
         )
         return 0
     command, *rest = arguments
-    if command == "--version":
+    if command in ("--version", "-V"):
         print(f"rankwise {version('rankwise')}")
         return 0
     if command == "-sc":
         return _install(rest)
     if command not in COMMANDS:
-        near = meaning(command) or did_you_mean(command, COMMANDS)
+        near = meaning(command, os.path.splitext(command)[1]) or did_you_mean(command, COMMANDS)
+        near = " (here it is rankwise train KEY=VALUE)" if "=" in command else near
         raise Refused(f"{command}: no such command; one of {', '.join(COMMANDS)}{near}")
     module = importlib.import_module(f"rankwise.commands.{command}")
     return int(module.main(rest))

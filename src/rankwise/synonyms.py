@@ -16,7 +16,9 @@ ALIASES = {"rank": "method.rank", "lr": "method.lr", "tags": "tracking.tags"}  #
 _MEANINGS = {  # what it is here: words for it that are not its own last part; of a dotted key the last part counts
     "method.rank": "r",
     "method.init": "init_lora_weights",
+    "method=lora": "use_peft use_lora",
     "method=rslora": "rslora",
+    "method=dora": "use_dora",
     "method=pissa": "pissa_init",
     "method=full": "full_finetuning",
     "method.lr_ratio": "loraplus_lr_ratio",
@@ -32,6 +34,9 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "nothing: the same command goes on; method.init_from=RUN starts from its weights": "resume resume_from_checkpoint",
     "method.lr": "lr learning_rate",
     "optim": "optimizer",
+    "optim=adamw": (
+        "optim=adamw_torch_fused optim=adamw_8bit optim=adamw_bnb_8bit optim=paged_adamw_8bit optim=paged_adamw_32bit"
+    ),
     "optim.schedule": "scheduler lr_scheduler lr_scheduler_type",
     "optim.warmup": "warmup_ratio warmup_steps num_warmup_steps",
     "optim.weight_decay": "wd",
@@ -119,7 +124,7 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "name": "run_name",
     "outputs": "output_dir out_dir default_root_dir save_dir dir",
     "--config RUN/config.yaml": "ckpt_path",
-    "experiment=NAME, or --config FILE": "-cn --config-name config_name config --config_file",
+    "experiment=NAME, or --config FILE": "-cn --config-name config_name config --config_file .yaml .yml",
     "callbacks=NAME, with a conf/callbacks/NAME.yaml of yours": "callbacks callback",
     "nothing: a compiled model hides the tensors and operations that are followed and counted": "compile torch_compile",
     "seed": "random_seed random_state seed_everything",
@@ -129,6 +134,7 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "rankwise find, or an axis such as method.lr=1e-3,2e-3": "auto_lr_find lr_find tune search",
     "rankwise adapter export RUN --push NAME/REPOSITORY, later": "push_to_hub hub_model_id push",
     "rankwise adapter export RUN --out FOLDER, later": "export",
+    "rankwise adapter merge RUN, later; other tools serve what that makes": "inference chat generate api serve webui",
     "rankwise adapter merge RUN, later": "merge merge_and_unload merge-lora",
     "rankwise adapter eval RUN --tasks A,B, later": "lm_eval lm-eval",
     "rankwise dashboard STUDY --push": "sync",
@@ -139,6 +145,9 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "rankwise report outputs": "compare show list ls status",
     "rankwise --help": "help",
     "rankwise --version": "version",
+    "rankwise doctor": "env",
+    "rankwise fetch": "preprocess",
+    "nothing: it needs no account; wandb login is W&B's": "login",
     "nothing: a run keeps checkpoints of its own, and ends with the weights of its best validation": (
         "save_steps save_strategy save_total_limit enable_checkpointing load_best_model_at_end "
         "callbacks=model_checkpoint"
@@ -148,7 +157,11 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
         "callbacks=rich_progress_bar callbacks=model_summary"
     ),
     "nothing: a run's metrics.jsonl has every step, and rankwise report --csv a line for each arm": "logger=csv",
-    "nothing: it learns labels, values and completions, not preferences": "dpo orpo kto ppo grpo rlhf reward_model",
+    "nothing: it learns labels, values and completions, not preferences": (
+        "dpo orpo kto ppo grpo rlhf reward_model stage=dpo stage=kto stage=ppo stage=rm"
+    ),
+    "task=prompts or task=chat, with task.path=FILE": "sft stage=sft",
+    "task=text, with task.path=FILE": "stage=pt",
     "nothing: rows are in memory": (
         "num_workers dataloader_num_workers preprocessing_num_workers pin_memory persistent_workers"
     ),

@@ -14,7 +14,7 @@ from typing import Any
 
 from rankwise.errors import Refused
 from rankwise.paths import conf_dir
-from rankwise.synonyms import ALIASES, GROUPS, OPEN, near_flag, no_such_key
+from rankwise.synonyms import ALIASES, GROUPS, OPEN, meaning, near_flag, no_such_key
 
 SHELL_ASKS = "_ARGCOMPLETE"  # in the environment of a command line that is to be completed
 _FOLDERS = re.compile(r"hydra\.(run|sweep|runtime|output_subdir|job\.(name|chdir|num|id))(\..*)?")
@@ -42,7 +42,7 @@ def overrides(words: list[str]) -> list[str]:
         key = ALIASES.get(name, name)
         is_open, of_hydra = key.partition(".")[0] in OPEN, key.startswith("hydra")
         if not equals and not typed.startswith("~"):
-            raise Refused(f"{word}: not KEY=VALUE, such as method.rank=8")
+            raise Refused(f"{word}: not KEY=VALUE, such as method.rank=8{meaning(Path(word).suffix)}")
         named = key + "{}" * (is_open and value.startswith("{"))  # which stands beside options
         if named in by_key:
             both = f"{key}=[a,b] for both" if is_open else f"{key}=a,b with -m to run both"

@@ -301,6 +301,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 _YOURS = {
     "model": "; any other is model=local model.path=FOLDER_OR_GGUF_OR_HUB_ID",
     **{group: f"; yours is NAME, with a conf/{group}/NAME.yaml" for group in OPEN},
+    "method": "; any other of PEFT's is method=custom 'method.peft={_target_: peft.XConfig}'",
     "task": "; your own data are task=local task.path=FILE, those of GLUE task=glue/NAME",
 }
 _MISSING = re.compile(r"interpolation '\$\{([\w.]+)\}': Incompatible value 'None'")  # of a key whose value is ???
