@@ -145,7 +145,9 @@ def test_the_command_prints_a_document_and_writes_a_file(tmp_path, monkeypatch, 
     assert "no runs in" in capsys.readouterr().err
     ids = ["folklore_layer_1000", "lora_t3_gpt2_medium", "lora_t6_rank1"]
     assert main(["claims", "--only", *ids, "--json", "--markdown", "claims.md"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert err == "rankwise: 3 claims, read from 0 runs or computed here; that may take minutes\n"
     found = {claim["id"]: claim for claim in document["claims"]}
     assert found["folklore_layer_1000"]["ours"]["value"] == 32_000
     assert {key: claim["verdict"] for key, claim in found.items()} == {

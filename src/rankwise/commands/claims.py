@@ -1,9 +1,11 @@
 """``rankwise claims``: what papers and introductory texts say of LoRA, beside what comes out here."""
 
+import sys
 from pathlib import Path
 
 from rankwise.claims.claim import TIERS
 from rankwise.commands._shared import parse, parser, prepare_environment, print_json, show, write
+from rankwise.errors import plural
 
 DESCRIPTION = """Test published claims about LoRA: exact ones are computed, measured ones timed (--measure) or
 read where they were timed before, the others read from finished runs. Each has a bound, fixed before its runs; a note
@@ -27,15 +29,17 @@ def main(arguments: list[str]) -> int:
     options = parse(made, arguments)
     prepare_environment()
     from rankwise.claims import registry
-    from rankwise.claims.judge import Timings, judge, to_json
-    from rankwise.claims.show import markdown, table
-    from rankwise.study.progress import Display
     from rankwise.tracking.record import find
 
     outputs = Path("outputs")
     paths = options.paths or [outputs]
     records = find(paths) if options.paths or any(outputs.glob("*/*/result.json")) else []
     claims = registry.only(registry.read(), options.only)
+    what = f"{plural(len(claims), 'claim')}, read from {plural(len(records), 'run')} or computed here"
+    print(f"rankwise: {what}; that may take minutes", file=sys.stderr)
+    from rankwise.claims.judge import Timings, judge, to_json
+    from rankwise.claims.show import markdown, table
+    from rankwise.study.progress import Display
 
     timings = Timings(outputs / TIMINGS, options.measure)
     verdicts = []
