@@ -335,5 +335,8 @@ def test_one_value_has_one_hash_however_it_is_written(tiny):
     tabs = ("tab", "\t", "\\t", "\\\\t")
     assert len({run_id(tiny(task__delimiter=sign, task__synthetic=None, task__path="/p")) for sign in tabs}) == 1
     assert len({run_id(tiny(method__alpha=alpha)) for alpha in (16, 16.0, "16", "16.0")}) == 1
+    lists = ({"targets__layers": [3, 1], "targets__modules": ["q", "k"]}, {"targets__layers": [1, 3, 1]})
+    targets = [tiny(**{"targets__modules": ["k", "q", "k"], **keys}).targets for keys in lists]
+    assert targets[0] == targets[1] and (targets[0].layers, targets[0].modules) == ([1, 3], ["k", "q"])
     assert len({run_id(tiny(method__alpha=alpha)) for alpha in ("2r", "2.0r")}) == 1
     assert len({run_id(tiny(method__alpha=alpha)) for alpha in (2, "2r", "2sqrt")}) == 3

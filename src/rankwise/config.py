@@ -135,6 +135,11 @@ class Targets:
     ranks: Any = None  # LoRA: {last part of names, or a regex of whole ones: another rank}
     alphas: Any = None  # LoRA: the same to another alpha (a number or 2r)
 
+    def __post_init__(self) -> None:
+        """Of both lists only the content counts: one spelling is one run and one arm."""
+        self.modules = self.modules and sorted(set(self.modules))
+        self.layers = self.layers and sorted(set(self.layers))
+
 
 @dataclass
 class Quant:
