@@ -132,7 +132,7 @@ def auto_class(kind: str, config: Any) -> Any:
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         raise Refused(
             f"model: {config.model_type} reads in both directions, so it cannot learn to write; task.kind=causal_lm "
-            "needs a decoder, such as model=smollm2_instruct"
+            "needs a decoder, such as model=smollm2_instruct, or for a trial model=tiny_llama"
         )
     return AutoModelForCausalLM
 
