@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankwise.errors import Refused
+from rankwise.errors import Refused, did_you_mean
 from rankwise.paths import conf_dir
 from rankwise.synonyms import ALIASES, GROUPS, OPEN, meaning, near_flag, no_such_key
 
@@ -116,9 +116,15 @@ def complete(parser: argparse.ArgumentParser) -> None:
     import argcomplete
 
     for action in parser._actions:
-        if action.dest == "overrides":
-            action.completer = _offered  # type: ignore[attr-defined]
+        if offered := {"overrides": _offered, "gpu": _gpus}.get(action.dest):
+            action.completer = offered  # type: ignore[attr-defined]
     argcomplete.autocomplete(parser, always_complete_options=False, exit_method=sys.exit)
+
+
+def _gpus(**_: Any) -> list[str]:
+    from rankwise.measure.gpus import GPUS
+
+    return list(GPUS)
 
 
 def _offered(prefix: str, **_: Any) -> list[str]:
@@ -127,7 +133,7 @@ def _offered(prefix: str, **_: Any) -> list[str]:
 
     from rankwise.config import known_keys
 
-    known, groups = known_keys(), (*GROUPS, "hydra/launcher")
+    known, groups = known_keys(), (*GROUPS, "hydra/launcher", "hydra/sweeper")
     key, equals, value = prefix.partition("=")
     if not equals:
         inner = {name.rpartition(".")[0] for name in known}  # which hold others
@@ -139,10 +145,19 @@ def _offered(prefix: str, **_: Any) -> list[str]:
     if key == "outputs" or key.endswith(".path"):
         names = list(FilesCompleter()(value))
     elif key in groups:
-        names = options(key)
+        names = options(key) + (_of_plugins(key) if key.startswith("hydra/") else [])
     else:
         names = ["true", "false"] if kind is bool else list(own.metadata.get("names", ())) if own else []
     return [before + name for name in names if (before + name).startswith(prefix)]
+
+
+def _of_plugins(group: str) -> list[str]:
+    """Options that Hydra and what is installed beside it bring."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # by which they are stored
+    return [name.removesuffix(".yaml") for name in ConfigStore.instance().list(group) if name.endswith(".yaml")]
 
 
 def positive(name: str, text: str) -> int:
@@ -218,6 +233,8 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
         takes_keys = any(action.dest == "overrides" for action in parser._actions)
         keys = (*known_keys(), *GROUPS) if takes_keys else ()
         unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]
+        choice = re.fullmatch(r".* invalid choice: '(.*)' \(choose from (.*)\)", message)
+        message += did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
         near = near_flag(unknown.split("=")[0], parser._option_string_actions, keys)
         what = f"{unknown}: no such flag{near}" if unknown.startswith("-") else message
         raise Refused(f"{parser.prog.removeprefix('rankwise ')}: {what}; see {parser.prog} --help")
