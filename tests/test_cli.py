@@ -128,7 +128,7 @@ REFUSED = [
     ("train -m seed=0,1 hydra.launcher.workers=2", ["workers: no such key (of hydra/launcher=slurm); 'rankwise"]),
     ("sweep --convert", ["sweep --convert: give a study, such as experiment=rank_sweep"]),
     ("train tracking.latency=3", ["tracking.latency=3: a list of pairs, as [[1,128],[32,512]]"]),
-    ("analyze foo", ["argument NAME: invalid choice: 'foo' (choose from 'subspaces'"]),
+    ("analyze spectra x", ["invalid choice: 'spectra' (choose from 'subspaces'", "(did you mean spectrum?)"]),
     ("adapter", ["adapter: give one of merge, export"]),
     ("train callbacks=mine", ["callbacks=mine", "yours is NAME, with a conf/callbacks/NAME.yaml"]),
     ("train betas=[0.9,0.99]", ["betas: no such key (here it is optim.betas)"]),

@@ -120,7 +120,5 @@ def test_what_cannot_be_analyzed_is_refused_in_one_line(ran, low, full):
         analysis.analyze("subspaces", [low.folder, full.folder], of="A")
     with pytest.raises(Refused, match="method=full trains all weights"):
         analysis.analyze("truncation", [low.folder, full.folder])
-    with pytest.raises(Refused, match="did you mean spectrum"):
-        analysis.analyze("spektrum", [low.folder])
     with pytest.raises(Refused, match="--side left: with"):
         analysis.analyze("layers", [low.folder], side="left")

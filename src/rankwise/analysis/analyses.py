@@ -4,19 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from rankwise.adapters.runs import open_adapter
-from rankwise.analysis import subspaces, truncation, updates
+from rankwise.analysis import WHAT, subspaces, truncation, updates
 from rankwise.analysis.weights import labels, opened, together
-from rankwise.errors import Refused, did_you_mean
+from rankwise.errors import Refused
 from rankwise.tracking.record import finite, now
 
-WHAT = {
-    "subspaces": "Do two ranks or seeds learn the same directions, and are they those of W?",
-    "amplification": "Does the update amplify what W has, or what it lacks?",
-    "spectrum": "What is the intrinsic rank of the update?",
-    "intruders": "Has the tuned model leading directions that the base had not?",
-    "truncation": "How good is one adapter cut to lower ranks, beside those trained at them?",
-    "layers": "In which blocks and layers is the update, and of what rank?",
-}
 _SIDED = {"subspaces": "right", "intruders": "left"}  # and the side that their papers take
 
 
@@ -29,8 +21,6 @@ def analyze(
     of: str | None = None,
 ) -> dict[str, Any]:
     """The document of one analysis of finished runs; options that an analysis has no use for are refused."""
-    if name not in WHAT:
-        raise Refused(f"analyze {name}: no such analysis; one of {', '.join(WHAT)}{did_you_mean(name, WHAT)}")
     if side and name not in _SIDED:
         raise Refused(f"--side {side}: with {' and '.join(_SIDED)} only; {name} has both sides or none")
     if of and name != "subspaces":

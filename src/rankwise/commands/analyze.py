@@ -1,30 +1,24 @@
 """``rankwise analyze``: what finished runs learned, read from their weights."""
 
 import json
-import re
 from pathlib import Path
 
+from rankwise.analysis import WHAT
 from rankwise.commands._shared import parse, parser, prepare_environment, print_json, show, show_table, write
 
-DESCRIPTION = """What finished runs learned, read from their weights. NAME is one of
+_LISTED = "\n".join(f"  {name:<13}  {question[:1].lower()}{question[1:]}" for name, question in WHAT.items())
+DESCRIPTION = f"""What finished runs learned, read from their weights. NAME is one of
 
-  subspaces      do two ranks or seeds learn the same directions, and are they those of W?
-  amplification  does the update amplify what W has, or what it lacks?
-  spectrum       what is the intrinsic rank of the update?
-  intruders      has the tuned model leading directions that the base had not?
-  truncation     how good is one adapter cut to lower ranks, beside those trained at them?
-  layers         in which blocks and layers is the update, and of what rank?
+{_LISTED}
 
 Full fine-tuning takes part where it was run with trainer.save_full=true. See docs/analyses.md.
 """
-
-NAMES = re.findall(r"^  (\w+)  ", DESCRIPTION, re.MULTILINE)
 
 
 def main(arguments: list[str]) -> int:
     """Exit code 0."""
     made = parser("analyze", DESCRIPTION, as_json=True)
-    made.add_argument("name", choices=NAMES, metavar="NAME", help="the analysis")
+    made.add_argument("name", choices=WHAT, metavar="NAME", help="the analysis")
     made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, outputs/STUDY/RUN")
     made.add_argument("--layer", type=int, metavar="N", help="only this block, counted from 0")
     layers = "only these layers: q, k, v, qkv, o, or of an MLP its name, such as up_proj"
