@@ -164,6 +164,8 @@ REFUSED = [
     ("find hydra/launcher=5", ["hydra/launcher=5: Hydra cannot take this"]),
     ("train hydra.mode=x", ["hydra.mode", "'x'"]),
     ("train trainer={nokey:1}", ["trainer.nokey: no such key"]),
+    ("train task.margin=5%", ["task.margin=5%: a number; 5% is 0.05"]),
+    ("train task.margin=5", ["task.margin=5.0: between 0 and 1, both excluded; 5 points are 0.05"]),
     ("train optim.betas=[a,b]", ["optim.betas=[a,b]: a list of numbers"]),
     ("train debug={a:1}", ["debug={a:1}", "the name of one option"]),
     ("train --mulitrun", ["--mulitrun", "did you mean --multirun?"]),

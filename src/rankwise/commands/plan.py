@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     many = functools.partial(positive, "--gpus")
     made.add_argument("--gpus", type=many, metavar="N", help="how many of them a study has: how long it takes there")
     made.add_argument("--fit", metavar="SIZE", help="does it fit, and which batch would: 24GB, 22.5GiB")
-    made.add_argument("--mfu", type=float, help="share of the peak FLOP/s that training reaches, 0 to 1")
+    made.add_argument("--mfu", type=_share, help="share of the peak FLOP/s that training reaches, 0 to 1")
     made.add_argument("--params", action="store_true", help="count parameters only")
     made.add_argument("--power", type=Path, metavar="STUDY", help="seeds and test rows for a margin, by its spreads")
     made.add_argument("--margin", metavar="SIZE", help="of --power: 0.02 or 2%% (default: the study's)")
@@ -59,8 +59,6 @@ def main(arguments: list[str]) -> int:
     options.overrides = overrides(options.overrides)
     if AUTO in options.overrides:
         raise Refused(f"{AUTO}: of train and find; plan --fit SIZE says which batch fits")
-    if options.mfu is not None and not 0 < options.mfu <= 1:
-        raise Refused(f"--mfu {options.mfu:g}: above 0 and at most 1")
     if options.gpu:
         gpu(options.gpu)  # refused here, before anything heavy is imported
     limit = _bytes(options.fit) if options.fit is not None else None
@@ -106,6 +104,15 @@ def _power(options: argparse.Namespace) -> int:
     show(f"{text}\n")
     show_table(*table, "right")
     return 0
+
+
+def _share(text: str) -> float:
+    """0.4 or 40%."""
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)(%?)", text)
+    share = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    if not 0 < share <= 1:
+        raise Refused(f"--mfu {text}: a share above 0 and at most 1, as 0.4 or 40%")
+    return share
 
 
 _UNITS = {"K": 1, "M": 2, "G": 3, "T": 4}

@@ -352,6 +352,8 @@ def _misfit(key: str, reason: str, words: Iterable[str]) -> str:
     told = re.search(r"Value '(.*)' (?:of type|is not)|value: (.*)|field .* is (not Optional)", reason, re.DOTALL)
     given = typed if typed is not None else (told[1] or told[2] or "null") if told else None
     allowed = takes(*known_keys()[key])
+    if share := re.fullmatch(r"([0-9]*\.?[0-9]+) *%", str(given)):
+        allowed += f"; {given} is {float(share[1]) / 100:g}"
     return str(Refused.value(key, given, allowed)) if given is not None else f"{key}: {allowed}"
 
 
