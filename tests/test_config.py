@@ -14,7 +14,7 @@ from rankwise.alpha import parse_alpha, scale_of
 from rankwise.check import check, check_here
 from rankwise.config import Config, Package, known_keys, plain, typed
 from rankwise.errors import Refused
-from rankwise.identity import canonical, folder, label, run_id
+from rankwise.identity import canonical, folder, label, labels, run_id
 from rankwise.study.compose import refuse_idle, to_config
 
 PACKAGE = Package("p", "1", "0" * 64, "m")
@@ -150,6 +150,20 @@ def test_the_folder_is_named_by_study_arm_and_hash(tiny):
     assert folder(tiny(name="mine")).name == f"mine-{run_id(tiny())}"
     names = [label(tiny(method=method, optim__lr=0.5)) for method in ("full", "head", "tfidf")]
     assert names == ["full-lr0.5-s0", "head-lr0.5-s0", "tfidf-s0"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "called"),
+    [
+        ([("mine", "/d/A"), ("mine", "/d/A")], ["", ""]),
+        ([("mine", "/d/A"), ("mine", "/d/B")], ["mine A-", "mine B-"]),
+        ([("/a/x.csv", "/a/x.csv"), ("/b/x.csv", "/b/x.csv"), ("one", None)], ["a/x.csv-", "b/x.csv-", "one-"]),
+        ([("CoLA", "glue"), ("RTE", "glue")], ["CoLA-", "RTE-"]),
+    ],
+)
+def test_runs_are_told_apart_by_their_task_where_it_differs(tiny, sources, called):
+    runs = [tiny(method="tfidf", task__name=name, task__path=path) for name, path in sources]
+    assert labels(runs) == [f"{start}tfidf-s0" for start in called]
 
 
 def test_a_config_comes_back_from_its_plain_values(tiny):

@@ -4,7 +4,8 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from rankwise import methods
 from rankwise.alpha import parse_alpha
 from rankwise.config import TABS, Config, Task, plain
+
+Source = tuple[str, str | None]  # the name and the path of a model or a task
 
 # What cannot change a result, so that it is in no hash: where things go, how they are shown, how fast they run.
 _IMMATERIAL = (
@@ -106,10 +109,27 @@ def label(config: Config) -> str:
 
 
 def labels(configs: Sequence[Config]) -> list[str]:
-    """The name that each was given, or its label, after the task and the model where these differ."""
-    tasks, models = ({getattr(config, key).name for config in configs} for key in ("task", "model"))
-    asked = [key for key, names in (("model", models), ("task", tasks)) if len(names) > 1]
-    return ["-".join([*(getattr(c, key).name for key in asked), c.name or label(c)]) for c in configs]
+    """The name that each was given, or its label, after the model and the task where these differ."""
+    named = [[config.name or label(config)] for config in configs]
+    for key in ("task", "model"):
+        sources = [(getattr(config, key).name, getattr(config, key).path) for config in configs]
+        names = called(sources)
+        for parts, source in zip(named, sources if len(names) > 1 else (), strict=False):
+            parts.insert(0, names[source])
+    return list(map("-".join, named))
+
+
+def called(sources: Iterable[Source]) -> dict[Source, str]:
+    """What each model or task is called among these: its name. One that is named by its path, or as another is, is
+    called by the end of its path as well, as much of it as tells them apart.
+    """
+    different = set(sources)
+    names = Counter(name for name, _ in different)
+    paths = {one: Path(one[1]).parts for one in different if one[1] and (one[0] == one[1] or names[one[0]] > 1)}
+    most = max(map(len, paths.values()), default=0)
+    tails = [{one: "/".join(parts[-n:]) for one, parts in paths.items()} for n in range(1, most + 1)]
+    ends = next((tail for tail in tails if len({*tail.values()}) == len(tail)), tails[-1] if tails else {})
+    return {one: " ".join(filter(None, [one[0] * (one[0] != one[1]), ends.get(one)])) for one in different}
 
 
 def folder(config: Config) -> Path:

@@ -124,6 +124,16 @@ def test_a_run_of_another_context_is_flagged_with_the_key_and_not_averaged(tmp_p
     assert arm(report, rank=8).scores["accuracy"].mean == pytest.approx(0.81, abs=0.01)
 
 
+def test_arms_say_their_model_and_task_where_these_differ(tmp_path):
+    for path in ("/data/a/rows", "/data/b/rows"):
+        for model in ("minilm", "bert"):
+            write_run(tmp_path, "lora", 8, task__name="mine", task__path=path, model__name=model, model__path=model)
+        write_run(tmp_path, "tfidf", None, task__name="mine", task__path=path)
+    labels = {arm.label for arm in build([tmp_path]).arms}
+    loras = {f"{model} lora r=8 on mine {place}/rows" for model in ("minilm", "bert") for place in "ab"}
+    assert labels == loras | {"tfidf on mine a/rows", "tfidf on mine b/rows"}
+
+
 def test_where_things_go_and_how_fast_they_ran_is_not_context(tmp_path):
     write_study(tmp_path, {8: 0.81})
     write_run(tmp_path, "lora", 8, seed=3, study="another", name="mine", trainer__threads=4)

@@ -203,6 +203,9 @@ def test_tasks_of_no_benchmark_stand_side_by_side_by_their_own_metric_without_an
         record.write()
     report = read(tmp_path)
     (row,) = report.rows
+    for path in ("/data/a/rows", "/data/b/rows"):  # told apart, though they have one name
+        write_run(tmp_path / "of_paths", task__name="mine", task__path=path, data=path)
+    assert [*read(tmp_path / "of_paths").tasks] == ["mine a/rows", "mine b/rows"]
     assert report.tasks == {"polarity": ("accuracy",), "subjectivity": ("accuracy",)} and row.averages == {}
     assert "80.0±2.0" in printed(report) and "average" not in printed(report)
 

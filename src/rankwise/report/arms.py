@@ -18,7 +18,7 @@ from rankwise import methods, metrics
 from rankwise.compare import Replicate, preference, replicate
 from rankwise.config import flat
 from rankwise.errors import Refused
-from rankwise.identity import canonical
+from rankwise.identity import called, canonical
 from rankwise.statistics import Interval, interval
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record
@@ -159,6 +159,7 @@ def group(records: list[Record]) -> list[Arm]:
         _choose_lr(arm)
         arm.scores = _scores(arm)
     give_names(grouped)
+    _name_sources(grouped)
     return sorted(grouped, key=reading_order)
 
 
@@ -341,6 +342,17 @@ def give_names(arms: list[Arm]) -> None:
             others = [_shown(key, arm.settings.get(key)) for key in [*varying, *beside] if key != "targets"]
             arm.name = " ".join([*parts, *others])
             arm.label = f"{arm.name} {arm.settings['targets']}" if "targets" in varying else arm.name
+
+
+def _name_sources(arms: list[Arm]) -> None:
+    """Say of which model an arm is and on which task, where these differ; TF-IDF is of no model."""
+    for key, shown in (("model", "{1} {0}"), ("task", "{0} on {1}")):
+        of = [arm for arm in arms if any(k.startswith(f"{key}.") and "fingerprint" not in k for k, _ in arm.context)]
+        configs = [(arm.runs or arm.unscored)[0].config.get(key) or {} for arm in of]
+        sources = [(str(config.get("name")), config.get("path")) for config in configs]
+        names = called(sources)
+        for arm, source in zip(of, sources, strict=True):
+            arm.label = shown.format(arm.label, names[source]) if len(names) > 1 else arm.label
 
 
 def trained_as(arm: Arm) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from rich.console import Group, RenderableType
 
 from rankwise.compare import by_replicate
 from rankwise.errors import plural
+from rankwise.identity import called
 from rankwise.metrics import NOTHING, named
 from rankwise.report import aggregate
 from rankwise.report import arms as arms_of
@@ -198,15 +199,18 @@ def build(paths: list[Path]) -> ByTask:
     """
     together: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     every_run = find_all(paths)
-    judged = {str(at(run, "config.task.name")) for run in results(every_run)}  # others have nothing but trials
+    sources = [(str(at(run, "config.task.name")), at(run, "config.task.path")) for run in every_run]
+    names = called(sources)
+    task_of = {id(run): names[source] for run, source in zip(every_run, sources, strict=True)}
+    judged = {task_of[id(run)] for run in results(every_run)}  # others have nothing but trials
     for run in every_run:
         where = ("config.model.name", "provenance.model.fingerprint", "config.task.protocol")
-        if str(at(run, "config.task.name")) in judged:
+        if task_of[id(run)] in judged:
             together[tuple(str(at(run, path)) for path in where)].append(run)
     rows: list[Row] = []
     notes: list[str] = []
     for (model, *_), runs in sorted(together.items()):
-        rows += _rows(model, runs, notes)
+        rows += _rows(model, runs, task_of, notes)
     arms_of.give_names([row.arm for row in rows])
     models, protocols = len({row.model for row in rows}) > 1, len({row.arm.optimistic for row in rows}) > 1
     present = {task: arm for row in rows for task, arm in row.tasks.items()}
@@ -261,11 +265,11 @@ def _by_run(row: Row, tasks: dict[str, Metrics]) -> aggregate.Scores:
     return by_task
 
 
-def _rows(model: str, runs: list[Record], notes: list[str]) -> list[Row]:
+def _rows(model: str, runs: list[Record], task_of: dict[int, str], notes: list[str]) -> list[Row]:
     """The arms of one model and protocol; what is not comparable within its task is left out, with a note."""
     by_task: dict[str, list[Record]] = defaultdict(list)
     for run in runs:
-        by_task[str(at(run, "config.task.name"))].append(run)
+        by_task[task_of[id(run)]].append(run)
     reports: dict[str, Report] = {}
     for task, here in by_task.items():
         reports[task] = compared(here)
