@@ -61,10 +61,13 @@ def test_a_rank_that_is_enough_is_named_with_its_error_and_what_it_saves(finding
     assert told["rank"] == 4 and told["decided"]
     # Its limit at the level that three seeds have: t of 2 degrees of freedom and z at .2 · .8 · .05
     assert told["sentence"] == (
-        "Rank 4 is enough: within 2 points of full fine-tuning (−0.3, at worst −1.1), with 0.2 % of the parameters, "
-        "50 % of the memory, 66 % of the operations. 10 runs, 5 min; the grid would have taken 12 runs, 6 min."
+        "Rank 4 is enough: within 2 points of full fine-tuning (−0.3, at worst −1.1 at 99.2 %), with 0.2 % of "
+        "the parameters, 50 % of the memory, 66 % of the operations. 10 runs, 5 min; the grid would have "
+        "taken 12 runs, 6 min."
     )
     assert [row["verdict"] for row in told["ranks"]] == ["given up", "enough", "not run"]
+    judged = "Rank 4 was judged after 3 seeds by its lower limit at 99.2 %, −1.1; the table's 90 % leave 5 % on either"
+    assert told["notes"][1].startswith(judged)
     short = answer(findings({4: seen(-0.003, 2, 3)}, faults={4: ["under-trained: validation loss still falls"]}))
     assert short["sentence"].startswith("Rank 4 is enough at this budget: within 2 points of full fine-tuning (−0.3, ")
 
@@ -73,7 +76,7 @@ def test_what_the_budget_left_open_says_what_would_decide_it(findings):
     looks = {4: seen(0.0, 2, 3, over=0.004)}
     told = answer(findings(looks, budget=Budget(seconds=300), stopped="budget"), "rankwise find task=x")
     assert not told["decided"] and told["rank"] is None
-    assert told["sentence"].startswith("Not decided within 5 min: rank 4 is 0.0 points [−1.3, +1.3]. ")
+    assert told["sentence"].startswith("Not decided within 5 min: rank 4 is 0.0 points [−1.3, +1.3] at 90 %. ")
     assert "2 more seeds (about 2 min) would show it to be enough with" in told["sentence"]
     assert told["sentence"].endswith("rankwise find task=x --budget 7m.")
 
@@ -82,7 +85,7 @@ def test_when_the_largest_rank_is_worse_no_rank_is_enough_and_the_next_thing_to_
     told = answer(findings({4: seen(-0.05, 2, 3), 8: seen(-0.041, 2, 3)}))
     assert told["decided"] and told["rank"] is None
     assert told["sentence"].startswith(
-        "No rank up to 8 was shown to be enough on qv: rank 8 is 4.1 points worse [3.8, 4.4]. "
+        "No rank up to 8 was shown to be enough on qv: rank 8 is 4.1 points worse [3.8, 4.4] at 90 %. "
     )
     assert "Next to try: targets=all_linear." in told["sentence"]
 
@@ -91,13 +94,15 @@ def test_a_rank_that_was_only_given_up_is_not_called_worse(findings):
     told = answer(findings({4: seen(-0.021, 2, over=0.0005), 8: seen(-0.021, 2, 3, over=0.0005)}))
     assert told["sentence"].startswith("No rank up to 8 was shown to be enough on qv")
     assert [row["verdict"] for row in told["ranks"]] == ["not run", "given up", "given up"]
+    unsound = answer(findings({4: [replace(look, sound=False) for look in seen(-0.003, 2, 3)], 8: seen(-0.05, 2, 3)}))
+    assert [row["verdict"] for row in unsound["ranks"]] == ["not run", "not judged", "worse"]
 
 
 def test_when_the_seeds_are_used_up_it_is_not_decided(findings):
     every = (2, 3, 5, 8)
     told = answer(findings({4: seen(-0.008, *every, over=0.004), 8: seen(-0.004, *every, over=0.004)}))
     assert not told["decided"] and told["rank"] is None
-    assert told["sentence"].startswith("Not decided with 8 seeds: rank 4 is −0.8 points [−1.8, +0.2]. ")
+    assert told["sentence"].startswith("Not decided with 8 seeds: rank 4 is −0.8 points [−1.8, +0.2] at 90 %. ")
     assert "Next to try: a larger margin." in told["sentence"]  # seeds alone vary too much for any number of rows
 
 
@@ -142,6 +147,21 @@ def test_a_question_that_is_asked_again_with_more_seeds_adds_up_its_chances_of_e
     assert (
         "is at most 10 % for this and what was asked of the same runs with other --seeds." in answer(found)["notes"][0]
     )
+
+
+def test_no_more_seeds_are_advised_where_the_answer_with_more_of_them_is_there(findings):
+    wide = findings({4: seen(-0.008, 2, 3, over=0.02), 8: seen(-0.004, 2, 3, over=0.02)})
+    few = replace(wide, question=replace(wide.question, looks=LOOKS[:2]), rule=Rule.of(RANKS, 4, 0.02, LOOKS[:2]))
+    few = replace(few, decision=decide(few.rule, few.looks))
+    start = "Not decided with 3 seeds: rank 8 is −0.4 points [−7.1, +6.3] at 90 %."
+    assert answer(few)["sentence"].startswith(f"{start} Next to try: --seeds 8, or a larger margin. 10 runs")
+    later = answer_file(wide.question)
+    later.parent.mkdir(parents=True)
+    later.write_text('{"guess": 4}')  # not answered yet
+    assert "--seeds 8" in answer(few)["sentence"]
+    later.write_text('{"sentence": "Not decided with 8 seeds: rank 8 is 0.1 points. Next to try: a larger margin."}')
+    before = "Before, with more --seeds: Not decided with 8 seeds: rank 8 is 0.1 points. 10 runs"
+    assert answer(few)["sentence"].startswith(f"{start} {before}")
 
 
 @pytest.mark.parametrize(

@@ -51,16 +51,22 @@ def answer(findings: Findings, again: str = "rankwise find") -> dict[str, Any]:
 
 
 def _enough(findings: Findings, rank: int) -> str:
-    question, seen = findings.question, findings.looks[rank][-1]
+    question, (low, level) = findings.question, _tested(findings, rank)
     points = question.metric.difference
-    assert findings.rule is not None
-    low = seen.low(findings.rule.tail(rank, seen.seeds))
     within = f"within {question.metric.width(question.margin)} of {question.reference_name}"
-    gains = f"({points(seen.gain)}, at worst {points(low)})"
+    gains = f"({points(findings.looks[rank][-1].gain)}, at worst {points(low)} at {level})"
     saves = ", ".join(_savings(findings, rank))
     short = any(wrong.startswith(UNDER_TRAINED) for wrong in findings.faults.get(rank, []))
     enough = f"Rank {rank} is enough{' at this budget' * short}"
     return f"{enough}: {within} {gains}{f', with {saves}' if saves else ''}. {_spent(findings)}"
+
+
+def _tested(findings: Findings, rank: int) -> tuple[float, str]:
+    """The lower limit by which a rank was judged, and its level."""
+    assert findings.rule is not None
+    seen = findings.looks[rank][-1]
+    tail = findings.rule.tail(rank, seen.seeds)
+    return seen.low(tail), f"{100 * (1 - tail):.3g} %"
 
 
 def _undecided(findings: Findings, rank: int | None, again: str) -> str:
@@ -72,13 +78,15 @@ def _undecided(findings: Findings, rank: int | None, again: str) -> str:
         return f"{start}: {needed}. {_spent(findings)}"
     seen = findings.looks[rank][-1]
     gain, low, high = map(question.metric.difference, (seen.gain, seen.low(0.05), seen.high(0.05)))
-    shown = f"rank {rank} is {gain} {question.metric.difference_unit} [{low}, {high}]"
+    shown = f"rank {rank} is {gain} {question.metric.difference_unit} [{low}, {high}] at 90 %"
     return f"{start}: {shown}. {_advice(findings, rank, seen, again)}"
 
 
 def _advice(findings: Findings, rank: int, seen: Evidence, again: str) -> str:
     """How many more seeds would decide it; or, where seeds are not likely to, how many test rows."""
     assert findings.rule is not None
+    if findings.later:
+        return f"Before, with more --seeds: {findings.later}. {_spent(findings)}"
     question, rule = findings.question, findings.rule
     chances = {k: chance(rule, rank, seen, k) for k in question.looks if k > seen.seeds}
     if max(chances.values(), default=0.0) < _WORTH:
@@ -111,7 +119,7 @@ def _none(findings: Findings) -> str:
     gap, least, most = (
         question.metric.difference(-value).lstrip("+") for value in (seen.gain, seen.high(0.05), seen.low(0.05))
     )
-    gap = f"{gap} {question.metric.difference_unit} {nearest} [{least}, {most}]"
+    gap = f"{gap} {question.metric.difference_unit} {nearest} [{least}, {most}] at 90 %"
     start = f"No rank up to {largest} was shown to be enough{where}: rank {largest} is {gap}"
     wrong = next(iter(findings.faults.get(largest, [])), "")
     if wrong:
@@ -166,9 +174,10 @@ def _row(findings: Findings, rank: int) -> dict[str, Any]:
     looks = findings.looks.get(rank, [])
     seen = looks[-1] if looks else None
     status = findings.decision.status.get(rank, "")
+    word = "not judged" if status == HOPELESS and seen and not seen.sound else _WORDS.get(status, status)
     return {
         "rank": rank,
-        "verdict": _WORDS.get(status, status) if seen else "not run",
+        "verdict": word if seen else "not run",
         "seeds": seen.seeds if seen else 0,
         "gain": seen.gain if seen else None,
         "low": seen.low(0.05) if seen else None,
@@ -190,6 +199,10 @@ def _notes(findings: Findings, decided: bool) -> list[str]:
         before = " for this and what was asked of the same runs with other --seeds" if times > 1 else ""
         chance = f"The chance of naming a rank that is not enough is at most {5 * times} %{before}."
         notes.append(f"{start}Looks after {looks} seeds. {chance}")
+    if (rank := findings.decision.answer) is not None:
+        (low, level), points, seen = _tested(findings, rank), question.metric.difference, findings.looks[rank][-1]
+        judged = f"Rank {rank} was judged after {seen.seeds} seeds by its lower limit at {level}, {points(low)}"
+        notes.append(f"{judged}; the table's 90 % leave 5 % on either side.")
     rates = findings.rates if question.tuned else None
     if not question.tuned:
         notes.append("Learning rates were not tuned here: they are the defaults, or as given.")
