@@ -76,7 +76,7 @@ def test_scores_and_averages_stay_inside_the_range_of_their_metrics(tmp_path):
             write_task(tmp_path, task, {metric: 0.97 + shift for metric in scores}, seed=seed)
     (row,) = (report := read(tmp_path)).rows
     assert row.averages[OF_GLUE].low < 0.93 < 0.97 < row.averages[OF_GLUE].high <= 1
-    cells = re.findall(r"97\.0 \((\d+\.\d) to (\d+\.\d)\)", " ".join(printed(report, 400).split()))
+    cells = re.findall(r"97\.0 \((\d+\.\d)–(\d+\.\d)\)", " ".join(printed(report, 400).split()))
     assert len(cells) >= 9 and all(float(high) <= 100 for _, high in cells)
 
 
@@ -175,7 +175,10 @@ def test_the_table_fits_120_columns_with_every_task_and_two_lines_for_two_metric
         "lora",
         "r=8",
         "3",
-        *(f"{100 * value:.1f}±3.2" for value in (0.60, 0.94, 0.91, 0.90, 0.86, 0.87, 0.93, 0.78, 0.56)),
+        "60.0±3.2",
+        "94.0",
+        "(90.0–96.5)",  # as in the table of one task: nearer to the end of its range than its interval is wide
+        *(f"{100 * value:.1f}±3.2" for value in (0.91, 0.90, 0.86, 0.87, 0.93, 0.78, 0.56)),
         *(f"{100 * value:.1f}±2.6" for value in (LORA, NINE)),
     ]
     assert lines[lines.index(first) + 1].split() == ["87.0±3.2", "88.0±3.2", "90.0±3.2", "87.6±3.2"]
@@ -208,6 +211,19 @@ def test_tasks_of_no_benchmark_stand_side_by_side_by_their_own_metric_without_an
     assert [*read(tmp_path / "of_paths").tasks] == ["mine a/rows", "mine b/rows"]
     assert report.tasks == {"polarity": ("accuracy",), "subjectivity": ("accuracy",)} and row.averages == {}
     assert "80.0±2.0" in printed(report) and "average" not in printed(report)
+
+
+def test_scores_of_grouped_rows_say_so_and_what_is_to_know_of_the_data(tmp_path):
+    for name, groups in (("alone", None), ("grouped", 40)):
+        for seed in (0, 1):
+            record = write_run(tmp_path, task__name=name, data=name, seed=seed)
+            cell = {"value": 0.8 + 0.01 * seed, "se": 0.01, "n": 100} | ({"clusters": groups} if groups else {})
+            record.metrics["test"] = {"accuracy": cell, "f1": {"value": 0.5}}
+            record.provenance["data"]["notes"] = [f"{groups} groups also have training rows"] * bool(groups)
+            record.write()
+    shown = " ".join(printed(read(tmp_path)).split())
+    items, note = "± 95 % over seeds and test items", "40 groups also have training rows."
+    assert f"alone: {items}. grouped: {items} in 40 groups." in shown and f"Of the data of grouped: {note}" in shown
 
 
 def test_a_score_that_is_no_share_is_shown_as_it_is(tmp_path):

@@ -259,7 +259,7 @@ def test_every_arm_has_a_row_per_shape_and_full_fine_tuning_is_the_control(tmp_p
     ]
     assert "(cpu, fp32; 2 threads)" in part and "full: a second instance of the base" in part
     assert "several runs" not in part
-    assert "1.050 (1.040 to 1.060)" in printed(report) and "1.200 (1.190 to 1.210)" in html(report)
+    assert "1.050 (1.040–1.060)" in printed(report) and "1.200 (1.190 to 1.210)" in html(report)
     documents = {arm["label"]: arm["latency"] for arm in report.document()["arms"]}
     assert documents["lora r=4"] == [] and documents["full"][0]["merged_of_base"] is None
     assert documents["lora r=8"][1]["adapted_of_base"] == ratio(1.05) == lora.compute["latency"][1]["adapted_of_base"]

@@ -79,10 +79,15 @@ def test_table_has_the_other_metrics_and_what_the_study_took(study):
         if record.status == "finished":
             record.metrics["test"] |= {"f1": {"value": 0.5, "se": 0.01}, "matthews": {"value": 0.25, "se": 0.01}}
             record.metrics["test"] |= {f"accuracy_{group}": {"value": 0.6, "se": 0.01} for group in range(10, 40)}
+            record.metrics["test"]["accuracy_10"]["clusters"] = 7
             record.write()
     text = printed(report := build([study]))
     assert re.search(r"lora r=16 +50\.0±2\.0 +0\.250±0\.020 +60\.0", text.split("Other test metrics")[1])
     assert "The whole study took " in text and "scores 50.0 %." in " ".join(text.split())
+    why = "alone (one seed or seeds that score alike)."
+    over = f"accuracy_15: ± 95 % over test items {why} accuracy_10: ± 95 % over test items in 7 groups {why}"
+    assert over in " ".join(text.split()) and over not in html(report)  # where there are more columns
+    assert f"accuracy_10: ± 95 % over test items in 7 groups {why}" in html(report)
     assert "24 more, accuracy_16 to accuracy_39, in report.html and report.csv." in text and "accuracy_15" in text
     assert "accuracy_39 %" in html(report) and "accuracy_39_mean" in report.to_csv()
 

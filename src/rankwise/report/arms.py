@@ -8,7 +8,7 @@ import json
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from rankwise import methods, metrics
 from rankwise.compare import Replicate, preference, replicate
 from rankwise.config import flat
-from rankwise.errors import Refused
+from rankwise.errors import Refused, plural
 from rankwise.identity import called, canonical
 from rankwise.statistics import Interval, interval
 from rankwise.tracking.fields import at
@@ -320,6 +320,20 @@ def covered(scores: Iterable[Interval | None], items: str = "test items") -> str
     words = {"both": f"seeds and {items}", "seeds": "seeds", "items": f"{items} alone ({why})"}
     over = ", or ".join(words[kind] for kind in words if kind in kinds)
     return f"± 95 % over {over}" if over else "no interval"
+
+
+def coverage(scores: Mapping[str, Iterable[tuple[Arm, str]]]) -> str:
+    """What intervals are over, those of arms in a metric, by what these are called where it is not the same for all."""
+    said: dict[str, list[str]] = defaultdict(list)
+    for name, of in scores.items():
+        if known := [(arm, metric) for arm, metric in of if metric in arm.scores]:
+            cells = [run.scores.get(metric) or {} for arm, metric in known for run in arm.runs]
+            groups = max(cell.get("clusters") or 0 for cell in cells)
+            what = f"test items in {plural(groups, 'group')}" if groups else "test items"
+            said[covered((arm.scores[metric] for arm, metric in known), what)].append(name)
+    if len(said) < 2:
+        return f"{next(iter(said), 'no interval')}."
+    return " ".join(f"{', '.join(names)}: {words}." for words, names in said.items())
 
 
 def out_of(tried: int, beyond: int) -> str:

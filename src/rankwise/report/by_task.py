@@ -26,6 +26,7 @@ from rankwise.report.arms import Arm
 from rankwise.report.columns import Section
 from rankwise.report.equivalence import MISSING
 from rankwise.report.report import Report, compared, find_all, results
+from rankwise.report.summary import of_data
 from rankwise.report.table import BEST_OF_RATES, rendered
 from rankwise.statistics import Interval, interval
 from rankwise.tracking.fields import at
@@ -184,9 +185,12 @@ class ByTask:
         return notes
 
     def _meaning(self) -> str:
-        scores = [score for row in self.rows for arm in row.tasks.values() for score in arm.scores.values()]
-        medians = any(score.median is not None for score in scores)
-        notes = [f"{arms_of.covered(scores)}."]
+        shown = {
+            task: [(row.tasks[task], m) for row in self.rows if task in row.tasks for m in of]
+            for task, of in self.tasks.items()
+        }
+        medians = any(arm.scores[m].median is not None for of in shown.values() for arm, m in of if m in arm.scores)
+        notes = [arms_of.coverage(shown)]
         notes += ["Scores of optimistic rows are medians over seeds, and their averages means of these."] * medians
         notes += [BEST_OF_RATES] * any(row.star(task) for row in self.rows for task in row.tasks)
         return " ".join([*notes, *([_MEANING] if self.averages else [])])
@@ -275,6 +279,7 @@ def _rows(model: str, runs: list[Record], task_of: dict[int, str], notes: list[s
         reports[task] = compared(here)
         for name in sorted({name for arm in reports[task].arms for name in arm.scores if ":" in name}):
             reports[name if len(by_task) == 1 else f"{task} {name}"] = compared(here, name)
+        notes += of_data(here, f"the data of {task}")
         notes += [_left_out(task, arm) for arm in reports[task].arms if not arm.comparable]
     arms = {task: [arm for arm in report.arms if arm.comparable] for task, report in reports.items()}
     # What starts an arm, and what is written or asked beside, tell two apart only if they differ in nothing else.
@@ -352,11 +357,7 @@ def _flags(row: Row) -> list[str]:
 
 def _cell(score: Interval | None, metric: str = "accuracy") -> str:
     shown = named(metric)
-    if shown.high == 1:
-        shown = replace(shown, unit="%", decimals=1)
-        if score and shown.low <= score.point - score.half and score.point + score.half <= 1:
-            return f"{shown.score(score.point)}±{100 * score.half:.1f}"
-    return shown.interval(score).replace(" ± ", "±")
+    return (replace(shown, unit="%", decimals=1) if shown.high == 1 else shown).interval(score)
 
 
 def _overall_cell(found: Interval | None) -> str:

@@ -1,6 +1,7 @@
 """Numbers as a reader meets them: three significant digits and a unit."""
 
 import math
+import re
 
 from rankwise.errors import plural
 from rankwise.metrics import NOTHING, signed
@@ -48,6 +49,11 @@ def signed_percent(fraction: float | None) -> str:
 def ratio(value: float | None) -> str:
     """A share of something near it: ``0.67``."""
     return NOTHING if value is None else f"{value:.2f}"
+
+
+def tight(text: str) -> str:
+    """As a terminal has it: ``81.2±0.4``, ``99.9 (97.2–100.0)``."""
+    return re.sub(r"\((\d[\d.]*) to (\d[\d.]*)\)", r"(\1–\2)", text.replace(" ± ", "±"))
 
 
 def items(n: int, units: int | None) -> str:

@@ -152,10 +152,10 @@ def notes(report: Report) -> list[str]:
     return lines + tests(report)
 
 
-def of_data(records: list[Record]) -> list[str]:
+def of_data(records: list[Record], what: str = "the data") -> list[str]:
     """What a reader of the scores must know of the rows."""
     said = dict.fromkeys(note for record in records for note in at(record, "provenance.data.notes") or [])
-    return [f"Of the data: {note}." for note in said]
+    return [f"Of {what}: {note}." for note in said]
 
 
 def tests(report: Report) -> list[str]:

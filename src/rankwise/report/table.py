@@ -19,8 +19,9 @@ from rich.text import Text
 from rankwise.errors import plural
 from rankwise.metrics import named
 from rankwise.report import costs, forgetting, latency
-from rankwise.report.arms import Arm, covered
-from rankwise.report.columns import Column, Section, chosen, section, shown
+from rankwise.report import formats as fmt
+from rankwise.report.arms import Arm, coverage, covered
+from rankwise.report.columns import Column, Section, chosen, second_metrics, section, shown
 from rankwise.report.equivalence import UNFIT
 from rankwise.report.summary import of_data
 from rankwise.tracking.fields import at
@@ -87,7 +88,7 @@ class _Arms:
         for arm in self.report.arms:
             comparison = self.report.comparison(arm)
             style = _STYLE.get(comparison.verdict, "") if comparison else ""
-            cells = [Text(column.text(arm).replace(" ± ", "±")) for column in columns]
+            cells = [Text(fmt.tight(column.text(arm))) for column in columns]
             cells[0].append("".join(f" {n}".translate(_SUPERSCRIPT) for n in marks[id(arm)]), style="yellow")
             cells[[column.header[0] for column in columns].index("Δ")].stylize(style)
             table.add_row(*cells, style="" if arm.comparable else "dim")
@@ -97,11 +98,12 @@ class _Arms:
 def sections(report: Report, page: bool = False) -> list[Section]:
     """What the table does not say: what ``find`` decided, other metrics, what is written and forgotten, how fast."""
     more = [] if page else [column.key for column in shown(report, "more")[1:]]
+    beside = {m.name: [(arm, m.name) for arm in report.arms] for m in second_metrics(report) if m.name not in more}
     harness = f"{_covered(report.arms, 'harness')}. {_HARNESS}"
     left_out = f"{len(more)} more, {' to '.join(more[:: max(1, len(more) - 1)])}, in report.html and report.csv."
     parts = [
         *(answer.by_rank for answer in report.answers),
-        section(report, f"scores{' more' * page}", "Other test metrics", [left_out] * bool(more)),
+        section(report, f"scores{' more' * page}", "Other test metrics", [coverage(beside), *[left_out] * bool(more)]),
         section(report, "generation", "Generated text", _of_writing(report.arms)),
         section(report, "forgetting", "Forgetting", forgetting.notes(report.arms)),
         section(report, "harness", "Tasks of lm-evaluation-harness", [harness]),
@@ -141,7 +143,7 @@ def rendered(block: Section) -> list[RenderableType]:
     """A section for a terminal."""
     lines = any("\n" in cell for row in block.rows for cell in row)
     header = block.header if block.words else [block.header[0], *(text.replace(" ", "\n") for text in block.header[1:])]
-    rows = [[cell.replace(" ± ", "±") for cell in row] for row in block.rows]
+    rows = [[fmt.tight(cell) for cell in row] for row in block.rows]
     table = grid(header, rows, len(header) if block.words else 1, "top" if lines else "bottom")
     notes = [Text(note, style="dim") for note in block.notes]
     return [Text(f"\n{block.title}", style="bold"), Padding(table if block.words else Wide(table), (1, 0)), *notes]
@@ -192,10 +194,7 @@ class Wide:
 def interval_note(report: Report) -> str:
     """What ± and the verdicts mean in this table."""
     metric = report.metric
-    cells = [cell for arm in report.arms for run in arm.runs if (cell := run.scores.get(metric.name))]
-    groups = max((cell.get("clusters") or 0 for cell in cells), default=0)
-    what = f"test items in {plural(groups, 'group')}" if groups else "test items"
-    texts = [f"{covered((arm.scores.get(metric.name) for arm in report.arms), what)}."]
+    texts = [coverage({metric.name: [(arm, metric.name) for arm in report.arms]})]
     if metric.lower_is_better:
         texts.insert(0, f"Lower {metric.name} is better.")
     if report.constant is not None and metric.constants:
