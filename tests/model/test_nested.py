@@ -1,5 +1,6 @@
 """Nested LoRA: each of its ranks is the plain LoRA that its leading columns make."""
 
+from functools import partial
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -44,17 +45,19 @@ def drawn(shape: str, **keys: Any) -> tuple[Adapted, Any]:
 @pytest.mark.parametrize(("shape", "alpha"), [("bert", 16), ("gpt2", "2r"), ("llama", "16sqrt")])
 def test_the_leading_columns_are_plain_lora_of_their_number(shape, alpha):
     adapted, tokenizer = drawn(shape, method="nested", method__alpha=alpha, **NESTED)
-    cut = nested.of(adapted.model)
+    cut = nested.of(adapted.model.double())  # in fp32 processors round factors of other shapes in other ways
     assert cut is not None and cut.ranks == [1, 2, 4, 8]
+    same = partial(torch.testing.assert_close, rtol=1.3e-6, atol=1e-5)  # as of fp32, in which Llama's norms are
     for rank in cut.ranks:
         plain, _ = drawn(shape, method="lora", method__alpha=alpha, method__rank=rank)
+        plain.model.double()
         pairs = zip(inits.layers(adapted.model), inits.layers(plain.model), strict=True)
         for (_, whole), (_, part) in pairs:
             part.lora_A["default"].weight.data = whole.lora_A["default"].weight.data[:rank].clone()
             part.lora_B["default"].weight.data = whole.lora_B["default"].weight.data[:, :rank].clone()
         with cut.only(rank):
-            torch.testing.assert_close(logits(adapted.model, tokenizer), logits(plain.model, tokenizer))
-    torch.testing.assert_close(logits(adapted.model, tokenizer), logits(plain.model, tokenizer))
+            same(logits(adapted.model, tokenizer), logits(plain.model, tokenizer))
+    same(logits(adapted.model, tokenizer), logits(plain.model, tokenizer))
 
 
 def test_a_training_pass_is_the_mean_of_the_whole_rank_and_of_a_smaller_one():
