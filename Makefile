@@ -15,7 +15,7 @@ demo: $(STAMP)
 # The studies behind the claims, one after the other, a run per core. What has finished is skipped: after an
 # interruption the same command goes on, and the full tier goes on from the quick one.
 QUICK := core low_data quant forgetting lm
-FULL := $(QUICK) targets scale lr lr_laws lookup
+FULL := $(QUICK) targets scale variants lr lr_laws lookup
 
 claims: fetch
 	for study in $(QUICK); do $(BIN)/rankwise train experiment=claims/$$study || exit; done

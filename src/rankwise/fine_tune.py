@@ -23,7 +23,7 @@ from rankwise.tasks import batches, scores
 from rankwise.tracking import predictions
 from rankwise.tracking.journal import Journal
 from rankwise.tracking.record import Record
-from rankwise.train import forget, loop, module, probe, shard
+from rankwise.train import forget, loop, module, probe, shard, step
 from rankwise.train.budget import Budget
 from rankwise.train.generate import generate, questions
 from rankwise.train.ranks import Ranks
@@ -131,7 +131,9 @@ class _Story:
         self.periods = loop.Periods(config, self.budget, loaders, self.ranks)
         if self.adapted.prepare:
             with self.clock("prepare"):
-                self.adapted.prepare(loaders.train(self.periods.first))
+                model, scorer = self.adapted.model, self.scorer
+                batches = loaders.train(self.periods.first)
+                self.adapted.prepare(batches, lambda batch: step.loss(model, step.losses(model, scorer, batch)[1]))
         self.probe = probe.Probe(self.periods.shapes, loaders.largest_validation) if config.tracking.ledger else None
         if self.probe:
             with self.clock("plan"):

@@ -22,7 +22,8 @@ from rankwise.errors import Refused, did_you_mean
 if TYPE_CHECKING:
     from rankwise.config import Config
 
-INITS = ("zero_B", "zero_A", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora", "eva")
+_FROM_BASE = ("pissa", "olora", "milora", "init_ab", "lora_ga")  # s·B₀A₀ is taken out of W
+INITS = ("zero_B", "zero_A", "gaussian", "orthogonal", "pissa_niter_16", "eva", *_FROM_BASE)
 BIASES = ("none", "all", "lora_only")
 
 
@@ -56,7 +57,7 @@ class Method:
     alpha: Any = None  # 16 | 2r | 16sqrt, see ``scale_of``
     bias: str | None = keyed("none", fits=lambda bias: bias in BIASES, allowed=f"one of {', '.join(BIASES)}")
     budget: int | None = keyed(letter="b")  # the largest rank whose factors have no more parameters; rank is null then
-    init: str | None = keyed(off="zero_B")  # zero_B (as null) | zero_A | gaussian | pissa | olora | eva | orthogonal
+    init: str | None = keyed(off="zero_B")  # one of ``INITS``; zero_B as null
     dora: bool | None = keyed(off=False)  # with a trained magnitude per output
     lr_ratio: float | None = keyed(  # the learning rate of B over that of the rest
         off=1, fits=lambda ratio: ratio is None or 0 < ratio < math.inf, allowed="a number above 0"
@@ -140,8 +141,8 @@ def size_keys() -> dict[str, str]:
 
 
 def starts_from_base(method: Method) -> bool:
-    """Whether the adapter's start is taken out of the base's weights (PiSSA, OLoRA), so that both give its logits."""
-    return of(method).is_lora and str(method.init).startswith(("pissa", "olora"))
+    """Whether the adapter's start is taken out of the base's weights (as PiSSA's), so that both give its logits."""
+    return of(method).is_lora and str(method.init).startswith(_FROM_BASE)
 
 
 def reads_base(method: Method) -> bool:
@@ -276,6 +277,9 @@ DECLARED = {declared.name: declared for declared in (
     _lora("pissa", "LoRA from the principal singular vectors of W (Meng et al. 2024)", "init",
           lambda init: str(init).startswith("pissa"), "pissa or pissa_niter_16"),
     _lora("olora", "LoRA from the QR decomposition of W (Büyükakyüz 2024)", "init", "olora"),
+    _lora("milora", "LoRA from the minor singular vectors of W (Wang et al. 2024)", "init", "milora"),
+    _lora("init_ab", "LoRA whose A and B both start random (Li et al. 2025)", "init", "init_ab"),
+    _lora("lora_ga", "LoRA from the singular vectors of W's gradient (Wang et al. 2024)", "init", "lora_ga"),
     _lora("eva", "LoRA from the leading directions of the inputs (Paischer et al. 2024)", "init", "eva"),
     _lora("orthogonal", "LoRA from random orthogonal factors (Datta 2024)", "init", "orthogonal"),
     _lora("lora_plus", "LoRA whose B learns faster (Hayou et al. 2024)", "lr_ratio",

@@ -101,7 +101,7 @@ def train(adapted: Adapted, tokenizer: Any, config: Config, steps: int = STEPS) 
     """Steps until the loss has fallen by a tenth; returns the share by which it fell."""
     model, batch, scorer = adapted.model, batch_of(tokenizer), ClassScorer(2)
     if adapted.prepare:
-        adapted.prepare([batch])
+        adapted.prepare([batch], lambda batch: step.loss(model, step.losses(model, scorer, batch)[1]))
     still = [p for n, p in model.named_parameters() if any(f".{head}." in f".{n}" for head in adapted.heads)]
     first = loss_of(logits(model, tokenizer))
     rates = copy.deepcopy(config.optim)

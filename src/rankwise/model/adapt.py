@@ -25,6 +25,8 @@ from rankwise.model.methods.warm_start import warm_start
 from rankwise.model.outputs import Batch
 from rankwise.model.targets import adapted_modules, modules_named, shape
 
+Prepare = Callable[[Iterable[Batch], Callable[[Batch], torch.Tensor]], None]
+
 
 @dataclass
 class Adapted:
@@ -34,7 +36,7 @@ class Adapted:
     heads: list[str]  # children that are the task head
     lora: dict[str, Any] = field(default_factory=dict)  # scale, alpha, rank, min_side, ranks per module
     start: inits.Start = field(default_factory=dict)  # A and B before training, where the base gave them up
-    prepare: Callable[[Iterable[Batch]], None] | None = None  # to be called with training batches before the first step
+    prepare: Prepare | None = None  # to be called with training batches and a batch's loss before the first step
 
     def described(self) -> dict[str, Any]:
         """``lora`` with the ranks that are left, where training changes them."""
@@ -100,7 +102,11 @@ def _with_peft(base: nn.Module, config: Config, heads: list[str], planned: bool)
         "ranks": chosen.ranks,
         **({} if same else {"scales": scales}),
     }
-    prepare = partial(inits.eva, model) if method.init == "eva" and not planned else None
+    from_data: dict[str | None, Prepare] = {
+        "eva": lambda batches, loss: inits.eva(model, batches),
+        "lora_ga": partial(inits.lora_ga, model, start),
+    }
+    prepare = None if planned else from_data.get(method.init)
     if method.nested:
         Nested(model, method.nested, chosen.rank, method.alpha)
     return Adapted(model, heads, described, start, prepare)

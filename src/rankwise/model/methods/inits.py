@@ -6,7 +6,7 @@ r=64 and depend on the order of the modules; their subspaces would look alike be
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from peft import EvaConfig, LoraConfig, PeftModel, initialize_lora_eva_weights
@@ -21,6 +21,8 @@ from rankwise.model.outputs import Batch, logits
 Start = dict[str, tuple[torch.Tensor, torch.Tensor]]  # A and B before training, by the layer's name
 
 _EVA_PASSES = 200  # batches after which directions that still turn are given up
+_GRADIENT_BATCHES = 4  # of LoRA-GA
+_GAMMA = 16  # its authors' default
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
@@ -32,16 +34,15 @@ def initialise(model: nn.Module, init: str | None, seed: int) -> Start:
     """Set A and B of every layer; returns them where the base was changed, which needs them to be undone.
 
     ``zero_B`` (as null) is PEFT's Kaiming-uniform A, ``zero_A`` the same draw in B (Init[A] and Init[B] of Hayou et
-    al. 2024). ``eva`` gets its A later, from data.
+    al. 2024). ``eva`` and ``lora_ga`` get theirs later, from data.
     """
     start: Start = {}
     for name, layer in layers(model):
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         number = derived_seed(seed, name, a.shape[0])
         with torch.no_grad():
-            if init == "olora" or str(init).startswith("pissa"):
-                _take_from_base(layer, str(init), number)
-                start[name] = tuple(w.weight.detach().clone() for w in _factors(layer))  # type: ignore[assignment]
+            if init in ("olora", "milora", "init_ab") or str(init).startswith("pissa"):
+                start[name] = _take_from_base(layer, str(init), number)
             else:
                 _draw(a, b, init, torch.Generator().manual_seed(number))
     return start
@@ -67,26 +68,52 @@ def _kaiming(weight: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return nn.init.kaiming_uniform_(torch.empty(weight.shape), a=math.sqrt(5), generator=generator)
 
 
-def _take_from_base(layer: LoraLayer, init: str, seed: int) -> None:
-    """PiSSA (Meng et al. 2024, equations 2–4) and OLoRA (Büyükakyüz 2024, §3): W = (W − s·B₀A₀) + s·B₀A₀."""
-    base = layer.get_base_layer()
+def _take_from_base(layer: LoraLayer, init: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """W = (W − s·B₀A₀) + s·B₀A₀; returns A₀ and B₀.
+
+    PiSSA (Meng et al. 2024, equations 2–4), OLoRA (Büyükakyüz 2024, §3), MiLoRA (Wang et al. 2024) and
+    Init[AB] (Li et al. 2025), with the bounds that Lee et al. 2026 draw it in.
+    """
     if init.startswith("pissa"):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # of the approximate decomposition
             layer.pissa_init("default", init)
-    else:  # PEFT's own takes GPT-2's transposed weights as they lie
-        flip = isinstance(base, Conv1D)
-        weight = base.weight.data.T if flip else base.weight.data
+        for weight in (layer.get_base_layer().weight, *(factor.weight for factor in _factors(layer))):
+            weight.data = weight.data.contiguous()
+        return _copied(layer)
+    rank, scale, weight = layer.r["default"], layer.scaling["default"], _weight(layer)
+    if init == "olora":  # PEFT's own takes GPT-2's transposed weights as they lie
         q, r = torch.linalg.qr(weight.float())
-        rank = layer.r["default"]
-        a, b = _factors(layer)
-        a.weight.copy_(r[:rank])
-        b.weight.copy_(q[:, :rank])
-        rest = weight - layer.scaling["default"] * (b.weight @ a.weight)
-        base.weight.data = rest.T if flip else rest
-    base.weight.data = base.weight.data.contiguous()
-    for factor in _factors(layer):
-        factor.weight.data = factor.weight.data.contiguous()
+        return _start_at(layer, r[:rank], q[:, :rank])
+    if init == "milora":
+        u, s, vh = torch.linalg.svd(weight.float(), full_matrices=False)
+        root = (s[-rank:] / scale).sqrt()
+        return _start_at(layer, root[:, None] * vh[-rank:], u[:, -rank:] * root)
+    generator, bound = torch.Generator().manual_seed(seed), weight.shape[1] ** -0.5
+    a, b = (factor.weight.uniform_(-bound, bound, generator=generator) for factor in _factors(layer))
+    return _start_at(layer, a, b)
+
+
+def _start_at(layer: LoraLayer, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Take s·BA out of the base and put A and B beside it; returns copies of both."""
+    base = layer.get_base_layer()
+    for factor, value in zip(_factors(layer), (a, b), strict=True):
+        factor.weight.data = value.to(factor.weight.dtype).clone(memory_format=torch.contiguous_format)
+    a, b = (factor.weight for factor in _factors(layer))
+    rest = _weight(layer) - layer.scaling["default"] * (b @ a)
+    base.weight.data = (rest.T if isinstance(base, Conv1D) else rest).contiguous()
+    return _copied(layer)
+
+
+def _weight(layer: LoraLayer) -> torch.Tensor:
+    """(out, in), also of GPT-2, which keeps (in, out)."""
+    base = layer.get_base_layer()
+    return base.weight.data.T if isinstance(base, Conv1D) else base.weight.data
+
+
+def _copied(layer: LoraLayer) -> tuple[torch.Tensor, torch.Tensor]:
+    a, b = (factor.weight.detach().clone() for factor in _factors(layer))
+    return a, b
 
 
 def _factors(layer: LoraLayer) -> tuple[nn.Linear, nn.Linear]:
@@ -150,3 +177,29 @@ def eva(model: PeftModel, batches: Iterable[Batch]) -> None:
     for _, layer in layers(model):
         for factor in _factors(layer):
             factor.weight.data = factor.weight.data.contiguous()
+
+
+def lora_ga(model: PeftModel, start: Start, batches: Iterable[Batch], loss: Callable[[Batch], torch.Tensor]) -> None:
+    """Start A and B at singular vectors of the gradient of W over a few batches, so that the first step goes where full
+    fine-tuning would (LoRA-GA: Wang et al. 2024, §3). Fills ``start``.
+
+    A₀ is along its first r right ones, B₀ along the next r left ones, each times ⁴√d_out / √γ.
+    """
+    weights = {name: layer.get_base_layer().weight for name, layer in layers(model)}
+    was_training = model.training
+    model.eval()  # no dropout
+    for weight in weights.values():
+        weight.requires_grad_(True)
+    for batch in itertools.islice(batches, _GRADIENT_BATCHES):
+        loss(batch).backward()
+    for name, layer in layers(model):
+        gradient, rank = weights[name].grad.float(), layer.r["default"]
+        u, _, vh = torch.linalg.svd(gradient.T if isinstance(layer.get_base_layer(), Conv1D) else gradient)
+        size = u.shape[0] ** 0.25 / _GAMMA**0.5
+        weights[name].requires_grad_(False)
+        with torch.no_grad():
+            start[name] = _start_at(layer, size * vh[:rank], size * u[:, rank : 2 * rank])
+    model.zero_grad()
+    for weight in weights.values():
+        weight.grad = None
+    model.train(was_training)

@@ -43,11 +43,13 @@ def sizes(config: Config, sides: Sides) -> Sizes:
     rank = int(method.rank or 0) if method.budget is None else rank_for(method.budget, sides.values(), method)
     ranks = {name: int(_at(targets.ranks, name, rank)) for name in sides}
     for name, (d_in, d_out) in sorted(sides.items(), key=lambda item: min(item[1])):
-        if ranks[name] > min(d_in, d_out):
+        most = min(d_in, d_out) // (2 if method.init == "lora_ga" else 1)  # whose B starts at the next r directions
+        if ranks[name] > most:
             key = "method.rank" if ranks[name] == rank else "targets.ranks"
             key, value = (key, ranks[name]) if method.budget is None else ("method.budget", method.budget)
             that = f" (rank {rank} here)" if method.budget is not None else ""
-            allowed = f"at most {min(d_in, d_out)}, the smaller side of {name} ({d_in} × {d_out})"
+            half = "half " * (method.init == "lora_ga")
+            allowed = f"at most {most}, {half}the smaller side of {name} ({d_in} × {d_out})"
             raise Refused.value(key, f"{value}{that}", allowed if method.budget is None else f"a rank of {allowed}")
     for key in ("ranks", "alphas"):
         for pattern, value in (getattr(targets, key) or {}).items():
