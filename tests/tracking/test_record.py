@@ -214,11 +214,15 @@ def test_all_records_below_a_folder_are_found_once(tiny, capsys):
     assert line.startswith("rankwise: left out: ") and line.count("\n") == 1 and folder(configs[0]).name in line
 
 
-def test_nothing_to_find_is_refused(tmp_path):
+def test_nothing_to_find_is_refused(tmp_path, monkeypatch):
     with pytest.raises(Refused, match=r"^no runs in .*: nothing there has a result.json$"):
         find([tmp_path])
     with pytest.raises(Refused, match=r"absent: no such folder; give a run, a study or an outputs folder$"):
         find([tmp_path / "absent"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs" / "ranks").mkdir(parents=True)
+    with pytest.raises(Refused, match=r"^ranks: no such folder \(did you mean outputs/ranks\?\); give a run"):
+        find([Path("ranks")])
 
 
 def test_predictions_keep_their_kinds(tmp_path):

@@ -223,7 +223,8 @@ def find(paths: list[Path]) -> list[Record]:
     known: dict[str, Any] = {}
     for path in paths:
         if not path.exists():
-            raise Refused(f"{path}: no such folder; give a run, a study or an outputs folder")
+            near = f" (did you mean {inside}?)" if (inside := "outputs" / path).exists() else ""
+            raise Refused(f"{path}: no such folder{near}; give a run, a study or an outputs folder")
         folder = path.parent if path.name == "result.json" else path
         for file in sorted(folder.rglob("result.json")):
             try:
