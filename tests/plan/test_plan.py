@@ -321,6 +321,7 @@ REFUSED = [
     ("plan trainer.batch_size=-1 debug=fast", "trainer.batch_size=-1"),
     ("plan --gpu a100 debug=fast", "did you mean a100-40gb or a100-80gb?"),
     ("plan --fit 0 debug=fast", "--fit 0:"),
+    ("plan --fit 24 debug=fast", "--fit 24: a size such as 24GB"),
     ("plan --fit lots debug=fast", "--fit lots:"),
     ("plan --gpus 0 debug=fast", "--gpus 0:"),
     ("plan --mfu 2 debug=fast", "--mfu 2: a share above 0 and at most 1, as 0.4 or 40%"),

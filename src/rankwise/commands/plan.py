@@ -119,9 +119,9 @@ _UNITS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def _bytes(text: str) -> int:
-    """``24GB``, ``22.5GiB`` or a number of bytes."""
+    """``24GB``, ``22.5GiB`` or a number of bytes; a small one without its unit was meant otherwise."""
     match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(?:([KMGT])(I?))?B?", text.strip().upper())
     size = float(match[1]) * (1024 if match[3] else 1000) ** _UNITS.get(match[2], 0) if match else 0
-    if not 1 <= size < 1e18:
+    if not (1 if match and match[2] else 1e6) <= size < 1e18:
         raise Refused(f"--fit {text}: a size such as 24GB (10⁹ bytes each) or 24GiB (2³⁰)")
     return int(size)
