@@ -36,10 +36,16 @@ REFUSED = [
     ("env", ["env: no such command", "(here it is rankwise doctor)"]),
     ("stage=sft", ["stage=sft: no such command", "(here it is rankwise train KEY=VALUE)"]),
     ("sft.yml", ["sft.yml: no such command", "(here it is experiment=NAME, or --config FILE)"]),
-    ("train sft.yaml", ["sft.yaml: not KEY=VALUE, such as method.rank=8 (here it is experiment=NAME, or --config FI"]),
+    ("train sft.yaml", ["sft.yaml: not KEY=VALUE", "rank=8 (here it is experiment=NAME, or --config FILE)"]),
     ("train stage=sft", ["one of tune, pilot, search, debug (here it is task=prompts or task=chat, with task.path=FI"]),
     ("train optim=paged_adamw_8bit", ["one of adafactor, adamw, sgd (here it is optim=adamw)"]),
     ("train --use_peft", ["--use_peft: no such flag (here it is method=lora)"]),
+    ("train method=LoRA", ["method=LoRA: no such option; one of ", "(did you mean lora?)"]),
+    ("train rank_sweep", ["not KEY=VALUE without blanks, such as method.rank=8 (did you mean experiment=rank_sweep?)"]),
+    ("train model=org/Llama-3.2-1B", ["model=org/Llama-3.2-1B: no such", "model=local model.path=org/Llama-3.2-1B)"]),
+    ("train task=my.csv", ["task=my.csv: no such option", "(here it is task=local task.path=my.csv)"]),
+    ("train task=glue/none", ["task=glue/none: no such option", "those of GLUE task=glue/NAME"]),
+    ("find --ranks 4,8", ["--ranks: no such flag (here it is method.rank=4,8)"]),
     ("train method=prefix_tuning", ["any other of PEFT's is method=custom 'method.peft={_target_: peft.XConfig}'"]),
     ("train -m 'method.lr=interval(1e-4,1e-2)'", ["interval(1e-4,1e-2): hydra/sweeper=optuna draws from an interval"]),
     ("train method=loar", ["method=loar", "lora", "full"]),
@@ -165,7 +171,8 @@ REFUSED = [
     ("train hydra.mode=x", ["hydra.mode", "'x'"]),
     ("train trainer={nokey:1}", ["trainer.nokey: no such key"]),
     ("train task.margin=5%", ["task.margin=5%: a number; 5% is 0.05"]),
-    ("train task.margin=5", ["task.margin=5.0: between 0 and 1, both excluded; 5 points are 0.05"]),
+    ("train seed=5%", ["seed=5%: an integer from 0 to 4294967295\n"]),
+    ("train task.margin=5", ["task.margin=5.0: between 0 and 1, both excluded; 5% is 0.05"]),
     ("train optim.betas=[a,b]", ["optim.betas=[a,b]: a list of numbers"]),
     ("train debug={a:1}", ["debug={a:1}", "the name of one option"]),
     ("train --mulitrun", ["--mulitrun", "did you mean --multirun?"]),
@@ -283,7 +290,7 @@ def test_every_key_that_a_word_is_answered_with_exists():
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("24GB", 24 * 10**9), ("22.5GiB", 45 * 2**29), ("512 kib", 2**19), ("9", 9)]
+    ("text", "size"), [("24GB", 24 * 10**9), ("22.5GiB", 45 * 2**29), ("512 kib", 2**19), ("9000000", 9 * 10**6)]
 )
 def test_a_size_is_decimal_or_binary_as_its_unit_says(text, size):
     assert _bytes(text) == size

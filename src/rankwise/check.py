@@ -185,8 +185,8 @@ def _check_task(config: Config) -> None:
         raise Refused.value("task.threshold", task.threshold, "a finite number, or null")
     high = math.inf if math.isinf(metrics.named(task.metric).high) else 1
     if not 0 < (margin := task.margin) < high:
-        points = f"{margin:g} points are {margin / 100:g}" if 1 <= margin < 100 else ""
-        raise Refused.value("task.margin", margin, f"between 0 and {high}, both excluded", points)
+        percent = f"{margin:g}% is {margin / 100:g}" if 1 <= margin < 100 else ""
+        raise Refused.value("task.margin", margin, f"between 0 and {high}, both excluded", percent)
     listed = isinstance(task.labels, list) and all(isinstance(name, str | int | float) for name in task.labels)
     if not listed and not isinstance(task.labels, dict | None):
         raise Refused.value("task.labels", task.labels, "a list of classes, or {label: class}, or null")

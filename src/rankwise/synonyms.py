@@ -15,6 +15,7 @@ GROUPS = (
 ALIASES = {"rank": "method.rank", "lr": "method.lr", "tags": "tracking.tags"}  # these work as they are
 _MEANINGS = {  # what it is here: words for it that are not its own last part; of a dotted key the last part counts
     "method.rank": "r",
+    "method.rank=4,8": "ranks max_rank",
     "method.init": "init_lora_weights",
     "method=lora": "use_peft use_lora",
     "method=rslora": "rslora",
@@ -73,6 +74,7 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "rankwise sweep FILE": "sweep sweep_id agent",
     "hydra/sweeper=optuna, or experiment=optuna": "n_trials num_trials",
     "--score": "--metric",
+    "--fit": "--memory --vram",
     "--only ID": "--paper",
     "nothing: the forms are flags, such as --json; of report also --latex, --csv and --markdown": "--format",
     "task.margin, set before the runs": "--margin",

@@ -42,7 +42,9 @@ def overrides(words: list[str]) -> list[str]:
         key = ALIASES.get(name, name)
         is_open, of_hydra = key.partition(".")[0] in OPEN, key.startswith("hydra")
         if not equals and not typed.startswith("~"):
-            raise Refused(f"{word}: not KEY=VALUE, such as method.rank=8{meaning(Path(word).suffix)}")
+            group = next((group for group in GROUPS if word in options(group)), None)
+            near = f" (did you mean {group}={word}?)" if group else meaning(Path(word).suffix)
+            raise Refused(f"{word}: not KEY=VALUE without blanks, such as method.rank=8{near}")
         named = key + "{}" * (is_open and value.startswith("{"))  # which stands beside options
         if named in by_key:
             both = f"{key}=[a,b] for both" if is_open else f"{key}=a,b with -m to run both"

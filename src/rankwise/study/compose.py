@@ -7,7 +7,7 @@ import traceback
 import warnings
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -304,19 +304,22 @@ _YOURS = {
     "method": "; any other of PEFT's is method=custom 'method.peft={_target_: peft.XConfig}'",
     "task": "; your own data are task=local task.path=FILE, those of GLUE task=glue/NAME",
 }
+_CHOICE = re.compile("((?:hydra/)?[^/]+)/(.*)", re.DOTALL)  # a group and what is chosen of it, which may be a path
 _MISSING = re.compile(r"interpolation '\$\{([\w.]+)\}': Incompatible value 'None'")  # of a key whose value is ???
 
 
 def explain(error: BaseException, words: Iterable[str] = ()) -> str:
     """One line for an error of Hydra or OmegaConf about a command line: what was given and what would be allowed."""
     if isinstance(error, MissingConfigException) and error.options:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        group, choice = _CHOICE.fullmatch(str(error.missing_cfg_file)).groups()  # type: ignore[union-attr]
         name = f"{group}={choice}"
         near = near_key(name, ())
         if plugin := re.match(r"hydra/(launcher|sweeper)=(joblib|submitit|ray|rq|ax|nevergrad|optuna)", name):
             ours = "'rankwise[optuna]'" if plugin[2] == "optuna" else f"hydra-{plugin[2]}-{plugin[1]}"
             near = f"; pip install {ours}"
-        near = near or did_you_mean(choice, {*error.options} - {"none"}) or _YOURS.get(group, "")
+        if group in ("model", "task", "forgetting") and re.match(r"(?!glue/).*[/.]", choice):
+            near = f" (here it is {group}=local {group}.path={choice})"
+        near = near or did_you_mean(choice.lower(), {*error.options} - {"none"}) or _YOURS.get(group, "")
         return f"{name}: no such option; one of {', '.join(error.options)}{near}"
     if isinstance(error, OverrideParseException):
         key, _, value = str(error.override).strip("'\"").partition("=")
@@ -351,8 +354,9 @@ def _misfit(key: str, reason: str, words: Iterable[str]) -> str:
     typed = next((value for name, _, value in (word.partition("=") for word in words) if name == key), None)
     told = re.search(r"Value '(.*)' (?:of type|is not)|value: (.*)|field .* is (not Optional)", reason, re.DOTALL)
     given = typed if typed is not None else (told[1] or told[2] or "null") if told else None
-    allowed = takes(*known_keys()[key])
-    if share := re.fullmatch(r"([0-9]*\.?[0-9]+) *%", str(given)):
+    hint, own = known_keys()[key]
+    allowed = takes(hint, own)
+    if float in (hint, *get_args(hint)) and (share := re.fullmatch(r"([0-9]*\.?[0-9]+) *%", str(given))):
         allowed += f"; {given} is {float(share[1]) / 100:g}"
     return str(Refused.value(key, given, allowed)) if given is not None else f"{key}: {allowed}"
 
