@@ -118,8 +118,9 @@ class Metric:
         return signed(f"{self.factor * value:+.{decimals}f}")
 
     def width(self, value: float) -> str:
-        """An unsigned distance with its unit: ``2 points`` or ``0.02``."""
-        shown = f"{self.factor * value:.3g}"
+        """An unsigned distance with its unit: ``2 points``, ``0.02`` or ``10,000``."""
+        distance = self.factor * value
+        shown = f"{distance:.3g}" if distance < 1000 else f"{distance:,.0f}"
         return f"{shown} point{'s' * (shown != '1')}" if self.percent else shown
 
     def _fixed(self, value: float, like: float) -> str:

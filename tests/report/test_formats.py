@@ -30,6 +30,7 @@ from rankwise.statistics import interval
         (named("pearson").difference(0.024), "+0.024"),
         (fmt.percent(0.0000339), "0.0034"),
         (named("accuracy").width(0.02), "2 points"),
+        (named("mae").width(12_500.4), "12,500"),
         (named("x").score(float("nan")), "–"),
         (named("perplexity").score(23.4567), "23.46"),
         (named("perplexity").score(8.12345), "8.123"),

@@ -1,5 +1,7 @@
 """What a paper needs of a study: LaTeX, the methods in words, figures as files, and a packet to hand on."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +12,7 @@ import pytest
 from synthetic_study import answers, write_run, write_study
 
 from rankwise.cli import main
+from rankwise.report.latex import escaped
 from rankwise.report.paper import checklist
 from rankwise.report.report import build
 from rankwise.report.tuning import expected_best, section
@@ -35,6 +38,7 @@ def test_latex_is_a_booktabs_table_of_the_wanted_columns_with_nothing_unescaped(
     assert header == r"arm & rank & accuracy \% & trainable\_params \\"
     assert len(rows) == 3 and all(row.count(" & ") == 3 for row in rows)
     assert re.search(r"lora r=64 & 64 & 82\.2 \$\\pm\$ 1\.8 & 2560770 ", table)
+    assert escaped("q|v_proj") == r"q\textbar{}v\_proj"
     assert not re.search(r"(?<!\\)[%#_]", made), "a comment or a subscript would break the table"
 
 
@@ -73,6 +77,17 @@ def test_the_methods_say_what_the_records_hold(study):
     ):
         assert fact in said
     assert "15 runs, 6 for tuning" in said, "tuning runs are compute, too"
+
+
+def test_the_methods_say_what_was_computed_on_and_for_how_long(tmp_path):
+    record = write_run(tmp_path)
+    record.provenance["hardware"] = {"cpu": "Xeon", "gpus": ["H100"] * 8}
+    record.compute |= {"threads": 2, "seconds": {"total_s": 432_000}}
+    for device, devices, hardware in (("cpu", 1, "Xeon, no GPU, 2 threads per run"), ("cuda", 4, "4 × H100")):
+        record.compute["device"], record.config["trainer"]["devices"] = device, devices
+        record.write()
+        said = build([tmp_path]).to_methods()
+        assert f"Hardware: {hardware}." in said and "took 120 hours" in said
 
 
 _ALWAYS = ("One learning rate per arm, 2e-3 (lora), 1e-4 (full): not tuned in this study",)
@@ -114,10 +129,15 @@ def test_figures_for_a_paper_are_pdf_and_svg_of_two_widths(study, tmp_path):
 
 def test_a_packet_shows_the_same_report_elsewhere(study, tmp_path, capsys, monkeypatch):
     file = tmp_path / "packet.zip"
+    for question, written_s in (("a", 1.5e9), ("b", 1.4e9)):  # the later stands first, whatever it is called
+        answer = {"sentence": f"Answer {question}.", "metric": "accuracy", "ranks": [], "notes": []}
+        (study / f"answer-{question}-3.json").write_text(json.dumps(answer))
+        os.utime(study / f"answer-{question}-3.json", (written_s, written_s))
     assert main(["report", str(study), "--pack", str(file)]) == 0
     capsys.readouterr()
     assert main(["report", str(study), "--markdown"]) == 0
     here = capsys.readouterr().out
+    assert here.startswith("**Answer a.**")
     shutil.move(study, tmp_path / "gone")
     monkeypatch.chdir(tmp_path)
     assert main(["report", "packet.zip", "--markdown"]) == 0

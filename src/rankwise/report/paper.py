@@ -91,8 +91,10 @@ def _machine(report: Report) -> str:
 
 
 def _hardware(run: Record) -> str:
+    """What it computed on, of the machine that its record describes."""
     hardware: dict[str, Any] = at(run, "provenance.hardware") or {}
-    gpus = [f"{n} × {name}" for name, n in Counter(hardware.get("gpus") or []).items()]
+    devices = 0 if at(run, "compute.device") == "cpu" else at(run, "config.trainer.devices") or 1
+    gpus = [f"{min(n, devices)} × {name}" for name, n in Counter(hardware.get("gpus") or []).items() if devices]
     threads = at(run, "compute.threads")
     used = f"{plural(threads, 'thread')} per run" if threads else "threads unknown"
     return ", ".join(gpus) if gpus else f"{hardware.get('cpu', 'unknown processor')}, no GPU, {used}"

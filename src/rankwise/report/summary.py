@@ -63,10 +63,10 @@ def _title(family: Sufficiency, metric: Metric, named: bool) -> str:
     if family.reason:
         budget = "; the budget decides here, so train longer" * (UNDER_TRAINED in family.reason)
         said, colon, why = family.reason.partition(":")
-        return f"{said[0].upper()}{said[1:]}{where}{colon}{why}{budget}."
+        return f"{_begun(said)}{where}{colon}{why}{budget}."
     if family.answer:
         name = family.answer.name
-        enough = f"{name[0].upper()}{name[1:]} is enough" if sized else f"{name} is as good as full fine-tuning"
+        enough = f"{_begun(name)} is enough" if sized else f"{name} is as good as full fine-tuning"
         enough += " at this budget" * bool(family.answer.arm.unfit)  # under-trained, or it would not have passed
         return f"{enough}{where}: at most {margin} worse{' than full fine-tuning' if sized else ''}."
     top, even = family.steps[0], "even " * (len(family.steps) > 1)
@@ -79,6 +79,11 @@ def _title(family: Sufficiency, metric: Metric, named: bool) -> str:
         why = f"may be more than {margin} worse than full fine-tuning"
     what = f"No {top.arm.size[0]} was" if top.arm.size else f"{top.name} was not"
     return f"{what} shown to be {'enough' if sized else 'as good as full fine-tuning'}{where}: {even}{top.name} {why}."
+
+
+def _begun(words: str) -> str:
+    """As a sentence begins, names as they are."""
+    return words[0].upper() + words[1:]
 
 
 def _details(family: Sufficiency, metric: Metric) -> list[str]:
@@ -102,7 +107,7 @@ def _details(family: Sufficiency, metric: Metric) -> list[str]:
         details.append(f"Bootstrap distribution of the answer: {', '.join(shares)}.")
     stopped = next((step for step in family.steps if not step.passed), None)
     if family.answer and family.answer.arm.unfit:
-        details.append(f"{family.answer.name.capitalize()} is {family.answer.arm.unfit}.")
+        details.append(f"{_begun(family.answer.name)} is {family.answer.arm.unfit}.")
     if stopped and stopped.reason:
         details.append(f"The sequence stops at {stopped.name}, which was not judged: {stopped.reason}.")
     if family.borderline:
@@ -230,7 +235,7 @@ def total(records: list[Record]) -> str:
     flops = sum(at(record, "compute.flops.train_total") or 0 for record in records)
     if not took:
         return ""
-    hours = f"{took / 3600:.2g} hours" if took >= 3600 else f"{three(took)} s"
+    hours = f"{three(took / 3600)} hours" if took >= 3600 else f"{three(took)} s"
     computed = f" and {si(flops, 'FLOP')} of training" if flops else ""
     runs = ", ".join([plural(len(records), "run"), *filter(None, [apart(records)])])
     return f"The whole study took {hours} of runs one after the other{computed}: {runs}."
