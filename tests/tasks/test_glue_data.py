@@ -165,8 +165,10 @@ def test_labels_that_are_numbers_on_the_hub_are_the_same_classes(tmp_path, monke
 def test_what_is_no_download_is_refused(tmp_path):
     with pytest.raises(Refused, match=r"^task.path=.*: .* has no folder MNLI, and itself has no train.tsv or msr_"):
         read(glue("mnli", path=str(tmp_path)))
-    (tmp_path / "MNLI").mkdir()
-    with pytest.raises(Refused, match=r"^task.path=.*: .*MNLI has no train.tsv or msr_.*; give the folder of the GLUE"):
+    (tmp_path / "MNLI").mkdir()  # the only one there, which may stand for its folder: it is not what was given
+    with pytest.raises(
+        Refused, match=rf"^task.path={tmp_path}: .*MNLI has no train.tsv or msr_.*; give the folder of the GLUE"
+    ):
         read(glue("mnli", path=str(tmp_path)))
     with pytest.raises(Refused, match=r"^task.subset=colla: one of cola, .* .did you mean cola.* for task.format=glue"):
         read(glue("cola", path=str(tmp_path), subset="colla"))

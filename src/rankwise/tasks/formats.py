@@ -44,7 +44,7 @@ def glue_file(folder: Path, task: Task, split: str) -> Path:
     if file is None:
         remedy = "give the folder of the GLUE download, or the hub id nyu-mll/glue"
         where = own if own != folder or own.name == name else f"{folder} has no folder {name}, and itself"
-        raise Refused.value("task.path", folder, f"{where} has no {' or '.join(names)}", remedy)
+        raise Refused.value("task.path", task.path or folder, f"{where} has no {' or '.join(names)}", remedy)
     return file
 
 
