@@ -182,6 +182,7 @@ def test_tuning_is_told_by_arm_and_number_of_steps_and_a_rate_that_diverged_is_t
             write_run(tmp_path, "lora", 8, lr=lr, objective=score, diverged=score is None, **changes)
     found = section(build([tmp_path]))
     assert sorted(found.rows) == [
+        ["full, 3 epochs", "1", "1e-4", "80.0", "", ""],  # the rate that it had, on the reported seeds
         ["lora r=8 all_linear, 1 epoch", "3", "6e-3", "64.0", f"{100 * (0.60 * 4 / 9 + 0.72 * 5 / 9):.1f}", "68.4"],
         ["lora r=8 all_linear, 3 epochs", "1", "2e-3", "82.0", "", ""],
         ["lora r=8 qv, 1 epoch", "2", "1e-3", "60.0", "65.0", ""],
@@ -193,7 +194,7 @@ def test_tuning_is_told_by_arm_and_number_of_steps_and_a_rate_that_diverged_is_t
     )
 
 
-def test_tuning_is_a_table_of_the_sides_that_had_several_rates(study):
+def test_tuning_is_a_table_of_all_sides_and_the_rates_that_they_had(study):
     found = section(build([study]))
     assert sorted(row[:2] for row in found.rows) == [["full", "3"], ["lora r=8", "3"]]
     assert found.notes[0].endswith("All sides had the same number to choose from.")

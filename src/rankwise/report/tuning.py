@@ -19,12 +19,12 @@ _STEPS = ("trainer.max_steps", "trainer.epochs")
 
 
 def section(report: Report) -> Section | None:
-    """A row for each arm that had several learning rates to choose from, and each number of steps of the runs that
-    tuned it; None where none had.
+    """A row for each arm that there is a learning rate of, and each number of steps of the runs that tuned it; None
+    where none had several to choose from.
     """
-    tuned = [one for one in _tuned(report.arms) if one.tried > 1]
+    tuned = _tuned(report.arms)
     rounds = [part for one in tuned for part in one.rounds]
-    if not rounds:
+    if not any(one.tried > 1 for one in tuned):
         return None
     most = max(len(part.whole) for part in rounds)
     budgets = sorted({k for k in (1, 2, 3, 4, 6, 8, 12, most) if k <= most})
@@ -39,7 +39,7 @@ def section(report: Report) -> Section | None:
         side = part.label + (f", {_length(part)}" if several else "")
         rows.append([side, str(len(part.whole)), rate(part.lr), *cells, *[""] * (len(budgets) - len(cells))])
     header = ["side", "rates tried", "best", *(f"val. {metric.name}, best of {k}" for k in budgets)]
-    same = len({one.tried for one in _tuned(report.arms)}) == 1
+    same = len({one.tried for one in tuned}) == 1
     parity = "All sides had the same number to choose from." if same else "Sides had different numbers to choose from."
     note = "Expected validation score of the best of k learning rates drawn from those tried (Dodge et al. 2019)."
     diverged = any(not math.isfinite(value) for part in rounds for value in part.whole.values())
