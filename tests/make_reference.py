@@ -62,6 +62,7 @@ ABOUT = {
     "difference_low": "of its 90 % interval",
     "difference_high": "of its 90 % interval",
     "verdict": "same, worse, better … than full fine-tuning",
+    "conclusive": "whether its family names an answer, or shows the largest arm to be worse",
     "comparable": "false: differs from the reference in more than the arm",
     "flags": "what speaks against the arm, separated by semicolons",
     "detectable": "one-sided at 5 %, divided by the number of families",
@@ -98,7 +99,8 @@ def page() -> str:
         table(("column", "header, or what it is", "in table"), csv_rows(report)),
         "## JSON\n\n`report.json`, `rankwise report --json`. Any value may be null. `runs` are records as above. "
         "What is `detectable` is so at the one-sided `level` of a `sufficiency`, which is `conclusive` where it names "
-        "an answer or shows the largest arm to be worse. `arms` have\n",
+        "an answer or shows the largest arm to be worse. `answers` are those "
+        "of `rankwise find`, as it wrote them. `arms` have\n",
         table(("key", "type"), [(f"arms[].{key}", kind) for key, kind in json_rows(arm)]),
         "and beside them stand\n",
         table(("key", "type"), json_rows(outside)),

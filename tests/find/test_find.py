@@ -78,6 +78,12 @@ def test_the_report_shows_what_was_learned_of_every_rank(found):
     shown = [row[2].replace("−", "-") for row in answer.by_rank.rows]
     assert [None if text == "–" else float(text) for text in shown] == [g and round(100 * g, 1) for g in gains]
     assert all(note in report.to_markdown() for note in [answer.by_rank.title, *told["notes"]])
+    (given,) = report.document()["answers"]
+    assert {key: given[key] for key in told} == told and given["guess"] == told["rule"]["guess"]
+    assert report.reference.rank == 8 and report.document()["reference"] == "lora r=8"  # as was asked
+    assert {step.arm.rank for family in report.families for step in family.steps} <= {1, 4}
+    methods = report.to_methods()
+    assert "set in the config before the runs: 10 points." in methods and "Differences from rank 8 are pair" in methods
 
 
 def test_the_newest_answer_to_a_question_stands_and_an_older_one_is_a_note_of_it(found, tmp_path):

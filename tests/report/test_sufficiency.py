@@ -1,5 +1,8 @@
 """Sameness with full fine-tuning and the smallest sufficient rank, on studies whose truth is known."""
 
+import csv
+import io
+import json
 import math
 import shutil
 
@@ -70,6 +73,7 @@ def test_a_largest_rank_that_is_neither_enough_nor_worse_is_no_conclusion_in_jso
     report = build([tmp_path])
     assert "even" not in report.headline.title and "rank 8 may be more than 2 points" in report.headline.title
     assert report.document()["sufficiency"][0]["conclusive"] is False
+    assert [row["conclusive"] for row in csv.DictReader(io.StringIO(report.to_csv()))] == ["False", ""]
 
 
 def test_no_rank_is_enough_when_the_largest_fails(tmp_path):
@@ -146,6 +150,24 @@ def test_families_of_targets_have_answers_and_lines_of_their_own(tmp_path):
     assert "lora qv" not in report.document()["headline"]
     assert f"\n* {line}\n\n| arm |" in report.to_markdown() and f'<p class="details other">{line}</p>' in html(report)
     assert "\n• Rank 8 is enough (lora qv α=2r)" in printed(report)
+
+
+def test_the_reference_is_the_one_that_find_was_asked_to_compare_with(tmp_path):
+    write_study(tmp_path, TRUTH)
+    eight = next(run for run in find([tmp_path]) if run.config["method"]["rank"] == 8)
+    answer = {"sentence": "Rank 4 is enough.", "metric": "accuracy", "ranks": [], "notes": []}
+    (tmp_path / "answer-0a1b2c3d.json").write_text(json.dumps(answer | {"reference_run": eight.run["id"]}))
+    report = build([tmp_path])
+    assert report.reference.rank == 8 and by_rank(report)[1].estimate == pytest.approx(-0.06, abs=0.01)
+    assert [step.arm.rank for step in report.families[0].steps] == [16, 4, 2, 1]
+    (said,) = (note for note in report.notes if note.startswith("By all runs of the table: "))
+    assert "Rank 4 is enough: at most 2 points of accuracy worse than rank 8." in said
+    assert "Compared with rank 8, as rankwise find was asked, and not with full fine-tuning." in report.notes
+    texts = [report.to_markdown(), html(report), report.to_methods()]
+    assert "| Δ r=8 pts |" in texts[0] and "Against rank 8, in numbers" in texts[1]
+    assert all("Differences from rank 8 are paired" in text for text in texts)
+    assert not any("ifference from full" in text or "ifferences from full" in text for text in texts)
+    assert {arm["same_as_full"] for arm in report.document()["arms"]} == {None}
 
 
 @pytest.mark.parametrize("status", ["finished", "failed"])

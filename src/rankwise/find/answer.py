@@ -11,6 +11,7 @@ from rankwise.find.question import LOOKS, Question
 from rankwise.find.rates import Tuned
 from rankwise.find.rule import ENOUGH, HOPELESS, OPEN, UNDECIDED, WORSE, Evidence, chance
 from rankwise.find.story import Findings
+from rankwise.identity import run_id
 from rankwise.metrics import duration
 from rankwise.report.arms import UNDER_TRAINED, out_of
 from rankwise.tracking.fields import at
@@ -43,6 +44,7 @@ def answer(findings: Findings, again: str = "rankwise find") -> dict[str, Any]:
         "margin": question.margin,
         "metric": question.metric.name,
         "reference": question.reference_name,
+        "reference_run": run_id(question.run_of(None, 0, findings.rates.of(None))) if findings.rates else None,
         "ranks": [_row(findings, r) for r in question.ranks],
         "notes": _notes(findings, decided),
         "cost": _cost(findings),

@@ -16,6 +16,12 @@ class Answer:
 
     sentence: str
     by_rank: Section
+    document: dict[str, Any]  # as ``find`` wrote it
+
+    @property
+    def reference(self) -> str:
+        """The id of a run of what was compared with; empty where an older file does not say it."""
+        return str(self.document.get("reference_run", ""))
 
 
 def read(records: list[Record]) -> list[Answer]:
@@ -29,7 +35,7 @@ def read(records: list[Record]) -> list[Answer]:
     for file in sorted(files, key=lambda file: (-file.stat().st_mtime, file.name)):
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
-            given = Answer(str(document["sentence"]), by_rank(document))
+            given = Answer(str(document["sentence"]), by_rank(document), document)
         except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             continue  # a question without an answer yet, or a stranger's file
         latest = answers.setdefault((file.parent, file.stem.split("-")[1]), given)

@@ -8,7 +8,7 @@ import json
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from rankwise import methods, metrics
 from rankwise.compare import Replicate, preference, replicate
 from rankwise.config import flat
-from rankwise.errors import Refused, plural
+from rankwise.errors import Refused
 from rankwise.identity import called, canonical
 from rankwise.statistics import Interval, interval
 from rankwise.tracking.fields import at
@@ -79,6 +79,15 @@ class Arm:
         )
 
     @property
+    def called(self) -> str:
+        """As a sentence calls it: ``full fine-tuning``, ``rank 8``, or its label where nothing sizes it."""
+        return "full fine-tuning" if self.is_full else " ".join(map(str, self.size or [self.label]))
+
+    @property
+    def is_full(self) -> bool:
+        return self.method == "full"
+
+    @property
     def comparable(self) -> bool:
         return not self.differs
 
@@ -135,8 +144,9 @@ class Arm:
         return float(statistics.median(values)) if values else None
 
 
-def group(records: list[Record]) -> list[Arm]:
-    """Arms in reading order: comparable ones first, adapters by rank, then full, head and baselines.
+def group(records: list[Record], asked: Record | None = None) -> list[Arm]:
+    """Arms in reading order: comparable ones first, adapters by rank, then full, head and baselines; ``asked`` as of
+    ``reference_of``.
 
     Raises Refused for a run that was selected on the test set.
     """
@@ -153,7 +163,7 @@ def group(records: list[Record]) -> list[Arm]:
         settings, context = _split(record)
         _home(arms, record, settings, contexts.setdefault(context, context))
     grouped = list(arms.values())
-    reference = _reference_context(grouped)
+    reference = _reference_context(_as_asked(grouped, asked), grouped)
     for arm in grouped:
         arm.differs = _differences(arm, reference)
         _choose_lr(arm)
@@ -169,16 +179,23 @@ def reading_order(arm: Arm) -> tuple[bool, int, str, int, Context]:
     return not arm.comparable, _ORDER.get(arm.method, 1), arm.family, size, arm.context
 
 
-def reference_of(arms: list[Arm]) -> Arm | None:
-    """Full fine-tuning in the context that the report compares in; that of most runs."""
-    full = [arm for arm in arms if arm.method == "full" and arm.comparable and arm.runs]
+def reference_of(arms: list[Arm], asked: Record | None = None) -> Arm | None:
+    """The arm of the run ``asked``, which a question of ``find`` had for its reference; else full fine-tuning, in the
+    context that the report compares in, that of most runs.
+    """
+    full = [arm for arm in _as_asked(arms, asked) if arm.comparable and arm.runs]
     return max(full, key=lambda arm: len(arm.runs), default=None)
+
+
+def _as_asked(arms: list[Arm], asked: Record | None) -> list[Arm]:
+    """Those that may be the reference, whatever their context."""
+    key = asked and _key(_split(asked)[0])
+    return [arm for arm in arms if arm.key == key] or [arm for arm in arms if arm.is_full]
 
 
 def _home(arms: dict[tuple[str, Context], Arm], record: Record, settings: dict[str, Any], context: Context) -> None:
     """Put a run into its arm. One that did not finish may not know all its context: it joins where the rest agrees."""
-    method = str(settings.pop("method"))
-    key = json.dumps([method, settings], sort_keys=True, default=str)
+    key, method = _key(settings), str(settings.pop("method"))
     scored = record.status == FINISHED
     if not scored:
         known = set(context)
@@ -189,6 +206,10 @@ def _home(arms: dict[tuple[str, Context], Arm], record: Record, settings: dict[s
         arm.family = json.dumps([method, of_family], sort_keys=True, default=str)
     arm = arms[key, context]
     (arm.runs if scored else arm.unscored).append(record)
+
+
+def _key(settings: dict[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True, default=str)
 
 
 def _split(record: Record) -> tuple[dict[str, Any], Context]:
@@ -230,11 +251,10 @@ def _targets(targets: dict[str, Any]) -> str:
     return " ".join([f"{chosen}{where}", *patterns])
 
 
-def _reference_context(arms: list[Arm]) -> Context:
-    """Full fine-tuning's context with the most runs; without one, the context of most trained runs."""
+def _reference_context(references: list[Arm], arms: list[Arm]) -> Context:
+    """The reference's context with the most runs; without one, the context of most trained runs."""
     scored = [arm for arm in arms if arm.runs] or arms
-    full = [arm for arm in scored if arm.method == "full"]
-    best = full or [arm for arm in scored if not arm.is_baseline] or scored
+    best = [a for a in references if a.runs] or [arm for arm in scored if not arm.is_baseline] or scored
     counts: Counter[Context] = Counter()
     for arm in best:
         counts[arm.context] += len(arm.runs)
@@ -320,20 +340,6 @@ def covered(scores: Iterable[Interval | None], items: str = "test items") -> str
     words = {"both": f"seeds and {items}", "seeds": "seeds", "items": f"{items} alone ({why})"}
     over = ", or ".join(words[kind] for kind in words if kind in kinds)
     return f"± 95 % over {over}" if over else "no interval"
-
-
-def coverage(scores: Mapping[str, Iterable[tuple[Arm, str]]]) -> str:
-    """What intervals are over, those of arms in a metric, by what these are called where it is not the same for all."""
-    said: dict[str, list[str]] = defaultdict(list)
-    for name, of in scores.items():
-        if known := [(arm, metric) for arm, metric in of if metric in arm.scores]:
-            cells = [run.scores.get(metric) or {} for arm, metric in known for run in arm.runs]
-            groups = max(cell.get("clusters") or 0 for cell in cells)
-            what = f"test items in {plural(groups, 'group')}" if groups else "test items"
-            said[covered((arm.scores[metric] for arm, metric in known), what)].append(name)
-    if len(said) < 2:
-        return f"{next(iter(said), 'no interval')}."
-    return " ".join(f"{', '.join(names)}: {words}." for words, names in said.items())
 
 
 def out_of(tried: int, beyond: int) -> str:

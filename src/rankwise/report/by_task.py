@@ -27,7 +27,7 @@ from rankwise.report.columns import Section
 from rankwise.report.equivalence import MISSING
 from rankwise.report.report import Report, compared, find_all, results
 from rankwise.report.summary import of_data
-from rankwise.report.table import BEST_OF_RATES, rendered
+from rankwise.report.table import BEST_OF_RATES, coverage, rendered
 from rankwise.statistics import Interval, interval
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record, finite
@@ -58,7 +58,7 @@ _OVERALL = (
     "Interquartile mean, probability that a run beats one of full fine-tuning, and performance profile (% of runs × "
     "tasks that score more) with 95 % intervals of a bootstrap stratified by task (Agarwal et al. 2021), where each "
     f"task has {aggregate.LEAST} runs: of fewer they would be too narrow. Enough: at most the margin worse than full "
-    "fine-tuning, tested from the largest rank down in each task by itself."
+    "fine-tuning, or than the reference that find was asked for, tested from the largest rank down in each task."
 )
 _PROFILE = 5  # thresholds
 
@@ -190,7 +190,7 @@ class ByTask:
             for task, of in self.tasks.items()
         }
         medians = any(arm.scores[m].median is not None for of in shown.values() for arm, m in of if m in arm.scores)
-        notes = [arms_of.coverage(shown)]
+        notes = [coverage(shown)]
         notes += ["Scores of optimistic rows are medians over seeds, and their averages means of these."] * medians
         notes += [BEST_OF_RATES] * any(row.star(task) for row in self.rows for task in row.tasks)
         return " ".join([*notes, *([_MEANING] if self.averages else [])])

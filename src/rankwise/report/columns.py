@@ -149,7 +149,7 @@ def _expanded(key: str, value: Any) -> dict[str, Any]:
 
 
 def delta(report: Report, arm: Arm) -> str | None:
-    """The difference from full fine-tuning and its verdict: ``−0.4 same``."""
+    """The difference from the reference and its verdict: ``−0.4 same``."""
     if arm is report.reference:
         return "reference"
     comparison = report.comparison(arm)
@@ -179,6 +179,7 @@ def _of_full(report: Report, floor: float | None) -> Callable[[Arm], float | Non
             floor is None
             or report.metric.lower_is_better
             or not (mine and full and arm.comparable and full.mean > floor)
+            or report.short != "full"
         ):
             return None
         return (mine.mean - floor) / (full.mean - floor)
@@ -213,7 +214,7 @@ def _scores(report: Report) -> list[Column]:
     return [
         Column("metric", "", lambda a: metric.name),
         Column("test", f"{metric.header}{median}", score, metric.interval, "main paper", mark=star),
-        Column("", f"Δ full{points}", lambda a: delta(report, a), tables="main paper", left=True),
+        Column("", f"Δ {report.short}{points}", lambda a: delta(report, a), tables="main paper", left=True),
         *others,
         *(
             Column(key, f"{header}\N{NO-BREAK SPACE}%", _of_full(report, floor), fmt.percent, shares)
@@ -288,6 +289,7 @@ def _numbers(report: Report) -> list[Column]:
     """Every comparison in numbers."""
     metric = report.metric
     steps = {id(step.arm): step for family in report.families for step in family.steps}
+    conclusive = {id(step.arm): family.conclusive for family in report.families for step in family.steps}
 
     def of(get: Callable[[Comparison], Any]) -> Callable[[Arm], Any]:
         return lambda arm: get(comparison) if (comparison := report.comparison(arm)) else None
@@ -317,6 +319,7 @@ def _numbers(report: Report) -> list[Column]:
         Column("", "90 % interval", of(span), tables="numbers"),
         Column("", "verdict", of(lambda c: f"{c.verdict}{': ' if c.reason else ''}{c.reason}"), tables="numbers"),
         Column("verdict", "", of(lambda c: c.verdict)),
+        Column("conclusive", "", lambda arm: conclusive.get(id(arm))),
         Column("", "sequence from the largest down", sequence, tables="numbers"),
         Column("answer_share", "is the answer in, % of replicates", share, fmt.percent, "numbers"),
         Column(
@@ -326,7 +329,7 @@ def _numbers(report: Report) -> list[Column]:
         Column("", "seeds × items", of(pairs), tables="numbers"),
         *(
             Column(f"churn_{key}", header, _in("churn", key), fmt.percent, "numbers")
-            for key, header in (("seeds", "churn between seeds %"), ("reference", "churn from full %"))
+            for key, header in (("seeds", "churn between seeds %"), ("reference", f"churn from {report.short} %"))
         ),
     ]
 

@@ -70,16 +70,17 @@ def flops(arm: Arm) -> dict[str, float | None]:
 
 
 def beside(arm: Arm, full: Arm) -> list[tuple[str, float, float, str]]:
-    """What an arm and full fine-tuning cost, as far as both are known: (what, the arm's, full's, unit).
+    """What an arm and the reference cost, as far as both are known: (what, the arm's, the reference's, unit).
 
     Without the time where that of either cannot be compared: the operations stand for it.
     """
     stored, computed, timed = "storage.adapter_bytes", flops(arm), arm.timed and full.timed
     mine_s, full_s = (one.median("compute.seconds.train_s") if timed else None for one in (arm, full))
+    theirs = computed["full_per_token"] if full.is_full else flops(full)["per_token"]
     both = (
         ("trainable parameters", arm.first("params.trainable"), full.first("params.trainable"), ""),
         ("peak training memory", peak_bytes(arm), peak_bytes(full), "B"),
-        ("FLOPs per token", computed["per_token"], computed["full_per_token"], "FLOP"),
+        ("FLOPs per token", computed["per_token"], theirs, "FLOP"),
         ("training time", mine_s, full_s, "s"),
         ("disk space", arm.median(stored), full.median(stored), "B"),
     )

@@ -1,4 +1,4 @@
-"""Each arm against full fine-tuning: the paired difference on the test set and what may be said of it."""
+"""Each arm against the reference: the paired difference on the test set and what may be said of it."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ UNFIT = "no conclusion"
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm's score minus full fine-tuning's, in the metric's unit; ``advantage`` is that difference as a gain.
+    """An arm's score minus the reference's, in the metric's unit; ``advantage`` is that difference as a gain.
 
     ``verdict``: same | better | worse | not worse | inconclusive (90 % interval against the margin), "one seed: no
     conclusion", "no conclusion" (of runs that allow none, see ``Arm.unfit``) or "no comparison": ``reason`` says why.
@@ -54,7 +54,7 @@ def compare(arms: list[Arm], reference: Arm, scores: Scores, metric: Metric, mar
 
 def no_reference(reference: Arm) -> str:
     """Why nothing can be compared with it."""
-    return f"full fine-tuning's runs are no reference ({reference.unfit})"
+    return f"{reference.called}'s runs are no reference ({reference.unfit})"
 
 
 def _compare(arm: Arm, reference: Arm, scores: Scores, metric: Metric, margin: float) -> Comparison:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from rankwise.report.report import Report
 
 
+_SAME = {"same": True, "worse": False, "better": False}
+
+
 def csv_text(report: Report, wanted: Sequence[str] = ()) -> str:
     """Raw numbers, one line per arm; empty where unknown."""
     out, picked = io.StringIO(), chosen(report, wanted) if wanted else columns(report)
@@ -52,7 +55,9 @@ def document(report: Report) -> dict[str, Any]:
         "headline": report.headline.first,
         "other_headlines": report.headline.others,
         "notes": report.notes,
+        "reference": report.reference and report.reference.label,
         "constant": report.constant,
+        "answers": [answer.document | {"notes": answer.by_rank.notes} for answer in report.answers],
         "arms": [_arm(report, arm) for arm in report.arms],
         "sufficiency": [
             {
@@ -96,7 +101,7 @@ def _arm(report: Report, arm: Arm) -> dict[str, Any]:
         "storage": {"adapter_bytes": arm.median("storage.adapter_bytes")},
         "reference": arm is report.reference,
         "differs": {key: {"here": here, "reference": there} for key, (here, there) in arm.differs.items()},
-        "same_as_full": {"same": True, "worse": False, "better": False}.get((compared or {}).get("verdict", "")),
+        "same_as_full": _SAME.get((compared or {}).get("verdict", "")) if report.short == "full" else None,
         "comparison": compared,
         "trials": [asdict(trial) for trial in arm.trials],
         "unscored": [{"name": run.run.get("name"), "status": run.status} for run in arm.unscored],

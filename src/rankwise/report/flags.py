@@ -34,7 +34,7 @@ Kind = tuple[str, Context]  # of arms that are as fast as each other: their fami
 def find_unfit(arms: list[Arm], reference: Arm | None, scores: Scores, metric: Metric) -> None:
     """Fill ``arm.unfit``: why nothing may be concluded from an arm, the gravest reason; under-training is the least."""
     for arm in arms:
-        # The best of many rates looks good by chance, of the one that full fine-tuning had it does not.
+        # The best of many rates looks good by chance, of the one that the reference had it does not.
         more = reference is not None and arm.tried > reference.tried
         reasons = [*unfit(arm, metric, scores), *(_trials(arm, reference) if more else [])]
         arm.unfit = min(reasons, key=lambda reason: reason.startswith(UNDER_TRAINED), default="")
@@ -193,19 +193,19 @@ def _cut_short(arm: Arm) -> list[str]:
 def _trials(arm: Arm, reference: Arm | None) -> list[str]:
     if reference is None or arm.is_baseline or not (arm.comparable and arm.runs) or arm.tried == reference.tried:
         return []
-    return [f"unequal tuning: {plural(arm.tried, 'learning rate')} tried, full fine-tuning had {reference.tried}"]
+    return [f"unequal tuning: {plural(arm.tried, 'learning rate')} tried, {reference.called} had {reference.tried}"]
 
 
 def _seeds(arm: Arm, reference: Arm | None, comparison: Comparison | None) -> list[str]:
     if reference is None or comparison is None:
         return []
     if comparison.verdict == MISSING:
-        return [f"{MISSING} with full fine-tuning: {comparison.reason}"]
+        return [f"{MISSING} with {reference.called}: {comparison.reason}"]
     mine, theirs = {replicate(run) for run in arm.runs}, set(reference.replicates())
     if mine == theirs:
         return []
     return [
-        f"compared on {plural(len(mine & theirs), 'shared seed')}: it has {len(mine)}, full fine-tuning {len(theirs)}"
+        f"compared on {plural(len(mine & theirs), 'shared seed')}: it has {len(mine)}, {reference.called} {len(theirs)}"
     ]
 
 

@@ -43,7 +43,7 @@ def html(report: Report) -> str:
         cost_tables=list(filter(None, took)),
         layers=costs.layers(report.arms),
         analyses=analyses.of_records(report.records),
-        differences=section(report, "numbers", "Against full fine-tuning, in numbers", []),
+        differences=section(report, "numbers", f"Against {report.against}, in numbers", []),
         notes=report.notes,
         failures=Section(
             "failures", "Runs without a score", ["run", "status", "error", "log"], tables.failures(report.arms), []
@@ -77,7 +77,7 @@ def _row(report: Report, arm: Arm, columns: list[Column], marks: list[int]) -> d
 
 
 def _tiles(report: Report) -> list[tuple[str, str, str]]:
-    """The answer's cost beside full fine-tuning: (what, value, explanation)."""
+    """The answer's cost beside the reference: (what, value, explanation)."""
     answered = [family.answer for family in report.families if family.answer]
     if not answered or report.reference is None:
         return []

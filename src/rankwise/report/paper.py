@@ -45,7 +45,7 @@ def checklist(report: Report) -> list[tuple[str, str, str]]:
         (
             "Experiment statistical significance",
             "Yes" if tested else "No",
-            " ".join([*_tests(report), *([] if tested else ["No difference from full fine-tuning was tested."])]),
+            " ".join([*_tests(report), *([] if tested else ["No difference from a reference was tested."])]),
         ),
         ("Experiments compute resources", "Yes", " ".join([_machine(report), report.total])),
         ("Licenses for existing assets", "TODO", f"{_models(report)} {_data(report)} Their licences are not recorded."),

@@ -76,7 +76,7 @@ def score_by_rank(report: Report) -> Plot | None:
         ax.plot([arm.rank for arm in members], points, color=paint, marker=marker, ms=6, label=label)
         for arm in members:
             _score_bar(ax, arm.rank or 0, arm, metric, paint)
-    _lines(ax, [arm for arm in arms if not arm.rank], report)
+    _lines(ax, [arm for arm in arms if not arm.rank or arm is report.reference], report)
     svg.by_rank(ax, [arm.rank for arm in ranked if arm.rank])
     largest = max(ranked, key=lambda arm: arm.rank or 0)
     share = rank_fraction(largest)
@@ -86,14 +86,14 @@ def score_by_rank(report: Report) -> Plot | None:
         ax.legend(loc=_EMPTY[metric.lower_is_better])
     side, less = ("below", "plus") if metric.lower_is_better else ("above", "less")
     caption = (
-        f"Points are {_points(arms, metric)}; arrows: it goes on. The band is full fine-tuning's interval, the dotted "
-        f"line full fine-tuning {less} the margin: whether a rank stays {side} it, the next figure tells."
+        f"Points are {_points(arms, metric)}; arrows: it goes on. The band is {report.against}'s interval, the dotted "
+        f"line {report.against} {less} the margin: whether a rank stays {side} it, the next figure tells."
     )
     return plot(figure, "rank", "Score against rank", caption + _direction(metric))
 
 
 def differences(report: Report) -> Plot | None:
-    """Each arm's paired difference from full fine-tuning against the margin."""
+    """Each arm's paired difference from the reference against the margin."""
     rows = [(a, c) for a in report.arms if (c := report.comparison(a)) and c.estimate is not None]
     if not rows:
         return None
@@ -118,14 +118,14 @@ def differences(report: Report) -> Plot | None:
         text, x, side = (f"◂ {beyond}", low, "left") if below else (f"{beyond} ▸", high, "right")
         ax.text(factor * x, y, text, color=paint, va="center", fontsize=8.5, ha=side)
     _rows(ax, [arm for arm, _ in rows])
-    ax.set(xlabel=f"difference from full fine-tuning, {'percentage ' * metric.percent}{metric.difference_unit}")
+    ax.set(xlabel=f"difference from {report.against}, {'percentage ' * metric.percent}{metric.difference_unit}")
     n = sorted({c.seeds for _, c in rows})
     how = "bars are 90 % intervals over seeds and items" if n[-1] > 1 else "points without an interval"
     caption = (
         f"Paired by seed (n = {fmt.listed(n)}) and test item; {how}. Wholly inside the band of ±{metric.width(margin)} "
         "means same, wholly outside different, clear of its worse end not worse, else inconclusive."
     )
-    return plot(figure, "difference", "Difference from full fine-tuning", caption + _direction(metric))
+    return plot(figure, "difference", f"Difference from {report.against}", caption + _direction(metric))
 
 
 def score_by_parameters(report: Report) -> Plot | None:
@@ -336,7 +336,7 @@ def _lines(ax: Any, arms: list[Arm], report: Report) -> None:
                 ax.axhspan(factor * score.low, factor * score.high, color=FULL, alpha=0.14, lw=0, zorder=1)
             limit = factor * (score.point - metric.sign * report.margin)
             ax.axhline(limit, color=FULL, lw=1.2, ls=":", zorder=2)
-            labels[limit].append(f"full {'+' if metric.lower_is_better else '−'} margin")
+            labels[limit].append(f"{report.short} {'+' if metric.lower_is_better else '−'} margin")
     step, last = 0.055 * (top - bottom), -math.inf
     for y, text in [(height, name) for height in sorted(labels) for name in labels[height]]:
         last = max(y, last + step)

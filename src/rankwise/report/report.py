@@ -60,6 +60,18 @@ class Report:
         """Of every one-sided test of what is enough: 5 %, divided by the number of families."""
         return next((family.level for family in self.families), LEVEL)
 
+    @property
+    def against(self) -> str:
+        """The reference, as sentences call it."""
+        return self.reference.called if self.reference else "full fine-tuning"
+
+    @property
+    def short(self) -> str:
+        """The reference in a header."""
+        if self.reference is None or self.reference.is_full:
+            return "full"
+        return f"r={self.reference.rank}" if self.reference.rank else self.reference.label
+
     def comparison(self, arm: Arm) -> Comparison | None:
         return self.comparisons.get(id(arm))
 
@@ -114,8 +126,11 @@ def build(paths: list[Path], score: str | None = None) -> Report:
 def compared(every_run: list[Record], score: str | None = None) -> Report:
     """The arms of these records, compared. Raises Refused as ``build`` does."""
     records = results(every_run)
-    arms = group(records)
-    reference = reference_of(arms)
+    answered = answers.read(records)
+    ids = [answer.reference for answer in answered[:1]]
+    asked = next((record for record in records if record.run.get("id") in ids), None)
+    arms = group(records, asked)
+    reference = reference_of(arms, asked)
     first = reference or arms[0]
     own = named(str(at((first.runs or first.unscored)[0], "config.task.metric") or "accuracy"))
     metric = _asked(score, arms) if score else own
@@ -130,7 +145,7 @@ def compared(every_run: list[Record], score: str | None = None) -> Report:
     for arm in arms:
         against = reference.runs if reference and arm is not reference else []
         arm.churn = {"seeds": scores.churn(arm.runs), "reference": scores.churn(arm.runs, against)}
-    answered, constant = answers.read(records) if metric.name == own.name else [], scores.constant(first.runs)
+    answered, constant = answered if metric.name == own.name else [], scores.constant(first.runs)
     return Report(records, every_run, arms, reference, metric, margin, comparisons, families, constant, answered)
 
 

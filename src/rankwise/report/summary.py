@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Headline:
-    """The answer in one sentence, what it costs beside full fine-tuning, and the sentences that qualify it.
+    """The answer in one sentence, what it costs beside the reference, and the sentences that qualify it.
 
     ``others`` are the answers of other families of ranks, or of other questions, a line each.
     """
@@ -47,16 +47,23 @@ def headline(families: list[Sufficiency], reference: Arm | None, metric: Metric)
     if reference is None:
         return Headline("No conclusion: there is no finished run of full fine-tuning to compare with.")
     if not families:
-        return Headline("No conclusion: there is no finished run of another method to compare with full fine-tuning.")
+        full = reference.called
+        return Headline(f"No conclusion: there is no finished run of another method to compare with {full}.")
     best, *rest = sorted(families, key=lambda f: (f.answer.arm.size or ("", 0))[1] if f.answer else 10**9)
     cost = _cost(best.answer, reference) if best.answer else ""
     if reference.unfit:
-        return Headline(_title(best, metric, named=False))
-    others = (" ".join([_title(family, metric, named=True), *_details(family, metric)]) for family in rest)
-    return Headline(_title(best, metric, named=bool(rest)), cost, " ".join(_details(best, metric)), tuple(others))
+        return Headline(_title(best, reference, metric, named=False))
+
+    def details(family: Sufficiency) -> list[str]:
+        return _details(family, reference, metric)
+
+    others = (" ".join([_title(family, reference, metric, named=True), *details(family)]) for family in rest)
+    title = _title(best, reference, metric, named=bool(rest))
+    return Headline(title, cost, " ".join(details(best)), tuple(others))
 
 
-def _title(family: Sufficiency, metric: Metric, named: bool) -> str:
+def _title(family: Sufficiency, reference: Arm, metric: Metric, named: bool) -> str:
+    full = reference.called
     sized = any(step.arm.size for step in family.steps)
     where = f" ({family.label})" if named and sized else ""
     margin = f"{metric.width(family.margin)}{' of' if metric.percent else ''} {metric.name}"
@@ -66,19 +73,19 @@ def _title(family: Sufficiency, metric: Metric, named: bool) -> str:
         return f"{_begun(said)}{where}{colon}{why}{budget}."
     if family.answer:
         name = family.answer.name
-        enough = f"{_begun(name)} is enough" if sized else f"{name} is as good as full fine-tuning"
+        enough = f"{_begun(name)} is enough" if sized else f"{name} is as good as {full}"
         enough += " at this budget" * bool(family.answer.arm.unfit)  # under-trained, or it would not have passed
-        return f"{enough}{where}: at most {margin} worse{' than full fine-tuning' if sized else ''}."
+        return f"{enough}{where}: at most {margin} worse{f' than {full}' if sized else ''}."
     top, even = family.steps[0], "even " * (len(family.steps) > 1)
     gain = top.comparison.advantage
     if family.conclusive:
-        why = f"is more than {margin} worse than full fine-tuning ({metric.difference(top.comparison.estimate)})"
+        why = f"is more than {margin} worse than {full} ({metric.difference(top.comparison.estimate)})"
     elif gain and gain.low > -family.margin:
         why = f"is at most {margin} worse if tested alone, not as one of {family.families} families"
     else:
-        why = f"may be more than {margin} worse than full fine-tuning"
+        why = f"may be more than {margin} worse than {full}"
     what = f"No {top.arm.size[0]} was" if top.arm.size else f"{top.name} was not"
-    return f"{what} shown to be {'enough' if sized else 'as good as full fine-tuning'}{where}: {even}{top.name} {why}."
+    return f"{what} shown to be {'enough' if sized else f'as good as {full}'}{where}: {even}{top.name} {why}."
 
 
 def _begun(words: str) -> str:
@@ -86,14 +93,14 @@ def _begun(words: str) -> str:
     return words[0].upper() + words[1:]
 
 
-def _details(family: Sufficiency, metric: Metric) -> list[str]:
+def _details(family: Sufficiency, reference: Arm, metric: Metric) -> list[str]:
     if family.reason:
         points = [
             f"{step.name.replace('rank ', 'r=')} {metric.difference(step.comparison.estimate)}"
             for step in reversed(family.steps)
             if step.comparison.verdict == ONE_SEED
         ]
-        shown = f"Differences from full fine-tuning on it, {metric.difference_unit}: {', '.join(points)}."
+        shown = f"Differences from {reference.called} on it, {metric.difference_unit}: {', '.join(points)}."
         return [shown, "Two or more shared seeds allow a conclusion: run with seed=0,1,2."] if points else []
     pairs = max((boot for step in family.steps if (boot := step.boot)), key=lambda boot: boot.seeds)
     among = f" / {family.families} families" if family.families > 1 else ""
@@ -120,7 +127,7 @@ def _details(family: Sufficiency, metric: Metric) -> list[str]:
 
 
 def _cost(step: Step, reference: Arm) -> str:
-    """What the sufficient arm costs beside full fine-tuning."""
+    """What the sufficient arm costs beside the reference."""
     parts = [
         f"{percent(mine / theirs)} % of the {what}" + (f" ({si(mine)} of {si(theirs)})" if not unit else "")
         for what, mine, theirs, unit in costs.beside(step.arm, reference)
@@ -148,8 +155,10 @@ def notes(report: Report) -> list[str]:
     if others:
         rows = plural(others, "row differs", "rows differ")
         lines.append(f"{rows} from the reference in more than the arm: shown with the key, not ranked.")
+    if reference and not reference.is_full:
+        lines.append(f"Compared with {report.against}, as rankwise find was asked, and not with full fine-tuning.")
     if metric.lower_is_better:
-        lines.append(f"Lower {metric.name} is better: an arm whose difference from full fine-tuning is positive lost.")
+        lines.append(f"Lower {metric.name} is better: an arm whose difference from {report.against} is positive lost.")
     if reference is None:
         return [*lines, "Full fine-tuning is missing, so there is no difference, no verdict and nothing sufficient."]
     if any(c.verdict == ONE_SEED for c in report.comparisons.values()):
@@ -171,11 +180,11 @@ def tests(report: Report) -> list[str]:
     how += "; over seeds by Student's t" * any(score.kind in ("both", "seeds") for score in scores)
     lines = [f"Scores: {covered(scores)}{how}."] if scores else []
     if boots := [c.bootstrap for c in comparisons.values() if c.bootstrap]:
-        lines.append(_of_differences(boots, {c.verdict for c in comparisons.values()}))
+        lines.append(_of_differences(report.against, boots, {c.verdict for c in comparisons.values()}))
     if tested := [step for family in families if not family.reason for step in family.steps]:
         lines.append(_of_ranks(tested, len(families)))
     if len(boots) > 1:
-        lines.append("p-values of “no difference from full” are corrected for the number of arms (Holm 1979).")
+        lines.append("p-values of “no difference” are corrected for the number of arms (Holm 1979).")
     return lines
 
 
@@ -188,10 +197,10 @@ _VERDICTS = {
 }
 
 
-def _of_differences(boots: list[Bootstrap], seen: set[str]) -> str:
+def _of_differences(against: str, boots: list[Bootstrap], seen: set[str]) -> str:
     drawn = " to ".join(f"{n:,}" for n in sorted({len(boot.means) for boot in boots}))
     said = (
-        "Differences from full fine-tuning are paired by seed and test item; their intervals combine Student's t over "
+        f"Differences from {against} are paired by seed and test item; their intervals combine Student's t over "
         f"seeds with {drawn} bootstrap replicates over items (Zou and Donner 2008)."
     )
     crossed = any(len(boot.spreads) > 1 for boot in boots)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from rankwise.errors import plural
 from rankwise.metrics import named
 from rankwise.report import costs, forgetting, latency
 from rankwise.report import formats as fmt
-from rankwise.report.arms import Arm, coverage, covered
+from rankwise.report.arms import Arm, covered
 from rankwise.report.columns import Column, Section, chosen, second_metrics, section, shown
 from rankwise.report.equivalence import UNFIT
 from rankwise.report.summary import of_data
@@ -110,6 +110,20 @@ def sections(report: Report, page: bool = False) -> list[Section]:
         latency.section(report.arms),
     ]
     return [part for part in parts if part]
+
+
+def coverage(scores: Mapping[str, Iterable[tuple[Arm, str]]]) -> str:
+    """What intervals are over, those of arms in a metric, by what these are called where it is not the same for all."""
+    said: dict[str, list[str]] = defaultdict(list)
+    for name, of in scores.items():
+        if known := [(arm, metric) for arm, metric in of if metric in arm.scores]:
+            cells = [run.scores.get(metric) or {} for arm, metric in known for run in arm.runs]
+            groups = max(cell.get("clusters") or 0 for cell in cells)
+            what = f"test items in {plural(groups, 'group')}" if groups else "test items"
+            said[covered((arm.scores[metric] for arm, metric in known), what)].append(name)
+    if len(said) < 2:
+        return f"{next(iter(said), 'no interval')}."
+    return " ".join(f"{', '.join(names)}: {words}." for words, names in said.items())
 
 
 def _covered(arms: list[Arm], kind: str, items: str = "test items") -> str:
@@ -206,10 +220,10 @@ def interval_note(report: Report) -> str:
     if not report.comparisons:
         return " ".join(texts)
     if not any(c.bootstrap for c in report.comparisons.values()):
-        return " ".join([*texts, "Δ: difference from full fine-tuning, without an interval: no conclusion."])
+        return " ".join([*texts, f"Δ: difference from {report.against}, without an interval: no conclusion."])
     verdicts = dict.fromkeys(c.verdict for c in report.comparisons.values() if c.bootstrap and c.verdict != UNFIT)
     against = f"; {', '.join(verdicts)}: 90 % interval against ±{metric.width(report.margin)}" if verdicts else ""
-    texts.append(f"Δ: paired with full fine-tuning{against}.")
+    texts.append(f"Δ: paired with {report.against}{against}.")
     return " ".join(texts)
 
 
