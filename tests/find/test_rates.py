@@ -89,11 +89,17 @@ def test_a_rate_at_which_the_run_fails_is_never_chosen(tiny):
 
 
 @pytest.mark.parametrize(
-    ("alpha", "shares"),
-    [(16, {2: 1, 8: 1}), ("2r", {2: 2, 8: 0.5}), ("16sqrt", {2: 2**0.5, 8: 0.5**0.5})],
+    ("alpha", "init", "shares"),
+    [
+        (16, None, {2: 1, 8: 1}),
+        ("2r", None, {2: 2**0.5, 8: 0.5**0.5}),
+        ("16sqrt", None, {2: 2**0.25, 8: 0.5**0.25}),
+        ("1r", "zero_A", {2: 1, 8: 1}),
+        (16, "zero_A", {2: 0.5, 8: 2}),
+    ],
 )
-def test_the_rate_is_carried_by_the_scales_law(tiny, alpha, shares):
-    question = asked(tiny, alpha=alpha)
+def test_the_rate_is_carried_by_the_scales_law(tiny, alpha, init, shares):
+    question = asked(tiny, alpha=alpha, init=init)
     for rank, share in shares.items():
         assert question.rate_for(rank, 1e-3) == pytest.approx(share * 1e-3)
 

@@ -19,7 +19,7 @@ from rankwise.tracking.record import FINISHED, Record
 Spec = dict[str, Any]
 
 _KEYS = {key: f"{key}.name" for key in ("method", "targets", "quant")} | {"lr": "optim.lr", "n_train": "task.n_train"}
-_KEYS |= {key: f"method.{key}" for key in ("rank", "alpha", "budget")}
+_KEYS |= {key: f"method.{key}" for key in ("rank", "alpha", "budget", "init")}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,14 +107,15 @@ class Question:
     def rate_for(self, rank: int, lr: float) -> float:
         """The learning rate of ``rank`` when ``lr`` is that of the middle rank.
 
-        Adam moves every entry of B by about the rate, so that the step of ΔW grows as rate · r · scale: with α fixed
-        (scale α/r) one rate serves all ranks, with a fixed scale it goes as 1/r, with α/√r as 1/√r ("LoRA Without
-        Regret", 2025; arXiv 2602.06204).
+        By the size of the step of ΔW under Adam (μA: Chen et al. 2026, arXiv 2602.06204, table of scaling rules): as
+        (r · scale)^−½, so that with α fixed one rate serves all ranks, with α = 2r it goes as 1/√r, with α/√r as the
+        fourth root of 1/r. A start at A = 0 moves A alone at first: as 1/scale.
         """
-        alpha = self.method.method.alpha
-        if alpha is None:
+        method = self.method.method
+        if method.alpha is None:
             return lr
-        return lr * self.middle * scale_of(alpha, self.middle) / (rank * scale_of(alpha, rank))
+        scales = scale_of(method.alpha, self.middle) / scale_of(method.alpha, rank)
+        return lr * (scales if method.init == "zero_A" else math.sqrt(scales * self.middle / rank))
 
 
 def middle(ranks: Sequence[int]) -> int:
