@@ -119,7 +119,7 @@ def find(question: Question, launch: Launch, jobs: int = 1) -> Findings:
 
 
 def _settled(question: Question, rates: Rates, runs: Runs) -> Guess:
-    """The pilot's guess, written down before the first run that counts and never changed after it."""
+    """The pilot's guess, written down before the first run of a rank that counts and never changed after it."""
     file = answer_file(question)
     if file.exists():
         try:
