@@ -76,6 +76,7 @@ def test_it_has_what_others_read():
         "| `trainer.accumulate` | an integer from 1 to 100000 | 1 | micro-batches of a step |",
         "| `compute.quant_error_rows` | integer ≥ 0 | rows that it is over |",
         "| `memory.*.peak_bytes` | integer ≥ 0 | the largest sum |",
+        "| `method.init` | one of zero_B, zero_A, gaussian, ",
         "| `method.freeze_a` | true or false or null | null | train B alone |",
         "| `metrics.{validation,test}.*.se` | number ≥ 0 or null | standard error over items |",
         "| `test_mean` | accuracy % | main, paper |",

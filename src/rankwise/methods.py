@@ -54,10 +54,10 @@ class Method:
     dropout: float | None = keyed(
         0.0, fits=lambda p: p is not None and 0 <= p < 1, allowed="from 0 up to, not including, 1"
     )
-    alpha: Any = None  # 16 | 2r | 16sqrt, see ``scale_of``
+    alpha: Any = None  # what the scale of BA follows from: 16 is 16/r, 2r is 2, 16sqrt is 16/√r
     bias: str | None = keyed("none", fits=lambda bias: bias in BIASES, allowed=f"one of {', '.join(BIASES)}")
     budget: int | None = keyed(letter="b")  # the largest rank whose factors have no more parameters; rank is null then
-    init: str | None = keyed(off="zero_B")  # one of ``INITS``; zero_B as null
+    init: str | None = keyed(off="zero_B", allowed=f"one of {', '.join(INITS)}")  # zero_B as null
     dora: bool | None = keyed(off=False)  # with a trained magnitude per output
     lr_ratio: float | None = keyed(  # the learning rate of B over that of the rest
         off=1, fits=lambda ratio: ratio is None or 0 < ratio < math.inf, allowed="a number above 0"
