@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_study import curve, printed, write_run
 
+from rankwise.report import plots
 from rankwise.report.page import html
 from rankwise.report.report import build
 
@@ -126,6 +127,21 @@ def test_forgetting_is_positive_where_the_loss_rose_with_an_interval_over_seeds(
     page = html(report)
     assert 'id="plot-forgetting"' in page and "rise of the loss" in page and "better to the right" in page
     assert "| full | 3.500 | 3.910 ± 0.026 | +0.410 ± 0.026 |" in report.to_markdown()
+
+
+def test_intervals_of_learning_against_forgetting_end_where_those_of_the_table_do(tmp_path, monkeypatch):
+    """Those of a share near 100 % are longer to the left."""
+    for method, rank in (("full", None), ("lora", 8)):
+        forgot(write_run(tmp_path, method, rank, correct=np.arange(200) > 1), 0.9, 0.8, "probe")
+    report = build([tmp_path])
+    monkeypatch.setattr(plots, "plot", lambda figure, *_: figure)
+    drawn = [
+        line.get_segments()[0] for line in plots.trade_off(report).axes[0].collections if len(line.get_paths()) == 1
+    ]
+    for arm in report.arms:
+        score = arm.scores["accuracy"]
+        assert score.high < 1 and score.high - score.point < score.point - score.low
+        assert any(np.allclose(ends[:, 0], [100 * score.low, 100 * score.high]) for ends in drawn)
 
 
 def test_of_one_seed_nothing_is_said_to_be_over_seeds(tmp_path):

@@ -166,10 +166,10 @@ def trade_off(report: Report) -> Plot | None:
     figure, ((ax,),) = svg.canvas(WIDTH, 3.7)
     points = []
     for arm, forgot in shown:
-        score = arm.scores[metric.name]
-        x, y = metric.factor * score.point, forgot.metric.factor * forgot.amount.point
-        across, up = np.nan_to_num([metric.factor * score.half, forgot.metric.factor * forgot.amount.half])
-        ax.errorbar(x, y, [[up]] * 2, [[across]] * 2, color=colour(arm, arms), lw=0, elinewidth=1.2, zorder=3)
+        score, lost, (k, m) = arm.scores[metric.name], forgot.amount, (metric.factor, forgot.metric.factor)
+        x, y = k * score.point, m * lost.point
+        ax.hlines(y, k * score.low, k * score.high, colour(arm, arms), lw=1.2, zorder=3)
+        ax.vlines(x, m * lost.low, m * lost.high, colour(arm, arms), lw=1.2, zorder=3)
         points.append((x, y))
     ax.axhline(0, color=svg.MUTED, lw=1.0, ls="--", zorder=1)
     ax.margins(x=0.15, y=0.15)
