@@ -87,6 +87,12 @@ def test_a_key_of_another_method_is_null_and_refused_unless_a_run_of_the_study_h
     refuse_idle([(config, words), (tiny_config(method="few_shot" if key == "shots" else "lora"), words)])
 
 
+def test_an_optimizer_is_of_use_though_a_key_of_another_is_not(tiny):
+    refuse_idle([(tiny(), ["optim=adafactor"])])
+    with pytest.raises(Refused, match=r"^optim=sgd: of no use with method=probe; leave it out$"):
+        refuse_idle([(tiny(method="probe"), ["optim=sgd"])])
+
+
 def test_keys_that_a_method_lacks_are_null_and_so_are_targets_without_an_adapter(tiny):
     values = plain(tiny("bert", "full", "qv", method__rank=64, method__alpha=16, method__dropout=0.1))
     assert {key for key, value in values["method"].items() if value is not None} == {"name", "lr"}

@@ -74,7 +74,7 @@ def refuse_idle(runs: Iterable[tuple[Config, Iterable[str]]]) -> None:
     for config, words in runs:
         keys = idle(plain(config))
         for key, _, value in (word.partition("=") for word in words):
-            parts = () if key in ("method", "task") else (f"{key}.",)  # of a group that is of use as a whole
+            parts = () if key in ("method", "task", "optim") else (f"{key}.",)  # of a group that is of use as a whole
             mine = [of for of in keys if of == key or key.startswith(f"{of}.") or of.startswith(parts)]
             if not mine:
                 used.add(key)
