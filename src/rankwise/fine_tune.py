@@ -194,7 +194,7 @@ class _Story:
         if self.probe is None:
             return
         with self.clock("measure"):
-            taken = list(chain.from_iterable(self.periods.shapes[: self.trainer.global_step]))
+            shapes = list(chain.from_iterable(self.periods.shapes))
             of_all = chain.from_iterable(self.periods.of_all[: self.trainer.global_step])
             planned = self.operations
             flops = planned.step if planned else {}
@@ -204,7 +204,7 @@ class _Story:
                 flops["train_total"] = sum(map(planned.cost, of_all))
                 throughput = self.watch.throughput
                 if throughput.timed_s:
-                    needed = sum(planned.needed(taken[i]) for i in throughput.timed)
+                    needed = sum(planned.needed(shapes[i]) for i in throughput.timed)
                     self.record.compute |= utilisation(needed, throughput.timed_s, self.settings)
             self.record.compute["flops"] = flops
 

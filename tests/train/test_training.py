@@ -205,10 +205,10 @@ EXPLODING = {
 }
 
 
-@pytest.mark.parametrize("objective", ["val/accuracy", "val/loss"])
-def test_a_run_that_diverges_is_marked_tested_and_written_down(tiny, objective):
-    """Each step multiplies every matrix by −9, until a product of them is more than fp32 holds."""
-    record = run(tiny("llama", "full", objective=objective, **EXPLODING))
+@pytest.mark.parametrize(("objective", "accumulate"), [("val/accuracy", 1), ("val/loss", 2)])
+def test_a_run_that_diverges_is_marked_tested_and_written_down(tiny, objective, accumulate):
+    """Each step multiplies every matrix by −9, until a product of them is more than fp32 holds; maybe within a step."""
+    record = run(tiny("llama", "full", objective=objective, trainer__accumulate=accumulate, **EXPLODING))
     assert record.status == "finished" and record.compute["diverged"] is True
     assert 2 < record.compute["steps"] < 40
     stored = json.loads((record.folder / "result.json").read_text(), parse_constant=pytest.fail)
