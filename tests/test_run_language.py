@@ -89,6 +89,18 @@ def test_a_batch_writes_what_each_prompt_alone_would(beams):
     assert together == alone and all(0 < len(ids) <= 8 for ids in together)
 
 
+def test_what_the_prompt_says_may_be_written_and_nothing_twice():
+    prompt, found = list(range(10, 110)), []
+    for size in (0, 1):
+        config = tiny("llama", task="synthetic_lm", **under("task__generation", max_new_tokens=8, no_repeat=size))
+        lm, tokenizer = base.load(config.model, resolve(config.model), 1, 0, "eager", kind="causal_lm")
+        with torch.no_grad():
+            found += _batch(lm.eval(), [prompt], tokenizer, config)
+    free, once = found
+    assert once[:5] == free[:5] and {88, 109} < set(prompt) & set(once)
+    assert len(set(once)) == 8 > len(set(free))
+
+
 def test_shown_examples_stand_before_every_question(tmp_path):
     none, one, many = (
         run(language("llama", tmp_path, method="few_shot", method__shots=shots, task__max_length=length))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import NoRepeatNGramLogitsProcessor
 
 from rankwise.config import Config
 from rankwise.errors import Refused
@@ -112,7 +113,7 @@ def _batch(model: Any, ids: list[list[int]], tokenizer: Any, config: Config) -> 
         max_new_tokens=wanted.max_new_tokens,
         num_beams=wanted.beams,
         length_penalty=wanted.length_penalty,
-        no_repeat_ngram_size=wanted.no_repeat,
+        logits_processor=[_NoRepeat(wanted.no_repeat, longest)] if wanted.no_repeat else None,
         do_sample=False,
         temperature=None,
         top_p=None,
@@ -122,6 +123,16 @@ def _batch(model: Any, ids: list[list[int]], tokenizer: Any, config: Config) -> 
         **stop,
     )
     return [list(itertools.takewhile(lambda token: token not in last, row)) for row in out[:, longest:].tolist()]
+
+
+class _NoRepeat:
+    """No n-gram is written twice; what a prompt says may be written, as with LoRA on E2E (Hu et al. 2021)."""
+
+    def __init__(self, size: int, prompt: int):
+        self.process, self.prompt = NoRepeatNGramLogitsProcessor(size), prompt
+
+    def __call__(self, ids_BT: torch.Tensor, scores_BV: torch.Tensor) -> torch.Tensor:
+        return self.process(ids_BT[:, self.prompt :], scores_BV)  # type: ignore[no-any-return]
 
 
 def _stop(config: Config) -> str | None:
