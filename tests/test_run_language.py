@@ -83,9 +83,11 @@ def test_a_batch_writes_what_each_prompt_alone_would(beams):
     config = tiny("llama", task="synthetic_lm", **under("task__generation", max_new_tokens=8, beams=beams, no_repeat=2))
     lm, tokenizer = base.load(config.model, resolve(config.model), 1, 0, "eager", kind="causal_lm")
     asked = [[5, 9, 30], [40], [7, 7, 8, 9, 60, 61]]
+    lm.generation_config.update(repetition_penalty=5.0, min_new_tokens=8, temperature=0.1)  # type: ignore[operator]
     with torch.no_grad():
         together = _batch(lm.eval(), asked, tokenizer, config)
-        alone = [_batch(lm, [ids], tokenizer, config)[0] for ids in asked]
+        lm, _ = base.load(config.model, resolve(config.model), 1, 0, "eager", kind="causal_lm")
+        alone = [_batch(lm.eval(), [ids], tokenizer, config)[0] for ids in asked]
     assert together == alone and all(0 < len(ids) <= 8 for ids in together)
 
 

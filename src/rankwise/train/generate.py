@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import NoRepeatNGramLogitsProcessor
+from transformers import GenerationConfig, NoRepeatNGramLogitsProcessor
 
 from rankwise.config import Config
 from rankwise.errors import Refused
@@ -107,6 +107,7 @@ def _batch(model: Any, ids: list[list[int]], tokenizer: Any, config: Config) -> 
     mask = [[0] * (longest - len(row)) + [1] * len(row) for row in ids]
     ends, last = _stop(config), end_ids(tokenizer, model.generation_config, bool(config.task.messages))
     stop = {"stop_strings": [ends], "tokenizer": tokenizer} if ends and wanted.beams == 1 else {}
+    model.generation_config = GenerationConfig(eos_token_id=last)  # its makers' may have penalties and lengths
     out = model.generate(
         input_ids=torch.tensor(padded, device=device),
         attention_mask=torch.tensor(mask, device=device),
@@ -115,9 +116,6 @@ def _batch(model: Any, ids: list[list[int]], tokenizer: Any, config: Config) -> 
         length_penalty=wanted.length_penalty,
         logits_processor=[_NoRepeat(wanted.no_repeat, longest)] if wanted.no_repeat else None,
         do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=last,
         **stop,
@@ -132,7 +130,7 @@ class _NoRepeat:
         self.process, self.prompt = NoRepeatNGramLogitsProcessor(size), prompt
 
     def __call__(self, ids_BT: torch.Tensor, scores_BV: torch.Tensor) -> torch.Tensor:
-        return self.process(ids_BT[:, self.prompt :], scores_BV)  # type: ignore[no-any-return]
+        return self.process(ids_BT[:, self.prompt :], scores_BV)
 
 
 def _stop(config: Config) -> str | None:
