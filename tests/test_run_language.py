@@ -91,6 +91,17 @@ def test_a_batch_writes_what_each_prompt_alone_would(beams):
     assert together == alone and all(0 < len(ids) <= 8 for ids in together)
 
 
+def test_padding_behind_an_answer_that_stopped_is_not_written():
+    asked, written = [[5, 9, 30], [40], [7, 7, 8, 9, 60, 61]], []
+    for stop in (None, "H"):
+        config = tiny("llama", task="synthetic_lm", **under("task__generation", max_new_tokens=8, stop=stop))
+        lm, tokenizer = base.load(config.model, resolve(config.model), 1, 0, "eager", kind="causal_lm")
+        with torch.no_grad():
+            written.append(_batch(lm.eval(), asked, tokenizer, config))
+    free, stopped = written
+    assert "H" in tokenizer.decode(free[1][3]) and stopped == [free[0], free[1][:4], free[2]]
+
+
 def test_what_the_prompt_says_may_be_written_and_nothing_twice():
     prompt, found = list(range(10, 110)), []
     for size in (0, 1):

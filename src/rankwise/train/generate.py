@@ -100,7 +100,10 @@ def questions(config: Config, tokenizer: Any, test: Split) -> tuple[list[Prompt]
 
 
 def _batch(model: Any, ids: list[list[int]], tokenizer: Any, config: Config) -> list[list[int]]:
-    """Token ids written behind each prompt, the end token left out. Prompts are padded on the left."""
+    """Token ids written behind each prompt, without the end token and the padding behind a row that ended earlier.
+
+    Prompts are padded on the left.
+    """
     wanted, longest = config.task.generation, max(map(len, ids))
     device = next(model.parameters()).device
     padded = [[tokenizer.pad_token_id] * (longest - len(row)) + row for row in ids]
@@ -120,7 +123,12 @@ def _batch(model: Any, ids: list[list[int]], tokenizer: Any, config: Config) -> 
         eos_token_id=last,
         **stop,
     )
-    return [list(itertools.takewhile(lambda token: token not in last, row)) for row in out[:, longest:].tolist()]
+    rows = (itertools.takewhile(lambda token: token not in last, row) for row in out[:, longest:].tolist())
+    return [_unfilled(list(row), tokenizer.pad_token_id) for row in rows]
+
+
+def _unfilled(ids: list[int], pad: int) -> list[int]:
+    return list(itertools.dropwhile(lambda token: token == pad, reversed(ids)))[::-1]
 
 
 class _NoRepeat:
