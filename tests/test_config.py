@@ -62,6 +62,15 @@ def test_which_label_is_which_class_is_in_the_hash(tiny):
     assert ids[0] == ids[1] and len(set(ids)) == len(ids) - 1
 
 
+@pytest.mark.parametrize("key", ["ranks", "alphas"])
+def test_which_pattern_of_the_targets_is_first_is_in_the_hash(tiny, key):
+    def ids(*patterns: dict[str, int]) -> set[str]:
+        return {run_id(tiny(**{f"targets__{key}": one})) for one in patterns}
+
+    assert len(ids({"query": 4, ".*": 2}, {".*": 2, "query": 4}, {".*2": 2, ".*1": 4}, {".*1": 4, ".*2": 2})) == 4
+    assert len(ids({"query": 4, "key": 2}, {"key": 2, "query": 4})) == 1  # no layer has both names
+
+
 @pytest.mark.parametrize("method", ["full", "head", "probe", "tfidf"])
 def test_rank_alpha_and_targets_collapse_where_there_is_no_adapter(tiny, method):
     other = tiny(method=method, targets="mlp", method__rank=4, method__alpha=7, method__dropout=0.5)
@@ -108,6 +117,7 @@ def test_a_custom_method_has_the_rank_of_its_peft_config(tiny):
     assert custom(r=4).method.rank == 4 and custom(r=4).method.peft == {"_target_": "peft.HRAConfig"}
     assert label(custom(r=4)).startswith("custom-hra-r4-") and label(custom()).startswith("custom-hra-attention")
     assert len({run_id(custom(rank)) for rank in (None, 1, 2, 4)}) == 4
+    assert run_id(custom(4, init_weights=None)) != run_id(custom(4))  # which is PEFT's own
 
 
 def test_baselines_ignore_how_others_are_trained(tiny):

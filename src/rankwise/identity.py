@@ -24,6 +24,7 @@ _IMMATERIAL = (
 )
 # How a task's files are read.
 _OF_FILES = ("revision", "subset", "files", "splits", "format", "encoding", "delimiter", "decimal", "columns", "split")
+_THEIRS = ("peft", "shape")  # configs of PEFT and transformers, in which a null is a value
 _EVALUATED = ("precision", "attention", "matmul_precision")  # what a model that is only read is read with
 
 
@@ -49,8 +50,12 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
             if (off := own.metadata.get("off")) is not None and form[group].get(own.name) == off:
                 del form[group][own.name]
     for key in ("ranks", "alphas"):
-        if not form.get("targets", {}).get(key):
+        if not (patterns := form.get("targets", {}).get(key)):
             remove(form, f"targets.{key}")
+            continue
+        marks = ["" if str(name).isidentifier() else str(name) for name in patterns]  # two names fit no layer both
+        if marks != sorted(marks):  # the first that fits decides
+            form["targets"][key] = [[name, value] for name, value in patterns.items()]
     if form["task"].get("delimiter") in TABS:
         form["task"]["delimiter"] = TABS[0]
     labels = form["task"].get("labels")
@@ -164,5 +169,5 @@ def remove(values: dict[str, Any], key: str) -> None:
 
 def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+        return {k: v if k in _THEIRS else _without_nulls(v) for k, v in value.items() if v is not None}
     return value
