@@ -1,5 +1,6 @@
 """The classes of a classification: which label, as the data write it, is which class."""
 
+import functools
 import math
 import re
 from collections import Counter
@@ -40,7 +41,7 @@ class Classes:
     number: np.ndarray
     notes: list[str] = field(default_factory=list)
 
-    @property
+    @functools.cached_property  # asked for by every row
     def number_of(self) -> dict[str, int]:
         """The number of the class of a label by its spelling."""
         return {label.name: int(self.number[label.number]) for label in self.labels}
