@@ -215,8 +215,15 @@ def test_what_a_language_task_cannot_do_is_refused(keys, line, tmp_path):
         language("llama", tmp_path, **keys)
 
 
-def test_a_prompt_without_room_to_answer_is_refused(tmp_path):
-    config = language("llama", tmp_path, **under("task__generation", metrics=["bleu"], max_new_tokens=120))
-    with pytest.raises(Refused, match=r"task\.generation\.max_new_tokens=120: at most"):
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"metrics": ["bleu"], "max_new_tokens": 120}, r"task\.generation\.max_new_tokens=120: at most"),
+        ({"metrics": ["number_match"]}, r"metric number_match: item 0 \(from 0\) has no number in its reference"),
+    ],
+)
+def test_a_prompt_that_cannot_be_answered_or_scored_is_refused(keys, line, tmp_path):
+    config = language("llama", tmp_path, **under("task__generation", **keys))
+    with pytest.raises(Refused, match=line):
         run(config)
     assert not any(tmp_path.iterdir()), "refused before it was trained"

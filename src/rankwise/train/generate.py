@@ -18,7 +18,7 @@ from rankwise.model.numerics import Numerics
 from rankwise.tasks.data import Split
 from rankwise.tasks.language import end_ids, question, reply, started
 from rankwise.tasks.scores import Score
-from rankwise.tasks.text.score import text_scores
+from rankwise.tasks.text.score import check_references, text_scores
 from rankwise.tracking.record import Record, write_atomically
 
 FILE = "generations.jsonl"
@@ -80,9 +80,12 @@ def generate(model: nn.Module, tokenizer: Any, config: Config, settings: Numeric
 
 
 def questions(config: Config, tokenizer: Any, test: Split) -> tuple[list[Prompt], list[list[int]]]:
-    """The prompts that are to be answered, and their tokens. Raises Refused for one that leaves no room."""
+    """The prompts that are to be answered, and their tokens. Raises Refused for one that leaves no room or cannot be
+    scored.
+    """
     new_tokens = config.task.generation.max_new_tokens
     asked = prompts(test, tokenizer, config.task.generation.n)
+    check_references(config.task.generation.metrics, [prompt.references for prompt in asked])
     tokens = tokenizer([prompt.text for prompt in asked], add_special_tokens=False)["input_ids"]
     ids = [started(row, tokenizer) for row in tokens]
     room = tokenizer.model_max_length - new_tokens

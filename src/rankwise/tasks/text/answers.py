@@ -29,18 +29,20 @@ def exact_match(hypotheses: Sequence[str], references: References) -> np.ndarray
 
 
 def number_match(hypotheses: Sequence[str], references: References) -> np.ndarray:
-    """1 where the final number equals that of a reference: 1,000.50 is $1000.5, as in GSM8K (Cobbe et al. 2021).
+    """1 where the final number equals that of a reference: 1,000.50 is $1000.5, as in GSM8K (Cobbe et al. 2021)."""
+    pairs = zip(hypotheses, numbers_of(references), strict=True)
+    return np.array([final_number(text) in numbers for text, numbers in pairs], dtype=float)
 
-    Raises Refused for an item whose references hold no number.
-    """
+
+def numbers_of(references: References) -> list[set[Decimal | None]]:
+    """The final numbers of each item's references. Raises Refused for an item that has none."""
     wanted = [{final_number(other) for other in others} - {None} for others in references]
     for position, numbers in enumerate(wanted):
         if not numbers:
             raise Refused(
                 f"metric number_match: item {position} (from 0) has no number in its reference; choose another"
             )
-    pairs = zip(hypotheses, wanted, strict=True)
-    return np.array([final_number(text) in numbers for text, numbers in pairs], dtype=float)
+    return wanted
 
 
 def final_number(text: str) -> Decimal | None:

@@ -27,12 +27,9 @@ def text_scores(
     """Each metric of kind ``text`` as {value, se, n}, and why a metric is absent: a library or Java is missing.
 
     BLEU, ROUGE-L, METEOR, shares and reasoning are 0–1, NIST and CIDEr in their own units. Each text has 1 or more
-    references; ``keys`` are those of json_keys, ``reasoning`` says what was asked. Raises Refused for an empty
-    reference, ValueError where there are no texts or not as many references. Texts of one number of ``clusters`` count
-    as one item of the errors.
+    references; ``keys`` are those of json_keys, ``reasoning`` says what was asked. Raises Refused as
+    ``check_references``. Texts of one number of ``clusters`` count as one item of the errors.
     """
-    if not texts:
-        raise ValueError("no texts to score")
     shared = None if clusters is None or len(set(clusters)) == len(texts) else clusters
 
     def mean(items_N: np.ndarray, score: Callable[[np.ndarray], Score] = mean_score) -> Score:
@@ -61,8 +58,7 @@ def text_scores(
         "json_keys": lambda: mean(answers.json_keys(texts, keys or ()), share_score),
         "reasoning": lambda: mean(gym_scores()),
     }
-    if set(metrics) - {"json_keys", "reasoning"}:
-        _check_references(references, len(texts))
+    check_references(metrics, references)
     scores: dict[str, Score] = {}
     absent: dict[str, str] = {}
     for metric in metrics:
@@ -88,9 +84,10 @@ def pooled_score(
     return {"value": float(pooled(rows_NK.sum(0))), "n": len(rows_NK)} | error
 
 
-def _check_references(references: References, n: int) -> None:
-    if len(references) != n:
-        raise ValueError(f"{n} texts, but references for {len(references)}")
-    for position, texts in enumerate(references):
+def check_references(metrics: Sequence[str], references: References) -> None:
+    """Raise Refused for references by which a metric cannot judge."""
+    for position, texts in enumerate(references) if set(metrics) - {"json_keys", "reasoning"} else ():
         if not texts or not all(text.strip() for text in texts):
             raise Refused(f"references: item {position} (from 0) has an empty one; leave the item out or mend its data")
+    if "number_match" in metrics:
+        answers.numbers_of(references)
