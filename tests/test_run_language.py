@@ -21,6 +21,7 @@ from rankwise.tracking.record import Record
 from rankwise.train.forget import Questions, _cosines
 from rankwise.train.generate import _batch
 
+BLOCKS = {"task__blocks": True, "task__prompt": None, "task__completion": None}
 FULL = {"method": "full", "method__lr": 1e-2, "optim__lr": 1e-2}
 
 
@@ -208,6 +209,7 @@ def test_forgetting_of_an_encoder_is_a_probe_and_the_order_of_cosines(tmp_path):
         ({"task__generation__metrics": ["json_keys"]}, "task.generation.keys: name the keys"),
         ({"task__metric": "accuracy"}, "task.metric=accuracy"),
         ({"method": "few_shot", "method__shots": -1}, "method.shots=-1"),
+        ({"method": "few_shot", "method__shots": 4, **BLOCKS}, "method.shots=4: 0 with task.blocks"),
     ],
 )
 def test_what_a_language_task_cannot_do_is_refused(keys, line, tmp_path):

@@ -257,6 +257,8 @@ def _check_baseline(config: Config) -> None:
         raise Refused(
             f"method=few_shot: needs task.kind=causal_lm, a language model that writes; here it is {task.kind}"
         )
+    if task.blocks and config.method.shots:
+        raise Refused.value("method.shots", config.method.shots, "0 with task.blocks, which asks no questions")
     if name != "few_shot" and task.writes:
         raise Refused(f"method={name}: needs labels, which task.kind=causal_lm has not; use method=few_shot")
 
