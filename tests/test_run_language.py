@@ -128,14 +128,14 @@ def test_shown_examples_stand_before_every_question(tmp_path):
     assert none.run["id"] != one.run["id"] and none.objective is not None
 
 
-@pytest.mark.parametrize("method", ["tfidf", "probe"])
-def test_a_baseline_reads_both_texts_of_a_pair(method, tmp_path):
+@pytest.mark.parametrize(("shape", "method"), [("bert", "tfidf"), ("bert", "probe"), ("t5", "probe")])
+def test_a_baseline_reads_both_texts_of_a_pair(shape, method, tmp_path):
     """Whether the second text says yes decides the label; the first says nothing of it."""
     rows = [f"first {i % 5},{'yes' if i % 2 else 'no'} {i},{i % 2}\n" for i in range(200)]
     (tmp_path / "pairs.csv").write_text("one,two,label\n" + "".join(rows))
     pairs = under("task", path=str(tmp_path / "pairs.csv"), text="one", pair="two")
     whole = under("task", n_train=None, n_validation=None, n_test=None)
-    config = tiny("bert", method, outputs=str(tmp_path), **pairs, **whole)
+    config = tiny(shape, method, outputs=str(tmp_path), **pairs, **whole)
     assert run(config).metrics["test"]["accuracy"]["value"] > 0.9
 
 

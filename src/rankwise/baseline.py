@@ -37,11 +37,8 @@ def _linear(config: Config, record: Record, clock: Clock, ready: Callable[[], No
         inputs: list[Any] = [baselines.words(split.texts, split.pairs) for split in splits]
         if config.method.name == "probe":
             lm, tokenizer = base.load(config.model, model, 1, config.seed, settings.attention)
-            encoder, batch = lm.get_submodule(str(lm.base_model_prefix)), config.trainer.eval_batch_size
-            inputs = [
-                baselines.mean_pooled(encoder, tokenizer, split.texts, config.task.max_length, batch, split.pairs)
-                for split in splits
-            ]
+            sizes = config.task.max_length, config.trainer.eval_batch_size
+            inputs = [baselines.mean_pooled(lm, tokenizer, split.texts, *sizes, split.pairs) for split in splits]
     ready()
     with clock("train"):
         fitted = baselines.fit(config.method.name, inputs[0], data.train.labels, config.task.has_classes)

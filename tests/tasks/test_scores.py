@@ -149,7 +149,7 @@ def test_features_are_means_over_tokens_without_padding(shape, batch_size):
     source = tiny(shape).model
     lm, tokenizer = base.load(source, resolve(source), 1, 0)
     encoder = lm.get_submodule(lm.base_model_prefix)
-    pooled = baselines.mean_pooled(encoder, tokenizer, TEXTS, 48, batch_size)
+    pooled = baselines.mean_pooled(lm, tokenizer, TEXTS, 48, batch_size)
     assert pooled.shape == (4, 32) and pooled.dtype == np.float32
     for text, row in zip(TEXTS, pooled, strict=True):
         with torch.inference_mode():

@@ -22,15 +22,21 @@ def fit(name: str, inputs: Any, labels: np.ndarray, has_classes: bool) -> Pipeli
 
 @torch.inference_mode()
 def mean_pooled(
-    encoder: torch.nn.Module,
+    lm: torch.nn.Module,
     tokenizer: Any,
     texts: list[str],
     max_length: int,
     batch_size: int,
     pairs: list[str] | None = None,
 ) -> np.ndarray:
-    """The last hidden states of each text (or pair) averaged over its tokens, padding left out: (N, H) in fp32."""
+    """The last hidden states of each text (or pair) averaged over its tokens, padding left out: (N, H) in fp32.
+
+    Of an encoder–decoder they are the encoder's.
+    """
     data = Encoded(texts, np.zeros(len(texts)), tokenizer, max_length, pairs)
+    encoder: Any = lm.get_submodule(str(lm.base_model_prefix))
+    if encoder.config.is_encoder_decoder:
+        encoder = encoder.get_encoder()
     encoder.eval()
     device = next(encoder.parameters()).device
     pooled: list[np.ndarray | None] = [None] * len(texts)

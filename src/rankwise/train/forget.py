@@ -62,9 +62,8 @@ class Questions:
             return columns
         from rankwise.tasks import baselines  # scikit-learn takes half a second, and few runs ask
 
-        encoder, texts = lm.get_submodule(str(lm.base_model_prefix)), self.rows.test.texts
         with settings.autocast():
-            features = baselines.mean_pooled(encoder, self.tokenizer, texts, config.task.max_length, size)
+            features = baselines.mean_pooled(lm, self.tokenizer, self.rows.test.texts, config.task.max_length, size)
         return {"features": np.asarray(features)}
 
     def compare(self, before: Answers, after: Answers) -> dict[str, Any]:
