@@ -205,6 +205,14 @@ EXPLODING = {
 }
 
 
+def test_the_best_of_adalora_has_the_ranks_that_it_is_named_after(tiny):
+    """It prunes up to step 4; with such a rate no validation is better than the first."""
+    rate = {"optim__lr": 1e-12, "trainer__max_steps": 8, "trainer__validations": 8}
+    record = run(tiny(method="adalora", method__rank=4, objective="val/accuracy", **rate))
+    assert record.metrics["best_step"] == 4 and len(record.metrics["curve"]) == 8
+    assert np.mean(list(record.lora["ranks"].values())) == 4
+
+
 @pytest.mark.parametrize(("objective", "accumulate"), [("val/accuracy", 1), ("val/loss", 2)])
 def test_a_run_that_diverges_is_marked_tested_and_written_down(tiny, objective, accumulate):
     """Each step multiplies every matrix by −9, until a product of them is more than fp32 holds; maybe within a step."""

@@ -14,6 +14,7 @@ import torch
 from rankwise import metrics
 from rankwise.config import Config
 from rankwise.measure.clock import Clock, Throughput
+from rankwise.model.methods import adalora
 from rankwise.model.weights import save_best
 from rankwise.tasks.scores import Score, ratio
 from rankwise.tracking.journal import Journal
@@ -77,7 +78,9 @@ class Watch(pl.Callback):
         self._log(trainer, row)
         value = scores[self.objective]["value"]
         gain = metrics.named(self.objective).sign * value
-        if math.isfinite(scores["loss"]["value"]) and gain > self.most:  # NaN weights score like chance
+        if not adalora.is_pruned(module.model, trainer.global_step) and trainer.global_step < self.budget.steps:
+            pass  # of more ranks than the arm is named after
+        elif math.isfinite(scores["loss"]["value"]) and gain > self.most:  # NaN weights score like chance
             self.best, self.best_step, self.most, self.waited = scores, trainer.global_step, gain, 0
             if module.ranks.is_first:
                 save_best(module.model, self.best_file)

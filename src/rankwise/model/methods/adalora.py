@@ -36,6 +36,12 @@ def after_step(model: nn.Module, step: int) -> None:
         model.base_model.update_and_allocate(step)  # type: ignore[union-attr,operator]
 
 
+def is_pruned(model: nn.Module, step: int) -> bool:
+    """Whether the ranks are what they will be, after optimizer step ``step``; always, for any other method."""
+    config = _config(model)
+    return config is None or step >= (config.total_step or 0) - config.tfinal
+
+
 def state(model: nn.Module) -> dict[str, Any]:
     """What the schedule knows beside the weights, for a run that goes on; nothing for any other method."""
     if (config := _config(model)) is None:
