@@ -93,10 +93,14 @@ def test_the_head_of_a_checkpoint_is_drawn_anew(saved, shape):
     assert all(torch.equal(p, same[name]) for name, p in head(2).items())
 
 
-def test_a_checkpoint_without_a_pooler_is_a_model(saved):
+def test_a_checkpoint_without_a_pooler_is_a_model_and_told(saved, capfd):
     folder = saved("bert")
     rewrite(folder, lambda w: [w.pop(f"bert.pooler.dense.{kind}") for kind in ("weight", "bias")])
     assert load(folder)[0].bert.pooler is not None
+    assert capfd.readouterr().err == (
+        f"rankwise: model {folder}: its pooler is not in the file and drawn at random; method=full trains it, adapters "
+        "leave it as it is unless method.modules_to_save=[pooler]\n"
+    )
 
 
 def test_half_precision_weights_are_trained_in_fp32(saved):

@@ -1,6 +1,7 @@
 """The base LM: weights, tokenizer and task head, from wherever the config says; or its architecture without weights."""
 
 import copy
+import sys
 from typing import Any
 
 import torch
@@ -99,6 +100,12 @@ def _pretrained(
     if holes := _holes(base, report):
         more = f" and {len(holes) - 1} more" if len(holes) > 1 else ""
         raise Refused(f"model {asset.source}: its weights do not fit its config.json ({holes[0]}{more})")
+    if any(".pooler." in name for name in report["missing_keys"]):
+        print(
+            f"rankwise: model {asset.source}: its pooler is not in the file and drawn at random; method=full trains "
+            "it, adapters leave it as it is unless method.modules_to_save=[pooler]",
+            file=sys.stderr,
+        )
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up by transformers where there is none
         raise Refused(f"model {asset.source}: has no tokenizer; save one beside the weights with save_pretrained")
     if tokenizer.pad_token is None:
