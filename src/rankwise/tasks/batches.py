@@ -52,7 +52,7 @@ class Collate:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         inputs = {key: [row[key] for row in rows] for key in rows[0] if key not in ("labels", "row")}
-        batch = dict(self.tokenizer.pad(inputs, return_tensors="pt"))
+        batch = dict(self.tokenizer.pad(inputs, padding_side="right", return_tensors="pt"))
         batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=self.dtype)
         batch["row"] = torch.tensor([row["row"] for row in rows])
         return batch
