@@ -13,6 +13,7 @@ from rankwise.assets import resolve
 from rankwise.model.base import byte_tokenizer
 from rankwise.tasks import data
 from rankwise.tasks.batches import Collate, Encoded, Loaders, eval_loader, schedule
+from rankwise.tasks.scores import ValueScorer
 
 LENGTHS = np.random.default_rng(0).geometric(0.05, 1000) + 2
 Plan = list[list[int]]
@@ -107,4 +108,8 @@ def test_training_batches_are_those_of_the_plan():
 def test_labels_are_classes_or_numbers_as_the_task_is():
     assert next(iter(loaders().test))["labels"].dtype == torch.long
     numbers = next(iter(loaders(task__kind="regression", task__metric="pearson", objective="val/pearson").test))
-    assert numbers["labels"].dtype == torch.float32
+    assert numbers["labels"].dtype == torch.float64
+    rows = Encoded(["a", "b"], np.array([1.7e9, 1.7e9 + 10]), byte_tokenizer(), 12)
+    labels_B = Collate(byte_tokenizer(), ValueScorer.labels)([rows[0], rows[1]])["labels"]
+    losses_B = ValueScorer(mean=1.7e9, spread=10).losses(torch.zeros(2, 1), labels_B)
+    assert losses_B.tolist() == [0, 1] and losses_B.dtype == torch.float32

@@ -14,6 +14,7 @@ from rankwise.errors import Refused
 from rankwise.measure.shape import Shape
 from rankwise.tasks.data import Data, Split
 from rankwise.tasks.language import CollateText, EncodedText, Packed, in_blocks
+from rankwise.tasks.scores import ClassScorer, ValueScorer
 
 
 class Encoded(Dataset[dict[str, Any]]):
@@ -120,7 +121,7 @@ def collate_for(config: Config, tokenizer: Any, data: Data) -> Collate | Collate
     """What makes tensors of rows."""
     if config.task.writes:
         return CollateText(tokenizer.pad_token_id)
-    return Collate(tokenizer, torch.long if data.classes else torch.float32)
+    return Collate(tokenizer, ClassScorer.labels if data.classes else ValueScorer.labels)
 
 
 def eval_loader(data: Encoded | EncodedText, collate: Any, batch_size: int) -> DataLoader[Any]:

@@ -97,10 +97,10 @@ class ValueScorer(Scorer):
 
     mean: float = 0.0
     spread: float = 1.0
-    labels: ClassVar[torch.dtype] = torch.float32
+    labels: ClassVar[torch.dtype] = torch.float64  # seconds since 1970 are too long for fp32
 
     def losses(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
-        return (logits_BC.float()[:, 0] - (labels_B - self.mean) / self.spread) ** 2
+        return (logits_BC.float()[:, 0] - ((labels_B - self.mean) / self.spread).float()) ** 2
 
     def predict(self, logits_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         value = logits_BC.double()[:, 0] * self.spread + self.mean
