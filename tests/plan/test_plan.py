@@ -87,7 +87,11 @@ HELD_OUT: list[dict[str, Any]] = [
 @pytest.mark.parametrize("keys", HELD_OUT, ids=str)
 def test_other_optimizers_checkpointing_and_accumulation_are_predicted_too(tiny, keys):
     options = {"method": "lora", "targets": "mlp"} | keys
-    measured(run(tiny("bert", tracking__ledger=True, **options)), rel=0.02)
+    record = run(tiny("bert", tracking__ledger=True, **options))
+    measured(record, rel=0.02)
+    flops = record.compute["flops"]
+    assert flops["per_step"] == flops["per_step_counted"]
+    assert 5 * flops["per_step"] < flops["train_total"] <= 6 * flops["per_step"]
 
 
 def test_a_model_that_no_plan_can_follow_trains_and_is_measured(tiny):

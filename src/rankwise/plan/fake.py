@@ -157,8 +157,9 @@ class FakeRun(Counted):
                 self._first_states()
             ledger, tally = Ledger(self.model, self.optimizer), Tally()
             with ledger, tally:
-                self._step(shapes, ledger)
-        self.flops = tally.flops
+                self._forward_and_backward(shapes, ledger)
+                self.flops = tally.flops  # what the optimizer computes, as Adafactor does, is no pass
+                self._update(ledger)
         return self._held(ledger)
 
     def _first_states(self) -> None:
@@ -189,7 +190,7 @@ class FakeRun(Counted):
             return footprint
         return footprint.shared_out(trainer.devices, *shard.frozen_and_lent(self.model))
 
-    def _step(self, shapes: list[Shape], ledger: Ledger) -> None:
+    def _forward_and_backward(self, shapes: list[Shape], ledger: Ledger) -> None:
         for shape, share in zip(shapes, step.shares(shapes), strict=True):
             ledger.phase = "forward"
             batch = self._batch(shape)
@@ -198,6 +199,8 @@ class FakeRun(Counted):
             ledger.phase = "backward"
             loss.backward()
             del loss, batch  # its graph, and what layers keep there, would live through the next forward pass
+
+    def _update(self, ledger: Ledger) -> None:
         ledger.phase = "step"
         if self.config.trainer.clip:
             nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self.config.trainer.clip)

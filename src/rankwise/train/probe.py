@@ -25,7 +25,7 @@ class Probe(pl.Callback):
         self.micro_batches = range(first, first + len(self.shapes))
         self.train: dict[str, Any] | None = None  # for the record, as ``Footprint.to_dict`` and ``memory`` give it
         self.eval: dict[str, Any] | None = None
-        self.counted: int | None = None  # floating point operations of the step
+        self.counted: int | None = None  # floating point operations of the step's passes, not of its optimizer
         self._seen = 0  # micro-batches
         self._open: contextlib.ExitStack | None = None
 
@@ -44,13 +44,13 @@ class Probe(pl.Callback):
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: Any, optimizer: Any) -> None:
         if self._open:
-            self._ledger.phase = "step"
+            self._ledger.phase, self.counted = "step", self._tally.flops
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._seen += 1
         if self._open and self._seen == self.micro_batches.stop:
             self._close()
-            self.train, self.counted = self._ledger.footprint().to_dict(), self._tally.flops
+            self.train = self._ledger.footprint().to_dict()
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
