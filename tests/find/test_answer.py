@@ -15,9 +15,9 @@ from rankwise.find.pilot import Guess, guess_from
 from rankwise.find.question import LOOKS, Budget, Question
 from rankwise.find.rates import Rates, Tuned
 from rankwise.find.rule import Evidence, Rule, decide, power
-from rankwise.find.story import Findings, Runs, answer_file, confirm, keep
+from rankwise.find.story import Findings, Runs, Spent, answer_file, confirm, keep
 from rankwise.metrics import named
-from rankwise.tracking.record import Record, read
+from rankwise.tracking.record import FINISHED, Record, begin, read
 
 RANKS = (2, 4, 8)
 FOUR = Guess(4)
@@ -197,3 +197,14 @@ def test_the_last_run_is_told_to_wandb_again_with_the_sentence(findings, tmp_pat
     keep(replace(found, runs=replace(found.runs, records={tmp_path: record})), {"sentence": "Rank 8 is enough."})
     (sent,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert b"Rank 8 is enough." in sent.read_bytes() and read(record.folder or tmp_path).run["answer"]
+
+
+def test_runs_that_are_there_are_read_whatever_is_left_of_the_budget(findings, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs, config = findings({}, budget=Budget(runs=3)).runs, tiny("bert", "lora", "qv")
+    record = begin(config, None)
+    record.run["status"] = FINISHED
+    record.write()
+    assert [run.run["id"] for run in runs([config], "confirm")] == [record.run["id"]]
+    with pytest.raises(Spent):
+        runs([config, changed(config, {"seed": 7})], "confirm")

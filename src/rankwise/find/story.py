@@ -41,12 +41,12 @@ class Runs:
         """The records of ``configs``, in their order. Raises Spent when running what is left would cost too much."""
         # What has finished is over, and what failed now; what failed before this start is tried again.
         left = [config for config in configs if folder(config) not in self.records and not records.is_done(config)]
-        budget = self.question.budget
-        if budget.runs is not None and len(self.records) + len(left) > budget.runs:
-            raise Spent
-        if budget.seconds is not None and self.records and self.seconds + self.cost_s(len(left)) > budget.seconds:
-            raise Spent
-        if left:
+        if left:  # what is there costs nothing more, however small the budget is by now
+            budget = self.question.budget
+            if budget.runs is not None and len(self.records) + len(left) > budget.runs:
+                raise Spent
+            if budget.seconds is not None and self.records and self.seconds + self.cost_s(len(left)) > budget.seconds:
+                raise Spent
             self.launch(configs, stage)
         done = {folder(config): self._read(config) for config in configs}
         self.records |= done
