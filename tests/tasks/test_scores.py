@@ -54,6 +54,15 @@ def test_rows_of_one_cluster_count_as_one():
         assert (scores[name]["n"], scores[name]["clusters"]) == (300, 60)
 
 
+def test_the_error_of_f1_over_clusters_is_over_all_classes_though_rows_show_two_of_three():
+    label_n, answer_n = np.arange(200) % 2, np.arange(200) // 3 % 2
+    columns = {"label": np.repeat(label_n, 2), "prediction": np.repeat(answer_n, 2), "score": np.zeros(400)}
+    alone = ClassScorer(3).scores(answer_n, label_n)["f1"]
+    columns["loss"], clusters = np.zeros(400), split(None, np.repeat(np.arange(200), 2))
+    found = of_test(ClassScorer(3).summary(columns), columns, clusters, ClassScorer(3), "f1")["f1"]
+    assert found["value"] == pytest.approx(alone["value"]) and found["se"] == pytest.approx(alone["se"], rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("predicted", "labels", "value"),
     [

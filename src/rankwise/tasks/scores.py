@@ -190,19 +190,21 @@ def of_test(
     group of rows, as ``accuracy_matched``, where there are few."""
     groups, members = sorted(set(split.groups or ())), np.array(split.groups)
     if len(set(split.clusters)) < len(split):
-        scores = _clustered(scores, columns, split.clusters)
+        scores = _clustered(scores, columns, split.clusters, scorer.outputs)
     for group in groups if len(groups) <= _GROUPS else ():
         mine = scorer.of_rows({name: values[members == group] for name, values in columns.items()})
         scores[f"{metric}_{group}"] = mine[metric]
     return scores
 
 
-def _clustered(scores: dict[str, Score], columns: dict[str, np.ndarray], cluster_n: np.ndarray) -> dict[str, Score]:
+def _clustered(
+    scores: dict[str, Score], columns: dict[str, np.ndarray], cluster_n: np.ndarray, classes: int
+) -> dict[str, Score]:
     """With the standard errors of 400 resamples of whole clusters."""
     found = {}
     for name, score in scores.items():
         of_rows = name == "loss" and "loss" in columns  # of classes and values it is a mean, of texts a ratio
-        weighted = mean if of_rows else METRICS[name].resampled
+        weighted = mean if of_rows else METRICS[name].among(classes).resampled
         label_n, own_n = (
             np.asarray(columns[c], float) for c in (("loss", "loss") if of_rows else METRICS[name].columns)
         )
