@@ -51,6 +51,7 @@ def test_every_step_learns_something_and_none_more_than_the_peak(schedule, steps
     [
         ({"epochs": 3.0, "batch_size": 32}, 1500, 141),
         ({"epochs": 0.5, "batch_size": 10}, 100, 5),
+        ({"epochs": 1.1, "batch_size": 10}, 1000, 110),
         ({"epochs": 0.01, "batch_size": 10}, 100, 1),
         ({"epochs": 1.5, "batch_size": 10, "accumulate": 3}, 101, 6),
         ({"epochs": 3.0, "max_steps": 7}, 1500, 7),

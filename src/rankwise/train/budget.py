@@ -30,7 +30,7 @@ class Budget:
         """From epochs or max_steps and the number of training rows."""
         trainer = config.trainer
         epoch = math.ceil(rows / trainer.batch_size)
-        batches = max(1, math.ceil(trainer.epochs * epoch))
+        batches = max(1, math.ceil(round(trainer.epochs * epoch, 6)))  # 1.1 · 100 is 110.00000000000001
         if trainer.max_steps:
             batches = trainer.max_steps * trainer.accumulate
         steps = math.ceil(batches / trainer.accumulate)
