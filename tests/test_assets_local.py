@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from rankwise.assets import _cache, cache_dir, cached, fetch, resolve
 from rankwise.config import Model, Package, Task
 from rankwise.errors import Refused
+from rankwise.files import shown
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +90,20 @@ def test_generated_models_and_tasks_have_no_path_and_their_values_as_fingerprint
     assert resolve(one).path is None and cached(one) is None
     assert resolve(one).fingerprint == resolve(same).fingerprint != resolve(other).fingerprint
     assert resolve(Task(name="t", synthetic=64)).fingerprint == "synthetic:64"
+
+
+def test_hidden_files_and_folders_are_no_part_of_a_data_folder(tmp_path):
+    source = Task(name="t", path=str(tmp_path), format="class_files")
+    (tmp_path / "pos").mkdir()
+    (tmp_path / "pos" / "a.txt").write_text("good")
+    plain = resolve(source).fingerprint
+    for hidden in (".git/objects/12", "pos/.cache/b.txt", ".hidden"):
+        (tmp_path / hidden).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / hidden).write_text("bad")
+    assert resolve(source).fingerprint == plain
+    assert shown(tmp_path) == [tmp_path / "pos" / "a.txt"]
+    (tmp_path / "pos" / "c.txt").write_text("fine")
+    assert resolve(source).fingerprint != plain
 
 
 def test_the_fingerprint_of_a_model_folder_follows_what_decides_the_model(tmp_path):

@@ -19,6 +19,12 @@ _DEEPEST = 100
 _CONTROL = re.compile(r"\\u(?:00[0189]|007f|d[89a-f]|202|206)|[\x7f-\x9f\u202a-\u202e\u2066-\u2069]", re.IGNORECASE)
 
 
+def shown(folder: Path) -> list[Path]:
+    """The files below a folder, in order, without those that are hidden or in a hidden folder (``.git``)."""
+    files = ((file, file.relative_to(folder).parts) for file in folder.rglob("*") if file.is_file())
+    return sorted(file for file, parts in files if not any(part.startswith(".") for part in parts))
+
+
 def read_text(path: Path, kind: str, most_bytes: int = 2**20) -> str:
     """The text of a UTF-8 file. Raises Refused for what is no such file, cannot be read or is larger than allowed."""
     try:

@@ -12,6 +12,7 @@ from rankwise.assets._cache import cache_dir, file_digest, fill_once, is_whole
 from rankwise.assets._package import cached_package, fetch_package, package_fingerprint
 from rankwise.config import Model, Task
 from rankwise.errors import Refused, reason
+from rankwise.files import shown
 
 __all__ = ["Asset", "cache_dir", "cached", "cached_package", "fetch", "fetch_package", "file_digest", "fill_once"]
 __all__ += ["is_whole", "resolve", "unpacked"]
@@ -137,7 +138,7 @@ def _content_digest(path: Path) -> str:
     """
     if path.is_file():
         return file_digest(path)
-    files = [file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")]
+    files = shown(path)
     if _is_model(path):
         top = [file for file in path.iterdir() if file.is_file()]
         kind = next((suffix for suffix in _WEIGHTS if any(file.suffix == suffix for file in top)), None)

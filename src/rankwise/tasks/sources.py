@@ -12,6 +12,7 @@ import numpy as np
 from rankwise.assets import Asset, unpacked
 from rankwise.config import Task
 from rankwise.errors import Refused, did_you_mean, reason
+from rankwise.files import shown
 from rankwise.tasks import formats, tables
 from rankwise.tasks.splits import PARTS
 from rankwise.tasks.tables import Table
@@ -109,7 +110,7 @@ def _files(folder: Path, task: Task, notes: list[str]) -> dict[str, list[Path]]:
         return {part: [formats.glue_file(folder, task, name) for name in names] for part, names in splits.items()}
     if task.format == "class_files":
         by_part: dict[str, list[Path]] = {}
-        for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        for path in shown(folder):
             words = _words(str(path.relative_to(folder)).lower())
             part = next((PART_NAMES[word] for word in words if word in PART_NAMES), "train")
             by_part.setdefault(part, []).append(path)
