@@ -4,7 +4,7 @@ from pathlib import Path
 
 # What lies in the folder of a run until it is finished, and as large as what it trains or larger.
 CHECKPOINTS = ("checkpoint.ckpt", "checkpoint.earlier.ckpt")  # the last, and the one before
-UNFINISHED = ("best.safetensors", *CHECKPOINTS, "checkpoint.partial")
+UNFINISHED = ("best.safetensors", "best.partial", *CHECKPOINTS, "checkpoint.partial")
 
 # What lies there from the start.
 WRITTEN_FIRST = ("config.yaml", "metrics.jsonl", "result.json", ".lock", ".lease")
