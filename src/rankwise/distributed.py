@@ -129,7 +129,7 @@ def _rank(
         "GROUP_RANK": "0",
     }
     torch.set_num_threads(config.trainer.threads or max(1, threads // ranks.world))
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and config.trainer.device != "cpu":
         torch.cuda.set_device(rank)
     mine = record if ranks.is_first else replace(record, folder=Path(others) / str(rank))
     journal, clock = Journal(mine.folder / "metrics.jsonl", attempt), Clock()
