@@ -31,3 +31,19 @@ def test_peers_do_the_same_work_and_the_costs_of_steps_and_the_rest_are_told_apa
 def test_a_peer_that_fails_is_said_in_one_line(tmp_path):
     with pytest.raises(bench.Refused, match=r"loop: exit code 2 \(.*No such file"):
         bench.Process("loop", ["json.tool", "nowhere"], tmp_path / "log", 1).measured()
+
+
+def test_what_runs_beside_a_peer_that_fails_is_ended(tmp_path, monkeypatch):
+    started = []
+
+    def start(self, who, rank, steps, threads):
+        command = ["json.tool", "nowhere"] if rank == 1 else ["http.server", "0", "--bind", "127.0.0.1"]
+        started.append(bench.Process(who, command, tmp_path / f"log{rank}", threads))
+        return started[-1]
+
+    monkeypatch.setattr(bench._Bench, "_start", start)
+    sweep = bench._Bench.__new__(bench._Bench)
+    sweep.workload = bench.Workload("tiny", (), 2, ranks=(1, 2))
+    with pytest.raises(bench.Refused, match="tuned: exit code 2"):
+        sweep._peers("tuned", 2, 1)
+    assert [process.process.returncode for process in started] == [2, -9]

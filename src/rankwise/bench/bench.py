@@ -79,6 +79,12 @@ class Process:
         kib = 1024 if sys.platform == "linux" else 1
         return Measured(time.perf_counter() - self.begun, used.ru_utime + used.ru_stime, used.ru_maxrss * kib)
 
+    def end(self) -> None:
+        """Stop it, unless it has ended."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
 
 def workloads(quick: bool) -> tuple[Workload, ...]:
     """Classification with a sweep of ranks, and a causal LM with a large vocabulary."""
@@ -165,7 +171,11 @@ class _Bench:
         for first in range(0, len(ranks), at_once):
             together = ranks[first : first + at_once]
             started = [self._start(who, rank, self.workload.steps, threads) for rank in together]
-            runs += [process.measured() for process in started]
+            try:
+                runs += [process.measured() for process in started]
+            finally:
+                for process in started:  # of which one failed
+                    process.end()
         wall = time.perf_counter() - begun
         return Measured(wall, sum(run.cpu_s for run in runs), max(run.peak_bytes for run in runs))
 

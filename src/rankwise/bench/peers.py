@@ -26,6 +26,7 @@ from transformers import (
 )
 
 PEERS = ("trainer", "tuned", "loop")
+_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # as the others choose it
 
 
 def main(work: dict[str, Any]) -> dict[str, Any]:
@@ -89,6 +90,7 @@ def _trainer(work: dict[str, Any], model: Any, rows: dict[str, Any], collate: An
 
 
 def _loop(work: dict[str, Any], model: Any, rows: dict[str, Any], collate: Any, is_lm: bool) -> float:
+    model.to(_DEVICE)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=work["lr"], weight_decay=0.01, fused=True)
     schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(work["steps"] / 10), work["steps"])
@@ -96,8 +98,8 @@ def _loop(work: dict[str, Any], model: Any, rows: dict[str, Any], collate: Any, 
     every = math.ceil(work["steps"] / work["validations"])
     for step, batch in enumerate(train, 1):
         model.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=work["bf16"]):
-            loss = model(**batch).loss
+        with torch.autocast(_DEVICE, torch.bfloat16, enabled=work["bf16"]):
+            loss = model(**batch.to(_DEVICE)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -115,8 +117,8 @@ def _evaluate(work: dict[str, Any], model: Any, rows: list[dict[str, Any]], coll
     longest_first = sorted(rows, key=lambda row: -len(row["input_ids"]))
     total, count = 0.0, 0
     for batch in DataLoader(longest_first, batch_size=work["eval_batch_size"], collate_fn=collate):  # type: ignore[arg-type]
-        with torch.autocast("cpu", torch.bfloat16, enabled=work["bf16"]):
-            output = model(**batch)
+        with torch.autocast(_DEVICE, torch.bfloat16, enabled=work["bf16"]):
+            output = model(**batch.to(_DEVICE))
         number = int((batch["labels"][:, 1:] != -100).sum()) if is_lm else len(batch["labels"])
         right = (output.logits.argmax(-1) == batch["labels"]).sum() if not is_lm else output.loss * number
         total, count = total + float(right), count + number
