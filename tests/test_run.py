@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from huggingface_hub import constants
 from zygote import until
 
 from rankwise.config import Config, plain, typed
@@ -47,6 +49,17 @@ LEFT = {"result.json", "config.yaml", "metrics.jsonl"}  # whatever became of the
 
 def files(config: Config) -> set[str]:
     return {path.name for path in folder(config).iterdir()} - {".lock"}
+
+
+def test_the_commit_of_a_hub_id_is_in_the_record(tiny, saved_base, tmp_path, monkeypatch):
+    commit, kept = "0123456789abcdef" * 2 + "01234567", tmp_path / "models--org--tiny"
+    shutil.copytree(saved_base("bert"), kept / "snapshots" / commit)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    expected = {"source": "hub: org/tiny@main", "fingerprint": "hub:org/tiny@main", "commit": commit}
+    for method in ("lora", "probe"):
+        assert run(tiny(method=method, model__path="org/tiny")).provenance["model"] == expected
 
 
 def test_a_run_leaves_one_self_contained_folder(tiny):

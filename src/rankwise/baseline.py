@@ -3,10 +3,11 @@
 import dataclasses
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rankwise import assets
-from rankwise.config import Config
+from rankwise.config import Config, Model
 from rankwise.errors import Refused
 from rankwise.measure.clock import Clock
 from rankwise.tracking.record import Record
@@ -37,6 +38,7 @@ def _linear(config: Config, record: Record, clock: Clock, ready: Callable[[], No
         inputs: list[Any] = [baselines.words(split.texts, split.pairs) for split in splits]
         if config.method.name == "probe":
             lm, tokenizer = base.load(config.model, model, 1, config.seed, settings.attention)
+            note_commit(config.model, model, record)
             sizes = config.task.max_length, config.trainer.eval_batch_size
             inputs = [baselines.mean_pooled(lm, tokenizer, split.texts, *sizes, split.pairs) for split in splits]
     ready()
@@ -74,6 +76,7 @@ def _few_shot(config: Config, record: Record, clock: Clock, ready: Callable[[], 
         data, model = load(config, record)
         data = _with_examples(config, data)
         lm, tokenizer = base.load(config.model, model, 1, config.seed, settings.attention, config.task.kind)
+        note_commit(config.model, model, record)
         loaders = batches.Loaders.of(config, data, tokenizer)
         data = loaders.data
         if config.task.generation.metrics:
@@ -132,3 +135,13 @@ def load(config: Config, record: Record) -> tuple[Any, assets.Asset]:
         print(f"rankwise: {note}", file=sys.stderr)
     record.provenance["model"] = {"source": model.source, "fingerprint": model.fingerprint}
     return rows, model
+
+
+def note_commit(source: Model, model: assets.Asset, record: Record) -> None:
+    """Put into the record which commit of a hub id was loaded, whatever its branch is by now."""
+    if model.hub_id:
+        from huggingface_hub import try_to_load_from_cache
+
+        file = try_to_load_from_cache(model.hub_id, "config.json", revision=source.revision or "main")
+        if isinstance(file, str):
+            record.provenance["model"]["commit"] = Path(file).parent.name

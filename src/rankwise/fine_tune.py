@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from rankwise import callbacks, check, methods
-from rankwise.baseline import OnProgress, load
+from rankwise.baseline import OnProgress, load, note_commit
 from rankwise.config import Config
 from rankwise.measure import latency
 from rankwise.measure.clock import Clock
@@ -88,6 +88,7 @@ class _Story:
         mapped = self.is_sharded and not methods.reads_base(config.method)
         needs = (self.scorer.outputs, config.seed, self.settings.attention, config.task.kind, mapped)
         self.lm, self.tokenizer = base.load(config.model, model, *needs)
+        note_commit(config.model, model, record)
         base.name_classes(self.lm, self.data.classes)
         self.architecture = copy.deepcopy(self.lm.config)
         self.loaders = batches.Loaders.of(config, self.data, self.tokenizer)

@@ -90,7 +90,7 @@ class Provenance(TypedDict, total=False):
     code: str  # fingerprint of rankwise's own source
     git: dict[str, str] | None  # commit, and diff: hash of what differs from it
     data: Annotated[dict[str, Any], _Data]
-    model: dict[str, str]  # source, fingerprint
+    model: dict[str, str]  # source, fingerprint; of a hub id the commit
     forgetting: str  # fingerprint of the texts that it was asked before and after
 
 
