@@ -162,11 +162,11 @@ class PlannedLinear(nn.Linear):
     def __init__(self, linear: nn.Module, quant: Quant, compute: torch.dtype | None = None):
         nn.Module.__init__(self)
         self.in_features, self.out_features = shape(linear)
-        self.logical_numel = self.in_features * self.out_features
+        numel = self.in_features * self.out_features
         self.compute = None if str(quant.kind).startswith("int8") else compute
         self.keeps_input = quant.kind == "int8"  # as bitsandbytes does, although no gradient needs it
         device = linear.get_parameter("weight").device
-        constants = -(-self.logical_numel // BLOCK)
+        constants = -(-numel // BLOCK)
         sizes: dict[str, tuple[int, torch.dtype]]
         if str(quant.kind).startswith("int8"):
             stored = torch.empty(self.out_features, self.in_features, dtype=torch.int8, device=device)
@@ -174,14 +174,14 @@ class PlannedLinear(nn.Linear):
             if quant.kind == "int8_torchao":
                 sizes["zero_points"] = (self.out_features, torch.int8)
         else:
-            stored = torch.empty((self.logical_numel + 1) // 2, 1, dtype=torch.uint8, device=device)
+            stored = torch.empty((numel + 1) // 2, 1, dtype=torch.uint8, device=device)
             sizes = {"code": (16, torch.float32), "absmax": (constants, torch.float32)}
             if quant.double:
                 outer = -(-constants // OUTER_BLOCK)
                 sizes |= {"absmax": (constants, torch.uint8), "outer": (outer, torch.float32)}
                 sizes |= {"outer_code": (256, torch.float32), "offset": (1, torch.float32)}
         self.weight = nn.Parameter(stored, requires_grad=False)
-        self.weight.logical_numel = self.logical_numel  # type: ignore[attr-defined]
+        self.weight.logical_numel = numel  # type: ignore[attr-defined]
         for name, (count, dtype) in sizes.items():
             self.register_buffer(name, torch.empty(count, dtype=dtype, device=device))
         bias = getattr(linear, "bias", None)

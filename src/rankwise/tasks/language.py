@@ -215,7 +215,6 @@ class Packed(Dataset[list[Row]]):
             room -= int(rows.lengths[row])
         self.lengths = np.array([int(rows.lengths[members].sum()) for members in self.bins])
         self.labelled = np.array([int(rows.labelled[members].sum()) for members in self.bins])
-        self.cut = rows.cut
 
     def __len__(self) -> int:
         return len(self.bins)
