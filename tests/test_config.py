@@ -260,6 +260,7 @@ REFUSED = [
     ("task.generation.metrics: needs task.kind=causal_lm", {"task__generation__metrics": ["bleu"]}),
     ("model .*: has no weights to load", {"model__shape": {"model_type": "gpt2", "vocab_size": 50257}}),
     ("optim.lr=0.0:", {"optim__lr": 0}),
+    ("method.lr=11.0: above 0", {"method__lr": 11, "optim__lr": 11}),
     ("optim.lr=-1.0:", {"optim__lr": -1}),
     ("optim.lr=nan:", {"optim__lr": math.nan}),
     ("optim.lr=inf:", {"optim__lr": math.inf}),

@@ -231,7 +231,8 @@ def _check_generation(task: Task) -> None:
 def _check_optim(config: Config) -> None:
     optim = config.optim
     if not methods.of(config.method).is_baseline and not 0 < optim.lr <= 10:
-        raise Refused.value("optim.lr", optim.lr, "above 0 and at most 10")
+        key = "method.lr" if config.method.lr == optim.lr else "optim.lr"  # which follows it
+        raise Refused.value(key, optim.lr, "above 0 and at most 10")
     if optim.name == "adafactor" and optim.kernel == "fused":
         raise Refused.value("optim.kernel", "fused", "null, foreach or loop for optim.name=adafactor")
     if optim.kernel == "fused" and config.trainer.precision == "fp16" and config.trainer.clip:

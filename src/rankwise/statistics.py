@@ -69,6 +69,8 @@ def interval(
     factor = math.sqrt(math.pi / 2) if median else 1.0
     spreads = [(factor * se, df) for se, df in _spreads(np.array(values), replicates) if df]
     se_seeds = math.hypot(*(se for se, _ in spreads))
+    if se_seeds < 1e-12 * max(1.0, abs(mean)):  # equal values, whose mean is rounded
+        spreads, se_seeds = [], 0.0
     known = [se for se in item_ses if math.isfinite(se)]
     se_items = math.sqrt(float(np.mean(np.square(known)))) if known else 0.0
     kind = {(True, True): "both", (True, False): "seeds", (False, True): "items"}.get((se_seeds > 0, bool(known)))

@@ -40,7 +40,11 @@ def test_an_answer_of_chance_is_not_one_answer_to_every_text(tmp_path):
     record.metrics["test"]["matthews"] = {"value": 0.0, "se": 0.02, "n": ITEMS}
     record.write()
     (arm,) = build([tmp_path]).arms
-    assert arm.unfit.startswith("not shown to be better than always answering one class (50.0 %)")
+    best = "not shown to be better than always answering one class (50.0 %)"
+    assert arm.unfit == f"{best}: it may have learned nothing"
+    for seed, score in ((0, 0.9), (1, 0.6)):  # whose spread over two seeds is wider than what is above it
+        write_run(tmp_path / "few", seed=seed, test=score)
+    assert build([tmp_path / "few"]).arms[0].unfit == f"{best}: too few seeds or test rows"
 
 
 @pytest.mark.parametrize("records_say", [True, False])
@@ -257,6 +261,9 @@ def test_a_regression_whose_predictions_hardly_vary_is_flagged(tmp_path):
         record.metrics["test"] = {"pearson": {"value": float(np.corrcoef(labels, said)[0, 1]), "se": 0.01, "n": ITEMS}}
         record.write()
     assert "predictions hardly vary (standard deviation 0.0" in " ".join(build([tmp_path]).arms[0].flags)
+    path = record.folder / "predictions.parquet"
+    pq.write_table(pa.table({"item": np.arange(ITEMS), "label": labels, "score": labels / 2}), path)
+    assert "predictions of 1/2 hardly vary (standard deviation 0.0" in " ".join(build([tmp_path]).arms[0].flags)
 
 
 @pytest.mark.parametrize(

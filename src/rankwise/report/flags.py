@@ -93,19 +93,22 @@ def is_constant(run: Record, part: str = "test") -> bool:
 
 def _learned_nothing(arm: Arm, metric: Metric, scores: Scores) -> Iterator[str]:
     varied = [variety for run in arm.runs if (variety := scores.variety(run)) is not None]
-    if varied and min(varied) < _VARIETY:
-        yield f"predictions hardly vary (standard deviation {min(varied):.2g} of the labels')"
+    if little := [variety for variety in varied if variety < _VARIETY]:
+        of = f" of {len(little)}/{len(arm.runs)}" if len(little) < len(arm.runs) else ""
+        yield f"predictions{of} hardly vary (standard deviation {min(little):.2g} of the labels')"
         return
     try:
         above = scores.above_constant(arm.runs)
     except NotComparable:
         return
     constant = scores.constant(arm.runs) or 0.0
+    small = above.estimate < _LITTLE * (metric.high - constant)
     if above.low <= 0:
         answer = "the median" if metric.lower_is_better else "one class"
         best = "no correlation" if metric.low < 0 else f"always answering {answer} ({metric.with_unit(constant)})"
-        yield f"not shown to be better than {best}: it may have learned nothing"
-    elif above.estimate < _LITTLE * (metric.high - constant):  # what is right more often may be but too sure of itself
+        why = "it may have learned nothing" if small else "too few seeds or test rows"
+        yield f"not shown to be better than {best}: {why}"
+    elif small:  # what is right more often may be but too sure of itself
         yield from _no_less_loss(arm.runs, scores.entropy(arm.runs))
 
 
