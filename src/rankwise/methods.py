@@ -249,6 +249,9 @@ def _check_custom(config: Config) -> None:
         raise Refused(f"method={method.name}: give method.peft={{_target_: peft.XConfig, …}}")
     if not re.fullmatch(r"[A-Za-z]\w*Config", named):
         raise Refused.value("method.peft._target_", method.peft["_target_"], "a config class of peft")
+    if named == "GraloraConfig" and config.quant.kind not in (None, "bf16"):
+        why = "none or bf16 with GraLoRA, which adds to a layer's output in place, as quantized layers do not allow"
+        raise Refused.value("quant", config.quant.name, why)
 
 
 def _check_baseline(config: Config) -> None:

@@ -104,7 +104,9 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "task.label": "label_column label_column_name",
     "nothing: as many as the rows have; task.labels orders them": "num_labels num_classes",
     "nothing: of a prompt only the completion is learned": "train_on_inputs completion_only_loss assistant_only_loss",
-    "model.path": "name_or_path model_name model_name_or_path pretrained_model_name_or_path base_model checkpoint",
+    "model=local model.path": (
+        "name_or_path model_name model_name_or_path pretrained_model_name_or_path base_model checkpoint"
+    ),
     "nothing: it is the model's own": "tokenizer tokenizer_name tokenizer_type special_tokens",
     "nothing: code of a model or of data is never run": "trust_remote_code",
     "quant=nf4": "load_in_4bit quant=4bit quant=int4",
@@ -129,6 +131,7 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "experiment=NAME, or --config FILE": "-cn --config-name config_name config --config_file .yaml .yml",
     "callbacks=NAME, with a conf/callbacks/NAME.yaml of yours": "callbacks callback",
     "nothing: a compiled model hides the tensors and operations that are followed and counted": "compile torch_compile",
+    "an axis of seeds: -m seed=0,1,2": "seeds num_seeds n_seeds",
     "seed": "random_seed random_state seed_everything",
     "objective": "monitor metric_for_best_model optimized_metric",
     "optim.betas": "adam_beta1 adam_beta2",
@@ -143,7 +146,7 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "nothing: a run trains, validates and tests": (
         "train test do_train do_eval do_predict validate predict eval evaluate"
     ),
-    "rankwise train": "fit run launch",
+    "rankwise train": "fit run launch init",
     "rankwise report outputs": "compare show list ls status",
     "rankwise --help": "help",
     "rankwise --version": "version",

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -247,3 +248,10 @@ def test_the_card_shows_the_study_that_the_run_is_of(trained, tmp_path):
     scores = [run.record.metrics["test"]["accuracy"]["value"] for run in runs]
     for name, value in zip(("lora r=8", "full"), scores, strict=True):
         assert re.search(rf"\| {name}[^|]*\| {100 * value:.1f} ", study)
+    for name, of in (("mine", runs[0]), ("theirs", runs[1])):
+        shutil.copytree(of.folder, tmp_path / "received" / name)
+    record = json.loads((tmp_path / "received" / "theirs" / "result.json").read_text())
+    record["run"]["study"] = "of others"
+    (tmp_path / "received" / "theirs" / "result.json").write_text(json.dumps(record))
+    assert main(["adapter", "export", str(tmp_path / "received" / "mine"), "--out", str(tmp_path / "again")]) == 0
+    assert "The study that it is of" not in (tmp_path / "again" / "README.md").read_text()

@@ -219,6 +219,7 @@ LINES: list[tuple[str, str, dict[str, Any]]] = [
     ("eva", "targets.ranks={'query': 2}: null with method.init=eva", {"targets__ranks": {"query": 2}}),
     ("pissa", "method.init=pissa: another with quant=nf4", {"quant__name": "nf4", "quant__kind": "nf4"}),
     ("olora", "method.init=olora: another with quant=nf4", {"quant__name": "nf4", "quant__kind": "nf4"}),
+    ("gralora", "quant=nf4: none or bf16 with GraLoRA", {"quant__name": "nf4", "quant__kind": "nf4"}),
 ]  # fmt: skip
 
 
@@ -239,6 +240,7 @@ def test_keys_that_cannot_be_are_refused_before_anything_loads(method, line, key
         ("custom", {"method__peft": {"_target_": "BOFConfig"}}, "method.peft._target_=BOFConfig: a config class"),
         ("custom", {"method__peft": {"_target_": "peft.IA3Config", "r": 3}}, "method.rank=3: null with IA3Config"),
         ("custom", {"method__peft": {"_target_": "AdaLoraConfig"}}, "method.peft: AdaLoraConfig does not take this"),
+        ("custom", {"method__peft": {"_target_": "GraloraConfig"}, "method__rank": 5}, "method.rank=5: Gralora"),
         ("custom", {"method__peft": {"_target_": "LoraConfig", "megatron_core": "os"}}, "method.peft.megatron_core=os"),
         ("custom", {"method__peft": {"_target_": "LoraConfig", "megatron_config": {}}}, "method.peft.megatron_config="),
     ],

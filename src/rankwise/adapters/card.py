@@ -13,7 +13,7 @@ from rankwise.identity import canonical
 from rankwise.metrics import named
 from rankwise.model import base
 from rankwise.report.columns import shown
-from rankwise.report.report import build
+from rankwise.report.report import compared, find_all
 from rankwise.report.table import arms_as_markdown
 from rankwise.statistics import interval
 from rankwise.tasks.scores import ValueScorer
@@ -94,8 +94,11 @@ def write(folder: Path, run: Run, asset: assets.Asset, kind: str, notes: list[st
 
 def _study(run: Run) -> str:
     """How the run's arm stands among the others of its study; nothing where it has none beside it."""
-    try:
-        report = build([run.folder.parent])
+    beside, study = run.folder.absolute().parent, run.record.run["study"]
+    try:  # what lies beside a run that was copied may be of others
+        report = compared(
+            [one for one in find_all([beside]) if (one.folder.parent, one.run["study"]) == (beside, study)]
+        )
     except Refused:
         return ""
     if len(report.arms) < 2:

@@ -124,7 +124,8 @@ def _custom(config: Config, sides: Sides, common: Common) -> PeftConfig:
     try:
         made: PeftConfig = kind(**{key: value for key, value in common.items() if key in own} | values)
     except Exception as error:  # each checks its values in its own way
-        raise Refused(f"method.peft: {named} does not take this ({reason(error)})") from None
+        given = f"method.rank={rank}" if rank is not None else "method.peft"
+        raise Refused(f"{given}: {named} does not take this ({reason(error)})") from None
     return made
 
 
