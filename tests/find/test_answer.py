@@ -68,6 +68,9 @@ def test_a_rank_that_is_enough_is_named_with_its_error_and_what_it_saves(finding
     assert [row["verdict"] for row in told["ranks"]] == ["given up", "enough", "not run"]
     judged = "Rank 4 was judged after 3 seeds by its lower limit at 99.2 %, −1.1; the table's 90 % leave 5 % on either"
     assert told["notes"][1].startswith(judged)
+    assert told["notes"][2].startswith(
+        "The report's own intervals of these gains are wider as a rule: what test items do "
+    )
     short = answer(findings({4: seen(-0.003, 2, 3)}, faults={4: ["under-trained: validation loss still falls"]}))
     assert short["sentence"].startswith("Rank 4 is enough at this budget: within 2 points of full fine-tuning (−0.3, ")
 

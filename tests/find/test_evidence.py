@@ -11,6 +11,7 @@ import pytest
 from synthetic_study import ITEMS, write_run, write_study
 
 from rankwise.commands.plan import main
+from rankwise.compare import Scores
 from rankwise.errors import Refused
 from rankwise.find.evidence import gather
 from rankwise.find.power import LIKELY, Spreads, needs, spreads
@@ -45,7 +46,8 @@ def pairs(tmp_path: Path, seeds: int, steady: float, loose: float) -> tuple[list
 
 @pytest.mark.parametrize(("steady", "loose"), [(0.1, 0.0), (0.0, 0.1), (0.06, 0.05)])
 def test_the_error_over_items_is_the_part_that_no_number_of_seeds_averages_out(tmp_path, steady, loose):
-    found = gather(*pairs(tmp_path, 5, steady, loose), named("accuracy"))
+    arm, full = pairs(tmp_path, 5, steady, loose)
+    found = gather(arm, full, named("accuracy"))
     assert found.seeds == 5
     assert found.gain == pytest.approx(-(steady + (1 - steady) * loose), abs=0.01)
     # An item's chance to be missed is 1 for the steady ones and ``loose`` for the others.
@@ -53,6 +55,10 @@ def test_the_error_over_items_is_the_part_that_no_number_of_seeds_averages_out(t
     assert found.over_items**2 == pytest.approx(between / MANY, rel=0.15, abs=2e-6)
     within = (1 - steady) * loose * (1 - loose)
     assert found.over_seeds**2 == pytest.approx(within / MANY / 5, rel=2.5, abs=1e-9)
+    # The report counts the rest over items, too, as a note of the answer and docs/find.md say.
+    of_report = Scores([*arm, *full], named("accuracy")).contrast([(1.0, arm), (-1.0, full)])
+    assert of_report.over_seeds == found.over_seeds
+    assert of_report.over_items**2 == pytest.approx(found.over_items**2 + found.loose**2 / 5, rel=1e-3)
 
 
 @pytest.mark.parametrize("wrong", [0, 1, 5])

@@ -205,6 +205,11 @@ def _notes(findings: Findings, decided: bool) -> list[str]:
         (low, level), points, seen = _tested(findings, rank), question.metric.difference, findings.looks[rank][-1]
         judged = f"Rank {rank} was judged after {seen.seeds} seeds by its lower limit at {level}, {points(low)}"
         notes.append(f"{judged}; the table's 90 % leave 5 % on either side.")
+    if findings.looks:
+        notes.append(
+            "The report's own intervals of these gains are wider as a rule: what test items do differently from seed "
+            "to seed stands in the spread over seeds, and they count it over items as well, to be on the safe side."
+        )
     rates = findings.rates if question.tuned else None
     if not question.tuned:
         notes.append("Learning rates were not tuned here: they are the defaults, or as given.")
