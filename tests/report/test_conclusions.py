@@ -87,6 +87,18 @@ def test_an_arm_at_chance_is_flagged_and_stops_the_sequence_of_ranks(tmp_path):
     assert report.document()["constant"] == 0.5
 
 
+def test_what_was_tested_on_other_items_has_their_number_and_constant_answer(tmp_path):
+    write_study(tmp_path, {8: 0.82})
+    write_run(tmp_path, data="d1", correct=np.arange(15) < 12, test=0.8)
+    report = build([tmp_path])
+    known = [("lora", 0.5), ("full", 0.5), ("lora", pytest.approx(8 / 15))]
+    assert [(arm["method"], arm["constant"]) for arm in report.document()["arms"]] == known
+    rows = csv.DictReader(io.StringIO(report.to_csv()))
+    assert [(row["method"], float(row["constant"])) for row in rows] == known
+    assert report.document()["constant"] is None and "The best answer that" not in report.to_markdown()
+    assert " on 2,000 test items (15 test items of rows that are not ranked); arms" in report.to_methods()
+
+
 @pytest.mark.parametrize(
     ("full", "lora", "verdict", "starts", "says"),
     [

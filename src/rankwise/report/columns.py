@@ -210,7 +210,8 @@ def _scores(report: Report) -> list[Column]:
     # Of random subspaces d90 is read here: the smallest dimension with 90 % (Li et al. 2018, §2).
     shares = "numbers main" if any("dim" in arm.settings for arm in report.arms) else "numbers"
     score = _in("scores", metric.name)
-    floors = (("of_full", "of full", 0.0), ("above_constant_of_full", "above constant, of full", report.constant))
+    floor = report.constants[id(report.reference)] if report.reference else None
+    floors = (("of_full", "of full", 0.0), ("above_constant_of_full", "above constant, of full", floor))
     return [
         Column("metric", "", lambda a: metric.name),
         Column("test", f"{metric.header}{median}", score, metric.interval, "main paper", mark=star),
@@ -220,7 +221,7 @@ def _scores(report: Report) -> list[Column]:
             Column(key, f"{header}\N{NO-BREAK SPACE}%", _of_full(report, floor), fmt.percent, shares)
             for key, header, floor in floors
         ),
-        Column("constant", "", lambda a: report.constant),
+        Column("constant", "", lambda a: report.constants[id(a)]),
     ]
 
 

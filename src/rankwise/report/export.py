@@ -91,6 +91,7 @@ def _arm(report: Report, arm: Arm) -> dict[str, Any]:
         "rates": arm.tried,
         "scale": arm.first("lora.scale"),
         "n": len(arm.runs),
+        "constant": report.constants[id(arm)],
         "scores": {name: asdict(score) for name, score in arm.scores.items()},
         "forgetting": lost and lost.document(),
         "generation": _generation(arm),

@@ -24,7 +24,7 @@ _MARGIN = 0.02  # of records without one
 @dataclass(frozen=True)
 class Report:
     """A study, read: everything that table, plots and page show. ``comparisons`` are with ``reference``, by ``id`` of
-    the arm; ``constant`` is the score of the best answer that is the same for every test item.
+    the arm; ``constants``, by ``id`` as well, the score of the best answer that is the same for every test item.
     """
 
     records: list[Record]
@@ -35,7 +35,7 @@ class Report:
     margin: float
     comparisons: dict[int, Comparison]
     families: list[Sufficiency]
-    constant: float | None
+    constants: dict[int, float | None]
     answers: list[answers.Answer]  # of ``rankwise find``
 
     @cached_property
@@ -49,6 +49,12 @@ class Report:
     @cached_property
     def notes(self) -> list[str]:
         return notes(self)
+
+    @property
+    def constant(self) -> float | None:
+        """The one of all arms; None where their test items differ in it."""
+        known = set(self.constants.values()) - {None}
+        return known.pop() if len(known) == 1 else None
 
     @property
     def total(self) -> str:
@@ -145,8 +151,16 @@ def compared(every_run: list[Record], score: str | None = None) -> Report:
     for arm in arms:
         against = reference.runs if reference and arm is not reference else []
         arm.churn = {"seeds": scores.churn(arm.runs), "reference": scores.churn(arm.runs, against)}
-    answered, constant = answered if metric.name == own.name else [], scores.constant(first.runs)
-    return Report(records, every_run, arms, reference, metric, margin, comparisons, families, constant, answered)
+    constants = {id(arm): _constant(arm, scores, metric) for arm in arms}
+    answered = answered if metric.name == own.name else []
+    return Report(records, every_run, arms, reference, metric, margin, comparisons, families, constants, answered)
+
+
+def _constant(arm: Arm, scores: Scores, metric: Metric) -> float | None:
+    """Of its own test items, which need not be the reference's."""
+    if arm.comparable or not metric.weighted:
+        return scores.constant(arm.runs)
+    return Scores(arm.runs[:1], metric).constant(arm.runs[:1])
 
 
 def results(every_run: list[Record]) -> list[Record]:

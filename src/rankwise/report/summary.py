@@ -302,14 +302,21 @@ def evaluation(arms: list[Arm], metric: Metric) -> list[str]:
     if not runs:
         return []
     seeds, data = (sorted({run.config.get(key, 0) for run in runs}) for key in ("seed", "data_seed"))
-    cells = [run.scores.get(metric.name) or {} for run in runs]
-    sizes = sorted({items(cell["n"], cell.get("clusters")) for cell in cells if cell.get("n")})
+    sizes = _tested_on(runs, metric)
     on = f" on {' or '.join(sizes)}" if sizes else ""
+    others = _tested_on([run for arm in arms if not arm.comparable for run in arm.runs], metric)
+    if more := [size for size in others if size not in sizes]:
+        on += f" ({' or '.join(more)} of rows that are not ranked)"
     of = f"{plural(len(seeds), 'seed')} ({listed(seeds)}; data seeds {listed(data)})"
     several = bool(metric.weighted) and sum(bool(arm.runs) for arm in comparable) > 1
     paired = "; arms are paired by both seeds and by item" * several
     less = " (lower is better)" * metric.lower_is_better
     return [f"Reported is test {metric.name}{less} over {of}{on}{paired}."]
+
+
+def _tested_on(runs: list[Record], metric: Metric) -> list[str]:
+    cells = [run.scores.get(metric.name) or {} for run in runs]
+    return sorted({items(cell["n"], cell.get("clusters")) for cell in cells if cell.get("n")})
 
 
 def margin(records: list[Record], metric: Metric) -> list[str]:
