@@ -83,6 +83,8 @@ def test_the_report_shows_what_was_learned_of_every_rank(found):
     assert report.reference.rank == 8 and report.document()["reference"] == "lora r=8"  # as was asked
     assert {step.arm.rank for family in report.families for step in family.steps} <= {1, 4}
     methods = report.to_methods()
+    level = "4 % from rank 1 down and, if that fails, 1 % from rank 4 down to it"
+    assert f" spend 0, 20, 40, 40 % of a one-sided error level of {level}. {told['notes'][0]}" in methods
     assert "set in the config before the runs: 10 points." in methods and "Differences from rank 8 are pair" in methods
 
 

@@ -238,11 +238,16 @@ def test_seeds_that_are_crossed_with_data_seeds_are_counted_as_two_factors(tmp_p
 
 def test_a_limit_within_the_bootstraps_own_noise_of_the_margin_is_borderline(tmp_path):
     write_study(tmp_path, {8: 0.82})
-    (family,) = build([tmp_path]).families
+    report = build([tmp_path])
+    (family,) = report.families
     (step,) = family.steps
     noise = step.comparison.bootstrap.noise(family.level)
     for distance, said in ((1, True), (-1, True), (3, False), (-3, False)):
-        assert dataclasses.replace(family, margin=distance * noise - step.low).borderline == said
+        moved = dataclasses.replace(family, margin=distance * noise - step.low)
+        assert moved.borderline == said
+        told = dataclasses.replace(report, families=[moved])
+        for text in (str(told.headline), told.to_methods().partition("* ")[0], told.to_latex()):
+            assert text.count("Borderline: a limit is so near the margin") == said
 
 
 @pytest.mark.parametrize(

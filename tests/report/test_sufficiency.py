@@ -155,7 +155,9 @@ def test_families_of_targets_have_answers_and_lines_of_their_own(tmp_path):
 def test_the_reference_is_the_one_that_find_was_asked_to_compare_with(tmp_path):
     write_study(tmp_path, TRUTH)
     eight = next(run for run in find([tmp_path]) if run.config["method"]["rank"] == 8)
-    answer = {"sentence": "Rank 4 is enough.", "metric": "accuracy", "ranks": [], "notes": []}
+    notes = ["Looks after 2, 3 seeds.", "Learning rates were not tuned.", "Not run: rank 1."]
+    answer = {"sentence": "Rank 4 is enough.", "metric": "accuracy", "ranks": [], "notes": notes}
+    answer["rule"] = {"ranks": [1, 4, 16], "guess": 4, "shares": [0.0, 1.0], "alpha": 0.05, "on_guess": 0.8}
     (tmp_path / "answer-0a1b2c3d.json").write_text(json.dumps(answer | {"reference_run": eight.run["id"]}))
     report = build([tmp_path])
     assert report.reference.rank == 8 and by_rank(report)[1].estimate == pytest.approx(-0.06, abs=0.01)
@@ -166,6 +168,9 @@ def test_the_reference_is_the_one_that_find_was_asked_to_compare_with(tmp_path):
     texts = [report.to_markdown(), html(report), report.to_methods()]
     assert "| Δ r=8 pts |" in texts[0] and "Against rank 8, in numbers" in texts[1]
     assert all("Differences from rank 8 are paired" in text for text in texts)
+    level = "4 % from rank 4 down and, if that fails, 1 % from rank 16 down to it"
+    judged = f"its looks at a rank spend 0, 100 % of a one-sided error level of {level}. {notes[0]} {notes[2]}"
+    assert all(text in texts[2] for text in (judged, "In the table of all runs: smallest sufficient rank: one-sided 5"))
     assert not any("ifference from full" in text or "ifferences from full" in text for text in texts)
     assert {arm["same_as_full"] for arm in report.document()["arms"]} == {None}
 

@@ -17,6 +17,7 @@ class Answer:
     sentence: str
     by_rank: Section
     document: dict[str, Any]  # as ``find`` wrote it
+    decided_by: str  # the rule in a few sentences, for a paper; empty where a file has none
 
     @property
     def reference(self) -> str:
@@ -35,7 +36,7 @@ def read(records: list[Record]) -> list[Answer]:
     for file in sorted(files, key=lambda file: (-file.stat().st_mtime, file.name)):
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
-            given = Answer(str(document["sentence"]), by_rank(document), document)
+            given = Answer(str(document["sentence"]), by_rank(document), document, _rule(document))
         except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             continue  # a question without an answer yet, or a stranger's file
         latest = answers.setdefault((file.parent, file.stem.split("-")[1]), given)
@@ -64,3 +65,18 @@ def by_rank(document: dict[str, Any]) -> Section:
     header = ["rank", "", f"gain, {metric.difference_unit}", "90 %", "seeds", "pilot", "lr", "trained", "peak MB"]
     notes = [str(note) for note in document["notes"]]
     return Section("answer", "What rankwise find learned of every rank", header, rows, notes)
+
+
+def _rule(document: dict[str, Any]) -> str:
+    """Its levels and, in the words of the answer, its looks and which ranks were never asked."""
+    if not (rule := document.get("rule")):
+        return ""
+    guess, largest = rule["guess"], max(rule["ranks"])
+    down, above = (f"{100 * rule['alpha'] * share:.3g} %" for share in (rule["on_guess"], 1 - rule["on_guess"]))
+    levels = f"{down} from rank {guess} down and, if that fails, {above} from rank {largest} down to it"
+    levels = levels if guess < largest else f"{100 * rule['alpha']:.3g} %"
+    shares = ", ".join(f"{100 * share:.3g}" for share in rule["shares"])
+    said = "Which rank is enough was judged by rankwise find, by a rule that was fixed before the runs it judges: "
+    said += f"its looks at a rank spend {shares} % of a one-sided error level of {levels}."
+    told = ("Started from", "Looks after", "Not run")
+    return " ".join([said, *(str(note) for note in document["notes"] if str(note).startswith(told))])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rankwise.errors import plural
 from rankwise.report import tuning
 from rankwise.report.formats import si
-from rankwise.report.summary import budget, evaluation, margin, of_data, tests
+from rankwise.report.summary import BORDERLINE, budget, evaluation, margin, of_data, tests
 from rankwise.report.table import written_with
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record
@@ -54,7 +54,8 @@ def checklist(report: Report) -> list[tuple[str, str, str]]:
 
 def _tests(report: Report) -> list[str]:
     compared = any(c.bootstrap for c in report.comparisons.values())
-    return [*(margin(report.records, report.metric) if compared else []), *tests(report)]
+    said = [*(margin(report.records, report.metric) if compared else []), *(a.decided_by for a in report.answers)]
+    return [*filter(None, said), *tests(report), *[BORDERLINE] * any(family.borderline for family in report.families)]
 
 
 def _models(report: Report) -> str:

@@ -21,6 +21,8 @@ from rankwise.tracking.record import FAILED, FINISHED, RUNNING, STOPPED, Record
 if TYPE_CHECKING:
     from rankwise.report.report import Report
 
+BORDERLINE = "Borderline: a limit is so near the margin that another bootstrap sample may decide otherwise."
+
 
 @dataclass(frozen=True)
 class Headline:
@@ -118,7 +120,7 @@ def _details(family: Sufficiency, reference: Arm, metric: Metric) -> list[str]:
     if stopped and stopped.reason:
         details.append(f"The sequence stops at {stopped.name}, which was not judged: {stopped.reason}.")
     if family.borderline:
-        details.append("Borderline: a limit is so near the margin that another bootstrap sample may decide otherwise.")
+        details.append(BORDERLINE)
     if least := family.detectable:
         of, deficit = f" of {least[0].name}" if len(family.steps) > 1 else "", least[1]
         shown = "none, with so few seeds and rows" if deficit is None else metric.width(deficit)
@@ -182,7 +184,8 @@ def tests(report: Report) -> list[str]:
     if boots := [c.bootstrap for c in comparisons.values() if c.bootstrap]:
         lines.append(_of_differences(report.against, boots, {c.verdict for c in comparisons.values()}))
     if tested := [step for family in families if not family.reason for step in family.steps]:
-        lines.append(_of_ranks(tested, len(families)))
+        said = _of_ranks(tested, len(families))
+        lines.append(f"In the table of all runs: {said[0].lower()}{said[1:]}" if report.answers else said)
     if len(boots) > 1:
         lines.append("p-values of “no difference” are corrected for the number of arms (Holm 1979).")
     return lines
