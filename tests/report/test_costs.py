@@ -297,6 +297,18 @@ def test_seconds_of_a_run_that_others_disturbed_are_flagged_and_not_compared(tmp
     assert ("training time" in report.headline.cost) == (disturbed == ("lora", 4))
 
 
+def test_runs_are_measured_by_the_fastest_where_most_were_disturbed(tmp_path):
+    write_study(tmp_path, {8: 0.82})
+    for seed, mfu in enumerate((0.38, 0.2, 0.2)):
+        record = write_run(tmp_path, "head", None, test=0.82, seed=seed)
+        record.compute["mfu"] = mfu
+        record.write()
+    report = build([tmp_path])
+    assert [arm.method for arm in report.arms if not arm.timed] == ["head"]
+    (said,) = (flag for arm in report.arms for flag in arm.flags if flag.startswith("disturbed"))
+    assert said.startswith("disturbed: MFU of a run under 75.0 % of the 38.0 % that another reached;")
+
+
 def test_what_is_slower_for_its_storage_is_not_disturbed_and_its_time_is_told(tmp_path):
     write_study(tmp_path, {4: 0.7, 16: 0.7})
     for seed in range(3):

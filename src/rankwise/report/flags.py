@@ -27,7 +27,7 @@ _PLACES = {  # what computed, by device: what it is called, and where records ha
     "threads": ("cpu", "compute.threads"),
     "GPU": ("cuda", "provenance.hardware.gpus"),
 }
-_MFU = 0.75  # of what such runs reached: below, something else ran beside
+_MFU = 0.75  # of what the best of such runs reached: below, something else ran beside
 Kind = tuple[str, Context]  # of arms that are as fast as each other: their family and context
 
 
@@ -45,9 +45,9 @@ def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparis
     mfus: dict[Kind, list[float]] = defaultdict(list)
     for arm in arms:
         mfus[arm.family, arm.context] += _mfus(arm)
-    usual = {kind: float(np.median(reached)) for kind, reached in mfus.items() if reached}
+    best = {kind: max(reached) for kind, reached in mfus.items() if reached}  # nothing that runs beside adds to it
     for arm in arms:
-        untimed = [*_elsewhere(arm, reference or arm), *_slow(arm, usual)]
+        untimed = [*_elsewhere(arm, reference or arm), *_slow(arm, best)]
         arm.timed = not untimed
         flags = [
             *_context(arm),
@@ -243,14 +243,14 @@ def _computed_on(arm: Arm, device: str, path: str) -> list[str]:
     return sorted(set(names))
 
 
-def _slow(arm: Arm, usual: dict[Kind, float]) -> list[str]:
-    """Seconds that cannot be compared: the device did much less in them than it usually does with such arms, which may
+def _slow(arm: Arm, best: dict[Kind, float]) -> list[str]:
+    """Seconds that cannot be compared: the device did much less in them than it can with such arms, which may
     differ in rank alone: storage, targets and precision change how fast the same operations are.
     """
-    mine, like = _mfus(arm), usual.get((arm.family, arm.context), 0.0)
+    mine, like = _mfus(arm), best.get((arm.family, arm.context), 0.0)
     if not mine or min(mine) >= _MFU * like:
         return []
-    than = f"under {percent(_MFU)} % of the usual {percent(like)} %"
+    than = f"under {percent(_MFU)} % of the {percent(like)} % that another reached"
     return [f"disturbed: MFU of a run {than}; its FLOPs are its own, its seconds not"]
 
 
