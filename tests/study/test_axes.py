@@ -104,7 +104,7 @@ def test_trials_take_every_rate_of_every_arm_on_seeds_of_their_own(tiny):
     assert {trial.optim.lr for trial in trials} == {1e-3, 1e-2, 1e-1}
     with pytest.raises(Refused, match="seed 100 is also a seed of the study"):
         tuning.trials([tiny(seed=100)])
-    with pytest.raises(Refused, match=r"optim\.lr=-1"):
+    with pytest.raises(Refused, match=r"method\.lr=-1"):
         Tuning.of({"axes": {"method.lr": [1e-3, -1.0]}, "seeds": [100]}).trials([tiny()])
     with pytest.raises(Refused, match="no trial of"):
         tuning.frozen([tiny()])

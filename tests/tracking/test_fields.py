@@ -75,7 +75,8 @@ BOFT = {"_target_": "peft.BOFTConfig", "boft_block_size": 4}
 BASELINES = ("probe", "tfidf", "few_shot")
 ON_BASE = ("bitfit", "bottleneck", "top_layers", "did", "full", "head")
 OF_KIND: dict[str, dict[str, Any]] = {  # what an arm has beside the keys of its method's file
-    **dict.fromkeys(("lora", "rslora", "adalora", "orthogonal", "pissa", "olora", "eva"), LORA),
+    **dict.fromkeys(("lora", "rslora", "adalora", "orthogonal", "pissa", "olora"), LORA),
+    **dict.fromkeys(("milora", "init_ab", "lora_ga", "eva"), LORA),
     "dora": LORA | {"dora": True},
     "lora_plus": LORA | {"lr_ratio": 16.0},
     "lora_fa": LORA | {"freeze_a": True},
@@ -83,6 +84,8 @@ OF_KIND: dict[str, dict[str, Any]] = {  # what an arm has beside the keys of its
     "vera": DROPPED,
     **dict.fromkeys(("loha", "lokr", "ia3", "oft"), ON_TARGETS),
     "custom": ON_TARGETS | {"peft": BOFT},
+    "gralora": ON_TARGETS | {"rank": 8, "peft": {"_target_": "peft.GraloraConfig", "alpha": 16, "gralora_k": 2}},
+    "randlora": ON_TARGETS | {"rank": 24, "peft": {"_target_": "peft.RandLoraConfig", "randlora_alpha": 48}},
     **dict.fromkeys(ON_BASE, TRAINED),
     **{name: {} for name in BASELINES},
 }
