@@ -94,11 +94,9 @@ def write(folder: Path, run: Run, asset: assets.Asset, kind: str, notes: list[st
 
 def _study(run: Run) -> str:
     """How the run's arm stands among the others of its study; nothing where it has none beside it."""
-    beside, study = run.folder.absolute().parent, run.record.run["study"]
+    beside = [file.parent for file in run.folder.absolute().parent.glob("*/result.json")]
     try:  # what lies beside a run that was copied may be of others
-        report = compared(
-            [one for one in find_all([beside]) if (one.folder.parent, one.run["study"]) == (beside, study)]
-        )
+        report = compared([one for one in find_all(beside) if one.run["study"] == run.record.run["study"]])
     except Refused:
         return ""
     if len(report.arms) < 2:
