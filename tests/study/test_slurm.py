@@ -130,8 +130,8 @@ def test_a_worker_whose_time_ends_goes_on_in_its_next_turn(slurm):
 
 
 def test_a_worker_whose_time_ends_before_a_checkpoint_asks_for_no_other_turn(slurm):
-    process = study(*LONG)
-    until(lambda: rows_of(slurm) > 0, 300)
+    process = study(LONG[0], "trainer.max_steps=100000")  # no checkpoint before the thousandth
+    until(lambda: list(slurm.glob("outputs/*/*/result.json")), 300)
     end_time()
     error = process.communicate(timeout=300)[1]
     assert process.returncode == 1 and "no worker is left" in error, error
