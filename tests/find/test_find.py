@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from zygote import Zygote
+from in_process import one_server, rankwise  # noqa: F401
 
 from rankwise.report.answers import read
 from rankwise.report.report import build
@@ -19,9 +19,9 @@ ASK = [*FAST, "trainer.max_steps=80", "method.lr=1e-2", "--reference", "r=8", "-
 
 
 @pytest.fixture(scope="module")
-def found(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("find")
-    done = zygote.rankwise(folder, *ASK, "--json")
+    done = rankwise(folder, *ASK, "--json")
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout)
 
@@ -47,18 +47,18 @@ def test_it_ends_in_one_sentence_that_the_records_bear_out(found):
             assert row["verdict"] == "not run" and row["gain"] is None
 
 
-def test_a_reference_that_gives_one_answer_forbids_a_conclusion(zygote, tmp_path):
+def test_a_reference_that_gives_one_answer_forbids_a_conclusion(tmp_path):
     """Six steps teach a random model nothing: every arm scores the same, which is no sameness."""
-    done = zygote.rankwise(tmp_path, *FAST)
+    done = rankwise(tmp_path, *FAST)
     assert done.returncode == 0
     said = "No conclusion: full fine-tuning: 3/3 give one answer to every text; train it longer, or with --rates tune. "
     assert " ".join(done.stdout.split()).startswith(said)
 
 
-def test_a_second_start_runs_nothing_and_says_the_same(zygote, found):
+def test_a_second_start_runs_nothing_and_says_the_same(found):
     folder, told = found
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("result.json")}
-    again = zygote.rankwise(folder, *ASK, "--json")
+    again = rankwise(folder, *ASK, "--json")
     assert json.loads(again.stdout) == told
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("result.json")} == before
     (file,) = folder.rglob("answer-*.json")
@@ -110,19 +110,19 @@ def test_a_file_that_is_no_answer_is_left_out(text, tmp_path):
     assert read([record]) == []
 
 
-def test_a_dry_run_lists_the_stages_and_makes_nothing(zygote, tmp_path):
-    done = zygote.rankwise(tmp_path, *ASK, "--dry-run")
+def test_a_dry_run_lists_the_stages_and_makes_nothing(tmp_path):
+    done = rankwise(tmp_path, *ASK, "--dry-run")
     assert done.returncode == 0 and list(tmp_path.iterdir()) == []
     first = [line.split()[0] for line in done.stdout.splitlines() if line[:1].isalpha()]
     assert first == ["stage", "pilot", "confirm", "Training"]
-    document = json.loads(zygote.rankwise(tmp_path, *ASK, "--dry-run", "--json").stdout)
+    document = json.loads(rankwise(tmp_path, *ASK, "--dry-run", "--json").stdout)
     assert [stage["stage"] for stage in document["stages"]] == ["pilot", "confirm"] and document["jobs"] == 2
 
 
-def test_a_run_that_fails_ends_it_by_name(zygote, tmp_path):
+def test_a_run_that_fails_ends_it_by_name(tmp_path):
     raising = "{_target_: builtins.int, _partial_: true}"
     callback = f"{{_target_: lightning.pytorch.callbacks.LambdaCallback, on_train_end: {raising}}}"
-    done = zygote.rankwise(tmp_path, *ASK, f"callbacks={{raising: {callback}}}")
+    done = rankwise(tmp_path, *ASK, f"callbacks={{raising: {callback}}}")
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("No conclusion: lora-r4-qv-lr0.01-s2000 failed: ")
     assert "lora-r8-qv-lr0.01-s0 failed; its seed was not replaced." in done.stdout

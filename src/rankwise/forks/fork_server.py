@@ -60,14 +60,15 @@ _keep = False
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """In here one server is used again and again, since its imports take seconds; gone afterwards."""
+    """In here one server is used again and again, since its imports take seconds; gone after the outermost."""
     global _keep
-    _keep = True
+    outer, _keep = _keep, True
     try:
         yield
     finally:
-        _keep = False
-        _end()
+        _keep = outer
+        if not outer:
+            _end()
 
 
 @contextlib.contextmanager
