@@ -95,7 +95,8 @@ def _refuse_code_of(arguments: list[str]) -> None:
     Of an axis every option is looked at; several options in brackets are one choice.
     """
     words = _words(arguments)
-    if not (Path("conf").is_dir() or any(word.startswith("hydra.searchpath=") for word in words)):
+    theirs = Path("conf").is_dir() and Path("conf").resolve() != conf_dir().resolve()
+    if not (theirs or any(word.startswith("hydra.searchpath=") for word in words)):
         return
     fixed = [word for word in words if "," not in word or re.fullmatch(r"\w+=\[[^\[\]]*\]", word)]
     axes = [word.partition("=") for word in words if word not in fixed]

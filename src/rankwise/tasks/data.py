@@ -30,6 +30,7 @@ _QUOTED = 0.1  # share of texts in double quotes, from which on they hardly are 
 _HALF = re.compile("[\ud800-\udfff]")  # of two that stand for one, which no tokenizer reads
 _FORGETTING = ("path", "package", "revision", "format", "columns", "text", "label", "threshold", "min_abs_label")
 _checked: dict[tuple[Any, ...], "_Reading"] = {}  # the last first reading of a check, for a run in the same process
+_passed: set[tuple[Any, ...]] = set()  # what was checked in this process, and is as it was
 _COPY = 0.75  # share of training rows in a part that is a copy, as a validation part may be cut from the original
 
 
@@ -104,8 +105,10 @@ def check_files(configs: Iterable[Config], hub: bool = True) -> None:
                 seen.add(task_and_seed)
                 with of_forgetting() if task is theirs else contextlib.nullcontext():
                     tables, notes = open_tables(task, fetch(task))
-                    _checked.clear()
-                    _checked[_as_they_are(task, tables, seed)] = _first_reading(task, tables, notes, seed)
+                    if (state := _as_they_are(task, tables, seed)) not in _passed:
+                        _checked.clear()
+                        _checked[state] = _first_reading(task, tables, notes, seed)
+                        _passed.add(state)
 
 
 def _as_they_are(task: Task, tables: list[Table], seed: int) -> tuple[Any, ...]:
