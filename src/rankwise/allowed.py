@@ -81,8 +81,8 @@ def check_values(config: Any) -> None:
         if names := own.metadata.get("names"):
             one_of(key, value, names)
         if (fits := own.metadata.get("fits")) and not fits(value):
-            raise Refused.value(key, value, own.metadata["allowed"])
-        if own.default is None and value in ("", []):
+            raise Refused.value(key, value, own.metadata["allowed"] + meaning(f"{key}={value}"))
+        if own.default is None and value in ("", [], {}):
             tab = "; a tab is task.delimiter=tab" if key == "task.delimiter" else ""
             raise Refused.value(key, repr(value), f"null, or what is not empty{tab}")
         if isinstance(value, list) and key not in _NESTED and any(isinstance(item, list | dict) for item in value):

@@ -65,6 +65,8 @@ def check_planned(config: Config, here: bool = True) -> None:
     _check_outputs(config)
     if here:
         _check_device(config.trainer)
+    elif config.trainer.device not in ("auto", "cuda"):
+        raise Refused.value("trainer.device", config.trainer.device, "auto or cuda with --gpu")
     callbacks.check(config, [*_objectives(config), "train/loss"])
 
 
@@ -159,7 +161,7 @@ def _check_patterns(config: Config) -> None:
     targets, method = config.targets, config.method
     for key in ("ranks", "alphas"):
         patterns = getattr(targets, key)
-        if patterns is None or patterns == {}:
+        if patterns is None:
             continue
         if not methods.of(method).is_lora:
             raise Refused.value(f"targets.{key}", patterns, f"null with method={method.name}; only LoRA has them")
@@ -184,7 +186,7 @@ def _check_task(config: Config) -> None:
     if task.threshold is not None and not math.isfinite(task.threshold):
         raise Refused.value("task.threshold", task.threshold, "a finite number, or null")
     high = math.inf if math.isinf(metrics.named(task.metric).high) else 1
-    if not 0 < (margin := task.margin) < high:
+    if not (margin := task.margin) < high:
         percent = f"{margin:g}% is {margin / 100:g}" if 1 <= margin < 100 else ""
         raise Refused.value("task.margin", margin, f"between 0 and {high}, both excluded", percent)
     listed = isinstance(task.labels, list) and all(isinstance(name, str | int | float) for name in task.labels)

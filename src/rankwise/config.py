@@ -105,7 +105,7 @@ class Task:
     blocks: bool = keyed(False, off=False)  # causal_lm: texts joined and cut to max_length: comparable perplexity
     packing: bool = keyed(False, off=False)  # causal_lm: several training examples per row, none of which sees another
     metric: str = "accuracy"
-    margin: float = 0.02  # two scores closer than this count as the same; fixed before the run
+    margin: float = number(0.02, 0, above=True)  # two scores closer than this count as the same; fixed before the run
     generation: Generation = field(default_factory=Generation)
 
     @property

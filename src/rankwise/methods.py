@@ -42,7 +42,7 @@ class Method:
     shots: int | None = _integer("k", 0, "a number of examples")
     dim: int | None = _integer("d", 1, "numbers to train,")
     init_from: str | None = None  # a finished run or an adapter folder whose weights are the start
-    layers: int | None = _integer("k", 1, "how many of the last blocks are trained,")
+    layers: int | None = _integer("k", 1, "how many of the last blocks are trained (chosen ones: targets.layers),")
     size: int | None = _integer("m", 1, "an inner width")
     place: str | None = keyed(  # both: behind attention and MLP
         off="both", fits=lambda place: place in (None, "both", "mlp"), allowed="one of both, mlp"

@@ -14,3 +14,10 @@ def conf_dir() -> Path:
     """The Hydra tree: beside the package in a wheel, two levels up in a checkout (never a stale copy by name)."""
     here = Path(__file__).resolve()
     return next(path for path in (here.parent / "conf", here.parents[2] / "conf") if (path / "config.yaml").is_file())
+
+
+def options(group: str) -> list[str]:
+    """The options of a config group, those in ``./conf`` too."""
+    trees = [tree / group for tree in (conf_dir(), Path("conf"))]
+    files = [(tree, path) for tree in trees for path in tree.rglob("*.yaml") if not path.stem.startswith("_")]
+    return sorted({path.relative_to(tree).with_suffix("").as_posix() for tree, path in files})  # _base is no choice

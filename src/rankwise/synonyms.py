@@ -58,7 +58,13 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "trainer.precision=fp32": "trainer.precision=32 trainer.precision=32-true trainer.precision=float32",
     "trainer.precision=bf16_true": "trainer.precision=bf16-true",
     "trainer.device": "accelerator gpu device_map trainer=cpu trainer=gpu trainer=cuda trainer=mps",
-    "trainer.device=cuda": "trainer.device=gpu",
+    "trainer.device=cuda": "trainer.device=gpu trainer.device=rocm",
+    "nothing: no other accelerators are supported": (
+        "trainer.device=tpu trainer.device=xla trainer.device=xpu trainer.device=hpu trainer.device=npu"
+    ),
+    "nothing: for all GPUs give their number, which rankwise doctor shows": (
+        "trainer.devices=auto trainer.devices=-1 trainer.devices=all"
+    ),
     "trainer.device=cpu": "cpu no_cuda",
     "trainer.threads": "num_threads",
     "trainer.devices for one run, --jobs N for several at a time": (
@@ -109,7 +115,11 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     ),
     "nothing: it is the model's own": "tokenizer tokenizer_name tokenizer_type special_tokens",
     "nothing: code of a model or of data is never run": "trust_remote_code",
-    "quant=nf4": "load_in_4bit quant=4bit quant=int4",
+    "quant=nf4": "load_in_4bit quant=4bit quant=int4 quant=bnb quant=bitsandbytes",
+    "nothing: rankwise quantizes the model itself, on loading: quant=nf4 to 4 bits, quant=int8 to 8": (
+        "quant=awq quant=gptq quant=autoround quant=hqq quant=aqlm quant=exl2 quant=fp8 quant=2bit quant=3bit"
+    ),
+    "model=local model.path=FILE.gguf": "quant=gguf quant=q4_0 quant=q4_k_m quant=q8_0",
     "quant=nf4, fp4 or int8": (
         "bits bnb_config bnb_4bit_quant_type quantization quantization_bit quantization_config quantize"
     ),
@@ -122,7 +132,7 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "tracking=tensorboard": "logger=tensorboard",
     "tracking=trackio": "logger=trackio",
     "logger=NAME, with a conf/logger/NAME.yaml of yours; or tracking=wandb": "logger loggers metric_logger",
-    "method=lora quant=nf4": "method=qlora",
+    "method=lora quant=nf4": "method=qlora quant=qlora",
     "trainer.max_time, for one run; rankwise find --budget, as runs of a comparison have the same steps": "max_time",
     "study": "group experiment_name",
     "name": "run_name",
@@ -178,7 +188,7 @@ SYNONYMS = {word: ours for ours, words in _MEANINGS.items() for word in words.sp
 
 def meaning(*words: str) -> str:
     """What the first of the words that has one is here, as a remark; an empty string where none has."""
-    ours = next((SYNONYMS[word] for word in words if SYNONYMS.get(word, word) != word), "")
+    ours = next((SYNONYMS[word] for word in map(str.lower, words) if SYNONYMS.get(word, word) != word), "")
     if ours.startswith("nothing: "):
         return f" ({ours.removeprefix('nothing: ')})"
     return f" (here it is {ours})" if ours else ""
@@ -189,6 +199,9 @@ def near_key(word: str, known: Collection[str]) -> str:
 
     Its last part counts if that is the last part of one known key, and if its group is one, the keys of that.
     """
+    given, word = word, word.lower()
+    if given != word and word in known:
+        return f" (here it is {word})"
     group, _, name = word.rpartition(".")
     first, bare = word.partition(".")[0], _BEFORE.sub("", name)
     if said := meaning(word, name, bare):

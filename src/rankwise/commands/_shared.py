@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rankwise.errors import Refused, did_you_mean
-from rankwise.paths import conf_dir
+from rankwise.paths import options
 from rankwise.synonyms import ALIASES, GROUPS, OPEN, meaning, near_flag, no_such_key
 
 SHELL_ASKS = "_ARGCOMPLETE"  # in the environment of a command line that is to be completed
@@ -181,13 +181,6 @@ def groups() -> str:
     return "\n".join(f"  {group + '=':<11}  {' '.join(options(group))}" for group in GROUPS)
 
 
-def options(group: str) -> list[str]:
-    """The options of a config group, those in ``./conf`` too."""
-    trees = [tree / group for tree in (conf_dir(), Path("conf"))]
-    files = [(tree, path) for tree in trees for path in tree.rglob("*.yaml") if not path.stem.startswith("_")]
-    return sorted({path.relative_to(tree).with_suffix("").as_posix() for tree, path in files})  # _base is no choice
-
-
 def wrapped(text: str, width: int | None = None) -> str:
     """A text for the terminal's width: paragraphs, and lines of lists, which begin with a blank.
 
@@ -235,10 +228,13 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
         takes_keys = any(action.dest == "overrides" for action in parser._actions)
         keys = (*known_keys(), *GROUPS) if takes_keys else ()
         unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]
+        if one := re.fullmatch(r"argument -m/.*: ignored explicit argument '([a-z].*)'", message):
+            unknown = f"-m{one[1]}"  # of -method.rank=4
         choice = re.fullmatch(r".* invalid choice: '(.*)' \(choose from (.*)\)", message)
         message += did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
         near = near_flag(unknown.split("=")[0], parser._option_string_actions, keys)
-        what = f"{unknown}: no such flag{near}" if unknown.startswith("-") else message
+        surplus = f"{unknown}: one word too many" if unknown else message
+        what = f"{unknown}: no such flag{near}" if unknown.startswith("-") else surplus
         raise Refused(f"{parser.prog.removeprefix('rankwise ')}: {what}; see {parser.prog} --help")
 
     parser.error = error  # type: ignore[method-assign,assignment]

@@ -31,8 +31,8 @@ from rankwise.config import Config, flat, known_keys, merged, plain, typed
 from rankwise.errors import Refused, did_you_mean
 from rankwise.files import read_yaml
 from rankwise.identity import idle
-from rankwise.paths import conf_dir
-from rankwise.synonyms import GROUPS, OPEN, near_key, no_such_key
+from rankwise.paths import conf_dir, options
+from rankwise.synonyms import GROUPS, OPEN, meaning, near_key, no_such_key
 
 _HYDRA, _OURS = ("hydra", "omegaconf"), ("rankwise", "hydra_plugins")
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:[^}]*\}?")
@@ -319,8 +319,10 @@ def explain(error: BaseException, words: Iterable[str] = ()) -> str:
             near = f"; pip install {ours}"
         if group in ("model", "task", "forgetting") and re.match(r"(?!glue/).*[/.]", choice):
             near = f" (here it is {group}=local {group}.path={choice})"
-        near = near or did_you_mean(choice.lower(), {*error.options} - {"none"}) or _YOURS.get(group, "")
-        return f"{name}: no such option; one of {', '.join(error.options)}{near}"
+        known = {*error.options, *options(group)} - {"none"}
+        near = near or did_you_mean(choice.lower(), known) or _YOURS.get(group, "")
+        beside = sorted(one for one in known if one.startswith(f"{choice.rpartition('/')[0] or choice}/"))
+        return f"{name}: no such option; one of {', '.join(beside or error.options)}{near}"
     if isinstance(error, OverrideParseException):
         key, _, value = str(error.override).strip("'\"").partition("=")
         plain = value and not set("'\"[]{}()") & set(value)
@@ -355,7 +357,7 @@ def _misfit(key: str, reason: str, words: Iterable[str]) -> str:
     told = re.search(r"Value '(.*)' (?:of type|is not)|value: (.*)|field .* is (not Optional)", reason, re.DOTALL)
     given = typed if typed is not None else (told[1] or told[2] or "null") if told else None
     hint, own = known_keys()[key]
-    allowed = takes(hint, own)
+    allowed = takes(hint, own) + meaning(f"{key}={given}")
     if float in (hint, *get_args(hint)) and (share := re.fullmatch(r"([0-9]*\.?[0-9]+) *%", str(given))):
         allowed += f"; {given} is {float(share[1]) / 100:g}"
     return str(Refused.value(key, given, allowed)) if given is not None else f"{key}: {allowed}"
