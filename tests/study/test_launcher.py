@@ -18,6 +18,7 @@ from fake_task import config, until
 
 from rankwise import machine
 from rankwise.config import Config
+from rankwise.errors import Refused
 from rankwise.forks import fork_server
 from rankwise.forks.preload import HEAVY
 from rankwise.identity import folder
@@ -146,6 +147,17 @@ def test_a_bad_run_is_reported_and_stops_no_other(make, name, error):
     assert found.status == "failed" and found.run["ended"]
     kind = "Error" if name in ("error", "refuse") else "Died"
     assert found.error == {"type": kind, "message": error}
+
+
+def test_a_run_that_is_killed_as_it_is_forked_failed_and_one_killed_before_all_is_one_line(make, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for number in (1, 2):
+        code = f"import os\nleft = [1] * {number}\nkill = lambda: left.pop() and (left or os.kill(os.getpid(), 9))\n"
+        (tmp_path / f"dies_at_{number}.py").write_text(f"{code}os.register_at_fork(before=kill)\n")
+    with pytest.raises(Refused, match=r"^the process that loads the libraries was killed"):
+        launch([make("print")], 1, TASK, ["dies_at_1"])
+    ends = launch([make("print"), make("report", 1)], 1, TASK, ["dies_at_2"])
+    assert [(end.status, end.error) for end in ends] == [("failed", "killed as it began"), ("finished", None)]
 
 
 def test_a_run_that_is_refused_leaves_nothing_and_all_for_one_reason_are_one_refusal(make, tmp_path):

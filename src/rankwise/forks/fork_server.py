@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing import forkserver, resource_tracker, util
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from types import FrameType
 from typing import Any
 
@@ -86,12 +86,24 @@ def started(modules: Sequence[str], signals: Signals, on_gpus: bool) -> Iterator
             with _environment(_variables(modules)):
                 forkserver.ensure_running()
             first = context.Process(target=_idle)
-            first.start()
+            if not fork(first):
+                raise Refused(
+                    "the process that loads the libraries was killed (out of memory?); give the same command again"
+                )
             first.join()
         yield context
     finally:
         if not _keep:
             _end()
+
+
+def fork(process: ForkServerProcess) -> bool:
+    """Start it; False where it, or the server, is killed meanwhile. The next is forked from a new server."""
+    try:
+        process.start()
+    except (EOFError, ConnectionError):
+        return False
+    return True
 
 
 def _idle() -> None:

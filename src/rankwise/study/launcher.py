@@ -77,7 +77,7 @@ def run(
         raise Refused(reason)
     for outcome in outcomes.values():
         if outcome.failed:
-            log = "" if outcome.status == REFUSED else f"; log: {outcome.folder / 'log'}"
+            log = f"; log: {file}" if (file := outcome.folder / "log").exists() else ""
             print(f"rankwise: {outcome.folder.name} {outcome.status}: {outcome.error}{log}", file=sys.stderr)
     return [outcomes.get(folder(config)) or Outcome(folder(config), FINISHED) for config in configs]
 
@@ -249,7 +249,10 @@ class _Engine:
         process = self._context.Process(target=work, args=(job,), name=target.name)
         made = [path for path in (target, *target.parents) if not path.exists()]
         run = _Run(config, target, gpu, process, made, Tail(target / "metrics.jsonl", from_end=True))
-        process.start()
+        if not fork_server.fork(process):
+            self._free.append(gpu)
+            self._settle(config, Outcome(target, FAILED, "killed as it began"))
+            return
         self._running.append(run)
         self._shown.started(target.name)
 
