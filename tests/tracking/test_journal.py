@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rankwise.tracking.journal import Journal, read_rows
+from rankwise.tracking.journal import Journal, Tail, read_rows
 
 
 @pytest.fixture
@@ -24,14 +24,20 @@ def test_every_row_is_on_disk_at_once(path):
     assert len(read_rows(path)) == 3
 
 
-def test_only_the_last_attempt_is_read_but_all_are_kept(path):
-    for attempt, steps in ((1, 5), (2, 2)):
-        journal = Journal(path, attempt)
-        for step in range(steps):
-            journal({"step": step})
-        journal.close()
-    assert [row["step"] for row in read_rows(path)] == [0, 1]
-    assert len(path.read_text().splitlines()) == 7
+def test_an_attempt_begins_with_the_rows_that_it_goes_on_from_and_who_follows_sees_them(path):
+    """The rows of the one before are there until then."""
+    first = Journal(path, 1)
+    for step in range(5):
+        first({"step": step})
+    first.close()
+    watching, following, second = Tail(path, from_end=True), Tail(path), Journal(path, 2)
+    assert watching.rows() == [] and len(following.rows()) == len(read_rows(path)) == 5
+    second.begin(first.rows[:2])
+    second({"step": 2})
+    second.close()
+    rows = [{"attempt": 2, "step": step} for step in range(3)]
+    assert [json.loads(line) for line in path.read_text().splitlines()] == second.rows == rows
+    assert watching.rows() == following.rows() == rows and watching.rows() == []
 
 
 TORN = ('{"attempt": 1, "st', '{"attempt": 1', "{", '{"attempt": 1, "step": 2}', "\0\0\0", "[" * 9999, "3", "\udcff")
@@ -47,6 +53,7 @@ def test_the_torn_last_row_of_a_killed_run_costs_no_other(path, torn):
         file.write(torn)
     assert read_rows(path)[0] == {"attempt": 1, "step": 1}
     second = Journal(path, 2)
+    second.begin()
     second({"step": 7})
     second({"step": 8})
     second.close()

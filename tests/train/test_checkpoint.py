@@ -19,7 +19,6 @@ from rankwise.identity import folder
 from rankwise.methods import DECLARED
 from rankwise.paths import UNFINISHED
 from rankwise.run import run
-from rankwise.tracking.journal import read_rows
 from rankwise.tracking.record import Record, read
 from rankwise.train import checkpoint
 from rankwise.train.watch import Watch
@@ -71,10 +70,15 @@ def told(record: Record) -> dict[str, Any]:
     return values
 
 
+def logged(place: Path) -> list[dict[str, Any]]:
+    """All that is in the file, of whatever attempt."""
+    return [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+
+
 def assert_same(one: Record, other: Record) -> None:
     """To the bit: record, rows, predictions, and whatever is kept of the weights."""
     assert told(one) == told(other)
-    rows = [[row | {"attempt": 1} for row in read_rows(record.folder / "metrics.jsonl")] for record in (one, other)]
+    rows = [[row | {"attempt": 1} for row in logged(record.folder)] for record in (one, other)]
     assert rows[0] == rows[1] and len(rows[0]) > 3
     files = [sorted(p.relative_to(r.folder) for p in r.folder.rglob("*") if p.is_file()) for r in (one, other)]
     assert files[0] == files[1] and not {path.name for path in files[0]} & set(UNFINISHED)
@@ -139,8 +143,9 @@ def test_a_run_goes_on_from_the_last_checkpoint_and_keeps_the_rows_before_it(tin
     again: list[int] = []
     record = run(config, lambda done, *_: again.append(done))
     assert again[0] == 21 and again[-1] == 40 and record.run["attempts"] == 2
-    steps = [row["step"] for row in read_rows(folder(config) / "metrics.jsonl") if "lr" in row]
-    assert steps == list(range(1, 41))
+    assert [(row["attempt"], row["step"]) for row in logged(folder(config)) if "lr" in row] == [
+        (2, step) for step in range(1, 41)
+    ]
     assert [row["step"] for row in record.metrics["curve"]] == [13, 27, 40]
     assert record.compute["seconds"]["train_s"] > 0
 

@@ -2,57 +2,59 @@
 
 import contextlib
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rankwise.tracking.groups import problem
-from rankwise.tracking.record import finite
+from rankwise.tracking.record import finite, write_atomically
 
 
 class Journal:
-    """Appends rows, each with the number of the attempt at the run."""
+    """Appends rows, each with the number of the attempt at the run; those of earlier ones stay until ``begin``."""
 
     def __init__(self, path: Path, attempt: int):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.attempt, self.rows = attempt, 0
-        torn = path.exists() and not path.read_bytes().endswith(b"\n")  # by a kill, in the middle of a row
+        self.path, self.attempt = path, attempt
+        self.rows: list[dict[str, Any]] = []
         self.file = path.open("a", encoding="utf-8")
-        if torn:
-            self.file.write("\n")
 
     def __call__(self, row: dict[str, Any]) -> None:
         """Write one row and flush it. A number that is not finite becomes null."""
-        self.file.write(json.dumps(finite({"attempt": self.attempt} | row)) + "\n")
+        self.rows.append(finite({"attempt": self.attempt} | row))
+        self.file.write(_line(self.rows[-1]))
         self.file.flush()
-        self.rows += 1
 
-    def go_on(self, attempt: int, rows: int) -> bool:
-        """Write the first rows of an earlier attempt once more, as this one's, which goes on from there.
-
-        False, and nothing is written, if it has not so many.
-        """
-        earlier = [row for row in _rows_of(Path(self.file.name)) if row["attempt"] == attempt][:rows]
-        if len(earlier) < rows:
-            return False
-        for row in earlier:
-            self({key: value for key, value in row.items() if key != "attempt"})
-        return True
+    def begin(self, rows: Sequence[dict[str, Any]] = ()) -> None:
+        """Have nothing in the file but the rows of an earlier attempt from which this one goes on."""
+        self.rows = [row | {"attempt": self.attempt} for row in rows]
+        if rows or self.file.tell():
+            write_atomically(self.path, map(_line, self.rows))
+            self.file.close()
+            self.file = self.path.open("a", encoding="utf-8")
 
     def close(self) -> None:
         self.file.close()
 
 
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row) + "\n"
+
+
 class Tail:
-    """Reads the rows that are appended to a journal, from its start or from its present end."""
+    """Reads the rows that are appended to a journal, from its start or from its present end; of a new file all."""
 
     def __init__(self, path: Path, from_end: bool = False):
-        self.path = path
-        self.position = path.stat().st_size if from_end and path.exists() else 0
+        there = path.stat() if from_end and path.exists() else None
+        self.path, (self.position, self.inode) = path, (there.st_size, there.st_ino) if there else (0, 0)
 
     def rows(self) -> list[dict[str, Any]]:
         """Those that were written since the last call; a row that is half written waits for the next."""
         try:
             with self.path.open("rb") as file:
+                if (inode := os.fstat(file.fileno()).st_ino) != self.inode:
+                    self.inode, self.position = inode, 0
                 file.seek(self.position)
                 content = file.read()
         except OSError:  # not there yet
@@ -78,10 +80,6 @@ def parse(content: bytes) -> list[dict[str, Any]]:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of the last attempt, as ``parse``; no file is no rows."""
-    rows = _rows_of(path)
+    rows = parse(path.read_bytes() if path.exists() else b"")
     last = max((row["attempt"] for row in rows), default=0)
     return [row for row in rows if row["attempt"] == last]
-
-
-def _rows_of(path: Path) -> list[dict[str, Any]]:
-    return parse(path.read_bytes() if path.exists() else b"")

@@ -40,22 +40,24 @@ class Checkpoints(pl.Callback):
         self.made_by = json.dumps([config, settings, made], sort_keys=True, default=str)
 
     def earlier(self) -> tuple[Path | None, int]:
-        """The last good checkpoint of this very run and the stretches that it has trained, its rows written once more;
+        """The last good checkpoint of this very run and the stretches that it has trained, the journal as it was then;
         without one, all are removed.
         """
-        return self.ranks.of_first(self._earlier() if self.ranks.is_first else (None, 0))
+        file, stretches, rows = self.ranks.of_first(self._earlier() if self.ranks.is_first else (None, 0, []))
+        self.journal.begin(rows)
+        return file, stretches
 
-    def _earlier(self) -> tuple[Path | None, int]:
+    def _earlier(self) -> tuple[Path | None, int, list[dict[str, Any]]]:
         for file in self.files:
             try:
                 state = torch.load(file, map_location="cpu", weights_only=True)["callbacks"]["Checkpoints"]
             except Exception:  # not there, or torn in any way
                 continue
-            if state["made_by"] == self.made_by and self.journal.go_on(*state["journal"]):
-                return file, state["stretches"]
+            if state["made_by"] == self.made_by:
+                return file, state["stretches"], json.loads(state["journal"])
         for file in self.files:
             file.unlink(missing_ok=True)
-        return None, 0
+        return None, 0, []
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.random:
@@ -92,7 +94,7 @@ class Checkpoints(pl.Callback):
         return {
             "made_by": self.made_by,
             "stretches": self.stretches,
-            "journal": (self.journal.attempt, self.journal.rows),
+            "journal": json.dumps(self.journal.rows),
             "random": self.ranks.of_all({"cpu": torch.get_rng_state(), "cuda": cuda}),
             "seconds": {phase: seconds[phase] for phase in ("train", "validate") if phase in seconds},
         }
