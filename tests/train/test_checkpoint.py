@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,13 @@ def longer(tiny: Tiny, **keys: Any) -> Config:
     return tiny(**{"trainer__max_steps": 40, "trainer__validations": 3} | keys)
 
 
-def cut(config: Config, step: int) -> list[int]:
-    """Steps of a run that is stopped at one."""
+def cut(config: Config, step: int, at: Callable[[int], object] = lambda step: None) -> list[int]:
+    """Steps of a run that is stopped at one; ``at`` is called at each."""
     steps: list[int] = []
 
     def on_progress(done: int, total: int, text: str) -> None:
         steps.append(done)
+        at(done)
         if done >= step and text.startswith("loss"):
             raise Cut
 
@@ -162,6 +164,21 @@ def test_full_fine_tuning_done_again_for_its_weights_goes_on_when_that_is_killed
     assert again[0] == 21 and again[-1] == 40 and record.run["attempts"] == 3
     assert record.metrics == first.metrics and (record.folder / "adapter" / "model.safetensors").is_file()
     assert not (record.folder / "earlier").exists()
+
+
+@pytest.mark.parametrize("again", [{"rerun": True}, {"trainer__save_full": True}], ids=str)
+def test_a_rerun_that_is_stopped_leaves_the_result_and_goes_on(tiny, tmp_path, monkeypatch, again):
+    whole = run(longer(tiny, method="full", **again, outputs=str(tmp_path / "whole")))
+    first, config = run(longer(tiny, method="full")), longer(tiny, method="full", **again)
+    real, steps = checkpoint.time.perf_counter, [0]
+    monkeypatch.setattr(checkpoint.time, "perf_counter", lambda: real() + 1000 * (max(steps, default=99) > 15))
+    cut(config, 25, steps.append)
+    assert read(folder(config)).metrics == first.metrics
+    steps.clear()
+    record = run(config, lambda done, *_: steps.append(done))
+    assert steps[0] == 21 and record.run["attempts"] == 3 and not (record.folder / "earlier").exists()
+    assert 1000 < record.compute["seconds"]["train_s"] < record.compute["seconds"]["total_s"]
+    assert_same(record, whole)
 
 
 class Bomb:

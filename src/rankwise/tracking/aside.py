@@ -3,8 +3,10 @@
 import shutil
 from pathlib import Path
 
+from rankwise.paths import UNFINISHED
+
 FOLDER, _RECORD = "earlier", "record.json"  # by this name no reader takes it for a run
-_NOT_RESULTS = ("log", ".lock", ".lease")
+_NOT_RESULTS = ("log", ".lock", ".lease", *UNFINISHED)  # from the last, a rerun that was stopped goes on
 
 
 def set_aside(run_folder: Path) -> None:

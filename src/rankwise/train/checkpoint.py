@@ -32,6 +32,7 @@ class Checkpoints(pl.Callback):
     def __init__(self, folder: Path, record: Record, journal: Journal, clock: Clock, ranks: Ranks = ALONE):
         self.files, self.ranks = [folder / name for name in CHECKPOINTS], ranks
         self.journal, self.clock, self.began = journal, clock, time.perf_counter()
+        self.before_s = record.compute.get("seconds", {}).get("total_s") or 0.0  # of attempts that were cut
         self.random: dict[str, Any] = {}
         # Another command, machine, data or version would end elsewhere: then the run starts anew.
         settings = {key: record.compute.get(key) for key in ("device", "precision", "threads", "quant_error")}
@@ -90,19 +91,24 @@ class Checkpoints(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
-        seconds = self.clock.seconds | {"train": time.perf_counter() - self.began + self.clock.seconds.get("train", 0)}
+        now_s = time.perf_counter() - self.began
+        seconds = self.clock.seconds | {"train": now_s + self.clock.seconds.get("train", 0)}
         return {
             "made_by": self.made_by,
             "stretches": self.stretches,
             "journal": json.dumps(self.journal.rows),
             "random": self.ranks.of_all({"cpu": torch.get_rng_state(), "cuda": cuda}),
             "seconds": {phase: seconds[phase] for phase in ("train", "validate") if phase in seconds},
+            "total_s": self.before_s + now_s,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.random = state["random"][self.ranks.rank]
         for phase, seconds in state["seconds"].items():
             self.clock.add(phase, seconds)
+        if not self.before_s:  # of a rerun that was stopped, whose record is gone
+            self.before_s = state["total_s"]
+            self.clock.add("total", self.before_s)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         if self.ranks.world == 1:  # of several, what failed may be another
