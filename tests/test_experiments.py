@@ -3,6 +3,7 @@
 An experiment is composed once, in one test that holds all of it against its place: composing is what takes the time.
 """
 
+import functools
 import re
 from collections import Counter
 from pathlib import Path
@@ -29,6 +30,7 @@ ELSEWHERE = ("demo", "optuna", "rank_full", "rank_lr", "rank_quant", "rank_sweep
 NEEDS_PATH = ("paper/lora_t3", "paper/lora_t18", "paper/dora_t15")  # data that only its owner can hand out
 
 
+@functools.cache
 def experiment(name: str) -> list[Config]:
     """The runs of an experiment, composed, checked and not run."""
     given = ["task.path=FOLDER"] if name in NEEDS_PATH else []

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from in_process import one_server  # noqa: F401
 from safetensors.torch import load_file, save_file
 from tiny_configs import study_of
 
