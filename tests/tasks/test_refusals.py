@@ -60,7 +60,12 @@ CAUSES: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
     "quotes in tabs": ("a.tsv", b'text\tlabel\n"a\nb"\t1\n', {}, "task.format=csv task.delimiter=tab reads field"),
     "another quote": ("a.csv", b'text,label\n"a \\"b\\"",1\n', {}, "line 2: .*; with task.format=tsv, quotes are te"),
     "a remark above": ("a.csv", b"by hand\ntext,label\nx,1\n", {}, "line 2: .*the first line was taken as the hea"),
-    "no header": ("a.csv", b"the sea,1\nthe oak,0\n", {}, r"where line 1 is no header, 'task.columns=\[NAME,…\]' "),
+    "no header": (
+        "a.csv",
+        b"the sea,1\nthe oak,0\n",
+        {},
+        r"/a.csv has the columns the sea, 1; .*the first line is no header, 'task.columns=\[NAME,…\]' ",
+    ),
     "no name": ("a.csv", b"text,\nthe sea,1\n", {}, """a column has no name: "task.label=''" is that one"""),
     "a name given twice": ("a.csv", b"text,text,label\nx,y,1\n", {}, "=text: .*; two columns are named text: rename"),
     "a header that is given": ("a.csv", b"Text,Label\na,b\n", NAMED, "line 1: repeats the header; leave task.columns"),

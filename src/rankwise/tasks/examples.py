@@ -89,7 +89,7 @@ class Cell:
                     self.value = None
                     raise self.empty(f"no {key}")
                 there = hints.columns(key, column, row, table.part, table.header)
-                raise Refused(f"task.{key}={column}: {self.where} {there}")
+                raise Refused(f"task.{key}={column}: {table.name if table.header else self.where} {there}")
             self.value = self.value[name]
 
     @property

@@ -94,7 +94,7 @@ def fields(cells: list[str], names: list[str], sign: str, quoted: bool) -> str:
         "takes the rest of the line"
     )
     if 1 < len(cells) < len(names):
-        rest = "; where line 1 is no header, 'task.columns=[NAME,…,...]' names the columns that all lines have"
+        rest = "; where the first line is no header, 'task.columns=[NAME,…,...]' names the columns that all lines have"
     return f"give the right task.delimiter (now {sign!r}), task.format or task.columns, or mend the line{rest}"
 
 
@@ -131,7 +131,9 @@ def _cause(
     if "" in row and len(names) < 2:
         return f"a column has no name: \"task.{key}=''\" is that one"
     header = (
-        f"; where line 1 is no header, 'task.columns=[NAME,…]' names the {len(names)} columns" if text_table else ""
+        f"; where the first line is no header, 'task.columns=[NAME,…]' names the {len(names)} columns"
+        if text_table
+        else ""
     )
     flags = sum(str(row[name]).lower() in ("0", "1", "true", "false") for name in names) if key == "label" else 0
     if flags > 1:
