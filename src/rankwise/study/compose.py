@@ -373,8 +373,12 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             queue += [one.__cause__, one.__context__]
 
 
+# What is no text to Hydra, unless it stands in quotes.
+_NO_TEXT = re.compile(r"null|true|false|-?(nan|inf|(?=\.?\d)[\d_]*\.?[\d_]*(e-?[\d_]+)?)", re.IGNORECASE)
+
+
 def override(key: str, value: Any) -> str:
-    """``key=value`` as Hydra reads it back: texts with signs in quotes, whole numbers without a point."""
+    """``key=value`` as Hydra reads it back: texts with signs or as numbers in quotes, whole numbers without a point."""
     return f"{key}={_text(value)}"
 
 
@@ -383,7 +387,7 @@ def _text(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if isinstance(value, str) and not re.fullmatch(r"[\w./-]+", value):
+    if isinstance(value, str) and (_NO_TEXT.fullmatch(value) or not re.fullmatch(r"[\w./-]+", value)):
         escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + match[2].replace("'", "\\'"), value)
         return f"'{escaped}'"
     if isinstance(value, dict):
