@@ -63,6 +63,8 @@ def rows_of(data: Data) -> dict[str, int]:
             {"human": 30, "how": 30, "what": 30},
         ),
         (["+1", "-1"], {"labels": {1: "pos", -1: "neg"}}, {"pos": 60, "neg": 60}),
+        (["1.50", "-2.0"], {"labels": {1.50: "pos", -2.0: "neg"}}, {"pos": 60, "neg": 60}),  # to YAML 1.5
+        (["1.10", "1.1"], {"labels": {"1.10": "ten", 1.1: "one"}}, {"ten": 60, "one": 60}),
         (["-", "yes", "no"], {"labels": {"yes": "yes", "no": "no", "-": None}}, {"yes": 40, "no": 40}),
         ([0, 1, 2], {"labels": ["a", "b", "c", "d"]}, {"a": 40, "b": 40, "c": 40, "d": 0}),
     ],
@@ -113,7 +115,10 @@ def test_labels_that_are_no_classes_are_refused_with_the_way_out(
 @pytest.mark.parametrize(
     ("labels", "note"),
     [
-        (["Neg", "neg", "pos", "Very  good"], "'Neg', 'neg' differ only in case or blanks; task.labels=[Neg"),
+        (
+            ["Neg", "neg", "pos", "Very  good"],
+            "'Neg', 'neg' differ only in case, blanks or zeros at the end; task.labels=[Neg",
+        ),
         (["Very  good", "very good"], "'Very  good', 'very good' differ only in case"),
         ([True, "True", False], "'true', 'True' differ only in case"),
         ([True, 1, "0"], "true or false stands beside 0 or 1, as a class of its own"),

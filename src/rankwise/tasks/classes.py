@@ -18,6 +18,7 @@ from rankwise.tasks.splits import PARTS, TEST, TRAIN, VALIDATION
 _SHOWN = 8  # classes in a message
 _FEW = 2  # rows of a class that is hardly one
 _SEVERAL = re.compile(r"\s*[,;|]\s*")
+_FRACTION = re.compile(r"[+-]?\d*\.\d+")
 _NUMBER = re.compile(r"-?\d+")
 MISSING = ("nan", "none", "null", "na", "n/a", "<na>", "-", "?", r"\n")  # what programs write for what is missing
 
@@ -186,11 +187,14 @@ def _unnamed(names: list[str]) -> Iterator[str]:
         spelled.setdefault(_fold(name), []).append(name)
     for twins in spelled.values():
         if len(twins) > 1:
-            yield f"{', '.join(map(repr, twins))} differ only in case or blanks; task.labels=[{twins[0]}, …] joins"
+            alike = f"{', '.join(map(repr, twins))} differ only in case, blanks or zeros at the end"
+            yield f"{alike}; task.labels=[{twins[0]}, …] joins"
 
 
 def _fold(name: str) -> str:
-    return " ".join(name.casefold().split())
+    """What case, blanks and zeros at the end of a fraction do not change: a key 1.50 of YAML is the number 1.5."""
+    folded = " ".join(name.casefold().split())
+    return folded.rstrip("0").rstrip(".") if _FRACTION.fullmatch(folded) else folded
 
 
 def _folded(names: Collection[str]) -> dict[str, str]:
