@@ -367,7 +367,8 @@ def test_the_command_prints_a_table_and_json(capsys, tmp_path, monkeypatch):
     grid = ["plan", "debug=fast", "-m", "method=lora,full", "method.rank=1,4"]
     assert main([*grid, "seed=range(0,9)", "--fit", "1MB", "--gpu", "t4", "--gpus", "8"]) == 0
     said = capsys.readouterr().out
-    assert said.count("lora-r1-") == 2 and "× 9" in said and "not all fit in" in said and "largest" in said
+    assert said.count("lora-r1-qv-lr0.002 × 9 ") == 2 and said.count("full-lr0.0001 × 9 ") == 2
+    assert "not all fit in" in said and "largest" in said
     assert "27 runs" in said and "on 8 GPUs" in said
     assert main([*grid, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

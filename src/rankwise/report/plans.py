@@ -1,5 +1,6 @@
 """A plan as a table for the terminal."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -53,13 +54,19 @@ def _table(columns: list[tuple[str, Cell]], rows: list[dict[str, Any]], limit: i
 
 
 def _alike(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first of the runs that cost the same, with how many they are in its label."""
+    """The first of the runs that cost the same, its label what all of theirs have in common and how many they are."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         cost = {key: value for key, value in row.items() if key not in ("label", "id")}
         groups.setdefault(repr(cost), []).append(row)
-    several = ((first, f" × {1 + len(others):,}" if others else "") for first, *others in groups.values())
-    return [first | {"label": first["label"] + times} for first, times in several]
+    return [same[0] | {"label": _of_all([row["label"] for row in same])} for same in groups.values()]
+
+
+def _of_all(labels: list[str]) -> str:
+    """``lora-r8 × 6`` of six runs that differ in what else their labels say."""
+    first, *others = (re.split(r"(?<!\de)-", label) for label in labels)
+    common = [part for part in first if all(part in other for other in others)]
+    return "-".join(common or first) + (f" × {len(labels):,}" if others else "")
 
 
 def _part(row: dict[str, Any], part: str) -> str:
