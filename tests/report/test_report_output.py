@@ -17,6 +17,7 @@ from rankwise.config import Config, Model, Optim, Quant, Targets, Task
 from rankwise.errors import Refused
 from rankwise.identity import labels
 from rankwise.methods import Method
+from rankwise.report import plots
 from rankwise.report.costs import pareto
 from rankwise.report.export import json_parts
 from rankwise.report.page import html
@@ -164,6 +165,25 @@ def test_page_has_every_figure_with_a_caption_and_unique_ids(page):
     assert all(
         target in ids for target in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page) for target in target if target
     )
+
+
+def test_a_mean_curve_ends_where_a_seed_does_and_a_front_of_one_point_is_no_line(tmp_path, monkeypatch):
+    for seed, losses in enumerate([(0.7, 0.5, 0.4, 0.3), (0.7, 0.6, 0.5)]):
+        write_run(tmp_path, "full", None, seed=seed, test=0.7)
+        record = write_run(tmp_path, "lora", 8, seed=seed, test=0.8)
+        record.metrics["curve"] = [{"step": 10 * n, "val/loss": loss} for n, loss in enumerate(losses)]
+        record.write()
+    report = build([tmp_path])
+    monkeypatch.setattr(plots, "plot", lambda figure, name, title, caption, wide=False: (figure, caption))
+    figure, caption = plots.learning_curves(report)
+    (mean,) = (line for line in figure.axes[-1].lines if line.get_label() == "lora r=8")
+    assert [*map(list, mean.get_data())] == [[0, 10, 20], pytest.approx([0.7, 0.55, 0.45])]
+    assert caption.startswith("Mean over seeds, as far as all of them go; thin lines are single seeds, at the chosen")
+    assert plots.score_by_parameters(report)[0].axes[0].get_legend() is None  # rank 8 beats full fine-tuning
+    for seed in range(2):
+        write_run(tmp_path, "lora", 1, seed=seed, test=0.75)
+    front = plots.score_by_parameters(build([tmp_path]))[0].axes[0].get_legend()
+    assert [text.get_text() for text in front.get_texts()] == ["Pareto front"]
 
 
 def test_page_escapes_what_runs_wrote_and_points_to_the_log(page):

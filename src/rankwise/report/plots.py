@@ -138,14 +138,15 @@ def score_by_parameters(report: Report) -> Plot | None:
     front = costs.pareto([(x, metric.sign * y) for x, y in points])
     figure, ((ax,),) = svg.canvas(WIDTH, 3.7)
     best = sorted(points[i] for i in front)
-    ax.step(*zip(*best, strict=True), where="post", color=PARETO, lw=1.5, alpha=0.8, label="Pareto front", zorder=2)
+    if len(best) > 1:  # else there is no line
+        ax.step(*zip(*best, strict=True), where="post", color=PARETO, lw=1.5, alpha=0.8, label="Pareto front", zorder=2)
+        ax.legend(loc=_EMPTY[metric.lower_is_better])
     _limits(ax, arms, report)
     for (x, _), arm in zip(points, arms, strict=True):
         _score_bar(ax, x, arm, metric, colour(arm, arms))
     ax.set_xscale("log")
     ax.margins(x=0.15)
     ax.set(xlabel="trainable parameters (adapter and head)", ylabel=f"test {metric.header}")
-    ax.legend(loc=_EMPTY[metric.lower_is_better])
     nameless = _dots(ax, points, arms, front)
     caption = (
         f"{_points(arms, metric).capitalize()}. Ringed points are on the Pareto front: no arm that trains as few "
@@ -226,7 +227,8 @@ def learning_curves(report: Report) -> Plot | None:
             _line(ax, _curves(arm, key), colour(arm, shown), arm, metric.factor)
         ax.set(xlabel="optimizer step", ylabel=f"validation {metric.header}", title=metric.name)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
-    seeds = "Mean over seeds; thin lines are single seeds" if any(len(arm.runs) > 1 for arm in shown) else "One seed"
+    several = any(len(arm.runs) > 1 for arm in shown)
+    seeds = "Mean over seeds, as far as all of them go; thin lines are single seeds" if several else "One seed"
     caption = (
         f"{seeds}, at the chosen learning rate, no interval. Lighter greens are larger ranks. A loss that still falls "
         "at the right edge means that the budget, not the rank, may decide."
@@ -381,9 +383,10 @@ def _line(ax: Any, runs: list[list[tuple[float, float]]], paint: str, arm: Arm, 
         if len(runs) > 1:
             ax.plot([s for s, _ in rows], [factor * v for _, v in rows], color=paint, lw=0.6, alpha=0.35)
     style = "-" if arm.rank or arm.method == "full" else "--"
-    steps, width = sorted(at), 2.4 if arm.method == "full" else 1.7
-    means = [np.mean(at[step]) for step in steps]
-    ax.plot(steps, means, style, color=paint, lw=width, marker="o", ms=3.5, label=arm.label)
+    steps, width = sorted(step for step in at if len(at[step]) == len(runs)), 2.4 if arm.method == "full" else 1.7
+    ax.plot(
+        steps, [np.mean(at[step]) for step in steps], style, color=paint, lw=width, marker="o", ms=3.5, label=arm.label
+    )
 
 
 def _direction(metric: Metric) -> str:
