@@ -199,3 +199,14 @@ def test_tuning_is_a_table_of_all_sides_and_the_rates_that_they_had(study):
     assert sorted(row[:2] for row in found.rows) == [["full", "3"], ["lora r=8", "3"]]
     assert found.notes[0].endswith("All sides had the same number to choose from.")
     assert found.header[3:] == ["val. accuracy, best of 1", "val. accuracy, best of 2", "val. accuracy, best of 3"]
+
+
+def test_a_rate_that_was_chosen_on_a_reported_seed_is_said_to_be(tmp_path):
+    write_study(tmp_path, {8: 0.82})
+    for method, rank, seed in (("lora", 8, 0), ("full", None, 100)):
+        for lr in (1e-4, 2e-3):
+            write_run(tmp_path, method, rank, lr=lr, seed=seed, stage="tune")
+    report = build([tmp_path])
+    (said,) = (note for note in report.notes if note.startswith("Learning rates are"))
+    assert ", on the reported seeds for lora r=8, so that their scores are somewhat too high: lora r=8 2e-3" in said
+    assert "| lora r=8 | 81.5 ± 1.8* |" in report.to_markdown() and "| full | 81.2 ± 1.7 |" in report.to_markdown()

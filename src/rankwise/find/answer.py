@@ -13,9 +13,10 @@ from rankwise.find.rule import ENOUGH, HOPELESS, OPEN, UNDECIDED, WORSE, Evidenc
 from rankwise.find.story import Findings
 from rankwise.identity import run_id
 from rankwise.metrics import duration
-from rankwise.report.arms import UNDER_TRAINED, out_of
+from rankwise.report.arms import UNDER_TRAINED
+from rankwise.report.formats import out_of
 from rankwise.tracking.fields import at
-from rankwise.tracking.record import Record
+from rankwise.tracking.record import FINISHED, Record
 
 _WORTH = 0.5  # the chance from which on more seeds are recommended
 _WORDS = {ENOUGH: "enough", WORSE: "worse", HOPELESS: "given up", OPEN: "not decided"}

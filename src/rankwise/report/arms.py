@@ -120,6 +120,12 @@ class Arm:
         return max(len(self.whole), len(self.rounds[0].whole))
 
     @property
+    def picked(self) -> bool:
+        """Whether its learning rate was chosen on seeds that are reported, whose luck is then in its score."""
+        mine = set(self.replicates())
+        return len(self.whole) > 1 or (self.tried > 1 and any(mine & set(part.replicates()) for part in self.tuned))
+
+    @property
     def beyond(self) -> int:
         """How many more a later round tried, which lie beyond the edge of the first."""
         first, *later = (set(part.whole) for part in self.rounds)
@@ -340,11 +346,6 @@ def covered(scores: Iterable[Interval | None], items: str = "test items") -> str
     words = {"both": f"seeds and {items}", "seeds": "seeds", "items": f"{items} alone ({why})"}
     over = ", or ".join(words[kind] for kind in words if kind in kinds)
     return f"± 95 % over {over}" if over else "no interval"
-
-
-def out_of(tried: int, beyond: int) -> str:
-    """From how many learning rates one was chosen: ``4 and 1 beyond their edge``."""
-    return f"{tried}{f' and {beyond} beyond their edge' if beyond else ''}"
 
 
 def give_names(arms: list[Arm]) -> None:

@@ -85,7 +85,7 @@ class Row:
 
     def star(self, task: str) -> str:
         """Where the score is of the best of several rates on these seeds."""
-        return "*" * (task in self.tasks and len(self.tasks[task].whole) > 1)
+        return "*" * (task in self.tasks and self.tasks[task].picked)
 
 
 @dataclass(frozen=True)

@@ -199,13 +199,11 @@ def _scores(report: Report) -> list[Column]:
     median = " (median)" if any(s.median is not None for arm in report.arms for s in arm.scores.values()) else ""
     points = " pts" if metric.percent else ""
     others = [
-        Column(m.name, m.header, _in("scores", m.name), m.interval, "scores" if number < _OTHERS else "more")
+        Column(
+            m.name, m.header, _in("scores", m.name), m.interval, "scores" if number < _OTHERS else "more", mark=_star
+        )
         for number, m in enumerate(second_metrics(report))
     ]
-
-    def star(arm: Arm) -> str:
-        """Where the score is of the best of several rates: the luck of these seeds is in it."""
-        return "*" * (len(arm.whole) > 1)
 
     # Of random subspaces d90 is read here: the smallest dimension with 90 % (Li et al. 2018, §2).
     shares = "numbers main" if any("dim" in arm.settings for arm in report.arms) else "numbers"
@@ -214,7 +212,7 @@ def _scores(report: Report) -> list[Column]:
     floors = (("of_full", "of full", 0.0), ("above_constant_of_full", "above constant, of full", floor))
     return [
         Column("metric", "", lambda a: metric.name),
-        Column("test", f"{metric.header}{median}", score, metric.interval, "main paper", mark=star),
+        Column("test", f"{metric.header}{median}", score, metric.interval, "main paper", mark=_star),
         Column("", f"Δ {report.short}{points}", lambda a: delta(report, a), tables="main paper", left=True),
         *others,
         *(
@@ -223,6 +221,11 @@ def _scores(report: Report) -> list[Column]:
         ),
         Column("constant", "", lambda a: report.constants[id(a)]),
     ]
+
+
+def _star(arm: Arm) -> str:
+    """Where a score is of the best of several rates: the luck of these seeds is in it."""
+    return "*" * arm.picked
 
 
 def _in(of: str, key: str) -> Callable[[Arm], Any]:
@@ -346,7 +349,7 @@ def _generation(report: Report) -> list[Column]:
     metrics = [METRICS[name] for name in of_kind("text") if any(name in arm.scores for arm in report.arms)]
     took = "compute.generation."
     return [
-        *(Column(m.name, m.header, _in("scores", m.name), m.interval, "generation") for m in metrics),
+        *(Column(m.name, m.header, _in("scores", m.name), m.interval, "generation", mark=_star) for m in metrics),
         Column("", "prompts", lambda a: a.median(f"{took}prompts"), fmt.si, "generation"),
         Column("generated_tokens_per_s", "tokens /s", lambda a: a.median(f"{took}tokens_per_s"), fmt.si, "generation"),
         Column("", "seconds", lambda a: a.median(f"{took}seconds_s"), fmt.three, "generation"),
@@ -380,7 +383,8 @@ def _harness(report: Report) -> list[Column]:
     columns = []
     for metric in map(named, sorted({name for arm in report.arms for name in arm.scores if ":" in name})):
         gained, unit = partial(_gained, metric), " pts" if metric.percent else ""
-        columns.append(Column(metric.name, metric.header, _in("scores", metric.name), metric.interval, "harness"))
+        score = _in("scores", metric.name)
+        columns.append(Column(metric.name, metric.header, score, metric.interval, "harness", mark=_star))
         columns.append(Column("", f"− base{unit}", gained, metric.difference, "harness"))
     return columns
 

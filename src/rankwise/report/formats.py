@@ -72,3 +72,8 @@ def rate(lr: float | None) -> str:
         return NOTHING
     mantissa, exponent = f"{lr:.2e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def out_of(tried: int, beyond: int) -> str:
+    """From how many learning rates one was chosen: ``4 and 1 beyond their edge``."""
+    return f"{tried}{f' and {beyond} beyond their edge' if beyond else ''}"

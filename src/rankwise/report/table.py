@@ -215,7 +215,7 @@ def interval_note(report: Report) -> str:
         texts.append(f"The best answer that is the same for every text scores {metric.with_unit(report.constant)}.")
     if any(score.median is not None for arm in report.arms for score in arm.scores.values()):
         texts.append("Scores of optimistic rows are medians over seeds; differences are of means.")
-    if any(len(arm.whole) > 1 for arm in report.arms):
+    if any(arm.picked for arm in report.arms):
         texts.append(BEST_OF_RATES)
     if not report.comparisons:
         return " ".join(texts)

@@ -7,9 +7,9 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from rankwise.metrics import named
-from rankwise.report.arms import Arm, group, out_of
+from rankwise.report.arms import Arm, group
 from rankwise.report.columns import Section
-from rankwise.report.formats import rate
+from rankwise.report.formats import out_of, rate
 from rankwise.tracking.record import Record
 
 if TYPE_CHECKING:
@@ -77,9 +77,10 @@ def rates(arms: list[Arm]) -> list[str]:
     sides = ", ".join(f"{out_of(one.tried, one.beyond)} for {one.rounds[0].label}" for one in tuned)
     of += f" ({sides}; {rate(min(every))} to {rate(max(every))})"
     chosen = ", ".join(f"{arm.label} {rate(arm.lr)}" for arm in ours)
-    fresh = any(arm.tuned for arm in ours)
-    seeds = "other seeds" if fresh else "the reported seeds, so that their scores are somewhat too high"
-    remedy = "" if fresh else "; experiment=tuned_ranks judges the chosen rates on fresh seeds"
+    picked = [arm.label for arm in ours if arm.picked]
+    of_these = "" if len(picked) == sum(arm.tried > 1 for arm in ours) else f" for {', '.join(picked)}"
+    seeds = f"the reported seeds{of_these}, so that their scores are somewhat too high" if picked else "other seeds"
+    remedy = "; experiment=tuned_ranks judges the chosen rates on fresh seeds" if picked else ""
     return [f"Learning rates are the best on validation data out of {of}, on {seeds}: {chosen}{remedy}."]
 
 
