@@ -20,8 +20,8 @@ from synthetic_study import write_run
 
 from rankwise.config import Config
 from rankwise.metrics import METRICS, of_kind
-from rankwise.report.columns import columns, raw
-from rankwise.report.export import document
+from rankwise.report.columns import columns
+from rankwise.report.export import document, raw
 from rankwise.report.report import Report, build
 from rankwise.tracking.fields import RESULTS, SETUP
 from rankwise.tracking.record import Record

@@ -15,11 +15,11 @@ from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm
 from rankwise.report.equivalence import MISSING, ONE_SEED, Comparison
 from rankwise.report.forgetting import forgotten
-from rankwise.statistics import Interval
 
 if TYPE_CHECKING:
     from rankwise.report.report import Report
 
+_SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _OTHERS = 8  # metrics beside the task's own that a terminal shows
 _SHORT = {ONE_SEED: "one seed", MISSING: NOTHING}  # the whole sentence stands beneath the table
 
@@ -121,31 +121,32 @@ def section(report: Report, tables: str, title: str, notes: list[str], lead: str
     """A table of the arms that have any value in it, without the columns that none has; None where that is nothing."""
     table, *others = tables.split()
     first, *rest = shown(report, table, *others)
+    flags = marks(report)
     cells = {id(arm): [column.text(arm) for column in rest] for arm in report.arms}
     arms = [arm for arm in report.arms if any(cell != NOTHING for cell in cells[id(arm)])]
     full = [i for i in range(len(rest)) if any(cells[id(arm)][i] != NOTHING for arm in arms)]
     if not arms:
         return None
     header = [first.header, *(rest[i].header for i in full)]
-    rows = [[first.text(arm), *(cells[id(arm)][i] for i in full)] for arm in arms]
+    rows = [[first.text(arm) + flags[id(arm)], *(cells[id(arm)][i] for i in full)] for arm in arms]
     return Section(table, title, header, rows, notes, lead)
 
 
-def raw(arm: Arm, columns: Sequence[Column]) -> dict[str, Any]:
-    """An arm's CSV line: numbers as they are, empty where unknown."""
-    line: dict[str, Any] = {}
-    for column in columns:
-        if column.key:
-            line |= _expanded(column.key, column.get(arm))
-    return line
+def footnotes(report: Report) -> tuple[list[str], dict[int, list[int]]]:
+    """Each flag once, numbered from 1 in order of the table, and the numbers of each arm by ``id``."""
+    texts = list(dict.fromkeys(text for arm in report.arms for text in arm.flags))
+    return texts, {id(arm): sorted(texts.index(text) + 1 for text in arm.flags) for arm in report.arms}
 
 
-def _expanded(key: str, value: Any) -> dict[str, Any]:
-    if key in ("test", "forgetting") or named(key).kind:
-        interval: Interval | None = value
-        parts = ("mean", "median", "se", "low", "high", "kind")
-        return {f"{key}_{part}".replace("_kind", "_interval"): getattr(interval, part, None) for part in parts}
-    return {key: value}
+def numbered(report: Report) -> list[str]:
+    """The flags under a table, as ``marks`` numbers them."""
+    return [f"{str(n).translate(_SUPERSCRIPT)} {text}" for n, text in enumerate(footnotes(report)[0], 1)]
+
+
+def marks(report: Report) -> dict[int, str]:
+    """The numbers of an arm's flags as they follow its name in every table, by ``id``."""
+    numbers = footnotes(report)[1]
+    return {arm: "".join(f" {n}".translate(_SUPERSCRIPT) for n in of_arm) for arm, of_arm in numbers.items()}
 
 
 def delta(report: Report, arm: Arm) -> str | None:
@@ -155,7 +156,8 @@ def delta(report: Report, arm: Arm) -> str | None:
     comparison = report.comparison(arm)
     if comparison is None or comparison.estimate is None:
         return None
-    return f"{report.metric.difference(comparison.estimate)} {_SHORT.get(comparison.verdict, comparison.verdict)}"
+    verdict = report.verdict(arm)
+    return f"{report.metric.difference(comparison.estimate)} {_SHORT.get(verdict, verdict)}"
 
 
 def rank_fraction(arm: Arm) -> float | None:
@@ -291,8 +293,7 @@ def _costs() -> list[Column]:
 
 def _numbers(report: Report) -> list[Column]:
     """Every comparison in numbers."""
-    metric = report.metric
-    steps = {id(step.arm): step for family in report.families for step in family.steps}
+    metric, steps = report.metric, report.steps
     conclusive = {id(step.arm): family.conclusive for family in report.families for step in family.steps}
 
     def of(get: Callable[[Comparison], Any]) -> Callable[[Arm], Any]:

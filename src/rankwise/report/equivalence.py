@@ -11,6 +11,8 @@ from rankwise.statistics import Bootstrap, holm, verdict
 ONE_SEED = "one seed: no conclusion"
 MISSING = "no comparison"
 UNFIT = "no conclusion"
+# Behind what a rank is by itself, where the sequence from the largest rank down did not pass or reach it.
+ALONE = ", alone"
 
 
 @dataclass(frozen=True)

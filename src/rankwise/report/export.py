@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rankwise.metrics import named
 from rankwise.report import costs
 from rankwise.report.arms import Arm
-from rankwise.report.columns import chosen, columns, rank_fraction, raw
+from rankwise.report.columns import Column, chosen, columns, rank_fraction
 from rankwise.report.forgetting import forgotten
 from rankwise.report.latency import timed
+from rankwise.statistics import Interval
 from rankwise.tracking.record import finite
 
 if TYPE_CHECKING:
@@ -31,6 +33,23 @@ def csv_text(report: Report, wanted: Sequence[str] = ()) -> str:
     writer.writeheader()
     writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return out.getvalue()
+
+
+def raw(arm: Arm, columns: Sequence[Column]) -> dict[str, Any]:
+    """An arm's CSV line: numbers as they are, empty where unknown."""
+    line: dict[str, Any] = {}
+    for column in columns:
+        if column.key:
+            line |= _expanded(column.key, column.get(arm))
+    return line
+
+
+def _expanded(key: str, value: Any) -> dict[str, Any]:
+    if key in ("test", "forgetting") or named(key).kind:
+        interval: Interval | None = value
+        parts = ("mean", "median", "se", "low", "high", "kind")
+        return {f"{key}_{part}".replace("_kind", "_interval"): getattr(interval, part, None) for part in parts}
+    return {key: value}
 
 
 def _cell(value: Any) -> Any:

@@ -1,6 +1,8 @@
 """Whether an arm slows inference, and whether it still does when it is merged: forward passes beside the base's."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -8,8 +10,11 @@ from rankwise import methods
 from rankwise.metrics import NOTHING
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm
-from rankwise.report.columns import Section
+from rankwise.report.columns import Section, marks
 from rankwise.tracking.fields import at
+
+if TYPE_CHECKING:
+    from rankwise.report.report import Report
 
 
 def timed(arm: Arm) -> list[dict[str, Any]]:
@@ -28,15 +33,15 @@ def timed(arm: Arm) -> list[dict[str, Any]]:
     ]
 
 
-def section(arms: list[Arm]) -> Section | None:
+def section(report: Report) -> Section | None:
     """A row per arm and shape; None where nothing was timed."""
-    arms = [arm for arm in arms if _cells(arm)]
+    arms, flags = [arm for arm in report.arms if _cells(arm)], marks(report)
     if not arms:
         return None
     header = ["arm", "input", "base ms", "ms", "against base", "merged against base"]
     rows = [
         [
-            arm.label,
+            arm.label + flags[id(arm)],
             f"{row['rows']} × {row['length']}",
             fmt.three(row["base_ms"]),
             fmt.three(row["adapted_ms"]),

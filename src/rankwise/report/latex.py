@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rankwise.report.columns import chosen
+from rankwise.report.columns import chosen, footnotes
 from rankwise.report.paper import paragraph
-from rankwise.report.table import footnotes, interval_note
+from rankwise.report.table import interval_note
 
 if TYPE_CHECKING:
     from rankwise.report.report import Report

@@ -10,7 +10,7 @@ from rankwise.report import analyses, costs, paper, tuning
 from rankwise.report import formats as fmt
 from rankwise.report import table as tables
 from rankwise.report.arms import Arm
-from rankwise.report.columns import Column, Section, rank_fraction, section, shown
+from rankwise.report.columns import Column, Section, footnotes, rank_fraction, section, shown
 from rankwise.report.plots import draw
 from rankwise.report.summary import provenance
 from rankwise.tracking.record import now
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def html(report: Report) -> str:
     """The page."""
-    texts, marks = tables.footnotes(report)
+    texts, marks = footnotes(report)
     columns, above = shown(report, "main", "wide"), costs.break_even(report.arms)
     memory = costs.memory_notes(report.arms, report.reference)
     took = [  # each run of an arm, beside what was predicted of it
@@ -64,8 +64,7 @@ def _subject(report: Report) -> str:
 
 
 def _row(report: Report, arm: Arm, columns: list[Column], marks: list[int]) -> dict[str, Any]:
-    comparison = report.comparison(arm)
-    kind = comparison.verdict.split(":")[0].replace(" ", "-") if comparison else ""
+    kind = report.verdict(arm).split(":")[0].replace(" ", "-")
     answers = [f.answer.arm for f in report.families if f.answer]
     return {
         "cells": [(c.text(arm), c.left, c.header.startswith("Δ")) for c in columns],

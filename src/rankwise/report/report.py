@@ -10,9 +10,9 @@ from rankwise.metrics import Metric, named
 from rankwise.report import answers, export, latex, paper, tuning
 from rankwise.report import table as tables
 from rankwise.report.arms import Arm, group, reference_of
-from rankwise.report.equivalence import Comparison, compare
+from rankwise.report.equivalence import ALONE, Comparison, compare
 from rankwise.report.flags import find_unfit, flag
-from rankwise.report.sufficiency import LEVEL, Sufficiency, smallest_sufficient
+from rankwise.report.sufficiency import LEVEL, Step, Sufficiency, smallest_sufficient
 from rankwise.report.summary import Headline, headline, notes, total
 from rankwise.tracking import remote
 from rankwise.tracking.fields import at
@@ -80,6 +80,17 @@ class Report:
 
     def comparison(self, arm: Arm) -> Comparison | None:
         return self.comparisons.get(id(arm))
+
+    @cached_property
+    def steps(self) -> dict[int, Step]:
+        """What became of each arm in the sequence of its family, by ``id``."""
+        return {id(step.arm): step for family in self.families for step in family.steps}
+
+    def verdict(self, arm: Arm) -> str:
+        """Of an arm's comparison; one that would be an answer, had the sequence come to it and passed, with that word.
+        Empty without a comparison."""
+        said, step = self.comparisons[id(arm)].verdict if id(arm) in self.comparisons else "", self.steps.get(id(arm))
+        return said + ALONE * (step is not None and not step.passed and said in ("same", "better", "not worse"))
 
     # For a terminal and as files have it; the last four take the keys or headers of the columns that are wanted.
     table = tables.render

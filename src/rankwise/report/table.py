@@ -21,15 +21,23 @@ from rankwise.metrics import named
 from rankwise.report import costs, forgetting, latency
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm, covered
-from rankwise.report.columns import Column, Section, chosen, second_metrics, section, shown
-from rankwise.report.equivalence import UNFIT
+from rankwise.report.columns import (
+    Column,
+    Section,
+    chosen,
+    marks,
+    numbered,
+    second_metrics,
+    section,
+    shown,
+)
+from rankwise.report.equivalence import ALONE, UNFIT
 from rankwise.report.summary import of_data
 from rankwise.tracking.fields import at
 
 if TYPE_CHECKING:
     from rankwise.report.report import Report
 
-_SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _STYLE = dict.fromkeys(("same", "better", "not worse", "reproduced"), "green")
 _STYLE |= dict.fromkeys(("worse", "contradicted"), "red")
 # What a narrow terminal leaves out, one after another; the page and the other forms have everything.
@@ -41,12 +49,6 @@ _ABOUT = {  # a column, under a terminal's table that has it
 }
 BEST_OF_RATES = "* at the best of several learning rates by validation on these very seeds: somewhat too high."
 _HARNESS = "− base: from the base as it is, on the same items. --score compares by one of these."
-
-
-def footnotes(report: Report) -> tuple[list[str], dict[int, list[int]]]:
-    """Each flag once, numbered from 1 in order of the table, and the numbers of each arm by ``id``."""
-    texts = list(dict.fromkeys(text for arm in report.arms for text in arm.flags))
-    return texts, {id(arm): sorted(texts.index(text) + 1 for text in arm.flags) for arm in report.arms}
 
 
 def render(report: Report) -> RenderableType:
@@ -72,8 +74,7 @@ class _Arms:
             last = leave_out.pop(0)
             columns = [column for column in columns if column.header.split()[0] != last]
         yield Padding(self._table(columns), (1, 0))
-        for number, text in enumerate(footnotes(self.report)[0], 1):
-            yield Text(f"{str(number).translate(_SUPERSCRIPT)} {text}")
+        yield from map(Text, numbered(self.report))
         there = [c.header for c in columns if any(c.get(arm) is not None for arm in self.report.arms)]
         about = [words for header, words in _ABOUT.items() if header in there]
         notes = (*of_data(self.report.records), interval_note(self.report), " ".join(about), self.report.total)
@@ -84,12 +85,11 @@ class _Arms:
         for column in columns:
             side = "left" if column.left else "right"
             table.add_column(Text(column.header.replace(" ", "\n")), justify=side, vertical="bottom", no_wrap=True)  # type: ignore[arg-type]
-        _, marks = footnotes(self.report)
+        flags = marks(self.report)
         for arm in self.report.arms:
-            comparison = self.report.comparison(arm)
-            style = _STYLE.get(comparison.verdict, "") if comparison else ""
+            style = _STYLE.get(self.report.verdict(arm), "")
             cells = [Text(fmt.tight(column.text(arm))) for column in columns]
-            cells[0].append("".join(f" {n}".translate(_SUPERSCRIPT) for n in marks[id(arm)]), style="yellow")
+            cells[0].append(flags[id(arm)], style="yellow")
             cells[[column.header[0] for column in columns].index("Δ")].stylize(style)
             table.add_row(*cells, style="" if arm.comparable else "dim")
         return table
@@ -107,7 +107,7 @@ def sections(report: Report, page: bool = False) -> list[Section]:
         section(report, "generation", "Generated text", _of_writing(report.arms)),
         section(report, "forgetting", "Forgetting", forgetting.notes(report.arms)),
         section(report, "harness", "Tasks of lm-evaluation-harness", [harness]),
-        latency.section(report.arms),
+        latency.section(report),
     ]
     return [part for part in parts if part]
 
@@ -224,19 +224,21 @@ def interval_note(report: Report) -> str:
     verdicts = dict.fromkeys(c.verdict for c in report.comparisons.values() if c.bootstrap and c.verdict != UNFIT)
     against = f"; {', '.join(verdicts)}: 90 % interval against ±{metric.width(report.margin)}" if verdicts else ""
     texts.append(f"Δ: paired with {report.against}{against}.")
+    if any(report.verdict(arm).endswith(ALONE) for arm in report.arms):
+        texts.append("Alone: tested by itself; the sequence from the largest down ended above it or at it.")
     return " ".join(texts)
 
 
 def arms_as_markdown(report: Report, columns: list[Column]) -> list[str]:
     """Headline, table and footnotes."""
-    (texts, marks), top = footnotes(report), report.headline
+    flags, top = marks(report), report.headline
     rows = [[column.text(arm) for column in columns] for arm in report.arms]
     for row, arm in zip(rows, report.arms, strict=True):
-        row[0] += "".join(f" [{n}]" for n in marks[id(arm)])
+        row[0] += flags[id(arm)]
     first = " ".join(filter(None, [f"**{top.title}**", top.cost, top.details]))
     others = [f"* {text}\n" for text in top.others]
     table = md_table([c.title for c in columns], rows, columns)
-    notes = [f"[{i}] {text}  " for i, text in enumerate(texts, 1)]
+    notes = [f"{text}  " for text in numbered(report)]
     return [first, "", *others, *table, "", *notes, "", interval_note(report), ""]
 
 
