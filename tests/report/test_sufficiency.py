@@ -169,10 +169,45 @@ def test_the_reference_is_the_one_that_find_was_asked_to_compare_with(tmp_path):
     assert "| Δ r=8 pts |" in texts[0] and "Against rank 8, in numbers" in texts[1]
     assert all("Differences from rank 8 are paired" in text for text in texts)
     level = "4 % from rank 4 down and, if that fails, 1 % from rank 16 down to it"
-    judged = f"its looks at a rank spend 0, 100 % of a one-sided error level of {level}. {notes[0]} {notes[2]}"
-    assert all(text in texts[2] for text in (judged, "In the table of all runs: smallest sufficient rank: one-sided 5"))
+    judged = f"its looks at a rank spend 0, 100 % of a one-sided error level of {level}."
+    assert all(
+        text in texts[2]
+        for text in (
+            " ".join([judged, *parts.values()]),
+            "In the table of all runs: smallest sufficient rank: one-sided 5",
+        )
+    )
     assert not any("ifference from full" in text or "ifferences from full" in text for text in texts)
     assert {arm["same_as_full"] for arm in report.document()["arms"]} == {None}
+    (tmp_path / "answer-0a1b2c3d.json").write_text(json.dumps(answer))  # an older one
+    assert f"{judged} In the table of all runs" in build([tmp_path]).to_methods()
+
+
+_FEWER = "No conclusion: rank 8 cannot be judged (unequal tuning: 1 learning rate tried, full fine-tuning had 3)."
+_MORE = "No conclusion: rank 8 cannot be judged (unequal tuning: 3 learning rates tried, full fine-tuning had 1)."
+_WORSE = "No rank was shown to be enough: rank 8 is more than 2 points of accuracy worse than full fine-tuning (−7.5)."
+
+
+@pytest.mark.parametrize(
+    ("of_eight", "of_four", "of_full", "score", "verdict", "title"),
+    [  # the rates that were tried of each; what is tried at another rank is carried to this one
+        (1, 0, 3, 0.74, "no conclusion", _FEWER),
+        (1, 0, 3, 0.82, "same", "Rank 8 is enough: at most 2 points of accuracy worse than full fine-tuning."),
+        (3, 0, 1, 0.74, "worse", _WORSE),
+        (3, 0, 1, 0.82, "no conclusion", _MORE),
+        (2, 3, 3, 0.74, "worse", _WORSE),
+    ],
+)
+def test_unequal_tuning_forbids_what_it_can_have_produced(tmp_path, of_eight, of_four, of_full, score, verdict, title):
+    write_study(tmp_path, {8: score})
+    for method, rank, rates in (("lora", 8, of_eight), ("lora", 4, of_four), ("full", None, of_full)):
+        for n in range(rates):
+            write_run(tmp_path, method, rank, lr=1e-4 * 2**n, seed=100, stage="tune")
+    report = build([tmp_path])
+    assert report.headline.title.startswith(title)
+    assert by_rank(report)[8].verdict == verdict
+    (step,) = report.families[0].steps
+    assert step.passed == {"same": True, "worse": False}.get(verdict)
 
 
 @pytest.mark.parametrize("status", ["finished", "failed"])

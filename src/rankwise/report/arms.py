@@ -60,12 +60,10 @@ class Arm:
     churn: dict[str, float | None] = field(default_factory=dict)  # between its ``seeds``, and from the ``reference``
     tuned: list["Arm"] = field(default_factory=list)  # by runs on other seeds, of as many steps each; shortest first
     timed: bool = True  # whether its seconds may be compared with full fine-tuning's
-    unfit: str = ""  # why nothing may be concluded from its runs, or (under-trained) not that they are worse
-
-    @property
-    def may_pass(self) -> bool:
-        """Whether it may be called as good as full fine-tuning: an under-trained arm may, as steps would help it."""
-        return not self.unfit or self.unfit.startswith(UNDER_TRAINED)
+    searched: int = 0  # most learning rates that a rank of its family tried, from which ``find`` carries one to others
+    unfit: str = ""  # why something may not be concluded from its runs
+    may_pass: bool = True  # whether it may be called as good as full fine-tuning: an under-trained arm may
+    may_fail: bool = True  # whether it may be called worse: one that had more learning rates to choose from may
 
     @property
     def rank(self) -> int | None:

@@ -68,8 +68,9 @@ def _compare(arm: Arm, reference: Arm, scores: Scores, metric: Metric, margin: f
         return Comparison(ONE_SEED, margin, boot.estimate, 1, boot.items)
     gain = boot.times(metric.sign)
     name, reason = verdict(gain.low, gain.high, margin), ""
+    allowed = {"worse": arm.may_fail, "inconclusive": arm.may_pass and arm.may_fail}.get(name, arm.may_pass)
     if reference.unfit:
         name, reason = UNFIT, no_reference(reference)
-    elif not arm.may_pass or (arm.unfit and gain.low <= -margin):  # more steps may mend that
+    elif not allowed:
         name, reason = UNFIT, arm.unfit
     return Comparison(name, margin, boot.estimate, boot.seeds, boot.items, boot, gain, reason=reason)

@@ -32,12 +32,19 @@ Kind = tuple[str, Context]  # of arms that are as fast as each other: their fami
 
 
 def find_unfit(arms: list[Arm], reference: Arm | None, scores: Scores, metric: Metric) -> None:
-    """Fill ``arm.unfit``: why nothing may be concluded from an arm, the gravest reason; under-training is the least."""
+    """Fill what may be concluded from an arm, and ``arm.unfit``: why not all, the gravest reason.
+
+    What can have made it look worse than it is forbids to call it worse: too few steps, and fewer learning rates than
+    the reference had. More of them can have made it look better, which forbids to call it enough.
+    """
     for arm in arms:
-        # The best of many rates looks good by chance, of the one that the reference had it does not.
-        more = reference is not None and arm.tried > reference.tried
-        reasons = [*unfit(arm, metric, scores), *(_trials(arm, reference) if more else [])]
-        arm.unfit = min(reasons, key=lambda reason: reason.startswith(UNDER_TRAINED), default="")
+        reasons, unequal = list(unfit(arm, metric, scores)), _trials(arm, reference)
+        short = [reason for reason in reasons if reason.startswith(UNDER_TRAINED)]
+        grave = [reason for reason in reasons if reason not in short]
+        more = unequal if reference and arm.tried > reference.tried else []
+        fewer = unequal if reference and max(arm.tried, arm.searched) < reference.tried else []
+        arm.may_pass, arm.may_fail = not grave + more, not grave + short + fewer
+        arm.unfit = next(iter([*grave, *more, *short, *fewer]), "")
 
 
 def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparison], metric: Metric) -> None:

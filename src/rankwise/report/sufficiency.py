@@ -112,7 +112,7 @@ def _sequence(
         low = comparison.advantage.limits(1 - 2 * level)[0] if comparison.advantage else None
         enough = low is not None and low > -margin and arm.may_pass
         unjudged = comparison.reason or ("one shared seed" if low is None else "")
-        if going and not enough:  # an under-trained arm may pass, and cannot fail
+        if going and not enough and not arm.may_fail:
             unjudged = unjudged or arm.unfit
         passed = enough if going and not unjudged else None
         steps.append(Step(arm, comparison, passed, None, None if unjudged else low, unjudged or above))
@@ -144,10 +144,11 @@ def _answer_shares(steps: list[Step], margin: float, level: float) -> list[float
 
     A replicate stands for a new study: its difference replaces ours, with the same distance down to the lower bound.
     """
-    gains = [step.comparison.advantage if step.low is not None and step.arm.may_pass else None for step in steps]
-    size = min(len(gain.means) for gain in gains if gain)
+    gains = [(step.comparison.advantage if step.low is not None else None, step.arm.may_pass) for step in steps]
+    size = min(len(gain.means) for gain, _ in gains if gain)
     passes = [
-        gain.replicates[:size] - gain.reaches(level)[0] > -margin if gain else np.zeros(size, bool) for gain in gains
+        gain.replicates[:size] - gain.reaches(level)[0] > -margin if gain and may_pass else np.zeros(size, bool)
+        for gain, may_pass in gains
     ]
     reached = np.logical_and.accumulate(np.stack(passes), axis=0).sum(0)  # how many of the sequence passed
     counts = np.bincount(reached, minlength=len(steps) + 1) / size

@@ -76,7 +76,7 @@ def _title(family: Sufficiency, reference: Arm, metric: Metric, named: bool) -> 
     if family.answer:
         name = family.answer.name
         enough = f"{_begun(name)} is enough" if sized else f"{name} is as good as {full}"
-        enough += " at this budget" * bool(family.answer.arm.unfit)  # under-trained, or it would not have passed
+        enough += " at this budget" * family.answer.arm.unfit.startswith(UNDER_TRAINED)
         return f"{enough}{where}: at most {margin} worse{f' than {full}' if sized else ''}."
     top, even = family.steps[0], "even " * (len(family.steps) > 1)
     gain = top.comparison.advantage
@@ -115,7 +115,7 @@ def _details(family: Sufficiency, reference: Arm, metric: Metric) -> list[str]:
         shares = [f"{100 * s:.0f} % for {of}" for s, of in [*named, (family.none_share, "none")] if s and s >= 0.005]
         details.append(f"Bootstrap distribution of the answer: {', '.join(shares)}.")
     stopped = next((step for step in family.steps if not step.passed), None)
-    if family.answer and family.answer.arm.unfit:
+    if family.answer and family.answer.arm.unfit.startswith(UNDER_TRAINED):
         details.append(f"{_begun(family.answer.name)} is {family.answer.arm.unfit}.")
     if stopped and stopped.reason:
         details.append(f"The sequence stops at {stopped.name}, which was not judged: {stopped.reason}.")
@@ -227,9 +227,9 @@ def _of_ranks(tested: list[Step], families: int) -> str:
         how += f"; of {families} families each is tested at 5 % / {families}"
     said = f"{what} {size}: one-sided 5 % non-inferiority{how}."
     barred = ", ".join(step.name for step in tested if not step.arm.may_pass)
-    short = ", ".join(step.name for step in tested if step.arm.may_pass and step.arm.unfit)
-    said += f" Not allowed to pass, for what its runs did (see its flag): {barred}." * bool(barred)
-    return said + f" Under-trained, which may pass at this budget, since more steps would help: {short}." * bool(short)
+    short = ", ".join(step.name for step in tested if step.arm.may_pass and not step.arm.may_fail)
+    said += f" Not allowed to pass (see its flag): {barred}." * bool(barred)
+    return said + f" May pass and cannot fail, since more steps or learning rates would help: {short}." * bool(short)
 
 
 def _counts(records: list[Record], arms: list[Arm]) -> str:

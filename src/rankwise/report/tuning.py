@@ -85,16 +85,20 @@ def rates(arms: list[Arm]) -> list[str]:
 
 
 def note_trials(arms: list[Arm], records: list[Record]) -> None:
-    """Fill ``arm.tuned`` of arms that are no trials themselves."""
+    """Fill ``arm.tuned`` and ``arm.searched`` of arms that are no trials themselves."""
     trials = [run for run in records if run.config.get("stage") == "tune"]
     tuned = [arm for arm in group(trials) if arm.runs] if trials and len(trials) < len(records) else []
     for arm in arms:
-        arm.tuned = _rounds(arm, tuned)
+        sides = _sides(arm, tuned)
+        arm.tuned = max(
+            sides, key=lambda side: (_steps(side[-1]), side[0].key == arm.key, len(side[0].whole)), default=[]
+        )
+        arm.searched = max((len(side[0].whole) for side in sides), default=0)
 
 
-def _rounds(arm: Arm, tuned: list[Arm]) -> list[Arm]:
-    """What tuned an arm: runs of its own settings, where these were trained as long as any; else those of its family,
-    or its method, at the rank where most rates were tried.
+def _sides(arm: Arm, tuned: list[Arm]) -> list[list[Arm]]:
+    """What may have tuned an arm, by settings: of its family, or else its method. An arm takes the runs of its own
+    settings, where these were trained as long as any; else those at the rank where most rates were tried.
 
     Of several contexts those that are most like the arm's, whatever their steps.
     """
@@ -106,8 +110,7 @@ def _rounds(arm: Arm, tuned: list[Arm]) -> list[Arm]:
     for other in sorted(same, key=_steps):
         if len(_apart_from_steps(other) ^ here) == nearest:
             by_key[other.key][_steps(other)] = other
-    sides = [list(rounds.values()) for rounds in by_key.values()]
-    return max(sides, key=lambda side: (_steps(side[-1]), side[0].key == arm.key, len(side[0].whole)), default=[])
+    return [list(rounds.values()) for rounds in by_key.values()]
 
 
 def _apart_from_steps(arm: Arm) -> set[tuple[str, str]]:
