@@ -10,7 +10,9 @@ from synthetic_study import answers, printed, write_run
 
 from rankwise.cli import main
 from rankwise.report import aggregate, by_task
+from rankwise.report.report import build
 from rankwise.study.app import call_hydra
+from rankwise.tracking.record import find
 
 NAMES = ["CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI"]
 TITLES = {name.lower().replace("-", ""): name for name in NAMES}
@@ -308,7 +310,10 @@ def test_a_rank_is_enough_on_so_many_tasks(tmp_path, capsys):
             worse[np.flatnonzero(right)[:lost]] = False
             for method, rank, correct in (("full", None, right), ("lora", 4, worse), ("lora", 64, right)):
                 score = float(np.mean(correct))
-                write_run(tmp_path, method, rank, seed=seed, correct=correct, test=score, task__name=task, data=task)
+                write_run(
+                    tmp_path / task, method, rank, seed=seed, correct=correct, test=score, task__name=task, data=task
+                )
+    assert build([tmp_path]).headline.title.startswith("On easy: Rank 4 is enough: at most 2 points")
     full, small, large = (
         row for name in ("full", "lora r=4", "lora r=64") for row in read(tmp_path).rows if row.label == name
     )
@@ -317,3 +322,13 @@ def test_a_rank_is_enough_on_so_many_tasks(tmp_path, capsys):
     assert main(["report", str(tmp_path), "--by", "task"]) == 0
     overall = capsys.readouterr().out.split("Over all tasks")[1]
     assert re.search(r"lora r=4 +1 of 2 ", overall) and re.search(r"lora r=64 +2 of 2 ", overall)
+    for task in ("easy", "hard"):  # and find was asked to compare with rank 64
+        ids = [run.run["id"] for run in find([tmp_path / task]) if run.config["method"]["rank"] == 64]
+        asked = {"sentence": "Rank 4.", "metric": "accuracy", "ranks": [], "notes": [], "reference_run": ids[0]}
+        (tmp_path / task / "answer-0.json").write_text(json.dumps(asked))
+    report = read(tmp_path)
+    shares = [(row.label, row.better and row.better.mean) for row in report.rows]
+    assert shares == [("lora r=4", pytest.approx(0.25)), ("lora r=64", None), ("full", 0.5)]
+    assert "better than\nlora r=64 %" in report._overall()[0].header
+    entry = report.document()["arms"][0]
+    assert entry["better_than_full"] is None and entry["better_than_reference"]["mean"] == pytest.approx(0.25)

@@ -56,6 +56,7 @@ class Arm:
     differs: dict[str, tuple[str, str]] = field(default_factory=dict)  # context key: (here, in the reference)
     name: str = ""  # method, rank and what varies in the study, targets excepted
     label: str = ""  # the same with targets
+    where: str = ""  # of which model and on which task it is, where these differ: ``with bert on rte``
     flags: list[str] = field(default_factory=list)
     churn: dict[str, float | None] = field(default_factory=dict)  # between its ``seeds``, and from the ``reference``
     tuned: list["Arm"] = field(default_factory=list)  # by runs on other seeds, of as many steps each; shortest first
@@ -365,13 +366,14 @@ def give_names(arms: list[Arm]) -> None:
 
 def _name_sources(arms: list[Arm]) -> None:
     """Say of which model an arm is and on which task, where these differ; TF-IDF is of no model."""
-    for key, shown in (("model", "{1} {0}"), ("task", "{0} on {1}")):
+    for key, shown, where in (("model", "{1} {0}", "with {1}"), ("task", "{0} on {1}", "{0} on {1}")):
         of = [arm for arm in arms if any(k.startswith(f"{key}.") and "fingerprint" not in k for k, _ in arm.context)]
         configs = [(arm.runs or arm.unscored)[0].config.get(key) or {} for arm in of]
         sources = [(str(config.get("name")), config.get("path")) for config in configs]
         names = called(sources)
-        for arm, source in zip(of, sources, strict=True):
-            arm.label = shown.format(arm.label, names[source]) if len(names) > 1 else arm.label
+        for arm, source in zip(of, sources, strict=True) if len(names) > 1 else ():
+            arm.label = shown.format(arm.label, names[source])
+            arm.where = where.format(arm.where, names[source]).strip()
 
 
 def trained_as(arm: Arm) -> dict[str, Any]:

@@ -55,7 +55,7 @@ _MEANING = (
     "sets. GLUE's (Wang et al. 2018): the two metrics of a task are averaged first."
 )
 _OVERALL = (
-    "Interquartile mean, probability that a run beats one of full fine-tuning, and performance profile (% of runs × "
+    "Interquartile mean, probability that a run beats one of the reference, and performance profile (% of runs × "
     "tasks that score more) with 95 % intervals of a bootstrap stratified by task (Agarwal et al. 2021), where each "
     f"task has {aggregate.LEAST} runs: of fewer they would be too narrow. Enough: at most the margin worse than full "
     "fine-tuning, or than the reference that find was asked for, tested from the largest rank down in each task."
@@ -77,7 +77,8 @@ class Row:
     passed: dict[str, bool | None] = field(default_factory=dict)  # by task: is it enough? None: was not tested
     unjudged: dict[str, str] = field(default_factory=dict)  # by task: why it is neither enough nor not
     middle: Interval | None = None  # interquartile mean
-    better: Interval | None = None  # the probability that a run of it beats one of full fine-tuning
+    compared_on: set[str] = field(default_factory=set)  # tasks on which the others are compared with it
+    better: Interval | None = None  # the probability that a run of it beats one of the reference
     profile: list[Interval] = field(default_factory=list)
 
     def score(self, task: str, metric: str) -> Interval | None:
@@ -138,8 +139,13 @@ class ByTask:
             enough += [f"{len(row.unjudged)} not judged"] if row.unjudged else []
             shares = map(_overall_cell, [row.middle, row.better, *row.profile])
             rows.append([row.label + self._marks(row), "\n".join(enough) or NOTHING, *shares])
-        header = ["arm", "enough on tasks", "interquartile mean", "better than\nfull %", *profiles]
+        header = ["arm", "enough on tasks", "interquartile mean", f"better than\n{self._against} %", *profiles]
         return [Section("overall", "Over all tasks", header, rows, [_OVERALL])]
+
+    @property
+    def _against(self) -> str:
+        names = {"full" if row.arm.is_full else row.arm.label for row in self.rows if row.compared_on}
+        return names.pop() if len(names) == 1 else "reference"
 
     def document(self) -> dict[str, Any]:
         """The JSON document: fractions 0–1, what is unknown null."""
@@ -166,7 +172,8 @@ class ByTask:
             "passed": row.passed | dict.fromkeys(row.unjudged),
             "not_judged": row.unjudged,
             "interquartile_mean": row.middle and asdict(row.middle),
-            "better_than_full": row.better and asdict(row.better),
+            "better_than_full": asdict(row.better) if row.better and self._against == "full" else None,
+            "better_than_reference": row.better and asdict(row.better),
             "profile": [
                 {"above": threshold} | asdict(share)
                 for threshold, share in zip(self.thresholds, row.profile, strict=False)
@@ -254,9 +261,10 @@ def _sum_up(rows: list[Row], tasks: dict[str, Metrics]) -> list[float]:
         mine = scored[id(row)]
         row.middle, row.profile = aggregate.interquartile_mean(mine), aggregate.profile(mine, thresholds)
         like = (row.model, row.arm.optimistic)
-        full = next((r for r in trained if r.arm.method == "full" and (r.model, r.arm.optimistic) == like), row)
-        fit = all(row.tasks[task].may_pass and not full.tasks[task].unfit for task in shared)
-        row.better = aggregate.improvement(mine, scored[id(full)]) if fit and full is not row else None
+        same = (r for r in trained if (r.model, r.arm.optimistic) == like and r.compared_on >= shared.keys())
+        other = next(same, row)
+        fit = all(row.tasks[task].may_pass and not other.tasks[task].unfit for task in shared)
+        row.better = aggregate.improvement(mine, scored[id(other)]) if fit and other is not row else None
     return [float(threshold) for threshold in thresholds]
 
 
@@ -289,6 +297,7 @@ def _rows(model: str, runs: list[Record], task_of: dict[int, str], notes: list[s
         for arm in of_task:
             row = rows.setdefault(_key(arm, loose), Row(arm, model, {}))
             row.tasks[task] = arm
+            row.compared_on |= {task} if arm is reports[task].reference else set()
             for family in reports[task].families:
                 for step in family.steps:
                     if step.arm is arm and step.reason:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rankwise.errors import plural
@@ -45,7 +45,15 @@ class Headline:
 
 
 def headline(families: list[Sufficiency], reference: Arm | None, metric: Metric) -> Headline:
-    """The smallest sufficient arm of the best family; the others follow, a line each."""
+    """The smallest sufficient arm of the best family, and of which model and task it is where rows differ in these; the
+    other families follow, a line each.
+    """
+    told = _headline(families, reference, metric)
+    where = reference.where if reference else ""
+    return replace(told, title=f"{_begun(where)}: {told.title}") if where else told
+
+
+def _headline(families: list[Sufficiency], reference: Arm | None, metric: Metric) -> Headline:
     if reference is None:
         return Headline("No conclusion: there is no finished run of full fine-tuning to compare with.")
     if not families:
