@@ -14,10 +14,11 @@ from rankwise.find.answer import answer
 from rankwise.find.pilot import Guess, guess_from
 from rankwise.find.question import LOOKS, Budget, Question
 from rankwise.find.rates import Rates, Tuned
-from rankwise.find.rule import Evidence, Rule, decide, power
+from rankwise.find.rule import Decision, Evidence, Rule, decide, power
 from rankwise.find.story import Findings, Runs, Spent, answer_file, confirm, keep
 from rankwise.metrics import named
-from rankwise.tracking.record import FINISHED, Record, begin, read
+from rankwise.report.answers import by_rank
+from rankwise.tracking.record import FAILED, FINISHED, Record, begin, read
 
 RANKS = (2, 4, 8)
 FOUR = Guess(4)
@@ -68,9 +69,18 @@ def test_a_rank_that_is_enough_is_named_with_its_error_and_what_it_saves(finding
     assert [row["verdict"] for row in told["ranks"]] == ["given up", "enough", "not run"]
     judged = "Rank 4 was judged after 3 seeds by its lower limit at 99.2 %, −1.1; the table's 90 % leave 5 % on either"
     assert told["notes"][1].startswith(judged)
+    assert (told["course"], told["not_run"]) == (told["notes"][0], told["notes"][-1])
+    assert told["not_run"] == "Not run: rank 8; the question was decided without."
+    assert told["notes"][3] == "The grid: 4 arms, which are every rank and full fine-tuning, × 3 seeds."
+    assert [row[-1] for row in by_rank(told).rows] == ["0.0002", "0.0002", "–"]  # MB
     assert told["notes"][2].startswith(
         "The report's own intervals of these gains are wider as a rule: what test items do "
     )
+    found = findings({4: seen(-0.003, 2, 3)})
+    question = replace(found.question, tuned=True)
+    tuned = answer(replace(found, question=question, rates=Rates(question, Tuned(1e-4, 4), Tuned(2e-3, 4, 1))))
+    assert "the grid would have taken 32 runs, 16 min." in tuned["sentence"]
+    assert any(note.endswith("tuning, × (3 seeds + 5 learning rates).") for note in tuned["notes"])
     short = answer(findings({4: seen(-0.003, 2, 3)}, faults={4: ["under-trained: validation loss still falls"]}))
     assert short["sentence"].startswith("Rank 4 is enough at this budget: within 2 points of full fine-tuning (−0.3, ")
 
@@ -99,6 +109,13 @@ def test_a_rank_that_was_only_given_up_is_not_called_worse(findings):
     assert [row["verdict"] for row in told["ranks"]] == ["not run", "given up", "given up"]
     unsound = answer(findings({4: [replace(look, sound=False) for look in seen(-0.003, 2, 3)], 8: seen(-0.05, 2, 3)}))
     assert [row["verdict"] for row in unsound["ranks"]] == ["not run", "not judged", "worse"]
+    void = findings({4: seen(-0.003, 2, 3)}, decision=Decision({}), stopped="full fine-tuning: diverged 3/3")
+    full = begin(changed(void.question.method, {"method.rank": 8}), None)  # 8 had no room in memory
+    full.run["status"] = FAILED
+    void.runs.records[Path("8")] = full
+    told = answer(void)
+    assert [row["verdict"] for row in told["ranks"]] == ["not run", "not judged", "failed"]
+    assert told["not_run"] == "Not run: rank 2."
 
 
 def test_when_the_seeds_are_used_up_it_is_not_decided(findings):

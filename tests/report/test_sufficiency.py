@@ -155,10 +155,11 @@ def test_families_of_targets_have_answers_and_lines_of_their_own(tmp_path):
 def test_the_reference_is_the_one_that_find_was_asked_to_compare_with(tmp_path):
     write_study(tmp_path, TRUTH)
     eight = next(run for run in find([tmp_path]) if run.config["method"]["rank"] == 8)
-    notes = ["Looks after 2, 3 seeds.", "Learning rates were not tuned.", "Not run: rank 1."]
-    answer = {"sentence": "Rank 4 is enough.", "metric": "accuracy", "ranks": [], "notes": notes}
+    parts = {"course": "It looks after 2, 3 seeds.", "not_run": "Never compared: rank 1."}
+    answer = {"sentence": "Rank 4 is enough.", "metric": "accuracy", "ranks": [], "notes": []}
     answer["rule"] = {"ranks": [1, 4, 16], "guess": 4, "shares": [0.0, 1.0], "alpha": 0.05, "on_guess": 0.8}
-    (tmp_path / "answer-0a1b2c3d.json").write_text(json.dumps(answer | {"reference_run": eight.run["id"]}))
+    answer |= {"reference_run": eight.run["id"]}
+    (tmp_path / "answer-0a1b2c3d.json").write_text(json.dumps(answer | parts))
     report = build([tmp_path])
     assert report.reference.rank == 8 and by_rank(report)[1].estimate == pytest.approx(-0.06, abs=0.01)
     assert [step.arm.rank for step in report.families[0].steps] == [16, 4, 2, 1]
@@ -180,7 +181,7 @@ def test_the_reference_is_the_one_that_find_was_asked_to_compare_with(tmp_path):
     assert not any("ifference from full" in text or "ifferences from full" in text for text in texts)
     assert {arm["same_as_full"] for arm in report.document()["arms"]} == {None}
     (tmp_path / "answer-0a1b2c3d.json").write_text(json.dumps(answer))  # an older one
-    assert f"{judged} In the table of all runs" in build([tmp_path]).to_methods()
+    assert f"{judged} Scores: " in build([tmp_path]).to_methods()
 
 
 _FEWER = "No conclusion: rank 8 cannot be judged (unequal tuning: 1 learning rate tried, full fine-tuning had 3)."

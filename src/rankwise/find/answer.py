@@ -37,7 +37,7 @@ def answer(findings: Findings, again: str = "rankwise find") -> dict[str, Any]:
     else:
         sentence = _none(findings)
     decided = rank is not None or not (findings.stopped or open_rank)
-    question = findings.question
+    question, course, unrun = findings.question, _course(findings), _unrun(findings, decided)
     return {
         "sentence": sentence,
         "rank": rank,
@@ -47,7 +47,9 @@ def answer(findings: Findings, again: str = "rankwise find") -> dict[str, Any]:
         "reference": question.reference_name,
         "reference_run": run_id(question.run_of(None, 0, findings.rates.of(None))) if findings.rates else None,
         "ranks": [_row(findings, r) for r in question.ranks],
-        "notes": _notes(findings, decided),
+        "course": course,
+        "not_run": unrun,
+        "notes": [*filter(None, [course, *_notes(findings), unrun])],
         "cost": _cost(findings),
         "rule": asdict(findings.rule) if findings.rule else None,
     }
@@ -156,13 +158,17 @@ def _middle(runs: Sequence[Record], path: str) -> float | None:
 
 
 def _cost(findings: Findings) -> dict[str, Any]:
-    """What was run, and what the whole grid on as many seeds would have been: every rank, and every rate that was tried
-    here at every rank."""
-    runs, seeds = findings.runs, max((e.seeds for looks in findings.looks.values() for e in looks), default=0)
-    middle = findings.rates.middle if findings.rates and findings.question.tuned else None
-    tried = middle.tried + middle.beyond if middle else 0
-    grid = (len(findings.question.ranks) + 1) * (seeds + tried)
+    """What was run, and what the whole grid would have been."""
+    runs, (arms, seeds, tried) = findings.runs, _grid(findings)
+    grid = arms * (seeds + tried) if seeds else 0
     return {"runs": len(runs.records), "seconds": runs.seconds, "grid_runs": grid, "grid_s": runs.cost_s(grid)}
+
+
+def _grid(findings: Findings) -> tuple[int, int, int]:
+    """Its arms, which are every rank and the reference; seeds, as any had here; rates that were tried here."""
+    seeds = max((e.seeds for looks in findings.looks.values() for e in looks), default=0)
+    middle = findings.rates.middle if findings.rates and findings.question.tuned else None
+    return len(findings.question.ranks) + 1, seeds, middle.tried + middle.beyond if middle else 0
 
 
 def _spent(findings: Findings) -> str:
@@ -176,11 +182,12 @@ def _row(findings: Findings, rank: int) -> dict[str, Any]:
     """What is known of one rank: its verdict, its gain with 90 % limits, what it costs."""
     looks = findings.looks.get(rank, [])
     seen = looks[-1] if looks else None
-    status = findings.decision.status.get(rank, "")
-    word = "not judged" if status == HOPELESS and seen and not seen.sound else _WORDS.get(status, status)
+    status = findings.decision.status.get(rank)  # none where what it was compared with is void
+    void = not status or (status == HOPELESS and seen and not seen.sound)
+    word = "not judged" if void else _WORDS.get(str(status), str(status))
     return {
         "rank": rank,
-        "verdict": word if seen else "not run",
+        "verdict": word if seen else "failed" if rank in _failed(findings) else "not run",
         "seeds": seen.seeds if seen else 0,
         "gain": seen.gain if seen else None,
         "low": seen.low(0.05) if seen else None,
@@ -192,16 +199,35 @@ def _row(findings: Findings, rank: int) -> dict[str, Any]:
     }
 
 
-def _notes(findings: Findings, decided: bool) -> list[str]:
-    """What qualifies the sentence."""
+def _course(findings: Findings) -> str:
+    """Where it began, when it looked and how often it may err; empty before there is a guess."""
+    if not (guess := findings.guess):
+        return ""
+    question, times = findings.question, findings.times
+    how = "the pilot's guess" if guess.curve else f"the middle one{', as ' if guess.why else ''}{guess.why}"
+    start = f"Started from rank {guess.rank}, {how}. " if len(question.ranks) > 1 else ""
+    before = " for this and what was asked of the same runs with other --seeds" if times > 1 else ""
+    chance = f"The chance of naming a rank that is not enough is at most {5 * times} %{before}."
+    return f"{start}Looks after {', '.join(map(str, question.looks))} seeds. {chance}"
+
+
+def _unrun(findings: Findings, decided: bool) -> str:
+    """Which ranks were never compared; empty where all were, or none."""
+    unseen = [str(r) for r in findings.question.ranks if not findings.looks.get(r) and r not in _failed(findings)]
+    if not unseen or not findings.looks:
+        return ""
+    return f"Not run: rank {', '.join(unseen)}{'; the question was decided without' if decided else ''}."
+
+
+def _failed(findings: Findings) -> set[int]:
+    """The ranks of which a run that was to count did not finish, for want of memory say."""
+    counted = [run for run in findings.runs.records.values() if run.status != FINISHED and not run.config.get("stage")]
+    return {int(at(run, "config.method.rank") or 0) for run in counted}
+
+
+def _notes(findings: Findings) -> list[str]:
+    """What else qualifies the sentence."""
     question, notes = findings.question, []
-    if guess := findings.guess:
-        how = "the pilot's guess" if guess.curve else f"the middle one{', as ' if guess.why else ''}{guess.why}"
-        start = f"Started from rank {guess.rank}, {how}. " if len(question.ranks) > 1 else ""
-        looks, times = ", ".join(map(str, question.looks)), findings.times
-        before = " for this and what was asked of the same runs with other --seeds" if times > 1 else ""
-        chance = f"The chance of naming a rank that is not enough is at most {5 * times} %{before}."
-        notes.append(f"{start}Looks after {looks} seeds. {chance}")
     if (rank := findings.decision.answer) is not None:
         (low, level), points, seen = _tested(findings, rank), question.metric.difference, findings.looks[rank][-1]
         judged = f"Rank {rank} was judged after {seen.seeds} seeds by its lower limit at {level}, {points(low)}"
@@ -211,6 +237,10 @@ def _notes(findings: Findings, decided: bool) -> list[str]:
             "The report's own intervals of these gains are wider as a rule: what test items do differently from seed "
             "to seed stands in the spread over seeds, and they count it over items as well, to be on the safe side."
         )
+    arms, seeds, tried = _grid(findings)
+    if seeds:
+        each = f"({seeds} seeds + {tried} learning rates)" if tried else f"{seeds} seeds"
+        notes.append(f"The grid: {arms} arms, which are every rank and {question.reference_name}, × {each}.")
     rates = findings.rates if question.tuned else None
     if not question.tuned:
         notes.append("Learning rates were not tuned here: they are the defaults, or as given.")
@@ -220,9 +250,5 @@ def _notes(findings: Findings, decided: bool) -> list[str]:
         edge, of = ", at the edge of what was tried" * tuned.at_edge, out_of(tuned.tried, tuned.beyond)
         notes.append(f"Learning rate of {name}: {tuned.lr:g}, the best of {of} on validation{edge}.")
     notes += [f"Rank {rank}: {wrong}." for rank, faults in findings.faults.items() for wrong in faults]
-    failed = [record for record in findings.runs.records.values() if record.status != "finished"]
-    notes += [f"{record.run['name']} {record.status}; its seed was not replaced." for record in failed]
-    unseen = [str(rank) for rank in question.ranks if rank not in findings.looks]
-    if unseen and findings.looks:
-        notes.append(f"Not run: rank {', '.join(unseen)}{'; the question was decided without' if decided else ''}.")
-    return notes
+    failed = [record for record in findings.runs.records.values() if record.status != FINISHED]
+    return notes + [f"{record.run['name']} {record.status}; its seed was not replaced." for record in failed]

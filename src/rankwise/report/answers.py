@@ -7,6 +7,7 @@ from typing import Any
 
 from rankwise.metrics import NOTHING, named
 from rankwise.report.columns import Section
+from rankwise.report.formats import megabytes
 from rankwise.tracking.record import Record
 
 
@@ -58,7 +59,7 @@ def by_rank(document: dict[str, Any]) -> Section:
             metric.score(row["pilot"]),
             f"{row['lr']:.3g}" if row["lr"] else NOTHING,
             f"{row['trainable']:,.0f}" if row["trainable"] else NOTHING,
-            f"{row['peak_bytes'] / 1e6:,.0f}" if row["peak_bytes"] else NOTHING,
+            megabytes(row["peak_bytes"]),
         ]
         for row in document["ranks"]
     ]
@@ -68,7 +69,7 @@ def by_rank(document: dict[str, Any]) -> Section:
 
 
 def _rule(document: dict[str, Any]) -> str:
-    """Its levels and, in the words of the answer, its looks and which ranks were never asked."""
+    """Its levels and, in the words of the answer, its looks and which ranks were never asked (not of an old file)."""
     if not (rule := document.get("rule")):
         return ""
     guess, largest = rule["guess"], max(rule["ranks"])
@@ -78,5 +79,4 @@ def _rule(document: dict[str, Any]) -> str:
     shares = ", ".join(f"{100 * share:.3g}" for share in rule["shares"])
     said = "Which rank is enough was judged by rankwise find, by a rule that was fixed before the runs it judges: "
     said += f"its looks at a rank spend {shares} % of a one-sided error level of {levels}."
-    told = ("Started from", "Looks after", "Not run")
-    return " ".join([said, *(str(note) for note in document["notes"] if str(note).startswith(told))])
+    return " ".join(filter(None, [said, *(str(document.get(part, "")) for part in ("course", "not_run"))]))
