@@ -170,6 +170,9 @@ def test_what_is_no_download_is_refused(tmp_path):
         Refused, match=rf"^task.path={tmp_path}: .*MNLI has no train.tsv or msr_.*; give the folder of the GLUE"
     ):
         read(glue("mnli", path=str(tmp_path)))
+    (tmp_path / "MNLI/train.tsv").touch()
+    with pytest.raises(Refused, match=rf"^task.path=.*: {tmp_path} has no folder CoLA, and itself has no train.tsv"):
+        read(glue("cola", path=str(tmp_path)))
     with pytest.raises(Refused, match=r"^task.subset=colla: one of cola, .* .did you mean cola.* for task.format=glue"):
         read(glue("cola", path=str(tmp_path), subset="colla"))
     folder = download(tmp_path, "cola")

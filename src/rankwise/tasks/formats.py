@@ -35,6 +35,8 @@ _WORDNET_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
 def glue_file(folder: Path, task: Task, split: str) -> Path:
     """The file of a split, named as on the hub, in a folder of all GLUE tasks or of one. Raises Refused: none there."""
     name, _ = _glue(task)
+    if folder.name != name and folder.name in {other for other, _ in _GLUE.values()}:
+        folder = folder.parent  # another task's folder, which may be the only one there
     own = folder / name if (folder / name).is_dir() else folder
     names = _GLUE_FILES.get(split)
     if names is None:
