@@ -246,8 +246,7 @@ def rates(report: Report) -> Plot | None:
         paint, points = colour(arm, arms), [(trial.lr, trial.validation) for trial in arm.trials]
         ax.plot(*zip(*points, strict=True), "o-", color=paint, ms=4.5, lw=1.5, label=arm.label)
         ax.plot(arm.lr, dict(points)[arm.lr or 0.0], "o", ms=11, mfc="none", mec=paint, mew=1.6)
-    ax.set_xscale("log")
-    ax.set(xlabel="learning rate", ylabel=str(arms[0].first("config.objective")))
+    ax.set(xscale="log", xlabel="learning rate", ylabel=str(arms[0].first("config.objective")))
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right center")
     caption = (
         "Mean validation objective at each learning rate that was tried, on the seeds that all rates of an arm share, "
@@ -383,10 +382,9 @@ def _line(ax: Any, runs: list[list[tuple[float, float]]], paint: str, arm: Arm, 
         if len(runs) > 1:
             ax.plot([s for s, _ in rows], [factor * v for _, v in rows], color=paint, lw=0.6, alpha=0.35)
     style = "-" if arm.rank or arm.method == "full" else "--"
-    steps, width = sorted(step for step in at if len(at[step]) == len(runs)), 2.4 if arm.method == "full" else 1.7
-    ax.plot(
-        steps, [np.mean(at[step]) for step in steps], style, color=paint, lw=width, marker="o", ms=3.5, label=arm.label
-    )
+    steps, width = [s for s in sorted(at) if len(at[s]) == len(runs)], 2.4 if arm.method == "full" else 1.7
+    means = [np.mean(at[step]) for step in steps]
+    ax.plot(steps, means, style, color=paint, lw=width, marker="o", ms=3.5, label=arm.label)
 
 
 def _direction(metric: Metric) -> str:
