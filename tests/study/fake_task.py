@@ -141,6 +141,11 @@ def do_orphan(config: Config, home: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def do_server(config: Config, home: Path) -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+    until(lambda: False)
+
+
 def do_wait(config: Config, home: Path) -> None:
     (home / "ready").touch()
     until(lambda: False)

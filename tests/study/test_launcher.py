@@ -136,6 +136,7 @@ def test_preloaded_torch_computes_with_the_promised_threads(make, monkeypatch):
         ("die", "killed by signal 9"),
         ("crash", "killed by signal 11"),
         ("orphan", "killed by signal 9"),
+        ("server", "the process that it was forked from was killed (out of memory?)"),
     ],
 )
 def test_a_bad_run_is_reported_and_stops_no_other(make, name, error):

@@ -287,7 +287,10 @@ class _Engine:
             os.killpg(pid, signal.SIGKILL)
         own = ending(run.folder / "log", pid)
         code = run.process.exitcode
-        cause = run.ended_for or (f"killed by signal {-code}" if code and code < 0 else f"exit code {code}")
+        told = {255: "the process that it was forked from was killed (out of memory?)"}.get(
+            code or 0, f"exit code {code}"
+        )
+        cause = run.ended_for or (f"killed by signal {-code}" if code and code < 0 else told)
         if run.folder.exists() and not shutil.disk_usage(run.folder).free:  # for its last words either
             cause += ", and no space is left there; make room"
         end = own or End(STOPPED if self._signals.count else FAILED, cause)
