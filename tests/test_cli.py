@@ -71,6 +71,7 @@ REFUSED = [
         ["experiment=claims: no such option; one of claims/core, claims/forgetting, claims/full/"],
     ),
     ("bench nosuch", ["rankwise: bench: nosuch: one word too many; see rankwise bench --help\n"]),
+    ("report --json=3", ["rankwise: report: --json=3: takes no value; see rankwise report --help\n"]),
     ("plan --gpu t4 debug=fast trainer.device=mps", ["trainer.device=mps: auto or cuda with --gpu\n"]),
     ("train targets=all", ["targets=all", "all_linear"]),
     ("train outputs=\"''\"", ["outputs=''", "a folder"]),

@@ -230,6 +230,8 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
         unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]
         if one := re.fullmatch(r"argument -m/.*: ignored explicit argument '([a-z].*)'", message):
             unknown = f"-m{one[1]}"  # of -method.rank=4
+        elif one := re.fullmatch(r"argument (?:.*/)?(--.*): ignored explicit argument '(.*)'", message):
+            message = f"{one[1]}={one[2]}: takes no value"
         choice = re.fullmatch(r".* invalid choice: '(.*)' \(choose from (.*)\)", message)
         message += did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
         near = near_flag(unknown.split("=")[0], parser._option_string_actions, keys)
