@@ -189,7 +189,7 @@ def test_changed_data(trained, copied, refused):
 LINES = [
     ("mrege x", "did you mean merge?"),
     ("merge", "RUN"),
-    ("merge a b", "unrecognized arguments: b"),
+    ("merge a b", "b: one word too many"),
     ("diff a", "RUN"),
     ("swap", "RUN"),
     ("merge a --dtype fp16", "invalid choice"),
