@@ -286,11 +286,7 @@ class _Engine:
         with contextlib.suppress(OSError):  # usually there is nothing left in the group
             os.killpg(pid, signal.SIGKILL)
         own = ending(run.folder / "log", pid)
-        code = run.process.exitcode
-        told = {255: "the process that it was forked from was killed (out of memory?)"}.get(
-            code or 0, f"exit code {code}"
-        )
-        cause = run.ended_for or (f"killed by signal {-code}" if code and code < 0 else told)
+        cause = run.ended_for or _cause(run.process.exitcode)
         if run.folder.exists() and not shutil.disk_usage(run.folder).free:  # for its last words either
             cause += ", and no space is left there; make room"
         end = own or End(STOPPED if self._signals.count else FAILED, cause)
@@ -335,6 +331,13 @@ def _index() -> int:
     """The place of this machine among those that started together, so that they do not all try the same run first."""
     numbers = (os.environ.get(name, "") for name in _INDICES)
     return next((int(number) for number in numbers if number.isdecimal()), 0)
+
+
+def _cause(code: int | None) -> str:
+    """Why a process is gone that left no word."""
+    if code == 255:  # multiprocessing's, where the server is not there to say it
+        return "the process that it was forked from was killed (out of memory?)"
+    return f"killed by signal {-code}" if code and code < 0 else f"exit code {code}"
 
 
 def _pid(process: ForkServerProcess) -> int:
