@@ -2,6 +2,7 @@
 
 import inspect
 import pkgutil
+import warnings
 from collections.abc import Collection
 from typing import Any
 
@@ -62,7 +63,6 @@ def made(config: Config, group: str) -> list[Any]:
     """
     if not getattr(config, group):
         return []
-    from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
     all_made = []
@@ -70,8 +70,10 @@ def made(config: Config, group: str) -> list[Any]:
         early = "check_on_train_epoch_end"
         takes = early in inspect.signature(_class(group, name, values)).parameters
         try:
-            all_made.append(instantiate(({early: False} if takes else {}) | values | {"_partial_": False}))
-        except InstantiationException as error:
+            with warnings.catch_warnings():  # of Hydra 1.4, for the class that is looked at above
+                warnings.filterwarnings("ignore", r"hydra\.utils\.instantiate\(\) resolved")
+                all_made.append(instantiate(({early: False} if takes else {}) | values | {"_partial_": False}))
+        except Exception as error:  # the class's own, which Hydra 1.3 wraps and 1.4 does not
             why = reason(error.__cause__ or error)
             raise Refused(f"{group}.{name}: {values['_target_']} does not take this ({why})") from None
     return all_made

@@ -166,7 +166,6 @@ def _trainer(
     warnings.filterwarnings("ignore", ".*srun. command is available.*")  # on a cluster's machine, where none is needed
     warnings.filterwarnings("ignore", "Precision .* is not supported by the model summary")
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", r"hydra\.utils\.instantiate\(\) resolved")  # by Hydra 1.4
     warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # no validation is due
     warnings.filterwarnings("ignore", ".*`training_step` returned `None`.*")  # a diverged run ends so
     # Filling every new tensor costs a few percent and matters only to code that reads what was never written.
