@@ -52,9 +52,11 @@ def minilm(attention: str = "eager", more: Any = None, **keys: Any) -> FakeRun:
 
 
 def exactly(run: FakeRun, shape: Shape) -> int:
-    """The count of this batch, which the fit through small batches must give."""
+    """The count of this batch, which the fit through small batches must give, and the factors of one."""
     counted = run.count(shape)
-    assert Cost.fitted(run.count, shape)(shape) == counted
+    fit, cost = Cost.fitted(run.count, shape), Cost.factored(run.products, shape)
+    assert fit(shape) == counted
+    assert cost == fit
     return counted
 
 
@@ -179,6 +181,19 @@ def test_what_is_computed_and_what_is_needed_are_known_for_any_batch_or_not_at_a
     assert twice.needed == known.cost and twice.cost != twice.needed
     other = operations(run, [BATCH], run.count(BATCH) + 1)
     assert other.cost is other.needed is None and other.step["per_step"] == run.count(BATCH) + 1
+
+
+PROMPTS = {"method": "custom", "method__peft": {"_target_": "peft.PromptTuningConfig", "num_virtual_tokens": 4}}
+
+
+@pytest.mark.parametrize("keys", [{"method__rank": 31}, {"method__rank": 37}, PROMPTS])
+def test_a_rank_that_is_a_prime_of_the_batch_that_is_factored_is_fitted_and_so_is_a_prompt(keys):
+    run = planned("bert", sizes=MINILM | {"num_hidden_layers": 1, "hidden_size": 12 * 31}, **keys)
+    steps = [Shape(3, 29), Shape(2, 31), Shape(5, 37)]
+    counted = [run.count(shape) for shape in steps]
+    for shape, count in zip(steps, counted, strict=True):
+        assert operations(run, [shape], count).cost(shape) == count
+    assert list(map(operations(run, steps, sum(counted)).cost, steps)) == counted
 
 
 def test_lora_computes_two_thirds_and_its_factors_where_every_input_needs_a_gradient():

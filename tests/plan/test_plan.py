@@ -14,7 +14,6 @@ from rankwise.assets import resolve
 from rankwise.cli import main
 from rankwise.config import Config, Model, Quant
 from rankwise.errors import Refused
-from rankwise.identity import folder
 from rankwise.measure.ledger import PARTS, Ledger
 from rankwise.measure.parameters import count
 from rankwise.measure.shape import Shape
@@ -121,23 +120,6 @@ def test_a_plan_before_the_run_says_what_the_run_then_holds(tiny):
     assert planned["compute"]["steps"] == record.compute["steps"]
     assert planned["compute"]["flops"]["per_step"] == record.compute["flops"]["per_step"]
     assert planned["storage"]["adapter_bytes"] == pytest.approx(record.storage["adapter_bytes"], rel=0.2)  # the header
-
-
-def test_what_is_predicted_of_one_seed_serves_others_of_its_arm_and_no_other_arm(tiny):
-    def predicted(**keys: Any) -> tuple[Any, Any]:
-        record = run(tiny(tracking__ledger=True, **keys))
-        return record.memory["train"]["predicted"], record.compute["flops"]
-
-    first, flops = predicted(seed=0)
-    (file,) = (folder(tiny()).parent / ".predicted").iterdir()
-    seen = {"memory": {"train": {"predicted": first | {"seen": 1}}}}
-    file.write_text(json.dumps(json.loads(file.read_text()) | seen))
-    assert predicted(seed=1, optim__lr=0.1) == (first | {"seen": 1}, flops)
-    for keys in ({"method__rank": 2}, {"trainer__batch_size": 5}, {"trainer__precision": "bf16"}):
-        assert "seen" not in predicted(**keys)[0]
-    for seed, damaged in enumerate(("{", '{"memory": {}}', '{"memory": {"train": 5}, "operations": null}'), start=2):
-        file.write_text(damaged)
-        assert predicted(seed=seed) == (first, flops)
 
 
 def test_the_probed_step_is_the_largest_from_the_second_on_and_losses_are_as_without_it(tiny):

@@ -1,9 +1,10 @@
-"""Operations (FLOPs) of a training step: counted by torch's formulas as they run, and for any batch by a fit.
+"""Operations (FLOPs) of a training step: counted by torch's formulas as they run, and for any batch of the run.
 
 A multiplication and an addition are two operations. Only matrix products and attention count; causal and padded scores
 count in full.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ _BEYOND_TORCH: dict[str, Callable[..., int]] = {  # what torch's own registry le
 
 
 class Tally(TorchDispatchMode):
-    """While entered, adds up the operations of what runs into ``flops``.
+    """While entered, notes the operations of each product that runs; ``flops`` is their sum.
 
     Works on real, fake and meta tensors and beside other dispatch modes. Unlike torch's ``FlopCounterMode`` it takes no
     composite kernel apart, so what runs under it is the same to the bit.
@@ -32,15 +33,20 @@ class Tally(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.flops = 0
+        self.each: list[int] = []
+
+    @property
+    def flops(self) -> int:
+        """Of all that has run."""
+        return sum(self.each)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         packet = func._overloadpacket
         if (formula := flop_registry.get(packet)) is not None:
-            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+            self.each.append(formula(*args, **(kwargs or {}), out_val=result))
         elif (formula := _BEYOND_TORCH.get(str(packet))) is not None:
-            self.flops += formula(*args, **(kwargs or {}))
+            self.each.append(formula(*args, **(kwargs or {})))
         return result
 
 
@@ -55,6 +61,27 @@ class Cost:
     per_pair: int
     constant: int
     per_learned: int = 0
+
+    @classmethod
+    def factored(cls, each: Callable[[Shape], list[int]], like: Shape) -> "Cost | None":
+        """From the products of one batch, whose numbers of rows, tokens and learned tokens are primes.
+
+        What a product is proportional to can then be read off its prime factors. Wrong where a size of the model has
+        one of the primes, or a product is over more than the tokens (prefixes of prompt tuning): to be held against a
+        count. None where that is evident.
+        """
+        primes = (1009, 29 if like.length == 31 else 31, 37)
+        labels = None if like.labelled is None else primes[2]
+        terms: Counter[tuple[int, ...]] = Counter()
+        for product in each(like._replace(rows=primes[0], length=primes[1], labelled=labels)):
+            powers = []
+            for prime in primes:
+                powers.append(0)
+                while product and product % prime == 0:
+                    product, powers[-1] = product // prime, powers[-1] + 1
+            terms[tuple(powers)] += product
+        cost = cls(*(terms.pop(powers, 0) for powers in ((1, 0, 0), (1, 1, 0), (1, 2, 0), (0, 0, 0), (0, 0, 1))))
+        return None if terms else cost
 
     @classmethod
     def fitted(cls, count: Callable[[Shape], int], like: Shape) -> "Cost":

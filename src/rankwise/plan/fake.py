@@ -79,13 +79,17 @@ class Counted:
 
     def count(self, shape: Shape) -> int:
         """Operations of the forward and backward pass of a micro-batch."""
+        return sum(self.products(shape))
+
+    def products(self, shape: Shape) -> list[int]:
+        """The same, of each product by itself."""
         with self._settings(), Tally() as tally:
             batch = self._batch(shape)
             with self._autocast():
                 loss = step.loss(self.model, self._losses(batch))
             loss.backward()
         self.model.zero_grad()
-        return tally.flops
+        return tally.each
 
     def _losses(self, batch: Batch) -> torch.Tensor:
         batch = {name: tensor for name, tensor in batch.items() if name != "mask of ones"}

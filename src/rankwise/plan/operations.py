@@ -1,9 +1,10 @@
 """What a run's step will hold and compute, before it, by the same step with fake tensors; beside full fine-tuning's."""
 
 import contextlib
+import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, TypedDict
 
@@ -28,7 +29,7 @@ from rankwise.tracking.provenance import code_fingerprint
 from rankwise.tracking.record import write_atomically
 
 _KEPT = ".predicted"  # a folder beside the runs
-_known: dict[tuple[Any, ...], int] = {}  # counts, which the arms of a study share
+_known: dict[str, int] = {}  # counts, which the arms of a study share
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,16 @@ def predict(
     that a plan cannot follow trains all the same: ``{"train": {"unpredicted": why}}``. What is predicted is kept in the
     study's folder: seeds and learning rates do not change it.
     """
-    file = folder(config).parent / _KEPT / f"{_key(config, architecture, scorer, settings, [step, evaluation])}.json"
+    of_model = [architecture.to_dict(), type(scorer).__name__, scorer.outputs, vars(settings)]
+    key = _key(costing(config), config.trainer.strategy, *of_model, step, evaluation)
+    file = folder(config).parent / _KEPT / f"{key}.json"
+    counts = file.with_name("counts.json")
     with contextlib.suppress(OSError, Refused, KeyError, TypeError):  # none there, or none that can be read
         kept = read_json(file, "a prediction")
         if problem(kept, _Kept) is None:
             return kept["memory"], kept["operations"] and Operations.of(kept["operations"])
+    with contextlib.suppress(OSError, Refused, AttributeError, TypeError, ValueError):
+        _known.update({key: int(count) for key, count in read_json(counts, "counts").items()})
     memory: dict[str, Any] = {}
     planned: Operations | None = None
     try:
@@ -87,6 +93,7 @@ def predict(
         memory = {"train": {"unpredicted": str(refused)}}
     with contextlib.suppress(OSError):
         write_atomically(file, json.dumps({"memory": memory, "operations": planned and asdict(planned)}))
+        write_atomically(counts, json.dumps(_known))
     return memory, planned
 
 
@@ -102,23 +109,22 @@ def costing(config: Config) -> dict[str, Any]:
     return values
 
 
-def _key(config: Config, *what: Any) -> str:
-    architecture, scorer, settings, shapes = what
+def _key(*what: Any) -> str:
     versions = [code_fingerprint(), torch.__version__, transformers.__version__, peft.__version__]
-    of_model = [architecture.to_dict(), type(scorer).__name__, scorer.outputs, config.trainer.strategy]
-    told = json.dumps([costing(config), *of_model, vars(settings), shapes, *versions], sort_keys=True, default=str)
+    told = json.dumps([*what, *versions], sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def operations(run: Counted, step: Sequence[Shape], per_step: int) -> Operations:
     """Of a run whose step over these micro-batches was seen to compute ``per_step``."""
     largest = max(step, key=lambda shape: shape.tokens)
-    cost: Cost | None = Cost.fitted(run.count, largest)
-    needed = cost
-    if cost is None or sum(map(cost, step)) != per_step:
-        cost = needed = None
-    elif run.config.trainer.gradient_checkpointing:
-        needed = Cost.fitted(_without_checkpointing(run).count, largest)
+    ways: tuple[Callable[[Counted], Cost | None], ...] = (
+        lambda of: Cost.factored(of.products, largest),
+        lambda of: Cost.fitted(of.count, largest),  # in five times as long
+    )
+    costs = ((way, way(run)) for way in ways)
+    way, cost = next(((way, cost) for way, cost in costs if cost and sum(map(cost, step)) == per_step), (None, None))
+    needed = way(_without_checkpointing(run)) if way and run.config.trainer.gradient_checkpointing else cost
     mine = cost(largest) if cost else run.count(largest)
     return Operations({"per_step": per_step} | beside_full(run, largest, mine), cost, needed)
 
@@ -148,14 +154,15 @@ def _without_checkpointing(run: Counted) -> Counted:
 
 
 def _of_full(run: Counted, shape: Shape) -> int:
-    key = (*_base_of(run), shape, run.config.trainer.gradient_checkpointing)
+    return _count(run, shape, run.config.trainer.gradient_checkpointing, lambda: full_fine_tuning(run))
+
+
+def _count(run: Counted, shape: Shape, what: Any, other: Callable[[], Counted]) -> int:
+    """Operations of ``other``, which is ``what`` on the base of ``run``, unless they are known."""
+    key = _key(run.architecture.to_dict(), run.config.task.kind, run.scorer.outputs, vars(run.settings), shape, what)
     if key not in _known:
-        _known[key] = full_fine_tuning(run).count(shape)
+        _known[key] = other().count(shape)
     return _known[key]
-
-
-def _base_of(run: Counted) -> tuple[Any, ...]:
-    return run.architecture.to_json_string(), run.config.task.kind, run.scorer.outputs, run.settings
 
 
 def _break_even_rank(run: Counted, shape: Shape, mine: int, full: int) -> float | None:
@@ -169,9 +176,6 @@ def _break_even_rank(run: Counted, shape: Shape, mine: int, full: int) -> float 
         if len(counts) < 2 and other not in counts:
             method = replace(run.config.method, rank=other, budget=None)
             config = replace(run.config, method=method, targets=replace(run.config.targets, ranks=None, alphas=None))
-            key = (*_base_of(run), shape, json.dumps(costing(config), sort_keys=True))
-            if key not in _known:
-                _known[key] = run.variant(config).count(shape)
-            counts[other] = _known[key]
+            counts[other] = _count(run, shape, costing(config), functools.partial(run.variant, config))
     (low, at_low), (high, at_high) = sorted(counts.items())
     return low + (full - at_low) * (high - low) / (at_high - at_low)
