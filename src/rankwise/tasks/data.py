@@ -29,8 +29,8 @@ from rankwise.tasks.tables import Table
 _QUOTED = 0.1  # share of texts in double quotes, from which on they hardly are a part of what is said
 _HALF = re.compile("[\ud800-\udfff]")  # of two that stand for one, which no tokenizer reads
 _FORGETTING = ("path", "package", "revision", "format", "columns", "text", "label", "threshold", "min_abs_label")
-_checked: dict[tuple[Any, ...], "_Reading"] = {}  # the last first reading of a check, for a run in the same process
-_passed: set[tuple[Any, ...]] = set()  # what was checked in this process, and is as it was
+# What was checked in this process and is as it was; of the last its first reading, for a run in the same process.
+_checked: dict[tuple[Any, ...], "_Reading | None"] = {}
 _COPY = 0.75  # share of training rows in a part that is a copy, as a validation part may be cut from the original
 
 
@@ -81,8 +81,9 @@ def load(task: Task, asset: Asset, data_seed: int) -> Data:
     rows, a class that has no training row, and a part that is for the most part training rows.
     """
     tables, notes = open_tables(task, asset)
-    checked = _checked.pop(_as_they_are(task, tables, data_seed), None)
-    index, part, classes, chosen, shared, notes = checked or _first_reading(task, tables, notes, data_seed)
+    state = _as_they_are(task, tables, data_seed)
+    index, part, classes, chosen, shared, notes = _checked.get(state) or _first_reading(task, tables, notes, data_seed)
+    _checked.update({state: None} if state in _checked else {})  # a run is in memory beside it
     rows = (example for example in examples(task, tables) if example is not None)
     splits, fingerprint = _collect(task, rows, part, chosen, classes, notes)
     if task.protocol == "paper":
@@ -105,10 +106,8 @@ def check_files(configs: Iterable[Config], hub: bool = True) -> None:
                 seen.add(task_and_seed)
                 with of_forgetting() if task is theirs else contextlib.nullcontext():
                     tables, notes = open_tables(task, fetch(task))
-                    if (state := _as_they_are(task, tables, seed)) not in _passed:
-                        _checked.clear()
-                        _checked[state] = _first_reading(task, tables, notes, seed)
-                        _passed.add(state)
+                    if (state := _as_they_are(task, tables, seed)) not in _checked:
+                        _checked.update(dict.fromkeys(_checked) | {state: _first_reading(task, tables, notes, seed)})
 
 
 def _as_they_are(task: Task, tables: list[Table], seed: int) -> tuple[Any, ...]:
