@@ -219,6 +219,16 @@ def test_a_run_on_two_devices_is_planned_for_each_with_half_of_every_batch(tiny)
     assert two["compute"]["train_s"] == pytest.approx(one["compute"]["train_s"] / 2, rel=0.02)
 
 
+def test_a_run_for_the_processor_is_planned_for_it_beside_a_gpu_too(tiny, monkeypatch, capsys):
+    asked = ["plan", "debug=fast", "trainer.device=cpu", "--json"]
+    assert main(asked) == 0
+    alone = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert main(asked) == 0
+    beside = json.loads(capsys.readouterr().out)
+    assert [found["runs"][0]["memory"] for found in (alone, beside)] == 2 * [alone["runs"][0]["memory"]]
+
+
 def test_an_mfu_counts_for_runs_that_recompute_alike(tiny):
     config, device = tiny(), Hardware.here().device
     record = records.begin(config, None)

@@ -105,7 +105,8 @@ def _list(asked: Question, jobs: int | None, as_json: bool) -> int:
     from rankwise.plan.hardware import Hardware
     from rankwise.study import launcher
 
-    runs, here = [asked.run_of(asked.middle, 0), asked.run_of(None, 0)], Hardware.here()
+    runs = [asked.run_of(asked.middle, 0), asked.run_of(None, 0)]
+    here = Hardware.here(runs[0].trainer.device)
     planned = estimate.plan(runs, estimate.Question(here, here.memory_bytes))["runs"]
     together = launcher.share(runs, jobs).jobs
     times = [row["compute"]["train_s"] and row["compute"]["train_s"] / together for row in planned]

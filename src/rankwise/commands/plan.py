@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
         for config in configs:
             check_planned(config, here=options.gpu is None)
         check_files(configs, hub=False)
-        hardware = Hardware.named(options.gpu) if options.gpu else Hardware.here()
+        hardware = Hardware.named(options.gpu) if options.gpu else Hardware.here(configs[0].trainer.device)
         room = hardware.memory_bytes if limit is None else limit
         asked = Question(hardware, room, limit is not None, options.params, options.mfu, options.gpus)
         planned = plan(configs, asked)

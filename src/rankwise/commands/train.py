@@ -123,7 +123,7 @@ def _list(configs: list[Config], as_json: bool) -> int:
     from rankwise.report.plans import listed, listing
     from rankwise.tracking.record import state
 
-    here = Hardware.here()
+    here = Hardware.here(configs[0].trainer.device)
     left = [config for config in configs if state(config) != "finished" and not methods.of(config.method).is_baseline]
     planned = plan(left, Question(here, here.memory_bytes))["runs"] if left else []
     states = [state(config) for config in configs]

@@ -35,9 +35,9 @@ class Hardware:
         return cls(known.name, "cuda", known.memory_bytes, known)
 
     @classmethod
-    def here(cls) -> "Hardware":
-        """The GPU of this machine, else its processor with the memory that is free."""
-        if torch.cuda.is_available():
+    def here(cls, device: str = "auto") -> "Hardware":
+        """The GPU of this machine, unless ``trainer.device`` is another; else its processor and free memory."""
+        if device in ("auto", "cuda") and torch.cuda.is_available():
             name = torch.cuda.get_device_name()
             return cls(name, "cuda", torch.cuda.get_device_properties(0).total_memory, recognise(name), True)
         return cls(str(machine.hardware()["cpu"]), "cpu", machine.memory_bytes(), is_here=True)
@@ -45,7 +45,7 @@ class Hardware:
     def settle(self, trainer: Trainer) -> numerics.Numerics:
         """Precision and attention as a run there would choose them."""
         if self.gpu is None or self.device == "cpu":
-            return numerics.settle(replace(trainer, device="auto"))
+            return numerics.settle(replace(trainer, device=self.device))
         precision = trainer.precision
         if precision == "auto":
             precision = "bf16" if "bf16" in self.gpu.flops else "fp32"

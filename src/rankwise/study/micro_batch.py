@@ -48,7 +48,7 @@ def settled(words: Sequence[str], configs_of: Callable[[list[str]], Sequence[Con
         begun = (replace(c, trainer=replace(c.trainer, batch_size=size, accumulate=steps)) for c in configs)
         if any((folder(config) / "result.json").exists() for config in begun):
             return told(size)
-    here = Hardware.here()
+    here = Hardware.here(configs[0].trainer.device)
     room = here.memory_bytes if here.device == "cuda" else here.memory_bytes // share(configs).jobs
 
     def most(parts: int) -> int:
