@@ -205,9 +205,16 @@ def test_a_failed_run_is_named(findings):
     assert told["sentence"].startswith("No conclusion: full-s0 failed: no disk. 10 runs") and not told["decided"]
 
 
-def test_a_smaller_rank_that_fails_takes_no_answer_back(findings):
-    told = answer(findings({4: seen(-0.003, 2, 3)}, stopped="lora-r2-s0 failed: no disk"))
-    assert told["rank"] == 4 and told["sentence"].startswith("Rank 4 is enough")
+@pytest.mark.parametrize(("stopped", "why"), [("lora-r2-s0 failed: no disk",) * 2, ("budget", "the budget ended")])
+def test_a_smaller_rank_that_was_left_open_takes_no_answer_back_and_is_not_decided(findings, stopped, why):
+    told = answer(findings({4: seen(-0.003, 2, 3)}, stopped=stopped))
+    assert told["rank"] == 4 and not told["decided"]
+    assert told["sentence"] == (
+        "Rank 4 is enough: within 2 points of full fine-tuning (−0.3, at worst −1.1 at 99.2 %), with 0.2 % of the "
+        f"parameters, 50 % of the memory, 66 % of the operations; whether a smaller rank is, was left open: {why}. "
+        "10 runs, 5 min; the grid would have taken 12 runs, 6 min."
+    )
+    assert told["not_run"] == "Not run: rank 2, 8."
 
 
 def test_the_last_run_is_told_to_wandb_again_with_the_sentence(findings, tmp_path, monkeypatch):

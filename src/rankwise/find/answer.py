@@ -36,7 +36,7 @@ def answer(findings: Findings, again: str = "rankwise find") -> dict[str, Any]:
         sentence = _undecided(findings, open_rank, again)
     else:
         sentence = _none(findings)
-    decided = rank is not None or not (findings.stopped or open_rank)
+    decided = not findings.stopped and (rank is not None or open_rank is None)
     question, course, unrun = findings.question, _course(findings), _unrun(findings, decided)
     return {
         "sentence": sentence,
@@ -63,7 +63,9 @@ def _enough(findings: Findings, rank: int) -> str:
     saves = ", ".join(_savings(findings, rank))
     short = any(wrong.startswith(UNDER_TRAINED) for wrong in findings.faults.get(rank, []))
     enough = f"Rank {rank} is enough{' at this budget' * short}"
-    return f"{enough}: {within} {gains}{f', with {saves}' if saves else ''}. {_spent(findings)}"
+    ended = "the budget ended" if findings.stopped == "budget" else findings.stopped
+    smaller = f"; whether a smaller rank is, was left open: {ended}" if ended else ""
+    return f"{enough}: {within} {gains}{f', with {saves}' if saves else ''}{smaller}. {_spent(findings)}"
 
 
 def _tested(findings: Findings, rank: int) -> tuple[float, str]:
