@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from rankwise.metrics import METRICS, Metric, accuracy, mean, named
+from rankwise.metrics import METRICS, Metric, mean, named
 from rankwise.statistics import Bootstrap, Floats, item_weights, paired, unseen
 from rankwise.tracking.fields import at
 from rankwise.tracking.predictions import FILE, Predictions, Unreadable, harness_file, read
@@ -25,7 +25,6 @@ Arm = Sequence[Record]
 REPLICATES = 5_000  # bootstrap samples of the items; fewer where there are very many items
 _DRAWS = 200_000_000
 _AT_ONCE = 128  # runs that are resampled together
-_NOTHING = 1e-9  # by which differences on resamples vary where no item differs
 _AGREES = 1e-3  # between the metric of the stored predictions and the record's, the larger of absolute and relative
 
 
@@ -89,6 +88,7 @@ class Scores:
         # A study may have thousands of runs, which are looked at arm by arm.
         self._resampled = lru_cache(maxsize=4)(self._resample)
         self._constant = [self._best_constant(test) for test in range(len(self._tests))]
+        self._lacking = [self._unseen(test) for test in range(len(self._tests))]
 
     def _add(self, key: int, mine: Predictions) -> None:
         firsts = (self._predictions[test[0]] for test in self._tests)
@@ -186,11 +186,17 @@ class Scores:
         test, index = self._place[id(run)]
         return self._resampled(test, index - index % _AT_ONCE)[index % _AT_ONCE]
 
-    def _one_row(self, test: int) -> float:
+    def _unseen(self, test: int) -> float:
+        """The standard error that resamples of the test lack: the next cluster of items might differ as a whole."""
+        metric, first = self._metric, self._predictions[self._tests[test][0]]
+        if metric.kind == "classification":
+            return unseen(first.units) * round(len(first.items) * self._one_row(first.columns), 6)  # 1 of an accuracy
+        return unseen(first.units) if metric.percent and metric.weighted is mean else 0.0
+
+    def _one_row(self, columns: Mapping[str, np.ndarray]) -> float:
         """By how much the metric moves at most where one answer is another, of rows and to answers of the two rarest
         and two most frequent classes: 1/n of an accuracy, of F1 and Matthews' correlation more.
         """
-        columns = self._predictions[self._tests[test][0]].columns
         labels_n, said_n = (np.asarray(columns[column], float) for column in self._metric.columns)
         classes, counts = np.unique(labels_n, return_counts=True)
         classes = classes[np.argsort(counts)]
@@ -219,12 +225,7 @@ class Scores:
         items, units = rows[0][0].items, rows[0][0].units
         if units == 1 < items:
             raise NotComparable("all test items are one group, which says nothing of other groups")
-        metric, lacking = self._metric, 0.0
-        if metric.kind == "classification" and np.ptp(means_bs.mean(1)) < _NOTHING:
-            # The next cluster might differ as a whole; what that is to an accuracy, which is in fp32, is 1.
-            lacking = unseen(units) * round(items * self._one_row(rows[0][0].test), 6)
-        elif metric.percent and metric.weighted in (accuracy, mean):  # a share
-            lacking = unseen(items)
+        metric, lacking = self._metric, self._lacking[rows[0][0].test]
         most = float(np.abs(weights_a).sum()) / 2 * (metric.high - metric.low)
         return paired(points_sa @ weights_a, means_bs, replicates, items, units, lacking, most)
 

@@ -61,14 +61,15 @@ def test_the_error_over_items_is_the_part_that_no_number_of_seeds_averages_out(t
     assert of_report.over_items**2 == pytest.approx(found.over_items**2 + found.loose**2 / 5, rel=1e-3)
 
 
-@pytest.mark.parametrize("wrong", [0, 1, 5])
-def test_few_items_that_differ_are_no_certainty_that_no_more_would(tmp_path, wrong):
-    arm = [run(tmp_path / f"a{s}", np.arange(100) >= wrong, seed=s) for s in range(3)]
-    full = [run(tmp_path / f"f{s}", np.ones(100, dtype=bool), seed=s) for s in range(3)]
-    found = gather(arm, full, named("accuracy"))
-    assert (found.gain, found.over_seeds, found.units) == (pytest.approx(-wrong / 100), 0, 100)
-    # Agresti and Min 2005: half an item more in each cell of the table.
-    expected = math.hypot(math.sqrt(wrong / 100 * (1 - wrong / 100) / 100), 1 / 102)
+@pytest.mark.parametrize(("wrong", "size"), [(0, 1), (1, 1), (5, 1), (0, 5), (1, 5), (10, 5)])
+def test_few_items_or_groups_that_differ_are_no_certainty_that_no_more_would(tmp_path, wrong, size):
+    differ, group = np.arange(200) < wrong, np.arange(200) // size
+    arm = [run(tmp_path / f"a{s}", ~differ, seed=s, cluster=group) for s in range(3)]
+    full = [run(tmp_path / f"f{s}", np.ones(200, dtype=bool), seed=s, cluster=group) for s in range(3)]
+    found, units = gather(arm, full, named("accuracy")), 200 // size
+    assert (found.gain, found.over_seeds, found.units) == (pytest.approx(-wrong / 200), 0, units)
+    # Agresti and Min 2005: half an item, or group of items, more in each cell of the table.
+    expected = math.hypot(differ.reshape(units, size).mean(1).std() / math.sqrt(units), 1 / (units + 2))
     assert found.over_items == pytest.approx(expected, rel=0.02)
 
 
@@ -77,9 +78,10 @@ def test_items_of_few_groups_count_as_groups(tmp_path):
     arm = [run(tmp_path / f"a{s}", ~wrong, seed=s, cluster=group) for s in range(2)]
     full = [run(tmp_path / f"f{s}", np.ones(400, dtype=bool), seed=s, cluster=group) for s in range(2)]
     found = gather(arm, full, named("accuracy"))
-    between = np.std([0.0, 0.1, 0.2, 0.3], ddof=1) / 2  # the standard error of a mean of four
+    resampled = np.std([0.0, 0.1, 0.2, 0.3]) / 2  # the standard error of a mean of four, and that of one more
     assert found.units == 4
-    assert found.gain - found.low(0.05) == pytest.approx(2.353363 * between, rel=0.04)  # t of 3 degrees of freedom
+    half = 2.353363 * math.sqrt(4 / 3) * math.hypot(resampled, 1 / 6)  # t of 3 degrees of freedom
+    assert found.gain - found.low(0.05) == pytest.approx(half, rel=0.04)
 
 
 def test_a_loss_that_is_lower_is_a_gain(tmp_path):

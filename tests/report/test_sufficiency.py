@@ -14,6 +14,7 @@ from scipy import stats
 from synthetic_study import ITEMS, answers, printed, write_predictions, write_run, write_study
 
 from rankwise.find.evidence import gather
+from rankwise.metrics import named
 from rankwise.report.page import html
 from rankwise.report.report import build
 from rankwise.tracking.record import find
@@ -298,16 +299,20 @@ HALVES = np.arange(200) % 2
         (HALVES, HALVES * (np.arange(200) >= 30), "abc", (2 * 100 / 215 + 2 * 85 / 185) / 2, None),
     ],
 )
-def test_f1_is_of_all_classes_and_where_no_answer_differs_one_row_more_is_what_it_moves(
+def test_f1_is_of_all_classes_and_where_none_or_one_answer_differs_one_row_more_is_what_it_moves(
     tmp_path, labels, said, classes, f1, one_more
 ):
+    fewer = np.where(np.arange(len(said)) == said.argmax(), 0, said)
     for seed in range(3):
-        for method, rank in (("full", None), ("lora", 8)):
+        for method, rank, said_n in (("full", None, said), ("lora", 8, said), ("lora", 64, fewer)):
             record = write_run(tmp_path, method, rank, seed=seed, task__metric="f1")
-            columns = {"item": np.arange(len(labels)), "label": labels, "prediction": said, "score": 0.9 * said}
+            columns = {"item": np.arange(len(labels)), "label": labels, "prediction": said_n, "score": 0.9 * said_n}
             pq.write_table(pa.table(columns), record.folder / "predictions.parquet")
-            record.metrics["test"] = {"f1": {"value": f1, "se": 0.02, "n": len(labels)}}
+            value = f1 if said_n is said else named("f1").among(len(classes)).value(labels, fewer)
+            record.metrics["test"] = {"f1": {"value": value, "se": 0.02, "n": len(labels)}}
             record.provenance["data"]["classes"] = list(classes)
             record.write()
-    boot = by_rank(build([tmp_path]))[8].bootstrap
+    found = by_rank(build([tmp_path]))
+    boot = found[8].bootstrap
     assert boot.items == len(labels) and (not one_more or boot.over_items == pytest.approx(one_more, rel=0.01))
+    assert found[64].bootstrap.lacking == boot.lacking > 0
