@@ -50,6 +50,10 @@ def test_a_rank_is_enough_exactly_when_its_limit_at_a_look_is_above_minus_the_ma
     for off, said in ((1e-9, ENOUGH), (-1e-9, OPEN)):
         looks = [*seen(0.0, 2, 3, over_seeds=0.02), Evidence(5, half - 0.02 + off, 0.003, 0.004)]
         assert judge(rule(give_up=0.0), 8, looks) == said
+        # A look at runs that may be at fault decides nothing, whatever it shows, and leaves the next one its own level.
+        for gain in (-0.5, 0.5):
+            unsure = [looks[0], replace(seen(gain, 3)[0], sound=None), looks[2]]
+            assert judge(rule(give_up=0.0), 8, unsure[:2]) == OPEN and judge(rule(give_up=0.0), 8, unsure) == said
 
 
 def test_the_search_goes_down_from_the_guess_while_ranks_pass_and_stops_at_the_first_that_does_not():
@@ -86,6 +90,8 @@ def test_runs_at_fault_show_no_rank_to_be_enough_but_may_show_it_to_be_worse():
 def test_a_rank_that_never_decides_is_undecided_after_the_last_look():
     assert judge(rule(give_up=0.0), 8, seen(-0.015, 2, 3, 5, over_items=0.02)) == OPEN
     assert judge(rule(give_up=0.0), 8, seen(-0.015, 2, 3, 5, 8, over_items=0.02)) == UNDECIDED
+    unsure = [replace(look, sound=None) for look in seen(-0.5, 2, 3, 5, 8)]
+    assert judge(rule(), 8, unsure[:3]) == OPEN and judge(rule(), 8, unsure) == UNDECIDED
 
 
 def test_the_chance_to_pass_is_a_half_when_todays_mean_is_just_what_will_be_needed():

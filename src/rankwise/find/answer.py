@@ -86,6 +86,8 @@ def _undecided(findings: Findings, rank: int | None, again: str) -> str:
     seen = findings.looks[rank][-1]
     gain, low, high = map(question.metric.difference, (seen.gain, seen.low(0.05), seen.high(0.05)))
     shown = f"rank {rank} is {gain} {question.metric.difference_unit} [{low}, {high}] at 90 %"
+    if seen.sound is None:
+        return f"{start}: {shown}, but {findings.faults[rank][0]}. {_spent(findings)}"
     return f"{start}: {shown}. {_advice(findings, rank, seen, again)}"
 
 

@@ -37,8 +37,9 @@ class Evidence:
     ``over_seeds`` is the standard error of that mean for the seeds, ``over_items`` for the test items: the part that no
     number of seeds averages out. What items do differently from seed to seed is in the spread over seeds already;
     ``loose`` is that part of one seed's standard deviation. ``units`` is how many test items there are, or clusters of
-    them; 0 is many. Runs at fault cannot show that their rank is enough (``sound``), whatever they scored. No
-    difference of the metric is larger than ``most``.
+    them; 0 is many. Runs at fault cannot show that their rank is enough (``sound``), whatever they scored; None: with
+    so few seeds they may seem at fault, so that the look says nothing. No difference of the metric is larger than
+    ``most``.
     """
 
     seeds: int
@@ -47,7 +48,7 @@ class Evidence:
     over_items: float
     loose: float = 0.0
     units: int = 0
-    sound: bool = True
+    sound: bool | None = True
     most: float = math.inf
 
     def low(self, tail: float) -> float:
@@ -162,6 +163,8 @@ def spent(looks: Mapping[int, Sequence[Evidence]]) -> int:
 def judge(rule: Rule, rank: int, seen: Sequence[Evidence]) -> str:
     """What the looks at one rank say: the first that decides it, or whether another look is worth its runs."""
     for evidence, share in zip(seen, rule.shares, strict=False):
+        if evidence.sound is None:
+            continue  # what this look could have spent is not spent later
         if evidence.sound and evidence.low(share * rule.level(rank)) > -rule.margin:
             return ENOUGH
         if evidence.high(share * rule.level_worse(rank)) < -rule.margin:

@@ -16,6 +16,7 @@ from rankwise.find.rates import Rates, tune
 from rankwise.find.rule import Decision, Evidence, Rule, decide
 from rankwise.identity import folder
 from rankwise.report.arms import UNDER_TRAINED
+from rankwise.report.flags import TOO_FEW
 from rankwise.tracking import record as records
 from rankwise.tracking.fields import at
 from rankwise.tracking.mirror import Mirror
@@ -171,12 +172,15 @@ def confirm(question: Question, guess: Guess, rates: Rates, runs: Runs) -> Findi
             evidence = gather(arms[rank], arms[None], question.metric)
             # Two seeds tell little of chance; from the first look that can prove something on, it must be above it.
             if rule.shares[rule.looks.index(seeds)]:
-                if against := faults(arms[None], question.metric):
-                    remedy = "train it longer" if question.tuned else "train it longer, or with --rates tune"
-                    stopped = f"{question.reference_name}: {against[0]}; {remedy}"
+                against, wrong[rank] = (faults(arms[arm], question.metric) for arm in (None, rank))
+                few = all(fault.endswith(TOO_FEW) for fault in against)
+                if against and (seeds == rule.looks[-1] or not few):
+                    remedy = "; train it longer" + ", or with --rates tune" * (not question.tuned)
+                    stopped = f"{question.reference_name}: {against[0]}{remedy * (not few)}"
                     decision = Decision({})  # what it was compared with before is void, too
-                wrong[rank] = faults(arms[rank], question.metric)
-                evidence = replace(evidence, sound=all(fault.startswith(UNDER_TRAINED) for fault in wrong[rank]))
+                else:
+                    wrong[rank][:0] = [f"{question.reference_name} is {fault}" for fault in against]
+                evidence = replace(evidence, sound=_sound(wrong[rank]))
             looks.setdefault(rank, []).append(evidence)
         except Spent:
             stopped = "budget"
@@ -185,6 +189,12 @@ def confirm(question: Question, guess: Guess, rates: Rates, runs: Runs) -> Findi
         if stopped:
             break
     return Findings(question, runs, rates, guess, rule, decision, looks, arms, wrong, stopped)
+
+
+def _sound(faults: Sequence[str]) -> bool | None:
+    """Of evidence, whose runs have these faults: None where more seeds may end all that count."""
+    grave = [fault for fault in faults if not fault.startswith(UNDER_TRAINED)]
+    return None if grave and all(fault.endswith(TOO_FEW) for fault in grave) else not grave
 
 
 def _paired(question: Question, rates: Rates, rank: int, seeds: int, runs: Runs) -> dict[int | None, list[Record]]:

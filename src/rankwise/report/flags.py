@@ -17,6 +17,7 @@ from rankwise.report.formats import percent, rate
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record
 
+TOO_FEW = "too few seeds or test rows"  # the last words of that reason, which more of them may end
 _KEYS = 4  # shown of those in which a row differs; report.json has all
 _VARIETY = 0.1  # of the labels' standard deviation: below, predictions hardly vary
 _LITTLE = 0.2  # of the way from the best constant answer to a perfect one
@@ -113,7 +114,7 @@ def _learned_nothing(arm: Arm, metric: Metric, scores: Scores) -> Iterator[str]:
     if above.low <= 0:
         answer = "the median" if metric.lower_is_better else "one class"
         best = "no correlation" if metric.low < 0 else f"always answering {answer} ({metric.with_unit(constant)})"
-        why = "it may have learned nothing" if small else "too few seeds or test rows"
+        why = "it may have learned nothing" if small else TOO_FEW
         yield f"not shown to be better than {best}: {why}"
     elif small:  # what is right more often may be but too sure of itself
         yield from _no_less_loss(arm.runs, scores.entropy(arm.runs))
