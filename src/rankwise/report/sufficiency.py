@@ -123,7 +123,8 @@ def _sequence(
         return Sufficiency(label, margin, level, steps, reason=reason)
     *shares, none = _answer_shares(steps, margin, level)
     steps = [step if step.low is None else replace(step, share=n) for step, n in zip(steps, shares, strict=True)]
-    answer = next((step for step in reversed(steps) if step.passed), None)
+    failed = [step.arm.size for step in steps if not step.passed]  # one size may have several arms, all have to pass
+    answer = next((step for step in reversed(steps) if step.passed and step.arm.size not in failed), None)
     return Sufficiency(label, margin, level, steps, answer, none)
 
 
