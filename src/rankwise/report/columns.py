@@ -299,6 +299,8 @@ def _numbers(report: Report) -> list[Column]:
     def of(get: Callable[[Comparison], Any]) -> Callable[[Arm], Any]:
         return lambda arm: get(comparison) if (comparison := report.comparison(arm)) else None
 
+    why = of(lambda c: c.reason)
+
     def share(arm: Arm) -> float | None:
         return steps[id(arm)].share if id(arm) in steps else None
 
@@ -322,8 +324,8 @@ def _numbers(report: Report) -> list[Column]:
         Column("difference", "difference", of(lambda c: c.estimate), metric.difference, "numbers"),
         *(Column(f"difference_{key}", "", boot(key)) for key in ("se", "low", "high")),
         Column("", "90 % interval", of(span), tables="numbers"),
-        Column("", "verdict", of(lambda c: f"{c.verdict}{': ' if c.reason else ''}{c.reason}"), tables="numbers"),
-        Column("verdict", "", of(lambda c: c.verdict)),
+        Column("", "verdict", lambda arm: ": ".join(filter(None, [report.verdict(arm), why(arm)])), tables="numbers"),
+        Column("verdict", "", lambda arm: report.verdict(arm) or None),
         Column("conclusive", "", lambda arm: conclusive.get(id(arm))),
         Column("", "sequence from the largest down", sequence, tables="numbers"),
         Column("answer_share", "is the answer in, % of replicates", share, fmt.percent, "numbers"),
