@@ -185,6 +185,47 @@ def test_the_reference_is_the_one_that_find_was_asked_to_compare_with(tmp_path):
     assert f"{judged} Scores: " in build([tmp_path]).to_methods()
 
 
+def test_an_answer_of_another_study_is_named_and_does_not_lead(tmp_path):
+    """Nor does its margin, which is of runs that are not compared."""
+    write_study(tmp_path / "mine", {8: 0.76}, range(3))
+    write_study(tmp_path / "theirs", {8: 0.82}, range(2), task__margin=0.001, data="d1")
+    answer = {"sentence": "Rank 8 is enough.", "metric": "accuracy", "ranks": [], "notes": []}
+    (tmp_path / "theirs" / "answer-0a1b2c3d.json").write_text(json.dumps(answer))
+    report = build([tmp_path])
+    assert report.margin == 0.02 and "The runs disagree" not in " ".join(report.notes)
+    assert report.headline.first.startswith("No rank was shown to be enough: rank 8 is more than 2 points")
+    assert report.headline.others == ("theirs: Rank 8 is enough.",)
+    assert [each["sentence"] for each in report.document()["answers"]] == ["Rank 8 is enough."]
+    (tmp_path / "mine" / "answer-4e5f6a7b.json").write_text(json.dumps(answer | {"sentence": "Rank 8 is not enough."}))
+    assert build([tmp_path]).headline.title == "Rank 8 is not enough."
+
+
+def test_the_test_that_a_headline_names_is_that_of_its_arm(tmp_path):
+    write_study(tmp_path, {8: 0.82, 64: 0.82}, range(8))
+    for folder in tmp_path.glob("*r8*s[3-7]*"):
+        shutil.rmtree(folder)
+    assert "on 3 seeds × " in build([tmp_path]).headline.details
+
+
+def test_a_size_that_two_arms_have_is_enough_where_both_are(tmp_path):
+    write_study(tmp_path, {8: 0.82, 16: 0.82})
+    for seed in range(3):
+        write_run(tmp_path, "lora", 8, seed=seed, test=0.76, forgetting={"name": "bundled"})
+    (family,) = build([tmp_path]).families
+    assert [(step.arm.rank, step.passed) for step in family.steps] == [(16, True), (8, True), (8, False)]
+    assert family.answer.arm.rank == 16
+
+
+def test_what_would_be_an_answer_below_a_failure_is_alone_wherever_it_is_told(tmp_path):
+    write_study(tmp_path, {8: 0.82, 64: 0.76})
+    report = build([tmp_path])
+    arms = {arm["rank"]: arm for arm in report.document()["arms"]}
+    assert (arms[8]["comparison"]["verdict"], arms[8]["same_as_full"]) == ("same, alone", None)
+    assert (arms[64]["comparison"]["verdict"], arms[64]["same_as_full"]) == ("worse", False)
+    assert [row["verdict"] for row in csv.DictReader(io.StringIO(report.to_csv()))] == ["same, alone", "worse", ""]
+    assert "same, alone" in html(report).partition("in numbers")[2]
+
+
 _FEWER = "No conclusion: rank 8 cannot be judged (unequal tuning: 1 learning rate tried, full fine-tuning had 3)."
 _MORE = "No conclusion: rank 8 cannot be judged (unequal tuning: 3 learning rates tried, full fine-tuning had 1)."
 _WORSE = "No rank was shown to be enough: rank 8 is more than 2 points of accuracy worse than full fine-tuning (−7.5)."

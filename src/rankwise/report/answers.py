@@ -1,6 +1,7 @@
 """What ``rankwise find`` has answered from a study: its sentence, and what it learned of every rank."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rankwise.tracking.record import Record
 class Answer:
     """By the rule of ``find``, which was fixed before the runs."""
 
+    folder: Path  # of the study
     sentence: str
     by_rank: Section
     document: dict[str, Any]  # as ``find`` wrote it
@@ -27,17 +29,19 @@ class Answer:
 
 
 def read(records: list[Record]) -> list[Answer]:
-    """One for each question that was asked of the records' studies, the latest first; what is no answer is left out.
+    """One for each question that was asked of the records' studies; what is no answer is left out.
+
+    Those of the study with the most records come first, then the latest.
 
     The latest answer to a question that was asked with several numbers of seeds stands, the others are notes of it.
     """
-    folders = {record.folder.parent for record in records}
+    folders = Counter(record.folder.parent for record in records)
     files = [file for folder in folders for file in folder.glob("answer-*.json")]
     answers: dict[tuple[Path, str], Answer] = {}
-    for file in sorted(files, key=lambda file: (-file.stat().st_mtime, file.name)):
+    for file in sorted(files, key=lambda file: (-folders[file.parent], -file.stat().st_mtime, file.name)):
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
-            given = Answer(str(document["sentence"]), by_rank(document), document, _rule(document))
+            given = Answer(file.parent, str(document["sentence"]), by_rank(document), document, _rule(document))
         except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             continue  # a question without an answer yet, or a stranger's file
         latest = answers.setdefault((file.parent, file.stem.split("-")[1]), given)

@@ -76,7 +76,7 @@ def document(report: Report) -> dict[str, Any]:
         "notes": report.notes,
         "reference": report.reference and report.reference.label,
         "constant": report.constant,
-        "answers": [answer.document | {"notes": answer.by_rank.notes} for answer in report.answers],
+        "answers": [one.document | {"notes": one.by_rank.notes} for one in (*report.answers, *report.elsewhere)],
         "arms": [_arm(report, arm) for arm in report.arms],
         "sufficiency": [
             {
@@ -121,7 +121,7 @@ def _arm(report: Report, arm: Arm) -> dict[str, Any]:
         "storage": {"adapter_bytes": arm.median("storage.adapter_bytes")},
         "reference": arm is report.reference,
         "differs": {key: {"here": here, "reference": there} for key, (here, there) in arm.differs.items()},
-        "same_as_full": _SAME.get((compared or {}).get("verdict", "")) if report.short == "full" else None,
+        "same_as_full": _SAME.get(report.verdict(arm)) if report.short == "full" else None,
         "comparison": compared,
         "trials": [asdict(trial) for trial in arm.trials],
         "unscored": [{"name": run.run.get("name"), "status": run.status} for run in arm.unscored],
@@ -140,6 +140,6 @@ def _compared(report: Report, arm: Arm) -> dict[str, Any] | None:
     if c is None:
         return None
     boot = {key: c.bootstrap and getattr(c.bootstrap, key) for key in ("se", "low", "high", "p")}
-    own = {key: getattr(c, key) for key in ("verdict", "reason", "margin", "p_holm", "seeds", "items")}
-    own["detectable"] = c.detectable(report.level)
+    own = {key: getattr(c, key) for key in ("reason", "margin", "p_holm", "seeds", "items")}
+    own |= {"verdict": report.verdict(arm), "detectable": c.detectable(report.level)}
     return boot | own | {"metric": report.metric.name, "level": 0.9, "difference": c.estimate}

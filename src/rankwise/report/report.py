@@ -1,19 +1,20 @@
 """Records in, one Report out: everything that table, plots and page show is decided here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from rankwise.compare import Scores
 from rankwise.errors import Refused, did_you_mean
 from rankwise.metrics import Metric, named
-from rankwise.report import answers, export, latex, paper, tuning
+from rankwise.report import export, latex, paper, tuning
 from rankwise.report import table as tables
+from rankwise.report.answers import Answer, read
 from rankwise.report.arms import Arm, group, reference_of
 from rankwise.report.equivalence import ALONE, Comparison, compare
 from rankwise.report.flags import find_unfit, flag
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency, smallest_sufficient
-from rankwise.report.summary import Headline, headline, notes, total
+from rankwise.report.summary import Headline, headline, margins, notes, total
 from rankwise.tracking import remote
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record, find, write_atomically
@@ -36,15 +37,16 @@ class Report:
     comparisons: dict[int, Comparison]
     families: list[Sufficiency]
     constants: dict[int, float | None]
-    answers: list[answers.Answer]  # of ``rankwise find``
+    answers: list[Answer]  # of ``rankwise find``, from the studies that the reference is of
+    elsewhere: list[Answer]  # from others that were read
 
     @cached_property
     def headline(self) -> Headline:
         """The latest answer of ``find``, whose rule was fixed before the runs; without one, that of all runs."""
-        if not self.answers:
-            return headline(self.families, self.reference, self.metric)
-        title, *others = (answer.sentence for answer in self.answers)
-        return Headline(title, others=tuple(others))
+        title, *others = [answer.sentence for answer in self.answers] or [""]
+        told = Headline(title) if title else headline(self.families, self.reference, self.metric)
+        others += [f"{answer.folder.name}: {answer.sentence}" for answer in self.elsewhere]
+        return replace(told, others=(*told.others, *others))
 
     @cached_property
     def notes(self) -> list[str]:
@@ -143,7 +145,7 @@ def build(paths: list[Path], score: str | None = None) -> Report:
 def compared(every_run: list[Record], score: str | None = None) -> Report:
     """The arms of these records, compared. Raises Refused as ``build`` does."""
     records = results(every_run)
-    answered = answers.read(records)
+    answered = read(records)
     ids = [answer.reference for answer in answered[:1]]
     asked = next((record for record in records if record.run.get("id") in ids), None)
     arms = group(records, asked)
@@ -151,8 +153,7 @@ def compared(every_run: list[Record], score: str | None = None) -> Report:
     first = reference or arms[0]
     own = named(str(at((first.runs or first.unscored)[0], "config.task.metric") or "accuracy"))
     metric = _asked(score, arms) if score else own
-    margins = sorted({float(m) for record in records if (m := at(record, "config.task.margin")) is not None})
-    margin = margins[0] if margins else _MARGIN
+    margin = next(iter(margins(arms)), _MARGIN)
     scores = Scores([run for arm in arms if arm.comparable for run in arm.runs] if metric.weighted else [], metric)
     tuning.note_trials(arms, every_run)
     find_unfit(arms, reference, scores, metric)
@@ -163,8 +164,11 @@ def compared(every_run: list[Record], score: str | None = None) -> Report:
         against = reference.runs if reference and arm is not reference else []
         arm.churn = {"seeds": scores.churn(arm.runs), "reference": scores.churn(arm.runs, against)}
     constants = {id(arm): _constant(arm, scores, metric) for arm in arms}
-    answered = answered if metric.name == own.name else []
-    return Report(records, every_run, arms, reference, metric, margin, comparisons, families, constants, answered)
+    homes = {run.folder.parent for run in first.runs} if metric.name == own.name else set()
+    here = [answer for answer in answered if answer.folder in homes]
+    elsewhere = [answer for answer in answered if homes and answer.folder not in homes]
+    asked_of = (here, elsewhere)
+    return Report(records, every_run, arms, reference, metric, margin, comparisons, families, constants, *asked_of)
 
 
 def _constant(arm: Arm, scores: Scores, metric: Metric) -> float | None:

@@ -112,7 +112,8 @@ def _details(family: Sufficiency, reference: Arm, metric: Metric) -> list[str]:
         ]
         shown = f"Differences from {reference.called} on it, {metric.difference_unit}: {', '.join(points)}."
         return [shown, "Two or more shared seeds allow a conclusion: run with seed=0,1,2."] if points else []
-    pairs = max((boot for step in family.steps if (boot := step.boot)), key=lambda boot: boot.seeds)
+    stopped = next((step for step in family.steps if not step.passed), None)
+    pairs = next(boot for step in (family.answer, stopped, *family.steps) if step and (boot := step.boot))
     among = f" / {family.families} families" if family.families > 1 else ""
     crossed = " × ".join(f"{df + 1} {of}" for (_, df), of in zip(pairs.spreads, ("seeds", "data seeds"), strict=False))
     seeds = crossed if len(pairs.spreads) > 1 else f"{pairs.seeds} seeds"
@@ -122,7 +123,6 @@ def _details(family: Sufficiency, reference: Arm, metric: Metric) -> list[str]:
         named = [(step.share, step.name) for step in reversed(family.steps)]
         shares = [f"{100 * s:.0f} % for {of}" for s, of in [*named, (family.none_share, "none")] if s and s >= 0.005]
         details.append(f"Bootstrap distribution of the answer: {', '.join(shares)}.")
-    stopped = next((step for step in family.steps if not step.passed), None)
     if family.answer and family.answer.arm.unfit.startswith(UNDER_TRAINED):
         details.append(f"{_begun(family.answer.name)} is {family.answer.arm.unfit}.")
     if stopped and stopped.reason:
@@ -156,7 +156,7 @@ def notes(report: Report) -> list[str]:
         lines.append(f"None of these runs is a result ({chose}): fresh seeds have yet to judge.")
     elif staged:
         lines.append(f"Left out of the comparison, for which they chose: {chose}.")
-    lines += [*margin(records, metric), _counts(records, arms), *filter(None, [report.total])]
+    lines += [*margin(arms, metric), _counts(records, arms), *filter(None, [report.total])]
     lines += [*budget(arms, reference or arms[0]), *evaluation(arms, metric), *tuning.rates(arms), *of_data(records)]
     codes = {record.provenance.get("code") for record in records} - {None, ""}
     if len(codes) > 1:
@@ -330,15 +330,20 @@ def _tested_on(runs: list[Record], metric: Metric) -> list[str]:
     return sorted({items(cell["n"], cell.get("clusters")) for cell in cells if cell.get("n")})
 
 
-def margin(records: list[Record], metric: Metric) -> list[str]:
+def margins(arms: list[Arm]) -> list[float]:
+    """Of the runs that are compared, the smallest first, which is used."""
+    runs = [run for arm in arms if arm.comparable for run in (*arm.runs, *arm.unscored)]
+    return sorted({float(m) for run in runs if (m := at(run, "config.task.margin")) is not None})
+
+
+def margin(arms: list[Arm], metric: Metric) -> list[str]:
     """What the margin is, and whether it was set for what is compared."""
-    margins = sorted({float(m) for record in records if (m := at(record, "config.task.margin")) is not None})
-    own = named(str(at(records[0], "config.task.metric") or "accuracy"))
-    if len(margins) > 1:
-        widths = ", ".join(own.width(m) for m in margins)
+    set_to, own = margins(arms), named(str(arms[0].first("config.task.metric") or "accuracy"))
+    if len(set_to) > 1:
+        widths = ", ".join(own.width(m) for m in set_to)
         said = [f"The runs disagree on the margin ({widths}); the smallest is used."]
     else:
-        said = [f"Margin of sameness, set in the config before the runs: {own.width(m)}." for m in margins]
+        said = [f"Margin of sameness, set in the config before the runs: {own.width(m)}." for m in set_to]
     other = f"Compared by {metric.name}, chosen for this report; the margin was set for {own.name}."
     return [*([other] if metric.name != own.name else []), *said]
 
