@@ -107,8 +107,12 @@ def test_a_rank_that_was_only_given_up_is_not_called_worse(findings):
     told = answer(findings({4: seen(-0.021, 2, over=0.0005), 8: seen(-0.021, 2, 3, over=0.0005)}))
     assert told["sentence"].startswith("No rank up to 8 was shown to be enough on qv")
     assert [row["verdict"] for row in told["ranks"]] == ["not run", "given up", "given up"]
-    unsound = answer(findings({4: [replace(look, sound=False) for look in seen(-0.003, 2, 3)], 8: seen(-0.05, 2, 3)}))
-    assert [row["verdict"] for row in unsound["ranks"]] == ["not run", "not judged", "worse"]
+    looks = {4: [replace(look, sound=False) for look in seen(-0.003, 2, 3)], 8: seen(-0.05, 2, 3)}
+    for faulty, verdict in (([4], "worse"), ([4, 8], "not judged")):  # as the report of the same runs says
+        unsound = answer(findings(looks, faults={rank: ["under-trained: it falls"] for rank in faulty}))
+        assert [row["verdict"] for row in unsound["ranks"]] == ["not run", "not judged", verdict]
+        assert "rank 8 is 5.0 points worse [4.7, 5.3] at 90 %" in unsound["sentence"]
+        assert (", but it is at fault itself (under-trained: it falls)." in unsound["sentence"]) == (8 in faulty)
     void = findings({4: seen(-0.003, 2, 3)}, decision=Decision({}), stopped="full fine-tuning: diverged 3/3")
     full = begin(changed(void.question.method, {"method.rank": 8}), None)  # 8 had no room in memory
     full.run["status"] = FAILED

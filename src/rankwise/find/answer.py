@@ -187,7 +187,7 @@ def _row(findings: Findings, rank: int) -> dict[str, Any]:
     looks = findings.looks.get(rank, [])
     seen = looks[-1] if looks else None
     status = findings.decision.status.get(rank)  # none where what it was compared with is void
-    void = not status or (status == HOPELESS and seen and not seen.sound)
+    void = not status or (status in (HOPELESS, WORSE) and findings.faults.get(rank))
     word = "not judged" if void else _WORDS.get(str(status), str(status))
     return {
         "rank": rank,
