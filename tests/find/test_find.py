@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ def test_a_second_start_runs_nothing_and_says_the_same(found):
     (file,) = folder.rglob("answer-*.json")
     noted = json.loads(file.read_text())
     assert noted["guess"] == told["rule"]["guess"] and noted["sentence"] == told["sentence"]
+    (record,) = [r["run"] for r in map(json.loads, map(Path.read_text, before)) if "answer" in r["run"]]
+    assert record["ended"] <= noted["date"] <= datetime.now(UTC).isoformat()
 
 
 def test_the_report_shows_what_was_learned_of_every_rank(found):
@@ -91,10 +94,12 @@ def test_the_report_shows_what_was_learned_of_every_rank(found):
 def test_the_newest_answer_to_a_question_stands_and_an_older_one_is_a_note_of_it(found, tmp_path):
     record, told = begin(composed(["debug=fast"]), None), found[1]
     record.folder = tmp_path / "run"
-    said = {"aaaaaaaa-3": "Rank 1 is enough: old. 9 runs", "aaaaaaaa": "Rank 4 is enough.", "bbbbbbbb-5": "Another."}
-    for second, (digits, sentence) in enumerate(said.items()):
-        (file := tmp_path / f"answer-{digits}.json").write_text(json.dumps(told | {"sentence": sentence}))
-        os.utime(file, (0, second))
+    said = {"aaaaaaaa-3": "Rank 1 is enough: old. 9 runs", "bbbbbbbb-5": "Another.", "aaaaaaaa": "Rank 4 is enough."}
+    for digits, sentence in said.items():
+        date = {"bbbbbbbb-5": "2026-11-30T04:00:01+00:00"}.get(digits, "2026-11-30T04:00:00+00:00")
+        file = tmp_path / f"answer-{digits}.json"
+        file.write_text(json.dumps(told | {"sentence": sentence, "date": date}))
+        os.utime(file, (0, 5))  # a copy or a checkout
     other, newest = read([record])
     assert (other.sentence, newest.sentence) == ("Another.", "Rank 4 is enough.")
     assert newest.by_rank.notes[len(told["notes"]) :] == ["Before, with other --seeds: Rank 1 is enough: old."]

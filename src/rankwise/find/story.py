@@ -143,7 +143,7 @@ def _noted(guess: Guess) -> dict[str, Any]:
 def keep(findings: Findings, document: dict[str, Any]) -> None:
     """Write the answer beside the runs, with the guess that it began from; its sentence into the last run's record."""
     if findings.guess:
-        _write(answer_file(findings.question), _noted(findings.guess) | document)
+        _write(answer_file(findings.question), _noted(findings.guess) | document | {"date": records.now()})
     last = next((run for run in reversed(findings.runs.records.values()) if run.status == FINISHED), None)
     if last and last.run.get("answer") != document["sentence"]:
         last.run["answer"] = document["sentence"]

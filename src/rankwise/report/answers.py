@@ -27,6 +27,11 @@ class Answer:
         """The id of a run of what was compared with; empty where an older file does not say it."""
         return str(self.document.get("reference_run", ""))
 
+    @property
+    def date(self) -> str:
+        """When it was given, which no copy of its file changes; empty where an older file does not say it."""
+        return str(self.document.get("date", ""))
+
 
 def read(records: list[Record]) -> list[Answer]:
     """One for each question that was asked of the records' studies; what is no answer is left out.
@@ -36,17 +41,20 @@ def read(records: list[Record]) -> list[Answer]:
     The latest answer to a question that was asked with several numbers of seeds stands, the others are notes of it.
     """
     folders = Counter(record.folder.parent for record in records)
-    files = [file for folder in folders for file in folder.glob("answer-*.json")]
-    answers: dict[tuple[Path, str], Answer] = {}
-    for file in sorted(files, key=lambda file: (-folders[file.parent], -file.stat().st_mtime, file.name)):
+    files: dict[Path, Answer] = {}
+    for file in (file for folder in folders for file in folder.glob("answer-*.json")):
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
             given = Answer(file.parent, str(document["sentence"]), by_rank(document), document, _rule(document))
         except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             continue  # a question without an answer yet, or a stranger's file
-        latest = answers.setdefault((file.parent, file.stem.split("-")[1]), given)
-        if latest is not given:
-            latest.by_rank.notes.append(f"Before, with other --seeds: {given.sentence.partition('. ')[0]}.")
+        files[file] = given
+    answers: dict[tuple[Path, str], Answer] = {}
+    # Of answers of one moment that with more seeds stands: it has no number of seeds in its name, or the higher one.
+    for file in sorted(files, key=lambda file: (folders[file.parent], files[file].date, file.name), reverse=True):
+        latest = answers.setdefault((file.parent, file.stem.split("-")[1]), files[file])
+        if latest is not files[file]:
+            latest.by_rank.notes.append(f"Before, with other --seeds: {files[file].sentence.partition('. ')[0]}.")
     return [*answers.values()]
 
 
