@@ -77,7 +77,9 @@ def interval(
     if kind is None:
         return Interval(mean, math.nan, math.nan, math.nan, n, "none", point if median else None)
     over_seeds = math.hypot(*(float(special.stdtrit(df, 0.975)) * se for se, df in spreads))
-    low, high = _bounded(point, math.hypot(over_seeds, _student(0.025, clusters) * se_items), within, clusters or items)
+    low, high = _over_items(point, _student(0.025, clusters) * se_items, within, clusters or items)
+    low = max(within[0], point - math.hypot(over_seeds, point - low))
+    high = min(within[1], point + math.hypot(over_seeds, high - point))
     return Interval(mean, math.hypot(se_seeds, se_items), low, high, n, kind, point if median else None)
 
 
@@ -95,19 +97,21 @@ def _student(tail: float, units: int | None) -> float:
     return -float(special.stdtrit(units - 1, tail) if units and units > 1 else special.ndtri(tail))
 
 
-def _bounded(point: float, half: float, within: tuple[float, float], items: int | None) -> tuple[float, float]:
+def _over_items(point: float, half: float, within: tuple[float, float], items: int | None) -> tuple[float, float]:
     """Limits that stay in a range: those of a share (Wilson 1927) of as many items as would give this width.
 
     Where the share is 0 or 1 it is one of ``items``, or of as few as its width says, such as an F1 of few positives.
     """
     low, high = within
     if not math.isfinite(high - low):
-        return max(low, point - half), point + half
+        return point - half, point + half
     share, width = (point - low) / (high - low), half / (high - low)
+    if width >= 1:
+        return within
     n: float | None = items
     if 0 < share < 1:
         n = Z95**2 * share * (1 - share) / width**2 if width else None
-    elif 0 < width < 1:  # Wilson's other limit is then so far away
+    elif width:  # Wilson's other limit is then so far away
         n = Z95**2 * (1 - width) / width
     if not n:
         return point, point

@@ -95,6 +95,11 @@ def test_scores_cover_seeds_and_items_and_stay_inside_the_metrics_range():
     perfect = interval([1.0, 1.0], [0.0, 0.0], within=(0.0, 1.0), items=100)
     assert (perfect.low, perfect.high) == (pytest.approx(100 / (100 + 1.959964**2)), 1.0)  # Wilson (1927)
     assert named("accuracy").interval(perfect) == "100.0 (96.3 to 100.0)"
+    spread = interval([1.0, 1.0, 0.4], [0.0, 0.0, 0.05], within=(0.0, 1.0), items=100, median=True)
+    assert (spread.point, spread.low, spread.high) == (1.0, 0.0, 1.0)  # t of 2 df reaches farther than the range
+    one = interval([0.99], [0.00995], within=(0.0, 1.0), items=100)
+    near = interval([1.0, 1.0, 0.97], [0.00995] * 3, within=(0.0, 1.0), items=100)  # Wilson's of items, t's of seeds
+    assert near.low == pytest.approx(0.99 - np.hypot(0.99 - one.low, 4.302653 * 0.01), rel=1e-5)
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
