@@ -1,6 +1,7 @@
 """Sameness with full fine-tuning and the smallest sufficient rank, on studies whose truth is known."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -17,6 +18,7 @@ from rankwise.find.evidence import gather
 from rankwise.metrics import named
 from rankwise.report.page import html
 from rankwise.report.report import build
+from rankwise.report.summary import headline
 from rankwise.tracking.record import find
 
 TRUTH = {1: 0.76, 2: 0.78, 4: 0.815, 8: 0.82, 16: 0.82}  # full is 0.82, the margin 0.02
@@ -325,6 +327,26 @@ def test_all_predictions_missing_still_gives_a_whole_report(tmp_path):
     assert "has no predictions.parquet" in str(report.headline)
     assert sorted(report.write(tmp_path / "out")) == ["csv", "html", "json", "md"]
     shutil.rmtree(tmp_path / "out")
+
+
+def test_several_families_share_the_5_percent(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, "full", None, seed=seed, test=0.82)
+        for targets in ("all_linear", "qv", "mlp", "q"):
+            write_run(tmp_path, "lora", 8, seed=seed, test=0.815, targets__name=targets)
+    report = build([tmp_path])
+    families = report.families
+    assert [family.level for family in families] == [0.05 / 4] * 4
+    for family in families:
+        (step,) = family.steps
+        boot = step.comparison.bootstrap
+        assert family.detectable[1] == boot.detectable(0.05 / 4) > 1.2 * boot.detectable(0.05)
+        assert step.low == boot.limits(0.975)[0] < boot.low
+    between = dataclasses.replace(families[0], margin=-(step.low + boot.low) / 2, steps=[step], answer=None)
+    title = headline([between], report.reference, report.metric).title
+    assert title.endswith("worse if tested alone, not as one of 4 families.")
+    for high, shown in ((boot.high, False), (boot.limits(1 - 2 * 0.05 / 4)[1], True)):
+        assert dataclasses.replace(between, margin=-high - 1e-6).conclusive is shown
 
 
 LABELS = np.repeat([1, 0], [20, 1980])

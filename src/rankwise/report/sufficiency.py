@@ -62,7 +62,8 @@ class Sufficiency:
     def conclusive(self) -> bool:
         """Whether it names an answer, or shows the largest arm to be worse than the margin allows."""
         gain = self.steps[0].comparison.advantage
-        return not self.reason and (self.answer is not None or (gain is not None and gain.high < -self.margin))
+        worse = gain is not None and gain.limits(1 - 2 * self.level)[1] < -self.margin
+        return not self.reason and (self.answer is not None or worse)
 
     @property
     def detectable(self) -> tuple[Step, float | None] | None:
