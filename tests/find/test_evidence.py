@@ -109,6 +109,14 @@ def test_other_test_items_are_refused(tmp_path):
         gather(arm, [full[0], other], named("accuracy"))
 
 
+def test_seeds_that_are_crossed_with_data_seeds_are_refused(tmp_path):
+    arm, full = pairs(tmp_path, 4, 0.1, 0.1)
+    for number, one in enumerate((*arm, *full)):
+        one.config.update(seed=number % 2, data_seed=number % 4 // 2)
+    with pytest.raises(Refused, match="a0: seeds and data seeds of its arm vary apart: keep runs in which each seed"):
+        gather(arm, full, named("accuracy"))
+
+
 GOOD, BAD = 0.82, 0.74
 
 

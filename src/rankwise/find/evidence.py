@@ -20,12 +20,15 @@ def gather(
     ``over_items`` is the part of the variance over items that all seeds share: with V₁ the mean variance of one seed's
     gain on resampled items and V_k that of their mean, (k·V_k − V₁) / (k − 1). ``loose`` is the rest of V₁.
 
-    Raises Refused for predictions that cannot be compared.
+    Raises Refused for predictions that cannot be compared, and for seeds and data seeds that are two factors.
     """
     try:
         gain = (scores or Scores([*arm, *reference], metric)).contrast([(1.0, arm), (-1.0, reference)])
     except NotComparable as why:
         raise Refused(f"{arm[0].folder}: no comparison: {why}") from None
+    if len(gain.spreads) > 1:
+        alike = "keep runs in which each seed has a data seed of its own, or all have the same"
+        raise Refused(f"{arm[0].folder}: seeds and data seeds of its arm vary apart: {alike}")
     k, of_one = gain.seeds, gain.of_one
     steady = max(0.0, (k * gain.means.var(ddof=1) - of_one) / (k - 1))
     over_items, loose = math.hypot(math.sqrt(steady), gain.lacking), math.sqrt(max(0.0, of_one - steady))
