@@ -164,12 +164,12 @@ class Bootstrap:
     """A mean difference, and how uncertain it is for its seeds and for its test items.
 
     ``means`` are the mean over seeds on each resample of the items; ``spreads`` the standard error and the degrees of
-    freedom of each factor that was repeated: seeds, or seeds and data seeds where they are crossed. Limits combine
-    those of every source as the sides of a right angle (Zou and Donner 2008): Student's t with k−1 degrees of freedom
-    for k seeds, percentiles of the bootstrap for items, by t over z where these are few. How far seeds spread is known
-    from k−1 alone, however small that spread looks; one t for the sum of both variances (Satterthwaite 1946) forgets
-    it, and misses the truth in 12 % of studies of two seeds instead of 5 %. As the spread over seeds holds what items
-    do differently from seed to seed, which the resamples hold as well, this errs on the safe side.
+    freedom of each factor that was repeated: seeds, or seeds and data seeds where these are two (``paired``). Limits
+    combine those of every source as the sides of a right angle (Zou and Donner 2008): Student's t with k−1 degrees of
+    freedom for k seeds, percentiles of the bootstrap for items, by t over z where these are few. How far seeds spread
+    is known from k−1 alone, however small that spread looks; one t for the sum of both variances (Satterthwaite 1946)
+    forgets it, and misses the truth in 12 % of studies of two seeds instead of 5 %. As the spread over seeds holds what
+    items do differently from seed to seed, which the resamples hold as well, this errs on the safe side.
     """
 
     estimate: float
@@ -294,8 +294,8 @@ def paired(
     """Bootstrap of a mean difference, given per replicate on all items and on each resample of the items, whose
     standard error for items lacks some (see ``unseen``) and which is at ``most`` so large.
 
-    ``replicates`` are (seed, data seed). Where the two are crossed they are two factors with a spread each, of the
-    means over the other (Owen 2007); else every replicate is one more of a single factor.
+    ``replicates`` are (seed, data seed). Where one of the two repeats, though not in all, they are two factors with a
+    spread each, of the means over the other (Owen 2007); else every replicate is one more of a single factor.
     """
     varying = tuple(spread for spread in _spreads(points_s, replicates) if spread[1] > 0)
     of_one = float(resampled_bs.var(0, ddof=1).mean())
@@ -315,7 +315,7 @@ def unseen(items: int) -> float:
 
 def _spreads(points_s: Floats, replicates: Sequence[tuple[int, int]]) -> tuple[tuple[float, int], ...]:
     levels = [np.unique(factor, return_inverse=True)[1] for factor in zip(*replicates, strict=True)]
-    if max((level.max() + 1 for level in levels), default=len(points_s)) == len(points_s):
+    if not any(1 < level.max() + 1 < len(points_s) for level in levels):
         return (_spread(points_s),)
     return tuple(_spread(np.bincount(level, points_s) / np.bincount(level)) for level in levels)
 

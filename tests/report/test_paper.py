@@ -90,7 +90,16 @@ def test_the_methods_say_what_was_computed_on_and_for_how_long(tmp_path):
 
 
 _ALWAYS = ("One learning rate per arm, 2e-3 (lora), 1e-4 (full): not tuned in this study",)
-_NEVER = ("default", "crossed", "drawn together", "families", "Under-trained", "Not allowed", "Compared by", "“worse”")
+_NEVER = (
+    "default",
+    "two factors",
+    "drawn together",
+    "families",
+    "Under-trained",
+    "Not allowed",
+    "Compared by",
+    "“worse”",
+)
 _OF_SEEDS = ("Student's t", "5,000 bootstrap", "Margin of", "“same” if", "Smallest sufficient rank: ", "Holm 1979")
 
 

@@ -244,6 +244,16 @@ def test_crossed_seeds_and_data_seeds_are_two_factors():
     assert zipped.spreads == ((pytest.approx(np.sqrt(7 / 3)), 2),)
 
 
+def test_data_seeds_that_several_seeds_share_are_a_factor_of_few_levels():
+    points = np.array([0.80, 0.81, 0.80, 0.81, 0.80, 0.90, 0.91, 0.90, 0.91, 0.90])
+    nested = [(seed, seed // 5) for seed in range(10)]
+    found = paired(points, np.full((10, 10), points.mean()), nested)
+    assert found.spreads == ((pytest.approx(stats.sem(points)), 9), (pytest.approx(0.05), 1))
+    assert interval(list(points), replicates=nested).half > stats.t.ppf(0.975, 1) * 0.05
+    for alike in ([(seed, seed) for seed in range(10)], [(seed, 0) for seed in range(10)]):
+        assert paired(points, np.full((10, 10), points.mean()), alike).spreads == found.spreads[:1]
+
+
 def test_items_that_share_a_prompt_are_drawn_together():
     cluster = np.repeat(np.arange(200), 5)
     per_prompt = np.random.default_rng(3).normal(size=200)

@@ -215,7 +215,7 @@ def _of_differences(against: str, boots: list[Bootstrap], seen: set[str]) -> str
         f"seeds with {drawn} bootstrap replicates over items (Zou and Donner 2008)."
     )
     crossed = any(len(boot.spreads) > 1 for boot in boots)
-    said += " Seeds and data seeds are crossed and count as two factors." * crossed
+    said += " Seeds and data seeds count as two factors." * crossed
     clustered = any(boot.units < boot.items for boot in boots)
     said += " Test items that share a prompt, a text or a group are drawn together." * clustered
     if verdicts := ", ".join(f"“{name}” if {words}" for name, words in _VERDICTS.items() if name in seen):
