@@ -251,7 +251,7 @@ def test_the_steps_of_a_run_of_joined_texts_are_not_known_and_a_mask_is(tiny):
     assert held[1] - held[0] >= 4 * plain.trainer.batch_size * 64 * 64 - 64**2
 
 
-@pytest.mark.parametrize("method", ["lora", "pissa", "olora", "lora_fa", "bitfit"])
+@pytest.mark.parametrize("method", ["lora", "pissa", "olora", "lora_fa", "randlora", "bitfit"])
 def test_what_is_kept_has_the_bytes_that_were_planned(tiny, method, tmp_path):
     config = tiny("bert", method)
     planned = row(config, only_parameters=True)["storage"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peft import PeftModel, get_peft_model_state_dict
 from transformers import AutoTokenizer
 
 from rankwise import assets, methods
@@ -204,15 +205,15 @@ def _length(config: Config, base: Any) -> int:
 def _storage(config: Config, model: Any) -> dict[str, int]:
     """Bytes kept after the run, and of the best weights while it trains.
 
-    LoRA's file has more than what is trained: a frozen A, and the start beside what it became (PiSSA, OLoRA).
+    A file of PEFT's has more than what is trained: a frozen A or random bases, and the start beside what it became
+    (PiSSA, OLoRA).
     """
-    sizes = [(name, p.numel() * p.element_size(), p.requires_grad) for name, p in model.named_parameters()]
-    trained = sum(size for _, size, is_trained in sizes if is_trained)
-    lora = [(size, is_trained) for name, size, is_trained in sizes if ".lora_A." in name or ".lora_B." in name]
-    adapter = trained
-    if methods.of(config.method).is_lora:
-        started = methods.starts_from_base(config.method)
-        adapter += sum(size for size, is_trained in lora if not is_trained) + started * sum(size for size, _ in lora)
+    adapter = trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    if isinstance(model, PeftModel):
+        written = get_peft_model_state_dict(model, save_embedding_layers=False)
+        adapter = sum(tensor.nbytes for tensor in written.values())
+        if methods.starts_from_base(config.method):
+            adapter += sum(tensor.nbytes for name, tensor in written.items() if ".lora_" in name)
     saved = adapter if methods.of(config.method).trains != "all" or config.trainer.save_full else 0
     return {"adapter_bytes": adapter, "disk_bytes": saved, "best_bytes": trained}
 
