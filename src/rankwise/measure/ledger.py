@@ -48,6 +48,11 @@ class Footprint:
         """The largest sum, in bytes."""
         return sum(self.parts.values())
 
+    def beside(self, size: int) -> "Footprint":
+        """The same with ``size`` bytes of something else there throughout."""
+        with_it = [held | {"other": held["other"] + size} for held in (*self.by_phase.values(), self.peaks)]
+        return Footprint(dict(zip(self.by_phase, with_it, strict=False)), with_it[-1])
+
     def shared_out(self, devices: int, frozen: int, lent: int) -> "Footprint":
         """The same where ``frozen`` bytes of weights are in as many parts as devices, each of which borrows ``lent``
         bytes of them while it computes.
@@ -232,6 +237,11 @@ def held_bytes(model: nn.Module, parameters: Iterable[torch.Tensor]) -> int:
     """Bytes of ``parameters`` as they are stored, each storage once, and of the constants beside quantized ones."""
     tensors = [*parameters, *quant_states(model)]
     return sum({storage._cdata: storage.nbytes() for tensor in tensors for storage in _storages(tensor)}.values())
+
+
+def bucket_bytes(model: nn.Module, devices: int) -> int:
+    """What data parallel training keeps on each of several devices throughout: a second copy of all gradients."""
+    return sum(p.nbytes for p in model.parameters() if p.requires_grad) if devices > 1 else 0
 
 
 def quant_states(model: nn.Module) -> Iterator[torch.Tensor]:

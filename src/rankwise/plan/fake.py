@@ -16,7 +16,7 @@ from transformers import PretrainedConfig
 from rankwise.config import Config
 from rankwise.errors import Refused, reason
 from rankwise.measure.flops import Tally
-from rankwise.measure.ledger import Footprint, Ledger
+from rankwise.measure.ledger import Footprint, Ledger, bucket_bytes
 from rankwise.measure.shape import Shape
 from rankwise.model.adapt import Adapted, adapt
 from rankwise.model.base import head_names, skeleton
@@ -189,7 +189,8 @@ class FakeRun(Counted):
 
     def _held(self, ledger: Ledger) -> Footprint:
         """What one device holds."""
-        trainer, footprint = self.config.trainer, ledger.footprint()
+        trainer = self.config.trainer
+        footprint = ledger.footprint().beside(bucket_bytes(self.model, trainer.devices))
         if not shard.is_sharded(trainer):
             return footprint
         return footprint.shared_out(trainer.devices, *shard.frozen_and_lent(self.model))

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from rankwise.measure.flops import Tally
-from rankwise.measure.ledger import Ledger
+from rankwise.measure.ledger import Ledger, bucket_bytes
 from rankwise.measure.shape import Shape
 
 
@@ -27,6 +28,7 @@ class Probe(pl.Callback):
         self.eval: dict[str, Any] | None = None
         self.counted: int | None = None  # floating point operations of the step's passes, not of its optimizer
         self._seen = 0  # micro-batches
+        self._buckets: list[torch.Tensor] = []  # of the meta device, as large as those of the ranks
         self._open: contextlib.ExitStack | None = None
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
@@ -36,11 +38,11 @@ class Probe(pl.Callback):
             self._tally = self._open.enter_context(Tally())
         if self._open:
             self._ledger.phase = "forward"
-            self._ledger.hold(batch.values())
+            self._hold(module, batch)
 
     def on_before_backward(self, trainer: pl.Trainer, module: Any, loss: Any) -> None:
         if self._open:
-            self._ledger.phase = "backward"
+            self._ledger.phase, self._buckets = "backward", []
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: Any, optimizer: Any) -> None:
         if self._open:
@@ -58,7 +60,7 @@ class Probe(pl.Callback):
         if self.eval is None and batch_idx == 0:
             self._open = contextlib.ExitStack()
             self._ledger = self._open.enter_context(Ledger(module.model, trainer.optimizers[0]))
-            self._ledger.hold(batch.values())
+            self._hold(module, batch)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -66,6 +68,12 @@ class Probe(pl.Callback):
         if self._open:
             self._close()
             self.eval = self._ledger.footprint().to_dict()
+
+    def _hold(self, module: Any, batch: Any) -> None:
+        """Count the batch, and the buckets of gradients, which show themselves in the backward pass alone."""
+        size = bucket_bytes(module.model, module.ranks.world)
+        self._buckets = [torch.empty(size, dtype=torch.uint8, device="meta")]
+        self._ledger.hold([*batch.values(), *self._buckets])
 
     def _close(self, *_: Any) -> None:
         if self._open:
