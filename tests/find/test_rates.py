@@ -108,6 +108,7 @@ def test_the_rate_is_carried_by_the_scales_law(tiny, alpha, init, shares):
     ("score", "loss", "steps", "beyond"),  # steps: half decades from the default to the rate chosen for rank 4
     [
         (lambda step: 0.9 - 0.1 * abs(step - 2.6), lambda step: 1.0, 3, 2),  # a best rate at the edge is followed
+        (lambda step: None if step < 0 else 0.9 - 0.1 * abs(step - 1), lambda step: 1.0, 1, 0),  # one fails: tried
         (lambda step: 0.8, lambda step: abs(step - 1), 1, 0),  # a tie of all: the lower validation loss
         (lambda step: 0.8 if step in (0, 1) else 0.5, lambda step: 1.0, 0, 0),  # of loss, too: the smaller rate
     ],

@@ -196,7 +196,7 @@ def test_tuning_is_told_by_arm_and_number_of_steps_and_a_rate_that_diverged_is_t
     ]
     diverged, parity = found.notes[0].split(". ")[-2:]
     assert (diverged, parity) == (
-        "One that diverged counts as the worst of the others",
+        "One that diverged or failed counts as the worst of the others",
         "Sides had different numbers to choose from.",
     )
 

@@ -247,7 +247,8 @@ def test_unequal_tuning_forbids_what_it_can_have_produced(tmp_path, of_eight, of
     write_study(tmp_path, {8: score})
     for method, rank, rates in (("lora", 8, of_eight), ("lora", 4, of_four), ("full", None, of_full)):
         for n in range(rates):
-            write_run(tmp_path, method, rank, lr=1e-4 * 2**n, seed=100, stage="tune")
+            status = "failed" if n == 1 else "finished"  # which is a rate that was tried, as find has it
+            write_run(tmp_path, method, rank, lr=1e-4 * 2**n, seed=100, stage="tune", status=status)
     report = build([tmp_path])
     assert report.headline.title.startswith(title)
     assert by_rank(report)[8].verdict == verdict

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from rankwise.compare import preference
 from rankwise.config import Config
 from rankwise.find.question import TUNE, TUNING_SEED, Question
-from rankwise.tracking.record import FINISHED, Record
+from rankwise.tracking.record import Record
 
 STEP = 10**0.5
 FIRST = (-1, 0, 1, 2)  # steps from the default rate; tuning more often moves a rate up than down
@@ -101,7 +101,6 @@ def _rate(lr: float, steps: int) -> float:
 class _Score:
     key: tuple[float, float, float]  # of ``preference``
     se: float
-    finished: bool
 
     @property
     def value(self) -> float:
@@ -124,7 +123,7 @@ def _scores(
 def _score(record: Record) -> _Score:
     name = str(record.config["objective"]).removeprefix("val/")
     se = (record.metrics.get("validation") or {}).get(name, {}).get("se") or 0.0
-    return _Score(preference([record]), float(se), record.status == FINISHED)
+    return _Score(preference([record]), float(se))
 
 
 def _ordered(scores: dict[float, _Score]) -> list[float]:
@@ -150,5 +149,4 @@ def _beyond(short: dict[float, _Score], full: dict[float, _Score]) -> float | No
 
 def _chosen(short: dict[float, _Score], full: dict[float, _Score]) -> Tuned:
     best, tried = _ordered(full)[0], {*short, *full}
-    first, then = ({lr for lr, score in scores.items() if score.finished} for scores in (short, full))
-    return Tuned(best, len(first), len(then - first), at_edge=best in (min(tried), max(tried)))
+    return Tuned(best, len(short), len(tried) - len(short), at_edge=best in (min(tried), max(tried)))

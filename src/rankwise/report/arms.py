@@ -21,7 +21,7 @@ from rankwise.errors import Refused
 from rankwise.identity import called, canonical
 from rankwise.statistics import Interval, interval
 from rankwise.tracking.fields import at
-from rankwise.tracking.record import FINISHED, Record
+from rankwise.tracking.record import FAILED, FINISHED, Record
 
 Context = tuple[tuple[str, str], ...]  # sorted pairs of a dotted key and its value as JSON
 
@@ -102,7 +102,7 @@ class Arm:
 
     @property
     def whole(self) -> dict[float, float]:
-        """The validation objective of the learning rates that were tried on as many seeds as any; NaN: it diverged."""
+        """The validation objective of the rates that were tried on as many seeds as any; NaN: diverged or failed."""
         most = max((trial.n for trial in self.trials), default=0)
         return {trial.lr: trial.validation for trial in self.trials if trial.n == most}
 
@@ -114,8 +114,7 @@ class Arm:
     @property
     def tried(self) -> int:
         """How many learning rates its own was chosen from, on these seeds or on others: those of the first round, of
-        which a later one takes the best.
-        """
+        which a later one takes the best."""
         return max(len(self.whole), len(self.rounds[0].whole))
 
     @property
@@ -300,7 +299,8 @@ def _choose_lr(arm: Arm) -> None:
     if not whole:
         return
     common = set.intersection(*(set(runs) for runs in whole.values()))
-    rates = _by_rate(arm.runs)
+    failed = (run for run in arm.unscored if run.status == FAILED and run.config.get("stage") == "tune")
+    rates = _by_rate([*arm.runs, *failed])  # a rate whose trial failed was tried, and is never chosen
     judged = {lr: [runs[rep] for rep in runs if rep in common] or list(runs.values()) for lr, runs in rates.items()}
     values = {lr: [math.nan if run.objective is None else run.objective for run in runs] for lr, runs in judged.items()}
     arm.trials = [Trial(lr, float(np.mean(values[lr])), len(runs)) for lr, runs in rates.items()]

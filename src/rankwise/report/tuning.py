@@ -42,15 +42,15 @@ def section(report: Report) -> Section | None:
     same = len({one.tried for one in tuned}) == 1
     parity = "All sides had the same number to choose from." if same else "Sides had different numbers to choose from."
     note = "Expected validation score of the best of k learning rates drawn from those tried (Dodge et al. 2019)."
-    diverged = any(not math.isfinite(value) for part in rounds for value in part.whole.values())
-    note += " One that diverged counts as the worst of the others." * diverged
+    lost = any(not math.isfinite(value) for part in rounds for value in part.whole.values())
+    note += " One that diverged or failed counts as the worst of the others." * lost
     return Section("tuning", "Tuning as it was", header, rows, [f"{note} {parity}"])
 
 
 def expected_best(values: list[float], k: int, lower_is_better: bool = False) -> float:
     """The mean of the best of ``k`` draws, with replacement, of ``values`` (Dodge et al. 2019, §3.2, equation 2).
 
-    One that is not finite (its run diverged) counts as the worst of the others.
+    One that is not finite (its run diverged or failed) counts as the worst of the others.
     """
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
