@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -90,6 +91,7 @@ def check_report_run(study: Any, group: str) -> None:
         (name, run) for name in study.server.runs if (run := study.server.run(name))["jobType"] == "report"
     ]
     assert (got["groupName"], got["state"]) == (group, "finished")
+    assert got["config"]["run"] == {"stage": "result"}, "the panels' filter shows it"
     stored = study.server.store.stored
 
     def media(key: str) -> str:
@@ -199,10 +201,13 @@ def test_runs_of_several_projects_need_a_word():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of wandb_workspaces, when it is imported
-def test_searches_are_filtered_out_unless_there_is_nothing_else():
-    from rankwise.dashboards import panels
+def test_searches_are_filtered_out_unless_there_is_nothing_else_and_the_best_comes_first():
+    from rankwise.dashboards import panels, publish
 
     one, both = place.Place("e", "p", ("a",), "accuracy"), place.Place("e", "p", ("a", "b"), "accuracy", searched=True)
     names = [str(condition.key.name) for condition in panels.filters(one)]
     assert names == ["Group", "State", "run.stage"]
     assert [(c.op, c.value) for c in panels.filters(both)] == [("IN", ["a", "b"]), ("=", "finished")]
+    lower = replace(one, metric="perplexity")
+    orders = [publish._grid(place, []).runsets[0].order for place in (one, lower)]
+    assert [order.ascending for (order,) in orders] == [False, True], "the best comes first"

@@ -15,8 +15,10 @@ import wandb_workspaces.workspaces as ws
 
 from rankwise.dashboards import panels
 from rankwise.dashboards.place import Place
+from rankwise.metrics import named
 from rankwise.report import svg
 from rankwise.report.report import Report
+from rankwise.tracking.fields import RESULT
 from rankwise.tracking.remote import ANSWER_S, asking
 
 _REWRITTEN = "Made by `rankwise dashboard`, which rewrites this page when it is run again: clone it to keep changes."
@@ -88,6 +90,7 @@ def _report_run(place: Place, findings: Report) -> None:
             name=f"report of {' + '.join(place.groups)}",
             group=place.groups[0],
             job_type="report",
+            config={"run": {"stage": RESULT}},  # or the panels' filter would leave it out
             reinit="create_new",
             settings=settings,
         )
@@ -115,7 +118,7 @@ def _workspace(place: Place) -> ws.Workspace:
         runset_settings=ws.RunsetSettings(
             filters=panels.filters(place),
             groupby=[ws.Config("arm.method"), ws.Config(panels.RANK)],
-            order=[ws.Ordering(ws.Summary("objective"), ascending=False)],
+            order=[ws.Ordering(ws.Summary("objective"), ascending=named(place.metric).lower_is_better)],
         ),
     )
     # W&B finds a saved view by the name in its URL alone. The client chooses that name; wandb_workspaces does so at
@@ -146,7 +149,7 @@ def _grid(place: Place, shown: list[Any]) -> wr.PanelGrid:
         project=place.project,
         name=" + ".join(place.groups),
         filters=panels.filters(place),
-        order=[wr.OrderBy(wr.SummaryMetric("objective"), ascending=False)],
+        order=[wr.OrderBy(wr.SummaryMetric("objective"), ascending=named(place.metric).lower_is_better)],
     )
     return wr.PanelGrid(runsets=[runset], panels=shown)
 
