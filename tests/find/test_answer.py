@@ -197,15 +197,22 @@ def test_a_rank_of_which_a_run_diverged_is_not_named(findings, tmp_path, diverge
     assert looked.faults[4] == (["diverged 1/3"] if diverged else [])
 
 
-def test_a_question_that_is_asked_again_with_more_seeds_adds_up_its_chances_of_error(findings):
+def test_a_question_that_is_asked_of_the_same_runs_again_adds_up_its_chances_of_error(findings):
     found = findings({4: seen(-0.003, 2, 3)})
     assert "The chance of naming a rank that is not enough is at most 5 %." in answer(found)["notes"][0]
-    earlier = answer_file(replace(found.question, looks=LOOKS[:2]))
-    earlier.parent.mkdir(parents=True)
-    earlier.write_text("{}")
-    assert (
-        "is at most 10 % for this and what was asked of the same runs with other --seeds." in answer(found)["notes"][0]
-    )
+    asked = found.question
+    answer_file(asked).parent.mkdir(parents=True)
+    for others, earlier in enumerate(
+        (
+            replace(asked, tuned=True),  # of runs at other learning rates
+            replace(asked, looks=LOOKS[:2]),
+            replace(asked, method=changed(asked.method, {"task.margin": 0.03})),
+            replace(asked, ranks=(2, 4)),
+        )
+    ):
+        answer_file(earlier).write_text("{}")
+        told = f"{5 + 5 * others} %{' for this and what else was asked of the same runs' if others else ''}."
+        assert answer(found)["notes"][0].endswith(f"The chance of naming a rank that is not enough is at most {told}")
 
 
 def test_no_more_seeds_are_advised_where_the_answer_with_more_of_them_is_there(findings):

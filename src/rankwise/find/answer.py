@@ -210,7 +210,7 @@ def _course(findings: Findings) -> str:
     question, times = findings.question, findings.times
     how = "the pilot's guess" if guess.curve else f"the middle one{', as ' if guess.why else ''}{guess.why}"
     start = f"Started from rank {guess.rank}, {how}. " if len(question.ranks) > 1 else ""
-    before = " for this and what was asked of the same runs with other --seeds" if times > 1 else ""
+    before = " for this and what else was asked of the same runs" if times > 1 else ""
     chance = f"The chance of naming a rank that is not enough is at most {5 * times} %{before}."
     return f"{start}Looks after {', '.join(map(str, question.looks))} seeds. {chance}"
 

@@ -20,6 +20,7 @@ TUNING_SEED, PILOT_SEED = 1000, 2000  # of runs that choose; no run that counts 
 _IDLE_ROWS = 50  # of the test set, in runs that choose by validation
 TUNE, PILOT = "tune", "pilot"  # stages of runs that choose; those that count have none
 FULL = "full"
+OF_RUNS = 6  # digits of a question's id
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,15 @@ class Question:
         return "full fine-tuning" if self.reference.method.name == FULL else f"rank {self.reference.method.rank}"
 
     def id(self) -> str:
-        """Of what is asked but the budget, whose answers share a file: 8 hex digits, and the seeds where these are few.
+        """Of what is asked but the budget, whose answers share a file: 12 hex digits, and the seeds where few.
 
-        Questions with the same digits look at the same runs.
+        Questions that begin with the same ``OF_RUNS`` digits look at the same runs.
         """
-        asked = {key: getattr(self, key) for key in ("ranks", "margin", "tuned")}
-        asked |= {"method": canonical(plain(self.method)), "reference": canonical(plain(self.reference))}
-        digits = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+        of_runs = [self.tuned, *(canonical(plain(config)) for config in (self.method, self.reference))]
+        digits = "".join(
+            hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:OF_RUNS]
+            for part in (of_runs, [self.ranks, self.margin])
+        )
         return digits if self.looks == LOOKS else f"{digits}-{self.looks[-1]}"
 
     def run_of(

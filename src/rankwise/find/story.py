@@ -11,7 +11,7 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.find.evidence import faults, gather
 from rankwise.find.pilot import Failed, Guess, pilot, pilot_run
-from rankwise.find.question import LOOKS, Question
+from rankwise.find.question import LOOKS, OF_RUNS, Question
 from rankwise.find.rates import Rates, tune
 from rankwise.find.rule import Decision, Evidence, Rule, decide
 from rankwise.identity import folder
@@ -87,9 +87,10 @@ class Findings:
 
     @property
     def times(self) -> int:
-        """How often these runs were asked, this time included: with other numbers of seeds, each at the whole level."""
+        """How often these runs were asked, this time included: with other margins, ranks or --seeds, each at the whole
+        level."""
         file = answer_file(self.question)
-        return len({file, *file.parent.glob(f"answer-{self.question.id()[:8]}*.json")})
+        return len({file, *file.parent.glob(f"answer-{self.question.id()[:OF_RUNS]}*.json")})
 
     @property
     def later(self) -> str:
