@@ -320,6 +320,8 @@ REFUSED = [
     ("plan --fit 24 debug=fast", "--fit 24: a size such as 24GB"),
     ("plan --fit lots debug=fast", "--fit lots:"),
     ("plan --gpus 0 debug=fast", "--gpus 0:"),
+    ("plan --gpus 4 debug=fast", "--gpus 4: of GPUs, and this plan is for a processor; give --gpu NAME"),
+    ("plan --gpus 4 --gpu t4 debug=fast trainer.devices=8 trainer.batch_size=8", "--gpus=4: at least 8, the trainer"),
     ("plan --mfu 2 debug=fast", "--mfu 2: a share above 0 and at most 1, as 0.4 or 40%"),
     ("plan --mfu 101% debug=fast", "--mfu 101%: a share"),
     ("plan model=local model.path=nothing/here/at/all", "model.path=nothing/here/at/all"),

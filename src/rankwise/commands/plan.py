@@ -76,6 +76,10 @@ def main(arguments: list[str]) -> int:
             check_planned(config, here=options.gpu is None)
         check_files(configs, hub=False)
         hardware = Hardware.named(options.gpu) if options.gpu else Hardware.here(configs[0].trainer.device)
+        if options.gpus and hardware.device == "cpu":
+            raise Refused(f"--gpus {options.gpus}: of GPUs, and this plan is for a processor; give --gpu NAME")
+        if options.gpus and options.gpus < (most := max(config.trainer.devices for config in configs)):
+            raise Refused.value("--gpus", options.gpus, f"at least {most}, the trainer.devices of one run")
         room = hardware.memory_bytes if limit is None else limit
         asked = Question(hardware, room, limit is not None, options.params, options.mfu, options.gpus)
         planned = plan(configs, asked)
