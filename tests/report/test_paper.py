@@ -58,6 +58,9 @@ def test_an_unknown_column_is_refused_with_the_nearest(study, capsys):
 def test_csv_and_markdown_have_the_wanted_columns_alone(study, capsys):
     assert main(["report", str(study), "--csv", "--columns", "rank,mfu"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "arm,rank,mfu"
+    assert main(["report", str(study), "--csv", "--columns", "rank,trained %"]) == 2
+    out, said = capsys.readouterr()
+    assert not out and "--columns trained %: of tables, not of CSV, which has above_constant_of_full, " in said
     assert main(["report", str(study), "--markdown", "--columns", "rank"]) == 0
     assert "| arm | rank |" in capsys.readouterr().out
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rankwise.errors import Refused
 from rankwise.metrics import named
 from rankwise.report import costs
 from rankwise.report.arms import Arm
@@ -28,6 +29,9 @@ _SAME = {"same": True, "worse": False, "better": False}
 def csv_text(report: Report, wanted: Sequence[str] = ()) -> str:
     """Raw numbers, one line per arm; empty where unknown."""
     out, picked = io.StringIO(), chosen(report, wanted) if wanted else columns(report)
+    if unnamed := [column.header for column in picked if wanted and not column.key]:
+        keys = ", ".join(sorted(column.key for column in columns(report) if column.key))
+        raise Refused(f"--columns {unnamed[0]}: of tables, not of CSV, which has {keys}")
     rows = [raw(arm, picked) for arm in report.arms]
     writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
