@@ -12,7 +12,7 @@ from typing import Any
 
 from rankwise import methods
 from rankwise.alpha import parse_alpha
-from rankwise.config import TABS, Config, Task, plain
+from rankwise.config import TABS, Config, Task, flat, plain
 
 Source = tuple[str, str | None]  # the name and the path of a model or a task
 
@@ -114,13 +114,24 @@ def label(config: Config) -> str:
 
 
 def labels(configs: Sequence[Config]) -> list[str]:
-    """The name that each was given, or its label, after the model and the task where these differ."""
+    """The name that each was given, or its label, after the model and the task where these differ; behind what is then
+    still alike, the other keys that differ (``batch_size=8``).
+    """
     named = [[config.name or label(config)] for config in configs]
     for key in ("task", "model"):
         sources = [(getattr(config, key).name, getattr(config, key).path) for config in configs]
         names = called(sources)
         for parts, source in zip(named, sources if len(names) > 1 else (), strict=False):
             parts.insert(0, names[source])
+    alike: dict[str, list[int]] = {}
+    for i, parts in enumerate(named):
+        alike.setdefault("-".join(parts), []).append(i)
+    for same in alike.values():
+        forms = [flat(canonical(plain(configs[i]))) for i in same if len(same) > 1]
+        for key in dict.fromkeys(key for form in forms for key in form):
+            values = [str(form.get(key)) for form in forms]
+            for i, value in zip(same, values if len(set(values)) > 1 else (), strict=False):
+                named[i].append(f"{key.split('.')[-1]}={value}")
     return list(map("-".join, named))
 
 

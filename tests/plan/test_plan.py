@@ -313,68 +313,6 @@ def test_gpt_3_is_counted_from_its_published_shape(tiny):
     assert row(config, only_parameters=True)["params"]["trainable"] == 18_874_368
 
 
-REFUSED = [
-    ("plan trainer.batch_size=-1 debug=fast", "trainer.batch_size=-1"),
-    ("plan --gpu a100 debug=fast", "did you mean a100-40gb or a100-80gb?"),
-    ("plan --fit 0 debug=fast", "--fit 0:"),
-    ("plan --fit 24 debug=fast", "--fit 24: a size such as 24GB"),
-    ("plan --fit lots debug=fast", "--fit lots:"),
-    ("plan --gpus 0 debug=fast", "--gpus 0:"),
-    ("plan --gpus 4 debug=fast", "--gpus 4: of GPUs, and this plan is for a processor; give --gpu NAME"),
-    ("plan --gpus 4 --gpu t4 debug=fast trainer.devices=8 trainer.batch_size=8", "--gpus=4: at least 8, the trainer"),
-    ("plan --mfu 2 debug=fast", "--mfu 2: a share above 0 and at most 1, as 0.4 or 40%"),
-    ("plan --mfu 101% debug=fast", "--mfu 101%: a share"),
-    ("plan model=local model.path=nothing/here/at/all", "model.path=nothing/here/at/all"),
-    ("plan debug=fast method=tfidf", "method=tfidf"),
-    ("plan debug=fast method.rank=33", "method.rank=33"),
-    ("plan model=llama2_7b task=next_token quant=nf4 method=full", "quant=nf4"),
-    ("plan --bach 3", "--bach"),
-]
-
-
-@pytest.mark.parametrize(("line", "says"), REFUSED)
-def test_what_cannot_be_planned_is_refused_in_one_line(line, says, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(line.split()) == 2
-    said = capsys.readouterr().err
-    assert says in said and said.count("\n") == 1
-
-
-def test_a_broken_model_config_is_refused_in_one_line(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "model").mkdir()
-    file = tmp_path / "model" / "config.json"
-    begins = {
-        "{": f"{file}: not a model's config (not JSON",
-        '{"model_type": "no such"}': "model ./model: its config cannot be read",
-        "[]": f"{file}: not a model's config (no keys",
-    }
-    for text, begin in begins.items():
-        file.write_text(text)
-        assert main(["plan", "debug=fast", "model=local", "model.path=./model"]) == 2
-        said = capsys.readouterr().err
-        assert said.startswith(f"rankwise: {begin}") and said.count("\n") == 1
-
-
-def test_the_command_prints_a_table_and_json(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    grid = ["plan", "debug=fast", "-m", "method=lora,full", "method.rank=1,4"]
-    assert main([*grid, "seed=range(0,9)", "--fit", "1MB", "--gpu", "t4", "--gpus", "8"]) == 0
-    said = capsys.readouterr().out
-    assert said.count("lora-r1-qv-lr0.002 × 9 ") == 2 and said.count("full-lr0.0001 × 9 ") == 2
-    assert "not all fit in" in said and "largest" in said
-    assert "27 runs" in said and "on 8 GPUs" in said
-    assert main([*grid, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    trainable = [run["params"]["trainable"] for run in found["runs"]]
-    assert trainable == sorted(trainable)
-    assert found["totals"]["runs"] == 3  # full fine-tuning has no rank
-    assert [run["lora"] for run in found["runs"]] == [
-        {"rank": 1, "scale": 16.0}, {"rank": 4, "scale": 4.0}, {"rank": None, "scale": None},
-    ]  # fmt: skip
-    assert not (tmp_path / "outputs").exists()
-
-
 # They classify by what they compute at the end token.
 POOLED: dict[str, dict[str, Any]] = {
     "t5": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0},

@@ -68,7 +68,7 @@ def plan(configs: Sequence[Config], question: Question) -> dict[str, Any]:
         key = _same_cost(config)
         if key not in known:
             known[key] = _row(config, question)
-        rows.append({"label": name, "id": run_id(config)} | known[key])
+        rows.append({"label": name, "id": run_id(config), "method": config.method.name} | known[key])
     return {
         "hardware": question.hardware.name,
         "limit_bytes": question.limit_bytes,

@@ -1,5 +1,6 @@
 """What a plan is for: a GPU by name, or this machine."""
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +11,7 @@ from rankwise.measure.gpus import Gpu, gpu, recognise
 from rankwise.measure.speed import peak_flops
 from rankwise.model import numerics
 
+_peak_flops = functools.cache(peak_flops)  # one for all rows of a plan, whatever else this machine does
 CONTEXT_BYTES = {"cuda": 500_000_000, "cpu": 600_000_000}  # of CUDA, or of libraries, beside the tensors of a process
 
 
@@ -57,4 +59,4 @@ class Hardware:
         precision = "bf16" if settings.precision == "bf16_true" else settings.precision
         if self.gpu is not None:
             return self.gpu.peak(precision, matmul_precision), "datasheet"
-        return peak_flops(settings.device, precision, settings.threads)
+        return _peak_flops(settings.device, precision, settings.threads)

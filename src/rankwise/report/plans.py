@@ -127,33 +127,41 @@ def _sum(plan: dict[str, Any]) -> str:
 
 
 def _notes(plan: dict[str, Any]) -> list[str]:
-    row = plan["runs"][0]
-    compute, (rows, length) = row["compute"], row["batch"]
+    computes = [row["compute"] for row in plan["runs"]]
+    rows, length = map(_span, zip(*(row["batch"] for row in plan["runs"]), strict=True))
     lines = [
         f"Memory: live tensors at the peak of a step of {rows} × {length} tokens (batch × longest), GB = 10⁹ bytes. "
         f"Beside it the process holds {_gigabytes(plan['context_bytes'])} GB of libraries or CUDA context, which fits "
         "leaves room for, and on a GPU some percent of fragmentation, which it does not."
     ]
-    if compute["train_s"] is not None:
-        peak = fmt.si(compute["peak_flops"], "FLOP/s")
-        lines.append(
-            f"Time: every batch at full length, so at most, at {fmt.percent(compute['mfu'])} % "
-            f"({compute['mfu_source']}) of {peak} ({compute['peak_flops_source']}, {compute['precision']})."
-        )
-    elif compute["steps"] is None:
+    if speeds := dict.fromkeys(_speed(compute) for compute in computes if compute["train_s"] is not None):
+        lines.append(f"Time: every batch at full length, so at most, at {', or at '.join(speeds)}.")
+    if any(compute["steps"] is None for compute in computes):
         why = "the rows of a task that writes are not counted here, nor those of data that are not here yet"
-        lines.append(f"No time: {why}; give trainer.max_steps or task.n_train.")
+        lines.append(
+            f"No time: {why}, nor how many of packed texts or blocks share a batch; give trainer.max_steps "
+            "or, where texts are not joined, task.n_train."
+        )
     totals = plan["totals"]
     if totals["file_operations"] is not None:
         lines.append(f"Runs and launcher do {totals['file_operations']:,} operations on files in the study's folder.")
     if sent := totals["wandb"]:
         size = fmt.megabytes(sent["bytes"])
         lines.append(f"W&B, if online, is sent {size} MB: {sent['rows']:,} rows, in {sent['requests']:,} requests.")
-    ranks = {round(r) for run in plan["runs"] if (r := (run["compute"]["flops"] or {}).get("break_even_rank"))}
-    if ranks:
-        span = f"{min(ranks)}" if len(ranks) == 1 else f"{min(ranks)} to {max(ranks)}"
-        lines.append(f"Above rank {span}, a step with these adapters computes more than full fine-tuning.")
+    if ranks := [int(r) for compute in computes if (r := (compute["flops"] or {}).get("break_even_rank"))]:
+        lines.append(f"Above rank {_span(ranks)}, a step with these adapters computes more than full fine-tuning.")
     return lines
+
+
+def _span(values: Sequence[int]) -> str:
+    least, most = min(values), max(values)
+    return f"{least}" if least == most else f"{least} to {most}"
+
+
+def _speed(compute: dict[str, Any]) -> str:
+    peak = fmt.si(compute["peak_flops"], "FLOP/s")
+    share = f"{fmt.percent(compute['mfu'])} % ({compute['mfu_source']})"
+    return f"{share} of {peak} ({compute['peak_flops_source']}, {compute['precision']})"
 
 
 def _gigabytes(value: float | None) -> str:
