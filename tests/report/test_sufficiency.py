@@ -170,6 +170,7 @@ def test_the_reference_is_the_one_that_find_was_asked_to_compare_with(tmp_path):
     assert "Rank 4 is enough: at most 2 points of accuracy worse than rank 8." in said
     assert "Compared with rank 8, as rankwise find was asked, and not with full fine-tuning." in report.notes
     texts = [report.to_markdown(), html(report), report.to_methods()]
+    assert "points 90 % seeds" in printed(report)
     assert "| Δ r=8 pts |" in texts[0] and "Against rank 8, in numbers" in texts[1]
     assert all("Differences from rank 8 are paired" in text for text in texts)
     level = "4 % from rank 4 down and, if that fails, 1 % from rank 16 down to it"
