@@ -18,6 +18,7 @@ from rankwise.find.rule import Decision, Evidence, Rule, decide, power
 from rankwise.find.story import Findings, Runs, Spent, answer_file, confirm, keep
 from rankwise.metrics import named
 from rankwise.report.answers import by_rank
+from rankwise.report.report import build
 from rankwise.tracking.record import FAILED, FINISHED, Record, begin, read
 
 RANKS = (2, 4, 8)
@@ -45,11 +46,11 @@ def costs(rank: int | None) -> Record:
     size = 10_000 * rank if rank else 20_000_000
     return Record(
         {"status": "finished", "name": f"r{rank}"},
-        {},
+        {"method": {"name": "lora" if rank else "full"}},
         params={"trainable": size, "total": 20_000_000},
         metrics={"test": {"accuracy": {"value": 0.8, "n": 2000}}},
-        memory={"train": {"peak_bytes": 200 if rank else 400}},
-        compute={"seconds": {"total_s": 60.0}, "flops": {"per_step_counted": 66 if rank else 100}},
+        memory={"train": dict.fromkeys(("peak_bytes", "other_bytes"), 200 if rank else 400)},
+        compute={"seconds": {"total_s": 60.0}, "flops": {"per_token": 66 if rank else 90, "full_per_token": 100}},
     )
 
 
@@ -63,7 +64,7 @@ def test_a_rank_that_is_enough_is_named_with_its_error_and_what_it_saves(finding
     # Its limit at the level that three seeds have: t of 2 degrees of freedom and z at .2 · .8 · .05
     assert told["sentence"] == (
         "Rank 4 is enough: within 2 points of full fine-tuning (−0.3, at worst −1.1 at 99.2 %), with 0.2 % of "
-        "the parameters, 50 % of the memory, 66 % of the operations. 10 runs, 5 min; the grid would have "
+        "the parameters, 50.0 % of the memory, 66.0 % of the operations. 10 runs, 5 min; the grid would have "
         "taken 12 runs, 6 min."
     )
     assert [row["verdict"] for row in told["ranks"]] == ["given up", "enough", "not run"]
@@ -195,6 +196,12 @@ def test_a_rank_of_which_a_run_diverged_is_not_named(findings, tmp_path, diverge
     looked = confirm(asked, Guess(4), found.rates, runs)
     assert looked.decision.answer == (None if diverged else 4)
     assert looked.faults[4] == (["diverged 1/3"] if diverged else [])
+    if not diverged:  # it saves what the report says
+        percent = re.compile(r"([\d.]+) % of the (\w+(?: \w+)*)")
+        reported = dict((what, of) for of, what in percent.findall(str(build([tmp_path]).headline)))
+        told = percent.findall(answer(replace(looked, runs=found.runs))["sentence"])
+        every = ("trainable parameters", "peak training memory", "FLOPs per token")
+        assert [of for of, _ in told] == [reported[what] for what in every]
 
 
 def test_a_question_that_is_asked_of_the_same_runs_again_adds_up_its_chances_of_error(findings):
@@ -257,7 +264,7 @@ def test_a_smaller_rank_that_was_left_open_takes_no_answer_back_and_is_not_decid
     assert told["rank"] == 4 and not told["decided"]
     assert told["sentence"] == (
         "Rank 4 is enough: within 2 points of full fine-tuning (−0.3, at worst −1.1 at 99.2 %), with 0.2 % of the "
-        f"parameters, 50 % of the memory, 66 % of the operations; whether a smaller rank is, was left open: {why}. "
+        f"parameters, 50.0 % of the memory, 66.0 % of the operations; whether a smaller rank is, was left open: {why}. "
         "10 runs, 5 min; the grid would have taken 12 runs, 6 min."
     )
     assert told["not_run"] == "Not run: rank 2, 8."

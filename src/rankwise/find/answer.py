@@ -1,11 +1,10 @@
 """The answer in one sentence, and the table of what was learned per rank and at what cost."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict
-from statistics import median
 from typing import Any
 
+from rankwise.find.evidence import arm_of
 from rankwise.find.power import LIKELY, need
 from rankwise.find.question import LOOKS, Question
 from rankwise.find.rates import Tuned
@@ -14,11 +13,13 @@ from rankwise.find.story import Findings
 from rankwise.identity import run_id
 from rankwise.metrics import duration
 from rankwise.report.arms import UNDER_TRAINED
-from rankwise.report.formats import out_of
+from rankwise.report.costs import beside, peak_bytes
+from rankwise.report.formats import out_of, percent
 from rankwise.tracking.fields import at
-from rankwise.tracking.record import FINISHED, Record
+from rankwise.tracking.record import FINISHED
 
 _WORTH = 0.5  # the chance from which on more seeds are recommended
+_SAVED = {"trainable parameters": "parameters", "peak training memory": "memory", "FLOPs per token": "operations"}
 _WORDS = {ENOUGH: "enough", WORSE: "worse", HOPELESS: "given up", OPEN: "not decided"}
 
 
@@ -60,7 +61,11 @@ def _enough(findings: Findings, rank: int) -> str:
     points = question.metric.difference
     within = f"within {question.metric.width(question.margin)} of {question.reference_name}"
     gains = f"({points(findings.looks[rank][-1].gain)}, at worst {points(low)} at {level})"
-    saves = ", ".join(_savings(findings, rank))
+    saves = ", ".join(
+        f"{percent(mine / theirs)} % of the {_SAVED[what]}"
+        for what, mine, theirs, _ in beside(*(arm_of(findings.arms[arm]) for arm in (rank, None)))
+        if what in _SAVED
+    )
     short = any(wrong.startswith(UNDER_TRAINED) for wrong in findings.faults.get(rank, []))
     enough = f"Rank {rank} is enough{' at this budget' * short}"
     ended = "the budget ended" if findings.stopped == "budget" else findings.stopped
@@ -142,25 +147,6 @@ def _next(question: Question) -> str:
     return "--rates tune" if not question.tuned else f"method.rank={2 * question.ranks[-1]},{4 * question.ranks[-1]}"
 
 
-def _savings(findings: Findings, rank: int) -> list[str]:
-    arm, reference = findings.arms.get(rank) or [], findings.arms.get(None) or []
-    parts = []
-    for path, words in (
-        ("params.trainable", "{} % of the parameters"),
-        ("memory.train.peak_bytes", "{} % of the memory"),
-        ("compute.flops.per_step_counted", "{} % of the operations"),
-    ):
-        mine, theirs = _middle(arm, path), _middle(reference, path)
-        if mine and theirs:
-            parts.append(words.format(f"{float(f'{100 * mine / theirs:.2g}'):g}"))  # 120, not 1.2e+02
-    return parts
-
-
-def _middle(runs: Sequence[Record], path: str) -> float | None:
-    values = [value for run in runs if (value := at(run, path)) is not None]
-    return median(values) if values else None
-
-
 def _cost(findings: Findings) -> dict[str, Any]:
     """What was run, and what the whole grid would have been."""
     runs, (arms, seeds, tried) = findings.runs, _grid(findings)
@@ -184,7 +170,7 @@ def _spent(findings: Findings) -> str:
 
 def _row(findings: Findings, rank: int) -> dict[str, Any]:
     """What is known of one rank: its verdict, its gain with 90 % limits, what it costs."""
-    looks = findings.looks.get(rank, [])
+    looks, arm = findings.looks.get(rank, []), arm_of(findings.arms.get(rank, []))
     seen = looks[-1] if looks else None
     status = findings.decision.status.get(rank)  # none where what it was compared with is void
     void = not status or (status in (HOPELESS, WORSE) and findings.faults.get(rank))
@@ -198,8 +184,8 @@ def _row(findings: Findings, rank: int) -> dict[str, Any]:
         "high": seen.high(0.05) if seen else None,
         "pilot": findings.guess.curve.get(rank) if findings.guess else None,
         "lr": findings.rates.of(rank) if findings.rates else None,
-        "trainable": _middle(findings.arms.get(rank) or [], "params.trainable"),
-        "peak_bytes": _middle(findings.arms.get(rank) or [], "memory.train.peak_bytes"),
+        "trainable": arm.first("params.trainable"),
+        "peak_bytes": peak_bytes(arm),
     }
 
 

@@ -37,5 +37,9 @@ def gather(
 
 def faults(runs: Sequence[Record], metric: Metric) -> list[str]:
     """Why nothing may be concluded from these runs, in the words of the report."""
-    arm = Arm("", "", str(runs[0].config["method"]["name"]), {}, (), runs=list(runs))
-    return list(unfit(arm, metric, Scores(runs, metric)))
+    return list(unfit(arm_of(runs), metric, Scores(runs, metric)))
+
+
+def arm_of(runs: Sequence[Record]) -> Arm:
+    """These runs as the report reads them, whatever else is in their study."""
+    return Arm("", "", str(runs[0].config["method"]["name"]) if runs else "", {}, (), runs=list(runs))
