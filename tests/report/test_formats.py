@@ -41,7 +41,7 @@ from rankwise.statistics import interval
         (named("bleu").score(0.4567), "45.7"),
         (named("nist").score(7.1234), "7.123"),
         (named("matthews").score(0.5), "0.500"),
-        (named("f1").interval(interval([0.0, 2 / 3, 2 / 3], within=(0, 1))), "44.4 (4.5 to 93.1)"),
+        (named("f1").interval(interval([0.0, 2 / 3, 2 / 3], within=(0, 1))), "44.4 (0.0 to 100.0)"),
         (named("mae").interval(interval([0.5, 0.7], within=(0, math.inf))), "0.600 (0.000 to 1.871)"),
         (named("accuracy").interval(interval([0.8], [0.01], within=(0, 1))), "80.0 ± 2.0"),
         (named("accuracy_matched").score(0.9), "90.0"),
