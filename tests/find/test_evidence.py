@@ -18,6 +18,7 @@ from rankwise.find.power import LIKELY, Spreads, needs, spreads
 from rankwise.find.replay import ALSO, OPEN, ORDERS, OTHER, SAME, Replay, _verdict, replay
 from rankwise.find.rule import Evidence
 from rankwise.metrics import named
+from rankwise.statistics import unseen
 from rankwise.tracking import predictions
 from rankwise.tracking.record import Record
 
@@ -68,8 +69,8 @@ def test_few_items_or_groups_that_differ_are_no_certainty_that_no_more_would(tmp
     full = [run(tmp_path / f"f{s}", np.ones(200, dtype=bool), seed=s, cluster=group) for s in range(3)]
     found, units = gather(arm, full, named("accuracy")), 200 // size
     assert (found.gain, found.over_seeds, found.units) == (pytest.approx(-wrong / 200), 0, units)
-    # Agresti and Min 2005: half an item, or group of items, more in each cell of the table.
-    expected = math.hypot(differ.reshape(units, size).mean(1).std() / math.sqrt(units), 1 / (units + 2))
+    # As if four more items differed, or groups of items.
+    expected = math.hypot(differ.reshape(units, size).mean(1).std() / math.sqrt(units), 2 / (units + 2))
     assert found.over_items == pytest.approx(expected, rel=0.02)
 
 
@@ -78,10 +79,10 @@ def test_items_of_few_groups_count_as_groups(tmp_path):
     arm = [run(tmp_path / f"a{s}", ~wrong, seed=s, cluster=group) for s in range(2)]
     full = [run(tmp_path / f"f{s}", np.ones(400, dtype=bool), seed=s, cluster=group) for s in range(2)]
     found = gather(arm, full, named("accuracy"))
-    resampled = np.std([0.0, 0.1, 0.2, 0.3]) / 2  # the standard error of a mean of four, and that of one more
+    resampled = np.std([0.0, 0.1, 0.2, 0.3]) / 2  # the standard error of a mean of four, and that of four more
     assert found.units == 4
-    half = 2.353363 * math.sqrt(4 / 3) * math.hypot(resampled, 1 / 6)  # t of 3 degrees of freedom
-    assert found.gain - found.low(0.05) == pytest.approx(half, rel=0.04)
+    half = 2.353363 * math.sqrt(4 / 3) * math.hypot(resampled, 2 / 6)  # t of 3 degrees of freedom
+    assert found.half(0.05) == pytest.approx(half, rel=0.04)
 
 
 def test_a_loss_that_is_lower_is_a_gain(tmp_path):
@@ -183,7 +184,7 @@ def test_spreads_of_seeds_and_items_are_told_apart(tmp_path):
             write_run(tmp_path, method, 8, correct=correct, test=float(correct.mean()), seed=seed)
     found = spreads(tmp_path)
     assert found.rows == ITEMS and found.margin == 0.02
-    assert found.known.over_items**2 == pytest.approx(0.05 * 0.95 * 0.96**2 / ITEMS, rel=0.1)
+    assert found.known.over_items**2 == pytest.approx(0.05 * 0.95 * 0.96**2 / ITEMS + unseen(ITEMS) ** 2, rel=0.1)
     loose = (0.95 * 0.04 * 0.96 + 0.04 * 0.96) / ITEMS
     assert found.known.loose**2 == pytest.approx(loose, rel=0.1)
     assert found.luck < 0.004  # no seed was better than another

@@ -6,7 +6,7 @@ from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef, mean_absolute_error
 
 from rankwise.metrics import METRICS, named
-from rankwise.statistics import holm, interval, item_weights, paired, seed_weights, verdict
+from rankwise.statistics import holm, interval, item_weights, paired, seed_weights, unseen, verdict
 
 
 def test_interval_over_seeds_is_students_t():
@@ -252,6 +252,14 @@ def test_data_seeds_that_several_seeds_share_are_a_factor_of_few_levels():
     assert interval(list(points), replicates=nested).half > stats.t.ppf(0.975, 1) * 0.05
     for alike in ([(seed, seed) for seed in range(10)], [(seed, 0) for seed in range(10)]):
         assert paired(points, np.full((10, 10), points.mean()), alike).spreads == found.spreads[:1]
+
+
+@pytest.mark.parametrize("tail", [0.05, 0.016, 0.008])
+@pytest.mark.parametrize("items", [50, 100, 250, 1_000, 10_000])
+def test_where_no_item_differs_the_limit_is_no_nearer_than_the_exact_one(items, tail):
+    """A rank that loses a share of items loses none of them with a chance of (1 − share)ⁿ."""
+    same = paired(np.zeros(3), np.zeros((1_000, 3)), items=items, units=items, lacking=unseen(items))
+    assert same.limits(1 - 2 * tail)[0] <= 0.99 * (tail ** (1 / items) - 1)
 
 
 def test_items_that_share_a_prompt_are_drawn_together():

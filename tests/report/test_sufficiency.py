@@ -61,7 +61,7 @@ def test_items_of_which_none_differs_are_no_certainty(tmp_path, items, verdict):
     found = by_rank(build([tmp_path]))[8]
     assert (found.estimate, found.verdict) == (0, verdict)
     reach = float(stats.t.isf(0.05, items - 1)) * math.sqrt(items / (items - 1))
-    assert found.bootstrap.low == pytest.approx(-reach / (items + 2), rel=1e-2)
+    assert found.bootstrap.low == pytest.approx(-2 * reach / (items + 2), rel=1e-2)
 
 
 def test_testing_stops_at_the_first_failure_though_smaller_ranks_would_pass(tmp_path):
@@ -379,5 +379,5 @@ def test_f1_is_of_all_classes_and_where_none_or_one_answer_differs_one_row_more_
             record.write()
     found = by_rank(build([tmp_path]))
     boot = found[8].bootstrap
-    assert boot.items == len(labels) and (not one_more or boot.over_items == pytest.approx(one_more, rel=0.01))
+    assert boot.items == len(labels) and (not one_more or boot.over_items == pytest.approx(2 * one_more, rel=0.01))
     assert found[64].bootstrap.lacking == boot.lacking > 0
