@@ -165,6 +165,7 @@ def test_page_has_every_figure_with_a_caption_and_unique_ids(page):
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, flags=re.S)
     assert len(captions) == 7
     assert all(re.search("interval|±", caption) for caption in captions)
+    assert any("runs the one whose peak is the median, no interval" in caption for caption in captions)
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert all(

@@ -103,6 +103,7 @@ def _list(asked: Question, jobs: int | None, as_json: bool) -> int:
     from rankwise.find.show import stages
     from rankwise.plan import estimate
     from rankwise.plan.hardware import Hardware
+    from rankwise.report import formats as fmt
     from rankwise.study import launcher
 
     runs = [asked.run_of(asked.middle, 0), asked.run_of(None, 0)]
@@ -114,10 +115,9 @@ def _list(asked: Question, jobs: int | None, as_json: bool) -> int:
         print_json({"stages": _objects(*stages(asked, *times)), "jobs": together, "mfu": planned[0]["compute"]["mfu"]})
         return 0
     show_table(*stages(asked, *times))
-    show(
-        f"Training alone, {plural(together, 'run')} at once, at an MFU of {planned[0]['compute']['mfu']:.2g} "
-        f"({planned[0]['compute']['mfu_source']})."
-    )
+    share, source = (planned[0]["compute"][key] for key in ("mfu", "mfu_source"))
+    at_once = f"Training alone, {plural(together, 'run')} at once"
+    show(f"{at_once}, at {fmt.percent(share)} % ({source}) of the peak speed.")
     return 0
 
 

@@ -94,11 +94,13 @@ def _machine(report: Report) -> str:
 def _hardware(run: Record) -> str:
     """What it computed on, of the machine that its record describes."""
     hardware: dict[str, Any] = at(run, "provenance.hardware") or {}
-    devices = 0 if at(run, "compute.device") == "cpu" else at(run, "config.trainer.devices") or 1
+    device = at(run, "compute.device")
+    devices = 0 if device == "cpu" else at(run, "config.trainer.devices") or 1
     gpus = [f"{min(n, devices)} × {name}" for name, n in Counter(hardware.get("gpus") or []).items() if devices]
     threads = at(run, "compute.threads")
     used = f"{plural(threads, 'thread')} per run" if threads else "threads unknown"
-    return ", ".join(gpus) if gpus else f"{hardware.get('cpu', 'unknown processor')}, no GPU, {used}"
+    gpu = f"its GPU ({device})" if device == "mps" else "no GPU"
+    return ", ".join(gpus) if gpus else f"{hardware.get('cpu', 'unknown processor')}, {gpu}, {used}"
 
 
 def _values(report: Report, path: str) -> list[str]:
@@ -111,5 +113,5 @@ def _list(values: list[str]) -> str:
 
 
 def _fingerprints(report: Report, part: str) -> str:
-    prints = [text.removeprefix("sha256:")[:12] for text in _values(report, f"provenance.{part}.fingerprint")]
+    prints = [text.rpartition(":")[2][:12] for text in _values(report, f"provenance.{part}.fingerprint")]
     return f", SHA-256 {', '.join(f'{text}…' for text in prints)}" if prints else ""

@@ -195,8 +195,8 @@ def memory(report: Report) -> Plot | None:
     marks = [(size / 1e6, y) for y, arm in enumerate(arms) if (size := costs.predicted_bytes(arm)) is not None]
     figure = _bars(arms, parts, COMPONENTS, "peak memory of a training step, MB", marks)
     caption = (
-        "Medians over the runs of an arm, no interval: live tensors at the peak of one training step by what holds "
-        "them, with the peak that the config alone predicts."
+        "Of an arm's runs the one whose peak is the median, no interval: live tensors at the peak of one training step "
+        "by what holds them, with the peak that the config alone predicts."
     )
     return plot(figure, "memory", "Memory of a training step", caption)
 
