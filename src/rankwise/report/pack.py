@@ -36,7 +36,7 @@ your own, which are not in here, are looked for where the config says (`task.pat
 
 
 def pack(paths: list[Path], file: Path) -> int:
-    """Write records, configs, curves and predictions of studies, versions and commands into a zip; returns how many runs.
+    """Write records, configs, curves and predictions of studies, versions and commands into a zip; returns how many.
 
     Raises Refused for a file that exists or cannot be written, and for paths without runs.
     """
