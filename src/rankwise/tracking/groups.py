@@ -210,7 +210,7 @@ class _Forgotten(TypedDict, total=False):
     measure: str  # loss | probe
     before: Score
     after: Score
-    difference: Score
+    difference: Score  # after − before: positive where a loss forgot, negative where a probe did
     cosines: Score
 
 
