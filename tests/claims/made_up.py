@@ -11,9 +11,9 @@ from synthetic_study import write_run
 from rankwise.claims.claim import Claim
 from rankwise.tracking.record import Record
 
-ITEMS, TOKENS = 200, 10  # test items, and tokens of each where the metric is a loss
-AGREE, DISAGREE = (0.0, 0.0025, -0.0025), (0.0, 0.06, -0.07)  # what three seeds add to a score
-STEP = 0.1  # a difference that 200 items show
+ITEMS, TOKENS = 400, 10  # test items, and tokens of each where the metric is a loss
+AGREE, DISAGREE = (0.0, 0.001, -0.001), (0.0, 0.06, -0.07)  # what three seeds add to a score
+STEP = 0.1  # a difference that 400 items show
 
 
 def study_of(claim: Claim, verdict: str) -> list[dict[str, Any]]:
