@@ -21,6 +21,7 @@ class Answer:
     by_rank: Section
     document: dict[str, Any]  # as ``find`` wrote it
     decided_by: str  # the rule in a few sentences, for a paper; empty where a file has none
+    margin: float  # that was asked about, which need not be that of the runs' config; 0 where a file does not say it
 
     @property
     def reference(self) -> str:
@@ -45,7 +46,8 @@ def read(records: list[Record]) -> list[Answer]:
     for file in (file for folder in folders for file in folder.glob("answer-*.json")):
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
-            given = Answer(file.parent, str(document["sentence"]), by_rank(document), document, _rule(document))
+            said = (str(document["sentence"]), by_rank(document), document, _rule(document))
+            given = Answer(file.parent, *said, float(document.get("margin") or 0))
         except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             continue  # a question without an answer yet, or a stranger's file
         files[file] = given

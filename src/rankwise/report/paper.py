@@ -54,7 +54,7 @@ def checklist(report: Report) -> list[tuple[str, str, str]]:
 
 def _tests(report: Report) -> list[str]:
     compared = any(c.bootstrap for c in report.comparisons.values())
-    said = [*(margin(report.arms, report.metric) if compared else []), *(a.decided_by for a in report.answers)]
+    said = [*(margin(report) if compared else []), *(a.decided_by for a in report.answers)]
     return [*filter(None, said), *tests(report), *[BORDERLINE] * any(family.borderline for family in report.families)]
 
 

@@ -153,7 +153,10 @@ def compared(every_run: list[Record], score: str | None = None) -> Report:
     first = reference or arms[0]
     own = named(str(at((first.runs or first.unscored)[0], "config.task.metric") or "accuracy"))
     metric = _asked(score, arms) if score else own
-    margin = next(iter(margins(arms)), _MARGIN)
+    homes = {run.folder.parent for run in first.runs} if metric.name == own.name else set()
+    here = [answer for answer in answered if answer.folder in homes]
+    elsewhere = [answer for answer in answered if homes and answer.folder not in homes]
+    margin = (here and here[0].margin) or next(iter(margins(arms)), _MARGIN)
     scores = Scores([run for arm in arms if arm.comparable for run in arm.runs] if metric.weighted else [], metric)
     tuning.note_trials(arms, every_run)
     find_unfit(arms, reference, scores, metric)
@@ -164,11 +167,8 @@ def compared(every_run: list[Record], score: str | None = None) -> Report:
         against = reference.runs if reference and arm is not reference else []
         arm.churn = {"seeds": scores.churn(arm.runs), "reference": scores.churn(arm.runs, against)}
     constants = {id(arm): _constant(arm, scores, metric) for arm in arms}
-    homes = {run.folder.parent for run in first.runs} if metric.name == own.name else set()
-    here = [answer for answer in answered if answer.folder in homes]
-    elsewhere = [answer for answer in answered if homes and answer.folder not in homes]
-    asked_of = (here, elsewhere)
-    return Report(records, every_run, arms, reference, metric, margin, comparisons, families, constants, *asked_of)
+    read_of = (records, every_run, arms, reference, metric, margin, comparisons, families, constants)
+    return Report(*read_of, here, elsewhere)
 
 
 def _constant(arm: Arm, scores: Scores, metric: Metric) -> float | None:

@@ -156,7 +156,7 @@ def notes(report: Report) -> list[str]:
         lines.append(f"None of these runs is a result ({chose}): fresh seeds have yet to judge.")
     elif staged:
         lines.append(f"Left out of the comparison, for which they chose: {chose}.")
-    lines += [*margin(arms, metric), _counts(records, arms), *filter(None, [report.total])]
+    lines += [*margin(report), _counts(records, arms), *filter(None, [report.total])]
     lines += [*budget(arms, reference or arms[0]), *evaluation(arms, metric), *tuning.rates(arms), *of_data(records)]
     codes = {record.provenance.get("code") for record in records} - {None, ""}
     if len(codes) > 1:
@@ -336,10 +336,13 @@ def margins(arms: list[Arm]) -> list[float]:
     return sorted({float(m) for run in runs if (m := at(run, "config.task.margin")) is not None})
 
 
-def margin(arms: list[Arm], metric: Metric) -> list[str]:
+def margin(report: Report) -> list[str]:
     """What the margin is, and whether it was set for what is compared."""
+    arms, metric = report.arms, report.metric
     set_to, own = margins(arms), named(str(arms[0].first("config.task.metric") or "accuracy"))
-    if len(set_to) > 1:
+    if report.answers and set_to != [report.margin]:
+        said = [f"Margin of sameness, as rankwise find was asked: {own.width(report.margin)}."]
+    elif len(set_to) > 1:
         widths = ", ".join(own.width(m) for m in set_to)
         said = [f"The runs disagree on the margin ({widths}); the smallest is used."]
     else:
