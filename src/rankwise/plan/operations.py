@@ -122,9 +122,12 @@ def operations(run: Counted, step: Sequence[Shape], per_step: int) -> Operations
         lambda of: Cost.factored(of.products, largest),
         lambda of: Cost.fitted(of.count, largest),  # in five times as long
     )
-    costs = ((way, way(run)) for way in ways)
-    way, cost = next(((way, cost) for way, cost in costs if cost and sum(map(cost, step)) == per_step), (None, None))
-    needed = way(_without_checkpointing(run)) if way and run.config.trainer.gradient_checkpointing else cost
+    cost = needed = None
+    for way in ways:
+        if (fit := way(run)) and sum(map(fit, step)) == per_step:
+            cost = fit
+            needed = way(_without_checkpointing(run)) if run.config.trainer.gradient_checkpointing else cost
+            break
     mine = cost(largest) if cost else run.count(largest)
     return Operations({"per_step": per_step} | beside_full(run, largest, mine), cost, needed)
 
