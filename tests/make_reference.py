@@ -23,7 +23,7 @@ from rankwise.metrics import METRICS, of_kind
 from rankwise.report.columns import columns
 from rankwise.report.export import document, raw
 from rankwise.report.report import Report, build
-from rankwise.tracking.fields import RESULTS, SETUP
+from rankwise.tracking.fields import RESULTS, SETUP, SPLITS
 from rankwise.tracking.record import Record
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
@@ -78,12 +78,13 @@ def page() -> str:
     config = [(key, kind, _shown(default), about) for key, kind, default, about in keys(Config)]
     record = [(key, kind, about) for key, kind, _, about in keys(Record) if not key.startswith(("config", "folder"))]
     found = document(report)
-    arm, *_ = (arm for arm in found["arms"] if arm["comparison"])
+    arm = next(arm for arm in found["arms"] if arm["comparison"]) | {"memory": {"train": {}, "eval": {}}}
     outside = {key: value for key, value in found.items() if key not in ("arms", "runs")}
     trackers = [(name, path) for name, path in (SETUP | RESULTS).items()]
     scores = [
-        ("test/*, val/*", "metrics.test.*.value, metrics.validation.*.value"),
-        ("test/*_se, val/*_se", "metrics.test.*.se, metrics.validation.*.se"),
+        (f"{shown}/*{end}", f"metrics.{split}.*.{key}")
+        for shown, split in SPLITS.items()
+        for end, key in (("", "value"), ("_se", "se"))
     ]
     of_classes, of_values = (", ".join(of_kind(kind)) for kind in ("classification", "regression"))
     parts = [
@@ -100,7 +101,8 @@ def page() -> str:
         "## JSON\n\n`report.json`, `rankwise report --json`. Any value may be null. `runs` are records as above. "
         "What is `detectable` is so at the one-sided `level` of a `sufficiency`, which is `conclusive` where it names "
         "an answer or shows the largest arm to be worse. `answers` are those "
-        "of `rankwise find`, as it wrote them. `arms` have\n",
+        "of `rankwise find`, as it wrote them. An arm's `memory` is that of the run whose peak is the median. "
+        "`arms` have\n",
         table(("key", "type"), [(f"arms[].{key}", kind) for key, kind in json_rows(arm)]),
         "and beside them stand\n",
         table(("key", "type"), json_rows(outside)),
