@@ -14,13 +14,14 @@ from collections.abc import Callable
 from multiprocessing import Lock
 from pathlib import Path
 
-from rankwise import machine
+from rankwise import assets, machine
 from rankwise.config import Config, Model, Optim, Quant, Targets, Task
 from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.methods import Method
 from rankwise.study.launcher import launch
 from rankwise.study.slurm import Work
+from rankwise.tasks import data
 from rankwise.tracking.journal import Journal
 from rankwise.tracking.lease import owned
 from rankwise.tracking.record import FINISHED, STOPPED, Record, begin, read
@@ -113,6 +114,13 @@ def do_gpu(config: Config, home: Path) -> None:
 
 def do_gone(config: Config, home: Path) -> None:
     """Nothing."""
+
+
+def do_load(config: Config, home: Path) -> None:
+    """Has its data without reading them."""
+    data._Index = None  # type: ignore[assignment,misc]
+    loaded = data.load(config.task, assets.resolve(config.task), config.data_seed)
+    (home / "info.json").write_text(json.dumps(loaded.train.texts))
 
 
 def do_error(config: Config, home: Path) -> None:

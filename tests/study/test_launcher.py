@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -17,17 +17,19 @@ import pytest
 from fake_task import config, until
 
 from rankwise import machine
-from rankwise.config import Config
+from rankwise.cli import main
+from rankwise.config import Config, Task
 from rankwise.errors import Refused
 from rankwise.forks import fork_server
 from rankwise.forks.preload import HEAVY
 from rankwise.identity import folder
 from rankwise.plan.estimate import Question, plan
 from rankwise.plan.hardware import Hardware
-from rankwise.study import launcher, progress
+from rankwise.study import launcher, multirun, progress
 from rankwise.study.launcher import launch, share
 from rankwise.study.outcome import Outcome, correct
 from rankwise.study.worker import End, ending
+from rankwise.tasks.data import check_files
 from rankwise.tracking import record
 from rankwise.tracking.lease import owned
 
@@ -83,6 +85,21 @@ def test_stages_share_one_server(make):
     assert servers[0] == servers[1] is not None
 
 
+def test_libraries_load_while_data_are_read_and_a_refusal_of_these_ends_that(tmp_path, monkeypatch, capsys):
+    servers = []
+
+    def check(configs: Iterable[Config], hub: bool) -> None:
+        servers.append(forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
+        check_files(configs, hub)
+
+    monkeypatch.setattr(multirun, "check_files", check)
+    monkeypatch.chdir(tmp_path)
+    Path("d.csv").write_text("text,label\na,0\n")
+    own = "debug=fast task=local task.path=d.csv task.text=text task.label=label seed=0,1"
+    assert main(["train", "-m", *own.split()]) == 2
+    assert len(servers) == 1 and servers[0] and "one class only" in capsys.readouterr().err
+
+
 def test_nothing_to_do():
     assert launch([]) == []
 
@@ -113,6 +130,18 @@ def test_child_is_set_up_as_promised(make, monkeypatch):
         "PYTHONPATH": os.environ.get("PYTHONPATH"),
     }
     assert dict(os.environ) == before
+
+
+def test_a_run_is_given_what_its_study_has_read_unless_the_file_has_changed(make, tmp_path):
+    file, runs = tmp_path / "d.csv", [make("load", seed) for seed in (0, 1)]
+    file.write_text("text,label\n" + "".join(f"word {i},{i % 2}\n" for i in range(40)))
+    for run in runs:
+        run.task = Task(name="t", path=str(file))
+    check_files(runs)
+    assert go(runs[:1])[0].status == "finished"
+    assert len(json.loads((folder(runs[0]) / "info.json").read_text())) > 10
+    file.write_text(file.read_text().replace("word", "other"))
+    assert go(runs[1:])[0].status == "failed"  # it would have to read
 
 
 def test_preloaded_torch_computes_with_the_promised_threads(make, monkeypatch):

@@ -60,26 +60,31 @@ def main(arguments: list[str]) -> int:
         return _replay(options.replay, options.json)
     options.overrides = overrides(options.overrides)
     prepare_environment()
+    from rankwise import machine
     from rankwise.find.ask import question
+    from rankwise.forks import fork_server
+    from rankwise.forks.preload import HEAVY
 
-    asked = question(options.overrides, options.budget, options.margin, options.rates, options.reference, options.seeds)
-    if options.dry_run:
-        return _list(asked, options.jobs, options.json)
-    return _find(asked, arguments, options)
+    with fork_server.kept():
+        if not options.dry_run and not any(word.startswith("hydra/launcher") for word in options.overrides):
+            fork_server.begin(HEAVY, bool(machine.gpus()))  # while the question is composed, and its data are read
+        limits = (options.budget, options.margin, options.rates, options.reference, options.seeds)
+        asked = question(options.overrides, *limits)
+        if options.dry_run:
+            return _list(asked, options.jobs, options.json)
+        return _find(asked, arguments, options)
 
 
 def _find(asked: Question, arguments: list[str], options: argparse.Namespace) -> int:
     from rich.text import Text
 
     from rankwise.find import answer, story
-    from rankwise.forks import fork_server
     from rankwise.report.answers import by_rank
     from rankwise.study.multirun import launcher_of, run_on
 
     launcher = launcher_of(options.overrides, options.jobs)
     side_by_side = launcher.at_once([asked.run_of(None, seed) for seed in asked.looks])
-    with fork_server.kept():
-        findings = story.find(asked, lambda configs, stage: run_on(launcher, configs, stage), side_by_side)
+    findings = story.find(asked, lambda configs, stage: run_on(launcher, configs, stage), side_by_side)
     told = answer.answer(findings, shlex.join(["rankwise", "find", *_without_budget(arguments)]))
     story.keep(findings, told)
     if options.json:

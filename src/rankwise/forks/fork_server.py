@@ -71,20 +71,27 @@ def kept() -> Iterator[None]:
             _end()
 
 
-@contextlib.contextmanager
-def started(modules: Sequence[str], signals: Signals, on_gpus: bool) -> Iterator[ForkServerContext]:
-    """A fork server that has imported ``modules``; gone afterwards, but in ``kept()``."""
+def begin(modules: Sequence[str], on_gpus: bool) -> ForkServerContext:
+    """Let a fork server import ``modules`` while this process goes on, in ``kept()``, unless there is one."""
     if on_gpus and importlib.util.find_spec("bitsandbytes"):  # which PEFT imports, and which asks CUDA at once
         modules = [name for name in modules if not name.startswith(("peft", "rankwise"))]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload.__name__])
+    with _short_temporary_folder():
+        # It cleans up after runs that were killed; that it had to is nobody's concern.
+        with _environment({"PYTHONWARNINGS": "ignore:resource_tracker"}):
+            resource_tracker.ensure_running()
+        with _environment(_variables(modules)):
+            forkserver.ensure_running()
+    return context
+
+
+@contextlib.contextmanager
+def started(modules: Sequence[str], signals: Signals, on_gpus: bool) -> Iterator[ForkServerContext]:
+    """A fork server that has imported ``modules``; gone afterwards, but in ``kept()``."""
     try:
-        with signals.raising(), _short_temporary_folder():
-            # It cleans up after runs that were killed; that it had to is nobody's concern.
-            with _environment({"PYTHONWARNINGS": "ignore:resource_tracker"}):
-                resource_tracker.ensure_running()
-            with _environment(_variables(modules)):
-                forkserver.ensure_running()
+        with signals.raising():
+            context = begin(modules, on_gpus)
             first = context.Process(target=_idle)
             if not fork(first):
                 raise Refused(

@@ -29,6 +29,7 @@ from rankwise.metrics import duration
 from rankwise.study import outdated, progress
 from rankwise.study.outcome import Outcome, correct, elsewhere, refuse, score, show_end
 from rankwise.study.worker import GRACE_S, REFUSED, SKIPPED, End, Job, ending, work
+from rankwise.tasks import data
 from rankwise.tracking import record as records
 from rankwise.tracking.journal import Tail
 from rankwise.tracking.provenance import command
@@ -245,7 +246,8 @@ class _Engine:
             return
         gpu = self._free.pop()
         threads = config.trainer.threads or self._slots.threads
-        job = Job(plain(config), str(target), self._task, threads, gpu, sys.argv[0], command())
+        read = data.already_read(config)
+        job = Job(plain(config), str(target), self._task, threads, gpu, sys.argv[0], command(), read)
         process = self._context.Process(target=work, args=(job,), name=target.name)
         made = [path for path in (target, *target.parents) if not path.exists()]
         run = _Run(config, target, gpu, process, made, Tail(target / "metrics.jsonl", from_end=True))

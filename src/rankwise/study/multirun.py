@@ -13,9 +13,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from rankwise import machine
 from rankwise.check import check, check_here
 from rankwise.config import Config
 from rankwise.errors import Refused, plural
+from rankwise.forks import fork_server
+from rankwise.forks.preload import HEAVY
 from rankwise.identity import folder, run_id
 from rankwise.study import debug
 from rankwise.study.axes import Row, excluded, paired
@@ -48,6 +51,8 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
         raise Refused(f"{twice}: hydra.sweeper.pairs has it too; hydra.sweeper.pairs=[] leaves those axes out")
     assert sweeper.config is not None
     choices = sweeper.config.hydra.runtime.choices
+    if type(sweeper.launcher) is LocalLauncher and here and instead is None:
+        fork_server.begin(HEAVY, bool(machine.gpus()))  # while the study is composed, and its data are read
     rows = [[*row, *more] for row in expand(sweeper, arguments) for more in paired(pairs)]
     rows = debug.fitted(rows, arguments, choices)
     brought = set(sweeper.params or {}) - {word.partition("=")[0] for word in arguments}

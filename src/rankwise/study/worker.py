@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from rankwise.config import typed
 from rankwise.errors import Refused
+from rankwise.tasks import data
 from rankwise.tracking.provenance import COMMAND
 from rankwise.tracking.record import FAILED, RUNNING, STOPPED, Record, now
 
@@ -31,7 +32,7 @@ REFUSED = "refused"  # before its first step: the user's to mend, and nothing of
 
 @dataclass(frozen=True)
 class Job:
-    """What a child is told. Plain values only, so that it crosses the pipe whatever the child has imported."""
+    """What a child is told, and given of the data, which need then not be read for every run."""
 
     config: dict[str, Any]
     folder: str
@@ -40,6 +41,7 @@ class Job:
     gpu: str | None  # for CUDA_VISIBLE_DEVICES; null leaves that as it is
     program: str  # sys.argv[0] of the parent
     command: str  # as the user typed it
+    read: dict[Any, data.Data]
 
     @property
     def log(self) -> Path:
@@ -163,6 +165,7 @@ def _print_to_log(job: Job) -> None:
 def _run(job: Job) -> End:
     module, _, function = job.task.partition(":")
     task: Callable[..., Record] = getattr(importlib.import_module(module), function)
+    data.take_as_read(job.read)
     record = task(typed(job.config))
     error = record.error or {}
     text = one_line(str(error.get("type") or ""), str(error.get("message") or ""))

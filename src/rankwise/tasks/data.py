@@ -12,8 +12,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,8 +27,9 @@ from rankwise.tasks.tables import Table
 _QUOTED = 0.1  # share of texts in double quotes, from which on they hardly are a part of what is said
 _HALF = re.compile("[\ud800-\udfff]")  # of two that stand for one, which no tokenizer reads
 _FORGETTING = ("path", "package", "revision", "format", "columns", "text", "label", "threshold", "min_abs_label")
-# What was checked in this process and is as it was; of the last its first reading, for a run in the same process.
-_checked: dict[tuple[Any, ...], "_Reading | None"] = {}
+_Key = tuple[str, str, int]  # task, fingerprint of what it is read from, seed of its sample
+_read: dict[_Key, "Data"] = {}  # what was checked in this process, or in the one that started it; runs need not read it
+_MOST = 8  # of them are kept
 _COPY = 0.75  # share of training rows in a part that is a copy, as a validation part may be cut from the original
 
 
@@ -80,10 +79,10 @@ def load(task: Task, asset: Asset, data_seed: int) -> Data:
     Raises Refused for a missing column, a cell that does not fit (with file, line and column), a part with too few
     rows, a class that has no training row, and a part that is for the most part training rows.
     """
+    if (key := _key(task, asset, data_seed)) in _read:
+        return _read[key]
     tables, notes = open_tables(task, asset)
-    state = _as_they_are(task, tables, data_seed)
-    index, part, classes, chosen, shared, notes = _checked.get(state) or _first_reading(task, tables, notes, data_seed)
-    _checked.update({state: None} if state in _checked else {})  # a run is in memory beside it
+    index, part, classes, chosen, shared = _first_reading(task, tables, notes, data_seed)
     rows = (example for example in examples(task, tables) if example is not None)
     splits, fingerprint = _collect(task, rows, part, chosen, classes, notes)
     if task.protocol == "paper":
@@ -97,25 +96,36 @@ def check_files(configs: Iterable[Config], hub: bool = True) -> None:
 
     So that a file that cannot be read stops a study before its first run, not every run of it.
     """
-    seen = set()
-    for config in configs:
-        theirs = forgetting_task(config) if config.forgetting.path else None
-        for task, seed in ((config.task, config.data_seed), *([(theirs, 0)] if theirs else [])):
-            here = cached(task) if task.path or task.package else task.synthetic
-            if (here or (hub and task.path)) and (task_and_seed := f"{task} {seed}") not in seen:
-                seen.add(task_and_seed)
-                with of_forgetting() if task is theirs else contextlib.nullcontext():
-                    tables, notes = open_tables(task, fetch(task))
-                    if (state := _as_they_are(task, tables, seed)) not in _checked:
-                        _checked.update(dict.fromkeys(_checked) | {state: _first_reading(task, tables, notes, seed)})
+    asked = {str(what): (what, config) for config in configs for what in _tasks(config)}
+    for (task, seed), config in asked.values():
+        here = cached(task) if task.path or task.package else task.synthetic
+        if here or (hub and task.path):
+            asset = fetch(task)
+            with contextlib.nullcontext() if task is config.task else of_forgetting():
+                _read[_key(task, asset, seed)] = load(task, asset, seed)
+            for oldest in [*_read][:-_MOST]:
+                del _read[oldest]
 
 
-def _as_they_are(task: Task, tables: list[Table], seed: int) -> tuple[Any, ...]:
-    """What tells whether files have changed since they were read; nothing tells it of folders of texts."""
-    paths = [Path(table.name) for table in tables]
-    if not all(path.is_file() for path in paths):
-        return (object(),)
-    return (str(task), seed, *((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths))
+def already_read(config: Config) -> dict[_Key, Data]:
+    """What this process has read for a run, to be taken as read by the run's own."""
+    asked = [(str(task), seed) for task, seed in _tasks(config)]
+    return {key: data for key, data in _read.items() if (key[0], key[2]) in asked}
+
+
+def take_as_read(read: dict[_Key, Data]) -> None:
+    """Take what another process has read: what is unchanged on the disk need not be read again."""
+    _read.update(read)
+
+
+def _tasks(config: Config) -> list[tuple[Task, int]]:
+    """What a run reads, with the seed of the sample."""
+    forgetting = [(forgetting_task(config), 0)] if config.forgetting.name != "none" else []
+    return [(config.task, config.data_seed), *forgetting]
+
+
+def _key(task: Task, asset: Asset, seed: int) -> _Key:
+    return str(task), asset.fingerprint, seed
 
 
 def forgetting_task(config: Config) -> Task:
@@ -137,19 +147,12 @@ def of_forgetting() -> Iterator[None]:
         raise Refused(message) from None
 
 
-class _Reading(NamedTuple):
-    """What the first reading leaves."""
-
-    rows: "_Index"
-    part: np.ndarray  # of each row; -1: left out
-    classes: Classes | None
-    chosen: list[np.ndarray]  # the rows of each part that are used
-    shared: dict[str, dict[str, int]]  # how many of them are training rows as well
-    notes: list[str]
-
-
-def _first_reading(task: Task, tables: list[Table], notes: list[str], data_seed: int) -> _Reading:
-    """Of every row a few bytes. Adds to ``notes``."""
+def _first_reading(
+    task: Task, tables: list[Table], notes: list[str], data_seed: int
+) -> tuple["_Index", np.ndarray, Classes | None, list[np.ndarray], dict[str, dict[str, int]]]:
+    """Of every row a few bytes, its part (-1: left out), the classes, the rows of each part that are used, and how many
+    of them are training rows as well. Adds to ``notes``.
+    """
     index = _Index.of(task, examples(task, tables))
     if not len(index.place):
         raise Refused("task data: no row is left; all are empty, or nearer to 0 than task.min_abs_label")
@@ -167,7 +170,7 @@ def _first_reading(task: Task, tables: list[Table], notes: list[str], data_seed:
     classes = _classes(task, tables, index, part, notes) if task.has_classes else None
     chosen = _chosen(task, index, part, data_seed)
     shared = {} if task.blocks else _shared(index, chosen, notes)
-    return _Reading(index, part, classes, chosen, shared, notes)
+    return index, part, classes, chosen, shared
 
 
 def _classes(task: Task, tables: list[Table], index: "_Index", part: np.ndarray, notes: list[str]) -> Classes:
