@@ -119,6 +119,19 @@ def test_whatever_the_server_does_a_run_is_whole_and_a_push_to_the_next_brings_a
     assert "problem" not in whole(config).run["wandb"]
 
 
+def test_a_push_that_cannot_begin_is_told_of_every_run_and_noted_in_none(server, start, tracked):
+    configs = [tracked("offline"), tracked("offline", seed=1)]
+    assert [start("run", config).wait() for config in configs] == [0, 0]
+    study, before = folder(configs[0]).parent, [whole(config).run["wandb"] for config in configs]
+    (study / "wandb").rename(study / "before")
+    (study / "wandb").write_text("in the way")
+    pushed = start("push", str(study), "ranks", **server.env())
+    assert pushed.wait() == 0, pushed.stderr
+    said = json.loads(pushed.stdout.splitlines()[-1])
+    assert [line.partition(": ")[0] for line in said["problems"]] == said["missing"] == [*map(label, configs)]
+    assert [whole(config).run["wandb"] for config in configs] == before
+
+
 def test_only_what_is_missing_is_pushed(server, start, tracked):
     there, offline, failed = tracked("online"), tracked("offline", seed=1), tracked("offline", seed=2)
     for target, config in (("run", there), ("run", offline), ("run_and_fail", failed)):

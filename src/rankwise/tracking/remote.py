@@ -176,6 +176,10 @@ def push(own: list[Record], address: Address, tell: Callable[[str], None]) -> li
         record.run["wandb"] = {**(record.run.get("wandb") or {}), **placed_at}
         try:
             tracker = WandbRun(record, mode="online")
+        except Exception as error:
+            problems.append(f"{record.run['name']}: {one_line(error)}")
+            continue
+        try:
             if tracker.problem:
                 return [*problems, f"{tracker.problem}: {plural(len(own) - number + 1, 'run')} not sent"]
             for row in read_rows(record.folder / "metrics.jsonl"):
