@@ -32,8 +32,10 @@ def runs(text: str) -> list[dict[str, Any]]:
     return sorted(json.loads(text)["runs"], key=lambda run: str(run["run"]["id"]))
 
 
-def test_without_a_key_it_is_refused(rankwise):
-    check_refused(rankwise("report", "wandb:tester/proj"), "wandb:tester/proj: needs W&B online", "wandb login")
+@pytest.mark.parametrize("env", [{}, {"WANDB_MODE": "online"}])
+def test_without_a_key_it_is_refused(rankwise, env):
+    why = "wandb:tester/proj: needs W&B online: no key is configured ('wandb login' sets one)"
+    check_refused(rankwise("report", "wandb:tester/proj", **env), why)
 
 
 def test_a_key_that_cannot_be_one_is_refused(rankwise):

@@ -63,8 +63,8 @@ def why_offline() -> str | None:
         mode = mode_of("auto")
     if mode == "online":
         return None
-    wanted = os.environ.get("WANDB_MODE")
-    return f"WANDB_MODE={wanted}" if wanted else "no key is configured ('wandb login' sets one)"
+    wanted = os.environ.get("WANDB_MODE") or "online"
+    return "no key is configured ('wandb login' sets one)" if wanted in ("online", "run") else f"WANDB_MODE={wanted}"
 
 
 @contextlib.contextmanager
