@@ -33,16 +33,16 @@ class Study:
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Iterator[Study]:
-    """Tracked online; the server must have been able to answer everything."""
+    """Tracked online under a name that no workspace can have; the server must have been able to answer everything."""
     place = tmp_path_factory.mktemp("online")
     online = {"tracking__name": "wandb", "tracking__mode": "online", "tracking__project": "proj"}
-    common = {"outputs": str(place), "study": "ranks"} | online
+    common = {"outputs": str(place), "study": "ranks+"} | online
     configs = [tiny("bert", method, seed=seed, **common, **keys) for method, keys in ARMS for seed in (0, 1)]
     with ContractServer() as server:
         env = of_nobody(tmp_path_factory.mktemp("home")) | server.env()
         children = [zygote(place / f"child-{i}", "run", plain(config), **env) for i, config in enumerate(configs)]
         assert [child.wait(120) for child in children] == [0] * len(configs), [child.stderr for child in children]
-        yield Study(server, place / "ranks", configs)
+        yield Study(server, place / "ranks+", configs)
         assert server.unknown == []
 
 

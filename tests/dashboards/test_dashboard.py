@@ -42,7 +42,7 @@ def test_a_second_call_updates_the_report_and_the_workspace(study, rankwise, tmp
     assert all(url.startswith(f"{server.store.url}/tester/proj") for url in urls.values())
     made = {view["type"]: view for key, view in server.views.items() if key != "others"}
     assert made.keys() == {"runs", "project-view"}
-    assert {view["displayName"] for view in made.values()} == {f"rankwise: {group}"}
+    assert {view["displayName"] for view in made.values()} == {f"rankwise: {group.replace('+', '-')}"}
     assert made["runs"]["id"] in urls["report"] and made["project-view"]["name"][3:-2] in urls["workspace"]
     check_panels(server.run(study.record(0).run["wandb"]["id"]), made, group)
     check_report_run(study, group)
@@ -50,7 +50,7 @@ def test_a_second_call_updates_the_report_and_the_workspace(study, rankwise, tmp
 
     for view in made.values():  # what someone has changed since
         view["spec"] = view["spec"].replace("Quality", "Quantity")
-    second = rankwise("dashboard", "wandb:tester/proj/ranks", "--json", **env)
+    second = rankwise("dashboard", "wandb:tester/proj/ranks+", "--json", **env)
     assert second.returncode == 0, second.stderr
     got = json.loads(second.stdout)
     assert {kind: got[kind] for kind in urls} == urls and (got["entity"], got["project"]) == ("tester", "proj")
@@ -189,8 +189,9 @@ def findings(*runs: tuple[str, str | None, str | None]) -> Any:
 def test_a_dashboard_goes_where_the_runs_are_unless_the_user_says_otherwise():
     got = place.of(findings(("b", None, "p"), ("a", None, "p")), None, None)
     assert (got.entity, got.project, got.groups, got.searched) == (None, "p", ("a", "b"), False)
-    assert got.title == "rankwise: a + b"
-    assert place.of(findings(("a", "tune", "p")), "you", "r") == place.Place("you", "r", ("a",), "accuracy", True)
+    assert got.title == "rankwise: a, b"
+    alone = place.of(findings(("a", "tune", "p")), "you", "r")
+    assert alone == place.Place("you", "r", ("a",), "accuracy", "val/loss", True)
 
 
 def test_runs_of_several_projects_need_a_word():
@@ -204,10 +205,11 @@ def test_runs_of_several_projects_need_a_word():
 def test_searches_are_filtered_out_unless_there_is_nothing_else_and_the_best_comes_first():
     from rankwise.dashboards import panels, publish
 
-    one, both = place.Place("e", "p", ("a",), "accuracy"), place.Place("e", "p", ("a", "b"), "accuracy", searched=True)
+    one = place.Place("e", "p", ("a",), "accuracy", "val/accuracy")
+    both = replace(one, groups=("a", "b"), searched=True)
     names = [str(condition.key.name) for condition in panels.filters(one)]
     assert names == ["Group", "State", "run.stage"]
     assert [(c.op, c.value) for c in panels.filters(both)] == [("IN", ["a", "b"]), ("=", "finished")]
-    lower = replace(one, metric="perplexity")
+    lower = replace(one, objective="val/loss")
     orders = [publish._grid(place, []).runsets[0].order for place in (one, lower)]
     assert [order.ascending for (order,) in orders] == [False, True], "the best comes first"

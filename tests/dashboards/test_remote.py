@@ -15,7 +15,7 @@ from rankwise.tracking.wandb_run import FILES
 
 def test_a_study_read_from_wandb_gives_the_tables_of_its_files(study, rankwise):
     env = study.server.env()
-    there = rankwise("report", "wandb:tester/proj/ranks", "--json", **env)
+    there = rankwise("report", "wandb:tester/proj/ranks+", "--json", **env)
     here = rankwise("report", study.folder, "--json")
     assert (there.returncode, here.returncode) == (0, 0), there.stderr + here.stderr
     own, got = json.loads(here.stdout), json.loads(there.stdout)
@@ -72,12 +72,12 @@ def test_what_has_no_record_there_is_left_out_with_its_reason(study, rankwise):
     mine = store.stored[f"run/{one}/record.json"]
     try:
         store.stored[f"run/{one}/record.json"] = mine.replace(b'"trainable":', b'"trainable": "x", "was":', 1)
-        got = rankwise("report", "wandb:tester/proj/ranks", "--json", **study.server.env())
+        got = rankwise("report", "wandb:tester/proj/ranks+", "--json", **study.server.env())
         assert got.returncode == 0 and got.stderr.count("\n") == 1, got.stderr
         assert "not a run's record (params.trainable is a text" in got.stderr
         assert [arm["n"] for arm in json.loads(got.stdout)["arms"]] == [1, 2]
         del store.stored[f"run/{one}/record.json"]
-        got = rankwise("report", "wandb:tester/proj/ranks", "--json", **study.server.env())
+        got = rankwise("report", "wandb:tester/proj/ranks+", "--json", **study.server.env())
         assert f"runs/{one}: has no record.json: it has not ended" in got.stderr
     finally:
         store.stored[f"run/{one}/record.json"] = mine
@@ -91,7 +91,7 @@ def test_a_file_that_cannot_be_fetched_is_told_and_its_run_left_out(study, rankw
         return json.loads(json.dumps(files(store, given)).replace(f"/storage/run/{one}/{file}", "/storage/gone"))
 
     monkeypatch.setitem(OPERATIONS, "RunFiles", gone)
-    got = rankwise("report", "wandb:tester/proj/ranks", "--json", **study.server.env())
+    got = rankwise("report", "wandb:tester/proj/ranks+", "--json", **study.server.env())
     assert got.returncode == 0 and got.stderr.count("\n") == 1, got.stderr
     assert "left out: http://127.0.0.1" in got.stderr and f"runs/{one}: W&B says: " in got.stderr
     assert [arm["n"] for arm in json.loads(got.stdout)["arms"]] == [1, 2]

@@ -1,7 +1,7 @@
 """Which W&B project a study's runs are in, and what they are called there."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from unicodedata import category
 
 from rankwise.errors import Refused
 from rankwise.report.report import Report
@@ -21,8 +21,9 @@ class Place:
 
     @property
     def title(self) -> str:
-        """As long as W&B takes."""
-        return f"rankwise: {' + '.join(self.groups)}"[:128]
+        """As long as W&B takes, without the signs (``=``, ``+``) that it takes for emojis."""
+        name = "".join("-" if category(sign)[0] == "S" else sign for sign in ", ".join(self.groups))
+        return f"rankwise: {name}"[:128]
 
 
 def of(report: Report, entity: str | None, project: str | None) -> Place:
