@@ -180,7 +180,11 @@ def test_the_extra_is_asked_for_in_one_line(study, monkeypatch):
 def findings(*runs: tuple[str, str | None, str | None]) -> Any:
     """Records of (group, stage, project)."""
     records = [
-        SimpleNamespace(run={"wandb": {"group": group, "project": project}}, config={"stage": stage}, folder=None)
+        SimpleNamespace(
+            run={"wandb": {"group": group, "project": project}},
+            config={"stage": stage, "objective": "val/loss"},
+            folder=None,
+        )
         for group, stage, project in runs
     ]
     return SimpleNamespace(records=records, metric=named("accuracy"))

@@ -16,6 +16,7 @@ class Place:
     entity: str | None  # None: the one that W&B takes by default
     project: str
     groups: tuple[str, ...]  # W&B's, one per study folder
+    objective: str
     metric: str
     searched: bool = False  # every run tuned or searched: there is no result beside them
 
@@ -33,6 +34,7 @@ def of(report: Report, entity: str | None, project: str | None) -> Place:
         _only("entity", {address.entity for address in addresses}),
         _only("project", {address.project for address in addresses}) or "",
         tuple(sorted({address.group for address in addresses if address.group})),
+        str(report.records[0].config.get("objective") or "val/loss"),
         report.metric.name,
         all(record.config.get("stage") for record in report.records),
     )

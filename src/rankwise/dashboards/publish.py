@@ -118,7 +118,7 @@ def _workspace(place: Place) -> ws.Workspace:
         runset_settings=ws.RunsetSettings(
             filters=panels.filters(place),
             groupby=[ws.Config("arm.method"), ws.Config(panels.RANK)],
-            order=[ws.Ordering(ws.Summary("objective"), ascending=named(place.metric).lower_is_better)],
+            order=[ws.Ordering(ws.Summary("objective"), ascending=named(place.objective).lower_is_better)],
         ),
     )
     # W&B finds a saved view by the name in its URL alone. The client chooses that name; wandb_workspaces does so at
@@ -149,7 +149,7 @@ def _grid(place: Place, shown: list[Any]) -> wr.PanelGrid:
         project=place.project,
         name=" + ".join(place.groups),
         filters=panels.filters(place),
-        order=[wr.OrderBy(wr.SummaryMetric("objective"), ascending=named(place.metric).lower_is_better)],
+        order=[wr.OrderBy(wr.SummaryMetric("objective"), ascending=named(place.objective).lower_is_better)],
     )
     return wr.PanelGrid(runsets=[runset], panels=shown)
 
