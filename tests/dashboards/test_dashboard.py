@@ -18,6 +18,8 @@ from rankwise.dashboards import place
 from rankwise.errors import Refused
 from rankwise.metrics import named
 from rankwise.tracking import remote
+from rankwise.tracking.lease import owned
+from rankwise.tracking.record import read
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "other")
 KINDS = ("Bar Chart", "Run History Line Plot", "Scatter Plot", "Parallel Coordinates Plot")
@@ -156,12 +158,15 @@ def test_runs_that_are_not_in_wandb_are_shown_offline_until_they_are_pushed(stud
     assert got.returncode == 0 and "0 of 4 runs are in W&B (tester/elsewhere); --push" in got.stderr
     assert json.loads(got.stdout)["html"] == str(study.folder / "report.html") and len(study.server.views) == views
     copy = shutil.copytree(study.folder, study.folder.parent / "copy" / "ranks")
-    with ContractServer() as empty:
+    record = read(next(copy.glob("lora-*/result.json")).parent)
+    record.folder, record.run = copy / "late", record.run | {"id": "late", "name": "late", "status": "running"}
+    record.write()
+    with ContractServer() as empty, owned(record.folder):
         got = rankwise("dashboard", copy, "--push", *there, **empty.env())
         assert empty.unknown == [] and len(empty.runs) == 5
     assert got.returncode == 0 and "4 of 4 runs are in W&B (tester/elsewhere)\n" in got.stderr, got.stderr
     said = json.loads(got.stdout)
-    assert (said["runs"], said["in_wandb"], said["absent"]) == (4, 4, []) and "/elsewhere/" in said["report"]
+    assert (said["runs"], said["in_wandb"], said["absent"]) == (5, 4, ["late"]) and "/elsewhere/" in said["report"]
 
 
 def test_a_project_that_is_not_there_is_shown_offline(study, rankwise, monkeypatch):

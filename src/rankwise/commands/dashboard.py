@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rankwise.tracking.record import Record
     from rankwise.tracking.remote import Address
 
-_PUSH = "--push sends what is not there, from the runs' own files"
+_PUSH = "--push sends those that have ended, from the runs' own files"
 
 DESCRIPTION = """Make a W&B report and workspace of a study, or bring those that an earlier call made up to date.
 Offline, or where the runs are not in W&B: write the HTML report and say how to see the rest.
@@ -95,17 +95,18 @@ def _online(report: Report, every_run: list[Record], options: argparse.Namespace
 
 
 def _send(every_run: list[Record], address: Address, push: bool) -> list[Record]:
-    """What is not in W&B, once it has been sent where that is asked for."""
+    """What is not in W&B, or not all of it yet, once it has been sent where that is asked for."""
     from rankwise.tracking import record as records
     from rankwise.tracking import remote
 
-    own = [record for record in every_run if _is_local(record) and record.status != records.RUNNING]
-    absent = remote.missing(address, own)
-    if not (push and absent):
-        return absent
-    for problem in remote.push(absent, address, lambda line: print(f"rankwise: sending {line}", file=sys.stderr)):
-        print(f"rankwise: {problem}", file=sys.stderr)
-    return remote.missing(address, absent)
+    own = [record for record in every_run if _is_local(record)]
+    running = [record for record in own if record.status == records.RUNNING]
+    absent = remote.missing(address, [record for record in own if record.status != records.RUNNING])
+    if push and absent:
+        for problem in remote.push(absent, address, lambda line: print(f"rankwise: sending {line}", file=sys.stderr)):
+            print(f"rankwise: {problem}", file=sys.stderr)
+        absent = remote.missing(address, absent)
+    return absent + running
 
 
 def _is_local(record: Record) -> bool:
