@@ -138,7 +138,10 @@ def browser(tmp_path: Path) -> tuple[str, Callable[[], str]]:
 
 
 def test_without_a_key_the_page_is_written_and_the_way_to_the_rest_is_said(study, rankwise, browser):
-    (study.folder / "wandb" / "offline-run-1").mkdir()
+    elsewhere = study.folder.parent / "elsewhere" / "wandb" / "offline-run-2"  # of a run with WANDB_DIR
+    for made in (study.folder / "wandb" / "offline-run-1", elsewhere):
+        made.mkdir(parents=True)
+    (study.folder / "leet" / "run-2").symlink_to("../../elsewhere/wandb/offline-run-2")
     asked = len(list(study.server.operations()))
     got = rankwise("dashboard", study.folder, "--open", BROWSER=browser[0])
     assert got.returncode == 0 and "wandb login" in got.stderr and got.stderr.count("\n") == 1
@@ -148,6 +151,7 @@ def test_without_a_key_the_page_is_written_and_the_way_to_the_rest_is_said(study
     said = got.stdout.splitlines()
     assert said[0] == f"html      {page}"
     assert f"wandb leet {study.folder / 'leet'} " in said[1] and f"wandb sync {mirror}/offline-run-* " in said[2]
+    assert f"wandb sync {elsewhere.parent}/offline-run-* " in said[3] and len(said) == 4
     assert len(list(study.server.operations())) == asked
 
 
@@ -164,7 +168,7 @@ def test_runs_that_are_not_in_wandb_are_shown_offline_until_they_are_pushed(stud
     with ContractServer() as empty, owned(record.folder):
         got = rankwise("dashboard", copy, "--push", *there, **empty.env())
         assert empty.unknown == [] and len(empty.runs) == 5
-    assert got.returncode == 0 and "4 of 4 runs are in W&B (tester/elsewhere)\n" in got.stderr, got.stderr
+    assert got.returncode == 0 and "4 of 5 runs are in W&B (tester/elsewhere); --push" in got.stderr, got.stderr
     said = json.loads(got.stdout)
     assert (said["runs"], said["in_wandb"], said["absent"]) == (5, 4, ["late"]) and "/elsewhere/" in said["report"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import webbrowser
 from dataclasses import replace
@@ -115,14 +116,16 @@ def _is_local(record: Record) -> bool:
 
 def _offline(report: Report, paths: list[Path]) -> dict[str, Any]:
     """The HTML report, written, and the commands that show or send what W&B wrote."""
-    from rankwise.dashboards.place import mirrors
-
-    tracked = mirrors(report.records)
+    studies = dict.fromkeys(record.folder.parent for record in report.records)
+    leets = [study / "leet" for study in studies if (study / "leet").is_dir()]
+    links = [link for leet in leets for link in leet.iterdir() if link.is_symlink()]
+    linked = [Path(os.path.normpath(link.parent / link.readlink())).parent for link in links]  # WANDB_DIR is anywhere
+    folders = dict.fromkeys([*(study / "wandb" for study in studies), *linked])
     return {
         "mode": "offline",
         "html": str(report.write(beside(paths) or Path())["html"]),
-        "view": [f"wandb leet {quote(str(mirror.parent / 'leet'))}" for mirror in tracked],
-        "sync": [f"wandb sync {quote(str(one))}/offline-run-*" for one in tracked if any(one.glob("offline-run-*"))],
+        "view": [f"wandb leet {quote(str(leet))}" for leet in leets],
+        "sync": [f"wandb sync {quote(str(one))}/offline-run-*" for one in folders if any(one.glob("offline-run-*"))],
     }
 
 

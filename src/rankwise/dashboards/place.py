@@ -5,7 +5,6 @@ from unicodedata import category
 
 from rankwise.errors import Refused
 from rankwise.report.report import Report
-from rankwise.tracking.record import Record
 from rankwise.tracking.remote import address_of
 
 
@@ -16,8 +15,8 @@ class Place:
     entity: str | None  # None: the one that W&B takes by default
     project: str
     groups: tuple[str, ...]  # W&B's, one per study folder
-    objective: str
     metric: str
+    objective: str
     searched: bool = False  # every run tuned or searched: there is no result beside them
 
     @property
@@ -34,16 +33,10 @@ def of(report: Report, entity: str | None, project: str | None) -> Place:
         _only("entity", {address.entity for address in addresses}),
         _only("project", {address.project for address in addresses}) or "",
         tuple(sorted({address.group for address in addresses if address.group})),
-        str(report.records[0].config.get("objective") or "val/loss"),
         report.metric.name,
+        str(report.records[0].config.get("objective") or "val/loss"),
         all(record.config.get("stage") for record in report.records),
     )
-
-
-def mirrors(records: list[Record]) -> list[Path]:
-    """Folders of the runs that W&B wrote offline beside the studies."""
-    studies = dict.fromkeys(record.folder.parent / "wandb" for record in records)
-    return [folder for folder in studies if folder.is_dir()]
 
 
 def _only(what: str, values: set[str]) -> str | None:
