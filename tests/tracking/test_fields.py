@@ -11,11 +11,9 @@ from tiny_configs import CONF
 from whole import check, rows, whole
 
 from rankwise.config import Config
-from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.tracking.fields import at, results, setup
 from rankwise.tracking.record import FINISHED, Record, begin
-from rankwise.tracking.trackers import needs
 
 
 def leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -169,8 +167,3 @@ def test_trackio_has_the_rows_the_results_and_the_config(start, tracked):
     assert numbers(told[-1]).items() >= numbers(results(record)).items()
     sent["arm"]["scale"] = setup(record)["arm"]["scale"]  # known once the model is adapted
     assert {key: value for key, value in sent.items() if key[0] != "_"} == json.loads(json.dumps(setup(record)))
-
-
-def test_a_package_that_is_not_installed_is_named_with_its_extra():
-    with pytest.raises(Refused, match=r"^tracking=trackio: needs no_such: pip install 'rankwise\[trackio\]'$"):
-        needs("no_such", "trackio")

@@ -1,5 +1,6 @@
 """Runs in trackers that need no account: Trackio's SQLite file and TensorBoard's event files, both in the study."""
 
+import importlib
 import json
 import os
 import time
@@ -7,7 +8,6 @@ from typing import Any
 
 from rankwise.tracking.fields import results, setup
 from rankwise.tracking.record import FINISHED, Record
-from rankwise.tracking.trackers import needs
 
 
 class Trackio:
@@ -18,7 +18,7 @@ class Trackio:
     def __init__(self, record: Record, run_pid: int | None = None):
         os.environ.setdefault("TRACKIO_DIR", str(record.folder.parent.resolve() / "trackio"))
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        trackio = needs("trackio", "trackio")
+        trackio = importlib.import_module("trackio")
         project = (record.config.get("tracking") or {}).get("project") or record.run["study"]
         self.run = trackio.init(
             project=project,
@@ -51,7 +51,6 @@ class TensorBoard:
     problem: str | None = None
 
     def __init__(self, record: Record, run_pid: int | None = None):
-        needs("tensorboard", "tensorboard")
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.plugins.hparams import summary_v2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter

@@ -5,7 +5,6 @@ import importlib
 import os
 from typing import Any, Protocol
 
-from rankwise.errors import Refused
 from rankwise.tracking.record import Record
 
 INIT_S = 15.0  # for a server to take a new run
@@ -39,14 +38,6 @@ def start(record: Record, run_pid: int) -> Tracker:
     module, _, kind = TRACKERS[name].partition(":")
     tracker: Tracker = getattr(importlib.import_module(module), kind)(record, run_pid)
     return tracker
-
-
-def needs(package: str, extra: str) -> Any:
-    """The module of an optional package. Raises Refused where it is not installed."""
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise Refused(f"tracking={extra}: needs {package}: pip install 'rankwise[{extra}]'") from None
 
 
 def seconds(variable: str, otherwise: float) -> float:
