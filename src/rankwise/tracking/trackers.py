@@ -43,6 +43,6 @@ def start(record: Record, run_pid: int) -> Tracker:
 def seconds(variable: str, otherwise: float) -> float:
     """How long to wait: the user's own setting of W&B's, or ours where that is none or no limit."""
     with contextlib.suppress(KeyError, ValueError):
-        if (value := float(os.environ[variable])) > 0:
+        if 0 < (value := float(os.environ[variable])) < 1e6:  # the system can wait for no more
             return value
     return otherwise
