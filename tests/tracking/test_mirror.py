@@ -148,15 +148,22 @@ def test_a_run_survives_the_death_of_wandbs_service(start, tracked):
     assert "problem" in whole(config).run["wandb"]
 
 
-def test_a_run_survives_a_folder_that_wandb_cannot_write(start, tracked):
-    config = tracked()
+@pytest.mark.parametrize("tracker", ["wandb", "tensorboard"])
+def test_a_run_survives_a_folder_that_its_tracker_cannot_write(start, tracked, tracker):
+    pytest.importorskip(tracker)
+    config = tracked(tracking__name=tracker)
     study = folder(config).parent
     study.mkdir(parents=True)
-    (study / "wandb").write_text("in the way")
-    child = start("run", config)
+    (study / tracker).write_text("in the way")
+    child = start("run", config, WANDB_INIT_TIMEOUT="inf")
     assert child.wait() == 0
-    assert child.stderr.startswith(LINE) and child.stderr.count("\n") == 1, child.stderr
-    assert "id" not in whole(config).run["wandb"]
+    assert child.stderr.startswith(LINE.replace("wandb", tracker)) and child.stderr.count("\n") == 1, child.stderr
+    assert child.stderr.endswith(
+        f"own files are whole, rankwise dashboard --push {study} sends what is missing\n"
+        if tracker == "wandb"
+        else "own files are whole\n"
+    )
+    assert "problem" in whole(config).run[tracker] and "id" not in whole(config).run[tracker]
 
 
 def test_a_run_is_offline_and_ends_in_time_when_the_server_never_answers(start, tracked):

@@ -2,7 +2,7 @@
 
 ``python -m rankwise.tracking.follow FOLDER`` reads what the run writes, as it is written, until its standard input
 ends; then it tells how the run ended. It may fail, hang or be killed: the run, whose files are the truth, does not
-notice, and whatever is missing can be sent from the files later, with ``rankwise dashboard --push``.
+notice, and whatever W&B misses can be sent from the files later, with ``rankwise dashboard --push``.
 """
 
 import contextlib

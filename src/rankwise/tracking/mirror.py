@@ -9,7 +9,7 @@ from typing import Any
 from rankwise.tracking.record import Record
 from rankwise.tracking.trackers import FINISH_S, INIT_S, seconds
 
-PUSH = "rankwise dashboard --push {} sends what is missing"
+_PUSH = ", rankwise dashboard --push {} sends what is missing"
 
 
 class Mirror:
@@ -57,8 +57,8 @@ class Mirror:
             problem = "no answer"
         record.run[self._name] = about | ({"problem": problem} if problem else {})  # type: ignore[literal-required]
         if problem:
-            remedy = PUSH.format(record.folder.parent)
+            remedy = _PUSH.format(record.folder.parent) if self._name == "wandb" else ""
             print(
-                f"rankwise: {self._name}: not all of the run is there ({problem}); its own files are whole, {remedy}",
+                f"rankwise: {self._name}: not all of the run is there ({problem}); its own files are whole{remedy}",
                 file=sys.stderr,
             )
