@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from rankwise.adapters.merge import merge
 from rankwise.adapters.runs import Run
 from rankwise.adapters.shrink import shrink
 from rankwise.adapters.swap import swap
+from rankwise.assets import resolve
 from rankwise.cli import main
 from rankwise.errors import Refused
 from rankwise.model.fused import Split
@@ -57,6 +59,7 @@ def test_it_loads_by_peft_alone(trained, other_head, logits, tmp_path):
     runs: list[tuple[str, str, dict[str, Any]]] = [
         *((shape, method, {}) for shape, method in (("bert", "lora"), ("gpt2", "lora"), ("llama", "pissa"))),
         *(("bert", "ia3", {}), ("llama", "lora", REGRESSION), ("llama", "lora", LANGUAGE)),
+        *([("bert", "lora", {"quant": "int8"})] if find_spec("bitsandbytes") else []),
         *(
             ("roberta", "lora", {"method__bias": bias, "method__modules_to_save": extra})
             for bias, extra in (("all", None), ("lora_only", ["LayerNorm"]))
@@ -131,11 +134,15 @@ def test_the_card_and_its_recipe_name_the_storage(trained, tmp_path, quant, keys
     compile(code, "card", "exec")
 
 
-def test_the_recipe_finds_a_base_that_was_named_by_a_relative_path_from_anywhere(trained, saved_base, monkeypatch):
+def test_the_recipe_finds_the_base_from_anywhere(trained, saved_base, monkeypatch):
+    """One that was named by a relative path, and a revision of the hub's."""
     run, base = trained("bert"), Path(saved_base("bert"))
     monkeypatch.chdir(base.parent)
-    relative = replace(run.config, model=replace(run.config.model, path=base.name))
-    assert f"BASE = {str(base)!r}" in recipe(replace(run, config=relative), "adapter")
+    for path, where in ((base.name, (str(base), "BASE")), ("org/name", ("org/name", "BASE, revision='v1'"))):
+        model = replace(run.config.model, path=path, revision="v1")
+        made = "\n".join(recipe(replace(run, config=replace(run.config, model=model)), resolve(model), "adapter"))
+        assert f"BASE = {where[0]!r}\n" in made and f"AutoConfig.from_pretrained({where[1]})\n" in made
+        assert f"AutoModelForSequenceClassification.from_pretrained({where[1]}, config=config" in made
 
 
 @pytest.fixture

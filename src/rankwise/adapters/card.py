@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import nn
 
 from rankwise import assets
 from rankwise.adapters.runs import Run
@@ -12,6 +13,7 @@ from rankwise.errors import Refused
 from rankwise.identity import canonical
 from rankwise.metrics import named
 from rankwise.model import base
+from rankwise.model.targets import block_linears
 from rankwise.report.columns import shown
 from rankwise.report.report import compared, find_all
 from rankwise.report.table import arms_as_markdown
@@ -86,7 +88,7 @@ def write(folder: Path, run: Run, asset: assets.Asset, kind: str, notes: list[st
         facts="\n".join(f"- {fact}" for fact in facts + notes),
         scores="\n".join(rows),
         study=_study(run),
-        recipe="\n".join(recipe(run, kind)),
+        recipe="\n".join(recipe(run, asset, kind)),
         config=yaml.safe_dump(canonical(plain(run.config)), sort_keys=False),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
@@ -114,25 +116,25 @@ def _outputs(run: Run, scorer: Any) -> str:
     return f"one value; label = {scorer.spread!r} × logit + {scorer.mean!r}"
 
 
-def recipe(run: Run, kind: str, head: str | None = None) -> list[str]:
+def recipe(run: Run, asset: assets.Asset, kind: str, head: str | None = None) -> list[str]:
     """Lines of Python with transformers and PEFT alone; ``head`` is a file of the folder that holds the run's head."""
     auto = f"AutoModelFor{'CausalLM' if run.config.task.writes else 'SequenceClassification'}"
     tokenizer = "tokenizer = AutoTokenizer.from_pretrained(FOLDER)"
     if kind == "merged":
         start = f"from transformers import {auto}, AutoTokenizer"
         return [start, "", _FOLDER, f"model = {auto}.from_pretrained(FOLDER).eval()", tokenizer]
-    storage = _storage(run)
+    storage, where, options = _storage(run, asset), "", ""
     names = [auto, "AutoTokenizer", *(name for name in ("BitsAndBytesConfig", "TorchAoConfig") if name in storage)]
-    path, options = run.config.model.path, ""
-    where = "random weights, which are in no file: `rankwise adapter merge` writes the whole model"
+    why = "random weights, which are in no file: `rankwise adapter merge` writes the whole model"
     if package := run.config.model.package:
-        where = f"{package.name} {package.version}, {package.member}"
-    if path and Path(path).exists():
-        path = str(Path(path).absolute())  # else it would be looked for where the recipe runs
-    lines = [f"BASE = {path!r}" if path else f"BASE = ...  # {where}"]
+        why = f"{package.name} {package.version}, {package.member}"
+    if run.config.model.path:
+        where, found = base.location(asset, run.config.model)
+        options = "".join(f", {key}={value!r}" for key, value in found.items())
+    lines, tokenizer_of = [f"BASE = {where!r}" if where else f"BASE = ...  # {why}"], f"BASE{options}"
     if settings := base.head_settings(run.config.task.kind, run.outputs):  # the base may have one for another task
-        lines += ["config = AutoConfig.from_pretrained(BASE)", f"config.update({settings!r})"]
-        names, options = ["AutoConfig", *names], ", config=config, ignore_mismatched_sizes=True"
+        lines += [f"config = AutoConfig.from_pretrained(BASE{options})", f"config.update({settings!r})"]
+        names, options = ["AutoConfig", *names], f"{options}, config=config, ignore_mismatched_sizes=True"
     return [
         *(["import torch"] if "torch." in storage else []),
         *(["from torchao.quantization import Int8WeightOnlyConfig"] if "TorchAo" in storage else []),
@@ -145,7 +147,7 @@ def recipe(run: Run, kind: str, head: str | None = None) -> list[str]:
         f"base = {auto}.from_pretrained(BASE{options}{storage})",
         *([f"base.load_state_dict(load_file(f'{{FOLDER}}/{head}'), strict=False)"] if head else []),
         "model = PeftModel.from_pretrained(base, FOLDER).eval()",
-        tokenizer.replace("FOLDER", "BASE") if head else tokenizer,
+        tokenizer.replace("FOLDER", tokenizer_of) if head else tokenizer,
         "model.config.pad_token_id = tokenizer.pad_token_id",
     ]
 
@@ -154,14 +156,17 @@ def _kept_in(run: Run) -> str:
     return run.config.quant.kind or ("bf16" if run.precision == "bf16_true" else "fp32")
 
 
-def _storage(run: Run) -> str:
-    """The option of ``from_pretrained`` that stores the base as the run did."""
+def _storage(run: Run, asset: assets.Asset) -> str:
+    """The option of ``from_pretrained`` that stores the base as the run did: few bits in its blocks alone."""
     kind, double = _kept_in(run), bool(run.config.quant.double)
     if kind in ("fp32", "bf16"):
         return ", dtype=torch.bfloat16" if kind == "bf16" else ""
-    config = {
-        "int8": "BitsAndBytesConfig(load_in_8bit=True)",
-        "int8_torchao": "TorchAoConfig(Int8WeightOnlyConfig())",
-    }
-    four = f"load_in_4bit=True, bnb_4bit_quant_type={kind!r}, bnb_4bit_use_double_quant={double}"
-    return f", quantization_config={config.get(str(kind), f'BitsAndBytesConfig({four})')}"
+    lm = base.skeleton(base.architecture(run.config.model, asset), run.config.task.kind, run.outputs, None)
+    inside = dict(block_linears(lm))
+    kept = [name for name, layer in lm.named_modules() if isinstance(layer, nn.Linear) and name not in inside]
+    if kind == "int8_torchao":
+        return f", quantization_config=TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert={kept})"
+    bits = "load_in_8bit=True"
+    if kind != "int8":
+        bits = f"load_in_4bit=True, bnb_4bit_quant_type={kind!r}, bnb_4bit_use_double_quant={double}"
+    return f", quantization_config=BitsAndBytesConfig({bits}, llm_int8_skip_modules={kept})"

@@ -9,7 +9,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 
 from rankwise.adapters import card, factors, files, loading, score
-from rankwise.adapters.runs import Run, same_base
+from rankwise.adapters.runs import Run, base_asset, same_base
 from rankwise.errors import Refused, reason
 from rankwise.model.methods.peft_warnings import CANNOT
 from rankwise.model.methods.seeds import derived_seed
@@ -154,6 +154,6 @@ Weights {weights}; base {base["source"]}, fingerprint {base["fingerprint"]}.
 ± is one standard error over test rows. With the first of the heads, and any other in the same way:
 
 ```python
-{chr(10).join(card.recipe(runs[0], "adapter", f"heads/{runs[0].name}.safetensors"))}
+{chr(10).join(card.recipe(runs[0], base_asset(runs[0]), "adapter", f"heads/{runs[0].name}.safetensors"))}
 ```
 """
