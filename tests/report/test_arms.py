@@ -229,8 +229,10 @@ def test_runs_selected_on_the_test_set_are_refused(tmp_path):
 def test_diverged_runs_are_counted_and_stay_in_the_mean(tmp_path):
     write_study(tmp_path, {8: 0.81}, range(2))
     write_run(tmp_path, "lora", 8, seed=2, test=0.5, diverged=True)
-    found = arm(build([tmp_path]), rank=8)
+    report = build([tmp_path])
+    found = arm(report, rank=8)
     assert "diverged 1/3" in flags(found)
+    assert "\nlora r=8\\textsuperscript{1,2} & " in report.to_latex()
     assert found.scores["accuracy"].mean == pytest.approx((0.81 + 0.81 + 0.5) / 3, abs=0.01)
 
 

@@ -47,7 +47,8 @@ def latex(report: Report, wanted: Sequence[str] = ()) -> str:
     texts, marks = footnotes(report)
     rows = [[escaped(column.text(arm)) for column in columns] for arm in report.arms]
     for row, arm in zip(rows, report.arms, strict=True):
-        row[0] += "".join(f"\\textsuperscript{{{number}}}" for number in marks[id(arm)])
+        numbers = ",".join(map(str, marks[id(arm)]))
+        row[0] += f"\\textsuperscript{{{numbers}}}" if numbers else ""
     lines = [
         "\\begin{table}",
         "\\centering",
