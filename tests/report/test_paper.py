@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import zipfile
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from rankwise.report.latex import escaped
 from rankwise.report.paper import checklist
 from rankwise.report.report import build
 from rankwise.report.tuning import expected_best, section
+from rankwise.tracking.record import read
 
 
 @pytest.fixture
@@ -133,8 +135,16 @@ def test_churn_is_the_share_of_test_items_that_two_runs_answer_differently(tmp_p
     assert arms["full"].churn == {"seeds": 0.0, "reference": None}
 
 
-def test_figures_for_a_paper_are_pdf_and_svg_of_two_widths(study, tmp_path):
-    assert main(["report", str(study), "--figures", str(tmp_path / "figures"), "--json"]) == 0
+def test_figures_for_a_paper_are_pdf_and_svg_of_two_widths(study, tmp_path, capsys):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "their-own.pdf").touch()
+    assert main(["report", str(study), "--figures", str(tmp_path / "figures"), "--out", str(tmp_path), "--json"]) == 0
+    out, told = capsys.readouterr()
+    assert json.loads(out) == json.loads((tmp_path / "report.json").read_text())
+    figures, html, *_ = told.splitlines()
+    assert html == f"html      {tmp_path / 'report.html'}"
+    written = len([*(tmp_path / "figures").glob("*-*.svg")])
+    assert figures == f"figures   {tmp_path / 'figures'}: {written} as PDF and SVG"
     for ending, width in (("single", 3.25), ("double", 6.75)):
         assert (tmp_path / "figures" / f"rank-{ending}.pdf").read_bytes()[:5] == b"%PDF-"
         svg = (tmp_path / "figures" / f"rank-{ending}.svg").read_text()
@@ -144,10 +154,20 @@ def test_figures_for_a_paper_are_pdf_and_svg_of_two_widths(study, tmp_path):
 
 def test_a_packet_shows_the_same_report_elsewhere(study, tmp_path, capsys, monkeypatch):
     file = tmp_path / "packet.zip"
+    adapter = next(study.iterdir()) / "adapter" / "adapter_model.safetensors"
+    adapter.parent.mkdir()
+    adapter.touch()
+    record = read(adapter.parents[1])
+    record.provenance["packages"] = {"rankwise": "0.1", "torch": "2.0.1+cpu", "wandb": None}
+    record.write()
     for question, year in (("a", 2027), ("b", 2026)):  # the later stands first, whatever it is called
         answer = {"sentence": f"Answer {question}.", "metric": "accuracy", "ranks": [], "notes": [], "date": str(year)}
         (study / f"answer-{question}-3.json").write_text(json.dumps(answer))
+    assert main(["report", str(study), "--pack", str(file), "--json"]) == 2 and not file.exists()
+    assert "; leave --json away" in capsys.readouterr().err
     assert main(["report", str(study), "--pack", str(file)]) == 0
+    assert main(["report", str(file), "--pack", str(tmp_path / "again.zip")]) == 2
+    assert "packet.zip is no folder of runs" in capsys.readouterr().err
     capsys.readouterr()
     assert main(["report", str(study), "--markdown"]) == 0
     here = capsys.readouterr().out
@@ -159,7 +179,12 @@ def test_a_packet_shows_the_same_report_elsewhere(study, tmp_path, capsys, monke
     names = zipfile.ZipFile(file).namelist()
     listed = re.findall(r"^\| (ranks/\S+) \|", zipfile.ZipFile(file).read("README.md").decode(), re.MULTILINE)
     assert len(listed) == 15 and {f"{run}/result.json" for run in listed} < set(names)
-    assert {"README.md", "requirements.txt"} < set(names) and not any("adapter" in name for name in names)
+    assert "README.md" in names and not any("adapter" in name for name in names)
+    needed = zipfile.ZipFile(file).read("requirements.txt").decode().splitlines()
+    assert "torch==2.0.1" in needed and f"peft=={version('peft')}" in needed
+    assert not any(line.startswith(("rankwise", "wandb==None")) for line in needed)
+    assert main(["report", str(tmp_path / "gone"), "packet.zip", "--markdown"]) == 0
+    assert capsys.readouterr().out == here, "each run once"
     assert main(["report", str(tmp_path / "gone"), "--pack", str(file)]) == 2, "nothing is written over"
 
 

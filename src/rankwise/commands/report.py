@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rankwise.commands._shared import parse, parser, print_json, show
 from rankwise.errors import Refused, plural, tell
@@ -43,9 +43,13 @@ def main(arguments: list[str]) -> int:
     options = parse(made, arguments)
     from rankwise.report import pack
     from rankwise.report.report import build
+    from rankwise.tracking.remote import is_address
 
     paths = options.paths or [only_study(Path("outputs"))]
     if options.pack:
+        _refuse_others(options, "--pack: writes a packet and nothing else", "pack")
+        if other := next((path for path in paths if pack.is_packet(path) or is_address(path)), None):
+            raise Refused(f"--pack {options.pack}: {other} is no folder of runs; give the study's")
         packed = plural(pack.pack(paths, options.pack), "run")
         tell(f"{options.pack}: {packed}; rankwise report {options.pack} shows them")
         return 0
@@ -60,21 +64,24 @@ def main(arguments: list[str]) -> int:
         files = report.write(options.out) if options.out else {}  # what is asked for by name is refused before a word
         figures = _save_figures(report, options.figures) if options.figures else ""
         _print(report, form, columns)
-        print(figures, end="")
+        told = sys.stderr if form else sys.stdout  # a document stands alone
+        print(figures, end="", file=told)
         usual = None if form or options.score or any(map(pack.is_packet, paths)) else beside(paths)
         if usual and not files:
             files = report.write(usual)
         if files:
-            _list_files(files, paths)
+            _list_files(files, paths, told)
     return 0
 
 
+def _refuse_others(options: argparse.Namespace, alone: str, *allowed: str) -> None:
+    others = [name for name in (*_FORMS, "columns", "figures", "out", "score", "by") if getattr(options, name)]
+    if others := [name for name in others if name not in allowed]:
+        raise Refused(f"{alone}; leave --{' and --'.join(others)} away")
+
+
 def _by_task(options: argparse.Namespace, paths: list[Path]) -> int:
-    others = [
-        name for name in (*_FORMS, "columns", "figures", "out", "score") if name != "json" and getattr(options, name)
-    ]
-    if others:
-        raise Refused(f"--by task: a table, or one document with --json; leave --{' and --'.join(others)} away")
+    _refuse_others(options, "--by task: a table, or one document with --json", "by", "json")
     from rankwise.report import by_task
 
     tasks = by_task.build(paths)
@@ -119,8 +126,8 @@ def only_study(outputs: Path) -> Path:
     return studies[0] if studies else outputs
 
 
-def _list_files(files: dict[str, Path], paths: list[Path]) -> None:
+def _list_files(files: dict[str, Path], paths: list[Path], told: TextIO) -> None:
     for kind, file in files.items():
-        print(f"{kind:<9} {file}")
+        print(f"{kind:<9} {file}", file=told)
     for study in sorted({mirror for path in paths for mirror in path.glob("**/leet") if mirror.is_dir()}):
-        print(f"W&B runs  wandb leet {study}")
+        print(f"W&B runs  wandb leet {study}", file=told)

@@ -53,7 +53,7 @@ def pack(paths: list[Path], file: Path) -> int:
                 for path in sorted(path for pattern in _OURS for path in folder.glob(pattern)):
                     archive.write(path, f"{place}/{path.relative_to(folder)}")
             archive.writestr("README.md", _read_me(records, places, file))
-            archive.writestr("requirements.txt", "\n".join(_versions()) + "\n")
+            archive.writestr("requirements.txt", "\n".join(_versions(records)) + "\n")
     except OSError as error:
         raise Refused(f"--pack {file}: cannot be written ({error.strerror or error})") from None
     return len(records)
@@ -105,7 +105,12 @@ def _read_me(records: list[Record], places: dict[Path, str], file: Path) -> str:
     return _READ_ME.format(names=", ".join(names), file=file.name, codes=", ".join(codes), rows="\n".join(rows))
 
 
-def _versions() -> list[str]:
-    """This environment, as pip would install it: without rankwise, which no index may have, and marks of a build."""
-    installed = {one.metadata["Name"]: one.version.partition("+")[0] for one in distributions()}
-    return sorted((f"{name}=={version}" for name, version in installed.items() if name != "rankwise"), key=str.lower)
+def _versions(records: list[Record]) -> list[str]:
+    """What the runs had and, of what they do not name, this environment, as pip would install it: without rankwise,
+    which no index may have, and marks of a build."""
+    installed = {one.metadata["Name"]: one.version for one in distributions()}
+    for record in records:
+        installed |= {name: has for name, has in record.provenance.get("packages", {}).items() if has}
+    return sorted(
+        (f"{name}=={has.partition('+')[0]}" for name, has in installed.items() if name != "rankwise"), key=str.lower
+    )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from rankwise.compare import Scores
 from rankwise.errors import Refused, did_you_mean
@@ -17,7 +18,7 @@ from rankwise.report.sufficiency import LEVEL, Step, Sufficiency, smallest_suffi
 from rankwise.report.summary import Headline, headline, margins, notes, total
 from rankwise.tracking import remote
 from rankwise.tracking.fields import at
-from rankwise.tracking.record import Record, find, write_atomically
+from rankwise.tracking.record import FINISHED, Record, find, write_atomically
 
 _MARGIN = 0.02  # of records without one
 
@@ -122,14 +123,15 @@ class Report:
 
 
 def save_figures(report: Report, folder: Path) -> list[Path]:
-    """All figures as PDF and SVG, as wide as one column of a paper (3.25 inches) and as two (6.75)."""
+    """All figures as PDF and SVG, as wide as one column of a paper (3.25 inches) and as two (6.75); the PDF files."""
     from rankwise.report import plots, svg
 
+    files: list[Path] = []
     folder.mkdir(parents=True, exist_ok=True)
     for ending, width in (("single", 3.25), ("double", 6.75)):
         with svg.paper(folder, ending, width):
-            plots.draw(report)
-    return sorted(folder.glob("*-*.pdf"))
+            files += [folder / f"{drawn.name}-{ending}.pdf" for drawn in plots.draw(report)]
+    return files
 
 
 def build(paths: list[Path], score: str | None = None) -> Report:
@@ -184,15 +186,18 @@ def results(every_run: list[Record]) -> list[Record]:
 
 
 def find_all(paths: list[Path]) -> list[Record]:
-    """Records of files and of W&B; of a run that is in both, the files, which hold more."""
+    """Records of files and of W&B, each run once: the first that finished, of files before W&B's, which hold less."""
     local = [path for path in paths if not remote.is_address(path)]
     every_run = find(local) if local else []
-    here = {record.run.get("id") for record in every_run}
     for path in dict.fromkeys(map(str, paths)):
         if remote.is_address(path):
-            there = remote.read(remote.Address.of(path))
-            every_run += [record for record in there if record.run["id"] not in here]
-    return every_run
+            every_run += remote.read(remote.Address.of(path))
+    by_id: dict[Any, Record] = {}
+    for record in every_run:
+        key = record.run.get("id") or id(record)
+        if key not in by_id or (by_id[key].status != FINISHED and record.status == FINISHED):
+            by_id[key] = record
+    return list(by_id.values())
 
 
 def _asked(score: str, arms: list[Arm]) -> Metric:
