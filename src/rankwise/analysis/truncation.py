@@ -14,6 +14,7 @@ from rankwise.adapters.score import Columns, Rows
 from rankwise.analysis.weights import labels, trained_rank
 from rankwise.errors import Refused
 from rankwise.tasks.scores import Score
+from rankwise.tracking.fields import at
 
 _WHAT = "analyze truncation"
 
@@ -61,9 +62,9 @@ def cuts(run: Run, ranks: Sequence[int], part: str) -> dict[int, float]:
     Raises Refused for an adapter that is no plain LoRA.
     """
     lora = factors.read(run.adapter, _WHAT)
-    _, _, tested = _opened(run, lora)
-    own, whole = trained_rank(run, lora.ranks.values()), tested(part=part)
-    return {rank: float((whole if rank == own else tested(rank, part))[0]["value"]) for rank in ranks}
+    rows, _, tested = _opened(run, lora)
+    own, whole = trained_rank(run, lora.ranks.values()), at(run.record, f"metrics.{part}.{rows.metric}.value")
+    return {rank: whole if rank == own else float(tested(rank, part)[0]["value"]) for rank in ranks}
 
 
 def _opened(run: Run, lora: factors.Lora) -> tuple[Rows, dict[str, factors.Svd], Callable[..., tuple[Score, Columns]]]:
