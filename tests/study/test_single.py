@@ -35,6 +35,7 @@ from rankwise.tracking.record import Record
         ("perplexity", 23.4567, 0.312, "23.46 ± 0.61"),
         ("perplexity", 12345.6, 12.3, "test perplexity 12346 ± 24"),
         ("loss", float("inf"), 1.0, "test loss –"),
+        ("loss", None, None, "test loss –"),
     ],
 )
 def test_the_line_has_the_task_s_metric_and_those_of_generated_text_in_sensible_digits(metric, value, se, said):

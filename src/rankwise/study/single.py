@@ -1,5 +1,6 @@
 """One run in this process, with its progress and a summary."""
 
+import math
 import signal
 import sys
 from typing import Any
@@ -53,7 +54,7 @@ def describe(record: records.Record, config: Config) -> str:
 
 def _score(metric: metrics.Metric, score: dict[str, Any]) -> str:
     """``81.2 ± 1.7 % (95 % over test items)``, as a report has it."""
-    known = [score["se"]] if score["se"] is not None else []
+    value, *known = (math.nan if score.get(key) is None else score[key] for key in ("value", "se"))
     n, clusters = score.get("n"), score.get("clusters")
-    over = interval([score["value"]], known, within=metric.range, items=n, clusters=clusters)
+    over = interval([value], known, within=metric.range, items=n, clusters=clusters)
     return f"{metric.interval(over)}{' %' * metric.percent}{' (95 % over test items)' * (over.kind == 'items')}"
