@@ -293,7 +293,7 @@ def test_a_study_says_which_finished_runs_had_other_code_model_or_data(tiny, tmp
     assert run(config).status == records.FINISHED
     assert outdated.summary([config]) == ""
     timed = replace(config, tracking=replace(config.tracking, latency=[[1, 8]]))
-    assert folder(timed) == folder(config) and outdated.summary([timed]) == "without tracking.latency"
+    assert folder(timed) == folder(config) and outdated.summary([timed]) == "", "a baseline is never timed"
     rows.write_text(rows.read_text() + "one more\t1\n")
     assert outdated.summary([config]) == "with other data"
     record = records.read(folder(config))
@@ -314,3 +314,5 @@ def test_a_study_says_which_finished_runs_had_another_start_or_other_texts(tiny,
     assert outdated.summary([config]) == "with other method.init_from"
     texts.write_text(texts.read_text() + "one more\t1\n")
     assert outdated.summary([config]) == "with other method.init_from, with other forgetting"
+    timed = replace(config, tracking=replace(config.tracking, latency=[[1, 8]]))
+    assert folder(timed) == folder(config) and outdated.summary([timed]) == "without tracking.latency"

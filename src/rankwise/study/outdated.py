@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from rankwise import assets
+from rankwise import assets, methods
 from rankwise.config import Config, Model, Task
 from rankwise.errors import Refused
 from rankwise.identity import folder
@@ -30,7 +30,8 @@ def _changed(config: Config, fingerprint: Callable[[Model | Task], str | None]) 
     record = records.read(folder(config))
     made = record.provenance
     timed = [[cell["rows"], cell["length"]] for cell in record.compute.get("latency") or []]
-    lacks = ["without tracking.latency"] if any(list(shape) not in timed for shape in config.tracking.latency) else []
+    wanted = [] if methods.of(config.method).is_baseline else config.tracking.latency
+    lacks = ["without tracking.latency"] if any(list(shape) not in timed for shape in wanted) else []
     source = config.method.init_from
     then = {
         "code": made.get("code"),
