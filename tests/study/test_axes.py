@@ -149,8 +149,8 @@ def test_a_study_waits_for_tuning_runs_of_another_process(tiny, tmp_path, monkey
 
 
 @pytest.mark.parametrize("given", [
-    {}, {"axes": {}, "seeds": [1]}, {"axes": {"seed": [1]}}, TUNE | {"x": 1}, TUNE | {"seeds": 9},
-    TUNE | {"axes": {"method.lr": 0.001}}, TUNE | {"axes": ["method.lr"]},
+    {}, {"axes": {}, "seeds": [1]}, {"axes": {"method.lr": []}, "seeds": [1]}, {"axes": {"seed": [1]}}, TUNE | {"x": 1},
+    TUNE | {"seeds": 9}, TUNE | {"axes": {"method.lr": 0.001}}, TUNE | {"axes": ["method.lr"]},
 ])  # fmt: skip
 def test_a_tuning_that_says_too_little_or_too_much_is_refused(given):
     with pytest.raises(Refused, match=r"hydra\.sweeper\.tune: give"):

@@ -34,8 +34,8 @@ class Tuning:
         """From ``hydra.sweeper.tune``. Raises Refused for anything but axes with values and seeds."""
         axes, seeds = settings.get("axes") or {}, settings.get("seeds") or []
         lists = [seeds, *axes.values()] if isinstance(axes, Mapping) else []
-        listed = all(isinstance(entry, Sequence) and not isinstance(entry, str) for entry in lists)
-        if not axes or not lists or not seeds or not listed or set(settings) - {"axes", "seeds"}:
+        listed = all(entry and isinstance(entry, Sequence) and not isinstance(entry, str) for entry in lists)
+        if not axes or not lists or not listed or set(settings) - {"axes", "seeds"}:
             raise Refused("hydra.sweeper.tune: give {axes: {KEY: [VALUES]}, seeds: [SEEDS]}")
         if unknown := set(axes) - set(known_keys()):
             key = min(unknown)
