@@ -177,7 +177,8 @@ NO_NUMBERS = ["1e5", "-1.5E-3", "007", "1_0", ".5", "5.", "nan", "-inf", "true",
 
 
 @pytest.mark.parametrize(
-    "value", ["a b", "it's", "a,b=c", "x\\y", 2.0, True, [1, 2], ["a b"], ["2"], {"a": "1e5"}, 1e-05, *NO_NUMBERS]
+    "value",
+    ["a b", "größe", "it's", "a,b=c", "x\\y", 2.0, True, [1, 2], ["a b"], ["2"], {"a": "1e5"}, 1e-05, *NO_NUMBERS],
 )
 def test_a_value_of_a_file_reaches_the_config_as_it_is(value):
     parsed = OverridesParser.create().parse_override(override("task.text", value))

@@ -387,7 +387,7 @@ def _text(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if isinstance(value, str) and (_NO_TEXT.fullmatch(value) or not re.fullmatch(r"[\w./-]+", value)):
+    if isinstance(value, str) and (_NO_TEXT.fullmatch(value) or not re.fullmatch(r"[\w./-]+", value, re.ASCII)):
         escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + match[2].replace("'", "\\'"), value)
         return f"'{escaped}'"
     if isinstance(value, dict):
