@@ -21,6 +21,7 @@ from rankwise.study import launcher, outdated
 from rankwise.study.axes import excluded, paired
 from rankwise.study.compose import composed, from_snapshot, hydra_tree
 from rankwise.study.multirun import compose_study
+from rankwise.study.outcome import Outcome
 from rankwise.study.sweep_file import SweepFile, convert, read, words
 from rankwise.study.tuning import Tuning
 from rankwise.tracking import record as records
@@ -273,12 +274,15 @@ def test_what_a_few_shot_model_is_read_with_is_part_of_its_identity(tiny):
     assert made("tfidf", trainer__precision="bf16") == made("tfidf", trainer__precision="fp32")
 
 
-def test_a_run_that_is_given_twice_starts_once(tiny, tmp_path):
+def test_a_run_that_is_given_twice_starts_once_and_of_one_that_was_stopped_no_error_is_said(tiny, tmp_path, capsys):
     config = tiny(outputs=str(tmp_path))
     config.method.name = "tfidf"
     first, second = launcher.run([config, replace(config, name=None)], 2)
     assert first is second and first.status == records.FINISHED
     assert [found.run["attempts"] for found in records.find([tmp_path])] == [1]
+    other = replace(config, seed=1)
+    launcher.run([other], start=lambda left: [Outcome(folder(one), records.STOPPED) for one in left])
+    assert capsys.readouterr().err.endswith(f"1 run; 1 to run\nrankwise: {folder(other).name} stopped\n")
 
 
 def test_a_run_that_searched_is_not_taken_for_a_result(tiny):
@@ -310,9 +314,9 @@ def test_a_study_says_which_finished_runs_had_another_start_or_other_texts(tiny,
     config = tiny(method__init_from=str(start.parent.parent), **asked)
     assert run(config).status == records.FINISHED
     assert outdated.summary([config]) == ""
+    timed = replace(config, tracking=replace(config.tracking, latency=[[1, 8]]))
+    assert folder(timed) == folder(config) and outdated.summary([timed]) == "without tracking.latency"
     save_file({name: 2 * value for name, value in load_file(start).items()}, start, {"format": "pt"})
     assert outdated.summary([config]) == "with other method.init_from"
     texts.write_text(texts.read_text() + "one more\t1\n")
     assert outdated.summary([config]) == "with other method.init_from, with other forgetting"
-    timed = replace(config, tracking=replace(config.tracking, latency=[[1, 8]]))
-    assert folder(timed) == folder(config) and outdated.summary([timed]) == "without tracking.latency"

@@ -78,8 +78,9 @@ def run(
         raise Refused(reason)
     for outcome in outcomes.values():
         if outcome.failed:
+            why = f": {outcome.error}" if outcome.error else ""  # not of one that was stopped
             log = f"; log: {file}" if (file := outcome.folder / "log").exists() else ""
-            print(f"rankwise: {outcome.folder.name} {outcome.status}: {outcome.error}{log}", file=sys.stderr)
+            print(f"rankwise: {outcome.folder.name} {outcome.status}{why}{log}", file=sys.stderr)
     return [outcomes.get(folder(config)) or Outcome(folder(config), FINISHED) for config in configs]
 
 
