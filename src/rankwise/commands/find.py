@@ -58,7 +58,8 @@ def main(arguments: list[str]) -> int:
         return _simulate(options.json)
     if options.replay:
         return _replay(options.replay, options.json)
-    options.overrides = overrides(options.overrides)
+    jobs = [f"hydra.launcher.jobs={options.jobs}"] * (options.jobs is not None)
+    options.overrides = overrides(options.overrides) + jobs
     prepare_environment()
     from rankwise import machine
     from rankwise.find.ask import question
@@ -82,7 +83,7 @@ def _find(asked: Question, arguments: list[str], options: argparse.Namespace) ->
     from rankwise.report.answers import by_rank
     from rankwise.study.multirun import launcher_of, run_on
 
-    launcher = launcher_of(options.overrides, options.jobs)
+    launcher = launcher_of(options.overrides)
     side_by_side = launcher.at_once([asked.run_of(None, seed) for seed in asked.looks])
     findings = story.find(asked, lambda configs, stage: run_on(launcher, configs, stage), side_by_side)
     told = answer.answer(findings, shlex.join(["rankwise", "find", *_without_budget(arguments)]))

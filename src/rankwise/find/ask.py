@@ -35,7 +35,7 @@ def question(
 
     def runs(words: list[str]) -> list[Config]:
         alike = question(words, budget, margin, rates, reference, seeds)
-        return [alike.run_of(None, 0), alike.run_of(alike.ranks[-1], 0)]
+        return [alike.run_of(rank, seed) for seed in range(alike.looks[-1]) for rank in (None, alike.ranks[-1])]
 
     asked_ranks, rest = _taken("method.rank", settled(debug.settled(overrides), runs))
     base = _composed(rest, margin)

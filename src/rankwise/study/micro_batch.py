@@ -10,7 +10,7 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.identity import folder
 
-AUTO = "trainer.batch_size=auto"
+AUTO, JOBS = "trainer.batch_size=auto", "hydra.launcher.jobs="
 
 
 def settled(words: Sequence[str], configs_of: Callable[[list[str]], Sequence[Config]]) -> list[str]:
@@ -49,7 +49,8 @@ def settled(words: Sequence[str], configs_of: Callable[[list[str]], Sequence[Con
         if any((folder(config) / "result.json").exists() for config in begun):
             return told(size)
     here = Hardware.here(configs[0].trainer.device)
-    room = here.memory_bytes if here.device == "cuda" else here.memory_bytes // share(configs).jobs
+    jobs = next((int(word[len(JOBS) :]) for word in rest if re.fullmatch(rf"{JOBS}\d+", word)), None)
+    room = here.memory_bytes if here.device == "cuda" else here.memory_bytes // share(configs, jobs).jobs
 
     def most(parts: int) -> int:
         alike = [replace(c, trainer=replace(c.trainer, accumulate=accumulate * parts)) for c in configs]
