@@ -11,6 +11,7 @@ from tiny_configs import study_of
 
 from rankwise.commands.train import split
 from rankwise.config import Config, typed
+from rankwise.errors import Refused
 from rankwise.identity import run_id
 from rankwise.study import multirun
 from rankwise.study.compose import Composer, hydra_tree, load, to_config, unresolved
@@ -76,6 +77,15 @@ def test_a_debug_preset_wins_over_an_experiments_values_and_axes_and_what_is_typ
     assert {(c.model.name, c.task.n_test, c.method.budget, c.trainer.max_steps) for c in study} == {settled}
     assert all(c.targets.modules in (None, ["query", "value"]) for c in study)
     assert {(c.forgetting.name, c.trainer.accumulate) for c in study} == {("none", 1)}
+
+
+def test_what_of_an_experiment_is_no_size_is_not_cut_by_a_preset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    params = '{sweeper: {params: {method.rank: "4,x,64"}}}'
+    (tmp_path / "conf/experiment/mine.yaml").write_text(f"# @package _global_\nhydra: {params}\n")
+    with pytest.raises(Refused, match=r"^method.rank=x: an integer"):
+        composed("experiment=mine debug=fast")
 
 
 def test_paired_axes_are_written_as_dicts():

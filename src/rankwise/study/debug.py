@@ -61,4 +61,4 @@ class _Preset:
             return word
         if key == "targets.modules":
             return f"{key}=[query,value]"
-        return f"{key}={min(int(value), _TINY[key])}" if key in _TINY else word
+        return f"{key}={min(int(value), _TINY[key])}" if key in _TINY and value.isdecimal() else word
