@@ -138,8 +138,8 @@ def test_records_are_as_private_as_the_umask_says(tiny):
 
 def test_what_a_terminal_would_obey_is_written_as_an_escape(tmp_path, capsys):
     assert "\\x1b[31mred" in refused(["\x1b[31mred"], capsys)
-    (tmp_path / "r.json").write_text(json.dumps({"name\x1b[2J": ["a\u202eb", "two\nlines"]}))
-    assert read_json(tmp_path / "r.json", "x") == {"name\\x1b[2J": ["a\\u202eb", "two\nlines"]}
+    (tmp_path / "r.json").write_text(json.dumps({"name\x1b[2J": ["a\u202eb…", "two\nlines", "p\xa0= 1"]}))
+    assert read_json(tmp_path / "r.json", "x") == {"name\\x1b[2J": ["a\\u202eb…", "two\nlines", "p\xa0= 1"]}
 
 
 def test_a_cell_is_no_formula():

@@ -16,7 +16,8 @@ from rankwise.errors import Refused, printable
 
 _MOST_VALUES = 100_000  # with those that a YAML file repeats by name: ten lines of it can say a billion
 _DEEPEST = 100
-_CONTROL = re.compile(r"\\u(?:00[0189]|007f|d[89a-f]|202|206)|[\x7f-\x9f\u202a-\u202e\u2066-\u2069]", re.IGNORECASE)
+_CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_ESCAPED = re.compile(rf"{_CONTROL.pattern}|\\u(?:00[0189]|007f|d[89a-f]|202[a-e]|206[6-9])", re.IGNORECASE)
 
 
 def shown(folder: Path) -> list[Path]:
@@ -46,7 +47,7 @@ def read_json(path: Path, kind: str) -> Any:
     """The value in a JSON file. Raises Refused, as ``read_text``, and for what is not JSON."""
     text = read_text(path, kind, 2**26)
     try:
-        return _without_controls(json.loads(text)) if _CONTROL.search(text) else json.loads(text)
+        return _without_controls(json.loads(text)) if _ESCAPED.search(text) else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise Refused(f"{path}: not {kind} (not JSON: {error})") from None
 
@@ -54,7 +55,7 @@ def read_json(path: Path, kind: str) -> Any:
 def _without_controls(value: Any) -> Any:
     """What a terminal would take for a command is written as an escape; line breaks and tabs stay."""
     if isinstance(value, str):
-        return "".join(sign if sign in "\n\t" else printable(sign) for sign in value)
+        return _CONTROL.sub(lambda sign: printable(sign[0]), value)
     if isinstance(value, dict):
         return {_without_controls(key): _without_controls(inner) for key, inner in value.items()}
     return [_without_controls(inner) for inner in value] if isinstance(value, list) else value
