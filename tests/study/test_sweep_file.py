@@ -173,6 +173,16 @@ def test_a_file_with_a_point_that_cannot_run_is_refused_before_the_first_run(
     assert "seed: s.yaml searches over it" in capsys.readouterr().err
 
 
+def test_a_preset_wins_over_the_experiment_that_a_file_names(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["rankwise", "train", "experiment=rank_sweep", "hydra.mode=RUN", "${args_no_hyphens}"]
+    written(tmp_path / "s.yaml", command=command, parameters={"method": {"values": ["tfidf"]}})
+    assert main(["sweep", "s.yaml", "debug=fast", "--json"]) == 0
+    (made,) = tmp_path.rglob("config.yaml")
+    config = yaml.safe_load(made.read_text())
+    assert (config["task"]["n_test"], config["model"]["name"]) == (64, "tiny BERT (random)")
+
+
 NO_NUMBERS = ["1e5", "-1.5E-3", "007", "1_0", ".5", "5.", "nan", "-inf", "true", "NULL", "2r", "v1.0"]
 
 

@@ -63,6 +63,7 @@ def main(arguments: list[str]) -> int:
 
 def _configs(file: SweepFile, typed: list[str], options: argparse.Namespace) -> list[Config]:
     """The distinct runs of a file's points, all checked. Raises Refused for a given key that the file searches over."""
+    from rankwise.study import debug
     from rankwise.study.compose import hydra_tree
     from rankwise.study.multirun import compose_study, say_fewer
     from rankwise.study.sweep_file import words
@@ -70,7 +71,7 @@ def _configs(file: SweepFile, typed: list[str], options: argparse.Namespace) -> 
 
     keys = {word.split("=", 1)[0] for word in typed}
     typed = typed + (["rerun=true"] if options.rerun else [])
-    fixed = [word for word in file.overrides if word.split("=", 1)[0] not in keys] + typed
+    fixed = debug.settled([word for word in file.overrides if word.split("=", 1)[0] not in keys] + typed)
     points = [
         [word for key, value in point.items() for word in words(key, value)]
         for point in file.points(options.count, options.seed)
