@@ -97,6 +97,7 @@ def test_no_damage_to_any_key_of_a_record_is_a_traceback(study: Path, capsys: py
         (("memory", "train", "peak_bytes"), None, "memory.train.peak_bytes is null where an integer ≥ 0 belongs"),
         (("metrics", "test", "accuracy", "se"), math.nan, "metrics.test.accuracy.se is nan where a number ≥ 0"),
         (("metrics", "test", "accuracy"), [], "metrics.test.accuracy is a list where a group of keys belongs"),
+        (("metrics", "test", "accuracy", "clusters"), "x", "metrics.test.accuracy.clusters is a text where an integer"),
         (("metrics", "curve", 0, "step"), GONE, "metrics.curve[0].step is missing"),
         (("lora", "ranks"), "x", "lora.ranks is a text where a group of keys belongs"),
         (("run", "status"), "done", "run.status is a text where running or finished or failed or stopped belongs"),

@@ -152,10 +152,14 @@ class _Latency(TypedDict):
     merged_of_base: _Times | None
 
 
+class _Timed(_Latency, total=False):
+    absent: str  # why it was not timed; then there are rows and length alone
+
+
 class _NoLatency(TypedDict):
     rows: Count
     length: Count
-    absent: str  # why
+    absent: str
 
 
 class Compute(TypedDict, total=False):
@@ -172,7 +176,7 @@ class Compute(TypedDict, total=False):
     peak_flops: Amount | None
     peak_flops_source: str | None
     seconds: dict[str, Amount]  # by phase: train_s
-    latency: Annotated[list[dict[str, Any]], list[_Latency | _NoLatency]]
+    latency: Annotated[list[dict[str, Any]], list[_Timed | _NoLatency]]
     quant_error: Amount | None  # ‖q − fp32‖ / ‖fp32‖ of the logits before training, q in the run's precision
     quant_error_rows: Count  # rows that it is over
     generation: dict[str, Amount]  # prompts, tokens, seconds_s, tokens_per_s
@@ -201,6 +205,7 @@ class _Score(TypedDict, total=False):
     value: float | None
     se: Amount | None  # standard error over items
     n: Count  # items
+    clusters: Count  # of items that are not independent, where there are any: the error is over these
 
 
 Score = Annotated[dict[str, float], _Score]
