@@ -1,17 +1,20 @@
 """Two runs side by side."""
 
+import json
 import math
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
 from rankwise.adapters.diff import deltas, diff
 from rankwise.adapters.factors import read
 from rankwise.adapters.runs import open_run
 from rankwise.compare import on_rows
 from rankwise.metrics import named
+from rankwise.tracking.predictions import write
 
 
 def test_distances_are_those_of_the_dense_changes(trained):
@@ -53,6 +56,38 @@ def test_lora_beside_full_fine_tuning(trained):
     assert not lost["modules"] and "kept no weights" in lost["not_compared"]
     assert lost["scores"]["metrics"]["accuracy"]["difference"] is not None
     assert lost["scores"]["metrics"]["loss"]["difference"] is None, "the loss that is kept by row is of written tokens"
+
+
+def test_parts_of_a_fused_layer_beside_the_whole(trained):
+    whole = trained("gpt2", "full", trainer__save_full=True)
+    found = diff(trained("gpt2", targets="qv"), whole)
+    q, _, v = deltas(whole)["transformer.h.1.attn.c_attn"].b.chunk(3)
+    for part, rows in (("q", q), ("v", v)):
+        assert found["modules"][f"transformer.h.1.attn.c_attn.{part}"]["norms"][1] == pytest.approx(float(rows.norm()))
+    assert len(found["modules"]) == 4 and "transformer.h.1.attn.c_attn.k" in found["only_in"][1]
+
+
+def test_a_subspace_of_all_weights_has_no_delta(trained):
+    found = diff(trained(), trained("bert", "did", method__dim=100))
+    assert found["not_compared"] == "the few numbers of method=did move all weights as the model computes"
+
+
+def test_f1_is_of_all_classes_though_the_rows_show_two(trained, copied, tmp_path):
+    labels = np.array([0, 0, 0, 1] * 8)
+    said = {"one": np.ones(32, int), "other": np.array([0, 1, 0, 1] * 8)}
+    runs = []
+    for name, predictions in said.items():
+        place = copied(trained()).rename(tmp_path / name)
+        table = {"label": labels, "prediction": predictions, "score": np.ones(32)}
+        write(place, np.arange(32), table)
+        record = json.loads((place / "result.json").read_text())
+        record["provenance"]["data"]["classes"] = ["a", "b", "c"]
+        value = f1_score(labels, predictions, average="macro")
+        record["metrics"]["test"]["f1"] = {"value": value, "se": 0.1, "n": 32}
+        (place / "result.json").write_text(json.dumps(record))
+        runs.append(open_run(place))
+    gap = diff(*runs)["scores"]["metrics"]["f1"]["difference"]["value"]
+    assert gap == pytest.approx(f1_score(labels, said["other"], average="macro") - 0.2)
 
 
 def test_scores_are_paired_by_item(trained):

@@ -93,6 +93,16 @@ def test_a_start_that_is_not_known_says_why(low, key, value, why):
     assert why in str(subspaces.drawn_factors(other))
 
 
+def test_attentions_of_one_block_are_told_apart():
+    names = {
+        "transformer.encoder.block.0.layer.0.SelfAttention.q": (0, "q"),
+        "transformer.decoder.block.0.layer.0.SelfAttention.q": (0, "decoder.q"),
+        "transformer.decoder.block.0.layer.1.EncDecAttention.q": (0, "decoder.cross.q"),
+        "bert.encoder.layer.1.output.dense": (1, "output.dense"),
+    }
+    assert {name: place(name) for name in names} == names
+
+
 def test_labels_tell_runs_apart(low, high, ran):
     again = ran(method__rank=2, seed=1)
     assert labels([low, high]) == ["lora r=2", "lora r=4"]

@@ -28,7 +28,8 @@ def scores(one: Run, other: Run) -> dict[str, Any]:
     cells: dict[str, dict[str, Any]] = {}
     reason = "no metric of theirs can be computed again from predictions"
     for name in [name for name in mine if name in theirs]:
-        metric, cells[name] = named(name), {"scores": [mine[name], theirs[name]], "difference": None}
+        metric = named(name).among(len(one.classes or ()))
+        cells[name] = {"scores": [mine[name], theirs[name]], "difference": None}
         if metric.weighted is None:
             continue
         try:
@@ -69,6 +70,8 @@ def why_none(run: Run) -> str | None:
         return f"method={name} trains no model"
     if declared.trains == "all" and not (run.adapter / "model.safetensors").is_file():
         return "method=full kept no weights (trainer.save_full=false)"
+    if declared.trains == "subspace":
+        return f"the few numbers of method={name} move all weights as the model computes"
     return None if declared.changes_matrices else f"method={name} changes no weight matrix of the blocks"
 
 
@@ -77,6 +80,8 @@ def _modules(one: Run, other: Run) -> dict[str, Any]:
     if reasons := dict.fromkeys(filter(None, map(why_none, (one, other)))):
         return distances | {"not_compared": "; ".join(reasons)}
     a, b = deltas(one), deltas(other)
+    named_by_any = {*a, *b}
+    a, b = (factors.in_parts(own, named_by_any) for own in (a, b))
     both = [name for name in a if name in b and a[name].sides == b[name].sides]
     if not both:
         distances["not_compared"] = "the runs adapt no module in common"

@@ -196,6 +196,19 @@ def of_part(name: str) -> bool:
     return any(f".{FUSED}.{part}." in name for part in PARTS)
 
 
+def in_parts(deltas: Deltas, wanted: set[str]) -> Deltas:
+    """A dense ΔW of GPT-2's fused query, key and value as three, where another run has adapted them one by one."""
+    parted: Deltas = {}
+    for name, delta in deltas.items():
+        parts = [f"{name}.{part}" for part in PARTS]
+        if name.split(".")[-1] == FUSED and delta.a is None and not wanted.isdisjoint(parts):
+            rows = delta.b.chunk(len(PARTS))
+            parted |= {part: Delta(row, None) for part, row in zip(parts, rows, strict=True) if bool(row.any())}
+        else:
+            parted[name] = delta
+    return parted
+
+
 def _on_whole_layers(deltas: Deltas) -> Deltas:
     """Each part reads by its own rows of A and writes to its own third of the outputs; ranks add up.
 

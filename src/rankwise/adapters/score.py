@@ -73,7 +73,7 @@ class Rows:
 
     def gap(self, one: Columns, other: Columns) -> dict[str, float]:
         """The metric of ``other`` − that of ``one``, paired by row."""
-        return on_rows(named(self.metric), one, other)
+        return on_rows(named(self.metric).among(len(self.run.classes or ())), one, other)
 
 
 def relative(now: torch.Tensor, exact: torch.Tensor) -> float:

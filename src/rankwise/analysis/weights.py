@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 
 from rankwise import methods
-from rankwise.adapters import diff, loading
+from rankwise.adapters import diff, factors, loading
 from rankwise.adapters.factors import Delta
 from rankwise.adapters.runs import Run, open_run, same_base
 from rankwise.errors import Refused
-from rankwise.model.fused import FUSED, PARTS
+from rankwise.model.fused import PARTS
 from rankwise.model.targets import block_linears, role
 
 _LAYER = re.compile(r"\.(\d+)\.(?P<module>.+)$")
+_CROSS = re.compile(r"EncDecAttention|encoder_attn|crossattention")  # of what the encoder has read
 _OPTIONS = "give runs of method=lora, or of method=full with trainer.save_full=true"
 
 
@@ -66,7 +67,7 @@ def together(runs: list[Run], layer: int | None = None, module: str | None = Non
     deltas = [_deltas(run) for run in runs]
     if not all(deltas):
         raise Refused(f"{runs[[not delta for delta in deltas].index(True)].folder}: its ΔW is zero everywhere")
-    deltas = [_in_parts(delta, {name for other in deltas for name in other}) for delta in deltas]
+    deltas = [factors.in_parts(delta, {name for other in deltas for name in other}) for delta in deltas]
     shared = [name for name in deltas[0] if all(name in delta for delta in deltas)]
     if not shared:
         raise Refused(f"{runs[-1].folder}: has no adapted layer in common with {runs[0].name}")
@@ -79,11 +80,14 @@ def together(runs: list[Run], layer: int | None = None, module: str | None = Non
 
 
 def place(name: str) -> tuple[int, str]:
-    """The block of a layer and its name there: q, k, v, qkv, o, or of an MLP as it is, such as ``up_proj``."""
+    """The block of a layer and its name there: q, k, v, qkv, o, or of an MLP as it is, such as ``up_proj``; behind
+    ``decoder.`` and ``cross.`` where it is of those.
+    """
     match = _LAYER.search(name)
     assert match is not None
-    kind = role(name)
-    return int(match[1]), kind if kind and kind != "mlp" else match["module"]
+    kind, of = role(name), "decoder." if ".decoder." in f".{name}" else ""
+    of += "cross." if _CROSS.search(name) else ""
+    return int(match[1]), of + (kind if kind and kind != "mlp" else match["module"])
 
 
 def labels(runs: list[Run]) -> list[str]:
@@ -107,19 +111,6 @@ def _deltas(run: Run) -> dict[str, Delta]:
     if diff.is_plain(run):
         loading.check(run)
     return {name: delta for name, delta in diff.deltas(run).items() if delta.dot(delta) > 0}
-
-
-def _in_parts(deltas: dict[str, Delta], wanted: set[str]) -> dict[str, Delta]:
-    """A dense ΔW of GPT-2's fused query, key and value as three, where another run has adapted them one by one."""
-    parted: dict[str, Delta] = {}
-    for name, delta in deltas.items():
-        parts = [f"{name}.{part}" for part in PARTS]
-        if name.split(".")[-1] == FUSED and delta.a is None and not wanted.isdisjoint(parts):
-            rows = delta.b.chunk(len(PARTS))
-            parted |= {part: Delta(row, None) for part, row in zip(parts, rows, strict=True) if bool(row.any())}
-        else:
-            parted[name] = delta
-    return parted
 
 
 def _chosen(names: list[str], layer: int | None, module: str | None) -> list[str]:

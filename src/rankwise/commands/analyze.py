@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     made.add_argument("name", choices=WHAT, metavar="NAME", help="the analysis")
     made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, outputs/STUDY/RUN")
     made.add_argument("--layer", type=int, metavar="N", help="only this block, counted from 0")
-    layers = "only these layers: q, k, v, qkv, o, or of an MLP its name, such as up_proj"
+    layers = "only these layers: q, k, v, qkv, o, of a decoder decoder.q, of an MLP its name, such as up_proj"
     made.add_argument("--module", metavar="NAME", help=layers)
     sides = "singular vectors of the inputs (right) or outputs (left); default: right, of intruders: left"
     made.add_argument("--side", choices=("right", "left"), help=sides)
