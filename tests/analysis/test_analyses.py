@@ -11,7 +11,8 @@ from rankwise import analysis
 from rankwise.adapters.shrink import shrink
 from rankwise.analysis.truncation import cuts
 from rankwise.commands.analyze import main
-from rankwise.report import analyses
+from rankwise.report import analyses, analysis_plots, svg
+from rankwise.report.palette import ADAPTER, FULL, of_rank
 from rankwise.tracking.record import Record
 
 
@@ -63,6 +64,15 @@ def test_ranks_are_bounded_by_the_adapter_and_layers_add_up(low, full):
     for cell in cells:
         w = weights[cell["name"]]
         assert cell["relative"] == pytest.approx(float(w.delta.b.norm() / w.base.double().norm()))
+
+
+def test_what_has_no_rank_is_grey_unless_it_is_full_fine_tuning(low, full, ran):
+    ia3, folders = ran(method="ia3"), [low.folder, full.folder]
+    for name in ("spectrum", "intruders", "amplification"):
+        figure = getattr(analysis_plots, name)(analysis.analyze(name, [*folders, ia3.folder]))
+        drawn = {line.get_label(): line.get_color() for ax in figure.axes[:1] for line in ax.lines}
+        adapters = {"adapters": ADAPTER} if name == "amplification" else {"lora r=2": of_rank(2, [2])}
+        assert drawn.items() >= (adapters | {"full": FULL, "ia3": svg.MUTED}).items()
 
 
 def test_truncation_agrees_with_shrink_and_with_the_recorded_test(low, high, ran):

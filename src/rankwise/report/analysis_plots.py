@@ -48,15 +48,20 @@ def subspaces(document: Document) -> Figure:
 
 def amplification(document: Document) -> Figure:
     """Factors by rank, a panel for each kind of layer."""
-    rows = sorted(document["rows"], key=lambda row: (row["module"], row["dense"], row["rank"]))
+    unranked = _unranked(document)
+
+    def painted(row: Document) -> str:
+        return unranked[row["run"]] if row["dense"] else ADAPTER
+
+    rows = sorted(document["rows"], key=lambda row: (row["module"], row["dense"], painted(row), row["rank"]))
     kinds = list(dict.fromkeys(row["module"] for row in document["rows"]))[:4]
     figure, (axes,) = svg.canvas(_WIDTH, 3.9, columns=len(kinds))
     for ax, kind in zip(axes, kinds, strict=True):
         mine = [row for row in rows if row["module"] == kind]
-        for dense, members in groupby(mine, key=lambda row: row["dense"]):
-            family, paint = list(members), FULL if dense else ADAPTER
+        for paint, members in groupby(mine, key=painted):
+            family = list(members)
             ranks = [row["rank"] for row in family]
-            label = ", ".join(dict.fromkeys(row["run"] for row in family)) if dense else "adapters"
+            label = "adapters" if paint == ADAPTER else ", ".join(dict.fromkeys(row["run"] for row in family))
             ax.plot(ranks, [row["factor"] for row in family], "o-", color=paint, ms=6, label=label, zorder=4)
             for row in family:
                 layers = [layer["factor"] for layer in row["by_module"].values()]
@@ -74,7 +79,7 @@ def spectrum(document: Document) -> Figure:
     """Decay of the singular values, and energy in the leading directions."""
     rows = document["rows"]
     figure, ((decay, energy),) = svg.canvas(_WIDTH, 3.9, columns=2)
-    for row, style in zip(rows, _styles(rows), strict=True):
+    for row, style in zip(rows, _styles(document), strict=True):
         places = np.arange(1, len(row["decay"]) + 1)
         decay.plot(places, row["decay"], **style, label=row["run"])
         energy.plot(places, [100 * share for share in row["energy"]], **style)
@@ -94,7 +99,7 @@ def spectrum(document: Document) -> Figure:
 def intruders(document: Document) -> Figure:
     """Counts by ε."""
     figure, ((ax,),) = svg.canvas(_WIDTH, 3.6)
-    for row, style in zip(document["rows"], _styles(document["rows"]), strict=True):
+    for row, style in zip(document["rows"], _styles(document), strict=True):
         means = [count["mean"] for count in row["counts"]]
         ax.plot(document["epsilons"], means, marker="o", ms=5, label=row["run"], **style)
     ax.set_ylim(bottom=0)
@@ -168,9 +173,15 @@ def _ticks(most: int) -> list[int]:
     return sorted({1, *range(step, most + 1, step)})
 
 
-def _styles(rows: list[Document]) -> list[dict[str, Any]]:
-    """Colour and style of each run's line: full is orange, ranks from dark to light, seeds of a rank by dashes."""
+def _unranked(document: Document) -> dict[str, str]:
+    """Colours of the runs without a rank, by label: full fine-tuning is orange, others are grey."""
+    return {run["label"]: FULL if run["method"] == "full" else svg.MUTED for run in document["runs"]}
+
+
+def _styles(document: Document) -> list[dict[str, Any]]:
+    """Colour and style of each run's line: ranks from dark to light, seeds of a rank by dashes."""
+    rows, others = document["rows"], _unranked(document)
     ranks = [row["rank"] for row in rows]
-    paints = [of_rank(rank, filter(None, ranks)) if rank else FULL for rank in ranks]
+    paints = [of_rank(row["rank"], filter(None, ranks)) if row["rank"] else others[row["run"]] for row in rows]
     seeds = [ranks[:number].count(rank) for number, rank in enumerate(ranks)]
     return [{"color": c, "ls": _STYLES[seed % len(_STYLES)]} for c, seed in zip(paints, seeds, strict=True)]
