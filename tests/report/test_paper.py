@@ -12,6 +12,7 @@ import pytest
 from synthetic_study import answers, write_run, write_study
 
 from rankwise.cli import main
+from rankwise.report.columns import columns
 from rankwise.report.latex import escaped
 from rankwise.report.paper import checklist
 from rankwise.report.report import build
@@ -58,13 +59,14 @@ def test_an_unknown_column_is_refused_with_the_nearest(study, capsys):
 
 
 def test_csv_and_markdown_have_the_wanted_columns_alone(study, capsys):
-    assert main(["report", str(study), "--csv", "--columns", "rank,mfu"]) == 0
+    assert not [column for column in columns(build([study])) if "," in column.header], "which sets them apart"
+    assert main(["report", str(study), "--csv", "--columns", "arm,rank,mfu"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "arm,rank,mfu"
     assert main(["report", str(study), "--csv", "--columns", "rank,trained %"]) == 2
     out, said = capsys.readouterr()
     assert not out and "--columns trained %: of tables, not of CSV, which has above_constant_of_full, " in said
-    assert main(["report", str(study), "--markdown", "--columns", "rank"]) == 0
-    assert "| arm | rank |" in capsys.readouterr().out
+    assert main(["report", str(study), "--markdown", "--columns", "rank,probed batch: rows × tokens"]) == 0
+    assert "| arm | rank | probed batch: rows × tokens |\n" in capsys.readouterr().out
 
 
 def test_the_methods_say_what_the_records_hold(study):

@@ -77,7 +77,7 @@ def columns(report: Report) -> list[Column]:
         Column("method", "", lambda a: a.method),
         *settings,
         *_scores(report),
-        Column("rank_fraction", "r/min (in, out)\N{NO-BREAK SPACE}%", rank_fraction, fmt.percent, "main"),
+        Column("rank_fraction", "r/shorter side\N{NO-BREAK SPACE}%", rank_fraction, fmt.percent, "main"),
         Column("scale", "scale", lambda a: a.first("lora.scale"), lambda scale: f"{scale:.3g}", "main"),
         Column("lr", "lr", lambda a: a.lr, fmt.rate, "main"),
         Column("rates", "", lambda a: a.tried),
@@ -104,17 +104,17 @@ def chosen(report: Report, wanted: Sequence[str], *tables: str) -> list[Column]:
     """
     if not wanted:
         return shown(report, *tables)
-    first, *others = columns(report)
+    known = columns(report)
     there = {
         name.replace("\N{NO-BREAK SPACE}", " "): column
-        for column in reversed(others)
+        for column in reversed(known)
         for name in (column.header, column.key)
         if name
     }
     if unknown := next((name for name in wanted if name not in there), None):
-        keys = ", ".join(sorted(column.key for column in others if column.key))
+        keys = ", ".join(sorted(column.key for column in known if column.key))
         raise Refused(f"--columns {unknown}: no column{did_you_mean(unknown, there)}; a header of the table, or {keys}")
-    return [first, *(there[name] for name in wanted)]
+    return [known[0], *(there[name] for name in wanted if there[name] is not known[0])]
 
 
 def section(report: Report, tables: str, title: str, notes: list[str], lead: str = "") -> Section | None:
@@ -211,7 +211,7 @@ def _scores(report: Report) -> list[Column]:
     shares = "numbers main" if any("dim" in arm.settings for arm in report.arms) else "numbers"
     score = _in("scores", metric.name)
     floor = report.constants[id(report.reference)] if report.reference else None
-    floors = (("of_full", "of full", 0.0), ("above_constant_of_full", "above constant, of full", floor))
+    floors = (("of_full", "of full", 0.0), ("above_constant_of_full", "of full above constant", floor))
     return [
         Column("metric", "", lambda a: metric.name),
         Column("test", f"{metric.header}{median}", score, metric.interval, "main paper", mark=_star),
@@ -262,7 +262,7 @@ def _costs() -> list[Column]:
         Column("trainable_params", "", lambda a: a.first("params.trainable")),
         Column("total_params", "", lambda a: a.first("params.total")),
         Column("", "trained %", trainable_fraction, fmt.percent, "main"),
-        Column("", "probed batch, rows × tokens", batch, tables="memory"),
+        Column("", "probed batch: rows × tokens", batch, tables="memory"),
         Column("", "peak in", held("phase"), tables="memory"),
         Column("predicted_peak_bytes", "predicted MB", costs.predicted_bytes, fmt.megabytes, "memory"),
         Column("train_peak_bytes", "measured MB", costs.peak_bytes, fmt.megabytes, "memory"),
@@ -328,7 +328,7 @@ def _numbers(report: Report) -> list[Column]:
         Column("verdict", "", lambda arm: report.verdict(arm) or None),
         Column("conclusive", "", lambda arm: conclusive.get(id(arm))),
         Column("", "sequence from the largest down", sequence, tables="numbers"),
-        Column("answer_share", "is the answer in, % of replicates", share, fmt.percent, "numbers"),
+        Column("answer_share", "is the answer in % of replicates", share, fmt.percent, "numbers"),
         Column(
             "detectable", "detectable at 80 % power", of(lambda c: c.detectable(report.level)), metric.width, "numbers"
         ),
