@@ -120,8 +120,11 @@ def test_a_stand_in_is_always_named(tmp_path):
 
 def test_a_claim_has_its_id_in_one_piece_at_80_columns():
     screen = Console(width=80, file=io.StringIO(), color_system=None)
-    screen.print(table([Verdict(claim, "not run", claim.bound, reason="no runs") for claim in CLAIMS.values()]))
+    verdicts = [Verdict(claim, "not run", claim.bound, reason="no runs") for claim in CLAIMS.values()]
+    screen.print(table(verdicts))
     assert set(CLAIMS) <= set(screen.file.getvalue().split())
+    titles = {line for line in markdown(verdicts, to_json(verdicts, "quick")).splitlines() if line.startswith("## ")}
+    assert {"## rsLoRA (Kalajdzievski 2023)", "## μA (Chen et al. 2026)", "## Folklore"} < titles
 
 
 def test_timings_are_read_where_they_were_left_and_of_the_same_settings(tmp_path, monkeypatch):
@@ -163,6 +166,8 @@ def test_the_command_prints_a_document_and_writes_a_file(tmp_path, monkeypatch, 
 
 def test_numbers_are_shown_in_their_unit():
     assert number(-0.02, "accuracy") == "−2.0 points"
+    differences = {claim.unit for claim in CLAIMS.values() if claim.quantity == "difference"}
+    assert "share" not in differences, "a difference of shares is of points"
     assert number(32_000, "count") == "32,000"
     assert number(0.968, "share") == "96.8 %"
     assert bound(judge(CLAIMS["folklore_layer_4096"], [], "quick")) == "262,144"

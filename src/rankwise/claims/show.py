@@ -87,7 +87,7 @@ def _sections(verdicts: Sequence[Verdict], narrow: bool = False) -> list[Section
     header, sections = _HEADER[:_NARROW] if narrow else _HEADER, []
     for source, members in groupby(verdicts, key=lambda verdict: verdict.claim.source.work):
         rows = [_row(verdict, narrow)[: len(header)] for verdict in members]
-        sections.append(Section("", f"{source[0].upper()}{source[1:]}", header, rows, [], words=True))
+        sections.append(Section("", source, header, rows, [], words=True))
     return sections
 
 

@@ -1,6 +1,10 @@
-"""The claims, one YAML file each: the fields of ``Claim`` but for the id, which is the file's name."""
+"""The claims, one YAML file each: the fields of ``Claim`` but for the id, which is the file's name.
 
-from collections.abc import Sequence
+A file with ``each``, keys and their names, is a claim of each: its id ends in the key, which stands for ``KEY``, the
+name for ``NAME``.
+"""
+
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -11,8 +15,8 @@ from rankwise.errors import Refused, did_you_mean
 
 def read() -> list[Claim]:
     """The claims that come with rankwise, by source and id."""
-    claims = [_read(file) for file in sorted(Path(__file__).parent.glob("*.yaml"))]
-    return sorted(claims, key=lambda claim: (claim.source.work == "folklore", claim.source.work, claim.id))
+    claims = [claim for file in sorted(Path(__file__).parent.glob("*.yaml")) for claim in _read(file)]
+    return sorted(claims, key=lambda claim: (claim.source.work == "Folklore", claim.source.work, claim.id))
 
 
 def only(claims: Sequence[Claim], ids: Sequence[str]) -> list[Claim]:
@@ -24,7 +28,12 @@ def only(claims: Sequence[Claim], ids: Sequence[str]) -> list[Claim]:
     return [claim for claim in claims if not ids or claim.id in ids]
 
 
-def _read(file: Path) -> Claim:
-    values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    values |= {key: Bound.of(values[key]) for key in ("bound", "full_bound") if key in values}
-    return Claim(id=file.stem, source=Source(**values.pop("source")), settings=values.pop("with"), **values)
+def _read(file: Path) -> Iterator[Claim]:
+    text = file.read_text(encoding="utf-8")
+    each = yaml.safe_load(text).get("each", {"": ""})
+    for key, name in each.items():
+        values = yaml.safe_load(text.replace("KEY", key).replace("NAME", name))
+        values |= {of: Bound.of(values[of]) for of in ("bound", "full_bound") if of in values}
+        source, settings = Source(**values.pop("source")), values.pop("with")
+        values.pop("each", None)
+        yield Claim(id=f"{file.stem}_{key}".rstrip("_"), source=source, settings=settings, **values)
