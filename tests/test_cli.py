@@ -154,6 +154,7 @@ REFUSED = [
     ("train method=head targets=qv", ["targets=qv", "method=head"]),
     ("train -m method=probe seed=0,1 trainer.threads=1 quant=nf4", ["quant=nf4: of no use with method=probe"]),
     ("train -m method=tfidf,probe optim.lr=1", ["optim.lr=1: of no use with method=tfidf or method=probe;"]),
+    ("train debug=fast forgetting=local forgetting.path=no/such", ["forgetting.path=no/such: no such file"]),
     ("train debug=fast task.encoding=utf-8", ["task.encoding=utf-8: of no use with task=synthetic"]),
     ("train -m optim.momentum=0.5,0.6", ["optim.momentum=0.5: of no use with optim=adamw"]),
     *(

@@ -12,24 +12,18 @@ def main(arguments: list[str]) -> int:
     made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train: model=minilm task=movie_rating")
     options = parse(made, arguments)
     options.overrides = overrides(options.overrides)
-    from rankwise import assets
     from rankwise.config import Config
     from rankwise.study.app import call_hydra
+    from rankwise.tasks.data import fetch_all
 
     def fetch(config: Config) -> int:
         places = {}
-        for source in (config.model, config.task):
-            asset = assets.fetch(source)
+        for source, asset in fetch_all([config]):
             if source is config.model and (file := asset.gguf_file()):
                 from rankwise.model import gguf
 
                 gguf.unpack(file)
             places[source.name] = str(asset.path or asset.source)
-        if config.forgetting.name != "none":
-            from rankwise.tasks.data import forgetting_task
-
-            asset = assets.fetch(forgetting_task(config))
-            places[config.forgetting.name] = str(asset.path or asset.source)
         print_json(places) if options.json else print("\n".join(f"{name}: {place}" for name, place in places.items()))
         return 0
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from rankwise import assets, machine
+from rankwise import machine
 from rankwise.config import Config, plain
 from rankwise.errors import Refused, plural
 from rankwise.forks import fork_server
@@ -68,8 +68,7 @@ def run(
     before = f", {len(finished)} finished before" if finished else ""
     if other := outdated.summary(finished):
         before += f" ({other}; --rerun runs them again)"
-    for source in {repr(s): s for config in left.values() for s in (config.model, config.task)}.values():
-        assets.fetch(source)
+    data.fetch_all(left.values())
     if counted or finished:
         print(f"rankwise: {plural(len(configs), f'{stage} run'.strip())}{before}; {len(left)} to run", file=sys.stderr)
     outcomes = dict(zip(left, start([*left.values()]), strict=True))

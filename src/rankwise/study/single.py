@@ -5,7 +5,7 @@ import signal
 import sys
 from typing import Any
 
-from rankwise import assets, methods, metrics
+from rankwise import methods, metrics
 from rankwise.check import check_here
 from rankwise.config import Config
 from rankwise.errors import tell
@@ -14,15 +14,14 @@ from rankwise.run import run
 from rankwise.statistics import interval
 from rankwise.study import outdated
 from rankwise.study.progress import Display
-from rankwise.tasks.data import check_files
+from rankwise.tasks.data import check_files, fetch_all
 from rankwise.tracking import record as records
 
 
 def single(config: Config) -> int:
     """Fetch what is missing, run, print where the record is and what it says. Returns the exit code."""
     check_here(config)
-    for source in (config.model, config.task):
-        assets.fetch(source)
+    fetch_all([config])
     if not config.rerun and records.is_done(config):
         other = outdated.summary([config])
         print(f"rankwise: finished before{f' ({other})' if other else ''}; --rerun runs it again", file=sys.stderr)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from rankwise.assets import Asset, cached, fetch
-from rankwise.config import Config, Task
+from rankwise.config import Config, Model, Task
 from rankwise.errors import Refused, plural
 from rankwise.tasks.classes import MISSING, Classes, Label
 from rankwise.tasks.examples import Example, Messages, examples
@@ -100,11 +100,24 @@ def check_files(configs: Iterable[Config], hub: bool = True) -> None:
     for (task, seed), config in asked.values():
         here = cached(task) if task.path or task.package else task.synthetic
         if here or (hub and task.path):
-            asset = fetch(task)
             with contextlib.nullcontext() if task is config.task else of_forgetting():
+                asset = fetch(task)
                 _read[_key(task, asset, seed)] = load(task, asset, seed)
             for oldest in [*_read][:-_MOST]:
                 del _read[oldest]
+
+
+def fetch_all(configs: Iterable[Config]) -> list[tuple[Model | Task, Asset]]:
+    """What the runs read, each source fetched once, where it is not here."""
+    asked = dict[str, tuple[Model | Task, Config]]()
+    for config in configs:
+        sources: list[Model | Task] = [config.model, *(task for task, _ in _tasks(config))]
+        asked |= {repr(source): (source, config) for source in sources}
+    made = []
+    for source, config in asked.values():
+        with contextlib.nullcontext() if source in (config.model, config.task) else of_forgetting():
+            made.append((source, fetch(source)))
+    return made
 
 
 def already_read(config: Config) -> dict[_Key, Data]:
