@@ -36,12 +36,6 @@ def test_machines_share_a_study_and_finish_what_one_of_them_left(tmp_path):
     assert [(run / "did").read_text() for run in study] == ["once\n"] * 8
 
 
-def test_machines_that_start_together_start_at_different_places(tmp_path):
-    said = machine(tmp_path, ["count"] * 3, JOB_COMPLETION_INDEX="5").communicate(timeout=60)[1]
-    started = [line.split()[1] for line in said.splitlines() if line.endswith(" started")]
-    assert started == [folder(config(tmp_path, "count", seed)).name for seed in (2, 0, 1)]
-
-
 def test_a_run_that_fails_is_tried_by_one_machine_and_told_by_all(tmp_path):
     failing = folder(config(tmp_path, "error"))
     first = machine(tmp_path, ["error", "count"])

@@ -39,7 +39,6 @@ _JOB_BYTES = 2 * 1024**3  # what a run of a small model may need
 _TICK_S = 0.25
 _IDLE_S = 600.0  # a run that uses no processor time for so long is ended
 _WORK_S = 0.05  # of processor time; what merely waits uses less
-_INDICES = ("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX", "PBS_ARRAY_INDEX")
 _OTHERS_S = 2.0  # how often one looks at runs that other machines have
 
 
@@ -222,8 +221,7 @@ class _Engine:
         self._ended: dict[Path, Outcome] = {}
 
     def run(self, configs: Sequence[Config]) -> dict[Path, Outcome]:
-        first = 0 if self._join is None else _index() % len(configs)
-        waiting = [*configs[first:], *configs[:first]][::-1]
+        waiting = [*reversed(configs)]
         try:
             while (self._running or waiting or self._others) and not self._signals.count:
                 while self._free and waiting and not self._signals.count:
@@ -327,12 +325,6 @@ class _Engine:
                 if number == signal.SIGTERM and self._signals.count > asked:
                     break
                 self._poll()
-
-
-def _index() -> int:
-    """The place of this machine among those that started together, so that they do not all try the same run first."""
-    numbers = (os.environ.get(name, "") for name in _INDICES)
-    return next((int(number) for number in numbers if number.isdecimal()), 0)
 
 
 def _cause(code: int | None) -> str:
