@@ -86,7 +86,9 @@ def _find(asked: Question, arguments: list[str], options: argparse.Namespace) ->
     launcher = launcher_of(options.overrides)
     side_by_side = launcher.at_once([asked.run_of(None, seed) for seed in asked.looks])
     findings = story.find(asked, lambda configs, stage: run_on(launcher, configs, stage), side_by_side)
-    told = answer.answer(findings, shlex.join(["rankwise", "find", *_without_budget(arguments)]))
+    pairs = zip(["", *arguments], arguments, strict=False)
+    asks = [word for before, word in pairs if "--budget" not in (before, word.partition("=")[0])]
+    told = answer.answer(findings, shlex.join(["rankwise", "find", *asks]))
     story.keep(findings, told)
     if options.json:
         print_json(told)
@@ -97,11 +99,6 @@ def _find(asked: Question, arguments: list[str], options: argparse.Namespace) ->
         show(Text("\n".join(["", *told["notes"]]), style="dim"))
         print(f"rankwise: rankwise report {story.answer_file(asked).parent} shows all runs", file=sys.stderr)
     return 0 if all(record.status == "finished" for record in findings.runs.records.values()) else 1
-
-
-def _without_budget(arguments: list[str]) -> list[str]:
-    pairs = zip(["", *arguments], arguments, strict=False)
-    return [word for before, word in pairs if "--budget" not in (before, word.partition("=")[0])]
 
 
 def _list(asked: Question, jobs: int | None, as_json: bool) -> int:

@@ -264,7 +264,8 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
     for group in OPEN:
         refuse_code(group, earlier.get(group), overrides, f"--config {path}")
     earlier["rerun"] = False  # that run was asked to run again, not this one
-    groups = {name: _mapping(earlier.get(name)) for name in ("optim", "method", "task")}
+    given = {name: earlier.get(name) for name in ("optim", "method", "task")}
+    groups: dict[str, Any] = {name: value if isinstance(value, dict) else {} for name, value in given.items()}
     if groups["optim"] and groups["optim"].get("lr") == groups["method"].get("lr"):
         groups["optim"]["lr"] = "${method.lr}"
     if earlier.get("objective") == f"val/{groups['task'].get('metric')}":
@@ -291,11 +292,6 @@ def _refuse_fetch(group: str, source: Any, words: Collection[str], path: Path) -
     if not any(package.sha256 in file.read_text(encoding="utf-8") for file in (conf_dir() / group).rglob("*.yaml")):
         what = f"fetches {package.name} {package.version}, which is none of rankwise's"
         raise Refused(f"--config {path}: {what}; if that is wanted, add {key}={package.name}")
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    """The value, or an empty mapping in place of what is none."""
-    return value if isinstance(value, dict) else {}
 
 
 _YOURS = {
