@@ -153,7 +153,6 @@ def task(cfg: DictConfig) -> Any:
         config = compose.to_config(compose.unresolved(cfg))
         if "WANDB_SWEEP_ID" not in os.environ:  # another point of a sweep may use what this one does not
             compose.refuse_idle([(config, HydraConfig.get().overrides.task)])
-            compose.tell_idle(HydraConfig.get().runtime.choices.get("experiment"), [config])
         if multirun.here:
             check_here(config)
         _Single.ended = _Single.start(config)

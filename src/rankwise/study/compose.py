@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import sys
 import traceback
 import warnings
 from collections.abc import Collection, Iterable, Iterator
@@ -27,7 +26,7 @@ from omegaconf.errors import (
 from rankwise import assets
 from rankwise.allowed import takes
 from rankwise.check import check
-from rankwise.config import Config, flat, known_keys, merged, plain, typed
+from rankwise.config import Config, known_keys, merged, plain, typed
 from rankwise.errors import Refused, did_you_mean
 from rankwise.files import read_yaml
 from rankwise.identity import idle
@@ -85,22 +84,6 @@ def refuse_idle(runs: Iterable[tuple[Config, Iterable[str]]]) -> None:
         if key not in used:
             word = next(iter(by_reason.values()))
             raise Refused(f"{word}: of no use with {' or '.join(by_reason)}; leave it out")
-
-
-def tell_idle(experiment: str | None, configs: Iterable[Config]) -> None:
-    """Say on stderr the first key of an experiment of the user's own of which no run makes use; shipped ones may have
-    such keys.
-    """
-    file = option(f"experiment/{experiment}") if experiment else None
-    if file is None or file.provider == "main":
-        return
-    values: Any = OmegaConf.to_container(file.config)
-    sweeper = values.pop("hydra", {}).get("sweeper", {})
-    keys = flat(values) | (sweeper.get("params") or {})
-    try:
-        refuse_idle((config, [f"{key}={value}" for key, value in keys.items()]) for config in configs)
-    except Refused as idle_key:
-        print(f"rankwise: experiment={experiment}: {idle_key}", file=sys.stderr)
 
 
 def option(name: str) -> Any:

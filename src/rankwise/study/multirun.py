@@ -22,7 +22,7 @@ from rankwise.forks.preload import HEAVY
 from rankwise.identity import folder, run_id
 from rankwise.study import debug
 from rankwise.study.axes import Row, excluded, paired
-from rankwise.study.compose import Composer, explained, hydra_tree, load, refuse_idle, tell_idle
+from rankwise.study.compose import Composer, explained, hydra_tree, load, refuse_idle
 from rankwise.study.launcher import done, run
 from rankwise.study.outcome import Outcome
 from rankwise.study.tuning import Tuning
@@ -58,7 +58,6 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
     brought = set(sweeper.params or {}) - {word.partition("=")[0] for word in arguments}
     study = compose_study(rows, sweeper.exclude or [], here, brought)
     configs = [config for config, _ in study]
-    tell_idle(choices.get("experiment"), configs)
     tuning = Tuning.of(sweeper.tune) if sweeper.tune else None
     if tuning and not local:
         raise Refused("hydra.sweeper.tune: needs the launcher of this machine, hydra/launcher=local")
