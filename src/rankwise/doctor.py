@@ -15,7 +15,7 @@ import yaml
 
 from rankwise import assets, machine
 from rankwise.check import QUANT_LIBRARIES
-from rankwise.errors import reason
+from rankwise.errors import one_line
 from rankwise.paths import conf_dir
 from rankwise.tracking.provenance import installed
 
@@ -43,7 +43,7 @@ def _safely(probe: Callable[[], Any]) -> Any:
     try:
         return probe()
     except Exception as error:  # a broken installation can fail in any way
-        return {"problem": f"{type(error).__name__}: {reason(error)}"}
+        return {"problem": one_line(error)}
 
 
 def _machine() -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _storage(kind: str | None, double: bool | None) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             return _tried(kind, double)
     except Exception as error:  # what a library does on hardware that it does not know
-        return {"works": False, "why": f"{type(error).__name__}: {reason(error)}"}
+        return {"works": False, "why": one_line(error)}
 
 
 def _tried(kind: str | None, double: bool | None) -> dict[str, Any]:

@@ -50,6 +50,11 @@ def reason(error: BaseException) -> str:
     return line if len(line) <= 200 else line[:199] + "…"
 
 
+def one_line(error: BaseException) -> str:
+    """Its kind, and its ``reason``."""
+    return f"{type(error).__name__}: {reason(error)}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``" (did you mean x?)"`` for the nearest known word, or an empty string."""
     near = difflib.get_close_matches(word[:100], list(known), n=1)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rankwise.errors import reason
+from rankwise.errors import one_line
 from rankwise.tracking import record as records
 from rankwise.tracking.fields import objective
 from rankwise.tracking.journal import Tail
@@ -63,7 +63,7 @@ def main(folder: Path) -> None:
         tell(folder, tracker, record, while_open(sys.stdin.buffer, folder, record.run["attempts"]))
         say(problem=tracker.problem, ended=True)
     except BaseException as error:  # W&B's service can raise anything, when it is killed for one
-        say(problem=f"{type(error).__name__}: {reason(error)}")
+        say(problem=one_line(error))
     os._exit(0)  # W&B would wait for its service, as long as that waits for a server
 
 

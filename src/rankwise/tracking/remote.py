@@ -11,12 +11,12 @@ from typing import Any
 
 import platformdirs
 
-from rankwise.errors import Refused, plural, reason
+from rankwise.errors import Refused, one_line, plural, reason
 from rankwise.tracking import record as records
 from rankwise.tracking.fields import objective
 from rankwise.tracking.journal import read_rows
 from rankwise.tracking.record import Record
-from rankwise.tracking.wandb_run import FILES, PROJECT, WandbRun, is_sent, mode_of, one_line, placed
+from rankwise.tracking.wandb_run import FILES, PROJECT, WandbRun, is_sent, mode_of, placed
 
 PREFIX = "wandb:"
 ANSWER_S = 30  # of one request

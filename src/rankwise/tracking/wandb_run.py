@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from rankwise.errors import reason
+from rankwise.errors import one_line
 from rankwise.metrics import named
 from rankwise.tracking.fields import results, setup
 from rankwise.tracking.record import FINISHED, Record
@@ -240,10 +240,6 @@ def mode_of(wanted: str) -> str:
     if wanted == "offline":
         return wanted
     return "online" if wandb.login(prompt=False, verify=False) else "offline"
-
-
-def one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {reason(error)}"
 
 
 def _unreachable(wandb: Any) -> str | None:
