@@ -33,13 +33,6 @@ class Outcome:
         """Whether it ended badly; a run that another process has did not."""
         return self.status not in (FINISHED, SKIPPED)
 
-    @property
-    def record(self) -> Record | None:
-        """What it left; None where that is nothing, or nothing that can be read."""
-        with contextlib.suppress(Refused):
-            return records.read(self.folder)
-        return None
-
 
 def elsewhere(config: Config, join: Mapping[str, int] | None = None) -> Outcome | None:
     """How a run stands that another process has, or has had since; None where it may be started. ``join``: ``launch``.
@@ -65,7 +58,9 @@ def elsewhere(config: Config, join: Mapping[str, int] | None = None) -> Outcome 
 
 def show_end(shown: progress.Display, config: Config, outcome: Outcome) -> None:
     """Say how a run has ended, with its objective."""
-    objective = outcome.record.objective if outcome.status == FINISHED and outcome.record else None
+    objective = None
+    with contextlib.suppress(Refused):  # a record that cannot be read
+        objective = records.read(outcome.folder).objective if outcome.status == FINISHED else None
     shown_score = "" if objective is None else score(config.objective, objective)
     shown.ended(outcome.folder.name, outcome.status, outcome.seconds, shown_score, outcome.error)
 
