@@ -87,7 +87,7 @@ def _configs(file: SweepFile, typed: list[str], options: argparse.Namespace) -> 
         if key is None or key[0] not in file.parameters:
             raise
         drawn = re.search(r"=\S*\d\.\d\S*: an integer", str(error))
-        whole = "; whole min and max, or q_uniform, draw whole numbers" if drawn else ""
+        whole = "; whole min and max draw whole numbers" if drawn else ""
         raise Refused(f"{file.path}: parameters.{error}{whole}") from None
     configs = [config for config, _ in study]
     check_files(configs)

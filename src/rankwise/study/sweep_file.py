@@ -41,20 +41,14 @@ _ARGUMENTS = "${args_no_hyphens}"  # W&B puts KEY=VALUE of the run's parameters 
 _ELSEWHERE = "rankwise train hydra/sweeper=optuna does, or wandb sweep and wandb agent with this file"
 
 Point = dict[str, Any]
-_DRAWS: dict[str, tuple[tuple[str, ...], Callable[..., float]]] = {  # what a distribution needs, and one draw from it
-    "uniform": (("min", "max"), lambda draw, low, high: draw.uniform(low, high)),
-    "int_uniform": (("min", "max"), lambda draw, low, high: draw.randint(low, high)),
-    "log_uniform": (("min", "max"), lambda draw, low, high: math.exp(draw.uniform(low, high))),
-    "log_uniform_values": (
-        ("min", "max"),
-        lambda draw, low, high: math.exp(draw.uniform(math.log(low), math.log(high))),
-    ),
-    "normal": (("mu", "sigma"), lambda draw, mu, sigma: draw.gauss(mu, sigma)),
-    "log_normal": (("mu", "sigma"), lambda draw, mu, sigma: draw.lognormvariate(mu, sigma)),
+_DRAWS: dict[str, Callable[[random.Random, Any, Any], float]] = {  # one draw between min and max
+    "uniform": lambda draw, low, high: draw.uniform(low, high),
+    "int_uniform": lambda draw, low, high: draw.randint(low, high),
+    "log_uniform": lambda draw, low, high: math.exp(draw.uniform(low, high)),
+    "log_uniform_values": lambda draw, low, high: math.exp(draw.uniform(math.log(low), math.log(high))),
 }
-_DISTRIBUTIONS = ("constant", "categorical", *_DRAWS, *(f"q_{name}" for name in _DRAWS if name != "int_uniform"))
+_DISTRIBUTIONS = ("constant", "categorical", *_DRAWS)
 _MOST = 100_000  # values of an axis of a grid
-_DEFAULTS = {"mu": 0, "sigma": 1, "q": 1}
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ class SweepFile:
             try:
                 point = {key: _drawn(parameter, draw) for key, parameter in self.parameters.items()}
             except OverflowError:
-                raise Refused(f"{self.path}: draws numbers that are too large; narrow min, max or sigma") from None
+                raise Refused(f"{self.path}: draws numbers that are too large; narrow min and max") from None
             points.setdefault(json.dumps(point), point)
             if len(points) == most:
                 break
@@ -168,16 +162,15 @@ def _choices(parameter: dict[str, Any]) -> Iterator[str]:
 def _range(parameter: dict[str, Any], method: object) -> Iterator[str]:
     name = _distribution(parameter)
     if name not in _DISTRIBUTIONS[2:]:
-        yield f".distribution: {name}: one of {', '.join(_DISTRIBUTIONS)}{did_you_mean(name, _DISTRIBUTIONS)}"
+        known = f"one of {', '.join(_DISTRIBUTIONS)}{did_you_mean(name, _DISTRIBUTIONS)}"
+        yield f".distribution: {name}: {known}; wandb sweep and wandb agent with this file draw from others too"
         return
-    for word in (*_DRAWS[name.removeprefix("q_")][0], "q"):
-        value: Any = parameter.get(word, _DEFAULTS.get(word))
+    for word in ("min", "max"):
+        value = parameter.get(word)
         if _is_text_of_number(value):
             yield f".{word}: {value} is text to YAML; write 0.00001 or 1.0e-5"
         elif not _is_number(value) or (name == "int_uniform" and not isinstance(value, int)):
             yield f".{word}: {value}: {'an integer' if name == 'int_uniform' else 'a number'}"
-        elif word in ("q", "sigma") and value <= 0:
-            yield f".{word}: {value}: above 0"
     low, high = parameter.get("min", 0), parameter.get("max", 0)
     logs = name.endswith("values")
     if _is_number(low) and _is_number(high) and (low > high or (logs and low <= 0)):
@@ -216,13 +209,7 @@ def _values(parameter: dict[str, Any]) -> list[Any]:
 def _drawn(parameter: dict[str, Any], draw: random.Random) -> Any:
     if "value" in parameter or "values" in parameter:
         return draw.choices(_values(parameter), parameter.get("probabilities"))[0]
-    name = _distribution(parameter)
-    words, distribution = _DRAWS[name.removeprefix("q_")]
-    value = distribution(draw, *(parameter.get(word, _DEFAULTS.get(word)) for word in words))
-    if name.startswith("q_"):
-        step = parameter.get("q", 1)
-        value = round(value / step) * step
-    return value
+    return _DRAWS[_distribution(parameter)](draw, parameter["min"], parameter["max"])
 
 
 def _is_number(value: Any) -> bool:
