@@ -72,7 +72,7 @@ REFUSED = [
     ),
     ("bench nosuch", ["rankwise: bench: nosuch: one word too many; see rankwise bench --help\n"]),
     ("report --json=3", ["rankwise: report: --json=3: takes no value; see rankwise report --help\n"]),
-    ("plan --gpu t4 debug=fast trainer.device=mps", ["trainer.device=mps: auto or cuda with --gpu\n"]),
+    ("plan --gpu t4 debug=fast trainer.device=cpu", ["trainer.device=cpu: auto or cuda with --gpu\n"]),
     ("train targets=all", ["targets=all", "all_linear"]),
     ("train outputs=\"''\"", ["outputs=''", "a folder"]),
     ("train -m hydra/launcher=joblib", ["hydra/launcher=joblib", "pip install hydra-joblib-launcher"]),
@@ -162,7 +162,7 @@ REFUSED = [
         for command in ("plan", "train", "train --dry-run", "find")
         for given, told in (
             ("trainer.device=cuda", "trainer.device=cuda: no GPU is visible here; use trainer.device=auto"),
-            ("trainer.device=mps", "trainer.device=mps: no Apple GPU is visible here; use trainer.device=auto"),
+            ("trainer.device=mps", "one of auto, cpu, cuda (a Mac computes on its processor, with trainer.device=auto)"),
             ("trainer.devices=4096", "trainer.devices=4096: at most"),
             ("trainer.precision=fp16", "=fp16: fp32, bf16 or auto on a CPU, where fp16 is slower"),
         )

@@ -71,7 +71,7 @@ def test_a_word_of_another_library_is_answered_with_ours(word, ours, capsys):
 
 # An option or a value that is none here, and the end of its one line of refusal.
 FIRST_VALUES = {
-    "trainer.device=TPU": "one of auto, cpu, cuda, mps (no other accelerators are supported)",
+    "trainer.device=TPU": "one of auto, cpu, cuda (no other accelerators are supported)",
     "trainer.devices=auto": "an integer from 1 to 4096 (for all GPUs give their number, which rankwise doctor shows)",
     "trainer.devices=-1": "an integer from 1 to 4096 (for all GPUs give their number, which rankwise doctor shows)",
     "quant=GPTQ": "none (rankwise quantizes the model itself, on loading: quant=nf4 to 4 bits, quant=int8 to 8)",

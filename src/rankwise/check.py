@@ -7,7 +7,6 @@ import math
 import os
 import re
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -73,9 +72,8 @@ def check_planned(config: Config, here: bool = True) -> None:
 def _check_device(trainer: Trainer) -> None:
     """Refuse a device that this machine lacks, more of them than it has, and what it cannot do."""
     device = trainer.device
-    if (device == "cuda" and not machine.gpus()) or (device == "mps" and sys.platform != "darwin"):
-        kind = "Apple GPU" if device == "mps" else "GPU"
-        raise Refused.value("trainer.device", device, f"no {kind} is visible here", "use trainer.device=auto")
+    if device == "cuda" and not machine.gpus():
+        raise Refused.value("trainer.device", device, "no GPU is visible here", "use trainer.device=auto")
     on_cpu = device == "cpu" or (device == "auto" and not machine.gpus())
     if on_cpu and trainer.precision == "fp16":
         raise Refused.value("trainer.precision", "fp16", "fp32, bf16 or auto on a CPU, where fp16 is slower than fp32")

@@ -181,7 +181,7 @@ class Trainer:
     gradient_checkpointing: bool = False  # keep no activations inside blocks: less memory, one more forward
     attention: str = choice("auto", "eager", "sdpa")  # auto: eager on a CPU, where sdpa with dropout is slower
     matmul_precision: str = choice("highest", "high", "medium")  # for fp32 products
-    device: str = choice("auto", "cpu", "cuda", "mps")
+    device: str = choice("auto", "cpu", "cuda")
     threads: int | None = integer(None, 1, 1024)  # of torch; null leaves it to the launcher
     devices: int = integer(1, 1, 4096)  # of one run: GPUs, or processes on a CPU, that share every batch
     strategy: str = choice("ddp", "fsdp2")  # fsdp2: each device has a part of the base, and borrows the others

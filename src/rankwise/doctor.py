@@ -99,8 +99,6 @@ def _devices() -> dict[str, Any]:
             "memory_bytes": properties.total_memory,
             "bf16": has_bf16(torch.device("cuda", index)),
         }
-    if torch.backends.mps.is_available():
-        devices["mps"] = {"bf16": False}
     return devices
 
 

@@ -57,11 +57,12 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "trainer.precision=bf16": "bf16 trainer.precision=bf16-mixed trainer.precision=bfloat16",
     "trainer.precision=fp32": "trainer.precision=32 trainer.precision=32-true trainer.precision=float32",
     "trainer.precision=bf16_true": "trainer.precision=bf16-true",
-    "trainer.device": "accelerator gpu device_map trainer=cpu trainer=gpu trainer=cuda trainer=mps",
+    "trainer.device": "accelerator gpu device_map trainer=cpu trainer=gpu trainer=cuda",
     "trainer.device=cuda": "trainer.device=gpu trainer.device=rocm",
     "nothing: no other accelerators are supported": (
         "trainer.device=tpu trainer.device=xla trainer.device=xpu trainer.device=hpu trainer.device=npu"
     ),
+    "nothing: a Mac computes on its processor, with trainer.device=auto": "trainer.device=mps trainer=mps",
     "nothing: for all GPUs give their number, which rankwise doctor shows": (
         "trainer.devices=auto trainer.devices=-1 trainer.devices=all"
     ),

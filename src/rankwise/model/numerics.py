@@ -52,8 +52,6 @@ def settle(trainer: Trainer) -> Numerics:
     precision = trainer.precision
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "fp32"
-    if precision == "fp16" and device.type == "mps":
-        raise Refused.value("trainer.precision", "fp16", "fp32, bf16 or auto on an Apple GPU")
     attention = None if trainer.attention == "auto" else trainer.attention
     if device.type == "cpu":
         attention = attention or "eager"
@@ -72,6 +70,4 @@ def _device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise Refused.value("trainer.device", "cuda", "torch sees no GPU here", "use trainer.device=auto")
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise Refused.value("trainer.device", "mps", "torch sees no Apple GPU here", "use trainer.device=auto")
     return torch.device(name)

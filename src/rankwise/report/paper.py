@@ -99,8 +99,7 @@ def _hardware(run: Record) -> str:
     gpus = [f"{min(n, devices)} × {name}" for name, n in Counter(hardware.get("gpus") or []).items() if devices]
     threads = at(run, "compute.threads")
     used = f"{plural(threads, 'thread')} per run" if threads else "threads unknown"
-    gpu = f"its GPU ({device})" if device == "mps" else "no GPU"
-    return ", ".join(gpus) if gpus else f"{hardware.get('cpu', 'unknown processor')}, {gpu}, {used}"
+    return ", ".join(gpus) if gpus else f"{hardware.get('cpu', 'unknown processor')}, no GPU, {used}"
 
 
 def _values(report: Report, path: str) -> list[str]:

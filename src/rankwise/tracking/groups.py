@@ -163,7 +163,7 @@ class _NoLatency(TypedDict):
 
 
 class Compute(TypedDict, total=False):
-    device: str  # cpu, cuda, mps
+    device: str  # cpu or cuda
     precision: str  # what auto came to
     threads: Count
     attention: str
