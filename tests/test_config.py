@@ -55,6 +55,24 @@ def test_what_changes_a_result_changes_the_hash(tiny, keys):
     assert run_id(tiny(**keys)) != run_id(tiny())
 
 
+def test_the_seed_of_the_sample_is_of_no_use_where_all_rows_train(tiny):
+    drawn, whole = ([tiny(task__n_train=n, data_seed=seed) for seed in (0, 1)] for n in (64, None))
+    assert len({*map(run_id, drawn)}) == 2 and len({*map(run_id, whole)}) == 1
+    assert canonical(plain(whole[1]))["data_seed"] == 0
+    with pytest.raises(Refused, match=r"^data_seed=1: of no use with task.n_train=null; leave it out$"):
+        refuse_idle([(whole[1], ["data_seed=1"])])
+    refuse_idle([(whole[1], ["data_seed=1"]), (drawn[1], ["data_seed=1"])])
+
+
+def test_the_keys_of_generated_rows_are_in_the_hash_though_nothing_is_written(tiny):
+    def config(**keys: Any) -> Config:
+        return tiny("llama", task="write_json", task__generation__metrics=[], **keys)
+
+    ids = {run_id(config(task__generation__keys=keys)) for keys in (["x"], ["x", "y"])}
+    own = {run_id(config(task__generation__keys=keys, task__path="/p")) for keys in (["x"], ["x", "y"])}
+    assert (len(ids), len(own)) == (2, 1) and "generation" not in canonical(plain(tiny("llama")))["task"]
+
+
 def test_which_label_is_which_class_is_in_the_hash(tiny):
     same = [{1: "a", 2: "b"}, {"1": "a", "2": "b"}]
     other = [{"2": "b", "1": "a"}, {"*": "a"}, {"*": "a", "x*": None}, {"x*": None, "*": "a"}, {"x": "a", 1: "b"}]

@@ -45,6 +45,7 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
     form["method"] = methods.own(form["method"]) | {"name": "lora" if method.is_lora else method.name}
     for key in drop:
         remove(form, key)
+    form.setdefault("data_seed", 0)
     for group, kind in (("method", methods.Method), ("task", Task)):  # a value that means the same as null
         for own in fields(kind):
             if (off := own.metadata.get("off")) is not None and form[group].get(own.name) == off:
@@ -65,7 +66,9 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
     if form["method"].get("alpha") is not None:
         form["method"]["alpha"] = _spelled(form["method"]["alpha"])
     if not (form["task"].get("generation") or {}).get("metrics"):  # what is switched off
-        form["task"].pop("generation", None)
+        keys = (form["task"].pop("generation", None) or {}).get("keys")
+        if keys and form["task"].get("synthetic"):  # of the rows that are generated
+            form["task"]["generation"] = {"keys": keys}
     if (form.get("forgetting") or {}).get("name", "none") == "none":
         form.pop("forgetting", None)
     if not form.get("callbacks"):
@@ -74,10 +77,11 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def idle(values: dict[str, Any]) -> list[str]:
-    """Keys of which a run makes no use, whatever they say, because of its method, optimizer or generated rows."""
+    """Keys of which a run makes no use, whatever they say, because of its method, optimizer or rows."""
     method, task = methods.of(values["method"]["name"]), values["task"]
     keys = [f"method.{name}" for name in values["method"] if name not in method.keys | {"name", "lr"}]
     keys += [] if method.on_targets else ["targets"]
+    keys += ["data_seed"] if task.get("n_train") is None else []
     if values.get("optim", {}).get("name") != "sgd":
         keys.append("optim.momentum")
     if task.get("synthetic") and not (task.get("path") or task.get("package")):

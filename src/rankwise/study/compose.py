@@ -79,7 +79,8 @@ def refuse_idle(runs: Iterable[tuple[Config, Iterable[str]]]) -> None:
                 used.add(key)
             elif value not in ("none", "null", "false"):
                 group = "optim" if mine == ["optim.momentum"] else "task" if key.startswith("task.") else "method"
-                idle_words.setdefault(key, {}).setdefault(f"{group}={getattr(config, group).name}", f"{key}={value}")
+                why = "task.n_train=null" if key == "data_seed" else f"{group}={getattr(config, group).name}"
+                idle_words.setdefault(key, {}).setdefault(why, f"{key}={value}")
     for key, by_reason in idle_words.items():
         if key not in used:
             word = next(iter(by_reason.values()))
