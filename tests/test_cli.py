@@ -151,6 +151,9 @@ REFUSED = [
     ("train model=bert-base-uncased", ["model=bert-base-uncased", "did you mean bert_base?"]),
     ("train task=sst2", ["task=sst2", "(did you mean glue/sst2?)"]),
     ("train trainer.benchmark=true", ["trainer.benchmark: no such key; 'rankwise"]),
+    ("plan debug=fast model=tiny_gpt2 task=synthetic_lm method=head", ["method=head: needs a task head, which a lang"]),
+    ("train debug=fast trainer.max_time=0:0:1:0", ["trainer.max_time=0:0:1:0: days:hours:minutes:seconds, as 00:00"]),
+    ("train debug=fast model=tiny_gpt2 task=reasoning task.path=q.jsonl", ["and neither task.path nor task.package"]),
     ("train method=head targets=qv", ["targets=qv", "method=head"]),
     ("train -m method=probe seed=0,1 trainer.threads=1 quant=nf4", ["quant=nf4: of no use with method=probe"]),
     ("train -m method=tfidf,probe optim.lr=1", ["optim.lr=1: of no use with method=tfidf or method=probe;"]),
@@ -162,7 +165,7 @@ REFUSED = [
         for command in ("plan", "train", "train --dry-run", "find")
         for given, told in (
             ("trainer.device=cuda", "trainer.device=cuda: no GPU is visible here; use trainer.device=auto"),
-            ("trainer.device=mps", "one of auto, cpu, cuda (a Mac computes on its processor, with trainer.device=auto)"),
+            ("trainer.device=mps", "one of auto, cpu, cuda (a Mac computes on its processor, with"),
             ("trainer.devices=4096", "trainer.devices=4096: at most"),
             ("trainer.precision=fp16", "=fp16: fp32, bf16 or auto on a CPU, where fp16 is slower"),
         )

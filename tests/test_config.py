@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -368,6 +369,19 @@ def test_outputs_below_a_file_are_refused(tiny, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(Refused, match=r"^outputs=.*file: .*file is a file, not a folder$"):
         check(tiny(outputs=str(tmp_path / "file")))
+
+
+def test_outputs_below_a_folder_that_one_may_not_enter_are_refused(tiny, tmp_path):
+    (tmp_path / "shut").mkdir(mode=0)
+    own, other = os.getresuid(), 65534
+    os.setresuid(*((other, other, 0) if 0 in own else own))
+    try:
+        with pytest.raises(Refused, match=r"^outputs=.*shut/a/b: /.* cannot be written; give another outputs=FOLDER$"):
+            config = tiny(outputs=str(tmp_path / "shut/a/b"))
+            check(config)
+            check_here(config)
+    finally:
+        os.setresuid(*own)
 
 
 def test_the_width_of_a_local_model_is_read_from_its_config(tiny, tmp_path):

@@ -88,7 +88,7 @@ def _check_outputs(config: Config) -> None:
     wanted = folder(config)
     if str(wanted).startswith("~"):
         raise Refused.value("outputs", config.outputs, "another folder: this user has no home")
-    there = next(path for path in (wanted, *wanted.absolute().parents) if path.exists())
+    there = next(path for path in (wanted, *wanted.absolute().parents) if os.path.exists(path))
     if not os.access(there, os.W_OK | os.X_OK):
         raise Refused.value("outputs", config.outputs, f"{there} cannot be written", "give another outputs=FOLDER")
 
@@ -204,8 +204,9 @@ def _check_task(config: Config) -> None:
     elif task.packing or task.blocks or task.generation.metrics:
         key = f"task.{'packing' if task.packing else 'blocks' if task.blocks else 'generation.metrics'}"
         raise Refused(f"{key}: needs task.kind=causal_lm, a language model that writes; here it is {task.kind}")
-    if task.reasoning and not task.synthetic:
-        raise Refused(f"task.reasoning={task.reasoning}: give task.synthetic=N, the number of its rows")
+    if task.reasoning and (task.path or task.package or not task.synthetic):
+        remedy = "give task.synthetic=N, the number of its rows, and neither task.path nor task.package"
+        raise Refused(f"task.reasoning={task.reasoning}: {remedy}")
 
 
 def _check_encoding(encoding: str | None) -> None:
@@ -251,7 +252,7 @@ def _check_trainer(config: Config) -> None:
     if trainer.devices > 1 and config.quant.kind == "int8_torchao":
         allowed = "1 with quant=int8_torchao, whose weights torch cannot send from one device to another"
         raise Refused.value("trainer.devices", trainer.devices, allowed, "quant=int8, nf4 and bf16 can")
-    if trainer.max_time is not None and not re.fullmatch(r"[0-9]+(:[0-5]?[0-9]){3}", trainer.max_time):
+    if trainer.max_time is not None and not re.fullmatch(r"[0-9]+(:[0-9]{2}){3}", trainer.max_time):
         raise Refused.value("trainer.max_time", trainer.max_time, "days:hours:minutes:seconds, as 00:00:10:00")
 
 
@@ -287,7 +288,7 @@ def _check_names(config: Config) -> None:
         if value is not None and value.strip(".") in ("", "wandb"):
             raise Refused.value(key, repr(value), "a name of its own")
     for parent in folder(config).parents:
-        if parent.exists() and not parent.is_dir():
+        if os.path.exists(parent) and not os.path.isdir(parent):
             raise Refused.value("outputs", config.outputs, f"{parent} is a file, not a folder")
 
 

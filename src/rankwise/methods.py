@@ -266,6 +266,11 @@ def _check_baseline(config: Config) -> None:
         raise Refused(f"method={name}: needs labels, which task.kind=causal_lm has not; use method=few_shot")
 
 
+def _check_head(config: Config) -> None:
+    if config.task.writes:
+        raise Refused("method=head: needs a task head, which a language model of task.kind=causal_lm has not")
+
+
 def _lora(name: str, description: str, key: str = "", holds: Any = None, allowed: str = "") -> Declaration:
     """LoRA or a variant, with what its name promises of a key: ``holds`` is the value or a test of it. A table can then
     not call an arm by what it is not."""
@@ -306,7 +311,7 @@ DECLARED = {declared.name: declared for declared in (
     Declaration("top_layers", "the last blocks (Lee et al. 2019)", "weights", _START | {"layers"}),
     Declaration("did", "all weights in a random subspace (Li et al. 2018)", "subspace", frozenset({"dim"})),
     Declaration("full", "full fine-tuning", "all"),
-    Declaration("head", "the task head alone", "head", _START, changes_matrices=False),
+    Declaration("head", "the task head alone", "head", _START, _check_head, changes_matrices=False),
     Declaration("probe", "a linear model on frozen features", "nothing", check=_check_baseline),
     Declaration("tfidf", "a linear model on TF-IDF weights", "nothing", check=_check_baseline),
     Declaration("few_shot", "the language model as it is, shown examples (Brown et al. 2020)", "nothing",

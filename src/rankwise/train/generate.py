@@ -97,7 +97,7 @@ def questions(config: Config, tokenizer: Any, test: Split) -> tuple[list[Prompt]
                 f"at most {max(0, tokenizer.model_max_length - len(row))}: prompt {number + 1} has {len(row)} tokens, "
                 f"and this model has positions for {tokenizer.model_max_length}",
             )
-    if any(not row for row in ids):
+    if not all(prompt.text and row for prompt, row in zip(asked, ids, strict=True)):
         raise Refused("task.generation: a prompt is empty; only prompts, not plain texts, can be answered")
     return asked, ids
 
