@@ -259,6 +259,8 @@ def predictions_of(record: Record, metric: Metric) -> Predictions:
     name, metric = str(record.run.get("name")), metric.among(_classes(record))
     if not (metric.task or metric.name in METRICS):  # of a group, whose mean may well be near that of all rows
         raise Unreadable(f"predictions do not say which rows {metric.name} is of")
+    if metric.kind == "causal_lm" and at(record, "config.task.kind") in ("classification", "regression"):
+        raise Unreadable(f"predictions of {name} hold no loss of each row")
     file = harness_file(metric.task) if metric.task else FILE
     predictions = read(record.folder, name, metric.columns, file)
     if why := unlike(metric, predictions.columns, (record.scores.get(metric.name) or {}).get("value")):

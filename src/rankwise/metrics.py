@@ -171,16 +171,20 @@ def matthews(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
 
 
 def pearson(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
-    """Weighted product-moment correlation; NaN where a resample is constant."""
+    """Weighted product-moment correlation; NaN where a resample is constant but for rounding."""
     total = weights_bn.sum(1, keepdims=True)
     y = labels_n - labels_n.mean()  # centred first, or the second moments lose their digits
     x = values_rn - values_rn.mean(1, keepdims=True)
     mean_y, mean_x = weights_bn @ y[:, None] / total, weights_bn @ x.T / total
-    var_y = weights_bn @ (y**2)[:, None] / total - mean_y**2
-    var_x = weights_bn @ (x**2).T / total - mean_x**2
+    var_y = _variance(weights_bn @ (y**2)[:, None] / total, mean_y)
+    var_x = _variance(weights_bn @ (x**2).T / total, mean_x)
     cov = weights_bn @ (x * y).T / total - mean_x * mean_y
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return cov / np.sqrt(var_x * var_y)
+    return cov / np.sqrt(var_x * var_y)
+
+
+def _variance(square: Floats, mean: Floats) -> Floats:
+    variance = square - mean**2
+    return np.where(variance > 1e-12 * square, variance, np.nan)
 
 
 def spearman(labels_n: Floats, values_rn: Floats, weights_bn: Floats) -> Floats:
@@ -224,8 +228,9 @@ def bits_per_byte(sizes_n: Floats, nats_rn: Floats, weights_bn: Floats) -> Float
 _FRACTION = Metric("", unit="%", low=0.0, high=1.0, decimals=1)
 _LABELS: dict[str, Any] = {"kind": "classification", "columns": ("label", "prediction"), "constants": most_frequent}
 _CLASS = replace(_FRACTION, **_LABELS)
-_ERROR = Metric("", kind="regression", lower_is_better=True, low=0.0, decimals=None)  # in the labels' unit
-_CORRELATION = Metric("", kind="regression", low=-1.0, high=1.0)
+_VALUES: dict[str, Any] = {"kind": "regression", "columns": ("label", "prediction")}
+_CORRELATION = Metric("", low=-1.0, high=1.0, **_VALUES)
+_ERROR = Metric("", lower_is_better=True, low=0.0, decimals=None, **_VALUES)  # in the labels' unit
 _LOSS = Metric("", kind="causal_lm", unit="nats", lower_is_better=True, low=0.0)
 _TEXT = replace(_FRACTION, kind="text")
 

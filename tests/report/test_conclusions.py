@@ -254,13 +254,14 @@ def test_a_regression_whose_predictions_hardly_vary_is_flagged(tmp_path):
         record = write_run(tmp_path, "lora", 8, seed=seed, task__metric="pearson")
         said = 3.5 + 0.05 * (labels + np.random.default_rng(seed).normal(size=ITEMS)) / np.sqrt(2)
         pq.write_table(
-            pa.table({"item": np.arange(ITEMS), "label": labels, "score": said}), record.folder / "predictions.parquet"
+            pa.table({"item": np.arange(ITEMS), "label": labels, "prediction": said}),
+            record.folder / "predictions.parquet",
         )
         record.metrics["test"] = {"pearson": {"value": float(np.corrcoef(labels, said)[0, 1]), "se": 0.01, "n": ITEMS}}
         record.write()
     assert "predictions hardly vary (standard deviation 0.0" in " ".join(build([tmp_path]).arms[0].flags)
     path = record.folder / "predictions.parquet"
-    pq.write_table(pa.table({"item": np.arange(ITEMS), "label": labels, "score": labels / 2}), path)
+    pq.write_table(pa.table({"item": np.arange(ITEMS), "label": labels, "prediction": labels / 2}), path)
     assert "predictions of 1/2 hardly vary (standard deviation 0.0" in " ".join(build([tmp_path]).arms[0].flags)
 
 

@@ -13,16 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_study import printed, write_run, write_study
 
+from rankwise.compare import predictions_of
 from rankwise.config import Config, Model, Optim, Quant, Targets, Task
 from rankwise.errors import Refused
 from rankwise.identity import labels
 from rankwise.methods import Method
+from rankwise.metrics import named
 from rankwise.report import plots
 from rankwise.report.costs import pareto
 from rankwise.report.export import json_parts
 from rankwise.report.page import html
 from rankwise.report.report import build
 from rankwise.tasks.scores import ValueScorer
+from rankwise.tracking.predictions import Unreadable
 from rankwise.tracking.record import read as read_record
 
 
@@ -225,10 +228,10 @@ def test_regression_is_compared_by_correlation_or_error_and_shown_without_percen
         for method, rank, signal in (("full", None, 1), ("lora", 8, 1), ("head", None, 0)):
             record = write_run(tmp_path, method, rank, seed=seed, task__metric=metric, objective=0.9)
             noise = np.random.default_rng([seed, rank or 0, 5]).normal(size=2_000)
-            columns = {"item": np.arange(2_000), "label": labels, "score": signal * labels + 0.3 * noise}
+            columns = {"item": np.arange(2_000), "label": labels, "prediction": signal * labels + 0.3 * noise}
             columns["label"] = labels if method == "head" else labels.astype(np.float32)  # as a baseline, and a network
             pq.write_table(pa.table(columns), record.folder / "predictions.parquet")
-            record.metrics["test"] = ValueScorer().scores(columns["score"], labels)
+            record.metrics["test"] = ValueScorer().scores(columns["prediction"], labels)
             record.write()
     report = build([tmp_path])
     assert report.comparison(report.arms[0]).verdict == "same"
@@ -240,6 +243,9 @@ def test_regression_is_compared_by_correlation_or_error_and_shown_without_percen
     row = next(csv.DictReader(io.StringIO(report.to_csv())))
     assert row["metric"] == metric and float(row[f"{other}_mean"]) == report.arms[0].scores[other].mean
     report.write(tmp_path / "out")
+    record.config["task"]["kind"] = "regression"
+    with pytest.raises(Unreadable, match=r"^predictions of .* hold no loss of each row$"):
+        predictions_of(record, named("loss"))
 
 
 def test_a_folder_that_cannot_be_written_is_refused_in_one_line(tmp_path):

@@ -59,6 +59,12 @@ def test_metric_under_counts_equals_the_metric_of_the_resampled_items(metric):
         assert found[b, r] == pytest.approx(DIRECT[metric](labels[chosen], values[r, chosen]))
 
 
+def test_a_resample_that_is_constant_but_for_rounding_has_no_correlation():
+    labels, counts = np.array([0.1, 0.1, 0.1, 0.7, 0.8]), np.array([[2.0, 2, 1, 0, 0], [1, 1, 1, 1, 1]])
+    found = METRICS["pearson"].weighted(labels, np.array([[1.0, 2, 3, 4, 5], [5, 5, 5, 6, 7]]), counts)
+    assert np.isnan(found).tolist() == [[True, True], [False, False]]
+
+
 @pytest.mark.parametrize("metric", ["f1", "matthews"])
 def test_two_classes_are_scored_as_scikit_learn_does_also_where_one_never_occurs(metric):
     rng = np.random.default_rng(1)

@@ -13,9 +13,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from rankwise.compare import unlike
 from rankwise.config import Config, plain
 from rankwise.errors import Refused
 from rankwise.identity import folder, run_id
+from rankwise.metrics import named
 from rankwise.tracking import predictions, provenance
 from rankwise.tracking.lease import is_live, owned
 from rankwise.tracking.record import Record, begin, find, read, revise, write_atomically
@@ -238,6 +240,10 @@ def test_predictions_keep_their_kinds(tmp_path):
     }
     assert table["item"].to_pylist() == [4, 2, 9] and table["score"].to_pylist() == pytest.approx(scores.tolist())
     assert [path.name for path in tmp_path.iterdir()] == [predictions.FILE]
+    dates = np.array([1.7e9, 1.7e9 + 100, 1.7e9 + 200])
+    predictions.write(tmp_path, np.arange(3), {"label": dates, "prediction": dates + 21.1, "score": dates + 21.1})
+    mae = named("mae")
+    assert unlike(mae, predictions.read(tmp_path, "a", mae.columns).columns, 21.1) is None
 
 
 @pytest.fixture
