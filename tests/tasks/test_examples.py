@@ -11,9 +11,12 @@ import test_tables
 from test_tables import content, places, records
 
 from rankwise.assets import resolve
+from rankwise.config import Task
 from rankwise.errors import Refused
 from rankwise.study.compose import composed
 from rankwise.tasks.data import Data, load
+from rankwise.tasks.examples import examples
+from rankwise.tasks.tables import Table
 
 PARTS = ("train", "validation", "test")
 PROMPTS = [f"the {i}th sea is as deep as" for i in range(100)]
@@ -109,6 +112,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no message": ({"m": []}, {"messages": "m"}, "must end with a reply"),
     "a reply to nobody": ({"m": talk("Hi", "So")[1:]}, {"messages": "m"}, "needs a message of the user before the"),
     "another role": ({"m": [{"role": "bot", "content": "Hi"}]}, {"messages": "m"}, "whose roles are system, dev"),
+    "a list for a sender": ({"m": [{"from": ["x"], "value": "y"}]}, {"messages": "m"}, "not a list of {role, content}"),
     "no content": ({"m": [{"role": "user"}]}, {"messages": "m"}, "not a list of {role, content}"),
     "broken JSON": ({"m": "[{"}, {"messages": "m"}, r"line 2 holds '\[\{', not a list of messages in JSON"),
     "an empty completion": ({"p": "x", "c": ""}, {"prompt": "p", "completion": "c"}, "=c: .* line 2 holds '', no text"),
@@ -281,6 +285,14 @@ def test_reasoning_tasks_are_made_of_questions_and_answers():
     data = shipped("reasoning", synthetic=60)
     pairs = [pair for part in said(data) for pair in part]
     assert len(pairs) == 60 and all("leg" in question and answer.isdecimal() for question, answer in pairs)
+
+
+def test_an_empty_answer_does_not_move_those_behind_it_where_a_scorer_goes_by_rows():
+    rows = [(f"row {i}", {"prompt": "x", "completion": text}) for i, text in enumerate(("a", "", "b"))]
+    task = Task("t", kind="causal_lm", prompt="prompt", completion="completion", skip_empty=True)
+    for name, items in (("leg_counting", [0, 2]), (None, [0, 1])):
+        found = examples(replace(task, reasoning=name), [Table("t", lambda: iter(rows))])
+        assert [example.item for example in found if example] == items
 
 
 def test_conversations_of_other_layouts_are_the_same(tmp_path):

@@ -194,6 +194,9 @@ def test_numbers_with_commas_are_read_where_that_is_said(tmp_path):
     assert set(zip(data.test.texts, data.test.labels.tolist(), strict=True)) <= {(t, values[y]) for t, y in rows}
     with pytest.raises(Refused, match=r"""line 2 holds '0,5', not a number; 'task.decimal=","' reads commas"""):
         read(path, delimiter=";", kind="regression")
+    path.write_text("text;label\nx;1,017\n")
+    with pytest.raises(Refused, match=r"line 2 holds '1,017', not a number$"):
+        read(path, delimiter=";", kind="regression")
     path.write_text("text;label\nx;1.5\n")
     with pytest.raises(Refused, match=r"line 2 holds '1.5', not a number$"):
         read(path, delimiter=";", kind="regression", decimal=",")
@@ -220,6 +223,13 @@ def test_a_folder_that_datasets_saved_is_read(tmp_path):
     assert [len(part) for part in texts(data)] == [120, 30, 50]
     datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "one"))
     assert content(read(tmp_path / "one")) == content(plain(tmp_path))
+    (tmp_path / "files").mkdir()
+    write(tmp_path / "files", "csv", ROWS, "train")
+    sources = [("set", "files"), ("files/train.csv", "files"), ("files/train.csv", "splits")]
+    for name, key in [*sources, ("files", "splits")]:
+        of = "a folder of files" if key == "files" else "a hub id"
+        with pytest.raises(Refused, match=rf"^task.{key}={{'train': 'train'}}: null here: it names parts of {of}"):
+            read(tmp_path / name, **{key: {"train": "train"}})
 
 
 @pytest.mark.parametrize(("name", "part"), [("val", 1), ("dev", 1), ("valid", 1), ("testing", 2)])
@@ -263,6 +273,9 @@ def test_folders_named_as_classes_are_read(tmp_path, parts):
         (tmp_path / part / "urls_pos.txt").write_text("not data")
     (tmp_path / parts[0] / "unsup").mkdir()
     (tmp_path / parts[0] / "unsup/0.txt").write_text("without a label")
+    for part in (tmp_path, *(tmp_path / part for part in parts)):
+        (part / ".ipynb_checkpoints").mkdir(exist_ok=True)
+        (part / ".ipynb_checkpoints/0.txt").write_text("hidden")
     data = read(tmp_path)
     assert [note.endswith("unsup is not read: texts without a label") for note in data.notes] == [True]
     assert data.classes == ["neg", "pos"] and (parts == ("",) or len(data.test) == len(ROWS))

@@ -19,6 +19,7 @@ Messages = list[dict[str, Any]]
 
 _FIELD = re.compile(r"{([^{}]+)}")
 _COMMA = re.compile(r"[+-]?(?:\d{1,3}(?:\.\d{3})+|\d+)(?:,\d+)?(?:[eE][+-]?\d+)?")  # 1.234,5
+_THOUSANDS = re.compile(r".*,\d{3}")  # 1,017 may be a thousand and seventeen
 _WHOLE = re.compile(r"\+?(-?(?:0|[1-9]\d*))(?:\.0+)?")
 _MOST = 1e30  # what is far below the square root of the largest float may be squared and summed up
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -143,7 +144,7 @@ class Cell:
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not abs(number) < _MOST:
-            commas = decimal == "." and "," in text and _COMMA.fullmatch(text)
+            commas = decimal == "." and "," in text and _COMMA.fullmatch(text) and not _THOUSANDS.fullmatch(text)
             remedy = """; 'task.decimal=","' reads commas""" if commas else ""
             remedy = "; take the percent signs off" if text.endswith("%") else remedy
             raise self.refused(f"not a number{remedy}")
@@ -162,7 +163,8 @@ def class_name(value: object) -> str:
 def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
     """The examples of all tables in order, one at a time; None for a row that is left out: by its format, or empty.
 
-    An example's item is its place among all examples, those near zero that ``min_abs_label`` drops included.
+    An example's item is its place among all examples, those near zero that ``min_abs_label`` drops included; rows that
+    are left out are none, but of ``reasoning``, whose scorer goes by the numbers of rows.
     Raises Refused for a cell that does not fit, naming file, line and column, for a header that comes again, and for a
     table without rows.
     """
@@ -186,7 +188,7 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
             except Empty:
                 if not task.skip_empty:
                     raise
-                made = None
+                made, item = None, item + bool(task.reasoning)
             if made is None:
                 yield None
                 continue
@@ -318,7 +320,7 @@ def _message(message: object) -> dict[str, Any] | None:
     known = {key: value for key, value in message.items() if value is not None}  # Parquet fills what a message lacks
     if "role" not in known and "from" in known:
         sender = known.pop("from")
-        known = {"role": _SHAREGPT.get(sender, sender), "content": known.pop("value", None)} | known
+        known = {"role": _SHAREGPT.get(str(sender), sender), "content": known.pop("value", None)} | known
     content = known.get("content", "" if any(key in known for key in _CALLS) else None)
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         content = "".join(str(part.get("text", "")) for part in content)

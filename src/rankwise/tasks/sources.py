@@ -30,6 +30,7 @@ def open_tables(task: Task, asset: Asset) -> tuple[list[Table], list[str]]:
     is to be said of them: which names were taken for which part, what was passed over, an encoding that was guessed.
     """
     if asset.hub_id:
+        _refuse_parts(task, "files")
         return _hub(task, asset.hub_id)
     if asset.path is None:
         return [_generated(task)], []
@@ -38,10 +39,13 @@ def open_tables(task: Task, asset: Asset) -> tuple[list[Table], list[str]]:
     while not task.files and where.is_dir() and (inside := _only_folder(where)):
         where = inside
     if where.is_file():
+        _refuse_parts(task, "files", "splits")
         files = {"train": [where]}
     elif any((where / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
+        _refuse_parts(task, "files")
         return _saved(task, where)
     else:
+        _refuse_parts(task, *["splits"] * (task.format != "glue"))
         files = _files(where, task, notes)
     paths = [(path, part) for part in PARTS for path in files.get(part, [])]
     for path, part in paths:
@@ -61,6 +65,14 @@ def open_tables(task: Task, asset: Asset) -> tuple[list[Table], list[str]]:
     return opened, notes + [
         f"{table.name} is read as {table.encoding}; if that is wrong, set task.encoding" for table in guessed
     ]
+
+
+def _refuse_parts(task: Task, *keys: str) -> None:
+    """Refuse the names of parts that this source does not have."""
+    of = {"files": "a folder of files", "splits": "a hub id, of save_to_disk's folder and of task.split's column"}
+    for key in keys:
+        if getattr(task, key) and not (key == "splits" and task.split):
+            raise Refused.value(f"task.{key}", getattr(task, key), f"null here: it names parts of {of[key]}")
 
 
 def _only_folder(folder: Path) -> Path | None:
@@ -121,12 +133,13 @@ def _files(folder: Path, task: Task, notes: list[str]) -> dict[str, list[Path]]:
     if not any(PART_NAMES.get(_bare(path.name).lower()) for path in paths):
         inside = sorted(path for path in folder.iterdir() if path.is_dir())
         parts = {path: PART_NAMES[path.name.lower()] for path in inside if path.name.lower() in PART_NAMES}
-        if any(any(part.glob("*/*")) for part in parts):
+        files = tables.class_files(folder)
+        if any(map(tables.class_files, parts)):
             paths = [*parts]
         elif rows := [path for part in parts for path in sorted(part.iterdir()) if tables.suffix(path) in _ROWS]:
             return {part: [path for path in rows if parts[path.parent] == part] for part in parts.values()}
-        elif len(full := [path for path in inside if any(map(Path.is_file, path.iterdir()))]) > 1:
-            if one := next((path for path in full for file in path.iterdir() if tables.suffix(file) in _ROWS), None):
+        elif len({file.parent for file in files}) > 1:
+            if one := next((file.parent for file in files if tables.suffix(file) in _ROWS), None):
                 raise Refused.value(
                     "task.path", folder, "several data sets, in a folder each", f"task.path={one} is one"
                 )

@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from rankwise.config import TABS, Task
 from rankwise.errors import Refused
+from rankwise.files import shown
 from rankwise.tasks import hints
 
 Row = tuple[str, dict[str, Any] | None]  # its place, as "line 7", and its cells; None where its format leaves it out
@@ -277,10 +278,14 @@ def class_names(path: Path) -> dict[str, list[str]]:
 
 def class_folders(folder: Path, encoding: str | None) -> Iterator[Row]:
     """The files of folders that are named as classes: column ``label`` is the folder's name, ``text`` a whole file."""
-    for path in sorted(folder.glob("*/*")):
-        if path.is_file() and not path.name.startswith(".") and path.parent.name not in UNLABELLED:
-            text = "".join(lines(path, encoding_of(path, encoding)))
-            yield f"file {path.relative_to(folder)}", {"text": text, "label": path.parent.name}
+    for path in class_files(folder):
+        text = "".join(lines(path, encoding_of(path, encoding)))
+        yield f"file {path.relative_to(folder)}", {"text": text, "label": path.parent.name}
+
+
+def class_files(folder: Path) -> list[Path]:
+    """The files in the folders of a folder that may each be a class."""
+    return [path for path in shown(folder) if path.parent.parent == folder and path.parent.name not in UNLABELLED]
 
 
 def _numbered(unit: str, rows: Any) -> Iterator[tuple[str, Any]]:
