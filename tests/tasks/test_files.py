@@ -80,10 +80,7 @@ FORMS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
     "an array": ("a.json", json.dumps(OBJECTS).encode(), {}),
     "an array on many lines": ("a.json", json.dumps(OBJECTS, indent=2).encode(), {}),
     "an object around a list": ("a.json", json.dumps({"version": 1, "data": OBJECTS}, indent=1).encode(), {}),
-    "an object of columns": ("a.json", FRAME.to_json(orient="columns").encode(), {}),
     "an object of lists": ("a.json", json.dumps(FRAME.to_dict("list")).encode(), {}),
-    "objects by number": ("a.json", FRAME.to_json(orient="index").encode(), {}),
-    "columns and data": ("a.json", FRAME.to_json(orient="split").encode(), {}),
 }
 
 

@@ -77,6 +77,8 @@ CAUSES: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
     "CSV as JSON": ("a.json", b"text,label\nx,1\n", {}, "a.json line 1 column 1: not JSON .*; of CSV, give task.fo"),
     "CSV as Parquet": ("a.parquet", b"text,label\nx,1\n", {}, "not a Parquet file.*; of a text file, give task.form"),
     "parts in one file": ("a.json", b'{"train": [{"a": 1}], "test": [{"a": 1}]}', {}, "save each list of rows in a f"),
+    "columns of pandas": ("a.json", b'{"text": {"0": "a", "1": "b"}, "label": {"0": 1}}', {}, "with orient='records'$"),
+    "a split of pandas": ("a.json", b'{"columns": ["text"], "data": 5}', {}, "1 has the columns columns, data; "),
     "a list without names": ("a.json", b'[["x", 1]]', {}, r"entry 1: not a JSON object, but list; 'task.columns=\["),
     "an object inside": ("a.jsonl", b'{"text": "x", "in": {"label": 1}}\n' * 2, {}, "task.label=in.label reads what i"),
     "lists inside": ("a.json", b'[{"doc": {"a": [{"label": 1}]}, "text": "x"}]', {}, "l=doc.a.0.label reads what is i"),

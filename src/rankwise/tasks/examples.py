@@ -109,9 +109,10 @@ class Cell:
         """As it stands. Raises Refused where it is no text, or has none and ``empty`` does not allow that."""
         value = self.value
         if isinstance(value, (bool, list, dict, bytes)) or value in (math.inf, -math.inf):
-            is_talk = any(key in str(value) for key in ("'role'", "'from'"))
-            messages = f"; a conversation is task=chat task.messages={self.column}" if is_talk else ""
-            raise self.refused(f"not a text{messages}")
+            hint = "; to_json of pandas writes rows with orient='records'" if str(value).startswith("{'0':") else ""
+            if any(key in str(value) for key in ("'role'", "'from'")):
+                hint = f"; a conversation is task=chat task.messages={self.column}"
+            raise self.refused(f"not a text{hint}")
         text = "" if self.missing else str(value)
         if not (empty or text.strip()):
             raise self.empty("no text")

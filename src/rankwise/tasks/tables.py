@@ -204,18 +204,10 @@ def _records(value: Any, task: Task) -> Any:
         return value if isinstance(value, list) else [value]
     asked = {task.label, task.text, task.prompt, task.completion, task.messages, task.pair} & value.keys()
     inner = list(value.values())
-    if {"columns", "data"} <= value.keys():  # pandas: orient="split"
-        return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]]
-    if inner and all(isinstance(column, dict) for column in inner):  # pandas: orient="columns", or rows by an id
-        return _transposed(value, list(inner[0])) if asked else inner
     if len(asked) > 1 and all(isinstance(column, list) and len(column) == len(inner[0]) for column in inner):
-        return _transposed(value, list(range(len(inner[0]))))
+        return [dict(zip(value, row, strict=True)) for row in zip(*inner, strict=True)]
     lists = [rows for rows in inner if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
     return lists[0] if len(lists) == 1 and not asked else value
-
-
-def _transposed(columns: dict[str, Any], keys: list[Any]) -> list[dict[str, Any]]:
-    return [{name: column[key] for name, column in columns.items()} for key in keys]
 
 
 def read_json(path: Path, encoding: str) -> Any:
