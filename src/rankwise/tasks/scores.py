@@ -3,7 +3,7 @@
 import functools
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,18 +29,9 @@ class Scorer:
 
     outputs: int = 1  # logits of a row
     labels: ClassVar[torch.dtype] = torch.long  # of a batch
-
-    def losses(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
-        """The loss of each item (B,), in fp32."""
-        raise NotImplementedError
-
-    def predict(self, logits_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prediction (class or value) and score (probability of the last class, or the value), each (B,)."""
-        raise NotImplementedError
-
-    def scores(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Score]:
-        """Each metric as {value, se, n}."""
-        raise NotImplementedError
+    losses: ClassVar[Any]  # logits, labels → the loss of each item (B,), in fp32
+    predict: ClassVar[Any]  # logits → class or value, and probability of the last class or the value, each (B,)
+    scores: ClassVar[Any]  # predictions, labels → each metric as {value, se, n}
 
     def columns(self, logits_BC: torch.Tensor, losses_B: torch.Tensor, batch: Columns) -> Columns:
         """What is kept of each row (B,): row, loss, prediction, score and label."""
@@ -54,7 +45,8 @@ class Scorer:
 
     def of_rows(self, columns: dict[str, np.ndarray]) -> dict[str, Score]:
         """Each metric of rows whose loss need not be known."""
-        return self.scores(columns["prediction"], columns["label"])
+        scores: dict[str, Score] = self.scores(columns["prediction"], columns["label"])
+        return scores
 
 
 def _cross_entropy(logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
