@@ -14,7 +14,7 @@ from rankwise.config import Model, Task
 from rankwise.errors import Refused, reason
 from rankwise.files import shown
 
-__all__ = ["Asset", "cache_dir", "cached", "cached_package", "fetch", "fetch_package", "file_digest", "fill_once"]
+__all__ = ["Asset", "cache_dir", "cached", "fetch", "fetch_package", "file_digest", "fill_once"]
 __all__ += ["is_whole", "resolve", "unpacked"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")

@@ -271,7 +271,7 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
 def _refuse_fetch(group: str, source: Any, words: Collection[str], path: Path) -> None:
     """Raise Refused for a package of somebody else's that would be fetched, unless a word of the line names it."""
     package, key = source.package, f"{group}.package.name"
-    if package is None or source.path or assets.cached_package(package) or f"{key}={package.name}" in words:
+    if package is None or source.path or assets.cached(source) or f"{key}={package.name}" in words:
         return
     if not any(package.sha256 in file.read_text(encoding="utf-8") for file in (conf_dir() / group).rglob("*.yaml")):
         what = f"fetches {package.name} {package.version}, which is none of rankwise's"

@@ -268,7 +268,7 @@ def _generated(task: Task) -> Table:
     if task.reasoning:
         from rankwise.tasks.text import reasoning
 
-        rows = list(reasoning.rows(task.reasoning, size, seed=0))
+        rows = list(reasoning.rows(task.reasoning, size))
     elif task.writes and task.generation.keys:
         rows = list(objects(size, task.generation.keys))
     else:

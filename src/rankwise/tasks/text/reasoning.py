@@ -17,24 +17,24 @@ _UNSTABLE = (
 )
 
 
-def rows(name: str, size: int, seed: int = 0) -> list[dict[str, str]]:
-    """``size`` rows {question, answer} of the data set ``name``: the same for the same seed.
+def rows(name: str, size: int) -> list[dict[str, str]]:
+    """``size`` rows {question, answer} of the data set ``name``, always the same.
 
     Raises Refused for an unknown name, for data that are not the same in every process or have no written answers,
     and where reasoning-gym is not installed.
     """
-    _, entries = _generated(name, size, seed)
+    _, entries = _generated(name, size)
     if any(entry["answer"] is None for entry in entries):  # there are some that only a simulator can judge
         raise Refused.value("task.reasoning", name, "has no answers to learn from", "choose another data set")
     return [{"question": str(entry["question"]), "answer": str(entry["answer"])} for entry in entries]
 
 
-def scores(name: str, size: int, answers_by_item: Mapping[int, str], seed: int = 0) -> np.ndarray:
+def scores(name: str, size: int, answers_by_item: Mapping[int, str]) -> np.ndarray:
     """What the data set gives for each answer (0–1), in the order of the mapping, whose keys are row numbers.
 
     Raises Refused as ``rows``, but for the written answers.
     """
-    data, entries = _generated(name, size, seed)
+    data, entries = _generated(name, size)
     return np.array([_score(data, text, entries[item]) for item, text in answers_by_item.items()])
 
 
@@ -45,7 +45,7 @@ def _score(data: Any, text: str, entry: dict[str, Any]) -> float:
         return 0.0
 
 
-def _generated(name: str, size: int, seed: int) -> tuple[Any, list[dict[str, Any]]]:
+def _generated(name: str, size: int) -> tuple[Any, list[dict[str, Any]]]:
     """The data set and its rows, made in order, since some draw from the global generators."""
     try:
         with warnings.catch_warnings():
@@ -64,10 +64,10 @@ def _generated(name: str, size: int, seed: int) -> tuple[Any, list[dict[str, Any
     from lightning.pytorch.utilities.seed import isolate_rng
 
     with isolate_rng(include_cuda=False):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
+        random.seed(0)
+        np.random.seed(0)
         try:
-            data = gym.create_dataset(name, size=size, seed=seed)
+            data = gym.create_dataset(name, size=size, seed=0)
             return data, [data[item] for item in range(size)]
         except (AssertionError, TypeError, ValueError) as error:
             raise Refused.value("task.reasoning", name, f"cannot be made with its defaults ({error})") from error
