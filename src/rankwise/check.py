@@ -340,6 +340,13 @@ def check_lengths(config: Config, longest: int | None) -> None:
             raise Refused.value("tracking.latency", shape, allowed)
 
 
+def check_length(max_length: int, positions: int | None) -> None:
+    """Refuse longer texts than a model has positions for."""
+    if positions and max_length > positions:
+        allowed = f"at most {positions}, the longest sequence that this model has positions for"
+        raise Refused.value("task.max_length", max_length, allowed)
+
+
 def _check_mapping(key: str, value: Any, example: str) -> None:
     if value is not None and not (isinstance(value, dict) and all(isinstance(name, str) for name in value)):
         raise Refused.value(key, value, f"a mapping such as {example}, or null")

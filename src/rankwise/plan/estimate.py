@@ -13,6 +13,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from transformers import AutoTokenizer
 
 from rankwise import assets, methods
+from rankwise.check import check_length
 from rankwise.config import Config
 from rankwise.errors import Refused, plural
 from rankwise.identity import labels, run_id
@@ -196,9 +197,7 @@ def _is_here(config: Config) -> bool:
 def _length(config: Config, base: Any) -> int:
     """The longest a batch can be: what the task cuts at, or the model's positions."""
     positions = getattr(base, "max_position_embeddings", None) or getattr(base, "n_positions", None)
-    if positions and config.task.max_length > positions:
-        longest = "the longest sequence that this model has positions for"
-        raise Refused.value("task.max_length", config.task.max_length, f"at most {positions}, {longest}")
+    check_length(config.task.max_length, positions)
     return config.task.max_length
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from rankwise.check import check_length
 from rankwise.config import Config
-from rankwise.errors import Refused
 from rankwise.measure.shape import Shape
 from rankwise.tasks.data import Data, Split
 from rankwise.tasks.language import CollateText, EncodedText, Packed, in_blocks
@@ -23,9 +23,7 @@ class Encoded(Dataset[dict[str, Any]]):
     def __init__(
         self, texts: list[str], labels: np.ndarray, tokenizer: Any, max_length: int, pairs: list[str] | None = None
     ):
-        if max_length > tokenizer.model_max_length:
-            allowed = f"at most {tokenizer.model_max_length}, the longest sequence that this model has positions for"
-            raise Refused.value("task.max_length", max_length, allowed)
+        check_length(max_length, tokenizer.model_max_length)
         encoded = tokenizer(texts, pairs, truncation=True, max_length=max_length, add_special_tokens=True)
         names = ("input_ids", "attention_mask", "token_type_ids")
         self.columns = {key: values for key, values in encoded.items() if key in names}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from rankwise.check import check_length
 from rankwise.errors import Refused, reason
 from rankwise.measure.shape import Shape
 from rankwise.tasks.data import Data, Split
@@ -93,9 +94,7 @@ class EncodedText(Dataset[Row]):
 
     def __init__(self, split: Split, tokenizer: Any, max_length: int, part: str, last: bool = False):
         limit = tokenizer.model_max_length
-        if max_length > limit:
-            allowed = f"at most {limit}, the longest sequence that this model has positions for"
-            raise Refused.value("task.max_length", max_length, allowed)
+        check_length(max_length, limit)
         self.ids: list[list[int]] = []
         self.learned: list[np.ndarray] = []
         sizes: list[int] = []
