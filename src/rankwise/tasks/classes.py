@@ -17,7 +17,6 @@ from rankwise.tasks.splits import PARTS, TEST, TRAIN, VALIDATION
 
 _SHOWN = 8  # classes in a message
 _FEW = 2  # rows of a class that is hardly one
-_SEVERAL = re.compile(r"\s*[,;|]\s*")
 _FRACTION = re.compile(r"[+-]?\d*\.\d+")
 _NUMBER = re.compile(r"-?\d+")
 MISSING = ("nan", "none", "null", "na", "n/a", "<na>", "-", "?", r"\n")  # what programs write for what is missing
@@ -159,7 +158,7 @@ def _unknown(label: Label, why: str) -> Refused:
 
 
 def _notes(task: Task, used: list[Label], sizes: Counter[str]) -> list[str]:
-    """Labels that hardly are classes: of one or two rows, several in one, or another's but for case and blanks."""
+    """Labels that hardly are classes: of one or two rows, or another's but for case and blanks."""
     names, notes = [label.name for label in used], []
     if few := [f"{name!r} ({size})" for name, size in sizes.items() if size <= _FEW]:
         notes.append(f"classes of one or two rows: {', '.join(few[:5])}")
@@ -177,11 +176,6 @@ def _unnamed(names: list[str]) -> Iterator[str]:
         mapped = ", ".join(f"{name}: {'null' if name in missing else name}" for name in names[:_SHOWN])
         remedy = f"'task.labels={{{mapped}{', …' if len(names) > _SHOWN else ''}}}' leaves its rows out"
         yield f"{', '.join(map(repr, missing))} is a class; if it says that a label is missing, {remedy}"
-    if {"true", "false"} & {*names} and {"0", "1"} & {*names}:
-        yield "true or false stands beside 0 or 1, as a class of its own; 'task.labels={true: 1, false: 0, …}' joins"
-    joined = [repr(name) for name in names if _SEVERAL.search(name) and {*_SEVERAL.split(name)} & {*names}]
-    if joined:
-        yield f"{', '.join(joined[:5])} seem to be several labels in one; each such text is a class of its own"
     spelled: dict[str, list[str]] = {}
     for name in names:
         spelled.setdefault(_fold(name), []).append(name)

@@ -15,19 +15,14 @@ _KINDS = (  # what the first bytes of a file say that it is, and what to do
     (b"\x28\xb5\x2f\xfd", "packed by zstd: unpack it, or pack it by gzip"),
     (b"\xd0\xcf\x11\xe0", "an old spreadsheet: save it as CSV"),
     (b"PAR1", "Parquet: task.format=parquet reads it"),
-    (b"ARROW1", "Arrow: save it as Parquet, or give the folder of save_to_disk"),
-    (b"SQLite", "a data base: save the table as CSV"),
-    (b"\x80", "perhaps a pickle, which is never opened: save it as Parquet or CSV"),
 )
 _WORDS = r"-DOCSTART-|# (sent_id|newdoc|text =|global)|(\S+[ \t])+[BIO](-\w+)?\s*$"  # CoNLL: a label for each word
 _FORMS = (  # what the first line of a text file says that it is, and what to do
     (r"version https://git-lfs", "the file is a pointer of git LFS: git lfs pull fetches the data"),
     (r"\s*<[?!\w]", "it is XML or HTML: save its rows as CSV or JSON"),
     (r"\s*[{[]", "it looks like JSON: task.format=jsonl reads it"),
-    (r"@relation\b", "it is ARFF: save its rows as CSV"),
     (_WORDS, "it has a label for each word, as CoNLL files; rankwise learns labels of whole texts"),
     (r"#", "a remark stands above the header: take it out"),
-    (r".*\S {3,}\S", "columns of a fixed width: save the rows as CSV"),
 )
 _TEMPLATE = "task=prompts 'task.template=\"{}\"' task.completion={}"
 _LAYOUTS = (  # the columns of a layout that is known, and the options that read it
@@ -43,8 +38,6 @@ _LAYOUTS = (  # the columns of a layout that is known, and the options that read
     ({"prompt", "chosen"}, "task=prompts task.completion=chosen"),
     ({"prompt", "completion"}, "task=prompts"),
     ({"chosen", "rejected"}, "task=prompts task.prompt=null task.completion=chosen"),
-    ({"data", "annotations"}, "task.text=data.text task.label=annotations.0.result.0.value.choices.0"),
-    ({"text", "options", "accept"}, "task.label=accept.0"),
 )
 
 
