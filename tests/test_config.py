@@ -384,6 +384,14 @@ def test_outputs_below_a_folder_that_one_may_not_enter_are_refused(tiny, tmp_pat
         os.setresuid(*own)
 
 
+def test_outputs_among_the_data_are_refused(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for data, outputs in ((".", "outputs"), ("..", "outputs"), (str(tmp_path), "."), (".", str(tmp_path / "x/y"))):
+        with pytest.raises(Refused, match=rf"^outputs={outputs}: a folder outside of task.path={data}, all files"):
+            check_here(tiny(task__path=data, outputs=outputs))
+    check_here(tiny(task__path=".", outputs="../outputs"))
+
+
 def test_the_width_of_a_local_model_is_read_from_its_config(tiny, tmp_path):
     (tmp_path / "config.json").write_text('{"hidden_size": 12}')
     check(tiny(model__path=str(tmp_path), method__rank=12))

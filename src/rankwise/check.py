@@ -89,6 +89,10 @@ def _check_outputs(config: Config) -> None:
     there = next(path for path in (wanted, *wanted.absolute().parents) if os.path.exists(path))
     if not os.access(there, os.W_OK | os.X_OK):
         raise Refused.value("outputs", config.outputs, f"{there} cannot be written", "give another outputs=FOLDER")
+    data = os.path.realpath(os.path.expanduser(config.task.path or ""))
+    if config.task.path and os.path.isdir(data) and Path(os.path.realpath(wanted)).is_relative_to(data):
+        allowed = f"a folder outside of task.path={config.task.path}, all files of which are the data"
+        raise Refused.value("outputs", config.outputs, allowed)
 
 
 def _check_quant(config: Config) -> None:
