@@ -231,6 +231,12 @@ def test_a_plain_text_is_cut_into_stretches_of_lines_or_whole_documents(tmp_path
     (tmp_path / "b.txt").write_text("the sea\nthe oak\n")
     data = read(tmp_path, format="text", blocks=True, files={"train": "a.txt", "test": "b.txt"})
     assert data.validation.completions == [f"line {i}\n" for i in range(85, 100)]
+    (tmp_path / "c.txt").write_text(path.read_text())
+    files = {"train": "b.txt", "validation": "a.txt", "test": "c.txt"}
+    data = read(tmp_path, format="text", blocks=True, files=files, n_validation=7, n_test=5)
+    assert [part.completions for part in (data.validation, data.test)] == [
+        [f"line {i}\n" for i in range(n)] for n in (7, 5)
+    ]
     path.write_text("".join(f"Once {i}.\n\nThe end.\n<|endoftext|>{chr(10) * (i % 3)}" for i in range(100)))
     data = read(path, format="text", blocks=True, delimiter="<|endoftext|>")
     assert data.test.completions == [f"Once {i}.\n\nThe end." for i in range(75, 100)] and len(data.train) == 60

@@ -134,7 +134,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize(("group", "key"), [("task", "task.delimiter"), ("forgetting", "forgetting.")])
+@pytest.mark.parametrize(("group", "key"), [("task", "task.delimiter"), ("forgetting", "forgetting.label=label")])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_file_that_cannot_be_read_stops_before_anything_is_written(tmp_path, monkeypatch, capsys, way, group, key):
     monkeypatch.chdir(tmp_path)
@@ -142,3 +142,4 @@ def test_a_file_that_cannot_be_read_stops_before_anything_is_written(tmp_path, m
     assert main([*WAYS[way], f"{group}=local", f"{group}.path=a.csv"]) == 2
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1 and key in told[0] and [*tmp_path.iterdir()] == [tmp_path / "a.csv"]
+    assert told[0].endswith("has the columns text;label") == (group == "forgetting")  # which has no delimiter

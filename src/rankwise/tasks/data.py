@@ -26,6 +26,7 @@ from rankwise.tasks.tables import Table
 
 _QUOTED = 0.1  # share of texts in double quotes, from which on they hardly are a part of what is said
 _HALF = re.compile("[\ud800-\udfff]")  # of two that stand for one, which no tokenizer reads
+_OF_TASK = re.compile(r"\btask[.=]")
 _FORGETTING = ("path", "package", "revision", "format", "columns", "text", "label", "threshold", "min_abs_label")
 _Key = tuple[str, str, int]  # task, fingerprint of what it is read from, seed of its sample
 _read: dict[_Key, "Data"] = {}  # what was checked in this process, or in the one that started it; runs need not read it
@@ -152,12 +153,14 @@ def forgetting_task(config: Config) -> Task:
 
 @contextlib.contextmanager
 def of_forgetting() -> Iterator[None]:
-    """In here a refusal names the keys of ``forgetting`` in place of the task's."""
+    """In here a refusal names the keys of ``forgetting`` in place of the task's, and no remedy that it lacks."""
     try:
         yield
     except Refused as refused:
-        message = str(refused).replace("task.n_test", "forgetting.n").replace("task.", "forgetting.")
-        raise Refused(message) from None
+        own = re.compile(rf"\btask(?=\.({'|'.join(('n', *_FORGETTING))})\b)")
+        what, *remedies = own.sub("forgetting", str(refused).replace("task.n_test", "task.n")).split("; ")
+        told = "; ".join([what, *(remedy for remedy in remedies if not _OF_TASK.search(remedy))])
+        raise Refused(f"forgetting: {told}" if _OF_TASK.search(what) else told) from None
 
 
 def _first_reading(
@@ -176,7 +179,8 @@ def _first_reading(
         notes.append(f"{quoted} texts stand in quotes, which are read as text; task.format=csv takes them off")
     if literal > _QUOTED * len(index.place):
         notes.append(f"{literal} texts are bytes as Python writes them, b'…', and are read so")
-    if task.blocks:  # parts that are cut are stretches of the text, the last of them the test
+    if task.blocks:  # parts that are cut are stretches of the text, the last of them the test; of others the first rows
+        index.place[:] = np.arange(len(index.place)) / len(index.place)
         cut_n = np.flatnonzero(index.part == TRAIN)
         index.place[cut_n] = 1 - np.arange(1, len(cut_n) + 1) / len(cut_n)
     part = _parts(task, index)
