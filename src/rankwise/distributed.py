@@ -98,8 +98,7 @@ class _Heard:
                 filled, seconds = value
                 for name in _KEPT:
                     setattr(self.record, name, getattr(filled, name))
-                for phase, taken in seconds.items():
-                    self.clock.add(phase, taken)
+                self.clock.seconds |= seconds
 
     def cause(self, processes: list[Any]) -> Exception:
         """Why the run ended: a rank was killed, which breaks the others' connections, or said so itself."""
@@ -137,9 +136,13 @@ def _rank(
     def tell(kind: str, value: Any = None) -> None:
         queue.put((kind, value))
 
+    def ready() -> None:
+        tell("found", (mine, clock.seconds))  # it may be killed
+        tell("ready")
+
     try:
         if ranks.is_first:
-            fine_tune(config, mine, clock, journal, lambda: tell("ready"), lambda *how_far: tell("progress", how_far))
+            fine_tune(config, mine, clock, journal, ready, lambda *how_far: tell("progress", how_far))
         else:
             fine_tune(config, mine, clock, journal, lambda: None, lambda *_: None, record.folder)
         distributed.destroy_process_group()
@@ -150,8 +153,9 @@ def _rank(
         traceback.print_exc()
         tell("error", RuntimeError(f"rank {rank} of {ranks.world}: {type(error).__name__}: {error}"))
         raise SystemExit(1) from None
-    if ranks.is_first:
-        tell("found", (mine, clock.seconds))
+    finally:
+        if ranks.is_first:
+            tell("found", (mine, clock.seconds))
 
 
 def _end_with_parent() -> None:
