@@ -134,6 +134,13 @@ def test_shown_examples_stand_before_every_question(tmp_path):
     assert none.run["id"] != one.run["id"] and none.objective is not None
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16_true"])
+def test_a_model_that_is_shown_nothing_scores_as_one_that_learns_nothing(tmp_path, precision):
+    keys = {"trainer__precision": precision, "optim__lr": 1e-30}
+    shown, trained = (run(language("llama", tmp_path, method=method, **keys)) for method in ("few_shot", "lora"))
+    assert shown.metrics["test"] == trained.metrics["test"]
+
+
 @pytest.mark.parametrize(("shape", "method"), [("bert", "tfidf"), ("bert", "probe"), ("t5", "probe")])
 def test_a_baseline_reads_both_texts_of_a_pair(shape, method, tmp_path):
     """Whether the second text says yes decides the label; the first says nothing of it."""

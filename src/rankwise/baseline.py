@@ -85,6 +85,8 @@ def _few_shot(config: Config, record: Record, clock: Clock, ready: Callable[[], 
             record.provenance["data"]["cut"] = loaders.cut
     ready()
     lm.requires_grad_(False)
+    if settings.precision == "bf16_true":
+        lm.bfloat16()
     record.params, scorer = count(lm, []), TokenScorer()
     tuner = module.FineTuner(lm, scorer, config.optim, 1)
     with clock("test"):
