@@ -19,7 +19,7 @@ from rankwise.errors import Refused
 from rankwise.files import read_json, read_yaml
 from rankwise.identity import folder
 from rankwise.report.export import _cell
-from rankwise.run import run
+from rankwise.run import _no_memory, run
 from rankwise.study.compose import to_config
 from rankwise.study.single import single
 from rankwise.tracking import record as records
@@ -87,10 +87,15 @@ def test_no_memory_says_what_the_plan_said_and_which_batch_is_smaller(error, tin
         raise error
 
     config = tiny("bert", trainer__batch_size=8)
-    line = r"out of memory: a step needs .* GB by the plan.*trainer.batch_size=4 trainer.accumulate=2 is a step"
+    line = r"out of memory: a step needs .* GB by the plan, .* GB are here; trainer.batch_size=4 trainer.accumulate=2"
     with pytest.raises(Refused, match=line):
         run(config, full)
-    assert records.read(folder(config)).status == "failed"
+    record = records.read(folder(config))
+    assert record.status == "failed"
+    record.compute["device"], needed = "cuda", record.memory["train"]["predicted"]["peak_bytes"] / 1e9
+    for method, smaller in (("lora", "task.max_length, or quant=nf4,"), ("full", "task.max_length")):
+        said = _no_memory(tiny("bert", method, trainer__batch_size=33), record)
+        assert said == f"out of memory: a step needs {needed:.1f} GB by the plan; a smaller {smaller} helps, too"
 
 
 def test_a_folder_that_cannot_be_written_is_refused_at_once(tiny, monkeypatch):

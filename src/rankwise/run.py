@@ -5,13 +5,15 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
 from rankwise import machine, methods
 from rankwise.baseline import OnProgress, run_baseline
-from rankwise.config import Config
+from rankwise.check import check
+from rankwise.config import Config, Quant
 from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.measure.clock import Clock
@@ -163,12 +165,14 @@ def _no_memory(config: Config, record: Record) -> str:
     """What a step needs by the plan, what is here, and a step of as many rows in smaller pieces."""
     trainer = config.trainer
     planned = record.memory.get("train", {}).get("predicted", {}).get("peak_bytes")
-    parts = ["out of memory"]
+    said, smaller = "out of memory", "a smaller task.max_length"
     if planned:
-        parts.append(f"a step needs {planned / 1e9:.1f} GB by the plan, {machine.memory_bytes() / 1e9:.1f} GB are here")
-    if trainer.batch_size > 1:
+        here = f", {machine.memory_bytes() / 1e9:.1f} GB are here" if record.compute.get("device") == "cpu" else ""
+        said += f": a step needs {planned / 1e9:.1f} GB by the plan{here}"
+    if trainer.batch_size % 2 == 0:
         half, twice = trainer.batch_size // 2, trainer.accumulate * 2
-        parts.append(
-            f"trainer.batch_size={half} trainer.accumulate={twice} is a step of as many rows in smaller pieces"
-        )
-    return f"{': '.join(parts[:2])}; {'; '.join([*parts[2:], 'task.max_length and quant=nf4 help, too'])}"
+        said += f"; trainer.batch_size={half} trainer.accumulate={twice} is a step of as many rows in smaller pieces"
+    with contextlib.suppress(Refused):
+        check(replace(config, quant=Quant("nf4", "nf4")))
+        smaller += ", or quant=nf4,"
+    return f"{said}; {smaller} helps, too"
