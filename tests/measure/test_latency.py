@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
 from rankwise.assets import resolve
 from rankwise.check import check
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.measure import latency
+from rankwise.measure.random_models import batch
 from rankwise.model.base import architecture
 from rankwise.model.numerics import settle
 from rankwise.report.report import build
@@ -96,6 +98,12 @@ def test_each_shape_has_milliseconds_and_ratios_to_the_base(tiny, shape, method,
         ratios = [cell["adapted_of_base"]] + ([cell["merged_of_base"]] if merged else [])
         assert all(0 < ratio["low"] <= ratio["value"] <= ratio["high"] for ratio in ratios)
         assert (cell["merged_ms"] is not None) == (cell["merged_of_base"] is not None) == merged
+
+
+@pytest.mark.parametrize(("pad", "drawn"), [(0, {4, 5, 6, 7}), (4, {3, 5, 6, 7}), (7, {4, 5, 6})])
+def test_no_token_of_a_random_batch_is_the_paddings(pad, drawn):
+    shape = BertConfig(vocab_size=8, pad_token_id=pad, hidden_size=4, num_hidden_layers=1, num_attention_heads=1)
+    assert set(batch(BertModel(shape), 50, 20)["input_ids"].unique().tolist()) == drawn
 
 
 @pytest.mark.usefixtures("few")

@@ -42,6 +42,7 @@ def batch(model: Any, rows: int, length: int) -> dict[str, torch.Tensor]:
     """
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(4, model.config.vocab_size, (rows, length), generator=generator)
+    ids[ids == (model.config.pad_token_id or 0)] -= 1
     if model.config.is_encoder_decoder:
         ids[:, -1] = model.config.eos_token_id
     ids = ids.to(next(model.parameters()).device)
