@@ -132,8 +132,10 @@ class _Story:
         self.periods = loop.Periods(config, self.budget, loaders, self.ranks)
         if self.adapted.prepare:
             with self.clock("prepare"):
-                model, scorer = self.adapted.model, self.scorer
-                batches = loaders.train(self.periods.first)
+                device = torch.device("cpu") if self.is_sharded else self.settings.device
+                model, scorer = self.adapted.model.to(device), self.scorer
+                rows = loaders.train(self.periods.first)
+                batches = ({key: value.to(device) for key, value in batch.items()} for batch in rows)
                 self.adapted.prepare(batches, lambda batch: step.loss(model, step.losses(model, scorer, batch)[1]))
         self.probe = probe.Probe(self.periods.shapes, loaders.largest_validation) if config.tracking.ledger else None
         if self.probe:

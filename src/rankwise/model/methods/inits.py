@@ -90,7 +90,7 @@ def _take_from_base(layer: LoraLayer, init: str, seed: int) -> tuple[torch.Tenso
         root = (s[-rank:] / scale).sqrt()
         return _start_at(layer, root[:, None] * vh[-rank:], u[:, -rank:] * root)
     generator, bound = torch.Generator().manual_seed(seed), weight.shape[1] ** -0.5
-    a, b = (factor.weight.uniform_(-bound, bound, generator=generator) for factor in _factors(layer))
+    a, b = (torch.empty(f.weight.shape).uniform_(-bound, bound, generator=generator) for f in _factors(layer))
     return _start_at(layer, a, b)
 
 
@@ -98,7 +98,7 @@ def _start_at(layer: LoraLayer, a: torch.Tensor, b: torch.Tensor) -> tuple[torch
     """Take s·BA out of the base and put A and B beside it; returns copies of both."""
     base = layer.get_base_layer()
     for factor, value in zip(_factors(layer), (a, b), strict=True):
-        factor.weight.data = value.to(factor.weight.dtype).clone(memory_format=torch.contiguous_format)
+        factor.weight.data = value.to(factor.weight).clone(memory_format=torch.contiguous_format)
     a, b = (factor.weight for factor in _factors(layer))
     rest = _weight(layer) - layer.scaling["default"] * (b @ a)
     base.weight.data = (rest.T if isinstance(base, Conv1D) else rest).contiguous()
