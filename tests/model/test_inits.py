@@ -54,7 +54,9 @@ def test_eva_starts_at_the_leading_directions_of_the_inputs():
     hook.remove()
     adapted = adapt(lm, config)
     assert adapted.prepare is not None
+    targets = adapted.model.peft_config["default"].target_modules  # type: ignore[index]
     adapted.prepare([batch], no_loss)
+    assert adapted.model.peft_config["default"].target_modules == targets  # type: ignore[index]
     inputs = seen[0][batch["attention_mask"].bool()]
     _, _, directions = torch.linalg.svd(inputs - inputs.mean(0))
     a = dict(inits.layers(adapted.model))[f"base_model.model.{name}"].lora_A["default"].weight

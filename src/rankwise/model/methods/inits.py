@@ -170,10 +170,12 @@ def eva(model: PeftModel, batches: Iterable[Batch]) -> None:
             raise Refused.value("method.init", "eva", f"a rank that the data can fill: {why}")
         logits(model, batch)
 
+    targets = config.target_modules
     config.init_lora_weights, config.eva_config = "eva", EvaConfig(rho=1.0, use_label_mask=False)
     with torch.no_grad():
         initialize_lora_eva_weights(model, inputs, forward_fn=forward, show_progress_bar=False)
     config.init_lora_weights, config.eva_config = True, None  # of no use to who loads the adapter
+    config.target_modules = targets  # PEFT's list of them matches by suffix
     for _, layer in layers(model):
         for factor in _factors(layer):
             factor.weight.data = factor.weight.data.contiguous()
