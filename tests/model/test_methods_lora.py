@@ -14,6 +14,7 @@ from rankwise.config import plain
 from rankwise.errors import Refused
 from rankwise.identity import canonical, folder, label, run_id
 from rankwise.measure.parameters import count
+from rankwise.measure.shape import Shape
 from rankwise.methods import DECLARED
 from rankwise.model.adapt import adapt
 from rankwise.model.methods import adalora, inits
@@ -169,6 +170,10 @@ def test_adalora_is_penalised_for_factors_that_are_not_orthogonal():
                 nn.init.orthogonal_(parameter)
         penalties.append(float(adalora.penalty(model).detach()))
     assert penalties[0] > penalties[1] > 1e-2 > 1e-5 > penalties[2]
+    nn.init.zeros_(next(p for name, p in model.named_parameters() if "lora_A" in name))
+    penalty, rows = float(adalora.penalty(model).detach()), [Shape(4, 9), Shape(1, 9)]  # of three in other steps
+    parts = [step.loss(model, torch.tensor([2.0]), share) / 3 for share in step.shares(rows, accumulate=3)]
+    assert float(sum(parts).detach()) == pytest.approx(2 + penalty) and penalty > 1e-2
     assert adalora.penalty(build(config_of("lora", "bert")).model) is None
 
 

@@ -35,12 +35,12 @@ def _losses(model: nn.Module, scorer: Scorer, batch: Batch) -> tuple[torch.Tenso
 def loss(model: nn.Module, losses_N: torch.Tensor, share: float = 1.0) -> torch.Tensor:
     """What a step descends: the mean over rows or learned tokens, and the method's penalty where it has one.
 
-    ``share`` weighs a micro-batch, so that one with fewer counts for less.
+    ``share`` weighs a micro-batch, so that one with fewer counts for less, and a step has the whole penalty.
     """
-    mean, extra = losses_N.mean(), adalora.penalty(model)
-    if share != 1:
-        mean = mean * share
-    return mean if extra is None else mean + extra
+    whole, extra = losses_N.mean(), adalora.penalty(model)
+    if extra is not None:
+        whole = whole + extra
+    return whole if share == 1 else whole * share
 
 
 def shares(step: Sequence[Shape], accumulate: int | None = None) -> list[float]:
