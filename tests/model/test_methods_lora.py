@@ -64,21 +64,22 @@ def test_patterns_give_layers_another_rank_and_alpha():
 
 
 @pytest.mark.parametrize(
-    ("method", "targets"), [("lora", "q"), ("dora", "qv"), ("lora_fa", "mlp"), ("dora", "all_linear")]
+    ("method", "targets", "least"),
+    [("lora", "q", 1), ("dora", "qv", 1), ("lora_fa", "mlp", 1), ("dora", "all_linear", 1), ("orthogonal", "q", 2)],
 )
-def test_a_budget_buys_the_largest_rank_that_it_can(method, targets):
+def test_a_budget_buys_the_largest_rank_that_it_can(method, targets, least):
     def adapter(**keys: Any) -> int:
         adapted = build(tiny("llama", method, targets, **keys))
         return int(count(adapted.model, adapted.heads)["adapter"])
 
-    for rank in (1, 5, 16):
-        cost, one = adapter(method__rank=rank), adapter(method__rank=1)
+    for rank in (least, 5 * least, 16):
+        cost, one = adapter(method__rank=rank), adapter(method__rank=least)
         for budget in (cost, cost + 1):
             bought = build(tiny("llama", method, targets, method__rank=None, method__budget=budget))
             assert bought.lora["rank"] == rank and set(bought.lora["ranks"].values()) == {rank}
-        if rank > 1:
+        if rank > least:
             assert build(tiny("llama", method, targets, method__rank=None, method__budget=cost - 1)).lora["rank"] < rank
-    with pytest.raises(Refused, match=f"^method.budget={one - 1}: at least {one}, what rank 1 costs on these targets$"):
+    with pytest.raises(Refused, match=f"^method.budget={one - 1}: at least {one}, what rank {least} costs on these"):
         adapter(method__rank=None, method__budget=one - 1)
     with pytest.raises(Refused, match=r"^method.budget=10000000 \(rank \d+ here\): a rank of at most (16|32), the sma"):
         adapter(method__rank=None, method__budget=10_000_000)
@@ -241,6 +242,7 @@ def test_keys_that_cannot_be_are_refused_before_anything_loads(method, line, key
         ("top_layers", {"method__layers": 3}, "method.layers=3: at most 2, the blocks of this model"),
         ("did", {"method__dim": 10**6}, "method.dim=1000000: at most "),
         ("oft", {"method__block": 5}, "method.block=5: a divisor of 32, the input width of bert"),
+        ("nested", BOUGHT | {"method__budget": 999, "method__nested": [8, 16]}, "method.nested=[8, 16]: ranks of"),
         ("adalora", {"method__rank": 22}, "method.rank=22: at most 32, the smaller side of bert.encoder"),
         ("custom", {"method__peft": {"_target_": "BOFConfig"}}, "method.peft._target_=BOFConfig: a config class"),
         ("custom", {"method__peft": {"_target_": "peft.IA3Config", "r": 3}}, "method.rank=3: null with IA3Config"),

@@ -41,6 +41,9 @@ def sizes(config: Config, sides: Sides) -> Sizes:
     """
     method, targets = config.method, config.targets
     rank = int(method.rank or 0) if method.budget is None else rank_for(method.budget, sides.values(), method)
+    if method.nested and min(method.nested) >= rank:
+        allowed = f"ranks of which one is below {rank}, what method.budget={method.budget} buys"
+        raise Refused.value("method.nested", method.nested, allowed)
     ranks = {name: int(_at(targets.ranks, name, rank)) for name in sides}
     for name, (d_in, d_out) in sorted(sides.items(), key=lambda item: min(item[1])):
         most = min(d_in, d_out) // (2 if method.init == "lora_ga" else 1)  # whose B starts at the next r directions
@@ -78,17 +81,19 @@ def alpha_of(policy: Any, rank: int) -> float:
 
 
 def rank_for(budget: int, sides: Iterable[tuple[int, int]], method: Method) -> int:
-    """The largest rank whose adapter has at most ``budget`` trained parameters (Hu et al. 2021, Table 5).
+    """The largest rank whose adapter has at most ``budget`` trained parameters (Hu et al. 2021, Table 5), an even one
+    for orthogonal factors.
 
     r·(in + out) for each layer, r·out with a frozen A, and DoRA's magnitude of each output beside them.
-    Raises Refused for a budget below rank 1, saying what that costs.
+    Raises Refused for a budget below the least rank, saying what that costs.
     """
-    sides = list(sides)
+    sides, least = list(sides), 2 if method.init == "orthogonal" else 1
     per_rank = sum(d_out if method.freeze_a else d_in + d_out for d_in, d_out in sides)
     fixed = sum(d_out for _, d_out in sides) if method.dora else 0
-    if budget < per_rank + fixed:
-        raise Refused.value("method.budget", budget, f"at least {per_rank + fixed}, what rank 1 costs on these targets")
-    return (budget - fixed) // per_rank
+    if budget < (cost := least * per_rank + fixed):
+        raise Refused.value("method.budget", budget, f"at least {cost}, what rank {least} costs on these targets")
+    rank = (budget - fixed) // per_rank
+    return rank - rank % least
 
 
 def peft_config(config: Config, chosen: Sizes, common: dict[str, Any]) -> LoraConfig:
