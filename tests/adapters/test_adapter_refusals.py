@@ -147,8 +147,8 @@ def test_a_package_that_the_folder_names_is_not_fetched(trained, copied, refused
 HOSTILE = {
     "is more than names": {"target_modules": "(.*)*(.*)*(.*)*!"},
     "the pattern (a+)+b": {"rank_pattern": {"(a+)+b": 4}},
-    "XLORA names other files": {"peft_type": "XLORA", "hidden_size": 32, "adapters": {"0": "stranger/adapter"}},
-    "MULTITASK_PROMPT_TUNING names": {"peft_type": "MULTITASK_PROMPT_TUNING", "num_virtual_tokens": 4},
+    "XLORA is no adapter on layers": {"peft_type": "XLORA", "hidden_size": 32, "adapters": {"0": "stranger/adapter"}},
+    "MULTITASK_PROMPT_TUNING is no": {"peft_type": "MULTITASK_PROMPT_TUNING", "num_virtual_tokens": 4},
     "has PEFT import the module": {"megatron_config": {}, "megatron_core": "stranger"},
     "not PEFT's config": {"peft_type": "UNHEARD"},
 }

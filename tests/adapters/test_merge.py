@@ -132,14 +132,6 @@ def test_what_cannot_merge_is_refused_by_name(trained, tmp_path, capsys, method)
     assert not (tmp_path / "merged").exists()
 
 
-def test_an_adapter_that_adds_inputs_is_refused_by_name(trained, copied, capsys):
-    place = copied(trained())
-    values = {"peft_type": "PROMPT_TUNING", "task_type": "SEQ_CLS", "num_virtual_tokens": 4}
-    (place / "adapter/adapter_config.json").write_text(json.dumps(values))
-    assert main(["adapter", "merge", str(place)]) == 2
-    assert "PROMPT_TUNING cannot be merged" in capsys.readouterr().err
-
-
 def test_what_is_written_says_the_task_that_was_trained(trained, other_head, tmp_path):
     merge(trained(model__path=other_head("bert")), tmp_path / "merged", "fp32")
     whole = trained("bert", "full", model__path=other_head("bert"), trainer__save_full=True)

@@ -248,8 +248,11 @@ def test_keys_that_cannot_be_are_refused_before_anything_loads(method, line, key
         ("custom", {"method__peft": {"_target_": "peft.IA3Config", "r": 3}}, "method.rank=3: null with IA3Config"),
         ("custom", {"method__peft": {"_target_": "AdaLoraConfig"}}, "method.peft: AdaLoraConfig does not take this"),
         ("custom", {"method__peft": {"_target_": "GraloraConfig"}, "method__rank": 5}, "method.rank=5: Gralora"),
-        ("custom", {"method__peft": {"_target_": "LoraConfig", "megatron_core": "os"}}, "method.peft.megatron_core=os"),
-        ("custom", {"method__peft": {"_target_": "LoraConfig", "megatron_config": {}}}, "method.peft.megatron_config="),
+        ("custom", {"method__peft": {"_target_": "PromptTuningConfig"}}, "method.peft._target_=PromptTuningConfig: a"),
+        *(
+            ("custom", {"method__peft": {"_target_": "LoraConfig", key: ["query"]}}, f"method.peft.{key}=['query']: a")
+            for key in ("target_modules", "modules_to_save", "layers_to_transform", "rank_pattern", "megatron_core")
+        ),
     ],
 )  # fmt: skip
 def test_what_only_the_model_can_tell_is_refused_when_it_is_built(method, keys, line):

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from rankwise.adapters.factors import Delta
 
 PREFIX = "base_model.model."  # of names in an adapter's file
-_NAMES_FILES = ("XLORA", "MULTITASK_PROMPT_TUNING")
 _PATTERNS = ("target_modules", "exclude_modules", "feedforward_modules")
 _ESCAPED_NAMES = re.compile(r"(?:[\w-]|\\[^\w]|\|)*")
 Tensors = dict[str, torch.Tensor]
@@ -168,8 +167,8 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 def adapter_config(folder: Path) -> PeftConfig:
     """PEFT's config beside the weights, which may be a stranger's.
 
-    Raises Refused where it is missing or is none, where it names other files to load, and for a pattern that is more
-    than names of layers, as a regular expression can take for ever.
+    Raises Refused where it is missing or is none, for no adapter on layers, a module to import, and a pattern that is
+    more than names of layers, as a regular expression can take for ever.
     """
     file = folder / "adapter_config.json"
     try:
@@ -179,15 +178,14 @@ def adapter_config(folder: Path) -> PeftConfig:
             config = PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refused(f"{file}: not PEFT's config ({reason(error)})") from None
-    if kind(config) in _NAMES_FILES:
-        raise Refused(f"{file}: {kind(config)} names other files to load, which rankwise does not")
+    if not hasattr(config, "target_modules"):  # prompts, and what names other files to load
+        raise Refused(f"{file}: {kind(config)} is no adapter on layers")
     if getattr(config, "megatron_config", None) is not None:
         raise Refused(f"{file}: megatron_config has PEFT import the module megatron_core, which rankwise does not")
     texts = [getattr(config, key, None) for key in _PATTERNS]
     texts += [*(getattr(config, "rank_pattern", None) or ()), *(getattr(config, "alpha_pattern", None) or ())]
     if odd := next((text for text in texts if isinstance(text, str) and not _ESCAPED_NAMES.fullmatch(text)), None):
         raise Refused(f"{file}: the pattern {odd[:80]} is more than names of layers, as rankwise writes them")
-    config.inference_mode = True  # else PEFT tokenizes the text of a prompt, with a tokenizer that the file names
     return config
 
 

@@ -73,10 +73,6 @@ def _refuse_unmergeable(run: Run) -> None:
         why = "cannot be merged: its few numbers move every weight of the model"
     if why:
         raise Refused(f"{run.folder}: method={name} {why}")
-    if trains == "adapter":
-        config = loading.adapter_config(run.adapter)
-        if config.is_prompt_learning or config.is_adaption_prompt:
-            raise Refused(f"{run.folder}: {loading.kind(config)} cannot be merged: it adds inputs, no change of W")
 
 
 def fold(model: nn.Module, run: Run) -> nn.Module:

@@ -67,8 +67,7 @@ class Cost:
         """From the products of one batch, whose numbers of rows, tokens and learned tokens are primes.
 
         What a product is proportional to can then be read off its prime factors. Wrong where a size of the model has
-        one of the primes, or a product is over more than the tokens (prefixes of prompt tuning): to be held against a
-        count. None where that is evident.
+        one of the primes: to be held against a count. None where that is evident.
         """
         primes = (1009, 29 if like.length == 31 else 31, 37)
         labels = None if like.labelled is None else primes[2]

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Any
 
 import peft
@@ -21,7 +21,12 @@ from rankwise.model.methods.peft_warnings import quiet_peft
 from rankwise.model.methods.seeds import derived_seed
 from rankwise.model.targets import is_last_of_mlp
 
-Common = dict[str, Any]  # target_modules, modules_to_save, task_type
+Common = dict[str, Any]  # target_modules, modules_to_save, task_type, revision
+_NOT_TO_GIVE = {  # keys that follow from targets, method and model, as a record says; and a module to import
+    *("target_modules", "target_parameters", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("rank_pattern", "modules_to_save", "trainable_token_indices", "task_type", "peft_type", "inference_mode"),
+    *("revision", "base_model_name_or_path", "fan_in_fan_out", "megatron_config", "megatron_core"),
+}
 
 
 def peft_config(config: Config, base: nn.Module, sides: Sides, common: Common) -> PeftConfig:
@@ -109,20 +114,23 @@ def _custom(config: Config, sides: Sides, common: Common) -> PeftConfig:
     """Any config class of PEFT's, by name; nothing else is imported, whatever the name says."""
     values, rank = dict(config.method.peft or {}), config.method.rank
     named, target = peft_class(values), values.pop("_target_", None)
-    known = {n for n in dir(peft) if n.endswith("Config") and is_dataclass(getattr(peft, n))} - {"PeftConfig"}
-    if named not in known:
-        raise Refused.value("method.peft._target_", target, f"a config class of peft{did_you_mean(named, known)}")
+    known = {n for n in dir(peft) if n.endswith("Config") and hasattr(getattr(peft, n), "target_modules")}
+    if named not in known:  # prompts would move the tokens that are learned
+        allowed = f"a config class of peft for adapters on layers{did_you_mean(named, known)}"
+        raise Refused.value("method.peft._target_", target, allowed)
     kind = getattr(peft, named)
-    own = {field.name for field in fields(kind) if field.init} - {"megatron_config", "megatron_core"}  # a module's name
+    own = {field.name for field in fields(kind) if field.init} - _NOT_TO_GIVE
     if wrong := sorted(set(values) - own):
         near = did_you_mean(wrong[0], own)
-        raise Refused.value(f"method.peft.{wrong[0]}", values[wrong[0]], f"a key of {named}{near}")
+        raise Refused.value(
+            f"method.peft.{wrong[0]}", values[wrong[0]], f"a key of {named} that targets and method do not set{near}"
+        )
     if rank is not None:
         if not (rank_keys := [key for key in RANK_KEYS if key in own]):
             raise Refused.value("method.rank", rank, f"null with {named}, which has no rank")
         values[rank_keys[0]] = rank
     try:
-        made: PeftConfig = kind(**{key: value for key, value in common.items() if key in own} | values)
+        made: PeftConfig = kind(**{key: value for key, value in common.items() if hasattr(kind, key)} | values)
     except Exception as error:  # each checks its values in its own way
         given = f"method.rank={rank}" if rank is not None else "method.peft"
         raise Refused(f"{given}: {named} does not take this ({reason(error)})") from None
