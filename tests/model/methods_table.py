@@ -53,6 +53,7 @@ REFUSED = {
     ("custom", "gpt2"): "method=custom: PEFT cannot adapt this model so (Target module Conv1D",
 }
 TRAINED = [name for name, method in DECLARED.items() if method.trains not in ("nothing", "all", "head")]
+TRAINED += ["gralora", "randlora"]
 CASES = [(method, shape) for method in TRAINED for shape in SHAPES if (method, shape) not in REFUSED]
 
 

@@ -65,7 +65,7 @@ def test_frozen_weights_as_they_are_multiplied_change_no_bit(shape, bases):
 def test_every_method_learns_and_comes_back_in_another_process(shape, bases, tmp_path, zygote):
     """With the head held still, the loss falls by a tenth and the logits leave the base's; both survive the reload.
 
-    A subspace moves the head, too, and stores none: see test_intrinsic.py.
+    A subspace moves the head, too, and stores none: see test_nested.py.
     """
     told: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for method in [method for method, on in CASES if on == shape and methods.of(method).trains != "subspace"]:
