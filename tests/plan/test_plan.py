@@ -261,6 +261,7 @@ def test_what_is_kept_has_the_bytes_that_were_planned(tiny, method, tmp_path):
     assert file is not None
     stored = sum(tensor.numel() * tensor.element_size() for tensor in load_file(file).values())
     assert planned["adapter_bytes"] == planned["disk_bytes"] == stored
+    assert (stored == planned["best_bytes"]) == (method in ("lora", "randlora", "bitfit"))
 
 
 def lines(*pairs: tuple[int, int]) -> Callable[[int], Mapping[str, int]]:

@@ -204,8 +204,7 @@ def _length(config: Config, base: Any) -> int:
 def _storage(config: Config, model: Any) -> dict[str, int]:
     """Bytes kept after the run, and of the best weights while it trains.
 
-    A file of PEFT's has more than what is trained: a frozen A or random bases, and the start beside what it became
-    (PiSSA, OLoRA).
+    A file of PEFT's has more than what is trained: a frozen A, and the start beside what it became (PiSSA, OLoRA).
     """
     adapter = trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     if isinstance(model, PeftModel):

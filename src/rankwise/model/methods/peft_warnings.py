@@ -10,11 +10,11 @@ CANNOT = (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeErr
 
 @contextlib.contextmanager
 def quiet_peft() -> Iterator[None]:
-    """PEFT asks transformers by a name that is on its way out, doubts that a seed gives VeRA's matrices again, and
+    """PEFT asks transformers by a name that is on its way out, doubts that a seed gives random matrices again, and
     warns of keys that only a newer PEFT knows.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        warnings.filterwarnings("ignore", ".*vera_A.*")
+        warnings.filterwarnings("ignore", "Specified to not (load|save)")
         warnings.filterwarnings("ignore", "Unexpected keyword arguments")
         yield

@@ -113,6 +113,7 @@ def _oft(config: Config, sides: Sides, common: Common) -> PeftConfig:
 def _custom(config: Config, sides: Sides, common: Common) -> PeftConfig:
     """Any config class of PEFT's, by name; nothing else is imported, whatever the name says."""
     values, rank = dict(config.method.peft or {}), config.method.rank
+    common = {**common, "save_projection": False}  # random matrices, which PEFT draws again from a key of its own
     named, target = peft_class(values), values.pop("_target_", None)
     known = {n for n in dir(peft) if n.endswith("Config") and hasattr(getattr(peft, n), "target_modules")}
     if named not in known:  # prompts would move the tokens that are learned
