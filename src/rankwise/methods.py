@@ -83,10 +83,9 @@ Check = Callable[["Config"], None]
 
 @dataclass(frozen=True)
 class Declaration:
-    """A method: what it is called, does and owns."""
+    """A method: what it is called and owns. What it does, and its source, is in ``conf/method/NAME.yaml``."""
 
     name: str
-    description: str  # with its source
     trains: Trains
     keys: frozenset[str] = frozenset()  # its own, beside its name and learning rate
     check: Check = lambda config: None  # refuses what the bounds of its keys do not say
@@ -271,49 +270,42 @@ def _check_head(config: Config) -> None:
         raise Refused("method=head: needs a task head, which a language model of task.kind=causal_lm has not")
 
 
-def _lora(name: str, description: str, key: str = "", holds: Any = None, allowed: str = "") -> Declaration:
+def _lora(name: str, key: str = "", holds: Any = None, allowed: str = "") -> Declaration:
     """LoRA or a variant, with what its name promises of a key: ``holds`` is the value or a test of it. A table can then
     not call an arm by what it is not."""
     test = holds if callable(holds) else lambda value: value == holds
     promise = (key, test, allowed or str(holds).lower()) if key else None
-    return Declaration(name, description, "adapter", _LORA, _check_lora, promise=promise)
+    return Declaration(name, "adapter", _LORA, _check_lora, promise=promise)
 
 
 DECLARED = {declared.name: declared for declared in (
-    _lora("lora", "low-rank adaptation (Hu et al. 2021)"),
-    _lora("rslora", "LoRA with scale α/√r (Kalajdzievski 2023)", "alpha",
-          lambda alpha: str(alpha).endswith("sqrt"), "a policy such as 16sqrt"),
-    _lora("dora", "LoRA with a trained magnitude of each output (Liu et al. 2024)", "dora", True),
-    _lora("pissa", "LoRA from the principal singular vectors of W (Meng et al. 2024)", "init",
-          lambda init: str(init).startswith("pissa"), "pissa or pissa_niter_16"),
-    _lora("olora", "LoRA from the QR decomposition of W (Büyükakyüz 2024)", "init", "olora"),
-    _lora("milora", "LoRA from the minor singular vectors of W (Wang et al. 2024)", "init", "milora"),
-    _lora("init_ab", "LoRA whose A and B both start random (Li et al. 2025)", "init", "init_ab"),
-    _lora("lora_ga", "LoRA from the singular vectors of W's gradient (Wang et al. 2024)", "init", "lora_ga"),
-    _lora("eva", "LoRA from the leading directions of the inputs (Paischer et al. 2024)", "init", "eva"),
-    _lora("orthogonal", "LoRA from random orthogonal factors (Datta 2024)", "init", "orthogonal"),
-    _lora("lora_plus", "LoRA whose B learns faster (Hayou et al. 2024)", "lr_ratio",
-          lambda ratio: ratio is not None, "a number"),
-    _lora("lora_fa", "LoRA with a frozen A (Zhang et al. 2023)", "freeze_a", True),
-    _lora("nested", "LoRA whose leading columns are LoRA of lower ranks (after Valipour et al. 2023)", "nested",
-          bool, "a list of ranks"),
-    Declaration("adalora", "LoRA that prunes singular values (Zhang et al. 2023)", "adapter", _ADALORA),
-    Declaration("vera", "vectors between shared random matrices (Kopiczko et al. 2024)", "adapter",
-                _RANK | {"dropout"}),
-    Declaration("loha", "low-rank Hadamard product (Hyeon-Woo et al. 2022)", "adapter", _ALPHA, transposed=False),
-    Declaration("lokr", "low-rank Kronecker product (Yeh et al. 2023)", "adapter", _ALPHA, transposed=False),
-    Declaration("ia3", "a factor for each output or input (Liu et al. 2022)", "adapter", _PEFT),
-    Declaration("oft", "orthogonal fine-tuning (Qiu et al. 2023)", "adapter", _PEFT | {"block"}, transposed=False),
-    Declaration("custom", "any other adapter of PEFT's", "adapter", _CUSTOM, _check_custom),
-    Declaration("bottleneck", "networks behind layers (Houlsby et al. 2019)", "modules", _START | {"size", "place"},
-                changes_matrices=False),
-    Declaration("bitfit", "biases (Ben Zaken et al. 2022)", "weights", _START, changes_matrices=False),
-    Declaration("top_layers", "the last blocks (Lee et al. 2019)", "weights", _START | {"layers"}),
-    Declaration("did", "all weights in a random subspace (Li et al. 2018)", "subspace", frozenset({"dim"})),
-    Declaration("full", "full fine-tuning", "all"),
-    Declaration("head", "the task head alone", "head", _START, _check_head, changes_matrices=False),
-    Declaration("probe", "a linear model on frozen features", "nothing", check=_check_baseline),
-    Declaration("tfidf", "a linear model on TF-IDF weights", "nothing", check=_check_baseline),
-    Declaration("few_shot", "the language model as it is, shown examples (Brown et al. 2020)", "nothing",
-                frozenset({"shots"}), _check_baseline),
+    _lora("lora"),
+    _lora("rslora", "alpha", lambda alpha: str(alpha).endswith("sqrt"), "a policy such as 16sqrt"),
+    _lora("dora", "dora", True),
+    _lora("pissa", "init", lambda init: str(init).startswith("pissa"), "pissa or pissa_niter_16"),
+    _lora("olora", "init", "olora"),
+    _lora("milora", "init", "milora"),
+    _lora("init_ab", "init", "init_ab"),
+    _lora("lora_ga", "init", "lora_ga"),
+    _lora("eva", "init", "eva"),
+    _lora("orthogonal", "init", "orthogonal"),
+    _lora("lora_plus", "lr_ratio", lambda ratio: ratio is not None, "a number"),
+    _lora("lora_fa", "freeze_a", True),
+    _lora("nested", "nested", bool, "a list of ranks"),
+    Declaration("adalora", "adapter", _ADALORA),
+    Declaration("vera", "adapter", _RANK | {"dropout"}),
+    Declaration("loha", "adapter", _ALPHA, transposed=False),
+    Declaration("lokr", "adapter", _ALPHA, transposed=False),
+    Declaration("ia3", "adapter", _PEFT),
+    Declaration("oft", "adapter", _PEFT | {"block"}, transposed=False),
+    Declaration("custom", "adapter", _CUSTOM, _check_custom),
+    Declaration("bottleneck", "modules", _START | {"size", "place"}, changes_matrices=False),
+    Declaration("bitfit", "weights", _START, changes_matrices=False),
+    Declaration("top_layers", "weights", _START | {"layers"}),
+    Declaration("did", "subspace", frozenset({"dim"})),
+    Declaration("full", "all"),
+    Declaration("head", "head", _START, _check_head, changes_matrices=False),
+    Declaration("probe", "nothing", check=_check_baseline),
+    Declaration("tfidf", "nothing", check=_check_baseline),
+    Declaration("few_shot", "nothing", frozenset({"shots"}), _check_baseline),
 )}  # fmt: skip
