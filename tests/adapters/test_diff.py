@@ -7,11 +7,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from sklearn.metrics import f1_score
 
 from rankwise.adapters.diff import deltas, diff
 from rankwise.adapters.factors import read
 from rankwise.adapters.runs import open_run
+from rankwise.cli import main
 from rankwise.compare import on_rows
 from rankwise.metrics import named
 from rankwise.tracking.predictions import write
@@ -119,3 +121,13 @@ def test_the_error_of_a_paired_correlation_is_that_of_its_spread():
         estimates.append(gap["value"])
         errors.append(gap["se"])
     assert 0.7 < np.std(estimates) / np.mean(errors) < 1.4
+
+
+def test_what_is_set_is_shown_as_it_is(trained, copied, capsys):
+    place = copied(trained())
+    config = yaml.safe_load((place / "config.yaml").read_text())
+    config["task"]["template"] = "[/INST] {x} :cat:[a-z]"
+    (place / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["adapter", "diff", str(trained().folder), str(place)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("task.template")]
+    assert line.split() == ["task.template", "None", "[/INST]", "{x}", ":cat:[a-z]"]

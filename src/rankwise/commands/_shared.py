@@ -267,24 +267,12 @@ def write(file: Path, text: str, flag: str = "") -> None:
         raise Refused(f"{flag}{file}: cannot be written ({error.strerror or error})") from None
 
 
-def show_table(
-    headers: Sequence[str], rows: Iterable[Sequence[Any]], justify: Any = "left", markdown: bool = False
-) -> None:
-    """Print rows under bold headers, or as Markdown; all columns but the first are justified as told.
+def show_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], left: int | None = None) -> None:
+    """Print rows under bold headers: the first ``left`` columns, or all, are words, the others figures, never cut."""
+    from rankwise.report.table import Wide, grid
 
-    What is justified to the right is figures, which are never cut nor folded.
-    """
-    from rich.box import MARKDOWN
-    from rich.table import Table
-
-    from rankwise.report.table import Wide
-
-    table = Table(padding=(0, 2, 0, 0), header_style="bold", pad_edge=False, box=MARKDOWN if markdown else None)
-    for number, header in enumerate(headers):
-        table.add_column(header, overflow="fold", justify=justify if number else "left")
-    for row in rows:
-        table.add_row(*map(str, row))
-    show(Wide(table) if justify == "right" and not markdown else table)
+    table = grid([*headers], [[str(cell) for cell in row] for row in rows], left or len(headers))
+    show(Wide(table) if left else table)
 
 
 def show(renderable: Any) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from rankwise.analysis import WHAT
-from rankwise.commands._shared import parse, parser, prepare_environment, print_json, show, show_table, write
+from rankwise.commands._shared import parse, parser, prepare_environment, print_json, show, write
 
 _LISTED = "\n".join(f"  {name:<13}  {question[:1].lower()}{question[1:]}" for name, question in WHAT.items())
 DESCRIPTION = f"""What finished runs learned, read from their weights. NAME is one of
@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> int:
 
     from rankwise.analysis import analyze
     from rankwise.report import analyses, svg
+    from rankwise.report.table import rendered
 
     document = analyze(options.name, options.runs, options.layer, options.module, options.side, options.of)
     stem = analyses.stem(document)
@@ -48,8 +49,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print_json(document)
     else:
-        show(Text(part.lead))
-        show_table(part.header, part.rows, justify="right")
-        show(Text("\n".join(part.notes)))
+        for shown in [Text(part.lead), *rendered(part)]:
+            show(shown)
         print("\n".join(map(str, files)))
     return 0

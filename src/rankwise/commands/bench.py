@@ -72,4 +72,4 @@ def _show_figures(measured: dict[str, Any], figures: list[Any]) -> None:
             row += [f"{run[key] * factor:.{digits}f}", f"{run[key] / ours[key]:.2f}"]
         rows.append([*row, f"{run['score']:.3f}"] if scored else row)
     headers = [header for *_, title in figures for header in (title, "×")]
-    show_table(["", *headers, *["test score"] * scored], rows, justify="right")
+    show_table(["", *headers, *["test score"] * scored], rows, 1)

@@ -81,6 +81,7 @@ def _find(asked: Question, arguments: list[str], options: argparse.Namespace) ->
 
     from rankwise.find import answer, story
     from rankwise.report.answers import by_rank
+    from rankwise.report.table import rendered
     from rankwise.study.multirun import launcher_of, run_on
 
     launcher = launcher_of(options.overrides)
@@ -93,10 +94,8 @@ def _find(asked: Question, arguments: list[str], options: argparse.Namespace) ->
     if options.json:
         print_json(told)
     else:
-        block = by_rank(told)
-        show(Text(f"{told['sentence']}\n", style="bold"))
-        show_table(block.header, block.rows, "right")
-        show(Text("\n".join(["", *told["notes"]]), style="dim"))
+        for part in [Text(told["sentence"], style="bold"), *rendered(by_rank(told))]:
+            show(part)
         print(f"rankwise: rankwise report {story.answer_file(asked).parent} shows all runs", file=sys.stderr)
     return 0 if all(record.status == "finished" for record in findings.runs.records.values()) else 1
 
@@ -140,11 +139,13 @@ def _simulate(as_json: bool) -> int:
 
 
 def _tell(tables: dict[str, Table], as_json: bool) -> int:
+    from rankwise.report.table import md_table
+
     if as_json:
         print_json({name: _objects(*table) for name, table in tables.items()})
     else:
-        for table in tables.values():
-            show_table(*table, "right", markdown=True)
+        for headers, rows in tables.values():
+            print("\n".join(["", *md_table([*headers], [[str(cell) for cell in row] for row in rows]), ""]))
     return 0
 
 

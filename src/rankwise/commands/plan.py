@@ -106,7 +106,7 @@ def _power(options: argparse.Namespace) -> int:
         return 0
     text, table = power(spread, margin)
     show(f"{text}\n")
-    show_table(*table, "right")
+    show_table(*table, 1)
     return 0
 
 
