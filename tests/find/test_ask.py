@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from rankwise.commands.find import main
 from rankwise.errors import Refused
 from rankwise.find.ask import question
 from rankwise.find.question import Budget, Question
@@ -90,3 +91,9 @@ def test_the_budget_is_no_part_of_the_question_but_the_margin_is():
     one = asked("method.rank=1,2")
     assert one.id() == asked("method.rank=1,2", budget="30m").id()
     assert len({one.id(), asked("method.rank=1,2", margin="1%").id(), asked("method.rank=1,4").id()}) == 3
+
+
+@pytest.mark.parametrize("line", ["--simulate --margin 1%", "--simulate method.rank=2", "--replay s --seeds 3 --json"])
+def test_what_simulations_and_replays_do_not_read_is_refused(line):
+    with pytest.raises(Refused, match=f"{line.split()[0]}.*: takes nothing else but --json"):
+        main(line.split())

@@ -19,7 +19,7 @@ from rankwise.commands._shared import (
     show,
     show_table,
 )
-from rankwise.errors import plural
+from rankwise.errors import Refused, plural
 
 if TYPE_CHECKING:
     from rankwise.find.question import Question
@@ -54,10 +54,12 @@ def main(arguments: list[str]) -> int:
         "--replay", type=Path, nargs="+", metavar="STUDY", help="what would have been said of grids that were run whole"
     )
     options = parse(made, arguments)
-    if options.simulate:
-        return _simulate(options.json)
-    if options.replay:
-        return _replay(options.replay, options.json)
+    if options.simulate or options.replay:
+        alone = ["--simulate"] if options.simulate else ["--replay", *map(str, options.replay)]
+        if options != parse(made, [*alone, *["--json"] * options.json]):
+            margins = "--simulate has a margin of 2 points, --replay that of each grid's runs"
+            raise Refused(f"{alone[0]}: takes nothing else but --json; {margins}")
+        return _simulate(options.json) if options.simulate else _replay(options.replay, options.json)
     jobs = [f"hydra.launcher.jobs={options.jobs}"] * (options.jobs is not None)
     options.overrides = overrides(options.overrides) + jobs
     prepare_environment()
