@@ -127,8 +127,6 @@ def _measure(record: Record, correct: np.ndarray) -> None:
     total = 22_700_770 + adapter
     record.params = {
         "trainable": trainable, "frozen": total - trainable, "total": total, "adapter": trainable - 770, "head": 770,
-        "by_layer": by_layer(adapter // 2),
-        "by_type": {"Linear": {"trainable": trainable, "frozen": 10_600_000}},
     }  # fmt: skip
     record.compute = {"device": "cpu", "steps": 100, "tokens_per_s": 9000.0, "seconds": {"train_s": 20.0}}
     record.storage = {"adapter_bytes": 4 * trainable}
@@ -177,9 +175,3 @@ def cost(record: Record) -> dict[str, Any]:
         "threads": 1, "attention": "sdpa", "tokens": 150_000, "tokens_per_s": 6000.0 / share, "flops": flops,
         "mfu": 0.36 + 0.01 * seed, "peak_flops": 9.0e10, "peak_flops_source": "measured", "seconds": seconds,
     }  # fmt: skip
-
-
-def by_layer(trainable: int) -> dict[str, dict[str, int]]:
-    """Six layers: the first four train nothing, the last two ``trainable`` each."""
-    layers = {str(i): {"trainable": trainable if i > 3 else 0, "frozen": 1_770_000} for i in range(6)}
-    return {"embeddings": {"trainable": 0, "frozen": 11_900_000}, **layers, "head": {"trainable": 770, "frozen": 0}}

@@ -174,14 +174,6 @@ def test_break_even_is_a_range_where_targets_differ(tmp_path):
     assert said.endswith("No rank here is above it.")
 
 
-def test_parameters_by_layer_are_those_of_the_largest_adapter_with_equal_layers_joined(text):
-    text = text[text.index("<details>") :]
-    assert "Parameters by layer of lora r=128" in text
-    assert row(text, "0 to 3, each") == ["0", "1.77 M", "0"]
-    assert row(text, "4 to 5, each") == ["2.56 M", "1.77 M", "59.1"]
-    assert row(text, "head") == ["770", "0", "100"]
-
-
 def test_costs_that_were_not_measured_are_a_dash(tmp_path):
     write_study(tmp_path / "study", {4: 0.82}, range(1))
     write_run(tmp_path / "study", "lora", 8, measured=False)
@@ -211,7 +203,7 @@ def test_each_part_of_the_memory_may_be_missing(tmp_path, missing):
     for method, rank in (("full", None), ("lora", 8)):
         record = write_run(tmp_path / "study", method, rank)
         del record.memory["train"][missing]
-        del record.compute["flops"], record.compute["mfu"], record.params["by_layer"]
+        del record.compute["flops"], record.compute["mfu"]
         record.write()
     report = build([tmp_path / "study"])
     assert costs.peak_bytes(report.arms[0])

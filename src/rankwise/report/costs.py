@@ -1,6 +1,5 @@
 """What an arm costs, read from its records: memory of one training step, computation, seconds; and what these are."""
 
-import itertools
 import math
 from collections import Counter
 from typing import Any
@@ -174,34 +173,6 @@ def compute_notes(arms: list[Arm]) -> list[str]:
         of = f" ({', '.join(filter(None, [ends, sources]))})" if peaks else ""
         notes.append(f"MFU: model FLOPs utilization, the share of the device's peak{of} that training reached.")
     return notes
-
-
-def layers(arms: list[Arm]) -> dict[str, Any] | None:
-    """Parameters by layer and by type of the arm with the most trainable adapter parameters; None without records.
-
-    Numbered layers that follow each other and hold the same share a row: ``0 to 5, each``.
-    """
-    arms = [arm for arm in arms if arm.comparable and arm.first("params.by_layer") and arm.rank]
-    if not arms:
-        return None
-    arm = max(arms, key=lambda a: a.first("params.adapter") or 0)
-    rows = []
-    by_layer = arm.first("params.by_layer").items()
-    for (numbered, _), group in itertools.groupby(by_layer, lambda item: (item[0].isdigit(), item[1])):
-        members = list(group)
-        names = [name for name, _ in members]
-        if numbered and len(names) > 1:
-            rows.append(_counts(f"{names[0]} to {names[-1]}, each", members[0][1]))
-        else:
-            rows += [_counts(name, count) for name, count in members]
-    by_type = [_counts(name, count) for name, count in (arm.first("params.by_type") or {}).items()]
-    return {"arm": arm.label, "by_layer": rows, "by_type": by_type}
-
-
-def _counts(name: str, count: dict[str, int]) -> list[str]:
-    trainable, frozen = count.get("trainable") or 0, count.get("frozen") or 0
-    share = trainable / (trainable + frozen) if trainable + frozen else None
-    return [name, fmt.si(trainable), fmt.si(frozen), fmt.percent(share)]
 
 
 def pareto(points: list[tuple[float, float]]) -> set[int]:

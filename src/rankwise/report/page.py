@@ -41,7 +41,6 @@ def html(report: Report) -> str:
         sections=[*tables.sections(report, page=True), *filter(None, [tuning.section(report)])],
         plots=draw(report),
         cost_tables=list(filter(None, took)),
-        layers=costs.layers(report.arms),
         analyses=analyses.of_records(report.records),
         differences=section(report, "numbers", f"Against {report.against}, in numbers", []),
         notes=report.notes,
