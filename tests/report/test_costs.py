@@ -160,7 +160,7 @@ def test_the_bars_of_a_run_sum_to_its_total_with_what_no_phase_of_theirs_took(tm
 
 
 def test_page_says_above_which_rank_lora_computes_more(text):
-    assert "On these layers LoRA computes more than full fine-tuning above r = 77:" in text
+    assert "On these layers low-rank adapters compute more than full fine-tuning above r = 77:" in text
     assert "Here r = 128 is above it." in text
     assert row(text[text.index('<h2 id="compute">') :], "lora r=128")[1:3] == ["1.22", "77"]
     assert "the device&#39;s peak (90.0 GFLOP/s, measured)" in text
@@ -170,7 +170,7 @@ def test_break_even_is_a_range_where_targets_differ(tmp_path):
     write_study(tmp_path, {8: 0.82})
     write_run(tmp_path, "lora", 8, targets__name="qv")
     said = costs.break_even(build([tmp_path]).arms)
-    assert "above r = 77 to 309, depending on what is adapted (all_linear: 77, qv: 309)" in said
+    assert "above r = 77 to 309: an adapter" in said
     assert said.endswith("No rank here is above it.")
 
 

@@ -63,23 +63,18 @@ def shapes(batch: list[list[int]] | None) -> str:
     return ", ".join(shown[:2] + ([f"{len(shown) - 2} more shapes"] if len(shown) > 2 else []))
 
 
-def flops(arm: Arm) -> dict[str, float | None]:
-    """Floating-point operations: medians over runs."""
-    return {key: arm.median(f"compute.flops.{key}") for key in _FLOPS}
-
-
 def beside(arm: Arm, full: Arm) -> list[tuple[str, float, float, str]]:
     """What an arm and the reference cost, as far as both are known: (what, the arm's, the reference's, unit).
 
     Without the time where that of either cannot be compared: the operations stand for it.
     """
-    stored, computed, timed = "storage.adapter_bytes", flops(arm), arm.timed and full.timed
+    stored, of, timed = "storage.adapter_bytes", "compute.flops.per_token", arm.timed and full.timed
     mine_s, full_s = (one.median("compute.seconds.train_s") if timed else None for one in (arm, full))
-    theirs = computed["full_per_token"] if full.is_full else flops(full)["per_token"]
+    theirs = arm.median("compute.flops.full_per_token") if full.is_full else full.median(of)
     both = (
         ("trainable parameters", arm.first("params.trainable"), full.first("params.trainable"), ""),
         ("peak training memory", peak_bytes(arm), peak_bytes(full), "B"),
-        ("FLOPs per token", computed["per_token"], theirs, "FLOP"),
+        ("FLOPs per token", arm.median(of), theirs, "FLOP"),
         ("training time", mine_s, full_s, "s"),
         ("disk space", arm.median(stored), full.median(stored), "B"),
     )
@@ -104,36 +99,23 @@ def compute(arm: Arm) -> dict[str, Any]:
     """How an arm computed, and how fast: what all runs share, and medians of what was measured."""
     same = {key: arm.first(f"compute.{key}") for key in _SAME}
     measured = {key: arm.median(f"compute.{key}") for key in ("tokens", "tokens_per_s", "mfu", "peak_flops")}
-    return same | measured | {"flops": flops(arm), "seconds": seconds(arm)}
+    operations = {key: arm.median(f"compute.flops.{key}") for key in _FLOPS}
+    return same | measured | {"flops": operations, "seconds": seconds(arm)}
 
 
 def break_even(arms: list[Arm]) -> str:
     """From which rank on adapters compute more than full fine-tuning, in words; empty where no record says it."""
-    pairs = [(arm, arm.median("compute.flops.break_even_rank")) for arm in arms if arm.rank and arm.comparable]
-    crossings = [(arm, rank) for arm, rank in pairs if rank is not None]
+    pairs = [(arm.rank, arm.median("compute.flops.break_even_rank")) for arm in arms if arm.rank and arm.comparable]
+    crossings = [(own, rank) for own, rank in pairs if rank is not None]
     if not crossings:
         return ""
-    ranks = sorted(math.floor(rank) for _, rank in crossings)
-    methods = {arm.method for arm, _ in crossings}
-    by_kind: dict[str, list[int]] = {}
-    for arm, rank in crossings:
-        kind = [arm.method] * (len(methods) > 1) + [str(arm.settings.get("targets", "?"))]
-        by_kind.setdefault(" ".join(kind), []).append(math.floor(rank))
-    kinds = ", ".join(f"{kind}: {_span(sorted(values))}" for kind, values in by_kind.items())
-    where = f", depending on what is adapted ({kinds})" if len(by_kind) > 1 and ranks[0] != ranks[-1] else ""
-    who = "LoRA computes" if methods == {"lora"} else "low-rank adapters compute"
-    above = sorted({arm.rank for arm, rank in crossings if arm.rank and arm.rank > rank})
+    above = sorted({own for own, rank in crossings if own > rank})
     here = f"Here {', '.join(f'r = {r}' for r in above)} " + ("are above it." if len(above) > 1 else "is above it.")
     return (
-        f"On these layers {who} more than full fine-tuning above r = {_span(ranks)}{where}: an adapter saves "
-        "the gradients of the frozen weights, but adds two matrix products that grow with r. "
-        + (here if above else "No rank here is above it.")
+        "On these layers low-rank adapters compute more than full fine-tuning above r = "
+        f"{fmt.span([math.floor(rank) for _, rank in crossings])}: an adapter saves the gradients of the frozen "
+        "weights, but adds two matrix products that grow with r. " + (here if above else "No rank here is above it.")
     )
-
-
-def _span(values: list[int]) -> str:
-    """``77`` or ``77 to 110``, of sorted values."""
-    return str(values[0]) if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
 
 
 def memory_notes(arms: list[Arm], reference: Arm | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 from rankwise.errors import plural
 from rankwise.metrics import NOTHING, signed
@@ -59,6 +60,12 @@ def tight(text: str) -> str:
 def items(n: int, units: int | None) -> str:
     """``195 test items in 40 groups``: how many of them are independent, where they are not all."""
     return f"{n:,} test items" + (f" in {plural(units, 'group')}" if units and units < n else "")
+
+
+def span(values: Sequence[int]) -> str:
+    """``77`` or ``77 to 110``."""
+    least, most = min(values), max(values)
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def listed(values: list[int]) -> str:

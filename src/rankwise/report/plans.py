@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -41,7 +40,7 @@ _COSTS: list[tuple[str, Cell]] = [
     ("train time", lambda row, limit: _time(row["compute"]["train_s"])),
 ]
 _MEMORY: list[tuple[str, Cell]] = [
-    *((part, partial(lambda part, row, limit: _part(row, part), part)) for part in (*PARTS, "peak")),
+    *((p, lambda row, limit, key=f"{p}_bytes": _gigabytes(row["memory"]["train"][key])) for p in (*PARTS, "peak")),
     ("evaluation", lambda row, limit: _gigabytes(row["memory"]["eval"]["peak_bytes"])),
     ("fits", lambda row, limit: _verdict(row, limit)),
 ]
@@ -67,10 +66,6 @@ def _of_all(labels: list[str]) -> str:
     first, *others = (re.split(r"(?<!\de)-", label) for label in labels)
     common = [part for part in first if all(part in other for other in others)]
     return "-".join(common or first) + (f" × {len(labels):,}" if others else "")
-
-
-def _part(row: dict[str, Any], part: str) -> str:
-    return _gigabytes(row["memory"]["train"][f"{part}_bytes"])
 
 
 def _flops(row: dict[str, Any], key: str, unit: float = 1) -> float | None:
@@ -128,7 +123,7 @@ def _sum(plan: dict[str, Any]) -> str:
 
 def _notes(plan: dict[str, Any]) -> list[str]:
     computes = [row["compute"] for row in plan["runs"]]
-    rows, length = map(_span, zip(*(row["batch"] for row in plan["runs"]), strict=True))
+    rows, length = map(fmt.span, zip(*(row["batch"] for row in plan["runs"]), strict=True))
     lines = [
         f"Memory: live tensors at the peak of a step of {rows} × {length} tokens (batch × longest), GB = 10⁹ bytes. "
         f"Beside it the process holds {_gigabytes(plan['context_bytes'])} GB of libraries or CUDA context, which fits "
@@ -149,13 +144,8 @@ def _notes(plan: dict[str, Any]) -> list[str]:
         size = fmt.megabytes(sent["bytes"])
         lines.append(f"W&B, if online, is sent {size} MB: {sent['rows']:,} rows, in {sent['requests']:,} requests.")
     if ranks := [int(r) for compute in computes if (r := (compute["flops"] or {}).get("break_even_rank"))]:
-        lines.append(f"Above rank {_span(ranks)}, a step with these adapters computes more than full fine-tuning.")
+        lines.append(f"Above rank {fmt.span(ranks)}, a step with these adapters computes more than full fine-tuning.")
     return lines
-
-
-def _span(values: Sequence[int]) -> str:
-    least, most = min(values), max(values)
-    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def _speed(compute: dict[str, Any]) -> str:
