@@ -152,7 +152,10 @@ def test_runs_that_cannot_be_compared_are_left_out_with_a_note(tmp_path):
     write_task(tmp_path, "rte", {"accuracy": 0.9}, trainer__batch_size=16)
     report = read(tmp_path)
     assert report.rows[0].averages[OF_LORA].mean == pytest.approx(LORA)
-    assert "RTE: 1 run of lora r=8 left out, they differ in trainer.batch_size=16 (reference: 32)" in report.notes
+    assert (
+        "RTE: 1 run of lora r=8 left out, not comparable, not ranked: trainer.batch_size=16 (reference: 32)"
+        in report.notes
+    )
 
 
 def test_an_interval_of_seeds_that_not_all_tasks_have_is_of_those_they_share(tmp_path):
@@ -298,8 +301,8 @@ def test_what_a_reader_must_know_of_an_arm_on_a_task_is_said_over_tasks_too(tmp_
     (entry, _) = report.document()["arms"]
     assert entry["passed"] == {"a": None, "b": None} and entry["not_judged"] == lora.unjudged
     shown = printed(report)
-    assert re.search(r"lora r=8 \[1\].* +2 not judged ", shown.split("Over all tasks")[1])
-    assert shown.count("lora r=8 [1]") == 2 and shown.count("79.5±3.6* ") == 2 and "* at the best of several" in shown
+    assert re.search(r"lora r=8 ¹ ² ³ +2 not judged ", shown.split("Over all tasks")[1])
+    assert shown.count(" ¹ ² ³ ") == 2 and shown.count("79.5±3.6* ") == 2 and "* at the best of several" in shown
 
 
 def test_a_rank_is_enough_on_so_many_tasks(tmp_path, capsys):

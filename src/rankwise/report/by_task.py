@@ -23,7 +23,7 @@ from rankwise.metrics import NOTHING, named
 from rankwise.report import aggregate
 from rankwise.report import arms as arms_of
 from rankwise.report.arms import Arm
-from rankwise.report.columns import Section
+from rankwise.report.columns import Section, marks, numbered
 from rankwise.report.equivalence import MISSING
 from rankwise.report.report import Report, compared, find_all, results
 from rankwise.report.summary import of_data
@@ -105,8 +105,7 @@ class ByTask:
             " ".join([task, *(named(metric).short or metric for metric in of if ":" not in metric)])
             for task, of in self.tasks.items()
         ]
-        flags = self._flags
-        rows = []
+        flags, rows = marks(self.rows), []
         for row in self.rows:
             cells = [
                 "\n".join(_cell(row.score(task, metric), metric) + row.star(task) for metric in of)
@@ -115,30 +114,23 @@ class ByTask:
             means = [_cell(row.averages[average]) for average in self.averages]
             seeds = sorted({len(arm.runs) for arm in row.tasks.values()})
             n = "–".join(map(str, dict.fromkeys([seeds[0], seeds[-1]])))
-            rows.append([row.label + self._marks(row), n, *cells, *means])
-        notes = [*(f"[{n}] {flag}" for n, flag in enumerate(flags, 1)), *self._absent(), *self.notes, self._meaning()]
+            rows.append([row.label + flags[id(row)], n, *cells, *means])
+        notes = [*numbered(self.rows), *self._absent(), *self.notes, self._meaning()]
         header = ["arm", "n", *shorts, *self.averages]
         scores = Section("tasks", "Test scores by task, × 100 where they go up to 1", header, rows, notes)
         return Group(*rendered(scores), *(part for overall in self._overall() for part in rendered(overall)))
-
-    @property
-    def _flags(self) -> list[str]:
-        return list(dict.fromkeys(flag for row in self.rows for flag in row.flags))
-
-    def _marks(self, row: Row) -> str:
-        return "".join(f" [{self._flags.index(flag) + 1}]" for flag in row.flags)
 
     def _overall(self) -> list[Section]:
         """What holds over all tasks together; nothing where there are fewer than two."""
         if not any(row.middle for row in self.rows):
             return []
         profiles = [f"> {100 * threshold:.1f}" for threshold in self.thresholds]
-        rows = []
+        flags, rows = marks(self.rows), []
         for row in self.rows:
             enough = [f"{sum(map(bool, row.passed.values()))} of {len(row.passed)}"] if row.passed else []
             enough += [f"{len(row.unjudged)} not judged"] if row.unjudged else []
             shares = map(_overall_cell, [row.middle, row.better, *row.profile])
-            rows.append([row.label + self._marks(row), "\n".join(enough) or NOTHING, *shares])
+            rows.append([row.label + flags[id(row)], "\n".join(enough) or NOTHING, *shares])
         header = ["arm", "enough on tasks", "interquartile mean", f"better than\n{self._against} %", *profiles]
         return [Section("overall", "Over all tasks", header, rows, [_OVERALL])]
 
@@ -288,7 +280,8 @@ def _rows(model: str, runs: list[Record], task_of: dict[int, str], notes: list[s
         for name in sorted({name for arm in reports[task].arms for name in arm.scores if ":" in name}):
             reports[name if len(by_task) == 1 else f"{task} {name}"] = compared(here, name)
         notes += of_data(here, f"the data of {task}")
-        notes += [_left_out(task, arm) for arm in reports[task].arms if not arm.comparable]
+        others = [arm for arm in reports[task].arms if not arm.comparable]
+        notes += [f"{task}: {plural(len(a.runs), 'run')} of {a.label} left out, {a.flags[0]}" for a in others]
     arms = {task: [arm for arm in report.arms if arm.comparable] for task, report in reports.items()}
     # What starts an arm, and what is written or asked beside, tell two apart only if they differ in nothing else.
     loose = all(len({_key(arm, loose=True) for arm in of_task}) == len(of_task) for of_task in arms.values())
@@ -310,11 +303,6 @@ def _rows(model: str, runs: list[Record], task_of: dict[int, str], notes: list[s
 def _key(arm: Arm, loose: bool) -> str:
     settings = {k: v for k, v in arms_of.trained_as(arm).items() if k != "init_from"} if loose else arm.settings
     return json.dumps([arm.method, settings], sort_keys=True, default=str)
-
-
-def _left_out(task: str, arm: Arm) -> str:
-    pairs = [f"{key}={here} (reference: {there})" for key, (here, there) in list(arm.differs.items())[:3]]
-    return f"{task}: {plural(len(arm.runs), 'run')} of {arm.label} left out, they differ in {', '.join(pairs)}"
 
 
 def _mean(row: Row, tasks: dict[str, Metrics]) -> Interval:

@@ -17,6 +17,7 @@ from rankwise.report.equivalence import MISSING, ONE_SEED, Comparison
 from rankwise.report.forgetting import forgotten
 
 if TYPE_CHECKING:
+    from rankwise.report.by_task import Row
     from rankwise.report.report import Report
 
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -121,7 +122,7 @@ def section(report: Report, tables: str, title: str, notes: list[str], lead: str
     """A table of the arms that have any value in it, without the columns that none has; None where that is nothing."""
     table, *others = tables.split()
     first, *rest = shown(report, table, *others)
-    flags = marks(report)
+    flags = marks(report.arms)
     cells = {id(arm): [column.text(arm) for column in rest] for arm in report.arms}
     arms = [arm for arm in report.arms if any(cell != NOTHING for cell in cells[id(arm)])]
     full = [i for i in range(len(rest)) if any(cells[id(arm)][i] != NOTHING for arm in arms)]
@@ -132,21 +133,21 @@ def section(report: Report, tables: str, title: str, notes: list[str], lead: str
     return Section(table, title, header, rows, notes, lead)
 
 
-def footnotes(report: Report) -> tuple[list[str], dict[int, list[int]]]:
-    """Each flag once, numbered from 1 in order of the table, and the numbers of each arm by ``id``."""
-    texts = list(dict.fromkeys(text for arm in report.arms for text in arm.flags))
-    return texts, {id(arm): sorted(texts.index(text) + 1 for text in arm.flags) for arm in report.arms}
+def footnotes(rows: Sequence[Arm | Row]) -> tuple[list[str], dict[int, list[int]]]:
+    """Each flag once, numbered from 1 in order of a table's rows, and the numbers of each row by ``id``."""
+    texts = list(dict.fromkeys(text for row in rows for text in row.flags))
+    return texts, {id(row): sorted(texts.index(text) + 1 for text in row.flags) for row in rows}
 
 
-def numbered(report: Report) -> list[str]:
+def numbered(rows: Sequence[Arm | Row]) -> list[str]:
     """The flags under a table, as ``marks`` numbers them."""
-    return [f"{str(n).translate(_SUPERSCRIPT)} {text}" for n, text in enumerate(footnotes(report)[0], 1)]
+    return [f"{str(n).translate(_SUPERSCRIPT)} {text}" for n, text in enumerate(footnotes(rows)[0], 1)]
 
 
-def marks(report: Report) -> dict[int, str]:
-    """The numbers of an arm's flags as they follow its name in every table, by ``id``."""
-    numbers = footnotes(report)[1]
-    return {arm: "".join(f" {n}".translate(_SUPERSCRIPT) for n in of_arm) for arm, of_arm in numbers.items()}
+def marks(rows: Sequence[Arm | Row]) -> dict[int, str]:
+    """The numbers of a row's flags as they follow its name in every table, by ``id``."""
+    numbers = footnotes(rows)[1]
+    return {row: "".join(f" {n}".translate(_SUPERSCRIPT) for n in of_row) for row, of_row in numbers.items()}
 
 
 def delta(report: Report, arm: Arm) -> str | None:

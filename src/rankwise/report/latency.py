@@ -35,7 +35,7 @@ def timed(arm: Arm) -> list[dict[str, Any]]:
 
 def section(report: Report) -> Section | None:
     """A row per arm and shape; None where nothing was timed."""
-    arms, flags = [arm for arm in report.arms if _cells(arm)], marks(report)
+    arms, flags = [arm for arm in report.arms if _cells(arm)], marks(report.arms)
     if not arms:
         return None
     header = ["arm", "input", "base ms", "ms", "against base", "merged against base"]

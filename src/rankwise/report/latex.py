@@ -44,7 +44,7 @@ def latex(report: Report, wanted: Sequence[str] = ()) -> str:
     Needs the package booktabs. Raises Refused for a column that there is not.
     """
     columns = chosen(report, wanted, "paper")
-    texts, marks = footnotes(report)
+    texts, marks = footnotes(report.arms)
     rows = [[escaped(column.text(arm)) for column in columns] for arm in report.arms]
     for row, arm in zip(rows, report.arms, strict=True):
         numbers = ",".join(map(str, marks[id(arm)]))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def html(report: Report) -> str:
     """The page."""
-    texts, marks = footnotes(report)
+    texts, marks = footnotes(report.arms)
     columns, above = shown(report, "main", "wide"), costs.break_even(report.arms)
     memory = costs.memory_notes(report.arms, report.reference)
     took = [  # each run of an arm, beside what was predicted of it

@@ -75,7 +75,7 @@ class _Arms:
             last = leave_out.pop(0)
             columns = [column for column in columns if column.header.split()[0] != last]
         yield Padding(self._table(columns), (1, 0))
-        yield from map(Text, numbered(self.report))
+        yield from map(Text, numbered(self.report.arms))
         there = [c.header for c in columns if any(c.get(arm) is not None for arm in self.report.arms)]
         about = [words for header, words in _ABOUT.items() if header in there]
         notes = (*of_data(self.report.records), interval_note(self.report), " ".join(about), self.report.total)
@@ -86,7 +86,7 @@ class _Arms:
         for column in columns:
             side = "left" if column.left else "right"
             table.add_column(Text(column.header.replace(" ", "\n")), justify=side, vertical="bottom", no_wrap=True)  # type: ignore[arg-type]
-        flags = marks(self.report)
+        flags = marks(self.report.arms)
         for arm in self.report.arms:
             style = _STYLE.get(self.report.verdict(arm), "")
             cells = [Text(fmt.tight(column.text(arm))) for column in columns]
@@ -233,14 +233,14 @@ def interval_note(report: Report) -> str:
 
 def arms_as_markdown(report: Report, columns: list[Column]) -> list[str]:
     """Headline, table and footnotes."""
-    flags, top = marks(report), report.headline
+    flags, top = marks(report.arms), report.headline
     rows = [[column.text(arm) for column in columns] for arm in report.arms]
     for row, arm in zip(rows, report.arms, strict=True):
         row[0] += flags[id(arm)]
     first = " ".join(filter(None, [f"**{top.title}**", top.cost, top.details]))
     others = [f"* {text}\n" for text in top.others]
     table = md_table([c.title for c in columns], rows, columns)
-    notes = [f"{text}  " for text in numbered(report)]
+    notes = [f"{text}  " for text in numbered(report.arms)]
     return [first, "", *others, *table, "", *notes, "", interval_note(report), ""]
 
 
