@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, TypedDict
+from typing import Any
 
 import peft
 import torch
@@ -24,7 +24,7 @@ from rankwise.measure.shape import Shape
 from rankwise.model.numerics import Numerics
 from rankwise.plan.fake import Counted, FakeRun, full_fine_tuning
 from rankwise.tasks.scores import Scorer
-from rankwise.tracking.groups import Amount, Memory, problem
+from rankwise.tracking.groups import Memory, problem
 from rankwise.tracking.provenance import code_fingerprint
 from rankwise.tracking.record import write_atomically
 
@@ -40,7 +40,7 @@ class Operations:
     operations are no sum over examples, tokens and pairs of tokens.
     """
 
-    step: Annotated[dict[str, Any], dict[str, Amount | None]]
+    step: dict[str, Any]
     cost: Cost | None
     needed: Cost | None
 
@@ -48,13 +48,6 @@ class Operations:
     def of(cls, values: dict[str, Any]) -> "Operations":
         """The inverse of ``asdict``."""
         return cls(values["step"], *(values[key] and Cost(**values[key]) for key in ("cost", "needed")))
-
-
-class _Kept(TypedDict):
-    """What a file has of it."""
-
-    memory: Memory
-    operations: Operations | None
 
 
 def predict(
@@ -78,7 +71,7 @@ def predict(
     counts = file.with_name("counts.json")
     with contextlib.suppress(OSError, Refused, KeyError, TypeError):  # none there, or none that can be read
         kept = read_json(file, "a prediction")
-        if problem(kept, _Kept) is None:
+        if problem(kept["memory"], Memory) is None:
             return kept["memory"], kept["operations"] and Operations.of(kept["operations"])
     with contextlib.suppress(OSError, Refused, AttributeError, TypeError, ValueError):
         _known.update({key: int(count) for key, count in read_json(counts, "counts").items()})
@@ -138,7 +131,9 @@ def beside_full(run: Counted, shape: Shape, mine: int) -> dict[str, Any]:
     ``break_even_rank`` is the rank, the same in every adapter, above which LoRA computes more than full fine-tuning;
     None without LoRA's factors.
     """
-    full = mine if methods.of(run.config.method).trains == "all" else _of_full(run, shape)
+    full, again = mine, run.config.trainer.gradient_checkpointing
+    if methods.of(run.config.method).trains != "all":
+        full = _count(run, shape, again, lambda: full_fine_tuning(run))
     return {
         "per_token": mine / shape.tokens,
         "full_per_token": full / shape.tokens,
@@ -154,10 +149,6 @@ def needed(run: Counted, shape: Shape, mine: int) -> int:
 
 def _without_checkpointing(run: Counted) -> Counted:
     return run.variant(replace(run.config, trainer=replace(run.config.trainer, gradient_checkpointing=False)))
-
-
-def _of_full(run: Counted, shape: Shape) -> int:
-    return _count(run, shape, run.config.trainer.gradient_checkpointing, lambda: full_fine_tuning(run))
 
 
 def _count(run: Counted, shape: Shape, what: Any, other: Callable[[], Counted]) -> int:
