@@ -99,8 +99,6 @@ def _undecided(findings: Findings, rank: int | None, again: str) -> str:
 def _advice(findings: Findings, rank: int, seen: Evidence, again: str) -> str:
     """How many more seeds would decide it; or, where seeds are not likely to, how many test rows."""
     assert findings.rule is not None
-    if findings.later:
-        return f"Before, with more --seeds: {findings.later}. {_spent(findings)}"
     question, rule = findings.question, findings.rule
     chances = {k: chance(rule, rank, seen, k) for k in question.looks if k > seen.seeds}
     if max(chances.values(), default=0.0) < _WORTH:

@@ -11,7 +11,7 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.find.evidence import faults, gather
 from rankwise.find.pilot import Failed, Guess, pilot, pilot_run
-from rankwise.find.question import LOOKS, OF_RUNS, Question
+from rankwise.find.question import OF_RUNS, Question
 from rankwise.find.rates import Rates, tune
 from rankwise.find.rule import Decision, Evidence, Rule, decide
 from rankwise.identity import folder
@@ -91,17 +91,6 @@ class Findings:
         level."""
         file = answer_file(self.question)
         return len({file, *file.parent.glob(f"answer-{self.question.id()[:OF_RUNS]}*.json")})
-
-    @property
-    def later(self) -> str:
-        """How the answer with the most seeds begins, where these were more than now."""
-        for looks in (LOOKS[:n] for n in range(len(LOOKS), len(self.question.looks), -1)):
-            try:
-                file = answer_file(replace(self.question, looks=looks))
-                return str(json.loads(file.read_text(encoding="utf-8"))["sentence"]).partition(". ")[0]
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # not asked, or not answered yet
-        return ""
 
 
 def find(question: Question, launch: Launch, jobs: int = 1) -> Findings:
