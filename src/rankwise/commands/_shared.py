@@ -248,13 +248,9 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
 
 def print_json(document: Any) -> None:
     """Print one JSON document; a number that is not finite is null there."""
-    try:
-        text = json.dumps(document, indent=1, allow_nan=False)
-    except ValueError:
-        from rankwise.tracking.record import finite
+    from rankwise.tracking.record import finite
 
-        text = json.dumps(finite(document), indent=1)
-    print(text)
+    print(json.dumps(finite(document), indent=1))
 
 
 def write(file: Path, text: str, flag: str = "") -> None:

@@ -19,7 +19,7 @@ def interquartile_mean(scores: Scores) -> Interval:
     """The mean of the middle half of all scores, of every run on every task."""
 
     def middle(*tasks: Floats, axis: int = -1) -> Floats:
-        return np.asarray(stats.trim_mean(_pooled(tasks), 0.25, axis=-1))[None]
+        return np.asarray(stats.trim_mean(np.concatenate(tasks, -1), 0.25, axis=-1))[None]
 
     return _estimated(middle, scores, -1.0)[0]
 
@@ -28,7 +28,7 @@ def profile(scores: Scores, thresholds: Floats) -> list[Interval]:
     """The performance profile: the share of all runs on all tasks that score more than each threshold."""
 
     def above(*tasks: Floats, axis: int = -1) -> Floats:
-        return np.stack([(_pooled(tasks) > threshold).mean(-1) for threshold in thresholds])
+        return np.stack([(np.concatenate(tasks, -1) > threshold).mean(-1) for threshold in thresholds])
 
     return _estimated(above, scores)
 
@@ -66,7 +66,3 @@ def _estimated(statistic: Callable[..., Floats], samples: Scores, lowest: float 
         se, low, high = (wider * float(se), *limits) if low < high else (math.nan,) * 3
         intervals.append(Interval(float(value), se, low, high, runs, "none" if math.isnan(se) else "seeds"))
     return intervals
-
-
-def _pooled(tasks: tuple[Floats, ...]) -> Floats:
-    return np.concatenate(tasks, axis=-1)

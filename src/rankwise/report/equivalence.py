@@ -25,7 +25,6 @@ class Comparison:
     """
 
     verdict: str
-    margin: float
     estimate: float | None = None
     seeds: int = 0
     items: int = 0
@@ -45,7 +44,7 @@ def compare(arms: list[Arm], reference: Arm, scores: Scores, metric: Metric, mar
     if metric.weighted is None:
         known = [name for name, other in METRICS.items() if other.weighted]
         reason = f"no paired bootstrap for {metric.name}, only for {', '.join(known)}"
-        return {id(arm): Comparison(MISSING, margin, reason=reason) for arm in rivals}
+        return {id(arm): Comparison(MISSING, reason=reason) for arm in rivals}
     compared = {id(arm): _compare(arm, reference, scores, metric, margin) for arm in rivals}
     tested = {key: c for key, c in compared.items() if c.bootstrap is not None}
     corrected = holm([c.bootstrap.p for c in tested.values() if c.bootstrap])
@@ -63,9 +62,9 @@ def _compare(arm: Arm, reference: Arm, scores: Scores, metric: Metric, margin: f
     try:
         boot = scores.contrast([(1.0, arm.runs), (-1.0, reference.runs)])
     except NotComparable as why:
-        return Comparison(MISSING, margin, reason=str(why))
+        return Comparison(MISSING, reason=str(why))
     if boot.seeds == 1:
-        return Comparison(ONE_SEED, margin, boot.estimate, 1, boot.items)
+        return Comparison(ONE_SEED, boot.estimate, 1, boot.items)
     gain = boot.times(metric.sign)
     name, reason = verdict(gain.low, gain.high, margin), ""
     allowed = {"worse": arm.may_fail, "inconclusive": arm.may_pass and arm.may_fail}.get(name, arm.may_pass)
@@ -73,4 +72,4 @@ def _compare(arm: Arm, reference: Arm, scores: Scores, metric: Metric, margin: f
         name, reason = UNFIT, no_reference(reference)
     elif not allowed:
         name, reason = UNFIT, arm.unfit
-    return Comparison(name, margin, boot.estimate, boot.seeds, boot.items, boot, gain, reason=reason)
+    return Comparison(name, boot.estimate, boot.seeds, boot.items, boot, gain, reason=reason)

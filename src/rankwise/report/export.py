@@ -87,7 +87,7 @@ def document(report: Report) -> dict[str, Any]:
                 "family": f.label,
                 "margin": f.margin,
                 "rank": f.answer.arm.rank if f.answer else None,
-                "answer": f.answer.name if f.answer else None,
+                "answer": f.answer.arm.called if f.answer else None,
                 "level": f.level,
                 "conclusive": f.conclusive,
                 "reason": f.reason,
@@ -95,7 +95,7 @@ def document(report: Report) -> dict[str, Any]:
                 "none_share": f.none_share,
                 "detectable": f.detectable and f.detectable[1],
                 "steps": [
-                    {"arm": s.name, "rank": s.arm.rank}
+                    {"arm": s.arm.called, "rank": s.arm.rank}
                     | {key: getattr(s, key) for key in ("passed", "reason", "share", "low")}
                     for s in f.steps
                 ],
@@ -144,6 +144,6 @@ def _compared(report: Report, arm: Arm) -> dict[str, Any] | None:
     if c is None:
         return None
     boot = {key: c.bootstrap and getattr(c.bootstrap, key) for key in ("se", "low", "high", "p")}
-    own = {key: getattr(c, key) for key in ("reason", "margin", "p_holm", "seeds", "items")}
-    own |= {"verdict": report.verdict(arm), "detectable": c.detectable(report.level)}
+    own = {key: getattr(c, key) for key in ("reason", "p_holm", "seeds", "items")}
+    own |= {"verdict": report.verdict(arm), "detectable": c.detectable(report.level), "margin": report.margin}
     return boot | own | {"metric": report.metric.name, "level": 0.9, "difference": c.estimate}

@@ -27,11 +27,6 @@ class Step:
     reason: str = ""
 
     @property
-    def name(self) -> str:
-        """``rank 8``, or the arm's name where nothing sizes it."""
-        return " ".join(map(str, self.arm.size)) if self.arm.size else self.arm.label
-
-    @property
     def boot(self) -> Bootstrap | None:
         return self.comparison.bootstrap
 
@@ -118,7 +113,7 @@ def _sequence(
         passed = enough if going and not unjudged else None
         steps.append(Step(arm, comparison, passed, None, None if unjudged else low, unjudged or above))
         if going and unjudged:
-            above = f"{steps[-1].name} above it was not judged"
+            above = f"{steps[-1].arm.called} above it was not judged"
         going = bool(passed)
     if reason := _not_begun(steps, reference):
         return Sufficiency(label, margin, level, steps, reason=reason)
@@ -138,7 +133,7 @@ def _not_begun(steps: list[Step], reference: Arm) -> str:
         one_seed = any(step.comparison.verdict == ONE_SEED for step in steps)
         return "no conclusion can be drawn from one seed" if one_seed else top.comparison.reason
     how = "cannot be judged" if top.boot else "could not be tested"
-    return f"no conclusion: {top.name} {how} ({top.reason})" if top.reason else ""
+    return f"no conclusion: {top.arm.called} {how} ({top.reason})" if top.reason else ""
 
 
 def _answer_shares(steps: list[Step], margin: float, level: float) -> list[float]:

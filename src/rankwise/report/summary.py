@@ -82,7 +82,7 @@ def _title(family: Sufficiency, reference: Arm, metric: Metric, named: bool) -> 
         said, colon, why = family.reason.partition(":")
         return f"{_begun(said)}{where}{colon}{why}{budget}."
     if family.answer:
-        name = family.answer.name
+        name = family.answer.arm.called
         enough = f"{_begun(name)} is enough" if sized else f"{name} is as good as {full}"
         enough += " at this budget" * family.answer.arm.unfit.startswith(UNDER_TRAINED)
         return f"{enough}{where}: at most {margin} worse{f' than {full}' if sized else ''}."
@@ -94,8 +94,8 @@ def _title(family: Sufficiency, reference: Arm, metric: Metric, named: bool) -> 
         why = f"is at most {margin} worse if tested alone, not as one of {family.families} families"
     else:
         why = f"may be more than {margin} worse than {full}"
-    what = f"No {top.arm.size[0]} was" if top.arm.size else f"{top.name} was not"
-    return f"{what} shown to be {'enough' if sized else f'as good as {full}'}{where}: {even}{top.name} {why}."
+    what = f"No {top.arm.size[0]} was" if top.arm.size else f"{top.arm.called} was not"
+    return f"{what} shown to be {'enough' if sized else f'as good as {full}'}{where}: {even}{top.arm.called} {why}."
 
 
 def _begun(words: str) -> str:
@@ -106,7 +106,7 @@ def _begun(words: str) -> str:
 def _details(family: Sufficiency, reference: Arm, metric: Metric) -> list[str]:
     if family.reason:
         points = [
-            f"{step.name.replace('rank ', 'r=')} {metric.difference(step.comparison.estimate)}"
+            f"{step.arm.called.replace('rank ', 'r=')} {metric.difference(step.comparison.estimate)}"
             for step in reversed(family.steps)
             if step.comparison.verdict == ONE_SEED
         ]
@@ -120,17 +120,17 @@ def _details(family: Sufficiency, reference: Arm, metric: Metric) -> list[str]:
     on = items(pairs.items, pairs.units)
     details = [f"Tested one-sided at {100 * LEVEL:g} %{among} on {seeds} × {on}."]
     if len(family.steps) > 1:
-        named = [(step.share, step.name) for step in reversed(family.steps)]
+        named = [(step.share, step.arm.called) for step in reversed(family.steps)]
         shares = [f"{100 * s:.0f} % for {of}" for s, of in [*named, (family.none_share, "none")] if s and s >= 0.005]
         details.append(f"Bootstrap distribution of the answer: {', '.join(shares)}.")
     if family.answer and family.answer.arm.unfit.startswith(UNDER_TRAINED):
-        details.append(f"{_begun(family.answer.name)} is {family.answer.arm.unfit}.")
+        details.append(f"{_begun(family.answer.arm.called)} is {family.answer.arm.unfit}.")
     if stopped and stopped.reason:
-        details.append(f"The sequence stops at {stopped.name}, which was not judged: {stopped.reason}.")
+        details.append(f"The sequence stops at {stopped.arm.called}, which was not judged: {stopped.reason}.")
     if family.borderline:
         details.append(BORDERLINE)
     if least := family.detectable:
-        of, deficit = f" of {least[0].name}" if len(family.steps) > 1 else "", least[1]
+        of, deficit = f" of {least[0].arm.called}" if len(family.steps) > 1 else "", least[1]
         shown = "none, with so few seeds and rows" if deficit is None else metric.width(deficit)
         details.append(f"Minimum detectable deficit{of} at 80 % power: {shown}.")
     return details
@@ -234,8 +234,8 @@ def _of_ranks(tested: list[Step], families: int) -> str:
     if families > 1:
         how += f"; of {families} families each is tested at 5 % / {families}"
     said = f"{what} {size}: one-sided 5 % non-inferiority{how}."
-    barred = ", ".join(step.name for step in tested if not step.arm.may_pass)
-    short = ", ".join(step.name for step in tested if step.arm.may_pass and not step.arm.may_fail)
+    barred = ", ".join(step.arm.called for step in tested if not step.arm.may_pass)
+    short = ", ".join(step.arm.called for step in tested if step.arm.may_pass and not step.arm.may_fail)
     said += f" Not allowed to pass (see its flag): {barred}." * bool(barred)
     return said + f" May pass and cannot fail, since more steps or learning rates would help: {short}." * bool(short)
 
