@@ -74,17 +74,6 @@ def test_few_items_or_groups_that_differ_are_no_certainty_that_no_more_would(tmp
     assert found.over_items == pytest.approx(expected, rel=0.02)
 
 
-def test_items_of_few_groups_count_as_groups(tmp_path):
-    wrong, group = np.arange(400) % 100 < np.repeat([0, 10, 20, 30], 100), np.repeat(np.arange(4), 100)
-    arm = [run(tmp_path / f"a{s}", ~wrong, seed=s, cluster=group) for s in range(2)]
-    full = [run(tmp_path / f"f{s}", np.ones(400, dtype=bool), seed=s, cluster=group) for s in range(2)]
-    found = gather(arm, full, named("accuracy"))
-    resampled = np.std([0.0, 0.1, 0.2, 0.3]) / 2  # the standard error of a mean of four, and that of four more
-    assert found.units == 4
-    half = 2.353363 * math.sqrt(4 / 3) * math.hypot(resampled, 2 / 6)  # t of 3 degrees of freedom
-    assert found.half(0.05) == pytest.approx(half, rel=0.04)
-
-
 def test_a_loss_that_is_lower_is_a_gain(tmp_path):
     def model(name: str, nats: float) -> Record:
         (tmp_path / name).mkdir()

@@ -19,9 +19,7 @@ REFUSED = [
     ("plan --mfu 101% debug=fast", "--mfu 101%: a share"),
     ("plan model=local model.path=nothing/here/at/all", "model.path=nothing/here/at/all"),
     ("plan debug=fast method=tfidf", "method=tfidf"),
-    ("plan debug=fast method.rank=33", "method.rank=33"),
     ("plan model=llama2_7b task=next_token quant=nf4 method=full", "quant=nf4"),
-    ("plan --bach 3", "--bach"),
 ]
 
 

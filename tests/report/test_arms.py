@@ -107,10 +107,8 @@ def nested(values):
     ("change", "key"),
     [
         ({"trainer__batch_size": 16}, "trainer.batch_size=16 (reference: 32)"),
-        ({"optim__weight_decay": 0.1}, "optim.weight_decay=0.1 (reference: 0.01)"),
         ({"precision": "bf16"}, "compute.precision=bf16 (reference: fp32)"),
         ({"data": "d1", "seed": 1}, "data.fingerprint=d1"),
-        ({"task__max_length": 96}, "task.max_length=96 (reference: 48)"),
     ],
 )
 def test_a_run_of_another_context_is_flagged_with_the_key_and_not_averaged(tmp_path, change, key):
