@@ -185,22 +185,6 @@ def test_rates_tuned_for_one_side_alone_let_no_rank_pass(tmp_path):
     assert "out of different numbers (3 for lora r=8, 1 for full; 1e-3 to 4e-3), on the rep" in " ".join(report.notes)
 
 
-def test_rates_tuned_for_one_side_alone_on_other_seeds_let_no_rank_pass_either(tmp_path):
-    write_study(tmp_path, {8: 0.82})
-    write_run(tmp_path, "lora", 8, lr=4e-3, objective=0.9)  # of one seed alone: none that was chosen from
-    assert build([tmp_path]).families[0].answer
-    for lr in (1e-3, 2e-3, 4e-3):
-        write_run(tmp_path, "lora", 4, lr=lr, seed=100, stage="tune")
-    assert build([tmp_path]).families[0].answer is None
-    for lr in (1e-4, 2e-4):
-        write_run(tmp_path, "full", None, lr=lr, seed=100, stage="tune")
-    said = "unequal tuning: 3 learning rates tried, full fine-tuning had 2"
-    assert said in build([tmp_path]).headline.title
-    write_run(tmp_path, "full", None, lr=4e-4, seed=100, stage="tune", objective=None, diverged=True)
-    report = build([tmp_path])
-    assert report.families[0].answer and "out of 3 each (3 for lora r=4, 3 for full; " in " ".join(report.notes)
-
-
 def test_seeds_that_are_crossed_with_data_seeds_are_counted_as_two_factors(tmp_path):
     for seed in range(3):
         for data_seed in range(2):
@@ -276,22 +260,6 @@ def test_an_arm_whose_loss_is_that_of_the_label_frequencies_learned_nothing(tmp_
     (arm,) = build([tmp_path]).arms
     said = f"test loss {loss:.3g} ± 0.005 nats, not shown to be less than that of the label frequencies alone (0.693)"
     assert (said in arm.unfit) == nothing == bool(arm.unfit)
-
-
-def test_a_score_at_the_best_of_several_rates_has_a_star_that_says_so(tmp_path):
-    write_study(tmp_path, {8: 0.82}, range(2))
-    for seed in range(2):
-        write_run(tmp_path, "lora", 8, lr=1e-3, objective=0.7, seed=seed)
-    write_run(tmp_path, "full", None, lr=9e-4, objective=0.9)  # of one seed alone: nothing was chosen by it
-    report = build([tmp_path])
-    assert [(arm["label"], arm["rates"]) for arm in report.document()["arms"]] == [("lora r=8", 2), ("full", 1)]
-    lora, full = [
-        line.split(" | ")[1] for line in report.to_markdown().splitlines() if line.startswith(("| lora", "| full"))
-    ]
-    assert lora.endswith("*") and not full.endswith("*")
-    assert "* at the best of several learning rates by validation on these very seeds: somewhat too high." in (
-        report.to_markdown()
-    )
 
 
 def test_what_the_data_said_of_themselves_is_said_again_once(tmp_path):

@@ -238,6 +238,7 @@ _WORSE = "No rank was shown to be enough: rank 8 is more than 2 points of accura
         (3, 0, 1, 0.74, "worse", _WORSE),
         (3, 0, 1, 0.82, "no conclusion", _MORE),
         (2, 3, 3, 0.74, "worse", _WORSE),
+        (0, 3, 1, 0.82, "no conclusion", _MORE),
     ],
 )
 def test_unequal_tuning_forbids_what_it_can_have_produced(tmp_path, of_eight, of_four, of_full, score, verdict, title):
