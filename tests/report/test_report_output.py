@@ -20,10 +20,12 @@ from rankwise.identity import labels
 from rankwise.methods import Method
 from rankwise.metrics import named
 from rankwise.report import plots
+from rankwise.report.columns import columns
 from rankwise.report.costs import pareto
 from rankwise.report.export import json_parts
 from rankwise.report.page import html
 from rankwise.report.report import build
+from rankwise.report.table import _LEAVES_OUT
 from rankwise.tasks.scores import ValueScorer
 from rankwise.tracking.predictions import Unreadable
 from rankwise.tracking.record import read as read_record
@@ -105,6 +107,7 @@ def test_a_table_explains_the_columns_and_verdicts_that_it_has(read):
     wide, narrow = (" ".join(printed(read, width).split()) for width in (120, 40))
     for column in ("Peak: live tensors", "Pred. error: of the peak", "FLOPs /full: per token"):
         assert column in wide and column not in narrow
+    assert set(_LEAVES_OUT) <= {column.header.split()[0] for column in columns(read) if column.header}
     verdicts = re.search(r"paired with full fine-tuning; (.*): 90 % interval", narrow)[1].split(", ")
     assert set(verdicts) == {c.verdict for c in read.comparisons.values()} - {"no conclusion"}
 

@@ -78,7 +78,7 @@ def columns(report: Report) -> list[Column]:
         Column("method", "", lambda a: a.method),
         *settings,
         *_scores(report),
-        Column("rank_fraction", "r/shorter side\N{NO-BREAK SPACE}%", rank_fraction, fmt.percent, "main"),
+        Column("rank_fraction", "r/min side\N{NO-BREAK SPACE}%", rank_fraction, fmt.percent, "main"),
         Column("scale", "scale", lambda a: a.first("lora.scale"), lambda scale: f"{scale:.3g}", "main"),
         Column("lr", "lr", lambda a: a.lr, fmt.rate, "main"),
         Column("rates", "", lambda a: a.tried),
