@@ -67,8 +67,6 @@ def _nested(run: Run, lora: factors.Lora, rank: int | None) -> factors.Deltas:
 
 
 def _refuse_options(lora: factors.Lora, rank: int | None, energy: float | None) -> None:
-    if (rank is None) == (energy is None):
-        raise Refused("adapter shrink: give one of --rank and --energy")
     most = max(lora.ranks.values())
     if rank is not None and not 1 <= rank <= most:
         raise Refused(f"--rank {rank}: 1 to {most}, the rank that the adapter has")

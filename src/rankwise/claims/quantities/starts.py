@@ -10,11 +10,11 @@ from rankwise.measure.random_models import adapted_model, base_model, batch
 ROWS, LENGTH = 4, 16
 
 
-def start_gap(models: list[str], method: str = "lora") -> Estimate:
+def start_gap(models: list[str]) -> Estimate:
     """The largest difference of any logit between the base and the same with a fresh adapter."""
     gaps = []
     for model in models:
-        config = config_of({"model": model, "method": method, "targets": "attention"})
+        config = config_of({"model": model, "targets": "attention"})
         base = base_model(config, seed=0).eval()
         inputs = batch(base, ROWS, LENGTH)
         with torch.no_grad():
