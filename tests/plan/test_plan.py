@@ -20,7 +20,7 @@ from rankwise.measure.shape import Shape
 from rankwise.model import base
 from rankwise.model.adapt import adapt
 from rankwise.model.base import architecture
-from rankwise.model.methods.warm_start import weights_file
+from rankwise.model.methods.warm_start import start_file
 from rankwise.model.weights import export
 from rankwise.plan.estimate import LARGEST, Question, _measured_mfu, largest_batch, plan
 from rankwise.plan.fake import FakeRun, build
@@ -257,7 +257,7 @@ def test_what_is_kept_has_the_bytes_that_were_planned(tiny, method, tmp_path):
     planned = row(config, only_parameters=True)["storage"]
     adapted = adapt(base.load(config.model, resolve(config.model), 2, 0)[0], config)
     export(adapted.model, tmp_path, False, adapted.start)
-    file = weights_file(tmp_path)
+    file = start_file(str(tmp_path))
     assert file is not None
     stored = sum(tensor.numel() * tensor.element_size() for tensor in load_file(file).values())
     assert planned["adapter_bytes"] == planned["disk_bytes"] == stored

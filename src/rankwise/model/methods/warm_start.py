@@ -22,11 +22,6 @@ _DECIDING = (  # what the same factors mean; VeRA's A and B are drawn from its k
 )
 
 
-def weights_file(folder: Path) -> Path | None:
-    """The file of trained weights in an adapter folder."""
-    return next((folder / name for name in (ADAPTER_FILE, TRAINED_FILE, HEAD_FILE) if (folder / name).is_file()), None)
-
-
 def warm_start(model: nn.Module, source: str, heads: list[str]) -> dict[str, str]:
     """Put the adapter weights of ``source`` in; returns its path and the SHA-256 of its file, for the record.
 
@@ -63,7 +58,8 @@ def warm_start(model: nn.Module, source: str, heads: list[str]) -> dict[str, str
 def start_file(source: str) -> Path | None:
     """The file of weights that ``method.init_from`` names, of a run's folder or the adapter's own."""
     folder = Path(source).expanduser()
-    return weights_file(folder / "adapter" if (folder / "adapter").is_dir() else folder)
+    folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
+    return next((folder / name for name in (ADAPTER_FILE, TRAINED_FILE, HEAD_FILE) if (folder / name).is_file()), None)
 
 
 def _refused(source: str, allowed: str) -> Refused:
