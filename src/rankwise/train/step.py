@@ -20,16 +20,12 @@ def losses(model: nn.Module, scorer: Scorer, batch: Batch) -> tuple[torch.Tensor
 
     Nested LoRA trains on the mean of the losses of its whole rank and of a drawn one.
     """
-    logits, losses_N = _losses(model, scorer, batch)
+    logits = outputs.logits(model, batch)
+    losses_N = scorer.losses(logits, batch["labels"])
     if model.training and (cut := nested.of(model)):
         with cut.only():
-            losses_N = (losses_N + _losses(model, scorer, batch)[1]) / 2
+            losses_N = (losses_N + scorer.losses(outputs.logits(model, batch), batch["labels"])) / 2
     return logits, losses_N
-
-
-def _losses(model: nn.Module, scorer: Scorer, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    logits = outputs.logits(model, batch)
-    return logits, scorer.losses(logits, batch["labels"])
 
 
 def loss(model: nn.Module, losses_N: torch.Tensor, share: float = 1.0) -> torch.Tensor:
