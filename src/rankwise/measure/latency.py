@@ -7,7 +7,6 @@ import dataclasses
 import gc
 import itertools
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
@@ -20,7 +19,7 @@ from scipy import stats
 from torch import nn
 from transformers import PretrainedConfig
 
-from rankwise import methods
+from rankwise import machine, methods
 from rankwise.config import Config
 from rankwise.measure.random_models import adapted_model, base_model, batch, merged_model
 from rankwise.model.methods.peft_warnings import CANNOT
@@ -59,8 +58,8 @@ def latencies(config: Config, architecture: PretrainedConfig, settings: Numerics
         try:
             models = models or _models(config, architecture, settings)
             cell |= _times(models, rows, length, settings)
-        except RuntimeError as error:  # torch has several ways to tell
-            if not re.search("out of memory|allocate memory", str(error)):
+        except (RuntimeError, MemoryError) as error:
+            if not machine.is_out_of_memory(error):
                 raise
             cell["absent"] = "out of memory"
         cells.append(cell)
