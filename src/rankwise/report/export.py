@@ -144,6 +144,6 @@ def _compared(report: Report, arm: Arm) -> dict[str, Any] | None:
     if c is None:
         return None
     boot = {key: c.bootstrap and getattr(c.bootstrap, key) for key in ("se", "low", "high", "p")}
-    own = {key: getattr(c, key) for key in ("reason", "p_holm", "seeds", "items")}
-    own |= {"verdict": report.verdict(arm), "detectable": c.detectable(report.level), "margin": report.margin}
+    own = {"reason": c.reason, "margin": report.margin, "p_holm": c.p_holm, "seeds": c.seeds, "items": c.items}
+    own |= {"verdict": report.verdict(arm), "detectable": c.detectable(report.level)}
     return boot | own | {"metric": report.metric.name, "level": 0.9, "difference": c.estimate}
