@@ -23,10 +23,8 @@ from rankwise.errors import Refused
 from rankwise.forks import fork_server
 from rankwise.forks.preload import HEAVY
 from rankwise.identity import folder
-from rankwise.plan.estimate import Question, plan
-from rankwise.plan.hardware import Hardware
 from rankwise.study import launcher, multirun, progress
-from rankwise.study.launcher import launch, share
+from rankwise.study.launcher import launch
 from rankwise.study.outcome import Outcome, correct
 from rankwise.study.worker import End, ending
 from rankwise.tasks.data import check_files
@@ -272,43 +270,6 @@ def test_gpus_are_handed_out_one_per_job(make, monkeypatch):
     assert [(o.status, o.error) for o in outcomes] == [("finished", None)] * 4
     logs = "".join((o.folder / "log").read_text() for o in outcomes)
     assert "GPU 2" in logs and "GPU 5" in logs
-
-
-def test_share(make, monkeypatch):
-    monkeypatch.setattr(machine, "cores", lambda: 8)
-    monkeypatch.setattr(machine, "memory_bytes", lambda: 7 * 1024**3)
-    monkeypatch.setattr(machine, "gpus", list)
-    many = [make("wait", seed) for seed in range(20)]
-    assert share(many) == launcher.Slots(3, 1, [None] * 3)  # memory is what is short
-    assert share(many, jobs=40) == launcher.Slots(20, 1, [None] * 20)
-    for jobs, threads in ((None, 1), (2, 4), (8, 1)):  # a run's bits hang on its threads: not on what is left to run
-        assert {share(many[:left], jobs).threads for left in (1, 2, 20)} == {threads}
-    assert share([make("wait", seed, threads=4) for seed in range(20)]).jobs == 2
-    monkeypatch.setattr(machine, "memory_bytes", lambda: 0)
-    assert share(many).jobs == 1
-    monkeypatch.setattr(machine, "gpus", lambda: ["0", "1"])
-    assert share(many) == launcher.Slots(2, 4, ["0", "1"])
-    assert share(many, jobs=3).gpus == ["0", "1", "0"]
-    assert share([make("wait", device="cpu")]).gpus == [None]
-    pairs = [make("wait", seed) for seed in range(3)]
-    for pair in pairs:
-        pair.trainer.devices = 2
-    assert share(pairs) == launcher.Slots(1, 8, ["0,1"])
-
-
-def test_a_gpu_takes_as_many_runs_as_the_plan_says_that_it_has_room_for(tiny, monkeypatch):
-    monkeypatch.setattr(machine, "gpus", lambda: ["0", "1"])
-    monkeypatch.setattr(machine, "hardware", lambda: {"gpus": ["NVIDIA H200"] * 2})
-    monkeypatch.setattr(machine, "cores", lambda: 16)
-    monkeypatch.setattr(machine, "memory_bytes", lambda: 2**40)
-    study = [tiny("bert", seed=seed, method__rank=rank) for rank in (1, 32) for seed in range(9)]
-    planned = plan(study[-1:], Question(Hardware.named("h200"), 0))["runs"][0]["memory"]
-    each = 1.25 * max(planned["train"]["peak_bytes"], planned["eval"]["peak_bytes"]) + 500_000_000
-    for room, jobs, threads in ((3.5, 6, 2), (0.5, 2, 8), (1000, 16, 1)):  # a core for each, and one run in any case
-        monkeypatch.setattr(machine, "gpu_free_bytes", lambda ids, room=room: int(room * each))
-        assert share(study) == launcher.Slots(jobs, threads, ["0", "1"] * (jobs // 2))
-    assert share(study, jobs=3).gpus == ["0", "1", "0"]
-    assert share([tiny("bert", seed=seed, tracking__latency=[[1, 8]]) for seed in range(9)]).jobs == 2, "timed: alone"
 
 
 class Study:
