@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from rankwise import machine
+from rankwise.check import check, check_here
 from rankwise.cli import main
 from rankwise.config import changed, typed
 from rankwise.errors import Refused, tell
@@ -72,6 +74,33 @@ def test_an_output_folder_that_cannot_be_is_one_line_and_a_file_of_ours_that_is_
     monkeypatch.setattr("rankwise.study.single.run", missing)
     with pytest.raises(FileNotFoundError):
         single(tiny(outputs=str(tmp_path)))
+
+
+def test_outputs_below_a_file_are_refused(tiny, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(Refused, match=r"^outputs=.*file: .*file is a file, not a folder$"):
+        check(tiny(outputs=str(tmp_path / "file")))
+
+
+def test_outputs_below_a_folder_that_one_may_not_enter_are_refused(tiny, tmp_path):
+    (tmp_path / "shut").mkdir(mode=0)
+    own, other = os.getresuid(), 65534
+    os.setresuid(*((other, other, 0) if 0 in own else own))
+    try:
+        with pytest.raises(Refused, match=r"^outputs=.*shut/a/b: /.* cannot be written; give another outputs=FOLDER$"):
+            config = tiny(outputs=str(tmp_path / "shut/a/b"))
+            check(config)
+            check_here(config)
+    finally:
+        os.setresuid(*own)
+
+
+def test_outputs_among_the_data_are_refused(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for data, outputs in ((".", "outputs"), ("..", "outputs"), (str(tmp_path), "."), (".", str(tmp_path / "x/y"))):
+        with pytest.raises(Refused, match=rf"^outputs={outputs}: a folder outside of task.path={data}, all files"):
+            check_here(tiny(task__path=data, outputs=outputs))
+    check_here(tiny(task__path=".", outputs="../outputs"))
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])

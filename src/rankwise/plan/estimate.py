@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -246,8 +247,8 @@ def _mfu(question: Question, config: Config, precision: str) -> tuple[float, str
     if question.mfu is not None:
         return question.mfu, "given"
     if question.hardware.is_here:
-        recomputes = config.trainer.gradient_checkpointing
-        measured = _measured_mfu(config.outputs, config.model.name, precision, question.hardware.device, recomputes)
+        outputs, recomputes = os.path.abspath(config.outputs), config.trainer.gradient_checkpointing
+        measured = _measured_mfu(outputs, config.model.name, precision, question.hardware.device, recomputes)
         if measured:
             return statistics.median(measured), f"measured in {plural(len(measured), 'finished run')} of this model"
     return ASSUMED_MFU, "assumed"
