@@ -29,6 +29,7 @@ from rankwise.fine_tune import fine_tune
 from rankwise.forks import fork_server
 from rankwise.forks.preload import HEAVY
 from rankwise.measure.clock import Clock
+from rankwise.tasks import data
 from rankwise.tracking.journal import Journal
 from rankwise.tracking.record import Record
 from rankwise.train.checkpoint import clear
@@ -55,7 +56,8 @@ def fine_tune_on_several(
             contextlib.closing(context.SimpleQueue()) as queue,
         ):
             port, threads = find_free_network_port(), torch.get_num_threads()
-            arguments = (config, record, journal.attempt, others, port, threads, queue)
+            read = data.already_read(config)
+            arguments = (config, record, read, journal.attempt, others, port, threads, queue)
             _wait(start_processes(_rank, arguments, config.trainer.devices, False, False, "forkserver"), heard, queue)
     except BaseException as error:
         clear(record.folder, error)
@@ -111,7 +113,15 @@ class _Heard:
 
 
 def _rank(
-    rank: int, config: Config, record: Record, attempt: int, others: str, port: int, threads: int, queue: Any
+    rank: int,
+    config: Config,
+    record: Record,
+    read: dict[Any, data.Data],
+    attempt: int,
+    others: str,
+    port: int,
+    threads: int,
+    queue: Any,
 ) -> None:
     """The process of one rank, from its start to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
@@ -130,6 +140,7 @@ def _rank(
     torch.set_num_threads(config.trainer.threads or max(1, threads // ranks.world))
     if torch.cuda.is_available() and config.trainer.device != "cpu":
         torch.cuda.set_device(rank)
+    data.take_as_read(read)
     mine = record if ranks.is_first else replace(record, folder=Path(others) / str(rank))
     journal, clock = Journal(mine.folder / "metrics.jsonl", attempt), Clock()
 

@@ -1,5 +1,6 @@
 """A run on several devices is the run on one, within rounding, and ends truthfully when a part of it does not."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from rankwise.forks import fork_server
 from rankwise.identity import folder
 from rankwise.measure.ledger import PARTS, Ledger
 from rankwise.run import run
+from rankwise.tasks import data
 from rankwise.tracking.journal import read_rows
 from rankwise.tracking.predictions import read as read_predictions
 from rankwise.tracking.record import FAILED, Record, read
@@ -63,6 +65,17 @@ def test_several_ranks_log_and_learn_what_one_does(alike, devices):
     assert np.array_equal(columns["label"], same["label"]) and np.allclose(columns["score"], same["score"], atol=1e-5)
     assert one.compute["tokens"] == several.compute["tokens"]
     assert one.metrics["test"]["accuracy"] == several.metrics["test"]["accuracy"]
+
+
+def test_ranks_take_over_what_the_study_has_read(tiny, tmp_path):
+    config = tiny("bert", outputs=str(tmp_path), trainer__devices=2)
+    data.check_files([config])
+    read = data.already_read(config)
+    data.take_as_read({key: dataclasses.replace(rows, fingerprint="told") for key, rows in read.items()})
+    try:
+        assert run(config).provenance["data"]["fingerprint"] == "told"
+    finally:
+        data.take_as_read(read)
 
 
 def test_operations_are_those_of_all_ranks_and_memory_is_that_of_one(alike):

@@ -127,7 +127,7 @@ def _none(findings: Findings) -> str:
     largest = question.ranks[-1]
     seen = findings.looks[largest][-1]
     where = f" on {question.method.targets.name}" if question.method.targets.name else ""
-    nearest = "worse" if seen.high(0.05) < 0 else "away"
+    nearest = "worse" if seen.high(0.05) < 0 else "behind, which may be chance"
     gap, least, most = (
         question.metric.difference(-value).lstrip("+") for value in (seen.gain, seen.high(0.05), seen.low(0.05))
     )
