@@ -117,7 +117,7 @@ def test_the_error_of_a_paired_correlation_is_that_of_its_spread():
     for _ in range(40):
         y = rng.normal(size=120)
         a, b = y + rng.normal(size=120), y + 0.8 * rng.normal(size=120)
-        gap = on_rows(named("pearson"), {"label": y, "score": a}, {"label": y, "score": b})
+        gap = on_rows(named("pearson"), {"label": y, "prediction": a}, {"label": y, "prediction": b})
         estimates.append(gap["value"])
         errors.append(gap["se"])
     assert 0.7 < np.std(estimates) / np.mean(errors) < 1.4
