@@ -22,6 +22,7 @@ from rankwise.commands._shared import (
 from rankwise.errors import Refused, plural
 
 if TYPE_CHECKING:
+    from rankwise.config import Config
     from rankwise.find.question import Question
     from rankwise.find.show import Table
 
@@ -87,7 +88,7 @@ def _find(asked: Question, arguments: list[str], options: argparse.Namespace) ->
     from rankwise.study.multirun import launcher_of, run_on
 
     launcher = launcher_of(options.overrides)
-    side_by_side = launcher.at_once([asked.run_of(None, seed) for seed in asked.looks])
+    side_by_side = launcher.at_once(_of_reference(asked))
     findings = story.find(asked, lambda configs, stage: run_on(launcher, configs, stage), side_by_side)
     pairs = zip(["", *arguments], arguments, strict=False)
     asks = [word for before, word in pairs if "--budget" not in (before, word.partition("=")[0])]
@@ -113,7 +114,7 @@ def _list(asked: Question, jobs: int | None, as_json: bool) -> int:
     runs = [asked.run_of(asked.middle, 0), asked.run_of(None, 0)]
     here = Hardware.here(runs[0].trainer.device)
     planned = estimate.plan(runs, estimate.Question(here, here.memory_bytes))["runs"]
-    together = launcher.share(runs, jobs).jobs
+    together = launcher.share(_of_reference(asked), jobs).jobs
     times = [row["compute"]["train_s"] and row["compute"]["train_s"] / together for row in planned]
     if as_json:
         print_json({"stages": _objects(*stages(asked, *times)), "jobs": together, "mfu": planned[0]["compute"]["mfu"]})
@@ -123,6 +124,11 @@ def _list(asked: Question, jobs: int | None, as_json: bool) -> int:
     at_once = f"Training alone, {plural(together, 'run')} at once"
     show(f"{at_once}, at {fmt.percent(share)} % ({source}) of the peak speed.")
     return 0
+
+
+def _of_reference(asked: Question) -> list[Config]:
+    """As many runs as may go on side by side."""
+    return [asked.run_of(None, seed) for seed in range(asked.looks[-1])]
 
 
 def _replay(studies: list[Path], as_json: bool) -> int:
