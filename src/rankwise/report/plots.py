@@ -303,7 +303,7 @@ def _range(points: Sequence[float], ends: Sequence[float], margin: float) -> tup
 def _limits(ax: Any, arms: list[Arm], report: Report) -> None:
     """The axis of scores, with room for the margin; not far outside the metric's range."""
     metric, scores = report.metric, [arm.scores[report.metric.name] for arm in arms]
-    points, reach = [score.point for score in scores], 3 * report.margin
+    points, reach = [score.point for score in scores], 1.5 * report.margin
     worst = min(points) + reach if metric.lower_is_better else max(points) - reach  # the margin lies where it is worse
     ends = [end for score in scores for end in (score.low, score.high) if math.isfinite(end)]
     low, high = _range([*points, worst], ends, report.margin)
