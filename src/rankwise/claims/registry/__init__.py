@@ -32,7 +32,7 @@ def _read(file: Path) -> Iterator[Claim]:
     text = file.read_text(encoding="utf-8")
     each = yaml.safe_load(text).get("each", {"": ""})
     for key, name in each.items():
-        values = yaml.safe_load(text.replace("KEY", key).replace("NAME", name))
+        values = yaml.safe_load(text.replace("KEY", key).replace("NAME", name) if key else text)
         values |= {of: Bound.of(values[of]) for of in ("bound", "full_bound") if of in values}
         source, settings = Source(**values.pop("source")), values.pop("with")
         values.pop("each", None)
