@@ -15,6 +15,7 @@ import pytest
 from rankwise.assets import Asset, resolve
 from rankwise.config import Task
 from rankwise.errors import Refused
+from rankwise.tasks import data as tasks_data
 from rankwise.tasks import tables
 from rankwise.tasks.data import Data, load
 from rankwise.tasks.splits import digest, place
@@ -63,13 +64,15 @@ def records(folder: Path, rows: list[dict[str, Any]]) -> Path:
     return folder / "a.json"
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 2048])
+@pytest.mark.parametrize(("chunk", "kept_bytes"), [(1, 10_000), (7, 0), (2048, 1 << 27)])
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])
-def test_every_format_gives_the_same_data_whatever_is_held_at_a_time(tmp_path, monkeypatch, form, chunk):
+def test_every_format_gives_the_same_data_whatever_is_held_at_a_time(tmp_path, monkeypatch, form, chunk, kept_bytes):
     monkeypatch.setattr(tables, "CHUNK", chunk)
+    monkeypatch.setattr(tasks_data, "_KEPT_BYTES", kept_bytes)
     rows = [*ROWS, ('a "quoted", word, and café', 1), ('"', 0), ("the 3th sea is AS deep as 757 oaks!", 1)]
     keys: dict[str, Any] = {"n_train": 50, "n_validation": 9, "deduplicate": True}
     data = read(write(tmp_path, form, rows), **keys)
+    monkeypatch.undo()
     assert content(data) == content(read(write(tmp_path, "txt", rows), **keys))
     assert data.train.items.max() < len(rows)
     for part in (data.train, data.validation, data.test):
@@ -77,7 +80,8 @@ def test_every_format_gives_the_same_data_whatever_is_held_at_a_time(tmp_path, m
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
-def test_memory_is_bounded_by_what_is_chosen_not_by_the_file(tmp_path, form):
+def test_memory_is_bounded_by_what_is_chosen_not_by_the_file(tmp_path, monkeypatch, form):
+    monkeypatch.setattr(tasks_data, "_KEPT_BYTES", 1 << 20)  # the file is larger than what is kept between readings
     filler = "word" * 500
     path = write(tmp_path, form, [(f"{i} {filler}", i % 2) for i in range(8_000)])
     size = 8_000 * len(filler)

@@ -1,7 +1,8 @@
 """Rows of a task: read twice, labelled, split by hash, sampled.
 
 The first reading keeps a few bytes of every row, from which the rows of each part are chosen; the second collects the
-texts of those alone. So the data may be larger than memory, and only what a run uses is held.
+texts of those alone. So the data may be larger than memory, and only what a run uses is held. A source of little text
+is held meanwhile, in place of the second reading.
 """
 
 import contextlib
@@ -31,6 +32,7 @@ _FORGETTING = ("path", "package", "revision", "format", "columns", "text", "labe
 _Key = tuple[str, str, int]  # task, fingerprint of what it is read from, seed of its sample
 _read: dict[_Key, "Data"] = {}  # what was checked in this process, or in the one that started it; runs need not read it
 _MOST = 8  # of them are kept
+_KEPT_BYTES, _ROW_BYTES = 1 << 27, 400  # between the readings; of a row beside its text
 _COPY = 0.75  # share of training rows in a part that is a copy, as a validation part may be cut from the original
 
 
@@ -83,8 +85,8 @@ def load(task: Task, asset: Asset, data_seed: int) -> Data:
     if (key := _key(task, asset, data_seed)) in _read:
         return _read[key]
     tables, notes = open_tables(task, asset)
-    index, part, classes, chosen, shared = _first_reading(task, tables, notes, data_seed)
-    rows = (example for example in examples(task, tables) if example is not None)
+    rows = _Rows(task, tables)
+    index, part, classes, chosen, shared = _first_reading(task, tables, rows, notes, data_seed)
     splits, fingerprint = _collect(task, rows, part, chosen, classes, notes)
     if task.protocol == "paper":
         splits["validation"] = splits["test"]
@@ -163,13 +165,34 @@ def of_forgetting() -> Iterator[None]:
         raise Refused(f"forgetting: {told}" if _OF_TASK.search(what) else told) from None
 
 
+class _Rows:
+    """The examples of all tables, None for a row that is left out, as often as one likes: read again, unless the first
+    reading came to so little text that it was kept.
+    """
+
+    def __init__(self, task: Task, tables: list[Table]):
+        self._task, self._tables, self._kept = task, tables, list[Example | None]()
+
+    def __iter__(self) -> Iterator[Example | None]:
+        if self._kept:
+            yield from self._kept
+            return
+        kept, room = list[Example | None](), _KEPT_BYTES
+        for example in examples(self._task, self._tables):
+            room -= _ROW_BYTES + (sum(map(len, example.texts)) if example else 0)
+            if room > 0:
+                kept.append(example)
+            yield example
+        self._kept = kept if room > 0 else []
+
+
 def _first_reading(
-    task: Task, tables: list[Table], notes: list[str], data_seed: int
+    task: Task, tables: list[Table], rows: _Rows, notes: list[str], data_seed: int
 ) -> tuple["_Index", np.ndarray, Classes | None, list[np.ndarray], dict[str, dict[str, int]]]:
     """Of every row a few bytes, its part (-1: left out), the classes, the rows of each part that are used, and how many
     of them are training rows as well. Adds to ``notes``.
     """
-    index = _Index.of(task, examples(task, tables))
+    index = _Index.of(task, iter(rows))
     if not len(index.place):
         raise Refused("task data: no row is left; all are empty, or nearer to 0 than task.min_abs_label")
     missing, quoted, literal = (index.counts[key] for key in ("missing", "quoted", "literal"))
@@ -313,7 +336,7 @@ def _shared(index: _Index, chosen: list[np.ndarray], notes: list[str]) -> dict[s
 
 def _collect(
     task: Task,
-    stream: Iterator[Example],
+    rows: _Rows,
     part: np.ndarray,
     chosen: list[np.ndarray],
     classes: Classes | None,
@@ -324,10 +347,9 @@ def _collect(
     wanted[np.concatenate(chosen)] = True
     by_part: list[list[Example]] = [[] for _ in PARTS]
     hashed = hashlib.sha256()
-    for row, example in enumerate(stream):
+    for row, example in enumerate(filter(None, rows)):
         if part[row] < 0:
             continue
-        example.cell = None  # and with it the whole row
         example.label = classes.number_of[str(example.label)] if classes else example.label
         talk = example.messages
         content = "\t".join(example.texts) if talk is None else json.dumps(talk, ensure_ascii=False)

@@ -1,5 +1,6 @@
 """Rows of a table as examples of a task: texts, label, conversation; and what a row is refused for."""
 
+import functools
 import json
 import math
 import re
@@ -75,23 +76,30 @@ class Cell:
     ``meta.label`` is what the column meta holds as label, ``labels.0`` the first that the list labels holds.
     """
 
-    def __init__(self, key: str, column: str, row: dict[str, Any], table: Table, where: str):
-        self.key, self.column, self.where = key, column, f"{table.name} {where}"
-        self.classes = table.classes.get(column)
-        self.value: Any = row
-        for name in [column] if column in row else column.split("."):
+    def __init__(self, key: str, column: str, row: dict[str, Any], table: Table, place: str):
+        self.key, self.column, self._table, self._place = key, column, table, place
+        if column in row:  # nearly always, of millions
+            self.value: Any = row[column]
+            return
+        self.value = row
+        for name in column.split("."):
             if isinstance(self.value, list) and name.isdecimal():
                 if int(name) >= len(self.value):
                     raise self.empty(f"which has nothing at {name} (the first is 0)")
                 self.value = self.value[int(name)]
                 continue
             if not isinstance(self.value, dict) or name not in self.value:
-                if not (table.header or where.endswith(" 1")):  # of objects, the first says which keys there are
+                if not (table.header or place.endswith(" 1")):  # of objects, the first says which keys there are
                     self.value = None
                     raise self.empty(f"no {key}")
                 there = hints.columns(key, column, row, table.part, table.header)
                 raise Refused(f"task.{key}={column}: {table.name if table.header else self.where} {there}")
             self.value = self.value[name]
+
+    @property
+    def where(self) -> str:
+        """File and line."""
+        return f"{self._table.name} {self._place}"
 
     @property
     def missing(self) -> bool:
@@ -126,8 +134,8 @@ class Cell:
         if isinstance(value, (list, dict, bytes)) or value in (math.inf, -math.inf):
             several = f"; a row has one: task.{self.key}={self.column}.0 reads the first"
             raise self.refused(f"not a label{several if isinstance(value, list) else ''}")
-        if self.classes and isinstance(value, int):
-            value = self.classes[value] if 0 <= value < len(self.classes) else None
+        if isinstance(value, int) and (names := self._table.classes.get(self.column)):
+            value = names[value] if 0 <= value < len(names) else None
         text = "" if self.missing or value is None else class_name(value)
         if not text:
             raise self.empty("no label")
@@ -240,13 +248,19 @@ class _Reader:
         """The prompt; columns of a template may be empty, but not all of them. Shells write a line break as ``\\n``."""
         if not self.task.template:
             return self.cell("prompt").text() if self.task.prompt else ""
-        template = self.task.template.replace("\\n", "\n").replace("\\t", "\t")
-        names = _FIELD.findall(template)
+        template, names = _template(self.task.template)
         cells = {name: Cell("template", name, self.row, self.table, self.place) for name in names}
         texts = {name: cell.text(empty=True) for name, cell in cells.items()}
         if texts and not any(map(str.strip, texts.values())):
             raise cells[names[0]].empty("no text")
         return _FIELD.sub(lambda match: texts[match[1]], template)
+
+
+@functools.cache
+def _template(written: str) -> tuple[str, list[str]]:
+    """What stands between the columns' names, and these."""
+    template = written.replace("\\n", "\n").replace("\\t", "\t")
+    return template, _FIELD.findall(template)
 
 
 def _labelled(reader: _Reader) -> Iterator[Example]:

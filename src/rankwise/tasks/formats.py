@@ -168,7 +168,7 @@ def wordnet(path: Path, task: Task, encoding: str) -> Iterator[Row]:
         if line.startswith("  ") or not line.strip():
             continue
         head, bar, gloss = line.partition(" | ")
-        fields = head.split()
+        fields = head.split(maxsplit=5)
         if not bar or len(fields) < 5 or fields[2] not in _POS:
             raise Refused(f"task data {path} line {number}: not a line of WordNet's data files")
         word = _MARKER.sub("", fields[4]).replace("_", " ")
