@@ -1,6 +1,8 @@
 """The command line: what it prints, what it refuses, and with which exit code."""
 
+import ctypes
 import itertools
+import re
 import shlex
 import subprocess
 import sys
@@ -220,6 +222,29 @@ def test_bad_input_is_one_line_that_names_it_exit_2_and_nothing_written(line, na
     for part in named:
         assert part in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(f"{command} private/s" for command in ("report", "dashboard", "claims", "find --replay", "adapter merge")),
+        *("report private/s.zip", "analyze spectrum private/s", "train debug=fast method.init_from=private/s"),
+        *("report private", "claims private"),
+    ],
+)
+def test_a_folder_that_the_user_may_not_enter_is_one_line(line, tmp_path, capsys):
+    (tmp_path / "private").mkdir(mode=0)
+    libc, head, held = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    libc.capget(head, held)
+    every = held[0]
+    held[0] &= ~0b110  # by which root may enter any
+    libc.capset(head, held)
+    try:
+        assert main(line.split()) == 2
+    finally:
+        held[0] = every
+        libc.capset(head, held)
+    assert re.fullmatch(r"rankwise: private\S*: no access \(Permission denied\)\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if error.errno == errno.ENAMETOOLONG:  # of a path that is looked up before it is opened
             why = Refused(f"{str(error.filename)[:60]}…: a name that is too long for any file")
+        elif isinstance(error, PermissionError) and error.filename:
+            why = Refused(f"{os.fsdecode(error.filename)}: no access ({error.strerror})")
         elif is_no_room(error):
             why = Refused(f"{error}: make room there")
         else:

@@ -233,6 +233,8 @@ def find(paths: list[Path]) -> list[Record]:
             except Refused as unreadable:
                 print(f"rankwise: left out: {unreadable}", file=sys.stderr)
     if not by_folder:
+        for folder in filter(Path.is_dir, paths):
+            os.listdir(f"{folder}/.")  # raises PermissionError, where one may not look
         raise Refused(f"no runs in {', '.join(map(str, paths))}: nothing there has a result.json")
     return list(by_folder.values())
 
