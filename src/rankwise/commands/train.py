@@ -121,12 +121,13 @@ def _list(configs: list[Config], as_json: bool) -> int:
     from rankwise.plan.estimate import Question, plan
     from rankwise.plan.hardware import Hardware
     from rankwise.report.plans import listed, listing
+    from rankwise.study.launcher import done
     from rankwise.tracking.record import state
 
     here = Hardware.here(configs[0].trainer.device)
-    left = [config for config in configs if state(config) != "finished" and not methods.of(config.method).is_baseline]
+    left = [config for config in configs if not (done(config) or methods.of(config.method).is_baseline)]
     planned = plan(left, Question(here, here.memory_bytes))["runs"] if left else []
-    states = [state(config) for config in configs]
+    states = ["again" if (was := state(config)) == "finished" and not done(config) else was for config in configs]
     if as_json:
         print_json({"runs": listed(configs, states, planned)})
     else:
