@@ -174,5 +174,5 @@ def _no_memory(config: Config, record: Record) -> str:
         said += f"; trainer.batch_size={half} trainer.accumulate={twice} is a step of as many rows in smaller pieces"
     with contextlib.suppress(Refused):
         check(replace(config, quant=Quant("nf4", "nf4")))
-        smaller += ", or quant=nf4,"
+        smaller += ", or quant=nf4," * (config.quant.kind is None)
     return f"{said}; {smaller} helps, too"
