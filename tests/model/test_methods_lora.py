@@ -243,7 +243,7 @@ def test_keys_that_cannot_be_are_refused_before_anything_loads(method, line, key
         ("did", {"method__dim": 10**6}, "method.dim=1000000: at most "),
         ("oft", {"method__block": 5}, "method.block=5: a divisor of 32, the input width of bert"),
         ("nested", BOUGHT | {"method__budget": 999, "method__nested": [8, 16]}, "method.nested=[8, 16]: ranks of"),
-        ("adalora", {"method__rank": 22}, "method.rank=22: at most 32, the smaller side of bert.encoder"),
+        ("adalora", {"method__rank": 22}, "method.rank=22: at most 21, as it starts with 1.5 times"),
         ("custom", {"method__peft": {"_target_": "BOFConfig"}}, "method.peft._target_=BOFConfig: a config class"),
         ("custom", {"method__peft": {"_target_": "peft.IA3Config", "r": 3}}, "method.rank=3: null with IA3Config"),
         ("custom", {"method__peft": {"_target_": "AdaLoraConfig"}}, "method.peft: AdaLoraConfig does not take this"),

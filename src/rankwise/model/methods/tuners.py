@@ -1,5 +1,6 @@
 """PEFT's other adapters: one config each, with what PEFT cannot do refused by name."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import fields
@@ -56,19 +57,19 @@ def _alpha(config: Config) -> tuple[float, float]:
     return scale * rank, scale
 
 
-def _fit(config: Config, sides: Sides, rank: int, note: str = "") -> int:
-    """The rank, if every layer has room for it."""
-    name = min(sides, key=lambda name: min(sides[name]))
-    if rank > min(sides[name]):
-        d_in, d_out = sides[name]
-        allowed = f"at most {min(d_in, d_out)}, the smaller side of {name} ({d_in} × {d_out}){note}"
-        raise Refused.value("method.rank", config.method.rank, allowed)
-    return rank
+def _fit(config: Config, sides: Sides, times: float = 1) -> int:
+    """So many times the rank, if every layer has room for it."""
+    rank, (name, (d_in, d_out)) = int(config.method.rank or 0), min(sides.items(), key=lambda layer: min(layer[1]))
+    if times * rank > min(d_in, d_out):
+        share = f"as it starts with {times:g} times as many: 1/{times:g} of " * (times != 1)
+        allowed = f"at most {int(min(d_in, d_out) / times)}, {share}the smaller side of {name} ({d_in} × {d_out})"
+        raise Refused.value("method.rank", rank, allowed)
+    return math.ceil(times * rank)
 
 
 def _adalora(config: Config, sides: Sides, common: Common) -> PeftConfig:
     method, rank = config.method, int(config.method.rank or 0)
-    first = _fit(config, sides, adalora.start_rank(rank), f", for the {adalora.start_rank(rank)} that it starts with")
+    first = _fit(config, sides, adalora.START)
     return AdaLoraConfig(
         init_r=first,
         target_r=rank,
@@ -97,7 +98,7 @@ def _ia3(config: Config, sides: Sides, common: Common) -> PeftConfig:
 
 def _of_lycoris(config: Config, sides: Sides, common: Common) -> PeftConfig:
     """LoHa and LoKr, which take rank and alpha alone."""
-    rank = _fit(config, sides, int(config.method.rank or 0))
+    rank = _fit(config, sides)
     kind = LoHaConfig if config.method.name == "loha" else LoKrConfig
     return kind(r=rank, alpha=_alpha(config)[0], **common)
 
