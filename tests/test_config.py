@@ -318,7 +318,7 @@ REFUSED = [
     ("name='", {"name": "x" * 101}),
     ("outputs=", {"outputs": "a\0b"}),
     ("task.path=", {"task__path": "\ud800"}),
-    ("task.threshold=nan:", {"task__threshold": math.nan}),
+    *((f"{group}.threshold=nan: a finite", {f"{group}__threshold": math.nan}) for group in ("task", "forgetting")),
 ]  # fmt: skip
 
 

@@ -82,6 +82,8 @@ def check_values(config: Any) -> None:
             one_of(key, value, names)
         if (fits := own.metadata.get("fits")) and not fits(value):
             raise Refused.value(key, value, own.metadata["allowed"] + meaning(f"{key}={value}"))
+        if isinstance(value, float) and not math.isfinite(value):
+            raise Refused.value(key, value, "a finite number")
         if own.default is None and value in ("", [], {}):
             tab = "; a tab is task.delimiter=tab" if key == "task.delimiter" else ""
             raise Refused.value(key, repr(value), f"null, or what is not empty{tab}")

@@ -164,8 +164,6 @@ def _check_task(config: Config) -> None:
     if task.validation_share + task.test_share >= 1:
         both = f"{task.validation_share:g} + {task.test_share:g}"
         raise Refused(f"task.validation_share + task.test_share: {both}; below 1, so that training rows are left")
-    if task.threshold is not None and not math.isfinite(task.threshold):
-        raise Refused.value("task.threshold", task.threshold, "a finite number, or null")
     high = math.inf if math.isinf(metrics.named(task.metric).high) else 1
     if not (margin := task.margin) < high:
         percent = f"{margin:g}% is {margin / 100:g}" if 1 <= margin < 100 else ""

@@ -208,12 +208,12 @@ class Forgetting:
     path: str | None = None  # local file or hub id; wins over package
     package: Package | None = None
     revision: str | None = None
-    format: str | None = None  # as the keys of the task
+    format: str | None = choice(None, *FORMATS)  # as the keys of the task
     columns: list[str] | None = None
     text: str = "text"
     label: str = "label"
     threshold: float | None = None
-    min_abs_label: float = 0.0
+    min_abs_label: float = number(0.0, 0)
     n: int = integer(1000, 1, 10**7)  # texts, the first by hash
 
 
