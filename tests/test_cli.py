@@ -162,6 +162,7 @@ REFUSED = [
     ("train debug=fast forgetting=local forgetting.path=no/such", ["forgetting.path=no/such: no such file"]),
     ("train debug=fast task.encoding=utf-8", ["task.encoding=utf-8: of no use with task=synthetic"]),
     ("train -m optim.momentum=0.5,0.6", ["optim.momentum=0.5: of no use with optim=adamw"]),
+    ("train optim=adafactor optim.betas=[0.8,0.9]", ["optim.betas=[0.8,0.9]: of no use with optim=adafactor"]),
     *(
         (f"{command} debug=fast {given}", [told])
         for command in ("plan", "train", "train --dry-run", "find")

@@ -383,3 +383,18 @@ def test_one_value_has_one_hash_however_it_is_written(tiny):
     assert targets[0] == targets[1] and (targets[0].layers, targets[0].modules) == ([1, 3], ["k", "q"])
     assert len({run_id(tiny(method__alpha=alpha)) for alpha in ("2r", "2.0r")}) == 1
     assert len({run_id(tiny(method__alpha=alpha)) for alpha in (2, "2r", "2sqrt")}) == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "spellings", "named"),
+    [
+        ("targets", [{"name": name, "modules": ["query"]} for name in ("qv", "q", "custom")], "lora-r8-custom"),
+        ("quant", [{"name": "nf4", "kind": "nf4", "double": False}, {"kind": "nf4"}], "lora-r8-attention-nf4"),
+        ("method", [{"modules_to_save": names} for names in (["b", "a"], ["a", "b", "a"])], "lora-r8-attention"),
+        ("method", [{"nested": ranks} for ranks in ([4, 2, 1, 1], [1, 2, 4])], "lora-r8-attention"),
+        ("optim", [{"name": "adafactor", "betas": [0.8, beta]} for beta in (0.9, 0.99)], "lora-r8-attention"),
+    ],
+)  # fmt: skip
+def test_one_run_has_one_hash_and_one_name_however_it_is_asked_for(tiny, key, spellings, named):
+    runs = [tiny(**{f"{key}__{name}": value for name, value in one.items()}) for one in spellings]
+    assert len({*map(run_id, runs)}) == 1 and {*map(label, runs)} == {f"{named}-lr0.002-s0"}

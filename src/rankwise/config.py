@@ -136,9 +136,11 @@ class Targets:
     alphas: Any = None  # LoRA: the same to another alpha (a number or 2r)
 
     def __post_init__(self) -> None:
-        """Of both lists only the content counts: one spelling is one run and one arm."""
+        """Of lists only the content counts: one spelling is one run and one arm."""
         self.modules = self.modules and sorted(set(self.modules))
         self.layers = self.layers and sorted(set(self.layers))
+        if self.modules or self.regex:  # which win over a preset
+            self.name = "custom"
 
 
 @dataclass
@@ -147,7 +149,12 @@ class Quant:
 
     name: str = MISSING
     kind: str | None = None  # bf16 | int8 | int8_torchao | nf4 | fp4; null is fp32, as it was loaded
-    double: bool | None = None  # nf4 and fp4: quantize the quantization constants as well
+    double: bool | None = keyed(off=False)  # nf4 and fp4: quantize the quantization constants as well
+
+    def __post_init__(self) -> None:
+        """Named by what it does, whether that was chosen by name or key by key."""
+        if self.kind:
+            self.name = f"{self.kind}{'_double' * bool(self.double)}"
 
 
 @dataclass

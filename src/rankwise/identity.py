@@ -12,7 +12,7 @@ from typing import Any
 
 from rankwise import methods
 from rankwise.alpha import parse_alpha
-from rankwise.config import TABS, Config, Task, flat, plain
+from rankwise.config import TABS, Config, Quant, Task, flat, plain
 
 Source = tuple[str, str | None]  # the name and the path of a model or a task
 
@@ -46,9 +46,9 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
     for key in drop:
         remove(form, key)
     form.setdefault("data_seed", 0)
-    for group, kind in (("method", methods.Method), ("task", Task)):  # a value that means the same as null
+    for group, kind in (("method", methods.Method), ("task", Task), ("quant", Quant)):  # values that mean null
         for own in fields(kind):
-            if (off := own.metadata.get("off")) is not None and form[group].get(own.name) == off:
+            if (off := own.metadata.get("off")) is not None and form.get(group, {}).get(own.name) == off:
                 del form[group][own.name]
     for key in ("ranks", "alphas"):
         if not (patterns := form.get("targets", {}).get(key)):
@@ -82,8 +82,8 @@ def idle(values: dict[str, Any]) -> list[str]:
     keys = [f"method.{name}" for name in values["method"] if name not in method.keys | {"name", "lr"}]
     keys += [] if method.on_targets else ["targets"]
     keys += ["data_seed"] if task.get("n_train") is None else []
-    if values.get("optim", {}).get("name") != "sgd":
-        keys.append("optim.momentum")
+    optimizer = values.get("optim", {}).get("name")
+    keys += ["optim.momentum"] * (optimizer != "sgd") + ["optim.betas"] * (optimizer in ("sgd", "adafactor"))
     if task.get("synthetic") and not (task.get("path") or task.get("package")):
         keys += [f"task.{name}" for name in _OF_FILES]
     if method.is_baseline:
@@ -110,7 +110,7 @@ def label(config: Config) -> str:
         parts.append(method.init)
     if declared.on_targets:
         parts.append(str(config.targets.name))
-    if config.quant.name != "none" and not declared.is_baseline:
+    if config.quant.kind and not declared.is_baseline:
         parts.append(config.quant.name)
     if not declared.is_baseline:
         parts.append(f"lr{config.optim.lr:g}")

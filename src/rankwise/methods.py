@@ -65,6 +65,11 @@ class Method:
     freeze_a: bool | None = keyed(off=False)  # train B alone
     nested: list[int] | None = None  # smaller ranks at which the leading columns are trained as adapters, too
 
+    def __post_init__(self) -> None:
+        """As of targets: of lists only the content counts."""
+        self.modules_to_save = self.modules_to_save and sorted(set(self.modules_to_save))
+        self.nested = self.nested and sorted(set(self.nested))
+
 
 # What methods own beside name and learning rate.
 _START = frozenset({"init_from"})

@@ -78,7 +78,13 @@ def refuse_idle(runs: Iterable[tuple[Config, Iterable[str]]]) -> None:
             if not mine:
                 used.add(key)
             elif value not in ("none", "null", "false"):
-                group = "optim" if mine == ["optim.momentum"] else "task" if key.startswith("task.") else "method"
+                group = (
+                    "optim"
+                    if mine in (["optim.momentum"], ["optim.betas"])
+                    else "task"
+                    if key.startswith("task.")
+                    else "method"
+                )
                 why = "task.n_train=null" if key == "data_seed" else f"{group}={getattr(config, group).name}"
                 idle_words.setdefault(key, {}).setdefault(why, f"{key}={value}")
     for key, by_reason in idle_words.items():
