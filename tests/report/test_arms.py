@@ -1,5 +1,7 @@
 """What becomes an arm, at which learning rate, and what is flagged."""
 
+import re
+
 import numpy as np
 import pytest
 from synthetic_study import write_run, write_study
@@ -249,9 +251,12 @@ def test_scores_of_other_rows_or_shots_are_in_no_mean_and_flagged(tmp_path, cell
     for seed, (value, asked) in enumerate(cells):
         record = write_run(tmp_path, seed=seed)
         record.metrics["harness"] = {"arc_easy:acc": {"value": value, "se": 0.01, "n": 2376, "shots": 0} | asked}
+        record.metrics["harness"]["arc_easy:acc"]["difference"] = {"value": value - 0.2}
         record.write()
-    found = build([tmp_path]).arms[0]
+    found = (report := build([tmp_path])).arms[0]
     assert found.scores["arc_easy:acc"].mean == pytest.approx(cells[0][0] if len(cells) == 2 else 0.3)
+    gained = 100 * (found.scores["arc_easy:acc"].mean - 0.2)  # of the same runs
+    assert re.search(rf"\| lora r=8 ¹ \| [^|]+ \| \+{gained:.1f} \|", report.to_markdown())
     said = f"1/{len(cells)} asked with another number of rows or shots, not in the mean of arc_easy:acc"
     assert said in flags(found) and found.scores["arc_easy:acc"].n == len(cells) - 1
 

@@ -12,7 +12,7 @@ from rankwise.errors import Refused, did_you_mean
 from rankwise.metrics import METRICS, NOTHING, Metric, named, of_kind
 from rankwise.report import costs
 from rankwise.report import formats as fmt
-from rankwise.report.arms import Arm
+from rankwise.report.arms import Arm, asked_alike
 from rankwise.report.equivalence import MISSING, ONE_SEED, Comparison
 from rankwise.report.forgetting import forgotten
 
@@ -394,7 +394,6 @@ def _harness(report: Report) -> list[Column]:
 
 
 def _gained(metric: Metric, arm: Arm) -> float | None:
-    """The mean over runs of the difference from the base, paired over items."""
-    cells = [run.scores.get(metric.name) or {} for run in arm.runs]
-    values = [cell["difference"]["value"] for cell in cells if cell.get("difference")]
+    """The mean of the difference from the base, paired over items, over the runs that the score is of."""
+    values = [cell["difference"]["value"] for _, cell in asked_alike(arm, metric.name) if cell.get("difference")]
     return sum(values) / len(values) if values else None
