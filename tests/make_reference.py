@@ -21,7 +21,7 @@ from synthetic_study import write_run
 from rankwise.config import Config
 from rankwise.metrics import METRICS, of_kind
 from rankwise.report.columns import columns
-from rankwise.report.export import document, raw
+from rankwise.report.export import document
 from rankwise.report.report import Report, build
 from rankwise.tracking.fields import RESULTS, SETUP, SPLITS
 from rankwise.tracking.record import Record
@@ -207,12 +207,12 @@ def csv_rows(report: Report) -> list[tuple[str, str, str]]:
     for column in columns(report):
         if column.key in METRICS:
             continue
-        for key in raw(report.arms[0], [column]):
+        for part in column.raw:
             tables = ", ".join(
                 dict.fromkeys({"wide": "main", "terminal": "main"}.get(t, t) for t in column.tables.split())
             )
             header = column.header.replace("\N{NO-BREAK SPACE}", " ")
-            rows.append((key, ": ".join(filter(None, [header, ABOUT.get(column.key)])), tables))
+            rows.append((part.key, ": ".join(filter(None, [header, ABOUT.get(column.key)])), tables))
     return rows
 
 

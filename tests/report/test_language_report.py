@@ -118,6 +118,12 @@ def test_forgetting_is_positive_where_the_loss_rose_with_an_interval_over_seeds(
     assert arms["lora r=8"]["mean"] == pytest.approx(-0.01) and arms["lora r=4"] is None
     rows = {row["method"] + row["rank"]: row for row in csv.DictReader(io.StringIO(report.to_csv()))}
     assert float(rows["full"]["forgetting_mean"]) == pytest.approx(0.41) and rows["lora4"]["forgetting_mean"] == ""
+    lines = [*csv.reader(io.StringIO(report.to_csv()))]
+    for name, *column in zip(*lines, strict=True):  # each may be asked for by its name
+        alone = [*csv.DictReader(io.StringIO(report.to_csv([name])))]
+        assert [row[name] for row in alone] == column
+    chosen = report.to_markdown(["verdict", "forgetting"])
+    assert "| lora r=8 | same | −0.010 ± 0.008 |" in chosen and "| full | – | +0.410 ± 0.026 |" in chosen
     text = printed(report)
     assert "Forgetting" in text and "+0.410±0.026" in text and "−0.010±0.008" in text
     page = html(report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ class Section:
 @dataclass(frozen=True)
 class Column:
     """``get`` gives an arm's value, ``show`` how it reads, ``mark`` what follows it; ``key`` names it in CSV (empty:
-    not there).
+    not there), where an ``interval`` stands in its parts.
 
     ``tables`` names the tables that show it, separated by blanks: ``main`` (``wide``: on the page and in Markdown
     alone; ``terminal``: there alone), paper (what a page of LaTeX has room for), scores (``more``: on the page alone),
@@ -58,11 +58,24 @@ class Column:
     tables: str = ""
     left: bool = False
     mark: Callable[[Arm], str] = lambda arm: ""
+    interval: bool = False
 
     @property
     def title(self) -> str:
         """The header, or the key where only CSV has it."""
         return self.header or self.key
+
+    @property
+    def raw(self) -> list[Column]:
+        """As CSV has it; nothing without a key."""
+        if not self.interval:
+            return [self] if self.key else []
+
+        def part(name: str) -> Callable[[Arm], Any]:
+            return lambda arm: getattr(getattr(found := self.get(arm), "amount", found), name, None)
+
+        parts = {name: name for name in ("mean", "median", "se", "low", "high")} | {"interval": "kind"}
+        return [Column(f"{self.key}_{said}", "", part(name)) for said, name in parts.items()]
 
     def text(self, arm: Arm) -> str:
         value = self.get(arm)
@@ -108,7 +121,7 @@ def chosen(report: Report, wanted: Sequence[str], *tables: str) -> list[Column]:
     known = columns(report)
     there = {
         name.replace("\N{NO-BREAK SPACE}", " "): column
-        for column in reversed(known)
+        for column in [*(part for column in known for part in column.raw), *reversed(known)]
         for name in (column.header, column.key)
         if name
     }
@@ -201,21 +214,15 @@ def _scores(report: Report) -> list[Column]:
     metric = report.metric
     median = " (median)" if any(s.median is not None for arm in report.arms for s in arm.scores.values()) else ""
     points = " pts" if metric.percent else ""
-    others = [
-        Column(
-            m.name, m.header, _in("scores", m.name), m.interval, "scores" if number < _OTHERS else "more", mark=_star
-        )
-        for number, m in enumerate(second_metrics(report))
-    ]
-
+    beside = second_metrics(report)
+    others = [*(_score(m, "scores") for m in beside[:_OTHERS]), *(_score(m, "more") for m in beside[_OTHERS:])]
     # Of random subspaces d90 is read here: the smallest dimension with 90 % (Li et al. 2018, §2).
     shares = "numbers main" if any("dim" in arm.settings for arm in report.arms) else "numbers"
-    score = _in("scores", metric.name)
     floor = report.constants[id(report.reference)] if report.reference else None
     floors = (("of_full", "of full", 0.0), ("above_constant_of_full", "of full above constant", floor))
     return [
         Column("metric", "", lambda a: metric.name),
-        Column("test", f"{metric.header}{median}", score, metric.interval, "main paper", mark=_star),
+        replace(_score(metric, "main paper"), key="test", header=f"{metric.header}{median}"),
         Column("", f"Δ {report.short}{points}", lambda a: delta(report, a), tables="main paper", left=True),
         *others,
         *(
@@ -226,9 +233,10 @@ def _scores(report: Report) -> list[Column]:
     ]
 
 
-def _star(arm: Arm) -> str:
-    """Where a score is of the best of several rates: the luck of these seeds is in it."""
-    return "*" * arm.picked
+def _score(metric: Metric, tables: str) -> Column:
+    """With a star where it is of the best of several rates: the luck of these seeds is in it."""
+    get, star = _in("scores", metric.name), (lambda arm: "*" * arm.picked)
+    return Column(metric.name, metric.header, get, metric.interval, tables, mark=star, interval=True)
 
 
 def _in(of: str, key: str) -> Callable[[Arm], Any]:
@@ -300,7 +308,8 @@ def _numbers(report: Report) -> list[Column]:
     def of(get: Callable[[Comparison], Any]) -> Callable[[Arm], Any]:
         return lambda arm: get(comparison) if (comparison := report.comparison(arm)) else None
 
-    why = of(lambda c: c.reason)
+    def because(arm: Arm) -> str:
+        return f": {c.reason}" if (c := report.comparison(arm)) and c.reason else ""
 
     def share(arm: Arm) -> float | None:
         return steps[id(arm)].share if id(arm) in steps else None
@@ -325,8 +334,7 @@ def _numbers(report: Report) -> list[Column]:
         Column("difference", "difference", of(lambda c: c.estimate), metric.difference, "numbers"),
         *(Column(f"difference_{key}", "", boot(key)) for key in ("se", "low", "high")),
         Column("", "90 % interval", of(span), tables="numbers"),
-        Column("", "verdict", lambda arm: ": ".join(filter(None, [report.verdict(arm), why(arm)])), tables="numbers"),
-        Column("verdict", "", lambda arm: report.verdict(arm) or None),
+        Column("verdict", "verdict", lambda arm: report.verdict(arm) or None, tables="numbers", mark=because),
         Column("conclusive", "", lambda arm: conclusive.get(id(arm))),
         Column("", "sequence from the largest down", sequence, tables="numbers"),
         Column("answer_share", "is the answer in % of replicates", share, fmt.percent, "numbers"),
@@ -353,7 +361,7 @@ def _generation(report: Report) -> list[Column]:
     metrics = [METRICS[name] for name in of_kind("text") if any(name in arm.scores for arm in report.arms)]
     took = "compute.generation."
     return [
-        *(Column(m.name, m.header, _in("scores", m.name), m.interval, "generation", mark=_star) for m in metrics),
+        *(_score(m, "generation") for m in metrics),
         Column("", "prompts", lambda a: a.median(f"{took}prompts"), fmt.si, "generation"),
         Column("generated_tokens_per_s", "tokens /s", lambda a: a.median(f"{took}tokens_per_s"), fmt.si, "generation"),
         Column("", "seconds", lambda a: a.median(f"{took}seconds_s"), fmt.three, "generation"),
@@ -375,9 +383,8 @@ def _forgetting(report: Report) -> list[Column]:
         *([Column("", "texts", of(lambda f: f.texts), tables="forgetting")] if several else []),
         Column("", "before", of(lambda f: f.metric.score(f.before.point)), tables="forgetting"),
         Column("", "after", of(lambda f: f.metric.interval(f.after)), tables="forgetting"),
-        Column("", "forgetting", of(lambda f: f.shown), tables="forgetting"),
+        Column("forgetting", "forgetting", of(lambda f: f), lambda f: f.shown, "forgetting", interval=True),
         Column("", "cosines", of(lambda f: f.cosines and named("cosines").interval(f.cosines)), tables="forgetting"),
-        Column("forgetting", "", of(lambda f: f.amount)),
         Column("forgetting_measure", "", of(lambda f: f.measure)),
     ]
 
@@ -387,8 +394,7 @@ def _harness(report: Report) -> list[Column]:
     columns = []
     for metric in map(named, sorted({name for arm in report.arms for name in arm.scores if ":" in name})):
         gained, unit = partial(_gained, metric), " pts" if metric.percent else ""
-        score = _in("scores", metric.name)
-        columns.append(Column(metric.name, metric.header, score, metric.interval, "harness", mark=_star))
+        columns.append(_score(metric, "harness"))
         columns.append(Column("", f"− base{unit}", gained, metric.difference, "harness"))
     return columns
 

@@ -10,13 +10,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rankwise.errors import Refused
-from rankwise.metrics import named
 from rankwise.report import costs
 from rankwise.report.arms import Arm
-from rankwise.report.columns import Column, chosen, columns, rank_fraction
+from rankwise.report.columns import chosen, columns, rank_fraction
 from rankwise.report.forgetting import forgotten
 from rankwise.report.latency import timed
-from rankwise.statistics import Interval
 from rankwise.tracking.record import finite
 
 if TYPE_CHECKING:
@@ -32,28 +30,10 @@ def csv_text(report: Report, wanted: Sequence[str] = ()) -> str:
     if unnamed := [column.header for column in picked if wanted and not column.key]:
         keys = ", ".join(sorted(column.key for column in columns(report) if column.key))
         raise Refused(f"--columns {unnamed[0]}: of tables, not of CSV, which has {keys}")
-    rows = [raw(arm, picked) for arm in report.arms]
-    writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    fields = {part.key: part for column in picked for part in column.raw}
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows([fields, *([_cell(part.get(arm)) for part in fields.values()] for arm in report.arms)])
     return out.getvalue()
-
-
-def raw(arm: Arm, columns: Sequence[Column]) -> dict[str, Any]:
-    """An arm's CSV line: numbers as they are, empty where unknown."""
-    line: dict[str, Any] = {}
-    for column in columns:
-        if column.key:
-            line |= _expanded(column.key, column.get(arm))
-    return line
-
-
-def _expanded(key: str, value: Any) -> dict[str, Any]:
-    if key in ("test", "forgetting") or named(key).kind:
-        interval: Interval | None = value
-        parts = ("mean", "median", "se", "low", "high", "kind")
-        return {f"{key}_{part}".replace("_kind", "_interval"): getattr(interval, part, None) for part in parts}
-    return {key: value}
 
 
 def _cell(value: Any) -> Any:
