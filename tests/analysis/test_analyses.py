@@ -75,6 +75,16 @@ def test_what_has_no_rank_is_grey_unless_it_is_full_fine_tuning(low, full, ran):
         assert drawn.items() >= (adapters | {"full": FULL, "ia3": svg.MUTED}).items()
 
 
+def test_every_kind_of_layer_has_a_panel_and_pairs_beyond_the_eighth_are_said_to_be_left_out(low, high, full):
+    found = analysis.analyze("amplification", [full.folder])
+    panels = [ax.title.get_text() for ax in analysis_plots.amplification(found).axes if ax.get_visible()]
+    assert panels == [f"layers {kind}" for kind in ("intermediate.dense", "k", "o", "output.dense", "q", "v")]
+    found = analysis.analyze("subspaces", [low.folder, high.folder])
+    for pairs, said in ((8, False), (9, True)):
+        caption = analyses.section(found | {"pairs": found["pairs"][:1] * pairs}, "0").plot.caption
+        assert caption.endswith("Of 9 the first 8 are drawn.") == said
+
+
 def test_truncation_agrees_with_shrink_and_with_the_recorded_test(low, high, ran):
     pissa = ran(method="pissa", method__rank=1)  # whose file has two columns
     found = analysis.analyze("truncation", [high.folder, low.folder, pissa.folder])

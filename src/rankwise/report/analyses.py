@@ -17,6 +17,7 @@ from rankwise.report.columns import Section
 from rankwise.report.plots import Plot, plot
 from rankwise.tracking.record import Record
 
+_MOST = 8  # of pairs or runs with maps of their own
 FOLDER = "analysis"  # in the folder of a study
 Document = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
@@ -55,7 +56,10 @@ def section(document: Document, mark: str) -> Analysis:
     name, shown = f"analysis-{mark}", _SHOWN[document["analysis"]]
     header, rows = shown.table(document)
     title = ", ".join([shown.title, *_options(document)])
-    drawn = plot(getattr(analysis_plots, document["analysis"])(document), name, title, shown.caption, wide=True)
+    each = document.get(shown.panels, [])
+    caption = shown.caption + f" Of {len(each)} the first {_MOST} are drawn." * (len(each) > _MOST)
+    figure = getattr(analysis_plots, document["analysis"])(document | {shown.panels: each[:_MOST]})
+    drawn = plot(figure, name, title, caption, wide=True)
     of = {"delta": "ΔW", "A": "A alone"}.get(document.get("of", ""))
     notes = [shown.note.format_map(document | {"of": of}), *_unknown(document), _scope(document)]
     return Analysis(name, title, header, rows, notes, document["question"], plot=drawn)
@@ -171,6 +175,7 @@ class _Shown:
     table: Callable[[Document], Table]
     note: str
     caption: str
+    panels: str = ""  # the key of what has maps of its own each
 
 
 _SHOWN = {
@@ -183,6 +188,7 @@ _SHOWN = {
         "the right, B on the left) as it was drawn. W: the base's own top directions.",
         "Upper maps: φ(i, j) after training, i of the first run downwards, j of the second to the right. Lower maps: "
         "the same before training, or by chance where that is not known. What is brighter above was learned.",
+        "pairs",
     ),
     "amplification": _Shown(
         "Amplification",
@@ -222,5 +228,6 @@ _SHOWN = {
         _layers,
         "‖ΔW‖/‖W‖ in Frobenius norms, means over blocks, and the block where it is largest; blocks count from 0.",
         "Blocks from the first down, kinds of layers to the right. Runs share the scale of ‖ΔW‖/‖W‖.",
+        "rows",
     ),
 }

@@ -13,14 +13,14 @@ from rankwise.report import svg
 from rankwise.report.palette import ADAPTER, FULL, MAP, PARETO, of_rank
 
 Document = dict[str, Any]
-_WIDTH, _PANELS = 13.0, 8
+_WIDTH, _ACROSS = 13.0, 4  # inches; panels beside each other
 _STYLES = ("-", "--", ":", "-.")
 
 
 def subspaces(document: Document) -> Figure:
-    """Maps of φ for the first pairs, after training above those before."""
-    pairs = document["pairs"][:_PANELS]
-    columns = min(len(pairs), 4)
+    """Maps of φ for pairs, after training above those before."""
+    pairs = document["pairs"]
+    columns = min(len(pairs), _ACROSS)
     bands = math.ceil(len(pairs) / columns)
     most = max(0.1, *(value for pair in pairs for row in pair["phi"] for value in row))
     figure, axes = svg.canvas(_WIDTH, 4.6 * bands, 2 * bands, columns)
@@ -54,9 +54,13 @@ def amplification(document: Document) -> Figure:
         return unranked[row["run"]] if row["dense"] else ADAPTER
 
     rows = sorted(document["rows"], key=lambda row: (row["module"], row["dense"], painted(row), row["rank"]))
-    kinds = list(dict.fromkeys(row["module"] for row in document["rows"]))[:4]
-    figure, (axes,) = svg.canvas(_WIDTH, 3.9, columns=len(kinds))
-    for ax, kind in zip(axes, kinds, strict=True):
+    kinds = list(dict.fromkeys(row["module"] for row in document["rows"]))
+    columns = min(len(kinds), _ACROSS)
+    bands = math.ceil(len(kinds) / columns)
+    figure, axes = svg.canvas(_WIDTH, 3.9 * bands, bands, columns)
+    for ax in axes.flat[len(kinds) :]:
+        ax.set_visible(False)
+    for ax, kind in zip(axes.flat, kinds, strict=False):
         mine = [row for row in rows if row["module"] == kind]
         for paint, members in groupby(mine, key=painted):
             family = list(members)
@@ -129,7 +133,7 @@ def truncation(document: Document) -> Figure:
 
 def layers(document: Document) -> Figure:
     """Maps of ‖ΔW‖/‖W‖ and effective rank by block and kind, two for each run."""
-    runs = document["rows"][:4]
+    runs = document["rows"]
     kinds = list(dict.fromkeys(cell["module"] for cell in runs[0]["cells"]))
     blocks = sorted({cell["layer"] for cell in runs[0]["cells"]})
     height = 1.3 + max(1.6, 0.26 * len(blocks)) + (0.5 if len(kinds) > 3 else 0.0)
