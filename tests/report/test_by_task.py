@@ -218,6 +218,14 @@ def test_tasks_of_no_benchmark_stand_side_by_side_by_their_own_metric_without_an
     assert "80.0±2.0" in printed(report) and "average" not in printed(report)
 
 
+def test_a_score_of_the_harness_is_one_column_though_a_model_has_fewer_tasks(tmp_path):
+    for model, task in (("a", "x"), ("a", "y"), ("b", "x")):
+        record = write_run(tmp_path, task__name=task, data=task, model__name=model)
+        record.metrics["harness"] = {"arc_easy:acc": {"value": 0.5, "se": 0.01, "n": 100}}
+        record.write()
+    assert list(read(tmp_path).tasks) == ["x", "x arc_easy:acc", "y", "y arc_easy:acc"]
+
+
 def test_scores_of_grouped_rows_say_so_and_what_is_to_know_of_the_data(tmp_path):
     for name, groups in (("alone", None), ("grouped", 40)):
         for seed in (0, 1):

@@ -213,7 +213,7 @@ def build(paths: list[Path]) -> ByTask:
     rows: list[Row] = []
     notes: list[str] = []
     for (model, *_), runs in sorted(together.items()):
-        rows += _rows(model, runs, task_of, notes)
+        rows += _rows(model, runs, task_of, len(judged) == 1, notes)
     arms_of.give_names([row.arm for row in rows])
     models, protocols = len({row.model for row in rows}) > 1, len({row.arm.optimistic for row in rows}) > 1
     present = {task: arm for row in rows for task, arm in row.tasks.items()}
@@ -269,8 +269,10 @@ def _by_run(row: Row, tasks: dict[str, Metrics]) -> aggregate.Scores:
     return by_task
 
 
-def _rows(model: str, runs: list[Record], task_of: dict[int, str], notes: list[str]) -> list[Row]:
-    """The arms of one model and protocol; what is not comparable within its task is left out, with a note."""
+def _rows(model: str, runs: list[Record], task_of: dict[int, str], alone: bool, notes: list[str]) -> list[Row]:
+    """The arms of one model and protocol; what is not comparable within its task is left out, with a note. ``alone``
+    says that there is one task, whose name a score of lm-evaluation-harness goes without.
+    """
     by_task: dict[str, list[Record]] = defaultdict(list)
     for run in runs:
         by_task[task_of[id(run)]].append(run)
@@ -278,7 +280,7 @@ def _rows(model: str, runs: list[Record], task_of: dict[int, str], notes: list[s
     for task, here in by_task.items():
         reports[task] = compared(here)
         for name in sorted({name for arm in reports[task].arms for name in arm.scores if ":" in name}):
-            reports[name if len(by_task) == 1 else f"{task} {name}"] = compared(here, name)
+            reports[name if alone else f"{task} {name}"] = compared(here, name)
         notes += of_data(here, f"the data of {task}")
         others = [arm for arm in reports[task].arms if not arm.comparable]
         notes += [f"{task}: {plural(len(a.runs), 'run')} of {a.label} left out, {a.flags[0]}" for a in others]
