@@ -100,11 +100,10 @@ def test_the_methods_say_what_was_computed_on_and_for_how_long(tmp_path):
 
 _ALWAYS = ("One learning rate per arm, 2e-3 (lora), 1e-4 (full): not tuned in this study",)
 _NEVER = (
-    "default",
     "two factors",
     "drawn together",
     "families",
-    "Under-trained",
+    "under-trained",
     "Not allowed",
     "Compared by",
     "“worse”",
