@@ -27,8 +27,8 @@ class Refused(Exception):
 
 
 def plural(n: float, one: str, many: str = "") -> str:
-    """``1 run``, ``2 runs``."""
-    return f"{n:,} {one if n == 1 else many or f'{one}s'}"
+    """``1 run``, ``2 runs``, ``2.5 runs``."""
+    return f"{f'{n:,}'.removesuffix('.0')} {one if n == 1 else many or f'{one}s'}"
 
 
 def tell(line: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from synthetic_study import answers, write_run, write_study
 
 from rankwise.cli import main
+from rankwise.report import plots
 from rankwise.report.columns import columns
 from rankwise.report.latex import escaped
 from rankwise.report.paper import checklist
@@ -27,9 +28,9 @@ def study(tmp_path):
         write_run(folder, "full", None, lr=1e-4, test=0.83, seed=seed)
         write_run(folder, "lora", 4, test=0.82, seed=seed)
         write_run(folder, "lora", 64, test=0.83, seed=seed)
-    for lr in (1e-3, 2e-3, 4e-3):
-        write_run(folder, "lora", 8, lr=lr, seed=100, stage="tune")
-        write_run(folder, "full", None, lr=lr / 10, seed=100, stage="tune")
+    for lr, score in ((1e-3, 0.79), (2e-3, 0.80), (4e-3, 0.78)):
+        write_run(folder, "lora", 8, lr=lr, objective=score, seed=100, stage="tune")
+        write_run(folder, "full", None, lr=lr / 10, objective=score, seed=100, stage="tune")
     return folder
 
 
@@ -205,10 +206,11 @@ def test_the_best_of_k_rates_is_expected_as_of_k_draws():
     )
 
 
-def test_tuning_is_told_by_arm_and_number_of_steps_and_a_rate_that_diverged_is_the_worst(tmp_path):
+def test_tuning_is_told_by_arm_and_number_of_steps_and_a_rate_that_diverged_is_the_worst(study, tmp_path, monkeypatch):
     """Short runs and whole ones are two rounds: the best is that of the last, of which others know nothing."""
-    write_study(tmp_path, {8: 0.82}, range(2))
-    write_run(tmp_path, "lora", 8, lr=1e-3, targets__name="qv")
+    folder = tmp_path / "rounds"
+    write_study(folder, {8: 0.82}, range(2))
+    write_run(folder, "lora", 8, lr=1e-3, targets__name="qv")
     rounds = [  # targets, epochs, the objective of each rate
         ("all_linear", 1.0, {2e-3: 0.60, 6e-3: 0.72, 2e-2: None}),
         ("all_linear", 3.0, {2e-3: 0.82}),
@@ -217,8 +219,8 @@ def test_tuning_is_told_by_arm_and_number_of_steps_and_a_rate_that_diverged_is_t
     for targets, epochs, scores in rounds:
         for lr, score in scores.items():
             changes = {"targets__name": targets, "trainer__epochs": epochs, "stage": "tune", "seed": 100}
-            write_run(tmp_path, "lora", 8, lr=lr, objective=score, diverged=score is None, **changes)
-    found = section(build([tmp_path]))
+            write_run(folder, "lora", 8, lr=lr, objective=score, diverged=score is None, **changes)
+    found = section(report := build([folder]))
     assert sorted(found.rows) == [
         ["full, 3 epochs", "1", "1e-4", "80.0", "", ""],  # the rate that it had, on the reported seeds
         ["lora r=8 all_linear, 1 epoch", "3", "6e-3", "64.0", f"{100 * (0.60 * 4 / 9 + 0.72 * 5 / 9):.1f}", "68.4"],
@@ -230,12 +232,6 @@ def test_tuning_is_told_by_arm_and_number_of_steps_and_a_rate_that_diverged_is_t
         "One that diverged or failed counts as the worst of the others",
         "Sides had different numbers to choose from.",
     )
-
-
-def test_tuning_is_a_table_of_all_sides_and_the_rates_that_they_had(study):
-    found = section(build([study]))
-    assert sorted(row[:2] for row in found.rows) == [["full", "3"], ["lora r=8", "3"]]
-    assert found.notes[0].endswith("All sides had the same number to choose from.")
     assert found.header[3:] == ["val. accuracy, best of 1", "val. accuracy, best of 2", "val. accuracy, best of 3"]
 
 
@@ -247,7 +243,24 @@ def test_a_rate_that_was_chosen_on_a_reported_seed_is_said_to_be(tmp_path):
     write_run(tmp_path, "full", None, lr=9e-4, objective=0.9)  # of one seed alone: nothing was chosen by it
     report = build([tmp_path])
     (said,) = (note for note in report.notes if note.startswith("Learning rates are"))
+    edges = {arm.label: [flag for flag in arm.flags if "edge" in flag] for arm in report.arms}
+    said = "lr at the edge of its grid ({}): the best may lie outside"
+    assert edges == {
+        "lora r=8 all_linear": [said.format("2e-3 … 2e-2")],
+        "lora r=8 qv": [said.format("1e-3 … 2e-3")],
+        "full": [],
+    }
+    trials = {arm["label"]: [trial["lr"] for trial in arm["trials"]] for arm in report.document()["arms"]}
+    assert (trials["lora r=8 qv"], trials["lora r=8 all_linear"]) == ([1e-3, 2e-3], [2e-3, 6e-3, 2e-2, 2e-3])
+    monkeypatch.setattr(plots, "plot", lambda figure, *_, **__: figure)
+    (ax,) = plots.rates(report).axes
+    lines = {line.get_label(): line.get_ydata() for line in ax.lines if not line.get_label().startswith("_")}
+    assert set(lines) == {f"lora r=8 {targets}, 1 epoch" for targets in ("all_linear", "qv")}
+    assert list(lines["lora r=8 qv, 1 epoch"]) == [70, 50] and ax.get_ylabel() == "validation accuracy %"
+    assert section(build([study])).notes[0].endswith("All sides had the same number to choose from.")
     assert ", on the reported seeds for lora r=8, so that their scores are somewhat too high: lora r=8 2e-3" in said
-    assert "| lora r=8 | 81.5 ± 1.8* |" in report.to_markdown() and "| full ¹ | 81.2 ± 1.7 |" in report.to_markdown()
+    assert (
+        "| lora r=8 ¹ | 81.5 ± 1.8* |" in report.to_markdown() and "| full ¹ ² | 81.2 ± 1.7 |" in report.to_markdown()
+    )
     star = "* at the best of several learning rates by validation on these very seeds: somewhat too high."
     assert star in report.to_markdown()

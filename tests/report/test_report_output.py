@@ -198,6 +198,15 @@ def test_a_mean_curve_ends_where_a_seed_does_and_a_front_of_one_point_is_no_line
     assert [text.get_text() for text in front.get_texts()] == ["Pareto front"]
 
 
+@pytest.mark.parametrize(("ranks", "said"), [(1, ""), (2, "3 arms the best 2 are shown.")])
+def test_arms_beyond_what_a_figure_has_room_for_are_said_to_be_left_out(tmp_path, monkeypatch, ranks, said):
+    write_study(tmp_path, {2**n: 0.8 for n in range(ranks)}, range(1))
+    write_run(tmp_path, trainer__batch_size=16)  # which no figure has
+    monkeypatch.setattr(plots, "_MOST", 2)
+    captions = [drawn.caption for drawn in plots.draw(build([tmp_path]))]
+    assert captions and all(caption.partition(" Of ")[2] == said for caption in captions)
+
+
 def test_page_escapes_what_runs_wrote_and_points_to_the_log(page):
     assert "RuntimeError: out of &lt;memory&gt;" in page
     assert "<memory>" not in page

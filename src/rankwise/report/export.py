@@ -107,7 +107,7 @@ def _arm(report: Report, arm: Arm) -> dict[str, Any]:
         "differs": {key: {"here": here, "reference": there} for key, (here, there) in arm.differs.items()},
         "same_as_full": _SAME.get(report.verdict(arm)) if report.short == "full" else None,
         "comparison": compared,
-        "trials": [asdict(trial) for trial in arm.trials],
+        "trials": [asdict(trial) for part in arm.rounds for trial in part.trials],
         "unscored": [{"name": run.run.get("name"), "status": run.status} for run in arm.unscored],
     }
 

@@ -188,7 +188,7 @@ def _unscored(arm: Arm) -> list[str]:
 
 
 def _lr_edge(arm: Arm) -> list[str]:
-    grid = list(arm.whole)
+    grid = sorted({lr for part in arm.rounds for lr in part.whole})
     if arm.lr is None or len(grid) < 2 or arm.lr not in (grid[0], grid[-1]):
         return []
     return [f"lr at the edge of its grid ({rate(grid[0])} … {rate(grid[-1])}): the best may lie outside"]

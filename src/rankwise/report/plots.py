@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from rankwise.errors import plural
 from rankwise.metrics import NOTHING, Metric, named
-from rankwise.report import costs, svg
+from rankwise.report import costs, svg, tuning
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm, covered
 from rankwise.report.columns import rank_fraction
@@ -51,10 +51,10 @@ def plot(figure: Figure, name: str, title: str, caption: str, wide: bool = False
 def draw(report: Report) -> list[Plot]:
     """All figures that the records have data for; of many arms those that score best, and the reference."""
     metric = report.metric
-    best = sorted(_scored(report), key=lambda arm: -metric.sign * arm.scores[metric.name].point)[:_MOST]
-    said = f" Of {len(report.arms)} arms the best {_MOST} are shown." if len(report.arms) > _MOST else ""
+    scored = sorted(_scored(report), key=lambda arm: -metric.sign * arm.scores[metric.name].point)
+    said = f" Of {len(scored)} arms the best {_MOST} are shown." if len(scored) > _MOST else ""
     if said:
-        shown = {id(arm) for arm in [*best, report.reference]}
+        shown = {id(arm) for arm in [*scored[:_MOST], report.reference]}
         report = replace(report, arms=[arm for arm in report.arms if id(arm) in shown])
     scores = (score_by_rank, differences, score_by_parameters, trade_off)
     makers: tuple[Callable[[Report], Plot | None], ...] = (*scores, memory, seconds, learning_curves, rates)
@@ -238,15 +238,17 @@ def learning_curves(report: Report) -> Plot | None:
 
 def rates(report: Report) -> Plot | None:
     """Validation objective against learning rate, a line per arm, its choice ringed; None without a grid."""
-    arms = [arm for arm in report.arms if arm.comparable and len(arm.trials) > 1]
+    sides = [(name, part) for name, part in tuning.sides(report.arms) if len(part.trials) > 1]
+    arms = [part for _, part in sides]
     if not arms:
         return None
+    metric = tuning.objective(arms)
     figure, ((ax,),) = svg.canvas(WIDE, max(3.8, _ROW * len(arms) + 0.8))
-    for arm in arms:
-        paint, points = colour(arm, arms), [(trial.lr, trial.validation) for trial in arm.trials]
-        ax.plot(*zip(*points, strict=True), "o-", color=paint, ms=4.5, lw=1.5, label=arm.label)
+    for name, arm in sides:
+        paint, points = colour(arm, arms), [(t.lr, metric.factor * t.validation) for t in arm.trials]
+        ax.plot(*zip(*points, strict=True), "o-", color=paint, ms=4.5, lw=1.5, label=name)
         ax.plot(arm.lr, dict(points)[arm.lr or 0.0], "o", ms=11, mfc="none", mec=paint, mew=1.6)
-    ax.set(xscale="log", xlabel="learning rate", ylabel=str(arms[0].first("config.objective")))
+    ax.set(xscale="log", xlabel="learning rate", ylabel=f"validation {metric.header}")
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right center")
     caption = (
         "Mean validation objective at each learning rate that was tried, on the seeds that all rates of an arm share, "

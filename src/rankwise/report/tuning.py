@@ -6,7 +6,8 @@ import math
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from rankwise.metrics import named
+from rankwise.errors import plural
+from rankwise.metrics import Metric, named
 from rankwise.report.arms import Arm, group
 from rankwise.report.columns import Section
 from rankwise.report.formats import out_of, rate
@@ -22,29 +23,38 @@ def section(report: Report) -> Section | None:
     """A row for each arm that there is a learning rate of, and each number of steps of the runs that tuned it; None
     where none had several to choose from.
     """
-    tuned = _tuned(report.arms)
-    rounds = [part for one in tuned for part in one.rounds]
+    tuned, named_sides = _tuned(report.arms), sides(report.arms)
     if not any(one.tried > 1 for one in tuned):
         return None
-    most = max(len(part.whole) for part in rounds)
+    most = max(len(part.whole) for _, part in named_sides)
     budgets = sorted({k for k in (1, 2, 3, 4, 6, 8, 12, most) if k <= most})
-    metric = named(str(rounds[0].first("config.objective") or "val/loss"))
+    metric = objective(tuned)
     rows = []
-    for part in rounds:
+    for side, part in named_sides:
         curve = [
             expected_best([*part.whole.values()], k, metric.lower_is_better) for k in budgets if k <= len(part.whole)
         ]
         cells = [metric.score(value) for value in curve]
-        several = len({_length(other) for other in rounds}) > 1
-        side = part.label + (f", {_length(part)}" if several else "")
         rows.append([side, str(len(part.whole)), rate(part.lr), *cells, *[""] * (len(budgets) - len(cells))])
     header = ["side", "rates tried", "best", *(f"val. {metric.name}, best of {k}" for k in budgets)]
     same = len({one.tried for one in tuned}) == 1
     parity = "All sides had the same number to choose from." if same else "Sides had different numbers to choose from."
     note = "Expected validation score of the best of k learning rates drawn from those tried (Dodge et al. 2019)."
-    lost = any(not math.isfinite(value) for part in rounds for value in part.whole.values())
+    lost = any(not math.isfinite(value) for _, part in named_sides for value in part.whole.values())
     note += " One that diverged or failed counts as the worst of the others." * lost
     return Section("tuning", "Tuning as it was", header, rows, [f"{note} {parity}"])
+
+
+def sides(arms: list[Arm]) -> list[tuple[str, Arm]]:
+    """What chose the learning rates of arms, a stage for each number of steps, with a name that tells them apart."""
+    rounds = [part for one in _tuned(arms) for part in one.rounds]
+    several = len({length(part) for part in rounds}) > 1
+    return [(part.label + (f", {length(part)}" if several else ""), part) for part in rounds]
+
+
+def objective(arms: list[Arm]) -> Metric:
+    """By what they were chosen."""
+    return named(str(arms[0].first("config.objective") or "val/loss"))
 
 
 def expected_best(values: list[float], k: int, lower_is_better: bool = False) -> float:
@@ -122,9 +132,9 @@ def _steps(arm: Arm) -> float:
     return float(next((steps for key in _STEPS if (steps := arm.first(f"config.{key}"))), 0))
 
 
-def _length(arm: Arm) -> str:
-    unit = "step" if arm.first("config.trainer.max_steps") else "epoch"
-    return f"{_steps(arm):.3g} {unit}{'s' * (_steps(arm) != 1)}"
+def length(arm: Arm) -> str:
+    """``3 epochs`` or ``1,000 steps``, as the config has them."""
+    return plural(_steps(arm), "step" if arm.first("config.trainer.max_steps") else "epoch")
 
 
 def _tuned(arms: list[Arm]) -> list[Arm]:
