@@ -86,6 +86,16 @@ def test_the_methods_say_what_the_records_hold(study):
     assert "15 runs, 6 for tuning" in said, "tuning runs are compute, too"
 
 
+def test_a_study_that_did_not_finish_is_told_by_its_configs(tmp_path):
+    write_run(tmp_path, "lora", 1, status="failed", task__metric="matthews", trainer__max_steps=30)
+    said = build([tmp_path]).to_methods()
+    assert said.startswith("Base model: minilm, SHA-256 m0…. Data: polarity, SHA-256 d0…. Equal budget: 30 steps of 32")
+    write_run(tmp_path, "lora", 8, task__metric="matthews", trainer__max_steps=30)
+    notes = build([tmp_path]).notes
+    assert "Margin of sameness, set in the config before the runs: 0.02." in notes
+    assert not any(note.startswith("Compared by") for note in notes)
+
+
 def test_the_methods_say_what_was_computed_on_and_for_how_long(tmp_path):
     record = write_run(tmp_path)
     record.provenance["hardware"] = {"cpu": "Xeon", "gpus": ["H100"] * 8}
@@ -233,16 +243,6 @@ def test_tuning_is_told_by_arm_and_number_of_steps_and_a_rate_that_diverged_is_t
         "Sides had different numbers to choose from.",
     )
     assert found.header[3:] == ["val. accuracy, best of 1", "val. accuracy, best of 2", "val. accuracy, best of 3"]
-
-
-def test_a_rate_that_was_chosen_on_a_reported_seed_is_said_to_be(tmp_path):
-    write_study(tmp_path, {8: 0.82})
-    for method, rank, seed in (("lora", 8, 0), ("full", None, 100)):
-        for lr in (1e-4, 2e-3):
-            write_run(tmp_path, method, rank, lr=lr, seed=seed, stage="tune")
-    write_run(tmp_path, "full", None, lr=9e-4, objective=0.9)  # of one seed alone: nothing was chosen by it
-    report = build([tmp_path])
-    (said,) = (note for note in report.notes if note.startswith("Learning rates are"))
     edges = {arm.label: [flag for flag in arm.flags if "edge" in flag] for arm in report.arms}
     said = "lr at the edge of its grid ({}): the best may lie outside"
     assert edges == {
@@ -258,6 +258,16 @@ def test_a_rate_that_was_chosen_on_a_reported_seed_is_said_to_be(tmp_path):
     assert set(lines) == {f"lora r=8 {targets}, 1 epoch" for targets in ("all_linear", "qv")}
     assert list(lines["lora r=8 qv, 1 epoch"]) == [70, 50] and ax.get_ylabel() == "validation accuracy %"
     assert section(build([study])).notes[0].endswith("All sides had the same number to choose from.")
+
+
+def test_a_rate_that_was_chosen_on_a_reported_seed_is_said_to_be(tmp_path):
+    write_study(tmp_path, {8: 0.82})
+    for method, rank, seed in (("lora", 8, 0), ("full", None, 100)):
+        for lr in (1e-4, 2e-3):
+            write_run(tmp_path, method, rank, lr=lr, seed=seed, stage="tune")
+    write_run(tmp_path, "full", None, lr=9e-4, objective=0.9)  # of one seed alone: nothing was chosen by it
+    report = build([tmp_path])
+    (said,) = (note for note in report.notes if note.startswith("Learning rates are"))
     assert ", on the reported seeds for lora r=8, so that their scores are somewhat too high: lora r=8 2e-3" in said
     assert (
         "| lora r=8 ¹ | 81.5 ± 1.8* |" in report.to_markdown() and "| full ¹ ² | 81.2 ± 1.7 |" in report.to_markdown()

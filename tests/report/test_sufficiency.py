@@ -200,6 +200,9 @@ def test_an_answer_of_another_study_is_named_and_does_not_lead(tmp_path):
 
 
 def test_the_test_that_a_headline_names_is_that_of_its_arm(tmp_path):
+    write_run(tmp_path / "alone", "lora", 8, status="failed")
+    (tmp_path / "alone" / "answer-4e5f6a7b.json").write_text(json.dumps(answer | {"sentence": "No conclusion."}))
+    assert build([tmp_path / "alone"]).headline.title == "No conclusion."
     write_study(tmp_path, {8: 0.82, 64: 0.82}, range(8))
     for folder in tmp_path.glob("*r8*s[3-7]*"):
         shutil.rmtree(folder)

@@ -139,8 +139,9 @@ class Arm:
         return [replicate(run) for run in self.runs]
 
     def first(self, path: str) -> Any:
-        """The value at a dotted path in the first run that has it: for what is the same in every run of an arm."""
-        return next((value for run in self.runs if (value := at(run, path)) is not None), None)
+        """The value at a dotted path in the first run that has it: for what is the same in every run of an arm, one
+        of which none finished included."""
+        return next((value for run in self.runs or self.unscored if (value := at(run, path)) is not None), None)
 
     def median(self, path: str) -> float | None:
         """The median over runs of a measured number: one disturbed run does not move it."""

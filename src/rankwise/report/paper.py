@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 def paragraph(report: Report) -> list[str]:
     """The methods, a sentence or two each: models and data, arms, budget, tuning, seeds, tests, hardware, compute."""
-    compared = f"Compared: {', '.join(arm.label for arm in report.arms if arm.comparable and arm.runs)}."
+    labels = ", ".join(arm.label for arm in report.arms if arm.comparable and arm.runs)
+    compared = f"Compared: {labels}." if labels else ""
     said = [_models(report), _data(report), *of_data(report.records), compared, *_training(report)]
     said += [*written_with(report.arms), *evaluation(report.arms, report.metric), *_tests(report), _machine(report)]
     return [sentence for sentence in [*said, report.total] if sentence]
@@ -66,8 +67,7 @@ def _models(report: Report) -> str:
 
 
 def _data(report: Report) -> str:
-    first = next((run for arm in report.arms for run in arm.runs), None)
-    data: dict[str, Any] = dict(first.provenance.get("data") or {}) if first else {}
+    data: dict[str, Any] = next((arm for arm in report.arms if arm.runs), report.arms[0]).first("provenance.data") or {}
     sizes = [f"{data[part]:,} {part}" for part in ("train", "validation", "test") if data.get(part)]
     of = f": {', '.join(sizes)} examples" if sizes else ""
     of += f" of {len(data['classes'])} classes" if sizes and data.get("classes") else ""
@@ -75,8 +75,7 @@ def _data(report: Report) -> str:
 
 
 def _training(report: Report) -> list[str]:
-    arm = report.reference or next(arm for arm in report.arms if arm.runs or arm.unscored)
-    return [*budget(report.arms, arm), *tuning.rates(report.arms)]
+    return [*budget(report.arms, report.reference or report.arms[0]), *tuning.rates(report.arms)]
 
 
 def _machine(report: Report) -> str:
@@ -103,7 +102,7 @@ def _hardware(run: Record) -> str:
 
 
 def _values(report: Report, path: str) -> list[str]:
-    runs = [run for arm in report.arms if arm.comparable for run in arm.runs]
+    runs = [run for arm in report.arms if arm.comparable for run in arm.runs] or report.records
     return [str(value) for value in dict.fromkeys(at(run, path) for run in runs) if value is not None]
 
 

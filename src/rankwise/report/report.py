@@ -17,7 +17,6 @@ from rankwise.report.flags import find_unfit, flag
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency, smallest_sufficient
 from rankwise.report.summary import Headline, headline, margins, notes, total
 from rankwise.tracking import remote
-from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record, find, write_atomically
 
 _MARGIN = 0.02  # of records without one
@@ -153,9 +152,9 @@ def compared(every_run: list[Record], score: str | None = None) -> Report:
     arms = group(records, asked)
     reference = reference_of(arms, asked)
     first = reference or arms[0]
-    own = named(str(at((first.runs or first.unscored)[0], "config.task.metric") or "accuracy"))
+    own = named(str(first.first("config.task.metric") or "accuracy"))
     metric = _asked(score, arms) if score else own
-    homes = {run.folder.parent for run in first.runs} if metric.name == own.name else set()
+    homes = {run.folder.parent for run in (*first.runs, *first.unscored)} if metric.name == own.name else set()
     here = [answer for answer in answered if answer.folder in homes]
     elsewhere = [answer for answer in answered if homes and answer.folder not in homes]
     margin = (here and here[0].margin) or next(iter(margins(arms)), _MARGIN)

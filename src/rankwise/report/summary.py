@@ -294,7 +294,7 @@ def budget(arms: list[Arm], arm: Arm) -> list[str]:
         (precision, f", {precision} on {arm.first('compute.device') or trainer.get('device')}"),
     ]
     equal = "Equal budget" if len(steps) < 2 else "Unequal budget"
-    said = f"{equal}: {length or plural(trainer.get('epochs') or 0, 'epoch')} of {batch} sequences"
+    said = f"{equal}: {length or tuning.length(arm)} of {batch} sequences"
     said += "".join(words for known, words in parts if known)
     if arm.optimistic:
         return [
