@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -154,7 +155,7 @@ def test_the_reference_is_the_one_that_find_was_asked_to_compare_with(tmp_path):
     write_study(tmp_path, TRUTH)
     eight = next(run for run in find([tmp_path]) if run.config["method"]["rank"] == 8)
     parts = {"course": "It looks after 2, 3 seeds.", "not_run": "Never compared: rank 1."}
-    answer = {"sentence": "Rank 4 is enough.", "metric": "accuracy", "ranks": [], "notes": []}
+    answer = {"sentence": "Rank 2 is enough.", "rank": 2, "metric": "accuracy", "ranks": [], "notes": []}
     answer["rule"] = {"ranks": [1, 4, 16], "guess": 4, "shares": [0.0, 1.0], "alpha": 0.05, "on_guess": 0.8}
     answer |= {"reference_run": eight.run["id"], "margin": 0.03}
     (tmp_path / "answer-0a1b2c3d.json").write_text(json.dumps(answer | parts))
@@ -167,6 +168,8 @@ def test_the_reference_is_the_one_that_find_was_asked_to_compare_with(tmp_path):
     assert "Compared with rank 8, as rankwise find was asked, and not with full fine-tuning." in report.notes
     texts = [report.to_markdown(), html(report), report.to_methods()]
     assert "points 90 % seeds" in printed(report)
+    assert '<div class="what">smallest sufficient rank</div><div class="value">2<' in texts[1]
+    assert re.findall(r'<tr class="answer">\s*<td[^>]*>([^<]*)<', texts[1]) == ["lora r=2"]
     assert "| Δ r=8 pts |" in texts[0] and "Against rank 8, in numbers" in texts[1]
     assert all("Differences from rank 8 are paired" in text for text in texts)
     level = "4 % from rank 4 down and, if that fails, 1 % from rank 16 down to it"
@@ -197,12 +200,12 @@ def test_an_answer_of_another_study_is_named_and_does_not_lead(tmp_path):
     assert [each["sentence"] for each in report.document()["answers"]] == ["Rank 8 is enough."]
     (tmp_path / "mine" / "answer-4e5f6a7b.json").write_text(json.dumps(answer | {"sentence": "Rank 8 is not enough."}))
     assert build([tmp_path]).headline.title == "Rank 8 is not enough."
-
-
-def test_the_test_that_a_headline_names_is_that_of_its_arm(tmp_path):
     write_run(tmp_path / "alone", "lora", 8, status="failed")
     (tmp_path / "alone" / "answer-4e5f6a7b.json").write_text(json.dumps(answer | {"sentence": "No conclusion."}))
     assert build([tmp_path / "alone"]).headline.title == "No conclusion."
+
+
+def test_the_test_that_a_headline_names_is_that_of_its_arm(tmp_path):
     write_study(tmp_path, {8: 0.82, 64: 0.82}, range(8))
     for folder in tmp_path.glob("*r8*s[3-7]*"):
         shutil.rmtree(folder)

@@ -64,22 +64,20 @@ def _subject(report: Report) -> str:
 
 def _row(report: Report, arm: Arm, columns: list[Column], marks: list[int]) -> dict[str, Any]:
     kind = report.verdict(arm).split(":")[0].replace(" ", "-")
-    answers = [f.answer.arm for f in report.families if f.answer]
     return {
         "cells": [(c.text(arm), c.left, c.header.startswith("Δ")) for c in columns],
         "marks": marks,
         "verdict": kind,
-        "kind": "answer" if arm in answers else "reference" if arm is report.reference else "",
+        "kind": "answer" if arm in report.enough else "reference" if arm is report.reference else "",
         "comparable": arm.comparable,
     }
 
 
 def _tiles(report: Report) -> list[tuple[str, str, str]]:
     """The answer's cost beside the reference: (what, value, explanation)."""
-    answered = [family.answer for family in report.families if family.answer]
-    if not answered or report.reference is None:
+    if not report.enough or report.reference is None:
         return []
-    arm, full = min(answered, key=lambda step: (step.arm.size or ("", 0))[1]).arm, report.reference
+    arm, full = min(report.enough, key=lambda arm: (arm.size or ("", 0))[1]), report.reference
     tiles = []
     if arm.size:
         fraction = rank_fraction(arm)
