@@ -1,5 +1,4 @@
-"""The report with tasks across: the official metrics of each, by arm, the averages of the papers, and what holds over
-all tasks.
+"""The report with tasks across: the official metrics of each, by arm, and the averages of the papers.
 
 An arm is what has the same model, method, settings and protocol on its tasks; learning rates may differ, and so may
 what is written or asked beside the task's own, and where a run starts from (``method.init_from``), as RTE is often
@@ -20,7 +19,6 @@ from rankwise.compare import by_replicate
 from rankwise.errors import plural
 from rankwise.identity import called
 from rankwise.metrics import NOTHING, named
-from rankwise.report import aggregate
 from rankwise.report import arms as arms_of
 from rankwise.report.arms import Arm
 from rankwise.report.columns import Section, marks, numbered
@@ -54,13 +52,10 @@ _MEANING = (
     "LoRA's average (Hu et al. 2021, Table 2): no WNLI, accuracy of MRPC and QQP, Pearson of STS-B, MNLI over both dev "
     "sets. GLUE's (Wang et al. 2018): the two metrics of a task are averaged first."
 )
-_OVERALL = (
-    "Interquartile mean, probability that a run beats one of the reference, and performance profile (% of runs × "
-    "tasks that score more) with 95 % intervals of a bootstrap stratified by task (Agarwal et al. 2021), where each "
-    f"task has {aggregate.LEAST} runs: of fewer they would be too narrow. Enough: at most the margin worse than full "
-    "fine-tuning, or than the reference that find was asked for, tested from the largest rank down in each task."
+_ENOUGH = (
+    "Enough: at most the margin worse than full fine-tuning, or than the reference that find was asked for, tested "
+    "from the largest rank down in each task."
 )
-_PROFILE = 5  # thresholds
 
 
 @dataclass
@@ -76,10 +71,6 @@ class Row:
     flags: list[str] = field(default_factory=list)
     passed: dict[str, bool | None] = field(default_factory=dict)  # by task: is it enough? None: was not tested
     unjudged: dict[str, str] = field(default_factory=dict)  # by task: why it is neither enough nor not
-    middle: Interval | None = None  # interquartile mean
-    compared_on: set[str] = field(default_factory=set)  # tasks on which the others are compared with it
-    better: Interval | None = None  # the probability that a run of it beats one of the reference
-    profile: list[Interval] = field(default_factory=list)
 
     def score(self, task: str, metric: str) -> Interval | None:
         return self.tasks[task].scores.get(metric) if task in self.tasks else None
@@ -87,6 +78,12 @@ class Row:
     def star(self, task: str) -> str:
         """Where the score is of the best of several rates on these seeds."""
         return "*" * (task in self.tasks and self.tasks[task].picked)
+
+    @property
+    def enough(self) -> str:
+        """On how many of its tasks, and of how many that is not known."""
+        known = [f"{sum(map(bool, self.passed.values()))} of {len(self.passed)}"] * bool(self.passed)
+        return "\n".join([*known, *[f"{len(self.unjudged)} not judged"] * bool(self.unjudged)]) or NOTHING
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,6 @@ class ByTask:
     rows: list[Row]
     tasks: dict[str, Metrics]
     averages: dict[str, dict[str, Metrics]]
-    thresholds: list[float]  # of the performance profiles
     notes: list[str]
 
     def table(self) -> RenderableType:
@@ -106,6 +102,7 @@ class ByTask:
             for task, of in self.tasks.items()
         ]
         flags, rows = marks(self.rows), []
+        judged = ["enough on"] if any(row.passed or row.unjudged for row in self.rows) else []
         for row in self.rows:
             cells = [
                 "\n".join(_cell(row.score(task, metric), metric) + row.star(task) for metric in of)
@@ -114,30 +111,11 @@ class ByTask:
             means = [_cell(row.averages[average]) for average in self.averages]
             seeds = sorted({len(arm.runs) for arm in row.tasks.values()})
             n = "–".join(map(str, dict.fromkeys([seeds[0], seeds[-1]])))
-            rows.append([row.label + flags[id(row)], n, *cells, *means])
-        notes = [*numbered(self.rows), *self._absent(), *self.notes, self._meaning()]
-        header = ["arm", "n", *shorts, *self.averages]
+            rows.append([row.label + flags[id(row)], n, *cells, *means, *[row.enough] * len(judged)])
+        notes = [*numbered(self.rows), *self._absent(), *self.notes, self._meaning(), *[_ENOUGH] * len(judged)]
+        header = ["arm", "n", *shorts, *self.averages, *judged]
         scores = Section("tasks", "Test scores by task, × 100 where they go up to 1", header, rows, notes)
-        return Group(*rendered(scores), *(part for overall in self._overall() for part in rendered(overall)))
-
-    def _overall(self) -> list[Section]:
-        """What holds over all tasks together; nothing where there are fewer than two."""
-        if not any(row.middle for row in self.rows):
-            return []
-        profiles = [f"> {100 * threshold:.1f}" for threshold in self.thresholds]
-        flags, rows = marks(self.rows), []
-        for row in self.rows:
-            enough = [f"{sum(map(bool, row.passed.values()))} of {len(row.passed)}"] if row.passed else []
-            enough += [f"{len(row.unjudged)} not judged"] if row.unjudged else []
-            shares = map(_overall_cell, [row.middle, row.better, *row.profile])
-            rows.append([row.label + flags[id(row)], "\n".join(enough) or NOTHING, *shares])
-        header = ["arm", "enough on tasks", "interquartile mean", f"better than\n{self._against} %", *profiles]
-        return [Section("overall", "Over all tasks", header, rows, [_OVERALL])]
-
-    @property
-    def _against(self) -> str:
-        names = {"full" if row.arm.is_full else row.arm.label for row in self.rows if row.compared_on}
-        return names.pop() if len(names) == 1 else "reference"
+        return Group(*rendered(scores))
 
     def document(self) -> dict[str, Any]:
         """The JSON document: fractions 0–1, what is unknown null."""
@@ -163,13 +141,6 @@ class ByTask:
             "flags": row.flags,
             "passed": row.passed | dict.fromkeys(row.unjudged),
             "not_judged": row.unjudged,
-            "interquartile_mean": row.middle and asdict(row.middle),
-            "better_than_full": asdict(row.better) if row.better and self._against == "full" else None,
-            "better_than_reference": row.better and asdict(row.better),
-            "profile": [
-                {"above": threshold} | asdict(share)
-                for threshold, share in zip(self.thresholds, row.profile, strict=False)
-            ],
         }
 
     def _absent(self) -> list[str]:
@@ -228,45 +199,12 @@ def build(paths: list[Path]) -> ByTask:
             row.missing[name] = [t for t, of in wanted.items() if any(row.score(t, metric) is None for metric in of)]
             row.averages[name] = None if row.missing[name] else _mean(row, wanted)
         row.flags = _flags(row)
-    return ByTask(rows, tasks, averages, _sum_up(rows, tasks), notes)
+    return ByTask(rows, tasks, averages, notes)
 
 
 def _metrics(task: str, arm: Arm) -> Metrics:
     """What a task is scored by; one of lm-evaluation-harness is called by it."""
     return _GLUE.get(task) or (task.split()[-1] if ":" in task else str(arm.first("config.task.metric")),)
-
-
-def _sum_up(rows: list[Row], tasks: dict[str, Metrics]) -> list[float]:
-    """Fill what holds over all tasks that every trained row has and whose scores go up to 1; thresholds of profiles."""
-    trained = [row for row in rows if not row.arm.is_baseline]
-    shared = {
-        task: metrics
-        for task, metrics in tasks.items()
-        if all(task in row.tasks for row in trained) and all(named(metric).high == 1 for metric in metrics)
-    }
-    scored = {id(row): _by_run(row, shared) for row in trained}
-    if len(shared) < 2 or not all(len(runs) for scores in scored.values() for runs in scores):
-        return []
-    pooled = np.concatenate([runs for scores in scored.values() for runs in scores])
-    thresholds = np.unique(np.quantile(pooled, np.linspace(0, 1, _PROFILE + 2)[1:-1]))
-    for row in trained:
-        mine = scored[id(row)]
-        row.middle, row.profile = aggregate.interquartile_mean(mine), aggregate.profile(mine, thresholds)
-        like = (row.model, row.arm.optimistic)
-        same = (r for r in trained if (r.model, r.arm.optimistic) == like and r.compared_on >= shared.keys())
-        other = next(same, row)
-        fit = all(row.tasks[task].may_pass and not other.tasks[task].unfit for task in shared)
-        row.better = aggregate.improvement(mine, scored[id(other)]) if fit and other is not row else None
-    return [float(threshold) for threshold in thresholds]
-
-
-def _by_run(row: Row, tasks: dict[str, Metrics]) -> aggregate.Scores:
-    """By task the score of each run that has one: the mean of the task's metrics."""
-    by_task = []
-    for task, metrics in tasks.items():
-        cells = [[run.scores.get(metric, {}).get("value") for metric in metrics] for run in row.tasks[task].runs]
-        by_task.append(np.array([np.mean(np.array(values)) for values in cells if None not in values]))
-    return by_task
 
 
 def _rows(model: str, runs: list[Record], task_of: dict[int, str], alone: bool, notes: list[str]) -> list[Row]:
@@ -292,7 +230,6 @@ def _rows(model: str, runs: list[Record], task_of: dict[int, str], alone: bool, 
         for arm in of_task:
             row = rows.setdefault(_key(arm, loose), Row(arm, model, {}))
             row.tasks[task] = arm
-            row.compared_on |= {task} if arm is reports[task].reference else set()
             for family in reports[task].families:
                 for step in family.steps:
                     if step.arm is arm and step.reason:
@@ -357,10 +294,3 @@ def _flags(row: Row) -> list[str]:
 def _cell(score: Interval | None, metric: str = "accuracy") -> str:
     shown = named(metric)
     return (replace(shown, unit="%", decimals=1) if shown.high == 1 else shown).interval(score)
-
-
-def _overall_cell(found: Interval | None) -> str:
-    if found is None:
-        return NOTHING
-    limits = f"\n[{100 * found.low:.0f}, {100 * found.high:.0f}]" if math.isfinite(found.half) else ""
-    return f"{100 * found.mean:.1f}{limits}"
