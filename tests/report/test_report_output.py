@@ -222,8 +222,10 @@ def test_page_says_how_it_was_compared_and_what_it_was_made_with(page):
         "abc1234",
         "fingerprint m0",
         "smallest sufficient rank",
+        "Base model: minilm",
     ):
         assert said in page
+    assert page.count("Equal budget: 100 steps") == 1
 
 
 @pytest.mark.parametrize(

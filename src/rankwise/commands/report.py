@@ -18,7 +18,7 @@ _FORMS = {
     "csv": "CSV",
     "markdown": "Markdown",
     "latex": "LaTeX: the table (booktabs) and the methods paragraph",
-    "methods": "the methods paragraph and a paper's checklist of experiments, from the records",
+    "methods": "a paper's methods paragraph, from the records",
 }
 
 

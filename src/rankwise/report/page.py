@@ -43,13 +43,11 @@ def html(report: Report) -> str:
         cost_tables=list(filter(None, took)),
         analyses=analyses.of_records(report.records),
         differences=section(report, "numbers", f"Against {report.against}, in numbers", []),
-        notes=report.notes,
+        notes=dict.fromkeys([*report.notes, *paper.paragraph(report)]),
         failures=Section(
             "failures", "Runs without a score", ["run", "status", "error", "log"], tables.failures(report.arms), []
         ),
         provenance=provenance(report.records),
-        methods=paper.paragraph(report),
-        checklist=paper.checklist(report),
         made=now(),
     )
 

@@ -1,4 +1,4 @@
-"""What a paper says of its experiments, written from the records: a methods paragraph and the items of a checklist.
+"""What a paper says of its experiments, written from the records.
 
 Nothing is said that the records do not hold; what they leave out is said to be unknown.
 """
@@ -25,32 +25,15 @@ def paragraph(report: Report) -> list[str]:
     """The methods, a sentence or two each: models and data, arms, budget, tuning, seeds, tests, hardware, compute."""
     labels = ", ".join(arm.label for arm in report.arms if arm.comparable and arm.runs)
     compared = f"Compared: {labels}." if labels else ""
-    said = [_models(report), _data(report), *of_data(report.records), compared, *_training(report)]
+    said = [_models(report), _data(report), *of_data(report.records), compared]
+    said += [*budget(report.arms, report.reference or report.arms[0]), *tuning.rates(report.arms)]
     said += [*written_with(report.arms), *evaluation(report.arms, report.metric), *_tests(report), _machine(report)]
     return [sentence for sentence in [*said, report.total] if sentence]
 
 
 def markdown(report: Report, wanted: Sequence[str] = ()) -> str:
-    """The methods paragraph, and the items of a checklist with their answers, in Markdown."""
-    items = [f"* **{item}**: {answer}. {why}" for item, answer, why in checklist(report)]
-    return "\n".join([" ".join(paragraph(report)), "", *items, ""])
-
-
-def checklist(report: Report) -> list[tuple[str, str, str]]:
-    """The experimental items of the NeurIPS paper checklist: (item, answer, why), as far as the records answer them."""
-    tested = any(c.bootstrap for c in report.comparisons.values())
-    packed = "rankwise report STUDY --pack FILE.zip holds every config, record and prediction, and the commands."
-    return [
-        ("Experimental result reproducibility", "Yes", packed),
-        ("Experimental setting and details", "Yes", " ".join(_training(report))),
-        (
-            "Experiment statistical significance",
-            "Yes" if tested else "No",
-            " ".join([*_tests(report), *([] if tested else ["No difference from a reference was tested."])]),
-        ),
-        ("Experiments compute resources", "Yes", " ".join([_machine(report), report.total])),
-        ("Licenses for existing assets", "TODO", f"{_models(report)} {_data(report)} Their licences are not recorded."),
-    ]
+    """The methods paragraph."""
+    return f"{' '.join(paragraph(report))}\n"
 
 
 def _tests(report: Report) -> list[str]:
@@ -72,10 +55,6 @@ def _data(report: Report) -> str:
     of = f": {', '.join(sizes)} examples" if sizes else ""
     of += f" of {len(data['classes'])} classes" if sizes and data.get("classes") else ""
     return f"Data: {_list(_values(report, 'config.task.name'))}{of}{_fingerprints(report, 'data')}."
-
-
-def _training(report: Report) -> list[str]:
-    return [*budget(report.arms, report.reference or report.arms[0]), *tuning.rates(report.arms)]
 
 
 def _machine(report: Report) -> str:
