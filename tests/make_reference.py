@@ -208,9 +208,7 @@ def csv_rows(report: Report) -> list[tuple[str, str, str]]:
         if column.key in METRICS:
             continue
         for part in column.raw:
-            tables = ", ".join(
-                dict.fromkeys({"wide": "main", "terminal": "main"}.get(t, t) for t in column.tables.split())
-            )
+            tables = ", ".join(column.tables.replace("wide", "main").split())
             header = column.header.replace("\N{NO-BREAK SPACE}", " ")
             rows.append((part.key, ": ".join(filter(None, [header, ABOUT.get(column.key)])), tables))
     return rows

@@ -102,10 +102,7 @@ def test_table_shows_peak_error_of_the_prediction_and_share_of_flops(read):
     assert re.search(rf"lora r=8 .* {peak} \+2\.0 % +0\.70 ", text)
     assert re.search(r"full .* 519 \+2\.0 % +1\.00 ", text)
     assert "of the peak that is computed from the config alone" in " ".join(text.split())
-    assert re.search(
-        rf"\| {peak} \| {fmt.megabytes(costs.predicted_bytes(read.arms[0]))} \(\+2\.0 %\) \| 0\.70 \|",
-        read.to_markdown(),
-    )
+    assert f"| {peak} | +2.0 % | 0.70 |" in read.to_markdown()
 
 
 def test_page_sets_predicted_beside_measured_memory(read, text):
@@ -186,7 +183,7 @@ def test_costs_that_were_not_measured_are_a_dash(tmp_path):
     assert text.count("– not measured") == 2
     assert [n for n in re.findall(r">(lora r=\d+)</td>", text[text.index('<h2 id="memory">') :])][:1] == ["lora r=4"]
     line = next(line for line in report.to_markdown().splitlines() if line.startswith("| lora r=8"))
-    assert "| – | – | – | 20.0 |" in line  # peak, predicted, FLOPs; the training time is known
+    assert "| – | – | – | 20.0 |" in line  # peak, error of the prediction, FLOPs; the training time is known
 
 
 def test_a_study_without_any_measurement_has_no_such_sections(tmp_path):

@@ -47,7 +47,7 @@ class Column:
     not there), where an ``interval`` stands in its parts.
 
     ``tables`` names the tables that show it, separated by blanks: ``main`` (``wide``: on the page and in Markdown
-    alone; ``terminal``: there alone), paper (what a page of LaTeX has room for), scores (``more``: on the page alone),
+    alone), paper (what a page of LaTeX has room for), scores (``more``: on the page alone),
     memory, compute, numbers, generation, forgetting, harness.
     """
 
@@ -258,12 +258,6 @@ def _costs() -> list[Column]:
     def batch(arm: Arm) -> str | None:
         return costs.shapes(costs.memory(arm).get("batch")) or None
 
-    def predicted(arm: Arm) -> str | None:
-        """``365 (+0.3 %)``."""
-        size, error = costs.predicted_bytes(arm), costs.prediction_error(arm)
-        off = f" ({fmt.signed_percent(error)})" if error is not None else ""
-        return None if size is None else f"{fmt.megabytes(size)}{off}"
-
     system = zip(costs.SYSTEM, ("process peak MB", "allocator peak MB", "reserved peak MB"), strict=True)
     return [
         Column("adapter_params", "adapter params", adapter, fmt.si, "main paper"),
@@ -276,8 +270,7 @@ def _costs() -> list[Column]:
         Column("predicted_peak_bytes", "predicted MB", costs.predicted_bytes, fmt.megabytes, "memory"),
         Column("train_peak_bytes", "measured MB", costs.peak_bytes, fmt.megabytes, "memory"),
         Column("", "peak MB", costs.peak_bytes, fmt.megabytes, "main paper"),
-        Column("", "predicted MB", predicted, tables="wide"),
-        Column("", "pred. error", costs.prediction_error, fmt.signed_percent, "terminal"),
+        Column("", "pred. error", costs.prediction_error, fmt.signed_percent, "main"),
         Column("", "error %", costs.prediction_error, lambda e: fmt.signed_percent(e).removesuffix(" %"), "memory"),
         Column("eval_peak_bytes", "evaluation peak MB", lambda a: costs.peak_bytes(a, "eval"), fmt.megabytes, "memory"),
         *(Column(key, header, held(key), fmt.megabytes, "memory") for key, header in system),

@@ -68,7 +68,7 @@ class _Arms:
         self.report = report
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        columns, leave_out = shown(self.report, "main", "terminal"), list(_LEAVES_OUT)
+        columns, leave_out = shown(self.report, "main"), list(_LEAVES_OUT)
         while leave_out and Measurement.get(console, options.update(max_width=999), self._table(columns)).maximum > (
             options.max_width
         ):
