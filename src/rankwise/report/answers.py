@@ -24,11 +24,6 @@ class Answer:
     margin: float  # that was asked about, which need not be that of the runs' config; 0 where a file does not say it
 
     @property
-    def reference(self) -> str:
-        """The id of a run of what was compared with; empty where an older file does not say it."""
-        return str(self.document.get("reference_run", ""))
-
-    @property
     def date(self) -> str:
         """When it was given, which no copy of its file changes; empty where an older file does not say it."""
         return str(self.document.get("date", ""))
@@ -53,7 +48,11 @@ def read(records: list[Record]) -> list[Answer]:
         files[file] = given
     answers: dict[tuple[Path, str], Answer] = {}
     # Of answers of one moment that with more seeds stands: it has no number of seeds in its name, or the higher one.
-    for file in sorted(files, key=lambda file: (folders[file.parent], files[file].date, file.name), reverse=True):
+    for file in sorted(
+        files,
+        key=lambda file: (folders[file.parent], files[file].date, file.name),
+        reverse=True,
+    ):
         latest = answers.setdefault((file.parent, file.stem.split("-")[1]), files[file])
         if latest is not files[file]:
             latest.by_rank.notes.append(f"Before, with other --seeds: {files[file].sentence.partition('. ')[0]}.")

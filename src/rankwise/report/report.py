@@ -157,8 +157,8 @@ def compared(every_run: list[Record], score: str | None = None) -> Report:
     """The arms of these records, compared. Raises Refused as ``build`` does."""
     records = results(every_run)
     answered = read(records)
-    ids = [answer.reference for answer in answered[:1]]
-    asked = next((record for record in records if record.run.get("id") in ids), None)
+    ids = [answer.document.get("reference_run") for answer in answered[:1]]
+    asked = next((record for record in records if record.run.get("id", "") in ids), None)
     arms = group(records, asked)
     reference = reference_of(arms, asked)
     first = reference or arms[0]
