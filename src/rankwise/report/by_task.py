@@ -20,6 +20,7 @@ from rankwise.errors import plural
 from rankwise.identity import called
 from rankwise.metrics import NOTHING, named
 from rankwise.report import arms as arms_of
+from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm
 from rankwise.report.columns import Section, marks, numbered
 from rankwise.report.equivalence import MISSING
@@ -109,8 +110,7 @@ class ByTask:
                 for task, of in self.tasks.items()
             ]
             means = [_cell(row.averages[average]) for average in self.averages]
-            seeds = sorted({len(arm.runs) for arm in row.tasks.values()})
-            n = "–".join(map(str, dict.fromkeys([seeds[0], seeds[-1]])))
+            n = fmt.span([len(arm.runs) for arm in row.tasks.values()])
             rows.append([row.label + flags[id(row)], n, *cells, *means, *[row.enough] * len(judged)])
         notes = [*numbered(self.rows), *self._absent(), *self.notes, self._meaning(), *[_ENOUGH] * len(judged)]
         header = ["arm", "n", *shorts, *self.averages, *judged]

@@ -63,9 +63,8 @@ def items(n: int, units: int | None) -> str:
 
 
 def span(values: Sequence[int]) -> str:
-    """``77`` or ``77 to 110``."""
-    least, most = min(values), max(values)
-    return f"{least}" if least == most else f"{least} to {most}"
+    """``77`` or ``77 to 1,100``."""
+    return " to ".join(dict.fromkeys(f"{end(values):,}" for end in (min, max)))
 
 
 def listed(values: list[int]) -> str:

@@ -348,15 +348,15 @@ def _lines(ax: Any, arms: list[Arm], report: Report) -> None:
 
 
 def _bars(
-    arms: list[Arm], parts: dict[str, list[float]], paints: dict[str, str], label: str, marks: list[tuple[float, int]]
+    arms: list[Arm], parts: dict[str, list[float]], paints: Sequence[str], label: str, marks: list[tuple[float, int]]
 ) -> Figure:
     """Bars of parts one after another; a part too narrow to be seen has no place in the legend."""
     longest = np.sum(list(parts.values()), axis=0).max()
     figure, ((ax,),) = svg.canvas(WIDTH, max(2.6, 0.28 * len(arms) + 1.5))
     start, rows = np.zeros(len(arms)), range(len(arms))
-    for part, widths in parts.items():
+    for (part, widths), paint in zip(parts.items(), paints, strict=True):
         if max(widths) > _VISIBLE * longest:
-            ax.barh(rows, widths, left=start, color=paints[part], height=0.66, label=part)
+            ax.barh(rows, widths, left=start, color=paint, height=0.66, label=part)
             start = start + np.array(widths)
     if marks:
         ax.plot(*zip(*marks, strict=True), "|", color=svg.INK, ms=15, mew=2, label="predicted peak")

@@ -12,7 +12,7 @@ from rankwise.metrics import Metric, named
 from rankwise.report import costs, tuning
 from rankwise.report.arms import UNDER_TRAINED, Arm, covered
 from rankwise.report.equivalence import ONE_SEED
-from rankwise.report.formats import items, listed, percent, si, three
+from rankwise.report.formats import items, listed, percent, si, span, three
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency
 from rankwise.statistics import Bootstrap
 from rankwise.tracking.fields import at
@@ -209,7 +209,7 @@ _VERDICTS = {
 
 
 def _of_differences(against: str, boots: list[Bootstrap], seen: set[str]) -> str:
-    drawn = " to ".join(f"{n:,}" for n in sorted({len(boot.means) for boot in boots}))
+    drawn = span([len(boot.means) for boot in boots])
     said = (
         f"Differences from {against} are paired by seed and test item; their intervals combine Student's t over "
         f"seeds with {drawn} bootstrap replicates over items (Zou and Donner 2008)."
@@ -279,7 +279,7 @@ def budget(arms: list[Arm], arm: Arm) -> list[str]:
     if not trainer:
         return []
     steps = sorted({round(n) for one in arms if one.comparable and (n := one.median("compute.steps"))})
-    length = f"{' to '.join(f'{n:,}' for n in dict.fromkeys([steps[0], steps[-1]]))} steps" if steps else ""
+    length = f"{span(steps)} steps" if steps else ""
     batch = (trainer.get("batch_size") or 0) * (trainer.get("accumulate") or 1)
     precision = arm.first("compute.precision") or trainer.get("precision")
     parts = [  # (what is known, how it is said)
