@@ -73,9 +73,9 @@ def preference(runs: Sequence[Record]) -> tuple[float, float, float]:
 class Scores:
     """The metric of runs on their test items and on resamples of them. Runs are read once, all together."""
 
-    def __init__(self, runs: Iterable[Record], metric: Metric, seed: int = 0) -> None:
+    def __init__(self, runs: Iterable[Record], metric: Metric) -> None:
         runs = list({id(run): run for run in runs}.values())
-        self._metric, self._seed = metric.among(max(map(_classes, runs), default=0)), seed
+        self._metric = metric.among(max(map(_classes, runs), default=0))
         self._unreadable: dict[int, str] = {}
         self._predictions: dict[int, Predictions] = {}
         self._tests: list[list[int]] = []  # runs of the same items
@@ -119,7 +119,7 @@ class Scores:
     def _scored(self, answers: list[Predictions], test: int) -> list[_Scored]:
         if not answers:
             return []
-        points_r, resampled_br = resample(answers, self._metric, self._seed + test)
+        points_r, resampled_br = resample(answers, self._metric, test)
         resampled_rb, sizes = resampled_br.T.astype(np.float32), (test, len(answers[0].items), answers[0].units)
         return [_Scored(float(p), own_b, *sizes) for p, own_b in zip(points_r, resampled_rb, strict=True)]
 

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
 
     paths = options.paths or [only_study(Path("outputs"))]
     if options.pack:
-        _refuse_others(options, "--pack: writes a packet and nothing else", "pack")
+        _refuse_others(options, "--pack: writes a packet and nothing else")
         if other := next((path for path in paths if pack.is_packet(path) or is_address(path)), None):
             raise Refused(f"--pack {options.pack}: {other} is no folder of runs; give the study's")
         packed = plural(pack.pack(paths, options.pack), "run")
