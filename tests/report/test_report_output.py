@@ -1,7 +1,6 @@
 """The forms a report takes: terminal, CSV, Markdown, JSON and the page."""
 
 import csv
-import dataclasses
 import io
 import json
 import re
@@ -14,10 +13,7 @@ import pytest
 from synthetic_study import printed, write_run, write_study
 
 from rankwise.compare import predictions_of
-from rankwise.config import Config, Model, Optim, Quant, Targets, Task
 from rankwise.errors import Refused
-from rankwise.identity import labels
-from rankwise.methods import Method
 from rankwise.metrics import named
 from rankwise.report import plots
 from rankwise.report.columns import columns
@@ -272,11 +268,3 @@ def test_a_folder_that_cannot_be_written_is_refused_in_one_line(tmp_path):
 def test_pareto_front_holds_what_no_other_beats():
     points = [(1.0, 0.5), (2.0, 0.7), (3.0, 0.6), (3.0, 0.9), (2.0, 0.7)]
     assert pareto(points) == {0, 1, 3, 4}
-
-
-def test_runs_of_several_tasks_or_models_are_told_apart_by_name():
-    one = Config(Model("minilm"), Task("cola"), Method("tfidf", 0.0), Targets("qv"), Quant("none"), Optim(lr=0.0))
-    other = dataclasses.replace(one, task=Task("rte"))
-    assert labels([one, other]) == ["cola-tfidf-s0", "rte-tfidf-s0"]
-    assert labels([one, dataclasses.replace(other, model=Model("bert"))])[1] == "bert-rte-tfidf-s0"
-    assert labels([one, dataclasses.replace(one, seed=1)]) == ["tfidf-s0", "tfidf-s1"]
