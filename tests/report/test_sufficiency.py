@@ -169,7 +169,7 @@ def test_the_reference_is_the_one_that_find_was_asked_to_compare_with(tmp_path):
     texts = [report.to_markdown(), html(report), report.to_methods()]
     assert "points 90 % seeds" in printed(report)
     assert '<div class="what">smallest sufficient rank</div><div class="value">2<' in texts[1]
-    assert re.findall(r'<tr class="answer">\s*<td[^>]*>([^<]*)<', texts[1]) == ["lora r=2"]
+    assert re.findall(r'<tr class="answer worse">\s*<td[^>]*>([^<]*)<', texts[1]) == ["lora r=2"]
     assert "| Δ r=8 pts |" in texts[0] and "Against rank 8, in numbers" in texts[1]
     assert all("Differences from rank 8 are paired" in text for text in texts)
     level = "4 % from rank 4 down and, if that fails, 1 % from rank 16 down to it"

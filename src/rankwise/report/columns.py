@@ -29,7 +29,8 @@ _SHORT = {ONE_SEED: "one seed", MISSING: NOTHING}  # the whole sentence stands b
 class Section:
     """A part of the report: ``header`` and ``rows`` begin with the arm; ``lead`` stands above, ``notes`` beneath.
 
-    Cells are numbers but the first, unless all are ``words``, which are set to the left and folded.
+    Cells are numbers but the first, unless all are ``words``, which are set to the left and folded. ``kinds`` are the
+    rows' classes on the page.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Section:
     notes: list[str]
     lead: str = ""
     words: bool = False
+    kinds: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -133,17 +135,18 @@ def chosen(report: Report, wanted: Sequence[str], *tables: str) -> list[Column]:
 
 def section(report: Report, tables: str, title: str, notes: list[str], lead: str = "") -> Section | None:
     """A table of the arms that have any value in it, without the columns that none has; None where that is nothing."""
-    table, *others = tables.split()
-    first, *rest = shown(report, table, *others)
+    columns = shown(report, *tables.split())
+    rows = [row for row in cells(report, columns) if any(cell != NOTHING for cell in row[1:])]
+    full = [i for i in range(len(columns)) if any(row[i] != NOTHING for row in rows)]
+    header = [columns[i].header for i in full]
+    kept = [[row[i] for i in full] for row in rows]
+    return Section(tables.split()[0], title, header, kept, notes, lead) if rows else None
+
+
+def cells(report: Report, columns: Sequence[Column]) -> list[list[str]]:
+    """What a table says of each arm; the numbers of its flags stand behind its name."""
     flags = marks(report.arms)
-    cells = {id(arm): [column.text(arm) for column in rest] for arm in report.arms}
-    arms = [arm for arm in report.arms if any(cell != NOTHING for cell in cells[id(arm)])]
-    full = [i for i in range(len(rest)) if any(cells[id(arm)][i] != NOTHING for arm in arms)]
-    if not arms:
-        return None
-    header = [first.header, *(rest[i].header for i in full)]
-    rows = [[first.text(arm) + flags[id(arm)], *(cells[id(arm)][i] for i in full)] for arm in arms]
-    return Section(table, title, header, rows, notes, lead)
+    return [[c.text(arm) + flags[id(arm)] * (n == 0) for n, c in enumerate(columns)] for arm in report.arms]
 
 
 def footnotes(rows: Sequence[Arm | Row]) -> tuple[list[str], dict[int, list[int]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -10,7 +10,7 @@ from rankwise.report import analyses, costs, paper, tuning
 from rankwise.report import formats as fmt
 from rankwise.report import table as tables
 from rankwise.report.arms import Arm
-from rankwise.report.columns import Column, Section, footnotes, rank_fraction, section, shown
+from rankwise.report.columns import Section, cells, numbered, rank_fraction, section, shown
 from rankwise.report.plots import draw
 from rankwise.report.summary import provenance
 from rankwise.tracking.record import now
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 def html(report: Report) -> str:
     """The page."""
-    texts, marks = footnotes(report.arms)
     columns, above = shown(report, "main", "wide"), costs.break_even(report.arms)
+    header, said = [column.header for column in columns], [*numbered(report.arms), tables.interval_note(report)]
+    kinds = [_kind(report, arm) for arm in report.arms]
     memory = costs.memory_notes(report.arms, report.reference)
     took = [  # each run of an arm, beside what was predicted of it
         section(report, "memory", "Memory: predicted against measured", memory),
@@ -34,10 +35,7 @@ def html(report: Report) -> str:
         subject=_subject(report),
         headline=report.headline,
         tiles=_tiles(report),
-        columns=[(c.header, c.left) for c in columns],
-        rows=[_row(report, arm, columns, marks[id(arm)]) for arm in report.arms],
-        footnotes=list(enumerate(texts, 1)),
-        interval_note=tables.interval_note(report),
+        arms=Section("arms", "Every arm", header, cells(report, columns), said, kinds=kinds),
         sections=[*tables.sections(report, page=True), *filter(None, [tuning.section(report)])],
         plots=draw(report),
         cost_tables=list(filter(None, took)),
@@ -60,15 +58,11 @@ def _subject(report: Report) -> str:
     return f"{', '.join(models)} on {', '.join(tasks)}"
 
 
-def _row(report: Report, arm: Arm, columns: list[Column], marks: list[int]) -> dict[str, Any]:
-    kind = report.verdict(arm).split(":")[0].replace(" ", "-")
-    return {
-        "cells": [(c.text(arm), c.left, c.header.startswith("Δ")) for c in columns],
-        "marks": marks,
-        "verdict": kind,
-        "kind": "answer" if arm in report.enough else "reference" if arm is report.reference else "",
-        "comparable": arm.comparable,
-    }
+def _kind(report: Report, arm: Arm) -> str:
+    """The classes of its row: what it is, and its verdict."""
+    is_what = "answer" if arm in report.enough else "reference" if arm is report.reference else ""
+    verdict = report.verdict(arm).partition(":")[0].replace(" ", "-")
+    return f"{is_what} {verdict}".strip() if arm.comparable else "other"
 
 
 def _tiles(report: Report) -> list[tuple[str, str, str]]:
