@@ -25,8 +25,8 @@ from rankwise.report.arms import Arm, covered
 from rankwise.report.columns import (
     Column,
     Section,
+    cells,
     chosen,
-    marks,
     numbered,
     second_metrics,
     section,
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 _STYLE = dict.fromkeys(("same", "better", "not worse", "reproduced"), "green")
 _STYLE |= dict.fromkeys(("worse", "contradicted"), "red")
-# What a narrow terminal leaves out, one after another; the page and the other forms have everything.
-_LEAVES_OUT = ("r/min", "scale", "tokens", "pred.", "lr", "trained", "FLOPs", "adapter", "n", "train", "peak")
 _ABOUT = {  # a column, under a terminal's table that has it
     "peak MB": "Peak: live tensors in one training step.",
     "pred. error": "Pred. error: of the peak that is computed from the config alone.",
@@ -58,42 +56,25 @@ def render(report: Report) -> RenderableType:
     title, details = Text(top.title, style="bold"), [Text(text) for text in (top.cost, top.details) if text]
     details += [Text(f"• {text}") for text in top.others]
     more = [part for block in sections(report) for part in rendered(block)]
-    return Group(title, *details, _Arms(report), *more)
+    columns = shown(report, "main")
+    there = [c.header for c in columns if any(c.get(arm) is not None for arm in report.arms)]
+    about = " ".join(words for header, words in _ABOUT.items() if header in there)
+    notes = [text for text in (*of_data(report.records), interval_note(report), about, report.total) if text]
+    said = [*map(Text, numbered(report.arms)), *(Text(text, style="dim") for text in notes)]
+    return Group(title, *details, Padding(Wide(_of_arms(report, columns)), (1, 0)), *said, *more)
 
 
-class _Arms:
-    """The table of arms, with as many of its columns as the terminal has room for, and what explains them."""
-
-    def __init__(self, report: Report) -> None:
-        self.report = report
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        columns, leave_out = shown(self.report, "main"), list(_LEAVES_OUT)
-        while leave_out and Measurement.get(console, options.update(max_width=999), self._table(columns)).maximum > (
-            options.max_width
-        ):
-            last = leave_out.pop(0)
-            columns = [column for column in columns if column.header.split()[0] != last]
-        yield Padding(self._table(columns), (1, 0))
-        yield from map(Text, numbered(self.report.arms))
-        there = [c.header for c in columns if any(c.get(arm) is not None for arm in self.report.arms)]
-        about = [words for header, words in _ABOUT.items() if header in there]
-        notes = (*of_data(self.report.records), interval_note(self.report), " ".join(about), self.report.total)
-        yield from (Text(text, style="dim") for text in notes if text)
-
-    def _table(self, columns: list[Column]) -> Table:
-        table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
-        for column in columns:
-            side = "left" if column.left else "right"
-            table.add_column(Text(column.header.replace(" ", "\n")), justify=side, vertical="bottom", no_wrap=True)  # type: ignore[arg-type]
-        flags = marks(self.report.arms)
-        for arm in self.report.arms:
-            style = _STYLE.get(self.report.verdict(arm), "")
-            cells = [Text(fmt.tight(column.text(arm))) for column in columns]
-            cells[0].append(flags[id(arm)], style="yellow")
-            cells[[column.header[0] for column in columns].index("Δ")].stylize(style)
-            table.add_row(*cells, style="" if arm.comparable else "dim")
-        return table
+def _of_arms(report: Report, columns: list[Column]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    for column in columns:
+        side: Any = "left" if column.left else "right"
+        table.add_column(Text(column.header.replace(" ", "\n")), justify=side, vertical="bottom", no_wrap=True)
+    for arm, row in zip(report.arms, cells(report, columns), strict=True):
+        texts = [Text(fmt.tight(cell)) for cell in row]
+        texts[0].highlight_regex("[⁰-⁹¹²³ ]+$", "yellow")
+        texts[[column.header[0] for column in columns].index("Δ")].stylize(_STYLE.get(report.verdict(arm), ""))
+        table.add_row(*texts, style="" if arm.comparable else "dim")
+    return table
 
 
 def sections(report: Report, page: bool = False) -> list[Section]:
@@ -233,13 +214,10 @@ def interval_note(report: Report) -> str:
 
 def arms_as_markdown(report: Report, columns: list[Column]) -> list[str]:
     """Headline, table and footnotes."""
-    flags, top = marks(report.arms), report.headline
-    rows = [[column.text(arm) for column in columns] for arm in report.arms]
-    for row, arm in zip(rows, report.arms, strict=True):
-        row[0] += flags[id(arm)]
+    top = report.headline
     first = " ".join(filter(None, [f"**{top.title}**", top.cost, top.details]))
     others = [f"* {text}\n" for text in top.others]
-    table = md_table([c.title for c in columns], rows, columns)
+    table = md_table([c.title for c in columns], cells(report, columns), columns)
     notes = [f"{text}  " for text in numbered(report.arms)]
     return [first, "", *others, *table, "", *notes, "", interval_note(report), ""]
 
