@@ -183,6 +183,9 @@ def test_an_axis_of_one_value_is_one_of_the_file_too_and_numbers_stay_numbers():
     assert "method=lora method.rank=64 seed=0" in points and "method=full seed=0" in points
     parameters = yaml.safe_load(convert(["method.lr=1e-5,2e-3", "method.rank=range(1,4)"]))["parameters"]
     assert parameters == {"method.lr": {"values": [1e-5, 2e-3]}, "method.rank": {"values": [1, 2, 3]}}
+    sweep = yaml.safe_load(convert(["hydra.sweeper.params={seed: '0,1'}", "study=x"]))
+    assert sweep["command"] == ["${env}", "rankwise", "train", "study=x", "${args_no_hyphens}"]
+    assert sweep["parameters"] == {"seed": {"values": [0, 1]}}
 
 
 def test_what_a_grid_cannot_say_is_refused():

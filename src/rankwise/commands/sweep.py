@@ -42,8 +42,9 @@ def main(arguments: list[str]) -> int:
         raise Refused("sweep --convert: give a study, such as experiment=rank_sweep, or axes such as method.rank=1,8")
     if not words or (not options.convert and "=" in words[0]):
         raise Refused("sweep: give a sweep file; see rankwise sweep --help")
-    if options.convert and options.json:
-        raise Refused("--json: not with --convert, which prints a sweep file")
+    flags = ("json", "count", "jobs", "rerun", "seed") if options.convert else ()
+    if flag := next((name for name in flags if getattr(options, name)), None):
+        raise Refused(f"--{flag}: not with --convert, which prints a sweep file")
     file, typed = (None, words) if options.convert else (Path(words[0]), words[1:])
     typed = overrides(typed)
     prepare_environment()

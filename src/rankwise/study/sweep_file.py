@@ -245,7 +245,10 @@ def convert(overrides: list[str]) -> str:
     axes = [axis for axis in axes if axis.key_or_group not in {o.key_or_group for o in typed}] + typed
     if not axes:
         raise Refused("no axis: give values with commas, such as method.rank=1,8,64, or an experiment that has some")
+    if launcher := next((word for word in fixed if re.match("hydra.launcher", word)), None):
+        raise Refused(f"{launcher}: the agents of a W&B sweep start its runs; leave it out")
     run_once = ["hydra.mode=RUN"] if any(word.startswith("experiment=") for word in fixed) else []
+    kept = [word for word in fixed if not re.match("hydra.sweeper", word)]
     goal = "minimize" if metrics.named(composed.objective).lower_is_better else "maximize"
     sweep = {
         "name": str(composed.study),
@@ -253,7 +256,7 @@ def convert(overrides: list[str]) -> str:
         "program": "rankwise",
         "method": "grid",
         "metric": {"name": "objective", "goal": goal},
-        "command": ["${env}", "rankwise", "train", *fixed, *run_once, _ARGUMENTS],
+        "command": ["${env}", "rankwise", "train", *kept, *run_once, _ARGUMENTS],
         "parameters": _parameters(
             fixed + run_once,
             {axis.key_or_group: _axis(axis) for axis in axes},
