@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -162,10 +163,10 @@ def _of_plugins(group: str) -> list[str]:
     return [name.removesuffix(".yaml") for name in ConfigStore.instance().list(group) if name.endswith(".yaml")]
 
 
-def positive(name: str, text: str) -> int:
-    """A whole number of at least 1. Raises Refused for any other text."""
-    if not re.fullmatch("0*[1-9][0-9]{0,8}", text, re.ASCII):
-        raise Refused(f"{name}{' ' if name.startswith('-') else '='}{text}: a number of at least 1")
+def positive(name: str, text: str, least: int = 1) -> int:
+    """A whole number of at least 1, or of ``least``. Raises Refused for any other text."""
+    if not re.fullmatch("0*[0-9]{1,9}", text, re.ASCII) or int(text) < least:
+        raise Refused(f"{name}{' ' if name.startswith('-') else '='}{text}: a number of at least {least}")
     return int(text)
 
 
@@ -261,6 +262,17 @@ def write(file: Path, text: str, flag: str = "") -> None:
         write_atomically(file, text)
     except OSError as error:
         raise Refused(f"{flag}{file}: cannot be written ({error.strerror or error})") from None
+
+
+def writable(file: Path, flag: str) -> None:
+    """Raise Refused, before anything is computed, where ``write`` will not be able to."""
+    try:
+        with tempfile.TemporaryFile(dir=file.absolute().parent):
+            why = "a folder" if file.is_dir() else None
+    except OSError as error:
+        why = error.strerror
+    if why:
+        raise Refused(f"{flag}{file}: cannot be written ({why})")
 
 
 def show_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], left: int | None = None) -> None:

@@ -66,7 +66,7 @@ def _parser(what: str) -> argparse.ArgumentParser:
         add("--tasks", required=True, type=_names, metavar="A,B…", help="tasks of lm-evaluation-harness, by commas")
         add("--include-path", "--include_path", type=Path, metavar="FOLDER", help="a folder with tasks of your own")
         examples = "examples before a question (default: the task's)"
-        add("--shots", "--num_fewshot", type=_shots, metavar="N", help=examples)
+        add("--shots", "--num_fewshot", type=partial(positive, "--shots", least=0), metavar="N", help=examples)
         add("--limit", type=partial(positive, "--limit"), metavar="N", help="the first N items of each task")
         add("--base", action="store_true", help="score the base as it is, too, and the difference from it")
     elif what == "merge":
@@ -86,10 +86,6 @@ def _parser(what: str) -> argparse.ArgumentParser:
         energy = "share of the squared singular values that each module keeps: 0.9"
         size.add_argument("--energy", type=float, help=energy)
     return made
-
-
-def _shots(text: str) -> int:
-    return 0 if text == "0" else positive("--shots", text)
 
 
 def _names(text: str) -> list[str]:

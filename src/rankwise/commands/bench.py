@@ -7,8 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rankwise.commands._shared import parse, parser, positive, prepare_environment, print_json, show_table, write
-from rankwise.errors import Refused, tell
+from rankwise.commands._shared import (
+    parse,
+    parser,
+    positive,
+    prepare_environment,
+    print_json,
+    show_table,
+    writable,
+    write,
+)
+from rankwise.errors import tell
 
 DESCRIPTION = """Measure one run and a sweep of ranks here: with rankwise, with transformers.Trainer and peft (as in
 examples and tuned for speed), and with a plain PyTorch loop; the same base, rows, steps and seed, in turns.
@@ -28,8 +37,8 @@ def main(arguments: list[str]) -> int:
     )
     made.add_argument("--output", type=Path, metavar="FILE", help="write everything as JSON")
     options = parse(made, arguments)
-    if options.output and (options.output.is_dir() or not options.output.absolute().parent.is_dir()):
-        raise Refused(f"--output {options.output}: a file, in a folder that exists")
+    if options.output:
+        writable(options.output, "--output ")
     prepare_environment()
     from rankwise.bench.bench import bench
 

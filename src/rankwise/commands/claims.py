@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from rankwise.claims.claim import TIERS
-from rankwise.commands._shared import parse, parser, prepare_environment, print_json, show, write
+from rankwise.commands._shared import parse, parser, prepare_environment, print_json, show, writable, write
 from rankwise.errors import plural
 
 DESCRIPTION = """Test published claims about LoRA: exact ones are computed, measured ones timed (--measure) or
@@ -27,6 +27,8 @@ def main(arguments: list[str]) -> int:
     made.add_argument("--measure", action="store_true", help="time the measured claims, on an otherwise idle machine")
     made.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown, too")
     options = parse(made, arguments)
+    if options.markdown:
+        writable(options.markdown, "--markdown ")
     prepare_environment()
     from rankwise.claims import registry
     from rankwise.tracking.record import find
@@ -48,7 +50,7 @@ def main(arguments: list[str]) -> int:
             shown.at(claim.id)
             verdicts.append(judge(claim, records, options.tier, timings))
     document = to_json(verdicts, options.tier)
-    if options.markdown:
-        write(options.markdown, markdown(verdicts, document))
     print_json(document) if options.json else show(table(verdicts))
+    if options.markdown:
+        write(options.markdown, markdown(verdicts, document), "--markdown ")
     return 0
