@@ -1,5 +1,6 @@
 """What a key takes: bounds or names beside its field in the schema, and the refusal of any other value."""
 
+import contextlib
 import json
 import math
 import re
@@ -45,6 +46,13 @@ def choice(*names: str | None, **facts: Any) -> Any:
     """A field with one of a few names, the first by default; where that is None, the field may be null."""
     known = tuple(filter(None, names))
     return keyed(names[0], allowed=f"one of {', '.join(known)}", names=known, **facts)
+
+
+def distinct(values: list[Any] | None) -> list[Any] | None:
+    """A list in order, each value once; one whose values are not plain as it is, to be refused."""
+    with contextlib.suppress(TypeError):
+        return values and sorted(set(values))
+    return values
 
 
 _SAID: dict[Any, str] = {

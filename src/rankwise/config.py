@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from rankwise import methods
-from rankwise.allowed import choice, integer, keyed, number
+from rankwise.allowed import choice, distinct, integer, keyed, number
 from rankwise.methods import Method
 from rankwise.metrics import KINDS
 
@@ -137,8 +137,7 @@ class Targets:
 
     def __post_init__(self) -> None:
         """Of lists only the content counts: one spelling is one run and one arm."""
-        self.modules = self.modules and sorted(set(self.modules))
-        self.layers = self.layers and sorted(set(self.layers))
+        self.modules, self.layers = distinct(self.modules), distinct(self.layers)
         if self.modules or self.regex:  # which win over a preset
             self.name = "custom"
 

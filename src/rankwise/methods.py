@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import MISSING
 
-from rankwise.allowed import keyed
+from rankwise.allowed import distinct, keyed
 from rankwise.alpha import check_alpha, scale_of
 from rankwise.errors import Refused, did_you_mean
 
@@ -67,8 +67,7 @@ class Method:
 
     def __post_init__(self) -> None:
         """As of targets: of lists only the content counts."""
-        self.modules_to_save = self.modules_to_save and sorted(set(self.modules_to_save))
-        self.nested = self.nested and sorted(set(self.nested))
+        self.modules_to_save, self.nested = distinct(self.modules_to_save), distinct(self.nested)
 
 
 # What methods own beside name and learning rate.

@@ -192,6 +192,9 @@ def test_a_packet_shows_the_same_report_elsewhere(study, tmp_path, capsys, monke
     assert main(["report", str(tmp_path / "gone"), "packet.zip", "--markdown"]) == 0
     assert capsys.readouterr().out == here, "each run once"
     assert main(["report", str(tmp_path / "gone"), "--pack", str(file)]) == 2, "nothing is written over"
+    capsys.readouterr()
+    assert main(["dashboard", "packet.zip"]) == 2
+    assert "packet.zip: a file, not a folder of runs; a packet is read by rankwise report" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("member", ["../evil/result.json", "/evil/result.json", "a/b/c/d/e/result.json", "setup.py"])

@@ -45,7 +45,12 @@ def main(arguments: list[str]) -> int:
 
     if options.config is not None:
         hydra = [word for word in words if word.startswith("hydra")]
-        asked = [*flags, *["--dry-run"] * options.dry_run, *(word for word in hydra if "launcher.jobs" not in word)]
+        asked = [
+            *flags,
+            *["--dry-run"] * options.dry_run,
+            *["--join"] * options.join,
+            *(word for word in hydra if "launcher.jobs" not in word),
+        ]
         if asked and "LOCAL_RANK" not in os.environ:  # where Lightning starts itself again, it says some
             raise Refused(f"{asked[0]}: not with --config, which is one run as it was")
         words = [word for word in words if word not in hydra]
@@ -94,13 +99,16 @@ def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespac
     for name in ("resolve", "package"):
         if getattr(options, name) and not options.cfg:
             raise Refused(f"--{name}: of --cfg; rankwise train --cfg job prints the composed config")
-    asked = [name for name in ("multirun", "cfg", "info", "hydra_help") if getattr(options, name)]
+    study = "dry_run" if options.dry_run else "multirun"
+    asked = [name for name in (study, "cfg", "info", "hydra_help") if getattr(options, name)]
     if len(asked) > 1:
         raise Refused(f"{' '.join('--' + name.replace('_', '-') for name in asked)}: one of these at a time")
     if options.json and not options.dry_run:
         raise Refused("--json: of --dry-run; rankwise report STUDY --json prints what has run")
     if options.join and options.rerun:
         raise Refused("--rerun: not with --join, which takes what no machine has run yet")
+    if options.join and (other := next((word for word in words if word.startswith("hydra/launcher=")), None)):
+        raise Refused(f"--join: not with {other}, which shares out the runs itself")
     words += ["hydra.launcher.join=true"] * options.join
     words += [f"hydra.launcher.jobs={options.jobs}"] * (options.jobs is not None) + ["rerun=true"] * options.rerun
     flags = ["-m"] * options.multirun

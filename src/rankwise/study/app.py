@@ -149,7 +149,8 @@ def task(cfg: DictConfig) -> Any:
     try:
         for word in HydraConfig.get().overrides.hydra:
             if word.startswith(("hydra/", "hydra.sweeper", "hydra.launcher")) and "hydra.launcher.jobs" not in word:
-                raise Refused(f"{word}: of a study; add -m, for one run on this machine leave it out")
+                given = word.replace("hydra.launcher.join=true", "--join")
+                raise Refused(f"{given}: of a study; add -m, for one run on this machine leave it out")
         config = compose.to_config(compose.unresolved(cfg))
         if "WANDB_SWEEP_ID" not in os.environ:  # another point of a sweep may use what this one does not
             compose.refuse_idle([(config, HydraConfig.get().overrides.task)])

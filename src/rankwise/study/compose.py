@@ -107,7 +107,7 @@ def composed(overrides: list[str]) -> Config:
 
 
 @contextlib.contextmanager
-def explained(words: Iterable[str]) -> Iterator[None]:
+def explained(words: Collection[str]) -> Iterator[None]:
     """In here an error of Hydra or OmegaConf about the words of a command line is Refused, in one line.
 
     So is whatever else Hydra's own code raises, as it hardly checks the types of its own keys.
@@ -116,6 +116,10 @@ def explained(words: Iterable[str]) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise Refused(explain(error, words)) from None
+    except UserWarning as warning:  # of ``register_schema``
+        raise Refused(
+            f"{str(warning).partition('path=')[2].partition(' is not')[0]}: no such folder of options"
+        ) from None
     except Exception as error:
         if not _is_of_hydra(error):
             raise
@@ -224,6 +228,7 @@ def register_schema() -> None:
     """Tell Hydra what the config tree's ``schema`` is."""
     if "schema.yaml" not in ConfigStore.instance().repo:
         ConfigStore.instance().store(name="schema", node=Config, provider="rankwise")
+    warnings.filterwarnings("error", "provider=hydra.searchpath", UserWarning)  # of a folder that is not there
     # Both of Hydra 1.4; 1.3 asks for the first, and for the second what is called has been looked at.
     warnings.filterwarnings("ignore", "The version_base parameter is deprecated")
     warnings.filterwarnings("ignore", r"hydra\.utils\.instantiate\(\) resolved")
@@ -294,7 +299,7 @@ _CHOICE = re.compile("((?:hydra/)?[^/]+)/(.*)", re.DOTALL)  # a group and what i
 _MISSING = re.compile(r"interpolation '\$\{([\w.]+)\}': Incompatible value 'None'")  # of a key whose value is ???
 
 
-def explain(error: BaseException, words: Iterable[str] = ()) -> str:
+def explain(error: BaseException, words: Collection[str] = ()) -> str:
     """One line for an error of Hydra or OmegaConf about a command line: what was given and what would be allowed."""
     if isinstance(error, MissingConfigException) and error.options:
         group, choice = _CHOICE.fullmatch(str(error.missing_cfg_file)).groups()  # type: ignore[union-attr]
@@ -331,13 +336,13 @@ def explain(error: BaseException, words: Iterable[str] = ()) -> str:
         return f"{unknown[1]}={unknown[2]}: no such option{_YOURS.get(unknown[1], '')}"
     if text.endswith("raised while composing config:"):
         return " ".join([text, *more[:1]])
-    if text.startswith("Ambiguous value"):
-        value = text.partition("'")[2].rpartition("'")[0]
-        return f"{value}: several values for one key make a study; add -m, or quote twice what is one value"
+    if several := re.match("(?:Ambiguous value for argument|Sweep parameters) '(.*)'", text):
+        study = "where one belongs; give one" if "hydra.mode=RUN" in words else "make a study; add -m"
+        return f"{several[1]}: several values for one key {study}, or quote twice what is one value"
     return text
 
 
-def _misfit(key: str, reason: str, words: Iterable[str]) -> str:
+def _misfit(key: str, reason: str, words: Collection[str]) -> str:
     """What a key takes, for a value of another type."""
     typed = next((value for name, _, value in (word.partition("=") for word in words) if name == key), None)
     told = re.search(r"Value '(.*)' (?:of type|is not)|value: (.*)|field .* is (not Optional)", reason, re.DOTALL)

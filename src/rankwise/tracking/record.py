@@ -225,6 +225,8 @@ def find(paths: list[Path]) -> list[Record]:
         if not path.exists():
             near = f" (did you mean {inside}?)" if (inside := "outputs" / path).exists() else ""
             raise Refused(f"{path}: no such folder{near}; give a run, a study or an outputs folder")
+        if path.is_file() and path.name != "result.json":
+            raise Refused(f"{path}: a file, not a folder of runs; a packet is read by rankwise report alone")
         folder = path.parent if path.name == "result.json" else path
         for file in sorted(folder.rglob("result.json")):
             try:
