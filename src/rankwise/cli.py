@@ -119,6 +119,9 @@ def _dispatch(arguments: list[str]) -> int:
         near = meaning(command, os.path.splitext(command)[1]) or did_you_mean(command, COMMANDS)
         near = " (here it is rankwise train KEY=VALUE)" if "=" in command else near
         raise Refused(f"{command}: no such command; one of {', '.join(COMMANDS)}{near}")
+    # Before torch is loaded: threads that spin while they wait slow every process on shared cores tenfold.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     module = importlib.import_module(f"rankwise.commands.{command}")
     return int(module.main(rest))
 

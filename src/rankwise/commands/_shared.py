@@ -170,13 +170,6 @@ def positive(name: str, text: str, least: int = 1) -> int:
     return int(text)
 
 
-def prepare_environment() -> None:
-    """Set what must stand before torch is loaded, unless the user did."""
-    # Threads that spin while they wait slow every process on shared cores by an order of magnitude.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
 def groups() -> str:
     """Every config group with its options, one line each."""
     return "\n".join(f"  {group + '=':<11}  {' '.join(options(group))}" for group in GROUPS)

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rankwise.commands._shared import parse, parser, positive, prepare_environment, print_json, show_table, wrapped
+from rankwise.commands._shared import parse, parser, positive, print_json, show_table, wrapped
 from rankwise.errors import Refused, did_you_mean, tell
 
 Document = dict[str, Any]
@@ -46,7 +46,6 @@ def main(arguments: list[str]) -> int:
         near = did_you_mean(what, ABOUT)
         raise Refused(f"adapter {what}: no such subcommand; one of {', '.join(ABOUT)}{near}")
     options = parse(_parser(what), rest)
-    prepare_environment()
     document = _call(what, options)
     print_json(document) if options.json else _TELL[what](document)
     return 1 if what == "swap" and not all(row["same"] for row in document["adapters"]) else 0

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from rankwise.analysis import WHAT
-from rankwise.commands._shared import parse, parser, prepare_environment, print_json, show, write
+from rankwise.commands._shared import parse, parser, print_json, show, write
 
 _LISTED = "\n".join(f"  {name:<13}  {question[:1].lower()}{question[1:]}" for name, question in WHAT.items())
 DESCRIPTION = f"""What finished runs learned, read from their weights. NAME is one of
@@ -29,7 +29,6 @@ def main(arguments: list[str]) -> int:
     where = "where NAME-IDS.json and .svg go (default: outputs/STUDY/analysis, where rankwise report finds them)"
     made.add_argument("--out", type=Path, metavar="FOLDER", help=where)
     options = parse(made, arguments)
-    prepare_environment()
     from rich.text import Text
 
     from rankwise.analysis import analyze

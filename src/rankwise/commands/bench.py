@@ -11,7 +11,6 @@ from rankwise.commands._shared import (
     parse,
     parser,
     positive,
-    prepare_environment,
     print_json,
     show_table,
     writable,
@@ -39,7 +38,6 @@ def main(arguments: list[str]) -> int:
     options = parse(made, arguments)
     if options.output:
         writable(options.output, "--output ")
-    prepare_environment()
     from rankwise.bench.bench import bench
 
     repeats = options.repeats or (1 if options.quick else 3)

@@ -6,14 +6,13 @@ import textwrap
 from collections.abc import Callable
 from typing import Any
 
-from rankwise.commands._shared import parse, parser, prepare_environment, print_json
+from rankwise.commands._shared import parse, parser, print_json
 
 
 def main(arguments: list[str]) -> int:
     """Print what was found; the exit code is 0 whatever it is."""
     made = parser("doctor", "Show what this machine can do, and what is missing for the rest.", as_json=True)
     options = parse(made, arguments)
-    prepare_environment()
     from rankwise import doctor
 
     found: dict[str, Any] = {}

@@ -14,7 +14,6 @@ from rankwise.commands._shared import (
     overrides,
     parse,
     parser,
-    prepare_environment,
     print_json,
     show,
     show_table,
@@ -63,7 +62,6 @@ def main(arguments: list[str]) -> int:
         return _simulate(options.json) if options.simulate else _replay(options.replay, options.json)
     jobs = [f"hydra.launcher.jobs={options.jobs}"] * (options.jobs is not None)
     options.overrides = overrides(options.overrides) + jobs
-    prepare_environment()
     from rankwise import machine
     from rankwise.find.ask import question
     from rankwise.forks import fork_server

@@ -16,7 +16,6 @@ from rankwise.commands._shared import (
     parse,
     parser,
     positive,
-    prepare_environment,
     print_json,
     show,
     show_table,
@@ -62,7 +61,6 @@ def main(arguments: list[str]) -> int:
     if options.gpu:
         gpu(options.gpu)  # refused here, before anything heavy is imported
     limit = _bytes(options.fit) if options.fit is not None else None
-    prepare_environment()
     from rankwise.study.app import call_hydra
 
     def answer(configs: list[Config]) -> int:

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rankwise.commands._shared import overrides, parse, parser, positive, prepare_environment, print_json
+from rankwise.commands._shared import overrides, parse, parser, positive, print_json
 from rankwise.errors import Refused
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ def main(arguments: list[str]) -> int:
         raise Refused(f"--{flag}: not with --convert, which prints a sweep file")
     file, typed = (None, words) if options.convert else (Path(words[0]), words[1:])
     typed = overrides(typed)
-    prepare_environment()
     from rankwise.study import sweep_file
 
     if file is None:

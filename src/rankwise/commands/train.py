@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rankwise.commands._shared import groups, overrides, parse, parser, prepare_environment, print_json, show
+from rankwise.commands._shared import groups, overrides, parse, parser, print_json, show
 from rankwise.errors import Refused
 from rankwise.synonyms import near_key
 
@@ -36,7 +36,6 @@ _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 some runs failed."""
     flags, words, options = split(arguments)
-    prepare_environment()
     from rankwise.config import known_keys
     from rankwise.study.app import call_hydra
     from rankwise.study.compose import from_snapshot
