@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from rankwise.claims.claim import TIERS
-from rankwise.commands._shared import parse, parser, prepare_environment, print_json, show, writable, write
+from rankwise.commands._shared import parse, parser, print_json, show, writable, write
 from rankwise.errors import plural
 
 DESCRIPTION = """Test published claims about LoRA: exact ones are computed, measured ones timed (--measure) or
@@ -29,7 +29,6 @@ def main(arguments: list[str]) -> int:
     options = parse(made, arguments)
     if options.markdown:
         writable(options.markdown, "--markdown ")
-    prepare_environment()
     from rankwise.claims import registry
     from rankwise.tracking.record import find
 
@@ -39,16 +38,15 @@ def main(arguments: list[str]) -> int:
     claims = registry.only(registry.read(), options.only)
     what = f"{plural(len(claims), 'claim')}, read from {plural(len(records), 'run')} or computed here"
     print(f"rankwise: {what}; that may take minutes", file=sys.stderr)
+    from rich.console import Console
+    from rich.progress import track
+
     from rankwise.claims.judge import Timings, judge, to_json
     from rankwise.claims.show import markdown, table
-    from rankwise.study.progress import Display
 
     timings = Timings(outputs / TIMINGS, options.measure)
-    verdicts = []
-    with Display(len(claims), stage="claims", lines=False) as shown:
-        for claim in claims:
-            shown.at(claim.id)
-            verdicts.append(judge(claim, records, options.tier, timings))
+    shown = track(claims, "claims", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    verdicts = [judge(claim, records, options.tier, timings) for claim in shown]
     document = to_json(verdicts, options.tier)
     print_json(document) if options.json else show(table(verdicts))
     if options.markdown:

@@ -103,13 +103,6 @@ class Display:
         if self._bars and name in self._bar_of:
             self._bars.remove_task(self._bar_of.pop(name))
 
-    def at(self, name: str) -> None:
-        """The next of several short pieces of work begins; the one before is done."""
-        self.ended_n += bool(self._running)
-        self._running = {name: _Running()}
-        if self._bars and self.total > 1:
-            self._bars.update(self._study, completed=self.ended_n, count=f"{self.ended_n}/{self.total}", text=name)
-
     def tick(self) -> None:
         """Show the time that has passed and that is left."""
         if not self._bars or self.total == 1:
