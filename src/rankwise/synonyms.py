@@ -44,9 +44,7 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "trainer.epochs": "max_epochs num_epochs num_train_epochs",
     "trainer.max_steps": "steps num_steps max_steps_per_epoch",
     "trainer.batch_size": "batch_size bs train_batch_size per_device_train_batch_size micro_batch_size",
-    "trainer.eval_batch_size": "per_device_eval_batch_size",
     "trainer.accumulate": "accumulate_grad_batches gradient_accumulation_steps",
-    "trainer.gradient_checkpointing": "activation_checkpointing",
     "trainer.attention": "attn_implementation flash_attn flash_attention",
     "trainer.clip": "gradient_clip_val max_grad_norm clip_grad",
     "trainer.validations": "val_check_interval check_val_every_n_epoch eval_steps eval_strategy evaluation_strategy",
@@ -67,7 +65,6 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
         "trainer.devices=auto trainer.devices=-1 trainer.devices=all"
     ),
     "trainer.device=cpu": "cpu no_cuda",
-    "trainer.threads": "num_threads",
     "trainer.devices for one run, --jobs N for several at a time": (
         "devices gpus num_gpus n_gpu multi_gpu ddp trainer=ddp nproc_per_node num_processes world_size"
     ),
