@@ -192,7 +192,6 @@ REFUSED = [
         "plan debug=fast callbacks={x:{_target_:lightning.pytorch.callbacks.Timer}}",
         ["callbacks.x._target_=lightning.pytorch.callbacks.Timer: ends a run by the clock"],
     ),
-    ("train -m debug=fast trainer.device=cpu,cuda", ["trainer.device=cuda: no GPU"]),
     ("train -m --dry-run hydra/sweeper=basic seed=0,1", ["hydra/sweeper=basic: walks through the same combinations"]),
     ("train hydra.verbose=5", ["hydra.verbose=5: Hydra cannot take this"]),
     ("find hydra/launcher=5", ["hydra/launcher=5: Hydra cannot take this"]),

@@ -287,7 +287,6 @@ REFUSED = [
     ("optim.schedule=linaer: .*did you mean linear", {"optim__schedule": "linaer"}),
     ("optim.betas=", {"optim__betas": [0.9]}),
     ("optim.betas=", {"optim__betas": [0.9, 1.0]}),
-    ("trainer.precision=fp16:", {"trainer__precision": "fp16", "trainer__device": "cpu"}),
     ("model.shape.hidden_size=null: an integer", {"model__shape": {"model_type": "bert", "hidden_size": None}}),
     ("model.shape.n_layer=99999: an integer from 0", {"model__shape": {"model_type": "gpt2", "n_layer": 99999}}),
     ("model.shape.vocab_size=0: an integer", {"model__shape": {"model_type": "bert", "vocab_size": 0}}),
@@ -356,12 +355,7 @@ def test_a_rank_is_not_refused_where_there_is_none(tiny):
     check(tiny(method="full", method__rank=10_000, method__alpha="x", targets__name="nonsense"))
 
 
-def test_a_gpu_is_refused_where_there_is_none(tiny, monkeypatch):
-    monkeypatch.setattr(machine, "gpus", list)
-    with pytest.raises(Refused, match=r"^trainer.device=cuda: no GPU is visible here; use trainer.device=auto$"):
-        check_here(tiny(trainer__device="cuda"))
-    with pytest.raises(Refused, match=r"^trainer.precision=fp16:"):
-        check_here(tiny(trainer__precision="fp16"))
+def test_a_gpu_is_taken_where_there_is_one(tiny, monkeypatch):
     monkeypatch.setattr(machine, "gpus", lambda: ["0"])
     check_here(tiny(trainer__precision="fp16", trainer__device="cuda"))
 
