@@ -103,10 +103,6 @@ class Declaration:
         return self.trains == "adapter"
 
     @property
-    def has_rank(self) -> bool:
-        return "rank" in self.keys
-
-    @property
     def is_lora(self) -> bool:
         """LoRA by one of its names: what a name stands for is in its keys (init, dora, lr_ratio, freeze_a, alpha)."""
         return self.keys == _LORA

@@ -283,11 +283,11 @@ def test_what_a_few_shot_model_is_read_with_is_part_of_its_identity(tiny):
 def test_a_run_that_is_given_twice_starts_once_and_of_one_that_was_stopped_no_error_is_said(tiny, tmp_path, capsys):
     config = tiny(outputs=str(tmp_path))
     config.method.name = "tfidf"
-    first, second = launcher.run([config, replace(config, name=None)], 2)
+    first, second = launcher.run([config, replace(config, name=None)], launcher.launch)
     assert first is second and first.status == records.FINISHED
     assert [found.run["attempts"] for found in records.find([tmp_path])] == [1]
     other = replace(config, seed=1)
-    launcher.run([other], start=lambda left: [Outcome(folder(one), records.STOPPED) for one in left])
+    launcher.run([other], lambda left: [Outcome(folder(one), records.STOPPED) for one in left])
     assert capsys.readouterr().err.endswith(f"1 run; 1 to run\nrankwise: {folder(other).name} stopped\n")
 
 

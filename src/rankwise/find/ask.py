@@ -39,7 +39,7 @@ def question(
 
     asked_ranks, rest = _taken("method.rank", settled(debug.settled(overrides), runs))
     base = _composed(rest, margin)
-    if not methods.of(base.method).has_rank:
+    if "rank" not in methods.of(base.method).keys:
         raise Refused.value("method", base.method.name, "a method that has a rank, such as lora")
     widest = width(base.model.shape or {}) or RANKS[-1]
     ranks = tuple(rank for rank in RANKS if rank <= widest) if asked_ranks is None else _ranks(asked_ranks)

@@ -47,21 +47,18 @@ Launch = Callable[[Sequence[Config]], "list[Outcome]"]
 
 def run(
     configs: Sequence[Config],
-    jobs: int | None = None,
+    start: Launch,
     stage: str = "",
-    start: Launch | None = None,
     counted: bool = True,
 ) -> list[Outcome]:
     """Run what is not finished of ``configs``, each run once, and say how each ended, in the order given.
 
     What the runs need is fetched first, here, with its progress in view. ``stage`` names them to who watches, to whom
-    it is said how many there are if they are to be ``counted``; ``start`` runs them elsewhere than in ``jobs``
-    processes of this machine. Failures are lines on stderr, with their logs.
-    Raises Refused where all runs are refused for one reason. Signals: as ``launch``.
+    it is said how many there are if they are to be ``counted``; ``start`` runs them. Failures are lines on stderr, with
+    their logs. Raises Refused where all runs are refused for one reason. Signals: as ``launch``.
     """
     if len(configs) > 1 and (name := os.environ.get("WANDB_RUN_ID")):
         raise Refused(f"WANDB_RUN_ID={name}: is the id of one run, and these are {len(configs)}; unset it")
-    start = start or (lambda left: launch(left, jobs, stage=stage))
     left = {folder(config): config for config in configs if not done(config)}
     finished = [config for config in configs if folder(config) not in left]
     before = f", {len(finished)} finished before" if finished else ""

@@ -129,7 +129,7 @@ def launcher_of(overrides: Sequence[str], jobs: int | None = None) -> LocalLaunc
 
 def run_on(launcher: LocalLauncher, configs: Sequence[Config], stage: str = "", counted: bool = True) -> list[Outcome]:
     """Run what is not finished, as ``launcher.run``."""
-    return run(configs, stage=stage, start=lambda left: launcher.start(left, stage), counted=counted)
+    return run(configs, lambda left: launcher.start(left, stage), stage, counted)
 
 
 def _say_failed(config: Config, job: JobReturn | None) -> bool:
