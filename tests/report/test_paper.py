@@ -53,9 +53,11 @@ def test_latex_compiles(study, tmp_path):
     assert "Overfull" not in log, "what is wider than the page is cut off"
 
 
-def test_an_unknown_column_is_refused_with_the_nearest(study, capsys):
-    assert main(["report", str(study), "--latex", "--columns", "rnk"]) == 2
-    assert "--columns rnk" in (said := capsys.readouterr().err) and "did you mean rank?" in said
+def test_an_unknown_column_is_refused_with_the_nearest_and_nothing_written(study, capsys, tmp_path):
+    for form, where in (("--latex", "--figures"), ("--csv", "--out")):
+        assert main(["report", str(study), form, "--columns", "rnk", where, str(tmp_path / "there")]) == 2
+        assert "--columns rnk" in (said := capsys.readouterr().err) and "did you mean rank?" in said
+    assert not (tmp_path / "there").exists()
 
 
 def test_csv_and_markdown_have_the_wanted_columns_alone(study, capsys):

@@ -61,9 +61,10 @@ def main(arguments: list[str]) -> int:
         columns = [name.strip() for name in (options.columns or "").split(",") if name.strip()]
         if columns and form not in ("csv", "markdown", "latex"):
             raise Refused("--columns: of --markdown, --csv or --latex")
+        text = getattr(report, f"to_{form}")(columns) if form not in (None, "json") else ""
         files = report.write(options.out) if options.out else {}  # what is asked for by name is refused before a word
         figures = _save_figures(report, options.figures) if options.figures else ""
-        _print(report, form, columns)
+        _print(report, form, text)
         told = sys.stderr if form else sys.stdout  # a document stands alone
         print(figures, end="", file=told)
         usual = None if form or options.score or any(map(pack.is_packet, paths)) else beside(paths)
@@ -89,7 +90,7 @@ def _by_task(options: argparse.Namespace, paths: list[Path]) -> int:
     return 0
 
 
-def _print(report: Report, form: str | None, columns: list[str]) -> None:
+def _print(report: Report, form: str | None, text: str) -> None:
     if form is None:
         show(report.table())
     elif form == "json":
@@ -97,7 +98,7 @@ def _print(report: Report, form: str | None, columns: list[str]) -> None:
 
         sys.stdout.writelines(json_parts(report))
     else:
-        print(getattr(report, f"to_{form}")(columns), end="")
+        print(text, end="")
 
 
 def _save_figures(report: Report, folder: Path) -> str:
