@@ -139,8 +139,7 @@ class Arm:
         return [replicate(run) for run in self.runs]
 
     def first(self, path: str) -> Any:
-        """The value at a dotted path in the first run that has it: for what is the same in every run of an arm, one
-        of which none finished included."""
+        """The value at a dotted path in the first run that has it, finished if any is: for what all its runs share."""
         return next((value for run in self.runs or self.unscored if (value := at(run, path)) is not None), None)
 
     def median(self, path: str) -> float | None:

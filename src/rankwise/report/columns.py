@@ -87,11 +87,10 @@ class Column:
 def columns(report: Report) -> list[Column]:
     """All of them, in reading order. The verdict comes early, where a narrow screen shows it."""
     everywhere = "main paper scores more memory compute numbers generation forgetting harness"
-    settings = [Column(key, "", _in("settings", key)) for key in ("rank", "dim", "alpha", "targets", "quant")]
     return [
         Column("arm", "arm", lambda a: a.label, tables=everywhere, left=True),
         Column("method", "", lambda a: a.method),
-        *settings,
+        *(Column(key, "", _in("settings", key)) for key in ("rank", "dim", "alpha", "targets", "quant")),
         *_scores(report),
         Column("rank_fraction", "r/min side\N{NO-BREAK SPACE}%", rank_fraction, fmt.percent, "main"),
         Column("scale", "scale", lambda a: a.first("lora.scale"), lambda scale: f"{scale:.3g}", "main"),

@@ -190,8 +190,7 @@ def memory(report: Report) -> Plot | None:
     arms = _ran(report)
     if not any(map(costs.peak_bytes, arms)):
         return None
-    held = [costs.memory(arm) for arm in arms]
-    parts = {part: [(h.get(f"{part}_bytes") or 0) / 1e6 for h in held] for part in fmt.PARTS}
+    parts = {part: [(costs.memory(arm).get(f"{part}_bytes") or 0) / 1e6 for arm in arms] for part in fmt.PARTS}
     marks = [(size / 1e6, y) for y, arm in enumerate(arms) if (size := costs.predicted_bytes(arm)) is not None]
     figure = _bars(arms, parts, COMPONENTS, "peak memory of a training step, MB", marks)
     caption = (
@@ -206,8 +205,7 @@ def seconds(report: Report) -> Plot | None:
     arms = _ran(report)
     if not any(map(costs.seconds, arms)):
         return None
-    took = [costs.drawn(arm) for arm in arms]
-    parts = {phase.replace("_", " "): [t[phase] for t in took] for phase in costs.PHASES}
+    parts = {phase.replace("_", " "): [costs.drawn(arm)[phase] for arm in arms] for phase in costs.PHASES}
     caption = "Medians over the runs of an arm, no interval. Seconds depend on the machine: compare within this study."
     return plot(_bars(arms, parts, PHASES, "time of a run, s", []), "seconds", "Time of a run", caption)
 
