@@ -11,14 +11,13 @@ from rankwise.errors import Refused, did_you_mean
 class Gpu:
     """One GPU as its vendor states it.
 
-    ``memory_bytes`` is the size as sold, read as GiB. What a program can have is less: the driver keeps up to 3 %, and
-    error correction on GDDR6 (T4, A10G, L4, L40S) takes a sixteenth.
+    ``memory_bytes`` is the size as sold, read as GiB, without the sixteenth that error correction takes on GDDR6 (T4,
+    A10G, L4, L40S). What a program can have is less: the driver keeps up to 3 %.
     """
 
     name: str
     memory_bytes: int
     flops: Mapping[str, float]  # dense peak, FLOP/s, by fp32 | tf32 | bf16 | fp16; no key: the hardware lacks it
-    source: str
     reported: tuple[str, ...]  # what the driver calls it, without the brand
 
     def peak(self, precision: str, matmul_precision: str = "highest") -> float | None:
@@ -36,30 +35,30 @@ class Gpu:
 # (Hopper, L4, Blackwell). Lightning's table (fabric.utilities.throughput) knows no memory and not five of these, halves
 # the RTX 4090, and takes laptops' GPUs and MIG slices for whole ones.
 _TABLE = """
-t4         | NVIDIA T4               | 16  | T4 datasheet, 2019                  | fp32=8.1 fp16=65                         | T4
-v100-16gb  | NVIDIA V100 SXM2 16 GB  | 16  | V100 datasheet, 2020                | fp32=15.7 fp16=125                       | V100-SXM2-16GB
-v100-32gb  | NVIDIA V100 SXM2 32 GB  | 32  | V100 datasheet, 2020                | fp32=15.7 fp16=125                       | V100-SXM2-32GB
-rtx3090    | NVIDIA GeForce RTX 3090 | 24  | GA102 whitepaper, appendix A        | fp32=35.6 tf32=35.6 bf16=71 fp16=71      | RTX 3090
-rtx4090    | NVIDIA GeForce RTX 4090 | 24  | Ada whitepaper, appendix A          | fp32=82.6 tf32=82.6 bf16=165.2 fp16=165.2 | RTX 4090
-rtx5090    | NVIDIA GeForce RTX 5090 | 32  | RTX Blackwell whitepaper, appendix A | fp32=104.8 tf32=104.8 bf16=209.5 fp16=209.5 | RTX 5090
-a10g       | NVIDIA A10G             | 24  | AWS A10G datasheet, 2022            | fp32=35 tf32=35 bf16=70 fp16=70          | A10G
-l4         | NVIDIA L4               | 24  | L4 datasheet, 2023                  | fp32=30.3 tf32=60 bf16=121 fp16=121      | L4
-l40s       | NVIDIA L40S             | 48  | L40S datasheet, 2023                | fp32=91.6 tf32=183 bf16=362.05 fp16=362.05 | L40S
-rtx6000ada | NVIDIA RTX 6000 Ada     | 48  | Ada whitepaper, appendix B          | fp32=91.1 tf32=182.1 bf16=364.2 fp16=364.2 | RTX 6000 Ada Generation
-a6000      | NVIDIA RTX A6000        | 48  | GA102 whitepaper, appendix B        | fp32=38.7 tf32=77.4 bf16=154.8 fp16=154.8 | RTX A6000
-a100-40gb  | NVIDIA A100 40 GB       | 40  | A100 datasheet, 2020                | fp32=19.5 tf32=156 bf16=312 fp16=312     | A100-SXM4-40GB, A100-PCIE-40GB
-a100-80gb  | NVIDIA A100 80 GB       | 80  | A100 datasheet, 2022                | fp32=19.5 tf32=156 bf16=312 fp16=312     | A100-SXM4-80GB, A100-SXM-80GB, A100 80GB PCIe
-h100-80gb  | NVIDIA H100 SXM         | 80  | H100 datasheet, 2023                | fp32=67 tf32=494.5 bf16=989.5 fp16=989.5 | H100 80GB HBM3
-h100-pcie  | NVIDIA H100 PCIe        | 80  | H100 datasheet, 2023                | fp32=51 tf32=378 bf16=756.5 fp16=756.5   | H100 PCIe
-h200       | NVIDIA H200 SXM         | 141 | H200 datasheet, 2024                | fp32=67 tf32=494.5 bf16=989.5 fp16=989.5 | H200
-b200       | NVIDIA B200             | 180 | HGX B200 datasheet, 2025            | fp32=75 tf32=1100 bf16=2250 fp16=2250    | B200
+t4         | NVIDIA T4               | 15   | T4 datasheet, 2019                  | fp32=8.1 fp16=65                         | T4
+v100-16gb  | NVIDIA V100 SXM2 16 GB  | 16   | V100 datasheet, 2020                | fp32=15.7 fp16=125                       | V100-SXM2-16GB
+v100-32gb  | NVIDIA V100 SXM2 32 GB  | 32   | V100 datasheet, 2020                | fp32=15.7 fp16=125                       | V100-SXM2-32GB
+rtx3090    | NVIDIA GeForce RTX 3090 | 24   | GA102 whitepaper, appendix A        | fp32=35.6 tf32=35.6 bf16=71 fp16=71      | RTX 3090
+rtx4090    | NVIDIA GeForce RTX 4090 | 24   | Ada whitepaper, appendix A          | fp32=82.6 tf32=82.6 bf16=165.2 fp16=165.2 | RTX 4090
+rtx5090    | NVIDIA GeForce RTX 5090 | 32   | RTX Blackwell whitepaper, appendix A | fp32=104.8 tf32=104.8 bf16=209.5 fp16=209.5 | RTX 5090
+a10g       | NVIDIA A10G             | 22.5 | AWS A10G datasheet, 2022            | fp32=35 tf32=35 bf16=70 fp16=70          | A10G
+l4         | NVIDIA L4               | 22.5 | L4 datasheet, 2023                  | fp32=30.3 tf32=60 bf16=121 fp16=121      | L4
+l40s       | NVIDIA L40S             | 45   | L40S datasheet, 2023                | fp32=91.6 tf32=183 bf16=362.05 fp16=362.05 | L40S
+rtx6000ada | NVIDIA RTX 6000 Ada     | 48   | Ada whitepaper, appendix B          | fp32=91.1 tf32=182.1 bf16=364.2 fp16=364.2 | RTX 6000 Ada Generation
+a6000      | NVIDIA RTX A6000        | 48   | GA102 whitepaper, appendix B        | fp32=38.7 tf32=77.4 bf16=154.8 fp16=154.8 | RTX A6000
+a100-40gb  | NVIDIA A100 40 GB       | 40   | A100 datasheet, 2020                | fp32=19.5 tf32=156 bf16=312 fp16=312     | A100-SXM4-40GB, A100-PCIE-40GB
+a100-80gb  | NVIDIA A100 80 GB       | 80   | A100 datasheet, 2022                | fp32=19.5 tf32=156 bf16=312 fp16=312     | A100-SXM4-80GB, A100-SXM-80GB, A100 80GB PCIe
+h100-80gb  | NVIDIA H100 SXM         | 80   | H100 datasheet, 2023                | fp32=67 tf32=494.5 bf16=989.5 fp16=989.5 | H100 80GB HBM3
+h100-pcie  | NVIDIA H100 PCIe        | 80   | H100 datasheet, 2023                | fp32=51 tf32=378 bf16=756.5 fp16=756.5   | H100 PCIe
+h200       | NVIDIA H200 SXM         | 141  | H200 datasheet, 2024                | fp32=67 tf32=494.5 bf16=989.5 fp16=989.5 | H200
+b200       | NVIDIA B200             | 180  | HGX B200 datasheet, 2025            | fp32=75 tf32=1100 bf16=2250 fp16=2250    | B200
 """  # noqa: E501  a table
 
 
 def _read(line: str) -> tuple[str, Gpu]:
-    key, name, gib, source, teraflops, reported = (cell.strip() for cell in line.split("|"))
+    key, name, gib, _source, teraflops, reported = (cell.strip() for cell in line.split("|"))
     flops = {kind: float(value) * 1e12 for kind, value in (pair.split("=") for pair in teraflops.split())}
-    return key, Gpu(name, int(gib) * 2**30, flops, source, tuple(reported.split(", ")))
+    return key, Gpu(name, int(float(gib) * 2**30), flops, tuple(reported.split(", ")))
 
 
 GPUS: dict[str, Gpu] = dict(map(_read, _TABLE.strip().splitlines()))
