@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 Weighted = Callable[[Floats, Floats, Floats], Floats]
 
 NOTHING = "–"
+_NOISE = 1e-12  # of sums of floats
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ class Metric:
         """A signed difference in the unit of the score: points for percentages."""
         if value is None or not math.isfinite(value):
             return NOTHING
-        digits = max(0, 2 - math.floor(math.log10(abs(value)))) if self.decimals is None and value else 3
-        decimals = min(digits, 4) if self.decimals is None else self.decimals
+        digits = max(0, 2 - math.floor(math.log10(abs(value)))) if abs(value) > _NOISE else 3
+        decimals = digits if self.decimals is None else self.decimals
         return signed(f"{self.factor * value:+.{decimals}f}")
 
     def width(self, value: float) -> str:
@@ -127,8 +128,8 @@ class Metric:
         """A value to the decimals that ``like`` is shown with."""
         if self.decimals is not None:
             return f"{self.factor * value:.{self.decimals}f}".replace("-", "−")
-        digits = 3 - math.floor(math.log10(abs(like))) if like else 3
-        return f"{value:.{min(max(digits, 0), 3)}f}" if digits > -4 else f"{value:.3g}"
+        digits = 3 - math.floor(math.log10(abs(like))) if abs(like) > _NOISE else 3
+        return f"{value:.{max(digits, 0)}f}" if digits > -4 else f"{value:.3g}"
 
 
 def signed(text: str) -> str:
