@@ -233,8 +233,12 @@ def test_an_mfu_counts_for_runs_that_recompute_alike(tiny):
     config, device = tiny(), Hardware.here().device
     record = records.begin(config, None)
     record.compute |= {"precision": "fp32", "device": device, "mfu": 0.3}
-    record.write()
+    record.write()  # it runs
     asked = (config.outputs, config.model.name, "fp32", device)
+    assert _measured_mfu(*asked, False) == []
+    _measured_mfu.cache_clear()
+    record.run["status"] = records.FINISHED
+    record.write()
     assert [_measured_mfu(*asked, again) for again in (False, True)] == [[0.3], []]
 
 

@@ -145,9 +145,11 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def facts(config: Config) -> Facts:
-    """From the data if it is here already, else from the config: two classes, ``task.n_train`` rows."""
+    """From the data if it is here already, else from the config: two classes, ``task.n_train`` rows, which are all
+    that is asked of text to be written."""
     task = config.task
-    if not task.writes and (task.synthetic or assets.cached(task) is not None):
+    asks = not task.writes or task.n_train is None
+    if asks and (task.synthetic or assets.cached(task) is not None):
         loaded = data.load(task, assets.resolve(task, progress=False), config.data_seed)
         return Facts(scores.scorer_for(task, loaded.classes, loaded.train.labels), len(loaded.train))
     classes = ["no", "yes"] if task.has_classes else None
@@ -268,7 +270,7 @@ def _measured_mfu(outputs: str, model: str, precision: str, device: str, recompu
             continue
         compute, named = record.compute, (record.config.get("model") or {}).get("name")
         again = bool((record.config.get("trainer") or {}).get("gradient_checkpointing"))
-        like = (named, compute.get("precision"), compute.get("device"), again)
-        if like == (model, precision, device, recomputes) and (mfu := compute.get("mfu")):
+        like = (record.status, named, compute.get("precision"), compute.get("device"), again)
+        if like == (records.FINISHED, model, precision, device, recomputes) and (mfu := compute.get("mfu")):
             shares.append(mfu)
     return shares

@@ -132,10 +132,9 @@ def _notes(plan: dict[str, Any]) -> list[str]:
     if speeds := dict.fromkeys(_speed(compute) for compute in computes if compute["train_s"] is not None):
         lines.append(f"Time: every batch at full length, so at most, at {', or at '.join(speeds)}.")
     if any(compute["steps"] is None for compute in computes):
-        why = "the rows of a task that writes are not counted here, nor those of data that are not here yet"
         lines.append(
-            f"No time: {why}, nor how many of packed texts or blocks share a batch; give trainer.max_steps "
-            "or, where texts are not joined, task.n_train."
+            "No time: the rows of data that are not here yet are not counted, nor how many of packed texts or blocks "
+            "share a batch; give trainer.max_steps or, where texts are not joined, task.n_train."
         )
     totals = plan["totals"]
     if totals["file_operations"] is not None:
