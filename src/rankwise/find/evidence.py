@@ -32,7 +32,8 @@ def gather(
     k, of_one = gain.seeds, gain.of_one
     steady = max(0.0, (k * gain.means.var(ddof=1) - of_one) / (k - 1))
     over_items, loose = math.hypot(math.sqrt(steady), gain.lacking), math.sqrt(max(0.0, of_one - steady))
-    return Evidence(k, metric.sign * gain.estimate, gain.over_seeds, over_items, loose, gain.units, most=gain.most)
+    mean = metric.sign * gain.estimate
+    return Evidence(k, mean, gain.over_seeds, over_items, loose, gain.units, most=gain.most, lacking=gain.lacking)
 
 
 def faults(runs: Sequence[Record], metric: Metric) -> list[str]:

@@ -69,10 +69,10 @@ def _pooled(pairs: Sequence[Evidence]) -> Evidence:
     """Mean variances, those over seeds by their degrees of freedom."""
     of_one = [seen.seeds * seen.over_seeds**2 for seen in pairs]
     over_seeds = math.sqrt(np.average(of_one, weights=[seen.seeds - 1 for seen in pairs]))
-    over_items, loose = (
-        math.sqrt(np.mean([getattr(seen, name) ** 2 for seen in pairs])) for name in ("over_items", "loose")
+    over_items, loose, lacking = (
+        math.sqrt(np.mean([getattr(seen, name) ** 2 for seen in pairs])) for name in ("over_items", "loose", "lacking")
     )
-    return Evidence(1, 0.0, over_seeds, over_items, loose, pairs[0].units)
+    return Evidence(1, 0.0, over_seeds, over_items, loose, pairs[0].units, lacking=lacking)
 
 
 def needs(spread: Spreads, margin: float) -> list[Need]:

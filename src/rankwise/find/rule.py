@@ -39,7 +39,7 @@ class Evidence:
     ``loose`` is that part of one seed's standard deviation. ``units`` is how many test items there are, or clusters of
     them; 0 is many. Runs at fault cannot show that their rank is enough (``sound``), whatever they scored; None: with
     so few seeds they may seem at fault, so that the look says nothing. No difference of the metric is larger than
-    ``most``.
+    ``most``. ``lacking`` is the part of ``over_items`` for items that differ and were not seen: it goes as 1/items.
     """
 
     seeds: int
@@ -50,6 +50,7 @@ class Evidence:
     units: int = 0
     sound: bool | None = True
     most: float = math.inf
+    lacking: float = 0.0
 
     def low(self, tail: float) -> float:
         """The lower end of the one-sided interval at level 1 − tail."""
@@ -71,9 +72,10 @@ class Evidence:
         of_one = self.seeds * self.over_seeds**2
         loose = min(of_one, self.loose**2)
         over_seeds = math.sqrt((of_one - loose + loose / items) / seeds)
-        scale = math.sqrt(items)
-        over_items, loose, units = self.over_items / scale, self.loose / scale, round(self.units * items)
-        return replace(self, seeds=seeds, over_seeds=over_seeds, over_items=over_items, loose=loose, units=units)
+        scale, lacking = math.sqrt(items), self.lacking / items
+        over_items = math.hypot(math.sqrt(max(0.0, self.over_items**2 - self.lacking**2)) / scale, lacking)
+        later = replace(self, seeds=seeds, over_seeds=over_seeds, over_items=over_items, lacking=lacking)
+        return replace(later, loose=self.loose / scale, units=round(self.units * items))
 
 
 @dataclass(frozen=True)
