@@ -1,5 +1,6 @@
 """The sentence, from findings that are made up."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -93,6 +94,12 @@ def test_what_the_budget_left_open_says_what_would_decide_it(findings):
     assert told["sentence"].startswith("Not decided within 5 min: rank 4 is 0.0 points [−1.3, +1.3] at 90 %. ")
     assert "2 more seeds (about 2 min) would show it to be enough with" in told["sentence"]
     assert told["sentence"].endswith("rankwise find task=x --budget 7m.")
+    undecided = seen(-0.008, *LOOKS, over=0.004)
+    for first, begun in ((seen(-0.05, 2, 3), []), (undecided, []), (undecided, seen(0.0, 2, 3, over=0.004))):
+        looks = {4: first} | ({8: begun} if begun else {})
+        told = answer(findings(looks, budget=Budget(seconds=300), stopped="budget"))
+        needs = "rank 8 is 0.0 points [−1.3, +1.3]" if begun else "the budget ends before rank 8 is begun. 10 runs"
+        assert told["sentence"].startswith(f"Not decided within 5 min: {needs}")
 
 
 def test_when_the_largest_rank_is_worse_no_rank_is_enough_and_the_next_thing_to_try_is_named(findings):
@@ -114,6 +121,9 @@ def test_a_rank_that_was_only_given_up_is_not_called_worse(findings):
         assert [row["verdict"] for row in unsound["ranks"]] == ["not run", "not judged", verdict]
         assert "rank 8 is 5.0 points worse [4.7, 5.3] at 90 %" in unsound["sentence"]
         assert (", but it is at fault itself (under-trained: it falls)." in unsound["sentence"]) == (8 in faulty)
+    looks[8] = [replace(look, sound=False) for look in seen(0.01, 2, 3)]
+    ahead = answer(findings(looks, faults={8: ["diverged 1/3"]}))["sentence"]
+    assert "rank 8 is 1.0 points ahead [0.7, 1.3] at 90 %, but it is at fault itself (diverged 1/3)." in ahead
     void = findings({4: seen(-0.003, 2, 3)}, decision=Decision({}), stopped="full fine-tuning: diverged 3/3")
     full = begin(changed(void.question.method, {"method.rank": 8}), None)  # 8 had no room in memory
     full.run["status"] = FAILED
@@ -246,6 +256,15 @@ def test_why_the_pilot_gives_no_guess_is_said(findings, tmp_path, said, why):
     assert note.startswith(f"Started from rank 4, the middle one, as {why}. Looks after 2, 3, 5, 8 seeds.")
 
 
+def test_scores_of_a_cut_that_are_no_numbers_are_left_out():
+    def guess_of(*scores: float) -> Guess:
+        curve = dict(zip(RANKS, scores, strict=True))
+        return guess_from(costs(8), RANKS, 0.5, named("perplexity"), lambda *_: curve)
+
+    assert guess_of(math.inf, 30.2, 30.0) == Guess(4, {4: 30.2, 8: 30.0})
+    assert guess_of(30.0, 30.0, math.nan) == Guess(4, why="the pilot's score is no number")
+
+
 def test_a_failed_run_is_named(findings):
     told = answer(findings({}, stopped="full-s0 failed: no disk"))
     assert told["sentence"].startswith("No conclusion: full-s0 failed: no disk. 10 runs") and not told["decided"]
@@ -279,5 +298,11 @@ def test_runs_that_are_there_are_read_whatever_is_left_of_the_budget(findings, t
     record.run["status"] = FINISHED
     record.write()
     assert [run.run["id"] for run in runs([config], "confirm")] == [record.run["id"]]
+    other = changed(config, {"seed": 7})
     with pytest.raises(Spent):
-        runs([config, changed(config, {"seed": 7})], "confirm")
+        runs([config, other], "confirm")
+    launched: list[list[Config]] = []
+    free = Runs(replace(runs.question, budget=Budget()), lambda configs, _: launched.append([*configs]))
+    assert [run.status for run in free([other], "confirm")] == [FAILED]  # it left nothing
+    free([config, other, third := changed(config, {"seed": 8})], "confirm")  # what failed in this start is over
+    assert launched == [[other], [config, third]]

@@ -28,7 +28,8 @@ def answer(findings: Findings, again: str = "rankwise find") -> dict[str, Any]:
     budget. ``rank`` is the smallest that is enough, if any; ``decided`` whether the question is closed.
     """
     rank = findings.decision.answer
-    open_rank = next((r for r, status in findings.decision.status.items() if status in (OPEN, UNDECIDED)), None)
+    undecided = [r for r, status in findings.decision.status.items() if status == UNDECIDED]
+    open_rank, _ = findings.decision.following or (next(iter(undecided), None), 0)
     if rank is not None:  # which a failed run of a smaller rank does not take back
         sentence = _enough(findings, rank)
     elif findings.stopped not in ("", "budget"):
@@ -86,8 +87,8 @@ def _undecided(findings: Findings, rank: int | None, again: str) -> str:
     within = f"within {budget.runs} runs" if budget.runs else f"within {duration(budget.seconds or 0)}"
     start = f"Not decided {within if findings.stopped else f'with {question.looks[-1]} seeds'}"
     if rank is None or not findings.looks.get(rank):
-        needed = "the budget ends before the first comparison of two seeds"
-        return f"{start}: {needed}. {_spent(findings)}"
+        begun = f"rank {rank} is begun" if findings.looks else "the first comparison of two seeds"
+        return f"{start}: the budget ends before {begun}. {_spent(findings)}"
     seen = findings.looks[rank][-1]
     gain, low, high = map(question.metric.difference, (seen.gain, seen.low(0.05), seen.high(0.05)))
     shown = f"rank {rank} is {gain} {question.metric.difference_unit} [{low}, {high}] at 90 %"
@@ -127,10 +128,11 @@ def _none(findings: Findings) -> str:
     largest = question.ranks[-1]
     seen = findings.looks[largest][-1]
     where = f" on {question.method.targets.name}" if question.method.targets.name else ""
-    nearest = "worse" if seen.high(0.05) < 0 else "behind, which may be chance"
-    gap, least, most = (
-        question.metric.difference(-value).lstrip("+") for value in (seen.gain, seen.high(0.05), seen.low(0.05))
-    )
+    low, high = seen.low(0.05), seen.high(0.05)
+    values, nearest = (-seen.gain, -high, -low), "worse" if high < 0 else "behind, which may be chance"
+    if seen.gain > 0:
+        values, nearest = (seen.gain, low, high), "ahead"
+    gap, least, most = (question.metric.difference(value).lstrip("+") for value in values)
     gap = f"{gap} {question.metric.difference_unit} {nearest} [{least}, {most}] at 90 %"
     start = f"No rank up to {largest} was shown to be enough{where}: rank {largest} is {gap}"
     wrong = next(iter(findings.faults.get(largest, [])), "")

@@ -4,6 +4,7 @@
 untouched. The guess is the smallest rank that keeps the whole adapter's score within half the margin.
 """
 
+import math
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -102,7 +103,8 @@ def guess_from(
     """What a run of the largest of ``ranks`` points to.
 
     That is the smallest rank whose score is within half the margin of the largest's; the middle rank where the adapter
-    cannot be cut, and where it diverged or gives one answer to every text: cuts of what learned nothing are all alike.
+    cannot be cut to a number, and where it diverged or gives one answer to every text: cuts of what learned nothing are
+    all alike.
     """
     if record.compute.get("diverged"):
         return Guess(middle(ranks), why="the pilot diverged")
@@ -110,5 +112,7 @@ def guess_from(
         return Guess(middle(ranks), why="the pilot gives one answer to every text")
     if (curve := cut(record.folder, ranks)) is None:
         return Guess(middle(ranks), why="the pilot's adapter cannot be cut")
-    whole = curve[ranks[-1]]
-    return Guess(min(rank for rank in ranks if metric.sign * (curve[rank] - whole) >= -margin / 2), curve)
+    curve = {rank: score for rank, score in curve.items() if math.isfinite(score)}
+    if (whole := curve.get(ranks[-1])) is None:
+        return Guess(middle(ranks), why="the pilot's score is no number")
+    return Guess(min(rank for rank, score in curve.items() if metric.sign * (score - whole) >= -margin / 2), curve)

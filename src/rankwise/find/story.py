@@ -41,14 +41,15 @@ class Runs:
     def __call__(self, configs: Sequence[Config], stage: str) -> list[Record]:
         """The records of ``configs``, in their order. Raises Spent when running what is left would cost too much."""
         # What has finished is over, and what failed now; what failed before this start is tried again.
-        left = [config for config in configs if folder(config) not in self.records and not records.is_done(config)]
+        asked = [config for config in configs if folder(config) not in self.records or records.is_done(config)]
+        left = [config for config in asked if not records.is_done(config)]
         if left:  # what is there costs nothing more, however small the budget is by now
             budget = self.question.budget
             if budget.runs is not None and len(self.records) + len(left) > budget.runs:
                 raise Spent
             if budget.seconds is not None and self.records and self.seconds + self.cost_s(len(left)) > budget.seconds:
                 raise Spent
-            self.launch(configs, stage)
+            self.launch(asked, stage)
         done = {folder(config): self._read(config) for config in configs}
         self.records |= done
         return [done[folder(config)] for config in configs]

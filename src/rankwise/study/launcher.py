@@ -63,7 +63,7 @@ def run(
     finished = [config for config in configs if folder(config) not in left]
     before = f", {len(finished)} finished before" if finished else ""
     if other := outdated.summary(finished):
-        before += f" ({other}; --rerun runs them again)"
+        before += f" ({other}{'; --rerun runs them again' * (not stage)})"
     data.fetch_all(left.values())
     if counted or finished:
         print(f"rankwise: {plural(len(configs), f'{stage} run'.strip())}{before}; {len(left)} to run", file=sys.stderr)
