@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from statistics import median
 
-from rankwise.compare import Scores
+from rankwise.compare import Scores, by_replicate
 from rankwise.errors import Refused
 from rankwise.find.evidence import gather
 from rankwise.find.pilot import guess_from
@@ -90,7 +90,7 @@ def replay(study: Path) -> list[Replay]:
     if report.reference is None:
         raise Refused(f"{study}: no finished runs of full fine-tuning to compare with")
     if report.reference.unfit:
-        raise Refused(f"{study}: full fine-tuning's runs are no reference: {report.reference.unfit}")
+        raise Refused(f"{study}: {report.reference.called}'s runs are no reference: {report.reference.unfit}")
     families = [
         (family, {int(step.arm.rank): step.arm for step in family.steps if step.arm.rank is not None})
         for family in report.families
@@ -113,12 +113,12 @@ class _Grid:
     def __init__(self, report: Report, reference: Arm, arms: dict[int, Arm]):
         self.report, self.arms, self.ranks = report, arms, tuple(arms)
         every = [reference, *arms.values()]
-        self.seeds = sorted(set.intersection(*(set(arm.replicates()) for arm in every)))
-        if len(self.seeds) < LOOKS[1]:
-            reason = f"{len(self.seeds)} seeds that all ranks and full fine-tuning share; a replay needs 3"
+        pairs = by_replicate([arm.runs for arm in every])
+        self.seeds = len(pairs)
+        if self.seeds < LOOKS[1]:
+            reason = f"{self.seeds} seeds that all ranks and {reference.called} share; a replay needs {LOOKS[1]}"
             raise Refused(f"{arms[self.ranks[0]].label}: {reason}")
-        by_seed = [dict(zip(arm.replicates(), arm.runs, strict=True)) for arm in every]
-        self.reference, *self.runs = ([runs[seed] for seed in self.seeds] for runs in by_seed)
+        self.reference, *self.runs = zip(*pairs.values(), strict=True)
         self.scores = Scores([run for runs in (self.reference, *self.runs) for run in runs], report.metric)
         self.tried = [len(arm.trials) for arm in every]
         self.known: dict[tuple[int, tuple[int, ...]], Evidence] = {}
@@ -138,12 +138,12 @@ class _Grid:
         return Counter(guess_from(run, self.ranks, self.report.margin, self.report.metric).rank for run in largest)
 
     def told(self, label: str, reported: int | None) -> Replay:
-        every = tuple(range(len(self.seeds)))
-        looks = tuple(k for k in LOOKS if k <= len(self.seeds))
+        every = tuple(range(self.seeds))
+        looks = tuple(k for k in LOOKS if k <= self.seeds)
         rows = int(at(self.arms[self.ranks[0]].runs[0], "provenance.data.train") or 0)
         gains = {rank: self.evidence(rank, every) for rank in self.ranks}
         sizes = {rank: int(arm.first("params.trainable") or 0) for rank, arm in self.arms.items()}
-        runs = len(self.seeds) * sum(self.tried)
+        runs = self.seeds * sum(self.tried)
         of_grid = Replay(label, self.report.margin, rows, reported, runs, gains, sizes, [])
         orders = [random.Random(number).sample(every, len(every)) for number in range(ORDERS)]
         for guess in self.ranks:
