@@ -8,8 +8,12 @@ from rankwise.commands.find import main
 from rankwise.errors import Refused
 from rankwise.find.ask import question
 from rankwise.find.question import Budget, Question
+from rankwise.find.rates import least_runs
+from rankwise.find.show import stages
 
 FAST = ["debug=fast"]
+LANGUAGE = ["model=tiny_llama", "task=synthetic_lm"]
+EVERY = "1,2,4,8,16,32"
 
 
 def asked(*overrides: str, **options: Any) -> Question:
@@ -48,6 +52,8 @@ def test_a_budget_is_a_time_or_a_number_of_runs_and_a_margin_may_be_in_points():
     assert [Budget.parse(text).seconds for text in ("30m", "1h30m", "45s")] == [1800, 5400, 45]
     assert Budget.parse("40") == Budget(runs=40)
     assert asked("method.rank=1", margin="1%").margin == asked("method.rank=1", margin="1 point").margin == 0.01
+    found = asked(*LANGUAGE, "method.rank=1", margin="1.5")  # of perplexity
+    assert found.margin == found.reference.task.margin == 1.5
 
 
 @pytest.mark.parametrize(
@@ -60,9 +66,12 @@ def test_a_budget_is_a_time_or_a_number_of_runs_and_a_margin_may_be_in_points():
         (["method.rank=1,2"], {"budget": "6s"}, "--budget 6s: at least 7 runs"),
         ([], {"margin": ""}, "--margin : a fraction"),
         ([], {"margin": "nan"}, "--margin nan: a fraction"),
-        (["method.rank=1,2"], {"budget": "10", "rates": "tune"}, "--budget 10: at least 19 runs"),
+        (["method.rank=1,2"], {"budget": "10", "rates": "tune"}, "--budget 10: at least 22 runs"),
+        ([f"method.rank={EVERY}"], {"budget": "24", "rates": "tune"}, "--budget 24: at least 25 runs"),
         ([], {"margin": "2"}, "--margin 2: a fraction such as 0.02; 2 points are --margin 2%"),
-        ([], {"margin": "60%"}, "task.margin=0.6: below 0.5"),
+        ([], {"margin": "60%"}, "--margin 60%: below 50%"),
+        (["task.margin=0.6"], {}, "task.margin=0.6: below 0.5"),
+        (LANGUAGE, {"margin": "2%"}, "--margin 2%: a number such as 0.02, of perplexity"),
         ([], {"margin": "200%"}, "--margin 200%: below 50%"),
         ([], {"margin": "-1"}, "--margin -1: a fraction such as 0.02"),
         ([], {"reference": "lora"}, "--reference lora: full, full with keys of its own"),
@@ -74,6 +83,10 @@ def test_a_budget_is_a_time_or_a_number_of_runs_and_a_margin_may_be_in_points():
         (["seed=0,1"], {}, "seed=0,1: one value; only method.rank lists candidates"),
         ([], {"seeds": 4}, "--seeds 4: one of 3, 5, 8"),
         (["name=x"], {}, "name: a question has many runs"),
+        (["rerun=true"], {}, "rerun=true: what has finished is not run again"),
+        (["optim.lr=0.01"], {}, "optim.lr=0.01: method.lr"),
+        (["trainer.max_time=00:00:10:00"], {}, "trainer.max_time: of runs that are in no comparison"),
+        (["debug=profiler"], {}, "trainer.profiler: of runs"),
         (["task.n_test=10"], {}, "task.n_test=10: 50 rows or more"),
         (["task.protocol=paper"], {}, "task.protocol=paper: clean"),
         (["method.rnk=3"], {}, "method.rnk"),
@@ -91,6 +104,13 @@ def test_the_budget_is_no_part_of_the_question_but_the_margin_is():
     one = asked("method.rank=1,2")
     assert one.id() == asked("method.rank=1,2", budget="30m").id()
     assert len({one.id(), asked("method.rank=1,2", margin="1%").id(), asked("method.rank=1,4").id()}) == 3
+
+
+@pytest.mark.parametrize(("ranks", "short", "least"), [("4", 8, 12), ("1,4", 11, 15), (EVERY, 14, 18)])
+def test_rates_are_tried_at_either_end_that_is_not_the_middle(ranks, short, least):
+    found = asked(f"method.rank={ranks}", rates="tune")
+    assert stages(found, None, None)[1][0][1] == f"{short} short, 4 to 8 whole"
+    assert least_runs(found) == least
 
 
 @pytest.mark.parametrize("line", ["--simulate --margin 1%", "--simulate method.rank=2", "--replay s --seeds 3 --json"])

@@ -17,10 +17,11 @@ from rankwise.find.evidence import gather
 from rankwise.find.power import LIKELY, Spreads, needs, spreads
 from rankwise.find.replay import ALSO, OPEN, ORDERS, OTHER, SAME, Replay, _verdict, replay
 from rankwise.find.rule import Evidence
+from rankwise.find.show import replayed
 from rankwise.metrics import named
 from rankwise.statistics import unseen
 from rankwise.tracking import predictions
-from rankwise.tracking.record import Record
+from rankwise.tracking.record import Record, find
 
 MANY = 4000
 
@@ -54,8 +55,10 @@ def test_the_error_over_items_is_the_part_that_no_number_of_seeds_averages_out(t
     # An item's chance to be missed is 1 for the steady ones and ``loose`` for the others.
     between = steady * (1 - steady) * (1 - loose) ** 2
     assert found.over_items**2 == pytest.approx(between / MANY, rel=0.15, abs=2e-6)
+    scores = [record.metrics["test"]["accuracy"]["value"] for record in arm]
+    assert found.over_seeds == pytest.approx(np.std(scores, ddof=1) / math.sqrt(5), abs=1e-6)
     within = (1 - steady) * loose * (1 - loose)
-    assert found.over_seeds**2 == pytest.approx(within / MANY / 5, rel=2.5, abs=1e-9)
+    assert within / MANY / 5 / 5 <= found.over_seeds**2 <= 3 * within / MANY / 5
     # The report counts the rest over items, too, as a note of the answer and docs/find.md say.
     of_report = Scores([*arm, *full], named("accuracy")).contrast([(1.0, arm), (-1.0, full)])
     assert of_report.over_seeds == found.over_seeds
@@ -72,6 +75,8 @@ def test_few_items_or_groups_that_differ_are_no_certainty_that_no_more_would(tmp
     # As if four more items differed, or groups of items.
     expected = math.hypot(differ.reshape(units, size).mean(1).std() / math.sqrt(units), 2 / (units + 2))
     assert found.over_items == pytest.approx(expected, rel=0.02)
+    ten = math.hypot(differ.reshape(units, size).mean(1).std() / math.sqrt(10 * units), 2 / (10 * units + 2))
+    assert found.with_size(3, 10).over_items == pytest.approx(ten, rel=0.05)  # as that many would have it
 
 
 def test_a_loss_that_is_lower_is_a_gain(tmp_path):
@@ -122,6 +127,9 @@ def test_a_replay_gives_the_grids_answer_from_the_right_guess_with_fewer_runs(tm
     # No adapter can be cut here: every pilot starts from the middle rank.
     assert {guess: told.pilots for guess, told in by_guess.items() if told.pilots} == {4: 5}
     assert grid.piloted() == ({SAME: 5 * ORDERS}, 9)
+    headers, (row,) = replayed([grid])
+    shown = dict(zip(headers, row, strict=True))  # as --json has it
+    assert (shown["runs"], shown["runs of find"], len(shown)) == (30, "9", len(headers))
 
 
 def test_what_is_said_is_held_against_what_the_grid_shows():
@@ -158,6 +166,15 @@ def test_a_study_of_too_few_seeds_is_refused(tmp_path, read, seeds, said):
     write_study(tmp_path, {1: GOOD, 8: GOOD}, seeds=range(seeds))
     with pytest.raises(Refused, match=said):
         read(tmp_path)
+
+
+def test_a_reference_that_is_a_rank_is_called_so(tmp_path):
+    write_study(tmp_path, {1: GOOD, 4: GOOD, 8: GOOD}, seeds=range(2))
+    eight = next(run for run in find([tmp_path]) if run.config["method"]["rank"] == 8)
+    asked = {"sentence": "Rank 4.", "metric": "accuracy", "ranks": [], "notes": [], "reference_run": eight.run["id"]}
+    (tmp_path / "answer-0a1b2c3d.json").write_text(json.dumps(asked))
+    with pytest.raises(Refused, match="2 seeds that all ranks and rank 8 share; a replay needs 3"):
+        replay(tmp_path)
 
 
 def made(known: Evidence, rows: int = 1000) -> Spreads:
@@ -204,7 +221,11 @@ def test_the_command_prints_what_a_margin_needs_and_refuses_in_one_line(tmp_path
     assert "The margin is 3 points." in capsys.readouterr().out
     for wrong, said in (
         (["--power", str(tmp_path), "--margin", "2"], "2 points are --margin 2%"),
-        (["--power", str(tmp_path), "method.rank=4"], "neither takes KEY=VALUE"),
+        (["--power", str(tmp_path), "--margin", "70%"], "--margin 70%: below 50%"),
+        *(
+            (["--power", str(tmp_path), more], "takes nothing else but --margin")
+            for more in ("method.rank=4", "--gpus=4", "-m")
+        ),
         (["--margin", "2%"], "--power STUDY"),
         (["--power", str(tmp_path / "none")], "none"),
     ):

@@ -133,9 +133,8 @@ def test_the_report_chooses_and_counts_the_rates_as_find_does(tiny, score, loss,
     for arm in report.arms:
         tuned = rates.reference if arm.rank is None else rates.own.get(arm.rank, rates.middle)
         assert arm.lr == rates.of(arm.rank) and arm.rounds[-1].lr == tuned.lr
-        assert (
-            (arm.tried, arm.beyond) == (tuned.tried, tuned.beyond) == (3 if arm.rank in rates.own else 4, tuned.beyond)
-        )
+        counts = (3, 1) if arm.rank in rates.own else (4, beyond)
+        assert (arm.tried, arm.beyond) == (tuned.tried, tuned.beyond) == counts
     csv = {row["arm"]: int(row["rates"]) for row in DictReader(StringIO(report.to_csv()))}
     assert csv == {arm.label: arm.tried for arm in report.arms}
 

@@ -1,6 +1,7 @@
 """``rankwise plan``: what it prints, and what it refuses."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ REFUSED = [
     ("plan --gpus 0 debug=fast", "--gpus 0:"),
     ("plan --gpus 4 debug=fast", "--gpus 4: of GPUs, and this plan is for a processor; give --gpu NAME"),
     ("plan --gpus 4 --gpu t4 debug=fast trainer.devices=8 trainer.batch_size=8", "--gpus=4: at least 8, the trainer"),
+    ("plan --params --fit 1MB debug=fast", "--params: counts parameters only; leave out --fit"),
     ("plan --mfu 2 debug=fast", "--mfu 2: a share above 0 and at most 1, as 0.4 or 40%"),
     ("plan --mfu 101% debug=fast", "--mfu 101%: a share"),
     ("plan model=local model.path=nothing/here/at/all", "model.path=nothing/here/at/all"),
@@ -83,3 +85,12 @@ def test_rows_and_notes_of_a_plan_are_those_of_all_its_runs(capsys, tmp_path, mo
     assert "give trainer.max_steps or, where texts are not joined, task.n_train" in " ".join(
         capsys.readouterr().out.split()
     )
+
+
+def test_rows_of_text_that_is_here_are_counted(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.txt").write_text("".join(f"line {n} of a text\n" for n in range(200)))
+    asked = ["model=tiny_llama", "task=text", "task.path=mine.txt", "task.blocks=false", "task.max_length=64"]
+    assert main(["plan", *asked, "trainer.epochs=1", "trainer.batch_size=8", "--json"]) == 0
+    compute = json.loads(capsys.readouterr().out)["runs"][0]["compute"]
+    assert compute["steps"] == 15  # of 120 rows, as a fifth is validation and a fifth the test

@@ -103,13 +103,14 @@ def _find(asked: Question, arguments: list[str], options: argparse.Namespace) ->
 
 def _list(asked: Question, jobs: int | None, as_json: bool) -> int:
     """The stages with the time that they train here, runs side by side."""
+    from rankwise.find.question import middle
     from rankwise.find.show import stages
     from rankwise.plan import estimate
     from rankwise.plan.hardware import Hardware
     from rankwise.report import formats as fmt
     from rankwise.study import launcher
 
-    runs = [asked.run_of(asked.middle, 0), asked.run_of(None, 0)]
+    runs = [asked.run_of(middle(asked.ranks), 0), asked.run_of(None, 0)]
     here = Hardware.here(runs[0].trainer.device)
     planned = estimate.plan(runs, estimate.Question(here, here.memory_bytes))["runs"]
     together = launcher.share(_of_reference(asked), jobs).jobs
@@ -119,6 +120,8 @@ def _list(asked: Question, jobs: int | None, as_json: bool) -> int:
         return 0
     show_table(*stages(asked, *times))
     share, source = (planned[0]["compute"][key] for key in ("mfu", "mfu_source"))
+    if planned[0]["compute"]["steps"] is None:
+        show("No time: how many batches the texts make is not known here; trainer.max_steps would say it.")
     at_once = f"Training alone, {plural(together, 'run')} at once"
     show(f"{at_once}, at {fmt.percent(share)} % ({source}) of the peak speed.")
     return 0

@@ -51,8 +51,13 @@ def main(arguments: list[str]) -> int:
     made.add_argument("--power", type=Path, metavar="STUDY", help="seeds and test rows for a margin, by its spreads")
     made.add_argument("--margin", metavar="SIZE", help="of --power: 0.02 or 2%% (default: the study's)")
     options = parse(made, arguments)
-    if options.power or options.margin:
+    if options.power or options.margin is not None:
+        alone = [f"--power={options.power}", *[f"--margin={options.margin}"] * (options.margin is not None)]
+        if not options.power or options != parse(made, [*alone, *["--json"] * options.json]):
+            raise Refused("--power STUDY: takes nothing else but --margin and --json, and --margin needs it")
         return _power(options)
+    if options.params and (options.fit or options.mfu or options.gpus):
+        raise Refused("--params: counts parameters only; leave out --fit, --mfu and --gpus")
     from rankwise.study.micro_batch import AUTO
 
     options.overrides = overrides(options.overrides)
@@ -94,11 +99,8 @@ def _power(options: argparse.Namespace) -> int:
     from rankwise.find.power import needs, spreads
     from rankwise.find.show import power
 
-    if not options.power or options.overrides:
-        raise Refused("--power STUDY, --margin SIZE: the one needs the other's study, and neither takes KEY=VALUE")
-    asked = margin_of(options.margin) if options.margin else None
     spread = spreads(options.power)
-    margin = asked or spread.margin
+    margin = spread.margin if options.margin is None else margin_of(options.margin, spread.metric)
     if options.json:
         print_json([asdict(need) for need in needs(spread, margin)])
         return 0

@@ -8,12 +8,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rankwise import methods
 from rankwise.check import check, check_here, width
-from rankwise.config import Config, changed
+from rankwise.config import DEBUGGING, Config, changed
 from rankwise.errors import Refused
 from rankwise.find.question import FULL, LOOKS, RANKS, Budget, Question
-from rankwise.find.rates import LEAST
+from rankwise.find.rates import least_runs
 from rankwise.find.rule import Rule
-from rankwise.metrics import named
+from rankwise.metrics import Metric, named
 from rankwise.study import debug
 from rankwise.study.compose import composed, explained, refuse_idle
 from rankwise.study.micro_batch import settled
@@ -76,26 +76,36 @@ def _looks(seeds: int) -> tuple[int, ...]:
 
 def _composed(overrides: Sequence[str], margin: str | None) -> Config:
     """The config, in a study named after model and task unless a name is given."""
-    config = composed([*overrides, *([f"task.margin={margin_of(margin)}"] if margin is not None else [])])
+    config = composed([*overrides])
+    if margin is not None:
+        config = changed(config, {"task.margin": margin_of(margin, named(config.task.metric))})
     refuse_idle([(config, overrides)])
     if any(o.startswith("name=") for o in overrides):
         raise Refused("name: a question has many runs; leave it away, or give study=NAME")
+    if config.rerun:
+        raise Refused("rerun=true: what has finished is not run again; give study=NAME")
+    if config.optim.lr != config.method.lr:
+        raise Refused.value("optim.lr", config.optim.lr, "method.lr, which is what find gives each run")
+    if key := next((key for key in DEBUGGING if getattr(config.trainer, key)), None):
+        raise Refused(f"trainer.{key}: of runs that are in no comparison; leave it out")
     if config.study in _UNNAMED:
         slug = re.sub(r"[^\w.]+", "-", f"{config.task.name} {config.model.name}").strip("-").lower()
         config = replace(config, study=f"find-{slug}"[:80])
     return config
 
 
-def margin_of(text: str) -> float:
-    """A fraction, ``2%`` or ``2 points``."""
+def margin_of(text: str, metric: Metric) -> float:
+    """A number in the metric's unit; of a fraction also ``2%`` or ``2 points``."""
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%|points?|pts?)?\s*", text)
-    if not match or float(match[1]) <= 0:
-        raise Refused(f"--margin {text}: a fraction such as 0.02, or 2%")
-    if not match[2] and float(match[1]) >= 1:
+    if not match or float(match[1]) <= 0 or (match[2] and not metric.percent):
+        allowed = "a fraction such as 0.02, or 2%" if metric.percent else f"a number such as 0.02, of {metric.name}"
+        raise Refused(f"--margin {text}: {allowed}")
+    margin = float(match[1]) / (100 if match[2] else 1)
+    if metric.percent and not match[2] and margin >= 1:
         raise Refused(f"--margin {text}: a fraction such as 0.02; {text} points are --margin {text}%")
-    if match[2] and float(match[1]) >= 100:
+    if metric.percent and margin >= 0.5:
         raise Refused(f"--margin {text}: below 50%")
-    return float(match[1]) / (100 if match[2] else 1)
+    return margin
 
 
 def _taken(key: str, overrides: Sequence[str]) -> tuple[list[object] | None, list[str]]:
@@ -138,11 +148,12 @@ def _check_size(asked: Question) -> None:
     if task.n_test is not None and task.n_test < _LEAST_TEST_ROWS:
         raise Refused.value("task.n_test", task.n_test, f"{_LEAST_TEST_ROWS} rows or more, which can show a difference")
     proving = next(k for k, share in zip(LOOKS, Rule.shares, strict=True) if share)
-    least = 2 * proving + (len(asked.ranks) > 1) + (LEAST if asked.tuned else 0)
+    tunes = least_runs(asked) if asked.tuned else 0
+    least = 2 * proving + (len(asked.ranks) > 1) + tunes
     room = asked.budget.runs or asked.budget.seconds  # no run takes less than a second
     if room is not None and room < least:
         parts = f"{proving} seeds of a rank and of the reference" + (", the pilot" if len(asked.ranks) > 1 else "")
-        more = f"; --rates default needs {LEAST} less" if asked.tuned else ""
-        tuning = f" and {LEAST} to tune learning rates" if asked.tuned else ""
+        more = f"; --rates default needs {tunes} less" if asked.tuned else ""
+        tuning = f" and {tunes} to tune learning rates" if asked.tuned else ""
         limit = asked.budget.runs or f"{asked.budget.seconds:g}s"
         raise Refused(f"--budget {limit}: at least {least} runs: {parts}{tuning}{more}")

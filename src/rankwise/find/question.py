@@ -64,11 +64,6 @@ class Question:
         return named(self.method.task.metric)
 
     @property
-    def middle(self) -> int:
-        """The rank at which the learning rate is tuned."""
-        return middle(self.ranks)
-
-    @property
     def reference_name(self) -> str:
         """As the sentence calls it."""
         return "full fine-tuning" if self.reference.method.name == FULL else f"rank {self.reference.method.rank}"
@@ -117,10 +112,11 @@ class Question:
         method = self.method.method
         if method.alpha is None:
             return lr
-        scales = scale_of(method.alpha, self.middle) / scale_of(method.alpha, rank)
-        return lr * (scales if method.init == "zero_A" else math.sqrt(scales * self.middle / rank))
+        tuned = middle(self.ranks)
+        scales = scale_of(method.alpha, tuned) / scale_of(method.alpha, rank)
+        return lr * (scales if method.init == "zero_A" else math.sqrt(scales * tuned / rank))
 
 
 def middle(ranks: Sequence[int]) -> int:
-    """The rank that stands for all candidates."""
+    """The rank that stands for all candidates: at which the learning rate is tuned."""
     return ranks[len(ranks) // 2]

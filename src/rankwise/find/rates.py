@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 
 from rankwise.compare import preference
 from rankwise.config import Config
-from rankwise.find.question import TUNE, TUNING_SEED, Question
+from rankwise.find.question import TUNE, TUNING_SEED, Question, middle
 from rankwise.tracking.record import Record
 
 STEP = 10**0.5
 FIRST = (-1, 0, 1, 2)  # steps from the default rate; tuning more often moves a rate up than down
 SHORT = 1 / 3  # of the steps, in the first round
-LEAST = 2 * (len(FIRST) + 2)  # runs, of both sides, with no near-tie, edge or end
 EXTENSIONS = 2  # rates beyond the edge, at most
 
 Runner = Callable[[Sequence[Config], str], list[Record]]  # configs and what they are for → their records, in order
@@ -52,16 +51,26 @@ class Rates:
         return self.own[rank].lr if rank in self.own else self.question.rate_for(rank, self.middle.lr)
 
 
+def ends(question: Question) -> set[int]:
+    """The first and the last rank, at which three neighbouring rates are tried, unless it is the middle one."""
+    return {question.ranks[0], question.ranks[-1]} - {middle(question.ranks)}
+
+
+def least_runs(question: Question) -> int:
+    """Of both sides and the ends, with no near-tie and no rate beyond an edge."""
+    return 2 * (len(FIRST) + 2) + 3 * len(ends(question))
+
+
 def tune(question: Question, run: Runner) -> Rates:
     """The rates of the method and of the reference, and of the first and last rank where their own is another."""
     if not question.tuned:
         return Rates(question, Tuned(question.reference.method.lr), Tuned(question.method.method.lr))
     starts = {
         rank: [_rate(base.method.lr, n) for n in FIRST]
-        for rank, base in ((question.middle, question.method), (None, question.reference))
+        for rank, base in ((middle(question.ranks), question.method), (None, question.reference))
     }
     tuned = _halving(question, starts, run)
-    rates = Rates(question, tuned[None], tuned[question.middle])
+    rates = Rates(question, tuned[None], tuned[middle(question.ranks)])
     return Rates(question, rates.reference, rates.middle, _ends(question, rates, run))
 
 
@@ -80,7 +89,7 @@ def _ends(question: Question, rates: Rates, run: Runner) -> dict[int, Tuned]:
 
     Better is: by more than a standard error of the validation score, after a third of the steps.
     """
-    carried = {rank: rates.of(rank) for rank in {question.ranks[0], question.ranks[-1]} - {question.middle}}
+    carried = {rank: rates.of(rank) for rank in ends(question)}
     near: dict[int | None, list[float]] = {
         rank: sorted({lr, _rate(lr, -1), _rate(lr, 1)}) for rank, lr in carried.items()
     }

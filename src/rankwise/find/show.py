@@ -4,8 +4,8 @@ from statistics import median
 from typing import Any
 
 from rankwise.find.power import LIKELY, Spreads, needs
-from rankwise.find.question import Question
-from rankwise.find.rates import FIRST, SHORT
+from rankwise.find.question import Question, middle
+from rankwise.find.rates import FIRST, SHORT, ends
 from rankwise.find.replay import ALSO, OPEN, OTHER, SAME, Replay
 from rankwise.find.simulate import Outcome
 from rankwise.metrics import NOTHING, duration
@@ -16,28 +16,29 @@ Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]  # headers and rows
 def stages(question: Question, rank_s: float | None, reference_s: float | None) -> Table:
     """What would be run, before the first run, and how long it trains, when one run of each side takes so long."""
 
-    def time(ranks: float, references: float) -> str:
+    def time(form: str, *runs: tuple[float, float]) -> str:
         if rank_s is None or reference_s is None:
             return "unknown"
-        return duration(ranks * rank_s + references * reference_s)
+        return form.format(*(duration(ranks * rank_s + references * reference_s) for ranks, references in runs))
 
-    rows: list[tuple[str, ...]] = []
-    if question.tuned:
-        tried, ends = len(FIRST), 2 * 3  # a rank at either end and its two neighbours
-        short = SHORT * tried
-        about = (
-            f"rank {question.middle} and {question.reference_name}: {tried} learning rates each for a third of the "
-            "steps, the best two whole, more at an edge; the first and last rank for a third of the steps"
-        )
-        least, most = (time(short + whole + SHORT * ends, short + whole) for whole in (2, tried))
-        rows.append(("rates", f"{2 * tried + ends} short, 4 to {2 * tried} whole", f"{least} to {most}", about))
-    if len(question.ranks) > 1:
-        about = f"rank {question.ranks[-1]} on a seed of its own, cut to every other rank"
-        rows.append(("pilot", "1", time(1, 0), about))
-    looks, first = " → ".join(map(str, question.looks)), question.looks[1]
-    about = f"a rank and {question.reference_name}, {looks} seeds each until decided; then smaller ranks while they "
-    about += "pass, larger when it fails"
-    rows.append(("confirm", f"{2 * first} or more", f"{time(first, first)} or more", about))
+    tried, of_ends, first = len(FIRST), sorted(ends(question)), question.looks[1]
+    short, near, reference = SHORT * tried, 3 * len(of_ends), question.reference_name
+    spans = ((short + whole + SHORT * near, short + whole) for whole in (2, tried))
+    rates = (
+        f"rank {middle(question.ranks)} and {reference}: {tried} learning rates each for a third of the steps, the "
+        f"best two whole, more at an edge{''.join(f'; rank {rank}: 3 for a third of the steps' for rank in of_ends)}"
+    )
+    confirm = (
+        f"a rank and {reference}, {' → '.join(map(str, question.looks))} seeds each until decided; then smaller ranks "
+        "while they pass, larger when it fails"
+    )
+    cut = f"rank {question.ranks[-1]} on a seed of its own, cut to every other rank"
+    rows = [
+        *[("rates", f"{2 * tried + near} short, 4 to {2 * tried} whole", time("{} to {}", *spans), rates)]
+        * question.tuned,
+        *[("pilot", "1", time("{}", (1, 0)), cut)] * (len(question.ranks) > 1),
+        ("confirm", f"{2 * first} or more", time("{} or more", (first, first)), confirm),
+    ]
     return ("stage", "runs", "training", "what"), rows
 
 
@@ -62,7 +63,7 @@ def replayed(grids: list[Replay]) -> Table:
         differs = "" if grid.reported == grid.answer else f" (report: {_rank(grid.reported)})"
         cost = (f"{runs:g}", _share(runs, grid.runs))
         rows.append((grid.family, _rank(grid.answer) + differs, grid.runs, *shares, *cost, *_looked_up(grid)))
-    return ("grid", "its answer", "runs", *_VERDICTS, "runs", "share", "table", "is enough", "parameters"), rows
+    return ("grid", "its answer", "runs", *_VERDICTS, "runs of find", "share", "table", "is enough", "parameters"), rows
 
 
 def _looked_up(grid: Replay) -> tuple[str, str, str]:
