@@ -6,7 +6,7 @@ from typing import Any
 
 from rankwise.find.evidence import arm_of
 from rankwise.find.power import LIKELY, need
-from rankwise.find.question import LOOKS, Question
+from rankwise.find.question import LOOKS
 from rankwise.find.rates import Tuned
 from rankwise.find.rule import ENOUGH, HOPELESS, OPEN, UNDECIDED, WORSE, Evidence, chance
 from rankwise.find.story import Findings
@@ -138,13 +138,9 @@ def _none(findings: Findings) -> str:
     wrong = next(iter(findings.faults.get(largest, [])), "")
     if wrong:
         return f"{start}, but it is at fault itself ({wrong}). {_spent(findings)}"
-    return f"{start}. Next to try: {_next(question)}. {_spent(findings)}"
-
-
-def _next(question: Question) -> str:
-    if question.method.targets.name != "all_linear":
-        return "targets=all_linear"
-    return "--rates tune" if not question.tuned else f"method.rank={2 * question.ranks[-1]},{4 * question.ranks[-1]}"
+    further = f"method.rank={2 * largest},{4 * largest}" if question.tuned else "--rates tune"
+    further = "targets=all_linear" if question.method.targets.name != "all_linear" else further
+    return f"{start}. Next to try: {further}. {_spent(findings)}"
 
 
 def _cost(findings: Findings) -> dict[str, Any]:
