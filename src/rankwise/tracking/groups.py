@@ -100,8 +100,6 @@ class Params(TypedDict, total=False):
     total: Count
     adapter: Count  # of them in adapters
     head: Count  # of them in the task head
-    by_layer: dict[str, dict[str, Count]]  # trainable, frozen
-    by_type: dict[str, dict[str, Count]]
 
 
 class _Footprint(TypedDict, total=False):
