@@ -84,7 +84,7 @@ def test_a_budget_is_a_time_or_a_number_of_runs_and_a_margin_may_be_in_points():
         ([], {"seeds": 4}, "--seeds 4: one of 3, 5, 8"),
         (["name=x"], {}, "name: a question has many runs"),
         (["rerun=true"], {}, "rerun=true: what has finished is not run again"),
-        (["optim.lr=0.01"], {}, "optim.lr=0.01: method.lr"),
+        (["optim.lr=0.01"], {}, "optim.lr=0.01: give method.lr, with which"),
         (["trainer.max_time=00:00:10:00"], {}, "trainer.max_time: of runs that are in no comparison"),
         (["debug=profiler"], {}, "trainer.profiler: of runs"),
         (["task.n_test=10"], {}, "task.n_test=10: 50 rows or more"),

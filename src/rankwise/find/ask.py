@@ -85,7 +85,7 @@ def _composed(overrides: Sequence[str], margin: str | None) -> Config:
     if config.rerun:
         raise Refused("rerun=true: what has finished is not run again; give study=NAME")
     if config.optim.lr != config.method.lr:
-        raise Refused.value("optim.lr", config.optim.lr, "method.lr, which is what find gives each run")
+        raise Refused.value("optim.lr", config.optim.lr, "give method.lr, with which find trains")
     if key := next((key for key in DEBUGGING if getattr(config.trainer, key)), None):
         raise Refused(f"trainer.{key}: of runs that are in no comparison; leave it out")
     if config.study in _UNNAMED:

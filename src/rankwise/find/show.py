@@ -24,9 +24,10 @@ def stages(question: Question, rank_s: float | None, reference_s: float | None) 
     tried, of_ends, first = len(FIRST), sorted(ends(question)), question.looks[1]
     short, near, reference = SHORT * tried, 3 * len(of_ends), question.reference_name
     spans = ((short + whole + SHORT * near, short + whole) for whole in (2, tried))
+    at_ends = f"; {' and '.join(f'rank {rank}' for rank in of_ends)}: 3 each for a third of the steps"
     rates = (
         f"rank {middle(question.ranks)} and {reference}: {tried} learning rates each for a third of the steps, the "
-        f"best two whole, more at an edge{''.join(f'; rank {rank}: 3 for a third of the steps' for rank in of_ends)}"
+        f"best two whole, more at an edge{at_ends * bool(of_ends)}"
     )
     confirm = (
         f"a rank and {reference}, {' → '.join(map(str, question.looks))} seeds each until decided; then smaller ranks "
