@@ -219,12 +219,12 @@ def test_a_shape_that_is_no_model_is_refused_in_one_line(shape, reason):
     assert line.startswith("model.shape: ") and reason in line and len(line) < 300
 
 
-@pytest.mark.parametrize(("shape", "longest"), [("bert", 128), ("roberta", 128 - 1), ("gpt2", 128), ("llama", 128)])
+@pytest.mark.parametrize(("shape", "longest"), [("bert", 128), ("roberta", 128 - 1), ("gpt2", 128), ("llama", 1024)])
 def test_texts_may_be_as_long_as_there_are_positions_and_no_longer(shape, longest):
     """RoBERTa's positions begin behind the padding token's number, here 0; Llama computes its own."""
     model = tiny(shape).model
     lm, tokenizer = base.load(model, resolve(model), 2, 0)
-    rows = Encoded(["x" * 999], np.zeros(1), tokenizer, longest)
+    rows = Encoded(["x" * 9999], np.zeros(1), tokenizer, longest)
     assert lm(torch.tensor([rows[0]["input_ids"]])).logits.shape == (1, 2) and rows.lengths[0] == longest
     with pytest.raises(Refused, match=f"^task.max_length={longest + 1}: at most {longest},"):
         Encoded(["x" * 999], np.zeros(1), tokenizer, longest + 1)
