@@ -1,5 +1,6 @@
 """Where rankwise's own files are."""
 
+import os
 from pathlib import Path
 
 # What lies in the folder of a run until it is finished, and as large as what it trains or larger.
@@ -21,3 +22,11 @@ def options(group: str) -> list[str]:
     trees = [tree / group for tree in (conf_dir(), Path("conf"))]
     files = [(tree, path) for tree in trees for path in tree.rglob("*.yaml") if not path.stem.startswith("_")]
     return sorted({path.relative_to(tree).with_suffix("").as_posix() for tree, path in files})  # _base is no choice
+
+
+def readable(folder: Path) -> None:
+    """Open a folder to others as far as the umask allows: safetensors writes files for their owner alone."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)

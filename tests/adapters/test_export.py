@@ -74,8 +74,16 @@ def test_it_loads_by_peft_alone(trained, other_head, logits, tmp_path):
         export(run, out := tmp_path / run.name)
         card = (out / "README.md").read_text()
         assert f"pipeline_tag: text-{'generation' if keys is LANGUAGE else 'classification'}" in card
+        name = Path(base).name
+        assert (
+            f"- base: {name}, " in card
+            and f"  path: {name}\n" in card
+            and card.count(base) == card.count("BASE = ") == 1
+        )
         model, tokenizer = loading.as_run(run)
         tokenizer.save_pretrained(str(run.adapter))
+        files = [*out.iterdir(), *run.adapter.iterdir()]
+        assert {file.stat().st_mode & 0o777 for file in files} == {0o644}
         cases += [[str(folder), card.split("```python\n")[1].split("```")[0]] for folder in (out, run.adapter)]
         wanted += [logits(model, tokenizer)] * 2
     done = subprocess.run(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rankwise.errors import Refused
+from rankwise.paths import readable
 
 
 def refuse_taken(out: Path) -> None:
@@ -39,7 +40,7 @@ def whole(out: Path | None) -> Iterator[Path]:
         raise Refused(f"--out {out}: cannot be made ({error.strerror})") from None
     try:
         yield partial
-        partial.chmod(0o755)
+        readable(partial)
         refuse_taken(out)  # others may have been as slow
         partial.replace(out)
     except BaseException:

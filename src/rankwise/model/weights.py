@@ -20,6 +20,7 @@ from rankwise.model.methods import adalora, inits
 from rankwise.model.methods.peft_warnings import quiet_peft
 from rankwise.model.methods.warm_start import ADAPTER_FILE, HEAD_FILE, TRAINED_FILE
 from rankwise.model.targets import modules_named
+from rankwise.paths import readable
 
 
 def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -52,7 +53,7 @@ def export(model: nn.Module, folder: Path, keep_full: bool, start: inits.Start |
         shutil.rmtree(folder)
     if isinstance(model, PeftModel):
         _export_adapter(model, folder, start or {})
-        return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        return _written_bytes(folder)
     state = trainable_state(model)
     size = sum(value.numel() * value.element_size() for value in state.values())
     is_full = all(p.requires_grad for p in model.parameters())
@@ -64,6 +65,11 @@ def export(model: nn.Module, folder: Path, keep_full: bool, start: inits.Start |
     else:
         in_head = all(name.split(".")[0] in head_names(model) for name in state)
         save_file(state, folder / (HEAD_FILE if in_head else TRAINED_FILE))
+    return _written_bytes(folder)
+
+
+def _written_bytes(folder: Path) -> int:
+    readable(folder)
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
