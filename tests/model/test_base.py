@@ -261,12 +261,13 @@ def test_a_gguf_file_is_unpacked_to_plain_layers_that_carry_adapters(gguf_file):
     assert adapted.model(**texts).logits.isfinite().all()
 
 
-def test_fetch_unpacks_a_gguf_file(gguf_file):
+def test_fetch_unpacks_a_gguf_file(gguf_file, capsys):
     write_gguf(gguf_file)
     assert unpacked(gguf_file) is None
     assert main(["fetch", "model=local", f"model.path={gguf_file}", "task=synthetic"]) == 0
     folder = unpacked(gguf_file)
     assert folder is not None and (folder / "model.safetensors").is_file()
+    assert capsys.readouterr().out.endswith(f": {folder}\nsynthetic: 600 generated rows\n")
 
 
 def test_a_torn_gguf_file_or_none_that_can_be_read_is_refused_in_one_line(gguf_file, monkeypatch):

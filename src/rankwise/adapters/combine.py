@@ -145,7 +145,7 @@ library_name: peft
 
 # {len(runs)} LoRA adapters combined ({summary["how"]})
 
-Weights {weights}; base {base["source"]}, fingerprint {base["fingerprint"]}.
+Weights {weights}; base {card.alone(base["source"])}, fingerprint {base["fingerprint"]}.
 
 | task | metric | alone | combined | head |
 | --- | --- | --- | --- | --- |

@@ -55,7 +55,7 @@ def load_base(run: Run) -> tuple[nn.Module, Any]:
     """The base in fp32 with a fresh head, as the run got it, and its tokenizer."""
     config = run.config
     lm, tokenizer = base.load(config.model, base_asset(run), run.outputs, config.seed, attention(run), config.task.kind)
-    base.name_classes(lm, run.classes)
+    lm.config.update(base.class_names(run.classes))  # type: ignore[operator, union-attr]
     return lm, tokenizer
 
 

@@ -19,11 +19,11 @@ def main(arguments: list[str]) -> int:
     def fetch(config: Config) -> int:
         places = {}
         for source, asset in fetch_all([config]):
+            places[source.name] = str(asset.path or asset.source)
             if source is config.model and (file := asset.gguf_file()):
                 from rankwise.model import gguf
 
-                gguf.unpack(file)
-            places[source.name] = str(asset.path or asset.source)
+                places[source.name] = str(gguf.unpack(file))
         print_json(places) if options.json else print("\n".join(f"{name}: {place}" for name, place in places.items()))
         return 0
 

@@ -122,11 +122,10 @@ def head_settings(kind: str, outputs: int) -> dict[str, Any]:
     return {} if kind == "causal_lm" else {"num_labels": outputs, "problem_type": problem}
 
 
-def name_classes(base: nn.Module, classes: list[str] | None) -> None:
-    """Let the model's config say what its outputs mean, for whoever loads it."""
-    if classes:
-        base.config.id2label = dict(enumerate(classes))  # type: ignore[union-attr]
-        base.config.label2id = {name: number for number, name in enumerate(classes)}  # type: ignore[union-attr]
+def class_names(classes: list[str] | None) -> dict[str, Any]:
+    """What the outputs mean, in keys of transformers' config, for whoever loads the model."""
+    numbers = dict(enumerate(classes or ()))
+    return {"id2label": numbers, "label2id": {name: n for n, name in numbers.items()}} if numbers else {}
 
 
 def auto_class(kind: str, config: Any) -> Any:
