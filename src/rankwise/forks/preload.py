@@ -36,7 +36,8 @@ def environment(modules: Sequence[str]) -> dict[str, str]:
 
 
 def _load() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal comes here too, and is the parent's to handle
+    for number in (signal.SIGINT, signal.SIGTERM):  # of a terminal or `timeout`, to all; the parent's to handle
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # as is Slurm's word that time ends, which all processes of a job get
     wish = json.loads(os.environ.pop(VARIABLE))
     os.environ.pop("PYTHONPATH", None)
