@@ -20,7 +20,7 @@ from rankwise.measure.clock import Clock
 from rankwise.paths import UNFINISHED, WRITTEN_FIRST
 from rankwise.tracking import aside
 from rankwise.tracking import record as records
-from rankwise.tracking.journal import Journal
+from rankwise.tracking.journal import Journal, Tail
 from rankwise.tracking.lease import owned
 from rankwise.tracking.mirror import Mirror
 from rankwise.tracking.provenance import provenance
@@ -54,7 +54,7 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
         if earlier and earlier.status == records.FINISHED:
             aside.set_aside(run_folder)
         record = records.begin(config, earlier)
-        mirror = Mirror(record)
+        mirror = Mirror(record, Tail.end(run_folder / "metrics.jsonl"))
         try:
             return _tell(config, record, mirror, on_progress)
         except BaseException as error:

@@ -30,12 +30,12 @@ def test_an_attempt_begins_with_the_rows_that_it_goes_on_from_and_who_follows_se
     for step in range(5):
         first({"step": step})
     first.close()
-    watching, following, second = Tail(path, from_end=True), Tail(path), Journal(path, 2)
+    watching, following, second = Tail(path, Tail.end(path)), Tail(path), Journal(path, 2)
     assert watching.rows() == [] and len(following.rows()) == len(read_rows(path)) == 5
     second.begin(first.rows[:2])
     second({"step": 2})
     second.close()
-    rows = [{"attempt": 2, "step": step} for step in range(3)]
+    rows = [{"attempt": 1 + (step == 2), "step": step} for step in range(3)]
     assert [json.loads(line) for line in path.read_text().splitlines()] == second.rows == rows
     assert watching.rows() == following.rows() == rows and watching.rows() == []
 

@@ -78,7 +78,7 @@ def test_a_killed_run_goes_on_under_its_id(server, start, tracked):
     assert server.runs == [name] == [wandb_id(config)]
     got = server.run(name)
     assert (got["started"], got["state"]) == (2, "finished")
-    assert got["history"] == before + rows(config) and {row["attempt"] for row in rows(config)} == {2}
+    assert got["history"] == before + rows(config)
     assert got["steps"] == list(range(len(got["history"])))
     check_whole(server, config)
 

@@ -23,11 +23,10 @@ def whole(config: Config) -> Record:
 
 
 def rows(config: Config) -> list[dict[str, Any]]:
-    """What a history should hold of the last attempt at a run."""
+    """What a history should hold of a run."""
     own = [dict(row) for row in read_rows(folder(config) / "metrics.jsonl")]
     for row in own:
-        if row["attempt"] == 1:
-            del row["attempt"]
+        del row["attempt"]
         row |= {"objective": row["val/accuracy"]} if "val/accuracy" in row else {}
     return own
 
@@ -44,6 +43,6 @@ def check(record: Record, config: dict[str, Any], summary: dict[str, Any], given
     assert {key: value for key, value in config.items() if key in (given or {})} == (given or {})
     expected = json.loads(json.dumps(results(record)))
     assert {key: summary.get(key) for key in expected} == expected
-    logged = {key for row in record.metrics.get("curve", []) for key in row} | {"train/loss", "lr", "attempt"}
+    logged = {key for row in record.metrics.get("curve", []) for key in row} | {"train/loss", "lr"}
     strange = {key for key in summary if not key.startswith("_")} - expected.keys() - logged
     assert not strange, strange

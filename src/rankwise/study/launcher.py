@@ -245,7 +245,8 @@ class _Engine:
         job = Job(plain(config), str(target), self._task, threads, gpu, sys.argv[0], command(), read)
         process = self._context.Process(target=work, args=(job,), name=target.name)
         made = [path for path in (target, *target.parents) if not path.exists()]
-        run = _Run(config, target, gpu, process, made, Tail(target / "metrics.jsonl", from_end=True))
+        rows = target / "metrics.jsonl"
+        run = _Run(config, target, gpu, process, made, Tail(rows, Tail.end(rows)))
         if not fork_server.fork(process):
             self._free.append(gpu)
             self._settle(config, Outcome(target, FAILED, "killed as it began"))

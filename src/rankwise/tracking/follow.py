@@ -1,8 +1,8 @@
 """Follows a run from a process of its own, and tells a tracker of it.
 
-``python -m rankwise.tracking.follow FOLDER`` reads what the run writes, as it is written, until its standard input
-ends; then it tells how the run ended. It may fail, hang or be killed: the run, whose files are the truth, does not
-notice, and whatever W&B misses can be sent from the files later, with ``rankwise dashboard --push``.
+``python -m rankwise.tracking.follow FOLDER POSITION INODE`` reads what the run writes, as it is written, until its
+standard input ends; then it tells how the run ended. It may fail, hang or be killed: the run, whose files are the
+truth, does not notice, and whatever W&B misses can be sent from the files later, with ``rankwise dashboard --push``.
 """
 
 import contextlib
@@ -38,16 +38,18 @@ def tell(folder: Path, tracker: Tracker, record: Record, rows: Iterator[list[dic
     tracker.end(record)
 
 
-def while_open(stream: Any, folder: Path, attempt: int) -> Iterator[list[dict[str, Any]]]:
-    """New rows of this attempt, until the stream ends; what is there by then comes last."""
-    journal, is_open = Tail(folder / "metrics.jsonl"), True
+def while_open(stream: Any, journal: Tail) -> Iterator[list[dict[str, Any]]]:
+    """New rows, until the stream ends; what is there by then comes last."""
+    is_open = True
     while is_open:
         is_open = not select.select([stream], [], [], _LOOK_S)[0] or bool(stream.read(1))
-        yield [row for row in journal.rows() if row["attempt"] == attempt]
+        yield journal.rows()
 
 
-def main(folder: Path) -> None:
-    """Say on stdout, in a JSON line each, where the run is mirrored and at the end what is missing."""
+def main(folder: Path, end: tuple[int, int]) -> None:
+    """Follow a journal from what was its ``end`` when the run began. Say on stdout, in a JSON line each, where the run
+    is mirrored and at the end what is missing.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run decides, and is told of
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -60,7 +62,7 @@ def main(folder: Path) -> None:
         record = records.read(folder)
         tracker = start(record, run_pid=os.getppid())
         say(about=tracker.about, problem=tracker.problem)
-        tell(folder, tracker, record, while_open(sys.stdin.buffer, folder, record.run["attempts"]))
+        tell(folder, tracker, record, while_open(sys.stdin.buffer, Tail(folder / "metrics.jsonl", end)))
         say(problem=tracker.problem, ended=True)
     except BaseException as error:  # W&B's service can raise anything, when it is killed for one
         say(problem=one_line(error))
@@ -68,4 +70,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), (int(sys.argv[2]), int(sys.argv[3])))

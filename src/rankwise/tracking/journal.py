@@ -12,7 +12,7 @@ from rankwise.tracking.record import finite, write_atomically
 
 
 class Journal:
-    """Appends rows, each with the number of the attempt at the run; those of earlier ones stay until ``begin``."""
+    """Appends rows, each with the number of the attempt that made it; those of earlier ones stay until ``begin``."""
 
     def __init__(self, path: Path, attempt: int):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ class Journal:
 
     def begin(self, rows: Sequence[dict[str, Any]] = ()) -> None:
         """Have nothing in the file but the rows of an earlier attempt from which this one goes on."""
-        self.rows = [row | {"attempt": self.attempt} for row in rows]
+        self.rows = list(rows)
         if rows or self.file.tell():
             write_atomically(self.path, map(_line, self.rows))
             self.file.close()
@@ -43,11 +43,18 @@ def _line(row: dict[str, Any]) -> str:
 
 
 class Tail:
-    """Reads the rows that are appended to a journal, from its start or from its present end; of a new file all."""
+    """Reads the rows that are appended to a journal behind what was its ``end``; of a new file all."""
 
-    def __init__(self, path: Path, from_end: bool = False):
-        there = path.stat() if from_end and path.exists() else None
-        self.path, (self.position, self.inode) = path, (there.st_size, there.st_ino) if there else (0, 0)
+    def __init__(self, path: Path, end: tuple[int, int] = (0, 0)):
+        self.path, (self.position, self.inode) = path, end
+
+    @staticmethod
+    def end(path: Path) -> tuple[int, int]:
+        """Where it ends now, for a later ``Tail``: position and inode."""
+        with contextlib.suppress(OSError):  # not there yet
+            there = path.stat()
+            return there.st_size, there.st_ino
+        return 0, 0
 
     def rows(self) -> list[dict[str, Any]]:
         """Those that were written since the last call; a row that is half written waits for the next."""
@@ -79,7 +86,5 @@ def parse(content: bytes) -> list[dict[str, Any]]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of the last attempt, as ``parse``; no file is no rows."""
-    rows = parse(path.read_bytes() if path.exists() else b"")
-    last = max((row["attempt"] for row in rows), default=0)
-    return [row for row in rows if row["attempt"] == last]
+    """All its rows, as ``parse``; no file is no rows."""
+    return parse(path.read_bytes() if path.exists() else b"")

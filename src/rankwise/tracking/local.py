@@ -35,7 +35,7 @@ class Trackio:
 
     def log(self, row: dict[str, Any]) -> None:
         """Add a row."""
-        values = {key: value for key, value in row.items() if key != "step" and value is not None}
+        values = {key: value for key, value in row.items() if key not in ("step", "attempt") and value is not None}
         self.run.log(values, step=int(row["step"]))
 
     def end(self, record: Record) -> None:

@@ -15,9 +15,11 @@ _PUSH = ", rankwise dashboard --push {} sends what is missing"
 class Mirror:
     """The process that follows one run. Nothing here raises or waits, but ``close``, and that a bounded time."""
 
-    def __init__(self, record: Record):
+    def __init__(self, record: Record, end: tuple[int, int] = (0, 0)):
+        """``end`` is where the rows of an earlier attempt end that are not to be told."""
         self.started = False
         self._process: subprocess.Popen[str] | None = None
+        self._end = map(str, end)
         self._folder, tracking = record.folder, record.config.get("tracking") or {}
         off = "disabled" in (tracking.get("mode"), os.environ.get("WANDB_MODE")) or tracking.get("name") == "none"
         self._name = None if off else str(tracking.get("name") or "wandb")
@@ -26,7 +28,7 @@ class Mirror:
         """Begin to follow, unless that has begun: from here on the run is one, and not a mistake in its config."""
         if self._name and not self.started:
             # -P: what lies in the folder where the user works is not imported
-            command = [sys.executable, "-P", "-m", "rankwise.tracking.follow", str(self._folder)]
+            command = [sys.executable, "-P", "-m", "rankwise.tracking.follow", str(self._folder), *self._end]
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,

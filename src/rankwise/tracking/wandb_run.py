@@ -114,8 +114,8 @@ class WandbRun:
         return run
 
     def log(self, row: dict[str, Any]) -> None:
-        """Add a row; its attempt is of interest from the second on."""
-        self.run.log({key: value for key, value in row.items() if key != "attempt" or value > 1})
+        """Add a row; the attempt that made it is no curve."""
+        self.run.log({key: value for key, value in row.items() if key != "attempt"})
 
     def end(self, record: Record) -> None:
         """Send the results and the files, and wait until W&B has it all."""
