@@ -23,6 +23,8 @@ class Refused(Exception):
     def value(cls, key: str, value: object, allowed: str, remedy: str = "") -> "Refused":
         """A config value that is not allowed: ``key=given: allowed; remedy``."""
         shown = "null" if value is None else value
+        if isinstance(value, float) and value.is_integer() and abs(value) < 1e9:
+            shown = int(value)  # as it is typed
         return cls(f"{key}={shown}: {allowed}" + (f"; {remedy}" if remedy else ""))
 
 

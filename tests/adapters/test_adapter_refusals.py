@@ -230,7 +230,11 @@ def test_a_wrong_command_line(trained, refused, monkeypatch, line, said):
 
 SHOWN = [
     ("merge RUN --out OUT", ("merged into", "read back from the folder"), ("logits", "weight_bytes")),
-    ("export RUN --out OUT", ("LORA adapter in", "adapter_config.json", "base: "), ("peft_type", "files", "scores")),
+    (
+        "export RUN --out OUT",
+        (" MB, LORA in PEFT): README.md, adapter_config.json", "base: "),
+        ("peft_type", "files", "scores"),
+    ),
     ("swap OTHER RUN", ("relative error of logits", "switching takes", "yes"), ("adapters", "switch_ms")),
     ("combine OTHER RUN --how ties", ("paired difference", "rank 8", "one standard error"), ("density", "tasks")),
     ("shrink RUN --rank 2 --out OUT", ("accuracy", "Σσ²", "saved in"), ("modules", "kept_energy")),

@@ -204,7 +204,7 @@ LINES: list[tuple[str, str, dict[str, Any]]] = [
     ("eva", "task.packing=True: false with method.init=eva", {"task__packing": True, "task__kind": "causal_lm"}),
     ("lora_fa", "method.freeze_a=True: false with method.init=zero_A", {"method__init": "zero_A"}),
     ("lora", "method.init_from=nowhere: the folder of a finished run", {"method__init_from": "nowhere"}),
-    ("lora", "method.lr_ratio=-1.0: a number above 0", {"method__lr_ratio": -1.0}),
+    ("lora", "method.lr_ratio=-1: a number above 0", {"method__lr_ratio": -1.0}),
     ("lora", "method.alpha=2000000r: a scale between 1e-6 and 1e6", {"method__alpha": "2000000r"}),
     ("lora", "method.budget=500: null, or method.rank=null", {"method__budget": 500}),
     ("lora", "method.budget=9: null with method.bias", {**BOUGHT, "method__bias": "all"}),

@@ -145,7 +145,9 @@ def test_a_study_waits_for_tuning_runs_of_another_process(tiny, tmp_path, monkey
     finished(trials[0], 0.5)
     with owned(folder(trials[1])):
         assert main(["train", *line]) == 1
-    assert "the study waits: 1 of 2 tuning runs did not finish here" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "rankwise: 2 runs (tuning), 1 finished before; 1 to run\n" in said
+    assert "the study waits: 1 of 2 tuning runs did not finish here" in said
     assert len(list(tmp_path.rglob("result.json"))) == 1
 
 

@@ -136,7 +136,7 @@ def _tell_merge(document: Document) -> None:
 
 def _tell_export(document: Document) -> None:
     size, files = f"{document['weight_bytes'] / 1e6:.2f} MB", ", ".join(document["files"])
-    tell(f"{document['peft_type']} adapter in {document['out']} ({size}): {files}")
+    tell(f"exported to {document['out']} ({size}, {document['peft_type']} in PEFT): {files}")
     tell(f"base: {document['base']['source']}")
     if document["pushed"]:
         tell(f"pushed to {document['pushed']}")
@@ -216,6 +216,7 @@ def _tell_diff(document: Document) -> None:
     show_table(["test score", "1", "2", "paired difference"], rows)
     if scores["not_paired"]:
         tell(f"no paired difference: {scores['not_paired']}")
+    tell("± one standard error over test rows")
 
 
 def _span(ranks: Document) -> str:

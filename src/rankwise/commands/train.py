@@ -28,7 +28,7 @@ rank, lr and tags are short for method.rank, method.lr and tracking.tags.
 EPILOG = """groups:
 {groups}
 
-Runs land in outputs/<study>/; a ./conf folder of yours adds options to these groups. Hydra's own help: --hydra-help
+Runs land in outputs/<study>/; a ./conf folder of yours adds options to these groups. Hydra's own help: --hydra-help.
 Exit codes: 0 done, 1 some runs failed, 2 input refused, 130 interrupted."""
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 

@@ -66,7 +66,8 @@ def run(
         before += f" ({other}{'; --rerun runs them again' * (not stage)})"
     data.fetch_all(left.values())
     if counted or finished:
-        print(f"rankwise: {plural(len(configs), f'{stage} run'.strip())}{before}; {len(left)} to run", file=sys.stderr)
+        what = plural(len(configs), "run") + f" ({stage})" * bool(stage)
+        print(f"rankwise: {what}{before}; {len(left)} to run", file=sys.stderr)
     outcomes = dict(zip(left, start([*left.values()]), strict=True))
     reasons = {outcome.error if outcome.status == REFUSED else None for outcome in outcomes.values()}
     if len(reasons) == 1 and (reason := reasons.pop()):
