@@ -192,7 +192,7 @@ LINES = [
     ("merge a b", "b: one word too many"),
     ("diff a", "RUN"),
     ("swap", "RUN"),
-    ("merge a --dtype fp16", "invalid choice"),
+    ("merge a --dtype fp16", "merge: --dtype=fp16: one of fp32, bf16"),
     ("--json", "no such subcommand"),
     ("shrink a --rnk 2", "see rankwise adapter shrink --help"),
     ("shrink RUN --rank 0", "--rank 0: 1 to 8"),
@@ -202,7 +202,7 @@ LINES = [
     ("shrink RUN --energy 1.1", "at most 1"),
     ("shrink RUN --energy nan", "--energy nan"),
     ("shrink RUN --rank 2 --energy 0.5", "not allowed with"),
-    ("shrink RUN", "required"),
+    ("shrink RUN", "shrink: give one of --rank, --energy; see"),
     ("combine OTHER RUN --how cat --weights 1", "2 numbers, one for each run"),
     ("combine OTHER RUN --how cat --weights 1,x", "numbers, by commas"),
     ("combine OTHER RUN --how cat --weights 0,0", "not all zero"),
@@ -214,8 +214,8 @@ LINES = [
     ("combine OTHER RUN --how ties --density 0", "above 0"),
     ("combine OTHER RUN --how ties --density 1.5", "at most 1"),
     ("combine OTHER RUN --how ties --density nan", "at most 1"),
-    ("combine OTHER RUN --how mean", "invalid choice: 'mean'"),
-    ("combine OTHER RUN", "--how"),
+    ("combine OTHER RUN --how mean", "combine: --how=mean: one of linear, cat, svd, ties, dare"),
+    ("combine OTHER RUN", "combine: give --how (one of linear, cat, svd, ties, dare_linear, dare_ties); see"),
     ("eval RUN", "--tasks"),
     ("eval RUN --tasks a --limit 0", "--limit 0: a number of at least 1"),
     ("eval RUN --tasks a --shots -1", "--shots"),
@@ -238,7 +238,11 @@ SHOWN = [
     ("swap OTHER RUN", ("relative error of logits", "switching takes", "yes"), ("adapters", "switch_ms")),
     ("combine OTHER RUN --how ties", ("paired difference", "rank 8", "one standard error"), ("density", "tasks")),
     ("shrink RUN --rank 2 --out OUT", ("accuracy", "Σσ²", "saved in"), ("modules", "kept_energy")),
-    ("diff VERA RUN", ("method.name", "bert.encoder.layer.0.attention.self.query", "accuracy"), ("config", "scores")),
+    (
+        "diff VERA RUN",
+        ("method.name", "bert.encoder.layer.0.attention.self.query", "± one standard error over test rows"),
+        ("config", "scores"),
+    ),
 ]
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import tempfile
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rankwise.errors import Refused, did_you_mean
 from rankwise.paths import options
@@ -37,14 +38,17 @@ def overrides(words: list[str]) -> list[str]:
     from rankwise.config import known_keys
 
     by_key: dict[str, str] = {}
-    for word in words:
+    for number, word in enumerate(words):
         typed, equals, value = word.partition("=")
         name = typed.lstrip("+~")
         key = ALIASES.get(name, name)
         is_open, of_hydra = key.partition(".")[0] in OPEN, key.startswith("hydra")
-        if not equals and not typed.startswith("~"):
+        if not name or (not equals and not typed.startswith("~")):
             group = next((group for group in GROUPS if word in options(group)), None)
             near = f" (did you mean {group}={word}?)" if group else meaning(Path(word).suffix)
+            if number and str in _kinds(words[number - 1]):  # it may be the rest of a name
+                rest = itertools.takewhile(lambda other: "=" not in other, words[number:])
+                near = f" (with a blank, quote it: '{' '.join([words[number - 1], *rest])}')"
             raise Refused(f"{word}: not KEY=VALUE without blanks, such as method.rank=8{near}")
         named = key + "{}" * (is_open and value.startswith("{"))  # which stands beside options
         if named in by_key:
@@ -73,6 +77,14 @@ def overrides(words: list[str]) -> list[str]:
         adds = "++" * (is_open and ("." in key or value.startswith("{")))  # keys there are the user's
         by_key[named] = f"{typed if of_hydra else adds + key}{equals}{value}"
     return list(by_key.values())
+
+
+def _kinds(word: str) -> tuple[Any, ...]:
+    """What the value of KEY=VALUE may be: types."""
+    from rankwise.config import known_keys
+
+    hint = known_keys().get(word.partition("=")[0], (None,))[0]
+    return hint, *get_args(hint)
 
 
 def _as_text(match: re.Match[str]) -> str:
@@ -226,8 +238,17 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
             unknown = f"-m{one[1]}"  # of -method.rank=4
         elif one := re.fullmatch(r"argument (?:.*/)?(--.*): ignored explicit argument '(.*)'", message):
             message = f"{one[1]}={one[2]}: takes no value"
-        choice = re.fullmatch(r".* invalid choice: '(.*)' \(choose from (.*)\)", message)
-        message += did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
+        choices = {argparse._get_action_name(action): list(action.choices or ()) for action in parser._actions}
+        if one := re.match(r"argument (\S+): invalid choice: '(.*)' \(choose", message):
+            flag = f"{one[1].rpartition('/')[2]}=" * one[1].startswith("-")
+            message = f"{flag}{one[2]}: one of {', '.join(choices[one[1]])}{did_you_mean(one[2], choices[one[1]])}"
+        elif needed := message.partition("arguments are required: ")[2]:
+            named = (
+                name + f" (one of {', '.join(choices[name])})" * bool(choices[name]) for name in needed.split(", ")
+            )
+            message = f"give {', '.join(named)}"
+        elif one := re.fullmatch("one of the arguments (.*) is required", message):
+            message = f"give one of {', '.join(one[1].split())}"
         near = near_flag(unknown.split("=")[0], parser._option_string_actions, keys)
         surplus = f"{unknown}: one word too many" if unknown else message
         what = f"{unknown}: no such flag{near}" if unknown.startswith("-") else surplus
