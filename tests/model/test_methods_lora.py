@@ -236,6 +236,9 @@ def test_keys_that_cannot_be_are_refused_before_anything_loads(method, line, key
     assert str(refused.value).startswith(line)
 
 
+BOFT = {"_target_": "peft.BOFTConfig", "boft_block_size": 4, "boft_n_butterfly_factor": 2}
+
+
 @pytest.mark.parametrize(
     ("method", "keys", "line"),
     [
@@ -249,6 +252,7 @@ def test_keys_that_cannot_be_are_refused_before_anything_loads(method, line, key
         ("custom", {"method__peft": {"_target_": "AdaLoraConfig"}}, "method.peft: AdaLoraConfig does not take this"),
         ("custom", {"method__peft": {"_target_": "GraloraConfig"}, "method__rank": 5}, "method.rank=5: Gralora"),
         ("custom", {"method__peft": {"_target_": "PromptTuningConfig"}}, "method.peft._target_=PromptTuningConfig: a"),
+        ("custom", {"method__peft": BOFT}, "method.peft.boft_n_butterfly_factor=2: PEFT takes 1 where nvcc is missing"),
         *(
             ("custom", {"method__peft": {"_target_": "LoraConfig", key: ["query"]}}, f"method.peft.{key}=['query']: a")
             for key in ("target_modules", "modules_to_save", "layers_to_transform", "rank_pattern", "megatron_core")

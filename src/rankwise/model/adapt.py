@@ -123,7 +123,10 @@ def _peft_model(base: nn.Module, settings: PeftConfig, config: Config, planned: 
     except CANNOT as error:
         raise Refused(f"method={config.method.name}: PEFT cannot adapt this model so ({reason(error)})") from None
     assert isinstance(model, PeftModel)
+    factors = getattr(settings, "boft_n_butterfly_factor", 1)
     for name, parameter in model.named_parameters():
+        if "boft_R" in name.split(".") and len(parameter) < factors:
+            raise Refused.value("method.peft.boft_n_butterfly_factor", factors, "PEFT takes 1 where nvcc is missing")
         if "ranknum" in name.split("."):  # AdaLoRA's constant, which PEFT forgets to freeze on the meta device
             parameter.requires_grad_(False)
     return model
