@@ -127,6 +127,12 @@ def test_labels_that_are_no_classes_are_refused_with_the_way_out(
         (["None", "a"], "'None' is a class; if it says that a label is missing"),
         (["-", "yes", "no"], "'-' is a class; if it says that a label is missing, 'task.labels={-: null, yes: yes, no"),
         ([0.5, 1.5], "classes are fractions; task.kind=regression"),
+        (
+            [1, 2, 3, 4, 5],
+            "task.label=label: the numbers 1 to 5 are classes; task.kind=regression task.metric=pearson ",
+        ),
+        ([1, 2, 4], None),
+        ([0, 1], None),
         (["a", "b"], None),
     ],
 )

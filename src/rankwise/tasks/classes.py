@@ -176,6 +176,10 @@ def _unnamed(names: list[str]) -> Iterator[str]:
         mapped = ", ".join(f"{name}: {'null' if name in missing else name}" for name in names[:_SHOWN])
         remedy = f"'task.labels={{{mapped}{', …' if len(names) > _SHOWN else ''}}}' leaves its rows out"
         yield f"{', '.join(map(repr, missing))} is a class; if it says that a label is missing, {remedy}"
+    numbers = sorted(int(name) for name in names if _NUMBER.fullmatch(name))
+    if len(numbers) == len(names) > 2 and numbers == [*range(numbers[0], numbers[-1] + 1)]:
+        as_numbers = "task.kind=regression task.metric=pearson reads them as numbers"
+        yield f"the numbers {numbers[0]} to {numbers[-1]} are classes; {as_numbers}"
     spelled: dict[str, list[str]] = {}
     for name in names:
         spelled.setdefault(_fold(name), []).append(name)
