@@ -116,7 +116,8 @@ def test_the_fingerprint_changes_with_content_only(table):
     assert read(table(ROWS), test_share=0.3).fingerprint != first
 
 
-def test_a_run_takes_over_what_a_check_has_read_unless_the_file_has_changed(table, monkeypatch):
+def test_a_run_takes_over_what_a_check_has_read_unless_the_file_has_changed(table, monkeypatch, capsys):
+    monkeypatch.setattr(tasks_data, "_MUCH_BYTES", 0)
     path = table(ROWS)
     config = dataclasses.replace(tiny(), task=Task(name="t", path=str(path)))
     plain = read(path)
@@ -129,6 +130,7 @@ def test_a_run_takes_over_what_a_check_has_read_unless_the_file_has_changed(tabl
         table([(f"{text}{sign}", label) for text, label in ROWS])
         if sign == "?":
             tasks_data.check_files([config])
+    assert capsys.readouterr().err == f"rankwise: reading {path}\n" * 2
     assert all(text.endswith("!") for text in members(read(path)))
 
 

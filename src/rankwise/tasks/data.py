@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import re
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,7 @@ _FORGETTING = ("path", "package", "revision", "format", "columns", "text", "labe
 _Key = tuple[str, str, int]  # task, fingerprint of what it is read from, seed of its sample
 _read: dict[_Key, "Data"] = {}  # what was checked in this process, or in the one that started it; runs need not read it
 _MOST = 8  # of them are kept
+_MUCH_BYTES = 1 << 24  # take seconds to read
 _KEPT_BYTES, _ROW_BYTES = 1 << 27, 400  # between the readings; of a row beside its text
 _COPY = 0.75  # share of training rows in a part that is a copy, as a validation part may be cut from the original
 
@@ -105,7 +107,10 @@ def check_files(configs: Iterable[Config], hub: bool = True) -> None:
         if here or (hub and task.path):
             with contextlib.nullcontext() if task is config.task else of_forgetting():
                 asset = fetch(task)
-                _read[_key(task, asset, seed)] = load(task, asset, seed)
+                key, files = _key(task, asset, seed), [asset.path, *asset.path.rglob("*")] if asset.path else []
+                if key not in _read and sum(file.stat().st_size for file in files) > _MUCH_BYTES:
+                    print(f"rankwise: reading {asset.source}", file=sys.stderr, flush=True)
+                _read[key] = load(task, asset, seed)
             for oldest in [*_read][:-_MOST]:
                 del _read[oldest]
 
