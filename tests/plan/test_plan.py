@@ -187,7 +187,7 @@ def test_runs_that_cost_the_same_are_worked_out_once_and_summed(tiny, monkeypatc
 
     calls: list[Config] = []
     real = estimate._row
-    monkeypatch.setattr(estimate, "_row", lambda config, question: calls.append(config) or real(config, question))
+    monkeypatch.setattr(estimate, "_row", lambda config, *rest: calls.append(config) or real(config, *rest))
     configs = [tiny(seed=seed, optim__lr=lr) for seed in (0, 1) for lr in (1e-3, 1e-2)] + [tiny(method__rank=2)]
     configs[-1].trainer.devices, configs[0].tracking.name = 3, "wandb"
     found = plan(configs, Question(Hardware.here(), 10**12, mfu=0.5, gpus=3))
@@ -202,6 +202,21 @@ def test_runs_that_cost_the_same_are_worked_out_once_and_summed(tiny, monkeypatc
     assert totals["file_operations"] == 5 * (170 + 8)  # of runs that take no time
     assert totals["disk_bytes"] == sum(4 * run["params"]["trainable"] for run in found["runs"])
     assert totals["fits"] and not plan(configs, Question(Hardware.here(), 1000))["totals"]["fits"]
+
+
+def test_a_step_that_several_tasks_have_is_counted_once(tiny, monkeypatch):
+    from rankwise.plan import estimate
+
+    calls: list[int] = []
+    real = estimate._step
+    monkeypatch.setattr(estimate, "_step", lambda run, length, asked: calls.append(length) or real(run, length, asked))
+    epochs, asked = {"trainer__max_steps": None, "trainer__epochs": 2.0}, Question(Hardware.here(), 10**12, mfu=0.5)
+    configs = [tiny(**epochs, **task) for task in ({}, {"task__n_train": 64}, {"task__max_length": 16})]
+    found = plan(configs, asked)["runs"]
+    assert calls == [configs[0].task.max_length, 16]
+    (alone,) = plan(configs[1:2], asked)["runs"]
+    assert found[1] == alone | {"label": found[1]["label"]}
+    assert found[1]["compute"]["steps"] < found[0]["compute"]["steps"]
 
 
 def test_time_follows_from_the_operations_that_mfu_is_defined_by(tiny):

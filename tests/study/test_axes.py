@@ -219,7 +219,9 @@ def test_a_dry_run_lists_ids_states_and_costs_and_runs_nothing(tiny, tmp_path, m
     assert [row["params"]["trainable"] for row in told.values() if "params" in row] == [1090]
     assert main(["train", "--dry-run", "--rerun", *line]) == 0
     said = capsys.readouterr().out
-    assert f"{len(runs)} runs, {len(runs)} to run" in said and said.count("again") == 1
+    assert f"{len(runs)} runs, {len(runs)} to run" in said and said.count("again") == 1 and "No time" not in said
+    assert main(["train", "--dry-run", "debug=fast", "task=glue/rte", "trainer.max_steps=null"]) == 0
+    assert "No time: the rows of " in capsys.readouterr().out
     assert [path.name for path in tmp_path.rglob("result.json")] == ["result.json"]
 
 

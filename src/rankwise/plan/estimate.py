@@ -62,14 +62,14 @@ def plan(configs: Sequence[Config], question: Question) -> dict[str, Any]:
     Runs that differ in seed or learning rate alone are worked out once; baselines, which train no model, are left out.
     Raises Refused for what cannot be built.
     """
-    rows, known = [], dict[str, Row]()
+    rows, known, steps = [], dict[str, Row](), dict[str, tuple[Row, int]]()
     trained = [config for config in configs if not methods.of(config.method).is_baseline]
     if not trained:
         raise Refused(f"method={configs[0].method.name}: trains nothing that a plan could count")
     for config, name in zip(trained, labels(trained), strict=True):
         key = _same_cost(config)
         if key not in known:
-            known[key] = _row(config, question)
+            known[key] = _row(config, question, steps)
         rows.append({"label": name, "id": run_id(config), "method": config.method.name} | known[key])
     return {
         "hardware": question.hardware.name,
@@ -101,7 +101,8 @@ def _same_cost(config: Config) -> str:
     return json.dumps([costing(config), config.trainer.eval_batch_size, config.outputs], sort_keys=True)
 
 
-def _row(config: Config, question: Question) -> Row:
+def _row(config: Config, question: Question, steps: dict[str, tuple[Row, int]]) -> Row:
+    """What a run costs; ``steps`` are those that were counted so far: many tasks may have the same."""
     task = facts(config)
     asset = assets.fetch(config.model, progress=False) if _is_here(config) else None
     settings = question.hardware.settle(config.trainer)
@@ -114,25 +115,34 @@ def _row(config: Config, question: Question) -> Row:
     row["storage"] = _storage(config, adapted.model)
     if question.only_parameters:
         return row
-    devices = config.trainer.devices  # of which each holds the model and its part of a batch
-    rows, length = -(-config.trainer.batch_size // devices), _length(config, base)
-    run = FakeRun(config, base, task.scorer, settings, adapted)
+    length = _length(config, base)
+    of_task = [config.task.kind, config.task.packing, task.scorer.outputs, length]
+    key = json.dumps([costing(config) | {"task": of_task}, config.trainer.eval_batch_size], sort_keys=True)
+    if key not in steps:
+        run = FakeRun(config, base, task.scorer, settings, adapted)
+        steps[key] = _step(run, length, question)
+    step, needs = steps[key]
+    return row | step | {"compute": step["compute"] | _time(config, task, needs, question, settings)}
+
+
+def _step(run: FakeRun, length: int, question: Question) -> tuple[Row, int]:
+    """Memory and operations of a step of so many tokens in a row, and what it needs without recomputation."""
+    config, trainer = run.config, run.config.trainer
+    rows = -(-trainer.batch_size // trainer.devices)  # each device holds the model and its part of a batch
     shape = Shape(rows, length, packed=bool(config.task.packing))
-    step = [shape] * min(config.trainer.accumulate, 2)  # the second micro-batch finds gradients
+    step = [shape] * min(trainer.accumulate, 2)  # the second micro-batch finds gradients
     peak = run.train(step)
-    micro_batch, accumulate = run.flops // len(step), config.trainer.accumulate
-    evaluation = run.evaluate(Shape(config.trainer.eval_batch_size, length))
-    row["memory"] = {"train": peak.to_dict(), "eval": evaluation.to_dict()}
-    row["batch"] = [rows, length]
+    micro_batch = run.flops // len(step)
+    evaluation = run.evaluate(Shape(trainer.eval_batch_size, length))
+    row: Row = {"memory": {"train": peak.to_dict(), "eval": evaluation.to_dict()}, "batch": [rows, length]}
     room = question.limit_bytes - question.hardware.context_bytes
     row["fits"] = max(peak.peak, evaluation.peak) <= room
     if question.find_batch:
         of_one = largest_batch(lambda n: run.train([shape._replace(rows=n)] * len(step)).phases, room)
-        row["largest_batch"] = of_one * devices
-    flops = {"per_step": micro_batch * accumulate * devices} | beside_full(run, shape, micro_batch)
-    per_step = needed(run, shape, micro_batch) * accumulate
-    row["compute"] = {"flops": flops} | _time(config, task, per_step, question, settings)
-    return row
+        row["largest_batch"] = of_one * trainer.devices
+    flops = {"per_step": micro_batch * trainer.accumulate * trainer.devices} | beside_full(run, shape, micro_batch)
+    row["compute"] = {"flops": flops}
+    return row, needed(run, shape, micro_batch) * trainer.accumulate
 
 
 @functools.cache

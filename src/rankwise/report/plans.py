@@ -93,7 +93,8 @@ def listing(configs: Sequence[Config], states: Sequence[str], planned: Sequence[
     left = sum(state != "finished" for state in states)
     times = [row["compute"]["train_s"] for row in planned]
     sum_s = "" if None in times or not times else f", {duration(sum(times))} of training one after the other at most"
-    return Group(shown, Text(), Text(f"{plural(len(configs), 'run')}, {left} to run{sum_s}"))
+    notes = [Text(line, style="dim") for line in _no_time(planned)]
+    return Group(shown, Text(), Text(f"{plural(len(configs), 'run')}, {left} to run{sum_s}"), *notes)
 
 
 def listed(configs: Sequence[Config], states: Sequence[str], planned: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -121,6 +122,16 @@ def _sum(plan: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def _no_time(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Why some runs have none, in a line."""
+    if all(row["compute"]["steps"] is not None for row in rows):
+        return []
+    return [
+        "No time: the rows of data that are not here yet are not counted, nor how many of packed texts or blocks "
+        "share a batch; give trainer.max_steps or, where texts are not joined, task.n_train."
+    ]
+
+
 def _notes(plan: dict[str, Any]) -> list[str]:
     computes = [row["compute"] for row in plan["runs"]]
     rows, length = map(fmt.span, zip(*(row["batch"] for row in plan["runs"]), strict=True))
@@ -131,11 +142,7 @@ def _notes(plan: dict[str, Any]) -> list[str]:
     ]
     if speeds := dict.fromkeys(_speed(compute) for compute in computes if compute["train_s"] is not None):
         lines.append(f"Time: every batch at full length, so at most, at {', or at '.join(speeds)}.")
-    if any(compute["steps"] is None for compute in computes):
-        lines.append(
-            "No time: the rows of data that are not here yet are not counted, nor how many of packed texts or blocks "
-            "share a batch; give trainer.max_steps or, where texts are not joined, task.n_train."
-        )
+    lines += _no_time(plan["runs"])
     totals = plan["totals"]
     if totals["file_operations"] is not None:
         lines.append(f"Runs and launcher do {totals['file_operations']:,} operations on files in the study's folder.")
