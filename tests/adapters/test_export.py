@@ -112,7 +112,9 @@ def test_its_config_names_the_base_as_it_was_given_and_what_is_saved_once(traine
 
 def test_the_card_says_what_it_is(trained, tmp_path):
     run = trained()
-    export(run, tmp_path / "peft")
+    task = replace(run.config.task, template="/no_think {text}")  # which is no path
+    export(replace(run, config=replace(run.config, task=task)), tmp_path / "peft")
+    assert "template: /no_think {text}\n" in (tmp_path / "peft/README.md").read_text()
     _, front, text = (tmp_path / "peft/README.md").read_text().split("---\n", 2)
     kind = {"library_name": "peft", "pipeline_tag": "text-classification"}
     assert yaml.safe_load(front) == kind | {"license": "unknown"}

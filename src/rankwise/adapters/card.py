@@ -99,10 +99,10 @@ def alone(source: str) -> str:
     return Path(source).name if Path(source).expanduser().is_absolute() else source
 
 
-def _elsewhere(config: Any) -> Any:
-    if isinstance(config, dict):
-        return {key: _elsewhere(value) for key, value in config.items()}
-    return alone(config) if isinstance(config, str) else config
+def _elsewhere(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with the files that it names by their names alone."""
+    made = {key: _elsewhere(value) if isinstance(value, dict) else value for key, value in config.items()}
+    return made | {key: alone(str(made[key])) for key in ("path", "init_from") if made.get(key)}
 
 
 def _study(run: Run) -> str:
