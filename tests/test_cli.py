@@ -112,6 +112,8 @@ REFUSED = [
     ("claims --paper x", ["--paper: no such flag (here it is --only ID)"]),
     ("report --format json", ["--format: no such flag (the forms are flags, such as --json"]),
     ("find -m method.rank=1,2", ["-m: no such flag (of train and plan; rankwise find method.rank=4,8"]),
+    ("find task.margin=0.01 --margin 2%", ["task.margin: given twice, as --margin is the same"]),
+    ("find stage=tune", ["stage: of each run, which find chooses itself"]),
     ("find --budget -1h", ["--budget -1h: a time such as 30m"]),
     ("train --nproc_per_node 2", ["--nproc_per_node: no such flag (here it is trainer.devices for one run"]),
     ("train lora_target=q_proj,v_proj", ["lora_target: no such key (here it is targets=qv"]),

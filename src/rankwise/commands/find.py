@@ -62,6 +62,11 @@ def main(arguments: list[str]) -> int:
         return _simulate(options.json) if options.simulate else _replay(options.replay, options.json)
     jobs = [f"hydra.launcher.jobs={options.jobs}"] * (options.jobs is not None)
     options.overrides = overrides(options.overrides) + jobs
+    typed = {word.partition("=")[0] for word in options.overrides}
+    if options.margin is not None and "task.margin" in typed:
+        raise Refused("task.margin: given twice, as --margin is the same; leave one of them out")
+    if "stage" in typed:
+        raise Refused("stage: of each run, which find chooses itself; leave it out")
     from rankwise import machine
     from rankwise.find.ask import question
     from rankwise.forks import fork_server
