@@ -130,7 +130,8 @@ def _measure(record: Record, correct: np.ndarray) -> None:
     }  # fmt: skip
     record.compute = {"device": "cpu", "steps": 100, "tokens_per_s": 9000.0, "seconds": {"train_s": 20.0}}
     record.storage = {"adapter_bytes": 4 * trainable}
-    record.lora = {"scale": 2.0, "rank": rank, "min_side": 384} if method == "lora" else {}
+    ranks = {f"encoder.{layer}.{name}": rank for layer in range(2) for name in ("query", "value")}
+    record.lora = {"scale": 2.0, "rank": rank, "min_side": 384, "ranks": ranks} if method == "lora" else {}
     value = float(np.mean(correct))
     se = float(np.sqrt(value * (1 - value) / len(correct)))
     record.metrics = {"test": {"accuracy": {"value": value, "se": se, "n": len(correct)}}, "validation": {}}

@@ -354,12 +354,12 @@ def give_names(arms: list[Arm]) -> None:
     """
     for method in {arm.method for arm in arms}:
         same = [arm for arm in arms if arm.method == method]
-        varying = [key for key in _varying(same) if "." not in key and key != "rank"]
+        varying = [key for key in differing(same) if "." not in key and key != "rank"]
         for arm in same:
             twins = [other for other in same if trained_as(other) == trained_as(arm)]
-            beside = [key for key in _varying(twins) if "." in key and key in arm.settings]
+            beside = [key for key in differing(twins) if "." in key and key in arm.settings]
             parts = [method] + ([f"r={arm.rank}"] if arm.rank is not None else [])
-            others = [_shown(key, arm.settings.get(key)) for key in [*varying, *beside] if key != "targets"]
+            others = [worded(key, arm.settings.get(key)) for key in [*varying, *beside] if key != "targets"]
             arm.name = " ".join([*parts, *others])
             arm.label = f"{arm.name} {arm.settings['targets']}" if "targets" in varying else arm.name
 
@@ -381,7 +381,7 @@ def trained_as(arm: Arm) -> dict[str, Any]:
     return {key: value for key, value in arm.settings.items() if "." not in key}
 
 
-def _varying(arms: list[Arm]) -> list[str]:
+def differing(arms: list[Arm]) -> list[str]:
     """The settings in which arms differ; in details of what is measured beside, those that measure it at all."""
     varying = []
     for key in sorted({key for arm in arms for key in arm.settings}):
@@ -392,7 +392,7 @@ def _varying(arms: list[Arm]) -> list[str]:
     return varying
 
 
-def _shown(key: str, value: Any) -> str:
+def worded(key: str, value: Any) -> str:
     if key == "quant":
         return str(value) if value != "none" else "unquantized"
     if key == "peft":

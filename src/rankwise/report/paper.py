@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankwise.errors import plural
 from rankwise.report import tuning
+from rankwise.report.arms import differing, worded
 from rankwise.report.formats import si
 from rankwise.report.summary import BORDERLINE, budget, evaluation, margin, of_data, tests
 from rankwise.report.table import written_with
@@ -25,10 +26,32 @@ def paragraph(report: Report) -> list[str]:
     """The methods, a sentence or two each: models and data, arms, budget, tuning, seeds, tests, hardware, compute."""
     labels = ", ".join(arm.label for arm in report.arms if arm.comparable and arm.runs)
     compared = f"Compared: {labels}." if labels else ""
-    said = [_models(report), _data(report), *of_data(report.records), compared]
+    said = [_models(report), _data(report), *of_data(report.records), compared, *_in_common(report)]
     said += [*budget(report.arms, report.reference or report.arms[0]), *tuning.rates(report.arms)]
     said += [*written_with(report.arms), *evaluation(report.arms, report.metric), *_tests(report), _machine(report)]
     return [sentence for sentence in [*said, report.total] if sentence]
+
+
+def _in_common(report: Report) -> list[str]:
+    """What all arms of a method have, which no name says: their layers, alpha with its scale, dropout, …"""
+    methods: dict[str, list[str]] = {}  # of which each is said
+    for method in dict.fromkeys(arm.method for arm in report.arms if arm.comparable and arm.runs):
+        arms = [arm for arm in report.arms if arm.method == method and arm.comparable and arm.runs]
+        alike = {k: v for k, v in arms[0].settings.items() if "." not in k and k not in ("rank", *differing(arms))}
+        targets, quant = alike.pop("targets", ""), alike.pop("quant", "none")
+        peft = {key: value for key, value in (alike.pop("peft", None) or {}).items() if key != "_target_"}
+        layers = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in arms[0].first("lora.ranks") or ()))
+        where = f" on {targets}{f' ({layers})' * bool(layers)}" if targets else ""
+        scales = {scale for arm in arms if (scale := arm.first("lora.scale"))}
+        ends = " to ".join(f"{end:.3g}" for end in sorted({min(scales), max(scales)})) if scales else ""
+        settings = [(key, value) for key, value in sorted(alike.items()) if value != method]
+        parts = [
+            worded(key, value) + f" (scale α/r = {ends})" * (key == "alpha" and bool(ends)) for key, value in settings
+        ]
+        parts += [*(f"{key}={value}" for key, value in peft.items()), *[f"base stored as {quant}"] * (quant != "none")]
+        if where or parts:
+            methods.setdefault(f"{where}{': ' * bool(parts)}{', '.join(parts)}.", []).append(method)
+    return [", ".join(names) + said for said, names in methods.items()]
 
 
 def markdown(report: Report, wanted: Sequence[str] = ()) -> str:
