@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from scipy import stats
 from synthetic_study import ITEMS, answers, curve, printed, write_run, write_study
 
 from rankwise.report.columns import columns
+from rankwise.report.footnotes import numbered
 from rankwise.report.report import build
 
 FALLING = (0.7, 0.6, 0.5, 0.45, 0.4)
@@ -302,6 +304,16 @@ def test_items_that_are_no_more_than_clusters_are_told_as_these(tmp_path):
     assert build([tmp_path]).headline.title == "All test items are one group, which says nothing of other groups."
 
 
+def test_flags_that_differ_in_a_measured_number_alone_are_one_note(tmp_path):
+    write_study(tmp_path, {8: 0.82}, losses=FALLING)
+    for seed, last in itertools.product(range(3), (0.38, 0.39)):
+        write_run(tmp_path, "lora", 4 if last == 0.38 else 2, seed=seed, losses=(*FALLING[:-1], last))
+    report = build([tmp_path])
+    note = "under-trained: validation loss still falls, by 0.05 to 0.07 in the last fifth of the steps"
+    assert numbered(report.arms) == [f"¹ {note}"]
+    assert [label.split()[-1] for label in report.to_markdown().split("|") if " lora r=" in label] == ["¹"] * 3
+
+
 def test_runs_of_other_processors_or_threads_are_flagged(tmp_path):
     def run(method, rank, cpu, threads, **changes):
         record = write_run(tmp_path, method, rank, **changes)
@@ -314,7 +326,8 @@ def test_runs_of_other_processors_or_threads_are_flagged(tmp_path):
         run("lora", 4, "EPYC", 2, seed=seed)
         run("lora", 8, ("EPYC", "Xeon")[seed], 1, seed=seed)
         run("lora", 16, "Xeon", 2, seed=seed, device="cuda")
-    report, said = build([tmp_path]), "computed elsewhere, where the same run has other last digits: "
+    report = build([tmp_path])
+    said = "computed with other threads or hardware, where the same run has other last digits: "
     flags = {arm.rank: [flag for flag in arm.flags if flag.startswith(said)] for arm in report.arms}
     assert flags == {
         None: [],

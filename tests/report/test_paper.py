@@ -34,13 +34,17 @@ def study(tmp_path):
 
 
 def test_latex_is_a_booktabs_table_of_the_wanted_columns_with_nothing_unescaped(study):
-    made = build([study]).to_latex(["rank", "accuracy %", "trainable_params"])
+    sentence = "No conclusion: it fell; train it longer, or with --rates tune. 7 runs, 13 s."
+    answer = {"sentence": sentence, "metric": "accuracy", "ranks": [], "notes": []}
+    (study / "answer-a.json").write_text(json.dumps(answer))
+    made = build([study]).to_latex(["rank", "accuracy %", "trainable_params", "train_peak_bytes"])
+    assert "\n\\caption{No conclusion: it fell. $\\pm$ 95" in made, "neither advice nor what it took"
     table = made[made.index("\\toprule") : made.index("\\bottomrule")]
     header, *rows = [line for line in table.splitlines() if line.endswith(r"\\")]
-    assert header == r"arm & rank & accuracy \% & trainable\_params \\"
-    assert len(rows) == 3 and all(row.count(" & ") == 3 for row in rows)
-    assert re.search(r"lora r=64 & 64 & 82\.2 \$\\pm\$ 1\.8 & 2560770 ", table)
-    assert escaped("q|v_proj") == r"q\textbar{}v\_proj"
+    assert header == r"arm & rank & accuracy \% & trainable params & peak MB \\"
+    assert len(rows) == 3 and all(row.count(" & ") == 4 for row in rows)
+    assert re.search(r"lora r=64 & 64 & 82\.2 \$\\pm\$ 1\.8 & 2\.56[ ~]M & \d+ ", table)
+    assert escaped("q|v_proj") == r"q\textbar{}v\_proj" and escaped("--rates a-b –") == "-{}-rates a-b --"
     assert not re.search(r"(?<!\\)[%#_]", made), "a comment or a subscript would break the table"
 
 
@@ -66,7 +70,7 @@ def test_csv_and_markdown_have_the_wanted_columns_alone(study, capsys):
     assert capsys.readouterr().out.splitlines()[0] == "arm,rank,mfu"
     assert main(["report", str(study), "--csv", "--columns", "rank,trained %"]) == 2
     out, said = capsys.readouterr()
-    assert not out and "--columns trained %: of tables, not of CSV, which has above_constant_of_full, " in said
+    assert not out and "--columns trained %: of tables, not of CSV: the first line of report.csv has all" in said
     assert main(["report", str(study), "--markdown", "--columns", "rank,probed batch: rows × tokens"]) == 0
     assert "| arm | rank | probed batch: rows × tokens |\n" in capsys.readouterr().out
 

@@ -311,7 +311,9 @@ def test_a_group_of_rows_is_not_compared_by_the_predictions_of_all_rows(tmp_path
     for record in find([tmp_path]):
         record.metrics["test"]["accuracy_matched"] = record.metrics["test"]["accuracy"]
         record.write()
-    found = by_rank(build([tmp_path], score="accuracy_matched"))[8]
+    found = by_rank(report := build([tmp_path], score="accuracy_matched"))[8]
+    said = "Compared by accuracy_matched, chosen for this report; the margin was set for accuracy."
+    assert said in printed(report) and said not in printed(build([tmp_path]))
     assert found.verdict == "no comparison" and "which rows accuracy_matched is of" in found.reason
 
 

@@ -22,8 +22,9 @@ from rankwise.metrics import NOTHING, named
 from rankwise.report import arms as arms_of
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm
-from rankwise.report.columns import Section, marks, numbered
+from rankwise.report.columns import Section
 from rankwise.report.equivalence import MISSING
+from rankwise.report.footnotes import marks, numbered
 from rankwise.report.report import Report, compared, find_all, results
 from rankwise.report.summary import of_data
 from rankwise.report.table import BEST_OF_RATES, coverage, rendered

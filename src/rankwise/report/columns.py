@@ -14,13 +14,13 @@ from rankwise.report import costs
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm, asked_alike
 from rankwise.report.equivalence import MISSING, ONE_SEED, Comparison
+from rankwise.report.footnotes import marks
 from rankwise.report.forgetting import forgotten
 
 if TYPE_CHECKING:
-    from rankwise.report.by_task import Row
     from rankwise.report.report import Report
 
-_SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+KEYS = "the first line of report.csv has all"
 _OTHERS = 8  # metrics beside the task's own that a terminal shows
 _SHORT = {ONE_SEED: "one seed", MISSING: NOTHING}  # the whole sentence stands beneath the table
 
@@ -127,8 +127,8 @@ def chosen(report: Report, wanted: Sequence[str], *tables: str) -> list[Column]:
         if name
     }
     if unknown := next((name for name in wanted if name not in there), None):
-        keys = ", ".join(sorted(column.key for column in known if column.key))
-        raise Refused(f"--columns {unknown}: no column{did_you_mean(unknown, there)}; a header of the table, or {keys}")
+        near = did_you_mean(unknown, there)
+        raise Refused(f"--columns {unknown}: no column{near}; a header of the table, or a key: {KEYS}")
     return [known[0], *(there[name] for name in wanted if there[name] is not known[0])]
 
 
@@ -146,23 +146,6 @@ def cells(report: Report, columns: Sequence[Column]) -> list[list[str]]:
     """What a table says of each arm; the numbers of its flags stand behind its name."""
     flags = marks(report.arms)
     return [[c.text(arm) + flags[id(arm)] * (n == 0) for n, c in enumerate(columns)] for arm in report.arms]
-
-
-def footnotes(rows: Sequence[Arm | Row]) -> tuple[list[str], dict[int, list[int]]]:
-    """Each flag once, numbered from 1 in order of a table's rows, and the numbers of each row by ``id``."""
-    texts = list(dict.fromkeys(text for row in rows for text in row.flags))
-    return texts, {id(row): sorted(texts.index(text) + 1 for text in row.flags) for row in rows}
-
-
-def numbered(rows: Sequence[Arm | Row]) -> list[str]:
-    """The flags under a table, as ``marks`` numbers them."""
-    return [f"{str(n).translate(_SUPERSCRIPT)} {text}" for n, text in enumerate(footnotes(rows)[0], 1)]
-
-
-def marks(rows: Sequence[Arm | Row]) -> dict[int, str]:
-    """The numbers of a row's flags as they follow its name in every table, by ``id``."""
-    numbers = footnotes(rows)[1]
-    return {row: "".join(f" {n}".translate(_SUPERSCRIPT) for n in of_row) for row, of_row in numbers.items()}
 
 
 def delta(report: Report, arm: Arm) -> str | None:
@@ -264,14 +247,14 @@ def _costs() -> list[Column]:
     return [
         Column("adapter_params", "adapter params", adapter, fmt.si, "main paper"),
         Column("head_params", "head params", lambda a: a.first("params.head"), fmt.si, "wide"),
-        Column("trainable_params", "", lambda a: a.first("params.trainable")),
-        Column("total_params", "", lambda a: a.first("params.total")),
+        Column("trainable_params", "trainable params", lambda a: a.first("params.trainable"), fmt.si),
+        Column("total_params", "total params", lambda a: a.first("params.total"), fmt.si),
         Column("", "trained %", trainable_fraction, fmt.percent, "main"),
         Column("", "probed batch: rows × tokens", batch, tables="memory"),
         Column("", "peak in", held("phase"), tables="memory"),
         Column("predicted_peak_bytes", "predicted MB", costs.predicted_bytes, fmt.megabytes, "memory"),
-        Column("train_peak_bytes", "measured MB", costs.peak_bytes, fmt.megabytes, "memory"),
-        Column("", "peak MB", costs.peak_bytes, fmt.megabytes, "main paper"),
+        Column("", "measured MB", costs.peak_bytes, fmt.megabytes, "memory"),
+        Column("train_peak_bytes", "peak MB", costs.peak_bytes, fmt.megabytes, "main paper"),
         Column("", "pred. error", costs.prediction_error, fmt.signed_percent, "main"),
         Column("", "error %", costs.prediction_error, lambda e: fmt.signed_percent(e).removesuffix(" %"), "memory"),
         Column("eval_peak_bytes", "evaluation peak MB", lambda a: costs.peak_bytes(a, "eval"), fmt.megabytes, "memory"),
@@ -289,7 +272,7 @@ def _costs() -> list[Column]:
         Column("mfu", "MFU %", of("compute.mfu"), fmt.percent, "compute"),
         Column("quant_error", "logit error of storage %", of("compute.quant_error"), fmt.percent, "compute"),
         Column("train_s", "train s", of("compute.seconds.train_s"), fmt.three, "main"),
-        Column("total_s", "", of("compute.seconds.total_s")),
+        Column("total_s", "total s", of("compute.seconds.total_s"), fmt.three),
         Column("tokens_per_s", "tokens /s", of("compute.tokens_per_s"), fmt.si, "main"),
         Column("adapter_bytes", "adapter MB", of("storage.adapter_bytes"), fmt.megabytes, "wide"),
     ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rankwise.errors import Refused
 from rankwise.report import costs
 from rankwise.report.arms import Arm
-from rankwise.report.columns import chosen, columns, rank_fraction
+from rankwise.report.columns import KEYS, chosen, columns, rank_fraction
 from rankwise.report.forgetting import forgotten
 from rankwise.report.latency import timed
 from rankwise.tracking.record import finite
@@ -28,8 +28,7 @@ def csv_text(report: Report, wanted: Sequence[str] = ()) -> str:
     """Raw numbers, one line per arm; empty where unknown."""
     out, picked = io.StringIO(), chosen(report, wanted) if wanted else columns(report)
     if unnamed := [column.header for column in picked if wanted and not column.key]:
-        keys = ", ".join(sorted(column.key for column in columns(report) if column.key))
-        raise Refused(f"--columns {unnamed[0]}: of tables, not of CSV, which has {keys}")
+        raise Refused(f"--columns {unnamed[0]}: of tables, not of CSV: {KEYS}")
     fields = {part.key: part for column in picked for part in column.raw}
     writer = csv.writer(out, lineterminator="\n")
     writer.writerows([fields, *([_cell(part.get(arm)) for part in fields.values()] for arm in report.arms)])

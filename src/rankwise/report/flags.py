@@ -28,6 +28,7 @@ _PLACES = {  # what computed, by device: what it is called, and where records ha
     "threads": ("cpu", "compute.threads"),
     "GPU": ("cuda", "provenance.hardware.gpus"),
 }
+_ELSEWHERE = "computed with other threads or hardware, where the same run has other last digits"
 _MFU = 0.75  # of what the best of such runs reached: below, something else ran beside
 Kind = tuple[str, Context]  # of arms that are as fast as each other: their family and context
 
@@ -241,7 +242,7 @@ def _elsewhere(arm: Arm, reference: Arm) -> list[str]:
         if mine and len({*mine, *theirs}) > 1:
             other = "" if mine == theirs else f" (reference: {' and '.join(theirs)})"
             said.append(f"{what} {' and '.join(mine)}{other}")
-    return [f"computed elsewhere, where the same run has other last digits: {', '.join(said)}"] if said else []
+    return [f"{_ELSEWHERE}: {', '.join(said)}"] if said else []
 
 
 def _computed_on(arm: Arm, device: str, path: str) -> list[str]:

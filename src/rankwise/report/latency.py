@@ -10,7 +10,8 @@ from rankwise import methods
 from rankwise.metrics import NOTHING
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm
-from rankwise.report.columns import Section, marks
+from rankwise.report.columns import Section
+from rankwise.report.footnotes import marks
 from rankwise.tracking.fields import at
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rankwise.report.columns import chosen, footnotes
+from rankwise.report.columns import chosen
+from rankwise.report.footnotes import footnotes
 from rankwise.report.paper import paragraph
 from rankwise.report.table import interval_note
 
@@ -53,7 +54,7 @@ def latex(report: Report, wanted: Sequence[str] = ()) -> str:
         "\\begin{table}",
         "\\centering",
         "\\small\\setlength{\\tabcolsep}{3pt}",
-        f"\\caption{{{escaped(report.headline.title)} {escaped(interval_note(report))}}}",
+        f"\\caption{{{escaped(_verdict(report))} {escaped(interval_note(report))}}}",
         f"\\begin{{tabular}}{{{''.join('l' if column.left else 'r' for column in columns)}}}",
         "\\toprule",
         _line([escaped(column.title) for column in columns]),
@@ -73,8 +74,14 @@ def latex(report: Report, wanted: Sequence[str] = ()) -> str:
 
 
 def escaped(text: str) -> str:
-    """A text in which nothing is a command."""
-    return "".join(_SPECIAL.get(character, character) for character in re.sub(r"\s+", " ", text))
+    """A text in which nothing is a command, and two hyphens no dash."""
+    text = re.sub(r"\s+", " ", text)
+    return "".join(_SPECIAL.get(c, c) + "{}" * (text[i : i + 2] == "--") for i, c in enumerate(text))
+
+
+def _verdict(report: Report) -> str:
+    """The headline without what to do next and how long the runs took."""
+    return report.headline.title.partition(". ")[0].partition("; ")[0].rstrip(".") + "."
 
 
 def _line(cells: list[str]) -> str:

@@ -10,7 +10,8 @@ from rankwise.report import analyses, costs, paper, tuning
 from rankwise.report import formats as fmt
 from rankwise.report import table as tables
 from rankwise.report.arms import Arm
-from rankwise.report.columns import Section, cells, numbered, rank_fraction, section, shown
+from rankwise.report.columns import Section, cells, rank_fraction, section, shown
+from rankwise.report.footnotes import numbered
 from rankwise.report.plots import draw
 from rankwise.report.summary import provenance
 from rankwise.tracking.record import now

@@ -338,8 +338,7 @@ def margins(arms: list[Arm]) -> list[float]:
 
 def margin(report: Report) -> list[str]:
     """What the margin is, and whether it was set for what is compared."""
-    arms, metric = report.arms, report.metric
-    set_to, own = margins(arms), named(str(arms[0].first("config.task.metric") or "accuracy"))
+    set_to, own = margins(report.arms), _own(report)
     if report.answers and set_to != [report.margin]:
         said = [f"Margin of sameness, as rankwise find was asked: {own.width(report.margin)}."]
     elif len(set_to) > 1:
@@ -347,8 +346,17 @@ def margin(report: Report) -> list[str]:
         said = [f"The runs disagree on the margin ({widths}); the smallest is used."]
     else:
         said = [f"Margin of sameness, set in the config before the runs: {own.width(m)}." for m in set_to]
-    other = f"Compared by {metric.name}, chosen for this report; the margin was set for {own.name}."
-    return [*([other] if metric.name != own.name else []), *said]
+    return [*other_score(report), *said]
+
+
+def other_score(report: Report) -> list[str]:
+    """That the score was chosen after the runs, if so."""
+    mine, own = report.metric.name, _own(report).name
+    return [f"Compared by {mine}, chosen for this report; the margin was set for {own}."] if mine != own else []
+
+
+def _own(report: Report) -> Metric:
+    return named(str(report.arms[0].first("config.task.metric") or "accuracy"))
 
 
 def provenance(records: list[Record]) -> list[tuple[str, str]]:

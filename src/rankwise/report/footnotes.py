@@ -1,0 +1,43 @@
+"""The flags of a table's rows as numbered footnotes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rankwise.report.arms import Arm
+
+if TYPE_CHECKING:
+    from rankwise.report.by_task import Row
+
+_SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+_MEASURED = re.compile(r"(?<![\w.=-])\d+\.\d+(?![\w.])")  # no learning rate, nor the value of a key
+
+
+def footnotes(rows: Sequence[Arm | Row]) -> tuple[list[str], dict[int, list[int]]]:
+    """Each kind of flag once, numbered from 1 in order of a table's rows, and the numbers of each row by ``id``. Of
+    flags that differ in what was measured alone the text has the range."""
+    kinds: dict[str, list[str]] = {}
+    for text in (text for row in rows for text in row.flags):
+        kinds.setdefault(_MEASURED.sub("0", text), []).append(text)
+    numbers = {kind: number for number, kind in enumerate(kinds, 1)}
+    of_rows = {id(row): sorted({numbers[_MEASURED.sub("0", text)] for text in row.flags}) for row in rows}
+    return [_ranged(texts) for texts in kinds.values()], of_rows
+
+
+def _ranged(texts: list[str]) -> str:
+    found = zip(*map(_MEASURED.findall, texts), strict=True)
+    ends = iter([sorted({min(one, key=float), max(one, key=float)}, key=float) for one in found])
+    return _MEASURED.sub(lambda _: " to ".join(next(ends)), texts[0])
+
+
+def numbered(rows: Sequence[Arm | Row]) -> list[str]:
+    """The flags under a table, as ``marks`` numbers them."""
+    return [f"{str(n).translate(_SUPERSCRIPT)} {text}" for n, text in enumerate(footnotes(rows)[0], 1)]
+
+
+def marks(rows: Sequence[Arm | Row]) -> dict[int, str]:
+    """The numbers of a row's flags as they follow its name in every table, by ``id``."""
+    numbers = footnotes(rows)[1]
+    return {row: "".join(f" {n}".translate(_SUPERSCRIPT) for n in of_row) for row, of_row in numbers.items()}
