@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_study import printed, write_run, write_study
 
+from rankwise.cli import main
 from rankwise.compare import predictions_of
 from rankwise.errors import Refused
 from rankwise.metrics import named
@@ -55,6 +56,15 @@ def read(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(read, tmp_path_factory):
     return read.write(tmp_path_factory.mktemp("page"))["html"].read_text(encoding="utf-8")
+
+
+def test_a_report_of_two_studies_says_that_it_replaces_that_of_one(tmp_path, capsys):
+    studies = [str(tmp_path / name) for name in "ab"]
+    for study in studies:
+        write_study(tmp_path / study, {8: 0.82}, range(2))
+    said = f"rankwise: {studies[0]}: its report is replaced by one of all 2 paths; --out FOLDER leaves it\n"
+    for paths, told in ((studies[:1], ""), (studies[1:], ""), (studies, said)):
+        assert main(["report", *paths]) == 0 and capsys.readouterr().err == told
 
 
 def test_table_fits_120_columns_without_cutting_anything(study):

@@ -69,6 +69,9 @@ def main(arguments: list[str]) -> int:
         print(figures, end="", file=told)
         usual = None if form or options.score or any(map(pack.is_packet, paths)) else beside(paths)
         if usual and not files:
+            if len(paths) > 1 and (usual / "report.html").exists():
+                all_of = f"its report is replaced by one of all {len(paths)} paths"
+                print(f"rankwise: {usual}: {all_of}; --out FOLDER leaves it", file=sys.stderr)
             files = report.write(usual)
         if files:
             _list_files(files, paths, told)
