@@ -27,6 +27,7 @@ class Spreads:
     rows: int  # of the test set, clusters not counted
     metric: Metric
     margin: float  # the study's own
+    faults: tuple[str, ...] = ()  # why nothing may be concluded from its arms
 
     @property
     def luck(self) -> float:
@@ -62,7 +63,8 @@ def spreads(study: Path) -> Spreads:
     if not gathered or reference is None:
         raise Refused(f"{study}: no two arms that share two seeds; --power needs a study with them, or one of find")
     score = reference.runs[0].metrics["test"][report.metric.name]
-    return Spreads(_pooled(gathered), int(score["n"]), report.metric, report.margin)
+    faults = tuple(dict.fromkeys(f"{arm.called}: {arm.unfit}" for arm in arms if arm.unfit))
+    return Spreads(_pooled(gathered), int(score["n"]), report.metric, report.margin, faults)
 
 
 def _pooled(pairs: Sequence[Evidence]) -> Evidence:

@@ -102,12 +102,16 @@ def power(spread: Spreads, margin: float) -> tuple[str, Table]:
         f"from seed to seed; with {spread.rows:,} test rows by {metric.width(spread.known.over_items)}, however many "
         f"the seeds, and by {metric.width(spread.known.loose)} more for each seed."
     )
+    if spread.faults:
+        text += f" Plan with care, by runs from which nothing may be concluded: {'; '.join(spread.faults)}."
+    if None in [need.rows for need in needs(spread, margin)]:
+        text += " Where no number of rows is enough, a wider --margin may be, or more seeds."
     rows = [
         (
             f"{need.seeds}",
             "nothing" if not need.gain else metric.width(-need.gain),
             f"{100 * need.chance:.0f} %",
-            f"{need.rows:,}" if need.rows else "no number",
+            f"{need.rows:,}" if need.rows else "none is enough",
         )
         for need in needs(spread, margin)
     ]
