@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_study import answers, write_run
+from synthetic_study import FLAT, answers, write_run
 
 from rankwise.config import Config, changed
 from rankwise.find.answer import answer
@@ -124,7 +124,7 @@ def test_a_rank_that_was_only_given_up_is_not_called_worse(findings):
     looks[8] = [replace(look, sound=False) for look in seen(0.01, 2, 3)]
     ahead = answer(findings(looks, faults={8: ["diverged 1/3"]}))["sentence"]
     assert "rank 8 is 1.0 points ahead [0.7, 1.3] at 90 %, but it is at fault itself (diverged 1/3)." in ahead
-    void = findings({4: seen(-0.003, 2, 3)}, decision=Decision({}), stopped="full fine-tuning: diverged 3/3")
+    void = findings({4: seen(-0.003, 2, 3)}, decision=Decision({}), stopped="diverged 3/3")
     full = begin(changed(void.question.method, {"method.rank": 8}), None)  # 8 had no room in memory
     full.run["status"] = FAILED
     void.runs.records[Path("8")] = full
@@ -163,7 +163,7 @@ STEADY, VARIED = [0.64] * 8, [0.56, 0.72, 0.60, 0.66, 0.68, 0.65, 0.62, 0.69]  #
     [
         (VARIED, VARIED, 8, "Rank 4 is enough: within 10 points of full fine-tuning (+0.2, at worst −0.1 at 98 %), "),
         (STEADY, VARIED, 8, "Rank 4 is enough: within 10 points of full fine-tuning (+0.6, at worst −7.9 at 98 %), "),
-        (VARIED, VARIED, 3, f"No conclusion: full fine-tuning: {UNSURE}. 6 runs, "),
+        (VARIED, VARIED, 3, f"No conclusion: full fine-tuning's runs are no reference ({UNSURE}). 6 runs, "),
         (STEADY, VARIED, 3, f"Not decided with 3 seeds: rank 4 is −1.0 points [−15.0, +13.0] at 90 %, but {UNSURE}. "),
     ],
 )
@@ -187,6 +187,21 @@ def test_runs_that_too_few_seeds_show_to_be_above_chance_get_more_of_them(findin
     assert told["sentence"][: len(said)] == said
     assert (told["decided"], told["rank"]) == ((True, 4) if seeds == 8 else (False, None))
     assert [look.sound for look in looked.looks[4]] == [True, None, *[True] * (seeds > 3)]
+
+
+def test_a_reference_that_is_under_trained_is_told_at_the_first_look(findings, tmp_path, capsys):
+    found, told = findings({4: []}), []
+
+    def runs(configs: list[Config], stage: str) -> list[Record]:
+        told.append(capsys.readouterr().err)
+        losses = {"full": (0.7, 0.6, 0.5, 0.45, 0.4), "lora": FLAT}
+        return [write_run(tmp_path, c.method.name, 4, seed=c.seed, losses=losses[c.method.name]) for c in configs]
+
+    looked = confirm(replace(found.question, ranks=(4,)), Guess(4), found.rates, runs)
+    fault = "under-trained: validation loss still falls, by 0.05 in the last fifth of the steps"
+    assert looked.stopped.startswith(f"full fine-tuning's runs are no reference ({fault}); train it longer, or")
+    said = f"rankwise: full fine-tuning is {fault}, so far: if further seeds say the same, there will be no answer; "
+    assert [line[: len(said)] for line in told] == ["", said], "before the runs of the second look"
 
 
 @pytest.mark.parametrize("diverged", [False, True])

@@ -52,7 +52,7 @@ def test_a_reference_that_gives_one_answer_forbids_a_conclusion(tmp_path):
     """Six steps teach a random model nothing: every arm scores the same, which is no sameness."""
     done = rankwise(tmp_path, *FAST)
     assert done.returncode == 0
-    said = "No conclusion: full fine-tuning: 3/3 give one answer to every text; train it longer, or with --rates tune. "
+    said = "No conclusion: full fine-tuning's runs are no reference (3/3 give one answer to every text); "
     assert " ".join(done.stdout.split()).startswith(said)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -167,11 +168,13 @@ def confirm(question: Question, guess: Guess, rates: Rates, runs: Runs) -> Findi
                 few = all(fault.endswith(TOO_FEW) for fault in against)
                 if against and (seeds == rule.looks[-1] or not few):
                     remedy = "; train it longer" + ", or with --rates tune" * (not question.tuned)
-                    stopped = f"{question.reference_name}: {against[0]}{remedy * (not few)}"
+                    stopped = f"{question.reference_name}'s runs are no reference ({against[0]}){remedy * (not few)}"
                     decision = Decision({})  # what it was compared with before is void, too
                 else:
                     wrong[rank][:0] = [f"{question.reference_name} is {fault}" for fault in against]
                 evidence = replace(evidence, sound=_sound(wrong[rank]))
+            elif not looks:
+                _foresee(question, faults(arms[None], question.metric))
             looks.setdefault(rank, []).append(evidence)
         except Spent:
             stopped = "budget"
@@ -186,6 +189,16 @@ def _sound(faults: Sequence[str]) -> bool | None:
     """Of evidence, whose runs have these faults: None where more seeds may end all that count."""
     grave = [fault for fault in faults if not fault.startswith(UNDER_TRAINED)]
     return None if grave and all(fault.endswith(TOO_FEW) for fault in grave) else not grave
+
+
+def _foresee(question: Question, against: list[str]) -> None:
+    """Say after the first look what no seed is likely to mend, while there are runs to be saved."""
+    if short := next((fault for fault in against if fault.startswith(UNDER_TRAINED)), ""):
+        print(
+            f"rankwise: {question.reference_name} is {short}, so far: if further seeds say the same, there will be no "
+            "answer; trainer.max_steps or trainer.epochs trains longer",
+            file=sys.stderr,
+        )
 
 
 def _paired(question: Question, rates: Rates, rank: int, seeds: int, runs: Runs) -> dict[int | None, list[Record]]:
