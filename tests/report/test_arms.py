@@ -36,6 +36,22 @@ def test_seeds_of_one_arm_are_one_row_in_reading_order(tmp_path):
     assert report.reference is report.arms[2]
 
 
+def test_rows_that_differ_in_their_context_are_named_by_it_and_another_model_by_its_name(tmp_path):
+    write_study(tmp_path, {8: 0.82}, range(2))
+    for size in (16, 64):
+        write_run(tmp_path, "lora", 8, trainer__batch_size=size)
+    write_run(tmp_path, "lora", 8, model__name="bert", model__path="/models/bert", trainer__batch_size=64)
+    arms = {arm.label: arm.flags[:1] for arm in build([tmp_path]).arms}
+    other = "not comparable, not ranked: another model (bert), trainer.batch_size=64 (reference: 32)"
+    assert arms == {
+        "minilm lora r=8": [],
+        "minilm full": [],
+        "bert lora r=8": [other],
+        "minilm lora r=8 batch_size=16": ["not comparable, not ranked: trainer.batch_size=16 (reference: 32)"],
+        "minilm lora r=8 batch_size=64": ["not comparable, not ranked: trainer.batch_size=64 (reference: 32)"],
+    }
+
+
 @pytest.mark.parametrize(
     ("change", "label"),
     [

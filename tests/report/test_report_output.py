@@ -106,7 +106,7 @@ def test_table_has_the_other_metrics_and_what_the_study_took(study):
     assert "24 more, accuracy_16 to accuracy_39, in report.html and report.csv." in text and "accuracy_15" in text
     assert "accuracy_39 %" in html(report) and "accuracy_39_mean" in report.to_csv()
     main, other = ([line.rstrip() for line in part.splitlines()] for part in text.split("Other test metrics"))
-    named = [re.match(r"(lora r=16 [¹²³⁴⁵]( [¹²³⁴⁵])*) ", line) for line in main]
+    named = [re.match(r"(lora r=16 batch_size=16 [¹²³⁴⁵]( [¹²³⁴⁵])*) ", line) for line in main]
     (alone,) = {found[1] for found in named if found}  # of another batch size, not ranked
     assert any(re.match(rf"{alone} +50\.0", line) for line in other)
     assert any(re.match(r"lora r=8( [¹²³⁴⁵])+ +50\.0±2\.0\* ", line) for line in other)  # the best of two rates

@@ -18,7 +18,8 @@ from rankwise import methods, metrics
 from rankwise.compare import Replicate, preference, replicate
 from rankwise.config import flat
 from rankwise.errors import Refused
-from rankwise.identity import called, canonical
+from rankwise.identity import canonical
+from rankwise.report.naming import give_names, name_sources, trained_as
 from rankwise.statistics import Interval, interval
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FAILED, FINISHED, Record
@@ -173,7 +174,7 @@ def group(records: list[Record], asked: Record | None = None) -> list[Arm]:
         _choose_lr(arm)
         arm.scores = _scores(arm)
     give_names(grouped)
-    _name_sources(grouped)
+    name_sources(grouped)
     return sorted(grouped, key=reading_order)
 
 
@@ -345,56 +346,3 @@ def covered(scores: Iterable[Interval | None], items: str = "test items") -> str
     words = {"both": f"seeds and {items}", "seeds": "seeds", "items": f"{items} alone ({why})"}
     over = ", or ".join(words[kind] for kind in words if kind in kinds)
     return f"± 95 % over {over}" if over else "no interval"
-
-
-def give_names(arms: list[Arm]) -> None:
-    """Give arms short names: method, rank and whatever else distinguishes arms of the same method here.
-
-    What is measured beside is named where two arms differ in nothing else.
-    """
-    for method in {arm.method for arm in arms}:
-        same = [arm for arm in arms if arm.method == method]
-        varying = [key for key in differing(same) if "." not in key and key != "rank"]
-        for arm in same:
-            twins = [other for other in same if trained_as(other) == trained_as(arm)]
-            beside = [key for key in differing(twins) if "." in key and key in arm.settings]
-            parts = [method] + ([f"r={arm.rank}"] if arm.rank is not None else [])
-            others = [worded(key, arm.settings.get(key)) for key in [*varying, *beside] if key != "targets"]
-            arm.name = " ".join([*parts, *others])
-            arm.label = f"{arm.name} {arm.settings['targets']}" if "targets" in varying else arm.name
-
-
-def _name_sources(arms: list[Arm]) -> None:
-    """Say of which model an arm is and on which task, where these differ; TF-IDF is of no model."""
-    for key, shown, where in (("model", "{1} {0}", "with {1}"), ("task", "{0} on {1}", "{0} on {1}")):
-        of = [arm for arm in arms if any(k.startswith(f"{key}.") and "fingerprint" not in k for k, _ in arm.context)]
-        configs = [(arm.runs or arm.unscored)[0].config.get(key) or {} for arm in of]
-        sources = [(str(config.get("name")), config.get("path")) for config in configs]
-        names = called(sources)
-        for arm, source in zip(of, sources, strict=True) if len(names) > 1 else ():
-            arm.label = shown.format(arm.label, names[source])
-            arm.where = where.format(arm.where, names[source]).strip()
-
-
-def trained_as(arm: Arm) -> dict[str, Any]:
-    """Its settings without those of what is measured beside, which have a dot."""
-    return {key: value for key, value in arm.settings.items() if "." not in key}
-
-
-def differing(arms: list[Arm]) -> list[str]:
-    """The settings in which arms differ; in details of what is measured beside, those that measure it at all."""
-    varying = []
-    for key in sorted({key for arm in arms for key in arm.settings}):
-        detail = "." in key and key not in ("generation.metrics", "forgetting.name")
-        having = [arm for arm in arms if key in arm.settings or not detail]
-        if len({json.dumps(arm.settings.get(key)) for arm in having}) > 1:
-            varying.append(key)
-    return varying
-
-
-def worded(key: str, value: Any) -> str:
-    if key == "quant":
-        return str(value) if value != "none" else "unquantized"
-    if key == "peft":
-        return methods.peft_class(value).removesuffix("Config")
-    return {"alpha": "α=", "dropout": "dropout=", "bias": "bias="}.get(key, f"{key}=") + str(value)

@@ -25,6 +25,7 @@ from rankwise.report.arms import Arm
 from rankwise.report.columns import Section
 from rankwise.report.equivalence import MISSING
 from rankwise.report.footnotes import marks, numbered
+from rankwise.report.naming import give_names, trained_as
 from rankwise.report.report import Report, compared, find_all, results
 from rankwise.report.summary import of_data
 from rankwise.report.table import BEST_OF_RATES, coverage, rendered
@@ -186,7 +187,7 @@ def build(paths: list[Path]) -> ByTask:
     notes: list[str] = []
     for (model, *_), runs in sorted(together.items()):
         rows += _rows(model, runs, task_of, len(judged) == 1, notes)
-    arms_of.give_names([row.arm for row in rows])
+    give_names([row.arm for row in rows])
     models, protocols = len({row.model for row in rows}) > 1, len({row.arm.optimistic for row in rows}) > 1
     present = {task: arm for row in rows for task, arm in row.tasks.items()}
     order = [*(task for task in _GLUE if task in present), *(task for task in present if task not in _GLUE)]
@@ -241,7 +242,7 @@ def _rows(model: str, runs: list[Record], task_of: dict[int, str], alone: bool, 
 
 
 def _key(arm: Arm, loose: bool) -> str:
-    settings = {k: v for k, v in arms_of.trained_as(arm).items() if k != "init_from"} if loose else arm.settings
+    settings = {k: v for k, v in trained_as(arm).items() if k != "init_from"} if loose else arm.settings
     return json.dumps([arm.method, settings], sort_keys=True, default=str)
 
 

@@ -173,7 +173,14 @@ def _context(arm: Arm) -> list[str]:
     """Keys that differ from the reference's, with both values; the first few, as another model differs in many."""
     if arm.comparable:
         return []
-    pairs = [f"{key}={_short(here)} (reference: {_short(there)})" for key, (here, there) in arm.differs.items()]
+    models = [key for key in arm.differs if key.startswith("model.")]
+    other = (
+        [f"another model ({arm.first('config.model.name')})"]
+        if set(models) - {"model.fingerprint", "model.revision"}
+        else []
+    )
+    differs = {key: values for key, values in arm.differs.items() if not other or key not in models}
+    pairs = other + [f"{key}={_short(here)} (reference: {_short(there)})" for key, (here, there) in differs.items()]
     more = f" and {len(pairs) - _KEYS} more keys" if len(pairs) > _KEYS else ""
     return [f"not comparable, not ranked: {', '.join(pairs[:_KEYS])}{more}"]
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rankwise.errors import plural
 from rankwise.report import tuning
-from rankwise.report.arms import differing, worded
 from rankwise.report.formats import si
+from rankwise.report.naming import differing, worded
 from rankwise.report.summary import BORDERLINE, budget, evaluation, margin, of_data, tests
 from rankwise.report.table import written_with
 from rankwise.tracking.fields import at

@@ -14,6 +14,7 @@ from rankwise.report.answers import Answer, read
 from rankwise.report.arms import Arm, group, reference_of
 from rankwise.report.equivalence import ALONE, Comparison, compare
 from rankwise.report.flags import find_unfit, flag
+from rankwise.report.naming import tell_apart
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency, smallest_sufficient
 from rankwise.report.summary import Headline, headline, margins, notes, total
 from rankwise.tracking import remote
@@ -160,6 +161,7 @@ def compared(every_run: list[Record], score: str | None = None) -> Report:
     ids = [answer.document.get("reference_run") for answer in answered[:1]]
     asked = next((record for record in records if record.run.get("id", "") in ids), None)
     arms = group(records, asked)
+    tell_apart(arms)
     reference = reference_of(arms, asked)
     first = reference or arms[0]
     own = named(str(first.first("config.task.metric") or "accuracy"))
