@@ -108,7 +108,7 @@ def check_files(configs: Iterable[Config], hub: bool = True) -> None:
             with contextlib.nullcontext() if task is config.task else of_forgetting():
                 asset = fetch(task)
                 key, files = _key(task, asset, seed), [asset.path, *asset.path.rglob("*")] if asset.path else []
-                if key not in _read and sum(file.stat().st_size for file in files) > _MUCH_BYTES:
+                if key not in _read and sum(file.stat().st_size for file in files if file.is_file()) > _MUCH_BYTES:
                     print(f"rankwise: reading {asset.source}", file=sys.stderr, flush=True)
                 _read[key] = load(task, asset, seed)
             for oldest in [*_read][:-_MOST]:
