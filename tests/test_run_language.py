@@ -233,7 +233,7 @@ def test_what_a_language_task_cannot_do_is_refused(keys, line, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "line"),
     [
-        ({"metrics": ["bleu"], "max_new_tokens": 120}, r"task\.generation\.max_new_tokens=120: at most"),
+        ({"metrics": ["bleu"], "max_new_tokens": 1020}, r"task\.generation\.max_new_tokens=1020: at most"),
         ({"metrics": ["number_match"]}, r"metric number_match: item 0 \(from 0\) has no number in its reference"),
     ],
 )
