@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -18,6 +19,7 @@ from rankwise.config import plain
 from rankwise.errors import Refused
 from rankwise.files import read_json, read_yaml
 from rankwise.identity import folder
+from rankwise.paths import readable
 from rankwise.report.export import _cell
 from rankwise.run import _no_memory, run
 from rankwise.study.compose import to_config
@@ -142,6 +144,20 @@ def test_records_are_as_private_as_the_umask_says(tiny):
         os.umask(before)
     modes = {stat.S_IMODE(path.stat().st_mode) for path in record.folder.iterdir()}
     assert modes == {0o600}
+
+
+def test_a_folder_is_opened_to_others_and_loses_no_permission(tmp_path, monkeypatch):
+    (shared := tmp_path / "shared").mkdir()
+    shared.chmod(0o2700)  # what is made in it belongs to its group
+    (file := shared / "weights").touch(0o600)
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "chmod", Mock(side_effect=PermissionError))  # one that knows no permissions
+        readable(shared)
+    readable(shared)
+    (usual := tmp_path / "usual").mkdir()
+    assert shared.stat().st_mode == usual.stat().st_mode | 0o2000
+    (usual / "file").touch()
+    assert file.stat().st_mode == (usual / "file").stat().st_mode
 
 
 def test_what_a_terminal_would_obey_is_written_as_an_escape(tmp_path, capsys):

@@ -1,6 +1,8 @@
 """Where rankwise's own files are."""
 
+import contextlib
 import os
+import stat
 from pathlib import Path
 
 # What lies in the folder of a run until it is finished, and as large as what it trains or larger.
@@ -29,4 +31,5 @@ def readable(folder: Path) -> None:
     mask = os.umask(0o077)
     os.umask(mask)
     for path in (folder, *folder.rglob("*")):
-        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+        with contextlib.suppress(OSError):  # not every disk knows permissions
+            path.chmod(stat.S_IMODE(path.stat().st_mode) | ((0o777 if path.is_dir() else 0o666) & ~mask))

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -280,6 +279,8 @@ def write(file: Path, text: str, flag: str = "") -> None:
 
 def writable(file: Path, flag: str) -> None:
     """Raise Refused, before anything is computed, where ``write`` will not be able to."""
+    import tempfile
+
     try:
         with tempfile.TemporaryFile(dir=file.absolute().parent):
             why = "a folder" if file.is_dir() else None

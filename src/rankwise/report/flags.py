@@ -174,11 +174,8 @@ def _context(arm: Arm) -> list[str]:
     if arm.comparable:
         return []
     models = [key for key in arm.differs if key.startswith("model.")]
-    other = (
-        [f"another model ({arm.first('config.model.name')})"]
-        if set(models) - {"model.fingerprint", "model.revision"}
-        else []
-    )
+    is_other = bool(set(models) - {"model.fingerprint", "model.revision"})
+    other = [f"another model ({arm.first('config.model.name')})"] * is_other
     differs = {key: values for key, values in arm.differs.items() if not other or key not in models}
     pairs = other + [f"{key}={_short(here)} (reference: {_short(there)})" for key, (here, there) in differs.items()]
     more = f" and {len(pairs) - _KEYS} more keys" if len(pairs) > _KEYS else ""

@@ -70,6 +70,7 @@ def differing(arms: list[Arm]) -> list[str]:
 
 
 def worded(key: str, value: Any) -> str:
+    """A setting as names have it: ``α=16``, ``unquantized``."""
     if key == "quant":
         return str(value) if value != "none" else "unquantized"
     if key == "peft":

@@ -78,13 +78,8 @@ def refuse_idle(runs: Iterable[tuple[Config, Iterable[str]]]) -> None:
             if not mine:
                 used.add(key)
             elif value not in ("none", "null", "false"):
-                group = (
-                    "optim"
-                    if mine in (["optim.momentum"], ["optim.betas"])
-                    else "task"
-                    if key.startswith("task.")
-                    else "method"
-                )
+                of_optimizer = mine in (["optim.momentum"], ["optim.betas"])
+                group = "optim" if of_optimizer else "task" if key.startswith("task.") else "method"
                 why = "task.n_train=null" if key == "data_seed" else f"{group}={getattr(config, group).name}"
                 idle_words.setdefault(key, {}).setdefault(why, f"{key}={value}")
     for key, by_reason in idle_words.items():

@@ -19,7 +19,7 @@ class Mirror:
         """``end`` is where the rows of an earlier attempt end that are not to be told."""
         self.started = False
         self._process: subprocess.Popen[str] | None = None
-        self._end = map(str, end)
+        self._end = [str(number) for number in end]
         self._folder, tracking = record.folder, record.config.get("tracking") or {}
         off = "disabled" in (tracking.get("mode"), os.environ.get("WANDB_MODE")) or tracking.get("name") == "none"
         self._name = None if off else str(tracking.get("name") or "wandb")
