@@ -69,7 +69,7 @@ def test_a_run_leaves_one_self_contained_folder(tiny):
     assert files(config) == LEFT | {"predictions.parquet", "adapter"}
     assert typed(yaml.safe_load((folder(config) / "config.yaml").read_text())) == config
     source = {"source": "600 generated rows", "asset": "synthetic:600", "fingerprint": None, "classes": ["0", "1"]}
-    rows = {"train": 128, "validation": 64, "test": 64}
+    rows = {"train": 128, "validation": 64, "test": 64, "cut": 0}
     assert record.provenance["data"] | {"fingerprint": None} == source | rows
     assert record.provenance["model"]["source"] == "random weights"
     assert record.run["started"] <= record.run["ended"]

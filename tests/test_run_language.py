@@ -128,6 +128,8 @@ def test_shown_examples_stand_before_every_question(tmp_path):
     )
     cut = [record.provenance["data"]["cut"] for record in (none, one, many)]
     assert cut[0] <= cut[1] < cut[2], "what the shots push beyond task.max_length is told"
+    said = [record.provenance["data"].get("notes", [""])[-1] for record in (none, many)]
+    assert said[0] == "" and f"{cut[2]} of 72 rows lose their end to task.max_length=64; " in said[1]
     assert none.params["trainable"] == one.params["trainable"] == 0
     assert np.array_equal(kept(none)["label"], kept(one)["label"])  # what is asked is the same
     assert not np.allclose(kept(none)["score"], kept(one)["score"])

@@ -81,8 +81,7 @@ def _few_shot(config: Config, record: Record, clock: Clock, ready: Callable[[], 
         data = loaders.data
         if config.task.generation.metrics:
             questions(config, tokenizer, data.test)
-        if loaders.cut is not None:
-            record.provenance["data"]["cut"] = loaders.cut
+        note_cut(loaders, record)
     ready()
     lm.requires_grad_(False)
     if settings.precision == "bf16_true":
@@ -137,6 +136,15 @@ def load(config: Config, record: Record) -> tuple[Any, assets.Asset]:
         print(f"rankwise: {note}", file=sys.stderr)
     record.provenance["model"] = {"source": model.source, "fingerprint": model.fingerprint}
     return rows, model
+
+
+def note_cut(loaders: Any, record: Record) -> None:
+    """Put into the record how many rows lost their end, and say it where they are many."""
+    known = record.provenance["data"]
+    known["cut"] = loaders.cut
+    if loaders.note:
+        known["notes"] = [*known.get("notes", ()), loaders.note]
+        print(f"rankwise: {loaders.note}", file=sys.stderr)
 
 
 def note_commit(source: Model, model: assets.Asset, record: Record) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from rankwise import callbacks, check, methods
-from rankwise.baseline import OnProgress, load, note_commit
+from rankwise.baseline import OnProgress, load, note_commit, note_cut
 from rankwise.config import Config
 from rankwise.measure import latency
 from rankwise.measure.clock import Clock
@@ -94,8 +94,7 @@ class _Story:
         self.loaders = batches.Loaders.of(config, self.data, self.tokenizer)
         self.data = self.loaders.data
         record.compute |= quantize(self.lm, config, self.settings, self.loaders.validation, mapped)
-        if self.loaders.cut is not None:
-            record.provenance["data"]["cut"] = self.loaders.cut
+        note_cut(self.loaders, record)
         if config.task.generation.metrics:  # refused now, not when all is trained
             questions(config, self.tokenizer, self.data.test)
         check.check_lengths(config, self.tokenizer.model_max_length)

@@ -98,6 +98,18 @@ def loaders(**keys: Any) -> Loaders:
     return Loaders.of(config, data.load(config.task, resolve(config.task), config.data_seed), byte_tokenizer())
 
 
+def test_how_many_texts_lose_their_end_is_counted_and_said_with_what_would_hold_them(tmp_path):
+    lengths = [*range(8, 208)]  # with the first and the last token
+    (tmp_path / "d.csv").write_text("".join(f"{n % 2},{str(n).zfill(n - 2)}\n" for n in lengths))
+    keys = {"task__path": str(tmp_path / "d.csv"), "task__columns": ["label", "text"]}
+    most, default, less = (
+        loaders(task="local", **keys, **length) for length in ({"task__max_length": 195}, {}, {"task__max_length": 107})
+    )
+    assert (most.cut, most.note) == (12, ""), "of fewer than a tenth nothing is said"
+    assert default.note == "79 of 200 rows lose their end to task.max_length=128; 204 would hold nearly all"
+    assert less.note == "100 of 200 rows lose their end to task.max_length=107; 203 would hold nearly all"
+
+
 def test_training_batches_are_those_of_the_plan():
     made = loaders()
     plan = [[5, 2, 9], [0], [5, 1]]

@@ -17,6 +17,10 @@ from rankwise.tasks.language import CollateText, EncodedText, Packed, in_blocks
 from rankwise.tasks.scores import ClassScorer, ValueScorer
 
 
+_SOME = 256  # rows that are cut, by whose lengths a task.max_length is proposed
+_NOTED = 0.1  # share of cut rows from which on it is said
+
+
 class Encoded(Dataset[dict[str, Any]]):
     """Tokenized rows of one split, without padding."""
 
@@ -29,6 +33,10 @@ class Encoded(Dataset[dict[str, Any]]):
         self.columns = {key: values for key, values in encoded.items() if key in names}
         self.labels = labels
         self.lengths = self.order = np.array([*map(len, encoded["input_ids"])])  # what makes a batch large
+        long = [row for row, tokens in enumerate(encoded.encodings or ()) if tokens.overflowing]
+        self.cut, some = len(long), long[:_SOME]  # rows that lost their end
+        again = ([texts[row] for row in some], pairs and [pairs[row] for row in some])
+        self.uncut = [*map(len, tokenizer(*again, verbose=False)["input_ids"])] if some else []
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -85,7 +93,8 @@ class Loaders:
     test: DataLoader[Any]
     data: Data  # what the batches are of
     largest_validation: Shape  # of the first batch, which no other exceeds
-    cut: int | None = None  # rows of a causal LM that lost their end to task.max_length
+    cut: int  # rows that lost their end to task.max_length
+    note: str  # that these are many, if they are
 
     @classmethod
     def of(cls, config: Config, data: Data, tokenizer: Any) -> "Loaders":
@@ -98,14 +107,24 @@ class Loaders:
         collate, size = collate_for(config, tokenizer, data), config.trainer.eval_batch_size
         loaders = eval_loader(validation, collate, size), eval_loader(test, collate, size)
         largest = validation.shape(next(_largest_first(validation.order, size)))
-        cut = [part.cut for part in (train, validation, test) if isinstance(part, EncodedText)]
+        lost = _lost((train, validation, test), config.task.max_length, tokenizer.model_max_length)
         if isinstance(train, EncodedText) and config.task.packing:
             train = Packed(train, config.task.max_length, config.seed)
-        return cls(train, collate, *loaders, data, largest, sum(cut) if cut else None)
+        return cls(train, collate, *loaders, data, largest, *lost)
 
     def train(self, plan: Sequence[list[int]]) -> DataLoader[Any]:
         """Training batches in exactly the planned order."""
         return _loader(self.train_rows, plan, self.collate)
+
+
+def _lost(parts: Sequence[Encoded | EncodedText], limit: int, most: int) -> tuple[int, str]:
+    """How many rows lost their end, and what is to be said of that where they are many."""
+    cut, rows = sum(part.cut for part in parts), sum(map(len, parts))
+    if cut < max(1, _NOTED * rows):
+        return cut, ""
+    enough = math.ceil(np.quantile([length for part in parts for length in part.uncut], 0.95))
+    remedy = f"{enough} would hold nearly all" if enough <= most else f"this model has positions for {most}"
+    return cut, f"{cut} of {rows} rows lose their end to task.max_length={limit}; {remedy}"
 
 
 def encoded(split: Split, config: Config, tokenizer: Any, part: str) -> Encoded | EncodedText:

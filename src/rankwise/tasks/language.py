@@ -98,18 +98,19 @@ class EncodedText(Dataset[Row]):
         self.ids: list[list[int]] = []
         self.learned: list[np.ndarray] = []
         sizes: list[int] = []
-        self.cut = 0  # rows that lost their end
+        self.uncut: list[int] = []  # lengths of the rows that lost their end
         for number, (row_ids, learned) in enumerate(_tokens(split, tokenizer, last)):
             ids = started(row_ids, tokenizer)
             learned = [False] * (len(ids) - len(learned)) + learned
             learned[0] = False
             if not any(learned[:max_length]):
                 raise _too_long(learned, max_length, limit, part, int(split.items[number]))
-            self.cut += len(ids) > max_length
+            self.uncut += [len(ids)] * (len(ids) > max_length)
             self.ids.append(ids[:max_length])
             self.learned.append(np.array(learned[:max_length]))
             text = tokenizer.decode(list(itertools.compress(ids[:max_length], learned)), skip_special_tokens=True)
             sizes.append(max(1, len(text.encode())))
+        self.cut = len(self.uncut)
         self.lengths = np.array([len(ids) for ids in self.ids])
         self.labelled = np.array([int(mask.sum()) for mask in self.learned])
         self.bytes = np.array(sizes)  # of the learned text in UTF-8, the end token left out
