@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from tiny_configs import tiny
+from tokenizers import Tokenizer, normalizers
+from tokenizers.models import BPE
 from torch.nn import functional as F  # noqa: N812  torch's own convention
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from rankwise.assets import resolve
 from rankwise.errors import Refused
@@ -60,6 +62,27 @@ def test_white_space_between_prompt_and_completion_is_not_doubled():
     _, tokenizer = model("llama")
     rows = EncodedText(split(["a", "a ", "a"], ["b", "b", " b"]), tokenizer, 64, "train")
     assert rows.ids[0] == rows.ids[1] == rows.ids[2]
+
+
+def test_a_tokenizer_that_sets_a_blank_before_every_text_sets_one_before_a_row():
+    letters = ["<s>", "</s>", *"▁abcdeiklsuy[]\n", "▁b", "▁bl", "▁blu", "▁blue"]
+    merges = [("▁", "b"), ("▁b", "l"), ("▁bl", "u"), ("▁blu", "e")]
+    own = Tokenizer(BPE({letter: n for n, letter in enumerate(letters)}, merges))
+    own.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])  # Llama 2's
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=own, bos_token="<s>", eos_token="</s>")
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
+    talk = [{"role": role, "content": text} for role, text in (("user", "sky is"), ("assistant", "blue"))]
+    for rows, learned in (
+        (split(["sky is"], ["blue"]), ["▁blue", "</s>"]),
+        (split([""], messages=[talk]), [*"[blue]"]),
+    ):
+        made = EncodedText(rows, tokenizer, 64, "train")
+        tokens = tokenizer.convert_ids_to_tokens(made.ids[0])
+        assert [token for token, wanted in zip(tokens, made.learned[0], strict=True) if wanted] == learned
+        assert len(tokens) == made.lengths[0] and tokens[: -len(learned)] in ([*"▁sky▁is"], [*"▁[sky▁is]"])
+    part = split([""] * 2, ["sky\n", "blue\n"])
+    blocks = in_blocks(Data(part, part, part, None, ""), tokenizer, 64).test.blocks
+    assert tokenizer.convert_ids_to_tokens(blocks[0]) == [*"▁sky\nblue\n"]
 
 
 @pytest.mark.parametrize("shape", DECODERS)

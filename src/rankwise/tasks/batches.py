@@ -16,7 +16,6 @@ from rankwise.tasks.data import Data, Split
 from rankwise.tasks.language import CollateText, EncodedText, Packed, in_blocks
 from rankwise.tasks.scores import ClassScorer, ValueScorer
 
-
 _SOME = 256  # rows that are cut, by whose lengths a task.max_length is proposed
 _NOTED = 0.1  # share of cut rows from which on it is said
 
@@ -101,16 +100,17 @@ class Loaders:
         """Tokenize all parts once."""
         if config.task.blocks:
             data = in_blocks(data, tokenizer, config.task.max_length)
-        train: Encoded | EncodedText | Packed = encoded(data.train, config, tokenizer, "train")
+        train = encoded(data.train, config, tokenizer, "train")
         validation = encoded(data.validation, config, tokenizer, "validation")
         test = encoded(data.test, config, tokenizer, "test")
         collate, size = collate_for(config, tokenizer, data), config.trainer.eval_batch_size
         loaders = eval_loader(validation, collate, size), eval_loader(test, collate, size)
         largest = validation.shape(next(_largest_first(validation.order, size)))
         lost = _lost((train, validation, test), config.task.max_length, tokenizer.model_max_length)
+        rows: Encoded | EncodedText | Packed = train
         if isinstance(train, EncodedText) and config.task.packing:
-            train = Packed(train, config.task.max_length, config.seed)
-        return cls(train, collate, *loaders, data, largest, *lost)
+            rows = Packed(train, config.task.max_length, config.seed)
+        return cls(rows, collate, *loaders, data, largest, *lost)
 
     def train(self, plan: Sequence[list[int]]) -> DataLoader[Any]:
         """Training batches in exactly the planned order."""

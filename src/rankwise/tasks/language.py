@@ -139,11 +139,23 @@ def _tokens(split: Split, tokenizer: Any, last: bool) -> Iterator[tuple[list[int
         yield from ((ids, [True] * len(ids)) for ids in split.blocks)
         return
     texts = [segments(split, row, tokenizer, last) for row in range(len(split))]
+    if _sets_off(tokenizer):  # tokens of the whole row; one that ends in a learned segment is learned
+        rows = ["".join(text for text, _ in row) for row in texts]
+        whole = tokenizer(rows, add_special_tokens=False, return_offsets_mapping=True)
+        for row, ids, places in zip(texts, whole["input_ids"], whole["offset_mapping"], strict=True):
+            marks = [wanted for text, wanted in row for _ in text]
+            yield ids, [marks[max(start, end - 1)] for start, end in places]
+        return
     flat = [text for row in texts for text, _ in row]
     encoded = iter(tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else ())
     for row in texts:
         parts = [(next(encoded), wanted) for _, wanted in row]
         yield [token for ids, _ in parts for token in ids], [wanted for ids, wanted in parts for _ in ids]
+
+
+def _sets_off(tokenizer: Any) -> bool:
+    """Whether every text that it is given gets a blank in front, as by Llama 2's, so that a text in pieces has more."""
+    return tokenizer.is_fast and tokenizer.tokenize("a") != ["a"]
 
 
 def in_blocks(data: Data, tokenizer: Any, max_length: int) -> Data:
@@ -156,6 +168,7 @@ def in_blocks(data: Data, tokenizer: Any, max_length: int) -> Data:
 
     def cut(split: Split) -> Split:
         texts = [text if text.endswith("\n") else text + end for text in split.completions or ()]
+        texts = ["".join(texts)] if _sets_off(tokenizer) else texts
         rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
         tokens = [token for ids in rows for token in ids]
         blocks = [tokens[start : start + room] for start in range(0, len(tokens) - 1, room)]
