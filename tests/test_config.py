@@ -238,6 +238,7 @@ def test_what_can_run_is_not_refused(tiny, keys):
     check(tiny(**keys))
 
 
+TOKENS = {"task__metric": "perplexity"}
 REFUSED = [
     ("method.rank=0:", {"method__rank": 0}),
     ("method.rank=-1:", {"method__rank": -1}),
@@ -300,6 +301,7 @@ REFUSED = [
     ("task.labels=yes: a list", {"task__labels": "yes"}),
     ("task.labels: the class a stands there twice$", {"task__labels": ["a", "b", "a"]}),
     ("task.labels: the class 7 stands there twice; in a file, YAML reads 007 as 7", {"task__labels": [7, 7]}),
+    ("task.blocks: joins .* group", {"task__kind": "causal_lm", "task__blocks": True, "task__group": "doc", **TOKENS}),
     ("task.blocks: needs task.kind=causal_lm", {"task__blocks": True}),
     (r"task.encoding=cp1252\+utf-8: utf-8 comes first.*encoding=utf-8\+cp1252$", {"task__encoding": "cp1252+utf-8"}),
     ("targets=custom: give", {"targets__name": "custom"}),

@@ -180,8 +180,12 @@ def _check_task(config: Config) -> None:
     _check_encoding(task.encoding)
     if task.writes:
         _check_generation(task)
-        if task.blocks and (task.packing or task.prompt or task.template or task.completion or task.messages):
-            raise Refused("task.blocks: joins plain texts; leave task.packing, prompt, completion and messages out")
+        if task.blocks and (
+            task.packing or task.group or task.prompt or task.template or task.completion or task.messages
+        ):
+            raise Refused(
+                "task.blocks: joins plain texts; leave task.packing, group, prompt, completion and messages out"
+            )
     elif task.packing or task.blocks or task.generation.metrics:
         key = f"task.{'packing' if task.packing else 'blocks' if task.blocks else 'generation.metrics'}"
         raise Refused(f"{key}: needs task.kind=causal_lm, a language model that writes; here it is {task.kind}")

@@ -140,7 +140,12 @@ def test_duplicates_by_normalised_text_leave_the_first(table):
     found = members(data)
     assert "Same text!" in found and "same text" not in found
     assert {":)", ":("} <= set(found)
-    assert len(found) == len(rows) - 1
+    assert len(found) == len(rows) - 1 and data.skipped == 1
+    said = "task.deduplicate leaves out 1 rows that say the same as another, 1 of them for punctuation (as + or ="
+    assert data.notes[0].startswith(said)
+    unsure = [*((text, "unsure") for text, _ in ROWS[:50]), *((text, "np"[label]) for text, label in ROWS)]
+    mapped = read(table(unsure), deduplicate=True, labels={"n": "n", "p": "p", "unsure": None})
+    assert len(members(mapped)) == len(ROWS) and (mapped.skipped, mapped.notes) == (50, [])
     assert len(members(read(table(rows)))) == len(rows)
 
 
@@ -191,6 +196,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "one class by threshold": (ROWS, {"threshold": 5}, "one class only"),
     "all rows neutral": (ROWS, {"min_abs_label": 9}, "^task data: no row is left; all"),
     "an empty part": (ROWS[:4], {"test_share": 0.01}, "^task.n_(test|validation)=null: .* 0 rows .*; change"),
+    "one class that is drawn": (ROWS, {"n_train": 2}, r"^task.n_train=2: the 2 train.* one class only "),
     "too few rows": (ROWS, {"n_test": 200}, "^task.n_test=200: the data have [0-9]+ rows for this part; lower it"),
     "too few training rows": (ROWS, {"n_train": 299}, "^task.n_train=299: the data have [0-9]+ rows"),
 }

@@ -8,6 +8,7 @@ import lzma
 import shutil
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,14 @@ FORMS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
     "an array": ("a.json", json.dumps(OBJECTS).encode(), {}),
     "an array on many lines": ("a.json", json.dumps(OBJECTS, indent=2).encode(), {}),
     "an object around a list": ("a.json", json.dumps({"version": 1, "data": OBJECTS}, indent=1).encode(), {}),
+    "an object of lists, one of them asked for": (
+        "a.json",
+        json.dumps({"t": FRAME["text"].tolist(), "label": FRAME["label"].tolist()}).encode(),
+        {"text": "t"},
+    ),
     "an object of lists": ("a.json", json.dumps(FRAME.to_dict("list")).encode(), {}),
+    "a mark and UTF-8": ("a.csv", b"\xef\xbb\xbf" + body(","), {"columns": ["text", "label"], "encoding": "utf-8"}),
+    "a mark and JSON": ("a.jsonl", b"\xef\xbb\xbf" + json_lines(OBJECTS), {"encoding": "utf-8+cp1252"}),
 }
 
 
@@ -142,6 +150,7 @@ def test_a_file_for_each_class_is_read(tmp_path, names, files):
         rows = [f"{'new ' * ('test' in name)}{text}\n" for text, label in ROWS if label == ("pos" in name)]
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("".join(["text\n" * (".csv" in name), *rows, "\n"]))
+    (tmp_path / "README.md").write_text("what these are\n" * 9)
     data = read(tmp_path, format="class_files", files=files)
     assert data.classes == ["neg", "pos"] and any(note.startswith("classes by file: ") for note in data.notes)
     parts = [zip(part.texts, part.labels.tolist(), strict=True) for part in (data.train, data.validation, data.test)]
@@ -178,7 +187,8 @@ def test_the_names_that_datasets_has_for_classes_are_theirs(tmp_path, form):
         path = tmp_path / "hidden"
     with pytest.raises(Refused, match=r"test.* row 1 holds -1, no label; task.skip_empty=true leaves such rows out"):
         read(path)
-    with pytest.raises(Refused, match=r"test.*: every row is left out; task.(files|splits)=.train: NAME. does without"):
+    key = "splits" if form == "saved" else "files"
+    with pytest.raises(Refused, match=rf"test.*: every row is left out; task.{key}=.train: NAME. does without"):
         read(path, skip_empty=True)
 
 
@@ -330,8 +340,8 @@ def test_files_of_one_s_own_take_the_place_of_a_release_s(tmp_path):
     data = shipped("e2e", path=str(tmp_path), files={"train": "devset.csv", "test": "testset_w_refs.csv"})
     train, validation, test = ({prompt for prompt, _ in part} for part in said(data))
     assert len(train | validation) == 30 and validation and not train & validation and len(test) == 10
-    with pytest.raises(Refused, match=r"^task.files=devset.csv: one file for two parts, so that they would share"):
-        shipped("e2e", path=str(tmp_path), files={part: "devset.csv" for part in ("train", "validation", "test")})
+    with pytest.raises(Refused, match=r"^task.files=devset.csv: a file named once; here its rows would come tw"):
+        shipped("e2e", path=str(tmp_path), files={"train": ["devset.csv", "devset.csv"], "test": "testset_w_refs.csv"})
 
 
 def test_rows_that_parts_share_are_counted_and_most_of_a_part_is_refused(tmp_path):
@@ -354,6 +364,20 @@ def test_a_limit_cuts_no_prompt(tmp_path, wanted):
         assert len(prompts) == 9 * (wanted // 9) and {prompts.count(prompt) for prompt in prompts} == {9}
     with pytest.raises(Refused, match=r"^task.n_test=5: at least 9, the rows of the first prompt"):
         read(records(tmp_path, rows), **PROMPTS, n_test=5)
+
+
+@pytest.mark.parametrize("mark", "abcd")
+def test_prompts_of_one_row_or_six_are_not_cut_either(tmp_path, mark):
+    rows = [{"prompt": f"sea {i}{mark}", "completion": f"{k}"} for i in range(200) for k in range(1 if i % 2 else 6)]
+    path, sizes = records(tmp_path, rows), Counter(row["prompt"] for row in rows)
+    least = 2
+    for wanted in range(2, 9):
+        try:
+            found = Counter(read(path, **PROMPTS, n_test=wanted).test.texts)
+            assert least <= found.total() <= wanted and all(sizes[prompt] == n for prompt, n in found.items())
+        except Refused as refused:
+            least = int(str(refused).partition("at least ")[2].partition(",")[0])
+            assert wanted < least <= 7
 
 
 def test_rows_of_one_prompt_text_or_group_are_a_cluster(tmp_path):

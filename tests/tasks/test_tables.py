@@ -104,8 +104,6 @@ def test_a_csv_field_may_hold_delimiters_quotes_and_line_breaks_and_a_tsv_field_
     path.write_text("text\tlabel\n" + "".join(f'"{t}"\t{y}\n' for t, y in ROWS))
     assert read(path).notes == ["200 texts stand in quotes, which are read as text; task.format=csv takes them off"]
     assert set.union(*texts(read(path, format="csv", delimiter="tab"))) == {text for text, _ in ROWS}
-    path.write_text("text\tlabel\n" + "".join(f"b'{t}'\t{y}\n" for t, y in ROWS))
-    assert read(path).notes == ["200 texts are bytes as Python writes them, b'…', and are read so"]
 
 
 @pytest.mark.parametrize(
@@ -175,6 +173,18 @@ def test_a_column_may_say_the_part(tmp_path):
     data = read(path, split="fold", splits={"train": ["Valid", "train", 7], "test": "dev"})
     assert data.skipped == 81 and set(data.test.texts) == {text for text, _ in ROWS[1::5]}
     assert {*data.train.texts, *data.validation.texts} == {text for i, (text, _) in enumerate(ROWS) if i % 5 in (0, 3)}
+    for test, why in (
+        ("held_out", r"of the test part \(held_out\); "),
+        (["dev", "train"], "s=train: one value for two"),
+    ):
+        with pytest.raises(Refused, match=rf"^task.split.*{why}"):
+            read(path, split="fold", splits={"train": ["valid", "train"], "test": test})
+    frame = pd.DataFrame([(t, y if i % 3 < 2 else None, i % 3) for i, (t, y) in enumerate(ROWS)])
+    frame.set_axis(["text", "label", "fold"], axis=1).astype({"fold": float}).to_parquet(tmp_path / "a.parquet")
+    data = read(tmp_path / "a.parquet", split="fold", splits={"train": 0, "validation": None, "test": [1.0]})
+    assert set(data.test.texts) == {text for text, _ in ROWS[1::3]} and data.skipped == len(ROWS[2::3])
+    with pytest.raises(Refused, match=r"^task.split=fold: no row that is read is of the test part \(2\); task.splits="):
+        read(tmp_path / "a.parquet", split="fold", splits={"train": [0, 1], "test": 2}, skip_empty=True)
 
 
 @pytest.fixture

@@ -61,6 +61,7 @@ def extract(archive: Path, member: str, into: Path, title: str) -> Path:
 
 def _unpack(archive: Path, member: str, folder: Path, title: str) -> list[str]:
     """Write the member's entries, of "" all, below ``folder``; the names of all. Raises Refused as ``extract``."""
+    remedy = "fetch again, or correct member" if member else "get it again, or give what is in it"
     try:
         # tar first: a tar whose last file is a zip also looks like a zip
         if tarfile.is_tarfile(archive):
@@ -79,8 +80,8 @@ def _unpack(archive: Path, member: str, folder: Path, title: str) -> list[str]:
     except (*_BROKEN, OSError) as error:
         if getattr(error, "errno", None) is not None:  # the disk; a damaged gzip stream raises OSError without one
             raise
-        raise Refused(f"{title}: the archive cannot be read ({error}); fetch again, or correct member") from error
-    raise Refused(f"{title}: neither a zip nor a tar archive; correct member")
+        raise Refused(f"{title}: the archive cannot be read ({error}); {remedy}") from error
+    raise Refused(f"{title}: neither a zip nor a tar archive; {remedy}")
 
 
 def _wanted(plain: dict[str, bool], member: str, title: str) -> list[str]:

@@ -91,7 +91,9 @@ class Classes:
             mapped = ", ".join(f"{name}: {name}" for name in kept)
             remedy = f"'task.labels={{{mapped}, *: null}}' leaves such rows out; a class instead of null joins them"
             if counts[number, part] == counts[:, part].sum():
-                remedy = "if that part has no labels, task.files={train: NAME} leaves it out"
+                cell = next(label.cell for label in self.labels if self.number[label.number] == number)
+                key = cell.table.parts if cell else "task.files"
+                remedy = f"if that part has no labels, {key}={{train: NAME}} leaves it out"
             elif not any(_numbers_first(label.name)[0] for label in self.labels):
                 numbers = "for numbers to be predicted, task.kind=regression task.metric=pearson"
                 remedy = numbers if any("." in name for name in self.names) else f"{remedy}; {numbers}"
@@ -104,6 +106,17 @@ class Classes:
         if len(untested) and (own_k == TEST).any():
             names = ", ".join(repr(self.names[number]) for number in untested[:5])
             self.notes.append(f"task.label={self.task.label}: no test row has the class {names}")
+
+    def check_drawn(self, train_n: np.ndarray, drawn_n: np.ndarray) -> None:
+        """Refuse training rows of one class, of all that could be drawn; note what they lack."""
+        there, drawn = {*self.number[train_n].tolist()}, {*self.number[drawn_n].tolist()}
+        if len(drawn) < 2:
+            allowed = f"the {len(drawn_n)} training rows that are drawn have one class only ({self.names[min(drawn)]})"
+            raise Refused.value("task.n_train", len(drawn_n), allowed, "raise it, or take another data_seed")
+        if lacking := [repr(self.names[number]) for number in sorted(there - drawn)]:
+            more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+            known = f"no training row that task.n_train draws has the class {', '.join(lacking[:5])}{more}"
+            self.notes.append(f"task.label={self.task.label}: {known}")
 
 
 def _by_map(mapping: dict[object, object], labels: list[Label]) -> tuple[list[str], dict[str, int]]:

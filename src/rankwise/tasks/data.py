@@ -23,7 +23,7 @@ from rankwise.errors import Refused, plural
 from rankwise.tasks.classes import MISSING, Classes, Label
 from rankwise.tasks.examples import Example, Messages, examples
 from rankwise.tasks.sources import open_tables
-from rankwise.tasks.splits import PARTS, TEST, TRAIN, VALIDATION, cut, digest, place
+from rankwise.tasks.splits import PARTS, TEST, TRAIN, VALIDATION, cut, digest, place, repeated, shared_rows
 from rankwise.tasks.tables import Table
 
 _QUOTED = 0.1  # share of texts in double quotes, from which on they hardly are a part of what is said
@@ -35,7 +35,6 @@ _read: dict[_Key, "Data"] = {}  # what was checked in this process, or in the on
 _MOST = 8  # of them are kept
 _MUCH_BYTES = 1 << 24  # take seconds to read
 _KEPT_BYTES, _ROW_BYTES = 1 << 27, 400  # between the readings; of a row beside its text
-_COPY = 0.75  # share of training rows in a part that is a copy, as a validation part may be cut from the original
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Data:
     test: Split
     classes: list[str] | None
     fingerprint: str  # of all rows with their labels and parts, before sampling
-    skipped: int = 0  # rows that their format, task.skip_empty or task.labels leaves out
+    skipped: int = 0  # rows that their format, task.skip_empty, task.labels or task.deduplicate leaves out
     shared: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # what a reader of the scores must know
 
@@ -200,21 +199,24 @@ def _first_reading(
     index = _Index.of(task, iter(rows))
     if not len(index.place):
         raise Refused("task data: no row is left; all are empty, or nearer to 0 than task.min_abs_label")
-    missing, quoted, literal = (index.counts[key] for key in ("missing", "quoted", "literal"))
+    missing, quoted = index.counts["missing"], index.counts["quoted"]
     if missing:
         notes.append(f"{missing} texts are only a word such as NaN or None; if no text is meant, take their rows out")
     if quoted > _QUOTED * len(index.place) and any(table.header for table in tables):
         notes.append(f"{quoted} texts stand in quotes, which are read as text; task.format=csv takes them off")
-    if literal > _QUOTED * len(index.place):
-        notes.append(f"{literal} texts are bytes as Python writes them, b'…', and are read so")
     if task.blocks:  # parts that are cut are stretches of the text, the last of them the test; of others the first rows
         index.place[:] = np.arange(len(index.place)) / len(index.place)
         cut_n = np.flatnonzero(index.part == TRAIN)
         index.place[cut_n] = 1 - np.arange(1, len(cut_n) + 1) / len(cut_n)
     part = _parts(task, index)
+    if task.deduplicate and not task.has_classes:
+        _deduplicate(index, part, notes)
     classes = _classes(task, tables, index, part, notes) if task.has_classes else None
     chosen = _chosen(task, index, part, data_seed)
-    shared = {} if task.blocks else _shared(index, chosen, notes)
+    if classes:
+        classes.check_drawn(index.label[part == TRAIN], index.label[chosen[TRAIN]])
+        notes += classes.notes
+    shared = {} if task.blocks else shared_rows(index.content, index.verbatim, chosen, notes)
     return index, part, classes, chosen, shared
 
 
@@ -227,8 +229,10 @@ def _classes(task: Task, tables: list[Table], index: "_Index", part: np.ndarray,
     dropped = (part >= 0) & (classes.number[index.label] < 0)
     part[dropped] = -1
     index.counts["skipped"] += int(dropped.sum())
+    if task.deduplicate:
+        _deduplicate(index, part, notes)
+        classes = Classes.of(task, index.labels, index.label, part)
     classes.check(index.label, part, index.part)
-    notes += classes.notes
     return classes
 
 
@@ -237,7 +241,7 @@ class _Index:
     """A few bytes of each row, in the order of reading."""
 
     labels: list[Label]  # of a classification, as they were met
-    # Rows that are skipped, and those whose text is a word that programs write for none, in quotes, or bytes of Python.
+    # Rows that are skipped, and those whose text is a word that programs write for none, or in quotes.
     counts: Counter[str]
     label: np.ndarray  # number in ``labels``
     place: np.ndarray
@@ -262,7 +266,6 @@ class _Index:
             text, inputs, texts = example.text, example.given, example.texts
             counts["missing"] += text.casefold() in MISSING
             counts["quoted"] += text[:1] == text[-1:] == '"'
-            counts["literal"] += text[:2] in ("b'", 'b"') and text[1] == text[-1]
             hashed = digest(inputs)
             place_.append(place(hashed))
             part.append(PARTS.index(example.part))
@@ -272,15 +275,22 @@ class _Index:
 
 
 def _parts(task: Task, index: _Index) -> np.ndarray:
-    """The number of the part of each row, -1 of a duplicate. Parts that the source does not have are cut from train."""
+    """The number of the part of each row. Parts that the source does not have are cut from train."""
     own = set(np.unique(index.part).tolist()) | ({VALIDATION} if task.protocol == "paper" else set())
     validation_share = 0.0 if VALIDATION in own else task.validation_share
     test_share = 0.0 if TEST in own else task.test_share
     part = np.where(index.part == TRAIN, cut(index.place, validation_share, test_share), index.part)
-    if task.deduplicate:
-        _, first = np.unique(index.content, return_index=True)
-        part[np.setdiff1d(np.arange(len(part)), first)] = -1
     return part
+
+
+def _deduplicate(index: _Index, part: np.ndarray, notes: list[str]) -> None:
+    """Of the rows that have a part, keep the first of those that say the same."""
+    dropped, kept = repeated(index.content, np.flatnonzero(part >= 0))
+    part[dropped] = -1
+    index.counts["skipped"] += len(dropped)
+    if near := int((index.verbatim[dropped] != index.verbatim[kept]).sum()):
+        least = f"{near} of them for punctuation (as + or =) and case only"
+        notes.append(f"task.deduplicate leaves out {len(dropped)} rows that say the same as another, {least}")
 
 
 def _chosen(task: Task, index: _Index, part: np.ndarray, data_seed: int) -> list[np.ndarray]:
@@ -310,33 +320,14 @@ def _chosen(task: Task, index: _Index, part: np.ndarray, data_seed: int) -> list
         else:
             members = members[np.argsort(index.place[members], kind="stable")]
             if task.writes and wanted and wanted < len(members):
-                starts = np.flatnonzero(np.diff(index.place[members], prepend=-1))
-                if len(starts) > 1 and starts[1] > wanted:
-                    allowed = f"at least {starts[1]}, the rows of the first prompt, which are not cut"
+                ends = np.flatnonzero(np.diff(index.place[members], append=-1)) + 1
+                least = ends[ends >= 2].min()
+                if least > wanted:
+                    allowed = f"at least {least}, the rows of the first prompts, which are not cut"
                     raise Refused.value(f"task.n_{name}", wanted, allowed)
-                wanted = max(starts[starts <= wanted].max(), 2) if len(starts) > 1 else len(members)
+                wanted = ends[ends <= wanted].max()
         chosen.append(np.sort(members[:wanted]))
     return chosen
-
-
-def _shared(index: _Index, chosen: list[np.ndarray], notes: list[str]) -> dict[str, dict[str, int]]:
-    """How many of the chosen rows of validation and test are training rows. Raises Refused where most of them are."""
-    counts = {}
-    for name, rows in zip(PARTS[1:], chosen[1:], strict=True):
-        near = int(np.isin(index.content[rows], index.content[chosen[TRAIN]]).sum())
-        verbatim = int(np.isin(index.verbatim[rows], index.verbatim[chosen[TRAIN]]).sum())
-        if len(rows) and verbatim > _COPY * len(rows):
-            raise Refused(
-                f"task data: {verbatim} of {len(rows)} {name} rows are training rows; name another file for that part,"
-                " or none, so that it is cut from train"
-            )
-        if near:
-            counts[name] = {"verbatim": verbatim, "near": near}
-            notes.append(
-                f"{near} of {len(rows)} {name} rows say the same as a training row, {verbatim} of them verbatim; "
-                "task.deduplicate=true leaves them out"
-            )
-    return counts
 
 
 def _collect(

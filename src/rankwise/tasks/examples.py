@@ -7,13 +7,13 @@ import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rankwise.config import Task
 from rankwise.errors import Refused
 from rankwise.tasks import hints
-from rankwise.tasks.sources import split_parts
+from rankwise.tasks.sources import PART_NAMES, named_parts
+from rankwise.tasks.splits import PARTS
 from rankwise.tasks.tables import Table
 
 Messages = list[dict[str, Any]]
@@ -25,7 +25,7 @@ _WHOLE = re.compile(r"\+?(-?(?:0|[1-9]\d*))(?:\.0+)?")
 _MOST = 1e30  # what is far below the square root of the largest float may be squared and summed up
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _SHAREGPT = {"human": "user", "observation": "tool"} | dict.fromkeys(("gpt", "chatgpt", "bing", "bard"), "assistant")
-_CALLS = ("tool_calls", "function_call")
+CALLS = ("tool_calls", "function_call")
 _SOURCE = "source"  # as task.group, where no column is named so: the split or file that a row is of
 
 
@@ -63,7 +63,7 @@ class Example:
 
 
 def _said(message: dict[str, Any]) -> tuple[str, ...]:
-    return (message["content"], *(json.dumps(message[key]) for key in _CALLS if key in message))
+    return (message["content"], *(json.dumps(message[key]) for key in CALLS if key in message))
 
 
 class Empty(Refused):
@@ -76,8 +76,8 @@ class Cell:
     ``meta.label`` is what the column meta holds as label, ``labels.0`` the first that the list labels holds.
     """
 
-    def __init__(self, key: str, column: str, row: dict[str, Any], table: Table, place: str):
-        self.key, self.column, self._table, self._place = key, column, table, place
+    def __init__(self, key: str, column: str, row: dict[str, Any], table: Table, place: str, first: bool):
+        self.key, self.column, self.table, self._place = key, column, table, place
         if column in row:  # nearly always, of millions
             self.value: Any = row[column]
             return
@@ -89,17 +89,17 @@ class Cell:
                 self.value = self.value[int(name)]
                 continue
             if not isinstance(self.value, dict) or name not in self.value:
-                if not (table.header or place.endswith(" 1")):  # of objects, the first says which keys there are
+                if self.value is None or not (table.header or first):  # the first object says which keys there are
                     self.value = None
                     raise self.empty(f"no {key}")
-                there = hints.columns(key, column, row, table.part, table.header)
+                there = hints.columns(key, column, row, table)
                 raise Refused(f"task.{key}={column}: {table.name if table.header else self.where} {there}")
             self.value = self.value[name]
 
     @property
     def where(self) -> str:
         """File and line."""
-        return f"{self._table.name} {self._place}"
+        return f"{self.table.name} {self._place}"
 
     @property
     def missing(self) -> bool:
@@ -134,11 +134,11 @@ class Cell:
         if isinstance(value, (list, dict, bytes)) or value in (math.inf, -math.inf):
             several = f"; a row has one: task.{self.key}={self.column}.0 reads the first"
             raise self.refused(f"not a label{several if isinstance(value, list) else ''}")
-        if isinstance(value, int) and (names := self._table.classes.get(self.column)):
+        if isinstance(value, int) and (names := self.table.classes.get(self.column)):
             value = names[value] if 0 <= value < len(names) else None
         text = "" if self.missing or value is None else class_name(value)
         if not text:
-            raise self.empty("no label")
+            raise self.empty(f"no {self.key}")
         return text
 
     def number_value(self, decimal: str = ".") -> float:
@@ -180,9 +180,9 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
     read: Callable[[_Reader], Iterator[Example]] = _language if task.writes else _labelled
     part_of = split_parts(task) if task.split else {}
     least = 0.0 if task.writes else task.min_abs_label
-    item = 0
+    item, kept, asked = 0, set[str](), {*part_of.values()} if task.splits else set[str]()
     for table in tables:
-        where, any_read = "", False
+        where, any_read, first = "", False, True
         for where, row in table.read():
             if row is None:
                 yield None
@@ -192,8 +192,10 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
                 remedy = "leave task.columns out, or the line" if named else "take the line out"
                 raise Refused(f"task data {table.name} {where}: repeats the header; {remedy}")
             try:
-                part = _part(task, table, where, row, part_of) if task.split else table.part
-                made = list(read(_Reader(task, table, where, row, part))) if part else None
+                reader, first = _Reader(task, table, where, row, first), False
+                reader.part = _part(reader, part_of) if task.split else table.part
+                asked |= {reader.part} - {None}
+                made = list(read(reader)) if reader.part else None
             except Empty:
                 if not task.skip_empty:
                     raise
@@ -202,6 +204,7 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
                 yield None
                 continue
             any_read = True
+            kept.add(reader.part)
             for example in made:
                 example.item, item = item, item + 1
                 if not least or abs(float(example.label)) >= least:
@@ -209,15 +212,33 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
         if not where:
             raise Refused(f"task data {table.name}: no rows")
         if task.skip_empty and not any_read:
-            key = "task.files" if Path(table.name).exists() else "task.splits"
-            raise Refused(f"task data {table.name}: every row is left out; {key}={{train: NAME}} does without it")
+            raise Refused(
+                f"task data {table.name}: every row is left out; {table.parts}={{train: NAME}} does without it"
+            )
+    if lacking := [part for part in PARTS if part in asked - kept]:
+        values = ", ".join(name for name, part in part_of.items() if part == lacking[0])
+        remedy = "task.splits={train: NAME} names values that are there; a part that is not named is cut from train"
+        raise Refused(f"task.split={task.split}: no row that is read is of the {lacking[0]} part ({values}); {remedy}")
 
 
-def _part(task: Task, table: Table, where: str, row: dict[str, Any], part_of: dict[str, str]) -> str | None:
+def split_parts(task: Task) -> dict[str, str]:
+    """The part that each value of the column ``task.split`` stands for: as ``task.splits`` says, or by its name."""
+    if not task.splits:
+        return PART_NAMES
+    values = task.splits.items() if isinstance(task.splits, dict) else ()
+    lists = {part: names if isinstance(names, list | None) else [names] for part, names in values}
+    named = named_parts({part: names and [*map(class_name, names)] for part, names in lists.items()}, "splits")
+    pairs = [(name.lower(), part) for part, names in named.items() for name in names]
+    if twice := [name for name, part in pairs if dict(pairs)[name] != part]:
+        raise Refused.value("task.splits", twice[0], "one value for two parts, so that they would share their rows")
+    return dict(pairs)
+
+
+def _part(reader: "_Reader", part_of: dict[str, str]) -> str | None:
     """The part that the column ``task.split`` names; None where ``task.splits`` names other values alone."""
-    cell = Cell("split", task.split or "", row, table, where)
-    part = part_of.get(str(cell.value).strip().lower())
-    if part is None and not task.splits:
+    cell = reader.cell("split")
+    part = part_of.get(class_name(cell.value).lower())
+    if part is None and not reader.task.splits:
         remedy = "task.splits={train: NAME, test: NAME} says which is which"
         raise cell.refused(f"none of {', '.join(part_of)}; {remedy}")
     return part
@@ -231,10 +252,11 @@ class _Reader:
     table: Table
     place: str
     row: dict[str, Any]
-    part: str
+    first: bool  # of its table
+    part: Any = None
 
-    def cell(self, key: str) -> Cell:
-        return Cell(key, getattr(self.task, key), self.row, self.table, self.place)
+    def cell(self, key: str, column: str = "") -> Cell:
+        return Cell(key, column or getattr(self.task, key), self.row, self.table, self.place, self.first)
 
     def example(self, text: str, **values: Any) -> Example:
         group = cluster = None
@@ -249,7 +271,7 @@ class _Reader:
         if not self.task.template:
             return self.cell("prompt").text() if self.task.prompt else ""
         template, names = _template(self.task.template)
-        cells = {name: Cell("template", name, self.row, self.table, self.place) for name in names}
+        cells = {name: self.cell("template", name) for name in names}
         texts = {name: cell.text(empty=True) for name, cell in cells.items()}
         if texts and not any(map(str.strip, texts.values())):
             raise cells[names[0]].empty("no text")
@@ -286,7 +308,7 @@ def _language(reader: _Reader) -> Iterator[Example]:
     if task.messages:
         messages = _conversation(reader.cell("messages"))
         if tools := reader.row.get("tools"):  # beside the messages, as OpenAI has them
-            tools = _from_json(Cell("tools", "tools", reader.row, reader.table, reader.place), "a list of tools")
+            tools = _from_json(reader.cell("tools", "tools"), "a list of tools")
             messages[0] |= {"tools": tools}
         asked = [message["content"] for message in messages if message["role"] == "user"]
         yield reader.example(asked[-1], messages=messages)
@@ -336,7 +358,7 @@ def _message(message: object) -> dict[str, Any] | None:
     if "role" not in known and "from" in known:
         sender = known.pop("from")
         known = {"role": _SHAREGPT.get(str(sender), sender), "content": known.pop("value", None)} | known
-    content = known.get("content", "" if any(key in known for key in _CALLS) else None)
+    content = known.get("content", "" if any(key in known for key in CALLS) else None)
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         content = "".join(str(part.get("text", "")) for part in content)
     if known.get("role") not in _ROLES or not isinstance(content, str):

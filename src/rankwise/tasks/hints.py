@@ -91,19 +91,17 @@ def fields(cells: list[str], names: list[str], sign: str, quoted: bool) -> str:
     return f"give the right task.delimiter (now {sign!r}), task.format or task.columns, or mend the line{rest}"
 
 
-def columns(key: str, column: str, row: dict[str, Any], part: str, text_table: bool) -> str:
+def columns(key: str, column: str, row: dict[str, Any], table: Any) -> str:
     """What a row has instead of a column, and what may be the matter."""
     names = [str(name) for name in row if str(name).strip()]
     shown = [name if name.isprintable() else ascii(name) for name in names]
-    near = "" if text_table and len(names) == 1 else did_you_mean(column, shown)
+    near = "" if table.header and len(names) == 1 else did_you_mean(column, shown)
     listed = ", ".join(shown[:_SHOWN]) + (f", … ({len(shown)} in all)" if len(shown) > _SHOWN else "")
-    cause = _cause(key, column, row, names, part, text_table, bool(near))
+    cause = _cause(key, column, row, names, table, bool(near))
     return f"has the columns {listed}{near}" + (f"; {cause}" if cause else "")
 
 
-def _cause(
-    key: str, column: str, row: dict[str, Any], names: list[str], part: str, text_table: bool, near: bool
-) -> str:
+def _cause(key: str, column: str, row: dict[str, Any], names: list[str], table: Any, near: bool) -> str:
     layout = next((options for known, options in _LAYOUTS if known <= row.keys()), None)
     inside = _path(row, column)
     if layout and column not in layout.replace("=", " ").split():
@@ -112,10 +110,10 @@ def _cause(
         return f"two columns are named {column}: rename one"
     if inside:
         return f"task.{key}={inside} reads what is inside {inside.partition('.')[0]}"
-    if key == "label" and part != "train":
-        return "rows without labels cannot test: task.files={train: NAME} leaves the file out"
+    if key == "label" and table.part != "train":
+        return f"rows without labels cannot test: {table.parts}={{train: NAME}} leaves them out"
     line = TAB.join(names)
-    if text_table and names and (len(names) == 1 or line.startswith("{") or re.match(_WORDS, line)) and "" not in row:
+    if table.header and names and (len(names) == 1 or line.startswith("{") or re.match(_WORDS, line)) and "" not in row:
         return delimiter(line)
     if any(not name.isprintable() for name in names):
         return "an invisible character is in a name"
@@ -125,7 +123,7 @@ def _cause(
         return f"a column has no name: \"task.{key}=''\" is that one"
     header = (
         f"; where the first line is no header, 'task.columns=[NAME,…]' names the {len(names)} columns"
-        if text_table
+        if table.header
         else ""
     )
     flags = sum(str(row[name]).lower() in ("0", "1", "true", "false") for name in names) if key == "label" else 0

@@ -48,9 +48,9 @@ def open_tables(task: Task, asset: Asset) -> tuple[list[Table], list[str]]:
         _refuse_parts(task, *["splits"] * (task.format != "glue"))
         files = _files(where, task, notes)
     paths = [(path, part) for part in PARTS for path in files.get(part, [])]
-    for path, part in paths:
-        if any(other.samefile(path) for other, another in paths if another != part):
-            raise Refused.value("task.files", path.name, "one file for two parts, so that they would share their rows")
+    for path, _ in paths:
+        if sum(other.samefile(path) for other, _ in paths) > 1:
+            raise Refused.value("task.files", path.name, "a file named once; here its rows would come twice")
     notes += [
         f"{unread} is not read: texts without a label"
         for path, _ in paths
@@ -90,7 +90,8 @@ def _table(path: Path, task: Task, part: str, label: str | None) -> Table:
     if label is not None:
         read = functools.partial(tables.of_class, path, task, encoding or "", label)
     classes = tables.class_names(path) if form == "parquet" else {}
-    return Table(str(path), read, part, _bare(path.name), encoding, form in ("csv", "tsv"), classes)
+    parts = "task.splits" if task.split else "task.files"
+    return Table(str(path), read, part, _bare(path.name), encoding, form in ("csv", "tsv"), classes, parts)
 
 
 def _classes(paths: list[Path]) -> dict[Path, str]:
@@ -115,14 +116,14 @@ def _files(folder: Path, task: Task, notes: list[str]) -> dict[str, list[Path]]:
     A folder may stand for the files in it that are named as parts (``data``), or for a part whose classes are folders.
     """
     if task.files or task.format in formats.FILES:
-        named = _parts(task.files or formats.FILES[task.format or ""], "files")
+        named = named_parts(task.files or formats.FILES[task.format or ""], "files")
         return {part: [_inside(folder, name) for name in names] for part, names in named.items()}
     if task.format == "glue":
-        splits = _parts(task.splits, "splits") if task.splits else {"train": ["train"], "test": ["validation"]}
+        splits = named_parts(task.splits, "splits") if task.splits else {"train": ["train"], "test": ["validation"]}
         return {part: [formats.glue_file(folder, task, name) for name in names] for part, names in splits.items()}
     if task.format == "class_files":
         by_part: dict[str, list[Path]] = {}
-        for path in shown(folder):
+        for path in (path for path in shown(folder) if not _NO_DATA.match(path.name)):
             words = _words(str(path.relative_to(folder)).lower())
             part = next((PART_NAMES[word] for word in words if word in PART_NAMES), "train")
             by_part.setdefault(part, []).append(path)
@@ -192,7 +193,7 @@ def _named(source: object, names: Mapping[str, str], key: str, notes: list[str])
     return parts
 
 
-def _parts(value: Any, key: str) -> dict[str, list[str]]:
+def named_parts(value: Any, key: str) -> dict[str, list[str]]:
     """``task.files`` or ``task.splits`` as lists of names per part. Raises Refused for another form of it."""
     form = f"task.{key}: {{train: NAME, validation: NAME, test: [NAME, NAME]}}; train is needed"
     if not isinstance(value, dict) or not value.get("train"):
@@ -208,15 +209,6 @@ def _parts(value: Any, key: str) -> dict[str, list[str]]:
             raise Refused(f"{form}, given {part}: {value[part]}")
         parts[part] = names
     return parts
-
-
-def split_parts(task: Task) -> dict[str, str]:
-    """The part that each value of the column ``task.split`` stands for: as ``task.splits`` says, or by its name."""
-    if not task.splits:
-        return PART_NAMES
-    values = task.splits.items() if isinstance(task.splits, dict) else ()
-    named = {part: list(map(str, names if isinstance(names, list) else [names])) for part, names in values}
-    return {name.lower(): part for part, names in _parts(named, "splits").items() for name in names}
 
 
 def _hub(task: Task, hub_id: str) -> tuple[list[Table], list[str]]:
@@ -245,7 +237,9 @@ def _splits(task: Task, name: str, splits: Mapping[str, Any]) -> tuple[list[Tabl
 
     notes: list[str] = []
     wanted = (
-        _parts(task.splits, "splits") if task.splits else _named(name, {one: one for one in splits}, "splits", notes)
+        named_parts(task.splits, "splits")
+        if task.splits
+        else _named(name, {one: one for one in splits}, "splits", notes)
     )
     pairs = [(part, split) for part in PARTS for split in wanted.get(part, [])]
     for _, split in pairs:
@@ -253,12 +247,12 @@ def _splits(task: Task, name: str, splits: Mapping[str, Any]) -> tuple[list[Tabl
             allowed = f"{name} has the splits {', '.join(splits)}{did_you_mean(split, splits)}"
             raise Refused.value("task.splits", split, allowed, "say which is which: task.splits={train: NAME, …}")
         if sum(split == other for _, other in pairs) > 1:
-            raise Refused.value("task.splits", split, "one split for two parts, so that they would share their rows")
+            raise Refused.value("task.splits", split, "a split named once; here its rows would come twice")
     opened = []
     for part, split in pairs:
         kinds, read = splits[split].features.items(), functools.partial(tables.split_rows, splits[split])
         classes = {column: kind.names for column, kind in kinds if isinstance(kind, ClassLabel)}
-        opened.append(Table(f"{name} {split}", read, part, _bare(split), classes=classes))
+        opened.append(Table(f"{name} {split}", read, part, _bare(split), classes=classes, parts="task.splits"))
     return opened, notes
 
 

@@ -54,6 +54,7 @@ class Table:
     encoding: str | None = None  # of a text file
     header: bool = False  # its columns are named in a line of its own, or by task.columns
     classes: dict[str, list[str]] = field(default_factory=dict)  # by column, what ``datasets`` calls its numbers
+    parts: str = "task.files"  # the key that says which part is which
 
 
 def suffix(path: Path) -> str:
@@ -125,8 +126,12 @@ def delimited(
 
 
 def _names(fields: list[str]) -> list[str]:
+    """Names of columns as a text table has them."""
+    return _apart([field.strip().strip(_INVISIBLE) for field in fields])
+
+
+def _apart(names: list[str]) -> list[str]:
     """Names of columns; one that several columns have is marked, so that none of them is taken for it."""
-    names = [field.strip().strip(_INVISIBLE) for field in fields]
     return [name if names.count(name) == 1 or not name else f"{name} (twice)" for name in names]
 
 
@@ -202,9 +207,13 @@ def _records(value: Any, task: Task) -> Any:
     """The rows of a whole JSON file as a list of objects; one object where it is a row itself."""
     if not isinstance(value, dict):
         return value if isinstance(value, list) else [value]
-    asked = {task.label, task.text, task.prompt, task.completion, task.messages, task.pair} & value.keys()
+    named, template = (
+        (task.label, task.text, task.prompt, task.completion, task.messages, task.pair),
+        task.template or "",
+    )
+    asked = [name for name in value if name in named or f"{{{name}}}" in template]
     inner = list(value.values())
-    if len(asked) > 1 and all(isinstance(column, list) and len(column) == len(inner[0]) for column in inner):
+    if asked and len(inner) > 1 and all(isinstance(column, list) and len(column) == len(inner[0]) for column in inner):
         return [dict(zip(value, row, strict=True)) for row in zip(*inner, strict=True)]
     lists = [rows for rows in inner if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
     return lists[0] if len(lists) == 1 and not asked else value
@@ -232,7 +241,9 @@ def parquet(path: Path) -> Iterator[Row]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             batches = file.iter_batches(batch_size=CHUNK)
-            yield from _numbered("row", (row for batch in batches for row in batch.to_pylist()))
+            names = _apart(file.schema_arrow.names)
+            tables = (batch.rename_columns(names) for batch in batches)
+            yield from _numbered("row", (row for table in tables for row in table.to_pylist()))
     except (pa.ArrowException, OSError) as error:
         remedy = "of a text file, give task.format=csv or jsonl"
         raise Refused(f"task data {path}: not a Parquet file, or a broken one ({error}); {remedy}") from None
@@ -292,6 +303,7 @@ def lines(path: Path, encoding: str) -> Iterator[str]:
     first, _, other = encoding.partition("+")
     try:
         errors = _decoding_as(other) if other else "strict"
+        first = "utf-8-sig" if codecs.lookup(first).name == "utf-8" else first  # no byte order mark is a text
         with _opened(path, "rt", encoding=first, errors=errors, newline="") as file:
             for number, line in enumerate(file, 1):
                 if "\0" in line:
@@ -364,7 +376,7 @@ def _opened(path: Path, mode: str, **keys: Any) -> Iterator[IO[Any]]:
 def _decodes(line: bytes, encoding: str) -> bool:
     try:
         line.decode(encoding)
-    except UnicodeDecodeError:
+    except UnicodeError:
         return False
     return True
 
