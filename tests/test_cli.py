@@ -87,6 +87,7 @@ REFUSED = [
     ("train -m hydra/launcher=joblib", ["hydra/launcher=joblib", "pip install hydra-joblib-launcher"]),
     ("train -m hydra/launcher=submitit_slurm", ["pip install hydra-submitit-launcher"]),
     ("train model=local", ["model.path"]),
+    ("train debug=fast model=tiny_t5 task=synthetic_lm", ["t5 cannot be built for task.kind=causal_lm"]),
     ("train model.path=./nowhere", ["model.path=./nowhere", "no such file"]),
     *(
         (f"{line} debug=fast model=local model.path=a/b", ["model.path=a/b: no such"])

@@ -73,6 +73,7 @@ def test_texts_are_cut_at_the_longest_allowed_with_their_end_token():
     assert rows.lengths.tolist() == [4, 12, 2] == [len(row["input_ids"]) for row in (rows[0], rows[1], rows[2])]
     assert all(rows[i]["input_ids"][0] == 1 and rows[i]["input_ids"][-1] == 2 for i in range(3))
     assert len(rows) == 3 and rows[1]["labels"] == 1
+    assert encoded(["</s>", "(/s>"]).columns["input_ids"][0].count(2) == 1, "an end that is written is no end"
 
 
 @pytest.mark.parametrize("dtype", [torch.long, torch.float32])

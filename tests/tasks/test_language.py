@@ -216,6 +216,8 @@ def test_calls_of_tools_are_learned_and_replies_of_no_weight_are_not():
     assert chat(TURNS + "{% endfor %}", [TALK[0], call])[2] == "<assistant>[look]"
     assert chat(TURNS + "{% endfor %}", [TALK[0], TALK[1] | {"weight": 0}, *TALK[2:]])[2] == "<assistant>d"
     assert reply(split([""], None, messages=[[TALK[0], call]]), 0) == '["look"]'
+    older = {"role": "assistant", "content": "", "function_call": {"name": "look"}}
+    assert reply(split([""], None, messages=[[TALK[0], older]]), 0) == '{"name": "look"}'
     with_tools = "{{ tools or '' }}" + TURNS + "{% endfor %}"
     tokenizer, rows, _ = chat(with_tools, [TALK[0] | {"tools": [{"name": "look"}]}, call])
     assert "[{'name': 'look'}]<user>a" in tokenizer.decode(rows.ids[0])
@@ -233,13 +235,18 @@ def test_where_a_template_rewrites_earlier_turns_the_last_reply_alone_can_be_lea
     with pytest.raises(Refused, match=r"task.replies=last"):
         chat(template, TALK)
     assert chat(template, TALK, last=True)[2] == "<assistant>think d"
+    unasked = template + "{% if add_generation_prompt %}<assistant>!{% endif %}"
+    with pytest.raises(Refused, match="does not write a reply behind what asks for it; give another model"):
+        chat(unasked, TALK, last=True)
     with pytest.raises(Refused, match="this model's tokenizer has no chat template"):
         chat(None, TALK)
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_with_its_row():
     _, tokenizer = model("gpt2")
-    with pytest.raises(Refused, match=r"^task\.max_length=16: must be above 2[0-9], .* in row 2 \(test\).*raise it"):
+    with pytest.raises(
+        Refused, match=r"^task\.max_length=16: must be above 2[0-9], .* of example 2 \(test\).*raise it"
+    ):
         EncodedText(split(["short", "much longer than sixteen"], ["a", "b"]), tokenizer, 16, "test")
     with pytest.raises(Refused, match="shorten the prompt"):
         EncodedText(split(["x" * 200], ["a"]), tokenizer, 64, "test")

@@ -251,7 +251,7 @@ def skeleton(
         with torch.device(device):
             return auto.from_config(config, dtype=torch.float32, attn_implementation=attention)
     except Exception as error:
-        if device != "meta":
+        if device != "meta" and not str(error).startswith("Unrecognized configuration class"):
             raise  # such as memory that is too small for it
         raise Refused(f"model: {config.model_type} cannot be built for task.kind={kind} ({reason(error)})") from None
 

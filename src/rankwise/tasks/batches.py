@@ -27,7 +27,8 @@ class Encoded(Dataset[dict[str, Any]]):
         self, texts: list[str], labels: np.ndarray, tokenizer: Any, max_length: int, pairs: list[str] | None = None
     ):
         check_length(max_length, tokenizer.model_max_length)
-        encoded = tokenizer(texts, pairs, truncation=True, max_length=max_length, add_special_tokens=True)
+        keys = {"add_special_tokens": True, "split_special_tokens": True}  # what is written like one is a text
+        encoded = tokenizer(texts, pairs, truncation=True, max_length=max_length, **keys)
         names = ("input_ids", "attention_mask", "token_type_ids")
         self.columns = {key: values for key, values in encoded.items() if key in names}
         self.labels = labels
@@ -35,7 +36,7 @@ class Encoded(Dataset[dict[str, Any]]):
         long = [row for row, tokens in enumerate(encoded.encodings or ()) if tokens.overflowing]
         self.cut, some = len(long), long[:_SOME]  # rows that lost their end
         again = ([texts[row] for row in some], pairs and [pairs[row] for row in some])
-        self.uncut = [*map(len, tokenizer(*again, verbose=False)["input_ids"])] if some else []
+        self.uncut = [*map(len, tokenizer(*again, **keys, verbose=False)["input_ids"])] if some else []
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -14,7 +14,7 @@ from rankwise.check import check_length
 from rankwise.errors import Refused, reason
 from rankwise.measure.shape import Shape
 from rankwise.tasks.data import Data, Split
-from rankwise.tasks.examples import Messages
+from rankwise.tasks.examples import CALLS, Messages
 
 Segment = tuple[str, bool]  # text, and whether it is learned
 Row = dict[str, Any]
@@ -50,7 +50,7 @@ def reply(split: Split, row: int) -> str:
     """The right answer to ``question``."""
     if split.messages is not None:
         last = split.messages[row][-1]
-        return last["content"] or json.dumps(last["tool_calls"])
+        return last["content"] or json.dumps(next(last[key] for key in CALLS if last.get(key)))
     assert split.completions is not None
     return split.completions[row]
 
@@ -64,10 +64,9 @@ def _conversation(messages: Messages, tokenizer: Any, last: bool) -> list[Segmen
         asked = _rendered(tokenizer, messages[:number], add_generation_prompt=True)
         answered = _rendered(tokenizer, messages[: number + 1], add_generation_prompt=False)
         if not (asked.startswith(rendered) and answered.startswith(asked)):
-            raise Refused(
-                "task.messages: this model's chat template rewrites earlier turns, so replies cannot be told apart; "
-                "task.replies=last learns the last one alone"
-            )
+            why = "rewrites earlier turns, so replies cannot be told apart; task.replies=last learns the last one alone"
+            why = "does not write a reply behind what asks for it; give another model" if last else why
+            raise Refused(f"task.messages: this model's chat template {why}")
         parts += [(asked[len(rendered) :], False), (answered[len(asked) :], message.get("weight") != 0)]
         rendered = answered
     return parts
@@ -206,9 +205,9 @@ def _too_long(learned: list[bool], max_length: int, limit: int, part: str, item:
     prompt = learned.index(True) if True in learned else len(learned)
     if prompt == len(learned):
         why = "its completion is empty, or no reply has a weight"
-        return Refused(f"task: row {item + 1} of the data ({part}) has nothing to learn: {why}")
+        return Refused(f"task: example {item + 1} of the data ({part}) has nothing to learn: {why}")
     remedy = "raise it" if prompt < limit else "shorten the prompt: that is all this model has positions for"
-    allowed = f"must be above {prompt}, the tokens of the prompt in row {item + 1} ({part})"
+    allowed = f"must be above {prompt}, the tokens of the prompt of example {item + 1} ({part})"
     return Refused.value("task.max_length", max_length, allowed, remedy)
 
 
