@@ -88,7 +88,7 @@ def test_the_report_shows_what_was_learned_of_every_rank(found):
     assert {step.arm.rank for family in report.families for step in family.steps} == compared
     methods = report.to_methods()
     level = "4 % from rank 1 down and, if that fails, 1 % from rank 4 down to it"
-    assert f" spend 0, 20, 40, 40 % of a one-sided error level of {level}. {told['notes'][0]}" in methods
+    assert f"level of {level}, divided over its looks as 0 + 20 + 40 + 40 %. {told['notes'][0]}" in methods
     assert "set in the config before the runs: 10 points." in methods and "Differences from rank 8 are pair" in methods
 
 

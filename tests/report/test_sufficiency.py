@@ -173,7 +173,7 @@ def test_the_reference_is_the_one_that_find_was_asked_to_compare_with(tmp_path):
     assert "| Δ r=8 pts |" in texts[0] and "Against rank 8, in numbers" in texts[1]
     assert all("Differences from rank 8 are paired" in text for text in texts)
     level = "4 % from rank 4 down and, if that fails, 1 % from rank 16 down to it"
-    judged = f"its looks at a rank spend 0, 100 % of a one-sided error level of {level}."
+    judged = f"a rank is tested at a one-sided error level of {level}, divided over its looks as 0 + 100 %."
     assert all(
         text in texts[2]
         for text in (
