@@ -3,6 +3,7 @@
 Hydra composes a ``Config`` from ``conf/``; everything downstream reads this one object. Nothing here imports torch.
 """
 
+import copy
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
@@ -293,11 +294,17 @@ def plain(config: Config) -> dict[str, Any]:
     return asdict(config)
 
 
+_changed_last: dict[str, DictConfig] = {}  # one, which a tuned study changes many times; a merge takes four copies
+
+
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:
     """A config with dotted keys changed; ``optim.lr``, which follows ``method.lr`` and is a number by now, with it."""
     if "method.lr" in changes:
         changes = {"optim.lr": changes["method.lr"], **changes}
-    node = merged(plain(config))
+    if (last := repr(config)) not in _changed_last:
+        _changed_last.clear()
+        _changed_last[last] = merged(plain(config))
+    node = copy.deepcopy(_changed_last[last])
     for key, value in changes.items():
         OmegaConf.update(node, key, value)
     return typed(node)

@@ -90,6 +90,6 @@ def _rule(document: dict[str, Any]) -> str:
     levels = f"{down} from rank {guess} down and, if that fails, {above} from rank {largest} down to it"
     levels = levels if guess < largest else f"{100 * rule['alpha']:.3g} %"
     shares = " + ".join(f"{100 * share:.3g}" for share in rule["shares"])
-    said = "Which rank is enough was judged by rankwise find, by a rule that was fixed before the runs it judges: a rank "
-    said += f"is tested at a one-sided error level of {levels}, divided over its looks as {shares} %."
+    said = "Which rank is enough was judged by rankwise find, by a rule that was fixed before the runs it judges: "
+    said += f"a rank is tested at a one-sided error level of {levels}, divided over its looks as {shares} %."
     return " ".join(filter(None, [said, *(str(document.get(part, "")) for part in ("course", "not_run"))]))
