@@ -7,6 +7,7 @@ import os
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -109,6 +110,7 @@ def fork(process: ForkServerProcess) -> bool:
     try:
         process.start()
     except (EOFError, ConnectionError):
+        time.sleep(0.5)  # a server that dies takes no more requests soon, but not at once
         return False
     return True
 
