@@ -121,6 +121,8 @@ def test_a_dry_run_lists_the_stages_and_makes_nothing(tmp_path):
     assert done.returncode == 0 and list(tmp_path.iterdir()) == []
     first = [line.split()[0] for line in done.stdout.splitlines() if line[:1].isalpha()]
     assert first == ["stage", "pilot", "confirm", "Training"]
+    (confirmed,) = (line for line in done.stdout.splitlines() if line.startswith("confirm"))
+    assert " a rank and rank 8, " in confirmed, "what a stage does begins beside its name"
     assert "at 40.0 % (assumed) of the peak speed." in " ".join(done.stdout.split())
     document = json.loads(rankwise(tmp_path, *ASK, "--dry-run", "--json").stdout)
     assert [stage["stage"] for stage in document["stages"]] == ["pilot", "confirm"] and document["jobs"] == 2
