@@ -36,6 +36,7 @@ STEPS = 300
 # What a tiny model needs to be told, beside the method's own file.
 KEYS: dict[str, dict[str, Any]] = {
     "vera": {"method__rank": 16},
+    "lokr": {"method__rank": 3},
     "nested": {"method__rank": 8},
     "top_layers": {"method__layers": 1, "method__lr": 2e-3},
     "bottleneck": {"method__size": 8, "method__lr": 1e-2},

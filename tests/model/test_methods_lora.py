@@ -144,6 +144,28 @@ def test_adalora_prunes_from_a_tenth_of_the_steps_to_the_middle(steps, schedule)
     assert (config.tinit, config.tfinal, config.deltaT, config.total_step) == schedule
 
 
+def test_lokr_is_of_low_rank_up_to_the_largest_that_is_taken():
+    built = [build(config_of("lokr", "bert", method__rank=rank)) for rank in (1, 2, 3)]
+    sizes = [count(adapted.model, adapted.heads)["adapter"] for adapted in built]
+    assert sizes[2] - sizes[1] == sizes[1] - sizes[0] > 0
+
+
+def test_oft_turns_inputs_and_changes_no_length_however_far_it_went():
+    config = config_of("oft", "bert")
+    lm, tokenizer = load(config)
+    adapted = adapt(lm, config)
+    optimizer = optim.build(adapted.model, config.optim, "cpu")
+    for group in optimizer.param_groups:
+        group["lr"] = 2e-2
+    for _ in range(10):
+        step.losses(adapted.model, ClassScorer(2), batch_of(tokenizer))[1].mean().backward()
+        optimizer.step()
+    turns = [m.default.get_weight() for n, m in adapted.model.named_modules() if n.endswith("oft_R")]
+    for turn in turns:
+        assert float((turn - torch.eye(len(turn))).detach().abs().max()) > 0.1
+        assert torch.allclose(torch.linalg.svdvals(turn.detach()), torch.ones(len(turn)), atol=1e-5)
+
+
 def test_adalora_divides_alpha_by_the_rank_that_it_starts_with():
     assert build(config_of("adalora", "bert", method__rank=4, method__alpha=12)).lora["scale"] == 2  # 12 / (1.5 · 4)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import peft
 from peft import AdaLoraConfig, IA3Config, LoHaConfig, LoKrConfig, OFTConfig, PeftConfig, VeraConfig
+from peft.tuners.lokr.layer import factorization
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -99,8 +100,14 @@ def _ia3(config: Config, sides: Sides, common: Common) -> PeftConfig:
 def _of_lycoris(config: Config, sides: Sides, common: Common) -> PeftConfig:
     """LoHa and LoKr, which take rank and alpha alone."""
     rank = _fit(config, sides)
-    kind = LoHaConfig if config.method.name == "loha" else LoKrConfig
-    return kind(r=rank, alpha=_alpha(config)[0], **common)
+    if config.method.name == "loha":
+        return LoHaConfig(r=rank, alpha=_alpha(config)[0], **common)
+    largest = {name: max(factorization(side)[1] for side in sides[name]) for name in sides}  # of B A, the larger side
+    name, side = min(largest.items(), key=lambda layer: layer[1])
+    if 2 * rank >= side:
+        allowed = f"at most {(side - 1) // 2}, below half of the larger side of {name}'s B A, {side}"
+        raise Refused.value("method.rank", rank, allowed)
+    return LoKrConfig(r=rank, alpha=_alpha(config)[0], **common)
 
 
 def _oft(config: Config, sides: Sides, common: Common) -> PeftConfig:
@@ -108,7 +115,8 @@ def _oft(config: Config, sides: Sides, common: Common) -> PeftConfig:
     for name, (d_in, _) in sides.items():
         if d_in % block:
             raise Refused.value("method.block", block, f"a divisor of {d_in}, the input width of {name}")
-    return OFTConfig(r=0, oft_block_size=block, **common)
+    # Exactly orthogonal, where PEFT's default is five terms of a series that is so near the start alone.
+    return OFTConfig(r=0, oft_block_size=block, use_cayley_neumann=False, **common)
 
 
 def _custom(config: Config, sides: Sides, common: Common) -> PeftConfig:
