@@ -30,9 +30,14 @@ def begin(model: nn.Module, steps: int) -> None:
 
 
 def after_step(model: nn.Module, step: int) -> None:
-    """Prune what matters least (Algorithm 1), after optimizer step ``step`` from 1 and before gradients are dropped."""
+    """Prune what matters least (Algorithm 1), after optimizer step ``step`` from 1 and before gradients are dropped.
+
+    Those of a step that fp16 skipped are not finite, and averages of importance would never be again.
+    """
     config = _config(model)
     if config is not None and step <= (config.total_step or 0):
+        for gradient in (p.grad for p in model.parameters() if p.grad is not None):
+            gradient.nan_to_num_(0.0, 0.0, 0.0)
         model.base_model.update_and_allocate(step)  # type: ignore[union-attr,operator]
 
 
