@@ -23,6 +23,7 @@ _UNFIT = {  # of Lightning's, what changes what is compared, or what a run does 
     "ProgressBar": "a run shows its own progress",
     "Timer": "ends a run by the clock; trainer.max_time does, and such a run is in no comparison",
 }
+_EARLY = "check_on_train_epoch_end"  # which a callback that stops early takes
 _TO_LOGGERS = ("DeviceStatsMonitor", "LearningRateMonitor")
 
 
@@ -37,9 +38,13 @@ def check(config: Config, logged: Collection[str]) -> None:
             unfit = next((_UNFIT[ancestor] for ancestor in _UNFIT if ancestor in ancestors), None)
             if ancestors.intersection(_TO_LOGGERS) and not config.logger:
                 unfit = "what it measures goes to a logger of Lightning's; name one, logger=NAME"
+            signature = inspect.signature(cls)
+            if _EARLY in signature.parameters and config.method.name == "adalora":
+                unfit = (
+                    "none that stops early with method=adalora, which may not have pruned; trainer.early_stopping waits"
+                )
             if unfit:
                 raise Refused.value(f"{key}._target_", values["_target_"], unfit)
-            signature = inspect.signature(cls)
             try:
                 taken = signature.bind_partial(**{word: values[word] for word in values if not word.startswith("_")})
             except TypeError:
@@ -67,12 +72,11 @@ def made(config: Config, group: str) -> list[Any]:
 
     all_made = []
     for name, values in getattr(config, group).items():
-        early = "check_on_train_epoch_end"
-        takes = early in inspect.signature(_class(group, name, values)).parameters
+        takes = _EARLY in inspect.signature(_class(group, name, values)).parameters
         try:
             with warnings.catch_warnings():  # of Hydra 1.4, for the class that is looked at above
                 warnings.filterwarnings("ignore", r"hydra\.utils\.instantiate\(\) resolved")
-                all_made.append(instantiate(({early: False} if takes else {}) | values | {"_partial_": False}))
+                all_made.append(instantiate(({_EARLY: False} if takes else {}) | values | {"_partial_": False}))
         except Exception as error:  # the class's own, which Hydra 1.3 wraps and 1.4 does not
             why = reason(error.__cause__ or error)
             raise Refused(f"{group}.{name}: {values['_target_']} does not take this ({why})") from None

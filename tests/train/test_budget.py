@@ -211,6 +211,13 @@ def test_what_is_none_is_refused_in_one_line_before_anything_is_made(group, valu
     assert err.startswith(f"rankwise: {said}") and err.count("\n") == 1 and not Path("outputs").exists()
 
 
+def test_adalora_takes_no_callback_that_may_stop_it_before_it_has_pruned(capsys):
+    write("early", {"it": EARLY | {"monitor": "val/loss"}})
+    assert main([*RUN, "callbacks=early", "method=adalora"]) == 2
+    assert capsys.readouterr().err.startswith(f"rankwise: callbacks.it._target_={LIGHTNING}.EarlyStopping: none that ")
+    assert not Path("outputs").exists()
+
+
 def test_a_callback_that_monitors_sees_every_validation():
     patient = {"monitor": "val/loss", "patience": 1, "divergence_threshold": 0.01, "mode": "min"}
     write("early", {"it": {"_target_": f"{LIGHTNING}.EarlyStopping"} | patient})  # any loss is above this threshold
