@@ -133,7 +133,7 @@ class _Story:
             with self.clock("prepare"):
                 device = torch.device("cpu") if self.is_sharded else self.settings.device
                 model, scorer = self.adapted.model.to(device), self.scorer
-                rows = loaders.train(self.periods.first)
+                rows = loaders.train(self.periods.plan)
                 batches = ({key: value.to(device) for key, value in batch.items()} for batch in rows)
                 self.adapted.prepare(batches, lambda batch: step.loss(model, step.losses(model, scorer, batch)[1]))
         self.probe = probe.Probe(self.periods.shapes, loaders.largest_validation) if config.tracking.ledger else None

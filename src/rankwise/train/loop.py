@@ -52,8 +52,7 @@ class Periods(pl.LightningDataModule):
         bounds = [0, *(end * trainer.accumulate for end in self.ends)]
         mine = [ranks.rows(batch) for batch in plan]
         self.stretches = [mine[a:b] for a, b in pairwise(bounds)]
-        self.first = plan[: budget.checkpoints[0] * trainer.accumulate]  # up to the first validation
-        self.loaders = loaders
+        self.plan, self.loaders = plan, loaders
         self.tokens = [int(rows.lengths[batch].sum()) for batch in plan]  # without padding
         steps = [plan[i : i + trainer.accumulate] for i in range(0, len(plan), trainer.accumulate)]
         self.shapes = [[rows.shape(ranks.rows(batch)) for batch in step] for step in steps]
