@@ -38,16 +38,17 @@ def one_server() -> Iterator[None]:
 BATCHES = {"trainer__batch_size": 11, "trainer__accumulate": 2, "trainer__eval_batch_size": 64}
 LENGTH = {"trainer__max_steps": None, "trainer__epochs": 3, "trainer__validations": 2}
 ODD: dict[str, Any] = {"task__n_train": 45, "task__n_validation": 60, **BATCHES, **LENGTH}
+NESTED = {"method": "nested", "method__rank": 8, "method__nested": [1, 2, 4]}
 
 
 @pytest.fixture(scope="module")
 def alike(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Record]:
-    """One run without dropout on 1, 2 and 3 devices: odd batches, accumulation, a tail of few rows, and fewer batches
-    of validation than ranks."""
+    """One run without dropout, whose steps draw a rank, on 1, 2 and 3 devices: odd batches, accumulation, a tail of few
+    rows, and fewer batches of validation than ranks."""
     from tiny_configs import tiny
 
     outputs = tmp_path_factory.mktemp("ranks")
-    return {n: run(tiny("llama", outputs=str(outputs), trainer__devices=n, **ODD)) for n in (1, 2, 3)}
+    return {n: run(tiny("llama", outputs=str(outputs), trainer__devices=n, **ODD, **NESTED)) for n in (1, 2, 3)}
 
 
 @pytest.mark.parametrize("devices", [2, 3])
@@ -96,7 +97,7 @@ def assert_same_weights_and_scores(one: Record, other: Record) -> None:
 
 
 def test_a_base_that_is_shared_out_learns_what_a_whole_one_does(alike, tiny, tmp_path):
-    several = run(tiny("llama", outputs=str(tmp_path), trainer__devices=2, trainer__strategy="fsdp2", **ODD))
+    several = run(tiny("llama", outputs=str(tmp_path), trainer__devices=2, trainer__strategy="fsdp2", **ODD, **NESTED))
     assert_same_weights_and_scores(several, alike[2])
     whole, shared = (run.memory["train"] for run in (alike[2], several))
     counts = alike[2].params  # and PEFT keeps the head as it was beside the trained one

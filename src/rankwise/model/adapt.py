@@ -108,7 +108,7 @@ def _with_peft(base: nn.Module, config: Config, heads: list[str], planned: bool)
     }
     prepare = None if planned else from_data.get(method.init)
     if method.nested:
-        Nested(model, method.nested, chosen.rank, method.alpha)
+        Nested(model, method.nested, chosen.rank, method.alpha, config.seed)
     return Adapted(model, heads, described, start, prepare)
 
 

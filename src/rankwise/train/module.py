@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from rankwise.config import Optim
-from rankwise.model.methods import adalora
+from rankwise.model.methods import adalora, nested
 from rankwise.model.numerics import Numerics
 from rankwise.model.outputs import Batch
 from rankwise.tasks.scores import Columns, Score, Scorer
@@ -42,6 +42,8 @@ class FineTuner(pl.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor | None:
         """Mean loss of the batch; a loss that is not finite ends the training and marks the run as diverged."""
+        if cut := nested.of(self.model):
+            cut.step = self.trainer.global_step
         losses_N = losses(self.model, self.scorer, batch)[1]
         share = self.shares[self.seen] if self.shares else 1.0
         self.seen += 1

@@ -8,6 +8,7 @@ rule of slimmable networks (Yu and Huang 2019), without which the whole lags beh
 """
 
 import contextlib
+import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,12 +18,17 @@ from torch import nn
 
 from rankwise.alpha import scale_of
 from rankwise.model.methods import inits
+from rankwise.model.methods.seeds import derived_seed
 
 
 class Nested:
-    """What cuts a model's LoRA to its leading ``ranks``, the last of which is the whole. ``alpha`` is their policy."""
+    """What cuts a model's LoRA to its leading ``ranks``, the last of which is the whole. ``alpha`` is their policy.
 
-    def __init__(self, model: PeftModel, smaller: Sequence[int], whole: int, alpha: Any):
+    The rank that is drawn for optimizer step ``step`` is that of all its micro-batches, on every device.
+    """
+
+    def __init__(self, model: PeftModel, smaller: Sequence[int], whole: int, alpha: Any, seed: int):
+        self.seed, self.step = seed, 0
         self.ranks = [*sorted(rank for rank in set(smaller) if rank < whole), whole]
         scales = {rank: scale_of(alpha, rank) / scale_of(alpha, whole) for rank in self.ranks}
         self.factors = [[scale] * rank + [0.0] * (whole - rank) for rank, scale in scales.items()]
@@ -34,8 +40,9 @@ class Nested:
     @contextlib.contextmanager
     def only(self, rank: int | None = None) -> Iterator[None]:
         """Pass through the first ``rank`` rows and columns alone, or through a smaller rank that is drawn."""
-        which = torch.randint(len(self.ranks) - 1, (1,)) if rank is None else torch.tensor([self.ranks.index(rank)])
-        self.now_1R = torch.tensor(self.factors)[which]
+        if rank is None:
+            rank = random.Random(derived_seed(self.seed, "nested", self.step)).choice(self.ranks[:-1])
+        self.now_1R = torch.tensor([self.factors[self.ranks.index(rank)]])
         try:
             yield
         finally:
