@@ -36,7 +36,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-READ_WEIGHTS = ("dora", "did", "custom")  # rounded ones then, where others only multiply by them
+READ_WEIGHTS = ("dora", "custom")  # rounded ones then, where others only multiply by them
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -57,7 +57,7 @@ def test_frozen_weights_as_they_are_multiplied_change_no_bit(shape, bases):
             other = gradients[1][name]
             assert gradient is other is None or torch.equal(gradient, other), (method, name)
         halved = {name for name, p in model.named_parameters() if p.dtype == torch.bfloat16}
-        assert halved or methods.of(config.method).trains == "all", method
+        assert bool(halved) == (methods.of(config.method).trains not in ("all", "subspace")), method
         assert not any("embed" in name or "wte" in name or "norm" in name.casefold() for name in halved)
 
 
@@ -65,10 +65,12 @@ def test_frozen_weights_as_they_are_multiplied_change_no_bit(shape, bases):
 def test_every_method_learns_and_comes_back_in_another_process(shape, bases, tmp_path, zygote):
     """With the head held still, the loss falls by a tenth and the logits leave the base's; both survive the reload.
 
-    A subspace moves the head, too, and stores none: see test_nested.py.
+    A subspace moves the head, too, and stores none: see test_intrinsic.py. RoBERTa's layers are BERT's under other
+    names.
     """
     told: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    for method in [method for method, on in CASES if on == shape and methods.of(method).trains != "subspace"]:
+    every = [method for method, on in CASES if on == shape and methods.of(method).trains != "subspace"]
+    for method in ["lora", "bitfit", "bottleneck"] if shape == "roberta" else every:
         config = config_of(method, shape, model__path=str(bases / shape))
         check(config)
         lm, tokenizer = load(config)

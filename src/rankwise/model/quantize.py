@@ -21,6 +21,7 @@ from rankwise.config import Config, Quant
 from rankwise.errors import Refused
 from rankwise.model import fused
 from rankwise.model.base import head_names
+from rankwise.model.methods.intrinsic import PLACES
 from rankwise.model.numerics import LOW, Numerics
 from rankwise.model.outputs import all_logits
 from rankwise.model.targets import block_linears, modules_named, shape
@@ -114,11 +115,12 @@ def hold_as_multiplied(model: nn.Module, precision: str) -> None:
     """Keep frozen weights of linear layers in the type in which autocast multiplies them, in place.
 
     The products are the same to the bit, the weights take half the bytes, and no step makes copies of them. A weight
-    that is an embedding, too, stays as it is. What is left is copied, so that the file that it was mapped from goes.
+    that is an embedding, too, or that a subspace moves, stays as it is. What is left is copied, so that the file
+    that it was mapped from goes.
     """
     if precision not in ("bf16", "fp16"):
         return
-    linear = {module for module in model.modules() if isinstance(module, nn.Linear | Conv1D)}
+    linear = {m for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and f"weight{PLACES}" not in m._buffers}
     inside = {p for module in linear for p in module.parameters(recurse=False)}
     outside = {p for module in model.modules() if module not in linear for p in module.parameters(recurse=False)}
     for parameter in model.parameters():

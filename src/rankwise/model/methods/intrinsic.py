@@ -15,7 +15,7 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.model.methods.seeds import derived_seed
 
-_PLACES = "_subspace"  # behind a weight's name: where P has the entries of its rows
+PLACES = "_subspace"  # behind a weight's name: where P has the entries of its rows
 
 
 def insert(base: nn.Module, config: Config) -> None:
@@ -39,7 +39,7 @@ def insert(base: nn.Module, config: Config) -> None:
             drawn[id(weight)] = _places(weight, dim, derived_seed(config.seed, "subspace", full))
             if not weight.is_meta:
                 entries += torch.bincount(drawn[id(weight)] % dim, minlength=dim)
-        module.register_buffer(name + _PLACES, drawn[id(weight)], persistent=False)
+        module.register_buffer(name + PLACES, drawn[id(weight)], persistent=False)
     base.register_buffer("subspace_norms", entries.clamp(min=1).rsqrt(), persistent=False)
     for module in {id(module): module for _, module, _, _ in owned}.values():
         _move(module, [name for _, own, name, _ in owned if own is module], base)
@@ -58,7 +58,7 @@ def _move(module: nn.Module, names: list[str], base: nn.Module) -> None:
 
     def enter(_: nn.Module, args: Any) -> None:
         for name in names:
-            weight, places = module._parameters[name], module._buffers[name + _PLACES]
+            weight, places = module._parameters[name], module._buffers[name + PLACES]
             assert weight is not None and places is not None
             module.__dict__[name] = weight + offset(base, places).view_as(weight).to(weight.dtype)
 
