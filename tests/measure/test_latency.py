@@ -123,10 +123,12 @@ def test_a_method_that_delays_every_pass_comes_out_slower(tiny, monkeypatch):
 @pytest.mark.usefixtures("few")
 def test_the_precision_of_the_run_is_that_of_the_passes(tiny, monkeypatch):
     seen: list[torch.dtype] = []
+    held: list[torch.dtype] = []  # a weight that a product reads
     real = latency.forward
 
     def watched(model: torch.nn.Module, *given: Any) -> latency.Call:
         model.register_forward_hook(lambda _, __, output: seen.append(output.logits.dtype))
+        held.append(model.get_parameter("transformer.h.0.attn.c_attn.weight").dtype)
         return real(model, *given)
 
     monkeypatch.setattr(latency, "forward", watched)
@@ -134,6 +136,7 @@ def test_the_precision_of_the_run_is_that_of_the_passes(tiny, monkeypatch):
         times(tiny("gpt2", "full", task="synthetic_lm", trainer__precision=precision, tracking__latency=[[1, 4]]))
     assert list(dict.fromkeys(seen)) == [torch.float32, torch.bfloat16]
     assert seen.count(torch.bfloat16) == 2 * seen.count(torch.float32)
+    assert held == [torch.float32] * 2 + [torch.bfloat16] * 4  # as in training, in place of a copy in every pass
 
 
 def test_what_memory_is_too_small_for_is_absent(tiny, monkeypatch):

@@ -24,6 +24,7 @@ from rankwise.config import Config
 from rankwise.measure.random_models import adapted_model, base_model, batch, merged_model
 from rankwise.model.methods.peft_warnings import CANNOT
 from rankwise.model.numerics import Numerics
+from rankwise.model.quantize import hold_as_multiplied
 
 LEAST, MOST, BUDGET_S = 10, 100, 10.0  # blocks of a shape, and the seconds after which there are no more
 _CPU = torch.device("cpu")
@@ -153,4 +154,5 @@ def _models(config: Config, architecture: PretrainedConfig, settings: Numerics) 
         model.eval().requires_grad_(False).to(settings.device)
         if settings.precision == "bf16_true":
             model.to(torch.bfloat16)
+        hold_as_multiplied(model, settings.precision)  # as a run trains and a served model holds them
     return models
