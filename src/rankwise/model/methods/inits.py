@@ -196,7 +196,9 @@ def lora_ga(model: PeftModel, start: Start, batches: Iterable[Batch], loss: Call
         loss(batch).backward()
     for name, layer in layers(model):
         gradient, rank = weights[name].grad.float(), layer.r["default"]
-        u, _, vh = torch.linalg.svd(gradient.T if isinstance(layer.get_base_layer(), Conv1D) else gradient)
+        u, _, vh = torch.linalg.svd(
+            gradient.T if isinstance(layer.get_base_layer(), Conv1D) else gradient, full_matrices=False
+        )
         size = u.shape[0] ** 0.25 / _GAMMA**0.5
         weights[name].requires_grad_(False)
         with torch.no_grad():
