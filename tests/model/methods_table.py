@@ -110,19 +110,18 @@ def train(adapted: Adapted, tokenizer: Any, config: Config, steps: int = STEPS) 
     rates.lr = config.method.lr
     optimizer = optim.build(model, rates, "cpu", lr_ratio=config.method.lr_ratio)
     adalora.begin(model, steps)
-    fallen = 0.0
     for number in range(1, steps + 1):
         model.train()
-        step.loss(model, step.losses(model, scorer, batch)[1]).backward()
+        losses = step.losses(model, scorer, batch)[1]
+        step.loss(model, losses).backward()
         for parameter in still:
             parameter.grad = None
         optimizer.step()
         adalora.after_step(model, number)
         optimizer.zero_grad()
-        fallen = 1 - loss_of(logits(model, tokenizer)) / first
-        if fallen > 0.1 and number > 3:
+        if number > 3 and losses.mean() < 0.9 * first and 1 - loss_of(logits(model, tokenizer)) / first > 0.1:
             break
-    return fallen
+    return 1 - loss_of(logits(model, tokenizer)) / first
 
 
 def leave(config: Config, folder: Path) -> None:

@@ -8,15 +8,18 @@ import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from tiny_configs import Tiny
+from torch import nn
 from zygote import until
 
 from rankwise.config import Config, plain
 from rankwise.identity import folder
+from rankwise.measure.clock import Clock
 from rankwise.methods import DECLARED
 from rankwise.paths import UNFINISHED
 from rankwise.run import run
@@ -246,9 +249,9 @@ def test_a_run_that_failed_leaves_no_checkpoint(tiny, monkeypatch):
     assert not [path for path in folder(longer(tiny)).iterdir() if path.name in UNFINISHED]
 
 
-def test_checkpoints_take_a_hundredth_of_the_time_that_training_takes(tiny, monkeypatch):
-    now = [0.0]
-    saved: list[float] = []
+def test_checkpoints_take_a_hundredth_of_the_time_that_training_takes(tmp_path, monkeypatch):
+    """Of twenty stretches of 10 s, at checkpoints that take half a second."""
+    now, saved, trained = [0.0], [], nn.Linear(1, 1)
     monkeypatch.setattr(checkpoint, "SHARE", 0.01)
     monkeypatch.setattr(checkpoint.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(checkpoint, "_SECONDS", 0.2)
@@ -258,12 +261,10 @@ def test_checkpoints_take_a_hundredth_of_the_time_that_training_takes(tiny, monk
         now[0] += 0.5
 
     monkeypatch.setattr(checkpoint.Checkpoints, "_save", save)
-    real = Watch.on_train_batch_end
-
-    def end(self: Any, *given: Any) -> None:
-        now[0] += 1.0
-        real(self, *given)
-
-    monkeypatch.setattr(Watch, "on_train_batch_end", end)
-    run(longer(tiny, trainer__max_steps=200, trainer__validations=1))
+    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(now=0, stretches=range(20)), should_stop=False)
+    kept = checkpoint.Checkpoints(tmp_path, Record({}, {}), None, Clock())
+    kept.on_train_start(trainer, trained)
+    for trainer.datamodule.now in range(20):
+        now[0] += 10
+        kept.on_train_epoch_end(trainer, trained)
     assert saved == [30, 80.5, 131, 181.5]

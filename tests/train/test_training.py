@@ -97,60 +97,65 @@ def test_the_same_config_gives_the_same_numbers_twice(tiny, tmp_path):
     assert not all(torch.equal(value, adapter(other)[name]) for name, value in adapter(first).items())
 
 
-def test_every_arm_sees_the_same_rows_in_the_same_order(tiny, monkeypatch):
+def test_every_arm_sees_the_same_rows_in_the_same_order_and_starts_with_the_same_random_numbers(tiny, monkeypatch):
+    """Whatever was drawn to build its model: dropout is the same for all. A run is stopped at its last batch."""
     seen: list[list[int]] = []
-    watch(monkeypatch, "on_train_batch_start", lambda trainer, module, batch, index: seen.append(batch["row"].tolist()))
-
-    def order(**keys: Any) -> list[list[int]]:
-        seen.clear()
-        run(tiny(**keys))
-        return list(seen)
-
-    first = order()
-    assert len(first) == 6 and all(len(rows) == 8 for rows in first)
-    for keys in ({"method__rank": 2, "targets": "mlp"}, {"method": "full"}, {"method": "head", "optim__lr": 0.1}):
-        assert order(**keys) == first
-    assert order(seed=1) != first
-    assert order(data_seed=1) == first  # other sentences in the same places
-
-
-def test_every_arm_starts_training_with_the_same_random_numbers(tiny, monkeypatch):
-    """Whatever was drawn to build its model: dropout is the same for all."""
     states: list[torch.Tensor] = []
+
+    def see(trainer: Any, module: Any, batch: dict[str, torch.Tensor], index: int) -> None:
+        seen.append(batch["row"].tolist())
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+
     watch(monkeypatch, "on_train_start", lambda *_: states.append(torch.get_rng_state()))
-    for keys in ({}, {"method__rank": 2, "targets": "mlp"}, {"method": "full"}, {"method": "head"}, {"seed": 1}):
-        run(tiny(**keys))
-    first, *others, other_seed = states
-    assert all(torch.equal(state, first) for state in others) and not torch.equal(other_seed, first)
+    watch(monkeypatch, "on_train_batch_start", see)
+
+    def start(**keys: Any) -> tuple[list[list[int]], list[int]]:
+        seen.clear()
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny(**keys))
+        return list(seen), states[-1].tolist()
+
+    first = start()
+    assert len(first[0]) == 6 and all(len(rows) == 8 for rows in first[0])
+    for keys in ({"method__rank": 2, "targets": "mlp"}, {"method": "full"}, {"method": "head", "optim__lr": 0.1}):
+        assert start(**keys) == first
+    assert start(data_seed=1) == first  # other sentences in the same places
+    assert all(mine != its for mine, its in zip(start(seed=1), first, strict=True))
+
+
+def test_a_start_from_data_is_the_same_however_often_a_run_is_validated(tiny, monkeypatch):
+    starts: list[torch.Tensor] = []
+
+    def see(trainer: Any, module: Any) -> None:
+        starts.append(torch.cat([p.detach().flatten() for p in module.parameters() if p.requires_grad]))
+        raise KeyboardInterrupt
+
+    watch(monkeypatch, "on_train_start", see)
+    for validations in (1, 6):
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny(method="lora_ga", trainer__validations=validations))
+    assert torch.equal(*starts)
 
 
 def test_two_micro_batches_are_one_batch_of_twice_the_size(tiny):
-    """Llama has no dropout; the rows of a step are the same ones; clipping sees the whole step's gradient."""
+    """Llama has no dropout, a step draws one rank for all; its rows are the same; clipping sees its whole gradient.
+
+    Losses are means over the learned tokens of the whole step, of which its micro-batches have more and fewer.
+    """
     plan = {"trainer__max_steps": 10, "trainer__validations": 2}
     keys = plan | {"trainer__group_by_length": False, "trainer__clip": 0.05}
+    keys |= {"task": "synthetic_lm", "method": "nested", "method__rank": 8, "method__nested": [1, 2, 4]}
     whole = run(tiny("llama", trainer__batch_size=16, **keys))
     halves = run(tiny("llama", trainer__batch_size=8, trainer__accumulate=2, **keys))
     assert whole.compute["steps"] == halves.compute["steps"] == 10
     assert whole.compute["tokens"] == halves.compute["tokens"]
     assert [[row["step"] for row in record.metrics["curve"]] for record in (whole, halves)] == [[5, 10]] * 2
+    losses = [[row["train/loss"] for row in logged(record)] for record in (whole, halves)]
+    assert len(losses[0]) == 10 and losses[0] == pytest.approx(losses[1], rel=1e-5)
     once = run(tiny("llama", trainer__batch_size=8, **keys))
     far = _distance(adapter(whole), adapter(once))
     assert _distance(adapter(whole), adapter(halves)) < 1e-4 < far / 10
-
-
-def test_the_loss_that_is_logged_is_the_one_that_was_descended(tiny):
-    """Over the learned tokens of the whole step, of which its micro-batches have more and fewer."""
-    keys = {"task": "synthetic_lm", "trainer__group_by_length": False, "trainer__max_steps": 6}
-    records = [run(tiny("llama", trainer__batch_size=8 // n, trainer__accumulate=n, **keys)) for n in (1, 4)]
-    losses = [[row["train/loss"] for row in logged(record)] for record in records]
-    assert len(losses[0]) == 6 and losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
-def test_an_epoch_sees_every_row_once_also_where_the_last_step_is_short(tiny):
-    keys = {"trainer__max_steps": None, "trainer__epochs": 1.0, "trainer__batch_size": 8}
-    once, split = (run(tiny(trainer__accumulate=n, **keys)) for n in (1, 5))
-    assert once.compute["tokens"] == split.compute["tokens"]
-    assert split.compute["steps"] == -(-once.compute["steps"] // 5) and once.compute["steps"] % 5
 
 
 def logged(record: Record) -> list[dict[str, Any]]:
