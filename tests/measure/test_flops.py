@@ -187,7 +187,7 @@ def test_what_is_computed_and_what_is_needed_are_known_for_any_batch_or_not_at_a
 @pytest.mark.parametrize("rank", [31, 37])
 def test_a_rank_that_is_a_prime_of_the_batch_that_is_factored_is_fitted(rank):
     run = planned("bert", sizes=MINILM | {"num_hidden_layers": 1, "hidden_size": 12 * 31}, method__rank=rank)
-    steps = [Shape(3, 29), Shape(2, 31), Shape(5, 37)]
+    steps = [Shape(3, 29), Shape(2, 31)]
     counted = [run.count(shape) for shape in steps]
     for shape, count in zip(steps, counted, strict=True):
         assert operations(run, [shape], count).cost(shape) == count

@@ -15,6 +15,7 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.measure import latency
 from rankwise.measure.random_models import batch
+from rankwise.model.adapt import Adapted
 from rankwise.model.base import architecture
 from rankwise.model.numerics import settle
 from rankwise.report.report import build
@@ -71,9 +72,9 @@ def test_slow_calls_get_fewer_blocks_but_enough_for_an_interval(monkeypatch):
 def test_a_ratio_is_of_medians_and_noise_that_falls_on_both_cancels():
     noise = np.random.default_rng(0).lognormal(0, 0.5, 40)
     found = latency.ratio_of_medians(1.5 * noise, noise)
-    assert (found.low, found.value, found.high) == pytest.approx((1.5, 1.5, 1.5))
+    assert found == pytest.approx(dict.fromkeys(("value", "low", "high"), 1.5))
     own = latency.ratio_of_medians(1.5 * noise, noise[::-1].copy())
-    assert own.low < own.value == found.value < own.high
+    assert own["low"] < own["value"] == found["value"] < own["high"]
 
 
 @pytest.mark.parametrize(
@@ -108,14 +109,14 @@ def test_no_token_of_a_random_batch_is_the_paddings(pad, drawn):
 
 @pytest.mark.usefixtures("few")
 def test_a_method_that_delays_every_pass_comes_out_slower(tiny, monkeypatch):
-    real = latency.adapted_model
+    real = latency.adapt
 
-    def delayed(*given: Any) -> torch.nn.Module:
-        model = real(*given)
-        model.register_forward_pre_hook(lambda *_: time.sleep(0.2))
-        return model
+    def delayed(*given: Any) -> Adapted:
+        adapted = real(*given)
+        adapted.model.register_forward_pre_hook(lambda *_: time.sleep(0.2))
+        return adapted
 
-    monkeypatch.setattr(latency, "adapted_model", delayed)
+    monkeypatch.setattr(latency, "adapt", delayed)
     (cell,) = times(tiny("bert", tracking__latency=[[1, 4]]))
     assert cell["adapted_of_base"]["low"] > 3 and cell["adapted_ms"] > 200
 

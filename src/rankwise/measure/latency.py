@@ -8,7 +8,6 @@ import gc
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
 
@@ -21,7 +20,8 @@ from transformers import PretrainedConfig
 
 from rankwise import machine, methods
 from rankwise.config import Config
-from rankwise.measure.random_models import adapted_model, base_model, batch, merged_model
+from rankwise.measure.random_models import base_model, batch, merged_model
+from rankwise.model.adapt import adapt
 from rankwise.model.methods.peft_warnings import CANNOT
 from rankwise.model.numerics import Numerics
 from rankwise.model.quantize import hold_as_multiplied
@@ -31,15 +31,6 @@ _CPU = torch.device("cpu")
 
 Call = Callable[[], None]
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """Of two medians, with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def latencies(config: Config, architecture: PretrainedConfig, settings: Numerics) -> list[dict[str, Any]]:
@@ -92,15 +83,15 @@ def interleaved(
     return np.array(taken).T
 
 
-def ratio_of_medians(of_s: Floats, to_s: Floats) -> Ratio:
-    """The median of ``of_s`` over that of ``to_s``, both (blocks,), with a paired bootstrap over blocks."""
+def ratio_of_medians(of_s: Floats, to_s: Floats) -> dict[str, float]:
+    """The median of ``of_s`` over that of ``to_s``, both (blocks,), with the 95 % interval of a paired bootstrap."""
 
     def ratio(a: Floats, b: Floats, axis: int = -1) -> Any:
         return np.median(a, axis=axis) / np.median(b, axis=axis)
 
     drawn: dict[str, Any] = {"n_resamples": 5_000, "method": "percentile", "rng": np.random.default_rng(0)}
     limits = stats.bootstrap((of_s, to_s), ratio, paired=True, vectorized=True, **drawn).confidence_interval
-    return Ratio(float(ratio(of_s, to_s)), float(limits.low), float(limits.high))
+    return {"value": float(ratio(of_s, to_s)), "low": float(limits.low), "high": float(limits.high)}
 
 
 def forward(model: nn.Module, inputs: dict[str, torch.Tensor], settings: Numerics | None = None) -> Call:
@@ -132,7 +123,7 @@ def _times(models: dict[str, nn.Module], rows: int, length: int, settings: Numer
         own = times.get(name)
         cell[f"{name}_ms"] = None if own is None else 1e3 * float(np.median(own))
         if name != "base":
-            cell[f"{name}_of_base"] = None if own is None else asdict(ratio_of_medians(own, times["base"]))
+            cell[f"{name}_of_base"] = None if own is None else ratio_of_medians(own, times["base"])
     return cell
 
 
@@ -145,7 +136,7 @@ def _models(config: Config, architecture: PretrainedConfig, settings: Numerics) 
     def fresh() -> Any:
         return base_model(config, config.seed, architecture, settings.attention)
 
-    models = {"base": fresh(), "adapted": adapted_model(config, fresh())}
+    models = {"base": fresh(), "adapted": adapt(fresh(), config).model}
     if methods.of(method).on_targets:
         with contextlib.suppress(*CANNOT):  # an adapter that is no change of weights
             models["merged"] = merged_model(config, fresh())

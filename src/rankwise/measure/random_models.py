@@ -24,14 +24,9 @@ def base_model(
     return base.skeleton(shape, config.task.kind, shape.num_labels, attention, "cpu")
 
 
-def adapted_model(config: Config, base: Any) -> nn.Module:
-    """The base, changed in place, with what ``config.method`` trains marked."""
-    return adapt(base, config).model
-
-
 def merged_model(config: Config, base: Any) -> nn.Module:
-    """The same with its adapter merged: the layers of the base, those that were taken apart for it made one again."""
-    model: nn.Module = adapted_model(config, base).merge_and_unload()  # type: ignore[operator]
+    """The base with its adapter merged: the layers of the base, those that were taken apart for it made one again."""
+    model: nn.Module = adapt(base, config).model.merge_and_unload()  # type: ignore[operator]
     fused.join(model)
     return model
 

@@ -5,7 +5,8 @@ from torch import nn
 
 from rankwise.claims.claim import Estimate
 from rankwise.claims.configs import config_of
-from rankwise.measure.random_models import adapted_model, base_model, batch
+from rankwise.measure.random_models import base_model, batch
+from rankwise.model.adapt import adapt
 
 ROWS, LENGTH = 4, 16
 
@@ -19,7 +20,7 @@ def start_gap(models: list[str]) -> Estimate:
         inputs = batch(base, ROWS, LENGTH)
         with torch.no_grad():
             before = base(**inputs).logits
-            after = adapted_model(config, base).eval()(**inputs).logits
+            after = adapt(base, config).model.eval()(**inputs).logits
         gaps.append(float((after - before).abs().max()))
     return Estimate.exact(max(gaps))
 
@@ -53,4 +54,4 @@ def product_rank(d_in: int, d_out: int, rank: int) -> Estimate:
 
 def _fresh(model: str) -> nn.Module:
     config = config_of({"model": model, "targets": "attention"})
-    return adapted_model(config, base_model(config, seed=0))
+    return adapt(base_model(config, seed=0), config).model

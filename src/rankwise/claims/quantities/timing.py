@@ -11,7 +11,8 @@ from rankwise.claims.claim import Estimate
 from rankwise.claims.configs import Spec, config_of
 from rankwise.config import Config
 from rankwise.measure.latency import Call, forward, interleaved, ratio_of_medians
-from rankwise.measure.random_models import adapted_model, base_model, batch, merged_model
+from rankwise.measure.random_models import base_model, batch, merged_model
+from rankwise.model.adapt import adapt
 from rankwise.train import optim
 
 
@@ -32,13 +33,13 @@ def _ratio(calls: Sequence[Call], blocks: int) -> Estimate:
     note = (
         f"medians {1e3 * np.median(first):.3g} and {1e3 * np.median(second):.3g} ms, {torch.get_num_threads()} threads"
     )
-    return Estimate(ratio.value, ratio.low, ratio.high, blocks, note=note)
+    return Estimate(ratio["value"], ratio["low"], ratio["high"], blocks, note=note)
 
 
 def _step(config: Config, rows: int, length: int) -> Call:
     base = base_model(config, seed=0)
     inputs = batch(base, rows, length)
-    model = adapted_model(config, base).train()
+    model = adapt(base, config).model.train()
     optimizer = optim.build(model, config.optim, "cpu", False, config.method.lr_ratio)
 
     def call() -> None:
@@ -52,4 +53,4 @@ def _step(config: Config, rows: int, length: int) -> Call:
 def _forward(config: Config, rows: int, length: int, merged: bool) -> Call:
     base = base_model(config, seed=0)
     inputs = batch(base, rows, length)
-    return forward((merged_model if merged else adapted_model)(config, base).eval(), inputs)
+    return forward((merged_model(config, base) if merged else adapt(base, config).model).eval(), inputs)
