@@ -51,20 +51,23 @@ def zygote() -> Iterator[Zygote]:
 
 
 @pytest.fixture(scope="session")
-def saved_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """``saved_base("bert")``: a tiny base as a folder of files, as most are."""
+def saved_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``saved_base("bert")``: a tiny base as a folder of files, as most are; ``"causal_lm"`` asks for its kind."""
     from rankwise.assets import resolve
     from rankwise.model import base  # torch, when the environment is settled
 
-    made: dict[str, Path] = {}
+    made: dict[tuple[str, str], Path] = {}
 
-    def save(shape: str) -> Path:
-        if shape not in made:
-            source, made[shape] = tiny_config(shape).model, tmp_path_factory.mktemp(f"base-{shape}")
-            model, tokenizer = base.load(source, resolve(source), 2, 0)
-            model.save_pretrained(made[shape])  # type: ignore[operator]
-            tokenizer.save_pretrained(made[shape])
-        return made[shape]
+    def save(shape: str, kind: str = "classification") -> Path:
+        if (shape, kind) not in made:
+            source, folder = tiny_config(shape).model, tmp_path_factory.mktemp(f"base-{shape}")
+            model, tokenizer = base.load(source, resolve(source), 2, 0, kind=kind)
+            if kind == "causal_lm":  # as those that converse have it
+                model.generation_config.update(eos_token_id=[2, 5], repetition_penalty=1.3)  # type: ignore[union-attr]
+            model.save_pretrained(folder)  # type: ignore[operator]
+            tokenizer.save_pretrained(folder)
+            made[shape, kind] = folder
+        return made[shape, kind]
 
     return save
 

@@ -55,7 +55,7 @@ REGRESSION = {"task__kind": "regression", "task__metric": "pearson", "objective"
 LANGUAGE = {"task": "synthetic_lm", "targets": "qv", "objective": "val/perplexity", "method__lr": 1e-2}
 
 
-def test_it_loads_by_peft_alone(trained, other_head, logits, tmp_path):
+def test_it_loads_by_peft_alone(trained, saved_base, other_head, logits, tmp_path):
     """What the run left and what is exported, by the recipe of the card, on bases whose head was for another task."""
     runs: list[tuple[str, str, dict[str, Any]]] = [
         *((shape, method, {}) for shape, method in (("bert", "lora"), ("gpt2", "lora"), ("llama", "pissa"))),
@@ -66,11 +66,9 @@ def test_it_loads_by_peft_alone(trained, other_head, logits, tmp_path):
             for bias, extra in (("all", None), ("lora_only", ["LayerNorm"]))
         ),
     ]
-    for part in loading.load_base(trained("llama", **LANGUAGE)):
-        part.save_pretrained(tmp_path / "lm")
     cases, wanted = [], []
     for shape, method, keys in runs:
-        base = str(tmp_path / "lm") if keys is LANGUAGE else other_head(shape)
+        base = str(saved_base("llama", "causal_lm")) if keys is LANGUAGE else other_head(shape)
         run = trained(shape, method, model__path=base, **keys)
         export(run, out := tmp_path / run.name)
         card = (out / "README.md").read_text()

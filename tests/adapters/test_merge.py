@@ -149,8 +149,8 @@ def test_a_regression_keeps_its_single_output(trained, logits, other_head, tmp_p
 
 
 @pytest.mark.parametrize("shape", ["llama", "gpt2"])
-def test_a_causal_lm_is_scored_as_it_was_and_merges(trained, tmp_path, shape):
-    run = trained(shape, **LANGUAGE)
+def test_a_causal_lm_is_scored_as_it_was_and_merges(trained, saved_base, tmp_path, shape):
+    run = trained(shape, model__path=str(saved_base(shape, "causal_lm")), **LANGUAGE)
     model, tokenizer = loading.as_run(run)
     found, _ = score.Rows.of(run, tokenizer).score(model)
     assert found["value"] == pytest.approx(run.record.metrics["test"]["perplexity"]["value"], rel=1e-5)
@@ -160,3 +160,5 @@ def test_a_causal_lm_is_scored_as_it_was_and_merges(trained, tmp_path, shape):
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert type(again).__name__.endswith(("CausalLM", "LMHeadModel"))
     assert shrink(run, None, 0.9, tmp_path / "small")["metric"] == "perplexity"
+    writes = again.generation_config
+    assert writes.eos_token_id == [2, 5] and writes.repetition_penalty == 1.3, "the base's"

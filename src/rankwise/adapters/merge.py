@@ -116,6 +116,8 @@ def _plain(merged: Any) -> Any:
             state[f"{name}.weight"] = state[f"{name}.weight"].T.contiguous()
     plain.load_state_dict(state, assign=True)
     plain.tie_weights()
+    if plain.can_generate():
+        plain.generation_config = merged.generation_config
     return plain
 
 
