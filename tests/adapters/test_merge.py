@@ -30,7 +30,8 @@ def plain(folder: Path) -> tuple[Any, Any]:
 def test_the_merged_model_is_base_and_adapter(trained, logits, tmp_path, shape):
     run = trained(shape)
     found = merge(run, tmp_path / "merged", "fp32")
-    assert found["logits"]["rows"] == 64 and max(found["logits"]["relative_errors"].values()) < 1e-5
+    assert found["logits"]["compared"] == "64 validation rows"
+    assert max(found["logits"]["relative_errors"].values()) < 1e-5
     lm, tokenizer = loading.load_base(run)
     alone = logits(lm.eval(), tokenizer)
     wanted = logits(loading.adapted(lm, run), tokenizer)
@@ -156,9 +157,12 @@ def test_a_causal_lm_is_scored_as_it_was_and_merges(trained, saved_base, tmp_pat
     assert found["value"] == pytest.approx(run.record.metrics["test"]["perplexity"]["value"], rel=1e-5)
     told = merge(run, tmp_path / "merged", "fp32")
     assert told["logits"]["relative_errors"]["written"] < 1e-5
-    assert "AutoModelForCausalLM" in (tmp_path / "merged/README.md").read_text()
+    card = (tmp_path / "merged/README.md").read_text()
+    assert "AutoModelForCausalLM" in card and f"logits of {told['logits']['compared']} differ" in card
+    learned = sum(int((batch["labels"] != -100).sum()) for batch in score.Rows.of(run, tokenizer).loaders.validation)
+    assert told["logits"]["compared"] == f"{learned} learned tokens"
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert type(again).__name__.endswith(("CausalLM", "LMHeadModel"))
-    assert shrink(run, None, 0.9, tmp_path / "small")["metric"] == "perplexity"
     writes = again.generation_config
     assert writes.eos_token_id == [2, 5] and writes.repetition_penalty == 1.3, "the base's"
+    assert shrink(run, None, 0.9, tmp_path / "small")["metric"] == "perplexity"

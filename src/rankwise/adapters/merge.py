@@ -47,7 +47,7 @@ def merge(run: Run, out: Path, dtype: str) -> dict[str, Any]:
         if dtype == "fp32":
             _refuse_inexact(run, errors["written"])
         notes = [
-            f"the adapter is merged; logits of {len(before)} validation rows differ from base and adapter by "
+            f"the adapter is merged; logits of {rows.counted(before)} differ from base and adapter by "
             f"{errors['written']:.1e} (relative, in {dtype})"
         ]
         if quant is not None:
@@ -57,7 +57,7 @@ def merge(run: Run, out: Path, dtype: str) -> dict[str, Any]:
             )
         card.write(folder, run, base_asset(run), "merged", notes, rows.scorer)
         size = files.weight_bytes(folder)
-    logits = {"rows": len(before), "tolerance": TOLERANCE, "relative_errors": errors}
+    logits = {"compared": rows.counted(before), "tolerance": TOLERANCE, "relative_errors": errors}
     summary = {"run": run.name, "out": str(out), "dtype": dtype, "quant": quant}
     return summary | {"logits": logits, "weight_bytes": size}
 

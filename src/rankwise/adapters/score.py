@@ -63,6 +63,10 @@ class Rows:
         size = max(map(len, self.loaders.validation.batch_sampler))  # type: ignore[arg-type]
         return outputs.all_logits(model, islice(self.loaders.validation, math.ceil(CHECK_ROWS / size)), settings)
 
+    def counted(self, logits: torch.Tensor) -> str:
+        """Of how many rows, or learned tokens of such, these logits are: 64 validation rows."""
+        return f"{len(logits)} {'learned tokens' if self.run.config.task.writes else 'validation rows'}"
+
     def score(self, model: nn.Module, part: str = "test") -> tuple[Score, Columns]:
         """The task's metric on the ``test`` or ``validation`` rows, computed as in the run with the error over
         clusters, and the predictions with the ``cluster`` of each row."""

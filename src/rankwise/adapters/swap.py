@@ -28,10 +28,11 @@ def swap(runs: list[Run]) -> dict[str, Any]:
     rows = []
     for run, own in zip(runs, alone, strict=True):
         shared.activate(run)
-        now = score.Rows.of(run, shared.tokenizer).logits(shared.model, loading.numerics(run))
+        tested = score.Rows.of(run, shared.tokenizer)
+        now = tested.logits(shared.model, loading.numerics(run))
         error, size = score.relative(now, own), files.weight_bytes(run.adapter)
-        same = error <= TOLERANCE
-        rows.append({"run": run.name, "rows": len(own), "relative_error": error, "same": same, "adapter_bytes": size})
+        told = {"run": run.name, "compared": tested.counted(own), "relative_error": error}
+        rows.append(told | {"same": error <= TOLERANCE, "adapter_bytes": size})
     switches_s = []
     for turn in range(_SWITCHES + 1):
         for run in runs:

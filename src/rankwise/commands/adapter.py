@@ -129,7 +129,7 @@ def _tell_merge(document: Document) -> None:
         "written": f"read back from the folder, in {document['dtype']}",
     }
     tell(f"merged into {document['out']} ({document['weight_bytes'] / 1e6:.2f} MB, {document['dtype']})")
-    tell(f"relative error of the logits of {logits['rows']} validation rows (at most {logits['tolerance']:g} in fp32):")
+    tell(f"relative error of the logits of {logits['compared']} (at most {logits['tolerance']:g} in fp32):")
     for name, error in logits["relative_errors"].items():
         tell(f"  {error:.1e}  {what[name]}")
 
@@ -143,11 +143,11 @@ def _tell_export(document: Document) -> None:
 
 
 def _tell_swap(document: Document) -> None:
-    headers = ["adapter", "rows", "MB", "relative error of logits", f"same (≤ {document['tolerance']:g})"]
+    headers = ["adapter", "logits of", "MB", "relative error of logits", f"same (≤ {document['tolerance']:g})"]
     rows = []
     for row in document["adapters"]:
         size, error = f"{row['adapter_bytes'] / 1e6:.3f}", f"{row['relative_error']:.1e}"
-        rows.append([row["run"], row["rows"], size, error, "yes" if row["same"] else "NO"])
+        rows.append([row["run"], row["compared"], size, error, "yes" if row["same"] else "NO"])
     show_table(headers, rows)
     tell(
         f"switching takes {document['switch_ms']:.2f} ms (median of {document['switches']}), loading a model anew "
