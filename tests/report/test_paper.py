@@ -81,7 +81,7 @@ def test_the_methods_say_what_the_records_hold(study):
         "minilm",
         "polarity",
         "SHA-256 d0…",
-        "full. lora on all_linear (query, value): α=2r (scale α/r = 2), bias=none, dropout=0.0. Equal",
+        "full. lora on all_linear (query, value): α=2r (scale s = 2), bias=none, dropout=0.0. Equal",
         "out of 3 each (3 for lora r=8, 3 for full; 1e-4 to 4e-3), on other seeds",
         "100 steps of 32 sequences of at most 48 tokens",
         "over 3 seeds",

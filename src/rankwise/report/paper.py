@@ -46,7 +46,7 @@ def _in_common(report: Report) -> list[str]:
         ends = " to ".join(f"{end:.3g}" for end in sorted({min(scales), max(scales)})) if scales else ""
         settings = [(key, value) for key, value in sorted(alike.items()) if value != method]
         parts = [
-            worded(key, value) + f" (scale α/r = {ends})" * (key == "alpha" and bool(ends)) for key, value in settings
+            worded(key, value) + f" (scale s = {ends})" * (key == "alpha" and bool(ends)) for key, value in settings
         ]
         parts += [*(f"{key}={value}" for key, value in peft.items()), *[f"base stored as {quant}"] * (quant != "none")]
         if where or parts:
