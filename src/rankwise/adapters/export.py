@@ -30,11 +30,13 @@ def export(run: Run, out: Path, repository: str | None = None) -> dict[str, Any]
     if run.config.task.has_values:  # how a logit becomes a value: by the mean and spread of the training labels
         rows = data.load(run.config.task, on_this_machine(run.config.task), run.config.data_seed)
         scorer = scores.scorer_for(run.config.task, None, rows.train.labels)
+    lora, of_layers = None, "an adapter on a part of a fused layer, for PEFT,"
+    if any(map(factors.of_part, loading.shapes(run.adapter))):
+        lora = factors.read(run.adapter, of_layers, "; merge it instead")
     with files.whole(out) as folder:
         for name in (ADAPTER_FILE, "adapter_config.json"):
             shutil.copyfile(run.adapter / name, folder / name)
-        if any(map(factors.of_part, loading.shapes(folder))):
-            lora = factors.read(folder, "an adapter on a part of a fused layer, for PEFT,")
+        if lora is not None:
             notes = factors.write(folder, lora.deltas, lora.config, lora.others)
         tokenizer.save_pretrained(str(folder))
         card.write(folder, run, asset, "adapter", notes, scorer)

@@ -122,11 +122,11 @@ def why_not_plain(config: PeftConfig) -> str | None:
     return next((key for key in _NOT_PLAIN if getattr(config, key, None)), None)
 
 
-def read(folder: Path, what: str) -> Lora:
+def read(folder: Path, what: str, remedy: str = "") -> Lora:
     """The factors in an adapter's folder. Raises Refused for another kind of adapter, and for names in no pair."""
     config = loading.adapter_config(folder)
     if (why := why_not_plain(config)) is not None:
-        raise Refused(f"{folder}: {what} needs plain LoRA, ΔW = s·B·A; this adapter is {why}")
+        raise Refused(f"{folder}: {what} needs plain LoRA, ΔW = s·B·A; this adapter is {why}{remedy}")
     assert isinstance(config, LoraConfig)
     loading.shapes(folder)
     pairs: dict[str, Tensors] = {}
@@ -174,7 +174,7 @@ def write(folder: Path, deltas: Deltas, config: LoraConfig, others: Tensors, **k
     """
     whole = _on_whole_layers(deltas)
     if odd := sorted(filter(of_part, others)):
-        raise Refused(f"{folder}: trains {odd[0]}, which PEFT has not on the fused layer; merge it instead")
+        raise Refused(f"the adapter trains {odd[0]}, which PEFT has not on the fused layer; merge it instead")
     tensors = dict(others)
     for name, delta in whole.items():
         assert delta.a is not None
