@@ -92,9 +92,29 @@ def test_what_works_on_factors_gives_an_adapter_of_the_same_rank(trained, tmp_pa
     assert combine(two(trained), how, None, density=density)["tasks"] == found["tasks"]  # dare draws the same again
 
 
-def test_it_loads_by_the_recipe_of_its_card_and_its_heads_fit(trained, other_head, tmp_path):
-    """On a base whose own head was for another task."""
-    runs = two(trained, model__path=other_head("bert"))
+def test_ties_trims_elects_signs_and_takes_the_mean_of_those_that_agree(trained, tmp_path, copied):
+    """Yadav et al. 2023, §3, by hand: 0.5 and 0.1 are trimmed, −1 at the upper left has the weaker sign."""
+    runs = two(trained)
+    for run, corner in zip(runs, ([[3.0, -1.0], [2.0, 0.5]], [[-1.0, -2.0], [4.0, 0.1]]), strict=True):
+        tensors = load_file(file := copied(run) / "adapter" / ADAPTER_FILE)
+        for name, value in tensors.items():
+            if "lora_" in name:
+                value.zero_()[:2, :2] = torch.tensor(corner) if "lora_A" in name else torch.eye(2)
+        save_file(tensors, file, {"format": "pt"})
+    _, deltas = result([open_run(tmp_path / run.name) for run in runs], tmp_path, "ties", None, density=3 / (8 * 32))
+    for value in deltas.values():
+        assert value.count_nonzero() == 3 and value[:2, :2].tolist() == [[3.0, -1.5], [3.0, 0.0]]
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_it_loads_by_the_recipe_of_its_card_and_its_heads_fit(trained, other_head, saved_base, tmp_path, writes):
+    """On a base whose own head was for another task; a causal LM has no head of the run's."""
+    language = {
+        "task": "synthetic_lm",
+        "objective": "val/perplexity",
+        "model__path": str(saved_base("llama", "causal_lm")),
+    }
+    runs = two(trained, "llama", **language) if writes else two(trained, model__path=other_head("bert"))
     found, _ = result(runs, tmp_path, "cat", [0.5, 0.5])
     out = tmp_path / "combined"
     code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
@@ -109,6 +129,8 @@ def test_it_loads_by_the_recipe_of_its_card_and_its_heads_fit(trained, other_hea
 
 def test_on_a_quantized_base(trained, tmp_path):
     pytest.importorskip("bitsandbytes")
+    assert [task["head"] for task in found["tasks"]] == [f"heads/{run.name}.safetensors" * (not writes) for run in runs]
+    assert (out / "heads").exists() == ("heads/" in (out / "README.md").read_text()) == (not writes)
     runs = two(trained, quant="nf4")
     found, deltas = result(runs, tmp_path, "cat", [1.0, 1.0])
     one, other = map(own, runs)

@@ -128,7 +128,8 @@ def _outputs(run: Run, scorer: Any) -> str:
 
 
 def recipe(run: Run, asset: assets.Asset, kind: str, head: str | None = None) -> list[str]:
-    """Lines of Python with transformers and PEFT alone; ``head`` is a file of the folder that holds the run's head."""
+    """Lines of Python with transformers and PEFT alone; ``head`` is a file of the folder that holds the run's
+    head, "" where it has none; the tokenizer is the base's then."""
     auto = f"AutoModelFor{'CausalLM' if run.config.task.writes else 'SequenceClassification'}"
     tokenizer = "tokenizer = AutoTokenizer.from_pretrained(FOLDER)"
     if kind == "merged":
@@ -162,7 +163,7 @@ def recipe(run: Run, asset: assets.Asset, kind: str, head: str | None = None) ->
         f"base = {auto}.from_pretrained(BASE{options}{storage})",
         *([f"base.load_state_dict(load_file(f'{{FOLDER}}/{head}'), strict=False)"] if head else []),
         "model = PeftModel.from_pretrained(base, FOLDER).eval()",
-        tokenizer.replace("FOLDER", tokenizer_of) if head else tokenizer,
+        tokenizer if head is None else tokenizer.replace("FOLDER", tokenizer_of),
         "model.config.pad_token_id = tokenizer.pad_token_id",
     ]
 

@@ -61,9 +61,10 @@ def combine(
         with files.whole(out) as folder:
             config = loras[0].config
             factors.write(folder, deltas, config, {}, modules_to_save=None, task_type=None, lora_dropout=0.0)
-            (folder / "heads").mkdir()
-            for run in runs:
-                save_file(shared.whole[run.key], folder / "heads" / f"{run.name}.safetensors", {"format": "pt"})
+            for run, task in zip(runs, tasks, strict=True):
+                if task["head"]:  # a causal LM's is the base's own
+                    (folder / "heads").mkdir(exist_ok=True)
+                    save_file(shared.whole[run.key], folder / task["head"], {"format": "pt"})
             (folder / "README.md").write_text(_card(summary, runs), encoding="utf-8")
             summary["adapter_bytes"] = files.weight_bytes(folder)
     return summary
@@ -128,15 +129,17 @@ def _scored(shared: loading.Shared, run: Run) -> dict[str, Any]:
     together, columns = rows.score(shared.model)
     recorded = run.record.metrics.get("test", {}).get(rows.metric, {}).get("value")
     row = {"task": run.config.task.name, "run": run.name, "metric": rows.metric, "recorded": recorded}
+    row["head"] = f"heads/{run.name}.safetensors" if shared.whole[run.key] else ""
     return row | {"single": single, _NAME: together, "difference": rows.gap(alone, columns)}
 
 
 def _card(summary: dict[str, Any], runs: list[Run]) -> str:
     base, weights = runs[0].record.provenance["model"], ", ".join(f"{weight:g}" for weight in summary["weights"])
-    rows = []
+    rows, first = [], summary["tasks"][0]["head"]
+    with_head = "With the first of the heads, and any other in the same way"
     for row in summary["tasks"]:
         alone, together = (f"{row[which]['value']:.4f} ± {row[which]['se']:.4f}" for which in ("single", _NAME))
-        cells = (row["task"], row["metric"], alone, together, f"heads/{row['run']}.safetensors")
+        cells = (row["task"], row["metric"], alone, together, row["head"] or "the base's")
         rows.append(f"| {' | '.join(cells)} |")
     return f"""---
 license: unknown
@@ -151,9 +154,9 @@ Weights {weights}; base {card.alone(base["source"])}, fingerprint {base["fingerp
 | --- | --- | --- | --- | --- |
 {chr(10).join(rows)}
 
-± is one standard error over test rows. With the first of the heads, and any other in the same way:
+± is one standard error over test rows. {with_head if first else "To load it"}:
 
 ```python
-{chr(10).join(card.recipe(runs[0], base_asset(runs[0]), "adapter", f"heads/{runs[0].name}.safetensors"))}
+{chr(10).join(card.recipe(runs[0], base_asset(runs[0]), "adapter", first))}
 ```
 """
