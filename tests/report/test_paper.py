@@ -178,6 +178,11 @@ def test_a_packet_shows_the_same_report_elsewhere(study, tmp_path, capsys, monke
         (study / f"answer-{question}-3.json").write_text(json.dumps(answer))
     assert main(["report", str(study), "--pack", str(file), "--json"]) == 2 and not file.exists()
     assert "; leave --json away" in capsys.readouterr().err
+    assert main(["report", str(study), "--pack", str(tmp_path / "packet.pkt")]) == 2
+    assert (
+        "packet.pkt: give a file that ends in .zip" in capsys.readouterr().err
+        and not (tmp_path / "packet.pkt").exists()
+    )
     assert main(["report", str(study), "--pack", str(file)]) == 0
     assert main(["report", str(file), "--pack", str(tmp_path / "again.zip")]) == 2
     assert "packet.zip is no folder of runs" in capsys.readouterr().err

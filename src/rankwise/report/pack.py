@@ -38,8 +38,10 @@ your own, which are not in here, are looked for where the config says (`task.pat
 def pack(paths: list[Path], file: Path) -> int:
     """Write records, configs, curves and predictions of studies, versions and commands into a zip; returns how many.
 
-    Raises Refused for a file that exists or cannot be written, and for paths without runs.
+    Raises Refused for a file that is no .zip, exists or cannot be written, and for paths without runs.
     """
+    if file.suffix != ".zip":
+        raise Refused(f"--pack {file}: give a file that ends in .zip, by which report knows a packet")
     records = find(paths)
     if file.exists():
         raise Refused(f"--pack {file}: exists; give another file")
