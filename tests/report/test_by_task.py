@@ -52,6 +52,9 @@ def read(*paths):
 
 def test_one_seed_gives_the_hand_computed_averages_with_the_error_of_independent_tasks(tmp_path):
     write_glue(tmp_path)
+    failed = write_task(tmp_path, "cola", {"matthews": 0.0}, seed=1, status="failed")
+    failed.metrics, failed.provenance["model"] = {}, None  # before its base was read
+    failed.write()
     (row,) = read(tmp_path).rows
     assert row.averages[OF_LORA].mean == pytest.approx(LORA)
     assert row.averages[OF_GLUE].mean == pytest.approx(NINE)

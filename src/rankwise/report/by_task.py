@@ -31,7 +31,7 @@ from rankwise.report.summary import of_data
 from rankwise.report.table import BEST_OF_RATES, coverage, rendered
 from rankwise.statistics import Interval, interval
 from rankwise.tracking.fields import at
-from rankwise.tracking.record import Record, finite
+from rankwise.tracking.record import FINISHED, Record, finite
 
 Metrics = tuple[str, ...]  # of a task; where there are several, their mean is its score
 
@@ -179,10 +179,13 @@ def build(paths: list[Path]) -> ByTask:
     names = called(sources)
     task_of = {id(run): names[source] for run, source in zip(every_run, sources, strict=True)}
     judged = {task_of[id(run)] for run in results(every_run)}  # others have nothing but trials
-    for run in every_run:
-        where = ("config.model.name", "provenance.model.fingerprint", "config.task.protocol")
+    where = ("config.model.name", "config.task.protocol", "provenance.model.fingerprint")
+    for run in sorted(every_run, key=lambda run: run.status != FINISHED):
+        group = tuple(str(at(run, path)) for path in where)
+        if run.status != FINISHED and at(run, where[-1]) is None:  # it failed before its base was read
+            group = next((known for known in together if known[:2] == group[:2]), group)
         if task_of[id(run)] in judged:
-            together[tuple(str(at(run, path)) for path in where)].append(run)
+            together[group].append(run)
     rows: list[Row] = []
     notes: list[str] = []
     for (model, *_), runs in sorted(together.items()):
