@@ -23,7 +23,7 @@ claims: fetch
 
 claims-full: fetch
 	for study in $(FULL); do $(BIN)/rankwise train experiment=claims/full/$$study || exit; done
-	$(BIN)/rankwise claims $(FULL:%=outputs/claims_%) --tier full --measure --markdown docs/claims.md
+	$(BIN)/rankwise claims $(FULL:%=outputs/claims_%) --tier full --measure --markdown outputs/claims_full.md
 
 test: fetch
 	OMP_NUM_THREADS=1 WANDB_MODE=offline $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST)
