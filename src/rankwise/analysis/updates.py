@@ -26,7 +26,7 @@ def _rows(changed: Sequence[Changed], of_run: Callable[[Changed], Found], **cons
 def amplification(changed: Sequence[Changed]) -> Found:
     """‖UᵀWV‖ in the top directions of ΔW, of W and of chance (Hu et al. 2021, §7.3, Table 7), by run, rank and layer.
 
-    LoRA's ΔW is taken at its own rank; a full ΔW at the ranks of the LoRA runs beside it.
+    LoRA's ΔW is cut to its own rank, which PiSSA's exceeds; a full ΔW to the ranks of the LoRA runs beside it.
     """
     ranks = sorted({one.rank for one in changed if one.rank}) or list(DENSE_RANKS)
     rows = []

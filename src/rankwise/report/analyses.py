@@ -195,7 +195,8 @@ _SHOWN = {
         _amplification,
         "Frobenius norms, U and V the top r singular vectors; medians over layers of a kind. The factor is "
         "‖ΔW‖ / ‖UᵀWV‖ with U and V of ΔW (Hu et al. 2021, Table 7); by chance: with random ones, r·‖W‖/√(m·n). Below "
-        "that of chance, ΔW lies where W has more than on average. A full ΔW is cut to rank r.",
+        "that of chance, ΔW lies where W has more than on average. A ΔW of more directions, full or "
+        "PiSSA's of up to 2r, is cut to r.",
         "The factor by rank, in directions of ΔW (solid, a dot per layer), of chance (dashed) and of W (dotted). Below "
         "the dashed line, ΔW lies where W has more than on average.",
     ),
