@@ -142,6 +142,8 @@ def test_timings_are_read_where_they_were_left_and_of_the_same_settings(tmp_path
     assert "another machine" in judge(claim, [], "quick", Timings(tmp_path)).reason
 
 
+    assert main(["claims", "wandb:me/project"]) == 2
+    assert "runs of W&B are read by rankwise report and dashboard alone" in capsys.readouterr().err
 def test_the_command_prints_a_document_and_writes_a_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["claims", str(tmp_path)]) == 2

@@ -223,6 +223,8 @@ def find(paths: list[Path]) -> list[Record]:
     known: dict[str, Any] = {}
     for path in paths:
         if not path.exists():
+            if str(path).startswith("wandb:"):
+                raise Refused(f"{path}: no folder of runs; runs of W&B are read by rankwise report and dashboard alone")
             near = f" (did you mean {inside}?)" if (inside := "outputs" / path).exists() else ""
             raise Refused(f"{path}: no such folder{near}; give a run, a study or an outputs folder")
         if path.is_file() and path.name != "result.json":
