@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rankwise.claims import registry
 from rankwise.claims.claim import FROM_RUNS, KINDS, TIERS, UNITS, VERDICTS, Bound, Estimate
-from rankwise.claims.judge import Timings, Verdict, judge, tally, to_json
+from rankwise.claims.judge import Verdict, judge, tally, to_json
 from rankwise.claims.quantities import QUANTITIES
 from rankwise.claims.show import bound, markdown, number, table
 from rankwise.cli import main
@@ -127,27 +127,23 @@ def test_a_claim_has_its_id_in_one_piece_at_80_columns():
     assert {"## rsLoRA (Kalajdzievski 2023)", "## μA (Chen et al. 2026)", "## Folklore"} < titles
 
 
-def test_timings_are_read_where_they_were_left_and_of_the_same_settings(tmp_path, monkeypatch):
+def test_a_measured_claim_is_timed_where_that_is_asked():
     claim = CLAIMS["folklore_faster_inference"]
     tiny = {"model": "tiny_bert", "targets": "qv", "rank": 2}
     settings = {"of": tiny, "to": {"model": "tiny_bert", "method": "full"}, "rows": 1, "length": 4, "blocks": 3}
     claim = dataclasses.replace(claim, settings=settings)
-    assert judge(claim, [], "quick").reason == judge(claim, [], "quick", Timings(tmp_path)).reason
-    made = judge(claim, [], "quick", Timings(tmp_path, measure=True))
-    assert made.estimate.low <= made.estimate.value <= made.estimate.high and made.estimate.n == 3
-    assert judge(claim, [], "quick", Timings(tmp_path)).estimate == made.estimate
-    other = dataclasses.replace(claim, settings=settings | {"rows": 2})
-    assert "other settings" in judge(other, [], "quick", Timings(tmp_path)).reason
-    monkeypatch.setattr("rankwise.machine.hardware", lambda: {"cpu": "another"})
-    assert "another machine" in judge(claim, [], "quick", Timings(tmp_path)).reason
+    found = judge(claim, [], "quick")
+    assert (found.verdict, found.reason) == ("not run", "not measured: --measure times it")
+    made = judge(claim, [], "quick", measure=True).estimate
+    assert 0 < made.low <= made.value <= made.high and made.n == 3
 
 
-    assert main(["claims", "wandb:me/project"]) == 2
-    assert "runs of W&B are read by rankwise report and dashboard alone" in capsys.readouterr().err
 def test_the_command_prints_a_document_and_writes_a_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["claims", str(tmp_path)]) == 2
     assert "no runs in" in capsys.readouterr().err
+    assert main(["claims", "wandb:me/project"]) == 2
+    assert "runs of W&B are read by rankwise report and dashboard alone" in capsys.readouterr().err
     ids = ["folklore_layer_1000", "lora_t3_gpt2_medium", "lora_t6_rank1"]
     assert main(["claims", "--only", *ids, "--json", "--markdown", "claims.md"]) == 0
     out, err = capsys.readouterr()

@@ -1,19 +1,16 @@
 """Verdicts: each claim's quantity, from the runs that there are, against its bound."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from rankwise import machine
 from rankwise.claims.claim import FROM_RUNS, INCONCLUSIVE, NOT_RUN, VERDICTS, Bound, Claim, Estimate, NotRun
 from rankwise.claims.quantities import QUANTITIES
 from rankwise.errors import Refused
 from rankwise.tracking.provenance import provenance
-from rankwise.tracking.record import Record, finite, now, write_atomically
+from rankwise.tracking.record import Record, finite, now
 
 _GROUPS = (("identity", "that cannot fail"), ("own", "in their own setting"), ("proxy", "by proxy"))
 
@@ -57,40 +54,14 @@ class Verdict:
         return "; ".join(filter(None, notes))
 
 
-@dataclass(frozen=True)
-class Timings:
-    """``<id>.json`` in ``folder`` for each claim that was timed; ``measure`` times them all again."""
-
-    folder: Path
-    measure: bool = False
-
-    def of(self, claim: Claim) -> Estimate:
-        """Raises NotRun where there is no timing, or one of other settings or another machine."""
-        file, here = self.folder / f"{claim.id}.json", {"with": claim.settings, "hardware": machine.hardware()}
-        if self.measure:
-            estimate = QUANTITIES[claim.quantity](**claim.settings)
-            stored = here | {"estimate": asdict(estimate), "date": now()}
-            write_atomically(file, json.dumps(stored, indent=1) + "\n")
-            return estimate
-        try:
-            stored = json.loads(file.read_text(encoding="utf-8"))
-            estimate = Estimate(**stored["estimate"] | {"runs": ()})
-        except (OSError, ValueError, KeyError, TypeError):
-            raise NotRun("timed with --measure") from None
-        for key, meaning in (("with", "with other settings"), ("hardware", "on another machine")):
-            if stored.get(key) != here[key]:
-                raise NotRun(f"it was timed {meaning}; time it again with --measure")
-        return estimate
-
-
-def judge(claim: Claim, records: Sequence[Record], tier: str, timings: Timings | None = None) -> Verdict:
+def judge(claim: Claim, records: Sequence[Record], tier: str, measure: bool = False) -> Verdict:
     """A claim's verdict; what cannot be computed is not run, with the reason.
 
-    ``timings`` are where those of measured claims are kept, or made.
+    ``measure`` times the measured ones.
     """
     bound = claim.bound_in(tier)
     try:
-        estimate = _estimate(claim, records, timings)
+        estimate = _estimate(claim, records, measure)
     except (NotRun, Refused) as reason:
         return Verdict(claim, NOT_RUN, bound, reason=str(reason))
     return Verdict(claim, bound.verdict(estimate.low, estimate.high), bound, estimate)
@@ -128,11 +99,9 @@ def _row(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _estimate(claim: Claim, records: Sequence[Record], timings: Timings | None) -> Estimate:
-    if claim.kind == "measured":
-        if timings is None:
-            raise NotRun("timed with --measure")
-        return timings.of(claim)
+def _estimate(claim: Claim, records: Sequence[Record], measure: bool) -> Estimate:
+    if claim.kind == "measured" and not measure:
+        raise NotRun("not measured: --measure times it")
     if claim.kind not in FROM_RUNS:
         return QUANTITIES[claim.quantity](**claim.settings)
     records = [record for record in records if record.run.get("study") == claim.study]

@@ -7,15 +7,14 @@ from rankwise.claims.claim import TIERS
 from rankwise.commands._shared import parse, parser, print_json, show, writable, write
 from rankwise.errors import plural
 
-DESCRIPTION = """Test published claims about LoRA: exact ones are computed, measured ones timed (--measure) or
-read where they were timed before, the others read from finished runs. Each has a bound, fixed before its runs; a note
+DESCRIPTION = """Test published claims about LoRA: exact ones are computed, measured ones timed with --measure
+alone, the others read from finished runs. Each has a bound, fixed before its runs; a note
 says where it was not.
 
   rankwise claims                          of the runs in outputs/
   rankwise claims --only lora_t6_rank1     one claim
   rankwise claims --tier full --markdown claims.md
 """
-TIMINGS = "claims_measured"  # folder in outputs
 
 
 def main(arguments: list[str]) -> int:
@@ -41,12 +40,11 @@ def main(arguments: list[str]) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from rankwise.claims.judge import Timings, judge, to_json
+    from rankwise.claims.judge import judge, to_json
     from rankwise.claims.show import markdown, table
 
-    timings = Timings(outputs / TIMINGS, options.measure)
     shown = track(claims, "claims", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-    verdicts = [judge(claim, records, options.tier, timings) for claim in shown]
+    verdicts = [judge(claim, records, options.tier, options.measure) for claim in shown]
     document = to_json(verdicts, options.tier)
     print_json(document) if options.json else show(table(verdicts))
     if options.markdown:
