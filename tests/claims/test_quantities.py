@@ -135,6 +135,14 @@ def test_states_are_weights_and_of_the_trained_a_gradient_and_two_moments():
     assert 0 <= buffers < 0.05 * states
 
 
+@pytest.mark.parametrize("method", ["lora", "full", "dora", "vera", "head"])
+def test_what_grows_by_the_block_is_told_of_any_depth(method):
+    spec = {"model": "minilm", "targets": "qv", "method": method, "quant": "bf16" if method == "lora" else "none"}
+    deep = spec | {"blocks": 5, "trainer.batch_size": 2, "task.max_length": 16}
+    for what in ("adapter", "trainable", "total", "base", "weight_bytes", "state_bytes", "flops", "full_flops"):
+        assert planned._figure(what, deep) == planned.FIGURES[what](deep), what
+
+
 def test_a_ratio_is_to_another_figure_or_to_the_same_of_another_config():
     model = {"model": "tiny_bert", "task": "synthetic", "targets": "qv"}
     four, eight = (planned.planned("adapter", model | {"rank": rank}).value for rank in (4, 8))

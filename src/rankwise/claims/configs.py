@@ -1,5 +1,6 @@
 """From a few words in a claim (model, targets, rank) to a config, and to what ``rankwise plan`` says of it."""
 
+import copy
 import functools
 import json
 from collections.abc import Callable
@@ -30,10 +31,13 @@ def config_of(spec: Spec) -> Config:
     """A checked config. Keys are groups (``model``, ``targets``), keys of the method (``rank``) or dotted.
 
     Without a task, an encoder classifies and any other model predicts tokens; nothing is fetched for either.
+    ``blocks`` is how many blocks the model has in place of its own number.
     """
-    spec = {"task": "synthetic" if spec.get("model") in ENCODERS else "next_token"} | spec
-    config = composed([f"{_key(key)}={_text(value)}" for key, value in spec.items()])
+    config = copy.deepcopy(_composed({key: value for key, value in spec.items() if key != "blocks"}))
     config.model.package = None  # exact claims need nothing but the shape
+    if "blocks" in spec:
+        shape = dict(config.model.shape or {})
+        config.model.shape = shape | {"n_layer" if "n_layer" in shape else "num_hidden_layers": spec["blocks"]}
     return config
 
 
@@ -41,6 +45,17 @@ def _once(function: Callable[[Spec], T]) -> Callable[[Spec], T]:
     """Claims share configs, and a step of a large model takes seconds."""
     cached = functools.cache(lambda text: function(json.loads(text)))
     return lambda spec: cached(json.dumps(spec, sort_keys=True))
+
+
+@_once
+def _composed(spec: Spec) -> Config:
+    task = "synthetic" if spec.get("model") in ENCODERS else "next_token"
+    return composed([f"{_key(key)}={_text(value)}" for key, value in ({"task": task} | spec).items()])
+
+
+def blocks(spec: Spec) -> int:
+    """How many blocks its model has."""
+    return int(architecture(config_of(spec).model, None).num_hidden_layers)
 
 
 @_once

@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from rankwise.claims.claim import Estimate
-from rankwise.claims.configs import Spec, counted, footprint, on_meta, operations
+from rankwise.claims.configs import Spec, blocks, counted, footprint, on_meta, operations
 from rankwise.measure.ledger import Ledger
 from rankwise.model.targets import block_linears, shape
 
@@ -27,6 +27,17 @@ FIGURES: dict[str, Callable[[Spec], float]] = {
     "flops": lambda spec: operations(spec)["per_token"],  # of one training step
     "full_flops": lambda spec: operations(spec)["full_per_token"],  # of full fine-tuning of the same base
 }
+_OF_MOMENTS = ("peak_bytes", "activation_bytes", "gradient_bytes")  # whose moment may be another in a deeper model
+
+
+def _figure(what: str, spec: Spec) -> float:
+    """A figure of a config. All but those of moments grow by the same with every block beyond the first, so that models
+    of one block and of two tell them of any depth.
+    """
+    if what in _OF_MOMENTS:
+        return FIGURES[what](spec)
+    one, two = (FIGURES[what](spec | {"blocks": n}) for n in (1, 2))
+    return one + (blocks(spec) - 1) * (two - one)
 
 
 def planned(
@@ -39,7 +50,7 @@ def planned(
     """
     values, unit = {}, "bytes" if what.endswith("_bytes") else "parameters"
     for spec in _every(of):
-        top, bottom = FIGURES[what](spec) * times, FIGURES[over or what](to or spec) if over or to else 1.0
+        top, bottom = _figure(what, spec) * times, _figure(over or what, to or spec) if over or to else 1.0
         words = " ".join(f"{key}={value}" for key, value in spec.items() if "." not in key)
         values[words] = (top / bottom, f"{top:,.0f} and {bottom:,.0f} {unit}" if to else "")
     worst = max(values, key=lambda words: abs(values[words][0] - near))
@@ -59,8 +70,9 @@ def layer_parameters(d_in: int, d_out: int, rank: int, show: str) -> Estimate:
 
 def bits_saved(model: str) -> Estimate:
     """Bits that double quantization saves per value of the quantized layers."""
-    plain, double = (FIGURES["weight_bytes"]({"model": model, "quant": quant}) for quant in ("nf4", "nf4_double"))
-    linears = [layer for name, layer in block_linears(on_meta({"model": model})) if "lora_" not in name]
+    spec = {"model": model, "blocks": 1}  # of which all are alike
+    plain, double = (FIGURES["weight_bytes"](spec | {"quant": quant}) for quant in ("nf4", "nf4_double"))
+    linears = [layer for name, layer in block_linears(on_meta(spec)) if "lora_" not in name]
     return Estimate.exact(8 * (plain - double) / sum(d_in * d_out for d_in, d_out in map(shape, linears)))
 
 
