@@ -86,11 +86,13 @@ def test_the_record_holds_what_the_model_answers_and_how_it_differs_from_the_bas
     assert kept.columns["acc"].tolist() == right["run"].tolist()
 
 
-def test_a_base_is_asked_in_the_precision_of_each_run_and_what_others_have_recorded_stays(trained, task):
+def test_a_base_is_asked_in_the_precision_of_each_run_and_what_others_have_recorded_stays(trained, task, capsys):
     run = trained("llama", optim__lr=0.3, **LANGUAGE)
     low = replace(run, record=replace(run.record, compute=run.record.compute | {"precision": "bf16"}))
     evaluate([run], ["moods"], include=task)  # all begin with the record as it is in ``run``
     both, alone = (evaluate(runs, ["sayings"], include=task, base=True)["runs"] for runs in ([run, low], [low]))
+    out, err = capsys.readouterr()
+    assert not out and "bootstrapping" in err, "stdout is for results alone"
     told = [asked["scores"]["sayings:perplexity"] for asked in (*both, *alone)]
     assert all(one["difference"] is None and "its record says" in one["not_paired"] for one in told), "no mean of items"
     exact, rounded, again = (one["before"]["value"] for one in told)

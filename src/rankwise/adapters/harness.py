@@ -1,7 +1,9 @@
 """Finished runs on tasks of lm-evaluation-harness: scores, errors and every answer, written into their records."""
 
+import contextlib
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -113,7 +115,8 @@ def _harness(tasks: list[str], include: Path | None, options: dict[str, Any]) ->
                 how = {"batch_size": run.config.trainer.eval_batch_size, "backend": "causal"}
                 how["mixed_precision_dtype"] = loading.numerics(run).mixed  # it turns off an autocast around it
                 lm = HFLM(pretrained=model, tokenizer=tokenizer, **how)
-                results = evaluator.simple_evaluate(lm, tasks=list(tasks), task_manager=manager, **options)
+                with contextlib.redirect_stdout(sys.stderr):  # it tells there what it bootstraps
+                    results = evaluator.simple_evaluate(lm, tasks=list(tasks), task_manager=manager, **options)
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:  # a stranger's file, or the hub
             raise Refused(f"--tasks {','.join(tasks)}: cannot be asked ({reason(error)})") from None
         return dict(results or {})
