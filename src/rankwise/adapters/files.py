@@ -25,12 +25,8 @@ def refuse_taken(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole(out: Path | None) -> Iterator[Path]:
-    """A folder to write into that becomes ``out`` when the block ends well, and vanishes otherwise or without one."""
-    if out is None:
-        with tempfile.TemporaryDirectory() as name:
-            yield Path(name)
-        return
+def whole(out: Path) -> Iterator[Path]:
+    """A folder to write into that becomes ``out`` when the block ends well, and vanishes otherwise."""
     out = out.expanduser().absolute()
     refuse_taken(out)
     try:

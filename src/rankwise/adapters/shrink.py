@@ -29,10 +29,11 @@ def shrink(run: Run, rank: int | None, energy: float | None, out: Path | None = 
     loading.put_factors(model, smaller)
     after, shrunk = rows.score(model)
     gap = rows.gap(columns, shrunk)
-    with files.whole(out) as folder:
-        notes = factors.write(folder, smaller, lora.config, lora.others)
-        size = files.weight_bytes(folder)
-        if out is not None:
+    sizes: dict[str, int | None] = {"before": files.weight_bytes(run.adapter), "after": None}
+    if out is not None:
+        with files.whole(out) as folder:
+            notes = factors.write(folder, smaller, lora.config, lora.others)
+            sizes["after"] = files.weight_bytes(folder)
             least, most = min(ranks.values()), max(ranks.values())
             lines = [
                 f"LoRA's factors were truncated after training, to ranks {least} to {most}",
@@ -50,7 +51,6 @@ def shrink(run: Run, rank: int | None, energy: float | None, out: Path | None = 
         for name, both in squares.items()
     }
     kept = share(*(sum(column) for column in zip(*squares.values(), strict=True)))
-    sizes = {"before": files.weight_bytes(run.adapter), "after": size}
     both = {"before": factors.summary(lora.ranks.values()), "after": factors.summary(ranks.values())}
     scores = {"metric": rows.metric, "before": before, "after": after, "difference": gap}
     asked = {"run": run.name, "out": str(out) if out else None, "rank": rank, "energy": energy}

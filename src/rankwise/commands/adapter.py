@@ -171,7 +171,7 @@ def _tell_shrink(document: Document) -> None:
     ranks, size, kept = document["ranks"], document["adapter_bytes"], document["kept_energy"]
     rows = [
         ["rank", _span(ranks["before"]), _span(ranks["after"]), ""],
-        ["kB, head included", f"{size['before'] / 1e3:.1f}", f"{size['after'] / 1e3:.1f}", ""],
+        *([["kB, head included", *(f"{bytes_ / 1e3:.1f}" for bytes_ in size.values()), ""]] if size["after"] else []),
         *([] if kept is None else [["Σσ²", "100 %", f"{100 * kept:.2f} %", ""]]),
         [document["metric"], _score(document["before"]), _score(document["after"]), _gap(document["difference"])],
     ]
