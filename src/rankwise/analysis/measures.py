@@ -33,11 +33,6 @@ def similarity(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return products.cumsum(0).cumsum(1) / torch.minimum(i[:, None], j[None, :])
 
 
-def expected_similarity(i: int, j: int, d: float) -> float:
-    """E φ of random subspaces, as those of Gaussian matrices: i·j/d over min(i, j), which is max(i, j)/d."""
-    return max(i, j) / d
-
-
 def effective_rank(values: torch.Tensor) -> float:
     """exp(−Σ pᵢ ln pᵢ) with pᵢ = σᵢ/Σσ (Roy and Vetterli 2007, definition 1); 0 of a matrix of zeros."""
     total = float(values.sum())

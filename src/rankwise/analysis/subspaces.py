@@ -13,7 +13,7 @@ from rankwise import methods
 from rankwise.adapters import factors, loading
 from rankwise.adapters.factors import Delta
 from rankwise.adapters.runs import Run, base_asset
-from rankwise.analysis.measures import decomposed, expected_similarity, similarity
+from rankwise.analysis.measures import decomposed, similarity
 from rankwise.analysis.weights import Changed, labels
 from rankwise.errors import Refused
 from rankwise.model.adapt import adapt
@@ -91,7 +91,7 @@ def _pair(
     d = len(one) / sum(1 / len(matrix) for matrix in one.values())  # so that max(i, j)/d is the mean over layers
 
     def point(i: int, j: int) -> dict[str, Any]:
-        own, expected = float(phi[i - 1, j - 1]), expected_similarity(i, j, d)
+        own, expected = float(phi[i - 1, j - 1]), max(i, j) / d  # of random ones, i·j/d over min(i, j)
         known = start is not None and i <= start.shape[0] and j <= start.shape[1]
         at_start = float(start[i - 1, j - 1]) if start is not None and known else None
         modules = dict(zip(one, by_layer[:, i - 1, j - 1].tolist(), strict=True))
