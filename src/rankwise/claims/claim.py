@@ -110,7 +110,6 @@ class Claim:
     full_bound: Bound | None = None
     study: str | None = None
     proxy: str | None = None
-    expected: str | None = None
     note: str = ""
 
     def bound_in(self, tier: str) -> Bound:

@@ -87,7 +87,7 @@ def to_json(verdicts: Sequence[Verdict], tier: str) -> dict[str, Any]:
 def _row(verdict: Verdict) -> dict[str, Any]:
     claim, estimate = verdict.claim, verdict.estimate
     ours = {key: getattr(estimate, key) for key in ("value", "low", "high", "n")} if estimate else None
-    shown = ("id", "claim", "published", "proxy", "kind", "study", "expected")
+    shown = ("id", "claim", "published", "proxy", "kind", "study")
     return {key: getattr(claim, key) for key in shown} | {
         "source": asdict(claim.source),
         "ours": ours and ours | {"unit": claim.unit},
