@@ -153,6 +153,7 @@ REFUSED = [
     ("sweep --convert experiment=optuna", ["hydra.sweeper.n_trials: a W&B grid cannot say this"]),
     ("plan experiment=optuna", ["hydra/sweeper=optuna: chooses its runs"]),
     ("bench --output nowhere/x.json", ["--output nowhere/x.json: cannot be written (No such file or directory)"]),
+    ("analyze layers nowhere --out /proc/x/y", ["--out /proc/layers.json: cannot be written"]),
     ("claims --markdown /proc/x.md", ["--markdown /proc/x.md: cannot be written"]),
     ("train -m --dry-run hydra/sweeper=optuna seed=0,1", ["hydra/sweeper=optuna: chooses its runs"]),
     ("train --resolve", ["--resolve: of --cfg"]),

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from rankwise.analysis import WHAT
-from rankwise.commands._shared import parse, parser, print_json, show, write
+from rankwise.commands._shared import parse, parser, print_json, show, writable, write
 
 _LISTED = "\n".join(f"  {name:<13}  {question[:1].lower()}{question[1:]}" for name, question in WHAT.items())
 DESCRIPTION = f"""What finished runs learned, read from their weights. NAME is one of
@@ -35,6 +35,9 @@ def main(arguments: list[str]) -> int:
     from rankwise.report import analyses, svg
     from rankwise.report.table import rendered
 
+    if options.out:
+        above = next(place for place in (options.out, *options.out.absolute().parents) if place.exists())
+        writable(above / f"{options.name}.json", "--out ")
     document = analyze(options.name, options.runs, options.layer, options.module, options.side, options.of)
     stem = analyses.stem(document)
     part = analyses.section(document, stem)
