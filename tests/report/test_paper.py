@@ -195,6 +195,8 @@ def test_a_packet_shows_the_same_report_elsewhere(study, tmp_path, capsys, monke
     assert main(["report", "packet.zip", "--markdown"]) == 0
     assert capsys.readouterr().out == here
     names = zipfile.ZipFile(file).namelist()
+    told = "".join(zipfile.ZipFile(file).read(name).decode() for name in names if not name.endswith("parquet"))
+    assert '"path": "polarity.tsv"' in told and "/data/" not in told and "/models/" not in told
     listed = re.findall(r"^\| (ranks/\S+) \|", zipfile.ZipFile(file).read("README.md").decode(), re.MULTILINE)
     assert len(listed) == 15 and {f"{run}/result.json" for run in listed} < set(names)
     assert "README.md" in names and not any("adapter" in name for name in names)

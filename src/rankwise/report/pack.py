@@ -1,18 +1,26 @@
 """A study in one file: what a stranger needs to see the same page, and to run any of its runs again."""
 
+import functools
+import itertools
+import json
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from importlib.metadata import distributions
 from pathlib import Path, PurePosixPath
 
 from rankwise.errors import Refused
+from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record, find
 
 _OF_RUN = ("result.json", "config.yaml", "metrics.jsonl", "predictions.parquet", "harness/*.parquet")
 _OURS = (*_OF_RUN, "answer-*.json", "analysis/*.json")  # the last two of a study
+_PLACES = (
+    *("config.task.path", "config.model.path", "config.forgetting.path", "config.method.init_from"),
+    *("provenance.data.source", "provenance.model.source"),
+)
 _LARGEST_BYTES = 2**33  # unpacked: what no study of records and predictions reaches
 _READ_ME = """# {names}
 
@@ -27,7 +35,7 @@ rankwise train --config packet/RUN/config.yaml outputs=again trainer.threads=THR
 ```
 
 On the same kind of machine its numbers are the same; the record's `provenance` says which machine that was. Data of
-your own, which are not in here, are looked for where the config says (`task.path`), and weights are not in here either.
+your own, which are not in here, are looked for by their name (`task.path`), and weights are not in here either.
 
 | run | threads | command of the study |
 | --- | --- | --- |
@@ -49,16 +57,31 @@ def pack(paths: list[Path], file: Path) -> int:
     studies = sorted({run.parent for run in runs})
     homes = {study: study.name if len(studies) == 1 else f"{i}-{study.name}" for i, study in enumerate(studies)}
     places = {run: f"{homes[run.parent]}/{run.name}" for run in runs}
+    elsewhere = _elsewhere(records)
     try:
         with zipfile.ZipFile(file, "x", zipfile.ZIP_DEFLATED) as archive:
             for folder, place in (places | homes).items():
                 for path in sorted(path for pattern in _OURS for path in folder.glob(pattern)):
-                    archive.write(path, f"{place}/{path.relative_to(folder)}")
-            archive.writestr("README.md", _read_me(records, places, file))
+                    name = f"{place}/{path.relative_to(folder)}"
+                    if path.name in ("result.json", "config.yaml"):
+                        archive.writestr(name, elsewhere(path.read_text(encoding="utf-8")))
+                    else:
+                        archive.write(path, name)
+            archive.writestr("README.md", elsewhere(_read_me(records, places, file)))
             archive.writestr("requirements.txt", "\n".join(_versions(records)) + "\n")
     except OSError as error:
         raise Refused(f"--pack {file}: cannot be written ({error.strerror or error})") from None
     return len(records)
+
+
+def _elsewhere(records: list[Record]) -> Callable[[str], str]:
+    """Puts, in a text, for paths of this machine their names, or as much of their ends as tells them apart."""
+    known = {str(at(record, key)) for record in records for key in _PLACES}
+    paths = sorted((path for path in known if Path(path).expanduser().is_absolute()), key=len, reverse=True)
+    ends = (["/".join(Path(path).parts[-n:]) for path in paths] for n in itertools.count(1))
+    named = zip(paths, next(end for end in ends if len({*end}) == len(paths)), strict=True)
+    names = {written: name for path, name in named for written in (path, json.dumps(path)[1:-1])}
+    return lambda text: functools.reduce(lambda so_far, path: so_far.replace(path, names[path]), names, text)
 
 
 @contextmanager
