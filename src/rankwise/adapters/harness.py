@@ -20,6 +20,8 @@ from rankwise.metrics import Metric, named
 from rankwise.tracking import predictions
 from rankwise.tracking.record import Record, revise
 
+_RESAMPLES = 10_000  # of items, for a standard error to 1 %, where a mean's formula is not that of the score
+
 Ask = Callable[[nn.Module, Any, Run], dict[str, Any]]
 Tested = tuple[dict[str, Any], dict[str, np.ndarray]]  # scores by metric, and columns of what each item scored
 
@@ -42,7 +44,7 @@ def evaluate(
     for run in runs:
         if not run.config.task.writes:
             raise Refused(f"{run.folder}: task {run.config.task.name} trains no language model, which the tasks ask")
-    ask = _harness(tasks, include, {"num_fewshot": shots, "limit": limit})
+    ask = _harness(tasks, include, {"num_fewshot": shots, "limit": limit, "bootstrap_iters": _RESAMPLES})
     asked = {key: n for key, n in (("shots", shots), ("limit", limit)) if n is not None}
     before: dict[Any, dict[str, Any]] = {}  # by base, which several runs share
     return {"runs": [_evaluate(run, ask, asked, before if base else None) for run in runs]}
