@@ -17,6 +17,8 @@ from rankwise.cli import main
 from rankwise.config import typed
 from rankwise.identity import folder
 from rankwise.run import run as rankwise_run
+from rankwise.tracking.fields import objective
+from rankwise.tracking.journal import read_rows
 from rankwise.tracking.mirror import Mirror
 from rankwise.tracking.record import Record, begin, find, read
 from rankwise.tracking.remote import Address, missing
@@ -116,11 +118,26 @@ def mirror(config: dict[str, Any]) -> None:
     print(json.dumps(record.run.get("wandb")))
 
 
+def follow(place: str) -> None:
+    """A mirror of a run that has ended, however long it takes."""
+    record = read(Path(place))
+    told = Mirror(record)
+    told.start()
+    told.close(record, patience_s=60)
+    record.write()
+
+
 def tell(folders: list[str]) -> None:
-    """Runs in W&B as their folders say, without anything that runs."""
+    """Runs in W&B as their folders say, without anything that runs; where they are is noted in their records."""
     for place in folders:
         record = read(Path(place))
-        WandbRun(record).end(record)
+        told = WandbRun(record)
+        for row in read_rows(record.folder / "metrics.jsonl"):
+            told.log(row | objective(row, record))
+        told.end(record)
+        told.settle(True)
+        record.run["wandb"] = told.about
+        record.write()
 
 
 def push(study: str, project: str) -> None:

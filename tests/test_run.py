@@ -123,13 +123,17 @@ def test_full_fine_tuning_runs_again_for_weights_that_it_did_not_keep(tiny):
     assert run(tiny(method="full")).run["attempts"] == 2
 
 
-@pytest.mark.parametrize("harm", [fail, ctrl_c])
-def test_a_result_outlives_an_attempt_to_run_it_again(tiny, harm):
+@pytest.mark.parametrize(
+    ("harm", "status", "message"),
+    [(fail, "failed", "first line\nsecond line"), (ctrl_c, "stopped", "stopped from outside")],
+)
+def test_a_result_outlives_an_attempt_to_run_it_again(tiny, harm, status, message):
     first = run(tiny())
     with pytest.raises((ValueError, KeyboardInterrupt)):
         run(tiny(rerun=True), at(3, harm))
     kept = read(folder(tiny()))
-    assert kept.run == first.run | {"attempts": 2} and (kept.metrics, kept.error) == (first.metrics, None)
+    assert kept.run == first.run | {"attempts": 2, "rerun": {"status": status, "message": message}}
+    assert (kept.metrics, kept.error) == (first.metrics, None)
     assert run(tiny(rerun=True)).run["attempts"] == 3, "rows of metrics.jsonl are told apart by it"
 
 

@@ -58,11 +58,8 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
         try:
             return _tell(config, record, mirror, on_progress)
         except BaseException as error:
-            if aside.put_back(run_folder):  # what was there before it was run again
-                earlier = records.read(run_folder)
-                earlier.run["attempts"] = record.run["attempts"]
-                earlier.write()
-            elif isinstance(error, Refused | OSError) and not mirror.started and not earlier:
+            put_back = aside.put_back(run_folder, record)  # what was there before it was run again
+            if not put_back and isinstance(error, Refused | OSError) and not mirror.started and not earlier:
                 _unmake(run_folder, made)
             raise
 

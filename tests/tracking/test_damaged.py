@@ -74,7 +74,7 @@ def test_no_damage_to_any_key_of_a_record_is_a_traceback(study: Path, capsys: py
     cases = [(path, damage) for path in paths(whole) for damage in DAMAGES]
     passed = [case for case in cases if refused(damaged(whole, *case)) is None]
     assert len(cases) > 3000 and len(passed) < len(cases) / 2
-    for path, damage in random.Random(0).sample(passed, 60):
+    for path, damage in random.Random(0).sample(passed, 20):
         file.write_text(json.dumps(damaged(whole, path, damage)))
         report = build([study])
         assert report.document()["arms"] and report.to_markdown() and report.to_csv(), path

@@ -1,18 +1,17 @@
 """The real W&B, in processes of their own: what it is told, and that nothing it does touches a run."""
 
 import json
-import time
-from pathlib import Path
 
 import pytest
 from wandb_file import Seen, seen
 from wandb_server import KEY, ContractServer, Fault
-from whole import LINE, check, rows, whole
+from whole import LINE, check, rows, wandb_id, whole
 
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.identity import folder, label
 from rankwise.study import launcher
+from rankwise.tracking.fields import setup
 from rankwise.tracking.mirror import Mirror
 from rankwise.tracking.record import begin
 from rankwise.tracking.wandb_run import mark, placed
@@ -43,18 +42,21 @@ def test_an_offline_run_is_told_whole(start, tracked):
     )
 
 
-def test_a_failed_run_goes_on_under_its_id_and_what_is_run_again_gets_its_own(start, tracked):
-    config = tracked()
+def test_what_is_told_is_what_the_files_say_however_often_a_run_is_tried(start, tracked):
+    config, again = tracked(), tracked(rerun=True)
     assert start("run_and_fail", config).wait() == 0
-    assert start("run", config).wait() == 0
-    assert start("run", tracked(rerun=True)).wait() == 0
-    failed, finished, again = mirrored(config)
-    assert (failed.exit_code, finished.exit_code) == (1, 0)
-    assert failed.id == finished.id != again.id
-    assert failed.group == finished.group == again.group and failed.summary["status"] == "failed"
+    (failed,) = mirrored(config)
+    assert (failed.exit_code, failed.summary["status"]) == (1, "failed")
     assert [row["step"] for row in failed.history] == [1, 2]
-    assert [row["step"] for row in finished.history] == [row["step"] for row in rows(config)]
-    assert not any("attempt" in row for row in [*failed.history, *finished.history])
+    for target, given in (("run", config), ("run", again), ("run_and_fail", again)):
+        assert start(target, given).wait() == 0
+        (told,) = mirrored(config)
+        assert (told.group, told.exit_code) == (failed.group, 0) and told.id == wandb_id(config) != failed.id
+        assert len([*(folder(config).parent / "leet").iterdir()]) == 1
+        check(whole(config), told.config | {"run": setup(whole(config))["run"]}, told.summary)
+        assert [{k: v for k, v in row.items() if not k.startswith("_")} for row in told.history] == rows(config)
+    assert (told.config["run"]["attempts"], whole(config).run["attempts"]) == (3, 4)
+    assert whole(config).run["rerun"] == {"status": "failed", "message": "on purpose"}
 
 
 def test_a_finished_run_is_told_again_when_a_sweep_asks_for_it(start, tracked):
@@ -70,22 +72,6 @@ def test_a_finished_run_is_told_again_when_a_sweep_asks_for_it(start, tracked):
     check(whole(config), asked.config, asked.summary)
     assert [row["step"] for row in asked.history] == [row["step"] for row in first.history]
     assert (folder(config) / "result.json").read_bytes() == result
-
-
-def test_a_run_that_is_killed_is_told_as_stopped(start, tracked):
-    config = tracked()
-    child = start("run_and_wait", config, 4)
-    until = time.monotonic() + 60
-    while not list(Path(config.outputs).glob("waiting")) and time.monotonic() < until:
-        time.sleep(0.05)
-    child.kill()
-    child.wait()
-    until = time.monotonic() + 60
-    while (not mirrored(config) or mirrored(config)[0].exit_code is None) and time.monotonic() < until:
-        time.sleep(0.1)
-    (told,) = mirrored(config)
-    assert (told.exit_code, told.summary["status"]) == (1, "stopped")
-    assert [row["step"] for row in told.history if "lr" in row][:3] == [1, 2, 3]
 
 
 def test_ids_and_groups_are_of_one_study_folder(tracked, tmp_path):
@@ -181,12 +167,12 @@ def test_a_run_is_offline_and_ends_in_time_when_the_server_never_answers(start, 
     check(record, told.config, told.summary)
 
 
-def test_without_a_key_online_becomes_offline_and_says_so(start, tracked):
-    config = tracked("online")
-    child = start("run", config)
+@pytest.mark.parametrize(("wanted", "env"), [("online", {}), ("auto", {"WANDB_MODE": "online"})])
+def test_without_a_key_online_becomes_offline_and_says_so(start, tracked, wanted, env):
+    child = start("mirror", tracked(wanted), **env)
     assert child.wait() == 0
     assert child.stderr.count("\n") == 1 and "no W&B key is configured; 'wandb login' sets one; tracked" in child.stderr
-    assert mirrored(config)[0].summary["objective"] == whole(config).objective
+    assert json.loads(child.stdout)["mode"] == "offline"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from rankwise.config import Config, plain
 from rankwise.errors import Refused
 from rankwise.identity import folder, run_id
 from rankwise.metrics import named
+from rankwise.report.report import find_all
 from rankwise.tracking import predictions, provenance
 from rankwise.tracking.lease import is_live, owned
 from rankwise.tracking.record import Record, begin, find, read, revise, write_atomically
@@ -292,3 +293,11 @@ def test_no_program_of_the_repository_is_run_and_a_change_is_seen(repository, ke
     (repository / "file").write_text("2")
     found = provenance.provenance()["git"]
     assert not (repository / "ran").exists() and len(found["diff"]) == 16
+
+
+def test_of_one_run_in_several_places_the_latest_result_is_read(tiny, tmp_path):
+    for place, attempts, status in (("a", 1, "finished"), ("b", 2, "finished"), ("c", 3, "failed")):
+        record = begin(tiny(outputs=str(tmp_path / place)), None)
+        record.run |= {"attempts": attempts, "status": status}
+        record.write()
+    assert [record.run["attempts"] for record in find_all([tmp_path])] == [2]

@@ -1,16 +1,18 @@
 """Online runs, as a W&B server receives them from the real client; servers that fail; and what a later push brings."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from wandb_server import ContractServer, Fault
-from whole import LINE, check, rows, wandb_id, whole
+from whole import LINE, check, finished, rows, wandb_id, whole
 from zygote import until
 
 from rankwise.config import Config
 from rankwise.identity import folder, label
+from rankwise.tracking.record import read
 
 PATIENCE = {"WANDB_INIT_TIMEOUT": "2", "WANDB_FINISH_TIMEOUT": "3", "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1"}
 
@@ -48,7 +50,7 @@ def check_whole(server: ContractServer, config: Config) -> None:
     record, name = whole(config), wandb_id(config)
     got = server.run(name)
     check(record, got["config"], got["summary"])
-    assert got["history"][-len(rows(config)) :] == rows(config)
+    assert got["history"] == rows(config)
     stored = server.store.stored
     sent = json.loads(stored[f"run/{name}/record.json"])
     sent["run"].pop("wandb", None)
@@ -61,7 +63,7 @@ def check_whole(server: ContractServer, config: Config) -> None:
     assert made.files(server.store.stored) == weights and "adapter_model.safetensors" in weights
 
 
-def test_a_killed_run_goes_on_under_its_id(server, start, tracked):
+def test_a_killed_run_goes_on_and_what_is_run_again_takes_its_place(server, start, tracked):
     config = tracked("online")
     child = start("run_and_wait", config, 4, **server.env(), WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL="1")
     until((Path(config.outputs) / "waiting").exists)
@@ -71,111 +73,134 @@ def test_a_killed_run_goes_on_under_its_id(server, start, tracked):
     child.kill()
     assert child.wait() == -9
     until(lambda: server.run(name)["state"] == "failed")
-    before = server.run(name)["history"]
     assert server.run(name)["summary"]["status"] == "stopped"
 
     assert start("run", config, **server.env()).wait() == 0
-    assert server.runs == [name] == [wandb_id(config)]
-    got = server.run(name)
-    assert (got["started"], got["state"]) == (2, "finished")
-    assert got["history"] == before + rows(config)
-    assert got["steps"] == list(range(len(got["history"])))
+    assert server.runs == [wandb_id(config)] != [name]  # W&B would add to a run; so each attempt has its own
+    assert server.store.deleted == [name] and server.run(wandb_id(config))["started"] == 1
     check_whole(server, config)
+    assert start("run", replace(config, rerun=True), **server.env()).wait() == 0
+    assert server.runs == [wandb_id(config)]
+    check_whole(server, config)
+    kept = server.run(wandb_id(config))
+    assert start("run_and_fail", replace(config, rerun=True), **server.env()).wait() == 0
+    assert server.runs == [wandb_id(config)] and server.run(wandb_id(config)) == kept
+
+
+SHORT = "WANDB_API_KEY invalid: API key must have 40+ characters, has 5."
+OFFLINE, LATE = "; tracked offline", "not all of it reached the server in time"
 
 
 @pytest.mark.parametrize(
     ("fault", "said", "key"),
     [
-        (Fault(500), "CommError", "k" * 40),
-        (Fault("hang"), "does not answer", "k" * 40),
-        (Fault(401), "CommError: HTTP 401 on purpose", "k" * 40),
-        (None, "AuthenticationError: WANDB_API_KEY invalid", "short"),
-        (Fault(500, after="UpsertBucket"), "in time", "k" * 40),
-        (Fault("hang", after="UpsertBucket"), "in time", "k" * 40),
-        (Fault("die", after="file_stream"), "in time", "k" * 40),
+        (Fault(500), f"CommError: Timed out while retrying: HTTP 500: HTTP 500 on purpose{OFFLINE}", "k" * 40),
+        (Fault("hang"), f"{{}} does not answer (timed out){OFFLINE}", "k" * 40),
+        (Fault(401), f"CommError: HTTP 401 on purpose{OFFLINE}", "k" * 40),
+        (None, f"AuthenticationError: {SHORT}{OFFLINE}", "short"),
+        (Fault(500, after="UpsertBucket"), LATE, "k" * 40),
+        (Fault("hang", after="UpsertBucket"), LATE, "k" * 40),
+        (Fault("die", after="file_stream"), LATE, "k" * 40),
         (Fault(404, after="ServerFeaturesQuery"), "the server refused some of it", "k" * 40),
-        (Fault("hang", after="CreateArtifact"), "in time", "k" * 40),
+        (Fault("hang", after="CreateArtifact"), LATE, "k" * 40),
     ],
     ids=["500", "hang", "401", "short key", "500 later", "hang later", "die later", "404 later", "artifact"],
 )
-def test_whatever_the_server_does_a_run_is_whole_and_a_push_to_the_next_brings_all_of_it(
+def test_whatever_the_server_does_is_said_and_a_push_to_the_next_brings_all_of_it(
     start, tracked, server, fault, said, key
 ):
     config = tracked("online", tracking__project="ranks")
+    place = finished(config).folder
     with ContractServer(fault) as failing:
-        child = start("run", config, **failing.env() | {"WANDB_API_KEY": key}, **PATIENCE)
+        child = start("follow", str(place), **failing.env() | {"WANDB_API_KEY": key}, **PATIENCE)
         assert child.wait(90) == 0
-    record = whole(config)
-    assert child.stderr.startswith(LINE) and child.stderr.count("\n") == 1, child.stderr
-    # On a machine that is busy with other things, wandb is not that far when patience ends.
-    assert said in child.stderr or "(no answer)" in child.stderr
-    assert record.run["wandb"]["problem"] in child.stderr
+        problem = whole(config).run["wandb"]["problem"]
+        assert problem == said.format(failing.store.url)
+    assert child.stderr.startswith(f"{LINE}{problem});") and child.stderr.count("\n") == 1
 
-    pushed = start("push", str(folder(config).parent), "ranks", **server.env())
-    assert pushed.wait(90) == 0, pushed.stderr
-    assert json.loads(pushed.stdout.splitlines()[-1]) == {"problems": [], "missing": []}
-    assert server.run(wandb_id(config))["state"] == "finished"
-    check_whole(server, config)
-    assert "problem" not in whole(config).run["wandb"]
+    if fault and fault.after in ("file_stream", "CreateArtifact"):
+        pushed = start("push", str(place.parent), "ranks", **server.env())
+        assert pushed.wait(90) == 0, pushed.stderr
+        assert json.loads(pushed.stdout.splitlines()[-1]) == {"problems": [], "missing": []}
+        assert server.run(wandb_id(config))["state"] == "finished"
+        check_whole(server, config)
+        assert "problem" not in whole(config).run["wandb"]
 
 
 def test_a_push_that_cannot_begin_is_told_of_every_run_and_noted_in_none(server, start, tracked):
-    configs = [tracked("offline"), tracked("offline", seed=1)]
-    assert [start("run", config).wait() for config in configs] == [0, 0]
-    study, before = folder(configs[0]).parent, [whole(config).run["wandb"] for config in configs]
-    (study / "wandb").rename(study / "before")
+    made = [finished(tracked("offline", seed=seed), seed) for seed in range(2)]
+    study, before = made[0].folder.parent, [read(record.folder).run for record in made]
     (study / "wandb").write_text("in the way")
     pushed = start("push", str(study), "ranks", **server.env())
     assert pushed.wait() == 0, pushed.stderr
-    said = json.loads(pushed.stdout.splitlines()[-1])
-    assert [line.partition(": ")[0] for line in said["problems"]] == said["missing"] == [*map(label, configs)]
-    assert [whole(config).run["wandb"] for config in configs] == before
+    said, names = json.loads(pushed.stdout.splitlines()[-1]), [record.run["name"] for record in made]
+    assert [line.partition(": ")[0] for line in said["problems"]] == said["missing"] == names
+    assert [read(record.folder).run for record in made] == before
 
 
-def test_only_what_is_missing_is_pushed(server, start, tracked):
-    there, offline, failed = tracked("online"), tracked("offline", seed=1), tracked("offline", seed=2)
-    for target, config in (("run", there), ("run", offline), ("run_and_fail", failed)):
-        assert start(target, config, **server.env()).wait() == 0
-    asked = len(list(server.operations()))
-    pushed = start("push", str(folder(there).parent), "rankwise", **server.env())
-    assert pushed.wait() == 0 and json.loads(pushed.stdout.splitlines()[-1]) == {"problems": [], "missing": []}
-    later: list[Any] = list(server.operations())[asked:]
-    assert later.count("CommitArtifact") == 1 and len(server.runs) == 3
-    check_whole(server, there)
-    check_whole(server, offline)
-    assert server.run(server.runs[-1])["summary"]["status"] == "failed"
+def test_only_what_is_missing_is_pushed_and_only_once(server, start, tracked):
+    there, offline, failed = (tracked(mode, seed=i) for i, mode in enumerate(("online", "offline", "offline")))
+    made = [finished(config, number) for number, config in enumerate((there, offline, failed))]
+    made[2].run["status"] = "failed"
+    made[2].write()
+    assert start("tell", [str(record.folder) for record in made], **server.env()).wait() == 0
+    study, asked = folder(there).parent, len(list(server.operations()))
+    for sent, lost in ((1, False), (2, True)):
+        if lost:  # what is sent again is not there twice
+            server.store.artifacts.clear()
+        pushed = start("push", str(study), "rankwise", **server.env())
+        assert pushed.wait() == 0 and json.loads(pushed.stdout.splitlines()[-1]) == {"problems": [], "missing": []}
+        later: list[Any] = list(server.operations())[asked:]
+        assert later.count("CommitArtifact") == sent + lost and len(server.runs) == 3
+        check_whole(server, there)
+        check_whole(server, offline)
+    assert server.run(wandb_id(failed))["summary"]["status"] == "failed"
 
 
 def test_a_moved_study_is_synced_with_its_adapters_as_it_would_have_been_online(
     server, start, tracked, python, tmp_path
 ):
-    whole_one, failed_once = tracked(), tracked(seed=1)
-    for target, config in (("run", whole_one), ("run_and_fail", failed_once), ("run", failed_once)):
-        assert start(target, config).wait() == 0
-    told = {wandb_id(config): (whole(config), rows(config)) for config in (whole_one, failed_once)}
-    weights = {
-        wandb_id(config): {path.name: path.read_bytes() for path in (folder(config) / "adapter").iterdir()}
-        for config in (whole_one, failed_once)
-    }
-    moved = folder(whole_one).parent.rename(tmp_path / "elsewhere")
+    made = [finished(tracked(seed=seed), seed) for seed in range(2)]
+    assert start("tell", [str(record.folder) for record in made]).wait() == 0
+    told = {wandb_id(tracked(seed=i)): (record, rows(tracked(seed=i))) for i, record in enumerate(made)}
+    study = made[0].folder.parent
+    moved = study.rename(tmp_path / "elsewhere")
     fragments = sorted(moved.glob("wandb/offline-run-*"))
-    assert len(fragments) == 3
+    assert len(fragments) == 2
 
     python("-m", "wandb", "sync", *fragments, **server.env())
     assert set(server.runs) == set(told)
     for name, (record, history) in told.items():
         got = server.run(name)
-        assert got["history"][-len(history) :] == history
+        assert got["history"] == history
         check(record, got["config"], got["summary"])
-        assert (got["state"], got["exit_code"], got["groupName"]) == ("finished", 0, record.run["wandb"]["group"])
+        assert (got["state"], got["exit_code"]) == ("finished", 0) and got["groupName"].startswith("my-study-")
         files = {
             path.removeprefix(f"run/{name}/"): content
             for path, content in server.store.stored.items()
             if path.startswith(f"run/{name}/")
         }
         assert {"record.json", "predictions.parquet"} <= files.keys()
-        assert {path.removeprefix("adapter/"): files[path] for path in files if "adapter/" in path} == weights[name]
+        weights = {path.name: path.read_bytes() for path in (moved / record.folder.name / "adapter").iterdir()}
+        assert {path.removeprefix("adapter/"): files[path] for path in files if "adapter/" in path} == weights
 
     asked = len(list(server.operations()))
     python("-m", "wandb", "sync", *fragments, **server.env())  # once is enough
     assert "UpsertBucket" not in list(server.operations())[asked:]
+
+
+def test_what_was_synced_of_an_earlier_attempt_goes_with_the_next_push(server, start, tracked, python):
+    record = finished(tracked())
+    study = record.folder.parent
+    for attempts in (1, 2):
+        record.run["attempts"] = attempts
+        record.write()
+        assert start("tell", [str(record.folder)]).wait() == 0
+        (fragment,) = study.glob("wandb/offline-run-*")
+        python("-m", "wandb", "sync", fragment, **server.env())
+    first, second = server.runs
+    pushed = start("push", str(study), "rankwise", **server.env())
+    assert pushed.wait() == 0, pushed.stderr
+    assert json.loads(pushed.stdout.splitlines()[-1]) == {"problems": [], "missing": []}
+    assert server.store.deleted == [first] and server.runs == [second] == [wandb_id(tracked())]
+    check_whole(server, tracked())

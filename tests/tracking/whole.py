@@ -7,9 +7,32 @@ from rankwise.config import Config
 from rankwise.identity import folder
 from rankwise.tracking.fields import results, setup
 from rankwise.tracking.journal import read_rows
-from rankwise.tracking.record import Record, read
+from rankwise.tracking.record import FINISHED, Record, begin, read
 
 LINE = "rankwise: wandb: not all of the run is there ("  # so begins the one line on stderr when W&B fails
+
+
+def finished(config: Config, number: int = 0) -> Record:
+    """A finished run's folder without training: results that no other has, rows, predictions and weights."""
+    record = begin(config, None)
+    record.run["status"], record.objective = FINISHED, number / 100
+    record.metrics = {"test": {"accuracy": {"value": number / 200, "se": 0.01, "n": 64}}}
+    record.params = {"trainable": 1000 + number, "total": 10_000}
+    record.memory = {"train": {"peak_bytes": 2000 + number, "weights_bytes": number}}
+    record.compute = {"steps": number}
+    record.write()
+    steps = range(1, (config.trainer.max_steps or 0) + 1)
+    lines = [{"attempt": 1, "step": step, "train/loss": 1 / step + number, "lr": 0.01} for step in steps]
+    (record.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (record.folder / "adapter").mkdir()
+    for name in (
+        "config.yaml",
+        "predictions.parquet",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+    ):
+        (record.folder / name).write_text(f"{name} of {number}")
+    return record
 
 
 def whole(config: Config) -> Record:
@@ -43,6 +66,6 @@ def check(record: Record, config: dict[str, Any], summary: dict[str, Any], given
     assert {key: value for key, value in config.items() if key in (given or {})} == (given or {})
     expected = json.loads(json.dumps(results(record)))
     assert {key: summary.get(key) for key in expected} == expected
-    logged = {key for row in record.metrics.get("curve", []) for key in row} | {"train/loss", "lr"}
+    logged = {key for row in record.metrics.get("curve", []) for key in row} | {"train/loss", "lr", "step"}
     strange = {key for key in summary if not key.startswith("_")} - expected.keys() - logged
     assert not strange, strange

@@ -24,6 +24,7 @@ OPERATIONS: dict[str, Answer] = {
     "CreateRunFiles": runs.create_files,
     "RunFiles": runs.files,
     "Runs": runs.find,
+    "DeleteRun": runs.delete,
     "GetProjects": runs.projects,
     "ProjectInternalId": runs.project,
     "ArtifactType": artifacts.kind,

@@ -18,6 +18,7 @@ def viewer(store: Store, given: Variables) -> dict[str, Any]:
 
 def upsert(store: Store, given: Variables) -> dict[str, Any]:
     """Open or change a run."""
+    assert given.get("name") not in store.deleted
     run = store.runs.get(given.get("name") or "") or _by_id(store, given.get("id"))
     if inserted := run is None:
         run = store.runs[given["name"]] = Run(given["name"], given["project"], given.get("entity") or ENTITY)
@@ -92,6 +93,14 @@ def find(store: Store, given: Variables) -> dict[str, Any]:
     edges = [{"node": node, "cursor": str(i)} for i, node in enumerate(nodes)]
     page = {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
     return {"project": project_node(given["project"]) | {"runCount": len(nodes), "readOnly": False, "runs": page}}
+
+
+def delete(store: Store, given: Variables) -> dict[str, Any]:
+    """Take a run away; its id is not free again."""
+    run = _by_id(store, given["id"])
+    assert run is not None
+    store.deleted.append(store.runs.pop(run.name).name)
+    return {"deleteRun": {"clientMutationId": None}}
 
 
 def projects(store: Store, given: Variables) -> dict[str, Any]:

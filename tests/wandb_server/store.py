@@ -111,6 +111,7 @@ class Store:
     """All of it."""
 
     runs: dict[str, Run] = field(default_factory=dict)  # by name
+    deleted: list[str] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
     sweeps: dict[str, Sweep] = field(default_factory=dict)
     views: dict[str, dict[str, Any]] = field(default_factory=dict)

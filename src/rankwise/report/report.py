@@ -197,18 +197,19 @@ def results(every_run: list[Record]) -> list[Record]:
 
 
 def find_all(paths: list[Path]) -> list[Record]:
-    """Records of files and of W&B, each run once: the first that finished, of files before W&B's, which hold less."""
+    """Records of files and of W&B, each run once: finished before others, then of the latest attempt, then of files
+    before W&B's, which hold less.
+    """
     local = [path for path in paths if not remote.is_address(path)]
     every_run = find(local) if local else []
     for path in dict.fromkeys(map(str, paths)):
         if remote.is_address(path):
             every_run += remote.read(remote.Address.of(path))
     by_id: dict[Any, Record] = {}
-    for record in every_run:
-        key = record.run.get("id") or id(record)
-        if key not in by_id or (by_id[key].status != FINISHED and record.status == FINISHED):
-            by_id[key] = record
-    return list(by_id.values())
+    for record in sorted(every_run, key=lambda run: (run.status == FINISHED, run.run["attempts"]), reverse=True):
+        by_id.setdefault(record.run.get("id") or id(record), record)
+    kept = {id(record) for record in by_id.values()}
+    return [record for record in every_run if id(record) in kept]
 
 
 def _asked(score: str, arms: list[Arm]) -> Metric:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +46,15 @@ def elsewhere(config: Config, join: Mapping[str, int] | None = None) -> Outcome 
         return None
     record, error = records.read(path), None
     tries = record.run["attempts"] - join.get(path.name, 0)
-    if record.status == FAILED and tries > 0:
-        error = str((record.error or {}).get("message"))
+    rerun = (config.rerun and record.run.get("rerun")) or {}  # whose place the earlier result has taken again
+    if tries > 0 and FAILED in (record.status, rerun.get("status")):
+        error = str((rerun or record.error or {}).get("message"))
     elif record.status == STOPPED and record.error is None and tries >= _DEATHS:
         error = f"its process or machine died in {tries} attempts; the same command without --join tries again"
-    elif not records.is_done(config) or (config.rerun and tries <= 0):
+    elif not records.is_done(config) or (config.rerun and (tries <= 0 or rerun)):
         return None
     seconds = record.compute.get("seconds", {}).get("total_s") or 0.0
-    return Outcome(path, FAILED if error else FINISHED, error, seconds)
+    return Outcome(path, FINISHED if error is None else FAILED, error, seconds)
 
 
 def show_end(shown: progress.Display, config: Config, outcome: Outcome) -> None:
@@ -73,9 +74,9 @@ def correct(path: Path, status: str, error: dict[str, Any] | None) -> None:
     """Rewrite a record that still says "running" though its process is gone. Any other is left as it is."""
 
     def end(record: Record) -> None:
-        if record.status == RUNNING and not aside.put_back(path):
-            record.run |= {"status": status, "ended": records.now()}
-            record.error = error
+        ended = replace(record, run=record.run | {"status": status, "ended": records.now()}, error=error)
+        if record.status == RUNNING and not aside.put_back(path, ended):
+            record.run, record.error = ended.run, ended.error
 
     with contextlib.suppress(Refused, OSError):  # not a record, or a full disk: nothing to mend
         if (path / "result.json").exists():

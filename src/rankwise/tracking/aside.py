@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from rankwise.paths import UNFINISHED
+from rankwise.tracking.record import Record, read
 
 FOLDER, _RECORD = "earlier", "record.json"  # by this name no reader takes it for a run
 _NOT_RESULTS = ("log", ".lock", ".lease", *UNFINISHED)  # from the last, a rerun that was stopped goes on
@@ -19,10 +20,13 @@ def set_aside(run_folder: Path) -> None:
             path.replace(aside / path.name)
 
 
-def put_back(run_folder: Path) -> bool:
-    """Put what was set aside, the record last, in the place of what a rerun left; whether there was anything."""
+def put_back(run_folder: Path, rerun: Record | None = None) -> bool:
+    """Put what was set aside, the record last, in the place of what a rerun left; whether there was anything.
+
+    The record notes how the rerun ended, where it has told.
+    """
     aside = run_folder / FOLDER
-    if not (aside / _RECORD).exists():
+    if not holds_result(run_folder):
         return False
     for path in aside.iterdir():
         if path.name != _RECORD:
@@ -31,7 +35,17 @@ def put_back(run_folder: Path) -> bool:
             path.replace(there)
     (aside / _RECORD).replace(run_folder / "result.json")
     aside.rmdir()
+    if rerun:
+        record = read(run_folder)
+        message = str((rerun.error or {}).get("message", ""))
+        record.run |= {"attempts": rerun.run["attempts"], "rerun": {"status": rerun.status, "message": message}}
+        record.write()
     return True
+
+
+def holds_result(run_folder: Path) -> bool:
+    """Whether a result is set aside."""
+    return (run_folder / FOLDER / _RECORD).exists()
 
 
 def drop(run_folder: Path) -> None:

@@ -13,10 +13,12 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rankwise.errors import one_line
+from rankwise.tracking import aside
 from rankwise.tracking import record as records
 from rankwise.tracking.fields import objective
 from rankwise.tracking.journal import Tail
@@ -33,9 +35,13 @@ def tell(folder: Path, tracker: Tracker, record: Record, rows: Iterator[list[dic
         for row in some:
             tracker.log(row | objective(row, record))
     deadline = time.monotonic() + _GONE_S
-    while (record := records.read(folder)).status == records.RUNNING and time.monotonic() < deadline:
+    while (ended := records.read(folder)).status == records.RUNNING and time.monotonic() < deadline:
         time.sleep(0.05)
-    tracker.end(record)
+    is_gone = ended.run.get("started") != record.run.get("started")  # the result of before has been put back
+    if is_gone:
+        ended = replace(record, run=record.run | {"status": records.STOPPED})
+    tracker.end(ended)
+    tracker.settle(ended.status == records.FINISHED or not (is_gone or aside.holds_result(folder)))
 
 
 def while_open(stream: Any, journal: Tail) -> Iterator[list[dict[str, Any]]]:

@@ -43,6 +43,13 @@ class _Mirror(TypedDict, total=False):
     problem: str  # why the mirror is not whole
 
 
+class _Rerun(TypedDict, total=False):
+    """Of the last rerun of a finished run whose result has stayed."""
+
+    status: str  # how the last rerun ended, where the result before it has stayed
+    message: str  # why it did
+
+
 class RunInfo(TypedDict, total=False):
     id: Required[str]  # names the run's config; two of one id are the same run
     name: Required[str]
@@ -54,6 +61,7 @@ class RunInfo(TypedDict, total=False):
     pid: int
     host: str  # the machine's name
     answer: str  # of rankwise find, in the last run of its study
+    rerun: Annotated[dict[str, Any], _Rerun]
     wandb: Annotated[dict[str, Any], _Mirror]
     trackio: Annotated[dict[str, Any], _Mirror]
     tensorboard: Annotated[dict[str, Any], _Mirror]

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from rankwise.tracking.fields import results, setup
@@ -25,12 +26,11 @@ class Trackio:
             name=record.folder.name,
             group=record.run["study"],
             config=setup(record),
-            resume="allow",
             embed=False,
             auto_log_gpu=False,
             auto_log_cpu=False,
         )
-        self._finish = trackio.finish
+        self._trackio, self._project, self._name = trackio, project, record.folder.name
         self.about = {"project": project, "path": os.environ["TRACKIO_DIR"]}
 
     def log(self, row: dict[str, Any]) -> None:
@@ -42,7 +42,13 @@ class Trackio:
         """Trackio has no summary: the results are the last row."""
         numbers = {key: value for key, value in results(record).items() if isinstance(value, int | float)}
         self.run.log(numbers | {"finished": float(record.status == FINISHED)})
-        self._finish()
+        self._trackio.finish()
+
+    def settle(self, stays: bool) -> None:
+        """Leave one run of its name."""
+        for run in self._trackio.Api().runs(self._project):
+            if run.name == self._name and (run.id == self.run.id) is not stays:
+                run.delete()
 
 
 class TensorBoard:
@@ -57,8 +63,7 @@ class TensorBoard:
 
         self._event, self._summary, self._hparams = event_pb2.Event, summary_pb2.Summary, summary_v2.hparams_pb
         path = record.folder.parent / "tensorboard" / record.folder.name
-        for file in path.glob("events.out.tfevents.*"):  # of an earlier attempt: TensorBoard would draw both as one
-            file.unlink()
+        self._earlier = list(path.glob("events.out.tfevents.*"))
         self._file, self._name, self._step = EventFileWriter(str(path)), record.folder.name, 0
         self.about = {"path": str(path)}
 
@@ -76,6 +81,12 @@ class TensorBoard:
         }
         self._add(self._hparams(shown, trial_id=self._name))
         self._file.close()
+
+    def settle(self, stays: bool) -> None:
+        """Leave the events of one attempt: TensorBoard would draw several as one."""
+        own = set(Path(self.about["path"]).glob("events.out.tfevents.*")) - {*self._earlier}
+        for file in self._earlier if stays else own:
+            file.unlink()
 
     def _scalars(self, values: dict[str, Any]) -> None:
         numbers = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}

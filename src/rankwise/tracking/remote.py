@@ -16,10 +16,9 @@ from rankwise.tracking import record as records
 from rankwise.tracking.fields import objective
 from rankwise.tracking.journal import read_rows
 from rankwise.tracking.record import Record
-from rankwise.tracking.wandb_run import FILES, PROJECT, WandbRun, is_sent, mode_of, placed
+from rankwise.tracking.wandb_run import ANSWER_S, FILES, PROJECT, WandbRun, attempts, is_sent, mode_of, placed
 
 PREFIX = "wandb:"
-ANSWER_S = 30  # of one request
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ def address_of(record: Record, entity: str | None = None, project: str | None = 
 
 
 def missing(address: Address, own: list[Record]) -> list[Record]:
-    """Those of these ended runs that are not in W&B as their records say, or whose weights are not."""
+    """Those of these ended runs that are not in W&B as their records say, or not once, or whose weights are not."""
     there = {}
     try:
         there = {run.id: run for run in _runs(replace(address, group=None))}
@@ -156,7 +155,11 @@ def missing(address: Address, own: list[Record]) -> list[Record]:
             raise
     with asking(address):
         ids = [str((record.run.get("wandb") or {}).get("id") or placed(record)["id"]) for record in own]
-        return [record for record, name in zip(own, ids, strict=True) if not _is_there(record, there.get(name))]
+        return [
+            record
+            for record, name in zip(own, ids, strict=True)
+            if not _is_there(record, there.get(name)) or any(one in there for one in attempts(record) if one != name)
+        ]
 
 
 def _is_there(record: Record, run: Any) -> bool:
@@ -182,9 +185,10 @@ def push(own: list[Record], address: Address, tell: Callable[[str], None]) -> li
         try:
             if tracker.problem:
                 return [*problems, f"{tracker.problem}: {plural(len(own) - number + 1, 'run')} not sent"]
-            for row in read_rows(record.folder / "metrics.jsonl"):
+            for row in read_rows(record.folder / "metrics.jsonl")[tracker.run.starting_step :]:
                 tracker.log(row | objective(row, record))
             tracker.end(record)
+            tracker.settle(True)
         except Exception as error:
             tracker.problem = one_line(error)
         if tracker.problem:

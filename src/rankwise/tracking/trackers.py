@@ -17,7 +17,7 @@ TRACKERS = {
 
 
 class Tracker(Protocol):
-    """One run in one tracker. Each of the three may raise whatever the tracker's package raises."""
+    """One run in one tracker. Each of these may raise whatever the tracker's package raises."""
 
     about: dict[str, Any]  # where the run is, for the record
     problem: str | None  # why not all of it is there
@@ -30,6 +30,9 @@ class Tracker(Protocol):
 
     def end(self, record: Record) -> None:
         """Add the results, and say how the run ended. Returns when all of it is written or sent."""
+
+    def settle(self, stays: bool) -> None:
+        """Leave one run of all attempts at it: this one if it ``stays``, else what was there before."""
 
 
 def start(record: Record, run_pid: int) -> Tracker:

@@ -28,6 +28,7 @@ MOST_BYTES = 10**9  # of an adapter that goes to W&B as well
 _KEY = ".study"
 _NO_TIME = "00000000_000000"
 _ANSWER_S = 5.0  # of a server that is asked whether it is there
+ANSWER_S = 30  # of one request
 
 
 class WandbRun:
@@ -43,7 +44,7 @@ class WandbRun:
         mark(record.folder.parent)
         self.problem: str | None = None
         self._record, self._wandb = record, wandb
-        wanted = mode or (record.config.get("tracking") or {}).get("mode") or "auto"
+        wanted = asked(mode or (record.config.get("tracking") or {}).get("mode") or "auto")
         try:
             mode = mode_of(wanted)
             if mode == "online":
@@ -86,8 +87,7 @@ class WandbRun:
             tags=_tags(record),
             config=setup(record),
             reinit="create_new",
-            # An attempt that goes on appends; all else takes the place of what has the id. Offline, wandb sync does it.
-            resume="allow" if live and record.run["attempts"] > 1 and not record.config.get("rerun") else None,
+            resume=None if run_pid else "allow",  # what is sent again goes on behind what is there
             settings=wandb.Settings(
                 console="off",
                 silent=True,
@@ -140,6 +140,29 @@ class WandbRun:
         if self._lost.any and not self.problem:
             self.problem = "the server refused some of it"
 
+    def settle(self, stays: bool) -> None:
+        """Leave one run of its attempts, once all of it is there: W&B adds to a run, and replaces nothing in it.
+
+        What only W&B has of other attempts, where this one is offline, goes when this one is sent.
+        """
+        own, made, online = self.run.id, {*attempts(self._record)}, self.about["mode"] == "online"
+        gone = made - {own} if stays else {own}
+        if own not in made or (stays and online and self.problem):  # not ours to name, or not all there
+            return
+        for name in gone:
+            for folder in Path(self.run.dir).parents[1].glob(f"*run-????????_??????-{name}"):
+                shutil.rmtree(folder, ignore_errors=True)
+            (self._record.folder.parent / "leet" / f"run-{_NO_TIME}-{name}").unlink(missing_ok=True)
+        if gone and online:
+            with contextlib.suppress(
+                Exception
+            ):  # of its service, GraphQL or HTTP; a push finds it there, and tries again
+                filters = {"group": {"$regex": f"^{re.escape(self.run.group)}$"}}
+                path = f"{self.run.entity}/{self.run.project}"
+                for run in self._wandb.Api(timeout=ANSWER_S).runs(path, filters=filters, lazy=False):
+                    if run.id in gone:
+                        run.delete()
+
     def _save(self, record: Record, with_adapter: bool) -> None:
         """The record and the predictions, as files of the W&B run.
 
@@ -184,8 +207,8 @@ def placed(record: Record) -> dict[str, Any]:
     """Which W&B run this is, for ``wandb.init``: the run's config, else W&B's environment, else ours.
 
     Ids and groups are of one study folder (see ``study_key``), so that two people, machines or studies that meet in a
-    project leave each other's runs alone; they stay the same when a run goes on and when it is sent again. What is run
-    again (``rerun``) gets a new one. Under ``wandb agent`` the sweep decides.
+    project leave each other's runs alone; they stay the same when a run is sent again, and are another for each attempt
+    at it. Under ``wandb agent`` the sweep decides.
     """
     env, tracking = os.environ, record.config.get("tracking") or {}
     known = {key: value for key, value in (record.run.get("wandb") or {}).items() if value}  # it was there before
@@ -199,14 +222,19 @@ def placed(record: Record) -> dict[str, Any]:
     }
     if env.get("WANDB_SWEEP_ID"):
         return where
-    again = f"/{record.run['attempts']}" if record.config.get("rerun") and record.run["attempts"] > 1 else ""
-    digest = hashlib.sha256(f"{key}/{record.run['id']}{again}".encode()).hexdigest()[:8]
-    readable = re.sub(r"[^\w-]+", "_", str(record.run["name"]))[:50]
     return where | {
         "project": known.get("project") or tracking.get("project") or env.get("WANDB_PROJECT") or PROJECT,
         "entity": known.get("entity") or tracking.get("entity") or env.get("WANDB_ENTITY"),
-        "id": known.get("id") or env.get("WANDB_RUN_ID") or f"{readable}-{digest}",
+        "id": known.get("id") or env.get("WANDB_RUN_ID") or attempts(record)[-1],
     }
+
+
+def attempts(record: Record) -> list[str]:
+    """The ids that the attempts at a run have in W&B, which takes no id twice."""
+    readable, key = re.sub(r"[^\w-]+", "_", str(record.run["name"]))[:50], study_key(record.folder.parent)
+    tried = ["", *(f"/{number}" for number in range(2, record.run["attempts"] + 1))]
+    full = (f"{key}/{record.run['id']}{one}" for one in tried)
+    return [f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}" for text in full]
 
 
 def study_key(study: Path) -> str:
@@ -228,16 +256,20 @@ def mark(study: Path) -> None:
             own.unlink()
 
 
+def asked(wanted: str) -> str:
+    """``tracking.mode``, unless that is auto: then WANDB_MODE, where that is set."""
+    mode = (os.environ.get("WANDB_MODE") or "auto") if wanted == "auto" else wanted
+    return {"dryrun": "offline", "run": "online"}.get(mode, mode)
+
+
 def mode_of(wanted: str) -> str:
-    """``tracking.mode``, unless that is auto: then WANDB_MODE, else online. Without a key offline: W&B never prompts.
+    """``asked``, and auto is online. Without a key offline: W&B never prompts.
 
     Raises what W&B raises for a key of the wrong form.
     """
     import wandb
 
-    mode = {"dryrun": "offline", "run": "online"}.get(os.environ.get("WANDB_MODE", ""), os.environ.get("WANDB_MODE"))
-    wanted = (mode or "auto") if wanted == "auto" else wanted
-    if wanted == "offline":
+    if (wanted := asked(wanted)) == "offline":
         return wanted
     return "online" if wandb.login(prompt=False, verify=False) else "offline"
 
