@@ -97,6 +97,13 @@ REFUSED = [
     ("train -m 'method.rank=glob(*)'", ["empty axis"]),
     ("train -m method.rank=1,0", ["method.rank=0"]),
     ("train -m --jobs 0", ["--jobs 0"]),
+    ("train -m --jobs 2 hydra.launcher.jobs=3", ["--jobs 2: not with hydra.launcher.jobs=3; leave one out"]),
+    ("train -m --jobs 2 hydra/launcher=basic seed=0,1", ["--jobs 2: not with hydra/launcher=basic; leave one out"]),
+    ("train -m --rerun hydra.launcher.join=true seed=0,1 debug=fast", ["--rerun: not with --join, which takes"]),
+    (
+        "train -m experiment=tuned_ranks method.lr=1e-3,2e-3",
+        ["method.lr: an axis of the study and of hydra.sweeper.tu"],
+    ),
     ("train -m hydra.launcher.jobs=two", ["hydra.launcher.jobs=two"]),
     ("train -m hydra.launcher.returns=objective", ["hydra.launcher.returns=objective", "[objective]"]),
     ("train -m hydra.sweeper.pairs=[{seed:1}]", ["hydra.sweeper.pairs", "[1]"]),

@@ -386,6 +386,7 @@ def test_one_value_has_one_hash_however_it_is_written(tiny):
     [
         ("targets", [{"name": name, "modules": ["query"]} for name in ("qv", "q", "custom")], "lora-r8-custom"),
         ("quant", [{"name": "nf4", "kind": "nf4", "double": False}, {"kind": "nf4"}], "lora-r8-attention-nf4"),
+        ("quant", [{"name": "bf16", "kind": None}, {}], "lora-r8-attention"),
         ("method", [{"modules_to_save": names} for names in (["b", "a"], ["a", "b", "a"])], "lora-r8-attention"),
         ("method", [{"nested": ranks} for ranks in ([4, 2, 1, 1], [1, 2, 4])], "lora-r8-attention"),
         ("optim", [{"name": "adafactor", "betas": [0.8, beta]} for beta in (0.9, 0.99)], "lora-r8-attention"),

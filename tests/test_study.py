@@ -164,13 +164,19 @@ def test_a_foreign_launcher_runs_the_same_study_and_a_failed_run_is_named(tmp_pa
 
 
 def test_optuna_weighs_score_against_memory_on_our_launcher(zygote, tmp_path):
-    more = ["experiment=optuna", "task.n_validation=null", "hydra.sweeper.n_trials=3"]
-    done = zygote.rankwise(tmp_path, "train", "-m", "debug=fast", *more, "method.rank=choice(1,2,4)", "targets=qv")
+    more = [
+        "experiment=optuna",
+        "hydra.sweeper.n_trials=3",
+        "hydra.sweeper.max_failure_rate=0.9",
+        'hydra.sweeper.params={method.rank: "choice(64)"}',
+    ]
+    done = zygote.rankwise(tmp_path, "train", "-m", "debug=fast", *more)
     assert done.returncode == 0 and all(line.startswith("[") for line in done.stderr.splitlines()), done.stderr
     assert "\33" not in done.stderr and "[I" not in done.stderr
     runs = results(tmp_path).values()
     assert {record.status for record in runs} == {"finished"}
     assert {record.config["stage"] for record in runs} == {"search"}
+    assert {record.config["method"]["rank"] for record in runs} == {32}  # of the experiment, as the preset lets it be
     front = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())["solutions"]
     seen = {(record.objective, float(record.memory["train"]["peak_bytes"])) for record in runs}
     assert front and {tuple(solution["values"]) for solution in front} <= seen

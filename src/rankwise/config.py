@@ -153,8 +153,7 @@ class Quant:
 
     def __post_init__(self) -> None:
         """Named by what it does, whether that was chosen by name or key by key."""
-        if self.kind:
-            self.name = f"{self.kind}{'_double' * bool(self.double)}"
+        self.name = f"{self.kind}{'_double' * bool(self.double)}" if self.kind else "none"
 
 
 @dataclass

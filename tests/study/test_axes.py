@@ -11,6 +11,7 @@ from in_process import one_server  # noqa: F401
 from safetensors.torch import load_file, save_file
 from tiny_configs import study_of
 
+from hydra_plugins.rankwise.plugins import LocalLauncher
 from rankwise.cli import main
 from rankwise.commands._shared import overrides
 from rankwise.config import Config, Package, plain
@@ -20,12 +21,12 @@ from rankwise.run import run
 from rankwise.study import launcher, outdated
 from rankwise.study.axes import excluded, paired
 from rankwise.study.compose import composed, from_snapshot, hydra_tree
-from rankwise.study.multirun import compose_study
+from rankwise.study.multirun import _run_here, compose_study
 from rankwise.study.outcome import Outcome
 from rankwise.study.sweep_file import SweepFile, convert, read, words
 from rankwise.study.tuning import Tuning
+from rankwise.study.worker import SKIPPED
 from rankwise.tracking import record as records
-from rankwise.tracking.lease import owned
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,6 +105,9 @@ def test_trials_take_every_rate_of_every_arm_on_seeds_of_their_own(tiny):
     assert len(trials) == 2 * 3 * 2 == len({run_id(trial) for trial in trials})
     assert {trial.seed for trial in trials} == {100, 101} and {trial.stage for trial in trials} == {"tune"}
     assert {trial.optim.lr for trial in trials} == {1e-3, 1e-2, 1e-1}
+    left = Tuning.of(TUNE, ["method.rank=4 method.lr=0.1", "seed=101"]).trials(finals)
+    tried = {(run.method.rank, run.method.lr) for run in left}
+    assert tried == {(1, 1e-2), (1, 1e-3), (1, 1e-1), (4, 1e-2), (4, 1e-3)} and len(left) == 5
     with pytest.raises(Refused, match="seed 100 is also a seed of the study"):
         tuning.trials([tiny(seed=100)])
     with pytest.raises(Refused, match=r"method\.lr=-1"):
@@ -137,18 +141,23 @@ def test_a_rate_with_fewer_finished_seeds_is_not_chosen(tiny):
     assert [run.optim.lr for run in tuning.frozen([tiny()])] == [1e-2]
 
 
-def test_a_study_waits_for_tuning_runs_of_another_process(tiny, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    line = ["-m", "debug=fast", "method=lora", "hydra.sweeper.tune={axes: {method.lr: [0.001, 0.01]}, seeds: [9]}"]
-    trials = [config for config in study_of(*line) if config.stage == "tune"]
-    assert len(trials) == 2 and "1 run will wait" in capsys.readouterr().err
+class Elsewhere(LocalLauncher):
+    """All its runs are at another process."""
+
+    def start(self, configs, stage):
+        return [Outcome(folder(config), SKIPPED) for config in configs]
+
+
+@pytest.mark.parametrize(("join", "remedy"), [(False, ""), (True, " without --join")])
+def test_a_study_waits_for_tuning_runs_of_another_process(tiny, tmp_path, capsys, join, remedy):
+    tuning, finals = Tuning.of(TUNE), [tiny(method="lora")]
+    trials = tuning.trials(finals)
     finished(trials[0], 0.5)
-    with owned(folder(trials[1])):
-        assert main(["train", *line]) == 1
+    assert _run_here(Elsewhere(join=join), finals, trials, tuning) == 1
     said = capsys.readouterr().err
-    assert "rankwise: 2 runs (tuning), 1 finished before; 1 to run\n" in said
-    assert "the study waits: 1 of 2 tuning runs did not finish here" in said
-    assert len(list(tmp_path.rglob("result.json"))) == 1
+    assert "rankwise: 6 runs (tuning), 1 finished before; 5 to run\n" in said
+    assert "the study waits: 5 of 6 tuning runs did not finish here" in said
+    assert said.endswith(f"; the same command{remedy} goes on\n") and len([*tmp_path.rglob("result.json")]) == 1
 
 
 @pytest.mark.parametrize("given", [
@@ -168,7 +177,13 @@ def test_a_sweep_file_and_its_experiment_are_the_same_runs_each_once(name):
     assert by_file == by_hydra and len(file.points()) == len(by_file)
 
 
-@pytest.mark.parametrize("line", ["experiment=rank_sweep method.rank=1,8 seed=0,1", "experiment=rank_sweep debug=fast"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "experiment=rank_sweep method.rank=1,8 seed=0",
+        "experiment=rank_sweep debug=fast method.rank=2,8 seed=0,1",
+    ],
+)
 def test_an_experiment_becomes_a_sweep_file_of_the_same_runs(line, tmp_path):
     text = convert(line.split())
     path = tmp_path / "rank_sweep.yaml"

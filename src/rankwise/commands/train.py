@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,8 +105,12 @@ def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespac
         raise Refused(f"{' '.join('--' + name.replace('_', '-') for name in asked)}: one of these at a time")
     if options.json and not options.dry_run:
         raise Refused("--json: of --dry-run; rankwise report STUDY --json prints what has run")
-    if options.join and options.rerun:
-        raise Refused("--rerun: not with --join, which takes what no machine has run yet")
+    if options.jobs is not None and (
+        other := next(
+            (word for word in words if re.match(r"hydra\.launcher\.jobs=|hydra/launcher=(?!local|slurm)", word)), None
+        )
+    ):
+        raise Refused(f"--jobs {options.jobs}: not with {other}; leave one out")
     if options.join and (other := next((word for word in words if word.startswith("hydra/launcher=")), None)):
         raise Refused(f"--join: not with {other}, which shares out the runs itself")
     words += ["hydra.launcher.join=true"] * options.join

@@ -23,7 +23,7 @@ def settled(arguments: Sequence[str]) -> list[str]:
     typed = dict(word.split("=", 1) for word in arguments if "=" in word and not word.startswith("-"))
     if not {"experiment", "debug"} <= typed.keys():
         return list(arguments)
-    words = [f"{key}={value}" for key, value in typed.items() if key.startswith("hydra") or "," not in value]
+    words = [f"{k}={v}" for k, v in typed.items() if k.startswith("hydra/") or not (k.startswith("hydra.") or "," in v)]
     more = list[str]()
     with contextlib.suppress(Refused), explained(words), hydra_tree():  # it is refused when the study is composed
         whole, alone = load(words), load([word for word in words if not word.startswith("experiment=")])

@@ -58,7 +58,12 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
     brought = set(sweeper.params or {}) - {word.partition("=")[0] for word in arguments}
     study = compose_study(rows, sweeper.exclude or [], here, brought)
     configs = [config for config, _ in study]
-    tuning = Tuning.of(sweeper.tune) if sweeper.tune else None
+    tuning = Tuning.of(sweeper.tune, sweeper.exclude or []) if sweeper.tune else None
+    for key in tuning.axes if tuning else ():
+        if len({word for row in rows for word in row if word.startswith(f"{key}=")}) > 1:
+            raise Refused(f"{key}: an axis of the study and of hydra.sweeper.tune, which chooses it; leave one out")
+    if getattr(sweeper.launcher, "join", False) and any(config.rerun for config in configs):
+        raise Refused("--rerun: not with --join, which takes what no machine has run yet")
     if tuning and not local:
         raise Refused("hydra.sweeper.tune: needs the launcher of this machine, hydra/launcher=local")
     trials = tuning.trials(configs) if tuning else []
@@ -102,7 +107,7 @@ def _run_here(launcher: LocalLauncher, configs: list[Config], trials: list[Confi
         if left := [trial for trial in trials if not records.is_done(trial)]:
             print(
                 f"rankwise: the study waits: {len(left)} of {len(trials)} tuning runs did not finish here, such as "
-                f"{folder(left[0]).name}; the same command goes on",
+                f"{folder(left[0]).name}; the same command{' without --join' * launcher.join} goes on",
                 file=sys.stderr,
             )
             return 1
@@ -251,23 +256,33 @@ def run_rows(launcher: LocalLauncher, rows: Sequence[Sequence[str]]) -> list[Job
 
     Finished runs are not run again. A run that failed is a failed job, whose error the sweeper raises or counts.
     """
-    compose = Composer()
-    configs = [compose(list(row))[0] for row in rows]
-    for config in configs:
-        check(config)
-        check_here(config)
+    compose, typed = Composer(), launcher.config.hydra
+    rows = debug.fitted([list(row) for row in rows], typed.overrides.task, typed.runtime.choices)
+    made = [_composed(compose, row) for row in rows]
+    configs = [config for config in made if isinstance(config, Config)]
     check_files(configs)
     run_on(launcher, configs, counted=False)  # it asks for a few at a time
-    return [
-        _returned(folder(config), row, launcher.returns or ["objective"])
-        for config, row in zip(configs, rows, strict=True)
-    ]
+    return [_returned(one, row, launcher.returns or ["objective"]) for one, row in zip(made, rows, strict=True)]
 
 
-def _returned(path: Path, row: Sequence[str], wanted: Sequence[str]) -> JobReturn:
-    job = JobReturn(overrides=list(row), working_dir=str(path), status=JobStatus.COMPLETED)
+def _composed(compose: Composer, row: Row) -> Config | Refused:
+    """The config of a row, or why it is none."""
     try:
-        values = _values(path, wanted)
+        config, _ = compose(row)
+        check(config)
+        check_here(config)
+    except Refused as refused:
+        return refused
+    return config
+
+
+def _returned(made: Config | Refused, row: Sequence[str], wanted: Sequence[str]) -> JobReturn:
+    job = JobReturn(overrides=list(row), status=JobStatus.COMPLETED)
+    try:
+        if isinstance(made, Refused):
+            raise made
+        job.working_dir = str(folder(made))
+        values = _values(folder(made), wanted)
         job.return_value = values[0] if len(values) == 1 else values
     except Refused as refused:
         job.status, job.return_value = JobStatus.FAILED, refused

@@ -16,6 +16,7 @@ from rankwise.compare import preference
 from rankwise.config import Config, changed, known_keys, plain
 from rankwise.errors import Refused
 from rankwise.identity import canonical, folder, label, remove
+from rankwise.study.axes import excluded
 from rankwise.synonyms import near_key
 from rankwise.tracking import record as records
 
@@ -28,9 +29,10 @@ class Tuning:
 
     axes: dict[str, list[Any]]
     seeds: list[int]
+    exclude: Sequence[str] = ()  # conditions, as of the study
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> "Tuning":
+    def of(cls, settings: Mapping[str, Any], exclude: Sequence[str] = ()) -> "Tuning":
         """From ``hydra.sweeper.tune``. Raises Refused for anything but axes with values and seeds."""
         axes, seeds = settings.get("axes") or {}, settings.get("seeds") or []
         lists = [seeds, *axes.values()] if isinstance(axes, Mapping) else []
@@ -40,7 +42,7 @@ class Tuning:
         if unknown := set(axes) - set(known_keys()):
             key = min(unknown)
             raise Refused(f"hydra.sweeper.tune: {key}: no such key{near_key(key, known_keys())}")
-        return cls({key: list(values) for key, values in axes.items()}, list(seeds))
+        return cls({key: list(values) for key, values in axes.items()}, list(seeds), exclude)
 
     def trials(self, finals: Sequence[Config]) -> list[Config]:
         """Every value of the axes for every arm of ``finals``, on the tuning seeds. Raises Refused on shared seeds, and
@@ -55,6 +57,7 @@ class Tuning:
             for arm in self._arms(finals).values()
             for values in itertools.product(*self.axes.values())
         ]
+        tried = [trial for trial in tried if not excluded(trial, self.exclude, {})]
         for trial in tried:
             check(trial)
         return tried
