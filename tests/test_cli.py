@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from rankwise import machine
 from rankwise.cli import COMMANDS, main
 from rankwise.commands._shared import overrides
 from rankwise.commands.adapter import ABOUT
 from rankwise.commands.plan import _bytes
+from rankwise.commands.train import split
+from rankwise.study.compose import composed
 from rankwise.synonyms import GROUPS
 
 
@@ -163,9 +164,6 @@ REFUSED = [
     ("analyze layers nowhere --out /proc/x/y", ["--out /proc/layers.json: cannot be written"]),
     ("claims --markdown /proc/x.md", ["--markdown /proc/x.md: cannot be written"]),
     ("train -m --dry-run hydra/sweeper=optuna seed=0,1", ["hydra/sweeper=optuna: chooses its runs"]),
-    ("train --resolve", ["--resolve: of --cfg"]),
-    ("train -p task", ["--package: of --cfg"]),
-    ("train --cfg job -p metod", ["--package metod: no such part", "did you mean method?"]),
     (f"plan --fit {'9' * 100}", ["--fit 999", "a size such as 24GB"]),
     ("train -m --cfg job", ["--multirun --cfg: one of these"]),
     ("train -cn rank_sweep", ["--config-name: no such flag (here it is experiment=NAME, or --config FILE)"]),
@@ -226,7 +224,6 @@ REFUSED = [
     ("train --config nowhere.yaml hydra/launcher=slurm", ["hydra/launcher=slurm: not with --config"]),
     ("train -m --jobs ²", ["--jobs ²", "at least 1"]),
     ("train --cfg jobs", ["train: --cfg=jobs: one of job, hydra, all (did you mean job?); see"]),
-    ("train --info everything", ["--info", "everything", "searchpath"]),
     ("train rank 4", ["rank", "KEY=VALUE"]),
     ("train method='{name:x}'", ["method.name=x"]),
     ("train '~method'", ["~method", "nothing can be taken away"]),
@@ -298,17 +295,15 @@ def test_a_size_is_decimal_or_binary_as_its_unit_says(text, size):
     assert _bytes(text) == size
 
 
-def test_the_commonest_words_work_as_they_are(capsys):
-    assert main(["train", "rank=3.0", "lr=0.5", "tags=[a]", "name=1.0", "--cfg", "job", "--resolve"]) == 0
-    config = yaml.safe_load(capsys.readouterr().out)
-    assert (config["method"]["rank"], config["method"]["lr"], config["optim"]["lr"]) == (3, 0.5, 0.5)
-    assert config["tracking"]["tags"] == ["a"] and str(config["name"]) == "1.0"
+def test_the_commonest_words_work_as_they_are():
+    config = composed(split(["rank=3.0", "lr=0.5", "tags=[a]", "name=1.0"])[1])
+    assert (config.method.rank, config.method.lr, config.optim.lr) == (3, 0.5, 0.5)
+    assert config.tracking.tags == ["a"] and config.name == "1.0"
 
 
 @pytest.mark.parametrize(("words", "rate"), [([], 0.1), (["method.lr=0.5"], 0.5), (["method=full", "lr=0.3"], 0.3)])
-def test_sgd_has_a_rate_of_its_own_until_one_is_given(words, rate, capsys):
-    assert main(["train", "optim=sgd", *words, "--cfg", "job", "--resolve", "--package", "optim"]) == 0
-    assert yaml.safe_load(capsys.readouterr().out)["lr"] == rate
+def test_sgd_has_a_rate_of_its_own_until_one_is_given(words, rate):
+    assert composed(split(["optim=sgd", *words])[1]).optim.lr == rate
 
 
 @pytest.mark.parametrize("width", [80, 200])
@@ -350,14 +345,12 @@ def test_version_is_the_installed_one(capsys):
     ("line", "shown"),
     [
         ("train --cfg job", "  rank: 8\n"),
-        ("train --cfg job --resolve", "  rank: 8\n"),
         ("train method.rank=3 --cfg job", "  rank: 3\n"),
         ("train outputs=~/x --cfg job", "\noutputs: ~/x\n"),
-        ("train 'targets.ranks={query: 2}' --cfg job --package targets.ranks", "\nquery: 2\n"),
-        ("train --info defaults method=full", "method/full"),
+        ("train 'targets.ranks={query: 2}' --cfg job", "  ranks:\n    query: 2\n"),
     ],
 )
-def test_the_composed_config_or_how_it_was_made_is_printed_and_nothing_runs(line, shown, capsys, tmp_path):
+def test_the_composed_config_is_printed_and_nothing_runs(line, shown, capsys, tmp_path):
     assert main(shlex.split(line)) == 0
     assert shown in capsys.readouterr().out and not any(tmp_path.iterdir())
 
@@ -386,8 +379,8 @@ def test_a_conf_folder_of_the_user_adds_options_and_experiments(tmp_path, capsys
     (tmp_path / "conf/method/mine.yaml").write_text("defaults: [lora, _self_]\nrank: 3\n")
     (tmp_path / "conf/method/full.yaml").write_text("name: full\nlr: 7\n")
     (tmp_path / "conf/method/bad.yaml").write_text("defaults: [lora, _self_]\nrnk: 3\n")
-    assert main(["train", "method=mine", "--cfg", "job", "--package", "method.rank"]) == 0
-    assert "3" in capsys.readouterr().out
+    assert main(["train", "method=mine", "--cfg", "job"]) == 0
+    assert "\n  rank: 3\n" in capsys.readouterr().out
     assert main(["train", "method=full", "--cfg", "job"]) == 0
     assert "lr: 7" not in capsys.readouterr().out, "the user's tree must not shadow ours"
     assert main(["train", "method=bad"]) == 2

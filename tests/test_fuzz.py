@@ -182,8 +182,7 @@ HYDRA = """hydra.sweeper.pairs hydra.sweeper.exclude hydra.sweeper.tune hydra.sw
     hydra.run.dir hydra.mode hydra.verbose hydra.job.name hydra.callbacks
     hydra.searchpath hydra/launcher hydra/sweeper hydra"""
 FLAGS = {
-    "train": "-m --multirun --join --rerun --dry-run --json --resolve --config= --jobs= --cfg= --package= --info= "
-    "--config-dir= -cn=",
+    "train": "-m --multirun --join --rerun --dry-run --json --config= --jobs= --cfg= --config-dir= -cn=",
     "find": "--dry-run --json --budget= --margin= --seeds= --rates= --reference= --replay= --jobs=",
     "plan": "-m --multirun --params --json --gpu= --gpus= --fit= --mfu= --power= --margin=",
     "sweep": "--convert --rerun --json --count= --seed= --jobs=",
@@ -194,7 +193,7 @@ FLAGS = {
     "dashboard": "--json --push --entity= --project=",
     "fetch": "--json",
 }
-UNTRIED = {"--help", "--hydra-help", "--simulate", "--measure", "--open"}  # no input, long, or a browser
+UNTRIED = {"--help", "--simulate", "--measure", "--open"}  # no input, long, or a browser
 SUBCOMMANDS = {
     "adapter": ["merge", "export", "swap", "combine", "shrink", "diff"],
     "analyze": ["spectrum", "subspaces", "x"],

@@ -29,15 +29,13 @@ rank, lr and tags are short for method.rank, method.lr and tracking.tags.
 EPILOG = """groups:
 {groups}
 
-Runs land in outputs/<study>/; a ./conf folder of yours adds options to these groups. Hydra's own help: --hydra-help.
+Runs land in outputs/<study>/; a ./conf folder of yours adds options to these groups.
 Exit codes: 0 done, 1 some runs failed, 2 input refused, 130 interrupted."""
-_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 some runs failed."""
     flags, words, options = split(arguments)
-    from rankwise.config import known_keys
     from rankwise.study.app import call_hydra
     from rankwise.study.compose import from_snapshot
     from rankwise.study.micro_batch import settled
@@ -55,9 +53,6 @@ def main(arguments: list[str]) -> int:
             raise Refused(f"{asked[0]}: not with --config, which is one run as it was")
         words = [word for word in words if word not in hydra]
         return single(from_snapshot(options.config, settled(words, lambda rest: [from_snapshot(options.config, rest)])))
-    part, keys = options.package, known_keys()
-    if part and not part.startswith(("hydra", *(f"{key}." for key in keys))) and part not in keys:
-        raise Refused(f"--package {part}: no such part of the config{near_key(part, keys)}")
     if options.dry_run:
         show_list = functools.partial(_list, as_json=options.json)
         from rankwise.tasks.data import check_files
@@ -86,21 +81,12 @@ def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespac
     add("--dry-run", action="store_true", help="list the runs with ids, states and costs; run nothing")
     add("--config", type=Path, metavar="FILE", help="start from an earlier run's config.yaml instead of conf/")
     add("-cn", "--config-name", type=_config_name, help=argparse.SUPPRESS)
-    hydra = [
-        add("-c", "--cfg", choices=("job", "hydra", "all"), help="print the composed config and stop"),
-        add("-p", "--package", metavar="PACKAGE", help="of --cfg: only this part"),
-        add("-i", "--info", choices=_INFO, nargs="?", const="all", metavar="WHAT", help="how Hydra made the config"),
-        add("-cd", "--config-dir", metavar="FOLDER", help="another folder of options, beside ./conf"),
-        add("--resolve", action="store_true", help="of --cfg: with interpolations resolved"),
-        add("--hydra-help", action="store_true", help=argparse.SUPPRESS),
-    ]
+    add("-c", "--cfg", choices=("job", "hydra", "all"), help="print the composed config and stop")
+    add("-cd", "--config-dir", metavar="FOLDER", help="another folder of options, beside ./conf")
     options = parse(made, [word for argument in arguments for word in point_words(argument)])
     words = overrides(options.overrides)
-    for name in ("resolve", "package"):
-        if getattr(options, name) and not options.cfg:
-            raise Refused(f"--{name}: of --cfg; rankwise train --cfg job prints the composed config")
     study = "dry_run" if options.dry_run else "multirun"
-    asked = [name for name in (study, "cfg", "info", "hydra_help") if getattr(options, name)]
+    asked = [name for name in (study, "cfg") if getattr(options, name)]
     if len(asked) > 1:
         raise Refused(f"{' '.join('--' + name.replace('_', '-') for name in asked)}: one of these at a time")
     if options.json and not options.dry_run:
@@ -116,10 +102,9 @@ def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespac
     words += ["hydra.launcher.join=true"] * options.join
     words += [f"hydra.launcher.jobs={options.jobs}"] * (options.jobs is not None) + ["rerun=true"] * options.rerun
     flags = ["-m"] * options.multirun
-    for action in hydra:
-        value = getattr(options, action.dest)
-        if value not in (None, False):
-            flags.append(action.option_strings[-1] + (f"={value}" if isinstance(value, str) else ""))
+    flags += [f"--cfg={options.cfg}"] * bool(options.cfg) + [f"--config-dir={options.config_dir}"] * bool(
+        options.config_dir
+    )
     return flags, words, options
 
 
