@@ -99,12 +99,12 @@ def test_table_has_the_other_metrics_and_what_the_study_took(study):
     text = printed(report := build([study]))
     assert re.search(r"lora r=16 +50\.0±2\.0 +0\.250±0\.020 +60\.0", text.split("Other test metrics")[1])
     assert "The whole study took " in text and "scores 50.0 %." in " ".join(text.split())
-    why = "alone (one seed or seeds that score alike)."
+    page, why = html(report), "alone (one seed or seeds that score alike)."
     over = f"accuracy_15: ± 95 % over test items {why} accuracy_10: ± 95 % over test items in 7 groups {why}"
-    assert over in " ".join(text.split()) and over not in html(report)  # where there are more columns
-    assert f"accuracy_10: ± 95 % over test items in 7 groups {why}" in html(report)
+    assert over in " ".join(text.split()) and over not in page  # where there are more columns
+    assert f"accuracy_10: ± 95 % over test items in 7 groups {why}" in page
     assert "24 more, accuracy_16 to accuracy_39, in report.html and report.csv." in text and "accuracy_15" in text
-    assert "accuracy_39 %" in html(report) and "accuracy_39_mean" in report.to_csv()
+    assert "accuracy_39 %" in page and "accuracy_39_mean" in report.to_csv()
     main, other = ([line.rstrip() for line in part.splitlines()] for part in text.split("Other test metrics"))
     named = [re.match(r"(lora r=16 batch_size=16 [¹²³⁴⁵]( [¹²³⁴⁵])*) ", line) for line in main]
     (alone,) = {found[1] for found in named if found}  # of another batch size, not ranked
