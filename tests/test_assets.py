@@ -24,9 +24,11 @@ import pytest
 
 import rankwise.assets
 from rankwise.assets import _cache, cache_dir, cached, fetch_package, resolve
+from rankwise.assets._archive import extract
 from rankwise.config import Model, Package, Task
 from rankwise.errors import Refused
 
+WHEEL = "tiny-1.0-py3-none-any.whl"
 SOURCES = Path(rankwise.assets.__file__).parents[2]
 
 
@@ -135,16 +137,27 @@ def assert_nothing_kept() -> None:
     assert [path for path in packages.rglob("*") if path.is_file() or path.name.endswith(".partial")] == []
 
 
-def in_process(package: Package, before: str = "") -> subprocess.Popen[str]:
+def refused(archive: Path, member: str, *parts: str) -> None:
+    """Taking the member out of the archive is refused in one line that holds the parts, and leaves nothing."""
+    (into := archive.parent / "into").mkdir()
+    with pytest.raises(Refused) as caught:
+        extract(archive, member, into, "tiny 1.0")
+    line = str(caught.value)
+    assert "\n" not in line and all(part in line for part in ("tiny 1.0", *parts)), line
+    assert [*into.iterdir()] == []
+
+
+def in_process(*packages: Package, before: str = "") -> subprocess.Popen[str]:
     code = f"""
 from rankwise.assets import fetch_package
 from rankwise.config import Package
 from rankwise.errors import Refused
 {before}
-try:
-    print(fetch_package({package!r}))
-except Refused as refused:
-    print("refused:", refused)
+for package in {packages!r}:
+    try:
+        print(fetch_package(package))
+    except Refused as refused:
+        print("refused:", refused)
 """
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -261,33 +274,39 @@ MEMBERS = [  # files of a wheel, which member is asked for, and what the refusal
 
 @pytest.mark.parametrize(("files", "member", "said", "also"), MEMBERS, ids=range(len(MEMBERS)))
 def test_a_member_that_is_not_there_or_is_unsafe_is_refused(registry, files, member, said, also):
-    refusal(wheel(registry, files, member), said, also)
+    wheel(registry, files)
+    refused(registry / WHEEL, member, said, also)
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
 def test_links_and_devices_in_the_member_are_refused(registry, kind):
     info = tarfile.TarInfo("data/link")
     info.type, info.linkname = kind, "data/a.txt"
-    inner = tar({"data/a.txt": b"a", "data/link": info})
-    refusal(wheel(registry, {"tiny/inner.tgz": inner}, member="tiny/inner.tgz!data"), "data/link")
+    wheel(registry, {"tiny/inner.tgz": tar({"data/a.txt": b"a", "data/link": info})})
+    refused(registry / WHEEL, "tiny/inner.tgz!data", "data/link")
 
 
 def test_a_link_in_a_zip_is_refused(registry):
     link = zipfile.ZipInfo("tiny/data/link")
     link.external_attr = 0o120777 << 16
     package = wheel(registry, {"tiny/data/a.txt": "a"})
-    with zipfile.ZipFile(registry / "tiny-1.0-py3-none-any.whl", "a") as bundle:
+    with zipfile.ZipFile(registry / WHEEL, "a") as bundle:
         bundle.writestr(link, "/etc/hostname")
     refusal(Package("tiny", "1.0", digest(next(registry.iterdir())), package.member), "tiny/data/link")
 
 
-@pytest.mark.parametrize("content", [os.urandom(3 << 20), bytes(3 << 20)], ids=["archive", "extracted"])
-def test_a_full_disk_is_one_line_and_leaves_nothing(registry, content):
-    package = wheel(registry, {"tiny/data/big.bin": content})
+def test_a_full_disk_is_one_line_and_leaves_nothing(registry):
+    """Neither for the archive, nor for what is in it."""
+    contents = {"1.0": os.urandom(3 << 20), "2.0": bytes(3 << 20)}
+    packages = [wheel(registry, {"tiny/data/big.bin": big}, version=version) for version, big in contents.items()]
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))"
-    with in_process(package, limit) as process:
+    with in_process(*packages, before=limit) as process:
         output, errors = process.communicate(timeout=60)
-    assert "refused: cache folder" in output and "no room" in output and "RANKWISE_CACHE" in output, output + errors
+    for line in (lines := output.splitlines()):
+        assert line.startswith("refused: cache folder") and "no room" in line and "RANKWISE_CACHE" in line, (
+            line + errors
+        )
+    assert len(lines) == 2
     assert "Traceback" not in errors
     assert_nothing_kept()
 
@@ -320,7 +339,7 @@ def test_an_interrupt_stops_fetching_and_leaves_nothing(asks_index):
         asks_index(f"http://127.0.0.1:{silent.getsockname()[1]}/")
         listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
         silent.settimeout(60)
-        with in_process(Package("tiny", "1.0", "0" * 64, "tiny/data"), listen) as process:
+        with in_process(Package("tiny", "1.0", "0" * 64, "tiny/data"), before=listen) as process:
             connection, _ = silent.accept()
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=30)

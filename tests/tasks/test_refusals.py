@@ -138,8 +138,10 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize(("group", "key"), [("task", "task.delimiter"), ("forgetting", "forgetting.label=label")])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("way", "group", "key"),
+    [*((way, "task", "task.delimiter") for way in WAYS), ("one run", "forgetting", "forgetting.label=label")],
+)
 def test_a_file_that_cannot_be_read_stops_before_anything_is_written(tmp_path, monkeypatch, capsys, way, group, key):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.csv").write_text("text;label\nx;1\n")
