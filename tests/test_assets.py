@@ -125,7 +125,7 @@ def asks_index(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def refusal(package: Package, *parts: str) -> str:
     """The one line that fetching is refused with; it holds the parts, and nothing is left in the cache."""
     with pytest.raises(Refused) as caught:
-        fetch_package(package, progress=False)
+        fetch_package(package)
     line = str(caught.value)
     assert "\n" not in line and all(part in line for part in parts), line
     assert_nothing_kept()
@@ -350,7 +350,7 @@ def test_an_interrupt_stops_fetching_and_leaves_nothing(asks_index):
 
 def test_the_fingerprint_of_a_package_follows_archive_and_member(registry):
     package = wheel(registry, {"tiny/data/a.txt": "a", "tiny/b.txt": "b"})
-    first = resolve(Task(name="t", package=package), progress=False).fingerprint
+    first = resolve(Task(name="t", package=package)).fingerprint
     package.member = "tiny/b.txt"
-    second = resolve(Task(name="t", package=package), progress=False).fingerprint
+    second = resolve(Task(name="t", package=package)).fingerprint
     assert first != second and re.fullmatch(r"sha256:[0-9a-f]{64}", first)

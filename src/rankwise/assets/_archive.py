@@ -31,7 +31,7 @@ def unpacked(path: Path) -> Path:
         _unpack(path, "", whole, f"task.path={path}")
         shutil.rmtree(whole / "__MACOSX", ignore_errors=True)
 
-    inside = fill_once(cache_dir() / "archives" / file_digest(path)[:32], f"unpacks {path.name}", True, fill)
+    inside = fill_once(cache_dir() / "archives" / file_digest(path)[:32], f"unpacks {path.name}", fill)
     while inside.is_dir() and len(entries := [entry for entry in inside.iterdir() if entry.name[0] != "."]) == 1:
         inside = entries[0]
     return inside

@@ -44,7 +44,7 @@ def is_whole(slot: Path) -> bool:
         return False
 
 
-def fill_once(slot: Path, doing: str, progress: bool, fill: Callable[[Path, Path], None]) -> Path:
+def fill_once(slot: Path, doing: str, fill: Callable[[Path, Path], None]) -> Path:
     """``slot``, a folder below the cache's; filled first where it is not whole.
 
     ``fill(whole, work)`` writes what is to stay into ``whole`` and all else into ``work``, both existing and empty.
@@ -53,7 +53,7 @@ def fill_once(slot: Path, doing: str, progress: bool, fill: Callable[[Path, Path
     """
     if is_whole(slot):
         return slot
-    with _writing(), _lock(slot, doing, progress):
+    with _writing(), _lock(slot, doing):
         if is_whole(slot):  # by another process, while this one waited
             return slot
         work = slot.with_name(f".{slot.name}.partial")
@@ -119,13 +119,12 @@ def _writing() -> Iterator[None]:
         raise Refused(f"{folder}: cannot be written ({reason}); set RANKWISE_CACHE to a folder that can") from error
 
 
-def _lock(slot: Path, doing: str, progress: bool) -> AcquireReturnProxy:
+def _lock(slot: Path, doing: str) -> AcquireReturnProxy:
     folder = cache_dir() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"{slot.parent.name}-{slot.name}.lock")
     try:
         return lock.acquire(timeout=0)
     except Timeout:
-        if progress:
-            print(f"waiting for another process that {doing}", file=sys.stderr)
+        print(f"waiting for another process that {doing}", file=sys.stderr)
         return lock.acquire()

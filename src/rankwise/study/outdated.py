@@ -62,6 +62,6 @@ def _fingerprint(source: Model | Task) -> str | None:
     """Of what is on this disk or generated; None for what would have to be fetched first."""
     try:
         is_here = assets.cached(source) or not (source.path or source.package)
-        return assets.resolve(source, progress=False).fingerprint if is_here else None
+        return assets.resolve(source).fingerprint if is_here else None
     except Refused:
         return None

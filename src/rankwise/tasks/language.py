@@ -98,8 +98,9 @@ class EncodedText(Dataset[Row]):
         self.learned: list[np.ndarray] = []
         sizes: list[int] = []
         self.uncut: list[int] = []  # lengths of the rows that lost their end
+        begins = beginning(tokenizer)
         for number, (row_ids, learned) in enumerate(_tokens(split, tokenizer, last)):
-            ids = started(row_ids, tokenizer)
+            ids = started(row_ids, begins)
             learned = [False] * (len(ids) - len(learned)) + learned
             learned[0] = False
             if not any(learned[:max_length]):
@@ -163,7 +164,8 @@ def in_blocks(data: Data, tokenizer: Any, max_length: int) -> Data:
     As perplexity on WikiText is computed without a sliding window. An end token stands behind a text that does not end
     its line.
     """
-    end, room = tokenizer.eos_token or "", max_length - len(started([], tokenizer))
+    end, begins = tokenizer.eos_token or "", beginning(tokenizer)
+    room = max_length - len(begins)
 
     def cut(split: Split) -> Split:
         texts = [text if text.endswith("\n") else text + end for text in split.completions or ()]
@@ -171,18 +173,20 @@ def in_blocks(data: Data, tokenizer: Any, max_length: int) -> Data:
         rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
         tokens = [token for ids in rows for token in ids]
         blocks = [tokens[start : start + room] for start in range(0, len(tokens) - 1, room)]
-        blocks = [ids for ids in blocks if len(started(ids, tokenizer)) > 1]
+        blocks = [ids for ids in blocks if len(started(ids, begins)) > 1]
         n = np.arange(len(blocks))
         return Split([""] * len(blocks), n * 0, n, completions=[""] * len(blocks), blocks=blocks, clusters=n)
 
     return replace(data, train=cut(data.train), validation=cut(data.validation), test=cut(data.test))
 
 
-def started(ids: list[int], tokenizer: Any) -> list[int]:
-    """The tokens of a text behind the one that this tokenizer begins every text with, if it does; a chat template may
-    have written it.
-    """
-    begins = [int(token) for token in tokenizer("").get("input_ids", [])[:1] if token == tokenizer.bos_token_id]
+def beginning(tokenizer: Any) -> list[int]:
+    """The token that this tokenizer begins every text with, if it does."""
+    return [int(token) for token in tokenizer("").get("input_ids", [])[:1] if token == tokenizer.bos_token_id]
+
+
+def started(ids: list[int], begins: list[int]) -> list[int]:
+    """The tokens of a text behind those that begin every text; a chat template may have written them."""
     return ids if ids[: len(begins)] == begins else begins + ids
 
 

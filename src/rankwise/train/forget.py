@@ -43,7 +43,7 @@ class Questions:
             return None
         task = data.forgetting_task(config)
         with data.of_forgetting():
-            asset = assets.resolve(task, progress=False)
+            asset = assets.resolve(task)
             rows = data.load(task, asset, 0)
         labels = rows.test.labels
         if not task.writes and len(set(labels[_halves(labels)[0]].tolist())) < 2:

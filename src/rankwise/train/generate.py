@@ -16,7 +16,7 @@ from rankwise.errors import Refused
 from rankwise.measure.ledger import Ledger
 from rankwise.model.numerics import Numerics
 from rankwise.tasks.data import Split
-from rankwise.tasks.language import end_ids, question, reply, started
+from rankwise.tasks.language import beginning, end_ids, question, reply, started
 from rankwise.tasks.scores import Score
 from rankwise.tasks.text.score import check_references, text_scores
 from rankwise.tracking.record import Record, write_atomically
@@ -87,7 +87,8 @@ def questions(config: Config, tokenizer: Any, test: Split) -> tuple[list[Prompt]
     asked = prompts(test, tokenizer, config.task.generation.n)
     check_references(config.task.generation.metrics, [prompt.references for prompt in asked])
     tokens = tokenizer([prompt.text for prompt in asked], add_special_tokens=False)["input_ids"]
-    ids = [started(row, tokenizer) for row in tokens]
+    begins = beginning(tokenizer)
+    ids = [started(row, begins) for row in tokens]
     room = tokenizer.model_max_length - new_tokens
     for number, row in enumerate(ids):
         if len(row) > room:
