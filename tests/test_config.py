@@ -303,7 +303,6 @@ REFUSED = [
     ("task.labels: the class 7 stands there twice; in a file, YAML reads 007 as 7", {"task__labels": [7, 7]}),
     ("task.blocks: joins .* group", {"task__kind": "causal_lm", "task__blocks": True, "task__group": "doc", **TOKENS}),
     ("task.blocks: needs task.kind=causal_lm", {"task__blocks": True}),
-    (r"task.encoding=cp1252\+utf-8: utf-8 comes first.*encoding=utf-8\+cp1252$", {"task__encoding": "cp1252+utf-8"}),
     ("targets=custom: give", {"targets__name": "custom"}),
     ("targets.name=qkv:", {"targets__name": "qkv"}),
     (r"targets.regex=\(:", {"targets__name": "custom", "targets__regex": "("}),

@@ -1,7 +1,5 @@
 """Everything about a config that can be refused before anything is loaded."""
 
-import codecs
-import contextlib
 import importlib.util
 import math
 import os
@@ -177,7 +175,6 @@ def _check_task(config: Config) -> None:
     if isinstance(task.labels, list) and (twice := [name for name in task.labels if names.count(str(name)) > 1]):
         yaml = "" if isinstance(twice[0], str) else "; in a file, YAML reads 007 as 7, on as true: quote such names"
         raise Refused(f"task.labels: the class {twice[0]} stands there twice{yaml}")
-    _check_encoding(task.encoding)
     if task.writes:
         _check_generation(task)
         if task.blocks and (
@@ -192,16 +189,6 @@ def _check_task(config: Config) -> None:
     if task.reasoning and (task.path or task.package or not task.synthetic):
         remedy = "give task.synthetic=N, the number of its rows, and neither task.path nor task.package"
         raise Refused(f"task.reasoning={task.reasoning}: {remedy}")
-
-
-def _check_encoding(encoding: str | None) -> None:
-    """Refuse two of which the first can hardly fail, so that the second would read nothing."""
-    first, _, other = (encoding or "").partition("+")
-    with contextlib.suppress(LookupError):  # a name that is none is refused where the file is read
-        if other and codecs.lookup(first).name not in ("utf-8", "utf-8-sig", "ascii"):
-            last = first if codecs.lookup(other).name.startswith("utf-8") else other
-            why = "utf-8 comes first, as nearly any byte is valid in others"
-            raise Refused.value("task.encoding", encoding, why, f"task.encoding=utf-8+{last}")
 
 
 def _check_generation(task: Task) -> None:
