@@ -178,14 +178,19 @@ def test_a_column_may_say_the_part(tmp_path):
         ("held_out", r"of the test part \(held_out\); "),
         (["dev", "train"], "s=train: one value for two"),
     ):
-        with pytest.raises(Refused, match=rf"^task.split.*{why}"):
+        with pytest.raises(Refused, match=rf"^task[. ].*{why}"):
             read(path, split="fold", splits={"train": ["valid", "train"], "test": test})
     frame = pd.DataFrame([(t, y if i % 3 < 2 else None, i % 3) for i, (t, y) in enumerate(ROWS)])
     frame.set_axis(["text", "label", "fold"], axis=1).astype({"fold": float}).to_parquet(tmp_path / "a.parquet")
     data = read(tmp_path / "a.parquet", split="fold", splits={"train": 0, "validation": None, "test": [1.0]})
     assert set(data.test.texts) == {text for text, _ in ROWS[1::3]} and data.skipped == len(ROWS[2::3])
-    with pytest.raises(Refused, match=r"^task.split=fold: no row that is read is of the test part \(2\); task.splits="):
+    with pytest.raises(Refused, match=r"^task data: no row that is read is of the test part \(2\); task.splits="):
         read(tmp_path / "a.parquet", split="fold", splits={"train": [0, 1], "test": 2}, skip_empty=True)
+    (tmp_path / "own").mkdir()
+    write(tmp_path / "own", "csv", [(t, 2 * y - 1) for t, y in ROWS], "train")
+    write(tmp_path / "own", "csv", [(t, 0) for t, _ in ROWS], "test")
+    with pytest.raises(Refused, match=r"^task data: no row that is read is of the test part; task.files="):
+        read(tmp_path / "own", threshold=0, min_abs_label=0.5)
 
 
 @pytest.fixture

@@ -204,10 +204,10 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
                 yield None
                 continue
             any_read = True
-            kept.add(reader.part)
             for example in made:
                 example.item, item = item, item + 1
                 if not least or abs(float(example.label)) >= least:
+                    kept.add(example.part)
                     yield _classified(task, example)
         if not where:
             raise Refused(f"task data {table.name}: no rows")
@@ -215,10 +215,11 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
             raise Refused(
                 f"task data {table.name}: every row is left out; {table.parts}={{train: NAME}} does without it"
             )
-    if lacking := [part for part in PARTS if part in asked - kept]:
+    if kept and (lacking := [part for part in PARTS if part in asked - kept]):
         values = ", ".join(name for name, part in part_of.items() if part == lacking[0])
-        remedy = "task.splits={train: NAME} names values that are there; a part that is not named is cut from train"
-        raise Refused(f"task.split={task.split}: no row that is read is of the {lacking[0]} part ({values}); {remedy}")
+        what = f"the {lacking[0]} part ({values})" if task.split else f"the {lacking[0]} part"
+        remedy = f"{table.parts}={{train: NAME, …}} names what is there; a part that is not named is cut from train"
+        raise Refused(f"task data: no row that is read is of {what}; {remedy}")
 
 
 def split_parts(task: Task) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,9 @@ def open_tables(task: Task, asset: Asset) -> tuple[list[Table], list[str]]:
         _refuse_parts(task, *["splits"] * (task.format != "glue"))
         files = _files(where, task, notes)
     paths = [(path, part) for part in PARTS for path in files.get(part, [])]
+    files_n = Counter(path.stat()[1:3] for path, _ in paths)  # inode and device
     for path, _ in paths:
-        if sum(other.samefile(path) for other, _ in paths) > 1:
+        if files_n[path.stat()[1:3]] > 1:
             raise Refused.value("task.files", path.name, "a file named once; here its rows would come twice")
     notes += [
         f"{unread} is not read: texts without a label"

@@ -172,7 +172,7 @@ def plain_text(path: Path, encoding: str, between: str | None) -> Iterator[Row]:
 
 def json_rows(path: Path, encoding: str, task: Task) -> Iterator[Row]:
     """Objects, one a line; or one value: a list of them, an object around such a list, or an object of columns."""
-    written = ((f"line {number}", line) for number, line in enumerate(lines(path, encoding), 1) if line.strip())
+    written = ((number, line) for number, line in enumerate(lines(path, encoding), 1) if line.strip())
     first = list(itertools.islice(written, 2))
     if not first:
         return
@@ -184,23 +184,16 @@ def json_rows(path: Path, encoding: str, task: Task) -> Iterator[Row]:
         alone = True  # the whole file is one value on several lines, or is no JSON
     if alone:
         whole = _records(read_json(path, encoding), task)
-        values = [(first[0][0], whole)] if isinstance(whole, dict) else _numbered("entry", whole)
+        values = [(f"line {first[0][0]}", whole)] if isinstance(whole, dict) else _numbered("entry", whole)
     else:
-        values = ((where, _json_line(path, where, line)) for where, line in itertools.chain(first, written))
+        every = itertools.chain(first, written)
+        values = ((f"line {number}", _loads(path, line.rstrip(), number)) for number, line in every)
     for where, value in values:
         cells = dict(zip(task.columns, value, strict=False)) if task.columns and isinstance(value, list) else value
         if not isinstance(cells, dict):
             remedy = "; 'task.columns=[NAME,…]' names what is in it" if isinstance(cells, list) else ""
             raise Refused(f"task data {path} {where}: not a JSON object, but {type(value).__name__}{remedy}")
         yield where, cells
-
-
-def _json_line(path: Path, line_name: str, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        where = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise Refused(f"task data {path} {line_name}: not one JSON object per line ({where})") from None
 
 
 def _records(value: Any, task: Task) -> Any:
@@ -221,16 +214,21 @@ def _records(value: Any, task: Task) -> Any:
 
 def read_json(path: Path, encoding: str) -> Any:
     """A whole JSON file, of the formats that are one value. Raises Refused where it is none."""
+    return _loads(path, "".join(lines(path, encoding)), 1)
+
+
+def _loads(path: Path, text: str, line: int) -> Any:
+    """The JSON value that begins in this line. Raises Refused where there is none."""
     try:
-        return json.loads("".join(lines(path, encoding)))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         remedy = "a file is one value, or has an object on each line; of CSV, give task.format=csv"
         if "property name" in error.msg:
             remedy = "names stand in double quotes, as json.dumps of Python writes them"
-        where = f"{path} line {error.lineno} column {error.colno}"
+        where = f"{path} line {line + error.lineno - 1} column {error.colno}"
         raise Refused(f"task data {where}: not JSON ({error.msg}); {remedy}") from None
     except (ValueError, RecursionError) as error:
-        raise Refused(f"task data {path}: not JSON ({error})") from None
+        raise Refused(f"task data {path} line {line}: not JSON ({error})") from None
 
 
 def parquet(path: Path) -> Iterator[Row]:
