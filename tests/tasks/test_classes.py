@@ -139,3 +139,11 @@ def test_labels_that_are_no_classes_are_refused_with_the_way_out(
 def test_labels_that_hardly_are_classes_are_said(tmp_path: Path, labels: list[Any], note: str | None) -> None:
     notes = labelled(tmp_path, labels, test_share=0.1, validation_share=0.1).notes
     assert notes == [] if note is None else any(note in said for said in notes)
+
+
+def test_a_class_that_the_drawn_training_rows_lack_is_said(tmp_path):
+    values = ["a", "b"] * 9 + ["c"]
+    whole, drawn = labelled(tmp_path, values), labelled(tmp_path, values, n_train=10)
+    assert set(whole.train.labels.tolist()) == {0, 1, 2} and not whole.notes
+    assert set(drawn.train.labels.tolist()) == {0, 1}
+    assert drawn.notes == ["task.label=label: no training row that task.n_train draws has the class 'c'"]
