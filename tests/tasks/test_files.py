@@ -369,8 +369,7 @@ def test_a_limit_cuts_no_prompt(tmp_path, wanted):
 @pytest.mark.parametrize("mark", "abcd")
 def test_prompts_of_one_row_or_six_are_not_cut_either(tmp_path, mark):
     rows = [{"prompt": f"sea {i}{mark}", "completion": f"{k}"} for i in range(200) for k in range(1 if i % 2 else 6)]
-    path, sizes = records(tmp_path, rows), Counter(row["prompt"] for row in rows)
-    least = 2
+    path, sizes, least = records(tmp_path, rows), Counter(row["prompt"] for row in rows), 2
     for wanted in range(2, 9):
         try:
             found = Counter(read(path, **PROMPTS, n_test=wanted).test.texts)
@@ -384,10 +383,8 @@ def test_rows_of_one_prompt_text_or_group_are_a_cluster(tmp_path):
     rows = [{"prompt": f"sea {i}", "completion": f"oak {k}", "doc": i % 7} for k in range(3) for i in range(60)]
     path = records(tmp_path, rows)
     by_prompt = read(path, **PROMPTS).test
-    assert dict(zip(by_prompt.texts, by_prompt.clusters, strict=True)).items() == set(
-        zip(by_prompt.texts, by_prompt.clusters, strict=True)
-    )
-    assert len(set(by_prompt.clusters)) == len(set(by_prompt.texts)) == len(by_prompt) / 3
+    of_text = set(zip(by_prompt.texts, by_prompt.clusters, strict=True))
+    assert len(of_text) == len(set(by_prompt.clusters)) == len(set(by_prompt.texts)) == len(by_prompt) / 3
     by_group = read(path, **PROMPTS, group="doc").test
     assert len(set(zip(by_group.groups or [], by_group.clusters, strict=True))) == len(set(by_group.groups or [])) <= 7
     (tmp_path / "named").mkdir()
