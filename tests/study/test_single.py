@@ -25,8 +25,9 @@ from rankwise.plan.hardware import CONTEXT_BYTES, Hardware
 from rankwise.study import progress
 from rankwise.study.compose import composed
 from rankwise.study.micro_batch import settled
+from rankwise.study.outcome import Outcome, show_end
 from rankwise.study.single import describe, single
-from rankwise.tracking.record import Record
+from rankwise.tracking.record import FINISHED, Record, begin
 
 
 @pytest.mark.parametrize(
@@ -125,6 +126,18 @@ def test_moving_progress_fits_the_terminal_without_colours_where_none_are_wanted
     (halfway, *_) = [line for line in bars if "50%" in line]
     assert halfway.startswith("lora-r16-attention-lr0.002") and "loss [0.5]" in halfway
     assert width == 80 or halfway.endswith("val/accuracy 75.0 %")
+
+
+def test_notes_on_the_data_are_said_once_a_study(tiny):
+    screen = io.StringIO()
+    console = Console(file=screen, width=200)
+    for seed in (0, 1):
+        record = begin(tiny(seed=seed), None)
+        record.run["status"], record.provenance = FINISHED, {"data": {"notes": ["9 of 10 rows lose their end"]}}
+        record.write()
+        with progress.Display(1, 1, "", console=console) as shown:
+            show_end(shown, tiny(seed=seed), Outcome(record.folder, FINISHED, None, 1.0))
+    assert screen.getvalue().count("rankwise: 9 of 10 rows lose their end\n") == 1
 
 
 def test_remaining_time():

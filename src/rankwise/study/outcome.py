@@ -57,11 +57,20 @@ def elsewhere(config: Config, join: Mapping[str, int] | None = None) -> Outcome 
     return Outcome(path, FINISHED if error is None else FAILED, error, seconds)
 
 
+_said: set[tuple[Path, str]] = set()  # of the studies of this process
+
+
 def show_end(shown: progress.Display, config: Config, outcome: Outcome) -> None:
-    """Say how a run has ended, with its objective."""
+    """Say how a run has ended, with its objective; and what its data made note of, once a study."""
     objective = None
     with contextlib.suppress(Refused):  # a record that cannot be read
-        objective = records.read(outcome.folder).objective if outcome.status == FINISHED else None
+        if outcome.status == FINISHED:
+            record = records.read(outcome.folder)
+            objective = record.objective
+            for note in record.provenance.get("data", {}).get("notes", ()):
+                if (outcome.folder.parent, note) not in _said:
+                    _said.add((outcome.folder.parent, note))
+                    shown.say(f"rankwise: {note}")
     shown_score = "" if objective is None else score(config.objective, objective)
     shown.ended(outcome.folder.name, outcome.status, outcome.seconds, shown_score, outcome.error)
 
