@@ -23,6 +23,11 @@ class Answer:
     decided_by: str  # the rule in a few sentences, for a paper; empty where a file has none
     margin: float  # that was asked about, which need not be that of the runs' config; 0 where a file does not say it
 
+    def said(self, with_margin: bool) -> str:
+        """The sentence; where others were asked of another margin, with its own."""
+        asked = f" The margin was {named(self.document['metric']).width(self.margin)}."
+        return self.sentence + asked * (with_margin and self.margin > 0)
+
     @property
     def date(self) -> str:
         """When it was given, which no copy of its file changes; empty where an older file does not say it."""

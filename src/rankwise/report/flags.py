@@ -30,6 +30,7 @@ _PLACES = {  # what computed, by device: what it is called, and where records ha
 }
 _ELSEWHERE = "computed with other threads or hardware, where the same run has other last digits"
 _MFU = 0.75  # of what the best of such runs reached: below, something else ran beside
+_LONG_S = 2.0  # of training; what is shorter says nothing of a machine
 Kind = tuple[str, Context]  # of arms that are as fast as each other: their family and context
 
 
@@ -268,4 +269,5 @@ def _slow(arm: Arm, best: dict[Kind, float]) -> list[str]:
 
 
 def _mfus(arm: Arm) -> list[float]:
-    return [mfu for run in arm.runs if (mfu := at(run, "compute.mfu"))]
+    trained = (run for run in arm.runs if (at(run, "compute.seconds.train_s") or 0) >= _LONG_S)
+    return [mfu for run in trained if (mfu := at(run, "compute.mfu"))]

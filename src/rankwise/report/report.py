@@ -44,7 +44,8 @@ class Report:
     @cached_property
     def headline(self) -> Headline:
         """The latest answer of ``find``, whose rule was fixed before the runs; without one, that of all runs."""
-        title, *others = [answer.sentence for answer in self.answers] or [""]
+        several = len({answer.margin for answer in self.answers}) > 1
+        title, *others = [answer.said(with_margin=several) for answer in self.answers] or [""]
         told = Headline(title) if title else headline(self.families, self.reference, self.metric)
         others += [f"{answer.folder.name}: {answer.sentence}" for answer in self.elsewhere]
         return replace(told, others=(*told.others, *others))
