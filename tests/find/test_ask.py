@@ -71,6 +71,7 @@ def test_a_budget_is_a_time_or_a_number_of_runs_and_a_margin_may_be_in_points():
         ([], {"margin": "2"}, "--margin 2: a fraction such as 0.02; 2 points are --margin 2%"),
         ([], {"margin": "60%"}, "--margin 60%: below 50%"),
         (["task.margin=0.6"], {}, "task.margin=0.6: below 0.5"),
+        (["task=movie_rating", "task.metric=mae"], {}, "--margin: give how much more of mae is still enough"),
         (LANGUAGE, {"margin": "2%"}, "--margin 2%: a number such as 0.02, of perplexity"),
         ([], {"margin": "200%"}, "--margin 200%: below 50%"),
         ([], {"margin": "-1"}, "--margin -1: a fraction such as 0.02"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,8 @@ def test_the_newest_answer_to_a_question_stands_and_an_older_one_is_a_note_of_it
         os.utime(file, (0, 5))  # a copy or a checkout
     other, newest = read([record])
     assert (other.sentence, newest.sentence) == ("Another.", "Rank 4 is enough.")
+    asked = [one.said(with_margin=True).removeprefix(one.sentence) for one in (newest, replace(newest, margin=0.0))]
+    assert asked == [" The margin was 10 points.", ""]
     assert newest.by_rank.notes[len(told["notes"]) :] == ["Before, with other --seeds: Rank 1 is enough: old."]
 
 
@@ -123,7 +126,8 @@ def test_a_dry_run_lists_the_stages_and_makes_nothing(tmp_path):
     assert first == ["stage", "pilot", "confirm", "Training"]
     (confirmed,) = (line for line in done.stdout.splitlines() if line.startswith("confirm"))
     assert " a rank and rank 8, " in confirmed, "what a stage does begins beside its name"
-    assert "at 40.0 % (assumed) of the peak speed." in " ".join(done.stdout.split())
+    last = "at 40.0 % (assumed) of the peak speed. The margin is 10 points."
+    assert " ".join(done.stdout.split()).endswith(last)
     document = json.loads(rankwise(tmp_path, *ASK, "--dry-run", "--json").stdout)
     assert [stage["stage"] for stage in document["stages"]] == ["pilot", "confirm"] and document["jobs"] == 2
 

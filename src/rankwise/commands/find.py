@@ -128,7 +128,8 @@ def _list(asked: Question, jobs: int | None, as_json: bool) -> int:
     if planned[0]["compute"]["steps"] is None:
         show("No time: how many batches the texts make is not known here; trainer.max_steps would say it.")
     at_once = f"Training alone, {plural(together, 'run')} at once"
-    show(f"{at_once}, at {fmt.percent(share)} % ({source}) of the peak speed.")
+    margin = f"The margin is {asked.metric.width(asked.margin)}."
+    show(f"{at_once}, at {fmt.percent(share)} % ({source}) of the peak speed. {margin}")
     return 0
 
 

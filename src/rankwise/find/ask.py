@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rankwise import methods
 from rankwise.check import check, check_here, width
-from rankwise.config import DEBUGGING, Config, changed
+from rankwise.config import DEBUGGING, Config, Task, changed
 from rankwise.errors import Refused
 from rankwise.find.question import FULL, LOOKS, RANKS, Budget, Question
 from rankwise.find.rates import least_runs
@@ -77,8 +77,11 @@ def _looks(seeds: int) -> tuple[int, ...]:
 def _composed(overrides: Sequence[str], margin: str | None) -> Config:
     """The config, in a study named after model and task unless a name is given."""
     config = composed([*overrides])
+    metric = named(config.task.metric)
     if margin is not None:
-        config = changed(config, {"task.margin": margin_of(margin, named(config.task.metric))})
+        config = changed(config, {"task.margin": margin_of(margin, metric)})
+    elif metric.name == "mae" and config.task.margin == Task.margin:
+        raise Refused("--margin: give how much more of mae is still enough, in the unit of the labels")
     refuse_idle([(config, overrides)])
     if any(o.startswith("name=") for o in overrides):
         raise Refused("name: a question has many runs; leave it away, or give study=NAME")

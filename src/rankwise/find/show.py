@@ -1,5 +1,6 @@
 """Headers and rows of what the terminal shows."""
 
+import itertools
 from statistics import median
 from typing import Any
 
@@ -104,8 +105,11 @@ def power(spread: Spreads, margin: float) -> tuple[str, Table]:
     )
     if spread.faults:
         text += f" Plan with care, by runs from which nothing may be concluded: {'; '.join(spread.faults)}."
-    if None in [need.rows for need in needs(spread, margin)]:
+    needed = needs(spread, margin)
+    if None in [need.rows for need in needed]:
         text += " Where no number of rows is enough, a wider --margin may be, or more seeds."
+    if any(more.gain == need.gain and more.chance < need.chance for need, more in itertools.pairwise(needed)):
+        text += " Looks share the error level: where it is rows that lack, more seeds lower the chance."
     rows = [
         (
             f"{need.seeds}",
@@ -113,7 +117,7 @@ def power(spread: Spreads, margin: float) -> tuple[str, Table]:
             f"{100 * need.chance:.0f} %",
             f"{need.rows:,}" if need.rows else "none is enough",
         )
-        for need in needs(spread, margin)
+        for need in needed
     ]
     headers = ("seeds", "the rank loses", f"chance with {spread.rows:,} rows", f"rows for {100 * LIKELY:.0f} %")
     return text, (headers, rows)
