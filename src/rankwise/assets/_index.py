@@ -29,12 +29,13 @@ def download(package: Package, into: Path) -> Path:
     index cannot be reached) and OSError from the disk.
     """
     import httpx2
+    from rich.console import Console
 
     title = f"package {package.name} {package.version}"
     logging.getLogger("unearth").setLevel(logging.ERROR)  # one index of several may lack the package
     settings = _pip_settings()
     print(f"fetching {title}", file=sys.stderr, flush=True)
-    with _client(settings) as client:
+    with Console(stderr=True).status("") as shown, _client(settings) as client:  # nothing but on a terminal
         try:
             link = _link(package, title, _finders(package, settings, client))
             with client.stream("GET", link, headers={"Accept-Encoding": "identity"}) as response:
@@ -42,6 +43,7 @@ def download(package: Package, into: Path) -> Path:
                 with (into / "archive").open("wb") as file:
                     for chunk in response.iter_raw(1 << 20):
                         file.write(chunk)
+                        shown.update(f"{file.tell() / 1e6:.1f} MB")
         except httpx2.HTTPError as error:
             answer = getattr(error, "response", None)  # the error's own text has the address, perhaps with a password
             cause = f"{answer.status_code} {answer.reason_phrase}" if answer else str(error) or type(error).__name__

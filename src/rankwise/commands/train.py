@@ -91,20 +91,16 @@ def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespac
         raise Refused(f"{' '.join('--' + name.replace('_', '-') for name in asked)}: one of these at a time")
     if options.json and not options.dry_run:
         raise Refused("--json: of --dry-run; rankwise report STUDY --json prints what has run")
-    if options.jobs is not None and (
-        other := next(
-            (word for word in words if re.match(r"hydra\.launcher\.jobs=|hydra/launcher=(?!local|slurm)", word)), None
-        )
-    ):
-        raise Refused(f"--jobs {options.jobs}: not with {other}; leave one out")
+    others = [word for word in words if re.match(r"hydra\.launcher\.jobs=|hydra/launcher=(?!local|slurm)", word)]
+    if options.jobs is not None and others:
+        raise Refused(f"--jobs {options.jobs}: not with {others[0]}; leave one out")
     if options.join and (other := next((word for word in words if word.startswith("hydra/launcher=")), None)):
         raise Refused(f"--join: not with {other}, which shares out the runs itself")
     words += ["hydra.launcher.join=true"] * options.join
     words += [f"hydra.launcher.jobs={options.jobs}"] * (options.jobs is not None) + ["rerun=true"] * options.rerun
     flags = ["-m"] * options.multirun
-    flags += [f"--cfg={options.cfg}"] * bool(options.cfg) + [f"--config-dir={options.config_dir}"] * bool(
-        options.config_dir
-    )
+    flags += [f"--cfg={options.cfg}"] * bool(options.cfg)
+    flags += [f"--config-dir={options.config_dir}"] * bool(options.config_dir)
     return flags, words, options
 
 

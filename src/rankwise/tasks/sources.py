@@ -49,9 +49,10 @@ def open_tables(task: Task, asset: Asset) -> tuple[list[Table], list[str]]:
         _refuse_parts(task, *["splits"] * (task.format != "glue"))
         files = _files(where, task, notes)
     paths = [(path, part) for part in PARTS for path in files.get(part, [])]
-    files_n = Counter(path.stat()[1:3] for path, _ in paths)  # inode and device
-    for path, _ in paths:
-        if files_n[path.stat()[1:3]] > 1:
+    nodes = [(there.st_dev, there.st_ino) for there in (path.stat() for path, _ in paths)]  # which links share
+    named_n = Counter(nodes)
+    for (path, _), node in zip(paths, nodes, strict=True):
+        if named_n[node] > 1:
             raise Refused.value("task.files", path.name, "a file named once; here its rows would come twice")
     notes += [
         f"{unread} is not read: texts without a label"

@@ -200,11 +200,8 @@ def _records(value: Any, task: Task) -> Any:
     """The rows of a whole JSON file as a list of objects; one object where it is a row itself."""
     if not isinstance(value, dict):
         return value if isinstance(value, list) else [value]
-    named, template = (
-        (task.label, task.text, task.prompt, task.completion, task.messages, task.pair),
-        task.template or "",
-    )
-    asked = [name for name in value if name in named or f"{{{name}}}" in template]
+    named = (task.label, task.text, task.prompt, task.completion, task.messages, task.pair)
+    asked = [name for name in value if name in named or f"{{{name}}}" in (task.template or "")]
     inner = list(value.values())
     if asked and len(inner) > 1 and all(isinstance(column, list) and len(column) == len(inner[0]) for column in inner):
         return [dict(zip(value, row, strict=True)) for row in zip(*inner, strict=True)]

@@ -154,9 +154,8 @@ class WandbRun:
                 shutil.rmtree(folder, ignore_errors=True)
             (self._record.folder.parent / "leet" / f"run-{_NO_TIME}-{name}").unlink(missing_ok=True)
         if gone and online:
-            with contextlib.suppress(
-                Exception
-            ):  # of its service, GraphQL or HTTP; a push finds it there, and tries again
+            # Of its service, GraphQL or HTTP; the next push finds it there and tries again.
+            with contextlib.suppress(Exception):
                 filters = {"group": {"$regex": f"^{re.escape(self.run.group)}$"}}
                 path = f"{self.run.entity}/{self.run.project}"
                 for run in self._wandb.Api(timeout=ANSWER_S).runs(path, filters=filters, lazy=False):
