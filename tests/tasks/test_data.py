@@ -10,6 +10,7 @@ import pytest
 from test_tables import places, read
 from tiny_configs import tiny
 
+from rankwise.assets import resolve
 from rankwise.config import Task
 from rankwise.errors import Refused
 from rankwise.tasks import data as tasks_data
@@ -132,6 +133,19 @@ def test_a_run_takes_over_what_a_check_has_read_unless_the_file_has_changed(tabl
             tasks_data.check_files([config])
     assert capsys.readouterr().err == f"rankwise: reading {path}\n" * 2
     assert all(text.endswith("!") for text in members(read(path)))
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 27])
+def test_samples_of_the_same_rows_are_those_of_a_reading_each(table, monkeypatch, kept_bytes):
+    monkeypatch.setattr(tasks_data, "_KEPT_BYTES", kept_bytes)
+    path = str(table([*ROWS, ROWS[0]]))
+    tasks = [Task(name="t", path=path, deduplicate=True, n_train=n) for n in (20, 40)]
+    configs = [dataclasses.replace(tiny(), task=task, data_seed=seed) for task in tasks for seed in (0, 1)]
+    alone = [tasks_data.load(config.task, resolve(config.task), config.data_seed) for config in configs]
+    tasks_data.check_files(configs)
+    for config, data in zip(configs, alone, strict=True):
+        (read_,) = tasks_data.already_read(config).values()
+        assert repr(read_) == repr(data)
 
 
 def test_duplicates_by_normalised_text_leave_the_first(table):

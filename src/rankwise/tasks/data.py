@@ -77,17 +77,21 @@ class Data:
     notes: list[str] = field(default_factory=list)  # what a reader of the scores must know
 
 
-def load(task: Task, asset: Asset, data_seed: int) -> Data:
-    """Read, split and sample.
+def load(task: Task, asset: Asset, data_seed: int, held: "dict[str, _Rows] | None" = None) -> Data:
+    """Read, split and sample. In ``held`` stays what was read last, for other samples of the same rows.
 
     Raises Refused for a missing column, a cell that does not fit (with file, line and column), a part with too few
     rows, a class that has no training row, and a part that is for the most part training rows.
     """
     if (key := _key(task, asset, data_seed)) in _read:
         return _read[key]
-    tables, notes = open_tables(task, asset)
-    rows = _Rows(task, tables)
-    index, part, classes, chosen, shared = _first_reading(task, tables, rows, notes, data_seed)
+    held, all_rows = {} if held is None else held, replace(task, n_train=None, n_validation=None, n_test=None)
+    if (source := f"{all_rows} {asset.fingerprint}") not in held:
+        held.clear()
+        held[source] = _Rows(task, asset)
+    rows, notes = held[source], [*held[source].notes]
+    index = replace(rows.index, place=rows.index.place.copy(), counts=Counter(rows.index.counts))
+    part, classes, chosen, shared = _choose(task, rows.tables, index, notes, data_seed)
     splits, fingerprint = _collect(task, rows, part, chosen, classes, notes)
     if task.protocol == "paper":
         splits["validation"] = splits["test"]
@@ -100,7 +104,7 @@ def check_files(configs: Iterable[Config], hub: bool = True) -> None:
 
     So that a file that cannot be read stops a study before its first run, not every run of it.
     """
-    asked = {str(what): (what, config) for config in configs for what in _tasks(config)}
+    asked, held = {str(what): (what, config) for config in configs for what in _tasks(config)}, dict[str, _Rows]()
     for (task, seed), config in asked.values():
         here = cached(task) if task.path or task.package else task.synthetic
         if here or (hub and task.path):
@@ -109,7 +113,7 @@ def check_files(configs: Iterable[Config], hub: bool = True) -> None:
                 key, files = _key(task, asset, seed), [asset.path, *asset.path.rglob("*")] if asset.path else []
                 if key not in _read and sum(file.stat().st_size for file in files if file.is_file()) > _MUCH_BYTES:
                     print(f"rankwise: reading {asset.source}", file=sys.stderr, flush=True)
-                _read[key] = load(task, asset, seed)
+                _read[key] = load(task, asset, seed, held)
             for oldest in [*_read][:-_MOST]:
                 del _read[oldest]
 
@@ -171,18 +175,20 @@ def of_forgetting() -> Iterator[None]:
 
 class _Rows:
     """The examples of all tables, None for a row that is left out, as often as one likes: read again, unless the first
-    reading came to so little text that it was kept.
+    reading, which made the ``index``, came to so little text that it was kept.
     """
 
-    def __init__(self, task: Task, tables: list[Table]):
-        self._task, self._tables, self._kept = task, tables, list[Example | None]()
+    def __init__(self, task: Task, asset: Asset):
+        self.tables, self.notes = open_tables(task, asset)
+        self._task, self._kept = task, list[Example | None]()
+        self.index = _Index.of(task, iter(self))
 
     def __iter__(self) -> Iterator[Example | None]:
         if self._kept:
             yield from self._kept
             return
         kept, room = list[Example | None](), _KEPT_BYTES
-        for example in examples(self._task, self._tables):
+        for example in examples(self._task, self.tables):
             room -= _ROW_BYTES + (sum(map(len, example.texts)) if example else 0)
             if room > 0:
                 kept.append(example)
@@ -190,13 +196,12 @@ class _Rows:
         self._kept = kept if room > 0 else []
 
 
-def _first_reading(
-    task: Task, tables: list[Table], rows: _Rows, notes: list[str], data_seed: int
-) -> tuple["_Index", np.ndarray, Classes | None, list[np.ndarray], dict[str, dict[str, int]]]:
-    """Of every row a few bytes, its part (-1: left out), the classes, the rows of each part that are used, and how many
-    of them are training rows as well. Adds to ``notes``.
+def _choose(
+    task: Task, tables: list[Table], index: "_Index", notes: list[str], data_seed: int
+) -> tuple[np.ndarray, Classes | None, list[np.ndarray], dict[str, dict[str, int]]]:
+    """The part of every row (-1: left out), the classes, the rows of each part that are used, and how many of them are
+    training rows as well. Adds to ``notes``.
     """
-    index = _Index.of(task, iter(rows))
     if not len(index.place):
         raise Refused("task data: no row is left; all are empty, or nearer to 0 than task.min_abs_label")
     missing, quoted = index.counts["missing"], index.counts["quoted"]
@@ -217,7 +222,7 @@ def _first_reading(
         classes.check_drawn(index.label[part == TRAIN], index.label[chosen[TRAIN]])
         notes += classes.notes
     shared = {} if task.blocks else shared_rows(index.content, index.verbatim, chosen, notes)
-    return index, part, classes, chosen, shared
+    return part, classes, chosen, shared
 
 
 def _classes(task: Task, tables: list[Table], index: "_Index", part: np.ndarray, notes: list[str]) -> Classes:
@@ -346,13 +351,13 @@ def _collect(
     for row, example in enumerate(filter(None, rows)):
         if part[row] < 0:
             continue
-        example.label = classes.number_of[str(example.label)] if classes else example.label
+        label = classes.number_of[str(example.label)] if classes else example.label
         talk = example.messages
         content = "\t".join(example.texts) if talk is None else json.dumps(talk, ensure_ascii=False)
-        line = f"{PARTS[part[row]]}\t{example.label}\t{content}\n"
+        line = f"{PARTS[part[row]]}\t{label}\t{content}\n"
         hashed.update(line.encode("utf-8", "surrogatepass"))
         if wanted[row]:
-            by_part[part[row]].append(example)
+            by_part[part[row]].append(replace(example, label=label))
     tested = {row.cluster for row in by_part[TEST]} - {None}
     if both := tested & {row.cluster for row in by_part[TRAIN]}:
         notes.append(
