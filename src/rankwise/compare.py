@@ -108,19 +108,21 @@ class Scores:
     def _best_constant(self, test: int) -> _Scored | None:
         """Of the answers that are the same for every item."""
         metric, first = self._metric, self._predictions[self._tests[test][0]]
-        # A constant correlates with nothing; what one of a language model would lose is unknown.
+        # A constant correlates with nothing; what one of a language model or of the harness would score is unknown.
         zero = _Scored(0.0, np.zeros(_replicates(len(first.items)), np.float32), test, len(first.items), first.units)
         answers: Floats = np.atleast_1d(metric.constants(first.columns["label"])) if metric.constants else np.empty(0)
         said = [{metric.columns[1]: np.full(len(first.items), answer)} for answer in answers]
         unvaried = self._scored([Predictions(first.items, first.columns | own) for own in said], test)
-        unvaried = unvaried or ([] if metric.lower_is_better else [zero])
+        unvaried = unvaried or [zero] * (metric.low == -1)
         return max(unvaried, key=lambda one: metric.sign * one.point, default=None)
 
     def _scored(self, answers: list[Predictions], test: int) -> list[_Scored]:
         if not answers:
             return []
         points_r, resampled_br = resample(answers, self._metric, test)
-        resampled_rb, sizes = resampled_br.T.astype(np.float32), (test, len(answers[0].items), answers[0].units)
+        with np.errstate(over="ignore"):  # of a diverged perplexity
+            resampled_rb = resampled_br.T.astype(np.float32)
+        sizes = (test, len(answers[0].items), answers[0].units)
         return [_Scored(float(p), own_b, *sizes) for p, own_b in zip(points_r, resampled_rb, strict=True)]
 
     def contrast(self, terms: Sequence[tuple[float, Arm]]) -> Bootstrap:
@@ -144,7 +146,7 @@ class Scores:
         return gain.times(self._metric.sign)
 
     def constant(self, arm: Arm) -> float | None:
-        """The score of that answer; None for a loss, or without predictions."""
+        """The score of that answer; None where it is unknown, or without predictions."""
         tests = [self._place[id(run)][0] for run in arm if id(run) in self._place]
         best = self._constant[tests[0]] if tests else None
         return best.point if best else None
@@ -220,6 +222,8 @@ class Scores:
         length = min(len(one.resampled_b) for row in rows for one in row)
         resampled_sab = np.array([[one.resampled_b[:length] for one in row] for row in rows])
         means_bs = np.einsum("sab,a->bs", resampled_sab, weights_a)
+        if np.isinf(means_bs).any():
+            raise NotComparable(f"a {self._metric.name} above 1e38, as of a diverged run, has no interval")
         if not np.isfinite(means_bs).all():
             raise NotComparable("the metric is undefined on some resamples (constant predictions)")
         items, units = rows[0][0].items, rows[0][0].units

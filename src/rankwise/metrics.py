@@ -23,6 +23,7 @@ Weighted = Callable[[Floats, Floats, Floats], Floats]
 
 NOTHING = "–"
 _NOISE = 1e-12  # of sums of floats
+_LONG = 1e7  # numbers from here on are shown to three digits, with a power of ten
 
 
 @dataclass(frozen=True)
@@ -116,12 +117,13 @@ class Metric:
             return NOTHING
         digits = max(0, 2 - math.floor(math.log10(abs(value)))) if abs(value) > _NOISE else 3
         decimals = digits if self.decimals is None else self.decimals
-        return signed(f"{self.factor * value:+.{decimals}f}")
+        shown = self.factor * value
+        return signed(f"{shown:+.{decimals}f}" if abs(shown) < _LONG else f"{shown:+.3g}")
 
     def width(self, value: float) -> str:
         """An unsigned distance with its unit: ``2 points``, ``0.02`` or ``10,000``."""
         distance = self.factor * value
-        shown = f"{distance:.3g}" if distance < 1000 else f"{distance:,.0f}"
+        shown = f"{distance:,.0f}" if 999.5 <= distance < _LONG else f"{distance:.3g}"
         return f"{shown} point{'s' * (shown != '1')}" if self.percent else shown
 
     def _fixed(self, value: float, like: float) -> str:
@@ -129,7 +131,7 @@ class Metric:
         if self.decimals is not None:
             return f"{self.factor * value:.{self.decimals}f}".replace("-", "−")
         digits = 3 - math.floor(math.log10(abs(like))) if abs(like) > _NOISE else 3
-        return f"{value:.{max(digits, 0)}f}" if digits > -4 else f"{value:.3g}"
+        return f"{value:.{max(digits, 0)}f}" if abs(like) < _LONG else f"{value:.3g}"
 
 
 def signed(text: str) -> str:
@@ -260,15 +262,16 @@ _LESS = ("brier_score", "perplexity", "word_perplexity", "byte_perplexity", "bit
 KINDS = ("classification", "regression", "causal_lm")  # of tasks
 
 
-def named(name: str) -> Metric:
+def named(name: str, *values: float) -> Metric:
     """The metric of a name, of an objective (``val/loss``), of a group of rows (``accuracy_matched``) or of a task of
     lm-evaluation-harness (``arc_easy:acc``), whose weighted form is the mean of what its items scored.
 
-    A name that is none of these gives a number without unit or range, of which more is better.
+    A name that is none of these gives a number without unit or range, of which more is better; so does a share of the
+    harness of which any of ``values`` is above 1, as some of its tasks give 0 to 100.
     """
     task, _, column = name.rpartition(":")
     if task:
-        kind = _FRACTION if column.startswith(_SHARES) else Metric("")
+        kind = _FRACTION if column.startswith(_SHARES) and all(value <= 1 for value in values) else Metric("")
         kind = replace(kind, kind="harness", columns=("label", column), weighted=mean)
         return replace(kind, name=name, short=column, lower_is_better=column.partition("@")[0] in _LESS)
     bare = name.split("/")[-1]

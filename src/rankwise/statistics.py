@@ -45,6 +45,7 @@ class Interval:
         return (self.high - self.low) / 2
 
 
+@np.errstate(over="ignore")  # of the squares of a diverged perplexity, whose interval has no end
 def interval(
     values: Sequence[float],
     item_ses: Sequence[float] = (),

@@ -1,8 +1,11 @@
 """What becomes an arm, at which learning rate, and what is flagged."""
 
+import itertools
 import re
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from synthetic_study import write_run, write_study
 from tiny_configs import tiny
@@ -275,6 +278,20 @@ def test_scores_of_other_rows_or_shots_are_in_no_mean_and_flagged(tmp_path, cell
     assert re.search(rf"\| lora r=8 ¹ \| [^|]+ \| \+{gained:.1f} \|", report.to_markdown())
     said = f"1/{len(cells)} asked with another number of rows or shots, not in the mean of arc_easy:acc"
     assert said in flags(found) and found.scores["arc_easy:acc"].n == len(cells) - 1
+
+
+@pytest.mark.parametrize(("factor", "shown"), [(1.0, "50.0"), (100.0, "50.000")])
+def test_a_score_of_the_harness_has_no_constant_answer_and_is_no_share_where_it_is_above_1(tmp_path, factor, shown):
+    for seed, (method, rank) in itertools.product(range(2), (("full", None), ("lora", 8))):
+        record = write_run(tmp_path, method, rank, seed=seed)
+        columns = {name: np.arange(2000) for name in ("item", "label")} | {"f1": factor * (np.arange(2000) % 2)}
+        (record.folder / "harness").mkdir()
+        pq.write_table(pa.table(columns), record.folder / "harness/squad.parquet")
+        record.metrics["harness"] = {"squad:f1": {"value": factor / 2, "se": factor / 100, "n": 2000}}
+        record.write()
+    report = build([tmp_path], "squad:f1")
+    assert report.document()["constant"] is None and report.verdict(report.arms[0]) == "same"
+    assert f"{shown} ± " in report.to_markdown() and ("squad:f1 %" in report.to_markdown()) == (factor == 1)
 
 
 def test_unfinished_runs_are_counted_with_their_arm_and_never_scored(tmp_path):

@@ -92,7 +92,15 @@ def test_a_diverged_perplexity_does_not_break_the_report(tmp_path):
     record = write_lm(tmp_path, rank=2)
     record.metrics["test"]["perplexity"]["value"] = None
     record.write()
-    assert "without a finite score" in " ".join(of(build([tmp_path]), "lora", 2).flags)
+    for seed in range(3):
+        write_lm(tmp_path, rank=16, loss=470.0 - seed, seed=seed)
+    report = build([tmp_path])
+    assert "without a finite score" in " ".join(of(report, "lora", 2).flags)
+    largest = of(report, "lora", 16)
+    assert report.comparison(largest).reason == "a perplexity above 1e38, as of a diverged run, has no interval"
+    assert report.metric.interval(largest.scores["perplexity"]) == "6.58e+203"
+    assert report.metric.difference(5.46e203) == "+5.46e+203" and report.metric.width(999.7) == "1,000"
+    assert html(report)
 
 
 def forgot(record, before, after, measure="loss", **more):

@@ -58,7 +58,7 @@ def intervals(run: Run) -> dict[str, dict[str, float]]:
     for name, score in run.record.scores.items():
         if score.get("value") is not None and score.get("se") is not None:
             sizes = {"items": score["n"], "clusters": score.get("clusters")}
-            over = interval([score["value"]], [score["se"]], within=named(name).range, **sizes)
+            over = interval([score["value"]], [score["se"]], within=named(name, score["value"]).range, **sizes)
             scores[name] = {"value": over.mean, "low": over.low, "high": over.high, "n": int(score["n"])}
     return scores
 

@@ -315,7 +315,8 @@ def _scores(arm: Arm) -> dict[str, Interval]:
     scores = {}
     for metric in sorted({name for run in arm.runs for name in run.scores}):
         cells = asked_alike(arm, metric)
-        scores[metric] = over_runs(cells, within=metrics.named(metric).range, median=arm.optimistic)
+        values = [cell["value"] for _, cell in cells if cell.get("value") is not None]
+        scores[metric] = over_runs(cells, within=metrics.named(metric, *values).range, median=arm.optimistic)
     return {metric: score for metric, score in scores.items() if score}
 
 

@@ -297,5 +297,5 @@ def _flags(row: Row) -> list[str]:
 
 
 def _cell(score: Interval | None, metric: str = "accuracy") -> str:
-    shown = named(metric)
+    shown = named(metric, score.mean if score else 0.0)
     return (replace(shown, unit="%", decimals=1) if shown.high == 1 else shown).interval(score)

@@ -370,7 +370,8 @@ def _forgetting(report: Report) -> list[Column]:
 def _harness(report: Report) -> list[Column]:
     """What lm-evaluation-harness found, and by how much it differs from the base, where that was asked."""
     columns = []
-    for metric in map(named, sorted({name for arm in report.arms for name in arm.scores if ":" in name})):
+    for name in sorted({name for arm in report.arms for name in arm.scores if ":" in name}):
+        metric = named(name, *(arm.scores[name].mean for arm in report.arms if name in arm.scores))
         gained, unit = partial(_gained, metric), " pts" if metric.percent else ""
         columns.append(_score(metric, "harness"))
         columns.append(Column("", f"− base{unit}", gained, metric.difference, "harness"))

@@ -217,4 +217,4 @@ def _asked(score: str, arms: list[Arm]) -> Metric:
     known = sorted({name for arm in arms for name in arm.scores})
     if score not in known:
         raise Refused(f"--score {score}: no run has it{did_you_mean(score, known)}; they have {', '.join(known)}")
-    return named(score)
+    return named(score, *(arm.scores[score].mean for arm in arms if score in arm.scores))

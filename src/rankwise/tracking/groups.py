@@ -24,6 +24,7 @@ from typing import (
 
 Count = Annotated[int, "≥ 0"]
 Amount = Annotated[float, "≥ 0"]
+Distance = Annotated[float, "≥ 0", math.inf]  # of a score, which may have no bound, as a perplexity
 _LARGEST = 2**63  # of integers: what Parquet, W&B and NumPy can hold
 _MOST = 1e30  # of what is counted or timed
 _DEEPEST = 20  # levels of what is nobody's to describe
@@ -209,7 +210,7 @@ class _Score(TypedDict, total=False):
     """A null value is one that was not finite."""
 
     value: float | None
-    se: Amount | None  # standard error over items
+    se: Distance | None  # standard error over items
     n: Count  # items
     clusters: Count  # of items that are not independent, where there are any: the error is over these
 
@@ -312,7 +313,7 @@ def _scalar(value: Any, kind: Any, parts: tuple[Any, ...]) -> _Problem:
     if kind not in (int, float):
         return None if isinstance(value, kind) else _says(value, _NAMES[kind])
     number = isinstance(value, int | kind) and not isinstance(value, bool)
-    if number and _is_workable(value) and not (least and not 0 <= value < _MOST):
+    if number and _is_workable(value) and not (least and not 0 <= value < [*parts, _MOST][2]):
         return None
     return _says(value, _NAMES[kind] + least)
 
