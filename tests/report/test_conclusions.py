@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import itertools
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from scipy import stats
 from synthetic_study import ITEMS, answers, curve, printed, write_run, write_study
 
 from rankwise.report.columns import columns
+from rankwise.report.flags import TOO_FEW
 from rankwise.report.footnotes import numbered
 from rankwise.report.report import build
 
@@ -237,18 +239,34 @@ def test_an_arm_without_a_rank_has_a_headline_too(tmp_path, method, score, said)
 def test_a_regression_whose_predictions_hardly_vary_is_flagged(tmp_path):
     labels = np.random.default_rng(5).normal(size=ITEMS)
     for seed in range(2):
-        record = write_run(tmp_path, "lora", 8, seed=seed, task__metric="pearson")
         said = 3.5 + 0.05 * (labels + np.random.default_rng(seed).normal(size=ITEMS)) / np.sqrt(2)
-        pq.write_table(
-            pa.table({"item": np.arange(ITEMS), "label": labels, "prediction": said}),
-            record.folder / "predictions.parquet",
-        )
-        record.metrics["test"] = {"pearson": {"value": float(np.corrcoef(labels, said)[0, 1]), "se": 0.01, "n": ITEMS}}
-        record.write()
-    assert "predictions hardly vary (standard deviation 0.0" in " ".join(build([tmp_path]).arms[0].flags)
+        record = write_values(tmp_path, 8, labels, said, seed, "pearson")
+        write_values(tmp_path, 4, labels, np.full(ITEMS, 0.5), seed, "pearson")
+    notes = ["predictions hardly vary (standard deviation 0 of the labels')"]
+    notes += ["predictions hardly vary (standard deviation 0.05 of the labels')"]
+    assert [text[2:] for text in numbered(build([tmp_path]).arms)] == notes
     path = record.folder / "predictions.parquet"
     pq.write_table(pa.table({"item": np.arange(ITEMS), "label": labels, "prediction": labels / 2}), path)
-    assert "predictions of 1/2 hardly vary (standard deviation 0.0" in " ".join(build([tmp_path]).arms[0].flags)
+    assert "predictions of 1/2 hardly vary (standard deviation 0.0" in " ".join(build([tmp_path]).arms[1].flags)
+
+
+def test_an_error_far_below_the_medians_lacks_seeds_and_rows_not_learning(tmp_path):
+    noise, labels = np.random.default_rng(0), np.random.default_rng(1).normal(size=20)
+    for seed, spread in enumerate((0.35, 0.62)):
+        write_values(tmp_path, 8, labels, labels + noise.normal(0, spread, 20), seed, "mae")
+    (arm,) = build([tmp_path]).arms
+    assert re.fullmatch(r"not shown to be better than always answering the median \(0\.\d+\): " + TOO_FEW, arm.unfit)
+
+
+def write_values(root, rank, labels, said, seed, metric):
+    record = write_run(root, "lora", rank, seed=seed, task__metric=metric, task__kind="regression")
+    columns = {"item": np.arange(len(labels)), "label": labels, "prediction": said}
+    pq.write_table(pa.table(columns), record.folder / "predictions.parquet")
+    errors = np.abs(said - labels)
+    value = float(errors.mean()) if metric == "mae" else float(np.corrcoef(labels, said)[0, 1]) if said.std() else 0.0
+    record.metrics["test"] = {metric: {"value": value, "se": 0.01, "n": len(labels)}}
+    record.write()
+    return record
 
 
 @pytest.mark.parametrize(
@@ -312,6 +330,13 @@ def test_flags_that_differ_in_a_measured_number_alone_are_one_note(tmp_path):
     note = "under-trained: validation loss still falls, by 0.05 to 0.07 in the last fifth of the steps"
     assert numbered(report.arms) == [f"¹ {note}"]
     assert [label.split()[-1] for label in report.to_markdown().split("|") if " lora r=" in label] == ["¹"] * 3
+    for decay in (0.1, 0.2):
+        write_run(tmp_path, "lora", 4, optim__weight_decay=decay)
+    keys = [text for text in numbered(build([tmp_path]).arms) if "weight_decay" in text]
+    assert [re.findall(r"=([\d.]+) \(reference: ([\d.]+)\)", text) for text in keys] == [
+        [("0.1", "0.01")],
+        [("0.2", "0.01")],
+    ]
 
 
 def test_runs_of_other_processors_or_threads_are_flagged(tmp_path):

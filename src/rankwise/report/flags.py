@@ -17,6 +17,7 @@ from rankwise.report.formats import percent, rate
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record
 
+NOT_RANKED = "not comparable, not ranked"  # the first words of a row that differs in more than its arm
 TOO_FEW = "too few seeds or test rows"  # the last words of that reason, which more of them may end
 _KEYS = 4  # shown of those in which a row differs; report.json has all
 _VARIETY = 0.1  # of the labels' standard deviation: below, predictions hardly vary
@@ -112,12 +113,13 @@ def _learned_nothing(arm: Arm, metric: Metric, scores: Scores) -> Iterator[str]:
     except NotComparable:
         return
     constant = scores.constant(arm.runs) or 0.0
-    small = above.estimate < _LITTLE * (metric.high - constant)
+    best = metric.low if metric.lower_is_better else metric.high
+    small = above.estimate < _LITTLE * abs(best - constant)
     if above.low <= 0:
         answer = "the median" if metric.lower_is_better else "one class"
-        best = "no correlation" if metric.low < 0 else f"always answering {answer} ({metric.with_unit(constant)})"
+        other = "no correlation" if metric.low < 0 else f"always answering {answer} ({metric.with_unit(constant)})"
         why = "it may have learned nothing" if small else TOO_FEW
-        yield f"not shown to be better than {best}: {why}"
+        yield f"not shown to be better than {other}: {why}"
     elif small:  # what is right more often may be but too sure of itself
         yield from _no_less_loss(arm.runs, scores.entropy(arm.runs))
 
@@ -180,7 +182,7 @@ def _context(arm: Arm) -> list[str]:
     differs = {key: values for key, values in arm.differs.items() if not other or key not in models}
     pairs = other + [f"{key}={_short(here)} (reference: {_short(there)})" for key, (here, there) in differs.items()]
     more = f" and {len(pairs) - _KEYS} more keys" if len(pairs) > _KEYS else ""
-    return [f"not comparable, not ranked: {', '.join(pairs[:_KEYS])}{more}"]
+    return [f"{NOT_RANKED}: {', '.join(pairs[:_KEYS])}{more}"]
 
 
 def _short(value: str) -> str:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rankwise.report.arms import Arm
+from rankwise.report.flags import NOT_RANKED
 
 if TYPE_CHECKING:
     from rankwise.report.by_task import Row
 
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-_MEASURED = re.compile(r"(?<![\w.=-])\d+\.\d+(?![\w.])")  # no learning rate, nor the value of a key
+_MEASURED = re.compile(r"(?<![\w.=-])\d+\.\d+(?![\w.])")  # no learning rate
 
 
 def footnotes(rows: Sequence[Arm | Row]) -> tuple[list[str], dict[int, list[int]]]:
@@ -20,10 +21,15 @@ def footnotes(rows: Sequence[Arm | Row]) -> tuple[list[str], dict[int, list[int]
     flags that differ in what was measured alone the text has the range."""
     kinds: dict[str, list[str]] = {}
     for text in (text for row in rows for text in row.flags):
-        kinds.setdefault(_MEASURED.sub("0", text), []).append(text)
+        kinds.setdefault(_kind(text), []).append(text)
     numbers = {kind: number for number, kind in enumerate(kinds, 1)}
-    of_rows = {id(row): sorted({numbers[_MEASURED.sub("0", text)] for text in row.flags}) for row in rows}
+    of_rows = {id(row): sorted({numbers[_kind(text)] for text in row.flags}) for row in rows}
     return [_ranged(texts) for texts in kinds.values()], of_rows
+
+
+def _kind(text: str) -> str:
+    """Without what was measured; the values of keys are not, by which rows differ."""
+    return text if text.startswith(NOT_RANKED) else _MEASURED.sub("\0", text)
 
 
 def _ranged(texts: list[str]) -> str:
