@@ -23,7 +23,7 @@ def config(method: str, rank: int | None, lr: float, changes: dict[str, Any]) ->
     values: dict[str, Any] = {
         "model": {"name": "minilm", "path": "/models/minilm"},
         "task": {"name": "polarity", "path": "/data/polarity.tsv", "metric": "accuracy", "margin": 0.02,
-                 "max_length": 48},
+                 "max_length": 48, "n_train": 3_000},
         "method": {"name": method, "lr": lr, "rank": rank if method == "lora" else None},
         "targets": {"name": "all_linear", "modules": None, "regex": None, "layers": None},
         "quant": {"name": "none"},

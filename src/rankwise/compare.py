@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from rankwise.identity import idle
 from rankwise.metrics import METRICS, Metric, mean, named
 from rankwise.statistics import Bootstrap, Floats, item_weights, paired, unseen
 from rankwise.tracking.fields import at
@@ -33,7 +34,9 @@ class NotComparable(Exception):
 
 
 def replicate(record: Record) -> Replicate:
-    return int(record.config.get("seed", 0)), int(record.config.get("data_seed", 0))
+    """Its seeds; a data seed of which it makes no use is that of all others."""
+    used = "data_seed" not in idle(record.config)
+    return int(record.config.get("seed", 0)), int(used and record.config.get("data_seed", 0))
 
 
 def by_replicate(arms: Sequence[Arm]) -> dict[Replicate, list[Record]]:

@@ -63,8 +63,6 @@ def test_rows_that_differ_in_their_context_are_named_by_it_and_another_model_by_
         ({"method__alpha": 16}, "lora r=8 α=16"),
         ({"quant__name": "mine", "quant__kind": "nf4"}, "lora r=8 nf4"),
         ({"quant__name": "mine", "quant__kind": "nf4", "quant__double": True}, "lora r=8 nf4_double"),
-        ({"task__generation": {"metrics": ["bleu"], "beams": 4}}, "lora r=8 generation.metrics=['bleu']"),
-        ({"forgetting": {"name": "reviews", "n": 500}}, "lora r=8 forgetting.name=reviews"),
         ({"method__dropout": 0.1}, "lora r=8 dropout=0.1"),
         ({"method__bias": "all"}, "lora r=8 bias=all"),
     ],
@@ -75,11 +73,27 @@ def test_what_defines_a_contender_makes_an_arm_of_its_own_and_names_it(tmp_path,
     report = build([tmp_path])
     assert label in [a.label for a in report.arms]
     assert all(a.comparable for a in report.arms)
-    beside = "generation" in label or "forgetting" in label  # which trains no other adapter
-    assert len({a.family for a in report.arms if a.method == "lora"}) == 2 - beside
+    assert len({a.family for a in report.arms if a.method == "lora"}) == 2
 
 
-def test_whatever_decides_a_result_sets_arms_or_their_contexts_apart_but_for_the_rate_and_the_seeds():
+def test_what_is_measured_beside_and_how_a_method_is_spelled_make_no_arm_and_the_run_that_measured_more_counts(
+    tmp_path,
+):
+    write_study(tmp_path, {8: 0.8}, method__init="pissa")
+    more = write_run(tmp_path, "lora", 8, method__init="pissa", forgetting={"name": "reviews"})
+    more.metrics["forgetting"] = {"measure": "loss", "difference": {"value": 0.1, "se": 0.01, "n": 50}}
+    more.config["method"]["name"], more.run["ended"] = "pissa", "2025-01-01T00:00:00+00:00"
+    more.write()
+    report = build([tmp_path])
+    assert [(a.method, [run.config["seed"] for run in a.runs]) for a in report.arms] == [
+        ("lora", [0, 1, 2]),
+        ("full", [0, 1, 2]),
+    ]
+    assert report.arms[0].runs[0].run["id"] == more.run["id"]
+    assert "7 runs finished, 6 of them scored, one a seed at its arm's learning rate." in report.notes
+
+
+def test_whatever_decides_what_is_learned_sets_arms_or_their_contexts_apart_but_for_the_rate_and_the_seeds():
     """Every key of the schema that is in the hash of some run: else one of two runs vanishes from the table."""
     given = [
         {"task__generation__metrics": ["bleu"], "forgetting__name": "reviews", "optim__name": "sgd"},
@@ -103,8 +117,10 @@ def test_whatever_decides_a_result_sets_arms_or_their_contexts_apart_but_for_the
                 material.add(key)
                 if len(group([Record({"status": "finished"}, values) for values in (nested(one), other)])) == 1:
                     together.add(key)
-    assert together == {"seed", "data_seed", "optim.lr"}
-    assert len(material) > 100 and {"task.generation.beams", "forgetting.n", "quant.double", "method.rank"} <= material
+    beside = {key for key in together if key.startswith(("task.generation.", "forgetting."))}
+    assert together - beside == {"seed", "data_seed", "optim.lr"}
+    assert len(material) > 100 and {"task.generation.beams", "forgetting.n"} <= beside & material
+    assert {"quant.double", "method.rank"} <= material
 
 
 def other_than(value, hint):
@@ -166,6 +182,10 @@ def test_runs_of_several_data_seeds_are_replicates_of_one_arm(tmp_path):
     report = build([tmp_path])
     assert len(report.arms) == 2
     assert report.comparison(arm(report, rank=8)).seeds == 3
+    for method, rank, data_seed in (("full", None, 0), ("lora", 8, 1)):  # of which neither makes any use
+        write_run(tmp_path / "all", method, rank, data_seed=data_seed, task__n_train=None)
+    report = build([tmp_path / "all"])
+    assert report.comparison(arm(report, rank=8)).seeds == 1
 
 
 def test_baselines_are_compared_on_data_and_model_only(tmp_path):

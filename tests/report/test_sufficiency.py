@@ -212,15 +212,6 @@ def test_the_test_that_a_headline_names_is_that_of_its_arm(tmp_path):
     assert "on 3 seeds × " in build([tmp_path]).headline.details
 
 
-def test_a_size_that_two_arms_have_is_enough_where_both_are(tmp_path):
-    write_study(tmp_path, {8: 0.82, 16: 0.82})
-    for seed in range(3):
-        write_run(tmp_path, "lora", 8, seed=seed, test=0.76, forgetting={"name": "bundled"})
-    (family,) = build([tmp_path]).families
-    assert [(step.arm.rank, step.passed) for step in family.steps] == [(16, True), (8, True), (8, False)]
-    assert family.answer.arm.rank == 16
-
-
 def test_what_would_be_an_answer_below_a_failure_is_alone_wherever_it_is_told(tmp_path):
     write_study(tmp_path, {8: 0.82, 64: 0.76})
     report = build([tmp_path])
@@ -334,6 +325,23 @@ def test_all_predictions_missing_still_gives_a_whole_report(tmp_path):
     assert "has no predictions.parquet" in str(report.headline)
     assert sorted(report.write(tmp_path / "out")) == ["csv", "html", "json", "md"]
     shutil.rmtree(tmp_path / "out")
+
+
+def test_families_are_named_without_their_sizes_and_the_test_by_what_was_judged(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, "full", None, seed=seed, test=0.82)
+        write_run(tmp_path, "tfidf", None, seed=seed, test=0.7)
+        write_run(tmp_path, "lora", 8, seed=seed, device="cuda")
+    none = "No conclusion: there is no comparable finished run of an adapter to compare with full fine-tuning."
+    assert build([tmp_path]).headline.title == none
+    for seed in range(3):
+        write_run(tmp_path, "bottleneck", None, seed=seed, test=0.82, method__size=64, diverged=True)
+        for dim in (100, 1000):
+            write_run(tmp_path, "did", None, seed=seed, test=0.82, method__dim=dim)
+    report = build([tmp_path])
+    assert [family.label for family in report.families] == ["bottleneck", "did"]
+    assert report.headline.title.startswith("Dim 100 is enough (did): at most 2 points of accuracy worse")
+    assert "Smallest sufficient dim: " in report.to_methods()
 
 
 def test_several_families_share_the_5_percent(tmp_path):

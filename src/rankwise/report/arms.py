@@ -18,8 +18,8 @@ from rankwise import methods, metrics
 from rankwise.compare import Replicate, preference, replicate
 from rankwise.config import flat
 from rankwise.errors import Refused
-from rankwise.identity import canonical
-from rankwise.report.naming import give_names, name_sources, trained_as
+from rankwise.identity import canonical, remove
+from rankwise.report.naming import give_names, name_sources
 from rankwise.statistics import Interval, interval
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FAILED, FINISHED, Record
@@ -45,7 +45,7 @@ class Arm:
     """A contender in one context, at its best learning rate. ``runs`` are scored: one finished run per replicate."""
 
     key: str
-    family: str  # the key without the rank, or what else sizes it, and without what is measured beside
+    family: str  # the key without the rank, or what else sizes it
     method: str
     settings: dict[str, Any]  # rank, alpha, targets, quant, dropout, bias, …
     context: Context
@@ -200,15 +200,15 @@ def _as_asked(arms: list[Arm], asked: Record | None) -> list[Arm]:
 
 def _home(arms: dict[tuple[str, Context], Arm], record: Record, settings: dict[str, Any], context: Context) -> None:
     """Put a run into its arm. One that did not finish may not know all its context: it joins where the rest agrees."""
-    key, method = _key(settings), str(settings.pop("method"))
+    key, method = _key(settings), settings.pop("method")
     scored = record.status == FINISHED
     if not scored:
         known = set(context)
         context = next((c for k, c in arms if k == key and known <= set(c)), context)
     if (key, context) not in arms:
-        arm = arms[key, context] = Arm(key, "", method, settings, context)
-        of_family = {key: value for key, value in trained_as(arm).items() if key not in methods.size_keys()}
-        arm.family = json.dumps([method, of_family], sort_keys=True, default=str)
+        family = _key({key: value for key, value in settings.items() if key not in methods.size_keys()})
+        name = str(record.config["method"]["name"])
+        arms[key, context] = Arm(key, f"{method} {family}", name, settings, context)
     arm = arms[key, context]
     (arm.runs if scored else arm.unscored).append(record)
 
@@ -221,24 +221,21 @@ def _split(record: Record) -> tuple[dict[str, Any], Context]:
     """A run's arm and its context: whatever decides its result is in the one or the other, but for the tuned knob and
     the replicate.
 
-    The arm is the method with its keys, targets, storage, and what is measured beside: what is written, what may be
-    forgotten; nulls are left out. The context must be the same for a fair comparison, as must be what was observed of
-    data, model and numerics.
+    The arm is the method with its keys, targets and storage; nulls are left out. What is measured beside (what is
+    written, what may be forgotten) trains no other adapter. The context must be the same for a fair comparison, as must
+    be what was observed of data, model and numerics.
     """
     config, values = record.config, canonical(record.config)
     name, quant = str(config["method"]["name"]), config.get("quant") or {}
-    beside = {"generation": values["task"].pop("generation", {}), "forgetting": values.pop("forgetting", {})}
     stored = quant.get("kind") or quant.get("name", "none")
     settings = (
-        {"method": name}
+        {"method": values["method"].pop("name")}
         | ({"targets": _targets(config.get("targets") or {})} if methods.of(name).on_targets else {})
         | {"quant": f"{stored}{'_double' * bool(quant.get('double'))}"}
-        | {key: value for key, value in values["method"].items() if key != "name"}
-        | flat({part: kept for part, kept in beside.items() if kept})
+        | values["method"]
     )
-    for key in ("method", "targets", "quant", "seed", "data_seed"):
-        values.pop(key, None)
-    values.get("optim", {}).pop("lr", None)
+    for key in ("method", "targets", "quant", "seed", "data_seed", "optim.lr", "task.generation", "forgetting"):
+        remove(values, key)
     observed = {f"{part}.fingerprint": at(record, f"provenance.{part}.fingerprint") for part in ("model", "data")}
     if not methods.of(name).is_baseline:
         observed |= {f"compute.{key}": record.compute.get(key) for key in ("precision", "device")}
@@ -289,9 +286,14 @@ def whole_rates(runs: Iterable[Record]) -> dict[float, dict[Replicate, Record]]:
 
 def _by_rate(runs: Iterable[Record]) -> dict[float, dict[Replicate, Record]]:
     by_rate: dict[float, dict[Replicate, Record]] = defaultdict(dict)
-    for run in sorted(runs, key=lambda r: str(r.run.get("ended") or "")):  # the latest of two of the same
+    for run in sorted(runs, key=_measured):
         by_rate[float(at(run, "config.optim.lr") or 0.0)][replicate(run)] = run
     return dict(sorted(by_rate.items()))
+
+
+def _measured(run: Record) -> tuple[int, str]:
+    """A key to sort by: of two runs of the same, the one that measured more beside counts, then the latest."""
+    return len(run.scores) + len(run.metrics.get("forgetting") or ()), str(run.run.get("ended") or "")
 
 
 def _choose_lr(arm: Arm) -> None:

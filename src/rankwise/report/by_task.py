@@ -1,8 +1,7 @@
 """The report with tasks across: the official metrics of each, by arm, and the averages of the papers.
 
 An arm is what has the same model, method, settings and protocol on its tasks; learning rates may differ, and so may
-what is written or asked beside the task's own, and where a run starts from (``method.init_from``), as RTE is often
-begun from a model that learned MNLI.
+where a run starts from (``method.init_from``), as RTE is often begun from a model that learned MNLI.
 """
 
 import json
@@ -25,7 +24,7 @@ from rankwise.report.arms import Arm
 from rankwise.report.columns import Section
 from rankwise.report.equivalence import MISSING
 from rankwise.report.footnotes import marks, numbered
-from rankwise.report.naming import give_names, trained_as
+from rankwise.report.naming import give_names
 from rankwise.report.report import Report, compared, find_all, results
 from rankwise.report.summary import of_data
 from rankwise.report.table import BEST_OF_RATES, coverage, rendered
@@ -228,7 +227,7 @@ def _rows(model: str, runs: list[Record], task_of: dict[int, str], alone: bool, 
         others = [arm for arm in reports[task].arms if not arm.comparable]
         notes += [f"{task}: {plural(len(a.runs), 'run')} of {a.label} left out, {a.flags[0]}" for a in others]
     arms = {task: [arm for arm in report.arms if arm.comparable] for task, report in reports.items()}
-    # What starts an arm, and what is written or asked beside, tell two apart only if they differ in nothing else.
+    # What starts an arm tells two apart only if they differ in nothing else.
     loose = all(len({_key(arm, loose=True) for arm in of_task}) == len(of_task) for of_task in arms.values())
     rows: dict[str, Row] = {}
     for task, of_task in arms.items():
@@ -245,8 +244,7 @@ def _rows(model: str, runs: list[Record], task_of: dict[int, str], alone: bool, 
 
 
 def _key(arm: Arm, loose: bool) -> str:
-    settings = {k: v for k, v in trained_as(arm).items() if k != "init_from"} if loose else arm.settings
-    return json.dumps([arm.method, settings], sort_keys=True, default=str)
+    return json.dumps({k: v for k, v in json.loads(arm.key).items() if not (loose and k == "init_from")})
 
 
 def _mean(row: Row, tasks: dict[str, Metrics]) -> Interval:

@@ -14,18 +14,13 @@ if TYPE_CHECKING:
 
 
 def give_names(arms: list[Arm]) -> None:
-    """Give arms short names: method, rank and whatever else distinguishes arms of the same method here.
-
-    What is measured beside is named where two arms differ in nothing else.
-    """
+    """Give arms short names: method, rank and whatever else distinguishes arms of the same method here."""
     for method in {arm.method for arm in arms}:
         same = [arm for arm in arms if arm.method == method]
-        varying = [key for key in differing(same) if "." not in key and key != "rank"]
+        varying = [key for key in differing(same) if key != "rank"]
         for arm in same:
-            twins = [other for other in same if trained_as(other) == trained_as(arm)]
-            beside = [key for key in differing(twins) if "." in key and key in arm.settings]
             parts = [method] + ([f"r={arm.rank}"] if arm.rank is not None else [])
-            others = [worded(key, arm.settings.get(key)) for key in [*varying, *beside] if key != "targets"]
+            others = [worded(key, arm.settings.get(key)) for key in varying if key != "targets"]
             arm.name = " ".join([*parts, *others])
             arm.label = f"{arm.name} {arm.settings['targets']}" if "targets" in varying else arm.name
 
@@ -53,20 +48,10 @@ def tell_apart(arms: list[Arm]) -> None:
             arm.label += f" {key.rpartition('.')[2]}={value}" if arm.differs else ""
 
 
-def trained_as(arm: Arm) -> dict[str, Any]:
-    """Its settings without those of what is measured beside, which have a dot."""
-    return {key: value for key, value in arm.settings.items() if "." not in key}
-
-
 def differing(arms: list[Arm]) -> list[str]:
-    """The settings in which arms differ; in details of what is measured beside, those that measure it at all."""
-    varying = []
-    for key in sorted({key for arm in arms for key in arm.settings}):
-        detail = "." in key and key not in ("generation.metrics", "forgetting.name")
-        having = [arm for arm in arms if key in arm.settings or not detail]
-        if len({json.dumps(arm.settings.get(key)) for arm in having}) > 1:
-            varying.append(key)
-    return varying
+    """The settings in which arms differ."""
+    keys = sorted({key for arm in arms for key in arm.settings})
+    return [key for key in keys if len({json.dumps(arm.settings.get(key)) for arm in arms}) > 1]
 
 
 def worded(key: str, value: Any) -> str:

@@ -37,7 +37,7 @@ def _in_common(report: Report) -> list[str]:
     methods: dict[str, list[str]] = {}  # of which each is said
     for method in dict.fromkeys(arm.method for arm in report.arms if arm.comparable and arm.runs):
         arms = [arm for arm in report.arms if arm.method == method and arm.comparable and arm.runs]
-        alike = {k: v for k, v in arms[0].settings.items() if "." not in k and k not in ("rank", *differing(arms))}
+        alike = {k: v for k, v in arms[0].settings.items() if k not in ("rank", *differing(arms))}
         targets, quant = alike.pop("targets", ""), alike.pop("quant", "none")
         peft = {key: value for key, value in (alike.pop("peft", None) or {}).items() if key != "_target_"}
         layers = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in arms[0].first("lora.ranks") or ()))

@@ -8,6 +8,7 @@ import numpy as np
 
 from rankwise.report.arms import Arm
 from rankwise.report.equivalence import ONE_SEED, Comparison, no_reference
+from rankwise.report.naming import worded
 from rankwise.statistics import Bootstrap
 
 LEVEL = 0.05  # chance of naming an insufficient arm, over all families
@@ -119,8 +120,7 @@ def _sequence(
         return Sufficiency(label, margin, level, steps, reason=reason)
     *shares, none = _answer_shares(steps, margin, level)
     steps = [step if step.low is None else replace(step, share=n) for step, n in zip(steps, shares, strict=True)]
-    failed = [step.arm.size for step in steps if not step.passed]  # one size may have several arms, all have to pass
-    answer = next((step for step in reversed(steps) if step.passed and step.arm.size not in failed), None)
+    answer = next((step for step in reversed(steps) if step.passed), None)
     return Sufficiency(label, margin, level, steps, answer, none)
 
 
@@ -155,6 +155,6 @@ def _answer_shares(steps: list[Step], margin: float, level: float) -> list[float
 def _label(arm: Arm) -> str:
     """A family's name: its method, targets and alpha policy, and what else sets it apart in this study."""
     alphas = [f"α={alpha}"] if (alpha := arm.settings.get("alpha")) is not None else []
-    known = {arm.method, f"r={arm.rank}", *alphas}
+    known = {arm.method, f"r={arm.rank}", *alphas, *([worded(*arm.size)] if arm.size else [])}
     others = [word for word in arm.name.split() if word not in known]
     return " ".join([arm.method, *filter(None, [arm.settings.get("targets")]), *alphas, *others])

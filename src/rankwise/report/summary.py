@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from rankwise.compare import replicate
 from rankwise.errors import plural
 from rankwise.metrics import Metric, named
 from rankwise.report import costs, tuning
@@ -58,7 +59,7 @@ def _headline(families: list[Sufficiency], reference: Arm | None, metric: Metric
         return Headline("No conclusion: there is no finished run of full fine-tuning to compare with.")
     if not families:
         full = reference.called
-        return Headline(f"No conclusion: there is no finished run of another method to compare with {full}.")
+        return Headline(f"No conclusion: there is no comparable finished run of an adapter to compare with {full}.")
     best, *rest = sorted(families, key=lambda f: (f.answer.arm.size or ("", 0))[1] if f.answer else 10**9)
     cost = _cost(best.answer, reference) if best.answer else ""
     if reference.unfit:
@@ -90,7 +91,7 @@ def _title(family: Sufficiency, reference: Arm, metric: Metric, named: bool) -> 
     gain = top.comparison.advantage
     if family.conclusive:
         why = f"is more than {margin} worse than {full} ({metric.difference(top.comparison.estimate)})"
-    elif gain and gain.low > -family.margin:
+    elif gain and gain.low > -family.margin and family.families > 1:
         why = f"is at most {margin} worse if tested alone, not as one of {family.families} families"
     else:
         why = f"may be more than {margin} worse than {full}"
@@ -191,8 +192,8 @@ def tests(report: Report) -> list[str]:
     lines = [f"Scores: {covered(scores)}{how}."] if scores else []
     if boots := [c.bootstrap for c in comparisons.values() if c.bootstrap]:
         lines.append(_of_differences(report.against, boots, {c.verdict for c in comparisons.values()}))
-    if tested := [step for family in families if not family.reason for step in family.steps]:
-        said = _of_ranks(tested, len(families))
+    if judged := [family for family in families if not family.reason]:
+        said = _of_ranks(judged, len(families))
         lines.append(f"In the table of all runs: {said[0].lower()}{said[1:]}" if report.answers else said)
     if len(boots) > 1:
         lines.append("p-values of “no difference” are corrected for the number of arms (Holm 1979).")
@@ -224,10 +225,11 @@ def _of_differences(against: str, boots: list[Bootstrap], seen: set[str]) -> str
     return said
 
 
-def _of_ranks(tested: list[Step], families: int) -> str:
+def _of_ranks(judged: list[Sufficiency], families: int) -> str:
+    tested = [step for family in judged for step in family.steps]
     size = " or ".join(sorted({step.arm.size[0] for step in tested if step.arm.size})) or "arm"
     what, how = "Sufficient", ""
-    if len(tested) > families:
+    if any(len(family.steps) > 1 for family in judged):
         what = "Smallest sufficient"
         how = " from the largest down, stopping at the first failure, which holds the chance of naming an insufficient "
         how += f"{size} to 5 % without further correction"
@@ -243,7 +245,7 @@ def _of_ranks(tested: list[Step], families: int) -> str:
 def _counts(records: list[Record], arms: list[Arm]) -> str:
     counts = Counter(record.status for record in records)
     scored = sum(len(arm.runs) for arm in arms)
-    which = f", {scored} of them at their arm's chosen learning rate" if counts[FINISHED] - scored else ""
+    which = f", {scored} of them scored, one a seed at its arm's learning rate" if counts[FINISHED] - scored else ""
     other = [f"{counts[s]} {s}" for s in sorted(counts) if s != FINISHED]
     text = f"{plural(counts[FINISHED], 'run')} finished{which}."
     return text + (f" Listed but not scored: {', '.join(other)}." if other else "")
@@ -312,7 +314,7 @@ def evaluation(arms: list[Arm], metric: Metric) -> list[str]:
     runs = [run for arm in comparable for run in arm.runs]
     if not runs:
         return []
-    seeds, data = (sorted({run.config.get(key, 0) for run in runs}) for key in ("seed", "data_seed"))
+    seeds, data = (sorted({*of_runs}) for of_runs in zip(*map(replicate, runs), strict=True))
     sizes = _tested_on(runs, metric)
     on = f" on {' or '.join(sizes)}" if sizes else ""
     others = _tested_on([run for arm in arms if not arm.comparable for run in arm.runs], metric)

@@ -112,8 +112,8 @@ def _sides(arm: Arm, tuned: list[Arm]) -> list[list[Arm]]:
 
     Of several contexts those that are most like the arm's, whatever their steps.
     """
-    same = [other for other in tuned if other.method == arm.method]
-    same = [other for other in same if other.family == arm.family] or same
+    same = [other for other in tuned if other.family == arm.family]
+    same = same or [other for other in tuned if other.method == arm.method]
     here = _apart_from_steps(arm)
     nearest = min((len(_apart_from_steps(other) ^ here) for other in same), default=0)
     by_key: dict[str, dict[float, Arm]] = defaultdict(dict)
