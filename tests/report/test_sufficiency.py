@@ -17,6 +17,7 @@ from synthetic_study import ITEMS, answers, printed, write_predictions, write_ru
 
 from rankwise.find.evidence import gather
 from rankwise.metrics import named
+from rankwise.report import plots
 from rankwise.report.page import html
 from rankwise.report.report import build
 from rankwise.report.summary import headline
@@ -258,6 +259,13 @@ def test_without_full_fine_tuning_there_is_a_table_and_no_verdict(tmp_path, stat
     report = build([tmp_path])
     assert report.headline.title == "No conclusion: there is no finished run of full fine-tuning to compare with."
     assert report.comparisons == {}
+    write_run(tmp_path, "lora", 8, status=status, trainer__batch_size=16)
+    other = build([tmp_path])
+    assert other.arms[-1].flags[0] == "not comparable, not ranked: trainer.batch_size=16 (most runs: 32)"
+    write_run(tmp_path / "errors", task__metric="mae")
+    said = [*other.notes, *build([tmp_path / "errors"]).notes, *(one.caption for one in plots.draw(report))]
+    assert "1 row differs from most runs in more than the arm: shown with the key, not ranked." in said
+    assert not [text for text in said if "reference" in text or "band" in text or "positive" in text]
     assert sorted(report.write(tmp_path / "out")) == ["csv", "html", "json", "md"]
 
 

@@ -30,13 +30,13 @@ def split(groups, clusters):
 
 
 def test_a_group_of_rows_is_scored_alone_by_every_scorer_where_there_are_few():
-    groups = split(["in", "out", "in", "out"], range(4))
+    groups = split(["en/in:1", "out", "en/in:1", "out"], range(4))
     classes = {"prediction": np.array([0, 1, 1, 1]), "label": np.array([0, 1, 0, 1])}
     found = of_test({}, classes, groups, ClassScorer(2), "accuracy")
-    assert {name: score["value"] for name, score in found.items()} == {"accuracy_in": 0.5, "accuracy_out": 1.0}
+    assert {name: score["value"] for name, score in found.items()} == {"accuracy_en-in-1": 0.5, "accuracy_out": 1.0}
     texts = {"score": np.array([1.0, 4.0, 3.0, 4.0]), "label": np.array([2.0, 2.0, 2.0, 2.0]), "bytes": np.ones(4)}
     losses = of_test({}, texts, groups, TokenScorer(), "loss")
-    assert {name: score["value"] for name, score in losses.items()} == {"loss_in": 1.0, "loss_out": 2.0}
+    assert {name: score["value"] for name, score in losses.items()} == {"loss_en-in-1": 1.0, "loss_out": 2.0}
     assert of_test({}, texts, split(None, range(4)), TokenScorer(), "loss") == {}
     documents = {name: np.tile(values, 4) for name, values in classes.items()}
     assert of_test({}, documents, split([str(n) for n in range(16)], range(16)), ClassScorer(2), "accuracy") == {}
@@ -70,6 +70,7 @@ def test_the_error_of_f1_over_clusters_is_over_all_classes_though_rows_show_two_
         ([1, 1, 1, 1], [0, 1, 0, 0], 1 / 4),
         ([0, 1], [0, 1], 1),
         ([1], [0], 0),
+        ([0, 1, 1, 1], [1, 1, 1, 1], 3 / 4),
     ],
 )
 def test_accuracy_and_its_standard_error(predicted, labels, value):
@@ -77,6 +78,8 @@ def test_accuracy_and_its_standard_error(predicted, labels, value):
     assert scores.keys() == {"accuracy", "f1", "matthews"}
     se = math.sqrt(value * (1 - value) / len(labels))
     assert scores["accuracy"] == {"value": pytest.approx(value), "se": pytest.approx(se), "n": len(labels)}
+    one_class = len(set(labels)) == 1  # which goes together with no answers, so that these need not be one
+    assert math.isnan(scores["matthews"]["se"]) == one_class and (scores["matthews"]["se"] == 0) == (value == 1 / 4)
 
 
 def test_correlations_are_those_of_scipy_and_the_error_that_of_scikit_learn():

@@ -9,8 +9,8 @@ import wandb_workspaces.expr as expr
 import wandb_workspaces.reports.v2 as wr
 
 from rankwise.dashboards.place import Place
-from rankwise.report.formats import PARTS
 from rankwise.tracking.fields import RESULT
+from rankwise.tracking.groups import PARTS
 
 RANK = "arm.rank"  # of the nested config: sent as arm.value.rank
 FIGURE, PAGE, ARMS = "score_by_rank", "report", "arms"  # of the run that holds the study's report

@@ -6,8 +6,8 @@ from typing import Any
 
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm
-from rankwise.report.formats import PARTS
 from rankwise.tracking.fields import at
+from rankwise.tracking.groups import PARTS
 
 # As they are drawn, one after another: training first, so that its bars share a start.
 PHASES = ("train", "validate", "test", "load", "plan", "measure", "imports", "start_up", "save", "other")

@@ -61,7 +61,7 @@ def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparis
         untimed = [*_elsewhere(arm, reference or arm), *_slow(arm, best)]
         arm.timed = not untimed
         flags = [
-            *_context(arm),
+            *_context(arm, "reference" if reference else "most runs"),
             *(["optimistic: chosen on the reported rows (task.protocol=paper)"] * arm.optimistic),
             *_unscored(arm),
             *([arm.unfit] if arm.unfit else []),
@@ -98,8 +98,8 @@ def unfit(arm: Arm, metric: Metric, scores: Scores | None) -> Iterator[str]:
 
 
 def is_constant(run: Record, part: str = "test") -> bool:
-    """Whether it says one thing: Matthews' correlation is then 0 on any resample, too, so that it has no error."""
-    return at(run, f"metrics.{part}.matthews.value") == 0 and not at(run, f"metrics.{part}.matthews.se")
+    """Whether it says one thing: Matthews' correlation is then 0 on any resample, too, so that its error is 0."""
+    return at(run, f"metrics.{part}.matthews.value") == 0 == at(run, f"metrics.{part}.matthews.se")
 
 
 def _learned_nothing(arm: Arm, metric: Metric, scores: Scores) -> Iterator[str]:
@@ -172,15 +172,15 @@ def _last_fifth(run: Record) -> tuple[float, float, float] | None:
     return share * (earlier["val/loss"] - last["val/loss"]), start - last["val/loss"], share * error
 
 
-def _context(arm: Arm) -> list[str]:
-    """Keys that differ from the reference's, with both values; the first few, as another model differs in many."""
+def _context(arm: Arm, beside: str) -> list[str]:
+    """Keys that differ from what it is set beside, with both values; the first few, as another model has many."""
     if arm.comparable:
         return []
     models = [key for key in arm.differs if key.startswith("model.")]
     is_other = bool(set(models) - {"model.fingerprint", "model.revision"})
     other = [f"another model ({arm.first('config.model.name')})"] * is_other
     differs = {key: values for key, values in arm.differs.items() if not other or key not in models}
-    pairs = other + [f"{key}={_short(here)} (reference: {_short(there)})" for key, (here, there) in differs.items()]
+    pairs = other + [f"{key}={_short(here)} ({beside}: {_short(there)})" for key, (here, there) in differs.items()]
     more = f" and {len(pairs) - _KEYS} more keys" if len(pairs) > _KEYS else ""
     return [f"{NOT_RANKED}: {', '.join(pairs[:_KEYS])}{more}"]
 

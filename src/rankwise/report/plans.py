@@ -12,8 +12,8 @@ from rankwise.errors import plural
 from rankwise.identity import folder, labels, run_id
 from rankwise.metrics import NOTHING, duration
 from rankwise.report import formats as fmt
-from rankwise.report.formats import PARTS
 from rankwise.report.table import Wide, grid
+from rankwise.tracking.groups import PARTS
 
 
 def table(plan: dict[str, Any]) -> RenderableType:

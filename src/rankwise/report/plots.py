@@ -19,6 +19,7 @@ from rankwise.report.arms import Arm, covered
 from rankwise.report.columns import rank_fraction
 from rankwise.report.forgetting import forgotten
 from rankwise.report.palette import COMPONENTS, FULL, PARETO, PHASES, VERDICTS, colour, family_styles
+from rankwise.tracking.groups import PARTS
 
 if TYPE_CHECKING:
     from rankwise.report.report import Report
@@ -85,10 +86,10 @@ def score_by_rank(report: Report) -> Plot | None:
     if 1 < len(styles) <= _MOST // 2:  # a legend that fits
         ax.legend(loc=_EMPTY[metric.lower_is_better])
     side, less = ("below", "plus") if metric.lower_is_better else ("above", "less")
-    caption = (
-        f"Points are {_points(arms, metric)}; arrows: it goes on. The band is {report.against}'s interval, the dotted "
-        f"line {report.against} {less} the margin: whether a rank stays {side} it, the next figure tells."
-    )
+    caption = f"Points are {_points(arms, metric)}; arrows: it goes on."
+    if report.reference in arms:
+        caption += f" The band is {report.against}'s interval, the dotted line {report.against} {less} the margin"
+        caption += f": whether a rank stays {side} it, the next figure tells."
     return plot(figure, "rank", "Score against rank", caption + _direction(metric))
 
 
@@ -190,7 +191,7 @@ def memory(report: Report) -> Plot | None:
     arms = _ran(report)
     if not any(map(costs.peak_bytes, arms)):
         return None
-    parts = {part: [(costs.memory(arm).get(f"{part}_bytes") or 0) / 1e6 for arm in arms] for part in fmt.PARTS}
+    parts = {part: [(costs.memory(arm).get(f"{part}_bytes") or 0) / 1e6 for arm in arms] for part in PARTS}
     marks = [(size / 1e6, y) for y, arm in enumerate(arms) if (size := costs.predicted_bytes(arm)) is not None]
     figure = _bars(arms, parts, COMPONENTS, "peak memory of a training step, MB", marks)
     caption = (

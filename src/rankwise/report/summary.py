@@ -165,10 +165,11 @@ def notes(report: Report) -> list[str]:
     others = sum(not arm.comparable for arm in arms)
     if others:
         rows = plural(others, "row differs", "rows differ")
-        lines.append(f"{rows} from the reference in more than the arm: shown with the key, not ranked.")
+        beside = "the reference" if reference else "most runs"
+        lines.append(f"{rows} from {beside} in more than the arm: shown with the key, not ranked.")
     if reference and not reference.is_full:
         lines.append(f"Compared with {report.against}, as rankwise find was asked, and not with full fine-tuning.")
-    if metric.lower_is_better:
+    if reference and metric.lower_is_better:
         lines.append(f"Lower {metric.name} is better: an arm whose difference from {report.against} is positive lost.")
     if reference is None:
         return [*lines, "Full fine-tuning is missing, so there is no difference, no verdict and nothing sufficient."]

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -76,6 +77,8 @@ class ClassScorer(Scorer):
         for name in of_kind("classification"):
             value, *resampled = METRICS[name].resampled(pairs[0], pairs[1:], weights)[:, 0]
             scores[name] = {"value": float(value), "se": float(np.std(resampled, ddof=1)), "n": n}
+        if (labels == labels[0]).all():  # they go together with no answers, whatever these are
+            scores["matthews"]["se"] = math.nan
         return scores | {"accuracy": share_score(predictions == labels)}
 
 
@@ -185,7 +188,7 @@ def of_test(
         scores = _clustered(scores, columns, split.clusters, scorer.outputs)
     for group in groups if len(groups) <= _GROUPS else ():
         mine = scorer.of_rows({name: values[members == group] for name, values in columns.items()})
-        scores[f"{metric}_{group}"] = mine[metric]
+        scores[f"{metric}_{re.sub('[:/]', '-', group)}"] = mine[metric]  # which set tasks and splits apart in names
     return scores
 
 
