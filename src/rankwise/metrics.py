@@ -46,6 +46,7 @@ class Metric:
     weighted: Weighted | None = None
     constants: Callable[[Floats], Floats] | None = None  # labels → answers of which one is the best that never varies
     short: str = ""  # in narrow headers
+    margin: float = 0.0  # beside which differences are read: one near it has as many decimals as tell the two apart
 
     @property
     def task(self) -> str:
@@ -117,7 +118,10 @@ class Metric:
             return NOTHING
         digits = max(0, 2 - math.floor(math.log10(abs(value)))) if abs(value) > _NOISE else 3
         decimals = digits if self.decimals is None else self.decimals
-        shown = self.factor * value
+        shown, margin = self.factor * value, self.factor * self.margin
+        apart = margin > 0 and not math.isclose(abs(shown), margin, rel_tol=1e-6)
+        while apart and f"{abs(shown):.{decimals}f}" == f"{margin:.{decimals}f}":
+            decimals += 1
         return signed(f"{shown:+.{decimals}f}" if abs(shown) < _LONG else f"{shown:+.3g}")
 
     def width(self, value: float) -> str:

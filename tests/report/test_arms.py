@@ -329,7 +329,7 @@ def test_disagreeing_margins_take_the_smallest_and_say_so(tmp_path):
     write_study(tmp_path, {8: 0.81})
     write_run(tmp_path, "lora", 4, task__margin=0.05)
     report = build([tmp_path])
-    assert report.margin == 0.02
+    assert report.margin == report.metric.margin == 0.02
     assert any("disagree on the margin (2 points, 5 points)" in note for note in report.notes)
 
 

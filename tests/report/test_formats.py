@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -27,6 +28,12 @@ from rankwise.statistics import interval
         (fmt.rate(None), "–"),
         (named("accuracy").difference(-0.0004), "0.0"),
         (named("accuracy").difference(-0.024), "−2.4"),
+        (replace(named("accuracy"), margin=0.02).difference(-0.0204), "−2.04"),
+        (replace(named("accuracy"), margin=0.02).difference(-0.01998), "−1.998"),
+        (replace(named("accuracy"), margin=0.02).difference(-0.02), "−2.0"),
+        (replace(named("accuracy"), margin=0.0002).difference(-0.0004), "−0.04"),
+        (named("accuracy").width(9.997), "1,000 points"),
+        (fmt.percent(13 / 7e9), "<0.0001"),
         (named("pearson").difference(0.024), "+0.024"),
         (fmt.percent(0.0000339), "0.0034"),
         (named("accuracy").width(0.02), "2 points"),

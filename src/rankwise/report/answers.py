@@ -2,13 +2,13 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rankwise.metrics import NOTHING, named
 from rankwise.report.columns import Section
-from rankwise.report.formats import megabytes
+from rankwise.report.formats import megabytes, rate
 from rankwise.tracking.record import Record
 
 
@@ -66,7 +66,7 @@ def read(records: list[Record]) -> list[Answer]:
 
 def by_rank(document: dict[str, Any]) -> Section:
     """The gain of every rank over the reference and what it took; as wide as a terminal of 80 columns."""
-    metric = named(document["metric"])
+    metric = replace(named(document["metric"]), margin=float(document.get("margin") or 0))
     rows = [
         [
             str(row["rank"]),
@@ -75,7 +75,7 @@ def by_rank(document: dict[str, Any]) -> Section:
             NOTHING if row["gain"] is None else f"[{metric.difference(row['low'])}, {metric.difference(row['high'])}]",
             str(row["seeds"] or NOTHING),
             metric.score(row["pilot"]),
-            f"{row['lr']:.3g}" if row["lr"] else NOTHING,
+            rate(row["lr"]),
             f"{row['trainable']:,.0f}" if row["trainable"] else NOTHING,
             megabytes(row["peak_bytes"]),
         ]

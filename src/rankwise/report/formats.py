@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from rankwise.errors import plural
 from rankwise.metrics import NOTHING, signed
 
-PARTS = ("weights", "gradients", "optimizer", "activations", "other")  # of memory
-
 
 def si(value: float | None, suffix: str = "") -> str:
     """``2.65 M``: three significant digits with a decimal prefix (k = 10³); ``66`` for a small count."""
@@ -27,11 +25,11 @@ def megabytes(value: float | None) -> str:
 
 
 def three(value: float | None) -> str:
-    """Three significant digits, no powers of ten, at most four decimals: ``1234``, ``12.3``, ``0.0034``."""
+    """Three significant digits, no powers of ten, at most four decimals: ``1234``, ``12.3``, ``<0.0001``."""
     if not value:
         return NOTHING if value is None else "0"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    text = f"{value:.{min(digits, 4)}f}"
+    text = f"{value:.{min(digits, 4)}f}" if abs(value) >= 5e-5 else "<0.0001"
     return text.rstrip("0").rstrip(".") if "." in text and abs(value) < 1 else text
 
 

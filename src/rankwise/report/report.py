@@ -171,6 +171,7 @@ def compared(every_run: list[Record], score: str | None = None) -> Report:
     here = [answer for answer in answered if answer.folder in homes]
     elsewhere = [answer for answer in answered if homes and answer.folder not in homes]
     margin = (here and here[0].margin) or next(iter(margins(arms)), _MARGIN)
+    metric = replace(metric, margin=margin)
     scores = Scores([run for arm in arms if arm.comparable for run in arm.runs] if metric.weighted else [], metric)
     tuning.note_trials(arms, every_run)
     find_unfit(arms, reference, scores, metric)
