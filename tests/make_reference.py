@@ -55,6 +55,7 @@ ABOUT = {
     "metric": "what test_… is of",
     "constant": "score of the one best constant answer",
     "rates": "learning rates that its own was chosen from, here or in the first round of tuning on other seeds",
+    "best_of_rates": "whether it was chosen from several on the reported seeds, so that scores are somewhat too high",
     "trainable_params": "parameters that are trained",
     "total_params": "all parameters",
     "total_s": "seconds of the whole run, attempts that were cut included",

@@ -102,8 +102,9 @@ def test_an_average_is_given_only_with_all_of_its_tasks_and_says_which_are_missi
     report = read(tmp_path)
     (row,) = report.rows
     assert row.averages[OF_GLUE] is None and row.averages[OF_LORA].mean == pytest.approx(LORA)
-    assert "GLUE's average (9 tasks): missing WNLI (lora r=8)" in printed(report)
-    assert report.document()["arms"][0]["missing"][OF_GLUE] == ["WNLI"]
+    assert report.document()["arms"][0]["missing"][OF_GLUE] == ["WNLI"] and report.given == [OF_LORA]
+    write_glue(tmp_path, rank=16)
+    assert "GLUE's average (9 tasks): missing WNLI (lora r=8)" in printed(read(tmp_path))
 
 
 def test_mnli_without_its_two_parts_counts_for_the_average_that_pools_them_only(tmp_path):
@@ -152,7 +153,9 @@ def test_runs_that_cannot_be_compared_are_left_out_with_a_note(tmp_path):
     write_glue(tmp_path)
     write_glue(tmp_path, method="full", rank=None)
     write_task(tmp_path, "rte", {"accuracy": 0.9}, trainer__batch_size=16)
+    write_task(tmp_path, "rte", {"accuracy": 0.9}, rank=4, trainer__batch_size=8, status="failed")
     report = read(tmp_path)
+    assert any(note.startswith("RTE: 1 run of lora r=4 left out, not comparable") for note in report.notes)
     assert report.rows[0].averages[OF_LORA].mean == pytest.approx(LORA)
     left_out = "RTE: 1 run of lora r=8 batch_size=16 left out, not comparable, not ranked"
     assert f"{left_out}: trainer.batch_size=16 (reference: 32)" in report.notes

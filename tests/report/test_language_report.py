@@ -235,6 +235,10 @@ def test_the_papers_protocol_is_flagged_and_shows_medians_over_seeds(tmp_path):
     assert "optimistic: chosen on the reported rows (task.protocol=paper)" in arm.flags
     assert "accuracy % (median)" in report.to_markdown() and f"{100 * np.median(values):.1f} (" in report.to_markdown()
     assert "medians over seeds" in printed(report)
+    for seed, test in enumerate((0.60, 0.40, 0.40)):
+        write_run(tmp_path, "lora", 4, test=test, seed=seed, task__protocol="paper")
+    rows = {row["rank"]: row for row in csv.DictReader(io.StringIO(build([tmp_path]).to_csv()))}
+    assert float(rows["4"]["of_full"]) == pytest.approx(0.5, abs=0.01), "0.4 of 0.8, as they are shown"
     assert "chosen on the very test rows" in " ".join(report.notes)
 
 

@@ -110,13 +110,18 @@ class ByTask:
                 "\n".join(_cell(row.score(task, metric), metric) + row.star(task) for metric in of)
                 for task, of in self.tasks.items()
             ]
-            means = [_cell(row.averages[average]) for average in self.averages]
+            means = [_cell(row.averages[average]) for average in self.given]
             n = fmt.span([len(arm.runs) for arm in row.tasks.values()])
             rows.append([row.label + flags[id(row)], n, *cells, *means, *[row.enough] * len(judged)])
         notes = [*numbered(self.rows), *self._absent(), *self.notes, self._meaning(), *[_ENOUGH] * len(judged)]
-        header = ["arm", "n", *shorts, *self.averages, *judged]
+        header = ["arm", "n", *shorts, *self.given, *judged]
         scores = Section("tasks", "Test scores by task, × 100 where they go up to 1", header, rows, notes)
         return Group(*rendered(scores))
+
+    @property
+    def given(self) -> list[str]:
+        """The averages that any row has."""
+        return [average for average in self.averages if any(row.averages[average] for row in self.rows)]
 
     def document(self) -> dict[str, Any]:
         """The JSON document: fractions 0–1, what is unknown null."""
@@ -147,7 +152,7 @@ class ByTask:
     def _absent(self) -> list[str]:
         """Which tasks keep an average from being given, for which arms."""
         notes = []
-        for average in self.averages:
+        for average in self.given:
             lacking: dict[str, list[str]] = defaultdict(list)
             for row in self.rows:
                 if row.missing[average]:
@@ -164,7 +169,7 @@ class ByTask:
         notes = [coverage(shown)]
         notes += ["Scores of optimistic rows are medians over seeds, and their averages means of these."] * medians
         notes += [BEST_OF_RATES] * any(row.star(task) for row in self.rows for task in row.tasks)
-        return " ".join([*notes, *([_MEANING] if self.averages else [])])
+        return " ".join([*notes, *([_MEANING] if self.given else [])])
 
 
 def build(paths: list[Path]) -> ByTask:
@@ -225,7 +230,8 @@ def _rows(model: str, runs: list[Record], task_of: dict[int, str], alone: bool, 
             reports[name if alone else f"{task} {name}"] = compared(here, name)
         notes += of_data(here, f"the data of {task}")
         others = [arm for arm in reports[task].arms if not arm.comparable]
-        notes += [f"{task}: {plural(len(a.runs), 'run')} of {a.label} left out, {a.flags[0]}" for a in others]
+        counts = [plural(len(arm.runs or arm.unscored), "run") for arm in others]
+        notes += [f"{task}: {n} of {a.label} left out, {a.flags[0]}" for n, a in zip(counts, others, strict=True)]
     arms = {task: [arm for arm in report.arms if arm.comparable] for task, report in reports.items()}
     # What starts an arm tells two apart only if they differ in nothing else.
     loose = all(len({_key(arm, loose=True) for arm in of_task}) == len(of_task) for of_task in arms.values())

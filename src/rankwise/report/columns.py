@@ -96,6 +96,7 @@ def columns(report: Report) -> list[Column]:
         Column("scale", "scale", lambda a: a.first("lora.scale"), lambda scale: f"{scale:.3g}", "main"),
         Column("lr", "lr", lambda a: a.lr, fmt.rate, "main"),
         Column("rates", "", lambda a: a.tried),
+        Column("best_of_rates", "", lambda a: a.picked),
         Column("n", "n", lambda a: len(a.runs), str, "main"),
         *_costs(),
         *_numbers(report),
@@ -179,11 +180,11 @@ def _of_full(report: Report, floor: float | None) -> Callable[[Arm], float | Non
         if (
             floor is None
             or report.metric.lower_is_better
-            or not (mine and full and arm.comparable and full.mean > floor)
+            or not (mine and full and arm.comparable and full.point > floor)
             or report.short != "full"
         ):
             return None
-        return (mine.mean - floor) / (full.mean - floor)
+        return (mine.point - floor) / (full.point - floor)
 
     return share
 

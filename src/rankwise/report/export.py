@@ -91,6 +91,7 @@ def _arm(report: Report, arm: Arm) -> dict[str, Any]:
         **{key: getattr(arm, key) for key in ("lr", "comparable", "churn", "unfit", "flags")},
         "rank_fraction": rank_fraction(arm),
         "rates": arm.tried,
+        "best_of_rates": arm.picked,
         "scale": arm.first("lora.scale"),
         "n": len(arm.runs),
         "constant": report.constants[id(arm)],
