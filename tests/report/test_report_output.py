@@ -175,9 +175,9 @@ def test_page_asks_nothing_of_the_network_and_text_in_figures_stays_text_in_its_
 
 def test_page_has_every_figure_with_a_caption_and_unique_ids(page):
     figures = re.findall(r'<figure[^>]* id="plot-(\w+)"', page)
-    assert figures == ["rank", "difference", "parameters", "memory", "seconds", "curves", "rates"]
+    assert figures == ["rank", "difference", "parameters", "memory", "curves", "rates"]
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, flags=re.S)
-    assert len(captions) == 7
+    assert len(captions) == 6
     assert all(re.search("interval|±", caption) for caption in captions)
     assert any("runs the one whose peak is the median, no interval" in caption for caption in captions)
     ids = re.findall(r'\bid="([^"]+)"', page)

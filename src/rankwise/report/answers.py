@@ -28,11 +28,6 @@ class Answer:
         asked = f" The margin was {named(self.document['metric']).width(self.margin)}."
         return self.sentence + asked * (with_margin and self.margin > 0)
 
-    @property
-    def date(self) -> str:
-        """When it was given, which no copy of its file changes; empty where an older file does not say it."""
-        return str(self.document.get("date", ""))
-
 
 def read(records: list[Record]) -> list[Answer]:
     """One for each question that was asked of the records' studies; what is no answer is left out.
@@ -53,11 +48,9 @@ def read(records: list[Record]) -> list[Answer]:
         files[file] = given
     answers: dict[tuple[Path, str], Answer] = {}
     # Of answers of one moment that with more seeds stands: it has no number of seeds in its name, or the higher one.
-    for file in sorted(
-        files,
-        key=lambda file: (folders[file.parent], files[file].date, file.name),
-        reverse=True,
-    ):
+    # The date is in the file, which no copy changes; an older file may not say it.
+    dates = {file: str(given.document.get("date", "")) for file, given in files.items()}
+    for file in sorted(files, key=lambda file: (folders[file.parent], dates[file], file.name), reverse=True):
         latest = answers.setdefault((file.parent, file.stem.split("-")[1]), files[file])
         if latest is not files[file]:
             latest.by_rank.notes.append(f"Before, with other --seeds: {files[file].sentence.partition('. ')[0]}.")

@@ -9,8 +9,6 @@ from rankwise.report.arms import Arm
 from rankwise.tracking.fields import at
 from rankwise.tracking.groups import PARTS
 
-# As they are drawn, one after another: training first, so that its bars share a start.
-PHASES = ("train", "validate", "test", "load", "plan", "measure", "imports", "start_up", "save", "other")
 SYSTEM = ("process_peak_bytes", "allocated_peak_bytes", "reserved_peak_bytes")  # as the OS or the allocator saw it
 _SEEN = {  # what is said of a key of the memory, where any arm has it
     "predicted": "Predicted: computed from the config alone, before training, for the same batch shapes.",
@@ -86,13 +84,6 @@ def seconds(arm: Arm) -> dict[str, float]:
     phases = dict.fromkeys(key for run in arm.runs for key in run.compute.get("seconds") or {})
     medians = {key: arm.median(f"compute.seconds.{key}") for key in phases}
     return {key: value for key, value in medians.items() if value is not None}
-
-
-def drawn(arm: Arm) -> dict[str, float]:
-    """Seconds of each of ``PHASES``; ``other`` is what the total has beside."""
-    took = seconds(arm)
-    parts = {phase: took.get(f"{phase}_s", 0.0) for phase in PHASES}
-    return parts | {"other": max(0.0, took.get("total_s", 0.0) - sum(parts.values()))}
 
 
 def compute(arm: Arm) -> dict[str, Any]:

@@ -34,7 +34,6 @@ _SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "·": r"$\cdot$",
     "√": r"$\surd$",
     "…": r"\ldots{}",
-    "\N{NO-BREAK SPACE}": "~",
 }
 
 

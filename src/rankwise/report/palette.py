@@ -13,8 +13,6 @@ from rankwise.report.arms import Arm
 FULL, ADAPTER, PARETO = "#e07a1f", "#2a788e", "#c2407a"
 VERDICTS = dict.fromkeys(("same", "better", "not worse"), "#2f9e64") | {"worse": "#d1495b", "inconclusive": "#8a8f98"}
 COMPONENTS = ("#5b7c99", "#e0a93f", "#c9695e", "#6aa584", "#b0b4ba")  # of the memory, as ``tracking.groups.PARTS``
-# Of a run, as ``costs.PHASES``: blues learn and score, sands wait.
-PHASES = ("#2f6f9f", "#6ea3c7", "#a5c6dc", "#9c7740", "#b08d57", "#7d9a6f", "#cbb083", "#dccdaf", "#8a8f98", "#c9ccd1")
 MAP = "viridis"  # perceptually even
 _FAMILIES = (ADAPTER, "#7a5195", "#4c8c4a", "#b5542e", "#3b6fb6", "#8d6e1f", "#a13d63", "#5a5f66")
 _MARKERS = "osD^vPX*"

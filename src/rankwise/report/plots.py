@@ -18,7 +18,7 @@ from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm, covered
 from rankwise.report.columns import rank_fraction
 from rankwise.report.forgetting import forgotten
-from rankwise.report.palette import COMPONENTS, FULL, PARETO, PHASES, VERDICTS, colour, family_styles
+from rankwise.report.palette import COMPONENTS, FULL, PARETO, VERDICTS, colour, family_styles
 from rankwise.tracking.groups import PARTS
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def draw(report: Report) -> list[Plot]:
         shown = {id(arm) for arm in [*scored[:_MOST], report.reference]}
         report = replace(report, arms=[arm for arm in report.arms if id(arm) in shown])
     scores = (score_by_rank, differences, score_by_parameters, trade_off)
-    makers: tuple[Callable[[Report], Plot | None], ...] = (*scores, memory, seconds, learning_curves, rates)
+    makers: tuple[Callable[[Report], Plot | None], ...] = (*scores, memory, learning_curves, rates)
     return [replace(drawn, caption=drawn.caption + said) for maker in makers if (drawn := maker(report)) is not None]
 
 
@@ -193,22 +193,12 @@ def memory(report: Report) -> Plot | None:
         return None
     parts = {part: [(costs.memory(arm).get(f"{part}_bytes") or 0) / 1e6 for arm in arms] for part in PARTS}
     marks = [(size / 1e6, y) for y, arm in enumerate(arms) if (size := costs.predicted_bytes(arm)) is not None]
-    figure = _bars(arms, parts, COMPONENTS, "peak memory of a training step, MB", marks)
+    figure = _bars(arms, parts, marks)
     caption = (
         "Of an arm's runs the one whose peak is the median, no interval: live tensors at the peak of one training step "
         "by what holds them, with the peak that the config alone predicts."
     )
     return plot(figure, "memory", "Memory of a training step", caption)
-
-
-def seconds(report: Report) -> Plot | None:
-    """Bars by phase; None where no arm knows its seconds."""
-    arms = _ran(report)
-    if not any(map(costs.seconds, arms)):
-        return None
-    parts = {phase.replace("_", " "): [costs.drawn(arm)[phase] for arm in arms] for phase in costs.PHASES}
-    caption = "Medians over the runs of an arm, no interval. Seconds depend on the machine: compare within this study."
-    return plot(_bars(arms, parts, PHASES, "time of a run, s", []), "seconds", "Time of a run", caption)
 
 
 def learning_curves(report: Report) -> Plot | None:
@@ -346,14 +336,12 @@ def _lines(ax: Any, arms: list[Arm], report: Report) -> None:
         ax.annotate(text, (1.01, last), fontsize=8.5, color=svg.INK, **at)
 
 
-def _bars(
-    arms: list[Arm], parts: dict[str, list[float]], paints: Sequence[str], label: str, marks: list[tuple[float, int]]
-) -> Figure:
+def _bars(arms: list[Arm], parts: dict[str, list[float]], marks: list[tuple[float, int]]) -> Figure:
     """Bars of parts one after another; a part too narrow to be seen has no place in the legend."""
     longest = np.sum(list(parts.values()), axis=0).max()
     figure, ((ax,),) = svg.canvas(WIDTH, max(2.6, 0.28 * len(arms) + 1.5))
     start, rows = np.zeros(len(arms)), range(len(arms))
-    for (part, widths), paint in zip(parts.items(), paints, strict=True):
+    for (part, widths), paint in zip(parts.items(), COMPONENTS, strict=True):
         if max(widths) > _VISIBLE * longest:
             ax.barh(rows, widths, left=start, color=paint, height=0.66, label=part)
             start = start + np.array(widths)
@@ -363,7 +351,7 @@ def _bars(
         ax.text(0, y, f" {NOTHING} not measured", fontsize=8.5, va="center", color=svg.MUTED)
     _rows(ax, arms)
     ax.set_xlim(left=0)
-    ax.set(xlabel=label)
+    ax.set(xlabel="peak memory of a training step, MB")
     figure.legend(loc="outside lower center", ncols=5)
     return figure
 
