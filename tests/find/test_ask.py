@@ -41,6 +41,28 @@ def test_the_demo_is_one_question_whose_two_sides_have_rates_of_their_own():
     assert found.run_of(4, 0).task.n_train == found.run_of(None, 0).task.n_train == 600
 
 
+def test_the_reference_has_nothing_of_the_methods_in_an_experiment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "conf" / "experiment" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text(
+        "# @package _global_\ndefaults: [override /quant: bf16, override /targets: q, _self_]\n"
+        "method: {lr: 5e-3, alpha: 32}\noptim: {warmup: 0.25}\n"
+    )
+    found = asked("experiment=mine", "method.rank=2")
+    one, reference = found.run_of(2, 0), found.run_of(None, 0)
+    assert (one.optim.lr, one.method.alpha, one.quant.kind, one.targets.name) == (5e-3, 32, "bf16", "q")
+    assert (reference.optim.lr, reference.method.lr, reference.quant.kind) == (1e-4, 1e-4, None)
+    assert one.optim.warmup == reference.optim.warmup == 0.25
+    assert asked("experiment=mine", "method.rank=2", reference="full method.lr=3e-4").run_of(None, 0).optim.lr == 3e-4
+    assert asked("optim=sgd", "method.rank=2").run_of(None, 0).optim.lr == 0.1
+
+
+def test_the_rank_that_a_method_brings_is_no_candidate():
+    assert asked("method=vera", "method.rank=2,4").ranks == (2, 4)
+    assert asked("method=vera").ranks[-1] == 32
+
+
 def test_a_model_is_asked_for_no_rank_above_its_width_and_another_rank_can_be_the_reference():
     assert [asked(f"model=tiny_{kind}").ranks[-1] for kind in ("bert", "gpt2", "llama")] == [32, 32, 32]
     assert asked(reference="r=8").ranks == (1, 2, 4)

@@ -15,7 +15,7 @@ from rankwise.find.rates import least_runs
 from rankwise.find.rule import Rule
 from rankwise.metrics import Metric, named
 from rankwise.study import debug
-from rankwise.study.compose import composed, explained, refuse_idle
+from rankwise.study.compose import composed, explained, hydra_tree, load, refuse_idle, to_typed, unresolved
 from rankwise.study.micro_batch import settled
 from rankwise.tasks.data import check_files
 
@@ -37,12 +37,13 @@ def question(
         alike = question(words, budget, margin, rates, reference, seeds)
         return [alike.run_of(rank, seed) for seed in range(alike.looks[-1]) for rank in (None, alike.ranks[-1])]
 
-    asked_ranks, rest = _taken("method.rank", settled(debug.settled(overrides), runs))
-    base = _composed(rest, margin)
+    typed, rest = _taken("method.rank", settled(debug.settled(overrides), runs))
+    asked_ranks = None if typed is None else _ranks(typed)
+    base = _composed(rest, margin, asked_ranks or (1,))
     if "rank" not in methods.of(base.method).keys:
         raise Refused.value("method", base.method.name, "a method that has a rank, such as lora")
     widest = width(base.model.shape or {}) or RANKS[-1]
-    ranks = tuple(rank for rank in RANKS if rank <= widest) if asked_ranks is None else _ranks(asked_ranks)
+    ranks = tuple(rank for rank in RANKS if rank <= widest) if asked_ranks is None else asked_ranks
     against = re.fullmatch(r"(?:r=)?(\d+)", reference)
     name, *extra = reference.split() or [""]
     if against:
@@ -54,7 +55,10 @@ def question(
         ranks = tuple(rank for rank in ranks if rank < largest)
         other = changed(base, {"method.rank": largest})
     elif name == FULL and all(o.startswith("method.") for o in extra):
-        other = _composed([*(o for o in rest if not _of_method(o)), f"method={FULL}", *extra], margin)
+        full = composed([f"method={FULL}", "quant=none", f"optim={base.optim.name}", *extra])  # of no experiment
+        refuse_idle([(full, extra)])
+        other = replace(base, method=full.method, targets=full.targets, quant=full.quant)
+        other = changed(other, {"method.lr": full.method.lr})
     else:
         raise Refused(f"--reference {reference}: full, full with keys of its own ('full method.lr=3e-4'), or r=64")
     if not ranks:
@@ -74,9 +78,13 @@ def _looks(seeds: int) -> tuple[int, ...]:
     return LOOKS[: LOOKS.index(seeds) + 1]
 
 
-def _composed(overrides: Sequence[str], margin: str | None) -> Config:
-    """The config, in a study named after model and task unless a name is given."""
-    config = composed([*overrides])
+def _composed(overrides: Sequence[str], margin: str | None, ranks: Sequence[int]) -> Config:
+    """The config, in a study named after model and task unless a name is given. Its rank is the method's own, which is
+    none of ``ranks`` and is not checked.
+    """
+    with explained(overrides), hydra_tree():
+        config = to_typed(unresolved(load([*overrides])))
+    check(changed(config, {"method.rank": ranks[0]}))
     metric = named(config.task.metric)
     if margin is not None:
         config = changed(config, {"task.margin": margin_of(margin, metric)})
@@ -134,11 +142,6 @@ def _ranks(values: list[object]) -> tuple[int, ...]:
     if len(set(ranks)) < len(ranks):
         raise Refused.value("method.rank", ",".join(map(str, ranks)), "each candidate once")
     return tuple(sorted(ranks))
-
-
-def _of_method(override: str) -> bool:
-    """Whether an override is about the method under question, which the reference is not."""
-    return re.match(r"[+~]*(method|targets|quant)[.=@]", override) is not None
 
 
 def _check_size(asked: Question) -> None:
