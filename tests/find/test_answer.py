@@ -91,15 +91,36 @@ def test_what_the_budget_left_open_says_what_would_decide_it(findings):
     looks = {4: seen(0.0, 2, 3, over=0.004)}
     told = answer(findings(looks, budget=Budget(seconds=300), stopped="budget"), "rankwise find task=x")
     assert not told["decided"] and told["rank"] is None
-    assert told["sentence"].startswith("Not decided within 5 min: rank 4 is 0.0 points [−1.3, +1.3] at 90 %. ")
+    assert told["sentence"].startswith("Not decided within 5 min: rank 4 is 0.0 points behind, which may be ")
+    assert " chance [−1.3, 1.3] at 90 %. " in told["sentence"]
     assert "2 more seeds (about 2 min) would show it to be enough with" in told["sentence"]
     assert told["sentence"].endswith("rankwise find task=x --budget 7m.")
     undecided = seen(-0.008, *LOOKS, over=0.004)
     for first, begun in ((seen(-0.05, 2, 3), []), (undecided, []), (undecided, seen(0.0, 2, 3, over=0.004))):
         looks = {4: first} | ({8: begun} if begun else {})
         told = answer(findings(looks, budget=Budget(seconds=300), stopped="budget"))
-        needs = "rank 8 is 0.0 points [−1.3, +1.3]" if begun else "the budget ends before rank 8 is begun. 10 runs"
+        open_rank = "rank 8 is 0.0 points behind, which may be chance [−1.3, 1.3]"
+        needs = open_rank if begun else "the budget ends before rank 8 is begun. 10 runs"
         assert told["sentence"].startswith(f"Not decided within 5 min: {needs}")
+
+
+@pytest.mark.parametrize(
+    ("gain", "enough", "judged", "open_by"),
+    [  # of a mean absolute error, of which less is better
+        (-0.003, "(+0.00300, at worst +0.0112 at 99.2 %)", "upper limit at 99.2 %, +0.0112;", "0.00300 mae behind"),
+        (0.004, "(−0.00400, at worst +0.00417 at 99.2 %)", "upper limit at 99.2 %, +0.00417;", "0.00400 mae ahead"),
+    ],
+)
+def test_of_an_error_the_sentence_has_the_sign_of_the_scores(findings, gain, enough, judged, open_by):
+    def of_mae(over: float, *seeds: int) -> Findings:
+        found = findings({4: seen(gain, *seeds, over=over)}, stopped="budget", budget=Budget(seconds=300))
+        task = {"task.kind": "regression", "task.metric": "mae", "task.margin": 0.02}
+        return replace(found, question=replace(found.question, method=changed(found.question.method, task)))
+
+    told = answer(of_mae(0.001, 2, 3))
+    assert f"Rank 4 is enough: within 0.02 of full fine-tuning {enough}" in told["sentence"]
+    assert judged in told["notes"][1]
+    assert f"Not decided within 5 min: rank 4 is {open_by}" in answer(of_mae(0.02, 2))["sentence"]
 
 
 def test_when_the_largest_rank_is_worse_no_rank_is_enough_and_the_next_thing_to_try_is_named(findings):
@@ -137,14 +158,15 @@ def test_when_the_seeds_are_used_up_it_is_not_decided(findings):
     every = (2, 3, 5, 8)
     told = answer(findings({4: seen(-0.008, *every, over=0.004), 8: seen(-0.004, *every, over=0.004)}))
     assert not told["decided"] and told["rank"] is None
-    assert told["sentence"].startswith("Not decided with 8 seeds: rank 4 is −0.8 points [−1.8, +0.2] at 90 %. ")
+    behind = "rank 4 is 0.8 points behind, which may be chance [−0.2, 1.8] at 90 %"
+    assert told["sentence"].startswith(f"Not decided with 8 seeds: {behind}. ")
     assert "Next to try: a larger margin." in told["sentence"]  # seeds alone vary too much for any number of rows
 
 
 def test_seeds_that_would_hardly_decide_it_are_not_asked_for(findings):
     now = Evidence(3, -0.01, 0.001, 0.005)
     told = answer(findings({4: [replace(now, seeds=2), now]}, budget=Budget(runs=15), stopped="budget"))
-    assert told["sentence"].startswith("Not decided within 15 runs: rank 4 is −1.0 points")
+    assert told["sentence"].startswith("Not decided within 15 runs: rank 4 is 1.0 points worse [0.1, 1.9] at 90 %.")
     advised = re.search(
         r"Next to try: ([\d,]+) test rows in place of 2,000 \(task.n_test\) and --seeds 8", told["sentence"]
     )
@@ -155,6 +177,7 @@ def test_seeds_that_would_hardly_decide_it_are_not_asked_for(findings):
 
 
 UNSURE = "not shown to be better than always answering one class (50.0 %): too few seeds or test rows"
+BEHIND = "1.0 points behind, which may be chance"
 STEADY, VARIED = [0.64] * 8, [0.56, 0.72, 0.60, 0.66, 0.68, 0.65, 0.62, 0.69]  # shares of right answers by seed
 
 
@@ -164,7 +187,7 @@ STEADY, VARIED = [0.64] * 8, [0.56, 0.72, 0.60, 0.66, 0.68, 0.65, 0.62, 0.69]  #
         (VARIED, VARIED, 8, "Rank 4 is enough: within 10 points of full fine-tuning (+0.2, at worst −0.1 at 98 %), "),
         (STEADY, VARIED, 8, "Rank 4 is enough: within 10 points of full fine-tuning (+0.6, at worst −7.9 at 98 %), "),
         (VARIED, VARIED, 3, f"No conclusion: full fine-tuning's runs are no reference ({UNSURE}). 6 runs, "),
-        (STEADY, VARIED, 3, f"Not decided with 3 seeds: rank 4 is −1.0 points [−15.0, +13.0] at 90 %, but {UNSURE}. "),
+        (STEADY, VARIED, 3, f"Not decided with 3 seeds: rank 4 is {BEHIND} [−13.0, 15.0] at 90 %, but {UNSURE}. "),
     ],
 )
 def test_runs_that_too_few_seeds_show_to_be_above_chance_get_more_of_them(findings, tmp_path, full, lora, seeds, said):
@@ -251,7 +274,7 @@ def test_after_few_seeds_as_many_as_there_may_be_are_advised(findings):
     wide = findings({4: seen(-0.008, 2, 3, over=0.02), 8: seen(-0.004, 2, 3, over=0.02)})
     few = replace(wide, question=replace(wide.question, looks=LOOKS[:2]), rule=Rule.of(RANKS, 4, 0.02, LOOKS[:2]))
     few = replace(few, decision=decide(few.rule, few.looks))
-    start = "Not decided with 3 seeds: rank 8 is −0.4 points [−7.1, +6.3] at 90 %."
+    start = "Not decided with 3 seeds: rank 8 is 0.4 points behind, which may be chance [−6.3, 7.1] at 90 %."
     assert answer(few)["sentence"].startswith(f"{start} Next to try: --seeds 8, or a larger margin. 10 runs")
 
 

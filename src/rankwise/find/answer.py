@@ -6,7 +6,7 @@ from typing import Any
 
 from rankwise.find.evidence import arm_of
 from rankwise.find.power import LIKELY, need
-from rankwise.find.question import LOOKS
+from rankwise.find.question import LOOKS, Question
 from rankwise.find.rates import Tuned
 from rankwise.find.rule import ENOUGH, HOPELESS, OPEN, UNDECIDED, WORSE, Evidence, chance
 from rankwise.find.story import Findings
@@ -59,9 +59,9 @@ def answer(findings: Findings, again: str = "rankwise find") -> dict[str, Any]:
 
 def _enough(findings: Findings, rank: int) -> str:
     question, (low, level) = findings.question, _tested(findings, rank)
-    points = question.metric.difference
+    gain, worst = _by_score(question, findings.looks[rank][-1].gain), _by_score(question, low)
     within = f"within {question.metric.width(question.margin)} of {question.reference_name}"
-    gains = f"({points(findings.looks[rank][-1].gain)}, at worst {points(low)} at {level})"
+    gains = f"({gain}, at worst {worst} at {level})"
     saves = ", ".join(
         f"{percent(mine / theirs)} % of the {_SAVED[what]}"
         for what, mine, theirs, _ in beside(*(arm_of(findings.arms[arm]) for arm in (rank, None)))
@@ -90,11 +90,25 @@ def _undecided(findings: Findings, rank: int | None, again: str) -> str:
         begun = f"rank {rank} is begun" if findings.looks else "the first comparison of two seeds"
         return f"{start}: the budget ends before {begun}. {_spent(findings)}"
     seen = findings.looks[rank][-1]
-    gain, low, high = map(question.metric.difference, (seen.gain, seen.low(0.05), seen.high(0.05)))
-    shown = f"rank {rank} is {gain} {question.metric.difference_unit} [{low}, {high}] at 90 %"
+    shown = f"rank {rank} is {_apart(question, seen)}"
     if seen.sound is None:
         return f"{start}: {shown}, but {findings.faults[rank][0]}. {_spent(findings)}"
     return f"{start}: {shown}. {_advice(findings, rank, seen, again)}"
+
+
+def _apart(question: Question, seen: Evidence) -> str:
+    """How far a rank is ahead or behind, whichever way its metric counts: ``4.1 points worse [3.8, 4.4] at 90 %``."""
+    low, high = seen.low(0.05), seen.high(0.05)
+    values, nearest = (-seen.gain, -high, -low), "worse" if high < 0 else "behind, which may be chance"
+    if seen.gain > 0:
+        values, nearest = (seen.gain, low, high), "ahead"
+    gap, least, most = (question.metric.difference(value).lstrip("+") for value in values)
+    return f"{gap} {question.metric.difference_unit} {nearest} [{least}, {most}] at 90 %"
+
+
+def _by_score(question: Question, gain: float) -> str:
+    """A gain as the difference of the scores, in which the report shows it: of an error, less is a gain."""
+    return question.metric.difference(question.metric.sign * gain)
 
 
 def _advice(findings: Findings, rank: int, seen: Evidence, again: str) -> str:
@@ -128,13 +142,7 @@ def _none(findings: Findings) -> str:
     largest = question.ranks[-1]
     seen = findings.looks[largest][-1]
     where = f" on {question.method.targets.name}" if question.method.targets.name else ""
-    low, high = seen.low(0.05), seen.high(0.05)
-    values, nearest = (-seen.gain, -high, -low), "worse" if high < 0 else "behind, which may be chance"
-    if seen.gain > 0:
-        values, nearest = (seen.gain, low, high), "ahead"
-    gap, least, most = (question.metric.difference(value).lstrip("+") for value in values)
-    gap = f"{gap} {question.metric.difference_unit} {nearest} [{least}, {most}] at 90 %"
-    start = f"No rank up to {largest} was shown to be enough{where}: rank {largest} is {gap}"
+    start = f"No rank up to {largest} was shown to be enough{where}: rank {largest} is {_apart(question, seen)}"
     wrong = next(iter(findings.faults.get(largest, [])), "")
     if wrong:
         return f"{start}, but it is at fault itself ({wrong}). {_spent(findings)}"
@@ -215,8 +223,10 @@ def _notes(findings: Findings) -> list[str]:
     """What else qualifies the sentence."""
     question, notes = findings.question, []
     if (rank := findings.decision.answer) is not None:
-        (low, level), points, seen = _tested(findings, rank), question.metric.difference, findings.looks[rank][-1]
-        judged = f"Rank {rank} was judged after {seen.seeds} seeds by its lower limit at {level}, {points(low)}"
+        (low, level), seen = _tested(findings, rank), findings.looks[rank][-1]
+        side = "upper" if question.metric.lower_is_better else "lower"
+        limit = f"its {side} limit at {level}, {_by_score(question, low)}"
+        judged = f"Rank {rank} was judged after {seen.seeds} seeds by {limit}"
         notes.append(f"{judged}; the table's 90 % leave 5 % on either side.")
     if findings.looks:
         notes.append(
