@@ -10,16 +10,19 @@ from typing import Any
 import pytest
 from synthetic_study import FLAT, answers, write_run
 
-from rankwise.config import Config, changed
+from rankwise.config import Config, changed, typed
+from rankwise.errors import Refused
 from rankwise.find.answer import answer
 from rankwise.find.pilot import Guess, guess_from
-from rankwise.find.question import LOOKS, Budget, Question
+from rankwise.find.question import LOOKS, TUNE, Budget, Question
 from rankwise.find.rates import Rates, Tuned
 from rankwise.find.rule import Decision, Evidence, Rule, decide, power
 from rankwise.find.story import Findings, Runs, Spent, answer_file, confirm, keep
+from rankwise.identity import folder
 from rankwise.metrics import named
 from rankwise.report.answers import by_rank
 from rankwise.report.report import build
+from rankwise.tracking.lease import owned
 from rankwise.tracking.record import FAILED, FINISHED, Record, begin, read
 
 RANKS = (2, 4, 8)
@@ -121,6 +124,16 @@ def test_of_an_error_the_sentence_has_the_sign_of_the_scores(findings, gain, eno
     assert f"Rank 4 is enough: within 0.02 of full fine-tuning {enough}" in told["sentence"]
     assert judged in told["notes"][1]
     assert f"Not decided within 5 min: rank 4 is {open_by}" in answer(of_mae(0.02, 2))["sentence"]
+
+
+def test_times_are_told_by_runs_that_trained_for_all_their_steps(findings):
+    found = findings({4: seen(0.0, 2, 3, over=0.004)}, budget=Budget(seconds=300), stopped="budget")
+    for path, record in found.runs.records.items():
+        share = 30 if path.name in "012" else 100
+        record.config["trainer"] = {"max_steps": share}
+        record.compute["seconds"]["total_s"] = 0.6 * share
+    assert found.runs.cost_s(4) == pytest.approx(4 * 60 / 2)  # two side by side
+    assert "2 more seeds (about 2 min)" in answer(found)["sentence"]
 
 
 def test_when_the_largest_rank_is_worse_no_rank_is_enough_and_the_next_thing_to_try_is_named(findings):
@@ -339,8 +352,18 @@ def test_runs_that_are_there_are_read_whatever_is_left_of_the_budget(findings, t
     other = changed(config, {"seed": 7})
     with pytest.raises(Spent):
         runs([config, other], "confirm")
+    with owned(folder(other)), pytest.raises(Refused, match="another process has this run; the same command goes on"):
+        replace(runs, question=replace(runs.question, budget=Budget()))([other], "confirm")
     launched: list[list[Config]] = []
     free = Runs(replace(runs.question, budget=Budget()), lambda configs, _: launched.append([*configs]))
     assert [run.status for run in free([other], "confirm")] == [FAILED]  # it left nothing
     free([config, other, third := changed(config, {"seed": 8})], "confirm")  # what failed in this start is over
     assert launched == [[other], [config, third]]
+    tuning = begin(runs.question.run_of(None, 0, stage=TUNE), None)
+    tuning.run["status"] = FAILED
+    tuning.write()
+    for settled in (False, True):  # once the guess is, what failed in tuning stays so: the rates are as they were
+        anew = Runs(free.question, free.launch)
+        assert [run.status for run in anew([typed(tuning.config)], "learning-rate")] == [FAILED]
+        assert len(launched) == 3, settled
+        answer_file(free.question).write_text("{}")

@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.find.evidence import faults, gather
 from rankwise.find.pilot import Failed, Guess, pilot, pilot_run
-from rankwise.find.question import OF_RUNS, Question
+from rankwise.find.question import OF_RUNS, TUNE, Question
 from rankwise.find.rates import Rates, tune
 from rankwise.find.rule import Decision, Evidence, Rule, decide
 from rankwise.identity import folder
 from rankwise.report.arms import UNDER_TRAINED
 from rankwise.report.flags import TOO_FEW
+from rankwise.tracking import lease
 from rankwise.tracking import record as records
 from rankwise.tracking.fields import at
 from rankwise.tracking.mirror import Mirror
@@ -40,9 +41,10 @@ class Runs:
     records: dict[Path, Record] = field(default_factory=dict)
 
     def __call__(self, configs: Sequence[Config], stage: str) -> list[Record]:
-        """The records of ``configs``, in their order. Raises Spent when running what is left would cost too much."""
-        # What has finished is over, and what failed now; what failed before this start is tried again.
-        asked = [config for config in configs if folder(config) not in self.records or records.is_done(config)]
+        """The records of ``configs``, in their order. Raises Spent when running what is left would cost too much, and
+        Refused for a run that another process has.
+        """
+        asked = [config for config in configs if records.is_done(config) or not self._is_over(config)]
         left = [config for config in asked if not records.is_done(config)]
         if left:  # what is there costs nothing more, however small the budget is by now
             budget = self.question.budget
@@ -55,7 +57,17 @@ class Runs:
         self.records |= done
         return [done[folder(config)] for config in configs]
 
+    def _is_over(self, config: Config) -> bool:
+        """Of one that has not finished: what failed in this start is; what failed before is tried again, unless the
+        guess is settled, with the rates, which its success would change.
+        """
+        tuned = config.stage == TUNE and answer_file(self.question).exists()
+        return folder(config) in self.records or (tuned and (folder(config) / "result.json").exists())
+
     def _read(self, config: Config) -> Record:
+        if not records.is_done(config) and lease.is_live(folder(config)):
+            has = "another process has this run; the same command goes on when it has ended"
+            raise Refused(f"{folder(config)}: {has}")
         if (folder(config) / "result.json").exists():
             return records.read(folder(config))
         record = records.begin(config, None)  # its process died before it could write
@@ -65,11 +77,22 @@ class Runs:
     @property
     def seconds(self) -> float:
         """Wall time of all runs so far, side by side as they were."""
-        return math.fsum(at(run, "compute.seconds.total_s") or 0.0 for run in self.records.values()) / self.jobs
+        return self._seconds(self.records.values())
+
+    def _seconds(self, runs: Iterable[Record]) -> float:
+        return math.fsum(at(run, "compute.seconds.total_s") or 0.0 for run in runs) / self.jobs
 
     def cost_s(self, runs: int) -> float:
-        """What so many more runs will take, by the mean of those so far."""
-        return self.seconds / max(1, len(self.records)) * runs
+        """What so many more runs will take, by the mean of those so far that trained longest: some of tuning's are
+        short.
+        """
+        steps = {path: _steps(run) for path, run in self.records.items()}
+        whole = [run for path, run in self.records.items() if steps[path] == max(steps.values())]
+        return self._seconds(whole) / max(1, len(whole)) * runs
+
+
+def _steps(run: Record) -> float:
+    return float(at(run, "config.trainer.max_steps") or at(run, "config.trainer.epochs") or 0)
 
 
 @dataclass(frozen=True)
