@@ -180,7 +180,7 @@ def test_an_interrupted_study_is_judged_by_the_learning_rates_that_are_whole(tmp
 
 def test_runs_that_went_wrong_are_named_beside_the_verdict(tmp_path):
     runs = records(RANK1, ARMS, tmp_path)
-    runs[0].metrics["test"]["matthews"] = {"value": 0.0}
+    runs[0].metrics["test"]["matthews"] = {"value": 0.0, "se": 0.0}
     assert "1/3 give one answer to every text" in judge(RANK1, runs, "quick").note
 
 

@@ -172,6 +172,19 @@ def test_a_gpu_keeps_no_matrix_of_scores_and_a_cpu_does(tiny):
     assert peaks[1]["activations_bytes"] - peaks[0]["activations_bytes"] > scores
 
 
+def test_a_gpu_takes_the_loss_of_more_tokens_at_once_than_a_cpu(tiny):
+    """All of these 512 × 65,536 logits, in place of a 32nd: twice in fp32 and once in bf16."""
+    config = published(tiny, "llama3_3b", trainer__precision="bf16")
+    narrow = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config.model.shape.update(narrow, num_key_value_heads=2, vocab_size=2**16)
+    on_gpu, on_cpu = (
+        FakeRun(config, architecture(config.model, None), TokenScorer(), H100.settle(config.trainer)) for _ in range(2)
+    )
+    on_cpu.scorer = TokenScorer()  # whose tensors are on the CPU
+    gpu, cpu = (run.train([Shape(2, 256)]).parts["other"] for run in (on_gpu, on_cpu))
+    assert gpu - cpu == (4 + 4 + 2) * (2**25 - 2**20)
+
+
 def test_foreach_needs_a_copy_of_all_gradients_and_the_fused_kernel_none(tiny):
     keys: dict[str, Any] = {"trainer__batch_size": 1, "task__max_length": 8, "trainer__precision": "fp32"}
     steps = {

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -61,8 +62,9 @@ class Counted:
         settings: Numerics,
         adapted: Adapted | None = None,
     ):
-        self.config, self.architecture, self.scorer, self.settings = config, architecture, scorer, settings
+        self.config, self.architecture, self.settings = config, architecture, settings
         self.precision, self.gpu = settings.precision, settings.device.type == "cuda"
+        self.scorer = replace(scorer, device="cuda") if self.gpu else scorer
         adapted = adapted or build(config, architecture, scorer.outputs, settings.attention, self.precision)
         self.model, self.lora = adapted.model.train(), adapted.lora
         self.mode = self._mode()

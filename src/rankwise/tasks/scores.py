@@ -29,6 +29,7 @@ class Scorer:
     """What a task asks of logits: loss, predictions and metrics. A class for each kind of task."""
 
     outputs: int = 1  # logits of a row
+    device: str = ""  # that the run is on, where a plan holds its tensors elsewhere
     labels: ClassVar[torch.dtype] = torch.long  # of a batch
     losses: ClassVar[Any]  # logits, labels → the loss of each item (B,), in fp32
     predict: ClassVar[Any]  # logits → class or value, and probability of the last class or the value, each (B,)
@@ -140,7 +141,7 @@ class TokenScorer(Scorer):
         Some tokens at a time, and once more on the way back: of a large vocabulary, what fp32 keeps of all of them is
         the largest thing in memory. The values are the same to the bit.
         """
-        at_once = _LOGITS_AT_ONCE.get(logits_NV.device.type, 2**25)
+        at_once = _LOGITS_AT_ONCE.get(self.device or logits_NV.device.type, 2**25)
         tokens = max(1, at_once // logits_NV.shape[1])
         parts = zip(logits_NV.split(tokens), labels_N.split(tokens), strict=True)
         again = functools.partial(checkpoint, _cross_entropy, use_reentrant=False, preserve_rng_state=False)
