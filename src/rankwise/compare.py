@@ -35,8 +35,8 @@ class NotComparable(Exception):
 
 def replicate(record: Record) -> Replicate:
     """Its seeds; a data seed of which it makes no use is that of all others."""
-    used = "data_seed" not in idle(record.config)
-    return int(record.config.get("seed", 0)), int(used and record.config.get("data_seed", 0))
+    drawn = int(record.config.get("data_seed", 0))
+    return int(record.config.get("seed", 0)), 0 if drawn and "data_seed" in idle(record.config) else drawn
 
 
 def by_replicate(arms: Sequence[Arm]) -> dict[Replicate, list[Record]]:

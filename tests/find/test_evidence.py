@@ -35,7 +35,8 @@ def run(
     columns = {"label": label, "prediction": (~correct_n).astype(np.int64), "score": np.zeros(len(correct_n)), **more}
     predictions.write(folder, np.arange(len(correct_n)) if items is None else items, columns)
     metrics = {"test": {"accuracy": {"value": float(correct_n.mean())}}}
-    return Record({"name": folder.name, "status": "finished"}, {"seed": seed}, metrics=metrics, folder=folder)
+    config = {"seed": seed, "method": {"name": "lora"}, "task": {"n_train": 64}}
+    return Record({"name": folder.name, "status": "finished"}, config, metrics=metrics, folder=folder)
 
 
 def pairs(tmp_path: Path, seeds: int, steady: float, loose: float) -> tuple[list[Record], list[Record]]:
