@@ -1,11 +1,13 @@
 """Which label is which class, and what is said or refused of labels."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from test_tables import read
 
 from rankwise.errors import Refused
@@ -93,6 +95,7 @@ def test_rows_that_task_labels_leaves_out_are_counted(tmp_path: Path) -> None:
         ([0, 4], {"labels": ["bad", "good"]}, r"'task.labels=\{0: bad, 4: good\}'$"),
         ([-1, 0, 1], {"labels": ["bad", "good"]}, r"line 1 holds -1, none .*LABEL: CLASS, …, -1: null\}'"),
         ([f"id{i}" for i in range(120)], {}, r"\(and \d\d other classes\) is .*nearly every row has its own"),
+        ([*range(120)], {}, r"of no training row.*; nearly every row has its own: .*; for numbers .*=pearson$"),
         ([1, 2, 3], {"labels": {1: "a", 2: "b"}}, r" line 3 holds 3, none of task.labels=1, 2; .*3: null"),
         (["yes", "no"], {"labels": [False, True]}, r"line 1 holds 'yes', none of task.labels=.*: quote them"),
         (["x", "y"], {"labels": {"x": "x", 1: "yes", "*": None}}, r"^task.label=label: one class only \(x\); a class"),
@@ -110,6 +113,18 @@ def test_labels_that_are_no_classes_are_refused_with_the_way_out(
 ) -> None:
     with pytest.raises(Refused, match=line):
         labelled(tmp_path, labels, **keys)
+
+
+def test_the_line_that_leaves_rare_classes_out_can_be_pasted(tmp_path: Path) -> None:
+    common = [f"n {i}" for i in range(14)]
+    values = [*common * 8, *(f"rare{i}" for i in range(8))]
+    with pytest.raises(Refused, match="no training row") as refused:
+        labelled(tmp_path, values)
+    (line,) = re.findall("'(task.labels=.*)'", str(refused.value))
+    rows = rows_of(labelled(tmp_path, values, labels=OverridesParser.create().parse_override(line).value()))
+    assert {*common} <= rows.keys() and 8 - len(rows.keys() - {*common}) > 0 and {*rows.values()} == {8, 1}
+    with pytest.raises(Refused, match=r"task.labels=\{LABEL: CLASS, …, \*: null\}"):
+        labelled(tmp_path, [f"of {i % 40}" for i in range(117)] + ["x", "y", "z"])
 
 
 @pytest.mark.parametrize(

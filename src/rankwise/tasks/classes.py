@@ -16,9 +16,11 @@ from rankwise.tasks.examples import Cell, class_name
 from rankwise.tasks.splits import PARTS, TEST, TRAIN, VALIDATION
 
 _SHOWN = 8  # classes in a message
+_PASTED = 24  # in a line that is there to be pasted
 _FEW = 2  # rows of a class that is hardly one
 _FRACTION = re.compile(r"[+-]?\d*\.\d+")
 _NUMBER = re.compile(r"-?\d+")
+_TYPED = re.compile(r"[\w .+/-]+", re.ASCII)  # a name that Hydra reads as it stands
 MISSING = ("nan", "none", "null", "na", "n/a", "<na>", "-", "?", r"\n")  # what programs write for what is missing
 
 
@@ -87,18 +89,21 @@ class Classes:
             more = f" (and {len(unseen) - 1} other classes)" if len(unseen) > 1 else ""
             cut = (own_k[class_n == number] == TRAIN).any()
             why = ", to which the hash of their texts brought them" if cut else ""
-            kept = [name for name, row in zip(self.names, there, strict=True) if row[TRAIN]][:_SHOWN]
-            mapped = ", ".join(f"{name}: {name}" for name in kept)
+            classes = [(label.name, self.number[label.number]) for label in self.labels]
+            kept = [(name, self.names[n]) for name, n in classes if n >= 0 and there[n, TRAIN]]
+            whole = len(kept) <= _PASTED and all(_TYPED.fullmatch(word) for pair in kept for word in pair)
+            mapped = ", ".join(f"{name}: {ours}" for name, ours in kept) if whole else "LABEL: CLASS, …"
             remedy = f"'task.labels={{{mapped}, *: null}}' leaves such rows out; a class instead of null joins them"
             if counts[number, part] == counts[:, part].sum():
                 cell = next(label.cell for label in self.labels if self.number[label.number] == number)
                 key = cell.table.parts if cell else "task.files"
                 remedy = f"if that part has no labels, {key}={{train: NAME}} leaves it out"
-            elif not any(_numbers_first(label.name)[0] for label in self.labels):
-                numbers = "for numbers to be predicted, task.kind=regression task.metric=pearson"
-                remedy = numbers if any("." in name for name in self.names) else f"{remedy}; {numbers}"
-            elif len(self.names) > len(part_k) / 2:
-                remedy = "nearly every row has its own: is it the right column?"
+            else:
+                if len(self.names) > len(part_k) / 2:
+                    remedy = "nearly every row has its own: is it the right column?"
+                if not any(_numbers_first(label.name)[0] for label in self.labels):
+                    numbers = "for numbers to be predicted, task.kind=regression task.metric=pearson"
+                    remedy = numbers if any("." in name for name in self.names) else f"{remedy}; {numbers}"
             raise Refused(
                 f"task.label={self.task.label}: {self.names[number]!r}{more} is the label of {counts[number, part]} "
                 f"{PARTS[part]} row(s) and of no training row{why}; {remedy}"
