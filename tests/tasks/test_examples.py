@@ -106,9 +106,22 @@ def test_conversations_are_split_by_what_the_user_says_first(tmp_path):
         assert again.fingerprint == data.fingerprint and again.test.messages == data.test.messages
 
 
+TOLD = {"role": "user", "content": None}
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no reply": ({"m": talk("Hi")}, {"messages": "m"}, "^task.messages=m: .*l line 2 holds .*must end with a reply"),
-    "an empty reply": ({"m": talk("Hi", " ")}, {"messages": "m"}, "end with a reply .* not empty; task.skip_empty"),
+    "an empty reply": ({"m": talk("Hi", " ")}, {"messages": "m"}, "end with a reply .* not be empty; task.skip_empty"),
+    "no call": (
+        {"m": [*talk("Hi"), {"role": "assistant", "content": "", "tool_calls": []}]},
+        {"messages": "m"},
+        "empty; t",
+    ),
+    "null": ({"m": [*talk("Hi"), {"from": "gpt", "value": None}]}, {"messages": "m"}, "must not be empty; t"),
+    "an empty reply before": (
+        {"m": talk("Hi", "", "So", "Yes")},
+        {"messages": "m"},
+        "must not be empty; task.skip_empty",
+    ),
+    "a null question": ({"m": [TOLD, *talk("", "So")[1:]]}, {"messages": "m"}, "needs a message of the user before"),
     "no message": ({"m": []}, {"messages": "m"}, "must end with a reply"),
     "a reply to nobody": ({"m": talk("Hi", "So")[1:]}, {"messages": "m"}, "needs a message of the user before the"),
     "another role": ({"m": [{"role": "bot", "content": "Hi"}]}, {"messages": "m"}, "whose roles are system, dev"),
@@ -314,6 +327,16 @@ def test_conversations_of_other_layouts_are_the_same(tmp_path):
         read(records(tmp_path, [{name: one} for one in layout]), messages=name) for name, layout in layouts.items()
     ]
     assert [content(data) for data in found] == [content(found[0])] * 4
+
+
+@pytest.mark.parametrize("reply", [{"weight": 0}, {"tool_calls": [{"name": "look"}]}, {}])
+def test_a_reply_may_be_empty_that_is_not_learned_or_calls(tmp_path, reply):
+    rows = [
+        [*talk(f"Hello {i}"), {"role": "assistant", "content": None} | reply, *talk("So", "Yes")] for i in range(60)
+    ]
+    keys = {} if reply else {"replies": "last"}
+    data = read(records(tmp_path, [{"m": row} for row in rows]), messages="m", **keys)
+    assert {one[1]["content"] for one in data.train.messages or []} == {""} and data.skipped == 0
 
 
 def test_what_a_message_brings_beside_its_content_is_kept(tmp_path):

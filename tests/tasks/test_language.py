@@ -218,6 +218,10 @@ def test_calls_of_tools_are_learned_and_replies_of_no_weight_are_not():
     assert reply(split([""], None, messages=[[TALK[0], call]]), 0) == '["look"]'
     older = {"role": "assistant", "content": "", "function_call": {"name": "look"}}
     assert reply(split([""], None, messages=[[TALK[0], older]]), 0) == '{"name": "look"}'
+    deaf = TURNS.partition("{% for c")[0] + "<eot>{% endfor %}"
+    with pytest.raises(Refused, match=r"chat template does not write calls of tools, .*; give another model"):
+        chat(deaf, [TALK[0], call])
+    assert chat(deaf, [TALK[0], call, *TALK[2:]], last=True)[2] == "<assistant>d<eot>"
     with_tools = "{{ tools or '' }}" + TURNS + "{% endfor %}"
     tokenizer, rows, _ = chat(with_tools, [TALK[0] | {"tools": [{"name": "look"}]}, call])
     assert "[{'name': 'look'}]<user>a" in tokenizer.decode(rows.ids[0])

@@ -63,7 +63,7 @@ class Example:
 
 
 def _said(message: dict[str, Any]) -> tuple[str, ...]:
-    return (message["content"], *(json.dumps(message[key]) for key in CALLS if key in message))
+    return (message["content"], *(json.dumps(message[key]) for key in CALLS if message.get(key)))
 
 
 class Empty(Refused):
@@ -307,7 +307,7 @@ def _language(reader: _Reader) -> Iterator[Example]:
     """A conversation, or a prompt with each of its completions, or a plain text."""
     task = reader.task
     if task.messages:
-        messages = _conversation(reader.cell("messages"))
+        messages = _conversation(reader.cell("messages"), task.replies == "last")
         if tools := reader.row.get("tools"):  # beside the messages, as OpenAI has them
             tools = _from_json(reader.cell("tools", "tools"), "a list of tools")
             messages[0] |= {"tools": tools}
@@ -328,17 +328,19 @@ def _language(reader: _Reader) -> Iterator[Example]:
         yield reader.example("", completion=reader.cell("text").text())
 
 
-def _conversation(cell: Cell) -> Messages:
-    """Messages with all that a chat template may want of them; {from, value} of ShareGPT are {role, content}."""
+def _conversation(cell: Cell, last: bool) -> Messages:
+    """Messages with all that a chat template may want of them; {from, value} of ShareGPT are {role, content}. No reply
+    that is learned, all or the ``last``, is empty.
+    """
     value = _from_json(cell, "a list of messages")
     messages = [_message(message) for message in value] if isinstance(value, list) else [None]
     if None in messages:
         raise cell.refused(f"not a list of {{role, content}} whose roles are {', '.join(_ROLES)}")
     turns: Messages = [message for message in messages if message is not None]
-    last = turns[-1] if turns else {"role": ""}
-    if last["role"] != "assistant" or not "".join(_said(last)).strip():
-        raise cell.empty("a conversation must end with a reply of the assistant that is not empty")
-    roles = [message["role"] for message in turns]
+    learned = [m for m in turns[:-1] if not last and m["role"] == "assistant" and m.get("weight") != 0] + turns[-1:]
+    if not (turns and turns[-1]["role"] == "assistant" and all("".join(_said(m)).strip() for m in learned)):
+        raise cell.empty("a conversation must end with a reply of the assistant, and replies must not be empty")
+    roles = [message["role"] for message in turns if message["role"] == "assistant" or message["content"]]
     if "user" not in roles[: roles.index("assistant")]:
         raise cell.empty("a conversation needs a message of the user before the first reply")
     return turns
@@ -359,7 +361,9 @@ def _message(message: object) -> dict[str, Any] | None:
     if "role" not in known and "from" in known:
         sender = known.pop("from")
         known = {"role": _SHAREGPT.get(str(sender), sender), "content": known.pop("value", None)} | known
-    content = known.get("content", "" if any(key in known for key in CALLS) else None)
+        message = {"content": None} if "value" in message else {}
+    empty = "" if "content" in message or any(key in known for key in CALLS) else None  # null says nothing
+    content = known["content"] if known.get("content") is not None else empty
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         content = "".join(str(part.get("text", "")) for part in content)
     if known.get("role") not in _ROLES or not isinstance(content, str):

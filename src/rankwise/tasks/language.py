@@ -67,7 +67,13 @@ def _conversation(messages: Messages, tokenizer: Any, last: bool) -> list[Segmen
             why = "rewrites earlier turns, so replies cannot be told apart; task.replies=last learns the last one alone"
             why = "does not write a reply behind what asks for it; give another model" if last else why
             raise Refused(f"task.messages: this model's chat template {why}")
-        parts += [(asked[len(rendered) :], False), (answered[len(asked) :], message.get("weight") != 0)]
+        learned = message.get("weight") != 0
+        if learned and any(message.get(key) for key in CALLS):
+            silent = {key: value for key, value in message.items() if key not in CALLS}
+            if answered == _rendered(tokenizer, [*messages[:number], silent], add_generation_prompt=False):
+                why = "does not write calls of tools, which are part of a reply; give another model, or other rows"
+                raise Refused(f"task.messages: this model's chat template {why}")
+        parts += [(asked[len(rendered) :], False), (answered[len(asked) :], learned)]
         rendered = answered
     return parts
 
