@@ -133,14 +133,14 @@ class Metric:
     def _fixed(self, value: float, like: float) -> str:
         """A value to the decimals that ``like`` is shown with."""
         if self.decimals is not None:
-            return f"{self.factor * value:.{self.decimals}f}".replace("-", "−")
+            return signed(f"{self.factor * value:.{self.decimals}f}")
         digits = 3 - math.floor(math.log10(abs(like))) if abs(like) > _NOISE else 3
-        return f"{value:.{max(digits, 0)}f}" if abs(like) < _LONG else f"{value:.3g}"
+        return signed(f"{value:.{max(digits, 0)}f}" if abs(like) < _LONG else f"{value:.3g}")
 
 
 def signed(text: str) -> str:
-    """A signed number with a real minus; a rounded zero has no sign."""
-    return text.replace("-", "−") if text.strip("+-0.") else text[1:]
+    """A number with a real minus; a rounded zero has no sign."""
+    return text.replace("-", "−") if text.strip("+-0.") else text.lstrip("+-")
 
 
 def duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -329,6 +330,8 @@ def test_flags_that_differ_in_a_measured_number_alone_are_one_note(tmp_path):
     report = build([tmp_path])
     note = "under-trained: validation loss still falls, by 0.05 to 0.07 in the last fifth of the steps"
     assert numbered(report.arms) == [f"¹ {note}"]
+    said = [SimpleNamespace(flags=[f"a deviation of {size} at lr 2e-3"]) for size in ("4e-05", "0.05", "3.8e-05")]
+    assert numbered(said) == ["¹ a deviation of 3.8e-05 to 0.05 at lr 2e-3"]
     assert [label.split()[-1] for label in report.to_markdown().split("|") if " lora r=" in label] == ["¹"] * 3
     for decay in (0.1, 0.2):
         write_run(tmp_path, "lora", 4, optim__weight_decay=decay)

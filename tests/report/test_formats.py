@@ -48,6 +48,8 @@ from rankwise.statistics import interval
         (named("bleu").score(0.4567), "45.7"),
         (named("nist").score(7.1234), "7.123"),
         (named("matthews").score(0.5), "0.500"),
+        (named("matthews").score(-0.0001), "0.000"),
+        (named("matthews").score(-0.5), "−0.500"),
         (named("f1").interval(interval([0.0, 2 / 3, 2 / 3], within=(0, 1))), "44.4 (0.0 to 100.0)"),
         (named("mae").interval(interval([0.5, 0.7], within=(0, math.inf))), "0.6000 (0.0000 to 1.871)"),
         (named("mae").interval(interval([0.00012], [0.00001], within=(0, math.inf))), "0.0001200 ± 0.0000196"),

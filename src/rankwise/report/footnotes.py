@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rankwise.report.by_task import Row
 
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-_MEASURED = re.compile(r"(?<![\w.=-])\d+\.\d+(?![\w.])")  # no learning rate
+_MEASURED = re.compile(r"(?<![\w.=-])\d+(?:\.\d+(?:e[+-]\d\d)?|e[+-]\d\d)(?![\w.])")  # no learning rate: that is 2e-5
 
 
 def footnotes(rows: Sequence[Arm | Row]) -> tuple[list[str], dict[int, list[int]]]:
