@@ -11,8 +11,8 @@ from rankwise import analysis
 from rankwise.adapters.shrink import shrink
 from rankwise.analysis.truncation import cuts
 from rankwise.commands.analyze import main
-from rankwise.report import analyses, analysis_plots, svg
-from rankwise.report.palette import ADAPTER, FULL, of_rank
+from rankwise.report import analyses, analysis_plots
+from rankwise.report.palette import FULL
 from rankwise.tracking.record import Record
 
 
@@ -66,13 +66,17 @@ def test_ranks_are_bounded_by_the_adapter_and_layers_add_up(low, full):
         assert cell["relative"] == pytest.approx(float(w.delta.b.norm() / w.base.double().norm()))
 
 
-def test_what_has_no_rank_is_grey_unless_it_is_full_fine_tuning(low, full, ran):
-    ia3, folders = ran(method="ia3"), [low.folder, full.folder]
+def test_every_family_looks_another_and_a_rank_of_one_is_seen(low, high, full, ran):
+    ia3, one = ran(method="ia3"), ran(method__rank=1)
     for name in ("spectrum", "intruders", "amplification"):
-        figure = getattr(analysis_plots, name)(analysis.analyze(name, [*folders, ia3.folder]))
-        drawn = {line.get_label(): line.get_color() for ax in figure.axes[:1] for line in ax.lines}
-        adapters = {"adapters": ADAPTER} if name == "amplification" else {"lora r=2": of_rank(2, [2])}
-        assert drawn.items() >= (adapters | {"full": FULL, "ia3": svg.MUTED}).items()
+        found = analysis.analyze(name, [run.folder for run in (one, low, high, full, ia3)])
+        axes = getattr(analysis_plots, name)(found).axes
+        drawn = {line.get_label(): line for line in axes[0].lines}
+        of = ["lora"] if name == "amplification" else ["lora r=1", "lora r=2", "lora r=4"]
+        looks = {(drawn[label].get_color(), drawn[label].get_marker()) for label in [*of, "full", "ia3"]}
+        assert len(looks) == len(of) + 2 and drawn["full"].get_color() == FULL
+        if name == "amplification":
+            assert list(drawn["lora"].get_xdata()) == [1, 2, 4]
 
 
 def test_every_kind_of_layer_has_a_panel_and_pairs_beyond_the_eighth_are_said_to_be_left_out(low, high, full):
@@ -133,7 +137,7 @@ def test_runs_and_options_have_files_of_their_own_beside_the_runs_and_all_are_sh
         assert main(["spectrum", *(str(run.folder) for run in runs), *options]) == 0
     assert {file.stem for file in (study / analyses.FOLDER).glob("*.json")} == wanted
     shown = analyses.sections(study)
-    assert len(shown) == 4 and "Rank of the update, layer1, q" in [part.title for part in shown]
+    assert len(shown) == 4 and "Rank of the update, block 1, q" in [part.title for part in shown]
 
 
 @pytest.mark.parametrize("ids", [["../../x"], ["0123456789"] * 30, [""]])

@@ -35,6 +35,7 @@ def test_runs_together_have_the_layers_that_all_changed(low, full):
     assert list(lora.modules) == list(dense.modules) and {place(name)[1] for name in lora.modules} == {"q", "v"}
     (one,) = analysis.together([full], layer=1, module="output.dense")
     assert [place(name) for name in one.modules] == [(1, "output.dense")]
+    assert place("decoder.block.3.layer.2.DenseReluDense.wi_0") == (3, "decoder.wi_0")
 
 
 def test_parts_of_a_fused_layer_are_those_of_the_full_run(ran):

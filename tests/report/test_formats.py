@@ -1,6 +1,5 @@
 """How numbers read: three digits and a unit, and each metric with its own."""
 
-import itertools
 import math
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -121,22 +120,3 @@ def test_a_name_becomes_no_markup(name):
     assert ids and len(set(ids)) == len(ids)
     assert all(set(part) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") for part in ids)
     assert not list(root.iter("{http://www.w3.org/2000/svg}script"))
-
-
-@pytest.mark.parametrize("spread", [1.0, 0.02, 0.0])
-@svg.styled
-def test_names_beside_points_cover_neither_points_nor_each_other(spread):
-    points = [(spread * (i % 6), spread * (i // 6), f"r={i}") for i in range(30)]
-    figure, ((ax,),) = svg.canvas(6.3, 3.7)
-    ax.plot(*zip(*[(x, y) for x, y, _ in points], strict=True), "o", label="points")
-    ax.set(xlim=(-1, 6), ylim=(-1, 6))
-    ax.legend(loc="upper right")
-    nameless = svg.name_points(ax, points)
-    assert (nameless == 0) == (spread == 1.0)
-    figure.draw_without_rendering()
-    boxes = {text.get_text(): text.get_window_extent() for text in ax.texts if text.get_text()}
-    assert len(boxes) == 30 - nameless and "r=0" in boxes
-    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes.values(), 2))
-    dots = ax.transData.transform([(x, y) for x, y, _ in points])
-    assert not any(box.contains(*dot) for box in boxes.values() for dot in dots)
-    assert not any(box.overlaps(ax.get_legend().get_window_extent()) for box in boxes.values())

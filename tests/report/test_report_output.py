@@ -187,6 +187,10 @@ def test_page_has_every_figure_with_a_caption_and_unique_ids(page):
     )
 
 
+def legend_of(figure):
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
 def test_a_mean_curve_ends_where_a_seed_does_and_a_front_of_one_point_is_no_line(tmp_path, monkeypatch):
     for seed, losses in enumerate([(0.7, 0.5, 0.4, 0.3), (0.7, 0.6, 0.5)]):
         write_run(tmp_path, "full", None, seed=seed, test=0.7)
@@ -199,11 +203,11 @@ def test_a_mean_curve_ends_where_a_seed_does_and_a_front_of_one_point_is_no_line
     (mean,) = (line for line in figure.axes[-1].lines if line.get_label() == "lora r=8")
     assert [*map(list, mean.get_data())] == [[0, 10, 20], pytest.approx([0.7, 0.55, 0.45])]
     assert caption.startswith("Mean over seeds, as far as all of them go; thin lines are single seeds, at the chosen")
-    assert plots.score_by_parameters(report)[0].axes[0].get_legend() is None  # rank 8 beats full fine-tuning
+    assert legend_of(plots.score_by_parameters(report)[0]) == ["lora r=8", "full"]  # rank 8 beats full fine-tuning
     for seed in range(2):
         write_run(tmp_path, "lora", 1, seed=seed, test=0.75)
-    front = plots.score_by_parameters(build([tmp_path]))[0].axes[0].get_legend()
-    assert [text.get_text() for text in front.get_texts()] == ["Pareto front"]
+    front = legend_of(plots.score_by_parameters(build([tmp_path]))[0])
+    assert front == ["Pareto front", "lora r=1", "lora r=8", "full"]
 
 
 @pytest.mark.parametrize(("ranks", "said"), [(1, ""), (2, "3 arms the best 2 are shown.")])

@@ -15,7 +15,7 @@ from rankwise.errors import Refused
 from rankwise.model.fused import PARTS
 from rankwise.model.targets import block_linears, role
 
-_LAYER = re.compile(r"\.(\d+)\.(?P<module>.+)$")
+_LAYER = re.compile(r"\.(\d+)\.(layer\.\d+\.DenseReluDense\.)?(?P<module>.+)$")  # T5's MLP by its last part
 _CROSS = re.compile(r"EncDecAttention|encoder_attn|crossattention")  # of what the encoder has read
 _OPTIONS = "give runs of method=lora, or of method=full with trainer.save_full=true"
 

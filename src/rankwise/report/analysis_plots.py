@@ -1,6 +1,7 @@
 """The figures of analyses, drawn from their documents. Each takes a document and gives a figure."""
 
 import math
+import re
 from itertools import groupby
 from typing import Any
 
@@ -10,11 +11,11 @@ from matplotlib.figure import Figure
 from rankwise.metrics import named
 from rankwise.report import formats as fmt
 from rankwise.report import svg
-from rankwise.report.palette import ADAPTER, FULL, MAP, PARETO, of_rank
+from rankwise.report.palette import ADAPTER, MAP, PARETO, Member, looks
 
 Document = dict[str, Any]
 _WIDTH, _ACROSS = 13.0, 4  # inches; panels beside each other
-_STYLES = ("-", "--", ":", "-.")
+_TILTED: Any = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
 
 
 def subspaces(document: Document) -> Figure:
@@ -22,7 +23,8 @@ def subspaces(document: Document) -> Figure:
     pairs = document["pairs"]
     columns = min(len(pairs), _ACROSS)
     bands = math.ceil(len(pairs) / columns)
-    most = max(0.1, *(value for pair in pairs for row in pair["phi"] for value in row))
+    shown = [row for pair in pairs for row in [*pair["phi"], *(pair["start"] or [])]]
+    most = max(0.1, *(value for row in shown for value in row))
     figure, axes = svg.canvas(_WIDTH, 4.6 * bands, 2 * bands, columns)
     for ax in axes.flat:
         ax.set_visible(False)
@@ -48,12 +50,8 @@ def subspaces(document: Document) -> Figure:
 
 def amplification(document: Document) -> Figure:
     """Factors by rank, a panel for each kind of layer."""
-    unranked = _unranked(document)
-
-    def painted(row: Document) -> str:
-        return unranked[row["run"]] if row["dense"] else ADAPTER
-
-    rows = sorted(document["rows"], key=lambda row: (row["module"], row["dense"], painted(row), row["rank"]))
+    rows = sorted(document["rows"], key=lambda row: (row["module"], _member(row)))
+    look = looks(map(_member, document["rows"]))
     kinds = list(dict.fromkeys(row["module"] for row in document["rows"]))
     columns = min(len(kinds), _ACROSS)
     bands = math.ceil(len(kinds) / columns)
@@ -62,11 +60,11 @@ def amplification(document: Document) -> Figure:
         ax.set_visible(False)
     for ax, kind in zip(axes.flat, kinds, strict=False):
         mine = [row for row in rows if row["module"] == kind]
-        for paint, members in groupby(mine, key=painted):
+        for label, members in groupby(mine, key=lambda row: _member(row)[0]):
             family = list(members)
-            ranks = [row["rank"] for row in family]
-            label = "adapters" if paint == ADAPTER else ", ".join(dict.fromkeys(row["run"] for row in family))
-            ax.plot(ranks, [row["factor"] for row in family], "o-", color=paint, ms=6, label=label, zorder=4)
+            ranks, (paint, marker) = [row["rank"] for row in family], look[_member(family[-1])]
+            factors = [row["factor"] for row in family]
+            ax.plot(ranks, factors, marker=marker, color=paint, ms=6, label=label, zorder=4)
             for row in family:
                 layers = [layer["factor"] for layer in row["by_module"].values()]
                 ax.plot([row["rank"]] * len(layers), layers, ".", color=paint, alpha=0.4, ms=5, zorder=3)
@@ -75,7 +73,7 @@ def amplification(document: Document) -> Figure:
                 ax.plot(ranks, values, form, color=paint, ms=3, lw=1.1, label=f"{label}: {name}")
         svg.by_rank(ax, [row["rank"] for row in mine])
         ax.set(title=f"layers {kind}", ylabel="‖ΔW‖ / ‖UᵀWV‖", yscale="log")
-        ax.legend(fontsize=8.5)
+    svg.legend(figure)
     return figure
 
 
@@ -83,10 +81,12 @@ def spectrum(document: Document) -> Figure:
     """Decay of the singular values, and energy in the leading directions."""
     rows = document["rows"]
     figure, ((decay, energy),) = svg.canvas(_WIDTH, 3.9, columns=2)
-    for row, style in zip(rows, _styles(document), strict=True):
-        places = np.arange(1, len(row["decay"]) + 1)
-        decay.plot(places, row["decay"], **style, label=row["run"])
-        energy.plot(places, [100 * share for share in row["energy"]], **style)
+    look = looks(map(_member, rows))
+    for row in rows:
+        places, (paint, marker) = np.arange(1, len(row["decay"]) + 1), look[_member(row)]
+        own: Any = {"color": paint, "marker": marker, "markevery": [-1]}  # the end, all that a rank of 1 has
+        decay.plot(places, row["decay"], **own, label=row["run"])
+        energy.plot(places, [100 * share for share in row["energy"]], **own)
     energy.axhline(100 * document["share"], color=svg.MUTED, lw=1.0, ls="--", zorder=1)
     for ax in (decay, energy):
         svg.by_rank(ax, [4**n for n in range(12) if 4**n <= max(len(row["decay"]) for row in rows)])
@@ -96,20 +96,21 @@ def spectrum(document: Document) -> Figure:
     decay.set_ylim(bottom=max(low / 2, 1e-4))
     decay.set(xlabel="singular value i", ylabel="σᵢ / σ₁")
     energy.set(xlabel="leading directions", ylabel="share of Σσ², %", ylim=(0, 103))
-    decay.legend(loc="lower left")
+    svg.legend(figure)
     return figure
 
 
 def intruders(document: Document) -> Figure:
     """Counts by ε."""
     figure, ((ax,),) = svg.canvas(_WIDTH, 3.6)
-    for row, style in zip(document["rows"], _styles(document), strict=True):
-        means = [count["mean"] for count in row["counts"]]
-        ax.plot(document["epsilons"], means, marker="o", ms=5, label=row["run"], **style)
+    look = looks(map(_member, document["rows"]))
+    for row in document["rows"]:
+        means, (paint, marker) = [count["mean"] for count in row["counts"]], look[_member(row)]
+        ax.plot(document["epsilons"], means, marker=marker, ms=5, color=paint, label=row["run"])
     ax.set_ylim(bottom=0)
     ax.set_xlabel("ε: an intruder has |cos| < ε to all directions of the base")
     ax.set_ylabel(f"intruders among the top {document['top']}")
-    ax.legend()
+    svg.legend(figure)
     return figure
 
 
@@ -127,7 +128,7 @@ def truncation(document: Document) -> Figure:
             ax.errorbar(x, y, se, fmt=form, color=paint, ms=6, elinewidth=1.3, label=label)
     svg.by_rank(ax, [row["rank"] for row in [*cut, *trained]])
     ax.set_ylabel(f"test {metric.header}")
-    ax.legend()
+    svg.legend(figure)
     return figure
 
 
@@ -160,7 +161,7 @@ def _cells(ax: Any, grid: np.ndarray, blocks: list[int], kinds: list[str], most:
             if np.isfinite(value):
                 ink = "#ffffff" if value < 0.6 * most else "#14161a"
                 ax.text(x, y, fmt.three(float(value)), ha="center", va="center", fontsize=8.5, color=ink)
-    ax.set_xticks(range(len(kinds)), kinds, rotation=20 if len(kinds) > 3 else 0)
+    ax.set_xticks(range(len(kinds)), kinds, **_TILTED if len(kinds) > 3 else {})
     every = max(1, len(blocks) // 8)
     ax.set_yticks(range(0, len(blocks), every), [str(block) for block in blocks[::every]])
     ax.set_ylabel("block")
@@ -177,15 +178,7 @@ def _ticks(most: int) -> list[int]:
     return sorted({1, *range(step, most + 1, step)})
 
 
-def _unranked(document: Document) -> dict[str, str]:
-    """Colours of the runs without a rank, by label: full fine-tuning is orange, others are grey."""
-    return {run["label"]: FULL if run["method"] == "full" else svg.MUTED for run in document["runs"]}
-
-
-def _styles(document: Document) -> list[dict[str, Any]]:
-    """Colour and style of each run's line: ranks from dark to light, seeds of a rank by dashes."""
-    rows, others = document["rows"], _unranked(document)
-    ranks = [row["rank"] for row in rows]
-    paints = [of_rank(row["rank"], filter(None, ranks)) if row["rank"] else others[row["run"]] for row in rows]
-    seeds = [ranks[:number].count(rank) for number, rank in enumerate(ranks)]
-    return [{"color": c, "ls": _STYLES[seed % len(_STYLES)]} for c, seed in zip(paints, seeds, strict=True)]
+def _member(row: Document) -> Member:
+    """The family of a row's run and its rank: runs that are called alike but for it."""
+    family, rank = re.subn(r" r=\d+", "", row["run"])
+    return family, row["rank"] if rank else None

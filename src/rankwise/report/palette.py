@@ -1,44 +1,57 @@
-"""Colours with one meaning on the whole page: orange is full fine-tuning, greens are ranks, greys have no adapter."""
+"""Colours with one meaning on the whole page: orange is full fine-tuning, every other family has a hue of its own."""
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 
-from matplotlib import colormaps
-from matplotlib.colors import to_hex
+import numpy as np
+from matplotlib.colors import to_hex, to_rgb
 
-from rankwise.report import svg
 from rankwise.report.arms import Arm
 
 FULL, ADAPTER, PARETO = "#e07a1f", "#2a788e", "#c2407a"
 VERDICTS = dict.fromkeys(("same", "better", "not worse"), "#2f9e64") | {"worse": "#d1495b", "inconclusive": "#8a8f98"}
 COMPONENTS = ("#5b7c99", "#e0a93f", "#c9695e", "#6aa584", "#b0b4ba")  # of the memory, as ``tracking.groups.PARTS``
 MAP = "viridis"  # perceptually even
-_FAMILIES = (ADAPTER, "#7a5195", "#4c8c4a", "#b5542e", "#3b6fb6", "#8d6e1f", "#a13d63", "#5a5f66")
-_MARKERS = "osD^vPX*"
+_HUES = (  # of a family, from its smallest size to its largest; all are seen on white and on black
+    ("#2a6f8e", "#6ccd5a"),
+    ("#6f45a3", "#cfa8ea"),
+    ("#a3293d", "#f2939d"),
+    ("#2c5fb0", "#8fbcf2"),
+    ("#80600f", "#e0c05c"),
+    ("#96256e", "#ea90ca"),
+    ("#4a6a1c", "#b4d06a"),
+    ("#5a5f66", "#b4bac1"),
+)
+_MARKERS = "osD^vPX"  # not as many as hues, so that the two together are not soon the same again
+Member = tuple[str, int | None]  # a family, whose name begins with its method, and a size in it, as its rank
+Look = tuple[str, str]  # colour and marker
 
 
-def of_rank(rank: int, among: Iterable[int]) -> str:
-    """Ranks from dark to light, by log₂ rank among the others; all are seen on white and on black."""
-    logs = [math.log2(other) for other in among]
-    span = max(logs) - min(logs)
-    return to_hex(colormaps[MAP](0.32 + 0.46 * ((math.log2(rank) - min(logs)) / span if span else 0.5)))
+def looks(members: Iterable[Member]) -> dict[Member, Look]:
+    """Colour and marker of each: by its family, and the lighter the larger by log₂ among those of its family."""
+    families: dict[str, dict[int | None, float]] = {}
+    for family, size in sorted(members, key=lambda member: _is_full(member[0])):
+        families.setdefault(family, {})[size] = math.log2(size or 1)
+    known = {}
+    for i, (family, logs) in enumerate(families.items()):
+        low, high = min(logs.values()), max(logs.values())
+        dark, light = map(np.array, map(to_rgb, (FULL, FULL) if _is_full(family) else _HUES[i % len(_HUES)]))
+        for size, log in logs.items():
+            share = (log - low) / (high - low) if high > low else 0.5
+            known[family, size] = to_hex((1 - share) * dark + share * light), _MARKERS[i % len(_MARKERS)]
+    return known
 
 
-def colour(arm: Arm, among: list[Arm]) -> str:
-    """An arm's colour."""
-    if arm.rank:
-        return of_rank(arm.rank, [other.rank for other in among if other.rank])
-    return FULL if arm.method == "full" else svg.MUTED
+def of_arms(arms: Iterable[Arm]) -> Callable[[Arm], Look]:
+    """Colour and marker of an arm among these."""
+    known = looks(map(_member, arms))
+    return lambda arm: known[_member(arm)]
 
 
-def family_styles(ranked: list[Arm]) -> list[tuple[list[Arm], tuple[str, str, str]]]:
-    """Families of ranks, each with colour, marker and legend text."""
-    families: dict[str, list[Arm]] = defaultdict(list)
-    for arm in sorted(ranked, key=lambda a: a.rank or 0):
-        families[arm.family].append(arm)
-    styled = []
-    for i, members in enumerate(families.values()):
-        label = members[0].label.replace(f" r={members[0].rank}", "")
-        styled.append((members, (_FAMILIES[i % len(_FAMILIES)], _MARKERS[i % len(_MARKERS)], label)))
-    return styled
+def _member(arm: Arm) -> Member:
+    return arm.family, arm.size[1] if arm.size else None
+
+
+def _is_full(family: str) -> bool:
+    return bool(re.match(r"full\b", family))

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from rankwise.errors import plural
 from rankwise.metrics import NOTHING, Metric, named
 from rankwise.report import costs, svg, tuning
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm, covered
 from rankwise.report.columns import rank_fraction
 from rankwise.report.forgetting import forgotten
-from rankwise.report.palette import COMPONENTS, FULL, PARETO, VERDICTS, colour, family_styles
+from rankwise.report.palette import COMPONENTS, FULL, PARETO, VERDICTS, Look, of_arms
 from rankwise.tracking.groups import PARTS
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 WIDTH, WIDE = 6.3, 13.0  # inches: one scale of text on the page
 _FORGOT = {"loss": "rise of the loss, nats per token", "probe": "fall of a probe's accuracy, points"}
-_ROW = 0.22  # inches of a legend's line
-_EMPTY = ("lower right", "upper right")  # few score worst at the highest cost
+_STROKES = ("-", "--", ":", "-.")
 _MOST = 30  # arms in a figure: more could not be told apart
 _VISIBLE = 0.004  # of the longest bar: a narrower part is not drawn, nor named
 
@@ -69,22 +68,25 @@ def score_by_rank(report: Report) -> Plot | None:
     ranked = [arm for arm in arms if arm.rank]
     if not ranked:
         return None
-    styles = family_styles(ranked)
+    look = of_arms(report.arms)
     figure, ((ax,),) = svg.canvas(WIDTH, 3.7)
     _limits(ax, [arm for arm in arms if arm.method in ("full", "head") or arm.rank], report)
-    for members, (paint, marker, label) in styles:
+    for family in dict.fromkeys(arm.family for arm in ranked):
+        members = sorted((arm for arm in ranked if arm.family == family), key=lambda arm: arm.rank or 0)
         points = [metric.factor * arm.scores[metric.name].point for arm in members]
+        (paint, marker), label = look(members[len(members) // 2]), members[0].label.replace(f" r={members[0].rank}", "")
         ax.plot([arm.rank for arm in members], points, color=paint, marker=marker, ms=6, label=label)
         for arm in members:
             _score_bar(ax, arm.rank or 0, arm, metric, paint)
-    _lines(ax, [arm for arm in arms if not arm.rank or arm is report.reference], report)
+    for arm in arms:
+        if not arm.rank or arm is report.reference:
+            _line_across(ax, arm, report, look(arm)[0])
     svg.by_rank(ax, [arm.rank for arm in ranked if arm.rank])
     largest = max(ranked, key=lambda arm: arm.rank or 0)
     share = rank_fraction(largest)
     of = f"   (r = {largest.rank} is {fmt.percent(share)} % of min(in, out))" if share else ""
     ax.set(xlabel=f"rank r{of}", ylabel=f"test {metric.header}")
-    if 1 < len(styles) <= _MOST // 2:  # a legend that fits
-        ax.legend(loc=_EMPTY[metric.lower_is_better])
+    svg.legend(figure)
     side, less = ("below", "plus") if metric.lower_is_better else ("above", "less")
     caption = f"Points are {_points(arms, metric)}; arrows: it goes on."
     if report.reference in arms:
@@ -119,7 +121,7 @@ def differences(report: Report) -> Plot | None:
         text, x, side = (f"◂ {beyond}", low, "left") if below else (f"{beyond} ▸", high, "right")
         ax.text(factor * x, y, text, color=paint, va="center", fontsize=8.5, ha=side)
     _rows(ax, [arm for arm, _ in rows])
-    ax.set(xlabel=f"difference from {report.against}, {'percentage ' * metric.percent}{metric.difference_unit}")
+    ax.set(xlabel=f"difference from {report.against},\n{'percentage ' * metric.percent}{metric.difference_unit}")
     n = sorted({c.seeds for _, c in rows})
     how = "bars are 90 % intervals over seeds and items" if n[-1] > 1 else "points without an interval"
     caption = (
@@ -141,17 +143,17 @@ def score_by_parameters(report: Report) -> Plot | None:
     best = sorted(points[i] for i in front)
     if len(best) > 1:  # else there is no line
         ax.step(*zip(*best, strict=True), where="post", color=PARETO, lw=1.5, alpha=0.8, label="Pareto front", zorder=2)
-        ax.legend(loc=_EMPTY[metric.lower_is_better])
     _limits(ax, arms, report)
+    look = of_arms(report.arms)
     for (x, _), arm in zip(points, arms, strict=True):
-        _score_bar(ax, x, arm, metric, colour(arm, arms))
+        _score_bar(ax, x, arm, metric, look(arm)[0])
     ax.set_xscale("log")
     ax.margins(x=0.15)
     ax.set(xlabel="trainable parameters (adapter and head)", ylabel=f"test {metric.header}")
-    nameless = _dots(ax, points, arms, front)
+    _dots(ax, points, arms, look, front)
     caption = (
         f"{_points(arms, metric).capitalize()}. Ringed points are on the Pareto front: no arm that trains as few "
-        f"parameters scores better. The front ignores uncertainty: neighbours may not differ.{nameless}"
+        f"parameters scores better. The front ignores uncertainty: neighbours may not differ."
     )
     return plot(figure, "parameters", "Score against trainable parameters", caption + _direction(metric))
 
@@ -166,22 +168,23 @@ def trade_off(report: Report) -> Plot | None:
     shown = [(arm, forgot) for arm, forgot in asked if (forgot.measure, forgot.texts) == (measure, texts)]
     arms = [arm for arm, _ in shown]
     figure, ((ax,),) = svg.canvas(WIDTH, 3.7)
-    points = []
+    look, points = of_arms(report.arms), []
     for arm, forgot in shown:
         score, lost, (k, m) = arm.scores[metric.name], forgot.amount, (metric.factor, forgot.metric.factor)
         x, y = k * score.point, m * lost.point
-        ax.hlines(y, k * score.low, k * score.high, colour(arm, arms), lw=1.2, zorder=3)
-        ax.vlines(x, m * lost.low, m * lost.high, colour(arm, arms), lw=1.2, zorder=3)
+        ax.hlines(y, k * score.low, k * score.high, look(arm)[0], lw=1.2, zorder=3)
+        ax.vlines(x, m * lost.low, m * lost.high, look(arm)[0], lw=1.2, zorder=3)
         points.append((x, y))
     ax.axhline(0, color=svg.MUTED, lw=1.0, ls="--", zorder=1)
     ax.margins(x=0.15, y=0.15)
     if metric.lower_is_better:
         ax.invert_xaxis()
     ax.set(xlabel=f"test {metric.header}, better to the right", ylabel=f"forgetting on {texts}:\n{_FORGOT[measure]}")
-    nameless = _dots(ax, points, arms)
+    _dots(ax, points, arms, look)
+    upwards = covered((lost.amount for _, lost in shown), "texts")
     caption = (
-        f"{_points(arms, metric).capitalize()}, intervals both ways. What is further right learned more of the task, "
-        f"what is higher forgot more of what the model knew before; at the dashed line nothing was forgotten.{nameless}"
+        f"{_points(arms, metric).capitalize()}; upwards {upwards}. What is further right learned more of the task, "
+        "what is higher forgot more of what the model knew before; at the dashed line nothing was forgotten."
     )
     return plot(figure, "forgetting", "Learning against forgetting", caption)
 
@@ -209,17 +212,18 @@ def learning_curves(report: Report) -> Plot | None:
     if not keys:
         return None
     shown = [arm for arm in arms if any(_curves(arm, key) for key in keys)]
-    figure, (axes,) = svg.canvas(WIDE, max(4.0, _ROW * len(shown) + 0.8), columns=len(keys))
+    look, (figure, (axes,)) = of_arms(report.arms), svg.canvas(WIDE, 3.7, columns=len(keys))
     for ax, key in zip(axes, keys, strict=True):
         metric = named(key)
         for arm in shown:
-            _line(ax, _curves(arm, key), colour(arm, shown), arm, metric.factor)
+            _line(ax, _curves(arm, key), look(arm), arm, metric.factor)
         ax.set(xlabel="optimizer step", ylabel=f"validation {metric.header}", title=metric.name)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    svg.legend(figure)
     several = any(len(arm.runs) > 1 for arm in shown)
     seeds = "Mean over seeds, as far as all of them go; thin lines are single seeds" if several else "One seed"
     caption = (
-        f"{seeds}, at the chosen learning rate, no interval. Lighter greens are larger ranks. A loss that still falls "
+        f"{seeds}, at the chosen learning rate, no interval. Lighter shades are larger ranks. A loss that still falls "
         "at the right edge means that the budget, not the rank, may decide."
     )
     return plot(figure, "curves", "Learning curves on validation data", caption, wide=True)
@@ -232,13 +236,15 @@ def rates(report: Report) -> Plot | None:
     if not arms:
         return None
     metric = tuning.objective(arms)
-    figure, ((ax,),) = svg.canvas(WIDE, max(3.8, _ROW * len(arms) + 0.8))
+    look, lengths = of_arms([*report.arms, *arms]), list(dict.fromkeys(map(tuning.length, arms)))
+    figure, ((ax,),) = svg.canvas(WIDE, 3.5)
     for name, arm in sides:
-        paint, points = colour(arm, arms), [(t.lr, metric.factor * t.validation) for t in arm.trials]
-        ax.plot(*zip(*points, strict=True), "o-", color=paint, ms=4.5, lw=1.5, label=name)
+        (paint, marker), points = look(arm), [(t.lr, metric.factor * t.validation) for t in arm.trials]
+        stroke = _STROKES[lengths.index(tuning.length(arm)) % len(_STROKES)]
+        ax.plot(*zip(*points, strict=True), marker=marker, ls=stroke, color=paint, ms=4.5, lw=1.5, label=name)
         ax.plot(arm.lr, dict(points)[arm.lr or 0.0], "o", ms=11, mfc="none", mec=paint, mew=1.6)
     ax.set(xscale="log", xlabel="learning rate", ylabel=f"validation {metric.header}")
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center")
+    svg.legend(figure)
     caption = (
         "Mean validation objective at each learning rate that was tried, on the seeds that all rates of an arm share, "
         "no interval; ringed is the one taken. At an end of its line, the optimum may lie outside the grid."
@@ -271,15 +277,18 @@ def _score_bar(ax: Any, x: float, arm: Arm, metric: Metric, paint: str) -> None:
         _bar(ax, x, metric.factor * score.low, metric.factor * score.high, paint)
 
 
-def _dots(ax: Any, points: list[tuple[float, float]], arms: list[Arm], ringed: Collection[int] = ()) -> str:
-    """A point for each arm, named as far as there is room, ringed ones first; what the caption says of the others."""
-    names = []
-    for i in sorted(range(len(arms)), key=lambda i: i not in ringed):
-        arm, ring = arms[i], PARETO if i in ringed else "none"
-        ax.plot(*points[i], "o", color=colour(arm, arms), ms=7, mec=ring, mew=1.8, zorder=4)
-        names.append((*points[i], arm.label.removeprefix("lora ") if arm.method == "lora" else arm.label))
-    nameless = svg.name_points(ax, names)
-    return f" {plural(nameless, 'point')} had no room for a name: the table has every arm." if nameless else ""
+def _dots(
+    ax: Any,
+    points: list[tuple[float, float]],
+    arms: list[Arm],
+    look: Callable[[Arm], Look],
+    ringed: Collection[int] = (),
+) -> None:
+    """A point for each arm, with its name in the legend."""
+    for i, (arm, point) in enumerate(zip(arms, points, strict=True)):
+        (paint, marker), ring = look(arm), PARETO if i in ringed else "none"
+        ax.plot(*point, marker, color=paint, ms=7, mec=ring, mew=1.8, zorder=4, label=arm.label)
+    svg.legend(ax.figure)
 
 
 def _range(points: Sequence[float], ends: Sequence[float], margin: float) -> tuple[float, float]:
@@ -294,10 +303,11 @@ def _range(points: Sequence[float], ends: Sequence[float], margin: float) -> tup
 def _limits(ax: Any, arms: list[Arm], report: Report) -> None:
     """The axis of scores, with room for the margin; not far outside the metric's range."""
     metric, scores = report.metric, [arm.scores[report.metric.name] for arm in arms]
-    points, reach = [score.point for score in scores], 1.5 * report.margin
-    worst = min(points) + reach if metric.lower_is_better else max(points) - reach  # the margin lies where it is worse
+    points, reference = [score.point for score in scores], report.reference and report.reference.scores.get(metric.name)
+    if reference:
+        points.append(reference.point - metric.sign * report.margin)
     ends = [end for score in scores for end in (score.low, score.high) if math.isfinite(end)]
-    low, high = _range([*points, worst], ends, report.margin)
+    low, high = _range(points, ends, report.margin)
     pad = 0.04 * (high - low)
     ax.set_ylim(metric.factor * max(low, metric.low - pad), metric.factor * min(high, metric.high + pad))
 
@@ -309,37 +319,25 @@ def _rows(ax: Any, arms: list[Arm]) -> None:
     ax.grid(axis="y", visible=False)
 
 
-def _lines(ax: Any, arms: list[Arm], report: Report) -> None:
-    """Arms without a rank: full as a band with the margin beside it, others as lines labelled at the right edge."""
-    metric, factor = report.metric, report.metric.factor
-    bottom, top = ax.get_ylim()
-    labels: dict[float, list[str]] = defaultdict(list)
-    for arm in arms:
-        score, is_full = arm.scores[metric.name], arm is report.reference
-        y, text = factor * score.point, f"{arm.label} {metric.score(score.point)}"
-        if not bottom <= y <= top:
-            labels[min(max(y, bottom), top)].append(f"{text} {'↓' if y < bottom else '↑'}")
-            continue
-        labels[y].append(text)
-        paint, width, style = (FULL, 1.4, "-") if is_full else (svg.MUTED, 1.0, "--")
-        ax.axhline(y, color=paint, lw=width, ls=style, zorder=2)
-        if is_full:
-            if math.isfinite(score.low):
-                ax.axhspan(factor * score.low, factor * score.high, color=FULL, alpha=0.14, lw=0, zorder=1)
-            limit = factor * (score.point - metric.sign * report.margin)
-            ax.axhline(limit, color=FULL, lw=1.2, ls=":", zorder=2)
-            labels[limit].append(f"{report.short} {'+' if metric.lower_is_better else '−'} margin")
-    step, last = 0.055 * (top - bottom), -math.inf
-    for y, text in [(height, name) for height in sorted(labels) for name in labels[height]]:
-        last = max(y, last + step)
-        at: Any = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
-        ax.annotate(text, (1.01, last), fontsize=8.5, color=svg.INK, **at)
+def _line_across(ax: Any, arm: Arm, report: Report, paint: str) -> None:
+    """A score that is of no rank; the reference's with its interval as a band and the margin beside it."""
+    metric, factor, score = report.metric, report.metric.factor, arm.scores[report.metric.name]
+    (bottom, top), y = ax.get_ylim(), factor * score.point
+    beyond = " ↓" if y < bottom else " ↑" if y > top else ""
+    label, is_reference = f"{arm.label} {metric.score(score.point)}{beyond}", arm is report.reference
+    paint, width, stroke = (FULL, 1.4, "-") if is_reference else (paint, 1.2, "--")
+    ax.axhline(y, color=paint, lw=width, ls=stroke, zorder=2, label=label)
+    if is_reference:
+        if math.isfinite(score.low):
+            ax.axhspan(factor * score.low, factor * score.high, color=FULL, alpha=0.14, lw=0, zorder=1)
+        limit, side = factor * (score.point - metric.sign * report.margin), "+" if metric.lower_is_better else "−"
+        ax.axhline(limit, color=FULL, lw=1.2, ls=":", zorder=2, label=f"{report.short} {side} margin")
 
 
 def _bars(arms: list[Arm], parts: dict[str, list[float]], marks: list[tuple[float, int]]) -> Figure:
     """Bars of parts one after another; a part too narrow to be seen has no place in the legend."""
     longest = np.sum(list(parts.values()), axis=0).max()
-    figure, ((ax,),) = svg.canvas(WIDTH, max(2.6, 0.28 * len(arms) + 1.5))
+    figure, ((ax,),) = svg.canvas(WIDTH, max(2.0, 0.28 * len(arms) + 0.9))
     start, rows = np.zeros(len(arms)), range(len(arms))
     for (part, widths), paint in zip(parts.items(), COMPONENTS, strict=True):
         if max(widths) > _VISIBLE * longest:
@@ -352,7 +350,7 @@ def _bars(arms: list[Arm], parts: dict[str, list[float]], marks: list[tuple[floa
     _rows(ax, arms)
     ax.set_xlim(left=0)
     ax.set(xlabel="peak memory of a training step, MB")
-    figure.legend(loc="outside lower center", ncols=5)
+    svg.legend(figure)
     return figure
 
 
@@ -363,17 +361,17 @@ def _curves(arm: Arm, key: str) -> list[list[tuple[float, float]]]:
     return [rows for rows in series if rows]
 
 
-def _line(ax: Any, runs: list[list[tuple[float, float]]], paint: str, arm: Arm, factor: float) -> None:
+def _line(ax: Any, runs: list[list[tuple[float, float]]], look: Look, arm: Arm, factor: float) -> None:
+    paint, marker = look
     at: dict[float, list[float]] = defaultdict(list)
     for rows in runs:
         for step, value in rows:
             at[step].append(factor * value)
         if len(runs) > 1:
             ax.plot([s for s, _ in rows], [factor * v for _, v in rows], color=paint, lw=0.6, alpha=0.35)
-    style = "-" if arm.rank or arm.method == "full" else "--"
     steps, width = [s for s in sorted(at) if len(at[s]) == len(runs)], 2.4 if arm.method == "full" else 1.7
     means = [np.mean(at[step]) for step in steps]
-    ax.plot(steps, means, style, color=paint, lw=width, marker="o", ms=3.5, label=arm.label)
+    ax.plot(steps, means, color=paint, lw=width, marker=marker, ms=3.5, label=arm.label)
 
 
 def _direction(metric: Metric) -> str:

@@ -2,9 +2,8 @@
 
 import html
 import io
-import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter
-from matplotlib.transforms import Bbox
 
 INK, MUTED, GRID, PAPER = "#101112", "#707172", "#d0d1d2", "#fdfcfb"  # stand-ins for the page's CSS variables
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
@@ -55,19 +53,6 @@ _ALONE = (
     "@media(prefers-color-scheme:dark){svg{--ink:#e8eaee;--muted:#9aa1ac;--grid:#353a43;--paper:#14161a}}</style>"
 )
 
-# Where a name may stand beside its point, in points to the right and up, the best first.
-_SPOTS = [
-    (side * (7 + far), up + far * tilt)
-    for far in (0, 12, 24)
-    for up in (8, -8)
-    for tilt in (1, 2, 0)
-    for side in (1, -1)
-]
-_MOST_NAMES = 50  # are tried
-_BESIDE = 12  # points: what stands further off has a line to its point
-_BEHIND = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 1}
-_LEADER = {"arrowstyle": "-", "shrinkA": 0, "shrinkB": 4, "color": MUTED, "lw": 0.6}
-
 styled = matplotlib.rc_context(_STYLE)  # decorates what draws
 
 
@@ -78,6 +63,7 @@ _ON_PAPER = {
     "ytick.color": "black",
     "font.size": 8.0,
     "axes.titlesize": 8.0,
+    "legend.fontsize": 7.0,
     "figure.facecolor": "white",
 }
 _paper: tuple[Path, str, float] | None = None  # where figures go as files, what ends their names, and how wide they are
@@ -112,32 +98,16 @@ def by_rank(ax: Any, ranks: Iterable[int]) -> None:
     ax.set(xlim=(ticks[0] / 1.35, ticks[-1] * 1.35), xlabel="rank r")
 
 
-def name_points(ax: Any, points: Sequence[tuple[float, float, str]]) -> int:
-    """Write (x, y, name) beside their points, earlier ones first; return how many had no room and have no name.
-
-    A name covers no point, no other name and no legend; one that stands further off has a line to its point.
-    """
-    ax.figure.draw_without_rendering()  # sizes and positions are known from here on
-    dots = ax.transData.transform([(x, y) for x, y, _ in points])
-    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in dots]
-    taken += [ax.get_legend().get_window_extent()] if ax.get_legend() else []
-    nameless = len(points[_MOST_NAMES:])
-    for x, y, name in points[:_MOST_NAMES]:
-        offset: Any = {"xy": (x, y), "textcoords": "offset points"}
-        label = ax.annotate(name, **offset, xytext=(0, 0), va="center", fontsize=8.5, color=INK, bbox=_BEHIND, zorder=5)
-        for spot in _SPOTS:
-            label.set(position=spot, ha="left" if spot[0] > 0 else "right")
-            box = label.get_window_extent()
-            inside = ax.bbox.contains(*box.min) and ax.bbox.contains(*box.max)
-            if inside and not any(map(box.overlaps, taken)):
-                taken.append(box)
-                if math.hypot(*spot) > _BESIDE:
-                    ax.annotate("", **offset, xytext=spot, arrowprops=_LEADER, zorder=3.5)
-                break
-        else:
-            label.remove()
-            nameless += 1
-    return nameless
+def legend(figure: Figure) -> None:
+    """What all panels name, each name once, below them in as many columns as there is room for."""
+    named = {name: handle for ax in figure.axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    for columns in range(min(len(named), 6), 0, -1):
+        made = figure.legend(named.values(), named, loc="outside lower center", ncols=columns)
+        size = made.get_window_extent()
+        if size.width < figure.bbox.width or columns == 1:
+            figure.set_figheight(figure.get_figheight() + size.height / figure.dpi)
+            return
+        made.remove()
 
 
 def render(figure: Figure, name: str, alt: str) -> str:
