@@ -58,6 +58,7 @@ def test_the_command_prints_a_table_and_json(capsys, tmp_path, monkeypatch):
     assert "not all fit in" in said and "largest" in said
     assert "Above rank 27, a step" in said, "27.68, of which a rank above 27 is more"
     assert "27 runs" in said and "on 8 GPUs" in said
+    assert main([*grid, "--gpu", "t4", "--gpus", "1"]) == 0 and "on 1 GPU," in capsys.readouterr().out
     assert main([*grid, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     trainable = [run["params"]["trainable"] for run in found["runs"]]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankwise import methods
+from rankwise.errors import plural
 from rankwise.metrics import NOTHING
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm
@@ -82,7 +83,7 @@ def _notes(arms: list[Arm]) -> list[str]:
     runs = [run for arm in arms for run in arm.runs if at(run, "compute.latency")]
     where = {", ".join(str(at(run, f"compute.{key}")) for key in ("device", "precision")) for run in runs}
     threads = {at(run, "compute.threads") for run in runs if at(run, "compute.device") == "cpu"} - {None}
-    on = "; ".join([*sorted(where), *(f"{n} threads" for n in sorted(threads))])
+    on = "; ".join([*sorted(where), *(plural(n, "thread") for n in sorted(threads))])
     notes = [
         f"Median ms of rows × tokens without padding ({on}), of models with random weights, timed in turns in one "
         "process. Against base: ratio of medians with its 95 % interval over turns."

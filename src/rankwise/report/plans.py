@@ -112,7 +112,7 @@ def _sum(plan: dict[str, Any]) -> str:
     parts = [plural(totals["runs"], "run")]
     if totals["elapsed_s"] is not None:
         hours = fmt.three(totals["device_s"] / 3600)
-        parts.append(f"{hours} GPU-hours, at best {duration(totals['elapsed_s'])} on {totals['gpus']:,} GPUs")
+        parts.append(f"{hours} GPU-hours, at best {duration(totals['elapsed_s'])} on {plural(totals['gpus'], 'GPU')}")
     elif totals["train_s"] is not None:
         parts.append(f"{duration(totals['train_s'])} of training one after the other")
     parts.append(f"{fmt.megabytes(totals['disk_bytes'])} MB and {totals['files']:,} files to keep on disk")
