@@ -27,20 +27,13 @@ def quality(metric: str) -> list[Any]:
         ),
         wr.MediaBrowser(title="the report", media_keys=[PAGE], layout=wr.Layout(HALF, 18, HALF, 12)),
         wr.WeavePanelSummaryTable(table_name=ARMS, layout=wr.Layout(0, 30, WIDE, 9)),
-        wr.ScatterPlot(
-            title=f"test {metric} against rank",
-            x=wr.Config(RANK),
-            y=score,
-            log_x=True,
-            layout=wr.Layout(0, 0, HALF, 9),
-        ),
         wr.LinePlot(
-            title=f"validation {metric} by rank: mean ± standard deviation over runs",
+            title=f"validation {metric} by rank, of all methods: mean ± standard deviation over runs",
             x="step",
             y=[f"val/{metric}"],
             title_x="optimizer step",
             title_y=metric,
-            layout=wr.Layout(HALF, 0, HALF, 9),
+            layout=wr.Layout(0, 0, WIDE, 9),
             **spread,
         ),
         wr.ScatterPlot(
@@ -74,7 +67,7 @@ def costs() -> list[Any]:
     """Bytes at the peak of a training step, by what holds them."""
     return [
         wr.BarPlot(
-            title="bytes at the peak of a training step, by component",
+            title="bytes at the peak of a training step, by component: median over all runs of a rank",
             orientation="v",
             groupby=RANK,
             metrics=[wr.SummaryMetric(f"memory/train/{part}_bytes") for part in PARTS],
