@@ -163,7 +163,7 @@ def test_a_study_without_any_measurement_has_no_such_sections(tmp_path):
     write_study(tmp_path / "study", {8: 0.82}, measured=False)
     report = build([tmp_path / "study"])
     text = page(report, tmp_path / "out")
-    assert "predicted against measured" not in text and "Computation" not in text
+    assert 'id="memory"' not in text and "Computation" not in text
     assert "Peak: live tensors" not in report.to_markdown()
     json.dumps(report.document(), allow_nan=False)
 
@@ -178,13 +178,14 @@ def test_each_part_of_the_memory_may_be_missing(tmp_path, missing):
     report = build([tmp_path / "study"])
     assert costs.peak_bytes(report.arms[0])
     text = page(report, tmp_path / "out")
-    assert "predicted against measured" in text and "None" not in text
+    assert 'id="memory"' in text and "None" not in text
 
 
 def test_the_answer_costs_are_of_the_tensors(read, text):
     share = costs.peak_bytes(read.arms[0]) / costs.peak_bytes(read.reference)
     assert f"{fmt.percent(share)} % of the peak training memory" in read.headline.cost
     assert re.search(rf'FLOPs per token</div><div class="value">{fmt.percent(2 / 3 + 8 / 77.4 / 3)} %', text)
+    assert '<div class="why">21 s against 29 s</div>' in text
 
 
 def ratio(value, half=0.01):

@@ -266,7 +266,9 @@ def test_without_full_fine_tuning_there_is_a_table_and_no_verdict(tmp_path, stat
     said = [*other.notes, *build([tmp_path / "errors"]).notes, *(one.caption for one in plots.draw(report))]
     assert "1 row differs from most runs in more than the arm: shown with the key, not ranked." in said
     assert not [text for text in said if "reference" in text or "band" in text or "positive" in text]
-    assert sorted(report.write(tmp_path / "out")) == ["csv", "html", "json", "md"]
+    written = {kind: file.read_text() for kind, file in report.write(tmp_path / "out").items()}
+    assert sorted(written) == ["csv", "html", "json", "md"]
+    assert "Δ" not in written["md"] and "Against full" not in written["html"]
 
 
 FILE = "predictions.parquet"

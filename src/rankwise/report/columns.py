@@ -206,10 +206,11 @@ def _scores(report: Report) -> list[Column]:
     shares = "numbers main" if any("dim" in arm.settings for arm in report.arms) else "numbers"
     floor = report.constants[id(report.reference)] if report.reference else None
     floors = (("of_full", "of full", 0.0), ("above_constant_of_full", "of full above constant", floor))
+    against = "main paper" if report.reference else ""
     return [
         Column("metric", "", lambda a: metric.name),
         replace(_score(metric, "main paper"), key="test", header=f"{metric.header}{median}"),
-        Column("", f"Δ {report.short}{points}", lambda a: delta(report, a), tables="main paper", left=True),
+        Column("", f"Δ {report.short}{points}", lambda a: delta(report, a), tables=against, left=True),
         *others,
         *(
             Column(key, f"{header}\N{NO-BREAK SPACE}%", _of_full(report, floor), fmt.percent, shares)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from rankwise.metrics import duration
 from rankwise.report import analyses, costs, paper, tuning
 from rankwise.report import formats as fmt
 from rankwise.report import table as tables
@@ -25,9 +26,10 @@ def html(report: Report) -> str:
     columns, above = shown(report, "main", "wide"), costs.break_even(report.arms)
     header, said = [column.header for column in columns], [*numbered(report.arms), tables.interval_note(report)]
     kinds = [_kind(report, arm) for arm in report.arms]
+    compared = f"Against {report.against}, in numbers" if report.reference else "Churn"
     memory = costs.memory_notes(report.arms, report.reference)
     took = [  # each run of an arm, beside what was predicted of it
-        section(report, "memory", "Memory: predicted against measured", memory),
+        section(report, "memory", "Memory", memory),
         section(report, "compute", "Computation", costs.compute_notes(report.arms), above),
     ]
     files = PackageLoader("rankwise.report", ".")
@@ -41,7 +43,7 @@ def html(report: Report) -> str:
         plots=draw(report),
         cost_tables=list(filter(None, took)),
         analyses=analyses.of_records(report.records),
-        differences=section(report, "numbers", f"Against {report.against}, in numbers", []),
+        differences=section(report, "numbers", compared, []),
         notes=dict.fromkeys([*report.notes, *paper.paragraph(report)]),
         failures=Section(
             "failures", "Runs without a score", ["run", "status", "error", "log"], tables.failures(report.arms), []
@@ -77,5 +79,6 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
         narrow = f"{fmt.percent(fraction)} % of min(in, out)" if fraction else ""
         tiles.append((f"smallest sufficient {arm.size[0]}", f"{arm.size[1]:,}", narrow))
     for what, mine, theirs, unit in costs.beside(arm, full):
-        tiles.append((what, f"{fmt.percent(mine / theirs)} %", f"{fmt.si(mine, unit)} against {fmt.si(theirs, unit)}"))
+        ends = [duration(value) if unit == "s" else fmt.si(value, unit) for value in (mine, theirs)]
+        tiles.append((what, f"{fmt.percent(mine / theirs)} %", " against ".join(ends)))
     return tiles

@@ -72,7 +72,8 @@ def _of_arms(report: Report, columns: list[Column]) -> Table:
     for arm, row in zip(report.arms, cells(report, columns), strict=True):
         texts = [Text(fmt.tight(cell)) for cell in row]
         texts[0].highlight_regex("[⁰-⁹¹²³ ]+$", "yellow")
-        texts[[column.header[0] for column in columns].index("Δ")].stylize(_STYLE.get(report.verdict(arm), ""))
+        for text in (text for column, text in zip(columns, texts, strict=True) if column.header[0] == "Δ"):
+            text.stylize(_STYLE.get(report.verdict(arm), ""))
         table.add_row(*texts, style="" if arm.comparable else "dim")
     return table
 
