@@ -63,7 +63,7 @@ def draw(report: Report) -> list[Plot]:
 
 @svg.styled
 def score_by_rank(report: Report) -> Plot | None:
-    """Score against rank, full fine-tuning as a band, everything without a rank as labelled lines."""
+    """Score against rank, full fine-tuning as a band, everything without a rank as a line."""
     metric, arms = report.metric, _scored(report)
     ranked = [arm for arm in arms if arm.rank]
     if not ranked:
@@ -91,7 +91,8 @@ def score_by_rank(report: Report) -> Plot | None:
     caption = f"Points are {_points(arms, metric)}; arrows: it goes on."
     if report.reference in arms:
         caption += f" The band is {report.against}'s interval, the dotted line {report.against} {less} the margin"
-        caption += f": whether a rank stays {side} it, the next figure tells."
+        told = any(c.estimate is not None for c in report.comparisons.values())
+        caption += f": whether a rank stays {side} it, the next figure tells." if told else "."
     return plot(figure, "rank", "Score against rank", caption + _direction(metric))
 
 
