@@ -65,6 +65,7 @@ def seen(gain: float, *seeds: int, over: float = 0.001) -> list[Evidence]:
 def test_a_rank_that_is_enough_is_named_with_its_error_and_what_it_saves(findings):
     told = answer(findings({4: seen(-0.003, 2, 3), 2: seen(-0.08, 2, 3)}))
     assert told["rank"] == 4 and told["decided"]
+    assert findings({}).question.metric.difference(-0.0204) == "−2.04", "beside a margin of 2 points"
     # Its limit at the level that three seeds have: t of 2 degrees of freedom and z at .2 · .8 · .05
     assert told["sentence"] == (
         "Rank 4 is enough: within 2 points of full fine-tuning (−0.3, at worst −1.1 at 99.2 %), with 0.2 % of "

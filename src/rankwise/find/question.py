@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rankwise.alpha import scale_of
@@ -61,7 +61,7 @@ class Question:
 
     @property
     def metric(self) -> Metric:
-        return named(self.method.task.metric)
+        return replace(named(self.method.task.metric), margin=self.margin)
 
     @property
     def reference_name(self) -> str:
