@@ -84,6 +84,9 @@ def test_every_kind_of_layer_has_a_panel_and_pairs_beyond_the_eighth_are_said_to
     panels = [ax.title.get_text() for ax in analysis_plots.amplification(found).axes if ax.get_visible()]
     assert panels == [f"layers {kind}" for kind in ("intermediate.dense", "k", "o", "output.dense", "q", "v")]
     found = analysis.analyze("subspaces", [low.folder, high.folder])
+    pair = found["pairs"][0] | {"phi": [[0.2]], "start": [[0.7]]}
+    maps = [ax.images[0] for ax in analysis_plots.subspaces(found | {"pairs": [pair]}).axes[:2]]
+    assert [image.get_clim() for image in maps] == [(0, 0.7)] * 2, "one scale, that has all of both"
     for pairs, said in ((8, False), (9, True)):
         caption = analyses.section(found | {"pairs": found["pairs"][:1] * pairs}, "0").plot.caption
         assert caption.endswith("Of 9 the first 8 are drawn.") == said
