@@ -114,9 +114,12 @@ def test_moving_progress_fits_the_terminal_without_colours_where_none_are_wanted
         shown.started(name)
         shown.moved(name, 0.5, "loss [0.5], val/accuracy 75.0 %")
         shown.tick()
+        drawn = screen.tell()
         shown.ended(name, "finished", 31.0, "val/accuracy 50.0 %")
         shown.ended("two", "failed", 1.0, "", f"[bad] {'news ' * 40}")
     assert not re.search(r"\x1b\[[0-9;]*[39][0-7]m", screen.getvalue())
+    ups = screen.getvalue()[drawn:].partition("[1/2]")[0].rpartition("tuning ")[2]
+    assert "\x1b[2K" in ups and "\x1b[1A" not in ups  # above the one bar that is left
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).replace("\r", "\n").splitlines()
     said = " ".join(" ".join(line for line in lines if "━" not in line).split())
     assert f"[1/2] {name} finished val/accuracy 50.0 % in 31 s" in said

@@ -102,6 +102,7 @@ class Display:
         self._running.pop(name, None)
         if self._bars and name in self._bar_of:
             self._bars.remove_task(self._bar_of.pop(name))
+            self._bars.refresh()  # a line that is printed goes above as many bars as were drawn last
 
     def tick(self) -> None:
         """Show the time that has passed and that is left."""
