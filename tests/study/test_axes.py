@@ -268,6 +268,8 @@ def test_a_snapshot_with_another_learning_rate_or_metric_trains_with_it(tiny, tm
             "{x: x, nan: null, null: 1e5, 'inf': nan, \"a: b\": 'null', 1: Null, true: yes}",
             {"x": "x", "nan": None, "null": "1e5", "inf": "nan", "a: b": "null", "1": None, "true": "yes"},
         ),
+        ("[Größe,7,sehr guté , null]", ["Größe", 7, "sehr guté", "null"]),
+        ("{1: ärgerlich, 5: gut, *: null}", {"1": "ärgerlich", "5": "gut", "*": None}),
     ],
 )
 def test_any_word_may_name_a_class(tiny, tmp_path, typed, labels):
@@ -275,6 +277,16 @@ def test_any_word_may_name_a_class(tiny, tmp_path, typed, labels):
     assert composed(["debug=fast", *words]).task.labels == labels
     path.write_text(yaml.safe_dump(plain(tiny(task__labels=["a", "b"]))))
     assert from_snapshot(path, words).task.labels == labels
+
+
+def test_letters_beyond_ascii_need_no_quotes():
+    for value in ("Rückmeldung", "Umsatz €", "a: ü", "Daten/größe=1.csv", "'ü'", "{a} ü"):
+        typed = "'{a} ü'" if "{" in value else value
+        (word,) = overrides([f"task.text={typed}"])
+        assert composed(["debug=fast", "task=local", "task.path=x", word]).task.text == value.strip("'")
+    assert overrides(["task.text=ü,1,x"]) == ["task.text='ü',1,x"], "an axis stays one"
+    for kept in ("{a} ü", "${x}ü", "f(ü)", "'a, ü, b'"):
+        assert overrides([f"task.text={kept}"]) == [f"task.text={kept}"]
 
 
 def test_a_snapshot_fetches_no_package_that_is_not_shipped_nor_asked_for(tiny, tmp_path):

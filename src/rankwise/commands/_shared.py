@@ -69,6 +69,7 @@ def overrides(words: list[str]) -> list[str]:
             positive(key, value)
         if known_keys().get(key, ("",))[0] in (int, int | None):  # as W&B and numpy write a draw
             value = _WHOLE.sub("", value)
+        value = _quoted(value)
         if key == "task.labels":
             value = _CLASS.sub(_as_text, value)
         if value.startswith("~"):  # of a home, which shells leave as it is behind a sign
@@ -84,6 +85,17 @@ def _kinds(word: str) -> tuple[Any, ...]:
 
     hint = known_keys().get(word.partition("=")[0], (None,))[0]
     return hint, *get_args(hint)
+
+
+def _quoted(value: str) -> str:
+    """With each text that has letters beyond ASCII, which Hydra takes in quotes alone, in quotes; keys cannot have any.
+    A value with signs of Hydra's beside commas and brackets is left as it is.
+    """
+    if value.isascii() or {*"'\"\\$()"} & {*value}:
+        return value
+    of_dict = ":" * value.startswith("{")
+    text = rf"(?<![^,\[{of_dict}])\s*([^,\[\]{{}}{of_dict}]+?)\s*(?![^,\]}}])"
+    return re.sub(text, lambda match: match[0] if match[1].isascii() else f"'{match[1]}'", value)
 
 
 def _as_text(match: re.Match[str]) -> str:
