@@ -231,6 +231,13 @@ REFUSED = [
     ("train quant=", ["quant=", "the name of one option"]),
     ("train experiment=5", ["experiment=5", "the name of one option"]),
     ("train method=[lora,full]", ["method=[lora,full]", "with -m: method=lora,full"]),
+    ("train targets=[q_proj,up]", ["targets=[q_proj,up]: the name", "are targets=custom targets.modules=[q_proj,up]"]),
+    (
+        "train targets=q_proj",
+        ["targets=q_proj: no such option", "; layers by their names are targets=custom targets.mod"],
+    ),
+    ("train targets=a_proj,up", ["targets=a_proj,up: several", "value; layers by their names are targets=custom"]),
+    ("train targets=q,mlp", ["targets=q,mlp: several", "quote twice what is one value\n"]),
     ("train -m experiment=rank_sweep,rank_lr", ["experiment=rank_sweep,rank_lr", "a study of its own"]),
     ("train -m 'experiment=glob(rank*)'", ["experiment=glob(rank*)", "a study of its own"]),
     ("train hydra.run.dir=x", ["hydra.run.dir=x", "outputs=FOLDER"]),

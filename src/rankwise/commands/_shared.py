@@ -131,6 +131,8 @@ def _check_option(group: str, value: str) -> None:
     none += r"|\[.*\]|\{.*" if group in ("experiment", "debug") else r"|\[.*\]"
     if re.fullmatch(none, value, re.IGNORECASE):
         several = f"; several of them with -m: {group}={value.strip('[]')}" if value.startswith("[") else ""
+        if several and group == "targets" and not {*re.findall(r"[\w.]+", value)} & {*options(group)}:
+            several = f"; layers by their names are targets=custom targets.modules={value}"
         raise Refused(f"{group}={value}: the name of one option{several}; rankwise train --help lists them")
     experiments = value.startswith("glob(") or "," in value or value.startswith("choice(")
     if group == "experiment" and experiments:

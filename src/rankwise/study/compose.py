@@ -288,6 +288,7 @@ _YOURS = {
     "model": "; any other is model=local model.path=FOLDER_OR_GGUF_OR_HUB_ID",
     **{group: f"; yours is NAME, with a conf/{group}/NAME.yaml" for group in OPEN},
     "method": "; any other of PEFT's is method=custom 'method.peft={_target_: peft.XConfig}'",
+    "targets": "; layers by their names are targets=custom targets.modules=[NAME,NAME]",
     "task": "; your own data are task=local task.path=FILE, those of GLUE task=glue/NAME",
 }
 _CHOICE = re.compile("((?:hydra/)?[^/]+)/(.*)", re.DOTALL)  # a group and what is chosen of it, which may be a path
@@ -333,7 +334,9 @@ def explain(error: BaseException, words: Collection[str] = ()) -> str:
         return " ".join([text, *more[:1]])
     if several := re.match("(?:Ambiguous value for argument|Sweep parameters) '(.*)'", text):
         study = "where one belongs; give one" if "hydra.mode=RUN" in words else "make a study; add -m"
-        return f"{several[1]}: several values for one key {study}, or quote twice what is one value"
+        group, _, names = several[1].partition("=")
+        yours = "" if {*names.split(",")} & {*options(group)} else _YOURS.get(group, "")
+        return f"{several[1]}: several values for one key {study}, or quote twice what is one value{yours}"
     return text
 
 
