@@ -1,6 +1,7 @@
 """Examples of a causal LM: prompts, references, templates, conversations, plain texts; and the published formats."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -310,7 +311,7 @@ def test_an_empty_answer_does_not_move_those_behind_it_where_a_scorer_goes_by_ro
     rows = [(f"row {i}", {"prompt": "x", "completion": text}) for i, text in enumerate(("a", "", "b"))]
     task = Task("t", kind="causal_lm", prompt="prompt", completion="completion", skip_empty=True)
     for name, items in (("leg_counting", [0, 2]), (None, [0, 1])):
-        found = examples(replace(task, reasoning=name), [Table("t", lambda: iter(rows))])
+        found = examples(replace(task, reasoning=name), [Table("t", lambda: iter(rows))], Counter())
         assert [example.item for example in found if example] == items
 
 

@@ -302,6 +302,7 @@ def test_empty_cells_are_left_out_and_counted_where_that_is_asked_for(tmp_path):
     rows = [*ROWS, ("", 1), (" ", 0), ("no label", "")]
     data = read(write(tmp_path, "csv", rows), skip_empty=True)
     assert data.skipped == 3 and content(data)[:2] == content(plain(tmp_path))[:2]
+    assert data.notes == ["task.skip_empty leaves out rows without task.text=text (2), task.label=label (1)"]
 
 
 def test_a_stray_control_character_does_not_make_a_text_binary(tmp_path):
@@ -395,6 +396,9 @@ def test_rows_of_one_prompt_text_or_group_are_a_cluster(tmp_path):
     assert any(note.startswith(f"{shared} of {shared} test groups (task.group=source)") for note in of_column.notes)
     alone = read(records(tmp_path / "named", [row | {"doc": "all"} for row in rows]), **PROMPTS, group="doc")
     assert any(note.startswith("all test rows are one group (task.group=doc)") for note in alone.notes)
+    lacking = records(tmp_path / "named", [*rows, *[row | {"doc": ""} for row in rows[:3]]])
+    notes = read(lacking, **PROMPTS, group="doc", skip_empty=True).notes
+    assert "task.skip_empty leaves out rows without task.group=doc (3)" in notes
     assert read(path, **PROMPTS, group="source").test.clusters.tolist() == by_prompt.clusters.tolist()
     labelled = read(write(tmp_path, "csv", [*ROWS, *ROWS[:20]]))
     assert len(set(labelled.test.clusters)) == len(set(labelled.test.texts)) < len(labelled.test)

@@ -180,15 +180,17 @@ class _Rows:
 
     def __init__(self, task: Task, asset: Asset):
         self.tables, self.notes = open_tables(task, asset)
-        self._task, self._kept = task, list[Example | None]()
+        self._task, self._kept, self._empty = task, list[Example | None](), Counter[str]()
         self.index = _Index.of(task, iter(self))
+        without = ", ".join(f"{column} ({rows})" for column, rows in self._empty.items())
+        self.notes += [f"task.skip_empty leaves out rows without {without}"] if without else []
 
     def __iter__(self) -> Iterator[Example | None]:
         if self._kept:
             yield from self._kept
             return
         kept, room = list[Example | None](), _KEPT_BYTES
-        for example in examples(self._task, self.tables):
+        for example in examples(self._task, self.tables, self._empty):
             room -= _ROW_BYTES + (sum(map(len, example.texts)) if example else 0)
             if room > 0:
                 kept.append(example)

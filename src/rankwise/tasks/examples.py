@@ -5,6 +5,7 @@ import json
 import math
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -169,11 +170,12 @@ def class_name(value: object) -> str:
     return whole[1] if whole else text
 
 
-def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
+def examples(task: Task, tables: Iterable[Table], empty: Counter[str]) -> Iterator[Example | None]:
     """The examples of all tables in order, one at a time; None for a row that is left out: by its format, or empty.
 
     An example's item is its place among all examples, those near zero that ``min_abs_label`` drops included; rows that
-    are left out are none, but of ``reasoning``, whose scorer goes by the numbers of rows.
+    are left out are none, but of ``reasoning``, whose scorer goes by the numbers of rows. In ``empty`` is counted which
+    column left out how many.
     Raises Refused for a cell that does not fit, naming file, line and column, for a header that comes again, and for a
     table without rows.
     """
@@ -196,9 +198,10 @@ def examples(task: Task, tables: Iterable[Table]) -> Iterator[Example | None]:
                 reader.part = _part(reader, part_of) if task.split else table.part
                 asked |= {reader.part} - {None}
                 made = list(read(reader)) if reader.part else None
-            except Empty:
+            except Empty as lacks:
                 if not task.skip_empty:
                     raise
+                empty[str(lacks).partition(": ")[0]] += 1
                 made, item = None, item + bool(task.reasoning)
             if made is None:
                 yield None
