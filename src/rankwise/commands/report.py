@@ -17,8 +17,8 @@ _FORMS = {
     "json": "one JSON document",
     "csv": "CSV",
     "markdown": "Markdown",
-    "latex": "LaTeX: the table (booktabs) and the methods paragraph",
-    "methods": "a paper's methods paragraph, from the records",
+    "latex": "LaTeX, the table (booktabs) and the methods paragraph",
+    "methods": "a paper's methods paragraph, made from the records",
 }
 
 
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     made.add_argument("paths", nargs="*", type=Path, metavar="PATH", help=about)
     shape = made.add_mutually_exclusive_group()
     for name, what in _FORMS.items():
-        shape.add_argument(f"--{name}", action="store_true", help=f"print {what} instead of the table")
+        shape.add_argument(f"--{name}", action="store_true", help=f"instead of the table, print {what}")
     made.add_argument("--columns", metavar="A,B", help="these columns of Markdown, CSV and LaTeX, by key or header")
     about = "compare by this test score instead of the task's: f1, or TASK:METRIC of adapter eval"
     made.add_argument("--score", metavar="NAME", help=about)

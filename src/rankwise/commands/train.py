@@ -72,13 +72,14 @@ def point_words(word: str) -> list[str]:
 
 def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespace]:
     """Hydra's flags wherever they stood, overrides, and the options that are ours."""
-    made = parser("train", DESCRIPTION, EPILOG.format(groups=groups()), jobs=True, as_json=True)
+    made = parser("train", DESCRIPTION, EPILOG.format(groups=groups()), jobs=True)
     add = made.add_argument
     add("overrides", nargs="*", metavar="KEY=VALUE", help="any config key")
     add("-m", "--multirun", action="store_true", help="a study: duplicates collapse, finished runs are skipped")
     add("--rerun", action="store_true", help="run again what has finished")
     add("--join", action="store_true", help="of -m, on each of several machines: share the runs of one study")
     add("--dry-run", action="store_true", help="list the runs with ids, states and costs; run nothing")
+    add("--json", action="store_true", help="of --dry-run: print one JSON document")
     add("--config", type=Path, metavar="FILE", help="start from an earlier run's config.yaml instead of conf/")
     add("-cn", "--config-name", type=_config_name, help=argparse.SUPPRESS)
     add("-c", "--cfg", choices=("job", "hydra", "all"), help="print the composed config and stop")
