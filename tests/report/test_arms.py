@@ -53,6 +53,9 @@ def test_rows_that_differ_in_their_context_are_named_by_it_and_another_model_by_
         "minilm lora r=8 batch_size=16": ["not comparable, not ranked: trainer.batch_size=16 (reference: 32)"],
         "minilm lora r=8 batch_size=64": ["not comparable, not ranked: trainer.batch_size=64 (reference: 32)"],
     }
+    write_run(tmp_path, "full", None, lr=1e-4, trainer__batch_size=64)  # might be the reference itself
+    said = {flag for arm in build([tmp_path]).arms for flag in arm.flags[:1]}
+    assert "not comparable, not ranked: trainer.batch_size=64 (reference, of most runs: 32)" in said
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import re
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -298,6 +299,13 @@ def test_the_whole_study_counts_what_tuned_and_failed(tmp_path):
     write_study(tmp_path, {8: 0.82}, range(2))  # 2 × (28 × share + seed + 12.6) seconds, FLOPs 2e13 × share
     write_run(tmp_path, "lora", 8, seed=9, stage="tune")
     write_run(tmp_path, "lora", 64, status="failed")
+    other = write_run(tmp_path / "b", "lora", 8)
+    other.run["study"] = "other"
+    other.write()
+    (said,) = [note for note in build([tmp_path / "b"]).notes if "1 run" in note]  # once, where all finished
+    assert said.startswith("The whole study took ") and said.endswith(": 1 run.")
+    assert any(note.startswith("The 2 studies took ") for note in build([tmp_path]).notes)
+    shutil.rmtree(tmp_path / "b")
     share = 2 / 3 + 8 / 77.4 / 3
     seconds = 2 * (28 + 12.6) + 3 * (28 * share + 12.6) + 1 + 1 + 9
     (said,) = [note for note in build([tmp_path]).notes if note.startswith("The whole study took")]

@@ -57,11 +57,13 @@ def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparis
     for arm in arms:
         mfus[arm.family, arm.context] += _mfus(arm)
     best = {kind: max(reached) for kind, reached in mfus.items() if reached}  # nothing that runs beside adds to it
+    rivals = [arm for arm in arms if reference and arm.key == reference.key and not arm.comparable]
+    why = ", of most runs" * any(0 < len(arm.runs) < len(reference.runs) for arm in rivals if reference)
     for arm in arms:
         untimed = [*_elsewhere(arm, reference or arm), *_slow(arm, best)]
         arm.timed = not untimed
         flags = [
-            *_context(arm, "reference" if reference else "most runs"),
+            *_context(arm, f"reference{why}" if reference else "most runs"),
             *(["optimistic: chosen on the reported rows (task.protocol=paper)"] * arm.optimistic),
             *_unscored(arm),
             *([arm.unfit] if arm.unfit else []),
@@ -181,7 +183,7 @@ def _context(arm: Arm, beside: str) -> list[str]:
     other = [f"another model ({arm.first('config.model.name')})"] * is_other
     differs = {key: values for key, values in arm.differs.items() if not other or key not in models}
     pairs = other + [f"{key}={_short(here)} ({beside}: {_short(there)})" for key, (here, there) in differs.items()]
-    more = f" and {len(pairs) - _KEYS} more keys" if len(pairs) > _KEYS else ""
+    more = f" and {plural(len(pairs) - _KEYS, 'more key')}" if len(pairs) > _KEYS else ""
     return [f"{NOT_RANKED}: {', '.join(pairs[:_KEYS])}{more}"]
 
 

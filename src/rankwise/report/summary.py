@@ -157,7 +157,7 @@ def notes(report: Report) -> list[str]:
         lines.append(f"None of these runs is a result ({chose}): fresh seeds have yet to judge.")
     elif staged:
         lines.append(f"Left out of the comparison, for which they chose: {chose}.")
-    lines += [*margin(report), _counts(records, arms), *filter(None, [report.total])]
+    lines += [*margin(report), *filter(None, [_counts(records, arms), report.total])]
     lines += [*budget(arms, reference or arms[0]), *evaluation(arms, metric), *tuning.rates(arms), *of_data(records)]
     codes = {record.provenance.get("code") for record in records} - {None, ""}
     if len(codes) > 1:
@@ -246,6 +246,8 @@ def _of_ranks(judged: list[Sufficiency], families: int) -> str:
 def _counts(records: list[Record], arms: list[Arm]) -> str:
     counts = Counter(record.status for record in records)
     scored = sum(len(arm.runs) for arm in arms)
+    if scored == len(records) and total(records):  # which counts them, too
+        return ""
     which = f", {scored} of them scored, one a seed at its arm's learning rate" if counts[FINISHED] - scored else ""
     other = [f"{counts[s]} {s}" for s in sorted(counts) if s != FINISHED]
     text = f"{plural(counts[FINISHED], 'run')} finished{which}."
@@ -261,7 +263,9 @@ def total(records: list[Record]) -> str:
     hours = f"{three(took / 3600)} hours" if took >= 3600 else f"{three(took)} s"
     computed = f" and {si(flops, 'FLOP')} of training" if flops else ""
     runs = ", ".join([plural(len(records), "run"), *filter(None, [apart(records)])])
-    return f"The whole study took {hours} of runs one after the other{computed}: {runs}."
+    studies = len({record.run["study"] for record in records})
+    what = "The whole study" if studies == 1 else f"The {studies} studies"
+    return f"{what} took {hours} of runs one after the other{computed}: {runs}."
 
 
 _STAGES = {"tune": "for tuning", "search": "of a search", "pilot": "as pilot", "debug": "for debugging"}
