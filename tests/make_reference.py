@@ -33,6 +33,17 @@ Made by `python tests/make_reference.py` from the code; not to be edited. Fracti
 seconds in `_s`; `[]` stands for each of a list, `*` for names that depend on the run. A key of a record may be absent:
 what a run did not reach, or does not have.
 """
+PREDICTIONS = """`predictions.parquet` beside it has a line per test item:
+
+| column | of classes | of values | of written text |
+| --- | --- | --- | --- |
+| `item` | the number of the row, the same in every run | as left | as left |
+| `label` | number of the right class in `provenance.data.classes` | the right value | how many tokens were asked |
+| `prediction` | number of the class that was chosen | the value that was said | |
+| `score` | probability of the last class, of two that of class 1 | as `prediction` | sum of their losses, nats |
+| `bytes` | | | of the text that was asked |
+| `cluster` | number of what rows share: a text, or `task.group` | as left | a prompt, or `task.group` |
+"""
 NAMES = {
     str: "text",
     bool: "true or false",
@@ -95,6 +106,7 @@ def page() -> str:
         table(("key", "type", "default", "meaning"), config),
         "## Record\n\n`result.json` of a run.\n",
         table(("key", "type", "meaning"), record),
+        PREDICTIONS,
         "## CSV\n\n`report.csv`: one line per arm, empty where unknown. Beside `test_…` there are such "
         f"columns for every other metric of the task (of classes {of_classes}, of values {of_values}); those of "
         "written text and of forgetting where any arm has them.\n",
