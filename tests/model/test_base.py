@@ -161,6 +161,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: [(f / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")],
         "has no tokenizer",
     ),
+    "a tokenizer without words": (
+        lambda f: edit(f / "tokenizer.json", model={"type": "BPE", "vocab": {"<unk>": 3}, "merges": []}),
+        "its tokenizer knows special tokens only; save",
+    ),
     "nothing to pad with": (
         lambda f: edit(
             f / "tokenizer_config.json", **dict.fromkeys(SPECIAL), tokenizer_class="PreTrainedTokenizerFast"

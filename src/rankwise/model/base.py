@@ -107,7 +107,9 @@ def _pretrained(
             file=sys.stderr,
         )
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up by transformers where there is none
-        raise Refused(f"model {asset.source}: has no tokenizer; save one beside the weights with save_pretrained")
+        empty = asset.path and (asset.path / "tokenizer.json").exists()
+        what = "its tokenizer knows special tokens only" if empty else "has no tokenizer"
+        raise Refused(f"model {asset.source}: {what}; save the model's own beside the weights with save_pretrained")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
