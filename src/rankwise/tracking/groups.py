@@ -239,6 +239,8 @@ class _Harness(_Score, total=False):
 class _Validated(TypedDict, total=False):
     step: Required[Count]
     epoch: Amount  # and val/…
+    loss_fall: float  # since the validation before, which the first lacks; paired by row
+    loss_fall_se: Amount
 
 
 class Metrics(TypedDict, total=False):
