@@ -16,6 +16,7 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.model import base
 from rankwise.run import run
+from rankwise.tasks import data
 from rankwise.tasks.scores import language_scores
 from rankwise.tracking.record import Record
 from rankwise.train.forget import Questions, _cosines
@@ -209,7 +210,11 @@ def test_forgetting_of_an_encoder_is_a_probe_and_the_order_of_cosines(tmp_path):
     assert asked.metrics["curve"] == silent.metrics["curve"], "to be asked changes nothing"
     with pytest.raises(Refused, match=r"^forgetting.n=2: 2 texts are left, and the half that a probe is fitted to"):
         run(tiny("bert", outputs=str(tmp_path / "few"), **probe | {"forgetting__n": 2}))
+    with pytest.raises(Refused, match=r"^forgetting.n=1000: .*\d+ rows for this part; lower it, or null for all"):
+        run(tiny("bert", outputs=str(tmp_path / "few"), **probe | {"forgetting__n": 1000}))
     assert not (tmp_path / "few").exists()
+    every = data.load(task := data.forgetting_task(tiny("bert", **probe | {"forgetting__n": None})), resolve(task), 0)
+    assert len(every.test) + len(every.validation) + len(every.train) == 120 and len(every.test) > 80
     found = asked.metrics["forgetting"]
     assert found["measure"] == "probe" and found["before"]["n"] == 40
     assert found["difference"]["value"] == pytest.approx(found["after"]["value"] - found["before"]["value"])

@@ -220,7 +220,7 @@ class Forgetting:
     label: str = "label"
     threshold: float | None = None
     min_abs_label: float = number(0.0, 0)
-    n: int = integer(1000, 1, 10**7)  # texts, the first by hash
+    n: int | None = integer(1000, 1, 10**7)  # texts, the first by hash; null takes all
 
 
 @dataclass
