@@ -184,8 +184,8 @@ def test_a_probe_forgets_where_its_accuracy_fell_and_shows_cosines(tmp_path):
     assert "a probe&#39;s accuracy, points" in html(report) or "a probe's accuracy, points" in html(report)
 
 
-def write_generation(record, bleu, shown=True):
-    settings = {"metrics": ["bleu", "nist", "meteor"], "max_new_tokens": 32, "beams": 4, "stop": None}
+def write_generation(record, bleu, beams=4):
+    settings = {"metrics": ["bleu", "nist", "meteor"], "max_new_tokens": 32, "beams": beams, "stop": None}
     record.config["task"]["generation"] = settings
     record.metrics["test"] |= {
         "bleu": {"value": bleu, "se": 0.01, "n": 100},
@@ -195,6 +195,17 @@ def write_generation(record, bleu, shown=True):
     record.compute["generation"] = {"prompts": 100, "tokens": 2000, "seconds_s": 4.0, "tokens_per_s": 500.0}
     record.memory["generate"] = {"peak_bytes": 70_000_000}
     record.write()
+
+
+def test_text_that_was_written_in_another_way_is_not_in_the_mean(tmp_path):
+    for seed, (bleu, beams) in enumerate([(0.4, 4), (0.42, 4), (0.9, 1)]):
+        write_generation(write_lm(tmp_path, "lora", 8, seed=seed), bleu, beams)
+    (arm,) = build([tmp_path]).arms
+    assert arm.scores["bleu"].mean == pytest.approx(0.41) and arm.scores["perplexity"].n == 3
+    assert (
+        arm.flags[-1]
+        == "1/3 asked with another number of rows or shots, or another task.generation, not in the mean of bleu, nist"
+    )
 
 
 def test_generated_text_has_a_table_with_speed_and_what_is_absent_also_of_few_shot(tmp_path):

@@ -323,11 +323,24 @@ def _scores(arm: Arm) -> dict[str, Interval]:
 
 
 def asked_alike(arm: Arm, metric: str) -> list[tuple[Record, dict[str, Any]]]:
-    """An arm's runs with their scores, of one test alone: that of most runs, of two as frequent the larger."""
-    cells = [(run, cell) for run in arm.runs if (cell := run.scores.get(metric))]
-    tests = Counter((cell.get("n") or 0, cell.get("shots"), cell.get("limit")) for _, cell in cells)
-    most = max(tests, key=lambda test: (tests[test], test[0]), default=None)
-    return [(run, cell) for run, cell in cells if (cell.get("n") or 0, cell.get("shots"), cell.get("limit")) == most]
+    """An arm's runs with their scores, of one test alone: that of most runs, of two as frequent the larger. Text that
+    was written with other settings is another test.
+    """
+
+    def test(run: Record, cell: dict[str, Any]) -> tuple[int, str]:
+        written = writing(run) if metrics.named(metric).kind == "text" else ""
+        return cell.get("n") or 0, json.dumps([cell.get("shots"), cell.get("limit"), written])
+
+    cells = [(run, cell, test(run, cell)) for run in arm.runs if (cell := run.scores.get(metric))]
+    tests = Counter(asked for _, _, asked in cells)
+    most = max(tests, key=lambda asked: (tests[asked], asked), default=None)
+    return [(run, cell) for run, cell, asked in cells if asked == most]
+
+
+def writing(run: Record) -> str:
+    """With which settings a run wrote text: ``max_new_tokens=32, beams=4``."""
+    asked = at(run, "config.task.generation") or {}
+    return ", ".join(f"{key}={value}" for key, value in asked.items() if key != "metrics" and value is not None)
 
 
 def over_runs(cells: Iterable[tuple[Record, Any]], sign: float = 1.0, **how: Any) -> Interval | None:

@@ -231,14 +231,15 @@ def _seeds(arm: Arm, reference: Arm | None, comparison: Comparison | None) -> li
 
 
 def _asked_otherwise(arm: Arm) -> list[str]:
-    """Scores of which some runs' are of other rows or after other examples than most runs'."""
+    """Scores of which some runs' are of other rows, after other examples or of text that was written otherwise."""
     others: dict[int, list[str]] = defaultdict(list)
     for metric in sorted({name for run in arm.runs for name in run.scores}):
         alike = {id(run) for run, _ in asked_alike(arm, metric)}
         if n := sum(bool(run.scores.get(metric)) and id(run) not in alike for run in arm.runs):
             others[n].append(metric)
+    how = "another number of rows or shots, or another task.generation"
     return [
-        f"{n}/{len(arm.runs)} asked with another number of rows or shots, not in the mean of {', '.join(metrics)}"
+        f"{n}/{len(arm.runs)} asked with {how}, not in the mean of {', '.join(metrics)}"
         for n, metrics in others.items()
     ]
 

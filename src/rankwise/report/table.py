@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +20,7 @@ from rankwise.errors import plural
 from rankwise.metrics import named
 from rankwise.report import costs, forgetting, latency
 from rankwise.report import formats as fmt
-from rankwise.report.arms import Arm, covered
+from rankwise.report.arms import Arm, covered, writing
 from rankwise.report.columns import (
     Column,
     Section,
@@ -128,12 +127,10 @@ def _of_writing(arms: list[Arm]) -> list[str]:
 def written_with(arms: list[Arm]) -> list[str]:
     """How text was written, where any was."""
     runs = [run for arm in arms for run in arm.runs if at(run, "compute.generation.prompts")]
-    asked = [at(run, "config.task.generation") or {} for run in runs]
-    settings = {json.dumps({k: v for k, v in one.items() if k != "metrics" and v is not None}) for one in asked}
+    settings = {writing(run) for run in runs}
     if len(settings) > 1:
         return [f"The runs wrote with {len(settings)} different settings of task.generation: compare with care."]
-    shown = [", ".join(f"{key}={value}" for key, value in json.loads(one).items()) for one in settings]
-    return [f"Text was written with {one}." for one in shown]
+    return [f"Text was written with {one}." for one in settings]
 
 
 def rendered(block: Section) -> list[RenderableType]:
