@@ -299,8 +299,8 @@ def test_scores_of_other_rows_or_shots_are_in_no_mean_and_flagged(tmp_path, cell
     assert found.scores["arc_easy:acc"].mean == pytest.approx(cells[0][0] if len(cells) == 2 else 0.3)
     gained = 100 * (found.scores["arc_easy:acc"].mean - 0.2)  # of the same runs
     assert re.search(rf"\| lora r=8 ¹ \| [^|]+ \| \+{gained:.1f} \|", report.to_markdown())
-    said = f"1/{len(cells)} asked with another number of rows or shots, or another task.generation, not in the mean of arc_easy:acc"
-    assert said in flags(found) and found.scores["arc_easy:acc"].n == len(cells) - 1
+    said = "asked with another number of rows or shots, or another task.generation, not in the mean of arc_easy:acc"
+    assert f"1/{len(cells)} {said}" in flags(found) and found.scores["arc_easy:acc"].n == len(cells) - 1
 
 
 @pytest.mark.parametrize(("factor", "shown"), [(1.0, "50.0"), (100.0, "50.000")])
