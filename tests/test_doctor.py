@@ -12,6 +12,7 @@ import pytest
 
 from rankwise import doctor, machine
 from rankwise.cli import main
+from rankwise.commands import doctor as commands_doctor
 from rankwise.paths import conf_dir
 
 
@@ -49,6 +50,13 @@ def test_the_text_has_a_line_for_each(capsys):
         "devices",
         *(f"quant={file.stem}" for file in sorted((conf_dir() / "quant").glob("*.yaml"))),
     ]
+
+
+def test_on_gpus_no_number_of_runs_is_told(capsys, monkeypatch):
+    monkeypatch.setattr(machine, "gpus", lambda: ["0"])
+    assert doctor.here()["launchers"]["local_slots"] is None
+    commands_doctor._print({"launchers": doctor.here()["launchers"]})
+    assert capsys.readouterr().out == "launchers           local, slurm (local: one or more on each GPU at once)\n"
 
 
 def test_what_is_missing_or_broken_is_a_line_and_no_traceback(capsys, monkeypatch):

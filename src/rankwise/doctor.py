@@ -81,9 +81,9 @@ def _cache() -> dict[str, Any]:
 
 
 def _launchers() -> dict[str, Any]:
-    """Those of ``hydra/launcher``; and how many runs the local one starts at once at most."""
+    """Those of ``hydra/launcher``; how many runs the local one starts at once at most, null on GPUs: as they fit."""
     names = sorted(file.stem for file in (conf_dir() / "hydra" / "launcher").glob("*.yaml"))
-    return {"names": names, "local_slots": len(machine.gpus()) or machine.cores()}
+    return {"names": names, "local_slots": None if machine.gpus() else machine.cores()}
 
 
 def _devices() -> dict[str, Any]:

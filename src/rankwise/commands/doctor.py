@@ -64,12 +64,16 @@ def _storage(about: dict[str, Any]) -> str:
     return f"works on {about['device']}, error of a product {about['error']:.2g}" if works else str(about["why"])
 
 
+def _slots(most: int | None) -> str:
+    return f"up to {most}" if most else "one or more on each GPU"
+
+
 _KEYS = {"environment": "WANDB_API_KEY is set", "netrc": "a key is in netrc", None: "no key; wandb login sets one"}
 _TOLD: dict[str, Callable[[dict[str, Any]], str]] = {
     "machine": _machine,
     "packages": lambda has: ", ".join(f"{name} {number or 'not installed'}" for name, number in has.items()),
     "wandb": lambda has: f"{has['mode']} ({_KEYS[has['key']]})",
     "cache": _cache,
-    "launchers": lambda has: f"{', '.join(has['names'])} (local: up to {has['local_slots']} at once)",
+    "launchers": lambda has: f"{', '.join(has['names'])} (local: {_slots(has['local_slots'])} at once)",
     "devices": lambda has: "; ".join(_device(name, about) for name, about in has.items()),
 }
