@@ -108,6 +108,8 @@ def test_trials_take_every_rate_of_every_arm_on_seeds_of_their_own(tiny):
     left = Tuning.of(TUNE, ["method.rank=4 method.lr=0.1", "seed=101"]).trials(finals)
     tried = {(run.method.rank, run.method.lr) for run in left}
     assert tried == {(1, 1e-2), (1, 1e-3), (1, 1e-1), (4, 1e-2), (4, 1e-3)} and len(left) == 5
+    alphas = Tuning.of({"axes": {"method.alpha": [8, 16]}, "seeds": [100]}).trials([tiny(), tiny(method="full")])
+    assert [(run.method.name, run.method.alpha) for run in alphas].count(("full", None)) == 1 and len(alphas) == 3
     with pytest.raises(Refused, match="seed 100 is also a seed of the study"):
         tuning.trials([tiny(seed=100)])
     with pytest.raises(Refused, match=r"method\.lr=-1"):
@@ -167,6 +169,8 @@ def test_a_study_waits_for_tuning_runs_of_another_process(tiny, tmp_path, capsys
 def test_a_tuning_that_says_too_little_or_too_much_is_refused(given):
     with pytest.raises(Refused, match=r"hydra\.sweeper\.tune: give"):
         Tuning.of(given)
+    with pytest.raises(Refused, match=r"tune: seed: nothing to choose among; axes are keys such as method\.lr"):
+        Tuning.of({"axes": {"seed": [1, 2]}, "seeds": [100]})
 
 
 @pytest.mark.parametrize("name", ["rank_lr", "rank_quant"])

@@ -15,7 +15,7 @@ from rankwise.check import check
 from rankwise.compare import preference
 from rankwise.config import Config, changed, known_keys, plain
 from rankwise.errors import Refused
-from rankwise.identity import canonical, folder, label, remove
+from rankwise.identity import canonical, folder, label, remove, run_id
 from rankwise.study.axes import excluded
 from rankwise.synonyms import near_key
 from rankwise.tracking import record as records
@@ -39,6 +39,8 @@ class Tuning:
         listed = all(entry and isinstance(entry, Sequence) and not isinstance(entry, str) for entry in lists)
         if not axes or not lists or not listed or set(settings) - {"axes", "seeds"}:
             raise Refused("hydra.sweeper.tune: give {axes: {KEY: [VALUES]}, seeds: [SEEDS]}")
+        if own := {"seed", "study", "name", "stage"} & set(axes):
+            raise Refused(f"hydra.sweeper.tune: {min(own)}: nothing to choose among; axes are keys such as method.lr")
         if unknown := set(axes) - set(known_keys()):
             key = min(unknown)
             raise Refused(f"hydra.sweeper.tune: {key}: no such key{near_key(key, known_keys())}")
@@ -57,10 +59,10 @@ class Tuning:
             for arm in self._arms(finals).values()
             for values in itertools.product(*self.axes.values())
         ]
-        tried = [trial for trial in tried if not excluded(trial, self.exclude, {})]
-        for trial in tried:
+        different = {run_id(trial): trial for trial in tried if not excluded(trial, self.exclude, {})}
+        for trial in different.values():
             check(trial)
-        return tried
+        return [*different.values()]
 
     def frozen(self, finals: Sequence[Config]) -> list[Config]:
         """``finals`` with the values that did best in the trials, by ``preference`` over the tuning seeds.
