@@ -207,6 +207,8 @@ def test_an_axis_of_one_value_is_one_of_the_file_too_and_numbers_stay_numbers():
     sweep = yaml.safe_load(convert(["hydra.sweeper.params={seed: '0,1'}", "study=x"]))
     assert sweep["command"] == ["${env}", "rankwise", "train", "study=x", "${args_no_hyphens}"]
     assert sweep["parameters"] == {"seed": {"values": [0, 1]}}
+    nulls = yaml.safe_load(convert(["debug=fast", "task.n_train=50,null"]))["parameters"]
+    assert nulls == {"point": {"values": ["task.n_train=50", "task.n_train=null"]}}
 
 
 def test_what_a_grid_cannot_say_is_refused():

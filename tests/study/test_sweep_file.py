@@ -1,6 +1,7 @@
 """W&B sweep files: what is read, what is refused, and that the shipped ones serve all three ways."""
 
 import itertools
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ def test_random_points_are_repeatable_differ_and_end_where_there_are_no_more(tmp
     assert len(points) == 6 and all(points.count(point) == 1 for point in points)
     with pytest.raises(Refused, match="has no end; give run_cap in the file, or --count N"):
         file.points()
+    days = {"study": {"values": [date(2026, 1, 1), date(2026, 1, 2)]}}
+    assert len(written(tmp_path / "s.yaml", method="random", parameters=days).points(count=2)) == 2
     wide = {"method.lr": {"distribution": "log_uniform", "min": 1000.0, "max": 2000.0}}
     with pytest.raises(Refused, match="draws numbers that are too large"):
         written(tmp_path / "s.yaml", method="random", parameters=wide).points(count=1)
@@ -145,8 +148,8 @@ def test_every_point_of_every_shipped_file_is_a_run_of_its_own(path):
 
 
 BAD_POINTS = [
-    ("s.yaml: parameters.method.rank=13.67: an integer", [1, 13.67]),
-    ("s.yaml: parameters.method.rank=64: at most 32", [1, 64]),
+    ("method.rank=13.67: an integer", [1, 13.67]),
+    ("method.rank=64: at most 32", [1, 64]),
 ]
 
 
@@ -168,6 +171,10 @@ def test_a_file_with_a_point_that_cannot_run_is_refused_before_the_first_run(
     written(tmp_path / "s.yaml", command=command, parameters={"point": {"values": ["seed=0 method=full", "seed=1"]}})
     assert main(["sweep", "s.yaml", "seed=7"]) == 2
     assert "seed: s.yaml searches over it" in capsys.readouterr().err
+    for fixed, answer in (("rank=64", "method.rank=64: at most 32"), ("seed=3", "seed: given twice")):  # as train reads
+        written(tmp_path / "s.yaml", command=[*command[:3], fixed, command[3]], parameters={"seed": {"values": [0]}})
+        assert main(["sweep", "s.yaml"]) == 2
+        assert answer in capsys.readouterr().err
 
 
 def test_a_preset_wins_over_the_experiment_that_a_file_names(tmp_path, monkeypatch, capsys):

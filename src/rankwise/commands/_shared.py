@@ -79,6 +79,14 @@ def overrides(words: list[str]) -> list[str]:
     return list(by_key.values())
 
 
+def with_jobs(words: list[str], jobs: int | None) -> list[str]:
+    """The overrides with ``--jobs`` as one of them. Raises Refused beside what says it too, or cannot take it."""
+    others = [word for word in words if re.match(r"\+*hydra\.launcher\.jobs=|hydra/launcher=(?!local|slurm)", word)]
+    if jobs is not None and others:
+        raise Refused(f"--jobs {jobs}: not with {others[0]}; leave one out")
+    return words + [f"hydra.launcher.jobs={jobs}"] * (jobs is not None)
+
+
 def _kinds(word: str) -> tuple[Any, ...]:
     """What the value of KEY=VALUE may be: types."""
     from rankwise.config import known_keys

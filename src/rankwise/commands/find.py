@@ -17,6 +17,7 @@ from rankwise.commands._shared import (
     print_json,
     show,
     show_table,
+    with_jobs,
 )
 from rankwise.errors import Refused, plural
 
@@ -60,8 +61,7 @@ def main(arguments: list[str]) -> int:
             margins = "--simulate has a margin of 2 points, --replay that of each grid's runs"
             raise Refused(f"{alone[0]}: takes nothing else but --json; {margins}")
         return _simulate(options.json) if options.simulate else _replay(options.replay, options.json)
-    jobs = [f"hydra.launcher.jobs={options.jobs}"] * (options.jobs is not None)
-    options.overrides = overrides(options.overrides) + jobs
+    options.overrides = with_jobs(overrides(options.overrides), options.jobs)
     typed = {word.partition("=")[0] for word in options.overrides}
     if options.margin is not None and "task.margin" in typed:
         raise Refused("task.margin: given twice, as --margin is the same; leave one of them out")

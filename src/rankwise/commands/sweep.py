@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import functools
-import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rankwise.commands._shared import overrides, parse, parser, positive, print_json
+from rankwise.commands._shared import overrides, parse, parser, positive, print_json, with_jobs
 from rankwise.errors import Refused
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def main(arguments: list[str]) -> int:
     if flag := next((name for name in flags if getattr(options, name)), None):
         raise Refused(f"--{flag}: not with --convert, which prints a sweep file")
     file, typed = (None, words) if options.convert else (Path(words[0]), words[1:])
-    typed = overrides(typed)
+    typed = with_jobs(overrides(typed), options.jobs)
     from rankwise.study import sweep_file
 
     if file is None:
@@ -56,7 +55,7 @@ def main(arguments: list[str]) -> int:
 
     searched = sweep_file.read(file)
     configs = _configs(searched, typed, options)
-    outcomes = run_on(launcher_of([*searched.overrides, *typed], options.jobs), configs)
+    outcomes = run_on(launcher_of([*searched.overrides, *typed]), configs)
     _say(configs, options.json)
     return int(any(outcome.failed for outcome in outcomes))
 
@@ -71,24 +70,17 @@ def _configs(file: SweepFile, typed: list[str], options: argparse.Namespace) -> 
 
     keys = {word.split("=", 1)[0] for word in typed}
     typed = typed + (["rerun=true"] if options.rerun else [])
-    fixed = debug.settled([word for word in file.overrides if word.split("=", 1)[0] not in keys] + typed)
+    given = [word for word in overrides(file.overrides) if word.split("=", 1)[0] not in keys]
+    fixed = debug.settled(given + typed)
     points = [
         [word for key, value in point.items() for word in words(key, value)]
         for point in file.points(options.count, options.seed)
     ]
     if searched := keys & {word.split("=", 1)[0] for point in points for word in point}:
         raise Refused(f"{min(searched)}: {file.path} searches over it; leave it out here, or there")
-    rows = [[*fixed, *point] for point in points]
-    try:
-        with hydra_tree():
-            study = compose_study(rows, here=True)
-    except Refused as error:
-        key = re.match(r"[\w.]+", str(error))
-        if key is None or key[0] not in file.parameters:
-            raise
-        drawn = re.search(r"=\S*\d\.\d\S*: an integer", str(error))
-        whole = "; whole min and max draw whole numbers" if drawn else ""
-        raise Refused(f"{file.path}: parameters.{error}{whole}") from None
+    rows = [overrides([*fixed, *point]) for point in points]
+    with hydra_tree():
+        study = compose_study(rows, here=True)
     configs = [config for config, _ in study]
     check_files(configs)
     say_fewer(rows, study)

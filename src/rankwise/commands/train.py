@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rankwise.commands._shared import groups, overrides, parse, parser, print_json, show
+from rankwise.commands._shared import groups, overrides, parse, parser, print_json, show, with_jobs
 from rankwise.errors import Refused
 from rankwise.synonyms import near_key
 
@@ -92,13 +91,10 @@ def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespac
         raise Refused(f"{' '.join('--' + name.replace('_', '-') for name in asked)}: one of these at a time")
     if options.json and not options.dry_run:
         raise Refused("--json: of --dry-run; rankwise report STUDY --json prints what has run")
-    others = [word for word in words if re.match(r"hydra\.launcher\.jobs=|hydra/launcher=(?!local|slurm)", word)]
-    if options.jobs is not None and others:
-        raise Refused(f"--jobs {options.jobs}: not with {others[0]}; leave one out")
     if options.join and (other := next((word for word in words if word.startswith("hydra/launcher=")), None)):
         raise Refused(f"--join: not with {other}, which shares out the runs itself")
     words += ["hydra.launcher.join=true"] * options.join
-    words += [f"hydra.launcher.jobs={options.jobs}"] * (options.jobs is not None) + ["rerun=true"] * options.rerun
+    words = [*with_jobs(words, options.jobs), *["rerun=true"] * options.rerun]
     flags = ["-m"] * options.multirun
     flags += [f"--cfg={options.cfg}"] * bool(options.cfg)
     flags += [f"--config-dir={options.config_dir}"] * bool(options.config_dir)

@@ -115,7 +115,7 @@ def _run_here(launcher: LocalLauncher, configs: list[Config], trials: list[Confi
     return int(any(outcome.failed for outcome in run_on(launcher, configs)))
 
 
-def launcher_of(overrides: Sequence[str], jobs: int | None = None) -> LocalLauncher:
+def launcher_of(overrides: Sequence[str]) -> LocalLauncher:
     """The launcher that a command line chooses, without a sweeper. Raises Refused for one that is not rankwise's."""
     from hydra_plugins.rankwise.plugins import LocalLauncher
 
@@ -123,7 +123,7 @@ def launcher_of(overrides: Sequence[str], jobs: int | None = None) -> LocalLaunc
     if sweeper := next((word for word in asked if re.match("hydra.sweeper", word)), None):
         raise Refused(f"{sweeper}: of train -m; here the runs are chosen otherwise")
     with explained(asked), hydra_tree():
-        chosen = load(asked + ([f"hydra.launcher.jobs={jobs}"] if jobs is not None else [])).hydra
+        chosen = load(asked).hydra
         launcher = instantiate(chosen.launcher)
     if not isinstance(launcher, LocalLauncher):
         raise Refused.value("hydra/launcher", chosen.runtime.choices["hydra/launcher"], "local or slurm")
@@ -243,11 +243,19 @@ def say_fewer(rows: Sequence[Row], study: Sequence[tuple[Config, Row]]) -> None:
         print(f"rankwise: {len(rows):,} combinations come to {plural(len(study), 'distinct run')}", file=sys.stderr)
 
 
+_PLACES = ("study", "outputs", "name")
+
+
 def distinct(runs: Sequence[tuple[Config, Row]]) -> list[tuple[Config, Row]]:
-    """The first of each run id, one seed of every arm before the second seed, else in the order given."""
+    """The first of each run id, one seed of every arm before the second seed, else in the order given. Raises Refused
+    for a run that would stand in two places.
+    """
     first: dict[str, tuple[Config, Row]] = {}
     for config, row in runs:
-        first.setdefault(run_id(config), (config, row))
+        kept, _ = first.setdefault(run_id(config), (config, row))
+        if key := next((key for key in _PLACES if getattr(config, key) != getattr(kept, key)), None):
+            both = f"{getattr(kept, key)},{getattr(config, key)}"
+            raise Refused(f"{key}={both}: the same run in both; give one of them")
     return sorted(first.values(), key=lambda run: run[0].seed)
 
 

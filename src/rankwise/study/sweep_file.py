@@ -23,9 +23,10 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from rankwise import metrics
-from rankwise.config import Config, known_keys
+from rankwise.config import Config, known_keys, plain
 from rankwise.errors import Refused, did_you_mean
 from rankwise.files import read_yaml
+from rankwise.identity import idle
 from rankwise.study import debug
 from rankwise.study.axes import Row
 from rankwise.study.compose import explained, hydra_tree, load, override
@@ -79,7 +80,7 @@ class SweepFile:
                 point = {key: _drawn(parameter, draw) for key, parameter in self.parameters.items()}
             except OverflowError:
                 raise Refused(f"{self.path}: draws numbers that are too large; narrow min and max") from None
-            points.setdefault(json.dumps(point), point)
+            points.setdefault(json.dumps(point, default=str), point)
             if len(points) == most:
                 break
         return list(points.values())
@@ -272,7 +273,9 @@ def words(key: str, value: Any) -> list[str]:
 
 
 def _parameters(fixed: list[str], axes: dict[str, list[Any]], fitted: Callable[[list[Row]], list[Row]]) -> Point:
-    """The axes; where their product has a run twice (a rank under full fine-tuning), the distinct points in one."""
+    """The axes; where their product has a run twice (a rank under full fine-tuning), or a value cannot pass through
+    W&B's agent, the distinct points in one.
+    """
     from rankwise.study.multirun import compose_study  # which imports the launcher
 
     rows = [
@@ -281,16 +284,16 @@ def _parameters(fixed: list[str], axes: dict[str, list[Any]], fitted: Callable[[
     with hydra_tree():
         left = fitted(rows)
         study = compose_study([[*fixed, *row] for row in left])
-    if len(study) == len(rows) and left == rows:
+    passes = not any(any(_choices({"values": values})) for values in axes.values())
+    if passes and len(study) == len(rows) and left == rows:
         return {key: {"values": values} for key, values in axes.items()}
     points = [shlex.join(word for word in row[len(fixed) :] if _counts(word, config)) for config, row in study]
     return {POINT: {"values": points}}
 
 
 def _counts(word: str, config: Config) -> bool:
-    """Whether an override sets something that the run has: a method that is without a rank has null there."""
-    key = word.partition("=")[0].removeprefix("method.")
-    return not word.startswith("method.") or getattr(config.method, key, None) is not None
+    """Whether an override sets something that the run has: full fine-tuning has no rank."""
+    return word.partition("=")[0] not in idle(plain(config))
 
 
 def _axis(axis: Override) -> list[Any]:
