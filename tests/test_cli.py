@@ -95,6 +95,10 @@ REFUSED = [
         for line in ("plan", "train", "find")
     ),
     ("train -m debug=fast task=local task.path=a/b task.text=x task.label=y seed=0,1", ["task.path=a/b: no such"]),
+    ("train -m debug=fast study=u,v seed=0", ["study=u,v: the same run in both; give one of them"]),
+    ("find --jobs 2 hydra.launcher.jobs=3", ["--jobs 2: not with hydra.launcher.jobs=3; leave one out"]),
+    ("train -m debug=fast seed=0,1 +hydra.launcher.foo=3", ["got an unexpected keyword argument 'foo'"]),
+    ("train debug=fast +hydra.sweeper.pairs=[]", ["+hydra.sweeper.pairs=[]: of a study; add -m"]),
     ("train -m 'method.rank=glob(*)'", ["empty axis"]),
     ("train -m method.rank=1,0", ["method.rank=0"]),
     ("train -m --jobs 0", ["--jobs 0"]),

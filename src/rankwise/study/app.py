@@ -148,7 +148,8 @@ def task(cfg: DictConfig) -> Any:
     assert _Single.start is not None
     try:
         for word in HydraConfig.get().overrides.hydra:
-            if word.startswith(("hydra/", "hydra.sweeper", "hydra.launcher")) and "hydra.launcher.jobs" not in word:
+            of_study = word.lstrip("+").startswith(("hydra/", "hydra.sweeper", "hydra.launcher"))
+            if of_study and "hydra.launcher.jobs" not in word:
                 given = word.replace("hydra.launcher.join=true", "--join")
                 raise Refused(f"{given}: of a study; add -m, for one run on this machine leave it out")
         config = compose.to_config(compose.unresolved(cfg))

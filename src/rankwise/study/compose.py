@@ -330,7 +330,7 @@ def explain(error: BaseException, words: Collection[str] = ()) -> str:
     text, *more = str(error).strip().splitlines()
     if unknown := re.search(r"Could not load '([\w/]+)/([^'/]+)'", text):  # of a list of options
         return f"{unknown[1]}={unknown[2]}: no such option{_YOURS.get(unknown[1], '')}"
-    if text.endswith("raised while composing config:"):
+    if text.endswith(":"):
         return " ".join([text, *more[:1]])
     if several := re.match("(?:Ambiguous value for argument|Sweep parameters) '(.*)'", text):
         study = "where one belongs; give one" if "hydra.mode=RUN" in words else "make a study; add -m"
