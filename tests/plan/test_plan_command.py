@@ -68,6 +68,8 @@ def test_the_command_prints_a_table_and_json(capsys, tmp_path, monkeypatch):
         {"rank": 1, "scale": 16.0}, {"rank": 4, "scale": 4.0}, {"rank": None, "scale": None},
     ]  # fmt: skip
     assert not (tmp_path / "outputs").exists()
+    assert main(["plan", "debug=fast", "--gpu", "t4", "trainer.precision=bf16"]) == 0
+    assert "No time: this hardware has no peak speed in bf16 that is known, or lacks it.\n" in capsys.readouterr().out
 
 
 def test_rows_and_notes_of_a_plan_are_those_of_all_its_runs(capsys, tmp_path, monkeypatch):

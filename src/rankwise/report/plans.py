@@ -123,13 +123,15 @@ def _sum(plan: dict[str, Any]) -> str:
 
 
 def _no_time(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Why some runs have none, in a line."""
-    if all(row["compute"]["steps"] is not None for row in rows):
-        return []
-    return [
+    """Why some runs have none, a line for each reason."""
+    untimed = [row["compute"] for row in rows if row["compute"]["train_s"] is None]
+    lines = [
         "No time: the rows of data that are not here yet are not counted, nor how many of packed texts or blocks "
         "share a batch; give trainer.max_steps or, where texts are not joined, task.n_train."
-    ]
+    ] * any(compute["steps"] is None for compute in untimed)
+    for precision in dict.fromkeys(compute["precision"] for compute in untimed if compute["steps"] is not None):
+        lines.append(f"No time: this hardware has no peak speed in {precision} that is known, or lacks it.")
+    return lines
 
 
 def _notes(plan: dict[str, Any]) -> list[str]:
