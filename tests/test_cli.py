@@ -194,6 +194,8 @@ REFUSED = [
     ("train -m method=probe seed=0,1 trainer.threads=1 quant=nf4", ["quant=nf4: of no use with method=probe"]),
     ("train -m method=tfidf,probe optim.lr=1", ["optim.lr=1: of no use with method=tfidf or method=probe;"]),
     ("train debug=fast forgetting=local forgetting.path=no/such", ["forgetting.path=no/such: no such file"]),
+    ("train debug=fast forgetting.n=5", ["forgetting.n=5: of no use with forgetting=none; leave it out"]),
+    ("train debug=fast task.generation.n=5", ["task.generation.n=5: of no use with task.generation.metrics=[];"]),
     ("train debug=fast task.encoding=utf-8", ["task.encoding=utf-8: of no use with task=synthetic"]),
     ("train -m optim.momentum=0.5,0.6", ["optim.momentum=0.5: of no use with optim=adamw"]),
     ("train optim=adafactor optim.betas=[0.8,0.9]", ["optim.betas=[0.8,0.9]: of no use with optim=adafactor"]),

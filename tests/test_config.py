@@ -37,6 +37,12 @@ def test_what_cannot_change_a_result_is_in_no_hash(tiny, keys):
     assert run_id(tiny(optim__lr=1e-3, **keys)) == run_id(tiny(optim__lr=1e-3))
 
 
+@pytest.mark.parametrize("key", ["model__path", "task__path", "forgetting__path", "method__init_from"])
+def test_two_spellings_of_a_path_are_one_run(tiny, key):
+    ids = [run_id(tiny(forgetting__name="local", **{key: path})) for path in ("a/b", "./a/b", "a//c/../b/", "a/c")]
+    assert ids[0] == ids[1] == ids[2] != ids[3]
+
+
 @pytest.mark.parametrize(
     "keys",
     [

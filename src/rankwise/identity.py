@@ -65,27 +65,32 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
         form["task"]["labels"] = [[label, name] for label, name in labels.items()]
     if form["method"].get("alpha") is not None:
         form["method"]["alpha"] = _spelled(form["method"]["alpha"])
-    if not (form["task"].get("generation") or {}).get("metrics"):  # what is switched off
-        keys = (form["task"].pop("generation", None) or {}).get("keys")
-        if keys and form["task"].get("synthetic"):  # of the rows that are generated
-            form["task"]["generation"] = {"keys": keys}
-    if (form.get("forgetting") or {}).get("name", "none") == "none":
-        form.pop("forgetting", None)
+    for group, key in (("model", "path"), ("task", "path"), ("forgetting", "path"), ("method", "init_from")):
+        if path := (form.get(group) or {}).get(key):  # one spelling of a local one; a hub id has no other
+            form[group][key] = os.path.normpath(path)
     if not form.get("callbacks"):
         form.pop("callbacks", None)
     return _without_nulls(form)
 
 
 def idle(values: dict[str, Any]) -> list[str]:
-    """Keys of which a run makes no use, whatever they say, because of its method, optimizer or rows."""
+    """Keys of which a run makes no use, whatever they say, because of its method, optimizer or rows, or as what they
+    are part of is switched off.
+    """
     method, task = methods.of(values["method"]["name"]), values["task"]
     keys = [f"method.{name}" for name in values["method"] if name not in method.keys | {"name", "lr"}]
     keys += [] if method.on_targets else ["targets"]
     keys += ["data_seed"] if task.get("n_train") is None else []
     optimizer = values.get("optim", {}).get("name")
     keys += ["optim.momentum"] * (optimizer != "sgd") + ["optim.betas"] * (optimizer in ("sgd", "adafactor"))
-    if task.get("synthetic") and not (task.get("path") or task.get("package")):
+    generated = task.get("synthetic") and not (task.get("path") or task.get("package"))
+    if generated:
         keys += [f"task.{name}" for name in _OF_FILES]
+    generation = task.get("generation") or {}
+    if not generation.get("metrics"):
+        of_rows = bool(generated and generation.get("keys"))  # whose answers have these keys
+        keys += [f"task.generation.{name}" for name in generation if name != "keys"] if of_rows else ["task.generation"]
+    keys += ["forgetting"] * ((values.get("forgetting") or {}).get("name", "none") == "none")
     if method.is_baseline:
         used = [*_IMMATERIAL, *(f"trainer.{key}" for key in _EVALUATED if method.name == "few_shot")]
         keys += [key for name in values.get("trainer", {}) if (key := f"trainer.{name}") not in used]

@@ -77,15 +77,22 @@ def refuse_idle(runs: Iterable[tuple[Config, Iterable[str]]]) -> None:
             mine = [of for of in keys if of == key or key.startswith(f"{of}.") or of.startswith(parts)]
             if not mine:
                 used.add(key)
-            elif value not in ("none", "null", "false"):
+            elif value not in ("none", "null", "false", "[]") and not _says_default(key, value):
                 of_optimizer = mine in (["optim.momentum"], ["optim.betas"])
-                group = "optim" if of_optimizer else "task" if key.startswith("task.") else "method"
+                own = next((group for group in ("task", "forgetting") if key.startswith(f"{group}.")), "method")
+                group = "optim" if of_optimizer else own
                 why = "task.n_train=null" if key == "data_seed" else f"{group}={getattr(config, group).name}"
+                why = "task.generation.metrics=[]" if key.startswith("task.generation") else why
                 idle_words.setdefault(key, {}).setdefault(why, f"{key}={value}")
     for key, by_reason in idle_words.items():
         if key not in used:
             word = next(iter(by_reason.values()))
             raise Refused(f"{word}: of no use with {' or '.join(by_reason)}; leave it out")
+
+
+def _says_default(key: str, value: str) -> bool:
+    """As a preset does, which takes back what an experiment says of a part that it switches off."""
+    return key in known_keys() and f"{key}={value}" == override(key, known_keys()[key][1].default)
 
 
 def option(name: str) -> Any:
