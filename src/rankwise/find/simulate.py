@@ -86,11 +86,11 @@ def simulate(
     return Outcome(*(float(total) / studies for total in (*counts, runs)))
 
 
-def truths(margin: float, gap: float = 0.03, extra: float = 0.005) -> dict[str, dict[int, float]]:
+def truths(margin: float, extra: float = 0.005) -> dict[str, dict[int, float]]:
     """Gains by rank: the first sufficient rank at each candidate, none, at the margin, and ranks out of order."""
     drawn: dict[str, dict[int, float]] = {}
     for first in (*RANKS, None):
-        gains = {r: (-extra if first is not None and r >= first else -margin - gap) for r in RANKS}
+        gains = {r: (-extra if first is not None and r >= first else -margin - 0.03) for r in RANKS}
         drawn[f"first {first}" if first else "none"] = gains
     drawn["all at the margin"] = dict.fromkeys(RANKS, -margin)
     drawn["first 8, below at the margin"] = {r: (0.0 if r >= 8 else -margin) for r in RANKS}

@@ -93,10 +93,10 @@ def ending(log: Path, pid: int) -> End | None:
     return None
 
 
-def one_line(kind: str, text: str, limit: int = 500) -> str:
-    """An error with its white space squeezed, cut at ``limit`` characters."""
+def one_line(kind: str, text: str) -> str:
+    """An error with its white space squeezed, cut at 500 characters."""
     line = " ".join(": ".join(filter(None, [kind, text])).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    return line if len(line) <= 500 else line[:499] + "…"
 
 
 class _Stop:
