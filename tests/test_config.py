@@ -37,12 +37,6 @@ def test_what_cannot_change_a_result_is_in_no_hash(tiny, keys):
     assert run_id(tiny(optim__lr=1e-3, **keys)) == run_id(tiny(optim__lr=1e-3))
 
 
-@pytest.mark.parametrize("key", ["model__path", "task__path", "forgetting__path", "method__init_from"])
-def test_two_spellings_of_a_path_are_one_run(tiny, key):
-    ids = [run_id(tiny(forgetting__name="local", **{key: path})) for path in ("a/b", "./a/b", "a//c/../b/", "a/c")]
-    assert ids[0] == ids[1] == ids[2] != ids[3]
-
-
 @pytest.mark.parametrize(
     "keys",
     [
@@ -68,6 +62,10 @@ def test_the_seed_of_the_sample_is_of_no_use_where_all_rows_train(tiny):
     with pytest.raises(Refused, match=r"^data_seed=1: of no use with task.n_train=null; leave it out$"):
         refuse_idle([(whole[1], ["data_seed=1"])])
     refuse_idle([(whole[1], ["data_seed=1"]), (drawn[1], ["data_seed=1"])])
+    for word, why in (("forgetting.n=5", "forgetting=none"), ("task.generation.n=5", r"task.generation.metrics=\[\]")):
+        with pytest.raises(Refused, match=f"^{word}: of no use with {why}; leave it out$"):
+            refuse_idle([(tiny(), [word])])
+    refuse_idle([(tiny(), ["task.generation.metrics=[]", "forgetting=none", "forgetting.n=1000"])])
 
 
 def test_the_keys_of_generated_rows_are_in_the_hash_though_nothing_is_written(tiny):

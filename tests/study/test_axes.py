@@ -317,6 +317,12 @@ def test_what_a_few_shot_model_is_read_with_is_part_of_its_identity(tiny):
     assert made("tfidf", trainer__precision="bf16") == made("tfidf", trainer__precision="fp32")
 
 
+@pytest.mark.parametrize("key", ["model__path", "task__path", "forgetting__path", "method__init_from"])
+def test_two_spellings_of_a_path_are_one_run(tiny, key):
+    ids = [run_id(tiny(forgetting__name="local", **{key: path})) for path in ("a/b", "./a/b", "a//c/../b/", "a/c")]
+    assert ids[0] == ids[1] == ids[2] != ids[3]
+
+
 def test_a_run_that_is_given_twice_starts_once_and_of_one_that_was_stopped_no_error_is_said(tiny, tmp_path, capsys):
     config = tiny(outputs=str(tmp_path))
     config.method.name = "tfidf"
