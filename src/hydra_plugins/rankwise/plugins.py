@@ -38,6 +38,7 @@ class LocalLauncher(Launcher):
 
     def __init__(self, jobs: int | None = None, returns: Any = None, join: bool = False) -> None:
         self.jobs, self.returns, self.join = jobs, returns, join
+        self.begun: set[Path] = set()  # the folders of its runs
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config

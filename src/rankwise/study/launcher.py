@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -50,23 +50,25 @@ def run(
     start: Launch,
     stage: str = "",
     counted: bool = True,
+    begun: Collection[Path] = (),
 ) -> list[Outcome]:
     """Run what is not finished of ``configs``, each run once, and say how each ended, in the order given.
 
     What the runs need is fetched first, here, with its progress in view. ``stage`` names them to who watches, to whom
-    it is said how many there are if they are to be ``counted``; ``start`` runs them. Failures are lines on stderr, with
-    their logs. Raises Refused where all runs are refused for one reason. Signals: as ``launch``.
+    it is said how many there are if they are to be ``counted``, but those that the same command had ``begun`` before;
+    ``start`` runs them. Failures are lines on stderr, with their logs. Raises Refused where all runs are refused for
+    one reason. Signals: as ``launch``.
     """
     if len(configs) > 1 and (name := os.environ.get("WANDB_RUN_ID")):
         raise Refused(f"WANDB_RUN_ID={name}: is the id of one run, and these are {len(configs)}; unset it")
     left = {folder(config): config for config in configs if not done(config)}
-    finished = [config for config in configs if folder(config) not in left]
+    finished = [config for config in configs if folder(config) not in (*left, *begun)]
     before = f", {len(finished)} finished before" if finished else ""
     if other := outdated.summary(finished):
         before += f" ({other}{'; --rerun runs them again' * (not stage)})"
     data.fetch_all(left.values())
-    if counted or finished:
-        what = plural(len(configs), "run") + f" ({stage})" * bool(stage)
+    if (counted and left) or finished:
+        what = plural(len(finished) + len(left), "run") + f" ({stage})" * bool(stage)
         print(f"rankwise: {what}{before}; {len(left)} to run", file=sys.stderr)
     outcomes = dict(zip(left, start([*left.values()]), strict=True))
     reasons = {outcome.error if outcome.status == REFUSED else None for outcome in outcomes.values()}

@@ -134,7 +134,9 @@ def launcher_of(overrides: Sequence[str]) -> LocalLauncher:
 
 def run_on(launcher: LocalLauncher, configs: Sequence[Config], stage: str = "", counted: bool = True) -> list[Outcome]:
     """Run what is not finished, as ``launcher.run``."""
-    return run(configs, lambda left: launcher.start(left, stage), stage, counted)
+    outcomes = run(configs, lambda left: launcher.start(left, stage), stage, counted, launcher.begun)
+    launcher.begun |= {folder(config) for config in configs}
+    return outcomes
 
 
 def _say_failed(config: Config, job: JobReturn | None) -> bool:
