@@ -39,7 +39,9 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
         "optim=adamw_torch_fused optim=adamw_8bit optim=adamw_bnb_8bit optim=paged_adamw_8bit optim=paged_adamw_32bit"
     ),
     "optim.schedule": "scheduler lr_scheduler lr_scheduler_type",
-    "optim.warmup": "warmup_ratio warmup_steps num_warmup_steps",
+    "optim.warmup": "warmup_ratio",
+    "optim.warmup, a share of the steps": "warmup_steps num_warmup_steps",
+    "optim.schedule=constant with optim.warmup": "optim.schedule=constant_with_warmup",
     "optim.weight_decay": "wd",
     "trainer.epochs": "max_epochs num_epochs num_train_epochs",
     "trainer.max_steps": "steps num_steps max_steps_per_epoch",
@@ -47,7 +49,8 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "trainer.accumulate": "accumulate_grad_batches gradient_accumulation_steps",
     "trainer.attention": "attn_implementation flash_attn flash_attention",
     "trainer.clip": "gradient_clip_val max_grad_norm clip_grad",
-    "trainer.validations": "val_check_interval check_val_every_n_epoch eval_steps eval_strategy evaluation_strategy",
+    "trainer.validations": "eval_strategy evaluation_strategy",
+    "trainer.validations, the number of them in a run": "val_check_interval check_val_every_n_epoch eval_steps",
     "trainer.early_stopping": "early_stop patience early_stopping_patience callbacks=early_stopping",
     "trainer.matmul_precision": "tf32",
     "trainer.precision": "mixed_precision dtype torch_dtype bnb_4bit_compute_dtype",
@@ -100,18 +103,26 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "task.test_share": "test_size test_split",
     "task.max_length": "max_seq_length max_seq_len cutoff_len sequence_len model_max_length block_size",
     "task.packing": "packed sample_packing",
-    "task.template": "chat_template",
+    "task.template": "formatting_func prompt_template",
+    "task.generation.beams": "num_beams",
+    "nothing: what is written is greedy, or of task.generation.beams": "do_sample temperature top_p top_k",
+    "task.metric=matthews": "task.metric=mcc task.metric=matthews_correlation",
     "task": "data dataset datasets dataset_name datamodule",
     "task.path": "dataset_path dataset_dir data_path",
     "task.path, and task.files={train: NAME, test: NAME}": "data_files train_file validation_file test_file",
     "task.text": "text_column text_column_name dataset_text_field",
     "task.label": "label_column label_column_name",
     "nothing: as many as the rows have; task.labels orders them": "num_labels num_classes",
-    "nothing: of a prompt only the completion is learned": "train_on_inputs completion_only_loss assistant_only_loss",
+    "nothing: of a prompt only the completion is learned, of a conversation the replies": (
+        "train_on_inputs completion_only_loss assistant_only_loss response_template"
+    ),
+    "nothing: it is not built in": "label_smoothing label_smoothing_factor neftune_noise_alpha neftune",
     "model=local model.path": (
         "name_or_path model_name model_name_or_path pretrained_model_name_or_path base_model checkpoint"
     ),
-    "nothing: it is the model's own": "tokenizer tokenizer_name tokenizer_type special_tokens",
+    "nothing: it is the model's own": (
+        "tokenizer tokenizer_name tokenizer_type special_tokens chat_template padding_side"
+    ),
     "nothing: code of a model or of data is never run": "trust_remote_code",
     "quant=nf4": "load_in_4bit quant=4bit quant=int4 quant=bnb quant=bitsandbytes",
     "nothing: rankwise quantizes the model itself, on loading: quant=nf4 to 4 bits, quant=int8 to 8": (
@@ -134,7 +145,7 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "trainer.max_time, for one run; rankwise find --budget, as runs of a comparison have the same steps": "max_time",
     "study": "group experiment_name",
     "name": "run_name",
-    "outputs": "output_dir out_dir default_root_dir save_dir dir",
+    "outputs": "logging_dir output_dir out_dir default_root_dir save_dir dir",
     "--config RUN/config.yaml": "ckpt_path",
     "experiment=NAME, or --config FILE": "-cn --config-name config_name config --config_file .yaml .yml",
     "callbacks=NAME, with a conf/callbacks/NAME.yaml of yours": "callbacks callback",
@@ -171,9 +182,9 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     ),
     "nothing: a run's metrics.jsonl has every step, and rankwise report --csv a line for each arm": "logger=csv",
     "nothing: it learns labels, values and completions, not preferences": (
-        "dpo orpo kto ppo grpo rlhf reward_model stage=dpo stage=kto stage=ppo stage=rm"
+        "dpo orpo kto ppo grpo rlhf reward_model stage=dpo stage=kto stage=ppo stage=rm trainer=dpo trainer=kto"
     ),
-    "task=prompts or task=chat, with task.path=FILE": "sft stage=sft",
+    "task=prompts or task=chat, with task.path=FILE": "sft stage=sft trainer=sft",
     "task=text, with task.path=FILE": "stage=pt",
     "nothing: rows are in memory": (
         "num_workers dataloader_num_workers preprocessing_num_workers pin_memory persistent_workers"
