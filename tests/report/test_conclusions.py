@@ -255,18 +255,18 @@ def test_a_regression_whose_predictions_hardly_vary_is_flagged(tmp_path):
 def test_an_error_far_below_the_medians_lacks_seeds_and_rows_not_learning(tmp_path):
     noise, labels = np.random.default_rng(0), np.random.default_rng(1).normal(size=20)
     for seed, spread in enumerate((0.35, 0.62)):
-        write_values(tmp_path, 8, labels, labels + noise.normal(0, spread, 20), seed, "mae")
-    (arm,) = build([tmp_path]).arms
-    assert re.fullmatch(r"not shown to be better than always answering the median \(0\.\d+\): " + TOO_FEW, arm.unfit)
+        write_values(tmp_path, 8, labels, labels + noise.normal(0, spread, 20), seed, "mae", clusters=2)
+    said = r"not shown to be better than always answering the median \(0\.\d+\): test rows are of 2 groups, each.*: "
+    assert re.fullmatch(said + TOO_FEW, build([tmp_path]).arms[0].unfit)
 
 
-def write_values(root, rank, labels, said, seed, metric):
+def write_values(root, rank, labels, said, seed, metric, **more):
     record = write_run(root, "lora", rank, seed=seed, task__metric=metric, task__kind="regression")
     columns = {"item": np.arange(len(labels)), "label": labels, "prediction": said}
     pq.write_table(pa.table(columns), record.folder / "predictions.parquet")
     errors = np.abs(said - labels)
     value = float(errors.mean()) if metric == "mae" else float(np.corrcoef(labels, said)[0, 1]) if said.std() else 0.0
-    record.metrics["test"] = {metric: {"value": value, "se": 0.01, "n": len(labels)}}
+    record.metrics["test"] = {metric: {"value": value, "se": 0.01, "n": len(labels)} | more}
     record.write()
     return record
 

@@ -120,7 +120,9 @@ def _learned_nothing(arm: Arm, metric: Metric, scores: Scores) -> Iterator[str]:
     if above.low <= 0:
         answer = "the median" if metric.lower_is_better else "one class"
         other = "no correlation" if metric.low < 0 else f"always answering {answer} ({metric.with_unit(constant)})"
-        why = "it may have learned nothing" if small else TOO_FEW
+        groups = max(at(run, f"metrics.test.{metric.name}.clusters") or 0 for run in arm.runs)
+        few = f"test rows are of {plural(groups, 'group')}, each of which counts as one: " if groups else ""
+        why = "it may have learned nothing" if small else few + TOO_FEW
         yield f"not shown to be better than {other}: {why}"
     elif small:  # what is right more often may be but too sure of itself
         yield from _no_less_loss(arm.runs, scores.entropy(arm.runs))
