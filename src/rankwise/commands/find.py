@@ -9,16 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankwise.commands._shared import (
-    groups,
-    overrides,
-    parse,
-    parser,
-    print_json,
-    show,
-    show_table,
-    with_jobs,
-)
+from rankwise.commands._shared import groups, overrides, parse, parser, print_json, show, show_table, with_jobs
 from rankwise.errors import Refused, plural
 
 if TYPE_CHECKING:

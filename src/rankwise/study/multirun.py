@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from rankwise import machine
 from rankwise.check import check, check_here
 from rankwise.config import Config
-from rankwise.errors import Refused, plural
+from rankwise.errors import Refused, one_line, plural
 from rankwise.forks import fork_server
 from rankwise.forks.preload import HEAVY
 from rankwise.identity import folder, run_id
@@ -26,7 +26,6 @@ from rankwise.study.compose import Composer, explained, hydra_tree, load, refuse
 from rankwise.study.launcher import done, run
 from rankwise.study.outcome import Outcome
 from rankwise.study.tuning import Tuning
-from rankwise.study.worker import one_line
 from rankwise.tasks.data import check_files
 from rankwise.tracking import record as records
 
@@ -93,7 +92,7 @@ def _run_on_foreign(sweeper: StudySweeper, left: list[tuple[Config, Row]], total
         jobs = sweeper.launcher.launch([row for _, row in left], initial_job_idx=0) if left else []
     except Exception as error:  # its own: no scheduler is here, or a process of its was killed
         name = sweeper.config.hydra.runtime.choices["hydra/launcher"]
-        reason = f"hydra/launcher={name}: {one_line(type(error).__name__, str(error))}"
+        reason = f"hydra/launcher={name}: {one_line(error)}"
         if all(records.state(config) == "new" for config, _ in left):
             raise Refused(reason) from None
         print(f"rankwise: {reason}", file=sys.stderr)
@@ -153,7 +152,7 @@ def _say_failed(config: Config, job: JobReturn | None) -> bool:
     except Refused as error:
         reason = str(error)
     except Exception as error:
-        reason = one_line(type(error).__name__, str(error))
+        reason = one_line(error)
     print(f"rankwise: {name} failed: {reason}", file=sys.stderr)
     return True
 
