@@ -319,6 +319,8 @@ def explain(error: BaseException, words: Collection[str] = ()) -> str:
         return f"{name}: no such option; one of {', '.join(beside or error.options)}{near}"
     if isinstance(error, OverrideParseException):
         key, _, value = str(error.override).strip("'\"").partition("=")
+        if re.match(r"{(.*,)?[^:,{}]*[^\x00-\x7f:,{}][^:,{}]*:.*}$", value):
+            return f"{error.override}: a key in braces has letters of ASCII alone; of a class, * stands for any others"
         plain = value and not set("'\"[]{}()") & set(value)
         twice = f'{key}="{value}"' if plain else 'KEY="VALUE"'
         return f"{error.override}: cannot be read as key=value; quote twice what has spaces or other signs: '{twice}'"
