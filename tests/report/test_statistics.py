@@ -1,11 +1,16 @@
 """Intervals, weighted metrics and the bootstrap against known answers and simulation."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef, mean_absolute_error
+from synthetic_study import write_run
+from test_sufficiency import by_rank
 
 from rankwise.metrics import METRICS, named
+from rankwise.report.report import build
 from rankwise.statistics import holm, interval, item_weights, paired, seed_weights, unseen, verdict
 
 
@@ -287,3 +292,35 @@ def test_the_detectable_deficit_is_found_in_80_percent_of_studies(seeds, tail):
         points = rng.standard_normal(seeds) + 0.5 * rng.standard_normal() - deficit
         found += paired(points, points + items).limits(1 - 2 * tail)[1] < 0
     assert 0.75 <= found / studies <= 0.88
+
+
+LABELS = np.repeat([1, 0], [20, 1980])
+HALVES = np.arange(200) % 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "said", "classes", "f1", "one_more"),
+    [
+        # Of 20 positives 12 are found: F1 is 24/32, with one fewer 22/31, which is 81 times what it does to accuracy.
+        (LABELS, LABELS * (np.arange(2000) >= 8), "ny", 24 / 32, 24 / 32 - 22 / 31),
+        # The mean of both classes that occur, not of class 1 alone: test and answers lack the last of three.
+        (HALVES, HALVES * (np.arange(200) >= 30), "abc", (2 * 100 / 215 + 2 * 85 / 185) / 2, None),
+    ],
+)
+def test_f1_is_of_all_classes_and_where_none_or_one_answer_differs_one_row_more_is_what_it_moves(
+    tmp_path, labels, said, classes, f1, one_more
+):
+    fewer = np.where(np.arange(len(said)) == said.argmax(), 0, said)
+    for seed in range(3):
+        for method, rank, said_n in (("full", None, said), ("lora", 8, said), ("lora", 64, fewer)):
+            record = write_run(tmp_path, method, rank, seed=seed, task__metric="f1")
+            columns = {"item": np.arange(len(labels)), "label": labels, "prediction": said_n, "score": 0.9 * said_n}
+            pq.write_table(pa.table(columns), record.folder / "predictions.parquet")
+            value = f1 if said_n is said else named("f1").among(len(classes)).value(labels, fewer)
+            record.metrics["test"] = {"f1": {"value": value, "se": 0.02, "n": len(labels)}}
+            record.provenance["data"]["classes"] = list(classes)
+            record.write()
+    found = by_rank(build([tmp_path]))
+    boot = found[8].bootstrap
+    assert boot.items == len(labels) and (not one_more or boot.over_items == pytest.approx(2 * one_more, rel=0.01))
+    assert found[64].bootstrap.lacking == boot.lacking > 0

@@ -16,7 +16,6 @@ from scipy import stats
 from synthetic_study import ITEMS, answers, printed, write_predictions, write_run, write_study
 
 from rankwise.find.evidence import gather
-from rankwise.metrics import named
 from rankwise.report import plots
 from rankwise.report.page import html
 from rankwise.report.report import build
@@ -372,35 +371,3 @@ def test_several_families_share_the_5_percent(tmp_path):
     assert title.endswith("worse if tested alone, not as one of 4 families.")
     for high, shown in ((boot.high, False), (boot.limits(1 - 2 * 0.05 / 4)[1], True)):
         assert dataclasses.replace(between, margin=-high - 1e-6).conclusive is shown
-
-
-LABELS = np.repeat([1, 0], [20, 1980])
-HALVES = np.arange(200) % 2
-
-
-@pytest.mark.parametrize(
-    ("labels", "said", "classes", "f1", "one_more"),
-    [
-        # Of 20 positives 12 are found: F1 is 24/32, with one fewer 22/31, which is 81 times what it does to accuracy.
-        (LABELS, LABELS * (np.arange(2000) >= 8), "ny", 24 / 32, 24 / 32 - 22 / 31),
-        # The mean of both classes that occur, not of class 1 alone: test and answers lack the last of three.
-        (HALVES, HALVES * (np.arange(200) >= 30), "abc", (2 * 100 / 215 + 2 * 85 / 185) / 2, None),
-    ],
-)
-def test_f1_is_of_all_classes_and_where_none_or_one_answer_differs_one_row_more_is_what_it_moves(
-    tmp_path, labels, said, classes, f1, one_more
-):
-    fewer = np.where(np.arange(len(said)) == said.argmax(), 0, said)
-    for seed in range(3):
-        for method, rank, said_n in (("full", None, said), ("lora", 8, said), ("lora", 64, fewer)):
-            record = write_run(tmp_path, method, rank, seed=seed, task__metric="f1")
-            columns = {"item": np.arange(len(labels)), "label": labels, "prediction": said_n, "score": 0.9 * said_n}
-            pq.write_table(pa.table(columns), record.folder / "predictions.parquet")
-            value = f1 if said_n is said else named("f1").among(len(classes)).value(labels, fewer)
-            record.metrics["test"] = {"f1": {"value": value, "se": 0.02, "n": len(labels)}}
-            record.provenance["data"]["classes"] = list(classes)
-            record.write()
-    found = by_rank(build([tmp_path]))
-    boot = found[8].bootstrap
-    assert boot.items == len(labels) and (not one_more or boot.over_items == pytest.approx(2 * one_more, rel=0.01))
-    assert found[64].bootstrap.lacking == boot.lacking > 0

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_tables import places, read
+from test_files import PROMPTS
+from test_tables import places, read, records
 from tiny_configs import tiny
 
 from rankwise.assets import resolve
@@ -238,3 +239,27 @@ def test_the_synthetic_task_has_a_rule_to_learn(kind):
     assert (total != 0).all()
     assert [row["label"] for row in rows] == (total if kind == "regression" else total > 0).tolist()
     assert 0.4 < (total > 0).mean() < 0.6
+
+
+def test_rows_of_one_prompt_text_or_group_are_a_cluster(tmp_path, table):
+    rows = [{"prompt": f"sea {i}", "completion": f"oak {k}", "doc": i % 7} for k in range(3) for i in range(60)]
+    path = records(tmp_path, rows)
+    by_prompt = read(path, **PROMPTS).test
+    of_text = set(zip(by_prompt.texts, by_prompt.clusters, strict=True))
+    assert len(of_text) == len(set(by_prompt.clusters)) == len(set(by_prompt.texts)) == len(by_prompt) / 3
+    by_group = read(path, **PROMPTS, group="doc").test
+    assert len(set(zip(by_group.groups or [], by_group.clusters, strict=True))) == len(set(by_group.groups or [])) <= 7
+    (tmp_path / "named").mkdir()
+    named = records(tmp_path / "named", [{"source" if key == "doc" else key: row[key] for key in row} for row in rows])
+    of_column = read(named, **PROMPTS, group="source")
+    assert of_column.test.clusters.tolist() == by_group.clusters.tolist()
+    shared = len(set(of_column.test.groups or []) & set(of_column.train.groups or []))
+    assert any(note.startswith(f"{shared} of {shared} test groups (task.group=source)") for note in of_column.notes)
+    alone = read(records(tmp_path / "named", [row | {"doc": "all"} for row in rows]), **PROMPTS, group="doc")
+    assert any(note.startswith("all test rows are one group (task.group=doc)") for note in alone.notes)
+    lacking = records(tmp_path / "named", [*rows, *[row | {"doc": ""} for row in rows[:3]]])
+    notes = read(lacking, **PROMPTS, group="doc", skip_empty=True).notes
+    assert "task.skip_empty leaves out rows without task.group=doc (3)" in notes
+    assert read(path, **PROMPTS, group="source").test.clusters.tolist() == by_prompt.clusters.tolist()
+    labelled = read(table([*ROWS, *ROWS[:20]]))
+    assert len(set(labelled.test.clusters)) == len(set(labelled.test.texts)) < len(labelled.test)

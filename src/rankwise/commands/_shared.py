@@ -63,9 +63,8 @@ def overrides(words: list[str]) -> list[str]:
             raise Refused(f"{word}: an option is chosen by its name: hydra/launcher=NAME, hydra/sweeper=NAME")
         if _FOLDERS.fullmatch(key) and "LOCAL_RANK" not in os.environ:  # which Lightning adds
             raise Refused(f"{word}: runs go to outputs=FOLDER and study=NAME in there")
-        if key == "model.name" and not any(
-            other.lstrip("+").startswith(("model=local", "model.path=")) for other in words
-        ):
+        chosen = ("model=local", "model.path=", "experiment=")
+        if key == "model.name" and not any(other.lstrip("+").startswith(chosen) for other in words):
             raise Refused(f"{word}: chooses no model; that is model=NAME, or model=local model.path=FOLDER_OR_HUB_ID")
         if key in GROUPS:
             _check_option(key, value)
