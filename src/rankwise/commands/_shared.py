@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from rankwise.errors import Refused
+from rankwise.errors import Refused, did_you_mean
 from rankwise.paths import options
 from rankwise.synonyms import ALIASES, GROUPS, OPEN, meaning, near_flag, no_such_key
 
@@ -260,6 +260,19 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
         unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]
         if one := re.fullmatch(r"argument -m/.*: ignored explicit argument '([a-z].*)'", message):
             unknown = f"-m{one[1]}"  # of -method.rank=4
+        elif one := re.fullmatch(r"argument (?:.*/)?(--.*): ignored explicit argument '(.*)'", message):
+            message = f"{one[1]}={one[2]}: takes no value"
+        choices = {argparse._get_action_name(action): list(action.choices or ()) for action in parser._actions}
+        if one := re.match(r"argument (\S+): invalid choice: '(.*)' \(choose", message):
+            flag = f"{one[1].rpartition('/')[2]}=" * one[1].startswith("-")
+            message = f"{flag}{one[2]}: one of {', '.join(choices[one[1]])}{did_you_mean(one[2], choices[one[1]])}"
+        elif needed := message.partition("arguments are required: ")[2]:
+            named = (
+                name + f" (one of {', '.join(choices[name])})" * bool(choices[name]) for name in needed.split(", ")
+            )
+            message = f"give {', '.join(named)}"
+        elif one := re.fullmatch("one of the arguments (.*) is required", message):
+            message = f"give one of {', '.join(one[1].split())}"
         near = near_flag(unknown.split("=")[0], parser._option_string_actions, keys)
         surplus = f"{unknown}: one word too many" if unknown else message
         what = f"{unknown}: no such flag{near}" if unknown.startswith("-") else surplus
