@@ -195,6 +195,11 @@ def test_foreach_needs_a_copy_of_all_gradients_and_the_fused_kernel_none(tiny):
     assert steps["foreach"] - steps["fused"] == pytest.approx(trained, rel=0.1)
 
 
+def test_memory_is_planned_without_operations_where_it_alone_is_asked(tiny):
+    whole, memory = row(tiny(), find_batch=True), row(tiny(), find_batch=True, only_memory=True)
+    assert whole.keys() - memory.keys() == {"compute"} and memory == {key: whole[key] for key in memory}
+
+
 def test_runs_that_cost_the_same_are_worked_out_once_and_summed(tiny, monkeypatch):
     from rankwise.plan import estimate
 

@@ -200,9 +200,8 @@ def test_an_automatic_batch_is_the_same_step_in_the_largest_parts_that_fit_all_r
     monkeypatch.chdir(tmp_path)
     words = ["debug=fast", "trainer.batch_size=8", "trainer.accumulate=3", "trainer.eval_batch_size=1"]
     full = composed([*words, "method=full"])
-    rows = plan(
-        [changed(full, {"trainer.batch_size": size}) for size in (fits or 1, fits + 1)], Question(Hardware.here(), 0)
-    )["runs"]
+    sizes, memory = (fits or 1, fits + 1), Question(Hardware.here(), 0, only_memory=True)
+    rows = plan([changed(full, {"trainer.batch_size": size}) for size in sizes], memory)["runs"]
     least, most = (row["memory"]["train"]["peak_bytes"] for row in rows)
     room = (least + most) // 2 if fits else least - 1
     monkeypatch.setattr(machine, "memory_bytes", lambda: CONTEXT_BYTES["cpu"] + room)

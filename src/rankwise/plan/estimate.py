@@ -44,6 +44,7 @@ class Question:
     limit_bytes: int
     find_batch: bool = False
     only_parameters: bool = False
+    only_memory: bool = False  # and parameters, without operations and time
     mfu: float | None = None
     gpus: int | None = None  # of a cluster, that the study has to itself
 
@@ -91,7 +92,7 @@ def process_bytes(configs: Sequence[Config], gpu_name: str) -> int:
     sizes: dict[str, Any] = dict.fromkeys(methods.size_keys())
     for config in sorted(configs, key=lambda config: [getattr(config.method, key) or 0 for key in methods.size_keys()]):
         largest[_same_cost(replace(config, method=replace(config.method, **sizes)))] = config
-    rows = plan([*largest.values()], Question(here, 0))["runs"]
+    rows = plan([*largest.values()], Question(here, 0, only_memory=True))["runs"]
     peak = max(row["memory"][part]["peak_bytes"] for row in rows for part in ("train", "eval"))
     return int(_RESERVED * peak) + here.context_bytes
 
@@ -122,6 +123,8 @@ def _row(config: Config, question: Question, steps: dict[str, tuple[Row, int]]) 
         run = FakeRun(config, base, task.scorer, settings, adapted)
         steps[key] = _step(run, length, question)
     step, needs = steps[key]
+    if question.only_memory:
+        return row | step
     return row | step | {"compute": step["compute"] | _time(config, task, needs, question, settings)}
 
 
@@ -140,6 +143,8 @@ def _step(run: FakeRun, length: int, question: Question) -> tuple[Row, int]:
     if question.find_batch:
         of_one = largest_batch(lambda n: run.train([shape._replace(rows=n)] * len(step)).phases, room)
         row["largest_batch"] = of_one * trainer.devices
+    if question.only_memory:
+        return row, 0
     flops = {"per_step": micro_batch * trainer.accumulate * trainer.devices} | beside_full(run, shape, micro_batch)
     row["compute"] = {"flops": flops}
     return row, needed(run, shape, micro_batch) * trainer.accumulate

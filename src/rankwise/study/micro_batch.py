@@ -54,7 +54,7 @@ def settled(words: Sequence[str], configs_of: Callable[[list[str]], Sequence[Con
 
     def most(parts: int) -> int:
         alike = [replace(c, trainer=replace(c.trainer, accumulate=accumulate * parts)) for c in configs]
-        runs = plan(alike, Question(here, room, find_batch=True))["runs"]
+        runs = plan(alike, Question(here, room, find_batch=True, only_memory=True))["runs"]
         evaluation = max(run["memory"]["eval"]["peak_bytes"] for run in runs) + here.context_bytes
         if evaluation > room:
             takes = f"an evaluation takes {evaluation / 1e9:.1f} GB of {room / 1e9:.1f}"
