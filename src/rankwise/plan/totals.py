@@ -5,8 +5,8 @@ from typing import Any
 
 from rankwise.config import Config
 
-# Of a finished run, as counted (strace of four runs of 100 steps; W&B's client at the tests' server): files, and what
-# that client sends: of the run, of each row, and every so many seconds the machine's load.
+# Of a finished run, as counted (docs/scale.md): files, and what W&B's client sends: of the run, of each row, and every
+# so many seconds the machine's load.
 FILES, WANDB_FILES = 8, 11
 RUN_REQUESTS, RUN_BYTES, ROW_BYTES = 26, 58_000, 180
 INTERVAL_S, INTERVAL_BYTES = 15, 700
