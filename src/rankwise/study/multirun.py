@@ -81,6 +81,8 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
         exit_code = _run_here(sweeper.launcher, configs, trials, tuning)
     else:
         exit_code = _run_on_foreign(sweeper, [(config, row) for config, row in study if not done(config)], len(study))
+    if any((place := folder(configs[0]).parent).glob("*/result.json")):
+        print(f"rankwise: to compare them: rankwise report {place}", file=sys.stderr)
 
 
 def _run_on_foreign(sweeper: StudySweeper, left: list[tuple[Config, Row]], total: int) -> int:
