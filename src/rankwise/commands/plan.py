@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
         if options.gpus and options.gpus < (most := max(config.trainer.devices for config in configs)):
             raise Refused.value("--gpus", options.gpus, f"at least {most}, the trainer.devices of one run")
         room = hardware.memory_bytes if limit is None else limit
-        asked = Question(hardware, room, limit is not None, options.params, options.mfu, options.gpus)
+        asked = Question(hardware, room, limit is not None, options.params, mfu=options.mfu, gpus=options.gpus)
         planned = plan(configs, asked)
         print_json(planned) if options.json else show(table(planned))
         return 0

@@ -44,9 +44,9 @@ class Question:
     limit_bytes: int
     find_batch: bool = False
     only_parameters: bool = False
-    only_memory: bool = False  # and parameters, without operations and time
     mfu: float | None = None
     gpus: int | None = None  # of a cluster, that the study has to itself
+    only_memory: bool = False  # and parameters, without operations and time
 
 
 @dataclass(frozen=True)
