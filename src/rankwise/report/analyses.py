@@ -70,14 +70,14 @@ def stem(document: Document) -> str:
     ids = "-".join(run["id"] for run in document["runs"])
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", ids):  # many runs, or a stranger's
         ids = hashlib.sha256(ids.encode()).hexdigest()[:10]
-    return "-".join([document["analysis"], ids, *_options(document)]).replace("block ", "layer")
+    return "-".join([document["analysis"], ids, *_options(document, "layer")])
 
 
-def _options(document: Document) -> list[str]:
+def _options(document: Document, block: str = "block ") -> list[str]:
     side = "left" if document["analysis"] == "intruders" else "right"
     usual = {"layer": None, "module": None, "of": "delta", "side": side}
     unusual = {key: document.get(key) for key in usual if document.get(key) not in (None, usual[key])}
-    return [f"block {value}" if key == "layer" else str(value) for key, value in unusual.items()]
+    return [f"{block}{value}" if key == "layer" else str(value) for key, value in unusual.items()]
 
 
 def _subspaces(document: Document) -> Table:

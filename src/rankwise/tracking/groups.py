@@ -312,10 +312,11 @@ def _problem(value: Any, kind: Any) -> _Problem:
 
 def _scalar(value: Any, kind: Any, parts: tuple[Any, ...]) -> _Problem:
     kind, least = (parts[0], " ≥ 0") if parts else (kind, "")
+    most = parts[2] if len(parts) > 2 else _MOST
     if kind not in (int, float):
         return None if isinstance(value, kind) else _says(value, _NAMES[kind])
     number = isinstance(value, int | kind) and not isinstance(value, bool)
-    if number and _is_workable(value) and not (least and not 0 <= value < [*parts, _MOST][2]):
+    if number and _is_workable(value) and not (least and not 0 <= value < most):
         return None
     return _says(value, _NAMES[kind] + least)
 
