@@ -120,7 +120,7 @@ def test_a_multirun_runs_skips_what_is_finished_and_reruns_on_demand(tmp_path):
     line = ["train", "-m", "debug=fast", "method=lora,full,tfidf", "method.rank=1,2"]
     first = rankwise(tmp_path, *line)
     assert first.returncode == 0, first.stderr
-    assert first.stdout == ""
+    assert first.stdout == "" and first.stderr.endswith("rankwise: to compare them: rankwise report outputs/debug\n")
     done = results(tmp_path)
     assert {record.status for record in done.values()} == {"finished"} and len(done) == 4
     started = {name: record.run["started"] for name, record in done.items()}
