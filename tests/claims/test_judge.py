@@ -167,7 +167,13 @@ def test_numbers_are_shown_in_their_unit():
     differences = {claim.unit for claim in CLAIMS.values() if claim.quantity == "difference"}
     assert "share" not in differences, "a difference of shares is of points"
     assert number(32_000, "count") == "32,000"
-    assert number(0.968, "share") == "96.8 %"
+    assert [number(-value, unit) for value, unit in ((0.968, "share"), (32_000, "count"), (0.5, "correlation"))] == [
+        *("−96.8 %", "−32,000", "−0.5")
+    ]
+    alike = Estimate(3.0, math.nan, math.nan, n=3)
+    for unit, shown in (("count", "3"), ("ratio", "3"), ("share", "300 %")):
+        found = Verdict(dataclasses.replace(RANK1, unit=unit), "inconclusive", RANK1.bound, alike)
+        assert f"| {shown} |" in markdown([found], to_json([found], "full")), "the value of seeds that all agree, alone"
     assert bound(judge(CLAIMS["folklore_layer_4096"], [], "quick")) == "262,144"
     assert tally([]) == "0 claims"
 

@@ -1,5 +1,6 @@
 """Verdicts as tables of the report: for a terminal and as Markdown."""
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -60,16 +61,16 @@ def number(value: float, unit: str) -> str:
         case "accuracy":
             return metrics.named("accuracy").difference(value) + " points"
         case "share":
-            return f"{100 * value:.3g} %"
+            return metrics.signed(f"{100 * value:.3g}") + " %"
         case "count":
-            return f"{value:,.0f}" if value == int(value) else f"{value:,.3g}"
+            return metrics.signed(f"{value:,.0f}" if value == int(value) else f"{value:,.3g}")
         case "bytes":
             return fmt.si(value, "B")
         case "nats":
             return metrics.named("loss").difference(value) + " nats"
         case "bits":
             return f"{value:.3g} bits"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return metrics.signed(f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}")
 
 
 def _ours(verdict: Verdict) -> str:
@@ -77,7 +78,7 @@ def _ours(verdict: Verdict) -> str:
     estimate, unit = verdict.estimate, verdict.claim.unit
     if estimate is None:
         return verdict.reason
-    if estimate.low == estimate.high:
+    if estimate.low == estimate.high or not math.isfinite(estimate.high - estimate.low):  # of seeds that all agree
         return number(estimate.value, unit)
     return f"{number(estimate.value, unit)} ({number(estimate.low, unit)} to {number(estimate.high, unit)})"
 
