@@ -148,6 +148,16 @@ def test_heads_of_different_sizes_share_a_base(trained, saved_base, tmp_path):
     value = {"task__kind": "regression", "task__metric": "pearson", "objective": "val/pearson", "task__n_test": None}
     runs = [trained(model__path=base), trained(model__path=base, **value)]
     found, _ = result(runs, tmp_path, "svd", None)
+    codes = [part.split("```")[0] for part in (tmp_path / "combined/README.md").read_text().split("```python\n")[1:]]
+    for run, task, code in zip(runs, found["tasks"], codes, strict=True):
+        made: dict[str, Any] = {}
+        with quiet_peft():
+            exec(code.replace('FOLDER = "."', f"FOLDER = {str(tmp_path / 'combined')!r}"), made)
+        again, _ = score.Rows.of(run, made["tokenizer"]).score(made["model"])
+        assert again["value"] == pytest.approx(task["combined"]["value"], abs=1e-5), (
+            "each by the recipe of its own head"
+        )
+    assert [task["outputs"].split(";")[0] for task in found["tasks"]] == ["classes 0 = 0, 1 = 1", "one value"]
     assert [task["metric"] for task in found["tasks"]] == ["accuracy", "pearson"]
     for task in found["tasks"]:
         assert task["single"]["value"] == pytest.approx(task["recorded"], abs=1e-6)

@@ -75,7 +75,7 @@ def write(folder: Path, run: Run, asset: assets.Asset, kind: str, notes: list[st
         f"base kept in: {_kept_in(run)}{', constants quantized' if run.config.quant.double else ''}",
         f"data: {alone(data['source'])}, fingerprint {data['fingerprint']}; {data['train']} rows for training, "
         f"{data['validation']} for validation, {data['test']} for test",
-        f"outputs: {_outputs(run, scorer)}",
+        f"outputs: {outputs(run, scorer)}",
         f"run: {run.record.run['id']}, {run.record.run['ended']}, seed {run.config.seed}",
     ]
     rows = [
@@ -118,7 +118,8 @@ def _study(run: Run) -> str:
     return "\n".join(lines)
 
 
-def _outputs(run: Run, scorer: Any) -> str:
+def outputs(run: Run, scorer: Any) -> str:
+    """What the logits mean."""
     if run.config.task.writes:
         return "text: logits of the next token"
     if run.classes:

@@ -15,7 +15,7 @@ from rankwise.model.methods.peft_warnings import CANNOT
 from rankwise.model.methods.seeds import derived_seed
 
 WITH_DENSITY = ("ties", "dare_linear", "dare_ties")
-_NAME = "combined"
+_NAME, _HEAD = "combined", "\0"
 
 
 def combine(
@@ -130,17 +130,24 @@ def _scored(shared: loading.Shared, run: Run) -> dict[str, Any]:
     recorded = run.record.metrics.get("test", {}).get(rows.metric, {}).get("value")
     row = {"task": run.config.task.name, "run": run.name, "metric": rows.metric, "recorded": recorded}
     row["head"] = f"heads/{run.name}.safetensors" if shared.whole[run.key] else ""
+    row["outputs"] = card.outputs(run, rows.scorer)
     return row | {"single": single, _NAME: together, "difference": rows.gap(alone, columns)}
 
 
 def _card(summary: dict[str, Any], runs: list[Run]) -> str:
     base, weights = runs[0].record.provenance["model"], ", ".join(f"{weight:g}" for weight in summary["weights"])
-    rows, first = [], summary["tasks"][0]["head"]
-    with_head = "With the first of the heads, and any other in the same way"
-    for row in summary["tasks"]:
+    rows, alike = [], dict[tuple[str, str], list[str]]()  # heads that are loaded and read in the same way
+    for run, row in zip(runs, summary["tasks"], strict=True):
+        code = "\n".join(card.recipe(run, base_asset(run), "adapter", row["head"])).replace(run.name, _HEAD)
+        alike.setdefault((code, row["outputs"]), []).append(run.name)
         alone, together = (f"{row[which]['value']:.4f} ± {row[which]['se']:.4f}" for which in ("single", _NAME))
         cells = (row["task"], row["metric"], alone, together, row["head"] or "the base's")
         rows.append(f"| {' | '.join(cells)} |")
+    ways = [
+        f"For {' or, in the same way, '.join(names)}; outputs: {outputs}:\n\n"
+        f"```python\n{code.replace(_HEAD, names[0])}\n```\n"
+        for (code, outputs), names in alike.items()
+    ]
     return f"""---
 license: unknown
 library_name: peft
@@ -154,9 +161,6 @@ Weights {weights}; base {card.alone(base["source"])}, fingerprint {base["fingerp
 | --- | --- | --- | --- | --- |
 {chr(10).join(rows)}
 
-± is one standard error over test rows. {with_head if first else "To load it"}:
+± is one standard error over test rows.
 
-```python
-{chr(10).join(card.recipe(runs[0], base_asset(runs[0]), "adapter", first))}
-```
-"""
+{chr(10).join(ways)}"""
