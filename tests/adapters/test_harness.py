@@ -1,5 +1,6 @@
 """Runs on tasks of lm-evaluation-harness: the scores are the model's, and reports read them like others."""
 
+import functools
 import json
 import re
 from dataclasses import replace
@@ -16,7 +17,8 @@ from rankwise.cli import main
 from rankwise.compare import predictions_of
 from rankwise.metrics import named
 from rankwise.report.report import build
-from rankwise.tracking import predictions
+from rankwise.tracking import lease, predictions
+from rankwise.tracking.record import revise
 
 pytest.importorskip("lm_eval")
 LANGUAGE = {"task": "synthetic_lm", "targets": "qv", "objective": "val/perplexity", "trainer__save_full": True}
@@ -133,6 +135,14 @@ def test_what_cannot_be_asked_is_refused_in_one_line(trained, task, capsys, monk
     for run, tasks, said in ((classifies, "moods", "no language model"), (writes, "mood", "did you mean moods?")):
         assert main(["adapter", "eval", str(run.folder), *asked, tasks]) == 2
         assert said in capsys.readouterr().err
+    file = writes.folder / "harness/moods.parquet"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"of another time")
+    monkeypatch.setattr("rankwise.adapters.harness.revise", functools.partial(revise, wait_s=0))
+    with lease.owned(writes.folder):
+        assert main(["adapter", "eval", str(writes.folder), *asked, "moods"]) == 2
+    assert "another process is at the run" in capsys.readouterr().err
+    assert file.read_bytes() == b"of another time", "no answers without their score"
     monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
     assert main(["adapter", "eval", str(writes.folder), *asked, "moods"]) == 2
     assert "pip install 'rankwise[eval]'" in capsys.readouterr().err

@@ -59,15 +59,17 @@ def _evaluate(run: Run, ask: Ask, asked: dict[str, int], before: dict[Any, dict[
             before[key] = _read(ask(loading.ready(lm, run), tokenizer, run))
         of_base = before[key]
     tasks = _read(ask(loading.ready(loading.adapted(lm, run), run), tokenizer, run))
-    scores = {}
+    scores, answers = {}, {}
     for task, (cells, columns) in tasks.items():
         for name, cell in cells.items():
             metric = named(f"{task}:{name}")
             gained = _gained(metric, of_base[task], (cells, columns)) if of_base else {}
             scores[metric.name] = cell | asked | gained
-        predictions.store(run.folder / predictions.harness_file(task), columns)
+        answers[run.folder / predictions.harness_file(task)] = columns
 
     def add(record: Record) -> None:
+        for file, columns in answers.items():
+            predictions.store(file, columns)
         record.metrics["harness"] = record.metrics.get("harness", {}) | scores
 
     if not revise(run.folder, add):
