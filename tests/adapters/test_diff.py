@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -60,6 +61,14 @@ def test_lora_beside_full_fine_tuning(trained):
     assert lost["scores"]["metrics"]["loss"]["difference"] is None, "the loss that is kept by row is of written tokens"
 
 
+def test_a_run_without_its_weights_is_compared_by_config_and_scores(trained, copied):
+    place = copied(trained(data_seed=1))
+    shutil.rmtree(place / "adapter")
+    found = diff(trained(), open_run(place))
+    assert found["not_compared"] == f"{place}/adapter/adapter_config.json: not PEFT's config (no such file)"
+    assert found["config"] == {"data_seed": [0, 1]} and len(found["scores"]["metrics"]["accuracy"]["scores"]) == 2
+
+
 def test_parts_of_a_fused_layer_beside_the_whole(trained):
     whole = trained("gpt2", "full", trainer__save_full=True)
     found = diff(trained("gpt2", targets="qv"), whole)
@@ -109,6 +118,15 @@ def test_other_rows_are_not_paired(trained, copied):
     place = copied(trained(data_seed=1))
     (place / "predictions.parquet").write_bytes(b"PAR1")
     assert "cannot be read" in diff(trained(), open_run(place))["scores"]["not_paired"]
+
+
+@pytest.mark.parametrize(("cluster", "error"), [([0, 0, 1, 1], 0.5), ([0, 0, 0, 0], math.nan), (None, 3**-0.5 / 2)])
+def test_the_error_of_a_difference_is_that_of_the_mean_of_clusters(cluster, error):
+    """Two whose means are 0 and 1: their deviation over √2. Four rows of two kinds: √(1/3)/√4."""
+    one, other = ({"label": np.ones(4), "prediction": np.array(said)} for said in ([0, 0, 0, 0], [0, 0, 1, 1]))
+    more = {} if cluster is None else {"cluster": np.array(cluster)}
+    found = on_rows(named("accuracy"), one | more, other | more)
+    assert found == {"value": 0.5, "se": pytest.approx(error, rel=0.03, nan_ok=True)}
 
 
 def test_the_error_of_a_paired_correlation_is_that_of_its_spread():

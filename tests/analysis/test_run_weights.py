@@ -1,14 +1,17 @@
 """From run folders: the right W₀, ΔW and start; what cannot be analyzed is refused."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from rankwise import analysis
 from rankwise.adapters import factors, loading
 from rankwise.analysis import subspaces
+from rankwise.analysis.measures import similarity
+from rankwise.analysis.subspaces import directions
 from rankwise.analysis.weights import labels, place
 from rankwise.errors import Refused
 
@@ -50,6 +53,47 @@ def test_parts_of_a_fused_layer_are_those_of_the_full_run(ran):
         mine = slice(number * rows, (number + 1) * rows)
         assert torch.equal(dense.modules[f"{name}.{part}"].delta.b, fused.modules[name].delta.b[mine])
         assert torch.equal(lora.modules[f"{name}.{part}"].base, fused.modules[name].base[mine])
+
+
+def test_lora_on_a_fused_layer_is_taken_apart_beside_lora_on_its_parts(ran):
+    whole, dora, parts = (
+        ran("gpt2", method, method__rank=2, targets=targets)
+        for method, targets in (("lora", "attention"), ("dora", "attention"), ("lora", "qv"))
+    )
+    one, _ = analysis.together([whole, parts])
+    fused = factors.read(whole.adapter, "test").deltas
+    assert {name.rpartition(".")[2] for name in one.modules} == {"q", "v"}
+    for name, weights in one.modules.items():
+        rows = fused[name.rpartition(".")[0]].dense().chunk(3)["qkv".index(name[-1])]
+        torch.testing.assert_close(weights.delta.dense(), rows)
+        assert weights.delta.rank == 2
+    (pair, *_) = analysis.analyze("subspaces", [dora.folder, parts.folder], module="q")["pairs"]
+    starts = [subspaces.drawn_factors(run) for run in (dora, parts)]
+    names = [name for name in one.modules if name.endswith(".q")]
+    q = [
+        similarity(*(directions(start[n].a, "right") for start, n in zip(starts, (name[:-2], name), strict=True)))
+        for name in names
+    ]
+    assert pair["points"][0]["start"] == pytest.approx(float(torch.stack(q).mean(0)[0, 0]))
+
+
+def test_a_matrix_of_a_block_that_was_trained_whole_is_among_those_that_changed(ran, low):
+    run = ran(method__rank=2, method__modules_to_save=["intermediate.dense"])
+    found = analysis.load(run.folder)
+    assert {place(name)[1] for name in found} == {"q", "v", "intermediate.dense"}
+    saved, ours = load_file(run.adapter / "adapter_model.safetensors"), factors.read(run.adapter, "test").deltas
+    for name, weights in found.items():
+        if name in ours:
+            torch.testing.assert_close(weights.delta.b, ours[name].dense(), rtol=1e-3, atol=1e-6)
+        else:
+            torch.testing.assert_close(
+                (weights.base + weights.delta.b).float(), saved[f"base_model.model.{name}.weight"]
+            )
+    (unknown,) = analysis.analyze("subspaces", [run.folder], module="intermediate.dense")["start_unknown"].values()
+    assert unknown == "bert.encoder.layer.0.intermediate.dense was trained without factors"
+    with pytest.raises(Refused, match="was trained without factors; leave --of A away"):
+        analysis.analyze("subspaces", [run.folder], of="A")
+    assert analysis.analyze("subspaces", [run.folder, low.folder], of="A")["pairs"]
 
 
 def test_a_dense_update_of_a_fused_layer_in_few_bits(ran):
@@ -94,6 +138,12 @@ def test_a_start_that_is_not_known_says_why(low, key, value, why):
     assert why in str(subspaces.drawn_factors(other))
 
 
+def test_a_start_out_of_the_base_is_not_known_of_what_is_no_plain_lora(ran):
+    run = ran(method="dora", method__rank=2, method__init="pissa")
+    (why,) = analysis.analyze("subspaces", [run.folder])["start_unknown"].values()
+    assert why == "its start was taken out of W (method.init=pissa) and is not in its file (use_dora)"
+
+
 def test_attentions_of_one_block_are_told_apart():
     names = {
         "transformer.encoder.block.0.layer.0.SelfAttention.q": (0, "q"),
@@ -108,6 +158,15 @@ def test_labels_tell_runs_apart(low, high, ran):
     again = ran(method__rank=2, seed=1)
     assert labels([low, high]) == ["lora r=2", "lora r=4"]
     assert labels([low, again]) == ["lora r=2 seed 0", "lora r=2 seed 1"]
+
+
+@pytest.mark.parametrize("name", ["truncation", "spectrum"])
+def test_a_run_that_learned_nothing_has_no_update(low, tmp_path, name):
+    place = shutil.copytree(low.folder, tmp_path / low.name)
+    file = place / "adapter/adapter_model.safetensors"
+    save_file({key: value.zero_() if "lora_B" in key else value for key, value in load_file(file).items()}, file)
+    with pytest.raises(Refused, match=f"{place}: its ΔW is zero everywhere"):
+        analysis.analyze(name, [place])
 
 
 def test_what_cannot_be_analyzed_is_refused_in_one_line(ran, low, full):
@@ -131,5 +190,8 @@ def test_what_cannot_be_analyzed_is_refused_in_one_line(ran, low, full):
         analysis.analyze("subspaces", [low.folder, full.folder], of="A")
     with pytest.raises(Refused, match="method=full trains all weights"):
         analysis.analyze("truncation", [low.folder, full.folder])
+    few = [ran(method__rank=2, task__n_test=2, task__synthetic=size) for size in (600, 1200)]  # both rows of one class
+    with pytest.raises(Refused, match="tested on other rows"):
+        analysis.analyze("truncation", [run.folder for run in few])
     with pytest.raises(Refused, match="--side left: with"):
         analysis.analyze("layers", [low.folder], side="left")

@@ -9,8 +9,9 @@ from rankwise.adapters.factors import Delta, Deltas
 from rankwise.adapters.runs import Run
 from rankwise.compare import aligned, on_rows, predictions_of
 from rankwise.config import flat, plain
+from rankwise.errors import Refused
 from rankwise.metrics import named
-from rankwise.model.targets import block_linears
+from rankwise.model.targets import OF_BLOCK, block_linears
 from rankwise.tracking.predictions import Unreadable
 
 
@@ -57,10 +58,12 @@ def deltas(run: Run) -> Deltas:
 
 
 def is_plain(run: Run) -> bool:
-    """Whether the run left factors of plain LoRA."""
-    return (
-        methods.of(run.config.method).on_targets and factors.why_not_plain(loading.adapter_config(run.adapter)) is None
-    )
+    """Whether the run left factors of plain LoRA, and trained no matrix of a block beside them."""
+    config = loading.adapter_config(run.adapter) if methods.of(run.config.method).on_targets else None
+    if config is None or factors.why_not_plain(config):
+        return False
+    whole = (name for name, sides in loading.shapes(run.adapter).items() if len(sides) > 1 and ".lora_" not in name)
+    return not any(map(OF_BLOCK.search, whole))
 
 
 def why_none(run: Run) -> str | None:
@@ -79,7 +82,10 @@ def _modules(one: Run, other: Run) -> dict[str, Any]:
     distances: dict[str, Any] = {"modules": {}, "all_modules": None, "only_in": [[], []], "not_compared": None}
     if reasons := dict.fromkeys(filter(None, map(why_none, (one, other)))):
         return distances | {"not_compared": "; ".join(reasons)}
-    a, b = deltas(one), deltas(other)
+    try:
+        a, b = deltas(one), deltas(other)
+    except Refused as why:
+        return distances | {"not_compared": str(why)}
     named_by_any = {*a, *b}
     a, b = (factors.in_parts(own, named_by_any) for own in (a, b))
     both = [name for name in a if name in b and a[name].sides == b[name].sides]

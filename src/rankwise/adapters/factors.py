@@ -197,13 +197,16 @@ def of_part(name: str) -> bool:
 
 
 def in_parts(deltas: Deltas, wanted: set[str]) -> Deltas:
-    """A dense ΔW of GPT-2's fused query, key and value as three, where another run has adapted them one by one."""
+    """ΔW of GPT-2's fused query, key and value as three, where another run has adapted them one by one.
+
+    Of a dense one without the parts that are zero, as it is merged from those that were adapted.
+    """
     parted: Deltas = {}
     for name, delta in deltas.items():
         parts = [f"{name}.{part}" for part in PARTS]
-        if name.split(".")[-1] == FUSED and delta.a is None and not wanted.isdisjoint(parts):
-            rows = delta.b.chunk(len(PARTS))
-            parted |= {part: Delta(row, None) for part, row in zip(parts, rows, strict=True) if bool(row.any())}
+        if name.split(".")[-1] == FUSED and not wanted.isdisjoint(parts):
+            rows = zip(parts, delta.b.chunk(len(PARTS)), strict=True)
+            parted |= {part: Delta(row, delta.a) for part, row in rows if delta.a is not None or bool(row.any())}
         else:
             parted[name] = delta
     return parted

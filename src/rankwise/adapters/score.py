@@ -69,11 +69,11 @@ class Rows:
 
     def score(self, model: nn.Module, part: str = "test") -> tuple[Score, Columns]:
         """The task's metric on the ``test`` or ``validation`` rows, computed as in the run with the error over
-        clusters, and the predictions with the ``cluster`` of each row."""
+        clusters, and the predictions with the ``item`` and ``cluster`` of each row."""
         tuner, split = FineTuner(model, self.scorer, self.run.config.optim, 1), getattr(self.loaders.data, part)
         by_metric, columns = module.evaluate(tuner, getattr(self.loaders, part), numerics(self.run))
         by_metric = scores.of_test(by_metric, columns, split, self.scorer, self.metric)
-        return by_metric[self.metric], columns | {"cluster": split.clusters}
+        return by_metric[self.metric], columns | {"item": split.items, "cluster": split.clusters}
 
     def gap(self, one: Columns, other: Columns) -> dict[str, float]:
         """The metric of ``other`` − that of ``one``, paired by row."""

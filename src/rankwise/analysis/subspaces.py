@@ -60,7 +60,10 @@ def _update(changed: Changed, side: str, of: str) -> Directions:
         return {name: directions(weights.delta, side) for name, weights in changed.modules.items()}
     if not methods.of(changed.run.config.method).on_targets:
         raise Refused(f"{changed.run.folder}: method={changed.run.config.method.name} has no A; leave --of A away")
-    return _of_factors(trained_factors(changed.run), changed, side)
+    of_a = _of_factors(trained_factors(changed.run), changed, side)
+    if isinstance(of_a, str):
+        raise Refused(f"{changed.run.folder}: {of_a}; leave --of A away, or choose others with --module")
+    return of_a
 
 
 def _start(changed: Changed, side: str) -> Directions | str:
@@ -68,14 +71,16 @@ def _start(changed: Changed, side: str) -> Directions | str:
     if isinstance(drawn, str):
         return drawn
     at_start = _of_factors(drawn, changed, side)
-    if not all(matrix.shape[1] for matrix in at_start.values()):
+    if not isinstance(at_start, str) and not all(matrix.shape[1] for matrix in at_start.values()):
         return f"{'A' if side == 'right' else 'B'} starts at zero"
     return at_start
 
 
-def _of_factors(deltas: dict[str, Delta], changed: Changed, side: str) -> Directions:
-    """Directions of A's rows (in) or of B's columns (out)."""
-    which = "a" if side == "right" else "b"
+def _of_factors(deltas: dict[str, Delta], changed: Changed, side: str) -> Directions | str:
+    """Directions of A's rows (in) or of B's columns (out); or which layer was trained whole."""
+    which, deltas = "a" if side == "right" else "b", factors.in_parts(deltas, set(changed.modules))
+    if whole := next((name for name in changed.modules if name not in deltas), None):
+        return f"{whole} was trained without factors"
     return {name: directions(getattr(deltas[name], which), side) for name in changed.modules}
 
 
@@ -132,7 +137,9 @@ def drawn_factors(run: Run) -> dict[str, Delta] | str:
         return "it started from another adapter (method.init_from)"
     if method.init == "eva":
         return "its A came from the data (method.init=eva)"
-    if methods.starts_from_base(method):  # the adapter's file then holds it beside what it became
+    if methods.starts_from_base(method):  # the file of plain LoRA then holds it beside what it became
+        if why := factors.why_not_plain(loading.adapter_config(run.adapter)):
+            return f"its start was taken out of W (method.init={method.init}) and is not in its file ({why})"
         return {name: _half(delta, 1) for name, delta in factors.read(run.adapter, "analyze").deltas.items()}
     config = copy.deepcopy(run.config)
     kind = config.task.kind

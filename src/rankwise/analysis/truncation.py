@@ -11,7 +11,7 @@ import numpy as np
 from rankwise.adapters import factors, loading
 from rankwise.adapters.runs import Run, same_base
 from rankwise.adapters.score import Columns, Rows
-from rankwise.analysis.weights import labels, trained_rank
+from rankwise.analysis.weights import labels, nonzero, trained_rank
 from rankwise.errors import Refused
 from rankwise.tasks.scores import Score
 from rankwise.tracking.fields import at
@@ -28,6 +28,7 @@ def truncation(runs: Sequence[Run]) -> dict[str, Any]:
     first, *others = runs
     same_base(list(runs))
     lora, *loras = (factors.read(run.adapter, _WHAT) for run in runs)
+    nonzero(first, lora.deltas)
     whole, *trained = [trained_rank(run, one.ranks.values()) for run, one in zip(runs, (lora, *loras), strict=True)]
     lower = {2**n for n in range(whole.bit_length()) if 2**n < whole}
     if not lower:
@@ -48,7 +49,7 @@ def truncation(runs: Sequence[Run]) -> dict[str, Any]:
     beside = []
     for rank, run, one, name in sorted(zip(trained, others, loras, shown, strict=True), key=lambda row: row[0]):
         own, columns = _opened(run, one)[2]()
-        if not np.array_equal(columns["label"], full[1]["label"]):
+        if not all(np.array_equal(columns[which], full[1][which]) for which in ("item", "label")):
             raise Refused(f"{run.folder}: was tested on other rows; give runs of one task and one data_seed")
         from_cut = rows.gap(cut[rank][1], columns) if rank in cut else None
         gaps = {"difference": rows.gap(full[1], columns), "from_cut": from_cut}

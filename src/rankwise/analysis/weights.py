@@ -9,7 +9,7 @@ import torch
 
 from rankwise import methods
 from rankwise.adapters import diff, factors, loading
-from rankwise.adapters.factors import Delta
+from rankwise.adapters.factors import Delta, Deltas
 from rankwise.adapters.runs import Run, open_run, same_base
 from rankwise.errors import Refused
 from rankwise.model.fused import PARTS
@@ -65,9 +65,8 @@ def together(runs: list[Run], layer: int | None = None, module: str | None = Non
     """
     same_base(runs)
     deltas = [_deltas(run) for run in runs]
-    if not all(deltas):
-        raise Refused(f"{runs[[not delta for delta in deltas].index(True)].folder}: its ΔW is zero everywhere")
-    deltas = [factors.in_parts(delta, {name for other in deltas for name in other}) for delta in deltas]
+    named = {name for own in deltas for name in own}
+    deltas = [nonzero(run, factors.in_parts(own, named)) for run, own in zip(runs, deltas, strict=True)]
     shared = [name for name in deltas[0] if all(name in delta for delta in deltas)]
     if not shared:
         raise Refused(f"{runs[-1].folder}: has no adapted layer in common with {runs[0].name}")
@@ -77,6 +76,13 @@ def together(runs: list[Run], layer: int | None = None, module: str | None = Non
         Changed(run, {name: Weights(base[name], delta[name]) for name in names})
         for run, delta in zip(runs, deltas, strict=True)
     ]
+
+
+def nonzero(run: Run, deltas: Deltas) -> Deltas:
+    """Those that are not zero. Raises Refused where all are."""
+    if found := {name: delta for name, delta in deltas.items() if delta.dot(delta) > 0}:
+        return found
+    raise Refused(f"{run.folder}: its ΔW is zero everywhere")
 
 
 def place(name: str) -> tuple[int, str]:
@@ -106,11 +112,10 @@ def trained_rank(run: Run, ranks: Iterable[int]) -> int:
     return max(ranks) // (2 if methods.starts_from_base(run.config.method) else 1)
 
 
-def _deltas(run: Run) -> dict[str, Delta]:
-    """What is not zero everywhere."""
+def _deltas(run: Run) -> Deltas:
     if diff.is_plain(run):
         loading.check(run)
-    return {name: delta for name, delta in diff.deltas(run).items() if delta.dot(delta) > 0}
+    return diff.deltas(run)
 
 
 def _chosen(names: list[str], layer: int | None, module: str | None) -> list[str]:

@@ -23,7 +23,7 @@ _ROLES = (
     ),
 )
 _OF_PRESET = {"attention": {"q", "k", "v", "qkv", "o"}, "mlp": {"mlp"}}  # others spell their roles: qv, qkvo
-_BLOCK = re.compile(r"\.(\d+)\.")
+OF_BLOCK = re.compile(r"\.(\d+)\.")
 _OF_POSITIONS = re.compile(r"\.pos_\w+$")  # DeBERTa's
 
 
@@ -91,7 +91,7 @@ def _refuse_unknown(targets: Targets, chosen: list[str], linears: dict[str, nn.M
         return
     attentions = {name.rpartition(".")[0] for name in chosen if role(name) in ("q", "k", "v", "qkv", "o")}
     beside = [name for name in linears if name.rpartition(".")[0] in attentions and role(name) is None]
-    if odd := sorted({_BLOCK.split(name)[-1] for name in beside if not _OF_POSITIONS.search(name)}):
+    if odd := sorted({OF_BLOCK.split(name)[-1] for name in beside if not _OF_POSITIONS.search(name)}):
         raise Refused(
             f"targets={targets.name}: the attention of this model has layers of unknown role, {', '.join(odd)}; "
             "use targets=custom"
@@ -125,12 +125,12 @@ def _in(name: str, targets: Targets) -> bool:
 def block_linears(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Linear layers inside numbered blocks: embeddings, poolers and heads have no number."""
     for name, module in base.named_modules():
-        if isinstance(module, nn.Linear | Conv1D) and _BLOCK.search(name):
+        if isinstance(module, nn.Linear | Conv1D) and OF_BLOCK.search(name):
             yield name, module
 
 
 def _block(name: str) -> int:
-    match = _BLOCK.search(name)
+    match = OF_BLOCK.search(name)
     assert match is not None
     return int(match[1])
 
@@ -140,5 +140,5 @@ def _ends_with(name: str, part: str) -> bool:
 
 
 def _nothing(pattern: str, linears: dict[str, nn.Module]) -> str:
-    ends = sorted({_BLOCK.split(name)[-1] for name in linears})
+    ends = sorted({OF_BLOCK.split(name)[-1] for name in linears})
     return f"{pattern}: matches no linear layer of this model; there are {', '.join(ends) or 'none'}"
