@@ -134,8 +134,13 @@ def test_every_analysis_is_printed_written_and_shown_in_the_report(name, low, hi
 
 def test_runs_and_options_have_files_of_their_own_beside_the_runs_and_all_are_shown(study, low, high):
     one, two = (run.record.run["id"] for run in (low, high))
-    wanted = {f"spectrum-{one}", f"spectrum-{two}", f"spectrum-{one}-{two}", f"spectrum-{one}-layer1-q"}
-    asked = [([low],), ([high],), ([low, high],), ([low, high],), ([low], "--layer", "1", "--module", "q")]
+    wanted = {
+        f"spectrum-{one}",
+        f"spectrum-{two}",
+        f"spectrum-{'-'.join(sorted((one, two)))}",
+        f"spectrum-{one}-layer1-q",
+    }
+    asked = [([low],), ([high],), ([low, high],), ([high, low],), ([low], "--layer", "1", "--module", "q")]
     for runs, *options in asked:
         assert main(["spectrum", *(str(run.folder) for run in runs), *options]) == 0
     assert {file.stem for file in (study / analyses.FOLDER).glob("*.json")} == wanted

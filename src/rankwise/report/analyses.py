@@ -67,7 +67,8 @@ def section(document: Document, mark: str) -> Analysis:
 
 def stem(document: Document) -> str:
     """The files' name: the analysis, the runs by their ids, and the options that were not left to it."""
-    ids = "-".join(run["id"] for run in document["runs"])
+    given = [run["id"] for run in document["runs"]]
+    ids = "-".join(given if document["analysis"] == "truncation" else sorted(given))  # which cuts the first
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", ids):  # many runs, or a stranger's
         ids = hashlib.sha256(ids.encode()).hexdigest()[:10]
     return "-".join([document["analysis"], ids, *_options(document, "layer")])
