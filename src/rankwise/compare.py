@@ -238,12 +238,16 @@ class Scores:
 
 
 def on_rows(metric: Metric, one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, float]:
-    """``other`` − ``one`` of two models' columns on the same rows: {value, se}, over rows."""
+    """``other`` − ``one`` of two models' columns on the same rows: {value, se}, over rows or clusters of them.
+
+    The error is as that of a score: √(k/(k−1)) times what k clusters vary by when resampled, unknown of one.
+    """
     rows = np.arange(len(one["label"]))
-    points_r, resampled_br = resample([Predictions(rows, one), Predictions(rows, other)], metric)
+    runs = [Predictions(rows, columns) for columns in (one, other)]
+    (points_r, resampled_br), k = resample(runs, metric), runs[0].units
     # A constant correlates with nothing, as in the scores of a task.
     (point,), gaps_b = np.diff(np.nan_to_num(points_r)), np.diff(np.nan_to_num(resampled_br))[:, 0]
-    return {"value": float(point), "se": float(gaps_b.std(ddof=1))}
+    return {"value": float(point), "se": float(gaps_b.std(ddof=1)) * math.sqrt(k / (k - 1)) if k > 1 else math.nan}
 
 
 def resample(runs: Sequence[Predictions], metric: Metric, seed: int = 0) -> tuple[Floats, Floats]:
