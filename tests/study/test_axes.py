@@ -104,7 +104,8 @@ def test_trials_take_every_rate_of_every_arm_on_seeds_of_their_own(tiny):
     trials = tuning.trials(finals)
     assert len(trials) == 2 * 3 * 2 == len({run_id(trial) for trial in trials})
     assert {trial.seed for trial in trials} == {100, 101} and {trial.stage for trial in trials} == {"tune"}
-    assert {trial.optim.lr for trial in trials} == {1e-3, 1e-2, 1e-1}
+    rates = [(rank, lr) for rank in (1, 4) for lr in (1e-2, 1e-3, 1e-1)]
+    assert [(trial.method.rank, trial.optim.lr) for trial in trials] == 2 * rates, "in the order given"
     left = Tuning.of(TUNE, ["method.rank=4 method.lr=0.1", "seed=101"]).trials(finals)
     tried = {(run.method.rank, run.method.lr) for run in left}
     assert tried == {(1, 1e-2), (1, 1e-3), (1, 1e-1), (4, 1e-2), (4, 1e-3)} and len(left) == 5
@@ -141,6 +142,15 @@ def test_a_rate_with_fewer_finished_seeds_is_not_chosen(tiny):
         if not (lucky and trial.seed == 101):
             finished(trial, 0.99 if lucky else trial.optim.lr)
     assert [run.optim.lr for run in tuning.frozen([tiny()])] == [1e-2]
+
+
+def test_a_value_that_is_a_list_or_none_is_chosen_as_a_number_is(tiny, capsys):
+    tuning = Tuning.of({"axes": {"optim.betas": [[0.9, 0.99], [0.8, 0.9]], "task.n_train": [None, 9]}, "seeds": [100]})
+    for trial in tuning.trials([tiny()]):
+        finished(trial, trial.optim.betas[0] - bool(trial.task.n_train))
+    (frozen,) = tuning.frozen([tiny()])
+    assert (frozen.optim.betas, frozen.task.n_train) == ([0.9, 0.99], None)
+    assert capsys.readouterr().err.endswith(": optim.betas=[0.9,0.99], task.n_train=null\n")
 
 
 class Elsewhere(LocalLauncher):

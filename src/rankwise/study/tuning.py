@@ -1,14 +1,14 @@
 """Tune, freeze, final: learning rates are chosen per arm on seeds of their own, then judged on fresh ones."""
 
 import dataclasses
+import functools
 import itertools
 import json
+import operator
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from rankwise import methods
 from rankwise.check import check
@@ -17,6 +17,7 @@ from rankwise.config import Config, changed, known_keys, plain
 from rankwise.errors import Refused
 from rankwise.identity import canonical, folder, label, remove, run_id
 from rankwise.study.axes import excluded
+from rankwise.study.compose import override
 from rankwise.synonyms import near_key
 from rankwise.tracking import record as records
 
@@ -88,7 +89,7 @@ class Tuning:
         best: dict[str, Any] = json.loads(text)
         at_edge = any(self._is_last(key, value) for key, value in best.items())
         at = "; at the edge of its axis, a wider one may do better" if at_edge else ""
-        chosen = ", ".join(f"{key}={value}" for key, value in best.items())
+        chosen = ", ".join(itertools.starmap(override, best.items()))
         print(f"rankwise: {label(arm).split('-lr')[0]}: {chosen}{at}", file=sys.stderr)
         return best
 
@@ -99,7 +100,7 @@ class Tuning:
 
     def _arms(self, finals: Sequence[Config]) -> dict[str, Config]:
         """One config per arm; what is fitted without steps has nothing to tune."""
-        return {self._key(config): config for config in reversed(finals) if not methods.of(config.method).is_baseline}
+        return {self._key(config): config for config in finals if not methods.of(config.method).is_baseline}
 
     def _key(self, config: Config) -> str:
         values = canonical(plain(config))
@@ -108,5 +109,4 @@ class Tuning:
         return json.dumps(values, sort_keys=True)
 
     def _values(self, config: Config) -> dict[str, Any]:
-        node = OmegaConf.create(plain(config))
-        return {key: OmegaConf.select(node, key) for key in self.axes}
+        return {key: functools.reduce(operator.getitem, key.split("."), plain(config)) for key in self.axes}
