@@ -172,6 +172,17 @@ def test_a_study_waits_for_tuning_runs_of_another_process(tiny, tmp_path, capsys
     assert said.endswith(f"; the same command{remedy} goes on\n") and len([*tmp_path.rglob("result.json")]) == 1
 
 
+def test_where_to_compare_is_said_of_every_folder_once_a_run_of_several_has_finished(tiny, capsys):
+    runs = [tiny(seed=0), tiny(seed=1), tiny(seed=0, study="my study")]
+    _run_here(Elsewhere(), runs, [], None)
+    finished(runs[1], 0.5)
+    _run_here(Elsewhere(), runs[1:2], [], None)
+    assert "to compare" not in capsys.readouterr().err
+    _run_here(Elsewhere(), runs, [], None)
+    places = f"{folder(runs[0]).parent} '{folder(runs[2]).parent}'"
+    assert capsys.readouterr().err.endswith(f"rankwise: to compare them: rankwise report {places}\n")
+
+
 @pytest.mark.parametrize("given", [
     {}, {"axes": {}, "seeds": [1]}, {"axes": {"method.lr": []}, "seeds": [1]}, {"axes": {"seed": [1]}}, TUNE | {"x": 1},
     TUNE | {"seeds": 9}, TUNE | {"axes": {"method.lr": 0.001}}, TUNE | {"axes": ["method.lr"]},

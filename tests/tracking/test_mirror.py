@@ -137,7 +137,7 @@ def test_a_run_survives_the_death_of_wandbs_service(start, tracked):
 @pytest.mark.parametrize("tracker", ["wandb", "tensorboard"])
 def test_a_run_survives_a_folder_that_its_tracker_cannot_write(start, tracked, tracker):
     pytest.importorskip(tracker)
-    config = tracked(tracking__name=tracker)
+    config = tracked(tracking__name=tracker, study="my study")
     study = folder(config).parent
     study.mkdir(parents=True)
     (study / tracker).write_text("in the way")
@@ -145,7 +145,7 @@ def test_a_run_survives_a_folder_that_its_tracker_cannot_write(start, tracked, t
     assert child.wait() == 0
     assert child.stderr.startswith(LINE.replace("wandb", tracker)) and child.stderr.count("\n") == 1, child.stderr
     assert child.stderr.endswith(
-        f"own files are whole, rankwise dashboard --push {study} sends what is missing\n"
+        f"own files are whole, rankwise dashboard --push '{study}' sends what is missing\n"
         if tracker == "wandb"
         else "own files are whole\n"
     )

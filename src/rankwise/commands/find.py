@@ -93,7 +93,8 @@ def _find(asked: Question, arguments: list[str], options: argparse.Namespace) ->
     else:
         for part in [Text(told["sentence"], style="bold"), *rendered(by_rank(told))]:
             show(part)
-        print(f"rankwise: rankwise report {story.answer_file(asked).parent} shows all runs", file=sys.stderr)
+        study = shlex.quote(str(story.answer_file(asked).parent))
+        print(f"rankwise: rankwise report {study} shows all runs", file=sys.stderr)
     return 0 if all(record.status == "finished" for record in findings.runs.records.values()) else 1
 
 

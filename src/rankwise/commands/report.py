@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
         if other := next((path for path in paths if pack.is_packet(path) or is_address(path)), None):
             raise Refused(f"--pack {options.pack}: {other} is no folder of runs; give the study's")
         packed = plural(pack.pack(paths, options.pack), "run")
-        tell(f"{options.pack}: {packed}; rankwise report {options.pack} shows them")
+        tell(f"{options.pack}: {packed}; rankwise report {shlex.quote(str(options.pack))} shows them")
         return 0
     with pack.unpacked(paths) as folders:
         if options.by:
@@ -126,7 +127,7 @@ def only_study(outputs: Path) -> Path:
     """The study in the outputs folder, where there is but one."""
     studies = sorted({file.parent.parent for file in outputs.glob("*/*/result.json")})
     if len(studies) > 1:
-        raise Refused(f"{outputs} holds several studies; give one or more: {' '.join(map(str, studies))}")
+        raise Refused(f"{outputs} holds several studies; give one or more: {shlex.join(map(str, studies))}")
     return studies[0] if studies else outputs
 
 
@@ -134,4 +135,4 @@ def _list_files(files: dict[str, Path], paths: list[Path], told: TextIO) -> None
     for kind, file in files.items():
         print(f"{kind:<9} {file}", file=told)
     for study in sorted({mirror for path in paths for mirror in path.glob("**/leet") if mirror.is_dir()}):
-        print(f"W&B runs  wandb leet {study}", file=told)
+        print(f"W&B runs  wandb leet {shlex.quote(str(study))}", file=told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -80,15 +81,14 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
     if isinstance(sweeper.launcher, LocalLauncher):
         exit_code = _run_here(sweeper.launcher, configs, trials, tuning)
     else:
-        exit_code = _run_on_foreign(sweeper, [(config, row) for config, row in study if not done(config)], len(study))
-    if any((place := folder(configs[0]).parent).glob("*/result.json")):
-        print(f"rankwise: to compare them: rankwise report {place}", file=sys.stderr)
+        exit_code = _run_on_foreign(sweeper, study)
 
 
-def _run_on_foreign(sweeper: StudySweeper, left: list[tuple[Config, Row]], total: int) -> int:
+def _run_on_foreign(sweeper: StudySweeper, study: list[tuple[Config, Row]]) -> int:
     """Run what is left on a launcher of somebody else's, and name what failed. Raises Refused if it starts nothing."""
     assert sweeper.launcher is not None and sweeper.config is not None
-    print(f"rankwise: {plural(total, 'run')}; {len(left)} to run", file=sys.stderr)
+    left = [(config, row) for config, row in study if not done(config)]
+    print(f"rankwise: {plural(len(study), 'run')}; {len(left)} to run", file=sys.stderr)
     jobs: Sequence[JobReturn | None] = [None] * len(left)
     try:
         jobs = sweeper.launcher.launch([row for _, row in left], initial_job_idx=0) if left else []
@@ -98,7 +98,9 @@ def _run_on_foreign(sweeper: StudySweeper, left: list[tuple[Config, Row]], total
         if all(records.state(config) == "new" for config, _ in left):
             raise Refused(reason) from None
         print(f"rankwise: {reason}", file=sys.stderr)
-    return int(any([_say_failed(config, job) for (config, _), job in zip(left, jobs, strict=True)]))
+    failed = [_say_failed(config, job) for (config, _), job in zip(left, jobs, strict=True)]
+    _say_report([config for config, _ in study])
+    return int(any(failed))
 
 
 def _run_here(launcher: LocalLauncher, configs: list[Config], trials: list[Config], tuning: Tuning | None) -> int:
@@ -113,7 +115,16 @@ def _run_here(launcher: LocalLauncher, configs: list[Config], trials: list[Confi
             )
             return 1
         configs = tuning.frozen(configs)
-    return int(any(outcome.failed for outcome in run_on(launcher, configs)))
+    outcomes = run_on(launcher, configs)
+    _say_report(configs)
+    return int(any(outcome.failed for outcome in outcomes))
+
+
+def _say_report(configs: Sequence[Config]) -> None:
+    """Say how runs are compared, where there are several and not all of them failed."""
+    if len(configs) > 1 and any(map(records.is_done, configs)):
+        places = dict.fromkeys(str(folder(config).parent) for config in configs)
+        print(f"rankwise: to compare them: rankwise report {shlex.join(places)}", file=sys.stderr)
 
 
 def launcher_of(overrides: Sequence[str]) -> LocalLauncher:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from typing import Any
@@ -59,7 +60,7 @@ class Mirror:
             problem = "no answer"
         record.run[self._name] = about | ({"problem": problem} if problem else {})  # type: ignore[literal-required]
         if problem:
-            remedy = _PUSH.format(record.folder.parent) if self._name == "wandb" else ""
+            remedy = _PUSH.format(shlex.quote(str(record.folder.parent))) if self._name == "wandb" else ""
             print(
                 f"rankwise: {self._name}: not all of the run is there ({problem}); its own files are whole{remedy}",
                 file=sys.stderr,
