@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 
 from rankwise import doctor, machine
 from rankwise.cli import main
@@ -20,6 +21,7 @@ from rankwise.paths import conf_dir
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANKWISE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
 
@@ -83,25 +85,36 @@ def test_a_layer_that_sends_no_gradient_back_does_not_work(monkeypatch):
     assert not doctor._storage("nf4", False)["works"]
 
 
+KEY, NO_KEY = "x" * 40, "no key is configured ('wandb login' sets one)"
+
+
 @pytest.mark.parametrize(
-    ("environment", "netrc", "mode", "key"),
+    ("environment", "host", "mode", "why"),
     [
-        ({}, "", "offline", None),
-        ({"WANDB_API_KEY": "x" * 40}, "", "online", "environment"),
-        ({}, "machine api.wandb.ai login user password x", "online", "netrc"),
-        ({}, "machine elsewhere.org login user password x", "offline", None),
-        ({"WANDB_API_KEY": "x" * 40, "WANDB_MODE": "offline"}, "", "offline", "environment"),
-        ({"WANDB_MODE": "online"}, "", "offline", None),
-        ({"WANDB_MODE": "disabled"}, "nonsense", "disabled", None),
+        ({}, None, "offline", NO_KEY),
+        ({"API_KEY": KEY}, None, "online", None),
+        ({"API_KEY": "xx"}, None, "offline", "login: W&B says: WANDB_API_KEY invalid: API key must have 40+ charact"),
+        ({}, "api.wandb.ai", "online", None),
+        ({}, "elsewhere.org", "offline", NO_KEY),
+        ({"CONFIG_DIR": "."}, "elsewhere.org", "online", None),  # as wandb login --host leaves it
+        ({"IDENTITY_TOKEN_FILE": "token"}, None, "online", None),
+        ({"API_KEY": KEY, "MODE": "offline"}, None, "offline", "WANDB_MODE=offline"),
+        ({"MODE": "online"}, None, "offline", NO_KEY),
+        ({"MODE": "disabled"}, "nonsense", "disabled", "WANDB_MODE=disabled"),
     ],
 )
-def test_the_mode_of_wandb(environment, netrc, mode, key, tmp_path, monkeypatch):
+def test_the_mode_of_wandb_is_that_of_a_run(environment, host, mode, why, tmp_path, monkeypatch):
+    wandb.teardown()  # what it has read once it keeps
+    monkeypatch.chdir(tmp_path)
+    Path("settings").write_text("[default]\nbase_url = https://elsewhere.org\n")
+    Path("token").write_text("token")
     for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    if netrc:
-        (tmp_path / "netrc").write_text(netrc)
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    if host:
+        (tmp_path / "netrc").write_text("nonsense" if host == "nonsense" else f"machine {host} login u password {KEY}")
     found = doctor._wandb()
-    assert (found["mode"], found["key"]) == (mode, key)
+    wandb.teardown()
+    assert found["mode"] == mode and (found["why"] or "").startswith(why or "") and bool(found["why"]) == bool(why)
 
 
 def test_the_cache_is_measured(tmp_path):

@@ -1,6 +1,5 @@
 """What this machine can do, and what is missing for the rest. Nothing here raises: a probe that fails says why."""
 
-import netrc
 import os
 import platform
 import time
@@ -8,16 +7,17 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rankwise import assets, machine
 from rankwise.check import QUANT_LIBRARIES
-from rankwise.errors import one_line
+from rankwise.errors import Refused, one_line
 from rankwise.paths import conf_dir
 from rankwise.tracking.provenance import installed
+from rankwise.tracking.remote import why_offline
+from rankwise.tracking.wandb_run import asked
 
 SECTIONS = ("machine", "packages", "wandb", "cache", "launchers")  # of ``here``
 PACKAGES = (
@@ -56,15 +56,12 @@ def _machine() -> dict[str, Any]:
 
 
 def _wandb() -> dict[str, Any]:
-    """The mode that ``tracking.mode=auto`` comes to; whether a key is right is only known to the server."""
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
-    key = "environment" if os.environ.get("WANDB_API_KEY") else None
-    with suppress(OSError, netrc.NetrcParseError):
-        file = os.environ.get("NETRC") or Path.home() / ".netrc"
-        key = key or ("netrc" if netrc.netrc(file).authenticators(host) else None)
-    wanted = os.environ.get("WANDB_MODE")
-    mode = {"dryrun": "offline", "run": "online"}.get(wanted or "", wanted) or ("online" if key else "offline")
-    return {"mode": "offline" if mode == "online" and not key else mode, "key": key, "given": wanted}
+    """The mode that ``tracking.mode=auto`` comes to, and why not online; if a key is right, only the server knows."""
+    try:
+        why = why_offline()
+    except Refused as refused:  # a key of the wrong form
+        why = str(refused)
+    return {"mode": "disabled" if why and asked("auto") == "disabled" else "offline" if why else "online", "why": why}
 
 
 def _cache() -> dict[str, Any]:

@@ -68,11 +68,10 @@ def _slots(most: int | None) -> str:
     return f"up to {most}" if most else "one or more on each GPU"
 
 
-_KEYS = {"environment": "WANDB_API_KEY is set", "netrc": "a key is in netrc", None: "no key; wandb login sets one"}
 _TOLD: dict[str, Callable[[dict[str, Any]], str]] = {
     "machine": _machine,
     "packages": lambda has: ", ".join(f"{name} {number or 'not installed'}" for name, number in has.items()),
-    "wandb": lambda has: f"{has['mode']} ({_KEYS[has['key']]})",
+    "wandb": lambda has: f"{has['mode']} ({has['why'] or 'a key is configured'})",
     "cache": _cache,
     "launchers": lambda has: f"{', '.join(has['names'])} (local: {_slots(has['local_slots'])} at once)",
     "devices": lambda has: "; ".join(_device(name, about) for name, about in has.items()),
