@@ -230,7 +230,7 @@ class Tracking:
     ledger: bool = True  # follow every tensor of one training step and one evaluation batch; predict the same
     latency: list[Any] = field(default_factory=list)  # [rows, length] whose forward pass is timed: [[1,128],[32,512]]
     name: str = choice("wandb", "trackio", "tensorboard", "none")
-    mode: str = choice("auto", "offline", "online", "disabled")  # of W&B; auto: online where a key is configured
+    mode: str = choice("auto", "offline", "online", "disabled")  # of W&B; auto: online with a key; disabled: no tracker
     project: str | None = None  # null: WANDB_PROJECT, else rankwise
     entity: str | None = None  # null: WANDB_ENTITY, else the key's own
     tags: list[str] = field(default_factory=list)
