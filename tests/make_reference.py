@@ -149,7 +149,7 @@ def keys(kind: Any, above: str = "") -> Iterator[tuple[str, str, Any, str]]:
             yield from keys(inner[0], f"{above}{together}{inner[1]}.")
         else:
             for name, hint in group:
-                default, taken = (_default(fields[name]), _taken(fields[name])) if fields else (None, "")
+                default, taken = (_default(fields[name]), _taken(fields[name], hint)) if fields else (None, "")
                 yield f"{above}{name}", taken or said(hint), default, comments.get(name, "")
 
 
@@ -202,10 +202,10 @@ def _default(field: dataclasses.Field) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def _taken(field: dataclasses.Field) -> str:
+def _taken(field: dataclasses.Field, hint: Any) -> str:
     """The names or bounds that a key has, with null where it may be."""
     allowed = field.metadata.get("allowed", "")
-    return f"{allowed}, or null" if allowed and field.default is None else allowed
+    return f"{allowed}, or null" if allowed and NoneType in get_args(hint) else allowed
 
 
 def _shown(default: Any) -> str:
