@@ -30,13 +30,16 @@ def split(groups, clusters):
 
 
 def test_a_group_of_rows_is_scored_alone_by_every_scorer_where_there_are_few():
-    groups = split(["en/in:1", "out", "en/in:1", "out"], range(4))
+    groups = split(["en/in:1", "en-in-1", "en/in:1", "en-in-1"], range(4))
     classes = {"prediction": np.array([0, 1, 1, 1]), "label": np.array([0, 1, 0, 1])}
     found = of_test({}, classes, groups, ClassScorer(2), "accuracy")
-    assert {name: score["value"] for name, score in found.items()} == {"accuracy_en-in-1": 0.5, "accuracy_out": 1.0}
+    assert {name: score["value"] for name, score in found.items()} == {
+        "accuracy_en-in-1": 1.0,
+        "accuracy_en-in-1-": 0.5,
+    }
     texts = {"score": np.array([1.0, 4.0, 3.0, 4.0]), "label": np.array([2.0, 2.0, 2.0, 2.0]), "bytes": np.ones(4)}
     losses = of_test({}, texts, groups, TokenScorer(), "loss")
-    assert {name: score["value"] for name, score in losses.items()} == {"loss_en-in-1": 1.0, "loss_out": 2.0}
+    assert {name: score["value"] for name, score in losses.items()} == {"loss_en-in-1": 2.0, "loss_en-in-1-": 1.0}
     assert of_test({}, texts, split(None, range(4)), TokenScorer(), "loss") == {}
     documents = {name: np.tile(values, 4) for name, values in classes.items()}
     assert of_test({}, documents, split([str(n) for n in range(16)], range(16)), ClassScorer(2), "accuracy") == {}
@@ -47,11 +50,28 @@ def test_rows_of_one_cluster_count_as_one():
     one = {"label": np.repeat(y, 5), "prediction": np.repeat(x, 5), "score": np.repeat(x, 5)}
     one["loss"] = (one["label"] - one["score"]) ** 2
     alone = {name: values[::5] for name, values in one.items()}
-    scores = of_test(ValueScorer().summary(one), one, split(None, np.repeat(np.arange(60), 5)), ValueScorer(), "mae")
+    rows = split(["a"] * 150 + ["b"] * 145 + ["c"] * 5, np.repeat(np.arange(60), 5))
+    scores = of_test(ValueScorer().summary(one), one, rows, ValueScorer(), "mae")
     for name, score in ValueScorer().summary(alone).items():
         assert scores[name]["value"] == pytest.approx(score["value"])
         assert scores[name]["se"] == pytest.approx(score["se"], rel=0.2)
         assert (scores[name]["n"], scores[name]["clusters"]) == (300, 60)
+    half = ValueScorer().scores(alone["prediction"][:30], alone["label"][:30])["mae"]
+    assert scores["mae_a"]["se"] == pytest.approx(half["se"], rel=0.1) and scores["mae_a"]["clusters"] == 30
+    assert scores["mae_c"]["se"] == 0 and "clusters" not in scores["mae_c"]  # of a single one no other is known
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
+def test_a_score_that_resamples_have_not_keeps_the_error_of_as_many_rows_as_clusters(value):
+    label_n, clusters = np.repeat(np.arange(60) % 7, 5), split(None, np.repeat(np.arange(60), 5))
+    constant = {"label": label_n, "prediction": np.full(300, value), "loss": (label_n - value) ** 2}
+    scores = of_test(ValueScorer().summary(constant), constant, clusters, ValueScorer(), "pearson")
+    for name in ("pearson", "spearman"):
+        assert scores[name] == {"value": 0, "se": pytest.approx(1 / math.sqrt(60)), "n": 300, "clusters": 60}
+    assert math.isnan(scores["mae"]["se"]) == math.isnan(scores["loss"]["se"]) == (value != 0)
+    one_class = {"label": np.ones(300), "prediction": np.arange(300) % 2, "loss": np.zeros(300)}
+    found = of_test(ClassScorer(2).summary(one_class), one_class, clusters, ClassScorer(2), "accuracy")
+    assert math.isnan(found["matthews"]["se"]) and found["accuracy"]["se"] > 0
 
 
 def test_the_error_of_f1_over_clusters_is_over_all_classes_though_rows_show_two_of_three():

@@ -185,18 +185,28 @@ def of_test(
     """Scores of test rows with errors over clusters, where rows share one, and their number; and the metric of each
     group of rows, as ``accuracy_matched``, where there are few."""
     groups, members = sorted(set(split.groups or ())), np.array(split.groups)
-    if len(set(split.clusters)) < len(split):
-        scores = _clustered(scores, columns, split.clusters, scorer.outputs)
+    scores = _clustered(scores, columns, split.clusters, scorer.outputs)
     for group in groups if len(groups) <= _GROUPS else ():
-        mine = scorer.of_rows({name: values[members == group] for name, values in columns.items()})
-        scores[f"{metric}_{re.sub('[:/]', '-', group)}"] = mine[metric]  # which set tasks and splits apart in names
+        mine = {key: values[members == group] for key, values in columns.items()}
+        found, cluster_n = {metric: scorer.of_rows(mine)[metric]}, split.clusters[members == group]
+        if len(set(cluster_n)) > 1:
+            found = _clustered(found, mine, cluster_n, scorer.outputs)
+        name = f"{metric}_{re.sub('[:/]', '-', group)}"  # which set tasks and splits apart in names
+        while name in scores:
+            name += "-"
+        scores[name] = found[metric]
     return scores
 
 
 def _clustered(
     scores: dict[str, Score], columns: dict[str, np.ndarray], cluster_n: np.ndarray, classes: int
 ) -> dict[str, Score]:
-    """With the standard errors of 400 resamples of whole clusters."""
+    """With the standard errors of 400 resamples of whole clusters, where rows share one.
+
+    Where a resample has no score, as correlations with what is constant: as if rows of a cluster were one row.
+    """
+    if (k := len(set(cluster_n))) == len(cluster_n):
+        return scores
     found = {}
     for name, score in scores.items():
         of_rows = name == "loss" and "loss" in columns  # of classes and values it is a mean, of texts a ratio
@@ -205,8 +215,11 @@ def _clustered(
             np.asarray(columns[c], float) for c in (("loss", "loss") if of_rows else METRICS[name].columns)
         )
         weights = item_weights(len(cluster_n), RESAMPLES, 0, cluster_n)
-        drawn = np.concatenate([weighted(label_n, own_n[None], weights_bn) for weights_bn in weights])
-        found[name] = score | error_of(np.nan_to_num(drawn), cluster_n)  # what is constant correlates with 0
+        with np.errstate(all="ignore"):  # of a diverged run
+            drawn = np.concatenate([weighted(label_n, own_n[None], weights_bn) for weights_bn in weights])
+        known = np.isfinite(drawn).all() and not math.isnan(score["se"])
+        alone = {"se": score["se"] * math.sqrt(len(cluster_n) / k) if k > 1 else math.nan, "clusters": k}
+        found[name] = score | (error_of(drawn, cluster_n) if known else alone)
     return found
 
 
