@@ -243,6 +243,8 @@ def test_what_can_run_is_not_refused(tiny, keys):
 
 
 TOKENS = {"task__metric": "perplexity"}
+TEXTS = {"task__kind": "causal_lm", "objective": "val/perplexity", **TOKENS}
+VALUES = {"task__kind": "regression", "task__metric": "pearson", "objective": "val/pearson"}
 REFUSED = [
     ("method.rank=0:", {"method__rank": 0}),
     ("method.rank=-1:", {"method__rank": -1}),
@@ -273,6 +275,7 @@ REFUSED = [
     ("tracking.tags=", {"tracking__tags": [{"a": 1}]}),
     ("tracking.project='a/b':", {"tracking__project": "a/b"}),
     ("task.labels=", {"task__labels": ["a", None]}),
+    ("task.labels=", {"task__labels": {"0": ["a"], "1": None}}),
     ("task.files=5: a mapping", {"task__files": 5}),
     ("task.delimiter='': .*a tab is task.delimiter=tab", {"task__delimiter": ""}),
     ("model.path='':", {"model__path": ""}),
@@ -307,6 +310,12 @@ REFUSED = [
     ("task.labels: the class 7 stands there twice; in a file, YAML reads 007 as 7", {"task__labels": [7, 7]}),
     ("task.blocks: joins .* group", {"task__kind": "causal_lm", "task__blocks": True, "task__group": "doc", **TOKENS}),
     ("task.blocks: needs task.kind=causal_lm", {"task__blocks": True}),
+    ("task.template: needs task.kind=causal_lm; here it is classification$", {"task__template": "{a}: {b}"}),
+    ("task.threshold: needs task.kind=classification; here it is regr", {"task__threshold": 0.0, **VALUES}),
+    ("task.labels: needs task.kind=classification", {"task__labels": ["a", "b"], **VALUES}),
+    ("task.min_abs_label: needs task.kind=classification or regression", {"task__min_abs_label": 1, **TEXTS}),
+    ("task.pair: needs task.kind=classification or regression; here it is causal_lm$", {"task__pair": "b", **TEXTS}),
+    ("task.generation.metrics: answers prompts, not plain", {"task__generation__metrics": ["exact_match"], **TEXTS}),
     ("targets=custom: give", {"targets__name": "custom"}),
     ("targets.name=qkv:", {"targets__name": "qkv"}),
     (r"targets.regex=\(:", {"targets__name": "custom", "targets__regex": "("}),

@@ -19,6 +19,12 @@ _MOST_LAYERS, _MOST_TOKENS = 10_000, 10**7  # of a model; of a forward pass that
 _FEW = 8  # processes of one run, which a CPU may have more of than cores
 
 QUANT_LIBRARIES = {"int8": "bitsandbytes", "int8_torchao": "torchao", "nf4": "bitsandbytes", "fp4": "bitsandbytes"}
+_WRITTEN = ("prompt", "template", "completion", "messages", "packing", "blocks", "reasoning")
+_READ_BY = {  # the kinds of a task that read a key
+    **dict.fromkeys(_WRITTEN, ("causal_lm",)),
+    **dict.fromkeys(("labels", "threshold"), ("classification",)),
+    **dict.fromkeys(("pair", "min_abs_label"), ("classification", "regression")),
+}
 PRESETS = ("all_linear", "attention", "mlp", "q", "k", "v", "o", "qv", "qkvo")
 
 
@@ -166,8 +172,13 @@ def _check_task(config: Config) -> None:
     if not (margin := task.margin) < high:
         percent = f"{margin:g}% is {margin / 100:g}" if 1 <= margin < 100 else ""
         raise Refused.value("task.margin", margin, f"between 0 and {high}, both excluded", percent)
-    listed = isinstance(task.labels, list) and all(isinstance(name, str | int | float) for name in task.labels)
-    if not listed and not isinstance(task.labels, dict | None):
+    for key, kinds in _READ_BY.items():
+        if getattr(task, key) != getattr(Task, key) and task.kind not in kinds:
+            raise Refused(f"task.{key}: needs task.kind={' or '.join(kinds)}; here it is {task.kind}")
+    given = task.labels
+    listed = isinstance(given, list) and all(isinstance(name, str | int | float) for name in given)
+    mapped = isinstance(given, dict) and all(isinstance(name, str | int | float | None) for name in given.values())
+    if not (given is None or listed or mapped):
         raise Refused.value("task.labels", task.labels, "a list of classes, or {label: class}, or null")
     for key in ("files", "splits"):
         _check_mapping(f"task.{key}", getattr(task, key), "{train: NAME, test: NAME}")
@@ -183,9 +194,8 @@ def _check_task(config: Config) -> None:
             raise Refused(
                 "task.blocks: joins plain texts; leave task.packing, group, prompt, completion and messages out"
             )
-    elif task.packing or task.blocks or task.generation.metrics:
-        key = f"task.{'packing' if task.packing else 'blocks' if task.blocks else 'generation.metrics'}"
-        raise Refused(f"{key}: needs task.kind=causal_lm, a language model that writes; here it is {task.kind}")
+    elif task.generation.metrics:
+        raise Refused(f"task.generation.metrics: needs task.kind=causal_lm; here it is {task.kind}")
     if task.reasoning and (task.path or task.package or not task.synthetic):
         remedy = "give task.synthetic=N, the number of its rows, and neither task.path nor task.package"
         raise Refused(f"task.reasoning={task.reasoning}: {remedy}")
@@ -193,6 +203,10 @@ def _check_task(config: Config) -> None:
 
 def _check_generation(task: Task) -> None:
     wanted = task.generation
+    if wanted.metrics and not (task.prompt or task.template or task.messages):
+        raise Refused(
+            "task.generation.metrics: answers prompts, not plain texts; give task.prompt, template or messages"
+        )
     for metric in wanted.metrics:
         one_of("task.generation.metrics", metric, metrics.of_kind("text"))
     if "json_keys" in wanted.metrics and not wanted.keys:
