@@ -4,7 +4,6 @@ Pure functions of matrices, in fp64. ΔW (out, in) comes as a ``Delta``: LoRA's 
 """
 
 import math
-from collections.abc import Iterable
 
 import torch
 
@@ -75,16 +74,16 @@ def amplification(base: torch.Tensor, delta: Delta | torch.Tensor, rank: int | N
     return norms | {"factor": factors.pop("factor_by_update")} | factors
 
 
-def nearest_cosines(tuned: torch.Tensor, base: torch.Tensor, side: str = "left", top: int = TOP) -> torch.Tensor:
-    """max_i |cos(y_j, x_i)| of the ``top`` singular vectors y_j of the tuned matrix over all x_i of the base's."""
-    y = decomposed(tuned).side(side)[:, :top]
+def nearest_cosines(tuned: torch.Tensor, base: torch.Tensor, side: str = "left") -> torch.Tensor:
+    """max_i |cos(y_j, x_i)| of the top 10 singular vectors y_j of the tuned matrix over all x_i of the base's."""
+    y = decomposed(tuned).side(side)[:, :TOP]
     return (decomposed(base).side(side).T @ y).abs().amax(0)
 
 
-def intruders(nearest: torch.Tensor, epsilons: Iterable[float] = EPSILONS) -> dict[float, int]:
+def intruders(nearest: torch.Tensor) -> dict[float, int]:
     """Intruder dimensions by ε, of what ``nearest_cosines`` gives: how many are like none of the base's, below ε.
 
     Shuttleworth et al. 2024 (arXiv 2410.21228), definition and algorithm 1. The sign of a singular vector is free, so
     that |cos| is meant.
     """
-    return {epsilon: int((nearest < epsilon).sum()) for epsilon in epsilons}
+    return {epsilon: int((nearest < epsilon).sum()) for epsilon in EPSILONS}
