@@ -18,7 +18,7 @@ STEP = 0.1  # a difference that 400 items show
 
 def study_of(claim: Claim, verdict: str) -> list[dict[str, Any]]:
     """Arms of a study whose runs give this verdict in both tiers."""
-    makers = {"difference": _difference, "trend": _trend, "spread_ratio": _spread, "best_lr_ratio": _rates}
+    makers = {"difference": _difference, "trend": _trend, "best_lr_ratio": _rates}
     return makers[claim.quantity](claim, verdict)
 
 
@@ -56,20 +56,6 @@ def _trend(claim: Claim, verdict: str) -> list[dict[str, Any]]:
     return [
         claim.settings["among"] | {"rank": rank, "forgetting": [0.02 * slope * number for slope in slopes]}
         for number, rank in enumerate(claim.settings["ranks"])
-    ]
-
-
-def _spread(claim: Claim, verdict: str) -> list[dict[str, Any]]:
-    low, high = {  # by seed: first less last rank
-        "reproduced": ((0.004,) * 3, (0.04,) * 3),
-        "contradicted": ((0.04,) * 3, (0.02,) * 3),
-        "inconclusive": ((0.044, 0.02, -0.004), (0.074, 0.05, 0.026)),
-    }[verdict]
-    ranks, rates = claim.settings["ranks"], (claim.settings["low_lr"], claim.settings["high_lr"])
-    return [
-        claim.settings["among"] | {"rank": rank, "lr": lr, "scores": [1.2 - fall * share for fall in falls]}
-        for lr, falls in zip(rates, (low, high), strict=True)
-        for rank, share in zip(ranks, np.linspace(0, 1, len(ranks)), strict=True)
     ]
 
 

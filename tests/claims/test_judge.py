@@ -5,13 +5,14 @@ import inspect
 import io
 import json
 import math
+from pathlib import Path
 
 import pytest
 from made_up import records, study_of
 from rich.console import Console
 
 from rankwise.claims import registry
-from rankwise.claims.claim import FROM_RUNS, KINDS, UNITS, VERDICTS, Bound, Estimate
+from rankwise.claims.claim import FROM_RUNS, VERDICTS, Bound, Estimate
 from rankwise.claims.judge import Verdict, judge, tally, to_json
 from rankwise.claims.quantities import QUANTITIES
 from rankwise.claims.show import bound, markdown, number, table
@@ -144,15 +145,15 @@ def test_the_command_prints_a_document_and_writes_a_file(tmp_path, monkeypatch, 
     assert "no runs in" in capsys.readouterr().err
     assert main(["claims", "wandb:me/project"]) == 2
     assert "runs of W&B are read by rankwise report and dashboard alone" in capsys.readouterr().err
-    ids = ["folklore_layer_1000", "lora_t3_gpt2_medium", "lora_t6_rank1"]
+    ids = ["peft_lora_r32_parameters", "lora_t3_gpt2_medium", "lora_t6_rank1"]
     assert main(["claims", "--only", *ids, "--json", "--markdown", "claims.md"]) == 0
     out, err = capsys.readouterr()
     document = json.loads(out)
     assert err == "rankwise: 3 claims, read from 0 runs or computed here; that may take minutes\n"
     found = {claim["id"]: claim for claim in document["claims"]}
-    assert found["folklore_layer_1000"]["ours"]["value"] == 32_000
+    assert found["peft_lora_r32_parameters"]["ours"]["value"] == 9_175_040
     assert {key: claim["verdict"] for key, claim in found.items()} == {
-        "folklore_layer_1000": "reproduced",
+        "peft_lora_r32_parameters": "reproduced",
         "lora_t3_gpt2_medium": "contradicted",
         "lora_t6_rank1": "not run",
     }
@@ -174,7 +175,7 @@ def test_numbers_are_shown_in_their_unit():
     for unit, shown in (("count", "3"), ("ratio", "3"), ("share", "300 %")):
         found = Verdict(dataclasses.replace(RANK1, unit=unit), "inconclusive", RANK1.bound, alike)
         assert f"| {shown} |" in markdown([found], to_json([found], "full")), "the value of seeds that all agree, alone"
-    assert bound(judge(CLAIMS["folklore_layer_4096"], [], "quick")) == "262,144"
+    assert bound(judge(CLAIMS["peft_lora_r32_parameters"], [], "quick")) == "9,175,040"
     assert tally([]) == "0 claims"
 
 
@@ -198,6 +199,8 @@ CONTRADICTED = {
     *("lora_s4_full_1200gb", "lora_s4_two_thirds", "lora_t3_gpt2_large", "lora_t3_gpt2_medium"),
     *("qlora_7b_weights", "regret_6_flops_small"),
 }
+UNITS = ("accuracy", "ratio", "share", "count", "bytes", "bits", "nats", "correlation")
+PAGE = (Path(__file__).parents[2] / "docs/claims.md").read_text(encoding="utf-8").splitlines()
 TRAINED = [claim for claim in CLAIMS.values() if claim.kind == "trained"]
 
 
@@ -211,14 +214,23 @@ def test_a_claim_comes_out_reproduced_contradicted_and_inconclusive(claim, tmp_p
         assert [found.verdict, claim.bound_in("quick").verdict(low, high)] == [verdict] * 2
 
 
+@pytest.fixture(scope="module")
+def made():
+    """With when and where it was made."""
+    return to_json([], "full")
+
+
 @pytest.mark.parametrize("claim", EXACT, ids=lambda claim: claim.id)
-def test_an_exact_claim_comes_out_as_its_note_says(claim):
-    assert judge(claim, [], "full").verdict == ("contradicted" if claim.id in CONTRADICTED else "reproduced")
+def test_an_exact_claim_comes_out_as_its_note_and_the_page_say(claim, made):
+    found = judge(claim, [], "full")
+    assert found.verdict == ("contradicted" if claim.id in CONTRADICTED else "reproduced")
+    assert markdown([found], made).splitlines()[-1] in PAGE
 
 
 def test_every_claim_is_whole():
     for claim in CLAIMS.values():
-        assert claim.kind in KINDS and claim.unit in UNITS and claim.claim and claim.published, claim.id
+        assert claim.unit in UNITS and claim.claim and claim.published, claim.id
+        assert {math.isfinite(claim.bound.low), math.isfinite(claim.bound.high)} != {False}, claim.id
         assert bool(claim.study) == (claim.kind in FROM_RUNS), claim.id
         assert claim.proxy or claim.kind in ("identity", "exact"), f"{claim.id}: trained here, for another setting"
         assert claim.note or claim.id not in CONTRADICTED, f"{claim.id}: say why"
@@ -228,8 +240,8 @@ def test_every_claim_is_whole():
 
 
 def test_there_are_claims_of_every_kind_and_every_quantity_is_asked_for():
-    assert len(CLAIMS) > 90
-    assert {claim.kind for claim in CLAIMS.values()} == set(KINDS)
+    assert len(CLAIMS) > 100, "the README says so"
+    assert {claim.kind for claim in CLAIMS.values()} == {"identity", "exact", "measured", *FROM_RUNS}
     assert {claim.quantity for claim in CLAIMS.values()} == set(QUANTITIES)
 
 

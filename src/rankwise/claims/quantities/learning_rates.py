@@ -1,8 +1,7 @@
-"""Quantities of a grid of learning rates: where the best one lies, and how far scores spread at each."""
+"""What a grid of learning rates tells: where the best one lies."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -51,28 +50,6 @@ def best_lr_ratio(records: Sequence[Record], of: Spec, to: Spec) -> Estimate:
     low, high = (10**end for end in widened(ratio, spread[np.isfinite(spread)], n - 1))
     note = f"best learning rates {10 ** optima[0]:.2g} and {10 ** optima[1]:.2g}"
     return Compared(runs_sl, note).estimate(10**ratio, low, high)
-
-
-def spread_ratio(
-    records: Sequence[Record], metric: str, among: Spec, ranks: list[int], low_lr: float, high_lr: float
-) -> Estimate:
-    """The spread of a score over ranks (largest minus smallest of the means over seeds) at a low learning rate, over
-    the spread at a high one. Interval: bootstrap over seeds, widened by t/z.
-
-    A spread of means holds their noise, which draws the ratio towards 1: where it is as large as the spread at the high
-    rate, half of the intervals for three seeds end below a true ratio of 12.
-    """
-    rows = compared(records, [among | {"rank": rank, "lr": lr} for lr in (low_lr, high_lr) for rank in ranks])
-    n = len(rows.runs_sa)
-    weights_bs = np.vstack([np.full(n, 1 / n), seed_weights(n, REPLICATES, 0)])
-    low_b, high_b = np.ptp((weights_bs @ rows.scores(metric)).reshape(len(weights_bs), 2, len(ranks)), axis=2).T
-    if not high_b.min() > 0:
-        raise NotRun("all ranks score the same at the high learning rate")
-    ratio, *replicates = low_b / high_b
-    low, high = widened(float(ratio), np.array(replicates), n - 1)
-    noise = "noise in both spreads draws their ratio towards 1, so its interval may miss more often than in 5 %"
-    rows = replace(rows, note="; ".join(filter(None, [rows.note, noise])))
-    return rows.estimate(float(ratio), max(0.0, low), high)
 
 
 def _losses(runs_sl: Sequence[Sequence[Record]], rates: Sequence[float], spec: Spec) -> tuple[Floats, Floats]:

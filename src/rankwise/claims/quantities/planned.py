@@ -3,10 +3,6 @@
 import itertools
 from collections.abc import Callable
 
-import torch
-from peft import LoraConfig, get_peft_model
-from torch import nn
-
 from rankwise.claims.claim import Estimate
 from rankwise.claims.configs import Spec, blocks, counted, footprint, on_meta, operations
 from rankwise.measure.ledger import Ledger
@@ -17,7 +13,6 @@ ADAM_STATES, FP32 = 2, 4  # moments of Adam (Kingma and Ba 2015), each in fp32 a
 FIGURES: dict[str, Callable[[Spec], float]] = {
     "adapter": lambda spec: counted(spec)["params"]["adapter"],  # parameters, without the head's
     "trainable": lambda spec: counted(spec)["params"]["trainable"],
-    "total": lambda spec: counted(spec)["params"]["total"],
     "base": lambda spec: counted(spec)["params"]["total"] - counted(spec)["params"]["adapter"],
     "weight_bytes": lambda spec: Ledger(on_meta(spec)).footprint().peak,  # as they are stored, constants included
     "state_bytes": lambda spec: _state_bytes(spec),
@@ -56,16 +51,6 @@ def planned(
     worst = max(values, key=lambda words: abs(values[words][0] - near))
     value, note = values[worst]
     return Estimate.exact(float(value), f"of {len(values)} settings: {worst}" if len(values) > 1 else note)
-
-
-def layer_parameters(d_in: int, d_out: int, rank: int, show: str) -> Estimate:
-    """LoRA on one linear layer: its ``count``, the ``saving`` against the layer's own, or their ``ratio``."""
-    with torch.device("meta"):
-        layer = nn.Sequential(nn.Linear(d_in, d_out, bias=False))
-    adapted = get_peft_model(layer, LoraConfig(r=rank, target_modules=["0"]))
-    trained, full = sum(p.numel() for p in adapted.parameters() if p.requires_grad), d_in * d_out
-    shown = {"count": trained, "saving": 1 - trained / full, "ratio": full / trained}
-    return Estimate.exact(float(shown[show]))
 
 
 def bits_saved(model: str) -> Estimate:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,19 +29,14 @@ def shared_directions(records: Sequence[Record], of: Spec, to: Spec, i: int, j: 
     return _over_seeds(records, [of, to], excess)
 
 
-def amplification_factor(records: Sequence[Record], of: Spec, module: str) -> Estimate:
-    """‖ΔW‖ / ‖UᵀWV‖ in the directions of ΔW (Hu et al. 2021, Table 7), the median over layers."""
-    return _over_seeds(records, [of], lambda folders: float(_amplification(folders, module)["factor"]))
+def amplification(records: Sequence[Record], of: Spec, module: str, what: str, over: str | None = None) -> Estimate:
+    """A figure of an update beside its base (Hu et al. 2021, Table 7), or its ratio to another; medians over layers."""
 
+    def figure(folders: list[Path]) -> float:
+        row = analyze("amplification", folders, module=module)["rows"][0]
+        return float(row[what] / (row[over] if over else 1.0))
 
-def projection_over_chance(records: Sequence[Record], of: Spec, module: str) -> Estimate:
-    """‖UᵀWV‖ in the directions of ΔW over that in random ones (Hu et al. 2021, Table 7), the medians over layers."""
-
-    def ratio(folders: list[Path]) -> float:
-        norms = _amplification(folders, module)
-        return float(norms["by_update"] / norms["by_chance"])
-
-    return _over_seeds(records, [of], ratio)
+    return _over_seeds(records, [of], figure)
 
 
 def variance_directions(records: Sequence[Record], of: Spec) -> Estimate:
@@ -75,7 +69,3 @@ def _over_seeds(records: Sequence[Record], specs: list[Spec], value: Callable[[l
     rows = compared(records, specs)
     over = interval([value([run.folder for run in runs]) for runs in rows.runs_sa], [])
     return rows.estimate(over.mean, over.low, over.high)
-
-
-def _amplification(folders: list[Path], module: str) -> Any:
-    return analyze("amplification", folders, module=module)["rows"][0]

@@ -45,13 +45,6 @@ def frozen_gradients(models: list[str]) -> Estimate:
     return Estimate.exact(float(number))
 
 
-def product_rank(d_in: int, d_out: int, rank: int) -> Estimate:
-    """The rank of B·A with random factors, by singular values."""
-    generator = torch.Generator().manual_seed(0)
-    b, a = (torch.randn(size, generator=generator, dtype=torch.float64) for size in ((d_out, rank), (rank, d_in)))
-    return Estimate.exact(float(torch.linalg.matrix_rank(b @ a)))
-
-
 def _fresh(model: str) -> nn.Module:
     config = config_of({"model": model, "targets": "attention"})
     return adapt(base_model(config, seed=0), config).model
