@@ -248,10 +248,12 @@ def test_where_a_template_rewrites_earlier_turns_the_last_reply_alone_can_be_lea
 
 def test_a_prompt_that_leaves_no_room_is_refused_with_its_row():
     _, tokenizer = model("gpt2")
+    rows = split(["short", "much longer than sixteen", "x" * 40], ["a", "b", "c"])
     with pytest.raises(
-        Refused, match=r"^task\.max_length=16: must be above 2[0-9], .* of example 2 \(test\).*raise it"
+        Refused, match=r"^task\.max_length=16: must be above 41, .* prompt, example 3 \(test\).*raise it"
     ):
-        EncodedText(split(["short", "much longer than sixteen"], ["a", "b"]), tokenizer, 16, "test")
+        EncodedText(rows, tokenizer, 16, "test")
+    assert len(EncodedText(rows, tokenizer, 42, "test")) == 3
     with pytest.raises(Refused, match="shorten the prompt"):
         EncodedText(split(["x" * 200], ["a"]), tokenizer, 64, "test")
     with pytest.raises(Refused, match=r"task\.max_length=4096: .*positions"):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -103,6 +104,7 @@ class EncodedText(Dataset[Row]):
         self.ids: list[list[int]] = []
         self.learned: list[np.ndarray] = []
         sizes: list[int] = []
+        short: list[tuple[float, int]] = []  # tokens before what is learned, and the item
         self.uncut: list[int] = []  # lengths of the rows that lost their end
         begins = beginning(tokenizer)
         for number, (row_ids, learned) in enumerate(_tokens(split, tokenizer, last)):
@@ -110,12 +112,14 @@ class EncodedText(Dataset[Row]):
             learned = [False] * (len(ids) - len(learned)) + learned
             learned[0] = False
             if not any(learned[:max_length]):
-                raise _too_long(learned, max_length, limit, part, int(split.items[number]))
+                short.append((learned.index(True) if True in learned else math.inf, int(split.items[number])))
             self.uncut += [len(ids)] * (len(ids) > max_length)
             self.ids.append(ids[:max_length])
             self.learned.append(np.array(learned[:max_length]))
             text = tokenizer.decode(list(itertools.compress(ids[:max_length], learned)), skip_special_tokens=True)
             sizes.append(max(1, len(text.encode())))
+        if short:
+            raise _too_long(*max(short, key=lambda row: row[0]), max_length, limit, part)
         self.cut = len(self.uncut)
         self.lengths = np.array([len(ids) for ids in self.ids])
         self.labelled = np.array([int(mask.sum()) for mask in self.learned])
@@ -211,13 +215,12 @@ def end_ids(tokenizer: Any, generation_config: Any, conversations: bool) -> list
     return sorted({int(token) for token in ends if token is not None})
 
 
-def _too_long(learned: list[bool], max_length: int, limit: int, part: str, item: int) -> Refused:
-    prompt = learned.index(True) if True in learned else len(learned)
-    if prompt == len(learned):
+def _too_long(prompt: float, item: int, max_length: int, limit: int, part: str) -> Refused:
+    if math.isinf(prompt):
         why = "its completion is empty, or no reply has a weight"
         return Refused(f"task: example {item + 1} of the data ({part}) has nothing to learn: {why}")
     remedy = "raise it" if prompt < limit else "shorten the prompt: that is all this model has positions for"
-    allowed = f"must be above {prompt}, the tokens of the prompt of example {item + 1} ({part})"
+    allowed = f"must be above {prompt}, the tokens of the longest prompt, example {item + 1} ({part})"
     return Refused.value("task.max_length", max_length, allowed, remedy)
 
 
