@@ -126,12 +126,16 @@ def test_tensorboard_has_the_curves_the_results_and_the_arm(start, tracked):
     read = event_accumulator.EventAccumulator(str(path))
     read.Reload()
     scalars = {tag: [(event.step, event.value) for event in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
-    for key in ("train/loss", "lr", "val/accuracy", "objective"):
-        drawn = [(row["step"], row[key]) for row in rows(config) if key in row]
-        assert scalars[key][: len(drawn)] == [(step, pytest.approx(value)) for step, value in drawn]
-    assert {key: values[-1][1] for key, values in scalars.items() if key in numbers(results(record))} == {
-        key: pytest.approx(value) for key, value in numbers(results(record)).items()
-    }
+    drawn: dict[str, Any] = {}
+    for row in rows(config):
+        for key, value in row.items():
+            drawn.setdefault(key, []).append((row["step"], pytest.approx(value, rel=1e-6)))
+    assert {"train/loss", "lr", "val/accuracy", "val/accuracy_se", "objective"} <= drawn.keys()
+    end, ended = rows(config)[-1]["step"], numbers(results(record))
+    assert ended["val/loss"] not in [value for _, value in scalars["val/loss"]][-1:]  # the best was not the last
+    for key, value in ended.items():
+        drawn[f"best/{key}" if key in drawn else key] = [(end, pytest.approx(value, rel=1e-6))]
+    assert scalars == {key: values for key, values in drawn.items() if key not in ("step", "attempt")}
     packed = read.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     start_info = pytest.importorskip("tensorboard.plugins.hparams.plugin_data_pb2").HParamsPluginData.FromString(packed)
     shown = start_info.session_start_info.hparams

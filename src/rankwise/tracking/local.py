@@ -65,16 +65,22 @@ class TensorBoard:
         path = record.folder.parent / "tensorboard" / record.folder.name
         self._earlier = list(path.glob("events.out.tfevents.*"))
         self._file, self._name, self._step = EventFileWriter(str(path)), record.folder.name, 0
+        self._curves = set[str]()
         self.about = {"path": str(path)}
 
     def log(self, row: dict[str, Any]) -> None:
         """Add a row."""
         self._step = int(row["step"])
-        self._scalars({key: value for key, value in row.items() if key not in ("step", "attempt")})
+        values = {key: value for key, value in row.items() if key not in ("step", "attempt")}
+        self._curves |= values.keys()
+        self._scalars(values)
 
     def end(self, record: Record) -> None:
-        """Add the results at the last step, and the arm and setup that they are of."""
-        self._scalars(results(record))
+        """Add the results at the last step, beside a curve of the same name as ``best/``, for they are of the best
+        checkpoint; and the arm and setup that they are of.
+        """
+        named = {f"best/{key}" if key in self._curves else key: value for key, value in results(record).items()}
+        self._scalars(named)
         own = {f"{group}.{key}": value for group in ("arm", "run") for key, value in setup(record)[group].items()}
         shown = {
             key: value if isinstance(value, str | int | float) else json.dumps(value) for key, value in own.items()
