@@ -190,15 +190,20 @@ def test_a_sweep_file_runs_without_a_server_and_again_runs_nothing(tmp_path):
     done = rankwise(tmp_path, "sweep", "s.yaml")
     assert done.returncode == 0, done.stderr
     assert "4 combinations come to 3 distinct runs" in done.stderr
-    objectives = {name: record.objective for name, record in results(tmp_path).items()}
+    assert done.stderr.splitlines()[-1] == "rankwise: to compare them: rankwise report outputs/swept"
+    objectives = {
+        name: (record.objective, -record.metrics["validation"]["loss"]["value"])
+        for name, record in results(tmp_path).items()
+    }
     state, best = done.stdout.splitlines()
     assert state == "outputs/swept  3 finished" and len(objectives) == 3
-    most = max(objectives.values())
-    assert best in [f"best: {name}  val/accuracy {most:.4f}" for name in objectives if objectives[name] == most]
+    first = max(objectives, key=lambda name: objectives[name])  # of equal ones that with less validation loss
+    most, _ = objectives[first]
+    assert best == f"best: {first}  val/accuracy {100 * most:.1f} %"
     again = rankwise(tmp_path, "sweep", "s.yaml", "--json")
     told = json.loads(again.stdout)
     assert (told["study"], told["states"]) == ("outputs/swept", {"finished": 3}) and "started" not in again.stderr
-    assert told["best"]["objective"] == most and objectives[told["best"]["name"]] == most
+    assert (told["best"]["name"], told["best"]["objective"]) == (first, most)
 
 
 def test_a_snapshot_runs_again_to_the_same_run_and_result(tmp_path, monkeypatch):

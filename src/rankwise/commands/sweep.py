@@ -51,12 +51,13 @@ def main(arguments: list[str]) -> int:
     if file is None:
         print(sweep_file.convert(typed), end="")
         return 0
-    from rankwise.study.multirun import launcher_of, run_on
+    from rankwise.study.multirun import launcher_of, run_on, say_report
 
     searched = sweep_file.read(file)
     configs = _configs(searched, typed, options)
     outcomes = run_on(launcher_of([*searched.overrides, *typed]), configs)
     _say(configs, options.json)
+    say_report(configs)
     return int(any(outcome.failed for outcome in outcomes))
 
 
@@ -90,18 +91,18 @@ def _configs(file: SweepFile, typed: list[str], options: argparse.Namespace) -> 
 def _say(configs: list[Config], as_json: bool) -> None:
     """Where the runs are, what became of them, and the best."""
     from rankwise import metrics
+    from rankwise.compare import preference
     from rankwise.identity import folder
     from rankwise.tracking.record import read, state
 
     study, states = str(folder(configs[0]).parent), dict(sorted(Counter(map(state, configs)).items()))
     records = [read(folder(config)) for config in configs if state(config) == "finished"]
-    sign = metrics.named(configs[0].objective).sign
-    scored = [(sign * record.objective, record) for record in records if record.objective is not None]
-    best = max(scored, key=lambda pair: pair[0])[1] if scored else None
+    best = max((one for one in records if one.objective is not None), key=lambda one: preference([one]), default=None)
     if as_json:
         name = best and {"name": best.run["name"], "objective": best.objective, "metric": configs[0].objective}
         print_json({"study": study, "states": states, "best": name})
         return
     print(f"{study}  " + ", ".join(f"{count} {name}" for name, count in states.items()))
-    if best:
-        print(f"best: {best.run['name']}  {configs[0].objective} {best.objective:.4f}")
+    if best and best.objective is not None:
+        score = metrics.named(configs[0].objective).with_unit(best.objective)
+        print(f"best: {best.run['name']}  {configs[0].objective} {score}")

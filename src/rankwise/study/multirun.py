@@ -99,7 +99,7 @@ def _run_on_foreign(sweeper: StudySweeper, study: list[tuple[Config, Row]]) -> i
             raise Refused(reason) from None
         print(f"rankwise: {reason}", file=sys.stderr)
     failed = [_say_failed(config, job) for (config, _), job in zip(left, jobs, strict=True)]
-    _say_report([config for config, _ in study])
+    say_report([config for config, _ in study])
     return int(any(failed))
 
 
@@ -116,11 +116,11 @@ def _run_here(launcher: LocalLauncher, configs: list[Config], trials: list[Confi
             return 1
         configs = tuning.frozen(configs)
     outcomes = run_on(launcher, configs)
-    _say_report(configs)
+    say_report(configs)
     return int(any(outcome.failed for outcome in outcomes))
 
 
-def _say_report(configs: Sequence[Config]) -> None:
+def say_report(configs: Sequence[Config]) -> None:
     """Say how runs are compared, where there are several and not all of them failed."""
     if len(configs) > 1 and any(map(records.is_done, configs)):
         places = dict.fromkeys(str(folder(config).parent) for config in configs)
