@@ -215,9 +215,11 @@ def test_runs_of_several_projects_need_a_word():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of wandb_workspaces, when it is imported
-def test_searches_are_filtered_out_unless_there_is_nothing_else_and_the_best_comes_first():
+def test_searches_are_filtered_out_unless_there_is_nothing_else_and_the_best_comes_first(monkeypatch):
     from rankwise.dashboards import panels, publish
 
+    monkeypatch.setenv("WANDB_ENTITY", "them")
+    assert publish.default_entity() == "them", "where the runs name none"
     one = place.Place("e", "p", ("a",), "accuracy", "val/accuracy")
     both = replace(one, groups=("a", "b"), searched=True)
     names = [str(condition.key.name) for condition in panels.filters(one)]

@@ -5,6 +5,7 @@
 
 import hashlib
 import io
+import os
 import tempfile
 from typing import Any
 
@@ -29,9 +30,9 @@ _ABOUT = {
 
 
 def default_entity() -> str:
-    """Whose projects the key is for, unless it says otherwise."""
+    """Whose projects the key is for, unless WANDB_ENTITY says otherwise, which W&B's client does not read here."""
     with asking("dashboard"):
-        return str(wandb.Api(timeout=ANSWER_S).default_entity)
+        return os.environ.get("WANDB_ENTITY") or str(wandb.Api(timeout=ANSWER_S).default_entity)
 
 
 def publish(place: Place, findings: Report) -> dict[str, str]:
