@@ -179,7 +179,7 @@ def test_without_a_key_online_becomes_offline_and_says_so(start, tracked, wanted
     ("wanted", "env", "expected"),
     [
         ("auto", {}, "offline"),
-        ("auto", {"WANDB_API_KEY": KEY}, "online"),
+        ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": ""}, "online"),
         ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "offline"),
         ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "dryrun"}, "offline"),
         ("offline", {"WANDB_API_KEY": KEY, "WANDB_MODE": "online"}, "offline"),

@@ -257,6 +257,8 @@ def mark(study: Path) -> None:
 
 def asked(wanted: str) -> str:
     """``tracking.mode``, unless that is auto: then WANDB_MODE, where that is set."""
+    if os.environ.get("WANDB_MODE") == "":  # which W&B's own settings refuse
+        del os.environ["WANDB_MODE"]
     mode = (os.environ.get("WANDB_MODE") or "auto") if wanted == "auto" else wanted
     return {"dryrun": "offline", "run": "online"}.get(mode, mode)
 
