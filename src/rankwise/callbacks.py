@@ -24,6 +24,7 @@ _UNFIT = {  # of Lightning's, what changes what is compared, or what a run does 
     "Timer": "ends a run by the clock; trainer.max_time does, and such a run is in no comparison",
 }
 _EARLY = "check_on_train_epoch_end"  # which a callback that stops early takes
+_tried = set[str]()  # what was made in this process to see that it can be
 _TO_LOGGERS = ("DeviceStatsMonitor", "LearningRateMonitor")
 
 
@@ -58,7 +59,9 @@ def check(config: Config, logged: Collection[str]) -> None:
                 if isinstance(value, str) and "Callable" in kind and "str" not in kind:
                     allowed = "a function: {_target_: hydra.utils.get_method, path: package.function}"
                     raise Refused.value(f"{key}.{word}", value, allowed)
-    made(config, "callbacks")
+    if str(config.callbacks) not in _tried:  # once: a class may do more than note what it is given
+        made(config, "callbacks")
+        _tried.add(str(config.callbacks))
 
 
 def made(config: Config, group: str) -> list[Any]:

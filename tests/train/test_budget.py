@@ -112,6 +112,8 @@ from lightning.pytorch import Callback
 class Mine(Callback):
     def __init__(self, word):
         self.word = word
+        with Path("made").open("a") as file:
+            file.write(word)
 
     def on_fit_end(self, trainer, module):
         names = [type(callback).__name__ for callback in trainer.callbacks]
@@ -138,7 +140,12 @@ def write(name: str, values: object, group: str = "callbacks") -> None:
 def test_a_callback_runs_beside_ours_and_tells_runs_apart(capsys):
     assert main([*RUN, "callbacks=mine"]) == 0
     word, steps, *names = Path("said").read_text().split()
-    assert (word, steps) == ("hello", "2") and {"Watch", "Probe", "Checkpoints", "Mine"} <= set(names)
+    assert (word, steps, Path("made").read_text()) == ("hello", "2", "hello" * 2) and {
+        "Watch",
+        "Probe",
+        "Checkpoints",
+        "Mine",
+    } <= set(names)
     Path("said").unlink()
     assert main(RUN) == 0 and not Path("said").exists()
     plainly, called = sorted((record.config["callbacks"] for record in find([Path("outputs")])), key=len)
