@@ -63,6 +63,13 @@ class Run:
         rounded = self.precision if quant.kind or self.precision == "bf16_true" else None
         return (fingerprint, *drawn, quant.kind, bool(quant.kind and quant.double), rounded)
 
+    @property
+    def base_name(self) -> str:
+        """``base`` in words."""
+        fingerprint, *drawn, kind, double, rounded = self.base
+        name = "random weights of seed {} for {} outputs, {}".format(*drawn, fingerprint) if drawn else fingerprint
+        return f"{name}, quant={kind or 'none'}{'_double' * double}" + (f" in {rounded}" if rounded else "")
+
 
 def open_run(folder: Path) -> Run:
     """Raises Refused for a folder that is not a run's, and a run that has not finished."""
@@ -130,7 +137,5 @@ def same_base(runs: list[Run]) -> None:
         if any(run.record.run["id"] == other.record.run["id"] for other in runs[:number]):
             raise Refused(f"{run.folder}: given twice (run {run.record.run['id']})")
         if run.base != first.base:
-            ours, theirs = (" ".join(str(part) for part in one.base if part) for one in (run, first))
-            raise Refused(
-                f"{run.folder}: is on another base or in another storage ({ours}) than {first.name} ({theirs})"
-            )
+            other = f"on another base or in another storage ({run.base_name})"
+            raise Refused(f"{run.folder}: is {other} than {first.name} ({first.base_name})")
