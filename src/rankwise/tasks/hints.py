@@ -51,17 +51,19 @@ def binary(head: bytes) -> str:
     return kind or "save it as CSV, JSON or Parquet, or give task.encoding"
 
 
-def delimiter(text: str) -> str:
-    """What parts a line of a text table that was taken for one cell."""
+def delimiter(text: str, key: str = "") -> str:
+    """What parts a line of a text table that was taken for one cell, where the column for ``key`` was looked for."""
     if form := next((form for pattern, form in _FORMS if re.match(pattern, text, re.IGNORECASE)), None):
         return form
     sign = next((sign for sign in ("|||", "||", "\t", ";", "|", ",") if sign in text), None)
     first_word = "task.format=lines 'task.columns=[label,text]' takes the first word as the label"
+    if key == "text":  # there is a label, or none is asked for
+        first_word = "task.format=lines 'task.columns=[text]' takes each line as a text"
     if sign is None or text.startswith("__label__"):
         return f"{first_word}; task=text learns plain text"
     option = "task.delimiter=tab" if sign == "\t" else f"'task.delimiter=\"{sign}\"'"
     names = ", with 'task.columns=[NAME,NAME]'" if len(sign) > 1 else ""
-    other = f", and {first_word}" if len(sign) == 1 and " " in text.split(sign)[0].strip() else ""
+    other = f"; {first_word}" if len(sign) == 1 and " " in text.split(sign)[0].strip() else ""
     return f"is task.delimiter right? {option} parts it{names}{other}"
 
 
@@ -114,7 +116,7 @@ def _cause(key: str, column: str, row: dict[str, Any], names: list[str], table: 
         return f"rows without labels cannot test: {table.parts}={{train: NAME}} leaves them out"
     line = TAB.join(names)
     if table.header and names and (len(names) == 1 or line.startswith("{") or re.match(_WORDS, line)) and "" not in row:
-        return delimiter(line)
+        return delimiter(line, key)
     if any(not name.isprintable() for name in names):
         return "an invisible character is in a name"
     if names and all(isinstance(row[name], list) for name in names):
