@@ -67,6 +67,17 @@ def test_eva_starts_at_the_leading_directions_of_the_inputs():
         adapted.prepare([{"input_ids": torch.ones(1, 3).long(), "attention_mask": torch.ones(1, 3).long()}], no_loss)
 
 
+def test_eva_of_layers_that_read_relative_positions_too_is_refused():
+    config = config_of("eva", "deberta", method__rank=4)
+    lm, tokenizer = load(config)
+    adapted = adapt(lm, config)
+    assert adapted.prepare is not None
+    with pytest.raises(
+        Refused, match=r"^method.init=eva: another start for deberta.*query_proj, which reads more than a"
+    ):
+        adapted.prepare([batch_of(tokenizer)], no_loss)
+
+
 @pytest.mark.parametrize("shape", ["bert", "gpt2"])
 def test_milora_starts_with_the_smallest_singular_values_and_leaves_the_others(shape):
     config = config_of("milora", shape)

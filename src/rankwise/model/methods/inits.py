@@ -152,7 +152,8 @@ def eva(model: PeftModel, batches: Iterable[Batch]) -> None:
 
     PEFT's incremental decomposition over the batches, in turn, until the directions stand still. ρ = 1: every layer
     keeps its rank, so that arms have the parameters that were planned.
-    Raises Refused for batches that hold fewer tokens than the rank, or too little variety to settle the directions.
+    Raises Refused for batches that hold fewer tokens than the rank, or too little variety to settle the directions, and
+    for layers that read anything else.
     """
     config = model.peft_config["default"]
     assert isinstance(config, LoraConfig)
@@ -173,12 +174,27 @@ def eva(model: PeftModel, batches: Iterable[Batch]) -> None:
     targets = config.target_modules
     config.init_lora_weights, config.eva_config = "eva", EvaConfig(rho=1.0, use_label_mask=False)
     with torch.no_grad():
-        initialize_lora_eva_weights(model, inputs, forward_fn=forward, show_progress_bar=False)
+        initialize_lora_eva_weights(
+            model,
+            inputs,
+            forward_fn=forward,
+            prepare_model_inputs_fn=lambda batch, _: batch["attention_mask"].bool(),
+            prepare_layer_inputs_fn=_at_tokens,
+            show_progress_bar=False,
+        )
     config.init_lora_weights, config.eva_config = True, None  # of no use to who loads the adapter
     config.target_modules = targets  # PEFT's list of them matches by suffix
     for _, layer in layers(model):
         for factor in _factors(layer):
             factor.weight.data = factor.weight.data.contiguous()
+
+
+def _at_tokens(inputs: tuple[torch.Tensor, ...], mask: torch.Tensor, name: str) -> torch.Tensor:
+    """What a layer reads of a batch but for its padding, (tokens, in)."""
+    if inputs[0].shape[:2] != mask.shape:  # as DeBERTa's, through which its relative positions go, too
+        name = name.removeprefix("base_model.model.")
+        raise Refused.value("method.init", "eva", f"another start for {name}, which reads more than a batch's tokens")
+    return inputs[0][mask]
 
 
 def lora_ga(model: PeftModel, start: Start, batches: Iterable[Batch], loss: Callable[[Batch], torch.Tensor]) -> None:
