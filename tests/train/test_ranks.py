@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from test_checkpoint import assert_same
+from test_training import EXPLODING
 from torch import distributed, nn
 
 from rankwise.cli import main
@@ -68,15 +69,17 @@ def test_several_ranks_log_and_learn_what_one_does(alike, devices):
     assert one.metrics["test"]["accuracy"] == several.metrics["test"]["accuracy"]
 
 
-def test_ranks_take_over_what_the_study_has_read(tiny, tmp_path):
-    config = tiny("bert", outputs=str(tmp_path), trainer__devices=2)
+def test_ranks_take_over_what_the_study_has_read_and_end_well_where_the_run_diverges(tiny, tmp_path):
+    config = tiny("llama", "full", outputs=str(tmp_path), trainer__devices=2, **EXPLODING)
     data.check_files([config])
     read = data.already_read(config)
     data.take_as_read({key: dataclasses.replace(rows, fingerprint="told") for key, rows in read.items()})
     try:
-        assert run(config).provenance["data"]["fingerprint"] == "told"
+        record = run(config)
     finally:
         data.take_as_read(read)
+    assert record.provenance["data"]["fingerprint"] == "told"
+    assert record.status == "finished" and record.compute["diverged"] and 2 < record.compute["steps"] < 40
 
 
 def test_operations_are_those_of_all_ranks_and_memory_is_that_of_one(alike):

@@ -52,7 +52,9 @@ class FineTuner(pl.LightningModule):
         if not math.isfinite(self.last_loss):
             self.diverged = True
             self.trainer.should_stop = True
-            return None
+            # Several devices must go through a backward pass together; of this one all gradients are zero.
+            trained = [p.sum() for p in self.parameters() if p.requires_grad]
+            return None if self.ranks.world == 1 else 0 * torch.stack(trained).sum()
         return loss(self.model, losses_N, share)
 
     def state_dict(self, *_: Any, **__: Any) -> dict[str, torch.Tensor]:  # type: ignore[override]
@@ -97,6 +99,11 @@ class FineTuner(pl.LightningModule):
         optimizer = optim.build(self.model, self.settings, self.device.type, scaled, self.lr_ratio)
         schedule = LambdaLR(optimizer, lambda step: rate(self.settings, step, self.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Without gradients it is no step."""
+        if self.diverged:
+            optimizer.zero_grad()
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Step, then free the gradients: Lightning would hold them through the next forward pass."""
