@@ -5,6 +5,7 @@ from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from rankwise import callbacks, check, methods
@@ -115,7 +116,8 @@ class _Story:
         if self.asked:
             with self.clock("forgetting"):
                 after = self.asked.ask(self.lm, self.settings)
-                self.record.metrics["forgetting"] = self.asked.compare(self.before, after)
+                if all(np.isfinite(values).all() for values in after.values()):  # else it diverged
+                    self.record.metrics["forgetting"] = self.asked.compare(self.before, after)
 
     def adapt(self) -> None:
         """Put the method's weights in, and count."""

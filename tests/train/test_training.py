@@ -240,9 +240,12 @@ def test_a_run_that_never_had_a_finite_loss_has_no_objective(tiny, saved_base, t
     weights["bert.embeddings.LayerNorm.weight"][3] = math.nan
     save_file(weights, file, metadata={"format": "pt"})
 
-    record = run(tiny(model__path=str(tmp_path / "poisoned")))
+    (other := tmp_path / "other.csv").write_text("text,label\n" + "".join(f"word{i},{i % 2}\n" for i in range(120)))
+    asked = {"forgetting__name": "other", "forgetting__path": str(other), "forgetting__n": None}
+    record = run(tiny(model__path=str(tmp_path / "poisoned"), **asked))
     assert record.status == "finished" and record.compute["diverged"] and record.compute["steps"] <= 1
     assert record.objective is None and record.metrics["validation"] == {} and record.metrics["best_step"] == 0
+    assert "forgetting" not in record.metrics
     assert record.metrics["test"]["accuracy"]["n"] == 64 and len(predictions(record)["item"]) == 64
     assert read(record.folder).metrics["test"]["loss"]["value"] is None
 
