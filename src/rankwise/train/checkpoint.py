@@ -13,6 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from rankwise.identity import canonical
 from rankwise.measure.clock import Clock
 from rankwise.paths import CHECKPOINTS, UNFINISHED
 from rankwise.tracking.journal import Journal
@@ -37,7 +38,7 @@ class Checkpoints(pl.Callback):
         # Another command, machine, data or version would end elsewhere: then the run starts anew.
         settings = {key: record.compute.get(key) for key in ("device", "precision", "threads", "quant_error")}
         made = {key: record.provenance.get(key) for key in ("code", "packages", "data", "model")}
-        config = {key: value for key, value in record.config.items() if key not in ("rerun", "tracking")}
+        config = [canonical(record.config), record.config["trainer"]["eval_batch_size"]]
         self.made_by = json.dumps([config, settings, made], sort_keys=True, default=str)
 
     def earlier(self) -> tuple[Path | None, int]:
