@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.data import DataLoader
 
 T = TypeVar("T")
-TIMEOUT = timedelta(minutes=10)  # of a rank that waits for the others
+TIMEOUT = timedelta(days=1)  # of a rank that waits for the first's questions; one that ends, ends all
 
 
 @dataclass(frozen=True)
