@@ -88,19 +88,24 @@ def test_no_memory_says_what_the_plan_said_and_which_batch_is_smaller(error, tin
     def full(step: int, total: int, text: str) -> None:
         raise error
 
-    config = tiny("bert", trainer__batch_size=8)
+    config = tiny("bert", trainer__batch_size=8, trainer__eval_batch_size=8)
     line = r"out of memory: a step needs .* GB by the plan, .* GB are here; trainer.batch_size=4 trainer.accumulate=2"
     with pytest.raises(Refused, match=line):
         run(config, full)
     record = records.read(folder(config))
     assert record.status == "failed"
     record.compute["device"], needed = "cuda", record.memory["train"]["predicted"]["peak_bytes"] / 1e9
+    short, plan = "a smaller task.max_length", f"out of memory: a step needs {needed:.1f} GB by the plan; "
     for method, kind, smaller in (("lora", None, ", or quant=nf4,"), ("lora", "nf4", ""), ("full", None, "")):
         said = _no_memory(tiny("bert", method, trainer__batch_size=33, quant__kind=kind), record)
-        assert (
-            said
-            == f"out of memory: a step needs {needed:.1f} GB by the plan; a smaller task.max_length{smaller} helps, too"
-        )
+        assert said == f"{plan}{short}{smaller} helps"
+    record.memory["eval"]["predicted"]["peak_bytes"] = 5_000_000_000
+    fewer = f"trainer.eval_batch_size=3 reads fewer rows at once; {short}"
+    large = "out of memory: an evaluation needs 5.0 GB by the plan; "
+    assert _no_memory(tiny("bert", "full", trainer__eval_batch_size=7), record) == f"{large}{fewer} helps, too"
+    record.memory = {}
+    said = _no_memory(tiny("bert", "probe", trainer__eval_batch_size=7), record)
+    assert said == f"out of memory; {fewer} helps, too"
 
 
 def test_a_folder_that_cannot_be_written_is_refused_at_once(tiny, monkeypatch):

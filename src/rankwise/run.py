@@ -159,17 +159,25 @@ def _tell(config: Config, record: Record, mirror: Mirror, on_progress: OnProgres
 
 
 def _no_memory(config: Config, record: Record) -> str:
-    """What a step needs by the plan, what is here, and a step of as many rows in smaller pieces."""
-    trainer = config.trainer
-    planned = record.memory.get("train", {}).get("predicted", {}).get("peak_bytes")
-    said, smaller = "out of memory", "a smaller task.max_length"
-    if planned:
+    """What the larger of a step and an evaluation needs by the plan, what is here, and the same in smaller pieces."""
+    trainer, trains = config.trainer, not methods.of(config.method).is_baseline
+    step, evaluation = (
+        record.memory.get(phase, {}).get("predicted", {}).get("peak_bytes", 0) for phase in ("train", "eval")
+    )
+    said, remedies, smaller = "out of memory", [], "a smaller task.max_length"
+    if needed := max(step, evaluation):
         here = f", {machine.memory_bytes() / 1e9:.1f} GB are here" if record.compute.get("device") == "cpu" else ""
-        said += f": a step needs {planned / 1e9:.1f} GB by the plan{here}"
-    if trainer.batch_size % 2 == 0:
+        what = "a step" if step == needed else "an evaluation"
+        said += f": {what} needs {needed / 1e9:.1f} GB by the plan{here}"
+    if evaluation > step or not trains:
+        half = trainer.eval_batch_size // 2
+        remedies += [f"trainer.eval_batch_size={half} reads fewer rows at once"] * (half > 0)
+    elif trainer.batch_size % 2 == 0:
         half, twice = trainer.batch_size // 2, trainer.accumulate * 2
-        said += f"; trainer.batch_size={half} trainer.accumulate={twice} is a step of as many rows in smaller pieces"
+        same = f"trainer.batch_size={half} trainer.accumulate={twice}"
+        remedies.append(f"{same} is a step of as many rows in smaller pieces")
     with contextlib.suppress(Refused):
         check(replace(config, quant=Quant("nf4", "nf4")))
-        smaller += ", or quant=nf4," * (config.quant.kind is None)
-    return f"{said}; {smaller} helps, too"
+        smaller += ", or quant=nf4," * (trains and config.quant.kind is None)
+    remedies.append(f"{smaller} helps{', too' * bool(remedies)}")
+    return "; ".join([said, *remedies])
