@@ -45,7 +45,7 @@ def test_threads_are_left_alone_when_not_given():
     assert settle(Trainer(device="cpu")).threads == 1
 
 
-def test_absent_devices_are_refused():
-    if not torch.cuda.is_available():
-        with pytest.raises(Refused, match=r"^trainer.device=cuda: torch sees no GPU"):
-            settle(Trainer(device="cuda"))
+def test_absent_devices_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Refused, match=r"^trainer.device=cuda: torch sees no GPU"):
+        settle(Trainer(device="cuda"))
