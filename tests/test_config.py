@@ -68,6 +68,15 @@ def test_the_seed_of_the_sample_is_of_no_use_where_all_rows_train(tiny):
     refuse_idle([(tiny(), ["task.generation.metrics=[]", "forgetting=none", "forgetting.n=1000"])])
 
 
+def test_what_asks_and_watches_training_is_of_no_use_without_any(tiny):
+    asked = {"forgetting__name": "news", "callbacks": {"it": {"_target_": "x.Y"}}}
+    assert run_id(tiny(method="probe", **asked)) == run_id(tiny(method="probe")) != run_id(tiny(**asked))
+    for word in ("forgetting=news", "forgetting.n=5"):
+        with pytest.raises(Refused, match=f"^{word}: of no use with method=probe; leave it out$"):
+            refuse_idle([(tiny(method="probe", **asked), [word])])
+    refuse_idle([(tiny(method="probe", **asked), ["forgetting=news"]), (tiny(**asked), ["forgetting=news"])])
+
+
 def test_the_keys_of_generated_rows_are_in_the_hash_though_nothing_is_written(tiny):
     def config(**keys: Any) -> Config:
         return tiny("llama", task="write_json", task__generation__metrics=[], **keys)

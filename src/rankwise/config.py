@@ -275,11 +275,13 @@ def _schema() -> DictConfig:
 def typed(values: dict[str, Any] | DictConfig) -> Config:
     """A ``Config`` from nested values, interpolations resolved; what does not fit raises OmegaConf's errors.
 
-    What the method does not own is null: keys of other methods, and targets where it sits on none.
+    What the method does not own is null: keys of other methods, targets where it sits on none, a baseline's storage.
     """
     config: Config = OmegaConf.to_object(values if isinstance(values, DictConfig) else merged(values))  # type: ignore[assignment]
     owned = methods.owned({"method": vars(config.method), "targets": vars(config.targets)})
     config.method, config.targets = Method(**owned["method"]), Targets(**owned["targets"])
+    if methods.of(config.method).is_baseline:
+        config.quant = Quant("none")
     if isinstance(labels := config.task.labels, dict):  # by texts, as JSON has them
         named = [(label.strip() if isinstance(label, str) else str(label).lower(), labels[label]) for label in labels]
         config.task.labels = dict(named)

@@ -90,11 +90,12 @@ def idle(values: dict[str, Any]) -> list[str]:
     if not generation.get("metrics"):
         of_rows = bool(generated and generation.get("keys"))  # whose answers have these keys
         keys += [f"task.generation.{name}" for name in generation if name != "keys"] if of_rows else ["task.generation"]
-    keys += ["forgetting"] * ((values.get("forgetting") or {}).get("name", "none") == "none")
     if method.is_baseline:
         used = [*_IMMATERIAL, *(f"trainer.{key}" for key in _EVALUATED if method.name == "few_shot")]
         keys += [key for name in values.get("trainer", {}) if (key := f"trainer.{name}") not in used]
-        keys += ["method.lr", "optim", "quant.kind", "quant.double"]
+        keys += ["method.lr", "optim", "quant.kind", "quant.double", "forgetting", "callbacks"]
+    elif (values.get("forgetting") or {}).get("name", "none") == "none":
+        keys.append("forgetting")
     return keys
 
 
@@ -118,7 +119,7 @@ def label(config: Config) -> str:
         parts.append(method.init)
     if declared.on_targets:
         parts.append(str(config.targets.name))
-    if config.quant.kind and not declared.is_baseline:
+    if config.quant.kind:
         parts.append(config.quant.name)
     if not declared.is_baseline:
         parts.append(f"lr{config.optim.lr:g}")

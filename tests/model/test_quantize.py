@@ -257,9 +257,10 @@ def test_a_missing_library_is_refused_with_the_extra_that_brings_it(choice, tmp_
     check_here(tiny(**keys("bf16")))
 
 
-def test_methods_that_fit_fixed_features_are_one_run_whatever_the_storage():
-    for method in ("probe", "tfidf"):
-        assert len({run_id(tiny(method=method, **keys(quant))) for quant in ("none", "nf4", "int8")}) == 1
+def test_methods_that_train_nothing_are_one_run_whatever_the_storage_and_have_none():
+    for method in ("probe", "tfidf", "few_shot"):
+        configs = [tiny(method=method, **keys(quant)) for quant in ("none", "nf4_double", "int8")]
+        assert len(set(map(run_id, configs))) == 1 and all(config.quant == Quant("none") for config in configs)
     assert len({run_id(tiny(**keys(quant))) for quant in ("none", *KINDS)}) == 1 + len(KINDS)
 
 

@@ -23,7 +23,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from rankwise import assets
+from rankwise import assets, methods
 from rankwise.allowed import takes
 from rankwise.check import check
 from rankwise.config import Config, known_keys, merged, plain, typed
@@ -79,7 +79,8 @@ def refuse_idle(runs: Iterable[tuple[Config, Iterable[str]]]) -> None:
                 used.add(key)
             elif value not in ("none", "null", "false", "[]") and not _says_default(key, value):
                 of_optimizer = mine in (["optim.momentum"], ["optim.betas"])
-                own = next((group for group in ("task", "forgetting") if key.startswith(f"{group}.")), "method")
+                groups = ("task",) if methods.of(config.method).is_baseline else ("task", "forgetting")
+                own = next((group for group in groups if key.startswith(f"{group}.")), "method")
                 group = "optim" if of_optimizer else own
                 why = "task.n_train=null" if key == "data_seed" else f"{group}={getattr(config, group).name}"
                 why = "task.generation.metrics=[]" if key.startswith("task.generation") else why
