@@ -276,6 +276,7 @@ BOFT = {"_target_": "peft.BOFTConfig", "boft_block_size": 4, "boft_n_butterfly_f
         ("lokr", {"method__rank": 4}, "method.rank=4: at most 3, below half of the larger side of bert."),
         ("custom", {"method__peft": {"_target_": "PolyConfig"}}, "method.peft._target_=PolyConfig: a config class"),
         ("custom", {"method__peft": {"_target_": "OSFConfig"}}, "method.peft._target_=OSFConfig: a config class"),
+        ("custom", {"method__peft": {"_target_": "ShadowConfig"}}, "method.peft._target_=ShadowConfig: a config class"),
         ("adalora", {"method__rank": 22}, "method.rank=22: at most 21, as it starts with 1.5 times"),
         ("custom", {"method__peft": {"_target_": "BOFConfig"}}, "method.peft._target_=BOFConfig: a config class"),
         ("custom", {"method__peft": {"_target_": "peft.IA3Config", "r": 3}}, "method.rank=3: null with IA3Config"),

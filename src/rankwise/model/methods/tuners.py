@@ -125,7 +125,8 @@ def _custom(config: Config, sides: Sides, common: Common) -> PeftConfig:
     common = {**common, "save_projection": False}  # random matrices, which PEFT draws again from a key of its own
     named, target = peft_class(values), values.pop("_target_", None)
     known = {n for n in dir(peft) if n.endswith("Config") and hasattr(getattr(peft, n), "target_modules")}
-    known -= {"PolyConfig", "OSFConfig"}  # which want a task's number with each batch, and weights in fp32
+    # These want what nobody gives them: a task's number with each batch, weights in fp32, whole blocks, chosen tokens.
+    known -= {"PolyConfig", "OSFConfig", "ShadowConfig", "TrainableTokensConfig"}
     if named not in known:  # prompts would move the tokens that are learned
         allowed = f"a config class of peft for adapters on layers{did_you_mean(named, known)}"
         raise Refused.value("method.peft._target_", target, allowed)
