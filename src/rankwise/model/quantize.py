@@ -55,7 +55,9 @@ def store(
     low = torch.bfloat16 if quant.kind == "bf16" else LOW.get(precision)
     apart = [*heads, *modules_named(base, config.method.modules_to_save)]
     if quant.kind != "bf16":
+        kept = getattr(base, "_keep_in_fp32_modules", None) or ()  # as T5's wo, which its code asks for a type
         names = [name for name, _ in block_linears(base) if name.split(".")[0] not in heads]
+        names = [name for name in names if not any(f".{part}." in f".{name}." for part in kept)]
         for extra in config.method.modules_to_save or []:
             if any(f".{extra}." in f".{name}." for name in names):
                 allowed = f"a module without quantized layers under quant={quant.name}, or null"
