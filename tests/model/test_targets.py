@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rankwise.config import Targets
 from rankwise.errors import Refused
 from rankwise.model import base
+from rankwise.model.quantize import store
 from rankwise.model.targets import adapted_modules, role, shape
 
 
@@ -110,6 +111,7 @@ NARROW: dict[str, dict[str, Any]] = {
     "phi": SIZES,
     "persimmon": SIZES,
     "deepseek_v2": SIZES | LATENT,
+    "qwen2_moe": SIZES | {"moe_intermediate_size": 8, "shared_expert_intermediate_size": 8, "num_experts": 2},
     "ctrl": {"n_embd": 16, "dff": 32, "n_layer": 1, "n_head": 2, "vocab_size": 9},
 }
 
@@ -137,6 +139,16 @@ def test_a_preset_that_would_leave_layers_of_the_attention_out_is_refused(family
     assert said.endswith("; use targets=custom") and all(part in said for part in odd.split(", "))
     assert len(adapted_modules(model, Targets("all_linear"))) > 3
     assert adapted_modules(model, Targets("custom", modules=odd.split(", ")))
+
+
+@pytest.mark.parametrize("preset", ["all_linear", "mlp"])
+def test_experts_are_no_linear_layers(preset):
+    model, odd = narrow("qwen2_moe"), "model.layers.0.mlp.experts.gate_up_proj and the like are no linear layers"
+    with pytest.raises(Refused, match=f"^targets={preset}: {odd}; use targets=attention$"):
+        adapted_modules(model, Targets(preset))
+    with pytest.raises(Refused, match=f"^quant=nf4: none or bf16: {odd}, of which alone few bits are made$"):
+        store(model, tiny(quant__name="nf4", quant__kind="nf4"), [], "fp32")
+    assert len(adapted_modules(model, Targets("attention"))) == 4
 
 
 def test_the_shape_of_a_layer_is_in_and_out_however_it_is_stored():

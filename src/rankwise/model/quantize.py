@@ -24,7 +24,7 @@ from rankwise.model.base import head_names
 from rankwise.model.methods.intrinsic import PLACES
 from rankwise.model.numerics import LOW, Numerics
 from rankwise.model.outputs import all_logits
-from rankwise.model.targets import block_linears, modules_named, shape
+from rankwise.model.targets import block_linears, experts, modules_named, shape
 from rankwise.tracking.groups import Compute
 
 BLOCK, OUTER_BLOCK = 64, 256  # values per quantization constant, and constants per second-level constant (QLoRA, §3)
@@ -55,6 +55,9 @@ def store(
     low = torch.bfloat16 if quant.kind == "bf16" else LOW.get(precision)
     apart = [*heads, *modules_named(base, config.method.modules_to_save)]
     if quant.kind != "bf16":
+        if odd := next(experts(base), None):
+            allowed = f"none or bf16: {odd} and the like are no linear layers, of which alone few bits are made"
+            raise Refused.value("quant", quant.name, allowed)
         kept = getattr(base, "_keep_in_fp32_modules", None) or ()  # as T5's wo, which its code asks for a type
         names = [name for name, _ in block_linears(base) if name.split(".")[0] not in heads]
         names = [name for name in names if not any(f".{part}." in f".{name}." for part in kept)]

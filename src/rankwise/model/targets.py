@@ -31,7 +31,7 @@ def adapted_modules(base: nn.Module, targets: Targets) -> list[str]:
     """Full names of the linear layers that the targets mean, never the task head's.
 
     Raises Refused when nothing matches or one of ``modules`` does not, naming what would; for a part of a layer that
-    fuses query, key and value; and for a preset on an attention with layers of unknown role.
+    fuses query, key and value; and for a preset on an attention with layers of unknown role, or on experts.
     """
     linears, parts = dict(block_linears(base)), _wants_parts(targets)
     if targets.layers is not None:
@@ -45,6 +45,8 @@ def adapted_modules(base: nn.Module, targets: Targets) -> list[str]:
             raise Refused(_nothing(f"targets.modules={part}", meant))
     chosen = [name for name in linears if is_chosen(name, targets)]
     _refuse_unknown(targets, chosen, linears)
+    if targets.name in ("all_linear", "mlp") and (odd := next((n for n in experts(base) if _in(n, targets)), None)):
+        raise Refused(f"targets={targets.name}: {odd} and the like are no linear layers; use targets=attention")
     if not chosen or (parts and any(role(name) == "qkv" for name in linears if _in(name, targets))):
         if parts and any(role(name) == "qkv" for name in linears):
             what = "query, key and value are one fused layer in this model; use attention"
@@ -127,6 +129,13 @@ def block_linears(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in base.named_modules():
         if isinstance(module, nn.Linear | Conv1D) and OF_BLOCK.search(name):
             yield name, module
+
+
+def experts(base: nn.Module) -> Iterator[str]:
+    """Weights of a mixture of experts that are in no linear layer: transformers keeps those of all experts in one."""
+    for name, module in base.named_modules():
+        if "Expert" in type(module).__name__:
+            yield from (f"{name}.{own}" for own, _ in module.named_parameters(recurse=False))
 
 
 def _block(name: str) -> int:
