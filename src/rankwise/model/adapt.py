@@ -23,7 +23,7 @@ from rankwise.model.methods.peft_warnings import CANNOT, quiet_peft
 from rankwise.model.methods.seeds import derived_seed
 from rankwise.model.methods.warm_start import warm_start
 from rankwise.model.outputs import Batch
-from rankwise.model.targets import adapted_modules, modules_named, shape
+from rankwise.model.targets import adapted_modules, ends_with, modules_named, shape
 
 Prepare = Callable[[Iterable[Batch], Callable[[Batch], torch.Tensor]], None]
 
@@ -139,7 +139,7 @@ def _extras(base: nn.Module, names: list[str], extras: list[str]) -> list[str]:
     """
     every = [name for name, _ in base.named_modules(remove_duplicate=False)]
     for extra in extras:
-        if any(name == extra or name.endswith(f".{extra}") for name in names):
+        if any(ends_with(name, extra) for name in names):
             raise Refused.value("method.modules_to_save", extra, "a module that carries no adapter")
         if not (modules := modules_named(base, [extra])):
             last = names[0].split(".")[-1]

@@ -41,7 +41,7 @@ def adapted_modules(base: nn.Module, targets: Targets) -> list[str]:
             raise Refused.value("targets.layers", targets.layers, why)
     meant = {name: linear for name, linear in linears.items() if _in(name, targets)}
     for part in targets.modules or []:
-        if not any(_ends_with(name, part) for name in meant):
+        if not any(ends_with(name, part) for name in meant):
             raise Refused(_nothing(f"targets.modules={part}", meant))
     chosen = [name for name in linears if is_chosen(name, targets)]
     _refuse_unknown(targets, chosen, linears)
@@ -63,7 +63,7 @@ def is_chosen(name: str, targets: Targets) -> bool:
 
 def modules_named(base: nn.Module, ends: list[str] | None) -> list[str]:
     """Full names of the modules that ``method.modules_to_save`` means by the last parts of their names."""
-    return [name for name, _ in base.named_modules() if any(f".{name}".endswith(f".{end}") for end in ends or [])]
+    return [name for name, _ in base.named_modules() if any(ends_with(name, end) for end in ends or [])]
 
 
 def role(name: str) -> str | None:
@@ -104,7 +104,7 @@ def _wanted(name: str, targets: Targets) -> bool:
     if targets.regex:
         return re.fullmatch(targets.regex, name) is not None
     if targets.modules:
-        return any(_ends_with(name, part) for part in targets.modules)
+        return any(ends_with(name, part) for part in targets.modules)
     return targets.name == "all_linear" or role(name) in _roles(targets)
 
 
@@ -144,7 +144,8 @@ def _block(name: str) -> int:
     return int(match[1])
 
 
-def _ends_with(name: str, part: str) -> bool:
+def ends_with(name: str, part: str) -> bool:
+    """Whether the last parts of a module's name are these, whole."""
     return f".{name}".endswith(f".{part}")
 
 

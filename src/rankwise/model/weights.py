@@ -18,7 +18,7 @@ from rankwise.model.adapt import adapt
 from rankwise.model.base import head_names
 from rankwise.model.methods import adalora, inits
 from rankwise.model.methods.peft_warnings import quiet_peft
-from rankwise.model.methods.warm_start import ADAPTER_FILE, HEAD_FILE, TRAINED_FILE
+from rankwise.model.methods.warm_start import HEAD_FILE, TRAINED_FILE, start_file
 from rankwise.model.targets import modules_named
 from rankwise.paths import readable
 
@@ -76,9 +76,8 @@ def _written_bytes(folder: Path) -> int:
 def with_weights(lm: nn.Module, config: Config, folder: Path) -> nn.Module:
     """A base with what a run of ``config`` left in its adapter folder."""
     trains = methods.of(config.method).trains
-    names = {"adapter": [ADAPTER_FILE], "all": ["model.safetensors"]}.get(trains, [HEAD_FILE, TRAINED_FILE])
-    file = next((folder / name for name in names if (folder / name).is_file()), None)
-    if file is None:
+    file = folder / "model.safetensors" if trains == "all" else start_file(str(folder))
+    if file is None or not file.is_file():
         why = "run it with trainer.save_full=true" if trains == "all" else "the run has not finished"
         raise Refused(f"{folder}: holds no weights; {why}")
     if trains == "adapter":

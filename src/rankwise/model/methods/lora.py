@@ -15,6 +15,7 @@ from rankwise.alpha import parse_alpha
 from rankwise.config import Config, Targets
 from rankwise.errors import Refused
 from rankwise.methods import Method
+from rankwise.model.targets import ends_with
 
 Sides = dict[str, tuple[int, int]]  # (in, out) of each adapted layer, by name
 
@@ -120,4 +121,4 @@ def _at(patterns: dict[str, Any] | None, name: str, default: Any) -> Any:
 
 
 def _fits(pattern: str, name: str) -> bool:
-    return name == pattern or name.endswith(f".{pattern}") or re.fullmatch(pattern, name) is not None
+    return ends_with(name, pattern) or re.fullmatch(pattern, name) is not None

@@ -1,6 +1,5 @@
 """PEFT's other adapters: one config each, with what PEFT cannot do refused by name."""
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import fields
@@ -59,20 +58,19 @@ def _alpha(config: Config) -> tuple[float, float]:
 
 
 def _fit(config: Config, sides: Sides, times: float = 1) -> int:
-    """So many times the rank, if every layer has room for it."""
+    """The rank, if every layer has room for so many times as much."""
     rank, (name, (d_in, d_out)) = int(config.method.rank or 0), min(sides.items(), key=lambda layer: min(layer[1]))
     if times * rank > min(d_in, d_out):
         share = f"as it starts with {times:g} times as many: 1/{times:g} of " * (times != 1)
         allowed = f"at most {int(min(d_in, d_out) / times)}, {share}the smaller side of {name} ({d_in} × {d_out})"
         raise Refused.value("method.rank", rank, allowed)
-    return math.ceil(times * rank)
+    return rank
 
 
 def _adalora(config: Config, sides: Sides, common: Common) -> PeftConfig:
-    method, rank = config.method, int(config.method.rank or 0)
-    first = _fit(config, sides, adalora.START)
+    method, rank = config.method, _fit(config, sides, adalora.START)
     return AdaLoraConfig(
-        init_r=first,
+        init_r=adalora.start_rank(rank),
         target_r=rank,
         lora_alpha=_alpha(config)[0],
         lora_dropout=method.dropout,
