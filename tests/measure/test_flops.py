@@ -67,7 +67,7 @@ METHODS = ["full", "head", "adalora", "vera", "loha", "lokr", "oft", "ia3", "bit
 def test_a_fit_through_small_batches_gives_the_count_of_a_large_one_whatever_is_trained(method, targets):
     run, shape = planned("bert", method=method, targets=targets, method__rank=3), Shape(7, 61)
     fit = Cost.fitted(run.count, shape)
-    assert fit(shape) == exactly(run, shape) and fit == Cost.factored(run.products, shape)
+    assert fit(shape) == run.count(shape) and fit == Cost.factored(run.products, shape)
 
 
 @pytest.mark.parametrize("family", SHAPES)
