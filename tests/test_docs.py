@@ -13,7 +13,7 @@ from rankwise.tasks.sources import synthetic
 PAGE = Path(__file__).parents[1] / "docs" / "index.md"
 SMALL = {  # in place of what makes a command long
     "train": ["tracking=none"],
-    "find": ["debug=fast", "trainer.max_steps=2", "method.rank=1,8", "tracking=none"],
+    "find": ["debug=fast", "trainer.max_steps=2", "method.rank=1,8", "tracking=none", "tracking.ledger=false"],
 }
 _LONG = ("method.rank=", "trainer.max_steps=")
 
