@@ -237,6 +237,8 @@ def test_a_folder_that_datasets_saved_is_read(tmp_path):
         of = "a folder of files" if key == "files" else "a hub id"
         with pytest.raises(Refused, match=rf"^task.{key}={{'train': 'train'}}: null here: it names parts of {of}"):
             read(tmp_path / name, **{key: {"train": "train"}})
+    with pytest.raises(Refused, match=r"^task.format=oasst: null with .*set, which datasets reads"):
+        read(tmp_path / "set", format="oasst")
 
 
 @pytest.mark.parametrize(("name", "part"), [("val", 1), ("dev", 1), ("valid", 1), ("testing", 2)])

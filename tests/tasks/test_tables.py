@@ -103,6 +103,7 @@ def test_a_csv_field_may_hold_delimiters_quotes_and_line_breaks_and_a_tsv_field_
     path.write_text("text\tlabel\n" + '"open\t1\nclose"\t0\n"both"\t1\n' + "".join(f"{t}\t{y}\n" for t, y in ROWS))
     assert {'"open', 'close"', '"both"'} <= set.union(*texts(read(path))) and not read(path).notes
     path.write_text("text\tlabel\n" + "".join(f'"{t}"\t{y}\n' for t, y in ROWS))
+    assert not read(write(tmp_path, "csv", [(f'"{text}"', label) for text, label in ROWS])).notes
     assert read(path).notes == ["200 texts stand in quotes, which are read as text; task.format=csv takes them off"]
     assert set.union(*texts(read(path, format="csv", delimiter="tab"))) == {text for text, _ in ROWS}
 
@@ -159,6 +160,11 @@ def test_a_folder_of_files_named_after_parts_needs_no_more(tmp_path):
     meant = "{train: snli_1.0_train.jsonl, validation: snli_1.0_dev.jsonl, test: sts-test.jsonl}"
     with pytest.raises(Refused, match=f"no file named train .*; say which: 'task.files={re.escape(meant)}'$"):
         read(folder)
+    (tmp_path / "sts").mkdir()
+    for name in ("train_1", "train_2"):
+        write(tmp_path / "sts", "csv", ROWS, name)
+    with pytest.raises(Refused, match=r"'task.files=\{train: \[train_1.csv, train_2.csv\]\}'"):
+        read(tmp_path / "sts")
 
 
 def test_a_column_may_say_the_part(tmp_path):

@@ -94,7 +94,7 @@ class Classes:
             whole = len(kept) <= _PASTED and all(_TYPED.fullmatch(word) for pair in kept for word in pair)
             mapped = ", ".join(f"{name}: {ours}" for name, ours in kept) if whole else "LABEL: CLASS, …"
             remedy = f"'task.labels={{{mapped}, *: null}}' leaves such rows out; a class instead of null joins them"
-            if counts[number, part] == counts[:, part].sum():
+            if counts[number, part] == counts[:, part].sum() and not cut:
                 cell = next(label.cell for label in self.labels if self.number[label.number] == number)
                 key = cell.table.parts if cell else "task.files"
                 remedy = f"if that part has no labels, {key}={{train: NAME}} leaves it out"

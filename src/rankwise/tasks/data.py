@@ -27,7 +27,6 @@ from rankwise.tasks.splits import PARTS, TEST, TRAIN, VALIDATION, cut, digest, p
 from rankwise.tasks.tables import Table
 
 _QUOTED = 0.1  # share of texts in double quotes, from which on they hardly are a part of what is said
-_HALF = re.compile("[\ud800-\udfff]")  # of two that stand for one, which no tokenizer reads
 _OF_TASK = re.compile(r"\btask[.=]")
 _FORGETTING = ("path", "package", "revision", "format", "columns", "text", "label", "threshold", "min_abs_label")
 _Key = tuple[str, str, int]  # task, fingerprint of what it is read from, seed of its sample
@@ -209,7 +208,7 @@ def _choose(
     missing, quoted = index.counts["missing"], index.counts["quoted"]
     if missing:
         notes.append(f"{missing} texts are only a word such as NaN or None; if no text is meant, take their rows out")
-    if quoted > _QUOTED * len(index.place) and any(table.header for table in tables):
+    if quoted > _QUOTED * len(index.place) and any(table.quotes for table in tables):
         notes.append(f"{quoted} texts stand in quotes, which are read as text; task.format=csv takes them off")
     if task.blocks:  # parts that are cut are stretches of the text, the last of them the test; of others the first rows
         index.place[:] = np.arange(len(index.place)) / len(index.place)
@@ -268,8 +267,6 @@ class _Index:
             if task.has_classes:
                 name = str(example.label)
                 label.append(labels.setdefault(name, Label(name, len(labels), example.cell)).number)
-            if _HALF.search("".join((*example.texts, str(example.label)))):
-                raise Refused(f"task data: row {len(place_) + 1} holds half of a character, such as \\ud800")
             text, inputs, texts = example.text, example.given, example.texts
             counts["missing"] += text.casefold() in MISSING
             counts["quoted"] += text[:1] == text[-1:] == '"'

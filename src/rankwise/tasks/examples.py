@@ -6,7 +6,7 @@ import math
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ _FIELD = re.compile(r"{([^{}]+)}")
 _COMMA = re.compile(r"[+-]?(?:\d{1,3}(?:\.\d{3})+|\d+)(?:,\d+)?(?:[eE][+-]?\d+)?")  # 1.234,5
 _THOUSANDS = re.compile(r".*,\d{3}")  # 1,017 may be a thousand and seventeen
 _WHOLE = re.compile(r"\+?(-?(?:0|[1-9]\d*))(?:\.0+)?")
+_HALF = re.compile("[\ud800-\udfff]")  # of two that stand for one, which no tokenizer reads
 _MOST = 1e30  # what is far below the square root of the largest float may be squared and summed up
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _SHAREGPT = {"human": "user", "observation": "tool"} | dict.fromkeys(("gpt", "chatgpt", "bing", "bard"), "assistant")
@@ -122,9 +123,15 @@ class Cell:
             if any(key in str(value) for key in ("'role'", "'from'")):
                 hint = f"; a conversation is task=chat task.messages={self.column}"
             raise self.refused(f"not a text{hint}")
-        text = "" if self.missing else str(value)
+        text = "" if self.missing else self.whole(str(value))
         if not (empty or text.strip()):
             raise self.empty("no text")
+        return text
+
+    def whole(self, text: str) -> str:
+        """A text of whole characters. Raises Refused for another."""
+        if _HALF.search(text):
+            raise self.refused("half of a character, such as \\ud800")
         return text
 
     def label(self) -> str:
@@ -140,7 +147,7 @@ class Cell:
         text = "" if self.missing or value is None else class_name(value)
         if not text:
             raise self.empty(f"no {self.key}")
-        return text
+        return self.whole(text)
 
     def number_value(self, decimal: str = ".") -> float:
         """A finite number, in whose text ``decimal`` stands before the fraction."""
@@ -170,7 +177,7 @@ def class_name(value: object) -> str:
     return whole[1] if whole else text
 
 
-def examples(task: Task, tables: Iterable[Table], empty: Counter[str]) -> Iterator[Example | None]:
+def examples(task: Task, tables: Sequence[Table], empty: Counter[str]) -> Iterator[Example | None]:
     """The examples of all tables in order, one at a time; None for a row that is left out: by its format, or empty.
 
     An example's item is its place among all examples, those near zero that ``min_abs_label`` drops included; rows that
@@ -215,9 +222,8 @@ def examples(task: Task, tables: Iterable[Table], empty: Counter[str]) -> Iterat
         if not where:
             raise Refused(f"task data {table.name}: no rows")
         if task.skip_empty and not any_read:
-            raise Refused(
-                f"task data {table.name}: every row is left out; {table.parts}={{train: NAME}} does without it"
-            )
+            without = f"; {table.parts}={{train: NAME}} does without it" if len(tables) > 1 else ""
+            raise Refused(f"task data {table.name}: every row is left out{without}")
     if kept and (lacking := [part for part in PARTS if part in asked - kept]):
         values = ", ".join(name for name, part in part_of.items() if part == lacking[0])
         what = f"the {lacking[0]} part ({values})" if task.split else f"the {lacking[0]} part"
@@ -340,6 +346,7 @@ def _conversation(cell: Cell, last: bool) -> Messages:
     if None in messages:
         raise cell.refused(f"not a list of {{role, content}} whose roles are {', '.join(_ROLES)}")
     turns: Messages = [message for message in messages if message is not None]
+    cell.whole("".join(message["content"] for message in turns))
     learned = [m for m in turns[:-1] if not last and m["role"] == "assistant" and m.get("weight") != 0] + turns[-1:]
     if not (turns and turns[-1]["role"] == "assistant" and all("".join(_said(m)).strip() for m in learned)):
         raise cell.empty("a conversation must end with a reply of the assistant, and replies must not be empty")

@@ -104,12 +104,17 @@ def columns(key: str, column: str, row: dict[str, Any], table: Any) -> str:
 
 
 def _cause(key: str, column: str, row: dict[str, Any], names: list[str], table: Any, near: bool) -> str:
-    layout = next((options for known, options in _LAYOUTS if known <= row.keys()), None)
+    is_json = table.encoding and not table.header  # which squad and oasst are read from
+    layouts = [options for known, options in _LAYOUTS if known <= row.keys()]
+    layout = next((options for options in layouts if is_json or "task.format" not in options), None)
     inside = _path(row, column)
     if layout and column not in layout.replace("=", " ").split():
         return f"{layout} reads such rows"
     if f"{column} (twice)" in row:
         return f"two columns are named {column}: rename one"
+    lists = [row[name][:1] for name in names if isinstance(row[name], list)]
+    if names and len(lists) == len(names) > 1 and all(isinstance(entry, dict) for first in lists for entry in first):
+        return "save each list of rows in a file of its own"
     if inside:
         return f"task.{key}={inside} reads what is inside {inside.partition('.')[0]}"
     if key == "label" and table.part != "train":
@@ -119,8 +124,6 @@ def _cause(key: str, column: str, row: dict[str, Any], names: list[str], table: 
         return delimiter(line, key)
     if any(not name.isprintable() for name in names):
         return "an invisible character is in a name"
-    if names and all(isinstance(row[name], list) for name in names):
-        return "save each list of rows in a file of its own"
     if "" in row and len(names) < 2:
         return f"a column has no name: \"task.{key}=''\" is that one"
     header = (

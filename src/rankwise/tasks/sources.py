@@ -21,6 +21,7 @@ from rankwise.tasks.tables import Table
 _NAMES = {"train": ("training",), "validation": ("valid", "val", "dev"), "test": ("testing",)}
 PART_NAMES = {name: part for part, others in _NAMES.items() for name in (part, *others)}
 _PART_IN_FRONT = re.compile(rf"^({'|'.join(PART_NAMES)})_", re.IGNORECASE)
+_SHIPPED = ("text", "glue", "e2e", "webnlg", "dart")  # of shipped tasks, which read the hub's rows of the same data too
 _ROWS = {ending for ending in tables.SUFFIXES if ending != ".txt"}
 _SHARD = re.compile(r"-\d+-of-\d+(-[0-9a-f]{8,})?$")  # one of several files of a part, as the hub has them
 _NO_DATA = re.compile(r"\.|__MACOSX|README|LICEN[CS]E|dataset_infos\.json", re.IGNORECASE)  # beside the data
@@ -94,7 +95,8 @@ def _table(path: Path, task: Task, part: str, label: str | None) -> Table:
         read = functools.partial(tables.of_class, path, task, encoding or "", label)
     classes = tables.class_names(path) if form == "parquet" else {}
     parts = "task.splits" if task.split else "task.files"
-    return Table(str(path), read, part, _bare(path.name), encoding, form in ("csv", "tsv"), classes, parts)
+    header, name = form in ("csv", "tsv"), _bare(path.name)
+    return Table(str(path), read, part, name, encoding, header, classes, parts, quotes=form == "tsv")
 
 
 def _classes(paths: list[Path]) -> dict[Path, str]:
@@ -184,8 +186,11 @@ def _named(source: object, names: Mapping[str, str], key: str, notes: list[str])
         if isinstance(source, Path):
             there = sorted(path.name for path in source.iterdir() if not path.name.startswith("."))
             what = "a folder"
-        meant = {PART_NAMES[w]: name for name in reversed(there) for w in _words(name.lower()) if w in PART_NAMES}
-        shown = ", ".join(f"{part}: {meant[part]}" for part in PARTS if part in meant)
+        meant: dict[str, dict[str, str]] = {}  # of each part, what is named otherwise than by its suffix alone
+        for part, name in ((PART_NAMES.get(word, ""), one) for one in there for word in _words(one.lower())):
+            meant.setdefault(part, {}).setdefault(Path(name).stem, name)
+        lists = {part: ", ".join(meant[part].values()) for part in PARTS if part in meant}
+        shown = ", ".join(f"{part}: {f'[{names}]' if ', ' in names else names}" for part, names in lists.items())
         remedy = f"say which: 'task.{key}={{{shown if 'train' in meant else 'train: NAME, …'}}}'"
         if what == "a folder" and "train" not in meant:
             remedy += "; task.format=class_files, if each file is a class of its own"
@@ -238,6 +243,9 @@ def _saved(task: Task, folder: Path) -> tuple[list[Table], list[str]]:
 def _splits(task: Task, name: str, splits: Mapping[str, Any]) -> tuple[list[Table], list[str]]:
     from datasets import ClassLabel
 
+    for key in ("columns", "delimiter", "encoding", *["format"] * (task.format not in _SHIPPED)):
+        if getattr(task, key):
+            raise Refused.value(f"task.{key}", getattr(task, key), f"null with {name}, which datasets reads")
     notes: list[str] = []
     wanted = (
         named_parts(task.splits, "splits")

@@ -55,6 +55,7 @@ class Table:
     header: bool = False  # its columns are named in a line of its own, or by task.columns
     classes: dict[str, list[str]] = field(default_factory=dict)  # by column, what ``datasets`` calls its numbers
     parts: str = "task.files"  # the key that says which part is which
+    quotes: bool = False  # are text, which task.format=csv takes off
 
 
 def suffix(path: Path) -> str:
