@@ -3,6 +3,8 @@
 import hashlib
 import os
 import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,31 @@ def test_without_an_answer_of_the_hub_its_cache_is_used_and_it_is_asked_once(tmp
         assert fetch(source) == resolve(source)
         assert constants.is_offline_mode() and os.environ["HF_HUB_OFFLINE"] == "1", "for the processes of its runs"
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+class _NoRevision(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(404)
+        self.send_header("X-Error-Code", "RevisionNotFound" if "typo" in self.path else "RepoNotFound")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_an_answer_of_the_hub_is_no_silence_of_it(tmp_path, monkeypatch):
+    (tmp_path / "models--org--one/snapshots").mkdir(parents=True)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _NoRevision) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        values = {"ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": False}
+        for name, value in (values | {"HF_HUB_CACHE": str(tmp_path)}).items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.delenv("HF_HUB_OFFLINE")
+        with pytest.raises(Refused, match=r"^model.revision=typo: org/one has no such branch, tag or commit$"):
+            fetch(Model(name="m", path="org/one", revision="typo"))
+        fetch(Model(name="m", path="org/one"))
+        server.shutdown()
+    assert not constants.HF_HUB_OFFLINE and "HF_HUB_OFFLINE" not in os.environ
 
 
 @pytest.mark.parametrize(

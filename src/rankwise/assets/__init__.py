@@ -78,7 +78,7 @@ def fetch(source: Model | Task) -> Asset:
     """
     asset = resolve(source)
     if asset.hub_id:
-        from huggingface_hub import HfApi, constants  # which takes long to import
+        from huggingface_hub import HfApi, constants, errors  # which takes long to import
 
         kind = "model" if isinstance(source, Model) else "dataset"
         cache = Path(constants.HF_HUB_CACHE)
@@ -89,11 +89,15 @@ def fetch(source: Model | Task) -> Asset:
         ]
         try:
             HfApi().repo_info(asset.hub_id, revision=source.revision, repo_type=kind, timeout=10)
+        except errors.RevisionNotFoundError:
+            allowed = f"{asset.hub_id} has no such branch, tag or commit"
+            raise Refused.value(f"{_group(source)}.revision", source.revision, allowed) from None
         except Exception as error:  # the hub's client raises many kinds
             if not any(folder.is_dir() for folder in kept):
                 allowed = f"no such file or folder here, and no answer from the hub ({reason(error)})"
                 raise Refused.value(f"{_group(source)}.path", asset.hub_id, allowed) from None
-            os.environ["HF_HUB_OFFLINE"], constants.HF_HUB_OFFLINE = "1", True
+            if getattr(error, "response", None) is None:
+                os.environ["HF_HUB_OFFLINE"], constants.HF_HUB_OFFLINE = "1", True
     return asset
 
 
