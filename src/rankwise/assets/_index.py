@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankwise.config import Package
-from rankwise.errors import Refused
+from rankwise.errors import Refused, reason
 
 if TYPE_CHECKING:
     from unearth import PackageFinder
@@ -35,7 +35,12 @@ def download(package: Package, into: Path) -> Path:
     logging.getLogger("unearth").setLevel(logging.ERROR)  # one index of several may lack the package
     settings = _pip_settings()
     print(f"fetching {title}", file=sys.stderr, flush=True)
-    with Console(stderr=True).status("") as shown, _client(settings) as client:  # nothing but on a terminal
+    try:
+        own_client = _client(settings)
+    except OSError as error:
+        files = ", ".join(f"{key}={settings[key]}" for key in ("cert", "client-cert") if settings.get(key))
+        raise Refused(f"{title}: pip's {files} cannot be read ({reason(error)}); mend it, or {REMEDY}") from None
+    with Console(stderr=True).status("") as shown, own_client as client:  # nothing but on a terminal
         try:
             link = _link(package, title, _finders(package, settings, client))
             with client.stream("GET", link, headers={"Accept-Encoding": "identity"}) as response:
