@@ -11,6 +11,7 @@ from tiny_configs import SHAPES, tiny
 
 from rankwise.assets import resolve
 from rankwise.config import Task
+from rankwise.errors import Refused
 from rankwise.model import base
 from rankwise.tasks import baselines
 from rankwise.tasks.data import Split
@@ -204,6 +205,11 @@ def test_a_baseline_learns_what_is_there_to_learn(name, kind):
     else:
         assert np.corrcoef(prediction, labels)[0, 1] > 0.9
         assert np.array_equal(prediction, score)
+
+
+def test_texts_without_a_word_are_refused():
+    with pytest.raises(Refused, match=r"^method=tfidf: no training text has a word of two letters; "):
+        baselines.fit("tfidf", ["a", "b !"], np.array([0, 1]), has_classes=True)
 
 
 def test_the_size_of_a_baseline_is_its_coefficients():

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer
 
+from rankwise.errors import Refused
 from rankwise.tasks.batches import Collate, Encoded, eval_loader
 
 
@@ -17,7 +18,12 @@ def fit(name: str, inputs: Any, labels: np.ndarray, has_classes: bool) -> Pipeli
     """``tfidf``: words and word pairs of texts; ``probe``: features (N, H), scaled to length 1. Then a linear model."""
     features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True) if name == "tfidf" else Normalizer()
     linear = LogisticRegression(max_iter=2000) if has_classes else Ridge()
-    return make_pipeline(features, linear).fit(inputs, labels)
+    try:
+        return make_pipeline(features, linear).fit(inputs, labels)
+    except ValueError as error:
+        if "empty vocabulary" not in str(error):
+            raise
+        raise Refused("method=tfidf: no training text has a word of two letters; method=probe reads any") from None
 
 
 @torch.inference_mode()
