@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_configs import tiny
+from transformers import ByT5Tokenizer
 
 from rankwise.assets import resolve
 from rankwise.model.base import byte_tokenizer
@@ -109,6 +110,11 @@ def test_how_many_texts_lose_their_end_is_counted_and_said_with_what_would_hold_
     assert (most.cut, most.note) == (12, ""), "of fewer than a tenth nothing is said"
     assert default.note == "79 of 200 rows lose their end to task.max_length=128; 204 would hold nearly all"
     assert less.note == "100 of 200 rows lose their end to task.max_length=107; 203 would hold nearly all"
+
+
+def test_what_a_tokenizer_cuts_is_counted_though_it_does_not_say():
+    rows = Encoded(["a" * 7, "a" * 8, "a" * 20], np.zeros(3), ByT5Tokenizer(), 8)
+    assert rows.lengths.tolist() == [8, 8, 8] and (rows.cut, rows.uncut) == (2, [9, 21])
 
 
 def test_training_batches_are_those_of_the_plan():

@@ -33,7 +33,11 @@ class Encoded(Dataset[dict[str, Any]]):
         self.columns = {key: values for key, values in encoded.items() if key in names}
         self.labels = labels
         self.lengths = self.order = np.array([*map(len, encoded["input_ids"])])  # what makes a batch large
-        long = [row for row, tokens in enumerate(encoded.encodings or ()) if tokens.overflowing]
+        if tokenizer.is_fast:
+            long = [row for row, tokens in enumerate(encoded.encodings) if tokens.overflowing]
+        else:  # which does not say
+            whole = tokenizer(texts, pairs, **keys, verbose=False)["input_ids"]
+            long = [row for row, ids in enumerate(whole) if len(ids) > max_length]
         self.cut, some = len(long), long[:_SOME]  # rows that lost their end
         again = ([texts[row] for row in some], pairs and [pairs[row] for row in some])
         self.uncut = [*map(len, tokenizer(*again, **keys, verbose=False)["input_ids"])] if some else []
