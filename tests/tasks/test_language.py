@@ -153,6 +153,9 @@ def test_a_text_in_blocks_has_the_perplexity_of_its_tokens(shape):
     room = 16 - len(begin)
     chunks = [begin + tokens[start : start + room] for start in range(0, len(tokens), room)]
     assert rows.ids == [chunk for chunk in chunks if len(chunk) > 1] and rows.cut == 0
+    one = split([""], ["x" * 30 + "\n"])
+    last = in_blocks(Data(one, one, one, None, ""), tokenizer, 16).test.blocks
+    assert [*map(len, last)] == ([15, 15, 1] if begin else [16, 15]), "behind a token that begins, one can be learned"
     batch = CollateText(tokenizer.pad_token_id)([rows[row] for row in range(len(rows))])
     with torch.no_grad():
         columns = scorer.columns(*losses(lm, scorer, batch), batch)

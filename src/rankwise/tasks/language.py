@@ -116,7 +116,8 @@ class EncodedText(Dataset[Row]):
             self.uncut += [len(ids)] * (len(ids) > max_length)
             self.ids.append(ids[:max_length])
             self.learned.append(np.array(learned[:max_length]))
-            text = tokenizer.decode(list(itertools.compress(ids[:max_length], learned)), skip_special_tokens=True)
+            said = list(itertools.compress(ids[:max_length], learned))
+            text = tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
             sizes.append(max(1, len(text.encode())))
         if short:
             raise _too_long(*max(short, key=lambda row: row[0]), max_length, limit, part)
@@ -182,7 +183,7 @@ def in_blocks(data: Data, tokenizer: Any, max_length: int) -> Data:
         texts = ["".join(texts)] if _sets_off(tokenizer) else texts
         rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
         tokens = [token for ids in rows for token in ids]
-        blocks = [tokens[start : start + room] for start in range(0, len(tokens) - 1, room)]
+        blocks = [tokens[start : start + room] for start in range(0, len(tokens), room)]
         blocks = [ids for ids in blocks if len(started(ids, begins)) > 1]
         n = np.arange(len(blocks))
         return Split([""] * len(blocks), n * 0, n, completions=[""] * len(blocks), blocks=blocks, clusters=n)

@@ -154,7 +154,7 @@ def _stop(config: Config) -> str | None:
 
 
 def _text(tokenizer: Any, ids: list[int], stop: str | None) -> str:
-    text: str = tokenizer.decode(ids, skip_special_tokens=True)
+    text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return (text.strip().split(stop)[0] if stop else text).strip()
 
 
