@@ -5,6 +5,7 @@ Each function gives an array (N,) of 1 (right) and 0.
 
 import json
 import re
+import reprlib
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
@@ -14,10 +15,10 @@ import numpy as np
 from rankwise.errors import Refused
 from rankwise.tasks.text.overlap import References
 
-# 1,234.5 or 12 or .5; a sign unless it stands behind a word or number (10-5), before or after a currency
+# 1,234.5 or 12 or .5 or 1.5e3; a sign unless it stands behind a word or number (10-5), before or after a currency
 _NUMBER = re.compile(
     "((?<![\\w.])[-\u2212])?(?:[$\u00a3\u20ac]([-\u2212])?)?"
-    r"(\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+    r"((?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3}(?!\w))?)"
 )
 _ANSWER = "####"
 
@@ -37,11 +38,10 @@ def number_match(hypotheses: Sequence[str], references: References) -> np.ndarra
 def numbers_of(references: References) -> list[set[Decimal | None]]:
     """The final numbers of each item's references. Raises Refused for an item that has none."""
     wanted = [{final_number(other) for other in others} - {None} for others in references]
-    for position, numbers in enumerate(wanted):
+    for number, (numbers, others) in enumerate(zip(wanted, references, strict=True), 1):
         if not numbers:
-            raise Refused(
-                f"metric number_match: item {position} (from 0) has no number in its reference; choose another"
-            )
+            told = f"prompt {number} has no number in its reference {reprlib.repr(others[0])}"
+            raise Refused(f"metric number_match: {told}; choose another")
     return wanted
 
 
