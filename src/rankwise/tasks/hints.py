@@ -16,12 +16,10 @@ _KINDS = (  # what the first bytes of a file say that it is, and what to do
     (b"\xd0\xcf\x11\xe0", "an old spreadsheet: save it as CSV"),
     (b"PAR1", "Parquet: task.format=parquet reads it"),
 )
-_WORDS = r"-DOCSTART-|# (sent_id|newdoc|text =|global)|(\S+[ \t])+[BIO](-\w+)?\s*$"  # CoNLL: a label for each word
 _FORMS = (  # what the first line of a text file says that it is, and what to do
     (r"version https://git-lfs", "the file is a pointer of git LFS: git lfs pull fetches the data"),
     (r"\s*<[?!\w]", "it is XML or HTML: save its rows as CSV or JSON"),
     (r"\s*[{[]", "it looks like JSON: task.format=jsonl reads it"),
-    (_WORDS, "it has a label for each word, as CoNLL files; rankwise learns labels of whole texts"),
     (r"#", "a remark stands above the header: take it out"),
 )
 _TEMPLATE = "task=prompts 'task.template=\"{}\"' task.completion={}"
@@ -120,7 +118,7 @@ def _cause(key: str, column: str, row: dict[str, Any], names: list[str], table: 
     if key == "label" and table.part != "train":
         return f"rows without labels cannot test: {table.parts}={{train: NAME}} leaves them out"
     line = TAB.join(names)
-    if table.header and names and (len(names) == 1 or line.startswith("{") or re.match(_WORDS, line)) and "" not in row:
+    if table.header and names and (len(names) == 1 or line.startswith("{")) and "" not in row:
         return delimiter(line, key)
     if any(not name.isprintable() for name in names):
         return "an invisible character is in a name"

@@ -194,8 +194,6 @@ def _named(source: object, names: Mapping[str, str], key: str, notes: list[str])
         remedy = f"say which: 'task.{key}={{{shown if 'train' in meant else 'train: NAME, …'}}}'"
         if what == "a folder" and "train" not in meant:
             remedy += "; task.format=class_files, if each file is a class of its own"
-            if any("label" in name for name in there):
-                remedy = "texts and labels in two files are joined by: paste LABELS TEXTS > train.tsv, without a header"
         listed = f" ({', '.join(there[:12])}{', …' if len(there) > 12 else ''})" if there else ""
         raise Refused.value("task.path", source, f"{what}, and {why}{listed}", remedy)
     return parts
