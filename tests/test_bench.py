@@ -22,8 +22,11 @@ def test_peers_do_the_same_work_and_the_costs_of_steps_and_the_rest_are_told_apa
     assert 0 < found["commands"]["--help"] < runs["tuned"]["cpu_s"]
     swept = {"rankwise": {"wall_s": 10.0, "cpu_s": 20.0}, "tuned": {"wall_s": 15.0, "cpu_s": 21.0}}
     found["workloads"]["tiny"]["sweeps"] = swept
-    _show(found)
-    lines = capsys.readouterr().out.splitlines()
+    for agree, said in ((True, "agree"), (False, "DIFFER"), (None, "")):
+        found["workloads"]["tiny"]["scores_agree"] = agree
+        _show(found)
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[2].strip(":") for line in lines if line.startswith("test scores ")] == [said] * bool(said)
     assert ["tuned", "15", "1.50", "21", "1.05"] in [line.split() for line in lines]
     assert f"{runs['tuned']['score']:.3f}" in next(line for line in lines if line.startswith("tuned "))
 

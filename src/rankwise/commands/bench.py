@@ -62,6 +62,9 @@ def _show(document: dict[str, Any]) -> None:
         print()
         tell(f"{name}: one run on one core, and how many times rankwise's cost that is")
         _show_figures(workload["runs"], _RUN)
+        if (agree := workload["scores_agree"]) is not None:
+            apart = "agree: they are as close as" if agree else "DIFFER: they are further apart than"
+            tell(f"test scores {apart} test items of one model allow")
         if workload["sweeps"]:
             print(f"\n{name}: the sweep of ranks and full fine-tuning")
             _show_figures(workload["sweeps"], _SWEEP)
