@@ -1,6 +1,8 @@
 """``rankwise adapter``: what one does with the adapters of finished runs."""
 
 import argparse
+import math
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -164,7 +166,7 @@ def _tell_combine(document: Document) -> None:
         scores = [_score(row["single"]), _score(row["combined"]), _gap(row["difference"])]
         rows.append([row["task"], row["run"], row["metric"], *scores])
     show_table(["task", "head of", "metric", "alone", "combined", "paired difference"], rows)
-    _tell_rows(document)
+    _tell_end("test rows", saved_in=document["out"])
 
 
 def _tell_shrink(document: Document) -> None:
@@ -176,7 +178,7 @@ def _tell_shrink(document: Document) -> None:
         [document["metric"], _score(document["before"]), _score(document["after"]), _gap(document["difference"])],
     ]
     show_table(["", "before", "after", "paired difference"], rows)
-    _tell_rows(document)
+    _tell_end("test rows", saved_in=document["out"])
 
 
 def _tell_eval(document: Document) -> None:
@@ -186,10 +188,8 @@ def _tell_eval(document: Document) -> None:
             before = _score(score["before"]) if "before" in score else "–"
             rows.append([run["run"], name, score["n"], _score(score), before, _gap(score.get("difference"))])
     show_table(["run", "task:metric", "items", "score", "base", "paired difference"], rows)
-    reasons = dict.fromkeys(score.get("not_paired") for run in document["runs"] for score in run["scores"].values())
-    for reason in filter(None, reasons):
-        tell(f"no paired difference: {reason}")
-    tell("± one standard error over items; rankwise report STUDY --score TASK:METRIC compares runs by one of these")
+    reasons = [score.get("not_paired") for run in document["runs"] for score in run["scores"].values()]
+    _tell_end("items; rankwise report STUDY --score TASK:METRIC compares runs by one of these", reasons)
 
 
 def _tell_diff(document: Document) -> None:
@@ -214,9 +214,7 @@ def _tell_diff(document: Document) -> None:
     scores = document["scores"]
     rows = [[name, *map(_score, row["scores"]), _gap(row["difference"])] for name, row in scores["metrics"].items()]
     show_table(["test score", "1", "2", "paired difference"], rows)
-    if scores["not_paired"]:
-        tell(f"no paired difference: {scores['not_paired']}")
-    tell("± one standard error over test rows")
+    _tell_end("test rows", [scores["not_paired"]])
 
 
 def _span(ranks: Document) -> str:
@@ -227,17 +225,23 @@ def _span(ranks: Document) -> str:
 def _score(score: Document) -> str:
     if score.get("value") is None:
         return "–"
-    return f"{score['value']:.4f}" + (f" ± {score['se']:.4f}" if score.get("se") is not None else "")
+    return f"{score['value']:.4f}" + _error(score.get("se"))
 
 
 def _gap(difference: Document | None) -> str:
-    return "–" if difference is None else f"{difference['value']:+.4f} ± {difference['se']:.4f}"
+    return "–" if difference is None else f"{difference['value']:+.4f}" + _error(difference["se"])
 
 
-def _tell_rows(document: Document) -> None:
-    tell("± one standard error over test rows")
-    if document["out"]:
-        tell(f"saved in {document['out']}")
+def _error(se: float | None) -> str:
+    return "" if se is None or not math.isfinite(se) else f" ± {se:.4f}"
+
+
+def _tell_end(over: str, reasons: Iterable[str | None] = (), saved_in: str | None = None) -> None:
+    for reason in dict.fromkeys(filter(None, reasons)):
+        tell(f"no paired difference: {reason}")
+    tell(f"± one standard error over {over}")
+    if saved_in:
+        tell(f"saved in {saved_in}")
 
 
 _TELL = {
