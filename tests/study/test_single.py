@@ -230,6 +230,14 @@ def test_an_automatic_batch_is_the_same_step_in_the_largest_parts_that_fit_all_r
     [
         (["plan", "debug=fast", "trainer.batch_size=auto"], "of train and find; plan --fit SIZE says which batch fits"),
         (["train", "-m", "debug=fast", "trainer.batch_size=auto,8"], "a number of rows, or auto alone for all runs"),
+        (
+            ["sweep", "--convert", "seed=0,1", "trainer.batch_size=auto"],
+            "auto: of train and find; plan --fit SIZE says",
+        ),
+        (
+            ["train", "experiment=optuna", "trainer.batch_size=auto"],
+            ", as plan, --dry-run and trainer.batch_size=auto n",
+        ),
         (["train", "debug=fast", "method=tfidf", "trainer.batch_size=auto"], "of no use with a method that trains"),
     ],
 )

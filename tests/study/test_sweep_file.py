@@ -171,7 +171,8 @@ def test_a_file_with_a_point_that_cannot_run_is_refused_before_the_first_run(
     written(tmp_path / "s.yaml", command=command, parameters={"point": {"values": ["seed=0 method=full", "seed=1"]}})
     assert main(["sweep", "s.yaml", "seed=7"]) == 2
     assert "seed: s.yaml searches over it" in capsys.readouterr().err
-    for fixed, answer in (("rank=64", "method.rank=64: at most 32"), ("seed=3", "seed: given twice")):  # as train reads
+    auto = ("trainer.batch_size=auto", "batch_size=auto: of train and find")
+    for fixed, answer in (("rank=64", "method.rank=64: at most 32"), ("seed=3", "seed: given twice"), auto):  # as train
         written(tmp_path / "s.yaml", command=[*command[:3], fixed, command[3]], parameters={"seed": {"values": [0]}})
         assert main(["sweep", "s.yaml"]) == 2
         assert answer in capsys.readouterr().err

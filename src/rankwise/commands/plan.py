@@ -58,11 +58,10 @@ def main(arguments: list[str]) -> int:
         return _power(options)
     if options.params and (options.fit or options.mfu or options.gpus):
         raise Refused("--params: counts parameters only; leave out --fit, --mfu and --gpus")
-    from rankwise.study.micro_batch import AUTO
+    from rankwise.study import micro_batch
 
     options.overrides = overrides(options.overrides)
-    if AUTO in options.overrides:
-        raise Refused(f"{AUTO}: of train and find; plan --fit SIZE says which batch fits")
+    micro_batch.refuse(options.overrides)
     if options.gpu:
         gpu(options.gpu)  # refused here, before anything heavy is imported
     limit = _bytes(options.fit) if options.fit is not None else None

@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
 
 def _configs(file: SweepFile, typed: list[str], options: argparse.Namespace) -> list[Config]:
     """The distinct runs of a file's points, all checked. Raises Refused for a given key that the file searches over."""
-    from rankwise.study import debug
+    from rankwise.study import debug, micro_batch
     from rankwise.study.compose import hydra_tree
     from rankwise.study.multirun import compose_study, say_fewer
     from rankwise.study.sweep_file import words
@@ -80,6 +80,7 @@ def _configs(file: SweepFile, typed: list[str], options: argparse.Namespace) -> 
     if searched := keys & {word.split("=", 1)[0] for point in points for word in point}:
         raise Refused(f"{min(searched)}: {file.path} searches over it; leave it out here, or there")
     rows = [overrides([*fixed, *point]) for point in points]
+    micro_batch.refuse(word for row in rows for word in row)
     with hydra_tree():
         study = compose_study(rows, here=True)
     configs = [config for config, _ in study]

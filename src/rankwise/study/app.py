@@ -60,7 +60,8 @@ def call_hydra(
         if chosen and sweeper == "rankwise" and "n_trials" in chosen.sweeper:  # an experiment cannot choose it itself
             arguments, sweeper = [*arguments, "hydra/sweeper=optuna"], "optuna"
         if study and sweeper != "rankwise":
-            raise Refused(f"hydra/sweeper={sweeper}: chooses its runs by their scores; none can be listed before")
+            need = f"plan, --dry-run and {micro_batch.AUTO} need"
+            raise Refused(f"hydra/sweeper={sweeper}: chooses its runs by their scores; none is known before, as {need}")
         if sweeper == "optuna":
             _quieten_optuna()
         axes = chosen and any(chosen.sweeper.get(axes) for axes in ("params", "pairs", "tune"))

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from rankwise import methods
@@ -11,6 +11,12 @@ from rankwise.errors import Refused
 from rankwise.identity import folder
 
 AUTO, JOBS = "trainer.batch_size=auto", "hydra.launcher.jobs="
+
+
+def refuse(words: Iterable[str]) -> None:
+    """Raise Refused for ``AUTO`` where nothing chooses a batch."""
+    if AUTO in words:
+        raise Refused(f"{AUTO}: of train and find; plan --fit SIZE says which batch fits")
 
 
 def settled(words: Sequence[str], configs_of: Callable[[list[str]], Sequence[Config]]) -> list[str]:

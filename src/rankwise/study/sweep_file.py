@@ -27,7 +27,7 @@ from rankwise.config import Config, known_keys, plain
 from rankwise.errors import Refused, did_you_mean
 from rankwise.files import read_yaml
 from rankwise.identity import idle
-from rankwise.study import debug
+from rankwise.study import debug, micro_batch
 from rankwise.study.axes import Row
 from rankwise.study.compose import explained, hydra_tree, load, override
 from rankwise.synonyms import GROUPS, near_key
@@ -230,6 +230,7 @@ def convert(overrides: list[str]) -> str:
     """
     from rankwise.study.multirun import check_keys  # which imports the launcher
 
+    micro_batch.refuse(overrides)
     overrides = debug.settled(overrides)
     with explained(overrides):
         parsed = OverridesParser.create().parse_overrides(overrides)
