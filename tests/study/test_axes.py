@@ -232,6 +232,17 @@ def test_an_axis_of_one_value_is_one_of_the_file_too_and_numbers_stay_numbers():
     assert nulls == {"point": {"values": ["task.n_train=50", "task.n_train=null"]}}
 
 
+def test_a_sweep_file_says_where_its_runs_go_and_leaves_texts_texts():
+    where = ["tracking.project=mine", "tracking.entity=me"]
+    axes = ["task.text=no,on,2024-01-01", "trainer.deterministic=true,False"]
+    sweep = yaml.safe_load(convert(["debug=fast", *where, *axes]))
+    assert (sweep["project"], sweep["entity"]) == ("mine", "me")
+    texts, truths = ["no", "on", "2024-01-01"], [True, False]
+    assert sweep["parameters"] == {"task.text": {"values": texts}, "trainer.deterministic": {"values": truths}}
+    quoted = yaml.safe_load(convert(["debug=fast", "task.text='a,b',c"]))["parameters"]
+    assert quoted == {"point": {"values": ["'task.text='\"'\"'a,b'\"'\"''", "task.text=c"]}}
+
+
 def test_what_a_grid_cannot_say_is_refused():
     with pytest.raises(Refused, match="no axis"):
         convert(["method.rank=4"])

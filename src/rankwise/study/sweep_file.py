@@ -254,7 +254,8 @@ def convert(overrides: list[str]) -> str:
     goal = "minimize" if metrics.named(composed.objective).lower_is_better else "maximize"
     sweep = {
         "name": str(composed.study),
-        "project": PROJECT,
+        "project": composed.tracking.project or PROJECT,
+        **({"entity": composed.tracking.entity} if composed.tracking.entity else {}),
         "program": "rankwise",
         "method": "grid",
         "metric": {"name": "objective", "goal": goal},
@@ -275,7 +276,7 @@ def words(key: str, value: Any) -> list[str]:
 
 def _parameters(fixed: list[str], axes: dict[str, list[Any]], fitted: Callable[[list[Row]], list[Row]]) -> Point:
     """The axes; where their product has a run twice (a rank under full fine-tuning), or a value cannot pass through
-    W&B's agent, the distinct points in one.
+    W&B's agent, which quotes no text, the distinct points in one.
     """
     from rankwise.study.multirun import compose_study  # which imports the launcher
 
@@ -285,7 +286,9 @@ def _parameters(fixed: list[str], axes: dict[str, list[Any]], fitted: Callable[[
     with hydra_tree():
         left = fitted(rows)
         study = compose_study([[*fixed, *row] for row in left])
+    texts = [(key, value) for key, values in axes.items() for value in values if isinstance(value, str)]
     passes = not any(any(_choices({"values": values})) for values in axes.values())
+    passes = passes and all(override(key, text) == f"{key}={text}" for key, text in texts)
     if passes and len(study) == len(rows) and left == rows:
         return {key: {"values": values} for key, values in axes.items()}
     points = [shlex.join(word for word in row[len(fixed) :] if _counts(word, config)) for config, row in study]
@@ -298,17 +301,12 @@ def _counts(word: str, config: Config) -> bool:
 
 
 def _axis(axis: Override) -> list[Any]:
-    """Its values; an experiment's may have one only. Raises Refused for what has no end, such as an interval."""
-    if not axis.is_sweep_override():
-        return [_yaml(axis.get_value_string())]
+    """Its values, as Hydra reads them; an experiment's may have one only. Raises Refused for what has no end, such as
+    an interval.
+    """
     try:
-        return [_yaml(text) for text in axis.sweep_string_iterator()]
+        texts = axis.sweep_string_iterator() if axis.is_sweep_override() else [axis.get_value_string()]
+        return [OverridesParser.create().parse_override(f"{axis.key_or_group}={text}").value() for text in texts]
     except HydraException:
         written = f"{axis.key_or_group}={axis.get_value_string()}"
         raise Refused(f"{written}: a W&B grid cannot say this; give values with commas") from None
-
-
-def _yaml(text: str) -> Any:
-    """A value as YAML reads it, numbers as numbers: 1e-3 is text to YAML, and to W&B's engine then."""
-    value = yaml.safe_load(text)
-    return float(value) if _is_text_of_number(value) else value
