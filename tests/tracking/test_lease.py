@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,7 +25,9 @@ int flock(int fd, int kind) { errno = atoi(getenv("FLOCK_ERRNO")); return errno 
 HOLD = """
 import sys
 from pathlib import Path
+from rankwise.tracking import lease
 from rankwise.tracking.lease import is_live, owned
+lease.RENEW_S = 0.01
 folder = Path(sys.argv[1])
 print(is_live(folder), flush=True)
 with owned(folder) as mine:
@@ -83,7 +86,11 @@ def test_one_process_has_a_run_whatever_locks_there_are(begun, tmp_path):
     assert said(second) == ("False", "True")
     second.kill()
     second.wait()
-    assert said(begun(tmp_path, "b")) == ("False", "True"), "the same machine sees that the process is gone"
+    third = begun(tmp_path, "b")
+    assert said(third) == ("False", "True"), "the same machine sees that the process is gone"
+    (tmp_path / "other").write_text("{}")
+    (tmp_path / "other").replace(tmp_path / LEASE)
+    assert third.wait(60) == -signal.SIGTERM, "another has it now"
 
 
 def test_of_many_that_take_a_dead_machines_run_one_gets_it(begun, tmp_path):
@@ -115,7 +122,7 @@ def test_a_run_that_trains_on_another_machine_is_running(tiny):
 def test_an_owner_renews_its_lease_and_stops_where_another_has_it(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "RENEW_S", 0.01)
     stopped: list[int] = []
-    monkeypatch.setattr(lease._thread, "interrupt_main", stopped.append)
+    before = signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     with owned(tmp_path) as mine:
         assert mine
         os.utime(tmp_path / LEASE, (0, 0))
@@ -127,7 +134,8 @@ def test_an_owner_renews_its_lease_and_stops_where_another_has_it(tmp_path, monk
         (tmp_path / "other").replace(tmp_path / LEASE)
         while not stopped and time.monotonic() < deadline:
             time.sleep(0.01)
-    assert stopped == [15] and (tmp_path / LEASE).read_text() == "{}"
+    signal.signal(signal.SIGTERM, before)
+    assert stopped == [signal.SIGTERM] and (tmp_path / LEASE).read_text() == "{}"
 
 
 def test_no_hard_links_are_needed(tmp_path, monkeypatch):

@@ -4,7 +4,6 @@ The kernel drops a lock when its owner dies, but some shared file systems have n
 one machine only. A lease is a file that names its owner's host and process, and that the owner touches while it lives.
 """
 
-import _thread
 import contextlib
 import fcntl
 import json
@@ -148,7 +147,7 @@ def _renew(lease: Path, mine: str, ended: threading.Event) -> None:
             if _read(lease) == mine:
                 os.utime(lease)
             elif lease.exists():
-                _thread.interrupt_main(signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGTERM)
                 return
 
 
