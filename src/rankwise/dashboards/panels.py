@@ -17,11 +17,10 @@ FIGURE, PAGE, ARMS = "score_by_rank", "report", "arms"  # of the run that holds 
 WIDE, HALF = 24, 12  # of W&B's grid of 24 columns
 
 
-def quality(metric: str) -> list[Any]:
-    """The report's figure and table of arms, score against rank and parameters, the validations by rank."""
-    score = wr.SummaryMetric(f"test/{metric}")
+def sections(metric: str) -> dict[str, list[Any]]:
+    """The panels of report and workspace, by heading."""
     spread = {"groupby": RANK, "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
-    return [
+    quality = [
         wr.MediaBrowser(
             title="score against rank, with full fine-tuning", media_keys=[FIGURE], layout=wr.Layout(0, 18, HALF, 12)
         ),
@@ -39,15 +38,11 @@ def quality(metric: str) -> list[Any]:
         wr.ScatterPlot(
             title=f"test {metric} against trainable parameters",
             x=wr.SummaryMetric("params/trainable"),
-            y=score,
+            y=wr.SummaryMetric(f"test/{metric}"),
             log_x=True,
             layout=wr.Layout(0, 9, WIDE, 9),
         ),
     ]
-
-
-def choices() -> list[Any]:
-    """What the choices of a run have to do with its objective."""
     column = wr.ParallelCoordinatesPlotColumn
     columns = [
         column(wr.Config(RANK), display_name="rank"),
@@ -55,33 +50,24 @@ def choices() -> list[Any]:
         column(wr.Config("arm.targets"), display_name="targets"),
         column(wr.SummaryMetric("objective"), display_name="objective"),
     ]
-    return [
+    choices = [
         wr.ParallelCoordinatesPlot(
             title="rank, learning rate, targets, objective", columns=columns, layout=wr.Layout(0, 0, WIDE, 10)
         ),
         wr.ParameterImportancePlot(with_respect_to="objective", layout=wr.Layout(0, 10, WIDE, 9)),
     ]
-
-
-def costs() -> list[Any]:
-    """Bytes at the peak of a training step, by what holds them."""
-    return [
-        wr.BarPlot(
-            title="bytes at the peak of a training step, by component: median over all runs of a rank",
-            orientation="v",
-            groupby=RANK,
-            metrics=[wr.SummaryMetric(f"memory/train/{part}_bytes") for part in PARTS],
-            groupby_aggfunc="median",
-            title_x="rank (null: methods without one)",
-            title_y="bytes",
-            layout=wr.Layout(0, 0, WIDE, 10),
-        ),
-    ]
-
-
-def runs() -> list[Any]:
-    """Runs side by side, where they differ."""
-    return [wr.RunComparer(diff_only="split", layout=wr.Layout(0, 0, WIDE, 15))]
+    memory = wr.BarPlot(
+        title="bytes at the peak of a training step, by component: median over all runs of a rank",
+        orientation="v",
+        groupby=RANK,
+        metrics=[wr.SummaryMetric(f"memory/train/{part}_bytes") for part in PARTS],
+        groupby_aggfunc="median",
+        title_x="rank (null: methods without one)",
+        title_y="bytes",
+        layout=wr.Layout(0, 0, WIDE, 10),
+    )
+    differences = wr.RunComparer(diff_only="split", layout=wr.Layout(0, 0, WIDE, 15))
+    return {"Quality": quality, "Choices": choices, "Memory": [memory], "Runs": [differences]}
 
 
 def filters(place: Place) -> list[expr.FilterExpr]:

@@ -50,7 +50,7 @@ def publish(place: Place, findings: Report) -> dict[str, str]:
 def _report(place: Place, findings: Report, project_url: str) -> wr.Report:
     """The page."""
     blocks: list[Any] = [wr.P(_REWRITTEN), wr.MarkdownBlock(findings.to_markdown())]
-    for name, shown in _sections(place).items():
+    for name, shown in panels.sections(place.metric).items():
         blocks += [wr.H2(name), *([wr.P(_ABOUT[name])] if name in _ABOUT else []), _grid(place, shown)]
     blocks += [wr.H2("Adapters"), wr.MarkdownBlock(_artifacts(place, project_url))]
     return wr.Report(
@@ -61,12 +61,6 @@ def _report(place: Place, findings: Report, project_url: str) -> wr.Report:
         width="fluid",
         description=findings.headline.title,
     )
-
-
-def _sections(place: Place) -> dict[str, list[Any]]:
-    """The panels of both, by heading."""
-    quality = panels.quality(place.metric)
-    return {"Quality": quality, "Choices": panels.choices(), "Memory": panels.costs(), "Runs": panels.runs()}
 
 
 def _report_run(place: Place, findings: Report) -> None:
@@ -113,7 +107,8 @@ def _workspace(place: Place) -> ws.Workspace:
         project=place.project,
         name=place.title,
         sections=[
-            ws.Section(name=name, panels=shown, is_open=name != "Runs") for name, shown in _sections(place).items()
+            ws.Section(name=name, panels=shown, is_open=name != "Runs")
+            for name, shown in panels.sections(place.metric).items()
         ],
         settings=ws.WorkspaceSettings(x_axis="step"),
         runset_settings=ws.RunsetSettings(
