@@ -15,22 +15,19 @@ from rankwise import assets, machine
 from rankwise.check import QUANT_LIBRARIES
 from rankwise.errors import Refused, one_line
 from rankwise.paths import conf_dir
-from rankwise.tracking.provenance import installed
+from rankwise.tracking import provenance
 from rankwise.tracking.remote import why_offline
 from rankwise.tracking.wandb_run import asked
 
 SECTIONS = ("machine", "packages", "wandb", "cache", "launchers")  # of ``here``
-PACKAGES = (
-    *("rankwise", "torch", "transformers", "peft", "lightning", "hydra-core", "wandb", "datasets", "bitsandbytes"),
-    *("torchao", "gguf"),
-)
+PACKAGES = (*provenance.PACKAGES, "bitsandbytes", "torchao", "gguf")
 TOLERATED = 0.2  # relative error of a product of a random matrix; fp4's is 0.12
 FOUND_S = 2.0  # for counting the cache
 
 
 def here() -> dict[str, Any]:
     """What is known without torch: machine, packages, W&B, cache, launchers."""
-    probes = (_machine, lambda: {name: installed(name) for name in PACKAGES}, _wandb, _cache, _launchers)
+    probes = (_machine, lambda: {name: provenance.installed(name) for name in PACKAGES}, _wandb, _cache, _launchers)
     return {name: _safely(probe) for name, probe in zip(SECTIONS, probes, strict=True)}
 
 
