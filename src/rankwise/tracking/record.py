@@ -221,7 +221,6 @@ def find(paths: list[Path]) -> list[Record]:
     there is no record at all.
     """
     by_folder: dict[Path, Record] = {}
-    known: dict[str, Any] = {}
     for path in paths:
         if not path.exists():
             if str(path).startswith("wandb:"):
@@ -233,8 +232,7 @@ def find(paths: list[Path]) -> list[Record]:
         folder = path.parent if path.name == "result.json" else path
         for file in sorted(folder.rglob("result.json")):
             try:
-                record = by_folder.setdefault(file.parent.resolve(), read(file.parent))
-                _share(record, known)
+                by_folder.setdefault(file.parent.resolve(), read(file.parent))
             except Refused as unreadable:
                 print(f"rankwise: left out: {unreadable}", file=sys.stderr)
     if not by_folder:
@@ -242,22 +240,6 @@ def find(paths: list[Path]) -> list[Record]:
             os.listdir(f"{folder}/.")  # raises PermissionError, where one may not look
         raise Refused(f"no runs in {', '.join(map(str, paths))}: nothing there has a result.json")
     return list(by_folder.values())
-
-
-def _share(record: Record, known: dict[str, Any]) -> None:
-    """Hold once what the record has in common with those before it, as most of it is; from now on it is only read.
-
-    ``known`` are the groups inside those of a record, by their JSON.
-    """
-
-    def shared(value: Any) -> Any:
-        if isinstance(value, dict):
-            value = {sys.intern(key): shared(inner) for key, inner in value.items()}
-        return known.setdefault(json.dumps(value), value) if isinstance(value, dict | list) else value
-
-    for group in vars(record).values():
-        if isinstance(group, dict):
-            group |= {key: shared(value) for key, value in group.items()}
 
 
 def now() -> str:
