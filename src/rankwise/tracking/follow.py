@@ -6,6 +6,7 @@ truth, does not notice, and whatever W&B misses can be sent from the files later
 """
 
 import contextlib
+import importlib
 import json
 import os
 import select
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rankwise.errors import one_line
 from rankwise.tracking import aside
@@ -23,10 +24,41 @@ from rankwise.tracking import record as records
 from rankwise.tracking.fields import objective
 from rankwise.tracking.journal import Tail
 from rankwise.tracking.record import Record
-from rankwise.tracking.trackers import Tracker, start
 
+TRACKERS = {
+    "wandb": "rankwise.tracking.wandb_run:WandbRun",
+    "trackio": "rankwise.tracking.local:Trackio",
+    "tensorboard": "rankwise.tracking.local:TensorBoard",
+}
 _LOOK_S = 0.5  # between two looks at the run's rows
 _GONE_S = 3.0  # for the kernel to let go of the folder of a run that was killed
+
+
+class Tracker(Protocol):
+    """One run in one tracker. Each of these may raise whatever the tracker's package raises."""
+
+    about: dict[str, Any]  # where the run is, for the record
+    problem: str | None  # why not all of it is there
+
+    def __init__(self, record: Record, run_pid: int | None = None) -> None:
+        """Start it. ``run_pid`` is the process of a run that is alive, whose use of the machine can be followed."""
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Add a row of numbers; it holds ``step``."""
+
+    def end(self, record: Record) -> None:
+        """Add the results, and say how the run ended. Returns when all of it is written or sent."""
+
+    def settle(self, stays: bool) -> None:
+        """Leave one run of all attempts at it: this one if it ``stays``, else what was there before."""
+
+
+def start(record: Record, run_pid: int) -> Tracker:
+    """The tracker that the run's config names, started."""
+    name = (record.config.get("tracking") or {}).get("name") or "wandb"
+    module, _, kind = TRACKERS[name].partition(":")
+    tracker: Tracker = getattr(importlib.import_module(module), kind)(record, run_pid)
+    return tracker
 
 
 def tell(folder: Path, tracker: Tracker, record: Record, rows: Iterator[list[dict[str, Any]]]) -> None:

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from rankwise.tracking.record import Record
-from rankwise.tracking.trackers import FINISH_S, INIT_S, seconds
+from rankwise.tracking.wandb_run import FINISH_S, INIT_S, seconds
 
 _PUSH = ", rankwise dashboard --push {} sends what is missing"
 

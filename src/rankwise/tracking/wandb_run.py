@@ -19,12 +19,13 @@ from rankwise.errors import one_line
 from rankwise.metrics import named
 from rankwise.tracking.fields import results, setup
 from rankwise.tracking.record import FINISHED, Record
-from rankwise.tracking.trackers import FINISH_S, INIT_S, seconds
 
 NO_KEY = "no W&B key is configured; 'wandb login' sets one"
 PROJECT = "rankwise"  # unless the config or WANDB_PROJECT names another
 FILES = {"record.json": "result.json", "predictions.parquet": "predictions.parquet"}  # what a report needs, and ours
 MOST_BYTES = 10**9  # of an adapter that goes to W&B as well
+INIT_S = 15.0  # for a server to take a new run
+FINISH_S = 30.0  # at the end of a run, for what is still to be written or uploaded
 _KEY = ".study"
 _NO_TIME = "00000000_000000"
 _ANSWER_S = 5.0  # of a server that is asked whether it is there
@@ -253,6 +254,14 @@ def mark(study: Path) -> None:
             with contextlib.suppress(FileExistsError):
                 os.link(own, study / _KEY)  # one of several processes wins
             own.unlink()
+
+
+def seconds(variable: str, otherwise: float) -> float:
+    """How long to wait: the user's own setting of W&B's, or ours where that is none or no limit."""
+    with contextlib.suppress(KeyError, ValueError):
+        if 0 < (value := float(os.environ[variable])) < 1e6:  # the system can wait for no more
+            return value
+    return otherwise
 
 
 def asked(wanted: str) -> str:
