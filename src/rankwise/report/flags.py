@@ -80,7 +80,8 @@ def of_training(arm: Arm, metric: Metric) -> list[str]:
     """How the training of an arm's runs went wrong: what its score cannot be taken at face value for."""
     lost = sum((run.scores.get(metric.name) or {}).get("value") is None for run in arm.runs)
     missing = [f"{lost}/{len(arm.runs)} without a finite score, not in the mean"] if lost else []
-    return [*unfit(arm, metric, None), *missing, *_lr_edge(arm), *_cut_short(arm)]
+    fell = list(filter(None, [collapse(arm.runs)]))
+    return [*unfit(arm, metric, None), *fell, *missing, *_lr_edge(arm), *_cut_short(arm)]
 
 
 def unfit(arm: Arm, metric: Metric, scores: Scores | None) -> Iterator[str]:
@@ -102,6 +103,33 @@ def unfit(arm: Arm, metric: Metric, scores: Scores | None) -> Iterator[str]:
 def is_constant(run: Record, part: str = "test") -> bool:
     """Whether it says one thing: Matthews' correlation is then 0 on any resample, too, so that its error is 0."""
     return at(run, f"metrics.{part}.matthews.value") == 0 == at(run, f"metrics.{part}.matthews.se")
+
+
+def collapse(runs: list[Record]) -> str:
+    """How many runs fell back to one answer after the step that is scored; empty where none did.
+
+    The correlation with the labels tells, which is 0 for any one answer, whatever their frequencies: at the last
+    validation it is not above 0 at one-sided 5 %, and at the chosen one it was higher by 0.2 and beyond chance. A loss
+    that rises while answers stay right is that of a run which is too sure of itself, and no collapse.
+    """
+    steps = [f"step {at(run, 'metrics.best_step')} of {run.compute.get('steps')}" for run in runs if _fell(run)]
+    if not steps:
+        return ""
+    then = f"the best was at {' and '.join(dict.fromkeys(steps))}; a lower method.lr may help"
+    return f"{len(steps)}/{len(runs)} collapsed: the last validation is no better than one answer to every text, {then}"
+
+
+def _fell(run: Record) -> bool:
+    last: dict[str, Any] = next(reversed(run.metrics.get("curve") or []), {})
+    for name in ("matthews", "pearson"):
+        values = [at(run, f"metrics.validation.{name}.{key}") for key in ("value", "se")]
+        values += [last.get(f"val/{name}{end}") for end in ("", "_se")]
+        if None not in values:
+            best, best_se, end, end_se = values
+            return bool(
+                end <= _Z95 * end_se and best - max(end, 0.0) > max(_LITTLE, _Z95 * math.hypot(best_se, end_se))
+            )
+    return False
 
 
 def _learned_nothing(arm: Arm, metric: Metric, scores: Scores) -> Iterator[str]:

@@ -13,6 +13,7 @@ from rankwise.metrics import Metric, named
 from rankwise.report import costs, tuning
 from rankwise.report.arms import UNDER_TRAINED, Arm, covered
 from rankwise.report.equivalence import ONE_SEED
+from rankwise.report.flags import collapse
 from rankwise.report.formats import items, listed, percent, si, span, three
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency
 from rankwise.statistics import Bootstrap
@@ -134,6 +135,9 @@ def _details(family: Sufficiency, reference: Arm, metric: Metric) -> list[str]:
         of, deficit = f" of {least[0].arm.called}" if len(family.steps) > 1 else "", least[1]
         shown = "none, with so few seeds and rows" if deficit is None else metric.width(deficit)
         details.append(f"Minimum detectable deficit{of} at 80 % power: {shown}.")
+    arms = [*(step.arm for step in reversed(family.steps)), reference]
+    if fell := [arm.called for arm in arms if collapse(arm.runs)]:
+        details.append(f"Training collapsed in runs of {', '.join(fell)} (see the flag): a lower method.lr may help.")
     return details
 
 
