@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_study import FLAT, answers, write_run
+from synthetic_study import FLAT, answers, curve, write_run
 
 from rankwise.config import Config, changed, typed
 from rankwise.errors import Refused
@@ -106,6 +106,22 @@ def test_what_the_budget_left_open_says_what_would_decide_it(findings):
         open_rank = "rank 8 is 0.0 points behind, which may be chance [−1.3, 1.3]"
         needs = open_rank if begun else "the budget ends before rank 8 is begun. 10 runs"
         assert told["sentence"].startswith(f"Not decided within 5 min: {needs}")
+    looks = {rank: seen(-0.05, 2) for rank in (4, 8)}
+    begun = findings(looks, budget=Budget(runs=8), stopped="budget")
+    for n, run in enumerate(begun.arms[None] + begun.arms[8]):
+        run.metrics |= {"curve": curve((0.7, 0.6, 0.5, 0.45, 0.4)) if not n else curve(FLAT)}
+        run.metrics |= {"validation": {"matthews": {"value": 0.5, "se": 0.1}}, "best_step": 20}
+        run.metrics["curve"][-1] |= {"val/matthews": 0.0, "val/matthews_se": 0.0} if n else {}
+    told = answer(begun, "rankwise find task=x")
+    far = "rank 8 is 5.0 points worse [4.3, 5.7] at 90 %, plainly beyond the margin of 2 points"
+    assert told["sentence"].startswith(
+        f"Not decided within 8 runs: {far}. To confirm it: rankwise find task=x --budget 10; next to try: "
+        "targets=all_linear. 10 runs"
+    )
+    notes = "\n".join(told["notes"])
+    assert "Note: full fine-tuning is under-trained: validation loss still falls, by 0.05 in the last fifth" in notes
+    assert "trainer.max_steps or trainer.epochs trains longer.\n" in notes
+    assert "\nRank 8: 1/1 collapsed: the last validation is no better than one answer to every text, " in notes
 
 
 @pytest.mark.parametrize(
@@ -188,6 +204,9 @@ def test_seeds_that_would_hardly_decide_it_are_not_asked_for(findings):
     items = int(advised[1].replace(",", "")) / 2000
     chances = [power(Rule(RANKS, 4, 0.02), 4, now, 8, share * items) for share in (1.0, 0.95)]
     assert chances[0] >= 0.8 > chances[1]
+    assert re.search(
+        r"a larger margin\. 5 more seeds \(about 5 min\) would show it .* chance: .* --budget 25\.", told["sentence"]
+    )
 
 
 UNSURE = "not shown to be better than always answering one class (50.0 %): too few seeds or test rows"

@@ -4,16 +4,18 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from rankwise.errors import plural
 from rankwise.find.evidence import arm_of
 from rankwise.find.power import LIKELY, need
 from rankwise.find.question import LOOKS, Question
 from rankwise.find.rates import Tuned
 from rankwise.find.rule import ENOUGH, HOPELESS, OPEN, UNDECIDED, WORSE, Evidence, chance
-from rankwise.find.story import Findings
+from rankwise.find.story import Findings, foreseen
 from rankwise.identity import run_id
 from rankwise.metrics import duration
 from rankwise.report.arms import UNDER_TRAINED
 from rankwise.report.costs import beside, peak_bytes
+from rankwise.report.flags import collapse
 from rankwise.report.formats import out_of, percent
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED
@@ -93,7 +95,8 @@ def _undecided(findings: Findings, rank: int | None, again: str) -> str:
     shown = f"rank {rank} is {_apart(question, seen)}"
     if seen.sound is None:
         return f"{start}: {shown}, but {findings.faults[rank][0]}. {_spent(findings)}"
-    return f"{start}: {shown}. {_advice(findings, rank, seen, again)}"
+    plain = f", plainly beyond the margin of {question.metric.width(question.margin)}" * _is_plain(question, seen)
+    return f"{start}: {shown}{plain}. {_advice(findings, rank, seen, again)}"
 
 
 def _apart(question: Question, seen: Evidence) -> str:
@@ -106,6 +109,11 @@ def _apart(question: Question, seen: Evidence) -> str:
     return f"{gap} {question.metric.difference_unit} {nearest} [{least}, {most}] at 90 %"
 
 
+def _is_plain(question: Question, seen: Evidence) -> bool:
+    """Whether a rank is worse by more than the margin, by its interval at 90 %."""
+    return seen.high(0.05) < -question.margin
+
+
 def _by_score(question: Question, gain: float) -> str:
     """A gain as the difference of the scores, in which the report shows it: of an error, less is a gain."""
     return question.metric.difference(question.metric.sign * gain)
@@ -116,14 +124,21 @@ def _advice(findings: Findings, rank: int, seen: Evidence, again: str) -> str:
     assert findings.rule is not None
     question, rule = findings.question, findings.rule
     chances = {k: chance(rule, rank, seen, k) for k in question.looks if k > seen.seeds}
-    if max(chances.values(), default=0.0) < _WORTH:
+    is_plain = _is_plain(question, seen)  # then the next look is likely to say so
+    seeds = next((k for k in chances if is_plain or chances[k] >= LIKELY), None)
+    seeds = seeds or max(chances, key=lambda k: chances[k], default=0)
+    is_likely = chances.get(seeds, 0.0) >= _WORTH
+    if not is_likely and not (seeds and findings.stopped):
         return f"Next to try: {_larger(findings, seen)}. {_spent(findings)}"
-    seeds = next((k for k in chances if chances[k] >= LIKELY), max(chances, key=lambda k: chances[k]))
     more, runs = 2 * (seeds - seen.seeds), question.budget.runs
     cost_s = findings.runs.cost_s(more)
     budget = str(runs + more) if runs else f"{math.ceil((findings.runs.seconds + cost_s) / 60)}m"
-    seeds_more, likely = f"{seeds - seen.seeds} more seeds (about {duration(cost_s)})", f"{100 * chances[seeds]:.0f} %"
-    return f"{seeds_more} would show it to be enough with {likely} chance: {again} --budget {budget}."
+    go_on = f"{again} --budget {budget}"
+    if is_plain:
+        return f"To confirm it: {go_on}; next to try: {_beyond(question)}. {_spent(findings)}"
+    seeds_more = f"{plural(seeds - seen.seeds, 'more seed')} (about {duration(cost_s)})"
+    shown = f"{seeds_more} would show it to be enough with {100 * chances[seeds]:.0f} % chance: {go_on}."
+    return shown if is_likely else f"Next to try: {_larger(findings, seen)}. {shown} {_spent(findings)}"
 
 
 def _larger(findings: Findings, seen: Evidence) -> str:
@@ -146,9 +161,14 @@ def _none(findings: Findings) -> str:
     wrong = next(iter(findings.faults.get(largest, [])), "")
     if wrong:
         return f"{start}, but it is at fault itself ({wrong}). {_spent(findings)}"
-    further = f"method.rank={2 * largest},{4 * largest}" if question.tuned else "--rates tune"
-    further = "targets=all_linear" if question.method.targets.name != "all_linear" else further
-    return f"{start}. Next to try: {further}. {_spent(findings)}"
+    return f"{start}. Next to try: {_beyond(question)}. {_spent(findings)}"
+
+
+def _beyond(question: Question) -> str:
+    """What may be enough where the largest rank is not."""
+    if question.method.targets.name != "all_linear":
+        return "targets=all_linear"
+    return f"method.rank={2 * question.ranks[-1]},{4 * question.ranks[-1]}" if question.tuned else "--rates tune"
 
 
 def _cost(findings: Findings) -> dict[str, Any]:
@@ -246,5 +266,9 @@ def _notes(findings: Findings) -> list[str]:
         edge, of = ", at the edge of what was tried" * tuned.at_edge, out_of(tuned.tried, tuned.beyond)
         notes.append(f"Learning rate of {name}: {tuned.lr:g}, the best of {of} on validation{edge}.")
     notes += [f"Rank {rank}: {wrong}." for rank, faults in findings.faults.items() for wrong in faults]
+    fell = {rank: collapse(runs) for rank, runs in findings.arms.items()}
+    notes += [f"{f'Rank {r}' if r else 'The reference'}: {what}." for r, what in fell.items() if what]
+    if findings.stopped == "budget" and seeds == LOOKS[0] and (short := foreseen(question, findings.arms[None])):
+        notes.append(f"Note: {short}.")
     failed = [record for record in findings.runs.records.values() if record.status != FINISHED]
     return notes + [f"{record.run['name']} {record.status}; its seed was not replaced." for record in failed]

@@ -10,14 +10,14 @@ from typing import Any
 
 from rankwise.config import Config
 from rankwise.errors import Refused
-from rankwise.find.evidence import faults, gather
+from rankwise.find.evidence import arm_of, faults, gather
 from rankwise.find.pilot import Failed, Guess, pilot, pilot_run
 from rankwise.find.question import OF_RUNS, TUNE, Question
 from rankwise.find.rates import Rates, tune
 from rankwise.find.rule import Decision, Evidence, Rule, decide
 from rankwise.identity import folder
 from rankwise.report.arms import UNDER_TRAINED
-from rankwise.report.flags import TOO_FEW
+from rankwise.report.flags import TOO_FEW, unfit
 from rankwise.tracking import lease
 from rankwise.tracking import record as records
 from rankwise.tracking.fields import at
@@ -196,8 +196,8 @@ def confirm(question: Question, guess: Guess, rates: Rates, runs: Runs) -> Findi
                 else:
                     wrong[rank][:0] = [f"{question.reference_name} is {fault}" for fault in against]
                 evidence = replace(evidence, sound=_sound(wrong[rank]))
-            elif not looks:
-                _foresee(question, faults(arms[None], question.metric))
+            elif not looks and (short := foreseen(question, arms[None])):
+                print(f"rankwise: {short}", file=sys.stderr)
             looks.setdefault(rank, []).append(evidence)
         except Spent:
             stopped = "budget"
@@ -214,14 +214,13 @@ def _sound(faults: Sequence[str]) -> bool | None:
     return None if grave and all(fault.endswith(TOO_FEW) for fault in grave) else not grave
 
 
-def _foresee(question: Question, against: list[str]) -> None:
-    """Say after the first look what no seed is likely to mend, while there are runs to be saved."""
-    if short := next((fault for fault in against if fault.startswith(UNDER_TRAINED)), ""):
-        print(
-            f"rankwise: {question.reference_name} is {short}, so far: if further seeds say the same, there will be no "
-            "answer; trainer.max_steps or trainer.epochs trains longer",
-            file=sys.stderr,
-        )
+def foreseen(question: Question, reference: Sequence[Record]) -> str:
+    """What no seed is likely to mend, to be said while there are runs to be saved; empty where nothing is known."""
+    short = next((f for f in unfit(arm_of(reference), question.metric, None) if f.startswith(UNDER_TRAINED)), "")
+    return short and (
+        f"{question.reference_name} is {short}, so far: if further seeds say the same, there will be no answer; "
+        "trainer.max_steps or trainer.epochs trains longer"
+    )
 
 
 def _paired(question: Question, rates: Rates, rank: int, seeds: int, runs: Runs) -> dict[int | None, list[Record]]:
