@@ -124,11 +124,24 @@ class Metric:
             decimals += 1
         return signed(f"{shown:+.{decimals}f}" if abs(shown) < _LONG else f"{shown:+.3g}")
 
+    def gap(self, value: float, error: float | None) -> str:
+        """``−0.0110 ± 0.0002``: a difference and its error, to the same decimals, as many as the error needs."""
+        if error is None or not (math.isfinite(value) and math.isfinite(error)):
+            return self.difference(value)
+        shown, error = self.factor * value, self.factor * error
+        least, digits = (0, 2) if self.decimals is None else (self.decimals, 1)  # of the error
+        decimals = max(least, digits - 1 - math.floor(math.log10(error)) if error > _NOISE else 3 * (not least))
+        return f"{signed(f'{shown:+.{decimals}f}')} ± {error:.{decimals}f}"
+
     def width(self, value: float) -> str:
-        """An unsigned distance with its unit: ``2 points``, ``0.02`` or ``10,000``."""
+        """An unsigned distance: ``2 points``, or without a unit ``0.02`` and ``10,000``."""
         distance = self.factor * value
         shown = f"{distance:,.0f}" if 999.5 <= distance < _LONG else f"{distance:.3g}"
         return f"{shown} point{'s' * (shown != '1')}" if self.percent else shown
+
+    def margin_of(self, value: float) -> str:
+        """A margin as a sentence has it: ``2 points of accuracy``, ``0.2 of perplexity``."""
+        return f"{self.width(value)} of {self.name}"
 
     def _fixed(self, value: float, like: float) -> str:
         """A value to the decimals that ``like`` is shown with."""

@@ -219,7 +219,7 @@ def test_the_command_prints_what_a_margin_needs_and_refuses_in_one_line(tmp_path
     shown = json.loads(capsys.readouterr().out)
     assert shown == [asdict(need) for need in needs(spreads(tmp_path), 0.02)]
     assert main(["--power", str(tmp_path), "--margin", "3 points"]) == 0
-    assert "The margin is 3 points." in (said := capsys.readouterr().out) and "Plan with care" not in said
+    assert "The margin is 3 points of accuracy." in (said := capsys.readouterr().out) and "Plan with care" not in said
     write_study(tmp_path / "short", {8: 0.82}, losses=(0.7, 0.6, 0.5, 0.45, 0.4))
     assert main(["--power", str(tmp_path / "short")]) == 0
     short = "under-trained: validation loss still falls, by 0.05 in the last fifth of the steps"

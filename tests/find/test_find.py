@@ -90,7 +90,10 @@ def test_the_report_shows_what_was_learned_of_every_rank(found):
     methods = report.to_methods()
     level = "4 % from rank 1 down and, if that fails, 1 % from rank 4 down to it"
     assert f"level of {level}, divided over its looks as 0 + 20 + 40 + 40 %. {told['notes'][0]}" in methods
-    assert "set in the config before the runs: 10 points." in methods and "Differences from rank 8 are pair" in methods
+    assert (
+        "set in the config before the runs: 10 points of accuracy." in methods
+        and "Differences from rank 8 are pair" in methods
+    )
 
 
 def test_the_newest_answer_to_a_question_stands_and_an_older_one_is_a_note_of_it(found, tmp_path):
@@ -105,7 +108,7 @@ def test_the_newest_answer_to_a_question_stands_and_an_older_one_is_a_note_of_it
     other, newest = read([record])
     assert (other.sentence, newest.sentence) == ("Another.", "Rank 4 is enough.")
     asked = [one.said(with_margin=True).removeprefix(one.sentence) for one in (newest, replace(newest, margin=0.0))]
-    assert asked == [" The margin was 10 points.", ""]
+    assert asked == [" The margin was 10 points of accuracy.", ""]
     assert newest.by_rank.notes[len(told["notes"]) :] == ["Before, with other --seeds: Rank 1 is enough: old."]
 
 
@@ -123,10 +126,10 @@ def test_a_dry_run_lists_the_stages_and_makes_nothing(tmp_path):
     done = rankwise(tmp_path, *ASK, "--dry-run")
     assert done.returncode == 0 and list(tmp_path.iterdir()) == []
     first = [line.split()[0] for line in done.stdout.splitlines() if line[:1].isalpha()]
-    assert first == ["stage", "pilot", "confirm", "Training"]
+    assert first == ["stage", "pilot", "confirm", "Training", "The"]
     (confirmed,) = (line for line in done.stdout.splitlines() if line.startswith("confirm"))
     assert " a rank and rank 8, " in confirmed, "what a stage does begins beside its name"
-    last = "at 40.0 % (assumed) of the peak speed. The margin is 10 points."
+    last = "every batch at full length, at 40.0 % (assumed) of the peak speed. The margin is 10 points of accuracy."
     assert " ".join(done.stdout.split()).endswith(last)
     document = json.loads(rankwise(tmp_path, *ASK, "--dry-run", "--json").stdout)
     assert [stage["stage"] for stage in document["stages"]] == ["pilot", "confirm"] and document["jobs"] == 2

@@ -97,7 +97,7 @@ def test_a_study_that_did_not_finish_is_told_by_its_configs(tmp_path):
     assert said.startswith("Base model: minilm, SHA-256 m0…. Data: polarity, SHA-256 d0…. Equal budget: 30 steps of 32")
     write_run(tmp_path, "lora", 8, task__metric="matthews", trainer__max_steps=30)
     notes = build([tmp_path]).notes
-    assert "Margin of sameness, set in the config before the runs: 0.02." in notes
+    assert "Margin of sameness, set in the config before the runs: 0.02 of matthews." in notes
     assert not any(note.startswith("Compared by") for note in notes)
 
 

@@ -262,7 +262,7 @@ def test_regression_is_compared_by_correlation_or_error_and_shown_without_percen
     report = build([tmp_path])
     assert report.comparison(report.arms[0]).verdict == "same"
     assert re.search(rf"lora r=8 +{shown}", printed(report))
-    assert f"at most 0.02 {metric} worse than full fine-tuning" in report.headline.title
+    assert f"at most 0.02 of {metric} worse than full fine-tuning" in report.headline.title
     assert f"not shown to be better than {useless}" in report.arms[-1].unfit
     assert report.comparison(report.arms[-1]).verdict == "no conclusion"
     (other,) = {"pearson", "mae"} - {metric}

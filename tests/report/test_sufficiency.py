@@ -164,7 +164,7 @@ def test_the_reference_is_the_one_that_find_was_asked_to_compare_with(tmp_path):
     assert [step.arm.rank for step in report.families[0].steps] == [16, 4, 2, 1]
     (said,) = (note for note in report.notes if note.startswith("By all runs of the table: "))
     assert "Rank 4 is enough: at most 3 points of accuracy worse than rank 8." in said
-    assert "Margin of sameness, as rankwise find was asked: 3 points." in report.notes
+    assert "Margin of sameness, as rankwise find was asked: 3 points of accuracy." in report.notes
     assert "Compared with rank 8, as rankwise find was asked, and not with full fine-tuning." in report.notes
     texts = [report.to_markdown(), html(report), report.to_methods()]
     assert "points 90 % seeds" in printed(report)

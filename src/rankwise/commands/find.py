@@ -119,9 +119,9 @@ def _list(asked: Question, jobs: int | None, as_json: bool) -> int:
     share, source = (planned[0]["compute"][key] for key in ("mfu", "mfu_source"))
     if planned[0]["compute"]["steps"] is None:
         show("No time: how many batches the texts make is not known here; trainer.max_steps would say it.")
-    at_once = f"Training alone, {plural(together, 'run')} at once"
-    margin = f"The margin is {asked.metric.width(asked.margin)}."
-    show(f"{at_once}, at {fmt.percent(share)} % ({source}) of the peak speed. {margin}")
+    at_once = f"Training alone, {plural(together, 'run')} at once, every batch at full length"
+    show(f"{at_once}, at {fmt.percent(share)} % ({source}) of the peak speed.")
+    show(f"The margin is {asked.metric.margin_of(asked.margin)}.")
     return 0
 
 

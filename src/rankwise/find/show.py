@@ -99,9 +99,10 @@ def power(spread: Spreads, margin: float) -> tuple[str, Table]:
     """What the differences vary by, and what that asks of a study."""
     metric = spread.metric
     text = (
-        f"The margin is {metric.width(margin)}. A difference from the reference varies by {metric.width(spread.luck)} "
-        f"from seed to seed; with {spread.rows:,} test rows by {metric.width(spread.known.over_items)}, however many "
-        f"the seeds, and by {metric.width(spread.known.loose)} more for each seed."
+        f"The margin is {metric.margin_of(margin)}. A difference from the reference varies by "
+        f"{metric.width(spread.luck)} from seed to seed; with {spread.rows:,} test rows by "
+        f"{metric.width(spread.known.over_items)}, however many the seeds, and by {metric.width(spread.known.loose)} "
+        "more for each seed."
     )
     if spread.faults:
         text += f" Plan with care, by runs from which nothing may be concluded: {'; '.join(spread.faults)}."

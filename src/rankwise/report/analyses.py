@@ -119,7 +119,7 @@ def _truncation(document: Document) -> Table:
 
     def gap(change: Document | None) -> str:
         """A paired difference with its standard error."""
-        return f"{metric.difference(change['value'])} ± {metric.score(change['se'])}" if change else NOTHING
+        return metric.gap(change["value"], change["se"]) if change else NOTHING
 
     def trained(row: Document) -> list[str]:
         return [row["run"], metric.score(row["score"]["value"]), gap(row["from_cut"])]

@@ -25,7 +25,7 @@ class Answer:
 
     def said(self, with_margin: bool) -> str:
         """The sentence; where others were asked of another margin, with its own."""
-        asked = f" The margin was {named(self.document['metric']).width(self.margin)}."
+        asked = f" The margin was {named(self.document['metric']).margin_of(self.margin)}."
         return self.sentence + asked * (with_margin and self.margin > 0)
 
 

@@ -1,6 +1,5 @@
 """What training unlearned, by arm: the same questions before and after, on texts that no arm was trained on."""
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,8 +32,7 @@ class Forgotten:
     @property
     def shown(self) -> str:
         """``+0.120 ± 0.010`` nats, or points of a probe."""
-        half = self.amount.half
-        return self.metric.difference(self.amount.point) + (f" ± {self.metric.score(half)}" * math.isfinite(half))
+        return self.metric.gap(self.amount.point, self.amount.half)
 
     def document(self) -> dict[str, Any]:
         """The amount, with the answers before and after."""

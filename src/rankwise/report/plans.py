@@ -92,7 +92,7 @@ def listing(configs: Sequence[Config], states: Sequence[str], planned: Sequence[
     shown = Wide(grid(["run", "id", "state", "trained parameters", "peak GB", "train time"], rows, 3))
     left = sum(state != "finished" for state in states)
     times = [row["compute"]["train_s"] for row in planned]
-    sum_s = "" if None in times or not times else f", {duration(sum(times))} of training one after the other at most"
+    sum_s = "" if None in times or not times else f", about {duration(sum(times))} of training one after the other"
     notes = [Text(line, style="dim") for line in _no_time(planned)]
     return Group(shown, Text(), Text(f"{plural(len(configs), 'run')}, {left} to run{sum_s}"), *notes)
 

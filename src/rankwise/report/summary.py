@@ -78,7 +78,7 @@ def _title(family: Sufficiency, reference: Arm, metric: Metric, named: bool) -> 
     full = reference.called
     sized = any(step.arm.size for step in family.steps)
     where = f" ({family.label})" if named and sized else ""
-    margin = f"{metric.width(family.margin)}{' of' if metric.percent else ''} {metric.name}"
+    margin = metric.margin_of(family.margin)
     if family.reason:
         budget = "; the budget decides here, so train longer" * (UNDER_TRAINED in family.reason)
         said, colon, why = family.reason.partition(":")
@@ -351,12 +351,12 @@ def margin(report: Report) -> list[str]:
     """What the margin is, and whether it was set for what is compared."""
     set_to, own = margins(report.arms), _own(report)
     if report.answers and set_to != [report.margin]:
-        said = [f"Margin of sameness, as rankwise find was asked: {own.width(report.margin)}."]
+        said = [f"Margin of sameness, as rankwise find was asked: {own.margin_of(report.margin)}."]
     elif len(set_to) > 1:
-        widths = ", ".join(own.width(m) for m in set_to)
+        widths = ", ".join(own.margin_of(m) for m in set_to)
         said = [f"The runs disagree on the margin ({widths}); the smallest is used."]
     else:
-        said = [f"Margin of sameness, set in the config before the runs: {own.width(m)}." for m in set_to]
+        said = [f"Margin of sameness, set in the config before the runs: {own.margin_of(m)}." for m in set_to]
     return [*other_score(report), *said]
 
 
