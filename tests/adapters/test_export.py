@@ -1,6 +1,7 @@
 """What a run leaves, and what is exported, loads where rankwise is not."""
 
 import base64
+import copy
 import json
 import re
 import shutil
@@ -112,14 +113,17 @@ def test_its_config_names_the_base_as_it_was_given_and_what_is_saved_once(traine
 def test_the_card_says_what_it_is(trained, tmp_path):
     run = trained()
     task = replace(run.config.task, template="/no_think {text}")  # which is no path
-    export(replace(run, config=replace(run.config, task=task)), tmp_path / "peft")
+    record = copy.deepcopy(run.record)
+    record.metrics["test"]["f1"]["clusters"] = 12
+    export(replace(run, config=replace(run.config, task=task), record=record), tmp_path / "peft")
     assert "template: /no_think {text}\n" in (tmp_path / "peft/README.md").read_text()
     _, front, text = (tmp_path / "peft/README.md").read_text().split("---\n", 2)
     kind = {"library_name": "peft", "pipeline_tag": "text-classification"}
     assert yaml.safe_load(front) == kind | {"license": "unknown"}
     accuracy = run.record.metrics["test"]["accuracy"]
     low, high = binomtest(round(64 * accuracy["value"]), 64).proportion_ci(method="wilson")
-    assert f"| accuracy | {accuracy['value']:.4f} | {low:.4f} to {high:.4f} | 64 |" in text
+    assert f"| accuracy | {accuracy['value']:.4f} | {low:.4f} to {high:.4f} | 64 test items |" in text
+    assert re.search(r"\n\| f1 \| .* \| 64 test items in 12 groups \|\n", text)
     parts = [run.record.provenance[group]["fingerprint"] for group in ("data", "model")]
     for part in (*parts, "classes 0 = 0, 1 = 1", "PeftModel.from_pretrained", "random weights", "rank: 8"):
         assert part in text

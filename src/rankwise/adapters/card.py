@@ -15,6 +15,7 @@ from rankwise.metrics import named
 from rankwise.model import base
 from rankwise.model.targets import block_linears
 from rankwise.report.columns import shown
+from rankwise.report.formats import items
 from rankwise.report.report import compared, find_all
 from rankwise.report.table import arms_as_markdown
 from rankwise.statistics import interval
@@ -33,7 +34,7 @@ The licence is not known to rankwise: those of the base and of the data apply.
 
 On the test rows, and on tasks of lm-evaluation-harness where a name has a colon.
 
-| metric | value | 95 % interval over items | items |
+| metric | value | 95 % interval | over |
 | --- | --- | --- | --- |
 {scores}
 
@@ -52,14 +53,15 @@ On the test rows, and on tasks of lm-evaluation-harness where a name has a colon
 _FOLDER = 'FOLDER = "."  # where this file is, or its id on the hub'
 
 
-def intervals(run: Run) -> dict[str, dict[str, float]]:
-    """Value, 95 % bounds over items and their number, of each recorded score by metric."""
+def intervals(run: Run) -> dict[str, dict[str, Any]]:
+    """Value, 95 % bounds over items and how many these are, with their clusters if any, of each recorded score."""
     scores = {}
     for name, score in run.record.scores.items():
         if score.get("value") is not None and score.get("se") is not None:
             sizes = {"items": score["n"], "clusters": score.get("clusters")}
             over = interval([score["value"]], [score["se"]], within=named(name, score["value"]).range, **sizes)
             scores[name] = {"value": over.mean, "low": over.low, "high": over.high, "n": int(score["n"])}
+            scores[name] |= {"clusters": int(score["clusters"])} if score.get("clusters") else {}
     return scores
 
 
@@ -79,8 +81,8 @@ def write(folder: Path, run: Run, asset: assets.Asset, kind: str, notes: list[st
         f"run: {run.record.run['id']}, {run.record.run['ended']}, seed {run.config.seed}",
     ]
     rows = [
-        f"| {name} | {score['value']:.4f} | {score['low']:.4f} to {score['high']:.4f} | {score['n']} |"
-        for name, score in intervals(run).items()
+        f"| {name} | {s['value']:.4f} | {s['low']:.4f} to {s['high']:.4f} | {items(s['n'], s.get('clusters'))} |"
+        for name, s in intervals(run).items()
     ]
     text = _CARD.format(
         front=yaml.safe_dump(front, sort_keys=False),
