@@ -12,6 +12,7 @@ from rankwise.adapters.shrink import shrink
 from rankwise.analysis.truncation import cuts
 from rankwise.commands.analyze import main
 from rankwise.report import analyses, analysis_plots
+from rankwise.report.formats import percent
 from rankwise.report.palette import FULL
 from rankwise.tracking.record import Record
 
@@ -59,7 +60,10 @@ def test_ranks_are_bounded_by_the_adapter_and_layers_add_up(low, full):
     rows = {row["run"]: row for row in analysis.analyze("spectrum", [low.folder, full.folder])["rows"]}
     assert 1 <= rows["lora r=2"]["effective_rank"] <= 2 and len(rows["lora r=2"]["energy"]) == 2
     assert rows["full"]["effective_rank"] > 2 and rows["full"]["energy"][-1] == pytest.approx(1)
-    cells = analysis.analyze("layers", [full.folder], module="q")["rows"][0]["cells"]
+    found = analysis.analyze("layers", [full.folder], module="q")
+    cells = found["rows"][0]["cells"]
+    most = max(cells, key=lambda cell: cell["relative"])
+    assert analyses.section(found, "x").rows[0][3] == f"{percent(most['relative'])} (block {most['layer']})"
     weights = analysis.together([full], module="q")[0].modules
     for cell in cells:
         w = weights[cell["name"]]

@@ -144,9 +144,9 @@ def _layers(document: Document) -> Table:
             most = max(cells, key=lambda cell: float(cell["relative"]))
             share = fmt.percent(mean(cell["relative"] for cell in cells))
             rank = {"rank": mean(cell["effective_rank"] for cell in cells)}
-            largest = [str(most["layer"]), fmt.percent(most["relative"])]
-            rows.append([row["run"], kind, share, *largest, *_three(rank, "rank")])
-    return ["run", "layers", "‖ΔW‖/‖W‖, %", "most in block", "that is, %", "effective rank"], rows
+            largest = f"{fmt.percent(most['relative'])} (block {most['layer']})"
+            rows.append([row["run"], kind, share, largest, *_three(rank, "rank")])
+    return ["run", "layers", "‖ΔW‖/‖W‖, %", "largest, %", "effective rank"], rows
 
 
 def _three(row: Document, *keys: str) -> list[str]:

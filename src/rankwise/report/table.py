@@ -136,7 +136,8 @@ def written_with(arms: list[Arm]) -> list[str]:
 def rendered(block: Section) -> list[RenderableType]:
     """A section for a terminal."""
     lines = any("\n" in cell for row in block.rows for cell in row)
-    narrow = [re.sub(r"(?<!\d) | (?!%)", "\n", text) for text in block.header[1:]]  # 90 % stays on one line
+    # What stays on one line: 90 %, “largest, %” and ε = 0.3.
+    narrow = [re.sub(r"(?<![\d,=]) (?!=)|(?<!=) (?![%=])", "\n", text) for text in block.header[1:]]
     header = block.header if block.words else [block.header[0], *narrow]
     rows = [[fmt.tight(cell) for cell in row] for row in block.rows]
     table = grid(header, rows, len(header) if block.words else 1, lines)
