@@ -22,6 +22,12 @@ _IMMATERIAL = (
     *("quant.name", "trainer.threads", "trainer.device", "trainer.strategy", "trainer.save_full"),
     *("trainer.eval_batch_size",),
 )
+OFF = {  # values that mean the same as null, so that a canonical form is without the key
+    f"{group}.{own.name}": own.metadata["off"]
+    for group, kind in (("method", methods.Method), ("task", Task), ("quant", Quant))
+    for own in fields(kind)
+    if own.metadata.get("off") is not None
+}
 # How a task's files are read.
 _OF_FILES = ("revision", "subset", "files", "splits", "format", "encoding", "delimiter", "decimal", "columns", "split")
 _THEIRS = ("peft", "shape")  # configs of PEFT and transformers, in which a null is a value
@@ -46,10 +52,10 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
     for key in drop:
         remove(form, key)
     form.setdefault("data_seed", 0)
-    for group, kind in (("method", methods.Method), ("task", Task), ("quant", Quant)):  # values that mean null
-        for own in fields(kind):
-            if (off := own.metadata.get("off")) is not None and form.get(group, {}).get(own.name) == off:
-                del form[group][own.name]
+    for key, off in OFF.items():
+        group, name = key.split(".")
+        if form.get(group, {}).get(name) == off:
+            del form[group][name]
     for key in ("ranks", "alphas"):
         if not (patterns := form.get("targets", {}).get(key)):
             remove(form, f"targets.{key}")

@@ -56,6 +56,14 @@ def test_rows_that_differ_in_their_context_are_named_by_it_and_another_model_by_
     write_run(tmp_path, "full", None, lr=1e-4, trainer__batch_size=64)  # might be the reference itself
     said = {flag for arm in build([tmp_path]).arms for flag in arm.flags[:1]}
     assert "not comparable, not ranked: trainer.batch_size=64 (reference, of most runs: 32)" in said
+    for packing in (True, False):  # which is in no config's canonical form
+        write_run(tmp_path / "packed", "lora", 8, task__packing=packing)
+    arms = {arm.label: arm.flags for arm in build([tmp_path / "packed"]).arms}
+    apart = "not comparable, not ranked: task.packing=false (the first rows: true)"
+    assert arms == {"lora r=8": [], "lora r=8 packing=false": [apart]}
+    for init in (None, "pissa"):
+        write_run(tmp_path / "inits", "lora", 8, method__init=init)
+    assert {arm.name for arm in build([tmp_path / "inits"]).arms} == {"lora r=8 init=zero_B", "lora r=8 init=pissa"}
 
 
 @pytest.mark.parametrize(

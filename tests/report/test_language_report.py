@@ -220,7 +220,7 @@ def test_generated_text_has_a_table_with_speed_and_what_is_absent_also_of_few_sh
     header, _, one, two, *_ = [line for line in part.splitlines() if line.startswith("|")]
     assert header == "| arm | bleu % | nist | prompts | tokens /s | seconds | peak MB |"
     assert one == "| lora r=8 ¹ | 41.0 ± 12.9 | 7.500 ± 0.196 | 100 | 500 | 4.00 | 70.0 |"
-    assert two.startswith("| few_shot ¹ | 20.0 ± 2.0 |")
+    assert two.startswith("| few_shot k=3 ¹ | 20.0 ± 2.0 |")
     narrow = printed(report, 50).partition("Generated text")[2]
     assert [line.split()[0] for line in narrow.splitlines() if "r=8" in line] == ["lora"] * 2
     assert "41.0±12.9" in narrow and "7.500±0.196" in narrow and max(map(len, narrow.splitlines())) <= 50

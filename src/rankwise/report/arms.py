@@ -18,7 +18,7 @@ from rankwise import methods, metrics
 from rankwise.compare import Replicate, preference, replicate
 from rankwise.config import flat
 from rankwise.errors import Refused
-from rankwise.identity import canonical, remove
+from rankwise.identity import OFF, canonical, remove
 from rankwise.report.naming import give_names, name_sources
 from rankwise.statistics import Interval, interval
 from rankwise.tracking.fields import at
@@ -271,7 +271,17 @@ def _differences(arm: Arm, reference: Context) -> dict[str, tuple[str, str]]:
         keys = {key for key in here if key.split(".")[0] in ("task", "data", "model")}
     if not arm.runs:  # nothing was observed
         keys &= set(here)
-    return {key: (a, b) for key in sorted(keys) if (a := here.get(key, "unset")) != (b := there.get(key, "unset"))}
+    meant = {key: json.dumps(OFF[key]) if key in OFF else "unset" for key in sorted(keys)}
+    return {key: (a, b) for key, off in meant.items() if (a := here.get(key, off)) != (b := there.get(key, off))}
+
+
+def beside(arms: list[Arm]) -> str:
+    """What rows that differ are set beside, where no reference says it."""
+    counts: Counter[Context] = Counter()
+    for arm in arms:
+        counts[arm.context] += 0 if arm.is_baseline else len(arm.runs or arm.unscored)
+    first, *second = [n for _, n in counts.most_common(2)]
+    return "most runs" if not second or second[0] < first else "the first rows"
 
 
 def whole_rates(runs: Iterable[Record]) -> dict[float, dict[Replicate, Record]]:

@@ -11,7 +11,7 @@ from scipy import special
 from rankwise.compare import NotComparable, Scores, replicate
 from rankwise.errors import plural
 from rankwise.metrics import Metric
-from rankwise.report.arms import UNDER_TRAINED, Arm, Context, asked_alike
+from rankwise.report.arms import UNDER_TRAINED, Arm, Context, asked_alike, beside
 from rankwise.report.equivalence import MISSING, Comparison
 from rankwise.report.formats import percent, rate
 from rankwise.tracking.fields import at
@@ -63,7 +63,7 @@ def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparis
         untimed = [*_elsewhere(arm, reference or arm), *_slow(arm, best)]
         arm.timed = not untimed
         flags = [
-            *_context(arm, f"reference{why}" if reference else "most runs"),
+            *_context(arm, f"reference{why}" if reference else beside(arms)),
             *(["optimistic: chosen on the reported rows (task.protocol=paper)"] * arm.optimistic),
             *_unscored(arm),
             *([arm.unfit] if arm.unfit else []),

@@ -7,20 +7,22 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rankwise import methods
-from rankwise.identity import called
+from rankwise.identity import OFF, called
 
 if TYPE_CHECKING:
     from rankwise.report.arms import Arm
 
 
 def give_names(arms: list[Arm]) -> None:
-    """Give arms short names: method, rank and whatever else distinguishes arms of the same method here."""
+    """Give arms short names: method, rank or shots, and whatever else distinguishes arms of the same method here."""
     for method in {arm.method for arm in arms}:
         same = [arm for arm in arms if arm.method == method]
         varying = [key for key in differing(same) if key != "rank"]
         for arm in same:
-            parts = [method] + ([f"r={arm.rank}"] if arm.rank is not None else [])
-            others = [worded(key, arm.settings.get(key)) for key in varying if key != "targets"]
+            sizes = [(letter, arm.settings.get(key)) for letter, key in (("r", "rank"), ("k", "shots"))]
+            parts = [method, *(f"{letter}={size}" for letter, size in sizes if size is not None)]
+            settings = {key: arm.settings.get(key, OFF.get(f"method.{key}")) for key in varying}
+            others = [worded(key, value) for key, value in settings.items() if key not in ("targets", "shots")]
             arm.name = " ".join([*parts, *others])
             arm.label = f"{arm.name} {arm.settings['targets']}" if "targets" in varying else arm.name
 
@@ -44,7 +46,7 @@ def tell_apart(arms: list[Arm]) -> None:
         keys = {key: len({dict(arm.context).get(key) for arm in same}) for arm in same for key in arm.differs}
         for arm in same if keys else ():
             key = max(sorted(keys), key=lambda key: keys[key])
-            value = str(json.loads(dict(arm.context).get(key, "null")))[:24]
+            value = dict(arm.context).get(key, json.dumps(OFF.get(key))).strip('"')[:24]
             arm.label += f" {key.rpartition('.')[2]}={value}" if arm.differs else ""
 
 
@@ -60,4 +62,6 @@ def worded(key: str, value: Any) -> str:
         return str(value) if value != "none" else "unquantized"
     if key == "peft":
         return methods.peft_class(value).removesuffix("Config")
-    return {"alpha": "α=", "dropout": "dropout=", "bias": "bias="}.get(key, f"{key}=") + str(value)
+    return {"alpha": "α=", "dropout": "dropout=", "bias": "bias="}.get(key, f"{key}=") + (
+        json.dumps(value) if isinstance(value, bool) else str(value)
+    )

@@ -11,7 +11,7 @@ from rankwise.compare import replicate
 from rankwise.errors import plural
 from rankwise.metrics import Metric, named
 from rankwise.report import costs, tuning
-from rankwise.report.arms import UNDER_TRAINED, Arm, covered
+from rankwise.report.arms import UNDER_TRAINED, Arm, beside, covered
 from rankwise.report.equivalence import ONE_SEED
 from rankwise.report.flags import collapse
 from rankwise.report.formats import items, listed, percent, si, span, three
@@ -169,8 +169,8 @@ def notes(report: Report) -> list[str]:
     others = sum(not arm.comparable for arm in arms)
     if others:
         rows = plural(others, "row differs", "rows differ")
-        beside = "the reference" if reference else "most runs"
-        lines.append(f"{rows} from {beside} in more than the arm: shown with the key, not ranked.")
+        what = "the reference" if reference else beside(arms)
+        lines.append(f"{rows} from {what} in more than the arm: shown with the key, not ranked.")
     if reference and not reference.is_full:
         lines.append(f"Compared with {report.against}, as rankwise find was asked, and not with full fine-tuning.")
     if reference and metric.lower_is_better:
