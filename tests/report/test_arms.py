@@ -341,7 +341,7 @@ def test_disagreeing_margins_take_the_smallest_and_say_so(tmp_path):
     write_run(tmp_path, "lora", 4, task__margin=0.05)
     report = build([tmp_path])
     assert report.margin == report.metric.margin == 0.02
-    assert any("disagree on the margin (2 points, 5 points)" in note for note in report.notes)
+    assert any("disagree on the margin (2 points, 5 points of accuracy)" in note for note in report.notes)
 
 
 def test_configs_of_another_version_are_compared_as_they_stand(tmp_path):

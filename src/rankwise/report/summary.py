@@ -353,8 +353,8 @@ def margin(report: Report) -> list[str]:
     if report.answers and set_to != [report.margin]:
         said = [f"Margin of sameness, as rankwise find was asked: {own.margin_of(report.margin)}."]
     elif len(set_to) > 1:
-        widths = ", ".join(own.margin_of(m) for m in set_to)
-        said = [f"The runs disagree on the margin ({widths}); the smallest is used."]
+        widths = ", ".join(own.width(m) for m in set_to)
+        said = [f"The runs disagree on the margin ({widths} of {own.name}); the smallest is used."]
     else:
         said = [f"Margin of sameness, set in the config before the runs: {own.margin_of(m)}." for m in set_to]
     return [*other_score(report), *said]
