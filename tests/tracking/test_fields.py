@@ -157,5 +157,8 @@ def test_trackio_has_the_rows_the_results_and_the_config(start, tracked):
         (sent,) = (json.loads(text) for (text,) in database.execute("select config from configs"))
     told, own = [{"step": step} | json.loads(text) for step, text in stored], rows(config)
     assert [{key: row.get(key) for key in mine} for row, mine in zip(told, own, strict=False)] == own
-    assert numbers(told[-1]).items() >= numbers(results(record)).items()
+    curves, ended = {key for row in own for key in row}, numbers(results(record))
+    last = {f"best/{key}" if key in curves else key: value for key, value in ended.items()}
+    assert last.keys() >= {"best/val/loss", "test/accuracy"} and numbers(told[-1]).items() >= last.items()
+    assert not curves & told[-1].keys() - {"step"}
     assert {key: value for key, value in sent.items() if key[0] != "_"} == json.loads(json.dumps(setup(record)))

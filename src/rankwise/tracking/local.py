@@ -31,16 +31,19 @@ class Trackio:
             auto_log_cpu=False,
         )
         self._trackio, self._project, self._name = trackio, project, record.folder.name
+        self._curves = set[str]()
         self.about = {"project": project, "path": os.environ["TRACKIO_DIR"]}
 
     def log(self, row: dict[str, Any]) -> None:
         """Add a row."""
         values = {key: value for key, value in row.items() if key not in ("step", "attempt") and value is not None}
+        self._curves |= values.keys()
         self.run.log(values, step=int(row["step"]))
 
     def end(self, record: Record) -> None:
         """Trackio has no summary: the results are the last row."""
-        numbers = {key: value for key, value in results(record).items() if isinstance(value, int | float)}
+        ended = _beside(self._curves, results(record))
+        numbers = {key: value for key, value in ended.items() if isinstance(value, int | float)}
         self.run.log(numbers | {"finished": float(record.status == FINISHED)})
         self._trackio.finish()
 
@@ -76,11 +79,8 @@ class TensorBoard:
         self._scalars(values)
 
     def end(self, record: Record) -> None:
-        """Add the results at the last step, beside a curve of the same name as ``best/``, for they are of the best
-        checkpoint; and the arm and setup that they are of.
-        """
-        named = {f"best/{key}" if key in self._curves else key: value for key, value in results(record).items()}
-        self._scalars(named)
+        """Add the results at the last step, and the arm and setup that they are of."""
+        self._scalars(_beside(self._curves, results(record)))
         own = {f"{group}.{key}": value for group in ("arm", "run") for key, value in setup(record)[group].items()}
         shown = {
             key: value if isinstance(value, str | int | float) else json.dumps(value) for key, value in own.items()
@@ -100,3 +100,8 @@ class TensorBoard:
 
     def _add(self, summary: Any) -> None:
         self._file.add_event(self._event(wall_time=time.time(), step=self._step, summary=summary))
+
+
+def _beside(curves: set[str], ended: dict[str, Any]) -> dict[str, Any]:
+    """Results by names that are no curve's: those of the best checkpoint are no last point of it."""
+    return {f"best/{key}" if key in curves else key: value for key, value in ended.items()}
