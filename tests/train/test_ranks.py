@@ -100,7 +100,8 @@ def assert_same_weights_and_scores(one: Record, other: Record) -> None:
 
 
 def test_a_base_that_is_shared_out_learns_what_a_whole_one_does(alike, tiny, tmp_path):
-    several = run(tiny("llama", outputs=str(tmp_path), trainer__devices=2, trainer__strategy="fsdp2", **ODD, **NESTED))
+    shared_out = {"trainer__devices": 2, "trainer__strategy": "fsdp2", "tracking__ledger": True}
+    several = run(tiny("llama", outputs=str(tmp_path), **shared_out, **ODD, **NESTED))
     assert_same_weights_and_scores(several, alike[2])
     whole, shared = (run.memory["train"] for run in (alike[2], several))
     counts = alike[2].params  # and PEFT keeps the head as it was beside the trained one
